@@ -1,0 +1,1 @@
+"""Recipes: YAML files, each one run that somebody may want to repeat (`unimodal train NAME`)."""

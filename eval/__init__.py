@@ -1,0 +1,1 @@
+"""All that puts a number on a model. Installed as `unimodal.eval`."""

@@ -1,0 +1,175 @@
+"""Typed, frozen configuration: YAML files, `key=value` overrides, and errors that name the nearest valid key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class Config(BaseModel):
+    """Base of every configuration: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            for key in values:
+                if key not in cls.model_fields:
+                    raise ValueError(f"unknown key {key!r}; {nearest(str(key), cls.model_fields)}")
+        return values
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def nearest(word: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
+    """The way out of a misspelt name: "did you mean 'x'?", or the list of what there is."""
+    close = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"valid are: {', '.join(sorted(valid))}."
+
+
+def read_config(cls: type[ConfigT], name: str | Path, overrides: Sequence[str] = ()) -> ConfigT:
+    """Read a YAML file (a path, or the name of a recipe that ships with the package), apply `key=value`, check it.
+
+    A file may say `base: OTHER`: it is then laid over that recipe (found beside it, or by name), mapping by mapping; a
+    value of null takes an entry of the base away.
+
+    Raises ValueError (one sentence) for a missing file, an unknown key or a bad value.
+    """
+    return parse_config(cls, apply_overrides(_read_yaml(name, Path()), overrides), source=str(name))
+
+
+def parse_config(cls: type[ConfigT], values: Mapping[str, Any], source: str = "config") -> ConfigT:
+    """Check a mapping against a Config class; raises ValueError with the first fault as one sentence."""
+    try:
+        return cls.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        value = "" if first["type"] in ("value_error", "missing") else f" (got {first['input']!r})"
+        raise ValueError(f"{source}: {place + ': ' if place else ''}{message}{value}") from None
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Lay `a.b.c=value` over a nested mapping; values are YAML, an integer part indexes a list."""
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path:
+            raise ValueError(f"{override!r} is not an override; write key=value, for example optim.lr=3e-4.")
+        patch: Any = yaml.safe_load(text) if text else None
+        for part in reversed(path.split(".")):
+            patch = {part: patch}
+        values = _merge(values, patch, drop_null=False)
+    return values
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with the package (`unimodal.configs`)."""
+    return sorted(path.stem for path in _recipe_folder().glob("*.yaml"))
+
+
+def _recipe_folder() -> Path:
+    try:
+        return Path(str(resources.files("unimodal.configs")))
+    except ModuleNotFoundError:  # a checkout on the path without an install
+        return Path(__file__).resolve().parent.parent / "configs"
+
+
+def _read_yaml(name: str | Path, beside: Path) -> dict[str, Any]:
+    candidates = [beside / name, beside / f"{name}.yaml", _recipe_folder() / f"{name}.yaml"]
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None:
+        raise ValueError(
+            f"recipe {str(name)!r} is neither a file nor a shipped recipe; {nearest(str(name), recipe_names())}"
+        )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}; a recipe is a mapping of keys to values.")
+    base = values.pop("base", None)
+    return _merge(_read_yaml(base, path.parent), values, drop_null=True) if base else values
+
+
+def _merge(below: Any, above: Any, drop_null: bool) -> Any:
+    if isinstance(below, list) and isinstance(above, dict) and all(key.isdecimal() for key in above):
+        merged_list = list(below)
+        for key, value in above.items():
+            if int(key) >= len(merged_list):
+                raise ValueError(f"index {key} is past the end of a list of {len(merged_list)}.")
+            merged_list[int(key)] = _merge(merged_list[int(key)], value, drop_null)
+        return merged_list
+    if not isinstance(below, dict) or not isinstance(above, dict):
+        return above
+    merged = dict(below)
+    for key, value in above.items():
+        if value is None and drop_null:
+            merged.pop(key, None)
+        else:
+            merged[key] = _merge(merged.get(key), value, drop_null)
+    return merged
+
+
+class PreprocessConfig(Config):
+    """How a picture becomes pixels; saved with the model and used by training, evaluation and serving alike."""
+
+    image_size: int = Field(224, gt=0)
+    resize: Literal["crop", "squash", "pad"] = "crop"  # shorter edge + centre crop | both edges | longer edge + borders
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # CLIP's (Radford et al., 2021, code)
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+
+
+class ImageTowerConfig(Config):
+    """An image backbone by name, how its tokens are pooled, and its projection into the shared space."""
+
+    library: Literal["timm", "open_clip"] = "timm"
+    name: str  # a timm model, or the open_clip model whose image tower is taken
+    pretrained: bool | str = False  # timm: true or a tag; open_clip: a tag such as "openai"
+    kwargs: dict[str, Any] = {}  # passed to the library's constructor, e.g. {embed_dim: 192, depth: 6}
+    pooling: Literal["native", "cls", "mean", "attention"] = "native"
+    projection: Literal["linear", "mlp", "none"] = "linear"
+
+
+class TextTowerConfig(Config):
+    """A text backbone by name, its tokenizer, how its tokens are pooled, and its projection into the shared space."""
+
+    library: Literal["transformers", "open_clip"] = "transformers"
+    name: str  # a hub id, a folder, a transformers model type ("bert"), or an open_clip model
+    pretrained: bool | str = False  # transformers: true; open_clip: a tag
+    kwargs: dict[str, Any] = {}  # values of the backbone's own config, e.g. {hidden_size: 192}
+    tokenizer: str = ""  # a hub id, a folder or a tokenizer.json; empty: the one that belongs to `name`
+    max_length: int = Field(77, gt=2)  # tokens, special ones included
+    pad_id: int = 0
+    pad_to_max_length: bool = False  # for towers whose padding is seen by the attention (SigLIP)
+    lower_case: bool = False  # lower-case the text before the tokenizer sees it
+    pooling: Literal["native", "cls", "mean", "last", "attention"] = "mean"
+    projection: Literal["linear", "mlp", "none"] = "linear"
+
+
+class ModelConfig(Config):
+    """A dual encoder. Either tower may be absent: a text-only model still embeds, searches and is evaluated."""
+
+    format_version: Literal[1] = 1
+    embed_dim: int = Field(gt=0)
+    image: ImageTowerConfig | None = None
+    text: TextTowerConfig | None = None
+    preprocess: PreprocessConfig = PreprocessConfig()
+    prompts: dict[str, str] = {"query": "", "document": ""}  # put before a text by encode_query, encode_document
+    logit_scales: tuple[str, ...] = ()  # tasks whose logit scale is saved with the model
+
+    @model_validator(mode="after")
+    def _has_a_tower(self) -> ModelConfig:
+        if self.image is None and self.text is None:
+            raise ValueError("a model needs an image tower, a text tower or both; set image.name or text.name.")
+        return self
