@@ -123,7 +123,7 @@ def _merge(below: Any, above: Any, drop_null: bool) -> Any:
 class PreprocessConfig(Config):
     """How a picture becomes pixels; saved with the model and used by training, evaluation and serving alike."""
 
-    image_size: int = Field(224, gt=0)
+    image_size: int = Field(default=224, gt=0)
     resize: Literal["crop", "squash", "pad"] = "crop"  # shorter edge + centre crop | both edges | longer edge + borders
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # CLIP's (Radford et al., 2021, code)
@@ -149,10 +149,12 @@ class TextTowerConfig(Config):
     pretrained: bool | str = False  # transformers: true; open_clip: a tag
     kwargs: dict[str, Any] = {}  # values of the backbone's own config, e.g. {hidden_size: 192}
     tokenizer: str = ""  # a hub id, a folder or a tokenizer.json; empty: the one that belongs to `name`
-    max_length: int = Field(77, gt=2)  # tokens, special ones included
+    max_length: int = Field(default=77, gt=2)  # tokens, special ones included
     pad_id: int = 0
     pad_to_max_length: bool = False  # for towers whose padding is seen by the attention (SigLIP)
-    lower_case: bool = False  # lower-case the text before the tokenizer sees it
+    clean: Literal["none", "lower", "clip"] = (
+        "none"  # before the tokenizer: as is | lower case | CLIP's ftfy and html repair
+    )
     pooling: Literal["native", "cls", "mean", "last", "attention"] = "mean"
     projection: Literal["linear", "mlp", "none"] = "linear"
 

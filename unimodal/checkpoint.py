@@ -1,0 +1,137 @@
+"""The model directory: config.json, model.safetensors, tokenizer.json, README.md. Nothing pickled, no remote code."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .config import ModelConfig, parse_config
+from .model import DualEncoder, build_model
+from .preprocess import Tokenizer, load_tokenizer
+
+
+def save_model(
+    folder: Path, model: DualEncoder, tokenizer: Tokenizer | None, card: str = "", *, overwrite: bool = False
+) -> None:
+    """Write a model directory, whole or not at all: into a temporary folder that is renamed at the end.
+
+    card: README.md, the model card. Raises ValueError if the folder exists and is not to be overwritten.
+    """
+    if folder.exists() and not overwrite:
+        raise ValueError(f"{folder} exists already; choose another folder or ask for it to be overwritten.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    (part / "config.json").write_text(
+        json.dumps(model.config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8"
+    )
+    write_tensors(part / "model.safetensors", model.state_dict())
+    if tokenizer is not None:
+        tokenizer.save(part)
+    (part / "README.md").write_text(card or model_card(model), encoding="utf-8")
+    replace_folder(part, folder)
+
+
+def load_model(folder: Path) -> tuple[DualEncoder, Tokenizer | None]:
+    """Read a model directory.
+
+    Raises ValueError if a file is missing or broken, or if a tensor is missing, unknown or of another shape.
+    """
+    config_file, weights_file = folder / "config.json", folder / "model.safetensors"
+    for file in (config_file, weights_file):
+        if not file.is_file():
+            raise ValueError(
+                f"{folder} is no model directory: {file.name} is missing; give a folder written by unimodal."
+            )
+    try:
+        values = json.loads(config_file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{config_file} is not JSON ({error}); save the model again.") from None
+    config = parse_config(ModelConfig, values, source=str(config_file))
+    tokenizer = load_tokenizer(config.text, folder)[0] if config.text is not None else None
+    model = build_model(config)
+    load_tensors(model, weights_file)
+    return model.eval(), tokenizer
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write named tensors as safetensors and force them to the disk; tied tensors are written once each."""
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, file)
+    with file.open("rb") as written:
+        os.fsync(written.fileno())
+
+
+def load_tensors(module: nn.Module, file: Path) -> None:
+    """Load safetensors into a module; raises ValueError unless names and shapes match exactly."""
+    try:
+        found = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is not a readable safetensors file ({error}); copy it again.") from None
+    wanted = module.state_dict()
+    for problem, names in (("lacks", wanted.keys() - found.keys()), ("has unknown", found.keys() - wanted.keys())):
+        if names:
+            raise ValueError(
+                f"{file} {problem} {len(names)} tensor(s), first {sorted(names)[0]!r}; it is of another configuration."
+            )
+    for name, tensor in wanted.items():
+        if tensor.shape != found[name].shape:
+            raise ValueError(
+                f"{file}: {name!r} is {tuple(found[name].shape)} but the configuration says {tuple(tensor.shape)}."
+            )
+    module.load_state_dict(found)
+
+
+def replace_folder(part: Path, folder: Path) -> None:
+    """Put a finished folder in its place; what stood there is removed only once the new one is there."""
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(part, folder)
+    shutil.rmtree(old, ignore_errors=True)
+    handle = os.open(folder.parent, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def model_card(model: DualEncoder, scores: list[dict[str, Any]] | None = None, trained_on: str = "") -> str:
+    """The README.md of a model directory: what it is, how to use it, what it scored."""
+    config = model.config
+    towers = [f"{kind} tower `{tower.name}` ({tower.library})" for kind, tower in
+              (("image", config.image), ("text", config.text)) if tower is not None]  # fmt: skip
+    lines = [
+        "---", "library_name: unimodal", "pipeline_tag: feature-extraction", "---", "",
+        "# An embedding space for text and pictures", "",
+        f"{config.embed_dim} dimensions, {count_parameters(model) / 1e6:.1f} M parameters: {', '.join(towers)}.",
+        trained_on, "",
+        "```python", "import unimodal", "", 'embedder = unimodal.load("PATH OF THIS FOLDER")',
+        'vectors = embedder.encode(["a text", "another text"])  # (2, D) float32 unit vectors', "```", "",
+    ]  # fmt: skip
+    if scores:
+        lines += ["| task | metric | value | chance | BM25 |", "|---|---|---|---|---|"]
+        for row in scores:
+            numbers = [
+                f"{row[key]:.3f}" if row.get(key) is not None else "-" for key in ("value", "chance", "baseline")
+            ]
+            lines.append(f"| {row['task']} | {row['metric']} | {' | '.join(numbers)} |")
+    return "\n".join(lines) + "\n"
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}

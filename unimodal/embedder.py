@@ -1,0 +1,286 @@
+"""Anything -> a unit vector in the shared space.
+
+n inputs, D embedding dimension.
+"""
+
+from __future__ import annotations
+
+import copy
+import queue
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from .checkpoint import DTYPES, load_model
+from .config import ModelConfig
+from .model import DualEncoder, length_sorted_chunks
+from .preprocess import Tokenizer, decode_image, image_to_pixels, pad_ids
+from .progress import progress_bar
+
+Picture: TypeAlias = Image.Image | Path | bytes
+Item: TypeAlias = str | Picture | Mapping[str, Any]
+Vectors: TypeAlias = NDArray[np.float32]
+
+TOKENS_PER_BATCH = 2048  # 2,048 beats 4,096 on a CPU; a GPU wants more
+IMAGES_PER_BATCH = 32
+GPU_FACTOR = 16
+
+
+class Embedder:
+    """A model ready to use: text, pictures and both at once -> (n, D) float32 unit vectors.
+
+    Made by `unimodal.load`. A str is always text; a picture is a PIL image, a Path or bytes.
+    """
+
+    def __init__(
+        self,
+        model: DualEncoder,
+        tokenizer: Tokenizer | None,
+        *,
+        device: str | Sequence[str] | None = None,
+        dtype: str = "float32",
+        truncate_dim: int | None = None,
+    ) -> None:
+        """device: one name or several (a copy of the model on each); None takes a GPU where there is one.
+
+        dtype: float32, bfloat16, float16 or float64: the precision of the towers; vectors come out as float32.
+        truncate_dim: keep the first dimensions only (matryoshka), normalised again.
+        """
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
+        names = (
+            [device] if isinstance(device, str) else list(device or ["cuda" if torch.cuda.is_available() else "cpu"])
+        )
+        self.config: ModelConfig = model.config
+        self.tokenizer = tokenizer
+        self.truncate_dim = truncate_dim
+        first, *others = names
+        self.models = [
+            model.to(first, DTYPES[dtype]),
+            *(copy.deepcopy(model).to(name, DTYPES[dtype]) for name in others),
+        ]
+        on_gpu = self.models[0].device.type != "cpu"
+        self.tokens_per_batch = TOKENS_PER_BATCH * (GPU_FACTOR if on_gpu else 1)
+        self.images_per_batch = IMAGES_PER_BATCH * (GPU_FACTOR if on_gpu else 1)
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """What it can embed: "text", "image" or both."""
+        return frozenset(kind for kind in ("text", "image") if getattr(self.config, kind) is not None)
+
+    def encode(
+        self,
+        inputs: Item | Sequence[Item],
+        *,
+        prompt: str = "",
+        truncate_dim: int | None = None,
+        show_progress: bool | None = None,
+    ) -> Vectors:
+        """Embed texts, pictures or mixtures -> (n, D) float32 unit vectors, in the order of the inputs.
+
+        inputs: one item or a sequence of: a str (text); a PIL image, Path or bytes (picture); a mapping
+            {"text": ..., "image": ..., "weight": w}, whose vector is the normalised sum of (1 - w) x text and w x
+            picture (w is the picture's share, 0.5 unless given; either part may be missing).
+        prompt: put before every text.
+        truncate_dim: keep the first dimensions only, normalised again.
+        show_progress: a bar on stderr; None: only on a terminal.
+
+        Raises ValueError for an empty text, what is no picture, or an item of another kind, with its position.
+        """
+        items = [inputs] if isinstance(inputs, (str, bytes, Path, Image.Image, Mapping)) else list(inputs)
+        texts, pictures = _parts(items, self.modalities)
+        vectors = np.zeros((len(items), self.config.embed_dim), dtype=np.float32)
+        with progress_bar(show_progress) as bar:
+            task = bar.add_task("embedding", total=len(texts) + len(pictures))
+            done: Callable[[int], None] = lambda count: bar.advance(task, count)  # noqa: E731
+            for part, encoded in (
+                (texts, self._encode_texts([prompt + text for _, text, _ in texts], done)),
+                (pictures, self._encode_pictures([(row, picture) for row, picture, _ in pictures], done)),
+            ):
+                for (row, _, weight), vector in zip(part, encoded, strict=True):
+                    vectors[row] += weight * vector
+        return _unit(vectors[:, : truncate_dim or self.truncate_dim])
+
+    def encode_query(self, inputs: Item | Sequence[Item], **options: Any) -> Vectors:
+        """`encode` with the model's query prompt."""
+        return self.encode(inputs, prompt=self.config.prompts.get("query", ""), **options)
+
+    def encode_document(self, inputs: Item | Sequence[Item], **options: Any) -> Vectors:
+        """`encode` with the model's document prompt."""
+        return self.encode(inputs, prompt=self.config.prompts.get("document", ""), **options)
+
+    def similarity(self, left: Vectors, right: Vectors) -> Vectors:
+        """Cosine similarities of unit vectors: (n, D), (m, D) -> (n, m)."""
+        return left @ right.T
+
+    def _encode_texts(self, texts: list[str], done: Callable[[int], None]) -> Vectors:
+        if not texts:
+            return np.zeros((0, self.config.embed_dim), dtype=np.float32)
+        assert self.tokenizer is not None
+        assert self.config.text is not None
+        token_ids, text = self.tokenizer(texts), self.config.text
+        fixed = text.max_length if text.pad_to_max_length else None
+
+        def run(model: DualEncoder, chunk: list[int]) -> Tensor:
+            ids, mask = pad_ids([token_ids[row] for row in chunk], text.pad_id, fixed)
+            return model.encode_text(ids.to(model.device), mask.to(model.device))
+
+        chunks = length_sorted_chunks([fixed or len(ids) for ids in token_ids], self.tokens_per_batch)
+        return self._run_batches(len(texts), chunks, run, done)
+
+    def _encode_pictures(self, pictures: list[tuple[int, Picture]], done: Callable[[int], None]) -> Vectors:
+        size = self.images_per_batch
+        batches = [list(range(start, min(start + size, len(pictures)))) for start in range(0, len(pictures), size)]
+
+        def pixels_of(numbered: tuple[int, Picture]) -> Tensor:
+            try:
+                return image_to_pixels(decode_image(numbered[1]), self.config.preprocess)
+            except ValueError as error:
+                raise ValueError(f"input {numbered[0]}: {error}") from None
+
+        with ThreadPoolExecutor(max_workers=4) as decoders:  # Pillow lets other threads run while it decodes
+
+            def run(model: DualEncoder, batch: list[int]) -> Tensor:
+                pixels = torch.stack(list(decoders.map(pixels_of, [pictures[row] for row in batch])))
+                return model.encode_image(pixels.to(model.device))
+
+            return self._run_batches(len(pictures), batches, run, done)
+
+    def _run_batches(
+        self, count: int, batches: list[list[int]], run: Callable[[DualEncoder, list[int]], Tensor],
+        done: Callable[[int], None],
+    ) -> Vectors:  # fmt: skip
+        """Hand each batch of row numbers to whichever copy of the model is free; gather the rows in order."""
+        vectors = np.zeros((count, self.config.embed_dim), dtype=np.float32)
+        free: queue.SimpleQueue[DualEncoder] = queue.SimpleQueue()
+        for model in self.models:
+            free.put(model)
+
+        def work(batch: list[int]) -> None:
+            model = free.get()
+            try:
+                with torch.inference_mode():
+                    vectors[batch] = run(model, batch).float().cpu().numpy()
+            finally:
+                free.put(model)
+            done(len(batch))
+
+        was_training = [model.training for model in self.models]
+        for model in self.models:
+            model.eval()
+        try:
+            if len(self.models) == 1:
+                for batch in batches:
+                    work(batch)
+            else:
+                with ThreadPoolExecutor(max_workers=len(self.models)) as workers:
+                    futures: list[Future[None]] = [workers.submit(work, batch) for batch in batches]
+                    for future in futures:
+                        future.result()
+        finally:
+            for model, training in zip(self.models, was_training, strict=True):
+                model.train(training)
+        return vectors
+
+
+def load(
+    source: str | Path,
+    *,
+    device: str | Sequence[str] | None = None,
+    dtype: str = "float32",
+    truncate_dim: int | None = None,
+) -> Embedder:
+    """Load a model as an Embedder.
+
+    source: a model directory, the hub id of one, "open_clip:NAME" or "open_clip:NAME/TAG", or "hf:NAME" (a
+        transformers or sentence-transformers text model: a folder or a hub id).
+    device, dtype, truncate_dim: as for `Embedder`.
+
+    Raises ValueError if there is no such model or its files do not fit together.
+    """
+    kind, colon, name = str(source).partition(":")
+    if colon and kind == "open_clip":
+        from .interop.open_clip import from_open_clip
+
+        model, tokenizer = from_open_clip(name)
+    elif colon and kind == "hf":
+        from .interop.sentence_transformers import from_transformers
+
+        model, tokenizer = from_transformers(_local_folder(name, "config.json"))
+    else:
+        model, tokenizer = load_model(_local_folder(str(source), "config.json"))  # type: ignore[assignment]
+    return Embedder(model.eval(), tokenizer, device=device, dtype=dtype, truncate_dim=truncate_dim)
+
+
+def _local_folder(name: str, wanted: str) -> Path:
+    """The folder itself, or the snapshot of a hub repository (weights as safetensors, configuration, tokenizer)."""
+    if Path(name).is_dir():
+        return Path(name)
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise ValueError(f"model {name!r} is not a folder, and a hub id looks like owner/name; check the path.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "README.md"])
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"model {name!r} is no folder here and the hub gave none ({str(error).splitlines()[0]})."
+        ) from None
+
+
+def _parts(
+    items: Sequence[Item], modalities: frozenset[str]
+) -> tuple[list[tuple[int, str, float]], list[tuple[int, Picture, float]]]:
+    """(row, text, weight) and (row, picture, weight) of each item; refuses what cannot be embedded."""
+    texts: list[tuple[int, str, float]] = []
+    pictures: list[tuple[int, Picture, float]] = []
+    for row, item in enumerate(items):
+        if isinstance(item, Mapping):
+            unknown = item.keys() - {"text", "image", "weight"}
+            parts = {key: item[key] for key in ("text", "image") if item.get(key) is not None}
+            if unknown or not parts:
+                raise ValueError(
+                    f"input {row} has the keys {sorted(item)}; give 'text', 'image' or both, and maybe 'weight'."
+                )
+            weight = float(item.get("weight", 0.5))
+            if not 0 <= weight <= 1:
+                raise ValueError(f"input {row}: weight {weight} is not between 0 (text alone) and 1 (picture alone).")
+            shares = {"text": 1 - weight, "image": weight} if len(parts) == 2 else dict.fromkeys(parts, 1.0)
+        else:
+            parts = {"text" if isinstance(item, str) else "image": item}
+            shares = dict.fromkeys(parts, 1.0)
+        for kind, part in parts.items():
+            if kind not in modalities:
+                raise ValueError(
+                    f"input {row} is {_article(kind)}, and this model embeds {' and '.join(sorted(modalities))} only."
+                )
+            if kind == "text":
+                if not isinstance(part, str) or not part.strip():
+                    raise ValueError(f"input {row}: text is {part!r}; give a text that is not empty.")
+                texts.append((row, part, shares[kind]))
+            else:
+                if not isinstance(part, (bytes, Path, Image.Image)):
+                    raise ValueError(
+                        f"input {row} is a {type(part).__name__}; give a str, a PIL image, a Path or bytes."
+                    )
+                pictures.append((row, part, shares[kind]))
+    return texts, pictures
+
+
+def _article(kind: str) -> str:
+    return "a picture" if kind == "image" else "a text"
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)

@@ -1,0 +1,1 @@
+"""Other people's models as ours, one module a format."""

@@ -1,0 +1,149 @@
+"""Image towers: a timm backbone or the image half of an open_clip model, by name.
+
+B batch, S image size, L tokens, W width of the tower.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from ..config import ImageTowerConfig, PreprocessConfig, nearest
+from .pooling import POOLING, AttentionPool
+
+_RESIZE: dict[str, Literal["crop", "pad", "squash"]] = {"shortest": "crop", "longest": "pad", "squash": "squash"}
+
+
+class ImageTower(nn.Module):
+    """Normalised pixels (B, 3, S, S) -> (B, width)."""
+
+    def __init__(self, backbone: nn.Module, width: int, pooling: str, num_prefix: int, is_open_clip: bool) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.width = width
+        self.pooling = pooling
+        self.attention_pool = AttentionPool(width) if pooling == "attention" else None
+        self._num_prefix = num_prefix
+        self._is_open_clip = is_open_clip
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """pixels: (B, 3, S, S), mean and deviation taken out -> (B, width)."""
+        if self.pooling == "native":
+            return self.backbone(pixels)  # type: ignore[no-any-return]  # nn.Module calls are untyped
+        tokens = self._tokens(pixels)  # (B, L, W)
+        if self.attention_pool is not None:
+            return self.attention_pool(tokens, None)  # type: ignore[no-any-return]
+        # The mean is over patches alone: class and register tokens come first.
+        return POOLING[self.pooling](tokens if self.pooling == "cls" else tokens[:, self._num_prefix :], None)
+
+    def _tokens(self, pixels: Tensor) -> Tensor:
+        if self._is_open_clip:
+            return self.backbone(pixels)[1]  # type: ignore[no-any-return]  # (pooled, tokens); the class token is not in it
+        states: Tensor = self.backbone.forward_features(pixels)  # type: ignore[operator]
+        return states.flatten(2).transpose(1, 2) if states.ndim == 4 else states  # a map (B, W, h, w) has h * w tokens
+
+
+def build_image_tower(
+    config: ImageTowerConfig, preprocess: PreprocessConfig, keep_preprocess: bool
+) -> tuple[ImageTower, PreprocessConfig]:
+    """Make the tower, and the preprocessing it wants.
+
+    keep_preprocess: use `preprocess` as given; otherwise pretrained weights bring their own mean, deviation and size.
+    Raises ValueError for an unknown name, or a pooling that the backbone does not offer.
+    """
+    return (_from_timm if config.library == "timm" else _from_open_clip)(config, preprocess, keep_preprocess)
+
+
+def _from_timm(
+    config: ImageTowerConfig, preprocess: PreprocessConfig, keep_preprocess: bool
+) -> tuple[ImageTower, PreprocessConfig]:
+    import timm
+
+    architecture = config.name.split(".")[0]
+    if not timm.is_model(architecture):
+        raise ValueError(f"image.name {config.name!r} is not a timm model; {nearest(architecture, timm.list_models())}")
+    settings = timm.get_pretrained_cfg(config.name)
+    if config.pretrained and not keep_preprocess and settings is not None:
+        preprocess = PreprocessConfig(
+            image_size=settings.input_size[1],
+            interpolation="bilinear" if settings.interpolation == "bilinear" else "bicubic",
+            mean=settings.mean,
+            std=settings.std,
+        )
+    kwargs: dict[str, Any] = dict(config.kwargs)
+    if settings is not None and settings.fixed_input_size:
+        kwargs.setdefault("img_size", preprocess.image_size)
+    name = f"{architecture}.{config.pretrained}" if isinstance(config.pretrained, str) else config.name
+    backbone = timm.create_model(name, pretrained=bool(config.pretrained), num_classes=0, **kwargs)
+    if config.pooling == "cls" and not getattr(backbone, "num_prefix_tokens", 0):
+        raise ValueError(f"image.pooling 'cls' needs a class token and {config.name} has none; use 'native' or 'mean'.")
+    width = backbone.num_features
+    if config.pooling == "native":
+        width = getattr(backbone, "head_hidden_size", None) or width
+    return ImageTower(backbone, width, config.pooling, getattr(backbone, "num_prefix_tokens", 0), False), preprocess
+
+
+def _from_open_clip(
+    config: ImageTowerConfig, preprocess: PreprocessConfig, keep_preprocess: bool
+) -> tuple[ImageTower, PreprocessConfig]:
+    model = open_clip_model(config.name, config.pretrained, config.kwargs)
+    backbone = model.visual
+    size = backbone.image_size
+    found = backbone.preprocess_cfg
+    if not keep_preprocess:
+        preprocess = PreprocessConfig(
+            image_size=size[0] if isinstance(size, tuple) else size,
+            mean=found["mean"],
+            std=found["std"],
+            interpolation=found["interpolation"],
+            resize=_RESIZE[found["resize_mode"]],
+        )
+    width = model.embed_dim
+    if config.pooling != "native":
+        if config.pooling == "cls" or not hasattr(backbone, "output_tokens"):
+            raise ValueError(
+                f"image.pooling {config.pooling!r} is not offered by open_clip's {config.name}; use 'native'."
+            )
+        backbone.output_tokens = True
+        width = backbone.ln_post.normalized_shape[0]
+        backbone.proj = None
+    return ImageTower(backbone, width, config.pooling, 0, True), preprocess
+
+
+def open_clip_settings(name: str) -> dict[str, Any]:
+    """The architecture that open_clip ships under a name; raises ValueError for an unknown one."""
+    import open_clip
+
+    settings: dict[str, Any] | None = open_clip.get_model_config(name)
+    if settings is None:
+        raise ValueError(f"{name!r} is not an open_clip model; {nearest(name, open_clip.list_models())}")
+    return settings
+
+
+def open_clip_model(name: str, pretrained: bool | str, kwargs: dict[str, Any]) -> Any:
+    """An open_clip model with separable towers; `embed_dim` is set on it.
+
+    Raises ValueError for an unknown name or tag.
+    """
+    import open_clip
+
+    settings = open_clip_settings(name)
+    if pretrained is True:
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        raise ValueError(
+            f"open_clip weights have tags; set pretrained to one of {name}'s: {', '.join(tags) or 'none'}."
+        )
+    quiet = logging.root.manager.disable
+    logging.disable(logging.ERROR if not pretrained else quiet)  # it warns of random weights, which were asked for
+    try:
+        model = open_clip.create_model(
+            name, pretrained=pretrained or None, load_weights=bool(pretrained), force_custom_text=True, **kwargs
+        )
+    except RuntimeError as error:
+        raise ValueError(f"open_clip cannot make {name!r} with weights {pretrained!r} ({error}).") from None
+    finally:
+        logging.disable(quiet)
+    model.embed_dim = kwargs.get("embed_dim", settings["embed_dim"])
+    return model
