@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -32,14 +33,19 @@ def save_model(
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    (part / "config.json").write_text(
+    write_model(part, model, tokenizer, card)
+    replace_folder(part, folder)
+
+
+def write_model(folder: Path, model: DualEncoder, tokenizer: Tokenizer | None, card: str = "") -> None:
+    """Write the files of a model directory into a folder that is there."""
+    (folder / "config.json").write_text(
         json.dumps(model.config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8"
     )
-    write_tensors(part / "model.safetensors", model.state_dict())
+    write_tensors(folder / "model.safetensors", model.state_dict())
     if tokenizer is not None:
-        tokenizer.save(part)
-    (part / "README.md").write_text(card or model_card(model), encoding="utf-8")
-    replace_folder(part, folder)
+        tokenizer.save(folder)
+    (folder / "README.md").write_text(card or model_card(model.config, count_parameters(model)), encoding="utf-8")
 
 
 def load_model(folder: Path) -> tuple[DualEncoder, Tokenizer | None]:
@@ -106,15 +112,19 @@ def replace_folder(part: Path, folder: Path) -> None:
         os.close(handle)
 
 
-def model_card(model: DualEncoder, scores: list[dict[str, Any]] | None = None, trained_on: str = "") -> str:
-    """The README.md of a model directory: what it is, how to use it, what it scored."""
-    config = model.config
-    towers = [f"{kind} tower `{tower.name}` ({tower.library})" for kind, tower in
-              (("image", config.image), ("text", config.text)) if tower is not None]  # fmt: skip
+def model_card(
+    config: ModelConfig, num_parameters: int, scores: Sequence[Mapping[str, Any]] = (), trained_on: str = ""
+) -> str:
+    """The README.md of a model directory: what it is, how to use it, what it scored.
+
+    scores: rows {task, metric, value, chance, baseline}.
+    """
+    named = (("image", config.image), ("text", config.text))
+    towers = ", ".join(f"{kind} tower `{tower.name}` ({tower.library})" for kind, tower in named if tower is not None)
     lines = [
         "---", "library_name: unimodal", "pipeline_tag: feature-extraction", "---", "",
         "# An embedding space for text and pictures", "",
-        f"{config.embed_dim} dimensions, {count_parameters(model) / 1e6:.1f} M parameters: {', '.join(towers)}.",
+        f"{config.embed_dim} dimensions, {num_parameters / 1e6:.1f} M parameters: {towers}.",
         trained_on, "",
         "```python", "import unimodal", "", 'embedder = unimodal.load("PATH OF THIS FOLDER")',
         'vectors = embedder.encode(["a text", "another text"])  # (2, D) float32 unit vectors', "```", "",
@@ -127,6 +137,14 @@ def model_card(model: DualEncoder, scores: list[dict[str, Any]] | None = None, t
             ]
             lines.append(f"| {row['task']} | {row['metric']} | {' | '.join(numbers)} |")
     return "\n".join(lines) + "\n"
+
+
+def write_card(folder: Path, scores: Sequence[Mapping[str, Any]], trained_on: str) -> None:
+    """Write a model directory's card anew, with its scores."""
+    config = parse_config(ModelConfig, json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    with safe_open(folder / "model.safetensors", "pt") as tensors:
+        num_parameters = sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    (folder / "README.md").write_text(model_card(config, num_parameters, scores, trained_on), encoding="utf-8")
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -68,7 +68,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
         patch: Any = yaml.safe_load(text) if text else None
         for part in reversed(path.split(".")):
             patch = {part: patch}
-        values = _merge(values, patch, drop_null=False)
+        values = merge(values, patch, drop_null=False)
     return values
 
 
@@ -98,16 +98,17 @@ def _read_yaml(name: str | Path, beside: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}; a recipe is a mapping of keys to values.")
     base = values.pop("base", None)
-    return _merge(_read_yaml(base, path.parent), values, drop_null=True) if base else values
+    return merge(_read_yaml(base, path.parent), values, drop_null=True) if base else values
 
 
-def _merge(below: Any, above: Any, drop_null: bool) -> Any:
+def merge(below: Any, above: Any, drop_null: bool) -> Any:
+    """Lay one nested mapping over another; `drop_null`: null takes an entry away. An integer key indexes a list."""
     if isinstance(below, list) and isinstance(above, dict) and all(key.isdecimal() for key in above):
         merged_list = list(below)
         for key, value in above.items():
             if int(key) >= len(merged_list):
                 raise ValueError(f"index {key} is past the end of a list of {len(merged_list)}.")
-            merged_list[int(key)] = _merge(merged_list[int(key)], value, drop_null)
+            merged_list[int(key)] = merge(merged_list[int(key)], value, drop_null)
         return merged_list
     if not isinstance(below, dict) or not isinstance(above, dict):
         return above
@@ -116,7 +117,7 @@ def _merge(below: Any, above: Any, drop_null: bool) -> Any:
         if value is None and drop_null:
             merged.pop(key, None)
         else:
-            merged[key] = _merge(merged.get(key), value, drop_null)
+            merged[key] = merge(merged.get(key), value, drop_null)
     return merged
 
 
@@ -151,7 +152,7 @@ class TextTowerConfig(Config):
     tokenizer: str = ""  # a hub id, a folder or a tokenizer.json; empty: the one that belongs to `name`
     max_length: int = Field(default=77, gt=2)  # tokens, special ones included
     pad_id: int = 0
-    pad_to_max_length: bool = False  # for towers whose padding is seen by the attention (SigLIP)
+    pad_to_max_length: bool = False  # for towers that take one length only (open_clip's)
     clean: Literal["none", "lower", "clip"] = (
         "none"  # before the tokenizer: as is | lower case | CLIP's ftfy and html repair
     )

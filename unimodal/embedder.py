@@ -172,7 +172,8 @@ class Embedder:
                 free.put(model)
             done(len(batch))
 
-        was_training = [model.training for model in self.models]
+        # Module by module: a tower that is frozen in training stays in evaluation mode afterwards.
+        modes = [(module, module.training) for model in self.models for module in model.modules()]
         for model in self.models:
             model.eval()
         try:
@@ -185,8 +186,8 @@ class Embedder:
                     for future in futures:
                         future.result()
         finally:
-            for model, training in zip(self.models, was_training, strict=True):
-                model.train(training)
+            for module, training in modes:
+                module.training = training
         return vectors
 
 

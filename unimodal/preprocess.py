@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from tokenizers import Regex, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as TokenizerBackend
 from torch import Tensor
 
@@ -140,7 +140,7 @@ def _open_clip_tokenizer(config: TextTowerConfig) -> tuple[Tokenizer, TextTowerC
     import open_clip
 
     tokenizer = open_clip.get_tokenizer(config.name)
-    length = min(config.max_length, tokenizer.context_length)
+    length = tokenizer.context_length
     if isinstance(tokenizer, open_clip.tokenizer.HFTokenizer):
         if tokenizer.clean_fn is not open_clip.tokenizer.get_clean_fn("whitespace"):
             raise ValueError(
@@ -179,6 +179,24 @@ def clip_tokenizer() -> TokenizerBackend:
         single=f"{special[0]} $A {special[1]}", special_tokens=[(token, vocabulary[token]) for token in special]
     )
     return backend
+
+
+def train_tokenizer(texts: Iterable[str], file: Path, vocab_size: int) -> None:
+    """Learn a lower-casing WordPiece vocabulary (BERT's) from texts and write it as a tokenizer.json.
+
+    The same texts give the same file.
+    """
+    backend = TokenizerBackend(models.WordPiece(unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+    backend.train_from_iterator(texts, trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", special.index("[CLS]")), ("[SEP]", special.index("[SEP]"))]
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    backend.save(str(file))
 
 
 def _clean_as_clip(text: str) -> str:

@@ -100,10 +100,10 @@ def _from_transformers(config: TextTowerConfig) -> tuple[TextTower, TextTowerCon
 def _from_open_clip(config: TextTowerConfig) -> tuple[TextTower, TextTowerConfig]:
     model = open_clip_model(config.name, config.pretrained, config.kwargs)
     backbone: Any = model.text
-    update: dict[str, Any] = {"pretrained": False}
-    causal = getattr(backbone, "attn_mask", None) is not None
-    if not causal and not getattr(backbone, "use_pad_mask", False):
-        update["pad_to_max_length"] = True  # the attention sees padding: trained that way (SigLIP)
+    # Its attention mask has one size, and towers without one (SigLIP) were trained with the padding in sight.
+    resolved = config.model_copy(
+        update={"pretrained": False, "pad_to_max_length": True, "max_length": backbone.context_length}
+    )
     width = model.embed_dim
     if config.pooling != "native":
         if not hasattr(backbone, "token_embedding"):
@@ -113,4 +113,4 @@ def _from_open_clip(config: TextTowerConfig) -> tuple[TextTower, TextTowerConfig
         backbone.output_tokens = True
         width = backbone.width
         backbone.text_projection = None
-    return TextTower(backbone, width, config.pooling, True), config.model_copy(update=update)
+    return TextTower(backbone, width, config.pooling, True), resolved

@@ -1,0 +1,164 @@
+"""What a task is made of: queries, documents and which belong together; or pairs with a similarity score.
+
+Built from rows of a table. Rows that repeat a query or a document are merged: one query then has several relevant
+documents, as nothing else would be fair to a model that finds the other one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from unimodal.rows import Row, field_of, missing_field
+
+Input: TypeAlias = str | Path | bytes  # a str is a text, a Path or bytes a picture
+
+
+@dataclass(frozen=True)
+class RetrievalData:
+    """Queries, the documents they search, and for each query the positions of its relevant documents."""
+
+    queries: list[Input]
+    documents: list[Input]
+    relevant: list[list[int]]
+
+
+@dataclass(frozen=True)
+class PairData:
+    """Pairs and how similar people find them; groups are named subsets, as positions of pairs."""
+
+    left: list[str]
+    right: list[str]
+    scores: list[float]
+    groups: dict[str, list[int]] = field(default_factory=dict)
+
+
+def image_text_data(
+    rows: Iterable[Row], folder: Path, image: str, text: str, *, first_caption: bool = False
+) -> RetrievalData:
+    """Texts as queries, pictures as documents; `swap_sides` gives the other direction.
+
+    folder: what the pictures' paths are relative to.
+    image, text: a field (a list holds several) or, for the text, a template such as "{title}, {color}".
+    first_caption: take only the first of several texts, so that no picture counts more than another.
+    """
+    data = RetrievalMaker()
+    for row in rows:
+        texts = texts_of(row, text)[: 1 if first_caption else None]
+        pictures = pictures_of(row, image, folder)
+        for one in texts:
+            data.add(one, pictures)
+    return data.build()
+
+
+def text_retrieval_data(
+    rows: Iterable[Row],
+    pool: Iterable[Row],
+    query: str,
+    document: str,
+    *,
+    first_of: Sequence[str] = (),
+    every: int = 1,
+) -> RetrievalData:
+    """Texts that search a pool of texts; relevant are the documents of all rows of the pool with the query's text.
+
+    rows: those whose queries are asked. pool: those whose documents are searched.
+    first_of: fields; of the rows of the pool that share their values only the first gives a document.
+    every: ask only every n-th of the distinct queries.
+    """
+    data = RetrievalMaker()
+    seen: set[tuple[Any, ...]] = set()
+    for row in pool:
+        group = tuple(str(value_of(row, name)) for name in first_of)
+        if first_of and group in seen:
+            continue
+        seen.add(group)
+        documents = texts_of(row, document)
+        for text in texts_of(row, query):
+            data.add(text, documents)
+    asked = dict.fromkeys(text for row in rows for text in texts_of(row, query))
+    return data.build(list(asked)[::every])
+
+
+def pair_data(
+    rows: Iterable[tuple[int, Row]], left: str, right: str, score: str, groups: Mapping[str, set[int]] | None = None
+) -> PairData:
+    """Pairs of texts with their score, from numbered rows; groups: name -> the numbers of its rows."""
+    pairs = PairData([], [], [], {name: [] for name in groups or {}})
+    for number, row in rows:
+        lefts, rights, value = texts_of(row, left), texts_of(row, right), value_of(row, score)
+        try:
+            pairs.scores.append(float(value))
+        except (TypeError, ValueError):
+            raise ValueError(f"{score!r} of row {number} is {value!r}; a similarity score is a number.") from None
+        if not lefts or not rights:
+            raise ValueError(f"row {number} has no {right if lefts else left!r}; a pair needs both texts.")
+        for name, numbers in (groups or {}).items():
+            if number in numbers:
+                pairs.groups[name].append(len(pairs.left))
+        pairs.left.append(lefts[0])
+        pairs.right.append(rights[0])
+    return pairs
+
+
+def swap_sides(data: RetrievalData) -> RetrievalData:
+    """The same pairs searched in the other direction."""
+    relevant: list[list[int]] = [[] for _ in data.documents]
+    for query, documents in enumerate(data.relevant):
+        for document in documents:
+            relevant[document].append(query)
+    return RetrievalData(queries=data.documents, documents=data.queries, relevant=relevant)
+
+
+class RetrievalMaker:
+    """Collects (query, its documents) and numbers each distinct query and document once."""
+
+    def __init__(self) -> None:
+        self._documents: dict[Input, int] = {}
+        self._relevant: dict[Input, dict[int, None]] = {}
+
+    def add(self, query: Input, documents: Iterable[Input]) -> None:
+        """Say that these documents are relevant for this query; known ones are merged."""
+        for document in documents:
+            position = self._documents.setdefault(document, len(self._documents))
+            self._relevant.setdefault(query, {})[position] = None
+
+    def build(self, queries: Sequence[Input] | None = None) -> RetrievalData:
+        """All documents, with these queries (those without a document are left out) or with all there are."""
+        asked = [query for query in (self._relevant if queries is None else queries) if query in self._relevant]
+        return RetrievalData(asked, list(self._documents), [list(self._relevant[query]) for query in asked])
+
+
+def texts_of(row: Row, name: str) -> list[str]:
+    """The texts of a field or of a template such as "{title}, {color}"; empty ones are left out."""
+    if "{" in name:
+        values = [re.sub(r"\{([^{}]+)\}", lambda match: str(value_of(row, match[1])), name)]
+    else:
+        value = value_of(row, name)
+        values = [str(one) for one in (value if isinstance(value, list) else [value]) if one is not None]
+    return [text for text in values if text.strip()]
+
+
+def pictures_of(row: Row, name: str, folder: Path) -> list[Path | bytes]:
+    """The pictures of a field: paths below `folder`, bytes, or the {"bytes", "path"} of a Hugging Face data set."""
+    value = value_of(row, name)
+    pictures: list[Path | bytes] = []
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, Mapping):
+            one = one.get("bytes") or one.get("path")
+        if isinstance(one, bytes):
+            pictures.append(one)
+        elif one:
+            pictures.append(folder / str(one))
+    return pictures
+
+
+def value_of(row: Row, name: str) -> Any:
+    """The value of a field, dots reaching into nested ones; ValueError with the nearest name if there is none."""
+    try:
+        return field_of(row, name)
+    except KeyError:
+        raise missing_field(row, name, "a row") from None

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.datasets import PairData, RetrievalData
+from eval.suites import Suite, load_tasks, read_suite
+from unimodal.config import parse_config
+
+DATA = Path(os.environ.get("UNIMODAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
+PAIRS: dict[str, Any] = {
+    "kind": "sts",
+    "rows": {"input": "pairs.jsonl"},
+    "splits": {"val": {"where": {"split": "val"}}, "test": {"where": {"split": "test"}}},
+    "left": "a",
+    "right": "b",
+    "groups": {"hard": {"kind": "hard"}},
+}
+
+
+def suite_of(**tasks: Any) -> Suite:
+    return parse_config(Suite, {"tasks": tasks})
+
+
+def write_rows(file: Path, *rows: dict[str, Any]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["mini", "suite-mini", "demo"])
+def test_a_shipped_suite_has_both_splits(name: str) -> None:
+    for task in read_suite(name).tasks.values():
+        assert set(task.splits) == {"val", "test"}
+
+
+def test_null_leaves_a_task_out() -> None:
+    assert "shop" in read_suite("mini").tasks
+    assert "shop" not in read_suite("mini", ["tasks.shop=null"]).tasks
+
+
+def test_a_split_is_laid_over_the_rows_and_groups_narrow_it(tmp_path: Path) -> None:
+    pair = {"b": "text", "score": 1}
+    write_rows(
+        tmp_path / "pairs.jsonl",
+        {**pair, "a": "one", "split": "val", "kind": "hard"},
+        {**pair, "a": "two", "split": "test", "kind": "easy"},
+        {**pair, "a": "three", "split": "test", "kind": "hard"},
+    )
+    pairs = load_tasks(suite_of(pairs=PAIRS), tmp_path, "test")["pairs"]
+    assert isinstance(pairs, PairData)
+    assert pairs.left == ["two", "three"]
+    assert pairs.groups == {"hard": [1]}
+
+
+def test_where_of_a_split_adds_to_where_of_the_rows() -> None:
+    rows = {"input": "pairs.jsonl", "where": {"lang": "en"}}
+    task = suite_of(pairs={**PAIRS, "rows": rows}).tasks["pairs"]
+    assert task.rows_of("val").where == {"lang": "en", "split": "val"}
+
+
+def test_held_out_queries_search_all_documents(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", *({"query": f"q{n}", "document": f"d{n}", "n": n} for n in range(50)))
+    task = {
+        "kind": "text-retrieval",
+        "rows": {"input": "rows.jsonl", "hash_field": "n"},
+        "splits": {"train": {"hash_range": [0, 80]}, "test": {"hash_range": [80, 100]}},
+    }
+    held_out = suite_of(narrow=task, wide={**task, "pool": "all"})
+    loaded, train = load_tasks(held_out, tmp_path, "test"), load_tasks(held_out, tmp_path, "train")
+    narrow, all_documents, trained = loaded["narrow"], loaded["wide"], train["narrow"]
+    assert isinstance(narrow, RetrievalData)
+    assert isinstance(all_documents, RetrievalData)
+    assert isinstance(trained, RetrievalData)
+    assert narrow.queries == all_documents.queries
+    assert len(all_documents.documents) == 50
+    assert not set(narrow.documents) & set(trained.documents)
+    assert len(narrow.documents) + len(trained.documents) == 50
+
+
+def test_everything_missing_is_named_in_one_error(tmp_path: Path) -> None:
+    other = {**PAIRS, "rows": {"input": "more/pairs.tsv"}}
+    with pytest.raises(
+        ValueError, match=r"missing \(2\): .*more/pairs.tsv, .*pairs.jsonl; .*data_root.*tasks.NAME=null"
+    ):
+        load_tasks(suite_of(one=PAIRS, two=other), tmp_path, "test")
+
+
+def test_missing_pictures_are_named_unless_they_are_not_wanted(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", {"image": "a.jpg", "text": "one"}, {"image": "b.jpg", "text": "two"})
+    (tmp_path / "a.jpg").touch()
+    suite = suite_of(pictures={"kind": "image-text", "rows": {"input": "rows.jsonl"}})
+    with pytest.raises(ValueError, match=r"missing \(1\): .*b\.jpg; "):
+        load_tasks(suite, tmp_path, "test")
+    assert list(load_tasks(suite, tmp_path, "test", with_pictures=False)) == ["pictures"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "sst"}, r"task 'pairs' has the kind 'sst'; did you mean 'sts'\?"),
+        ({"scor": "x"}, r"unknown key 'scor'; did you mean 'score'\?"),
+        (
+            {"splits": {"val": {"hash_rang": [0, 1]}}},
+            r"splits.val: unknown key 'hash_rang'; did you mean 'hash_range'\?",
+        ),
+        ({"splits": {"val": {"hash_range": [0, 1]}}}, "needs a field to hash"),
+    ],
+)
+def test_a_mistake_is_told_when_the_suite_is_read(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        suite_of(pairs={**PAIRS, **change})
+
+
+def test_an_unknown_split_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"split 'tst' is not in this task; did you mean 'test'\?"):
+        suite_of(pairs=PAIRS).tasks["pairs"].rows_of("tst")
+
+
+@pytest.mark.skipif(not (DATA / "openstax_text").is_dir(), reason=f"no openstax_text below {DATA}")
+def test_the_mini_suite_has_the_known_sizes() -> None:
+    loaded = load_tasks(read_suite("mini"), DATA, "test")
+    figures, sections, pairs = loaded["figures"], loaded["sections"], loaded["cxc"]
+    assert isinstance(figures, RetrievalData)
+    assert isinstance(sections, RetrievalData)
+    assert isinstance(pairs, PairData)
+    assert (len(figures.queries), len(figures.documents)) == (998, 998)
+    assert (len(sections.queries), len(sections.documents)) == (1182, 2069)
+    assert (len(pairs.scores), len(pairs.groups["cross-picture"])) == (3222, 257)

@@ -1,0 +1,187 @@
+"""A recipe: everything that decides what weights come out, typed and checked before anything is loaded."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from unimodal.config import Config, ModelConfig, merge, parse_config
+
+
+class SourceConfig(Config):
+    """Shards that one task draws from."""
+
+    path: str  # a tar, a folder of tars or a glob, relative to data_root
+    weight: float = Field(default=1.0, gt=0)  # its share of the task's batches, relative to the other sources
+
+
+class AugmentConfig(Config):
+    """What training does to a picture on top of the model's preprocessing."""
+
+    crop_scale: tuple[float, float] = (0.9, 1.0)  # share of the area that a random crop keeps (open_clip's default)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = False  # mirror one picture in two: wrong for pictures with writing
+
+
+class TaskConfig(Config):
+    """One contrastive task: what its batches hold, its batch size, text length and temperature.
+
+    A global batch comes from one source, and its negatives never leave it.
+    """
+
+    kind: Literal["image-text", "text-text"]
+    sources: dict[str, SourceConfig] = Field(min_length=1)
+    global_batch: int = Field(gt=1)
+    streams: int | None = Field(default=None, gt=0)  # canonical streams; None: the largest power of two up to 64
+    share: float = Field(default=1.0, gt=0)  # schedule alternate: its part of the steps; joint: the weight of its loss
+    max_length: int = Field(default=77, gt=2)  # tokens
+    num_negatives: int = Field(default=0, ge=0)  # text-text: hard negatives a query; samples must have that many
+    caption: Literal["random", "first", "shortest", "longest"] = "random"  # image-text: which of a picture's captions
+    augment: AugmentConfig = AugmentConfig()
+    # Jina CLIP v1 (Koukounas et al., 2024, section 4): text fixed at 0.05, image learned from 0.07 with the scale
+    # clamped at 100 (Radford et al., 2021, section 2.5). None takes that default of the kind.
+    temperature: float | None = Field(default=None, gt=0)
+    learn_temperature: bool | None = None
+    max_scale: float = Field(default=100.0, gt=0)
+
+    @property
+    def start_temperature(self) -> float:
+        """The temperature of the first step."""
+        return self.temperature or (0.07 if self.kind == "image-text" else 0.05)
+
+    @property
+    def learns_temperature(self) -> bool:
+        """Whether the logit scale is trained."""
+        return self.kind == "image-text" if self.learn_temperature is None else self.learn_temperature
+
+    @property
+    def num_streams(self) -> int:
+        """Canonical streams: what the world size must divide, and what divides the global batch."""
+        if self.streams is not None:
+            return self.streams
+        return max(count for count in (1, 2, 4, 8, 16, 32, 64) if self.global_batch % count == 0)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> TaskConfig:
+        if self.global_batch % self.num_streams:
+            raise ValueError(
+                f"global_batch {self.global_batch} is not a multiple of streams {self.streams}; change one."
+            )
+        if self.num_negatives and self.kind == "image-text":
+            raise ValueError(f"num_negatives {self.num_negatives} is for text-text tasks; set it to 0.")
+        return self
+
+
+class OptimConfig(Config):
+    """AdamW, linear warm-up, cosine decay."""
+
+    lr: float = Field(default=1e-3, gt=0)
+    betas: tuple[float, float] = (0.9, 0.98)  # 0.98: beta2 of CLIP and Jina CLIP for transformers on large batches
+    eps: float = 1e-6
+    weight_decay: float = Field(default=0.05, ge=0)  # of matrices; vectors, biases and logit scales have none
+    warmup_steps: int = Field(default=0, ge=0)
+    min_lr: float = Field(default=0.0, ge=0)  # where the cosine ends
+    clip_norm: float = Field(default=1.0, gt=0)
+
+
+class TowerOptimConfig(Config):
+    """How one tower learns."""
+
+    lr_scale: float = Field(default=1.0, gt=0)  # its learning rate / optim.lr
+    freeze: bool = False  # the backbone stays as it is (and in evaluation mode); its projection still learns
+
+
+class TowersConfig(Config):
+    """How each tower learns."""
+
+    image: TowerOptimConfig = TowerOptimConfig()
+    text: TowerOptimConfig = TowerOptimConfig()
+
+
+class EvalConfig(Config):
+    """Validation during training."""
+
+    suite: str  # a shipped suite (mini) or a YAML file
+    data_root: str | None = None  # None: the recipe's
+    split: str = "val"
+    every: int = Field(gt=0)  # steps
+    best: str = ""  # "task metric" whose highest value decides what RUN/best keeps
+
+
+class Stage(Config):
+    """A stretch of steps with one schedule, one set of tasks and one learning-rate curve."""
+
+    name: str
+    steps: int = Field(gt=0)
+    schedule: Literal["alternate", "joint"]
+    tasks: dict[str, TaskConfig] = Field(min_length=1)
+    optim: OptimConfig
+
+    @field_validator("tasks")
+    @classmethod
+    def _plain_names(cls, tasks: dict[str, TaskConfig]) -> dict[str, TaskConfig]:
+        for name in tasks:
+            if not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(f"task name {name!r} may hold letters, digits, '-' and '_' only.")
+        return tasks
+
+
+class TrainConfig(Config):
+    """A run. Without `stages` it is one stage; each entry of `stages` is laid over the values given here."""
+
+    run: str  # the folder that it writes
+    seed: int = 0
+    model: ModelConfig | None = None  # towers by name ...
+    init: str | None = None  # ... or a model directory (or anything that unimodal.load takes) to start from
+    towers: TowersConfig = TowersConfig()
+    data_root: str = "."
+    tasks: dict[str, TaskConfig] = Field({})
+    schedule: Literal["alternate", "joint"] = "alternate"
+    steps: int = Field(default=1000, gt=0)
+    optim: OptimConfig = OptimConfig()
+    stages: tuple[dict[str, Any], ...] = ()
+    eval: EvalConfig | None = None
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"  # bfloat16: autocast, weights stay float32
+    device: str | None = None  # None: a GPU where there is one
+    grad_checkpointing: bool = False
+    token_budget: int = Field(default=4096, gt=0)  # padded tokens of one length-sorted chunk of texts
+    workers: int = Field(default=2, ge=0)  # loader processes of each rank
+    log_every: int = Field(default=10, gt=0)
+    save_every: int = Field(default=500, gt=0)
+    keep: int = Field(default=2, gt=0)  # checkpoints
+    tensorboard: bool = False
+    wandb: str = ""  # a Weights & Biases project
+
+    @property
+    def plan(self) -> list[Stage]:
+        """The stages, each with everything spelt out."""
+        below = {
+            "name": "main", "steps": self.steps, "schedule": self.schedule, "optim": self.optim.model_dump(),
+            "tasks": {name: task.model_dump() for name, task in self.tasks.items()},
+        }  # fmt: skip
+        return [
+            parse_config(Stage, merge(below, stage, drop_null=True), source=f"stages.{number}")
+            for number, stage in enumerate(self.stages or ({},))
+        ]
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all stages."""
+        return sum(stage.steps for stage in self.plan)
+
+    @model_validator(mode="after")
+    def _can_be_run(self) -> TrainConfig:
+        if (self.model is None) == (self.init is None):
+            raise ValueError(
+                "give either model (towers by name) or init (a model to start from), not both and not neither."
+            )
+        for stage in self.plan:
+            for name, task in stage.tasks.items():
+                needed = ("image", "text") if task.kind == "image-text" else ("text",)
+                missing = [tower for tower in needed if self.model is not None and getattr(self.model, tower) is None]
+                if missing:
+                    raise ValueError(
+                        f"task {name!r} is {task.kind} and the model has no {missing[0]} tower; add model.{missing[0]}."
+                    )
+        return self

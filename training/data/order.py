@@ -1,0 +1,100 @@
+"""Which sample when: a pure function of (key, epoch, step, slot), so that nothing has to be remembered.
+
+The shards of an epoch are shuffled by a counter-based generator and laid end to end on a ring that is turned by a
+random amount; the ring is cut into C equal canonical streams; each stream is permuted in windows. Slot s of a batch
+reads stream s mod C, so the batches are the same for every world size that divides C and for every number of workers,
+and a seek costs nothing. Equal cuts lose fewer than C + global_batch samples an epoch, other ones each time.
+
+Whole shards are not given to streams: on 48 uneven shards that dropped 13.9 % of an epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+WINDOW = 4096
+
+
+def generator(*key: object) -> np.random.Generator:
+    """A Philox generator that depends on the key alone."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64)))
+
+
+class Order:
+    """The order of one source. Its state is a cache: every answer is a function of the arguments."""
+
+    def __init__(self, sizes: Sequence[int], global_batch: int, num_streams: int, key: tuple[object, ...]) -> None:
+        """sizes: samples in each shard. key: what the order hangs on besides the epoch, e.g. (seed, source).
+
+        Raises ValueError if an epoch has not one batch.
+        """
+        self.sizes = np.asarray(sizes, dtype=np.int64)
+        self.num_samples = int(self.sizes.sum())
+        self.num_streams = num_streams
+        self.stream_length = self.num_samples // num_streams
+        self.per_step = global_batch // num_streams  # samples that a step takes from each stream
+        self.steps_per_epoch = self.stream_length // self.per_step
+        self._key = key
+        self._epoch = -1
+        self._shards = np.zeros(0, dtype=np.int64)
+        self._ends = np.zeros(0, dtype=np.int64)
+        self._turn = 0
+        self._windows: dict[tuple[int, int], NDArray[np.int64]] = {}
+        if not self.steps_per_epoch:
+            raise ValueError(
+                f"global_batch {global_batch} is larger than the source {key[-1]!r} of {self.num_samples} samples; "
+                f"try {max(1, self.num_samples // num_streams) * num_streams} or fewer."
+            )
+
+    def sample_at(self, epoch: int, step: int, slot: int) -> tuple[int, int]:
+        """(shard, sample in it) for a slot of the global batch at a step of an epoch."""
+        return self._at(epoch, slot % self.num_streams, step * self.per_step + slot // self.num_streams)
+
+    def substitute_at(self, epoch: int, step: int, slot: int, attempt: int) -> tuple[int, int]:
+        """What stands in for a corrupt sample: one about half an epoch away in the same stream."""
+        position = step * self.per_step + slot // self.num_streams + self.stream_length // 2 + attempt * 7919
+        return self._at(epoch, slot % self.num_streams, position % self.stream_length)
+
+    def _at(self, epoch: int, stream: int, position: int) -> tuple[int, int]:
+        self._start(epoch)
+        window, place = divmod(position, WINDOW)
+        inside = self._window(stream, window)[place]
+        along = (stream * self.stream_length + window * WINDOW + int(inside) + self._turn) % self.num_samples
+        index = int(np.searchsorted(self._ends, along, side="right"))
+        shard = int(self._shards[index])
+        return shard, int(along - (self._ends[index] - self.sizes[shard]))
+
+    def _start(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            draw = generator(*self._key, epoch, "shards")
+            self._shards = draw.permutation(len(self.sizes))
+            self._ends = np.cumsum(self.sizes[self._shards])
+            self._turn = int(draw.integers(self.num_samples))
+            self._windows.clear()
+            self._epoch = epoch
+
+    def _window(self, stream: int, window: int) -> NDArray[np.int64]:
+        found = self._windows.get((stream, window))
+        if found is None:
+            length = min(WINDOW, self.stream_length - window * WINDOW)
+            found = generator(*self._key, self._epoch, "window", stream, window).permutation(length)
+            if len(self._windows) >= 2 * self.num_streams:  # a stream needs one window at a time
+                self._windows.pop(next(iter(self._windows)))
+            self._windows[stream, window] = found
+        return found
+
+
+def slots_of_rank(global_batch: int, num_streams: int, rank: int, world_size: int) -> list[int]:
+    """The slots whose streams belong to a rank; raises ValueError unless the world size divides the streams."""
+    if num_streams % world_size:
+        raise ValueError(
+            f"world size {world_size} does not divide the {num_streams} streams of a global batch of {global_batch}; "
+            f"use a number of processes that does, or set the task's streams and global_batch to multiples of it."
+        )
+    share = num_streams // world_size
+    return [slot for slot in range(global_batch) if slot % num_streams // share == rank]

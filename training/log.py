@@ -1,0 +1,125 @@
+"""RUN/metrics.jsonl, and TensorBoard or Weights & Biases beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from unimodal.model import DualEncoder
+
+from . import distributed
+from .config import Stage, TrainConfig
+from .data.collate import Batch
+from .step import StepStats
+
+
+class MetricsLog:
+    """RUN/metrics.jsonl and whatever else was asked for: averages since the last line, then validation scores."""
+
+    def __init__(self, run: Path, config: TrainConfig, step: int) -> None:
+        self._file = run / "metrics.jsonl"
+        text = self._file.read_text(encoding="utf-8") if self._file.is_file() else ""
+        # After the checkpoint that is resumed from, the past is written anew.
+        self.rows = [row for row in map(json.loads, text.splitlines()) if row["step"] <= step]
+        part = self._file.with_suffix(".part")
+        part.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+        os.replace(part, self._file)
+        self._skipped = run / "skipped.jsonl"
+        self._sinks = _sinks(run, config)
+        self._clear()
+
+    def _clear(self) -> None:
+        self._sums: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, int] = defaultdict(int)
+        self._last: dict[str, float] = getattr(self, "_last", {})
+
+    def add(self, batches: list[Batch], stats: StepStats, rate: float, waited: float, seconds: float) -> None:
+        """Take in one step: seconds in all, of which `waited` for data."""
+        ranks = distributed.world_size()
+        for name, loss in stats.losses.items():
+            self._sums[f"{name}/loss"] += loss
+            self._counts[f"{name}/loss"] += 1
+            self._sums[f"{name}/seconds"] += seconds
+            self._last[name] = loss
+        for batch in batches:
+            self._sums[f"{batch.place.task}/samples"] += len(batch.keys) * ranks
+            self._sums["skipped"] += len(batch.skipped)
+            if batch.skipped:
+                with self._skipped.open("a", encoding="utf-8") as file:
+                    file.writelines(json.dumps(one._asdict()) + "\n" for one in batch.skipped)
+        for name, value in (("grad_norm", stats.grad_norm), ("data_wait", waited), ("step_seconds", seconds)):
+            self._sums[name] += value
+            self._counts[name] += 1
+        self._sums["lr"] = rate
+
+    def line(self) -> str:
+        """The newest losses, for the progress bar."""
+        return "  ".join(f"{name} {loss:.3f}" for name, loss in self._last.items())
+
+    def write(self, step: int, stage: Stage, model: DualEncoder) -> None:
+        """Append the averages since the last line."""
+        row: dict[str, Any] = {
+            "step": step,
+            "stage": stage.name,
+            "lr": self._sums["lr"],
+            "skipped": self._sums["skipped"],
+        }
+        for name, count in self._counts.items():
+            row[name] = self._sums[name] / count
+        for name in self._last:
+            if f"{name}/samples" in self._sums:
+                row[f"{name}/samples_per_s"] = self._sums[f"{name}/samples"] / self._sums[f"{name}/seconds"]
+                row[f"{name}/scale"] = model.logit_scales[name].exp().item()
+        self.append(row)
+        self._clear()
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one line to the file and to the other sinks."""
+        self.rows.append(row)
+        with self._file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        for sink in self._sinks:
+            sink(row)
+
+    def close(self) -> None:
+        """Tell the sinks that the run is over."""
+        for sink in self._sinks:
+            sink(None)
+
+
+Sink = Callable[[dict[str, Any] | None], None]
+
+
+def _sinks(run: Path, config: TrainConfig) -> list[Sink]:
+    sinks: list[Sink] = []
+    if config.tensorboard:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ImportError('tensorboard=true needs tensorboard: pip install "unimodal[tensorboard]".') from None
+        writer = SummaryWriter(str(run / "tensorboard"))  # type: ignore[no-untyped-call]
+
+        def to_tensorboard(row: dict[str, Any] | None) -> None:
+            if row is None:
+                writer.close()  # type: ignore[no-untyped-call]
+                return
+            for name, value in row.items():
+                if name not in ("step", "stage"):
+                    writer.add_scalar(name, value, row["step"])  # type: ignore[no-untyped-call]
+
+        sinks.append(to_tensorboard)
+    if config.wandb:
+        try:
+            import wandb
+        except ImportError:
+            raise ImportError('wandb=PROJECT needs wandb: pip install "unimodal[wandb]".') from None
+        session = wandb.init(
+            project=config.wandb, dir=str(run), name=run.name, id=run.name, resume="allow",
+            config=config.model_dump(mode="json"),
+        )  # fmt: skip
+        sinks.append(lambda row: session.finish() if row is None else session.log(row, step=row["step"]))
+    return sinks

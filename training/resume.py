@@ -1,0 +1,111 @@
+"""Checkpoints of a run: a model directory with the optimiser's state beside it, whole or not there at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import load_file
+from torch.optim import Optimizer
+
+from unimodal.checkpoint import load_tensors, replace_folder, write_model, write_tensors
+from unimodal.model import DualEncoder
+from unimodal.preprocess import Tokenizer
+
+from .config import TrainConfig
+from .step import trained_parameters
+
+# What may differ between a run and its resumption: nothing here changes a weight.
+FREE_KEYS = ("run", "device", "workers", "log_every", "save_every", "keep", "tensorboard", "wandb", "eval")
+
+
+def save_checkpoint(
+    run: Path,
+    step: int,
+    model: DualEncoder,
+    tokenizer: Tokenizer,
+    optimizer: Optimizer,
+    state: dict[str, Any],
+    keep: int,
+) -> Path:
+    """Write RUN/checkpoints/step-N by way of a temporary folder; then remove all but the newest `keep`."""
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    write_model(part, model, tokenizer)
+    moments = optimizer.state_dict()["state"]
+    names = [name for name, _ in _in_optimizer_order(model, optimizer)]
+    write_tensors(
+        part / "optimizer.safetensors",
+        {f"{names[index]}/{key}": value for index, entry in moments.items() for key, value in entry.items()},
+    )
+    (part / "state.json").write_text(json.dumps({"step": step, **state}, indent=2) + "\n", encoding="utf-8")
+    replace_folder(part, folder)
+    for old in checkpoints(run)[:-keep]:
+        shutil.rmtree(old)
+    return folder
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The finished checkpoints of a run, oldest first."""
+    return sorted(path for path in (run / "checkpoints").glob("step-*") if path.suffix == "")
+
+
+def load_checkpoint(folder: Path, model: DualEncoder, optimizer: Optimizer) -> dict[str, Any]:
+    """Put weights and moments back; returns the saved state (step, ...)."""
+    load_tensors(model, folder / "model.safetensors")
+    found = load_file(folder / "optimizer.safetensors")
+    entries: dict[str, dict[str, Any]] = {}
+    for name, tensor in found.items():
+        parameter, _, key = name.rpartition("/")
+        entries.setdefault(parameter, {})[key] = tensor
+    names = [name for name, _ in _in_optimizer_order(model, optimizer)]
+    unknown = entries.keys() - set(names)
+    if unknown:
+        raise ValueError(f"{folder} has optimiser state for {sorted(unknown)[0]!r}, which this recipe does not train.")
+    current = optimizer.state_dict()
+    current["state"] = {index: entries[name] for index, name in enumerate(names) if name in entries}
+    optimizer.load_state_dict(current)
+    state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    return state
+
+
+def write_config(run: Path, config: TrainConfig) -> None:
+    """Write RUN/config.yaml: the run can be repeated from it alone."""
+    part = run / "config.yaml.part"
+    part.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    os.replace(part, run / "config.yaml")
+
+
+def check_resumable(run: Path, config: TrainConfig) -> None:
+    """Raise ValueError naming the first value in which the recipe differs from the run that it resumes."""
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise ValueError(f"{run} holds no config.yaml to resume from; start without --resume, or check the path.")
+    before, now = yaml.safe_load(file.read_text(encoding="utf-8")), config.model_dump(mode="json")
+    for key, was, is_now in _differences(before, now, ""):
+        if key.split(".")[0] not in FREE_KEYS:
+            raise ValueError(
+                f"{run} was started with {key}={was!r} and the recipe says {is_now!r}; resume with the former."
+            )
+
+
+def _differences(before: Any, now: Any, path: str) -> list[tuple[str, Any, Any]]:
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return [] if before == now else [(path, before, now)]
+    keys = list(dict.fromkeys([*before, *now]))
+    return [
+        found
+        for key in keys
+        for found in _differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+    ]
+
+
+def _in_optimizer_order(model: DualEncoder, optimizer: Optimizer) -> list[tuple[str, Any]]:
+    names = {id(parameter): name for name, parameter in trained_parameters(model)}
+    return [(names[id(parameter)], parameter) for group in optimizer.param_groups for parameter in group["params"]]

@@ -1,0 +1,272 @@
+"""The command line: the one place that names the library, training and evaluation, and puts the demo together.
+
+Everything is imported where it is used, so that `unimodal --help` is instant and a search backend needs no training
+dependency.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from unimodal.embedder import Embedder
+    from unimodal.training.config import TrainConfig
+    from unimodal.training.loop import Evaluate
+
+app = typer.Typer(help="Train, measure and serve one embedding space for text and pictures.", no_args_is_help=True,
+                  add_completion=False, pretty_exceptions_enable=False)  # fmt: skip
+shards_app = typer.Typer(help="Pack and check WebDataset shards.", no_args_is_help=True)
+app.add_typer(shards_app, name="shards")
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values laid over the recipe.")]
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint of the run, if there is one.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Remove the run's folder first.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Check the recipe and print what would happen.")] = False,
+) -> None:
+    """Train a model by a recipe; `torchrun --nproc-per-node N -m unimodal train ...` uses N processes."""
+    from unimodal.config import read_config
+    from unimodal.training.config import TrainConfig
+
+    config = read_config(TrainConfig, recipe, overrides or [])
+    if dry_run:
+        _print_plan(config)
+        return
+    from unimodal.training.loop import train as run_training
+
+    model = run_training(config, evaluate=_evaluator(config), resume=resume, overwrite=overwrite)
+    _say(f"model in {model}")
+
+
+@app.command()
+def plot(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
+    """Draw the curves of a run into RUN/plots.png."""
+    from unimodal.training.plot import plot_run
+
+    _say(f"curves in {plot_run(run)}")
+
+
+@app.command(name="eval")
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="Model directories, hub ids, open_clip:NAME[/TAG] or hf:NAME.")],
+    suite: Annotated[str, typer.Option(help="A shipped suite (mini, demo) or a YAML file.")] = "mini",
+    data: Annotated[Path, typer.Option(help="The folder that the suite's files are relative to.")] = Path("."),
+    split: Annotated[str, typer.Option(help="val to choose, test to report.")] = "test",
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows there.")] = None,
+    device: Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")] = None,
+) -> None:
+    """Score models on a suite: one table, chance and BM25 beside every number."""
+    from rich.console import Console
+
+    from unimodal.embedder import load
+    from unimodal.eval.evaluate import evaluate as score
+    from unimodal.eval.report import results_table, write_json
+    from unimodal.eval.suites import read_suite
+
+    tasks = read_suite(suite)
+    results = {}
+    for model, name in zip(models, _short_names(models), strict=True):
+        results[name] = score(load(model, device=device), tasks, data, split=split, show_progress=sys.stderr.isatty())
+    Console().print(
+        results_table(results if len(models) > 1 else results[_short_names(models)[0]], f"{suite}, {split}")
+    )
+    if json_file is not None:
+        write_json(results if len(models) > 1 else next(iter(results.values())), json_file)
+
+
+@app.command()
+def embed(
+    model: Annotated[str, typer.Argument(help="As for eval.")],
+    source: Annotated[
+        Path, typer.Argument(help="A folder of pictures, a .txt of lines, or a table (JSON lines, CSV, ...).")
+    ],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    text: Annotated[str, typer.Option(help="Of a table: the field that holds a text.")] = "",
+    image: Annotated[str, typer.Option(help="Of a table: the field that holds a picture's path.")] = "",
+    device: Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace OUT if it exists.")] = False,
+) -> None:
+    """Embed a folder, a list or a table into OUT/vectors.npy, with what each row is in OUT/items.jsonl."""
+    from unimodal.embed import embed_source
+
+    count, dim = embed_source(model, source, out, text=text, image=image, device=device, overwrite=overwrite)
+    _say(f"{count:,} vectors of {dim} dimensions in {out}")
+
+
+@shards_app.command()
+def pack(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="A table, hf:NAME, or a YAML recipe of several sets.")],
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="The folder to write; a recipe names its own.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+) -> None:
+    """Pack a table into WebDataset shards: `pack products.csv image=photo captions=[title] --out shards`."""
+    from unimodal.config import apply_overrides, parse_config, read_config, recipe_names
+    from unimodal.shards.config import PackConfig, PackRecipe
+    from unimodal.shards.write import pack as pack_rows
+    from unimodal.shards.write import pack_all
+
+    if source.endswith((".yaml", ".yml")) or source in recipe_names():
+        where = [f"out={out}"] if out is not None else []
+        recipe = read_config(PackRecipe, source, [*(overrides or []), *where])
+        for name, summary in pack_all(recipe, overwrite=overwrite).items():
+            _say(f"{name}: {summary}")
+        return
+    if out is None:
+        raise ValueError(f"where the shards of {source} go is not said; add --out FOLDER.")
+    config = parse_config(PackConfig, apply_overrides({"input": source}, overrides or []), source="options")
+    _say(str(pack_rows(config, out, overwrite=overwrite)))
+
+
+@shards_app.command()
+def check(
+    shards: Annotated[str, typer.Argument(help="A tar, a folder of tars, or a glob.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report there.")] = None,
+) -> None:
+    """Read every sample and report counts, sizes, text lengths and what is broken."""
+    from rich.console import Console
+
+    from unimodal.shards.check import check as check_shards
+    from unimodal.shards.check import render
+
+    report = check_shards(shards)
+    Console().print(render(report))
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
+    if report.broken:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where everything goes.")] = Path("runs/demo"),
+) -> None:
+    """Draw a catalogue, train on it, score it on products never seen, and write a page of what is found."""
+    from rich.console import Console
+
+    from unimodal.checkpoint import write_card
+    from unimodal.config import read_config
+    from unimodal.demo.catalogue import build_catalogue, read_products, training_texts
+    from unimodal.demo.page import build_groups, write_page
+    from unimodal.embedder import load
+    from unimodal.eval.evaluate import evaluate as score
+    from unimodal.eval.report import results_json, results_table, write_json
+    from unimodal.eval.suites import read_suite
+    from unimodal.preprocess import train_tokenizer
+    from unimodal.shards.config import PackRecipe
+    from unimodal.shards.write import pack_all
+    from unimodal.training.config import TrainConfig
+    from unimodal.training.loop import train as run_training
+
+    started = time.perf_counter()
+    data = folder / "data"
+    catalogue = build_catalogue(data)
+    train_tokenizer(training_texts(data), folder / "tokenizer.json", vocab_size=2000)
+    pack_all(read_config(PackRecipe, "demo-shards", [f"data_root={data}", f"out={folder / 'shards'}"]))
+    paths = [f"run={folder}", f"data_root={folder / 'shards'}", f"model.text.tokenizer={folder / 'tokenizer.json'}"]
+    config = read_config(TrainConfig, "demo", [*paths, f"eval.data_root={data}"])
+    model = run_training(config, evaluate=_evaluator(config), resume=True)
+    embedder = load(model)
+    rows = score(embedder, read_suite("demo"), data)
+    write_json(rows, folder / "scores.json")
+    write_card(model, scores=results_json(rows), trained_on="Trained on the demo's self-drawn catalogue.")
+    products = read_products(data, "test")
+    groups = build_groups(
+        products,
+        embedder.encode([data / product.image for product in products]),
+        embedder.encode_document([product.description for product in products]),
+        embedder.encode,
+    )
+    write_page(folder / "index.html", groups, results_json(rows), catalogue)
+    Console().print(results_table(rows, "products and wordings never seen in training"))
+    _say(f"{time.perf_counter() - started:.0f} s in all; the model is in {model}, the page is {folder / 'index.html'}")
+
+
+def main() -> None:
+    """Run the command line; what a user can get wrong is one line on stderr and exit status 1."""
+    try:
+        app()
+    except (ValueError, ImportError, FloatingPointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt as error:
+        print(f"stopped: {error or 'by the keyboard'}", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _evaluator(config: TrainConfig) -> Evaluate | None:
+    """Validation during training: scores by "task metric" of the suite that the recipe names."""
+    if config.eval is None:
+        return None
+    from unimodal.eval.evaluate import evaluate as score
+    from unimodal.eval.suites import read_suite
+
+    settings, suite = config.eval, read_suite(config.eval.suite)
+    root = Path(settings.data_root or config.data_root)
+
+    def validate(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float]:
+        rows = score(embedder, suite, root, split=settings.split, should_stop=should_stop)
+        return {f"{row.task} {row.metric}": row.value for row in rows if row.value is not None}
+
+    return validate
+
+
+def _print_plan(config: TrainConfig) -> None:
+    """What a run would do, from the recipe alone: no data, no model and no torch is needed."""
+    import yaml
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        "stage",
+        "steps",
+        "schedule",
+        "task",
+        "share",
+        "global batch",
+        "streams",
+        "text length",
+        "temperature",
+        "sources",
+    )
+    for stage in config.plan:
+        for name, task in stage.tasks.items():
+            found = [f"{source} ({'found' if (Path(config.data_root) / at.path).exists() else 'not there'}: {at.path})"
+                     for source, at in task.sources.items()]  # fmt: skip
+            learned = "learned from " if task.learns_temperature else ""
+            table.add_row(
+                stage.name, f"{stage.steps:,}", stage.schedule, name, f"{task.share:g}", f"{task.global_batch:,}",
+                str(task.num_streams), str(task.max_length), f"{learned}{task.start_temperature:g}", "\n".join(found),
+            )  # fmt: skip
+    print(yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True), sort_keys=False))
+    Console().print(table)
+
+
+def _short_names(models: list[str]) -> list[str]:
+    """The last parts of the paths, as many as it takes to tell them apart."""
+    parts = [model.rstrip("/").split("/") for model in models]
+    for count in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-count:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return models
+
+
+def _say(message: str) -> None:
+    typer.echo(message, err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,324 @@
+"""Rows of a table from any common file, filtered: what shards, benchmarks and indexes are made of.
+
+A field may reach into a nested value with dots: `names.de` is row["names"]["de"].
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from unimodal.config import Config, nearest
+
+Row = dict[str, Any]
+
+
+class RowsConfig(Config):
+    """A table and which of its rows are wanted."""
+
+    input: str  # .jsonl, .json, .csv, .tsv, .parquet, a glob of them, a save_to_disk folder, or hf:NAME[:CONFIG]
+    split: str = "train"  # of a Hugging Face data set
+    join: dict[str, str] = Field({})  # field: "FILE:COLUMN" puts the row of FILE with that COLUMN in the value's place
+    where: dict[str, Any] = Field({})  # keep rows whose field equals the value, or one of a list of values
+    hash_field: str = ""  # hold out by hash: keep rows whose hash of this field falls in hash_range
+    hash_range: tuple[int, int] = (0, 100)  # percent, [low, high)
+    exclude: dict[str, str] = Field({})  # field: "FILE:COLUMN[,COLUMN]" drops rows whose value is listed there
+
+    @model_validator(mode="after")
+    def _range_is_a_range(self) -> RowsConfig:
+        low, high = self.hash_range
+        if not 0 <= low < high <= 100:
+            raise ValueError(f"hash_range ({low}, {high}) is no range of percent; write for example (0, 90).")
+        if self.hash_range != (0, 100) and not self.hash_field:
+            raise ValueError(f"hash_range ({low}, {high}) needs a field to hash; set hash_field.")
+        return self
+
+
+def read_rows(config: RowsConfig, root: Path = Path()) -> Iterator[Row]:
+    """The wanted rows in the order of the file; files are relative to `root`.
+
+    Raises ValueError for a missing file or field, a line that cannot be read, and when no row is left.
+    """
+    return (row for _, row in read_numbered_rows(config, root))
+
+
+def read_numbered_rows(config: RowsConfig, root: Path = Path()) -> Iterator[tuple[int, Row]]:
+    """As read_rows, each with its number in the unfiltered input: a name for the row that no filter changes."""
+    joins = {field: _lookup(field, place, root) for field, place in config.join.items()}
+    excluded = {field: _listed(place, root) for field, place in config.exclude.items()}
+    where_seen: set[str] = set()
+    first: Row = {}
+    num_rows = num_kept = 0
+    for number, row in enumerate(_records(config.input, config.split, root)):
+        num_rows, first = number + 1, first or row
+        place = f"row {number} of {config.input}"
+        for field, lookup in joins.items():
+            row = {**row, field: lookup(_strict(row, field, place), place)}
+        if not _matches(row, config.where, where_seen):
+            continue
+        if config.hash_field and not _in_range(_strict(row, config.hash_field, place), config, place):
+            continue
+        if any(_texts(_strict(row, field, place)) & values for field, values in excluded.items()):
+            continue
+        num_kept += 1
+        yield number, row
+    for field in config.where:
+        if num_rows and field not in where_seen:
+            raise missing_field(first, field, f"any row of {config.input}")
+    if not num_kept:
+        raise ValueError(f"{config.input}: 0 of {num_rows} rows are left; loosen where, hash_range or exclude.")
+
+
+def num_rows(config: RowsConfig, root: Path = Path()) -> int | None:
+    """How many rows the input has before any filter, if that can be told at a glance; for progress bars."""
+    if config.input.startswith("hf:"):
+        return None
+    total = 0
+    for path in _paths(config.input, root):
+        if path.is_dir():
+            total += len(_from_disk(path, config.split))
+        elif path.suffix == ".parquet":
+            total += int(_parquet().ParquetFile(path).metadata.num_rows)
+        else:
+            with path.open("rb") as file:
+                total += sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+    return total
+
+
+def hash_percent(value: str) -> int:
+    """0..99 from the value alone: the same on every machine and for ever, so that held out stays held out."""
+    return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "big") % 100
+
+
+def field_of(row: Mapping[str, Any], field: str) -> Any:
+    """The value of a field, dots reaching into nested mappings; KeyError if the row has none."""
+    if field in row:
+        return row[field]
+    head, _, rest = field.partition(".")
+    if rest and isinstance(row.get(head), Mapping):
+        return field_of(row[head], rest)
+    raise KeyError(field)
+
+
+def missing_field(row: Mapping[str, Any], field: str, place: str) -> ValueError:
+    """The error for a field that is not there; it names the nearest one that is."""
+    return ValueError(f"field {field!r} is not in {place}; {nearest(field, list(_names(row)))}")
+
+
+def _strict(row: Row, field: str, place: str) -> Any:
+    try:
+        return field_of(row, field)
+    except KeyError:
+        raise missing_field(row, field, place) from None
+
+
+def _names(row: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in row.items():
+        yield key
+        if isinstance(value, Mapping):
+            yield from (f"{key}.{name}" for name in _names(value))
+
+
+def _matches(row: Row, where: Mapping[str, Any], seen: set[str]) -> bool:
+    matches = True
+    for field, wanted in where.items():
+        try:
+            value = field_of(row, field)
+        except KeyError:  # rows of JSON lines may leave a field out; that it is in no row at all is the error
+            matches = False
+            continue
+        seen.add(field)
+        matches = matches and any(_equal(value, one) for one in (wanted if isinstance(wanted, list) else [wanted]))
+    return matches
+
+
+def _equal(value: Any, wanted: Any) -> bool:
+    if isinstance(value, str) and not isinstance(wanted, str):  # a CSV knows strings only
+        return value.lower() == str(wanted).lower() if isinstance(wanted, bool) else value == str(wanted)
+    return isinstance(value, bool) is isinstance(wanted, bool) and bool(value == wanted)  # True == 1 in Python
+
+
+def _in_range(value: Any, config: RowsConfig, place: str) -> bool:
+    if value is None or value == "":
+        raise ValueError(f"{config.hash_field!r} is empty in {place}; hold out by a field that every row has.")
+    return config.hash_range[0] <= hash_percent(str(value)) < config.hash_range[1]
+
+
+def _lookup(field: str, place: str, root: Path) -> Callable[[Any, str], Row]:
+    name, columns = _columns(place, "join")
+    table = {
+        str(_strict(row, columns[0], f"row {number} of {name}")): row
+        for number, row in enumerate(_records(name, "train", root))
+    }
+
+    def find(value: Any, row_place: str) -> Row:
+        if str(value) not in table:
+            raise ValueError(f"{field} {value!r} in {row_place} is in no row of {place}; add it or filter it out.")
+        return table[str(value)]
+
+    return find
+
+
+def _listed(place: str, root: Path) -> set[str]:
+    name, columns = _columns(place, "exclude")
+    return {
+        text
+        for number, row in enumerate(_records(name, "train", root))
+        for column in columns
+        for text in _texts(_strict(row, column, f"row {number} of {name}"))
+    }
+
+
+def _columns(place: str, option: str) -> tuple[str, list[str]]:
+    name, _, columns = place.rpartition(":")
+    if not name or not columns:
+        raise ValueError(f"{option} {place!r} names no column; write FILE:COLUMN, for example held_out.csv:id.")
+    return name, columns.split(",")
+
+
+def _texts(value: Any) -> set[str]:
+    values = value if isinstance(value, list) else [value]
+    return {str(one) for one in values if one is not None}
+
+
+def _records(name: str, split: str, root: Path) -> Iterator[Row]:
+    """Every row of an input, unfiltered."""
+    if name.startswith("hf:"):
+        return iter(_from_hub(name, split))
+    return itertools.chain.from_iterable(
+        _from_disk(path, split) if path.is_dir() else _READERS[path.suffix](path) for path in _paths(name, root)
+    )
+
+
+def _paths(name: str, root: Path) -> list[Path]:
+    path = root / name
+    if path.exists():
+        paths = [path]
+    elif any(mark in name for mark in "*?["):
+        anchor = Path(path.anchor)
+        paths = sorted(anchor.glob(str(path.relative_to(anchor))))
+    else:
+        paths = []
+    if not paths:
+        raise ValueError(f"input {str(path)!r} does not exist; give a file, a glob of files or a save_to_disk folder.")
+    for path in paths:
+        if path.is_file() and path.suffix not in _READERS:
+            raise ValueError(f"{path} has the ending {path.suffix!r}; rows are read from {', '.join(_READERS)}.")
+    return paths
+
+
+def _read_jsonl(path: Path) -> Iterator[Row]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:  # covers bad UTF-8 too
+                raise ValueError(f"{path}, line {number} is not JSON ({error}); repair or remove it.") from None
+            yield _checked(row, f"{path}, line {number}")
+
+
+def _read_json(path: Path) -> Iterator[Row]:
+    try:
+        rows = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); one object a line goes into a .jsonl file.") from None
+    if not isinstance(rows, list):
+        raise ValueError(f"{path} holds a {type(rows).__name__}; it must be a list of objects.")
+    for number, row in enumerate(rows):
+        yield _checked(row, f"{path}, item {number}")
+
+
+def _checked(row: Any, place: str) -> Row:
+    if not isinstance(row, dict):
+        raise ValueError(f"{place} holds a {type(row).__name__}; a row is an object of fields and values.")
+    return row
+
+
+def _read_csv(path: Path) -> Iterator[Row]:
+    # utf-8-sig: spreadsheets put a byte-order mark first, which would become part of the first field's name.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        cells = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+        try:
+            header = next(cells, [])
+            for row in cells:
+                if row and len(row) != len(header):
+                    raise ValueError(f"{len(row)} cells under a header of {len(header)}")
+                if row:
+                    yield dict(zip(header, row, strict=True))
+        except (csv.Error, ValueError) as error:  # covers bad UTF-8 too
+            raise ValueError(f"{path}, line {cells.line_num} cannot be read ({error}); repair or remove it.") from None
+
+
+def _read_parquet(path: Path) -> Iterator[Row]:
+    parquet = _parquet()
+    try:
+        file = parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        raise ValueError(f"{path} is not a readable Parquet file ({error}); write it again.") from None
+    for batch in file.iter_batches(batch_size=256):  # small: a row may hold a whole picture
+        yield from batch.to_pylist()
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".parquet": _read_parquet,
+}
+
+
+def _parquet() -> Any:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise ImportError('reading Parquet needs pyarrow: pip install "unimodal[train]"') from None
+    return parquet
+
+
+def _datasets() -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise ImportError('reading Hugging Face data sets needs datasets: pip install "unimodal[train]"') from None
+    return datasets
+
+
+def _from_disk(path: Path, split: str) -> Any:
+    try:
+        loaded = _datasets().load_from_disk(str(path))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is a folder without a data set; write one with datasets.save_to_disk.") from None
+    if isinstance(loaded, Mapping):
+        if split not in loaded:
+            raise ValueError(f"{path} has no split {split!r}; {nearest(split, list(loaded))}")
+        loaded = loaded[split]
+    return _keep_bytes(loaded)
+
+
+def _from_hub(name: str, split: str) -> Any:
+    path, _, config = name.removeprefix("hf:").partition(":")
+    try:
+        return _keep_bytes(_datasets().load_dataset(path, config or None, split=split))
+    except (FileNotFoundError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{name} cannot be loaded ({reason}); check the name, its configuration and split.") from None
+
+
+def _keep_bytes(dataset: Any) -> Any:
+    """Hand out pictures as their original bytes instead of decoding them."""
+    image = _datasets().Image
+    for column, feature in dataset.features.items():
+        if isinstance(feature, image):
+            dataset = dataset.cast_column(column, image(decode=False))
+    return dataset
