@@ -90,6 +90,7 @@ class TowerOptimConfig(Config):
 
     lr_scale: float = Field(default=1.0, gt=0)  # its learning rate / optim.lr
     freeze: bool = False  # the backbone stays as it is (and in evaluation mode); its projection still learns
+    frozen_layers: int = Field(default=0, ge=0)  # the embeddings and so many of its first blocks stay as they are
 
 
 class TowersConfig(Config):
@@ -161,7 +162,7 @@ class TrainConfig(Config):
             "tasks": {name: task.model_dump() for name, task in self.tasks.items()},
         }  # fmt: skip
         return [
-            parse_config(Stage, merge(below, stage, drop_null=True), source=f"stages.{number}")
+            parse_config(Stage, merge(below, stage), source=f"stages.{number}")
             for number, stage in enumerate(self.stages or ({},))
         ]
 

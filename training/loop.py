@@ -84,12 +84,8 @@ def _train(
         run.mkdir(parents=True, exist_ok=True)
         write_config(run, config)
     log = MetricsLog(run, config, step) if is_main else None
-    if distributed.world_size() > 1:
-        show_progress = show_progress and is_main
-
     batches = steps_from(dataset, step, config.total_steps, config.workers)
-    with progress_bar(show_progress if is_main else False) as bar:
-        line = bar.add_task("training", total=config.total_steps, completed=step)
+    with progress_bar("training", config.total_steps, show_progress if is_main else False) as advance:
         while step < config.total_steps:
             stage = stages[place_of(stages, step).stage]
             waited = time.perf_counter()
@@ -105,13 +101,13 @@ def _train(
             stopping = distributed.any_rank(should_stop(), device)
             if log is not None:
                 log.add(batch, stats, rate, started - waited, time.perf_counter() - waited)
-                bar.update(line, advance=1, description=log.line())
+                advance(step, log.line())
                 if step % config.log_every == 0 or step == config.total_steps or stopping:
                     log.write(step, stage, model)
             evaluates = config.eval is not None and (step % config.eval.every == 0 or step == config.total_steps)
             if evaluates and not stopping:
                 if is_main and evaluate is not None and log is not None:
-                    bar.update(line, description="evaluating")
+                    advance(step, "evaluating")
                     scores = evaluate(_embedder(model, tokenizer, device), should_stop)
                     _keep_best(run, step, scores, config, model, tokenizer, log)
                 stopping = distributed.any_rank(should_stop(), device)

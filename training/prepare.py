@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from unimodal.checkpoint import count_parameters
 from unimodal.config import ModelConfig
 from unimodal.embedder import load
 from unimodal.model import DualEncoder, build_model
@@ -64,6 +65,8 @@ def prepare_model(model: DualEncoder, config: TrainConfig, device: torch.device)
         tower = getattr(model, kind)
         if tower is not None and settings.freeze:
             tower.backbone.requires_grad_(False).eval()
+        elif tower is not None and settings.frozen_layers:
+            _freeze_first_layers(tower.backbone, settings.frozen_layers, kind)
     if not any(parameter.requires_grad for name, parameter in model.named_parameters() if "logit_scales" not in name):
         raise ValueError("both towers are frozen and have no projection: nothing would learn; unfreeze one.")
     live = [name for name, module in model.named_modules()
@@ -76,3 +79,21 @@ def prepare_model(model: DualEncoder, config: TrainConfig, device: torch.device)
     if config.grad_checkpointing:
         model.set_grad_checkpointing()
     return model
+
+
+def _freeze_first_layers(backbone: nn.Module, count: int, kind: str) -> None:
+    """Freeze what comes before the blocks (embeddings, stem) and the first `count` of them: no backward pass there."""
+    lists = [module for module in backbone.modules() if isinstance(module, (nn.ModuleList, nn.Sequential))]
+    blocks: list[nn.Module] = list(max(lists, key=count_parameters, default=[]))
+    if count > len(blocks):
+        raise ValueError(
+            f"towers.{kind}.frozen_layers {count} is over the {len(blocks)} blocks of that tower; lower it."
+        )
+    inside = {id(parameter) for block in blocks for parameter in block.parameters()}
+    reached = False
+    for parameter in backbone.parameters():
+        reached = reached or id(parameter) in inside
+        if not reached:
+            parameter.requires_grad_(False)
+    for block in blocks[:count]:
+        block.requires_grad_(False).eval()

@@ -144,9 +144,8 @@ def check(
     report = check_shards(shards)
     Console().print(render(report))
     if json_file is not None:
-        json_file.write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
-    if report.broken:
-        raise typer.Exit(1)
+        json_file.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+    raise typer.Exit(report.exit_status)
 
 
 @app.command()

@@ -60,7 +60,7 @@ def parse_config(cls: type[ConfigT], values: Mapping[str, Any], source: str = "c
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Lay `a.b.c=value` over a nested mapping; values are YAML, an integer part indexes a list."""
+    """Lay `a.b.c=value` over a nested mapping. Values are YAML; null takes the entry away, an integer indexes a list."""
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals or not path:
@@ -68,7 +68,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
         patch: Any = yaml.safe_load(text) if text else None
         for part in reversed(path.split(".")):
             patch = {part: patch}
-        values = merge(values, patch, drop_null=False)
+        values = merge(values, patch)
     return values
 
 
@@ -98,26 +98,26 @@ def _read_yaml(name: str | Path, beside: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}; a recipe is a mapping of keys to values.")
     base = values.pop("base", None)
-    return merge(_read_yaml(base, path.parent), values, drop_null=True) if base else values
+    return merge(_read_yaml(base, path.parent), values) if base else values
 
 
-def merge(below: Any, above: Any, drop_null: bool) -> Any:
-    """Lay one nested mapping over another; `drop_null`: null takes an entry away. An integer key indexes a list."""
+def merge(below: Any, above: Any) -> Any:
+    """Lay one nested mapping over another; null takes an entry away. An integer key indexes a list."""
     if isinstance(below, list) and isinstance(above, dict) and all(key.isdecimal() for key in above):
         merged_list = list(below)
         for key, value in above.items():
             if int(key) >= len(merged_list):
                 raise ValueError(f"index {key} is past the end of a list of {len(merged_list)}.")
-            merged_list[int(key)] = merge(merged_list[int(key)], value, drop_null)
+            merged_list[int(key)] = merge(merged_list[int(key)], value)
         return merged_list
     if not isinstance(below, dict) or not isinstance(above, dict):
         return above
     merged = dict(below)
     for key, value in above.items():
-        if value is None and drop_null:
+        if value is None:
             merged.pop(key, None)
         else:
-            merged[key] = merge(merged.get(key), value, drop_null)
+            merged[key] = merge(merged.get(key), value)
     return merged
 
 

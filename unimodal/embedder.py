@@ -97,9 +97,13 @@ class Embedder:
         items = [inputs] if isinstance(inputs, (str, bytes, Path, Image.Image, Mapping)) else list(inputs)
         texts, pictures = _parts(items, self.modalities)
         vectors = np.zeros((len(items), self.config.embed_dim), dtype=np.float32)
-        with progress_bar(show_progress) as bar:
-            task = bar.add_task("embedding", total=len(texts) + len(pictures))
-            done: Callable[[int], None] = lambda count: bar.advance(task, count)  # noqa: E731
+        finished: list[int] = []
+        with progress_bar("embedding", len(texts) + len(pictures), show_progress) as advance:
+
+            def done(count: int) -> None:
+                finished.append(count)
+                advance(sum(finished))
+
             for part, encoded in (
                 (texts, self._encode_texts([prompt + text for _, text, _ in texts], done)),
                 (pictures, self._encode_pictures([(row, picture) for row, picture, _ in pictures], done)),

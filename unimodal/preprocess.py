@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tokenizers import Regex, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as TokenizerBackend
 from torch import Tensor
@@ -20,7 +20,7 @@ from torch import Tensor
 from .config import PreprocessConfig, TextTowerConfig
 
 MAX_PIXELS = 40_000_000  # a header that claims more is refused before a byte of it is decoded
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 _INTERPOLATION = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -44,8 +44,9 @@ def decode_image(source: bytes | Path | Image.Image, max_pixels: int = MAX_PIXEL
                 )
             return ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(
-            f"{name} is not a readable picture ({error}); give a JPEG, PNG, WebP, GIF, BMP or TIFF."
+            f"{name} is not a readable picture ({reason}); give JPEG, PNG, WebP, GIF, BMP or TIFF."
         ) from None
 
 

@@ -1,0 +1,177 @@
+"""A random read gives what webdataset streams, in any process, and the parts of a sample mean what they say."""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import pickle
+import tarfile
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unimodal.shards import index as index_module
+from unimodal.shards import read as read_module
+from unimodal.shards.index import SUFFIX
+from unimodal.shards.read import Sample, ShardSet, TextPair, captions_of, image_bytes_of, open_shards, text_pair_of
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def img2dataset_shard(path: Path, first: int) -> Path:
+    """Members as img2dataset writes them: picture, caption, metadata."""
+    members = {}
+    for n in range(first, first + 5):
+        metadata = {"caption": f"caption {n}", "url": f"https://example.org/{n}", "status": "success", "width": 8}
+        members[f"{n:09d}.jpg"] = bytes([n]) * (n + 1)
+        members[f"{n:09d}.json"] = json.dumps(metadata).encode()
+        members[f"{n:09d}.txt"] = f"caption {n}".encode()
+    return write_tar(path, members)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> ShardSet:
+    for n in range(3):
+        img2dataset_shard(tmp_path / f"{n:05d}.tar", n * 5)
+    return open_shards(tmp_path)
+
+
+def everything(shards: ShardSet) -> list[Sample]:
+    return [shards.read(shard, n) for shard, count in enumerate(shards.num_samples) for n in range(count)]
+
+
+def test_random_reads_equal_webdatasets_stream(shards: ShardSet) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    stream = webdataset.WebDataset([str(path) for path in shards.paths], shardshuffle=False)
+    streamed = [
+        Sample(sample["__key__"], {name: part for name, part in sample.items() if not name.startswith("__")})
+        for sample in stream
+    ]
+    backwards = [shards.read(shard, n) for shard in (2, 1, 0) for n in (4, 3, 2, 1, 0)]
+    assert backwards[::-1] == streamed
+    assert [shards.key(0, 0), shards.extensions(0, 0)] == ["000000000", ("jpg", "json", "txt")]
+
+
+def test_an_img2dataset_shard_is_read_as_it_is(shards: ShardSet) -> None:
+    sample = shards.read(1, 2)
+    assert sample.key == "000000007"
+    assert captions_of(sample) == ["caption 7"]
+    assert image_bytes_of(sample) == bytes([7]) * 8
+
+
+def read_one(shards: ShardSet, place: tuple[int, int]) -> Sample:
+    return shards.read(*place)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_other_processes_read_the_same(shards: ShardSet, method: str) -> None:
+    expected = everything(shards)  # the descriptors are open by now
+    places = [(shard, n) for shard in range(3) for n in range(5)]
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as pool:
+        assert list(pool.map(read_one, [shards] * len(places), places)) == expected
+
+
+def test_threads_share_a_set_larger_than_the_number_of_open_files(
+    shards: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_module, "_MAX_OPEN", 1)
+    expected = everything(shards)
+    places = [(shard, n) for n in range(5) for shard in range(3)] * 20
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda place: shards.read(*place), places))
+    assert found == [expected[shard * 5 + n] for shard, n in places]
+
+
+def test_in_a_read_only_folder_the_index_stays_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(index_module, "_write_sidecar", refuse)
+    path = img2dataset_shard(tmp_path / "s.tar", 0)
+    shards = pickle.loads(pickle.dumps(open_shards(path)))
+    monkeypatch.setattr(index_module, "build_index", refuse)  # it is not built a second time
+    assert shards.read(0, 4).key == "000000004"
+    assert not (tmp_path / f"s.tar{SUFFIX}").exists()
+
+
+def test_a_shard_cut_after_it_was_opened_is_an_io_error_that_names_it(shards: ShardSet) -> None:
+    shards.read(0, 0)
+    shards.paths[0].write_bytes(shards.paths[0].read_bytes()[:600])
+    with pytest.raises(OSError, match=r"00000\.tar ends .* bytes short"):
+        shards.read(0, 4)
+
+
+def test_a_shard_written_again_after_it_was_opened_is_refused(shards: ShardSet) -> None:
+    img2dataset_shard(shards.paths[0], 100)
+    with pytest.raises(OSError, match="written again"):
+        shards.read(0, 0)
+    assert open_shards(shards.paths[0].parent).fingerprint() != shards.fingerprint()
+
+
+def sample(**parts: Any) -> Sample:
+    return Sample(
+        "k", {name: part if isinstance(part, bytes) else json.dumps(part).encode() for name, part in parts.items()}
+    )
+
+
+def test_captions_come_from_the_list_then_the_text_then_the_metadata() -> None:
+    assert captions_of(sample(json={"captions": ["a", " ", "b "]}, txt=b"c")) == ["a", "b"]
+    assert captions_of(sample(json={"caption": "d"}, txt=b"c\n")) == ["c"]
+    assert captions_of(sample(json={"caption": "d"})) == ["d"]
+    assert captions_of(sample(txt="käse".encode())) == ["käse"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"jpg": b"x"}, r"'k' has no caption; its parts are jpg \(1 bytes\)"),
+        ({"txt": b" \n"}, "has no caption"),
+        ({"json": {"caption": None}}, "has no caption"),
+        ({"json": {"captions": []}}, "has no caption"),
+        ({"json": {"captions": "a"}}, "no list of texts"),
+        ({"json": {"captions": [1]}}, "no list of texts"),
+        ({"txt": b"\xff"}, "not UTF-8"),
+        ({"json": b"\xff"}, "not UTF-8"),
+        ({"json": b"{"}, "not JSON"),
+        ({"json": b"[]"}, "no object"),
+    ],
+)
+def test_a_sample_without_captions_says_what_it_has(parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        captions_of(sample(**parts))
+
+
+def test_a_text_pair_may_have_negatives_and_a_score() -> None:
+    record = {"query": "q", "document": "d"}
+    assert text_pair_of(sample(json=record)) == TextPair("q", "d", (), None)
+    assert text_pair_of(sample(json={**record, "negatives": ["n"], "score": 3})) == TextPair("q", "d", ("n",), 3.0)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"txt": b"x"}, "no text pair"),
+        ({"json": {"query": "q"}}, "no document"),
+        ({"json": {"query": " ", "document": "d"}}, "no query"),
+        ({"json": {"query": "q", "document": "d", "negatives": "n"}}, "negatives that are no list"),
+        ({"json": {"query": "q", "document": "d", "score": "3"}}, "score '3'"),
+    ],
+)
+def test_a_broken_text_pair_says_what_is_wrong(parts: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        text_pair_of(sample(**parts))
+
+
+def test_a_sample_without_a_picture_says_so() -> None:
+    with pytest.raises(ValueError, match="has no picture"):
+        image_bytes_of(sample(txt=b"x"))

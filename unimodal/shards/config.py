@@ -1,0 +1,57 @@
+"""What to pack: which fields of a table become samples, and how they are laid out."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from unimodal.config import Config
+from unimodal.rows import RowsConfig
+
+
+class PackConfig(RowsConfig):
+    """One table and the samples made of its rows: pictures with captions, or pairs of texts.
+
+    Wherever a field is asked for, a template of fields will do: `{title} in {color}`.
+    """
+
+    image: str = ""  # a path, bytes, {"bytes", "path"} or a PIL image; of a list the first
+    image_root: str = ""  # the folder of the pictures' paths; default: the folder of the input
+    captions: tuple[str, ...] = ()  # each a text, a list of texts or a mapping of texts
+
+    query: str = ""
+    document: str = ""
+    negatives: str = ""  # a list of documents that do not answer the query
+    score: str = ""  # how close query and document are, for graded similarity
+    negatives_from: str = ""  # rows of equal value are siblings: their documents to other queries are hard negatives
+    num_negatives: int = Field(0, ge=0)  # at most so many of the siblings
+
+    pairs_of: str = ""  # instead of query and document: a list of texts that mean the same, paired 0-1, 2-3, ...
+
+    key: str = ""  # names the samples; default: the number of the row
+    shuffle: bool = True  # so that a shard is not one book; the order depends on the rows and the seed alone
+    seed: int = 0
+    samples_per_shard: int = Field(1000, gt=0)
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> PackConfig:
+        kinds = [bool(self.image), bool(self.query or self.document), bool(self.pairs_of)]
+        if sum(kinds) != 1:
+            raise ValueError("a sample is one of image with captions, query with document, or pairs_of; set just one.")
+        if bool(self.image) is not bool(self.captions):
+            raise ValueError(f"image {self.image!r} and captions {self.captions} belong together; set both.")
+        if bool(self.query) is not bool(self.document):
+            raise ValueError(f"query {self.query!r} and document {self.document!r} belong together; set both.")
+        if bool(self.negatives_from) is not bool(self.num_negatives):
+            siblings, number = self.negatives_from, self.num_negatives
+            raise ValueError(f"negatives_from {siblings!r} and num_negatives {number} belong together; set both.")
+        if not self.query and (self.negatives or self.negatives_from or self.score):
+            raise ValueError("negatives, negatives_from and score belong to a query and a document; set those.")
+        return self
+
+
+class PackRecipe(Config):
+    """All the sets of a run: each is packed into OUT/NAME."""
+
+    data_root: str = "."  # the folder that every input is relative to
+    out: str
+    sets: dict[str, PackConfig]

@@ -1,0 +1,176 @@
+"""From one row of a table to the parts of its samples. A ValueError here says why a row cannot be packed."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from unimodal.preprocess import FORMATS, MAX_PIXELS, decode_image
+from unimodal.rows import Row, field_of, read_rows
+
+from .config import PackConfig
+
+Parts = dict[str, bytes]  # extension -> content
+
+# A picture in one of these formats is packed byte for byte. A phone's MPO is a JPEG with more pictures behind it.
+_KEPT_FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
+_TEMPLATE = re.compile(r"\{([^{}]+)\}")
+_MAX_KEY_BYTES = 80  # with its extension a name must fit the 100 bytes of a plain tar header
+
+
+class Siblings:
+    """The (query, document) pairs of each group of rows; what a row's neighbours say that it does not."""
+
+    def __init__(self, config: PackConfig, root: Path) -> None:
+        self._groups: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+        if config.negatives_from:
+            for row in read_rows(config, root):
+                texts = [texts_of(row, field)[:1] for field in (config.negatives_from, config.query, config.document)]
+                if all(texts):
+                    self._groups[texts[0][0]].append((texts[1][0], texts[2][0]))
+
+    def negatives(self, row: Row, config: PackConfig, query: str, document: str, key: str) -> list[str]:
+        """Up to `num_negatives` documents that siblings hold to other queries, chosen by seed and key alone."""
+        pairs = [pair for group in texts_of(row, config.negatives_from)[:1] for pair in self._groups[group]]
+        answers = {document, *(other for asked, other in pairs if asked == query)}
+        candidates = list(dict.fromkeys(other for _, other in pairs if other not in answers))
+        if len(candidates) <= config.num_negatives:
+            return candidates
+        digest = hashlib.blake2b(f"{config.seed} {key}".encode(), digest_size=16).digest()
+        generator = np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64)))
+        chosen = generator.choice(len(candidates), config.num_negatives, replace=False)
+        return [candidates[number] for number in chosen]
+
+
+def image_sample(row: Row, config: PackConfig, image_root: Path) -> Parts:
+    """A picture with its captions."""
+    captions = list(dict.fromkeys(text for field in config.captions for text in texts_of(row, field)))
+    if not captions:
+        raise ValueError(f"no text in {', '.join(config.captions)}")
+    extension, content = _picture(_value(row, config.image), image_root)
+    return {extension: content, "json": _json({"captions": captions})}
+
+
+def pair_sample(row: Row, config: PackConfig, siblings: Siblings, key: str) -> Parts:
+    """A query and its document."""
+    query, document = _text(row, config.query), _text(row, config.document)
+    record: dict[str, Any] = {"query": query, "document": document}
+    negatives = [text for text in texts_of(row, config.negatives) if text != document] if config.negatives else []
+    if config.negatives_from:
+        negatives += siblings.negatives(row, config, query, document, key)
+    if negatives:
+        record["negatives"] = list(dict.fromkeys(negatives))
+    if config.score:
+        try:
+            record["score"] = float(_text(row, config.score))
+        except ValueError as error:
+            raise ValueError(f"{config.score} is no number ({error})") from None
+    return {"json": _json(record)}
+
+
+def paraphrase_samples(row: Row, config: PackConfig) -> list[Parts]:
+    """Texts 0 and 1 as a pair, 2 and 3, and so on: disjoint, so that no text is seen twice an epoch."""
+    texts = list(dict.fromkeys(texts_of(row, config.pairs_of)))
+    if len(texts) < 2:
+        raise ValueError(f"{len(texts)} distinct texts in {config.pairs_of}, and a pair needs 2")
+    pairs = zip(texts[::2], texts[1::2], strict=False)
+    return [{"json": _json({"query": query, "document": document})} for query, document in pairs]
+
+
+def key_of(row: Row, field: str) -> str:
+    """The row's key as webdataset can keep it: a dot would end it, a slash would make a folder."""
+    key = re.sub(r"[^\w-]+", "_", _text(row, field))
+    return key if len(key.encode()) <= _MAX_KEY_BYTES else hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+
+
+def texts_of(row: Row, field: str) -> list[str]:
+    """The non-empty texts of a field or template."""
+    return list(_texts(_value(row, field)))
+
+
+def fields_of(config: PackConfig) -> list[str]:
+    """The names of all fields that a configuration reads from a row, templates taken apart."""
+    specs = (
+        *(config.image, *config.captions, config.query, config.document, config.negatives, config.score),
+        *(config.negatives_from, config.pairs_of, config.key),
+    )
+    return [name for spec in specs if spec for name in _TEMPLATE.findall(spec) or [spec]]
+
+
+def _text(row: Row, field: str) -> str:
+    texts = texts_of(row, field)
+    if not texts:
+        raise ValueError(f"no text in {field}")
+    return texts[0]
+
+
+def _texts(value: Any) -> Iterable[str]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return (text for one in value for text in _texts(one))
+    text = "" if value is None else str(value).strip()
+    return [text] if text else []
+
+
+def _value(row: Row, field: str) -> Any:
+    """The field's value, or the filled template; None where the row lacks a field."""
+    try:
+        names = _TEMPLATE.findall(field)
+        if not names:
+            return field_of(row, field)
+        values = {name: ", ".join(_texts(field_of(row, name))) for name in names}
+    except KeyError:
+        return None
+    return _TEMPLATE.sub(lambda match: values[match[1]], field) if all(values.values()) else None
+
+
+def _picture(value: Any, image_root: Path) -> tuple[str, bytes]:
+    """(extension, bytes) of a picture whose header has been read and whose size is under the cap."""
+    if isinstance(value, (list, tuple)):
+        value = next(iter(value), None)
+    if isinstance(value, Mapping):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, Image.Image):
+        return "png", _png(value)
+    if isinstance(value, str) and value:
+        try:
+            value = (image_root / value).read_bytes()
+        except OSError as error:
+            raise ValueError(f"picture {image_root / value!s:.200} cannot be read ({error.strerror})") from None
+    if not isinstance(value, bytes) or not value:
+        raise ValueError(f"no picture but {value!r:.60}")
+    extension = _KEPT_FORMATS.get(_checked_format(value))
+    return (extension, value) if extension else ("png", _png(decode_image(value)))
+
+
+def _checked_format(content: bytes) -> str:
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            width, height, format_name = *image.size, str(image.format)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"a picture over the cap of {MAX_PIXELS:,} pixels ({error})") from None
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{len(content):,} bytes that are no picture ({type(error).__name__})") from None
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"a picture of {width} x {height} pixels, over the cap of {MAX_PIXELS:,}")
+    return format_name
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _json(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False).encode()

@@ -1,0 +1,207 @@
+"""From rows of a table to shards: WebDataset tars, each with its index beside it.
+
+An image-caption sample is KEY.jpg|png|webp and KEY.json {"captions": [...]}; a text pair is KEY.json {"query": ...,
+"document": ..., "negatives": [...], "score": ...}.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unimodal.config import parse_config
+from unimodal.rows import Row, field_of, missing_field, num_rows, read_numbered_rows
+
+from ..progress import progress_bar
+from .config import PackConfig, PackRecipe
+from .convert import Siblings, fields_of, image_sample, key_of, pair_sample, paraphrase_samples
+from .index import load_index
+from .read import Sample, ShardSet
+
+RECORD = "pack.json"  # the configuration and the summary; where it is, the folder is complete
+SKIPPED = "skipped.jsonl"
+
+
+@dataclass(frozen=True)
+class PackSummary:
+    """What came of packing one set; the skipped rows are listed in skipped.jsonl with the reasons."""
+
+    samples: int
+    shards: int
+    skipped: int
+    bytes: int
+
+
+def pack_all(recipe: PackRecipe, overwrite: bool = False, show_progress: bool | None = None) -> dict[str, PackSummary]:
+    """Pack every set of a recipe; a set that is there, complete and of the same configuration, is left as it is."""
+    summaries: dict[str, PackSummary] = {}
+    for name, config in recipe.sets.items():
+        out = Path(recipe.out) / name
+        packed = None if overwrite else _packed_before(config, out)
+        summaries[name] = packed or pack(config, out, Path(recipe.data_root), overwrite, show_progress)
+    return summaries
+
+
+def pack(
+    config: PackConfig, out: Path, root: Path = Path(), overwrite: bool = False, show_progress: bool | None = None
+) -> PackSummary:
+    """Write OUT/000000.tar, 000001.tar, ... with an index beside each, and OUT/pack.json.
+
+    Rows without text or with an unreadable picture are skipped, counted and listed in OUT/skipped.jsonl. All is
+    written into a hidden folder beside OUT, which takes its place at the end: OUT is whole or not there.
+    Raises ValueError if OUT holds something (`overwrite` replaces what was packed before, and nothing else), if a
+    field is in no row, if two rows share a key, or if nothing is left.
+    """
+    _refuse_to_destroy(out, overwrite)
+    skipped: list[dict[str, Any]] = []
+    with _put_in_place(out) as folder:
+        samples = _samples(config, root, skipped, show_progress)
+        if config.shuffle:
+            samples = _shuffled(samples, folder / "unshuffled", config.seed, show_progress)
+        num_samples = _write_tars(samples, folder, config.samples_per_shard)
+        if not num_samples:
+            reason = skipped[0]["reason"]
+            raise ValueError(f"all {len(skipped):,} rows of {config.input} had to be skipped; the first: {reason}.")
+        shards = sorted(folder.glob("*.tar"))
+        for shard in shards:
+            load_index(shard)
+        summary = PackSummary(num_samples, len(shards), len(skipped), sum(shard.stat().st_size for shard in shards))
+        _write_records(folder, config, summary, skipped)
+    return summary
+
+
+def _refuse_to_destroy(out: Path, overwrite: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / RECORD).is_file():
+        raise ValueError(f"{out} holds something that was not packed here (no {RECORD}); pack into another folder.")
+    if not overwrite:
+        raise ValueError(f"{out} is packed already; pass --overwrite or pack into another folder.")
+
+
+def _samples(
+    config: PackConfig, root: Path, skipped: list[dict[str, Any]], show_progress: bool | None
+) -> Iterator[Sample]:
+    """Every sample in the order of the rows; rows that cannot be packed go to `skipped`."""
+    siblings, image_root = Siblings(config, root), _image_root(config, root)
+    unseen = set(fields_of(config))
+    row_of_key: dict[str, int] = {}
+    row: Row = {}
+    with progress_bar(f"reading {config.input}", num_rows(config, root), show_progress) as advance:
+        for number, row in read_numbered_rows(config, root):
+            advance(number + 1)
+            unseen -= {field for field in unseen if _has(row, field)}
+            key = f"{number:09d}"
+            try:
+                key = key_of(row, config.key) if config.key else key
+                samples = _samples_of_row(row, config, key, siblings, image_root)
+            except ValueError as reason:
+                skipped.append({"row": number, "key": key, "reason": str(reason)})
+                continue
+            if config.key and row_of_key.setdefault(key, number) != number:
+                raise ValueError(
+                    f"rows {row_of_key[key]} and {number} of {config.input} have one key, {key!r};"
+                    " choose a key that tells rows apart, or none."
+                )
+            yield from samples
+    for field in sorted(unseen):
+        raise missing_field(row, field, f"any row of {config.input}")
+
+
+def _samples_of_row(row: Row, config: PackConfig, key: str, siblings: Siblings, image_root: Path) -> list[Sample]:
+    if config.image:
+        return [Sample(key, image_sample(row, config, image_root))]
+    if config.query:
+        return [Sample(key, pair_sample(row, config, siblings, key))]
+    return [Sample(f"{key}-{pair}", parts) for pair, parts in enumerate(paraphrase_samples(row, config))]
+
+
+def _has(row: Row, field: str) -> bool:
+    try:
+        field_of(row, field)
+    except KeyError:
+        return False
+    return True
+
+
+def _image_root(config: PackConfig, root: Path) -> Path:
+    if config.image_root or config.input.startswith("hf:"):
+        return root / config.image_root
+    path = root / config.input
+    return path if path.is_dir() else path.parent
+
+
+def _shuffled(samples: Iterable[Sample], folder: Path, seed: int, show_progress: bool | None) -> Iterator[Sample]:
+    """The samples in an order that depends on their number and the seed alone.
+
+    They go through a tar on the disk: a table with its pictures inside need not fit into memory.
+    """
+    folder.mkdir()
+    _write_tars(samples, folder, 1 << 62)
+    staged = ShardSet(sorted(folder.glob("*.tar")))
+    order = np.random.Generator(np.random.Philox(seed)).permutation(len(staged))
+    starts = np.cumsum([0, *staged.num_samples])
+    with progress_bar("writing shards", len(order), show_progress) as advance:
+        for done, position in enumerate(order):
+            shard = int(np.searchsorted(starts, position, side="right")) - 1
+            yield staged.read(shard, int(position - starts[shard]))
+            advance(done + 1)
+    shutil.rmtree(folder)
+
+
+def _write_tars(samples: Iterable[Sample], folder: Path, samples_per_shard: int) -> int:
+    try:
+        from webdataset import ShardWriter
+    except ImportError:
+        raise ImportError('packing shards needs webdataset: pip install "unimodal[train]"') from None
+    pattern = str(folder.resolve()).replace("%", "%%") + "/%06d.tar"
+    count = 0
+    # mtime 0: the same rows and configuration give the same bytes.
+    with ShardWriter(pattern, maxcount=samples_per_shard, verbose=0, encoder=False, mtime=0) as writer:
+        for key, parts in samples:
+            writer.write({"__key__": key, **parts})
+            count += 1
+    return count
+
+
+def _write_records(folder: Path, config: PackConfig, summary: PackSummary, skipped: list[dict[str, Any]]) -> None:
+    if skipped:
+        lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in skipped)
+        (folder / SKIPPED).write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+    record = {"config": config.model_dump(mode="json"), "summary": asdict(summary)}
+    (folder / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _packed_before(config: PackConfig, out: Path) -> PackSummary | None:
+    if not (out / RECORD).is_file():
+        return None
+    record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    before = parse_config(PackConfig, record["config"], source=str(out / RECORD))
+    if before != config:
+        keys = ", ".join(key for key in PackConfig.model_fields if getattr(before, key) != getattr(config, key))
+        raise ValueError(f"{out} was packed with another {keys}; pass --overwrite or pack into another folder.")
+    return PackSummary(**record["summary"])
+
+
+@contextmanager
+def _put_in_place(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that becomes `out` if the block succeeds, and goes if it fails."""
+    partial, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
+    shutil.rmtree(partial, ignore_errors=True)  # left over from a run that was killed
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if out.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            out.rename(old)
+        partial.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
