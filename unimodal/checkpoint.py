@@ -59,15 +59,21 @@ def load_model(folder: Path) -> tuple[DualEncoder, Tokenizer | None]:
             raise ValueError(
                 f"{folder} is no model directory: {file.name} is missing; give a folder written by unimodal."
             )
-    try:
-        values = json.loads(config_file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{config_file} is not JSON ({error}); save the model again.") from None
-    config = parse_config(ModelConfig, values, source=str(config_file))
+    config = _read_config(config_file)
     tokenizer = load_tokenizer(config.text, folder)[0] if config.text is not None else None
     model = build_model(config)
     load_tensors(model, weights_file)
     return model.eval(), tokenizer
+
+
+def _read_config(file: Path) -> ModelConfig:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is not JSON ({error}); save the model again.") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} holds a {type(values).__name__}, not a model's configuration; save the model again.")
+    return parse_config(ModelConfig, values, source=str(file))
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -141,7 +147,7 @@ def model_card(
 
 def write_card(folder: Path, scores: Sequence[Mapping[str, Any]], trained_on: str) -> None:
     """Write a model directory's card anew, with its scores."""
-    config = parse_config(ModelConfig, json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    config = _read_config(folder / "config.json")
     with safe_open(folder / "model.safetensors", "pt") as tensors:
         num_parameters = sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
     (folder / "README.md").write_text(model_card(config, num_parameters, scores, trained_on), encoding="utf-8")

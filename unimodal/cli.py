@@ -60,7 +60,14 @@ def plot(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> N
 
 @app.command(name="eval")
 def evaluate(
-    models: Annotated[list[str], typer.Argument(help="Model directories, hub ids, open_clip:NAME[/TAG] or hf:NAME.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL... [KEY=VALUE]...",
+            help="Model directories, hub ids, open_clip:NAME[/TAG] or hf:NAME; then "
+            "values laid over the suite (tasks.NAME=null leaves one out).",
+        ),
+    ],
     suite: Annotated[str, typer.Option(help="A shipped suite (mini, demo) or a YAML file.")] = "mini",
     data: Annotated[Path, typer.Option(help="The folder that the suite's files are relative to.")] = Path("."),
     split: Annotated[str, typer.Option(help="val to choose, test to report.")] = "test",
@@ -75,23 +82,22 @@ def evaluate(
     from unimodal.eval.report import results_table, write_json
     from unimodal.eval.suites import read_suite
 
-    tasks = read_suite(suite)
-    results = {}
-    for model, name in zip(models, _short_names(models), strict=True):
-        results[name] = score(load(model, device=device), tasks, data, split=split, show_progress=sys.stderr.isatty())
-    Console().print(
-        results_table(results if len(models) > 1 else results[_short_names(models)[0]], f"{suite}, {split}")
-    )
+    overrides = [word for word in models if "=" in word]
+    models = [word for word in models if "=" not in word]
+    if not models:
+        raise ValueError("no model to score; give a model directory, a hub id, open_clip:NAME[/TAG] or hf:NAME.")
+    tasks, bars = read_suite(suite, overrides), sys.stderr.isatty()
+    scored = [score(load(model, device=device), tasks, data, split=split, show_progress=bars) for model in models]
+    results = dict(zip(_short_names(models), scored, strict=True)) if len(models) > 1 else scored[0]
+    Console().print(results_table(results, f"{suite}, {split}"))
     if json_file is not None:
-        write_json(results if len(models) > 1 else next(iter(results.values())), json_file)
+        write_json(results, json_file)
 
 
 @app.command()
 def embed(
     model: Annotated[str, typer.Argument(help="As for eval.")],
-    source: Annotated[
-        Path, typer.Argument(help="A folder of pictures, a .txt of lines, or a table (JSON lines, CSV, ...).")
-    ],
+    source: Annotated[Path, typer.Argument(help="A folder of pictures, a .txt of lines, or a table.")],
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     text: Annotated[str, typer.Option(help="Of a table: the field that holds a text.")] = "",
     image: Annotated[str, typer.Option(help="Of a table: the field that holds a picture's path.")] = "",
@@ -158,7 +164,8 @@ def demo(
     from unimodal.checkpoint import write_card
     from unimodal.config import read_config
     from unimodal.demo.catalogue import build_catalogue, read_products, training_texts
-    from unimodal.demo.page import build_groups, write_page
+    from unimodal.demo.page import write_page
+    from unimodal.demo.results import build_groups, draw_showcase
     from unimodal.embedder import load
     from unimodal.eval.evaluate import evaluate as score
     from unimodal.eval.report import results_json, results_table, write_json
@@ -169,9 +176,8 @@ def demo(
     from unimodal.training.config import TrainConfig
     from unimodal.training.loop import train as run_training
 
-    started = time.perf_counter()
-    data = folder / "data"
-    catalogue = build_catalogue(data)
+    started, data = time.perf_counter(), folder / "data"
+    catalogue = build_catalogue(data, size=64)
     train_tokenizer(training_texts(data), folder / "tokenizer.json", vocab_size=2000)
     pack_all(read_config(PackRecipe, "demo-shards", [f"data_root={data}", f"out={folder / 'shards'}"]))
     paths = [f"run={folder}", f"data_root={folder / 'shards'}", f"model.text.tokenizer={folder / 'tokenizer.json'}"]
@@ -187,8 +193,22 @@ def demo(
         embedder.encode([data / product.image for product in products]),
         embedder.encode_document([product.description for product in products]),
         embedder.encode,
+        size=catalogue.size,
     )
-    write_page(folder / "index.html", groups, results_json(rows), catalogue)
+    write_page(
+        folder / "index.html",
+        title="One space for pictures and words",
+        introduction="A small model, trained on this machine on products that draw themselves, searches products whose "
+        "combination of kind, colour and pattern it has never seen, asked in wordings it has never read.",
+        groups=groups,
+        scores=results_json(rows),
+        facts={
+            "products seen in training": f"{catalogue.num_train:,}",
+            "products searched": f"{catalogue.num_test:,}",
+            "steps": f"{config.total_steps:,}",
+        },
+        showcase=draw_showcase(products),
+    )
     Console().print(results_table(rows, "products and wordings never seen in training"))
     _say(f"{time.perf_counter() - started:.0f} s in all; the model is in {model}, the page is {folder / 'index.html'}")
 

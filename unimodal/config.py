@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -60,12 +61,15 @@ def parse_config(cls: type[ConfigT], values: Mapping[str, Any], source: str = "c
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Lay `a.b.c=value` over a nested mapping. Values are YAML; null takes the entry away, an integer indexes a list."""
+    """Lay `a.b.c=value` over a nested mapping. Values are YAML; null takes away, an integer indexes a list."""
     for override in overrides:
         path, equals, text = override.partition("=")
         if not equals or not path:
             raise ValueError(f"{override!r} is not an override; write key=value, for example optim.lr=3e-4.")
-        patch: Any = yaml.safe_load(text) if text else None
+        try:
+            patch: Any = yaml.load(text, Loader=_Loader) if text else None
+        except yaml.YAMLError as error:
+            raise ValueError(f"{override!r}: the value is not YAML ({' '.join(str(error).split())}).") from None
         for part in reversed(path.split(".")):
             patch = {part: patch}
         values = merge(values, patch)
@@ -84,35 +88,47 @@ def _recipe_folder() -> Path:
         return Path(__file__).resolve().parent.parent / "configs"
 
 
-def _read_yaml(name: str | Path, beside: Path) -> dict[str, Any]:
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, but 3e-4 is a number, as in YAML 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _read_yaml(name: str | Path, beside: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     candidates = [beside / name, beside / f"{name}.yaml", _recipe_folder() / f"{name}.yaml"]
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
         raise ValueError(
             f"recipe {str(name)!r} is neither a file nor a shipped recipe; {nearest(str(name), recipe_names())}"
         )
+    if path.resolve() in above:
+        raise ValueError(f"{path} is its own base; give the base another name, or its full path.")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}; a recipe is a mapping of keys to values.")
     base = values.pop("base", None)
-    return merge(_read_yaml(base, path.parent), values) if base else values
+    return merge(_read_yaml(base, path.parent, (*above, path.resolve())), values) if base else values
 
 
 def merge(below: Any, above: Any) -> Any:
     """Lay one nested mapping over another; null takes an entry away. An integer key indexes a list."""
-    if isinstance(below, list) and isinstance(above, dict) and all(key.isdecimal() for key in above):
+    if isinstance(below, list) and isinstance(above, dict) and all(str(key).isdecimal() for key in above):
         merged_list = list(below)
         for key, value in above.items():
             if int(key) >= len(merged_list):
                 raise ValueError(f"index {key} is past the end of a list of {len(merged_list)}.")
             merged_list[int(key)] = merge(merged_list[int(key)], value)
-        return merged_list
-    if not isinstance(below, dict) or not isinstance(above, dict):
+        taken_away = {int(key) for key, value in above.items() if value is None}
+        return [entry for index, entry in enumerate(merged_list) if index not in taken_away]
+    if not isinstance(above, dict):
         return above
-    merged = dict(below)
+    merged = dict(below) if isinstance(below, dict) else {}
     for key, value in above.items():
         if value is None:
             merged.pop(key, None)
@@ -153,9 +169,9 @@ class TextTowerConfig(Config):
     max_length: int = Field(default=77, gt=2)  # tokens, special ones included
     pad_id: int = 0
     pad_to_max_length: bool = False  # for towers that take one length only (open_clip's)
-    clean: Literal["none", "lower", "clip"] = (
-        "none"  # before the tokenizer: as is | lower case | CLIP's ftfy and html repair
-    )
+    # Before the tokenizer: as is | lower case | open_clip's: CLIP's repair of html and unicode in lower case, the same
+    # without lower case, and SigLIP's without punctuation.
+    clean: Literal["none", "lower", "clip", "whitespace", "canonicalize"] = "none"
     pooling: Literal["native", "cls", "mean", "last", "attention"] = "mean"
     projection: Literal["linear", "mlp", "none"] = "linear"
 

@@ -11,9 +11,10 @@ import numpy as np
 
 from .checkpoint import replace_folder
 from .embedder import Item, load
-from .rows import RowsConfig, field_of, read_rows
+from .rows import Row, RowsConfig, field_of, missing_field, read_numbered_rows
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+KINDS = {"text": "text", "image": "picture's path"}
 
 
 def embed_source(
@@ -51,16 +52,30 @@ def _records(source: Path, text: str, image: str) -> list[dict[str, Any]]:
     if source.is_dir() and not (text or image):
         return [{"image": str(path)} for path in sorted(source.rglob("*")) if path.suffix.lower() in PICTURES]
     if source.suffix == ".txt":
+        if not source.is_file():
+            raise ValueError(f"{source} does not exist; give a folder of pictures, a .txt of lines or a table.")
         return [{"text": line} for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not (text or image):
         raise ValueError(f"{source} is a table; say which field to embed with --text FIELD, --image FIELD or both.")
-    records = []
-    for row in read_rows(RowsConfig(input=str(source))):
-        record = {"text": field_of(row, text)} if text else {}
-        if image:
-            record["image"] = str(source.parent / field_of(row, image))
-        records.append(record)
-    return records
+    return [
+        _record(row, {"text": text, "image": image}, f"row {number} of {source}", source.parent)
+        for number, row in read_numbered_rows(RowsConfig(input=str(source)))
+    ]
+
+
+def _record(row: Row, fields: dict[str, str], place: str, folder: Path) -> dict[str, str]:
+    record = {}
+    for kind, field in fields.items():
+        if not field:
+            continue
+        try:
+            value = field_of(row, field)
+        except KeyError:
+            raise missing_field(row, field, place) from None
+        if not isinstance(value, str):
+            raise ValueError(f"{field!r} of {place} is {value!r}; name a field that holds a {KINDS[kind]}.")
+        record[kind] = str(folder / value) if kind == "image" else value
+    return record
 
 
 def _item(record: dict[str, Any]) -> Item:

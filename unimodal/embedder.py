@@ -60,7 +60,7 @@ class Embedder:
         )
         self.config: ModelConfig = model.config
         self.tokenizer = tokenizer
-        self.truncate_dim = truncate_dim
+        self.truncate_dim = self._checked(truncate_dim)
         first, *others = names
         self.models = [
             model.to(first, DTYPES[dtype]),
@@ -94,6 +94,7 @@ class Embedder:
 
         Raises ValueError for an empty text, what is no picture, or an item of another kind, with its position.
         """
+        kept = self.truncate_dim if truncate_dim is None else self._checked(truncate_dim)
         items = [inputs] if isinstance(inputs, (str, bytes, Path, Image.Image, Mapping)) else list(inputs)
         texts, pictures = _parts(items, self.modalities)
         vectors = np.zeros((len(items), self.config.embed_dim), dtype=np.float32)
@@ -110,7 +111,7 @@ class Embedder:
             ):
                 for (row, _, weight), vector in zip(part, encoded, strict=True):
                     vectors[row] += weight * vector
-        return _unit(vectors[:, : truncate_dim or self.truncate_dim])
+        return _unit(vectors[:, :kept])
 
     def encode_query(self, inputs: Item | Sequence[Item], **options: Any) -> Vectors:
         """`encode` with the model's query prompt."""
@@ -123,6 +124,11 @@ class Embedder:
     def similarity(self, left: Vectors, right: Vectors) -> Vectors:
         """Cosine similarities of unit vectors: (n, D), (m, D) -> (n, m)."""
         return left @ right.T
+
+    def _checked(self, truncate_dim: int | None) -> int | None:
+        if truncate_dim is not None and not 0 < truncate_dim <= self.config.embed_dim:
+            raise ValueError(f"truncate_dim {truncate_dim} is not between 1 and embed_dim {self.config.embed_dim}.")
+        return truncate_dim
 
     def _encode_texts(self, texts: list[str], done: Callable[[int], None]) -> Vectors:
         if not texts:
@@ -218,13 +224,13 @@ def load(
     elif colon and kind == "hf":
         from .interop.sentence_transformers import from_transformers
 
-        model, tokenizer = from_transformers(_local_folder(name, "config.json"))
+        model, tokenizer = from_transformers(_local_folder(name))
     else:
-        model, tokenizer = load_model(_local_folder(str(source), "config.json"))  # type: ignore[assignment]
+        model, tokenizer = load_model(_local_folder(str(source)))  # type: ignore[assignment]
     return Embedder(model.eval(), tokenizer, device=device, dtype=dtype, truncate_dim=truncate_dim)
 
 
-def _local_folder(name: str, wanted: str) -> Path:
+def _local_folder(name: str) -> Path:
     """The folder itself, or the snapshot of a hub repository (weights as safetensors, configuration, tokenizer)."""
     if Path(name).is_dir():
         return Path(name)
@@ -239,7 +245,7 @@ def _local_folder(name: str, wanted: str) -> Path:
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
-            f"model {name!r} is no folder here and the hub gave none ({str(error).splitlines()[0]})."
+            f"model {name!r} is no folder here and the hub gave none ({' '.join(str(error).split())[:160]})."
         ) from None
 
 

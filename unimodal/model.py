@@ -92,7 +92,9 @@ class DualEncoder(nn.Module):
             if tower is None:
                 continue
             backbone: Any = tower.backbone
-            if hasattr(backbone, "gradient_checkpointing_enable"):
+            if hasattr(backbone, "activation_checkpointing_enable"):
+                backbone.activation_checkpointing_enable()
+            elif hasattr(backbone, "gradient_checkpointing_enable"):
                 backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             elif hasattr(backbone, "set_grad_checkpointing"):
                 backbone.set_grad_checkpointing(True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import io
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,18 +32,21 @@ def decode_image(source: bytes | Path | Image.Image, max_pixels: int = MAX_PIXEL
     Raises ValueError for what is no picture, is cut short, or whose header claims more than `max_pixels`.
     """
     if isinstance(source, Image.Image):
-        return source.convert("RGB")
-    name = str(source) if isinstance(source, Path) else f"{len(source)} bytes"
+        name = "the PIL image"
+    else:
+        name = str(source) if isinstance(source, Path) else f"{len(source)} bytes"
     if isinstance(source, Path) and not source.is_file():
         raise ValueError(f"picture {name} does not exist; give the path of a file.")
     try:
+        if isinstance(source, Image.Image):
+            return _as_rgb(source)
         with Image.open(source if isinstance(source, Path) else io.BytesIO(source), formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ValueError(
                     f"{name} is {width} x {height} pixels, over the cap of {max_pixels}; scale it down first."
                 )
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return _as_rgb(image)
     except (OSError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(
@@ -50,8 +54,18 @@ def decode_image(source: bytes | Path | Image.Image, max_pixels: int = MAX_PIXEL
         ) from None
 
 
+def _as_rgb(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # convert() clips: all but the darkest 1/256 of the range would be white
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
+
 def image_to_pixels(image: Image.Image, config: PreprocessConfig) -> Tensor:
-    """Resize and crop an RGB picture as the spec says -> (3, S, S) uint8."""
+    """Resize and crop an RGB picture as the spec says -> (3, S, S) uint8.
+
+    Raises ValueError for a picture so narrow that what is to be cropped would not fit in memory.
+    """
     size, method = config.image_size, _INTERPOLATION[config.interpolation]
     width, height = image.size
     if config.resize == "squash":
@@ -59,6 +73,10 @@ def image_to_pixels(image: Image.Image, config: PreprocessConfig) -> Tensor:
     elif config.resize == "crop":
         # The long edge is cut to an integer as torchvision's Resize does, so that pixels equal open_clip's.
         scaled = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+        if scaled[0] * scaled[1] > MAX_PIXELS:
+            raise ValueError(
+                f"a picture of {width} x {height} pixels is too narrow to crop; set preprocess.resize to 'pad'."
+            )
         image = image if scaled == image.size else image.resize(scaled, method)
         left, top = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
         image = image.crop((left, top, left + size, top + size))
@@ -112,13 +130,13 @@ def load_tokenizer(config: TextTowerConfig, folder: Path | None = None) -> tuple
             raise ValueError(
                 f"model directory {folder} has no tokenizer.json; save the model again or copy the file there."
             )
-        return Tokenizer(TokenizerBackend.from_file(str(file)), config), config
+        return Tokenizer(_read_tokenizer(file), config), config
     if config.library == "open_clip" and not config.tokenizer:
         return _open_clip_tokenizer(config)
     name = config.tokenizer or config.name
     local = Path(name) if Path(name).is_file() else Path(name) / "tokenizer.json"
     if local.is_file():
-        backend = TokenizerBackend.from_file(str(local))
+        backend = _read_tokenizer(local)
         known = (backend.token_to_id(token) for token in ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>"))
         pad_id = next((token_id for token_id in known if token_id is not None), config.pad_id)
     else:
@@ -137,17 +155,27 @@ def load_tokenizer(config: TextTowerConfig, folder: Path | None = None) -> tuple
     return Tokenizer(backend, config), config
 
 
+def _read_tokenizer(file: Path) -> TokenizerBackend:
+    try:
+        return TokenizerBackend.from_file(str(file))
+    except Exception as error:  # the library raises nothing more precise
+        raise ValueError(f"{file} is not a tokenizer.json that can be read ({error}); copy it again.") from None
+
+
 def _open_clip_tokenizer(config: TextTowerConfig) -> tuple[Tokenizer, TextTowerConfig]:
     import open_clip
 
     tokenizer = open_clip.get_tokenizer(config.name)
     length = tokenizer.context_length
     if isinstance(tokenizer, open_clip.tokenizer.HFTokenizer):
-        if tokenizer.clean_fn is not open_clip.tokenizer.get_clean_fn("whitespace"):
+        if tokenizer.strip_sep_token or tokenizer.tokenizer_mode:
             raise ValueError(
-                f"the tokenizer of {config.name} cleans text in a way that is not supported; use another model."
+                f"the tokenizer of {config.name} changes ids in a way that is not supported; use another model."
             )
-        config = config.model_copy(update={"pad_id": tokenizer.tokenizer.pad_token_id or 0, "max_length": length})
+        cleaners = {open_clip.tokenizer.get_clean_fn(kind): kind for kind in ("whitespace", "canonicalize")}
+        clean = cleaners.get(tokenizer.clean_fn, "clip")
+        pad_id = tokenizer.tokenizer.pad_token_id or 0
+        config = config.model_copy(update={"clean": clean, "pad_id": pad_id, "max_length": length})
         return Tokenizer(tokenizer.tokenizer.backend_tokenizer, config), config
     config = config.model_copy(update={"clean": "clip", "pad_id": 0, "max_length": length})
     return Tokenizer(clip_tokenizer(), config), config
@@ -169,7 +197,8 @@ def clip_tokenizer() -> TokenizerBackend:
     backend = TokenizerBackend(models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>"))
     backend.add_special_tokens(special)
     backend.normalizer = normalizers.Lowercase()
-    pattern = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    # Its expression ignores case: a long s is an s there, and U+0345, whose capital is a letter, matches nothing.
+    pattern = r"'[s\x{17F}]|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}\x{345}]+"
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(pattern), behavior="removed", invert=True),
@@ -187,12 +216,17 @@ def train_tokenizer(texts: Iterable[str], file: Path, vocab_size: int) -> None:
 
     The same texts give the same file.
     """
-    backend = TokenizerBackend(models.WordPiece(unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
-    backend.train_from_iterator(texts, trainer)
+    texts, special = list(texts), ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    learner = _word_pieces(models.WordPiece(unk_token="[UNK]"))
+    # The trainer numbers the letters inside words in the order of a hash table, and ties are decided by number: numbered
+    # here, in order, they make the result depend on the texts alone.
+    words = {word for text in texts for word, _ in learner.pre_tokenizer.pre_tokenize_str(
+        learner.normalizer.normalize_str(text))}  # fmt: skip
+    inside = sorted({f"##{letter}" for word in words for letter in word[1:]})
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special + inside, show_progress=False)
+    learner.train_from_iterator(texts, trainer)
+    backend = _word_pieces(models.WordPiece(learner.get_vocab(), unk_token="[UNK]"))
+    backend.add_special_tokens(special)
     backend.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", special.index("[CLS]")), ("[SEP]", special.index("[SEP]"))]
     )
@@ -200,13 +234,26 @@ def train_tokenizer(texts: Iterable[str], file: Path, vocab_size: int) -> None:
     backend.save(str(file))
 
 
-def _clean_as_clip(text: str) -> str:
+def _word_pieces(model: models.WordPiece) -> TokenizerBackend:
+    backend = TokenizerBackend(model)
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return backend
+
+
+def _clean_as_open_clip(text: str, kind: str) -> str:
     from open_clip.tokenizer import get_clean_fn
 
-    return str(get_clean_fn("lower")(text))
+    return str(get_clean_fn(kind)(text))
 
 
-_CLEAN: dict[str, Callable[[str], str] | None] = {"none": None, "lower": str.lower, "clip": _clean_as_clip}
+_CLEAN: dict[str, Callable[[str], str] | None] = {
+    "none": None,
+    "lower": str.lower,
+    "clip": partial(_clean_as_open_clip, kind="lower"),
+    "whitespace": partial(_clean_as_open_clip, kind="whitespace"),
+    "canonicalize": partial(_clean_as_open_clip, kind="canonicalize"),
+}
 
 
 def pad_ids(token_ids: Sequence[Sequence[int]], pad_id: int, length: int | None = None) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ class Advance(Protocol):
 
 @contextmanager
 def progress_bar(what: str, total: int | None, show: bool | None = None) -> Iterator[Advance]:
-    """A bar on standard error while the block runs, gone afterwards.
+    """A bar on standard error while the block runs, gone afterwards; in a log, one line at the end.
 
     total: None where it is not known. show: None means only where standard error is a terminal.
     """
@@ -32,7 +32,7 @@ def progress_bar(what: str, total: int | None, show: bool | None = None) -> Iter
         TimeRemainingColumn(),
     )
     disabled = not (console.is_terminal if show is None else show)
-    with Progress(*columns, console=console, transient=True, disable=disabled) as progress:
+    with Progress(*columns, console=console, transient=console.is_terminal, disable=disabled) as progress:
         task = progress.add_task(what, total=total)
 
         def advance(done: int, what: str | None = None) -> None:

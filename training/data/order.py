@@ -57,7 +57,7 @@ class Order:
 
     def substitute_at(self, epoch: int, step: int, slot: int, attempt: int) -> tuple[int, int]:
         """What stands in for a corrupt sample: one about half an epoch away in the same stream."""
-        position = step * self.per_step + slot // self.num_streams + self.stream_length // 2 + attempt * 7919
+        position = step * self.per_step + slot // self.num_streams + self.stream_length // 2 + attempt
         return self._at(epoch, slot % self.num_streams, position % self.stream_length)
 
     def _at(self, epoch: int, stream: int, position: int) -> tuple[int, int]:

@@ -20,32 +20,48 @@ def from_transformers(folder: Path) -> tuple[DualEncoder, Tokenizer]:
 
     Raises ValueError for a pooling or a module (such as Dense) that is not supported.
     """
-    modules = _read(folder / "modules.json", [])
-    unknown = [module["type"] for module in modules if module["type"].rsplit(".", 1)[-1] not in _MODULES]
-    if unknown:
-        raise ValueError(
-            f"{folder} has a {unknown[0]} module, which is not supported; use a model of Transformer + Pooling."
-        )
+    backbone, pooling = _module_folders(folder)
     text = TextTowerConfig(
-        name=str(folder), pretrained=True, pooling=_pooling(folder), projection="none", max_length=_max_length(folder),
-        clean="lower" if _read(folder / "sentence_bert_config.json", {}).get("do_lower_case") else "none",
+        name=str(backbone), pretrained=True, pooling=_pooling(pooling), projection="none",
+        max_length=_max_length(backbone),
+        clean="lower" if _read(backbone / "sentence_bert_config.json", {}).get("do_lower_case") else "none",
     )  # fmt: skip
     tokenizer, text = load_tokenizer(text)
-    width = _read(folder / "config.json", {})["hidden_size"]
+    width = _read(backbone / "config.json", {}).get("hidden_size")
+    if width is None:
+        raise ValueError(f"{backbone} has no config.json with a hidden_size; give the folder of a text encoder.")
     known = _read(folder / "config_sentence_transformers.json", {}).get("prompts") or {}
-    prompts = {kind: known.get(kind) or "" for kind in ("query", "document")}
+    prompts = {
+        "query": known.get("query") or "",
+        "document": next((known[kind] for kind in ("document", "passage", "corpus") if known.get(kind)), ""),
+    }
     return build_model(ModelConfig(embed_dim=width, text=text, prompts=prompts)), tokenizer
 
 
-_MODULES = ("Transformer", "Pooling", "Normalize")
+def _module_folders(folder: Path) -> tuple[Path, Path]:
+    """Where the backbone and the pooling are: modules.json says, and only it says what else the model is made of."""
+    backbone, pooling = folder, folder / "1_Pooling"
+    for module in _read(folder / "modules.json", []):
+        kind, path = module["type"].rsplit(".", 1)[-1], folder / module["path"]
+        if kind == "Transformer":
+            backbone = path
+        elif kind == "Pooling":
+            pooling = path
+        elif kind != "Normalize":
+            raise ValueError(
+                f"{folder} has a {module['type']} module, which is not supported; use a model of Transformer + Pooling."
+            )
+    return backbone, pooling
 
 
 def _pooling(folder: Path) -> Literal["mean", "cls", "last"]:
-    settings = _read(folder / "1_Pooling" / "config.json", {"pooling_mode_mean_tokens": True})
+    settings = _read(folder / "config.json", {"pooling_mode_mean_tokens": True})
     mode = settings.get("pooling_mode")
-    modes = [f"pooling_mode_{mode}"] if isinstance(mode, str) else [key for key, on in settings.items() if on is True]
+    modes = [key for key, on in settings.items() if on is True and key.startswith("pooling_mode_")]
+    if mode is not None:
+        modes = [f"pooling_mode_{mode}"]
     chosen = [known for key, known in _POOLING.items() if any(key.startswith(name) for name in modes)]
-    if len(chosen) != 1:
+    if len(chosen) != 1 or len(modes) != 1:
         raise ValueError(f"{folder} pools by {modes}; only one of {sorted(set(_POOLING.values()))} is supported.")
     return chosen[0]
 

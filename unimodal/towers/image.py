@@ -62,10 +62,17 @@ def _from_timm(
 ) -> tuple[ImageTower, PreprocessConfig]:
     import timm
 
-    architecture = config.name.split(".")[0]
+    architecture, _, tag = config.name.partition(".")
     if not timm.is_model(architecture):
         raise ValueError(f"image.name {config.name!r} is not a timm model; {nearest(architecture, timm.list_models())}")
-    settings = timm.get_pretrained_cfg(config.name)
+    if isinstance(config.pretrained, str):
+        tag = config.pretrained
+    tags = [model.partition(".")[2] for model in timm.list_models(f"{architecture}.*", pretrained=True)]
+    if (tag and tag not in tags) or (config.pretrained and not tags):
+        way_out = nearest(tag, tags) if tags else "set pretrained to false."
+        raise ValueError(f"timm has no weights {tag!r} of {architecture}; {way_out}")
+    name = f"{architecture}.{tag}" if tag else architecture
+    settings = timm.get_pretrained_cfg(name)
     if config.pretrained and not keep_preprocess and settings is not None:
         preprocess = PreprocessConfig(
             image_size=settings.input_size[1],
@@ -76,13 +83,14 @@ def _from_timm(
     kwargs: dict[str, Any] = dict(config.kwargs)
     if settings is not None and settings.fixed_input_size:
         kwargs.setdefault("img_size", preprocess.image_size)
-    name = f"{architecture}.{config.pretrained}" if isinstance(config.pretrained, str) else config.name
     backbone = timm.create_model(name, pretrained=bool(config.pretrained), num_classes=0, **kwargs)
     if config.pooling == "cls" and not getattr(backbone, "num_prefix_tokens", 0):
         raise ValueError(f"image.pooling 'cls' needs a class token and {config.name} has none; use 'native' or 'mean'.")
     width = backbone.num_features
-    if config.pooling == "native":
-        width = getattr(backbone, "head_hidden_size", None) or width
+    if config.pooling == "native":  # heads differ in what they put between features and classifier: one look tells
+        with torch.no_grad():
+            width = backbone.eval()(torch.zeros(1, 3, preprocess.image_size, preprocess.image_size)).shape[-1]
+        backbone.train()
     return ImageTower(backbone, width, config.pooling, getattr(backbone, "num_prefix_tokens", 0), False), preprocess
 
 
@@ -140,8 +148,10 @@ def open_clip_model(name: str, pretrained: bool | str, kwargs: dict[str, Any]) -
     logging.disable(logging.ERROR if not pretrained else quiet)  # it warns of random weights, which were asked for
     try:
         model = open_clip.create_model(
-            name, pretrained=pretrained or None, load_weights=bool(pretrained), force_custom_text=True, **kwargs
-        )
+            name, pretrained=pretrained or None, load_weights=bool(pretrained), force_custom_text=True,
+            pretrained_text=False,  # a transformers tower's own weights: either not asked for, or overwritten at once
+            **kwargs,
+        )  # fmt: skip
     except RuntimeError as error:
         raise ValueError(f"open_clip cannot make {name!r} with weights {pretrained!r} ({error}).") from None
     finally:

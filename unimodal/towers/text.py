@@ -77,12 +77,10 @@ def _from_transformers(config: TextTowerConfig) -> tuple[TextTower, TextTowerCon
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None  # its parameters would never get a gradient
     backbone = backbone.float()
-    positions = getattr(settings, "max_position_embeddings", None)
-    if (
-        positions is not None
-        and config.max_length > positions
-        and getattr(settings, "position_embedding_type", "") == "absolute"
-    ):
+    if settings.is_encoder_decoder:
+        raise ValueError(f"text.name {config.name!r} is an encoder-decoder, which is not supported; use an encoder.")
+    positions = _num_positions(backbone)
+    if positions is not None and config.max_length > positions:
         raise ValueError(
             f"text.max_length {config.max_length} is over {config.name}'s {positions} positions; lower it."
         )
@@ -97,13 +95,21 @@ def _from_transformers(config: TextTowerConfig) -> tuple[TextTower, TextTowerCon
     return TextTower(backbone, settings.hidden_size, config.pooling, False), resolved
 
 
+def _num_positions(backbone: nn.Module) -> int | None:
+    """The length of a table of learned positions; None where positions are computed."""
+    table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
+    if not isinstance(table, nn.Embedding):
+        return None
+    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)  # RoBERTa counts from pad
+
+
 def _from_open_clip(config: TextTowerConfig) -> tuple[TextTower, TextTowerConfig]:
     model = open_clip_model(config.name, config.pretrained, config.kwargs)
     backbone: Any = model.text
     # Its attention mask has one size, and towers without one (SigLIP) were trained with the padding in sight.
-    resolved = config.model_copy(
-        update={"pretrained": False, "pad_to_max_length": True, "max_length": backbone.context_length}
-    )
+    # A transformers tower inside open_clip takes any length: the tokenizer's is what it was trained at.
+    length = backbone.context_length if hasattr(backbone, "positional_embedding") else config.max_length
+    resolved = config.model_copy(update={"pretrained": False, "pad_to_max_length": True, "max_length": length})
     width = model.embed_dim
     if config.pooling != "native":
         if not hasattr(backbone, "token_embedding"):

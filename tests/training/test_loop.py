@@ -1,0 +1,286 @@
+"""A run: stopped and resumed equals never stopped, ranks equal one process, bad input stops before harm is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import training.loop
+from training.config import TrainConfig
+from training.loop import train
+from training.resume import checkpoints, write_config
+from training.step import train_step
+from unimodal.embedder import Embedder, load
+
+from .conftest import Recipe
+
+
+def _rows(run: str | Path) -> list[dict[str, Any]]:
+    timed = ("seconds", "data_wait", "samples_per_s")
+    lines = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if not name.endswith(timed)} for row in lines]
+
+
+def test_a_run_leaves_a_model_that_has_learned_and_embeds(recipe: Recipe, world: Path) -> None:
+    config = recipe({"steps": 60, "optim": {"lr": 3e-3}, "tasks": {"pairs": None}})
+    model = train(config)
+    rows = _rows(config.run)
+    assert rows[-1]["pictures/loss"] < 0.75 * rows[0]["pictures/loss"]
+    assert rows[-1]["pictures/scale"] != pytest.approx(1 / 0.07)
+    embedder = load(model)
+    reds = embedder.encode([world / f"images/{number}.png" for number in (0, 4, 8)])
+    texts = embedder.encode(["red mug", "green chair", "blue lamp", "yellow shoe"])
+    assert (reds @ texts.T).mean(axis=0).argmax() == 0
+    assert (Path(config.run) / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize("stopped_at", [3, 6])
+def test_stopped_and_resumed_equals_never_stopped_to_the_bit(recipe: Recipe, tmp_path: Path, stopped_at: int) -> None:
+    dropout = {"model": {"text": {"kwargs": {"hidden_dropout_prob": 0.1}}}}
+    whole = recipe({"run": str(tmp_path / "whole"), **dropout})
+    train(whole)
+    stopped = recipe({"run": str(tmp_path / "stopped"), "save_every": 1, "workers": 1, **dropout})
+    with pytest.raises(KeyboardInterrupt, match=f"stopped at step {stopped_at} of 8"):
+        train(stopped.model_copy(update={"eval": _every(stopped_at)}), evaluate=_stop_here)
+    train(stopped, resume=True)
+    assert [row for row in _rows(stopped.run) if "val/some score" not in row] == _rows(whole.run)
+    _assert_same_weights(Path(stopped.run), Path(whole.run), exact=True)
+
+
+def _every(steps: int) -> Any:
+    from training.config import EvalConfig
+
+    return EvalConfig(suite="none", every=steps)
+
+
+def _stop_here(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float]:
+    os.kill(os.getpid(), 15)
+    assert should_stop()
+    return {"some score": 1.0}
+
+
+def test_a_run_that_is_finished_and_resumed_stays_as_it_is(recipe: Recipe) -> None:
+    config = recipe({"steps": 2})
+    model = train(config)
+    before = (model / "model.safetensors").read_bytes()
+    assert (train(config, resume=True) / "model.safetensors").read_bytes() == before
+    assert len(_rows(config.run)) == 2
+
+
+def test_joint_adds_the_losses_and_both_towers_learn_in_every_step(recipe: Recipe) -> None:
+    config = recipe({"schedule": "joint", "steps": 2})
+    train(config)
+    assert all({"pictures/loss", "pairs/loss"} <= row.keys() for row in _rows(config.run))
+
+
+def test_an_idle_tower_is_neither_decayed_nor_moved_by_its_momentum(recipe: Recipe, tmp_path: Path) -> None:
+    # Steps 0, 2, ... are pictures, steps 1, 3, ... pairs: the image tower rests in the last step.
+    short = recipe({"run": str(tmp_path / "a"), "steps": 3, "stages": [{"steps": 3}], "save_every": 1, "keep": 9})
+    longer = recipe({"run": str(tmp_path / "b"), "steps": 4, "save_every": 1, "keep": 9})
+    train(short)
+    train(longer)
+    third, fourth = (load_file(path / "model.safetensors") for path in checkpoints(Path(longer.run))[2:])
+    for name in third:
+        assert torch.equal(third[name], fourth[name]) == (name.startswith(("image", "logit_scales"))), name
+
+
+def test_stages_change_tasks_lengths_and_rates_and_start_their_own_warm_up(recipe: Recipe) -> None:
+    stages = [
+        {"name": "short", "steps": 2, "tasks": {"pairs": None}},
+        {
+            "name": "long",
+            "steps": 2,
+            "optim": {"lr": 1e-4},
+            "tasks": {"pictures": {"caption": "longest", "max_length": 24}},
+        },
+        {"name": "triplets", "steps": 1, "tasks": {"pictures": None, "pairs": {"num_negatives": 2}}},
+    ]
+    config = recipe({"stages": stages})
+    train(config)
+    rows = _rows(config.run)
+    assert [row["stage"] for row in rows] == ["short", "short", "long", "long", "triplets"]
+    assert rows[2]["lr"] == pytest.approx(5e-5)
+    assert "pairs/loss" in rows[4]
+
+
+def test_init_starts_from_a_model_directory_with_its_learned_scale(recipe: Recipe, tmp_path: Path) -> None:
+    first = recipe({"run": str(tmp_path / "first"), "steps": 4, "optim": {"lr": 1e-2}, "tasks": {"pairs": None}})
+    model = train(first)
+    second = recipe({"run": str(tmp_path / "second"), "model": None, "init": str(model), "steps": 1,
+                     "optim": {"lr": 1e-9}})  # fmt: skip
+    train(second)
+    assert _rows(second.run)[0]["pictures/scale"] == pytest.approx(_rows(first.run)[-1]["pictures/scale"], rel=1e-4)
+    before, after = (load_file(path / "model.safetensors") for path in (model, tmp_path / "second/model"))
+    assert after.keys() - before.keys() == {"logit_scales.pairs"}
+    torch.testing.assert_close(before["text_projection.weight"], after["text_projection.weight"])
+
+
+def test_frozen_towers_and_layers_stay_and_slower_towers_move_less(recipe: Recipe, tmp_path: Path) -> None:
+    towers = {"image": {"freeze": True}, "text": {"frozen_layers": 1}}
+    config = recipe({"steps": 3, "save_every": 1, "keep": 9, "towers": towers})
+    train(config)
+    first, last = (
+        load_file(path / "model.safetensors") for path in (checkpoints(Path(config.run))[0], Path(config.run) / "model")
+    )
+    moved = {name for name in first if not torch.equal(first[name], last[name])}
+    assert not any(
+        name.startswith(("image.", "text.backbone.embeddings", "text.backbone.encoder.layer.0")) for name in moved
+    )
+    assert {"image_projection.weight", "text.backbone.encoder.layer.1.output.dense.weight"} <= moved
+
+
+def test_the_best_model_by_a_validation_score_is_kept(recipe: Recipe) -> None:
+    scores = iter([0.1, 0.9, 0.3])
+    settings = {"suite": "none", "every": 1, "best": "squares hit_rate_at_1"}
+    config = recipe({"steps": 3, "save_every": 1, "keep": 9, "eval": settings})
+    train(config, evaluate=lambda embedder, should_stop: {"squares hit_rate_at_1": next(scores)})
+    best = load_file(Path(config.run) / "best/model.safetensors")
+    second = load_file(checkpoints(Path(config.run))[1] / "model.safetensors")
+    assert all(torch.equal(best[name], second[name]) for name in best)
+
+
+def test_a_fixed_temperature_stays_and_a_learned_scale_is_clamped(recipe: Recipe) -> None:
+    config = recipe({"steps": 30, "optim": {"lr": 0.3, "warmup_steps": 0}, "tasks": {"pictures": {"max_scale": 15.0}}})
+    train(config)
+    rows = _rows(config.run)
+    assert [row["pairs/scale"] for row in rows if "pairs/scale" in row] == pytest.approx([20.0] * 15)
+    scales = [row["pictures/scale"] for row in rows if "pictures/scale" in row]
+    assert max(scales) <= 15.0 * (1 + 1e-6)
+    assert min(scales) >= 1.0 - 1e-6
+
+
+def test_bf16_and_gradient_checkpointing_run_and_stay_near_float32(recipe: Recipe, tmp_path: Path) -> None:
+    losses = {}
+    for name, changes in {
+        "plain": {},
+        "bf16": {"precision": "bfloat16"},
+        "checkpointed": {"grad_checkpointing": True},
+    }.items():
+        config = recipe({"run": str(tmp_path / name), **changes})
+        train(config)
+        losses[name] = [next(value for key, value in row.items() if key.endswith("/loss")) for row in _rows(config.run)]
+    np.testing.assert_allclose(losses["checkpointed"], losses["plain"], rtol=1e-5)
+    np.testing.assert_allclose(losses["bf16"], losses["plain"], rtol=0.05)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_step_and_samples(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = recipe({"steps": 4, "save_every": 1, "keep": 9})
+    poisoned = train_step
+
+    def poison(model: Any, batches: Any, *arguments: Any, step: int, **options: Any) -> Any:
+        if step == 2:
+            model.text_projection.weight.data[0, 0] = float("nan")
+        return poisoned(model, batches, *arguments, step=step, **options)
+
+    monkeypatch.setattr(training.loop, "train_step", poison)
+    with pytest.raises(
+        FloatingPointError, match=r"loss of task 'pictures' is nan at step 2 .*squares.*samples .*nothing was updated"
+    ):
+        train(config)
+    assert len(checkpoints(Path(config.run))) == 2
+    assert not (Path(config.run) / "model").exists()
+
+
+def test_an_existing_run_is_refused_unless_resumed_or_asked(recipe: Recipe) -> None:
+    config = recipe({"steps": 1})
+    train(config)
+    with pytest.raises(ValueError, match="exists already; go on with --resume, start anew with --overwrite"):
+        train(config)
+    train(config, overwrite=True)
+
+
+def test_resuming_with_another_recipe_names_the_difference(recipe: Recipe) -> None:
+    config = recipe({"steps": 1})
+    train(config)
+    with pytest.raises(ValueError, match=r"was started with optim.lr=0.001 and the recipe says 0.5"):
+        train(recipe({"steps": 1, "optim": {"lr": 0.5}}), resume=True)
+
+
+def test_resuming_on_other_shards_is_refused(recipe: Recipe, world: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(world / "shards", tmp_path / "shards")
+    config = recipe({"steps": 1, "data_root": str(tmp_path / "shards")})
+    train(config)
+    for file in (tmp_path / "shards/pairs").glob("000002.tar*"):
+        file.unlink()
+    with pytest.raises(ValueError, match="the shards of 'pairs' are not those that"):
+        train(config, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks": {"pictures": {"sources": {"squares": {"path": "nowhere"}}}}}, "nowhere"),
+        ({"tasks": {"pictures": {"global_batch": 240}}}, "larger than the source 'squares' of 79 samples"),
+        ({"tasks": {"pairs": {"num_negatives": 3}}}, "has 2 negatives and num_negatives is 3"),
+        ({"model": {"text": {"tokenizer": "no/such/tokenizer"}}}, "no tokenizer found for 'no/such/tokenizer'"),
+        ({"model": {"image": {"name": "resnet_eighteen"}}}, "not a timm model; did you mean"),
+        ({"model": {"image": {"projection": "none"}}}, "needs embed_dim 16 to equal the tower's width 24"),
+        ({"tasks": {"pictures": {"streams": 7}}}, "global_batch 24 is not a multiple of streams 7"),
+        ({"tasks": {"pictures": {"tempreture": 1}}}, "unknown key 'tempreture'; did you mean 'temperature'"),
+        ({"model": {"image": None}}, "task 'pictures' is image-text and the model has no image tower"),
+        ({"init": "somewhere"}, "either model .* or init"),
+    ],
+)
+def test_what_a_recipe_gets_wrong_is_one_sentence_and_leaves_nothing_behind(
+    recipe: Recipe, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(recipe(changes))
+    assert not (tmp_path / "run/model").exists()
+
+
+def test_two_and_three_ranks_give_the_losses_and_weights_of_one_process_in_float64(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    changes = {"precision": "float64", "steps": 6, "tasks": {"pairs": {"num_negatives": 2}}}
+    one = recipe({"run": str(tmp_path / "one"), **changes})
+    train(one)
+    for ranks in (2, 3):
+        several = recipe({"run": str(tmp_path / f"ranks{ranks}"), **changes})
+        _torchrun(several, ranks)
+        for ours, theirs in zip(_rows(several.run), _rows(one.run), strict=True):
+            assert ours.keys() == theirs.keys()
+            for name, value in ours.items():
+                assert value == theirs[name] or abs(value - theirs[name]) <= 1e-12 * max(1, abs(theirs[name])), name
+        _assert_same_weights(Path(several.run), Path(one.run), exact=False)
+
+
+def test_a_world_size_that_does_not_fit_is_an_error_of_one_line(recipe: Recipe) -> None:
+    result = _torchrun(recipe(), 5, check=False)
+    assert result.returncode
+    assert "world size 5 does not divide the 12 streams of a global batch of 24" in result.stderr
+
+
+def _torchrun(config: TrainConfig, ranks: int, check: bool = True) -> subprocess.CompletedProcess[str]:
+    folder = Path(config.run).parent / f"recipe{ranks}"
+    folder.mkdir(exist_ok=True)
+    write_config(folder, config)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", "0",
+               "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0",
+               "-m", "unimodal", "train", str(folder / "config.yaml")]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, check=check, capture_output=True, text=True, timeout=300, env=environment)
+
+
+def _assert_same_weights(ours: Path, theirs: Path, exact: bool) -> None:
+    first, second = (load_file(run / "model/model.safetensors") for run in (ours, theirs))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        if exact:
+            assert torch.equal(tensor, second[name]), name
+        else:
+            torch.testing.assert_close(tensor, second[name], rtol=1e-9, atol=1e-12)

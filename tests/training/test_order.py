@@ -1,0 +1,160 @@
+"""The order is a pure function: any world size, any number of workers, any moment of resuming, the same batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from training.config import TrainConfig
+from training.data.collate import Batch
+from training.data.loader import StepDataset, steps_from
+from training.data.order import WINDOW, Order, slots_of_rank
+from unimodal.preprocess import load_tokenizer
+
+from .conftest import Recipe
+
+SIZES = [100, 3, 57, 41, 99]
+
+
+def _epoch(order: Order, global_batch: int, epoch: int = 0) -> list[tuple[int, int]]:
+    steps = range(order.steps_per_epoch)
+    return [order.sample_at(epoch, step, slot) for step in steps for slot in range(global_batch)]
+
+
+@pytest.mark.parametrize(("global_batch", "streams"), [(24, 12), (12, 4), (10, 1), (64, 64)])
+def test_each_sample_comes_at_most_once_an_epoch_and_less_than_a_batch_and_a_row_is_left(
+    global_batch: int, streams: int
+) -> None:
+    order = Order(SIZES, global_batch, streams, (0, "s"))
+    for epoch in range(3):
+        samples = _epoch(order, global_batch, epoch)
+        assert len(set(samples)) == len(samples)
+        assert all(0 <= row < SIZES[shard] for shard, row in samples)
+        assert sum(SIZES) - len(samples) < global_batch + streams
+
+
+def test_other_seeds_epochs_and_sources_give_other_orders_and_the_same_key_the_same() -> None:
+    same = _epoch(Order(SIZES, 24, 12, (0, "s")), 24)
+    assert _epoch(Order(SIZES, 24, 12, (0, "s")), 24) == same
+    assert _epoch(Order(SIZES, 24, 12, (1, "s")), 24) != same
+    assert _epoch(Order(SIZES, 24, 12, (0, "t")), 24) != same
+    assert _epoch(Order(SIZES, 24, 12, (0, "s")), 24, epoch=1) != same
+
+
+def test_any_position_is_found_without_asking_for_those_before_it() -> None:
+    sizes = [1000] * 40
+    order, fresh = Order(sizes, 8, 4, (0, "s")), Order(sizes, 8, 4, (0, "s"))
+    everything = _epoch(order, 8)
+    for index in (len(everything) - 1, 7, 8 * WINDOW // 2 + 3, 0):
+        assert fresh.sample_at(0, index // 8, index % 8) == everything[index]
+
+
+def test_neighbours_of_a_shard_are_spread_over_the_epoch() -> None:
+    order = Order([1000], 10, 1, (0, "s"))
+    rows = np.array([row for _, row in _epoch(order, 10)])
+    assert np.abs(np.diff(rows)).mean() > 200  # a third of the length for a perfect shuffle, 1 for none
+
+
+def test_a_substitute_is_another_sample_of_the_same_source() -> None:
+    order = Order(SIZES, 24, 12, (0, "s"))
+    own = order.sample_at(0, 2, 5)
+    others = {order.substitute_at(0, 2, 5, attempt) for attempt in range(4)}
+    assert own not in others
+    assert len(others) > 1
+
+
+def test_a_batch_larger_than_the_source_is_refused_with_the_size_that_fits() -> None:
+    with pytest.raises(ValueError, match=r"global_batch 384 is larger than the source 's' of 300 samples; try 300"):
+        Order(SIZES, 384, 12, (0, "s"))
+
+
+def test_a_world_size_that_does_not_divide_the_streams_is_refused() -> None:
+    with pytest.raises(ValueError, match="world size 5 does not divide the 12 streams of a global batch of 24"):
+        slots_of_rank(24, 12, 0, 5)
+
+
+def test_world_sizes_one_to_four_and_no_or_two_workers_give_the_same_batches(recipe: Recipe, world: Path) -> None:
+    config = recipe()
+    reference = _stream(config, world_size=1)
+    for world_size, workers in ((2, 0), (3, 0), (4, 0), (1, 2), (3, 2)):
+        _assert_same(_stream(config, world_size, workers), reference)
+
+
+def test_resumed_in_mid_epoch_with_another_world_size_and_workers_equals_never_stopped(recipe: Recipe) -> None:
+    config = recipe()
+    reference = _stream(config, world_size=1)
+    for stopped_at in (1, 3, 5):
+        rest = _stream(config, world_size=2, workers=2 if stopped_at == 3 else 0, start=stopped_at)
+        _assert_same(rest, reference[stopped_at:])
+
+
+def test_a_corrupt_sample_is_replaced_and_named_and_the_batch_stays_full(recipe: Recipe, tmp_path: Path) -> None:
+    import io
+    import tarfile
+
+    (tmp_path / "broken").mkdir()
+    with tarfile.open(tmp_path / "broken/000000.tar", "w") as tar:
+        for number in range(30):
+            for name, content in ((f"{number:03}.jpg", b"no picture"), (f"{number:03}.txt", b"a caption")):
+                if name == "007.jpg" or number == 7 or name.endswith("txt"):
+                    pass
+                elif name.endswith("jpg"):
+                    content = _png()
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    source = {"squares": {"path": str(tmp_path / "broken")}}
+    config = recipe({"tasks": {"pictures": {"sources": source, "streams": 1, "global_batch": 30}, "pairs": None}})
+    batch = _dataset(config, 0, 1)[0][0]
+    assert len(batch.keys) == 30
+    assert "007" not in batch.keys
+    assert [skipped.key for skipped in batch.skipped] == ["007"]
+    assert "not a readable picture" in batch.skipped[0].reason
+
+
+def _png() -> bytes:
+    import io
+
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), (9, 9, 9)).save(file, "PNG")
+    return file.getvalue()
+
+
+def _dataset(config: TrainConfig, rank: int, world_size: int) -> StepDataset:
+    assert config.model is not None
+    assert config.model.text is not None
+    tokenizer, text = load_tokenizer(config.model.text)
+    model = config.model.model_copy(update={"text": text})
+    return StepDataset(config.plan, Path(config.data_root), model, tokenizer, config.seed, rank, world_size)
+
+
+Rows = dict[str, tuple[NDArray[Any] | None, list[list[int]]]]
+
+
+def _stream(config: TrainConfig, world_size: int, workers: int = 0, start: int = 0, steps: int = 7) -> list[Rows]:
+    """Each step's global batch as key -> (pixels with their augmentation, token ids of every side)."""
+    ranks = [list(steps_from(_dataset(config, rank, world_size), start, steps, workers)) for rank in range(world_size)]
+    return [{key: row for rank in step for key, row in _rows(rank[0]).items()} for step in zip(*ranks, strict=True)]
+
+
+def _rows(batch: Batch) -> Rows:
+    texts, size = batch.texts.lists(), len(batch.keys)
+    return {
+        key: (None if batch.pixels is None else batch.pixels[row].numpy(), texts[row::size])
+        for row, key in enumerate(batch.keys)
+    }
+
+
+def _assert_same(ours: list[Rows], reference: list[Rows]) -> None:
+    assert len(ours) == len(reference)
+    for step, expected in zip(ours, reference, strict=True):
+        assert step.keys() == expected.keys()
+        for key, (pixels, texts) in step.items():
+            assert texts == expected[key][1]
+            np.testing.assert_array_equal(pixels, expected[key][0])

@@ -1,0 +1,273 @@
+"""Anything goes in, unit vectors come out, in order; what cannot be embedded is named with its position."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import unimodal
+from unimodal.config import ModelConfig
+from unimodal.embedder import Embedder
+from unimodal.model import DualEncoder, build_model
+from unimodal.preprocess import Tokenizer, image_to_pixels
+
+
+def png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def assert_close(left: Any, right: Any) -> None:
+    np.testing.assert_allclose(left, right, rtol=0, atol=1e-6)
+
+
+def test_vectors_are_float32_unit_rows_of_numpy(embedder: Embedder, texts: list[str]) -> None:
+    vectors = embedder.encode(texts)
+    assert (type(vectors), vectors.dtype, vectors.shape) == (np.ndarray, np.float32, (10, 24))
+    assert_close(np.linalg.norm(vectors, axis=1), 1)
+
+
+def test_vectors_are_those_of_the_model(embedder: Embedder, texts: list[str], pictures: list[Image.Image]) -> None:
+    model = embedder.models[0]
+    with torch.no_grad():
+        expected_texts = model.encode_token_lists(embedder.tokenizer(texts), 10_000)  # type: ignore[misc]
+        pixels = [image_to_pixels(picture, model.config.preprocess) for picture in pictures]
+        expected_pictures = model.encode_image(torch.stack(pixels))
+    assert_close(embedder.encode(texts), expected_texts)
+    assert_close(embedder.encode(pictures), expected_pictures)
+
+
+def test_the_order_of_a_mixture_is_kept_however_it_is_batched(
+    embedder: Embedder, texts: list[str], pictures: list[Image.Image]
+) -> None:
+    items = [item for pair in zip(texts, pictures, strict=False) for item in pair] + texts[6:]
+    expected = np.concatenate([embedder.encode(item) for item in items])
+    assert_close(embedder.encode(items), expected)
+    embedder.tokens_per_batch, embedder.images_per_batch = 8, 2
+    assert_close(embedder.encode(items), expected)
+    assert_close(embedder.encode(items[::-1]), expected[::-1])
+
+
+def test_one_item_alone_is_a_row(embedder: Embedder, pictures: list[Image.Image]) -> None:
+    for item in ("a hat", pictures[0], png(pictures[0]), {"text": "a hat"}):
+        assert embedder.encode(item).shape == (1, 24)
+    assert embedder.encode(iter(["a hat", "a cup"])).shape == (2, 24)  # type: ignore[arg-type]  # any iterable will do
+
+
+def test_an_empty_list_gives_no_rows(embedder: Embedder) -> None:
+    vectors = embedder.encode([])
+    assert (vectors.shape, vectors.dtype) == ((0, 24), np.float32)
+    assert embedder.encode([], truncate_dim=8).shape == (0, 8)
+
+
+@pytest.mark.parametrize("weight", [None, 0, 0.25, 1])
+def test_text_and_picture_together_are_their_normalised_weighted_sum(
+    embedder: Embedder, pictures: list[Image.Image], weight: float | None
+) -> None:
+    text, picture = embedder.encode(["a red hat", pictures[0]])
+    share = 0.5 if weight is None else weight
+    expected = (1 - share) * text + share * picture
+    item: dict[str, Any] = {"text": "a red hat", "image": pictures[0]}
+    vector = embedder.encode(item if weight is None else {**item, "weight": weight})[0]
+    assert_close(vector, expected / np.linalg.norm(expected))
+
+
+def test_a_mapping_with_one_part_is_that_part_whatever_the_weight(
+    embedder: Embedder, pictures: list[Image.Image]
+) -> None:
+    expected = embedder.encode(["a red hat", pictures[0]])
+    one_each: list[dict[str, Any]] = [{"text": "a red hat", "weight": 1}, {"image": pictures[0], "text": None}]
+    assert_close(embedder.encode(one_each), expected)
+
+
+def test_a_str_is_a_text_even_if_a_picture_has_that_name(
+    embedder: Embedder, pictures: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = embedder.encode("hat.png")
+    pictures[0].save("hat.png")
+    assert np.array_equal(embedder.encode("hat.png"), before)
+    assert not np.allclose(embedder.encode(Path("hat.png")), before)
+
+
+def test_a_path_its_bytes_and_the_opened_picture_have_one_vector(
+    embedder: Embedder, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned
+    file = tmp_path / "a.png"
+    pictures[1].save(file, exif=exif)
+    vectors = embedder.encode([file, file.read_bytes(), Image.open(file)])
+    assert np.array_equal(vectors, vectors[[0, 0, 0]])
+
+
+def test_truncated_vectors_are_normalised_again(
+    embedder: Embedder, model: DualEncoder, tokenizer: Tokenizer, texts: list[str]
+) -> None:
+    whole = embedder.encode(texts)
+    expected = whole[:, :8] / np.linalg.norm(whole[:, :8], axis=1, keepdims=True)
+    assert_close(embedder.encode(texts, truncate_dim=8), expected)
+    short = Embedder(model, tokenizer, device="cpu", truncate_dim=8)
+    assert_close(short.encode(texts), expected)
+    assert short.encode(texts, truncate_dim=12).shape == (10, 12)
+
+
+@pytest.mark.parametrize("dim", [0, -1, 25])
+def test_a_truncation_outside_the_vector_is_refused(
+    embedder: Embedder, model: DualEncoder, tokenizer: Tokenizer, dim: int
+) -> None:
+    with pytest.raises(ValueError, match=f"truncate_dim {dim} is not between 1 and embed_dim 24"):
+        embedder.encode("a hat", truncate_dim=dim)
+    with pytest.raises(ValueError, match=f"truncate_dim {dim} is not between"):
+        Embedder(model, tokenizer, device="cpu", truncate_dim=dim)
+
+
+def test_prompts_are_put_before_texts_alone(
+    embedder: Embedder, texts: list[str], pictures: list[Image.Image]
+) -> None:
+    assert_close(embedder.encode_query(texts), embedder.encode([f"search query: {text}" for text in texts]))
+    assert_close(embedder.encode_document(texts), embedder.encode([f"document: {text}" for text in texts]))
+    assert_close(embedder.encode(texts, prompt="old "), embedder.encode([f"old {text}" for text in texts]))
+    assert_close(embedder.encode_query(pictures), embedder.encode(pictures))
+    assert not np.allclose(embedder.encode_query(texts), embedder.encode_document(texts))
+    assert embedder.encode_query(texts, truncate_dim=3).shape == (10, 3)
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("", "input 2: text is ''; give a text that is not empty"),
+        (" \n", "input 2: text is"),
+        (3, "input 2 is a int; give a str, a PIL image, a Path or bytes"),
+        (None, "input 2 is a NoneType"),
+        (b"<html>", "input 2: 6 bytes is not a readable picture"),
+        (b"", "input 2: 0 bytes is not a readable picture"),
+        (Path("nowhere.png"), "input 2: picture nowhere.png does not exist"),
+        ({}, "input 2 has the keys"),
+        ({"txt": "a"}, "input 2 has the keys .'txt'.; give 'text', 'image' or both"),
+        ({"text": "a", "weight": 2}, "input 2: weight 2.0 is not between 0"),
+        ({"text": "a", "image": "b.png"}, "input 2 is a str; give"),
+        ({"text": 5}, "input 2: text is 5"),
+    ],
+)
+def test_what_cannot_be_embedded_is_named_with_its_position(embedder: Embedder, item: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        embedder.encode(["a", "b", item])
+
+
+def test_a_model_of_one_kind_refuses_the_other(
+    tiny: ModelConfig, tokenizer: Tokenizer, pictures: list[Image.Image]
+) -> None:
+    text_only = Embedder(build_model(tiny.model_copy(update={"image": None})), tokenizer, device="cpu")
+    image_only = Embedder(build_model(tiny.model_copy(update={"text": None})), None, device="cpu")
+    assert (text_only.modalities, image_only.modalities) == (frozenset({"text"}), frozenset({"image"}))
+    assert text_only.encode("a").shape == image_only.encode(pictures[0]).shape == (1, 24)
+    with pytest.raises(ValueError, match="input 1 is a picture, and this model embeds text only"):
+        text_only.encode(["a", pictures[0]])
+    with pytest.raises(ValueError, match="input 1 is a text, and this model embeds image only"):
+        image_only.encode([pictures[0], {"text": "a", "image": pictures[0]}])
+
+
+def test_several_devices_give_the_vectors_of_one(
+    embedder: Embedder, model: DualEncoder, tokenizer: Tokenizer, texts: list[str], pictures: list[Image.Image]
+) -> None:
+    several = Embedder(copy.deepcopy(model), tokenizer, device=["cpu", "cpu", "cpu"])
+    several.tokens_per_batch, several.images_per_batch = 8, 1
+    assert len(several.models) == 3
+    items = [*texts, *pictures] * 3
+    assert_close(several.encode(items), embedder.encode(items))
+
+
+def test_several_devices_pass_an_error_on_and_go_on_working(
+    model: DualEncoder, tokenizer: Tokenizer, pictures: list[Image.Image]
+) -> None:
+    several = Embedder(model, tokenizer, device=["cpu", "cpu"])
+    several.images_per_batch = 1
+    with pytest.raises(ValueError, match="input 3: "):
+        several.encode([*pictures[:3], b"broken", *pictures[3:]])
+    assert several.encode(pictures).shape == (6, 24)
+
+
+def modes(models: Sequence[DualEncoder]) -> list[bool]:
+    return [module.training for model in models for module in model.modules()]
+
+
+def test_encoding_leaves_the_mode_of_every_module_as_it_was(
+    embedder: Embedder, texts: list[str], pictures: list[Image.Image]
+) -> None:
+    model = embedder.models[0]
+    model.train()
+    assert model.image is not None
+    model.image.backbone.eval()  # frozen
+    before = modes(embedder.models)
+    expected = embedder.encode(texts + pictures)
+    assert modes(embedder.models) == before
+    assert np.array_equal(embedder.encode(texts + pictures), expected)  # no dropout
+    with pytest.raises(ValueError, match="input 0"):
+        embedder.encode(b"broken")
+    assert modes(embedder.models) == before
+
+
+def test_a_model_can_be_trained_after_encoding(embedder: Embedder, texts: list[str]) -> None:
+    embedder.encode(texts)
+    model = embedder.models[0]
+    assert embedder.tokenizer is not None
+    model.encode_token_lists(embedder.tokenizer(texts), 100).sum().backward()
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("dtype", "least"), [("bfloat16", 0.999), ("float16", 0.9999), ("float64", 0.9999999)])
+def test_other_precisions_give_nearly_the_same_vectors_as_float32(
+    embedder: Embedder, tokenizer: Tokenizer, texts: list[str], pictures: list[Image.Image], dtype: str, least: float
+) -> None:
+    other = Embedder(copy.deepcopy(embedder.models[0]), tokenizer, device="cpu", dtype=dtype)
+    vectors = other.encode(texts + pictures)
+    assert vectors.dtype == np.float32
+    assert (vectors * embedder.encode(texts + pictures)).sum(axis=1).min() > least
+
+
+def test_an_unknown_dtype_is_refused(model: DualEncoder) -> None:
+    with pytest.raises(ValueError, match="dtype 'half' is not one of float32, bfloat16"):
+        Embedder(model, None, dtype="half")
+
+
+def test_similarity_is_the_cosine(embedder: Embedder, texts: list[str]) -> None:
+    vectors = embedder.encode(texts)
+    similarity = embedder.similarity(vectors[:2], vectors)
+    assert similarity.shape == (2, 10)
+    assert similarity[1, 7] == pytest.approx(float(vectors[1] @ vectors[7]), abs=1e-6)
+
+
+def test_a_bar_counts_to_the_end_where_it_is_asked_for(
+    embedder: Embedder, texts: list[str], pictures: list[Image.Image], capfd: pytest.CaptureFixture[str]
+) -> None:
+    embedder.encode(texts + pictures)
+    assert capfd.readouterr() == ("", "")
+    embedder.encode(texts + pictures, show_progress=True)
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert "16/16" in shown.err
+
+
+@pytest.mark.parametrize("source", ["nowhere", "./no/where", "/no/where", "a/b/c", "open_clip:ViT-B-33", "hf:nowhere"])
+def test_a_model_that_is_nowhere_is_refused(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="is not a folder|is not an open_clip model"):
+        unimodal.load(source)
+
+
+def test_the_open_clip_models_that_others_publish_load_by_name(
+    open_clip_name: str, texts: list[str], pictures: list[Image.Image]
+) -> None:
+    embedder = unimodal.load(f"open_clip:{open_clip_name}", device="cpu")
+    assert embedder.encode(texts + pictures).shape == (16, 32)
+    assert embedder.config.preprocess.image_size == 32

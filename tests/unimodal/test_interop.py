@@ -1,0 +1,275 @@
+"""Other people's models load with their own pooling, length and prompts, from a folder and over the hub's protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import unimodal
+from unimodal.checkpoint import save_model
+from unimodal.embedder import Embedder
+from unimodal.interop.open_clip import from_open_clip
+from unimodal.model import DualEncoder
+from unimodal.preprocess import Tokenizer
+
+MODULES = ("Transformer", "Pooling", "Normalize")
+TRANSFORMER = "sentence_transformers.models.Transformer"
+
+
+def write(file: Path, content: Any) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content), encoding="utf-8")
+
+
+def write_backbone(folder: Path, tokenizer_file: Path, bert_kwargs: dict[str, Any]) -> None:
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    torch.manual_seed(0)
+    BertModel(BertConfig(**bert_kwargs)).save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_file=str(tokenizer_file), pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(folder)
+
+
+def write_modules(
+    folder: Path, pooling: dict[str, Any], modules: tuple[str, ...] = MODULES, backbone: str = "", max_length: int = 12
+) -> None:
+    """What sentence-transformers writes beside a backbone."""
+    paths = [backbone, *(f"{number}_{kind}" for number, kind in enumerate(modules) if number)]
+    write(folder / "modules.json", [
+        {"idx": number, "name": str(number), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for number, (kind, path) in enumerate(zip(modules, paths, strict=True))
+    ])  # fmt: skip
+    write(folder / backbone / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": 32, **pooling})
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tokenizer_file: Path, bert_kwargs: dict[str, Any]) -> Path:
+    write_backbone(tmp_path / "sentences", tokenizer_file, bert_kwargs)
+    write_modules(tmp_path / "sentences", {"pooling_mode_mean_tokens": True})
+    return tmp_path / "sentences"
+
+
+def theirs(folder: Path, texts: list[str], **options: Any) -> Any:
+    library = pytest.importorskip("sentence_transformers", reason="nothing to compare with")
+    return library.SentenceTransformer(str(folder), device="cpu").encode(texts, normalize_embeddings=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False, "include_prompt": True}, "mean"),
+        ({"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": True}, "cls"),
+        ({"pooling_mode_mean_tokens": False, "pooling_mode_lasttoken": True}, "last"),
+        ({"pooling_mode": "mean"}, "mean"),
+        ({"pooling_mode": "cls"}, "cls"),
+        ({"pooling_mode": "lasttoken"}, "last"),
+    ],
+)
+def test_a_sentence_model_gives_the_vectors_of_sentence_transformers(
+    folder: Path, texts: list[str], pooling: dict[str, Any], expected: str
+) -> None:
+    write_modules(folder, pooling)
+    embedder = unimodal.load(f"hf:{folder}", device="cpu")
+    assert embedder.config.text is not None
+    assert (embedder.config.text.pooling, embedder.config.text.max_length) == (expected, 12)
+    np.testing.assert_allclose(embedder.encode(texts), theirs(folder, texts), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "pooling",
+    [
+        {"pooling_mode_max_tokens": True},
+        {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True},
+        {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True},
+        {"pooling_mode_mean_sqrt_len_tokens": True},
+        {"pooling_mode": "max"},
+        {"pooling_mode": ["mean", "max"]},
+        {"pooling_mode": "mean_sqrt_len_tokens"},
+    ],
+)
+def test_a_pooling_that_is_not_ours_is_refused(folder: Path, pooling: dict[str, Any]) -> None:
+    write_modules(folder, pooling)
+    with pytest.raises(ValueError, match=r"1_Pooling pools by .*; only one of \['cls', 'last', 'mean'\] is supported"):
+        unimodal.load(f"hf:{folder}", device="cpu")
+
+
+def test_a_module_that_is_not_ours_is_refused(folder: Path) -> None:
+    write_modules(folder, {"pooling_mode_mean_tokens": True}, modules=("Transformer", "Pooling", "Dense"))
+    with pytest.raises(ValueError, match=r"sentence_transformers.models.Dense module, which is not supported; use"):
+        unimodal.load(f"hf:{folder}", device="cpu")
+
+
+def test_the_backbone_may_lie_in_a_folder_of_its_own(
+    tmp_path: Path, tokenizer_file: Path, bert_kwargs: dict[str, Any], texts: list[str]
+) -> None:
+    write_backbone(tmp_path / "0_Transformer", tokenizer_file, bert_kwargs)
+    write_modules(tmp_path, {"pooling_mode_cls_token": True}, backbone="0_Transformer")
+    embedder = unimodal.load(f"hf:{tmp_path}", device="cpu")
+    np.testing.assert_allclose(embedder.encode(texts), theirs(tmp_path, texts), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["document", "passage", "corpus"])
+def test_the_prompts_of_a_sentence_model_come_along(folder: Path, texts: list[str], kind: str) -> None:
+    write(folder / "config_sentence_transformers.json", {"prompts": {"query": "the old ", kind: "of wood ", "x": "y"}})
+    embedder = unimodal.load(f"hf:{folder}", device="cpu")
+    assert embedder.config.prompts == {"query": "the old ", "document": "of wood "}
+    expected = theirs(folder, texts, prompt_name=kind)
+    np.testing.assert_allclose(embedder.encode_document(texts), expected, rtol=0, atol=1e-6)
+
+
+def test_a_plain_transformers_encoder_is_pooled_by_the_mean(
+    tmp_path: Path, tokenizer_file: Path, bert_kwargs: dict[str, Any]
+) -> None:
+    write_backbone(tmp_path, tokenizer_file, bert_kwargs)
+    config = unimodal.load(f"hf:{tmp_path}", device="cpu").config
+    assert config.text is not None
+    assert (config.text.pooling, config.text.max_length) == ("mean", 64)
+    assert config.prompts == {"query": "", "document": ""}
+
+
+def test_an_imported_model_is_saved_as_one_of_ours(folder: Path, tmp_path: Path, texts: list[str]) -> None:
+    embedder = unimodal.load(f"hf:{folder}", device="cpu")
+    save_model(tmp_path / "ours", embedder.models[0], embedder.tokenizer)
+    assert np.array_equal(unimodal.load(tmp_path / "ours", device="cpu").encode(texts), embedder.encode(texts))
+
+
+def test_a_folder_that_is_no_text_encoder_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty"):
+        unimodal.load(f"hf:{tmp_path / 'empty'}")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="sentences"):
+        unimodal.load(f"hf:{folder}")
+
+
+def test_an_open_clip_model_keeps_its_preprocessing_and_length(open_clip_name: str) -> None:
+    model, tokenizer = from_open_clip(open_clip_name)
+    assert model.config.preprocess.image_size == 32
+    assert model.config.preprocess.resize == "crop"
+    assert model.config.text is not None
+    assert (model.config.text.max_length, model.config.text.clean) == (16, "clip")
+    assert len(tokenizer(["word " * 100])[0]) == 16
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@contextmanager
+def hub(repository: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Serve a folder as a repository, as the hub would; gives its address and the list of what was asked for."""
+    asked: list[str] = []
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            asked.append(path)
+            name = path.removeprefix(f"/{repository}/resolve/{COMMIT}/").removeprefix(f"/{repository}/resolve/main/")
+            if path in (f"/api/models/{repository}", f"/api/models/{repository}/revision/main"):
+                siblings = [{"rfilename": name} for name in files]
+                self.answer(json.dumps({"id": repository, "sha": COMMIT, "siblings": siblings}).encode())
+            elif path.startswith(f"/api/models/{repository}/tree/"):
+                entries = [
+                    {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                    for name, content in files.items()
+                ]
+                self.answer(json.dumps(entries).encode())
+            elif name in files:
+                self.answer(files[name])
+            else:
+                self.answer(b'{"error": "Repository not found"}', 404, {"X-Error-Code": "RepoNotFound"})
+
+        do_HEAD = do_GET  # noqa: N815  # http.server's names
+
+        def answer(self, content: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
+            self.send_response(status)
+            etag = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+            for key, value in {"Content-Length": str(len(content)), **etag, **(headers or {})}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+PROGRAM = """
+import json, sys
+import numpy
+import unimodal
+for number, source in enumerate(sys.argv[2:]):
+    try:
+        numpy.save(f"{sys.argv[1]}/{number}.npy", unimodal.load(source, device="cpu").encode(["a red hat", "a cup"]))
+    except ValueError as error:
+        print(error)
+"""
+
+
+def load_elsewhere(home: Path, endpoint: str, *sources: str) -> list[str]:
+    """Load models and embed two texts in a process that knows another hub; gives the lines of its errors."""
+    home.mkdir(exist_ok=True)
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")},
+        "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1",
+    }  # fmt: skip
+    finished = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(home), *sources], env=environment, check=True, capture_output=True, text=True
+    )
+    return finished.stdout.splitlines()
+
+
+def test_models_load_by_their_hub_ids(
+    tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer, embedder: Embedder, folder: Path
+) -> None:
+    save_model(tmp_path / "ours", model, tokenizer)
+    (tmp_path / "ours" / "pytorch_model.bin").write_bytes(b"\x80a pickle")
+    (tmp_path / "ours" / "code.py").write_text("raise SystemExit", encoding="utf-8")
+    with hub("someone/ours", tmp_path / "ours") as (endpoint, asked):
+        errors = load_elsewhere(tmp_path / "home", endpoint, "someone/ours", "someone/nothing")
+        assert [path for path in asked if path.endswith((".bin", ".py"))] == []
+        assert any(path.endswith("model.safetensors") for path in asked)
+    expected = embedder.encode(["a red hat", "a cup"])
+    np.testing.assert_allclose(np.load(tmp_path / "home" / "0.npy"), expected, rtol=0, atol=1e-6)
+    assert len(errors) == 1
+    assert errors[0].startswith("model 'someone/nothing' is no folder here and the hub gave none")
+    # The hub is gone: what was fetched once is used, and what was not is one sentence.
+    (tmp_path / "home" / "0.npy").unlink()
+    errors = load_elsewhere(tmp_path / "home", endpoint, "someone/ours", "someone/nothing")
+    np.testing.assert_allclose(np.load(tmp_path / "home" / "0.npy"), expected, rtol=0, atol=1e-6)
+    assert len(errors) == 1
+    assert errors[0].startswith("model 'someone/nothing' is no folder here and the hub gave none")
+
+
+def test_a_sentence_model_loads_by_its_hub_id(tmp_path: Path, folder: Path) -> None:
+    write_modules(folder, {"pooling_mode_cls_token": True})
+    with hub("someone/sentences", folder) as (endpoint, asked):
+        assert load_elsewhere(tmp_path / "home", endpoint, "hf:someone/sentences") == []
+        assert any(path.endswith("1_Pooling/config.json") for path in asked)
+    expected = unimodal.load(f"hf:{folder}", device="cpu").encode(["a red hat", "a cup"])
+    np.testing.assert_allclose(np.load(tmp_path / "home" / "0.npy"), expected, rtol=0, atol=1e-6)

@@ -1,0 +1,1 @@
+"""A shop that draws itself: pictures, texts and queries to train on and to search, with nothing downloaded."""

@@ -1,0 +1,243 @@
+"""Build the demo's catalogue: choose the products, write their texts, draw their pictures.
+
+A product's identity is its (kind, colour, pattern). Every identity belongs to one split only; the test products have
+one picture each, so that exactly one picture is right for a test text, and are spoken of in held-out wordings. On disk:
+
+    manifest.json                             how the catalogue was made
+    images/*.jpg
+    train.jsonl, val.jsonl, test.jsonl        a line a product: the fields of `Product`
+    texts_train.jsonl                         {"query", "document"}: a customer's words and the description that answers
+"""
+
+import itertools
+import json
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from ..progress import progress_bar
+from . import sentences
+from .draw import Look, draw_product
+from .sentences import Subject
+from .words import COLOURS, KINDS, PATTERNS, SCENES
+
+VERSION = 1  # of the texts and drawings; a folder of another version is refused
+SPLITS = ("train", "val", "test")
+Identity = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Product:
+    """One product: its picture, its texts, and the attributes that both are made from."""
+
+    id: str
+    image: str  # relative to the catalogue's folder
+    captions: list[str]
+    title: str
+    description: str
+    query: str
+    price: float
+    category: str
+    kind: str
+    colour: str
+    pattern: str
+    material: str
+    background: str
+    seed: int  # of the drawing
+
+    @property
+    def identity(self) -> Identity:
+        """What no two test products share."""
+        return self.kind, self.colour, self.pattern
+
+    @property
+    def look(self) -> Look:
+        """What `draw_product` needs to draw the product again, at any size."""
+        return Look(self.kind, self.colour, self.pattern, self.material, self.background, self.seed)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """A catalogue on disk, in numbers."""
+
+    folder: Path
+    seed: int
+    size: int
+    num_train: int
+    num_val: int
+    num_test: int
+    num_texts: int
+
+
+def build_catalogue(
+    folder: Path,
+    *,
+    seed: int = 0,
+    size: int = 96,
+    num_train: int = 4400,
+    num_val: int = 192,
+    num_test: int = 1024,
+    workers: int | None = None,
+) -> Catalogue:
+    """Write the catalogue into `folder`, or find it there. The folder appears whole or not at all.
+
+    size: of the pictures' sides, in pixels.
+    workers: processes that draw; by default one a core. With 1, this process draws.
+    """
+    folder = Path(folder)
+    counts = {"num_train": num_train, "num_val": num_val, "num_test": num_test}
+    wanted = {"version": VERSION, "seed": seed, "size": size, **counts}
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        return _found(folder, wanted)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        splits = plan_products(seed=seed, num_train=num_train, num_val=num_val, num_test=num_test)
+        texts = plan_texts(splits["train"], seed=seed)
+        for split in SPLITS:
+            _write_lines(unfinished / f"{split}.jsonl", [asdict(product) for product in splits[split]])
+        _write_lines(unfinished / "texts_train.jsonl", texts)
+        _draw_all([product for split in SPLITS for product in splits[split]], unfinished, size, workers)
+        (unfinished / "manifest.json").write_text(json.dumps({**wanted, "num_texts": len(texts)}, indent=1))
+        unfinished.chmod(0o755)  # a temporary folder is private
+        try:
+            unfinished.rename(folder)
+        except OSError:  # another process was faster
+            return _found(folder, wanted)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return _found(folder, wanted)
+
+
+def _found(folder: Path, wanted: dict[str, int]) -> Catalogue:
+    """The catalogue that is there; ValueError if it is not the one that is wanted."""
+    manifest_path = folder / "manifest.json"
+    if not manifest_path.is_file():
+        raise ValueError(f"{folder} is there and is no catalogue; choose another folder, or delete it.")
+    manifest = json.loads(manifest_path.read_text())
+    for key, value in wanted.items():
+        if manifest.get(key) != value:
+            seen = f"{key} {manifest.get(key)}, not {value}"
+            raise ValueError(f"{folder} is a catalogue with {seen}; delete it, or choose another folder.")
+    counts = {key: int(value) for key, value in manifest.items() if key != "version"}
+    return Catalogue(folder=folder, **counts)
+
+
+def plan_products(*, seed: int, num_train: int, num_val: int, num_test: int) -> dict[str, list[Product]]:
+    """All products of the three splits, without their pictures. The same seed gives the same products."""
+    identities = list(itertools.product(KINDS, COLOURS, PATTERNS))
+    if num_val + num_test >= len(identities):
+        asked = f"num_val {num_val} + num_test {num_test}"
+        raise ValueError(f"{asked} leave none of {len(identities)} combinations to train on; ask for less.")
+    random.Random(f"{seed} split").shuffle(identities)
+    chosen = {
+        "val": identities[:num_val],
+        "test": identities[num_val : num_val + num_test],
+        "train": list(itertools.islice(itertools.cycle(identities[num_val + num_test :]), num_train)),
+    }
+    return {
+        split: [plan_product(identity, split, number, seed) for number, identity in enumerate(chosen[split])]
+        for split in SPLITS
+    }
+
+
+def plan_product(identity: Identity, split: str, number: int, seed: int) -> Product:
+    """One product of the identity; material, scene, price and wordings are drawn by (seed, split, number)."""
+    product_id = f"{split}-{number:05d}"
+    rng = random.Random(f"{seed} {product_id}")
+    held_out = split != "train"
+    kind, colour, pattern = identity
+    low, high = KINDS[kind].price
+    subject = Subject(
+        kind,
+        colour,
+        pattern,
+        rng.choice(KINDS[kind].materials),
+        rng.choice(list(SCENES)),
+        round(rng.randint(low, high) - 0.05, 2),
+    )
+    return Product(
+        id=product_id,
+        image=f"images/{product_id}.jpg",
+        captions=sentences.captions(subject, 3 if held_out else 4, held_out, rng),
+        title=sentences.title(subject, held_out, rng),
+        description=sentences.description(subject, held_out, rng),
+        query=sentences.query(subject, held_out, rng),
+        price=subject.price,
+        category=KINDS[kind].category,
+        kind=kind,
+        colour=colour,
+        pattern=pattern,
+        material=subject.material,
+        background=subject.background,
+        seed=rng.randrange(2**31),
+    )
+
+
+def plan_texts(products: Sequence[Product], *, seed: int, queries_each: int = 2) -> list[dict[str, str]]:
+    """Queries with the descriptions that answer them, all in training wordings; `queries_each` a product."""
+    pairs = []
+    for turn in range(queries_each):
+        for product in products:
+            rng = random.Random(f"{seed} {product.id} query {turn}")
+            subject = Subject(*product.identity, product.material, product.background, product.price)
+            document = product.description if turn == 0 else sentences.description(subject, False, rng)
+            pairs.append({"query": sentences.query(subject, False, rng), "document": document})
+    return pairs
+
+
+def _draw_all(products: Sequence[Product], folder: Path, size: int, workers: int | None) -> None:
+    (folder / "images").mkdir()
+    workers = min(workers or os.cpu_count() or 1, 1 + len(products) // 100)
+    jobs = [(product.look, str(folder / product.image), size) for product in products]
+    with progress_bar("drawing the catalogue", len(jobs)) as advance:
+        if workers == 1:
+            for done, job in enumerate(jobs, start=1):
+                _draw_one(job)
+                advance(done)
+            return
+        # spawn: a forked process would inherit the locks of this process's threads
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            for done, _ in enumerate(pool.map(_draw_one, jobs, chunksize=32), start=1):
+                advance(done)
+
+
+def _draw_one(job: tuple[Look, str, int]) -> None:
+    look, path, size = job
+    save_picture(look, Path(path), size)
+
+
+def save_picture(look: Look, path: Path, size: int) -> None:
+    """Draw a product into a JPEG file, as the catalogue's pictures are."""
+    draw_product(look, size).save(path, quality=92, subsampling=0)
+
+
+def _write_lines(path: Path, rows: Sequence[dict[str, object]] | Sequence[dict[str, str]]) -> None:
+    with path.open("w", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def read_products(folder: Path, split: str) -> list[Product]:
+    """The products of "train", "val" or "test"."""
+    with (Path(folder) / f"{split}.jsonl").open(encoding="utf-8") as lines:
+        return [Product(**json.loads(line)) for line in lines]
+
+
+def read_texts(folder: Path) -> list[dict[str, str]]:
+    """The rows {"query", "document"} to train on."""
+    with (Path(folder) / "texts_train.jsonl").open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def training_texts(folder: Path) -> Iterator[str]:
+    """Every text of the training split, as a tokenizer is trained on them."""
+    for product in read_products(folder, "train"):
+        yield from (*product.captions, product.title, product.description, product.query)
+    for row in read_texts(folder):
+        yield from (row["query"], row["document"])

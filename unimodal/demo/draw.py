@@ -1,0 +1,250 @@
+"""Draw one product: its parts in its colour and pattern, lit as its material is, standing in a scene.
+
+Everything is a function of the look (which carries a seed) and in units of the canvas, so that the same product can be
+drawn small for a model and large for a reader.
+"""
+
+import colorsys
+import math
+import random
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFilter
+
+from .household import HOUSEHOLD
+from .patterns import mixed, print_pattern
+from .scenes import draw_scene
+from .shapes import Part, Point
+from .wardrobe import WARDROBE
+from .words import COLOURS, Rgb
+
+Floats = npt.NDArray[np.float32]
+
+
+class Look(NamedTuple):
+    """All that decides a picture; `seed` places, turns and lights the product."""
+
+    kind: str
+    colour: str
+    pattern: str
+    material: str
+    background: str
+    seed: int
+
+
+class Surface(NamedTuple):
+    """How a material takes the light."""
+
+    texture: str
+    depth: float  # how strongly the texture shows
+    gloss: float  # of the highlight
+    bands: float = 0.0  # of the mirror bands of metal and the sheen of silk
+    clear: float = 0.0  # how much of the scene shines through
+
+
+SURFACES: dict[str, Surface] = {
+    "ceramic": Surface("smooth", 0.0, 0.95),
+    "metal": Surface("brushed", 0.03, 0.6, bands=0.17),
+    "glass": Surface("smooth", 0.0, 1.0, clear=0.2),
+    "plastic": Surface("smooth", 0.0, 0.45),
+    "wood": Surface("grain", 0.12, 0.25),
+    "leather": Surface("pebbles", 0.035, 0.45),
+    "canvas": Surface("weave", 0.13, 0.0),
+    "cotton": Surface("weave", 0.05, 0.0),
+    "wool": Surface("knit", 0.15, 0.0),
+    "silk": Surface("smooth", 0.0, 0.3, bands=0.1),
+    "velvet": Surface("pebbles", 0.04, 0.0, bands=0.09),
+    "nylon": Surface("weave", 0.03, 0.3),
+    "paper": Surface("pebbles", 0.02, 0.0),
+}
+
+SHAPES = {**HOUSEHOLD, **WARDROBE}
+# What lies flat or hangs; everything else stands, and has a shadow on the floor.
+FLAT = {
+    "cushion",
+    "dress",
+    "guitar",
+    "kite",
+    "mitten",
+    "notebook",
+    "plate",
+    "sock",
+    "sweater",
+    "t-shirt",
+    "tie",
+    "umbrella",
+}
+
+FIXED_PAINTS: dict[str, Rgb] = {
+    "metal": (176, 181, 190),
+    "wood": (168, 124, 84),
+    "cream": (246, 241, 230),
+    "dark": (54, 52, 56),
+}
+
+
+def draw_product(look: Look, size: int) -> Image.Image:
+    """An RGB picture of `size` x `size` pixels."""
+    rng = random.Random(look.seed)
+    canvas = size * (3 if size <= 128 else 2)  # Pillow's polygons have hard edges: draw larger, then average
+    scene = draw_scene(look.background, canvas, rng)
+    paint = _varied(COLOURS[look.colour].paint, rng)
+    parts = _placed(SHAPES[look.kind](), rng)
+    sheet = print_pattern(look.pattern, look.colour, paint, canvas, rng)
+    product, mask = _painted(parts, sheet, paint, canvas)
+    lit = _lit(product, mask, SURFACES[look.material], rng)
+    shaded = _shadowed(scene, mask, look.kind not in FLAT)
+    clear = SURFACES[look.material].clear
+    if clear:
+        lit = Image.blend(lit, shaded, clear)
+    shaded.paste(lit, (0, 0), mask)
+    return shaded.reduce(canvas // size)
+
+
+def _varied(paint: Rgb, rng: random.Random) -> Rgb:
+    """The same colour as another camera would see it: a little lighter or darker, a little off in hue."""
+    hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255 for channel in paint))
+    hue = (hue + rng.uniform(-0.008, 0.008)) % 1
+    saturation = min(1.0, saturation * rng.uniform(0.94, 1.06))
+    value = min(1.0, value * rng.uniform(0.95, 1.05))
+    red, green, blue = (round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, saturation, value))
+    return red, green, blue
+
+
+def _placed(parts: list[Part], rng: random.Random) -> list[Part]:
+    """Turned by a few degrees, scaled, moved, and mirrored half of the time."""
+    angle = math.radians(rng.uniform(-5, 5))
+    scale = rng.uniform(0.88, 0.98)
+    right, down = rng.uniform(-4, 4), rng.uniform(-2, 3)
+    cos, sin, flip = math.cos(angle) * scale, math.sin(angle) * scale, rng.choice((-1, 1))
+
+    def moved(point: Point) -> Point:
+        x, y = (point[0] - 50) * flip, point[1] - 50
+        return 50 + right + cos * x - sin * y, 50 + down + sin * x + cos * y
+
+    return [Part(part.paint, [moved(point) for point in part.points], part.width * scale) for part in parts]
+
+
+def _painted(parts: list[Part], sheet: Image.Image, paint: Rgb, canvas: int) -> tuple[Image.Image, Image.Image]:
+    """The flat product and its mask."""
+    unit = canvas / 100
+    darker = mixed(paint, (20, 16, 24), 0.2) if sum(paint) > 150 else mixed(paint, (255, 255, 255), 0.14)
+    paints = {**FIXED_PAINTS, "trim": darker, "inside": mixed(paint, (24, 18, 22), 0.55)}
+    seam = mixed(paint, (10, 8, 14), 0.5) if sum(paint) > 150 else mixed(paint, (255, 255, 255), 0.3)
+    product, mask = Image.new("RGB", (canvas, canvas), paint), Image.new("L", (canvas, canvas), 0)
+    on_product, on_mask = ImageDraw.Draw(product), ImageDraw.Draw(mask)
+    for part in parts:
+        points = [(x * unit, y * unit) for x, y in part.points]
+        if part.paint == "body":
+            stencil = Image.new("L", (canvas, canvas), 0)
+            ImageDraw.Draw(stencil).polygon(points, 255)
+            product.paste(sheet, (0, 0), stencil)
+            on_mask.polygon(points, 255)
+            continue
+        colour = seam if part.paint == "seam" else paints[part.paint]
+        for draw, ink in ((on_product, colour), (on_mask, 255)):
+            if part.width:
+                width = max(1, round(part.width * unit))
+                draw.line(points, ink, width, joint="curve")
+                for x, y in (points[0], points[-1]) if width > 2 else ():
+                    draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), ink)
+            else:
+                draw.polygon(points, ink)
+    return product, mask
+
+
+def _lit(product: Image.Image, mask: Image.Image, surface: Surface, rng: random.Random) -> Image.Image:
+    """Light from the upper left: round edges, the material's texture, and its highlights."""
+    size = product.width
+    coarse = size // 4
+    body = mask.resize((coarse, coarse), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(coarse * 0.045))
+    height: Floats = np.asarray(body, np.float32) / np.float32(255)
+    step = max(1, round(coarse * 0.03))
+    slope = np.roll(height, (-step, -step), (0, 1)) - np.roll(
+        height, (step, step), (0, 1)
+    )  # > 0 where it faces the light
+    light = 0.99 + 0.3 * slope - 0.16 * (1 - height)
+    if surface.bands:
+        light += surface.bands * _bands(coarse, rng)
+    shine = np.clip(slope - 0.12, 0, 1) * surface.gloss * 0.55
+    if surface.gloss:
+        shine += surface.gloss * 0.42 * _streak(mask, coarse, rng) * np.clip(height * 2 - 1, 0, 1)
+    fine = _enlarged(light, size) * 2 * (1 + surface.depth * _texture(surface.texture, size))
+    pixels = np.asarray(product, np.float32) * fine[:, :, None]
+    if surface.gloss:
+        pixels += (255 - pixels) * _enlarged(shine * 2, size)[:, :, None]
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def _enlarged(field: Floats, size: int) -> Floats:
+    """A coarse field of values between 0 and 2, smoothly enlarged and halved."""
+    levels = Image.fromarray(np.clip(field * 127.5, 0, 255).astype(np.uint8))
+    return np.asarray(levels.resize((size, size), Image.Resampling.BILINEAR), np.float32) / np.float32(255)
+
+
+def _bands(size: int, rng: random.Random) -> Floats:
+    """Soft slanting reflections."""
+    across = np.linspace(0, 1, size, dtype=np.float32)
+    phase = (across[None, :] + 0.35 * across[:, None]) * rng.uniform(2.6, 3.4) + rng.random()
+    return np.cos(2 * np.pi * phase).astype(np.float32)
+
+
+def _streak(mask: Image.Image, size: int, rng: random.Random) -> Floats:
+    """The long reflection of a window, a quarter of the way in from the left."""
+    left, top, right, bottom = mask.getbbox() or (0, 0, mask.width, mask.height)
+    scale = size / mask.width
+    width, tall = (right - left) * scale, (bottom - top) * scale
+    x, y = left * scale + width * rng.uniform(0.24, 0.32), top * scale + tall * 0.2
+    streak = Image.new("L", (size, size), 0)
+    points = [(x, y), (x + width * 0.1, y), (x + width * 0.07, y + tall * 0.45), (x + width * 0.01, y + tall * 0.45)]
+    ImageDraw.Draw(streak).polygon(points, 255)
+    return np.asarray(streak.filter(ImageFilter.GaussianBlur(size * 0.018)), np.float32) / np.float32(255)
+
+
+@lru_cache(maxsize=16)
+def _texture(name: str, size: int) -> Floats:
+    """A field between about -1 and 1; its noise is made at one size, so that a larger picture has the same grain."""
+    across = np.arange(size, dtype=np.float32)[None, :] * (100 / size)
+    down = np.arange(size, dtype=np.float32)[:, None] * (100 / size)
+    if name == "weave":
+        field = np.sin(across * 4.2) * np.sin(down * 4.2)
+    elif name == "knit":
+        field = np.sin((across - np.abs((down % 4) - 2) * 0.9) * 1.9) * 0.6 + np.sin(down * 3.14) * 0.4
+    elif name == "brushed":
+        field = _noise(1, 200, size)
+    elif name == "grain":
+        field = np.sin(down * 0.9 + 5 * _noise(6, 10, size)) * 0.6 + _noise(3, 120, size) * 0.6
+    elif name == "pebbles":
+        field = _noise(110, 110, size)
+    else:
+        field = np.zeros((size, size))
+    return np.broadcast_to(field, (size, size)).astype(np.float32)
+
+
+def _noise(across: int, down: int, size: int) -> Floats:
+    cells = (
+        (np.random.default_rng(across * 1000 + down).normal(0, 60, (down, across)) + 128).clip(0, 255).astype(np.uint8)
+    )
+    return np.asarray(Image.fromarray(cells).resize((size, size), Image.Resampling.BICUBIC), np.float32) / np.float32(
+        64
+    ) - np.float32(2)
+
+
+def _shadowed(scene: Image.Image, mask: Image.Image, standing: bool) -> Image.Image:
+    """The scene with the product's soft shadow, to the lower right and, for what stands, on the floor."""
+    coarse = scene.width // 4
+    shadow = Image.new("L", (coarse, coarse), 0)
+    shadow.paste(
+        mask.resize((coarse, coarse), Image.Resampling.BOX).point([level * 2 // 5 for level in range(256)]),
+        (round(coarse * 0.02), round(coarse * 0.025)),
+    )
+    if standing:
+        left, _, right, bottom = (edge * coarse / mask.width for edge in mask.getbbox() or (0, 0, 1, 1))
+        ImageDraw.Draw(shadow).ellipse(
+            (left, bottom - coarse * 0.05, right + coarse * 0.05, bottom + coarse * 0.035), 130
+        )
+    shadow = shadow.filter(ImageFilter.GaussianBlur(coarse * 0.022)).resize(scene.size, Image.Resampling.BILINEAR)
+    return Image.composite(Image.new("RGB", scene.size, (58, 50, 56)), scene, shadow)
