@@ -105,6 +105,7 @@ class EvalConfig(Config):
 
     suite: str  # a shipped suite (mini) or a YAML file
     data_root: str | None = None  # None: the recipe's
+    tasks: tuple[str, ...] = ()  # of the suite; empty: all
     split: str = "val"
     every: int = Field(gt=0)  # steps
     best: str = ""  # "task metric" whose highest value decides what RUN/best keeps

@@ -177,7 +177,7 @@ def demo(
     from unimodal.training.loop import train as run_training
 
     started, data = time.perf_counter(), folder / "data"
-    catalogue = build_catalogue(data, size=64)
+    catalogue = build_catalogue(data)
     train_tokenizer(training_texts(data), folder / "tokenizer.json", vocab_size=2000)
     pack_all(read_config(PackRecipe, "demo-shards", [f"data_root={data}", f"out={folder / 'shards'}"]))
     paths = [f"run={folder}", f"data_root={folder / 'shards'}", f"model.text.tokenizer={folder / 'tokenizer.json'}"]
@@ -229,10 +229,16 @@ def _evaluator(config: TrainConfig) -> Evaluate | None:
     """Validation during training: scores by "task metric" of the suite that the recipe names."""
     if config.eval is None:
         return None
+    from unimodal.config import nearest
     from unimodal.eval.evaluate import evaluate as score
     from unimodal.eval.suites import read_suite
 
     settings, suite = config.eval, read_suite(config.eval.suite)
+    for name in settings.tasks:
+        if name not in suite.tasks:
+            raise ValueError(f"eval.tasks: {name!r} is not in suite {settings.suite!r}; {nearest(name, suite.tasks)}")
+    left_out = [f"tasks.{name}=null" for name in suite.tasks if settings.tasks and name not in settings.tasks]
+    suite = read_suite(settings.suite, left_out)
     root = Path(settings.data_root or config.data_root)
 
     def validate(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float]:

@@ -16,13 +16,12 @@ import torch
 from safetensors.torch import load_file
 
 import training.loop
+from tests.conftest import Recipe
 from training.config import TrainConfig
 from training.loop import train
 from training.resume import checkpoints, write_config
 from training.step import train_step
 from unimodal.embedder import Embedder, load
-
-from .conftest import Recipe
 
 
 def _rows(run: str | Path) -> list[dict[str, Any]]:
@@ -161,11 +160,10 @@ def test_a_fixed_temperature_stays_and_a_learned_scale_is_clamped(recipe: Recipe
 
 def test_bf16_and_gradient_checkpointing_run_and_stay_near_float32(recipe: Recipe, tmp_path: Path) -> None:
     losses = {}
-    for name, changes in {
-        "plain": {},
-        "bf16": {"precision": "bfloat16"},
-        "checkpointed": {"grad_checkpointing": True},
-    }.items():
+    variants: dict[str, dict[str, Any]] = {
+        "plain": {}, "bf16": {"precision": "bfloat16"}, "checkpointed": {"grad_checkpointing": True},
+    }  # fmt: skip
+    for name, changes in variants.items():
         config = recipe({"run": str(tmp_path / name), **changes})
         train(config)
         losses[name] = [next(value for key, value in row.items() if key.endswith("/loss")) for row in _rows(config.run)]

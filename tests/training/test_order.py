@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.conftest import Recipe
 from training.config import TrainConfig
 from training.data.collate import Batch
 from training.data.loader import StepDataset, steps_from
 from training.data.order import WINDOW, Order, slots_of_rank
 from unimodal.preprocess import load_tokenizer
-
-from .conftest import Recipe
 
 SIZES = [100, 3, 57, 41, 99]
 

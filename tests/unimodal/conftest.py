@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from unimodal.config import ImageTowerConfig, ModelConfig, PreprocessConfig, TextTowerConfig
-from unimodal.embedder import Embedder
+from unimodal.embedder import Embedder, Item
 from unimodal.model import DualEncoder, build_model
 from unimodal.preprocess import Tokenizer, load_tokenizer, train_tokenizer
 
@@ -84,6 +84,12 @@ def pictures() -> list[Image.Image]:
         Image.fromarray(rng.integers(0, 256, (20 + 9 * n, 50 - 7 * n, 3), dtype=np.uint8)).resize((37 + n, 61 - 5 * n))
         for n in range(6)
     ]
+
+
+@pytest.fixture(scope="session")
+def mixture(texts: list[str], pictures: list[Image.Image]) -> list[Item]:
+    """All texts, then all pictures."""
+    return [*texts, *pictures]
 
 
 @pytest.fixture(scope="session")

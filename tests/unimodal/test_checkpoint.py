@@ -28,7 +28,7 @@ from unimodal.checkpoint import (
     write_tensors,
 )
 from unimodal.config import ImageTowerConfig, ModelConfig, TextTowerConfig
-from unimodal.embedder import Embedder
+from unimodal.embedder import Embedder, Item
 from unimodal.interop.open_clip import from_open_clip
 from unimodal.model import DualEncoder, build_model
 from unimodal.preprocess import Tokenizer, load_tokenizer
@@ -48,13 +48,11 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_loaded_model_gives_bit_identical_vectors(
-    folder: Path, embedder: Embedder, texts: list[str], pictures: list[Image.Image]
-) -> None:
+def test_a_loaded_model_gives_bit_identical_vectors(folder: Path, embedder: Embedder, mixture: list[Item]) -> None:
     loaded = unimodal.load(folder, device="cpu")
     assert loaded.config == embedder.config
-    assert np.array_equal(loaded.encode(texts + pictures), embedder.encode(texts + pictures))
-    assert np.array_equal(loaded.encode_query(texts), embedder.encode_query(texts))
+    assert np.array_equal(loaded.encode(mixture), embedder.encode(mixture))
+    assert np.array_equal(loaded.encode_query(mixture), embedder.encode_query(mixture))
 
 
 @pytest.mark.parametrize(
@@ -83,14 +81,12 @@ def test_models_of_every_make_come_back(
     assert np.array_equal(unimodal.load(tmp_path / "model", device="cpu").encode(items), made.encode(items))
 
 
-def test_an_open_clip_model_comes_back(
-    tmp_path: Path, open_clip_name: str, texts: list[str], pictures: list[Image.Image]
-) -> None:
+def test_an_open_clip_model_comes_back(tmp_path: Path, open_clip_name: str, mixture: list[Item]) -> None:
     made = Embedder(*from_open_clip(open_clip_name), device="cpu")
     save_model(tmp_path / "model", made.models[0], made.tokenizer)
     loaded = unimodal.load(tmp_path / "model", device="cpu")
-    items = [*texts, "fish &amp;  CHIPS", *pictures]
-    assert np.array_equal(loaded.encode(items), made.encode(items))
+    mixture = ["fish &amp;  CHIPS", *mixture]
+    assert np.array_equal(loaded.encode(mixture), made.encode(mixture))
 
 
 def test_a_loaded_model_is_saved_again_as_the_same_bytes(folder: Path, tmp_path: Path) -> None:
@@ -250,12 +246,14 @@ def test_tied_weights_survive(tmp_path: Path) -> None:
 
 def test_tensors_that_share_memory_or_are_laid_out_otherwise_come_back(tmp_path: Path) -> None:
     whole = torch.arange(12.0).reshape(3, 4)
-    tensors = {"whole": whole, "part": whole[1:], "turned": whole.T, "image": torch.ones(1, 3, 2, 2).contiguous(
-        memory_format=torch.channels_last), "half": whole.bfloat16()}  # fmt: skip
+    image = torch.rand(1, 3, 2, 2).contiguous(memory_format=torch.channels_last)
+    tensors = {"whole": whole, "part": whole[1:], "turned": whole.T, "image": image, "half": whole.bfloat16()}
     write_tensors(tmp_path / "a.safetensors", tensors)
     loaded = load_file(tmp_path / "a.safetensors")
     assert loaded.keys() == tensors.keys()
-    assert all(torch.equal(loaded[name], tensors[name]) and loaded[name].dtype == tensors[name].dtype for name in loaded)
+    assert all(
+        torch.equal(loaded[name], tensors[name]) and loaded[name].dtype == tensors[name].dtype for name in loaded
+    )
 
 
 def test_the_card_says_what_it_is_how_to_use_it_and_what_it_scored(tiny: ModelConfig) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import Field
 
 from eval.suites import Suite
 from training.config import TrainConfig
@@ -24,14 +25,14 @@ class Inner(Config):
 
 class Layer(Config):
     optim: Inner = Inner()
-    names: dict[str, Inner] = {}
+    names: dict[str, Inner] = Field({})
 
 
 class Recipe(Config):
     steps: int = 10
     optim: Inner = Inner()
     layers: tuple[Layer, ...] = ()
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = Field({})
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -158,7 +159,7 @@ def test_merging_leaves_both_sides_as_they_were() -> None:
 
 
 def test_a_missing_recipe_names_the_nearest_shipped_one() -> None:
-    with pytest.raises(ValueError, match="'openstax-mni' is neither a file nor .*did you mean 'openstax-mini'"):
+    with pytest.raises(ValueError, match=r"'openstax-mni' is neither a file nor .*did you mean 'openstax-mini'"):
         read_config(TrainConfig, "openstax-mni")
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 import unimodal
 from unimodal.config import ModelConfig
-from unimodal.embedder import Embedder
+from unimodal.embedder import Embedder, Item
 from unimodal.model import DualEncoder, build_model
 from unimodal.preprocess import Tokenizer, image_to_pixels
 
@@ -32,7 +32,9 @@ def assert_close(left: Any, right: Any) -> None:
 
 def test_vectors_are_float32_unit_rows_of_numpy(embedder: Embedder, texts: list[str]) -> None:
     vectors = embedder.encode(texts)
-    assert (type(vectors), vectors.dtype, vectors.shape) == (np.ndarray, np.float32, (10, 24))
+    assert isinstance(vectors, np.ndarray)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (10, 24)
     assert_close(np.linalg.norm(vectors, axis=1), 1)
 
 
@@ -49,7 +51,8 @@ def test_vectors_are_those_of_the_model(embedder: Embedder, texts: list[str], pi
 def test_the_order_of_a_mixture_is_kept_however_it_is_batched(
     embedder: Embedder, texts: list[str], pictures: list[Image.Image]
 ) -> None:
-    items = [item for pair in zip(texts, pictures, strict=False) for item in pair] + texts[6:]
+    items: list[Item] = [item for pair in zip(texts, pictures, strict=False) for item in pair]
+    items += texts[6:]
     expected = np.concatenate([embedder.encode(item) for item in items])
     assert_close(embedder.encode(items), expected)
     embedder.tokens_per_batch, embedder.images_per_batch = 8, 2
@@ -65,7 +68,8 @@ def test_one_item_alone_is_a_row(embedder: Embedder, pictures: list[Image.Image]
 
 def test_an_empty_list_gives_no_rows(embedder: Embedder) -> None:
     vectors = embedder.encode([])
-    assert (vectors.shape, vectors.dtype) == ((0, 24), np.float32)
+    assert vectors.shape == (0, 24)
+    assert vectors.dtype == np.float32
     assert embedder.encode([], truncate_dim=8).shape == (0, 8)
 
 
@@ -131,9 +135,7 @@ def test_a_truncation_outside_the_vector_is_refused(
         Embedder(model, tokenizer, device="cpu", truncate_dim=dim)
 
 
-def test_prompts_are_put_before_texts_alone(
-    embedder: Embedder, texts: list[str], pictures: list[Image.Image]
-) -> None:
+def test_prompts_are_put_before_texts_alone(embedder: Embedder, texts: list[str], pictures: list[Image.Image]) -> None:
     assert_close(embedder.encode_query(texts), embedder.encode([f"search query: {text}" for text in texts]))
     assert_close(embedder.encode_document(texts), embedder.encode([f"document: {text}" for text in texts]))
     assert_close(embedder.encode(texts, prompt="old "), embedder.encode([f"old {text}" for text in texts]))
@@ -178,13 +180,12 @@ def test_a_model_of_one_kind_refuses_the_other(
 
 
 def test_several_devices_give_the_vectors_of_one(
-    embedder: Embedder, model: DualEncoder, tokenizer: Tokenizer, texts: list[str], pictures: list[Image.Image]
+    embedder: Embedder, model: DualEncoder, tokenizer: Tokenizer, mixture: list[Item]
 ) -> None:
     several = Embedder(copy.deepcopy(model), tokenizer, device=["cpu", "cpu", "cpu"])
     several.tokens_per_batch, several.images_per_batch = 8, 1
     assert len(several.models) == 3
-    items = [*texts, *pictures] * 3
-    assert_close(several.encode(items), embedder.encode(items))
+    assert_close(several.encode(mixture * 3), embedder.encode(mixture * 3))
 
 
 def test_several_devices_pass_an_error_on_and_go_on_working(
@@ -201,17 +202,15 @@ def modes(models: Sequence[DualEncoder]) -> list[bool]:
     return [module.training for model in models for module in model.modules()]
 
 
-def test_encoding_leaves_the_mode_of_every_module_as_it_was(
-    embedder: Embedder, texts: list[str], pictures: list[Image.Image]
-) -> None:
+def test_encoding_leaves_the_mode_of_every_module_as_it_was(embedder: Embedder, mixture: list[Item]) -> None:
     model = embedder.models[0]
     model.train()
     assert model.image is not None
     model.image.backbone.eval()  # frozen
     before = modes(embedder.models)
-    expected = embedder.encode(texts + pictures)
+    expected = embedder.encode(mixture)
     assert modes(embedder.models) == before
-    assert np.array_equal(embedder.encode(texts + pictures), expected)  # no dropout
+    assert np.array_equal(embedder.encode(mixture), expected)  # no dropout
     with pytest.raises(ValueError, match="input 0"):
         embedder.encode(b"broken")
     assert modes(embedder.models) == before
@@ -227,12 +226,12 @@ def test_a_model_can_be_trained_after_encoding(embedder: Embedder, texts: list[s
 
 @pytest.mark.parametrize(("dtype", "least"), [("bfloat16", 0.999), ("float16", 0.9999), ("float64", 0.9999999)])
 def test_other_precisions_give_nearly_the_same_vectors_as_float32(
-    embedder: Embedder, tokenizer: Tokenizer, texts: list[str], pictures: list[Image.Image], dtype: str, least: float
+    embedder: Embedder, tokenizer: Tokenizer, mixture: list[Item], dtype: str, least: float
 ) -> None:
     other = Embedder(copy.deepcopy(embedder.models[0]), tokenizer, device="cpu", dtype=dtype)
-    vectors = other.encode(texts + pictures)
+    vectors = other.encode(mixture)
     assert vectors.dtype == np.float32
-    assert (vectors * embedder.encode(texts + pictures)).sum(axis=1).min() > least
+    assert np.einsum("nd,nd->n", vectors, embedder.encode(mixture)).min() > least
 
 
 def test_an_unknown_dtype_is_refused(model: DualEncoder) -> None:
@@ -248,11 +247,11 @@ def test_similarity_is_the_cosine(embedder: Embedder, texts: list[str]) -> None:
 
 
 def test_a_bar_counts_to_the_end_where_it_is_asked_for(
-    embedder: Embedder, texts: list[str], pictures: list[Image.Image], capfd: pytest.CaptureFixture[str]
+    embedder: Embedder, mixture: list[Item], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    embedder.encode(texts + pictures)
+    embedder.encode(mixture)
     assert capfd.readouterr() == ("", "")
-    embedder.encode(texts + pictures, show_progress=True)
+    embedder.encode(mixture, show_progress=True)
     shown = capfd.readouterr()
     assert shown.out == ""
     assert "16/16" in shown.err
@@ -261,13 +260,11 @@ def test_a_bar_counts_to_the_end_where_it_is_asked_for(
 @pytest.mark.parametrize("source", ["nowhere", "./no/where", "/no/where", "a/b/c", "open_clip:ViT-B-33", "hf:nowhere"])
 def test_a_model_that_is_nowhere_is_refused(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="is not a folder|is not an open_clip model"):
+    with pytest.raises(ValueError, match=r"is not a folder|is not an open_clip model"):
         unimodal.load(source)
 
 
-def test_the_open_clip_models_that_others_publish_load_by_name(
-    open_clip_name: str, texts: list[str], pictures: list[Image.Image]
-) -> None:
+def test_the_open_clip_models_that_others_publish_load_by_name(open_clip_name: str, mixture: list[Item]) -> None:
     embedder = unimodal.load(f"open_clip:{open_clip_name}", device="cpu")
-    assert embedder.encode(texts + pictures).shape == (16, 32)
+    assert embedder.encode(mixture).shape == (16, 32)
     assert embedder.config.preprocess.image_size == 32

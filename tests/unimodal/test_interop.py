@@ -239,7 +239,11 @@ def load_elsewhere(home: Path, endpoint: str, *sources: str) -> list[str]:
         "HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1",
     }  # fmt: skip
     finished = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(home), *sources], env=environment, check=True, capture_output=True, text=True
+        [sys.executable, "-c", PROGRAM, str(home), *sources],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     return finished.stdout.splitlines()
 

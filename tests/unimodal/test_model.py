@@ -106,10 +106,10 @@ def test_every_projection_ends_in_embed_dim(text_config: TextTowerConfig, projec
 def test_no_projection_needs_a_tower_of_the_models_width(
     text_config: TextTowerConfig, image_config: ImageTowerConfig
 ) -> None:
-    with pytest.raises(ValueError, match="text.projection 'none' needs embed_dim 24 to equal the tower's width 32"):
+    with pytest.raises(ValueError, match=r"text.projection 'none' needs embed_dim 24 to equal the tower's width 32"):
         build_model(ModelConfig(embed_dim=24, text=text_config.model_copy(update={"projection": "none"})))
     image = image_config.model_copy(update={"projection": "none"})
-    with pytest.raises(ValueError, match="image.projection 'none' needs embed_dim 24 to equal the tower's width 48"):
+    with pytest.raises(ValueError, match=r"image.projection 'none' needs embed_dim 24 to equal the tower's width 48"):
         build_model(ModelConfig(embed_dim=24, image=image, preprocess=PreprocessConfig(image_size=32)))
 
 
@@ -122,16 +122,12 @@ CONVNET = {"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 40], "norm_layer": "g
 def test_gradient_checkpointing_leaves_loss_and_gradients_the_same(
     text_config: TextTowerConfig, open_clip_name: str, image: str, kwargs: dict[str, object]
 ) -> None:
-    library = "open_clip" if image == open_clip_name else "timm"
+    image_config = ImageTowerConfig(
+        library="open_clip" if image == open_clip_name else "timm", name=image, kwargs=kwargs
+    )
+    preprocess = PreprocessConfig(image_size=32)
     torch.manual_seed(0)
-    model = build_model(
-        ModelConfig(
-            embed_dim=24, image=ImageTowerConfig(library=library, name=image, kwargs=kwargs), text=text_config,
-            preprocess=PreprocessConfig(image_size=32),
-        )  # fmt: skip
-    ).double()
-    text: TextTowerConfig | None = model.config.text
-    assert text is not None
+    model = build_model(ModelConfig(embed_dim=24, image=image_config, text=text_config, preprocess=preprocess)).double()
 
     def loss() -> Tensor:
         torch.manual_seed(1)  # of the dropout
@@ -151,8 +147,13 @@ def test_gradient_checkpointing_leaves_loss_and_gradients_the_same(
 def test_gradient_checkpointing_keeps_fewer_activations(model: DualEncoder) -> None:
     def kept() -> int:
         sizes: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
-            model.train()
+
+        def keep(tensor: Tensor) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        model.train()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             model.encode_image(pixels()).sum() + model.encode_text(*pad_ids(token_lists(), 0)).sum()
         return sum(sizes)
 

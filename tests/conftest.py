@@ -45,8 +45,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pairs.append({"query": f"{name} {thing} {number}", "document": text + str(number), "negatives": negatives})
     for name, rows in (("pictures", pictures), ("pairs", pairs)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    options: dict[str, Any] = {"pictures": {"image": "image", "captions": ["captions"]},
-                               "pairs": {"query": "query", "document": "document", "negatives": "negatives"}}  # fmt: skip
+    options: dict[str, dict[str, Any]] = {
+        "pictures": {"image": "image", "captions": ["captions"]},
+        "pairs": {"query": "query", "document": "document", "negatives": "negatives"},
+    }
     for name, fields in options.items():
         config = parse_config(PackConfig, {"input": f"{name}.jsonl", "samples_per_shard": 24, **fields})
         pack(config, folder / "shards" / name, folder)

@@ -1,0 +1,133 @@
+"""The command line as a user meets it: in a process of its own, with its exit status and one-line errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import Recipe
+from training.resume import write_config
+
+
+def _unimodal(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "unimodal", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
+
+
+def _recipe_file(recipe: Recipe, folder: Path, **changes: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    write_config(folder, recipe(changes))
+    return folder / "config.yaml"
+
+
+def test_help_and_a_dry_run_import_no_torch() -> None:
+    code = (
+        "import sys\nsys.argv = ['unimodal', *{words}]\nfrom unimodal.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {{'torch', 'transformers', 'timm', 'open_clip', 'numpy'}} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+    )
+    for words in (["--help"], ["train", "--help"], ["train", "openstax-mini", "--dry-run"]):
+        result = subprocess.run([sys.executable, "-c", code.format(words=words)], capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+
+
+def test_train_resume_plot_eval_and_embed_follow_each_other(recipe: Recipe, world: Path, tmp_path: Path) -> None:
+    file = _recipe_file(recipe, tmp_path / "recipe")
+    run = tmp_path / "run"
+    first = _unimodal("train", file, "steps=4", "tensorboard=true", "save_every=2")
+    assert first.returncode == 0, first.stderr
+    assert _unimodal("train", file, "steps=4", "tensorboard=true").returncode == 1
+    again = _unimodal("train", file, "steps=4", "tensorboard=true", "--resume")
+    assert again.returncode == 0, again.stderr
+    assert list((run / "tensorboard").iterdir())
+    plot = _unimodal("plot", run)
+    assert plot.returncode == 0, plot.stderr
+    assert (run / "plots.png").stat().st_size > 10_000
+
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(
+        "tasks:\n  squares:\n    kind: image-text\n    rows: {input: pictures.jsonl}\n    text: captions\n"
+    )
+    scored = _unimodal("eval", run / "model", "--suite", suite, "--data", world, "--json", tmp_path / "scores.json")
+    assert scored.returncode == 0, scored.stderr
+    assert "squares/text->image" in scored.stdout
+    rows = json.loads((tmp_path / "scores.json").read_text())
+    assert set(rows[0]) == {"task", "metric", "value", "chance", "baseline"}
+
+    for words, count in (
+        ([world / "images"], 79),
+        ([world / "pairs.jsonl", "--text", "query"], 61),
+        ([world / "pictures.jsonl", "--image", "image"], 79),
+    ):
+        out = tmp_path / "vectors"
+        embedded = _unimodal("embed", run / "model", *words, out, "--overwrite")
+        assert embedded.returncode == 0, embedded.stderr
+        vectors = np.load(out / "vectors.npy", allow_pickle=False)
+        assert vectors.shape == (count, 16)
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+        assert len((out / "items.jsonl").read_text().splitlines()) == count
+
+
+def test_validation_during_training_is_written_and_its_best_model_kept(
+    recipe: Recipe, world: Path, tmp_path: Path
+) -> None:
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(
+        "tasks:\n  squares: {kind: image-text, rows: {input: pictures.jsonl}, text: captions}\n"
+        "  pairs: {kind: text-retrieval, rows: {input: pairs.jsonl}}\n"
+    )
+    settings = {"suite": str(suite), "tasks": ["squares"], "data_root": str(world), "every": 2,
+                "best": "squares/text->image hit_rate_at_1"}  # fmt: skip
+    file = _recipe_file(recipe, tmp_path / "recipe", eval=settings, steps=4)
+    result = _unimodal("train", file)
+    assert result.returncode == 0, result.stderr
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    validated = [row for row in rows if "val/squares/text->image hit_rate_at_1" in row]
+    assert [row["step"] for row in validated] == [2, 4]
+    assert not any("val/pairs" in name for row in rows for name in row)
+    assert (tmp_path / "run/best/model.safetensors").is_file()
+
+
+def test_shards_are_packed_checked_and_refused_twice(world: Path, tmp_path: Path) -> None:
+    words = (world / "pictures.jsonl", "image=image", "captions=[captions]", "--out", tmp_path / "packed")
+    packed = _unimodal("shards", "pack", *words)
+    assert packed.returncode == 0, packed.stderr
+    assert "packed already" in _unimodal("shards", "pack", *words).stderr
+    checked = _unimodal("shards", "check", tmp_path / "packed")
+    assert checked.returncode == 0
+    assert "79" in checked.stdout
+    (tmp_path / "packed/000000.tar").write_bytes((tmp_path / "packed/000000.tar").read_bytes()[:9000])
+    assert _unimodal("shards", "check", tmp_path / "packed").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "demmo"], "recipe 'demmo' is neither a file nor a shipped recipe; did you mean 'demo'?"),
+        (["train", "demo", "optim.lerning_rate=1"], "unknown key 'lerning_rate'; "),
+        (["train", "demo", "optim.lr=fast"], "optim.lr: Input should be a valid number"),
+        (["train", "demo", "steps"], "'steps' is not an override; write key=value"),
+        (["train", "demo", "run=RUN", "data_root=nowhere", "eval=null", "model.text.tokenizer=none"], "none"),
+        (["eval", "nowhere/at/all", "--suite", "demo"], "model 'nowhere/at/all' is not a folder"),
+        (["eval", "demo", "--suite", "minni"], "'minni'"),
+        (["eval", "tasks.figures=null"], "no model to score"),
+        (["plot", "nowhere"], "nowhere/metrics.jsonl does not exist"),
+        (["embed", "nowhere", "nothing.txt", "OUT"], "nothing.txt"),
+        (["shards", "pack", "rows.csv", "image=i", "captions=[c]"], "add --out FOLDER"),
+        (["shards", "check", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_one_line_and_status_one(words: list[str], message: str, tmp_path: Path) -> None:
+    result = _unimodal(*words, cwd=tmp_path)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert result.stderr.startswith("error: ")
+    assert not list(tmp_path.iterdir())

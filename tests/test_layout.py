@@ -1,0 +1,143 @@
+"""What is installed is what is in the tree, under names that take nobody else's place, and it runs from there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("unimodal", "training", "eval", "configs")
+RECIPES = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
+
+
+def setuptools_table() -> dict[str, object]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    table: dict[str, object] = project["tool"]["setuptools"]
+    return table
+
+
+def installed_name(folder: Path) -> str:
+    parts = folder.relative_to(ROOT).parts
+    return ".".join(parts if parts[0] == "unimodal" else ("unimodal", *parts))
+
+
+def test_the_packages_of_pyproject_are_those_of_the_tree() -> None:
+    tree = {installed_name(file.parent) for folder in FOLDERS for file in (ROOT / folder).rglob("__init__.py")}
+    packages = setuptools_table()["packages"]
+    assert isinstance(packages, list)
+    assert sorted(packages) == sorted(tree)
+
+
+def test_every_folder_with_code_is_a_package() -> None:
+    for folder in FOLDERS:
+        for file in (ROOT / folder).rglob("*.py"):
+            assert (file.parent / "__init__.py").is_file(), f"{file.parent} has no __init__.py"
+
+
+def test_every_installed_name_leads_to_its_folder() -> None:
+    assert setuptools_table()["package-dir"] == {
+        "unimodal": "unimodal", **{f"unimodal.{folder}": folder for folder in FOLDERS[1:]},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("build", reason="pip install build")
+    copy = tmp_path_factory.mktemp("copy")
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "LICENSE", "README.md"):
+        if (ROOT / file).is_file():
+            shutil.copy(ROOT / file, copy / file)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(copy / "dist"), str(copy)]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return next((copy / "dist").glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("installed")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
+    subprocess.run([*command, str(wheel)], check=True)
+    return target
+
+
+def run(installed: Path, elsewhere: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python where the checkout is not the working folder and the installed files come first."""
+    environment = {**os.environ, "PYTHONPATH": str(installed), "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=elsewhere, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_the_wheel_takes_one_name_and_holds_everything(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0].partition("-")[0] for name in names} == {"unimodal"}
+    assert {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")} == {"unimodal"}
+    assert "unimodal/py.typed" in names
+    assert {name for name in names if name.endswith(".yaml")} == {f"unimodal/configs/{name}" for name in RECIPES}
+    modules = {f"{installed_name(file.parent).replace('.', '/')}/{file.name}" for file in code()}
+    assert {name for name in names if name.endswith(".py")} == modules
+
+
+def code() -> Iterator[Path]:
+    for folder in FOLDERS:
+        yield from (ROOT / folder).rglob("*.py")
+
+
+def test_the_installed_help_starts_without_torch(installed: Path, tmp_path: Path) -> None:
+    finished = run(installed, tmp_path, "-X", "importtime", "-m", "unimodal", "--help")
+    assert finished.returncode == 0, finished.stderr
+    assert "train" in finished.stdout
+    modules = {line.rsplit("|")[-1].strip() for line in finished.stderr.splitlines() if line.startswith("import time:")}
+    assert "unimodal.cli" in modules
+    assert not modules & {"torch", "numpy", "transformers", "open_clip", "timm", "PIL", "rich.progress", "pydantic"}
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["unimodal", "unimodal.embedder", "unimodal.training.config", "unimodal.eval.suites", "unimodal.shards.write"],
+)
+def test_an_installed_module_is_the_one_in_the_wheel(installed: Path, tmp_path: Path, module: str) -> None:
+    program = f"import importlib; print(importlib.import_module({module!r}).__file__)"
+    finished = run(installed, tmp_path, "-c", program)
+    assert finished.stdout.strip().startswith(str(installed)), finished.stdout + finished.stderr
+
+
+@pytest.mark.parametrize("recipe", ["demo", "openstax-mini"])
+def test_an_installed_recipe_is_checked_by_its_name_from_anywhere(installed: Path, tmp_path: Path, recipe: str) -> None:
+    program = (
+        "import sys; sys.argv[0] = 'unimodal'\n"
+        "from unimodal.cli import app\n"
+        "app(standalone_mode=False)\n"
+        "import unimodal.training.config as config\n"
+        "print('torch' in sys.modules, config.__file__)"
+    )
+    finished = run(installed, tmp_path, "-c", program, "train", recipe, "--dry-run", "steps=7")
+    assert finished.returncode == 0, finished.stderr
+    *plan, last = finished.stdout.splitlines()
+    assert "steps: 7" in plan
+    assert any("pictures" in line and "streams" not in line for line in plan)
+    assert last.split() == ["False", str(installed / "unimodal" / "training" / "config.py")]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_misspelt_recipe_is_one_line_and_status_one(installed: Path, tmp_path: Path) -> None:
+    finished = run(installed, tmp_path, "-m", "unimodal", "train", "openstax-mni", "--dry-run")
+    assert finished.returncode == 1
+    assert finished.stdout == ""
+    assert finished.stderr.startswith("error: recipe 'openstax-mni'")
+    assert finished.stderr.count("\n") == 1
