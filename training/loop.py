@@ -19,6 +19,7 @@ from unimodal.embedder import Embedder
 from unimodal.model import DualEncoder
 from unimodal.preprocess import Tokenizer
 from unimodal.progress import progress_bar
+from unimodal.shards.index import find_shards
 
 from . import distributed
 from .config import Stage, TrainConfig
@@ -69,6 +70,8 @@ def _train(
 ) -> Path:  # fmt: skip
     run, stages, is_main = Path(config.run), config.plan, distributed.rank() == 0
     continues = _check_run_folder(run, config, resume, overwrite)
+    for path in {source.path for stage in stages for task in stage.tasks.values() for source in task.sources.values()}:
+        find_shards(Path(config.data_root) / path)  # what is missing is said before a model is fetched
     model, tokenizer = make_model(config, checkpoints(run)[-1] if continues else None)
     model = prepare_model(model, config, device)
     dataset = StepDataset(

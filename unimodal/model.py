@@ -50,7 +50,7 @@ class DualEncoder(nn.Module):
         if self.image is None or self.image_projection is None:
             raise ValueError("this model has no image tower; it embeds text alone.")
         dtype = next(self.image.parameters()).dtype
-        normalised = self._normalise(pixels, _at_least_fp32(dtype)).to(dtype, memory_format=torch.channels_last)
+        normalised = self._normalise(pixels, _at_least_fp32(dtype)).to(dtype)
         return F.normalize(self.image_projection(self.image(normalised)).to(_at_least_fp32(dtype)), dim=-1)
 
     def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:

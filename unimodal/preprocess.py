@@ -218,8 +218,8 @@ def train_tokenizer(texts: Iterable[str], file: Path, vocab_size: int) -> None:
     """
     texts, special = list(texts), ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     learner = _word_pieces(models.WordPiece(unk_token="[UNK]"))
-    # The trainer numbers the letters inside words in the order of a hash table, and breaks ties by number. Numbered here,
-    # in order, they make the result depend on the texts alone.
+    # The trainer numbers the letters inside words in the order of a hash table, and breaks ties by number. Numbered
+    # here, in order, they make the result depend on the texts alone.
     normal = map(learner.normalizer.normalize_str, texts)
     words = {word for text in normal for word, _ in learner.pre_tokenizer.pre_tokenize_str(text)}
     inside = sorted({f"##{letter}" for word in words for letter in word[1:]})

@@ -227,6 +227,7 @@ def test_resuming_on_other_shards_is_refused(recipe: Recipe, world: Path, tmp_pa
         ({"model": {"text": {"tokenizer": "no/such/tokenizer"}}}, "no tokenizer found for 'no/such/tokenizer'"),
         ({"model": {"image": {"name": "resnet_eighteen"}}}, "not a timm model; did you mean"),
         ({"model": {"image": {"projection": "none"}}}, "needs embed_dim 16 to equal the tower's width 24"),
+        ({"tasks": {"pairs": {"max_length": 30}}}, "max_length 30 of task 'pairs' is over the text tower's 24"),
         ({"tasks": {"pictures": {"streams": 7}}}, "global_batch 24 is not a multiple of streams 7"),
         ({"tasks": {"pictures": {"tempreture": 1}}}, "unknown key 'tempreture'; did you mean 'temperature'"),
         ({"model": {"image": None}}, "task 'pictures' is image-text and the model has no image tower"),

@@ -16,6 +16,8 @@ from unimodal.embedder import Embedder
 from unimodal.model import DualEncoder
 from unimodal.preprocess import Tokenizer
 
+NAMES = ("b.png", "9.png", "a.JPG", "deep/c.webp", "10.png", "z.jpeg")
+
 
 @pytest.fixture
 def saved(tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer) -> str:
@@ -27,7 +29,7 @@ def saved(tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer) -> str:
 def gallery(tmp_path: Path, pictures: list[Image.Image]) -> Path:
     folder = tmp_path / "gallery"
     (folder / "deep").mkdir(parents=True)
-    for name, picture in zip(("b.png", "a.JPG", "deep/c.webp"), pictures, strict=False):
+    for name, picture in zip(NAMES, pictures, strict=True):
         picture.save(folder / name, "JPEG" if name.endswith("JPG") else None)
     (folder / "notes.md").write_text("no picture", encoding="utf-8")
     return folder
@@ -41,9 +43,9 @@ def embedded(out: Path) -> tuple[Any, list[dict[str, Any]]]:
 def test_a_folder_gives_its_pictures_in_the_order_of_their_names(
     saved: str, gallery: Path, tmp_path: Path, embedder: Embedder
 ) -> None:
-    assert embed_source(saved, gallery, tmp_path / "out", device="cpu") == (3, 24)
+    assert embed_source(saved, gallery, tmp_path / "out", device="cpu") == (6, 24)
     vectors, items = embedded(tmp_path / "out")
-    paths = [gallery / name for name in ("a.JPG", "b.png", "deep/c.webp")]
+    paths = sorted(gallery / name for name in NAMES)
     assert items == [{"image": str(path)} for path in paths]
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, embedder.encode(paths), rtol=0, atol=1e-6)

@@ -38,6 +38,11 @@ class StepDataset(Dataset[list[Batch]]):
         self._tokenizers = {length: tokenizer.with_max_length(model.text, length) for length in lengths}
         for number, stage in enumerate(stages):
             for name, task in stage.tasks.items():
+                if task.max_length > model.text.max_length:
+                    raise ValueError(
+                        f"max_length {task.max_length} of task {name!r} is over the text tower's "
+                        f"{model.text.max_length}; lower it, or raise model.text.max_length."
+                    )
                 self._slots[number, name] = slots_of_rank(task.global_batch, task.num_streams, rank, world_size)
                 for source, settings in task.sources.items():
                     shards = self.shards.setdefault(settings.path, open_shards(data_root / settings.path))
