@@ -6,6 +6,7 @@ B local batch, G global batch (B x ranks), D embedding dimension.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -83,13 +84,13 @@ def average_gradients(module: nn.Module) -> None:
             grad.copy_(part.view_as(grad))
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is up on any rank: what all ranks then agree on."""
+def add_up(values: Sequence[float], device: torch.device) -> list[float]:
+    """The sum over the ranks of each value: what all ranks then agree on."""
     if world_size() == 1:
-        return flag
-    raised = torch.tensor(float(flag), device=device)
-    dist.all_reduce(raised, op=dist.ReduceOp.MAX)
-    return bool(raised.item())
+        return list(values)
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(total)
+    return [float(value) for value in total]
 
 
 def check_same(what: str, value: str) -> None:

@@ -17,6 +17,15 @@ from .data.collate import Batch
 from .step import StepStats
 
 
+def record_skipped(run: Path, step: int, batches: list[Batch]) -> int:
+    """Append this rank's corrupt samples of a step to RUN/skipped.jsonl; returns how many they are."""
+    skipped = [{"step": step, **one._asdict()} for batch in batches for one in batch.skipped]
+    if skipped:
+        with (run / "skipped.jsonl").open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(one) + "\n" for one in skipped))
+    return len(skipped)
+
+
 class MetricsLog:
     """RUN/metrics.jsonl and whatever else was asked for: averages since the last line, then validation scores."""
 
@@ -28,7 +37,6 @@ class MetricsLog:
         part = self._file.with_suffix(".part")
         part.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
         os.replace(part, self._file)
-        self._skipped = run / "skipped.jsonl"
         self._sinks = _sinks(run, config)
         self._clear()
 
@@ -37,8 +45,10 @@ class MetricsLog:
         self._counts: dict[str, int] = defaultdict(int)
         self._last: dict[str, float] = getattr(self, "_last", {})
 
-    def add(self, batches: list[Batch], stats: StepStats, rate: float, waited: float, seconds: float) -> None:
-        """Take in one step: seconds in all, of which `waited` for data."""
+    def add(
+        self, batches: list[Batch], stats: StepStats, rate: float, skipped: float, waited: float, seconds: float
+    ) -> None:
+        """Take in one step: corrupt samples on all ranks, seconds in all, of which `waited` for data."""
         ranks = distributed.world_size()
         for name, loss in stats.losses.items():
             self._sums[f"{name}/loss"] += loss
@@ -47,14 +57,11 @@ class MetricsLog:
             self._last[name] = loss
         for batch in batches:
             self._sums[f"{batch.place.task}/samples"] += len(batch.keys) * ranks
-            self._sums["skipped"] += len(batch.skipped)
-            if batch.skipped:
-                with self._skipped.open("a", encoding="utf-8") as file:
-                    file.writelines(json.dumps(one._asdict()) + "\n" for one in batch.skipped)
         for name, value in (("grad_norm", stats.grad_norm), ("data_wait", waited), ("step_seconds", seconds)):
             self._sums[name] += value
             self._counts[name] += 1
         self._sums["lr"] = rate
+        self._sums["skipped"] += skipped
 
     def line(self) -> str:
         """The newest losses, for the progress bar."""

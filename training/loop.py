@@ -25,7 +25,7 @@ from . import distributed
 from .config import Stage, TrainConfig
 from .data.loader import StepDataset, steps_from
 from .data.order import generator
-from .log import MetricsLog
+from .log import MetricsLog, record_skipped
 from .prepare import make_model, prepare_model
 from .resume import check_resumable, checkpoints, load_checkpoint, save_checkpoint, write_config
 from .schedule import learning_rate, place_of
@@ -101,9 +101,11 @@ def _train(
                 step=step, learning_rate=rate, token_budget=config.token_budget, precision=config.precision,
             )  # fmt: skip
             step += 1
-            stopping = distributed.any_rank(should_stop(), device)
+            corrupt = record_skipped(run, step, batch)
+            stop, skipped = distributed.add_up([should_stop(), corrupt], device)
+            stopping = stop > 0
             if log is not None:
-                log.add(batch, stats, rate, started - waited, time.perf_counter() - waited)
+                log.add(batch, stats, rate, skipped, started - waited, time.perf_counter() - waited)
                 advance(step, log.line())
                 if step % config.log_every == 0 or step == config.total_steps or stopping:
                     log.write(step, stage, model)
@@ -113,7 +115,7 @@ def _train(
                     advance(step, "evaluating")
                     scores = evaluate(_embedder(model, tokenizer, device), should_stop)
                     _keep_best(run, step, scores, config, model, tokenizer, log)
-                stopping = distributed.any_rank(should_stop(), device)
+                stopping = distributed.add_up([should_stop()], device)[0] > 0
             if step % config.save_every == 0 or step == config.total_steps or stopping:
                 if is_main:
                     state = {"shards": dataset.fingerprints()}
