@@ -254,23 +254,14 @@ def _print_plan(config: TrainConfig) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        "stage",
-        "steps",
-        "schedule",
-        "task",
-        "share",
-        "global batch",
-        "streams",
-        "text length",
-        "temperature",
-        "sources",
-    )
+    columns = "stage steps schedule task share batch streams tokens temperature sources"
+    table = Table(*columns.split())
     for stage in config.plan:
         for name, task in stage.tasks.items():
-            found = [f"{source} ({'found' if (Path(config.data_root) / at.path).exists() else 'not there'}: {at.path})"
+            root = Path(config.data_root)
+            found = [source + ("" if (root / at.path).exists() else f" ({root / at.path} is not there)")
                      for source, at in task.sources.items()]  # fmt: skip
-            learned = "learned from " if task.learns_temperature else ""
+            learned = "from " if task.learns_temperature else ""
             table.add_row(
                 stage.name, f"{stage.steps:,}", stage.schedule, name, f"{task.share:g}", f"{task.global_batch:,}",
                 str(task.num_streams), str(task.max_length), f"{learned}{task.start_temperature:g}", "\n".join(found),
