@@ -33,6 +33,7 @@ def test_every_block_of_the_readme_runs(tmp_path: Path) -> None:
     environment.pop("PYTHONPATH", None)
     demo = ("bash", "unimodal demo")
     for language, code in [demo, *_blocks()]:
-        command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [sys.executable, "-c", code]
+        (tmp_path / "block.py").write_text(code, encoding="utf-8")
+        command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [sys.executable, "block.py"]
         result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
         assert result.returncode == 0, f"{code}\n{result.stdout}\n{result.stderr}"

@@ -23,6 +23,15 @@ class AugmentConfig(Config):
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = False  # mirror one picture in two: wrong for pictures with writing
 
+    @model_validator(mode="after")
+    def _are_ranges(self) -> AugmentConfig:
+        for name, (low, high) in (("crop_scale", self.crop_scale), ("crop_ratio", self.crop_ratio)):
+            if not 0 < low <= high or (name == "crop_scale" and high > 1):
+                raise ValueError(
+                    f"{name} ({low}, {high}) is no range of positive numbers; write for example (0.9, 1.0)."
+                )
+        return self
+
 
 class TaskConfig(Config):
     """One contrastive task: what its batches hold, its batch size, text length and temperature.

@@ -5,8 +5,10 @@ B local batch, G global batch (B x ranks), D embedding dimension.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -19,7 +21,8 @@ def start(device: str | None) -> torch.device:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if name.startswith("cuda") else "gloo")
+        # Two hours: the others wait while the first rank validates.
+        dist.init_process_group("nccl" if name.startswith("cuda") else "gloo", timeout=timedelta(hours=2))
     if name == "cuda":
         torch.cuda.set_device(local)
         return torch.device("cuda", local)
@@ -30,6 +33,11 @@ def stop() -> None:
     """Leave the process group."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def is_joined() -> bool:
+    """Whether this process is in a process group already."""
+    return dist.is_initialized()
 
 
 def rank() -> int:
@@ -94,11 +102,11 @@ def add_up(values: Sequence[float], device: torch.device) -> list[float]:
 
 
 def check_same(what: str, value: str) -> None:
-    """Raise ValueError unless every rank has the same value (a fingerprint): wrong negatives are silent otherwise."""
+    """Raise ValueError unless every rank has the same value: wrong negatives are silent otherwise."""
     if world_size() == 1:
         return
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, hashlib.blake2b(value.encode(), digest_size=8).hexdigest())
     if len(set(values)) > 1:
         raise ValueError(f"ranks disagree on {what} ({values}); start every rank with the same recipe, data and code.")
 

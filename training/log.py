@@ -31,19 +31,16 @@ class MetricsLog:
 
     def __init__(self, run: Path, config: TrainConfig, step: int) -> None:
         self._file = run / "metrics.jsonl"
-        text = self._file.read_text(encoding="utf-8") if self._file.is_file() else ""
         # After the checkpoint that is resumed from, the past is written anew.
-        self.rows = [row for row in map(json.loads, text.splitlines()) if row["step"] <= step]
-        part = self._file.with_suffix(".part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
-        os.replace(part, self._file)
+        self.rows = _cut(self._file, step)
+        _cut(run / "skipped.jsonl", step)
+        self._last: dict[str, float] = {}
         self._sinks = _sinks(run, config)
         self._clear()
 
     def _clear(self) -> None:
         self._sums: dict[str, float] = defaultdict(float)
         self._counts: dict[str, int] = defaultdict(int)
-        self._last: dict[str, float] = getattr(self, "_last", {})
 
     def add(
         self, batches: list[Batch], stats: StepStats, rate: float, skipped: float, waited: float, seconds: float
@@ -92,10 +89,46 @@ class MetricsLog:
         for sink in self._sinks:
             sink(row)
 
+    def has_validated(self, step: int) -> bool:
+        """Whether the scores of a step are there."""
+        return any(row["step"] == step and any(name.startswith("val/") for name in row) for row in self.rows)
+
+    def last_validation(self) -> dict[str, float]:
+        """The newest scores, by "task metric"."""
+        validated = [row for row in self.rows if any(name.startswith("val/") for name in row)]
+        return (
+            {name.removeprefix("val/"): row for name, row in validated[-1].items() if name != "step"}
+            if validated
+            else {}
+        )
+
     def close(self) -> None:
         """Tell the sinks that the run is over."""
         for sink in self._sinks:
             sink(None)
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The lines of a JSON-lines file; a last line that a crash cut short is left out."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    rows = []
+    for number, line in enumerate(lines):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number + 1 < len(lines):
+                raise ValueError(f"line {number + 1} of {file} is not JSON; mend or remove it.") from None
+    return rows
+
+
+def _cut(file: Path, step: int) -> list[dict[str, Any]]:
+    """Keep the rows up to a step, in the file too."""
+    rows = [row for row in read_rows(file) if row["step"] <= step]
+    if file.is_file():
+        part = file.with_suffix(".part")
+        part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        os.replace(part, file)
+    return rows
 
 
 Sink = Callable[[dict[str, Any] | None], None]

@@ -38,6 +38,10 @@ class Evaluate(Protocol):
     def __call__(self, embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float]: ...
 
 
+class Stopped(Exception):  # noqa: N818  # not an error: it was asked for
+    """A signal asked the run to stop, and it did, with a checkpoint."""
+
+
 def train(
     config: TrainConfig,
     *,
@@ -49,19 +53,23 @@ def train(
     """Run a recipe; returns the model directory RUN/model.
 
     RUN also gets config.yaml, metrics.jsonl, checkpoints/ and, with `eval.best`, the best model in best/.
-    evaluate: called every `eval.every` steps and at the end.
+    evaluate: scores a model; called every `eval.every` steps and at the end.
     resume: go on from the newest checkpoint of RUN (or start, where there is none).
-    overwrite: remove RUN first. Without either, a RUN that exists is refused.
+    overwrite: remove what an earlier run wrote into RUN. Without either, a RUN that holds anything is refused.
 
     Raises ValueError for what the recipe gets wrong, before anything is written; FloatingPointError for a loss that is
-    not finite. SIGTERM and SIGINT save a checkpoint after the current step and leave with KeyboardInterrupt.
+    not finite; Stopped after SIGTERM or SIGINT, once the current step is done and saved (a second signal kills).
     """
+    if config.eval is not None and evaluate is None:
+        raise ValueError("the recipe has eval and train() was handed no evaluate; pass a function or set eval=null.")
+    joined = distributed.is_joined()
     device = distributed.start(config.device)
     try:
         with _stop_signals() as should_stop:
             return _train(config, device, evaluate, resume, overwrite, show_progress, should_stop)
     finally:
-        distributed.stop()
+        if not joined:
+            distributed.stop()
 
 
 def _train(
@@ -83,13 +91,28 @@ def _train(
     distributed.check_same("recipe and data", f"{config.model_dump()} {dataset.fingerprints()} {step}")
     if is_main and not continues:
         if overwrite:
-            shutil.rmtree(run, ignore_errors=True)
+            _remove_run(run)
         run.mkdir(parents=True, exist_ok=True)
         write_config(run, config)
+    distributed.barrier()
     log = MetricsLog(run, config, step) if is_main else None
+
+    def stop_is_agreed() -> bool:
+        return distributed.add_up([should_stop()], device)[0] > 0
+
+    def validate() -> bool:
+        """Score the model if that is due and not done; returns whether to stop."""
+        due = config.eval is not None and step > 0 and (step % config.eval.every == 0 or step == config.total_steps)
+        if due and log is not None and evaluate is not None and not log.has_validated(step):
+            scores = evaluate(_embedder(model, tokenizer, device), should_stop)
+            if not should_stop():  # a validation that was cut short is done again by the run that goes on
+                _keep_best(run, step, scores, config, model, tokenizer, log)
+        return stop_is_agreed()
+
+    stopping = validate()  # a run that was stopped while it validated
     batches = steps_from(dataset, step, config.total_steps, config.workers)
     with progress_bar("training", config.total_steps, show_progress if is_main else False) as advance:
-        while step < config.total_steps:
+        while step < config.total_steps and not stopping:
             stage = stages[place_of(stages, step).stage]
             waited = time.perf_counter()
             batch = next(batches)
@@ -101,52 +124,48 @@ def _train(
                 step=step, learning_rate=rate, token_budget=config.token_budget, precision=config.precision,
             )  # fmt: skip
             step += 1
-            corrupt = record_skipped(run, step, batch)
-            stop, skipped = distributed.add_up([should_stop(), corrupt], device)
-            stopping = stop > 0
+            (skipped,) = distributed.add_up([record_skipped(run, step, batch)], device)
+            stopping = stop_is_agreed()
             if log is not None:
                 log.add(batch, stats, rate, skipped, started - waited, time.perf_counter() - waited)
                 advance(step, log.line())
                 if step % config.log_every == 0 or step == config.total_steps or stopping:
                     log.write(step, stage, model)
-            evaluates = config.eval is not None and (step % config.eval.every == 0 or step == config.total_steps)
-            if evaluates and not stopping:
-                if is_main and evaluate is not None and log is not None:
-                    advance(step, "evaluating")
-                    scores = evaluate(_embedder(model, tokenizer, device), should_stop)
-                    _keep_best(run, step, scores, config, model, tokenizer, log)
-                stopping = distributed.add_up([should_stop()], device)[0] > 0
             if step % config.save_every == 0 or step == config.total_steps or stopping:
                 if is_main:
                     state = {"shards": dataset.fingerprints()}
                     save_checkpoint(run, step, model, tokenizer, optimizer, state, config.keep)
                 distributed.barrier()
-            if stopping and step < config.total_steps:
-                raise KeyboardInterrupt(f"stopped at step {step} of {config.total_steps}; go on with --resume")
+            stopping = stopping or validate()
+    if log is not None:
+        log.close()
+    if stopping:
+        if is_main and step not in {int(path.name.removeprefix("step-")) for path in checkpoints(run)}:
+            save_checkpoint(run, step, model, tokenizer, optimizer, {"shards": dataset.fingerprints()}, config.keep)
+        raise Stopped(f"stopped at step {step} of {config.total_steps}; go on with --resume.")
     if is_main and log is not None:
         trained_on = f"Trained for {step} steps with unimodal on {', '.join(sorted(dataset.shards))}."
-        save_model(
-            run / "model",
-            model,
-            tokenizer,
-            _card(model, trained_on),
-            overwrite=True,
-        )
-        log.close()
+        save_model(run / "model", model, tokenizer, _card(model, trained_on, log.last_validation()), overwrite=True)
     distributed.barrier()
     return run / "model"
 
 
 def _check_run_folder(run: Path, config: TrainConfig, resume: bool, overwrite: bool) -> bool:
     """Whether there is a checkpoint to go on from; refuses to write over a run that nobody asked to lose."""
-    if resume and (run / "config.yaml").is_file():
+    if resume and (checkpoints(run) or (run / "config.yaml").is_file()):
         check_resumable(run, config)
         return bool(checkpoints(run))
     if run.exists() and any(run.iterdir()) and not overwrite and not resume:
-        raise ValueError(
-            f"{run} exists already; go on with --resume, start anew with --overwrite, or choose another run=."
-        )
+        raise ValueError(f"{run} exists already; go on with --resume, start anew with --overwrite, or set run=.")
     return False
+
+
+def _remove_run(run: Path) -> None:
+    """Remove what a run writes and nothing else: the shards of the demo, say, lie in the folder of its run."""
+    for name in ("checkpoints", "model", "best", "tensorboard"):
+        shutil.rmtree(run / name, ignore_errors=True)
+    for name in ("config.yaml", "metrics.jsonl", "skipped.jsonl", "plots.png"):
+        (run / name).unlink(missing_ok=True)
 
 
 def _restore(run: Path, model: DualEncoder, optimizer: Optimizer, dataset: StepDataset) -> int:
@@ -182,32 +201,43 @@ def _keep_best(
     assert config.eval is not None
     best = config.eval.best
     if best and best not in scores:
-        raise ValueError(
-            f"eval.best {best!r} is not among the validation scores; choose one of {', '.join(sorted(scores))}."
-        )
+        raise ValueError(f"eval.best {best!r} is no validation score; choose one of {', '.join(sorted(scores))}.")
+    before = max((row[f"val/{best}"] for row in log.rows if f"val/{best}" in row), default=-math.inf)
     log.append({"step": step, **{f"val/{name}": value for name, value in scores.items()}})
-    before = [row[f"val/{best}"] for row in log.rows if f"val/{best}" in row][:-1]
-    if best and scores[best] > max(before, default=-math.inf):
-        card = _card(model, f"Step {step}: {best} {scores[best]:.3f}, the highest on validation.")
+    if best and scores[best] > before:
+        card = _card(model, f"Step {step}: {best} {scores[best]:.3f}, the highest on validation.", scores)
         save_model(run / "best", model, tokenizer, card, overwrite=True)
 
 
-def _card(model: DualEncoder, trained_on: str) -> str:
-    return model_card(model.config, count_parameters(model), trained_on=trained_on)
+def _card(model: DualEncoder, trained_on: str, scores: Mapping[str, float]) -> str:
+    named = [(*name.rsplit(" ", 1), value) for name, value in scores.items()]
+    rows = [{"task": f"{task} (validation)", "metric": metric, "value": value} for task, metric, value in named]
+    return model_card(model.config, count_parameters(model), rows, trained_on)
 
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """SIGTERM and SIGINT raise a flag that the loop looks at; outside the main thread nothing is caught."""
+    """The first SIGTERM or SIGINT raises a flag that the loop looks at, the second does what it always did.
+
+    Outside the main thread nothing is caught.
+    """
     received: list[int] = []
     before: dict[int, Any] = {}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def on_signal(number: int, _frame: Any) -> None:
+        received.append(number)
+        restore()
+
     try:
         for number in (int(signal.SIGTERM), int(signal.SIGINT)):
-            before[number] = signal.signal(number, lambda caught, _frame: received.append(caught))
+            before[number] = signal.signal(number, on_signal)
     except ValueError:  # not the main thread: whoever started it decides
         before = {}
     try:
         yield lambda: bool(received)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()

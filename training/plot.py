@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from .log import read_rows
 
 PANELS = (  # title, what its rows end in
     ("loss", "/loss"),
@@ -21,7 +22,7 @@ def plot_run(run: Path) -> Path:
     file = run / "metrics.jsonl"
     if not file.is_file():
         raise ValueError(f"{file} does not exist; give the folder of a run that has logged at least once.")
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    rows = read_rows(file)
     if not rows:
         raise ValueError(f"{file} is empty; wait until the run has logged once.")
     return _draw(rows, run.name, run / "plots.png")

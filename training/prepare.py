@@ -42,10 +42,10 @@ def make_model(config: TrainConfig, checkpoint: Path | None) -> tuple[DualEncode
 
 
 def _with_logit_scales(model: DualEncoder, names: tuple[str, ...], config: TrainConfig) -> DualEncoder:
-    """Give every task its logit scale: a new one starts at the task's temperature, a saved one stays as it is."""
+    """Give every task its logit scale; a saved one stays unless the recipe names a temperature."""
     tasks = {name: task for stage in reversed(config.plan) for name, task in stage.tasks.items()}
     for name in names:
-        if name not in model.logit_scales:
+        if name not in model.logit_scales or (name in tasks and tasks[name].temperature is not None):
             start = torch.tensor(-math.log(tasks[name].start_temperature))
             model.logit_scales[name] = nn.Parameter(start)
     model.config = model.config.model_copy(update={"logit_scales": names})
@@ -67,8 +67,9 @@ def prepare_model(model: DualEncoder, config: TrainConfig, device: torch.device)
             tower.backbone.requires_grad_(False).eval()
         elif tower is not None and settings.frozen_layers:
             _freeze_first_layers(tower.backbone, settings.frozen_layers, kind)
-    if not any(parameter.requires_grad for name, parameter in model.named_parameters() if "logit_scales" not in name):
-        raise ValueError("both towers are frozen and have no projection: nothing would learn; unfreeze one.")
+    for stage in config.plan:
+        for name, task in stage.tasks.items():
+            _check_task_learns(model, name, ("image", "text") if task.kind == "image-text" else ("text",))
     live = [name for name, module in model.named_modules()
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training]  # fmt: skip
     if live and distributed.world_size() > 1:
@@ -81,19 +82,41 @@ def prepare_model(model: DualEncoder, config: TrainConfig, device: torch.device)
     return model
 
 
+def _check_task_learns(model: DualEncoder, task: str, kinds: tuple[str, ...]) -> None:
+    for kind in kinds:
+        if getattr(model, kind) is None:
+            raise ValueError(f"task {task!r} needs {kind} and the model has no {kind} tower; start from another model.")
+    parts = [part for kind in kinds for part in (getattr(model, kind), getattr(model, f"{kind}_projection"))]
+    if not any(parameter.requires_grad for part in parts for parameter in part.parameters()):
+        raise ValueError(
+            f"task {task!r} would train nothing: its towers are frozen and have no projection; unfreeze one."
+        )
+
+
 def _freeze_first_layers(backbone: nn.Module, count: int, kind: str) -> None:
     """Freeze what comes before the blocks (embeddings, stem) and the first `count` of them: no backward pass there."""
-    lists = [module for module in backbone.modules() if isinstance(module, (nn.ModuleList, nn.Sequential))]
-    blocks: list[nn.Module] = list(max(lists, key=count_parameters, default=[]))
+    lists: list[list[nn.Module]] = [
+        [
+            child
+            for child in parent.children()
+            if isinstance(child, (nn.ModuleList, nn.Sequential)) and count_parameters(child)
+        ]
+        for parent in backbone.modules()
+    ]
+    largest = max(lists, key=lambda found: sum(map(count_parameters, found)), default=[])
+    if len(largest) != 1:
+        raise ValueError(
+            f"towers.{kind}.frozen_layers needs a tower that is one row of blocks; use freeze, or set it to 0."
+        )
+    blocks = list(largest[0].children())
     if count > len(blocks):
         raise ValueError(
             f"towers.{kind}.frozen_layers {count} is over the {len(blocks)} blocks of that tower; lower it."
         )
-    inside = {id(parameter) for block in blocks for parameter in block.parameters()}
-    reached = False
+    first = next(iter(blocks[0].parameters()))
     for parameter in backbone.parameters():
-        reached = reached or id(parameter) in inside
-        if not reached:
-            parameter.requires_grad_(False)
+        if parameter is first:
+            break
+        parameter.requires_grad_(False)
     for block in blocks[:count]:
         block.requires_grad_(False).eval()

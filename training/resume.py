@@ -78,7 +78,7 @@ def load_checkpoint(folder: Path, model: DualEncoder, optimizer: Optimizer) -> d
 def write_config(run: Path, config: TrainConfig) -> None:
     """Write RUN/config.yaml: the run can be repeated from it alone."""
     part = run / "config.yaml.part"
-    part.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    part.write_text(yaml.safe_dump(_values(config), sort_keys=False), encoding="utf-8")
     os.replace(part, run / "config.yaml")
 
 
@@ -87,12 +87,20 @@ def check_resumable(run: Path, config: TrainConfig) -> None:
     file = run / "config.yaml"
     if not file.is_file():
         raise ValueError(f"{run} holds no config.yaml to resume from; start without --resume, or check the path.")
-    before, now = yaml.safe_load(file.read_text(encoding="utf-8")), config.model_dump(mode="json")
+    before, now = yaml.safe_load(file.read_text(encoding="utf-8")), _values(config)
     for key, was, is_now in _differences(before, now, ""):
         if key.split(".")[0] not in FREE_KEYS:
             raise ValueError(
                 f"{run} was started with {key}={was!r} and the recipe says {is_now!r}; resume with the former."
             )
+
+
+def _values(config: TrainConfig) -> dict[str, Any]:
+    """All values; preprocessing that was not given is left out, for then pretrained towers bring their own."""
+    values = config.model_dump(mode="json")
+    if config.model is not None and "preprocess" not in config.model.model_fields_set:
+        del values["model"]["preprocess"]
+    return values
 
 
 def _differences(before: Any, now: Any, path: str) -> list[tuple[str, Any, Any]]:

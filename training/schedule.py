@@ -14,8 +14,8 @@ def interleave(position: int, weights: Sequence[float]) -> tuple[int, int]:
     """Who is at `position` of a sequence that gives each its share, and how often it was there before.
 
     The first takes a position whenever position x (its share) reaches a new whole number, the others divide the
-    positions that are left in the same way. Shares are exact fractions, so they hold to within one at every position,
-    however far; the cost does not grow with it.
+    positions that are left in the same way. Shares are exact fractions, so at every position, however far, the count of
+    the first is within one of its share, and that of each later one within one more; the cost does not grow with it.
     """
     left = [Fraction(str(weight)) for weight in weights]
     for index in range(len(left) - 1):

@@ -47,8 +47,10 @@ def train_step(
     average_gradients(model)
     grad_norm = nn.utils.clip_grad_norm_(model.parameters(), stage.optim.clip_norm).item()
     _refuse_non_finite(grad_norm, "gradient norm", batches[-1], step)
+    optim = stage.optim
     for group in optimizer.param_groups:
-        group["lr"] = learning_rate * group["lr_scale"]
+        decay = optim.weight_decay if group["decays"] else 0.0
+        group.update(lr=learning_rate * group["lr_scale"], weight_decay=decay, betas=optim.betas, eps=optim.eps)
     optimizer.step()
     for batch in batches:
         clamp_logit_scale(model, batch.place.task, stage.tasks[batch.place.task])
@@ -65,14 +67,13 @@ def make_optimizer(model: DualEncoder, optim: OptimConfig, towers: TowersConfig)
 
     Vectors and scalars (biases, norms, logit scales) are not decayed.
     """
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in trained_parameters(model):
         tower = name.split(".")[0].removesuffix("_projection")
         lr_scale = getattr(towers, tower).lr_scale if tower in ("image", "text") else 1.0
-        decay = optim.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((lr_scale, decay), []).append(parameter)
+        groups.setdefault((lr_scale, parameter.ndim > 1), []).append(parameter)
     return AdamW(
-        [{"params": params, "lr_scale": scale, "weight_decay": decay} for (scale, decay), params in groups.items()],
+        [{"params": params, "lr_scale": scale, "decays": decays} for (scale, decays), params in groups.items()],
         lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True,
     )  # fmt: skip
 
@@ -84,8 +85,9 @@ def trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 def _refuse_non_finite(value: float, what: str, batch: Batch, step: int) -> None:
     if not math.isfinite(value):
-        shown = ", ".join(batch.keys[:8]) + (f" and {len(batch.keys) - 8} more" if len(batch.keys) > 8 else "")
+        shown = ", ".join(batch.keys)
         raise FloatingPointError(
-            f"{what} of task {batch.place.task!r} is {value} at step {step} (source {batch.place.source!r}, "
-            f"samples {shown}); nothing was updated: resume with a lower optim.lr, or look at those samples."
+            f"{what} of task {batch.place.task!r} is {value} at step {step + 1} (source {batch.place.source!r}, "
+            f"samples {shown}); nothing was updated: look at those samples, or start a run with a lower optim.lr "
+            "from the last checkpoint (init=RUN/checkpoints/step-N)."
         )

@@ -32,7 +32,7 @@ def encode_sides(model: DualEncoder, batch: Batch, token_budget: int) -> tuple[T
     """Pictures and captions, or queries, documents and hard negatives -> (B, D), (B, D), (B, K, D) or None."""
     vectors = model.encode_token_lists(batch.texts.lists(), token_budget)
     if batch.pixels is not None:
-        return model.encode_image(batch.pixels.to(model.device, non_blocking=True)), vectors, None
+        return model.encode_image(batch.pixels.to(model.device)), vectors, None
     size = len(batch.keys)
     negatives = vectors[2 * size :]
     return vectors[:size], vectors[size : 2 * size], negatives.unflatten(0, (size, -1)) if len(negatives) else None

@@ -44,10 +44,7 @@ def train(
     if dry_run:
         _print_plan(config)
         return
-    from unimodal.training.loop import train as run_training
-
-    model = run_training(config, evaluate=_evaluator(config), resume=resume, overwrite=overwrite)
-    _say(f"model in {model}")
+    _say(f"model in {_run_training(config, resume=resume, overwrite=overwrite)}")
 
 
 @app.command()
@@ -125,7 +122,7 @@ def pack(
     from unimodal.shards.write import pack_all
 
     if source.endswith((".yaml", ".yml")) or source in recipe_names():
-        where = [f"out={out}"] if out is not None else []
+        where = [_set("out", out)] if out is not None else []
         recipe = read_config(PackRecipe, source, [*(overrides or []), *where])
         for name, summary in pack_all(recipe, overwrite=overwrite).items():
             _say(f"{name}: {summary}")
@@ -150,6 +147,7 @@ def check(
     report = check_shards(shards)
     Console().print(render(report))
     if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
     raise typer.Exit(report.exit_status)
 
@@ -174,15 +172,15 @@ def demo(
     from unimodal.shards.config import PackRecipe
     from unimodal.shards.write import pack_all
     from unimodal.training.config import TrainConfig
-    from unimodal.training.loop import train as run_training
 
     started, data = time.perf_counter(), folder / "data"
     catalogue = build_catalogue(data)
     train_tokenizer(training_texts(data), folder / "tokenizer.json", vocab_size=2000)
-    pack_all(read_config(PackRecipe, "demo-shards", [f"data_root={data}", f"out={folder / 'shards'}"]))
-    paths = [f"run={folder}", f"data_root={folder / 'shards'}", f"model.text.tokenizer={folder / 'tokenizer.json'}"]
-    config = read_config(TrainConfig, "demo", [*paths, f"eval.data_root={data}"])
-    model = run_training(config, evaluate=_evaluator(config), resume=True)
+    pack_all(read_config(PackRecipe, "demo-shards", [_set("data_root", data), _set("out", folder / "shards")]))
+    paths = {"run": folder, "data_root": folder / "shards", "eval.data_root": data,
+             "model.text.tokenizer": folder / "tokenizer.json"}  # fmt: skip
+    config = read_config(TrainConfig, "demo", [_set(key, path) for key, path in paths.items()])
+    model = _run_training(config, resume=True)
     embedder = load(model)
     rows = score(embedder, read_suite("demo"), data)
     write_json(rows, folder / "scores.json")
@@ -220,9 +218,18 @@ def main() -> None:
     except (ValueError, ImportError, FloatingPointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    except KeyboardInterrupt as error:
-        print(f"stopped: {error or 'by the keyboard'}", file=sys.stderr)
-        raise SystemExit(130) from None
+
+
+def _run_training(config: TrainConfig, *, resume: bool, overwrite: bool = False) -> Path:
+    from unimodal.training.loop import Stopped
+    from unimodal.training.loop import train as run_training
+
+    try:
+        model: Path = run_training(config, evaluate=_evaluator(config), resume=resume, overwrite=overwrite)
+    except Stopped as stopped:
+        _say(str(stopped))
+        raise typer.Exit(130) from None
+    return model
 
 
 def _evaluator(config: TrainConfig) -> Evaluate | None:
@@ -231,7 +238,7 @@ def _evaluator(config: TrainConfig) -> Evaluate | None:
         return None
     from unimodal.config import nearest
     from unimodal.eval.evaluate import evaluate as score
-    from unimodal.eval.suites import read_suite
+    from unimodal.eval.suites import load_tasks, read_suite
 
     settings, suite = config.eval, read_suite(config.eval.suite)
     for name in settings.tasks:
@@ -240,6 +247,7 @@ def _evaluator(config: TrainConfig) -> Evaluate | None:
     left_out = [f"tasks.{name}=null" for name in suite.tasks if settings.tasks and name not in settings.tasks]
     suite = read_suite(settings.suite, left_out)
     root = Path(settings.data_root or config.data_root)
+    load_tasks(suite, root, settings.split)  # what is missing is said now, not at the first validation
 
     def validate(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float]:
         rows = score(embedder, suite, root, split=settings.split, should_stop=should_stop)
@@ -278,6 +286,11 @@ def _short_names(models: list[str]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return models
+
+
+def _set(key: str, path: Path) -> str:
+    """An override whose value stays text whatever it looks like: JSON's strings are YAML's."""
+    return f"{key}={json.dumps(str(path))}"
 
 
 def _say(message: str) -> None:

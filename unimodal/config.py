@@ -34,7 +34,7 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 def nearest(word: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
     """The way out of a misspelt name: "did you mean 'x'?", or the list of what there is."""
     close = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"valid are: {', '.join(sorted(valid))}."
+    return f"did you mean {close[0]!r}?" if close else f"there is: {', '.join(sorted(valid)) or 'nothing'}."
 
 
 def read_config(cls: type[ConfigT], name: str | Path, overrides: Sequence[str] = ()) -> ConfigT:
@@ -131,7 +131,9 @@ def merge(below: Any, above: Any) -> Any:
     merged = dict(below) if isinstance(below, dict) else {}
     for key, value in above.items():
         if value is None:
-            merged.pop(key, None)
+            if key not in merged:
+                raise ValueError(f"{key!r} is not there to be taken away; {nearest(str(key), merged)}")
+            del merged[key]
         else:
             merged[key] = merge(merged.get(key), value)
     return merged

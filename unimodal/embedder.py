@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from .checkpoint import DTYPES, load_model
+from .checkpoint import load_model
 from .config import ModelConfig
 from .model import DualEncoder, length_sorted_chunks
 from .preprocess import Tokenizer, decode_image, image_to_pixels, pad_ids
@@ -31,6 +31,7 @@ Vectors: TypeAlias = NDArray[np.float32]
 TOKENS_PER_BATCH = 2048  # 2,048 beats 4,096 on a CPU; a GPU wants more
 IMAGES_PER_BATCH = 32
 GPU_FACTOR = 16
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
 class Embedder:
@@ -282,7 +283,8 @@ def _parts(
             else:
                 if not isinstance(part, (bytes, Path, Image.Image)):
                     raise ValueError(
-                        f"input {row} is a {type(part).__name__}; give a str, a PIL image, a Path or bytes."
+                        f"input {row}: a picture is a PIL image, a Path or bytes, and this is a {type(part).__name__}; "
+                        "a str is always text."
                     )
                 pictures.append((row, part, shares[kind]))
     return texts, pictures

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import training.loop
 from tests.conftest import Recipe
 from training.config import TrainConfig
-from training.loop import train
+from training.loop import Stopped, train
 from training.resume import checkpoints, write_config
 from training.step import train_step
 from unimodal.embedder import Embedder, load
@@ -49,7 +49,7 @@ def test_stopped_and_resumed_equals_never_stopped_to_the_bit(recipe: Recipe, tmp
     whole = recipe({"run": str(tmp_path / "whole"), **dropout})
     train(whole)
     stopped = recipe({"run": str(tmp_path / "stopped"), "save_every": 1, "workers": 1, **dropout})
-    with pytest.raises(KeyboardInterrupt, match=f"stopped at step {stopped_at} of 8"):
+    with pytest.raises(Stopped, match=f"stopped at step {stopped_at} of 8"):
         train(stopped.model_copy(update={"eval": _every(stopped_at)}), evaluate=_stop_here)
     train(stopped, resume=True)
     assert [row for row in _rows(stopped.run) if "val/some score" not in row] == _rows(whole.run)
@@ -66,6 +66,41 @@ def _stop_here(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[s
     os.kill(os.getpid(), 15)
     assert should_stop()
     return {"some score": 1.0}
+
+
+def test_a_validation_that_was_cut_short_is_done_by_the_run_that_goes_on(recipe: Recipe) -> None:
+    config = recipe({"steps": 4, "eval": {"suite": "none", "every": 2, "best": "some score"}})
+    with pytest.raises(Stopped, match="stopped at step 2 of 4"):
+        train(config, evaluate=_stop_here)
+    assert not any("val/some score" in row for row in _rows(config.run))
+    train(config, evaluate=lambda embedder, should_stop: {"some score": 0.5}, resume=True)
+    assert [row["step"] for row in _rows(config.run) if "val/some score" in row] == [2, 4]
+    assert (Path(config.run) / "best/model.safetensors").is_file()
+
+
+def test_a_recipe_that_validates_needs_something_that_scores(recipe: Recipe) -> None:
+    with pytest.raises(ValueError, match="handed no evaluate"):
+        train(recipe({"eval": {"suite": "none", "every": 2}}))
+
+
+def test_overwriting_removes_the_run_and_nothing_else_in_its_folder(recipe: Recipe) -> None:
+    config = recipe({"steps": 1})
+    train(config)
+    kept = Path(config.run) / "shards/data.txt"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    train(config, overwrite=True)
+    assert kept.read_text() == "mine"
+    assert len(_rows(config.run)) == 1
+
+
+def test_a_metrics_line_that_a_crash_cut_short_does_not_stop_the_run_from_going_on(recipe: Recipe) -> None:
+    config = recipe({"steps": 2, "save_every": 1})
+    train(config)
+    with (Path(config.run) / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "los')
+    train(config, resume=True)
+    assert len(_rows(config.run)) == 2
 
 
 def test_a_run_that_is_finished_and_resumed_stays_as_it_is(recipe: Recipe) -> None:
@@ -184,7 +219,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_step_and_sa
 
     monkeypatch.setattr(training.loop, "train_step", poison)
     with pytest.raises(
-        FloatingPointError, match=r"loss of task 'pictures' is nan at step 2 .*squares.*samples .*nothing was updated"
+        FloatingPointError, match=r"loss of task 'pictures' is nan at step 3 .*squares.*samples .*nothing was updated"
     ):
         train(config)
     assert len(checkpoints(Path(config.run))) == 2

@@ -47,7 +47,7 @@ def write(folder: Path, name: str, text: str) -> Path:
         ({"step": 3}, "recipe: unknown key 'step'; did you mean 'steps'?"),
         ({"optim": {"l": 3}}, "recipe: optim: unknown key 'l'; did you mean 'lr'?"),
         ({"layers": [{}, {"optim": {"beta": 3}}]}, "layers.1.optim: unknown key 'beta'; did you mean 'betas'?"),
-        ({"layers": [{"names": {"a": {"zzz": 3}}}]}, "layers.0.names.a: unknown key 'zzz'; valid are: betas, lr."),
+        ({"layers": [{"names": {"a": {"zzz": 3}}}]}, "layers.0.names.a: unknown key 'zzz'; there is: betas, lr."),
     ],
 )
 def test_an_unknown_key_at_any_depth_names_its_place_and_the_nearest_valid_one(
@@ -83,8 +83,6 @@ BELOW = {"optim": {"lr": 1.0, "betas": [0.9, 0.98]}, "layers": [{"a": 1}, {"b": 
         ("layers.0.c.d=2", {"layers": [{"a": 1, "c": {"d": 2}}, {"b": 1}]}),
         ("layers.1=null", {"layers": [{"a": 1}]}),
         ("extra.path=a=b", {"extra": {"path": "a=b"}}),
-        ("extra.empty=", {"extra": {}}),
-        ("extra.deep.er=null", {"extra": {"deep": {}}}),
         ("extra.on=true", {"extra": {"on": True}}),
     ],
 )
@@ -92,6 +90,12 @@ def test_an_override_is_yaml_laid_over_one_place(override: str, changed: dict[st
     below = copy.deepcopy(BELOW)
     assert apply_overrides(below, [override]) == {**BELOW, **changed}
     assert below == BELOW
+
+
+@pytest.mark.parametrize("override", ["optm=null", "optim.betsa=null", "extra.deep.er=null", "extra.empty="])
+def test_null_for_what_is_not_there_is_refused(override: str) -> None:
+    with pytest.raises(ValueError, match="is not there to be taken away; "):
+        apply_overrides(copy.deepcopy(BELOW), [override])
 
 
 def test_null_takes_a_whole_branch_away() -> None:

@@ -149,15 +149,15 @@ def test_prompts_are_put_before_texts_alone(embedder: Embedder, texts: list[str]
     [
         ("", "input 2: text is ''; give a text that is not empty"),
         (" \n", "input 2: text is"),
-        (3, "input 2 is a int; give a str, a PIL image, a Path or bytes"),
-        (None, "input 2 is a NoneType"),
+        (3, "input 2: a picture is a PIL image, a Path or bytes, and this is a int"),
+        (None, "and this is a NoneType"),
         (b"<html>", "input 2: 6 bytes is not a readable picture"),
         (b"", "input 2: 0 bytes is not a readable picture"),
         (Path("nowhere.png"), "input 2: picture nowhere.png does not exist"),
         ({}, "input 2 has the keys"),
         ({"txt": "a"}, "input 2 has the keys .'txt'.; give 'text', 'image' or both"),
         ({"text": "a", "weight": 2}, "input 2: weight 2.0 is not between 0"),
-        ({"text": "a", "image": "b.png"}, "input 2 is a str; give"),
+        ({"text": "a", "image": "b.png"}, "and this is a str; a str is always text"),
         ({"text": 5}, "input 2: text is 5"),
     ],
 )

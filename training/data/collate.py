@@ -80,18 +80,25 @@ def make_example(
 def augment(
     image: Image.Image, preprocess: PreprocessConfig, config: AugmentConfig, draw: np.random.Generator
 ) -> Image.Image:
-    """A random crop (Szegedy et al., 2015, as torchvision's RandomResizedCrop), resized, perhaps mirrored."""
+    """A random crop (Szegedy et al., 2015, as torchvision's RandomResizedCrop), resized, perhaps mirrored.
+
+    Where ten draws do not fit into the picture (it is too long for the share asked), the largest centred crop of the
+    nearest allowed ratio is taken.
+    """
     width, height = image.size
     size = preprocess.image_size
-    box = (0.0, 0.0, float(width), float(height))
+    ratio = min(max(width / height, config.crop_ratio[0]), config.crop_ratio[1])
+    crop_width, crop_height = min(width, round(height * ratio)), min(height, round(width / ratio))
+    left, top = (width - crop_width) // 2, (height - crop_height) // 2
     for _ in range(10):
         area = width * height * draw.uniform(*config.crop_scale)
         ratio = np.exp(draw.uniform(*np.log(config.crop_ratio)))
-        crop_width, crop_height = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
-        if 0 < crop_width <= width and 0 < crop_height <= height:
-            left, top = draw.integers(width - crop_width + 1), draw.integers(height - crop_height + 1)
-            box = (float(left), float(top), float(left + crop_width), float(top + crop_height))
+        drawn_width, drawn_height = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        if 0 < drawn_width <= width and 0 < drawn_height <= height:
+            crop_width, crop_height = drawn_width, drawn_height
+            left, top = int(draw.integers(width - crop_width + 1)), int(draw.integers(height - crop_height + 1))
             break
+    box = (left, top, left + crop_width, top + crop_height)
     method = Image.Resampling.BILINEAR if preprocess.interpolation == "bilinear" else Image.Resampling.BICUBIC
     image = image.resize((size, size), method, box=box)
     if config.flip and draw.random() < 0.5:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,16 +94,38 @@ def steps_from(dataset: StepDataset, start: int, stop: int, workers: int) -> Ite
     if workers:
         # Not fork: tokenizers and torch have threads that a forked child lacks.
         settings = {"num_workers": workers, "prefetch_factor": 4, "multiprocessing_context": "forkserver"}
-    loader: DataLoader[list[Batch]] = DataLoader(
-        dataset,
+    loader: DataLoader[list[Batch] | Exception] = DataLoader(
+        _ErrorsAsItems(dataset),
         sampler=range(start, stop),
         batch_size=None,
         collate_fn=_as_it_is,
+        worker_init_fn=_ignore_interrupts,
         generator=torch.Generator().manual_seed(0),
         **settings,
     )
-    yield from loader
+    for item in loader:
+        if isinstance(item, Exception):
+            raise item
+        yield item
 
 
-def _as_it_is(batches: list[Batch]) -> list[Batch]:
-    return batches
+class _ErrorsAsItems(Dataset[Any]):
+    """Hands an error over as an item: a worker's own way wraps its sentence in a traceback."""
+
+    def __init__(self, dataset: StepDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, step: int) -> list[Batch] | Exception:
+        try:
+            return self._dataset[step]
+        except (ValueError, OSError) as error:
+            return error
+
+
+def _ignore_interrupts(_worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the run decides when its workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _as_it_is(item: Any) -> Any:
+    return item

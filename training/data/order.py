@@ -46,9 +46,10 @@ class Order:
         self._turn = 0
         self._windows: dict[tuple[int, int], NDArray[np.int64]] = {}
         if not self.steps_per_epoch:
+            fitting = self.stream_length * num_streams
             raise ValueError(
                 f"global_batch {global_batch} is larger than the source {key[-1]!r} of {self.num_samples} samples; "
-                f"try {max(1, self.num_samples // num_streams) * num_streams} or fewer."
+                + (f"try {fitting} or fewer." if fitting else f"lower it and streams to {self.num_samples} or fewer.")
             )
 
     def sample_at(self, epoch: int, step: int, slot: int) -> tuple[int, int]:
@@ -56,9 +57,10 @@ class Order:
         return self._at(epoch, slot % self.num_streams, step * self.per_step + slot // self.num_streams)
 
     def substitute_at(self, epoch: int, step: int, slot: int, attempt: int) -> tuple[int, int]:
-        """What stands in for a corrupt sample: one about half an epoch away in the same stream."""
+        """What stands in for a corrupt sample: one half an epoch away in the same stream, if it is long enough."""
         position = step * self.per_step + slot // self.num_streams + self.stream_length // 2 + attempt
-        return self._at(epoch, slot % self.num_streams, position % self.stream_length)
+        turns = attempt // self.stream_length  # a short stream is used up: take the next one
+        return self._at(epoch, (slot + turns) % self.num_streams, position % self.stream_length)
 
     def _at(self, epoch: int, stream: int, position: int) -> tuple[int, int]:
         self._start(epoch)
