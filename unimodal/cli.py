@@ -279,8 +279,8 @@ def _print_plan(config: TrainConfig) -> None:
 
 
 def _short_names(models: list[str]) -> list[str]:
-    """The last parts of the paths, as many as it takes to tell them apart."""
-    parts = [model.rstrip("/").split("/") for model in models]
+    """The last parts of the paths, as many as it takes to tell them apart; RUN/model is named by its run."""
+    parts = [model.rstrip("/").removesuffix("/model").split("/") for model in models]
     for count in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-count:]) for part in parts]
         if len(set(names)) == len(names):
