@@ -115,7 +115,7 @@ def pack(
     out: Annotated[Path | None, typer.Option(help="The folder to write; a recipe names its own.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
 ) -> None:
-    """Pack a table into WebDataset shards: `pack products.csv image=photo captions=[title] --out shards`."""
+    """Pack a table into WebDataset shards: `pack products.csv image=photo captions=\\[title] --out shards`."""
     from unimodal.config import apply_overrides, parse_config, read_config, recipe_names
     from unimodal.shards.config import PackConfig, PackRecipe
     from unimodal.shards.write import pack as pack_rows

@@ -89,6 +89,8 @@ def _from_transformers(config: TextTowerConfig) -> tuple[TextTower, TextTowerCon
         for key, value in settings.to_dict().items()
         if key not in ("_name_or_path", "architectures", "transformers_version", "model_type", "dtype", "torch_dtype")
     }
+    if "attn_implementation" in config.kwargs:  # to_dict leaves it out, and another kernel rounds otherwise
+        spelt_out["attn_implementation"] = config.kwargs["attn_implementation"]
     resolved = config.model_copy(
         update={"name": settings.model_type, "pretrained": False, "kwargs": spelt_out, "tokenizer": ""}
     )
