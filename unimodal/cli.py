@@ -17,6 +17,7 @@ import typer
 
 if TYPE_CHECKING:
     from unimodal.embedder import Embedder
+    from unimodal.shards.write import PackSummary
     from unimodal.training.config import TrainConfig
     from unimodal.training.loop import Evaluate
 
@@ -125,12 +126,12 @@ def pack(
         where = [_set("out", out)] if out is not None else []
         recipe = read_config(PackRecipe, source, [*(overrides or []), *where])
         for name, summary in pack_all(recipe, overwrite=overwrite).items():
-            _say(f"{name}: {summary}")
+            _say_packed(summary, Path(recipe.out) / name)
         return
     if out is None:
         raise ValueError(f"where the shards of {source} go is not said; add --out FOLDER.")
     config = parse_config(PackConfig, apply_overrides({"input": source}, overrides or []), source="options")
-    _say(str(pack_rows(config, out, overwrite=overwrite)))
+    _say_packed(pack_rows(config, out, overwrite=overwrite), out)
 
 
 @shards_app.command()
@@ -291,6 +292,13 @@ def _short_names(models: list[str]) -> list[str]:
 def _set(key: str, path: Path) -> str:
     """An override whose value stays text whatever it looks like: JSON's strings are YAML's."""
     return f"{key}={json.dumps(str(path))}"
+
+
+def _say_packed(summary: PackSummary, out: Path) -> None:
+    skipped = (
+        f"; {summary.skipped:,} rows skipped, the reasons are in {out / 'skipped.jsonl'}" if summary.skipped else ""
+    )
+    _say(f"{summary.samples:,} samples in {summary.shards} shards, {summary.bytes / 1e6:.1f} MB, in {out}{skipped}")
 
 
 def _say(message: str) -> None:
