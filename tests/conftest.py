@@ -95,7 +95,7 @@ def recipe(world: Path, tmp_path: Path) -> Recipe:
             "device": "cpu",
             "log_every": 1,
             "save_every": 100,
-            "token_budget": 128,
+            "step": {"token_budget": 128},
         }  # fmt: skip
         return parse_config(TrainConfig, merge(base, changes or {}))
 

@@ -33,8 +33,21 @@ class AugmentConfig(Config):
         return self
 
 
+class NegativesConfig(Config):
+    """What InfoNCE takes as negative beside the documents of the other queries, and how much it counts.
+
+    The sources of each are in `training.losses.Negatives`, which this fills.
+    """
+
+    margin: float | None = None  # leave out in-batch ones closer than the positive by more than this; Qwen3: 0.1
+    hardness: float = Field(default=0.0, ge=0)  # exp(hardness x cosine) weighs in-batch negatives; LLaVE: 9
+    hard_negative_hardness: float = Field(default=0.0, ge=0)  # the same for hard negatives; EmbeddingGemma: 5
+    query_query: bool = False
+    document_document: bool = False
+
+
 class TaskConfig(Config):
-    """One contrastive task: what its batches hold, its batch size, text length and temperature.
+    """One contrastive task: what its batches hold, its batch size, text length, loss and temperature.
 
     A global batch comes from one source, and its negatives never leave it.
     """
@@ -53,6 +66,15 @@ class TaskConfig(Config):
     temperature: float | None = Field(default=None, gt=0)
     learn_temperature: bool | None = None
     max_scale: float = Field(default=100.0, gt=0)
+    # sigmoid learns a bias as well; cosent wants samples with a score, distillation with a teacher's similarities of
+    # the document and each hard negative; own_negatives sees no other queries' documents (classification).
+    loss: Literal["info_nce", "sigmoid", "cosent", "distillation", "own_negatives"] = "info_nce"
+    matryoshka_dims: tuple[int, ...] = ()  # prefixes that are trained beside the whole vector
+    mask_duplicates: bool = True  # pairs that share a text, a picture or a label are not each other's negatives
+    negatives: NegativesConfig = NegativesConfig()
+    bias: float = -10.0  # sigmoid: where its bias starts (SigLIP's)
+    teacher_temperature: float = Field(default=0.05, gt=0)  # distillation: of the teacher's similarities
+    accumulate: int = Field(default=1, gt=0)  # global batches an update, each with its own negatives
 
     @property
     def start_temperature(self) -> float:
@@ -79,7 +101,27 @@ class TaskConfig(Config):
             )
         if self.num_negatives and self.kind == "image-text":
             raise ValueError(f"num_negatives {self.num_negatives} is for text-text tasks; set it to 0.")
+        if self.loss in ("cosent", "distillation", "own_negatives") and self.kind == "image-text":
+            raise ValueError(f"loss {self.loss!r} is for text-text tasks; use 'info_nce' or 'sigmoid'.")
+        needs_negatives = self.loss in ("distillation", "own_negatives")
+        if self.loss != "info_nce" and bool(self.num_negatives) is not needs_negatives:
+            way_out = "set it to the number that every sample has." if needs_negatives else "set it to 0."
+            raise ValueError(f"loss {self.loss!r} with num_negatives {self.num_negatives}: {way_out}")
+        if self.loss != "info_nce" and self.negatives != NegativesConfig():
+            raise ValueError(f"negatives.* belong to the loss 'info_nce' and loss is {self.loss!r}; take them out.")
+        if not 1 <= 1 / self.start_temperature <= self.max_scale * (1 + 1e-9):
+            raise ValueError(
+                f"temperature {self.start_temperature:g} is a scale of {1 / self.start_temperature:g}, which is not "
+                f"between 1 and max_scale {self.max_scale:g}; choose one from {1 / self.max_scale:g} to 1."
+            )
         return self
+
+    @field_validator("matryoshka_dims")
+    @classmethod
+    def _different_lengths(cls, dims: tuple[int, ...]) -> tuple[int, ...]:
+        if any(dim < 1 for dim in dims) or len(set(dims)) < len(dims):
+            raise ValueError(f"matryoshka_dims {list(dims)} are no different lengths; write for example [64, 256].")
+        return tuple(sorted(dims))
 
 
 class OptimConfig(Config):
@@ -98,6 +140,9 @@ class TowerOptimConfig(Config):
     """How one tower learns."""
 
     lr_scale: float = Field(default=1.0, gt=0)  # its learning rate / optim.lr
+    patch_dropout: float = Field(
+        default=0.0, ge=0, lt=1
+    )  # image: share of the patches left out (FLIP; Li et al., 2023)
     freeze: bool = False  # the backbone stays as it is (and in evaluation mode); its projection still learns
     frozen_layers: int = Field(default=0, ge=0)  # the embeddings and so many of its first blocks stay as they are
 
@@ -107,6 +152,19 @@ class TowersConfig(Config):
 
     image: TowerOptimConfig = TowerOptimConfig()
     text: TowerOptimConfig = TowerOptimConfig()
+
+
+class StepConfig(Config):
+    """How a batch is cut and computed. Nothing here changes a gradient beyond rounding."""
+
+    micro_batch: int | None = Field(default=None, gt=0)  # pictures of one chunk; None: a rank's whole batch
+    token_budget: int = Field(default=4096, gt=0)  # padded tokens of one length-sorted chunk of texts
+    # GiB of activations kept between forward and backward pass; chunks over it are computed twice. None: what is free,
+    # 0: every chunk is computed twice, as GradCache does.
+    graph_memory: float | None = Field(default=None, ge=0)
+    loss_tile: int = Field(default=1024, gt=0)  # InfoNCE of more than two tiles a side is computed tile by tile
+    grad_checkpointing: bool = False  # recompute each block's activations
+    compile: bool = False  # torch.compile the towers
 
 
 class EvalConfig(Config):
@@ -155,8 +213,11 @@ class TrainConfig(Config):
     eval: EvalConfig | None = None
     precision: Literal["float32", "bfloat16", "float64"] = "float32"  # bfloat16: autocast, weights stay float32
     device: str | None = None  # None: a GPU where there is one
-    grad_checkpointing: bool = False
-    token_budget: int = Field(default=4096, gt=0)  # padded tokens of one length-sorted chunk of texts
+    step: StepConfig = StepConfig()
+    parallel: Literal["ddp", "fsdp"] = (
+        "ddp"  # of several processes: every one has all weights | a shard of them (FSDP2)
+    )
+    timeout: float = Field(default=600.0, gt=0)  # seconds that a process waits for another one before it gives up
     workers: int = Field(default=2, ge=0)  # loader processes of each rank
     log_every: int = Field(default=10, gt=0)
     save_every: int = Field(default=500, gt=0)

@@ -1,28 +1,36 @@
 """Ranks: one process each, started by torchrun; a plain process is a world of one.
 
+A rank that dies or hangs is an error on the others within the timeout, in every function here.
+
 B local batch, G global batch (B x ranks), D embedding dimension.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 
-def start(device: str | None) -> torch.device:
-    """Join the process group that torchrun announced, if any, and choose this rank's device."""
+def start(device: str | None, timeout: float) -> torch.device:
+    """Join the process group that torchrun announced, if any, and choose this rank's device.
+
+    timeout: seconds that a rank waits for another before it gives up.
+    """
     local = int(os.environ.get("LOCAL_RANK", "0"))
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if "RANK" in os.environ and not dist.is_initialized():
-        # Two hours: the others wait while the first rank validates.
-        dist.init_process_group("nccl" if name.startswith("cuda") else "gloo", timeout=timedelta(hours=2))
+        # Host tensors go through gloo whatever the device: agreeing on a number must not wait for the GPU.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if name.startswith("cuda") else "cpu:gloo",
+                                timeout=timedelta(seconds=timeout))  # fmt: skip
     if name == "cuda":
         torch.cuda.set_device(local)
         return torch.device("cuda", local)
@@ -50,6 +58,18 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+@contextmanager
+def _waiting_for_peers(doing: str) -> Iterator[None]:
+    """Say plainly that another rank is gone, where the library prints its sockets."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConnectionError(
+            f"rank {rank()} of {world_size()} waited in vain for another rank while it was {doing}: one has died or "
+            f"hangs (raise `timeout` if it is only slow); start again with --resume. [{str(error).splitlines()[0]}]"
+        ) from error
+
+
 def gather(local: Tensor) -> Tensor:
     """(B, ...) of every rank -> (G, ...), in rank order, with gradient.
 
@@ -62,9 +82,7 @@ def gather(local: Tensor) -> Tensor:
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
-        parts = [torch.empty_like(local) for _ in range(world_size())]
-        dist.all_gather(parts, local.contiguous())
-        return torch.cat(parts)
+        return gather_values(local)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
@@ -72,46 +90,129 @@ class _Gather(torch.autograd.Function):
         return grad[rank() * size : (rank() + 1) * size] * world_size()
 
 
+def gather_values(local: Tensor) -> Tensor:
+    """(B, ...) of every rank -> (G, ...), in rank order, without gradient."""
+    if world_size() == 1:
+        return local.detach()
+    local = local.detach().contiguous()
+    whole = local.new_empty(len(local) * world_size(), *local.shape[1:])
+    with _waiting_for_peers("gathering a batch"):
+        dist.all_gather_into_tensor(whole, local)
+    return whole
+
+
+def sum_values(values: Tensor) -> Tensor:
+    """The sum over the ranks, in place and returned."""
+    if world_size() > 1:
+        with _waiting_for_peers("adding up"):
+            dist.all_reduce(values)
+    return values
+
+
+def log_sum_exp(values: Tensor) -> Tensor:
+    """log of the sum over the ranks of exp(values), without overflow; -inf counts as nothing."""
+    if world_size() == 1:
+        return values
+    with _waiting_for_peers("adding up partitions"):
+        highest = values.clone()
+        dist.all_reduce(highest, dist.ReduceOp.MAX)
+    return sum_values((values - highest).exp_()).log_().add_(highest)
+
+
 def average_gradients(module: nn.Module) -> None:
     """Average the gradients that exist over the ranks, in one reduction a data type.
 
     An idle tower's parameters have no gradient on any rank, since all ranks are at the same task: nothing is sent for
-    them, and no wrapper needs to be told which are unused.
+    them, and no wrapper needs to be told which are unused. Sharded parameters were reduced in their backward pass.
     """
     if world_size() == 1:
         return
     by_dtype: dict[torch.dtype, list[Tensor]] = {}
     for parameter in module.parameters():
-        if parameter.grad is not None:
+        if parameter.grad is not None and not isinstance(parameter.grad, DTensor):
             by_dtype.setdefault(parameter.grad.dtype, []).append(parameter.grad)
     for grads in by_dtype.values():
-        flat = torch.cat([grad.flatten() for grad in grads])
-        dist.all_reduce(flat)
+        flat = sum_values(torch.cat([grad.flatten() for grad in grads]))
         flat /= world_size()
         for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
             grad.copy_(part.view_as(grad))
 
 
-def add_up(values: Sequence[float], device: torch.device) -> list[float]:
+def add_up(values: Sequence[float]) -> list[float]:
     """The sum over the ranks of each value: what all ranks then agree on."""
+    return _agree(values, dist.ReduceOp.SUM)
+
+
+def largest(values: Sequence[float]) -> list[float]:
+    """The largest over the ranks of each value."""
+    return _agree(values, dist.ReduceOp.MAX)
+
+
+def smallest(values: Sequence[float]) -> list[float]:
+    """The smallest over the ranks of each value."""
+    return _agree(values, dist.ReduceOp.MIN)
+
+
+def _agree(values: Sequence[float], how: Any) -> list[float]:
     if world_size() == 1:
-        return list(values)
-    total = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(total)
-    return [float(value) for value in total]
+        return [float(value) for value in values]
+    numbers = torch.tensor(values, dtype=torch.float64)  # on the host
+    with _waiting_for_peers("agreeing on numbers"):
+        dist.all_reduce(numbers, how)
+    return [float(value) for value in numbers]
 
 
-def check_same(what: str, value: str) -> None:
-    """Raise ValueError unless every rank has the same value: wrong negatives are silent otherwise."""
+def check_same(values: Mapping[str, Any]) -> None:
+    """Raise ValueError, naming the first key that differs, unless every rank has the same values."""
     if world_size() == 1:
         return
-    values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, hashlib.blake2b(value.encode(), digest_size=8).hexdigest())
-    if len(set(values)) > 1:
-        raise ValueError(f"ranks disagree on {what} ({values}); start every rank with the same recipe, data and code.")
+    found: list[Any] = [None] * world_size()
+    with _waiting_for_peers("comparing recipes"):
+        dist.all_gather_object(found, {key: repr(value) for key, value in values.items()})
+    for key in dict.fromkeys(key for one in found for key in one):
+        seen = [one.get(key, "nothing") for one in found]
+        for number, value in enumerate(seen):
+            if value != seen[0]:
+                raise ValueError(
+                    f"ranks disagree on {key}: it is {seen[0]} on rank 0 and {value} on rank {number}; start every "
+                    "rank with the same recipe, data and code."
+                )
 
 
 def barrier() -> None:
     """Wait for every rank."""
-    if world_size() > 1:
-        dist.barrier()
+    add_up([0.0])
+
+
+def on_main(work: Callable[[], None], timeout: float) -> None:
+    """Run something long on rank 0 while the others wait, however long it takes, as long as rank 0 is alive.
+
+    Rank 0 gives a sign of life from a thread, four times a timeout.
+    """
+    if world_size() == 1:
+        work()
+    elif rank() == 0:
+        done = threading.Event()
+        failures: list[BaseException] = []
+
+        def give_signs() -> None:
+            try:
+                while not done.wait(timeout / 4):
+                    add_up([0.0])
+            except BaseException as error:  # a peer is gone: said once the work is done
+                failures.append(error)
+
+        thread = threading.Thread(target=give_signs, daemon=True)
+        thread.start()
+        try:
+            work()
+        finally:
+            done.set()
+            thread.join()
+            if not failures:
+                add_up([1.0])
+        if failures:
+            raise failures[0]
+    else:
+        while not add_up([0.0])[0]:
+            pass

@@ -26,6 +26,14 @@ def record_skipped(run: Path, step: int, batches: list[Batch]) -> int:
     return len(skipped)
 
 
+def record_nonfinite(run: Path, step: int, batches: list[Batch]) -> None:
+    """Append this rank's samples of a step whose loss or gradient was not finite to RUN/nonfinite.jsonl."""
+    with (run / "nonfinite.jsonl").open("a", encoding="utf-8") as file:
+        for batch in batches:
+            row = {"step": step, "task": batch.place.task, "source": batch.place.source, "samples": batch.keys}
+            file.write(json.dumps(row) + "\n")
+
+
 class MetricsLog:
     """RUN/metrics.jsonl and whatever else was asked for: averages since the last line, then validation scores."""
 
@@ -34,6 +42,7 @@ class MetricsLog:
         # After the checkpoint that is resumed from, the past is written anew.
         self.rows = _cut(self._file, step)
         _cut(run / "skipped.jsonl", step)
+        _cut(run / "nonfinite.jsonl", step)
         self._last: dict[str, float] = {}
         self._sinks = _sinks(run, config)
         self._clear()
@@ -47,18 +56,20 @@ class MetricsLog:
     ) -> None:
         """Take in one step: corrupt samples on all ranks, seconds in all, of which `waited` for data."""
         ranks = distributed.world_size()
+        found: list[tuple[str, float]] = [("data_wait", waited), ("step_seconds", seconds)]
+        if stats.is_finite:  # others would make an average of nothing
+            found += [("grad_norm", stats.grad_norm), *((f"{name}/loss", loss) for name, loss in stats.losses.items())]
         for name, loss in stats.losses.items():
-            self._sums[f"{name}/loss"] += loss
-            self._counts[f"{name}/loss"] += 1
             self._sums[f"{name}/seconds"] += seconds
             self._last[name] = loss
         for batch in batches:
             self._sums[f"{batch.place.task}/samples"] += len(batch.keys) * ranks
-        for name, value in (("grad_norm", stats.grad_norm), ("data_wait", waited), ("step_seconds", seconds)):
+        for name, value in (*found, ("chunks", stats.num_chunks), ("recomputed", stats.num_recomputed)):
             self._sums[name] += value
             self._counts[name] += 1
         self._sums["lr"] = rate
         self._sums["skipped"] += skipped
+        self._sums["nonfinite"] += not stats.is_finite
 
     def line(self) -> str:
         """The newest losses, for the progress bar."""
@@ -71,6 +82,7 @@ class MetricsLog:
             "stage": stage.name,
             "lr": self._sums["lr"],
             "skipped": self._sums["skipped"],
+            "nonfinite": self._sums["nonfinite"],
         }
         for name, count in self._counts.items():
             row[name] = self._sums[name] / count

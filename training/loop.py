@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch.optim import Optimizer
 
-from unimodal.checkpoint import count_parameters, model_card, save_model
+from unimodal.checkpoint import count_parameters, load_tensors, model_card, save_model
 from unimodal.embedder import Embedder
 from unimodal.model import DualEncoder
 from unimodal.preprocess import Tokenizer
@@ -23,13 +22,26 @@ from unimodal.shards.index import find_shards
 
 from . import distributed
 from .config import Stage, TrainConfig
+from .data.collate import Batch
 from .data.loader import StepDataset, steps_from
 from .data.order import generator
-from .log import MetricsLog, record_skipped
+from .log import MetricsLog, record_nonfinite, record_skipped
 from .prepare import make_model, prepare_model
-from .resume import check_resumable, checkpoints, load_checkpoint, save_checkpoint, write_config
+from .resume import (
+    FREE_KEYS,
+    check_resumable,
+    checkpoints,
+    load_moments,
+    moments_of,
+    read_state,
+    save_checkpoint,
+    write_config,
+)
 from .schedule import learning_rate, place_of
+from .sharding import gather_weights, shard, whole_copy
 from .step import make_optimizer, train_step
+
+MAX_NONFINITE = 10  # steps in a row without an update: weights, data or learning rate are beyond waiting
 
 
 class Evaluate(Protocol):
@@ -57,13 +69,14 @@ def train(
     resume: go on from the newest checkpoint of RUN (or start, where there is none).
     overwrite: remove what an earlier run wrote into RUN. Without either, a RUN that holds anything is refused.
 
-    Raises ValueError for what the recipe gets wrong, before anything is written; FloatingPointError for a loss that is
-    not finite; Stopped after SIGTERM or SIGINT, once the current step is done and saved (a second signal kills).
+    Raises ValueError for what the recipe gets wrong, before anything is written; FloatingPointError if ten steps in a
+    row have a loss or gradient that is not finite; ConnectionError for a process that has died or hangs;
+    Stopped after SIGTERM or SIGINT, once the current step is done and saved (a second signal kills).
     """
     if config.eval is not None and evaluate is None:
         raise ValueError("the recipe has eval and train() was handed no evaluate; pass a function or set eval=null.")
     joined = distributed.is_joined()
-    device = distributed.start(config.device)
+    device = distributed.start(config.device, config.timeout)
     try:
         with _stop_signals() as should_stop:
             return _train(config, device, evaluate, resume, overwrite, show_progress, should_stop)
@@ -86,9 +99,19 @@ def _train(
         stages, Path(config.data_root), model.config, tokenizer, config.seed,
         distributed.rank(), distributed.world_size(),
     )  # fmt: skip
+    newest = checkpoints(run)[-1] if continues else None
+    if newest is not None:
+        _check_shards(newest, dataset)
+        load_tensors(model, newest / "model.safetensors")
+    whole = model  # what is saved and evaluated
+    if config.parallel == "fsdp":
+        whole, model = whole_copy(model), shard(model)
     optimizer = make_optimizer(model, stages[0].optim, config.towers)
-    step = _restore(run, model, optimizer, dataset) if continues else 0
-    distributed.check_same("recipe and data", f"{config.model_dump()} {dataset.fingerprints()} {step}")
+    step = 0
+    if newest is not None:
+        load_moments(newest, model, optimizer)
+        step = int(read_state(newest)["step"])
+    distributed.check_same(_what_ranks_share(config, dataset, step))
     if is_main and not continues:
         if overwrite:
             _remove_run(run)
@@ -98,17 +121,35 @@ def _train(
     log = MetricsLog(run, config, step) if is_main else None
 
     def stop_is_agreed() -> bool:
-        return distributed.add_up([should_stop()], device)[0] > 0
+        return distributed.add_up([should_stop()])[0] > 0
+
+    def gather_whole() -> None:
+        if whole is not model:
+            gather_weights(model, whole)
+
+    def save() -> None:
+        gather_whole()
+        moments = moments_of(model, optimizer)
+        if is_main:
+            state = {"shards": dataset.fingerprints()}
+            save_checkpoint(run, step, whole, tokenizer, moments, state, config.keep)
+        distributed.barrier()
 
     def validate() -> bool:
         """Score the model if that is due and not done; returns whether to stop."""
         due = config.eval is not None and step > 0 and (step % config.eval.every == 0 or step == config.total_steps)
-        if due and log is not None and evaluate is not None and not log.has_validated(step):
-            scores = evaluate(_embedder(model, tokenizer, device), should_stop)
-            if not should_stop():  # a validation that was cut short is done again by the run that goes on
-                _keep_best(run, step, scores, config, model, tokenizer, log)
+        if due:
+            gather_whole()
+            distributed.on_main(score, config.timeout)
         return stop_is_agreed()
 
+    def score() -> None:
+        if log is not None and evaluate is not None and not log.has_validated(step):
+            scores = evaluate(_embedder(whole, tokenizer, device), should_stop)
+            if not should_stop():  # a validation that was cut short is done again by the run that goes on
+                _keep_best(run, step, scores, config, whole, tokenizer, log)
+
+    num_nonfinite = 0  # in a row
     stopping = validate()  # a run that was stopped while it validated
     batches = steps_from(dataset, step, config.total_steps, config.workers)
     with progress_bar("training", config.total_steps, show_progress if is_main else False) as advance:
@@ -117,14 +158,18 @@ def _train(
             waited = time.perf_counter()
             batch = next(batches)
             started = time.perf_counter()
-            _seed_step(config.seed, step)
             rate = _learning_rate(stages, step)
             stats = train_step(
-                model, batch, stage, optimizer,
-                step=step, learning_rate=rate, token_budget=config.token_budget, precision=config.precision,
+                model, batch, stage, optimizer, config.step,
+                learning_rate=rate, precision=config.precision, seed=_dropout_seed(config.seed, step),
             )  # fmt: skip
             step += 1
-            (skipped,) = distributed.add_up([record_skipped(run, step, batch)], device)
+            num_nonfinite = 0 if stats.is_finite else num_nonfinite + 1
+            if num_nonfinite:
+                record_nonfinite(run, step, batch)
+            if num_nonfinite == MAX_NONFINITE:
+                raise FloatingPointError(_describe_nonfinite(run, step, batch))
+            (skipped,) = distributed.add_up([record_skipped(run, step, batch)])
             stopping = stop_is_agreed()
             if log is not None:
                 log.add(batch, stats, rate, skipped, started - waited, time.perf_counter() - waited)
@@ -132,20 +177,18 @@ def _train(
                 if step % config.log_every == 0 or step == config.total_steps or stopping:
                     log.write(step, stage, model)
             if step % config.save_every == 0 or step == config.total_steps or stopping:
-                if is_main:
-                    state = {"shards": dataset.fingerprints()}
-                    save_checkpoint(run, step, model, tokenizer, optimizer, state, config.keep)
-                distributed.barrier()
+                save()
             stopping = stopping or validate()
     if log is not None:
         log.close()
     if stopping:
-        if is_main and step not in {int(path.name.removeprefix("step-")) for path in checkpoints(run)}:
-            save_checkpoint(run, step, model, tokenizer, optimizer, {"shards": dataset.fingerprints()}, config.keep)
+        if distributed.add_up([is_main and not any(path.name == f"step-{step:08d}" for path in checkpoints(run))])[0]:
+            save()
         raise Stopped(f"stopped at step {step} of {config.total_steps}; go on with --resume.")
+    gather_whole()
     if is_main and log is not None:
         trained_on = f"Trained for {step} steps with unimodal on {', '.join(sorted(dataset.shards))}."
-        save_model(run / "model", model, tokenizer, _card(model, trained_on, log.last_validation()), overwrite=True)
+        save_model(run / "model", whole, tokenizer, _card(whole, trained_on, log.last_validation()), overwrite=True)
     distributed.barrier()
     return run / "model"
 
@@ -164,19 +207,45 @@ def _remove_run(run: Path) -> None:
     """Remove what a run writes and nothing else: the shards of the demo, say, lie in the folder of its run."""
     for name in ("checkpoints", "model", "best", "tensorboard"):
         shutil.rmtree(run / name, ignore_errors=True)
-    for name in ("config.yaml", "metrics.jsonl", "skipped.jsonl", "plots.png"):
+    for name in ("config.yaml", "metrics.jsonl", "skipped.jsonl", "nonfinite.jsonl", "plots.png"):
         (run / name).unlink(missing_ok=True)
 
 
-def _restore(run: Path, model: DualEncoder, optimizer: Optimizer, dataset: StepDataset) -> int:
-    newest = checkpoints(run)[-1]
-    state = load_checkpoint(newest, model, optimizer)
-    changed = {path for path, fingerprint in dataset.fingerprints().items() if state["shards"].get(path) != fingerprint}
+def _check_shards(newest: Path, dataset: StepDataset) -> None:
+    before = read_state(newest)["shards"]
+    changed = {path for path, fingerprint in dataset.fingerprints().items() if before.get(path) != fingerprint}
     if changed:
         raise ValueError(
             f"the shards of {sorted(changed)[0]!r} are not those that {newest} was trained on; start a new run."
         )
-    return int(state["step"])
+
+
+def _what_ranks_share(config: TrainConfig, dataset: StepDataset, step: int) -> dict[str, Any]:
+    """By name, all that must be the same on every rank: wrong negatives are silent otherwise."""
+    values: dict[str, Any] = {}
+
+    def flatten(value: Any, name: str) -> None:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                flatten(inner, f"{name}.{key}" if name else str(key))
+        else:
+            values[name] = value
+
+    flatten({key: value for key, value in config.model_dump().items() if key not in FREE_KEYS}, "")
+    for path, fingerprint in dataset.fingerprints().items():
+        values[f"the shards of {path!r}"] = fingerprint
+    return {**values, "the first step": step, "the order of batches": dataset.digest(config.total_steps)}
+
+
+def _describe_nonfinite(run: Path, step: int, batches: list[Batch]) -> str:
+    batch = batches[-1]
+    more = f" and {len(batch.keys) - 8:,} more" if len(batch.keys) > 8 else ""
+    return (
+        f"loss or gradient was not finite in {MAX_NONFINITE} steps in a row, the last being step {step} (task "
+        f"{batch.place.task!r}, source {batch.place.source!r}, samples {', '.join(batch.keys[:8])}{more}); nothing was "
+        f"updated in them: look at the samples in {run / 'nonfinite.jsonl'}, or start a run with a lower optim.lr from "
+        "the last checkpoint (init=RUN/checkpoints/step-N)."
+    )
 
 
 def _learning_rate(stages: list[Stage], step: int) -> float:
@@ -184,9 +253,9 @@ def _learning_rate(stages: list[Stage], step: int) -> float:
     return learning_rate(stages[number].optim, stage_step, stages[number].steps)
 
 
-def _seed_step(seed: int, step: int) -> None:
+def _dropout_seed(seed: int, step: int) -> int:
     """Dropout depends on (seed, step, rank) alone, so a checkpoint needs no generator state."""
-    torch.manual_seed(int(generator(seed, step, distributed.rank(), "dropout").integers(2**62)))
+    return int(generator(seed, step, distributed.rank(), "dropout").integers(2**62))
 
 
 def _embedder(model: DualEncoder, tokenizer: Tokenizer, device: torch.device) -> Embedder:

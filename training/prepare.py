@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -48,14 +49,28 @@ def _with_logit_scales(model: DualEncoder, names: tuple[str, ...], config: Train
         if name not in model.logit_scales or (name in tasks and tasks[name].temperature is not None):
             start = torch.tensor(-math.log(tasks[name].start_temperature))
             model.logit_scales[name] = nn.Parameter(start)
-    model.config = model.config.model_copy(update={"logit_scales": names})
+    biases = {name: task.bias for name, task in tasks.items() if task.loss == "sigmoid"}
+    for name, bias in biases.items():
+        if name not in model.logit_biases:
+            model.logit_biases[name] = nn.Parameter(torch.tensor(bias))
+    dims = {dim for task in tasks.values() for dim in task.matryoshka_dims} or set(model.config.matryoshka_dims)
+    too_long = [dim for dim in dims if dim >= model.config.embed_dim]
+    if too_long:
+        raise ValueError(
+            f"matryoshka_dims has {too_long[0]}, which is no prefix of the {model.config.embed_dim} dimensions of the "
+            "space (those are always trained); lower it or take it out."
+        )
+    update = {
+        "logit_scales": names, "logit_biases": tuple(model.logit_biases), "matryoshka_dims": tuple(sorted(dims)),
+    }  # fmt: skip
+    model.config = model.config.model_copy(update=update)
     return model
 
 
 def prepare_model(model: DualEncoder, config: TrainConfig, device: torch.device) -> DualEncoder:
     """Put the model on its device in its precision and freeze what is to be frozen.
 
-    Raises ValueError if nothing would learn, or for live batch normalisation across ranks.
+    Raises ValueError if nothing would learn, or for live batch normalisation in a batch that is cut or spread.
     """
     model = model.to(device, torch.float64 if config.precision == "float64" else torch.float32).train()
     learned = {name for stage in config.plan for name, task in stage.tasks.items() if task.learns_temperature}
@@ -70,16 +85,53 @@ def prepare_model(model: DualEncoder, config: TrainConfig, device: torch.device)
     for stage in config.plan:
         for name, task in stage.tasks.items():
             _check_task_learns(model, name, ("image", "text") if task.kind == "image-text" else ("text",))
-    live = [name for name, module in model.named_modules()
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training]  # fmt: skip
-    if live and distributed.world_size() > 1:
-        raise ValueError(
-            f"{live[0]} normalises over the batch, which {distributed.world_size()} ranks would each do for a part; "
-            "use a tower with LayerNorm or GroupNorm, freeze it, or train in one process."
-        )
-    if config.grad_checkpointing:
+    for kind, settings in (("image", config.towers.image), ("text", config.towers.text)):
+        if settings.patch_dropout:
+            _drop_patches(getattr(model, kind), kind, settings.patch_dropout)
+    _refuse_live_batch_norm(model, config)
+    if config.step.grad_checkpointing:
         model.set_grad_checkpointing()
+    if config.step.compile:
+        for tower in (model.image, model.text):
+            if tower is not None:
+                tower.compile()
     return model
+
+
+def _drop_patches(tower: nn.Module | None, kind: str, share: float) -> None:
+    """Leave out a share of the patches while training (FLIP; Li et al., 2023), by the backbone's own module for it."""
+    backbone: Any = getattr(tower, "backbone", None)
+    if kind == "image" and hasattr(backbone, "patch_drop"):
+        from timm.layers import PatchDropout
+
+        backbone.patch_drop = PatchDropout(share, num_prefix_tokens=backbone.num_prefix_tokens)
+    elif kind == "image" and hasattr(backbone, "patch_dropout"):
+        from open_clip.transformer import PatchDropout as OpenClipPatchDropout
+
+        backbone.patch_dropout = OpenClipPatchDropout(share)
+    else:
+        raise ValueError(
+            f"towers.{kind}.patch_dropout {share} needs a vision transformer, and that tower is none; set it to 0."
+        )
+
+
+def _refuse_live_batch_norm(model: DualEncoder, config: TrainConfig) -> None:
+    """Batch normalisation sees what is encoded together: its gradients would hang on how a batch is cut or spread."""
+    ranks = distributed.world_size()
+    pictures = [task.global_batch // ranks for stage in config.plan for task in stage.tasks.values()
+                if task.kind == "image-text"]  # fmt: skip
+    is_cut = {
+        "image": config.step.micro_batch is not None and config.step.micro_batch < max(pictures, default=0),
+        "text": True,  # into chunks of a token budget
+    }
+    for name, module in model.named_modules():
+        is_live = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+        if is_live and (ranks > 1 or is_cut[name.partition(".")[0].removesuffix("_projection")]):
+            how = f"spread over {ranks} ranks" if ranks > 1 else "cut into chunks"
+            raise ValueError(
+                f"{name} normalises over the batch, which is {how} here, so that its gradients would hang on that; use "
+                "a tower with LayerNorm or GroupNorm, freeze it, or train in one process without micro_batch."
+            )
 
 
 def _check_task_learns(model: DualEncoder, task: str, kinds: tuple[str, ...]) -> None:
@@ -95,20 +147,11 @@ def _check_task_learns(model: DualEncoder, task: str, kinds: tuple[str, ...]) ->
 
 def _freeze_first_layers(backbone: nn.Module, count: int, kind: str) -> None:
     """Freeze what comes before the blocks (embeddings, stem) and the first `count` of them: no backward pass there."""
-    lists: list[list[nn.Module]] = [
-        [
-            child
-            for child in parent.children()
-            if isinstance(child, (nn.ModuleList, nn.Sequential)) and count_parameters(child)
-        ]
-        for parent in backbone.modules()
-    ]
-    largest = max(lists, key=lambda found: sum(map(count_parameters, found)), default=[])
-    if len(largest) != 1:
+    blocks = blocks_of(backbone)
+    if not blocks:
         raise ValueError(
             f"towers.{kind}.frozen_layers needs a tower that is one row of blocks; use freeze, or set it to 0."
         )
-    blocks = list(largest[0].children())
     if count > len(blocks):
         raise ValueError(
             f"towers.{kind}.frozen_layers {count} is over the {len(blocks)} blocks of that tower; lower it."
@@ -120,3 +163,17 @@ def _freeze_first_layers(backbone: nn.Module, count: int, kind: str) -> None:
         parameter.requires_grad_(False)
     for block in blocks[:count]:
         block.requires_grad_(False).eval()
+
+
+def blocks_of(backbone: nn.Module) -> list[nn.Module]:
+    """The blocks of a backbone that is one row of them; none of another."""
+    lists: list[list[nn.Module]] = [
+        [
+            child
+            for child in parent.children()
+            if isinstance(child, (nn.ModuleList, nn.Sequential)) and count_parameters(child)
+        ]
+        for parent in backbone.modules()
+    ]
+    largest = max(lists, key=lambda found: sum(map(count_parameters, found)), default=[])
+    return list(largest[0].children()) if len(largest) == 1 else []

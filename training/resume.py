@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from safetensors.torch import load_file
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from unimodal.checkpoint import load_tensors, replace_folder, write_model, write_tensors
+from unimodal.checkpoint import replace_folder, write_model, write_tensors
 from unimodal.model import DualEncoder
 from unimodal.preprocess import Tokenizer
 
 from .config import TrainConfig
+from .sharding import full_tensor, shard_like
 from .step import trained_parameters
 
 # What may differ between a run and its resumption: nothing here changes a weight.
-FREE_KEYS = ("run", "device", "workers", "log_every", "save_every", "keep", "tensorboard", "wandb", "eval")
+FREE_KEYS = ("run", "device", "workers", "timeout", "log_every", "save_every", "keep", "tensorboard", "wandb", "eval")
 
 
 def save_checkpoint(
@@ -28,21 +31,22 @@ def save_checkpoint(
     step: int,
     model: DualEncoder,
     tokenizer: Tokenizer,
-    optimizer: Optimizer,
+    moments: Mapping[str, Mapping[str, Tensor]],
     state: dict[str, Any],
     keep: int,
 ) -> Path:
-    """Write RUN/checkpoints/step-N by way of a temporary folder; then remove all but the newest `keep`."""
+    """Write RUN/checkpoints/step-N by way of a temporary folder; then remove all but the newest `keep`.
+
+    model and moments (`moments_of`) are whole: one rank writes them.
+    """
     folder = run / "checkpoints" / f"step-{step:08d}"
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     write_model(part, model, tokenizer)
-    moments = optimizer.state_dict()["state"]
-    names = [name for name, _ in _in_optimizer_order(model, optimizer)]
     write_tensors(
         part / "optimizer.safetensors",
-        {f"{names[index]}/{key}": value for index, entry in moments.items() for key, value in entry.items()},
+        {f"{name}/{key}": value for name, entry in moments.items() for key, value in entry.items()},
     )
     (part / "state.json").write_text(json.dumps({"step": step, **state}, indent=2) + "\n", encoding="utf-8")
     replace_folder(part, folder)
@@ -51,28 +55,43 @@ def save_checkpoint(
     return folder
 
 
+def moments_of(model: DualEncoder, optimizer: Optimizer) -> dict[str, dict[str, Tensor]]:
+    """The optimiser's state by name of parameter, whole and on the host; every rank calls it."""
+    names = _in_optimizer_order(model, optimizer)
+    return {
+        names[number][0]: {key: full_tensor(value).cpu() for key, value in entry.items()}
+        for number, entry in optimizer.state_dict()["state"].items()
+    }
+
+
 def checkpoints(run: Path) -> list[Path]:
     """The finished checkpoints of a run, oldest first."""
     return sorted(path for path in (run / "checkpoints").glob("step-*") if path.suffix == "")
 
 
-def load_checkpoint(folder: Path, model: DualEncoder, optimizer: Optimizer) -> dict[str, Any]:
-    """Put weights and moments back; returns the saved state (step, ...)."""
-    load_tensors(model, folder / "model.safetensors")
-    found = load_file(folder / "optimizer.safetensors")
-    entries: dict[str, dict[str, Any]] = {}
-    for name, tensor in found.items():
+def read_state(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of the run beside weights and moments: its step and its shards."""
+    state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+    return state
+
+
+def load_moments(folder: Path, model: DualEncoder, optimizer: Optimizer) -> None:
+    """Put the optimiser's state back; raises ValueError if it has some for what this run does not train."""
+    entries: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in load_file(folder / "optimizer.safetensors").items():
         parameter, _, key = name.rpartition("/")
         entries.setdefault(parameter, {})[key] = tensor
-    names = [name for name, _ in _in_optimizer_order(model, optimizer)]
-    unknown = entries.keys() - set(names)
+    trained = _in_optimizer_order(model, optimizer)
+    unknown = entries.keys() - {name for name, _ in trained}
     if unknown:
         raise ValueError(f"{folder} has optimiser state for {sorted(unknown)[0]!r}, which this recipe does not train.")
     current = optimizer.state_dict()
-    current["state"] = {index: entries[name] for index, name in enumerate(names) if name in entries}
+    current["state"] = {
+        number: {key: shard_like(parameter, tensor) for key, tensor in entries[name].items()}
+        for number, (name, parameter) in enumerate(trained)
+        if name in entries
+    }
     optimizer.load_state_dict(current)
-    state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    return state
 
 
 def write_config(run: Path, config: TrainConfig) -> None:
@@ -114,6 +133,6 @@ def _differences(before: Any, now: Any, path: str) -> list[tuple[str, Any, Any]]
     ]
 
 
-def _in_optimizer_order(model: DualEncoder, optimizer: Optimizer) -> list[tuple[str, Any]]:
+def _in_optimizer_order(model: DualEncoder, optimizer: Optimizer) -> list[tuple[str, nn.Parameter]]:
     names = {id(parameter): name for name, parameter in trained_parameters(model)}
     return [(names[id(parameter)], parameter) for group in optimizer.param_groups for parameter in group["params"]]

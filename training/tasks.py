@@ -1,4 +1,4 @@
-"""What one batch of a task becomes: both sides encoded, its temperature, its loss.
+"""What the vectors of one batch become: its sides, its temperature, its loss.
 
 B local batch, G global batch, K hard negatives per query, D embedding dimension.
 """
@@ -6,6 +6,7 @@ B local batch, G global batch, K hard negatives per query, D embedding dimension
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -14,28 +15,60 @@ from unimodal.model import DualEncoder
 
 from .config import TaskConfig
 from .data.collate import Batch
-from .distributed import gather
-from .losses import info_nce
+from .distributed import gather, gather_values, world_size
+from .losses import Negatives, cosent_loss, distillation_loss, info_nce, own_negatives_loss, sigmoid_loss
+from .tiled import tiled_info_nce
 
 
-def task_loss(model: DualEncoder, batch: Batch, task: TaskConfig, token_budget: int) -> Tensor:
-    """The InfoNCE of the global batch that this rank holds a part of -> (), the same on every rank."""
-    left, right, hard_negatives = encode_sides(model, batch, token_budget)
-    with torch.autocast(left.device.type, enabled=False):  # similarities and their sums in float32
-        return info_nce(
-            gather(left), gather(right), logit_scale(model, batch.place.task, task),
-            None if hard_negatives is None else gather(hard_negatives),
-        )  # fmt: skip
+def task_loss(model: DualEncoder, batch: Batch, vectors: Mapping[str, Tensor], task: TaskConfig, tile: int) -> Tensor:
+    """The loss of the global batch that this rank holds a part of -> (), the same on every rank.
+
+    vectors: of each tower, the (B, D) pictures and the texts as the batch lays them out.
+    tile: InfoNCE of more than two tiles a side is computed tile by tile.
+    """
+    query, document, hard = sides(batch, vectors)
+    scale = logit_scale(model, batch.place.task, task)
+    dims = tuple(dim for dim in task.matryoshka_dims if dim < query.shape[1])
+    ids = batch.ids.to(query.device) if task.mask_duplicates else None
+    with torch.autocast(query.device.type, enabled=False):  # similarities and their sums in float32
+        if task.loss == "info_nce":
+            negatives = Negatives(**task.negatives.model_dump())
+            hard_ids = None if ids is None or hard is None else batch.hard_negative_ids.to(query.device)
+            if len(query) * world_size() > 2 * tile:
+                return tiled_info_nce(
+                    query, document, scale, hard,
+                    ids=ids, hard_negative_ids=hard_ids, negatives=negatives, dims=dims, tile=tile,
+                )  # fmt: skip
+            return info_nce(
+                gather(query), gather(document), scale, None if hard is None else gather(hard),
+                ids=None if ids is None else gather_values(ids),
+                hard_negative_ids=None if hard_ids is None else gather_values(hard_ids),
+                negatives=negatives, dims=dims,
+            )  # fmt: skip
+        query, document, hard = gather(query), gather(document), None if hard is None else gather(hard)
+        if task.loss == "sigmoid":
+            ids = None if ids is None else gather_values(ids)
+            return sigmoid_loss(query, document, scale, model.logit_biases[batch.place.task], ids=ids, dims=dims)
+        if task.loss == "own_negatives":
+            assert hard is not None
+            return own_negatives_loss(query, document, hard, scale, dims=dims)
+        assert batch.scores is not None
+        scores = gather_values(batch.scores.to(query))
+        if task.loss == "cosent":
+            return cosent_loss(query, document, scores[:, 0], scale, dims=dims)
+        assert hard is not None
+        candidates = torch.cat([document[:, None], hard], 1)  # (G, 1 + K, D)
+        return distillation_loss(query, candidates, scores, scale, 1 / task.teacher_temperature, dims=dims)
 
 
-def encode_sides(model: DualEncoder, batch: Batch, token_budget: int) -> tuple[Tensor, Tensor, Tensor | None]:
+def sides(batch: Batch, vectors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
     """Pictures and captions, or queries, documents and hard negatives -> (B, D), (B, D), (B, K, D) or None."""
-    vectors = model.encode_token_lists(batch.texts.lists(), token_budget)
+    texts = vectors["text"]
     if batch.pixels is not None:
-        return model.encode_image(batch.pixels.to(model.device)), vectors, None
+        return vectors["image"], texts, None
     size = len(batch.keys)
-    negatives = vectors[2 * size :]
-    return vectors[:size], vectors[size : 2 * size], negatives.unflatten(0, (size, -1)) if len(negatives) else None
+    hard = texts[2 * size :]
+    return texts[:size], texts[size : 2 * size], hard.unflatten(0, (size, -1)) if len(hard) else None
 
 
 def logit_scale(model: DualEncoder, name: str, task: TaskConfig) -> Tensor:

@@ -188,6 +188,8 @@ class ModelConfig(Config):
     preprocess: PreprocessConfig = PreprocessConfig()
     prompts: dict[str, str] = {"query": "", "document": ""}  # put before a text by encode_query, encode_document
     logit_scales: tuple[str, ...] = ()  # tasks whose logit scale is saved with the model
+    logit_biases: tuple[str, ...] = ()  # tasks whose loss has a bias (sigmoid)
+    matryoshka_dims: tuple[int, ...] = ()  # lengths that the vectors were trained to be cut to
 
     @model_validator(mode="after")
     def _has_a_tower(self) -> ModelConfig:

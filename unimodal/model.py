@@ -14,15 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import ModelConfig
-from .preprocess import pad_ids
 from .towers.image import ImageTower, build_image_tower
 from .towers.text import TextTower, build_text_tower
 
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # CLIP (Radford et al., 2021, section 2.5)
+INITIAL_LOGIT_BIAS = -10.0  # SigLIP (Zhai et al., 2023, section 3.2)
 
 
 class DualEncoder(nn.Module):
-    """An image tower, a text tower or both, each projected to `embed_dim`, and the tasks' logit scales (as logs)."""
+    """An image tower, a text tower or both, each projected to `embed_dim`, and the tasks' logit scales (as logs)
+    and, where their loss is the sigmoid one, biases."""
 
     def __init__(self, config: ModelConfig, image: ImageTower | None, text: TextTower | None) -> None:
         super().__init__()
@@ -38,6 +39,9 @@ class DualEncoder(nn.Module):
         )
         self.logit_scales = nn.ParameterDict(
             {task: nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE)) for task in config.logit_scales}
+        )
+        self.logit_biases = nn.ParameterDict(
+            {task: nn.Parameter(torch.tensor(INITIAL_LOGIT_BIAS)) for task in config.logit_biases}
         )
 
     @property
@@ -66,25 +70,6 @@ class DualEncoder(nn.Module):
         mean = 255 * torch.tensor(spec.mean, dtype=dtype, device=pixels.device)[:, None, None]  # (3, 1, 1)
         std = 255 * torch.tensor(spec.std, dtype=dtype, device=pixels.device)[:, None, None]
         return (pixels.to(dtype) - mean) / std
-
-    def encode_token_lists(self, token_ids: Sequence[Sequence[int]], token_budget: int) -> Tensor:
-        """Texts of any lengths -> (B, D) unit vectors in the given order.
-
-        They are encoded in length-sorted chunks of at most `token_budget` padded tokens: the result is the same, and
-        long-tailed batches are 3-4 times faster than padded to the longest.
-        """
-        assert self.config.text is not None
-        text, device = self.config.text, self.device
-        chunks = length_sorted_chunks(
-            [text.max_length if text.pad_to_max_length else len(ids) for ids in token_ids], token_budget
-        )
-        vectors = []
-        for chunk in chunks:
-            length = text.max_length if text.pad_to_max_length else None
-            ids, mask = pad_ids([token_ids[index] for index in chunk], text.pad_id, length)
-            vectors.append(self.encode_text(ids.to(device), mask.to(device)))
-        order = torch.tensor([index for chunk in chunks for index in chunk])
-        return torch.cat(vectors)[torch.argsort(order).to(device)]
 
     def set_grad_checkpointing(self) -> None:
         """Recompute each block's activations in the backward pass: less memory, about a third more time."""

@@ -25,7 +25,7 @@ from unimodal.embedder import Embedder, load
 
 
 def _rows(run: str | Path) -> list[dict[str, Any]]:
-    timed = ("seconds", "data_wait", "samples_per_s")
+    timed = ("seconds", "data_wait", "samples_per_s", "chunks", "recomputed")  # or of one rank
     lines = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in row.items() if not name.endswith(timed)} for row in lines]
 
@@ -197,7 +197,7 @@ def test_a_fixed_temperature_stays_and_a_learned_scale_is_clamped(recipe: Recipe
 def test_bf16_and_gradient_checkpointing_run_and_stay_near_float32(recipe: Recipe, tmp_path: Path) -> None:
     losses = {}
     variants: dict[str, dict[str, Any]] = {
-        "plain": {}, "bf16": {"precision": "bfloat16"}, "checkpointed": {"grad_checkpointing": True},
+        "plain": {}, "bf16": {"precision": "bfloat16"}, "checkpointed": {"step": {"grad_checkpointing": True}},
     }  # fmt: skip
     for name, changes in variants.items():
         config = recipe({"run": str(tmp_path / name), **changes})
@@ -207,23 +207,52 @@ def test_bf16_and_gradient_checkpointing_run_and_stay_near_float32(recipe: Recip
     np.testing.assert_allclose(losses["bf16"], losses["plain"], rtol=0.05)
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_step_and_samples(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = recipe({"steps": 4, "save_every": 1, "keep": 9})
-    poisoned = train_step
+def _poisoned(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, steps: range, **changes: Any) -> TrainConfig:
+    """A recipe whose loss is not finite at the given steps."""
+    config = recipe({"steps": 16, "save_every": 2, "keep": 99, **changes})
+    count = iter(range(99))
 
-    def poison(model: Any, batches: Any, *arguments: Any, step: int, **options: Any) -> Any:
-        if step == 2:
-            model.text_projection.weight.data[0, 0] = float("nan")
-        return poisoned(model, batches, *arguments, step=step, **options)
+    def poison(model: Any, *arguments: Any, **options: Any) -> Any:
+        weight = model.text_projection.weight.data
+        before = weight.clone()
+        if next(count) in steps:
+            weight[0, 0] = float("nan")
+        stats = train_step(model, *arguments, **options)
+        if not stats.is_finite:
+            weight.copy_(before)
+        return stats
 
     monkeypatch.setattr(training.loop, "train_step", poison)
+    return config
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted_and_leaves_everything_as_it_was(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _poisoned(recipe, monkeypatch, range(2, 4))
+    train(config)
+    rows = _rows(config.run)
+    assert [row["nonfinite"] for row in rows] == [0, 0, 1, 1, *[0] * 12]
+    assert not any(name.endswith("/loss") for row in rows[2:4] for name in row)
+    second, fourth = (load_file(path / "model.safetensors") for path in checkpoints(Path(config.run))[:2])
+    assert all(torch.equal(second[name], fourth[name]) for name in second)
+    first, last = (load_file(path / "optimizer.safetensors") for path in checkpoints(Path(config.run))[:2])
+    assert all(torch.equal(first[name], last[name]) for name in first)
+    listed = [json.loads(line) for line in (Path(config.run) / "nonfinite.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["task"], len(row["samples"])) for row in listed] == [
+        (3, "pictures", 24),
+        (4, "pairs", 12),
+    ]
+
+
+def test_ten_steps_in_a_row_that_are_not_finite_stop_the_run_and_name_the_step_and_the_samples(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _poisoned(recipe, monkeypatch, range(3, 99))
     with pytest.raises(
-        FloatingPointError, match=r"loss of task 'pictures' is nan at step 3 .*squares.*samples .*nothing was updated"
+        FloatingPointError, match=r"10 steps in a row, the last being step 13 .*squares.*samples .*, .*16 more"
     ):
         train(config)
-    assert len(checkpoints(Path(config.run))) == 2
     assert not (Path(config.run) / "model").exists()
 
 

@@ -38,7 +38,7 @@ def test_a_later_stage_brings_its_own_optimiser_settings(recipe: Recipe) -> None
     optimizer = make_optimizer(model, config.plan[0].optim, config.towers)
     for step, stage in enumerate(config.plan):
         train_step(
-            model, dataset[step], stage, optimizer, step=step, learning_rate=1e-4, token_budget=128, precision="float32"
+            model, dataset[step], stage, optimizer, config.step, learning_rate=1e-4, precision="float32", seed=step
         )
     for group in optimizer.param_groups:
         assert group["betas"] == (0.5, 0.6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,12 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from unimodal.config import ImageTowerConfig, ModelConfig, PreprocessConfig, TextTowerConfig
 from unimodal.embedder import Embedder, Item
 from unimodal.model import DualEncoder, build_model
-from unimodal.preprocess import Tokenizer, load_tokenizer, train_tokenizer
+from unimodal.preprocess import Tokenizer, load_tokenizer, pad_ids, train_tokenizer
 
 WORDS = "a red green small large ball hat cup shoe lamp on under the old table beside two other things of wood"
 
@@ -104,3 +106,12 @@ def open_clip_name(tmp_path_factory: pytest.TempPathFactory) -> str:
     file.write_text(json.dumps(settings), encoding="utf-8")
     open_clip.add_model_config(file)
     return file.stem
+
+
+def encode_token_lists(model: DualEncoder, token_ids: Sequence[Sequence[int]]) -> Tensor:
+    """Texts of any lengths -> (B, D) unit vectors, padded as the tower wants it."""
+    assert model.config.text is not None
+    text = model.config.text
+    length = text.max_length if text.pad_to_max_length else None
+    ids, mask = pad_ids(token_ids, text.pad_id, length)
+    return model.encode_text(ids.to(model.device), mask.to(model.device))

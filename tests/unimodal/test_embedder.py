@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import unimodal
+from tests.unimodal.conftest import encode_token_lists
 from unimodal.config import ModelConfig
 from unimodal.embedder import Embedder, Item
 from unimodal.model import DualEncoder, build_model
@@ -41,7 +42,7 @@ def test_vectors_are_float32_unit_rows_of_numpy(embedder: Embedder, texts: list[
 def test_vectors_are_those_of_the_model(embedder: Embedder, texts: list[str], pictures: list[Image.Image]) -> None:
     model = embedder.models[0]
     with torch.no_grad():
-        expected_texts = model.encode_token_lists(embedder.tokenizer(texts), 10_000)  # type: ignore[misc]
+        expected_texts = encode_token_lists(model, embedder.tokenizer(texts))  # type: ignore[misc]
         pixels = [image_to_pixels(picture, model.config.preprocess) for picture in pictures]
         expected_pictures = model.encode_image(torch.stack(pixels))
     assert_close(embedder.encode(texts), expected_texts)
@@ -220,7 +221,7 @@ def test_a_model_can_be_trained_after_encoding(embedder: Embedder, texts: list[s
     embedder.encode(texts)
     model = embedder.models[0]
     assert embedder.tokenizer is not None
-    model.encode_token_lists(embedder.tokenizer(texts), 100).sum().backward()
+    encode_token_lists(model, embedder.tokenizer(texts)).sum().backward()
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 

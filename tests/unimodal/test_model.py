@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.unimodal.conftest import encode_token_lists
 from unimodal.config import ImageTowerConfig, ModelConfig, PreprocessConfig, TextTowerConfig
 from unimodal.model import DualEncoder, build_model, length_sorted_chunks
 from unimodal.preprocess import Tokenizer, pad_ids
@@ -33,22 +34,6 @@ def largest_difference(left: dict[str, Tensor], right: dict[str, Tensor]) -> flo
     assert left.keys() == right.keys()
     whole = torch.stack([tensor.norm() for tensor in right.values()]).norm()
     return max(float((left[name] - right[name]).norm() / whole) for name in right)
-
-
-@pytest.mark.parametrize("token_budget", [1, 40, 64, 100, 10_000])
-def test_length_sorted_chunks_give_the_vectors_and_gradients_of_padding_to_the_longest(
-    model: DualEncoder, token_budget: int
-) -> None:
-    model = model.double()
-    weights = torch.randn(len(LENGTHS), 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    expected = model.encode_text(*pad_ids(token_lists(), 0))
-    (expected * weights).sum().backward()
-    expected_gradients = gradients(model)
-    model.zero_grad(set_to_none=True)
-    vectors = model.encode_token_lists(token_lists(), token_budget)
-    (vectors * weights).sum().backward()
-    torch.testing.assert_close(vectors, expected, rtol=0, atol=1e-12)
-    assert largest_difference(gradients(model), expected_gradients) < 1e-12
 
 
 def test_chunks_hold_every_text_once_within_the_budget_longest_first() -> None:
@@ -188,8 +173,8 @@ def test_the_logit_scales_start_at_clips(model: DualEncoder) -> None:
 def test_padding_to_a_fixed_length_changes_nothing(
     model: DualEncoder, tiny: ModelConfig, tokenizer: Tokenizer, texts: list[str]
 ) -> None:
-    expected = model.encode_token_lists(tokenizer(texts), 100)
+    expected = encode_token_lists(model, tokenizer(texts))
     assert model.config.text is not None
     fixed = model.config.text.model_copy(update={"pad_to_max_length": True})
     model.config = model.config.model_copy(update={"text": fixed})
-    torch.testing.assert_close(model.encode_token_lists(tokenizer(texts), 100), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(encode_token_lists(model, tokenizer(texts)), expected, rtol=0, atol=1e-6)

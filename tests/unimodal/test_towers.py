@@ -12,6 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from tests.unimodal.conftest import encode_token_lists
 from unimodal.config import ImageTowerConfig, ModelConfig, PreprocessConfig, TextTowerConfig, parse_config
 from unimodal.interop.open_clip import from_open_clip
 from unimodal.model import build_model
@@ -260,7 +261,7 @@ def test_an_open_clip_model_of_ours_equals_open_clip_on_pictures_and_texts(
     pixels = torch.stack([image_to_pixels(picture, model.config.preprocess) for picture in pictures])
     torch.testing.assert_close(model.encode_image(pixels), expected, rtol=0, atol=1e-6)
     expected = theirs.encode_text(open_clip.get_tokenizer(open_clip_name)(texts), normalize=True)
-    torch.testing.assert_close(model.encode_token_lists(tokenizer(texts), 64), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(encode_token_lists(model, tokenizer(texts)), expected, rtol=0, atol=1e-6)
 
 
 @torch.no_grad()
@@ -289,7 +290,7 @@ def test_an_open_clip_model_with_a_transformers_text_tower_equals_open_clip(
     model, tokenizer = from_open_clip(name)
     nasty = [*texts, "A &amp; B,  red\n ball!", "It's “old”."]
     expected = open_clip_itself(name, model.eval()).encode_text(open_clip.get_tokenizer(name)(nasty), normalize=True)
-    torch.testing.assert_close(model.encode_token_lists(tokenizer(nasty), 64), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(encode_token_lists(model, tokenizer(nasty)), expected, rtol=0, atol=1e-6)
     assert model.config.text is not None
     assert model.config.text.max_length == 12
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from unimodal.config import PreprocessConfig
 from unimodal.preprocess import Tokenizer, decode_image, pixels_of
-from unimodal.shards.read import Sample, captions_of, image_bytes_of, text_pair_of
+from unimodal.shards.read import Sample, captions_of, image_bytes_of, label_of, text_pair_of
 
 from ..config import AugmentConfig, TaskConfig
 from .mixture import BatchPlace
+
+NUM_IDS = 3  # query, document, label
 
 
 class Example(NamedTuple):
@@ -24,6 +27,8 @@ class Example(NamedTuple):
     key: str
     pixels: Tensor | None  # (3, S, S) uint8
     texts: tuple[str, ...]  # (caption,) or (query, document, negative, ...)
+    ids: tuple[int, ...]  # of its two contents and its label: pairs that share one are not each other's negatives
+    scores: tuple[float, ...] = ()  # how close the two are, or a teacher's similarities of document and negatives
 
 
 class Skipped(NamedTuple):
@@ -46,12 +51,15 @@ class TokenLists(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One rank's part of a global batch. B pictures or queries, K hard negatives each."""
+    """One rank's part of a global batch. B pictures or queries, K hard negatives each, A ids a pair."""
 
     place: BatchPlace
     keys: list[str]
     pixels: Tensor | None  # (B, 3, S, S) uint8; image-text
     texts: TokenLists  # image-text: B captions; text-text: B queries, B documents, then B x K hard negatives
+    ids: Tensor  # (B, A) int64, of what each pair consists of
+    hard_negative_ids: Tensor  # (B, K) int64
+    scores: Tensor | None  # (B, 1) how close each pair is, or (B, 1 + K) a teacher's similarities
     skipped: list[Skipped]
 
 
@@ -60,21 +68,43 @@ def make_example(
 ) -> Example:
     """Decode a sample as its task wants it; `draw` decides crop, flip and caption.
 
-    Raises ValueError for a corrupt sample or one with too few hard negatives.
+    Raises ValueError for a corrupt sample, one with too few hard negatives, or without the scores that the loss wants.
     """
     if task.kind == "image-text":
-        captions = captions_of(sample)
-        image = decode_image(image_bytes_of(sample))
-        pixels = pixels_of(augment(image, preprocess, task.augment, draw))
-        return Example(sample.key, pixels, (_choose(captions, task.caption, draw),))
+        captions, content = captions_of(sample), image_bytes_of(sample)
+        pixels = pixels_of(augment(decode_image(content), preprocess, task.augment, draw))
+        caption = _choose(captions, task.caption, draw)
+        return Example(sample.key, pixels, (caption,), _ids(label_of(sample), content, caption.encode()))
     pair = text_pair_of(sample)
     if len(pair.negatives) < task.num_negatives:
         raise ValueError(
             f"sample {sample.key!r} has {len(pair.negatives)} negatives and num_negatives is {task.num_negatives}."
         )
+    scores: tuple[float, ...] = ()
+    if task.loss == "cosent":
+        if pair.score is None:
+            raise ValueError(f"sample {sample.key!r} has no score and the loss is cosent.")
+        scores = (pair.score,)
+    elif task.loss == "distillation":
+        if not pair.teacher:
+            raise ValueError(f"sample {sample.key!r} has no teacher and the loss is distillation.")
+        scores = pair.teacher[: 1 + task.num_negatives]
     query, document = prompts.get("query", ""), prompts.get("document", "")
     others = (pair.document, *pair.negatives[: task.num_negatives])
-    return Example(sample.key, None, (query + pair.query, *(document + other for other in others)))
+    texts = (query + pair.query, *(document + other for other in others))
+    return Example(
+        sample.key, None, texts, _ids(pair.label, *(text.encode() for text in (pair.query, *others))), scores
+    )
+
+
+def _ids(label: str, *contents: bytes) -> tuple[int, ...]:
+    """A hash of each content, the label's after the second (of a pair without a label, the first content's again)."""
+    hashed = [_hash(content) for content in contents]
+    return (*hashed[:2], _hash(f"label {label}".encode()) if label else hashed[0], *hashed[2:])
+
+
+def _hash(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
 
 
 def augment(
@@ -122,10 +152,15 @@ def collate(place: BatchPlace, examples: Sequence[Example], skipped: list[Skippe
     texts += [text for example in examples for text in example.texts[2:]]
     ids = tokenizer(texts)
     flat = torch.from_numpy(np.concatenate([np.asarray(one, dtype=np.int32) for one in ids]))
+    contents = torch.tensor([example.ids for example in examples])  # (B, A + K)
+    scores = [example.scores for example in examples]
     return Batch(
         place=place,
         keys=[example.key for example in examples],
         pixels=torch.stack(pixels) if pixels else None,
         texts=TokenLists(flat, [len(one) for one in ids]),
+        ids=contents[:, :NUM_IDS],
+        hard_negative_ids=contents[:, NUM_IDS:],
+        scores=torch.tensor(scores, dtype=torch.float64) if scores[0] else None,
         skipped=skipped,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -58,6 +59,15 @@ class StepDataset(Dataset[list[Batch]]):
     def fingerprints(self) -> dict[str, str]:
         """Of the shards behind each path: data that changed cannot be resumed on."""
         return {path: shards.fingerprint() for path, shards in self.shards.items()}
+
+    def digest(self, steps: int) -> str:
+        """Of what is read when, at up to 256 steps of `steps`: ranks must agree on it."""
+        spread = range(0, steps, max(1, steps // 256))
+        places = [place for step in spread for place in batches_at(self._stages, self.orders, step)]
+        firsts = [
+            self.orders[place.stage, place.task, place.source].sample_at(place.epoch, place.step, 0) for place in places
+        ]
+        return hashlib.blake2b(repr((places, firsts)).encode(), digest_size=8).hexdigest()
 
     def _batch(self, place: BatchPlace) -> Batch:
         task = self._stages[place.stage].tasks[place.task]

@@ -24,14 +24,18 @@ Orders = Mapping[tuple[int, str, str], Order]  # by stage, task and source
 
 
 def batches_at(stages: Sequence[Stage], orders: Orders, step: int) -> list[BatchPlace]:
-    """The global batches of a step: one with `schedule: alternate`, one a task with `joint`."""
+    """The global batches of a step: `accumulate` of one task with `schedule: alternate`, of each with `joint`.
+
+    Those of one task are of one source.
+    """
     stage_number, stage_step = place_of(stages, step)
     stage = stages[stage_number]
     places = []
     for task, task_step in tasks_at(stage, stage_step):
-        sources = stage.tasks[task].sources
+        sources, accumulate = stage.tasks[task].sources, stage.tasks[task].accumulate
         index, source_step = interleave(task_step, [source.weight for source in sources.values()])
         source = list(sources)[index]
-        epoch, epoch_step = divmod(source_step, orders[stage_number, task, source].steps_per_epoch)
-        places.append(BatchPlace(stage_number, task, source, epoch, epoch_step))
+        for batch in range(source_step * accumulate, (source_step + 1) * accumulate):
+            epoch, epoch_step = divmod(batch, orders[stage_number, task, source].steps_per_epoch)
+            places.append(BatchPlace(stage_number, task, source, epoch, epoch_step))
     return places

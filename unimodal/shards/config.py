@@ -22,6 +22,8 @@ class PackConfig(RowsConfig):
     document: str = ""
     negatives: str = ""  # a list of documents that do not answer the query
     score: str = ""  # how close query and document are, for graded similarity
+    teacher: str = ""  # a list of another model's similarities: of the document, then of each of the `negatives`
+    label: str = ""  # the class of a row: training takes no two of one class for each other's negatives
     negatives_from: str = ""  # rows of equal value are siblings: their documents to other queries are hard negatives
     num_negatives: int = Field(0, ge=0)  # at most so many of the siblings
 
@@ -44,8 +46,14 @@ class PackConfig(RowsConfig):
         if bool(self.negatives_from) is not bool(self.num_negatives):
             siblings, number = self.negatives_from, self.num_negatives
             raise ValueError(f"negatives_from {siblings!r} and num_negatives {number} belong together; set both.")
-        if not self.query and (self.negatives or self.negatives_from or self.score):
-            raise ValueError("negatives, negatives_from and score belong to a query and a document; set those.")
+        if not self.query and (self.negatives or self.negatives_from or self.score or self.teacher):
+            raise ValueError(
+                "negatives, negatives_from, score and teacher belong to a query and its document; set those."
+            )
+        if self.teacher and self.negatives_from:
+            raise ValueError("a teacher's numbers belong to given negatives; take negatives_from out.")
+        if self.label and self.pairs_of:
+            raise ValueError("a label belongs to one sample of a row and pairs_of makes several; take it out.")
         return self
 
 

@@ -57,7 +57,7 @@ def image_sample(row: Row, config: PackConfig, image_root: Path) -> Parts:
     if not captions:
         raise ValueError(f"no text in {', '.join(config.captions)}")
     extension, content = _picture(_value(row, config.image), image_root)
-    return {extension: content, "json": _json({"captions": captions})}
+    return {extension: content, "json": _json({"captions": captions, **_label(row, config)})}
 
 
 def pair_sample(row: Row, config: PackConfig, siblings: Siblings, key: str) -> Parts:
@@ -74,7 +74,27 @@ def pair_sample(row: Row, config: PackConfig, siblings: Siblings, key: str) -> P
             record["score"] = float(_text(row, config.score))
         except ValueError as error:
             raise ValueError(f"{config.score} is no number ({error})") from None
-    return {"json": _json(record)}
+    if config.teacher:
+        record["teacher"] = _teacher(row, config, 1 + len(record.get("negatives", ())))
+    return {"json": _json({**record, **_label(row, config)})}
+
+
+def _teacher(row: Row, config: PackConfig, count: int) -> list[float]:
+    """As many numbers as the sample has candidates: a negative that was left out would shift those behind it."""
+    values = _value(row, config.teacher)
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError):
+        raise ValueError(f"{config.teacher} is no list of numbers") from None
+    if len(numbers) != count:
+        raise ValueError(
+            f"{config.teacher} has {len(numbers)} numbers for the document and {count - 1} other negatives"
+        )
+    return numbers
+
+
+def _label(row: Row, config: PackConfig) -> dict[str, str]:
+    return {"label": _text(row, config.label)} if config.label else {}
 
 
 def paraphrase_samples(row: Row, config: PackConfig) -> list[Parts]:
@@ -101,7 +121,7 @@ def fields_of(config: PackConfig) -> list[str]:
     """The names of all fields that a configuration reads from a row, templates taken apart."""
     specs = (
         *(config.image, *config.captions, config.query, config.document, config.negatives, config.score),
-        *(config.negatives_from, config.pairs_of, config.key),
+        *(config.teacher, config.label, config.negatives_from, config.pairs_of, config.key),
     )
     return [name for spec in specs if spec for name in _TEMPLATE.findall(spec) or [spec]]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ class TextPair(NamedTuple):
     document: str
     negatives: tuple[str, ...] = ()
     score: float | None = None
+    teacher: tuple[float, ...] = ()  # another model's similarities of the query with the document and each negative
+    label: str = ""  # the class that the query is of
 
 
 def open_shards(pattern: str | Path, show_progress: bool | None = False) -> ShardSet:
@@ -158,19 +161,39 @@ def image_bytes_of(sample: Sample) -> bytes:
 
 
 def text_pair_of(sample: Sample) -> TextPair:
-    """The pair in its .json: `query`, `document`, and perhaps `negatives` and `score`."""
+    """The pair in its .json: `query`, `document`, and perhaps `negatives`, `score`, `teacher` and `label`."""
     if "json" not in sample.parts:
         raise _unusable(sample, "has no text pair")
     record = _json_of(sample)
     for field in ("query", "document"):
         if not isinstance(record.get(field), str) or not record[field].strip():
             raise _unusable(sample, f"has no {field}")
-    negatives, score = record.get("negatives") or [], record.get("score")
+    negatives, score, teacher = record.get("negatives") or [], record.get("score"), record.get("teacher") or []
     if not isinstance(negatives, list) or not all(isinstance(one, str) and one.strip() for one in negatives):
         raise _unusable(sample, "has negatives that are no list of texts")
-    if score is not None and (isinstance(score, bool) or not isinstance(score, (int, float))):
-        raise _unusable(sample, f"has the score {score!r}, which is no number,")
-    return TextPair(record["query"], record["document"], tuple(negatives), None if score is None else float(score))
+    if score is not None and not _is_number(score):
+        raise _unusable(sample, f"has the score {score!r}, which is no finite number,")
+    if not isinstance(teacher, list) or not all(map(_is_number, teacher)):
+        raise _unusable(sample, "has a teacher that is no list of finite numbers")
+    if teacher and len(teacher) != 1 + len(negatives):
+        raise _unusable(sample, f"has {len(teacher)} teacher's numbers for a document and {len(negatives)} negatives")
+    return TextPair(
+        record["query"], record["document"], tuple(negatives), None if score is None else float(score),
+        tuple(map(float, teacher)), _label(record),
+    )  # fmt: skip
+
+
+def label_of(sample: Sample) -> str:
+    """The class that a picture's .json says it is of; empty where it says nothing."""
+    return _label(_json_of(sample)) if "json" in sample.parts else ""
+
+
+def _label(record: dict[str, Any]) -> str:
+    return "" if record.get("label") is None else str(record["label"])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _json_of(sample: Sample) -> dict[str, Any]:

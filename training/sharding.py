@@ -1,0 +1,63 @@
+"""Weights in shards, one a rank (`parallel: fsdp`): FSDP2, and back to a whole model to save or evaluate."""
+
+from __future__ import annotations
+
+import copy
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from unimodal.model import DualEncoder
+
+from . import distributed
+from .prepare import blocks_of
+
+
+def shard(model: DualEncoder) -> DualEncoder:
+    """Leave a shard of every tower and projection on this rank; each block's weights are gathered while it computes.
+
+    A tower is gathered by itself, so that an idle one costs nothing. Logit scales stay whole.
+    Raises ValueError in a process that torchrun did not start.
+    """
+    if not dist.is_initialized():
+        raise ValueError("parallel=fsdp shards weights over processes; start with torchrun, or use parallel=ddp.")
+    mesh = init_device_mesh(model.device.type, (distributed.world_size(),))
+    for tower, projection in ((model.image, model.image_projection), (model.text, model.text_projection)):
+        if tower is None:
+            continue
+        for block in blocks_of(tower.backbone):
+            fully_shard(block, mesh=mesh)
+        fully_shard(tower, mesh=mesh)
+        if projection is not None and next(projection.parameters(), None) is not None:
+            fully_shard(projection, mesh=mesh)
+    return model
+
+
+def whole_copy(model: DualEncoder) -> DualEncoder:
+    """A copy to keep aside before sharding, for `gather_weights` to fill; on the host, and empty but on rank 0."""
+    return copy.deepcopy(model).cpu() if distributed.rank() == 0 else copy.deepcopy(model).to("meta")
+
+
+def gather_weights(model: DualEncoder, whole: DualEncoder) -> DualEncoder:
+    """Fill the whole copy of rank 0 with the weights of all shards; every rank calls it. Returns the copy."""
+    for name, tensor in model.state_dict().items():
+        full = full_tensor(tensor)  # one at a time: there may be no room for all of them
+        if distributed.rank() == 0:
+            whole.state_dict()[name].copy_(full)
+    whole.config = model.config
+    return whole
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The whole of a sharded tensor; every rank calls it. Others are returned as they are."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def shard_like(parameter: nn.Parameter, tensor: Tensor) -> Tensor:
+    """This rank's shard of a tensor that lies beside a sharded parameter, such as a moment of its optimiser."""
+    if not isinstance(parameter, DTensor) or tensor.ndim == 0:
+        return tensor
+    return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
