@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 DATA ?= $(firstword $(wildcard data shared/data ../shared/data) data)
 RUNS ?= runs/openstax-mini
 
-.PHONY: demo test test-all lint openstax-mini clean
+.PHONY: demo test test-all matrix lint openstax-mini clean
 
 demo: $(READY)
 	$(BIN)/unimodal demo
@@ -18,6 +18,10 @@ test: $(READY) lint
 
 test-all: $(READY) lint
 	$(BIN)/pytest -m ""
+
+# The whole table of gradients: ranks x cut x loss x data x masks x sharding, against one float64 process.
+matrix: $(READY)
+	$(BIN)/pytest tests/training/test_matrix.py -m "" -q
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -97,7 +97,7 @@ def gather_values(local: Tensor) -> Tensor:
     local = local.detach().contiguous()
     whole = local.new_empty(len(local) * world_size(), *local.shape[1:])
     with _waiting_for_peers("gathering a batch"):
-        dist.all_gather_into_tensor(whole, local)
+        dist.all_gather(list(whole.split(len(local))), local)
     return whole
 
 

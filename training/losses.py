@@ -193,7 +193,7 @@ def share_an_id(ids: Tensor, other: Tensor) -> Tensor:
 def inverse_norms(vectors: Tensor, dim: int) -> Tensor:
     """(..., D) -> (...), one over the length of the first `dim` values; 0 where they are all 0."""
     squares = vectors[..., :dim].square().sum(-1)
-    return squares.clamp_min(torch.finfo(squares.dtype).tiny).rsqrt()
+    return squares.clamp_min(torch.finfo(squares.dtype).tiny).rsqrt() * (squares > 0)
 
 
 def _own_similarities(query: Tensor, candidates: Tensor, dims: Sequence[int]) -> Iterator[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ def shard(model: DualEncoder) -> DualEncoder:
     """
     if not dist.is_initialized():
         raise ValueError("parallel=fsdp shards weights over processes; start with torchrun, or use parallel=ddp.")
+    # It warns of in-place changes to a tower's output, which is a view; nothing here changes one in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(model.device.type, (distributed.world_size(),))
     for tower, projection in ((model.image, model.image_projection), (model.text, model.text_projection)):
         if tower is None:

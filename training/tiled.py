@@ -68,7 +68,7 @@ class _TiledInfoNCE(torch.autograd.Function):
         if hard_negatives is not None:
             gradients[HARD_NEGATIVE] = gradients[HARD_NEGATIVE].view_as(hard_negatives)
         ctx.save_for_backward(torch.as_tensor(scale_gradient, dtype=scale.dtype, device=scale.device), *gradients)
-        return (partitions.sum(1) / 2 - tiles.positive).mean(1).sum()
+        return (partitions.sum(1) / 2 - tiles.positive).mean(1).sum().to(query.dtype)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -102,6 +102,14 @@ class _Tile(NamedTuple):
     is_exact: bool  # a shift of its own for each row and column
 
 
+class _Softmax(NamedTuple):
+    """Partitions (M, 2, G) in the two forms that divide by them without the rounding of a large logarithm."""
+
+    weights: Tensor  # exp(shift - partition), for terms under the constant shift; infinite where an anchor is weak
+    rounded: Tensor  # the logarithm as a float of the logits' kind, to subtract from them ...
+    rest: Tensor  # ... and exp of what the rounding took off, to multiply with
+
+
 class _Tiles:
     """The two passes; all that they share."""
 
@@ -128,9 +136,12 @@ class _Tiles:
         self._buffers: list[Tensor] = []
 
     def log_partitions(self) -> Tensor:
-        """-> (M, 2, G), of every query and of every document of the global batch, for each prefix."""
+        """-> (M, 2, G) float64, of every query and of every document of the global batch, for each prefix.
+
+        In float32 the rounding of a logarithm near 100 would be the largest error of all.
+        """
         size = len(self.sides[QUERY])
-        totals = self.positive.new_full((len(self.ends), 2, size), -torch.inf)
+        totals = self.positive.new_full((len(self.ends), 2, size), -torch.inf, dtype=torch.float64)
 
         def add(total: Tensor, more: Tensor) -> None:
             torch.logaddexp(total, more, out=total)
@@ -140,19 +151,21 @@ class _Tiles:
                 for prefix, logits, _ in self._logits(block, tile):
                     of_rows, of_columns = totals[prefix, block.anchors, tile.anchors], totals[prefix, 1, tile.columns]
                     if tile.is_exact:
-                        add(of_rows, self._masked(block, tile, prefix, logits, by_columns=False).logsumexp(1))
+                        add(of_rows, _log_sum_exp(self._masked(block, tile, prefix, logits, by_columns=False), 1))
                         if block.is_cross:
-                            add(of_columns, self._masked(block, tile, prefix, logits, by_columns=True).logsumexp(0))
+                            add(of_columns, _log_sum_exp(self._masked(block, tile, prefix, logits, by_columns=True), 0))
                     else:
                         terms = logits.sub_(self.shift).exp_() if self.shift else logits.exp_()
-                        add(of_rows, terms.sum(1).log_().add_(self.shift))
+                        add(of_rows, terms.sum(1).double().log_().add_(self.shift))
                         if block.is_cross:
-                            add(of_columns, terms.sum(0).log_().add_(self.shift))
+                            add(of_columns, terms.sum(0).double().log_().add_(self.shift))
         return distributed.log_sum_exp(totals)
 
     def gradients(self, partitions: Tensor) -> tuple[list[Tensor], float]:
         """partitions: (M, 2, G) -> the gradient of each local side, and of the scale."""
-        weights = (self.shift - partitions).exp_()  # of a term in its softmax; not used where a tile is exact
+        rounded = partitions.to(self.positive.dtype)
+        weights, rest = ((one - partitions).exp_().to(rounded.dtype) for one in (self.shift, rounded))
+        softmax = _Softmax(weights, rounded, rest)
         of_rows = [torch.zeros_like(side) for side in self.local]
         of_columns = [torch.zeros_like(side) for side in self.sides]
         # Sums over a vector's similarities of gradient x cosine: what the norms of its prefixes pass on.
@@ -161,7 +174,7 @@ class _Tiles:
             for tile in self._tiles(block):
                 slopes = []
                 for prefix, logits, cosines in self._logits(block, tile):
-                    slope = self._slope(block, tile, prefix, logits, partitions, weights)
+                    slope = self._slope(block, tile, prefix, logits, softmax)
                     if cosines is not None:
                         cosines.mul_(slope)
                         inner[block.anchors][prefix, tile.anchors] += cosines.sum(1)
@@ -236,22 +249,21 @@ class _Tiles:
                 _on_diagonal(logits, diagonal).fill_(-torch.inf)
             yield prefix, logits, None if is_whole else cosines
 
-    def _slope(
-        self, block: _Block, tile: _Tile, prefix: int, logits: Tensor, partitions: Tensor, weights: Tensor
-    ) -> Tensor:
+    def _slope(self, block: _Block, tile: _Tile, prefix: int, logits: Tensor, softmax: _Softmax) -> Tensor:
         """The derivative of the loss (x 2 G) by each cosine (/ scale): probabilities, less one a positive."""
         if tile.is_exact:
             by_rows = self._masked(block, tile, prefix, logits, by_columns=False)
-            slope = (by_rows - partitions[prefix, block.anchors, tile.anchors, None]).exp_()
+            rows, columns = (prefix, block.anchors, tile.anchors, None), (prefix, DOCUMENT, tile.columns)
+            slope = (by_rows - softmax.rounded[rows]).exp_().mul_(softmax.rest[rows])
             if block.is_cross:
                 by_columns = self._masked(block, tile, prefix, logits, by_columns=True)
-                slope += (by_columns - partitions[prefix, DOCUMENT, tile.columns]).exp_()
+                slope += (by_columns - softmax.rounded[columns]).exp_().mul_(softmax.rest[columns])
         else:
             slope = logits.sub_(self.shift).exp_() if self.shift else logits.exp_()
-            by_row = weights[prefix, block.anchors, tile.anchors, None]
+            by_row = softmax.weights[prefix, block.anchors, tile.anchors, None]
             if block.is_cross:
                 both = self._buffer(3, *slope.shape)
-                slope.mul_(torch.add(by_row, weights[prefix, DOCUMENT, tile.columns], out=both))
+                slope.mul_(torch.add(by_row, softmax.weights[prefix, DOCUMENT, tile.columns], out=both))
             else:
                 slope.mul_(by_row)
         if block.is_cross and (diagonal := _diagonal(tile.anchors, tile.columns)) is not None:
@@ -313,7 +325,8 @@ class _Tiles:
         longest = max(float(side.square().sum(1).amax()) for side in self.sides)  # 1, if the vectors are unit vectors
         strongest = max(self.scale + block.hardness for block in self.blocks) * max(longest, 1.0)
         num_candidates = sum(map(len, self.sides)) + 2 * len(self.sides[QUERY])
-        self.shift = max(0.0, strongest - (math.log(numbers.max) - math.log(num_candidates) - 1))
+        # A whole number: a fraction would round every logit the same way, and the loss with them.
+        self.shift = float(math.ceil(max(0.0, strongest - (math.log(numbers.max) - math.log(num_candidates) - 1))))
         floor = self.shift + math.log(numbers.tiny) + 32
         self.weak = (self.positive.amin(0) < floor).cpu()  # (G,) on the host: the choice of a tile must not wait
 
@@ -331,6 +344,12 @@ class _Tiles:
         if self._buffers[number].numel() < rows * columns:
             self._buffers[number] = self._buffers[number].new_empty(rows * columns)
         return self._buffers[number][: rows * columns].view(rows, columns)
+
+
+def _log_sum_exp(logits: Tensor, dim: int) -> Tensor:
+    """logsumexp with its logarithm in float64; -inf where there is nothing but -inf."""
+    highest = logits.amax(dim, keepdim=True).clamp_min_(torch.finfo(logits.dtype).min)
+    return (logits - highest).exp_().sum(dim).double().log_() + highest.squeeze(dim)
 
 
 def _diagonal(rows: slice, columns: slice) -> tuple[slice, slice, slice] | None:

@@ -154,6 +154,37 @@ def check(
 
 
 @app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="loss or step.")],
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Of which the median is taken. Default: loss 5, step 3.")
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of torch; 1 counts CPU seconds, more wall time. Default: loss torch's own, step 1."),
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows there.")] = None,
+) -> None:
+    """Time what training does beside the libraries that others train with, on this machine and now."""
+    from rich.console import Console
+
+    from unimodal.config import nearest
+    from unimodal.training.speed.compare import rows_table, write_json
+
+    if name == "loss":
+        from unimodal.training.speed.loss import bench_loss as run_bench
+    elif name == "step":
+        from unimodal.training.speed.step import bench_step as run_bench
+    else:
+        raise ValueError(f"there is no bench {name!r}; {nearest(name, ['loss', 'step'])}")
+    chosen = {"rounds": rounds, "threads": threads}
+    rows = run_bench(**{key: value for key, value in chosen.items() if value is not None})
+    Console().print(rows_table(rows, f"bench {name}"))
+    if json_file is not None:
+        write_json(rows, json_file)
+
+
+@app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where everything goes.")] = Path("runs/demo"),
 ) -> None:

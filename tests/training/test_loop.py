@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -272,8 +273,6 @@ def test_resuming_with_another_recipe_names_the_difference(recipe: Recipe) -> No
 
 
 def test_resuming_on_other_shards_is_refused(recipe: Recipe, world: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(world / "shards", tmp_path / "shards")
     config = recipe({"steps": 1, "data_root": str(tmp_path / "shards")})
     train(config)
@@ -321,6 +320,24 @@ def test_two_and_three_ranks_give_the_losses_and_weights_of_one_process_in_float
             for name, value in ours.items():
                 assert value == theirs[name] or abs(value - theirs[name]) <= 1e-12 * max(1, abs(theirs[name])), name
         _assert_same_weights(Path(several.run), Path(one.run), exact=False)
+
+
+def test_weights_in_shards_give_the_run_of_one_process_which_goes_on_from_their_checkpoint(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    """Two ranks with FSDP2 train, validate and save four steps, and are stopped; one process trains the rest."""
+    changes = {"precision": "float64", "steps": 6, "save_every": 2, "keep": 9}
+    one = recipe({"run": str(tmp_path / "one"), **changes})
+    train(one)
+    sharded = recipe({"run": str(tmp_path / "sharded"), "parallel": "fsdp", **changes})
+    _torchrun(sharded, 2)
+    _assert_same_weights(Path(sharded.run), Path(one.run), exact=False)
+    for folder in checkpoints(Path(sharded.run))[2:]:  # as if it had been stopped at step 4
+        shutil.rmtree(folder)
+    train(sharded.model_copy(update={"parallel": "ddp"}), resume=True)
+    _assert_same_weights(Path(sharded.run), Path(one.run), exact=False)
+    with pytest.raises(ValueError, match="parallel=fsdp shards weights over processes; start with torchrun"):
+        train(sharded, overwrite=True)
 
 
 def test_a_world_size_that_does_not_fit_is_an_error_of_one_line(recipe: Recipe) -> None:

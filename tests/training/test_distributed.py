@@ -1,0 +1,127 @@
+"""Ranks: they agree or say on what they do not, and one that dies or hangs is an error on the others, never a wait."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from training import distributed
+
+TIMEOUT = 4.0  # seconds; the tests' own deadline has five times that and the start of the processes
+
+
+def _work(rank: int, folder: str, job: Callable[[int], object], answers: Any) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="localhost")
+    store = dist.FileStore(f"{folder}/store", 2)
+    dist.init_process_group("cpu:gloo", store=store, rank=rank, world_size=2, timeout=_timeout())
+    try:
+        found = job(rank)
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}"
+    answers.put((rank, found))
+    answers.close()
+    answers.join_thread()
+    os._exit(0)  # without the farewell to a peer that is gone
+
+
+def _timeout() -> Any:
+    from datetime import timedelta
+
+    return timedelta(seconds=TIMEOUT)
+
+
+def _two(folder: Path, job: Callable[[int], object], wanted: int = 2) -> dict[int, Any]:
+    """What the job returns, or its error, on each rank that answers."""
+    context = get_context("spawn")
+    answers = context.Queue()
+    ranks = [context.Process(target=_work, args=(rank, str(folder), job, answers)) for rank in range(2)]
+    for one in ranks:
+        one.start()
+    try:
+        return dict(answers.get(timeout=60 + 5 * TIMEOUT) for _ in range(wanted))
+    finally:
+        for one in ranks:
+            one.kill()
+            one.join()
+
+
+def _log_sum_exp(rank: int) -> list[float]:
+    values = torch.tensor([[1000.0, -torch.inf, 3.0], [1001.0, -500.0, -torch.inf]])[rank]
+    return distributed.log_sum_exp(values).tolist()
+
+
+def test_log_sum_exp_over_ranks_neither_overflows_nor_minds_minus_infinity(tmp_path: Path) -> None:
+    expected = [1000 + np.log(1 + np.e), -500.0, 3.0]
+    for found in _two(tmp_path, _log_sum_exp).values():
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def _gather_with_gradient(rank: int) -> tuple[list[float], list[float]]:
+    local = torch.tensor([1.0 + rank, 5.0 + rank], requires_grad=True)
+    whole = distributed.gather(local)
+    (whole * torch.arange(1.0, 5.0)).sum().backward()
+    assert local.grad is not None
+    return whole.tolist(), local.grad.tolist()
+
+
+def test_gather_keeps_the_order_of_ranks_and_gives_each_its_slice_of_the_gradient(tmp_path: Path) -> None:
+    found = _two(tmp_path, _gather_with_gradient)
+    assert found[0] == ([1.0, 5.0, 2.0, 6.0], [2.0, 4.0])  # 1, 2 times the number of ranks
+    assert found[1] == ([1.0, 5.0, 2.0, 6.0], [6.0, 8.0])
+
+
+def _disagree(rank: int) -> None:
+    distributed.check_same({"optim.lr": 0.1, "tasks.pairs.max_length": 24 + 8 * rank})
+
+
+def test_ranks_that_disagree_name_the_key_and_both_values(tmp_path: Path) -> None:
+    for found in _two(tmp_path, _disagree).values():
+        assert "ValueError: ranks disagree on tasks.pairs.max_length: it is 24 on rank 0 and 32 on rank 1" in found
+
+
+def _die(rank: int) -> list[float]:
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return distributed.add_up([1.0])
+
+
+def _hang(rank: int) -> list[float]:
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return distributed.add_up([1.0])
+
+
+@pytest.mark.parametrize("job", [_die, _hang])
+def test_a_dead_or_stopped_rank_is_an_error_within_the_timeout(tmp_path: Path, job: Callable[[int], object]) -> None:
+    found = _two(tmp_path, job, wanted=1)
+    assert "ConnectionError: rank 0 of 2 waited in vain for another rank" in found[0]
+
+
+def _long_work(rank: int) -> float:
+    started = time.monotonic()
+    distributed.on_main(lambda: time.sleep(2.5 * TIMEOUT), TIMEOUT)
+    return time.monotonic() - started
+
+
+def test_ranks_wait_for_the_first_one_longer_than_the_timeout_while_it_is_alive(tmp_path: Path) -> None:
+    assert all(seconds >= 2.5 * TIMEOUT for seconds in _two(tmp_path, _long_work).values())
+
+
+def _die_at_work(rank: int) -> None:
+    distributed.on_main(lambda: os.kill(os.getpid(), signal.SIGKILL), TIMEOUT)
+
+
+def test_a_first_rank_that_dies_at_work_is_an_error_on_those_that_wait(tmp_path: Path) -> None:
+    found = _two(tmp_path, _die_at_work, wanted=1)
+    assert "ConnectionError: rank 1 of 2 waited in vain" in found[1]

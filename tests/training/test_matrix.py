@@ -1,0 +1,288 @@
+"""The gradients do not depend on how the batch was cut: one table of settings, one float64 process as the truth.
+
+{1, 2, 4 ranks} x {plain, cached, accumulated} x {plain, tiled} x {pairs, triplets} x {matryoshka} x {masks} x
+{ddp, fsdp}, each over four alternating steps of AdamW with an idle tower (pictures, texts, pictures, texts). The truth
+is written out here: the whole batch through each tower at once, the loss anchor by anchor.
+
+Tolerances. float64: every parameter's gradient in every step within 1e-12 of the norm of the whole gradient. float32:
+no further from the truth than twice what the truth's own code is in float32, the whole gradient over the four steps and
+each parameter's in each.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from training.config import OptimConfig, Stage, StepConfig, TaskConfig, TowersConfig
+from training.data.collate import NUM_IDS, Batch, TokenLists
+from training.data.mixture import BatchPlace
+from training.sharding import full_tensor, shard
+from training.step import make_optimizer, train_step
+from unimodal.config import ModelConfig, parse_config
+from unimodal.model import DualEncoder, build_model
+from unimodal.preprocess import pad_ids
+
+GLOBAL, STEPS, DIMS, MARGIN = 8, 4, (5, 10), 0.1
+RATE = 1e-3
+OPTIM = OptimConfig(lr=RATE, clip_norm=1e9)  # nothing is clipped, so that the gradients are still there after a step
+
+
+class Cell(NamedTuple):
+    """One place of the table."""
+
+    ranks: int
+    step: str
+    loss: str
+    texts: str
+    matryoshka: bool
+    masks: bool
+    parallel: str
+
+    def __str__(self) -> str:
+        extra = f"{'-matryoshka' * self.matryoshka}{'-masks' * self.masks}"
+        return f"{self.ranks}-{self.step}-{self.loss}-{self.texts}{extra}-{self.parallel}"
+
+
+TABLE = [
+    Cell(*values)
+    for values in itertools.product(
+        (1, 2, 4), ("plain", "cached", "accumulated"), ("plain", "tiled"), ("pairs", "triplets"),
+        (False, True), (False, True), ("ddp", "fsdp"),
+    )
+]  # fmt: skip
+# Each value of each setting beside each value of every other one; the whole table is for `make matrix`.
+SAMPLE = [cell for number, cell in enumerate(TABLE) if (number % 11 == 5 and cell.ranks < 4) or number % 31 == 7]
+STEP = {
+    "plain": StepConfig(token_budget=10**6, graph_memory=1000),
+    "cached": StepConfig(token_budget=20, micro_batch=1, graph_memory=1e-9),  # one graph a tower is kept, no more
+    "accumulated": StepConfig(token_budget=10**6, graph_memory=1000),
+}
+
+
+@functools.cache
+def _model() -> DualEncoder:
+    torch.manual_seed(0)
+    values = {
+        "embed_dim": 16,
+        "image": {
+            "name": "vit_tiny_patch16_224",
+            "kwargs": {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2},
+        },
+        "text": {
+            "name": "bert",
+            "max_length": 12,
+            "kwargs": {
+                "vocab_size": 60, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+                "intermediate_size": 32, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+                "max_position_embeddings": 16,
+            },
+        },
+        "preprocess": {"image_size": 16},
+        "logit_scales": ["pictures", "texts"],
+    }  # fmt: skip
+    return build_model(parse_config(ModelConfig, values))
+
+
+def _stage(cell: Cell) -> Stage:
+    common = {
+        "sources": {"made": {"path": "nowhere"}}, "global_batch": GLOBAL,
+        "accumulate": 1 + (cell.step == "accumulated"),
+        "matryoshka_dims": DIMS if cell.matryoshka else (), "mask_duplicates": cell.masks,
+        "negatives": {"margin": MARGIN if cell.masks else None},
+    }  # fmt: skip
+    tasks = {
+        "pictures": TaskConfig.model_validate({**common, "kind": "image-text"}),
+        "texts": TaskConfig.model_validate(
+            {**common, "kind": "text-text", "num_negatives": _num_negatives(cell), "learn_temperature": True}
+        ),
+    }
+    return Stage(name="main", steps=STEPS, schedule="alternate", tasks=tasks, optim=OPTIM)
+
+
+def _num_negatives(cell: Cell) -> int:
+    return 2 if cell.texts == "triplets" else 0
+
+
+def _batches(cell: Cell, step: int, rank: int = 0, ranks: int = 1) -> list[Batch]:
+    """This rank's part of the global batches of a step; texts of many lengths, some contents more than once."""
+    batches = []
+    for number in range(1 + (cell.step == "accumulated")):
+        draw = np.random.default_rng([step, number])
+        is_pictures, count = step % 2 == 0, _num_negatives(cell)
+        num_sides = 1 if is_pictures else 2 + count
+        texts = [[draw.integers(4, 60, draw.integers(3, 12)).tolist() for _ in range(num_sides)] for _ in range(GLOBAL)]
+        ids = np.arange(GLOBAL * NUM_IDS).reshape(GLOBAL, NUM_IDS)
+        ids[[1, 4], 1] = 999  # the same document
+        ids[[0, 6], 2] = 888  # the same label
+        hard_ids = 10_000 + np.arange(GLOBAL * count).reshape(GLOBAL, count)
+        hard_ids[3:5, :1] = 999  # the document of pairs 1 and 4
+        pixels = torch.from_numpy(draw.integers(0, 256, (GLOBAL, 3, 16, 16), dtype=np.uint8))
+        own = range(rank * GLOBAL // ranks, (rank + 1) * GLOBAL // ranks)
+        laid_out = [texts[row][side] for side in range(min(2, num_sides)) for row in own]
+        laid_out += [texts[row][2 + k] for row in own for k in range(count) if not is_pictures]
+        flat = torch.tensor([token for text in laid_out for token in text], dtype=torch.int32)
+        batches.append(
+            Batch(
+                place=BatchPlace(0, "pictures" if is_pictures else "texts", "made", 0, step),
+                keys=[str(row) for row in own],
+                pixels=pixels[own.start : own.stop] if is_pictures else None,
+                texts=TokenLists(flat, [len(text) for text in laid_out]),
+                ids=torch.from_numpy(ids)[own.start : own.stop],
+                hard_negative_ids=torch.from_numpy(hard_ids)[own.start : own.stop, : 0 if is_pictures else count],
+                scores=None,
+                skipped=[],
+            )
+        )
+    return batches
+
+
+def _true_loss(model: DualEncoder, batch: Batch, cell: Cell) -> Tensor:
+    """InfoNCE of one global batch, anchor by anchor, from the definitions alone."""
+    texts = model.encode_text(*pad_ids(batch.texts.lists(), 0))
+    is_pictures = batch.pixels is not None
+    query = model.encode_image(batch.pixels) if batch.pixels is not None else texts[:GLOBAL]
+    document = texts if is_pictures else texts[GLOBAL : 2 * GLOBAL]
+    count = 0 if is_pictures else _num_negatives(cell)
+    hard = texts[2 * GLOBAL :].split(count) if count else ()
+    scale, total = model.logit_scales[batch.place.task].exp(), torch.zeros((), dtype=texts.dtype)
+    contents = [set(row.tolist()) for row in batch.ids]
+
+    def seen(anchor: Tensor, candidate: Tensor, dim: int) -> Tensor:
+        return nn.functional.cosine_similarity(anchor[:dim], candidate[:dim], dim=0)
+
+    for dim in (*(DIMS if cell.matryoshka else ()), 16):
+        for i in range(GLOBAL):
+            positive = seen(query[i], document[i], dim)
+            limit = float(positive.detach()) + MARGIN if cell.masks else np.inf
+            terms = {"query": [positive], "document": [positive]}
+            for j in range(GLOBAL):
+                is_negative = i != j and not (cell.masks and contents[i] & contents[j])
+                for side, cosine in (
+                    ("query", seen(query[i], document[j], dim)), ("document", seen(query[j], document[i], dim)),
+                ):  # fmt: skip
+                    if is_negative and float(cosine.detach()) <= limit:
+                        terms[side].append(cosine)
+                for k, vector in enumerate(hard[j] if hard else ()):
+                    cosine, is_positive = seen(query[i], vector, dim), int(batch.hard_negative_ids[j, k]) in contents[i]
+                    if not (cell.masks and is_positive) and (i == j or float(cosine.detach()) <= limit):
+                        terms["query"].append(cosine)
+            for cosines in terms.values():
+                total = total + ((scale * torch.stack(cosines)).logsumexp(0) - scale * positive) / (2 * GLOBAL)
+    return total
+
+
+@functools.cache
+def _truth(cell: Cell, precision: torch.dtype) -> list[dict[str, Tensor]]:
+    """The gradients of each step by the code above in one process; `cell` has one rank, plain loss and ddp."""
+    model = copy.deepcopy(_model()).to(precision).train()
+    optimizer, found = make_optimizer(model, OPTIM, TowersConfig()), []
+    for step in range(STEPS):
+        optimizer.zero_grad(set_to_none=True)
+        batches = _batches(cell, step)
+        for batch in batches:
+            (_true_loss(model, batch, cell) / len(batches)).backward()
+        found.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        for group in optimizer.param_groups:
+            group.update(lr=RATE * group["lr_scale"], weight_decay=OPTIM.weight_decay if group["decays"] else 0.0)
+        optimizer.step()
+        for scale in model.logit_scales.values():
+            scale.data.clamp_(0, np.log(100))
+    return found
+
+
+def _run(cell: Cell, precision: torch.dtype, rank: int) -> dict[str, Tensor]:
+    """The gradients of each step by the code that trains, under "step/parameter"."""
+    model = copy.deepcopy(_model()).to(precision).train()
+    if cell.parallel == "fsdp":
+        model = shard(model)
+    optimizer, stage = make_optimizer(model, OPTIM, TowersConfig()), _stage(cell)
+    config = STEP[cell.step].model_copy(update={"loss_tile": 3 if cell.loss == "tiled" else 1024})
+    found = {}
+    for step in range(STEPS):
+        stats = train_step(
+            model, _batches(cell, step, rank, cell.ranks), stage, optimizer, config,
+            learning_rate=RATE, precision=str(precision).removeprefix("torch."), seed=step,
+        )  # fmt: skip
+        assert stats.is_finite
+        is_cut = cell.step == "cached" and stats.num_chunks > 2
+        assert (stats.num_recomputed > 0) == is_cut
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                found[f"{step}/{name}"] = full_tensor(parameter.grad).clone()
+    return found
+
+
+def _rank(rank: int, ranks: int, cells: Sequence[Cell], folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(ranks))
+    dist.init_process_group("cpu:gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
+    for cell in cells:
+        for precision in (torch.float64, torch.float32):
+            found = _run(cell, precision, rank)
+            if rank == 0:
+                save_file(found, Path(folder) / f"{cell}-{precision}")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """A folder of gradients for each number of ranks: one start of processes for all cells that were asked for."""
+    wanted = {item.callspec.params["cell"] for item in request.session.items
+              if item.fspath == request.path and hasattr(item, "callspec")}  # fmt: skip
+    folders = {}
+    for ranks in sorted({cell.ranks for cell in wanted}):
+        folders[ranks] = tmp_path_factory.mktemp(f"ranks{ranks}")
+        cells = [cell for cell in TABLE if cell in wanted and cell.ranks == ranks]
+        torch.multiprocessing.spawn(_rank, (ranks, cells, str(folders[ranks])), nprocs=ranks)  # type: ignore[no-untyped-call, attr-defined]
+    return folders
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "cell", [pytest.param(cell, marks=[] if cell in SAMPLE else pytest.mark.matrix, id=str(cell)) for cell in TABLE]
+)
+def test_gradients_are_those_of_one_process_that_cuts_nothing(cell: Cell, results: dict[int, Path]) -> None:
+    like = cell._replace(ranks=1, loss="plain", parallel="ddp", step=cell.step.replace("cached", "plain"))
+    truth, uncut = _truth(like, torch.float64), _truth(like, torch.float32)
+    ours64, ours32 = (load_file(results[cell.ranks] / f"{cell}-{kind}") for kind in (torch.float64, torch.float32))
+    assert ours64.keys() == ours32.keys() == {f"{step}/{name}" for step in range(STEPS) for name in truth[step]}
+    ours = [_errors(truth, {name: found[f"{step}/{name}"] for name in truth[step]}, step)
+            for found in (ours64, ours32) for step in range(STEPS)]  # fmt: skip
+    plain = [_errors(truth, uncut[step], step) for step in range(STEPS)]
+    assert max(error for step in ours[:STEPS] for error in step.values()) <= 1e-12
+    assert max(error for step in ours[STEPS:] for error in step.values()) <= 2 * max(
+        max(step.values()) for step in plain
+    )
+    assert np.linalg.norm([_length(step) for step in ours[STEPS:]]) <= 2 * np.linalg.norm([*map(_length, plain)])
+
+
+def _errors(truth: list[dict[str, Tensor]], found: dict[str, Tensor], step: int) -> dict[str, float]:
+    """Each tensor's distance from the truth, over the norm of the whole gradient."""
+    whole = float(torch.stack([true.norm() for true in truth[step].values()]).norm())
+    return {name: float((found[name].double() - true).norm()) / whole for name, true in truth[step].items()}
+
+
+def _length(errors: dict[str, float]) -> float:
+    return float(np.linalg.norm(list(errors.values())))
+
+
+def test_masks_and_prefixes_of_the_table_change_the_loss() -> None:
+    """Otherwise half of it would show nothing."""
+    bare = Cell(1, "plain", "plain", "triplets", False, False, "ddp")
+    for changed in (bare._replace(masks=True), bare._replace(matryoshka=True), bare._replace(texts="pairs")):
+        for step in (0, 1) if changed.texts == "triplets" else (1,):
+            losses = {float(_true_loss(_model(), _batches(cell, step)[0], cell).detach()) for cell in (bare, changed)}
+            assert len(losses) == 2, (changed, step)

@@ -1,0 +1,176 @@
+"""The comparisons of `unimodal bench`, small: both sides compute the same; how fast they are is nobody's promise."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from typer.testing import CliRunner
+
+from training.config import SourceConfig, StepConfig, TaskConfig
+from training.losses import info_nce
+from training.speed import loss, step
+from training.speed.compare import (
+    Clock,
+    Row,
+    Tick,
+    in_fresh_process,
+    make_row,
+    peak_memory,
+    relative_difference,
+    timed,
+    write_json,
+)
+from training.step import encode_batch
+from unimodal.cli import app
+
+SMALL_LOSS = loss.LossSizes(batch=48, memory_batch=64, cached_batch=80, dim=8)
+SMALL_CACHED = step.Cached(
+    batch=8, chunk=2, image_size=16, image={"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2},
+    layers=1, width=24, tokens=6,
+)  # fmt: skip
+SMALL_TEXTS = step.Texts(pairs=40, layers=1, width=16)
+
+
+def silent(_: str) -> None: ...
+
+
+def test_bench_loss_has_a_row_for_each_peer() -> None:
+    rows = loss.bench_loss(SMALL_LOSS, rounds=1)
+    assert [row.target for row in rows[:3]] == ["<= 0.60", "<= 0.08", "<= 0.12"]
+    for row in rows[:3]:
+        assert row.ratio == pytest.approx(row.ours / row.theirs)
+    assert rows[1].unit == "MB"
+
+
+def test_bench_step_has_a_row_for_each_peer_and_gives_the_threads_back() -> None:
+    before = torch.get_num_threads()
+    rows = step.bench_step(SMALL_CACHED, SMALL_TEXTS, rounds=1)
+    assert torch.get_num_threads() == before
+    assert [row.target for row in rows] == ["<= 0.80", ">= 3", ">= 4", ">= 2.5"]
+    assert rows[0].ratio == pytest.approx(rows[0].ours / rows[0].theirs)
+    for row in rows[1:]:
+        assert row.ratio == pytest.approx(row.theirs / row.ours)
+    assert {row.unit for row in rows} == {"CPU s, 1 thread"}
+
+
+def test_every_loss_gives_the_gradient_of_the_plain_one() -> None:
+    left, right = (F.normalize(side.double(), dim=1) for side in loss.draw_vectors(100, 12))
+    leaves = [side.clone().requires_grad_() for side in (left, right)]
+    info_nce(leaves[0], leaves[1], torch.tensor(loss.SCALE, dtype=torch.float64)).backward()
+    plain = [leaf.grad for leaf in leaves if leaf.grad is not None]
+    assert relative_difference(loss.ours(left, right, tile=32), plain) < 1e-12
+    assert relative_difference(loss.clip(left, right), plain) < 1e-12
+    across = [
+        gradient - (gradient * side).sum(1, keepdim=True) * side
+        for gradient, side in zip(plain, (left, right), strict=True)
+    ]
+    assert relative_difference(loss.cached(left, right)(), across) < 1e-12
+
+
+def test_grad_cache_and_our_cached_step_give_the_gradients_of_a_plain_one() -> None:
+    model = step.random_model(layers=1, width=16)
+    task = TaskConfig(kind="text-text", sources={"random": SourceConfig(path="-")}, global_batch=10)
+    batch = step.make_batch([3, 9, 4, 4, 7, 2, 8, 5, 6, 1] * 2)
+    config = StepConfig(token_budget=18, graph_memory=0.0)
+    assert len(encode_batch(model, batch, config, "float32", seed=0)["text"].chunks) > 3
+    expected = step.our_step(model, batch, task, StepConfig(token_budget=10**6))
+    assert relative_difference(step.grad_cache_step(model, batch, task, config), expected) < 1e-5
+    assert relative_difference(step.our_step(model, batch, task, config), expected) < 1e-5
+
+
+def test_sentence_transformers_gets_the_same_texts_and_gives_our_gradients() -> None:
+    model = step.random_model(layers=1, width=16)
+    task = TaskConfig(kind="text-text", sources={"random": SourceConfig(path="-")}, global_batch=35)
+    batch = step.make_batch([2 + number % 7 for number in range(70)])
+    peer = step.SentenceTransformersStep(model, batch, 1 / task.start_temperature)
+    seen = [length for side in peer.features for length in side["attention_mask"].sum(1).tolist()]
+    assert seen == batch.texts.lengths
+    assert torch.cat([side["input_ids"][side["attention_mask"].bool()] for side in peer.features]).tolist() == (
+        batch.texts.flat.tolist()
+    )
+    expected = step.our_step(model, batch, task, StepConfig())
+    assert relative_difference(peer.cached(), expected) < 1e-5
+    assert relative_difference(peer.uncached(), expected) < 1e-5
+
+
+def test_the_lengths_are_those_of_documents() -> None:
+    for count in (80, 96, 128):
+        lengths = step.long_tailed_lengths(count)
+        assert lengths == step.long_tailed_lengths(count)
+        assert lengths != sorted(lengths)
+        assert np.mean(lengths) == pytest.approx(131, rel=0.03)
+        assert np.quantile(lengths, 0.95) == pytest.approx(366, rel=0.03)
+        assert max(lengths) == 512
+    with pytest.raises(ValueError, match=r"4 lengths have a .* draw more of them"):
+        step.long_tailed_lengths(4)
+
+
+def test_runs_are_timed_in_turns_and_the_median_is_kept() -> None:
+    order: list[str] = []
+    now = iter([0.0, 1.0, 0.0, 5.0, 0.0, 9.0, 0.0, 6.0, 0.0, 2.0, 0.0, 7.0])
+
+    def run(name: str) -> list[torch.Tensor]:
+        order.append(name)
+        return [torch.ones(2)]
+
+    told: list[str] = []
+    tick: Tick = told.append
+    runs = {"a": partial(run, "a"), "b": partial(run, "b")}
+    assert timed(runs, 3, tick, Clock(lambda: next(now), "s")) == {"a": 2.0, "b": 6.0}
+    assert order == told == ["a", "b"] * 4
+
+
+def test_other_gradients_are_not_timed() -> None:
+    runs = {"ours": lambda: [torch.ones(2)], "theirs": lambda: [torch.tensor([1.0, 1.001])]}
+    with pytest.raises(FloatingPointError, match=r"'theirs' and 'ours' differ by 7\.1e-04"):
+        timed(runs, 1, silent, Clock(float, "s"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux")
+def test_peak_memory_is_what_a_run_takes_for_a_while() -> None:
+    assert in_fresh_process(memory_of_a_matrix) == pytest.approx(80, rel=0.1)
+
+
+def memory_of_a_matrix() -> float:
+    def run() -> list[torch.Tensor]:
+        torch.ones(20_000_000)
+        return []
+
+    run()
+    return peak_memory(run)
+
+
+def test_the_rows_are_written_with_their_ratio(tmp_path: Path) -> None:
+    rows = [make_row("a", "b", ">= 3", 1.0, 4.0, "s"), make_row("a", "b", "<= 0.5", 1.0, 4.0, "MB")]
+    assert [row.ratio for row in rows] == [4.0, 0.25]
+    write_json(rows, tmp_path / "deep" / "rows.json")
+    assert [Row(**row) for row in json.loads((tmp_path / "deep" / "rows.json").read_text())] == rows
+
+
+def test_the_command_prints_the_rows_and_writes_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from unimodal.training.speed import loss as installed
+
+    sizes = installed.LossSizes(*SMALL_LOSS)
+    monkeypatch.setattr(installed, "bench_loss", partial(installed.bench_loss, sizes))  # as large as a test may be
+    file = tmp_path / "rows.json"
+    words = ["bench", "loss", "--rounds", "1", "--threads", "1", "--json", str(file)]
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert "ClipLoss" in result.output
+    rows = json.loads(file.read_text())
+    assert len(rows) >= 3
+    for row in rows:
+        assert set(row) == {"name", "peer", "ratio", "target", "ours", "theirs", "unit"}
+    assert rows[0]["unit"] == "CPU s, 1 thread"
+
+
+def test_a_bench_that_is_none_is_named_with_the_nearest() -> None:
+    result = CliRunner().invoke(app, ["bench", "los"])
+    assert isinstance(result.exception, ValueError)
+    assert str(result.exception) == "there is no bench 'los'; did you mean 'loss'?"
