@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ TIMEOUT = 4.0  # seconds; the tests' own deadline has five times that and the st
 def _work(rank: int, folder: str, job: Callable[[int], object], answers: Any) -> None:
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="localhost")
-    store = dist.FileStore(f"{folder}/store", 2)
-    dist.init_process_group("cpu:gloo", store=store, rank=rank, world_size=2, timeout=_timeout())
+    dist.init_process_group(
+        "cpu:gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=TIMEOUT)
+    )
     try:
         found = job(rank)
     except Exception as error:
@@ -33,12 +35,6 @@ def _work(rank: int, folder: str, job: Callable[[int], object], answers: Any) ->
     answers.close()
     answers.join_thread()
     os._exit(0)  # without the farewell to a peer that is gone
-
-
-def _timeout() -> Any:
-    from datetime import timedelta
-
-    return timedelta(seconds=TIMEOUT)
 
 
 def _two(folder: Path, job: Callable[[int], object], wanted: int = 2) -> dict[int, Any]:

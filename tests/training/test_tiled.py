@@ -68,7 +68,7 @@ def _value_and_gradients(loss: Callable[..., Tensor], inputs: Sequence[Tensor], 
 
 def _errors(found: Sequence[Tensor], truth: Sequence[Tensor]) -> list[float]:
     """The length of the difference as a part of the length of the truth, of each tensor."""
-    return [float((a - b).norm() / b.norm()) for a, b in zip(found, truth, strict=True)]
+    return [float((a - b).norm() / b.norm().clamp_min(1e-300)) for a, b in zip(found, truth, strict=True)]
 
 
 def _assert_equal(found: Sequence[Tensor], truth: Sequence[Tensor], rel: float = 1e-12) -> None:
