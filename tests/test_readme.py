@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parent.parent / "README.md"
-# Set-up and test commands would start themselves again; `make openstax-mini` needs data and an hour.
-NOT_HERE = ("pip install", "make test", "make openstax-mini", "make demo")
+# Set-up and test commands would start themselves again; `make openstax-mini` needs data and an hour, `make
+# matrix` and `unimodal bench` need minutes and an idle machine.
+NOT_HERE = ("pip install", "make test", "make openstax-mini", "make demo", "make matrix", "unimodal bench")
 
 
 def _blocks() -> list[tuple[str, str]]:
