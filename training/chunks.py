@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from unimodal.model import DualEncoder, length_sorted_chunks
 from unimodal.preprocess import pad_ids
@@ -120,7 +121,8 @@ def graph_limit(config: StepConfig, model: nn.Module, device: torch.device) -> f
     """Bytes that kept graphs may take: what the recipe says, else most of what is free beside the gradients to come."""
     if config.graph_memory is not None:
         return config.graph_memory * 2**30
-    gradients = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    weights = (one.to_local() if isinstance(one, DTensor) else one for one in model.parameters() if one.requires_grad)
+    gradients = sum(weight.numel() * weight.element_size() for weight in weights)
     return max(1.0, 0.8 * _free_memory(device) - 2 * gradients)
 
 
@@ -130,7 +132,10 @@ class _Meter:
 
 @contextmanager
 def measure_graph(model: nn.Module) -> Iterator[_Meter]:
-    """Count the bytes that autograd saves for the backward pass, each storage once and weights not at all."""
+    """Count the bytes that autograd saves for the backward pass, each storage once and weights not at all.
+
+    Weights that FSDP gathers for a forward pass do count: an upper bound there.
+    """
     meter, seen = _Meter(), {parameter.data_ptr() for parameter in model.parameters()}
 
     def count(tensor: Tensor) -> Tensor:

@@ -109,10 +109,17 @@ class TaskConfig(Config):
             raise ValueError(f"loss {self.loss!r} with num_negatives {self.num_negatives}: {way_out}")
         if self.loss != "info_nce" and self.negatives != NegativesConfig():
             raise ValueError(f"negatives.* belong to the loss 'info_nce' and loss is {self.loss!r}; take them out.")
-        if not 1 <= 1 / self.start_temperature <= self.max_scale * (1 + 1e-9):
+        for name, loss in (("bias", "sigmoid"), ("teacher_temperature", "distillation")):
+            if self.loss != loss and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} belongs to the loss {loss!r} and loss is {self.loss!r}; take it out.")
+        if self.negatives.hard_negative_hardness and not self.num_negatives:
+            raise ValueError(
+                "negatives.hard_negative_hardness needs hard negatives; set num_negatives, or take it out."
+            )
+        if self.learns_temperature and not 1 <= 1 / self.start_temperature <= self.max_scale * (1 + 1e-9):
             raise ValueError(
                 f"temperature {self.start_temperature:g} is a scale of {1 / self.start_temperature:g}, which is not "
-                f"between 1 and max_scale {self.max_scale:g}; choose one from {1 / self.max_scale:g} to 1."
+                f"between 1 and max_scale {self.max_scale:g}; choose one from {1 / self.max_scale:g} to 1, or raise it."
             )
         return self
 
@@ -146,6 +153,12 @@ class TowerOptimConfig(Config):
     freeze: bool = False  # the backbone stays as it is (and in evaluation mode); its projection still learns
     frozen_layers: int = Field(default=0, ge=0)  # the embeddings and so many of its first blocks stay as they are
 
+    @model_validator(mode="after")
+    def _drops_what_it_trains(self) -> TowerOptimConfig:
+        if self.freeze and self.patch_dropout:
+            raise ValueError(f"patch_dropout {self.patch_dropout} has no use in a frozen tower; set it to 0.")
+        return self
+
 
 class TowersConfig(Config):
     """How each tower learns."""
@@ -162,7 +175,7 @@ class StepConfig(Config):
     # GiB of activations kept between forward and backward pass; chunks over it are computed twice. None: what is free,
     # 0: every chunk is computed twice, as GradCache does.
     graph_memory: float | None = Field(default=None, ge=0)
-    loss_tile: int = Field(default=1024, gt=0)  # InfoNCE of more than two tiles a side is computed tile by tile
+    loss_tile: int = Field(default=1024, gt=0)  # InfoNCE of more than two tiles of queries is computed tile by tile
     grad_checkpointing: bool = False  # recompute each block's activations
     compile: bool = False  # torch.compile the towers
 
@@ -244,6 +257,9 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _can_be_run(self) -> TrainConfig:
+        for name in ("logit_scales", "logit_biases", "matryoshka_dims"):
+            if self.model is not None and getattr(self.model, name):
+                raise ValueError(f"model.{name} is what training finds out; take it out and set tasks.NAME.* instead.")
         if (self.model is None) == (self.init is None):
             raise ValueError(
                 "give either model (towers by name) or init (a model to start from), not both and not neither."

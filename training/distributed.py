@@ -59,14 +59,17 @@ def world_size() -> int:
 
 
 @contextmanager
-def _waiting_for_peers(doing: str) -> Iterator[None]:
+def waiting_for_peers(doing: str) -> Iterator[None]:
     """Say plainly that another rank is gone, where the library prints its sockets."""
     try:
         yield
     except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise  # of another kind
+        said = str(error).partition("\n")[0]
         raise ConnectionError(
             f"rank {rank()} of {world_size()} waited in vain for another rank while it was {doing}: one has died or "
-            f"hangs (raise `timeout` if it is only slow); start again with --resume. [{str(error).splitlines()[0]}]"
+            f"hangs (raise `timeout` if it is only slow); start again with --resume. [{said}]"
         ) from error
 
 
@@ -96,7 +99,7 @@ def gather_values(local: Tensor) -> Tensor:
         return local.detach()
     local = local.detach().contiguous()
     whole = local.new_empty(len(local) * world_size(), *local.shape[1:])
-    with _waiting_for_peers("gathering a batch"):
+    with waiting_for_peers("gathering a batch"):
         dist.all_gather(list(whole.split(len(local))), local)
     return whole
 
@@ -104,7 +107,7 @@ def gather_values(local: Tensor) -> Tensor:
 def sum_values(values: Tensor) -> Tensor:
     """The sum over the ranks, in place and returned."""
     if world_size() > 1:
-        with _waiting_for_peers("adding up"):
+        with waiting_for_peers("adding up"):
             dist.all_reduce(values)
     return values
 
@@ -113,7 +116,7 @@ def log_sum_exp(values: Tensor) -> Tensor:
     """log of the sum over the ranks of exp(values), without overflow; -inf counts as nothing."""
     if world_size() == 1:
         return values
-    with _waiting_for_peers("adding up partitions"):
+    with waiting_for_peers("adding up partitions"):
         highest = values.clone()
         dist.all_reduce(highest, dist.ReduceOp.MAX)
     return sum_values((values - highest).exp_()).log_().add_(highest)
@@ -157,7 +160,7 @@ def _agree(values: Sequence[float], how: Any) -> list[float]:
     if world_size() == 1:
         return [float(value) for value in values]
     numbers = torch.tensor(values, dtype=torch.float64)  # on the host
-    with _waiting_for_peers("agreeing on numbers"):
+    with waiting_for_peers("agreeing on numbers"):
         dist.all_reduce(numbers, how)
     return [float(value) for value in numbers]
 
@@ -167,7 +170,7 @@ def check_same(values: Mapping[str, Any]) -> None:
     if world_size() == 1:
         return
     found: list[Any] = [None] * world_size()
-    with _waiting_for_peers("comparing recipes"):
+    with waiting_for_peers("comparing recipes"):
         dist.all_gather_object(found, {key: repr(value) for key, value in values.items()})
     for key in dict.fromkeys(key for one in found for key in one):
         seen = [one.get(key, "nothing") for one in found]
@@ -184,10 +187,10 @@ def barrier() -> None:
     add_up([0.0])
 
 
-def on_main(work: Callable[[], None], timeout: float) -> None:
+def on_main(work: Callable[[], object], timeout: float) -> None:
     """Run something long on rank 0 while the others wait, however long it takes, as long as rank 0 is alive.
 
-    Rank 0 gives a sign of life from a thread, four times a timeout.
+    Rank 0 gives a sign of life from a thread, four times a timeout; that another rank is gone it says when it is done.
     """
     if world_size() == 1:
         work()

@@ -28,7 +28,6 @@ from .data.order import generator
 from .log import MetricsLog, record_nonfinite, record_skipped
 from .prepare import make_model, prepare_model
 from .resume import (
-    FREE_KEYS,
     check_resumable,
     checkpoints,
     load_moments,
@@ -41,6 +40,7 @@ from .schedule import learning_rate, place_of
 from .sharding import gather_weights, shard, whole_copy
 from .step import make_optimizer, train_step
 
+_OWN_KEYS = ("device", "workers", "log_every", "keep", "tensorboard", "wandb")  # a rank may have its own
 MAX_NONFINITE = 10  # steps in a row without an update: weights, data or learning rate are beyond waiting
 
 
@@ -103,15 +103,14 @@ def _train(
     if newest is not None:
         _check_shards(newest, dataset)
         load_tensors(model, newest / "model.safetensors")
+    step = int(read_state(newest)["step"]) if newest is not None else 0
+    distributed.check_same(_what_ranks_share(config, dataset, step))
     whole = model  # what is saved and evaluated
     if config.parallel == "fsdp":
         whole, model = whole_copy(model), shard(model)
     optimizer = make_optimizer(model, stages[0].optim, config.towers)
-    step = 0
     if newest is not None:
         load_moments(newest, model, optimizer)
-        step = int(read_state(newest)["step"])
-    distributed.check_same(_what_ranks_share(config, dataset, step))
     if is_main and not continues:
         if overwrite:
             _remove_run(run)
@@ -130,10 +129,10 @@ def _train(
     def save() -> None:
         gather_whole()
         moments = moments_of(model, optimizer)
-        if is_main:
-            state = {"shards": dataset.fingerprints()}
-            save_checkpoint(run, step, whole, tokenizer, moments, state, config.keep)
-        distributed.barrier()
+        state = {"shards": dataset.fingerprints()}
+        distributed.on_main(
+            lambda: save_checkpoint(run, step, whole, tokenizer, moments, state, config.keep), config.timeout
+        )
 
     def validate() -> bool:
         """Score the model if that is due and not done; returns whether to stop."""
@@ -146,6 +145,8 @@ def _train(
     def score() -> None:
         if log is not None and evaluate is not None and not log.has_validated(step):
             scores = evaluate(_embedder(whole, tokenizer, device), should_stop)
+            if whole is not model:
+                whole.cpu()  # the room on the device is the shards'
             if not should_stop():  # a validation that was cut short is done again by the run that goes on
                 _keep_best(run, step, scores, config, whole, tokenizer, log)
 
@@ -159,10 +160,11 @@ def _train(
             batch = next(batches)
             started = time.perf_counter()
             rate = _learning_rate(stages, step)
-            stats = train_step(
-                model, batch, stage, optimizer, config.step,
-                learning_rate=rate, precision=config.precision, seed=_dropout_seed(config.seed, step),
-            )  # fmt: skip
+            with distributed.waiting_for_peers("computing a step"):
+                stats = train_step(
+                    model, batch, stage, optimizer, config.step,
+                    learning_rate=rate, precision=config.precision, seed=_dropout_seed(config.seed, step),
+                )  # fmt: skip
             step += 1
             num_nonfinite = 0 if stats.is_finite else num_nonfinite + 1
             if num_nonfinite:
@@ -231,7 +233,7 @@ def _what_ranks_share(config: TrainConfig, dataset: StepDataset, step: int) -> d
         else:
             values[name] = value
 
-    flatten({key: value for key, value in config.model_dump().items() if key not in FREE_KEYS}, "")
+    flatten({key: value for key, value in config.model_dump().items() if key not in _OWN_KEYS}, "")
     for path, fingerprint in dataset.fingerprints().items():
         values[f"the shards of {path!r}"] = fingerprint
     return {**values, "the first step": step, "the order of batches": dataset.digest(config.total_steps)}

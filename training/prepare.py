@@ -49,11 +49,11 @@ def _with_logit_scales(model: DualEncoder, names: tuple[str, ...], config: Train
         if name not in model.logit_scales or (name in tasks and tasks[name].temperature is not None):
             start = torch.tensor(-math.log(tasks[name].start_temperature))
             model.logit_scales[name] = nn.Parameter(start)
-    biases = {name: task.bias for name, task in tasks.items() if task.loss == "sigmoid"}
-    for name, bias in biases.items():
-        if name not in model.logit_biases:
-            model.logit_biases[name] = nn.Parameter(torch.tensor(bias))
-    dims = {dim for task in tasks.values() for dim in task.matryoshka_dims} or set(model.config.matryoshka_dims)
+    every = [(name, task) for stage in config.plan for name, task in stage.tasks.items()]  # a stage may change a loss
+    for name, task in every:
+        if task.loss == "sigmoid" and name not in model.logit_biases:
+            model.logit_biases[name] = nn.Parameter(torch.tensor(task.bias))
+    dims = {dim for _, task in every for dim in task.matryoshka_dims} or set(model.config.matryoshka_dims)
     too_long = [dim for dim in dims if dim >= model.config.embed_dim]
     if too_long:
         raise ValueError(
@@ -102,9 +102,12 @@ def _drop_patches(tower: nn.Module | None, kind: str, share: float) -> None:
     """Leave out a share of the patches while training (FLIP; Li et al., 2023), by the backbone's own module for it."""
     backbone: Any = getattr(tower, "backbone", None)
     if kind == "image" and hasattr(backbone, "patch_drop"):
-        from timm.layers import PatchDropout
+        from timm.layers import PatchDropout, PatchDropoutWithIndices
 
-        backbone.patch_drop = PatchDropout(share, num_prefix_tokens=backbone.num_prefix_tokens)
+        # Those without an identity there (EVA, NaFlex) turn their rotary positions by the indices that are kept.
+        turns = isinstance(backbone.patch_drop, (type(None), PatchDropoutWithIndices))
+        kind_of_drop = PatchDropoutWithIndices if turns else PatchDropout
+        backbone.patch_drop = kind_of_drop(share, num_prefix_tokens=getattr(backbone, "num_prefix_tokens", 0))
     elif kind == "image" and hasattr(backbone, "patch_dropout"):
         from open_clip.transformer import PatchDropout as OpenClipPatchDropout
 

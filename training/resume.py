@@ -18,6 +18,7 @@ from unimodal.checkpoint import replace_folder, write_model, write_tensors
 from unimodal.model import DualEncoder
 from unimodal.preprocess import Tokenizer
 
+from . import distributed
 from .config import TrainConfig
 from .sharding import full_tensor, shard_like
 from .step import trained_parameters
@@ -69,12 +70,14 @@ def save_checkpoint(
 
 
 def moments_of(model: DualEncoder, optimizer: Optimizer) -> dict[str, dict[str, Tensor]]:
-    """The optimiser's state by name of parameter, whole and on the host; every rank calls it."""
+    """The optimiser's state by name of parameter, whole, on the host of rank 0; every rank calls it."""
     names = _in_optimizer_order(model, optimizer)
-    return {
-        names[number][0]: {key: full_tensor(value).cpu() for key, value in entry.items()}
-        for number, entry in optimizer.state_dict()["state"].items()
-    }
+    found: dict[str, dict[str, Tensor]] = {}
+    for number, entry in optimizer.state_dict()["state"].items():
+        whole = {key: full_tensor(value) for key, value in entry.items()}
+        if distributed.rank() == 0:
+            found[names[number][0]] = {key: value.cpu() for key, value in whole.items()}
+    return found
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -123,7 +126,8 @@ def check_resumable(run: Path, config: TrainConfig) -> None:
     for key, was, is_now in _differences(before, now, ""):
         if not {key, key.split(".")[0]} & set(FREE_KEYS):
             raise ValueError(
-                f"{run} was started with {key}={was!r} and the recipe says {is_now!r}; resume with the former."
+                f"{run} was started with {key}={was!r} and the recipe says {is_now!r}; resume with the "
+                "former, or start a run from its weights (init=RUN/checkpoints/step-N)."
             )
 
 

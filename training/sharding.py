@@ -41,15 +41,19 @@ def shard(model: DualEncoder) -> DualEncoder:
 
 def whole_copy(model: DualEncoder) -> DualEncoder:
     """A copy to keep aside before sharding, for `gather_weights` to fill; on the host, and empty but on rank 0."""
-    return copy.deepcopy(model).cpu() if distributed.rank() == 0 else copy.deepcopy(model).to("meta")
+    device = model.device
+    whole = copy.deepcopy(model.cpu())  # there may be no room for two on the device
+    model.to(device)
+    return whole if distributed.rank() == 0 else whole.to("meta")
 
 
 def gather_weights(model: DualEncoder, whole: DualEncoder) -> DualEncoder:
     """Fill the whole copy of rank 0 with the weights of all shards; every rank calls it. Returns the copy."""
+    into = whole.state_dict()
     for name, tensor in model.state_dict().items():
         full = full_tensor(tensor)  # one at a time: there may be no room for all of them
         if distributed.rank() == 0:
-            whole.state_dict()[name].copy_(full)
+            into[name].copy_(full)
     whole.config = model.config
     return whole
 

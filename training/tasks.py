@@ -24,11 +24,11 @@ def task_loss(model: DualEncoder, batch: Batch, vectors: Mapping[str, Tensor], t
     """The loss of the global batch that this rank holds a part of -> (), the same on every rank.
 
     vectors: of each tower, the (B, D) pictures and the texts as the batch lays them out.
-    tile: InfoNCE of more than two tiles a side is computed tile by tile.
+    tile: InfoNCE of more than two tiles of queries is computed tile by tile.
     """
     query, document, hard = sides(batch, vectors)
     scale = logit_scale(model, batch.place.task, task)
-    dims = tuple(dim for dim in task.matryoshka_dims if dim < query.shape[1])
+    dims = task.matryoshka_dims
     ids = batch.ids.to(query.device) if task.mask_duplicates else None
     with torch.autocast(query.device.type, enabled=False):  # similarities and their sums in float32
         if task.loss == "info_nce":

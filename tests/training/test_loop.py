@@ -149,6 +149,21 @@ def test_stages_change_tasks_lengths_and_rates_and_start_their_own_warm_up(recip
     assert "pairs/loss" in rows[4]
 
 
+def test_every_loss_and_option_trains_in_stages_and_is_saved_with_the_model(recipe: Recipe) -> None:
+    kinds = [
+        {"loss": "own_negatives", "matryoshka_dims": [4, 8]},
+        {"negatives": {"margin": 0.1, "hardness": 2.0, "hard_negative_hardness": 2.0, "query_query": True}},
+        {"loss": "sigmoid", "num_negatives": 0, "accumulate": 2},
+    ]
+    stages = [{"steps": 2, "tasks": {"pictures": None, "pairs": kind}} for kind in kinds]
+    config = recipe({"stages": stages, "step": {"loss_tile": 2}})
+    model = load(train(config)).models[0]
+    assert model.config.matryoshka_dims == (4, 8)
+    assert model.config.logit_biases == ("pairs",)
+    assert float(model.logit_biases["pairs"].detach()) != -10
+    assert all(np.isfinite(row["pairs/loss"]) for row in _rows(config.run))
+
+
 def test_init_starts_from_a_model_directory_with_its_learned_scale(recipe: Recipe, tmp_path: Path) -> None:
     first = recipe({"run": str(tmp_path / "first"), "steps": 4, "optim": {"lr": 1e-2}, "tasks": {"pairs": None}})
     model = train(first)
@@ -294,6 +309,15 @@ def test_resuming_on_other_shards_is_refused(recipe: Recipe, world: Path, tmp_pa
         ({"tasks": {"pairs": {"max_length": 30}}}, "max_length 30 of task 'pairs' is over the text tower's 24"),
         ({"tasks": {"pictures": {"streams": 7}}}, "global_batch 24 is not a multiple of streams 7"),
         ({"tasks": {"pictures": {"tempreture": 1}}}, "unknown key 'tempreture'; did you mean 'temperature'"),
+        (
+            {"tasks": {"pictures": {"temperature": 0.001}}},
+            "is a scale of 1000, which is not between 1 and max_scale 100",
+        ),
+        ({"tasks": {"pictures": {"matryoshka_dims": [4, 16]}}}, "16, which is no prefix of the 16 dimensions"),
+        ({"tasks": {"pictures": {"bias": 3.0}}}, "bias belongs to the loss 'sigmoid' and loss is 'info_nce'"),
+        ({"tasks": {"pairs": {"loss": "cosent"}}}, "loss 'cosent' with num_negatives 1: set it to 0"),
+        ({"tasks": {"pairs": {"loss": "cosent", "num_negatives": 0}}}, "has no score and the loss is cosent"),
+        ({"tasks": {"pairs": {"loss": "distillation"}}}, "has no teacher and the loss is distillation"),
         ({"model": {"image": None}}, "task 'pictures' is image-text and the model has no image tower"),
         ({"init": "somewhere"}, "either model .* or init"),
     ],
@@ -334,8 +358,12 @@ def test_weights_in_shards_give_the_run_of_one_process_which_goes_on_from_their_
     _assert_same_weights(Path(sharded.run), Path(one.run), exact=False)
     for folder in checkpoints(Path(sharded.run))[2:]:  # as if it had been stopped at step 4
         shutil.rmtree(folder)
+    shutil.copytree(sharded.run, tmp_path / "again")
     train(sharded.model_copy(update={"parallel": "ddp"}), resume=True)
     _assert_same_weights(Path(sharded.run), Path(one.run), exact=False)
+    again = sharded.model_copy(update={"run": str(tmp_path / "again")})
+    _torchrun(again, 2, "--resume")
+    _assert_same_weights(Path(again.run), Path(one.run), exact=False)
     with pytest.raises(ValueError, match="parallel=fsdp shards weights over processes; start with torchrun"):
         train(sharded, overwrite=True)
 
@@ -346,13 +374,13 @@ def test_a_world_size_that_does_not_fit_is_an_error_of_one_line(recipe: Recipe) 
     assert "world size 5 does not divide the 12 streams of a global batch of 24" in result.stderr
 
 
-def _torchrun(config: TrainConfig, ranks: int, check: bool = True) -> subprocess.CompletedProcess[str]:
+def _torchrun(config: TrainConfig, ranks: int, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     folder = Path(config.run).parent / f"recipe{ranks}"
     folder.mkdir(exist_ok=True)
     write_config(folder, config)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", "0",
                "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0",
-               "-m", "unimodal", "train", str(folder / "config.yaml")]  # fmt: skip
+               "-m", "unimodal", "train", str(folder / "config.yaml"), *options]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, check=check, capture_output=True, text=True, timeout=300, env=environment)
 

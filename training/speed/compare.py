@@ -86,7 +86,10 @@ def timed(
         gradients = part(run())
         first = first or gradients
         if (difference := relative_difference(gradients, first)) > tolerance:
-            raise FloatingPointError(f"the gradients of {name!r} and {next(iter(runs))!r} differ by {difference:.1e}.")
+            raise FloatingPointError(
+                f"the gradients of {name!r} and {next(iter(runs))!r} differ by {difference:.1e}; "
+                "no time is given for different results: look at the versions of the libraries."
+            )
     del first, gradients
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
