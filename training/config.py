@@ -39,7 +39,9 @@ class NegativesConfig(Config):
     The sources of each are in `training.losses.Negatives`, which this fills.
     """
 
-    margin: float | None = None  # leave out in-batch ones closer than the positive by more than this; Qwen3: 0.1
+    margin: float | None = Field(
+        default=None, ge=0
+    )  # leave out in-batch ones closer than the positive by more than this; Qwen3: 0.1
     hardness: float = Field(default=0.0, ge=0)  # exp(hardness x cosine) weighs in-batch negatives; LLaVE: 9
     hard_negative_hardness: float = Field(default=0.0, ge=0)  # the same for hard negatives; EmbeddingGemma: 5
     query_query: bool = False
@@ -127,7 +129,9 @@ class TaskConfig(Config):
     @classmethod
     def _different_lengths(cls, dims: tuple[int, ...]) -> tuple[int, ...]:
         if any(dim < 1 for dim in dims) or len(set(dims)) < len(dims):
-            raise ValueError(f"matryoshka_dims {list(dims)} are no different lengths; write for example [64, 256].")
+            raise ValueError(
+                f"matryoshka_dims {list(dims)} are no different lengths from 1 on; write for example [64, 256]."
+            )
         return tuple(sorted(dims))
 
 

@@ -70,8 +70,8 @@ def train(
     overwrite: remove what an earlier run wrote into RUN. Without either, a RUN that holds anything is refused.
 
     Raises ValueError for what the recipe gets wrong, before anything is written; FloatingPointError if ten steps in a
-    row have a loss or gradient that is not finite; ConnectionError for a process that has died or hangs;
-    Stopped after SIGTERM or SIGINT, once the current step is done and saved (a second signal kills).
+    row, or the last one, have a loss or gradient that is not finite; ConnectionError for a process that has died or
+    hangs; Stopped after SIGTERM or SIGINT, once the current step is done and saved (a second signal kills).
     """
     if config.eval is not None and evaluate is None:
         raise ValueError("the recipe has eval and train() was handed no evaluate; pass a function or set eval=null.")
@@ -169,8 +169,8 @@ def _train(
             num_nonfinite = 0 if stats.is_finite else num_nonfinite + 1
             if num_nonfinite:
                 record_nonfinite(run, step, batch)
-            if num_nonfinite == MAX_NONFINITE:
-                raise FloatingPointError(_describe_nonfinite(run, step, batch))
+            if num_nonfinite == MAX_NONFINITE or (num_nonfinite and step == config.total_steps):
+                raise FloatingPointError(_describe_nonfinite(run, step, num_nonfinite, batch))
             (skipped,) = distributed.add_up([record_skipped(run, step, batch)])
             stopping = stop_is_agreed()
             if log is not None:
@@ -239,14 +239,14 @@ def _what_ranks_share(config: TrainConfig, dataset: StepDataset, step: int) -> d
     return {**values, "the first step": step, "the order of batches": dataset.digest(config.total_steps)}
 
 
-def _describe_nonfinite(run: Path, step: int, batches: list[Batch]) -> str:
+def _describe_nonfinite(run: Path, step: int, count: int, batches: list[Batch]) -> str:
     batch = batches[-1]
     more = f" and {len(batch.keys) - 8:,} more" if len(batch.keys) > 8 else ""
     return (
-        f"loss or gradient was not finite in {MAX_NONFINITE} steps in a row, the last being step {step} (task "
+        f"loss or gradient was not finite in {count} steps in a row, the last being step {step} (task "
         f"{batch.place.task!r}, source {batch.place.source!r}, samples {', '.join(batch.keys[:8])}{more}); nothing was "
         f"updated in them: look at the samples in {run / 'nonfinite.jsonl'}, or start a run with a lower optim.lr from "
-        "the last checkpoint (init=RUN/checkpoints/step-N)."
+        "a checkpoint whose loss was still good (model=null init=RUN/checkpoints/step-N)."
     )
 
 

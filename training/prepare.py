@@ -132,8 +132,8 @@ def _refuse_live_batch_norm(model: DualEncoder, config: TrainConfig) -> None:
         if is_live and (ranks > 1 or is_cut[name.partition(".")[0].removesuffix("_projection")]):
             how = f"spread over {ranks} ranks" if ranks > 1 else "cut into chunks"
             raise ValueError(
-                f"{name} normalises over the batch, which is {how} here, so that its gradients would hang on that; use "
-                "a tower with LayerNorm or GroupNorm, freeze it, or train in one process without micro_batch."
+                f"{name} normalises over the batch, which is {how} here, so that its gradients would depend on that; "
+                "use a tower with LayerNorm or GroupNorm, freeze it, or train in one process without micro_batch."
             )
 
 

@@ -23,14 +23,14 @@ from .config import TrainConfig
 from .sharding import full_tensor, shard_like
 from .step import trained_parameters
 
-# What may differ between a run and its resumption: nothing here changes a weight.
+# What may differ between a run and its resumption: nothing here changes a weight beyond rounding (and dropout's masks).
 FREE_KEYS = (
     "run",
     "device",
     "workers",
     "timeout",
     "parallel",
-    "step.graph_memory",
+    "step",
     "log_every",
     "save_every",
     "keep",
@@ -124,10 +124,10 @@ def check_resumable(run: Path, config: TrainConfig) -> None:
         raise ValueError(f"{run} holds no config.yaml to resume from; start without --resume, or check the path.")
     before, now = yaml.safe_load(file.read_text(encoding="utf-8")), _values(config)
     for key, was, is_now in _differences(before, now, ""):
-        if not {key, key.split(".")[0]} & set(FREE_KEYS):
+        if key.split(".")[0] not in FREE_KEYS:
             raise ValueError(
                 f"{run} was started with {key}={was!r} and the recipe says {is_now!r}; resume with the "
-                "former, or start a run from its weights (init=RUN/checkpoints/step-N)."
+                "former, or start a run from its weights (model=null init=RUN/checkpoints/step-N)."
             )
 
 

@@ -172,7 +172,7 @@ def text_pair_of(sample: Sample) -> TextPair:
     if not isinstance(negatives, list) or not all(isinstance(one, str) and one.strip() for one in negatives):
         raise _unusable(sample, "has negatives that are no list of texts")
     if score is not None and not _is_number(score):
-        raise _unusable(sample, f"has the score {score!r}, which is no finite number,")
+        raise _unusable(sample, f"has a score that is no finite number ({score!r})")
     if not isinstance(teacher, list) or not all(map(_is_number, teacher)):
         raise _unusable(sample, "has a teacher that is no list of finite numbers")
     if teacher and len(teacher) != 1 + len(negatives):
