@@ -111,7 +111,7 @@ def _long_work(rank: int) -> float:
 
 
 def test_ranks_wait_for_the_first_one_longer_than_the_timeout_while_it_is_alive(tmp_path: Path) -> None:
-    assert all(seconds >= 2.5 * TIMEOUT for seconds in _two(tmp_path, _long_work).values())
+    assert all(seconds > 1.5 * TIMEOUT for seconds in _two(tmp_path, _long_work).values())  # one may start later
 
 
 def _die_at_work(rank: int) -> None:
