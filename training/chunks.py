@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from unimodal.model import DualEncoder, length_sorted_chunks
 from unimodal.preprocess import pad_ids
@@ -27,6 +26,7 @@ from unimodal.preprocess import pad_ids
 from . import distributed
 from .config import StepConfig
 from .data.collate import Batch
+from .sharding import local_part
 
 
 class Chunk(NamedTuple):
@@ -121,7 +121,7 @@ def graph_limit(config: StepConfig, model: nn.Module, device: torch.device) -> f
     """Bytes that kept graphs may take: what the recipe says, else most of what is free beside the gradients to come."""
     if config.graph_memory is not None:
         return config.graph_memory * 2**30
-    weights = (one.to_local() if isinstance(one, DTensor) else one for one in model.parameters() if one.requires_grad)
+    weights = [local_part(parameter) for parameter in model.parameters() if parameter.requires_grad]
     gradients = sum(weight.numel() * weight.element_size() for weight in weights)
     return max(1.0, 0.8 * _free_memory(device) - 2 * gradients)
 

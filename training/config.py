@@ -39,9 +39,8 @@ class NegativesConfig(Config):
     The sources of each are in `training.losses.Negatives`, which this fills.
     """
 
-    margin: float | None = Field(
-        default=None, ge=0
-    )  # leave out in-batch ones closer than the positive by more than this; Qwen3: 0.1
+    # Leave out in-batch ones that are closer than the positive by more than this; Qwen3: 0.1.
+    margin: float | None = Field(default=None, ge=0)
     hardness: float = Field(default=0.0, ge=0)  # exp(hardness x cosine) weighs in-batch negatives; LLaVE: 9
     hard_negative_hardness: float = Field(default=0.0, ge=0)  # the same for hard negatives; EmbeddingGemma: 5
     query_query: bool = False

@@ -6,6 +6,7 @@ import math
 import shutil
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,8 +71,8 @@ def train(
     overwrite: remove what an earlier run wrote into RUN. Without either, a RUN that holds anything is refused.
 
     Raises ValueError for what the recipe gets wrong, before anything is written; FloatingPointError if ten steps in a
-    row, or the last one, have a loss or gradient that is not finite; ConnectionError for a process that has died or
-    hangs; Stopped after SIGTERM or SIGINT, once the current step is done and saved (a second signal kills).
+    row have a loss or gradient that is not finite (fewer at the end are a warning); ConnectionError for a process that
+    has died or hangs; Stopped after SIGTERM or SIGINT, once the current step is done and saved (a second signal kills).
     """
     if config.eval is not None and evaluate is None:
         raise ValueError("the recipe has eval and train() was handed no evaluate; pass a function or set eval=null.")
@@ -169,7 +170,7 @@ def _train(
             num_nonfinite = 0 if stats.is_finite else num_nonfinite + 1
             if num_nonfinite:
                 record_nonfinite(run, step, batch)
-            if num_nonfinite == MAX_NONFINITE or (num_nonfinite and step == config.total_steps):
+            if num_nonfinite == MAX_NONFINITE:
                 raise FloatingPointError(_describe_nonfinite(run, step, num_nonfinite, batch))
             (skipped,) = distributed.add_up([record_skipped(run, step, batch)])
             stopping = stop_is_agreed()
@@ -187,6 +188,8 @@ def _train(
         if distributed.add_up([is_main and not any(path.name == f"step-{step:08d}" for path in checkpoints(run))])[0]:
             save()
         raise Stopped(f"stopped at step {step} of {config.total_steps}; go on with --resume.")
+    if is_main and num_nonfinite:  # those steps changed nothing: the model is that of the steps before
+        warnings.warn(_describe_nonfinite(run, step, num_nonfinite, batch), stacklevel=2)
     gather_whole()
     if is_main and log is not None:
         trained_on = f"Trained for {step} steps with unimodal on {', '.join(sorted(dataset.shards))}."

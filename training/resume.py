@@ -25,19 +25,9 @@ from .step import trained_parameters
 
 # What may differ between a run and its resumption: nothing here changes a weight beyond rounding (and dropout's masks).
 FREE_KEYS = (
-    "run",
-    "device",
-    "workers",
-    "timeout",
-    "parallel",
-    "step",
-    "log_every",
-    "save_every",
-    "keep",
-    "tensorboard",
-    "wandb",
-    "eval",
-)
+    "run", "device", "workers", "timeout", "parallel", "step", "log_every", "save_every", "keep", "tensorboard",
+    "wandb", "eval",
+)  # fmt: skip
 
 
 def save_checkpoint(

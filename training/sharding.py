@@ -47,20 +47,23 @@ def whole_copy(model: DualEncoder) -> DualEncoder:
     return whole if distributed.rank() == 0 else whole.to("meta")
 
 
-def gather_weights(model: DualEncoder, whole: DualEncoder) -> DualEncoder:
-    """Fill the whole copy of rank 0 with the weights of all shards; every rank calls it. Returns the copy."""
+def gather_weights(model: DualEncoder, whole: DualEncoder) -> None:
+    """Fill the whole copy of rank 0 with the weights of all shards; every rank calls it."""
     into = whole.state_dict()
     for name, tensor in model.state_dict().items():
         full = full_tensor(tensor)  # one at a time: there may be no room for all of them
         if distributed.rank() == 0:
             into[name].copy_(full)
-    whole.config = model.config
-    return whole
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
     """The whole of a sharded tensor; every rank calls it. Others are returned as they are."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This rank's shard of a sharded tensor. Others are returned as they are."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def shard_like(parameter: nn.Parameter, tensor: Tensor) -> Tensor:

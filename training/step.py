@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
@@ -19,6 +19,7 @@ from unimodal.model import DualEncoder
 from . import chunks, distributed
 from .config import OptimConfig, Stage, StepConfig, TowersConfig
 from .data.collate import Batch
+from .sharding import local_part
 from .tasks import clamp_logit_scale, task_loss
 
 
@@ -87,7 +88,7 @@ def gradient_norm(model: nn.Module) -> float:
     whole, shards = [], []
     for parameter in model.parameters():
         if isinstance(parameter.grad, DTensor):
-            shards.append(parameter.grad.to_local())
+            shards.append(local_part(parameter.grad))
         elif parameter.grad is not None:
             whole.append(parameter.grad)
     norm = float(nn.utils.get_total_norm(whole))
@@ -102,15 +103,11 @@ def _update(model: nn.Module, optimizer: Optimizer, optim: OptimConfig, learning
     if shrink < 1:
         for parameter in model.parameters():
             if parameter.grad is not None:
-                _local(parameter.grad).mul_(shrink)
+                local_part(parameter.grad).mul_(shrink)
     for group in optimizer.param_groups:
         decay = optim.weight_decay if group["decays"] else 0.0
         group.update(lr=learning_rate * group["lr_scale"], weight_decay=decay, betas=optim.betas, eps=optim.eps)
     optimizer.step()
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def make_optimizer(model: DualEncoder, optim: OptimConfig, towers: TowersConfig) -> AdamW:

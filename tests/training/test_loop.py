@@ -261,6 +261,15 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted_and_leaves_everything_
     ]
 
 
+def test_a_last_step_that_is_not_finite_is_a_warning_and_costs_no_model(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _poisoned(recipe, monkeypatch, range(15, 16))
+    with pytest.warns(UserWarning, match="not finite in 1 steps in a row, the last being step 16"):
+        model = train(config)
+    assert (model / "model.safetensors").is_file()
+
+
 def test_ten_steps_in_a_row_that_are_not_finite_stop_the_run_and_name_the_step_and_the_samples(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,17 +6,16 @@ G global batch, K hard negatives per query, C candidates, D embedding dimension.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import training.losses
+from tests.training.conftest import LargestTensor
 from training.losses import (
     PLAIN,
     Negatives,
@@ -38,15 +37,6 @@ NEGATIVES = {
     "all": Negatives(0.1, 2.0, 3.0, query_query=True, document_document=True),
 }
 SMOOTH = {name: each for name, each in NEGATIVES.items() if not each.hardness and not each.hard_negative_hardness}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors this small lose more to threads that wait for each other than they win, on a busy machine a lot."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _vectors(*shape: int, seed: int) -> Tensor:
@@ -247,7 +237,7 @@ def test_the_gradient_of_sigmoid_loss_equals_finite_differences(
 def test_sigmoid_loss_holds_a_few_rows_of_its_questions_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training.losses, "_ROW_ELEMENTS", 256)
     inputs = [_vectors(64, 4, seed=0), _vectors(64, 4, seed=1), _number(5.0), _number(-2.0)]
-    with _Largest() as largest:
+    with LargestTensor() as largest:
         sigmoid_loss(*inputs, ids=torch.arange(64)[:, None], dims=(2,)).backward()
     assert largest.numel == 256  # that of the vectors, too; all questions are 4096
 
@@ -310,21 +300,6 @@ def _questions() -> list[Tensor]:
 def _own_negatives() -> list[Tensor]:
     """-> query, document, hard negatives and scale."""
     return [_vectors(5, 8, seed=0), _vectors(5, 8, seed=1), _vectors(5, 3, 8, seed=2), _number(5.0)]
-
-
-class _Largest(TorchDispatchMode):
-    """The number of elements of the largest tensor that an operation makes."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch annotates it not
-        self.numel = 0
-
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        made = func(*args, **(kwargs or {}))
-        self.numel = max([self.numel, *(each.numel() for each in tree_leaves(made) if isinstance(each, Tensor))])
-        return made
 
 
 # Other libraries

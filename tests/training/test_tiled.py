@@ -5,7 +5,7 @@ G global batch, K hard negatives per query, D embedding dimension.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,24 +16,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from tests.training.conftest import LargestTensor
 from training.losses import PLAIN, Negatives, info_nce
 from training.tiled import tiled_info_nce
 
 TILES = [4, 5, 64]  # of a batch of 12: divides it, does not, holds it
 NAMES = ("loss", "query", "document", "scale", "hard_negatives")
 DIMS = [(), (3, 5)]  # of vectors of 8: the whole alone, and with two prefixes
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tensors this small lose more to threads that wait for each other than they win, on a busy machine a lot."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _batch(size: int, width: int, num_hard: int, scale: float, noise: float = 1.0) -> list[Tensor]:
@@ -248,27 +238,12 @@ def test_a_scale_beyond_the_range_of_exp_is_as_exact_as_in_info_nce(
 def test_it_makes_no_tensor_larger_than_a_tile_or_the_vectors() -> None:
     inputs, size, tile = _batch(256, 16, 2, scale=5.0), 256, 96
     options = {"dims": (4, 8), "negatives": Negatives(0.1, 3.0, 3.0, True, True), **_ids(256, 2)}
-    with _Largest() as plain:
+    with LargestTensor() as plain:
         _value_and_gradients(info_nce, inputs, **options)
-    with _Largest() as tiled:
+    with LargestTensor() as tiled:
         _value_and_gradients(tiled_info_nce, inputs, tile=tile, **options)
     assert plain.numel >= size**2  # it would be seen
     assert tiled.numel == tile**2 > inputs[3].numel()
-
-
-class _Largest(TorchDispatchMode):
-    """The number of elements of the largest tensor that an operation makes."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch annotates it not
-        self.numel = 0
-
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        made = func(*args, **(kwargs or {}))
-        self.numel = max([self.numel, *(each.numel() for each in tree_leaves(made) if isinstance(each, Tensor))])
-        return made
 
 
 # Ranks

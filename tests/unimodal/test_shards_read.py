@@ -164,7 +164,7 @@ def test_a_text_pair_may_have_negatives_and_a_score() -> None:
         ({"json": {"query": "q"}}, "no document"),
         ({"json": {"query": " ", "document": "d"}}, "no query"),
         ({"json": {"query": "q", "document": "d", "negatives": "n"}}, "negatives that are no list"),
-        ({"json": {"query": "q", "document": "d", "score": "3"}}, "score '3'"),
+        ({"json": {"query": "q", "document": "d", "score": "3"}}, "a score that is no finite number \\('3'\\)"),
     ],
 )
 def test_a_broken_text_pair_says_what_is_wrong(parts: dict[str, Any], message: str) -> None:
