@@ -1,0 +1,252 @@
+"""Files that lie elsewhere (http, s3, gs, ... through fsspec): asked for persistently, and never for ever.
+
+A file system is opened where it is used: none of fsspec's survives a fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NamedTuple, TypeVar
+
+from fsspec import AbstractFileSystem
+from fsspec.asyn import AsyncFileSystem, sync
+from fsspec.core import url_to_fs
+
+BLOCK = 16 << 20  # bytes asked for at once: what a retry has to ask for again
+_GAP = 256 << 10  # bytes between two ranges that are cheaper to read over than to ask for apart
+_LONGEST_PAUSE = 30.0  # seconds between two tries
+
+_T = TypeVar("_T")
+
+
+class ShardChanged(OSError):
+    """A shard is not what its index says. Trying again would not help."""
+
+
+class FileState(NamedTuple):
+    """What a storage says of a file: two states that are equal hold the same bytes."""
+
+    size: int | None  # bytes; None where the server does not say
+    version: str  # an etag, or the time of the last change, or ""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Time as `persistently` sees it; a simulation brings its own."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a storage is waited for, in seconds."""
+
+    deadline: float = 300.0  # in all, retries included
+    timeout: float = 30.0  # for the answer to one request
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is a URL (or `pipe:COMMAND`) and not a path."""
+    return "://" in location or location.startswith("pipe:")
+
+
+def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
+    """The file system of a URL, and the URL's path in it.
+
+    Its options come from fsspec's own configuration: a file, or the environment (`FSSPEC_S3_ENDPOINT_URL=...`).
+    Raises ValueError for an unknown protocol, ImportError for one whose package is missing.
+    """
+    try:
+        found: tuple[AbstractFileSystem, str] = url_to_fs(url)
+    except ImportError as error:
+        protocol = url.partition("://")[0]
+        extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}.get(protocol)
+        way_out = f'pip install "unimodal[{extra}]"' if extra else str(error)
+        raise ImportError(f"reading {url} needs a package: {way_out}.") from None
+    except ValueError as error:
+        raise ValueError(f"{url} is no URL that can be read ({error}); use http(s)://, s3:// or gs://.") from None
+    return found
+
+
+def persistently(action: Callable[[], _T], what: str, deadline: float, clock: Clock | None = None) -> _T:
+    """action(), tried again while it fails for a reason that may pass (a 503, a reset, a stall, a short read).
+
+    Pauses double from a tenth of a second to half a minute, with jitter, so that a thousand ranks do not come back at
+    one moment. what: the file, for the error. deadline: seconds, of all tries together.
+    Raises OSError that names `what`: at once if waiting will not help (a missing file, no permission), else at the
+    deadline. Errors that are no storage's go through.
+    """
+    clock = clock or Clock()
+    started, tries = clock.now(), 0
+    while True:
+        tries += 1
+        try:
+            return action()
+        except ShardChanged:
+            raise
+        except Exception as failure:  # the storages' libraries raise many kinds
+            error = _cause(failure)
+            if _is_hopeless(error):
+                kind = FileNotFoundError if isinstance(failure, FileNotFoundError) else OSError
+                raise kind(f"{what} cannot be read: {_describe(error)}; check the address and the rights.") from error
+            if not _may_pass(error):
+                raise
+            pause = min(_LONGEST_PAUSE, 0.1 * 2 ** min(tries - 1, 16)) * random.uniform(0.5, 1)
+            if clock.now() - started + pause > deadline:
+                raise OSError(
+                    f"{what} could not be read in {tries} tries over {clock.now() - started:.0f} s, the last because: "
+                    f"{_describe(error)}; check the storage, or give it longer (deadline {deadline:g} s)."
+                ) from error
+            clock.sleep(pause)
+
+
+def _cause(error: Exception) -> Exception:
+    """fsspec's http calls whatever keeps it from a file's size a missing file: what it was stands behind."""
+    while isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return error
+
+
+def _is_hopeless(error: Exception) -> bool:
+    """Whether the same request will get the same answer tomorrow."""
+    if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
+        return True
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+        return True  # this side's disk
+    if "Credentials" in type(error).__name__:
+        return True
+    status = getattr(error, "status", getattr(error, "code", None))  # aiohttp's, gcsfs's
+    return isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429)
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, (OSError, EOFError, asyncio.TimeoutError)):
+        return True
+    return type(error).__module__.partition(".")[0] in ("aiohttp", "aiobotocore", "botocore", "gcsfs", "google")
+
+
+def _describe(error: Exception) -> str:
+    said = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}{': ' + said if said else ''}"
+
+
+def ask(fs: AbstractFileSystem, method: str, *args: Any, timeout: float, **options: Any) -> Any:
+    """fs.METHOD(*args), given up after `timeout` seconds; a synchronous file system has limits of its own."""
+    if isinstance(fs, AsyncFileSystem) and hasattr(fs, f"_{method}"):
+        return sync(fs.loop, getattr(fs, f"_{method}"), *args, timeout=timeout, **options)
+    return getattr(fs, method)(*args, **options)
+
+
+def state_of(url: str, patience: Patience) -> FileState:
+    """Size and version of a file; raises FileNotFoundError, or OSError, naming it."""
+
+    def look() -> FileState:
+        fs, path = filesystem(url)
+        fs.invalidate_cache()
+        info = ask(fs, "info", path, timeout=patience.timeout)
+        versions = ("ETag", "etag", "Content-MD5", "md5Hash", "Last-Modified", "LastModified", "mtime", "created")
+        return FileState(info.get("size"), str(next((info[key] for key in versions if info.get(key)), "")))
+
+    return persistently(look, url, patience.deadline)
+
+
+def exists(url: str, patience: Patience) -> bool:
+    """Whether there is such a file."""
+    try:
+        state_of(url, patience)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def read_file(url: str, patience: Patience) -> bytes:
+    """All of a small file."""
+
+    def read() -> bytes:
+        fs, path = filesystem(url)
+        content: bytes = ask(fs, "cat_file", path, timeout=patience.timeout)
+        return content
+
+    return persistently(read, url, patience.deadline)
+
+
+def read_ranges(requests: Sequence[tuple[str, int, int]], patience: Patience) -> list[bytes]:
+    """The bytes of each (url, start, stop), in as few requests as neighbours allow; all urls of one file system.
+
+    Requests that failed are sent again, the others not. Raises OSError naming a file.
+    """
+    order = sorted(range(len(requests)), key=lambda number: requests[number])
+    runs: list[tuple[str, int, int, list[int]]] = []
+    for number in order:
+        url, start, stop = requests[number]
+        if runs and runs[-1][0] == url and start - runs[-1][2] < _GAP:
+            before = runs.pop()
+            runs.append((url, before[1], max(before[2], stop), [*before[3], number]))
+        else:
+            runs.append((url, start, stop, [number]))
+    got: dict[int, bytes] = {}
+
+    def read() -> None:
+        missing = [run for run in range(len(runs)) if run not in got]
+        fs, _ = filesystem(runs[0][0])
+        paths = [filesystem(runs[run][0])[1] for run in missing]
+        starts, stops = [runs[run][1] for run in missing], [runs[run][2] for run in missing]
+        found = ask(fs, "cat_ranges", paths, starts, stops, on_error="return", timeout=patience.timeout)
+        failure: Exception | None = None
+        for run, content in zip(missing, found, strict=True):
+            url, start, stop, _ = runs[run]
+            if isinstance(content, Exception):
+                failure = content
+            elif len(content) > stop - start:
+                raise ShardChanged(f"{url} comes from a server that ignores ranges; set storage.cache_gib above 0.")
+            elif len(content) < stop - start:
+                failure = EOFError(f"{stop - start - len(content):,} of {stop - start:,} bytes of {url} are missing")
+            else:
+                got[run] = content
+        if failure is not None:
+            raise failure
+
+    persistently(read, runs[0][0] if len({run[0] for run in runs}) == 1 else f"one of {len(runs)} ranges, the first of "
+                 f"{runs[0][0]},", patience.deadline)  # fmt: skip
+    contents = [b""] * len(requests)
+    for run, (_, first, _, numbers) in enumerate(runs):
+        for number in numbers:
+            _, start, stop = requests[number]
+            contents[number] = got[run][start - first : stop - first]
+    return contents
+
+
+def download(url: str, file: BinaryIO, state: FileState, patience: Patience) -> int:
+    """Copy a whole file, block by block: a fault costs one block. Returns the bytes written.
+
+    A server that ignores ranges sends everything for the first block, and is taken at its word.
+    Raises OSError naming the file: also when it is not as long as its state said.
+    """
+    done = 0
+    while state.size is None or done < state.size:
+        stop = done + BLOCK if state.size is None else min(done + BLOCK, state.size)
+        whole = state.size is None  # of a file of unknown size there is no last block to ask for
+
+        def read(start: int = done, stop: int = stop, whole: bool = whole) -> bytes:
+            fs, path = filesystem(url)
+            limits = {} if whole else {"start": start, "end": stop}
+            content: bytes = ask(fs, "cat_file", path, timeout=patience.timeout, **limits)
+            if not whole and len(content) != stop - start and len(content) != state.size:
+                raise EOFError(f"{len(content):,} bytes came where {stop - start:,} were asked for")
+            return content
+
+        content = persistently(read, url, patience.deadline)
+        if len(content) == state.size and done:  # the server changed its mind about ranges
+            file.seek(0)
+            done = 0
+        file.write(content)
+        done += len(content)
+        if whole:
+            break
+    return done
