@@ -9,6 +9,7 @@ import asyncio
 import errno
 import random
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple, TypeVar
@@ -19,12 +20,13 @@ from fsspec.core import url_to_fs
 
 BLOCK = 16 << 20  # bytes asked for at once: what a retry has to ask for again
 _GAP = 256 << 10  # bytes between two ranges that are cheaper to read over than to ask for apart
+_TRIES_IN_SILENCE = 6  # some three seconds
 _LONGEST_PAUSE = 30.0  # seconds between two tries
 
 _T = TypeVar("_T")
 
 
-class ShardChanged(OSError):
+class ShardChangedError(OSError):
     """A shard is not what its index says. Trying again would not help."""
 
 
@@ -88,7 +90,7 @@ def persistently(action: Callable[[], _T], what: str, deadline: float, clock: Cl
         tries += 1
         try:
             return action()
-        except ShardChanged:
+        except ShardChangedError:
             raise
         except Exception as failure:  # the storages' libraries raise many kinds
             error = _cause(failure)
@@ -103,6 +105,8 @@ def persistently(action: Callable[[], _T], what: str, deadline: float, clock: Cl
                     f"{what} could not be read in {tries} tries over {clock.now() - started:.0f} s, the last because: "
                     f"{_describe(error)}; check the storage, or give it longer (deadline {deadline:g} s)."
                 ) from error
+            if tries == _TRIES_IN_SILENCE:
+                warnings.warn(f"{what}: {_describe(error)}; trying on for up to {deadline:g} s.", stacklevel=2)
             clock.sleep(pause)
 
 
@@ -204,7 +208,7 @@ def read_ranges(requests: Sequence[tuple[str, int, int]], patience: Patience) ->
             if isinstance(content, Exception):
                 failure = content
             elif len(content) > stop - start:
-                raise ShardChanged(f"{url} comes from a server that ignores ranges; set storage.cache_gib above 0.")
+                raise ShardChangedError(f"the server of {url} ignores ranges; set storage.cache_gib above 0.")
             elif len(content) < stop - start:
                 failure = EOFError(f"{stop - start - len(content):,} of {stop - start:,} bytes of {url} are missing")
             else:
