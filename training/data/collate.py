@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from unimodal.config import PreprocessConfig
-from unimodal.preprocess import Tokenizer, decode_image, pixels_of
+from unimodal.preprocess import Tokenizer
 from unimodal.shards.read import Sample, captions_of, image_bytes_of, label_of, text_pair_of
 
-from ..config import AugmentConfig, TaskConfig
+from ..config import TaskConfig
 from .mixture import BatchPlace
+from .pixels import train_pixels
 
 NUM_IDS = 3  # query, document, label
 
@@ -72,7 +72,7 @@ def make_example(
     """
     if task.kind == "image-text":
         captions, content = captions_of(sample), image_bytes_of(sample)
-        pixels = pixels_of(augment(decode_image(content), preprocess, task.augment, draw))
+        pixels = train_pixels(content, preprocess, task.augment, draw)
         caption = _choose(captions, task.caption, draw)
         return Example(sample.key, pixels, (caption,), _ids(label_of(sample), content, caption.encode()))
     pair = text_pair_of(sample)
@@ -105,35 +105,6 @@ def _ids(label: str, *contents: bytes) -> tuple[int, ...]:
 
 def _hash(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
-
-
-def augment(
-    image: Image.Image, preprocess: PreprocessConfig, config: AugmentConfig, draw: np.random.Generator
-) -> Image.Image:
-    """A random crop (Szegedy et al., 2015, as torchvision's RandomResizedCrop), resized, perhaps mirrored.
-
-    Where ten draws do not fit into the picture (it is too long for the share asked), the largest centred crop of the
-    nearest allowed ratio is taken.
-    """
-    width, height = image.size
-    size = preprocess.image_size
-    ratio = min(max(width / height, config.crop_ratio[0]), config.crop_ratio[1])
-    crop_width, crop_height = min(width, round(height * ratio)), min(height, round(width / ratio))
-    left, top = (width - crop_width) // 2, (height - crop_height) // 2
-    for _ in range(10):
-        area = width * height * draw.uniform(*config.crop_scale)
-        ratio = np.exp(draw.uniform(*np.log(config.crop_ratio)))
-        drawn_width, drawn_height = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
-        if 0 < drawn_width <= width and 0 < drawn_height <= height:
-            crop_width, crop_height = drawn_width, drawn_height
-            left, top = int(draw.integers(width - crop_width + 1)), int(draw.integers(height - crop_height + 1))
-            break
-    box = (left, top, left + crop_width, top + crop_height)
-    method = Image.Resampling.BILINEAR if preprocess.interpolation == "bilinear" else Image.Resampling.BICUBIC
-    image = image.resize((size, size), method, box=box)
-    if config.flip and draw.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return image
 
 
 def _choose(captions: Sequence[str], rule: str, draw: np.random.Generator) -> str:
