@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 DATA ?= $(firstword $(wildcard data shared/data ../shared/data) data)
 RUNS ?= runs/openstax-mini
 
-.PHONY: demo test test-all matrix lint openstax-mini clean
+.PHONY: demo test test-all matrix torture lint openstax-mini clean
 
 demo: $(READY)
 	$(BIN)/unimodal demo
@@ -22,6 +22,10 @@ test-all: $(READY) lint
 # The whole table of gradients: ranks x cut x loss x data x masks x sharding, against one float64 process.
 matrix: $(READY)
 	$(BIN)/pytest tests/training/test_matrix.py -m "" -q
+
+# Kills, faults, full disks: a quarter of an hour on two cores. The figures are printed and written to runs/torture.json.
+torture: $(READY)
+	TORTURE_JSON=$${TORTURE_JSON:-runs/torture.json} OMP_NUM_THREADS=1 $(BIN)/pytest tests/torture -m "" -q
 
 lint: $(READY)
 	$(BIN)/ruff check .

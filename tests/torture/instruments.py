@@ -1,0 +1,115 @@
+"""What a child of the nursery changes in itself before it runs: it writes down what it trains on, or goes slower.
+
+The command line imports `unimodal.training`, which is what is changed here; each function is for one process and undoes
+nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+def record(file: str) -> None:
+    """Append a line `STEP DIGEST` for each step that was computed: of keys, pixels and token ids of its batches."""
+    loop = _module("training.loop")
+    steps_from, train_step = loop.steps_from, loop.train_step
+    steps: Iterator[int] = iter(())
+
+    def batches(dataset: Any, start: int, *rest: Any, **options: Any) -> Any:
+        nonlocal steps
+        steps = iter(range(start, 1 << 60))
+        _append(file, f"from {start}")
+        return steps_from(dataset, start, *rest, **options)
+
+    def step(model: Any, batches: Any, *rest: Any, **options: Any) -> Any:
+        found = train_step(model, batches, *rest, **options)
+        _append(file, f"{next(steps)} {digest(batches)} {options['learning_rate']!r}")
+        return found
+
+    loop.steps_from, loop.train_step = batches, step
+
+
+def digest(batches: Any) -> str:
+    """Of all that a step sees: where it is in the schedule, keys, augmented pixels, token ids."""
+    found = hashlib.blake2b(digest_size=8)
+    for batch in batches:
+        found.update(repr((tuple(batch.place), batch.keys, batch.texts.lengths)).encode())
+        found.update(batch.texts.flat.numpy().tobytes())
+        if batch.pixels is not None:
+            found.update(batch.pixels.numpy().tobytes())
+    return found.hexdigest()
+
+
+def slow_steps(seconds: float) -> None:
+    """Every step takes so much longer."""
+    loop = _module("training.loop")
+    loop.train_step = _slower(loop.train_step, seconds)
+
+
+def slow_validation(seconds: float) -> None:
+    """Every task of a validation takes so much longer, a little at a time."""
+    evaluate = _module("eval.evaluate")
+    evaluate._task_rows = _slower(evaluate._task_rows, seconds)
+
+
+def slow_start(seconds: float) -> None:
+    """Making the model takes so much longer."""
+    loop = _module("training.loop")
+    loop.make_model = _slower(loop.make_model, seconds)
+
+
+def limit_file_size(size: int) -> None:
+    """No file may grow over so many bytes."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def small_shared_memory(size: int) -> None:
+    """A /dev/shm of its own, of so many bytes."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_mounts, private = 0x20000, 0x44000  # CLONE_NEWNS; MS_REC | MS_PRIVATE: nobody else sees the mount
+    if (
+        libc.unshare(new_mounts)
+        or libc.mount(b"none", b"/", None, private, None)
+        or libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, b"size=%d" % size)
+    ):
+        raise OSError(ctypes.get_errno(), "no /dev/shm of its own")
+
+
+def repeat_batches(every: int) -> None:
+    """Break the run on purpose: one batch in so many is that of the step before. What is proved must then fail."""
+    loop = _module("training.loop")
+    steps_from = loop.steps_from
+
+    def batches(dataset: Any, start: int, *rest: Any, **options: Any) -> Any:
+        before = None
+        for number, batch in enumerate(steps_from(dataset, start, *rest, **options)):
+            yield before if number % every == every - 1 else batch
+            before = batch
+
+    loop.steps_from = batches
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"unimodal.{name}")
+
+
+def _slower(function: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    def slower(*arguments: Any, **options: Any) -> Any:
+        time.sleep(seconds)
+        return function(*arguments, **options)
+
+    return slower
+
+
+def _append(file: str, line: str) -> None:
+    with Path(file).open("a") as opened:
+        opened.write(line + "\n")

@@ -1,0 +1,182 @@
+"""A process that has imported everything and forks runs of the command line, so that a start costs no imports.
+
+Each child is a session of its own, so it can be killed alone or with all its loader workers. A child runs
+`unimodal.cli.main` on its words, after the named functions of `tests/torture/instruments.py` (what it trains on is
+written down, steps take longer, ...).
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+IMPORTED = (
+    "torch._dynamo", "timm", "transformers.models.bert.modeling_bert", "fsspec", "unimodal.cli",
+    "unimodal.training.loop", "unimodal.eval.evaluate",
+)  # fmt: skip
+
+
+class Life:
+    """One run of the command line: its process and what became of it."""
+
+    def __init__(self, nursery: Nursery, pid: int, stderr: Path) -> None:
+        self.pid, self.started = pid, time.monotonic()
+        self._nursery, self._stderr = nursery, stderr
+        self._status: int | None = None
+
+    def status(self) -> int | None:
+        """As subprocess has it: None while it lives, -9 for SIGKILL."""
+        if self._status is None:
+            self._status = self._nursery.ask({"poll": self.pid})
+        return self._status
+
+    def wait(self, seconds: float) -> int:
+        """Its status, within so many seconds; raises TimeoutError after them."""
+        self.until(lambda: self.status() is not None, seconds)
+        assert self._status is not None
+        return self._status
+
+    def until(self, holds: Callable[[], bool], seconds: float) -> bool:
+        """Whether something came true before the life ended; raises TimeoutError when neither happened in time."""
+        deadline = time.monotonic() + seconds
+        while not holds():
+            if self.status() is not None:
+                return holds()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"process {self.pid} is still at it after {seconds:g} s; it said: {self.said()}")
+            time.sleep(0.0005)
+        return True
+
+    def signal(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal to the process alone."""
+        os.kill(self.pid, number)
+
+    def said(self) -> str:
+        """What it has written to stderr and stdout."""
+        return self._stderr.read_text(errors="replace")
+
+    def descendants(self) -> list[int]:
+        """The living processes of its session except itself: loader workers and what started them."""
+        return [pid for pid in _session(self.pid) if pid != self.pid]
+
+    def bury(self) -> None:
+        """End whatever is left of its session."""
+        for pid in _session(self.pid):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.wait(30)
+
+
+class Nursery:
+    """The parent of the lives; a context manager that ends them all."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._lives = folder, 0
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.torture.nursery"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            cwd=ROOT, env=environment,
+        )  # fmt: skip
+
+    def start(
+        self, *words: str, before: Mapping[str, Mapping[str, Any]] | None = None, env: Mapping[str, str] | None = None
+    ) -> Life:
+        """Run `unimodal WORDS`; before: functions of instruments.py with their arguments, called first."""
+        self._lives += 1
+        stderr = self._folder / f"life-{self._lives:04d}.txt"
+        request = {"words": words, "before": before or {}, "env": dict(env or {}), "stderr": str(stderr)}
+        return Life(self, self.ask(request), stderr)
+
+    def ask(self, request: Mapping[str, Any]) -> Any:
+        """One request, one answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def __enter__(self) -> Nursery:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()  # the nursery kills its children and ends
+        self._process.wait(60)
+
+
+def parent_of(pid: int) -> int:
+    """Of a process; 0 if it has ended."""
+    fields = _stat(pid)
+    return int(fields[1]) if fields else 0
+
+
+def _session(leader: int) -> list[int]:
+    """The living processes whose session a process leads or led."""
+    pids = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+    stats = {pid: _stat(pid) for pid in pids}
+    return [pid for pid, fields in stats.items() if fields and int(fields[3]) == leader and fields[0] != "Z"]
+
+
+def _stat(pid: int) -> list[str]:
+    """State, parent, group, session, ... of a process; nothing if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _serve() -> None:
+    """Import all that a run needs, then answer requests until stdin ends."""
+    for name in IMPORTED:
+        importlib.import_module(name)
+    assert len(os.listdir("/proc/self/task")) == 1, "a thread would be missing in the children"
+    alive: dict[int, int | None] = {}
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer: int | None
+        if "poll" in request:
+            pid = request["poll"]
+            if alive[pid] is None:
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                alive[pid] = os.waitstatus_to_exitcode(status) if ended else None
+            answer = alive[pid]
+        else:
+            child = answer = os.fork()
+            if child == 0:
+                _live(request)
+            alive[child] = None
+        print(json.dumps(answer), flush=True)
+    for pid, status in alive.items():
+        if status is None:
+            os.kill(pid, signal.SIGKILL)
+
+
+def _live(request: dict[str, Any]) -> None:
+    """The child: its own session, streams and words; it ends as a process of its own would."""
+    os.setsid()
+    file = os.open(request["stderr"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.environ.update(request["env"])
+    sys.argv = ["unimodal", *request["words"]]
+    instruments = importlib.import_module("tests.torture.instruments")
+    for name, arguments in request["before"].items():
+        getattr(instruments, name)(**arguments)
+    importlib.import_module("unimodal.cli").main()
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    _serve()
