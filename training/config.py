@@ -7,13 +7,21 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from unimodal.config import Config, ModelConfig, merge, parse_config
+from unimodal.shards.config import StorageConfig
 
 
 class SourceConfig(Config):
     """Shards that one task draws from."""
 
-    path: str  # a tar, a folder of tars or a glob, relative to data_root
-    weight: float = Field(default=1.0, gt=0)  # its share of the task's batches, relative to the other sources
+    # A tar, a folder of tars, a glob, a brace pattern or a list of those: relative to data_root, or a URL.
+    path: str | tuple[str, ...]
+    weight: float = Field(default=1.0, ge=0)  # its share of the task's batches, relative to the other sources
+    epochs: int | None = Field(default=None, gt=0)  # how often it is seen at most; then the others share its part
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The path, or the list of them."""
+        return (self.path,) if isinstance(self.path, str) else self.path
 
 
 class AugmentConfig(Config):
@@ -50,11 +58,12 @@ class NegativesConfig(Config):
 class TaskConfig(Config):
     """One contrastive task: what its batches hold, its batch size, text length, loss and temperature.
 
-    A global batch comes from one source, and its negatives never leave it.
+    A global batch comes from one source (unless `mixed`), and its negatives never leave it.
     """
 
     kind: Literal["image-text", "text-text"]
     sources: dict[str, SourceConfig] = Field(min_length=1)
+    mixed: bool = False  # a global batch holds samples of all sources by their weights, instead of being of one
     global_batch: int = Field(gt=1)
     streams: int | None = Field(default=None, gt=0)  # canonical streams; None: the largest power of two up to 64
     share: float = Field(default=1.0, gt=0)  # schedule alternate: its part of the steps; joint: the weight of its loss
@@ -100,6 +109,10 @@ class TaskConfig(Config):
             raise ValueError(
                 f"global_batch {self.global_batch} is not a multiple of streams {self.streams}; change one."
             )
+        if not any(source.weight for source in self.sources.values()):
+            raise ValueError(f"the sources {', '.join(self.sources)} all have weight 0; give one a weight above it.")
+        if self.mixed and any(source.epochs for source in self.sources.values()):
+            raise ValueError("epochs of a source bound its batches and mixed=true has none of one source; drop one.")
         if self.num_negatives and self.kind == "image-text":
             raise ValueError(f"num_negatives {self.num_negatives} is for text-text tasks; set it to 0.")
         if self.loss in ("cosent", "distillation", "own_negatives") and self.kind == "image-text":
@@ -235,9 +248,12 @@ class TrainConfig(Config):
     )
     timeout: float = Field(default=600.0, gt=0)  # seconds that a process waits for another one before it gives up
     workers: int = Field(default=2, ge=0)  # loader processes of each rank
+    storage: StorageConfig = StorageConfig()  # how shards that lie elsewhere come here
+    max_skipped: float = Field(default=0.01, ge=0, le=1)  # the share of corrupt samples (if over 100) that ends a run
     log_every: int = Field(default=10, gt=0)
     save_every: int = Field(default=500, gt=0)
     keep: int = Field(default=2, gt=0)  # checkpoints
+    mirror: str = ""  # a URL (s3://bucket/run, gs://...) where a copy of each checkpoint goes
     tensorboard: bool = False
     wandb: str = ""  # a Weights & Biases project
 

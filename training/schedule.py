@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
 from .config import OptimConfig, Stage
@@ -17,14 +18,35 @@ def interleave(position: int, weights: Sequence[float]) -> tuple[int, int]:
     positions that are left in the same way. Shares are exact fractions, so at every position, however far, the count of
     the first is within one of its share, and that of each later one within one more; the cost does not grow with it.
     """
-    left = [Fraction(str(weight)) for weight in weights]
-    for index in range(len(left) - 1):
-        share = left[index] / sum(left[index:])
-        count = math.ceil(position * share)  # positions below this one that it took
-        if math.ceil((position + 1) * share) > count:
+    whole, left = whole_weights(tuple(weights)), position
+    for index in range(len(whole) - 1):
+        count = _taken(left, whole[index], sum(whole[index:]))  # positions below this one that it took
+        if _taken(left + 1, whole[index], sum(whole[index:])) > count:
             return index, count
-        position -= count
-    return len(left) - 1, position
+        left -= count
+    return len(whole) - 1, left
+
+
+def counts_before(position: int, weights: Sequence[float]) -> list[int]:
+    """How often each was at the positions below `position` of the sequence of `interleave`."""
+    whole, left = whole_weights(tuple(weights)), position
+    counts = []
+    for index in range(len(whole) - 1):
+        counts.append(_taken(left, whole[index], sum(whole[index:])))
+        left -= counts[-1]
+    return [*counts, left]
+
+
+def _taken(positions: int, weight: int, total: int) -> int:
+    return -(-positions * weight // total) if weight else 0
+
+
+@lru_cache(maxsize=256)
+def whole_weights(weights: tuple[float, ...]) -> tuple[int, ...]:
+    """The same shares as whole numbers; 0.1 is a tenth, not the double nearest to it."""
+    exact = [Fraction(str(weight)) for weight in weights]
+    common = math.lcm(*(fraction.denominator for fraction in exact))
+    return tuple(int(fraction * common) for fraction in exact)
 
 
 class Place(NamedTuple):
@@ -50,6 +72,18 @@ def tasks_at(stage: Stage, step: int) -> list[tuple[str, int]]:
         return [(name, step) for name in names]
     index, count = interleave(step, [stage.tasks[name].share for name in names])
     return [(names[index], count)]
+
+
+def task_steps_before(stages: Sequence[Stage], step: int) -> dict[tuple[int, str], int]:
+    """How many steps each task of each stage had before a global step."""
+    done: dict[tuple[int, str], int] = {}
+    for number, stage in enumerate(stages):
+        inside = min(max(step, 0), stage.steps)
+        step -= stage.steps
+        shares = [task.share for task in stage.tasks.values()]
+        counts = counts_before(inside, shares) if stage.schedule == "alternate" else [inside] * len(shares)
+        done.update({(number, name): count for name, count in zip(stage.tasks, counts, strict=True)})
+    return done
 
 
 def learning_rate(optim: OptimConfig, step: int, steps: int) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from training import chunks, distributed
 from training.chunks import measure_graph
 from training.config import StepConfig, TrainConfig
 from training.data.collate import Batch, TokenLists
-from training.data.loader import StepDataset
+from training.data.loader import StepDataset, steps_from
 from training.prepare import make_model, prepare_model
 from training.step import encode_batch, make_optimizer, train_step
 from unimodal.config import ImageTowerConfig
@@ -29,8 +28,8 @@ def _start(config: TrainConfig) -> tuple[DualEncoder, list[Batch]]:
     """A model and the batches of its first step."""
     model, tokenizer = make_model(config, None)
     model = prepare_model(model, config, torch.device("cpu"))
-    dataset = StepDataset(config.plan, Path(config.data_root), model.config, tokenizer, 0)
-    return model, dataset[0]
+    dataset = StepDataset(config.plan, config.data_root, model.config, tokenizer, 0)
+    return model, next(steps_from(dataset, 0, 1, 0))
 
 
 def _gradients(config: TrainConfig, **changes: Any) -> tuple[dict[str, Tensor], int]:

@@ -108,7 +108,7 @@ def test_a_corrupt_sample_is_replaced_and_named_and_the_batch_stays_full(recipe:
                 tar.addfile(member, io.BytesIO(content))
     source = {"squares": {"path": str(tmp_path / "broken")}}
     config = recipe({"tasks": {"pictures": {"sources": source, "streams": 1, "global_batch": 30}, "pairs": None}})
-    batch = _dataset(config, 0, 1)[0][0]
+    batch = next(steps_from(_dataset(config, 0, 1), 0, 1, 0))[0]
     assert len(batch.keys) == 30
     assert "007" not in batch.keys
     assert [skipped.key for skipped in batch.skipped] == ["007"]
@@ -130,7 +130,7 @@ def _dataset(config: TrainConfig, rank: int, world_size: int) -> StepDataset:
     assert config.model.text is not None
     tokenizer, text = load_tokenizer(config.model.text)
     model = config.model.model_copy(update={"text": text})
-    return StepDataset(config.plan, Path(config.data_root), model, tokenizer, config.seed, rank, world_size)
+    return StepDataset(config.plan, config.data_root, model, tokenizer, config.seed, rank, world_size)
 
 
 Rows = dict[str, tuple[NDArray[Any] | None, list[list[int]]]]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from tests.conftest import Recipe
 from training.config import OptimConfig, TowersConfig
-from training.data.loader import StepDataset
+from training.data.loader import StepDataset, steps_from
 from training.prepare import make_model, prepare_model
 from training.step import make_optimizer, train_step
 
@@ -34,12 +32,10 @@ def test_a_later_stage_brings_its_own_optimiser_settings(recipe: Recipe) -> None
     config = recipe({"stages": [{"steps": 1}, {"steps": 1, "optim": optim}]})
     model, tokenizer = make_model(config, None)
     model = prepare_model(model, config, torch.device("cpu"))
-    dataset = StepDataset(config.plan, Path(config.data_root), model.config, tokenizer, 0)
+    dataset = StepDataset(config.plan, config.data_root, model.config, tokenizer, 0)
     optimizer = make_optimizer(model, config.plan[0].optim, config.towers)
-    for step, stage in enumerate(config.plan):
-        train_step(
-            model, dataset[step], stage, optimizer, config.step, learning_rate=1e-4, precision="float32", seed=step
-        )
+    for step, (batches, stage) in enumerate(zip(steps_from(dataset, 0, 2, 0), config.plan, strict=True)):
+        train_step(model, batches, stage, optimizer, config.step, learning_rate=1e-4, precision="float32", seed=step)
     for group in optimizer.param_groups:
         assert group["betas"] == (0.5, 0.6)
         assert group["eps"] == pytest.approx(1e-3)

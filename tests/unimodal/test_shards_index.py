@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from unimodal.shards.index import SUFFIX, build_index, find_shards, load_index
+from unimodal.shards import index as index_module
+from unimodal.shards.find import find_shards
+from unimodal.shards.index import SUFFIX, ShardIndex, load_index
 
 MEMBERS = {
     "a.JPG": b"x" * 700,
@@ -29,6 +31,11 @@ def write_tar(path: Path, members: dict[str, bytes] = MEMBERS) -> Path:
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
     return path
+
+
+def build_index(path: Path) -> ShardIndex:
+    with path.open("rb") as file:
+        return index_module.build_index(file, str(path))
 
 
 def test_the_index_is_what_tarfile_sees(tmp_path: Path) -> None:
@@ -83,7 +90,6 @@ def test_a_damaged_header_is_flagged(tmp_path: Path) -> None:
     [
         ("s.tar", b"<html>" * 200, "is no tar file"),
         ("s.tar", b"", "is no tar file"),
-        ("s.tar.gz", b"\x1f\x8b" * 600, "unpack"),
     ],
 )
 def test_what_is_no_plain_tar_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -114,7 +120,7 @@ def test_shards_are_found_by_file_folder_glob_and_braces(tmp_path: Path) -> None
         ("{folder}/{{000..002}}.tar", "001.tar' does not exist"),
         ("{folder}/empty", "name no .tar file"),
         ("{folder}/x*.tar", "name no .tar file"),
-        ("s3://bucket/000.tar", "copy them to a disk"),
+        ("foo://bucket/*.tar", "no URL that can be read"),
     ],
 )
 def test_missing_shards_are_named(tmp_path: Path, pattern: str, message: str) -> None:

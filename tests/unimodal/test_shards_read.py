@@ -96,7 +96,7 @@ def test_in_a_read_only_folder_the_index_stays_in_memory(tmp_path: Path, monkeyp
     def refuse(*_: Any) -> None:
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(index_module, "_write_sidecar", refuse)
+    monkeypatch.setattr(index_module, "write_sidecar", refuse)
     path = img2dataset_shard(tmp_path / "s.tar", 0)
     shards = pickle.loads(pickle.dumps(open_shards(path)))
     monkeypatch.setattr(index_module, "build_index", refuse)  # it is not built a second time

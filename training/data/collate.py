@@ -1,13 +1,14 @@
-"""Raw samples -> one micro-batch: decoded and augmented pictures as uint8, tokenised texts."""
+"""Raw samples -> a piece of a batch (what a worker sends) -> one rank's batch: pictures as uint8, token ids."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unimodal.config import PreprocessConfig
@@ -17,6 +18,7 @@ from unimodal.shards.read import Sample, captions_of, image_bytes_of, label_of, 
 from ..config import TaskConfig
 from .mixture import BatchPlace
 from .pixels import train_pixels
+from .transport import Shared
 
 NUM_IDS = 3  # query, document, label
 
@@ -25,7 +27,7 @@ class Example(NamedTuple):
     """One decoded sample: a picture with its caption, or a query with its document and hard negatives."""
 
     key: str
-    pixels: Tensor | None  # (3, S, S) uint8
+    pixels: NDArray[np.uint8] | None  # (3, S, S)
     texts: tuple[str, ...]  # (caption,) or (query, document, negative, ...)
     ids: tuple[int, ...]  # of its two contents and its label: pairs that share one are not each other's negatives
     scores: tuple[float, ...] = ()  # how close the two are, or a teacher's similarities of document and negatives
@@ -40,7 +42,7 @@ class Skipped(NamedTuple):
 
 
 class TokenLists(NamedTuple):
-    """Token ids of several texts in one tensor, which travels between processes faster than lists."""
+    """Token ids of several texts in one tensor."""
 
     flat: Tensor  # (sum of lengths,) int32
     lengths: list[int]
@@ -74,7 +76,7 @@ def make_example(
         captions, content = captions_of(sample), image_bytes_of(sample)
         pixels = train_pixels(content, preprocess, task.augment, draw)
         caption = _choose(captions, task.caption, draw)
-        return Example(sample.key, pixels, (caption,), _ids(label_of(sample), content, caption.encode()))
+        return Example(sample.key, pixels.numpy(), (caption,), _ids(label_of(sample), content, caption.encode()))
     pair = text_pair_of(sample)
     if len(pair.negatives) < task.num_negatives:
         raise ValueError(
@@ -115,23 +117,71 @@ def _choose(captions: Sequence[str], rule: str, draw: np.random.Generator) -> st
     return (min if rule == "shortest" else max)(captions, key=len)
 
 
-def collate(place: BatchPlace, examples: Sequence[Example], skipped: list[Skipped], tokenizer: Tokenizer) -> Batch:
-    """Stack the examples of a micro-batch. Texts are laid side after side: all queries, all documents, ..."""
+class Piece(NamedTuple):
+    """A few neighbouring examples of a batch, in arrays. n examples, K hard negatives each."""
+
+    keys: list[str]
+    pixels: Shared | None  # (n, 3, S, S) uint8
+    texts: list[tuple[NDArray[np.int32], list[int]]]  # token ids and lengths: n captions; or n queries, n documents,
+    # and n x K hard negatives
+    ids: NDArray[np.int64]  # (n, A + K)
+    scores: NDArray[np.float64]  # (n, 0), (n, 1) or (n, 1 + K)
+    skipped: list[Skipped]
+
+
+def collate(examples: Sequence[Example], skipped: list[Skipped], tokenizer: Tokenizer) -> Piece:
+    """Stack a few examples and tokenise their texts."""
+    sides = [[example.texts[0] for example in examples]]
+    if len(examples[0].texts) > 1:
+        sides += [[example.texts[1] for example in examples]]
+        sides += [[text for example in examples for text in example.texts[2:]]]
+    tokens = tokenizer([text for side in sides for text in side])
+    texts = []
+    for side in sides:
+        ids, tokens = tokens[: len(side)], tokens[len(side) :]
+        texts.append((_flat(ids), [len(one) for one in ids]))
     pixels = [example.pixels for example in examples if example.pixels is not None]
-    sides = zip(*(example.texts[:2] for example in examples), strict=True)
-    texts = [text for side in sides for text in side]
-    texts += [text for example in examples for text in example.texts[2:]]
-    ids = tokenizer(texts)
-    flat = torch.from_numpy(np.concatenate([np.asarray(one, dtype=np.int32) for one in ids]))
-    contents = torch.tensor([example.ids for example in examples])  # (B, A + K)
-    scores = [example.scores for example in examples]
+    return Piece(
+        keys=[example.key for example in examples],
+        pixels=Shared(np.stack(pixels)) if pixels else None,
+        texts=texts,
+        ids=np.array([example.ids for example in examples], dtype=np.int64),
+        scores=np.array([example.scores for example in examples], dtype=np.float64),
+        skipped=skipped,
+    )
+
+
+def _flat(ids: Sequence[Sequence[int]]) -> NDArray[np.int32]:
+    if not ids:
+        return np.zeros(0, dtype=np.int32)
+    return np.concatenate([np.asarray(one, dtype=np.int32) for one in ids])
+
+
+def merge(place: BatchPlace, size: int, pieces: Iterable[Piece]) -> Batch:
+    """One rank's batch of `size` examples from its pieces, in order; each is let go before the next is asked for."""
+    taken: list[Piece] = []
+    pixels: Tensor | None = None
+    for piece in pieces:
+        if piece.pixels is not None:
+            array, start = piece.pixels.array, sum(len(before.keys) for before in taken)
+            if pixels is None:
+                pixels = torch.empty(size, *array.shape[1:], dtype=torch.uint8)
+            pixels.numpy()[start : start + len(array)] = array
+        taken.append(piece._replace(pixels=None))
+        del piece
+    texts = [piece.texts[side] for side in range(len(taken[0].texts)) for piece in taken]
+    ids = torch.from_numpy(np.concatenate([piece.ids for piece in taken]))
+    scores = torch.from_numpy(np.concatenate([piece.scores for piece in taken]))
     return Batch(
         place=place,
-        keys=[example.key for example in examples],
-        pixels=torch.stack(pixels) if pixels else None,
-        texts=TokenLists(flat, [len(one) for one in ids]),
-        ids=contents[:, :NUM_IDS],
-        hard_negative_ids=contents[:, NUM_IDS:],
-        scores=torch.tensor(scores, dtype=torch.float64) if scores[0] else None,
-        skipped=skipped,
+        keys=[key for piece in taken for key in piece.keys],
+        pixels=pixels,
+        texts=TokenLists(
+            torch.from_numpy(np.concatenate([flat for flat, _ in texts])),
+            [length for _, lengths in texts for length in lengths],
+        ),
+        ids=ids[:, :NUM_IDS],
+        hard_negative_ids=ids[:, NUM_IDS:],
+        scores=scores if scores.shape[1] else None,
+        skipped=[one for piece in taken for one in piece.skipped],
     )

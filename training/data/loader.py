@@ -1,43 +1,61 @@
-"""Reading: one stock DataLoader over the whole schedule. An item is what one rank needs for one global step."""
+"""Reading: one stock DataLoader over the whole schedule. An item is a piece of a batch of one rank.
+
+So what waits between workers and training is so many pieces, however large the global batch.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from unimodal.config import ModelConfig
 from unimodal.preprocess import Tokenizer
-from unimodal.shards.read import ShardSet, open_shards
+from unimodal.shards.config import StorageConfig
+from unimodal.shards.find import below
+from unimodal.shards.read import Sample, ShardSet, open_shards
 
-from ..config import Stage
-from .collate import Batch, Example, Skipped, collate, make_example
-from .mixture import BatchPlace, batches_at
+from ..config import SourceConfig, Stage
+from .collate import Batch, Example, Piece, Skipped, collate, make_example, merge
+from .mixture import BatchPlace, Plan
 from .order import Order, generator, slots_of_rank
 
 MAX_SUBSTITUTES = 16
+PIECE = 128  # samples: 20 MB of pictures at 224 pixels
+_AHEAD = 1 << 30  # bytes of pieces that may wait for training
 
 
-class StepDataset(Dataset[list[Batch]]):
-    """Global step -> the batches of that step for one rank; a pure function, so workers share nothing."""
+class PiecePlace(NamedTuple):
+    """Some of a rank's slots of a batch: positions in its list of slots."""
+
+    batch: BatchPlace
+    start: int
+    stop: int
+
+
+class StepDataset(Dataset[Piece]):
+    """Where a piece lies -> the piece; a pure function, so workers share nothing."""
 
     def __init__(
-        self, stages: Sequence[Stage], data_root: Path, model: ModelConfig, tokenizer: Tokenizer, seed: int,
-        rank: int = 0, world_size: int = 1,
+        self, stages: Sequence[Stage], data_root: str, model: ModelConfig, tokenizer: Tokenizer, seed: int,
+        rank: int = 0, world_size: int = 1, storage: StorageConfig | None = None,
     ) -> None:  # fmt: skip
         """Opens every source; raises ValueError for a missing or too small one, and if ranks do not fit the streams."""
         assert model.text is not None
-        self._stages, self._model, self._seed = stages, model, seed
-        self.shards: dict[str, ShardSet] = {}
-        self.orders: dict[tuple[int, str, str], Order] = {}
+        self._stages, self._model, self._seed, self._root = stages, model, seed, data_root
+        self.shards: dict[str, ShardSet] = {}  # by the name of the source's path
         self._slots: dict[tuple[int, str], list[int]] = {}
         lengths = {task.max_length for stage in stages for task in stage.tasks.values()}
         self._tokenizers = {length: tokenizer.with_max_length(model.text, length) for length in lengths}
+        self._prefetched: set[tuple[object, ...]] = set()
+        orders = {}
         for number, stage in enumerate(stages):
             for name, task in stage.tasks.items():
                 if task.max_length > model.text.max_length:
@@ -47,73 +65,168 @@ class StepDataset(Dataset[list[Batch]]):
                     )
                 self._slots[number, name] = slots_of_rank(task.global_batch, task.num_streams, rank, world_size)
                 for source, settings in task.sources.items():
-                    shards = self.shards.setdefault(settings.path, open_shards(data_root / settings.path))
+                    shards = self._open(settings, storage)
+                    # Of mixed batches a source gives each stream a sample at a time.
+                    batch = task.num_streams if task.mixed else task.global_batch
                     key = (seed, number, name, source)
-                    self.orders[number, name, source] = Order(
-                        shards.num_samples, task.global_batch, task.num_streams, key
-                    )
+                    orders[number, name, source] = Order(shards.num_samples, batch, task.num_streams, key)
+        self.plan = Plan(stages, orders)
 
-    def __getitem__(self, step: int) -> list[Batch]:
-        return [self._batch(place) for place in batches_at(self._stages, self.orders, step)]
+    def _open(self, settings: SourceConfig, storage: StorageConfig | None) -> ShardSet:
+        name = _name(settings)
+        if name not in self.shards:
+            paths = [below(self._root, path) for path in settings.paths]
+            self.shards[name] = open_shards(paths[0] if len(paths) == 1 else paths, storage=storage)
+        return self.shards[name]
+
+    def __getitem__(self, place: PiecePlace) -> Piece:
+        batch = place.batch
+        task = self._stages[batch.stage].tasks[batch.task]
+        slots = self._slots[batch.stage, batch.task]
+        places = [self.plan.slot_at(batch, slot) for slot in slots[place.start : place.stop]]
+        self._prefetch(batch, places[0][0])
+        skipped: list[Skipped] = []
+        examples = [
+            self._example(at, slot, sample, skipped)
+            for (at, slot), sample in zip(places, self._read(places), strict=True)
+        ]
+        return collate(examples, skipped, self._tokenizers[task.max_length])
+
+    def pieces_of(self, place: BatchPlace) -> Iterator[PiecePlace]:
+        """The pieces of a batch."""
+        size = self.size_of(place)
+        return (PiecePlace(place, start, min(start + PIECE, size)) for start in range(0, size, PIECE))
+
+    def size_of(self, place: BatchPlace) -> int:
+        """Samples of a batch that are this rank's."""
+        return len(self._slots[place.stage, place.task])
+
+    def num_ahead(self) -> int:
+        """Pieces that may wait for training: those of the largest step, if memory bounds them not sooner."""
+        size = self._model.preprocess.image_size
+        pictures = any(task.kind == "image-text" for stage in self._stages for task in stage.tasks.values())
+        in_memory = _AHEAD // (PIECE * 3 * size * size if pictures else 1 << 20)
+        in_step = max(
+            sum(task.accumulate * -(-len(self._slots[number, name]) // PIECE) for name, task in stage.tasks.items())
+            for number, stage in enumerate(self._stages)
+        )
+        return max(2, min(in_memory, 2 * in_step))
 
     def fingerprints(self) -> dict[str, str]:
         """Of the shards behind each path: data that changed cannot be resumed on."""
         return {path: shards.fingerprint() for path, shards in self.shards.items()}
 
+    def shard_rows(self) -> list[dict[str, Any]]:
+        """What is known of every shard: its source's path, name, samples, digest, and why it is cut short, or ""."""
+        return [
+            {"path": path, "shard": str(shard).rpartition("/")[2], "samples": samples, "digest": digest,
+             "cut": shards.truncated.get(shard, "")}
+            for path, shards in self.shards.items()
+            for shard, samples, digest in zip(shards.paths, shards.num_samples, shards.digests, strict=True)
+        ]  # fmt: skip
+
+    def seen(self, step: int) -> list[dict[str, Any]]:
+        """What a model has seen before a step: the samples of each source in each epoch, and the source's shards."""
+        rows = self.plan.seen(step)
+        for row in rows:
+            stage = next(stage for stage in self._stages if stage.name == row["stage"])
+            row["path"] = _name(stage.tasks[row["task"]].sources[row["source"]])
+            row["shards"] = self.shards[row["path"]].fingerprint()
+        return rows
+
     def digest(self, steps: int) -> str:
         """Of what is read when, at up to 256 steps of `steps`: ranks must agree on it."""
         spread = range(0, steps, max(1, steps // 256))
-        places = [place for step in spread for place in batches_at(self._stages, self.orders, step)]
-        firsts = [
-            self.orders[place.stage, place.task, place.source].sample_at(place.epoch, place.step, 0) for place in places
-        ]
+        places = [place for step in spread for place in self.plan.batches_at(step)]
+        firsts = [self._sample_at(*self.plan.slot_at(place, 0)) for place in places]
         return hashlib.blake2b(repr((places, firsts)).encode(), digest_size=8).hexdigest()
 
-    def _batch(self, place: BatchPlace) -> Batch:
-        task = self._stages[place.stage].tasks[place.task]
-        skipped: list[Skipped] = []
-        examples = [self._example(place, slot, skipped) for slot in self._slots[place.stage, place.task]]
-        return collate(place, examples, skipped, self._tokenizers[task.max_length])
+    def _source(self, place: BatchPlace) -> tuple[Order, ShardSet]:
+        settings = self._stages[place.stage].tasks[place.task].sources[place.source]
+        return self.plan.orders[place.stage, place.task, place.source], self.shards[_name(settings)]
 
-    def _example(self, place: BatchPlace, slot: int, skipped: list[Skipped]) -> Example:
+    def _sample_at(self, place: BatchPlace, slot: int) -> tuple[int, int]:
+        return self._source(place)[0].sample_at(place.epoch, place.step, slot)
+
+    def _read(self, places: Sequence[tuple[BatchPlace, int]]) -> list[Sample]:
+        """The samples of some slots; those of one source are asked for together."""
+        by_source: dict[int, list[int]] = {}
+        for number, (place, _) in enumerate(places):
+            by_source.setdefault(id(self._source(place)[1]), []).append(number)
+        samples: dict[int, Sample] = {}
+        for numbers in by_source.values():
+            shards = self._source(places[numbers[0]][0])[1]
+            samples.update(zip(numbers, shards.read_many([self._sample_at(*places[n]) for n in numbers]), strict=True))
+        return [samples[number] for number in range(len(places))]
+
+    def _example(self, place: BatchPlace, slot: int, sample: Sample, skipped: list[Skipped]) -> Example:
         task = self._stages[place.stage].tasks[place.task]
-        order = self.orders[place.stage, place.task, place.source]
-        shards = self.shards[task.sources[place.source].path]
+        order, shards = self._source(place)
         draw = generator(self._seed, place, slot, "augment")
         shard, row = order.sample_at(place.epoch, place.step, slot)
         for attempt in range(MAX_SUBSTITUTES):
-            sample = shards.read(shard, row)
             try:
                 return make_example(sample, task, self._model.preprocess, self._model.prompts, draw)
             except ValueError as error:
                 skipped.append(Skipped(str(shards.paths[shard]), sample.key, str(error)))
             shard, row = order.substitute_at(place.epoch, place.step, slot, attempt)
+            sample = shards.read(shard, row)
+        path = below(self._root, task.sources[place.source].paths[0])
         raise ValueError(
             f"{MAX_SUBSTITUTES} samples in a row of source {place.source!r} cannot be used, the last because: "
-            f"{skipped[-1].reason} Look at them with `unimodal shards check {task.sources[place.source].path}`."
+            f"{skipped[-1].reason} Look at them with `unimodal shards check {path}`."
         )
+
+    def _prefetch(self, batch: BatchPlace, first: BatchPlace) -> None:
+        """Begin to fetch what the rank's streams read in this window and the next, once a window."""
+        task = self._stages[batch.stage].tasks[batch.task]
+        streams = sorted({slot % task.num_streams for slot in self._slots[batch.stage, batch.task]})
+        for source in task.sources if task.mixed else [batch.source]:
+            place = first._replace(source=source)  # of mixed batches the others are about as far
+            order, shards = self._source(place)
+            window = order.window_at(place.step)
+            if (key := (*place[:4], window)) in self._prefetched or not shards.is_remote:
+                continue
+            self._prefetched.add(key)
+            shards.prefetch(order.shards_in(place.epoch, window, streams))
+            shards.prefetch(order.shards_in(place.epoch, window + 1, streams))
+
+
+def _name(settings: SourceConfig) -> str:
+    return ", ".join(settings.paths)
 
 
 def steps_from(dataset: StepDataset, start: int, stop: int, workers: int) -> Iterator[list[Batch]]:
-    """The batches of steps start .. stop - 1, prefetched by worker processes.
+    """The batches of steps start .. stop - 1, whose pieces are prefetched by worker processes.
 
     The loader has a generator of its own: iter(DataLoader) draws from the global one otherwise, and a resumed run would
     part from one that never stopped.
     """
+    places = (place for step in range(start, stop) for place in dataset.plan.batches_at(step))
     settings: dict[str, Any] = {}
     if workers:
         # Not fork: tokenizers and torch have threads that a forked child lacks.
-        settings = {"num_workers": workers, "prefetch_factor": 4, "multiprocessing_context": "forkserver"}
-    loader: DataLoader[list[Batch] | Exception] = DataLoader(
+        ahead = max(1, -(-dataset.num_ahead() // workers))
+        settings = {"num_workers": workers, "prefetch_factor": ahead, "multiprocessing_context": "forkserver"}
+    loader: DataLoader[Piece | Exception] = DataLoader(
         _ErrorsAsItems(dataset),
-        sampler=range(start, stop),
+        sampler=(piece for place in places for piece in dataset.pieces_of(place)),  # type: ignore[arg-type]  # any iterable
         batch_size=None,
         collate_fn=_as_it_is,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=_Guard(os.getpid()),
         generator=torch.Generator().manual_seed(0),
         **settings,
     )
-    for item in loader:
+    pieces = _raised(iter(loader))
+    for step in range(start, stop):
+        yield [
+            merge(place, dataset.size_of(place), islice(pieces, sum(1 for _ in dataset.pieces_of(place))))
+            for place in dataset.plan.batches_at(step)
+        ]
+
+
+def _raised(items: Iterator[Piece | Exception]) -> Iterator[Piece]:
+    for item in items:
         if isinstance(item, Exception):
             raise item
         yield item
@@ -125,16 +238,29 @@ class _ErrorsAsItems(Dataset[Any]):
     def __init__(self, dataset: StepDataset) -> None:
         self._dataset = dataset
 
-    def __getitem__(self, step: int) -> list[Batch] | Exception:
+    def __getitem__(self, place: PiecePlace) -> Piece | Exception:
         try:
-            return self._dataset[step]
+            return self._dataset[place]
         except (ValueError, OSError) as error:
             return error
 
 
-def _ignore_interrupts(_worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the run decides when its workers end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+class _Guard:
+    """Signals that reach a whole group of processes are the run's to answer: a worker ends when the run ends it."""
+
+    def __init__(self, main: int) -> None:
+        self._main = main
+
+    def __call__(self, _worker: int) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda _number, _frame: None)  # not ignored: an ignored one is never waited for
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=self._obey, daemon=True).start()
+
+    def _obey(self) -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != self._main:
+            pass
+        os._exit(0)
 
 
 def _as_it_is(item: Any) -> Any:

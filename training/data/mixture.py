@@ -1,17 +1,22 @@
-"""Which source when: the batches of a global step, as a pure function of the step."""
+"""Which source when: a pure function of the position, in stretches of unchanging weights.
+
+A stretch ends where a source has been seen often enough (`epochs`), or where a run went on with other weights. It is
+kept with the counts at its beginning, so that the past is never worked out from weights that it did not have.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ..config import Stage
-from ..schedule import interleave, place_of, tasks_at
+from ..config import Stage, TaskConfig
+from ..schedule import counts_before, interleave, place_of, task_steps_before, tasks_at
 from .order import Order
 
 
 class BatchPlace(NamedTuple):
-    """One global batch: whose, and where in its source."""
+    """One global batch: whose, and where in its source (of a mixed one: all its sources, and its number)."""
 
     stage: int
     task: str
@@ -23,19 +28,209 @@ class BatchPlace(NamedTuple):
 Orders = Mapping[tuple[int, str, str], Order]  # by stage, task and source
 
 
-def batches_at(stages: Sequence[Stage], orders: Orders, step: int) -> list[BatchPlace]:
-    """The global batches of a step: `accumulate` of one task with `schedule: alternate`, of each with `joint`.
+class Stretch(NamedTuple):
+    """Positions from `start` on, whose sources have these weights."""
 
-    Those of one task are of one source.
+    start: int
+    weights: tuple[float, ...]
+    counts: tuple[tuple[int, ...], ...]  # by stream: how often each source was there before
+
+
+class Mixture:
+    """The sources of one task. Positions are its steps; where batches are mixed, the rows of each canonical stream.
+
+    The streams of mixed batches go through the same sequence, each one further than the one before: so every batch has
+    nearly the shares of the weights, and every stream in the long run exactly.
     """
-    stage_number, stage_step = place_of(stages, step)
-    stage = stages[stage_number]
-    places = []
-    for task, task_step in tasks_at(stage, stage_step):
-        sources, accumulate = stage.tasks[task].sources, stage.tasks[task].accumulate
-        index, source_step = interleave(task_step, [source.weight for source in sources.values()])
-        source = list(sources)[index]
-        for batch in range(source_step * accumulate, (source_step + 1) * accumulate):
-            epoch, epoch_step = divmod(batch, orders[stage_number, task, source].steps_per_epoch)
-            places.append(BatchPlace(stage_number, task, source, epoch, epoch_step))
-    return places
+
+    def __init__(self, stretches: Sequence[Stretch]) -> None:
+        self.stretches = tuple(stretches)
+        self._starts = [stretch.start for stretch in stretches]
+
+    def source_at(self, position: int, stream: int = 0) -> tuple[int, int]:
+        """The source at a position, and how often it was there before."""
+        stretch = self.stretches[bisect_right(self._starts, position) - 1]
+        index, count = interleave(position - stretch.start + stream, stretch.weights)
+        if stream:
+            count -= counts_before(stream, stretch.weights)[index]
+        return index, count + stretch.counts[stream][index]
+
+    def counts_at(self, position: int) -> tuple[tuple[int, ...], ...]:
+        """How often each source was there before a position, by stream."""
+        stretch = self.stretches[max(0, bisect_right(self._starts, position - 1) - 1)]
+        return tuple(
+            tuple(
+                before + later - sooner
+                for before, later, sooner in zip(
+                    counts,
+                    counts_before(position - stretch.start + stream, stretch.weights),
+                    counts_before(stream, stretch.weights),
+                    strict=True,
+                )
+            )
+            for stream, counts in enumerate(stretch.counts)
+        )
+
+
+def lay_out(
+    task: TaskConfig, limits: Sequence[int | None], steps: int, past: Sequence[Stretch] = (), start: int = 0
+) -> Mixture:
+    """The mixture of a task from a position on, after its past.
+
+    limits: steps that each source is good for; None: any number. steps: that the task has in all.
+    Raises ValueError if the sources are good for fewer.
+    """
+    stretches = list(past)
+    num_streams = task.num_streams if task.mixed else 1
+    counts = Mixture(past).counts_at(start) if past else ((0,) * len(task.sources),) * num_streams
+    weights = [source.weight for source in task.sources.values()]
+    while True:
+        for index, limit in enumerate(limits):
+            if limit is not None and counts[0][index] >= limit:
+                weights[index] = 0.0
+        if not any(weights):
+            raise ValueError(
+                f"the sources {', '.join(task.sources)} are good for {start} steps of their task within their epochs, "
+                f"and it has {steps}; lower steps or raise epochs."
+            )
+        stretch = Stretch(start, tuple(weights), counts)
+        stretches.append(stretch)
+        ends = [
+            _first_with(stretch, index, limit)
+            for index, limit in enumerate(limits)
+            if limit is not None and weights[index]
+        ]
+        if min(ends, default=steps) >= steps:
+            return Mixture(stretches)
+        start = min(ends)
+        counts = Mixture([stretch]).counts_at(start)
+
+
+def _first_with(stretch: Stretch, index: int, limit: int) -> int:
+    """The first position before which a source was there `limit` times."""
+    mixture = Mixture([stretch])
+    low, high = stretch.start, stretch.start + 1
+    while mixture.counts_at(high)[0][index] < limit:
+        high += high - stretch.start
+    while low + 1 < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if mixture.counts_at(middle)[0][index] >= limit else (middle, high)
+    return high
+
+
+class Plan:
+    """The batches of every step of a run."""
+
+    def __init__(self, stages: Sequence[Stage], orders: Orders) -> None:
+        self.stages, self.orders = stages, orders
+        self.mixtures: dict[tuple[int, str], Mixture] = {}
+        for (stage, name), steps in self._tasks().items():
+            self.mixtures[stage, name] = lay_out(stages[stage].tasks[name], self._limits(stage, name), steps)
+
+    def _tasks(self) -> dict[tuple[int, str], int]:
+        return task_steps_before(self.stages, sum(stage.steps for stage in self.stages))
+
+    def _limits(self, stage: int, name: str) -> list[int | None]:
+        task = self.stages[stage].tasks[name]
+        return [
+            settings.epochs and settings.epochs * self.orders[stage, name, source].steps_per_epoch // task.accumulate
+            for source, settings in task.sources.items()
+        ]
+
+    def batches_at(self, step: int) -> list[BatchPlace]:
+        """The global batches of a step: `accumulate` of one task with `schedule: alternate`, of each with `joint`.
+
+        Those of one task are of one source, unless it mixes them.
+        """
+        number, stage_step = place_of(self.stages, step)
+        stage = self.stages[number]
+        places = []
+        for name, task_step in tasks_at(stage, stage_step):
+            task = stage.tasks[name]
+            if task.mixed:
+                batches = range(task_step * task.accumulate, (task_step + 1) * task.accumulate)
+                places += [BatchPlace(number, name, " + ".join(task.sources), 0, batch) for batch in batches]
+                continue
+            index, source_step = self.mixtures[number, name].source_at(task_step)
+            source = list(task.sources)[index]
+            for batch in range(source_step * task.accumulate, (source_step + 1) * task.accumulate):
+                epoch, epoch_step = divmod(batch, self.orders[number, name, source].steps_per_epoch)
+                places.append(BatchPlace(number, name, source, epoch, epoch_step))
+        return places
+
+    def slot_at(self, place: BatchPlace, slot: int) -> tuple[BatchPlace, int]:
+        """Where in its own source a slot of a batch lies: there `sample_at(epoch, step, slot)` is its sample."""
+        task = self.stages[place.stage].tasks[place.task]
+        if not task.mixed:
+            return place, slot
+        rows, stream = task.global_batch // task.num_streams, slot % task.num_streams
+        position = place.step * rows + slot // task.num_streams
+        index, count = self.mixtures[place.stage, place.task].source_at(position, stream)
+        source = list(task.sources)[index]
+        epoch, row = divmod(count, self.orders[place.stage, place.task, source].steps_per_epoch)
+        return BatchPlace(place.stage, place.task, source, epoch, row), stream
+
+    def resume(self, saved: Mapping[str, Any], step: int) -> list[str]:
+        """Take up the mixtures of a checkpoint at a step; returns a sentence for each weight that changed there."""
+        changes = []
+        done = task_steps_before(self.stages, step)
+        for (stage, name), steps in self._tasks().items():
+            before, task = saved[f"{stage}/{name}"], self.stages[stage].tasks[name]
+            past = [
+                Stretch(one["start"], tuple(one["weights"]), tuple(map(tuple, one["counts"])))
+                for one in before["stretches"]
+            ]
+            changed = {
+                source: (old, new)
+                for source, new in _settings(task).items()
+                if new != (old := before["sources"][source])
+            }
+            if not changed:
+                self.mixtures[stage, name] = Mixture(past)
+                continue
+            position = self._position(task, done[stage, name])
+            past = [stretch for stretch in past if stretch.start < position]
+            self.mixtures[stage, name] = lay_out(task, self._limits(stage, name), steps, past, position)
+            for source, (old, new) in changed.items():
+                changes.append(f"from step {step} on, source {source!r} of task {name!r} has {new} instead of {old}.")
+        return changes
+
+    def state(self) -> dict[str, Any]:
+        """The mixtures for a checkpoint."""
+        return {
+            f"{stage}/{name}": {
+                "sources": _settings(self.stages[stage].tasks[name]),
+                "stretches": [stretch._asdict() for stretch in mixture.stretches],
+            }
+            for (stage, name), mixture in self.mixtures.items()
+        }
+
+    def seen(self, step: int) -> list[dict[str, Any]]:
+        """What a model has seen before a step: samples of each source in each of its epochs."""
+        rows = []
+        for (stage, name), done in task_steps_before(self.stages, step).items():
+            task = self.stages[stage].tasks[name]
+            counts = self.mixtures[stage, name].counts_at(self._position(task, done))
+            for index, source in enumerate(task.sources):
+                order = self.orders[stage, name, source]
+                samples = task.num_streams if task.mixed else task.global_batch  # of one step of the order
+                epochs: dict[int, int] = {}
+                for stream in counts:
+                    whole, rest = divmod(stream[index] * (1 if task.mixed else task.accumulate), order.steps_per_epoch)
+                    for epoch in range(whole + 1):
+                        steps = order.steps_per_epoch if epoch < whole else rest
+                        epochs[epoch] = epochs.get(epoch, 0) + steps * samples // len(counts)
+                rows += [
+                    {"stage": self.stages[stage].name, "task": name, "source": source, "epoch": epoch, "samples": found,
+                     "of": order.num_samples}
+                    for epoch, found in sorted(epochs.items()) if found
+                ]  # fmt: skip
+        return rows
+
+    @staticmethod
+    def _position(task: TaskConfig, task_step: int) -> int:
+        return task_step * task.accumulate * task.global_batch // task.num_streams if task.mixed else task_step
+
+
+def _settings(task: TaskConfig) -> dict[str, dict[str, Any]]:
+    return {source: {"weight": at.weight, "epochs": at.epochs} for source, at in task.sources.items()}

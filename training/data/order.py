@@ -62,6 +62,30 @@ class Order:
         turns = attempt // self.stream_length  # a short stream is used up: take the next one
         return self._at(epoch, (slot + turns) % self.num_streams, position % self.stream_length)
 
+    def window_at(self, step: int) -> int:
+        """The window that the streams read at a step; the number of windows before it."""
+        return step * self.per_step // WINDOW
+
+    def shards_in(self, epoch: int, window: int, streams: Sequence[int]) -> list[int]:
+        """The shards that some streams read in a window of an epoch, each once; none past the end of the epoch."""
+        self._start(epoch)
+        found: dict[int, None] = {}
+        first, last = window * WINDOW, min((window + 1) * WINDOW, self.stream_length) - 1
+        if first > last:
+            return []
+        for stream in streams:
+            begin = (stream * self.stream_length + first + self._turn) % self.num_samples
+            left = last - first + 1
+            index = int(np.searchsorted(self._ends, begin, side="right"))
+            while left > 0:
+                shard = int(self._shards[index])
+                if self.sizes[shard]:
+                    found[shard] = None
+                left -= int(self._ends[index]) - begin
+                begin = int(self._ends[index]) % self.num_samples
+                index = (index + 1) % len(self._shards)
+        return list(found)
+
     def _at(self, epoch: int, stream: int, position: int) -> tuple[int, int]:
         self._start(epoch)
         window, place = divmod(position, WINDOW)

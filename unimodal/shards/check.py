@@ -18,7 +18,8 @@ from rich.table import Table
 from unimodal.preprocess import decode_image
 
 from ..progress import progress_bar
-from .index import find_shards, load_index
+from .config import StorageConfig
+from .find import Location, find_shards
 from .read import IMAGE_EXTENSIONS, Sample, ShardSet, captions_of, image_bytes_of, text_pair_of
 
 Spread = dict[str, float]  # count, min, median, p95, max
@@ -62,11 +63,12 @@ class _Finding(NamedTuple):
     reasons: list[str]
 
 
-def check(pattern: str | Path, show_progress: bool | None = None) -> CheckReport:
+def check(pattern: str | Path, show_progress: bool | None = None, storage: StorageConfig | None = None) -> CheckReport:
     """Read all samples, decode every picture whole and parse every text; raises ValueError if there is no shard."""
-    paths = find_shards(pattern)
+    storage = storage or StorageConfig()
+    paths = find_shards(pattern, storage.patience)
     broken: list[Broken] = []
-    shards = ShardSet(_readable(paths, broken))
+    shards = ShardSet(_readable(paths, broken, storage), storage=storage)
     kinds, keys, num_bytes = Counter[str](), Counter[str](), 0
     measures: defaultdict[str, array[int]] = defaultdict(lambda: array("q"))
     done = 0
@@ -117,17 +119,16 @@ def _listing(title: str, header: Sequence[str], rows: Sequence[tuple[Any, ...]],
     return table
 
 
-def _readable(paths: Sequence[Path], broken: list[Broken]) -> list[Path]:
+def _readable(paths: Sequence[Location], broken: list[Broken], storage: StorageConfig) -> list[Location]:
     readable = []
     for path in paths:
         try:
-            truncated = load_index(path).truncated
+            truncated = ShardSet([path], storage=storage).truncated
         except (ValueError, OSError) as error:
             broken.append(Broken(str(path), "", str(error)))
             continue
         readable.append(path)
-        if truncated:
-            broken.append(Broken(str(path), "", f"truncated: {truncated}"))
+        broken += [Broken(str(path), "", f"truncated: {reason}") for reason in truncated.values()]
     return readable
 
 

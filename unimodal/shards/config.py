@@ -1,11 +1,16 @@
-"""What to pack: which fields of a table become samples, and how they are laid out."""
+"""What to pack: which fields of a table become samples, and how they are laid out; how shards are reached."""
 
 from __future__ import annotations
+
+import os
+from pathlib import Path
 
 from pydantic import Field, model_validator
 
 from unimodal.config import Config
 from unimodal.rows import RowsConfig
+
+from .storage import Patience
 
 
 class PackConfig(RowsConfig):
@@ -63,3 +68,24 @@ class PackRecipe(Config):
     data_root: str = "."  # the folder that every input is relative to
     out: str
     sets: dict[str, PackConfig]
+
+
+class StorageConfig(Config):
+    """How shards that lie elsewhere (a URL, `pipe:COMMAND`, a compressed tar) come to this machine."""
+
+    cache: str = ""  # the folder of whole shards; default: $UNIMODAL_CACHE, else ~/.cache/unimodal/shards
+    cache_gib: float = Field(default=50.0, ge=0)  # what it may hold; 0: no disk, the bytes of a batch are asked for
+    deadline: float = Field(default=300.0, gt=0)  # seconds that a storage is waited for in all, retries included
+    timeout: float = Field(default=30.0, gt=0)  # seconds for one request
+    prefetch: int = Field(default=2, ge=0)  # threads of each loader process that fetch the shards needed next
+
+    @property
+    def patience(self) -> Patience:
+        """Its times."""
+        return Patience(self.deadline, self.timeout)
+
+    @property
+    def folder(self) -> Path:
+        """Where the cache is."""
+        default = os.environ.get("UNIMODAL_CACHE") or "~/.cache/unimodal/shards"
+        return Path(self.cache or default).expanduser()

@@ -6,12 +6,19 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..progress import progress_bar
-from .index import ShardIndex, find_shards, load_index, sidecar
+from .cache import ShardCache
+from .config import StorageConfig
+from .find import Location, find_shards
+from .index import ShardIndex, fits, load_index, reads_of, sidecar
+from .remote import Prefetcher, RemoteShard, fetch, is_elsewhere, look_up, remote_index
+from .storage import ShardChangedError, persistently, read_ranges
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 
@@ -37,41 +44,82 @@ class TextPair(NamedTuple):
     label: str = ""  # the class that the query is of
 
 
-def open_shards(pattern: str | Path, show_progress: bool | None = False) -> ShardSet:
-    """The shards of a file, folder, glob or brace pattern, indexed (sidecars are written where they are missing)."""
-    return ShardSet(find_shards(pattern), show_progress)
+def open_shards(
+    pattern: str | Path | Sequence[str], show_progress: bool | None = False, storage: StorageConfig | None = None
+) -> ShardSet:
+    """The shards of a file, folder, glob, brace pattern, URL or list, indexed (sidecars are written where missing)."""
+    storage = storage or StorageConfig()
+    return ShardSet(find_shards(pattern, storage.patience), show_progress, storage)
 
 
 class ShardSet:
     """Shards opened for reading at random.
 
-    It can be pickled and forked: indexes and file descriptors belong to the process that reads, and are opened there
-    at the first read. Threads may share it.
+    It can be pickled and forked: indexes, file descriptors and file systems belong to the process that reads, and are
+    opened there at the first read. Threads may share it.
     """
 
-    def __init__(self, paths: Sequence[Path], show_progress: bool | None = False) -> None:
-        self.paths = tuple(path.absolute() for path in paths)
-        indexes = []
+    def __init__(
+        self, paths: Sequence[Location], show_progress: bool | None = False, storage: StorageConfig | None = None
+    ) -> None:
+        """Raises ValueError or OSError, naming the shard, if one is not there or no tar."""
+        self.paths = tuple(path.absolute() if isinstance(path, Path) else path for path in paths)
+        storage = storage or StorageConfig()
+        self._patience, self._threads = storage.patience, storage.prefetch
+        self._cache = ShardCache(storage.folder, int(storage.cache_gib * 2**30))
+        self._remote: dict[int, RemoteShard] = {}
+        self._unsaved: dict[int, ShardIndex] = {}  # without a sidecar to be read from again: they travel with the set
+        sizes, digests, self.truncated = [], [], dict[Location, str]()
         with progress_bar("reading shard indexes", len(self.paths), show_progress) as advance:
-            for path in self.paths:
-                indexes.append(load_index(path))
-                advance(len(indexes))
-        self.num_samples = tuple(len(index) for index in indexes)
-        self.truncated = {
-            path: index.truncated for path, index in zip(self.paths, indexes, strict=True) if index.truncated
-        }
-        # In a read-only folder an index has no sidecar to be read from again: it travels with the set.
-        self._unsaved = {n: index for n, index in enumerate(indexes) if not sidecar(self.paths[n]).is_file()}
-        self._digests = tuple(index.digest for index in indexes)
+            for number, index in enumerate(self._indexes()):
+                sizes.append(len(index))
+                digests.append(index.digest)
+                if index.truncated:
+                    self.truncated[self.paths[number]] = index.truncated
+                advance(number + 1)
+        self.num_samples, self.digests = tuple(sizes), tuple(digests)
+        self._start()
+
+    def _start(self) -> None:
+        """What belongs to one process."""
         self._open: dict[int, _OpenShard] = {}
+        self._prefetcher: Prefetcher | None = None
+
+    def _indexes(self) -> Iterator[ShardIndex]:
+        if not any(is_elsewhere(path) for path in self.paths):
+            yield from map(self._index, range(len(self.paths)))
+            return
+        with ThreadPoolExecutor(16) as pool:  # a storage far away answers late, and many at once
+            yield from pool.map(self._index, range(len(self.paths)))
+
+    def _index(self, shard: int) -> ShardIndex:
+        path = self.paths[shard]
+        if is_elsewhere(path):
+            if shard not in self._remote:
+                self._remote[shard] = look_up(path, self._cache, self._patience)
+            index, kept = remote_index(self._remote[shard], self._cache, self._patience), self._remote[shard].path
+        else:
+            assert isinstance(path, Path)
+            index, kept = load_index(path), path
+        if not sidecar(kept).is_file():
+            self._unsaved[shard] = index
+        return index
 
     def __len__(self) -> int:
         return sum(self.num_samples)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether some of the shards have to be brought here."""
+        return bool(self._remote)
+
     def fingerprint(self) -> str:
-        """Of names, counts and headers of the shards: a run that resumes on other data would repeat another order."""
-        names = [path.name for path in self.paths]
-        return hashlib.blake2b(repr((names, self.num_samples, self._digests)).encode(), digest_size=8).hexdigest()
+        """Of names, counts and contents of the shards: a run that resumes on other data would repeat another order.
+
+        The folder or storage that they lie in does not count.
+        """
+        names = [str(path).rpartition("/")[2] for path in self.paths]
+        return hashlib.blake2b(repr((names, self.num_samples, self.digests)).encode(), digest_size=8).hexdigest()
 
     def key(self, shard: int, sample: int) -> str:
         """A sample's key without reading it."""
@@ -86,53 +134,126 @@ class ShardSet:
 
         Raises OSError naming the shard when the bytes are not there: that is the storage's fault, not the sample's.
         """
-        opened = self._opened(shard)
-        parts = opened.index.parts(sample)
-        start = min(offset for offset, _ in parts.values())
-        stop = max(offset + size for offset, size in parts.values())
-        content = _read_exactly(opened.descriptor, start, stop - start, self.paths[shard])
-        return Sample(
-            opened.index.key(sample),
-            {name: content[offset - start : offset - start + size] for name, (offset, size) in parts.items()},
-        )
+        return self.read_many([(shard, sample)])[0]
+
+    def read_many(self, places: Sequence[tuple[int, int]]) -> list[Sample]:
+        """The samples at (shard, sample), in as few requests as neighbours allow where there is no disk between."""
+        samples: list[Sample | None] = []
+        asked: list[tuple[int, ShardIndex, int, tuple[int, int]]] = []
+        for number, (shard, sample) in enumerate(places):
+            opened = self._opened(shard)
+            start, stop = opened.index.span(sample)
+            if opened.descriptor is None:
+                asked.append((number, opened.index, sample, (start, stop)))
+                samples.append(None)
+            else:
+                content = self._read_local(shard, opened, start, stop - start)
+                samples.append(_cut(content, start, opened.index, sample))
+        if asked:
+            requests = [(str(self.paths[places[number][0]]), *span) for number, _, _, span in asked]
+            contents = read_ranges(requests, self._patience)
+            for (number, index, sample, (start, _)), content in zip(asked, contents, strict=True):
+                samples[number] = _cut(content, start, index, sample)
+        return [sample for sample in samples if sample is not None]
+
+    def prefetch(self, shards: Sequence[int]) -> None:
+        """Begin to fetch, in the background, shards that will be read next; those on this disk are passed over."""
+        wanted = [self._remote[shard] for shard in shards if shard in self._remote]
+        if not wanted or not self._cache.limit or not self._threads:
+            return
+        if self._prefetcher is None:
+            self._prefetcher = Prefetcher(self._cache, self._patience, self._threads)
+        self._prefetcher.want(wanted)
 
     def _opened(self, shard: int) -> _OpenShard:
         opened = self._open.get(shard)
         if opened is None:
-            opened = _OpenShard(self.paths[shard], self._unsaved.get(shard) or load_index(self.paths[shard]))
-            if opened.index.digest != self._digests[shard]:
-                raise OSError(f"shard {self.paths[shard]} was written again since it was opened; start anew.")
+            opened = persistently(lambda: self._open_shard(shard), str(self.paths[shard]), self._patience.deadline)
             if len(self._open) >= _MAX_OPEN:
                 self._open.clear()  # dropped, not closed: another thread may be reading one
             self._open[shard] = opened
         return opened
 
+    def _open_shard(self, shard: int) -> _OpenShard:
+        path, index, remote = self.paths[shard], self._unsaved.get(shard), self._remote.get(shard)
+        if remote is None:
+            assert isinstance(path, Path)
+            opened = _OpenShard(index or load_index(path), path)
+        elif not self._cache.limit:
+            return _OpenShard(index or self._index(shard), None)
+        else:
+            index = index or self._index(shard)
+            while True:
+                fetch(remote, self._cache, self._patience)
+                self._cache.touch(remote.path)
+                with suppress(FileNotFoundError):  # others needed the room just now
+                    opened = _OpenShard(index, remote.path)
+                    break
+        if opened.index.digest != self.digests[shard] or not opened.fits():
+            raise ShardChangedError(
+                f"shard {path} is not the one that was indexed, it was written again; start anew (and remove a stale "
+                f"{sidecar(Path('NAME.tar')).name} beside it)."
+            )
+        return opened
+
+    def _read_local(self, shard: int, opened: _OpenShard, offset: int, size: int) -> bytes:
+        assert opened.descriptor is not None
+        try:
+            content = os.pread(opened.descriptor, size, offset)
+        except OSError:  # a network disk that hiccups
+            self._open.pop(shard, None)
+            return persistently(
+                lambda: _read_exactly(self._opened(shard), offset, size, self.paths[shard]),
+                str(self.paths[shard]), self._patience.deadline,
+            )  # fmt: skip
+        return content if len(content) == size else _read_exactly(opened, offset, size, self.paths[shard])
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_open", "_prefetcher")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
 
 
 class _OpenShard:
-    """A descriptor and the index, closed when the last reader lets go."""
+    """A descriptor (None: the bytes are asked for at a URL) and the index, closed when the last reader lets go."""
 
-    def __init__(self, path: Path, index: ShardIndex) -> None:
+    def __init__(self, index: ShardIndex, path: Path | None) -> None:
         self.index = index
-        self.descriptor = os.open(path, os.O_RDONLY)
+        self.descriptor = None if path is None else os.open(path, os.O_RDONLY)
+
+    def fits(self) -> bool:
+        """Whether the file is the one that was indexed."""
+        assert self.descriptor is not None
+        with open(self.descriptor, "rb", buffering=0, closefd=False) as file:
+            return fits(self.index, os.fstat(self.descriptor).st_size, reads_of(file))
 
     def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+        descriptor: int | None = getattr(self, "descriptor", None)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
-def _read_exactly(descriptor: int, offset: int, size: int, path: Path) -> bytes:
-    content = os.pread(descriptor, size, offset)
-    while len(content) < size:  # a read may stop at a signal or at 2 GiB
-        more = os.pread(descriptor, size - len(content), offset + len(content))
+def _read_exactly(opened: _OpenShard, offset: int, size: int, path: Location) -> bytes:
+    """A read may stop at a signal or at 2 GiB."""
+    assert opened.descriptor is not None
+    content = b""
+    while len(content) < size:
+        more = os.pread(opened.descriptor, size - len(content), offset + len(content))
         if not more:
-            raise OSError(
+            raise ShardChangedError(
                 f"shard {path} ends {size - len(content):,} bytes short of its index; it was cut or replaced."
             )
         content += more
     return content
+
+
+def _cut(content: bytes, start: int, index: ShardIndex, sample: int) -> Sample:
+    parts = {
+        name: content[offset - start : offset - start + size] for name, (offset, size) in index.parts(sample).items()
+    }
+    return Sample(index.key(sample), parts)
 
 
 def captions_of(sample: Sample) -> list[str]:

@@ -1,0 +1,196 @@
+"""Shards that are no plain tars on this machine's disk: at a URL, compressed, or what a command prints.
+
+They are made plain tars in the cache, whole, and then read like all others; with no disk, the bytes of a URL are asked
+for as they are needed.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import queue
+import tempfile
+import threading
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+from .cache import ShardCache
+from .find import Location, is_compressed
+from .index import SUFFIX, ShardIndex, build_index, fits, read_sidecar, sidecar, write_sidecar
+from .storage import FileState, Patience, download, filesystem, persistently, read_file, read_ranges, state_of
+
+_OPENERS: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+class RemoteShard(NamedTuple):
+    """One such shard as it is now, and the place in the cache that it takes."""
+
+    location: Location
+    state: FileState  # of the file as it is stored
+    path: Path  # of the plain tar in the cache
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its bytes are those of the tar."""
+        return not is_compressed(self.location) and not str(self.location).startswith("pipe:")
+
+
+def is_elsewhere(location: Location) -> bool:
+    """Whether a shard cannot be read where it lies."""
+    return isinstance(location, str) or is_compressed(location)
+
+
+def look_up(location: Location, cache: ShardCache, patience: Patience) -> RemoteShard:
+    """Raises ValueError, FileNotFoundError or OSError, naming the shard, if it is not there."""
+    if isinstance(location, Path):
+        status = location.stat()
+        state = FileState(status.st_size, str(status.st_mtime_ns))
+    elif location.startswith("pipe:"):
+        state = FileState(None, "")  # nobody knows before it has run
+    else:
+        state = state_of(location, patience)
+    shard = RemoteShard(location, state, cache.path_of(str(location), repr(state)))
+    if not cache.limit and not shard.is_plain:
+        raise ValueError(f"shard {location} has to be unpacked onto a disk; set storage.cache_gib above 0.")
+    return shard
+
+
+def fetch(shard: RemoteShard, cache: ShardCache, patience: Patience, wait: bool = True) -> None:
+    """Have the shard as a plain tar in the cache; with wait=False not if another process is fetching it."""
+
+    def write(file: BinaryIO) -> int:
+        if shard.is_plain:
+            return download(str(shard.location), file, shard.state, patience)
+        return _unpack(shard, cache, patience, file)
+
+    cache.fetch(shard.path, shard.state.size if shard.is_plain else None, write, wait)
+
+
+def remote_index(shard: RemoteShard, cache: ShardCache, patience: Patience) -> ShardIndex:
+    """The index of a shard: kept here from an earlier time, or lying beside it, or made by reading it once."""
+    kept = sidecar(shard.path)
+    index = read_sidecar(kept)
+    if index is None and shard.is_plain:
+        index = _index_beside(shard, cache, patience)
+    if index is None:
+        index = _index_by_reading(shard, cache, patience)
+    if cache.limit and not kept.is_file():
+        with suppress(OSError):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            write_sidecar(kept, index)
+    return index
+
+
+def _index_beside(shard: RemoteShard, cache: ShardCache, patience: Patience) -> ShardIndex | None:
+    url, mark, query = str(shard.location).partition("?")
+    try:
+        content = read_file(url + SUFFIX + mark + query, patience)
+    except OSError:  # there is none, or it may not be read
+        return None
+    index = read_sidecar(io.BytesIO(content))
+    if index is None or index.tar_size != shard.state.size:
+        return None
+    # A whole shard is compared with its index when it comes; bytes that are asked for one by one never are.
+    return index if cache.limit or fits(index, index.tar_size, range_reader(shard, patience)) else None
+
+
+def range_reader(shard: RemoteShard, patience: Patience) -> Callable[[list[tuple[int, int]]], list[bytes]]:
+    """Reads (start, stop) of each from the storage."""
+    return lambda ranges: read_ranges([(str(shard.location), start, stop) for start, stop in ranges], patience)
+
+
+def _index_by_reading(shard: RemoteShard, cache: ShardCache, patience: Patience) -> ShardIndex:
+    if cache.limit:
+        while True:
+            fetch(shard, cache, patience)
+            with suppress(FileNotFoundError), shard.path.open("rb") as file:  # the cache may have let it go at once
+                return build_index(file, str(shard.location))
+
+    def read() -> ShardIndex:
+        fs, path = filesystem(str(shard.location))
+        with fs.open(path, "rb", block_size=8 << 20, cache_type="readahead") as file:
+            return build_index(cast("BinaryIO", file), str(shard.location))
+
+    return persistently(read, str(shard.location), patience.deadline)
+
+
+def _unpack(shard: RemoteShard, cache: ShardCache, patience: Patience, file: BinaryIO) -> int:
+    location = shard.location
+    if isinstance(location, str) and location.startswith("pipe:"):
+        return _run(location, cache, file)
+    opener = next(opener for suffix, opener in _OPENERS.items() if str(location).endswith(suffix))
+    try:
+        if isinstance(location, Path):
+            with opener(location) as plain:
+                return _copy(plain, file, cache, location)
+        with tempfile.TemporaryFile(dir=cache.folder) as packed:
+            download(location, cast("BinaryIO", packed), shard.state, patience)
+            packed.seek(0)
+            with opener(packed) as plain:
+                return _copy(plain, file, cache, location)
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise ValueError(f"shard {location} cannot be unpacked ({error}); write it again.") from None
+
+
+def _run(location: str, cache: ShardCache, file: BinaryIO) -> int:
+    try:
+        from webdataset.gopen import gopen
+    except ImportError:
+        raise ImportError('reading pipe: needs webdataset: pip install "unimodal[train]".') from None
+    try:
+        with gopen(location) as stream:
+            written = _copy(stream, file, cache, location)
+    except OSError as error:
+        if error.errno is not None:  # of this side's disk
+            raise
+        raise OSError(f"shard {location}: the command failed ({str(error).split(')')[-1].strip()}); run it.") from None
+    if not written:
+        raise ValueError(f"shard {location}: the command printed nothing; run it and see.")
+    return written
+
+
+def _copy(source: Any, file: BinaryIO, cache: ShardCache, location: Location) -> int:
+    while block := source.read(1 << 20):
+        file.write(block)
+        if file.tell() > cache.limit:  # also the end of a compressed bomb
+            raise ValueError(
+                f"shard {location} unpacked is over the cache of {cache.limit:,} bytes; raise storage.cache_gib."
+            )
+    return file.tell()
+
+
+class Prefetcher:
+    """Threads that fetch the shards that will be asked for next, in the order of being told."""
+
+    def __init__(self, cache: ShardCache, patience: Patience, threads: int) -> None:
+        self._cache, self._patience, self._threads = cache, patience, threads
+        self._wanted: queue.SimpleQueue[RemoteShard] = queue.SimpleQueue()
+        self._told: set[Path] = set()
+
+    def want(self, shards: list[RemoteShard]) -> None:
+        """Fetch these, as far as half of the cache holds them; what is there or was told before is passed over."""
+        room = self._cache.limit / 2
+        for shard in shards:
+            room -= shard.state.size or 0
+            if room < 0:
+                break
+            if shard.path not in self._told and not shard.path.exists():
+                self._told.add(shard.path)
+                self._wanted.put(shard)
+                if self._threads:
+                    self._threads -= 1
+                    # Daemons: a process that ends does not wait for what nobody will read.
+                    threading.Thread(target=self._fetch_all, daemon=True).start()
+
+    def _fetch_all(self) -> None:
+        while True:
+            shard = self._wanted.get()
+            # Whoever reads the shard meets the same failure, and says it.
+            with suppress(OSError, ValueError):
+                fetch(shard, self._cache, self._patience, wait=False)
+            self._told.discard(shard.path)  # it may leave the cache, and be wanted again
