@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import warnings
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unimodal.checkpoint import replace_text
 from unimodal.model import DualEncoder
 
 from . import distributed
@@ -17,39 +20,70 @@ from .data.collate import Batch
 from .step import StepStats
 
 
-def record_skipped(run: Path, step: int, batches: list[Batch]) -> int:
-    """Append this rank's corrupt samples of a step to RUN/skipped.jsonl; returns how many they are."""
-    skipped = [{"step": step, **one._asdict()} for batch in batches for one in batch.skipped]
-    if skipped:
-        with (run / "skipped.jsonl").open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(one) + "\n" for one in skipped))
-    return len(skipped)
+class Lines:
+    """A file of JSON lines that outlives a full disk: what cannot be written is kept, and written with the next."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._unwritten = b""
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Write rows whole or not at all; returns what went wrong, "" if nothing."""
+        self._unwritten += "".join(json.dumps(row) + "\n" for row in rows).encode()
+        if not self._unwritten:
+            return ""
+        try:
+            with self._file.open("ab", buffering=0) as file:
+                end = file.tell()
+                try:
+                    if file.write(self._unwritten) != len(self._unwritten):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                except OSError:
+                    file.truncate(end)  # no torn line
+                    raise
+        except OSError as error:
+            return f"{self._file.name} could not be written ({error}); its rows are kept, and training goes on."
+        self._unwritten = b""
+        return ""
 
 
-def record_nonfinite(run: Path, step: int, batches: list[Batch]) -> None:
-    """Append this rank's samples of a step whose loss or gradient was not finite to RUN/nonfinite.jsonl."""
-    with (run / "nonfinite.jsonl").open("a", encoding="utf-8") as file:
-        for batch in batches:
-            row = {"step": step, "task": batch.place.task, "source": batch.place.source, "samples": batch.keys}
-            file.write(json.dumps(row) + "\n")
+def skipped_rows(step: int, batches: list[Batch]) -> list[dict[str, Any]]:
+    """This rank's corrupt samples of a step, for RUN/skipped.jsonl."""
+    return [{"step": step, **one._asdict()} for batch in batches for one in batch.skipped]
+
+
+def nonfinite_rows(step: int, batches: list[Batch]) -> list[dict[str, Any]]:
+    """This rank's samples of a step whose loss or gradient was not finite, for RUN/nonfinite.jsonl."""
+    return [
+        {"step": step, "task": batch.place.task, "source": batch.place.source, "samples": batch.keys}
+        for batch in batches
+    ]
 
 
 class MetricsLog:
     """RUN/metrics.jsonl and whatever else was asked for: averages since the last line, then validation scores."""
 
-    def __init__(self, run: Path, config: TrainConfig, step: int) -> None:
-        self._file = run / "metrics.jsonl"
-        # After the checkpoint that is resumed from, the past is written anew.
-        self.rows = _cut(self._file, step)
+    def __init__(self, run: Path, config: TrainConfig, step: int, state: Mapping[str, Any] | None) -> None:
+        """step, state: of the checkpoint that is resumed from; after it, the past is written anew."""
+        self.rows = _cut(run / "metrics.jsonl", step)
         _cut(run / "skipped.jsonl", step)
         _cut(run / "nonfinite.jsonl", step)
-        self._last: dict[str, float] = {}
+        self._lines = Lines(run / "metrics.jsonl")
+        state = state or {"sums": {}, "counts": {}, "last": {}}
+        self._sums: dict[str, float] = defaultdict(float, state["sums"])
+        self._counts: dict[str, int] = defaultdict(int, state["counts"])
+        self._last: dict[str, float] = dict(state["last"])
         self._sinks = _sinks(run, config)
-        self._clear()
 
-    def _clear(self) -> None:
-        self._sums: dict[str, float] = defaultdict(float)
-        self._counts: dict[str, int] = defaultdict(int)
+    def state(self) -> dict[str, Any]:
+        """Sums since the last line, for a checkpoint: the run that goes on from it writes the line that was due."""
+        return {"sums": dict(self._sums), "counts": dict(self._counts), "last": dict(self._last)}
+
+    def note_failure(self, said: str) -> None:
+        """Warn of something that could not be written, and count it; nothing if nothing is said."""
+        if said:
+            self._sums["failed_saves"] += 1
+            warnings.warn(said, stacklevel=2)
 
     def add(
         self, batches: list[Batch], stats: StepStats, rate: float, skipped: float, waited: float, seconds: float
@@ -83,6 +117,7 @@ class MetricsLog:
             "lr": self._sums["lr"],
             "skipped": self._sums["skipped"],
             "nonfinite": self._sums["nonfinite"],
+            "failed_saves": self._sums["failed_saves"],
         }
         for name, count in self._counts.items():
             row[name] = self._sums[name] / count
@@ -90,16 +125,22 @@ class MetricsLog:
             if f"{name}/samples" in self._sums:
                 row[f"{name}/samples_per_s"] = self._sums[f"{name}/samples"] / self._sums[f"{name}/seconds"]
                 row[f"{name}/scale"] = model.logit_scales[name].exp().item()
+        self._sums.clear()
+        self._counts.clear()
         self.append(row)
-        self._clear()
 
     def append(self, row: dict[str, Any]) -> None:
-        """Write one line to the file and to the other sinks."""
+        """Write one line to the file and to the other sinks; what fails is counted."""
         self.rows.append(row)
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        self.note_failure(self._lines.append([row]))
+        self._tell_sinks(row)
+
+    def _tell_sinks(self, row: dict[str, Any] | None) -> None:
         for sink in self._sinks:
-            sink(row)
+            try:
+                sink(row)
+            except OSError as error:
+                self.note_failure(f"a logger could not write ({error}); training goes on.")
 
     def has_validated(self, step: int) -> bool:
         """Whether the scores of a step are there."""
@@ -114,10 +155,12 @@ class MetricsLog:
             else {}
         )
 
-    def close(self) -> None:
-        """Tell the sinks that the run is over."""
-        for sink in self._sinks:
-            sink(None)
+    def close(self, step: int) -> None:
+        """Write what no later line will say, and tell the sinks that the run is over."""
+        if self._sums["failed_saves"]:
+            self.append({"step": step, "failed_saves": self._sums["failed_saves"]})
+        self.note_failure(self._lines.append([]))
+        self._tell_sinks(None)
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
@@ -137,9 +180,7 @@ def _cut(file: Path, step: int) -> list[dict[str, Any]]:
     """Keep the rows up to a step, in the file too."""
     rows = [row for row in read_rows(file) if row["step"] <= step]
     if file.is_file():
-        part = file.with_suffix(".part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        os.replace(part, file)
+        replace_text(file, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 
 

@@ -3,45 +3,36 @@
 from __future__ import annotations
 
 import math
-import shutil
-import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
-from unimodal.checkpoint import count_parameters, load_tensors, model_card, save_model
+from unimodal.checkpoint import count_parameters, model_card, save_model
 from unimodal.embedder import Embedder
 from unimodal.model import DualEncoder
 from unimodal.preprocess import Tokenizer
 from unimodal.progress import progress_bar
-from unimodal.shards.index import find_shards
 
 from . import distributed
+from .begin import Run, begin
 from .config import Stage, TrainConfig
 from .data.collate import Batch
-from .data.loader import StepDataset, steps_from
+from .data.loader import steps_from
 from .data.order import generator
-from .log import MetricsLog, record_nonfinite, record_skipped
-from .prepare import make_model, prepare_model
-from .resume import (
-    check_resumable,
-    checkpoints,
-    load_moments,
-    moments_of,
-    read_state,
-    save_checkpoint,
-    write_config,
-)
+from .log import nonfinite_rows, skipped_rows
+from .moments import moments_of
+from .saving import Snapshot
 from .schedule import learning_rate, place_of
-from .sharding import gather_weights, shard, whole_copy
-from .step import make_optimizer, train_step
+from .sharding import copy_weights, gather_weights
+from .step import StepStats, train_step
+from .stopping import Feed, Stopped, StopSignals, stop_signals
 
-_OWN_KEYS = ("device", "workers", "log_every", "keep", "tensorboard", "wandb")  # a rank may have its own
+__all__ = ["Evaluate", "Stopped", "train"]
+
 MAX_NONFINITE = 10  # steps in a row without an update: weights, data or learning rate are beyond waiting
 
 
@@ -49,10 +40,6 @@ class Evaluate(Protocol):
     """What the command line hands over: scores of a model, by name."""
 
     def __call__(self, embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float]: ...
-
-
-class Stopped(Exception):  # noqa: N818  # not an error: it was asked for
-    """A signal asked the run to stop, and it did, with a checkpoint."""
 
 
 def train(
@@ -67,189 +54,197 @@ def train(
 
     RUN also gets config.yaml, metrics.jsonl, checkpoints/ and, with `eval.best`, the best model in best/.
     evaluate: scores a model; called every `eval.every` steps and at the end.
-    resume: go on from the newest checkpoint of RUN (or start, where there is none).
+    resume: go on from the newest checkpoint of RUN that is still what was written, or of the mirror where RUN has none;
+        one that is broken is passed over with a warning. Where there is none at all, start.
     overwrite: remove what an earlier run wrote into RUN. Without either, a RUN that holds anything is refused.
 
-    Raises ValueError for what the recipe gets wrong, before anything is written; FloatingPointError if ten steps in a
-    row have a loss or gradient that is not finite (fewer at the end are a warning); ConnectionError for a process that
-    has died or hangs; Stopped after SIGTERM or SIGINT, once the current step is done and saved (a second signal kills).
+    Raises ValueError for what the recipe gets wrong, before anything is written, and where all checkpoints are broken;
+    FloatingPointError if ten steps in a row have a loss or gradient that is not finite (fewer at the end are a
+    warning); ConnectionError for a process that has died or hangs; OSError if the finished model cannot be written (a
+    checkpoint that cannot is a warning and a count); Stopped after SIGTERM or SIGINT, once the current step is done and
+    saved, or at once before the first (a second signal kills).
     """
     if config.eval is not None and evaluate is None:
         raise ValueError("the recipe has eval and train() was handed no evaluate; pass a function or set eval=null.")
     joined = distributed.is_joined()
     device = distributed.start(config.device, config.timeout)
     try:
-        with _stop_signals() as should_stop:
-            return _train(config, device, evaluate, resume, overwrite, show_progress, should_stop)
+        with stop_signals() as signals:
+            run = begin(config, device, resume, overwrite)
+            signals.hold()  # from here on there is something to save
+            return _train(run, evaluate, show_progress, signals)
     finally:
         if not joined:
             distributed.stop()
 
 
-def _train(
-    config: TrainConfig, device: torch.device, evaluate: Evaluate | None, resume: bool, overwrite: bool,
-    show_progress: bool | None, should_stop: Callable[[], bool],
-) -> Path:  # fmt: skip
-    run, stages, is_main = Path(config.run), config.plan, distributed.rank() == 0
-    continues = _check_run_folder(run, config, resume, overwrite)
-    for path in {source.path for stage in stages for task in stage.tasks.values() for source in task.sources.values()}:
-        find_shards(Path(config.data_root) / path)  # what is missing is said before a model is fetched
-    model, tokenizer = make_model(config, checkpoints(run)[-1] if continues else None)
-    model = prepare_model(model, config, device)
-    dataset = StepDataset(
-        stages, Path(config.data_root), model.config, tokenizer, config.seed,
-        distributed.rank(), distributed.world_size(),
-    )  # fmt: skip
-    newest = checkpoints(run)[-1] if continues else None
-    if newest is not None:
-        _check_shards(newest, dataset)
-        load_tensors(model, newest / "model.safetensors")
-    step = int(read_state(newest)["step"]) if newest is not None else 0
-    distributed.check_same(_what_ranks_share(config, dataset, step))
-    whole = model  # what is saved and evaluated
-    if config.parallel == "fsdp":
-        whole, model = whole_copy(model), shard(model)
-    optimizer = make_optimizer(model, stages[0].optim, config.towers)
-    if newest is not None:
-        load_moments(newest, model, optimizer)
-    if is_main and not continues:
-        if overwrite:
-            _remove_run(run)
-        run.mkdir(parents=True, exist_ok=True)
-        write_config(run, config)
-    distributed.barrier()
-    log = MetricsLog(run, config, step) if is_main else None
+def _train(run: Run, evaluate: Evaluate | None, show_progress: bool | None, signals: StopSignals) -> Path:
+    config, last = run.config, run.config.total_steps
+    batches: list[Batch] = []
+    num_nonfinite = 0  # in a row
+    stop = _validate(run, evaluate, signals)  # a run that was stopped while it validated
+    feed = Feed(steps_from(run.dataset, run.step, last, config.workers))
+    try:
+        with progress_bar("training", last, show_progress if run.log is not None else False) as advance:
+            while run.step < last and not stop:
+                waited = time.perf_counter()
+                fed = feed.next(signals)
+                if fed.signal:
+                    stop = fed.signal
+                    break
+                started, batches = time.perf_counter(), fed.batches
+                rate = _learning_rate(run.stages, run.step)
+                stats = _step(run, batches, rate)
+                num_nonfinite = 0 if stats.is_finite else num_nonfinite + 1
+                if num_nonfinite == MAX_NONFINITE:
+                    raise FloatingPointError(_describe_nonfinite(run, num_nonfinite, batches))
+                if run.log is not None:
+                    seconds = time.perf_counter() - waited
+                    run.log.add(batches, stats, rate, fed.num_skipped, started - waited, seconds)
+                    advance(run.step, run.log.line())
+                    if run.step % config.log_every == 0 or run.step == last:
+                        run.log.write(run.step, run.stages[place_of(run.stages, run.step - 1).stage], run.model)
+                if run.step % config.save_every == 0 or run.step == last:
+                    _save(run)
+                stop = _validate(run, evaluate, signals)
+    finally:
+        feed.close()
+    if stop:
+        raise _stop(run, stop)
+    if run.log is not None and num_nonfinite:  # those steps changed nothing: the model is that of the steps before
+        warnings.warn(_describe_nonfinite(run, num_nonfinite, batches), stacklevel=2)
+    return _finish(run)
 
-    def stop_is_agreed() -> bool:
-        return distributed.add_up([should_stop()])[0] > 0
 
-    def gather_whole() -> None:
-        if whole is not model:
-            gather_weights(model, whole)
+def _step(run: Run, batches: list[Batch], rate: float) -> StepStats:
+    """One update; what was wrong with its data or its loss is written down."""
+    stage = run.stages[place_of(run.stages, run.step).stage]
+    with distributed.waiting_for_peers("computing a step"):
+        stats = train_step(
+            run.model, batches, stage, run.optimizer, run.config.step,
+            learning_rate=rate, precision=run.config.precision, seed=_dropout_seed(run.config.seed, run.step),
+        )  # fmt: skip
+    run.step += 1
+    _note(run, run.skipped.append(skipped_rows(run.step, batches)))
+    _note(run, run.nonfinite.append([] if stats.is_finite else nonfinite_rows(run.step, batches)))
+    for said in run.saver.failures():
+        _note(run, said)
+    return stats
 
-    def save() -> None:
-        gather_whole()
-        moments = moments_of(model, optimizer)
-        state = {"shards": dataset.fingerprints()}
-        distributed.on_main(
-            lambda: save_checkpoint(run, step, whole, tokenizer, moments, state, config.keep), config.timeout
-        )
 
-    def validate() -> bool:
-        """Score the model if that is due and not done; returns whether to stop."""
-        due = config.eval is not None and step > 0 and (step % config.eval.every == 0 or step == config.total_steps)
-        if due:
-            gather_whole()
-            distributed.on_main(score, config.timeout)
-        return stop_is_agreed()
+def _note(run: Run, failure: str) -> None:
+    """Warn of what could not be written; rank 0 counts it in metrics.jsonl too."""
+    if run.log is not None:
+        run.log.note_failure(failure)
+    elif failure:
+        warnings.warn(failure, stacklevel=2)
+
+
+def _save(run: Run, in_a_hurry: bool = False) -> None:
+    """Take a copy of all that changes and let it be written; every rank calls it."""
+    run.saver.wait()  # one at a time
+    state = {"shards": run.dataset.fingerprints(), "log": run.log.state() if run.log is not None else None}
+    card = model_card(run.model.config, count_parameters(run.model))
+    weights, moments = copy_weights(run.model), moments_of(run.model, run.optimizer)
+    snapshot = Snapshot(run.step, run.model.config, weights, moments, state, card)
+    run.saver.save(snapshot, in_a_hurry=in_a_hurry)
+
+
+def _validate(run: Run, evaluate: Evaluate | None, signals: StopSignals) -> int:
+    """Score the model if that is due and not done; returns the signal that asked to stop meanwhile, or 0."""
+    settings = run.config.eval
+    if settings is None or evaluate is None or run.step == 0:
+        return 0
+    if run.step % settings.every and run.step != run.config.total_steps:
+        return 0
 
     def score() -> None:
-        if log is not None and evaluate is not None and not log.has_validated(step):
-            scores = evaluate(_embedder(whole, tokenizer, device), should_stop)
-            if whole is not model:
-                whole.cpu()  # the room on the device is the shards'
-            if not should_stop():  # a validation that was cut short is done again by the run that goes on
-                _keep_best(run, step, scores, config, whole, tokenizer, log)
+        if run.log is None or run.log.has_validated(run.step):
+            return
+        scores = evaluate(_embedder(run.whole, run.tokenizer, run.device), signals.should_stop)
+        if run.whole is not run.model:
+            run.whole.cpu()  # the room on the device is the shards'
+        if not signals.should_stop():  # a validation that was cut short is done again by the run that goes on
+            _keep_best(run, scores)
+            run.log.append({"step": run.step, **{f"val/{name}": value for name, value in scores.items()}})
 
-    num_nonfinite = 0  # in a row
-    stopping = validate()  # a run that was stopped while it validated
-    batches = steps_from(dataset, step, config.total_steps, config.workers)
-    with progress_bar("training", config.total_steps, show_progress if is_main else False) as advance:
-        while step < config.total_steps and not stopping:
-            stage = stages[place_of(stages, step).stage]
-            waited = time.perf_counter()
-            batch = next(batches)
-            started = time.perf_counter()
-            rate = _learning_rate(stages, step)
-            with distributed.waiting_for_peers("computing a step"):
-                stats = train_step(
-                    model, batch, stage, optimizer, config.step,
-                    learning_rate=rate, precision=config.precision, seed=_dropout_seed(config.seed, step),
-                )  # fmt: skip
-            step += 1
-            num_nonfinite = 0 if stats.is_finite else num_nonfinite + 1
-            if num_nonfinite:
-                record_nonfinite(run, step, batch)
-            if num_nonfinite == MAX_NONFINITE:
-                raise FloatingPointError(_describe_nonfinite(run, step, num_nonfinite, batch))
-            (skipped,) = distributed.add_up([record_skipped(run, step, batch)])
-            stopping = stop_is_agreed()
-            if log is not None:
-                log.add(batch, stats, rate, skipped, started - waited, time.perf_counter() - waited)
-                advance(step, log.line())
-                if step % config.log_every == 0 or step == config.total_steps or stopping:
-                    log.write(step, stage, model)
-            if step % config.save_every == 0 or step == config.total_steps or stopping:
-                save()
-            stopping = stopping or validate()
-    if log is not None:
-        log.close()
-    if stopping:
-        if distributed.add_up([is_main and not any(path.name == f"step-{step:08d}" for path in checkpoints(run))])[0]:
-            save()
-        raise Stopped(f"stopped at step {step} of {config.total_steps}; go on with --resume.")
-    if is_main and num_nonfinite:  # those steps changed nothing: the model is that of the steps before
-        warnings.warn(_describe_nonfinite(run, step, num_nonfinite, batch), stacklevel=2)
-    gather_whole()
-    if is_main and log is not None:
-        trained_on = f"Trained for {step} steps with unimodal on {', '.join(sorted(dataset.shards))}."
-        save_model(run / "model", whole, tokenizer, _card(whole, trained_on, log.last_validation()), overwrite=True)
+    _gather_whole(run)
+    distributed.on_main(score, run.config.timeout)
+    return signals.agree()
+
+
+def _keep_best(run: Run, scores: Mapping[str, float]) -> None:
+    assert run.config.eval is not None
+    assert run.log is not None
+    best = run.config.eval.best
+    if best and best not in scores:
+        raise ValueError(f"eval.best {best!r} is no validation score; choose one of {', '.join(sorted(scores))}.")
+    before = max((row[f"val/{best}"] for row in run.log.rows if f"val/{best}" in row), default=-math.inf)
+    if best and scores[best] > before:
+        card = _card(run.whole, f"Step {run.step}: {best} {scores[best]:.3f}, the highest on validation.", scores)
+        try:
+            save_model(run.folder / "best", run.whole, run.tokenizer, card, overwrite=True)
+        except OSError as error:
+            _note(run, f"the best model, of step {run.step}, could not be written ({error}); training goes on.")
+
+
+def _stop(run: Run, number: int) -> Stopped:
+    """Save the last step, and say where the run stands; every rank calls it."""
+    run.saver.abandon(run.step)
+    run.saver.wait()
+    is_saved = run.step == run.saver.newest_step
+    if distributed.add_up([run.log is not None and not is_saved])[0]:
+        _save(run, in_a_hurry=True)
+    _end_writing(run)
+    is_saved = run.step == run.saver.newest_step or run.log is None
+    where = "" if is_saved else f", which could not be saved (the newest checkpoint is of {run.saver.newest_step})"
+    return Stopped(f"stopped at step {run.step} of {run.config.total_steps}{where}; go on with --resume.", number)
+
+
+def _finish(run: Run) -> Path:
+    """Write RUN/model, the one thing whose failing ends a run; every rank calls it."""
+    _end_writing(run)
+    _gather_whole(run)
+
+    def write() -> None:
+        if run.log is None:
+            return
+        trained_on = f"Trained for {run.step} steps with unimodal on {', '.join(sorted(run.dataset.shards))}."
+        card = _card(run.whole, trained_on, run.log.last_validation())
+        try:
+            save_model(run.folder / "model", run.whole, run.tokenizer, card, overwrite=True)
+        except OSError as error:
+            raise OSError(
+                f"the model could not be written to {run.folder / 'model'} ({error}); the newest checkpoint is "
+                f"{run.saver.newest}: make room and go on with --resume."
+            ) from error
+
+    distributed.on_main(write, run.config.timeout)
     distributed.barrier()
-    return run / "model"
+    return run.folder / "model"
 
 
-def _check_run_folder(run: Path, config: TrainConfig, resume: bool, overwrite: bool) -> bool:
-    """Whether there is a checkpoint to go on from; refuses to write over a run that nobody asked to lose."""
-    if resume and (checkpoints(run) or (run / "config.yaml").is_file()):
-        check_resumable(run, config)
-        return bool(checkpoints(run))
-    if run.exists() and any(run.iterdir()) and not overwrite and not resume:
-        raise ValueError(f"{run} exists already; go on with --resume, start anew with --overwrite, or set run=.")
-    return False
+def _end_writing(run: Run) -> None:
+    run.saver.wait()
+    for said in run.saver.failures():
+        _note(run, said)
+    if run.log is not None:
+        run.log.close(run.step)
 
 
-def _remove_run(run: Path) -> None:
-    """Remove what a run writes and nothing else: the shards of the demo, say, lie in the folder of its run."""
-    for name in ("checkpoints", "model", "best", "tensorboard"):
-        shutil.rmtree(run / name, ignore_errors=True)
-    for name in ("config.yaml", "metrics.jsonl", "skipped.jsonl", "nonfinite.jsonl", "plots.png"):
-        (run / name).unlink(missing_ok=True)
+def _gather_whole(run: Run) -> None:
+    if run.whole is not run.model:
+        gather_weights(run.model, run.whole)
 
 
-def _check_shards(newest: Path, dataset: StepDataset) -> None:
-    before = read_state(newest)["shards"]
-    changed = {path for path, fingerprint in dataset.fingerprints().items() if before.get(path) != fingerprint}
-    if changed:
-        raise ValueError(
-            f"the shards of {sorted(changed)[0]!r} are not those that {newest} was trained on; start a new run."
-        )
-
-
-def _what_ranks_share(config: TrainConfig, dataset: StepDataset, step: int) -> dict[str, Any]:
-    """By name, all that must be the same on every rank: wrong negatives are silent otherwise."""
-    values: dict[str, Any] = {}
-
-    def flatten(value: Any, name: str) -> None:
-        if isinstance(value, dict) and value:
-            for key, inner in value.items():
-                flatten(inner, f"{name}.{key}" if name else str(key))
-        else:
-            values[name] = value
-
-    flatten({key: value for key, value in config.model_dump().items() if key not in _OWN_KEYS}, "")
-    for path, fingerprint in dataset.fingerprints().items():
-        values[f"the shards of {path!r}"] = fingerprint
-    return {**values, "the first step": step, "the order of batches": dataset.digest(config.total_steps)}
-
-
-def _describe_nonfinite(run: Path, step: int, count: int, batches: list[Batch]) -> str:
+def _describe_nonfinite(run: Run, count: int, batches: list[Batch]) -> str:
     batch = batches[-1]
     more = f" and {len(batch.keys) - 8:,} more" if len(batch.keys) > 8 else ""
     return (
-        f"loss or gradient was not finite in {count} steps in a row, the last being step {step} (task "
+        f"loss or gradient was not finite in {count} steps in a row, the last being step {run.step} (task "
         f"{batch.place.task!r}, source {batch.place.source!r}, samples {', '.join(batch.keys[:8])}{more}); nothing was "
-        f"updated in them: look at the samples in {run / 'nonfinite.jsonl'}, or start a run with a lower optim.lr from "
-        "a checkpoint whose loss was still good (model=null init=RUN/checkpoints/step-N)."
+        f"updated in them: look at the samples in {run.folder / 'nonfinite.jsonl'}, or start a run with a lower "
+        "optim.lr from a checkpoint whose loss was still good (model=null init=RUN/checkpoints/step-N)."
     )
 
 
@@ -268,50 +263,7 @@ def _embedder(model: DualEncoder, tokenizer: Tokenizer, device: torch.device) ->
     return Embedder(model, tokenizer, device=str(device), dtype=dtype)
 
 
-def _keep_best(
-    run: Path, step: int, scores: Mapping[str, float], config: TrainConfig, model: DualEncoder, tokenizer: Tokenizer,
-    log: MetricsLog,
-) -> None:  # fmt: skip
-    assert config.eval is not None
-    best = config.eval.best
-    if best and best not in scores:
-        raise ValueError(f"eval.best {best!r} is no validation score; choose one of {', '.join(sorted(scores))}.")
-    before = max((row[f"val/{best}"] for row in log.rows if f"val/{best}" in row), default=-math.inf)
-    log.append({"step": step, **{f"val/{name}": value for name, value in scores.items()}})
-    if best and scores[best] > before:
-        card = _card(model, f"Step {step}: {best} {scores[best]:.3f}, the highest on validation.", scores)
-        save_model(run / "best", model, tokenizer, card, overwrite=True)
-
-
 def _card(model: DualEncoder, trained_on: str, scores: Mapping[str, float]) -> str:
     named = [(*name.rsplit(" ", 1), value) for name, value in scores.items()]
     rows = [{"task": f"{task} (validation)", "metric": metric, "value": value} for task, metric, value in named]
     return model_card(model.config, count_parameters(model), rows, trained_on)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """The first SIGTERM or SIGINT raises a flag that the loop looks at, the second does what it always did.
-
-    Outside the main thread nothing is caught.
-    """
-    received: list[int] = []
-    before: dict[int, Any] = {}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def on_signal(number: int, _frame: Any) -> None:
-        received.append(number)
-        restore()
-
-    try:
-        for number in (int(signal.SIGTERM), int(signal.SIGINT)):
-            before[number] = signal.signal(number, on_signal)
-    except ValueError:  # not the main thread: whoever started it decides
-        before = {}
-    try:
-        yield lambda: bool(received)
-    finally:
-        restore()

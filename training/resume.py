@@ -1,110 +1,83 @@
-"""Checkpoints of a run: a model directory with the optimiser's state beside it, whole or not there at all."""
+"""The checkpoints of a run: the newest that is still what was written, and whether a recipe may go on from it."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Mapping
+import warnings
 from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from unimodal.checkpoint import replace_folder, write_model, write_tensors
-from unimodal.model import DualEncoder
-from unimodal.preprocess import Tokenizer
+from unimodal.checkpoint import replace_text
 
-from . import distributed
+from .checksums import problem_of
 from .config import TrainConfig
-from .sharding import full_tensor, shard_like
-from .step import trained_parameters
 
 # What may differ between a run and its resumption: nothing here changes a weight beyond rounding (and dropout's masks).
 FREE_KEYS = (
-    "run", "device", "workers", "timeout", "parallel", "step", "log_every", "save_every", "keep", "tensorboard",
-    "wandb", "eval",
+    "run", "data_root", "storage", "device", "workers", "timeout", "parallel", "step", "log_every", "save_every",
+    "keep", "mirror", "tensorboard", "wandb", "eval",
 )  # fmt: skip
 
 
-def save_checkpoint(
-    run: Path,
-    step: int,
-    model: DualEncoder,
-    tokenizer: Tokenizer,
-    moments: Mapping[str, Mapping[str, Tensor]],
-    state: dict[str, Any],
-    keep: int,
-) -> Path:
-    """Write RUN/checkpoints/step-N by way of a temporary folder; then remove all but the newest `keep`.
-
-    model and moments (`moments_of`) are whole: one rank writes them.
-    """
-    folder = run / "checkpoints" / f"step-{step:08d}"
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    write_model(part, model, tokenizer)
-    write_tensors(
-        part / "optimizer.safetensors",
-        {f"{name}/{key}": value for name, entry in moments.items() for key, value in entry.items()},
-    )
-    (part / "state.json").write_text(json.dumps({"step": step, **state}, indent=2) + "\n", encoding="utf-8")
-    replace_folder(part, folder)
-    for old in checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
-    return folder
-
-
-def moments_of(model: DualEncoder, optimizer: Optimizer) -> dict[str, dict[str, Tensor]]:
-    """The optimiser's state by name of parameter, whole, on the host of rank 0; every rank calls it."""
-    names = _in_optimizer_order(model, optimizer)
-    found: dict[str, dict[str, Tensor]] = {}
-    for number, entry in optimizer.state_dict()["state"].items():
-        whole = {key: full_tensor(value) for key, value in entry.items()}
-        if distributed.rank() == 0:
-            found[names[number][0]] = {key: value.cpu() for key, value in whole.items()}
-    return found
-
-
 def checkpoints(run: Path) -> list[Path]:
-    """The finished checkpoints of a run, oldest first."""
+    """The finished checkpoints of a run, oldest first; whether one is still what was written, `problem_of` says."""
     return sorted(path for path in (run / "checkpoints").glob("step-*") if path.suffix == "")
 
 
+def checkpoint_folder(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint, by its name."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def newest_good(run: Path) -> Path | None:
+    """The newest checkpoint whose checksums pass; None where there is none at all.
+
+    One that is passed over gives a warning; raises ValueError if all are.
+    """
+    passed_over: list[tuple[str, str]] = []
+    for folder in reversed(checkpoints(run)):
+        problem = problem_of(folder)
+        if not problem:
+            for name, what in passed_over:
+                warnings.warn(f"checkpoint {name} is passed over: {what}; {folder.name} is used instead.", stacklevel=2)
+            return folder
+        passed_over.append((folder.name, problem))
+    if passed_over:
+        name, what = passed_over[0]
+        raise ValueError(
+            f"none of the {len(passed_over)} checkpoint(s) in {run} is whole (of {name}: {what}); copy a good one "
+            "there, or start anew with --overwrite."
+        )
+    return None
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove what a run that was killed left half written."""
+    written = ("model", "best", "config.yaml", "metrics.jsonl", "skipped.jsonl", "nonfinite.jsonl")
+    for path in [*(run / f"{name}.part" for name in written), *(run / "checkpoints").glob("step-*.*")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def read_state(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says of the run beside weights and moments: its step and its shards."""
+    """What a checkpoint says of the run beside weights and moments: its step, its shards, sums not yet logged."""
     state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return state
 
 
-def load_moments(folder: Path, model: DualEncoder, optimizer: Optimizer) -> None:
-    """Put the optimiser's state back; raises ValueError if it has some for what this run does not train."""
-    entries: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in load_file(folder / "optimizer.safetensors").items():
-        parameter, _, key = name.rpartition("/")
-        entries.setdefault(parameter, {})[key] = tensor
-    trained = _in_optimizer_order(model, optimizer)
-    unknown = entries.keys() - {name for name, _ in trained}
-    if unknown:
-        raise ValueError(f"{folder} has optimiser state for {sorted(unknown)[0]!r}, which this recipe does not train.")
-    current = optimizer.state_dict()
-    current["state"] = {
-        number: {key: shard_like(parameter, tensor) for key, tensor in entries[name].items()}
-        for number, (name, parameter) in enumerate(trained)
-        if name in entries
-    }
-    optimizer.load_state_dict(current)
-
-
 def write_config(run: Path, config: TrainConfig) -> None:
     """Write RUN/config.yaml: the run can be repeated from it alone."""
-    part = run / "config.yaml.part"
-    part.write_text(yaml.safe_dump(_values(config), sort_keys=False), encoding="utf-8")
-    os.replace(part, run / "config.yaml")
+    replace_text(run / "config.yaml", yaml.safe_dump(_values(config), sort_keys=False))
 
 
 def check_resumable(run: Path, config: TrainConfig) -> None:
@@ -138,8 +111,3 @@ def _differences(before: Any, now: Any, path: str) -> list[tuple[str, Any, Any]]
         for key in keys
         for found in _differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
     ]
-
-
-def _in_optimizer_order(model: DualEncoder, optimizer: Optimizer) -> list[tuple[str, nn.Parameter]]:
-    names = {id(parameter): name for name, parameter in trained_parameters(model)}
-    return [(names[id(parameter)], parameter) for group in optimizer.param_groups for parameter in group["params"]]

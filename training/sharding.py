@@ -56,6 +56,19 @@ def gather_weights(model: DualEncoder, whole: DualEncoder) -> None:
             into[name].copy_(full)
 
 
+def copy_weights(model: DualEncoder) -> dict[str, Tensor]:
+    """A whole copy of the weights by name, on the host of rank 0 (none on others); every rank calls it.
+
+    What the next step changes, it does not change: a checkpoint is written from it meanwhile.
+    """
+    copies: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        full = full_tensor(tensor.detach())  # one at a time: there may be no room for all of them
+        if distributed.rank() == 0:
+            copies[name] = full.to("cpu", copy=True)
+    return copies
+
+
 def full_tensor(tensor: Tensor) -> Tensor:
     """The whole of a sharded tensor; every rank calls it. Others are returned as they are."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -64,6 +77,14 @@ def full_tensor(tensor: Tensor) -> Tensor:
 def local_part(tensor: Tensor) -> Tensor:
     """This rank's shard of a sharded tensor. Others are returned as they are."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def offsets_of(tensor: Tensor) -> list[int] | None:
+    """Where this rank's shard begins in the whole tensor, by dimension; None for one that is not sharded."""
+    if not isinstance(tensor, DTensor):
+        return None
+    (chunk,) = tensor.__create_chunk_list__()  # type: ignore[no-untyped-call]  # what torch's own checkpoints ask
+    return list(chunk.offsets)
 
 
 def shard_like(parameter: nn.Parameter, tensor: Tensor) -> Tensor:

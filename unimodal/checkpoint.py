@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ from .preprocess import Tokenizer, load_tokenizer
 def save_model(
     folder: Path, model: DualEncoder, tokenizer: Tokenizer | None, card: str = "", *, overwrite: bool = False
 ) -> None:
-    """Write a model directory, whole or not at all: into a temporary folder that is renamed at the end.
+    """Write a model directory, whole or not at all: into a temporary folder that is renamed once it is on the disk.
 
-    card: README.md, the model card. Raises ValueError if the folder exists and is not to be overwritten.
+    card: README.md, the model card. Raises ValueError if the folder exists and is not to be overwritten; OSError if
+    it cannot be written (a full disk), and then nothing is left behind.
     """
     if folder.exists() and not overwrite:
         raise ValueError(f"{folder} exists already; choose another folder or ask for it to be overwritten.")
@@ -32,19 +33,45 @@ def save_model(
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    write_model(part, model, tokenizer, card)
-    replace_folder(part, folder)
+    card = card or model_card(model.config, count_parameters(model))
+    try:
+        for write in model_writers(part, model.config, model.state_dict(), tokenizer, card):
+            write()
+        replace_folder(part, folder)
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
-def write_model(folder: Path, model: DualEncoder, tokenizer: Tokenizer | None, card: str = "") -> None:
-    """Write the files of a model directory into a folder that is there."""
-    (folder / "config.json").write_text(
-        json.dumps(model.config.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8"
-    )
-    write_tensors(folder / "model.safetensors", model.state_dict())
+def model_writers(
+    folder: Path, config: ModelConfig, weights: Mapping[str, Tensor], tokenizer: Tokenizer | None, card: str
+) -> list[Callable[[], None]]:
+    """What writes the files of a model directory into a folder that is there, a call a file; each may raise OSError.
+
+    weights: a state_dict. card: README.md.
+    """
+    text = json.dumps(config.model_dump(mode="json"), indent=2) + "\n"
+    writers: list[Callable[[], None]] = [
+        lambda: _write(folder / "config.json", text),
+        lambda: write_tensors(folder / "model.safetensors", weights),
+        lambda: _write(folder / "README.md", card),
+    ]
     if tokenizer is not None:
+        writers.append(lambda: _save_tokenizer(tokenizer, folder))
+    return writers
+
+
+def _write(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")
+
+
+def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    try:
         tokenizer.save(folder)
-    (folder / "README.md").write_text(card or model_card(model.config, count_parameters(model)), encoding="utf-8")
+    except OSError:
+        raise
+    except Exception as error:  # for a full disk the tokenizers library raises nothing more exact
+        raise OSError(f"the tokenizer could not be written to {folder}: {error}") from error
 
 
 def load_model(folder: Path) -> tuple[DualEncoder, Tokenizer | None]:
@@ -75,11 +102,30 @@ def _read_config(file: Path) -> ModelConfig:
     return parse_config(ModelConfig, values, source=str(file))
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write named tensors as safetensors and force them to the disk; tied tensors are written once each."""
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, file)
-    with file.open("rb") as written:
-        os.fsync(written.fileno())
+def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write named tensors as safetensors and force them to the disk; tied tensors are written once each.
+
+    metadata: of the file's head. Raises OSError if they cannot be written.
+    """
+    try:
+        save_file(_apart(tensors), file, metadata)
+    except SafetensorError as error:  # a full disk
+        raise OSError(f"{file} could not be written: {error}") from error
+    sync(file)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor contiguous on the host and in memory of its own, as the format wants it; copied where it is not."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() in seen or storage.nbytes() != tensor.nbytes:
+            tensor = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+        found[name] = tensor
+    return found
 
 
 def load_tensors(module: nn.Module, file: Path) -> None:
@@ -103,19 +149,36 @@ def load_tensors(module: nn.Module, file: Path) -> None:
 
 
 def replace_folder(part: Path, folder: Path) -> None:
-    """Put a finished folder in its place; what stood there is removed only once the new one is there."""
-    for file in part.iterdir():
-        _sync(file)
+    """Put a finished folder in its place; what stood there is removed only once the new one is there.
+
+    All of it is forced to the disk first, and its name afterwards.
+    """
+    for path in part.rglob("*"):
+        sync(path)
+    sync(part)
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.replace(folder, old)
     os.replace(part, folder)
+    sync(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
-    _sync(folder.parent)
 
 
-def _sync(path: Path) -> None:
+def replace_text(file: Path, text: str) -> None:
+    """Write a text file, whole or not at all, and force it and its name to the disk."""
+    part = file.with_name(file.name + ".part")
+    try:
+        _write(part, text)
+        sync(part)
+        os.replace(part, file)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    sync(file.parent)
+
+
+def sync(path: Path) -> None:
     """Force a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

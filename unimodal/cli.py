@@ -260,6 +260,8 @@ def _run_training(config: TrainConfig, *, resume: bool, overwrite: bool = False)
         model: Path = run_training(config, evaluate=_evaluator(config), resume=resume, overwrite=overwrite)
     except Stopped as stopped:
         _say(str(stopped))
+        raise typer.Exit(128 + stopped.signal) from None  # as a shell says that a signal ended a process
+    except KeyboardInterrupt:  # before training looks after signals
         raise typer.Exit(130) from None
     return model
 

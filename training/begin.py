@@ -1,0 +1,212 @@
+"""All that happens before the first step: what a run goes on from, its data, model and optimiser, its folder."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from unimodal.checkpoint import load_tensors
+from unimodal.model import DualEncoder
+from unimodal.preprocess import Tokenizer
+from unimodal.shards.find import below, find_shards
+
+from . import distributed
+from .config import Stage, TrainConfig
+from .data.loader import StepDataset
+from .log import Lines, MetricsLog
+from .mirror import clear, fetch, has_checkpoints
+from .moments import load_moments
+from .prepare import make_model, prepare_model
+from .resume import (
+    check_resumable,
+    checkpoint_folder,
+    checkpoints,
+    newest_good,
+    read_state,
+    step_of,
+    write_config,
+)
+from .saving import Saver
+from .sharding import shard, whole_copy
+from .step import make_optimizer
+
+# A rank may have its own.
+_OWN_KEYS = ("device", "workers", "storage", "log_every", "keep", "mirror", "tensorboard", "wandb")
+
+
+@dataclass
+class Run:
+    """What a run has in hand while it goes."""
+
+    config: TrainConfig
+    folder: Path
+    stages: list[Stage]
+    device: torch.device
+    dataset: StepDataset
+    model: DualEncoder  # what trains; in shards with FSDP2
+    whole: DualEncoder  # what is validated and saved at the end: the model, or a copy that gather_weights fills
+    tokenizer: Tokenizer
+    optimizer: Optimizer
+    saver: Saver
+    log: MetricsLog | None  # on rank 0
+    skipped: Lines
+    nonfinite: Lines
+    step: int  # how many are done
+
+
+def begin(config: TrainConfig, device: torch.device, resume: bool, overwrite: bool) -> Run:
+    """Make or load everything; the same on every rank. Nothing is written before all of it is known to fit.
+
+    Raises ValueError for what the recipe gets wrong, and OSError for a storage that cannot be reached.
+    """
+    folder, stages, is_main = Path(config.run), config.plan, distributed.rank() == 0
+    if not resume and not overwrite and _holds_anything(folder):
+        raise ValueError(f"{folder} exists already; go on with --resume, start anew with --overwrite, or set run=.")
+    newest = _choose_checkpoint(folder, config, resume, overwrite)
+    if resume and (newest is not None or (folder / "config.yaml").is_file()):
+        check_resumable(folder, config)
+    if resume and newest is None and is_main:
+        print(f"{folder} has no checkpoint to go on from: starting with the first step", file=sys.stderr)
+    for path in {path for stage in stages for task in stage.tasks.values() for source in task.sources.values()
+                 for path in source.paths}:  # fmt: skip
+        find_shards(below(config.data_root, path), config.storage.patience)  # said before a model is fetched
+    model, tokenizer = make_model(config, newest)
+    model = prepare_model(model, config, device)
+    dataset = StepDataset(
+        stages, config.data_root, model.config, tokenizer, config.seed,
+        distributed.rank(), distributed.world_size(), config.storage,
+    )  # fmt: skip
+    state: dict[str, Any] = {"step": 0, "log": None}
+    if newest is not None:
+        state = read_state(newest)
+        _check_shards(newest, state, dataset)
+        load_tensors(model, newest / "model.safetensors")
+    step = int(state["step"])
+    distributed.check_same(_what_ranks_share(config, dataset, step))
+    whole = model
+    if config.parallel == "fsdp":
+        whole, model = whole_copy(model), shard(model)
+    optimizer = make_optimizer(model, stages[0].optim, config.towers)
+    if newest is not None:
+        load_moments(newest, model, optimizer)
+    if is_main and newest is None:
+        _make_folder(folder, config, overwrite or not resume)
+    distributed.barrier()
+    saver = Saver(folder, tokenizer, config.keep, config.mirror, newest, sharded=whole is not model)
+    log = MetricsLog(folder, config, step, state["log"]) if is_main else None
+    return Run(
+        config, folder, stages, device, dataset, model, whole, tokenizer, optimizer, saver, log,
+        Lines(folder / "skipped.jsonl"), Lines(folder / "nonfinite.jsonl"), step,
+    )  # fmt: skip
+
+
+def _holds_anything(folder: Path) -> bool:
+    """Whether a folder holds more than what a run leaves that failed before its first step."""
+    if not folder.is_dir():
+        return folder.exists()
+    for path in folder.iterdir():
+        is_leftover = path.name in ("config.yaml", "tensorboard") or path.suffix == ".part"
+        is_empty = (
+            path.stat().st_size == 0 if path.is_file() else path.name == "checkpoints" and not checkpoints(folder)
+        )
+        if not is_leftover and not is_empty:
+            return True
+    return False
+
+
+def _choose_checkpoint(folder: Path, config: TrainConfig, resume: bool, overwrite: bool) -> Path | None:
+    """The checkpoint to go on from, the same on every rank; None to start anew.
+
+    Rank 0 reads checkpoints through, and fetches one from the mirror where the folder has none that is whole.
+    """
+    chosen: list[Path] = []
+    failures: list[Exception] = []
+
+    def choose() -> None:
+        try:
+            found = _newest(folder, config.mirror) if resume else None
+            chosen.extend([found] if found is not None else [])
+            if not resume and config.mirror:
+                _check_mirror(config.mirror, overwrite)
+        except (ValueError, OSError) as error:
+            failures.append(error)
+
+    distributed.on_main(choose, config.timeout)
+    (number,) = distributed.add_up([-1 if failures else step_of(chosen[0]) + 1 if chosen else 0])
+    if failures:
+        raise failures[0]
+    if number < 0:
+        raise ValueError("rank 0 found no checkpoint that the run can go on from; see what it says.")
+    return checkpoint_folder(folder, int(number) - 1) if number else None
+
+
+def _newest(folder: Path, mirror: str) -> Path | None:
+    try:
+        found = newest_good(folder)
+    except ValueError:
+        found = fetch(mirror, folder) if mirror else None
+        if found is None:
+            raise
+        return found
+    return fetch(mirror, folder) if found is None and mirror else found
+
+
+def _check_mirror(mirror: str, overwrite: bool) -> None:
+    try:
+        if has_checkpoints(mirror) and not overwrite:
+            raise ValueError(f"{mirror} holds a run; go on with --resume, start anew with --overwrite, or set mirror=.")
+    except OSError as error:
+        warnings.warn(f"mirror {mirror} cannot be reached ({error}); training starts without it.", stacklevel=2)
+
+
+def _make_folder(folder: Path, config: TrainConfig, anew: bool) -> None:
+    if anew:  # what is there was asked to be lost, or is nothing
+        _remove_run(folder)
+        if config.mirror:
+            try:
+                clear(config.mirror)
+            except OSError as error:
+                warnings.warn(f"mirror {config.mirror} could not be cleared ({error}).", stacklevel=2)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(folder, config)
+
+
+def _remove_run(folder: Path) -> None:
+    """Remove what a run writes and nothing else: the shards of the demo, say, lie in the folder of its run."""
+    for name in ("checkpoints", "model", "best", "tensorboard"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("config.yaml", "metrics.jsonl", "skipped.jsonl", "nonfinite.jsonl", "plots.png"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _check_shards(newest: Path, state: dict[str, Any], dataset: StepDataset) -> None:
+    before = state["shards"]
+    changed = {path for path, fingerprint in dataset.fingerprints().items() if before.get(path) != fingerprint}
+    if changed:
+        raise ValueError(
+            f"the shards of {sorted(changed)[0]!r} are not those that {newest} was trained on; start a new run."
+        )
+
+
+def _what_ranks_share(config: TrainConfig, dataset: StepDataset, step: int) -> dict[str, Any]:
+    """By name, all that must be the same on every rank: wrong negatives are silent otherwise."""
+    values: dict[str, Any] = {}
+
+    def flatten(value: Any, name: str) -> None:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                flatten(inner, f"{name}.{key}" if name else str(key))
+        else:
+            values[name] = value
+
+    flatten({key: value for key, value in config.model_dump().items() if key not in _OWN_KEYS}, "")
+    for path, fingerprint in dataset.fingerprints().items():
+        values[f"the shards of {path!r}"] = fingerprint
+    return {**values, "the first step": step, "the order of batches": dataset.digest(config.total_steps)}

@@ -1,0 +1,154 @@
+"""A copy of a run elsewhere (`mirror: s3://bucket/run`): MIRROR/step-N, complete once its checksums.json is there.
+
+The run's config.yaml and its lists lie beside, as in RUN, so that another machine can go on.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from unimodal.checkpoint import replace_folder
+from unimodal.shards.storage import filesystem, persistently
+
+from .checksums import MANIFEST, parse_checksums, problem_of
+from .resume import checkpoint_folder, step_of
+
+BESIDE = ("config.yaml", "metrics.jsonl", "skipped.jsonl", "nonfinite.jsonl")
+_DEADLINE = 60.0  # seconds that one file, or a list of files, is asked for when a run starts
+
+
+def upload(
+    folder: Path, run: Path, mirror: str, keep: int, deadline: float, check: Callable[[], None] = lambda: None
+) -> None:
+    """Copy a whole checkpoint and what lies beside; then remove all but the newest `keep` up to it.
+
+    deadline: seconds in which a file may be tried again. check: called between files; what it raises goes through.
+    Raises OSError if a file cannot be copied.
+    """
+    fs, root = filesystem(mirror)
+    names = list(parse_checksums((folder / MANIFEST).read_bytes()))
+
+    def put(file: Path, name: str) -> None:
+        check()
+        persistently(lambda: _put(fs, file, f"{root}/{name}"), f"{mirror}/{name}", deadline)
+
+    def make_room() -> None:
+        complete = [name for name in _complete(fs, root) if name <= folder.name]
+        for name in _checkpoints(fs, root):  # later ones are of a run that went another way, others half uploaded
+            if name not in complete[-keep:]:
+                _remove(fs, f"{root}/{name}")
+
+    persistently(lambda: _remove(fs, f"{root}/{folder.name}"), f"{mirror}/{folder.name}", deadline)
+    for name in names:
+        put(folder / name, f"{folder.name}/{name}")
+    for name in BESIDE:
+        if (run / name).is_file():
+            put(run / name, name)
+    put(folder / MANIFEST, f"{folder.name}/{MANIFEST}")
+    check()
+    persistently(make_room, mirror, deadline)
+
+
+def fetch(mirror: str, run: Path) -> Path | None:
+    """Copy the newest complete checkpoint whose checksums pass into RUN, with what lies beside; None if there is none.
+
+    Raises OSError if the mirror cannot be reached, ValueError if it has complete ones and all are broken.
+    """
+    fs, root = filesystem(mirror)
+    problem = ""
+    for name in reversed(persistently(lambda: _complete(fs, root), mirror, _DEADLINE)):
+        folder = checkpoint_folder(run, step_of(Path(name)))
+        part = folder.with_name(folder.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        problem = _fetch_checkpoint(fs, f"{root}/{name}", part, f"{mirror}/{name}")
+        if not problem:
+            beside = persistently(lambda: _names(fs, root), mirror, _DEADLINE)
+            for file in BESIDE:
+                if file in beside:
+                    _get(fs, f"{root}/{file}", run / file, f"{mirror}/{file}")
+            replace_folder(part, folder)
+            return folder
+        shutil.rmtree(part)
+        warnings.warn(f"{mirror}/{name} is passed over: {problem}.", stacklevel=2)
+    if problem:
+        raise ValueError(f"none of the checkpoints in {mirror} is whole; start anew with --overwrite, or set mirror=.")
+    return None
+
+
+def has_checkpoints(mirror: str) -> bool:
+    """Whether a run has left complete ones there; raises OSError if the mirror cannot be reached."""
+    fs, root = filesystem(mirror)
+    return bool(persistently(lambda: _complete(fs, root), mirror, _DEADLINE))
+
+
+def clear(mirror: str) -> None:
+    """Remove the checkpoints there and what lies beside them."""
+    fs, root = filesystem(mirror)
+
+    def remove() -> None:
+        for name in [*_checkpoints(fs, root), *BESIDE]:
+            _remove(fs, f"{root}/{name}")
+
+    persistently(remove, mirror, _DEADLINE)
+
+
+def _fetch_checkpoint(fs: AbstractFileSystem, remote: str, part: Path, url: str) -> str:
+    """Copy one here; returns what is wrong with it, "" if nothing."""
+    try:
+        _get(fs, f"{remote}/{MANIFEST}", part / MANIFEST, url)
+        for name in parse_checksums((part / MANIFEST).read_bytes()):
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            _get(fs, f"{remote}/{name}", part / name, f"{url}/{name}")
+    except (FileNotFoundError, ValueError) as error:
+        return str(error).rstrip(".")
+    return problem_of(part)
+
+
+def _get(fs: AbstractFileSystem, remote: str, file: Path, url: str) -> None:
+    persistently(lambda: fs.get_file(remote, str(file)), url, _DEADLINE)
+
+
+def _put(fs: AbstractFileSystem, file: Path, remote: str) -> None:
+    if isinstance(fs, LocalFileSystem):  # the others have no folders, or make them
+        fs.makedirs(remote.rpartition("/")[0], exist_ok=True)
+    fs.put_file(str(file), remote)
+    fs.invalidate_cache()
+    if file.name in BESIDE:  # it may have grown meanwhile
+        return
+    size = fs.info(remote)["size"]
+    if size != file.stat().st_size:
+        raise OSError(f"{size:,} of {file.stat().st_size:,} bytes arrived")
+
+
+def _names(fs: AbstractFileSystem, remote: str) -> list[str]:
+    """What lies in a remote folder; nothing if there is none. (fs.exists takes a storage that is down for empty.)"""
+    fs.invalidate_cache()
+    try:
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in fs.ls(remote, detail=False))
+    except FileNotFoundError:
+        return []
+
+
+def _checkpoints(fs: AbstractFileSystem, root: str) -> list[str]:
+    return [name for name in _names(fs, root) if re.fullmatch(r"step-\d+", name)]
+
+
+def _complete(fs: AbstractFileSystem, root: str) -> list[str]:
+    return [name for name in _checkpoints(fs, root) if MANIFEST in _names(fs, f"{root}/{name}")]
+
+
+def _remove(fs: AbstractFileSystem, remote: str) -> None:
+    """Remove a file, or a checkpoint: its manifest first, so that what is left half-way is not taken for one."""
+    for path in (f"{remote}/{MANIFEST}", remote):
+        with suppress(FileNotFoundError):
+            fs.rm(path, recursive=path == remote)
+    fs.invalidate_cache()

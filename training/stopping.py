@@ -1,0 +1,162 @@
+"""Stopping: signals, and batches that are fetched by a thread so that a signal is heard while a storage stalls."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NamedTuple
+
+from . import distributed
+from .data.collate import Batch
+
+_PATIENCE = 0.2  # seconds that a rank waits for its batch before all ask each other whether to go on waiting
+
+
+class Stopped(Exception):  # noqa: N818  # not an error: it was asked for
+    """A signal asked the run to stop, and it did, with a checkpoint if there was anything to save."""
+
+    def __init__(self, said: str, number: int) -> None:
+        super().__init__(said)
+        self.signal = number
+
+
+class StopSignals:
+    """The first SIGTERM or SIGINT that this process was sent."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._holds = False
+
+    def hold(self) -> None:
+        """From now on a signal is a mark that the run looks at; until now, nothing being lost, it raised Stopped."""
+        self._holds = True
+
+    def should_stop(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self.received != 0
+
+    def agree(self) -> int:
+        """The signal that any rank was sent, on every rank; 0 if none was."""
+        terminated, interrupted = distributed.add_up(self.votes())
+        return _signal_of(terminated, interrupted)
+
+    def votes(self) -> tuple[bool, bool]:
+        """Whether it was SIGTERM, whether it was SIGINT: to be added up over the ranks."""
+        return self.received == signal.SIGTERM, self.received == signal.SIGINT
+
+    def receive(self, number: int) -> None:
+        """Take note of a signal."""
+        self.received = number
+        if not self._holds:
+            raise Stopped("stopped before the first step; there was nothing to save.", number)
+
+
+def _signal_of(terminated: float, interrupted: float) -> int:
+    return int(signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0)
+
+
+@contextmanager
+def stop_signals() -> Iterator[StopSignals]:
+    """Catch the first SIGTERM or SIGINT while the block runs; the second does what it always did.
+
+    Outside the main thread nothing is caught.
+    """
+    signals = StopSignals()
+    before: dict[int, Any] = {}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        restore()
+        signals.receive(number)
+
+    try:
+        for number in (int(signal.SIGTERM), int(signal.SIGINT)):
+            before[number] = signal.signal(number, on_signal)
+    except ValueError:  # not the main thread: whoever started it decides
+        before = {}
+    try:
+        yield signals
+    finally:
+        restore()
+
+
+class Fed(NamedTuple):
+    """What all ranks agreed on before a step."""
+
+    batches: list[Batch]  # this rank's
+    num_skipped: int  # corrupt samples in the batches of all ranks
+    signal: int  # not 0: no step is to be made
+
+
+class Feed:
+    """The batches of a run, a step's at a time, fetched by a thread."""
+
+    def __init__(self, batches: Iterator[list[Batch]]) -> None:
+        self._before = set(multiprocessing.active_children())
+        self._ready: queue.Queue[list[Batch] | BaseException] = queue.Queue(maxsize=1)
+        self._is_closed = threading.Event()
+        self._thread = threading.Thread(target=self._fetch, args=(batches,), daemon=True, name="feed")
+        self._thread.start()
+
+    def next(self, signals: StopSignals) -> Fed:
+        """The batches of the next step, once every rank has its own or any was asked to stop; every rank calls it.
+
+        One small reduction a step. Ranks that have theirs meet those that wait every fifth of a second, so that none is
+        held in a reduction that a stalled storage keeps the others from.
+        """
+        batches: list[Batch] | None = None
+        while True:
+            batches = batches if batches is not None else self._get()
+            num_skipped = sum(len(batch.skipped) for batch in batches or ())
+            votes = (*signals.votes(), batches is None, num_skipped)
+            terminated, interrupted, num_waiting, skipped = distributed.add_up(votes)
+            if terminated or interrupted:
+                return Fed([], 0, _signal_of(terminated, interrupted))
+            if not num_waiting:
+                return Fed(batches or [], int(skipped), 0)
+
+    def close(self) -> None:
+        """Let the thread end, and the loader's processes: they ignore signals and may wait for a storage."""
+        self._is_closed.set()
+        self._kill_workers()
+        self._thread.join(timeout=1.0)
+        self._kill_workers()  # it may just have been starting them
+
+    def _kill_workers(self) -> None:
+        for child in multiprocessing.active_children():
+            if child not in self._before and child.daemon:
+                child.kill()
+
+    def _get(self) -> list[Batch] | None:
+        try:
+            found = self._ready.get(timeout=_PATIENCE)
+        except queue.Empty:
+            return None
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def _fetch(self, batches: Iterator[list[Batch]]) -> None:
+        try:
+            for one in batches:
+                if not self._put(one):
+                    return
+        except BaseException as error:  # raised where the batch is asked for
+            self._put(error)
+
+    def _put(self, item: list[Batch] | BaseException) -> bool:
+        while not self._is_closed.is_set():
+            try:
+                self._ready.put(item, timeout=_PATIENCE)
+                return True
+            except queue.Full:
+                continue
+        return False
