@@ -18,7 +18,7 @@ import typer
 if TYPE_CHECKING:
     from unimodal.embedder import Embedder
     from unimodal.shards.write import PackSummary
-    from unimodal.training.config import TrainConfig
+    from unimodal.training.config import SourceConfig, TrainConfig
     from unimodal.training.loop import Evaluate
 
 app = typer.Typer(help="Train, measure and serve one embedding space for text and pictures.", no_args_is_help=True,
@@ -136,16 +136,22 @@ def pack(
 
 @shards_app.command()
 def check(
-    shards: Annotated[str, typer.Argument(help="A tar, a folder of tars, or a glob.")],
+    shards: Annotated[str, typer.Argument(help="A tar, a folder of tars, a glob, a brace pattern or a URL.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Of storage: cache_gib=0, ...")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report there.")] = None,
 ) -> None:
     """Read every sample and report counts, sizes, text lengths and what is broken."""
     from rich.console import Console
 
+    from unimodal.config import apply_overrides, parse_config
     from unimodal.shards.check import check as check_shards
     from unimodal.shards.check import render
+    from unimodal.shards.config import StorageConfig
 
-    report = check_shards(shards)
+    storage = parse_config(StorageConfig, apply_overrides({}, overrides or []), source="storage")
+    report = check_shards(shards, storage=storage)
     Console().print(render(report))
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
@@ -300,9 +306,7 @@ def _print_plan(config: TrainConfig) -> None:
     table = Table(*columns.split())
     for stage in config.plan:
         for name, task in stage.tasks.items():
-            root = Path(config.data_root)
-            found = [source + ("" if (root / at.path).exists() else f" ({root / at.path} is not there)")
-                     for source, at in task.sources.items()]  # fmt: skip
+            found = [source + _what_is_missing(config, at) for source, at in task.sources.items()]
             learned = "from " if task.learns_temperature else ""
             table.add_row(
                 stage.name, f"{stage.steps:,}", stage.schedule, name, f"{task.share:g}", f"{task.global_batch:,}",
@@ -310,6 +314,20 @@ def _print_plan(config: TrainConfig) -> None:
             )  # fmt: skip
     print(yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True), sort_keys=False))
     Console().print(table)
+
+
+def _what_is_missing(config: TrainConfig, source: SourceConfig) -> str:
+    """Of shards on this machine; what lies elsewhere is not asked for."""
+    from unimodal.shards.find import below, find_shards
+    from unimodal.shards.storage import is_remote
+
+    for path in (below(config.data_root, path) for path in source.paths):
+        try:
+            if not is_remote(path):
+                find_shards(path)
+        except ValueError as error:
+            return f" ({error})"
+    return ""
 
 
 def _short_names(models: list[str]) -> list[str]:

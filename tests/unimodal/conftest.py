@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +115,19 @@ def encode_token_lists(model: DualEncoder, token_ids: Sequence[Sequence[int]]) -
     length = text.max_length if text.pad_to_max_length else None
     ids, mask = pad_ids(token_ids, text.pad_id, length)
     return model.encode_text(ids.to(model.device), mask.to(model.device))
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of an S3 on this machine, which fsspec's s3:// means meanwhile."""
+    import fsspec
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    settings = {"endpoint_url": f"http://{host}:{port}", "key": "key", "secret": "secret"}
+    monkeypatch.setitem(fsspec.config.conf, "s3", settings)
+    fsspec.filesystem("s3").clear_instance_cache()
+    yield settings["endpoint_url"]
+    server.stop()

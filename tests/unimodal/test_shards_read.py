@@ -104,18 +104,18 @@ def test_in_a_read_only_folder_the_index_stays_in_memory(tmp_path: Path, monkeyp
     assert not (tmp_path / f"s.tar{SUFFIX}").exists()
 
 
-def test_a_shard_cut_after_it_was_opened_is_an_io_error_that_names_it(shards: ShardSet) -> None:
+def test_a_shard_cut_after_it_was_opened_is_an_io_error_that_names_it(shards: ShardSet, tmp_path: Path) -> None:
     shards.read(0, 0)
-    shards.paths[0].write_bytes(shards.paths[0].read_bytes()[:600])
+    (tmp_path / "00000.tar").write_bytes((tmp_path / "00000.tar").read_bytes()[:600])
     with pytest.raises(OSError, match=r"00000\.tar ends .* bytes short"):
         shards.read(0, 4)
 
 
-def test_a_shard_written_again_after_it_was_opened_is_refused(shards: ShardSet) -> None:
-    img2dataset_shard(shards.paths[0], 100)
+def test_a_shard_written_again_after_it_was_opened_is_refused(shards: ShardSet, tmp_path: Path) -> None:
+    img2dataset_shard(tmp_path / "00000.tar", 100)
     with pytest.raises(OSError, match="written again"):
         shards.read(0, 0)
-    assert open_shards(shards.paths[0].parent).fingerprint() != shards.fingerprint()
+    assert open_shards(tmp_path).fingerprint() != shards.fingerprint()
 
 
 def sample(**parts: Any) -> Sample:

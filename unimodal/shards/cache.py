@@ -64,8 +64,7 @@ class ShardCache:
                 ) from error  # fmt: skip
             finally:
                 part.unlink(missing_ok=True)
-            if size is None:
-                self._make_room(0)
+            self._make_room(0)  # others may have fetched at the same time
         return True
 
     def touch(self, path: Path) -> None:

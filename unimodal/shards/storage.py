@@ -125,7 +125,7 @@ def _is_hopeless(error: Exception) -> bool:
         return True  # this side's disk
     if "Credentials" in type(error).__name__:
         return True
-    status = getattr(error, "status", getattr(error, "code", None))  # aiohttp's, gcsfs's
+    status = error.status if hasattr(error, "status") else getattr(error, "code", None)  # aiohttp's, gcsfs's
     return isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429)
 
 

@@ -1,0 +1,170 @@
+"""Sources take turns by a pure function with exact shares; a change of weights leaves the past as it was."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tests.conftest import Recipe
+from tests.training.test_order import _dataset, _stream
+from training.config import OptimConfig, SourceConfig, Stage, TaskConfig
+from training.data.loader import steps_from
+from training.data.mixture import Plan, lay_out
+from training.data.order import Order
+
+WEIGHTS = {"a": 5, "b": 2, "c": 1}
+STREAMS, BATCH = 4, 16
+
+
+def _plan(steps: int = 800, sizes: int = 320, **changes: Any) -> Plan:
+    """One task with sources a, b, c; changes: of the task, or {source}_weight and {source}_epochs."""
+    sources = {
+        name: SourceConfig(
+            path=name, weight=changes.pop(f"{name}_weight", weight), epochs=changes.pop(f"{name}_epochs", None)
+        )
+        for name, weight in WEIGHTS.items()
+    }
+    task = TaskConfig(kind="text-text", sources=sources, global_batch=BATCH, streams=STREAMS, **changes)
+    stage = Stage(name="main", steps=steps, schedule="alternate", tasks={"texts": task}, optim=OptimConfig())
+    batch = STREAMS if task.mixed else BATCH
+    orders = {(0, "texts", name): Order([sizes // 2, sizes // 2], batch, STREAMS, (0, name)) for name in sources}
+    return Plan([stage], orders)
+
+
+def _sources(plan: Plan, start: int = 0, stop: int = 800) -> list[str]:
+    return [plan.batches_at(step)[0].source for step in range(start, stop)]
+
+
+def _slots(plan: Plan, step: int) -> list[tuple[str, int, int, int]]:
+    place = plan.batches_at(step)[0]
+    found = [plan.slot_at(place, slot) for slot in range(BATCH)]
+    return [(at.source, at.epoch, at.step, slot) for at, slot in found]
+
+
+def test_long_run_shares_are_exact_and_epochs_follow_each_other() -> None:
+    plan = _plan()
+    assert Counter(_sources(plan)) == {"a": 500, "b": 200, "c": 100}
+    places = [place for step in range(800) for place in plan.batches_at(step) if place.source == "b"]
+    assert [(place.epoch, place.step) for place in places] == [divmod(n, 20) for n in range(200)]
+
+
+def test_a_source_of_so_many_epochs_then_leaves_its_part_to_the_others() -> None:
+    plan = _plan(a_epochs=3)  # 60 batches
+    sources = _sources(plan)
+    last = len(sources) - 1 - sources[::-1].index("a")
+    assert Counter(sources)["a"] == 60
+    assert Counter(sources[: last + 1]) == {"a": 60, "b": 24, "c": 11}  # 5 : 2 : 1 until then
+    assert Counter(sources[last + 1 :])["b"] == pytest.approx(2 / 3 * (800 - last), abs=2)
+    counts = Counter[str]()
+    for step in range(800):  # nothing is left out or repeated across the change
+        place = plan.batches_at(step)[0]
+        assert divmod(counts[place.source], 20) == (place.epoch, place.step)
+        counts[place.source] += 1
+
+
+def test_sources_that_are_used_up_before_the_end_are_refused_with_the_step() -> None:
+    epochs = {"a_epochs": 1, "b_epochs": 2, "c_epochs": 3}
+    _plan(steps=120, **epochs)
+    with pytest.raises(ValueError, match=r"the sources a, b, c are good for 120 steps .* and it has 121; lower steps"):
+        _plan(steps=121, **epochs)
+
+
+def test_a_source_of_weight_zero_never_comes() -> None:
+    assert set(_sources(_plan(b_weight=0))) == {"a", "c"}
+    with pytest.raises(ValueError, match="the sources a, b, c all have weight 0"):
+        _plan(a_weight=0, b_weight=0, c_weight=0)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_weights_changed_at_resume_hold_from_there_and_leave_the_past(mixed: bool) -> None:
+    first = _plan(mixed=mixed)
+    saved = json.loads(json.dumps(first.state()))
+    second = _plan(mixed=mixed, a_weight=1, c_weight=4)
+    changes = second.resume(saved, 300)
+    assert len(changes) == 2
+    assert "from step 300 on, source 'a' of task 'texts' has" in changes[0]
+    before, after = (range(300), range(300, 800))
+    assert [_slots(second, step) for step in before] == [_slots(first, step) for step in before]
+    # Of each source the samples go on where they were.
+    seen = Counter(slot[0] for step in before for slot in _slots(second, step))
+    later = Counter(slot[0] for step in after for slot in _slots(second, step))
+    assert later["a"] / later["c"] == pytest.approx(1 / 4, rel=0.05)
+    assert seen["a"] / seen["c"] == pytest.approx(5, rel=0.05)
+    every = [slot for step in range(800) for slot in _slots(second, step)]
+    assert len(set(every)) == len(every)
+    # A third start with the same weights recomputes nothing.
+    third = _plan(mixed=mixed, a_weight=1, c_weight=4)
+    assert third.resume(json.loads(json.dumps(second.state())), 500) == []
+    assert [_slots(third, step) for step in range(800)] == [_slots(second, step) for step in range(800)]
+
+
+def test_weights_may_change_again_and_epochs_still_bound() -> None:
+    plan = _plan(a_epochs=10)
+    for step, changes in ((100, {"a_weight": 1}), (250, {"a_weight": 8}), (251, {"b_weight": 1})):
+        saved = json.loads(json.dumps(plan.state()))
+        settings = {"a_epochs": 10, "a_weight": 8 if step > 100 else 1, **changes}
+        plan = _plan(**settings)
+        assert plan.resume(saved, step)
+    assert Counter(_sources(plan))["a"] == 200
+
+
+def test_mixed_batches_hold_the_shares_in_each_and_exactly_in_the_long_run() -> None:
+    plan = _plan(mixed=True)
+    everything = Counter[str]()
+    for step in range(400):
+        counts = Counter(source for source, *_ in _slots(plan, step))
+        assert counts["a"] == pytest.approx(10, abs=2)
+        assert counts["b"] == pytest.approx(4, abs=2)
+        everything += counts
+    assert everything == {"a": 4000, "b": 1600, "c": 800}
+
+
+def test_a_mixed_source_gives_each_sample_once_an_epoch() -> None:
+    plan = _plan(mixed=True)
+    samples: dict[tuple[str, int], list[tuple[int, int]]] = {}
+    for step in range(200):
+        for source, epoch, row, stream in _slots(plan, step):
+            order = plan.orders[0, "texts", source]
+            samples.setdefault((source, epoch), []).append(order.sample_at(epoch, row, stream))
+    for found in samples.values():
+        assert len(set(found)) == len(found)
+    assert len(samples["a", 0]) == 320
+
+
+def test_what_was_seen_adds_up_to_the_samples_of_the_batches() -> None:
+    for changes in ({}, {"mixed": True}, {"accumulate": 2}, {"a_epochs": 2}):
+        plan = _plan(**changes)
+        for step in (0, 1, 133, 800):
+            counts: Counter[tuple[str, int]] = Counter()
+            for before in range(step):
+                for place in plan.batches_at(before):
+                    slots = [plan.slot_at(place, slot)[0] for slot in range(BATCH)]
+                    counts.update((slot.source, slot.epoch) for slot in slots)
+            assert {(row["source"], row["epoch"]): row["samples"] for row in plan.seen(step)} == counts
+
+
+def test_epochs_of_a_source_in_mixed_batches_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"epochs of a source .* mixed=true"):
+        _plan(mixed=True, a_epochs=1)
+
+
+def test_a_mixture_far_away_costs_nothing() -> None:
+    task = _plan().stages[0].tasks["texts"]
+    mixture = lay_out(task, [10**14, None, None], 10**15)
+    assert mixture.counts_at(10**15)[0][0] == 10**14
+    assert sum(mixture.counts_at(10**15)[0]) == 10**15
+
+
+def test_mixed_batches_are_the_same_for_any_ranks_and_workers_and_train(recipe: Recipe) -> None:
+    sources = {"squares": {"path": "pictures", "weight": 2}, "again": {"path": "pictures", "weight": 1}}
+    config = recipe({"tasks": {"pictures": {"mixed": True, "sources": sources}, "pairs": None}})
+    reference = _stream(config, world_size=1)
+    for world_size, workers, start in ((2, 0, 0), (3, 2, 3), (4, 0, 5)):
+        ours = _stream(config, world_size, workers, start)
+        assert [step.keys() for step in ours] == [step.keys() for step in reference[start:]]
+    batch = next(steps_from(_dataset(config, 0, 1), 0, 1, 0))[0]
+    assert len(batch.keys) == 24
+    assert batch.place.source == "squares + again"
