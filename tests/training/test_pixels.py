@@ -18,8 +18,6 @@ from training.data.pixels import draw_box, train_pixels
 from unimodal.config import PreprocessConfig
 from unimodal.preprocess import decode_image
 
-pytestmark = pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
-
 WHOLE = AugmentConfig(crop_scale=(1.0, 1.0), crop_ratio=(0.01, 100.0))
 XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -125,7 +123,7 @@ def test_without_torchvision_s_decoder_the_pixels_are_the_same(monkeypatch: pyte
     arguments = KINDS["EXIF-turned"], PreprocessConfig(image_size=64), AugmentConfig()
     expected = train_pixels(*arguments, generator(0))
     with monkeypatch.context() as patched:
-        patched.delattr(torchvision.io, "decode_jpeg")
+        patched.delattr(torchvision.io, "ImageReadMode")
         pixels._torchvision.cache_clear()
         assert torch.equal(train_pixels(*arguments, generator(0)), expected)
     pixels._torchvision.cache_clear()
