@@ -1,0 +1,190 @@
+"""The copy elsewhere: complete or not there, pruned, gone on from by another machine, and never a reason to stop."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+import training.mirror
+import training.saving
+from tests.conftest import Recipe
+from tests.training.test_loop import _assert_same_weights, _rows
+from training.checksums import MANIFEST
+from training.loop import train
+from training.mirror import BESIDE, fetch, has_checkpoints, upload
+from training.resume import checkpoints
+
+CHECKPOINT = [
+    "README.md", "checksums.json", "config.json", "model.safetensors", "optimizer/rank-00000-of-00001.safetensors",
+    "state.json", "tokenizer.json",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """A bucket of an S3 server on this machine, for this module's processes."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = {
+        "FSSPEC_S3_ENDPOINT_URL": f"http://{host}:{port}", "FSSPEC_S3_KEY": "key", "FSSPEC_S3_SECRET": "secret",
+    }  # fmt: skip
+    os.environ.update(options)
+    fsspec.config.set_conf_env(fsspec.config.conf)
+    fsspec.filesystem("s3").mkdir("bucket")
+    yield "s3://bucket"
+    server.stop()
+    for name in options:
+        del os.environ[name]
+    fsspec.config.conf.pop("s3", None)
+
+
+@pytest.fixture(params=["memory", "file", "s3"])
+def mirror(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty place of each kind."""
+    name = tmp_path.name
+    if request.param == "s3":
+        return f"{request.getfixturevalue('s3')}/{name}"
+    return f"memory://{name}" if request.param == "memory" else f"file://{tmp_path}/elsewhere"
+
+
+def _files(mirror: str) -> list[str]:
+    fs, root = fsspec.core.url_to_fs(mirror)
+    fs.invalidate_cache()
+    return sorted(path.removeprefix(root).lstrip("/") for path in fs.find(root))
+
+
+def _spoil(mirror: str, name: str) -> None:
+    fs, root = fsspec.core.url_to_fs(mirror)
+    fs.pipe_file(f"{root}/{name}", b"0" * fs.info(f"{root}/{name}")["size"])
+    fs.invalidate_cache()
+
+
+def test_another_machine_goes_on_from_the_newest_whole_checkpoint_there_to_the_same_end(
+    recipe: Recipe, tmp_path: Path, mirror: str
+) -> None:
+    changes = {"steps": 6, "save_every": 2, "keep": 2}
+    whole = recipe({"run": str(tmp_path / "whole"), **changes})
+    train(whole)
+    first = recipe({"run": str(tmp_path / "first"), "mirror": mirror, **changes})
+    train(first)
+    beside = [name for name in BESIDE if (Path(first.run) / name).is_file()]
+    assert {"config.yaml", "metrics.jsonl"} <= set(beside)
+    assert _files(mirror) == sorted(
+        [*beside, *(f"step-0000000{step}/{name}" for step in (4, 6) for name in CHECKPOINT)]
+    )
+    _spoil(mirror, "step-00000006/model.safetensors")
+    second = first.model_copy(update={"run": str(tmp_path / "second")})
+    with pytest.warns(UserWarning, match=r"step-00000006 is passed over: model.safetensors is not what was written"):
+        train(second, resume=True)
+    assert _rows(second.run) == _rows(whole.run)
+    _assert_same_weights(Path(second.run), Path(whole.run), exact=True)
+    assert [folder.name for folder in checkpoints(Path(second.run))] == ["step-00000004", "step-00000006"]
+    shutil.rmtree(second.run)
+    assert fetch(mirror, Path(second.run)) == Path(second.run) / "checkpoints/step-00000006"  # it is whole again
+
+
+def test_one_without_its_manifest_is_not_complete_and_where_all_are_broken_nothing_is_started_anew(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    mirror = f"memory://{tmp_path.name}"
+    config = recipe({"steps": 2, "save_every": 1, "mirror": mirror})
+    train(config)
+    fs, root = fsspec.core.url_to_fs(mirror)
+    fs.rm(f"{root}/step-00000002/{MANIFEST}")
+    folder = fetch(mirror, tmp_path / "other")
+    assert folder is not None
+    assert folder.name == "step-00000001"
+    _spoil(mirror, "step-00000001/config.json")
+    elsewhere = config.model_copy(update={"run": str(tmp_path / "third")})
+    with (
+        pytest.warns(UserWarning, match="step-00000001 is passed over: config.json"),
+        pytest.raises(ValueError, match=r"none of the checkpoints in memory://.* is whole"),
+    ):
+        train(elsewhere, resume=True)
+
+
+def test_a_run_whose_own_checkpoints_are_all_broken_goes_on_from_the_mirror(recipe: Recipe, tmp_path: Path) -> None:
+    config = recipe({"steps": 2, "save_every": 1, "mirror": f"memory://{tmp_path.name}"})
+    model = train(config)
+    before = (model / "model.safetensors").read_bytes()
+    for folder in checkpoints(Path(config.run)):
+        (folder / "config.json").unlink()
+    assert (train(config, resume=True) / "model.safetensors").read_bytes() == before
+
+
+def test_a_mirror_that_holds_a_run_is_refused_unless_that_is_to_be_lost(recipe: Recipe, tmp_path: Path) -> None:
+    mirror = f"memory://{tmp_path.name}"
+    train(recipe({"run": str(tmp_path / "one"), "steps": 4, "mirror": mirror}))
+    other = recipe({"run": str(tmp_path / "two"), "steps": 2, "mirror": mirror})
+    with pytest.raises(ValueError, match=r"memory://.* holds a run; go on with --resume, start anew with --overwrite"):
+        train(other)
+    train(other, overwrite=True)
+    assert {name.partition("/")[0] for name in _files(mirror)} - set(BESIDE) == {"step-00000002"}
+
+
+@pytest.mark.parametrize(
+    "mirror", ["file://{folder}/file/run", pytest.param("s3://nowhere/run", marks=pytest.mark.slow)]
+)
+def test_a_mirror_that_cannot_be_reached_is_a_warning_and_a_count_and_training_goes_on(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror: str
+) -> None:
+    """A file that stands where a folder is wanted; a port where nobody listens."""
+    (tmp_path / "file").touch()
+    mirror = mirror.format(folder=tmp_path)
+    monkeypatch.setenv("FSSPEC_S3_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("FSSPEC_S3_KEY", "key")
+    monkeypatch.setenv("FSSPEC_S3_SECRET", "secret")
+    monkeypatch.setattr(training.mirror, "_DEADLINE", 0.5)
+    monkeypatch.setattr(training.saving, "MIRROR_DEADLINE", 0.5)
+    fsspec.config.set_conf_env(fsspec.config.conf)
+    config = recipe({"steps": 3, "save_every": 1, "mirror": mirror})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(config)
+    said = [str(one.message) for one in caught]
+    assert any(f"mirror {mirror} cannot be reached" in one and "starts without it" in one for one in said)
+    lost = [one for one in said if f"could not be copied to {mirror}" in one]
+    assert len(lost) == 3
+    assert sum(row["failed_saves"] for row in _rows(config.run)) == 3
+    assert [folder.name for folder in checkpoints(Path(config.run))] == ["step-00000002", "step-00000003"]
+    other = config.model_copy(update={"run": config.run + "2"})
+    with pytest.raises(OSError, match=mirror):  # not silently from the first step
+        train(other, resume=True)
+
+
+def test_what_is_uploaded_again_loses_its_manifest_first(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = f"memory://{tmp_path.name}"
+    config = recipe({"steps": 1, "mirror": mirror})
+    train(config)
+    assert has_checkpoints(mirror)
+
+    def give_up() -> None:
+        if not has_checkpoints(mirror):
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        upload(checkpoints(Path(config.run))[0], Path(config.run), mirror, 2, 1.0, give_up)
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped"])
+def test_a_manifest_that_names_a_file_outside_is_not_followed(recipe: Recipe, tmp_path: Path, name: str) -> None:
+    mirror = f"memory://{tmp_path.name}{len(name)}"
+    train(recipe({"steps": 1, "mirror": mirror}))
+    fs, root = fsspec.core.url_to_fs(mirror)
+    fs.pipe_file(f"{root}/step-00000001/{MANIFEST}", b'{"files": {"%b": {"size": 1, "sha256": ""}}}' % name.encode())
+    with (
+        pytest.warns(UserWarning, match="names '.*escaped', which is outside of it"),
+        pytest.raises(ValueError, match="none of the checkpoints"),
+    ):
+        fetch(mirror, tmp_path / "other")
