@@ -20,6 +20,7 @@ from unimodal.shards.find import below, find_shards
 from . import distributed
 from .config import Stage, TrainConfig
 from .data.loader import StepDataset
+from .ledger import LEDGER, SHARDS, check_shards, cut_shards, write_shards
 from .log import Lines, MetricsLog
 from .mirror import clear, fetch, has_checkpoints
 from .moments import load_moments
@@ -59,6 +60,9 @@ class Run:
     skipped: Lines
     nonfinite: Lines
     step: int  # how many are done
+    num_skipped: int  # corrupt samples in them
+    num_samples: int  # samples in them
+    changes: list[str]  # of weights, at a resume: a sentence each
 
 
 def begin(config: TrainConfig, device: torch.device, resume: bool, overwrite: bool) -> Run:
@@ -83,10 +87,12 @@ def begin(config: TrainConfig, device: torch.device, resume: bool, overwrite: bo
         stages, config.data_root, model.config, tokenizer, config.seed,
         distributed.rank(), distributed.world_size(), config.storage,
     )  # fmt: skip
-    state: dict[str, Any] = {"step": 0, "log": None}
+    state: dict[str, Any] = {"step": 0, "log": None, "num_skipped": 0, "num_samples": 0, "changes": []}
+    changes: list[str] = []
     if newest is not None:
         state = read_state(newest)
-        _check_shards(newest, state, dataset)
+        check_shards(folder, state["shards"], dataset)
+        changes = dataset.plan.resume(state["mixtures"], int(state["step"]))
         load_tensors(model, newest / "model.safetensors")
     step = int(state["step"])
     distributed.check_same(_what_ranks_share(config, dataset, step))
@@ -98,12 +104,21 @@ def begin(config: TrainConfig, device: torch.device, resume: bool, overwrite: bo
         load_moments(newest, model, optimizer)
     if is_main and newest is None:
         _make_folder(folder, config, overwrite or not resume)
+    skipped = Lines(folder / "skipped.jsonl")
+    if is_main:
+        write_config(folder, config)  # as it is now: what may change at a resume may have
+        write_shards(folder, dataset)
+        for change in changes:
+            print(change, file=sys.stderr)
     distributed.barrier()
     saver = Saver(folder, tokenizer, config.keep, config.mirror, newest, sharded=whole is not model)
     log = MetricsLog(folder, config, step, state["log"]) if is_main else None
+    if is_main and (cut := cut_shards(dataset)) and newest is None:
+        skipped.append(cut)
     return Run(
         config, folder, stages, device, dataset, model, whole, tokenizer, optimizer, saver, log,
-        Lines(folder / "skipped.jsonl"), Lines(folder / "nonfinite.jsonl"), step,
+        skipped, Lines(folder / "nonfinite.jsonl"), step, state["num_skipped"], state["num_samples"],
+        [*state["changes"], *changes],
     )  # fmt: skip
 
 
@@ -175,24 +190,14 @@ def _make_folder(folder: Path, config: TrainConfig, anew: bool) -> None:
             except OSError as error:
                 warnings.warn(f"mirror {config.mirror} could not be cleared ({error}).", stacklevel=2)
     folder.mkdir(parents=True, exist_ok=True)
-    write_config(folder, config)
 
 
 def _remove_run(folder: Path) -> None:
     """Remove what a run writes and nothing else: the shards of the demo, say, lie in the folder of its run."""
     for name in ("checkpoints", "model", "best", "tensorboard"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("config.yaml", "metrics.jsonl", "skipped.jsonl", "nonfinite.jsonl", "plots.png"):
+    for name in ("config.yaml", "metrics.jsonl", "skipped.jsonl", "nonfinite.jsonl", "plots.png", LEDGER, SHARDS):
         (folder / name).unlink(missing_ok=True)
-
-
-def _check_shards(newest: Path, state: dict[str, Any], dataset: StepDataset) -> None:
-    before = state["shards"]
-    changed = {path for path, fingerprint in dataset.fingerprints().items() if before.get(path) != fingerprint}
-    if changed:
-        raise ValueError(
-            f"the shards of {sorted(changed)[0]!r} are not those that {newest} was trained on; start a new run."
-        )
 
 
 def _what_ranks_share(config: TrainConfig, dataset: StepDataset, step: int) -> dict[str, Any]:

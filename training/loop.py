@@ -23,6 +23,7 @@ from .config import Stage, TrainConfig
 from .data.collate import Batch
 from .data.loader import steps_from
 from .data.order import generator
+from .ledger import describe_seen, write_ledger
 from .log import nonfinite_rows, skipped_rows
 from .moments import moments_of
 from .saving import Snapshot
@@ -33,6 +34,7 @@ from .stopping import Feed, Stopped, StopSignals, stop_signals
 
 __all__ = ["Evaluate", "Stopped", "train"]
 
+MIN_SKIPPED = 100  # so many corrupt samples are no reason to end a run, whatever their share
 MAX_NONFINITE = 10  # steps in a row without an update: weights, data or learning rate are beyond waiting
 
 
@@ -83,7 +85,7 @@ def _train(run: Run, evaluate: Evaluate | None, show_progress: bool | None, sign
     batches: list[Batch] = []
     num_nonfinite = 0  # in a row
     stop = _validate(run, evaluate, signals)  # a run that was stopped while it validated
-    feed = Feed(steps_from(run.dataset, run.step, last, config.workers))
+    feed = Feed(steps_from(run.dataset, run.step, last, config.workers), run.dataset.is_small)
     try:
         with progress_bar("training", last, show_progress if run.log is not None else False) as advance:
             while run.step < last and not stop:
@@ -93,6 +95,7 @@ def _train(run: Run, evaluate: Evaluate | None, show_progress: bool | None, sign
                     stop = fed.signal
                     break
                 started, batches = time.perf_counter(), fed.batches
+                _count(run, batches, fed.num_skipped)
                 rate = _learning_rate(run.stages, run.step)
                 stats = _step(run, batches, rate)
                 num_nonfinite = 0 if stats.is_finite else num_nonfinite + 1
@@ -114,6 +117,19 @@ def _train(run: Run, evaluate: Evaluate | None, show_progress: bool | None, sign
     if run.log is not None and num_nonfinite:  # those steps changed nothing: the model is that of the steps before
         warnings.warn(_describe_nonfinite(run, num_nonfinite, batches), stacklevel=2)
     return _finish(run)
+
+
+def _count(run: Run, batches: list[Batch], num_skipped: int) -> None:
+    """Add up samples and corrupt ones; raises ValueError, on every rank, if these are too many."""
+    run.num_skipped += num_skipped
+    run.num_samples += sum(len(batch.keys) for batch in batches) * distributed.world_size()
+    share = run.config.max_skipped
+    if run.num_skipped > max(MIN_SKIPPED, share * run.num_samples):
+        _note(run, run.skipped.append(skipped_rows(run.step + 1, batches)))
+        raise ValueError(
+            f"{run.num_skipped:,} of {run.num_samples:,} samples could not be used, over max_skipped {share:g}: look "
+            f"at them in {run.folder / 'skipped.jsonl'}, mend the shards, or raise max_skipped."
+        )
 
 
 def _step(run: Run, batches: list[Batch], rate: float) -> StepStats:
@@ -143,11 +159,24 @@ def _note(run: Run, failure: str) -> None:
 def _save(run: Run, in_a_hurry: bool = False) -> None:
     """Take a copy of all that changes and let it be written; every rank calls it."""
     run.saver.wait()  # one at a time
-    state = {"shards": run.dataset.fingerprints(), "log": run.log.state() if run.log is not None else None}
+    state = {
+        "shards": run.dataset.fingerprints(), "mixtures": run.dataset.plan.state(), "num_skipped": run.num_skipped,
+        "num_samples": run.num_samples, "changes": run.changes,
+        "log": run.log.state() if run.log is not None else None,
+    }  # fmt: skip
+    _write_ledger(run)
     card = model_card(run.model.config, count_parameters(run.model))
     weights, moments = copy_weights(run.model), moments_of(run.model, run.optimizer)
     snapshot = Snapshot(run.step, run.model.config, weights, moments, state, card)
     run.saver.save(snapshot, in_a_hurry=in_a_hurry)
+
+
+def _write_ledger(run: Run) -> None:
+    if run.log is not None:
+        try:
+            write_ledger(run.folder, run.dataset, run.step, run.num_skipped, run.changes)
+        except OSError as error:
+            _note(run, f"the ledger could not be written ({error}); training goes on.")
 
 
 def _validate(run: Run, evaluate: Evaluate | None, signals: StopSignals) -> int:
@@ -209,7 +238,7 @@ def _finish(run: Run) -> Path:
     def write() -> None:
         if run.log is None:
             return
-        trained_on = f"Trained for {run.step} steps with unimodal on {', '.join(sorted(run.dataset.shards))}."
+        trained_on = f"Trained for {run.step} steps with unimodal on {describe_seen(run.dataset, run.step)}."
         card = _card(run.whole, trained_on, run.log.last_validation())
         try:
             save_model(run.folder / "model", run.whole, run.tokenizer, card, overwrite=True)

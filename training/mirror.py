@@ -21,7 +21,7 @@ from unimodal.shards.storage import filesystem, persistently
 from .checksums import MANIFEST, parse_checksums, problem_of
 from .resume import checkpoint_folder, step_of
 
-BESIDE = ("config.yaml", "metrics.jsonl", "skipped.jsonl", "nonfinite.jsonl")
+BESIDE = ("config.yaml", "metrics.jsonl", "skipped.jsonl", "nonfinite.jsonl", "ledger.json", "shards.jsonl")
 _DEADLINE = 60.0  # seconds that one file, or a list of files, is asked for when a run starts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -18,8 +19,10 @@ from .config import TrainConfig
 # What may differ between a run and its resumption: nothing here changes a weight beyond rounding (and dropout's masks).
 FREE_KEYS = (
     "run", "data_root", "storage", "device", "workers", "timeout", "parallel", "step", "log_every", "save_every",
-    "keep", "mirror", "tensorboard", "wandb", "eval",
+    "keep", "mirror", "tensorboard", "wandb", "eval", "max_skipped",
 )  # fmt: skip
+# A source may get another part of the batches to come: checkpoints keep what came before (data/mixture.py).
+_FREE_IN_SOURCES = re.compile(r"(stages\.\d+\.)?tasks\.[^.]+\.sources\..+\.(weight|epochs)")
 
 
 def checkpoints(run: Path) -> list[Path]:
@@ -61,7 +64,16 @@ def newest_good(run: Path) -> Path | None:
 
 def remove_leftovers(run: Path) -> None:
     """Remove what a run that was killed left half written."""
-    written = ("model", "best", "config.yaml", "metrics.jsonl", "skipped.jsonl", "nonfinite.jsonl")
+    written = (
+        "model",
+        "best",
+        "config.yaml",
+        "metrics.jsonl",
+        "skipped.jsonl",
+        "nonfinite.jsonl",
+        "ledger.json",
+        "shards.jsonl",
+    )
     for path in [*(run / f"{name}.part" for name in written), *(run / "checkpoints").glob("step-*.*")]:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -87,7 +99,7 @@ def check_resumable(run: Path, config: TrainConfig) -> None:
         raise ValueError(f"{run} holds no config.yaml to resume from; start without --resume, or check the path.")
     before, now = yaml.safe_load(file.read_text(encoding="utf-8")), _values(config)
     for key, was, is_now in _differences(before, now, ""):
-        if key.split(".")[0] not in FREE_KEYS:
+        if key.split(".")[0] not in FREE_KEYS and not _FREE_IN_SOURCES.fullmatch(key):
             raise ValueError(
                 f"{run} was started with {key}={was!r} and the recipe says {is_now!r}; resume with the "
                 "former, or start a run from its weights (model=null init=RUN/checkpoints/step-N)."
@@ -103,6 +115,8 @@ def _values(config: TrainConfig) -> dict[str, Any]:
 
 
 def _differences(before: Any, now: Any, path: str) -> list[tuple[str, Any, Any]]:
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        before, now = dict(enumerate(before)), dict(enumerate(now))
     if not isinstance(before, dict) or not isinstance(now, dict):
         return [] if before == now else [(path, before, now)]
     keys = list(dict.fromkeys([*before, *now]))

@@ -7,7 +7,7 @@ import queue
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -99,9 +99,12 @@ class Fed(NamedTuple):
 class Feed:
     """The batches of a run, a step's at a time, fetched by a thread."""
 
-    def __init__(self, batches: Iterator[list[Batch]]) -> None:
+    def __init__(self, batches: Iterator[list[Batch]], ahead: bool = True) -> None:
+        """ahead: put the next step's together while one is computed; it takes the memory of one more."""
         self._before = set(multiprocessing.active_children())
         self._ready: queue.Queue[list[Batch] | BaseException] = queue.Queue(maxsize=1)
+        self._ahead = ahead
+        self._wanted = threading.Semaphore(int(ahead))
         self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self._fetch, args=(batches,), daemon=True, name="feed")
         self._thread.start()
@@ -113,6 +116,8 @@ class Feed:
         held in a reduction that a stalled storage keeps the others from.
         """
         batches: list[Batch] | None = None
+        if not self._ahead:
+            self._wanted.release()
         while True:
             batches = batches if batches is not None else self._get()
             num_skipped = sum(len(batch.skipped) for batch in batches or ())
@@ -142,21 +147,26 @@ class Feed:
             return None
         if isinstance(found, BaseException):
             raise found
+        if self._ahead:
+            self._wanted.release()
         return found
 
     def _fetch(self, batches: Iterator[list[Batch]]) -> None:
         try:
-            for one in batches:
-                if not self._put(one):
-                    return
+            while self._is_wanted() and (one := next(batches, None)) is not None:
+                self._put(one)
+                del one
         except BaseException as error:  # raised where the batch is asked for
             self._put(error)
 
-    def _put(self, item: list[Batch] | BaseException) -> bool:
+    def _is_wanted(self) -> bool:
         while not self._is_closed.is_set():
-            try:
-                self._ready.put(item, timeout=_PATIENCE)
+            if self._wanted.acquire(timeout=_PATIENCE):
                 return True
-            except queue.Full:
-                continue
         return False
+
+    def _put(self, item: list[Batch] | BaseException) -> None:
+        while not self._is_closed.is_set():
+            with suppress(queue.Full):
+                self._ready.put(item, timeout=_PATIENCE)
+                return

@@ -101,16 +101,25 @@ class StepDataset(Dataset[Piece]):
         """Samples of a batch that are this rank's."""
         return len(self._slots[place.stage, place.task])
 
+    @property
+    def is_small(self) -> bool:
+        """Whether the next step's pictures may wait beside those of the one that is computed."""
+        return self._pieces_in_step() <= self._pieces_in_memory()
+
     def num_ahead(self) -> int:
         """Pieces that may wait for training: those of the largest step, if memory bounds them not sooner."""
+        return max(2, min(self._pieces_in_memory(), 2 * self._pieces_in_step()))
+
+    def _pieces_in_memory(self) -> int:
         size = self._model.preprocess.image_size
         pictures = any(task.kind == "image-text" for stage in self._stages for task in stage.tasks.values())
-        in_memory = _AHEAD // (PIECE * 3 * size * size if pictures else 1 << 20)
-        in_step = max(
+        return _AHEAD // (PIECE * 3 * size * size if pictures else 1 << 20)
+
+    def _pieces_in_step(self) -> int:
+        return max(
             sum(task.accumulate * -(-len(self._slots[number, name]) // PIECE) for name, task in stage.tasks.items())
             for number, stage in enumerate(self._stages)
         )
-        return max(2, min(in_memory, 2 * in_step))
 
     def fingerprints(self) -> dict[str, str]:
         """Of the shards behind each path: data that changed cannot be resumed on."""

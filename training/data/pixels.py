@@ -135,7 +135,7 @@ def _jpeg_header(content: bytes) -> tuple[int, int, int, bool] | None:
     """
     found: tuple[int, int, int] | None = None
     has_exif = False
-    place = 2 if content.startswith(b"\xff\xd8\xff") and content.endswith(b"\xff\xd9") else len(content)
+    place = 2 if content.startswith(b"\xff\xd8") else len(content)
     while place + 10 < len(content) and content[place] == 0xFF:
         code, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4], "big")
         if code == 0xDA:  # the compressed pixels start

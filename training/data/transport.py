@@ -27,7 +27,7 @@ class Shared:
     def __reduce__(self) -> tuple[Callable[..., Shared], tuple[Any, ...]]:
         if self.array.nbytes < _SMALL or not hasattr(os, "memfd_create"):  # Linux has it
             return Shared, (self.array,)
-        content = memoryview(np.ascontiguousarray(self.array)).cast("B")
+        content = np.ascontiguousarray(self.array).reshape(-1).view(np.uint8).data
         descriptor = os.memfd_create("batch")
         try:
             written = 0
