@@ -142,6 +142,17 @@ def test_both_decoders_turn_a_picture_alike(orientation: int) -> None:
         np.testing.assert_array_equal(fast.permute(1, 2, 0).numpy(), np.asarray(decode_image(content)))
 
 
+@pytest.mark.parametrize("kind", [2, 7], ids=["text", "bytes"])
+def test_an_orientation_that_is_no_number_turns_nothing(kind: int) -> None:
+    exif = turned(6)
+    for order in (b"\x12\x01\x03\x00", b"\x01\x12\x00\x03"):  # the tag and its kind, a short number
+        exif = exif.replace(order, order.replace(b"\x03", bytes([kind])))
+    assert exif != turned(6)
+    fast = pixels._decode_jpeg(jpeg(photo(60, 40), exif=exif))
+    assert fast is not None
+    np.testing.assert_array_equal(fast.permute(1, 2, 0).numpy(), np.asarray(decode_image(jpeg(photo(60, 40)))))
+
+
 def test_what_comes_out_is_planes_of_bytes_that_own_their_memory() -> None:
     found = train_pixels(KINDS["256 px"], PreprocessConfig(image_size=48), AugmentConfig(flip=True), generator(0))
     assert found.shape == (3, 48, 48)

@@ -30,7 +30,7 @@ from ..config import AugmentConfig
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 # What EXIF orientations ask for: whether rows become columns, then which dimensions of (3, H, W) are mirrored.
-_TURNS: dict[int, tuple[bool, tuple[int, ...]]] = {
+_TURNS: dict[object, tuple[bool, tuple[int, ...]]] = {
     2: (False, (2,)), 3: (False, (1, 2)), 4: (False, (1,)),
     5: (True, ()), 6: (True, (2,)), 7: (True, (1, 2)), 8: (True, (1,)),
 }  # fmt: skip
@@ -152,6 +152,7 @@ def _jpeg_header(content: bytes) -> tuple[int, int, int, bool] | None:
     return None
 
 
-def _orientation(content: bytes) -> int:
+def _orientation(content: bytes) -> object:
+    """A number from 1 to 8, or whatever else a file puts there."""
     with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return image.getexif().get(ExifTags.Base.Orientation)
