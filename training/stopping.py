@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -102,6 +104,7 @@ class Feed:
     def __init__(self, batches: Iterator[list[Batch]], ahead: bool = True) -> None:
         """ahead: put the next step's together while one is computed; it takes the memory of one more."""
         self._before = set(multiprocessing.active_children())
+        self._workers: set[BaseProcess] = set()
         self._ready: queue.Queue[list[Batch] | BaseException] = queue.Queue(maxsize=1)
         self._ahead = ahead
         self._wanted = threading.Semaphore(int(ahead))
@@ -120,6 +123,7 @@ class Feed:
             self._wanted.release()
         while True:
             batches = batches if batches is not None else self._get()
+            self._note_workers()
             num_skipped = sum(len(batch.skipped) for batch in batches or ())
             votes = (*signals.votes(), batches is None, num_skipped)
             terminated, interrupted, num_waiting, skipped = distributed.add_up(votes)
@@ -135,10 +139,16 @@ class Feed:
         self._thread.join(timeout=1.0)
         self._kill_workers()  # it may just have been starting them
 
+    def _note_workers(self) -> None:
+        self._workers |= {child for child in multiprocessing.active_children() if child.daemon} - self._before
+
     def _kill_workers(self) -> None:
-        for child in multiprocessing.active_children():
-            if child not in self._before and child.daemon:
-                child.kill()
+        self._note_workers()
+        for worker in self._workers:
+            # 255: how it ended is not known, for a signal to the whole group has killed the server that started it.
+            if worker.pid is not None and worker.exitcode in (None, 255):
+                with suppress(ProcessLookupError):
+                    os.kill(worker.pid, signal.SIGKILL)
 
     def _get(self) -> list[Batch] | None:
         try:

@@ -20,11 +20,12 @@ from tests.conftest import Recipe
 from tests.training.test_loop import _assert_same_weights, _rows
 from training.checksums import problem_of
 from training.loop import Stopped, train
-from training.moments import Moments, read_moments
+from training.moments import Moments, read_moments, write_moments
 from training.prepare import make_model
 from training.resume import checkpoints
 from training.saving import Saver, Snapshot
 from training.sharding import copy_weights
+from unimodal.checkpoint import replace_folder
 from unimodal.embedder import Embedder, load
 from unimodal.model import DualEncoder
 from unimodal.preprocess import Tokenizer
@@ -64,12 +65,11 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_reached, self.is_open = threading.Event(), threading.Event()
-        write = training.saving.write_moments
 
         def wait_and_write(folder: Path, moments: Moments) -> None:
             self.is_reached.set()
             assert self.is_open.wait(30)
-            write(folder, moments)
+            write_moments(folder, moments)
 
         monkeypatch.setattr(training.saving, "write_moments", wait_and_write)
 
@@ -108,11 +108,10 @@ def test_checkpoints_written_while_steps_go_on_are_those_of_a_run_that_waits(
     with monkeypatch.context() as patched:
         patched.setattr(Saver, "save", save_and_wait)
         train(runs[0])
-    write = training.saving.write_moments
 
     def write_late(folder: Path, moments: Moments) -> None:
         time.sleep(0.3)  # some steps
-        write(folder, moments)
+        write_moments(folder, moments)
 
     monkeypatch.setattr(training.saving, "write_moments", write_late)
     train(runs[1])
@@ -130,10 +129,9 @@ def test_the_last_good_checkpoint_stays_until_the_new_one_has_been_read_back(
     saver = _saver(tmp_path, made[1], keep=1)
     saver.save(_snapshot(made[0], 1))
     saver.wait()
-    replace = training.saving.replace_folder
 
     def replace_and_spoil(part: Path, folder: Path) -> None:
-        replace(part, folder)
+        replace_folder(part, folder)
         (folder / "config.json").write_text("{}")
 
     with monkeypatch.context() as patched:

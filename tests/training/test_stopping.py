@@ -1,0 +1,205 @@
+"""Stopping: heard while data stalls and before the first step, agreed by all ranks, told in the exit status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import training.begin
+import training.loop
+from tests.conftest import Recipe
+from tests.training.test_distributed import _two
+from tests.training.test_loop import _rows
+from training import distributed
+from training.data.loader import steps_from
+from training.loop import Stopped, train
+from training.resume import checkpoints, write_config
+from training.stopping import Feed, StopSignals, stop_signals
+
+BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+
+
+def _send(number: int, after: float = 0.0) -> None:
+    threading.Timer(after, os.kill, (os.getpid(), number)).start()
+
+
+@BOTH
+def test_a_signal_is_heard_while_the_data_stalls_and_the_step_before_is_saved(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    sent: list[float] = []
+
+    def stalls(*arguments: Any) -> Iterator[Any]:
+        steps = steps_from(*arguments)
+        yield next(steps)
+        yield next(steps)
+        sent.append(time.perf_counter() + 0.5)
+        _send(number, 0.5)
+        time.sleep(60)
+
+    monkeypatch.setattr(training.loop, "steps_from", stalls)
+    config = recipe({"steps": 6})
+    with pytest.raises(Stopped, match="stopped at step 2 of 6; go on with --resume") as caught:
+        train(config)
+    assert time.perf_counter() - sent[0] < 3.5  # a fifth of a second, a save, and the thread that is left behind
+    assert caught.value.signal == number
+    assert [folder.name for folder in checkpoints(Path(config.run))] == ["step-00000002"]
+    monkeypatch.undo()
+    train(config, resume=True)
+    assert [row["step"] for row in _rows(config.run)] == [1, 2, 3, 4, 5, 6]
+
+
+@BOTH
+def test_before_the_first_step_a_signal_stops_at_once_and_leaves_nothing_to_overwrite(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    def loads_for_a_minute(*arguments: Any) -> Any:
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+
+    config = recipe({"steps": 1})
+    with monkeypatch.context() as patched:
+        patched.setattr(training.begin, "make_model", loads_for_a_minute)
+        with pytest.raises(Stopped, match="stopped before the first step") as caught:
+            train(config)
+    assert caught.value.signal == number
+    train(config)
+
+
+def test_a_stop_at_step_0_while_the_data_stalls_saves_nothing(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stalls(*arguments: Any) -> Iterator[Any]:
+        _send(signal.SIGTERM)
+        time.sleep(60)
+        yield
+
+    monkeypatch.setattr(training.loop, "steps_from", stalls)
+    config = recipe({"steps": 6})
+    with pytest.raises(Stopped, match="stopped at step 0 of 6"):
+        train(config)
+    assert not checkpoints(Path(config.run))
+
+
+def test_what_goes_wrong_in_the_data_is_raised_where_the_step_is_made(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*arguments: Any) -> Iterator[Any]:
+        yield next(steps_from(*arguments))
+        raise OSError("shard 7 is gone")
+
+    monkeypatch.setattr(training.loop, "steps_from", breaks)
+    with pytest.raises(OSError, match="shard 7 is gone"):
+        train(recipe({"steps": 6}))
+
+
+def test_the_second_signal_does_what_it_always_did() -> None:
+    with stop_signals() as signals:
+        signals.hold()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.should_stop()
+        assert signals.agree() == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def _stalls_on_rank_1(rank: int) -> Any:
+    """Rank 0 has its batch and gets the signal; rank 1's storage stalls."""
+    event = threading.Event()
+
+    def batches() -> Iterator[Any]:
+        yield []
+        if rank == 1:
+            event.wait(60)
+        yield []
+
+    feed, signals = Feed(batches()), StopSignals()
+    signals.hold()
+    first = feed.next(signals)
+    if rank == 0:
+        threading.Timer(1.0, signals.receive, (int(signal.SIGTERM),)).start()
+    started = time.perf_counter()
+    second = feed.next(signals)
+    seconds = time.perf_counter() - started
+    (after,) = distributed.add_up([1.0])  # nobody is left in a reduction
+    return first.signal, second.signal, 0.9 < seconds < 3, after
+
+
+def test_ranks_stop_together_though_one_of_them_waits_for_its_data_and_another_was_asked(tmp_path: Path) -> None:
+    assert _two(tmp_path, _stalls_on_rank_1) == dict.fromkeys((0, 1), (0, int(signal.SIGTERM), True, 2.0))
+
+
+def _slow_on_rank_1(rank: int) -> Any:
+    """Rank 1 waits longer for its data than a rank waits for another one that is gone."""
+
+    def batches() -> Iterator[Any]:
+        time.sleep(6.0 * rank)
+        yield []
+
+    return Feed(batches()).next(StopSignals()).signal
+
+
+def test_a_storage_that_stalls_on_one_rank_is_not_taken_for_a_rank_that_is_gone(tmp_path: Path) -> None:
+    assert _two(tmp_path, _slow_on_rank_1) == {0: 0, 1: 0}
+
+
+STALLS = """
+import sys, time
+from training.data.loader import StepDataset
+
+read = StepDataset.__getitem__
+def stall(self, place):
+    if place.batch.epoch or place.batch.step > 1:
+        print("stalls", flush=True)
+        time.sleep(600)
+    return read(self, place)
+StepDataset.__getitem__ = stall
+
+if __name__ == "__main__":
+    from unimodal import cli
+    import unimodal.training.loop
+    from training.loop import Stopped, train
+    unimodal.training.loop.Stopped, unimodal.training.loop.train = Stopped, train
+    sys.argv = ["unimodal", "train", sys.argv[1]]
+    cli.main()
+"""
+
+
+@BOTH
+def test_with_workers_that_wait_for_a_storage_the_command_ends_in_time_with_128_and_the_signal(
+    recipe: Recipe, tmp_path: Path, number: signal.Signals
+) -> None:
+    config = recipe({"steps": 20, "workers": 2})
+    write_config(tmp_path, config)
+    (tmp_path / "stalls.py").write_text(STALLS)
+    command = [sys.executable, str(tmp_path / "stalls.py"), str(tmp_path / "config.yaml")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    _wait_for(lambda: len(_rows(config.run)) >= 4 if (Path(config.run) / "metrics.jsonl").is_file() else False, process)
+    time.sleep(0.5)
+    started = time.perf_counter()
+    os.killpg(process.pid, number)  # as a terminal or a scheduler does: to every process
+    _, said = process.communicate(timeout=60)
+    assert time.perf_counter() - started < 5, said
+    assert process.returncode == 128 + number
+    assert "stopped at step 4 of 20; go on with --resume" in said
+    assert [folder.name for folder in checkpoints(Path(config.run))] == ["step-00000004"]
+
+
+def _wait_for(is_true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 90
+    while not is_true():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            raise AssertionError(process.communicate())
+        time.sleep(0.1)
