@@ -56,7 +56,9 @@ class Saver:
     reached, is a sentence in `failures`, and training goes on.
     """
 
-    def __init__(self, run: Path, tokenizer: Tokenizer, keep: int, mirror: str, newest: Path | None, sharded: bool):
+    def __init__(
+        self, run: Path, tokenizer: Tokenizer | None, keep: int, mirror: str, newest: Path | None, sharded: bool
+    ):
         """newest: the checkpoint that the run goes on from, which has been checked. sharded: every rank writes."""
         self._run, self._tokenizer, self._keep, self._mirror = run, tokenizer, keep, mirror
         self.newest = newest  # on rank 0: the newest that is whole

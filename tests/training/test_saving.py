@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 
 import training.saving
 from tests.conftest import Recipe
+from tests.training.test_distributed import _two
 from tests.training.test_loop import _assert_same_weights, _rows
 from training.checksums import problem_of
 from training.loop import Stopped, train
@@ -26,8 +28,9 @@ from training.resume import checkpoints
 from training.saving import Saver, Snapshot
 from training.sharding import copy_weights
 from unimodal.checkpoint import replace_folder
+from unimodal.config import ImageTowerConfig, ModelConfig
 from unimodal.embedder import Embedder, load
-from unimodal.model import DualEncoder
+from unimodal.model import DualEncoder, build_model
 from unimodal.preprocess import Tokenizer
 
 
@@ -274,3 +277,40 @@ def test_a_stop_on_a_full_disk_says_which_step_is_lost(recipe: Recipe) -> None:
             train(config, evaluate=score)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def _one_rank_is_full(folder: str, rank: int) -> Any:
+    """Two ranks with a part each; the second save fails on rank 1 alone, the third is given up on both."""
+    run, limit = Path(folder) / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
+    torch.manual_seed(0)
+    tower = ImageTowerConfig(name="test_vit", kwargs={"depth": 1})
+    model = build_model(ModelConfig(embed_dim=8, image=tower))
+    saver = Saver(run, None, 9, "", None, sharded=True)
+    said = []
+    for step in (1, 2, 3, 4):
+        part = torch.full((2, 3), 10.0 * step + rank)
+        moments = Moments({"a/exp_avg": part}, {"a/exp_avg": [2 * rank, 0]})
+        if step == 2 and rank == 1:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, limit[1]))
+        saver.save(Snapshot(step, model.config, copy_weights(model), moments, {}, "# A card\n"))
+        if step == 3:
+            saver.abandon(4)
+        saver.wait()
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        said.append(saver.failures())
+    return said
+
+
+def test_a_disk_that_is_full_on_one_rank_costs_a_checkpoint_and_no_rank_waits(tmp_path: Path) -> None:
+    answers = _two(tmp_path, partial(_one_rank_is_full, str(tmp_path)))
+    assert answers[1] == [[], [], [], []]
+    assert [len(said) for said in answers[0]] == [0, 1, 0, 0]
+    assert "checkpoint step-00000002 could not be written" in answers[0][1][0]
+    assert "rank-00001-of-00002.safetensors" in answers[0][1][0]
+    names = _names(tmp_path / "run")
+    assert {"step-00000001", "step-00000004"} <= set(names) <= {"step-00000001", "step-00000003", "step-00000004"}
+    for folder in checkpoints(tmp_path / "run"):
+        assert not problem_of(folder)
+        step = int(folder.name[-1])
+        expected = torch.tensor([10.0 * step, 10.0 * step + 1]).repeat_interleave(2)[:, None].expand(4, 3)
+        assert torch.equal(read_moments(folder)["a/exp_avg"], expected)

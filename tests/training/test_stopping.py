@@ -18,8 +18,9 @@ import training.begin
 import training.loop
 from tests.conftest import Recipe
 from tests.training.test_distributed import _two
-from tests.training.test_loop import _rows
+from tests.training.test_loop import _assert_same_weights, _rows
 from training import distributed
+from training.checksums import problem_of
 from training.data.loader import steps_from
 from training.loop import Stopped, train
 from training.resume import checkpoints, write_config
@@ -203,3 +204,48 @@ def _wait_for(is_true: Callable[[], bool], process: subprocess.Popen[str]) -> No
             process.kill()
             raise AssertionError(process.communicate())
         time.sleep(0.1)
+
+
+ONE_IS_ASKED = """
+import os, signal, sys
+import training.loop
+from training.config import TrainConfig
+from training.loop import Stopped, train
+from training.step import train_step
+from unimodal.config import read_config
+
+def step(*arguments, **options):
+    if os.environ["RANK"] == "1" and next(count) == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return train_step(*arguments, **options)
+
+count = iter(range(99))
+training.loop.train_step = step
+try:
+    train(read_config(TrainConfig, sys.argv[1], []))
+except Stopped as stopped:
+    print(f"rank {os.environ['RANK']}: {stopped} [{stopped.signal}]\\n", end="", flush=True)
+"""
+
+
+def test_two_ranks_with_shards_stop_after_the_step_in_which_one_of_them_was_asked_and_one_process_goes_on(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    changes = {"precision": "float64", "steps": 5, "save_every": 2, "keep": 9}
+    one = recipe({"run": str(tmp_path / "one"), **changes})
+    train(one)
+    config = recipe({"run": str(tmp_path / "two"), "parallel": "fsdp", **changes})
+    write_config(tmp_path, config)
+    (tmp_path / "script.py").write_text(ONE_IS_ASKED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",
+               "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(tmp_path / "script.py"),
+               str(tmp_path / "config.yaml")]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=True)
+    for rank in range(2):
+        assert f"rank {rank}: stopped at step 3 of 5; go on with --resume. [15]" in ended.stdout
+    newest = checkpoints(Path(config.run))[-1]
+    assert newest.name == "step-00000003"
+    assert not problem_of(newest)
+    train(config.model_copy(update={"parallel": "ddp"}), resume=True)
+    _assert_same_weights(Path(config.run), Path(one.run), exact=False)
