@@ -16,7 +16,7 @@ LEDGER, SHARDS = "ledger.json", "shards.jsonl"
 
 
 def write_shards(run: Path, dataset: StepDataset) -> None:
-    """Write RUN/shards.jsonl: path, name, samples and digest of every shard, and why it is cut short, or ""."""
+    """Write RUN/shards.jsonl: path, name, samples and hashes of every shard, and why it is cut short, or ""."""
     replace_text(run / SHARDS, "".join(json.dumps(row) + "\n" for row in dataset.shard_rows()))
 
 
@@ -44,20 +44,24 @@ def check_shards(run: Path, before: dict[str, str], dataset: StepDataset) -> Non
     """Raise ValueError, naming the first shard, unless the shards are those whose fingerprints are given."""
     now = dataset.fingerprints()
     changed = [path for path in now if before.get(path) != now[path]]
-    if not changed:
-        return
     known = {(row["path"], row["shard"]): row for row in _read(run / SHARDS)}
-    rows = {(row["path"], row["shard"]): row for row in dataset.shard_rows() if row["path"] in changed}
+    rows = {(row["path"], row["shard"]): row for row in dataset.shard_rows()}
+    other = [key for key, row in rows.items() if key in known and _differ(row, known[key])]
     gone = [key for key in known if key[0] in changed and key not in rows]
-    other = [key for key, row in rows.items() if key in known and row["digest"] != known[key]["digest"]]
-    new = [key for key in rows if key not in known]
-    what = [f"{name} {verb}" for keys, verb in ((other, "was written again"), (gone, "is gone"), (new, "is new"))
-            for _, name in keys]  # fmt: skip
-    more = f" (and {len(what) - 1} more)" if len(what) > 1 else ""
-    raise ValueError(
-        f"the shards of {changed[0]!r} are not those that {run} was trained on"
-        f"{': ' + what[0] + more if what else ''}; bring those back, or start a new run."
-    )
+    new = [key for key in rows if key[0] in changed and known and key not in known]
+    verbs = ((other, "was written again"), (gone, "is gone"), (new, "is new"))
+    what = [f"{name} of {path!r} {verb}" for keys, verb in verbs for path, name in keys]
+    if changed or what:
+        more = f" (and {len(what) - 1} more)" if len(what) > 1 else ""
+        raise ValueError(
+            f"the shards are not those that {run} was trained on: {what[0] if what else repr(changed[0])}{more}; bring "
+            "those back, or start a new run."
+        )
+
+
+def _differ(row: dict[str, Any], before: dict[str, Any]) -> bool:
+    contents = (row["contents"], before["contents"])
+    return bool(row["digest"] != before["digest"] or (all(contents) and contents[0] != contents[1]))
 
 
 def cut_shards(dataset: StepDataset) -> list[dict[str, Any]]:

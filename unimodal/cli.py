@@ -159,15 +159,32 @@ def check(
     raise typer.Exit(report.exit_status)
 
 
+@shards_app.command()
+def index(
+    shards: Annotated[str, typer.Argument(help="A tar, a folder of tars, a glob or a brace pattern, on this machine.")],
+) -> None:
+    """Write an index with checksums beside each shard: for tars that others packed, and before they are uploaded."""
+    from unimodal.progress import progress_bar
+    from unimodal.shards.find import find_shards
+    from unimodal.shards.index import load_index
+
+    samples, paths = 0, [path for path in find_shards(shards) if isinstance(path, Path)]
+    with progress_bar("indexing", len(paths)) as advance:
+        for number, path in enumerate(paths):
+            samples += len(load_index(path, checksums=True))
+            advance(number + 1)
+    _say(f"{samples:,} samples in {len(paths):,} shards are indexed")
+
+
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="loss or step.")],
+    name: Annotated[str, typer.Argument(help="loss, step or data.")],
     rounds: Annotated[
-        int | None, typer.Option(min=1, help="Of which the median is taken. Default: loss 5, step 3.")
+        int | None, typer.Option(min=1, help="Of which the median is taken. Default: loss 5, the others 3.")
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Of torch; 1 counts CPU seconds, more wall time. Default: loss torch's own, step 1."),
+        typer.Option(min=1, help="Of torch; 1 counts CPU seconds, more wall time. Default: loss torch's own, the others 1."),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows there.")] = None,
 ) -> None:
@@ -181,8 +198,10 @@ def bench(
         from unimodal.training.speed.loss import bench_loss as run_bench
     elif name == "step":
         from unimodal.training.speed.step import bench_step as run_bench
+    elif name == "data":
+        from unimodal.training.speed.data import bench_data as run_bench
     else:
-        raise ValueError(f"there is no bench {name!r}; {nearest(name, ['loss', 'step'])}")
+        raise ValueError(f"there is no bench {name!r}; {nearest(name, ['loss', 'step', 'data'])}")
     chosen = {"rounds": rounds, "threads": threads}
     rows = run_bench(**{key: value for key, value in chosen.items() if value is not None})
     Console().print(rows_table(rows, f"bench {name}"))

@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Recipe
-from training import loop
 from training.config import TrainConfig
-from training.loop import train
+from training.loop import Stopped, train
 from training.resume import checkpoints, read_state
+from training.step import train_step
+from unimodal.shards.index import load_index, sidecar
 
 
 def _ledger(config: TrainConfig) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def test_weights_may_change_at_resume_and_that_is_said_and_kept(
 
 def _train_until(config: TrainConfig, step: int) -> None:
     """Train, and stop as after a signal once the checkpoint of a step is there."""
-    train_step, done = loop.train_step, 0
+    done = 0
 
     def counted(*args: Any, **options: Any) -> Any:
         nonlocal done
@@ -84,8 +85,8 @@ def _train_until(config: TrainConfig, step: int) -> None:
         return train_step(*args, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "train_step", counted)
-        with pytest.raises(loop.Stopped, match=f"stopped at step {step} of"):
+        patch.setattr("training.loop.train_step", counted)
+        with pytest.raises(Stopped, match=f"stopped at step {step} of"):
             train(config)
 
 
@@ -97,16 +98,21 @@ def test_a_path_that_changes_at_resume_is_refused(recipe: Recipe) -> None:
         train(other, resume=True)
 
 
-def test_a_shard_written_again_is_refused_at_resume_by_its_name(recipe: Recipe, world: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_checksums", [True, False])
+def test_a_shard_written_again_is_refused_at_resume_by_its_name(
+    recipe: Recipe, world: Path, tmp_path: Path, has_checksums: bool
+) -> None:
     shutil.copytree(world / "shards", tmp_path / "shards")
     config = recipe({"data_root": str(tmp_path / "shards"), "save_every": 1})
     _train_until(config, 2)
     shard = sorted((tmp_path / "shards/pairs").glob("*.tar"))[1]
     content = bytearray(shard.read_bytes())
-    place = content.index(b'"query"')
-    content[place + 1 : place + 6] = b"QUERY"  # as long as before, and the headers are the same
+    place = content.index(b'"query": "') + 10  # of the first sample, where shards without checksums are looked at
+    content[place] ^= 1  # as long as before, and the headers are the same
     shard.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"the shards of 'pairs' are not those .*: {shard.name} was written again"):
+    sidecar(shard).unlink()
+    load_index(shard, checksums=has_checksums)
+    with pytest.raises(ValueError, match=rf"trained on: {shard.name} of 'pairs' was written again; bring those back"):
         train(config, resume=True)
 
 

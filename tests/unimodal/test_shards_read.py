@@ -15,7 +15,7 @@ import pytest
 
 from unimodal.shards import index as index_module
 from unimodal.shards import read as read_module
-from unimodal.shards.index import SUFFIX
+from unimodal.shards.index import SUFFIX, load_index
 from unimodal.shards.read import Sample, ShardSet, TextPair, captions_of, image_bytes_of, open_shards, text_pair_of
 
 
@@ -116,6 +116,20 @@ def test_a_shard_written_again_after_it_was_opened_is_refused(shards: ShardSet, 
     with pytest.raises(OSError, match="written again"):
         shards.read(0, 0)
     assert open_shards(tmp_path).fingerprint() != shards.fingerprint()
+
+
+def test_any_flipped_bit_of_a_sample_is_a_fault_once_its_shard_was_indexed_with_checksums(tmp_path: Path) -> None:
+    path = img2dataset_shard(tmp_path / "s.tar", 0)
+    index, whole = load_index(path, checksums=True), path.read_bytes()
+    assert not any(sample.fault for sample in everything(open_shards(path)))
+    for offset, size in index.parts(1).values():
+        for place in range(offset, offset + size, 7):
+            content = bytearray(whole)
+            content[place] ^= 1 << place % 8
+            path.write_bytes(content)
+            faults = [sample.fault for sample in everything(open_shards(path))]
+            assert "sample '000000001' is not what was indexed (its checksum differs)" in faults[1]
+            assert not any(faults[:1] + faults[2:])
 
 
 def sample(**parts: Any) -> Sample:

@@ -72,6 +72,8 @@ def make_example(
 
     Raises ValueError for a corrupt sample, one with too few hard negatives, or without the scores that the loss wants.
     """
+    if sample.fault:
+        raise ValueError(sample.fault)
     if task.kind == "image-text":
         captions, content = captions_of(sample), image_bytes_of(sample)
         pixels = train_pixels(content, preprocess, task.augment, draw)

@@ -126,12 +126,14 @@ class StepDataset(Dataset[Piece]):
         return {path: shards.fingerprint() for path, shards in self.shards.items()}
 
     def shard_rows(self) -> list[dict[str, Any]]:
-        """What is known of every shard: its source's path, name, samples, digest, and why it is cut short, or ""."""
+        """Of every shard: its source's path, name, samples, digest (of a few places), hash of all samples, cut."""
         return [
             {"path": path, "shard": str(shard).rpartition("/")[2], "samples": samples, "digest": digest,
-             "cut": shards.truncated.get(shard, "")}
+             "contents": contents, "cut": shards.truncated.get(shard, "")}
             for path, shards in self.shards.items()
-            for shard, samples, digest in zip(shards.paths, shards.num_samples, shards.digests, strict=True)
+            for shard, samples, digest, contents in zip(
+                shards.paths, shards.num_samples, shards.digests, shards.contents, strict=True
+            )
         ]  # fmt: skip
 
     def seen(self, step: int) -> list[dict[str, Any]]:

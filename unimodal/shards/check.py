@@ -144,7 +144,7 @@ def _inspect(shards: ShardSet, shard: int, number: int) -> _Finding:
     else:
         kind, inspections = "unknown", [_inspect_picture]
     measures: list[tuple[str, int]] = []
-    reasons: list[str] = []
+    reasons = [sample.fault] if sample.fault else []
     for inspect in inspections:
         try:
             measures += inspect(sample)

@@ -16,7 +16,7 @@ from ..progress import progress_bar
 from .cache import ShardCache
 from .config import StorageConfig
 from .find import Location, find_shards
-from .index import ShardIndex, fits, load_index, reads_of, sidecar
+from .index import ShardIndex, checksum_of, fits, load_index, reads_of, sidecar
 from .remote import Prefetcher, RemoteShard, fetch, is_elsewhere, look_up, remote_index
 from .storage import ShardChangedError, persistently, read_ranges
 
@@ -31,6 +31,7 @@ class Sample(NamedTuple):
 
     key: str
     parts: dict[str, bytes]
+    fault: str = ""  # why its bytes are not those that were indexed
 
 
 class TextPair(NamedTuple):
@@ -69,15 +70,16 @@ class ShardSet:
         self._cache = ShardCache(storage.folder, int(storage.cache_gib * 2**30))
         self._remote: dict[int, RemoteShard] = {}
         self._unsaved: dict[int, ShardIndex] = {}  # without a sidecar to be read from again: they travel with the set
-        sizes, digests, self.truncated = [], [], dict[Location, str]()
+        sizes, digests, contents, self.truncated = [], [], [], dict[Location, str]()
         with progress_bar("reading shard indexes", len(self.paths), show_progress) as advance:
             for number, index in enumerate(self._indexes()):
                 sizes.append(len(index))
                 digests.append(index.digest)
+                contents.append(index.contents)
                 if index.truncated:
                     self.truncated[self.paths[number]] = index.truncated
                 advance(number + 1)
-        self.num_samples, self.digests = tuple(sizes), tuple(digests)
+        self.num_samples, self.digests, self.contents = tuple(sizes), tuple(digests), tuple(contents)
         self._start()
 
     def _start(self) -> None:
@@ -250,10 +252,11 @@ def _read_exactly(opened: _OpenShard, offset: int, size: int, path: Location) ->
 
 
 def _cut(content: bytes, start: int, index: ShardIndex, sample: int) -> Sample:
-    parts = {
-        name: content[offset - start : offset - start + size] for name, (offset, size) in index.parts(sample).items()
-    }
-    return Sample(index.key(sample), parts)
+    key = index.key(sample)
+    parts = {name: content[begin - start : begin - start + size] for name, (begin, size) in index.parts(sample).items()}
+    if len(index.checksums) and checksum_of(content) != index.checksums[sample]:
+        return Sample(key, parts, f"sample {key!r} is not what was indexed (its checksum differs); pack it again.")
+    return Sample(key, parts)
 
 
 def captions_of(sample: Sample) -> list[str]:

@@ -109,7 +109,7 @@ def _index_by_reading(shard: RemoteShard, cache: ShardCache, patience: Patience)
         while True:
             fetch(shard, cache, patience)
             with suppress(FileNotFoundError), shard.path.open("rb") as file:  # the cache may have let it go at once
-                return build_index(file, str(shard.location))
+                return build_index(file, str(shard.location), checksums=True)
 
     def read() -> ShardIndex:
         fs, path = filesystem(str(shard.location))

@@ -71,7 +71,7 @@ def pack(
             raise ValueError(f"all {len(skipped):,} rows of {config.input} had to be skipped; the first: {reason}.")
         shards = sorted(folder.glob("*.tar"))
         for shard in shards:
-            load_index(shard)
+            load_index(shard, checksums=True)
         summary = PackSummary(num_samples, len(shards), len(skipped), sum(shard.stat().st_size for shard in shards))
         _write_records(folder, config, summary, skipped)
     return summary
@@ -165,8 +165,8 @@ def _write_tars(samples: Iterable[Sample], folder: Path, samples_per_shard: int)
     count = 0
     # mtime 0: the same rows and configuration give the same bytes.
     with ShardWriter(pattern, maxcount=samples_per_shard, verbose=0, encoder=False, mtime=0) as writer:
-        for key, parts in samples:
-            writer.write({"__key__": key, **parts})
+        for sample in samples:
+            writer.write({"__key__": sample.key, **sample.parts})
             count += 1
     return count
 
