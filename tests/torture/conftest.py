@@ -94,6 +94,11 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def stretched(seconds: float) -> float:
+    """A limit of wall time for a machine that has nothing else to do, on one that is as busy as this one is now."""
+    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def picture(number: int, draw: np.random.Generator, format: str = "PNG") -> bytes:
     """A noisy square of 20 x 20 in the colour that its caption says."""
     colour = list(COLOURS.values())[number % len(COLOURS)]

@@ -45,6 +45,12 @@ def digest(batches: Any) -> str:
     return found.hexdigest()
 
 
+def read_environment() -> None:
+    """What a process of its own does when it imports fsspec: the nursery had other variables."""
+    config = importlib.import_module("fsspec.config")
+    config.set_conf_env(config.conf)
+
+
 def slow_steps(seconds: float) -> None:
     """Every step takes so much longer."""
     loop = _module("training.loop")
@@ -59,8 +65,8 @@ def slow_validation(seconds: float) -> None:
 
 def slow_start(seconds: float) -> None:
     """Making the model takes so much longer."""
-    loop = _module("training.loop")
-    loop.make_model = _slower(loop.make_model, seconds)
+    begin = _module("training.begin")
+    begin.make_model = _slower(begin.make_model, seconds)
 
 
 def limit_file_size(size: int) -> None:
@@ -82,6 +88,13 @@ def small_shared_memory(size: int) -> None:
         or libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, b"size=%d" % size)
     ):
         raise OSError(ctypes.get_errno(), "no /dev/shm of its own")
+
+
+def own_tracker() -> None:
+    """What removes a killed process's semaphores is a process of its own, as that of a run without a nursery."""
+    from multiprocessing import resource_tracker
+
+    resource_tracker._resource_tracker = resource_tracker.ResourceTracker()
 
 
 def repeat_batches(every: int) -> None:

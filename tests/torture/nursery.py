@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,21 +61,23 @@ class Life:
         """Send a signal to the process alone."""
         os.kill(self.pid, number)
 
+    def signal_all(self, number: int) -> None:
+        """Send a signal to the process and to all of its session, as a terminal or a cluster does."""
+        for pid in session(self.pid):
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, number)
+
     def said(self) -> str:
         """What it has written to stderr and stdout."""
-        return self._stderr.read_text(errors="replace")
+        return self._stderr.read_text(errors="replace") if self._stderr.exists() else ""
 
     def descendants(self) -> list[int]:
         """The living processes of its session except itself: loader workers and what started them."""
-        return [pid for pid in _session(self.pid) if pid != self.pid]
+        return [pid for pid in session(self.pid) if pid != self.pid]
 
     def bury(self) -> None:
         """End whatever is left of its session."""
-        for pid in _session(self.pid):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        self.signal_all(signal.SIGKILL)
         self.wait(30)
 
 
@@ -121,7 +124,7 @@ def parent_of(pid: int) -> int:
     return int(fields[1]) if fields else 0
 
 
-def _session(leader: int) -> list[int]:
+def session(leader: int) -> list[int]:
     """The living processes whose session a process leads or led."""
     pids = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
     stats = {pid: _stat(pid) for pid in pids}
@@ -146,20 +149,20 @@ def _serve() -> None:
         request = json.loads(line)
         answer: int | None
         if "poll" in request:
-            pid = request["poll"]
-            if alive[pid] is None:
-                ended, status = os.waitpid(pid, os.WNOHANG)
-                alive[pid] = os.waitstatus_to_exitcode(status) if ended else None
-            answer = alive[pid]
+            polled = request["poll"]
+            if alive[polled] is None:
+                ended, status = os.waitpid(polled, os.WNOHANG)
+                alive[polled] = os.waitstatus_to_exitcode(status) if ended else None
+            answer = alive[polled]
         else:
             child = answer = os.fork()
             if child == 0:
                 _live(request)
             alive[child] = None
         print(json.dumps(answer), flush=True)
-    for pid, status in alive.items():
-        if status is None:
-            os.kill(pid, signal.SIGKILL)
+    for child, code in alive.items():
+        if code is None:
+            os.kill(child, signal.SIGKILL)
 
 
 def _live(request: dict[str, Any]) -> None:

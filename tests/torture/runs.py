@@ -73,9 +73,20 @@ def steps_file(run: Path | str) -> Path:
     return Path(f"{run}.steps")
 
 
+def named(config: TrainConfig, name: str, **changes: Any) -> TrainConfig:
+    """The same run in another folder."""
+    return config.model_copy(update={"run": str(Path(config.run).with_name(name)), **changes})
+
+
 def recording(config: TrainConfig, **more: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The instruments of a life whose steps are recorded."""
     return {"record": {"file": str(steps_file(config.run))}, **more}
+
+
+def taken(run: Path) -> int:
+    """Steps computed so far."""
+    file = steps_file(run)
+    return sum(line[:4] != "from" for line in file.read_text().splitlines()) if file.exists() else 0
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:
@@ -90,7 +101,9 @@ def dataset_of(config: TrainConfig, rank: int = 0, world_size: int = 1) -> StepD
     assert config.model.text is not None
     tokenizer, text = load_tokenizer(config.model.text)
     model = config.model.model_copy(update={"text": text})
-    return StepDataset(config.plan, Path(config.data_root), model, tokenizer, config.seed, rank, world_size)
+    return StepDataset(
+        config.plan, config.data_root, model, tokenizer, config.seed, rank, world_size, config.storage
+    )  # fmt: skip
 
 
 def global_batches(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import tracemalloc
+from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.conftest import Recipe
 from tests.torture.conftest import Figure
 from tests.torture.runs import dataset_of, global_batches
 from training.config import TrainConfig
+from training.data.loader import steps_from
 from training.data.order import Order, slots_of_rank
 from unimodal.shards.read import ShardSet
 
@@ -62,20 +64,21 @@ def test_another_seed_gives_other_batches(config: TrainConfig) -> None:
 def test_a_seek_reads_no_sample_that_it_passes_over(
     config: TrainConfig, figure: Figure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, reads = ShardSet.read, []
+    read_many = ShardSet.read_many
+    reads: list[tuple[int, int]] = []
 
-    def counting(shards: ShardSet, shard: int, sample: int) -> Any:
-        reads.append((shard, sample))
-        return read(shards, shard, sample)
+    def counting(shards: ShardSet, places: Sequence[tuple[int, int]]) -> Any:
+        reads.extend(places)
+        return read_many(shards, places)
 
-    monkeypatch.setattr(ShardSet, "read", counting)
+    monkeypatch.setattr(ShardSet, "read_many", counting)
     dataset = dataset_of(config)
     assert not reads
     started = time.perf_counter()
-    dataset[STEPS - 2]
+    (batch,) = next(steps_from(dataset, STEPS - 2, STEPS, workers=0))
     figure("first batch after a seek over 28 steps", time.perf_counter() - started, "s")
-    figure("samples read beyond that batch's own", len(reads) - 48, "samples")
-    assert len(reads) == 48
+    figure("samples read beyond that batch's own", len(reads) - len(batch.keys), "samples")
+    assert len(reads) == len(batch.keys) == 48
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8, 16, 32, 64])
