@@ -180,11 +180,13 @@ def index(
 def bench(
     name: Annotated[str, typer.Argument(help="loss, step or data.")],
     rounds: Annotated[
-        int | None, typer.Option(min=1, help="Of which the median is taken. Default: loss 5, the others 3.")
+        int | None, typer.Option(min=1, help="Of which the median is taken. Default: loss 5, others 3.")
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Of torch; 1 counts CPU seconds, more wall time. Default: loss torch's own, the others 1."),
+        typer.Option(
+            min=1, help="Of torch; 1 counts CPU seconds, more wall time. Default: loss torch's own, others 1."
+        ),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows there.")] = None,
 ) -> None:

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from typer.testing import CliRunner
 
 from training.config import SourceConfig, StepConfig, TaskConfig
+from training.data.loader import steps_from
 from training.losses import info_nce
-from training.speed import loss, step
+from training.speed import data, loss, photographs, step
 from training.speed.compare import (
     Clock,
     Row,
@@ -28,13 +29,20 @@ from training.speed.compare import (
 )
 from training.step import encode_batch
 from unimodal.cli import app
+from unimodal.config import PreprocessConfig
+from unimodal.preprocess import load_tokenizer
+from unimodal.shards.read import open_shards
 
-SMALL_LOSS = loss.LossSizes(batch=48, memory_batch=64, cached_batch=80, dim=8)
+SMALL_LOSS = loss.LossSizes(batch=48, memory_batch=1024, cached_batch=80, dim=8)
 SMALL_CACHED = step.Cached(
     batch=8, chunk=2, image_size=16, image={"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2},
     layers=1, width=24, tokens=6,
 )  # fmt: skip
 SMALL_TEXTS = step.Texts(pairs=40, layers=1, width=16)
+SMALL_DATA = data.DataSizes(
+    image_size=16, short_sides=((48, ">= 3.3"), (64, ">= 2.8")), drawn=2, pictures=16, batch=8, samples=24, captions=40,
+    sent=3,
+)  # fmt: skip
 
 
 def silent(_: str) -> None: ...
@@ -57,6 +65,64 @@ def test_bench_step_has_a_row_for_each_peer_and_gives_the_threads_back() -> None
     for row in rows[1:]:
         assert row.ratio == pytest.approx(row.theirs / row.ours)
     assert {row.unit for row in rows} == {"CPU s, 1 thread"}
+
+
+def test_bench_data_has_a_row_for_each_peer() -> None:
+    rows = data.bench_data(SMALL_DATA, rounds=1)
+    assert [row.target for row in rows] == [">= 3.3", ">= 2.8", ">= 10", "<= 0.25", "<= 0.2", ">= 2.5"]
+    for row in rows:
+        ratio = row.theirs / row.ours if row.target.startswith(">=") else row.ours / row.theirs
+        assert row.ratio == pytest.approx(ratio)
+    assert [row.unit for row in rows] == ["CPU s, 1 thread"] * 3 + ["MB", "CPU s, both processes", "CPU s, 1 thread"]
+
+
+def test_both_loaders_give_the_same_pictures_and_captions(tmp_path: Path) -> None:
+    pictures = [photographs.encode(photographs.draw_photograph(seed, 64), 64) for seed in range(3)]
+    shards = photographs.pack(pictures, 16, tmp_path / "shards")
+    dataset, theirs = data.open_dataset(tmp_path / "shards", SMALL_DATA), data.open_clip_batches(shards, SMALL_DATA)
+    ours = [batch for step in steps_from(dataset, 0, 2, workers=0) for batch in step]
+    found = list(theirs())
+    mean, std = (torch.tensor(values)[:, None, None] for values in (PreprocessConfig().mean, PreprocessConfig().std))
+    assert len(found) == len(ours) == 2
+    levels = torch.cat([255 * (pixels * std + mean) for pixels, _ in found])
+    assert [pixels.shape for pixels, _ in found] == [(8, 3, 16, 16)] * 2
+    assert float(levels.mean()) == pytest.approx(
+        np.mean([float(batch.pixels.double().mean()) for batch in ours if batch.pixels is not None]), abs=2
+    )
+    assert sorted(ids for batch in ours for ids in batch.texts.lists()) == sorted(
+        [token for token in row if token] for _, texts in found for row in texts.tolist()
+    )
+
+
+def test_shards_of_photographs_are_read_alike_by_both(tmp_path: Path) -> None:
+    import webdataset
+
+    shards = photographs.pack([b"one", b"another"], 6, tmp_path / "shards")
+    ours = open_shards(tmp_path / "shards")
+    found = list(
+        webdataset.DataPipeline(webdataset.SimpleShardList(list(map(str, shards))), webdataset.tarfile_to_samples())
+    )
+    places = [(shard, sample) for shard in range(2) for sample in range(3)]
+    assert [(sample.key, sample.parts) for sample in ours.read_many(places)] == [
+        (one["__key__"], {name: one[name] for name in ("jpg", "txt", "json")}) for one in found
+    ]
+
+
+def test_photographs_are_the_same_each_time_and_as_large_as_they_are_said_to_be() -> None:
+    assert photographs.draw_photograph(3, 64) == photographs.draw_photograph(3, 64)
+    assert photographs.draw_photograph(3, 64) != photographs.draw_photograph(5, 64)
+    drawn = [photographs.draw_photograph(seed) for seed in range(6)]
+    assert {picture.size for picture in drawn} == {(682, 512), (512, 682)}
+    for short, kilobytes in ((256, 23.6), (512, 69)):
+        found = [len(photographs.encode(picture, short)) / 1000 for picture in drawn]
+        assert np.mean(found) == pytest.approx(kilobytes, rel=0.1)
+
+
+def test_other_token_ids_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, config = load_tokenizer(data.CLIP)
+    monkeypatch.setattr(data, "load_tokenizer", lambda _: (tokenizer.with_max_length(config, 8), config))
+    with pytest.raises(FloatingPointError, match="our token ids are not those of open_clip"):
+        data._tokenising(SMALL_DATA, 1, silent)
 
 
 def test_every_loss_gives_the_gradient_of_the_plain_one() -> None:
