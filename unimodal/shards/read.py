@@ -252,9 +252,9 @@ def _read_exactly(opened: _OpenShard, offset: int, size: int, path: Location) ->
 
 
 def _cut(content: bytes, start: int, index: ShardIndex, sample: int) -> Sample:
-    key = index.key(sample)
+    key, checksum = index.key(sample), index.checksum(sample)
     parts = {name: content[begin - start : begin - start + size] for name, (begin, size) in index.parts(sample).items()}
-    if len(index.checksums) and checksum_of(content) != index.checksums[sample]:
+    if checksum is not None and checksum_of(content) != checksum:
         return Sample(key, parts, f"sample {key!r} is not what was indexed (its checksum differs); pack it again.")
     return Sample(key, parts)
 
