@@ -323,16 +323,21 @@ def _print_plan(config: TrainConfig) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    columns = "stage steps schedule task share batch streams tokens temperature sources"
-    table = Table(*columns.split())
-    for stage in config.plan:
-        for name, task in stage.tasks.items():
-            found = [source + _what_is_missing(config, at) for source, at in task.sources.items()]
-            learned = "from " if task.learns_temperature else ""
-            table.add_row(
-                stage.name, f"{stage.steps:,}", stage.schedule, name, f"{task.share:g}", f"{task.global_batch:,}",
-                str(task.num_streams), str(task.max_length), f"{learned}{task.start_temperature:g}", "\n".join(found),
-            )  # fmt: skip
+    tasks = [(stage, name, task) for stage in config.plan for name, task in stage.tasks.items()]
+    table = Table("task", *(name for _, name, _ in tasks), show_lines=False)
+    rows: dict[str, list[str]] = {
+        "stage": [f"{stage.name}, {stage.steps:,} steps, {stage.schedule}" for stage, _, _ in tasks],
+        "share": [f"{task.share:g}" for _, _, task in tasks],
+        "global_batch": [f"{task.global_batch:,} in {task.num_streams} streams" for _, _, task in tasks],
+        "max_length": [f"{task.max_length}" for _, _, task in tasks],
+        "loss": [task.loss for _, _, task in tasks],
+        "temperature": [("from " if task.learns_temperature else "") + f"{task.start_temperature:g}"
+                        for _, _, task in tasks],
+        "sources": ["\n".join(f"{source}, weight {at.weight:g}{_what_is_missing(config, at)}"
+                              for source, at in task.sources.items()) for _, _, task in tasks],
+    }  # fmt: skip
+    for key, values in rows.items():
+        table.add_row(key, *values)
     print(yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True), sort_keys=False))
     Console().print(table)
 
@@ -346,8 +351,8 @@ def _what_is_missing(config: TrainConfig, source: SourceConfig) -> str:
         try:
             if not is_remote(path):
                 find_shards(path)
-        except ValueError as error:
-            return f" ({error})"
+        except ValueError:
+            return f" ({path} is not there)"
     return ""
 
 
