@@ -113,7 +113,28 @@ def test_a_download_survives_faults_and_costs_one_block_each(
     assert file.getvalue() == (tmp_path / "file.bin").read_bytes()
     faults = len(server.requests) - server.count("ok")
     assert faults > 0
-    assert len(server.requests) == 16 + faults
+    assert len(server.requests) >= 16 + faults
+
+
+def test_a_block_that_fails_is_asked_for_in_halves_and_grows_again(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "BLOCK", 1 << 18)
+    monkeypatch.setattr(storage, "_SMALLEST", 1 << 10)
+    url, file = f"{server.url}/file.bin", io.BytesIO()
+    state = state_of(url, QUICK)
+    asked: list[int] = []
+    ask, failures = storage.ask, iter([True, True, True])
+
+    def slow_line(*args: object, timeout: float, **options: int) -> object:
+        asked.append(options["end"] - options["start"])
+        if next(failures, False):
+            raise TimeoutError
+        return ask(*args, timeout=timeout, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(storage, "ask", slow_line)
+    assert download(url, file, state, QUICK) == 1 << 20
+    assert asked[:8] == [1 << 18, 1 << 17, 1 << 16, 1 << 15, 1 << 16, 1 << 17, 1 << 18, 1 << 18]
 
 
 def test_a_stall_is_given_up_and_asked_for_again(server: Server) -> None:

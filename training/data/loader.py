@@ -191,7 +191,6 @@ class StepDataset(Dataset[Piece]):
     def _prefetch(self, batch: BatchPlace, first: BatchPlace) -> None:
         """Begin to fetch what the rank's streams read in this window and the next, once a window."""
         task = self._stages[batch.stage].tasks[batch.task]
-        streams = sorted({slot % task.num_streams for slot in self._slots[batch.stage, batch.task]})
         for source in task.sources if task.mixed else [batch.source]:
             place = first._replace(source=source)  # of mixed batches the others are about as far
             order, shards = self._source(place)
@@ -199,6 +198,7 @@ class StepDataset(Dataset[Piece]):
             if (key := (*place[:4], window)) in self._prefetched or not shards.is_remote:
                 continue
             self._prefetched.add(key)
+            streams = sorted({slot % task.num_streams for slot in self._slots[batch.stage, batch.task]})
             shards.prefetch(order.shards_in(place.epoch, window, streams))
             shards.prefetch(order.shards_in(place.epoch, window + 1, streams))
 

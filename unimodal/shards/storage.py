@@ -18,7 +18,8 @@ from fsspec import AbstractFileSystem
 from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.core import url_to_fs
 
-BLOCK = 16 << 20  # bytes asked for at once: what a retry has to ask for again
+BLOCK = 16 << 20  # bytes asked for at once
+_SMALLEST = 1 << 18  # bytes: on a line that carries fewer in `timeout` seconds nothing can be trained
 _GAP = 256 << 10  # bytes between two ranges that are cheaper to read over than to ask for apart
 _TRIES_IN_SILENCE = 6  # some three seconds
 _LONGEST_PAUSE = 30.0  # seconds between two tries
@@ -229,28 +230,35 @@ def read_ranges(requests: Sequence[tuple[str, int, int]], patience: Patience) ->
 def download(url: str, file: BinaryIO, state: FileState, patience: Patience) -> int:
     """Copy a whole file, block by block: a fault costs one block. Returns the bytes written.
 
-    A server that ignores ranges sends everything for the first block, and is taken at its word.
+    A block that fails is asked for in halves, so that a slow line is not one that stalls. A server that ignores ranges
+    sends everything for the first block, and is taken at its word; one that names no size is asked once for all.
     Raises OSError naming the file: also when it is not as long as its state said.
     """
-    done = 0
-    while state.size is None or done < state.size:
-        stop = done + BLOCK if state.size is None else min(done + BLOCK, state.size)
-        whole = state.size is None  # of a file of unknown size there is no last block to ask for
+    if state.size is None:
+        content = read_file(url, patience)
+        file.write(content)
+        return len(content)
+    size, done, block = state.size, 0, BLOCK
 
-        def read(start: int = done, stop: int = stop, whole: bool = whole) -> bytes:
-            fs, path = filesystem(url)
-            limits = {} if whole else {"start": start, "end": stop}
-            content: bytes = ask(fs, "cat_file", path, timeout=patience.timeout, **limits)
-            if not whole and len(content) != stop - start and len(content) != state.size:
-                raise EOFError(f"{len(content):,} bytes came where {stop - start:,} were asked for")
-            return content
+    def read() -> bytes:
+        nonlocal block
+        fs, path = filesystem(url)
+        stop = min(done + block, size)
+        try:
+            content: bytes = ask(fs, "cat_file", path, start=done, end=stop, timeout=patience.timeout)
+            if len(content) not in (stop - done, size):
+                raise EOFError(f"{len(content):,} bytes came where {stop - done:,} were asked for")
+        except Exception:
+            block = max(_SMALLEST, block // 2)
+            raise
+        block = min(BLOCK, block * 2)
+        return content
 
+    while done < size:
         content = persistently(read, url, patience.deadline)
-        if len(content) == state.size and done:  # the server changed its mind about ranges
+        if len(content) == size and done:  # the server has changed its mind about ranges
             file.seek(0)
             done = 0
         file.write(content)
         done += len(content)
-        if whole:
-            break
     return done
