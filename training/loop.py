@@ -156,7 +156,7 @@ def _note(run: Run, failure: str) -> None:
         warnings.warn(failure, stacklevel=2)
 
 
-def _save(run: Run, in_a_hurry: bool = False) -> None:
+def _save(run: Run) -> None:
     """Take a copy of all that changes and let it be written; every rank calls it."""
     run.saver.wait()  # one at a time
     state = {
@@ -166,9 +166,11 @@ def _save(run: Run, in_a_hurry: bool = False) -> None:
     }  # fmt: skip
     _write_ledger(run)
     card = model_card(run.model.config, count_parameters(run.model))
-    weights, moments = copy_weights(run.model), moments_of(run.model, run.optimizer)
+    spare = run.saver.spare
+    weights = copy_weights(run.model, spare.weights if spare is not None else {})
+    moments = moments_of(run.model, run.optimizer, spare.moments.tensors if spare is not None else {})
     snapshot = Snapshot(run.step, run.model.config, weights, moments, state, card)
-    run.saver.save(snapshot, in_a_hurry=in_a_hurry)
+    run.saver.save(snapshot)
 
 
 def _write_ledger(run: Run) -> None:
@@ -223,7 +225,7 @@ def _stop(run: Run, number: int) -> Stopped:
     run.saver.wait()
     is_saved = run.step == run.saver.newest_step
     if distributed.add_up([run.log is not None and not is_saved])[0]:
-        _save(run, in_a_hurry=True)
+        _save(run)
     _end_writing(run)
     is_saved = run.step == run.saver.newest_step or run.log is None
     where = "" if is_saved else f", which could not be saved (the newest checkpoint is of {run.saver.newest_step})"

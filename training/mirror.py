@@ -11,12 +11,13 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from unimodal.checkpoint import replace_folder
-from unimodal.shards.storage import filesystem, persistently
+from unimodal.shards.storage import Clock, filesystem, persistently
 
 from .checksums import MANIFEST, parse_checksums, problem_of
 from .resume import checkpoint_folder, step_of
@@ -25,20 +26,33 @@ BESIDE = ("config.yaml", "metrics.jsonl", "skipped.jsonl", "nonfinite.jsonl", "l
 _DEADLINE = 60.0  # seconds that one file, or a list of files, is asked for when a run starts
 
 
+class MirrorPatience(NamedTuple):
+    """How long a file may be tried again and again."""
+
+    deadline: float  # seconds
+    clock: Clock
+
+
 def upload(
-    folder: Path, run: Path, mirror: str, keep: int, deadline: float, check: Callable[[], None] = lambda: None
+    folder: Path, run: Path, mirror: str, keep: int, check: Callable[[], None], patience: MirrorPatience
 ) -> None:
     """Copy a whole checkpoint and what lies beside; then remove all but the newest `keep` up to it.
 
-    deadline: seconds in which a file may be tried again. check: called between files; what it raises goes through.
+    check: called before each try of each file; what it raises goes through, unless it is an OSError.
     Raises OSError if a file cannot be copied.
     """
     fs, root = filesystem(mirror)
     names = list(parse_checksums((folder / MANIFEST).read_bytes()))
 
+    def ask(action: Callable[[], None], what: str) -> None:
+        def attempt() -> None:
+            check()
+            action()
+
+        persistently(attempt, what, *patience)
+
     def put(file: Path, name: str) -> None:
-        check()
-        persistently(lambda: _put(fs, file, f"{root}/{name}"), f"{mirror}/{name}", deadline)
+        ask(lambda: _put(fs, file, f"{root}/{name}"), f"{mirror}/{name}")
 
     def make_room() -> None:
         complete = [name for name in _complete(fs, root) if name <= folder.name]
@@ -46,15 +60,14 @@ def upload(
             if name not in complete[-keep:]:
                 _remove(fs, f"{root}/{name}")
 
-    persistently(lambda: _remove(fs, f"{root}/{folder.name}"), f"{mirror}/{folder.name}", deadline)
+    ask(lambda: _remove(fs, f"{root}/{folder.name}"), f"{mirror}/{folder.name}")
     for name in names:
         put(folder / name, f"{folder.name}/{name}")
     for name in BESIDE:
         if (run / name).is_file():
             put(run / name, name)
     put(folder / MANIFEST, f"{folder.name}/{MANIFEST}")
-    check()
-    persistently(make_room, mirror, deadline)
+    ask(make_room, mirror)
 
 
 def fetch(mirror: str, run: Path) -> Path | None:

@@ -21,7 +21,7 @@ from unimodal.checkpoint import write_tensors
 from unimodal.model import DualEncoder
 
 from . import distributed
-from .sharding import local_part, offsets_of, shard_like
+from .sharding import copy_to_host, local_part, offsets_of, shard_like
 from .step import trained_parameters
 
 FOLDER = "optimizer"
@@ -34,8 +34,11 @@ class Moments(NamedTuple):
     offsets: dict[str, list[int]]  # where each begins in the whole tensor
 
 
-def moments_of(model: DualEncoder, optimizer: Optimizer) -> Moments:
-    """A copy of this rank's part; what is whole on every rank is rank 0's."""
+def moments_of(model: DualEncoder, optimizer: Optimizer, spare: Mapping[str, Tensor]) -> Moments:
+    """A copy of this rank's part; what is whole on every rank is rank 0's.
+
+    spare: the tensors of an earlier copy that is no longer needed, or nothing.
+    """
     names = _in_optimizer_order(model, optimizer)
     found = Moments({}, {})
     for number, entry in optimizer.state_dict()["state"].items():
@@ -45,7 +48,7 @@ def moments_of(model: DualEncoder, optimizer: Optimizer) -> Moments:
                 continue
             name, local = f"{names[number][0]}/{key}", local_part(tensor).detach()
             if local.numel():  # a tensor of fewer rows than there are ranks
-                found.tensors[name] = local.to("cpu", copy=True)
+                found.tensors[name] = copy_to_host(local, spare.get(name))
                 found.offsets[name] = offsets or [0] * local.ndim
     return found
 

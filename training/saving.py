@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,14 +24,15 @@ from torch import Tensor
 from unimodal.checkpoint import model_writers, replace_folder, replace_text
 from unimodal.config import ModelConfig
 from unimodal.preprocess import Tokenizer
+from unimodal.shards.storage import Clock
 
 from . import distributed
 from .checksums import Checksum, checksum_of, problem_of, write_checksums
-from .mirror import upload
+from .mirror import MirrorPatience, upload
 from .moments import FOLDER, Moments, write_moments
 from .resume import checkpoint_folder, checkpoints, remove_leftovers, step_of
 
-# Seconds that the mirror is asked again and again for one checkpoint, and for the last one after a stop signal.
+# Seconds in which a file may be sent to the mirror again and again; the second once a signal asked to stop.
 MIRROR_DEADLINE, LAST_MIRROR_DEADLINE = 120.0, 5.0
 
 
@@ -58,37 +60,41 @@ class Saver:
 
     def __init__(
         self, run: Path, tokenizer: Tokenizer | None, keep: int, mirror: str, newest: Path | None, sharded: bool
-    ):
+    ) -> None:
         """newest: the checkpoint that the run goes on from, which has been checked. sharded: every rank writes."""
         self._run, self._tokenizer, self._keep, self._mirror = run, tokenizer, keep, mirror
         self.newest = newest  # on rank 0: the newest that is whole
         self._good = {newest.name} if newest is not None else set()
-        self._started: int | None = None  # the step of the last save, finished or not
+        self._last: Snapshot | None = None  # the last that was to be saved, finished or not
         self._thread: threading.Thread | None = None
-        self._abandon = threading.Event()
+        self._abandon, self._hurry = threading.Event(), threading.Event()
         self._failures: list[str] = []
         self._errors: list[BaseException] = []
         self._writes = sharded or distributed.rank() == 0
+        if distributed.rank() == 0:
+            remove_leftovers(run)  # before any other rank can write: it has to wait for this one in the next lines
         # The thread meets those of other ranks in a group of its own; that a rank is gone its main thread finds out.
         self._group: Any = None
         if sharded and distributed.world_size() > 1:
             self._group = dist.new_group(backend="gloo", timeout=timedelta(days=7))
-        if distributed.rank() == 0:
-            remove_leftovers(run)
 
     @property
     def newest_step(self) -> int:
         """On rank 0: the step of the newest checkpoint that is whole; 0 if there is none."""
         return step_of(self.newest) if self.newest is not None else 0
 
-    def save(self, snapshot: Snapshot, *, in_a_hurry: bool = False) -> None:
-        """Start to write, once the last one is done (`wait`). in_a_hurry: do not wait long for a mirror."""
+    def save(self, snapshot: Snapshot) -> None:
+        """Start to write, once the last one is done (`wait`)."""
         self._abandon.clear()
-        self._started = snapshot.step
+        self._last = snapshot
         if self._writes:
-            deadline = LAST_MIRROR_DEADLINE if in_a_hurry else MIRROR_DEADLINE
-            self._thread = threading.Thread(target=self._work, args=(snapshot, deadline), daemon=True, name="saver")
+            self._thread = threading.Thread(target=self._work, args=(snapshot,), daemon=True, name="saver")
             self._thread.start()
+
+    @property
+    def spare(self) -> Snapshot | None:
+        """The last snapshot, whose memory the next one may take once nothing is being written (`wait`)."""
+        return self._last
 
     def wait(self) -> None:
         """Wait until every rank has written what it was to write."""
@@ -100,8 +106,12 @@ class Saver:
                 return
 
     def abandon(self, step: int) -> None:
-        """Give up what is being written, unless it is of this step: it will be written anew, of a later step."""
-        if self._started != step:
+        """Give up what is being written, unless it is of this step: it will be written anew, of a later step.
+
+        From now on there is no time either for a mirror that does not answer.
+        """
+        self._hurry.set()
+        if self._last is not None and self._last.step != step:
             self._abandon.set()
 
     def failures(self) -> list[str]:
@@ -110,7 +120,7 @@ class Saver:
             raise self._errors.pop()
         return [self._failures.pop(0) for _ in range(len(self._failures))]
 
-    def _work(self, snapshot: Snapshot, deadline: float) -> None:
+    def _work(self, snapshot: Snapshot) -> None:
         try:
             folder = checkpoint_folder(self._run, snapshot.step)
             newest = f"the newest is {self.newest.name}" if self.newest is not None else "there is none yet"
@@ -121,18 +131,21 @@ class Saver:
             with self._going_on("older checkpoints could not be removed", f"the newest is {folder.name}"):
                 self._prune()
             if self._mirror:
-                with self._going_on(f"checkpoint {folder.name} could not be copied to {self._mirror}", "it is in RUN"):
-                    upload(folder, self._run, self._mirror, self._keep, deadline, self._check_abandoned)
+                failed = f"checkpoint {folder.name} could not be copied to {self._mirror}"
+                with self._going_on(failed, "it is in RUN", Exception):  # storages' libraries raise many kinds
+                    upload(folder, self._run, self._mirror, self._keep, self._check_abandoned, self._mirror_patience())
         except Abandoned:
             pass
         except BaseException as error:  # handed to the main thread, which raises it
             self._errors.append(error)
 
     @contextmanager
-    def _going_on(self, failed: str, state: str) -> Iterator[None]:
+    def _going_on(self, failed: str, state: str, kind: type[Exception] = OSError) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
+        except Abandoned:
+            raise
+        except kind as error:
             self._failures.append(f"{failed} ({error}); {state}, and training goes on.")
 
     def _write(self, folder: Path, snapshot: Snapshot) -> None:
@@ -199,6 +212,21 @@ class Saver:
         with distributed.waiting_for_peers("writing a checkpoint"):
             dist.all_gather_object(gathered, found, group=self._group)
         return gathered
+
+    def _mirror_patience(self) -> MirrorPatience:
+        """Long while training goes on, and cut short by a stop: the time that has passed then jumps ahead."""
+
+        def now() -> float:
+            return time.monotonic() + (MIRROR_DEADLINE - LAST_MIRROR_DEADLINE if self._hurry.is_set() else 0)
+
+        def sleep(seconds: float) -> None:
+            if self._hurry.is_set():
+                time.sleep(seconds)
+            else:
+                self._hurry.wait(seconds)
+
+        deadline = LAST_MIRROR_DEADLINE if self._hurry.is_set() else MIRROR_DEADLINE
+        return MirrorPatience(deadline, Clock(now, sleep))
 
     def _check_abandoned(self) -> None:
         if self._abandon.is_set():

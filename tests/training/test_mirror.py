@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import fsspec
@@ -16,9 +19,12 @@ import training.saving
 from tests.conftest import Recipe
 from tests.training.test_loop import _assert_same_weights, _rows
 from training.checksums import MANIFEST
-from training.loop import train
-from training.mirror import BESIDE, fetch, has_checkpoints, upload
+from training.loop import Stopped, train
+from training.mirror import BESIDE, MirrorPatience, fetch, has_checkpoints, upload
 from training.resume import checkpoints
+from training.saving import Abandoned
+from unimodal.embedder import Embedder
+from unimodal.shards.storage import Clock
 
 CHECKPOINT = [
     "README.md", "checksums.json", "config.json", "model.safetensors", "optimizer/rank-00000-of-00001.safetensors",
@@ -171,10 +177,43 @@ def test_what_is_uploaded_again_loses_its_manifest_first(
 
     def give_up() -> None:
         if not has_checkpoints(mirror):
-            raise InterruptedError
+            raise Abandoned
 
-    with pytest.raises(InterruptedError):
-        upload(checkpoints(Path(config.run))[0], Path(config.run), mirror, 2, 1.0, give_up)
+    with pytest.raises(Abandoned):
+        upload(
+            checkpoints(Path(config.run))[0], Path(config.run), mirror, 2, give_up, MirrorPatience(1.0, Clock())
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("stopped_at", [2, 3])
+def test_a_stop_waits_no_longer_for_a_mirror_that_does_not_answer(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
+) -> None:
+    """While step 2 is being copied: after it, whose copy gets no more time, and after another, which is saved then."""
+
+    def refuse(*arguments: object) -> None:
+        is_tried.set()
+        raise OSError("503")
+
+    def score(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float]:
+        assert is_tried.wait(30)
+        started.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    started: list[float] = []
+    is_tried = threading.Event()
+    monkeypatch.setattr(training.mirror, "_put", refuse)
+    monkeypatch.setattr(training.saving, "LAST_MIRROR_DEADLINE", 0.3)
+    config = recipe({"steps": 8, "save_every": 2, "mirror": f"memory://{tmp_path.name}", "eval": {
+        "suite": "none", "every": stopped_at}})  # fmt: skip
+    with (
+        pytest.warns(UserWarning, match=f"step-0000000{stopped_at} could not be copied to memory"),
+        pytest.raises(Stopped, match=f"stopped at step {stopped_at} of 8; go on with --resume"),
+    ):
+        train(config, evaluate=score)
+    assert time.perf_counter() - started[0] < 5
+    assert checkpoints(Path(config.run))[-1].name == f"step-0000000{stopped_at}"
 
 
 @pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped"])

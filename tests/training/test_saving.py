@@ -21,6 +21,7 @@ from tests.conftest import Recipe
 from tests.training.test_distributed import _two
 from tests.training.test_loop import _assert_same_weights, _rows
 from training.checksums import problem_of
+from training.log import Lines, read_rows
 from training.loop import Stopped, train
 from training.moments import Moments, read_moments, write_moments
 from training.prepare import make_model
@@ -52,7 +53,7 @@ def made(recipe: Recipe) -> tuple[DualEncoder, Tokenizer]:
 
 def _snapshot(model: DualEncoder, step: int) -> Snapshot:
     moments = Moments({"a/exp_avg": torch.full((2, 3), float(step))}, {"a/exp_avg": [0, 0]})
-    return Snapshot(step, model.config, copy_weights(model), moments, {"shards": {}}, "# A card\n")
+    return Snapshot(step, model.config, copy_weights(model, {}), moments, {"shards": {}}, "# A card\n")
 
 
 def _saver(run: Path, tokenizer: Tokenizer, keep: int = 2) -> Saver:
@@ -190,6 +191,16 @@ def test_what_is_no_fault_of_a_disk_is_raised_and_not_taken_for_one(
         saver.failures()
 
 
+def test_a_line_that_a_full_disk_cuts_short_is_taken_back_and_written_with_the_next(tmp_path: Path) -> None:
+    lines, file = Lines(tmp_path / "metrics.jsonl"), tmp_path / "metrics.jsonl"
+    assert not lines.append([{"step": 1}])
+    with _no_file_over(file.stat().st_size + 5):
+        assert "metrics.jsonl could not be written" in lines.append([{"step": 2}])
+    assert file.read_text() == '{"step": 1}\n'
+    assert not lines.append([{"step": 3}])
+    assert [row["step"] for row in read_rows(file)] == [1, 2, 3]
+
+
 def _full_between(first: int, last: int, size: int) -> Callable[..., Mapping[str, float]]:
     """A validation after which files may not grow beyond `size`, from one step to another."""
     steps = iter(range(1, 99))
@@ -292,7 +303,7 @@ def _one_rank_is_full(folder: str, rank: int) -> Any:
         moments = Moments({"a/exp_avg": part}, {"a/exp_avg": [2 * rank, 0]})
         if step == 2 and rank == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, limit[1]))
-        saver.save(Snapshot(step, model.config, copy_weights(model), moments, {}, "# A card\n"))
+        saver.save(Snapshot(step, model.config, copy_weights(model, {}), moments, {}, "# A card\n"))
         if step == 3:
             saver.abandon(4)
         saver.wait()

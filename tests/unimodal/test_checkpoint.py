@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from unimodal.checkpoint import (
     load_tensors,
     model_card,
     replace_folder,
+    replace_text,
     save_model,
     write_card,
     write_tensors,
@@ -216,6 +218,37 @@ def test_nothing_is_half_written_if_writing_fails(
     save_model(tmp_path / "new", model, tokenizer)  # what was left of the first attempt is in nobody's way
     assert names(tmp_path / "new") == FILES
     assert not list(tmp_path.glob("new.*"))
+
+
+def test_on_a_full_disk_the_model_that_was_there_stays_and_nothing_is_left_beside_it(
+    folder: Path, model: DualEncoder, tokenizer: Tokenizer
+) -> None:
+    """Files may not grow beyond a size that the weights are over, then one that the tokenizer is over."""
+    before = {name: (folder / name).read_bytes() for name in FILES}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    sizes = [len(before["model.safetensors"]) - 1, len(before["tokenizer.json"]) - 1, 0]
+    for size in sizes:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            with pytest.raises(OSError, match=r"(?i)file too large"):
+                save_model(folder, model, tokenizer, overwrite=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {name: (folder / name).read_bytes() for name in FILES} == before
+    assert names(folder.parent) == ["model"]
+
+
+def test_a_text_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    file, limits = tmp_path / "config.yaml", resource.getrlimit(resource.RLIMIT_FSIZE)
+    replace_text(file, "before")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            replace_text(file, "after")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.read_text() == "before"
+    assert names(tmp_path) == ["config.yaml"]
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
