@@ -260,3 +260,26 @@ def test_a_run_from_s3_ends_as_one_on_the_disk(
     assert life.wait(120) == 0, life.said()
     figure(f"run of {STEPS} steps from S3 ({'cache' if cache_gib else 'no disk'})", time.perf_counter() - started, "s")
     assert_same_run(Path(far.run), Path(local.run))
+
+
+@pytest.mark.torture
+def test_a_machine_that_is_lost_is_replaced_by_one_that_goes_on_from_the_mirror(
+    recipe: Recipe, served: Path, tmp_path: Path, start: Start, bucket: dict[str, str], figure: Figure
+) -> None:
+    local = named(from_url(recipe, str(served / "pictures"), tmp_path), "local")
+    assert start(local, before=recording(local)).wait(60) == 0
+    mirrored = {"steps": STEPS, "save_every": 2, "mirror": "s3://torture/run"}
+    lost = named(local, "lost", **mirrored)
+    life = start(lost, before={"read_environment": {}, **recording(lost, slow_steps={"seconds": 0.3})}, env=bucket)
+    assert life.until(lambda: taken(Path(lost.run)) >= 8, 60), life.said()
+    life.signal()
+    life.wait(10)
+    shutil.rmtree(lost.run)
+    other = named(local, "other", **mirrored)
+    shutil.copy(steps_file(lost.run), steps_file(other.run))
+    life = start(other, "--resume", before={"read_environment": {}, **recording(other)}, env=bucket)
+    assert life.wait(60) == 0, life.said()
+    first = int(steps_file(other.run).read_text().rpartition("from ")[2].split()[0])
+    figure("a machine lost after step 8 went on elsewhere, from the mirror, at step", first, "")
+    assert first >= 4
+    assert_same_run(Path(other.run), Path(local.run))
