@@ -303,7 +303,7 @@ def test_resuming_on_other_shards_is_refused(recipe: Recipe, world: Path, tmp_pa
     train(config)
     for file in (tmp_path / "shards/pairs").glob("000002.tar*"):
         file.unlink()
-    with pytest.raises(ValueError, match="000002.tar of 'pairs' is gone; bring those back, or start a new run"):
+    with pytest.raises(ValueError, match=r"000002.tar of 'pairs' is gone; bring those back, or start a new run"):
         train(config, resume=True)
 
 
