@@ -138,7 +138,7 @@ def pack(
 def check(
     shards: Annotated[str, typer.Argument(help="A tar, a folder of tars, a glob, a brace pattern or a URL.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Of storage: cache_gib=0, ...")
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="storage.cache_gib=0, ...")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report there.")] = None,
 ) -> None:
@@ -148,10 +148,10 @@ def check(
     from unimodal.config import apply_overrides, parse_config
     from unimodal.shards.check import check as check_shards
     from unimodal.shards.check import render
-    from unimodal.shards.config import StorageConfig
+    from unimodal.shards.config import ReadConfig
 
-    storage = parse_config(StorageConfig, apply_overrides({}, overrides or []), source="storage")
-    report = check_shards(shards, storage=storage)
+    config = parse_config(ReadConfig, apply_overrides({}, overrides or []), source="options")
+    report = check_shards(shards, storage=config.storage)
     Console().print(render(report))
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)

@@ -89,3 +89,9 @@ class StorageConfig(Config):
         """Where the cache is."""
         default = os.environ.get("UNIMODAL_CACHE") or "~/.cache/unimodal/shards"
         return Path(self.cache or default).expanduser()
+
+
+class ReadConfig(Config):
+    """What reading shards needs to know besides their path."""
+
+    storage: StorageConfig = StorageConfig()
