@@ -18,6 +18,7 @@ class Faults(NamedTuple):
 
     unavailable: float = 0.0  # 503
     short: float = 0.0  # half of the body, then the connection is closed
+    fewer: float = 0.0  # half of the body, and the header says that this is all
     reset: float = 0.0  # a TCP reset in mid-body
     stall: float = 0.0  # nothing for `stall_seconds`, then the answer
     stall_seconds: float = 1.0
@@ -66,7 +67,7 @@ class Server:
         """What happens to the next request; the same seed and order of requests give the same faults."""
         with self._lock:
             chance = self._draw.random()
-        for name in ("unavailable", "short", "reset", "stall"):
+        for name in ("unavailable", "short", "fewer", "reset", "stall"):
             chance -= getattr(self.faults, name)
             if chance < 0:
                 return name
@@ -109,6 +110,8 @@ class _Handler(BaseHTTPRequestHandler):
         if wanted:
             first = int(wanted[1])
             content = content[first : int(wanted[2]) + 1 if wanted[2] else None]
+        if fault == "fewer" and with_body:
+            content = content[: len(content) // 2]
         self.send_response(206 if wanted else 200)
         if wanted:
             self.send_header("Content-Range", f"bytes {first}-{first + len(content) - 1}/{size}")

@@ -97,7 +97,7 @@ def config(recipe: Recipe, planted: tuple[Path, dict[str, str]]) -> TrainConfig:
     return recipe({"steps": STEPS, "max_skipped": 0.5, "tasks": {"pictures": task, "pairs": None}})
 
 
-@pytest.mark.parametrize(("world_size", "workers"), [(1, 0), (3, 2)])
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 0), pytest.param(3, 2, marks=pytest.mark.torture)])
 def test_every_broken_sample_is_reported_and_every_batch_is_full(
     config: TrainConfig, planted: tuple[Path, dict[str, str]], world_size: int, workers: int, figure: Figure
 ) -> None:
@@ -117,6 +117,7 @@ def test_every_broken_sample_is_reported_and_every_batch_is_full(
     figure("reported that were sound", len(reported - set(kinds)), "samples")
 
 
+@pytest.mark.torture
 def test_a_run_goes_through_all_of_them_and_lists_them_with_their_reasons(
     config: TrainConfig, planted: tuple[Path, dict[str, str]], start: Start
 ) -> None:

@@ -125,6 +125,7 @@ def test_a_killed_worker_ends_the_run_with_an_error_that_names_it_within_ten_sec
     figure("error after the death of a worker", seconds, "s")
 
 
+@pytest.mark.torture
 def test_a_batch_that_comes_twice_is_seen(config: TrainConfig, start: Start) -> None:
     config = config.model_copy(update={"steps": 9})
     reference = finish(start, named(config, "reference"))

@@ -44,7 +44,7 @@ def from_url(recipe: Recipe, path: str, cache: Path, **changes: Any) -> TrainCon
 @pytest.mark.parametrize("cache_gib", [1, 0])
 @pytest.mark.parametrize(("faults", "name"), [
     (Faults(unavailable=0.1, latency=0.02), "10 % 503"),
-    (Faults(short=0.1, reset=0.07, stall=0.03, stall_seconds=8, latency=0.02), "20 % cut, reset or stalled"),
+    (Faults(short=0.06, fewer=0.06, reset=0.06, stall=0.02, stall_seconds=8, latency=0.02), "20 % read faults"),
 ])  # fmt: skip
 def test_faults_change_no_batch(
     recipe: Recipe, served: Path, tmp_path: Path, cache_gib: int, faults: Faults, name: str, figure: Figure
