@@ -187,10 +187,11 @@ def barrier() -> None:
     add_up([0.0])
 
 
-def on_main(work: Callable[[], object], timeout: float) -> None:
+def on_main(work: Callable[[], object], timeout: float, is_asked: Callable[[], bool] = lambda: False) -> None:
     """Run something long on rank 0 while the others wait, however long it takes, as long as rank 0 is alive.
 
-    Rank 0 gives a sign of life from a thread, four times a timeout; that another rank is gone it says when it is done.
+    Rank 0 gives a sign of life from a thread, every second or four times a timeout; that another rank is gone it says
+    when it is done. is_asked: whether this rank was asked to stop; `asked_elsewhere` then says so to the work.
     """
     if world_size() == 1:
         work()
@@ -200,11 +201,13 @@ def on_main(work: Callable[[], object], timeout: float) -> None:
 
         def give_signs() -> None:
             try:
-                while not done.wait(timeout / 4):
-                    add_up([0.0])
+                while not done.wait(min(1.0, timeout / 4)):
+                    if add_up([0.0, 0.0])[1]:
+                        _asked.set()
             except BaseException as error:  # a peer is gone: said once the work is done
                 failures.append(error)
 
+        _asked.clear()
         thread = threading.Thread(target=give_signs, daemon=True)
         thread.start()
         try:
@@ -213,9 +216,17 @@ def on_main(work: Callable[[], object], timeout: float) -> None:
             done.set()
             thread.join()
             if not failures:
-                add_up([1.0])
+                add_up([1.0, 0.0])
         if failures:
             raise failures[0]
     else:
-        while not add_up([0.0])[0]:
+        while not add_up([0.0, is_asked()])[0]:
             pass
+
+
+_asked = threading.Event()
+
+
+def asked_elsewhere() -> bool:
+    """Within the work of `on_main`: whether another rank was asked to stop."""
+    return _asked.is_set()

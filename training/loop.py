@@ -189,18 +189,21 @@ def _validate(run: Run, evaluate: Evaluate | None, signals: StopSignals) -> int:
     if run.step % settings.every and run.step != run.config.total_steps:
         return 0
 
+    def should_stop() -> bool:
+        return signals.should_stop() or distributed.asked_elsewhere()
+
     def score() -> None:
         if run.log is None or run.log.has_validated(run.step):
             return
-        scores = evaluate(_embedder(run.whole, run.tokenizer, run.device), signals.should_stop)
+        scores = evaluate(_embedder(run.whole, run.tokenizer, run.device), should_stop)
         if run.whole is not run.model:
             run.whole.cpu()  # the room on the device is the shards'
-        if not signals.should_stop():  # a validation that was cut short is done again by the run that goes on
+        if not should_stop():  # a validation that was cut short is done again by the run that goes on
             _keep_best(run, scores)
             run.log.append({"step": run.step, **{f"val/{name}": value for name, value in scores.items()}})
 
     _gather_whole(run)
-    distributed.on_main(score, run.config.timeout)
+    distributed.on_main(score, run.config.timeout, signals.should_stop)
     return signals.agree()
 
 

@@ -138,6 +138,27 @@ def test_ranks_stop_together_though_one_of_them_waits_for_its_data_and_another_w
     assert _two(tmp_path, _stalls_on_rank_1) == dict.fromkeys((0, 1), (0, int(signal.SIGTERM), True, 2.0))
 
 
+def _asked_on_rank_1_while_rank_0_validates(rank: int) -> Any:
+    signals, found = StopSignals(), []
+    signals.hold()
+
+    def validate() -> None:
+        started = time.perf_counter()
+        while not distributed.asked_elsewhere() and time.perf_counter() - started < 30:
+            time.sleep(0.05)
+        found.append(time.perf_counter() - started < 5)
+
+    if rank == 1:
+        signals.receive(int(signal.SIGTERM))
+    distributed.on_main(validate, 60.0, signals.should_stop)
+    return signals.agree(), found
+
+
+def test_a_signal_that_another_rank_was_sent_cuts_the_validation_of_rank_0_short(tmp_path: Path) -> None:
+    number = int(signal.SIGTERM)
+    assert _two(tmp_path, _asked_on_rank_1_while_rank_0_validates) == {0: (number, [True]), 1: (number, [])}
+
+
 def _slow_on_rank_1(rank: int) -> Any:
     """Rank 1 waits longer for its data than a rank waits for another one that is gone."""
 
