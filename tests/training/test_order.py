@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tests.conftest import Recipe
 from training.config import TrainConfig
+from training.data import order as order_module
 from training.data.collate import Batch
 from training.data.loader import StepDataset, steps_from
 from training.data.order import WINDOW, Order, slots_of_rank
@@ -50,6 +51,28 @@ def test_any_position_is_found_without_asking_for_those_before_it() -> None:
     everything = _epoch(order, 8)
     for index in (len(everything) - 1, 7, 8 * WINDOW // 2 + 3, 0):
         assert fresh.sample_at(0, index // 8, index % 8) == everything[index]
+
+
+def test_several_slots_at_once_are_those_one_by_one() -> None:
+    order, slots = Order(SIZES, 24, 12, (0, "s")), [5, 0, 23, 12, 7]
+    for epoch, step in ((0, 0), (1, 11), (0, 3)):
+        assert order.samples_at(epoch, step, slots) == [order.sample_at(epoch, step, slot) for slot in slots]
+
+
+@pytest.mark.parametrize("window", [7, 4096])
+def test_the_shards_of_a_window_are_those_that_its_samples_lie_in(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order_module, "WINDOW", window)
+    order = Order([*SIZES, 0, 12], 24, 12, (0, "s"))
+    for epoch in range(2):
+        by_window: dict[int, set[int]] = {}
+        for step in range(order.stream_length // order.per_step):
+            for slot in range(0, 24, 5):
+                place = step * order.per_step + slot // 12
+                by_window.setdefault(place // window, set()).add(order.sample_at(epoch, step, slot)[0])
+        for number, shards in by_window.items():
+            streams = sorted({slot % 12 for slot in range(0, 24, 5)})
+            assert shards <= set(order.shards_in(epoch, number, streams))
+        assert order.shards_in(epoch, max(by_window) + 1, [0]) == []
 
 
 def test_neighbours_of_a_shard_are_spread_over_the_epoch() -> None:

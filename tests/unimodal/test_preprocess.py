@@ -23,6 +23,7 @@ from unimodal.model import build_model
 from unimodal.preprocess import (
     FORMATS,
     Tokenizer,
+    _clean_as_open_clip,
     clip_tokenizer,
     decode_image,
     image_to_pixels,
@@ -226,6 +227,16 @@ def test_clip_ids_equal_open_clips_on_random_letters_of_all_scripts() -> None:
     theirs = open_clip.tokenizer.SimpleTokenizer()
     ours = Tokenizer(clip_tokenizer(), TextTowerConfig(library="open_clip", name="ViT-B-32", clean="clip"))
     assert pad_ids(ours(texts), 0, 77)[0].tolist() == theirs(texts).tolist()
+
+
+@pytest.mark.parametrize("kind", ["lower", "whitespace", "canonicalize"])
+def test_plain_texts_are_cleaned_as_open_clip_cleans_them(kind: str) -> None:
+    rng = random.Random(0)
+    letters = [chr(code) for code in range(32, 127)]
+    texts = ["".join(rng.choices([*letters, *" .'<>;#"], k=rng.randrange(40))) for _ in range(3000)]
+    theirs = open_clip.tokenizer.get_clean_fn(kind)
+    for text in texts:
+        assert _clean_as_open_clip(text, kind) == theirs(text), repr(text)
 
 
 def test_the_tokenizer_of_an_open_clip_tower_has_its_length(open_clip_name: str) -> None:

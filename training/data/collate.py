@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -108,7 +108,7 @@ def _ids(label: str, *contents: bytes) -> tuple[int, ...]:
 
 
 def _hash(content: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
+    return int(xxhash.xxh3_64_intdigest(content)) - 2**63  # a signed number of 64 bits
 
 
 def _choose(captions: Sequence[str], rule: str, draw: np.random.Generator) -> str:

@@ -86,9 +86,9 @@ class StepDataset(Dataset[Piece]):
         places = [self.plan.slot_at(batch, slot) for slot in slots[place.start : place.stop]]
         self._prefetch(batch, places[0][0])
         skipped: list[Skipped] = []
+        samples = self._read_mixed(places) if task.mixed else self._read(batch, slots[place.start : place.stop])
         examples = [
-            self._example(at, slot, sample, skipped)
-            for (at, slot), sample in zip(places, self._read(places), strict=True)
+            self._example(at, slot, sample, skipped) for (at, slot), sample in zip(places, samples, strict=True)
         ]
         return collate(examples, skipped, self._tokenizers[task.max_length])
 
@@ -159,11 +159,15 @@ class StepDataset(Dataset[Piece]):
     def _sample_at(self, place: BatchPlace, slot: int) -> tuple[int, int]:
         return self._source(place)[0].sample_at(place.epoch, place.step, slot)
 
-    def _read(self, places: Sequence[tuple[BatchPlace, int]]) -> list[Sample]:
-        """The samples of some slots; those of one source are asked for together."""
-        by_source: dict[int, list[int]] = {}
+    def _read(self, batch: BatchPlace, slots: Sequence[int]) -> list[Sample]:
+        order, shards = self._source(batch)
+        return shards.read_many(order.samples_at(batch.epoch, batch.step, slots))
+
+    def _read_mixed(self, places: Sequence[tuple[BatchPlace, int]]) -> list[Sample]:
+        """The samples of slots of several sources; those of one source are asked for together."""
+        by_source: dict[str, list[int]] = {}
         for number, (place, _) in enumerate(places):
-            by_source.setdefault(id(self._source(place)[1]), []).append(number)
+            by_source.setdefault(place.source, []).append(number)
         samples: dict[int, Sample] = {}
         for numbers in by_source.values():
             shards = self._source(places[numbers[0]][0])[1]

@@ -19,11 +19,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, Image
+from PIL import Image
 from torch import Tensor
 
 from unimodal.config import PreprocessConfig
-from unimodal.preprocess import MAX_PIXELS, decode_image
+from unimodal.preprocess import MAX_PIXELS, decode_image, orientation_of
 
 from ..config import AugmentConfig
 
@@ -100,7 +100,10 @@ def _decode_jpeg(content: bytes) -> Tensor | None:
         return None
     try:
         # One reader of EXIF for both decoders: torchvision's own overlooks an orientation that only XMP gives.
-        turn = _TURNS.get(_orientation(content)) if has_exif else None
+        turn = None
+        if has_exif:
+            with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+                turn = _TURNS.get(orientation_of(image))
         pixels = decode(torch.frombuffer(bytearray(content), dtype=torch.uint8))
     except (OSError, SyntaxError, RuntimeError):
         return None
@@ -150,9 +153,3 @@ def _jpeg_header(content: bytes) -> tuple[int, int, int, bool] | None:
         has_exif = has_exif or code == 0xE1
         place += 2 + length
     return None
-
-
-def _orientation(content: bytes) -> object:
-    """A number from 1 to 8, or whatever else a file puts there."""
-    with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
-        return image.getexif().get(ExifTags.Base.Orientation)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -231,10 +231,10 @@ class _OpenShard:
         with open(self.descriptor, "rb", buffering=0, closefd=False) as file:
             return fits(self.index, os.fstat(self.descriptor).st_size, reads_of(file))
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at the interpreter's end there is no os
         descriptor: int | None = getattr(self, "descriptor", None)
         if descriptor is not None:
-            os.close(descriptor)
+            close(descriptor)
 
 
 def _read_exactly(opened: _OpenShard, offset: int, size: int, path: Location) -> bytes:
