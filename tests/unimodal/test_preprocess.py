@@ -15,7 +15,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from tokenizers import Tokenizer as TokenizerBackend
 
 from unimodal.config import ImageTowerConfig, ModelConfig, PreprocessConfig, TextTowerConfig
@@ -312,3 +312,19 @@ def test_padding_is_on_the_right_and_masked() -> None:
     assert ids.tolist() == [[5, 6, 0, 0], [7, 0, 0, 0]]
     assert mask.sum() == 3
     assert (ids.dtype, mask.dtype) == (torch.int64, torch.bool)
+
+
+def test_broken_exif_turns_nothing_and_breaks_nothing() -> None:
+    rng, file = random.Random(0), io.BytesIO()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation], exif[ExifTags.Base.Make], exif[ExifTags.Base.XResolution] = 6, "maker", 72.5
+    Image.new("RGB", (8, 6), (200, 10, 10)).save(file, "JPEG", exif=exif)
+    start = file.getvalue().index(b"Exif")
+    assert decode_image(file.getvalue()).size == (6, 8)
+    sizes = set()
+    for _ in range(2000):
+        content = bytearray(file.getvalue())
+        for _ in range(rng.randrange(1, 4)):
+            content[start + 6 + rng.randrange(60)] = rng.randrange(256)
+        sizes.add(decode_image(bytes(content)).size)  # whatever the EXIF says, the picture is there
+    assert sizes == {(6, 8), (8, 6)}
