@@ -154,7 +154,7 @@ def test_a_stop_while_the_storage_stalls(
         seconds = time.perf_counter() - started
         assert status == 143, life.said()
         figure("SIGTERM while the storage stalls until the exit", seconds, "s")
-        assert seconds < stretched(2.5)
+        assert seconds < stretched(2.6)  # a step of a tenth, a save of half a second, and two seconds
         server.faults = Faults()
         life = start(far, "--resume", before=recording(far))
         assert life.wait(60) == 0, life.said()
