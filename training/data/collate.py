@@ -166,9 +166,11 @@ def merge(place: BatchPlace, size: int, pieces: Iterable[Piece]) -> Batch:
     for piece in pieces:
         if piece.pixels is not None:
             array, start = piece.pixels.array, sum(len(before.keys) for before in taken)
-            if pixels is None:
-                pixels = torch.empty(size, *array.shape[1:], dtype=torch.uint8)
-            pixels.numpy()[start : start + len(array)] = array
+            if len(array) == size:
+                pixels = torch.from_numpy(array)  # all there is: as it came
+            else:
+                pixels = torch.empty(size, *array.shape[1:], dtype=torch.uint8) if pixels is None else pixels
+                pixels.numpy()[start : start + len(array)] = array
         taken.append(piece._replace(pixels=None))
         del piece
     texts = [piece.texts[side] for side in range(len(taken[0].texts)) for piece in taken]

@@ -19,7 +19,7 @@ _SMALL = 1 << 16  # bytes: below, a pipe is as fast
 
 
 class Shared:
-    """An array that is pickled by handing over memory. `array` is read-only on the other side."""
+    """An array that is pickled by handing over memory."""
 
     def __init__(self, array: NDArray[Any]) -> None:
         self.array = array
@@ -42,7 +42,7 @@ class Shared:
 def _receive(duplicate: Any, shape: tuple[int, ...], dtype: str) -> Shared:
     descriptor = duplicate.detach()
     try:
-        memory = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ)
+        memory = mmap.mmap(descriptor, 0)
     finally:
         os.close(descriptor)
     return Shared(np.frombuffer(memory, dtype).reshape(shape))
