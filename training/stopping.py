@@ -7,6 +7,7 @@ import os
 import queue
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
@@ -17,6 +18,7 @@ from . import distributed
 from .data.collate import Batch
 
 _PATIENCE = 0.2  # seconds that a rank waits for its batch before all ask each other whether to go on waiting
+_ECHO = 1.0  # seconds: launchers pass on the SIGTERM that a scheduler has sent to every process itself
 
 
 class Stopped(Exception):  # noqa: N818  # not an error: it was asked for
@@ -66,18 +68,26 @@ def _signal_of(terminated: float, interrupted: float) -> int:
 def stop_signals() -> Iterator[StopSignals]:
     """Catch the first SIGTERM or SIGINT while the block runs; the second does what it always did.
 
-    Outside the main thread nothing is caught.
+    A SIGTERM within a second of the first signal is the same stop once more, and does nothing. Outside the main thread
+    nothing is caught.
     """
     signals = StopSignals()
     before: dict[int, Any] = {}
+    deaf_until = 0.0
 
     def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        restore()
-        signals.receive(number)
+        nonlocal deaf_until
+        if not signals.should_stop():
+            deaf_until = time.monotonic() + _ECHO
+            signal.signal(signal.SIGINT, before[signal.SIGINT])
+            signals.receive(number)
+        elif time.monotonic() > deaf_until:
+            restore()
+            signal.raise_signal(number)
 
     try:
         for number in (int(signal.SIGTERM), int(signal.SIGINT)):

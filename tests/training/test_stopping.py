@@ -24,6 +24,7 @@ from training.checksums import problem_of
 from training.data.loader import steps_from
 from training.loop import Stopped, train
 from training.resume import checkpoints, write_config
+from training.step import train_step
 from training.stopping import Feed, StopSignals, stop_signals
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -110,6 +111,43 @@ def test_the_second_signal_does_what_it_always_did() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_sigterm_right_behind_the_first_is_the_same_stop_and_a_later_one_ends_the_process() -> None:
+    """A launcher passes on what the scheduler has sent to every process itself."""
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        with stop_signals() as signals:
+            signals.hold()
+            for _ in range(3):
+                signal.raise_signal(signal.SIGTERM)
+            assert signals.agree() == signal.SIGTERM
+            assert not received
+            time.sleep(1.1)
+            signal.raise_signal(signal.SIGTERM)
+            assert received == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_sigterm_right_behind_the_first_does_not_cut_the_last_save_short(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked_twice(*arguments: Any, **options: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        _send(signal.SIGTERM, 0.005)
+        return train_step(*arguments, **options)
+
+    ended: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
+    monkeypatch.setattr(training.loop, "train_step", asked_twice)
+    try:
+        with pytest.raises(Stopped, match="stopped at step 1 of 6"):
+            train(recipe({"steps": 6}))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not ended
 
 
 def _stalls_on_rank_1(rank: int) -> Any:
