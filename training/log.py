@@ -65,7 +65,7 @@ class MetricsLog:
 
     def __init__(self, run: Path, config: TrainConfig, step: int, state: Mapping[str, Any] | None) -> None:
         """step, state: of the checkpoint that is resumed from; after it, the past is written anew."""
-        self.rows = _cut(run / "metrics.jsonl", step)
+        self.validations = [row for row in _cut(run / "metrics.jsonl", step) if _is_validation(row)]
         _cut(run / "skipped.jsonl", step)
         _cut(run / "nonfinite.jsonl", step)
         self._lines = Lines(run / "metrics.jsonl")
@@ -131,7 +131,8 @@ class MetricsLog:
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one line to the file and to the other sinks; what fails is counted."""
-        self.rows.append(row)
+        if _is_validation(row):
+            self.validations.append(row)
         self.note_failure(self._lines.append([row]))
         self._tell_sinks(row)
 
@@ -144,16 +145,12 @@ class MetricsLog:
 
     def has_validated(self, step: int) -> bool:
         """Whether the scores of a step are there."""
-        return any(row["step"] == step and any(name.startswith("val/") for name in row) for row in self.rows)
+        return any(row["step"] == step for row in self.validations)
 
     def last_validation(self) -> dict[str, float]:
         """The newest scores, by "task metric"."""
-        validated = [row for row in self.rows if any(name.startswith("val/") for name in row)]
-        return (
-            {name.removeprefix("val/"): row for name, row in validated[-1].items() if name != "step"}
-            if validated
-            else {}
-        )
+        newest = self.validations[-1] if self.validations else {}
+        return {name.removeprefix("val/"): value for name, value in newest.items() if name != "step"}
 
     def close(self, step: int) -> None:
         """Write what no later line will say, and tell the sinks that the run is over."""
@@ -161,6 +158,10 @@ class MetricsLog:
             self.append({"step": step, "failed_saves": self._sums["failed_saves"]})
         self.note_failure(self._lines.append([]))
         self._tell_sinks(None)
+
+
+def _is_validation(row: Mapping[str, Any]) -> bool:
+    return any(name.startswith("val/") for name in row)
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:

@@ -213,7 +213,7 @@ def _keep_best(run: Run, scores: Mapping[str, float]) -> None:
     best = run.config.eval.best
     if best and best not in scores:
         raise ValueError(f"eval.best {best!r} is no validation score; choose one of {', '.join(sorted(scores))}.")
-    before = max((row[f"val/{best}"] for row in run.log.rows if f"val/{best}" in row), default=-math.inf)
+    before = max((row[f"val/{best}"] for row in run.log.validations if f"val/{best}" in row), default=-math.inf)
     if best and scores[best] > before:
         card = _card(run.whole, f"Step {run.step}: {best} {scores[best]:.3f}, the highest on validation.", scores)
         try:

@@ -21,7 +21,7 @@ from tests.conftest import Recipe
 from tests.training.test_distributed import _two
 from tests.training.test_loop import _assert_same_weights, _rows
 from training.checksums import problem_of
-from training.log import Lines, read_rows
+from training.log import Lines, MetricsLog, read_rows
 from training.loop import Stopped, train
 from training.moments import Moments, read_moments, write_moments
 from training.prepare import make_model
@@ -325,3 +325,11 @@ def test_a_disk_that_is_full_on_one_rank_costs_a_checkpoint_and_no_rank_waits(tm
         step = int(folder.name[-1])
         expected = torch.tensor([10.0 * step, 10.0 * step + 1]).repeat_interleave(2)[:, None].expand(4, 3)
         assert torch.equal(read_moments(folder)["a/exp_avg"], expected)
+
+
+def test_of_the_lines_of_metrics_only_validations_are_kept_in_memory(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "lr": 0.1}\n{"step": 1, "val/a task hit": 0.5}\n')
+    log = MetricsLog(tmp_path, recipe(), 1, None)
+    log.append({"step": 2, "lr": 0.1})
+    assert log.validations == [{"step": 1, "val/a task hit": 0.5}]
+    assert (log.has_validated(1), log.has_validated(2), log.last_validation()) == (True, False, {"a task hit": 0.5})
