@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import warnings
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from unimodal.shards.find import below, find_shards
 from . import distributed
 from .config import Stage, TrainConfig
 from .data.loader import StepDataset
-from .ledger import LEDGER, SHARDS, check_shards, cut_shards, write_shards
-from .log import Lines, MetricsLog
+from .ledger import check_shards, cut_shards, write_shards
+from .log import Lines, MetricsLog, read_rows
 from .mirror import clear, fetch, has_checkpoints
 from .moments import load_moments
 from .prepare import make_model, prepare_model
@@ -31,6 +30,7 @@ from .resume import (
     checkpoints,
     newest_good,
     read_state,
+    remove_run,
     step_of,
     write_config,
 )
@@ -104,7 +104,7 @@ def begin(config: TrainConfig, device: torch.device, resume: bool, overwrite: bo
         load_moments(newest, model, optimizer)
     if is_main and newest is None:
         _make_folder(folder, config, overwrite or not resume)
-    skipped = Lines(folder / "skipped.jsonl")
+    skipped = Lines(skipped_file := folder / "skipped.jsonl")
     if is_main:
         write_config(folder, config)  # as it is now: what may change at a resume may have
         write_shards(folder, dataset)
@@ -113,7 +113,7 @@ def begin(config: TrainConfig, device: torch.device, resume: bool, overwrite: bo
     distributed.barrier()
     saver = Saver(folder, tokenizer, config.keep, config.mirror, newest, sharded=whole is not model)
     log = MetricsLog(folder, config, step, state["log"]) if is_main else None
-    if is_main and (cut := cut_shards(dataset)) and newest is None:
+    if is_main and (cut := cut_shards(dataset)) and not any(row["step"] == 0 for row in read_rows(skipped_file)):
         skipped.append(cut)
     return Run(
         config, folder, stages, device, dataset, model, whole, tokenizer, optimizer, saver, log,
@@ -183,21 +183,13 @@ def _check_mirror(mirror: str, overwrite: bool) -> None:
 
 def _make_folder(folder: Path, config: TrainConfig, anew: bool) -> None:
     if anew:  # what is there was asked to be lost, or is nothing
-        _remove_run(folder)
+        remove_run(folder)
         if config.mirror:
             try:
                 clear(config.mirror)
             except OSError as error:
                 warnings.warn(f"mirror {config.mirror} could not be cleared ({error}).", stacklevel=2)
     folder.mkdir(parents=True, exist_ok=True)
-
-
-def _remove_run(folder: Path) -> None:
-    """Remove what a run writes and nothing else: the shards of the demo, say, lie in the folder of its run."""
-    for name in ("checkpoints", "model", "best", "tensorboard"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("config.yaml", "metrics.jsonl", "skipped.jsonl", "nonfinite.jsonl", "plots.png", LEDGER, SHARDS):
-        (folder / name).unlink(missing_ok=True)
 
 
 def _what_ranks_share(config: TrainConfig, dataset: StepDataset, step: int) -> dict[str, Any]:

@@ -20,9 +20,8 @@ from unimodal.checkpoint import replace_folder
 from unimodal.shards.storage import Clock, filesystem, persistently
 
 from .checksums import MANIFEST, parse_checksums, problem_of
-from .resume import checkpoint_folder, step_of
+from .resume import LISTS, checkpoint_folder, step_of
 
-BESIDE = ("config.yaml", "metrics.jsonl", "skipped.jsonl", "nonfinite.jsonl", "ledger.json", "shards.jsonl")
 _DEADLINE = 60.0  # seconds that one file, or a list of files, is asked for when a run starts
 
 
@@ -63,7 +62,7 @@ def upload(
     ask(lambda: _remove(fs, f"{root}/{folder.name}"), f"{mirror}/{folder.name}")
     for name in names:
         put(folder / name, f"{folder.name}/{name}")
-    for name in BESIDE:
+    for name in LISTS:
         if (run / name).is_file():
             put(run / name, name)
     put(folder / MANIFEST, f"{folder.name}/{MANIFEST}")
@@ -85,7 +84,7 @@ def fetch(mirror: str, run: Path) -> Path | None:
         problem = _fetch_checkpoint(fs, f"{root}/{name}", part, f"{mirror}/{name}")
         if not problem:
             beside = persistently(lambda: _names(fs, root), mirror, _DEADLINE)
-            for file in BESIDE:
+            for file in LISTS:
                 if file in beside:
                     _get(fs, f"{root}/{file}", run / file, f"{mirror}/{file}")
             replace_folder(part, folder)
@@ -108,7 +107,7 @@ def clear(mirror: str) -> None:
     fs, root = filesystem(mirror)
 
     def remove() -> None:
-        for name in [*_checkpoints(fs, root), *BESIDE]:
+        for name in [*_checkpoints(fs, root), *LISTS]:
             _remove(fs, f"{root}/{name}")
 
     persistently(remove, mirror, _DEADLINE)
@@ -135,7 +134,7 @@ def _put(fs: AbstractFileSystem, file: Path, remote: str) -> None:
         fs.makedirs(remote.rpartition("/")[0], exist_ok=True)
     fs.put_file(str(file), remote)
     fs.invalidate_cache()
-    if file.name in BESIDE:  # it may have grown meanwhile
+    if file.name in LISTS:  # it may have grown meanwhile
         return
     size = fs.info(remote)["size"]
     if size != file.stat().st_size:

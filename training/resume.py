@@ -16,6 +16,10 @@ from unimodal.checkpoint import replace_text
 from .checksums import problem_of
 from .config import TrainConfig
 
+# What a run writes into its folder beside checkpoints/: files that tell of it, which its mirror gets too, and models.
+LISTS = ("config.yaml", "metrics.jsonl", "skipped.jsonl", "nonfinite.jsonl", "ledger.json", "shards.jsonl")
+MODELS = ("model", "best")
+
 # What may differ between a run and its resumption: nothing here changes a weight beyond rounding (and dropout's masks).
 FREE_KEYS = (
     "run", "data_root", "storage", "device", "workers", "timeout", "parallel", "step", "log_every", "save_every",
@@ -63,22 +67,27 @@ def newest_good(run: Path) -> Path | None:
 
 
 def remove_leftovers(run: Path) -> None:
-    """Remove what a run that was killed left half written."""
-    written = (
-        "model",
-        "best",
-        "config.yaml",
-        "metrics.jsonl",
-        "skipped.jsonl",
-        "nonfinite.jsonl",
-        "ledger.json",
-        "shards.jsonl",
-    )
-    for path in [*(run / f"{name}.part" for name in written), *(run / "checkpoints").glob("step-*.*")]:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    """Remove what a run that was killed left half written; a model that it had moved aside, it gets back."""
+    for name in MODELS:
+        old = run / f"{name}.old"
+        if old.is_dir() and not (run / name).exists():  # killed between the two renames of `replace_folder`
+            old.rename(run / name)
+        _remove(old)
+    for path in [*(run / f"{name}.part" for name in (*MODELS, *LISTS)), *(run / "checkpoints").glob("step-*.*")]:
+        _remove(path)
+
+
+def remove_run(run: Path) -> None:
+    """Remove what a run writes and nothing else: the shards of the demo, say, lie in the folder of its run."""
+    for name in ("checkpoints", "tensorboard", "plots.png", *MODELS, *(f"{name}.old" for name in MODELS), *LISTS):
+        _remove(run / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -100,8 +109,9 @@ def check_resumable(run: Path, config: TrainConfig) -> None:
     before, now = yaml.safe_load(file.read_text(encoding="utf-8")), _values(config)
     for key, was, is_now in _differences(before, now, ""):
         if key.split(".")[0] not in FREE_KEYS and not _FREE_IN_SOURCES.fullmatch(key):
+            why = " (the learning rate's curve hangs on it)" if {"steps", "optim"} & set(key.split(".")) else ""
             raise ValueError(
-                f"{run} was started with {key}={was!r} and the recipe says {is_now!r}; resume with the "
+                f"{run} was started with {key}={was!r} and the recipe says {is_now!r}{why}; resume with the "
                 "former, or start a run from its weights (model=null init=RUN/checkpoints/step-N)."
             )
 

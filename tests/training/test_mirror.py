@@ -20,8 +20,8 @@ from tests.conftest import Recipe
 from tests.training.test_loop import _assert_same_weights, _rows
 from training.checksums import MANIFEST
 from training.loop import Stopped, train
-from training.mirror import BESIDE, MirrorPatience, fetch, has_checkpoints, upload
-from training.resume import checkpoints
+from training.mirror import MirrorPatience, fetch, has_checkpoints, upload
+from training.resume import LISTS, checkpoints
 from training.saving import Abandoned
 from unimodal.embedder import Embedder
 from unimodal.shards.storage import Clock
@@ -82,7 +82,7 @@ def test_another_machine_goes_on_from_the_newest_whole_checkpoint_there_to_the_s
     train(whole)
     first = recipe({"run": str(tmp_path / "first"), "mirror": mirror, **changes})
     train(first)
-    beside = [name for name in BESIDE if (Path(first.run) / name).is_file()]
+    beside = [name for name in LISTS if (Path(first.run) / name).is_file()]
     assert {"config.yaml", "metrics.jsonl"} <= set(beside)
     assert _files(mirror) == sorted(
         [*beside, *(f"step-0000000{step}/{name}" for step in (4, 6) for name in CHECKPOINT)]
@@ -134,7 +134,7 @@ def test_a_mirror_that_holds_a_run_is_refused_unless_that_is_to_be_lost(recipe: 
     with pytest.raises(ValueError, match=r"memory://.* holds a run; go on with --resume, start anew with --overwrite"):
         train(other)
     train(other, overwrite=True)
-    assert {name.partition("/")[0] for name in _files(mirror)} - set(BESIDE) == {"step-00000002"}
+    assert {name.partition("/")[0] for name in _files(mirror)} - set(LISTS) == {"step-00000002"}
 
 
 @pytest.mark.parametrize(

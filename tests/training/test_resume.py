@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from tests.training.test_loop import _assert_same_weights, _rows, _torchrun
 from training.checksums import MANIFEST
 from training.loop import Stopped, train
 from training.moments import read_moments
-from training.resume import checkpoints, newest_good, write_config
+from training.resume import checkpoints, newest_good, remove_leftovers, write_config
 from unimodal.embedder import Embedder
 
 
@@ -233,3 +234,47 @@ def test_a_process_killed_while_it_saves_leaves_a_part_and_goes_on_to_the_same_e
     assert not list((Path(config.run) / "checkpoints").glob("*.part"))
     assert _rows(config.run) == _rows(finished["folder"] / "run")
     _assert_same_weights(Path(config.run), finished["folder"] / "run", exact=True)
+
+
+def test_a_folder_that_was_moved_aside_is_put_back_unless_its_successor_is_there(tmp_path: Path) -> None:
+    """As after a kill between the two renames by which one model replaces another, and after one behind them."""
+    for name in ("best.old", "best.part", "model", "model.old", "checkpoints"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "of").write_text(name)
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "checkpoints", "model"]
+    assert [(tmp_path / name / "of").read_text() for name in ("best", "model")] == ["best.old", "model"]
+
+
+def test_a_run_that_starts_anew_does_not_get_back_what_an_earlier_one_had_moved_aside(recipe: Recipe) -> None:
+    config = recipe({"steps": 1})
+    (Path(config.run) / "best.old").mkdir(parents=True)
+    train(config, overwrite=True)
+    assert not list(Path(config.run).glob("best*"))
+
+
+def test_a_cut_shard_is_listed_once_though_a_run_is_started_again_before_its_first_checkpoint(
+    recipe: Recipe, world: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(world / "shards", tmp_path / "shards")
+    file = min((tmp_path / "shards/pictures").glob("*.tar"))
+    os.truncate(file, file.stat().st_size // 2)
+    for sidecar in (tmp_path / "shards/pictures").glob(f"{file.name}.*"):
+        sidecar.unlink()
+    config = recipe({"steps": 2, "data_root": str(tmp_path / "shards")})
+    with pytest.warns(UserWarning, match="is cut short"):
+        train(config)
+    shutil.rmtree(Path(config.run) / "checkpoints")
+    with pytest.warns(UserWarning, match="is cut short"):
+        train(config, resume=True)
+    rows = [json.loads(line) for line in (Path(config.run) / "skipped.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["shard"]) for row in rows if not row["step"]] == [(0, file.name)]
+
+
+def test_other_steps_at_a_resume_are_refused_with_the_reason(
+    recipe: Recipe, finished: dict[str, Path], tmp_path: Path
+) -> None:
+    config = _run(recipe, finished, tmp_path)
+    longer = config.model_copy(update={"steps": 9})
+    with pytest.raises(ValueError, match=r"steps=6 and the recipe says 9 \(the learning rate's curve hangs on it\)"):
+        train(longer, resume=True)
