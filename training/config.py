@@ -261,11 +261,15 @@ class TrainConfig(Config):
     def plan(self) -> list[Stage]:
         """The stages, each with everything spelt out."""
         below = {
-            "name": "main", "steps": self.steps, "schedule": self.schedule, "optim": self.optim.model_dump(),
+            "steps": self.steps, "schedule": self.schedule, "optim": self.optim.model_dump(),
             "tasks": {name: task.model_dump() for name, task in self.tasks.items()},
         }  # fmt: skip
         return [
-            parse_config(Stage, merge(below, stage), source=f"stages.{number}")
+            parse_config(
+                Stage,
+                merge({"name": f"stage {number}" if self.stages else "main", **below}, stage),
+                source=f"stages.{number}",
+            )
             for number, stage in enumerate(self.stages or ({},))
         ]
 
@@ -283,6 +287,9 @@ class TrainConfig(Config):
             raise ValueError(
                 "give either model (towers by name) or init (a model to start from), not both and not neither."
             )
+        names = [stage.name for stage in self.plan]
+        if len(set(names)) < len(names):
+            raise ValueError(f"the stages {', '.join(names)} have one name twice; name them apart.")
         for stage in self.plan:
             for name, task in stage.tasks.items():
                 needed = ("image", "text") if task.kind == "image-text" else ("text",)

@@ -25,7 +25,10 @@ def write_ledger(run: Path, dataset: StepDataset, step: int, skipped: int, chang
 
     skipped: corrupt samples that others stood in for. changes: of the weights, a sentence each.
     """
-    ledger = {"step": step, "skipped": skipped, "changes": list(changes), "seen": dataset.seen(step)}
+    ledger = {
+        "step": step, "skipped": skipped, "changes": list(changes), "shards": dataset.fingerprints(),
+        "seen": dataset.seen(step),
+    }  # fmt: skip
     replace_text(run / LEDGER, json.dumps(ledger, indent=1) + "\n")
 
 
@@ -34,7 +37,8 @@ def describe_seen(dataset: StepDataset, step: int) -> str:
     totals: dict[str, int] = {}
     sizes: dict[str, int] = {}
     for row in dataset.seen(step):
-        totals[row["path"]] = totals.get(row["path"], 0) + row["samples"]
+        samples = row["samples"] * (row["last_epoch"] - row["epoch"] + 1)
+        totals[row["path"]] = totals.get(row["path"], 0) + samples
         sizes[row["path"]] = row["of"]
     seen = [f"{path} ({count:,} samples, {count / sizes[path]:.2f} epochs)" for path, count in sorted(totals.items())]
     return ", ".join(seen)

@@ -34,18 +34,29 @@ def test_the_ledger_says_which_source_gave_how_many_samples_in_which_epoch(recip
     config = recipe({"steps": 12})  # six steps a task: 144 of 79 pictures (three batches an epoch), 72 of 61 pairs
     model = train(config)
     ledger = _ledger(config)
-    seen = [(row["task"], row["source"], row["epoch"], row["samples"], row["of"]) for row in ledger["seen"]]
-    assert seen == [
-        ("pictures", "squares", 0, 72, 79),
-        ("pictures", "squares", 1, 72, 79),
-        ("pairs", "pairs", 0, 60, 61),
-        ("pairs", "pairs", 1, 12, 61),
+    names = ("task", "source", "epoch", "last_epoch", "samples", "of")
+    assert [tuple(row[name] for name in names) for row in ledger["seen"]] == [
+        ("pictures", "squares", 0, 1, 72, 79),
+        ("pairs", "pairs", 0, 0, 60, 61),
+        ("pairs", "pairs", 1, 1, 12, 61),
     ]
+    assert set(ledger["shards"]) == {"pictures", "pairs"}
     assert ledger["step"] == 12
     shards = _lines(Path(config.run) / "shards.jsonl")
     assert sum(row["samples"] for row in shards) == 79 + 61
     assert len({row["digest"] for row in shards}) == len(shards) == 7
     assert "pictures (144 samples, 1.82 epochs)" in (model / "README.md").read_text()
+
+
+def test_stages_without_names_have_rows_of_their_own(recipe: Recipe) -> None:
+    config = recipe({"stages": [{"steps": 2, "tasks": {"pairs": None}}, {"steps": 2, "tasks": {"pictures": None}}]})
+    train(config)
+    assert [(row["stage"], row["path"]) for row in _ledger(config)["seen"]] == [
+        ("stage 0", "pictures"),
+        ("stage 1", "pairs"),
+    ]
+    with pytest.raises(ValueError, match="the stages a, a have one name twice"):
+        recipe({"stages": [{"steps": 1, "name": "a"}, {"steps": 1, "name": "a"}]})
 
 
 def test_weights_may_change_at_resume_and_that_is_said_and_kept(
@@ -64,7 +75,7 @@ def test_weights_may_change_at_resume_and_that_is_said_and_kept(
     train(second, resume=True)
     ledger = _ledger(second)
     assert [(row["source"], row["samples"]) for row in ledger["seen"]] == [("pairs", 36), ("others", 60)]
-    assert "from step 4 on, source 'pairs' of task 'pairs'" in ledger["changes"][0]
+    assert "from step 4 on, source 'pairs' of task 'pairs' in stage 'main'" in ledger["changes"][0]
     assert ledger["changes"][0] in capsys.readouterr().err
     stretches = read_state(checkpoints(Path(second.run))[-1])["mixtures"]["0/pairs"]["stretches"]
     assert [(one["start"], one["weights"], one["counts"]) for one in stretches] == [

@@ -62,6 +62,17 @@ def test_the_sidecar_is_used_until_the_tar_changes(tmp_path: Path) -> None:
     assert sorted(file.name for file in tmp_path.iterdir()) == ["s.tar", f"s.tar{SUFFIX}"]
 
 
+def test_a_damaged_sidecar_is_none(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "s.tar")
+    load_index(path)
+    whole = (tmp_path / f"s.tar{SUFFIX}").read_bytes()
+    for place in range(0, len(whole), 5):
+        content = bytearray(whole)
+        content[place] ^= 1 << place % 8
+        (tmp_path / "damaged.npz").write_bytes(content)
+        index_module.read_sidecar(tmp_path / "damaged.npz")  # the index, or None; nothing is raised
+
+
 def test_every_cut_is_flagged_and_only_whole_samples_remain(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "s.tar")
     content, whole = path.read_bytes(), build_index(path)

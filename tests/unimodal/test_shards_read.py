@@ -84,7 +84,7 @@ def test_other_processes_read_the_same(shards: ShardSet, method: str) -> None:
 def test_threads_share_a_set_larger_than_the_number_of_open_files(
     shards: ShardSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(read_module, "_MAX_OPEN", 1)
+    monkeypatch.setattr(read_module, "_max_open", lambda: 1)
     expected = everything(shards)
     places = [(shard, n) for n in range(5) for shard in range(3)] * 20
     with ThreadPoolExecutor(8) as pool:
@@ -116,6 +116,27 @@ def test_a_shard_written_again_after_it_was_opened_is_refused(shards: ShardSet, 
     with pytest.raises(OSError, match="written again"):
         shards.read(0, 0)
     assert open_shards(tmp_path).fingerprint() != shards.fingerprint()
+
+
+def test_a_shard_is_looked_at_once_however_often_it_is_closed_and_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(9):
+        img2dataset_shard(tmp_path / f"{number:05d}.tar", number * 5)
+    monkeypatch.setattr(read_module, "_max_open", lambda: 3)
+    shards = open_shards(tmp_path)
+    looked = 0
+
+    def count(*given: Any) -> bool:
+        nonlocal looked
+        looked += 1
+        return index_module.fits(*given)
+
+    monkeypatch.setattr(read_module, "fits", count)
+    for row in range(5):
+        for shard in range(9):
+            assert shards.read(shard, row).key == f"{shard * 5 + row:09d}"
+    assert looked <= 2 * 9
 
 
 def test_any_flipped_bit_of_a_sample_is_a_fault_once_its_shard_was_indexed_with_checksums(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -172,6 +174,40 @@ def test_prefetched_shards_are_there_before_they_are_read(server: Server, folder
     assert not server.requests
 
 
+def test_what_the_cache_has_removed_is_not_kept_open(folder: Path, server: Server, storage: StorageConfig) -> None:
+    for number in range(3, 100):
+        shutil.copy(folder / NAMES[0], folder / f"{number:05d}.tar")
+    size = (folder / NAMES[0]).stat().st_size
+    storage = storage.model_copy(update={"cache_gib": 2.5 * size / 2**30})
+    shards = open_shards(server.url + "/{00000..00099}.tar", storage=storage)
+    for shard in range(100):
+        shards.read(shard, 0)
+    links = [os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if _exists(name)]
+    assert sum(link.startswith(str(storage.folder)) and link.endswith(".tar (deleted)") for link in links) <= 32
+
+
+def _exists(descriptor: str) -> bool:
+    return os.path.lexists(f"/proc/self/fd/{descriptor}")
+
+
+def test_whoever_is_interrupted_does_not_wait_for_a_storage_that_answers_nobody(
+    server: Server, storage: StorageConfig
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    server.faults = Faults(stall=1.0, stall_seconds=60)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    started = time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            open_shards(server.url + "/{00000..00002}.tar", storage=storage)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - started < 3
+
+
 def _keys(shards: ShardSet) -> list[str]:
     return [sample.key for sample in everything(shards)]
 
@@ -231,7 +267,7 @@ def test_a_command_that_fails_or_prints_nothing_is_named(storage: StorageConfig,
 
 def test_a_list_of_patterns_is_one_set_and_braces_of_a_shell_stay(folder: Path) -> None:
     assert find_shards([f"{folder}/00001.tar", f"{folder}/0000{{0,1}}.tar"]) == [folder / NAMES[0], folder / NAMES[1]]
-    assert find_shards("pipe:awk '{print}' x") == ["pipe:awk '{print}' x"]
+    assert find_shards("pipe:awk '{print $1,$2}' x") == ["pipe:awk '{print $1,$2}' x"]
 
 
 def test_an_s3_is_read_by_name_glob_and_folder(

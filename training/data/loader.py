@@ -6,11 +6,14 @@ So what waits between workers and training is so many pieces, however large the 
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
+import resource
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from multiprocessing.util import get_temp_dir
 from typing import Any, NamedTuple
 
 import torch
@@ -54,7 +57,7 @@ class StepDataset(Dataset[Piece]):
         self._slots: dict[tuple[int, str], list[int]] = {}
         lengths = {task.max_length for stage in stages for task in stage.tasks.values()}
         self._tokenizers = {length: tokenizer.with_max_length(model.text, length) for length in lengths}
-        self._prefetched: set[tuple[object, ...]] = set()
+        self._prefetched: dict[tuple[object, ...], tuple[int, int]] = {}  # of each source: epoch and window
         orders = {}
         for number, stage in enumerate(stages):
             for name, task in stage.tasks.items():
@@ -71,6 +74,7 @@ class StepDataset(Dataset[Piece]):
                     key = (seed, number, name, source)
                     orders[number, name, source] = Order(shards.num_samples, batch, task.num_streams, key)
         self.plan = Plan(stages, orders)
+        self._fingerprints = {path: shards.fingerprint() for path, shards in self.shards.items()}
 
     def _open(self, settings: SourceConfig, storage: StorageConfig | None) -> ShardSet:
         name = _name(settings)
@@ -84,7 +88,7 @@ class StepDataset(Dataset[Piece]):
         task = self._stages[batch.stage].tasks[batch.task]
         slots = self._slots[batch.stage, batch.task]
         places = [self.plan.slot_at(batch, slot) for slot in slots[place.start : place.stop]]
-        self._prefetch(batch, places[0][0])
+        self._prefetch(batch, {at.source: at for at, _ in places}.values())
         skipped: list[Skipped] = []
         samples = self._read_mixed(places) if task.mixed else self._read(batch, slots[place.start : place.stop])
         examples = [
@@ -123,7 +127,7 @@ class StepDataset(Dataset[Piece]):
 
     def fingerprints(self) -> dict[str, str]:
         """Of the shards behind each path: data that changed cannot be resumed on."""
-        return {path: shards.fingerprint() for path, shards in self.shards.items()}
+        return dict(self._fingerprints)
 
     def shard_rows(self) -> list[dict[str, Any]]:
         """Of every shard: its source's path, name, samples, digest (of a few places), hash of all samples, cut."""
@@ -137,12 +141,11 @@ class StepDataset(Dataset[Piece]):
         ]  # fmt: skip
 
     def seen(self, step: int) -> list[dict[str, Any]]:
-        """What a model has seen before a step: the samples of each source in each epoch, and the source's shards."""
+        """What a model has seen before a step: the samples of each source in each epoch."""
         rows = self.plan.seen(step)
         for row in rows:
-            stage = next(stage for stage in self._stages if stage.name == row["stage"])
-            row["path"] = _name(stage.tasks[row["task"]].sources[row["source"]])
-            row["shards"] = self.shards[row["path"]].fingerprint()
+            number = row.pop("number")
+            row["path"] = _name(self._stages[number].tasks[row["task"]].sources[row["source"]])
         return rows
 
     def digest(self, steps: int) -> str:
@@ -192,17 +195,16 @@ class StepDataset(Dataset[Piece]):
             f"{skipped[-1].reason} Look at them with `unimodal shards check {path}`."
         )
 
-    def _prefetch(self, batch: BatchPlace, first: BatchPlace) -> None:
-        """Begin to fetch what the rank's streams read in this window and the next, once a window."""
-        task = self._stages[batch.stage].tasks[batch.task]
-        for source in task.sources if task.mixed else [batch.source]:
-            place = first._replace(source=source)  # of mixed batches the others are about as far
+    def _prefetch(self, batch: BatchPlace, places: Iterable[BatchPlace]) -> None:
+        """Begin to fetch what the rank's streams read in these windows and the next, once a window."""
+        for place in places:
             order, shards = self._source(place)
             window = order.window_at(place.step)
-            if (key := (*place[:4], window)) in self._prefetched or not shards.is_remote:
+            if not shards.is_remote or self._prefetched.get(place[:3]) == (place.epoch, window):
                 continue
-            self._prefetched.add(key)
-            streams = sorted({slot % task.num_streams for slot in self._slots[batch.stage, batch.task]})
+            self._prefetched[place[:3]] = place.epoch, window
+            num_streams = self._stages[batch.stage].tasks[batch.task].num_streams
+            streams = sorted({slot % num_streams for slot in self._slots[batch.stage, batch.task]})
             shards.prefetch(order.shards_in(place.epoch, window, streams))
             shards.prefetch(order.shards_in(place.epoch, window + 1, streams))
 
@@ -220,6 +222,7 @@ def steps_from(dataset: StepDataset, start: int, stop: int, workers: int) -> Ite
     places = (place for step in range(start, stop) for place in dataset.plan.batches_at(step))
     settings: dict[str, Any] = {}
     if workers:
+        get_temp_dir()  # of this process: the workers' sockets go in there too, and go with it
         # Not fork: tokenizers and torch have threads that a forked child lacks.
         ahead = max(1, -(-dataset.num_ahead() // workers))
         settings = {"num_workers": workers, "prefetch_factor": ahead, "multiprocessing_context": "forkserver"}
@@ -261,7 +264,10 @@ class _ErrorsAsItems(Dataset[Any]):
 
 
 class _Guard:
-    """Signals that reach a whole group of processes are the run's to answer: a worker ends when the run ends it."""
+    """A worker ends when the run ends it, or ends; signals to the whole group of processes are the run's to answer.
+
+    It also may open as many files as the machine allows: streams read across many shards.
+    """
 
     def __init__(self, main: int) -> None:
         self._main = main
@@ -271,11 +277,22 @@ class _Guard:
         signal.signal(signal.SIGTERM, lambda _number, _frame: None)  # not ignored: an ignored one is never waited for
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=self._obey, daemon=True).start()
+        threading.Thread(target=_end_with_the_run, daemon=True).start()
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most if 0 < most < 1 << 16 else 1 << 16, most))
 
     def _obey(self) -> None:
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != self._main:
             pass
         os._exit(0)
+
+
+def _end_with_the_run() -> None:
+    """torch watches the parent process, which with forkserver is not the run: after a kill -9 nobody would end."""
+    run = multiprocessing.parent_process()
+    if run is not None:
+        run.join()
+        os._exit(1)
 
 
 def _as_it_is(item: Any) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from ..config import Stage, TaskConfig
@@ -185,14 +186,17 @@ class Plan:
                 for source, new in _settings(task).items()
                 if new != (old := before["sources"][source])
             }
-            if not changed:
+            if not changed or done[stage, name] == steps:  # what is over stays as it was
                 self.mixtures[stage, name] = Mixture(past)
                 continue
             position = self._position(task, done[stage, name])
             past = [stretch for stretch in past if stretch.start < position]
             self.mixtures[stage, name] = lay_out(task, self._limits(stage, name), steps, past, position)
             for source, (old, new) in changed.items():
-                changes.append(f"from step {step} on, source {source!r} of task {name!r} has {new} instead of {old}.")
+                changes.append(
+                    f"from step {step} on, source {source!r} of task {name!r} in stage {self.stages[stage].name!r} has "
+                    f"{new} instead of {old}."
+                )
         return changes
 
     def state(self) -> dict[str, Any]:
@@ -206,30 +210,40 @@ class Plan:
         }
 
     def seen(self, step: int) -> list[dict[str, Any]]:
-        """What a model has seen before a step: samples of each source in each of its epochs."""
+        """What a model has seen before a step: samples of each source in each of its epochs.
+
+        Neighbouring epochs that gave as many are one row: those from `epoch` to `last_epoch` had `samples` each.
+        """
         rows = []
-        for (stage, name), done in task_steps_before(self.stages, step).items():
-            task = self.stages[stage].tasks[name]
-            counts = self.mixtures[stage, name].counts_at(self._position(task, done))
+        for (number, name), done in task_steps_before(self.stages, step).items():
+            task = self.stages[number].tasks[name]
+            counts = self.mixtures[number, name].counts_at(self._position(task, done))
             for index, source in enumerate(task.sources):
-                order = self.orders[stage, name, source]
-                samples = task.num_streams if task.mixed else task.global_batch  # of one step of the order
-                epochs: dict[int, int] = {}
-                for stream in counts:
-                    whole, rest = divmod(stream[index] * (1 if task.mixed else task.accumulate), order.steps_per_epoch)
-                    for epoch in range(whole + 1):
-                        steps = order.steps_per_epoch if epoch < whole else rest
-                        epochs[epoch] = epochs.get(epoch, 0) + steps * samples // len(counts)
-                rows += [
-                    {"stage": self.stages[stage].name, "task": name, "source": source, "epoch": epoch, "samples": found,
-                     "of": order.num_samples}
-                    for epoch, found in sorted(epochs.items()) if found
-                ]  # fmt: skip
+                order = self.orders[number, name, source]
+                batches = [stream[index] * (1 if task.mixed else task.accumulate) for stream in counts]
+                size = 1 if task.mixed else task.global_batch
+                for first, last, found in _epochs([divmod(count, order.steps_per_epoch) for count in batches],
+                                                  order.steps_per_epoch):  # fmt: skip
+                    rows.append(
+                        {"number": number, "stage": self.stages[number].name, "task": name, "source": source,
+                         "epoch": first, "last_epoch": last, "samples": found * size, "of": order.num_samples}
+                    )  # fmt: skip
         return rows
 
     @staticmethod
     def _position(task: TaskConfig, task_step: int) -> int:
         return task_step * task.accumulate * task.global_batch // task.num_streams if task.mixed else task_step
+
+
+def _epochs(done: Sequence[tuple[int, int]], steps_per_epoch: int) -> list[tuple[int, int, int]]:
+    """(first epoch, last epoch, steps in each); done: whole epochs of each stream, and its steps in the next."""
+    changes = sorted({0, *(whole for whole, _ in done), *(whole + 1 for whole, _ in done)})
+    found = []
+    for first, end in pairwise(changes):
+        steps = sum(steps_per_epoch if first < whole else rest if first == whole else 0 for whole, rest in done)
+        if steps:
+            found.append((first, end - 1, steps))
+    return found
 
 
 def _settings(task: TaskConfig) -> dict[str, dict[str, Any]]:

@@ -32,6 +32,7 @@ from ..data.transport import Shared
 from .compare import Row, Run, Tick, cpu_clock, make_row, measuring, timed
 from .photographs import draw_captions, draw_photograph, encode, pack
 
+_NAME = "pictures"
 CLIP = TextTowerConfig(library="open_clip", name="ViT-B-32")  # whose tokenizer both sides use
 
 
@@ -264,6 +265,3 @@ def _open_clip() -> str:
 
 def _webdataset() -> str:
     return f"webdataset {version('webdataset')}"
-
-
-_NAME = "pictures"

@@ -42,7 +42,7 @@ class ShardCache:
                 "storage.cache_gib, or set it to 0 to do without a disk."
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.parent / "lock", wait) as held:
+        with _locked(_lock_of(path), wait) as held:
             if not held:
                 return False
             if path.exists():
@@ -89,25 +89,35 @@ class ShardCache:
                     continue
                 # A reader that has it open goes on reading; the index stays, it is small and saves a whole fetch.
                 path.unlink(missing_ok=True)
+                with _locked(_lock_of(path), False) as is_free:
+                    if is_free:
+                        _lock_of(path).unlink(missing_ok=True)
                 room += held
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_suffix(".lock")
 
 
 def _is_orphan(part: Path) -> bool:
     """Whether whoever was writing a temporary file is gone."""
-    with _locked(part.parent / "lock", False) as held:
+    with _locked(_lock_of(part), False) as held:
         return held
 
 
 @contextmanager
 def _locked(file: Path, wait: bool) -> Iterator[bool]:
     """Hold a lock that ends with the process; yields whether it is held."""
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            is_held = os.fstat(descriptor).st_nlink > 0  # else it was removed meanwhile: others lock another file
         except BlockingIOError:
-            yield False
-            return
-        yield True
-    finally:
-        os.close(descriptor)
+            is_held = False
+        try:
+            if is_held or not wait:
+                yield is_held
+                return
+        finally:
+            os.close(descriptor)

@@ -75,7 +75,7 @@ class StorageConfig(Config):
 
     cache: str = ""  # the folder of whole shards; default: $UNIMODAL_CACHE, else ~/.cache/unimodal/shards
     cache_gib: float = Field(default=50.0, ge=0)  # what it may hold; 0: no disk, the bytes of a batch are asked for
-    deadline: float = Field(default=300.0, gt=0)  # seconds that a storage is waited for in all, retries included
+    deadline: float = Field(default=300.0, gt=0)  # seconds that a storage is waited for without getting on
     timeout: float = Field(default=30.0, gt=0)  # seconds for one request
     prefetch: int = Field(default=2, ge=0)  # threads of each loader process that fetch the shards needed next
 

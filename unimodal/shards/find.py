@@ -80,8 +80,8 @@ def _elsewhere(url: str, patience: Patience) -> list[Location]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """`{000..012}` counts, `{a,b}` lists, several multiply."""
-    match = re.search(r"\{([^{}]*(?:,|\d\.\.\d)[^{}]*)\}", pattern)  # other braces are a shell's
+    """`{000..012}` counts, `{a,b}` lists, several multiply; a command's other braces than the first are the shell's."""
+    match = re.search(r"\{(\d+\.\.\d+)\}" if pattern.startswith("pipe:") else r"\{([^{}]*)\}", pattern)
     if match is None:
         return [pattern]
     words = match[1].split(",")

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import struct
 import tarfile
 import uuid
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -274,7 +276,7 @@ def read_sidecar(source: Path | BinaryIO) -> ShardIndex | None:
                 part_sizes=stored["part_sizes"],
                 checksums=stored["checksums"],
             )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error):
         return None
 
 

@@ -6,24 +6,25 @@ import hashlib
 import json
 import math
 import os
+import resource
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from ..progress import progress_bar
 from .cache import ShardCache
 from .config import StorageConfig
 from .find import Location, find_shards
-from .index import ShardIndex, checksum_of, fits, load_index, reads_of, sidecar
-from .remote import Prefetcher, RemoteShard, fetch, is_elsewhere, look_up, remote_index
+from .index import ShardIndex, checksum_of, fits, load_index, read_sidecar, reads_of, sidecar
+from .remote import Prefetcher, RemoteShard, fetch, in_threads, is_elsewhere, look_up, remote_index
 from .storage import ShardChangedError, persistently, read_ranges
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 
-# Enough for 64 streams that each read across a few shards; at most a quarter of the usual limit of 1,024 open files.
-_MAX_OPEN = 256
+_MAX_KNOWN = 4_000_000  # samples whose indexes are kept, some 250 MB at most
 
 
 class Sample(NamedTuple):
@@ -84,15 +85,17 @@ class ShardSet:
 
     def _start(self) -> None:
         """What belongs to one process."""
-        self._open: dict[int, _OpenShard] = {}
+        self._lock = threading.Lock()
+        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._num_opened = 0
+        self._known: OrderedDict[int, tuple[FileIdentity, ShardIndex]] = OrderedDict()
+        self._num_known = 0  # samples in them
         self._prefetcher: Prefetcher | None = None
 
     def _indexes(self) -> Iterator[ShardIndex]:
-        if not any(is_elsewhere(path) for path in self.paths):
-            yield from map(self._index, range(len(self.paths)))
-            return
-        with ThreadPoolExecutor(16) as pool:  # a storage far away answers late, and many at once
-            yield from pool.map(self._index, range(len(self.paths)))
+        if any(is_elsewhere(path) for path in self.paths):
+            return in_threads(self._index, len(self.paths))  # a storage far away answers late, and many at once
+        return map(self._index, range(len(self.paths)))
 
     def _index(self, shard: int) -> ShardIndex:
         path = self.paths[shard]
@@ -168,35 +171,71 @@ class ShardSet:
         self._prefetcher.want(wanted)
 
     def _opened(self, shard: int) -> _OpenShard:
-        opened = self._open.get(shard)
-        if opened is None:
-            opened = persistently(lambda: self._open_shard(shard), str(self.paths[shard]), self._patience.deadline)
-            if len(self._open) >= _MAX_OPEN:
-                self._open.clear()  # dropped, not closed: another thread may be reading one
+        with self._lock:
+            opened = self._open.get(shard)
+            if opened is not None:
+                self._open.move_to_end(shard)
+                return opened
+        opened = persistently(lambda: self._open_shard(shard), str(self.paths[shard]), self._patience.deadline)
+        with self._lock:
             self._open[shard] = opened
+            self._num_opened += 1
+            if self._remote and self._num_opened % 32 == 0:
+                # What the cache has removed takes room on the disk for as long as it is open.
+                for number in [number for number, one in self._open.items() if one.is_removed()]:
+                    del self._open[number]
+            while len(self._open) > _max_open():  # dropped, not closed: another thread may be reading one
+                self._open.popitem(last=False)
         return opened
 
     def _open_shard(self, shard: int) -> _OpenShard:
-        path, index, remote = self.paths[shard], self._unsaved.get(shard), self._remote.get(shard)
+        remote = self._remote.get(shard)
+        if remote is not None and not self._cache.limit:
+            return _OpenShard(self._checked_index(shard, None), None)
         if remote is None:
+            path = self.paths[shard]
             assert isinstance(path, Path)
-            opened = _OpenShard(index or load_index(path), path)
-        elif not self._cache.limit:
-            return _OpenShard(index or self._index(shard), None)
+            descriptor = os.open(path, os.O_RDONLY)
         else:
-            index = index or self._index(shard)
-            while True:
-                fetch(remote, self._cache, self._patience)
-                self._cache.touch(remote.path)
-                with suppress(FileNotFoundError):  # others needed the room just now
-                    opened = _OpenShard(index, remote.path)
-                    break
-        if opened.index.digest != self.digests[shard] or not opened.fits():
+            descriptor = self._open_cached(remote)
+        try:
+            return _OpenShard(self._checked_index(shard, descriptor), descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def _open_cached(self, remote: RemoteShard) -> int:
+        while True:
+            fetch(remote, self._cache, self._patience)
+            self._cache.touch(remote.path)
+            with suppress(FileNotFoundError):  # others needed the room just now
+                return os.open(remote.path, os.O_RDONLY)
+
+    def _checked_index(self, shard: int, descriptor: int | None) -> ShardIndex:
+        """The index of a shard, once it was seen to be that of the open file; as long as the file is the same, once."""
+        identity = _identity_of(descriptor)
+        known = self._known.get(shard)
+        if known is not None and known[0] == identity:
+            return known[1]
+        index = self._unsaved.get(shard) or (known[1] if known is not None else None) or self._sidecar(shard)
+        if index is None or (descriptor is not None and not _fits(index, descriptor)):
+            index = self._index(shard)  # of the file as it is now
+        if index.digest != self.digests[shard] or (descriptor is not None and not _fits(index, descriptor)):
             raise ShardChangedError(
-                f"shard {path} is not the one that was indexed, it was written again; start anew (and remove a stale "
-                f"{sidecar(Path('NAME.tar')).name} beside it)."
+                f"shard {self.paths[shard]} is not the one that was indexed, it was written again; start anew (and "
+                f"remove a stale {sidecar(Path('NAME.tar')).name} beside it)."
             )
-        return opened
+        with self._lock:
+            before = self._known.pop(shard, None)
+            self._known[shard] = identity, index
+            self._num_known += len(index) - (len(before[1]) if before is not None else 0)
+            while len(self._known) > 1 and self._num_known > _MAX_KNOWN:
+                self._num_known -= len(self._known.popitem(last=False)[1][1])
+        return index
+
+    def _sidecar(self, shard: int) -> ShardIndex | None:
+        remote, path = self._remote.get(shard), self.paths[shard]
+        return read_sidecar(sidecar(remote.path if remote is not None else Path(path)))
 
     def _read_local(self, shard: int, opened: _OpenShard, offset: int, size: int) -> bytes:
         assert opened.descriptor is not None
@@ -211,30 +250,48 @@ class ShardSet:
         return content if len(content) == size else _read_exactly(opened, offset, size, self.paths[shard])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_open", "_prefetcher")}
+        of_process = ("_lock", "_open", "_num_opened", "_known", "_num_known", "_prefetcher")
+        return {name: value for name, value in self.__dict__.items() if name not in of_process}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._start()
 
 
+def _max_open() -> int:
+    """Descriptors that one set keeps, for there are several; what was closed is opened again in microseconds."""
+    return max(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
+
+
 class _OpenShard:
     """A descriptor (None: the bytes are asked for at a URL) and the index, closed when the last reader lets go."""
 
-    def __init__(self, index: ShardIndex, path: Path | None) -> None:
+    def __init__(self, index: ShardIndex, descriptor: int | None) -> None:
         self.index = index
-        self.descriptor = None if path is None else os.open(path, os.O_RDONLY)
+        self.descriptor = descriptor
 
-    def fits(self) -> bool:
-        """Whether the file is the one that was indexed."""
-        assert self.descriptor is not None
-        with open(self.descriptor, "rb", buffering=0, closefd=False) as file:
-            return fits(self.index, os.fstat(self.descriptor).st_size, reads_of(file))
+    def is_removed(self) -> bool:
+        """Whether the file has no name any more."""
+        return self.descriptor is not None and not os.fstat(self.descriptor).st_nlink
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at the interpreter's end there is no os
-        descriptor: int | None = getattr(self, "descriptor", None)
-        if descriptor is not None:
-            close(descriptor)
+        if self.descriptor is not None:
+            close(self.descriptor)
+
+
+FileIdentity: TypeAlias = tuple[int, int, int, int]  # device, inode, size, time of the last change
+
+
+def _identity_of(descriptor: int | None) -> FileIdentity:
+    if descriptor is None:
+        return 0, 0, 0, 0
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _fits(index: ShardIndex, descriptor: int) -> bool:
+    with open(descriptor, "rb", buffering=0, closefd=False) as file:
+        return fits(index, os.fstat(descriptor).st_size, reads_of(file))
 
 
 def _read_exactly(opened: _OpenShard, offset: int, size: int, path: Location) -> bytes:

@@ -14,15 +14,18 @@ import queue
 import tempfile
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 from .cache import ShardCache
 from .find import Location, is_compressed
 from .index import SUFFIX, ShardIndex, build_index, fits, read_sidecar, sidecar, write_sidecar
 from .storage import FileState, Patience, download, filesystem, persistently, read_file, read_ranges, state_of
+
+_T = TypeVar("_T")
 
 _OPENERS: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
@@ -162,6 +165,36 @@ def _copy(source: Any, file: BinaryIO, cache: ShardCache, location: Location) ->
                 f"shard {location} unpacked is over the cache of {cache.limit:,} bytes; raise storage.cache_gib."
             )
     return file.tell()
+
+
+def in_threads(work: Callable[[int], _T], count: int, threads: int = 16) -> Iterator[_T]:
+    """work(0), work(1), ..., many at once, in order.
+
+    The threads are daemons: whoever is interrupted does not wait for a storage that answers nobody.
+    """
+    results: list[Future[_T]] = [Future() for _ in range(count)]
+    numbers = iter(range(count))
+    lock = threading.Lock()
+
+    def run() -> None:
+        while True:
+            with lock:
+                number = next(numbers, None)
+            if number is None:
+                return
+            try:
+                results[number].set_result(work(number))
+            except BaseException as error:  # raised where the result is asked for
+                results[number].set_exception(error)
+
+    for _ in range(min(threads, count)):
+        threading.Thread(target=run, daemon=True).start()
+    try:
+        for result in results:
+            yield result.result()
+    finally:
+        with lock:
+            numbers = iter(())  # nobody asks for the rest
 
 
 class Prefetcher:

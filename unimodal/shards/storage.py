@@ -50,7 +50,7 @@ class Clock:
 class Patience:
     """How long a storage is waited for, in seconds."""
 
-    deadline: float = 300.0  # in all, retries included
+    deadline: float = 300.0  # for one file, or one block of a large one, retries included
     timeout: float = 30.0  # for the answer to one request
 
 
