@@ -139,14 +139,14 @@ def _holds_anything(folder: Path) -> bool:
 def _choose_checkpoint(folder: Path, config: TrainConfig, resume: bool, overwrite: bool) -> Path | None:
     """The checkpoint to go on from, the same on every rank; None to start anew.
 
-    Rank 0 reads checkpoints through, and fetches one from the mirror where the folder has none that is whole.
+    Rank 0 reads checkpoints through, and fetches one from the mirror that is later than those that are whole.
     """
     chosen: list[Path] = []
     failures: list[Exception] = []
 
     def choose() -> None:
         try:
-            found = _newest(folder, config.mirror) if resume else None
+            found = _newest(folder, config) if resume else None
             chosen.extend([found] if found is not None else [])
             if not resume and config.mirror:
                 _check_mirror(config.mirror, overwrite)
@@ -162,15 +162,30 @@ def _choose_checkpoint(folder: Path, config: TrainConfig, resume: bool, overwrit
     return checkpoint_folder(folder, int(number) - 1) if number else None
 
 
-def _newest(folder: Path, mirror: str) -> Path | None:
+def _newest(folder: Path, config: TrainConfig) -> Path | None:
+    """The newest good checkpoint, be it in the folder or in the mirror; None where there is none at all."""
+    found, broken = None, None
     try:
         found = newest_good(folder)
-    except ValueError:
-        found = fetch(mirror, folder) if mirror else None
-        if found is None:
-            raise
-        return found
-    return fetch(mirror, folder) if found is None and mirror else found
+    except ValueError as error:
+        broken = error
+    later = None
+    if config.mirror:
+        try:
+            later = fetch(config.mirror, folder, config, after=step_of(found) if found is not None else -1)
+        except OSError as error:
+            if found is None:
+                raise
+            warnings.warn(
+                f"mirror {config.mirror} cannot be reached ({error}); going on from {found.name} of {folder}, whatever "
+                "is there.", stacklevel=2,
+            )  # fmt: skip
+    if later is not None and found is not None:
+        said = f"{config.mirror} has {later.name}: going on from it, not from {found.name} of {folder}"
+        print(said, file=sys.stderr)
+    if later is None and broken is not None:
+        raise broken
+    return later or found
 
 
 def _check_mirror(mirror: str, overwrite: bool) -> None:

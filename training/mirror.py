@@ -20,7 +20,8 @@ from unimodal.checkpoint import replace_folder
 from unimodal.shards.storage import Clock, filesystem, persistently
 
 from .checksums import MANIFEST, parse_checksums, problem_of
-from .resume import LISTS, checkpoint_folder, step_of
+from .config import TrainConfig
+from .resume import LISTS, check_resumable, checkpoint_folder, step_of
 
 _DEADLINE = 60.0  # seconds that one file, or a list of files, is asked for when a run starts
 
@@ -35,7 +36,7 @@ class MirrorPatience(NamedTuple):
 def upload(
     folder: Path, run: Path, mirror: str, keep: int, check: Callable[[], None], patience: MirrorPatience
 ) -> None:
-    """Copy a whole checkpoint and what lies beside; then remove all but the newest `keep` up to it.
+    """Copy a whole checkpoint and what lies beside; then remove all but the newest `keep` up to it, and none later.
 
     check: called before each try of each file; what it raises goes through, unless it is an OSError.
     Raises OSError if a file cannot be copied.
@@ -54,9 +55,12 @@ def upload(
         ask(lambda: _put(fs, file, f"{root}/{name}"), f"{mirror}/{name}")
 
     def make_room() -> None:
-        complete = [name for name in _complete(fs, root) if name <= folder.name]
-        for name in _checkpoints(fs, root):  # later ones are of a run that went another way, others half uploaded
-            if name not in complete[-keep:]:
+        found = _checkpoints(fs, root)
+        complete = [name for name in found if _is_complete(fs, f"{root}/{name}")]
+        later = [name for name in complete if name > folder.name]  # another machine may have gone on to them
+        kept = [name for name in complete if name not in later][-keep:]
+        for name in found:
+            if name not in (*kept, *later):
                 _remove(fs, f"{root}/{name}")
 
     ask(lambda: _remove(fs, f"{root}/{folder.name}"), f"{mirror}/{folder.name}")
@@ -69,29 +73,30 @@ def upload(
     ask(make_room, mirror)
 
 
-def fetch(mirror: str, run: Path) -> Path | None:
+def fetch(mirror: str, run: Path, config: TrainConfig, after: int = -1) -> Path | None:
     """Copy the newest complete checkpoint whose checksums pass into RUN, with what lies beside; None if there is none.
 
-    Raises OSError if the mirror cannot be reached, ValueError if it has complete ones and all are broken.
+    after: only later steps are looked at, and a broken one of them is passed over.
+    Raises OSError if the mirror cannot be reached; ValueError if its run is of another recipe, or if it has complete
+    checkpoints and all are broken.
     """
     fs, root = filesystem(mirror)
     problem = ""
     for name in reversed(persistently(lambda: _complete(fs, root), mirror, _DEADLINE)):
         folder = checkpoint_folder(run, step_of(Path(name)))
+        if step_of(folder) <= after:
+            break
         part = folder.with_name(folder.name + ".part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         problem = _fetch_checkpoint(fs, f"{root}/{name}", part, f"{mirror}/{name}")
         if not problem:
-            beside = persistently(lambda: _names(fs, root), mirror, _DEADLINE)
-            for file in LISTS:
-                if file in beside:
-                    _get(fs, f"{root}/{file}", run / file, f"{mirror}/{file}")
+            _fetch_lists(fs, root, run, folder.with_name(folder.name + ".lists"), mirror, config)
             replace_folder(part, folder)
             return folder
         shutil.rmtree(part)
         warnings.warn(f"{mirror}/{name} is passed over: {problem}.", stacklevel=2)
-    if problem:
+    if problem and after < 0:
         raise ValueError(f"none of the checkpoints in {mirror} is whole; start anew with --overwrite, or set mirror=.")
     return None
 
@@ -125,6 +130,20 @@ def _fetch_checkpoint(fs: AbstractFileSystem, remote: str, part: Path, url: str)
     return problem_of(part)
 
 
+def _fetch_lists(fs: AbstractFileSystem, root: str, run: Path, part: Path, mirror: str, config: TrainConfig) -> None:
+    """Put the lists there in the place of those in RUN, once it is known that they are of the same run."""
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    there = persistently(lambda: _names(fs, root), mirror, _DEADLINE)
+    found = [name for name in LISTS if name in there]
+    for name in found:
+        _get(fs, f"{root}/{name}", part / name, f"{mirror}/{name}")
+    check_resumable(part, config, mirror)
+    for name in found:
+        (part / name).replace(run / name)
+    part.rmdir()
+
+
 def _get(fs: AbstractFileSystem, remote: str, file: Path, url: str) -> None:
     persistently(lambda: fs.get_file(remote, str(file)), url, _DEADLINE)
 
@@ -155,7 +174,11 @@ def _checkpoints(fs: AbstractFileSystem, root: str) -> list[str]:
 
 
 def _complete(fs: AbstractFileSystem, root: str) -> list[str]:
-    return [name for name in _checkpoints(fs, root) if MANIFEST in _names(fs, f"{root}/{name}")]
+    return [name for name in _checkpoints(fs, root) if _is_complete(fs, f"{root}/{name}")]
+
+
+def _is_complete(fs: AbstractFileSystem, remote: str) -> bool:
+    return MANIFEST in _names(fs, remote)
 
 
 def _remove(fs: AbstractFileSystem, remote: str) -> None:

@@ -101,17 +101,22 @@ def write_config(run: Path, config: TrainConfig) -> None:
     replace_text(run / "config.yaml", yaml.safe_dump(_values(config), sort_keys=False))
 
 
-def check_resumable(run: Path, config: TrainConfig) -> None:
-    """Raise ValueError naming the first value in which the recipe differs from the run that it resumes."""
+def check_resumable(run: Path, config: TrainConfig, name: str = "") -> None:
+    """Raise ValueError naming the first value in which the recipe differs from the run that it resumes.
+
+    name: of the run, for the message; its folder, if not given.
+    """
     file = run / "config.yaml"
     if not file.is_file():
-        raise ValueError(f"{run} holds no config.yaml to resume from; start without --resume, or check the path.")
+        raise ValueError(
+            f"{name or run} holds no config.yaml to resume from; start without --resume, or check the path."
+        )
     before, now = yaml.safe_load(file.read_text(encoding="utf-8")), _values(config)
     for key, was, is_now in _differences(before, now, ""):
         if key.split(".")[0] not in FREE_KEYS and not _FREE_IN_SOURCES.fullmatch(key):
             why = " (the learning rate's curve hangs on it)" if {"steps", "optim"} & set(key.split(".")) else ""
             raise ValueError(
-                f"{run} was started with {key}={was!r} and the recipe says {is_now!r}{why}; resume with the "
+                f"{name or run} was started with {key}={was!r} and the recipe says {is_now!r}{why}; resume with the "
                 "former, or start a run from its weights (model=null init=RUN/checkpoints/step-N)."
             )
 

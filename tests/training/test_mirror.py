@@ -19,6 +19,7 @@ import training.saving
 from tests.conftest import Recipe
 from tests.training.test_loop import _assert_same_weights, _rows
 from training.checksums import MANIFEST
+from training.config import EvalConfig, TrainConfig
 from training.loop import Stopped, train
 from training.mirror import MirrorPatience, fetch, has_checkpoints, upload
 from training.resume import LISTS, checkpoints
@@ -95,7 +96,9 @@ def test_another_machine_goes_on_from_the_newest_whole_checkpoint_there_to_the_s
     _assert_same_weights(Path(second.run), Path(whole.run), exact=True)
     assert [folder.name for folder in checkpoints(Path(second.run))] == ["step-00000004", "step-00000006"]
     shutil.rmtree(second.run)
-    assert fetch(mirror, Path(second.run)) == Path(second.run) / "checkpoints/step-00000006"  # it is whole again
+    assert (
+        fetch(mirror, Path(second.run), second) == Path(second.run) / "checkpoints/step-00000006"
+    )  # it is whole again
 
 
 def test_one_without_its_manifest_is_not_complete_and_where_all_are_broken_nothing_is_started_anew(
@@ -106,7 +109,7 @@ def test_one_without_its_manifest_is_not_complete_and_where_all_are_broken_nothi
     train(config)
     fs, root = fsspec.core.url_to_fs(mirror)
     fs.rm(f"{root}/step-00000002/{MANIFEST}")
-    folder = fetch(mirror, tmp_path / "other")
+    folder = fetch(mirror, tmp_path / "other", config)
     assert folder is not None
     assert folder.name == "step-00000001"
     _spoil(mirror, "step-00000001/config.json")
@@ -219,11 +222,82 @@ def test_a_stop_waits_no_longer_for_a_mirror_that_does_not_answer(
 @pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped"])
 def test_a_manifest_that_names_a_file_outside_is_not_followed(recipe: Recipe, tmp_path: Path, name: str) -> None:
     mirror = f"memory://{tmp_path.name}{len(name)}"
-    train(recipe({"steps": 1, "mirror": mirror}))
+    config = recipe({"steps": 1, "mirror": mirror})
+    train(config)
     fs, root = fsspec.core.url_to_fs(mirror)
     fs.pipe_file(f"{root}/step-00000001/{MANIFEST}", b'{"files": {"%b": {"size": 1, "sha256": ""}}}' % name.encode())
     with (
         pytest.warns(UserWarning, match="names '.*escaped', which is outside of it"),
         pytest.raises(ValueError, match="none of the checkpoints"),
     ):
-        fetch(mirror, tmp_path / "other")
+        fetch(mirror, tmp_path / "other", config)
+
+
+def _train_until(config: TrainConfig, step: int, resume: bool = False) -> None:
+    """Train, and stop as after a signal once the checkpoint of a step is there."""
+
+    def score(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    ends = config.model_copy(update={"eval": EvalConfig(suite="none", every=step)})
+    with pytest.raises(Stopped, match=f"stopped at step {step} of"):
+        train(ends, evaluate=score, resume=resume)
+
+
+def _steps(mirror: str) -> list[int]:
+    return sorted(int(name[5:13]) for name in _files(mirror) if name.endswith(MANIFEST))
+
+
+def test_a_machine_that_comes_back_goes_on_from_where_another_one_has_come_to_and_removes_nothing_of_it(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mirror = f"memory://{tmp_path.name}"
+    first = recipe({"run": str(tmp_path / "first"), "steps": 8, "save_every": 1, "keep": 2, "mirror": mirror})
+    second = first.model_copy(update={"run": str(tmp_path / "second")})
+    _train_until(first, 2)
+    _train_until(second, 6, resume=True)
+    assert _steps(mirror) == [5, 6]
+    capsys.readouterr()
+    _train_until(first, 7, resume=True)
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if mirror in line]
+    assert said == f"{mirror} has step-00000006: going on from it, not from step-00000002 of {first.run}"
+    assert _steps(mirror) == [6, 7]
+    whole = first.model_copy(update={"run": str(tmp_path / "whole"), "mirror": ""})
+    _train_until(whole, 7)
+    assert _rows(first.run) == _rows(whole.run)
+
+
+def test_a_later_checkpoint_in_the_mirror_outlives_the_upload_of_an_earlier_one(recipe: Recipe, tmp_path: Path) -> None:
+    mirror = f"memory://{tmp_path.name}"
+    config = recipe({"steps": 3, "save_every": 1, "keep": 3, "mirror": mirror})
+    train(config)
+    for folder in checkpoints(Path(config.run))[:2]:
+        upload(folder, Path(config.run), mirror, 1, lambda: None, MirrorPatience(1.0, Clock()))
+    assert _steps(mirror) == [2, 3]
+
+
+@pytest.mark.filterwarnings("ignore:checkpoint step-00000003 could not be copied")
+def test_with_a_checkpoint_of_its_own_a_run_goes_on_without_a_mirror_that_cannot_be_reached(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(training.mirror, "_DEADLINE", 0.5)
+    config = recipe({"steps": 3, "save_every": 2})
+    _train_until(config, 2)
+    lost = config.model_copy(update={"mirror": f"file://{tmp_path}/file/run"})
+    with pytest.warns(UserWarning, match=r"file/run cannot be reached .*; going on from step-00000002 of "):
+        train(lost, resume=True)
+    assert [row["step"] for row in _rows(config.run)][:3] == [1, 2, 3]
+
+
+def test_a_mirror_of_another_run_is_refused_before_it_overwrites_anything(recipe: Recipe, tmp_path: Path) -> None:
+    mirror = f"memory://{tmp_path.name}"
+    train(recipe({"run": str(tmp_path / "other"), "steps": 4, "optim": {"lr": 0.5}, "mirror": mirror}))
+    config = recipe({"steps": 4})
+    _train_until(config, 2)
+    before = {name: (Path(config.run) / name).read_bytes() for name in ("config.yaml", "metrics.jsonl")}
+    with pytest.raises(ValueError, match=rf"{mirror} was started with .*lr=0\.5 and the recipe says 0\.001"):
+        train(config.model_copy(update={"mirror": mirror}), resume=True)
+    assert before == {name: (Path(config.run) / name).read_bytes() for name in before}
+    assert [folder.name for folder in checkpoints(Path(config.run))] == ["step-00000002"]
