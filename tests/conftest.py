@@ -100,3 +100,9 @@ def recipe(world: Path, tmp_path: Path) -> Recipe:
         return parse_config(TrainConfig, merge(base, changes or {}))
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards from elsewhere stay in the folder of the test."""
+    monkeypatch.setenv("UNIMODAL_CACHE", str(tmp_path / "cache of shards"))

@@ -153,7 +153,7 @@ def _dataset(config: TrainConfig, rank: int, world_size: int) -> StepDataset:
     assert config.model.text is not None
     tokenizer, text = load_tokenizer(config.model.text)
     model = config.model.model_copy(update={"text": text})
-    return StepDataset(config.plan, config.data_root, model, tokenizer, config.seed, rank, world_size)
+    return StepDataset(config.plan, config.data_root, model, tokenizer, config.seed, rank, world_size, config.storage)
 
 
 Rows = dict[str, tuple[NDArray[Any] | None, list[list[int]]]]

@@ -40,7 +40,13 @@ class Shared:
 
 
 def _receive(duplicate: Any, shape: tuple[int, ...], dtype: str) -> Shared:
-    descriptor = duplicate.detach()
+    try:
+        descriptor = duplicate.detach()
+    except (EOFError, OSError) as error:
+        raise ConnectionError(
+            f"a loader process ended before its pictures were taken ({type(error).__name__}); was it killed, for want "
+            "of memory perhaps? Go on with --resume."
+        ) from None
     try:
         memory = mmap.mmap(descriptor, 0)
     finally:
