@@ -12,6 +12,7 @@ import resource
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from multiprocessing.util import get_temp_dir
 from typing import Any, NamedTuple
@@ -274,12 +275,14 @@ class _Guard:
 
     def __call__(self, _worker: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda _number, _frame: None)  # not ignored: an ignored one is never waited for
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=self._obey, daemon=True).start()
+        if hasattr(signal, "sigwaitinfo"):  # which tells who sent it; Linux has it
+            signal.signal(signal.SIGTERM, lambda _number, _frame: None)  # an ignored one is never waited for
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            threading.Thread(target=self._obey, daemon=True).start()
         threading.Thread(target=_end_with_the_run, daemon=True).start()
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most if 0 < most < 1 << 16 else 1 << 16, most))
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most if 0 < most < 1 << 16 else 1 << 16, most))
 
     def _obey(self) -> None:
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != self._main:
