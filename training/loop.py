@@ -113,10 +113,10 @@ def _train(run: Run, evaluate: Evaluate | None, show_progress: bool | None, sign
     finally:
         feed.close()
     if stop:
-        raise _stop(run, stop)
+        raise _stop(run, stop, signals)
     if run.log is not None and num_nonfinite:  # those steps changed nothing: the model is that of the steps before
         warnings.warn(_describe_nonfinite(run, num_nonfinite, batches), stacklevel=2)
-    return _finish(run)
+    return _finish(run, signals)
 
 
 def _count(run: Run, batches: list[Batch], num_skipped: int) -> None:
@@ -222,22 +222,22 @@ def _keep_best(run: Run, scores: Mapping[str, float]) -> None:
             _note(run, f"the best model, of step {run.step}, could not be written ({error}); training goes on.")
 
 
-def _stop(run: Run, number: int) -> Stopped:
+def _stop(run: Run, number: int, signals: StopSignals) -> Stopped:
     """Save the last step, and say where the run stands; every rank calls it."""
     run.saver.abandon(run.step)
     run.saver.wait()
     is_saved = run.step == run.saver.newest_step
     if distributed.add_up([run.log is not None and not is_saved])[0]:
         _save(run)
-    _end_writing(run)
+    _end_writing(run, signals)
     is_saved = run.step == run.saver.newest_step or run.log is None
     where = "" if is_saved else f", which could not be saved (the newest checkpoint is of {run.saver.newest_step})"
     return Stopped(f"stopped at step {run.step} of {run.config.total_steps}{where}; go on with --resume.", number)
 
 
-def _finish(run: Run) -> Path:
+def _finish(run: Run, signals: StopSignals) -> Path:
     """Write RUN/model, the one thing whose failing ends a run; every rank calls it."""
-    _end_writing(run)
+    _end_writing(run, signals)
     _gather_whole(run)
 
     def write() -> None:
@@ -258,8 +258,8 @@ def _finish(run: Run) -> Path:
     return run.folder / "model"
 
 
-def _end_writing(run: Run) -> None:
-    run.saver.wait()
+def _end_writing(run: Run, signals: StopSignals) -> None:
+    run.saver.close(signals.should_stop)
     for said in run.saver.failures():
         _note(run, said)
     if run.log is not None:

@@ -17,13 +17,14 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from unimodal.checkpoint import replace_folder
-from unimodal.shards.storage import Clock, filesystem, persistently
+from unimodal.shards.storage import Clock, ask, filesystem, persistently
 
 from .checksums import MANIFEST, parse_checksums, problem_of
 from .config import TrainConfig
 from .resume import LISTS, check_resumable, checkpoint_folder, step_of
 
 _DEADLINE = 60.0  # seconds that one file, or a list of files, is asked for when a run starts
+_TIMEOUT, _SLOWEST = 60.0, 1e6  # seconds that an answer may take, and bytes a second beside it
 
 
 class MirrorPatience(NamedTuple):
@@ -33,26 +34,44 @@ class MirrorPatience(NamedTuple):
     clock: Clock
 
 
+def seconds_for(num_bytes: int) -> float:
+    """How long sending so many bytes may take."""
+    return _TIMEOUT + num_bytes / _SLOWEST
+
+
 def upload(
-    folder: Path, run: Path, mirror: str, keep: int, check: Callable[[], None], patience: MirrorPatience
+    folder: Path,
+    run: Path,
+    mirror: str,
+    keep: int,
+    check: Callable[[Exception | None], None],
+    patience: MirrorPatience,
 ) -> None:
     """Copy a whole checkpoint and what lies beside; then remove all but the newest `keep` up to it, and none later.
 
-    check: called before each try of each file; what it raises goes through, unless it is an OSError.
+    check: called before each try of each file, with what the last try of it failed of; what it raises goes through,
+        unless it is an OSError.
     Raises OSError if a file cannot be copied.
     """
     fs, root = filesystem(mirror)
     names = list(parse_checksums((folder / MANIFEST).read_bytes()))
 
-    def ask(action: Callable[[], None], what: str) -> None:
+    def try_on(action: Callable[[], None], what: str) -> None:
+        failure: Exception | None = None
+
         def attempt() -> None:
-            check()
-            action()
+            nonlocal failure
+            check(failure)
+            try:
+                action()
+            except Exception as error:
+                failure = error
+                raise
 
         persistently(attempt, what, *patience)
 
     def put(file: Path, name: str) -> None:
-        ask(lambda: _put(fs, file, f"{root}/{name}"), f"{mirror}/{name}")
+        try_on(lambda: _put(fs, file, f"{root}/{name}"), f"{mirror}/{name}")
 
     def make_room() -> None:
         found = _checkpoints(fs, root)
@@ -63,14 +82,14 @@ def upload(
             if name not in (*kept, *later):
                 _remove(fs, f"{root}/{name}")
 
-    ask(lambda: _remove(fs, f"{root}/{folder.name}"), f"{mirror}/{folder.name}")
+    try_on(lambda: _remove(fs, f"{root}/{folder.name}"), f"{mirror}/{folder.name}")
     for name in names:
         put(folder / name, f"{folder.name}/{name}")
     for name in LISTS:
         if (run / name).is_file():
             put(run / name, name)
     put(folder / MANIFEST, f"{folder.name}/{MANIFEST}")
-    ask(make_room, mirror)
+    try_on(make_room, mirror)
 
 
 def fetch(mirror: str, run: Path, config: TrainConfig, after: int = -1) -> Path | None:
@@ -145,17 +164,21 @@ def _fetch_lists(fs: AbstractFileSystem, root: str, run: Path, part: Path, mirro
 
 
 def _get(fs: AbstractFileSystem, remote: str, file: Path, url: str) -> None:
-    persistently(lambda: fs.get_file(remote, str(file)), url, _DEADLINE)
+    def get() -> None:
+        size = ask(fs, "info", remote, timeout=_TIMEOUT)["size"]
+        ask(fs, "get_file", remote, str(file), timeout=seconds_for(size))
+
+    persistently(get, url, _DEADLINE)
 
 
 def _put(fs: AbstractFileSystem, file: Path, remote: str) -> None:
     if isinstance(fs, LocalFileSystem):  # the others have no folders, or make them
         fs.makedirs(remote.rpartition("/")[0], exist_ok=True)
-    fs.put_file(str(file), remote)
+    ask(fs, "put_file", str(file), remote, timeout=seconds_for(file.stat().st_size))
     fs.invalidate_cache()
     if file.name in LISTS:  # it may have grown meanwhile
         return
-    size = fs.info(remote)["size"]
+    size = ask(fs, "info", remote, timeout=_TIMEOUT)["size"]
     if size != file.stat().st_size:
         raise OSError(f"{size:,} of {file.stat().st_size:,} bytes arrived")
 
@@ -164,7 +187,8 @@ def _names(fs: AbstractFileSystem, remote: str) -> list[str]:
     """What lies in a remote folder; nothing if there is none. (fs.exists takes a storage that is down for empty.)"""
     fs.invalidate_cache()
     try:
-        return sorted(path.rstrip("/").rpartition("/")[2] for path in fs.ls(remote, detail=False))
+        found = ask(fs, "ls", remote, detail=False, timeout=_TIMEOUT)
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
     except FileNotFoundError:
         return []
 
@@ -185,5 +209,5 @@ def _remove(fs: AbstractFileSystem, remote: str) -> None:
     """Remove a file, or a checkpoint: its manifest first, so that what is left half-way is not taken for one."""
     for path in (f"{remote}/{MANIFEST}", remote):
         with suppress(FileNotFoundError):
-            fs.rm(path, recursive=path == remote)
+            ask(fs, "rm", path, recursive=path == remote, timeout=_TIMEOUT)
     fs.invalidate_cache()

@@ -24,16 +24,12 @@ from torch import Tensor
 from unimodal.checkpoint import model_writers, replace_folder, replace_text
 from unimodal.config import ModelConfig
 from unimodal.preprocess import Tokenizer
-from unimodal.shards.storage import Clock
 
 from . import distributed
 from .checksums import Checksum, checksum_of, problem_of, write_checksums
-from .mirror import MirrorPatience, upload
 from .moments import FOLDER, Moments, write_moments
 from .resume import checkpoint_folder, checkpoints, remove_leftovers, step_of
-
-# Seconds in which a file may be sent to the mirror again and again; the second once a signal asked to stop.
-MIRROR_DEADLINE, LAST_MIRROR_DEADLINE = 120.0, 5.0
+from .uploads import Abandoned, Uploads
 
 
 class Snapshot(NamedTuple):
@@ -47,27 +43,24 @@ class Snapshot(NamedTuple):
     card: str  # README.md
 
 
-class Abandoned(Exception):  # noqa: N818  # not an error: a newer one replaces it
-    """A checkpoint was given up half written."""
-
-
 class Saver:
     """One rank's thread that writes checkpoints, one at a time; with whole weights rank 0 alone has anything to write.
 
-    save, wait and abandon are called at the same steps on every rank. A disk that is full, or a mirror that cannot be
-    reached, is a sentence in `failures`, and training goes on.
+    save, wait, abandon and close are called at the same steps on every rank. A disk that is full, or a mirror that
+    cannot be reached, is a sentence in `failures`, and training goes on.
     """
 
     def __init__(
         self, run: Path, tokenizer: Tokenizer | None, keep: int, mirror: str, newest: Path | None, sharded: bool
     ) -> None:
         """newest: the checkpoint that the run goes on from, which has been checked. sharded: every rank writes."""
-        self._run, self._tokenizer, self._keep, self._mirror = run, tokenizer, keep, mirror
+        self._run, self._tokenizer, self._keep = run, tokenizer, keep
+        self._uploads = Uploads(run, mirror, keep) if mirror and distributed.rank() == 0 else None
         self.newest = newest  # on rank 0: the newest that is whole
         self._good = {newest.name} if newest is not None else set()
         self._last: Snapshot | None = None  # the last that was to be saved, finished or not
         self._thread: threading.Thread | None = None
-        self._abandon, self._hurry = threading.Event(), threading.Event()
+        self._abandon, self._hurries = threading.Event(), False
         self._failures: list[str] = []
         self._errors: list[BaseException] = []
         self._writes = sharded or distributed.rank() == 0
@@ -97,7 +90,7 @@ class Saver:
         return self._last
 
     def wait(self) -> None:
-        """Wait until every rank has written what it was to write."""
+        """Wait until every rank has written what it was to write; for no mirror."""
         while True:
             if self._thread is not None:
                 self._thread.join(timeout=5.0)
@@ -108,17 +101,43 @@ class Saver:
     def abandon(self, step: int) -> None:
         """Give up what is being written, unless it is of this step: it will be written anew, of a later step.
 
-        From now on there is no time either for a mirror that does not answer.
+        From now on there is little time for the mirror either, and what is there of other steps is enough.
         """
-        self._hurry.set()
+        self._hurries = True
         if self._last is not None and self._last.step != step:
             self._abandon.set()
+        if self._uploads is not None:
+            self._uploads.give_up("the run stops", but=checkpoint_folder(self._run, step))
+
+    def close(self, is_asked: Callable[[], bool] = lambda: False) -> None:
+        """Wait until all is written, and the last checkpoint copied to the mirror; that one not for ever.
+
+        is_asked: whether this rank was asked to stop, which is to hurry.
+        """
+        self.wait()
+        started, uploads = time.monotonic(), self._uploads
+        allowed = uploads.time_left(self._hurries) if uploads is not None else 0.0
+        while True:
+            left = started + allowed - time.monotonic()
+            is_busy = uploads is not None and not uploads.wait(min(1.0, max(0.0, left)))
+            num_busy, num_asked = distributed.add_up([is_busy and left > 0, is_asked()])
+            if not num_busy:
+                break
+            if num_asked and uploads is not None:
+                allowed = min(allowed, uploads.time_left(is_stopping=True))
+        if uploads is not None:
+            uploads.give_up(f"not within {allowed:g} s of the end")
+            uploads.tell_unfinished()
+            newest = f"the newest is {self.newest.name}" if self.newest is not None else "there is none"
+            with self._going_on("older checkpoints could not be removed", newest):
+                self._prune()  # the one that was being copied may be one too many
 
     def failures(self) -> list[str]:
         """What could not be written since this was last asked, a sentence each; raises what is no storage's fault."""
         if self._errors:
             raise self._errors.pop()
-        return [self._failures.pop(0) for _ in range(len(self._failures))]
+        said = self._uploads.failures if self._uploads is not None else []
+        return [each.pop(0) for each in (self._failures, said) for _ in range(len(each))]
 
     def _work(self, snapshot: Snapshot) -> None:
         try:
@@ -128,24 +147,22 @@ class Saver:
                 self._write(folder, snapshot)
             if distributed.rank() or self.newest != folder:
                 return
+            if self._uploads is not None:
+                self._uploads.add(folder)
             with self._going_on("older checkpoints could not be removed", f"the newest is {folder.name}"):
                 self._prune()
-            if self._mirror:
-                failed = f"checkpoint {folder.name} could not be copied to {self._mirror}"
-                with self._going_on(failed, "it is in RUN", Exception):  # storages' libraries raise many kinds
-                    upload(folder, self._run, self._mirror, self._keep, self._check_abandoned, self._mirror_patience())
         except Abandoned:
             pass
         except BaseException as error:  # handed to the main thread, which raises it
             self._errors.append(error)
 
     @contextmanager
-    def _going_on(self, failed: str, state: str, kind: type[Exception] = OSError) -> Iterator[None]:
+    def _going_on(self, failed: str, state: str) -> Iterator[None]:
         try:
             yield
         except Abandoned:
             raise
-        except kind as error:
+        except OSError as error:
             self._failures.append(f"{failed} ({error}); {state}, and training goes on.")
 
     def _write(self, folder: Path, snapshot: Snapshot) -> None:
@@ -213,34 +230,21 @@ class Saver:
             dist.all_gather_object(gathered, found, group=self._group)
         return gathered
 
-    def _mirror_patience(self) -> MirrorPatience:
-        """Long while training goes on, and cut short by a stop: the time that has passed then jumps ahead."""
-
-        def now() -> float:
-            return time.monotonic() + (MIRROR_DEADLINE - LAST_MIRROR_DEADLINE if self._hurry.is_set() else 0)
-
-        def sleep(seconds: float) -> None:
-            if self._hurry.is_set():
-                time.sleep(seconds)
-            else:
-                self._hurry.wait(seconds)
-
-        deadline = LAST_MIRROR_DEADLINE if self._hurry.is_set() else MIRROR_DEADLINE
-        return MirrorPatience(deadline, Clock(now, sleep))
-
     def _check_abandoned(self) -> None:
         if self._abandon.is_set():
             raise Abandoned
 
     def _prune(self) -> None:
-        """Remove all but the newest `keep` good ones; one that is not known to be good is read through first."""
+        """Remove all but the newest `keep` good ones, and the one that is being copied; one that is not known to be
+        good is read through first.
+        """
         num_good = 0
         for folder in reversed(checkpoints(self._run)):
             is_wanted = step_of(folder) <= step_of(self.newest or folder) and num_good < self._keep
             if is_wanted and (folder.name in self._good or not problem_of(folder)):
                 self._good.add(folder.name)
                 num_good += 1
-            else:
+            elif self._uploads is None or folder != self._uploads.current:
                 _remove(folder)
 
 

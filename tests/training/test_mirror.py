@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
 import warnings
@@ -13,18 +14,24 @@ from pathlib import Path
 
 import fsspec
 import pytest
+import torch
 
 import training.mirror
-import training.saving
+import training.uploads
 from tests.conftest import Recipe
 from tests.training.test_loop import _assert_same_weights, _rows
 from training.checksums import MANIFEST
 from training.config import EvalConfig, TrainConfig
 from training.loop import Stopped, train
 from training.mirror import MirrorPatience, fetch, has_checkpoints, upload
+from training.moments import Moments
 from training.resume import LISTS, checkpoints
-from training.saving import Abandoned
+from training.saving import Saver, Snapshot
+from training.sharding import copy_weights
+from training.uploads import Abandoned
+from unimodal.config import ImageTowerConfig, ModelConfig
 from unimodal.embedder import Embedder
+from unimodal.model import build_model
 from unimodal.shards.storage import Clock
 
 CHECKPOINT = [
@@ -153,7 +160,7 @@ def test_a_mirror_that_cannot_be_reached_is_a_warning_and_a_count_and_training_g
     monkeypatch.setenv("FSSPEC_S3_KEY", "key")
     monkeypatch.setenv("FSSPEC_S3_SECRET", "secret")
     monkeypatch.setattr(training.mirror, "_DEADLINE", 0.5)
-    monkeypatch.setattr(training.saving, "MIRROR_DEADLINE", 0.5)
+    monkeypatch.setattr(training.uploads, "MIRROR_DEADLINE", 0.5)
     fsspec.config.set_conf_env(fsspec.config.conf)
     config = recipe({"steps": 3, "save_every": 1, "mirror": mirror})
     with warnings.catch_warnings(record=True) as caught:
@@ -178,7 +185,7 @@ def test_what_is_uploaded_again_loses_its_manifest_first(
     train(config)
     assert has_checkpoints(mirror)
 
-    def give_up() -> None:
+    def give_up(failure: Exception | None) -> None:
         if not has_checkpoints(mirror):
             raise Abandoned
 
@@ -207,7 +214,7 @@ def test_a_stop_waits_no_longer_for_a_mirror_that_does_not_answer(
     started: list[float] = []
     is_tried = threading.Event()
     monkeypatch.setattr(training.mirror, "_put", refuse)
-    monkeypatch.setattr(training.saving, "LAST_MIRROR_DEADLINE", 0.3)
+    monkeypatch.setattr(training.uploads, "LAST_MIRROR_DEADLINE", 0.3)
     config = recipe({"steps": 8, "save_every": 2, "mirror": f"memory://{tmp_path.name}", "eval": {
         "suite": "none", "every": stopped_at}})  # fmt: skip
     with (
@@ -273,7 +280,7 @@ def test_a_later_checkpoint_in_the_mirror_outlives_the_upload_of_an_earlier_one(
     config = recipe({"steps": 3, "save_every": 1, "keep": 3, "mirror": mirror})
     train(config)
     for folder in checkpoints(Path(config.run))[:2]:
-        upload(folder, Path(config.run), mirror, 1, lambda: None, MirrorPatience(1.0, Clock()))
+        upload(folder, Path(config.run), mirror, 1, lambda failure: None, MirrorPatience(1.0, Clock()))
     assert _steps(mirror) == [2, 3]
 
 
@@ -301,3 +308,130 @@ def test_a_mirror_of_another_run_is_refused_before_it_overwrites_anything(recipe
         train(config.model_copy(update={"mirror": mirror}), resume=True)
     assert before == {name: (Path(config.run) / name).read_bytes() for name in before}
     assert [folder.name for folder in checkpoints(Path(config.run))] == ["step-00000002"]
+
+
+class Puts:
+    """Stands before what sends a file to a mirror: notes the step, and waits or fails where a test wants it to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, failing: int = -1, held: int = -1) -> None:
+        self.is_held, self.is_open = threading.Event(), threading.Event()
+        self.tried: list[int] = []
+        put = training.mirror._put
+
+        def wait_and_put(fs: fsspec.AbstractFileSystem, file: Path, remote: str) -> None:
+            step = int(remote.rpartition("step-")[2][:8]) if "step-" in remote else 0
+            self.tried.append(step)
+            if step == failing:
+                raise OSError("503")
+            if step == held:
+                self.is_held.set()
+                self.is_open.wait(30)
+            put(fs, file, remote)
+
+        monkeypatch.setattr(training.mirror, "_put", wait_and_put)
+
+
+def _saver(run: Path, mirror: str, keep: int = 9) -> Saver:
+    return Saver(run, None, keep, mirror, None, sharded=False)
+
+
+def _save(saver: Saver, step: int) -> float:
+    """Save a small model and wait for it; returns the seconds."""
+    tower = ImageTowerConfig(name="test_vit", kwargs={"depth": 1})
+    model = build_model(ModelConfig(embed_dim=8, image=tower))
+    moments = Moments({"a/exp_avg": torch.full((2, 3), float(step))}, {"a/exp_avg": [0, 0]})
+    snapshot = Snapshot(step, model.config, copy_weights(model, {}), moments, {}, "# A card\n")
+    started = time.perf_counter()
+    saver.wait()
+    saver.save(snapshot)
+    saver.wait()
+    return time.perf_counter() - started
+
+
+def test_a_mirror_that_is_silent_holds_up_neither_saves_nor_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    puts, mirror = Puts(monkeypatch, held=1), f"memory://{tmp_path.name}"
+    monkeypatch.setattr(training.uploads, "LAST_MIRROR_DEADLINE", 0.5)
+    saver = _saver(tmp_path, mirror)
+    assert _save(saver, 1) < 3
+    assert puts.is_held.wait(5)
+    assert _save(saver, 2) < 3
+    started = time.perf_counter()
+    saver.abandon(2)
+    saver.close()
+    assert time.perf_counter() - started < 3
+    said = saver.failures()
+    assert sorted(one.split()[1] for one in said) == ["step-00000001", "step-00000002"]
+    assert all(f"could not be copied to {mirror}" in one for one in said)
+    puts.is_open.set()
+
+
+def test_a_copy_that_fails_is_given_up_once_a_newer_checkpoint_is_there_and_never_taken_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    puts, mirror = Puts(monkeypatch, failing=1), f"memory://{tmp_path.name}"
+    saver = _saver(tmp_path, mirror)
+    _save(saver, 1)
+    _save(saver, 2)
+    saver.close()
+    assert _steps(mirror) == [2]
+    assert puts.tried[puts.tried.index(2) :].count(1) == 0
+    (said,) = saver.failures()
+    assert f"checkpoint step-00000001 could not be copied to {mirror} (a newer one is there; the last try: " in said
+    assert "503" in said
+
+
+def test_a_copy_that_is_slow_is_finished_and_the_newest_is_next_and_none_is_removed_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    puts, mirror = Puts(monkeypatch, held=1), f"memory://{tmp_path.name}"
+    saver = _saver(tmp_path, mirror, keep=1)
+    for step in (1, 2, 3):
+        _save(saver, step)
+        assert puts.is_held.wait(5)
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["step-00000001", "step-00000003"]
+    threading.Timer(0.5, puts.is_open.set).start()
+    saver.close()
+    assert sorted(set(puts.tried) - {0}) == [1, 3]
+    assert _steps(mirror) == [3]
+    (said,) = saver.failures()
+    assert "checkpoint step-00000002 could not be copied" in said
+    assert "a newer one is there" in said
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["step-00000003"]
+
+
+def test_at_the_end_of_a_run_the_copy_of_its_last_checkpoint_is_waited_for(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    puts, mirror = Puts(monkeypatch, held=2), f"memory://{tmp_path.name}"
+
+    def open_late() -> None:
+        puts.is_held.wait(60)
+        time.sleep(1.5)
+        puts.is_open.set()
+
+    threading.Thread(target=open_late, daemon=True).start()
+    train(recipe({"steps": 2, "save_every": 1, "mirror": mirror}))
+    assert _steps(mirror)[-1] == 2
+
+
+def test_a_request_that_is_never_answered_is_given_up_by_its_own_limit(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = recipe({"steps": 1})
+    train(config)
+    monkeypatch.setattr(training.mirror, "_TIMEOUT", 0.5)
+    monkeypatch.setenv("FSSPEC_S3_KEY", "key")
+    monkeypatch.setenv("FSSPEC_S3_SECRET", "secret")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("FSSPEC_S3_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        fsspec.config.set_conf_env(fsspec.config.conf)
+        started = time.perf_counter()
+        with pytest.raises(OSError, match="s3://silent/run/step-00000001 could not be read in"):
+            upload(
+                checkpoints(Path(config.run))[0], Path(config.run), "s3://silent/run", 2, lambda failure: None,
+                MirrorPatience(0.5, Clock()),
+            )  # fmt: skip
+        assert time.perf_counter() - started < 5
+    fsspec.config.conf.pop("s3", None)

@@ -1,0 +1,126 @@
+"""Copying checkpoints to the mirror in a thread: no step waits for it, and the end of a run not for ever."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from unimodal.shards.storage import Clock
+
+from .mirror import MirrorPatience, seconds_for, upload
+
+MIRROR_DEADLINE = 120.0  # seconds that a file is sent again and again, and that the end of a run waits beside the bytes
+LAST_MIRROR_DEADLINE = 5.0  # seconds in all, once a signal asked to stop
+
+
+class Abandoned(Exception):  # noqa: N818  # not an error: it is not wanted any more
+    """What was being written or copied was given up."""
+
+
+@dataclass
+class _Copy:
+    folder: Path
+    is_late: threading.Event = field(default_factory=threading.Event)  # a newer one waits, or it is given up
+    given_up: str = ""  # why
+    failure: Exception | None = None  # of the last try
+    is_told: bool = False
+
+
+class Uploads:
+    """Copies whole checkpoints one at a time. While one is on its way, of those that come the newest waits.
+
+    One that fails is given up when a newer one waits; one that does not fail is finished, so that with a slow mirror
+    not every one is begun and none finished.
+    """
+
+    def __init__(self, run: Path, mirror: str, keep: int) -> None:
+        self._run, self._mirror, self._keep = run, mirror, keep
+        self._changed = threading.Condition()
+        self._current: _Copy | None = None
+        self._waiting: _Copy | None = None
+        self.failures: list[str] = []  # what could not be copied, a sentence each
+
+    @property
+    def current(self) -> Path | None:
+        """The checkpoint that is being copied, which has to stay where it is."""
+        copy = self._current
+        return copy.folder if copy is not None else None
+
+    def add(self, folder: Path) -> None:
+        """Copy a checkpoint that is whole."""
+        with self._changed:
+            if self._waiting is not None:
+                self._tell(self._waiting, "a newer one is there")
+            self._waiting = _Copy(folder)
+            if self._current is not None:
+                self._current.is_late.set()
+            elif self._take() is not None:
+                threading.Thread(target=self._work, daemon=True, name="uploads").start()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until all is copied or given up, for so many seconds; returns whether that is so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._current is None, seconds)
+
+    def time_left(self, is_stopping: bool) -> float:
+        """Seconds that the end of a run may wait for what is on its way and what waits."""
+        if is_stopping:
+            return LAST_MIRROR_DEADLINE
+        folders = [copy.folder for copy in (self._current, self._waiting) if copy is not None]
+        num_bytes = sum(path.stat().st_size for folder in folders for path in folder.rglob("*"))
+        return MIRROR_DEADLINE + seconds_for(num_bytes)
+
+    def give_up(self, why: str, but: Path | None = None) -> None:
+        """Give up all but one: what is on its way after its current file, whose time out is not waited for."""
+        with self._changed:
+            if self._waiting is not None and self._waiting.folder != but:
+                self._tell(self._waiting, why)
+                self._waiting = None
+            if self._current is not None and self._current.folder != but:
+                self._current.given_up = why
+                self._current.is_late.set()
+
+    def tell_unfinished(self) -> None:
+        """Count what is still on its way, given up or not, as not copied."""
+        with self._changed:
+            if self._current is not None:
+                self._tell(self._current, self._current.given_up or "it is not done")
+
+    def _take(self) -> _Copy | None:
+        self._current, self._waiting = self._waiting, None
+        self._changed.notify_all()
+        return self._current
+
+    def _work(self) -> None:
+        while (copy := self._current) is not None:
+            try:
+                self._copy(copy)
+            except Exception as error:  # storages' libraries raise many kinds
+                with self._changed:
+                    self._tell(copy, str(error))
+            with self._changed:
+                self._take()
+
+    def _copy(self, copy: _Copy) -> None:
+        def check(failure: Exception | None) -> None:
+            copy.failure = failure
+            if copy.given_up or (failure is not None and copy.is_late.is_set()):
+                raise Abandoned(copy.given_up or "a newer one is there")
+
+        def sleep(seconds: float) -> None:
+            copy.is_late.wait(seconds)
+
+        clock = Clock(time.monotonic, sleep)
+        upload(copy.folder, self._run, self._mirror, self._keep, check, MirrorPatience(MIRROR_DEADLINE, clock))
+
+    def _tell(self, copy: _Copy, why: str) -> None:
+        if copy.is_told:
+            return
+        copy.is_told = True
+        last = f"; the last try: {copy.failure}" if copy.failure is not None and str(copy.failure) not in why else ""
+        self.failures.append(
+            f"checkpoint {copy.folder.name} could not be copied to {self._mirror} ({why}{last}); it is in RUN, and "
+            "training goes on."
+        )
