@@ -146,7 +146,7 @@ class Feed:
         """Let the thread end, and the loader's processes: they ignore signals and may wait for a storage."""
         self._is_closed.set()
         self._kill_workers()
-        self._thread.join(timeout=1.0)
+        self._thread.join(timeout=0.1)
         self._kill_workers()  # it may just have been starting them
 
     def _note_workers(self) -> None:
