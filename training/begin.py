@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
+import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from .mirror import clear, fetch, has_checkpoints
 from .moments import load_moments
 from .prepare import make_model, prepare_model
 from .resume import (
+    RunState,
     check_resumable,
     checkpoint_folder,
     checkpoints,
@@ -38,6 +41,7 @@ from .saving import Saver
 from .sharding import shard, whole_copy
 from .step import make_optimizer
 
+_LOOKS = 25  # in five seconds, for a file that another machine writes
 # A rank may have its own.
 _OWN_KEYS = ("device", "workers", "storage", "log_every", "keep", "mirror", "tensorboard", "wandb")
 
@@ -70,14 +74,8 @@ def begin(config: TrainConfig, device: torch.device, resume: bool, overwrite: bo
 
     Raises ValueError for what the recipe gets wrong, and OSError for a storage that cannot be reached.
     """
-    folder, stages, is_main = Path(config.run), config.plan, distributed.rank() == 0
-    if not resume and not overwrite and _holds_anything(folder):
-        raise ValueError(f"{folder} exists already; go on with --resume, start anew with --overwrite, or set run=.")
+    folder, stages = Path(config.run), config.plan
     newest = _choose_checkpoint(folder, config, resume, overwrite)
-    if resume and (newest is not None or (folder / "config.yaml").is_file()):
-        check_resumable(folder, config)
-    if resume and newest is None and is_main:
-        print(f"{folder} has no checkpoint to go on from: starting with the first step", file=sys.stderr)
     for path in {path for stage in stages for task in stage.tasks.values() for source in task.sources.values()
                  for path in source.paths}:  # fmt: skip
         find_shards(below(config.data_root, path), config.storage.patience)  # said before a model is fetched
@@ -87,39 +85,68 @@ def begin(config: TrainConfig, device: torch.device, resume: bool, overwrite: bo
         stages, config.data_root, model.config, tokenizer, config.seed,
         distributed.rank(), distributed.world_size(), config.storage,
     )  # fmt: skip
-    state: dict[str, Any] = {"step": 0, "log": None, "num_skipped": 0, "num_samples": 0, "changes": []}
-    changes: list[str] = []
+    state, changes = _state_of(newest, folder, dataset)
     if newest is not None:
-        state = read_state(newest)
-        check_shards(folder, state["shards"], dataset)
-        changes = dataset.plan.resume(state["mixtures"], int(state["step"]))
         load_tensors(model, newest / "model.safetensors")
-    step = int(state["step"])
-    distributed.check_same(_what_ranks_share(config, dataset, step))
+    distributed.check_same(_what_ranks_share(config, dataset, state.step))
     whole = model
     if config.parallel == "fsdp":
         whole, model = whole_copy(model), shard(model)
     optimizer = make_optimizer(model, stages[0].optim, config.towers)
     if newest is not None:
         load_moments(newest, model, optimizer)
-    if is_main and newest is None:
-        _make_folder(folder, config, overwrite or not resume)
-    skipped = Lines(skipped_file := folder / "skipped.jsonl")
-    if is_main:
+    if distributed.rank() == 0:
+        if newest is None:
+            _make_folder(folder, config, overwrite or not resume)
         write_config(folder, config)  # as it is now: what may change at a resume may have
         write_shards(folder, dataset)
         for change in changes:
             print(change, file=sys.stderr)
     distributed.barrier()
     saver = Saver(folder, tokenizer, config.keep, config.mirror, newest, sharded=whole is not model)
-    log = MetricsLog(folder, config, step, state["log"]) if is_main else None
-    if is_main and (cut := cut_shards(dataset)) and not any(row["step"] == 0 for row in read_rows(skipped_file)):
-        skipped.append(cut)
+    log = MetricsLog(folder, config, state.step, state.log) if distributed.rank() == 0 else None
+    skipped = Lines(folder / "skipped.jsonl")
+    if log is not None:
+        _list_cut_shards(folder, dataset, skipped)
     return Run(
         config, folder, stages, device, dataset, model, whole, tokenizer, optimizer, saver, log,
-        skipped, Lines(folder / "nonfinite.jsonl"), step, state["num_skipped"], state["num_samples"],
-        [*state["changes"], *changes],
+        skipped, Lines(folder / "nonfinite.jsonl"), state.step, state.num_skipped, state.num_samples,
+        [*state.changes, *changes],
     )  # fmt: skip
+
+
+def check_shared(folder: Path) -> None:
+    """Raise ValueError, on every rank, unless RUN is one folder for all; it is made, and else left as it is.
+
+    Raises OSError if rank 0 cannot write into it.
+    """
+    ranks = distributed.world_size()
+    if ranks == 1:
+        return
+    is_main, failure = distributed.rank() == 0, None
+    number = secrets.randbelow(1 << 50) if is_main else 0
+    mark = folder / f"rank-0-{int(distributed.add_up([number])[0])}.part"  # a name that no file system has looked up
+    try:
+        if is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+    except OSError as error:
+        failure = error
+    if distributed.add_up([failure is not None])[0]:
+        raise failure or ValueError(f"rank 0 cannot write into run {folder}; set run= to a folder where it can.")
+    for _ in range(_LOOKS):  # a network's file system may believe for a while that it is not there
+        is_missing = not mark.exists()
+        missing = distributed.add_up([is_missing and rank == distributed.rank() for rank in range(ranks)])
+        if not any(missing):
+            break
+        time.sleep(0.2)
+    if is_main:
+        mark.unlink(missing_ok=True)
+    if any(missing):
+        raise ValueError(
+            f"run {folder} is not the same folder on rank 0 and rank {missing.index(1)}; set run= to a folder that all "
+            "machines share."
+        )
 
 
 def _holds_anything(folder: Path) -> bool:
@@ -137,10 +164,22 @@ def _holds_anything(folder: Path) -> bool:
 
 
 def _choose_checkpoint(folder: Path, config: TrainConfig, resume: bool, overwrite: bool) -> Path | None:
-    """The checkpoint to go on from, the same on every rank; None to start anew.
+    """The checkpoint to go on from, the same on every rank, of a run that may be gone on with; None to start anew.
 
     Rank 0 reads checkpoints through, and fetches one from the mirror that is later than those that are whole.
     """
+    check_shared(folder)
+    if not resume and not overwrite and _holds_anything(folder):
+        raise ValueError(f"{folder} exists already; go on with --resume, start anew with --overwrite, or set run=.")
+    newest = _agree_on_newest(folder, config, resume, overwrite)
+    if resume and (newest is not None or (folder / "config.yaml").is_file()):
+        check_resumable(folder, config)
+    if resume and newest is None and distributed.rank() == 0:
+        print(f"{folder} has no checkpoint to go on from: starting with the first step", file=sys.stderr)
+    return newest
+
+
+def _agree_on_newest(folder: Path, config: TrainConfig, resume: bool, overwrite: bool) -> Path | None:
     chosen: list[Path] = []
     failures: list[Exception] = []
 
@@ -186,6 +225,22 @@ def _newest(folder: Path, config: TrainConfig) -> Path | None:
     if later is None and broken is not None:
         raise broken
     return later or found
+
+
+def _state_of(newest: Path | None, folder: Path, dataset: StepDataset) -> tuple[RunState, list[str]]:
+    """What a checkpoint says of the run, once the data is known to fit it; and what changes of it, a sentence each."""
+    if newest is None:
+        return RunState(), []
+    state = read_state(newest)
+    check_shards(folder, state.shards, dataset)
+    return state, dataset.plan.resume(state.mixtures, state.step)
+
+
+def _list_cut_shards(folder: Path, dataset: StepDataset, skipped: Lines) -> None:
+    """Write rows of step 0 into skipped.jsonl, unless an earlier start of the run has."""
+    cut = cut_shards(dataset)
+    if cut and not any(row["step"] == 0 for row in read_rows(folder / "skipped.jsonl")):
+        skipped.append(cut)
 
 
 def _check_mirror(mirror: str, overwrite: bool) -> None:

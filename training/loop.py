@@ -26,6 +26,7 @@ from .data.order import generator
 from .ledger import describe_seen, write_ledger
 from .log import nonfinite_rows, skipped_rows
 from .moments import moments_of
+from .resume import RunState
 from .saving import Snapshot
 from .schedule import learning_rate, place_of
 from .sharding import copy_weights, gather_weights
@@ -159,17 +160,16 @@ def _note(run: Run, failure: str) -> None:
 def _save(run: Run) -> None:
     """Take a copy of all that changes and let it be written; every rank calls it."""
     run.saver.wait()  # one at a time
-    state = {
-        "shards": run.dataset.fingerprints(), "mixtures": run.dataset.plan.state(), "num_skipped": run.num_skipped,
-        "num_samples": run.num_samples, "changes": run.changes,
-        "log": run.log.state() if run.log is not None else None,
-    }  # fmt: skip
+    state = RunState(
+        run.step, run.num_skipped, run.num_samples, run.dataset.fingerprints(), run.dataset.plan.state(), run.changes,
+        run.log.state() if run.log is not None else None,
+    )  # fmt: skip
     _write_ledger(run)
     card = model_card(run.model.config, count_parameters(run.model))
     spare = run.saver.spare
     weights = copy_weights(run.model, spare.weights if spare is not None else {})
     moments = moments_of(run.model, run.optimizer, spare.moments.tensors if spare is not None else {})
-    snapshot = Snapshot(run.step, run.model.config, weights, moments, state, card)
+    snapshot = Snapshot(run.model.config, weights, moments, state, card)
     run.saver.save(snapshot)
 
 

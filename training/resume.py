@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ def remove_leftovers(run: Path) -> None:
         if old.is_dir() and not (run / name).exists():  # killed between the two renames of `replace_folder`
             old.rename(run / name)
         _remove(old)
-    for path in [*(run / f"{name}.part" for name in (*MODELS, *LISTS)), *(run / "checkpoints").glob("step-*.*")]:
+    parts = (run / f"{name}.part" for name in (*MODELS, *LISTS))
+    for path in [*parts, *run.glob("rank-0-*.part"), *(run / "checkpoints").glob("step-*.*")]:
         _remove(path)
 
 
@@ -90,10 +92,27 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says of the run beside weights and moments: its step, its shards, sums not yet logged."""
-    state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-    return state
+@dataclass(frozen=True)
+class RunState:
+    """What a checkpoint says of the run beside weights and moments: its state.json, and what a run begins with."""
+
+    step: int = 0  # how many are done
+    num_skipped: int = 0  # corrupt samples in them
+    num_samples: int = 0  # samples in them
+    shards: dict[str, str] = field(default_factory=dict)  # the fingerprint of each path
+    mixtures: dict[str, Any] = field(default_factory=dict)  # how far each source is, by stage and task
+    changes: list[str] = field(default_factory=list)  # of weights, at a resume: a sentence each
+    log: dict[str, Any] | None = None  # sums since the last line of metrics.jsonl
+
+
+def read_state(folder: Path) -> RunState:
+    """The state of a checkpoint."""
+    return RunState(**json.loads((folder / "state.json").read_text(encoding="utf-8")))
+
+
+def write_state(folder: Path, state: RunState) -> None:
+    """Write state.json; raises OSError if that fails."""
+    replace_text(folder / "state.json", json.dumps(vars(state), indent=2) + "\n")
 
 
 def write_config(run: Path, config: TrainConfig) -> None:

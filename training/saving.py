@@ -7,7 +7,6 @@ as step-N.part, forced to the disk and renamed, so that a process killed at any 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import threading
@@ -21,26 +20,30 @@ from typing import Any, NamedTuple
 import torch.distributed as dist
 from torch import Tensor
 
-from unimodal.checkpoint import model_writers, replace_folder, replace_text
+from unimodal.checkpoint import model_writers, replace_folder
 from unimodal.config import ModelConfig
 from unimodal.preprocess import Tokenizer
 
 from . import distributed
 from .checksums import Checksum, checksum_of, problem_of, write_checksums
 from .moments import FOLDER, Moments, write_moments
-from .resume import checkpoint_folder, checkpoints, remove_leftovers, step_of
+from .resume import RunState, checkpoint_folder, checkpoints, remove_leftovers, step_of, write_state
 from .uploads import Abandoned, Uploads
 
 
 class Snapshot(NamedTuple):
     """What a checkpoint will hold, on the host; nothing in it changes with the next step."""
 
-    step: int
     config: ModelConfig
     weights: dict[str, Tensor]  # whole; on rank 0
     moments: Moments  # this rank's
-    state: dict[str, Any]  # state.json, beside the step
+    state: RunState
     card: str  # README.md
+
+    @property
+    def step(self) -> int:
+        """How many steps are done."""
+        return self.state.step
 
 
 class Saver:
@@ -201,9 +204,8 @@ class Saver:
             lambda: write_moments(part, snapshot.moments),
         ]
         if distributed.rank() == 0:
-            state = json.dumps({"step": snapshot.step, **snapshot.state}, indent=2) + "\n"
             writers += model_writers(part, snapshot.config, snapshot.weights, self._tokenizer, snapshot.card)
-            writers.append(lambda: replace_text(part / "state.json", state))
+            writers.append(lambda: write_state(part, snapshot.state))
         return writers
 
     def _own_files(self, part: Path) -> list[Path]:

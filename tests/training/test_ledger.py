@@ -77,7 +77,7 @@ def test_weights_may_change_at_resume_and_that_is_said_and_kept(
     assert [(row["source"], row["samples"]) for row in ledger["seen"]] == [("pairs", 36), ("others", 60)]
     assert "from step 4 on, source 'pairs' of task 'pairs' in stage 'main'" in ledger["changes"][0]
     assert ledger["changes"][0] in capsys.readouterr().err
-    stretches = read_state(checkpoints(Path(second.run))[-1])["mixtures"]["0/pairs"]["stretches"]
+    stretches = read_state(checkpoints(Path(second.run))[-1]).mixtures["0/pairs"]["stretches"]
     assert [(one["start"], one["weights"], one["counts"]) for one in stretches] == [
         (0, [3.0, 1.0], [[0, 0]]),
         (4, [0.0, 1.0], [[3, 1]]),
@@ -177,7 +177,7 @@ def test_corrupt_samples_are_counted_on_where_a_run_was_stopped(recipe: Recipe, 
     train(config, resume=True)
     assert _ledger(config)["skipped"] == 3
     state = read_state(checkpoints(Path(config.run))[-1])
-    assert (state["num_skipped"], state["num_samples"]) == (3, 240)
+    assert (state.num_skipped, state.num_samples) == (3, 240)
 
 
 def test_a_cut_tar_is_reported_and_its_whole_samples_are_used(recipe: Recipe, tmp_path: Path) -> None:

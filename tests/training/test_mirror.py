@@ -25,7 +25,7 @@ from training.config import EvalConfig, TrainConfig
 from training.loop import Stopped, train
 from training.mirror import MirrorPatience, fetch, has_checkpoints, upload
 from training.moments import Moments
-from training.resume import LISTS, checkpoints
+from training.resume import LISTS, RunState, checkpoints
 from training.saving import Saver, Snapshot
 from training.sharding import copy_weights
 from training.uploads import Abandoned
@@ -340,7 +340,7 @@ def _save(saver: Saver, step: int) -> float:
     tower = ImageTowerConfig(name="test_vit", kwargs={"depth": 1})
     model = build_model(ModelConfig(embed_dim=8, image=tower))
     moments = Moments({"a/exp_avg": torch.full((2, 3), float(step))}, {"a/exp_avg": [0, 0]})
-    snapshot = Snapshot(step, model.config, copy_weights(model, {}), moments, {}, "# A card\n")
+    snapshot = Snapshot(model.config, copy_weights(model, {}), moments, RunState(step), "# A card\n")
     started = time.perf_counter()
     saver.wait()
     saver.save(snapshot)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ import torch
 from safetensors.torch import load_file
 
 from tests.conftest import Recipe
+from tests.training.test_distributed import _two
 from tests.training.test_loop import _assert_same_weights, _rows, _torchrun
+from training.begin import check_shared
 from training.checksums import MANIFEST
+from training.config import TrainConfig
 from training.loop import Stopped, train
 from training.moments import read_moments
 from training.resume import checkpoints, newest_good, remove_leftovers, write_config
@@ -166,6 +170,38 @@ def test_resuming_what_is_not_there_says_so_in_one_line_and_starts(
     train(config, resume=True)
     lines = [line for line in capsys.readouterr().err.splitlines() if "checkpoint" in line]
     assert lines == [f"{config.run} has no checkpoint to go on from: starting with the first step"]
+
+
+def _start_on_its_own_disk(config: TrainConfig, rank: int) -> Any:
+    """As on two machines whose folders have one name."""
+    return train(config.model_copy(update={"run": f"{config.run}/{rank}"}))
+
+
+def test_a_run_that_is_not_one_folder_for_all_ranks_is_refused_on_all_of_them(recipe: Recipe, tmp_path: Path) -> None:
+    config = recipe({"run": str(tmp_path / "disk")})
+    for rank, said in _two(tmp_path, partial(_start_on_its_own_disk, config)).items():
+        assert said == (
+            f"ValueError: run {config.run}/{rank} is not the same folder on rank 0 and rank 1; set run= to a folder "
+            "that all machines share."
+        )
+    assert not [path for path in Path(config.run).rglob("*") if path.is_file()]
+
+
+def _check(run: Path, rank: int) -> Any:
+    check_shared(run)
+    return "shared"
+
+
+def test_of_a_folder_that_all_ranks_share_nothing_is_said_and_nothing_is_left_in_it(tmp_path: Path) -> None:
+    assert _two(tmp_path, partial(_check, tmp_path / "run")) == {0: "shared", 1: "shared"}
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_a_folder_that_cannot_be_written_into_is_an_error_on_all_ranks(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    found = _two(tmp_path, partial(_check, tmp_path / "file" / "run"))
+    assert "NotADirectoryError" in found[0]
+    assert "rank 0 cannot write into" in found[1]
 
 
 LEGS = [(4, "fsdp"), (1, "ddp"), (2, "fsdp")]

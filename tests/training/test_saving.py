@@ -25,7 +25,7 @@ from training.log import Lines, MetricsLog, read_rows
 from training.loop import Stopped, train
 from training.moments import Moments, read_moments, write_moments
 from training.prepare import make_model
-from training.resume import checkpoints
+from training.resume import RunState, checkpoints
 from training.saving import Saver, Snapshot
 from training.sharding import copy_weights
 from unimodal.checkpoint import replace_folder
@@ -53,7 +53,7 @@ def made(recipe: Recipe) -> tuple[DualEncoder, Tokenizer]:
 
 def _snapshot(model: DualEncoder, step: int) -> Snapshot:
     moments = Moments({"a/exp_avg": torch.full((2, 3), float(step))}, {"a/exp_avg": [0, 0]})
-    return Snapshot(step, model.config, copy_weights(model, {}), moments, {"shards": {}}, "# A card\n")
+    return Snapshot(model.config, copy_weights(model, {}), moments, RunState(step), "# A card\n")
 
 
 def _saver(run: Path, tokenizer: Tokenizer, keep: int = 2) -> Saver:
@@ -185,7 +185,7 @@ def test_what_is_no_fault_of_a_disk_is_raised_and_not_taken_for_one(
     made: tuple[DualEncoder, Tokenizer], tmp_path: Path
 ) -> None:
     saver = _saver(tmp_path, made[1])
-    saver.save(_snapshot(made[0], 1)._replace(state={"shards": object()}))
+    saver.save(_snapshot(made[0], 1)._replace(state=RunState(1, log={"sums": object()})))
     saver.wait()
     with pytest.raises(TypeError, match="not JSON serializable"):
         saver.failures()
@@ -303,7 +303,7 @@ def _one_rank_is_full(folder: str, rank: int) -> Any:
         moments = Moments({"a/exp_avg": part}, {"a/exp_avg": [2 * rank, 0]})
         if step == 2 and rank == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, limit[1]))
-        saver.save(Snapshot(step, model.config, copy_weights(model, {}), moments, {}, "# A card\n"))
+        saver.save(Snapshot(model.config, copy_weights(model, {}), moments, RunState(step), "# A card\n"))
         if step == 3:
             saver.abandon(4)
         saver.wait()
