@@ -144,21 +144,23 @@ class ShardSet:
     def read_many(self, places: Sequence[tuple[int, int]]) -> list[Sample]:
         """The samples at (shard, sample), in as few requests as neighbours allow where there is no disk between."""
         samples: list[Sample | None] = []
-        asked: list[tuple[int, ShardIndex, int, tuple[int, int]]] = []
-        for number, (shard, sample) in enumerate(places):
+        asked: list[tuple[int, ShardIndex, int, int]] = []  # number, index, sample and where it starts
+        requests: list[tuple[str, int, int]] = []
+        for shard, sample in places:
             opened = self._opened(shard)
-            start, stop = opened.index.span(sample)
+            index = opened.index
+            key, start, stop, parts = index.locate(sample)
             if opened.descriptor is None:
-                asked.append((number, opened.index, sample, (start, stop)))
+                asked.append((len(samples), index, sample, start))
+                requests.append((str(self.paths[shard]), start, stop))
                 samples.append(None)
             else:
                 content = self._read_local(shard, opened, start, stop - start)
-                samples.append(_cut(content, start, opened.index, sample))
-        if asked:
-            requests = [(str(self.paths[places[number][0]]), *span) for number, _, _, span in asked]
-            contents = read_ranges(requests, self._patience)
-            for (number, index, sample, (start, _)), content in zip(asked, contents, strict=True):
-                samples[number] = _cut(content, start, index, sample)
+                samples.append(_cut(content, start, key, parts, index.checksum(sample)))
+        contents = read_ranges(requests, self._patience) if requests else []
+        for (number, index, sample, start), content in zip(asked, contents, strict=True):
+            key, _, _, parts = index.locate(sample)
+            samples[number] = _cut(content, start, key, parts, index.checksum(sample))
         return [sample for sample in samples if sample is not None]
 
     def prefetch(self, shards: Sequence[int]) -> None:
@@ -308,12 +310,11 @@ def _read_exactly(opened: _OpenShard, offset: int, size: int, path: Location) ->
     return content
 
 
-def _cut(content: bytes, start: int, index: ShardIndex, sample: int) -> Sample:
-    key, checksum = index.key(sample), index.checksum(sample)
-    parts = {name: content[begin - start : begin - start + size] for name, (begin, size) in index.parts(sample).items()}
+def _cut(content: bytes, start: int, key: str, parts: list[tuple[str, int, int]], checksum: int | None) -> Sample:
+    found = {name: content[offset - start : offset - start + size] for name, offset, size in parts}
     if checksum is not None and checksum_of(content) != checksum:
-        return Sample(key, parts, f"sample {key!r} is not what was indexed (its checksum differs); pack it again.")
-    return Sample(key, parts)
+        return Sample(key, found, f"sample {key!r} is not what was indexed (its checksum differs); pack it again.")
+    return Sample(key, found)
 
 
 def captions_of(sample: Sample) -> list[str]:
