@@ -167,8 +167,9 @@ def _save(run: Run) -> None:
     _write_ledger(run)
     card = model_card(run.model.config, count_parameters(run.model))
     spare = run.saver.spare
-    weights = copy_weights(run.model, spare.weights if spare is not None else {})
-    moments = moments_of(run.model, run.optimizer, spare.moments.tensors if spare is not None else {})
+    with distributed.waiting_for_peers("copying a checkpoint"):
+        weights = copy_weights(run.model, spare.weights if spare is not None else {})
+        moments = moments_of(run.model, run.optimizer, spare.moments.tensors if spare is not None else {})
     snapshot = Snapshot(run.model.config, weights, moments, state, card)
     run.saver.save(snapshot)
 
@@ -268,7 +269,8 @@ def _end_writing(run: Run, signals: StopSignals) -> None:
 
 def _gather_whole(run: Run) -> None:
     if run.whole is not run.model:
-        gather_weights(run.model, run.whole)
+        with distributed.waiting_for_peers("gathering the weights"):
+            gather_weights(run.model, run.whole)
 
 
 def _describe_nonfinite(run: Run, count: int, batches: list[Batch]) -> str:
