@@ -57,8 +57,8 @@ def train(
 
     RUN also gets config.yaml, metrics.jsonl, checkpoints/ and, with `eval.best`, the best model in best/.
     evaluate: scores a model; called every `eval.every` steps and at the end.
-    resume: go on from the newest checkpoint of RUN that is still what was written, or of the mirror where RUN has none;
-        one that is broken is passed over with a warning. Where there is none at all, start.
+    resume: go on from the newest checkpoint of RUN that is still what was written, or of the mirror where that one is
+        later; one that is broken is passed over with a warning. Where there is none at all, start.
     overwrite: remove what an earlier run wrote into RUN. Without either, a RUN that holds anything is refused.
 
     Raises ValueError for what the recipe gets wrong, before anything is written, and where all checkpoints are broken;

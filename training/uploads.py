@@ -29,7 +29,7 @@ class _Copy:
 
 
 class Uploads:
-    """Copies whole checkpoints one at a time. While one is on its way, of those that come the newest waits.
+    """Copies whole checkpoints one at a time. While one is on its way, of those that come the newest alone waits.
 
     One that fails is given up when a newer one waits; one that does not fail is finished, so that with a slow mirror
     not every one is begun and none finished.
@@ -51,8 +51,6 @@ class Uploads:
     def add(self, folder: Path) -> None:
         """Copy a checkpoint that is whole."""
         with self._changed:
-            if self._waiting is not None:
-                self._tell(self._waiting, "a newer one is there")
             self._waiting = _Copy(folder)
             if self._current is not None:
                 self._current.is_late.set()

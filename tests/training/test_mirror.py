@@ -163,6 +163,7 @@ def test_a_mirror_that_holds_a_run_is_refused_unless_that_is_to_be_lost(recipe: 
     assert {name.partition("/")[0] for name in _files(mirror)} - set(LISTS) == {"step-00000002"}
 
 
+@pytest.mark.usefixtures("paced")
 @pytest.mark.parametrize(
     "mirror", ["file://{folder}/file/run", pytest.param("s3://nowhere/run", marks=pytest.mark.slow)]
 )
@@ -413,9 +414,7 @@ def test_a_copy_that_is_slow_is_finished_and_the_newest_is_next_and_none_is_remo
     saver.close()
     assert sorted(set(puts.tried) - {0}) == [1, 3]
     assert _steps(mirror) == [3]
-    (said,) = saver.failures()
-    assert "checkpoint step-00000002 could not be copied" in said
-    assert "a newer one is there" in said
+    assert not saver.failures()
     assert [folder.name for folder in checkpoints(tmp_path)] == ["step-00000003"]
 
 
