@@ -275,6 +275,8 @@ def test_a_stop_on_a_full_disk_says_which_step_is_lost(recipe: Recipe) -> None:
         import signal
 
         if len(_rows(config.run)) == 5:  # steps 1 to 3, and two validations
+            while not checkpoints(Path(config.run)):  # step 2 is written beside the steps
+                time.sleep(0.01)
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
             os.kill(os.getpid(), signal.SIGTERM)
         return {"some score": 0.0}
