@@ -38,7 +38,7 @@ def test_a_killed_rank_is_an_error_on_the_others_and_other_numbers_of_ranks_go_o
     recipe: Recipe, many: Path, start: Start, figure: Figure, parallel: str
 ) -> None:
     task = {"sources": {"squares": {"path": str(many)}}}
-    config = recipe({"steps": 80, "save_every": 2, "precision": "float64", "timeout": 20, "tasks": {"pictures": task}})
+    config = recipe({"steps": 80, "save_every": 2, "precision": "float64", "timeout": 40, "tasks": {"pictures": task}})
     reference = named(config, "reference")
     assert start(reference).wait(60) == 0
     config = named(config, "run")

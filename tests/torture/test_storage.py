@@ -199,6 +199,7 @@ class Day:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_day_of_faults_has_no_hang_and_no_error_but_for_what_is_gone_longer_than_the_deadline(figure: Figure) -> None:
     day = Day(seed=0)
+    random.seed(0)  # of the jitter: by chance the first answer after an outage may come too late
     clock = Clock(now=lambda: day.time, sleep=day.sleep)
     reads, errors, longest = 0, 0, 0.0
     while day.time < 24 * 3600:
