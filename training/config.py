@@ -249,7 +249,8 @@ class TrainConfig(Config):
     timeout: float = Field(default=600.0, gt=0)  # seconds that a process waits for another one before it gives up
     workers: int = Field(default=2, ge=0)  # loader processes of each rank
     storage: StorageConfig = StorageConfig()  # how shards that lie elsewhere come here
-    max_skipped: float = Field(default=0.01, ge=0, le=1)  # the share of corrupt samples (if over 100) that ends a run
+    # The share of corrupt samples that ends a run, if they are over 100; 0: the first one does.
+    max_skipped: float = Field(default=0.01, ge=0, le=1)
     log_every: int = Field(default=10, gt=0)
     save_every: int = Field(default=500, gt=0)
     keep: int = Field(default=2, gt=0)  # checkpoints

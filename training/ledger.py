@@ -70,14 +70,14 @@ def _differ(row: dict[str, Any], before: dict[str, Any]) -> bool:
 
 def cut_shards(dataset: StepDataset) -> list[dict[str, Any]]:
     """Rows for RUN/skipped.jsonl of the shards that are cut short, with a warning that counts them."""
-    cut = [row for row in dataset.shard_rows() if row["cut"]]
+    cut = [(str(shard), reason) for shards in dataset.shards.values() for shard, reason in shards.truncated.items()]
     if cut:
         more = f" and {len(cut) - 1} more" if len(cut) > 1 else ""
         warnings.warn(
-            f"{cut[0]['shard']} of {cut[0]['path']!r}{more} is cut short ({cut[0]['cut']}): its {cut[0]['samples']} "
-            "whole samples are used, what was behind them is lost; fetch or pack it again.", stacklevel=2,
+            f"{cut[0][0]}{more} is cut short ({cut[0][1]}): its whole samples are used, what was behind them is lost; "
+            "fetch or pack it again.", stacklevel=2,
         )  # fmt: skip
-    return [{"step": 0, "shard": row["shard"], "key": "", "reason": row["cut"]} for row in cut]
+    return [{"step": 0, "shard": shard, "key": "", "reason": reason} for shard, reason in cut]
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

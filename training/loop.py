@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -35,7 +36,7 @@ from .stopping import Feed, Stopped, StopSignals, stop_signals
 
 __all__ = ["Evaluate", "Stopped", "train"]
 
-MIN_SKIPPED = 100  # so many corrupt samples are no reason to end a run, whatever their share
+MIN_SKIPPED = 100  # so many corrupt samples are no reason to end a run, unless max_skipped is 0
 MAX_NONFINITE = 10  # steps in a row without an update: weights, data or learning rate are beyond waiting
 
 
@@ -125,7 +126,7 @@ def _count(run: Run, batches: list[Batch], num_skipped: int) -> None:
     run.num_skipped += num_skipped
     run.num_samples += sum(len(batch.keys) for batch in batches) * distributed.world_size()
     share = run.config.max_skipped
-    if run.num_skipped > max(MIN_SKIPPED, share * run.num_samples):
+    if run.num_skipped > max(MIN_SKIPPED if share else 0, share * run.num_samples):
         _note(run, run.skipped.append(skipped_rows(run.step + 1, batches)))
         raise ValueError(
             f"{run.num_skipped:,} of {run.num_samples:,} samples could not be used, over max_skipped {share:g}: look "
@@ -244,14 +245,20 @@ def _finish(run: Run, signals: StopSignals) -> Path:
     def write() -> None:
         if run.log is None:
             return
+        if run.num_skipped:
+            print(
+                f"{run.num_skipped:,} of {run.num_samples:,} samples could not be used and were replaced; they are in "
+                f"{run.folder / 'skipped.jsonl'}", file=sys.stderr,
+            )  # fmt: skip
         trained_on = f"Trained for {run.step} steps with unimodal on {describe_seen(run.dataset, run.step)}."
         card = _card(run.whole, trained_on, run.log.last_validation())
         try:
             save_model(run.folder / "model", run.whole, run.tokenizer, card, overwrite=True)
         except OSError as error:
             raise OSError(
-                f"the model could not be written to {run.folder / 'model'} ({error}); the newest checkpoint is "
-                f"{run.saver.newest}: make room and go on with --resume."
+                f"the model could not be written to {run.folder / 'model'} ({error}); "
+                + (f"the newest checkpoint is {run.saver.newest}: " if run.saver.newest else "no checkpoint could be: ")
+                + "make room and go on with --resume."
             ) from error
 
     distributed.on_main(write, run.config.timeout)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -275,6 +276,7 @@ def demo(
 
 def main() -> None:
     """Run the command line; what a user can get wrong is one line on stderr and exit status 1."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # where in the code helps nobody here
     try:
         app()
     except (ValueError, ImportError, FloatingPointError, OSError) as error:

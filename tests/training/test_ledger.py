@@ -155,11 +155,14 @@ def _pictures(recipe: Recipe, file: Path, **changes: Any) -> TrainConfig:
     return recipe({"tasks": {"pictures": {"sources": source}, "pairs": None}, **changes})
 
 
-def test_a_few_corrupt_samples_are_counted_and_too_many_end_the_run(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_few_corrupt_samples_are_counted_and_too_many_end_the_run(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _shard(tmp_path / "few/0.tar", 240, {3, 77, 200})
     config = _pictures(recipe, tmp_path / "few/0.tar", steps=10)
     train(config)
     assert _ledger(config)["skipped"] == 3
+    assert "3 of 240 samples could not be used and were replaced; they are in" in capsys.readouterr().err
     assert len(_lines(Path(config.run) / "skipped.jsonl")) == 3
     assert sum(row["skipped"] for row in _lines(Path(config.run) / "metrics.jsonl")) == 3
     _shard(tmp_path / "many/0.tar", 480, set(range(0, 480, 3)))
@@ -168,6 +171,8 @@ def test_a_few_corrupt_samples_are_counted_and_too_many_end_the_run(recipe: Reci
         train(many)
     assert len(_lines(Path(many.run) / "skipped.jsonl")) > 100
     train(many.model_copy(update={"max_skipped": 0.6}), overwrite=True)
+    with pytest.raises(ValueError, match=r"1 of \d+ samples could not be used, over max_skipped 0:"):
+        train(config.model_copy(update={"max_skipped": 0.0}), overwrite=True)
 
 
 def test_corrupt_samples_are_counted_on_where_a_run_was_stopped(recipe: Recipe, tmp_path: Path) -> None:
@@ -185,8 +190,8 @@ def test_a_cut_tar_is_reported_and_its_whole_samples_are_used(recipe: Recipe, tm
     file = tmp_path / "cut/0.tar"
     os.truncate(file, file.stat().st_size // 2 + 700)
     config = _pictures(recipe, file, steps=2)
-    with pytest.warns(UserWarning, match=r"0\.tar of .* is cut short \(.*\): its \d+ whole samples are used"):
+    with pytest.warns(UserWarning, match=r"0\.tar is cut short \(.*\): its whole samples are used"):
         train(config)
     (row,) = _lines(Path(config.run) / "skipped.jsonl")
-    assert (row["shard"], row["key"], row["step"]) == ("0.tar", "", 0)
+    assert (row["shard"], row["key"], row["step"]) == (str(file), "", 0)
     assert row["reason"].startswith("cut ")

@@ -113,7 +113,9 @@ def render(report: CheckReport, max_listed: int = 50) -> RenderableType:
 
 def _listing(title: str, header: Sequence[str], rows: Sequence[tuple[Any, ...]], max_listed: int) -> Table:
     rest = f", the first {max_listed} of them" if len(rows) > max_listed else ""
-    table = Table(*header, title=f"{len(rows):,} {title}{rest}")
+    table = Table(title=f"{len(rows):,} {title}{rest}")
+    for name in header:
+        table.add_column(name, overflow="fold")  # the end of a path is what tells shards apart
     for row in rows[:max_listed]:
         table.add_row(*map(str, row))
     return table

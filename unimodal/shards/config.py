@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from unimodal.config import Config
 from unimodal.rows import RowsConfig
@@ -38,6 +38,11 @@ class PackConfig(RowsConfig):
     shuffle: bool = True  # so that a shard is not one book; the order depends on the rows and the seed alone
     seed: int = 0
     samples_per_shard: int = Field(1000, gt=0)
+
+    @field_validator("captions", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, captions: object) -> object:
+        return (captions,) if isinstance(captions, str) else captions
 
     @model_validator(mode="after")
     def _is_of_one_kind(self) -> PackConfig:

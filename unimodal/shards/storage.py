@@ -97,7 +97,8 @@ def persistently(action: Callable[[], _T], what: str, deadline: float, clock: Cl
             error = _cause(failure)
             if _is_hopeless(error):
                 kind = FileNotFoundError if isinstance(failure, FileNotFoundError) else OSError
-                raise kind(f"{what} cannot be read: {_describe(error)}; check the address and the rights.") from error
+                why = "it is not there" if kind is FileNotFoundError else _describe(error)
+                raise kind(f"{what} cannot be read: {why}; check the address and the rights.") from error
             if not _may_pass(error):
                 raise
             pause = min(_LONGEST_PAUSE, 0.1 * 2 ** min(tries - 1, 16)) * random.uniform(0.5, 1)
