@@ -16,7 +16,8 @@ import pytest
 from unimodal.shards import index as index_module
 from unimodal.shards import read as read_module
 from unimodal.shards.index import SUFFIX, load_index
-from unimodal.shards.read import Sample, ShardSet, TextPair, captions_of, image_bytes_of, open_shards, text_pair_of
+from unimodal.shards.read import ShardSet, open_shards
+from unimodal.shards.sample import Sample, TextPair, captions_of, image_bytes_of, text_pair_of
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> Path:

@@ -18,7 +18,8 @@ from tests.unimodal.test_shards_read import img2dataset_shard
 from unimodal.shards.config import StorageConfig
 from unimodal.shards.find import find_shards
 from unimodal.shards.index import SUFFIX
-from unimodal.shards.read import Sample, ShardSet, open_shards
+from unimodal.shards.read import ShardSet, open_shards
+from unimodal.shards.sample import Sample
 from unimodal.shards.storage import ShardChangedError
 
 NAMES = [f"{number:05d}.tar" for number in range(3)]

@@ -15,7 +15,8 @@ from unimodal.config import parse_config
 from unimodal.shards import write as write_module
 from unimodal.shards.config import PackConfig, PackRecipe
 from unimodal.shards.index import SUFFIX
-from unimodal.shards.read import Sample, captions_of, image_bytes_of, open_shards, text_pair_of
+from unimodal.shards.read import open_shards
+from unimodal.shards.sample import Sample, captions_of, image_bytes_of, text_pair_of
 from unimodal.shards.write import RECORD, SKIPPED, PackSummary, pack, pack_all
 
 webdataset = pytest.importorskip("webdataset")

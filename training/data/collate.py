@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unimodal.config import PreprocessConfig
 from unimodal.preprocess import Tokenizer
-from unimodal.shards.read import Sample, captions_of, image_bytes_of, label_of, text_pair_of
+from unimodal.shards.sample import Sample, captions_of, image_bytes_of, label_of, text_pair_of
 
 from ..config import TaskConfig
 from .mixture import BatchPlace

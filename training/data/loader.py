@@ -24,7 +24,8 @@ from unimodal.config import ModelConfig
 from unimodal.preprocess import Tokenizer
 from unimodal.shards.config import StorageConfig
 from unimodal.shards.find import below
-from unimodal.shards.read import Sample, ShardSet, open_shards
+from unimodal.shards.read import ShardSet, open_shards
+from unimodal.shards.sample import Sample
 
 from ..config import SourceConfig, Stage
 from .collate import Batch, Example, Piece, Skipped, collate, make_example, merge

@@ -20,7 +20,8 @@ from unimodal.preprocess import decode_image
 from ..progress import progress_bar
 from .config import StorageConfig
 from .find import Location, find_shards
-from .read import IMAGE_EXTENSIONS, Sample, ShardSet, captions_of, image_bytes_of, text_pair_of
+from .read import ShardSet
+from .sample import IMAGE_EXTENSIONS, Sample, captions_of, image_bytes_of, text_pair_of
 
 Spread = dict[str, float]  # count, min, median, p95, max
 

@@ -23,7 +23,8 @@ from ..progress import progress_bar
 from .config import PackConfig, PackRecipe
 from .convert import Siblings, fields_of, image_sample, key_of, pair_sample, paraphrase_samples
 from .index import load_index
-from .read import Sample, ShardSet
+from .read import ShardSet
+from .sample import Sample
 
 RECORD = "pack.json"  # the configuration and the summary; where it is, the folder is complete
 SKIPPED = "skipped.jsonl"

@@ -1,0 +1,113 @@
+"""What a sample's parts mean: a picture with captions, or a pair of texts. A ValueError says why one cannot be used."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, NamedTuple
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+
+
+class Sample(NamedTuple):
+    """One sample as it lies in the tar: extension -> bytes."""
+
+    key: str
+    parts: dict[str, bytes]
+    fault: str = ""  # why its bytes are not those that were indexed
+
+
+class TextPair(NamedTuple):
+    """Two texts that belong together, or, with a score, as closely as it says."""
+
+    query: str
+    document: str
+    negatives: tuple[str, ...] = ()
+    score: float | None = None
+    teacher: tuple[float, ...] = ()  # another model's similarities of the query with the document and each negative
+    label: str = ""  # the class that the query is of
+
+
+def captions_of(sample: Sample) -> list[str]:
+    """The captions: the list `captions` of its .json, else its .txt, else `caption` of its .json (img2dataset).
+
+    Raises ValueError, as do the functions below, naming the key and its parts.
+    """
+    record = _json_of(sample) if "json" in sample.parts else {}
+    captions = record.get("captions")
+    if captions is None:
+        captions = [_decode(sample, "txt") if "txt" in sample.parts else record.get("caption")]
+    if not isinstance(captions, list) or not all(one is None or isinstance(one, str) for one in captions):
+        raise _unusable(sample, "has captions that are no list of texts")
+    captions = [one.strip() for one in captions if one and one.strip()]
+    if not captions:
+        raise _unusable(sample, "has no caption")
+    return captions
+
+
+def image_bytes_of(sample: Sample) -> bytes:
+    """The picture as it was packed."""
+    for extension in IMAGE_EXTENSIONS:
+        if extension in sample.parts:
+            return sample.parts[extension]
+    raise _unusable(sample, "has no picture")
+
+
+def text_pair_of(sample: Sample) -> TextPair:
+    """The pair in its .json: `query`, `document`, and perhaps `negatives`, `score`, `teacher` and `label`."""
+    if "json" not in sample.parts:
+        raise _unusable(sample, "has no text pair")
+    record = _json_of(sample)
+    for field in ("query", "document"):
+        if not isinstance(record.get(field), str) or not record[field].strip():
+            raise _unusable(sample, f"has no {field}")
+    negatives, score, teacher = record.get("negatives") or [], record.get("score"), record.get("teacher") or []
+    if not isinstance(negatives, list) or not all(isinstance(one, str) and one.strip() for one in negatives):
+        raise _unusable(sample, "has negatives that are no list of texts")
+    if score is not None and not _is_number(score):
+        raise _unusable(sample, f"has a score that is no finite number ({score!r})")
+    if not isinstance(teacher, list) or not all(map(_is_number, teacher)):
+        raise _unusable(sample, "has a teacher that is no list of finite numbers")
+    if teacher and len(teacher) != 1 + len(negatives):
+        raise _unusable(sample, f"has {len(teacher)} teacher's numbers for a document and {len(negatives)} negatives")
+    return TextPair(
+        record["query"], record["document"], tuple(negatives), None if score is None else float(score),
+        tuple(map(float, teacher)), _label(record),
+    )  # fmt: skip
+
+
+def label_of(sample: Sample) -> str:
+    """The class that a picture's .json says it is of; empty where it says nothing."""
+    return _label(_json_of(sample)) if "json" in sample.parts else ""
+
+
+def _label(record: dict[str, Any]) -> str:
+    return "" if record.get("label") is None else str(record["label"])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _json_of(sample: Sample) -> dict[str, Any]:
+    try:
+        record = json.loads(_decode(sample, "json"))
+    except json.JSONDecodeError as error:
+        raise _unusable(sample, f"has a .json that is not JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise _unusable(sample, "has a .json that is no object")
+    return record
+
+
+def _decode(sample: Sample, extension: str) -> str:
+    try:
+        return sample.parts[extension].decode()
+    except UnicodeDecodeError as error:
+        raise _unusable(
+            sample, f"has a .{extension} that is not UTF-8 ({error.reason} at byte {error.start})"
+        ) from None
+
+
+def _unusable(sample: Sample, what: str) -> ValueError:
+    parts = ", ".join(f"{name} ({len(content):,} bytes)" for name, content in sample.parts.items())
+    return ValueError(f"sample {sample.key!r} {what}; its parts are {parts}.")
