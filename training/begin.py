@@ -27,6 +27,7 @@ from .mirror import clear, fetch, has_checkpoints
 from .moments import load_moments
 from .prepare import make_model, prepare_model
 from .resume import (
+    SHARDS,
     RunState,
     check_resumable,
     checkpoint_folder,
@@ -154,7 +155,7 @@ def _holds_anything(folder: Path) -> bool:
     if not folder.is_dir():
         return folder.exists()
     for path in folder.iterdir():
-        is_leftover = path.name in ("config.yaml", "shards.jsonl", "tensorboard") or path.suffix == ".part"
+        is_leftover = path.name in ("config.yaml", SHARDS, "tensorboard") or path.suffix == ".part"
         is_empty = (
             path.stat().st_size == 0 if path.is_file() else path.name == "checkpoints" and not checkpoints(folder)
         )

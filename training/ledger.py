@@ -11,8 +11,7 @@ from typing import Any
 from unimodal.checkpoint import replace_text
 
 from .data.loader import StepDataset
-
-LEDGER, SHARDS = "ledger.json", "shards.jsonl"
+from .resume import LEDGER, SHARDS
 
 
 def write_shards(run: Path, dataset: StepDataset) -> None:

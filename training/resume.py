@@ -18,7 +18,8 @@ from .checksums import problem_of
 from .config import TrainConfig
 
 # What a run writes into its folder beside checkpoints/: files that tell of it, which its mirror gets too, and models.
-LISTS = ("config.yaml", "metrics.jsonl", "skipped.jsonl", "nonfinite.jsonl", "ledger.json", "shards.jsonl")
+LEDGER, SHARDS = "ledger.json", "shards.jsonl"
+LISTS = ("config.yaml", "metrics.jsonl", "skipped.jsonl", "nonfinite.jsonl", LEDGER, SHARDS)
 MODELS = ("model", "best")
 
 # What may differ between a run and its resumption: nothing here changes a weight beyond rounding (and dropout's masks).
