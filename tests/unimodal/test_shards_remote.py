@@ -277,14 +277,18 @@ def test_an_s3_is_read_by_name_glob_and_folder(
     import fsspec
 
     files = fsspec.filesystem("s3")
-    files.mkdir("bucket")
+    files.mkdir("open-shards")  # the server is one for all tests of a process
     for name in NAMES:
-        files.put(str(folder / name), f"bucket/train/{name}")
+        files.put(str(folder / name), f"open-shards/train/{name}")
     here = everything(open_shards(folder))
-    for pattern in ("s3://bucket/train/{00000..00002}.tar", "s3://bucket/train/*.tar", "s3://bucket/train"):
+    for pattern in (
+        "s3://open-shards/train/{00000..00002}.tar",
+        "s3://open-shards/train/*.tar",
+        "s3://open-shards/train",
+    ):
         assert everything(open_shards(pattern, storage=storage)) == here
-    assert everything(open_shards("s3://bucket/train", storage=no_disk)) == here
+    assert everything(open_shards("s3://open-shards/train", storage=no_disk)) == here
     started = time.monotonic()
-    with pytest.raises(FileNotFoundError, match=r"s3://bucket/train/00009\.tar cannot be read"):
-        open_shards("s3://bucket/train/00009.tar", storage=storage)
+    with pytest.raises(FileNotFoundError, match=r"s3://open-shards/train/00009\.tar cannot be read"):
+        open_shards("s3://open-shards/train/00009.tar", storage=storage)
     assert time.monotonic() - started < 5
