@@ -125,7 +125,8 @@ def test_kill_9_leaves_no_process_and_no_shared_memory(
     if not life.until(lambda: taken(Path(config.run)) >= 20, 60):
         assert "no /dev/shm of its own" in life.said(), life.said()
         pytest.skip("mounting is not permitted")
-    shared = os.open(f"/proc/{life.pid}/root/dev/shm", os.O_RDONLY)  # its own: it outlives the process with this
+    # Its own, which outlives the process with this.
+    shared = os.open(Path("/proc", str(life.pid), "root", "dev", "shm"), os.O_RDONLY)
     others = life.descendants()
     assert others
     life.signal()

@@ -162,15 +162,6 @@ def state_of(url: str, patience: Patience) -> FileState:
     return persistently(look, url, patience.deadline)
 
 
-def exists(url: str, patience: Patience) -> bool:
-    """Whether there is such a file."""
-    try:
-        state_of(url, patience)
-    except FileNotFoundError:
-        return False
-    return True
-
-
 def read_file(url: str, patience: Patience) -> bytes:
     """All of a small file."""
 
