@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
@@ -111,12 +110,11 @@ def test_pieces_make_the_batch_that_they_were_cut_from(recipe: Recipe, monkeypat
 @pytest.mark.parametrize("is_killed", [False, True])
 def test_an_array_is_handed_over_as_it_was_or_its_sender_is_said_to_be_gone(is_killed: bool) -> None:
     context = get_context("forkserver")
-    queue, taken = context.SimpleQueue(), context.Event()
-    process = context.Process(target=_send, args=(queue, taken))
+    queue, sent, taken = context.SimpleQueue(), context.Event(), context.Event()
+    process = context.Process(target=_send, args=(queue, sent, taken))
     process.start()
     if is_killed:
-        while queue.empty():
-            time.sleep(0.01)
+        assert sent.wait(60)  # killed before that, there would be nothing to take
         process.kill()
         process.join(30)
         assert len(queue.get().array) == 5  # which went through the pipe
@@ -137,7 +135,8 @@ def _arrays() -> list[NDArray[Any]]:
     return [np.arange(5, dtype=np.int32), pixels, pixels.transpose(2, 1, 0)]  # the last not as it lies in memory
 
 
-def _send(queue: Any, taken: Any) -> None:
+def _send(queue: Any, sent: Any, taken: Any) -> None:
     for array in _arrays():
         queue.put(Shared(array))
+    sent.set()
     taken.wait(60)
