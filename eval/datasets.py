@@ -7,14 +7,35 @@ documents, as nothing else would be fair to a model that finds the other one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from unimodal.rows import Row, field_of, missing_field
 
-Input: TypeAlias = str | Path | bytes  # a str is a text, a Path or bytes a picture
+
+@dataclass(frozen=True)
+class Deferred:
+    """A picture that is read when it is needed: a part of a tar, a cell of a table. Its name says which it is."""
+
+    name: str
+    read: Callable[[], bytes] = field(compare=False, repr=False)
+
+
+Picture: TypeAlias = Path | bytes | Deferred
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A text and a picture that are asked, or found, together: their vector is the normalised sum of both."""
+
+    text: str
+    image: Picture
+
+
+Plain: TypeAlias = str | Path | bytes  # what a model takes: a str is a text, a Path or bytes a picture
+Input: TypeAlias = Plain | Deferred | Fused
 
 
 @dataclass(frozen=True)
@@ -24,6 +45,9 @@ class RetrievalData:
     queries: list[Input]
     documents: list[Input]
     relevant: list[list[int]]
+    gains: list[list[float]] | None = None  # how relevant each of them is; None: all alike, 1
+    query_ids: list[str] | None = None
+    document_ids: list[str] | None = None  # what ties are ordered by; None: the positions
 
 
 @dataclass(frozen=True)

@@ -2,102 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from .datasets import Input, PairData, RetrievalData, swap_sides
-from .report import Row
+from .datasets import PairData, RetrievalData, swap_sides
+from .results import Encoder, Row, TaskResult
 from .retrieval import IMAGE_TEXT_METRICS, TEXT_METRICS, bm25_ranks, retrieval_rows, vector_ranks
+from .store import EmbeddingStore
 from .sts import bm25_similarities, cosine_similarities, sts_rows
 from .suites import Suite, TaskData, load_tasks
 
 
-class Encoder(Protocol):
-    """What is asked of a model; `unimodal.embedder.Embedder` is one."""
-
-    @property
-    def modalities(self) -> frozenset[str]:
-        """What it can embed: "text", "image" or both."""
-        ...
-
-    def encode(self, inputs: Sequence[Input], *, show_progress: bool | None = None) -> npt.NDArray[np.float32]:
-        """(n, D) unit vectors."""
-        ...
-
-    def encode_query(self, inputs: Sequence[Input], *, show_progress: bool | None = None) -> npt.NDArray[np.float32]:
-        """(n, D) unit vectors of what is searched for."""
-        ...
-
-    def encode_document(self, inputs: Sequence[Input], *, show_progress: bool | None = None) -> npt.NDArray[np.float32]:
-        """(n, D) unit vectors of what is found."""
-        ...
-
-
 def evaluate(
-    embedder: Encoder,
+    encoder: Encoder,
     suite: Suite,
     data_root: Path,
     *,
     split: str = "test",
     should_stop: Callable[[], bool] = lambda: False,
     show_progress: bool = False,
-) -> list[Row]:
+) -> list[TaskResult]:
     """Score the model on every task of the suite, in its order.
 
     data_root: the folder that the inputs of the suite are relative to.
     split: `val` for choosing a model, `test` for reporting it.
-    should_stop: asked before each task; once true, the rows so far are returned.
+    should_stop: asked before each task; once true, the results so far are returned.
 
     A task with a modality that the model has not is left unscored: its rows have the value None.
     Raises ValueError, before anything is encoded, for missing data.
     """
-    loaded = load_tasks(suite, data_root, split, with_pictures="image" in embedder.modalities)
-    rows: list[Row] = []
+    loaded = load_tasks(suite, data_root, split, with_pictures="image" in encoder.modalities)
+    store = EmbeddingStore(encoder, show_progress=show_progress)
+    results: list[TaskResult] = []
     for name, data in loaded.items():
         if should_stop():
             break
-        rows += _task_rows(
-            embedder, name, data, is_image_text=suite.tasks[name].kind == "image-text", show=show_progress
-        )
-    return rows
+        results += _task_results(store, name, data, is_image_text=suite.tasks[name].kind == "image-text")
+    return results
 
 
-def _task_rows(embedder: Encoder, name: str, data: TaskData, *, is_image_text: bool, show: bool) -> list[Row]:
+def rows_of(results: Iterable[TaskResult]) -> list[Row]:
+    """All their rows."""
+    return [row for result in results for row in result.rows]
+
+
+def _task_results(store: EmbeddingStore, name: str, data: TaskData, *, is_image_text: bool) -> list[TaskResult]:
     if isinstance(data, PairData):
-        return _sts(embedder, name, data, show)
+        return [_sts(store, name, data)]
     if is_image_text:
-        return _image_text(embedder, name, data, show)
-    return _text_retrieval(embedder, name, data, show)
+        return _image_text(store, name, data)
+    return [_text_retrieval(store, name, data)]
 
 
-def _image_text(embedder: Encoder, name: str, data: RetrievalData, show: bool) -> list[Row]:
+def _image_text(store: EmbeddingStore, name: str, data: RetrievalData) -> list[TaskResult]:
     swapped, forward, back = swap_sides(data), f"{name}/text->image", f"{name}/image->text"
-    found, found_back = None, None
-    if embedder.modalities >= {"text", "image"}:
-        texts = embedder.encode(data.queries, show_progress=show)
-        pictures = embedder.encode(data.documents, show_progress=show)
+    texts = pictures = found = found_back = None
+    if store.modalities >= {"text", "image"}:
+        texts, pictures = store.encode(data.queries), store.encode(data.documents)
         found = vector_ranks(forward, data, texts, pictures)
         found_back = vector_ranks(back, swapped, pictures, texts)
-    return retrieval_rows(forward, data, IMAGE_TEXT_METRICS, found, None) + retrieval_rows(
-        back, swapped, IMAGE_TEXT_METRICS, found_back, None
-    )
+    rows = retrieval_rows(forward, data, IMAGE_TEXT_METRICS, found, None)
+    rows_back = retrieval_rows(back, swapped, IMAGE_TEXT_METRICS, found_back, None)
+    return [
+        TaskResult(forward, "cross-modal", data, rows, queries=texts, documents=pictures),
+        TaskResult(back, "cross-modal", swapped, rows_back, queries=pictures, documents=texts),
+    ]
 
 
-def _text_retrieval(embedder: Encoder, name: str, data: RetrievalData, show: bool) -> list[Row]:
-    found, baseline = None, bm25_ranks(data)
-    if "text" in embedder.modalities:
-        queries = embedder.encode_query(data.queries, show_progress=show)
-        documents = embedder.encode_document(data.documents, show_progress=show)
+def _text_retrieval(store: EmbeddingStore, name: str, data: RetrievalData) -> TaskResult:
+    queries = documents = found = None
+    if "text" in store.modalities:
+        queries, documents = store.encode(data.queries, "query"), store.encode(data.documents, "document")
         found = vector_ranks(name, data, queries, documents)
-    return retrieval_rows(name, data, TEXT_METRICS, found, baseline)
+    rows = retrieval_rows(name, data, TEXT_METRICS, found, bm25_ranks(data))
+    return TaskResult(name, "text", data, rows, queries=queries, documents=documents)
 
 
-def _sts(embedder: Encoder, name: str, pairs: PairData, show: bool) -> list[Row]:
-    found, baseline = None, bm25_similarities(pairs)
-    if "text" in embedder.modalities:
-        found = cosine_similarities(name, pairs, lambda texts: embedder.encode(texts, show_progress=show))
-    return sts_rows(name, pairs, found, baseline)
+def _sts(store: EmbeddingStore, name: str, pairs: PairData) -> TaskResult:
+    left = right = found = None
+    if "text" in store.modalities:
+        left, right = store.encode(pairs.left), store.encode(pairs.right)
+        found = cosine_similarities(name, left, right)
+    return TaskResult(
+        name, "text", pairs, sts_rows(name, pairs, found, bm25_similarities(pairs)), queries=left, documents=right
+    )

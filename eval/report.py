@@ -12,17 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One number, beside what chance and what the words alone would reach."""
-
-    task: str
-    metric: str
-    value: float | None  # None: the model cannot do this task (a text tower alone sees no picture)
-    chance: float | None
-    baseline: float | None  # BM25; None where there are no words on one side
-
+from .results import Row
 
 Results: TypeAlias = Sequence[Row] | Mapping[str, Sequence[Row]]  # of one model, or by the name of each model
 

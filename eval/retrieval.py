@@ -23,7 +23,7 @@ from .metrics import (
     ranks,
     ranks_of_scores,
 )
-from .report import Row
+from .results import Row
 
 Metric = Callable[[Ranks], Values]
 Chance = Callable[[int, npt.ArrayLike], Values]

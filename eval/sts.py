@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from unimodal.bm25 import Bm25Index
 
 from .datasets import PairData
 from .metrics import Vectors, check_vectors, spearman
-from .report import Row
+from .results import Row
 
 Similarities = npt.NDArray[np.float64]  # one for each pair
 
@@ -33,13 +33,10 @@ def sts_rows(task: str, pairs: PairData, model: Similarities | None, baseline: S
     return rows
 
 
-def cosine_similarities(task: str, pairs: PairData, encode: Callable[[list[str]], Vectors]) -> Similarities:
-    """The cosine of each pair; a text that occurs in several pairs is encoded once."""
-    position = _positions([*pairs.left, *pairs.right])
-    vectors = encode(list(position))
-    check_vectors(vectors, f"texts of {task}")
-    left = vectors[[position[text] for text in pairs.left]]
-    right = vectors[[position[text] for text in pairs.right]]
+def cosine_similarities(task: str, left: Vectors, right: Vectors) -> Similarities:
+    """The cosine of each pair. left, right: (P, D) unit vectors."""
+    check_vectors(left, f"texts of {task}")
+    check_vectors(right, f"texts of {task}")
     return np.asarray(np.einsum("pd,pd->p", left, right, dtype=np.float64))
 
 

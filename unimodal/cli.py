@@ -78,6 +78,7 @@ def evaluate(
 
     from unimodal.embedder import load
     from unimodal.eval.evaluate import evaluate as score
+    from unimodal.eval.evaluate import rows_of
     from unimodal.eval.report import results_table, write_json
     from unimodal.eval.suites import read_suite
 
@@ -86,7 +87,8 @@ def evaluate(
     if not models:
         raise ValueError("no model to score; give a model directory, a hub id, open_clip:NAME[/TAG] or hf:NAME.")
     tasks, bars = read_suite(suite, overrides), sys.stderr.isatty()
-    scored = [score(load(model, device=device), tasks, data, split=split, show_progress=bars) for model in models]
+    encoders = (load(model, device=device) for model in models)
+    scored = [rows_of(score(encoder, tasks, data, split=split, show_progress=bars)) for encoder in encoders]
     results = dict(zip(_short_names(models), scored, strict=True)) if len(models) > 1 else scored[0]
     Console().print(results_table(results, f"{suite}, {split}"))
     if json_file is not None:
@@ -229,6 +231,7 @@ def demo(
     from unimodal.demo.results import build_groups, draw_showcase
     from unimodal.embedder import load
     from unimodal.eval.evaluate import evaluate as score
+    from unimodal.eval.evaluate import rows_of
     from unimodal.eval.report import results_json, results_table, write_json
     from unimodal.eval.suites import read_suite
     from unimodal.preprocess import train_tokenizer
@@ -245,7 +248,7 @@ def demo(
     config = read_config(TrainConfig, "demo", [_set(key, path) for key, path in paths.items()])
     model = _run_training(config, resume=True)
     embedder = load(model)
-    rows = score(embedder, read_suite("demo"), data)
+    rows = rows_of(score(embedder, read_suite("demo"), data))
     write_json(rows, folder / "scores.json")
     write_card(model, scores=results_json(rows), trained_on="Trained on the demo's self-drawn catalogue.")
     products = read_products(data, "test")
@@ -304,6 +307,7 @@ def _evaluator(config: TrainConfig) -> Evaluate | None:
         return None
     from unimodal.config import nearest
     from unimodal.eval.evaluate import evaluate as score
+    from unimodal.eval.evaluate import rows_of
     from unimodal.eval.suites import load_tasks, read_suite
 
     settings, suite = config.eval, read_suite(config.eval.suite)
@@ -316,7 +320,7 @@ def _evaluator(config: TrainConfig) -> Evaluate | None:
     load_tasks(suite, root, settings.split)  # what is missing is said now, not at the first validation
 
     def validate(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float]:
-        rows = score(embedder, suite, root, split=settings.split, should_stop=should_stop)
+        rows = rows_of(score(embedder, suite, root, split=settings.split, should_stop=should_stop))
         return {f"{row.task} {row.metric}": row.value for row in rows if row.value is not None}
 
     return validate

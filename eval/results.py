@@ -1,0 +1,70 @@
+"""What an evaluation is about and what it gave: who encodes, rows of numbers, and the vectors that they come from.
+
+Q queries, N documents, D embedding dimension.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from .datasets import PairData, Plain, RetrievalData
+
+Vectors = npt.NDArray[np.float32]
+Values = npt.NDArray[np.float64]
+Half = Literal["text", "cross-modal", "image"]
+
+
+class Encoder(Protocol):
+    """What is asked of a model; `unimodal.embedder.Embedder` is one."""
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """What it can embed: "text", "image" or both."""
+        ...
+
+    def encode(self, inputs: Sequence[Plain], *, show_progress: bool | None = None) -> Vectors:
+        """(n, D) unit vectors."""
+        ...
+
+    def encode_query(self, inputs: Sequence[Plain], *, show_progress: bool | None = None) -> Vectors:
+        """(n, D) unit vectors of what is searched for."""
+        ...
+
+    def encode_document(self, inputs: Sequence[Plain], *, show_progress: bool | None = None) -> Vectors:
+        """(n, D) unit vectors of what is found."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One number, beside what chance and what the words alone would reach."""
+
+    task: str
+    metric: str
+    value: float | None  # None: the model cannot do this task (a text tower alone sees no picture)
+    chance: float | None
+    baseline: float | None  # BM25; None where there are no words on one side
+    low: float | None = None  # of a 95 % confidence interval of the value
+    high: float | None = None
+    variant: str = ""  # what was done to vectors or inputs: "64 dims", "int8", "typos", ...; empty: nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskResult:
+    """One direction of one task, scored: its rows, and what they come from.
+
+    Pairs of texts have the left texts as queries and the right ones as documents, and no ranks.
+    """
+
+    name: str  # "figures/text->image", "sections", "cxc"
+    half: Half  # which half of the space it is about
+    data: RetrievalData | PairData
+    rows: list[Row]
+    values: dict[str, Values] = dataclasses.field(default_factory=dict)  # metric -> (Q,): each query's, for statistics
+    queries: Vectors | None = None  # (Q, D) unit vectors; None where the model cannot do this task
+    documents: Vectors | None = None  # (N, D)
