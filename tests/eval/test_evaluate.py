@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pytest
 
 from eval.datasets import Input
-from eval.evaluate import Encoder, evaluate
-from eval.report import Row
+from eval.evaluate import evaluate, rows_of
+from eval.results import Encoder, Row
 from eval.suites import Suite, read_suite
 from unimodal.config import parse_config
 
@@ -78,7 +78,7 @@ def with_sts(catalogue: Path) -> Suite:
 
 
 def test_every_task_is_scored_beside_chance_and_bm25(catalogue: Path) -> None:
-    rows = evaluate(WordEncoder("text", "image"), with_sts(catalogue), catalogue)
+    rows = rows_of(evaluate(WordEncoder("text", "image"), with_sts(catalogue), catalogue))
     assert [(row.task, row.metric) for row in rows] == [
         ("pictures/text->image", "hit_rate_at_1"),
         ("pictures/text->image", "hit_rate_at_5"),
@@ -111,15 +111,15 @@ def test_each_input_is_encoded_once_for_both_directions(catalogue: Path) -> None
 def test_a_text_model_skips_pictures_and_needs_none(catalogue: Path) -> None:
     for picture in (catalogue / "images").iterdir():
         picture.unlink()
-    rows = evaluate(WordEncoder("text"), read_suite("demo"), catalogue)
+    rows = rows_of(evaluate(WordEncoder("text"), read_suite("demo"), catalogue))
     assert [row.value is None for row in rows] == [True] * 6 + [False] * 2
     assert rows[0].chance == pytest.approx(1 / 15)
 
 
 def test_evaluation_stops_between_tasks_when_asked(catalogue: Path) -> None:
     asked = iter([False, True])
-    rows = evaluate(WordEncoder("text"), read_suite("demo"), catalogue, should_stop=lambda: next(asked))
-    assert {row.task for row in rows} == {"pictures/text->image", "pictures/image->text"}
+    results = evaluate(WordEncoder("text"), read_suite("demo"), catalogue, should_stop=lambda: next(asked))
+    assert {result.name for result in results} == {"pictures/text->image", "pictures/image->text"}
 
 
 def test_a_broken_model_is_refused_by_the_name_of_the_task(catalogue: Path) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 from rich.console import Console
 
-from eval.report import Results, Row, results_table, write_json
+from eval.report import Results, results_table, write_json
+from eval.results import Row
 
 ROWS = [
     Row("figures/text->image", "hit_rate_at_1", None, 0.001, None),
@@ -46,7 +48,8 @@ def test_models_stand_side_by_side_in_a_hundred_columns() -> None:
 def test_json_holds_exactly_the_rows(tmp_path: Path) -> None:
     write_json(ROWS, tmp_path / "new" / "scores.json")
     written = json.loads((tmp_path / "new" / "scores.json").read_text())
-    assert written[2] == {"task": "sections", "metric": "ndcg_at_10", "value": 0.71, "chance": 0.003, "baseline": 0.633}
+    assert written[2] == dataclasses.asdict(ROWS[2])
+    assert (written[2]["value"], written[2]["chance"], written[2]["baseline"]) == (0.71, 0.003, 0.633)
     write_json({"first": ROWS, "second": BETTER}, tmp_path / "both.json")
     both = json.loads((tmp_path / "both.json").read_text())
     assert [row["model"] for row in both] == ["first"] * 3 + ["second"] * 2
