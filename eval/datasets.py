@@ -60,6 +60,19 @@ class PairData:
     groups: dict[str, list[int]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class ZeroShotData:
+    """Pictures, the class of each, and how a class is put into words.
+
+    The vector of a class is the mean of its templates' vectors, as CLIP's prompt ensembles make it.
+    """
+
+    images: list[Input]
+    labels: list[int]  # of each picture: a position in class_names
+    class_names: list[str]
+    templates: list[str]  # "{c}" stands for the name of the class: "a photo of a {c}."
+
+
 def image_text_data(
     rows: Iterable[Row], folder: Path, image: str, text: str, *, first_caption: bool = False
 ) -> RetrievalData:
