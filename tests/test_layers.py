@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("training", "eval")
 FORBIDDEN = {"unimodal": PROGRAMS, "training": ("eval",), "eval": ("training",), "configs": PROGRAMS}
-ALLOWED = {"unimodal/cli.py"}  # it alone knows all three
+ALLOWED = "unimodal/cli/"  # it alone knows all three
 
 
 def sources(folder: str) -> list[Path]:
@@ -44,7 +44,7 @@ def files_and_folders() -> list[tuple[Path, str]]:
     ("path", "folder"), files_and_folders(), ids=[str(path.relative_to(ROOT)) for path, _ in files_and_folders()]
 )
 def test_a_file_imports_nothing_from_above_or_beside_its_folder(path: Path, folder: str) -> None:
-    if path.relative_to(ROOT).as_posix() in ALLOWED:
+    if path.relative_to(ROOT).as_posix().startswith(ALLOWED):
         return
     found = [(line, name) for line, name in imported(path) if any(belongs_to(name, to) for to in FORBIDDEN[folder])]
     assert not found, path

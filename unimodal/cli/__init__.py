@@ -1,0 +1,42 @@
+"""The command line: the one place that names the library, training and evaluation, and puts the demo together.
+
+Everything is imported where it is used, so that `unimodal --help` is instant and a search backend needs no training
+dependency.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import typer
+
+from .demo import demo
+from .evaluate import evaluate
+from .library import check, embed, index, pack
+from .train import bench, plot, train
+
+app = typer.Typer(help="Train, measure and serve one embedding space for text and pictures.", no_args_is_help=True,
+                  add_completion=False, pretty_exceptions_enable=False)  # fmt: skip
+shards_app = typer.Typer(help="Pack and check WebDataset shards.", no_args_is_help=True)
+
+app.command()(train)
+app.command()(plot)
+app.command("eval")(evaluate)
+app.command()(embed)
+app.add_typer(shards_app, name="shards")
+shards_app.command()(pack)
+shards_app.command()(check)
+shards_app.command()(index)
+app.command()(bench)
+app.command()(demo)
+
+
+def main() -> None:
+    """Run the command line; what a user can get wrong is one line on stderr and exit status 1."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # where in the code helps nobody here
+    try:
+        app()
+    except (ValueError, ImportError, FloatingPointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -1,0 +1,71 @@
+"""The demo."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import say, set_text
+from .train import run_training_by
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Where everything goes.")] = Path("runs/demo"),
+) -> None:
+    """Draw a catalogue, train on it, score it on products never seen, and write a page of what is found."""
+    from rich.console import Console
+
+    from unimodal.checkpoint import write_card
+    from unimodal.config import read_config
+    from unimodal.demo.catalogue import build_catalogue, read_products, training_texts
+    from unimodal.demo.page import write_page
+    from unimodal.demo.results import build_groups, draw_showcase
+    from unimodal.embedder import load
+    from unimodal.eval.evaluate import evaluate as score
+    from unimodal.eval.evaluate import rows_of
+    from unimodal.eval.report import results_json, results_table, write_json
+    from unimodal.eval.suites import read_suite
+    from unimodal.preprocess import train_tokenizer
+    from unimodal.shards.config import PackRecipe
+    from unimodal.shards.write import pack_all
+    from unimodal.training.config import TrainConfig
+
+    started, data = time.perf_counter(), folder / "data"
+    catalogue = build_catalogue(data)
+    train_tokenizer(training_texts(data), folder / "tokenizer.json", vocab_size=2000)
+    pack_all(read_config(PackRecipe, "demo-shards", [set_text("data_root", data), set_text("out", folder / "shards")]))
+    paths = {"run": folder, "data_root": folder / "shards", "eval.data_root": data,
+             "model.text.tokenizer": folder / "tokenizer.json"}  # fmt: skip
+    config = read_config(TrainConfig, "demo", [set_text(key, path) for key, path in paths.items()])
+    model = run_training_by(config, resume=True)
+    embedder = load(model)
+    rows = rows_of(score(embedder, read_suite("demo"), data))
+    write_json(rows, folder / "scores.json")
+    write_card(model, scores=results_json(rows), trained_on="Trained on the demo's self-drawn catalogue.")
+    products = read_products(data, "test")
+    groups = build_groups(
+        products,
+        embedder.encode([data / product.image for product in products]),
+        embedder.encode_document([product.description for product in products]),
+        embedder.encode,
+        size=catalogue.size,
+    )
+    write_page(
+        folder / "index.html",
+        title="One space for pictures and words",
+        introduction="A small model, trained on this machine on products that draw themselves, searches products whose "
+        "combination of kind, colour and pattern it has never seen, asked in wordings it has never read.",
+        groups=groups,
+        scores=results_json(rows),
+        facts={
+            "products seen in training": f"{catalogue.num_train:,}",
+            "products searched": f"{catalogue.num_test:,}",
+            "steps": f"{config.total_steps:,}",
+        },
+        showcase=draw_showcase(products),
+    )
+    Console().print(results_table(rows, "products and wordings never seen in training"))
+    say(f"{time.perf_counter() - started:.0f} s in all; the model is in {model}, the page is {folder / 'index.html'}")

@@ -1,0 +1,104 @@
+"""Commands of the library: embed, and shards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .common import Overrides, say, set_text
+
+if TYPE_CHECKING:
+    from unimodal.shards.write import PackSummary
+
+
+def embed(
+    model: Annotated[str, typer.Argument(help="As for eval.")],
+    source: Annotated[Path, typer.Argument(help="A folder of pictures, a .txt of lines, or a table.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    text: Annotated[str, typer.Option(help="Of a table: the field that holds a text.")] = "",
+    image: Annotated[str, typer.Option(help="Of a table: the field that holds a picture's path.")] = "",
+    device: Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace OUT if it exists.")] = False,
+) -> None:
+    """Embed a folder, a list or a table into OUT/vectors.npy, with what each row is in OUT/items.jsonl."""
+    from unimodal.embed import embed_source
+
+    count, dim = embed_source(model, source, out, text=text, image=image, device=device, overwrite=overwrite)
+    say(f"{count:,} vectors of {dim} dimensions in {out}")
+
+
+def pack(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="A table, hf:NAME, or a YAML recipe of several sets.")],
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="The folder to write; a recipe names its own.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+) -> None:
+    """Pack a table into WebDataset shards: `pack products.csv image=photo captions=\\[title] --out shards`."""
+    from unimodal.config import apply_overrides, parse_config, read_config, recipe_names
+    from unimodal.shards.config import PackConfig, PackRecipe
+    from unimodal.shards.write import pack as pack_rows
+    from unimodal.shards.write import pack_all
+
+    if source.endswith((".yaml", ".yml")) or source in recipe_names():
+        where = [set_text("out", out)] if out is not None else []
+        recipe = read_config(PackRecipe, source, [*(overrides or []), *where])
+        for name, summary in pack_all(recipe, overwrite=overwrite).items():
+            _say_packed(summary, Path(recipe.out) / name)
+        return
+    if out is None:
+        raise ValueError(f"where the shards of {source} go is not said; add --out FOLDER.")
+    config = parse_config(PackConfig, apply_overrides({"input": source}, overrides or []), source="options")
+    _say_packed(pack_rows(config, out, overwrite=overwrite), out)
+
+
+def check(
+    shards: Annotated[str, typer.Argument(help="A tar, a folder of tars, a glob, a brace pattern or a URL.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="storage.cache_gib=0, ...")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report there.")] = None,
+) -> None:
+    """Read every sample and report counts, sizes, text lengths and what is broken."""
+    from rich.console import Console
+
+    from unimodal.config import apply_overrides, parse_config
+    from unimodal.shards.check import check as check_shards
+    from unimodal.shards.check import render
+    from unimodal.shards.config import ReadConfig
+
+    config = parse_config(ReadConfig, apply_overrides({}, overrides or []), source="options")
+    report = check_shards(shards, storage=config.storage)
+    Console().print(render(report))
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+    raise typer.Exit(report.exit_status)
+
+
+def index(
+    shards: Annotated[str, typer.Argument(help="A tar, a folder of tars, a glob or a brace pattern, on this machine.")],
+) -> None:
+    """Write an index with checksums beside each shard: for tars that others packed, and before they are uploaded."""
+    from unimodal.progress import progress_bar
+    from unimodal.shards.find import find_shards
+    from unimodal.shards.index import load_index
+    from unimodal.shards.remote import is_elsewhere
+
+    samples, paths = 0, [path for path in find_shards(shards) if isinstance(path, Path) and not is_elsewhere(path)]
+    if not paths:
+        raise ValueError(f"{shards} names no plain .tar on this machine; index shards before you upload or pack them.")
+    with progress_bar("indexing", len(paths)) as advance:
+        for number, path in enumerate(paths):
+            samples += len(load_index(path, checksums=True))
+            advance(number + 1)
+    say(f"{samples:,} samples in {len(paths):,} shards are indexed")
+
+
+def _say_packed(summary: PackSummary, out: Path) -> None:
+    skipped = (
+        f"; {summary.skipped:,} rows skipped, the reasons are in {out / 'skipped.jsonl'}" if summary.skipped else ""
+    )
+    say(f"{summary.samples:,} samples in {summary.shards} shards, {summary.bytes / 1e6:.1f} MB, in {out}{skipped}")
