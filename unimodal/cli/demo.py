@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .common import say, set_text
+from .console import say, set_text
 from .train import run_training_by
 
 

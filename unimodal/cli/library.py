@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import Overrides, say, set_text
+from .console import Overrides, say, set_text
 
 if TYPE_CHECKING:
     from unimodal.shards.write import PackSummary

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import Overrides, say
+from .console import Overrides, say
 
 if TYPE_CHECKING:
     from unimodal.embedder import Embedder

@@ -1,4 +1,4 @@
-"""What the commands share."""
+"""What the commands take and say in the same way."""
 
 from __future__ import annotations
 
