@@ -6,7 +6,9 @@ documents, as nothing else would be fair to a model that finds the other one.
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +50,8 @@ class RetrievalData:
     gains: list[list[float]] | None = None  # how relevant each of them is; None: all alike, 1
     query_ids: list[str] | None = None
     document_ids: list[str] | None = None  # what ties are ordered by; None: the positions
+    excluded: list[list[int]] | None = None  # documents that a query does not search, though others do: itself
+    both_ways: bool = False  # captions and pictures: score `swap_sides` of it too
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,9 @@ class ZeroShotData:
     templates: list[str]  # "{c}" stands for the name of the class: "a photo of a {c}."
 
 
+TaskData: TypeAlias = RetrievalData | PairData | ZeroShotData
+
+
 def image_text_data(
     rows: Iterable[Row], folder: Path, image: str, text: str, *, first_caption: bool = False
 ) -> RetrievalData:
@@ -88,7 +95,7 @@ def image_text_data(
         pictures = pictures_of(row, image, folder)
         for one in texts:
             data.add(one, pictures)
-    return data.build()
+    return dataclasses.replace(data.build(), both_ways=True)
 
 
 def text_retrieval_data(
@@ -142,12 +149,66 @@ def pair_data(
 
 
 def swap_sides(data: RetrievalData) -> RetrievalData:
-    """The same pairs searched in the other direction."""
-    relevant: list[list[int]] = [[] for _ in data.documents]
+    """The same pairs searched in the other direction; a document that nobody asked for asks nothing."""
+    gains = data.gains or [[1.0] * len(documents) for documents in data.relevant]
+    found: dict[int, list[tuple[int, float]]] = {}
     for query, documents in enumerate(data.relevant):
-        for document in documents:
-            relevant[document].append(query)
-    return RetrievalData(queries=data.documents, documents=data.queries, relevant=relevant)
+        for document, gain in zip(documents, gains[query], strict=True):
+            found.setdefault(document, []).append((query, gain))
+    asked = sorted(found)
+    return RetrievalData(
+        queries=[data.documents[document] for document in asked],
+        documents=data.queries,
+        relevant=[[query for query, _ in found[document]] for document in asked],
+        gains=None if data.gains is None else [[gain for _, gain in found[document]] for document in asked],
+        query_ids=None if data.document_ids is None else [data.document_ids[document] for document in asked],
+        document_ids=data.query_ids,
+    )
+
+
+def checked(name: str, data: TaskData) -> TaskData:
+    """The data as it is, once it is seen that it can be scored.
+
+    Raises ValueError, naming the task, for no queries or documents, ids that are not distinct, a query that has no
+    relevant document or only such that it does not search, empty texts, a label without a class.
+    """
+    if isinstance(data, RetrievalData):
+        _check_retrieval(name, data)
+    elif isinstance(data, PairData):
+        _refuse_empty(name, "texts", [*data.left, *data.right])
+    else:
+        _refuse_empty(name, "pictures", data.images)
+        _refuse_empty(name, "class names", data.class_names)
+        outside = sorted({label for label in data.labels if not 0 <= label < len(data.class_names)})
+        if outside:
+            raise ValueError(f"{name}: label {outside[0]} is of none of its {len(data.class_names)} classes; add it.")
+        if not all("{c}" in template for template in data.templates) or not data.templates:
+            raise ValueError(f'{name}: templates {data.templates[:2]} must say where the class goes; write "{{c}}".')
+    return data
+
+
+def _check_retrieval(name: str, data: RetrievalData) -> None:
+    for what, inputs, ids in (
+        ("queries", data.queries, data.query_ids),
+        ("documents", data.documents, data.document_ids),
+    ):
+        _refuse_empty(name, what, inputs)
+        twice = next((one for one, count in Counter(ids or ()).items() if count > 1), None)
+        if twice is not None:
+            raise ValueError(f"{name}: id {twice!r} is that of several {what}; ids must be distinct.")
+    for query, documents in enumerate(data.relevant):
+        if not set(documents) - set(data.excluded[query] if data.excluded else ()):
+            named = data.query_ids[query] if data.query_ids else str(query)
+            raise ValueError(f"{name}: query {named!r} has no relevant document among those it searches; leave it out.")
+
+
+def _refuse_empty(name: str, what: str, inputs: Sequence[Input]) -> None:
+    if not inputs:
+        raise ValueError(f"{name} has no {what}; check where its data lies and its split.")
+    for number, one in enumerate(inputs):
+        text = one.text if isinstance(one, Fused) else one
+        if isinstance(text, str) and not text.strip():
+            raise ValueError(f"{name}: number {number} of its {what} is an empty text; remove or repair it.")
 
 
 class RetrievalMaker:

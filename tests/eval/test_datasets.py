@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from eval.datasets import (
+    Fused,
+    PairData,
     RetrievalData,
+    TaskData,
+    ZeroShotData,
+    checked,
     image_text_data,
     pair_data,
     pictures_of,
@@ -65,6 +71,45 @@ def test_swapped_sides_search_in_the_other_direction() -> None:
     data = RetrievalData(queries=["one", "two"], documents=["a", "b"], relevant=[[0], [0, 1]])
     assert swap_sides(data) == RetrievalData(queries=["a", "b"], documents=["one", "two"], relevant=[[0, 1], [1]])
     assert swap_sides(swap_sides(data)) == data
+
+
+def test_swapped_sides_keep_ids_and_gains_and_ask_for_no_document_that_nobody_asked_for() -> None:
+    data = RetrievalData(
+        queries=["one", "two"], documents=["a", "b", "c"], relevant=[[2], [0, 2]], gains=[[1], [3, 2]],
+        query_ids=["q1", "q2"], document_ids=["da", "db", "dc"],
+    )  # fmt: skip
+    assert swap_sides(data) == RetrievalData(
+        queries=["a", "c"], documents=["one", "two"], relevant=[[1], [0, 1]], gains=[[3], [1, 2]],
+        query_ids=["da", "dc"], document_ids=["q1", "q2"],
+    )  # fmt: skip
+
+
+GOOD = RetrievalData(["one", "two"], ["a", "b"], [[0], [1]])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (replace(GOOD, queries=[], relevant=[]), "task has no queries; "),
+        (replace(GOOD, documents=[]), "task has no documents; "),
+        (replace(GOOD, documents=["a", " "]), "task: number 1 of its documents is an empty text; "),
+        (replace(GOOD, queries=["one", Fused("", Path("a.jpg"))]), "task: number 1 of its queries is an empty text; "),
+        (replace(GOOD, document_ids=["x", "x"]), "task: id 'x' is that of several documents; "),
+        (replace(GOOD, relevant=[[0], []], query_ids=["p", "q"]), "task: query 'q' has no relevant document "),
+        (replace(GOOD, excluded=[[], [1]]), "task: query '1' has no relevant document among those it searches; "),
+        (PairData([], [], []), "task has no texts; "),
+        (PairData(["a", ""], ["b", "c"], [1, 2]), "task: number 1 of its texts is an empty text; "),
+        (ZeroShotData([b"x"], [2], ["cat", "dog"], ["{c}"]), "task: label 2 is of none of its 2 classes; "),
+        (ZeroShotData([b"x"], [1], ["cat", "dog"], ["a photo"]), r'must say where the class goes; write "\{c\}"'),
+    ],
+)
+def test_what_cannot_be_scored_is_named(data: TaskData, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        checked("task", data)
+
+
+def test_what_can_be_scored_is_handed_on() -> None:
+    assert checked("task", GOOD) is GOOD
 
 
 def test_a_text_is_a_field_a_nested_field_or_a_template() -> None:
