@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from unimodal.compare import Row, Run, Tick, cpu_clock, make_row, measuring, timed
 from unimodal.config import ImageTowerConfig, ModelConfig, PreprocessConfig, TextTowerConfig
 from unimodal.preprocess import load_tokenizer, pad_ids
 
@@ -29,7 +30,6 @@ from ..config import OptimConfig, SourceConfig, Stage, TaskConfig
 from ..data.collate import Piece
 from ..data.loader import PiecePlace, StepDataset, steps_from
 from ..data.transport import Shared
-from .compare import Row, Run, Tick, cpu_clock, make_row, measuring, timed
 from .photographs import draw_captions, draw_photograph, encode, pack
 
 _NAME = "pictures"

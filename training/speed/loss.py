@@ -14,8 +14,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from unimodal.compare import (
+    Row,
+    Run,
+    Tick,
+    cpu_clock,
+    gpu_clock,
+    in_fresh_process,
+    make_row,
+    measuring,
+    peak_memory,
+    timed,
+)
+
 from ..tiled import tiled_info_nce
-from .compare import Row, Run, Tick, cpu_clock, gpu_clock, in_fresh_process, make_row, measuring, peak_memory, timed
 
 SCALE = 50.0  # between CLIP's first (14) and last (100)
 BF16_TOLERANCE = 2e-2  # gradients of logits in bfloat16 are 3e-3 off at B 4,096

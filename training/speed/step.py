@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from unimodal.compare import Row, Run, Tick, cpu_clock, make_row, measuring, timed
 from unimodal.config import ImageTowerConfig, ModelConfig, PreprocessConfig, TextTowerConfig
 from unimodal.model import DualEncoder, build_model
 
@@ -26,7 +27,6 @@ from ..data.collate import NUM_IDS, Batch, TokenLists
 from ..data.mixture import BatchPlace
 from ..step import encode_batch
 from ..tasks import task_loss
-from .compare import Row, Run, Tick, cpu_clock, make_row, measuring, timed
 
 VOCABULARY = 4000
 MAX_TOKENS = 512

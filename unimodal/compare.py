@@ -1,4 +1,4 @@
-"""What the comparisons share: both sides timed in turns in one process, and no speed without the same gradients."""
+"""What the comparisons share: both sides timed in turns in one process, and no speed without the same results."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from rich import box
 from rich.table import Table
 from torch import Tensor
 
-from unimodal.progress import progress_bar
+from .progress import progress_bar
 
-Run: TypeAlias = Callable[[], list[Tensor]]  # one forward and backward pass -> the gradients that it left
+Run: TypeAlias = Callable[[], list[Tensor]]  # does the work once -> what came of it: gradients, vectors, scores
 Tick: TypeAlias = Callable[[str], None]  # says what runs next
 
 _T = TypeVar("_T")
@@ -73,24 +73,24 @@ def gpu_clock() -> Clock:
 
 def timed(
     runs: Mapping[str, Run], rounds: int, tick: Tick, clock: Clock, *,
-    tolerance: float = 1e-4, part: Callable[[list[Tensor]], list[Tensor]] = lambda gradients: gradients,
+    tolerance: float = 1e-4, part: Callable[[list[Tensor]], list[Tensor]] = lambda results: results,
 ) -> dict[str, float]:  # fmt: skip
     """Median seconds of each run; each round has all of them, so that a busy machine is busy for all.
 
-    A round before the first warms up, and its gradients must agree with those of the first run.
-    part: of the gradients, what is compared.
+    A round before the first warms up, and its results must agree with those of the first run.
+    part: of the results, what is compared.
     """
     first: list[Tensor] = []
     for name, run in runs.items():
         tick(name)
-        gradients = part(run())
-        first = first or gradients
-        if (difference := relative_difference(gradients, first)) > tolerance:
+        results = part(run())
+        first = first or results
+        if (difference := relative_difference(results, first)) > tolerance:
             raise FloatingPointError(
-                f"the gradients of {name!r} and {next(iter(runs))!r} differ by {difference:.1e}; "
+                f"the results of {name!r} and {next(iter(runs))!r} differ by {difference:.1e}; "
                 "no time is given for different results: look at the versions of the libraries."
             )
-    del first, gradients
+    del first, results
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
@@ -102,8 +102,8 @@ def timed(
 
 
 def relative_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
-    """Distance of two lists of gradients over the length of the second."""
-    assert [gradient.shape for gradient in ours] == [gradient.shape for gradient in theirs]
+    """Distance of two lists of tensors over the length of the second."""
+    assert [one.shape for one in ours] == [one.shape for one in theirs]
     distance = sum(float((a.double() - b.double()).square().sum()) for a, b in zip(ours, theirs, strict=True))
     return float((distance / sum(float(b.double().square().sum()) for b in theirs)) ** 0.5)
 
