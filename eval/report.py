@@ -4,79 +4,255 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from rich import box
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from .results import Row
+from .results import Row, TaskResult
 
 Results: TypeAlias = Sequence[Row] | Mapping[str, Sequence[Row]]  # of one model, or by the name of each model
+Line: TypeAlias = tuple[str, str]  # (task, metric)
+Differences: TypeAlias = Mapping[str, Collection[Line]]  # model -> the lines where it surely differs from the first
+
+SECTIONS = {"text": "text", "cross-modal": "text and pictures", "image": "pictures", "": "all together"}
+SCORES = re.compile(r"(hit_rate|ndcg|recall|precision|map|mrr|accuracy|spearman|pearson|mean_per_class|balance|mean)")
+DIMS = re.compile(r"(\d+) dims")
 
 
-def results_table(results: Results, title: str = "") -> Table:
-    """A table with a line for each task and metric and a column for each model; the best model of a line is bold."""
-    models = _by_model(results)
-    table = Table(title=title or None, box=box.SIMPLE_HEAD, header_style="bold", title_justify="left")
-    table.add_column("task", no_wrap=True)
-    table.add_column("metric", no_wrap=True)
-    for name in ("chance", "BM25"):
-        table.add_column(name, justify="right", style="dim")
-    for name in models:
-        table.add_column(name or "model", justify="right", overflow="fold")
-    lines = _lines(models)
-    for number, (key, cells) in enumerate(lines.items()):
-        task, metric = key
-        first = number == 0 or list(lines)[number - 1][0] != task
-        last_of_task = number + 1 < len(lines) and list(lines)[number + 1][0] != task
-        known = next(row for row in cells.values())
-        values = [cells[name].value if name in cells else None for name in models]
-        table.add_row(
-            task if first else "",
-            metric,
-            _number(known.chance),
-            _number(known.baseline),
-            *(_styled(value, values) for value in values),
-            end_section=last_of_task,
-        )
-    return table
+def results_table(
+    results: Results,
+    title: str = "",
+    *,
+    halves: Mapping[str, str] | None = None,
+    differences: Differences | None = None,
+    width: int | None = None,
+) -> Group:
+    """The scores: one table with a line for each task and metric and a column for each model, and one of variants.
+
+    The best model of a line is bold; ± is half of the 95 % interval, left out where it does not fit.
+
+    halves: task -> which half of the space it is about (`halves_of`); the table gets a section for each.
+    differences: marked with a *; from `eval.statistics.compare`.
+    width: columns to fit into; None: those of the terminal.
+    """
+    models, width = by_model(results), width or Console().width
+    for with_intervals in (True, False):
+        table = _score_table(models, title, halves or {}, differences or {}, with_intervals)
+        if Console(width=10_000).measure(table).minimum <= width:
+            break
+    return Group(table, *_variant_tables(models, width))
 
 
-def results_json(results: Results) -> list[dict[str, Any]]:
-    """Rows of {task, metric, value, chance, baseline}; with several models each row also has its `model`."""
-    if not isinstance(results, Mapping):
-        return [dataclasses.asdict(row) for row in results]
-    return [{"model": name, **dataclasses.asdict(row)} for name, rows in results.items() for row in rows]
+def results_json(results: Results, facts: Mapping[str, Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """Rows of {task, metric, value, chance, baseline}, and low, high and variant where they are set.
+
+    facts: model -> what is true of all its rows ({"fingerprint": ..., "suite": ..., "split": ...}), said in each of
+        them, so that rows of several files can be laid together. With several models, or with facts, each row also
+        has its `model`.
+    """
+    models = by_model(results)
+    named = isinstance(results, Mapping)
+    return [
+        {**({"model": name} if named else {}), **_plain(row), **(facts or {}).get(name, {})}
+        for name, rows in models.items()
+        for row in rows
+    ]
 
 
-def write_json(results: Results, file: Path) -> None:
-    """Write the rows as a JSON list; the folder is made if need be."""
+def write_json(results: Results, file: Path, facts: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+    """Write the rows as a JSON list; the folder is made if need be. facts: as for `results_json`."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(results_json(results), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(results_json(results, facts), indent=1, ensure_ascii=False, allow_nan=False)
     file.write_text(text + "\n", encoding="utf-8")
 
 
-def _by_model(results: Results) -> dict[str, Sequence[Row]]:
+def halves_of(results: Iterable[TaskResult]) -> dict[str, str]:
+    """Which half of the space each task of the rows is about."""
+    return {row.task: result.half for result in results for row in result.rows}
+
+
+def by_model(results: Results) -> dict[str, Sequence[Row]]:
+    """The rows by the name of their model; one model alone has the name ""."""
     return dict(results) if isinstance(results, Mapping) else {"": results}
 
 
-def _lines(models: Mapping[str, Sequence[Row]]) -> dict[tuple[str, str], dict[str, Row]]:
-    """(task, metric) -> model -> row, in the order in which they first occur."""
-    lines: dict[tuple[str, str], dict[str, Row]] = {}
+def lines_of(models: Mapping[str, Iterable[Row]]) -> dict[Line, dict[str, Row]]:
+    """(task, metric) -> model -> row of what was not varied, in the order in which they first occur."""
+    lines: dict[Line, dict[str, Row]] = {}
     for name, rows in models.items():
         for row in rows:
-            lines.setdefault((row.task, row.metric), {})[name] = row
+            if not row.variant:
+                lines.setdefault((row.task, row.metric), {})[name] = row
     return lines
 
 
-def _number(value: float | None) -> str:
+def variants_of(models: Mapping[str, Iterable[Row]]) -> dict[str, dict[tuple[str, str, str], Row]]:
+    """variant -> (task, metric, model) -> row, dimensions first and in their order."""
+    variants: dict[str, dict[tuple[str, str, str], Row]] = {}
+    for name, rows in models.items():
+        for row in rows:
+            if row.variant:
+                variants.setdefault(row.variant, {})[row.task, row.metric, name] = row
+    return dict(sorted(variants.items(), key=lambda item: (dims_of(item[0]) is None, dims_of(item[0]) or 0)))
+
+
+def section_of(line: Line, halves: Mapping[str, str]) -> str:
+    """The half of the space that a line belongs to; "" for what is about more than one."""
+    task, metric = line
+    if task in halves:
+        return halves[task]
+    if "->image" in task or "image->" in task:
+        return "cross-modal"
+    return "" if halves or not is_score(metric) else "text"
+
+
+def dims_of(variant: str) -> int | None:
+    """64 of "64 dims"; None of another variant."""
+    match = DIMS.fullmatch(variant)
+    return int(match[1]) if match else None
+
+
+def is_score(metric: str) -> bool:
+    """Whether more of it is better; a distance between the modalities, say, is neither good nor bad."""
+    return SCORES.match(metric) is not None
+
+
+def best_of(metric: str, values: Iterable[float | None]) -> float | None:
+    """The best of several values of a score; None where there is nothing to choose between."""
+    known = [one for one in values if one is not None]
+    return max(known) if is_score(metric) and len(known) > 1 else None
+
+
+def _plain(row: Row) -> dict[str, Any]:
+    left_out = [name for name, empty in (("low", None), ("high", None), ("variant", "")) if getattr(row, name) == empty]
+    return {name: value for name, value in dataclasses.asdict(row).items() if name not in left_out}
+
+
+def _score_table(
+    models: Mapping[str, Sequence[Row]],
+    title: str,
+    halves: Mapping[str, str],
+    differences: Differences,
+    with_intervals: bool,
+) -> Table:
+    table = Table(
+        title=title or None, box=box.SIMPLE_HEAD, header_style="bold", title_justify="left", padding=(0, 1, 0, 0)
+    )
+    table.add_column("task", no_wrap=True)
+    table.add_column("metric", no_wrap=True)
+    for name in ("chance", "BM25"):
+        table.add_column(name, justify="right", style="dim", no_wrap=True)
+    lines = lines_of(models)
+    cells = {line: _score_cells(line, lines[line], models, differences, with_intervals) for line in lines}
+    for column, name in enumerate(models, start=2):
+        widest = max((len(row[column]) for row in cells.values()), default=0)
+        table.add_column(name or "model", justify="right", overflow="fold", min_width=widest)
+    sections = {line: section_of(line, halves) for line in lines}
+    used = [name for name in SECTIONS if name in sections.values()]
+    for section in used:
+        if len(used) > 1:
+            table.add_row(Text(SECTIONS[section], style="bold underline"))
+        inside = [line for line in lines if sections[line] == section]
+        for number, line in enumerate(inside):
+            is_last = number + 1 == len(inside)
+            task = line[0] if number == 0 or inside[number - 1][0] != line[0] else ""
+            table.add_row(task, line[1], *cells[line], end_section=is_last or inside[number + 1][0] != line[0])
+    if any(differences.values()):
+        table.caption = f"* surely not as {next(iter(models))} (paired permutation test, p < 0.05)"
+        table.caption_justify = "left"
+    return table
+
+
+def _score_cells(
+    line: Line, cells: Mapping[str, Row], models: Iterable[str], differences: Differences, with_intervals: bool
+) -> list[Text]:
+    known = next(iter(cells.values()))
+    best = best_of(line[1], (row.value for row in cells.values()))
+    texts = [Text(number(known.chance)), Text(number(known.baseline))]
+    for name in models:
+        row = cells.get(name)
+        value = None if row is None else row.value
+        text = Text(number(value), style="bold" if value is not None and value == best else "")
+        if any(differences.values()):
+            text.append("*" if line in differences.get(name, ()) else " ")
+        if with_intervals and row is not None and row.value is not None and row.low is not None:
+            text.append(f" {half_interval(row)}", style="dim not bold")
+        texts.append(text)
+    return texts
+
+
+def _variant_tables(models: Mapping[str, Sequence[Row]], width: int) -> list[Table]:
+    """Dimensions in one table, all else in others: a line for each task's first metric, a column a variant."""
+    lines = lines_of(models)
+    main = dict(reversed(lines))
+    variants = {
+        name: {key: row for key, row in cells.items() if main.get(key[0], key[1]) == key[1]}
+        for name, cells in variants_of(models).items()
+    }
+    dims = [name for name in variants if dims_of(name)]
+    together: dict[frozenset[tuple[str, str, str]], list[str]] = {}  # variants of the same lines share a table
+    for name in (name for name in variants if not dims_of(name) and variants[name]):
+        together.setdefault(frozenset(variants[name]), []).append(name)
+    tables = []
+    for title, names in [("dimensions", dims), *(("varied", names) for names in together.values())]:
+        tables += [_variant_table(title, part, variants, lines, list(models)) for part in _fitting(names, width)]
+    return tables
+
+
+def _variant_table(
+    title: str,
+    names: Sequence[str],
+    variants: Mapping[str, Mapping[tuple[str, str, str], Row]],
+    lines: Mapping[Line, Mapping[str, Row]],
+    models: Sequence[str],
+) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, header_style="bold", title_justify="left", padding=(0, 1, 0, 0))
+    table.add_column("task", overflow="fold")
+    table.add_column("metric", no_wrap=True)
+    named = any(models)
+    if named:
+        table.add_column("model", overflow="fold")
+    for name in names:
+        table.add_column(str(dims_of(name) or name), justify="right", overflow="fold")
+    table.add_column("all" if title == "dimensions" else "plain", justify="right", no_wrap=True)
+    found = dict.fromkeys(key[:2] for name in names for key in variants[name])
+    keys = [(*line, model) for line in found for model in models]
+    last = ""
+    for task, metric, model in keys:
+        plain = lines.get((task, metric), {}).get(model)
+        cells = [variants[name].get((task, metric, model)) for name in names]
+        table.add_row(
+            "" if task == last else task,
+            metric,
+            *([model] if named else []),
+            *(number(None if row is None else row.value) for row in cells),
+            number(None if plain is None else plain.value),
+        )
+        last = task
+    return table
+
+
+def _fitting(names: Sequence[str], width: int) -> list[Sequence[str]]:
+    """The names in portions that fit as columns beside a task and a metric."""
+    step = max(1, (width - 44) // 8)
+    return [names[start : start + step] for start in range(0, len(names), step)]
+
+
+def number(value: float | None) -> str:
+    """Three decimals; a dash for what there is not."""
     return "-" if value is None else f"{value:.3f}"
 
 
-def _styled(value: float | None, values: Sequence[float | None]) -> Text:
-    known = [one for one in values if one is not None]
-    is_best = len(known) > 1 and value is not None and value == max(known)
-    return Text(_number(value), style="bold" if is_best else "")
+def half_interval(row: Row) -> str:
+    """±.012: the further end of the 95 % interval, seen from the value."""
+    assert row.value is not None
+    assert row.low is not None
+    assert row.high is not None
+    half = max(row.high - row.value, row.value - row.low)
+    return f"±{half:.3f}".replace("±0.", "±.")

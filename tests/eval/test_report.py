@@ -1,55 +1,120 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 
-from eval.report import Results, results_table, write_json
-from eval.results import Row
+from eval.datasets import PairData
+from eval.report import Results, halves_of, results_table, write_json
+from eval.results import Row, TaskResult
 
 ROWS = [
+    Row("sections", "ndcg_at_10", 0.71, 0.003, 0.633, low=0.7, high=0.715),
     Row("figures/text->image", "hit_rate_at_1", None, 0.001, None),
     Row("figures/text->image", "hit_rate_at_5", None, 0.005, None),
-    Row("sections", "ndcg_at_10", 0.71, 0.003, 0.633),
 ]
 BETTER = [
+    Row("sections", "ndcg_at_10", 0.8, 0.003, 0.633, low=0.78, high=0.82),
     Row("figures/text->image", "hit_rate_at_1", 0.25, 0.001, None),
-    Row("sections", "ndcg_at_10", 0.8, 0.003, 0.633),
+]
+VARIED = [
+    *BETTER,
+    Row("sections", "ndcg_at_10", 0.7, 0.003, None, variant="64 dims"),
+    Row("sections", "ndcg_at_10", 0.6, 0.003, None, variant="8 dims"),
+    Row("sections", "ndcg_at_10", 0.79, 0.003, None, variant="int8"),
 ]
 
 
-def rendered(results: Results) -> list[str]:
-    console = Console(width=100)
+def printed(table: RenderableType, width: int = 100) -> list[str]:
+    console = Console(width=width)
     with console.capture() as captured:
-        console.print(results_table(results))
+        console.print(table)
     return [line.rstrip() for line in captured.get().splitlines() if line.strip()]
 
 
-def test_a_table_shows_chance_and_bm25_beside_the_model() -> None:
+def rendered(results: Results, width: int = 100) -> list[str]:
+    return printed(results_table(results, width=width), width)
+
+
+def test_each_half_has_a_section_with_chance_bm25_and_the_interval_beside_the_model() -> None:
     lines = rendered(ROWS)
     assert lines[0].split() == ["task", "metric", "chance", "BM25", "model"]
-    assert lines[2].split() == ["figures/text->image", "hit_rate_at_1", "0.001", "-", "-"]
-    assert lines[3].split() == ["hit_rate_at_5", "0.005", "-", "-"]
-    assert lines[4].split() == ["sections", "ndcg_at_10", "0.003", "0.633", "0.710"]
+    assert lines[2].strip() == "text"
+    assert lines[3].split() == ["sections", "ndcg_at_10", "0.003", "0.633", "0.710", "±.010"]
+    assert lines[4].strip() == "text and pictures"
+    assert lines[5].split() == ["figures/text->image", "hit_rate_at_1", "0.001", "-", "-"]
+    assert lines[6].split() == ["hit_rate_at_5", "0.005", "-", "-"]
+
+
+def test_a_task_stands_in_the_section_of_its_result() -> None:
+    row, about_both = Row("lookup", "ndcg_at_10", 0.5, 0.1, None), Row("balance", "minimum", 0.4, None, None)
+    halves = halves_of([TaskResult("lookup", "cross-modal", PairData([], [], []), [row])])
+    lines = printed(results_table([ROWS[0], row, about_both], halves={**halves, "sections": "text"}))[2:]
+    assert [line.strip() for line in lines[::2]] == ["text", "text and pictures", "all together"]
+    assert lines[-1].split()[0] == "balance"
 
 
 def test_models_stand_side_by_side_in_a_hundred_columns() -> None:
     lines = rendered({"first": ROWS, "second": BETTER})
-    assert lines[2].split() == ["figures/text->image", "hit_rate_at_1", "0.001", "-", "-", "0.250"]
-    assert lines[3].split() == ["hit_rate_at_5", "0.005", "-", "-", "-"]
-    assert lines[4].split()[-2:] == ["0.710", "0.800"]
+    assert lines[3].split() == ["sections", "ndcg_at_10", "0.003", "0.633", "0.710", "±.010", "0.800", "±.020"]
+    assert lines[5].split() == ["figures/text->image", "hit_rate_at_1", "0.001", "-", "-", "0.250"]
+    assert lines[6].split() == ["hit_rate_at_5", "0.005", "-", "-", "-"]
     crowded = rendered({f"a-model-with-a-long-name-{number}": BETTER for number in range(5)})
     assert max(map(len, crowded)) <= 100
-    assert crowded[-1].split() == ["sections", "ndcg_at_10", "0.003", "0.633", *["0.800"] * 5]
+    assert crowded[-1].split() == ["figures/text->image", "hit_rate_at_1", "0.001", "-", *["0.250"] * 5]
 
 
-def test_json_holds_exactly_the_rows(tmp_path: Path) -> None:
-    write_json(ROWS, tmp_path / "new" / "scores.json")
+def test_intervals_give_way_where_the_terminal_is_narrow() -> None:
+    three = {"first": BETTER, "second": BETTER, "third": BETTER}
+    wide, narrow = rendered(three, 120), rendered(three, 80)
+    assert wide[3].count("±") == 3
+    assert "±" not in "".join(narrow)
+    assert narrow[3].split() == ["sections", "ndcg_at_10", "0.003", "0.633", "0.800", "0.800", "0.800"]
+
+
+def test_a_sure_difference_is_marked_and_explained() -> None:
+    both = {"first": ROWS, "second": BETTER}
+    lines = printed(results_table(both, differences={"second": [("sections", "ndcg_at_10")]}))
+    assert lines[3].split()[-2:] == ["0.800*", "±.020"]
+    assert "* surely not as first" in lines[-1]
+
+
+def test_the_best_of_a_score_is_bold_and_a_distance_has_no_best() -> None:
+    gap = [Row("figures", "modality_gap", 0.5, None, None)], [Row("figures", "modality_gap", 0.7, None, None)]
+    console = Console(width=100, force_terminal=True, color_system="standard")
+    with console.capture() as captured:
+        console.print(results_table({"first": [ROWS[0], *gap[0]], "second": [BETTER[0], *gap[1]]}))
+    assert "\x1b[1m0.800" in captured.get()
+    assert "\x1b[1m0.710" not in captured.get()
+    assert "\x1b[1m0.700" not in captured.get()
+
+
+def test_variants_stand_in_columns_beside_the_plain_score() -> None:
+    lines = rendered(VARIED)
+    dims = lines.index("dimensions")
+    assert lines[dims + 1].split() == ["task", "metric", "8", "64", "all"]
+    assert lines[dims + 3].split() == ["sections", "ndcg_at_10", "0.600", "0.700", "0.800"]
+    assert lines[dims + 5].split() == ["task", "metric", "int8", "plain"]
+    assert lines[dims + 7].split() == ["sections", "ndcg_at_10", "0.790", "0.800"]
+    both = rendered({"first": VARIED, "second": ROWS})
+    assert both[-2].split() == ["sections", "ndcg_at_10", "first", "0.790", "0.800"]
+    assert both[-1].split() == ["ndcg_at_10", "second", "-", "0.710"]
+
+
+def test_json_holds_exactly_what_is_set(tmp_path: Path) -> None:
+    write_json([*ROWS, VARIED[-1]], tmp_path / "new" / "scores.json")
     written = json.loads((tmp_path / "new" / "scores.json").read_text())
-    assert written[2] == dataclasses.asdict(ROWS[2])
-    assert (written[2]["value"], written[2]["chance"], written[2]["baseline"]) == (0.71, 0.003, 0.633)
-    write_json({"first": ROWS, "second": BETTER}, tmp_path / "both.json")
+    plain = {"task": "sections", "metric": "ndcg_at_10", "value": 0.71, "chance": 0.003, "baseline": 0.633}
+    assert written[0] == {**plain, "low": 0.7, "high": 0.715}
+    assert written[1].keys() == plain.keys()
+    assert written[3] == {**plain, "value": 0.79, "baseline": None, "variant": "int8"}
+
+
+def test_json_of_several_models_says_in_each_row_whose_it_is(tmp_path: Path) -> None:
+    facts = {"first": {"fingerprint": "ab", "suite": "mini"}, "second": {"fingerprint": "cd", "suite": "mini"}}
+    write_json({"first": ROWS, "second": BETTER}, tmp_path / "both.json", facts)
     both = json.loads((tmp_path / "both.json").read_text())
     assert [row["model"] for row in both] == ["first"] * 3 + ["second"] * 2
+    assert [row["fingerprint"] for row in both] == ["ab"] * 3 + ["cd"] * 2
+    assert {row["suite"] for row in both} == {"mini"}
