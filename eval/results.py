@@ -6,7 +6,7 @@ Q queries, N documents, D embedding dimension.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -25,6 +25,21 @@ class Encoder(Protocol):
     @property
     def modalities(self) -> frozenset[str]:
         """What it can embed: "text", "image" or both."""
+        ...
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """What `encode_query` ("query") and `encode_document` ("document") put before a text; a role may be missing.
+
+        Roles with the same prompt share their vectors. A picture has no prompt: `encode` alone is asked for it.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """Stands for exactly this model: another for any other weights, preprocessing or prompts.
+
+        Empty: not known, and then no vector is kept on the disk.
+        """
         ...
 
     def encode(self, inputs: Sequence[Plain], *, show_progress: bool | None = None) -> Vectors:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .checkpoint import load_model
 from .config import ModelConfig
+from .fingerprint import model_fingerprint
 from .model import DualEncoder, length_sorted_chunks
 from .preprocess import Tokenizer, decode_image, image_to_pixels, pad_ids
 from .progress import progress_bar
@@ -75,6 +76,15 @@ class Embedder:
     def modalities(self) -> frozenset[str]:
         """What it can embed: "text", "image" or both."""
         return frozenset(kind for kind in ("text", "image") if getattr(self.config, kind) is not None)
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """What `encode_query` ("query") and `encode_document` ("document") put before a text."""
+        return self.config.prompts
+
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits for exactly this model (`unimodal.fingerprint`), whatever its `truncate_dim`."""
+        return model_fingerprint(self.models[0], self.tokenizer)
 
     def encode(
         self,

@@ -32,6 +32,7 @@ class WordEncoder:
     def __init__(self, *modalities: str, broken: bool = False) -> None:
         self.modalities = frozenset(modalities)
         self.broken = broken
+        self.prompts: dict[str, str] = {}
         self.encoded: list[Input] = []
 
     def encode(self, inputs: Sequence[Input], *, show_progress: bool | None = None) -> npt.NDArray[np.float32]:
@@ -46,6 +47,9 @@ class WordEncoder:
 
     encode_query = encode_document = encode
 
+    def fingerprint(self) -> str:
+        return ""
+
 
 @pytest.fixture
 def catalogue(tmp_path: Path) -> Path:
@@ -54,7 +58,7 @@ def catalogue(tmp_path: Path) -> Path:
     for colour in COLOURS:
         for thing in THINGS:
             image = f"images/{colour}-{thing}.jpg"
-            (tmp_path / image).touch()
+            (tmp_path / image).write_text(image)
             captions, description = [f"{colour} {thing}", "not used"], f"one {thing} that is {colour}"
             rows.append(
                 {"image": image, "captions": captions, "query": f"{colour} {thing}", "description": description}
