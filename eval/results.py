@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .datasets import PairData, Plain, RetrievalData
+from .datasets import Plain, TaskData
 
 Vectors = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
@@ -78,7 +78,7 @@ class TaskResult:
 
     name: str  # "figures/text->image", "sections", "cxc"
     half: Half  # which half of the space it is about
-    data: RetrievalData | PairData
+    data: TaskData
     rows: list[Row]
     values: dict[str, Values] = dataclasses.field(default_factory=dict)  # metric -> (Q,): each query's, for statistics
     queries: Vectors | None = None  # (Q, D) unit vectors; None where the model cannot do this task
