@@ -51,6 +51,7 @@ class RetrievalData:
     query_ids: list[str] | None = None
     document_ids: list[str] | None = None  # what ties are ordered by; None: the positions
     excluded: list[list[int]] | None = None  # documents that a query does not search, though others do: itself
+    hit_gain: float = 0.0  # hit rates count documents of at least this gain: the product itself, not one like it
     both_ways: bool = False  # captions and pictures: score `swap_sides` of it too
 
 
