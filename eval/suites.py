@@ -1,4 +1,4 @@
-"""A suite is a list of tasks, written in YAML: where the rows are, which are held out, and which field is what.
+"""A suite is a list of tasks, written in YAML: where the data is, which of it is held out, and which field is what.
 
 A task's `rows` are narrowed by one entry of its `splits`: `val` for choosing between models, `test` for reporting.
 
@@ -9,84 +9,73 @@ A task's `rows` are narrowed by one entry of its `splits`: `val` for choosing be
         splits: {val: {where: {split: val}}, test: {where: {split: test}}}
         image: image
         text: alt
+      flickr30k:
+        kind: webdataset
+        path: flickr30k
+        get: flickr30k
+    averages:
+      pictures: {tasks: [figures/text->image, flickr30k/text->image], metric: hit_rate_at_1}
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from unimodal.config import Config, nearest, parse_config, read_config, recipe_names
-from unimodal.rows import RowsConfig, read_numbered_rows, read_rows
+from unimodal.config import Config, nearest, read_config, recipe_names
 
-from .datasets import PairData, RetrievalData, image_text_data, pair_data, text_retrieval_data
+from .datasets import Fused, Input, PairData, ZeroShotData, checked
+from .datasets import TaskData as TaskData
+from .folder_tasks import BeirTask, Crossmodal3600Task, HubPairsTask, MtebTask, ShardsTask, WebdatasetTask, Xtd10Task
+from .tasks import ImageTextTask, LookupTask, StsTask, TextRetrievalTask
 
-
-class TaskRows(Config):
-    """Which rows a task is made of."""
-
-    rows: RowsConfig
-    splits: dict[str, dict[str, Any]] = Field(
-        default={}
-    )  # split: keys laid over `rows`; empty: every split is all of the rows
-
-    @model_validator(mode="after")
-    def _every_split_is_valid(self) -> TaskRows:
-        for split in self.splits:
-            self.rows_of(split)
-        return self
-
-    def rows_of(self, split: str) -> RowsConfig:
-        """The rows of one split."""
-        if not self.splits:
-            return self.rows
-        if split not in self.splits:
-            raise ValueError(f"split {split!r} is not in this task; {nearest(split, self.splits)}")
-        return parse_config(RowsConfig, _lay_over(self.rows, self.splits[split]), source=f"splits.{split}")
+TaskConfig = Annotated[
+    ImageTextTask
+    | TextRetrievalTask
+    | StsTask
+    | LookupTask
+    | WebdatasetTask
+    | ShardsTask
+    | BeirTask
+    | HubPairsTask
+    | Crossmodal3600Task
+    | Xtd10Task
+    | MtebTask,
+    Field(discriminator="kind"),
+]
+KINDS = ("image-text", "text-retrieval", "sts", "lookup", "webdataset", "shards", "beir", "hub-sts", "crossmodal3600",
+         "xtd10", "mteb")  # fmt: skip
 
 
-class ImageTextTask(TaskRows):
-    """A text finds its picture and a picture its text: hit rates in both directions."""
+class Average(Config):
+    """The mean of a metric over several tasks."""
 
-    kind: Literal["image-text"]
-    image: str = "image"  # a field: paths relative to the folder of the input
-    text: str = "text"  # a field, or a template such as "{title}, {color}"
-    captions: Literal["all", "first"] = "all"  # of a field that holds several texts
+    tasks: list[str] = Field(min_length=1)  # as their rows name them: "figures/text->image", "nfcorpus"
+    metric: str
 
 
-class TextRetrievalTask(TaskRows):
-    """A text finds its document among texts: nDCG and hit rate, beside BM25."""
+class Analysis(Config):
+    """What is looked at beside the scores of the plain vectors."""
 
-    kind: Literal["text-retrieval"]
-    query: str = "query"
-    document: str = "document"
-    pool: Literal["split", "all"] = "split"  # search the documents of the split's rows, or of all rows
-    first_of: list[str] = Field(default=[])  # fields: rows that agree in them give one document, the first
-    every: int = Field(default=1, gt=0)  # ask every n-th query only
-
-
-class StsTask(TaskRows):
-    """Semantic textual similarity: the rank correlation of cosine and human score."""
-
-    kind: Literal["sts"]
-    left: str = "sentence1"
-    right: str = "sentence2"
-    score: str = "score"
-    groups: dict[str, dict[str, Any]] = Field(default={})  # name: where; pairs to score apart too
-
-
-TaskConfig = Annotated[ImageTextTask | TextRetrievalTask | StsTask, Field(discriminator="kind")]
-KINDS = ("image-text", "text-retrieval", "sts")
-TaskData = RetrievalData | PairData
+    dims: list[int] = Field(default=[])  # lengths that the vectors are cut to and scored again (matryoshka)
+    space: bool = False  # modality gap, alignment, uniformity, and a mixed index of texts and pictures
+    compression: bool = False  # int8 and binary vectors, with re-ranking
+    neighbours: bool = False  # near-duplicates and clusters of documents
+    map: Literal["none", "pca", "umap"] = "none"  # texts and pictures in two dimensions
+    robustness: list[str] = Field(default=[])  # what is done to queries: typos, truncation, jpeg, ...
+    contamination: list[str] = Field(default=[])  # training shards that the suite is looked for in
 
 
 class Suite(Config):
     """Named tasks, scored in this order."""
 
     tasks: dict[str, TaskConfig] = Field(min_length=1)
+    averages: dict[str, Average] = Field(default={})  # one of which a task was left out is left out too
+    analysis: Analysis = Analysis()
 
     @field_validator("tasks", mode="before")
     @classmethod
@@ -97,7 +86,38 @@ class Suite(Config):
             kind = task.get("kind") if isinstance(task, Mapping) else KINDS[0]
             if kind not in KINDS:
                 raise ValueError(f"task {name!r} has the kind {kind!r}; {nearest(str(kind), KINDS)}")
+            if "/" in str(name):
+                raise ValueError(
+                    f"task {name!r} has a / in its name, which sets directions and languages apart; take -."
+                )
         return {name: task for name, task in tasks.items() if task is not None}
+
+    def task_of(self, name: str) -> TaskConfig:
+        """The configuration of a task by the name of its data or of its rows: "xtd10" of "xtd10/de/text->image"."""
+        return self.tasks[name.partition("/")[0]]
+
+    def averages_of(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """Averages over languages and subsets: "xtd10/text->image" -> "xtd10/de/text->image", "xtd10/en/text->image"...
+
+        names: of rows.
+        """
+        groups: dict[str, list[str]] = {}
+        for name in dict.fromkeys(names):
+            task, _, rest = name.partition("/")
+            part, _, direction = rest.partition("/")
+            if task in self.tasks and part in self.tasks[task].parts and len(self.tasks[task].parts) > 1:
+                groups.setdefault("/".join(filter(None, (task, direction))), []).append(name)
+        return groups
+
+
+@dataclasses.dataclass(frozen=True)
+class Missing:
+    """What a task lacks, and how it is got."""
+
+    task: str
+    paths: list[Path]
+    command: str  # "" where no command gets it
+    megabytes: float  # to be downloaded, 0 where it is not known
 
 
 def read_suite(name: str | Path, overrides: Sequence[str] = ()) -> Suite:
@@ -109,66 +129,57 @@ def read_suite(name: str | Path, overrides: Sequence[str] = ()) -> Suite:
     return read_config(Suite, shipped if shipped in recipe_names() else name, overrides)
 
 
+def missing_of(suite: Suite, data_root: Path, split: str) -> list[Missing]:
+    """What is not there, task by task; at a glance, without reading any data."""
+    missing = []
+    for name, task in suite.tasks.items():
+        paths = [path for path in task.needs(data_root, split) if not path.exists()]
+        if paths:
+            command = f"unimodal prepare {task.get} --data {data_root}" if task.get else ""
+            missing.append(Missing(name, paths, command, task.megabytes))
+    return missing
+
+
 def load_tasks(suite: Suite, data_root: Path, split: str, *, with_pictures: bool = True) -> dict[str, TaskData]:
-    """Read the rows of every task.
+    """Read the data of every task; of one with languages, subsets or several questions by each: "xtd10/de".
 
     with_pictures: also see to it that every picture is there.
 
-    Raises one ValueError that names everything missing, so that it can be fetched in one go.
+    Raises one ValueError that names everything missing, so that it can be fetched in one go, and ValueError for data
+    that cannot be scored.
     """
-    wanted = {name: task.rows_of(split) for name, task in suite.tasks.items()}
-    _refuse_missing([path for rows in wanted.values() for path in _missing_inputs(rows, data_root)], data_root)
-    loaded = {name: _load(task, data_root, split) for name, task in suite.tasks.items()}
-    if with_pictures:
-        _refuse_missing([path for data in loaded.values() for path in _missing_pictures(data)], data_root)
-    return loaded
-
-
-def _load(task: ImageTextTask | TextRetrievalTask | StsTask, root: Path, split: str) -> TaskData:
-    rows = task.rows_of(split)
-    if isinstance(task, ImageTextTask):
-        folder = (root / rows.input).parent
-        return image_text_data(
-            read_rows(rows, root), folder, task.image, task.text, first_caption=task.captions == "first"
-        )
-    if isinstance(task, TextRetrievalTask):
-        asked = list(read_rows(rows, root))
-        pool = asked if task.pool == "split" else read_rows(task.rows, root)
-        return text_retrieval_data(asked, pool, task.query, task.document, first_of=task.first_of, every=task.every)
-    groups = {
-        name: {number for number, _ in read_numbered_rows(_narrowed(rows, where), root)}
-        for name, where in task.groups.items()
+    _refuse_missing(missing_of(suite, data_root, split), data_root)
+    loaded = {
+        "/".join(filter(None, (name, part))): data
+        for name, task in suite.tasks.items()
+        for part, data in task.load(data_root, split).items()
     }
-    return pair_data(read_numbered_rows(rows, root), task.left, task.right, task.score, groups)
-
-
-def _lay_over(rows: RowsConfig, patch: Mapping[str, Any]) -> dict[str, Any]:
-    values = rows.model_dump(exclude_unset=True)
-    where = {**values.get("where", {}), **patch.get("where", {})}
-    return {**values, **patch, **({"where": where} if where else {})}
-
-
-def _narrowed(rows: RowsConfig, where: Mapping[str, Any]) -> RowsConfig:
-    return parse_config(RowsConfig, _lay_over(rows, {"where": where}), source="groups")
-
-
-def _missing_inputs(rows: RowsConfig, root: Path) -> list[Path]:
-    names = [rows.input, *(place.rpartition(":")[0] for place in [*rows.join.values(), *rows.exclude.values()])]
-    paths = [root / name for name in names if not name.startswith("hf:")]
-    return [path for path in paths if not path.exists() and not any(mark in str(path) for mark in "*?[")]
+    for name, data in loaded.items():
+        checked(name, data)
+    if with_pictures:
+        absent = [Missing(name, _missing_pictures(data), "", 0.0) for name, data in loaded.items()]
+        _refuse_missing([one for one in absent if one.paths], data_root)
+    return loaded
 
 
 def _missing_pictures(data: TaskData) -> list[Path]:
     if isinstance(data, PairData):
         return []
-    return [picture for picture in data.documents if isinstance(picture, Path) and not picture.exists()]
+    inputs: list[Input] = data.images if isinstance(data, ZeroShotData) else [*data.queries, *data.documents]
+    pictures = (one.image if isinstance(one, Fused) else one for one in inputs)
+    return [one for one in dict.fromkeys(pictures) if isinstance(one, Path) and not one.exists()]
 
 
-def _refuse_missing(paths: Sequence[Path], root: Path) -> None:
-    missing = sorted({str(path) for path in paths})
-    if missing:
-        named = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-        raise ValueError(
-            f"files of the suite that are missing ({len(missing)}): {named}; put them below data_root {str(root)!r}, "
-            "set another data_root, or leave a task out with tasks.NAME=null."
-        )
+def _refuse_missing(missing: Sequence[Missing], root: Path) -> None:
+    paths = sorted({str(path) for one in missing for path in one.paths})
+    if not paths:
+        return
+    named = ", ".join(paths[:8]) + (f" and {len(paths) - 8} more" if len(paths) > 8 else "")
+    commands = list(dict.fromkeys(one.command for one in missing if one.command))
+    megabytes = sum({one.command: one.megabytes for one in missing if one.command}.values())
+    size = f" ({megabytes:,.0f} MB)" if megabytes else ""
+    fetch = f"get them with `{' && '.join(commands)}`{size}, " if commands else ""
+    raise ValueError(
+        f"files of the suite that are missing ({len(paths)}): {named}; {fetch}put them below data_root {str(root)!r}, "
+        "set another data_root, or leave a task out with tasks.NAME=null."
+    )

@@ -1,0 +1,155 @@
+"""Product lookup: a text, a photo or both find a product among texts, pictures or both, with graded relevance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from unimodal.config import Config
+from unimodal.rows import Row, RowsConfig, read_rows
+
+from .datasets import Fused, Input, Picture, RetrievalData, pictures_of, texts_of, value_of
+
+
+class Described(Config):
+    """Which fields put a row into words and pictures."""
+
+    text: list[str] = Field(default=[])  # fields, joined by commas; empty ones are left out
+    image: str = ""  # a field: paths relative to the folder of the input
+
+    @model_validator(mode="after")
+    def _is_described(self) -> Described:
+        if not self.text and not self.image:
+            raise ValueError("a product is described by a text, an image or both; set one.")
+        return self
+
+
+class Catalogue(Described):
+    """The products that are searched, by their text, by the first of their pictures, and by both together."""
+
+    rows: RowsConfig
+
+
+class Questions(Described):
+    """What is asked: texts, photos, or with both fields set each photo together with its text."""
+
+    rows: RowsConfig
+    splits: dict[str, dict[str, Any]] = Field(default={})
+    skip: int = Field(default=0, ge=0)  # pictures of a row that are not asked with: the first is the catalogue's
+    sibling: str = ""  # the photo is of another row with the same value here, the text of the one asked for: "in red"
+    fields: dict[str, str] = Field(default={})  # a graded field of the catalogue: what it is called here
+
+
+def lookup_data(
+    asked: Sequence[Row],
+    catalogue: Sequence[Row],
+    questions: Questions,
+    described: Catalogue,
+    grades: Mapping[str, float],
+    form: str,
+    root: Path,
+) -> RetrievalData:
+    """Questions to a catalogue in one of its forms.
+
+    asked: rows that are asked about. catalogue: rows that are found.
+    grades: a field -> how relevant a product is that agrees with the question in it; the highest counts.
+    form: "text", "image" or "fused": what of a product is searched.
+    root: what the inputs of both are relative to.
+
+    A photo that is in the catalogue is not asked with: it would find itself. A hit is a product of the highest grade.
+    Raises ValueError, naming the row, for a product without its text or picture.
+    """
+    folder = (root / described.rows.input).parent
+    shown = [_first(pictures_of(row, described.image, folder)) if described.image else None for row in catalogue]
+    documents = [_product(row, picture, described.text, form) for row, picture in zip(catalogue, shown, strict=True)]
+    places = {name: _places(catalogue, name) for name in grades}
+    found: dict[Input, dict[int, float]] = {}
+    for question, row in _questions(asked, questions, (root / questions.rows.input).parent, set(shown)):
+        relevant = found.setdefault(question, {})
+        for name, grade in grades.items():
+            for value in _values(row, questions.fields.get(name, name)):
+                for product in places[name].get(value, ()):
+                    relevant[product] = max(grade, relevant.get(product, 0.0))
+    kept = {question: relevant for question, relevant in found.items() if relevant}
+    return RetrievalData(
+        queries=list(kept),
+        documents=documents,
+        relevant=[list(relevant) for relevant in kept.values()],
+        gains=[list(relevant.values()) for relevant in kept.values()],
+        hit_gain=max(grades.values()),
+    )
+
+
+def forms_of(described: Catalogue) -> list[str]:
+    """In which forms a catalogue can be searched."""
+    has = {"text": described.text, "image": described.image, "fused": described.text and described.image}
+    return [form for form, there in has.items() if there]
+
+
+def rows_of_catalogue(described: Catalogue, root: Path) -> list[Row]:
+    """Its rows."""
+    return list(read_rows(described.rows, root))
+
+
+def _questions(
+    rows: Sequence[Row], questions: Questions, folder: Path, shown: set[Picture | None]
+) -> Iterator[tuple[Input, Row]]:
+    """Each question and the row that it is about."""
+    siblings: dict[str, list[Row]] = {}
+    for row in rows if questions.sibling else ():
+        siblings.setdefault(str(value_of(row, questions.sibling)), []).append(row)
+    for row in rows:
+        text = _text(row, questions.text)
+        if questions.text and not text:
+            continue
+        if not questions.image:
+            yield text, row
+            continue
+        others = [row]
+        if questions.sibling:
+            others = [one for one in siblings[str(value_of(row, questions.sibling))] if one is not row]
+        for photo in _photos(others, questions, folder, shown):
+            yield (Fused(text, photo) if questions.text else photo), row
+
+
+def _photos(rows: Iterable[Row], questions: Questions, folder: Path, shown: set[Picture | None]) -> Iterator[Picture]:
+    for row in rows:
+        for photo in pictures_of(row, questions.image, folder)[questions.skip :]:
+            if photo not in shown:
+                yield photo
+
+
+def _product(row: Row, picture: Picture | None, fields: Sequence[str], form: str) -> Input:
+    text = _text(row, fields)
+    if (form != "image" and not text) or (form != "text" and picture is None):
+        missing = "picture" if picture is None and form != "text" else "text"
+        raise ValueError(f"a product without a {missing}: {str(row)[:120]}; leave its row out with `where`.")
+    if form == "text":
+        return text
+    assert picture is not None
+    return Fused(text, picture) if form == "fused" else picture
+
+
+def _text(row: Row, fields: Sequence[str]) -> str:
+    return ", ".join(text for name in fields for text in texts_of(row, name))
+
+
+def _first(pictures: Sequence[Path | bytes]) -> Path | bytes | None:
+    return pictures[0] if pictures else None
+
+
+def _places(catalogue: Sequence[Row], name: str) -> dict[str, list[int]]:
+    """Value of a field -> the products that have it; a list has several."""
+    places: dict[str, list[int]] = {}
+    for number, row in enumerate(catalogue):
+        for value in _values(row, name):
+            places.setdefault(value, []).append(number)
+    return places
+
+
+def _values(row: Row, name: str) -> list[str]:
+    value = value_of(row, name)
+    return list(dict.fromkeys(str(one) for one in (value if isinstance(value, list) else [value]) if one is not None))

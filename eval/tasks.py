@@ -1,0 +1,174 @@
+"""Kinds of task that are made of rows of a table: the keys of each, what it needs, and how its data is read.
+
+A kind of task, here and in folder_tasks.py, has two methods: `needs` names the files and folders that must be there,
+`load` reads the data. Most tasks give one; those with languages, subsets or several questions give one for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from unimodal.config import Config, nearest, parse_config
+from unimodal.rows import RowsConfig, read_numbered_rows, read_rows
+
+from .datasets import TaskData, image_text_data, pair_data, text_retrieval_data
+from .lookup import Catalogue, Questions, forms_of, lookup_data, rows_of_catalogue
+
+
+class Task(Config):
+    """What every task has."""
+
+    metrics: list[str] = Field(default=[])  # what to print of it; empty: what is usual for its kind
+    get: str = ""  # its data set's name for `unimodal prepare`
+    megabytes: float = Field(default=0.0, ge=0)  # of that download
+
+    @property
+    def parts(self) -> list[str]:
+        """Languages or subsets that are scored apart and averaged; none of most tasks."""
+        return []
+
+
+class TaskRows(Task):
+    """A task made of rows of a table."""
+
+    rows: RowsConfig
+    splits: dict[str, dict[str, Any]] = Field(
+        default={}
+    )  # split: keys laid over `rows`; empty: every split is all of the rows
+
+    @model_validator(mode="after")
+    def _every_split_is_valid(self) -> TaskRows:
+        for split in self.splits:
+            self.rows_of(split)
+        return self
+
+    def rows_of(self, split: str) -> RowsConfig:
+        """The rows of one split."""
+        return rows_of_split(self.rows, self.splits, split)
+
+    def needs(self, root: Path, split: str) -> list[Path]:
+        """The files that must be there."""
+        return inputs_of(self.rows_of(split), root)
+
+
+class ImageTextTask(TaskRows):
+    """A text finds its picture and a picture its text: hit rates in both directions."""
+
+    kind: Literal["image-text"]
+    image: str = "image"  # a field: paths relative to the folder of the input
+    text: str = "text"  # a field, or a template such as "{title}, {color}"
+    captions: Literal["all", "first"] = "all"  # of a field that holds several texts
+
+    def load(self, root: Path, split: str) -> dict[str, TaskData]:
+        """Texts and pictures of the rows."""
+        rows = self.rows_of(split)
+        folder, first = (root / rows.input).parent, self.captions == "first"
+        return {"": image_text_data(read_rows(rows, root), folder, self.image, self.text, first_caption=first)}
+
+
+class TextRetrievalTask(TaskRows):
+    """A text finds its document among texts: nDCG and hit rate, beside BM25."""
+
+    kind: Literal["text-retrieval"]
+    query: str = "query"
+    document: str = "document"
+    pool: Literal["split", "all"] = "split"  # search the documents of the split's rows, or of all rows
+    first_of: list[str] = Field(default=[])  # fields: rows that agree in them give one document, the first
+    every: int = Field(default=1, gt=0)  # ask every n-th query only
+
+    def load(self, root: Path, split: str) -> dict[str, TaskData]:
+        """Queries and documents of the rows."""
+        asked = list(read_rows(self.rows_of(split), root))
+        pool = asked if self.pool == "split" else read_rows(self.rows, root)
+        first_of, every = self.first_of, self.every
+        return {"": text_retrieval_data(asked, pool, self.query, self.document, first_of=first_of, every=every)}
+
+
+class StsTask(TaskRows):
+    """Semantic textual similarity: the rank correlation of cosine and human score."""
+
+    kind: Literal["sts"]
+    left: str = "sentence1"
+    right: str = "sentence2"
+    score: str = "score"
+    groups: dict[str, dict[str, Any]] = Field(default={})  # name: where; pairs to score apart too
+
+    def load(self, root: Path, split: str) -> dict[str, TaskData]:
+        """Pairs of the rows."""
+        rows = self.rows_of(split)
+        groups = {
+            name: {number for number, _ in read_numbered_rows(_narrowed(rows, where), root)}
+            for name, where in self.groups.items()
+        }
+        return {"": pair_data(read_numbered_rows(rows, root), self.left, self.right, self.score, groups)}
+
+
+class LookupTask(Task):
+    """A text, a photo or both find a product: graded nDCG, and hit rates of the product itself.
+
+    Every kind of question searches every form of the catalogue: "shop/photo->fused".
+    """
+
+    kind: Literal["lookup"]
+    catalogue: Catalogue
+    questions: dict[str, Questions] = Field(min_length=1)  # by what they are called: text, photo, photo+text
+    grades: dict[str, float] = Field(min_length=1)  # a field: how relevant a product is that agrees in it
+
+    @model_validator(mode="after")
+    def _every_split_is_valid(self) -> LookupTask:
+        for questions in self.questions.values():
+            for split in questions.splits:
+                rows_of_split(questions.rows, questions.splits, split)
+        if not all(grade > 0 for grade in self.grades.values()):
+            raise ValueError(f"grades {self.grades} must be above 0; leave out what does not count.")
+        return self
+
+    def needs(self, root: Path, split: str) -> list[Path]:
+        """The files that must be there."""
+        rows = [rows_of_split(one.rows, one.splits, split) for one in self.questions.values()]
+        return [path for one in (self.catalogue.rows, *rows) for path in inputs_of(one, root)]
+
+    def load(self, root: Path, split: str) -> dict[str, TaskData]:
+        """Every question to every form of the catalogue."""
+        catalogue = rows_of_catalogue(self.catalogue, root)
+        loaded: dict[str, TaskData] = {}
+        for name, questions in self.questions.items():
+            asked = list(read_rows(rows_of_split(questions.rows, questions.splits, split), root))
+            for form in forms_of(self.catalogue):
+                data = lookup_data(asked, catalogue, questions, self.catalogue, self.grades, form, root)
+                loaded[f"{name}->{form}"] = data
+        return loaded
+
+
+def rows_of_split(rows: RowsConfig, splits: Mapping[str, Mapping[str, Any]], split: str) -> RowsConfig:
+    """The rows with what one of the splits lays over them; without splits all of them."""
+    if not splits:
+        return rows
+    return parse_config(RowsConfig, _lay_over(rows, patch_of_split(splits, split)), source=f"splits.{split}")
+
+
+def inputs_of(rows: RowsConfig, root: Path) -> list[Path]:
+    """The files that rows are read from; of a glob or a name on the hub none is known."""
+    names = [rows.input, *(place.rpartition(":")[0] for place in [*rows.join.values(), *rows.exclude.values()])]
+    return [root / name for name in names if not name.startswith("hf:") and not any(mark in name for mark in "*?[")]
+
+
+def patch_of_split(splits: Mapping[str, Mapping[str, Any]], split: str) -> Mapping[str, Any]:
+    """What a split lays over; ValueError with the nearest name if there is no such split."""
+    if split not in splits:
+        raise ValueError(f"split {split!r} is not in this task; {nearest(split, splits)}")
+    return splits[split]
+
+
+def _lay_over(rows: RowsConfig, patch: Mapping[str, Any]) -> dict[str, Any]:
+    values = rows.model_dump(exclude_unset=True)
+    where = {**values.get("where", {}), **patch.get("where", {})}
+    return {**values, **patch, **({"where": where} if where else {})}
+
+
+def _narrowed(rows: RowsConfig, where: Mapping[str, Any]) -> RowsConfig:
+    return parse_config(RowsConfig, _lay_over(rows, {"where": where}), source="groups")
