@@ -1,25 +1,87 @@
-"""Vectors of inputs, each distinct text and picture encoded once, whatever the tasks, directions and metrics."""
+"""Vectors of inputs: each distinct text and picture is encoded once, whatever the tasks, directions and metrics.
+
+A vector is known by what was encoded (the bytes of a text or of a picture's file) and the prompt before it; on the disk
+there is a folder for each model, by its fingerprint, which preprocessing is part of. So an evaluation that was
+killed goes on where it was, and the next one with the same model encodes only what it has not seen.
+
+n inputs, D embedding dimension.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+import itertools
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
+import xxhash
+
+from unimodal.preprocess import decode_image
+from unimodal.progress import Advance, progress_bar
 
 from .datasets import Deferred, Fused, Input, Plain
 from .results import Encoder, Vectors
+from .vector_file import Key, Memory, Precision, Stopped, Storage, VectorFile
+
+__all__ = ["Asked", "EmbeddingStore", "Missing", "Prompt", "Stopped"]
 
 Prompt = Literal["", "query", "document"]  # which of the model's prompts stands before a text
+Asked: TypeAlias = tuple[Sequence[Input], Prompt]
+
+MEMORY = 4 << 30  # bytes of vectors that are held where there is no folder
+_SECONDS = 2.0  # of a block: what a kill loses, and how long a stop waits
+_FIRST = {"text": 4096, "image": 8}  # characters, pictures: a block before the speed is known
+_MOST = {"text": 1 << 24, "image": 512}  # a block of pictures from tars is held in memory as bytes
+_OF_A_TEXT = 16  # characters that a text costs besides its own
+_NAMED = 8  # broken pictures in a message
+
+
+class Missing(NamedTuple):
+    """A text or a picture that has no vector yet."""
+
+    key: Key
+    part: Plain | Deferred
+    prompt: Prompt
+
+    @property
+    def kind(self) -> Literal["text", "image"]:
+        """What it is."""
+        return "text" if isinstance(self.part, str) else "image"
 
 
 class EmbeddingStore:
-    """An encoder that remembers."""
+    """An encoder that remembers, in memory or in a folder."""
 
-    def __init__(self, encoder: Encoder, *, show_progress: bool = False) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        folder: Path | None = None,
+        *,
+        dtype: Precision = "float32",
+        should_stop: Callable[[], bool] = lambda: False,
+        show_progress: bool = False,
+    ) -> None:
+        """folder: where vectors are kept for the next time; None: in memory, up to 4 GiB of those used last.
+
+        dtype: what is kept. float16 halves the room; a cosine of stored vectors is then off by about 1e-5.
+        should_stop: asked before each block of about two seconds.
+
+        Raises ValueError if what the folder holds is broken.
+        """
         self.encoder = encoder
+        self.should_stop = should_stop
         self.show_progress = show_progress
-        self._known: dict[tuple[Prompt, Input], Vectors] = {}
+        fingerprint = encoder.fingerprint() if folder is not None else ""
+        if folder is not None and not fingerprint:
+            warnings.warn(f"the model does not say which one it is, so nothing is kept in {folder}.", stacklevel=2)
+        self._vectors: Storage = (
+            VectorFile(folder / f"{fingerprint}-{dtype}", dtype) if folder and fingerprint else Memory(dtype, MEMORY)
+        )
+        self._rounds = dtype != "float32"
+        self._digests: dict[Path | Deferred, bytes] = {}  # of pictures that were read once
 
     @property
     def modalities(self) -> frozenset[str]:
@@ -27,29 +89,146 @@ class EmbeddingStore:
         return self.encoder.modalities
 
     def encode(self, inputs: Sequence[Input], prompt: Prompt = "") -> Vectors:
-        """(n, D) float32 unit vectors of the inputs, in their order."""
-        known = self._known
-        parts = [part for one in inputs for part in _parts(one)]
-        new = [part for part in dict.fromkeys(parts) if (prompt, part) not in known]
-        if new:
-            encoded = self._method(prompt)([_plain(one) for one in new], show_progress=self.show_progress)
-            known.update(((prompt, part), vector) for part, vector in zip(new, encoded, strict=True))
-        return np.stack([_fused([known[prompt, part] for part in _parts(one)]) for one in inputs])
+        """(n, D) float32 unit vectors of the inputs, in their order; what is not known is encoded, as by `fill`."""
+        if not len(inputs):
+            return np.zeros((0, 0), dtype=np.float32)
+        self.fill([(inputs, prompt)])
+        first = self._rows([self._key(_parts(one)[0], prompt) for one in inputs])
+        fused = [row for row, one in enumerate(inputs) if isinstance(one, Fused)]
+        if fused:
+            total = first[fused] + self._rows([self._key(_parts(inputs[row])[1], prompt) for row in fused])
+            first[fused] = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+        self._vectors.trim()
+        return first
 
-    def _method(self, prompt: Prompt) -> Callable[..., Vectors]:
-        return {"": self.encoder.encode, "query": self.encoder.encode_query, "document": self.encoder.encode_document}[
-            prompt
-        ]
+    def fill(self, asked: Iterable[Asked]) -> None:
+        """Encode what is not known of all that is asked, texts by length, under one progress bar.
+
+        What is done is kept block by block. Raises Stopped once asked to stop; ValueError, when all others are done,
+        that names the pictures that cannot be decoded.
+        """
+        missing = self.missing(asked)
+        if not missing:
+            return
+        with self._vectors.writing(self.should_stop):
+            missing = [one for one in missing if one.key not in self._vectors]  # another process may have added some
+            texts = sorted((one for one in missing if one.kind == "text"), key=lambda one: (one.prompt, -_cost(one)))
+            pictures = [one for one in missing if one.kind == "image"]
+            broken: list[str] = []
+            with progress_bar("encoding", len(missing), self.show_progress) as advance:
+                done = self._encode_all(texts, 0, broken, advance)
+                self._encode_all(pictures, done, broken, advance)
+        if broken:
+            more = f" and {len(broken) - _NAMED:,} more" if len(broken) > _NAMED else ""
+            raise ValueError(
+                f"{len(broken):,} of {len(pictures):,} pictures cannot be decoded: {'; '.join(broken[:_NAMED])}{more}; "
+                "mend them or take them out of the data (all others are encoded)."
+            )
+
+    def missing(self, asked: Iterable[Asked]) -> list[Missing]:
+        """Each distinct text and picture of what is asked that has no vector yet; pictures are read, not decoded.
+
+        Raises ValueError for an empty text and for a picture that cannot be read.
+        """
+        found: dict[Key, Missing] = {}
+        for inputs, prompt in asked:
+            for row, one in enumerate(inputs):
+                for part in _parts(one):
+                    if isinstance(part, str) and not part.strip():
+                        raise ValueError(f"input {row} of {len(inputs):,} is {part!r}; take it out of the data.")
+                    key = self._key(part, prompt)
+                    if key not in self._vectors and key not in found:
+                        found[key] = Missing(key, part, prompt if isinstance(part, str) else "")
+        return list(found.values())
+
+    def _rows(self, keys: Sequence[Key]) -> Vectors:
+        rows = self._vectors.rows(keys)
+        if self._rounds:  # undo what rounding did to the length of unit vectors, and to no others'
+            norms = np.linalg.norm(rows, axis=1, keepdims=True)
+            rows /= np.where(np.abs(norms - 1) < 1e-3, norms, np.float32(1))
+        return rows
+
+    def _key(self, part: Plain | Deferred, prompt: Prompt) -> Key:
+        if isinstance(part, str):
+            before = self.encoder.prompts.get(prompt, "") if prompt else ""
+            return xxhash.xxh3_128_digest(b"text\0%d\0%s%s" % (len(before), before.encode(), part.encode()))
+        if isinstance(part, bytes):
+            return xxhash.xxh3_128_digest(b"image\0" + part)
+        if part not in self._digests:
+            self._digests[part] = xxhash.xxh3_128_digest(b"image\0" + _content(part))
+        return self._digests[part]
+
+    def _encode_all(self, missing: Sequence[Missing], done: int, broken: list[str], advance: Advance) -> int:
+        """Encode in blocks of about two seconds, each kept before the next begins; how many are done, with `done`."""
+        start, budget = 0, float(_FIRST[missing[0].kind]) if missing else 0.0
+        while start < len(missing):
+            if self.should_stop():
+                raise Stopped(f"stopped with {len(missing) - start:,} still to encode; the others are kept.")
+            began, block = time.perf_counter(), _block(missing, start, budget)
+            good, vectors = self._encode_block(block, broken)
+            if good:
+                self._vectors.append([one.key for one in good], vectors)
+            start += len(block)
+            advance(done + start)
+            cost, seconds = sum(map(_cost, block)), time.perf_counter() - began
+            budget = min(4 * budget, cost * _SECONDS / max(seconds, 1e-6), _MOST[block[0].kind])
+        return done + len(missing)
+
+    def _encode_block(self, block: list[Missing], broken: list[str]) -> tuple[list[Missing], Vectors]:
+        try:
+            return block, self._encode_plain(block)
+        except (ValueError, OSError):
+            faults = {one.key: fault for one in block if one.kind == "image" and (fault := _fault(one.part))}
+            if not faults:
+                raise
+        broken += faults.values()
+        good = [one for one in block if one.key not in faults]
+        return good, self._encode_plain(good) if good else np.zeros((0, 0), dtype=np.float32)
+
+    def _encode_plain(self, block: list[Missing]) -> Vectors:
+        encoder = self.encoder
+        methods = {"": encoder.encode, "query": encoder.encode_query, "document": encoder.encode_document}
+        plain = [one.part.read() if isinstance(one.part, Deferred) else one.part for one in block]
+        return np.asarray(methods[block[0].prompt](plain, show_progress=False), dtype=np.float32)
+
+
+def _block(missing: Sequence[Missing], start: int, budget: float) -> list[Missing]:
+    """From `start` on, with one prompt, as many as cost no more than the budget (at least one)."""
+    block: list[Missing] = []
+    for one in itertools.islice(missing, start, None):
+        budget -= _cost(one)
+        if block and (budget < 0 or one.prompt != block[0].prompt):
+            break
+        block.append(one)
+    return block
+
+
+def _cost(one: Missing) -> int:
+    return len(one.part) + _OF_A_TEXT if isinstance(one.part, str) else 1
 
 
 def _parts(one: Input) -> tuple[Plain | Deferred, ...]:
     return (one.text, one.image) if isinstance(one, Fused) else (one,)
 
 
-def _plain(one: Plain | Deferred) -> Plain:
-    return one.read() if isinstance(one, Deferred) else one
+def _content(picture: Path | Deferred) -> bytes:
+    try:
+        return picture.read_bytes() if isinstance(picture, Path) else picture.read()
+    except OSError as error:
+        raise ValueError(f"picture {_name(picture)} cannot be read ({error}); put it there or leave it out.") from None
 
 
-def _fused(vectors: list[Vectors]) -> Vectors:
-    total = np.asarray(sum(vectors[1:], start=vectors[0]), dtype=np.float32)
-    return np.asarray(total / max(float(np.linalg.norm(total)), 1e-12), dtype=np.float32) if len(vectors) > 1 else total
+def _fault(picture: Plain | Deferred) -> str:
+    """What is wrong with a picture; empty if it can be decoded."""
+    assert not isinstance(picture, str)
+    try:
+        decode_image(picture.read() if isinstance(picture, Deferred) else picture)
+    except ValueError as error:
+        return str(error) if isinstance(picture, Path) else f"{_name(picture)}: {error}"
+    return ""
+
+
+def _name(picture: Path | bytes | Deferred) -> str:
+    if isinstance(picture, bytes):
+        return f"one of {len(picture):,} bytes"
+    return picture.name if isinstance(picture, Deferred) else str(picture)
