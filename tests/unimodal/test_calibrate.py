@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unimodal.calibrate import calibrate_model
+from unimodal.calibrate import _drawn, calibrate_model
 from unimodal.calibration import centre, load_calibration
 from unimodal.checkpoint import save_model
 from unimodal.config import ModelConfig
@@ -97,3 +97,11 @@ def test_a_text_model_has_no_gap(tiny: ModelConfig, tokenizer: Tokenizer, table:
     save_model(tmp_path / "text", build_model(config), tokenizer)
     with pytest.raises(ValueError, match="embeds text alone"):
         calibrate_model(tmp_path / "text", str(table), OPTIONS)
+
+
+def test_every_row_of_a_long_table_is_as_likely() -> None:
+    counts = np.zeros(5)
+    for seed in range(2000):
+        rows = iter([(number, {"row": number}) for number in range(5)])
+        counts[[number for number, _ in _drawn(rows, 2, np.random.default_rng(seed))]] += 1
+    np.testing.assert_allclose(counts / 2000, 2 / 5, atol=0.05)
