@@ -176,7 +176,7 @@ class Xtd10Task(Task):
 
 
 class MtebTask(FolderTask):
-    """A task of mteb by its name."""
+    """A task of mteb by its name; `path` is its data set's id on the hub, and the folder below the data root."""
 
     kind: Literal["mteb"]
     task: str
@@ -186,6 +186,10 @@ class MtebTask(FolderTask):
     def parts(self) -> list[str]:
         """Its subsets."""
         return self.subsets
+
+    def command(self, root: Path) -> str:
+        """The hub's own command, unless `get` names the data set."""
+        return super().command(root) or f"hf download --repo-type dataset {self.path} --local-dir {root / self.path}"
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
         """What mteb makes of it, of each subset."""

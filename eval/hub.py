@@ -24,7 +24,10 @@ from .datasets import Deferred
 
 READABLE = (".parquet", ".jsonl", ".jsonl.gz", ".json.gz", ".tsv", ".csv", ".json")
 # {c} configuration, {s} split; BEIR's own folders first (corpus.jsonl, qrels/test.tsv), then the hub's habits.
-USUAL_PLACES = ("{c}.jsonl", "{c}.jsonl.gz", "{c}/{s}.*", "{c}/{s}-*", "{c}/{s}/*", "data/{s}-*", "{s}.*", "{s}-*")
+USUAL_PLACES = (
+    "{c}.jsonl", "{c}.jsonl.gz", "{c}/{s}.*", "{c}/{s}-*", "{c}/{s}/*", "{c}/*-{s}.*", "{s}/{c}.*",
+    "data/{s}-*", "{s}.*", "{s}-*",
+)  # fmt: skip
 
 
 def table_files(folder: Path, configs: list[str], split: str) -> list[Path]:

@@ -86,15 +86,11 @@ class Suite(Config):
             kind = task.get("kind") if isinstance(task, Mapping) else KINDS[0]
             if kind not in KINDS:
                 raise ValueError(f"task {name!r} has the kind {kind!r}; {nearest(str(kind), KINDS)}")
-            if "/" in str(name):
-                raise ValueError(
-                    f"task {name!r} has a / in its name, which sets directions and languages apart; take -."
-                )
         return {name: task for name, task in tasks.items() if task is not None}
 
     def task_of(self, name: str) -> TaskConfig:
-        """The configuration of a task by the name of its data or of its rows: "xtd10" of "xtd10/de/text->image"."""
-        return self.tasks[name.partition("/")[0]]
+        """The task that data or a row is of: "beir/cqadupstack" of "beir/cqadupstack/android"."""
+        return self.tasks[self._owner(name)]
 
     def averages_of(self, names: Iterable[str]) -> dict[str, list[str]]:
         """Averages over languages and subsets: "xtd10/text->image" -> "xtd10/de/text->image", "xtd10/en/text->image"...
@@ -103,11 +99,17 @@ class Suite(Config):
         """
         groups: dict[str, list[str]] = {}
         for name in dict.fromkeys(names):
-            task, _, rest = name.partition("/")
-            part, _, direction = rest.partition("/")
-            if task in self.tasks and part in self.tasks[task].parts and len(self.tasks[task].parts) > 1:
+            task = self._owner(name)
+            part, _, direction = name[len(task) + 1 :].partition("/")
+            if part in self.tasks[task].parts and len(self.tasks[task].parts) > 1:
                 groups.setdefault("/".join(filter(None, (task, direction))), []).append(name)
         return groups
+
+    def _owner(self, name: str) -> str:
+        owners = [task for task in self.tasks if f"{name}/".startswith(f"{task}/")]
+        if not owners:
+            raise ValueError(f"{name!r} is of no task of the suite; {nearest(name, self.tasks)}")
+        return max(owners, key=len)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +118,8 @@ class Missing:
 
     task: str
     paths: list[Path]
-    command: str  # "" where no command gets it
+    get: str  # its data set's name for `unimodal prepare`, or ""
+    command: str  # what gets it, or ""
     megabytes: float  # to be downloaded, 0 where it is not known
 
 
@@ -135,8 +138,7 @@ def missing_of(suite: Suite, data_root: Path, split: str) -> list[Missing]:
     for name, task in suite.tasks.items():
         paths = [path for path in task.needs(data_root, split) if not path.exists()]
         if paths:
-            command = f"unimodal prepare {task.get} --data {data_root}" if task.get else ""
-            missing.append(Missing(name, paths, command, task.megabytes))
+            missing.append(Missing(name, paths, task.get, task.command(data_root), task.megabytes))
     return missing
 
 
@@ -157,7 +159,7 @@ def load_tasks(suite: Suite, data_root: Path, split: str, *, with_pictures: bool
     for name, data in loaded.items():
         checked(name, data)
     if with_pictures:
-        absent = [Missing(name, _missing_pictures(data), "", 0.0) for name, data in loaded.items()]
+        absent = [Missing(name, _missing_pictures(data), "", "", 0.0) for name, data in loaded.items()]
         _refuse_missing([one for one in absent if one.paths], data_root)
     return loaded
 
@@ -175,9 +177,11 @@ def _refuse_missing(missing: Sequence[Missing], root: Path) -> None:
     if not paths:
         return
     named = ", ".join(paths[:8]) + (f" and {len(paths) - 8} more" if len(paths) > 8 else "")
-    commands = list(dict.fromkeys(one.command for one in missing if one.command))
-    megabytes = sum({one.command: one.megabytes for one in missing if one.command}.values())
-    size = f" ({megabytes:,.0f} MB)" if megabytes else ""
+    sets = " ".join(dict.fromkeys(one.get for one in missing if one.get))
+    commands = [f"unimodal prepare {sets} --data {root}"] if sets else []
+    commands += dict.fromkeys(one.command for one in missing if one.command and not one.get)
+    megabytes = sum({one.command: one.megabytes for one in missing}.values())
+    size = f" (about {megabytes:,.0f} MB)" if megabytes else ""
     fetch = f"get them with `{' && '.join(commands)}`{size}, " if commands else ""
     raise ValueError(
         f"files of the suite that are missing ({len(paths)}): {named}; {fetch}put them below data_root {str(root)!r}, "

@@ -31,6 +31,10 @@ class Task(Config):
         """Languages or subsets that are scored apart and averaged; none of most tasks."""
         return []
 
+    def command(self, root: Path) -> str:
+        """What gets its data, or "" where that is not known."""
+        return f"unimodal prepare {self.get} --data {root}" if self.get else ""
+
 
 class TaskRows(Task):
     """A task made of rows of a table."""
