@@ -26,7 +26,7 @@ from .datasets import Deferred, Fused, Input, Plain
 from .results import Encoder, Vectors
 from .vector_file import Key, Memory, Precision, Stopped, Storage, VectorFile
 
-__all__ = ["Asked", "EmbeddingStore", "Missing", "Prompt", "Stopped"]
+__all__ = ["Asked", "EmbeddingStore", "Part", "Prompt", "Stopped", "cost_of"]
 
 Prompt = Literal["", "query", "document"]  # which of the model's prompts stands before a text
 Asked: TypeAlias = tuple[Sequence[Input], Prompt]
@@ -39,17 +39,17 @@ _OF_A_TEXT = 16  # characters that a text costs besides its own
 _NAMED = 8  # broken pictures in a message
 
 
-class Missing(NamedTuple):
-    """A text or a picture that has no vector yet."""
+class Part(NamedTuple):
+    """A text or a picture that has one vector."""
 
     key: Key
-    part: Plain | Deferred
-    prompt: Prompt
+    content: Plain | Deferred
+    prompt: Prompt  # empty for pictures
 
     @property
     def kind(self) -> Literal["text", "image"]:
         """What it is."""
-        return "text" if isinstance(self.part, str) else "image"
+        return "text" if isinstance(self.content, str) else "image"
 
 
 class EmbeddingStore:
@@ -93,10 +93,10 @@ class EmbeddingStore:
         if not len(inputs):
             return np.zeros((0, 0), dtype=np.float32)
         self.fill([(inputs, prompt)])
-        first = self._rows([self._key(_parts(one)[0], prompt) for one in inputs])
+        first = self._rows([self._key(_contents(one)[0], prompt) for one in inputs])
         fused = [row for row, one in enumerate(inputs) if isinstance(one, Fused)]
         if fused:
-            total = first[fused] + self._rows([self._key(_parts(inputs[row])[1], prompt) for row in fused])
+            total = first[fused] + self._rows([self._key(_contents(inputs[row])[1], prompt) for row in fused])
             first[fused] = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
         self._vectors.trim()
         return first
@@ -111,8 +111,8 @@ class EmbeddingStore:
         if not missing:
             return
         with self._vectors.writing(self.should_stop):
-            missing = [one for one in missing if one.key not in self._vectors]  # another process may have added some
-            texts = sorted((one for one in missing if one.kind == "text"), key=lambda one: (one.prompt, -_cost(one)))
+            missing = [one for one in missing if not self.knows(one)]  # another process may have added some
+            texts = sorted((one for one in missing if one.kind == "text"), key=lambda one: (one.prompt, -cost_of(one)))
             pictures = [one for one in missing if one.kind == "image"]
             broken: list[str] = []
             with progress_bar("encoding", len(missing), self.show_progress) as advance:
@@ -125,20 +125,27 @@ class EmbeddingStore:
                 "mend them or take them out of the data (all others are encoded)."
             )
 
-    def missing(self, asked: Iterable[Asked]) -> list[Missing]:
-        """Each distinct text and picture of what is asked that has no vector yet; pictures are read, not decoded.
+    def missing(self, asked: Iterable[Asked]) -> list[Part]:
+        """Those of its `parts` that have no vector yet."""
+        return [part for part in self.parts(asked) if not self.knows(part)]
+
+    def knows(self, part: Part) -> bool:
+        """Whether it has a vector already."""
+        return part.key in self._vectors
+
+    def parts(self, asked: Iterable[Asked]) -> list[Part]:
+        """Each distinct text and picture of all that is asked; pictures are read, not decoded.
 
         Raises ValueError for an empty text and for a picture that cannot be read.
         """
-        found: dict[Key, Missing] = {}
+        found: dict[Key, Part] = {}
         for inputs, prompt in asked:
             for row, one in enumerate(inputs):
-                for part in _parts(one):
-                    if isinstance(part, str) and not part.strip():
-                        raise ValueError(f"input {row} of {len(inputs):,} is {part!r}; take it out of the data.")
-                    key = self._key(part, prompt)
-                    if key not in self._vectors and key not in found:
-                        found[key] = Missing(key, part, prompt if isinstance(part, str) else "")
+                for content in _contents(one):
+                    if isinstance(content, str) and not content.strip():
+                        raise ValueError(f"input {row} of {len(inputs):,} is {content!r}; take it out of the data.")
+                    key = self._key(content, prompt)
+                    found.setdefault(key, Part(key, content, prompt if isinstance(content, str) else ""))
         return list(found.values())
 
     def _rows(self, keys: Sequence[Key]) -> Vectors:
@@ -148,17 +155,17 @@ class EmbeddingStore:
             rows /= np.where(np.abs(norms - 1) < 1e-3, norms, np.float32(1))
         return rows
 
-    def _key(self, part: Plain | Deferred, prompt: Prompt) -> Key:
-        if isinstance(part, str):
+    def _key(self, content: Plain | Deferred, prompt: Prompt) -> Key:
+        if isinstance(content, str):
             before = self.encoder.prompts.get(prompt, "") if prompt else ""
-            return xxhash.xxh3_128_digest(b"text\0%d\0%s%s" % (len(before), before.encode(), part.encode()))
-        if isinstance(part, bytes):
-            return xxhash.xxh3_128_digest(b"image\0" + part)
-        if part not in self._digests:
-            self._digests[part] = xxhash.xxh3_128_digest(b"image\0" + _content(part))
-        return self._digests[part]
+            return xxhash.xxh3_128_digest(b"text\0%d\0%s%s" % (len(before), before.encode(), content.encode()))
+        if isinstance(content, bytes):
+            return xxhash.xxh3_128_digest(b"image\0" + content)
+        if content not in self._digests:
+            self._digests[content] = xxhash.xxh3_128_digest(b"image\0" + _read(content))
+        return self._digests[content]
 
-    def _encode_all(self, missing: Sequence[Missing], done: int, broken: list[str], advance: Advance) -> int:
+    def _encode_all(self, missing: Sequence[Part], done: int, broken: list[str], advance: Advance) -> int:
         """Encode in blocks of about two seconds, each kept before the next begins; how many are done, with `done`."""
         start, budget = 0, float(_FIRST[missing[0].kind]) if missing else 0.0
         while start < len(missing):
@@ -170,48 +177,49 @@ class EmbeddingStore:
                 self._vectors.append([one.key for one in good], vectors)
             start += len(block)
             advance(done + start)
-            cost, seconds = sum(map(_cost, block)), time.perf_counter() - began
+            cost, seconds = sum(map(cost_of, block)), time.perf_counter() - began
             budget = min(4 * budget, cost * _SECONDS / max(seconds, 1e-6), _MOST[block[0].kind])
         return done + len(missing)
 
-    def _encode_block(self, block: list[Missing], broken: list[str]) -> tuple[list[Missing], Vectors]:
+    def _encode_block(self, block: list[Part], broken: list[str]) -> tuple[list[Part], Vectors]:
         try:
             return block, self._encode_plain(block)
         except (ValueError, OSError):
-            faults = {one.key: fault for one in block if one.kind == "image" and (fault := _fault(one.part))}
+            faults = {one.key: fault for one in block if one.kind == "image" and (fault := _fault(one.content))}
             if not faults:
                 raise
         broken += faults.values()
         good = [one for one in block if one.key not in faults]
         return good, self._encode_plain(good) if good else np.zeros((0, 0), dtype=np.float32)
 
-    def _encode_plain(self, block: list[Missing]) -> Vectors:
+    def _encode_plain(self, block: list[Part]) -> Vectors:
         encoder = self.encoder
         methods = {"": encoder.encode, "query": encoder.encode_query, "document": encoder.encode_document}
-        plain = [one.part.read() if isinstance(one.part, Deferred) else one.part for one in block]
+        plain = [one.content.read() if isinstance(one.content, Deferred) else one.content for one in block]
         return np.asarray(methods[block[0].prompt](plain, show_progress=False), dtype=np.float32)
 
 
-def _block(missing: Sequence[Missing], start: int, budget: float) -> list[Missing]:
+def _block(missing: Sequence[Part], start: int, budget: float) -> list[Part]:
     """From `start` on, with one prompt, as many as cost no more than the budget (at least one)."""
-    block: list[Missing] = []
+    block: list[Part] = []
     for one in itertools.islice(missing, start, None):
-        budget -= _cost(one)
+        budget -= cost_of(one)
         if block and (budget < 0 or one.prompt != block[0].prompt):
             break
         block.append(one)
     return block
 
 
-def _cost(one: Missing) -> int:
-    return len(one.part) + _OF_A_TEXT if isinstance(one.part, str) else 1
+def cost_of(one: Part) -> int:
+    """What it takes to encode a part, in characters of a text or in pictures."""
+    return len(one.content) + _OF_A_TEXT if isinstance(one.content, str) else 1
 
 
-def _parts(one: Input) -> tuple[Plain | Deferred, ...]:
+def _contents(one: Input) -> tuple[Plain | Deferred, ...]:
     return (one.text, one.image) if isinstance(one, Fused) else (one,)
 
 
-def _content(picture: Path | Deferred) -> bytes:
+def _read(picture: Path | Deferred) -> bytes:
     try:
         return picture.read_bytes() if isinstance(picture, Path) else picture.read()
     except OSError as error:

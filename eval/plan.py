@@ -1,0 +1,119 @@
+"""What an evaluation is going to encode, and how long that will take, before it does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+
+from .datasets import Fused, Input, PairData, RetrievalData, TaskData
+from .store import Asked, EmbeddingStore, Part, cost_of
+
+_TIMED = {"text": 16, "image": 4}  # a batch that is timed
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Distinct texts and pictures, with a prompt or without: how many there are, how many are to be encoded."""
+
+    texts: int
+    pictures: int
+    missing_texts: int
+    missing_pictures: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What each task needs, and all of them together: what two tasks share is encoded once."""
+
+    tasks: dict[str, Needs]
+    total: Needs
+    seconds: float | None  # to encode what is missing; None: not measured
+
+
+def plan(store: EmbeddingStore, tasks: Mapping[str, TaskData], *, measure: bool = True) -> Plan:
+    """Count what the tasks ask the store to encode.
+
+    measure: encode two small batches of texts and two of pictures, whose vectors the store keeps, and tell from the
+        second ones how long the rest will take. Raises what `EmbeddingStore.fill` raises.
+    """
+    parts = {name: store.parts(asked_of(data, store.modalities)) for name, data in tasks.items()}
+    needs = {name: _needs(store, some) for name, some in parts.items()}
+    parts_of_all = list({part.key: part for some in parts.values() for part in some}.values())
+    total = _needs(store, parts_of_all)
+    return Plan(needs, total, _seconds(store, parts_of_all) if measure else None)
+
+
+def asked_of(data: TaskData, modalities: Iterable[str]) -> list[Asked]:
+    """What a task asks to encode, with which prompt; nothing if the model lacks what one side of it is made of."""
+    if isinstance(data, PairData):
+        asked: list[Asked] = [(data.left, ""), (data.right, "")]
+    elif isinstance(data, RetrievalData):
+        asked = [
+            (data.queries, "" if data.both_ways else "query"),
+            (data.documents, "" if data.both_ways else "document"),
+        ]
+    else:
+        asked = [([text.replace("{c}", name) for name in data.class_names for text in data.templates], ""),
+                 (data.images, "")]  # fmt: skip
+    kinds = {kind for inputs, _ in asked for one in inputs for kind in _kinds(one)}
+    return asked if kinds <= set(modalities) else []
+
+
+def plan_table(plan: Plan) -> Table:
+    """The plan for a terminal."""
+    spent = "" if plan.seconds is None else f": about {_words(plan.seconds)} to encode"
+    table = Table(title=f"what is to be done{spent}", box=box.SIMPLE_HEAD, header_style="bold", title_justify="left")
+    table.add_column("task", overflow="fold")
+    for column in ("texts", "pictures", "texts to encode", "pictures to encode"):
+        table.add_column(column, justify="right")
+    for name, needs in plan.tasks.items():
+        table.add_row(name, *_numbers(needs))
+    table.add_section()
+    table.add_row("all, each once", *_numbers(plan.total), style="bold")
+    return table
+
+
+def _needs(store: EmbeddingStore, parts: Sequence[Part]) -> Needs:
+    counts = [
+        sum(part.kind == kind and (not is_missing or not store.knows(part)) for part in parts)
+        for is_missing in (False, True)
+        for kind in ("text", "image")
+    ]
+    return Needs(*counts)
+
+
+def _seconds(store: EmbeddingStore, parts: Sequence[Part]) -> float:
+    seconds = 0.0
+    for kind, count in _TIMED.items():
+        missing = sorted((part for part in parts if part.kind == kind and not store.knows(part)), key=cost_of)
+        stride = max(1, len(missing) // (2 * count))
+        chosen = missing[::stride][: 2 * count]  # of all lengths
+        spent = 0.0
+        for batch in (chosen[::2], chosen[1::2]):  # the first one warms up
+            began = time.perf_counter()
+            store.fill(([part.content], part.prompt) for part in batch)
+            spent = (time.perf_counter() - began) / max(1, sum(map(cost_of, batch)))
+        seconds += spent * (sum(map(cost_of, missing)) - sum(map(cost_of, chosen)))
+    return seconds
+
+
+def _kinds(one: Input) -> tuple[str, ...]:
+    return ("text", "image") if isinstance(one, Fused) else ("text",) if isinstance(one, str) else ("image",)
+
+
+def _numbers(needs: Needs) -> list[str]:
+    return [f"{count:,}" for count in (needs.texts, needs.pictures, needs.missing_texts, needs.missing_pictures)]
+
+
+def _words(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{seconds / 60:.0f} min"
+        if seconds < 6000
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -1,0 +1,77 @@
+"""What is to be encoded is told before it is."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from eval.datasets import Fused, Input, PairData, RetrievalData, TaskData, ZeroShotData
+from eval.plan import Needs, asked_of, plan, plan_table
+from eval.store import EmbeddingStore
+
+from .test_store import HashEncoder, picture
+
+PICTURES: list[Input] = [picture(number) for number in range(30)]
+CAPTIONS: list[Input] = [f"caption {number}" for number in range(30)]
+TASKS: dict[str, TaskData] = {
+    "pictures": RetrievalData(CAPTIONS, PICTURES, [[number] for number in range(30)], both_ways=True),
+    "shop": RetrievalData(["a", Fused("b", PICTURES[0])], [*PICTURES[:5], "a"], [[0], [5]]),  # type: ignore[arg-type]  # bytes
+    "pairs": PairData(["caption 0", "x"], ["y", "x"], [0.0, 1.0]),
+    "classes": ZeroShotData(PICTURES[:4], [0, 1, 0, 1], ["cat", "dog"], ["a {c}", "the {c}"]),
+}
+
+
+def test_distinct_inputs_are_counted_by_task_and_once_in_all(tmp_path: Path) -> None:
+    encoder = HashEncoder(prompts={"query": "q: "})
+    found = plan(EmbeddingStore(encoder), TASKS, measure=False)
+    assert found.tasks == {
+        "pictures": Needs(30, 30, 30, 30),
+        "shop": Needs(3, 5, 3, 5),  # "q: a", "q: b", "a"
+        "pairs": Needs(3, 0, 3, 0),
+        "classes": Needs(4, 4, 4, 4),
+    }
+    assert found.total == Needs(39, 30, 39, 30)
+    assert found.seconds is None
+    assert not encoder.asked
+
+
+def test_what_the_store_has_is_not_to_be_encoded(tmp_path: Path) -> None:
+    EmbeddingStore(HashEncoder(), tmp_path).encode([*CAPTIONS[:10], *PICTURES[:3]])
+    found = plan(EmbeddingStore(HashEncoder(), tmp_path), TASKS, measure=False)
+    assert found.tasks["pictures"] == Needs(30, 30, 20, 27)
+
+
+def test_a_task_that_the_model_cannot_do_needs_nothing() -> None:
+    assert [bool(asked_of(data, ["text"])) for data in TASKS.values()] == [False, False, True, False]
+    assert [bool(asked_of(data, ["text", "image"])) for data in TASKS.values()] == [True] * 4
+
+
+def test_what_is_asked_is_all_that_is_encoded() -> None:
+    """With the prompts of the roles."""
+    assert [role for _, role in asked_of(TASKS["pictures"], ["text", "image"])] == ["", ""]
+    assert [role for _, role in asked_of(TASKS["shop"], ["text", "image"])] == ["query", "document"]
+    assert asked_of(TASKS["classes"], ["text", "image"])[0] == (["a cat", "the cat", "a dog", "the dog"], "")
+
+
+def test_two_timed_batches_tell_how_long_the_rest_takes_and_are_kept() -> None:
+    encoder = HashEncoder(seconds=0.002)
+    texts: list[Input] = [f"text {number:04}" for number in range(1000)]
+    store = EmbeddingStore(encoder)
+    found = plan(store, {"one": RetrievalData(texts, texts, [[number] for number in range(1000)])})
+    assert found.seconds is not None
+    assert 1.9 < found.seconds < 20  # 968 of 2 ms, and more where the machine is busy
+    assert len(encoder.asked) == 32
+    assert found.total == Needs(1000, 0, 1000, 0)
+    store.encode(texts)
+    assert len(encoder.asked) == 1000
+
+
+def test_the_table_has_a_line_a_task_and_the_time() -> None:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(plan_table(plan(EmbeddingStore(HashEncoder()), TASKS)))
+    printed = console.export_text()
+    assert "what is to be done: about 0 s to encode" in printed
+    assert ["pictures", "30", "30", "30", "30"] in [line.split() for line in printed.splitlines()]
+    assert any(line.strip().startswith("all, each once") for line in printed.splitlines())
