@@ -23,7 +23,7 @@ FolderTaskT = TypeVar("FolderTaskT", bound="FolderTask")
 class FolderTask(Task):
     """A task whose data lies in a folder as others lay it out."""
 
-    path: str
+    path: str  # below the data root; a suite's task that says none lies in the folder of its name
     split: str = "test"  # of the data set
     splits: dict[str, dict[str, Any]] = Field(default={})  # split: keys laid over the task; empty: every one is `split`
 
@@ -187,9 +187,10 @@ class MtebTask(FolderTask):
         """Its subsets."""
         return self.subsets
 
-    def command(self, root: Path) -> str:
-        """The hub's own command, unless `get` names the data set."""
-        return super().command(root) or f"hf download --repo-type dataset {self.path} --local-dir {root / self.path}"
+    @property
+    def hub(self) -> str:
+        """Its path."""
+        return self.path
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
         """What mteb makes of it, of each subset."""

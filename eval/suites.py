@@ -9,10 +9,7 @@ A task's `rows` are narrowed by one entry of its `splits`: `val` for choosing be
         splits: {val: {where: {split: val}}, test: {where: {split: test}}}
         image: image
         text: alt
-      flickr30k:
-        kind: webdataset
-        path: flickr30k
-        get: flickr30k
+      flickr30k: {kind: webdataset, get: flickr30k}  # in data_root/flickr30k
     averages:
       pictures: {tasks: [figures/text->image, flickr30k/text->image], metric: hit_rate_at_1}
 """
@@ -20,6 +17,7 @@ A task's `rows` are narrowed by one entry of its `splits`: `val` for choosing be
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -47,8 +45,8 @@ TaskConfig = Annotated[
     | MtebTask,
     Field(discriminator="kind"),
 ]
-KINDS = ("image-text", "text-retrieval", "sts", "lookup", "webdataset", "shards", "beir", "hub-sts", "crossmodal3600",
-         "xtd10", "mteb")  # fmt: skip
+FOLDER_KINDS = ("webdataset", "beir", "hub-sts", "crossmodal3600", "xtd10")
+KINDS = ("image-text", "text-retrieval", "sts", "lookup", *FOLDER_KINDS, "shards", "mteb")
 
 
 class Average(Config):
@@ -69,6 +67,16 @@ class Analysis(Config):
     robustness: list[str] = Field(default=[])  # what is done to queries: typos, truncation, jpeg, ...
     contamination: list[str] = Field(default=[])  # training shards that the suite is looked for in
 
+    @field_validator("robustness")
+    @classmethod
+    def _is_known(cls, kinds: list[str]) -> list[str]:
+        from . import robustness
+
+        for kind in kinds:
+            if kind not in robustness.KINDS:
+                raise ValueError(f"{kind!r} is no way to change a query; {nearest(kind, robustness.KINDS)}")
+        return kinds
+
 
 class Suite(Config):
     """Named tasks, scored in this order."""
@@ -86,7 +94,7 @@ class Suite(Config):
             kind = task.get("kind") if isinstance(task, Mapping) else KINDS[0]
             if kind not in KINDS:
                 raise ValueError(f"task {name!r} has the kind {kind!r}; {nearest(str(kind), KINDS)}")
-        return {name: task for name, task in tasks.items() if task is not None}
+        return {name: _with_path(name, task) for name, task in tasks.items() if task is not None}
 
     def task_of(self, name: str) -> TaskConfig:
         """The task that data or a row is of: "beir/cqadupstack" of "beir/cqadupstack/android"."""
@@ -118,9 +126,14 @@ class Missing:
 
     task: str
     paths: list[Path]
-    get: str  # its data set's name for `unimodal prepare`, or ""
-    command: str  # what gets it, or ""
-    megabytes: float  # to be downloaded, 0 where it is not known
+    get: str = ""  # its data set's name for `unimodal prepare`
+    hub: str = ""  # or its id on the hub
+    megabytes: float = 0.0  # to be downloaded, 0 where it is not known
+
+
+def _with_path(name: str, task: Any) -> Any:
+    """A task of a folder that says none lies in the folder of its name."""
+    return {"path": name, **task} if isinstance(task, Mapping) and task.get("kind") in FOLDER_KINDS else task
 
 
 def read_suite(name: str | Path, overrides: Sequence[str] = ()) -> Suite:
@@ -138,8 +151,18 @@ def missing_of(suite: Suite, data_root: Path, split: str) -> list[Missing]:
     for name, task in suite.tasks.items():
         paths = [path for path in task.needs(data_root, split) if not path.exists()]
         if paths:
-            missing.append(Missing(name, paths, task.get, task.command(data_root), task.megabytes))
+            missing.append(Missing(name, paths, task.get, "" if task.get else task.hub, task.megabytes))
     return missing
+
+
+def commands_for(missing: Iterable[Missing], data_root: Path) -> list[str]:
+    """The commands that get what is missing, for a shell; what neither `get` nor the hub has is in none."""
+    missing = list(missing)
+    sets = " ".join(dict.fromkeys(one.get for one in missing if one.get))
+    hub = " ".join(dict.fromkeys(one.hub for one in missing if one.hub))
+    folder = shlex.quote(str(data_root))
+    loop = f"for set in {hub}; do hf download --repo-type dataset $set --local-dir {folder}/$set; done"
+    return [f"unimodal prepare {sets} --data {folder}"] * bool(sets) + [loop] * bool(hub)
 
 
 def load_tasks(suite: Suite, data_root: Path, split: str, *, with_pictures: bool = True) -> dict[str, TaskData]:
@@ -159,7 +182,7 @@ def load_tasks(suite: Suite, data_root: Path, split: str, *, with_pictures: bool
     for name, data in loaded.items():
         checked(name, data)
     if with_pictures:
-        absent = [Missing(name, _missing_pictures(data), "", "", 0.0) for name, data in loaded.items()]
+        absent = [Missing(name, _missing_pictures(data)) for name, data in loaded.items()]
         _refuse_missing([one for one in absent if one.paths], data_root)
     return loaded
 
@@ -177,11 +200,9 @@ def _refuse_missing(missing: Sequence[Missing], root: Path) -> None:
     if not paths:
         return
     named = ", ".join(paths[:8]) + (f" and {len(paths) - 8} more" if len(paths) > 8 else "")
-    sets = " ".join(dict.fromkeys(one.get for one in missing if one.get))
-    commands = [f"unimodal prepare {sets} --data {root}"] if sets else []
-    commands += dict.fromkeys(one.command for one in missing if one.command and not one.get)
-    megabytes = sum({one.command: one.megabytes for one in missing}.values())
-    size = f" (about {megabytes:,.0f} MB)" if megabytes else ""
+    commands = commands_for(missing, root)
+    megabytes = sum({one.get: one.megabytes for one in missing}.values())
+    size = f" (at least {megabytes:,.0f} MB)" if megabytes else ""
     fetch = f"get them with `{' && '.join(commands)}`{size}, " if commands else ""
     raise ValueError(
         f"files of the suite that are missing ({len(paths)}): {named}; {fetch}put them below data_root {str(root)!r}, "

@@ -31,9 +31,10 @@ class Task(Config):
         """Languages or subsets that are scored apart and averaged; none of most tasks."""
         return []
 
-    def command(self, root: Path) -> str:
-        """What gets its data, or "" where that is not known."""
-        return f"unimodal prepare {self.get} --data {root}" if self.get else ""
+    @property
+    def hub(self) -> str:
+        """The id on the hub of what lies below the data root under that id, or ""."""
+        return ""
 
 
 class TaskRows(Task):
