@@ -16,7 +16,7 @@ from typing import Any
 
 import xxhash
 
-from .datasets import PairData, RetrievalData, ZeroShotData
+from .datasets import Deferred, Fused, Input, PairData, RetrievalData, ZeroShotData
 from .mteb_tables import Table, given_picture, table_inputs, table_pictures, texts_or_dots
 
 LOCAL = "local-"  # begins the revision of data in a local folder
@@ -192,21 +192,48 @@ def _retrieval(task: MtebTask, part: Any, where: str) -> RetrievalData:
 
     query_modalities = metadata.get_modalities(PromptType.query)
     document_modalities = metadata.get_modalities(PromptType.document)
-    queries = part["queries"] if len(asked) == len(all_ids) else part["queries"].select(asked)
+    asked_rows = part["queries"] if len(asked) == len(all_ids) else part["queries"].select(asked)
+    queries = table_inputs(asked_rows, f"{where} query", query_modalities, "query")
+    documents = table_inputs(part["corpus"], f"{where} document", document_modalities, "document")
+    query_ids = [all_ids[number] for number in asked]
+    excluded: list[list[int]] | None = None
+    if task.ignore_identical_ids:
+        excluded = [[position[name]] if name in position else [] for name in query_ids]
+    elif task.skip_first_result:
+        excluded = _themselves(queries, documents, document_ids, where)
     return RetrievalData(
-        queries=table_inputs(queries, f"{where} query", query_modalities, "query"),
-        documents=table_inputs(part["corpus"], f"{where} document", document_modalities, "document"),
+        queries=queries,
+        documents=documents,
         relevant=[list(found[number]) for number in asked],
         gains=None if all(gain == 1 for row in gains for gain in row) else gains,
-        query_ids=[all_ids[number] for number in asked],
+        query_ids=query_ids,
         document_ids=document_ids,
-        excluded=_same_ids([all_ids[number] for number in asked], position) if task.ignore_identical_ids else None,
+        excluded=excluded,
     )
 
 
-def _same_ids(queries: Sequence[str], position: dict[str, int]) -> list[list[int]]:
-    """For each query the document that is the query itself, which does not count as found."""
-    return [[position[query]] if query in position else [] for query in queries]
+def _themselves(
+    queries: Sequence[Input], documents: Sequence[Input], document_ids: Sequence[str], where: str
+) -> list[list[int]]:
+    """For each query the document that is the query itself, where mteb leaves out the best result for being it."""
+    same: dict[object, int] = {}
+    for number in sorted(range(len(documents)), key=document_ids.__getitem__):  # of equal ones, the first to be found
+        same[_content(documents[number])] = number
+    found = [same.get(_content(query)) for query in queries]
+    strange = sum(1 for one in found if one is None)
+    if strange:
+        warnings.warn(
+            f"{where}: {strange} of {len(queries)} queries are not among the documents; mteb leaves out their best "
+            "result all the same, and here they search all documents.",
+            stacklevel=2,
+        )
+    return [[] if one is None else [one] for one in found]
+
+
+def _content(one: Input) -> object:
+    if isinstance(one, Fused):
+        return one.text, _content(one.image)
+    return xxhash.xxh3_128_digest(one.read()) if isinstance(one, Deferred) else one
 
 
 def _warn_of_lost(judged: Any, position: dict[str, int], num_unasked: int, where: str) -> None:

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.eval.mteb_hub import WORDS, write_hub
 from unimodal.config import ImageTowerConfig, ModelConfig, PreprocessConfig, TextTowerConfig
 from unimodal.embedder import Embedder
 from unimodal.model import build_model
 from unimodal.preprocess import load_tokenizer, train_tokenizer
-
-from .mteb_hub import WORDS, write_hub
 
 TinyEmbedder = Callable[[int], Embedder]
 

@@ -16,10 +16,9 @@ from eval.mteb_tables import loader_inputs
 from eval.mteb_tasks import find_mteb_task, load_mteb_task
 from eval.ranks import Ranks, ranks
 from eval.store import EmbeddingStore
+from tests.eval.conftest import TinyEmbedder
+from tests.eval.mteb_hub import jpeg, pictures
 from unimodal.embedder import Embedder
-
-from .conftest import TinyEmbedder
-from .mteb_hub import jpeg, pictures
 
 RETRIEVAL = ["SciFact", "Flickr30kT2IRetrieval", "Flickr30kI2TRetrieval"]
 TASKS = [*RETRIEVAL, "STSBenchmark", "CIFAR10ZeroShot"]
