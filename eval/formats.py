@@ -59,7 +59,9 @@ def read_shards(shards: str | Sequence[str]) -> RetrievalData | PairData:
     opened = open_shards(shards)
     if opened.truncated:
         shard, why = next(iter(opened.truncated.items()))
-        raise ValueError(f"shard {shard} is {why}; fetch or pack it again, as a part of a set gives other scores.")
+        raise ValueError(
+            f"shard {shard} is not whole ({why}); fetch or pack it again, as a part of a set gives other scores."
+        )
     places = [(shard, sample) for shard, count in enumerate(opened.num_samples) for sample in range(count)]
     kinds = {_is_picture(opened.extensions(*place)) for place in places}
     if len(kinds) != 1:
@@ -156,7 +158,7 @@ def _tar_samples(tars: Sequence[Path]) -> Iterator[tuple[str, dict[str, Part]]]:
     for tar in tars:
         index = load_index(tar)
         if index.truncated:
-            raise ValueError(f"shard {tar} is {index.truncated}; fetch it again.")
+            raise ValueError(f"shard {tar} is not whole ({index.truncated}); fetch it again.")
         for sample in range(len(index)):
             parts = {extension: (tar, offset, size) for extension, (offset, size) in index.parts(sample).items()}
             yield f"{tar.stem}/{index.key(sample)}", parts
