@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -156,6 +157,13 @@ def test_what_is_not_ranked_again_stays_behind_in_its_order(retrieval: TaskResul
         np.testing.assert_array_equal(np.argsort(-after)[40:], order[40:])
 
 
+def test_the_best_stay_ahead_even_if_the_full_vectors_call_them_opposites() -> None:
+    scores = np.linspace(0, 1, NUM_DOCUMENTS, dtype=np.float32)[None]
+    query = np.eye(4, dtype=np.float32)[:1]
+    found = reranked(scores.copy(), query, -np.repeat(query, NUM_DOCUMENTS, axis=0))
+    assert found[0, -40:].min() > found[0, :-40].max()
+
+
 def test_a_pool_smaller_than_what_is_ranked_again_is_ranked_by_the_full_vectors(documents: Vectors) -> None:
     few, coarse = documents[:5], np.zeros((2, 5), dtype=np.float32)
     found = reranked(coarse, documents[:2], few, [[1], [0]])
@@ -196,6 +204,13 @@ def test_the_matryoshka_curve_is_brute_force_of_vectors_cut_and_normalised(
 
 def test_dims_can_be_named_and_more_than_there_are_is_refused(retrieval: TaskResult) -> None:
     assert list(by_variant(matryoshka_rows([retrieval], [5]), "sections")) == ["5 dims"]
+    assert retrieval.queries is not None
+    assert retrieval.documents is not None
+    sixteen = dataclasses.replace(
+        retrieval, queries=truncated(retrieval.queries, 16), documents=truncated(retrieval.documents, 16)
+    )
+    assert [row.variant for row in matryoshka_rows([sixteen]) if row.task == "index"] == ["8 dims", "16 dims"]
+    assert len(matryoshka_rows([sixteen])) == 4
     with pytest.raises(ValueError, match="21 dims is not between 1 and the 20"):
         matryoshka_rows([retrieval], [21])
 
