@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from .datasets import PairData, RetrievalData, swap_sides
-from .results import Encoder, Row, TaskResult
-from .retrieval import IMAGE_TEXT_METRICS, TEXT_METRICS, bm25_ranks, retrieval_rows, vector_ranks
-from .store import EmbeddingStore
-from .sts import bm25_similarities, cosine_similarities, sts_rows
-from .suites import Suite, TaskData, load_tasks
+from unimodal.config import nearest
+
+from .compress import truncated
+from .datasets import PairData, RetrievalData, TaskData, ZeroShotData, swap_sides
+from .metrics import check_vectors, parse_metric
+from .plan import asked_of
+from .results import Encoder, Half, Row, TaskResult, Values, Vectors
+from .retrieval import half_of, retrieval_rows, usual_metrics, vector_values
+from .statistics import CORRELATIONS
+from .store import EmbeddingStore, Stopped
+from .sts import STS_METRICS, cosines, sts_rows
+from .suites import Suite, load_tasks
+from .zero_shot import ZERO_SHOT_METRICS, check_zero_shot_metric, class_vectors, zero_shot_rows, zero_shot_values
 
 
 def evaluate(
@@ -19,6 +27,10 @@ def evaluate(
     data_root: Path,
     *,
     split: str = "test",
+    dims: Sequence[int] = (),
+    tasks: Mapping[str, TaskData] | None = None,
+    store: EmbeddingStore | None = None,
+    validation: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     show_progress: bool = False,
 ) -> list[TaskResult]:
@@ -26,19 +38,53 @@ def evaluate(
 
     data_root: the folder that the inputs of the suite are relative to.
     split: `val` for choosing a model, `test` for reporting it.
-    should_stop: asked before each task; once true, the results so far are returned.
+    dims: also score the first so many dimensions, normalised again (rows of the variant "64 dims"); nothing is encoded
+        for that.
+    tasks: what `load_tasks` gave, where it is there already.
+    store: of this encoder, where vectors are to be kept; None: one in memory.
+    validation: scores that training looks at while it goes on: no intervals, and a collapsed embedding is a warning.
+    should_stop: asked before each task and, in a store made here, before each block of inputs; once true, the results
+        so far are returned.
 
     A task with a modality that the model has not is left unscored: its rows have the value None.
-    Raises ValueError, before anything is encoded, for missing data.
+    Raises ValueError, before anything is encoded, for missing data and for metrics that a task cannot have; and later,
+    by the name of the task, for vectors that are not finite, not of length 1 or all alike, and for dims that there are
+    not.
     """
-    loaded = load_tasks(suite, data_root, split, with_pictures="image" in encoder.modalities)
-    store = EmbeddingStore(encoder, show_progress=show_progress)
+    loaded = tasks or load_tasks(suite, data_root, split, with_pictures="image" in encoder.modalities)
+    metrics = {name: _metrics(name, data, suite.task_of(name).metrics) for name, data in loaded.items()}
+    store = store or EmbeddingStore(encoder, should_stop=should_stop, show_progress=show_progress)
     results: list[TaskResult] = []
-    for name, data in loaded.items():
-        if should_stop():
-            break
-        results += _task_results(store, name, data, is_image_text=suite.tasks[name].kind == "image-text")
+    try:
+        for name, data in loaded.items():
+            if should_stop():
+                break
+            results += score_task(store, name, data, metrics[name], dims=dims, validation=validation)
+    except Stopped:
+        pass
     return results
+
+
+def score_task(
+    store: EmbeddingStore,
+    name: str,
+    data: TaskData,
+    metrics: Sequence[str],
+    *,
+    dims: Sequence[int] = (),
+    validation: bool = False,
+) -> list[TaskResult]:
+    """Score one task: one result, or one for each direction ("name/text->image") of captions and pictures."""
+    queries, documents = _vectors(store, data)
+    sides = [(name, data, queries, documents)]
+    if isinstance(data, RetrievalData) and data.both_ways:
+        asking = sorted({document for documents_of_one in data.relevant for document in documents_of_one})
+        back = None if documents is None else documents[asking]
+        sides = [
+            (f"{name}/text->image", data, queries, documents),
+            (f"{name}/image->text", swap_sides(data), back, queries),
+        ]
+    return [_result(*side, metrics, dims, validation) for side in sides]
 
 
 def rows_of(results: Iterable[TaskResult]) -> list[Row]:
@@ -46,43 +92,93 @@ def rows_of(results: Iterable[TaskResult]) -> list[Row]:
     return [row for result in results for row in result.rows]
 
 
-def _task_results(store: EmbeddingStore, name: str, data: TaskData, *, is_image_text: bool) -> list[TaskResult]:
+def values_of(result: TaskResult, queries: Vectors, documents: Vectors) -> dict[str, Values]:
+    """The values of a task's own metrics with other vectors in the place of its own: `result.values` of these.
+
+    queries: (Q, D), documents: (N, D) or the classes (C, D), unit vectors.
+    """
+    data, metrics = result.data, list(result.values)
+    if isinstance(data, RetrievalData):
+        return vector_values(data, metrics, queries, documents)
     if isinstance(data, PairData):
-        return [_sts(store, name, data)]
-    if is_image_text:
-        return _image_text(store, name, data)
-    return [_text_retrieval(store, name, data)]
+        return {"cosine": cosines(queries, documents)}
+    return zero_shot_values(data, metrics, queries, documents)
 
 
-def _image_text(store: EmbeddingStore, name: str, data: RetrievalData) -> list[TaskResult]:
-    swapped, forward, back = swap_sides(data), f"{name}/text->image", f"{name}/image->text"
-    texts = pictures = found = found_back = None
-    if store.modalities >= {"text", "image"}:
-        texts, pictures = store.encode(data.queries), store.encode(data.documents)
-        found = vector_ranks(forward, data, texts, pictures)
-        found_back = vector_ranks(back, swapped, pictures, texts)
-    rows = retrieval_rows(forward, data, IMAGE_TEXT_METRICS, found, None)
-    rows_back = retrieval_rows(back, swapped, IMAGE_TEXT_METRICS, found_back, None)
-    return [
-        TaskResult(forward, "cross-modal", data, rows, queries=texts, documents=pictures),
-        TaskResult(back, "cross-modal", swapped, rows_back, queries=pictures, documents=texts),
-    ]
+def _result(
+    name: str,
+    data: TaskData,
+    queries: Vectors | None,
+    documents: Vectors | None,
+    metrics: Sequence[str],
+    dims: Sequence[int],
+    validation: bool,
+) -> TaskResult:
+    if queries is not None and documents is not None:
+        check_vectors(queries, f"queries of {name}", refuse_collapsed=not validation)
+        check_vectors(documents, f"documents of {name}", refuse_collapsed=not validation)
+    rows, values = _rows(name, data, metrics, queries, documents, not validation)
+    for dim in dims:
+        cut, cut_documents = (None if side is None else _cut(name, side, dim) for side in (queries, documents))
+        cut_rows, _ = _rows(name, data, metrics, cut, cut_documents, not validation)
+        rows += [dataclasses.replace(row, variant=f"{dim} dims") for row in cut_rows]
+    return TaskResult(name, _half(data), data, rows, values, queries, documents)
 
 
-def _text_retrieval(store: EmbeddingStore, name: str, data: RetrievalData) -> TaskResult:
-    queries = documents = found = None
-    if "text" in store.modalities:
-        queries, documents = store.encode(data.queries, "query"), store.encode(data.documents, "document")
-        found = vector_ranks(name, data, queries, documents)
-    rows = retrieval_rows(name, data, TEXT_METRICS, found, bm25_ranks(data))
-    return TaskResult(name, "text", data, rows, queries=queries, documents=documents)
+def _rows(
+    name: str,
+    data: TaskData,
+    metrics: Sequence[str],
+    queries: Vectors | None,
+    documents: Vectors | None,
+    with_intervals: bool,
+) -> tuple[list[Row], dict[str, Values]]:
+    if isinstance(data, RetrievalData):
+        return retrieval_rows(name, data, metrics, queries, documents, with_intervals=with_intervals)
+    if isinstance(data, PairData):
+        return sts_rows(name, data, metrics, queries, documents, with_intervals=with_intervals)
+    return zero_shot_rows(name, data, metrics, queries, documents, with_intervals=with_intervals)
 
 
-def _sts(store: EmbeddingStore, name: str, pairs: PairData) -> TaskResult:
-    left = right = found = None
-    if "text" in store.modalities:
-        left, right = store.encode(pairs.left), store.encode(pairs.right)
-        found = cosine_similarities(name, left, right)
-    return TaskResult(
-        name, "text", pairs, sts_rows(name, pairs, found, bm25_similarities(pairs)), queries=left, documents=right
-    )
+def _vectors(store: EmbeddingStore, data: TaskData) -> tuple[Vectors, Vectors] | tuple[None, None]:
+    """Those of queries and documents, of both sides of pairs, of pictures and classes; None for want of a modality."""
+    asked = asked_of(data, store.modalities)
+    if not asked:
+        return None, None
+    first, second = (store.encode(*side) for side in asked)
+    if isinstance(data, ZeroShotData):
+        return second, class_vectors(first, len(data.class_names))
+    return first, second
+
+
+def _cut(name: str, vectors: Vectors, dim: int) -> Vectors:
+    if not 0 < dim <= vectors.shape[1]:
+        raise ValueError(
+            f"{name}: {dim} dims is not between 1 and the {vectors.shape[1]} of this model's vectors; leave it out."
+        )
+    return truncated(vectors, dim)
+
+
+def _half(data: TaskData) -> Half:
+    if isinstance(data, RetrievalData):
+        return half_of(data)
+    return "text" if isinstance(data, PairData) else "cross-modal"
+
+
+def _metrics(name: str, data: TaskData, wanted: Sequence[str]) -> Sequence[str]:
+    """What a task is to print: what it asks for, once it is seen that there is such a metric, or what is usual."""
+    try:
+        for metric in wanted:
+            if isinstance(data, RetrievalData):
+                parse_metric(metric)
+            elif isinstance(data, ZeroShotData):
+                check_zero_shot_metric(metric)
+            elif metric not in CORRELATIONS:
+                raise ValueError(f"there is no metric {metric!r} of pairs; {nearest(metric, CORRELATIONS)}")
+    except ValueError as error:
+        raise ValueError(f"tasks.{name.partition('/')[0]}.metrics: {error}") from None
+    if wanted:
+        return wanted
+    if isinstance(data, RetrievalData):
+        return usual_metrics(data)
+    return STS_METRICS if isinstance(data, PairData) else ZERO_SHOT_METRICS

@@ -1,4 +1,4 @@
-"""What a ranking or a similarity is worth: hit rate, recall, nDCG, MRR, Spearman, and what chance would give.
+"""What a ranking or a similarity is worth: hit rate, recall, precision, nDCG, MAP, MRR, Spearman, Pearson.
 
 Every retrieval metric here depends only on the ranks of the relevant documents. A rank is one plus the number of
 documents with a better score, so no sorting, no top-k and no dictionaries are needed: a matrix product and a count.
@@ -11,108 +11,92 @@ as it could if they were all counted as found.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
+from unimodal.config import nearest
+
+from .ranks import NEVER, Ranks
+from .results import Values, Vectors
+
 # Q queries, N documents, D embedding dimension, P pairs of a query and one of its relevant documents
-Vectors = npt.NDArray[np.float32]
-Values = npt.NDArray[np.float64]
-Ranks = Sequence[npt.NDArray[np.int64]]  # for each query the ranks (1 is best) of its relevant documents
-
-BLOCK_SCORES = 1 << 24  # scores held at a time: 64 MB in float32
 COLLAPSED = 1e-3  # spread of unit vectors below which float32 cosines (steps of 6e-8) can hardly tell two of them apart
-
-
-def ranks(
-    query_vectors: Vectors,
-    document_vectors: Vectors,
-    relevant: Sequence[Sequence[int]],
-    document_ids: Sequence[str] | None = None,
-) -> Ranks:
-    """Ranks of the relevant documents of each query by dot product.
-
-    query_vectors: (Q, D), document_vectors: (N, D), unit vectors in float32: a lower precision creates ties.
-    relevant: for each query the positions of its relevant documents; the ranks come in the same order.
-    document_ids: what ties are ordered by; without them the position as a string.
-    """
-    block_size = max(1, BLOCK_SCORES // max(1, len(document_vectors)))
-    blocks = _products(query_vectors, document_vectors, block_size)
-    return ranks_of_scores(blocks, relevant, len(document_vectors), document_ids)
-
-
-def ranks_of_scores(
-    blocks: Iterable[Vectors],
-    relevant: Sequence[Sequence[int]],
-    num_documents: int,
-    document_ids: Sequence[str] | None = None,
-) -> Ranks:
-    """As `ranks`, from scores that come in blocks (some queries, N) in the order of the queries."""
-    if not all(relevant):
-        raise ValueError(f"query {[bool(r) for r in relevant].index(False)} has no relevant document; leave it out.")
-    ids = [str(i) for i in range(num_documents)] if document_ids is None else document_ids
-    id_order = np.empty(num_documents, dtype=np.int64)
-    id_order[sorted(range(num_documents), key=ids.__getitem__)] = np.arange(num_documents)
-    found: list[npt.NDArray[np.int64]] = []
-    for scores in blocks:
-        found += _ranks_in_block(scores, relevant[len(found) : len(found) + len(scores)], id_order)
-    return found
+NORM_TOLERANCE = 1e-3  # of a unit vector's length: bfloat16 towers normalised in float32 are within 1e-6
+BLOCK_ROWS = 1 << 14  # vectors looked at together
 
 
 def hit_rate_at_k(ranks: Ranks, k: int) -> Values:
-    """(Q,) 1 where any relevant document is in the top k, else 0. What CLIP papers call R@k."""
-    return np.array([ranks_of_one.min() <= k for ranks_of_one in ranks], dtype=np.float64)
+    """(Q,) 1 where any relevant document is in the top k, else 0. What CLIP papers call R@k.
+
+    Of graded documents those of at least `ranks.hit_gain` count.
+    """
+    counted = np.where(ranks.gains >= ranks.hit_gain, ranks.flat, NEVER)
+    return np.asarray(_first(ranks, counted) <= k, dtype=np.float64)
 
 
 def recall_at_k(ranks: Ranks, k: int) -> Values:
-    """(Q,) the share of a query's relevant documents that is in the top k."""
-    return np.array([(ranks_of_one <= k).mean() for ranks_of_one in ranks], dtype=np.float64)
+    """(Q,) the share of a query's relevant documents that is in the top k: at most k / R of R relevant ones."""
+    return _sums(ranks, ranks.flat <= k) / ranks.counts
 
 
-def ndcg_at_k(ranks: Ranks, k: int, gains: Sequence[Sequence[float]] | None = None) -> Values:
+def precision_at_k(ranks: Ranks, k: int) -> Values:
+    """(Q,) the share of the top k that is relevant; k counts in full where there are fewer documents."""
+    return _sums(ranks, ranks.flat <= k) / k
+
+
+def ndcg_at_k(ranks: Ranks, k: int) -> Values:
     """(Q,) normalised discounted cumulative gain (Järvelin and Kekäläinen, 2002) as trec_eval's ndcg_cut_k.
 
     DCG = sum of gain / log2(1 + rank) over the relevant documents with rank <= k, divided by the best DCG there can be.
-    gains: one for each relevant document in the order of `relevant`; 1 each if left out.
     """
-    values = np.zeros(len(ranks))
-    for query, ranks_of_one in enumerate(ranks):
-        gain = np.ones(len(ranks_of_one)) if gains is None else np.asarray(gains[query], dtype=np.float64)
-        inside = ranks_of_one <= k
-        dcg = (gain[inside] / np.log2(1.0 + ranks_of_one[inside])).sum()
-        best = -np.sort(-gain)[:k]
-        values[query] = dcg / (best * _discounts(len(best))).sum()
-    return values
+    gained = np.where(ranks.flat <= k, ranks.gains / np.log2(1.0 + ranks.flat), 0.0)
+    return _sums(ranks, gained) / best_dcg(ranks, k)
 
 
-def mrr(ranks: Ranks, k: int | None = None) -> Values:
+def best_dcg(ranks: Ranks, k: int) -> Values:
+    """(Q,) the DCG at k of an order in which no gain comes after a lower one."""
+    order = np.lexsort((-ranks.gains, ranks.queries))  # descending within each query
+    place = ranks.places
+    return _sums(ranks, np.where(place <= k, ranks.gains[order] / np.log2(1.0 + place), 0.0))
+
+
+def map_at_k(ranks: Ranks, k: int) -> Values:
+    """(Q,) mean over all relevant documents of the precision at their rank, 0 for those below the top k (map_cut_k)."""
+    ascending = ranks.flat[np.lexsort((ranks.flat, ranks.queries))]  # within each query
+    return _sums(ranks, np.where(ascending <= k, ranks.places / ascending, 0.0)) / ranks.counts
+
+
+def mrr_at_k(ranks: Ranks, k: int) -> Values:
     """(Q,) 1 / rank of the first relevant document, 0 where that is below the top k."""
-    first = np.array([ranks_of_one.min() for ranks_of_one in ranks], dtype=np.float64)
-    return np.where(first <= (np.inf if k is None else k), 1.0 / first, 0.0)
+    first = _first(ranks, ranks.flat)
+    return np.where(first <= k, 1.0 / first, 0.0)
 
 
-def chance_hit_rate(num_documents: int, num_relevant: npt.ArrayLike, k: int) -> Values:
-    """Expected hit rate at k of a random order: 1 - C(N - R, k) / C(N, k), the hypergeometric chance of no hit in k.
-
-    num_relevant: R, a number or one for each query.
-    """
-    relevant = np.asarray(num_relevant, dtype=np.float64)
-    miss = np.ones_like(relevant)
-    for drawn in range(min(k, num_documents)):
-        miss = miss * np.maximum(0.0, num_documents - relevant - drawn) / (num_documents - drawn)
-    return 1.0 - miss
+METRICS: dict[str, Callable[[Ranks, int], Values]] = {
+    "hit_rate": hit_rate_at_k,
+    "recall": recall_at_k,
+    "precision": precision_at_k,
+    "ndcg": ndcg_at_k,
+    "map": map_at_k,
+    "mrr": mrr_at_k,
+}
 
 
-def chance_ndcg(num_documents: int, num_relevant: npt.ArrayLike, k: int) -> Values:
-    """Expected nDCG at k of a random order, all gains 1.
+def metric_values(metric: str, ranks: Ranks) -> Values:
+    """(Q,) each query's value of a metric by its name, such as "ndcg_at_10"."""
+    family, k = parse_metric(metric)
+    return METRICS[family](ranks, k)
 
-    Each rank holds a relevant document with probability R / N, so
-    E[DCG] = R / N * sum over r = 1..min(k, N) of 1 / log2(1 + r); the best DCG is the same sum over r = 1..min(k, R).
-    """
-    relevant = np.asarray(num_relevant, dtype=np.int64)
-    sums = np.concatenate([[0.0], np.cumsum(_discounts(min(k, num_documents)))])
-    return np.asarray(relevant / num_documents * sums[-1] / sums[np.minimum(relevant, len(sums) - 1)])
+
+def parse_metric(metric: str) -> tuple[str, int]:
+    """("ndcg", 10) of "ndcg_at_10"; ValueError, with the nearest name, for what is no metric of a ranking."""
+    family, _, k = metric.rpartition("_at_")
+    if family not in METRICS or not k.isdecimal() or int(k) == 0:
+        wanted = [f"{name}_at_{k if k.isdecimal() and int(k) else 10}" for name in METRICS]
+        raise ValueError(f"there is no metric {metric!r} of a ranking; {nearest(metric, wanted)}")
+    return family, int(k)
 
 
 def spearman(left: npt.ArrayLike, right: npt.ArrayLike) -> float:
@@ -120,66 +104,74 @@ def spearman(left: npt.ArrayLike, right: npt.ArrayLike) -> float:
 
     Where one side is constant the correlation is undefined; 0 is returned, for such scores order nothing.
     """
-    left_ranks, right_ranks = _average_ranks(left), _average_ranks(right)
-    left_ranks, right_ranks = left_ranks - left_ranks.mean(), right_ranks - right_ranks.mean()
-    norm = float(np.sqrt((left_ranks @ left_ranks) * (right_ranks @ right_ranks)))
-    return float(left_ranks @ right_ranks) / norm if norm > 0 else 0.0
+    return pearson(average_ranks(left), average_ranks(right))
 
 
-def check_vectors(vectors: Vectors, name: str) -> None:
-    """Refuse vectors that are not finite, and warn of an embedding that gives all inputs the same vector.
+def pearson(left: npt.ArrayLike, right: npt.ArrayLike) -> float:
+    """Pearson's correlation; 0 where one side is constant, as for `spearman`."""
+    a, b = (np.asarray(side, dtype=np.float64) for side in (left, right))
+    a, b = a - a.mean(), b - b.mean()
+    norm = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / norm if norm > 0 else 0.0
 
-    Comparisons with NaN are false, so a broken model would rank its relevant documents first and look perfect.
+
+def average_ranks(values: npt.ArrayLike) -> Values:
+    """Ranks from the lowest (1) to the highest value, tied ones sharing their average."""
+    _, positions, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return np.asarray((last - (counts - 1) / 2)[positions], dtype=np.float64)
+
+
+def check_vectors(vectors: Vectors, name: str, *, refuse_collapsed: bool = True) -> None:
+    """Refuse vectors that cannot be scored: not finite, not of length 1, or (nearly) the same for all inputs.
+
+    Comparisons with NaN are false, so a broken model would rank its relevant documents first and look perfect; equal
+    vectors are ranked by the ids of the documents and score anything but what chance would.
+
+    vectors: (n, D). name: what they are of, for the message.
+    refuse_collapsed: False warns of an embedding that gives all inputs the same vector, and goes on.
     """
-    broken = int((~np.isfinite(vectors).all(axis=1)).sum())
+    broken, worst, total, squares = 0, 1.0, np.zeros(vectors.shape[1]), 0.0
+    for start in range(0, len(vectors), BLOCK_ROWS):
+        block = np.asarray(vectors[start : start + BLOCK_ROWS], dtype=np.float64)
+        squared = np.einsum("nd,nd->n", block, block)
+        finite = np.isfinite(squared)  # a float32 squared in float64 cannot overflow
+        broken += int((~finite).sum())
+        lengths = np.sqrt(squared[finite])
+        if len(lengths):
+            farthest = float(lengths[np.argmax(np.abs(lengths - 1.0))])
+            worst = farthest if abs(farthest - 1.0) > abs(worst - 1.0) else worst
+        total += block[finite].sum(axis=0)
+        squares += float(squared[finite].sum())
     if broken:
         raise ValueError(
             f"{name}: {broken} of {len(vectors)} vectors hold NaN or infinity; the model has diverged or overflows "
             "its precision, so go back to an earlier checkpoint or encode in float32."
         )
-    spread = float(np.sqrt(vectors.astype(np.float64).var(axis=0).sum()))
-    if len(vectors) > 1 and spread < COLLAPSED:
-        warnings.warn(
-            f"{name}: all {len(vectors)} vectors are nearly equal (spread {spread:.1e}); the embedding has collapsed "
-            "and its scores mean nothing.",
-            RuntimeWarning,
-            stacklevel=2,
+    if abs(worst - 1.0) > NORM_TOLERANCE:
+        raise ValueError(
+            f"{name}: a vector has the length {worst:.4g}, not 1; normalise vectors before they are scored, "
+            "for their product is no cosine otherwise."
         )
+    mean = total / max(1, len(vectors))
+    spread = float(np.sqrt(max(0.0, squares / max(1, len(vectors)) - float(mean @ mean))))
+    if len(vectors) > 1 and spread < COLLAPSED:
+        message = (
+            f"{name}: all {len(vectors)} vectors are nearly equal (spread {spread:.1e}); the embedding has collapsed "
+            "and its scores mean nothing"
+        )
+        if refuse_collapsed:
+            raise ValueError(f"{message}, so go back to an earlier checkpoint.")
+        warnings.warn(f"{message}.", RuntimeWarning, stacklevel=2)
 
 
-def _products(query_vectors: Vectors, document_vectors: Vectors, block_size: int) -> Iterator[Vectors]:
-    queries = np.asarray(query_vectors, dtype=np.float32)
-    documents = np.asarray(document_vectors, dtype=np.float32)
-    for start in range(0, len(queries), block_size):
-        yield queries[start : start + block_size] @ documents.T  # (block_size, N)
+def _first(ranks: Ranks, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """(P,) -> (Q,) the lowest."""
+    return np.asarray(np.minimum.reduceat(values, ranks.offsets[:-1])) if len(ranks) else values
 
 
-def _ranks_in_block(
-    scores: Vectors, relevant: Sequence[Sequence[int]], id_order: npt.NDArray[np.int64]
-) -> list[npt.NDArray[np.int64]]:
-    counts = [len(positions) for positions in relevant]
-    rows = np.repeat(np.arange(len(counts)), counts)  # (P,)
-    columns = np.fromiter((position for positions in relevant for position in positions), np.int64, len(rows))
-    found = np.empty(len(rows), dtype=np.int64)
-    step = max(1, BLOCK_SCORES // scores.shape[1])
-    for start in range(0, len(rows), step):
-        row, column = rows[start : start + step], columns[start : start + step]
-        others = scores[row]  # (step, N)
-        own = scores[row, column][:, None]
-        better = np.count_nonzero(others > own, axis=1)
-        tied = np.flatnonzero(np.count_nonzero(others == own, axis=1) > 1)  # each document ties with itself
-        ahead = (others[tied] == own[tied]) & (id_order > id_order[column[tied], None])
-        better[tied] += np.count_nonzero(ahead, axis=1)
-        found[start : start + step] = better + 1
-    return np.split(found, np.cumsum(counts)[:-1])
-
-
-def _discounts(length: int) -> Values:
-    """1 / log2(1 + rank) for the ranks 1..length."""
-    return np.asarray(1.0 / np.log2(np.arange(2, length + 2)))
-
-
-def _average_ranks(values: npt.ArrayLike) -> Values:
-    _, positions, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return np.asarray((last - (counts - 1) / 2)[positions], dtype=np.float64)
+def _sums(ranks: Ranks, values: npt.NDArray[np.bool_] | Values) -> Values:
+    """(P,) -> (Q,)"""
+    if not len(ranks):
+        return np.zeros(0)
+    return np.asarray(np.add.reduceat(values, ranks.offsets[:-1], dtype=np.float64))

@@ -1,72 +1,159 @@
-"""Scores of a retrieval task, in vectors or in words."""
+"""Scores of a retrieval task, in vectors or in words.
+
+Q queries, N documents, D embedding dimension.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-
-import numpy as np
-import numpy.typing as npt
+from collections.abc import Mapping, Sequence
 
 from unimodal.bm25 import Bm25Index
 
-from .datasets import RetrievalData
-from .metrics import (
-    Ranks,
-    Values,
-    Vectors,
-    chance_hit_rate,
-    chance_ndcg,
-    check_vectors,
-    hit_rate_at_k,
-    ndcg_at_k,
-    ranks,
-    ranks_of_scores,
-)
-from .results import Row
+from .chance import chance
+from .datasets import Fused, Input, RetrievalData
+from .metrics import metric_values
+from .ranks import Ranks, ranks, ranks_of_lists, ranks_of_scores
+from .results import Half, Row, Values, Vectors
+from .statistics import mean_intervals
 
-Metric = Callable[[Ranks], Values]
-Chance = Callable[[int, npt.ArrayLike], Values]
-
-METRICS: dict[str, tuple[Metric, Chance]] = {
-    "hit_rate_at_1": (functools.partial(hit_rate_at_k, k=1), functools.partial(chance_hit_rate, k=1)),
-    "hit_rate_at_5": (functools.partial(hit_rate_at_k, k=5), functools.partial(chance_hit_rate, k=5)),
-    "hit_rate_at_10": (functools.partial(hit_rate_at_k, k=10), functools.partial(chance_hit_rate, k=10)),
-    "ndcg_at_10": (functools.partial(ndcg_at_k, k=10), functools.partial(chance_ndcg, k=10)),
-}
 IMAGE_TEXT_METRICS = ("hit_rate_at_1", "hit_rate_at_5", "hit_rate_at_10")
 TEXT_METRICS = ("ndcg_at_10", "hit_rate_at_1")
+OTHER_METRICS = ("ndcg_at_10", "hit_rate_at_1", "hit_rate_at_10")  # product lookup, pictures of documents
+MAX_BM25_SCORES = 5_000_000_000  # queries x documents: some minutes; with more there is no baseline
+
+
+def usual_metrics(data: RetrievalData) -> tuple[str, ...]:
+    """What is printed of a task that asks for nothing else, the main one first.
+
+    Captions and pictures have the hit rates of CLIP papers, texts the nDCG of BEIR.
+    """
+    if data.both_ways:
+        return IMAGE_TEXT_METRICS
+    return TEXT_METRICS if half_of(data) == "text" else OTHER_METRICS
+
+
+def half_of(data: RetrievalData) -> Half:
+    """Which half of the space a task is about: cross-modal unless both sides are of one modality."""
+    modalities = modalities_of(data.queries) | modalities_of(data.documents)
+    if len(modalities) > 1:
+        return "cross-modal"
+    return "text" if "text" in modalities else "image"
+
+
+def modalities_of(inputs: Sequence[Input]) -> frozenset[str]:
+    """What a model must be able to embed: "text", "image" or both."""
+    kinds = {type(one) for one in inputs}
+    if Fused in kinds:
+        return frozenset({"text", "image"})
+    return frozenset("text" if kind is str else "image" for kind in kinds)
 
 
 def retrieval_rows(
-    task: str, data: RetrievalData, metrics: Sequence[str], found: Ranks | None, baseline: Ranks | None
+    task: str,
+    data: RetrievalData,
+    metrics: Sequence[str],
+    queries: Vectors | None,
+    documents: Vectors | None,
+    *,
+    with_intervals: bool = True,
+) -> tuple[list[Row], dict[str, Values]]:
+    """A row for each metric, beside chance and BM25, and each query's values.
+
+    queries: (Q, D), documents: (N, D), unit vectors; None where the model has none: rows have the value None then.
+    with_intervals: also 95 % intervals, from resampled queries.
+    """
+    values = {}
+    if queries is not None and documents is not None:
+        values = vector_values(data, metrics, queries, documents)
+    words = {metric: float(found.mean()) for metric, found in bm25_values(data, metrics).items()}
+    return mean_rows(task, metrics, values, chances(data, metrics), words, with_intervals=with_intervals), values
+
+
+def mean_rows(
+    task: str,
+    metrics: Sequence[str],
+    values: Mapping[str, Values],
+    chance: Mapping[str, float],
+    baseline: Mapping[str, float],
+    *,
+    with_intervals: bool,
 ) -> list[Row]:
-    """One row for each metric. found, baseline: ranks by the model and by BM25; None where there are none."""
-    num_relevant = [len(positions) for positions in data.relevant]
-    rows = []
-    for name in metrics:
-        metric, chance = METRICS[name]
-        value, words = (None if one is None else float(metric(one).mean()) for one in (found, baseline))
-        rows.append(Row(task, name, value, float(chance(len(data.documents), num_relevant).mean()), words))
-    return rows
+    """A row for each metric that is the mean of its values; None where there are none."""
+    rows = [
+        Row(task, metric, float(values[metric].mean()) if values else None, chance[metric], baseline.get(metric))
+        for metric in metrics
+    ]
+    if not values or not with_intervals:
+        return rows
+    intervals = mean_intervals([values[metric] for metric in metrics])
+    return [dataclasses.replace(row, low=low, high=high) for row, (low, high) in zip(rows, intervals, strict=True)]
 
 
-def vector_ranks(task: str, data: RetrievalData, query_vectors: Vectors, document_vectors: Vectors) -> Ranks:
-    """Ranks of the relevant documents by cosine similarity, once the vectors are seen to be sound."""
-    check_vectors(query_vectors, f"queries of {task}")
-    check_vectors(document_vectors, f"documents of {task}")
-    return ranks(query_vectors, document_vectors, data.relevant)
+def vector_values(
+    data: RetrievalData, metrics: Sequence[str], query_vectors: Vectors, document_vectors: Vectors
+) -> dict[str, Values]:
+    """metric -> (Q,) each query's value, by cosine. query_vectors: (Q, D), document_vectors: (N, D), unit vectors."""
+    found = vector_ranks(data, query_vectors, document_vectors)
+    return {metric: metric_values(metric, found) for metric in metrics}
 
 
-def bm25_ranks(data: RetrievalData) -> Ranks:
-    """Ranks of the relevant documents by BM25; remembered, as an evaluation inside training asks again and again."""
-    queries, documents = tuple(map(str, data.queries)), tuple(map(str, data.documents))
-    return _bm25_ranks(queries, documents, tuple(map(tuple, data.relevant)))
+def vector_ranks(data: RetrievalData, query_vectors: Vectors, document_vectors: Vectors) -> Ranks:
+    """Ranks of the relevant documents by cosine similarity."""
+    found = ranks(
+        query_vectors, document_vectors, data.relevant, data.document_ids, gains=data.gains, excluded=data.excluded
+    )
+    return dataclasses.replace(found, hit_gain=data.hit_gain)
+
+
+def chances(data: RetrievalData, metrics: Sequence[str]) -> dict[str, float]:
+    """metric -> what a random order of the documents would score."""
+    known = _ragged(data)
+    return {metric: chance(metric, len(data.documents), known) for metric in metrics}
+
+
+def bm25_values(data: RetrievalData, metrics: Sequence[str]) -> dict[str, Values]:
+    """metric -> (Q,) each query's value by BM25; none where a side has inputs without words, or both are too large.
+
+    Remembered, as an evaluation inside training asks again and again.
+    """
+    queries, documents = (tuple(map(_words, side)) for side in (data.queries, data.documents))
+    if not all(queries) or not all(documents) or len(queries) * len(documents) > MAX_BM25_SCORES:
+        return {}
+    found = _bm25_ranks(
+        queries,
+        documents,
+        tuple(map(tuple, data.relevant)),
+        None if data.gains is None else tuple(map(tuple, data.gains)),
+        None if data.excluded is None else tuple(map(tuple, data.excluded)),
+        None if data.document_ids is None else tuple(data.document_ids),
+    )
+    found = dataclasses.replace(found, hit_gain=data.hit_gain)
+    return {metric: metric_values(metric, found) for metric in metrics}
 
 
 @functools.lru_cache(maxsize=32)
 def _bm25_ranks(
-    queries: tuple[str, ...], documents: tuple[str, ...], relevant: tuple[tuple[int, ...], ...]
-) -> list[npt.NDArray[np.int64]]:
+    queries: tuple[str, ...],
+    documents: tuple[str, ...],
+    relevant: tuple[tuple[int, ...], ...],
+    gains: tuple[tuple[float, ...], ...] | None,
+    excluded: tuple[tuple[int, ...], ...] | None,
+    document_ids: tuple[str, ...] | None,
+) -> Ranks:
     blocks = Bm25Index(documents).score_blocks(queries)
-    return list(ranks_of_scores(blocks, relevant, len(documents)))
+    return ranks_of_scores(blocks, relevant, len(documents), document_ids, gains=gains, excluded=excluded)
+
+
+def _words(one: Input) -> str:
+    """What of an input BM25 can read."""
+    if isinstance(one, Fused):
+        return one.text
+    return one if isinstance(one, str) else ""
+
+
+def _ragged(data: RetrievalData) -> Ranks:
+    """How many relevant documents each query has, and their gains; the ranks are not known."""
+    unknown = ranks_of_lists(data.relevant, data.gains)
+    return dataclasses.replace(unknown, hit_gain=data.hit_gain)

@@ -1,46 +1,67 @@
-"""Semantic textual similarity: does the cosine order pairs of texts as people do?"""
+"""Semantic textual similarity: does the cosine order pairs of texts as people do?
+
+P pairs, D embedding dimension.
+"""
 
 from __future__ import annotations
 
 import functools
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from unimodal.bm25 import Bm25Index
 
 from .datasets import PairData
-from .metrics import Vectors, check_vectors, spearman
-from .results import Row
+from .results import Row, Values, Vectors
+from .statistics import CORRELATIONS, Interval, correlation_intervals
 
-Similarities = npt.NDArray[np.float64]  # one for each pair
+STS_METRICS = ("spearman",)
 
 
-def sts_rows(task: str, pairs: PairData, model: Similarities | None, baseline: Similarities | None) -> list[Row]:
-    """Spearman over all pairs, then over each group apart ("task/group"); chance is 0."""
+def sts_rows(
+    task: str,
+    pairs: PairData,
+    metrics: Sequence[str],
+    left: Vectors | None,
+    right: Vectors | None,
+    *,
+    with_intervals: bool = True,
+) -> tuple[list[Row], dict[str, Values]]:
+    """A row for each metric ("spearman", "pearson") over all pairs, then over each group apart ("task/group").
+
+    left, right: (P, D) unit vectors; None where the model has none: rows have the value None then.
+    with_intervals: also 95 % intervals, from resampled pairs.
+
+    Chance is 0, the baseline BM25's. The values are those of each pair, under "cosine": a correlation has no parts.
+    """
     groups = {task: list(range(len(pairs.scores)))}
     groups.update({f"{task}/{name}": positions for name, positions in pairs.groups.items()})
-    human = np.array(pairs.scores)
+    human, words = np.array(pairs.scores, dtype=np.float64), bm25_similarities(pairs)
+    model = None if left is None or right is None else cosines(left, right)
     rows = []
     for name, positions in groups.items():
-        value, words = (
-            None if one is None else spearman(one[positions], human[positions]) for one in (model, baseline)
-        )
-        rows.append(Row(name, "spearman", value, 0.0, words))
-    return rows
+        intervals: list[Interval] = []
+        if model is not None and with_intervals and positions:
+            intervals = correlation_intervals(model[positions], human[positions], metrics)
+        for number, metric in enumerate(metrics):
+            value, baseline = (
+                None if one is None else CORRELATIONS[metric](one[positions], human[positions])
+                for one in (model, words)
+            )
+            low, high = intervals[number] if intervals else (None, None)
+            rows.append(Row(name, metric, value, 0.0, baseline, low, high))
+    return rows, {} if model is None else {"cosine": model}
 
 
-def cosine_similarities(task: str, left: Vectors, right: Vectors) -> Similarities:
-    """The cosine of each pair. left, right: (P, D) unit vectors."""
-    check_vectors(left, f"texts of {task}")
-    check_vectors(right, f"texts of {task}")
+def cosines(left: Vectors, right: Vectors) -> Values:
+    """(P,) the cosine of each pair. left, right: (P, D) unit vectors."""
     return np.asarray(np.einsum("pd,pd->p", left, right, dtype=np.float64))
 
 
-def bm25_similarities(pairs: PairData) -> Similarities:
+def bm25_similarities(pairs: PairData) -> Values:
     """How similar two texts are by their words: BM25 made symmetric.
 
     Over the distinct texts of the task as the collection, s(a, b) = BM25(query a, document b) + BM25(query b,
@@ -51,7 +72,7 @@ def bm25_similarities(pairs: PairData) -> Similarities:
 
 
 @functools.lru_cache(maxsize=32)
-def _bm25_similarities(left: tuple[str, ...], right: tuple[str, ...]) -> Similarities:
+def _bm25_similarities(left: tuple[str, ...], right: tuple[str, ...]) -> Values:
     position = _positions((*left, *right))
     wanted: dict[str, set[str]] = {text: {text} for text in position}
     for a, b in zip(left, right, strict=True):

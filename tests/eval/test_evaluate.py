@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from eval.datasets import Input
-from eval.evaluate import evaluate, rows_of
+from eval.datasets import Fused, Input, RetrievalData, ZeroShotData
+from eval.evaluate import evaluate, rows_of, score_task, values_of
 from eval.results import Encoder, Row
+from eval.store import EmbeddingStore
 from eval.suites import Suite, read_suite
 from unimodal.config import parse_config
 
@@ -29,26 +31,28 @@ COLOURS, THINGS = ("red", "green", "blue"), ("ball", "hat", "cup", "shoe", "lamp
 class WordEncoder:
     """Adds up one fixed random vector a word; a picture is seen as the words of its file name."""
 
-    def __init__(self, *modalities: str, broken: bool = False) -> None:
+    prompts: Mapping[str, str] = {}
+
+    def __init__(self, *modalities: str, broken: str = "") -> None:
         self.modalities = frozenset(modalities)
         self.broken = broken
-        self.prompts: dict[str, str] = {}
         self.encoded: list[Input] = []
+
+    def fingerprint(self) -> str:
+        return ""
 
     def encode(self, inputs: Sequence[Input], *, show_progress: bool | None = None) -> npt.NDArray[np.float32]:
         self.encoded += inputs
         vectors = np.zeros((len(inputs), 64), dtype=np.float32)
         for row, one in enumerate(inputs):
-            assert not isinstance(one, bytes)
-            for word in (one.stem if isinstance(one, Path) else one).replace("-", " ").split():
+            words = one.stem if isinstance(one, Path) else one.decode() if isinstance(one, bytes) else str(one)
+            for word in words.replace("-", " ").split():
                 vectors[row] += np.random.default_rng(zlib.crc32(word.encode())).standard_normal(64)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors * np.float32("nan") if self.broken else vectors
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True) if len(vectors) else 1
+        change = {"nan": np.float32("nan"), "long": np.float32(1.5), "": np.float32(1), "same": np.float32(0)}
+        return vectors * change[self.broken] + np.float32(self.broken == "same") / 8
 
     encode_query = encode_document = encode
-
-    def fingerprint(self) -> str:
-        return ""
 
 
 @pytest.fixture
@@ -58,7 +62,7 @@ def catalogue(tmp_path: Path) -> Path:
     for colour in COLOURS:
         for thing in THINGS:
             image = f"images/{colour}-{thing}.jpg"
-            (tmp_path / image).write_text(image)
+            (tmp_path / image).write_text(image)  # no two files are the same
             captions, description = [f"{colour} {thing}", "not used"], f"one {thing} that is {colour}"
             rows.append(
                 {"image": image, "captions": captions, "query": f"{colour} {thing}", "description": description}
@@ -95,7 +99,8 @@ def test_every_task_is_scored_beside_chance_and_bm25(catalogue: Path) -> None:
         ("pairs", "spearman"),
         ("pairs/hard", "spearman"),
     ]
-    assert rows[0] == Row("pictures/text->image", "hit_rate_at_1", 1.0, pytest.approx(1 / 15), None)  # type: ignore[arg-type]  # approx
+    plain = Row("pictures/text->image", "hit_rate_at_1", 1.0, pytest.approx(1 / 15), None, 1.0, 1.0)  # type: ignore[arg-type]  # approx
+    assert rows[0] == plain
     assert rows[2].chance == pytest.approx(10 / 15)
     assert rows[6].value == 1.0
     assert rows[6].baseline == 1.0
@@ -126,9 +131,129 @@ def test_evaluation_stops_between_tasks_when_asked(catalogue: Path) -> None:
     assert {result.name for result in results} == {"pictures/text->image", "pictures/image->text"}
 
 
-def test_a_broken_model_is_refused_by_the_name_of_the_task(catalogue: Path) -> None:
-    with pytest.raises(ValueError, match="queries of pictures/text->image: 15 of 15 vectors hold NaN"):
-        evaluate(WordEncoder("text", "image", broken=True), read_suite("demo"), catalogue)
+def test_evaluation_stops_within_a_task_and_keeps_those_before_it(catalogue: Path) -> None:
+    encoder = WordEncoder("text", "image")
+    store = EmbeddingStore(encoder, should_stop=lambda: len(encoder.encoded) >= 30)
+    results = evaluate(encoder, with_sts(catalogue), catalogue, store=store)
+    assert [result.name for result in results] == ["pictures/text->image", "pictures/image->text"]
+    assert len(encoder.encoded) == 30
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("nan", "queries of pictures/text->image: 15 of 15 vectors hold NaN"),
+        ("long", r"queries of pictures/text->image: a vector has the length 1\.5, not 1"),
+        ("same", "queries of pictures/text->image: all 15 vectors are nearly equal"),
+    ],
+)
+def test_a_broken_model_is_refused_by_the_name_of_the_task(catalogue: Path, broken: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate(WordEncoder("text", "image", broken=broken), read_suite("demo"), catalogue)
+
+
+def test_validation_warns_of_a_collapsed_model_and_has_no_intervals(catalogue: Path) -> None:
+    with pytest.warns(RuntimeWarning, match="vectors are nearly equal"):
+        results = evaluate(WordEncoder("text", "image", broken="same"), read_suite("demo"), catalogue, validation=True)
+    assert all(row.value is not None and row.low is None for row in rows_of(results))
+
+
+def test_dims_are_scored_from_the_same_vectors(catalogue: Path) -> None:
+    encoder, suite = WordEncoder("text", "image"), with_sts(catalogue)
+    plain = rows_of(evaluate(encoder, suite, catalogue))
+    encoded = len(encoder.encoded)
+    store = EmbeddingStore(encoder)
+    results = evaluate(encoder, suite, catalogue, dims=[4, 64], store=store)
+    assert len(encoder.encoded) == 2 * encoded
+    rows = {
+        variant: [row for row in rows_of(results) if row.variant == variant] for variant in ("", "4 dims", "64 dims")
+    }
+    assert rows[""] == plain
+    assert [replace(row, variant="") for row in rows["64 dims"]] == plain
+    queries, documents = results[2].queries, results[2].documents
+    assert queries is not None
+    assert documents is not None
+    cut, cut_documents = (
+        side[:, :4] / np.linalg.norm(side[:, :4], axis=1, keepdims=True) for side in (queries, documents)
+    )
+    expected = values_of(results[2], cut, cut_documents)["ndcg_at_10"].mean()
+    assert 0.3 < expected < 1
+    found = next(row for row in rows["4 dims"] if (row.task, row.metric) == ("descriptions", "ndcg_at_10"))
+    assert found.value == pytest.approx(expected)
+    with pytest.raises(ValueError, match="pictures/text->image: 65 dims is not between 1 and the 64 of this model's"):
+        evaluate(encoder, suite, catalogue, dims=[65], store=store)
+
+
+def test_values_come_with_the_vectors_that_they_are_of(catalogue: Path) -> None:
+    for result in evaluate(WordEncoder("text", "image"), with_sts(catalogue), catalogue):
+        assert result.queries is not None
+        assert result.documents is not None
+        again = values_of(result, result.queries, result.documents)
+        assert set(again) == set(result.values)
+        for metric, values in result.values.items():
+            np.testing.assert_array_equal(again[metric], values)
+            assert len(values) == len(result.queries)
+
+
+def test_halves_are_told_by_the_modalities(catalogue: Path) -> None:
+    results = evaluate(WordEncoder("text", "image"), with_sts(catalogue), catalogue)
+    assert [result.half for result in results] == ["cross-modal", "cross-modal", "text", "text"]
+
+
+def test_pictures_that_nobody_asks_for_are_searched_and_ask_nothing() -> None:
+    data = RetrievalData(["red hat", "blue hat"], [b"green ball", b"blue hat", b"red hat"], [[2], [1]], both_ways=True)
+    forward, back = score_task(EmbeddingStore(WordEncoder("text", "image")), "hats", data, ["hit_rate_at_1"])
+    assert [len(one.queries) for one in (forward, back) if one.queries is not None] == [2, 2]
+    assert (forward.rows[0].value, back.rows[0].value) == (1.0, 1.0)
+    assert forward.rows[0].chance == pytest.approx(1 / 3)
+    assert back.rows[0].chance == pytest.approx(1 / 2)
+
+
+def test_a_photo_and_words_find_a_product_by_graded_relevance() -> None:
+    data = RetrievalData(
+        queries=[Fused("red", b"green hat"), b"blue ball"],
+        documents=[Fused("red", b"hat"), Fused("green", b"hat"), Fused("blue", b"ball")],
+        relevant=[[0, 1], [2]],
+        gains=[[3.0, 1.0], [3.0]],
+        hit_gain=3.0,
+    )
+    store = EmbeddingStore(WordEncoder("text", "image"))
+    (result,) = score_task(store, "shop/photo->fused", data, ["ndcg_at_10", "hit_rate_at_1"])
+    assert result.half == "cross-modal"
+    assert result.values["ndcg_at_10"][1] == 1.0
+    assert 0.6 < result.values["ndcg_at_10"][0] <= 1.0
+
+
+def test_pictures_are_classified_by_the_words_of_their_class() -> None:
+    pictures: list[Input] = [f"{colour} {thing}".encode() for colour in COLOURS for thing in THINGS]
+    labels = [number % len(THINGS) for number in range(len(pictures))]
+    data = ZeroShotData(pictures, labels, list(THINGS), ["one {c}", "a {c}"])
+    encoder = WordEncoder("text", "image")
+    (result,) = score_task(EmbeddingStore(encoder), "things", data, ["accuracy"])
+    assert {str(one) for one in encoder.encoded if isinstance(one, str)} == {
+        f"{template} {thing}" for template in ("one", "a") for thing in THINGS
+    }
+    assert (result.half, result.rows[0].chance) == ("cross-modal", 0.2)
+    assert result.rows[0].value is not None
+    assert result.rows[0].value > 0.9
+    assert result.documents is not None
+    assert result.documents.shape == (5, 64)
+    (unscored,) = score_task(EmbeddingStore(WordEncoder("text")), "things", data, ["accuracy"])
+    assert unscored.rows[0].value is None
+
+
+def test_a_task_has_the_metrics_that_it_asks_for(catalogue: Path) -> None:
+    suite = read_suite("demo", ["tasks.descriptions.metrics=[recall_at_3, map_at_10]"])
+    rows = rows_of(evaluate(WordEncoder("text", "image"), suite, catalogue))
+    assert [row.metric for row in rows if row.task == "descriptions"] == ["recall_at_3", "map_at_10"]
+
+
+def test_a_metric_that_a_task_cannot_have_is_told_before_anything_is_encoded(catalogue: Path) -> None:
+    encoder = WordEncoder("text", "image")
+    suite = read_suite("demo", ["tasks.descriptions.metrics=[spearman]"])
+    with pytest.raises(ValueError, match=r"tasks\.descriptions\.metrics: there is no metric 'spearman' of a ranking; "):
+        evaluate(encoder, suite, catalogue)
+    assert encoder.encoded == []
 
 
 def test_missing_data_is_told_before_anything_is_encoded(catalogue: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eval.datasets import PairData
-from eval.sts import bm25_similarities, cosine_similarities, sts_rows
+from eval.sts import bm25_similarities, cosines, sts_rows
 from unimodal.bm25 import bm25_scores
 
 TEXTS = ["a red ball", "a blue ball", "the hat", "a red and a red and a blue ball"]
@@ -14,6 +14,8 @@ PAIRS = PairData(
     scores=[5, 3, 0, 4],
     groups={"ends": [0, 2]},
 )
+LEFT = np.eye(2, dtype=np.float32)[[0, 0, 0, 0]]
+RIGHT = np.array([[1, 0], [0.6, 0.8], [0, 1], [0.8, 0.6]], dtype=np.float32)
 
 
 def test_bm25_similarity_equals_its_formula() -> None:
@@ -32,12 +34,33 @@ def test_a_text_without_words_is_like_no_other() -> None:
 
 
 def test_the_similarity_of_a_pair_is_its_cosine() -> None:
-    left, right = np.eye(3, dtype=np.float32)[[0, 0, 1]], np.eye(3, dtype=np.float32)[[0, 1, 2]]
-    right[1] = [0.6, 0.8, 0.0]
-    np.testing.assert_allclose(cosine_similarities("pairs", left, right), [1.0, 0.6, 0.0], atol=1e-7)
+    np.testing.assert_allclose(cosines(LEFT, RIGHT), [1.0, 0.6, 0.0, 0.8], atol=1e-7)
 
 
-def test_groups_are_scored_apart() -> None:
-    everything, ends = sts_rows("pairs", PAIRS, np.array([0.9, 0.2, 0.1, 0.3]), None)
-    assert (everything.task, everything.value, everything.chance) == ("pairs", 1.0, 0.0)
-    assert (ends.task, ends.value, ends.baseline) == ("pairs/ends", 1.0, None)
+def test_groups_are_scored_apart_and_metrics_beside_each_other() -> None:
+    rows, values = sts_rows("pairs", PAIRS, ["spearman", "pearson"], LEFT, RIGHT)
+    assert [(row.task, row.metric) for row in rows] == [
+        ("pairs", "spearman"), ("pairs", "pearson"), ("pairs/ends", "spearman"), ("pairs/ends", "pearson"),
+    ]  # fmt: skip
+    assert (rows[0].value, rows[0].chance) == (1.0, 0.0)
+    assert rows[1].value == pytest.approx(np.corrcoef([1, 0.6, 0, 0.8], PAIRS.scores)[0, 1])
+    assert rows[0].baseline is not None
+    np.testing.assert_allclose(values["cosine"], [1, 0.6, 0, 0.8], atol=1e-7)
+
+
+def test_an_interval_comes_with_each_row_unless_it_is_not_wanted() -> None:
+    worse = RIGHT[[1, 0, 3, 2]]
+    rows, _ = sts_rows("pairs", PAIRS, ["spearman"], LEFT, worse)
+    assert rows[0].low is not None
+    assert rows[0].high is not None
+    assert rows[0].value is not None
+    assert rows[0].low <= rows[0].value <= rows[0].high
+    plain, _ = sts_rows("pairs", PAIRS, ["spearman"], LEFT, worse, with_intervals=False)
+    assert (plain[0].value, plain[0].low) == (rows[0].value, None)
+
+
+def test_without_vectors_rows_have_the_words_alone() -> None:
+    rows, values = sts_rows("pairs", PAIRS, ["spearman"], None, None)
+    assert values == {}
+    assert [row.value for row in rows] == [None, None]
+    assert rows[0].baseline is not None

@@ -1,0 +1,248 @@
+"""At which rank does each relevant document of a query stand? Counted in blocks, without sorting and without a top k.
+
+Q queries, N documents, D embedding dimension, P pairs of a query and one of its relevant documents.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from .results import Values, Vectors
+
+Integers = npt.NDArray[np.int64]
+
+BLOCK_SCORES = 1 << 22  # scores held at a time, 16 MB: they are counted while they are in the cache
+BLOCK_ROWS = 64  # queries of a block at least, or the product is as slow as reading all documents for each
+WIDE = 1 << 18  # with more documents than that (64 MB of scores) these come in blocks too
+WIDE_ROWS, WIDE_COLUMNS = 2048, 8192  # of those blocks
+MANY = 48  # relevant documents of one query from which on sorting its scores beats counting for each
+NEVER = int(np.iinfo(np.int64).max // 2)  # the rank of a document that its query does not search
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranks:
+    """Ranks (1 is best) of the relevant documents of each query, end to end; `ranks[q]` are those of query q.
+
+    They stand in the order in which the relevant documents were given, without those of a gain of 0 or less.
+    """
+
+    flat: Integers  # (P,)
+    offsets: Integers  # (Q + 1,) query q has flat[offsets[q]:offsets[q + 1]], at least one
+    gains: Values  # (P,) how relevant each is
+    hit_gain: float = 0.0  # hit rates count documents of at least this gain
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, query: int) -> Integers:
+        return self.flat[self.offsets[query] : self.offsets[query + 1]]
+
+    def __iter__(self) -> Iterator[Integers]:
+        return map(self.__getitem__, range(len(self)))
+
+    @functools.cached_property
+    def counts(self) -> Integers:
+        """(Q,) relevant documents of each query."""
+        return np.diff(self.offsets)
+
+    @functools.cached_property
+    def hit_counts(self) -> Integers:
+        """(Q,) documents of each query that hit rates count."""
+        return np.bincount(self.queries[self.gains >= self.hit_gain], minlength=len(self))
+
+    @functools.cached_property
+    def queries(self) -> Integers:
+        """(P,) the query of each pair."""
+        return np.repeat(np.arange(len(self)), self.counts)
+
+    @functools.cached_property
+    def places(self) -> Integers:
+        """(P,) 1, 2, ... within each query."""
+        return np.arange(1, len(self.flat) + 1) - np.repeat(self.offsets[:-1], self.counts)
+
+
+def ranks(
+    query_vectors: Vectors,
+    document_vectors: Vectors,
+    relevant: Sequence[Sequence[int]],
+    document_ids: Sequence[str] | None = None,
+    *,
+    gains: Sequence[Sequence[float]] | None = None,
+    excluded: Sequence[Sequence[int]] | None = None,
+) -> Ranks:
+    """Ranks of the relevant documents of each query by dot product.
+
+    query_vectors: (Q, D), document_vectors: (N, D), unit vectors in float32: a lower precision creates ties.
+    relevant: for each query the positions of its relevant documents.
+    document_ids: what ties are ordered by; without them the position as a string.
+    gains: how relevant each of them is; those of 0 or less are not. None: 1 each.
+    excluded: for each query the documents that it does not search; a relevant one of them has the rank NEVER.
+
+    Raises ValueError for a query without a relevant document.
+    """
+    count = _Counter(relevant, gains, excluded, len(document_vectors), document_ids)
+    queries, documents = (np.asarray(side, dtype=np.float32) for side in (query_vectors, document_vectors))
+    if len(documents) <= WIDE:
+        for scores in _products(queries, documents):
+            count.add(scores)
+        return count.ranks()
+    for start in range(0, len(queries), WIDE_ROWS):
+        count.add_wide(functools.partial(_columns, queries[start : start + WIDE_ROWS], documents))
+    return count.ranks()
+
+
+def ranks_of_scores(
+    blocks: Iterable[Vectors],
+    relevant: Sequence[Sequence[int]],
+    num_documents: int,
+    document_ids: Sequence[str] | None = None,
+    *,
+    gains: Sequence[Sequence[float]] | None = None,
+    excluded: Sequence[Sequence[int]] | None = None,
+) -> Ranks:
+    """As `ranks`, from scores that come in blocks (some queries, N) in the order of the queries.
+
+    Scores of excluded documents are overwritten.
+    """
+    count = _Counter(relevant, gains, excluded, num_documents, document_ids)
+    for scores in blocks:
+        count.add(scores)
+    return count.ranks()
+
+
+def ranks_of_lists(lists: Sequence[Sequence[int]], gains: Sequence[Sequence[float]] | None = None) -> Ranks:
+    """Ranks that are known already: of each query the ranks of its relevant documents."""
+    flat, offsets, known = _ragged(lists, gains)
+    return Ranks(flat, offsets, known)
+
+
+class _Counter:
+    """Counts, block after block of queries, how many documents are ahead of each relevant one."""
+
+    def __init__(
+        self,
+        relevant: Sequence[Sequence[int]],
+        gains: Sequence[Sequence[float]] | None,
+        excluded: Sequence[Sequence[int]] | None,
+        num_documents: int,
+        document_ids: Sequence[str] | None,
+    ) -> None:
+        self.columns, self.offsets, self.gains = _ragged(relevant, gains)
+        self.flat = np.ones(len(self.columns), dtype=np.int64)
+        self.excluded = excluded
+        self.num_documents = num_documents
+        self.document_ids = document_ids
+        self.done = 0  # queries
+
+    def add(self, scores: Vectors) -> None:
+        """Take the scores (some queries, N) of the next queries."""
+        self._leave_out(scores, 0)
+        own = self._own(scores, 0, np.full(len(self.columns[self._pairs(len(scores))]), np.nan, dtype=np.float32))
+        self._count(scores, 0, own)
+        self._finish(len(scores), own)
+
+    def add_wide(self, blocks: Callable[[], Iterator[tuple[int, Vectors]]]) -> None:
+        """Take the scores of the next queries in blocks of documents (first document, scores).
+
+        The products are made twice: first to find the scores of the relevant documents, then to count what is better.
+        Products of other shapes may differ in their last bit, and equal documents must tie.
+        """
+        own, num_queries = np.zeros(0, dtype=np.float32), 0
+        for first, scores in blocks():
+            num_queries = len(scores)
+            if not first:
+                own = np.full(len(self.columns[self._pairs(num_queries)]), np.nan, dtype=np.float32)
+            self._leave_out(scores, first)
+            own = self._own(scores, first, own)
+        for first, scores in blocks():
+            self._leave_out(scores, first)
+            self._count(scores, first, own)
+        self._finish(num_queries, own)
+
+    def ranks(self) -> Ranks:
+        assert self.done == len(self.offsets) - 1
+        return Ranks(self.flat, self.offsets, self.gains)
+
+    def _pairs(self, num_queries: int) -> slice:
+        return slice(int(self.offsets[self.done]), int(self.offsets[self.done + num_queries]))
+
+    def _leave_out(self, scores: Vectors, first: int) -> None:
+        if self.excluded is not None:
+            for row, documents in enumerate(self.excluded[self.done : self.done + len(scores)]):
+                inside = [document - first for document in documents if 0 <= document - first < scores.shape[1]]
+                scores[row, inside] = -np.inf
+
+    def _own(self, scores: Vectors, first: int, own: Vectors) -> Vectors:
+        """The scores of the relevant documents themselves, as far as they are in this block."""
+        pairs = self._pairs(len(scores))
+        columns = self.columns[pairs] - first
+        rows = np.repeat(np.arange(len(scores)), np.diff(self.offsets[self.done : self.done + len(scores) + 1]))
+        inside = (columns >= 0) & (columns < scores.shape[1])
+        own[inside] = scores[rows[inside], columns[inside]]
+        return own
+
+    def _count(self, scores: Vectors, first: int, own: Vectors) -> None:
+        start = int(self.offsets[self.done])
+        for row, one in enumerate(scores):
+            pairs = range(int(self.offsets[self.done + row]), int(self.offsets[self.done + row + 1]))
+            in_order = np.sort(one) if len(pairs) >= MANY else None
+            for pair in pairs:
+                score, column = own[pair - start], self.columns[pair] - first
+                if in_order is None:
+                    better, tied = int(np.count_nonzero(one > score)), int(np.count_nonzero(one == score))
+                else:
+                    low, high = np.searchsorted(in_order, score, "left"), np.searchsorted(in_order, score, "right")
+                    better, tied = len(one) - int(high), int(high - low)
+                if tied > (0 <= column < len(one)):  # it ties with itself
+                    others = self._id_order[np.flatnonzero(one == score) + first]
+                    better += int(np.count_nonzero(others > self._id_order[self.columns[pair]]))
+                self.flat[pair] += better
+
+    def _finish(self, num_queries: int, own: Vectors) -> None:
+        self.flat[self._pairs(num_queries)][np.isneginf(own)] = NEVER
+        self.done += num_queries
+
+    @functools.cached_property
+    def _id_order(self) -> Integers:
+        """(N,) the place of each document in the order of the ids; made at the first tie."""
+        count = self.num_documents
+        ids = [str(i) for i in range(count)] if self.document_ids is None else self.document_ids
+        places = np.empty(count, dtype=np.int64)
+        places[sorted(range(count), key=ids.__getitem__)] = np.arange(count)
+        return places
+
+
+def _products(queries: Vectors, documents: Vectors) -> Iterator[Vectors]:
+    """(some queries, N) scores at a time, all in one place of memory."""
+    rows = min(max(BLOCK_ROWS, BLOCK_SCORES // max(1, len(documents))), max(1, len(queries)))
+    scores = np.empty((rows, len(documents)), dtype=np.float32)
+    for start in range(0, len(queries), rows):
+        some = queries[start : start + rows]
+        yield np.matmul(some, documents.T, out=scores[: len(some)])
+
+
+def _columns(queries: Vectors, documents: Vectors) -> Iterator[tuple[int, Vectors]]:
+    for first in range(0, len(documents), WIDE_COLUMNS):
+        yield first, queries @ documents[first : first + WIDE_COLUMNS].T
+
+
+def _ragged(
+    lists: Sequence[Sequence[int]], gains: Sequence[Sequence[float]] | None
+) -> tuple[Integers, Integers, Values]:
+    """Lists end to end, where each begins, and the gains; without the entries that have no gain."""
+    counts = np.fromiter(map(len, lists), np.int64, len(lists))
+    flat = np.fromiter((one for some in lists for one in some), np.int64, int(counts.sum()))
+    known = np.ones(len(flat))
+    if gains is not None:
+        known = np.fromiter((one for some in gains for one in some), np.float64, len(flat))
+        kept = known > 0
+        counts = np.bincount(np.repeat(np.arange(len(lists)), counts)[kept], minlength=len(lists))
+        flat, known = flat[kept], known[kept]
+    if not counts.all():
+        raise ValueError(f"query {int(np.argmin(counts))} has no relevant document; leave it out.")
+    return flat, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), known

@@ -1,0 +1,69 @@
+"""Means over tasks: of languages and subsets, of what a suite averages, and the balance of both halves of the space."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+from .results import Half, Row, TaskResult
+from .suites import Suite
+
+BALANCE = "balance"  # the name under which its rows stand
+HALVES: tuple[Half, ...] = ("text", "cross-modal")
+
+
+def summary_rows(results: Sequence[TaskResult], suite: Suite) -> list[Row]:
+    """Means over languages and subsets, the suite's own averages, and the balance; each variant apart.
+
+    A mean is left out where one of its tasks is not there or has no value.
+    """
+    rows = [row for result in results for row in result.rows]
+    known = {(row.task, row.metric, row.variant): row for row in rows}
+    variants = list(dict.fromkeys(row.variant for row in rows))
+    found: list[Row | None] = []
+    for name, tasks in suite.averages_of(row.task for row in rows).items():
+        for metric in dict.fromkeys(row.metric for row in rows if row.task in tasks):
+            found += [_mean(name, metric, variant, tasks, known) for variant in variants]
+    means = [row for row in found if row is not None]
+    known.update({(row.task, row.metric, row.variant): row for row in means})
+    for name, average in suite.averages.items():
+        averaged = [_mean(name, average.metric, variant, average.tasks, known) for variant in variants]
+        means += [row for row in averaged if row is not None]
+    return means + balance_rows(results)
+
+
+def balance_rows(results: Iterable[TaskResult]) -> list[Row]:
+    """How good a model is in both halves at once: their mean scores, the lower of both, and the harmonic mean.
+
+    The score of a half is the mean over its tasks of each one's main metric (the first that it prints); directions,
+    languages and subsets of a task are averaged first, so that a task of 36 languages counts as one. No rows without
+    both halves.
+    """
+    found: dict[Half, dict[str, list[float]]] = {half: {} for half in HALVES}
+    for result in results:
+        if result.half in found and result.rows and result.rows[0].value is not None:
+            found[result.half].setdefault(result.name.partition("/")[0], []).append(result.rows[0].value)
+    if not all(found.values()):
+        return []
+    scores = {half: statistics.fmean(map(statistics.fmean, tasks.values())) for half, tasks in found.items()}
+    both = list(scores.values())
+    harmonic = statistics.harmonic_mean(both) if min(both) >= 0 else None
+    values = {**{f"{half}_mean": score for half, score in scores.items()}, "min": min(both), "harmonic_mean": harmonic}
+    return [Row(BALANCE, metric, value, None, None) for metric, value in values.items()]
+
+
+def _mean(
+    name: str, metric: str, variant: str, tasks: Sequence[str], known: dict[tuple[str, str, str], Row]
+) -> Row | None:
+    rows = [known.get((task, metric, variant)) for task in tasks]
+    there = [row for row in rows if row is not None and row.value is not None]
+    if len(there) < len(tasks):
+        return None
+    value, chance, baseline = (
+        statistics.fmean(parts) if len(parts) == len(there) else None
+        for parts in (
+            [getattr(row, part) for row in there if getattr(row, part) is not None]
+            for part in ("value", "chance", "baseline")
+        )
+    )
+    return Row(name, metric, value, chance, baseline, variant=variant)
