@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,15 +13,25 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from .results import Row, TaskResult
+from .lines import (
+    SECTIONS,
+    SURE,
+    Comparisons,
+    Line,
+    best_of,
+    dims_of,
+    half_interval,
+    is_score,
+    languages_of,
+    lines_of,
+    number,
+    section_of,
+    sure_lines,
+    variants_of,
+)
+from .results import Row
 
 Results: TypeAlias = Sequence[Row] | Mapping[str, Sequence[Row]]  # of one model, or by the name of each model
-Line: TypeAlias = tuple[str, str]  # (task, metric)
-Differences: TypeAlias = Mapping[str, Collection[Line]]  # model -> the lines where it surely differs from the first
-
-SECTIONS = {"text": "text", "cross-modal": "text and pictures", "image": "pictures", "": "all together"}
-SCORES = re.compile(r"(hit_rate|ndcg|recall|precision|map|mrr|accuracy|spearman|pearson|mean_per_class|balance|mean)")
-DIMS = re.compile(r"(\d+) dims")
 
 
 def results_table(
@@ -30,7 +39,7 @@ def results_table(
     title: str = "",
     *,
     halves: Mapping[str, str] | None = None,
-    differences: Differences | None = None,
+    comparisons: Comparisons | None = None,
     width: int | None = None,
 ) -> Group:
     """The scores: one table with a line for each task and metric and a column for each model, and one of variants.
@@ -38,15 +47,16 @@ def results_table(
     The best model of a line is bold; ± is half of the 95 % interval, left out where it does not fit.
 
     halves: task -> which half of the space it is about (`halves_of`); the table gets a section for each.
-    differences: marked with a *; from `eval.statistics.compare`.
+    comparisons: model -> `eval.statistics.compare` of the first model and it; what is sure is marked with a *.
     width: columns to fit into; None: those of the terminal.
     """
     models, width = by_model(results), width or Console().width
+    sure = sure_lines(comparisons or {})
     for with_intervals in (True, False):
-        table = _score_table(models, title, halves or {}, differences or {}, with_intervals)
+        table = _score_table(models, title, halves or {}, sure, with_intervals)
         if Console(width=10_000).measure(table).minimum <= width:
             break
-    return Group(table, *_variant_tables(models, width))
+    return Group(table, *_language_tables(models), *_variant_tables(models, width))
 
 
 def results_json(results: Results, facts: Mapping[str, Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
@@ -72,61 +82,9 @@ def write_json(results: Results, file: Path, facts: Mapping[str, Mapping[str, An
     file.write_text(text + "\n", encoding="utf-8")
 
 
-def halves_of(results: Iterable[TaskResult]) -> dict[str, str]:
-    """Which half of the space each task of the rows is about."""
-    return {row.task: result.half for result in results for row in result.rows}
-
-
 def by_model(results: Results) -> dict[str, Sequence[Row]]:
     """The rows by the name of their model; one model alone has the name ""."""
     return dict(results) if isinstance(results, Mapping) else {"": results}
-
-
-def lines_of(models: Mapping[str, Iterable[Row]]) -> dict[Line, dict[str, Row]]:
-    """(task, metric) -> model -> row of what was not varied, in the order in which they first occur."""
-    lines: dict[Line, dict[str, Row]] = {}
-    for name, rows in models.items():
-        for row in rows:
-            if not row.variant:
-                lines.setdefault((row.task, row.metric), {})[name] = row
-    return lines
-
-
-def variants_of(models: Mapping[str, Iterable[Row]]) -> dict[str, dict[tuple[str, str, str], Row]]:
-    """variant -> (task, metric, model) -> row, dimensions first and in their order."""
-    variants: dict[str, dict[tuple[str, str, str], Row]] = {}
-    for name, rows in models.items():
-        for row in rows:
-            if row.variant:
-                variants.setdefault(row.variant, {})[row.task, row.metric, name] = row
-    return dict(sorted(variants.items(), key=lambda item: (dims_of(item[0]) is None, dims_of(item[0]) or 0)))
-
-
-def section_of(line: Line, halves: Mapping[str, str]) -> str:
-    """The half of the space that a line belongs to; "" for what is about more than one."""
-    task, metric = line
-    if task in halves:
-        return halves[task]
-    if "->image" in task or "image->" in task:
-        return "cross-modal"
-    return "" if halves or not is_score(metric) else "text"
-
-
-def dims_of(variant: str) -> int | None:
-    """64 of "64 dims"; None of another variant."""
-    match = DIMS.fullmatch(variant)
-    return int(match[1]) if match else None
-
-
-def is_score(metric: str) -> bool:
-    """Whether more of it is better; a distance between the modalities, say, is neither good nor bad."""
-    return SCORES.match(metric) is not None
-
-
-def best_of(metric: str, values: Iterable[float | None]) -> float | None:
-    """The best of several values of a score; None where there is nothing to choose between."""
-    known = [one for one in values if one is not None]
-    return max(known) if is_score(metric) and len(known) > 1 else None
 
 
 def _plain(row: Row) -> dict[str, Any]:
@@ -138,7 +96,7 @@ def _score_table(
     models: Mapping[str, Sequence[Row]],
     title: str,
     halves: Mapping[str, str],
-    differences: Differences,
+    sure: Mapping[str, set[Line]],
     with_intervals: bool,
 ) -> Table:
     table = Table(
@@ -149,7 +107,9 @@ def _score_table(
     for name in ("chance", "BM25"):
         table.add_column(name, justify="right", style="dim", no_wrap=True)
     lines = lines_of(models)
-    cells = {line: _score_cells(line, lines[line], models, differences, with_intervals) for line in lines}
+    for line in _in_sheets(lines):
+        del lines[line]
+    cells = {line: _score_cells(line, lines[line], models, sure, with_intervals) for line in lines}
     for column, name in enumerate(models, start=2):
         widest = max((len(row[column]) for row in cells.values()), default=0)
         table.add_column(name or "model", justify="right", overflow="fold", min_width=widest)
@@ -159,18 +119,18 @@ def _score_table(
         if len(used) > 1:
             table.add_row(Text(SECTIONS[section], style="bold underline"))
         inside = [line for line in lines if sections[line] == section]
-        for number, line in enumerate(inside):
-            is_last = number + 1 == len(inside)
-            task = line[0] if number == 0 or inside[number - 1][0] != line[0] else ""
-            table.add_row(task, line[1], *cells[line], end_section=is_last or inside[number + 1][0] != line[0])
-    if any(differences.values()):
-        table.caption = f"* surely not as {next(iter(models))} (paired permutation test, p < 0.05)"
+        for place, line in enumerate(inside):
+            is_last = place + 1 == len(inside)
+            task = line[0] if place == 0 or inside[place - 1][0] != line[0] else ""
+            table.add_row(task, line[1], *cells[line], end_section=is_last or inside[place + 1][0] != line[0])
+    if any(sure.values()):
+        table.caption = f"* surely not as {next(iter(models))} (paired test, p < {SURE})"
         table.caption_justify = "left"
     return table
 
 
 def _score_cells(
-    line: Line, cells: Mapping[str, Row], models: Iterable[str], differences: Differences, with_intervals: bool
+    line: Line, cells: Mapping[str, Row], models: Iterable[str], sure: Mapping[str, set[Line]], with_intervals: bool
 ) -> list[Text]:
     known = next(iter(cells.values()))
     best = best_of(line[1], (row.value for row in cells.values()))
@@ -179,12 +139,40 @@ def _score_cells(
         row = cells.get(name)
         value = None if row is None else row.value
         text = Text(number(value), style="bold" if value is not None and value == best else "")
-        if any(differences.values()):
-            text.append("*" if line in differences.get(name, ()) else " ")
+        if any(sure.values()):
+            text.append("*" if line in sure.get(name, ()) else " ")
         if with_intervals and row is not None and row.value is not None and row.low is not None:
             text.append(f" {half_interval(row)}", style="dim not bold")
         texts.append(text)
     return texts
+
+
+def _in_sheets(lines: Iterable[Line]) -> list[Line]:
+    sheets = languages_of(lines).values()
+    return [line for sheet in sheets for columns in sheet.values() for line in columns.values()]
+
+
+def _language_tables(models: Mapping[str, Sequence[Row]]) -> list[Table]:
+    """A line for each language, the first metric of each direction by each model."""
+    lines, tables = lines_of(models), []
+    for name, sheet in languages_of(lines).items():
+        columns: dict[str, str] = {}
+        for column, (_, metric) in ((column, line) for cells in sheet.values() for column, line in cells.items()):
+            columns.setdefault(column.removesuffix(metric), column)
+        table = Table(title=name, box=box.SIMPLE_HEAD, header_style="bold", title_justify="left", padding=(0, 1, 0, 0))
+        table.add_column("language")
+        for column in columns.values():
+            for model in models:
+                table.add_column(f"{column} {model}".strip(), justify="right", overflow="fold")
+        for language, cells in sheet.items():
+            found = [lines[cells[column]] if column in cells else {} for column in columns.values()]
+            table.add_row(language, *(_value_of(row, model) for row in found for model in models))
+        tables.append(table)
+    return tables
+
+
+def _value_of(cells: Mapping[str, Row], model: str) -> str:
+    return number(cells[model].value if model in cells else None)
 
 
 def _variant_tables(models: Mapping[str, Sequence[Row]], width: int) -> list[Table]:
@@ -192,7 +180,7 @@ def _variant_tables(models: Mapping[str, Sequence[Row]], width: int) -> list[Tab
     lines = lines_of(models)
     main = dict(reversed(lines))
     variants = {
-        name: {key: row for key, row in cells.items() if main.get(key[0], key[1]) == key[1]}
+        name: {key: row for key, row in cells.items() if main.get(key[0], key[1]) == key[1] or not is_score(key[1])}
         for name, cells in variants_of(models).items()
     }
     dims = [name for name in variants if dims_of(name)]
@@ -242,17 +230,3 @@ def _fitting(names: Sequence[str], width: int) -> list[Sequence[str]]:
     """The names in portions that fit as columns beside a task and a metric."""
     step = max(1, (width - 44) // 8)
     return [names[start : start + step] for start in range(0, len(names), step)]
-
-
-def number(value: float | None) -> str:
-    """Three decimals; a dash for what there is not."""
-    return "-" if value is None else f"{value:.3f}"
-
-
-def half_interval(row: Row) -> str:
-    """±.012: the further end of the 95 % interval, seen from the value."""
-    assert row.value is not None
-    assert row.low is not None
-    assert row.high is not None
-    half = max(row.high - row.value, row.value - row.low)
-    return f"±{half:.3f}".replace("±0.", "±.")

@@ -6,8 +6,10 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from eval.datasets import PairData
-from eval.report import Results, halves_of, results_table, write_json
+from eval.lines import halves_of
+from eval.report import Results, results_table, write_json
 from eval.results import Row, TaskResult
+from eval.statistics import Comparison
 
 ROWS = [
     Row("sections", "ndcg_at_10", 0.71, 0.003, 0.633, low=0.7, high=0.715),
@@ -75,8 +77,11 @@ def test_intervals_give_way_where_the_terminal_is_narrow() -> None:
 
 def test_a_sure_difference_is_marked_and_explained() -> None:
     both = {"first": ROWS, "second": BETTER}
-    lines = printed(results_table(both, differences={"second": [("sections", "ndcg_at_10")]}))
+    sure = Comparison("sections", "ndcg_at_10", 0.71, 0.8, 0.09, 0.05, 0.13, 0.01, 100)
+    chance = Comparison("figures/text->image", "hit_rate_at_1", 0.2, 0.25, 0.05, -0.05, 0.15, 0.3, 100)
+    lines = printed(results_table(both, comparisons={"second": [sure, chance]}))
     assert lines[3].split()[-2:] == ["0.800*", "±.020"]
+    assert "*" not in "".join(lines[4:-1])
     assert "* surely not as first" in lines[-1]
 
 
@@ -118,3 +123,17 @@ def test_json_of_several_models_says_in_each_row_whose_it_is(tmp_path: Path) -> 
     assert [row["model"] for row in both] == ["first"] * 3 + ["second"] * 2
     assert [row["fingerprint"] for row in both] == ["ab"] * 3 + ["cd"] * 2
     assert {row["suite"] for row in both} == {"mini"}
+
+
+def test_tasks_in_three_languages_are_a_sheet_of_their_own() -> None:
+    languages = [
+        Row(f"xtd10/{language}/text->image", metric, 0.5, 0.01, None)
+        for language in ("de", "en", "zh-tw")
+        for metric in ("hit_rate_at_5", "hit_rate_at_10")
+    ]
+    lines = rendered([*ROWS, Row("beir/nq", "ndcg_at_10", 0.4, 0.0, None), *languages])
+    sheet = lines.index("xtd10")
+    assert "xtd10/de" not in "".join(lines)
+    assert any(line.split()[:1] == ["beir/nq"] for line in lines[:sheet])
+    assert lines[sheet + 1].split() == ["language", "text->image", "hit_rate_at_5"]
+    assert [line.split() for line in lines[sheet + 3 :]] == [["de", "0.500"], ["en", "0.500"], ["zh-tw", "0.500"]]

@@ -1,0 +1,114 @@
+"""How rows are laid out, in the terminal as on a page: lines, halves of the space, languages, variants, numbers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+from .results import Row, TaskResult
+from .statistics import Comparison
+
+Line: TypeAlias = tuple[str, str]  # (task, metric)
+Comparisons: TypeAlias = Mapping[str, Sequence[Comparison]]  # of each other model with the first
+
+SECTIONS = {
+    "text": "text",
+    "cross-modal": "text and pictures",
+    "image": "pictures",
+    "space": "the space",
+    "": "all together",
+}
+NEUTRAL = re.compile(
+    r"modality_gap|alignment|uniformity|image_share|overlapping|near_duplicate|bytes"
+)  # no more is better
+SURE = 0.05  # p values below are marked
+LANGUAGE = re.compile(r"(?P<set>.+)/(?P<language>[a-z]{2,3}(-[A-Za-z]{2,4})?)(?P<direction>/[a-z]+->[a-z]+)?")
+MIN_LANGUAGES = 3  # of a set of tasks, to be shown as a sheet
+DIMS = re.compile(r"(\d+) dims")
+
+
+def halves_of(results: Iterable[TaskResult]) -> dict[str, str]:
+    """Which half of the space each task of the rows is about."""
+    return {row.task: result.half for result in results for row in result.rows}
+
+
+def lines_of(models: Mapping[str, Iterable[Row]]) -> dict[Line, dict[str, Row]]:
+    """(task, metric) -> model -> row of what was not varied, in the order in which they first occur."""
+    lines: dict[Line, dict[str, Row]] = {}
+    for name, rows in models.items():
+        for row in rows:
+            if not row.variant:
+                lines.setdefault((row.task, row.metric), {})[name] = row
+    return lines
+
+
+def variants_of(models: Mapping[str, Iterable[Row]]) -> dict[str, dict[tuple[str, str, str], Row]]:
+    """variant -> (task, metric, model) -> row, dimensions first and in their order."""
+    variants: dict[str, dict[tuple[str, str, str], Row]] = {}
+    for name, rows in models.items():
+        for row in rows:
+            if row.variant and not row.variant.endswith(", difference"):  # tables show it anyway
+                variants.setdefault(row.variant, {})[row.task, row.metric, name] = row
+    return dict(sorted(variants.items(), key=lambda item: (dims_of(item[0]) is None, dims_of(item[0]) or 0)))
+
+
+def languages_of(lines: Iterable[Line]) -> dict[str, dict[str, dict[str, Line]]]:
+    """set -> language -> "direction metric" -> line, of the sets of tasks that come in three languages or more."""
+    sheets: dict[str, dict[str, dict[str, Line]]] = {}
+    for task, metric in lines:
+        if match := LANGUAGE.fullmatch(task):
+            column = f"{(match['direction'] or '').strip('/')} {metric}".strip()
+            sheets.setdefault(match["set"], {}).setdefault(match["language"], {})[column] = (task, metric)
+    return {name: sheet for name, sheet in sheets.items() if len(sheet) >= MIN_LANGUAGES}
+
+
+def sure_lines(comparisons: Comparisons) -> dict[str, set[Line]]:
+    """model -> the lines where it is surely not as the first model."""
+    return {
+        name: {(one.task, one.metric) for one in compared if one.p_value < SURE}
+        for name, compared in comparisons.items()
+    }
+
+
+def section_of(line: Line, halves: Mapping[str, str]) -> str:
+    """The half of the space that a line belongs to, or "space" for how it lies; "" for what is about both halves."""
+    task, metric = line
+    if task in halves:
+        return halves[task]
+    if not is_score(metric) or task.endswith("->mixed"):
+        return "space"
+    if "->image" in task or "image->" in task:
+        return "cross-modal"
+    return "" if halves else "text"
+
+
+def dims_of(variant: str) -> int | None:
+    """64 of "64 dims"; None of another variant."""
+    match = DIMS.fullmatch(variant)
+    return int(match[1]) if match else None
+
+
+def is_score(metric: str) -> bool:
+    """Whether more of it is better; a distance between the modalities, say, is neither good nor bad."""
+    return NEUTRAL.match(metric) is None
+
+
+def best_of(metric: str, values: Iterable[float | None]) -> float | None:
+    """The best of several values of a score; None where there is nothing to choose between."""
+    known = [one for one in values if one is not None]
+    return max(known) if is_score(metric) and len(known) > 1 else None
+
+
+def number(value: float | None) -> str:
+    """Three decimals, none of what is no share but a size; a dash for what there is not."""
+    return "-" if value is None else f"{value:,.0f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def half_interval(row: Row) -> str:
+    """±.012: the further end of the 95 % interval, seen from the value."""
+    assert row.value is not None
+    assert row.low is not None
+    assert row.high is not None
+    half = max(row.high - row.value, row.value - row.low)
+    return f"±{half:.3f}".replace("±0.", "±.")

@@ -1,0 +1,200 @@
+"""The report as one HTML file that needs nothing else: no network, no server, no library.
+
+All that comes from data is escaped. A content security policy allows the page's own style and script by their hashes,
+pictures that lie in it, and nothing from anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+
+from ..contamination import TaskOverlap
+from ..lines import Comparisons, halves_of, lines_of, number, section_of, variants_of
+from ..results import Row, TaskResult
+from ..summary import BALANCE
+from .failures import failure_sections
+from .inputs import Thumbnails
+from .overlap import overlap_tables
+from .tables import (
+    comparison_tables,
+    curves,
+    language_tables,
+    model_html,
+    number_cell,
+    published_tables,
+    score_tables,
+    table,
+    variant_tables,
+)
+
+BALANCES = {
+    "text_mean": "text half",
+    "cross-modal_mean": "text and pictures half",
+    "min": "weaker half",
+    "harmonic_mean": "balance (harmonic mean)",
+}
+SCORES_SAID = (
+    "Each score stands with half of its 95 % interval, beside chance and, where both sides are words, BM25. In the "
+    "drawing a dot is a model with its interval, the tick is chance, the diamond BM25."
+)
+COMPARED_SAID = (
+    "The same queries asked of both: how much better the second is, and how often chance alone would make the models "
+    "differ as much (p). Every test stands alone: of twenty between equals one is below 0.05."
+)
+PUBLISHED_SAID = "What others published of the same task in the same metric. Definitions are never mixed in a column."
+DIMS_SAID = "The first dimensions of each vector, normalised again: what a smaller index would score."
+VARIANTS_SAID = "What was done stands above each column, with the difference that it makes to the plain score."
+OVERLAP_SAID = "Texts and pictures of the suite that also stand in the training data, and examples of them."
+FAILURES_SAID = "The queries that went worst in each task: what was asked, what was right, and what came first."
+FOOTER = (
+    "hit_rate_at_k: share of queries with a relevant document among the first k (R@k in papers on CLIP). recall_at_k: "
+    "share of the relevant documents among the first k. Intervals are bootstrapped over queries."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelReport:
+    """All that is known of one model."""
+
+    results: Sequence[TaskResult]
+    rows: Sequence[Row] = ()  # of the analyses, beside those of the results
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)  # {"parameters": "22.7 M", ...}
+
+    @property
+    def all_rows(self) -> list[Row]:
+        """The rows of the results, then those of the analyses."""
+        return [*(row for result in self.results for row in result.rows), *self.rows]
+
+
+def write_report(
+    file: Path,
+    models: Mapping[str, ModelReport],
+    *,
+    title: str,
+    introduction: str = "",
+    overlaps: Sequence[TaskOverlap] = (),
+    comparisons: Comparisons | None = None,
+    max_pictures: int = 400,
+) -> None:
+    """Write the report of one model, or of several side by side.
+
+    models: by the name that the page calls them.
+    overlaps: what of the suite stands in the training data; from `eval.contamination`.
+    comparisons: of each other model with the first; from `eval.statistics.compare`.
+    max_pictures: thumbnails in the page, of some 4 kB each.
+    """
+    names = list(models)
+    rows = {name: report.all_rows for name, report in models.items()}
+    halves = {task: half for report in models.values() for task, half in halves_of(report.results).items()}
+    lines, variants = lines_of(rows), variants_of(rows)
+    thumbnails = Thumbnails(max_pictures)
+    compared = comparison_tables(comparisons or {}, lines, names[0])
+    num_dims = {
+        name: one.queries.shape[1]
+        for name, report in models.items()
+        for one in report.results
+        if one.queries is not None
+    }
+    sections = [
+        ("scores", "Scores", SCORES_SAID, score_tables(lines, names, halves, comparisons or {})),
+        ("compared", "One model against the other", COMPARED_SAID, compared),
+        ("published", "Beside published models", PUBLISHED_SAID, published_tables(lines, names)),
+        ("languages", "Languages", "", language_tables(lines, names)),
+        ("dimensions", "Fewer dimensions", DIMS_SAID, _wrapped("charts", curves(variants, lines, names, num_dims))),
+        ("variants", "Changed vectors, changed inputs", VARIANTS_SAID, variant_tables(variants, lines, names)),
+        ("contamination", "Seen in training", OVERLAP_SAID, overlap_tables(overlaps)),
+        ("failures", "Where it fails", FAILURES_SAID,
+         failure_sections({name: report.results for name, report in models.items()}, thumbnails)),
+    ]  # fmt: skip
+    shown = [section for section in sections if section[3]]
+    style, script = _asset("style.css"), _asset("script.js")
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    links = "".join(f'<a href="#{key}">{escape(name)}</a>' for key, name, _, _ in shown)
+    html = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(title)}</title>
+<style>{style}</style>
+</head>
+<body>
+<header><div class="inner">
+<h1>{escape(title)}</h1>
+{f"<p>{escape(introduction)}</p>" if introduction else ""}
+{_tiles(models, halves) if len(models) == 1 else _side_by_side(models, halves)}
+</div></header>
+<nav aria-label="sections"><div class="inner">{links}</div></nav>
+<main>
+{"".join(_section(*section) for section in shown)}
+</main>
+<footer>{escape(FOOTER)}</footer>
+<script>{script}</script>
+</body>
+</html>
+"""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(html, encoding="utf-8")
+
+
+def _section(key: str, title: str, said: str, body: str) -> str:
+    explained = f'<p class="said">{escape(said)}</p>' if said else ""
+    return f'<section id="{key}"><h2>{escape(title)}</h2>{explained}{body}</section>\n'
+
+
+def _tiles(models: Mapping[str, ModelReport], halves: Mapping[str, str]) -> str:
+    """What to know of one model at a glance."""
+    name, report = next(iter(models.items()))
+    scores = "".join(
+        f'<div class="main"><dt>{escape(summary)}</dt><dd>{number(value)}</dd></div>'
+        for summary, value in _summary(report, halves).items()
+    )
+    known = {"model": name, **report.facts} if name else report.facts
+    facts = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in known.items())
+    return f'<dl class="tiles">{scores}</dl><dl class="tiles facts">{facts}</dl>'
+
+
+def _side_by_side(models: Mapping[str, ModelReport], halves: Mapping[str, str]) -> str:
+    """The same of several models, a row each."""
+    summaries = {name: _summary(report, halves) for name, report in models.items()}
+    columns = list(dict.fromkeys(key for summary in summaries.values() for key in summary))
+    facts = list(dict.fromkeys(key for report in models.values() for key in report.facts))
+    rows = []
+    for place, (name, report) in enumerate(models.items()):
+        scores = "".join(number_cell(summaries[name].get(key), classes="score") for key in columns)
+        said = "".join(f"<td>{escape(report.facts.get(key, '–'))}</td>" for key in facts)
+        rows.append(f"<tr><td>{model_html(name, place)}</td>{scores}{said}</tr>")
+    scored = [(key, "number") for key in columns]
+    known = [(key, "text") for key in facts]
+    return table([("model", "text"), *scored, *known], rows)
+
+
+def _summary(report: ModelReport, halves: Mapping[str, str]) -> dict[str, float | None]:
+    """What stands for whole halves: the balance first, then other rows of no single task."""
+    rows = [row for row in report.all_rows if not row.variant and section_of((row.task, row.metric), halves) == ""]
+    rows.sort(key=lambda row: row.task != BALANCE)
+    named = {row: BALANCES.get(row.metric) if row.task == BALANCE else None for row in rows}
+    return {name or f"{row.task}, {row.metric}": row.value for row, name in named.items()}
+
+
+def _wrapped(name: str, inside: str) -> str:
+    return f'<div class="{name}">{inside}</div>' if inside else ""
+
+
+def _asset(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(inline: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()

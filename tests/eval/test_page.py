@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eval.contamination import Match, TaskOverlap
+from eval.datasets import Deferred, Fused, PairData, RetrievalData
+from eval.page import ModelReport, write_report
+from eval.page.inputs import Thumbnails, input_html, shortened
+from eval.results import Row, TaskResult, Vectors
+from eval.statistics import Comparison
+
+EVIL = "<script>alert(1)</script> <img src=x onerror=alert(2)> \" ' & </td>"
+VOID = {"meta", "img", "input"}
+
+
+class Reader(HTMLParser):
+    """Checks that what opens is closed in order, and collects tags with their attributes, and the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, tag
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.texts.append(data)
+
+
+def read(page: Path) -> Reader:
+    reader = Reader()
+    reader.feed(page.read_text(encoding="utf-8"))
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+def unit(rows: int, seed: int) -> Vectors:
+    vectors = np.random.default_rng(seed).standard_normal((rows, 8)).astype(np.float32)
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
+
+
+def picture(folder: Path, number: int) -> Path:
+    file = folder / f"picture {number}.png"
+    Image.new("RGB", (400, 200), (20 * number, 90, 200)).save(file)
+    return file
+
+
+def results(folder: Path, seed: int = 0) -> list[TaskResult]:
+    """Texts find pictures, products are found by a photo with words, and pairs; all texts are evil."""
+    pictures = [picture(folder, number) for number in range(6)]
+    data = RetrievalData([f"{EVIL} {n}" for n in range(6)], list(pictures), [[n] for n in range(6)])
+    hits = np.array([0.0, 1, 0, 1, 0, 1])
+    rows = [
+        Row("flickr30k/text->image", "hit_rate_at_1", 0.5, 0.1, None, low=0.4, high=0.6),
+        Row("flickr30k/text->image", "hit_rate_at_1", 0.3, 0.1, None, variant="4 dims"),
+        Row("flickr30k/text->image", "hit_rate_at_1", 0.2, 0.1, None, variant=EVIL),
+    ]
+    asked = RetrievalData([Fused(EVIL, pictures[0])], [EVIL, Deferred("a tar", pictures[1].read_bytes)], [[0]])
+    pairs = PairData([EVIL, "a", "b"], ["x", "y", EVIL], [1.0, 2.0, 3.0])
+    return [
+        TaskResult(
+            "flickr30k/text->image", "cross-modal", data, rows, {"hit_rate_at_1": hits}, unit(6, seed), unit(6, 1)
+        ),
+        TaskResult(EVIL, "cross-modal", asked, [Row(EVIL, "ndcg_at_10", 0.1, 0.1, None)], {}, unit(1, 2), unit(2, 3)),
+        TaskResult("cxc", "text", pairs, [Row("cxc", "spearman", -0.2, 0.0, 0.4)], {}, unit(3, 4), unit(3, 5)),
+    ]
+
+
+def report(folder: Path, seed: int = 0) -> ModelReport:
+    languages = [Row(f"xm3600/{one}/text->image", "hit_rate_at_1", 0.4, 0.1, None) for one in ("de", "en", "fr")]
+    balance = [Row("balance", "harmonic_mean", 0.456, None, None), Row("figures", "modality_gap", 1.2, None, None)]
+    return ModelReport(results(folder, seed), [*languages, *balance], {"parameters": "3 M", EVIL: EVIL})
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    overlap = TaskOverlap("cxc", 3, 3, {0: Match("same text", EVIL, "shard.tar", EVIL)})
+    models = {EVIL: report(folder), "second": report(folder, seed=9)}
+    compared = [Comparison("flickr30k/text->image", "hit_rate_at_1", 0.5, 0.6, 0.1, 0.05, 0.2, 0.01, 6)]
+    file = folder / "deep" / "report.html"
+    write_report(file, models, title=EVIL, introduction=EVIL, overlaps=[overlap], comparisons={"second": compared})
+    return file
+
+
+def test_the_page_is_well_formed_and_has_every_section(page: Path) -> None:
+    reader = read(page)
+    sections = [attributes["id"] for tag, attributes in reader.tags if tag == "section"]
+    assert sections == [
+        "scores", "compared", "published", "languages", "dimensions", "variants", "contamination", "failures",
+    ]  # fmt: skip
+    links = [attributes["href"] for tag, attributes in reader.tags if tag == "a"]
+    assert [link for link in links if str(link).startswith("#")] == [f"#{name}" for name in sections]
+
+
+def test_nothing_is_loaded_from_anywhere_else(page: Path) -> None:
+    reader = read(page)
+    for tag, attributes in reader.tags:
+        assert tag not in ("link", "iframe", "object", "embed", "form", "base"), tag
+        for name in ("src", "srcset", "data", "action", "poster"):
+            assert str(attributes.get(name, "data:")).startswith("data:"), attributes
+    html = page.read_text(encoding="utf-8")
+    assert not re.search(r"@import|url\(", html)
+    policy = next(one["content"] for _, one in reader.tags if one.get("http-equiv") == "Content-Security-Policy")
+    assert str(policy).startswith("default-src 'none'; img-src data:;")
+
+
+def test_the_policy_allows_the_style_and_the_script_of_the_page_and_no_other(page: Path) -> None:
+    html = page.read_text(encoding="utf-8")
+    for tag in ("style", "script"):
+        (inside,) = re.findall(f"<{tag}>(.*?)</{tag}>", html, re.S)
+        digest = base64.b64encode(hashlib.sha256(inside.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in html
+    assert not [name for _, attributes in read(page).tags for name in attributes if name == "style" or name[:2] == "on"]
+
+
+def test_no_text_becomes_markup(page: Path) -> None:
+    reader = read(page)
+    assert [attributes for tag, attributes in reader.tags if tag == "script"] == [{}]
+    assert all(str(one["src"]).startswith("data:image/jpeg;base64,") for tag, one in reader.tags if tag == "img")
+    assert "<script>alert(1)</script>" in " ".join(reader.texts)
+
+
+def test_links_lead_to_sources_alone(page: Path) -> None:
+    for tag, attributes in read(page).tags:
+        if tag == "a" and not str(attributes["href"]).startswith("#"):
+            assert str(attributes["href"]).startswith("https://")
+            assert attributes["rel"] == "noreferrer noopener"
+
+
+def test_scores_stand_with_interval_mark_and_balance(page: Path) -> None:
+    text = " ".join(read(page).texts)
+    for shown in ("0.500", "±.100", "0.456", "balance (harmonic mean)", "jinaai/jina-clip-v1", "0.678", "-0.200"):
+        assert shown in text
+    assert "-0.300" in text  # what the evil variant costs
+    html = page.read_text(encoding="utf-8")
+    assert html.count('class="sure"') == 1
+
+
+def test_every_column_but_drawings_can_be_sorted_by_key(page: Path) -> None:
+    html = page.read_text(encoding="utf-8")
+    heads = re.findall(r'<th scope="col" class="(\w+)">(<button type="button">)?', html)
+    assert heads
+    assert {kind for kind, button in heads if not button} == {"drawing"}
+    assert {kind for kind, button in heads if button} == {"text", "number"}
+
+
+def test_failures_show_pictures_as_small_jpegs(page: Path) -> None:
+    sources = [str(attributes["src"]) for tag, attributes in read(page).tags if tag == "img"]
+    assert len(set(sources)) >= 4
+    for source in set(sources):
+        content = base64.b64decode(source.partition(",")[2])
+        assert content[:2] == b"\xff\xd8"
+        assert len(content) < 4000
+
+
+def test_there_are_no_more_pictures_than_allowed(tmp_path: Path) -> None:
+    write_report(tmp_path / "page.html", {"": report(tmp_path)}, title="t", max_pictures=2)
+    sources = [str(attributes["src"]) for tag, attributes in read(tmp_path / "page.html").tags if tag == "img"]
+    assert len(set(sources)) == 2
+
+
+def test_a_report_of_scores_alone_has_no_empty_section(tmp_path: Path) -> None:
+    alone = TaskResult("sections", "text", RetrievalData([], [], []), [Row("sections", "ndcg_at_10", None, 0.1, None)])
+    write_report(tmp_path / "page.html", {"": ModelReport([alone])}, title="t")
+    assert [one["id"] for tag, one in read(tmp_path / "page.html").tags if tag == "section"] == ["scores"]
+
+
+def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken <b>.png").write_bytes(b"no picture")
+    html = input_html(tmp_path / "broken <b>.png", Thumbnails())
+    assert html == '<p class="text quiet">broken &lt;b&gt;.png</p>'
+
+
+def test_a_thumbnail_is_made_once(tmp_path: Path) -> None:
+    reads: list[int] = []
+    content = picture(tmp_path, 1).read_bytes()
+    deferred = Deferred("one", lambda: reads.append(1) or content)  # type: ignore[func-returns-value]
+    thumbnails = Thumbnails()
+    assert thumbnails.uri(deferred) == thumbnails.uri(deferred) != ""
+    assert len(reads) == 1
+
+
+def test_long_texts_are_cut_at_a_word() -> None:
+    assert shortened("one  two\nthree", 100) == "one two three"
+    assert shortened("one two three", 9) == "one two …"
