@@ -204,7 +204,7 @@ def test_a_folder_that_cannot_be_written_into_is_an_error_on_all_ranks(tmp_path:
     assert "rank 0 cannot write into" in found[1]
 
 
-LEGS = [(4, "fsdp"), (1, "ddp"), (2, "fsdp")]
+LEGS = [(1, "ddp"), (2, "fsdp"), (1, "ddp")]
 ALL_LEGS = [(4, "fsdp"), (2, "fsdp"), (1, "fsdp"), (1, "ddp"), (2, "fsdp"), (2, "ddp")]
 
 

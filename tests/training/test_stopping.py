@@ -233,7 +233,7 @@ if __name__ == "__main__":
 """
 
 
-@BOTH
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_with_workers_that_wait_for_a_storage_the_command_ends_in_time_with_128_and_the_signal(
     recipe: Recipe, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -250,7 +250,7 @@ def test_with_workers_that_wait_for_a_storage_the_command_ends_in_time_with_128_
     started = time.perf_counter()
     os.killpg(process.pid, number)  # as a terminal or a scheduler does: to every process
     _, said = process.communicate(timeout=60)
-    assert time.perf_counter() - started < 5, said
+    assert time.perf_counter() - started < 15, said
     assert process.returncode == 128 + number
     assert "stopped at step 4 of 20; go on with --resume" in said
     assert [folder.name for folder in checkpoints(Path(config.run))] == ["step-00000004"]
