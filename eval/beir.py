@@ -7,13 +7,14 @@ hub: mteb/scifact, zeta-alpha-ai/NanoSciFact, and with pictures vidore/docvqa_te
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 from unimodal.rows import Row
 
 from .datasets import Deferred, Fused, Input, RetrievalData
 from .hub import table_files, table_rows
+from .mteb_tables import NO_TEXT
 
 
 def read_beir(folder: Path, split: str = "test", subset: str = "", *, without_itself: bool = False) -> RetrievalData:
@@ -23,28 +24,30 @@ def read_beir(folder: Path, split: str = "test", subset: str = "", *, without_it
         configurations en-corpus, en-queries and en-qrels).
     without_itself: a query does not search the document that has its id (mteb's `ignore_identical_ids`).
 
-    A document is its title and its text, as mteb joins them. Queries that the split does not judge are those of
-    other splits and are left out; of those that it judges without finding anything relevant, and of documents
-    without a word, a warning says how many were left out.
+    A document is its title and its text, as mteb joins them; without either it stands as ".", and a warning counts
+    those. Queries that the split does not judge are those of other splits and are left out; of those that it judges
+    without finding anything relevant a warning says how many were left out.
 
     Raises ValueError, naming the folder: an id twice, qrels that name a query or a document that is not there, no
     qrels at all, an empty query.
     """
     prefix = f"{subset}-" if subset else ""
     qrels = table_files(folder, [f"{prefix}qrels"] if subset else ["default", "qrels"], split)
-    documents, empty = _inputs(table_files(folder, [f"{prefix}corpus"], split), "corpus-id", f"document of {folder}")
+    documents = _inputs(table_files(folder, [f"{prefix}corpus"], split), "corpus-id", f"document of {folder}")
     names = [f"{prefix}queries", *([] if subset else ["query"])]
-    queries, silent = _inputs(table_files(folder, names, split), "query-id", f"query of {folder}")
-    judged = _judgements(table_rows(qrels), queries.keys() | silent, documents.keys() | empty, folder)
-    if asked := next((query for query in judged if query in silent), None):
-        raise ValueError(f"query {asked!r} of {folder} is empty; remove it from the qrels.")
+    queries = _inputs(table_files(folder, names, split), "query-id", f"query of {folder}")
+    judged = _judgements(table_rows(qrels), queries, documents, folder)
+    if silent := next((query for query in judged if not queries[query]), None):
+        raise ValueError(f"query {silent!r} of {folder} is empty; remove it from the qrels.")
+    if empty := [name for name, document in documents.items() if not document]:
+        warnings.warn(f"{len(empty)} documents of {folder} are empty and stand as {NO_TEXT!r}", stacklevel=2)
+    documents.update(dict.fromkeys(empty, NO_TEXT))
     positions = {name: number for number, name in enumerate(documents)}
-    found = {
-        query: {one: grade for one, grade in grades.items() if one in positions} for query, grades in judged.items()
-    }
+    found = {query: {one: grade for one, grade in grades.items() if grade > 0} for query, grades in judged.items()}
     asked_for = [query for query in queries if found.get(query)]
-    _warn(len(empty), f"documents of {folder} without a word")
-    _warn(len(judged) - len(asked_for), f"queries of {folder} to which nothing is judged relevant")
+    if len(asked_for) < len(judged):
+        left_out = len(judged) - len(asked_for)
+        warnings.warn(f"{left_out} queries of {folder} have no relevant document and are left out", stacklevel=2)
     gains = [list(found[query].values()) for query in asked_for]
     return RetrievalData(
         queries=[queries[query] for query in asked_for],
@@ -57,39 +60,34 @@ def read_beir(folder: Path, split: str = "test", subset: str = "", *, without_it
     )
 
 
-def _inputs(files: list[Path], id_column: str, what: str) -> tuple[dict[str, Input], set[str]]:
-    """Id -> text, picture or both; and the ids of those that are neither."""
+def _inputs(files: list[Path], id_column: str, what: str) -> dict[str, Input]:
+    """Id -> text, picture or both; of those that are neither an empty text."""
     inputs: dict[str, Input] = {}
-    empty: set[str] = set()
     for number, row in enumerate(table_rows(files)):
         column = next((name for name in ("_id", "id", id_column) if name in row), None)
         if column is None:
             raise ValueError(f"{what}: row {number} of {files[0].name} has no _id, id or {id_column}; it has {[*row]}.")
         name = str(row[column])
-        if name in inputs or name in empty:
+        if name in inputs:
             raise ValueError(f"{what}: id {name!r} is there twice; ids must be distinct.")
-        one = _input(row)
-        if one is None:
-            empty.add(name)
-        else:
-            inputs[name] = one
-    return inputs, empty
+        inputs[name] = _input(row)
+    return inputs
 
 
-def _input(row: Row) -> Input | None:
+def _input(row: Row) -> Input:
     text, picture = str(row.get("text") or row.get("query") or ""), row.get("image")
     if row.get("title"):
         text = f"{row['title']} {text}"
     text = text.strip()
     if isinstance(picture, Deferred):
         return Fused(text, picture) if text else picture
-    return text or None
+    return text
 
 
 def _judgements(
-    rows: Iterable[Row], queries: set[str], documents: set[str], folder: Path
+    rows: Iterable[Row], queries: Container[str], documents: Container[str], folder: Path
 ) -> dict[str, dict[str, float]]:
-    """Query -> the documents judged relevant and how much; a grade of 0 or less says that one is not."""
+    """Query -> the documents judged and how relevant each is; a grade of 0 or less says that it is not."""
     judged: dict[str, dict[str, float]] = {}
     for row in rows:
         try:
@@ -110,9 +108,4 @@ def _judgements(
         of_query[document] = grade
     if not judged:
         raise ValueError(f"qrels of {folder} are empty; check the split.")
-    return {query: {one: grade for one, grade in grades.items() if grade > 0} for query, grades in judged.items()}
-
-
-def _warn(count: int, what: str) -> None:
-    if count:
-        warnings.warn(f"{count} {what} are left out", stacklevel=3)
+    return judged

@@ -98,26 +98,27 @@ class Suite(Config):
 
     def task_of(self, name: str) -> TaskConfig:
         """The task that data or a row is of: "beir/cqadupstack" of "beir/cqadupstack/android"."""
-        return self.tasks[self._owner(name)]
+        owner = self._owner(name)
+        if not owner:
+            raise ValueError(f"{name!r} is of no task of the suite; {nearest(name, self.tasks)}")
+        return self.tasks[owner]
 
     def averages_of(self, names: Iterable[str]) -> dict[str, list[str]]:
         """Averages over languages and subsets: "xtd10/text->image" -> "xtd10/de/text->image", "xtd10/en/text->image"...
 
-        names: of rows.
+        names: of rows; those of no task of the suite are passed over.
         """
         groups: dict[str, list[str]] = {}
         for name in dict.fromkeys(names):
             task = self._owner(name)
             part, _, direction = name[len(task) + 1 :].partition("/")
-            if part in self.tasks[task].parts and len(self.tasks[task].parts) > 1:
+            if task and part in self.tasks[task].parts and len(self.tasks[task].parts) > 1:
                 groups.setdefault("/".join(filter(None, (task, direction))), []).append(name)
         return groups
 
     def _owner(self, name: str) -> str:
-        owners = [task for task in self.tasks if f"{name}/".startswith(f"{task}/")]
-        if not owners:
-            raise ValueError(f"{name!r} is of no task of the suite; {nearest(name, self.tasks)}")
-        return max(owners, key=len)
+        """The longest name of a task that a name begins with, or ""."""
+        return max((task for task in self.tasks if f"{name}/".startswith(f"{task}/")), key=len, default="")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,42 +11,7 @@ import pytest
 
 from eval.beir import read_beir
 from eval.datasets import Deferred, Fused, RetrievalData
-
-CORPUS = [
-    {"_id": "d1", "title": "Cells", "text": "Cells are small."},
-    {"_id": "d2", "title": "", "text": "Atoms are smaller."},
-    {"_id": "q2", "title": "Quarks", "text": ""},
-]
-QUERIES = [{"_id": "q1", "text": "what is small"}, {"_id": "q2", "text": "quarks"}, {"_id": "q3", "text": "of train"}]
-QRELS = [("q1", "d2", 2), ("q1", "d1", 1), ("q1", "q2", 0), ("q2", "d2", 1)]
-
-
-def lines(*rows: dict[str, Any]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def write_beir(
-    folder: Path,
-    corpus: list[dict[str, Any]] = CORPUS,
-    queries: list[dict[str, Any]] = QUERIES,
-    qrels: list[tuple[str, str, int]] = QRELS,
-) -> Path:
-    (folder / "qrels").mkdir(parents=True)
-    (folder / "corpus.jsonl").write_text(lines(*corpus))
-    (folder / "queries.jsonl").write_text(lines(*queries))
-    header = "query-id\tcorpus-id\tscore\n"
-    (folder / "qrels" / "test.tsv").write_text(header + "".join(f"{q}\t{d}\t{s}\n" for q, d, s in qrels))
-    return folder
-
-
-def write_hub(
-    folder: Path, corpus: list[dict[str, Any]], queries: list[dict[str, Any]], qrels: list[dict[str, Any]]
-) -> Path:
-    for name, rows in (("corpus", corpus), ("queries", queries), ("qrels", qrels)):
-        (folder / name).mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(rows), folder / name / "train-00000-of-00001.parquet")
-    return folder
-
+from tests.eval.layouts import CORPUS, QRELS, QUERIES, lines, write_beir, write_tables
 
 EXPECTED = RetrievalData(
     queries=["what is small", "quarks"],
@@ -85,7 +50,7 @@ def test_the_hub_s_layout_of_mteb_gives_the_same(tmp_path: Path) -> None:
 def test_nanobeir_has_no_scores_and_its_split_is_train(tmp_path: Path) -> None:
     qrels = [{"query-id": q, "corpus-id": d} for q, d, s in QRELS if s]
     corpus = [{"_id": row["_id"], "text": row["text"] or row["title"]} for row in CORPUS]
-    data = read_beir(write_hub(tmp_path, corpus, QUERIES[:2], qrels), "train")
+    data = read_beir(write_tables(tmp_path, corpus, QUERIES[:2], qrels), "train")
     assert data.relevant == [[1, 0], [1]]
     assert data.gains is None
     assert data.documents == ["Cells are small.", "Atoms are smaller.", "Quarks"]
@@ -95,7 +60,7 @@ def test_pages_are_found_as_pictures(tmp_path: Path) -> None:
     corpus = [{"corpus-id": n, "image": {"bytes": b"page %d" % n, "path": None}} for n in range(3)]
     queries = [{"query-id": n, "query": f"question {n}"} for n in range(2)]
     qrels = [{"query-id": n, "corpus-id": 2 - n, "score": 1} for n in range(2)]
-    data = read_beir(write_hub(tmp_path, corpus, queries, qrels))
+    data = read_beir(write_tables(tmp_path, corpus, queries, qrels))
     assert data.queries == ["question 0", "question 1"]
     assert data.relevant == [[2], [1]]
     assert data.document_ids == ["0", "1", "2"]
@@ -104,7 +69,7 @@ def test_pages_are_found_as_pictures(tmp_path: Path) -> None:
 
 def test_a_picture_with_a_text_is_both_together(tmp_path: Path) -> None:
     corpus = [{"id": "a", "text": "a page", "image": {"bytes": b"page", "path": None}}]
-    data = read_beir(write_hub(tmp_path, corpus, [{"id": "q", "text": "x"}], [{"query-id": "q", "corpus-id": "a"}]))
+    data = read_beir(write_tables(tmp_path, corpus, [{"id": "q", "text": "x"}], [{"query-id": "q", "corpus-id": "a"}]))
     assert isinstance(data.documents[0], Fused)
     assert data.documents[0].text == "a page"
 
@@ -124,16 +89,17 @@ def test_a_query_does_not_search_the_document_of_its_id(tmp_path: Path) -> None:
     assert read_beir(write_beir(tmp_path / "set"), without_itself=True).excluded == [[], [2]]
 
 
-def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
+def test_what_is_left_out_or_stands_for_nothing_is_counted(tmp_path: Path) -> None:
     corpus = [*CORPUS, {"_id": "d4", "title": "", "text": " "}]
     qrels = [*QRELS, ("q3", "d1", 0)]
-    with pytest.warns(UserWarning, match="left out") as told:
+    with pytest.warns(UserWarning, match="documents|queries") as told:
         data = read_beir(write_beir(tmp_path / "set", corpus, QUERIES, qrels))
     assert [str(one.message).replace(str(tmp_path), "") for one in told] == [
-        "1 documents of /set without a word are left out",
-        "1 queries of /set to which nothing is judged relevant are left out",
+        "1 documents of /set are empty and stand as '.'",
+        "1 queries of /set have no relevant document and are left out",
     ]
-    assert data == EXPECTED
+    assert data.documents == [*EXPECTED.documents, "."]
+    assert (data.queries, data.relevant, data.gains) == (EXPECTED.queries, EXPECTED.relevant, EXPECTED.gains)
 
 
 @pytest.mark.parametrize(

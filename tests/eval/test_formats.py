@@ -1,65 +1,19 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from eval.datasets import Deferred, PairData, RetrievalData, ZeroShotData, checked
 from eval.formats import read_crossmodal3600, read_hub_pairs, read_shards, read_webdataset, read_xtd10
+from tests.eval.layouts import picture, write_captioned, write_classes, write_crossmodal3600, write_tar, write_xtd10
 from unimodal.config import parse_config
 from unimodal.shards.config import PackConfig
 from unimodal.shards.write import pack
-
-
-def picture(number: int, form: str = "JPEG") -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 6), (number * 20, 0, 0)).save(buffer, form)
-    return buffer.getvalue()
-
-
-def write_tar(file: Path, parts: dict[str, bytes]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(file, "w") as tar:
-        for name, content in parts.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-
-
-def write_captioned(root: Path, captions: list[list[str]], per_tar: int = 2, form: str = "jpg") -> Path:
-    """As clip-benchmark/wds_flickr30k lies on the hub."""
-    count = -(-len(captions) // per_tar)
-    for tar in range(count):
-        numbers = range(tar * per_tar, min((tar + 1) * per_tar, len(captions)))
-        parts: dict[str, bytes] = {}
-        for number in numbers:
-            parts[f"s{number:07d}.{form}"] = picture(number, {"jpg": "JPEG"}.get(form, form.upper()))
-            parts[f"s{number:07d}.txt"] = "\n".join(captions[number]).encode()
-        write_tar(root / "test" / f"{tar}.tar", parts)
-    (root / "test" / "nshards.txt").write_text(str(count))
-    (root / "dataset_type.txt").write_text("retrieval\n")
-    return root
-
-
-def write_classes(root: Path, labels: list[str]) -> Path:
-    """As clip-benchmark/wds_vtab-cifar10 lies on the hub."""
-    parts: dict[str, bytes] = {}
-    for number, label in enumerate(labels):
-        parts[f"s{number:07d}.webp"] = picture(number, "WEBP")
-        parts[f"s{number:07d}.cls"] = label.encode()
-    write_tar(root / "test" / "0.tar", parts)
-    (root / "test" / "nshards.txt").write_text("1\n")
-    (root / "classnames.txt").write_text("cat\ndog\n")
-    (root / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\na drawing of a {c}.\n")
-    return root
-
 
 CAPTIONS = [["one", "uno"], ["two"], ["three", "one", "drei"]]
 
@@ -183,19 +137,6 @@ def test_shards_of_several_kinds_or_cut_short_are_refused(packed: Pack, tmp_path
         read_shards(str(pairs))
 
 
-def write_crossmodal3600(root: Path) -> Path:
-    (root / "images").mkdir(parents=True)
-    rows = []
-    for number in range(3):
-        (root / "images" / f"key{number}.jpg").write_bytes(picture(number))
-        words = {
-            one: {"caption": [f"{one} {number} {n}" for n in range(2)], "caption/tokenized": []} for one in ("de", "en")
-        }
-        rows.append({"image/key": f"key{number}", "image/locale": "en", **words})
-    (root / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return root
-
-
 def test_crossmodal3600_has_the_same_pictures_in_every_language(tmp_path: Path) -> None:
     write_crossmodal3600(tmp_path)
     german, english = read_crossmodal3600(tmp_path, "de"), read_crossmodal3600(tmp_path, "en", first_caption=True)
@@ -204,18 +145,6 @@ def test_crossmodal3600_has_the_same_pictures_in_every_language(tmp_path: Path) 
     assert english.queries == ["en 0 0", "en 1 0", "en 2 0"]
     with pytest.raises(ValueError, match=r"language 'dn' is not in .*; did you mean '(de|en)'\?"):
         read_crossmodal3600(tmp_path, "dn")
-
-
-def write_xtd10(root: Path) -> Path:
-    for part, language in (("XTD10", "en"), ("MIC", "de"), ("STAIR", "jp")):
-        (root / part).mkdir(parents=True)
-        captions = "".join(f"{language} {number}\n" for number in range(3))
-        (root / part / f"test_1kcaptions_{language}.txt").write_text(captions)
-    (root / "XTD10" / "test_image_names.txt").write_text("a.jpg\nb.jpg\nc.jpg\n")
-    (root / "images").mkdir()
-    for number, name in enumerate("abc"):
-        (root / "images" / f"{name}.jpg").write_bytes(picture(number))
-    return root
 
 
 def test_xtd10_has_a_caption_a_picture_in_each_language(tmp_path: Path) -> None:

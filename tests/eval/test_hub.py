@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,21 +8,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from eval.datasets import Deferred
 from eval.hub import table_files, table_rows
+from tests.eval.layouts import picture
 
 
 def write_parquet(file: Path, rows: list[dict[str, Any]], group: int = 2) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), file, row_group_size=group)
-
-
-def picture(colour: tuple[int, int, int]) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 6), colour).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def readme(*configs: dict[str, Any]) -> str:
@@ -88,7 +81,7 @@ def test_a_table_that_is_not_there_is_named_with_what_is(tmp_path: Path) -> None
 
 
 def test_pictures_of_a_parquet_file_are_read_when_they_are_needed(tmp_path: Path) -> None:
-    contents = [picture((n * 40, 0, 0)) for n in range(5)]
+    contents = [picture(number) for number in range(5)]
     cells: list[dict[str, Any] | None] = [{"bytes": one, "path": None} for one in contents]
     cells[1] = None
     cells[3] = {"bytes": None, "path": "gone.png"}

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from eval.datasets import PairData, RetrievalData
-from eval.suites import Suite, load_tasks, read_suite
+from eval.suites import Suite, load_tasks, missing_of, read_suite
+from eval.tasks import TaskRows
 from unimodal.config import parse_config
 
 DATA = Path(os.environ.get("UNIMODAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -30,10 +31,29 @@ def write_rows(file: Path, *rows: dict[str, Any]) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["mini", "suite-mini", "demo"])
-def test_a_shipped_suite_has_both_splits(name: str) -> None:
-    for task in read_suite(name).tasks.values():
-        assert set(task.splits) == {"val", "test"}
+SHIPPED = ("mini", "demo", "quick", "jina", "full", "shop")
+
+
+@pytest.mark.parametrize("name", [*SHIPPED, "suite-mini"])
+def test_a_shipped_suite_can_choose_and_report(name: str) -> None:
+    suite = read_suite(name)
+    for split in ("val", "test"):
+        assert len(missing_of(suite, Path("nowhere"), split)) == len(suite.tasks)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_what_a_shipped_suite_averages_is_there(name: str) -> None:
+    suite = read_suite(name)
+    for average in suite.averages.values():
+        for task in average.tasks:
+            assert suite.task_of(task) is not None
+
+
+def test_the_small_suites_hold_val_and_test_apart() -> None:
+    for name in ("mini", "demo"):
+        for task in read_suite(name).tasks.values():
+            assert isinstance(task, TaskRows)
+            assert set(task.splits) == {"val", "test"}
 
 
 def test_null_leaves_a_task_out() -> None:
@@ -58,6 +78,7 @@ def test_a_split_is_laid_over_the_rows_and_groups_narrow_it(tmp_path: Path) -> N
 def test_where_of_a_split_adds_to_where_of_the_rows() -> None:
     rows = {"input": "pairs.jsonl", "where": {"lang": "en"}}
     task = suite_of(pairs={**PAIRS, "rows": rows}).tasks["pairs"]
+    assert isinstance(task, TaskRows)
     assert task.rows_of("val").where == {"lang": "en", "split": "val"}
 
 
@@ -116,7 +137,64 @@ def test_a_mistake_is_told_when_the_suite_is_read(change: dict[str, Any], messag
 
 def test_an_unknown_split_is_refused_with_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"split 'tst' is not in this task; did you mean 'test'\?"):
-        suite_of(pairs=PAIRS).tasks["pairs"].rows_of("tst")
+        load_tasks(suite_of(pairs=PAIRS), Path(), "tst")
+
+
+def test_a_name_belongs_to_the_longest_task_that_it_begins_with() -> None:
+    suite = suite_of(**{"beir": {"kind": "beir"}, "beir/nq": {"kind": "beir", "split": "dev"}})
+    assert suite.task_of("beir/nq/text->image") is suite.tasks["beir/nq"]
+    assert suite.task_of("beir/nqs") is suite.tasks["beir"]
+    with pytest.raises(ValueError, match=r"'bear' is of no task of the suite; did you mean 'beir'\?"):
+        suite.task_of("bear")
+
+
+def test_languages_and_subsets_are_averaged_by_direction() -> None:
+    suite = suite_of(
+        xtd={"kind": "xtd10", "languages": ["de", "en"]},
+        one={"kind": "xtd10", "languages": ["de"]},
+        forums={"kind": "beir", "path": "{subset}", "subsets": ["tex", "unix"]},
+        pairs=PAIRS,
+    )
+    names = [f"xtd/{one}/{way}" for one in ("de", "en") for way in ("text->image", "image->text")]
+    names += ["one/text->image", "forums/tex", "forums/unix", "pairs", "pairs/hard", "balance"]
+    assert suite.averages_of(names) == {
+        "xtd/text->image": ["xtd/de/text->image", "xtd/en/text->image"],
+        "xtd/image->text": ["xtd/de/image->text", "xtd/en/image->text"],
+        "forums": ["forums/tex", "forums/unix"],
+    }
+
+
+def test_one_command_gets_all_that_is_missing() -> None:
+    suite = suite_of(
+        a={"kind": "webdataset", "get": "flickr30k", "megabytes": 100},
+        b={"kind": "webdataset", "path": "flickr30k", "get": "flickr30k", "megabytes": 100},
+        c={"kind": "beir", "get": "beir/nq", "megabytes": 500.4},
+        d={"kind": "mteb", "task": "Food101ZeroShot", "path": "mteb/food101"},
+        e={"kind": "beir"},
+    )
+    with pytest.raises(ValueError, match="are missing") as told:
+        load_tasks(suite, Path("my data"), "test")
+    assert str(told.value) == (
+        "files of the suite that are missing (5): my data/a, my data/c, my data/e, my data/flickr30k, "
+        "my data/mteb/food101; get them with `unimodal prepare flickr30k beir/nq --data 'my data' && for set in "
+        "mteb/food101; do hf download --repo-type dataset $set --local-dir 'my data'/$set; done` (at least 600 MB), "
+        "put them below data_root 'my data', set another data_root, or leave a task out with tasks.NAME=null."
+    )
+    assert [(one.task, one.paths, one.megabytes) for one in missing_of(suite, Path("d"), "test")][2:] == [
+        ("c", [Path("d/c")], 500.4), ("d", [Path("d/mteb/food101")], 0), ("e", [Path("d/e")], 0),
+    ]  # fmt: skip
+
+
+def test_data_that_cannot_be_scored_is_refused_by_the_task_s_name(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.jsonl", {"query": "", "document": "one"})
+    suite = suite_of(texts={"kind": "text-retrieval", "rows": {"input": "rows.jsonl"}})
+    with pytest.raises(ValueError, match="texts has no queries; check where its data lies and its split"):
+        load_tasks(suite, tmp_path, "test")
+
+
+def test_an_unknown_way_to_change_queries_is_told_when_the_suite_is_read() -> None:
+    with pytest.raises(ValueError, match=r"analysis.robustness: 'typo' is no way .*; did you mean 'typos'\?"):
+        parse_config(Suite, {"tasks": {"pairs": PAIRS}, "analysis": {"robustness": ["typo"]}})
 
 
 @pytest.mark.skipif(not (DATA / "openstax_text").is_dir(), reason=f"no openstax_text below {DATA}")
@@ -129,3 +207,18 @@ def test_the_mini_suite_has_the_known_sizes() -> None:
     assert (len(figures.queries), len(figures.documents)) == (998, 998)
     assert (len(sections.queries), len(sections.documents)) == (1182, 2069)
     assert (len(pairs.scores), len(pairs.groups["cross-picture"])) == (3222, 257)
+
+
+@pytest.mark.skipif(not (DATA / "luma_shop").is_dir(), reason=f"no luma_shop below {DATA}")
+def test_the_shop_suite_has_the_known_sizes_and_no_photo_on_both_sides() -> None:
+    loaded = load_tasks(read_suite("shop"), DATA, "test")
+    sizes = {}
+    for name, data in loaded.items():
+        assert isinstance(data, RetrievalData)
+        sizes[name] = (len(data.queries), len(data.documents))
+        assert not {one for one in data.queries if isinstance(one, Path)} & set(data.documents)
+    assert sizes["garments/text->fused"] == (44, 461)
+    assert sizes["garments/photo->image"] == (25, 461)
+    assert sizes["garments/photo+text->image"] == (42, 461)
+    assert sizes["groceries/text->text"] == (81, 81)
+    assert sizes["groceries/photo->fused"] == sizes["groceries/photo+text->text"] == (1204, 81)
