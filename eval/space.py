@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ import numpy.typing as npt
 from unimodal.calibration import Calibration, centre, fit_calibration
 
 from .chance import chance
-from .datasets import Fused, Input, RetrievalData
+from .datasets import Fused, RetrievalData, TaskData
 from .metrics import metric_values
 from .ranks import BLOCK_SCORES, Ranks, ranks_of_scores
 from .results import Row, TaskResult, Vectors
@@ -106,15 +107,22 @@ def cross_modal_sides(results: Iterable[TaskResult]) -> Iterator[Sides]:
     """The tasks in which texts search pictures, one direction of each; those that the model cannot do are left out."""
     for result in results:
         data, texts, pictures = result.data, result.queries, result.documents
-        if not isinstance(data, RetrievalData) or texts is None or pictures is None:
-            continue
-        if all(isinstance(one, str) for one in data.queries) and all(_is_picture(one) for one in data.documents):
+        if searches_pictures(data) and texts is not None and pictures is not None:
             gains = data.gains or [[1.0] * len(documents) for documents in data.relevant]
             matches = [
                 [document for document, gain in zip(documents, gains[text], strict=True) if gain > 0]
                 for text, documents in enumerate(data.relevant)
             ]
             yield Sides(result.name.removesuffix("/text->image"), texts, pictures, matches)
+
+
+def searches_pictures(data: TaskData) -> TypeGuard[RetrievalData]:
+    """Whether all queries are texts and all documents pictures."""
+    return (
+        isinstance(data, RetrievalData)
+        and all(isinstance(one, str) for one in data.queries)
+        and not any(isinstance(one, (str, Fused)) for one in data.documents)
+    )
 
 
 def modality_gap(texts: Vectors, pictures: Vectors) -> float:
@@ -204,10 +212,6 @@ def _variants(sides: Sides, calibration: Calibration | None) -> Iterator[tuple[s
     for variant, means in (("centred", own), ("calibrated", calibration)):
         if means is not None:
             yield variant, centre(sides.texts, means.text_mean), centre(sides.pictures, means.image_mean)
-
-
-def _is_picture(one: Input) -> bool:
-    return not isinstance(one, (str, Fused))
 
 
 def _sample(numbers: Positions, limit: int) -> Positions:
