@@ -1,0 +1,203 @@
+"""How fast a task is scored once its vectors are there, and in how much memory, beside mteb.evaluate.
+
+Both get the same vectors and give hit rate, recall, precision, nDCG, MAP and MRR at 1, 3, 5, 10, 20, 100 and 1,000;
+only when these are equal is a time given. mteb also gives nAUC, which is not computed here. Vectors are random, a
+query's a little closer to its document's than to the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unimodal.compare import (
+    Clock,
+    Row,
+    Run,
+    Tick,
+    cpu_clock,
+    in_fresh_process,
+    make_row,
+    measuring,
+    peak_memory,
+    timed,
+)
+
+from ..datasets import RetrievalData
+from ..metrics import METRICS
+from ..mteb_tasks import import_mteb
+from ..results import Vectors
+from ..retrieval import vector_values
+
+NAMES = [f"{family}_at_{k}" for family, k in itertools.product(METRICS, (1, 3, 5, 10, 20, 100, 1000))]
+TOLERANCE = 2e-5  # mteb rounds to five decimals
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """How many of what are scored, and how much faster than mteb that is to be."""
+
+    name: str
+    num_queries: int
+    num_documents: int
+    dim: int
+    target: str
+    memory_target: str = ""  # empty: memory is not measured
+    rounds: int | None = None  # at most so many, where mteb takes minutes
+
+
+SHAPES = (
+    Shape("Flickr-shaped text -> image", 5_000, 1_000, 512, ">= 20"),
+    Shape("COCO-shaped text -> image", 24_809, 5_000, 512, ">= 10", "<= 0.2", rounds=1),
+    Shape("text retrieval", 1_000, 20_000, 768, ">= 4"),
+)
+
+
+def bench_eval_scoring(shapes: Sequence[Shape] = SHAPES, *, rounds: int = 3, threads: int | None = None) -> list[Row]:
+    """Time both in turns and take the medians; peak memory in a fresh process for each.
+
+    rounds: after one that warms up and compares the scores. threads: of torch; None: its own number, and wall time.
+    """
+    names = ("ours", "mteb")
+    total = sum(len(names) * (1 + min(rounds, shape.rounds or rounds) + bool(shape.memory_target)) for shape in shapes)
+    rows = []
+    with measuring("bench eval", total, threads) as tick:
+        for shape in shapes:
+            rows.append(_time(shape, rounds, tick, cpu_clock()))
+            if shape.memory_target:
+                peaks = {}
+                for name in names:
+                    tick(f"{name}, memory")
+                    peaks[name] = in_fresh_process(peak_of, name, shape)
+                title = f"{_title(shape)}: memory"
+                rows.append(make_row(title, _peer(), shape.memory_target, peaks["ours"], peaks["mteb"], "MB"))
+    return rows
+
+
+def peak_of(name: str, shape: Shape) -> float:
+    """MB that scoring takes at most beside the vectors; name: "ours" or "mteb"."""
+    make = {"ours": our_run, "mteb": mteb_run}[name]
+    make(Shape("", 20, 30, 8, ""))()  # whatever is imported at the first call is
+    return peak_memory(make(shape))
+
+
+def our_run(shape: Shape) -> Run:
+    """Scores by ranks: one number for each of NAMES."""
+    queries, documents, relevant = draw_vectors(shape)
+    texts = [str(number) for number in range(max(shape.num_queries, shape.num_documents))]
+    data = RetrievalData(
+        list(texts[: shape.num_queries]), list(texts[: shape.num_documents]), [[document] for document in relevant],
+        document_ids=texts[: shape.num_documents],
+    )  # fmt: skip
+
+    def run() -> list[Tensor]:
+        values = vector_values(data, NAMES, queries, documents)
+        return [torch.tensor([float(values[name].mean()) for name in NAMES])]
+
+    return run
+
+
+def mteb_run(shape: Shape) -> Run:
+    """The same by mteb.evaluate, of a model that hands out vectors that are ready."""
+    mteb = import_mteb()
+    logging.getLogger("mteb").setLevel(logging.ERROR)
+    queries, documents, relevant = draw_vectors(shape)
+    make_task, model = _task_maker(len(queries), len(documents), relevant), _ready_model(queries, documents)
+
+    def run() -> list[Tensor]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = mteb.evaluate(model, [make_task()], cache=None, co2_tracker=False, show_progress_bar=False)
+        scores = found.task_results[0].scores["test"][0]
+        return [torch.tensor([float(scores[name]) for name in NAMES])]
+
+    return run
+
+
+def draw_vectors(shape: Shape) -> tuple[Vectors, Vectors, list[int]]:
+    """Unit vectors (Q, D) and (N, D), and the document that belongs to each query."""
+    random = np.random.default_rng(0)
+    documents = random.standard_normal((shape.num_documents, shape.dim), dtype=np.float32)
+    relevant = random.integers(0, shape.num_documents, shape.num_queries)
+    noise = random.standard_normal((shape.num_queries, shape.dim), dtype=np.float32)
+    queries = documents[relevant] + 6 * noise
+    queries, documents = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (queries, documents))
+    return queries, documents, relevant.tolist()
+
+
+def _time(shape: Shape, rounds: int, tick: Tick, clock: Clock) -> Row:
+    runs = {"ours": our_run(shape), "mteb": mteb_run(shape)}
+    rounds = min(rounds, shape.rounds or rounds)
+    seconds = timed(runs, rounds, tick, clock, tolerance=TOLERANCE)
+    return make_row(f"{_title(shape)}: time", _peer(), shape.target, seconds["ours"], seconds["mteb"], clock.unit)
+
+
+def _title(shape: Shape) -> str:
+    return f"{shape.name}, {shape.num_queries:,} x {shape.num_documents:,}, {shape.dim} dimensions"
+
+
+def _peer() -> str:
+    return f"mteb {version('mteb')} evaluate"
+
+
+def _task_maker(num_queries: int, num_documents: int, relevant: Sequence[int]) -> Callable[[], Any]:
+    """A function that makes the task anew: mteb empties one that it has scored."""
+    from datasets import Dataset
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+    from mteb.abstasks.task_metadata import TaskMetadata
+
+    class Ready(AbsTaskRetrieval):  # type: ignore[misc]  # mteb has no types
+        metadata = TaskMetadata(
+            name="Ready", description="Vectors that are ready.", type="Retrieval", category="t2t", modalities=["text"],
+            main_score="ndcg_at_10", reference=None, eval_langs=["eng-Latn"], eval_splits=["test"],
+            date=("2024-01-01", "2024-01-02"), domains=["Web"], task_subtypes=[], license="mit",
+            annotations_creators="derived", dialect=[], sample_creation="created", bibtex_citation="",
+            dataset={"path": "ready", "revision": "1"},
+        )  # fmt: skip
+
+        def load_data(self, num_proc: int | None = None, **_: Any) -> None:
+            """There already."""
+
+    def rows(count: int) -> Dataset:
+        names = [str(number) for number in range(count)]
+        return Dataset.from_dict({"id": names, "text": names})
+
+    judged = {str(query): {str(document): 1} for query, document in enumerate(relevant)}
+    corpus, asked = rows(num_documents), rows(num_queries)
+
+    def make() -> Ready:
+        task = Ready()
+        parts: Any = {"corpus": corpus, "queries": asked, "relevant_docs": judged, "top_ranked": None}
+        task.dataset, task.data_loaded = {"default": {"test": parts}}, True
+        return task
+
+    return make
+
+
+def _ready_model(queries: Vectors, documents: Vectors) -> Any:
+    from mteb.models.abs_encoder import AbsEncoder
+    from mteb.models.model_meta import ModelMeta, ScoringFunction
+    from mteb.types import PromptType
+
+    class Model(AbsEncoder):  # type: ignore[misc]  # mteb has no types
+        def __init__(self) -> None:
+            self.mteb_model_meta = ModelMeta(
+                loader=None, name="unimodal/ready", revision="1", release_date=None, languages=["eng-Latn"],
+                n_parameters=None, memory_usage_mb=None, max_tokens=None, embed_dim=queries.shape[1], license=None,
+                open_weights=True, public_training_code=None, public_training_data=None, framework=["PyTorch"],
+                similarity_fn_name=ScoringFunction.COSINE, use_instructions=False, training_datasets=None,
+            )  # fmt: skip
+
+        def encode(self, inputs: Any, *, prompt_type: PromptType | None = None, **_: Any) -> Vectors:
+            return queries if prompt_type == PromptType.query else documents
+
+    return Model()
