@@ -14,7 +14,6 @@ from unimodal.rows import Row
 
 from .datasets import Deferred, Fused, Input, RetrievalData
 from .hub import table_files, table_rows
-from .mteb_tables import NO_TEXT
 
 
 def read_beir(folder: Path, split: str = "test", subset: str = "", *, without_itself: bool = False) -> RetrievalData:
@@ -40,8 +39,10 @@ def read_beir(folder: Path, split: str = "test", subset: str = "", *, without_it
     if silent := next((query for query in judged if not queries[query]), None):
         raise ValueError(f"query {silent!r} of {folder} is empty; remove it from the qrels.")
     if empty := [name for name, document in documents.items() if not document]:
+        from .mteb_tables import NO_TEXT  # torch comes with it, which takes seconds
+
         warnings.warn(f"{len(empty)} documents of {folder} are empty and stand as {NO_TEXT!r}", stacklevel=2)
-    documents.update(dict.fromkeys(empty, NO_TEXT))
+        documents.update(dict.fromkeys(empty, NO_TEXT))
     positions = {name: number for number, name in enumerate(documents)}
     found = {query: {one: grade for one, grade in grades.items() if grade > 0} for query, grades in judged.items()}
     asked_for = [query for query in queries if found.get(query)]

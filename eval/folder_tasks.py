@@ -150,8 +150,7 @@ class Crossmodal3600Task(Task):
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
         """The same pictures, with the captions of each language."""
-        first = self.captions == "first"
-        return {one: read_crossmodal3600(root / self.path, one, first_caption=first) for one in self.languages}
+        return dict(read_crossmodal3600(root / self.path, self.languages, first_caption=self.captions == "first"))
 
 
 class Xtd10Task(Task):

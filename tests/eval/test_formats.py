@@ -139,12 +139,14 @@ def test_shards_of_several_kinds_or_cut_short_are_refused(packed: Pack, tmp_path
 
 def test_crossmodal3600_has_the_same_pictures_in_every_language(tmp_path: Path) -> None:
     write_crossmodal3600(tmp_path)
-    german, english = read_crossmodal3600(tmp_path, "de"), read_crossmodal3600(tmp_path, "en", first_caption=True)
+    german, other = read_crossmodal3600(tmp_path, ["de", "en"]).values()
+    english = read_crossmodal3600(tmp_path, ["en"], first_caption=True)["en"]
+    assert (other.queries[:2], other.documents) == (["en 0 0", "en 0 1"], german.documents)
     assert german.documents == english.documents == [tmp_path / "images" / f"key{n}.jpg" for n in range(3)]
     assert german.queries[:3] == ["de 0 0", "de 0 1", "de 1 0"]
     assert english.queries == ["en 0 0", "en 1 0", "en 2 0"]
     with pytest.raises(ValueError, match=r"language 'dn' is not in .*; did you mean '(de|en)'\?"):
-        read_crossmodal3600(tmp_path, "dn")
+        read_crossmodal3600(tmp_path, ["dn"])
 
 
 def test_xtd10_has_a_caption_a_picture_in_each_language(tmp_path: Path) -> None:
