@@ -1,0 +1,99 @@
+"""Where each data set comes from: sets.yaml, read and checked."""
+
+from __future__ import annotations
+
+import functools
+from importlib import resources
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from unimodal.config import Config, nearest, parse_config
+from unimodal.shards.config import PackConfig
+
+Converter = Literal["", "luma_shop", "grocery_store", "emoji_noto", "coco_captions_text", "retail_demo_text"]
+
+
+class Source(Config):
+    """One origin: a data set repository of the hub, a commit of a GitHub repository, or a file at a URL."""
+
+    hub: str = ""  # OWNER/NAME
+    github: str = ""  # OWNER/NAME
+    url: str = ""  # of a .zip, .tar.gz or .tgz, which is unpacked
+    revision: str = ""  # a commit; of the hub "main" will do: which commit that was is written down
+    files: list[str] = Field(default=["*"])  # which to keep: patterns; * crosses folders
+    flat: bool = False  # leave out the folders that they lie in
+    into: str = ""  # the folder below the data set's that they go to
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Source:
+        if sum(map(bool, (self.hub, self.github, self.url))) != 1:
+            raise ValueError("a source is one of hub, github and url; set just one.")
+        if bool(self.revision) is bool(self.url):
+            raise ValueError(f"{self.name}: a repository has a revision and a url has none.")
+        if self.url and not self.url.startswith("https://"):
+            raise ValueError(f"url {self.url!r} is not safe on the way; give one with https://.")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return self.hub or self.github or self.url
+
+
+class Each(Config):
+    """Single files whose names are listed in one of the sources' files."""
+
+    names: str  # the file with a name a line
+    like: str = "*"  # of these names only such
+    url: str  # with {name}
+    into: str = ""
+    max_megabytes: float = Field(default=20.0, gt=0)  # of one
+
+    @model_validator(mode="after")
+    def _has_a_name_in_it(self) -> Each:
+        if "{name}" not in self.url or not self.url.startswith("https://"):
+            raise ValueError(f"url {self.url!r} must begin with https:// and have {{name}} in it.")
+        return self
+
+
+class DataSet(Config):
+    """What `unimodal prepare NAME` brings to DIR/NAME."""
+
+    about: str
+    licence: str
+    megabytes: float = Field(gt=0)  # to be downloaded
+    disk: float = Field(default=0.0, ge=0)  # megabytes needed on the way; default: twice the download
+    sources: list[Source] = Field(min_length=1)
+    each: list[Each] = Field(default=[])
+    convert: Converter = ""  # how the files of the sources become tables and pictures
+    shards: dict[str, PackConfig] = Field(default={})  # name: how its tables are packed for training, into shards/NAME
+
+    @property
+    def disk_megabytes(self) -> float:
+        """What it needs on the disk on the way."""
+        return self.disk or 2 * self.megabytes
+
+
+@functools.cache
+def data_sets() -> dict[str, DataSet]:
+    """All that can be prepared, by name; a name with a slash is one of a group ("nanobeir/scifact")."""
+    text = resources.files(__package__).joinpath("sets.yaml").read_text(encoding="utf-8")
+    values: dict[str, Any] = yaml.safe_load(text)
+    values = {name: value for name, value in values.items() if not name.startswith(".")}  # .name: for YAML's anchors
+    return {name: parse_config(DataSet, value, source=f"sets.yaml: {name}") for name, value in values.items()}
+
+
+def names_of(wanted: str, table: dict[str, DataSet]) -> list[str]:
+    """The data sets that a name stands for: itself, or all of its group.
+
+    Raises ValueError with the nearest name for an unknown one.
+    """
+    if wanted in table:
+        return [wanted]
+    group = [name for name in table if name.startswith(f"{wanted.rstrip('/')}/")]
+    if not group:
+        groups = {name.rpartition("/")[0] for name in table if "/" in name}
+        raise ValueError(f"data set {wanted!r} is unknown; {nearest(wanted, [*table, *groups])}")
+    return group

@@ -1,0 +1,116 @@
+"""Files come whole, whatever the line does, and what cannot come is said in a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eval.prepare.fetch import fetch_file, fetch_from_hub
+from tests.eval.prepare.conftest import COMMIT, Origins
+from unimodal.shards.storage import Patience
+
+CONTENT = bytes(range(256)) * 4096  # a MiB
+
+
+def test_a_file_comes_as_it_is(origins: Origins, tmp_path: Path, patience: Patience) -> None:
+    origins.files["/a.zip"] = CONTENT
+    seen: list[int] = []
+    fetch_file(f"{origins.url}/a.zip", tmp_path / "new" / "a.zip", patience, 1 << 21, seen.append)
+    assert (tmp_path / "new" / "a.zip").read_bytes() == CONTENT
+    assert seen[-1] == len(CONTENT)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.zip"]
+
+
+def test_a_line_that_breaks_is_taken_up_where_it_broke(origins: Origins, tmp_path: Path, patience: Patience) -> None:
+    origins.files["/a"] = CONTENT
+    origins.faults = [(300_000,), 503, (600_000,)]
+    fetch_file(f"{origins.url}/a", tmp_path / "a", patience, 1 << 21)
+    assert (tmp_path / "a").read_bytes() == CONTENT
+    assert [asked for _, asked in origins.asked] == ["", "bytes=300000-", "bytes=300000-", "bytes=900000-"]
+
+
+def test_a_later_try_takes_up_what_an_earlier_one_left(origins: Origins, tmp_path: Path) -> None:
+    origins.files["/a"] = CONTENT
+    origins.faults = [(500_000,), *[503] * 50]
+    with pytest.raises(OSError, match="could not be read in"):
+        fetch_file(f"{origins.url}/a", tmp_path / "a", Patience(deadline=0.3), 1 << 21)
+    assert not (tmp_path / "a").exists()
+    origins.faults, origins.asked = [], []
+    fetch_file(f"{origins.url}/a", tmp_path / "a", Patience(deadline=1), 1 << 21)
+    assert (tmp_path / "a").read_bytes() == CONTENT
+    assert origins.asked == [("/a", "bytes=500000-")]
+
+
+def test_half_of_a_file_that_has_changed_since_is_not_gone_on_with(origins: Origins, tmp_path: Path) -> None:
+    origins.files["/a"] = CONTENT
+    origins.faults = [(500_000,), *[503] * 50]
+    with pytest.raises(OSError, match="could not be read"):
+        fetch_file(f"{origins.url}/a", tmp_path / "a", Patience(deadline=0.3), 1 << 21)
+    origins.faults, origins.files["/a"] = [], CONTENT[::-1]
+    fetch_file(f"{origins.url}/a", tmp_path / "a", Patience(deadline=1), 1 << 21)
+    assert (tmp_path / "a").read_bytes() == CONTENT[::-1]
+
+
+def test_a_server_without_ranges_sends_all_again(origins: Origins, tmp_path: Path, patience: Patience) -> None:
+    origins.files["/a"], origins.ranges, origins.faults = CONTENT, False, [(500_000,)]
+    fetch_file(f"{origins.url}/a", tmp_path / "a", patience, 1 << 21)
+    assert (tmp_path / "a").read_bytes() == CONTENT
+
+
+def test_parts_that_are_more_than_the_file_are_thrown_away(
+    origins: Origins, tmp_path: Path, patience: Patience
+) -> None:
+    import hashlib
+
+    origins.files["/a"] = CONTENT
+    (tmp_path / "a.partial").write_bytes(CONTENT + b"more")
+    (tmp_path / "a.etag").write_text(f'"{hashlib.sha1(CONTENT).hexdigest()}"')
+    fetch_file(f"{origins.url}/a", tmp_path / "a", patience, 1 << 21)
+    assert (tmp_path / "a").read_bytes() == CONTENT
+
+
+def test_a_missing_file_is_named_at_once(origins: Origins, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nothing cannot be read: it is not there"):
+        fetch_file(f"{origins.url}/nothing", tmp_path / "a", Patience(deadline=60), 100)
+    assert len(origins.asked) == 1
+
+
+def test_too_large_a_file_is_refused_before_it_comes(origins: Origins, tmp_path: Path, patience: Patience) -> None:
+    origins.files["/a"] = CONTENT
+    with pytest.raises(ValueError, match=r"1,048,576 bytes, more than the 1,000"):
+        fetch_file(f"{origins.url}/a", tmp_path / "a", patience, 1000)
+    assert not list(tmp_path.glob("a*"))
+
+
+def test_the_wanted_files_of_a_repository_come(origins: Origins, tmp_path: Path, patience: Patience) -> None:
+    origins.repositories["someone/wds_set"] = {
+        "test/0.tar": CONTENT, "train/0.tar": b"large", "dataset_type.txt": b"retrieval", "README.md": b"",
+    }  # fmt: skip
+    commit = fetch_from_hub("someone/wds_set", "main", ["test/*", "dataset_type.txt"], tmp_path / "set", patience)
+    assert commit == COMMIT
+    assert (tmp_path / "set" / "test" / "0.tar").read_bytes() == CONTENT
+    assert (tmp_path / "set" / "dataset_type.txt").read_bytes() == b"retrieval"
+    assert not (tmp_path / "set" / "train").exists()
+    assert not origins.paths("train/0.tar")
+
+
+def test_a_hub_that_is_busy_is_asked_again_and_only_for_what_is_missing(origins: Origins, tmp_path: Path) -> None:
+    origins.repositories["someone/set"] = {"a.txt": b"one", "b.txt": b"two"}
+    patience = Patience(deadline=30)
+    fetch_from_hub("someone/set", "main", ["a.txt"], tmp_path / "set", patience)
+    origins.asked, origins.faults = [], [502]
+    fetch_from_hub("someone/set", "main", ["*"], tmp_path / "set", patience)
+    assert (tmp_path / "set" / "b.txt").read_bytes() == b"two"
+    assert not origins.paths("a.txt")
+
+
+def test_a_repository_that_is_not_there_is_named(origins: Origins, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the hub has no data set 'someone/nothing' at 'main'"):
+        fetch_from_hub("someone/nothing", "main", ["*"], tmp_path / "set", Patience(deadline=60))
+
+
+def test_a_hub_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, origins: Origins, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(OSError, match="data set someone/set could not be read in"):
+        fetch_from_hub("someone/set", "main", ["*"], tmp_path / "set", Patience(deadline=0.2))
