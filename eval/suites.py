@@ -29,6 +29,7 @@ from unimodal.config import Config, nearest, read_config, recipe_names
 from .datasets import Fused, Input, PairData, ZeroShotData, checked
 from .datasets import TaskData as TaskData
 from .folder_tasks import BeirTask, Crossmodal3600Task, HubPairsTask, MtebTask, ShardsTask, WebdatasetTask, Xtd10Task
+from .prepare.table import data_sets, names_of
 from .tasks import ImageTextTask, LookupTask, StsTask, TextRetrievalTask
 
 TaskConfig = Annotated[
@@ -129,7 +130,6 @@ class Missing:
     paths: list[Path]
     get: str = ""  # its data set's name for `unimodal prepare`
     hub: str = ""  # or its id on the hub
-    megabytes: float = 0.0  # to be downloaded, 0 where it is not known
 
 
 def _with_path(name: str, task: Any) -> Any:
@@ -152,7 +152,7 @@ def missing_of(suite: Suite, data_root: Path, split: str) -> list[Missing]:
     for name, task in suite.tasks.items():
         paths = [path for path in task.needs(data_root, split) if not path.exists()]
         if paths:
-            missing.append(Missing(name, paths, task.get, "" if task.get else task.hub, task.megabytes))
+            missing.append(Missing(name, paths, task.get, "" if task.get else task.hub))
     return missing
 
 
@@ -164,6 +164,12 @@ def commands_for(missing: Iterable[Missing], data_root: Path) -> list[str]:
     folder = shlex.quote(str(data_root))
     loop = f"for set in {hub}; do hf download --repo-type dataset $set --local-dir {folder}/$set; done"
     return [f"unimodal prepare {sets} --data {folder}"] * bool(sets) + [loop] * bool(hub)
+
+
+def megabytes_of(missing: Iterable[Missing]) -> float:
+    """How much `unimodal prepare` downloads for what is missing; of the hub's own repositories it is not known."""
+    table = data_sets()
+    return sum(table[one].megabytes for get in {one.get for one in missing if one.get} for one in names_of(get, table))
 
 
 def load_tasks(suite: Suite, data_root: Path, split: str, *, with_pictures: bool = True) -> dict[str, TaskData]:
@@ -201,8 +207,7 @@ def _refuse_missing(missing: Sequence[Missing], root: Path) -> None:
     if not paths:
         return
     named = ", ".join(paths[:8]) + (f" and {len(paths) - 8} more" if len(paths) > 8 else "")
-    commands = commands_for(missing, root)
-    megabytes = sum({one.get: one.megabytes for one in missing}.values())
+    commands, megabytes = commands_for(missing, root), megabytes_of(missing)
     size = f" (at least {megabytes:,.0f} MB)" if megabytes else ""
     fetch = f"get them with `{' && '.join(commands)}`{size}, " if commands else ""
     raise ValueError(

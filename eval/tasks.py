@@ -24,7 +24,6 @@ class Task(Config):
 
     metrics: list[str] = Field(default=[])  # what to print of it; empty: what is usual for its kind
     get: str = ""  # its data set's name for `unimodal prepare`
-    megabytes: float = Field(default=0.0, ge=0)  # of that download
 
     @property
     def parts(self) -> list[str]:
