@@ -22,14 +22,16 @@ BLOCK_SCORES = 1 << 24  # scores held at a time: 64 MB in float32
 def top_documents(
     queries: Vectors, documents: Vectors, document_ids: Sequence[str], top_k: int
 ) -> Iterator[dict[str, float]]:
-    """For each query its best documents and their scores, best first, equal scores in descending order of the ids.
+    """For each query its top_k documents and their scores, best first; of equal scores the higher id is better.
 
-    queries: (Q, D), documents: (N, D), float32 unit vectors. The order is trec_eval's, and mteb's since 2.20.
+    mteb sorts each of them several times, and what is in order already is sorted in a third of the time.
+
+    queries: (Q, D), documents: (N, D), float32 unit vectors.
     """
     import torch
 
     order = sorted(range(len(document_ids)), key=document_ids.__getitem__, reverse=True)
-    names = np.array([document_ids[number] for number in order], dtype=object)
+    names = [document_ids[number] for number in order]
     distinct, column = _distinct(documents[order])  # rows in the order of ties
     turned = np.ascontiguousarray(distinct.T)  # (D, U)
     block = max(1, BLOCK_SCORES // max(1, len(order)))
@@ -38,9 +40,9 @@ def top_documents(
         if len(distinct) < len(order):
             scores = scores[:, column]  # (block, N)
         found = _best(scores, top_k)
-        values = scores.gather(1, found).numpy()
-        for row, columns in zip(values, found.numpy(), strict=True):
-            yield dict(zip(names[columns].tolist(), row.tolist(), strict=True))
+        values = scores.gather(1, found)
+        for columns, row in zip(found.tolist(), values.tolist(), strict=True):
+            yield dict(zip(map(names.__getitem__, columns), row, strict=True))
 
 
 def _distinct(vectors: Vectors) -> tuple[Vectors, Tensor]:
@@ -59,12 +61,12 @@ def _distinct(vectors: Vectors) -> tuple[Vectors, Tensor]:
 
 
 def _best(scores: Tensor, top_k: int) -> Tensor:
-    """(B, min(top_k, N)) columns of the highest scores, highest first, equal ones in the order of the columns."""
+    """(B, min(top_k, N)) columns of the highest scores of (B, N), highest first; of equal scores the first columns."""
     import torch
 
     if top_k >= scores.shape[1]:
         return torch.sort(scores, dim=1, descending=True, stable=True).indices
-    values, found = torch.topk(scores, top_k, dim=1)  # any of several equal ones
+    values, found = torch.topk(scores, top_k, dim=1)  # any of several equal ones, in any order
     crowded = (scores >= values[:, -1:]).sum(dim=1) > top_k
     for row in crowded.nonzero().flatten().tolist():
         found[row] = torch.sort(scores[row], descending=True, stable=True).indices[:top_k]

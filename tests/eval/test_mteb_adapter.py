@@ -219,7 +219,7 @@ def test_a_model_that_gives_nan_is_refused(tiny_embedder: TinyEmbedder, hub: Pat
         run_mteb(broken, ["SciFact"], tmp_path, name="unimodal/broken", data=hub)
 
 
-def test_equal_scores_stand_in_descending_order_of_their_ids() -> None:
+def test_of_equal_scores_the_higher_ids_are_better() -> None:
     documents = np.array([[1, 0], [0.6, 0.8], [1, 0], [0.6, 0.8], [1, 0], [0, 1]], dtype=np.float32)
     ids, query = ["b", "x", "c", "y", "a", "z"], np.array([[1, 0]], dtype=np.float32)
     for top_k in range(1, 8):
@@ -234,7 +234,17 @@ def test_equal_vectors_have_equal_scores_wherever_they_stand() -> None:
     documents, ids = few[draw.integers(0, 7, 61)], [f"{number:02}" for number in range(61)]
     for found in top_documents(draw.standard_normal((9, 24)).astype(np.float32), documents, ids, 61):
         assert len(set(found.values())) == 7
-        assert list(found) == sorted(found, key=lambda name: (found[name], name), reverse=True)
+
+
+def test_a_search_in_blocks_finds_what_sorting_all_scores_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(1)
+    queries, documents = (draw.integers(-1, 2, (n, 4)).astype(np.float32) for n in (20, 300))
+    ids = [str(number) for number in draw.permutation(300)]
+    monkeypatch.setattr("eval.mteb_search.BLOCK_SCORES", 1000)  # 3 queries
+    for query, found in zip(queries, top_documents(queries, documents, ids, 40), strict=True):
+        scores = dict(zip(ids, (documents @ query).tolist(), strict=True))
+        best = sorted(ids, key=lambda name: (scores[name], name), reverse=True)[:40]
+        assert list(found.items()) == [(name, scores[name]) for name in best]
 
 
 def test_candidates_that_are_given_are_all_that_is_ranked(mteb: Any, embedder: Embedder, hub: Path) -> None:
