@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from .results import Values, Vectors
 
@@ -85,8 +86,8 @@ def ranks(
 
     Raises ValueError for a query without a relevant document.
     """
-    count = _Counter(relevant, gains, excluded, len(document_vectors), document_ids)
     queries, documents = (np.asarray(side, dtype=np.float32) for side in (query_vectors, document_vectors))
+    count = _Counter(relevant, gains, excluded, len(documents), document_ids, _equals(documents))
     if len(documents) <= WIDE:
         for scores in _products(queries, documents):
             count.add(scores)
@@ -131,38 +132,35 @@ class _Counter:
         excluded: Sequence[Sequence[int]] | None,
         num_documents: int,
         document_ids: Sequence[str] | None,
+        equals: Mapping[int, Integers] | None = None,
     ) -> None:
         self.columns, self.offsets, self.gains = _ragged(relevant, gains)
         self.flat = np.ones(len(self.columns), dtype=np.int64)
         self.excluded = excluded
         self.num_documents = num_documents
         self.document_ids = document_ids
+        self.equals = equals or {}
         self.done = 0  # queries
 
     def add(self, scores: Vectors) -> None:
         """Take the scores (some queries, N) of the next queries."""
-        self._leave_out(scores, 0)
-        own = self._own(scores, 0, np.full(len(self.columns[self._pairs(len(scores))]), np.nan, dtype=np.float32))
+        own = self._own(scores, 0, self._no_scores(len(scores)))
         self._count(scores, 0, own)
-        self._finish(len(scores), own)
+        self._finish(len(scores))
 
     def add_wide(self, blocks: Callable[[], Iterator[tuple[int, Vectors]]]) -> None:
         """Take the scores of the next queries in blocks of documents (first document, scores).
 
         The products are made twice: first to find the scores of the relevant documents, then to count what is better.
-        Products of other shapes may differ in their last bit, and equal documents must tie.
+        Products of other shapes may differ in their last bit.
         """
         own, num_queries = np.zeros(0, dtype=np.float32), 0
         for first, scores in blocks():
             num_queries = len(scores)
-            if not first:
-                own = np.full(len(self.columns[self._pairs(num_queries)]), np.nan, dtype=np.float32)
-            self._leave_out(scores, first)
-            own = self._own(scores, first, own)
+            own = self._own(scores, first, own if first else self._no_scores(num_queries))
         for first, scores in blocks():
-            self._leave_out(scores, first)
             self._count(scores, first, own)
-        self._finish(num_queries, own)
+        self._finish(num_queries)
 
     def ranks(self) -> Ranks:
         assert self.done == len(self.offsets) - 1
@@ -171,6 +169,9 @@ class _Counter:
     def _pairs(self, num_queries: int) -> slice:
         return slice(int(self.offsets[self.done]), int(self.offsets[self.done + num_queries]))
 
+    def _no_scores(self, num_queries: int) -> Vectors:
+        return np.full(len(self.columns[self._pairs(num_queries)]), np.nan, dtype=np.float32)
+
     def _leave_out(self, scores: Vectors, first: int) -> None:
         if self.excluded is not None:
             for row, documents in enumerate(self.excluded[self.done : self.done + len(scores)]):
@@ -178,9 +179,13 @@ class _Counter:
                 scores[row, inside] = -np.inf
 
     def _own(self, scores: Vectors, first: int, own: Vectors) -> Vectors:
-        """The scores of the relevant documents themselves, as far as they are in this block."""
+        """The scores of the relevant documents themselves, as far as they are in this block; of equals the first's."""
         pairs = self._pairs(len(scores))
         columns = self.columns[pairs] - first
+        if self.equals:
+            columns = (
+                np.array([self.equals.get(column, [column])[0] for column in self.columns[pairs].tolist()]) - first
+            )
         rows = np.repeat(np.arange(len(scores)), np.diff(self.offsets[self.done : self.done + len(scores) + 1]))
         inside = (columns >= 0) & (columns < scores.shape[1])
         own[inside] = scores[rows[inside], columns[inside]]
@@ -188,6 +193,8 @@ class _Counter:
 
     def _count(self, scores: Vectors, first: int, own: Vectors) -> None:
         start = int(self.offsets[self.done])
+        self._let_equals_tie(scores, first, own)
+        self._leave_out(scores, first)
         for row, one in enumerate(scores):
             pairs = range(int(self.offsets[self.done + row]), int(self.offsets[self.done + row + 1]))
             in_order = np.sort(one) if len(pairs) >= MANY else None
@@ -203,8 +210,20 @@ class _Counter:
                     better += int(np.count_nonzero(others > self._id_order[self.columns[pair]]))
                 self.flat[pair] += better
 
-    def _finish(self, num_queries: int, own: Vectors) -> None:
-        self.flat[self._pairs(num_queries)][np.isneginf(own)] = NEVER
+    def _let_equals_tie(self, scores: Vectors, first: int, own: Vectors) -> None:
+        """Give equal documents one score: a product rounds a column by where it stands, and ties would be none."""
+        if self.equals:
+            counts = np.diff(self.offsets[self.done : self.done + len(scores) + 1])
+            columns = self.columns[self._pairs(len(scores))].tolist()
+            for row, column, score in zip(np.repeat(np.arange(len(scores)), counts), columns, own, strict=True):
+                if (equals := self.equals.get(column)) is not None:
+                    scores[row, equals[(equals >= first) & (equals < first + scores.shape[1])] - first] = score
+
+    def _finish(self, num_queries: int) -> None:
+        if self.excluded is not None:
+            for query in range(self.done, self.done + num_queries):
+                pairs = slice(int(self.offsets[query]), int(self.offsets[query + 1]))
+                self.flat[pairs][np.isin(self.columns[pairs], self.excluded[query])] = NEVER
         self.done += num_queries
 
     @functools.cached_property
@@ -229,6 +248,15 @@ def _products(queries: Vectors, documents: Vectors) -> Iterator[Vectors]:
 def _columns(queries: Vectors, documents: Vectors) -> Iterator[tuple[int, Vectors]]:
     for first in range(0, len(documents), WIDE_COLUMNS):
         yield first, queries @ documents[first : first + WIDE_COLUMNS].T
+
+
+def _equals(documents: Vectors) -> dict[int, Integers]:
+    """Of each document that is not the only one with its vector: all that have it, in their order."""
+    groups: dict[bytes, list[int]] = {}
+    for number, row in enumerate(np.ascontiguousarray(documents)):
+        groups.setdefault(xxhash.xxh3_128_digest(row), []).append(number)
+    several = (np.array(group) for group in groups.values() if len(group) > 1)
+    return {number: group for group in several for number in group.tolist()}
 
 
 def _ragged(

@@ -109,6 +109,9 @@ def our_run(shape: Shape) -> Run:
 def mteb_run(shape: Shape) -> Run:
     """The same by mteb.evaluate, of a model that hands out vectors that are ready."""
     mteb = import_mteb()
+    from datasets import disable_progress_bars
+
+    disable_progress_bars()
     logging.getLogger("mteb").setLevel(logging.ERROR)
     queries, documents, relevant = draw_vectors(shape)
     make_task, model = _task_maker(len(queries), len(documents), relevant), _ready_model(queries, documents)
