@@ -89,7 +89,6 @@ def near_duplicates(vectors: Vectors, threshold: float = DUPLICATE) -> list[list
             for other in np.unique(parents[later]):  # a parent is of its child's group; equal ones are joined once
                 left, right = _root(parents, one), _root(parents, int(other))
                 parents[max(left, right)] = min(left, right)
-            parents[later] = parents[one] = _root(parents, one)
     groups: dict[int, list[int]] = {}
     for one in range(len(vectors)):
         groups.setdefault(_root(parents, one), []).append(one)
@@ -141,7 +140,7 @@ def k_means(vectors: Vectors, num_clusters: int, seed: int = 0) -> tuple[Positio
 
 
 def _seeds(vectors: Vectors, count: int, rng: np.random.Generator) -> list[int]:
-    """Positions by greedy k-means++ (Arthur and Vassilvitskii, 2007): of a few drawn the one that brings most is kept."""
+    """Positions by greedy k-means++ (Arthur and Vassilvitskii, 2007): of a few drawn the best is kept."""
     seeds = [int(rng.integers(len(vectors)))]
     far = _distances(vectors, seeds)[:, 0]  # of each vector to the nearest seed
     while len(seeds) < count:

@@ -76,8 +76,7 @@ def pca(vectors: Vectors) -> tuple[Vectors, tuple[float, float]]:
     """
     centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
     _, values, axes = np.linalg.svd(centred, full_matrices=False)
-    axes, values = np.pad(axes, [(0, 2), (0, 0)])[:2], np.pad(values, (0, 2))  # two axes even of two points
-    axes *= np.where(axes[np.arange(2), np.abs(axes).argmax(axis=1)] < 0, -1, 1)[:, None]
+    axes = axes[:2] * np.where(axes[np.arange(2), np.abs(axes[:2]).argmax(axis=1)] < 0, -1, 1)[:, None]
     shares = values**2 / max(float((values**2).sum()), 1e-12)
     return np.asarray(centred @ axes.T, dtype=np.float32), (float(shares[0]), float(shares[1]))
 
