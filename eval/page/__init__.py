@@ -9,18 +9,21 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 
 from ..contamination import TaskOverlap
 from ..lines import Comparisons, halves_of, lines_of, number, section_of, variants_of
+from ..neighbours import Clusters, Duplicates
 from ..results import Row, TaskResult
+from ..space_map import SpaceMap
 from ..summary import BALANCE
 from .failures import failure_sections
 from .inputs import Thumbnails
 from .overlap import overlap_tables
+from .space import cluster_sections, duplicate_sections, map_figures
 from .tables import (
     comparison_tables,
     curves,
@@ -50,6 +53,9 @@ COMPARED_SAID = (
 PUBLISHED_SAID = "What others published of the same task in the same metric. Definitions are never mixed in a column."
 DIMS_SAID = "The first dimensions of each vector, normalised again: what a smaller index would score."
 VARIANTS_SAID = "What was done stands above each column, with the difference that it makes to the plain score."
+MAP_SAID = "Texts and pictures in two dimensions. Point at one to read or see it, and what belongs to it."
+CLUSTERS_SAID = "Documents in groups that the model made by itself, named by the words that set them apart."
+DUPLICATES_SAID = "Documents so close to another that a ranking tells them apart by luck alone."
 OVERLAP_SAID = "Texts and pictures of the suite that also stand in the training data, and examples of them."
 FAILURES_SAID = "The queries that went worst in each task: what was asked, what was right, and what came first."
 FOOTER = (
@@ -65,6 +71,9 @@ class ModelReport:
     results: Sequence[TaskResult]
     rows: Sequence[Row] = ()  # of the analyses, beside those of the results
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)  # {"parameters": "22.7 M", ...}
+    maps: Sequence[SpaceMap] = ()
+    clusters: Sequence[Clusters] = ()
+    duplicates: Sequence[Duplicates] = ()
 
     @property
     def all_rows(self) -> list[Row]:
@@ -87,13 +96,14 @@ def write_report(
     models: by the name that the page calls them.
     overlaps: what of the suite stands in the training data; from `eval.contamination`.
     comparisons: of each other model with the first; from `eval.statistics.compare`.
-    max_pictures: thumbnails in the page, of some 4 kB each.
+    max_pictures: thumbnails in the page, of some 4 kB each: a third in maps, the others first where it fails.
     """
     names = list(models)
     rows = {name: report.all_rows for name, report in models.items()}
     halves = {task: half for report in models.values() for task, half in halves_of(report.results).items()}
     lines, variants = lines_of(rows), variants_of(rows)
-    thumbnails = Thumbnails(max_pictures)
+    on_maps, thumbnails = Thumbnails(max_pictures // 3), Thumbnails(max_pictures - max_pictures // 3)
+    failures = failure_sections({name: report.results for name, report in models.items()}, thumbnails)
     compared = comparison_tables(comparisons or {}, lines, names[0])
     num_dims = {
         name: one.queries.shape[1]
@@ -108,9 +118,14 @@ def write_report(
         ("languages", "Languages", "", language_tables(lines, names)),
         ("dimensions", "Fewer dimensions", DIMS_SAID, _wrapped("charts", curves(variants, lines, names, num_dims))),
         ("variants", "Changed vectors, changed inputs", VARIANTS_SAID, variant_tables(variants, lines, names)),
+        ("map", "A map of the space", MAP_SAID,
+         _of_each(models, lambda one: map_figures(one.maps, one.results, on_maps))),
+        ("clusters", "What it is about", CLUSTERS_SAID,
+         _of_each(models, lambda one: cluster_sections(one.clusters, one.results, thumbnails))),
+        ("duplicates", "Near-duplicates", DUPLICATES_SAID,
+         _of_each(models, lambda one: duplicate_sections(one.duplicates, one.results, thumbnails))),
         ("contamination", "Seen in training", OVERLAP_SAID, overlap_tables(overlaps)),
-        ("failures", "Where it fails", FAILURES_SAID,
-         failure_sections({name: report.results for name, report in models.items()}, thumbnails)),
+        ("failures", "Where it fails", FAILURES_SAID, failures),
     ]  # fmt: skip
     shown = [section for section in sections if section[3]]
     style, script = _asset("style.css"), _asset("script.js")
@@ -186,6 +201,15 @@ def _summary(report: ModelReport, halves: Mapping[str, str]) -> dict[str, float 
     rows.sort(key=lambda row: row.task != BALANCE)
     named = {row: BALANCES.get(row.metric) if row.task == BALANCE else None for row in rows}
     return {name or f"{row.task}, {row.metric}": row.value for row, name in named.items()}
+
+
+def _of_each(models: Mapping[str, ModelReport], body: Callable[[ModelReport], str]) -> str:
+    """The same of every model, under its name where there are several."""
+    parts = []
+    for place, (name, report) in enumerate(models.items()):
+        if inside := body(report):
+            parts.append(f'<h3 class="whose">{model_html(name, place)}</h3>{inside}' if len(models) > 1 else inside)
+    return "".join(parts)
 
 
 def _wrapped(name: str, inside: str) -> str:

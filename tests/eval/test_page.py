@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,9 +13,12 @@ from PIL import Image
 
 from eval.contamination import Match, TaskOverlap
 from eval.datasets import Deferred, Fused, PairData, RetrievalData
+from eval.neighbours import Cluster, Clusters, Duplicates
 from eval.page import ModelReport, write_report
 from eval.page.inputs import Thumbnails, input_html, shortened
+from eval.page.space import map_figures
 from eval.results import Row, TaskResult, Vectors
+from eval.space_map import Point, SpaceMap, space_maps
 from eval.statistics import Comparison
 
 EVIL = "<script>alert(1)</script> <img src=x onerror=alert(2)> \" ' & </td>"
@@ -82,7 +86,7 @@ def results(folder: Path, seed: int = 0) -> list[TaskResult]:
         TaskResult(
             "flickr30k/text->image", "cross-modal", data, rows, {"hit_rate_at_1": hits}, unit(6, seed), unit(6, 1)
         ),
-        TaskResult(EVIL, "cross-modal", asked, [Row(EVIL, "ndcg_at_10", 0.1, 0.1, None)], {}, unit(1, 2), unit(2, 3)),
+        TaskResult(EVIL, "cross-modal", asked, [Row(EVIL, EVIL, 0.1, 0.1, None)], {}, unit(1, 2), unit(2, 3)),
         TaskResult("cxc", "text", pairs, [Row("cxc", "spearman", -0.2, 0.0, 0.4)], {}, unit(3, 4), unit(3, 5)),
     ]
 
@@ -90,7 +94,16 @@ def results(folder: Path, seed: int = 0) -> list[TaskResult]:
 def report(folder: Path, seed: int = 0) -> ModelReport:
     languages = [Row(f"xm3600/{one}/text->image", "hit_rate_at_1", 0.4, 0.1, None) for one in ("de", "en", "fr")]
     balance = [Row("balance", "harmonic_mean", 0.456, None, None), Row("figures", "modality_gap", 1.2, None, None)]
-    return ModelReport(results(folder, seed), [*languages, *balance], {"parameters": "3 M", EVIL: EVIL})
+    scored = results(folder, seed)
+    clusters = Clusters("flickr30k/text->image", [Cluster([EVIL, "bags"], 0.5, [0, 1])])
+    return ModelReport(
+        scored,
+        [*languages, *balance, Row(EVIL, EVIL, 0.5, None, None)],
+        {"parameters": "3 M", EVIL: EVIL},
+        maps=space_maps(scored),
+        clusters=[clusters, Clusters(EVIL, [Cluster([], 1.0, [0, 1])])],
+        duplicates=[Duplicates(EVIL, 0.95, 1.0, [[0, 1]]), Duplicates("flickr30k/text->image", 0.95, 0.0, [])],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +121,8 @@ def test_the_page_is_well_formed_and_has_every_section(page: Path) -> None:
     reader = read(page)
     sections = [attributes["id"] for tag, attributes in reader.tags if tag == "section"]
     assert sections == [
-        "scores", "compared", "published", "languages", "dimensions", "variants", "contamination", "failures",
+        "scores", "compared", "published", "languages", "dimensions", "variants", "map", "clusters", "duplicates",
+        "contamination", "failures",
     ]  # fmt: skip
     links = [attributes["href"] for tag, attributes in reader.tags if tag == "a"]
     assert [link for link in links if str(link).startswith("#")] == [f"#{name}" for name in sections]
@@ -137,7 +151,8 @@ def test_the_policy_allows_the_style_and_the_script_of_the_page_and_no_other(pag
 
 def test_no_text_becomes_markup(page: Path) -> None:
     reader = read(page)
-    assert [attributes for tag, attributes in reader.tags if tag == "script"] == [{}]
+    scripts = [attributes for tag, attributes in reader.tags if tag == "script"]
+    assert scripts == [{"type": "application/json"}, {"type": "application/json"}, {}]
     assert all(str(one["src"]).startswith("data:image/jpeg;base64,") for tag, one in reader.tags if tag == "img")
     assert "<script>alert(1)</script>" in " ".join(reader.texts)
 
@@ -176,7 +191,7 @@ def test_failures_show_pictures_as_small_jpegs(page: Path) -> None:
 
 
 def test_there_are_no_more_pictures_than_allowed(tmp_path: Path) -> None:
-    write_report(tmp_path / "page.html", {"": report(tmp_path)}, title="t", max_pictures=2)
+    write_report(tmp_path / "page.html", {"": report(tmp_path)}, title="t", max_pictures=3)
     sources = [str(attributes["src"]) for tag, attributes in read(tmp_path / "page.html").tags if tag == "img"]
     assert len(set(sources)) == 2
 
@@ -205,3 +220,41 @@ def test_a_thumbnail_is_made_once(tmp_path: Path) -> None:
 def test_long_texts_are_cut_at_a_word() -> None:
     assert shortened("one  two\nthree", 100) == "one two three"
     assert shortened("one two three", 9) == "one two …"
+
+
+def test_a_map_knows_what_each_point_shows_and_what_belongs_to_it(page: Path) -> None:
+    html = page.read_text(encoding="utf-8")
+    (first, _) = re.findall(r'<script type="application/json">(.*?)</script>', html, re.S)
+    points = json.loads(first)
+    assert [point[2] for point in points] == [0] * 6 + [1] * 6
+    assert points[2][3] == f"{EVIL} 2"
+    assert points[2][5] == [8]
+    assert points[8][3:] == ["picture 2.png", Thumbnails().uri(page.parents[1] / "picture 2.png"), [2]]
+    assert all(0 <= x <= 960 and 0 <= y <= 600 for x, y, *_ in points)
+    assert html.count('class="point text"') == html.count('class="point image"') == 12
+
+
+def test_a_map_keeps_distances_as_they_are(tmp_path: Path) -> None:
+    points = [Point(x, y, "text", "", 0) for x, y in ((0.0, 0.0), (3.0, 0.0), (0.0, 4.0))]
+    result = results(tmp_path)[0]
+    html = map_figures([SpaceMap("flickr30k", "umap", points, None)], [result], Thumbnails())
+    (a, b, c) = (np.array(point[:2]) for point in json.loads(re.findall(r"json.>(.*?)</script>", html)[0]))
+    assert np.linalg.norm(a - b) * 4 == pytest.approx(np.linalg.norm(a - c) * 3, rel=1e-2)
+    assert "UMAP; lines" in html
+
+
+def test_clusters_and_near_duplicates_show_what_is_in_them(page: Path) -> None:
+    text = " ".join(read(page).texts)
+    for shown in (
+        "50.0% of the documents",
+        "no words of its own",
+        "2 alike",
+        "100.0% have another at a cosine of 0.95",
+    ):
+        assert shown in text
+
+
+def test_a_summary_of_one_model_is_escaped(tmp_path: Path) -> None:
+    write_report(tmp_path / "page.html", {"": report(tmp_path)}, title="t")
+    assert [one for tag, one in read(tmp_path / "page.html").tags if tag == "script"][-1] == {}
+    assert "onerror" not in [name for _, one in read(tmp_path / "page.html").tags for name in one]
