@@ -187,11 +187,16 @@ def barrier() -> None:
     add_up([0.0])
 
 
-def on_main(work: Callable[[], object], timeout: float, is_asked: Callable[[], bool] = lambda: False) -> None:
+def on_main(
+    work: Callable[[], object], timeout: float, is_asked: Callable[[], bool] = lambda: False,
+    help_out: Callable[[], object] = lambda: None,
+) -> None:  # fmt: skip
     """Run something long on rank 0 while the others wait, however long it takes, as long as rank 0 is alive.
 
     Rank 0 gives a sign of life from a thread, every second or four times a timeout; that another rank is gone it says
-    when it is done. is_asked: whether this rank was asked to stop; `asked_elsewhere` then says so to the work.
+    when it is done, or when it next calls for help.
+    is_asked: whether this rank was asked to stop; `asked_elsewhere` then says so to the work.
+    help_out: what the others do each time that the work is within `called`.
     """
     if world_size() == 1:
         work()
@@ -202,8 +207,8 @@ def on_main(work: Callable[[], object], timeout: float, is_asked: Callable[[], b
         def give_signs() -> None:
             try:
                 while not done.wait(min(1.0, timeout / 4)):
-                    if add_up([0.0, 0.0])[1]:
-                        _asked.set()
+                    with _turn:
+                        _tell(_WAIT)
             except BaseException as error:  # a peer is gone: said once the work is done
                 failures.append(error)
 
@@ -216,17 +221,49 @@ def on_main(work: Callable[[], object], timeout: float, is_asked: Callable[[], b
             done.set()
             thread.join()
             if not failures:
-                add_up([1.0, 0.0])
+                _tell(_LEAVE)
         if failures:
             raise failures[0]
     else:
-        while not add_up([0.0, is_asked()])[0]:
-            pass
+        while (said := add_up([_WAIT, is_asked()])[0]) != _LEAVE:
+            if said == _CALL:
+                help_out()
 
 
+_WAIT, _CALL, _LEAVE = 0.0, 1.0, 2.0  # what rank 0 tells the ranks that wait
 _asked = threading.Event()
+_turn = threading.Lock()  # reductions must come in one order: a sign of life waits while ranks help
+
+
+def _tell(what: float) -> None:
+    if add_up([what, 0.0])[1]:
+        _asked.set()
 
 
 def asked_elsewhere() -> bool:
     """Within the work of `on_main`: whether another rank was asked to stop."""
     return _asked.is_set()
+
+
+@contextmanager
+def called() -> Iterator[None]:
+    """Within the work of `on_main`: the other ranks do what `help_out` says, and this rank in the block its part."""
+    with _turn:
+        _tell(_CALL)
+        yield
+
+
+def hand_out(objects: Sequence[Any] | None) -> Any:
+    """One object to each rank from rank 0, which alone gives the list of them; every rank calls it."""
+    found: list[Any] = [None]
+    with waiting_for_peers("handing out inputs"):
+        dist.scatter_object_list(found, list(objects) if objects is not None else None)
+    return found[0]
+
+
+def collect(one: Any) -> list[Any]:
+    """The objects of all ranks, on rank 0; others get an empty list. Every rank calls it."""
+    found: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    with waiting_for_peers("collecting vectors"):
+        dist.gather_object(one, found)
+    return found or []

@@ -150,7 +150,7 @@ class MetricsLog:
     def last_validation(self) -> dict[str, float]:
         """The newest scores, by "task metric"."""
         newest = self.validations[-1] if self.validations else {}
-        return {name.removeprefix("val/"): value for name, value in newest.items() if name != "step"}
+        return {name.removeprefix("val/"): value for name, value in newest.items() if name.startswith("val/")}
 
     def close(self, step: int) -> None:
         """Write what no later line will say, and tell the sinks that the run is over."""

@@ -30,9 +30,10 @@ from .moments import moments_of
 from .resume import RunState
 from .saving import Snapshot
 from .schedule import learning_rate, place_of
-from .sharding import copy_weights, gather_weights
+from .sharding import copy_weights, empty, gather_weights
 from .step import StepStats, train_step
 from .stopping import Feed, Stopped, StopSignals, stop_signals
+from .validation import validate
 
 __all__ = ["Evaluate", "Stopped", "train"]
 
@@ -194,18 +195,21 @@ def _validate(run: Run, evaluate: Evaluate | None, signals: StopSignals) -> int:
     def should_stop() -> bool:
         return signals.should_stop() or distributed.asked_elsewhere()
 
-    def score() -> None:
+    def score(embedder: Embedder) -> None:
         if run.log is None or run.log.has_validated(run.step):
             return
-        scores = evaluate(_embedder(run.whole, run.tokenizer, run.device), should_stop)
-        if run.whole is not run.model:
-            run.whole.cpu()  # the room on the device is the shards'
+        began = time.perf_counter()
+        scores = evaluate(embedder, should_stop)
+        seconds = time.perf_counter() - began
         if not should_stop():  # a validation that was cut short is done again by the run that goes on
             _keep_best(run, scores)
-            run.log.append({"step": run.step, **{f"val/{name}": value for name, value in scores.items()}})
+            values = {f"val/{name}": value for name, value in scores.items()}
+            run.log.append({"step": run.step, **values, "validation_seconds": seconds})
 
-    _gather_whole(run)
-    distributed.on_main(score, run.config.timeout, signals.should_stop)
+    _gather_whole(run, everywhere=True)
+    validate(_embedder(run.whole, run.tokenizer, run.device), score, run.config.timeout, signals.should_stop)
+    if run.whole is not run.model:  # the room on the device is the shards'
+        (DualEncoder.cpu if run.log is not None else empty)(run.whole)
     return signals.agree()
 
 
@@ -274,10 +278,10 @@ def _end_writing(run: Run, signals: StopSignals) -> None:
         run.log.close(run.step)
 
 
-def _gather_whole(run: Run) -> None:
+def _gather_whole(run: Run, *, everywhere: bool = False) -> None:
     if run.whole is not run.model:
         with distributed.waiting_for_peers("gathering the weights"):
-            gather_weights(run.model, run.whole)
+            gather_weights(run.model, run.whole, everywhere=everywhere)
 
 
 def _describe_nonfinite(run: Run, count: int, batches: list[Batch]) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -45,16 +46,34 @@ def whole_copy(model: DualEncoder) -> DualEncoder:
     device = model.device
     whole = copy.deepcopy(model.cpu())  # there may be no room for two on the device
     model.to(device)
-    return whole if distributed.rank() == 0 else whole.to("meta")
+    if distributed.rank() != 0:
+        empty(whole)
+    return whole
 
 
-def gather_weights(model: DualEncoder, whole: DualEncoder) -> None:
-    """Fill the whole copy of rank 0 with the weights of all shards; every rank calls it."""
+def gather_weights(model: DualEncoder, whole: DualEncoder, *, everywhere: bool = False) -> None:
+    """Fill the whole copy of rank 0, or of every rank, with the weights of all shards; every rank calls it."""
+    fills = everywhere or distributed.rank() == 0
+    if fills:
+        _set_parameters(whole, "cpu", lambda parameter: parameter.is_meta)
     into = whole.state_dict()
     for name, tensor in model.state_dict().items():
         full = full_tensor(tensor)  # one at a time: there may be no room for all of them
-        if distributed.rank() == 0:
+        if fills:
             into[name].copy_(full)
+
+
+def empty(whole: DualEncoder) -> None:
+    """Give back the memory of a copy's parameters until it is filled again; what is computed, and not saved, stays."""
+    whole.cpu()
+    _set_parameters(whole, "meta", lambda parameter: True)
+
+
+def _set_parameters(whole: DualEncoder, device: str, chosen: Callable[[nn.Parameter], bool]) -> None:
+    for module in whole.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if chosen(parameter):
+                setattr(module, name, nn.Parameter(torch.empty_like(parameter, device=device)))
 
 
 def copy_weights(model: DualEncoder, spare: Mapping[str, Tensor]) -> dict[str, Tensor]:

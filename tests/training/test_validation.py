@@ -1,0 +1,206 @@
+"""Validation on two ranks: the vectors and scores of one, stopped at once, and no rank waits for one that is gone."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import Recipe
+from tests.training.test_distributed import _two
+from tests.training.test_loop import _rows
+from training import distributed
+from training.config import TrainConfig
+from training.loop import train
+from training.resume import write_config
+from training.stopping import StopSignals
+from training.validation import validate
+from unimodal.embedder import Embedder, Item, Vectors
+from unimodal.model import build_model
+from unimodal.preprocess import load_tokenizer
+
+TEXTS = [f"a {colour} mug " + "and so on " * (number % 5) for number in range(9) for colour in ("red", "blue")]
+
+
+def embedder_of(config: TrainConfig) -> Embedder:
+    torch.manual_seed(0)
+    assert config.model is not None
+    assert config.model.text is not None
+    return Embedder(build_model(config.model).eval(), load_tokenizer(config.model.text)[0], device="cpu")
+
+
+class Counting(Embedder):
+    """Counts what this rank itself encodes."""
+
+    count = 0
+
+    def encode(self, inputs: Any, **options: Any) -> Vectors:
+        self.count += len(inputs)
+        return super().encode(inputs, **options)
+
+
+def _encode(rank: int, config: TrainConfig, items: list[Item]) -> Any:
+    embedder, found = embedder_of(config), []
+    embedder.__class__ = Counting
+    embedder.config = embedder.config.model_copy(update={"prompts": {"query": "find "}})
+    validate(embedder, lambda shared: found.append((shared.encode(items), shared.encode_query(TEXTS[:5]))), 60, bool)
+    return found, embedder.count  # type: ignore[attr-defined]  # a Counting
+
+
+def test_two_ranks_give_the_vectors_of_one_and_each_encodes_half(recipe: Recipe, world: Path, tmp_path: Path) -> None:
+    config = recipe()
+    items: list[Item] = [*TEXTS, *(world / f"images/{number}.png" for number in range(8))]
+    found = _two(tmp_path, functools.partial(_encode, config=config, items=items))
+    (vectors, asked), count = found[0][0][0], found[0][1]
+    one = embedder_of(config)
+    np.testing.assert_allclose(vectors, one.encode(items), atol=1e-6)
+    np.testing.assert_allclose(asked, one.encode([f"find {text}" for text in TEXTS[:5]]), atol=1e-6)
+    assert found[1][0] == []
+    assert (count, found[1][1]) == (13 + 3, 13 + 2)
+
+
+def _stop_while_encoding(rank: int, config: TrainConfig) -> Any:
+    embedder, signals, seconds = embedder_of(config), StopSignals(), []
+    signals.hold()
+    began = time.perf_counter()
+
+    def work(shared: Embedder) -> None:
+        while not distributed.asked_elsewhere() and time.perf_counter() - began < 30:
+            shared.encode(TEXTS)
+        seconds.append(time.perf_counter() - began < 10)
+
+    if rank == 1:
+        threading.Timer(1.0, signals.receive, (int(signal.SIGTERM),)).start()
+    validate(embedder, work, 60, signals.should_stop)
+    return signals.agree(), seconds
+
+
+def test_a_signal_to_one_rank_in_the_middle_of_a_validation_ends_it_on_all(recipe: Recipe, tmp_path: Path) -> None:
+    number = int(signal.SIGTERM)
+    found = _two(tmp_path, functools.partial(_stop_while_encoding, config=recipe()))
+    assert found == {0: (number, [True]), 1: (number, [])}
+
+
+def _encode_something_broken(rank: int, config: TrainConfig, items: list[Item]) -> Any:
+    embedder, said = embedder_of(config), []
+
+    def work(shared: Embedder) -> None:
+        try:
+            shared.encode(items)
+        except ValueError as error:
+            said.append(str(error))
+        said.append(str(shared.encode(TEXTS).shape))
+
+    validate(embedder, work, 60, bool)
+    return said
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_one_rank_cannot_encode_is_raised_by_the_first_and_all_go_on(
+    recipe: Recipe, tmp_path: Path, place: int
+) -> None:
+    items: list[Item] = [*TEXTS[:place], b"no picture", *TEXTS[place:]]
+    found = _two(tmp_path, functools.partial(_encode_something_broken, config=recipe(), items=items))
+    assert "is not a readable picture" in found[0][0]
+    assert found[0][1] == "(18, 16)"
+    assert found[1] == []
+
+
+def _die_while_encoding(rank: int, config: TrainConfig, dies: int) -> Any:
+    embedder = embedder_of(config)
+    if rank == dies:
+        embedder.tokenizer = lambda texts: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment,return-value]  # no tokenizer
+    validate(embedder, lambda shared: shared.encode(TEXTS), 60, bool)
+
+
+@pytest.mark.parametrize("dies", [0, 1])
+def test_a_rank_that_dies_in_its_share_is_an_error_on_the_other(recipe: Recipe, tmp_path: Path, dies: int) -> None:
+    found = _two(tmp_path, functools.partial(_die_while_encoding, config=recipe(), dies=dies), wanted=1)
+    assert f"ConnectionError: rank {1 - dies} of 2 waited in vain" in found[1 - dies]
+
+
+VALIDATES = """
+import os, signal, sys
+from pathlib import Path
+from training.config import TrainConfig
+from training.loop import Stopped, train
+from unimodal.config import read_config
+from tests.training.test_validation import scores
+
+try:
+    train(read_config(TrainConfig, sys.argv[1], []), evaluate=scores)
+except Stopped as stopped:
+    print(f"rank {os.environ['RANK']}: {stopped} [{stopped.signal}]\\n", end="", flush=True)
+"""
+
+
+def scores(embedder: Embedder, should_stop: Callable[[], bool]) -> dict[str, float]:
+    """How well captions find squares of their colour."""
+    world = Path(os.environ["WORLD"])
+    pictures = embedder.encode([world / f"images/{number}.png" for number in range(40)])
+    if os.environ.get("STOPS"):
+        assert type(embedder).__name__ == "SharedEmbedder"
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert should_stop()
+        return {}
+    texts = embedder.encode_query([f"{('red', 'green', 'blue', 'yellow')[number % 4]} mug" for number in range(40)])
+    similarities = embedder.similarity(texts, pictures)
+    return {"squares mean": float(similarities.mean()), "squares own": float(np.diag(similarities).mean())}
+
+
+def _run_two(config: TrainConfig, folder: Path, world: Path, **environment: str) -> str:
+    write_config(folder, config)
+    (folder / "script.py").write_text(VALIDATES)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",
+               "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(folder / "script.py"),
+               str(folder / "config.yaml")]  # fmt: skip
+    root = str(Path(__file__).parents[2])
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, "WORLD": str(world), **environment}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=variables, check=True).stdout
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_run_of_two_ranks_has_the_validation_scores_of_one_process(
+    recipe: Recipe, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parallel: str
+) -> None:
+    monkeypatch.setenv("WORLD", str(world))
+    changes = {"precision": "float64", "steps": 4, "eval": {"suite": "none", "every": 2}}
+    one = recipe({"run": str(tmp_path / "one"), **changes})
+    train(one, evaluate=scores)
+    two = recipe({"run": str(tmp_path / "two"), "parallel": parallel, **changes})
+    _run_two(two, tmp_path, world)
+    validations = [[row for row in _rows(config.run) if "val/squares own" in row] for config in (one, two)]
+    assert [row["step"] for row in validations[1]] == [2, 4]
+    for ours, theirs in zip(*validations, strict=True):
+        assert theirs == pytest.approx(ours, abs=1e-6)
+
+
+def test_a_stop_in_the_middle_of_a_validation_ends_both_ranks_and_it_is_done_again(
+    recipe: Recipe, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = recipe({"steps": 4, "eval": {"suite": "none", "every": 2}})
+    printed = _run_two(config, tmp_path, world, STOPS="1")
+    for rank in range(2):
+        assert f"rank {rank}: stopped at step 2 of 4; go on with --resume. [15]" in printed
+    assert not [row for row in _rows(config.run) if "val/squares own" in row]
+    monkeypatch.setenv("WORLD", str(world))
+    train(config, evaluate=scores, resume=True)
+    assert [row["step"] for row in _rows(config.run) if "val/squares own" in row] == [2, 4]
+
+
+def test_the_log_says_how_long_a_validation_took(recipe: Recipe, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD", str(world))
+    config = recipe({"steps": 1, "eval": {"suite": "none", "every": 1}})
+    train(config, evaluate=scores)
+    assert "validation_seconds" in (Path(config.run) / "metrics.jsonl").read_text()
