@@ -27,7 +27,7 @@ from unimodal.shards.sample import IMAGE_EXTENSIONS, Sample
 
 from .datasets import Deferred, Fused, Input, PairData, RetrievalData
 from .likeness import NUM_WORDS, Likeness, are_alike, bands, likeness, run_hashes, words_of
-from .metrics import spearman
+from .parts import Numbers, part_scores, part_values
 from .results import Row, TaskResult
 
 MAX_DISTANCE = 6  # bits of the dHash; finds 95 to 99 in 100 pictures that were re-encoded and scaled to a half
@@ -104,29 +104,28 @@ def contamination(
 
 
 def overlap_rows(result: TaskResult, overlap: TaskOverlap) -> list[Row]:
-    """The shares of what was seen, and each score over the queries that are not tainted (None if all are)."""
+    """The shares of what was seen, and each score over the queries that are not tainted.
+
+    The value is None where fewer than two are left. A result without vectors has the shares alone.
+    """
     rows = [
         Row(result.name, "overlapping_queries", overlap.query_share, None, None, variant="contamination"),
         Row(result.name, "overlapping_documents", overlap.document_share, None, None, variant="contamination"),
     ]
-    for metric, rest in _rest(result, overlap).items():
-        rows.append(Row(result.name, metric, rest, None, None, variant=VARIANT))
+    if result.queries is not None and result.documents is not None:
+        rows += _rows_of_rest(result, np.setdiff1d(np.arange(overlap.num_queries), overlap.tainted))
     return rows
 
 
-def _rest(result: TaskResult, overlap: TaskOverlap) -> dict[str, float | None]:
-    clean = np.setdiff1d(np.arange(overlap.num_queries), overlap.tainted)
-    if isinstance(result.data, PairData):
-        if result.queries is None or result.documents is None:
-            return {}
-        cosine = np.einsum("pd,pd->p", result.queries[clean], result.documents[clean], dtype=np.float64)
-        human = np.array(result.data.scores)[clean]
-        return {"spearman": spearman(cosine, human) if len(clean) > 1 else None}
-    return {
-        metric: float(values[clean].mean()) if len(clean) else None
-        for metric, values in result.values.items()
-        if len(values) == overlap.num_queries
-    }
+def _rows_of_rest(result: TaskResult, rest: Numbers) -> list[Row]:
+    if len(rest) < 2:
+        metrics = dict.fromkeys(row.metric for row in result.rows)
+        return [Row(result.name, metric, None, None, None, variant=VARIANT) for metric in metrics]
+    scores = part_scores(result, rest, part_values(result, rest))
+    return [
+        Row(result.name, metric, value, None, None, low, high, VARIANT)
+        for metric, (value, (low, high)) in scores.items()
+    ]
 
 
 def _sides(result: TaskResult) -> tuple[list[Input], dict[int, Input], list[list[int]]]:

@@ -19,7 +19,7 @@ from PIL import Image
 from eval.contamination import contamination, overlap_rows
 from eval.datasets import Deferred, Fused, Input, PairData, RetrievalData, ZeroShotData
 from eval.metrics import spearman
-from eval.results import TaskResult
+from eval.results import Row, TaskResult
 from unimodal.config import parse_config
 from unimodal.shards.config import PackConfig, StorageConfig
 from unimodal.shards.write import pack
@@ -69,8 +69,20 @@ Shards = Callable[[list[str], list[tuple[bytes, str]]], Path]
 
 def texts_task(queries: list[str], documents: list[str]) -> TaskResult:
     relevant = [[number] for number in range(len(queries))]
-    values = {"hit_rate_at_1": np.arange(len(queries), dtype=np.float64)}
-    return TaskResult("texts", "text", RetrievalData([*queries], [*documents], relevant), [], values)
+    data = RetrievalData([*queries], [*documents], relevant)
+    return scored("texts", data, [float(number % 2) for number in range(len(queries))])
+
+
+def scored(
+    name: str, data: RetrievalData | ZeroShotData, found: list[float], metric: str = "hit_rate_at_1"
+) -> TaskResult:
+    """A result with vectors that give each query the value it should have in `found`."""
+    relevant = [one[0] for one in data.relevant] if isinstance(data, RetrievalData) else data.labels
+    documents = np.eye(len(data.documents if isinstance(data, RetrievalData) else data.class_names), dtype=np.float32)
+    wrong = (np.array(relevant) + 1) % len(documents)
+    queries = documents[np.where(np.array(found) == 1, relevant, wrong)]
+    rows = [Row(name, metric, float(np.mean(found)), None, None)]
+    return TaskResult(name, "text", data, rows, {metric: np.array(found)}, queries, documents)
 
 
 def test_planted_texts_are_found_and_no_others(shards: Shards) -> None:
@@ -129,7 +141,7 @@ def test_planted_pictures_are_found_and_no_others(shards: Shards, tmp_path: Path
     (tmp_path / "two.jpg").write_bytes(jpeg(2))
     documents: list[Input] = [jpeg(1), tmp_path / "two.jpg", Deferred("three", lambda: jpeg(3)), b"no picture"]
     data = RetrievalData(["a", "b", "c", "d"], documents, [[0], [1], [2], [3]])
-    task = TaskResult("pictures", "cross-modal", data, [], {"hit_rate_at_1": np.array([1.0, 1.0, 0.0, 1.0])})
+    task = scored("pictures", data, [1.0, 1.0, 0.0, 1.0])
     (overlap,) = contamination([task], shards([], pictures), show_progress=False)
     found = {document: (match.kind, match.key) for document, match in overlap.documents.items()}
     assert found == {0: ("same bytes", "000000013"), 1: ("same picture", "000000077")}
@@ -157,23 +169,26 @@ def test_what_has_a_text_and_a_picture_is_seen_if_either_is(shards: Shards) -> N
 
 
 def test_pictures_of_a_zero_shot_task_are_looked_for_and_names_of_classes_are_not(shards: Shards) -> None:
-    data = ZeroShotData([jpeg(1), jpeg(2)], [0, 1], ["hat", "shoe"], ["a photo of a {c}."])
-    task = TaskResult("classes", "cross-modal", data, [], {"accuracy": np.array([1.0, 0.0])})
+    data = ZeroShotData([jpeg(1), jpeg(2), jpeg(3)], [0, 1, 1], ["hat", "shoe"], ["a photo of a {c}."])
+    task = scored("classes", data, [1.0, 0.0, 0.0], "accuracy")
     (overlap,) = contamination([task], shards(["hat", "shoe"], [(jpeg(2), "a shoe")]), show_progress=False)
     assert (list(overlap.queries), overlap.num_documents) == ([1], 0)
-    assert [row.value for row in overlap_rows(task, overlap) if row.variant == "without overlap"] == [1.0]
+    assert [row.value for row in overlap_rows(task, overlap) if row.variant == "without overlap"] == [0.5]
 
 
 def test_the_correlation_without_overlap_is_that_of_the_other_pairs(shards: Shards) -> None:
     draw = np.random.default_rng(0)
     left, right = (draw.normal(size=(6, 8)).astype(np.float32) for _ in range(2))
     pairs = PairData([f"left {n}" for n in range(6)], [f"right {n}" for n in range(6)], [3.0, 1.0, 4.0, 1.5, 5.0, 2.0])
-    task = TaskResult("sts", "text", pairs, [], queries=left, documents=right)
+    row = Row("sts", "spearman", 0.0, 0.0, None)
+    task = TaskResult("sts", "text", pairs, [row], queries=left, documents=right)
     (overlap,) = contamination([task], shards(["left 2", "RIGHT 5!"], []), show_progress=False)
     assert overlap.tainted == [2, 5]
     rest = [0, 1, 3, 4]
     (row,) = [row for row in overlap_rows(task, overlap) if row.variant == "without overlap"]
     assert row.metric == "spearman"
+    assert row.low is not None
+    assert row.high is not None
     assert row.value == pytest.approx(spearman((left * right).sum(axis=1)[rest], np.array(pairs.scores)[rest]))
 
 
@@ -181,6 +196,13 @@ def test_no_score_is_left_where_all_was_seen(shards: Shards) -> None:
     task = texts_task(["one", "two"], ["x", "y"])
     (overlap,) = contamination([task], shards(["One", "Two"], []), show_progress=False)
     assert [row.value for row in overlap_rows(task, overlap)] == [1.0, 0.0, None]
+
+
+def test_a_model_that_cannot_do_the_task_has_the_shares_alone(shards: Shards) -> None:
+    data = RetrievalData(["one", "two"], ["x", "y"], [[0], [1]])
+    task = TaskResult("texts", "text", data, [Row("texts", "ndcg_at_10", None, None, None)])
+    (overlap,) = contamination([task], shards(["One"], []), show_progress=False)
+    assert [row.value for row in overlap_rows(task, overlap)] == [0.5, 0.0]
 
 
 def test_broken_samples_and_foreign_fields_do_not_stop_it(tmp_path: Path) -> None:

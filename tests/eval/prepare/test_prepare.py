@@ -5,10 +5,8 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import multiprocessing
 import os
-import signal
-import subprocess
-import sys
 import tarfile
 import time
 from collections import namedtuple
@@ -158,32 +156,24 @@ def test_a_broken_archive_is_asked_for_again(
     assert (tmp_path / "shop" / "products.jsonl").is_file()
 
 
-PROGRAM = """
-import sys
-from pathlib import Path
-from eval.prepare.prepare import prepare
-from eval.prepare.table import DataSet
-from unimodal.config import parse_config
-source = {"github": "someone/big", "revision": "abc"}
-sets = {"big": parse_config(DataSet, {"about": "x", "licence": "x", "megabytes": 30, "sources": [source]})}
-prepare("big", Path(sys.argv[1]), github=sys.argv[2], show_progress=False, table=sets)
-"""
-
-
-def test_a_killed_try_leaves_nothing_half_done_and_the_next_one_goes_on(origins: Origins, tmp_path: Path) -> None:
+def test_a_killed_try_leaves_nothing_half_done_and_the_next_one_goes_on(
+    origins: Origins, tmp_path: Path, patience: Patience
+) -> None:
     content = os.urandom(20_000_000)
     origins.files["/someone/big/tar.gz/abc"] = archive({"a.bin": content})
     origins.faults = [(15_000_000,), *[503] * 1000]  # the line goes dead, and stays so until it is killed
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path), origins.url]
-    process = subprocess.Popen(command, cwd=Path(__file__).parents[3])
+    table = {"big": data_set([{"github": "someone/big", "revision": "abc"}], megabytes=30)}
+    options: dict[str, Any] = {"github": origins.url, "show_progress": False, "table": table}
+    process = multiprocessing.get_context("fork").Process(target=prepare, args=("big", tmp_path), kwargs=options)
+    process.start()
     deadline = time.monotonic() + 60
     while len(origins.asked) < 3 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+        time.sleep(0.02)
+    process.kill()
+    process.join()
     assert not (tmp_path / "big").exists()
     origins.faults, origins.asked = [], []
-    subprocess.run(command, cwd=Path(__file__).parents[3], check=True)
+    prepare("big", tmp_path, patience=patience, **options)
     assert (tmp_path / "big" / "a.bin").read_bytes() == content
     assert origins.asked[0][1] == "bytes=15000000-"
 
