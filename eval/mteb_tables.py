@@ -54,7 +54,8 @@ def loader_inputs(loader: Any, where: str, modalities: Iterable[str]) -> list[In
 
     rows = loader.dataset
     if isinstance(rows, datasets.Dataset) and rows.format["type"] is None and type(loader.sampler) is SequentialSampler:
-        return table_inputs(rows, where, modalities, "")
+        # with the fingerprint of the table, as both sides of a pair come without ids and under one name
+        return table_inputs(rows, f"{where} {rows._fingerprint}", modalities, "")
     inputs: list[Input] = []
     for batch in loader:
         texts = texts_or_dots(batch["text"], where) if "text" in modalities and "text" in batch else []

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
+import yaml
 
 from .datasets import Deferred, Fused, Input, PairData, RetrievalData, ZeroShotData
 from .mteb_tables import Table, given_picture, table_inputs, table_pictures, texts_or_dots
@@ -129,7 +130,12 @@ def load_data(task: MtebTask) -> None:
     try:
         with _own_cache(str(task.metadata.dataset["revision"])):
             task.load_data()
-    except (OSError, ValueError, KeyError) as error:  # what `datasets` raises, offline and online, for one fact
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        yaml.YAMLError,
+    ) as error:  # what `datasets` raises, offline and online, for one fact
         name, path = task.metadata.name, task.metadata.dataset["path"]
         raise ValueError(
             f"the data of mteb task {name!r} cannot be read from {path!r} ({' '.join(str(error).split())[:200]}); "
@@ -285,7 +291,7 @@ def _local_folder(task: MtebTask, root: Path) -> Path:
 
 
 def _fetch_command(task: MtebTask, root: Path) -> str:
-    settings = task.metadata.dataset
+    settings = type(task).metadata.dataset  # those of the hub, wherever this one reads
     return (
         f"hf download --repo-type dataset {settings['path']} --revision {settings['revision']} "
         f"--local-dir {root / str(settings['path'])}"

@@ -271,3 +271,46 @@ def test_names_in_results_are_those_of_the_hub_or_say_where_the_model_came_from(
 def test_dims_that_the_model_has_not_are_refused(mteb: Any, embedder: Embedder) -> None:
     with pytest.raises(ValueError, match="dims 25 is not between 1 and the model's 24"):
         mteb_model(embedder, "a/b", dims=25)
+
+
+def test_pairs_of_pictures_are_scored(mteb: Any, embedder: Embedder, tmp_path: Path) -> None:
+    import datasets
+
+    features = datasets.Features(
+        {"sentence1": datasets.Image(), "sentence2": datasets.Image(), "score": datasets.Value("float64")}
+    )
+    left, right = ([jpeg(n + base, "red") for n in range(12)] for base in (0, 50))
+    cells = [[{"bytes": one, "path": None} for one in side] for side in (left, right)]
+    scores = [n * 5 % 12 / 3 for n in range(12)]
+    rows = {"sentence1": cells[0], "sentence2": cells[1], "score": scores}
+    (tmp_path / "data/rendered-sts13").mkdir(parents=True)
+    table = datasets.Dataset.from_dict(rows, features=features)
+    table.to_parquet(str(tmp_path / "data/rendered-sts13/test.parquet"))
+    (row,) = run_mteb(embedder, ["STS13VisualSTS"], tmp_path, name="unimodal/tiny", data=tmp_path / "data")
+    cosines = np.einsum("pd,pd->p", embedder.encode(left), embedder.encode(right), dtype=np.float64)
+    assert row.value == pytest.approx(spearman(cosines, scores), abs=1e-6)
+
+
+def test_each_language_of_a_task_has_a_row(mteb: Any, embedder: Embedder, tmp_path: Path) -> None:
+    import datasets
+
+    folder = tmp_path / "data/sts17-crosslingual-sts"
+    languages = find_mteb_task("STS17").hf_subsets
+    for number, language in enumerate(languages):
+        texts = [f"{colour} {thing} {number}" for colour in ("red", "green", "blue") for thing in ("mug", "lamp")]
+        turned = texts[number % 5 + 1 :] + texts[: number % 5 + 1]
+        rows = {"sentence1": texts, "sentence2": turned, "score": [*range(6)], "lang": [language] * 6}
+        (folder / language).mkdir(parents=True)
+        datasets.Dataset.from_dict(rows).to_parquet(str(folder / language / "test.parquet"))
+    card = "".join(
+        f'- config_name: {name}\n  data_files:\n  - {{split: test, path: "{where}/*"}}\n'
+        for name, where in [("default", "*"), *zip(languages, languages, strict=True)]
+    )
+    (folder / "README.md").write_text(f"---\nconfigs:\n{card}---\n")
+    rows_of_all = run_mteb(embedder, ["STS17"], tmp_path, name="unimodal/tiny", data=tmp_path / "data")
+    assert sorted(row.task for row in rows_of_all) == sorted(f"STS17/test/{one}" for one in languages)
+    pairs = load_mteb_task("STS17", folder=tmp_path / "data", subset="en-en")
+    assert isinstance(pairs, PairData)
+    cosines = np.einsum("pd,pd->p", embedder.encode(pairs.left), embedder.encode(pairs.right), dtype=np.float64)
+    (value,) = [row.value for row in rows_of_all if row.task == "STS17/test/en-en"]
+    assert value == pytest.approx(spearman(cosines, pairs.scores), abs=1e-6)

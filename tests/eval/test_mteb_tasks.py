@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +10,7 @@ import pytest
 
 from eval.datasets import Deferred, Fused, PairData, RetrievalData, ZeroShotData, checked
 from eval.mteb_tables import NO_TEXT, table_inputs, table_pictures
-from eval.mteb_tasks import find_mteb_task, list_mteb_tasks, load_mteb_task, read_mteb_task
+from eval.mteb_tasks import find_mteb_task, import_mteb, list_mteb_tasks, load_mteb_task, read_mteb_task
 from tests.eval.mteb_hub import jpeg, pictures, write_retrieval
 
 
@@ -185,6 +188,13 @@ def test_data_that_is_in_no_cache_is_told_with_the_command_that_gets_it(mteb: An
         load_mteb_task("NFCorpus")
 
 
+def test_a_folder_of_another_layout_is_told_with_the_command_that_gets_the_right_one(mteb: Any, tmp_path: Path) -> None:
+    (tmp_path / "nfcorpus").mkdir()
+    (tmp_path / "nfcorpus/notes.txt").write_text("nothing")
+    with pytest.raises(ValueError, match=r"NFCorpus.* cannot be read from .*--repo-type dataset mteb/nfcorpus --rev"):
+        load_mteb_task("NFCorpus", folder=tmp_path)
+
+
 def test_a_task_of_another_kind_is_left_to_mteb(mteb: Any) -> None:
     task = mteb.get_task("Banking77Classification")
     task.dataset = {"test": None}
@@ -195,3 +205,16 @@ def test_a_task_of_another_kind_is_left_to_mteb(mteb: Any) -> None:
 def test_an_unknown_benchmark_is_refused_with_the_nearest_name(mteb: Any) -> None:
     with pytest.raises(ValueError, match=r"no benchmark 'NanoBER'; .*NanoBEIR"):
         list_mteb_tasks("NanoBER")
+
+
+def test_mtebs_cache_is_not_in_the_home_folder(mteb: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MTEB_CACHE")
+    import_mteb()
+    assert Path(os.environ["MTEB_CACHE"]).parent == Path(tempfile.gettempdir())
+
+
+def test_without_mteb_the_way_to_install_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    monkeypatch.setenv("MTEB_CACHE", "anywhere")
+    with pytest.raises(ImportError, match=r'pip install "unimodal\[eval\]"'):
+        import_mteb()
