@@ -36,7 +36,7 @@ def read_beir(folder: Path, split: str = "test", subset: str = "", *, without_it
     names = [f"{prefix}queries", *([] if subset else ["query"])]
     queries = _inputs(table_files(folder, names, split), "query-id", f"query of {folder}")
     judged = _judgements(table_rows(qrels), queries, documents, folder)
-    if silent := next((query for query in judged if not queries[query]), None):
+    if silent := next((query for query in judged if queries.get(query) == ""), None):
         raise ValueError(f"query {silent!r} of {folder} is empty; remove it from the qrels.")
     if empty := [name for name, document in documents.items() if not document]:
         from .mteb_tables import NO_TEXT  # torch comes with it, which takes seconds
@@ -88,7 +88,7 @@ def _input(row: Row) -> Input:
 def _judgements(
     rows: Iterable[Row], queries: Container[str], documents: Container[str], folder: Path
 ) -> dict[str, dict[str, float]]:
-    """Query -> the documents judged and how relevant each is; a grade of 0 or less says that it is not."""
+    """Query -> the documents judged and how relevant each is; 0 or less says that it is not, wherever it is."""
     judged: dict[str, dict[str, float]] = {}
     for row in rows:
         try:
@@ -99,7 +99,7 @@ def _judgements(
                 f"qrels of {folder}: {row} is not query-id, corpus-id and score; repair the row."
             ) from None
         for name, known, what in ((query, queries, "query"), (document, documents, "document")):
-            if name not in known:
+            if name not in known and grade > 0:
                 raise ValueError(
                     f"qrels of {folder} name the {what} {name!r}, which is not there; fetch the set again."
                 )

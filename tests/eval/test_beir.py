@@ -122,6 +122,10 @@ def test_what_does_not_fit_together_is_named(
         read_beir(write_beir(tmp_path / "set", corpus, queries, qrels))
 
 
+def test_what_is_not_relevant_need_not_be_there(tmp_path: Path) -> None:
+    assert read_beir(write_beir(tmp_path / "set", qrels=[*QRELS, ("q1", "d9", 0)])) == EXPECTED
+
+
 def test_empty_qrels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="0 of 0 rows are left"):
         read_beir(write_beir(tmp_path / "set", qrels=[]))

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import functools
 import gzip
+import http.server
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 
 from eval.datasets import Deferred, PairData, RetrievalData, ZeroShotData, checked
+from eval.folder_tasks import ShardsTask
 from eval.formats import read_crossmodal3600, read_hub_pairs, read_shards, read_webdataset, read_xtd10
 from tests.eval.layouts import picture, write_captioned, write_classes, write_crossmodal3600, write_tar, write_xtd10
 from unimodal.config import parse_config
@@ -123,6 +127,22 @@ def test_shards_of_pairs_with_scores_are_graded_similarity(packed: Pack) -> None
     plain = packed("plain", rows, query="query", document="document")
     with pytest.raises(ValueError, match="2 of 4 pairs have a score; give those with one apart"):
         read_shards([str(plain), str(scored)])
+
+
+def test_shards_elsewhere_read_as_those_here(packed: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "0.jpg").write_bytes(picture(0))
+    folder = packed("pictures", [{"image": "0.jpg", "captions": "one"}], image="image", captions=["captions"])
+    monkeypatch.setenv("UNIMODAL_CACHE", str(tmp_path / "cache"))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/{next(folder.glob('*.tar')).name}"
+        assert ShardsTask(kind="shards", splits={"test": url}).needs(tmp_path, "test") == []
+        loaded = ShardsTask(kind="shards", splits={"test": url}).load(tmp_path, "test")[""]
+        assert isinstance(loaded, RetrievalData)
+        assert isinstance(loaded.documents[0], Deferred)
+        assert (loaded.queries, loaded.documents[0].read()) == (["one"], picture(0))
+        server.shutdown()
 
 
 def test_shards_of_several_kinds_or_cut_short_are_refused(packed: Pack, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_languages_and_subsets_are_averaged_by_direction() -> None:
         pairs=PAIRS,
     )
     names = [f"xtd/{one}/{way}" for one in ("de", "en") for way in ("text->image", "image->text")]
-    names += ["one/text->image", "forums/tex", "forums/unix", "pairs", "pairs/hard", "balance"]
+    names += ["one/de/text->image", "forums/tex", "forums/unix", "pairs", "pairs/hard", "balance"]
     assert suite.averages_of(names) == {
         "xtd/text->image": ["xtd/de/text->image", "xtd/en/text->image"],
         "xtd/image->text": ["xtd/de/image->text", "xtd/en/image->text"],
