@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from eval.datasets import Fused, RetrievalData
+from eval.evaluate import evaluate, rows_of
 from eval.suites import Suite, load_tasks
+from tests.eval.layouts import picture
 from unimodal.config import parse_config
+from unimodal.embedder import Embedder
 
 PRODUCTS: list[dict[str, Any]] = [
     {"sku": sku, "parent": parent, "title": parent.title(), "color": color, "category": category, "images": images}
@@ -38,8 +42,8 @@ def shop(tmp_path: Path) -> Path:
     """A folder with shop/products.jsonl and its pictures."""
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "products.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PRODUCTS))
-    for name in {image for row in PRODUCTS for image in row["images"]}:
-        (tmp_path / "shop" / name).touch()
+    for number, name in enumerate(sorted({image for row in PRODUCTS for image in row["images"]})):
+        (tmp_path / "shop" / name).write_bytes(picture(number))
     return tmp_path
 
 
@@ -142,3 +146,37 @@ def test_photos_of_questions_that_are_missing_are_named_too(shop: Path) -> None:
 def test_a_mistake_is_told_when_the_suite_is_read(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_config(Suite, {"tasks": {"shop": {**TASK, **change}}})
+
+
+class TextAlone:
+    """A model without its image tower."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.modalities = frozenset({"text"})
+        self.encode, self.encode_query, self.encode_document = (
+            embedder.encode, embedder.encode_query, embedder.encode_document,
+        )  # fmt: skip
+        self.fingerprint, self.prompts = embedder.fingerprint, embedder.prompts
+
+
+def test_every_question_is_scored_beside_chance_and_beside_bm25_where_both_sides_have_words(
+    shop: Path, tiny_embedder: Callable[[int], Embedder]
+) -> None:
+    suite = parse_config(Suite, {"tasks": {"shop": {**TASK, "metrics": ["ndcg_at_10", "hit_rate_at_1"]}}})
+    rows = {(row.task, row.metric): row for row in rows_of(evaluate(tiny_embedder(0), suite, shop))}
+    assert len(rows) == 18
+    for (task, metric), row in rows.items():
+        question, _, form = task.removeprefix("shop/").partition("->")
+        assert row.value is not None
+        assert row.chance is not None
+        assert (row.baseline is not None) is (question != "photo" and form != "image"), (task, metric)
+    assert rows["shop/text->text", "hit_rate_at_1"].chance == pytest.approx(1 / 4)  # the product itself, not its like
+    assert rows["shop/text->text", "hit_rate_at_1"].baseline == 1.0
+
+
+def test_a_text_model_is_scored_on_texts_alone(shop: Path, tiny_embedder: Callable[[int], Embedder]) -> None:
+    for image in (shop / "shop").glob("*.jpg"):
+        image.unlink()
+    suite = parse_config(Suite, {"tasks": {"shop": TASK}})
+    rows = rows_of(evaluate(TextAlone(tiny_embedder(0)), suite, shop))
+    assert {row.task for row in rows if row.value is not None} == {"shop/text->text"}
