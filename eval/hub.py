@@ -82,6 +82,8 @@ def _declared(folder: Path) -> dict[str, Any]:
 
 
 def _files_of_config(folder: Path, config: str, data_files: Any, split: str) -> list[Path]:
+    if isinstance(data_files, Mapping):
+        data_files = [{"split": name, "path": path} for name, path in data_files.items()]
     if isinstance(data_files, str) or not all(isinstance(one, Mapping) for one in data_files):
         data_files = [{"split": split, "path": data_files}]
     by_split = {str(one["split"]): one["path"] for one in data_files}

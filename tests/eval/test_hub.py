@@ -35,6 +35,14 @@ def test_the_readme_says_which_files_a_split_is(tmp_path: Path) -> None:
         table_files(tmp_path, ["corpus"], "tst")
 
 
+@pytest.mark.parametrize("files", ["a.jsonl", ["a.jsonl"], {"test": "a.jsonl", "dev": "b.jsonl"}])
+def test_files_may_be_named_in_short(tmp_path: Path, files: Any) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).touch()
+    (tmp_path / "README.md").write_text(readme({"config_name": "default", "data_files": files}))
+    assert table_files(tmp_path, ["default"], "test") == [tmp_path / "a.jsonl"]
+
+
 def test_the_only_split_of_a_configuration_is_taken_whatever_it_is_called(tmp_path: Path) -> None:
     (tmp_path / "all.jsonl").write_text("{}\n")
     only = {"config_name": "corpus", "data_files": [{"split": "corpus", "path": "all.jsonl"}]}
