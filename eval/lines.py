@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from .results import Row, TaskResult
@@ -24,6 +24,7 @@ NEUTRAL = re.compile(
 )  # no more is better
 SURE = 0.05  # p values below are marked
 LANGUAGE = re.compile(r"(?P<set>.+)/(?P<language>[a-z]{2,3}(-[A-Za-z]{2,4})?)(?P<direction>/[a-z]+->[a-z]+)?")
+ALIKE = 0.7  # share of their lines that variants of one table have in common
 MIN_LANGUAGES = 3  # of a set of tasks, to be shown as a sheet
 DIMS = re.compile(r"(\d+) dims")
 
@@ -51,6 +52,23 @@ def variants_of(models: Mapping[str, Iterable[Row]]) -> dict[str, dict[tuple[str
             if row.variant and not row.variant.endswith(", difference"):  # tables show it anyway
                 variants.setdefault(row.variant, {})[row.task, row.metric, name] = row
     return dict(sorted(variants.items(), key=lambda item: (dims_of(item[0]) is None, dims_of(item[0]) or 0)))
+
+
+def variant_groups(variants: Mapping[str, Collection[tuple[str, str, str]]]) -> list[list[str]]:
+    """Which variants stand in one table: those that are of the same lines, but for a few; dimensions are left out."""
+    groups: list[tuple[set[tuple[str, str, str]], list[str]]] = []
+    for name, cells in variants.items():
+        if dims_of(name) or not cells:
+            continue
+        lines = set(cells)
+        for known, names in groups:
+            if len(known & lines) >= ALIKE * len(known | lines):
+                known |= lines
+                names.append(name)
+                break
+        else:
+            groups.append((lines, [name]))
+    return [names for _, names in groups]
 
 
 def languages_of(lines: Iterable[Line]) -> dict[str, dict[str, dict[str, Line]]]:
@@ -101,8 +119,10 @@ def best_of(metric: str, values: Iterable[float | None]) -> float | None:
 
 
 def number(value: float | None) -> str:
-    """Three decimals, none of what is no share but a size; a dash for what there is not."""
-    return "-" if value is None else f"{value:,.0f}" if abs(value) >= 10 else f"{value:.3f}"
+    """Three decimals, none of a size in whole bytes, say; a dash for what there is not."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 10 or (value >= 2 and value == int(value)) else f"{value:.3f}"
 
 
 def half_interval(row: Row) -> str:

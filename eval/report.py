@@ -27,10 +27,12 @@ from .lines import (
     number,
     section_of,
     sure_lines,
+    variant_groups,
     variants_of,
 )
 from .results import Row
 
+Cells: TypeAlias = Mapping[tuple[str, str, str], Row]  # by task, metric and model
 Results: TypeAlias = Sequence[Row] | Mapping[str, Sequence[Row]]  # of one model, or by the name of each model
 
 
@@ -183,50 +185,68 @@ def _variant_tables(models: Mapping[str, Sequence[Row]], width: int) -> list[Tab
         name: {key: row for key, row in cells.items() if main.get(key[0], key[1]) == key[1] or not is_score(key[1])}
         for name, cells in variants_of(models).items()
     }
-    dims = [name for name in variants if dims_of(name)]
-    together: dict[frozenset[tuple[str, str, str]], list[str]] = {}  # variants of the same lines share a table
-    for name in (name for name in variants if not dims_of(name) and variants[name]):
-        together.setdefault(frozenset(variants[name]), []).append(name)
     tables = []
-    for title, names in [("dimensions", dims), *(("varied", names) for names in together.values())]:
-        tables += [_variant_table(title, part, variants, lines, list(models)) for part in _fitting(names, width)]
+    for place, names in enumerate([[name for name in variants if dims_of(name)], *variant_groups(variants)]):
+        keys = _keys(names, variants, models)
+        for portion, part in enumerate(_fitting(names, keys, width)):
+            title = ["dimensions", "varied"][place] if place < 2 and portion == 0 else None
+            tables.append(_variant_table(title, part, keys, variants, lines))
     return tables
 
 
+def _keys(names: Sequence[str], variants: Mapping[str, Cells], models: Iterable[str]) -> list[tuple[str, str, str]]:
+    """(task, metric, model) of all that was varied so, models beneath each other."""
+    found = dict.fromkeys(key[:2] for name in names for key in variants[name])
+    keys = [(task, metric, model) for task, metric in found for model in models]
+    return [key for key in keys if any(key in variants[name] for name in names)]
+
+
 def _variant_table(
-    title: str,
+    title: str | None,
     names: Sequence[str],
-    variants: Mapping[str, Mapping[tuple[str, str, str], Row]],
+    keys: Sequence[tuple[str, str, str]],
+    variants: Mapping[str, Cells],
     lines: Mapping[Line, Mapping[str, Row]],
-    models: Sequence[str],
 ) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, header_style="bold", title_justify="left", padding=(0, 1, 0, 0))
-    table.add_column("task", overflow="fold")
+    table.add_column("task", no_wrap=True)
     table.add_column("metric", no_wrap=True)
-    named = any(models)
-    if named:
+    is_named = any(model for _, _, model in keys)
+    if is_named:
         table.add_column("model", overflow="fold")
     for name in names:
-        table.add_column(str(dims_of(name) or name), justify="right", overflow="fold")
-    table.add_column("all" if title == "dimensions" else "plain", justify="right", no_wrap=True)
-    found = dict.fromkeys(key[:2] for name in names for key in variants[name])
-    keys = [(*line, model) for line in found for model in models]
-    last = ""
+        table.add_column(str(dims_of(name) or name), justify="right", min_width=_width(name))
+    plain = {key: lines.get(key[:2], {}).get(key[2]) for key in keys}
+    if any(plain.values()):
+        table.add_column("all" if dims_of(names[0]) else "plain", justify="right", no_wrap=True)
+    last: tuple[str, str] = "", ""
     for task, metric, model in keys:
-        plain = lines.get((task, metric), {}).get(model)
-        cells = [variants[name].get((task, metric, model)) for name in names]
+        rows = [variants[name].get((task, metric, model)) for name in names]
+        rows += [plain[task, metric, model]] if any(plain.values()) else []
         table.add_row(
-            "" if task == last else task,
-            metric,
-            *([model] if named else []),
-            *(number(None if row is None else row.value) for row in cells),
-            number(None if plain is None else plain.value),
+            "" if task == last[0] else task,
+            "" if (task, metric) == last else metric,
+            *([model] if is_named else []),
+            *(number(None if row is None else row.value) for row in rows),
         )
-        last = task
+        last = task, metric
     return table
 
 
-def _fitting(names: Sequence[str], width: int) -> list[Sequence[str]]:
-    """The names in portions that fit as columns beside a task and a metric."""
-    step = max(1, (width - 44) // 8)
-    return [names[start : start + step] for start in range(0, len(names), step)]
+def _fitting(names: Sequence[str], keys: Sequence[tuple[str, str, str]], width: int) -> list[list[str]]:
+    """The names in portions that fit as columns beside task, metric, model and the plain score."""
+    if not names:
+        return []
+    task, metric, model = (max(map(len, column)) for column in zip(*keys, strict=True))
+    left = width - 2 - sum(one + 2 for one in (task, metric, min(model, 12), 5))
+    portions: list[list[str]] = [[]]
+    for name in names:
+        if portions[-1] and sum(_width(one) + 2 for one in [*portions[-1], name]) > left:
+            portions.append([])
+        portions[-1].append(name)
+    return portions
+
+
+def _width(variant: str) -> int:
+    """Of its column: that of a number, or of the longest word of its name."""
+    return max(5, *map(len, str(dims_of(variant) or variant).split()))

@@ -89,7 +89,7 @@ def write_report(
     introduction: str = "",
     overlaps: Sequence[TaskOverlap] = (),
     comparisons: Comparisons | None = None,
-    max_pictures: int = 400,
+    max_pictures: int = 500,
 ) -> None:
     """Write the report of one model, or of several side by side.
 
@@ -102,6 +102,8 @@ def write_report(
     rows = {name: report.all_rows for name, report in models.items()}
     halves = {task: half for report in models.values() for task, half in halves_of(report.results).items()}
     lines, variants = lines_of(rows), variants_of(rows)
+    if overlaps:
+        variants.pop("contamination", None)  # has a section of its own
     on_maps, thumbnails = Thumbnails(max_pictures // 3), Thumbnails(max_pictures - max_pictures // 3)
     failures = failure_sections({name: report.results for name, report in models.items()}, thumbnails)
     compared = comparison_tables(comparisons or {}, lines, names[0])

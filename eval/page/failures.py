@@ -12,7 +12,7 @@ from ..worst import Found, WorstPair, WorstQuery, worst_pairs, worst_queries
 from .inputs import Thumbnails, input_html
 from .tables import model_html, number_cell, table, task_html
 
-MAX_SHOWN = 8  # of a task: queries of all models together
+MAX_SHOWN = 6  # of a task: queries of all models together
 
 
 def failure_sections(results: Mapping[str, Sequence[TaskResult]], thumbnails: Thumbnails) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import TypeVar
 
 from ..datasets import Fused, Input, RetrievalData
 from ..neighbours import Clusters, Duplicates
@@ -12,6 +13,8 @@ from ..results import TaskResult
 from ..space_map import SpaceMap
 from .inputs import Thumbnails, input_html, shortened
 from .tables import task_html
+
+Found = TypeVar("Found")
 
 WIDTH, HEIGHT, MARGIN = 960, 600, 16
 MAX_LABEL = 200  # characters
@@ -28,7 +31,7 @@ def cluster_sections(clusters: Sequence[Clusters], results: Sequence[TaskResult]
     """What the documents of each task are about: each cluster's words and share, and what stands in its middle."""
     by_name = {result.name: result for result in results}
     parts = []
-    for place, one in enumerate(clusters):
+    for place, (tasks, one) in enumerate(_alike([(one.task, one.clusters, one) for one in clusters])):
         documents = _documents(by_name[one.task])
         cards = "".join(
             f'<article class="cluster"><h4>{escape(", ".join(cluster.words) or "no words of its own")}</h4>'
@@ -38,7 +41,7 @@ def cluster_sections(clusters: Sequence[Clusters], results: Sequence[TaskResult]
         )
         more = len(one.clusters) - MAX_CLUSTERS
         said = f'<p class="quiet">and {more} smaller ones</p>' if more > 0 else ""
-        parts.append(_opening(task_html(one.task), f'<div class="clusters">{cards}</div>{said}', is_open=place == 0))
+        parts.append(_opening(tasks, f'<div class="clusters">{cards}</div>{said}', is_open=place == 0))
     return "".join(parts)
 
 
@@ -46,7 +49,7 @@ def duplicate_sections(duplicates: Sequence[Duplicates], results: Sequence[TaskR
     """Documents that the model can hardly tell apart, the largest groups of each task; "" if no task has any."""
     by_name = {result.name: result for result in results}
     parts = []
-    for one in duplicates:
+    for tasks, one in _alike([(one.task, one.groups, one) for one in duplicates]):
         documents = _documents(by_name[one.task])
         groups = "".join(
             f'<li><p class="quiet">{len(group)} alike</p><ul class="items">'
@@ -57,8 +60,27 @@ def duplicate_sections(duplicates: Sequence[Duplicates], results: Sequence[TaskR
             share = (
                 f'<span class="direction">{one.share:.1%} have another at a cosine of {one.threshold:g} or more</span>'
             )
-            parts.append(_opening(f"{task_html(one.task)} {share}", f'<ul class="groups">{groups}</ul>', is_open=False))
+            parts.append(_opening(f"{tasks} {share}", f'<ul class="groups">{groups}</ul>', is_open=False))
     return "".join(parts)
+
+
+def _alike(found: Sequence[tuple[str, object, Found]]) -> list[tuple[str, Found]]:
+    """(the names of tasks as HTML, what was found), once for tasks that search the same documents.
+
+    found: (task, what it is told apart by, all of it).
+    """
+    together: list[tuple[list[str], object, Found]] = []
+    for task, key, one in found:
+        known = next((names for names, other, _ in together if other == key and _set(names[0]) == _set(task)), None)
+        if known is None:
+            together.append(([task], key, one))
+        else:
+            known.append(task)
+    return [(" · ".join(map(task_html, names)), one) for names, _, one in together]
+
+
+def _set(task: str) -> str:
+    return task.partition("/")[0]
 
 
 def _map_figure(drawn: SpaceMap, result: TaskResult, thumbnails: Thumbnails) -> str:

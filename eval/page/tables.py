@@ -18,6 +18,7 @@ from ..lines import (
     number,
     section_of,
     sure_lines,
+    variant_groups,
 )
 from ..published import PublishedScore, published_scores
 from ..results import Row
@@ -115,11 +116,7 @@ def curves(variants: Variants, lines: Lines, models: Sequence[str], num_dims: Ma
 
 def variant_tables(variants: Variants, lines: Lines, models: Sequence[str]) -> str:
     """Whatever was done to vectors or inputs, beside the plain score, with the difference it makes."""
-    together: dict[frozenset[tuple[str, str, str]], list[str]] = {}
-    for name, cells in variants.items():
-        if not dims_of(name):
-            together.setdefault(frozenset(cells), []).append(name)
-    return "".join(_variant_table(names, variants, lines, models) for names in together.values())
+    return "".join(_variant_table(names, variants, lines, models) for names in variant_groups(variants))
 
 
 def table(heads: Sequence[tuple[str, str]], rows: Iterable[str], caption: str = "") -> str:

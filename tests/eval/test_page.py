@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Callable, Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,14 +14,16 @@ import pytest
 from PIL import Image
 
 from eval.contamination import Match, TaskOverlap
-from eval.datasets import Deferred, Fused, PairData, RetrievalData
+from eval.datasets import Deferred, Fused, PairData, Plain, RetrievalData
 from eval.neighbours import Cluster, Clusters, Duplicates
 from eval.page import ModelReport, write_report
+from eval.page.facts import model_facts
 from eval.page.inputs import Thumbnails, input_html, shortened
-from eval.page.space import map_figures
+from eval.page.space import duplicate_sections, map_figures
 from eval.results import Row, TaskResult, Vectors
 from eval.space_map import Point, SpaceMap, space_maps
 from eval.statistics import Comparison
+from unimodal.embedder import Embedder
 
 EVIL = "<script>alert(1)</script> <img src=x onerror=alert(2)> \" ' & </td>"
 VOID = {"meta", "img", "input"}
@@ -86,7 +90,9 @@ def results(folder: Path, seed: int = 0) -> list[TaskResult]:
         TaskResult(
             "flickr30k/text->image", "cross-modal", data, rows, {"hit_rate_at_1": hits}, unit(6, seed), unit(6, 1)
         ),
-        TaskResult(EVIL, "cross-modal", asked, [Row(EVIL, EVIL, 0.1, 0.1, None)], {}, unit(1, 2), unit(2, 3)),
+        TaskResult(
+            EVIL, "cross-modal", asked, [Row(EVIL, EVIL, 0.1, 0.1, None)], {EVIL: np.zeros(1)}, unit(1, 2), unit(2, 3)
+        ),
         TaskResult("cxc", "text", pairs, [Row("cxc", "spearman", -0.2, 0.0, 0.4)], {}, unit(3, 4), unit(3, 5)),
     ]
 
@@ -98,7 +104,7 @@ def report(folder: Path, seed: int = 0) -> ModelReport:
     clusters = Clusters("flickr30k/text->image", [Cluster([EVIL, "bags"], 0.5, [0, 1])])
     return ModelReport(
         scored,
-        [*languages, *balance, Row(EVIL, EVIL, 0.5, None, None)],
+        [*languages, *balance, Row(f"{EVIL} all", EVIL, 0.5, None, None)],
         {"parameters": "3 M", EVIL: EVIL},
         maps=space_maps(scored),
         clusters=[clusters, Clusters(EVIL, [Cluster([], 1.0, [0, 1])])],
@@ -258,3 +264,43 @@ def test_a_summary_of_one_model_is_escaped(tmp_path: Path) -> None:
     write_report(tmp_path / "page.html", {"": report(tmp_path)}, title="t")
     assert [one for tag, one in read(tmp_path / "page.html").tags if tag == "script"][-1] == {}
     assert "onerror" not in [name for _, one in read(tmp_path / "page.html").tags for name in one]
+
+
+def test_documents_that_several_tasks_search_are_shown_once(tmp_path: Path) -> None:
+    scored = results(tmp_path)[0]
+    tasks = [dataclasses.replace(scored, name=f"shop/{asked}->image") for asked in ("text", "photo")]
+    groups = [Duplicates(result.name, 0.95, 0.5, [[0, 1, 2]]) for result in tasks]
+    html = duplicate_sections(groups, tasks, Thumbnails())
+    assert html.count("<details") == 1
+    assert "text → image" in html
+    assert "photo → image" in html
+    other = Duplicates(tasks[1].name, 0.95, 0.5, [[3, 4]])
+    assert duplicate_sections([groups[0], other], tasks, Thumbnails()).count("<details") == 2
+
+
+def test_the_facts_of_a_model_are_its_own(tiny_embedder: Callable[[int], Embedder]) -> None:
+    embedder = tiny_embedder(0)
+    facts = model_facts(embedder)
+    assert facts["embeds"] == "text and image"
+    assert facts["dimensions"] == str(embedder.config.embed_dim)
+    assert facts["pictures"] == f"{embedder.config.preprocess.image_size} pixels"
+    assert embedder.fingerprint().startswith(facts["fingerprint"])
+    assert facts["parameters"].endswith(" M")
+    embedder.truncate_dim = 4
+    assert model_facts(embedder)["dimensions"] == "4"
+
+
+def test_of_a_model_of_others_it_is_known_what_it_embeds() -> None:
+    class Words:
+        modalities = frozenset({"text"})
+        prompts: Mapping[str, str] = {}  # noqa: RUF012
+
+        def fingerprint(self) -> str:
+            return ""
+
+        def encode(self, inputs: Sequence[Plain], *, show_progress: bool | None = None) -> Vectors:
+            return unit(len(inputs), 0)
+
+        encode_query = encode_document = encode
+
+    assert model_facts(Words()) == {"embeds": "text"}

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from eval.datasets import PairData
-from eval.lines import halves_of
+from eval.lines import halves_of, variant_groups
 from eval.report import Results, results_table, write_json
 from eval.results import Row, TaskResult
 from eval.statistics import Comparison
@@ -102,9 +102,25 @@ def test_variants_stand_in_columns_beside_the_plain_score() -> None:
     assert lines[dims + 3].split() == ["sections", "ndcg_at_10", "0.600", "0.700", "0.800"]
     assert lines[dims + 5].split() == ["task", "metric", "int8", "plain"]
     assert lines[dims + 7].split() == ["sections", "ndcg_at_10", "0.790", "0.800"]
-    both = rendered({"first": VARIED, "second": ROWS})
+    both = rendered({"first": VARIED, "second": VARIED[:-1], "third": VARIED})
     assert both[-2].split() == ["sections", "ndcg_at_10", "first", "0.790", "0.800"]
-    assert both[-1].split() == ["ndcg_at_10", "second", "-", "0.710"]
+    assert both[-1].split() == ["third", "0.790", "0.800"]
+
+
+def test_variants_that_do_not_fit_stand_in_a_second_table() -> None:
+    many = [Row("sections", "ndcg_at_10", 0.1 * n, None, None, variant=f"{2**n} dims") for n in range(1, 9)]
+    for width, tables in ((100, 1), (50, 4)):
+        lines = rendered([*BETTER, *many], width)
+        assert max(map(len, lines)) <= width
+        heads = [line.split()[2:-1] for line in lines if line.split()[-1:] == ["all"]]
+        assert len(heads) == tables
+        assert [dim for head in heads for dim in head] == [str(2**n) for n in range(1, 9)]
+
+
+def test_what_has_no_plain_score_has_no_column_for_it() -> None:
+    lines = rendered([*BETTER, Row("sections", "near_duplicate_share", 0.25, None, None, variant="cosine 0.95")])
+    assert lines[-3].split() == ["task", "metric", "cosine", "0.95"]
+    assert lines[-1].split() == ["sections", "near_duplicate_share", "0.250"]
 
 
 def test_json_holds_exactly_what_is_set(tmp_path: Path) -> None:
@@ -137,3 +153,9 @@ def test_tasks_in_three_languages_are_a_sheet_of_their_own() -> None:
     assert any(line.split()[:1] == ["beir/nq"] for line in lines[:sheet])
     assert lines[sheet + 1].split() == ["language", "text->image", "hit_rate_at_5"]
     assert [line.split() for line in lines[sheet + 3 :]] == [["de", "0.500"], ["en", "0.500"], ["zh-tw", "0.500"]]
+
+
+def test_variants_of_nearly_the_same_lines_share_a_table() -> None:
+    lines = [(f"task {n}", "ndcg_at_10", "") for n in range(10)]
+    variants = {"64 dims": lines, "typos": lines, "first half": lines[:8], "poor jpeg": lines[8:], "int8": lines[2:]}
+    assert variant_groups(variants) == [["typos", "first half", "int8"], ["poor jpeg"]]
