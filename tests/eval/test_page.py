@@ -293,7 +293,7 @@ def test_the_facts_of_a_model_are_its_own(tiny_embedder: Callable[[int], Embedde
 def test_of_a_model_of_others_it_is_known_what_it_embeds() -> None:
     class Words:
         modalities = frozenset({"text"})
-        prompts: Mapping[str, str] = {}  # noqa: RUF012
+        prompts: Mapping[str, str] = {}
 
         def fingerprint(self) -> str:
             return ""
