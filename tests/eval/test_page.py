@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,16 +13,14 @@ import pytest
 from PIL import Image
 
 from eval.contamination import Match, TaskOverlap
-from eval.datasets import Deferred, Fused, PairData, Plain, RetrievalData
+from eval.datasets import Deferred, Fused, PairData, RetrievalData
 from eval.neighbours import Cluster, Clusters, Duplicates
 from eval.page import ModelReport, write_report
-from eval.page.facts import model_facts
 from eval.page.inputs import Thumbnails, input_html, shortened
 from eval.page.space import duplicate_sections, map_figures
 from eval.results import Row, TaskResult, Vectors
 from eval.space_map import Point, SpaceMap, space_maps
 from eval.statistics import Comparison
-from unimodal.embedder import Embedder
 
 EVIL = "<script>alert(1)</script> <img src=x onerror=alert(2)> \" ' & </td>"
 VOID = {"meta", "img", "input"}
@@ -276,31 +273,3 @@ def test_documents_that_several_tasks_search_are_shown_once(tmp_path: Path) -> N
     assert "photo → image" in html
     other = Duplicates(tasks[1].name, 0.95, 0.5, [[3, 4]])
     assert duplicate_sections([groups[0], other], tasks, Thumbnails()).count("<details") == 2
-
-
-def test_the_facts_of_a_model_are_its_own(tiny_embedder: Callable[[int], Embedder]) -> None:
-    embedder = tiny_embedder(0)
-    facts = model_facts(embedder)
-    assert facts["embeds"] == "text and image"
-    assert facts["dimensions"] == str(embedder.config.embed_dim)
-    assert facts["pictures"] == f"{embedder.config.preprocess.image_size} pixels"
-    assert embedder.fingerprint().startswith(facts["fingerprint"])
-    assert facts["parameters"].endswith(" M")
-    embedder.truncate_dim = 4
-    assert model_facts(embedder)["dimensions"] == "4"
-
-
-def test_of_a_model_of_others_it_is_known_what_it_embeds() -> None:
-    class Words:
-        modalities = frozenset({"text"})
-        prompts: Mapping[str, str] = {}
-
-        def fingerprint(self) -> str:
-            return ""
-
-        def encode(self, inputs: Sequence[Plain], *, show_progress: bool | None = None) -> Vectors:
-            return unit(len(inputs), 0)
-
-        encode_query = encode_document = encode
-
-    assert model_facts(Words()) == {"embeds": "text"}
