@@ -202,7 +202,7 @@ def _summary(report: ModelReport, halves: Mapping[str, str]) -> dict[str, float 
     rows = [row for row in report.all_rows if not row.variant and section_of((row.task, row.metric), halves) == ""]
     rows.sort(key=lambda row: row.task != BALANCE)
     named = {row: BALANCES.get(row.metric) if row.task == BALANCE else None for row in rows}
-    return {name or f"{row.task}, {row.metric}": row.value for row, name in named.items()}
+    return {name or f"{row.task}, {row.metric}".replace("->", " → "): row.value for row, name in named.items()}
 
 
 def _of_each(models: Mapping[str, ModelReport], body: Callable[[ModelReport], str]) -> str:
