@@ -13,11 +13,11 @@ from eval.metrics import METRICS, spearman
 from eval.mteb_adapter import MtebModel, mteb_model, mteb_name, run_mteb
 from eval.mteb_search import top_documents
 from eval.mteb_tables import loader_inputs
-from eval.mteb_tasks import find_mteb_task, load_mteb_task
+from eval.mteb_tasks import find_mteb_task, load_mteb_task, parts_of
 from eval.ranks import Ranks, ranks
 from eval.store import EmbeddingStore
 from tests.eval.conftest import TinyEmbedder
-from tests.eval.mteb_hub import jpeg, pictures
+from tests.eval.mteb_hub import jpeg, pictures, write_retrieval
 from unimodal.embedder import Embedder
 
 RETRIEVAL = ["SciFact", "Flickr30kT2IRetrieval", "Flickr30kI2TRetrieval"]
@@ -314,3 +314,23 @@ def test_each_language_of_a_task_has_a_row(mteb: Any, embedder: Embedder, tmp_pa
     cosines = np.einsum("pd,pd->p", embedder.encode(pairs.left), embedder.encode(pairs.right), dtype=np.float64)
     (value,) = [row.value for row in rows_of_all if row.task == "STS17/test/en-en"]
     assert value == pytest.approx(spearman(cosines, pairs.scores), abs=1e-6)
+
+
+def test_an_average_of_tasks_is_scored_from_its_parts_and_once(
+    mteb: Any, tiny_embedder: TinyEmbedder, tmp_path: Path
+) -> None:
+    import datasets
+
+    for number, part in enumerate(parts_of(find_mteb_task("CQADupstackRetrieval"))):
+        texts = [f"red mug {number + one}" for one in range(6)]
+        corpus = datasets.Dataset.from_dict({"_id": list("abcdef"), "text": texts})
+        queries = datasets.Dataset.from_dict({"_id": ["x", "y"], "text": ["red mug", "blue lamp"]})
+        write_retrieval(tmp_path / part.metadata.dataset["path"], corpus, queries, {"x": {"a": 1}, "y": {"b": 1}})
+    embedder = tiny_embedder(0)
+    rows = run_mteb(embedder, ["CQADupstackRetrieval"], tmp_path, name="unimodal/tiny", data=tmp_path)
+    parts = [json.loads(file.read_text()) for file in tmp_path.rglob("CQADupstack?*Retrieval.json")]
+    scores = [one["scores"]["test"][0]["main_score"] for one in parts if one["task_name"] != "CQADupstackRetrieval"]
+    assert len(scores) == 12
+    assert rows[0].value == pytest.approx(np.mean(scores), abs=1e-6)
+    embedder.encode = None  # type: ignore[assignment]  # so that encoding fails
+    assert run_mteb(embedder, ["CQADupstackRetrieval"], tmp_path, name="unimodal/tiny", data=tmp_path) == rows
