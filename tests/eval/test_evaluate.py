@@ -201,10 +201,14 @@ def test_halves_are_told_by_the_modalities(catalogue: Path) -> None:
 
 
 def test_pictures_that_nobody_asks_for_are_searched_and_ask_nothing() -> None:
-    data = RetrievalData(["red hat", "blue hat"], [b"green ball", b"blue hat", b"red hat"], [[2], [1]], both_ways=True)
+    pictures: list[Input] = [b"green ball", b"blue shoe", b"red hat"]
+    data = RetrievalData(["red hat", "blue shoe"], pictures, [[2], [1]], both_ways=True)
     forward, back = score_task(EmbeddingStore(WordEncoder("text", "image")), "hats", data, ["hit_rate_at_1"])
     assert [len(one.queries) for one in (forward, back) if one.queries is not None] == [2, 2]
     assert (forward.rows[0].value, back.rows[0].value) == (1.0, 1.0)
+    assert forward.documents is not None
+    assert back.queries is not None
+    np.testing.assert_array_equal(back.queries, forward.documents[[1, 2]])
     assert forward.rows[0].chance == pytest.approx(1 / 3)
     assert back.rows[0].chance == pytest.approx(1 / 2)
 
