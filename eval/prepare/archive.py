@@ -40,7 +40,7 @@ def unpack(
                     f"{archive.name} holds {name!r}, a link or device; it is not unpacked, tell its owner."
                 )
             place = (target / (path.name if flat else path)).resolve()
-            if path.is_absolute() or ".." in path.parts or not place.is_relative_to(target) or "\\" in name:
+            if not place.is_relative_to(target) or "\\" in name:
                 raise ValueError(f"{archive.name} holds {name!r}, which would land elsewhere; tell its owner.")
             place.parent.mkdir(parents=True, exist_ok=True)
             with open_member() as source, place.open("wb") as file:

@@ -155,6 +155,13 @@ def test_planted_pictures_are_found_and_no_others(shards: Shards, tmp_path: Path
     }
 
 
+def test_the_same_bytes_beat_a_likeness_that_was_met_before(shards: Shards) -> None:
+    folder = shards([], [(jpeg(1, (90, 70)), "smaller"), (jpeg(1), "the same"), (jpeg(1, (80, 60)), "smaller still")])
+    task = TaskResult("pictures", "cross-modal", RetrievalData(["a"], [jpeg(1)], [[0]]), [])
+    (overlap,) = contamination([task], folder, show_progress=False)
+    assert (overlap.documents[0].kind, overlap.documents[0].key) == ("same bytes", "000000001")
+
+
 def test_only_documents_that_are_an_answer_are_looked_for(shards: Shards) -> None:
     task = TaskResult("texts", "text", RetrievalData(["a query"], ["an answer", "seen in training"], [[0]]), [])
     (overlap,) = contamination([task], shards(["seen in training"], []), show_progress=False)

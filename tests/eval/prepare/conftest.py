@@ -28,6 +28,7 @@ class Origins:
         self.asked: list[tuple[str, str]] = []  # path, range
         self.faults: list[Any] = []  # of the next answers: a status, or the bytes after which the line goes dead
         self.ranges = True
+        self.lengths = True
 
     def paths(self, ending: str = "") -> list[str]:
         """What was asked for."""
@@ -94,13 +95,14 @@ def origins(monkeypatch: pytest.MonkeyPatch) -> Iterator[Origins]:
                     status = 416
             content = content[start:]
             self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
+            if state.lengths:
+                self.send_header("Content-Length", str(len(content)))
             for key, value in {"ETag": tag, "X-Repo-Commit": COMMIT, **(headers or {})}.items():
                 self.send_header(key, value)
             self.end_headers()
             if self.command == "GET":
                 self.wfile.write(content[:cut])
-            self.close_connection = cut is not None
+            self.close_connection = cut is not None or not state.lengths
 
         def log_message(self, *_: Any) -> None:
             pass

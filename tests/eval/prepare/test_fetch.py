@@ -83,6 +83,17 @@ def test_too_large_a_file_is_refused_before_it_comes(origins: Origins, tmp_path:
     assert not list(tmp_path.glob("a*"))
 
 
+def test_a_file_of_unknown_length_comes_whole_or_is_refused_when_it_is_too_large(
+    origins: Origins, tmp_path: Path, patience: Patience
+) -> None:
+    origins.files["/a"], origins.lengths = CONTENT, False
+    fetch_file(f"{origins.url}/a", tmp_path / "a", patience, 1 << 21)
+    assert (tmp_path / "a").read_bytes() == CONTENT
+    with pytest.raises(ValueError, match="has more than 600,000 bytes"):
+        fetch_file(f"{origins.url}/a", tmp_path / "b", patience, 600_000)
+    assert not (tmp_path / "b").exists()
+
+
 def test_the_wanted_files_of_a_repository_come(origins: Origins, tmp_path: Path, patience: Patience) -> None:
     origins.repositories["someone/wds_set"] = {
         "test/0.tar": CONTENT, "train/0.tar": b"large", "dataset_type.txt": b"retrieval", "README.md": b"",
