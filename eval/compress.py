@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .datasets import PairData, RetrievalData
-from .metrics import metric_values, spearman
+from .metrics import metric_values, pearson, spearman
 from .ranks import BLOCK_ROWS, BLOCK_SCORES, ranks, ranks_of_scores
 from .results import Row, TaskResult, Values, Vectors
 
@@ -62,8 +62,8 @@ def compression_rows(results: Iterable[TaskResult]) -> list[Row]:
         restored = from_int8(to_int8(documents, int8_ranges(documents)), int8_ranges(documents))
         if isinstance(result.data, PairData):
             agreeing = np.count_nonzero((queries > 0) == (documents > 0), axis=1)
-            rows.append(_row(result, spearman(_cosines(queries, restored), result.data.scores), "int8"))
-            rows.append(_row(result, spearman(agreeing, result.data.scores), "binary"))
+            rows.append(_row(result, _correlation(result, _cosines(queries, restored)), "int8"))
+            rows.append(_row(result, _correlation(result, agreeing), "binary"))
         else:
             rows += _retrieval_rows(result, queries, documents, restored)
     for full in sorted(lengths):
@@ -158,10 +158,15 @@ def _retrieval_rows(result: TaskResult, queries: Vectors, documents: Vectors, re
 def _plain_score(result: TaskResult, queries: Vectors, documents: Vectors) -> float:
     data = result.data
     if isinstance(data, PairData):
-        return spearman(_cosines(queries, documents), data.scores)
+        return _correlation(result, _cosines(queries, documents))
     assert isinstance(data, RetrievalData)
     found = ranks(queries, documents, data.relevant, data.document_ids, gains=data.gains, excluded=data.excluded)
     return float(metric_values(_main_row(result).metric, found).mean())
+
+
+def _correlation(result: TaskResult, similarities: npt.ArrayLike) -> float:
+    assert isinstance(result.data, PairData)
+    return {"spearman": spearman, "pearson": pearson}[_main_row(result).metric](similarities, result.data.scores)
 
 
 def _scored(results: Iterable[TaskResult]) -> Iterator[tuple[TaskResult, Vectors, Vectors]]:

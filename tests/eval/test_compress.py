@@ -187,6 +187,16 @@ def test_pairs_are_compressed_too(pairs: TaskResult, documents: Vectors) -> None
     )
 
 
+def test_pairs_are_scored_by_the_metric_that_they_print_first(pairs: TaskResult, documents: Vectors) -> None:
+    left, data = pairs.queries, pairs.data
+    assert left is not None
+    assert isinstance(data, PairData)
+    rows = [Row("cxc", "pearson", 0.5, 0.0, 0.3), *pairs.rows]
+    (row, _) = matryoshka_rows([dataclasses.replace(pairs, rows=rows)], [DIM])
+    assert row.metric == "pearson"
+    assert row.value == pytest.approx(np.corrcoef((left * documents).sum(axis=1), data.scores)[0, 1], abs=1e-6)
+
+
 def test_the_matryoshka_curve_is_brute_force_of_vectors_cut_and_normalised(
     retrieval: TaskResult, documents: Vectors
 ) -> None:
