@@ -6,7 +6,9 @@ n inputs, D embedding dimension.
 from __future__ import annotations
 
 import copy
+import itertools
 import queue
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -167,12 +169,26 @@ class Embedder:
                 raise ValueError(f"input {numbered[0]}: {error}") from None
 
         with ThreadPoolExecutor(max_workers=4) as decoders:  # Pillow lets other threads run while it decodes
+            ahead = iter(batches)
+            decoding: dict[int, list[Future[Tensor]]] = {}
+            lock = threading.Lock()
+
+            def decode_next() -> None:
+                with lock:
+                    for batch in itertools.islice(ahead, 1):
+                        decoding[batch[0]] = [decoders.submit(pixels_of, pictures[row]) for row in batch]
 
             def run(model: DualEncoder, batch: list[int]) -> Tensor:
-                pixels = torch.stack(list(decoders.map(pixels_of, [pictures[row] for row in batch])))
+                decode_next()  # while the model runs
+                pixels = torch.stack([one.result() for one in decoding.pop(batch[0])])
                 return model.encode_image(pixels.to(model.device))
 
-            return self._run_batches(len(pictures), batches, run, done)
+            for _ in self.models:
+                decode_next()
+            try:
+                return self._run_batches(len(pictures), batches, run, done)
+            finally:
+                decoders.shutdown(cancel_futures=True)
 
     def _run_batches(
         self, count: int, batches: list[list[int]], run: Callable[[DualEncoder, list[int]], Tensor],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import queue
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 import unimodal
+import unimodal.embedder
 from tests.unimodal.conftest import encode_token_lists
 from unimodal.config import ModelConfig
 from unimodal.embedder import Embedder, Item
 from unimodal.model import DualEncoder, build_model
-from unimodal.preprocess import Tokenizer, image_to_pixels
+from unimodal.preprocess import Tokenizer, decode_image, image_to_pixels
 
 
 def png(picture: Image.Image) -> bytes:
@@ -269,3 +273,36 @@ def test_the_open_clip_models_that_others_publish_load_by_name(open_clip_name: s
     embedder = unimodal.load(f"open_clip:{open_clip_name}", device="cpu")
     assert embedder.encode(mixture).shape == (16, 32)
     assert embedder.config.preprocess.image_size == 32
+
+
+def test_the_next_batch_of_pictures_and_no_more_is_decoded_while_the_model_runs(
+    embedder: Embedder, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = embedder.encode(pictures)
+    decoded, model = queue.Queue[int](), embedder.models[0]
+    waits: list[int] = []
+
+    def decode(picture: Image.Image) -> Image.Image:
+        decoded.put(1)
+        return decode_image(picture)
+
+    def encode_image(pixels: Tensor) -> Tensor:
+        waits.append(sum(decoded.get(timeout=20) for _ in range(4 if not waits else 2 if len(waits) == 1 else 0)))
+        time.sleep(0.1)
+        assert decoded.empty()
+        return type(model).encode_image(model, pixels)
+
+    monkeypatch.setattr(unimodal.embedder, "decode_image", decode)
+    monkeypatch.setattr(model, "encode_image", encode_image)
+    embedder.images_per_batch = 2
+    np.testing.assert_allclose(embedder.encode(pictures), expected, atol=1e-6)
+    assert waits == [4, 2, 0]  # its own two and the next two; the last two; none
+
+
+def test_several_copies_of_a_model_give_the_pictures_in_order(
+    model: DualEncoder, tokenizer: Tokenizer, pictures: list[Image.Image]
+) -> None:
+    several = Embedder(model, tokenizer, device=["cpu", "cpu", "cpu"])
+    several.images_per_batch = 1
+    expected = Embedder(model, tokenizer, device="cpu").encode(pictures * 5)
+    np.testing.assert_allclose(several.encode(pictures * 5), expected, atol=1e-6)
