@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from training.config import SourceConfig, StepConfig, TaskConfig
 from training.data.loader import steps_from
 from training.losses import info_nce
-from training.speed import data, loss, photographs, step
+from training.speed import data, loss, step
 from training.step import encode_batch
+from unimodal import photographs
 from unimodal.cli import app
 from unimodal.compare import relative_difference
 from unimodal.config import PreprocessConfig

@@ -24,13 +24,13 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from unimodal.compare import Row, Run, Tick, cpu_clock, make_row, measuring, timed
 from unimodal.config import ImageTowerConfig, ModelConfig, PreprocessConfig, TextTowerConfig
+from unimodal.photographs import draw_captions, draw_photograph, encode, pack
 from unimodal.preprocess import load_tokenizer, pad_ids
 
 from ..config import OptimConfig, SourceConfig, Stage, TaskConfig
 from ..data.collate import Piece
 from ..data.loader import PiecePlace, StepDataset, steps_from
 from ..data.transport import Shared
-from .photographs import draw_captions, draw_photograph, encode, pack
 
 _NAME = "pictures"
 CLIP = TextTowerConfig(library="open_clip", name="ViT-B-32")  # whose tokenizer both sides use

@@ -1,4 +1,4 @@
-"""Pictures that draw themselves and cost what photographs cost, and shards of them, for the comparison of loaders.
+"""Pictures that draw themselves and cost what photographs cost, and shards of them, for comparisons of speed.
 
 Leaves whose sizes follow a power law lie over each other (Lee, Mumford and Huang, 2001, "Occlusion models for natural
 images"), with noise at all scales: there are edges and texture however far a picture is scaled down. JPEGs of quality
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from unimodal.demo.catalogue import plan_products
+from .demo.catalogue import plan_products
 
 _LEAVES, _SMALLEST, _NOISE = 200, 0.088, 10.0  # a radius is a share of half the shorter side; noise is in levels
 _QUALITY = 90
