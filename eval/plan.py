@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich import box
 from rich.table import Table
 
 from .datasets import Fused, Input, PairData, RetrievalData, TaskData
 from .store import Asked, EmbeddingStore, Part, cost_of
+from .suites import Missing, commands_for, megabytes_of
 
+MEGABYTES_A_SECOND = 12.5  # 100 Mbit/s
 _TIMED = {"text": 16, "image": 4}  # a batch that is timed
 
 
@@ -63,10 +66,16 @@ def asked_of(data: TaskData, modalities: Iterable[str]) -> list[Asked]:
     return asked if kinds <= set(modalities) else []
 
 
-def plan_table(plan: Plan) -> Table:
+def said_of(plan: Plan) -> str:
+    """The plan in one line."""
+    needs = plan.total
+    spent = "" if plan.seconds is None else f", about {_words(plan.seconds)}"
+    return f"{needs.missing_texts:,} texts and {needs.missing_pictures:,} pictures to encode{spent}"
+
+
+def plan_table(plan: Plan, title: str = "") -> Table:
     """The plan for a terminal."""
-    spent = "" if plan.seconds is None else f": about {_words(plan.seconds)} to encode"
-    table = Table(title=f"what is to be done{spent}", box=box.SIMPLE_HEAD, header_style="bold", title_justify="left")
+    table = Table(title=f"{title}: {said_of(plan)}", box=box.SIMPLE_HEAD, header_style="bold", title_justify="left")
     table.add_column("task", overflow="fold")
     for column in ("texts", "pictures", "texts to encode", "pictures to encode"):
         table.add_column(column, justify="right")
@@ -74,6 +83,22 @@ def plan_table(plan: Plan) -> Table:
         table.add_row(name, *_numbers(needs))
     table.add_section()
     table.add_row("all, each once", *_numbers(plan.total), style="bold")
+    return table
+
+
+def missing_table(missing: Sequence[Missing], data_root: Path) -> Table:
+    """What a suite lacks, task by task, with the commands that get it, for a terminal."""
+    megabytes = megabytes_of(missing)
+    size = (
+        f" (at least {megabytes:,.0f} MB: {_words(megabytes / MEGABYTES_A_SECOND)} at 100 Mbit/s)" if megabytes else ""
+    )
+    commands = commands_for(missing, data_root)
+    caption = "\n".join([f"get them with{size}", *commands] if commands else [])
+    table = Table("task", "missing", title=f"not in {data_root}", caption=caption, box=box.SIMPLE_HEAD,
+                  header_style="bold", title_justify="left", caption_justify="left")  # fmt: skip
+    for one in missing:
+        first, *others = map(str, one.paths)
+        table.add_row(one.task, first + (f" and {len(others)} more" if others else ""))
     return table
 
 

@@ -12,7 +12,7 @@ import warnings
 import typer
 
 from .demo import demo
-from .evaluate import evaluate
+from .evaluate import evaluate, mteb, prepare
 from .library import check, embed, index, pack
 from .train import bench, plot, train
 
@@ -23,6 +23,8 @@ shards_app = typer.Typer(help="Pack and check WebDataset shards.", no_args_is_he
 app.command()(train)
 app.command()(plot)
 app.command("eval")(evaluate)
+app.command()(prepare)
+app.command()(mteb)
 app.command()(embed)
 app.add_typer(shards_app, name="shards")
 shards_app.command()(pack)

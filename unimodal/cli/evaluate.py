@@ -3,47 +3,183 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .console import say
+
+if TYPE_CHECKING:
+    from unimodal.calibration import Calibration
+    from unimodal.eval.contamination import TaskOverlap
+    from unimodal.eval.page import ModelReport
+    from unimodal.eval.results import Encoder, TaskResult
+
+Models = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL... [KEY=VALUE]...",
+        help="Model directories, hub ids, open_clip:NAME[/TAG], hf:NAME, mteb:NAME or a name that mteb knows; then "
+        "values laid over the suite (tasks.NAME=null leaves one out).",
+    ),
+]
+Data = Annotated[Path, typer.Option(help="The folder that the suite's files are relative to.")]
+Device = Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")]
+Dtype = Annotated[str, typer.Option(help="Of the towers: float32, bfloat16, float16.")]
+Store = Annotated[
+    Path | None, typer.Option(help="Keep vectors in this folder: what is there is not encoded again, after a kill too.")
+]
+
 
 def evaluate(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL... [KEY=VALUE]...",
-            help="Model directories, hub ids, open_clip:NAME[/TAG] or hf:NAME; then "
-            "values laid over the suite (tasks.NAME=null leaves one out).",
-        ),
-    ],
-    suite: Annotated[str, typer.Option(help="A shipped suite (mini, demo) or a YAML file.")] = "mini",
-    data: Annotated[Path, typer.Option(help="The folder that the suite's files are relative to.")] = Path("."),
+    models: Models,
+    suite: Annotated[
+        str, typer.Option(help="A shipped suite (mini, demo, quick, jina, full, shop) or a YAML file.")
+    ] = "mini",
+    data: Data = Path("."),
     split: Annotated[str, typer.Option(help="val to choose, test to report.")] = "test",
+    dims: Annotated[str, typer.Option(help="Also score the first so many dimensions: 64,256.")] = "",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows there.")] = None,
-    device: Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write a report, one self-contained page.")] = None,
+    store: Store = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    dry_run: Annotated[
+        bool, typer.Option(help="Say what would be encoded, what is missing and how it is got.")
+    ] = False,
 ) -> None:
-    """Score models on a suite: one table, chance and BM25 beside every number."""
+    """Score models on a suite: one table, chance and BM25 beside every number, intervals, a test between models."""
+    from rich.console import Console
+
+    from unimodal.eval.analyse import analyse
+    from unimodal.eval.contamination import contamination
+    from unimodal.eval.evaluate import evaluate as score
+    from unimodal.eval.lines import halves_of
+    from unimodal.eval.page import write_report
+    from unimodal.eval.plan import missing_table, plan, plan_table, said_of
+    from unimodal.eval.report import results_table, write_json
+    from unimodal.eval.statistics import compare
+    from unimodal.eval.store import EmbeddingStore
+    from unimodal.eval.suites import load_tasks, missing_of, read_suite
+
+    overrides, names = [word for word in models if "=" in word], [word for word in models if "=" not in word]
+    if not names:
+        raise ValueError("no model to score; give a model directory, a hub id, open_clip:NAME[/TAG] or hf:NAME.")
+    tasks = read_suite(suite, [*overrides, *([f"analysis.dims=[{dims}]"] if dims else [])])
+    if missing := missing_of(tasks, data, split):
+        Console().print(missing_table(missing, data))
+        raise typer.Exit(1)
+    reports: dict[str, ModelReport] = {}
+    overlaps: Sequence[TaskOverlap] = ()
+    for name, source in zip(_short_names(names), names, strict=True):
+        encoder = _load(source, device, dtype)
+        vectors = EmbeddingStore(encoder, store, show_progress=sys.stderr.isatty())
+        loaded = load_tasks(tasks, data, split, with_pictures="image" in encoder.modalities)
+        work = plan(vectors, loaded)
+        if dry_run:
+            Console().print(plan_table(work, name))
+            continue
+        say(f"{name}: {said_of(work)}")
+        results = score(encoder, tasks, data, split=split, dims=tasks.analysis.dims, tasks=loaded, store=vectors)
+        if tasks.analysis.contamination and not overlaps:
+            overlaps = contamination(results, tasks.analysis.contamination)
+        reports[name] = analyse(
+            results, tasks, vectors, facts=_facts(encoder, results), calibration=_calibration(source, encoder),
+            overlaps=overlaps, show_progress=sys.stderr.isatty(),
+        )  # fmt: skip
+    if dry_run:
+        return
+    first, *others = reports
+    comparisons = {name: compare(reports[first].results, reports[name].results) for name in others}
+    rows = {name: report.all_rows for name, report in reports.items()}
+    halves = {task: half for report in reports.values() for task, half in halves_of(report.results).items()}
+    shown = rows if others else rows[first]
+    Console().print(results_table(shown, f"{suite}, {split}", halves=halves, comparisons=comparisons))
+    facts = {name: {**report.facts, "suite": suite, "split": split} for name, report in reports.items()}
+    if json_file is not None:
+        write_json(rows, json_file, facts)
+    if html is not None:
+        title = f"{', '.join(reports)} on {suite}"
+        write_report(html, reports, title=title, overlaps=overlaps or (), comparisons=comparisons)
+        say(f"the report is {html}")
+
+
+def prepare(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="A data set, or a group such as beir.")],
+    data: Annotated[Path, typer.Option(help="The folder that they are laid out in, NAME/ each.")] = Path("data"),
+    overwrite: Annotated[bool, typer.Option(help="Replace what another version has prepared.")] = False,
+) -> None:
+    """Fetch data sets from their public origins and lay them out where the suites look for them."""
+    from unimodal.eval.prepare.prepare import prepare as fetch
+
+    for name in names:
+        for folder in fetch(name, data, overwrite=overwrite):
+            say(f"{folder} is there")
+
+
+def mteb(
+    model: Annotated[str, typer.Argument(help="A model directory, hub id, open_clip:NAME[/TAG] or hf:NAME.")],
+    tasks: Annotated[list[str], typer.Argument(metavar="TASK...", help="mteb's tasks, or benchmark:NAME.")],
+    out: Annotated[Path, typer.Option(help="mteb's results go there.")],
+    data: Annotated[Path | None, typer.Option(help="Data sets laid out as on the hub; default: mteb's cache.")] = None,
+    dims: Annotated[str, typer.Option(help="Also score the first so many dimensions: 64,256.")] = "",
+    store: Store = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+) -> None:
+    """Let mteb score a model of ours: its official result files, under a revision that is the model's fingerprint."""
     from rich.console import Console
 
     from unimodal.embedder import load
-    from unimodal.eval.evaluate import evaluate as score
-    from unimodal.eval.evaluate import rows_of
-    from unimodal.eval.report import results_table, write_json
-    from unimodal.eval.suites import read_suite
+    from unimodal.eval.mteb_adapter import mteb_name, run_mteb
+    from unimodal.eval.report import results_table
+    from unimodal.eval.store import EmbeddingStore
 
-    overrides = [word for word in models if "=" in word]
-    models = [word for word in models if "=" not in word]
-    if not models:
-        raise ValueError("no model to score; give a model directory, a hub id, open_clip:NAME[/TAG] or hf:NAME.")
-    tasks, bars = read_suite(suite, overrides), sys.stderr.isatty()
-    encoders = (load(model, device=device) for model in models)
-    scored = [rows_of(score(encoder, tasks, data, split=split, show_progress=bars)) for encoder in encoders]
-    results = dict(zip(_short_names(models), scored, strict=True)) if len(models) > 1 else scored[0]
-    Console().print(results_table(results, f"{suite}, {split}"))
-    if json_file is not None:
-        write_json(results, json_file)
+    embedder, bars = load(model, device=device, dtype=dtype), sys.stderr.isatty()
+    vectors = EmbeddingStore(embedder, store, show_progress=bars)
+    cut = [int(dim) for dim in dims.split(",") if dim]
+    rows = run_mteb(embedder, tasks, out, name=mteb_name(model), dims=cut, data=data, store=vectors, show_progress=bars)
+    Console().print(results_table(rows, "mteb"))
+
+
+def _load(source: str, device: str | None, dtype: str) -> Encoder:
+    """A model of ours, or of mteb's: by mteb:NAME, or by a name that mteb knows and no folder has."""
+    from importlib.util import find_spec
+
+    from unimodal.embedder import load
+
+    kind, colon, name = source.partition(":")
+    if colon and kind == "mteb":
+        from unimodal.eval.mteb_models import load_mteb_model
+
+        return load_mteb_model(name, device=device)
+    if not colon and source.count("/") == 1 and not Path(source).exists() and find_spec("mteb") is not None:
+        from unimodal.eval.mteb_models import is_mteb_model, load_mteb_model
+
+        if is_mteb_model(source):
+            return load_mteb_model(source, device=device)
+    return load(source, device=device, dtype=dtype)
+
+
+def _calibration(source: str, encoder: Encoder) -> Calibration | None:
+    from unimodal.calibration import CALIBRATION_FILE, load_calibration
+    from unimodal.embedder import Embedder
+
+    if isinstance(encoder, Embedder) and (Path(source) / CALIBRATION_FILE).is_file():
+        return load_calibration(Path(source), encoder.config.embed_dim)
+    return None
+
+
+def _facts(encoder: Encoder, results: Sequence[TaskResult]) -> dict[str, str]:
+    from unimodal.checkpoint import count_parameters
+    from unimodal.embedder import Embedder
+
+    dims = next((str(one.queries.shape[1]) for one in results if one.queries is not None), "")
+    size = f"{count_parameters(encoder.models[0]) / 1e6:.1f} M" if isinstance(encoder, Embedder) else ""
+    facts = {"dimensions": dims, "parameters": size, "fingerprint": encoder.fingerprint()}
+    return {key: value for key, value in facts.items() if value}
 
 
 def _short_names(models: list[str]) -> list[str]:

@@ -57,8 +57,8 @@ def bench(
     """Time what training does beside the libraries that others train with, on this machine and now."""
     from rich.console import Console
 
-    from unimodal.config import nearest
     from unimodal.compare import rows_table, write_json
+    from unimodal.config import nearest
 
     if name == "loss":
         from unimodal.training.speed.loss import bench_loss as run_bench
