@@ -351,7 +351,7 @@ def test_kill_9_at_random_moments_loses_a_block_at_most_and_pairs_nothing_wrongl
         process.start()
         while process.is_alive() and counter.stat().st_size == size:
             time.sleep(0.0005)
-        process.join(draw.uniform(0, 0.03))
+        process.join(draw.uniform(0, 0.006) if kills < 12 else 60)
         if process.exitcode is None:
             kills += 1
         process.kill()
