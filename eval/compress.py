@@ -1,10 +1,8 @@
-"""What shorter vectors cost: fewer dimensions, a byte or a bit a dimension, with and without re-ranking.
+"""What smaller vectors cost: fewer dimensions, a byte or a bit a dimension, with and without re-ranking.
 
 Q queries, N documents, D embedding dimension. Documents are compressed, as they are what fills an index. Scores are
 those of the metric that a task prints first, beside its plain score.
 
-`32 dims`: the first 32 dimensions of queries and documents, normalised again (matryoshka; Kusupati et al., 2022,
-    https://arxiv.org/abs/2205.13147).
 `int8`: documents in 256 steps between the lowest and the highest value of each dimension among the documents; queries
     stay as they are, and scores are their products with what the steps stand for.
 `binary`: the signs of queries and documents; the score is the number of dimensions in which they agree.
@@ -24,30 +22,11 @@ import numpy.typing as npt
 
 from .datasets import PairData, RetrievalData
 from .metrics import metric_values, pearson, spearman
-from .ranks import BLOCK_ROWS, BLOCK_SCORES, ranks, ranks_of_scores
+from .ranks import BLOCK_ROWS, BLOCK_SCORES, ranks_of_scores
 from .results import Row, TaskResult, Values, Vectors
 
 RERANKED = 4 * 10  # documents that are scored again with the full vectors: four times the ten that are shown
-SMALLEST = 8  # dimensions at which the curve begins
 FULL_BYTES = 4  # of a float32
-
-
-def matryoshka_rows(results: Iterable[TaskResult], dims: Sequence[int] | None = None) -> list[Row]:
-    """Each task's score and each vector's bytes with the first dimensions alone.
-
-    dims: how many to keep; None: 8, 16, 32, ... and all of them. Raises ValueError for more than there are.
-    """
-    rows: list[Row] = []
-    lengths: set[int] = set()
-    for result, queries, documents in _scored(results):
-        full = documents.shape[1]
-        for dim in _powers_of_two(full) if dims is None else dims:
-            if not 0 < dim <= full:
-                raise ValueError(f"{dim} dims is not between 1 and the {full} of this model's vectors; leave it out.")
-            value = _plain_score(result, truncated(queries, dim), truncated(documents, dim))
-            rows.append(_row(result, value, f"{dim} dims"))
-            lengths.add(dim)
-    return rows + [_bytes_row(FULL_BYTES * dim, f"{dim} dims") for dim in sorted(lengths)]
 
 
 def compression_rows(results: Iterable[TaskResult]) -> list[Row]:
@@ -74,7 +53,8 @@ def compression_rows(results: Iterable[TaskResult]) -> list[Row]:
 
 
 def truncated(vectors: Vectors, dim: int) -> Vectors:
-    """(n, D) -> (n, dim): the first dimensions, normalised again."""
+    """(n, D) -> (n, dim): the first dimensions, normalised again (matryoshka; Kusupati et al., 2022,
+    https://arxiv.org/abs/2205.13147); `evaluate(dims=...)` scores them."""
     cut = vectors[:, :dim]
     return np.asarray(cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12), dtype=np.float32)
 
@@ -150,18 +130,10 @@ def _retrieval_rows(result: TaskResult, queries: Vectors, documents: Vectors, re
                 blocks(variant, again), data.relevant, len(documents), data.document_ids,
                 gains=data.gains, excluded=data.excluded,
             )  # fmt: skip
+            found = dataclasses.replace(found, hit_gain=data.hit_gain)
             value = float(metric_values(_main_row(result).metric, found).mean())
             rows.append(_row(result, value, f"{variant} + re-ranked" if again else variant))
     return rows
-
-
-def _plain_score(result: TaskResult, queries: Vectors, documents: Vectors) -> float:
-    data = result.data
-    if isinstance(data, PairData):
-        return _correlation(result, _cosines(queries, documents))
-    assert isinstance(data, RetrievalData)
-    found = ranks(queries, documents, data.relevant, data.document_ids, gains=data.gains, excluded=data.excluded)
-    return float(metric_values(_main_row(result).metric, found).mean())
 
 
 def _correlation(result: TaskResult, similarities: npt.ArrayLike) -> float:
@@ -187,11 +159,6 @@ def _row(result: TaskResult, value: float, variant: str) -> Row:
 
 def _bytes_row(size: int, variant: str) -> Row:
     return Row("index", "bytes_per_vector", size, None, None, variant=variant)
-
-
-def _powers_of_two(full: int) -> list[int]:
-    dims = [SMALLEST << power for power in range(full.bit_length()) if SMALLEST << power < full]
-    return [*dims, full]
 
 
 def _steps(ranges: Vectors) -> Vectors:

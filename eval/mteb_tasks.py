@@ -33,7 +33,7 @@ def import_mteb() -> Any:
     try:
         import mteb
     except ImportError:
-        raise ImportError('mteb is not installed; pip install "unimodal[eval]"') from None
+        raise ImportError('mteb is not installed; pip install "unimodal[mteb]"') from None
     return mteb
 
 

@@ -88,9 +88,15 @@ def test_the_wheel_takes_one_name_and_holds_everything(wheel: Path) -> None:
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"unimodal"}
     assert {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")} == {"unimodal"}
     assert "unimodal/py.typed" in names
-    assert {name for name in names if name.endswith(".yaml")} == {f"unimodal/configs/{name}" for name in RECIPES}
+    kept = {f"{installed_name(file.parent).replace('.', '/')}/{file.name}" for file in files_beside_code()}
+    assert {name for name in names if name.endswith((".yaml", ".css", ".js"))} == kept
     modules = {f"{installed_name(file.parent).replace('.', '/')}/{file.name}" for file in code()}
     assert {name for name in names if name.endswith(".py")} == modules
+
+
+def files_beside_code() -> Iterator[Path]:
+    for folder in FOLDERS:
+        yield from (path for path in (ROOT / folder).rglob("*") if path.suffix in (".yaml", ".css", ".js"))
 
 
 def code() -> Iterator[Path]:

@@ -16,10 +16,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from .calibration import Calibration, centre, load_calibration
 from .checkpoint import load_model
 from .config import ModelConfig
 from .fingerprint import model_fingerprint
@@ -51,11 +53,13 @@ class Embedder:
         device: str | Sequence[str] | None = None,
         dtype: str = "float32",
         truncate_dim: int | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         """device: one name or several (a copy of the model on each); None takes a GPU where there is one.
 
         dtype: float32, bfloat16, float16 or float64: the precision of the towers; vectors come out as float32.
         truncate_dim: keep the first dimensions only (matryoshka), normalised again.
+        calibration: take the mean of its modality from every text and picture, before they are summed or cut.
         """
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
@@ -64,6 +68,7 @@ class Embedder:
         )
         self.config: ModelConfig = model.config
         self.tokenizer = tokenizer
+        self.calibration = calibration
         self.truncate_dim = self._checked(truncate_dim)
         first, *others = names
         self.models = [
@@ -87,7 +92,11 @@ class Embedder:
 
     def fingerprint(self) -> str:
         """32 hexadecimal digits for exactly this model (`unimodal.fingerprint`), whatever its `truncate_dim`."""
-        return model_fingerprint(self.models[0], self.tokenizer)
+        digest = model_fingerprint(self.models[0], self.tokenizer)
+        if self.calibration is None:
+            return digest
+        means = np.concatenate([self.calibration.text_mean, self.calibration.image_mean])
+        return xxhash.xxh3_128_hexdigest(digest.encode() + means.tobytes())
 
     def encode(
         self,
@@ -119,10 +128,15 @@ class Embedder:
                 finished.append(count)
                 advance(sum(finished))
 
-            for part, encoded in (
-                (texts, self._encode_texts([prompt + text for _, text, _ in texts], done)),
-                (pictures, self._encode_pictures([(row, picture) for row, picture, _ in pictures], done)),
+            means = (
+                (None, None) if self.calibration is None else (self.calibration.text_mean, self.calibration.image_mean)
+            )
+            for part, encoded, mean in (
+                (texts, self._encode_texts([prompt + text for _, text, _ in texts], done), means[0]),
+                (pictures, self._encode_pictures([(row, picture) for row, picture, _ in pictures], done), means[1]),
             ):
+                if mean is not None:
+                    encoded = centre(encoded, mean)
                 for (row, _, weight), vector in zip(part, encoded, strict=True):
                     vectors[row] += weight * vector
         return _unit(vectors[:, :kept])
@@ -235,27 +249,38 @@ def load(
     device: str | Sequence[str] | None = None,
     dtype: str = "float32",
     truncate_dim: int | None = None,
+    calibrated: bool = False,
 ) -> Embedder:
     """Load a model as an Embedder.
 
     source: a model directory, the hub id of one, "open_clip:NAME" or "open_clip:NAME/TAG", or "hf:NAME" (a
         transformers or sentence-transformers text model: a folder or a hub id).
     device, dtype, truncate_dim: as for `Embedder`.
+    calibrated: centre texts and pictures by the means in the model directory (`unimodal calibrate` makes them).
 
-    Raises ValueError if there is no such model or its files do not fit together.
+    Raises ValueError if there is no such model, if its files do not fit together, or if it is to be calibrated and has
+    no means.
     """
     kind, colon, name = str(source).partition(":")
     if colon and kind == "open_clip":
         from .interop.open_clip import from_open_clip
 
         model, tokenizer = from_open_clip(name)
+        folder = None
     elif colon and kind == "hf":
         from .interop.sentence_transformers import from_transformers
 
         model, tokenizer = from_transformers(_local_folder(name))
+        folder = None
     else:
-        model, tokenizer = load_model(_local_folder(str(source)))  # type: ignore[assignment]
-    return Embedder(model.eval(), tokenizer, device=device, dtype=dtype, truncate_dim=truncate_dim)
+        folder = _local_folder(str(source))
+        model, tokenizer = load_model(folder)  # type: ignore[assignment]
+    means = None
+    if calibrated:
+        if folder is None:
+            raise ValueError(f"{source} is no model directory and has no calibration; load it without calibrated=True.")
+        means = load_calibration(folder, model.config.embed_dim)
+    return Embedder(model.eval(), tokenizer, device=device, dtype=dtype, truncate_dim=truncate_dim, calibration=means)
 
 
 def _local_folder(name: str) -> Path:

@@ -16,11 +16,9 @@ from eval.compress import (
     from_int8,
     hamming_distances,
     int8_ranges,
-    matryoshka_rows,
     reranked,
     to_binary,
     to_int8,
-    truncated,
 )
 from eval.datasets import Input, PairData, RetrievalData
 from eval.metrics import spearman
@@ -180,11 +178,6 @@ def test_pairs_are_compressed_too(pairs: TaskResult, documents: Vectors) -> None
     assert found["binary"] == pytest.approx(spearman(agreeing, data.scores))
     plain = spearman((left * documents).sum(axis=1), data.scores)
     assert found["int8"] == pytest.approx(plain, abs=0.01)
-    cut = by_variant(matryoshka_rows([pairs]), "cxc")
-    assert cut["20 dims"] == pytest.approx(plain)
-    assert cut["8 dims"] == pytest.approx(
-        spearman((truncated(left, 8) * truncated(documents, 8)).sum(axis=1), data.scores)
-    )
 
 
 def test_pairs_are_scored_by_the_metric_that_they_print_first(pairs: TaskResult, documents: Vectors) -> None:
@@ -192,37 +185,9 @@ def test_pairs_are_scored_by_the_metric_that_they_print_first(pairs: TaskResult,
     assert left is not None
     assert isinstance(data, PairData)
     rows = [Row("cxc", "pearson", 0.5, 0.0, 0.3), *pairs.rows]
-    (row, _) = matryoshka_rows([dataclasses.replace(pairs, rows=rows)], [DIM])
-    assert row.metric == "pearson"
-    assert row.value == pytest.approx(np.corrcoef((left * documents).sum(axis=1), data.scores)[0, 1], abs=1e-6)
-
-
-def test_the_matryoshka_curve_is_brute_force_of_vectors_cut_and_normalised(
-    retrieval: TaskResult, documents: Vectors
-) -> None:
-    queries = retrieval.queries
-    assert queries is not None
-    rows = matryoshka_rows([retrieval])
-    expected = {
-        f"{dim} dims": naive_ndcg(retrieval, unit(queries[:, :dim]) @ unit(documents[:, :dim]).T) for dim in (8, 16, 20)
-    }
-    assert by_variant(rows, "sections") == pytest.approx(expected, abs=1e-9)
-    assert by_variant(rows, "index") == {"8 dims": 32, "16 dims": 64, "20 dims": 80}
-    row = rows[0]
-    assert (row.metric, row.chance, row.baseline, row.low) == ("ndcg_at_10", 0.1, 0.3, None)
-
-
-def test_dims_can_be_named_and_more_than_there_are_is_refused(retrieval: TaskResult) -> None:
-    assert list(by_variant(matryoshka_rows([retrieval], [5]), "sections")) == ["5 dims"]
-    assert retrieval.queries is not None
-    assert retrieval.documents is not None
-    sixteen = dataclasses.replace(
-        retrieval, queries=truncated(retrieval.queries, 16), documents=truncated(retrieval.documents, 16)
-    )
-    assert [row.variant for row in matryoshka_rows([sixteen]) if row.task == "index"] == ["8 dims", "16 dims"]
-    assert len(matryoshka_rows([sixteen])) == 4
-    with pytest.raises(ValueError, match="21 dims is not between 1 and the 20"):
-        matryoshka_rows([retrieval], [21])
+    row = compression_rows([dataclasses.replace(pairs, rows=rows)])[0]
+    assert (row.metric, row.variant) == ("pearson", "int8")
+    assert row.value == pytest.approx(np.corrcoef((left * documents).sum(axis=1), data.scores)[0, 1], abs=0.01)
 
 
 def test_bytes_are_those_of_what_is_searched(retrieval: TaskResult) -> None:
@@ -233,4 +198,4 @@ def test_bytes_are_those_of_what_is_searched(retrieval: TaskResult) -> None:
 
 def test_what_the_model_cannot_do_is_left_out(retrieval: TaskResult) -> None:
     unscored = TaskResult("sections", "text", retrieval.data, retrieval.rows)
-    assert compression_rows([unscored]) == matryoshka_rows([unscored]) == []
+    assert compression_rows([unscored]) == []

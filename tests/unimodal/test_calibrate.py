@@ -105,3 +105,20 @@ def test_every_row_of_a_long_table_is_as_likely() -> None:
         rows = iter([(number, {"row": number}) for number in range(5)])
         counts[[number for number, _ in _drawn(rows, 2, np.random.default_rng(seed))]] += 1
     np.testing.assert_allclose(counts / 2000, 2 / 5, atol=0.05)
+
+
+def test_a_model_loaded_calibrated_gives_centred_vectors_under_a_fingerprint_of_its_own(
+    model: Path, table: Path
+) -> None:
+    with pytest.raises(ValueError, match="calibrat"):
+        load(model, calibrated=True)
+    calibrate_model(model, str(table), OPTIONS)
+    plain, calibrated, means = load(model), load(model, calibrated=True), load_calibration(model, 24)
+    picture = table.parent / "5.png"
+    expected = np.concatenate(
+        [centre(plain.encode("a ball"), means.text_mean), centre(plain.encode(picture), means.image_mean)]
+    )
+    np.testing.assert_allclose(calibrated.encode(["a ball", picture]), expected, atol=1e-6)
+    cut = expected[:, :8] / np.linalg.norm(expected[:, :8], axis=1, keepdims=True)
+    np.testing.assert_allclose(calibrated.encode(["a ball", picture], truncate_dim=8), cut, atol=1e-6)
+    assert calibrated.fingerprint() != plain.fingerprint()

@@ -11,10 +11,11 @@ import warnings
 
 import typer
 
+from .bench import bench
 from .demo import demo
 from .evaluate import evaluate, mteb, prepare
-from .library import check, embed, index, pack
-from .train import bench, plot, train
+from .library import calibrate, check, embed, index, pack
+from .train import plot, train
 
 app = typer.Typer(help="Train, measure and serve one embedding space for text and pictures.", no_args_is_help=True,
                   add_completion=False, pretty_exceptions_enable=False)  # fmt: skip
@@ -26,6 +27,7 @@ app.command("eval")(evaluate)
 app.command()(prepare)
 app.command()(mteb)
 app.command()(embed)
+app.command()(calibrate)
 app.add_typer(shards_app, name="shards")
 shards_app.command()(pack)
 shards_app.command()(check)

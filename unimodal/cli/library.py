@@ -30,6 +30,20 @@ def embed(
     say(f"{count:,} vectors of {dim} dimensions in {out}")
 
 
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="A model directory with both towers.")],
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="Shards of the training side, or a table of it.")],
+    overrides: Overrides = None,
+    limit: Annotated[int, typer.Option(min=2, help="Take at most so many pictures.")] = 2000,
+    device: Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")] = None,
+) -> None:
+    """Write the means of texts and pictures into a model: `load(MODEL, calibrated=True)` then closes the gap."""
+    from unimodal.calibrate import calibrate_model
+
+    texts, pictures = calibrate_model(model, source, overrides or [], limit=limit, device=device)
+    say(f"{model} is calibrated on {texts:,} texts and {pictures:,} pictures")
+
+
 def pack(
     source: Annotated[str, typer.Argument(metavar="INPUT", help="A table, hf:NAME, or a YAML recipe of several sets.")],
     overrides: Overrides = None,

@@ -1,4 +1,4 @@
-"""Commands that change weights, and the benchmarks."""
+"""Commands that change weights."""
 
 from __future__ import annotations
 
@@ -41,40 +41,6 @@ def plot(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> N
     say(f"curves in {plot_run(run)}")
 
 
-def bench(
-    name: Annotated[str, typer.Argument(help="loss, step or data.")],
-    rounds: Annotated[
-        int | None, typer.Option(min=1, help="Of which the median is taken. Default: loss 5, others 3.")
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Of torch; 1 counts CPU seconds, more wall time. Default: loss torch's own, others 1."
-        ),
-    ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows there.")] = None,
-) -> None:
-    """Time what training does beside the libraries that others train with, on this machine and now."""
-    from rich.console import Console
-
-    from unimodal.compare import rows_table, write_json
-    from unimodal.config import nearest
-
-    if name == "loss":
-        from unimodal.training.speed.loss import bench_loss as run_bench
-    elif name == "step":
-        from unimodal.training.speed.step import bench_step as run_bench
-    elif name == "data":
-        from unimodal.training.speed.data import bench_data as run_bench
-    else:
-        raise ValueError(f"there is no bench {name!r}; {nearest(name, ['loss', 'step', 'data'])}")
-    chosen = {"rounds": rounds, "threads": threads}
-    rows = run_bench(**{key: value for key, value in chosen.items() if value is not None})
-    Console().print(rows_table(rows, f"bench {name}"))
-    if json_file is not None:
-        write_json(rows, json_file)
-
-
 def run_training_by(config: TrainConfig, *, resume: bool, overwrite: bool = False) -> Path:
     from unimodal.training.loop import Stopped
     from unimodal.training.loop import train as run_training
@@ -108,7 +74,7 @@ def _evaluator(config: TrainConfig) -> Evaluate | None:
     load_tasks(suite, root, settings.split)  # what is missing is said now, not at the first validation
 
     def validate(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float]:
-        rows = rows_of(score(embedder, suite, root, split=settings.split, should_stop=should_stop))
+        rows = rows_of(score(embedder, suite, root, split=settings.split, validation=True, should_stop=should_stop))
         return {f"{row.task} {row.metric}": row.value for row in rows if row.value is not None}
 
     return validate
