@@ -75,7 +75,8 @@ def said_of(plan: Plan) -> str:
 
 def plan_table(plan: Plan, title: str = "") -> Table:
     """The plan for a terminal."""
-    table = Table(title=f"{title}: {said_of(plan)}", box=box.SIMPLE_HEAD, header_style="bold", title_justify="left")
+    said = f"{title}: {said_of(plan)}" if title else said_of(plan)
+    table = Table(title=said, box=box.SIMPLE_HEAD, header_style="bold", title_justify="left")
     table.add_column("task", overflow="fold")
     for column in ("texts", "pictures", "texts to encode", "pictures to encode"):
         table.add_column(column, justify="right")

@@ -70,8 +70,8 @@ def test_two_timed_batches_tell_how_long_the_rest_takes_and_are_kept() -> None:
 
 def test_the_table_has_a_line_a_task_and_the_time() -> None:
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(plan_table(plan(EmbeddingStore(HashEncoder()), TASKS)))
+    console.print(plan_table(plan(EmbeddingStore(HashEncoder()), TASKS), "mini"))
     printed = console.export_text()
-    assert "what is to be done: about 0 s to encode" in printed
+    assert "mini: 38 texts and 30 pictures to encode, about 0 s" in printed
     assert ["pictures", "30", "30", "30", "30"] in [line.split() for line in printed.splitlines()]
     assert any(line.strip().startswith("all, each once") for line in printed.splitlines())
