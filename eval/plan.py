@@ -12,7 +12,7 @@ from rich.table import Table
 
 from .datasets import Fused, Input, PairData, RetrievalData, TaskData
 from .store import Asked, EmbeddingStore, Part, cost_of
-from .suites import Missing, commands_for, megabytes_of
+from .suites import Missing, megabytes_of
 
 MEGABYTES_A_SECOND = 12.5  # 100 Mbit/s
 _TIMED = {"text": 16, "image": 4}  # a batch that is timed
@@ -88,17 +88,14 @@ def plan_table(plan: Plan, title: str = "") -> Table:
 
 
 def missing_table(missing: Sequence[Missing], data_root: Path) -> Table:
-    """What a suite lacks, task by task, with the commands that get it, for a terminal."""
+    """What a suite lacks, task by task, and how long `commands_for` it take, for a terminal."""
     megabytes = megabytes_of(missing)
-    size = (
-        f" (at least {megabytes:,.0f} MB: {_words(megabytes / MEGABYTES_A_SECOND)} at 100 Mbit/s)" if megabytes else ""
-    )
-    commands = commands_for(missing, data_root)
-    caption = "\n".join([f"get them with{size}", *commands] if commands else [])
-    table = Table("task", "missing", title=f"not in {data_root}", caption=caption, box=box.SIMPLE_HEAD,
+    size = f"at least {megabytes:,.0f} MB to download: {_words(megabytes / MEGABYTES_A_SECOND)} at 100 Mbit/s"
+    table = Table("task", title=f"not in {data_root}", caption=size if megabytes else None, box=box.SIMPLE_HEAD,
                   header_style="bold", title_justify="left", caption_justify="left")  # fmt: skip
+    table.add_column("missing", overflow="fold")
     for one in missing:
-        first, *others = map(str, one.paths)
+        first, *others = (str(path.relative_to(data_root)) for path in one.paths)
         table.add_row(one.task, first + (f" and {len(others)} more" if others else ""))
     return table
 

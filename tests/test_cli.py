@@ -55,11 +55,24 @@ def test_train_resume_plot_eval_and_embed_follow_each_other(recipe: Recipe, worl
     suite.write_text(
         "tasks:\n  squares:\n    kind: image-text\n    rows: {input: pictures.jsonl}\n    text: captions\n"
     )
-    scored = _unimodal("eval", run / "model", "--suite", suite, "--data", world, "--json", tmp_path / "scores.json")
+    on_suite = ["--suite", suite, "--data", world, "--store", tmp_path / "store"]
+    scored = _unimodal(
+        "eval", run / "model", *on_suite, "--dims", "8", "--json", tmp_path / "scores.json", "--html",
+        tmp_path / "report.html", "analysis.space=true", "analysis.compression=true", "analysis.neighbours=true",
+        "analysis.map=pca", "analysis.robustness=[typos]", f"analysis.contamination=[{world}/shards/pictures]",
+    )  # fmt: skip
     assert scored.returncode == 0, scored.stderr
     assert "squares/text->image" in scored.stdout
+    assert "0 texts and 0 pictures to encode" not in scored.stderr
     rows = json.loads((tmp_path / "scores.json").read_text())
-    assert set(rows[0]) == {"task", "metric", "value", "chance", "baseline"}
+    assert set(rows[0]) >= {"task", "metric", "value", "chance", "baseline", "model", "fingerprint", "suite", "split"}
+    assert {row.get("variant") for row in rows} >= {"8 dims", "int8", "centred", "typos", "contamination"}
+    assert "<svg" in (tmp_path / "report.html").read_text()
+    again = _unimodal("eval", run / "model", *on_suite, "--dry-run")
+    assert "0 texts and 0 pictures to encode" in again.stdout, again.stderr
+    absent = _unimodal("eval", run / "model", "--suite", suite, "--data", tmp_path / "nowhere")
+    assert absent.returncode == 1
+    assert "pictures.jsonl" in absent.stdout
 
     for words, count in (
         ([world / "images"], 79),

@@ -60,7 +60,7 @@ def slow_steps(seconds: float) -> None:
 def slow_validation(seconds: float) -> None:
     """Every task of a validation takes so much longer, a little at a time."""
     evaluate = _module("eval.evaluate")
-    evaluate._task_rows = _slower(evaluate._task_rows, seconds)
+    evaluate.score_task = _slower(evaluate.score_task, seconds)
 
 
 def slow_start(seconds: float) -> None:

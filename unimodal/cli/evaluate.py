@@ -62,7 +62,7 @@ def evaluate(
     from unimodal.eval.report import results_table, write_json
     from unimodal.eval.statistics import compare
     from unimodal.eval.store import EmbeddingStore
-    from unimodal.eval.suites import load_tasks, missing_of, read_suite
+    from unimodal.eval.suites import commands_for, load_tasks, missing_of, read_suite
 
     overrides, names = [word for word in models if "=" in word], [word for word in models if "=" not in word]
     if not names:
@@ -70,6 +70,7 @@ def evaluate(
     tasks = read_suite(suite, [*overrides, *([f"analysis.dims=[{dims}]"] if dims else [])])
     if missing := missing_of(tasks, data, split):
         Console().print(missing_table(missing, data))
+        print("\n".join(["get it with:", *commands_for(missing, data)]))  # not in the table, which would wrap it
         raise typer.Exit(1)
     reports: dict[str, ModelReport] = {}
     overlaps: Sequence[TaskOverlap] = ()

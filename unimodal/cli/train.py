@@ -71,10 +71,11 @@ def _evaluator(config: TrainConfig) -> Evaluate | None:
     left_out = [f"tasks.{name}=null" for name in suite.tasks if settings.tasks and name not in settings.tasks]
     suite = read_suite(settings.suite, left_out)
     root = Path(settings.data_root or config.data_root)
-    load_tasks(suite, root, settings.split)  # what is missing is said now, not at the first validation
+    loaded = load_tasks(suite, root, settings.split)  # what is missing is said now, not at the first validation
 
     def validate(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float]:
-        rows = rows_of(score(embedder, suite, root, split=settings.split, validation=True, should_stop=should_stop))
+        options = {"split": settings.split, "tasks": loaded, "validation": True, "should_stop": should_stop}
+        rows = rows_of(score(embedder, suite, root, **options))
         return {f"{row.task} {row.metric}": row.value for row in rows if row.value is not None}
 
     return validate
