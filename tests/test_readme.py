@@ -12,8 +12,9 @@ import pytest
 
 README = Path(__file__).parent.parent / "README.md"
 # Set-up and test commands would start themselves again; `make openstax-mini` needs data and an hour, `make
-# matrix` and `unimodal bench` need minutes and an idle machine.
-NOT_HERE = ("pip install", "make test", "make openstax", "make demo", "make matrix", "make torture", "unimodal bench")
+# matrix` and `unimodal bench` need minutes and an idle machine, `unimodal prepare` and `unimodal mteb` the public origins.
+NOT_HERE = ("pip install", "make test", "make openstax", "make demo", "make matrix", "make torture", "unimodal bench",
+            "unimodal prepare", "unimodal mteb")  # fmt: skip
 
 
 def _blocks() -> list[tuple[str, str]]:
