@@ -8,8 +8,8 @@ from pathlib import Path
 
 from unimodal.config import nearest
 
-from .compress import truncated
-from .datasets import PairData, RetrievalData, TaskData, ZeroShotData, swap_sides
+from .analysis.compress import truncated
+from .data.datasets import PairData, RetrievalData, TaskData, ZeroShotData, swap_sides
 from .metrics import check_vectors, parse_metric
 from .plan import asked_of
 from .results import Encoder, Half, Row, TaskResult, Values, Vectors

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
-from .datasets import Fused, Input, PairData, RetrievalData, TaskData
+from .data.datasets import Fused, Input, PairData, RetrievalData, TaskData
 from .store import Asked, EmbeddingStore, Part, cost_of
 from .suites import Missing, megabytes_of
 

@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .datasets import Plain, TaskData
+from .data.datasets import Plain, TaskData
 
 Vectors = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]

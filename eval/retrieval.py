@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from unimodal.bm25 import Bm25Index
 
 from .chance import chance
-from .datasets import Fused, Input, RetrievalData
+from .data.datasets import Fused, Input, RetrievalData
 from .metrics import metric_values
 from .ranks import Ranks, ranks, ranks_of_lists, ranks_of_scores
 from .results import Half, Row, Values, Vectors

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .datasets import PairData
+from .data.datasets import PairData
 from .metrics import average_ranks, pearson, spearman
 from .results import TaskResult, Values
 

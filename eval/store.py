@@ -22,7 +22,7 @@ import xxhash
 from unimodal.preprocess import decode_image
 from unimodal.progress import Advance, progress_bar
 
-from .datasets import Deferred, Fused, Input, Plain
+from .data.datasets import Deferred, Fused, Input, Plain
 from .results import Encoder, Vectors
 from .vector_file import Key, Memory, Precision, Stopped, Storage, VectorFile
 

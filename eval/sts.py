@@ -14,7 +14,7 @@ import numpy as np
 
 from unimodal.bm25 import Bm25Index
 
-from .datasets import PairData
+from .data.datasets import PairData
 from .results import Row, Values, Vectors
 from .statistics import CORRELATIONS, Interval, correlation_intervals
 

@@ -26,11 +26,19 @@ from pydantic import Field, field_validator
 
 from unimodal.config import Config, nearest, read_config, recipe_names
 
-from .datasets import Fused, Input, PairData, ZeroShotData, checked
-from .datasets import TaskData as TaskData
-from .folder_tasks import BeirTask, Crossmodal3600Task, HubPairsTask, MtebTask, ShardsTask, WebdatasetTask, Xtd10Task
+from .data.datasets import Fused, Input, PairData, ZeroShotData, checked
+from .data.datasets import TaskData as TaskData
+from .data.folder_tasks import (
+    BeirTask,
+    Crossmodal3600Task,
+    HubPairsTask,
+    MtebTask,
+    ShardsTask,
+    WebdatasetTask,
+    Xtd10Task,
+)
+from .data.tasks import ImageTextTask, LookupTask, StsTask, TextRetrievalTask
 from .prepare.table import data_sets, names_of
-from .tasks import ImageTextTask, LookupTask, StsTask, TextRetrievalTask
 
 TaskConfig = Annotated[
     ImageTextTask
@@ -71,7 +79,7 @@ class Analysis(Config):
     @field_validator("robustness")
     @classmethod
     def _is_known(cls, kinds: list[str]) -> list[str]:
-        from . import robustness
+        from .analysis import robustness
 
         for kind in kinds:
             if kind not in robustness.KINDS:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .datasets import Input, PairData, RetrievalData, ZeroShotData
+from .data.datasets import Input, PairData, RetrievalData, ZeroShotData
 from .results import TaskResult, Values
 
 MAX_CANDIDATES = (

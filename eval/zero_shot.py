@@ -11,7 +11,7 @@ import numpy as np
 
 from unimodal.config import nearest
 
-from .datasets import ZeroShotData
+from .data.datasets import ZeroShotData
 from .ranks import ranks
 from .results import Row, Values, Vectors
 from .retrieval import mean_rows

@@ -12,7 +12,7 @@ import pytest
 
 README = Path(__file__).parent.parent / "README.md"
 # Set-up and test commands would start themselves again; `make openstax-mini` needs data and an hour, `make
-# matrix` and `unimodal bench` need minutes and an idle machine, `unimodal prepare` and `unimodal mteb` the public origins.
+# matrix` and `unimodal bench` need minutes and an idle machine, `unimodal prepare` and `mteb` the public origins.
 NOT_HERE = ("pip install", "make test", "make openstax", "make demo", "make matrix", "make torture", "unimodal bench",
             "unimodal prepare", "unimodal mteb")  # fmt: skip
 

@@ -14,11 +14,11 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from ..contamination import TaskOverlap
+from ..analysis.contamination import TaskOverlap
+from ..analysis.neighbours import Clusters, Duplicates
+from ..analysis.space_map import SpaceMap
 from ..lines import Comparisons, halves_of, lines_of, number, section_of, variants_of
-from ..neighbours import Clusters, Duplicates
 from ..results import Row, TaskResult
-from ..space_map import SpaceMap
 from ..summary import BALANCE
 from .failures import failure_sections
 from .inputs import Thumbnails
@@ -94,7 +94,7 @@ def write_report(
     """Write the report of one model, or of several side by side.
 
     models: by the name that the page calls them.
-    overlaps: what of the suite stands in the training data; from `eval.contamination`.
+    overlaps: what of the suite stands in the training data; from `eval.analysis.contamination`.
     comparisons: of each other model with the first; from `eval.statistics.compare`.
     max_pictures: thumbnails in the page, of some 4 kB each: a third in maps, the others first where it fails.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from ..datasets import Fused
+from ..data.datasets import Fused
 from ..lines import number
 from ..results import TaskResult
 from ..worst import Found, WorstPair, WorstQuery, worst_pairs, worst_queries

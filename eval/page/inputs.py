@@ -11,7 +11,7 @@ from PIL import Image
 
 from unimodal.preprocess import decode_image
 
-from ..datasets import Deferred, Fused, Input, Picture
+from ..data.datasets import Deferred, Fused, Input, Picture
 
 SIZE = 112  # pixels of the longer side; shown at 96 or less
 QUALITY = 72

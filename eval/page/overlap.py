@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from ..contamination import TaskOverlap
+from ..analysis.contamination import TaskOverlap
 from .inputs import shortened
 from .tables import table, task_html
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TypeVar
 
-from ..datasets import Fused, Input, RetrievalData
-from ..neighbours import Clusters, Duplicates
+from ..analysis.neighbours import Clusters, Duplicates
+from ..analysis.space_map import SpaceMap
+from ..data.datasets import Fused, Input, RetrievalData
 from ..results import TaskResult
-from ..space_map import SpaceMap
 from .inputs import Thumbnails, input_html, shortened
 from .tables import task_html
 

@@ -32,11 +32,11 @@ from unimodal.compare import (
     timed,
 )
 
-from ..datasets import RetrievalData
+from ..data.datasets import RetrievalData
 from ..metrics import METRICS
-from ..mteb_tasks import import_mteb
 from ..results import Vectors
 from ..retrieval import vector_values
+from ..with_mteb.tasks import import_mteb
 
 NAMES = [f"{family}_at_{k}" for family, k in itertools.product(METRICS, (1, 3, 5, 10, 20, 100, 1000))]
 TOLERANCE = 2e-5  # mteb rounds to five decimals

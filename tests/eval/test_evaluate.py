@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from eval.datasets import Fused, Input, RetrievalData, ZeroShotData
+from eval.data.datasets import Fused, Input, RetrievalData, ZeroShotData
 from eval.evaluate import evaluate, rows_of, score_task, values_of
 from eval.results import Encoder, Row
 from eval.store import EmbeddingStore

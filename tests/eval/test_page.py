@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.contamination import Match, TaskOverlap
-from eval.datasets import Deferred, Fused, PairData, RetrievalData
-from eval.neighbours import Cluster, Clusters, Duplicates
+from eval.analysis.contamination import Match, TaskOverlap
+from eval.analysis.neighbours import Cluster, Clusters, Duplicates
+from eval.analysis.space_map import Point, SpaceMap, space_maps
+from eval.data.datasets import Deferred, Fused, PairData, RetrievalData
 from eval.page import ModelReport, write_report
 from eval.page.inputs import Thumbnails, input_html, shortened
 from eval.page.space import duplicate_sections, map_figures
 from eval.results import Row, TaskResult, Vectors
-from eval.space_map import Point, SpaceMap, space_maps
 from eval.statistics import Comparison
 
 EVIL = "<script>alert(1)</script> <img src=x onerror=alert(2)> \" ' & </td>"

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.datasets import RetrievalData
+from eval.analysis.space_map import space_maps
+from eval.data.datasets import RetrievalData
 from eval.page import ModelReport, write_report
 from eval.results import Row, TaskResult
-from eval.space_map import space_maps
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

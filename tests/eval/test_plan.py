@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from eval.datasets import Fused, Input, PairData, RetrievalData, TaskData, ZeroShotData
+from eval.data.datasets import Fused, Input, PairData, RetrievalData, TaskData, ZeroShotData
 from eval.plan import Needs, asked_of, plan, plan_table
 from eval.store import EmbeddingStore
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
-from eval.datasets import PairData
+from eval.data.datasets import PairData
 from eval.lines import halves_of, variant_groups
 from eval.report import Results, results_table, write_json
 from eval.results import Row, TaskResult

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from eval import retrieval
-from eval.datasets import Deferred, Fused, Input, RetrievalData
+from eval.data.datasets import Deferred, Fused, Input, RetrievalData
 from eval.retrieval import TEXT_METRICS, bm25_values, chances, half_of, retrieval_rows, usual_metrics, vector_ranks
 
 SHOP = RetrievalData(

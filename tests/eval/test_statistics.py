@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 from eval import statistics
-from eval.datasets import PairData, RetrievalData
+from eval.data.datasets import PairData, RetrievalData
 from eval.results import Row, TaskResult
 from eval.statistics import CORRELATIONS, compare, correlation_intervals, mean_intervals, sign_flip_test, swap_test
 

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import eval.store
-from eval.datasets import Deferred, Fused, Input, Plain
+from eval.data.datasets import Deferred, Fused, Input, Plain
 from eval.results import Vectors
 from eval.store import EmbeddingStore, Stopped
 from eval.vector_file import Memory, VectorFile

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.datasets import PairData
+from eval.data.datasets import PairData
 from eval.sts import bm25_similarities, cosines, sts_rows
 from unimodal.bm25 import bm25_scores
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from eval.datasets import PairData, RetrievalData
+from eval.data.datasets import PairData, RetrievalData
+from eval.data.tasks import TaskRows
 from eval.prepare.table import data_sets, names_of
 from eval.suites import Suite, load_tasks, missing_of, read_suite
-from eval.tasks import TaskRows
 from unimodal.config import parse_config
 
 DATA = Path(os.environ.get("UNIMODAL_DATA", Path(__file__).parents[3] / "shared" / "data"))

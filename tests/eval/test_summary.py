@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from eval.datasets import RetrievalData
+from eval.data.datasets import RetrievalData
 from eval.results import Half, Row, TaskResult
 from eval.suites import Suite
 from eval.summary import balance_rows, summary_rows

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import eval.worst as worst
-from eval.datasets import PairData, RetrievalData, ZeroShotData
+from eval.data.datasets import PairData, RetrievalData, ZeroShotData
 from eval.results import Row, TaskResult, Vectors
 from eval.worst import worst_pairs, worst_queries
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.datasets import ZeroShotData
+from eval.data.datasets import ZeroShotData
 from eval.zero_shot import ZERO_SHOT_METRICS, class_vectors, zero_shot_rows, zero_shot_values
 
 NAMES = [f"class {number}" for number in range(8)]

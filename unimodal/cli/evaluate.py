@@ -13,7 +13,7 @@ from .console import say
 
 if TYPE_CHECKING:
     from unimodal.calibration import Calibration
-    from unimodal.eval.contamination import TaskOverlap
+    from unimodal.eval.analysis.contamination import TaskOverlap
     from unimodal.eval.page import ModelReport
     from unimodal.eval.results import Encoder, TaskResult
 
@@ -53,8 +53,8 @@ def evaluate(
     """Score models on a suite: one table, chance and BM25 beside every number, intervals, a test between models."""
     from rich.console import Console
 
-    from unimodal.eval.analyse import analyse
-    from unimodal.eval.contamination import contamination
+    from unimodal.eval.analysis.analyse import analyse
+    from unimodal.eval.analysis.contamination import contamination
     from unimodal.eval.evaluate import evaluate as score
     from unimodal.eval.lines import halves_of
     from unimodal.eval.page import write_report
@@ -134,9 +134,9 @@ def mteb(
     from rich.console import Console
 
     from unimodal.embedder import load
-    from unimodal.eval.mteb_adapter import mteb_name, run_mteb
     from unimodal.eval.report import results_table
     from unimodal.eval.store import EmbeddingStore
+    from unimodal.eval.with_mteb.adapter import mteb_name, run_mteb
 
     embedder, bars = load(model, device=device, dtype=dtype), sys.stderr.isatty()
     vectors = EmbeddingStore(embedder, store, show_progress=bars)
@@ -153,11 +153,11 @@ def _load(source: str, device: str | None, dtype: str) -> Encoder:
 
     kind, colon, name = source.partition(":")
     if colon and kind == "mteb":
-        from unimodal.eval.mteb_models import load_mteb_model
+        from unimodal.eval.with_mteb.models import load_mteb_model
 
         return load_mteb_model(name, device=device)
     if not colon and source.count("/") == 1 and not Path(source).exists() and find_spec("mteb") is not None:
-        from unimodal.eval.mteb_models import is_mteb_model, load_mteb_model
+        from unimodal.eval.with_mteb.models import is_mteb_model, load_mteb_model
 
         if is_mteb_model(source):
             return load_mteb_model(source, device=device)

@@ -1,0 +1,70 @@
+"""What a suite asks to be looked at beside the plain scores, of one model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from unimodal.calibration import Calibration
+from unimodal.progress import progress_bar
+
+from ..page import ModelReport
+from ..results import Row, TaskResult
+from ..store import EmbeddingStore
+from ..suites import Analysis, Suite
+from ..summary import summary_rows
+from .compress import compression_rows
+from .contamination import TaskOverlap, overlap_rows
+from .neighbours import clusters_of, duplicate_rows, duplicates_of
+from .robustness import robustness
+from .space import mixed_rows, space_rows
+from .space_map import space_maps
+
+
+def analyse(
+    results: Sequence[TaskResult],
+    suite: Suite,
+    store: EmbeddingStore,
+    *,
+    facts: Mapping[str, str] | None = None,
+    calibration: Calibration | None = None,
+    overlaps: Sequence[TaskOverlap] = (),
+    show_progress: bool = False,
+) -> ModelReport:
+    """Means over tasks, and all that `suite.analysis` asks for: rows, and what the report's page draws.
+
+    results: of `evaluate`. store: of the model; changed queries are encoded with it.
+    facts: for the page. calibration: of the model directory, if it has one. overlaps: of `contamination`.
+    """
+    analysis = suite.analysis
+    rows = summary_rows(results, suite)
+    with progress_bar("looking closer", 2 + len(results) * bool(analysis.robustness), show_progress) as advance:
+        for done, some in enumerate(_rows(results, analysis, store, calibration, overlaps), 1):
+            rows += some
+            advance(done)
+    near = duplicates_of(results) if analysis.neighbours else []
+    return ModelReport(
+        results,
+        rows + duplicate_rows(near),
+        facts or {},
+        maps=[] if analysis.map == "none" else space_maps(results, analysis.map),
+        clusters=clusters_of(results) if analysis.neighbours else [],
+        duplicates=near,
+    )
+
+
+def _rows(
+    results: Sequence[TaskResult],
+    analysis: Analysis,
+    store: EmbeddingStore,
+    calibration: Calibration | None,
+    overlaps: Sequence[TaskOverlap],
+) -> Iterator[list[Row]]:
+    by_task = {overlap.task: overlap for overlap in overlaps}
+    yield [
+        *(compression_rows(results) if analysis.compression else ()),
+        *(row for result in results if result.name in by_task for row in overlap_rows(result, by_task[result.name])),
+    ]
+    yield [*space_rows(results, calibration), *mixed_rows(results, calibration)] if analysis.space else []
+    if analysis.robustness:
+        for result in results:
+            yield robustness(result, store, analysis.robustness)

@@ -1,0 +1,176 @@
+"""What smaller vectors cost: fewer dimensions, a byte or a bit a dimension, with and without re-ranking.
+
+Q queries, N documents, D embedding dimension. Documents are compressed, as they are what fills an index. Scores are
+those of the metric that a task prints first, beside its plain score.
+
+`int8`: documents in 256 steps between the lowest and the highest value of each dimension among the documents; queries
+    stay as they are, and scores are their products with what the steps stand for.
+`binary`: the signs of queries and documents; the score is the number of dimensions in which they agree.
+`... + re-ranked`: the 4 x 10 best of these, and what ties with the last of them, ordered by the full vectors; all
+    others behind them as they were.
+
+Codes are those of sentence_transformers.util.quantization.quantize_embeddings ("int8" and "ubinary").
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data.datasets import PairData, RetrievalData
+from ..metrics import metric_values, pearson, spearman
+from ..ranks import BLOCK_ROWS, BLOCK_SCORES, ranks_of_scores
+from ..results import Row, TaskResult, Values, Vectors
+
+RERANKED = 4 * 10  # documents that are scored again with the full vectors: four times the ten that are shown
+FULL_BYTES = 4  # of a float32
+
+
+def compression_rows(results: Iterable[TaskResult]) -> list[Row]:
+    """Each task's score with documents of a byte or a bit a dimension, and how many bytes each vector then has.
+
+    With re-ranking these are the bytes of what is searched; the full vectors lie beside them.
+    """
+    rows: list[Row] = []
+    lengths: set[int] = set()
+    for result, queries, documents in _scored(results):
+        lengths.add(documents.shape[1])
+        restored = from_int8(to_int8(documents, int8_ranges(documents)), int8_ranges(documents))
+        if isinstance(result.data, PairData):
+            agreeing = np.count_nonzero((queries > 0) == (documents > 0), axis=1)
+            rows.append(_row(result, _correlation(result, _cosines(queries, restored)), "int8"))
+            rows.append(_row(result, _correlation(result, agreeing), "binary"))
+        else:
+            rows += _retrieval_rows(result, queries, documents, restored)
+    for full in sorted(lengths):
+        sizes = {"": FULL_BYTES * full, "int8": full, "binary": -(-full // 8)}
+        sizes |= {f"{name} + re-ranked": sizes[name] for name in ("int8", "binary")}
+        rows += [_bytes_row(size, variant) for variant, size in sizes.items()]
+    return rows
+
+
+def truncated(vectors: Vectors, dim: int) -> Vectors:
+    """(n, D) -> (n, dim): the first dimensions, normalised again (matryoshka; Kusupati et al., 2022,
+    https://arxiv.org/abs/2205.13147); `evaluate(dims=...)` scores them."""
+    cut = vectors[:, :dim]
+    return np.asarray(cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12), dtype=np.float32)
+
+
+def int8_ranges(documents: Vectors) -> Vectors:
+    """(2, D): the lowest and the highest value of each dimension. documents: (N, D)."""
+    return np.stack([documents.min(axis=0), documents.max(axis=0)])
+
+
+def to_int8(vectors: Vectors, ranges: Vectors) -> npt.NDArray[np.int8]:
+    """(n, D) codes -128..127: which of 256 equal steps of its dimension's range a value falls into. ranges: (2, D)."""
+    codes = np.clip(np.floor((vectors - ranges[0]) / _steps(ranges)), 0, 255)
+    return np.asarray(codes - 128, dtype=np.int8)
+
+
+def from_int8(codes: npt.NDArray[np.int8], ranges: Vectors) -> Vectors:
+    """(n, D) float32: the middle of each code's step. ranges: (2, D)."""
+    return np.asarray(ranges[0] + (codes.astype(np.float32) + 128.5) * _steps(ranges), dtype=np.float32)
+
+
+def to_binary(vectors: Vectors) -> npt.NDArray[np.uint8]:
+    """(n, ceil(D / 8)) bytes: a bit a dimension, set where the value is over 0."""
+    return np.packbits(vectors > 0, axis=1)
+
+
+def hamming_distances(left: npt.NDArray[np.uint8], right: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+    """(n, m) numbers of bits that differ. left: (n, B) bytes, right: (m, B)."""
+    left_words, right_words = _words(left), _words(right)  # (W, n), (W, m)
+    distances = np.zeros((len(left), len(right)), dtype=np.int32)
+    for one, other in zip(left_words, right_words, strict=True):
+        distances += np.bitwise_count(one[:, None] ^ other)
+    return distances
+
+
+def reranked(
+    scores: Vectors, queries: Vectors, documents: Vectors, excluded: Sequence[Sequence[int]] | None = None
+) -> Vectors:
+    """(Q, N) scores in which the RERANKED best are those of the full vectors, and the others stand below them.
+
+    scores: (Q, N) of compressed vectors, queries: (Q, D), documents: (N, D) unit vectors.
+    excluded: for each query the documents that it does not search.
+    """
+    for row, left_out in enumerate(excluded or ()):
+        scores[row, list(left_out)] = -np.inf
+    place = max(0, scores.shape[1] - RERANKED)
+    last = np.partition(scores, place, axis=1)[:, place]
+    rows, columns = np.nonzero((scores >= last[:, None]) & np.isfinite(scores))
+    ordered = scores - scores.max(axis=1, keepdims=True) - 2  # at most -2: behind every cosine, in their old order
+    ordered[rows, columns] = np.einsum("pd,pd->p", queries[rows], documents[columns])
+    return np.asarray(ordered, dtype=np.float32)
+
+
+def _retrieval_rows(result: TaskResult, queries: Vectors, documents: Vectors, restored: Vectors) -> list[Row]:
+    data = result.data
+    assert isinstance(data, RetrievalData)
+    query_bits, document_bits = to_binary(queries), to_binary(documents)
+
+    def blocks(variant: str, again: bool) -> Iterator[Vectors]:
+        step = max(BLOCK_ROWS, BLOCK_SCORES // len(documents))
+        for start in range(0, len(queries), step):
+            some = slice(start, start + step)
+            if variant == "int8":
+                scores = queries[some] @ restored.T
+            else:
+                scores = -hamming_distances(query_bits[some], document_bits).astype(np.float32)
+            excluded = data.excluded[some] if data.excluded else None
+            yield reranked(scores, queries[some], documents, excluded) if again else scores
+
+    rows = []
+    for variant in ("int8", "binary"):
+        for again in (False, True):
+            found = ranks_of_scores(
+                blocks(variant, again), data.relevant, len(documents), data.document_ids,
+                gains=data.gains, excluded=data.excluded,
+            )  # fmt: skip
+            found = dataclasses.replace(found, hit_gain=data.hit_gain)
+            value = float(metric_values(_main_row(result).metric, found).mean())
+            rows.append(_row(result, value, f"{variant} + re-ranked" if again else variant))
+    return rows
+
+
+def _correlation(result: TaskResult, similarities: npt.ArrayLike) -> float:
+    assert isinstance(result.data, PairData)
+    return {"spearman": spearman, "pearson": pearson}[_main_row(result).metric](similarities, result.data.scores)
+
+
+def _scored(results: Iterable[TaskResult]) -> Iterator[tuple[TaskResult, Vectors, Vectors]]:
+    """Results of retrieval and of pairs whose vectors are there, with queries and documents (or both sides)."""
+    for result in results:
+        if isinstance(result.data, (RetrievalData, PairData)) and result.queries is not None:
+            assert result.documents is not None
+            yield result, result.queries, result.documents
+
+
+def _main_row(result: TaskResult) -> Row:
+    return next(row for row in result.rows if row.task == result.name and not row.variant)
+
+
+def _row(result: TaskResult, value: float, variant: str) -> Row:
+    return dataclasses.replace(_main_row(result), value=value, low=None, high=None, variant=variant)
+
+
+def _bytes_row(size: int, variant: str) -> Row:
+    return Row("index", "bytes_per_vector", size, None, None, variant=variant)
+
+
+def _steps(ranges: Vectors) -> Vectors:
+    steps = (ranges[1] - ranges[0]) / np.float32(255)
+    return np.where(steps == 0, np.float32(1), steps)
+
+
+def _cosines(left: Vectors, right: Vectors) -> Values:
+    return np.asarray(np.einsum("pd,pd->p", left, right, dtype=np.float64))
+
+
+def _words(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """(n, B) bytes -> (W, n) words of eight bytes, each word of all codes in a row of memory."""
+    padded = np.pad(codes, [(0, 0), (0, -codes.shape[1] % 8)])
+    return np.ascontiguousarray(padded.view(np.uint64).T)

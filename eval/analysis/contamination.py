@@ -1,0 +1,300 @@
+"""What of a suite stands in the training shards, and what a model scores on the rest.
+
+The suite is kept in memory, as hashes of its texts and pictures; the shards, however many, stream past it once. A text
+counts as seen if a training text has the same words, or shares a run of 13 words with it (likeness.py); a picture if a
+training picture has the same bytes, or is the same after another encoding or size.
+
+Looked for are the queries and the documents that are relevant for one: what is never an answer gives nothing away.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import xxhash
+
+from unimodal.progress import progress_bar
+from unimodal.shards.config import StorageConfig
+from unimodal.shards.read import ShardSet, open_shards
+from unimodal.shards.sample import IMAGE_EXTENSIONS, Sample
+
+from ..data.datasets import Deferred, Fused, Input, PairData, RetrievalData
+from ..results import Row, TaskResult
+from .likeness import NUM_WORDS, Likeness, are_alike, bands, likeness, run_hashes, words_of
+from .parts import Numbers, part_scores, part_values
+
+MAX_DISTANCE = 6  # bits of the dHash; finds 95 to 99 in 100 pictures that were re-encoded and scaled to a half
+MAX_DIFFERENCE = 6.0  # of 255, mean over the thumbnail
+VARIANT = "without overlap"
+
+Kind = Literal["same text", "13 words", "same bytes", "same picture"]
+Part = str | Path | bytes | Deferred  # a text or a picture, never both
+_STRENGTH: dict[Kind, int] = {"same text": 2, "13 words": 1, "same bytes": 2, "same picture": 1}
+_TEXT_FIELDS = ("captions", "caption", "query", "document", "negatives")
+
+
+@dataclass(frozen=True)
+class Match:
+    """One text or picture of the suite, and where in the training data it was met first."""
+
+    kind: Kind
+    item: str  # the text, or the picture's name
+    shard: str
+    key: str
+
+
+@dataclass(frozen=True)
+class TaskOverlap:
+    """What of one task was seen in training."""
+
+    task: str
+    num_queries: int
+    num_documents: int  # those that are relevant for a query
+    queries: dict[int, Match] = field(default_factory=dict)  # position -> where it was seen
+    documents: dict[int, Match] = field(default_factory=dict)
+    tainted: list[int] = field(default_factory=list)  # queries that were seen, or have a relevant document that was
+
+    def examples(self, count: int = 10) -> list[Match]:
+        """Some of what was seen, queries first."""
+        return list({match.item: match for match in [*self.queries.values(), *self.documents.values()]}.values())[
+            :count
+        ]
+
+    @property
+    def query_share(self) -> float:
+        """Of the queries, how many were seen."""
+        return len(self.queries) / max(1, self.num_queries)
+
+    @property
+    def document_share(self) -> float:
+        """Of the relevant documents, how many were seen."""
+        return len(self.documents) / max(1, self.num_documents)
+
+
+def contamination(
+    results: Iterable[TaskResult],
+    shards: str | Path | Sequence[str],
+    *,
+    storage: StorageConfig | None = None,
+    show_progress: bool | None = None,
+) -> list[TaskOverlap]:
+    """Look for every task's queries and relevant documents in training shards.
+
+    shards: a file, folder, glob, brace pattern, URL or a list of those, as recipes name them.
+    Zero-shot tasks have their pictures as queries, and no documents: the name of a class gives nothing away.
+    Raises ValueError or OSError, naming it, for a shard that is not there or no tar.
+    """
+    tasks = list(results)
+    sides = [_sides(task) for task in tasks]
+    seen = _Seen(
+        part for queries, documents, _ in sides for one in [*queries, *documents.values()] for part in _parts(one)
+    )
+    stream = _stream(open_shards(shards, show_progress, storage), seen.has_pictures, show_progress)
+    for location, key, texts, pictures in stream:
+        seen.look(location, key, texts, pictures)
+    seen.finish()
+    return [_overlap(task.name, *side, seen.matches) for task, side in zip(tasks, sides, strict=True)]
+
+
+def overlap_rows(result: TaskResult, overlap: TaskOverlap) -> list[Row]:
+    """The shares of what was seen, and each score over the queries that are not tainted.
+
+    The value is None where fewer than two are left. A result without vectors has the shares alone.
+    """
+    rows = [
+        Row(result.name, "overlapping_queries", overlap.query_share, None, None, variant="contamination"),
+        Row(result.name, "overlapping_documents", overlap.document_share, None, None, variant="contamination"),
+    ]
+    if result.queries is not None and result.documents is not None:
+        rows += _rows_of_rest(result, np.setdiff1d(np.arange(overlap.num_queries), overlap.tainted))
+    return rows
+
+
+def _rows_of_rest(result: TaskResult, rest: Numbers) -> list[Row]:
+    if len(rest) < 2:
+        metrics = dict.fromkeys(row.metric for row in result.rows)
+        return [Row(result.name, metric, None, None, None, variant=VARIANT) for metric in metrics]
+    scores = part_scores(result, rest, part_values(result, rest))
+    return [
+        Row(result.name, metric, value, None, None, low, high, VARIANT)
+        for metric, (value, (low, high)) in scores.items()
+    ]
+
+
+def _sides(result: TaskResult) -> tuple[list[Input], dict[int, Input], list[list[int]]]:
+    """Queries, the documents looked for by their positions, and those of each query."""
+    data = result.data
+    if isinstance(data, RetrievalData):
+        wanted = sorted({position for positions in data.relevant for position in positions})
+        return data.queries, {position: data.documents[position] for position in wanted}, data.relevant
+    if isinstance(data, PairData):
+        return [*data.left], dict(enumerate(data.right)), [[pair] for pair in range(len(data.left))]
+    return data.images, {}, [[] for _ in data.images]
+
+
+def _parts(one: Input) -> tuple[Part, ...]:
+    return (one.text, one.image) if isinstance(one, Fused) else (one,)
+
+
+def _overlap(
+    task: str,
+    queries: list[Input],
+    documents: dict[int, Input],
+    relevant: list[list[int]],
+    matches: dict[Part, Match],
+) -> TaskOverlap:
+    def seen(items: Iterable[tuple[int, Input]]) -> dict[int, Match]:
+        found = (
+            (position, next((matches[part] for part in _parts(one) if part in matches), None))
+            for position, one in items
+        )
+        return {position: match for position, match in found if match is not None}
+
+    of_queries, of_documents = seen(enumerate(queries)), seen(documents.items())
+    tainted = [
+        query
+        for query, positions in enumerate(relevant)
+        if query in of_queries or not of_documents.keys().isdisjoint(positions)
+    ]
+    return TaskOverlap(task, len(queries), len(documents), of_queries, of_documents, tainted)
+
+
+class _Seen:
+    """Texts and pictures of the suite by their hashes, and where each was met first in what streams past."""
+
+    def __init__(self, parts: Iterable[Part]) -> None:
+        self.matches: dict[Part, Match] = {}
+        distinct = dict.fromkeys(parts)
+        self._texts = [part for part in distinct if isinstance(part, str)]
+        self._words = [words_of(text) for text in self._texts]
+        self._whole: dict[str, list[int]] = defaultdict(list)
+        for number, words in enumerate(self._words):
+            if words:
+                self._whole[" ".join(words)].append(number)
+        hashes, numbers, _ = run_hashes(self._words)
+        order = np.argsort(hashes, kind="stable")
+        self._runs, self._texts_of_runs = hashes[order], numbers[order]
+        self._pictures = [part for part in distinct if not isinstance(part, str)]
+        self._bytes: dict[int, list[int]] = defaultdict(list)
+        self._bands: dict[tuple[int, int], list[int]] = defaultdict(list)
+        self._likeness: list[Likeness | None] = []
+        with ThreadPoolExecutor() as pool:
+            for number, (digest, like) in enumerate(pool.map(lambda one: _look_at(_content(one)), self._pictures)):
+                self._bytes[digest].append(number)
+                self._likeness.append(like)
+                for band in bands(like.dhash, MAX_DISTANCE) if like else ():
+                    self._bands[band].append(number)
+        self._waiting: list[tuple[str, str, list[str]]] = []  # shard, key, words of a training text
+        self._num_waiting = 0
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether there are any to look for."""
+        return bool(self._pictures)
+
+    def look(self, shard: str, key: str, texts: Iterable[str], pictures: Iterable[tuple[int, Likeness | None]]) -> None:
+        """Compare one training sample. pictures: as `_look_at` gives them."""
+        for text in texts:
+            words = words_of(text)
+            for number in self._whole.get(" ".join(words), ()):
+                self._found(self._texts[number], "same text", shard, key)
+            if len(words) >= NUM_WORDS and len(self._runs):
+                self._waiting.append((shard, key, words))
+                self._num_waiting += len(words)
+        if self._num_waiting > 1 << 18:
+            self.finish()
+        for digest, like in pictures:
+            for number in self._bytes.get(digest, ()):
+                self._found(self._pictures[number], "same bytes", shard, key)
+            if like is not None:
+                near = {number for band in bands(like.dhash, MAX_DISTANCE) for number in self._bands.get(band, ())}
+                for number in sorted(near):
+                    known = self._likeness[number]
+                    if known is not None and are_alike(known, like, MAX_DISTANCE, MAX_DIFFERENCE):
+                        self._found(self._pictures[number], "same picture", shard, key)
+
+    def finish(self) -> None:
+        """Compare the runs of the texts that have gathered: a thousand texts at once cost little more than one."""
+        hashes, numbers, starts = run_hashes([words for _, _, words in self._waiting])
+        first = np.searchsorted(self._runs, hashes, side="left")
+        last = np.searchsorted(self._runs, hashes, side="right")
+        for place in np.flatnonzero(last > first):
+            shard, key, words = self._waiting[numbers[place]]
+            run = f" {' '.join(words[starts[place] : starts[place] + NUM_WORDS])} "
+            for number in self._texts_of_runs[first[place] : last[place]]:
+                if self._texts[number] not in self.matches and run in f" {' '.join(self._words[number])} ":
+                    self._found(self._texts[number], "13 words", shard, key)
+        self._waiting, self._num_waiting = [], 0
+
+    def _found(self, part: Part, kind: Kind, shard: str, key: str) -> None:
+        known = self.matches.get(part)
+        if known is None or _STRENGTH[kind] > _STRENGTH[known.kind]:
+            self.matches[part] = Match(kind, _name(part), shard, key)
+
+
+def _stream(
+    shards: ShardSet, with_pictures: bool, show_progress: bool | None
+) -> Iterator[tuple[str, str, list[str], list[tuple[int, Likeness | None]]]]:
+    """Shard, key, texts and pictures of every sample; the next ones are decoded meanwhile."""
+    with (
+        progress_bar("comparing with training data", len(shards), show_progress) as advance,
+        ThreadPoolExecutor() as pool,
+    ):
+        done = 0
+        for shard, location in enumerate(shards.paths):
+            shards.prefetch([shard, *([shard + 1] if shard + 1 < len(shards.paths) else [])])
+            for start in range(0, shards.num_samples[shard], 64):
+                stop = min(start + 64, shards.num_samples[shard])
+                samples = shards.read_many([(shard, number) for number in range(start, stop)])
+                looks = list(pool.map(_pictures_of, samples)) if with_pictures else [[] for _ in samples]
+                for sample, pictures in zip(samples, looks, strict=True):
+                    yield str(location), sample.key, _texts_of(sample), pictures
+                done += len(samples)
+                advance(done)
+
+
+def _texts_of(sample: Sample) -> list[str]:
+    """Every text that training may show a model; a sample that cannot be read shows none."""
+    texts: list[object] = []
+    try:
+        if "txt" in sample.parts:
+            texts.append(sample.parts["txt"].decode())
+        record = json.loads(sample.parts["json"].decode()) if "json" in sample.parts else {}
+    except ValueError:
+        record = {}
+    for name in _TEXT_FIELDS if isinstance(record, dict) else ():
+        value = record.get(name)
+        texts += value if isinstance(value, list) else [value]
+    return [text for text in texts if isinstance(text, str)]
+
+
+def _pictures_of(sample: Sample) -> list[tuple[int, Likeness | None]]:
+    return [_look_at(content) for name, content in sample.parts.items() if name in IMAGE_EXTENSIONS]
+
+
+def _look_at(content: bytes) -> tuple[int, Likeness | None]:
+    """A hash of a picture's bytes, and its likeness; None for one that cannot be decoded."""
+    try:
+        like = likeness(content)
+    except ValueError:
+        like = None
+    return xxhash.xxh3_64_intdigest(content), like
+
+
+def _content(picture: Path | bytes | Deferred) -> bytes:
+    if isinstance(picture, Deferred):
+        return picture.read()
+    return picture.read_bytes() if isinstance(picture, Path) else picture
+
+
+def _name(part: Part) -> str:
+    if isinstance(part, Deferred):
+        return part.name
+    return f"{len(part):,} bytes" if isinstance(part, bytes) else str(part)

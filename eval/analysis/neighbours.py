@@ -1,0 +1,208 @@
+"""What lies together: near-duplicates among the documents of a task, and clusters of them named by their words.
+
+N documents, D embedding dimension, K clusters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data.datasets import Fused, Input, RetrievalData
+from ..ranks import BLOCK_SCORES
+from ..results import Row, TaskResult, Vectors
+
+Positions = npt.NDArray[np.int64]
+
+DUPLICATE = 0.95  # cosine from which on two documents are called near-duplicates
+MAX_DOCUMENTS = 50_000  # compared with each other, or clustered; beyond that a sample, drawn with seed 0
+MAX_CLUSTERS, ROUNDS = 20, 30
+WORD = re.compile(r"[^\W\d_]{2,}")
+NUM_WORDS, NUM_TYPICAL = 4, 5
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Near-duplicates among the documents of one task."""
+
+    task: str
+    threshold: float
+    share: float  # of documents that have one
+    groups: list[list[int]]  # positions of documents that hang together, the largest group first
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Documents around one centre."""
+
+    words: list[str]  # that are typical of it, the most typical first
+    share: float  # of all documents
+    typical: list[int]  # positions of the documents nearest to its centre
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """The documents of one task by what they are about, the largest cluster first."""
+
+    task: str
+    clusters: list[Cluster]
+
+
+def duplicates_of(results: Iterable[TaskResult], threshold: float = DUPLICATE) -> list[Duplicates]:
+    """Near-duplicates of each retrieval task's documents; of more than MAX_DOCUMENTS only a sample is compared.
+
+    A sample holds fewer of them, so its share is a lower bound.
+    """
+    found = []
+    for result, documents in _with_documents(results):
+        sample = _sample(len(documents), MAX_DOCUMENTS)
+        groups = [[int(sample[one]) for one in group] for group in near_duplicates(documents[sample], threshold)]
+        found.append(Duplicates(result.name, threshold, sum(map(len, groups)) / len(sample), groups))
+    return found
+
+
+def duplicate_rows(duplicates: Iterable[Duplicates]) -> list[Row]:
+    """The share of documents that have a near-duplicate: a ranking can tell those apart by luck alone."""
+    return [
+        Row(one.task, "near_duplicate_share", one.share, None, None, variant=f"cosine {one.threshold:g}")
+        for one in duplicates
+    ]
+
+
+def near_duplicates(vectors: Vectors, threshold: float = DUPLICATE) -> list[list[int]]:
+    """Groups of rows that hang together by cosines of at least the threshold, the largest first; others are left out.
+
+    vectors: (N, D) unit vectors. Cosines are made in blocks, and groups joined by union-find.
+    """
+    parents = np.arange(len(vectors))
+    step = max(1, BLOCK_SCORES // max(1, len(vectors)))
+    for start in range(0, len(vectors), step):
+        close = vectors[start : start + step] @ vectors[start:].T >= threshold
+        for row in np.flatnonzero(np.count_nonzero(close, axis=1) > 1):
+            one = start + int(row)
+            later = start + row + 1 + np.flatnonzero(close[row, row + 1 :])
+            for other in np.unique(parents[later]):  # a parent is of its child's group; equal ones are joined once
+                left, right = _root(parents, one), _root(parents, int(other))
+                parents[max(left, right)] = min(left, right)
+    groups: dict[int, list[int]] = {}
+    for one in range(len(vectors)):
+        groups.setdefault(_root(parents, one), []).append(one)
+    return sorted((group for group in groups.values() if len(group) > 1), key=lambda group: (-len(group), group))
+
+
+def clusters_of(results: Iterable[TaskResult], num_clusters: int | None = None, seed: int = 0) -> list[Clusters]:
+    """The documents of each retrieval task in clusters.
+
+    A picture is named by the texts that should find it. num_clusters: None: the root of half the documents, at most 20.
+    Empty clusters are left out. Of more than MAX_DOCUMENTS a sample is clustered.
+    """
+    found = []
+    for result, documents in _with_documents(results):
+        assert isinstance(result.data, RetrievalData)
+        sample = _sample(len(documents), MAX_DOCUMENTS)
+        vectors = documents[sample]
+        wanted = num_clusters or min(MAX_CLUSTERS, max(2, round((len(sample) / 2) ** 0.5)))
+        labels, centres = k_means(vectors, min(wanted, len(sample)), seed)
+        texts = _texts_of_documents(result.data)
+        names = typical_words([texts[one] for one in sample], labels, len(centres))
+        clusters = []
+        for number, centre in enumerate(centres):
+            members = np.flatnonzero(labels == number)
+            if len(members):
+                nearest = members[np.argsort(-(vectors[members] @ centre), kind="stable")][:NUM_TYPICAL]
+                clusters.append(
+                    Cluster(names[number], len(members) / len(sample), [int(sample[one]) for one in nearest])
+                )
+        found.append(Clusters(result.name, sorted(clusters, key=lambda cluster: -cluster.share)))
+    return found
+
+
+def k_means(vectors: Vectors, num_clusters: int, seed: int = 0) -> tuple[Positions, Vectors]:
+    """Spherical k-means (Dhillon and Modha, 2001) from k-means++: (N,) cluster of each vector, (K, D) centres.
+
+    vectors: (N, D) unit vectors. It ends when no vector changes its cluster, or after ROUNDS.
+    """
+    centres = vectors[_seeds(vectors, num_clusters, np.random.default_rng(seed))]
+    labels = np.full(len(vectors), -1)
+    for _ in range(ROUNDS):
+        before, labels = labels, np.argmax(vectors @ centres.T, axis=1)
+        if np.array_equal(before, labels):
+            break
+        for number in np.unique(labels):  # one that is empty stays where it is
+            total = vectors[labels == number].sum(axis=0, dtype=np.float64)
+            centres[number] = total / max(float(np.linalg.norm(total)), 1e-12)
+    return labels, centres
+
+
+def _seeds(vectors: Vectors, count: int, rng: np.random.Generator) -> list[int]:
+    """Positions by greedy k-means++ (Arthur and Vassilvitskii, 2007): of a few drawn the best is kept."""
+    seeds = [int(rng.integers(len(vectors)))]
+    far = _distances(vectors, seeds)[:, 0]  # of each vector to the nearest seed
+    while len(seeds) < count:
+        weights = far / far.sum() if far.sum() > 0 else None  # None: each vector equals a seed already
+        drawn = [int(one) for one in rng.choice(len(vectors), 2 + int(np.log(count)), p=weights)]
+        nearer = np.minimum(far[:, None], _distances(vectors, drawn))  # (N, drawn)
+        best = int(nearer.sum(axis=0).argmin())
+        seeds.append(drawn[best])
+        far = nearer[:, best]
+    return seeds
+
+
+def _distances(vectors: Vectors, seeds: list[int]) -> npt.NDArray[np.float64]:
+    """(N, seeds) half the squared distances."""
+    return np.maximum(0, 1 - (vectors @ vectors[seeds].T).astype(np.float64))
+
+
+def typical_words(texts: Sequence[str], labels: Positions, num_clusters: int) -> list[list[str]]:
+    """The words of each cluster with the highest tf-idf: texts of it that hold a word x log(N / all texts that do).
+
+    texts: N. labels: (N,) the cluster of each. Words of all texts alike say nothing and are left out.
+    """
+    in_all: Counter[str] = Counter()
+    in_cluster: list[Counter[str]] = [Counter() for _ in range(num_clusters)]
+    for text, label in zip(texts, labels, strict=True):
+        words = set(WORD.findall(text.lower()))
+        in_all.update(words)
+        in_cluster[label].update(words)
+    names = []
+    for counts in in_cluster:
+        weights = {word: count * np.log(len(texts) / in_all[word]) for word, count in counts.items()}
+        best = sorted((word for word in weights if weights[word] > 0), key=lambda word: (-weights[word], word))
+        names.append(best[:NUM_WORDS])
+    return names
+
+
+def _texts_of_documents(data: RetrievalData) -> list[str]:
+    asked: list[list[str]] = [[] for _ in data.documents]
+    for query, documents in zip(data.queries, data.relevant, strict=True):
+        for document in documents:
+            asked[document].append(_text_of(query))
+    return [_text_of(one) or " ".join(asked[number]) for number, one in enumerate(data.documents)]
+
+
+def _text_of(one: Input) -> str:
+    return one if isinstance(one, str) else one.text if isinstance(one, Fused) else ""
+
+
+def _with_documents(results: Iterable[TaskResult]) -> Iterator[tuple[TaskResult, Vectors]]:
+    for result in results:
+        if isinstance(result.data, RetrievalData) and result.documents is not None:
+            yield result, result.documents
+
+
+def _root(parents: Positions, one: int) -> int:
+    while parents[one] != one:
+        parents[one] = parents[parents[one]]  # half the way for the next one who asks
+        one = int(parents[one])
+    return one
+
+
+def _sample(count: int, limit: int) -> Positions:
+    if count <= limit:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).choice(count, limit, replace=False))

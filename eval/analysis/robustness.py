@@ -1,0 +1,189 @@
+"""How much a score falls when queries are not as clean as a benchmark's: typos, other words, poor pictures.
+
+The queries alone are changed and encoded again; the documents stay as they are. What is changed, and how, hangs on the
+query alone, so that every model and every run is asked the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from unimodal.config import nearest
+from unimodal.preprocess import decode_image
+
+from ..data.datasets import Deferred, Fused, Input, Picture, ZeroShotData
+from ..plan import asked_of
+from ..results import Row, TaskResult, Vectors
+from ..statistics import Interval, mean_intervals
+from ..store import EmbeddingStore
+from .paraphrase import paraphrase
+from .parts import Numbers, part_scores, part_values
+
+_NEIGHBOURS = {
+    "q": "wa", "w": "qes", "e": "wrd", "r": "etf", "t": "ryg", "y": "tuh", "u": "yij", "i": "uok", "o": "ipl",
+    "p": "ol", "a": "qsz", "s": "awdx", "d": "sefc", "f": "drgv", "g": "fthb", "h": "gyjn", "j": "hukm", "k": "jil",
+    "l": "kop", "z": "asx", "x": "zsc", "c": "xdv", "v": "cfb", "b": "vgn", "n": "bhm", "m": "njk",
+}  # fmt: skip
+
+
+def typos(text: str) -> str:
+    """One slip of the fingers in every fifth word of three letters or more, at least in one."""
+    draw = random.Random(text)
+    words = text.split(" ")
+    able = [number for number, word in enumerate(words) if sum(map(str.isalpha, word)) >= 3]
+    for number in draw.sample(able, min(len(able), max(1, round(len(able) / 5)))):
+        words[number] = _slip(words[number], draw)
+    return " ".join(words)
+
+
+def _slip(word: str, draw: random.Random) -> str:
+    """A neighbouring key, two letters swapped, one left out or struck twice; never in the first letter."""
+    places = [place for place, letter in enumerate(word) if letter.isalpha()][1:]
+    place = draw.choice(places)
+    letter, before = word[place], word[place - 1]
+    kinds = ["drop", "double"]
+    kinds += ["neighbour"] if letter.lower() in _NEIGHBOURS else []
+    kinds += ["swap"] if before.isalpha() and place > 1 and before != letter else []
+    kind = draw.choice(kinds)
+    if kind == "swap":
+        return word[: place - 1] + letter + before + word[place + 1 :]
+    if kind == "neighbour":
+        other = draw.choice(_NEIGHBOURS[letter.lower()])
+        return word[:place] + (other.upper() if letter.isupper() else other) + word[place + 1 :]
+    return word[:place] + letter * (2 if kind == "double" else 0) + word[place + 1 :]
+
+
+def first_half(text: str) -> str:
+    """The first half of the words, rounded up; of a text of one word the word."""
+    words = text.split()
+    return " ".join(words[: (len(words) + 1) // 2])
+
+
+def poor_jpeg(image: Image.Image, _: random.Random) -> bytes:
+    """JPEG of quality 10: blocks and wrong colours."""
+    return _encoded(image, "JPEG", quality=10)
+
+
+def small(image: Image.Image, _: random.Random) -> bytes:
+    """At most 56 pixels along the shorter edge, a quarter of what most towers see."""
+    return _encoded(_shrunk(image, 56))
+
+
+def blur(image: Image.Image, _: random.Random) -> bytes:
+    """Out of focus: a Gaussian of 1.5 pixels at the size that towers see."""
+    return _encoded(_shrunk(image, 256).filter(ImageFilter.GaussianBlur(1.5)))
+
+
+def noise(image: Image.Image, draw: random.Random) -> bytes:
+    """A dark room: Gaussian noise of a tenth of the range at the size that towers see."""
+    pixels = np.asarray(_shrunk(image, 256), dtype=np.float32)
+    grains = np.random.default_rng(draw.getrandbits(64)).standard_normal(pixels.shape, dtype=np.float32)
+    return _encoded(Image.fromarray(np.clip(pixels + 25.5 * grains, 0, 255).astype(np.uint8)))
+
+
+TEXT_CHANGES: dict[str, Callable[[str], str]] = {
+    "typos": typos,
+    "paraphrase": paraphrase,
+    "first half": first_half,
+    "lower case": str.lower,
+    "upper case": str.upper,
+}
+IMAGE_CHANGES: dict[str, Callable[[Image.Image, random.Random], bytes]] = {
+    "poor jpeg": poor_jpeg,
+    "small": small,
+    "blur": blur,
+    "noise": noise,
+}
+KINDS = (*TEXT_CHANGES, *IMAGE_CHANGES)
+
+
+def changed(query: Input, kind: str) -> Input | None:
+    """The query after one of `KINDS`; None where it has nothing to change: a picture no letters, a text no known word.
+
+    Of a text with a picture the one that the kind is about is changed. A picture is changed when it is read.
+    """
+    if kind in TEXT_CHANGES:
+        text = query.text if isinstance(query, Fused) else query
+        other = TEXT_CHANGES[kind](text) if isinstance(text, str) else ""
+        if other == text or not other.strip():
+            return None
+        return Fused(other, query.image) if isinstance(query, Fused) else other
+    if isinstance(query, Fused):
+        return Fused(query.text, _changed_picture(query.image, kind))
+    return None if isinstance(query, str) else _changed_picture(query, kind)
+
+
+def robustness(result: TaskResult, store: EmbeddingStore, kinds: Sequence[str] = KINDS) -> list[Row]:
+    """Score a task again with changed queries.
+
+    result: scored, with its vectors; without them there are no rows. kinds: of `KINDS`; those that its queries do not
+    have (letters of a picture) give none.
+
+    For each kind and metric two rows over the queries that it changes: the score ("typos") and how far that lies above
+    the same queries' score before ("typos, difference").
+    Raises ValueError for an unknown kind.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ValueError(f"robustness {kind!r} is no way to change a query; {nearest(kind, KINDS)}")
+    if result.queries is None or result.documents is None:
+        return []
+    asked = asked_of(result.data, store.modalities)
+    queries, prompt = asked[1] if isinstance(result.data, ZeroShotData) else asked[0]
+    rows: list[Row] = []
+    for kind in kinds:
+        others = {number: other for number, query in enumerate(queries) if (other := changed(query, kind)) is not None}
+        if len(others) > 1:
+            rows += _rows(result, kind, np.array(list(others)), store.encode(list(others.values()), prompt))
+    return rows
+
+
+def _rows(result: TaskResult, kind: str, numbers: Numbers, vectors: Vectors) -> list[Row]:
+    values_before, values = part_values(result, numbers), part_values(result, numbers, vectors)
+    before, after = part_scores(result, numbers, values_before), part_scores(result, numbers, values)
+    intervals: dict[str, Interval] = {}
+    if values.keys() == after.keys():  # not of a correlation: it has no values of single queries to resample
+        differences = [values[metric] - values_before[metric] for metric in values]
+        intervals = dict(zip(values, mean_intervals(differences), strict=True))
+    rows = []
+    for metric, (value, (low, high)) in after.items():
+        rows.append(Row(result.name, metric, value, None, None, low, high, variant=kind))
+        bounds: tuple[float | None, float | None] = intervals.get(metric, (None, None))
+        rows.append(Row(result.name, metric, value - before[metric][0], None, None, *bounds, f"{kind}, difference"))
+    return rows
+
+
+def _changed_picture(picture: Picture, kind: str) -> Deferred:
+    if isinstance(picture, bytes):
+        name = hashlib.sha256(picture).hexdigest()
+    else:
+        name = picture.name if isinstance(picture, Deferred) else str(picture)
+    return Deferred(f"{kind} of {name}", partial(_change_picture, picture, kind))
+
+
+def _change_picture(picture: Picture, kind: str) -> bytes:
+    content = picture.read() if isinstance(picture, Deferred) else picture
+    content = content.read_bytes() if isinstance(content, Path) else content
+    return IMAGE_CHANGES[kind](decode_image(content), random.Random(content))
+
+
+def _shrunk(image: Image.Image, shorter_edge: int) -> Image.Image:
+    scale = shorter_edge / min(image.size)
+    if scale >= 1:
+        return image
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _encoded(image: Image.Image, extension: str = "PNG", **options: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, extension, **options)
+    return buffer.getvalue()

@@ -1,0 +1,226 @@
+"""How texts and pictures lie in one space: the gap between them, alignment and uniformity, and one index of both.
+
+T texts, P pictures, N of both, D embedding dimension; x a text's vector, y a picture's.
+
+`modality_gap`: ||mean x - mean y||, the distance of the centroids (Liang et al., 2022,
+    https://arxiv.org/abs/2203.02053); 0 where both modalities lie in one place, at most 2.
+`alignment`: E ||x - y||^2 over texts and the pictures they belong to; 0 is best (Wang and Isola, 2020,
+    https://arxiv.org/abs/2005.10242, with the two modalities as the two views).
+`uniformity_text`, `uniformity_image`: log E exp(-2 ||a - b||^2) over all pairs of different texts, of different
+    pictures (the same paper); 0 for a collapsed space, about -4 for one that
+    fills the sphere.
+`uniformity_across`: the same over texts and pictures that do not belong together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+
+from unimodal.calibration import Calibration, centre, fit_calibration
+
+from ..chance import chance
+from ..data.datasets import Fused, RetrievalData, TaskData
+from ..metrics import metric_values
+from ..ranks import BLOCK_SCORES, Ranks, ranks_of_scores
+from ..results import Row, TaskResult, Vectors
+
+Positions = npt.NDArray[np.int64]
+
+MAX_ROWS = 4096  # vectors whose distances to all others are averaged; beyond that a sample, drawn with seed 0
+MAX_QUERIES = 5000  # asked of a mixed index; beyond that a sample, drawn with seed 0
+TOP = 10
+NDCG = f"ndcg_at_{TOP}"
+UNSEEN = -2.0  # as a score: below every cosine
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The texts and pictures of one task, and which belong together."""
+
+    task: str  # without its direction
+    texts: Vectors  # (T, D)
+    pictures: Vectors  # (P, D)
+    matches: list[list[int]]  # of each text: its pictures
+
+
+def space_rows(results: Iterable[TaskResult], calibration: Calibration | None = None) -> list[Row]:
+    """Gap, alignment and uniformity of each task that searches pictures by texts.
+
+    They come as the model gives them, then `centred`: each modality without its own mean in this task (no labels are
+    used, and an index can do the same). calibration: that of the model directory; adds `calibrated`.
+    """
+    rows: list[Row] = []
+    for sides in cross_modal_sides(results):
+        for variant, texts, pictures in _variants(sides, calibration):
+            values = {
+                "modality_gap": modality_gap(texts, pictures),
+                "alignment": alignment(texts, pictures, sides.matches),
+                "uniformity_text": uniformity(texts, texts, [[row] for row in range(len(texts))]),
+                "uniformity_image": uniformity(pictures, pictures, [[row] for row in range(len(pictures))]),
+                "uniformity_across": uniformity(texts, pictures, sides.matches),
+            }
+            rows += [Row(sides.task, name, value, None, None, variant=variant) for name, value in values.items()]
+    return rows
+
+
+def mixed_rows(results: Iterable[TaskResult], calibration: Calibration | None = None) -> list[Row]:
+    """What each task's texts and pictures find in one index of all its texts and pictures.
+
+    A text asks all pictures and all texts but itself. Relevant are its pictures and the other texts of these pictures;
+    where a picture has one text, the picture alone, and every other text is a distractor. A picture asks likewise: its
+    texts and the other pictures of these texts are relevant. Rows of "TASK/text->mixed" and "TASK/image->mixed":
+
+    `ndcg_at_10`; chance is that of a random order.
+    `image_share_at_10`: how many of the ten found are pictures (the others are texts); chance is the share of pictures
+        in what is searched. A space with a gap answers texts by texts and pictures by pictures.
+
+    The vectors are those of the task, without a prompt where the task has none. Variants as for `space_rows`.
+    """
+    rows: list[Row] = []
+    for sides in cross_modal_sides(results):
+        num_texts, num_pictures = len(sides.texts), len(sides.pictures)
+        to_text, to_image = _relevant_in_mixture(sides)
+        for variant, texts, pictures in _variants(sides, calibration):
+            pool = np.concatenate([texts, pictures])  # (N, D)
+            for direction, relevant, first in (("text", to_text, 0), ("image", to_image, num_texts)):
+                asked = _sample(np.flatnonzero([bool(one) for one in relevant]), MAX_QUERIES)
+                wanted = [relevant[number] for number in asked]
+                found, share = mixed_index(pool, asked + first, wanted, num_texts)
+                ndcg, by_chance = float(metric_values(NDCG, found).mean()), chance(NDCG, len(pool) - 1, found)
+                pictures_searched = num_pictures - (direction == "image")
+                task = f"{sides.task}/{direction}->mixed"
+                rows += [
+                    Row(task, NDCG, ndcg, by_chance, None, variant=variant),
+                    Row(
+                        task, f"image_share_at_{TOP}", share, pictures_searched / (len(pool) - 1), None, variant=variant
+                    ),
+                ]
+    return rows
+
+
+def cross_modal_sides(results: Iterable[TaskResult]) -> Iterator[Sides]:
+    """The tasks in which texts search pictures, one direction of each; those that the model cannot do are left out."""
+    for result in results:
+        data, texts, pictures = result.data, result.queries, result.documents
+        if searches_pictures(data) and texts is not None and pictures is not None:
+            gains = data.gains or [[1.0] * len(documents) for documents in data.relevant]
+            matches = [
+                [document for document, gain in zip(documents, gains[text], strict=True) if gain > 0]
+                for text, documents in enumerate(data.relevant)
+            ]
+            yield Sides(result.name.removesuffix("/text->image"), texts, pictures, matches)
+
+
+def searches_pictures(data: TaskData) -> TypeGuard[RetrievalData]:
+    """Whether all queries are texts and all documents pictures."""
+    return (
+        isinstance(data, RetrievalData)
+        and all(isinstance(one, str) for one in data.queries)
+        and not any(isinstance(one, (str, Fused)) for one in data.documents)
+    )
+
+
+def modality_gap(texts: Vectors, pictures: Vectors) -> float:
+    """Distance of the centroids. texts: (T, D), pictures: (P, D)."""
+    means = [vectors.mean(axis=0, dtype=np.float64) for vectors in (texts, pictures)]
+    return float(np.linalg.norm(means[0] - means[1]))
+
+
+def alignment(texts: Vectors, pictures: Vectors, matches: Sequence[Sequence[int]]) -> float:
+    """Mean squared distance of texts and their pictures. texts: (T, D), pictures: (P, D); matches: of each text."""
+    total, count = 0.0, 0
+    for start in range(0, len(texts), MAX_ROWS):
+        found, other = _flat(matches[start : start + MAX_ROWS])
+        difference = texts[start + found] - pictures[other]
+        total += float(np.einsum("nd,nd->", difference, difference, dtype=np.float64))
+        count += len(found)
+    return total / count
+
+
+def uniformity(left: Vectors, right: Vectors, ignored: Sequence[Sequence[int]]) -> float | None:
+    """log of the mean of exp(-2 ||a - b||^2) over pairs; beyond MAX_ROWS rows of `left`, over a sample of those.
+
+    left: (n, D), right: (m, D), unit vectors. ignored: for each row of `left` the rows of `right` that do not count.
+    None where no pair is left.
+    """
+    rows = _sample(np.arange(len(left)), MAX_ROWS)
+    step = max(1, BLOCK_SCORES // max(1, len(right)))
+    total, count = 0.0, 0
+    for start in range(0, len(rows), step):
+        block = rows[start : start + step]
+        kernel = np.exp(4 * (left[block] @ right.T) - 4)  # ||a - b||^2 = 2 - 2 a.b
+        own, other = _flat([ignored[row] for row in block])
+        kernel[own, other] = 0
+        total += float(kernel.sum(dtype=np.float64))
+        count += kernel.size - len(own)
+    return float(np.log(total / count)) if count else None
+
+
+def mixed_index(
+    pool: Vectors, asked: Positions, relevant: Sequence[Sequence[int]], num_texts: int
+) -> tuple[Ranks, float]:
+    """Ranks of what should be found, and the mean share of pictures among the ten found.
+
+    pool: (N, D) unit vectors, texts before pictures. asked: which of them search the pool, each without itself.
+    relevant: of each of those the positions in the pool that it should find.
+    """
+    shares: list[float] = []
+
+    def blocks() -> Iterator[Vectors]:
+        for start in range(0, len(asked), step := max(1, BLOCK_SCORES // len(pool))):
+            block = asked[start : start + step]
+            scores = pool[block] @ pool.T
+            scores[np.arange(len(block)), block] = UNSEEN
+            top = np.argpartition(scores, len(pool) - top_size, axis=1)[:, len(pool) - top_size :]
+            shares.extend((top >= num_texts).mean(axis=1))
+            yield scores
+
+    top_size = min(TOP, len(pool) - 1)
+    ranks = ranks_of_scores(blocks(), relevant, len(pool))
+    return ranks, float(np.mean(shares))
+
+
+def _relevant_in_mixture(sides: Sides) -> tuple[list[list[int]], list[list[int]]]:
+    """For each text and for each picture what it should find in the pool of texts, then pictures."""
+    num_texts = len(sides.texts)
+    texts_of: list[list[int]] = [[] for _ in sides.pictures]
+    for text, pictures in enumerate(sides.matches):
+        for picture in pictures:
+            texts_of[picture].append(text)
+    to_text = []
+    for text, pictures in enumerate(sides.matches):
+        others = {other for picture in pictures for other in texts_of[picture]} - {text}
+        to_text.append([*sorted(others), *(num_texts + picture for picture in pictures)])
+    to_image = []
+    for picture, texts in enumerate(texts_of):
+        others = {other for text in texts for other in sides.matches[text]} - {picture}
+        to_image.append([*texts, *(num_texts + other for other in sorted(others))])
+    return to_text, to_image
+
+
+def _variants(sides: Sides, calibration: Calibration | None) -> Iterator[tuple[str, Vectors, Vectors]]:
+    yield "", sides.texts, sides.pictures
+    try:
+        own = fit_calibration(sides.texts, sides.pictures)
+    except ValueError:  # one picture, or a collapsed model, of which the plain score has warned: nothing to centre
+        own = None
+    for variant, means in (("centred", own), ("calibrated", calibration)):
+        if means is not None:
+            yield variant, centre(sides.texts, means.text_mean), centre(sides.pictures, means.image_mean)
+
+
+def _sample(numbers: Positions, limit: int) -> Positions:
+    if len(numbers) <= limit:
+        return numbers
+    return np.sort(np.random.default_rng(0).choice(numbers, limit, replace=False))
+
+
+def _flat(lists: Sequence[Sequence[int]]) -> tuple[Positions, Positions]:
+    """(row, value) of all values of all lists."""
+    rows = np.repeat(np.arange(len(lists)), [len(one) for one in lists])
+    return rows, np.fromiter((value for one in lists for value in one), np.int64, len(rows))

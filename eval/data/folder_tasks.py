@@ -1,0 +1,210 @@
+"""Kinds of task whose data lies in a folder, or in shards, as others lay it out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, model_validator
+
+from unimodal.config import nearest, parse_config
+from unimodal.shards.find import below, expand_braces
+from unimodal.shards.storage import is_remote
+
+from .beir import read_beir
+from .datasets import TaskData
+from .formats import read_crossmodal3600, read_hub_pairs, read_shards, read_webdataset, read_xtd10
+from .tasks import Task, patch_of_split
+
+FolderTaskT = TypeVar("FolderTaskT", bound="FolderTask")
+
+
+class FolderTask(Task):
+    """A task whose data lies in a folder as others lay it out."""
+
+    path: str  # below the data root; a suite's task that says none lies in the folder of its name
+    split: str = "test"  # of the data set
+    splits: dict[str, dict[str, Any]] = Field(default={})  # split: keys laid over the task; empty: every one is `split`
+
+    @model_validator(mode="after")
+    def _every_split_is_valid(self) -> FolderTask:
+        for split in self.splits:
+            self.of_split(split)
+        return self
+
+    def of_split(self: FolderTaskT, split: str) -> FolderTaskT:
+        """The task as it is in one split."""
+        if not self.splits:
+            return self
+        values = self.model_dump(exclude_unset=True, exclude={"splits"})
+        return parse_config(type(self), {**values, **patch_of_split(self.splits, split)}, source=f"splits.{split}")
+
+    def needs(self, root: Path, split: str) -> list[Path]:
+        """The folder that must be there."""
+        return [root / self.of_split(split).path]
+
+
+class WebdatasetTask(FolderTask):
+    """A data set of CLIP_benchmark: pictures and captions, or zero-shot classification, as its files say."""
+
+    kind: Literal["webdataset"]
+    pictures: tuple[int, int | None] = (0, None)  # the first one and the one behind the last
+
+    def load(self, root: Path, split: str) -> dict[str, TaskData]:
+        """Its pictures, with captions or labels."""
+        task = self.of_split(split)
+        return {"": read_webdataset(root / task.path, task.split, task.pictures)}
+
+
+class ShardsTask(Task):
+    """Shards of ours: pictures with captions, pairs of texts, or pairs with a score, as their samples say."""
+
+    kind: Literal["shards"]
+    splits: dict[str, str | list[str]] = Field(min_length=1)  # split: a folder, glob, brace pattern, URL, ...
+
+    def needs(self, root: Path, split: str) -> list[Path]:
+        """The files that must be there; what is asked of a URL shows when it is read."""
+        names = [one for place in self._places(root, split) if not is_remote(place) for one in expand_braces(place)]
+        return [Path(name) for name in names if not any(mark in name for mark in "*?[")]
+
+    def load(self, root: Path, split: str) -> dict[str, TaskData]:
+        """What the shards hold."""
+        return {"": read_shards(self._places(root, split))}
+
+    def _places(self, root: Path, split: str) -> list[str]:
+        if split not in self.splits:
+            raise ValueError(f"split {split!r} is not in this task; {nearest(split, self.splits)}")
+        places = self.splits[split]
+        return [below(root, place) for place in ([places] if isinstance(places, str) else places)]
+
+
+class BeirTask(FolderTask):
+    """Retrieval among texts or pictures in BEIR's form."""
+
+    kind: Literal["beir"]
+    subsets: list[str] = Field(default=[])  # parts that are scored apart; "{subset}" in `path`: each has a folder
+    without_itself: bool = False  # a query does not search the document that has its id: mteb's ignore_identical_ids
+
+    @property
+    def parts(self) -> list[str]:
+        """Its subsets."""
+        return self.subsets
+
+    def needs(self, root: Path, split: str) -> list[Path]:
+        """The folders that must be there."""
+        return [root / self.path.format(subset=subset) for subset in self.subsets or [""]]
+
+    def load(self, root: Path, split: str) -> dict[str, TaskData]:
+        """Queries and documents, of each subset."""
+        task = self.of_split(split)
+        loaded: dict[str, TaskData] = {}
+        for subset in task.subsets or [""]:
+            folder, part = root / task.path.format(subset=subset), "" if "{subset}" in task.path else subset
+            loaded[_part(subset, task.subsets)] = read_beir(
+                folder, task.split, part, without_itself=task.without_itself
+            )
+        return loaded
+
+
+class HubPairsTask(FolderTask):
+    """Semantic textual similarity from a repository of the hub such as mteb/stsbenchmark-sts."""
+
+    kind: Literal["hub-sts"]
+    subsets: list[str] = Field(default=[])  # configurations that are scored apart: language pairs
+    left: str = "sentence1"
+    right: str = "sentence2"
+    score: str = "score"
+
+    @property
+    def parts(self) -> list[str]:
+        """Its subsets."""
+        return self.subsets
+
+    def load(self, root: Path, split: str) -> dict[str, TaskData]:
+        """Pairs, of each subset."""
+        task = self.of_split(split)
+        fields = (task.left, task.right, task.score)
+        return {
+            _part(subset, task.subsets): read_hub_pairs(root / task.path, task.split, subset, fields)
+            for subset in task.subsets or [""]
+        }
+
+
+class Crossmodal3600Task(Task):
+    """Crossmodal-3600: pictures from all over the world, captions in 36 languages."""
+
+    kind: Literal["crossmodal3600"]
+    path: str
+    languages: list[str] = Field(min_length=1)
+    captions: Literal["all", "first"] = "first"  # CLIP_benchmark takes the first, mteb all
+
+    @property
+    def parts(self) -> list[str]:
+        """Its languages."""
+        return self.languages
+
+    def needs(self, root: Path, split: str) -> list[Path]:
+        """The file and the folder that must be there."""
+        return [root / self.path / "captions.jsonl", root / self.path / "images"]
+
+    def load(self, root: Path, split: str) -> dict[str, TaskData]:
+        """The same pictures, with the captions of each language."""
+        return dict(read_crossmodal3600(root / self.path, self.languages, first_caption=self.captions == "first"))
+
+
+class Xtd10Task(Task):
+    """XTD10: 1,000 pictures of COCO with a caption in each of 11 languages."""
+
+    kind: Literal["xtd10"]
+    path: str
+    languages: list[str] = Field(min_length=1)
+
+    @property
+    def parts(self) -> list[str]:
+        """Its languages."""
+        return self.languages
+
+    def needs(self, root: Path, split: str) -> list[Path]:
+        """The folders that must be there."""
+        return [root / self.path / "XTD10", root / self.path / "images"]
+
+    def load(self, root: Path, split: str) -> dict[str, TaskData]:
+        """The same pictures, with the caption of each language."""
+        return {one: read_xtd10(root / self.path, one) for one in self.languages}
+
+
+class MtebTask(FolderTask):
+    """A task of mteb by its name; `path` is its data set's id on the hub, and the folder below the data root."""
+
+    kind: Literal["mteb"]
+    task: str
+    subsets: list[str] = Field(default=[])  # languages; empty: the only one there is
+
+    @property
+    def parts(self) -> list[str]:
+        """Its subsets."""
+        return self.subsets
+
+    @property
+    def hub(self) -> str:
+        """Its path."""
+        return self.path
+
+    def load(self, root: Path, split: str) -> dict[str, TaskData]:
+        """What mteb makes of it, of each subset."""
+        from ..with_mteb.tasks import load_mteb_task  # mteb takes seconds to import
+
+        task = self.of_split(split)
+        folder = (root / task.path).parent
+        return {
+            _part(subset, task.subsets): load_mteb_task(
+                task.task, folder=folder, split=task.split, subset=subset or None
+            )
+            for subset in task.subsets or [""]
+        }
+
+
+def _part(subset: str, subsets: Sequence[str]) -> str:
+    """What a subset is called behind the task's name; one alone is the task."""
+    return subset if len(subsets) > 1 else ""

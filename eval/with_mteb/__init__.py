@@ -1,0 +1,1 @@
+"""mteb both ways: our models in its results, its models and tasks in ours."""

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from eval.data.datasets import (
+    Fused,
+    PairData,
+    RetrievalData,
+    TaskData,
+    ZeroShotData,
+    checked,
+    image_text_data,
+    pair_data,
+    pictures_of,
+    swap_sides,
+    text_retrieval_data,
+    texts_of,
+)
+from unimodal.rows import Row
+
+SECTIONS = [
+    {"title": "Cells", "passage": "Cells are small.", "module": "m1"},
+    {"title": "Cells", "passage": "Cells divide.", "module": "m1"},
+    {"title": "Atoms", "passage": "Atoms are smaller.", "module": "m2"},
+    {"title": "Cells", "passage": "A cell of a prison.", "module": "m3"},
+    {"title": "Quarks", "passage": "Atoms are smaller.", "module": "m3"},
+]
+
+
+def test_rows_that_repeat_a_query_or_a_document_are_merged() -> None:
+    assert text_retrieval_data(SECTIONS, SECTIONS, "title", "passage") == RetrievalData(
+        queries=["Cells", "Atoms", "Quarks"],
+        documents=["Cells are small.", "Cells divide.", "Atoms are smaller.", "A cell of a prison."],
+        relevant=[[0, 1, 3], [2], [2]],
+    )
+
+
+def test_queries_of_some_rows_search_the_pool_of_all() -> None:
+    held_out = text_retrieval_data(SECTIONS[3:], SECTIONS, "title", "passage")
+    assert held_out.queries == ["Cells", "Quarks"]
+    assert len(held_out.documents) == 4
+    assert held_out.relevant == [[0, 1, 3], [2]]
+
+
+def test_only_the_first_document_of_a_group_is_searched() -> None:
+    data = text_retrieval_data(SECTIONS, SECTIONS, "title", "passage", first_of=["module", "title"])
+    assert data.documents == ["Cells are small.", "Atoms are smaller.", "A cell of a prison."]
+
+
+def test_every_second_query_is_asked() -> None:
+    assert text_retrieval_data(SECTIONS, SECTIONS, "title", "passage", every=2).queries == ["Cells", "Quarks"]
+
+
+def test_a_picture_has_all_its_captions_or_the_first() -> None:
+    rows = [
+        {"image": "a.jpg", "alt": ["one", "two"]},
+        {"image": "b.jpg", "alt": ["two", ""]},
+        {"image": "c", "alt": []},
+    ]
+    data = image_text_data(rows, Path("pictures"), "image", "alt")
+    assert data.queries == ["one", "two"]
+    assert data.documents == [Path("pictures/a.jpg"), Path("pictures/b.jpg")]
+    assert data.relevant == [[0], [0, 1]]
+    assert image_text_data(rows, Path(), "image", "alt", first_caption=True).relevant == [[0], [1]]
+
+
+def test_swapped_sides_search_in_the_other_direction() -> None:
+    data = RetrievalData(queries=["one", "two"], documents=["a", "b"], relevant=[[0], [0, 1]])
+    assert swap_sides(data) == RetrievalData(queries=["a", "b"], documents=["one", "two"], relevant=[[0, 1], [1]])
+    assert swap_sides(swap_sides(data)) == data
+
+
+def test_swapped_sides_keep_ids_and_gains_and_ask_for_no_document_that_nobody_asked_for() -> None:
+    data = RetrievalData(
+        queries=["one", "two"], documents=["a", "b", "c"], relevant=[[2], [0, 2]], gains=[[1], [3, 2]],
+        query_ids=["q1", "q2"], document_ids=["da", "db", "dc"],
+    )  # fmt: skip
+    assert swap_sides(data) == RetrievalData(
+        queries=["a", "c"], documents=["one", "two"], relevant=[[1], [0, 1]], gains=[[3], [1, 2]],
+        query_ids=["da", "dc"], document_ids=["q1", "q2"],
+    )  # fmt: skip
+
+
+GOOD = RetrievalData(["one", "two"], ["a", "b"], [[0], [1]])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (replace(GOOD, queries=[], relevant=[]), "task has no queries; "),
+        (replace(GOOD, documents=[]), "task has no documents; "),
+        (replace(GOOD, documents=["a", " "]), "task: number 1 of its documents is an empty text; "),
+        (replace(GOOD, queries=["one", Fused("", Path("a.jpg"))]), "task: number 1 of its queries is an empty text; "),
+        (replace(GOOD, document_ids=["x", "x"]), "task: id 'x' is that of several documents; "),
+        (replace(GOOD, relevant=[[0], []], query_ids=["p", "q"]), "task: query 'q' has no relevant document "),
+        (replace(GOOD, excluded=[[], [1]]), "task: query '1' has no relevant document among those it searches; "),
+        (PairData([], [], []), "task has no texts; "),
+        (PairData(["a", ""], ["b", "c"], [1, 2]), "task: number 1 of its texts is an empty text; "),
+        (ZeroShotData([b"x"], [2], ["cat", "dog"], ["{c}"]), "task: label 2 is of none of its 2 classes; "),
+        (ZeroShotData([b"x"], [1], ["cat", "dog"], ["a photo"]), r'must say where the class goes; write "\{c\}"'),
+    ],
+)
+def test_what_cannot_be_scored_is_named(data: TaskData, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        checked("task", data)
+
+
+def test_what_can_be_scored_is_handed_on() -> None:
+    assert checked("task", GOOD) is GOOD
+
+
+def test_a_text_is_a_field_a_nested_field_or_a_template() -> None:
+    row = {"title": "Hoodie", "color": "red", "names": {"de": "Pulli"}, "tags": ["a", None, " "]}
+    assert texts_of(row, "title") == ["Hoodie"]
+    assert texts_of(row, "names.de") == ["Pulli"]
+    assert texts_of(row, "{title}, {color} ({names.de})") == ["Hoodie, red (Pulli)"]
+    assert texts_of(row, "tags") == ["a"]
+
+
+def test_pictures_are_paths_or_bytes() -> None:
+    row = {"image": [{"bytes": b"jpeg", "path": None}, b"png", "a.jpg", None]}
+    assert pictures_of(row, "image", Path("root")) == [b"jpeg", b"png", Path("root/a.jpg")]
+
+
+def test_a_misspelt_field_is_named_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"'titel' is not in a row; did you mean 'title'\?"):
+        texts_of({"title": "Hoodie"}, "titel")
+
+
+def test_pairs_remember_their_groups() -> None:
+    rows: list[Row] = [{"a": "x", "b": "y", "score": "2.5"}, {"a": "y", "b": "z", "score": 3}]
+    pairs = pair_data(enumerate(rows), "a", "b", "score", {"second": {1}})
+    assert (pairs.left, pairs.right, pairs.scores) == (["x", "y"], ["y", "z"], [2.5, 3.0])
+    assert pairs.groups == {"second": [1]}
+
+
+def test_a_score_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="'score' of row 7 is 'high'; a similarity score is a number"):
+        pair_data([(7, {"a": "x", "b": "y", "score": "high"})], "a", "b", "score")

@@ -1,0 +1,336 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eval.data.datasets import PairData, RetrievalData, ZeroShotData
+from eval.metrics import METRICS, spearman
+from eval.ranks import Ranks, ranks
+from eval.store import EmbeddingStore
+from eval.with_mteb.adapter import MtebModel, mteb_model, mteb_name, run_mteb
+from eval.with_mteb.search import top_documents
+from eval.with_mteb.tables import loader_inputs
+from eval.with_mteb.tasks import find_mteb_task, load_mteb_task, parts_of
+from tests.eval.conftest import TinyEmbedder
+from tests.eval.mteb_hub import jpeg, pictures, write_retrieval
+from unimodal.embedder import Embedder
+
+RETRIEVAL = ["SciFact", "Flickr30kT2IRetrieval", "Flickr30kI2TRetrieval"]
+TASKS = [*RETRIEVAL, "STSBenchmark", "CIFAR10ZeroShot"]
+pytestmark = pytest.mark.filterwarnings("ignore")  # of mteb and scikit-learn, about tasks this small
+
+
+@pytest.fixture(scope="module")
+def embedder(tiny_embedder: TinyEmbedder) -> Embedder:
+    return tiny_embedder(0)
+
+
+@pytest.fixture(scope="module")
+def results(embedder: Embedder, hub: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where mteb's files of the model lie."""
+    folder = tmp_path_factory.mktemp("results")
+    run_mteb(embedder, TASKS, folder, name="unimodal/tiny", dims=[8], data=hub)
+    return folder / "results/unimodal__tiny" / embedder.fingerprint()
+
+
+def scores_of(folder: Path, task: str) -> dict[str, float]:
+    scores: dict[str, float] = json.loads((folder / f"{task}.json").read_text())["scores"]["test"][0]
+    return scores
+
+
+def ranks_in(task: str, embedder: Embedder, hub: Path, ids: list[str] | None = None) -> Ranks:
+    data, store = load_mteb_task(task, folder=hub), EmbeddingStore(embedder)
+    assert isinstance(data, RetrievalData)
+    queries, documents = store.encode(data.queries, "query"), store.encode(data.documents, "document")
+    return ranks(queries, documents, data.relevant, ids or data.document_ids, gains=data.gains)
+
+
+class EncoderAlone:
+    """The same vectors without the search, so that mteb searches by its own wrapper."""
+
+    def __init__(self, model: MtebModel) -> None:
+        self.mteb_model_meta = model.mteb_model_meta
+        self.encode, self.similarity, self.similarity_pairwise = (
+            model.encode,
+            model.similarity,
+            model.similarity_pairwise,
+        )
+
+
+@pytest.mark.parametrize("task", RETRIEVAL)
+def test_our_retrieval_scores_are_mtebs_with_ties_and_grades(
+    task: str, embedder: Embedder, results: Path, hub: Path
+) -> None:
+    found, theirs = ranks_in(task, embedder, hub), scores_of(results, task)
+    for metric, values in METRICS.items():
+        for k in (1, 3, 5, 10, 20):
+            ours = float(values(found, k).mean())
+            assert ours == pytest.approx(theirs[f"{metric}_at_{k}"], abs=5.1e-6)  # mteb keeps five decimals
+
+
+def test_the_text_task_has_equal_scores_that_the_order_of_ids_decides(embedder: Embedder, hub: Path) -> None:
+    by_id = ranks_in("SciFact", embedder, hub)
+    by_another_id = ranks_in("SciFact", embedder, hub, [f"{99 - n}" for n in range(60)])
+    assert (by_id.flat != by_another_id.flat).any()
+
+
+def test_our_sts_correlation_is_mtebs(embedder: Embedder, results: Path, hub: Path) -> None:
+    data, store = load_mteb_task("STSBenchmark", folder=hub), EmbeddingStore(embedder)
+    assert isinstance(data, PairData)
+    cosines = np.einsum("pd,pd->p", store.encode(data.left), store.encode(data.right), dtype=np.float64)
+    assert spearman(cosines, data.scores) == pytest.approx(scores_of(results, "STSBenchmark")["main_score"], abs=1e-6)
+
+
+def test_our_zero_shot_accuracy_is_mtebs(embedder: Embedder, results: Path, hub: Path) -> None:
+    data, store = load_mteb_task("CIFAR10ZeroShot", folder=hub), EmbeddingStore(embedder)
+    assert isinstance(data, ZeroShotData)
+    classes = store.encode([data.templates[0].replace("{c}", name) for name in data.class_names])
+    chosen = (store.encode(data.images) @ classes.T).argmax(axis=1)
+    assert (chosen == data.labels).mean() == pytest.approx(scores_of(results, "CIFAR10ZeroShot")["accuracy"])
+
+
+def test_every_retrieval_metric_of_mtebs_own_search_comes_out(mteb: Any, embedder: Embedder, hub: Path) -> None:
+    model = mteb_model(embedder, "unimodal/tiny")
+    for name in RETRIEVAL:
+        ours, theirs = (
+            mteb.evaluate(one, find_mteb_task(name, folder=hub), cache=None, co2_tracker=False, show_progress_bar=False)
+            .task_results[0].scores["test"][0]
+            for one in (model, EncoderAlone(model))
+        )  # fmt: skip
+        numbers = [key for key, value in ours.items() if isinstance(value, float)]
+        assert len(numbers) > 140
+        assert [ours[key] for key in numbers] == pytest.approx(
+            [theirs[key] for key in numbers], abs=1.1e-5, nan_ok=True
+        )
+
+
+def test_the_model_has_both_protocols_of_mteb(mteb: Any, embedder: Embedder) -> None:
+    from mteb.models import EncoderProtocol, SearchProtocol
+
+    model = mteb_model(embedder, "unimodal/tiny")
+    assert isinstance(model, EncoderProtocol)
+    assert isinstance(model, SearchProtocol)
+
+
+def test_the_model_says_what_it_is(mteb: Any, embedder: Embedder) -> None:
+    meta = mteb_model(embedder, "unimodal/tiny", dims=8).mteb_model_meta
+    assert (meta.revision, meta.embed_dim, meta.experiment_name) == (embedder.fingerprint(), 8, "dims_8")
+    assert set(meta.modalities) == {"text", "image"}
+    assert meta.n_parameters == sum(one.numel() for one in embedder.models[0].parameters())
+    assert meta.n_embedding_parameters == (120 + 32 + 2) * 24
+    assert meta.training_datasets is None
+    assert meta.max_tokens == 24
+
+
+def test_fewer_dimensions_are_an_experiment_of_the_same_model(results: Path) -> None:
+    whole, part = scores_of(results, "STSBenchmark"), scores_of(results / "experiments/dims_8", "STSBenchmark")
+    assert whole["main_score"] != part["main_score"]
+
+
+def test_other_weights_are_scored_anew_and_the_same_weights_are_not(
+    tiny_embedder: TinyEmbedder, hub: Path, tmp_path: Path
+) -> None:
+    first = run_mteb(tiny_embedder(0), ["SciFact"], tmp_path, name="unimodal/tiny", data=hub)
+    other = run_mteb(tiny_embedder(1), ["SciFact"], tmp_path, name="unimodal/tiny", data=hub)
+    assert first[0].value != other[0].value
+    again = tiny_embedder(0)
+    again.encode = None  # type: ignore[assignment]  # so that encoding fails
+    assert run_mteb(again, ["SciFact"], tmp_path, name="unimodal/tiny", data=hub) == first
+
+
+def test_other_data_is_scored_anew(embedder: Embedder, hub: Path, tmp_path: Path) -> None:
+    shutil.copytree(hub / "mteb/scifact", tmp_path / "data/scifact")
+    first = run_mteb(embedder, ["SciFact"], tmp_path, name="unimodal/tiny", data=tmp_path / "data")
+    import datasets
+
+    queries = datasets.Dataset.from_dict({"_id": ["q0", "q1"], "text": ["lamp", "shoe"]})
+    queries.to_parquet(str(tmp_path / "data/scifact/queries.parquet"))
+    assert run_mteb(embedder, ["SciFact"], tmp_path, name="unimodal/tiny", data=tmp_path / "data") != first
+
+
+def test_missing_data_of_all_tasks_is_named_before_anything_is_encoded(
+    hub: Path, tmp_path: Path, embedder: Embedder
+) -> None:
+    with pytest.raises(ValueError, match="hf download --repo-type dataset mteb/nfcorpus --revision ec0fa4f"):
+        run_mteb(embedder, ["SciFact", "NFCorpus"], tmp_path, name="unimodal/tiny", data=hub)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_pictures_that_two_directions_share_are_encoded_once(embedder: Embedder, hub: Path, tmp_path: Path) -> None:
+    store, encoded = EmbeddingStore(embedder), []
+    plain = store._encode_plain
+    store._encode_plain = lambda block: encoded.extend(block) or plain(block)  # type: ignore[method-assign,func-returns-value]
+    run_mteb(embedder, RETRIEVAL[1:], tmp_path, name="unimodal/tiny", data=hub, store=store, dims=[8])
+    assert sum(one.kind == "image" for one in encoded) == 24
+
+
+def test_a_text_and_its_picture_are_fused(mteb: Any, embedder: Embedder) -> None:
+    from torch.utils.data import DataLoader
+
+    model = mteb_model(embedder, "unimodal/tiny")
+    table = pictures([jpeg(0, "red"), jpeg(1, "blue")], id=["a", "b"], text=["a red mug", "a blue lamp"])
+    loader = DataLoader(table, batch_size=1, collate_fn=lambda rows: {key: [r[key] for r in rows] for key in rows[0]})
+    task = mteb.get_task("STSBenchmark").metadata
+    vectors = model.encode(loader, task_metadata=task, hf_split="test", hf_subset="default")
+    expected = embedder.encode(
+        [{"text": "a red mug", "image": jpeg(0, "red")}, {"text": "a blue lamp", "image": jpeg(1, "blue")}]
+    )
+    assert vectors == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_loader_that_must_be_asked_gives_the_same_inputs(mteb: Any, embedder: Embedder) -> None:
+    from torch.utils.data import DataLoader
+
+    table = pictures([jpeg(n, "green") for n in range(5)], id=list("abcde"), text=[f"mug {n}" for n in range(5)])
+    collate = lambda rows: {key: [r[key] for r in rows] for key in rows[0]}  # noqa: E731
+    straight, sampled = (
+        DataLoader(table, 2, collate_fn=collate),
+        DataLoader(table, 2, sampler=range(5), collate_fn=collate),
+    )
+    found = [EmbeddingStore(embedder).encode(loader_inputs(one, "x", ["text", "image"])) for one in (straight, sampled)]
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
+
+
+def test_a_text_model_leaves_tasks_with_pictures_unscored(embedder: Embedder, hub: Path, tmp_path: Path) -> None:
+    from unimodal.model import build_model
+
+    config = embedder.config.model_copy(update={"image": None})
+    text = Embedder(build_model(config).eval(), embedder.tokenizer, device="cpu")
+    rows = run_mteb(text, ["Flickr30kT2IRetrieval", "SciFact"], tmp_path, name="unimodal/text", data=hub)
+    assert [(row.task, row.value is None) for row in rows] == [("Flickr30kT2IRetrieval", True), ("SciFact", False)]
+
+
+def test_a_stop_ends_between_tasks(embedder: Embedder, hub: Path, tmp_path: Path) -> None:
+    store, asked = EmbeddingStore(embedder), iter([False, True])
+    rows = run_mteb(embedder, TASKS, tmp_path, name="a/b", data=hub, store=store, should_stop=lambda: next(asked))
+    assert [row.task for row in rows] == ["SciFact"]
+
+
+def test_a_model_that_gives_nan_is_refused(tiny_embedder: TinyEmbedder, hub: Path, tmp_path: Path) -> None:
+    broken = tiny_embedder(3)
+    for parameter in broken.models[0].parameters():
+        parameter.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="SciFact/test/default document: 60 of 60 vectors hold NaN"):
+        run_mteb(broken, ["SciFact"], tmp_path, name="unimodal/broken", data=hub)
+
+
+def test_of_equal_scores_the_higher_ids_are_better() -> None:
+    documents = np.array([[1, 0], [0.6, 0.8], [1, 0], [0.6, 0.8], [1, 0], [0, 1]], dtype=np.float32)
+    ids, query = ["b", "x", "c", "y", "a", "z"], np.array([[1, 0]], dtype=np.float32)
+    for top_k in range(1, 8):
+        (found,) = top_documents(query, documents, ids, top_k)
+        assert list(found) == ["c", "b", "a", "y", "x", "z"][:top_k]
+    assert found["y"] == np.float32(0.6)
+
+
+def test_equal_vectors_have_equal_scores_wherever_they_stand() -> None:
+    draw = np.random.default_rng(0)
+    few = draw.standard_normal((7, 24)).astype(np.float32)
+    documents, ids = few[draw.integers(0, 7, 61)], [f"{number:02}" for number in range(61)]
+    for found in top_documents(draw.standard_normal((9, 24)).astype(np.float32), documents, ids, 61):
+        assert len(set(found.values())) == 7
+
+
+def test_a_search_in_blocks_finds_what_sorting_all_scores_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(1)
+    queries, documents = (draw.integers(-1, 2, (n, 4)).astype(np.float32) for n in (20, 300))
+    ids = [str(number) for number in draw.permutation(300)]
+    monkeypatch.setattr("eval.with_mteb.search.BLOCK_SCORES", 1000)  # 3 queries
+    for query, found in zip(queries, top_documents(queries, documents, ids, 40), strict=True):
+        scores = dict(zip(ids, (documents @ query).tolist(), strict=True))
+        best = sorted(ids, key=lambda name: (scores[name], name), reverse=True)[:40]
+        assert list(found.items()) == [(name, scores[name]) for name in best]
+
+
+def test_candidates_that_are_given_are_all_that_is_ranked(mteb: Any, embedder: Embedder, hub: Path) -> None:
+    task = find_mteb_task("SciFact", folder=hub)
+    task.load_data()
+    part = task.dataset["default"]["test"]
+    model = mteb_model(embedder, "a/b")
+    options: dict[str, Any] = {"hf_split": "test", "hf_subset": "default"}
+    model.index(part["corpus"], task_metadata=task.metadata, **options)
+    whole = model.search(part["queries"], task_metadata=task.metadata, top_k=60, **options)
+    given = {"q0": ["d3", "d9", "d1"], "q1": []}
+    found = model.search(part["queries"], task_metadata=task.metadata, top_k=2, top_ranked=given, **options)
+    best = sorted(given["q0"], key=lambda name: -whole["q0"][name])[:2]
+    assert found["q0"] == pytest.approx({name: whole["q0"][name] for name in best}, abs=1e-6)
+    assert found["q1"] == found["q2"] == {}
+
+
+def test_names_in_results_are_those_of_the_hub_or_say_where_the_model_came_from() -> None:
+    assert mteb_name("runs/demo/model") == "unimodal/runs-demo-model"
+    assert mteb_name("open_clip:ViT-B-32/openai") == "unimodal/open_clip-ViT-B-32-openai"
+    assert mteb_name("jinaai/jina-clip-v1") == "jinaai/jina-clip-v1"
+
+
+def test_dims_that_the_model_has_not_are_refused(mteb: Any, embedder: Embedder) -> None:
+    with pytest.raises(ValueError, match="dims 25 is not between 1 and the model's 24"):
+        mteb_model(embedder, "a/b", dims=25)
+
+
+def test_pairs_of_pictures_are_scored(mteb: Any, embedder: Embedder, tmp_path: Path) -> None:
+    import datasets
+
+    features = datasets.Features(
+        {"sentence1": datasets.Image(), "sentence2": datasets.Image(), "score": datasets.Value("float64")}
+    )
+    left, right = ([jpeg(n + base, "red") for n in range(12)] for base in (0, 50))
+    cells = [[{"bytes": one, "path": None} for one in side] for side in (left, right)]
+    scores = [n * 5 % 12 / 3 for n in range(12)]
+    rows = {"sentence1": cells[0], "sentence2": cells[1], "score": scores}
+    (tmp_path / "data/rendered-sts13").mkdir(parents=True)
+    table = datasets.Dataset.from_dict(rows, features=features)
+    table.to_parquet(str(tmp_path / "data/rendered-sts13/test.parquet"))
+    (row,) = run_mteb(embedder, ["STS13VisualSTS"], tmp_path, name="unimodal/tiny", data=tmp_path / "data")
+    cosines = np.einsum("pd,pd->p", embedder.encode(left), embedder.encode(right), dtype=np.float64)
+    assert row.value == pytest.approx(spearman(cosines, scores), abs=1e-6)
+
+
+def test_each_language_of_a_task_has_a_row(mteb: Any, embedder: Embedder, tmp_path: Path) -> None:
+    import datasets
+
+    folder = tmp_path / "data/sts17-crosslingual-sts"
+    languages = find_mteb_task("STS17").hf_subsets
+    for number, language in enumerate(languages):
+        texts = [f"{colour} {thing} {number}" for colour in ("red", "green", "blue") for thing in ("mug", "lamp")]
+        turned = texts[number % 5 + 1 :] + texts[: number % 5 + 1]
+        rows = {"sentence1": texts, "sentence2": turned, "score": [*range(6)], "lang": [language] * 6}
+        (folder / language).mkdir(parents=True)
+        datasets.Dataset.from_dict(rows).to_parquet(str(folder / language / "test.parquet"))
+    card = "".join(
+        f'- config_name: {name}\n  data_files:\n  - {{split: test, path: "{where}/*"}}\n'
+        for name, where in [("default", "*"), *zip(languages, languages, strict=True)]
+    )
+    (folder / "README.md").write_text(f"---\nconfigs:\n{card}---\n")
+    rows_of_all = run_mteb(embedder, ["STS17"], tmp_path, name="unimodal/tiny", data=tmp_path / "data")
+    assert sorted(row.task for row in rows_of_all) == sorted(f"STS17/test/{one}" for one in languages)
+    pairs = load_mteb_task("STS17", folder=tmp_path / "data", subset="en-en")
+    assert isinstance(pairs, PairData)
+    cosines = np.einsum("pd,pd->p", embedder.encode(pairs.left), embedder.encode(pairs.right), dtype=np.float64)
+    (value,) = [row.value for row in rows_of_all if row.task == "STS17/test/en-en"]
+    assert value == pytest.approx(spearman(cosines, pairs.scores), abs=1e-6)
+
+
+def test_an_average_of_tasks_is_scored_from_its_parts_and_once(
+    mteb: Any, tiny_embedder: TinyEmbedder, tmp_path: Path
+) -> None:
+    import datasets
+
+    for number, part in enumerate(parts_of(find_mteb_task("CQADupstackRetrieval"))):
+        texts = [f"red mug {number + one}" for one in range(6)]
+        corpus = datasets.Dataset.from_dict({"_id": list("abcdef"), "text": texts})
+        queries = datasets.Dataset.from_dict({"_id": ["x", "y"], "text": ["red mug", "blue lamp"]})
+        write_retrieval(tmp_path / part.metadata.dataset["path"], corpus, queries, {"x": {"a": 1}, "y": {"b": 1}})
+    embedder = tiny_embedder(0)
+    rows = run_mteb(embedder, ["CQADupstackRetrieval"], tmp_path, name="unimodal/tiny", data=tmp_path)
+    parts = [json.loads(file.read_text()) for file in tmp_path.rglob("CQADupstack?*Retrieval.json")]
+    scores = [one["scores"]["test"][0]["main_score"] for one in parts if one["task_name"] != "CQADupstackRetrieval"]
+    assert len(scores) == 12
+    assert rows[0].value == pytest.approx(np.mean(scores), abs=1e-6)
+    embedder.encode = None  # type: ignore[assignment]  # so that encoding fails
+    assert run_mteb(embedder, ["CQADupstackRetrieval"], tmp_path, name="unimodal/tiny", data=tmp_path) == rows
