@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,12 +14,12 @@ from .data.datasets import PairData, RetrievalData, TaskData, ZeroShotData, swap
 from .metrics import check_vectors, parse_metric
 from .plan import asked_of
 from .results import Encoder, Half, Row, TaskResult, Values, Vectors
-from .retrieval import half_of, retrieval_rows, usual_metrics, vector_values
+from .retrieval import half_of, retrieval_rows, usual_metrics
 from .statistics import CORRELATIONS
 from .store import EmbeddingStore, Stopped
-from .sts import STS_METRICS, cosines, sts_rows
+from .sts import STS_METRICS, sts_rows
 from .suites import Suite, load_tasks
-from .zero_shot import ZERO_SHOT_METRICS, check_zero_shot_metric, class_vectors, zero_shot_rows, zero_shot_values
+from .zero_shot import ZERO_SHOT_METRICS, check_zero_shot_metric, class_vectors, zero_shot_rows
 
 
 def evaluate(
@@ -27,7 +28,6 @@ def evaluate(
     data_root: Path,
     *,
     split: str = "test",
-    dims: Sequence[int] = (),
     tasks: Mapping[str, TaskData] | None = None,
     store: EmbeddingStore | None = None,
     validation: bool = False,
@@ -38,18 +38,17 @@ def evaluate(
 
     data_root: the folder that the inputs of the suite are relative to.
     split: `val` for choosing a model, `test` for reporting it.
-    dims: also score the first so many dimensions, normalised again (rows of the variant "64 dims"); nothing is encoded
-        for that.
     tasks: what `load_tasks` gave, where it is there already.
     store: of this encoder, where vectors are to be kept; None: one in memory.
     validation: scores that training looks at while it goes on: no intervals, and a collapsed embedding is a warning.
     should_stop: asked before each task and, in a store made here, before each block of inputs; once true, the results
         so far are returned.
 
-    A task with a modality that the model has not is left unscored: its rows have the value None.
+    Where the suite's `analysis.dims` say so, the first so many dimensions, normalised again, are scored too (rows of
+    the variant "64 dims"); nothing is encoded for that, and what is longer than the model's vectors is left out with
+    a warning. A task with a modality that the model has not is left unscored: its rows have the value None.
     Raises ValueError, before anything is encoded, for missing data and for metrics that a task cannot have; and later,
-    by the name of the task, for vectors that are not finite, not of length 1 or all alike, and for dims that there are
-    not.
+    by the name of the task, for vectors that are not finite, not of length 1 or all alike.
     """
     loaded = tasks or load_tasks(suite, data_root, split, with_pictures="image" in encoder.modalities)
     metrics = {name: _metrics(name, data, suite.task_of(name).metrics) for name, data in loaded.items()}
@@ -59,7 +58,7 @@ def evaluate(
         for name, data in loaded.items():
             if should_stop():
                 break
-            results += score_task(store, name, data, metrics[name], dims=dims, validation=validation)
+            results += score_task(store, name, data, metrics[name], dims=suite.analysis.dims, validation=validation)
     except Stopped:
         pass
     return results
@@ -92,19 +91,6 @@ def rows_of(results: Iterable[TaskResult]) -> list[Row]:
     return [row for result in results for row in result.rows]
 
 
-def values_of(result: TaskResult, queries: Vectors, documents: Vectors) -> dict[str, Values]:
-    """The values of a task's own metrics with other vectors in the place of its own: `result.values` of these.
-
-    queries: (Q, D), documents: (N, D) or the classes (C, D), unit vectors.
-    """
-    data, metrics = result.data, list(result.values)
-    if isinstance(data, RetrievalData):
-        return vector_values(data, metrics, queries, documents)
-    if isinstance(data, PairData):
-        return {"cosine": cosines(queries, documents)}
-    return zero_shot_values(data, metrics, queries, documents)
-
-
 def _result(
     name: str,
     data: TaskData,
@@ -119,7 +105,10 @@ def _result(
         check_vectors(documents, f"documents of {name}", refuse_collapsed=not validation)
     rows, values = _rows(name, data, metrics, queries, documents, not validation)
     for dim in dims:
-        cut, cut_documents = (None if side is None else _cut(name, side, dim) for side in (queries, documents))
+        if queries is not None and dim > queries.shape[1]:
+            warnings.warn(f"{dim} dims are left out: the model's vectors have {queries.shape[1]}.", stacklevel=2)
+            continue
+        cut, cut_documents = (None if side is None else truncated(side, dim) for side in (queries, documents))
         cut_rows, _ = _rows(name, data, metrics, cut, cut_documents, not validation)
         rows += [dataclasses.replace(row, variant=f"{dim} dims") for row in cut_rows]
     return TaskResult(name, _half(data), data, rows, values, queries, documents)
@@ -149,14 +138,6 @@ def _vectors(store: EmbeddingStore, data: TaskData) -> tuple[Vectors, Vectors] |
     if isinstance(data, ZeroShotData):
         return second, class_vectors(first, len(data.class_names))
     return first, second
-
-
-def _cut(name: str, vectors: Vectors, dim: int) -> Vectors:
-    if not 0 < dim <= vectors.shape[1]:
-        raise ValueError(
-            f"{name}: {dim} dims is not between 1 and the {vectors.shape[1]} of this model's vectors; leave it out."
-        )
-    return truncated(vectors, dim)
 
 
 def _half(data: TaskData) -> Half:

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, PositiveInt, field_validator
 
 from unimodal.config import Config, nearest, read_config, recipe_names
 
@@ -68,7 +68,7 @@ class Average(Config):
 class Analysis(Config):
     """What is looked at beside the scores of the plain vectors."""
 
-    dims: list[int] = Field(default=[])  # lengths that the vectors are cut to and scored again (matryoshka)
+    dims: list[PositiveInt] = Field(default=[])  # lengths that the vectors are cut to and scored again (matryoshka)
     space: bool = False  # modality gap, alignment, uniformity, and a mixed index of texts and pictures
     compression: bool = False  # int8 and binary vectors, with re-ranking
     neighbours: bool = False  # near-duplicates and clusters of documents

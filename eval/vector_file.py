@@ -129,8 +129,8 @@ class VectorFile:
         """Keep (n, D) vectors: on the disk when this returns. Raises OSError, keeping none of them, if it is full."""
         if self._dim and vectors.shape[1] != self._dim:
             raise ValueError(
-                f"{self.folder} keeps vectors of {self._dim} dimensions and these have {vectors.shape[1]}: load the "
-                "model without truncate_dim (stored vectors can be cut to any length), or name another folder."
+                f"{self.folder} keeps vectors of {self._dim} dimensions and these have {vectors.shape[1]}; "
+                "the model says that it is the same one: name another folder."
             )
         rows = np.ascontiguousarray(vectors, dtype=self._dtype)
         record = _record(keys, rows)

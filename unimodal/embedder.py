@@ -91,12 +91,15 @@ class Embedder:
         return self.config.prompts
 
     def fingerprint(self) -> str:
-        """32 hexadecimal digits for exactly this model (`unimodal.fingerprint`), whatever its `truncate_dim`."""
+        """32 hexadecimal digits for exactly the vectors that this gives: the model's (`unimodal.fingerprint`), and
+        another where they are calibrated or cut."""
         digest = model_fingerprint(self.models[0], self.tokenizer)
-        if self.calibration is None:
-            return digest
-        means = np.concatenate([self.calibration.text_mean, self.calibration.image_mean])
-        return xxhash.xxh3_128_hexdigest(digest.encode() + means.tobytes())
+        means = self.calibration
+        if means is not None:
+            digest = xxhash.xxh3_128_hexdigest(digest.encode() + means.text_mean.tobytes() + means.image_mean.tobytes())
+        if self.truncate_dim not in (None, self.config.embed_dim):
+            digest = xxhash.xxh3_128_hexdigest(f"{digest} {self.truncate_dim}".encode())
+        return digest
 
     def encode(
         self,

@@ -233,7 +233,7 @@ def test_memory_forgets_what_was_used_longest_ago_and_encodes_it_again() -> None
 def test_vectors_of_another_length_are_refused_with_the_way_out(tmp_path: Path) -> None:
     store = VectorFile(tmp_path, "float32")
     store.append([b"k" * 16], np.ones((1, 8), dtype=np.float32))
-    with pytest.raises(ValueError, match="keeps vectors of 8 dimensions and these have 4: load the model without trun"):
+    with pytest.raises(ValueError, match="keeps vectors of 8 dimensions and these have 4; .* name another folder"):
         store.append([b"l" * 16], np.ones((1, 4), dtype=np.float32))
 
 

@@ -83,7 +83,7 @@ def evaluate(
             Console().print(plan_table(work, name))
             continue
         say(f"{name}: {said_of(work)}")
-        results = score(encoder, tasks, data, split=split, dims=tasks.analysis.dims, tasks=loaded, store=vectors)
+        results = score(encoder, tasks, data, split=split, tasks=loaded, store=vectors)
         if tasks.analysis.contamination and not overlaps:
             overlaps = contamination(results, tasks.analysis.contamination)
         reports[name] = analyse(
