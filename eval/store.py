@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import xxhash
@@ -69,8 +69,10 @@ class EmbeddingStore:
         dtype: what is kept. float16 halves the room; a cosine of stored vectors is then off by about 1e-5.
         should_stop: asked before each block of about two seconds.
 
-        Raises ValueError if what the folder holds is broken.
+        Raises ValueError for another dtype, and if what the folder holds is broken.
         """
+        if dtype not in get_args(Precision):
+            raise ValueError(f"vectors are kept in {' or '.join(get_args(Precision))}, not in {dtype!r}.")
         self.encoder = encoder
         self.should_stop = should_stop
         self.show_progress = show_progress

@@ -73,8 +73,8 @@ class Analysis(Config):
     compression: bool = False  # int8 and binary vectors, with re-ranking
     neighbours: bool = False  # near-duplicates and clusters of documents
     map: Literal["none", "pca", "umap"] = "none"  # texts and pictures in two dimensions
-    robustness: list[str] = Field(default=[])  # what is done to queries: typos, truncation, jpeg, ...
-    contamination: list[str] = Field(default=[])  # training shards that the suite is looked for in
+    robustness: list[str] = Field(default=[])  # what is done to queries: typos, first half, poor jpeg, ...
+    contamination: list[str] = Field(default=[])  # training shards in which the suite is looked for
 
     @field_validator("robustness")
     @classmethod

@@ -28,7 +28,7 @@ def calibrate_model(
     source: str,
     options: Sequence[str] = (),
     *,
-    limit: int = 10_000,
+    limit: int = 2000,
     seed: int = 0,
     device: str | None = None,
 ) -> tuple[int, int]:

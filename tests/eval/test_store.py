@@ -233,7 +233,7 @@ def test_memory_forgets_what_was_used_longest_ago_and_encodes_it_again() -> None
 def test_vectors_of_another_length_are_refused_with_the_way_out(tmp_path: Path) -> None:
     store = VectorFile(tmp_path, "float32")
     store.append([b"k" * 16], np.ones((1, 8), dtype=np.float32))
-    with pytest.raises(ValueError, match="keeps vectors of 8 dimensions and these have 4; .* name another folder"):
+    with pytest.raises(ValueError, match=r"keeps vectors of 8 dimensions and these have 4; .* name another folder"):
         store.append([b"l" * 16], np.ones((1, 4), dtype=np.float32))
 
 
@@ -380,3 +380,8 @@ def test_an_embedder_is_an_encoder_whose_vectors_are_those_of_one_call(
     found = EmbeddingStore(embedder, tmp_path).encode(TEXTS, "query")
     np.testing.assert_allclose(found, embedder.encode_query(TEXTS), atol=1e-6)
     assert (tmp_path / f"{embedder.fingerprint()}-float32/vectors").is_file()
+
+
+def test_another_precision_than_two_is_refused() -> None:
+    with pytest.raises(ValueError, match="kept in float32 or float16, not in 'float8'"):
+        EmbeddingStore(HashEncoder(), dtype="float8")  # type: ignore[arg-type]  # what a user may write

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +32,7 @@ Dtype = Annotated[str, typer.Option(help="Of the towers: float32, bfloat16, floa
 Store = Annotated[
     Path | None, typer.Option(help="Keep vectors in this folder: what is there is not encoded again, after a kill too.")
 ]
+StoreDtype = Annotated[str, typer.Option(help="Of what is kept there: float32, or float16 in half the room.")]
 
 
 def evaluate(
@@ -44,6 +46,7 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows there.")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write a report, one self-contained page.")] = None,
     store: Store = None,
+    store_dtype: StoreDtype = "float32",
     device: Device = None,
     dtype: Dtype = "float32",
     dry_run: Annotated[
@@ -76,7 +79,7 @@ def evaluate(
     overlaps: Sequence[TaskOverlap] = ()
     for name, source in zip(_short_names(names), names, strict=True):
         encoder = _load(source, device, dtype)
-        vectors = EmbeddingStore(encoder, store, show_progress=sys.stderr.isatty())
+        vectors = EmbeddingStore(encoder, store, dtype=store_dtype, show_progress=sys.stderr.isatty())
         loaded = load_tasks(tasks, data, split, with_pictures="image" in encoder.modalities)
         work = plan(vectors, loaded)
         if dry_run:
@@ -103,7 +106,8 @@ def evaluate(
         write_json(rows, json_file, facts)
     if html is not None:
         title = f"{', '.join(reports)} on {suite}"
-        write_report(html, reports, title=title, overlaps=overlaps or (), comparisons=comparisons)
+        said = f"Suite {suite}, split {split}, {date.today().isoformat()}."
+        write_report(html, reports, title=title, introduction=said, overlaps=overlaps, comparisons=comparisons)
         say(f"the report is {html}")
 
 
