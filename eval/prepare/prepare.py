@@ -174,6 +174,9 @@ def _fetch(
 def _fetch_each(each: Each, sources: Path, patience: Patience, show_progress: bool | None) -> None:
     """Download single files, eight at once; those that are there are not asked for again."""
     names = fnmatch.filter((sources / each.names).read_text(encoding="utf-8").split(), each.like)
+    for name in names:  # of a list that strangers made, and a * of the pattern crosses folders
+        if "/" in name or "\\" in name or name in (".", ".."):
+            raise ValueError(f"{each.names} lists {name!r}, which is not the name of a file; tell the list's owner.")
     missing = [name for name in names if not (sources / each.into / name).is_file()]
     limit = int(each.max_megabytes * 1e6)
     with progress_bar("fetching files", len(missing), show_progress) as advance, ThreadPoolExecutor(8) as pool:

@@ -201,6 +201,19 @@ def test_single_files_are_fetched_by_their_listed_names(
     assert origins.paths() == ["/pictures/train_3.jpg"]
 
 
+@pytest.mark.parametrize("name", ["train_/../../../evil.jpg", "train_/evil.jpg", "train_\\..\\evil.jpg", "..", "."])
+def test_listed_names_that_lead_to_another_folder_are_refused(
+    origins: Origins, tmp_path: Path, patience: Patience, name: str
+) -> None:
+    origins.files["/someone/list/tar.gz/abc"] = archive({"names.txt": f"train_1.jpg\n{name}\n".encode()})
+    like = "train_*" if name.startswith("train_") else "*"
+    each = {"names": "names.txt", "like": like, "url": "https://localhost:9/{name}", "into": "images"}
+    table = {"list": data_set([{"github": "someone/list", "revision": "abc"}], each=[each])}
+    with pytest.raises(ValueError, match=r"names\.txt lists .*, which is not the name of a file"):
+        prepare("list", tmp_path / "data", github=origins.url, patience=patience, show_progress=False, table=table)
+    assert not list(tmp_path.rglob("*.jpg*"))
+
+
 def test_a_full_disk_is_said_before_anything_is_fetched(
     origins: Origins, shop: dict[str, DataSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
