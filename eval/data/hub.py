@@ -12,7 +12,7 @@ import gzip
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -91,6 +91,9 @@ def _files_of_config(folder: Path, config: str, data_files: Any, split: str) -> 
         raise ValueError(f"{config or 'the data'} of {folder} has no split {split!r}; {nearest(split, by_split)}")
     patterns = by_split.get(split, next(iter(by_split.values())))
     patterns = [patterns] if isinstance(patterns, str) else patterns
+    for pattern in patterns:  # a stranger's; links are not looked at: a cache of the hub's is made of them
+        if PurePosixPath(pattern).is_absolute() or ".." in PurePosixPath(pattern).parts:
+            raise ValueError(f"{folder}/README.md names {pattern!r}, which is not within its folder; tell its owner.")
     files = list(dict.fromkeys(path for pattern in patterns for path in _matching(folder, pattern)))
     if not files:
         raise ValueError(f"{folder} lacks {', '.join(patterns)}, which its README.md names; fetch it again.")
@@ -167,7 +170,7 @@ def _parquet_file(path: Path) -> Any:
     try:
         from pyarrow import parquet
     except ImportError:
-        raise ImportError('reading Parquet needs pyarrow: pip install "unimodal[train]"') from None
+        raise ImportError('reading Parquet needs pyarrow: pip install "unimodal[eval]"') from None
     try:
         return parquet.ParquetFile(path)
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError

@@ -56,6 +56,17 @@ def test_what_the_readme_names_and_is_not_there_is_told(tmp_path: Path) -> None:
         table_files(tmp_path, ["corpus"], "test")
 
 
+@pytest.mark.parametrize("pattern", ["../secret.jsonl", "data/../../secret.jsonl", "{root}/secret.jsonl", "{root}/*"])
+def test_a_readme_cannot_name_files_outside_of_its_folder(tmp_path: Path, pattern: str) -> None:
+    (tmp_path / "secret.jsonl").write_text("{}\n")
+    folder = tmp_path / "set"
+    (folder / "data").mkdir(parents=True)
+    files = {"test": ["*.jsonl", pattern.format(root=tmp_path)]}
+    (folder / "README.md").write_text(readme({"config_name": "corpus", "data_files": files}))
+    with pytest.raises(ValueError, match=r"README\.md names '.*', which is not within its folder"):
+        table_files(folder, ["corpus"], "test")
+
+
 @pytest.mark.parametrize(
     ("file", "config"),
     [
