@@ -24,9 +24,11 @@ def unpack(
     max_bytes: of all files together.
 
     Raises ValueError, naming archive and member, for what is no archive or cut short, for a wanted member that is a
-    link or would land outside of `target`, for a pattern that no file fits, and when there is too much.
+    link or would land outside of `target`, for two that `flat` would make one, for a pattern that no file fits, and
+    when there is too much.
     """
     written, total, unused = 0, 0, set(files)
+    flattened: dict[Path, str] = {}  # of this call: an earlier try may have written its own
     target = target.resolve()
     try:
         for name, is_regular, open_member in _members(archive):
@@ -42,6 +44,13 @@ def unpack(
             place = (target / (path.name if flat else path)).resolve()
             if not place.is_relative_to(target) or "\\" in name:
                 raise ValueError(f"{archive.name} holds {name!r}, which would land elsewhere; tell its owner.")
+            if flat and place in flattened:
+                raise ValueError(
+                    f"{archive.name} holds {flattened[place]!r} and {name!r}, which would be one file without their "
+                    "folders; its layout has changed."
+                )
+            if flat:
+                flattened[place] = name
             place.parent.mkdir(parents=True, exist_ok=True)
             with open_member() as source, place.open("wb") as file:
                 while block := source.read(1 << 20):

@@ -55,6 +55,16 @@ def test_folders_are_left_out_where_wanted(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.jpg", "2.jpg"]
 
 
+def test_two_files_that_would_become_one_without_their_folders_are_said(tmp_path: Path) -> None:
+    one = tar(tmp_path / "a", {"a/x.jpg": b"one", "b/y.jpg": b"two"})
+    for _ in range(2):  # what an earlier try wrote is no second file
+        assert unpack(one, tmp_path / "out", ["*.jpg"], 1000, flat=True) == 2
+    both = tar(tmp_path / "b", {"a/x.jpg": b"one", "b/x.jpg": b"two"})
+    with pytest.raises(ValueError, match=r"b holds 'a/x\.jpg' and 'b/x\.jpg', which would be one file"):
+        unpack(both, tmp_path / "out", ["*.jpg"], 1000, flat=True)
+    assert unpack(both, tmp_path / "apart", ["*.jpg"], 1000) == 2
+
+
 @pytest.mark.parametrize("make", [tar, zipped])
 @pytest.mark.parametrize("name", ["../evil.jpg", "top/../../../evil.jpg", "/tmp/evil.jpg", "top/a\\..\\evil.jpg"])
 def test_nothing_lands_elsewhere(make: object, name: str, tmp_path: Path) -> None:
