@@ -27,6 +27,8 @@ LANGUAGE = re.compile(r"(?P<set>.+)/(?P<language>[a-z]{2,3}(-[A-Za-z]{2,4})?)(?P
 ALIKE = 0.7  # share of their lines that variants of one table have in common
 MIN_LANGUAGES = 3  # of a set of tasks, to be shown as a sheet
 DIMS = re.compile(r"(\d+) dims")
+DIFFERENCE = ", difference"  # ends the variant of rows that hold how far another variant lies above the plain score
+WITHOUT_OVERLAP = "without overlap"  # of some of the queries: what it differs by may be theirs
 
 
 def halves_of(results: Iterable[TaskResult]) -> dict[str, str]:
@@ -49,9 +51,28 @@ def variants_of(models: Mapping[str, Iterable[Row]]) -> dict[str, dict[tuple[str
     variants: dict[str, dict[tuple[str, str, str], Row]] = {}
     for name, rows in models.items():
         for row in rows:
-            if row.variant and not row.variant.endswith(", difference"):  # tables show it anyway
+            if row.variant and not row.variant.endswith(DIFFERENCE):  # `changes_of` has those
                 variants.setdefault(row.variant, {})[row.task, row.metric, name] = row
     return dict(sorted(variants.items(), key=lambda item: (dims_of(item[0]) is None, dims_of(item[0]) or 0)))
+
+
+def changes_of(models: Mapping[str, Iterable[Row]]) -> dict[str, dict[tuple[str, str, str], float]]:
+    """variant -> (task, metric, model) -> how far above the same queries' plain score, where that is known.
+
+    Variants that change some queries alone bring rows of the difference; most others are of all queries.
+    """
+    changes: dict[str, dict[tuple[str, str, str], float]] = {}
+    for name, rows in models.items():
+        plain = {(row.task, row.metric): row.value for row in rows if not row.variant}
+        for row in rows:
+            before, key = plain.get((row.task, row.metric)), (row.task, row.metric, name)
+            if row.value is None or not row.variant:
+                continue
+            if row.variant.endswith(DIFFERENCE):
+                changes.setdefault(row.variant.removesuffix(DIFFERENCE), {})[key] = row.value
+            elif before is not None and row.variant != WITHOUT_OVERLAP:
+                changes.setdefault(row.variant, {}).setdefault(key, row.value - before)
+    return changes
 
 
 def variant_groups(variants: Mapping[str, Collection[tuple[str, str, str]]]) -> list[list[str]]:
@@ -123,6 +144,11 @@ def number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 10 or (value >= 2 and value == int(value)) else f"{value:.3f}"
+
+
+def signed(change: float) -> str:
+    """+0.012 or -0.012, without decimals from ten on; ±0 where nothing of it would be seen."""
+    return "±0" if abs(change) < 0.0005 else f"{change:+,.0f}" if abs(change) >= 10 else f"{change:+.3f}"
 
 
 def half_interval(row: Row) -> str:

@@ -19,6 +19,7 @@ from .lines import (
     Comparisons,
     Line,
     best_of,
+    changes_of,
     dims_of,
     half_interval,
     is_score,
@@ -26,14 +27,19 @@ from .lines import (
     lines_of,
     number,
     section_of,
+    signed,
     sure_lines,
     variant_groups,
     variants_of,
 )
 from .results import Row
 
-Cells: TypeAlias = Mapping[tuple[str, str, str], Row]  # by task, metric and model
+Key: TypeAlias = tuple[str, str, str]  # task, metric and model
+Cells: TypeAlias = Mapping[Key, Row]
 Results: TypeAlias = Sequence[Row] | Mapping[str, Sequence[Row]]  # of one model, or by the name of each model
+
+
+TITLES = "dimensions", "changed vectors and inputs"  # of the tables of variants
 
 
 def results_table(
@@ -185,27 +191,40 @@ def _variant_tables(models: Mapping[str, Sequence[Row]], width: int) -> list[Tab
         name: {key: row for key, row in cells.items() if main.get(key[0], key[1]) == key[1] or not is_score(key[1])}
         for name, cells in variants_of(models).items()
     }
-    tables = []
+    changes, tables = changes_of(models), []
     for place, names in enumerate([[name for name in variants if dims_of(name)], *variant_groups(variants)]):
         keys = _keys(names, variants, models)
-        for portion, part in enumerate(_fitting(names, keys, width)):
-            title = ["dimensions", "varied"][place] if place < 2 and portion == 0 else None
-            tables.append(_variant_table(title, part, keys, variants, lines))
+        cells = {name: _varied_cells(name, keys, variants[name], changes.get(name, {})) for name in names}
+        for portion, part in enumerate(_fitting(cells, keys, width)):
+            title = TITLES[place] if place < len(TITLES) and portion == 0 else None
+            tables.append(_variant_table(title, {name: cells[name] for name in part}, keys, lines))
     return tables
 
 
-def _keys(names: Sequence[str], variants: Mapping[str, Cells], models: Iterable[str]) -> list[tuple[str, str, str]]:
+def _keys(names: Sequence[str], variants: Mapping[str, Cells], models: Iterable[str]) -> list[Key]:
     """(task, metric, model) of all that was varied so, models beneath each other."""
     found = dict.fromkeys(key[:2] for name in names for key in variants[name])
     keys = [(task, metric, model) for task, metric in found for model in models]
     return [key for key in keys if any(key in variants[name] for name in names)]
 
 
+def _varied_cells(variant: str, keys: Sequence[Key], rows: Cells, changes: Mapping[Key, float]) -> dict[Key, Text]:
+    """A column: scores, and beside each the difference to the same queries' plain score; not of dimensions."""
+    values = {key: rows[key].value if key in rows else None for key in keys}
+    said = {key: signed(changes[key]) for key in keys if key in changes and not dims_of(variant)}
+    widest = max(map(len, said.values()), default=0)
+    cells = {}
+    for key, value in values.items():
+        cells[key] = Text(number(value))
+        if widest:
+            cells[key].append(f" {said.get(key, ''):>{widest}}", style="dim")
+    return cells
+
+
 def _variant_table(
     title: str | None,
-    names: Sequence[str],
-    keys: Sequence[tuple[str, str, str]],
-    variants: Mapping[str, Cells],
+    columns: Mapping[str, Mapping[Key, Text]],
+    keys: Sequence[Key],
     lines: Mapping[Line, Mapping[str, Row]],
 ) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, header_style="bold", title_justify="left", padding=(0, 1, 0, 0))
@@ -214,39 +233,39 @@ def _variant_table(
     is_named = any(model for _, _, model in keys)
     if is_named:
         table.add_column("model", overflow="fold")
-    for name in names:
-        table.add_column(str(dims_of(name) or name), justify="right", min_width=_width(name))
+    for name, cells in columns.items():
+        table.add_column(str(dims_of(name) or name), justify="right", min_width=_width(name, cells))
     plain = {key: lines.get(key[:2], {}).get(key[2]) for key in keys}
     if any(plain.values()):
-        table.add_column("all" if dims_of(names[0]) else "plain", justify="right", no_wrap=True)
+        table.add_column("all" if dims_of(next(iter(columns))) else "plain", justify="right", no_wrap=True)
     last: tuple[str, str] = "", ""
     for task, metric, model in keys:
-        rows = [variants[name].get((task, metric, model)) for name in names]
-        rows += [plain[task, metric, model]] if any(plain.values()) else []
+        known = plain[task, metric, model]
         table.add_row(
             "" if task == last[0] else task,
             "" if (task, metric) == last else metric,
             *([model] if is_named else []),
-            *(number(None if row is None else row.value) for row in rows),
+            *(cells[task, metric, model] for cells in columns.values()),
+            *([number(None if known is None else known.value)] if any(plain.values()) else []),
         )
         last = task, metric
     return table
 
 
-def _fitting(names: Sequence[str], keys: Sequence[tuple[str, str, str]], width: int) -> list[list[str]]:
-    """The names in portions that fit as columns beside task, metric, model and the plain score."""
-    if not names:
+def _fitting(columns: Mapping[str, Mapping[Key, Text]], keys: Sequence[Key], width: int) -> list[list[str]]:
+    """The names of columns in portions that fit beside task, metric, model and the plain score."""
+    if not columns:
         return []
     task, metric, model = (max(map(len, column)) for column in zip(*keys, strict=True))
     left = width - 2 - sum(one + 2 for one in (task, metric, min(model, 12), 5))
     portions: list[list[str]] = [[]]
-    for name in names:
-        if portions[-1] and sum(_width(one) + 2 for one in [*portions[-1], name]) > left:
+    for name in columns:
+        if portions[-1] and sum(_width(one, columns[one]) + 2 for one in [*portions[-1], name]) > left:
             portions.append([])
         portions[-1].append(name)
     return portions
 
 
-def _width(variant: str) -> int:
-    """Of its column: that of a number, or of the longest word of its name."""
-    return max(5, *map(len, str(dims_of(variant) or variant).split()))
+def _width(variant: str, cells: Mapping[Key, Text]) -> int:
+    """Of its column: that of the widest cell, or of the longest word of its name."""
+    return max(5, *map(len, cells.values()), *map(len, str(dims_of(variant) or variant).split()))

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..analysis.contamination import TaskOverlap
 from ..analysis.neighbours import Clusters, Duplicates
 from ..analysis.space_map import SpaceMap
-from ..lines import Comparisons, halves_of, lines_of, number, section_of, variants_of
+from ..lines import Comparisons, changes_of, halves_of, lines_of, number, section_of, variants_of
 from ..results import Row, TaskResult
 from ..summary import BALANCE
 from .failures import failure_sections
@@ -52,7 +52,10 @@ COMPARED_SAID = (
 )
 PUBLISHED_SAID = "What others published of the same task in the same metric. Definitions are never mixed in a column."
 DIMS_SAID = "The first dimensions of each vector, normalised again: what a smaller index would score."
-VARIANTS_SAID = "What was done stands above each column, with the difference that it makes to the plain score."
+VARIANTS_SAID = (
+    "What was done stands above each column. Beside each score: how far it lies above that of the same queries before, "
+    "which are not all queries where only some can be changed."
+)
 MAP_SAID = "Texts and pictures in two dimensions. Point at one to read or see it, and what belongs to it."
 CLUSTERS_SAID = "Documents in groups that the model made by itself, named by the words that set them apart."
 DUPLICATES_SAID = "Documents so close to another that a ranking tells them apart by luck alone."
@@ -119,7 +122,8 @@ def write_report(
         ("published", "Beside published models", PUBLISHED_SAID, published_tables(lines, names)),
         ("languages", "Languages", "", language_tables(lines, names)),
         ("dimensions", "Fewer dimensions", DIMS_SAID, _wrapped("charts", curves(variants, lines, names, num_dims))),
-        ("variants", "Changed vectors, changed inputs", VARIANTS_SAID, variant_tables(variants, lines, names)),
+        ("variants", "Changed vectors, changed inputs", VARIANTS_SAID,
+         variant_tables(variants, changes_of(rows), lines, names)),
         ("map", "A map of the space", MAP_SAID,
          _of_each(models, lambda one: map_figures(one.maps, one.results, on_maps))),
         ("clusters", "What it is about", CLUSTERS_SAID,

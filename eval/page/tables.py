@@ -17,6 +17,7 @@ from ..lines import (
     languages_of,
     number,
     section_of,
+    signed,
     sure_lines,
     variant_groups,
 )
@@ -26,6 +27,7 @@ from .charts import COLOURS, dims_curve, score_plot
 
 Lines = Mapping[Line, Mapping[str, Row]]
 Variants = Mapping[str, Mapping[tuple[str, str, str], Row]]
+Changes = Mapping[str, Mapping[tuple[str, str, str], float]]
 MAX_PUBLISHED = 14  # models beside ours in one table, the best ones
 MEANINGS = {
     "hit_rate": "share of queries with a relevant document among the first k; papers on CLIP call it R@k",
@@ -114,9 +116,9 @@ def curves(variants: Variants, lines: Lines, models: Sequence[str], num_dims: Ma
     )
 
 
-def variant_tables(variants: Variants, lines: Lines, models: Sequence[str]) -> str:
-    """Whatever was done to vectors or inputs, beside the plain score, with the difference it makes."""
-    return "".join(_variant_table(names, variants, lines, models) for names in variant_groups(variants))
+def variant_tables(variants: Variants, changes: Changes, lines: Lines, models: Sequence[str]) -> str:
+    """Whatever was done to vectors or inputs, beside the plain score, with the difference it makes (`changes_of`)."""
+    return "".join(_variant_table(names, variants, changes, lines, models) for names in variant_groups(variants))
 
 
 def table(heads: Sequence[tuple[str, str]], rows: Iterable[str], caption: str = "") -> str:
@@ -238,30 +240,32 @@ def _shaded_cell(value: float | None) -> str:
     return number_cell(value, classes="" if value is None else f"heat{max(0, min(8, int(value * 9)))}")
 
 
-def _variant_table(names: Sequence[str], variants: Variants, lines: Lines, models: Sequence[str]) -> str:
+def _variant_table(
+    names: Sequence[str], variants: Variants, changes: Changes, lines: Lines, models: Sequence[str]
+) -> str:
     found = dict.fromkeys(key[:2] for name in names for key in variants[name])
     rows = []
     for task, metric in found:
         for place, model in enumerate(models):
-            cells = [variants[name].get((task, metric, model)) for name in names]
-            if not any(cells):
+            key = task, metric, model
+            if not any(key in variants[name] for name in names):
                 continue
+            cells = [_varied_cell(variants[name].get(key), changes.get(name, {}).get(key)) for name in names]
             plain = _value(lines, (task, metric), model)
             named = f"<td>{model_html(model, place)}</td>" if len(models) > 1 else ""
             rows.append(
                 f"<tr><td>{task_html(task)}</td><td>{metric_html(metric)}</td>{named}"
-                f"{number_cell(plain, classes='score')}{''.join(_varied_cell(cell, plain) for cell in cells)}</tr>"
+                f"{number_cell(plain, classes='score')}{''.join(cells)}</tr>"
             )
     heads = [("task", "text"), ("metric", "text")]
     heads += [("model", "text")] if len(models) > 1 else []
     return table([*heads, ("plain", "number"), *((name, "number") for name in names)], rows)
 
 
-def _varied_cell(row: Row | None, plain: float | None) -> str:
-    if row is None or row.value is None or plain is None:
+def _varied_cell(row: Row | None, change: float | None) -> str:
+    if row is None or row.value is None or change is None:
         return number_cell(None if row is None else row.value)
-    change = row.value - plain
-    said = "±0" if abs(change) < 0.0005 else f"{change:+,.0f}" if abs(change) >= 10 else f"{change:+.3f}"
+    said = signed(change)
     direction = "" if said == "±0" or not is_score(row.metric) else " down" if change < 0 else " up"
     return number_cell(row.value, extra=f' <span class="change{direction}">{said}</span>')
 

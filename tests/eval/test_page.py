@@ -176,6 +176,19 @@ def test_scores_stand_with_interval_mark_and_balance(page: Path) -> None:
     assert html.count('class="sure"') == 1
 
 
+def test_what_a_change_costs_is_against_the_same_queries(tmp_path: Path) -> None:
+    plain = Row("sections", "ndcg_at_10", 0.8, 0.1, None)
+    changed = [("typos", 0.5), ("typos, difference", -0.2), ("without overlap", 0.7), ("int8", 0.79)]
+    rows = [plain, *(dataclasses.replace(plain, value=value, variant=variant) for variant, value in changed)]
+    result = TaskResult("sections", "text", RetrievalData([], [], []), rows)
+    write_report(tmp_path / "page.html", {"": ModelReport([result])}, title="t")
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert re.findall(r'<span class="change[^>]*>([^<]*)<', html) == [
+        "-0.200",
+        "-0.010",
+    ]  # those left are other queries
+
+
 def test_every_column_but_drawings_can_be_sorted_by_key(page: Path) -> None:
     html = page.read_text(encoding="utf-8")
     heads = re.findall(r'<th scope="col" class="(\w+)">(<button type="button">)?', html)

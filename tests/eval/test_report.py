@@ -5,8 +5,9 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
+from eval.analysis.contamination import VARIANT
 from eval.data.datasets import PairData
-from eval.lines import halves_of, variant_groups
+from eval.lines import WITHOUT_OVERLAP, halves_of, variant_groups
 from eval.report import Results, results_table, write_json
 from eval.results import Row, TaskResult
 from eval.statistics import Comparison
@@ -101,10 +102,22 @@ def test_variants_stand_in_columns_beside_the_plain_score() -> None:
     assert lines[dims + 1].split() == ["task", "metric", "8", "64", "all"]
     assert lines[dims + 3].split() == ["sections", "ndcg_at_10", "0.600", "0.700", "0.800"]
     assert lines[dims + 5].split() == ["task", "metric", "int8", "plain"]
-    assert lines[dims + 7].split() == ["sections", "ndcg_at_10", "0.790", "0.800"]
+    assert lines[dims + 7].split() == ["sections", "ndcg_at_10", "0.790", "-0.010", "0.800"]
     both = rendered({"first": VARIED, "second": VARIED[:-1], "third": VARIED})
-    assert both[-2].split() == ["sections", "ndcg_at_10", "first", "0.790", "0.800"]
-    assert both[-1].split() == ["third", "0.790", "0.800"]
+    assert both[-2].split() == ["sections", "ndcg_at_10", "first", "0.790", "-0.010", "0.800"]
+    assert both[-1].split() == ["third", "0.790", "-0.010", "0.800"]
+
+
+def test_the_score_without_overlap_is_known_by_its_variant() -> None:
+    assert WITHOUT_OVERLAP == VARIANT
+
+
+def test_what_a_variant_costs_the_same_queries_stands_beside_it() -> None:
+    changed = [("typos", 0.5), ("typos, difference", -0.2), ("without overlap", 0.7)]
+    rows = [Row("sections", "ndcg_at_10", value, None, None, variant=variant) for variant, value in changed]
+    lines = rendered([*VARIED, *rows])
+    assert lines[-3].split() == ["task", "metric", "int8", "typos", "without", "overlap", "plain"]
+    assert lines[-1].split() == ["sections", "ndcg_at_10", "0.790", "-0.010", "0.500", "-0.200", "0.700", "0.800"]
 
 
 def test_variants_that_do_not_fit_stand_in_a_second_table() -> None:
