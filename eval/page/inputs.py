@@ -40,13 +40,6 @@ def input_html(one: Input, thumbnails: Thumbnails) -> str:
     return "".join(parts)
 
 
-def input_name(one: Input, max_length: int = 160) -> str:
-    """What an input is, in a few plain words: its text, or its picture's name. Not escaped."""
-    if isinstance(one, Fused):
-        return f"{picture_name(one.image)} + {shortened(one.text, max_length)}"
-    return shortened(one, max_length) if isinstance(one, str) else picture_name(one)
-
-
 def picture_name(picture: Picture) -> str:
     """The name of its file, or of what it is a part of."""
     if isinstance(picture, Path):
