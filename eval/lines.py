@@ -46,6 +46,11 @@ def lines_of(models: Mapping[str, Iterable[Row]]) -> dict[Line, dict[str, Row]]:
     return lines
 
 
+def main_metrics(lines: Iterable[Line]) -> dict[str, str]:
+    """task -> the metric that its lines begin with."""
+    return dict(reversed(list(lines)))
+
+
 def variants_of(models: Mapping[str, Iterable[Row]]) -> dict[str, dict[tuple[str, str, str], Row]]:
     """variant -> (task, metric, model) -> row, dimensions first and in their order."""
     variants: dict[str, dict[tuple[str, str, str], Row]] = {}

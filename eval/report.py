@@ -25,6 +25,7 @@ from .lines import (
     is_score,
     languages_of,
     lines_of,
+    main_metrics,
     number,
     section_of,
     signed,
@@ -186,7 +187,7 @@ def _value_of(cells: Mapping[str, Row], model: str) -> str:
 def _variant_tables(models: Mapping[str, Sequence[Row]], width: int) -> list[Table]:
     """Dimensions in one table, all else in others: a line for each task's first metric, a column a variant."""
     lines = lines_of(models)
-    main = dict(reversed(lines))
+    main = main_metrics(lines)
     variants = {
         name: {key: row for key, row in cells.items() if main.get(key[0], key[1]) == key[1] or not is_score(key[1])}
         for name, cells in variants_of(models).items()

@@ -5,21 +5,25 @@ Q queries, N documents, P pairs, D embedding dimension.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from .data.datasets import Input, PairData, RetrievalData, ZeroShotData
+from .lines import lines_of, main_metrics
+from .ranks import Ranks, ranks
 from .results import TaskResult, Values
 
 MAX_CANDIDATES = (
     2048  # of the lowest queries the first so many are ranked, so that no task of millions is searched again
 )
-BLOCK = 8_000_000  # scores held at once
+CLOSE = 1e-6  # cosines that may be ties: a product rounds a column by where it stands
+MAX_NEAR = 64  # so many of them are ranked, or a model that sees no difference would have all of them ranked
 
 Scores = npt.NDArray[np.float32]
+Positions = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class WorstQuery:
     """A query that went wrong, what it should have found, and what it found."""
 
     query: Input
-    value: float | None  # in the task's main metric
+    metric: str  # the task's first; "" without any
+    value: float | None  # in that metric
     rank: int  # of its best relevant document
     relevant: list[Found]  # best first
     found: list[Found]  # best first
@@ -58,34 +63,33 @@ class WorstPair:
 def worst_queries(result: TaskResult, count: int = 8, *, num_found: int = 4, num_relevant: int = 2) -> list[WorstQuery]:
     """The queries of a retrieval or zero-shot task with the lowest value of its first metric, worst first.
 
-    Among equals the one whose best relevant document comes last is the worst. Queries without a relevant document, and
-    tasks of pairs or of no vectors, give none.
+    Among equals the one whose best relevant document comes last is the worst. Of a hit rate the relevant documents are
+    those that it counts. Queries without one, and tasks of pairs or of no vectors, give none.
     """
     if isinstance(result.data, PairData) or result.queries is None or result.documents is None:
         return []
     data = _as_retrieval(result.data)
-    relevant = [_relevant(data, query) for query in range(len(data.queries))]
-    values = _main_values(result)
+    metric = main_metrics(lines_of({"": result.rows})).get(result.name, "")
+    values = result.values.get(metric)
+    relevant = [_relevant(data, query, metric) for query in range(len(data.queries))]
     asked = [query for query, positions in enumerate(relevant) if positions]
     asked.sort(key=lambda query: 0.0 if values is None else values[query])  # stable: equals stay in their order
-    ranks = np.zeros(len(data.queries), dtype=np.int64)
-    for query, scores in _scores(result, data, asked[:MAX_CANDIDATES]):
-        ranks[query] = 1 + np.count_nonzero(scores > scores[relevant[query]].max())
     candidates = asked[:MAX_CANDIDATES]
-    candidates.sort(key=lambda query: (0.0 if values is None else values[query], -ranks[query]))
-    worst = [query for query in candidates if ranks[query] > 1 or (values is not None and values[query] < 1)][:count]
-    seen: dict[int, WorstQuery] = {}
-    for query, scores in _scores(result, data, worst):
-        value = None if values is None else float(values[query])
-        right = sorted(relevant[query], key=lambda position: -scores[position])[:num_relevant]
-        seen[query] = WorstQuery(
+    ranked = _ranks(result, data, candidates, [relevant[query] for query in candidates])
+    best = {query: int(one.min()) for query, one in zip(candidates, ranked, strict=True)}
+    candidates.sort(key=lambda query: (0.0 if values is None else values[query], -best[query]))
+    worst = [query for query in candidates if best[query] > 1 or (values is not None and values[query] < 1)][:count]
+    return [
+        WorstQuery(
             data.queries[query],
-            value,
-            int(ranks[query]),
-            [_found(data, position, scores, relevant[query]) for position in right],
-            [_found(data, position, scores, relevant[query]) for position in _top(scores, num_found)],
+            metric,
+            None if values is None else float(values[query]),
+            best[query],
+            [one for one in met if one.is_relevant][:num_relevant],
+            [one for one in met if one.rank <= num_found],
         )
-    return [seen[query] for query in worst]
+        for query, met in zip(worst, _met(result, data, worst, relevant, num_found), strict=True)
+    ]
 
 
 def worst_pairs(result: TaskResult, count: int = 8) -> list[WorstPair]:
@@ -109,41 +113,49 @@ def _as_retrieval(data: RetrievalData | ZeroShotData) -> RetrievalData:
     return RetrievalData(data.images, list(data.class_names), [[label] for label in data.labels])
 
 
-def _relevant(data: RetrievalData, query: int) -> list[int]:
-    if data.gains is None:
-        return data.relevant[query]
-    graded = zip(data.relevant[query], data.gains[query], strict=True)
-    return [position for position, gain in graded if gain > 0]
+def _relevant(data: RetrievalData, query: int, metric: str) -> list[int]:
+    """The documents that the metric counts and the query searches."""
+    lowest = data.hit_gain if metric.startswith("hit_rate") else 0.0
+    excluded = () if data.excluded is None else data.excluded[query]
+    gains = [1.0] * len(data.relevant[query]) if data.gains is None else data.gains[query]
+    graded = zip(data.relevant[query], gains, strict=True)
+    return [position for position, gain in graded if gain > 0 and gain >= lowest and position not in excluded]
 
 
-def _main_values(result: TaskResult) -> Values | None:
-    """Each query's value of the metric that the task's rows begin with."""
-    main = next((row.metric for row in result.rows if row.metric in result.values), None)
-    return None if main is None else result.values[main]
-
-
-def _scores(result: TaskResult, data: RetrievalData, queries: list[int]) -> Iterator[tuple[int, Scores]]:
-    """(query, its (N,) cosines), a block of queries at a time; what it does not search is -inf."""
+def _ranks(result: TaskResult, data: RetrievalData, queries: list[int], documents: list[list[int]]) -> Ranks:
+    """At which rank each of the queries meets each of its documents, as when it was scored."""
     assert result.queries is not None
     assert result.documents is not None
-    step = max(1, BLOCK // max(1, len(data.documents)))
-    for start in range(0, len(queries), step):
-        block = queries[start : start + step]
-        for query, scores in zip(block, result.queries[block] @ result.documents.T, strict=True):
-            if data.excluded is not None:
-                scores[data.excluded[query]] = -np.inf
-            yield query, scores
+    excluded = None if data.excluded is None else [data.excluded[query] for query in queries]
+    return ranks(result.queries[queries], result.documents, documents, data.document_ids, excluded=excluded)
 
 
-def _top(scores: Scores, count: int) -> list[int]:
-    count = min(count, len(scores))
-    best = np.argpartition(-scores, count - 1)[:count]
-    return [int(one) for one in best[np.argsort(-scores[best], kind="stable")] if np.isfinite(scores[one])]
+def _met(
+    result: TaskResult, data: RetrievalData, queries: list[int], relevant: list[list[int]], num_found: int
+) -> list[list[Found]]:
+    """Of each query the relevant documents and the first that it finds, best first."""
+    assert result.queries is not None
+    assert result.documents is not None
+    scores = result.queries[queries] @ result.documents.T  # (queries, N)
+    met: list[list[int]] = []
+    for query, row in zip(queries, scores, strict=True):
+        searched = np.setdiff1d(np.arange(len(row)), [] if data.excluded is None else data.excluded[query])
+        met.append(list(dict.fromkeys([*relevant[query], *_first(row, searched, num_found, data.document_ids)])))
+    found = []
+    for query, row, positions, places in zip(queries, scores, met, _ranks(result, data, queries, met), strict=True):
+        ordered = sorted(zip(map(int, places), positions, strict=True))
+        wanted = set(relevant[query])
+        found.append([Found(data.documents[at], float(row[at]), rank, at in wanted) for rank, at in ordered])
+    return found
 
 
-def _found(data: RetrievalData, position: int, scores: Scores, relevant: list[int]) -> Found:
-    rank = 1 + int(np.count_nonzero(scores > scores[position]))
-    return Found(data.documents[position], float(scores[position]), rank, position in relevant)
+def _first(scores: Scores, searched: Positions, count: int, ids: Sequence[str] | None) -> list[int]:
+    """The positions that may be among the first: the best scores, and what ties with the last of them."""
+    known = scores[searched]
+    last = np.partition(known, -min(count, len(known)))[-min(count, len(known))]
+    ahead, near = searched[known > last + CLOSE], searched[np.abs(known - last) <= CLOSE]
+    by_id = sorted(map(int, near), key=lambda at: str(at) if ids is None else ids[at], reverse=True)  # as ties are
+    return [*map(int, ahead), *by_id[:MAX_NEAR]]
 
 
 def _places(values: Values) -> Values:

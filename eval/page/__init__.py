@@ -53,8 +53,8 @@ COMPARED_SAID = (
 PUBLISHED_SAID = "What others published of the same task in the same metric. Definitions are never mixed in a column."
 DIMS_SAID = "The first dimensions of each vector, normalised again: what a smaller index would score."
 VARIANTS_SAID = (
-    "What was done stands above each column. Beside each score: how far it lies above that of the same queries before, "
-    "which are not all queries where only some can be changed."
+    "What was done stands above each column, and beside each score the difference that it makes to the same queries. "
+    "The plain score is of all queries."
 )
 MAP_SAID = "Texts and pictures in two dimensions. Point at one to read or see it, and what belongs to it."
 CLUSTERS_SAID = "Documents in groups that the model made by itself, named by the words that set them apart."

@@ -38,13 +38,12 @@ def failure_sections(results: Mapping[str, Sequence[TaskResult]], thumbnails: Th
 
 def _worst_html(result: TaskResult, count: int, thumbnails: Thumbnails) -> str:
     queries = worst_queries(result, count)
-    metric = result.rows[0].metric if result.rows else ""
-    cards = "".join(_query_html(one, metric, thumbnails) for one in queries)
+    cards = "".join(_query_html(one, thumbnails) for one in queries)
     return cards + (_pairs_html(pairs) if (pairs := worst_pairs(result, count)) else "")
 
 
-def _query_html(worst: WorstQuery, metric: str, thumbnails: Thumbnails) -> str:
-    value = "" if worst.value is None else f" · {escape(metric)} {number(worst.value)}"
+def _query_html(worst: WorstQuery, thumbnails: Thumbnails) -> str:
+    value = "" if worst.value is None else f" · {escape(worst.metric)} {number(worst.value)}"
     right = "".join(_found_html(one, thumbnails) for one in worst.relevant)
     found = "".join(_found_html(one, thumbnails) for one in worst.found)
     return (

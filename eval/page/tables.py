@@ -15,6 +15,7 @@ from ..lines import (
     half_interval,
     is_score,
     languages_of,
+    main_metrics,
     number,
     section_of,
     signed,
@@ -97,7 +98,7 @@ def language_tables(lines: Lines, models: Sequence[str]) -> str:
 
 def curves(variants: Variants, lines: Lines, models: Sequence[str], num_dims: Mapping[str, int]) -> str:
     """A curve for each task's first metric that was scored in fewer dimensions. num_dims: model -> all that it has."""
-    main = dict(reversed(list(lines)))
+    main = main_metrics(lines)
     found: dict[Line, dict[str, dict[int, float]]] = {}
     for variant, cells in variants.items():
         for (task, metric, model), row in cells.items():

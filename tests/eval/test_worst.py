@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import eval.worst as worst
 from eval.data.datasets import PairData, RetrievalData, ZeroShotData
+from eval.metrics import metric_values
 from eval.results import Row, TaskResult, Vectors
+from eval.retrieval import vector_ranks
 from eval.worst import worst_pairs, worst_queries
 
 
@@ -34,11 +35,7 @@ def random_result(count: int = 40) -> TaskResult:
     return result_of(data, unit(count, 1), unit(count, 2))
 
 
-@pytest.mark.parametrize("block", [1, 100, 8_000_000])
-def test_the_worst_queries_are_those_whose_best_relevant_document_comes_last(
-    monkeypatch: pytest.MonkeyPatch, block: int
-) -> None:
-    monkeypatch.setattr(worst, "BLOCK", block)
+def test_the_worst_queries_are_those_whose_best_relevant_document_comes_last() -> None:
     result = random_result()
     assert result.queries is not None
     assert result.documents is not None
@@ -84,6 +81,38 @@ def test_a_grade_of_zero_is_not_relevant() -> None:
     one = worst_queries(result_of(data, documents[:1], documents), 1)[0]
     assert [found.input for found in one.relevant] == ["z"]
     assert not one.found[0].is_relevant
+
+
+def test_ties_are_ranked_as_they_are_scored() -> None:
+    data = RetrievalData(["q"] * 3, list("abcd"), [[0], [3], [1]], document_ids=["4", "2", "3", "1"])
+    same = np.full((7, 4), 0.5, dtype=np.float32)  # the model sees no difference at all: the last id comes first
+    values = {"hit_rate_at_1": metric_values("hit_rate_at_1", vector_ranks(data, same[:3], same[3:]))}
+    rows = [Row("task", "hit_rate_at_1", 1 / 3, 0.25, None)]
+    found = worst_queries(TaskResult("task", "text", data, rows, values, same[:3], same[3:]), num_found=3)
+    assert [(one.rank, one.value, one.relevant[0].rank) for one in found] == [(4, 0.0, 4), (3, 0.0, 3)]
+    for one in found:
+        assert [(document.input, document.rank) for document in one.found] == [("a", 1), ("c", 2), ("b", 3)]
+    assert [document.is_relevant for document in found[1].found] == [False, False, True]
+
+
+def test_a_document_that_its_query_does_not_search_is_not_what_it_should_have_found() -> None:
+    vectors = np.eye(3, dtype=np.float32)
+    data = RetrievalData(["q", "r"], list("abc"), [[0, 1], [0]], excluded=[[0], [0]])
+    values = {"hit_rate_at_1": np.zeros(2)}
+    rows = [Row("task", "hit_rate_at_1", 0.0, 0.25, None)]
+    (one,) = worst_queries(TaskResult("task", "text", data, rows, values, vectors[[2, 2]], vectors))
+    assert (one.query, one.rank, [found.input for found in one.relevant]) == ("q", 2, ["b"])
+
+
+def test_a_hit_rate_of_graded_documents_asks_for_those_that_are_hits() -> None:
+    documents = np.eye(3, dtype=np.float32)
+    data = RetrievalData(["q"], list("xyz"), [[0, 2]], gains=[[0.5, 1.0]], hit_gain=1.0)
+    for metric, should in (("hit_rate_at_1", ["z"]), ("ndcg_at_10", ["x", "z"])):
+        values = {metric: np.zeros(1)}
+        rows = [Row("task", metric, 0.0, 0.1, None)]
+        (one,) = worst_queries(TaskResult("task", "text", data, rows, values, documents[:1], documents))
+        assert [found.input for found in one.relevant] == should
+        assert one.rank == one.relevant[0].rank
 
 
 def test_a_query_that_found_its_document_first_is_no_failure() -> None:
