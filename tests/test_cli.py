@@ -128,7 +128,7 @@ def test_shards_are_packed_checked_and_refused_twice(world: Path, tmp_path: Path
         (["train", "demo", "optim.lr=fast"], "optim.lr: Input should be a valid number"),
         (["train", "demo", "steps"], "'steps' is not an override; write key=value"),
         (["train", "demo", "run=RUN", "data_root=nowhere", "eval=null"], "nowhere"),
-        (["eval", "nowhere/at/all", "--suite", "demo"], "model 'nowhere/at/all' is not a folder"),
+        (["eval", "nowhere/at/all", "--suite", "demo"], "2 tasks of suite demo lack data in ."),
         (["eval", "demo", "--suite", "minni"], "'minni'"),
         (["eval", "tasks.figures=null"], "no model to score"),
         (["plot", "nowhere"], "nowhere/metrics.jsonl does not exist"),

@@ -103,14 +103,18 @@ def test_what_goes_wrong_in_the_data_is_raised_where_the_step_is_made(
 
 
 def test_the_second_signal_does_what_it_always_did() -> None:
-    with stop_signals() as signals:
-        signals.hold()
-        os.kill(os.getpid(), signal.SIGINT)
-        assert signals.should_stop()
-        assert signals.agree() == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores SIGINT
+    try:
+        with stop_signals() as signals:
+            signals.hold()
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signals.should_stop()
+            assert signals.agree() == signal.SIGINT
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_second_sigterm_right_behind_the_first_is_the_same_stop_and_a_later_one_ends_the_process() -> None:

@@ -74,7 +74,7 @@ def evaluate(
     if missing := missing_of(tasks, data, split):
         Console().print(missing_table(missing, data))
         print("\n".join(["get it with:", *commands_for(missing, data)]))  # not in the table, which would wrap it
-        raise typer.Exit(1)
+        raise ValueError(f"{len(missing)} tasks of suite {suite} lack data in {data}; get it, or set tasks.NAME=null.")
     reports: dict[str, ModelReport] = {}
     overlaps: Sequence[TaskOverlap] = ()
     for name, source in zip(_short_names(names), names, strict=True):
