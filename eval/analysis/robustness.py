@@ -20,6 +20,7 @@ from unimodal.config import nearest
 from unimodal.preprocess import decode_image
 
 from ..data.datasets import Deferred, Fused, Input, Picture, ZeroShotData
+from ..metrics import check_vectors
 from ..plan import asked_of
 from ..results import Row, TaskResult, Vectors
 from ..statistics import Interval, mean_intervals
@@ -129,7 +130,7 @@ def robustness(result: TaskResult, store: EmbeddingStore, kinds: Sequence[str] =
 
     For each kind and metric two rows over the queries that it changes: the score ("typos") and how far that lies above
     the same queries' score before ("typos, difference").
-    Raises ValueError for an unknown kind.
+    Raises ValueError for an unknown kind, and for changed queries whose vectors are not finite or not of length 1.
     """
     for kind in kinds:
         if kind not in KINDS:
@@ -142,7 +143,9 @@ def robustness(result: TaskResult, store: EmbeddingStore, kinds: Sequence[str] =
     for kind in kinds:
         others = {number: other for number, query in enumerate(queries) if (other := changed(query, kind)) is not None}
         if len(others) > 1:
-            rows += _rows(result, kind, np.array(list(others)), store.encode(list(others.values()), prompt))
+            vectors = store.encode(list(others.values()), prompt)
+            check_vectors(vectors, f"queries of {result.name} after {kind}", refuse_collapsed=False)
+            rows += _rows(result, kind, np.array(list(others)), vectors)
     return rows
 
 

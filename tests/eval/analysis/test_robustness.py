@@ -229,6 +229,20 @@ def test_a_change_that_a_model_does_not_see_makes_no_difference(tmp_path: Path) 
     }
 
 
+def test_changed_queries_without_a_vector_are_refused_and_not_scored_as_perfect(tmp_path: Path) -> None:
+    class Overflows(Words):
+        def _vector(self, one: object) -> Vectors:
+            return super()._vector(one) * np.float32(np.nan if str(one).isupper() else 1)
+
+        def encode_query(self, inputs: Sequence[object], *, show_progress: bool | None = None) -> Vectors:
+            return self.encode(inputs)
+
+    store = EmbeddingStore(Overflows())
+    result = scored(tmp_path, store, TEXTS)
+    with pytest.raises(ValueError, match="queries of texts after upper case: 4 of 4 vectors hold NaN"):
+        robustness(result, store, ["upper case"])
+
+
 def test_gains_and_documents_that_are_not_searched_stay_with_their_query() -> None:
     store = EmbeddingStore(Words())
     data = RetrievalData(
