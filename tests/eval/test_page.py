@@ -250,6 +250,16 @@ def test_a_map_knows_what_each_point_shows_and_what_belongs_to_it(page: Path) ->
     assert html.count('class="point text"') == html.count('class="point image"') == 12
 
 
+def test_a_map_joins_a_text_to_the_pictures_that_are_hits(tmp_path: Path) -> None:
+    pictures = [picture(tmp_path, number) for number in range(3)]
+    graded = RetrievalData(["q"], list(pictures), [[0, 1, 2]], gains=[[1.0, 0.5, 0.0]], hit_gain=1.0)
+    points = [Point(0.0, 0.0, "text", "q", 0), *(Point(1.0, float(n), "image", str(n), n) for n in range(3))]
+    for data, mates in ((graded, [1]), (dataclasses.replace(graded, hit_gain=0.0), [1, 2])):
+        result = TaskResult("shop/text->image", "cross-modal", data, [])
+        html = map_figures([SpaceMap("shop", "pca", points, None)], [result], Thumbnails())
+        assert json.loads(re.findall(r"json.>(.*?)</script>", html)[0])[0][5] == mates
+
+
 def test_a_map_keeps_distances_as_they_are(tmp_path: Path) -> None:
     points = [Point(x, y, "text", "", 0) for x, y in ((0.0, 0.0), (3.0, 0.0), (0.0, 4.0))]
     result = results(tmp_path)[0]
