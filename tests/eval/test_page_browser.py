@@ -108,6 +108,23 @@ def test_arrow_keys_walk_over_the_map_past_what_is_hidden(opened: Any) -> None:
     assert opened.locator(".map .tip").inner_text().startswith("0.png")
 
 
+@pytest.mark.parametrize(("width", "rows"), [(1300, 2), (360, 1)])
+def test_the_links_to_all_sections_are_reached_without_a_bar_and_hide_no_title(
+    opened: Any, width: int, rows: int
+) -> None:
+    opened.set_viewport_size({"width": width, "height": 640})
+    links = opened.locator("nav .inner")
+    links.evaluate("nav => { while (nav.children.length < 14) nav.append(nav.firstChild.cloneNode(true)); }")
+    links.evaluate("nav => nav.querySelectorAll('a').forEach(link => { link.textContent = 'Changed vectors'; })")
+    height, tops, is_wide, bar = links.evaluate(
+        "nav => [nav.offsetHeight, new Set([...nav.children].map(link => link.offsetTop)).size,"
+        " nav.scrollWidth > nav.clientWidth, getComputedStyle(nav).scrollbarWidth]"
+    )
+    assert tops == rows
+    assert not is_wide or bar == "none"
+    assert opened.evaluate("parseFloat(getComputedStyle(document.documentElement).scrollPaddingTop)") >= height
+
+
 def test_a_phone_needs_no_sideways_scrolling(opened: Any) -> None:
     opened.set_viewport_size({"width": 360, "height": 640})
     assert opened.evaluate("document.documentElement.scrollWidth") == 360
