@@ -45,7 +45,7 @@ class Sides:
     task: str  # without its direction
     texts: Vectors  # (T, D)
     pictures: Vectors  # (P, D)
-    matches: list[list[int]]  # of each text: its pictures
+    matches: list[list[int]]  # of each text: its pictures, as `matches_of` says
 
 
 def space_rows(results: Iterable[TaskResult], calibration: Calibration | None = None) -> list[Row]:
@@ -53,6 +53,7 @@ def space_rows(results: Iterable[TaskResult], calibration: Calibration | None = 
 
     They come as the model gives them, then `centred`: each modality without its own mean in this task (no labels are
     used, and an index can do the same). calibration: that of the model directory; adds `calibrated`.
+    Of graded pictures those of the highest grade belong to a text (`matches_of`).
     """
     rows: list[Row] = []
     for sides in cross_modal_sides(results):
@@ -73,7 +74,9 @@ def mixed_rows(results: Iterable[TaskResult], calibration: Calibration | None = 
 
     A text asks all pictures and all texts but itself. Relevant are its pictures and the other texts of these pictures;
     where a picture has one text, the picture alone, and every other text is a distractor. A picture asks likewise: its
-    texts and the other pictures of these texts are relevant. Rows of "TASK/text->mixed" and "TASK/image->mixed":
+    texts and the other pictures of these texts are relevant. Of graded pictures those of the highest grade belong to a
+    text, all alike (`matches_of`); what has nothing to find is not asked. Rows of "TASK/text->mixed" and
+    "TASK/image->mixed":
 
     `ndcg_at_10`; chance is that of a random order.
     `image_share_at_10`: how many of the ten found are pictures (the others are texts); chance is the share of pictures
@@ -89,6 +92,8 @@ def mixed_rows(results: Iterable[TaskResult], calibration: Calibration | None = 
             pool = np.concatenate([texts, pictures])  # (N, D)
             for direction, relevant, first in (("text", to_text, 0), ("image", to_image, num_texts)):
                 asked = _sample(np.flatnonzero([bool(one) for one in relevant]), MAX_QUERIES)
+                if not len(asked):
+                    continue
                 wanted = [relevant[number] for number in asked]
                 found, share = mixed_index(pool, asked + first, wanted, num_texts)
                 ndcg, by_chance = float(metric_values(NDCG, found).mean()), chance(NDCG, len(pool) - 1, found)
@@ -108,12 +113,18 @@ def cross_modal_sides(results: Iterable[TaskResult]) -> Iterator[Sides]:
     for result in results:
         data, texts, pictures = result.data, result.queries, result.documents
         if searches_pictures(data) and texts is not None and pictures is not None:
-            gains = data.gains or [[1.0] * len(documents) for documents in data.relevant]
-            matches = [
-                [document for document, gain in zip(documents, gains[text], strict=True) if gain > 0]
-                for text, documents in enumerate(data.relevant)
-            ]
-            yield Sides(result.name.removesuffix("/text->image"), texts, pictures, matches)
+            yield Sides(result.name.removesuffix("/text->image"), texts, pictures, matches_of(data))
+
+
+def matches_of(data: RetrievalData) -> list[list[int]]:
+    """For each query the documents that belong to it: of graded ones those that are a hit, of the others none.
+
+    A product of the same category is relevant too, by a lower grade, but is no picture of what the text describes.
+    """
+    if data.gains is None:
+        return data.relevant
+    graded = (zip(documents, gains, strict=True) for documents, gains in zip(data.relevant, data.gains, strict=True))
+    return [[document for document, gain in some if gain > 0 and gain >= data.hit_gain] for some in graded]
 
 
 def searches_pictures(data: TaskData) -> TypeGuard[RetrievalData]:
@@ -131,15 +142,18 @@ def modality_gap(texts: Vectors, pictures: Vectors) -> float:
     return float(np.linalg.norm(means[0] - means[1]))
 
 
-def alignment(texts: Vectors, pictures: Vectors, matches: Sequence[Sequence[int]]) -> float:
-    """Mean squared distance of texts and their pictures. texts: (T, D), pictures: (P, D); matches: of each text."""
+def alignment(texts: Vectors, pictures: Vectors, matches: Sequence[Sequence[int]]) -> float | None:
+    """Mean squared distance of texts and their pictures; None where no text has one.
+
+    texts: (T, D), pictures: (P, D). matches: of each text.
+    """
     total, count = 0.0, 0
     for start in range(0, len(texts), MAX_ROWS):
         found, other = _flat(matches[start : start + MAX_ROWS])
         difference = texts[start + found] - pictures[other]
         total += float(np.einsum("nd,nd->", difference, difference, dtype=np.float64))
         count += len(found)
-    return total / count
+    return total / count if count else None
 
 
 def uniformity(left: Vectors, right: Vectors, ignored: Sequence[Sequence[int]]) -> float | None:

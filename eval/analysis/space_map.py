@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..data.datasets import Deferred, Input, RetrievalData
 from ..results import TaskResult, Vectors
-from .space import searches_pictures
+from .space import matches_of, searches_pictures
 
 Positions = npt.NDArray[np.int64]
 Method = Literal["pca", "umap"]
@@ -94,7 +94,8 @@ def _umap(vectors: Vectors, seed: int) -> Vectors:
 def _drawn(data: RetrievalData, count: int, rng: np.random.Generator) -> tuple[Positions, Positions]:
     """Positions of texts, and of pictures: first those of the texts, then others until there are `count`."""
     asked = rng.permutation(len(data.queries))[:count]
-    matching = [document for text in asked for document in data.relevant[text]]
+    matches = matches_of(data)
+    matching = [document for text in asked for document in matches[text]]
     shown = list(dict.fromkeys([*matching, *rng.permutation(len(data.documents)).tolist()]))[:count]
     return np.sort(asked), np.sort(np.array(shown, dtype=np.int64))
 

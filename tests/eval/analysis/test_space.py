@@ -178,6 +178,32 @@ def test_what_is_relevant_with_a_gain_of_nothing_is_no_match() -> None:
     assert numbers(rows)["shop alignment"] == 0
 
 
+def graded(relevant: list[list[int]], gains: list[list[float]], hit_gain: float) -> TaskResult:
+    """Text n has the vector of picture n."""
+    pictures: list[Input] = [b"%d" % number for number in range(4)]
+    data = RetrievalData(["a", "b", "c", "d"], pictures, relevant, gains=gains, hit_gain=hit_gain)
+    vectors = unit(np.eye(4))
+    return TaskResult("shop", "cross-modal", data, [], queries=vectors, documents=vectors)
+
+
+def test_of_graded_pictures_those_of_the_highest_grade_are_matches() -> None:
+    same_category = [[number, *{0, 1, 2, 3} - {number}] for number in range(4)]
+    task = graded(same_category, [[3.0, 2.0, 1.0, 1.0]] * 4, hit_gain=3.0)
+    assert numbers(space_rows([task]))["shop alignment"] == 0
+    found = numbers(mixed_rows([task]))
+    assert found["shop/text->mixed ndcg_at_10"] == 1  # the picture of the product, not one like it
+    assert found["shop/image->mixed ndcg_at_10"] == 1
+
+
+def test_texts_whose_product_has_no_picture_are_not_asked() -> None:
+    one = graded([[0], [1], [2], [3]], [[3.0], [1.0], [1.0], [1.0]], hit_gain=3.0)
+    assert numbers(space_rows([one]))["shop alignment"] == 0
+    assert numbers(mixed_rows([one]))["shop/text->mixed ndcg_at_10"] == 1
+    none = graded([[0], [1], [2], [3]], [[1.0]] * 4, hit_gain=3.0)
+    assert "shop alignment" not in numbers(space_rows([none]))
+    assert mixed_rows([none]) == []
+
+
 def test_a_collapsed_model_is_not_centred() -> None:
     data = RetrievalData(["a", "b"], [b"0", b"1"], [[0], [1]])
     vectors = unit(np.ones((2, 4)))

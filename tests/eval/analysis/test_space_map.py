@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -67,6 +68,16 @@ def test_a_sample_shows_texts_with_their_pictures_and_is_drawn_by_the_seed() -> 
     assert len(texts) == 10
     assert space_maps(figures(), max_points=20) == [found]
     assert space_maps(figures(), max_points=20, seed=1) != [found]
+
+
+def test_a_sample_shows_the_picture_of_a_product_rather_than_those_of_its_category() -> None:
+    (result, _) = figures()
+    assert isinstance(result.data, RetrievalData)
+    relevant = [[*sorted({*range(60)} - {number}), number] for number in range(60)]
+    data = dataclasses.replace(result.data, relevant=relevant, gains=[[1.0] * 59 + [3.0]] * 60, hit_gain=3.0)
+    (found,) = space_maps([dataclasses.replace(result, data=data)], max_points=20)
+    texts = [point.index for point in found.points if point.modality == "text"]
+    assert texts == [point.index for point in found.points if point.modality == "image"]
 
 
 def test_what_the_model_cannot_do_has_no_map() -> None:
