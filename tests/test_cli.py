@@ -38,6 +38,19 @@ def test_help_and_a_dry_run_import_no_torch() -> None:
         assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.parametrize("words", [[], ["shards"]], ids=["unimodal", "unimodal shards"])
+def test_every_command_has_help(words: list[str]) -> None:
+    from typer.testing import CliRunner
+
+    from unimodal.cli import app, shards_app
+
+    for command in (app if not words else shards_app).registered_commands:
+        assert command.callback is not None
+        name = command.name or command.callback.__name__
+        result = CliRunner().invoke(app, [*words, name, "--help"])
+        assert result.exit_code == 0, f"{name}: {result.exception}"
+
+
 def test_train_resume_plot_eval_and_embed_follow_each_other(recipe: Recipe, world: Path, tmp_path: Path) -> None:
     file = _recipe_file(recipe, tmp_path / "recipe")
     run = tmp_path / "run"

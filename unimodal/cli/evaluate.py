@@ -22,8 +22,8 @@ Models = Annotated[
     list[str],
     typer.Argument(
         metavar="MODEL... [KEY=VALUE]...",
-        help="Model directories, hub ids, open_clip:NAME[/TAG], hf:NAME, mteb:NAME or a name that mteb knows; then "
-        "values laid over the suite (tasks.NAME=null leaves one out).",
+        help="Model directories, hub ids, open_clip:NAME/TAG, hf:NAME or mteb:NAME; then values laid over the suite "
+        "(tasks.NAME=null leaves one out).",
     ),
 ]
 Data = Annotated[Path, typer.Option(help="The folder that the suite's files are relative to.")]
@@ -61,19 +61,22 @@ def evaluate(
     from unimodal.eval.evaluate import evaluate as score
     from unimodal.eval.lines import halves_of
     from unimodal.eval.page import write_report
-    from unimodal.eval.plan import missing_table, plan, plan_table, said_of
+    from unimodal.eval.plan import asked_of, missing_table, plan, plan_table, said_of
     from unimodal.eval.report import results_table, write_json
     from unimodal.eval.statistics import compare
     from unimodal.eval.store import EmbeddingStore
     from unimodal.eval.suites import commands_for, load_tasks, missing_of, read_suite
 
     overrides, names = [word for word in models if "=" in word], [word for word in models if "=" not in word]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{next(one for one in names if names.count(one) > 1)} is given twice; name each model once.")
     if not names:
-        raise ValueError("no model to score; give a model directory, a hub id, open_clip:NAME[/TAG] or hf:NAME.")
+        raise ValueError("no model to score; give a model directory, a hub id, open_clip:NAME/TAG or hf:NAME.")
     tasks = read_suite(suite, [*overrides, *([f"analysis.dims=[{dims}]"] if dims else [])])
     if missing := missing_of(tasks, data, split):
         Console().print(missing_table(missing, data))
-        print("\n".join(["get it with:", *commands_for(missing, data)]))  # not in the table, which would wrap it
+        if commands := commands_for(missing, data):
+            print("\n".join(["get it with:", *commands]))  # not in the table, which would wrap them
         raise ValueError(f"{len(missing)} tasks of suite {suite} lack data in {data}; get it, or set tasks.NAME=null.")
     reports: dict[str, ModelReport] = {}
     overlaps: Sequence[TaskOverlap] = ()
@@ -85,6 +88,11 @@ def evaluate(
         if dry_run:
             Console().print(plan_table(work, name))
             continue
+        left_out = [task for task, data_of_it in loaded.items() if not asked_of(data_of_it, vectors.modalities)]
+        if left_out:
+            say(
+                f"{name} embeds no {' or '.join({'text', 'image'} - encoder.modalities)}: {len(left_out)} tasks have no score"
+            )
         say(f"{name}: {said_of(work)}")
         results = score(encoder, tasks, data, split=split, tasks=loaded, store=vectors)
         if tasks.analysis.contamination and not overlaps:
@@ -125,7 +133,7 @@ def prepare(
 
 
 def mteb(
-    model: Annotated[str, typer.Argument(help="A model directory, hub id, open_clip:NAME[/TAG] or hf:NAME.")],
+    model: Annotated[str, typer.Argument(help="A model directory, hub id, open_clip:NAME/TAG or hf:NAME.")],
     tasks: Annotated[list[str], typer.Argument(metavar="TASK...", help="mteb's tasks, or benchmark:NAME.")],
     out: Annotated[Path, typer.Option(help="mteb's results go there.")],
     data: Annotated[Path | None, typer.Option(help="Data sets laid out as on the hub; default: mteb's cache.")] = None,
