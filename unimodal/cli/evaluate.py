@@ -90,9 +90,8 @@ def evaluate(
             continue
         left_out = [task for task, data_of_it in loaded.items() if not asked_of(data_of_it, vectors.modalities)]
         if left_out:
-            say(
-                f"{name} embeds no {' or '.join({'text', 'image'} - encoder.modalities)}: {len(left_out)} tasks have no score"
-            )
+            lacks = " or ".join({"text", "image"} - encoder.modalities)
+            say(f"{name} embeds no {lacks}, so {len(left_out)} tasks have no score: {', '.join(left_out)}")
         say(f"{name}: {said_of(work)}")
         results = score(encoder, tasks, data, split=split, tasks=loaded, store=vectors)
         if tasks.analysis.contamination and not overlaps:
