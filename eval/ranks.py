@@ -87,7 +87,7 @@ def ranks(
     Raises ValueError for a query without a relevant document.
     """
     queries, documents = (np.asarray(side, dtype=np.float32) for side in (query_vectors, document_vectors))
-    count = _Counter(relevant, gains, excluded, len(documents), document_ids, _equals(documents))
+    count = _Counter(relevant, gains, excluded, len(documents), document_ids, equals_of(documents))
     if len(documents) <= WIDE:
         for scores in _products(queries, documents):
             count.add(scores)
@@ -105,12 +105,15 @@ def ranks_of_scores(
     *,
     gains: Sequence[Sequence[float]] | None = None,
     excluded: Sequence[Sequence[int]] | None = None,
+    equals: Mapping[int, Integers] | None = None,
 ) -> Ranks:
     """As `ranks`, from scores that come in blocks (some queries, N) in the order of the queries.
 
-    Scores of excluded documents are overwritten.
+    equals: of `equals_of`, where the scores are products with vectors: equal documents tie then, as they do in `ranks`.
+
+    Scores of excluded documents, and of those that equal a relevant one, are overwritten.
     """
-    count = _Counter(relevant, gains, excluded, num_documents, document_ids)
+    count = _Counter(relevant, gains, excluded, num_documents, document_ids, equals)
     for scores in blocks:
         count.add(scores)
     return count.ranks()
@@ -120,6 +123,15 @@ def ranks_of_lists(lists: Sequence[Sequence[int]], gains: Sequence[Sequence[floa
     """Ranks that are known already: of each query the ranks of its relevant documents."""
     flat, offsets, known = _ragged(lists, gains)
     return Ranks(flat, offsets, known)
+
+
+def equals_of(documents: Vectors) -> dict[int, Integers]:
+    """Of each document (N, D) that is not the only one with its vector: all that have it, in their order."""
+    groups: dict[bytes, list[int]] = {}
+    for number, row in enumerate(np.ascontiguousarray(documents)):
+        groups.setdefault(xxhash.xxh3_128_digest(row), []).append(number)
+    several = (np.array(group) for group in groups.values() if len(group) > 1)
+    return {number: group for group in several for number in group.tolist()}
 
 
 class _Counter:
@@ -248,15 +260,6 @@ def _products(queries: Vectors, documents: Vectors) -> Iterator[Vectors]:
 def _columns(queries: Vectors, documents: Vectors) -> Iterator[tuple[int, Vectors]]:
     for first in range(0, len(documents), WIDE_COLUMNS):
         yield first, queries @ documents[first : first + WIDE_COLUMNS].T
-
-
-def _equals(documents: Vectors) -> dict[int, Integers]:
-    """Of each document that is not the only one with its vector: all that have it, in their order."""
-    groups: dict[bytes, list[int]] = {}
-    for number, row in enumerate(np.ascontiguousarray(documents)):
-        groups.setdefault(xxhash.xxh3_128_digest(row), []).append(number)
-    several = (np.array(group) for group in groups.values() if len(group) > 1)
-    return {number: group for group in several for number in group.tolist()}
 
 
 def _ragged(

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from ..data.datasets import PairData, RetrievalData
 from ..metrics import metric_values, pearson, spearman
-from ..ranks import BLOCK_ROWS, BLOCK_SCORES, ranks_of_scores
+from ..ranks import BLOCK_ROWS, BLOCK_SCORES, equals_of, ranks_of_scores
 from ..results import Row, TaskResult, Values, Vectors
 
 RERANKED = 4 * 10  # documents that are scored again with the full vectors: four times the ten that are shown
@@ -102,7 +102,8 @@ def reranked(
     place = max(0, scores.shape[1] - RERANKED)
     last = np.partition(scores, place, axis=1)[:, place]
     rows, columns = np.nonzero((scores >= last[:, None]) & np.isfinite(scores))
-    ordered = scores - scores.max(axis=1, keepdims=True) - 2  # at most -2: behind every cosine, in their old order
+    best = np.maximum(scores.max(axis=1, keepdims=True), np.finfo(np.float32).min)  # finite where nothing is searched
+    ordered = scores - best - 2  # at most -2: behind every cosine, in their old order; -inf stays what it is
     ordered[rows, columns] = np.einsum("pd,pd->p", queries[rows], documents[columns])
     return np.asarray(ordered, dtype=np.float32)
 
@@ -111,6 +112,9 @@ def _retrieval_rows(result: TaskResult, queries: Vectors, documents: Vectors, re
     data = result.data
     assert isinstance(data, RetrievalData)
     query_bits, document_bits = to_binary(queries), to_binary(documents)
+    equals = equals_of(restored)
+    copies = list(equals)
+    firsts = [int(equals[copy][0]) for copy in copies]
 
     def blocks(variant: str, again: bool) -> Iterator[Vectors]:
         step = max(BLOCK_ROWS, BLOCK_SCORES // len(documents))
@@ -118,6 +122,9 @@ def _retrieval_rows(result: TaskResult, queries: Vectors, documents: Vectors, re
             some = slice(start, start + step)
             if variant == "int8":
                 scores = queries[some] @ restored.T
+                scores[:, copies] = scores[
+                    :, firsts
+                ]  # a product rounds a column by where it stands: ties would be none
             else:
                 scores = -hamming_distances(query_bits[some], document_bits).astype(np.float32)
             excluded = data.excluded[some] if data.excluded else None

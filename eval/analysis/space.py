@@ -26,7 +26,7 @@ from unimodal.calibration import Calibration, centre, fit_calibration
 from ..chance import chance
 from ..data.datasets import Fused, RetrievalData, TaskData
 from ..metrics import metric_values
-from ..ranks import BLOCK_SCORES, Ranks, ranks_of_scores
+from ..ranks import BLOCK_SCORES, Ranks, equals_of, ranks_of_scores
 from ..results import Row, TaskResult, Vectors
 
 Positions = npt.NDArray[np.int64]
@@ -117,7 +117,7 @@ def cross_modal_sides(results: Iterable[TaskResult]) -> Iterator[Sides]:
 
 
 def matches_of(data: RetrievalData) -> list[list[int]]:
-    """For each query the documents that belong to it: of graded ones those that are a hit, of the others none.
+    """For each query the documents that belong to it; of graded ones those that hit rates count.
 
     A product of the same category is relevant too, by a lower grade, but is no picture of what the text describes.
     """
@@ -189,13 +189,16 @@ def mixed_index(
         for start in range(0, len(asked), step := max(1, BLOCK_SCORES // len(pool))):
             block = asked[start : start + step]
             scores = pool[block] @ pool.T
+            own = scores[np.arange(len(block)), block]
             scores[np.arange(len(block)), block] = UNSEEN
             top = np.argpartition(scores, len(pool) - top_size, axis=1)[:, len(pool) - top_size :]
             shares.extend((top >= num_texts).mean(axis=1))
+            scores[np.arange(len(block)), block] = own  # that of its equals too, and left out below
             yield scores
 
     top_size = min(TOP, len(pool) - 1)
-    ranks = ranks_of_scores(blocks(), relevant, len(pool))
+    alone = [[number] for number in asked.tolist()]
+    ranks = ranks_of_scores(blocks(), relevant, len(pool), excluded=alone, equals=equals_of(pool))
     return ranks, float(np.mean(shares))
 
 

@@ -169,6 +169,27 @@ def test_a_pool_smaller_than_what_is_ranked_again_is_ranked_by_the_full_vectors(
     assert found[0, 1] == -np.inf
 
 
+def test_equal_documents_tie_compressed_too() -> None:
+    rng = np.random.default_rng(0)
+    some, place = rng.standard_normal((500, 384)), rng.permutation(1000)  # where each of the two copies stands
+    documents = unit(np.concatenate([some, some])[np.argsort(place)])
+    twins = [sorted((int(place[number]), int(place[500 + number])), key=str) for number in range(500)]
+    queries = unit(documents[[one for one, _ in twins]] + 0.01 * rng.standard_normal((500, 384)))
+    for twin, hits in ((0, 0.0), (1, 1.0)):  # of two equal ones that of the higher id is ahead
+        data = RetrievalData(["query"] * 500, ["document"] * 1000, [[one[twin]] for one in twins])
+        rows = [Row("sections", "hit_rate_at_1", hits, None, None)]
+        task = TaskResult("sections", "text", data, rows, queries=queries, documents=documents)
+        found = by_variant(compression_rows([task]), "sections")
+        assert found == dict.fromkeys(("int8", "int8 + re-ranked", "binary", "binary + re-ranked"), hits)
+
+
+def test_a_query_that_searches_nothing_finds_nothing(retrieval: TaskResult, documents: Vectors) -> None:
+    scores = np.ones((2, NUM_DOCUMENTS), dtype=np.float32)
+    found = reranked(scores, documents[:2], documents, [[*range(NUM_DOCUMENTS)], [0]])
+    assert (found[0] == -np.inf).all()
+    assert np.isfinite(found[1, 1:]).all()
+
+
 def test_pairs_are_compressed_too(pairs: TaskResult, documents: Vectors) -> None:
     left, data = pairs.queries, pairs.data
     assert left is not None

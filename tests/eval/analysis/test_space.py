@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from eval.analysis import space
-from eval.analysis.space import mixed_rows, space_rows
+from eval.analysis.space import mixed_index, mixed_rows, space_rows
 from eval.data.datasets import Deferred, Fused, Input, RetrievalData, swap_sides
 from eval.results import Row, TaskResult, Vectors
 from unimodal.calibration import fit_calibration
@@ -176,6 +176,24 @@ def test_what_is_relevant_with_a_gain_of_nothing_is_no_match() -> None:
     vectors = unit(np.eye(4)[:2])
     rows = space_rows([TaskResult("shop", "cross-modal", data, [], queries=vectors, documents=vectors)])
     assert numbers(rows)["shop alignment"] == 0
+
+
+def test_equal_texts_and_pictures_tie_in_a_mixed_index() -> None:
+    rng = np.random.default_rng(0)
+    some, place = rng.standard_normal((500, 384)), rng.permutation(1000)  # where each of the two copies stands
+    pictures = unit(np.concatenate([some, some])[np.argsort(place)])
+    twins = [sorted((500 + int(place[number]), 500 + int(place[500 + number])), key=str) for number in range(500)]
+    texts = unit(pictures[[one - 500 for one, _ in twins]] + 0.01 * rng.standard_normal((500, 384)))
+    pool = np.concatenate([texts, pictures])
+    for twin, rank in ((0, 2), (1, 1)):  # of two equal ones that of the higher id is ahead
+        found, _ = mixed_index(pool, np.arange(500), [[one[twin]] for one in twins], 500)
+        assert found.flat.tolist() == [rank] * 500
+
+
+def test_a_text_that_equals_another_text_is_not_found_by_itself() -> None:
+    pool = unit(np.eye(8)[[0, 0, 0, 1, 2]])  # three equal texts, then two pictures
+    found, _ = mixed_index(pool, np.array([0, 1, 2]), [[1, 2], [0, 2], [0, 1]], 3)
+    assert found.flat.tolist() == [2, 1, 2, 1, 2, 1]
 
 
 def graded(relevant: list[list[int]], gains: list[list[float]], hit_gain: float) -> TaskResult:
