@@ -39,3 +39,12 @@ def test_every_block_of_the_readme_runs(tmp_path: Path) -> None:
         command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [sys.executable, "block.py"]
         result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
         assert result.returncode == 0, f"{code}\n{result.stdout}\n{result.stderr}"
+
+
+def test_the_suite_of_the_readme_is_one(tmp_path: Path) -> None:
+    from eval.suites import read_suite
+
+    blocks = re.findall(r"^```yaml\n(tasks:.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+    (tmp_path / "own.yaml").write_text(blocks[0], encoding="utf-8")
+    suite = read_suite(tmp_path / "own.yaml")
+    assert [task.kind for task in suite.tasks.values()] == ["image-text", "text-retrieval", "beir", "webdataset"]
