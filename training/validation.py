@@ -1,15 +1,17 @@
 """Validation on all ranks: rank 0 scores, and every rank encodes a share of what it asks for.
 
-Rank 0 alone needs the data, and asks in whatever order and in whatever portions it likes.
+Rank 0 alone needs the data, files of pictures included, and asks in whatever order and in whatever portions it likes.
 
 n inputs, D embedding dimension.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -18,6 +20,11 @@ from unimodal.embedder import Embedder, Item, Vectors
 
 from . import distributed
 
+# What the ranks encode between two signs of life: at two inputs a second, the pace of a large tower on a CPU, in a
+# quarter of the usual timeout.
+INPUTS_PER_RANK = 256
+BYTES_PER_CALL = 64 << 20  # of pictures and texts that rank 0 holds to hand them out; one input may be more
+
 
 def validate(
     embedder: Embedder, work: Callable[[Embedder], object], timeout: float, is_asked: Callable[[], bool]
@@ -25,21 +32,39 @@ def validate(
     """Rank 0 runs `work` with an embedder that all ranks share; every rank calls it, with its own copy of the model.
 
     timeout: seconds that a rank waits for a sign of life of rank 0.
-    is_asked: whether this rank was asked to stop: `distributed.asked_elsewhere` says so to the work.
+    is_asked: whether this rank was asked to stop: `distributed.asked_elsewhere` says so to the work, which is left
+        where it asks for more than is encoded at once.
     Raises ConnectionError if a rank dies or hangs.
     """
+
+    def score() -> None:
+        with contextlib.suppress(_StoppedError):
+            work(SharedEmbedder(embedder, lambda: is_asked() or distributed.asked_elsewhere()))
+
     if distributed.world_size() == 1:
         work(embedder)
     else:
-        distributed.on_main(lambda: work(SharedEmbedder(embedder)), timeout, is_asked, lambda: _take_share(embedder))
+        distributed.on_main(score, timeout, is_asked, lambda: _take_share(embedder))
+
+
+class _StoppedError(Exception):
+    """Asked to stop between two calls of the ranks."""
+
+
+class _Failure(NamedTuple):
+    """An exception in words: not every one can be pickled, and a rank that cannot send it would leave."""
+
+    kind: type[Exception]  # one of those that a user's mistake or data may be, or RuntimeError
+    words: str
 
 
 class SharedEmbedder(Embedder):
     """Rank 0's embedder, while the other ranks wait to help."""
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, embedder: Embedder, should_stop: Callable[[], bool]) -> None:
         self.__dict__.update(embedder.__dict__)  # the same model, not another one
         self._own = embedder
+        self._should_stop = should_stop
 
     def encode(
         self,
@@ -49,33 +74,97 @@ class SharedEmbedder(Embedder):
         truncate_dim: int | None = None,
         show_progress: bool | None = None,
     ) -> Vectors:
-        """As `Embedder.encode`; the position in an error is that within a rank's share."""
+        """As `Embedder.encode`; what a rank raises that is no ValueError, OSError or ImportError is a RuntimeError."""
         options = {"prompt": prompt, "truncate_dim": truncate_dim}
         ranks = distributed.world_size()
         if isinstance(inputs, (str, bytes, Path, Image.Image, Mapping)) or len(inputs) < 2 * ranks:
             return self._own.encode(inputs, **options, show_progress=False)  # type: ignore[arg-type]  # one of each
-        order = sorted(range(len(inputs)), key=lambda row: _length(inputs[row]))
-        shares = [order[rank::ranks] for rank in range(ranks)]  # each has short and long ones, texts and pictures
-        with distributed.called():
-            found = _take_share(self._own, [([inputs[row] for row in share], options) for share in shares])
-        for one in found:
-            if isinstance(one, Exception):
-                raise one
-        vectors = np.empty((len(inputs), found[0].shape[1]), dtype=np.float32)
-        for share, some in zip(shares, found, strict=True):
-            vectors[share] = some
+        vectors: Vectors | None = None
+        for portion in _portions(inputs, ranks * INPUTS_PER_RANK):
+            if vectors is not None and self._should_stop():
+                raise _StoppedError
+            shares = [portion[rank::ranks] for rank in range(ranks)]  # each has short and long ones
+            with distributed.called():
+                found = _take_share(self._own, [([item for _, item in share], options) for share in shares])
+            for rank, (share, some) in enumerate(zip(shares, found, strict=True)):
+                rows = [row for row, _ in share]
+                if isinstance(some, _Failure):
+                    raise _with_place(some, rank, rows, inputs)
+                if vectors is None:
+                    vectors = np.empty((len(inputs), some.shape[1]), dtype=np.float32)
+                vectors[rows] = some
+        assert vectors is not None
         return vectors
 
 
+def _portions(inputs: Sequence[Item], count: int) -> Iterator[list[tuple[int, Item]]]:
+    """(row, item) of pictures, then of texts by length, so many at once; files are read when their portion is due."""
+    portion: list[tuple[int, Item]] = []
+    size = 0
+    for row in sorted(range(len(inputs)), key=lambda row: _length(inputs[row])):
+        item = _read(inputs[row])
+        portion.append((row, item))
+        size += _size(item)
+        if len(portion) == count or size >= BYTES_PER_CALL:
+            yield portion
+            portion, size = [], 0
+    if portion:
+        yield portion
+
+
 def _take_share(embedder: Embedder, jobs: Sequence[Any] | None = None) -> list[Any]:
-    """Encode this rank's share; on rank 0, which gives the jobs, what each rank found: vectors or an exception."""
+    """Encode this rank's share; on rank 0, which gives the jobs, what each rank found: vectors or a failure."""
     inputs, options = distributed.hand_out(jobs)
-    found: Vectors | Exception
+    found: Vectors | _Failure
     try:
         found = embedder.encode(inputs, **options, show_progress=False)
     except Exception as error:  # raised by rank 0; this rank goes on helping
-        found = error
+        found = _failure_of(error)
     return distributed.collect(found)
+
+
+def _failure_of(error: Exception) -> _Failure:
+    for kind in (ValueError, OSError, ImportError):
+        if isinstance(error, kind):
+            return _Failure(kind, str(error))
+    return _Failure(RuntimeError, f"{type(error).__name__}: {error}")
+
+
+def _with_place(failure: _Failure, rank: int, rows: list[int], inputs: Sequence[Item]) -> Exception:
+    """The exception of a share, with the place among all inputs and the file that the share had no name of."""
+    if failure.kind is RuntimeError:
+        return RuntimeError(f"rank {rank}: {failure.words}")
+    found = re.match(r"input (\d+)", failure.words)
+    if found is None:
+        return failure.kind(failure.words)
+    row = rows[int(found[1])]
+    path = _picture(inputs[row])
+    name = f" ({path})" if isinstance(path, Path) and str(path) not in failure.words else ""
+    return failure.kind(f"input {row}{name}{failure.words[found.end() :]}")
+
+
+def _picture(one: Item) -> Any:
+    return one.get("image") if isinstance(one, Mapping) else one
+
+
+def _read(one: Item) -> Item:
+    """With the bytes of a picture's file in the place of its path."""
+    path = _picture(one)
+    if not isinstance(path, Path):
+        return one
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return one  # whose turn it is says so, with the path
+    return {**one, "image": content} if isinstance(one, Mapping) else content
+
+
+def _size(one: Item) -> int:
+    if isinstance(one, Image.Image):
+        return 4 * one.width * one.height
+    if isinstance(one, Mapping):
+        return sum(_size(part) for part in one.values() if isinstance(part, (str, bytes, Image.Image)))
+    return len(one) if isinstance(one, (str, bytes)) else 0
 
 
 def _length(one: Item) -> tuple[bool, int]:

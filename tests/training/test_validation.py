@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -20,7 +21,7 @@ import torch
 from tests.conftest import Recipe
 from tests.training.test_distributed import _two
 from tests.training.test_loop import _rows
-from training import distributed
+from training import distributed, validation
 from training.config import TrainConfig
 from training.loop import train
 from training.resume import write_config
@@ -92,6 +93,91 @@ def test_a_signal_to_one_rank_in_the_middle_of_a_validation_ends_it_on_all(recip
     assert found == {0: (number, [True]), 1: (number, [])}
 
 
+def _encode_where_only_the_first_has_files(
+    rank: int, config: TrainConfig, world: Path, items: list[Item], largest: int
+) -> Any:
+    os.chdir(world if rank == 0 else world.parent)  # the paths are relative
+    validation.BYTES_PER_CALL = largest
+    found: list[Vectors] = []
+    validate(embedder_of(config), lambda shared: found.append(shared.encode(items)), 60, bool)
+    return found
+
+
+@pytest.mark.parametrize("largest", [1, 1 << 20])
+def test_the_first_rank_alone_needs_the_files_of_pictures(
+    recipe: Recipe, world: Path, tmp_path: Path, largest: int
+) -> None:
+    config = recipe()
+    items: list[Item] = [Path(f"images/{number}.png") for number in range(6)]
+    items += [*TEXTS[:3], {"image": items[0], "text": "a mug"}]
+    job = functools.partial(
+        _encode_where_only_the_first_has_files, config=config, world=world, items=items, largest=largest
+    )
+    (vectors,) = _two(tmp_path, job)[0]
+    with contextlib.chdir(world):
+        np.testing.assert_allclose(vectors, embedder_of(config).encode(items), atol=1e-6)
+
+
+def _encode_in_calls(rank: int, config: TrainConfig, is_asked: bool) -> Any:
+    validation.INPUTS_PER_RANK = 2
+    embedder, found, sizes = embedder_of(config), [], []
+    own = embedder.tokenizer
+    assert own is not None
+
+    def counted(texts: list[str]) -> Any:
+        sizes.append(len(texts))
+        return own(texts)
+
+    embedder.tokenizer = counted  # type: ignore[assignment]  # no tokenizer
+    validate(embedder, lambda shared: found.append(shared.encode(TEXTS)), 60, lambda: is_asked and len(sizes) > rank)
+    return found, sizes
+
+
+def test_much_that_is_asked_for_at_once_is_encoded_in_several_calls(recipe: Recipe, tmp_path: Path) -> None:
+    config = recipe()
+    found = _two(tmp_path, functools.partial(_encode_in_calls, config=config, is_asked=False))
+    ((vectors,), sizes), theirs = found[0], found[1][1]
+    np.testing.assert_allclose(vectors, embedder_of(config).encode(TEXTS), atol=1e-6)
+    assert (sizes, theirs) == ([2, 2, 2, 2, 1], [2, 2, 2, 2, 1])
+
+
+def test_a_rank_that_is_to_stop_is_heard_between_two_calls(recipe: Recipe, tmp_path: Path) -> None:
+    found = _two(tmp_path, functools.partial(_encode_in_calls, config=recipe(), is_asked=True))
+    assert found[0][0] == []
+    assert len(found[0][1]) == len(found[1][1]) < 5
+
+
+def _fail_with_what_cannot_be_sent(rank: int, config: TrainConfig, fails: int) -> Any:
+    embedder, own, said = embedder_of(config), embedder_of(config).tokenizer, []
+
+    class LocalError(Exception):
+        lock = threading.Lock()
+
+    def broken(texts: list[str]) -> Any:
+        embedder.tokenizer = own
+        raise LocalError("no room")
+
+    def work(shared: Embedder) -> None:
+        try:
+            shared.encode(TEXTS)
+        except RuntimeError as error:
+            said.append(str(error))
+        said.append(str(shared.encode(TEXTS).shape))
+
+    if rank == fails:
+        embedder.tokenizer = broken  # type: ignore[assignment]  # no tokenizer
+    validate(embedder, work, 60, bool)
+    return said
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+def test_an_error_that_cannot_be_sent_is_raised_by_the_first_rank_in_words(
+    recipe: Recipe, tmp_path: Path, fails: int
+) -> None:
+    found = _two(tmp_path, functools.partial(_fail_with_what_cannot_be_sent, config=recipe(), fails=fails))
+    assert found == {0: [f"rank {fails}: LocalError: no room", "(18, 16)"], 1: []}
+
+
 def _encode_something_broken(rank: int, config: TrainConfig, items: list[Item]) -> Any:
     embedder, said = embedder_of(config), []
 
@@ -112,6 +198,7 @@ def test_what_one_rank_cannot_encode_is_raised_by_the_first_and_all_go_on(
 ) -> None:
     items: list[Item] = [*TEXTS[:place], b"no picture", *TEXTS[place:]]
     found = _two(tmp_path, functools.partial(_encode_something_broken, config=recipe(), items=items))
+    assert found[0][0].startswith(f"input {place}: ")
     assert "is not a readable picture" in found[0][0]
     assert found[0][1] == "(18, 16)"
     assert found[1] == []
