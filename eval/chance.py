@@ -19,8 +19,7 @@ def chance(metric: str, num_documents: int, ranks: Ranks) -> float:
     """Expected mean over the queries. ranks: of these only how many there are for a query, and their gains, matters."""
     family, k = parse_metric(metric)
     if family == "ndcg":
-        gained = np.add.reduceat(ranks.gains, ranks.offsets[:-1]) / num_documents
-        return float((gained * _discounts(min(k, num_documents)).sum() / best_dcg(ranks, k)).mean())
+        return float(chance_ndcg(num_documents, ranks, k).mean())
     relevant = ranks.hit_counts if family == "hit_rate" else ranks.counts
     counts, positions = np.unique(relevant, return_inverse=True)  # few distinct ones, however many queries
     return float(CHANCE[family](num_documents, counts, k)[positions].mean())
@@ -34,15 +33,14 @@ def chance_hit_rate(num_documents: int, num_relevant: npt.ArrayLike, k: int) -> 
     return np.asarray(1.0 - _misses(num_documents, num_relevant, k)[-1])
 
 
-def chance_ndcg(num_documents: int, num_relevant: npt.ArrayLike, k: int) -> Values:
-    """Expected nDCG at k of a random order, all gains 1.
+def chance_ndcg(num_documents: int, ranks: Ranks, k: int) -> Values:
+    """(Q,) expected nDCG at k of a random order.
 
-    Each rank holds a relevant document with probability R / N, so
-    E[DCG] = R / N * sum over r = 1..min(k, N) of 1 / log2(1 + r); the best DCG is the same sum over r = 1..min(k, R).
+    Each rank holds, in the mean, the Nth part of what all relevant documents are worth together, so
+    E[DCG] = sum of gains / N * sum over r = 1..min(k, N) of 1 / log2(1 + r).
     """
-    relevant = np.asarray(num_relevant, dtype=np.int64)
-    sums = np.concatenate([[0.0], np.cumsum(_discounts(min(k, num_documents)))])
-    return np.asarray(relevant / num_documents * sums[-1] / sums[np.minimum(relevant, len(sums) - 1)])
+    gained = np.add.reduceat(ranks.gains, ranks.offsets[:-1]) / num_documents
+    return np.asarray(gained * _discounts(min(k, num_documents)).sum() / best_dcg(ranks, k))
 
 
 def chance_recall(num_documents: int, num_relevant: npt.ArrayLike, k: int) -> Values:
@@ -73,11 +71,10 @@ def chance_mrr(num_documents: int, num_relevant: npt.ArrayLike, k: int) -> Value
     return np.asarray(((misses[:-1] - misses[1:]) / place).sum(axis=0))
 
 
-CHANCE: dict[str, Callable[[int, npt.ArrayLike, int], Values]] = {
+CHANCE: dict[str, Callable[[int, npt.ArrayLike, int], Values]] = {  # all but nDCG, which asks for gains too
     "hit_rate": chance_hit_rate,
     "recall": chance_recall,
     "precision": chance_precision,
-    "ndcg": chance_ndcg,
     "map": chance_map,
     "mrr": chance_mrr,
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from unimodal.bm25 import Bm25Index
 
@@ -108,9 +108,12 @@ def vector_ranks(data: RetrievalData, query_vectors: Vectors, document_vectors: 
 
 
 def chances(data: RetrievalData, metrics: Sequence[str]) -> dict[str, float]:
-    """metric -> what a random order of the documents would score."""
-    known = _ragged(data)
-    return {metric: chance(metric, len(data.documents), known) for metric in metrics}
+    """metric -> what a random order of the documents would score: for each query of those that it searches."""
+    totals = dict.fromkeys(metrics, 0.0)
+    for num_documents, part in _by_size(data):
+        for metric in metrics:
+            totals[metric] += chance(metric, num_documents, part) * len(part)
+    return {metric: total / len(data.queries) for metric, total in totals.items()}
 
 
 def bm25_values(data: RetrievalData, metrics: Sequence[str]) -> dict[str, Values]:
@@ -153,7 +156,19 @@ def _words(one: Input) -> str:
     return one if isinstance(one, str) else ""
 
 
-def _ragged(data: RetrievalData) -> Ranks:
-    """How many relevant documents each query has, and their gains; the ranks are not known."""
-    unknown = ranks_of_lists(data.relevant, data.gains)
-    return dataclasses.replace(unknown, hit_gain=data.hit_gain)
+def _by_size(data: RetrievalData) -> Iterator[tuple[int, Ranks]]:
+    """How many documents are searched, and the relevant ones among them of the queries that search so many.
+
+    The ranks are not known. A query that could not find any is left out.
+    """
+    every = [[1.0] * len(documents) for documents in data.relevant]
+    parts: dict[int, tuple[list[list[int]], list[list[float]]]] = {}
+    for query, (documents, gains) in enumerate(zip(data.relevant, data.gains or every, strict=True)):
+        left_out = set(data.excluded[query]) if data.excluded else set()
+        found = [(one, gain) for one, gain in zip(documents, gains, strict=True) if one not in left_out and gain > 0]
+        if found:
+            relevant, known = parts.setdefault(len(data.documents) - len(left_out), ([], []))
+            relevant.append([one for one, _ in found])
+            known.append([gain for _, gain in found])
+    for num_documents, (relevant, known) in parts.items():
+        yield num_documents, dataclasses.replace(ranks_of_lists(relevant, known), hit_gain=data.hit_gain)

@@ -8,6 +8,7 @@ import pytest
 
 from eval import retrieval
 from eval.data.datasets import Deferred, Fused, Input, RetrievalData
+from eval.metrics import METRICS
 from eval.retrieval import TEXT_METRICS, bm25_values, chances, half_of, retrieval_rows, usual_metrics, vector_ranks
 
 SHOP = RetrievalData(
@@ -97,3 +98,18 @@ def test_gains_ids_hits_and_what_is_not_searched_are_those_of_the_data() -> None
     same = np.repeat(QUERIES[:1], 4, axis=0)
     assert vector_ranks(tied, QUERIES, same).flat.tolist() == [4, 3]
     assert chances(graded, ["hit_rate_at_1"])["hit_rate_at_1"] == pytest.approx((1 / 4 + 0) / 2)
+
+
+def test_chance_is_that_of_the_documents_that_a_query_searches() -> None:
+    data = RetrievalData(["a", "b", "c"], list("wxyz"), [[0], [1], [2, 3]], excluded=[[1, 2], [], [0, 0]])
+    found = chances(data, ["hit_rate_at_1", "recall_at_2", "ndcg_at_1", "mrr_at_1"])
+    first = (1 / 2 + 1 / 4 + 2 / 3) / 3
+    recall = (2 / 2 + 2 / 4 + 2 / 3) / 3
+    expected = {"hit_rate_at_1": first, "recall_at_2": recall, "ndcg_at_1": first, "mrr_at_1": first}
+    assert found == pytest.approx(expected)
+
+
+def test_a_query_that_searches_nothing_has_no_chance() -> None:
+    data = RetrievalData(["a", "b"], ["x", "y"], [[0], [1]], excluded=[[0, 1], []])
+    metrics = [f"{family}_at_2" for family in METRICS]
+    assert all(0 < value <= 0.5 for value in chances(data, metrics).values())
