@@ -10,6 +10,7 @@ Looked for are the queries and the documents that are relevant for one: what is 
 from __future__ import annotations
 
 import json
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -89,6 +90,7 @@ def contamination(
 
     shards: a file, folder, glob, brace pattern, URL or a list of those, as recipes name them.
     Zero-shot tasks have their pictures as queries, and no documents: the name of a class gives nothing away.
+    A picture of the suite that is not there is not looked for, with a warning.
     Raises ValueError or OSError, naming it, for a shard that is not there or no tar.
     """
     tasks = list(results)
@@ -132,8 +134,12 @@ def _sides(result: TaskResult) -> tuple[list[Input], dict[int, Input], list[list
     """Queries, the documents looked for by their positions, and those of each query."""
     data = result.data
     if isinstance(data, RetrievalData):
-        wanted = sorted({position for positions in data.relevant for position in positions})
-        return data.queries, {position: data.documents[position] for position in wanted}, data.relevant
+        relevant = data.relevant
+        if data.gains is not None:
+            pairs = (zip(documents, gains, strict=True) for documents, gains in zip(relevant, data.gains, strict=True))
+            relevant = [[position for position, gain in some if gain > 0] for some in pairs]
+        wanted = sorted({position for positions in relevant for position in positions})
+        return data.queries, {position: data.documents[position] for position in wanted}, relevant
     if isinstance(data, PairData):
         return [*data.left], dict(enumerate(data.right)), [[pair] for pair in range(len(data.left))]
     return data.images, {}, [[] for _ in data.images]
@@ -181,7 +187,7 @@ class _Seen:
         hashes, numbers, _ = run_hashes(self._words)
         order = np.argsort(hashes, kind="stable")
         self._runs, self._texts_of_runs = hashes[order], numbers[order]
-        self._pictures = [part for part in distinct if not isinstance(part, str)]
+        self._pictures = _those_there([part for part in distinct if not isinstance(part, str)])
         self._bytes: dict[int, list[int]] = defaultdict(list)
         self._bands: dict[tuple[int, int], list[int]] = defaultdict(list)
         self._likeness: list[Likeness | None] = []
@@ -237,6 +243,18 @@ class _Seen:
         known = self.matches.get(part)
         if known is None or _STRENGTH[kind] > _STRENGTH[known.kind]:
             self.matches[part] = Match(kind, _name(part), shard, key)
+
+
+def _those_there(pictures: list[Path | bytes | Deferred]) -> list[Path | bytes | Deferred]:
+    """The pictures whose file is there: a model that sees no pictures is scored without them."""
+    missing = {one for one in pictures if isinstance(one, Path) and not one.is_file()}
+    if missing:
+        warnings.warn(
+            f"{len(missing)} of {len(pictures)} pictures are not there and not looked for ({min(missing)} first), so "
+            "the share of those seen is a lower bound; fetch their data set.",
+            stacklevel=2,
+        )
+    return [one for one in pictures if one not in missing]
 
 
 def _stream(

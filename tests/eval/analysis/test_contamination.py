@@ -168,6 +168,21 @@ def test_only_documents_that_are_an_answer_are_looked_for(shards: Shards) -> Non
     assert (overlap.num_documents, overlap.documents) == (1, {})
 
 
+def test_what_has_a_gain_of_nothing_is_no_answer(shards: Shards) -> None:
+    data = RetrievalData(["one", "two"], ["x", "seen", "y"], [[0, 1], [2, 1]], gains=[[1.0, 0.0], [1.0, -1.0]])
+    (overlap,) = contamination([TaskResult("texts", "text", data, [])], shards(["seen"], []), show_progress=False)
+    assert (overlap.num_documents, overlap.documents, overlap.tainted) == (2, {}, [])
+
+
+def test_pictures_that_are_not_there_are_counted_and_not_looked_for(shards: Shards, tmp_path: Path) -> None:
+    """A model of texts alone is scored without the pictures of its suite."""
+    documents: list[Input] = [tmp_path / "gone.jpg", jpeg(1), tmp_path / "gone too.jpg"]
+    task = TaskResult("pictures", "cross-modal", RetrievalData(["a", "b", "c"], documents, [[0], [1], [2]]), [])
+    with pytest.warns(UserWarning, match=r"2 of 3 pictures are not there and not looked for \(.*gone.jpg first\)"):
+        (overlap,) = contamination([task], shards([], [(jpeg(1), "caption")]), show_progress=False)
+    assert list(overlap.documents) == [1]
+
+
 def test_what_has_a_text_and_a_picture_is_seen_if_either_is(shards: Shards) -> None:
     queries = [Fused("unseen", jpeg(1)), Fused("seen text", jpeg(2)), Fused("unseen too", jpeg(3))]
     task = TaskResult("fused", "cross-modal", RetrievalData([*queries], ["x", "y", "z"], [[0], [1], [2]]), [])
