@@ -247,11 +247,11 @@ class _Seen:
 
 def _those_there(pictures: list[Path | bytes | Deferred]) -> list[Path | bytes | Deferred]:
     """The pictures whose file is there: a model that sees no pictures is scored without them."""
-    missing = {one for one in pictures if isinstance(one, Path) and not one.is_file()}
+    missing = dict.fromkeys(one for one in pictures if isinstance(one, Path) and not one.is_file())
     if missing:
         warnings.warn(
-            f"{len(missing)} of {len(pictures)} pictures are not there and not looked for ({min(missing)} first), so "
-            "the share of those seen is a lower bound; fetch their data set.",
+            f"{len(missing)} of {len(pictures)} pictures are not there and not looked for "
+            f"({next(iter(missing))} first), so the share of those seen is a lower bound; fetch their data set.",
             stacklevel=2,
         )
     return [one for one in pictures if one not in missing]
