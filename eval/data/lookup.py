@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ def lookup_data(
     root: what the inputs of both are relative to.
 
     A photo that is in the catalogue is not asked with: it would find itself. A hit is a product of the highest grade.
+    A question without one, though with products like it, stays: its hit rate is 0 whatever is found, which a warning
+    says once. One without any relevant product is left out.
     Raises ValueError, naming the row, for a product without its text or picture.
     """
     folder = (root / described.rows.input).parent
@@ -74,6 +77,7 @@ def lookup_data(
                 for product in places[name].get(value, ()):
                     relevant[product] = max(grade, relevant.get(product, 0.0))
     kept = {question: relevant for question, relevant in found.items() if relevant}
+    _warn_of_no_hits(kept, max(grades.values()))
     return RetrievalData(
         queries=list(kept),
         documents=documents,
@@ -81,6 +85,16 @@ def lookup_data(
         gains=[list(relevant.values()) for relevant in kept.values()],
         hit_gain=max(grades.values()),
     )
+
+
+def _warn_of_no_hits(questions: Mapping[Input, Mapping[int, float]], grade: float) -> None:
+    without = [question for question, relevant in questions.items() if grade not in relevant.values()]
+    if without:
+        warnings.warn(
+            f"{len(without)} of {len(questions)} questions have no product of grade {grade:g} in the catalogue (first "
+            f"{without[0]!r:.80}), so hit rates count them as missed; leave them out with `where`.",
+            stacklevel=3,
+        )
 
 
 def forms_of(described: Catalogue) -> list[str]:

@@ -115,6 +115,16 @@ def test_questions_may_come_from_another_table_with_fields_of_another_name(shop:
     assert grades(loaded["shop/photo->text"], 0) == {3: 3, 0: 1}
 
 
+def test_questions_that_can_be_no_hit_are_counted(shop: Path) -> None:
+    """A product that is sold no more is asked for, and only its like are in the catalogue."""
+    (shop / "old.jsonl").write_text(json.dumps({**PRODUCTS[0], "sku": "hat-green", "color": "green"}) + "\n")
+    asked = {**TASK, "questions": {"text": {"rows": {"input": "old.jsonl"}, "text": ["title", "color"]}}}
+    said = "1 of 1 questions have no product of grade 3 .*first 'Hat, green'"
+    with pytest.warns(UserWarning, match=said):
+        data = load(shop, asked)["shop/text->text"]
+    assert grades(data, 0) == {0: 2, 1: 2, 2: 1, 3: 1}
+
+
 def test_a_catalogue_of_texts_alone_has_one_form(shop: Path) -> None:
     texts = {**TASK, "catalogue": {"rows": ROWS, "text": ["title"]}, "questions": {"text": QUESTIONS["text"]}}
     assert list(load(shop, texts)) == ["shop/text->text"]
