@@ -21,9 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.datasets import PairData, RetrievalData
-from ..metrics import metric_values, pearson, spearman
+from ..metrics import metric_values
 from ..ranks import BLOCK_ROWS, BLOCK_SCORES, equals_of, ranks_of_scores
-from ..results import Row, TaskResult, Values, Vectors
+from ..results import Row, TaskResult, Vectors
+from ..statistics import CORRELATIONS
+from ..sts import cosines
 
 RERANKED = 4 * 10  # documents that are scored again with the full vectors: four times the ten that are shown
 FULL_BYTES = 4  # of a float32
@@ -41,7 +43,7 @@ def compression_rows(results: Iterable[TaskResult]) -> list[Row]:
         restored = from_int8(to_int8(documents, int8_ranges(documents)), int8_ranges(documents))
         if isinstance(result.data, PairData):
             agreeing = np.count_nonzero((queries > 0) == (documents > 0), axis=1)
-            rows.append(_row(result, _correlation(result, _cosines(queries, restored)), "int8"))
+            rows.append(_row(result, _correlation(result, cosines(queries, restored)), "int8"))
             rows.append(_row(result, _correlation(result, agreeing), "binary"))
         else:
             rows += _retrieval_rows(result, queries, documents, restored)
@@ -145,7 +147,7 @@ def _retrieval_rows(result: TaskResult, queries: Vectors, documents: Vectors, re
 
 def _correlation(result: TaskResult, similarities: npt.ArrayLike) -> float:
     assert isinstance(result.data, PairData)
-    return {"spearman": spearman, "pearson": pearson}[_main_row(result).metric](similarities, result.data.scores)
+    return CORRELATIONS[_main_row(result).metric](similarities, result.data.scores)
 
 
 def _scored(results: Iterable[TaskResult]) -> Iterator[tuple[TaskResult, Vectors, Vectors]]:
@@ -171,10 +173,6 @@ def _bytes_row(size: int, variant: str) -> Row:
 def _steps(ranges: Vectors) -> Vectors:
     steps = (ranges[1] - ranges[0]) / np.float32(255)
     return np.where(steps == 0, np.float32(1), steps)
-
-
-def _cosines(left: Vectors, right: Vectors) -> Values:
-    return np.asarray(np.einsum("pd,pd->p", left, right, dtype=np.float64))
 
 
 def _words(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:

@@ -16,8 +16,7 @@ import numpy.typing as npt
 from ..data.datasets import Fused, Input, RetrievalData
 from ..ranks import BLOCK_SCORES
 from ..results import Row, TaskResult, Vectors
-
-Positions = npt.NDArray[np.int64]
+from .sample import Positions, sampled
 
 DUPLICATE = 0.95  # cosine from which on two documents are called near-duplicates
 MAX_DOCUMENTS = 50_000  # compared with each other, or clustered; beyond that a sample, drawn with seed 0
@@ -60,7 +59,7 @@ def duplicates_of(results: Iterable[TaskResult], threshold: float = DUPLICATE) -
     """
     found = []
     for result, documents in _with_documents(results):
-        sample = _sample(len(documents), MAX_DOCUMENTS)
+        sample = sampled(np.arange(len(documents)), MAX_DOCUMENTS)
         groups = [[int(sample[one]) for one in group] for group in near_duplicates(documents[sample], threshold)]
         found.append(Duplicates(result.name, threshold, sum(map(len, groups)) / len(sample), groups))
     return found
@@ -104,7 +103,7 @@ def clusters_of(results: Iterable[TaskResult], num_clusters: int | None = None, 
     found = []
     for result, documents in _with_documents(results):
         assert isinstance(result.data, RetrievalData)
-        sample = _sample(len(documents), MAX_DOCUMENTS)
+        sample = sampled(np.arange(len(documents)), MAX_DOCUMENTS)
         vectors = documents[sample]
         wanted = num_clusters or min(MAX_CLUSTERS, max(2, round((len(sample) / 2) ** 0.5)))
         labels, centres = k_means(vectors, min(wanted, len(sample)), seed)
@@ -200,9 +199,3 @@ def _root(parents: Positions, one: int) -> int:
         parents[one] = parents[parents[one]]  # half the way for the next one who asks
         one = int(parents[one])
     return one
-
-
-def _sample(count: int, limit: int) -> Positions:
-    if count <= limit:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(0).choice(count, limit, replace=False))

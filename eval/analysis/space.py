@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 import numpy as np
-import numpy.typing as npt
 
 from unimodal.calibration import Calibration, centre, fit_calibration
 
@@ -28,8 +27,7 @@ from ..data.datasets import Fused, RetrievalData, TaskData
 from ..metrics import metric_values
 from ..ranks import BLOCK_SCORES, Ranks, equals_of, ranks_of_scores
 from ..results import Row, TaskResult, Vectors
-
-Positions = npt.NDArray[np.int64]
+from .sample import Positions, sampled
 
 MAX_ROWS = 4096  # vectors whose distances to all others are averaged; beyond that a sample, drawn with seed 0
 MAX_QUERIES = 5000  # asked of a mixed index; beyond that a sample, drawn with seed 0
@@ -91,7 +89,7 @@ def mixed_rows(results: Iterable[TaskResult], calibration: Calibration | None = 
         for variant, texts, pictures in _variants(sides, calibration):
             pool = np.concatenate([texts, pictures])  # (N, D)
             for direction, relevant, first in (("text", to_text, 0), ("image", to_image, num_texts)):
-                asked = _sample(np.flatnonzero([bool(one) for one in relevant]), MAX_QUERIES)
+                asked = sampled(np.flatnonzero([bool(one) for one in relevant]), MAX_QUERIES)
                 if not len(asked):
                     continue
                 wanted = [relevant[number] for number in asked]
@@ -162,7 +160,7 @@ def uniformity(left: Vectors, right: Vectors, ignored: Sequence[Sequence[int]]) 
     left: (n, D), right: (m, D), unit vectors. ignored: for each row of `left` the rows of `right` that do not count.
     None where no pair is left.
     """
-    rows = _sample(np.arange(len(left)), MAX_ROWS)
+    rows = sampled(np.arange(len(left)), MAX_ROWS)
     step = max(1, BLOCK_SCORES // max(1, len(right)))
     total, count = 0.0, 0
     for start in range(0, len(rows), step):
@@ -229,12 +227,6 @@ def _variants(sides: Sides, calibration: Calibration | None) -> Iterator[tuple[s
     for variant, means in (("centred", own), ("calibrated", calibration)):
         if means is not None:
             yield variant, centre(sides.texts, means.text_mean), centre(sides.pictures, means.image_mean)
-
-
-def _sample(numbers: Positions, limit: int) -> Positions:
-    if len(numbers) <= limit:
-        return numbers
-    return np.sort(np.random.default_rng(0).choice(numbers, limit, replace=False))
 
 
 def _flat(lists: Sequence[Sequence[int]]) -> tuple[Positions, Positions]:
