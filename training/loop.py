@@ -33,7 +33,7 @@ from .schedule import learning_rate, place_of
 from .sharding import copy_weights, empty, gather_weights
 from .step import StepStats, train_step
 from .stopping import Feed, Stopped, StopSignals, stop_signals
-from .validation import validate
+from .validation import load_on_main, validate
 
 __all__ = ["Evaluate", "Stopped", "train"]
 
@@ -51,6 +51,7 @@ def train(
     config: TrainConfig,
     *,
     evaluate: Evaluate | None = None,
+    load: Callable[[], object] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     show_progress: bool | None = None,
@@ -59,6 +60,8 @@ def train(
 
     RUN also gets config.yaml, metrics.jsonl, checkpoints/ and, with `eval.best`, the best model in best/.
     evaluate: scores a model; called every `eval.every` steps and at the end.
+    load: called on rank 0, which alone calls `evaluate`, before anything else is read: what `evaluate` needs. What it
+        raises, every rank raises.
     resume: go on from the newest checkpoint of RUN that is still what was written, or of the mirror where that one is
         later; one that is broken is passed over with a warning. Where there is none at all, start.
     overwrite: remove what an earlier run wrote into RUN. Without either, a RUN that holds anything is refused.
@@ -74,6 +77,8 @@ def train(
     joined = distributed.is_joined()
     device = distributed.start(config.device, config.timeout)
     try:
+        if load is not None:
+            load_on_main(load, config.timeout)  # there is nothing to save yet: a signal ends it at once
         with stop_signals() as signals:
             run = begin(config, device, resume, overwrite)
             signals.hold()  # from here on there is something to save

@@ -26,6 +26,33 @@ INPUTS_PER_RANK = 256
 BYTES_PER_CALL = 64 << 20  # of pictures and texts that rank 0 holds to hand them out; one input may be more
 
 
+def load_on_main(load: Callable[[], object], timeout: float) -> None:
+    """Rank 0 loads what validation needs, and what it raises every rank raises; every rank calls it.
+
+    timeout: seconds that a rank waits for a sign of life of rank 0.
+    Raises, on the others, ValueError, OSError or ImportError where `load` did, and else RuntimeError with its words;
+    ConnectionError if a rank dies or hangs.
+    """
+    if distributed.world_size() == 1:
+        load()
+        return
+    raised: list[Exception] = []
+
+    def attempt() -> None:
+        try:
+            load()
+        except Exception as error:  # raised below, once the others know
+            raised.append(error)
+
+    distributed.on_main(attempt, timeout)
+    failure = _failure_of(raised[0]) if raised else None
+    said = distributed.hand_out([failure] * distributed.world_size() if distributed.rank() == 0 else None)
+    if raised:
+        raise raised[0]
+    if said is not None:
+        raise said.kind(said.words)
+
+
 def validate(
     embedder: Embedder, work: Callable[[Embedder], object], timeout: float, is_asked: Callable[[], bool]
 ) -> None:

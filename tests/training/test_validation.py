@@ -19,14 +19,14 @@ import pytest
 import torch
 
 from tests.conftest import Recipe
-from tests.training.test_distributed import _two
+from tests.training.test_distributed import TIMEOUT, _two
 from tests.training.test_loop import _rows
 from training import distributed, validation
 from training.config import TrainConfig
 from training.loop import train
 from training.resume import write_config
 from training.stopping import StopSignals
-from training.validation import validate
+from training.validation import load_on_main, validate
 from unimodal.embedder import Embedder, Item, Vectors
 from unimodal.model import build_model
 from unimodal.preprocess import load_tokenizer
@@ -232,6 +232,20 @@ except Stopped as stopped:
 """
 
 
+COMMAND = """
+import os, sys
+from unimodal.cli.train import run_training_by
+from unimodal.config import read_config
+from unimodal.training.config import TrainConfig
+
+os.chdir(os.environ["WORLD"] if os.environ["RANK"] == "0" else "/")
+try:
+    run_training_by(read_config(TrainConfig, sys.argv[1], []), resume=False)
+except ValueError as error:
+    print(f"rank {os.environ['RANK']}: {error}\\n", end="", flush=True)
+"""
+
+
 def scores(embedder: Embedder, should_stop: Callable[[], bool]) -> dict[str, float]:
     """How well captions find squares of their colour."""
     world = Path(os.environ["WORLD"])
@@ -246,9 +260,9 @@ def scores(embedder: Embedder, should_stop: Callable[[], bool]) -> dict[str, flo
     return {"squares mean": float(similarities.mean()), "squares own": float(np.diag(similarities).mean())}
 
 
-def _run_two(config: TrainConfig, folder: Path, world: Path, **environment: str) -> str:
+def _run_two(config: TrainConfig, folder: Path, world: Path, script: str = VALIDATES, **environment: str) -> str:
     write_config(folder, config)
-    (folder / "script.py").write_text(VALIDATES)
+    (folder / "script.py").write_text(script)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",
                "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(folder / "script.py"),
                str(folder / "config.yaml")]  # fmt: skip
@@ -291,3 +305,57 @@ def test_the_log_says_how_long_a_validation_took(recipe: Recipe, world: Path, mo
     config = recipe({"steps": 1, "eval": {"suite": "none", "every": 1}})
     train(config, evaluate=scores)
     assert "validation_seconds" in (Path(config.run) / "metrics.jsonl").read_text()
+
+
+def _load(rank: int, error: Exception | None) -> list[str]:
+    loaded: list[str] = []
+
+    def load() -> None:
+        loaded.append(f"by {rank}")
+        time.sleep(1.5 * TIMEOUT)
+        if error is not None:
+            raise error
+
+    try:
+        load_on_main(load, TIMEOUT)
+    except Exception as raised:
+        loaded.append(f"{type(raised).__name__}: {raised}")
+    distributed.barrier()  # nobody waits for one that is gone
+    return loaded
+
+
+@pytest.mark.parametrize(
+    ("error", "here", "there"),
+    [
+        (None, [], []),
+        (ValueError("no data"), ["ValueError: no data"], ["ValueError: no data"]),
+        (KeyError("rows"), ["KeyError: 'rows'"], ["RuntimeError: KeyError: 'rows'"]),
+    ],
+)
+def test_the_first_rank_alone_loads_and_what_it_raises_is_raised_by_all(
+    tmp_path: Path, error: Exception | None, here: list[str], there: list[str]
+) -> None:
+    found = _two(tmp_path, functools.partial(_load, error=error))
+    assert found == {0: ["by 0", *here], 1: there}
+
+
+def _validated_by(suite: Path, recipe: Recipe, steps: int) -> TrainConfig:
+    suite.write_text("tasks: {squares: {kind: image-text, rows: {input: pictures.jsonl}, text: captions}}\n")
+    return recipe({"steps": steps, "timeout": 30, "eval": {"suite": str(suite), "data_root": ".", "every": 2}})
+
+
+def test_a_run_of_two_ranks_needs_the_data_of_validation_on_the_first_alone(
+    recipe: Recipe, world: Path, tmp_path: Path
+) -> None:
+    config = _validated_by(tmp_path / "suite.yaml", recipe, steps=2)
+    assert _run_two(config, tmp_path, world, COMMAND).count("rank") == 0
+    assert [row["step"] for row in _rows(config.run) if "val/squares/text->image hit_rate_at_1" in row] == [2]
+
+
+def test_missing_data_of_validation_is_said_by_both_ranks_before_the_run_begins(recipe: Recipe, tmp_path: Path) -> None:
+    config = _validated_by(tmp_path / "suite.yaml", recipe, steps=2)
+    (tmp_path / "empty").mkdir()
+    printed = _run_two(config, tmp_path, tmp_path / "empty", COMMAND)
+    for rank in range(2):
+        assert f"rank {rank}: files of the suite that are missing (1): pictures.jsonl" in printed
+    assert not Path(config.run).exists()

@@ -12,6 +12,7 @@ from .console import Overrides, say
 
 if TYPE_CHECKING:
     from unimodal.embedder import Embedder
+    from unimodal.eval.data.datasets import TaskData
     from unimodal.training.config import SourceConfig, TrainConfig
     from unimodal.training.loop import Evaluate
 
@@ -46,7 +47,8 @@ def run_training_by(config: TrainConfig, *, resume: bool, overwrite: bool = Fals
     from unimodal.training.loop import train as run_training
 
     try:
-        model: Path = run_training(config, evaluate=_evaluator(config), resume=resume, overwrite=overwrite)
+        evaluate, load = _evaluator(config)
+        model: Path = run_training(config, evaluate=evaluate, load=load, resume=resume, overwrite=overwrite)
     except Stopped as stopped:
         say(str(stopped))
         raise typer.Exit(128 + stopped.signal) from None  # as a shell says that a signal ended a process
@@ -55,10 +57,10 @@ def run_training_by(config: TrainConfig, *, resume: bool, overwrite: bool = Fals
     return model
 
 
-def _evaluator(config: TrainConfig) -> Evaluate | None:
-    """Validation during training: scores by "task metric" of the suite that the recipe names."""
+def _evaluator(config: TrainConfig) -> tuple[Evaluate, Callable[[], None]] | tuple[None, None]:
+    """Validation during training: scores by "task metric" of the suite that the recipe names, and what loads it."""
     if config.eval is None:
-        return None
+        return None, None
     from unimodal.config import nearest
     from unimodal.eval.evaluate import evaluate as score
     from unimodal.eval.evaluate import rows_of
@@ -71,14 +73,17 @@ def _evaluator(config: TrainConfig) -> Evaluate | None:
     left_out = [f"tasks.{name}=null" for name in suite.tasks if settings.tasks and name not in settings.tasks]
     suite = read_suite(settings.suite, left_out)
     root = Path(settings.data_root or config.data_root)
-    loaded = load_tasks(suite, root, settings.split)  # what is missing is said now, not at the first validation
+    loaded: dict[str, TaskData] = {}
+
+    def load() -> None:  # what is missing is said before the first step, not at the first validation
+        loaded.update(load_tasks(suite, root, settings.split))
 
     def validate(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float]:
         options = {"split": settings.split, "tasks": loaded, "validation": True, "should_stop": should_stop}
         rows = rows_of(score(embedder, suite, root, **options))
         return {f"{row.task} {row.metric}": row.value for row in rows if row.value is not None}
 
-    return validate
+    return validate, load
 
 
 def _print_plan(config: TrainConfig) -> None:
