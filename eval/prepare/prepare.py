@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from .retail_demo_text import convert_retail_demo_text
 from .table import Converter, DataSet, Each, Source, data_sets, names_of
 
 RECORD = "prepared.json"  # where it came from; where it is, the folder is complete
+_NOTE = "origin.json"  # in the folder of an unfinished try: what it is a try of
 _MARGIN = 3.0  # an archive may have grown to so many times what sets.yaml says, and no further
 
 
@@ -65,8 +66,9 @@ def prepare(
     table = data_sets() if table is None else table
     names = [name for name in names_of(wanted, table) if not _is_prepared(data_root / name, table[name], overwrite)]
     _check_room(data_root, sum(table[name].megabytes for name in names), [table[name] for name in names])
+    reached: set[str] = set()  # a line that breaks between two sets is waited for, too
     for name in names:
-        _prepare(name, table[name], data_root, github, patience or Patience(), show_progress)
+        _prepare(name, table[name], data_root, github, patience or Patience(), show_progress, reached)
     return [data_root / name for name in names_of(wanted, table)]
 
 
@@ -103,16 +105,25 @@ def _check_room(data_root: Path, megabytes: float, missing: list[DataSet]) -> No
 
 
 def _prepare(
-    name: str, data_set: DataSet, data_root: Path, github: str, patience: Patience, show_progress: bool | None
+    name: str,
+    data_set: DataSet,
+    data_root: Path,
+    github: str,
+    patience: Patience,
+    show_progress: bool | None,
+    reached: set[str],
 ) -> None:
     folder = data_root / name
     with _working_folder(folder, _origin(data_set)) as work:
         if (folder / RECORD).is_file() and json.loads((folder / RECORD).read_text())["origin"] == _origin(data_set):
             return  # another process was faster
         sources = work / "sources"
-        commits = [_fetch(name, source, work, data_set, github, patience, show_progress) for source in data_set.sources]
+        commits = [
+            _fetch(name, source, work, data_set, github, patience, show_progress, reached)
+            for source in data_set.sources
+        ]
         for each in data_set.each:
-            _fetch_each(each, sources, patience, show_progress)
+            _fetch_each(each, sources, patience, show_progress, reached)
         made = sources
         if data_set.convert:
             made = work / "made"
@@ -140,6 +151,7 @@ def _fetch(
     github: str,
     patience: Patience,
     show_progress: bool | None,
+    reached: set[str],
 ) -> str:
     """Have the wanted files of a source in work/sources; returns the commit."""
     number = hashlib.blake2b(source.model_dump_json().encode(), digest_size=6).hexdigest()
@@ -148,7 +160,7 @@ def _fetch(
         return done.read_text(encoding="utf-8")
     target.mkdir(parents=True, exist_ok=True)
     if source.hub:
-        commit = fetch_from_hub(source.hub, source.revision, source.files, target, patience)
+        commit = fetch_from_hub(source.hub, source.revision, source.files, target, patience, reached)
         shutil.rmtree(target / ".cache", ignore_errors=True)  # the hub's notes of what was fetched
         there = [path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()]
         for pattern in source.files:
@@ -160,7 +172,7 @@ def _fetch(
         archive = work / f"{number}.archive"
         if not archive.is_file():
             with progress_bar(f"fetching {name}", int(data_set.megabytes * 1e6), show_progress) as advance:
-                fetch_file(url, archive, patience, limit, advance)
+                fetch_file(url, archive, patience, limit, advance, reached)
         try:
             unpack(archive, target, source.files, limit, strip=1 if source.github else 0, flat=source.flat)
         except ValueError as error:
@@ -171,7 +183,7 @@ def _fetch(
     return commit
 
 
-def _fetch_each(each: Each, sources: Path, patience: Patience, show_progress: bool | None) -> None:
+def _fetch_each(each: Each, sources: Path, patience: Patience, show_progress: bool | None, reached: set[str]) -> None:
     """Download single files, eight at once; those that are there are not asked for again."""
     names = fnmatch.filter((sources / each.names).read_text(encoding="utf-8").split(), each.like)
     for name in names:  # of a list that strangers made, and a * of the pattern crosses folders
@@ -181,7 +193,9 @@ def _fetch_each(each: Each, sources: Path, patience: Patience, show_progress: bo
     limit = int(each.max_megabytes * 1e6)
     with progress_bar("fetching files", len(missing), show_progress) as advance, ThreadPoolExecutor(8) as pool:
         tasks = [
-            pool.submit(fetch_file, each.url.format(name=name), sources / each.into / name, patience, limit)
+            pool.submit(
+                fetch_file, each.url.format(name=name), sources / each.into / name, patience, limit, reached=reached
+            )
             for name in missing
         ]
         try:
@@ -196,9 +210,11 @@ def _fetch_each(each: Each, sources: Path, patience: Patience, show_progress: bo
 def _working_folder(folder: Path, origin: dict[str, Any]) -> Iterator[Path]:
     """The hidden folder beside the data set's, with what an earlier try from the same origin left in it.
 
-    One process at a time has it: the lock is on the folder itself, so that nothing else lies about.
+    One process at a time has it: the lock is on the folder itself, so that nothing else lies about. After an error it
+    stays for the next try if anything was fetched; else it goes, with the folders above it that were made for it.
     """
     work = folder.with_name(f".{folder.name}.partial")
+    new = [parent for parent in work.parents if not parent.exists()]
     while True:
         work.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(work, os.O_RDONLY)
@@ -207,7 +223,11 @@ def _working_folder(folder: Path, origin: dict[str, Any]) -> Iterator[Path]:
             if not work.exists() or work.stat().st_ino != os.fstat(descriptor).st_ino:
                 continue  # another process has just finished and removed it
             _forget_another_origin(work, origin)
-            yield work
+            try:
+                yield work
+            except BaseException:
+                _leave_nothing_empty(work, new)
+                raise
             return
         except BlockingIOError:
             raise ValueError(f"{folder} is being prepared by another process; wait for it.") from None
@@ -215,8 +235,17 @@ def _working_folder(folder: Path, origin: dict[str, Any]) -> Iterator[Path]:
             os.close(descriptor)
 
 
+def _leave_nothing_empty(work: Path, new: list[Path]) -> None:
+    if any(path.is_file() and path.name != _NOTE for path in work.rglob("*")):
+        return
+    shutil.rmtree(work)
+    for parent in new:
+        with suppress(OSError):  # another process has put something there
+            parent.rmdir()
+
+
 def _forget_another_origin(work: Path, origin: dict[str, Any]) -> None:
-    note = work / "origin.json"
+    note = work / _NOTE
     text = json.dumps(origin, sort_keys=True)
     if not note.is_file() or note.read_text(encoding="utf-8") != text:
         for path in work.iterdir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,45 @@ def test_a_repository_that_is_not_there_is_named(origins: Origins, tmp_path: Pat
         fetch_from_hub("someone/nothing", "main", ["*"], tmp_path / "set", Patience(deadline=60))
 
 
-def test_a_hub_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, origins: Origins, tmp_path: Path) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(OSError, match="data set someone/set could not be read in"):
-        fetch_from_hub("someone/set", "main", ["*"], tmp_path / "set", Patience(deadline=0.2))
+NOWHERE = {"name": "http://nowhere.invalid", "port": "http://127.0.0.1:9"}  # that nobody knows, that is closed
+
+
+@pytest.mark.parametrize("endpoint", NOWHERE.values(), ids=NOWHERE)
+def test_a_hub_that_is_not_there_is_said_soon(
+    monkeypatch: pytest.MonkeyPatch, origins: Origins, tmp_path: Path, endpoint: str
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    started = time.monotonic()
+    with pytest.raises(OSError, match=rf"^someone/set could not be fetched: {endpoint} cannot be reached \(\[Errno "):
+        fetch_from_hub("someone/set", "main", ["*"], tmp_path / "set", Patience(deadline=60))
+    assert time.monotonic() - started < 15
+
+
+@pytest.mark.parametrize("origin", NOWHERE.values(), ids=NOWHERE)
+def test_a_server_that_is_not_there_is_said_soon(origins: Origins, tmp_path: Path, origin: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(OSError, match=rf"^{origin}/a could not be fetched: {origin} cannot be reached .*a network\?$"):
+        fetch_file(f"{origin}/a", tmp_path / "a", Patience(deadline=60), 100)
+    assert time.monotonic() - started < 15
+
+
+def test_a_hub_that_must_not_be_asked_is_said_at_once(
+    monkeypatch: pytest.MonkeyPatch, origins: Origins, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    started = time.monotonic()
+    with pytest.raises(OSError, match=r"must not be asked \(HF_HUB_OFFLINE is set\)"):
+        fetch_from_hub("someone/set", "main", ["*"], tmp_path / "set", Patience(deadline=60))
+    assert time.monotonic() - started < 15
+
+
+def test_an_origin_that_was_reached_before_is_waited_for(origins: Origins, tmp_path: Path) -> None:
+    reached: set[str] = set()
+    origins.files["/a"] = CONTENT
+    fetch_file(f"{origins.url}/a", tmp_path / "a", Patience(deadline=60), 1 << 21, reached=reached)
+    assert reached == {origins.url}
+    with (
+        pytest.warns(UserWarning, match="trying on"),
+        pytest.raises(OSError, match=r"could not be read in [5-9] tries"),
+    ):
+        fetch_file("http://127.0.0.1:9/a", tmp_path / "b", Patience(deadline=5), 1, reached={"http://127.0.0.1:9"})

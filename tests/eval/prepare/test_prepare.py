@@ -244,6 +244,17 @@ def test_a_group_is_all_of_its_sets(origins: Origins, tmp_path: Path, patience: 
     assert folders == [tmp_path / "nano" / "one", tmp_path / "nano" / "two"]
 
 
+def test_an_origin_that_is_not_there_ends_the_group_and_leaves_no_folder(
+    monkeypatch: pytest.MonkeyPatch, origins: Origins, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    started = time.monotonic()
+    with pytest.raises(OSError, match=r"^\S+/\S+ could not be fetched: http://127.0.0.1:9 cannot be reached"):
+        prepare("nanobeir", tmp_path / "data", patience=Patience(deadline=60), show_progress=False)
+    assert time.monotonic() - started < 15
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_unknown_name_is_refused_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'flicker30k' is unknown; did you mean 'flickr30k'"):
         prepare("flicker30k", tmp_path)
