@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -300,9 +301,8 @@ def _local_folder(name: str) -> Path:
             snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "README.md"])
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ValueError(
-            f"model {name!r} is no folder here and the hub gave none ({' '.join(str(error).split())[:160]})."
-        ) from None
+        why = shorten(str(error), 160, placeholder=" …")
+        raise ValueError(f"model {name!r} is no folder here and the hub gave none ({why}).") from None
 
 
 def _parts(

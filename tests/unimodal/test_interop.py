@@ -268,6 +268,7 @@ def test_models_load_by_their_hub_ids(
     np.testing.assert_allclose(np.load(tmp_path / "home" / "0.npy"), expected, rtol=0, atol=1e-6)
     assert len(errors) == 1
     assert errors[0].startswith("model 'someone/nothing' is no folder here and the hub gave none")
+    assert errors[0].endswith(" appropriate snapshot …).")  # cut between two words
 
 
 def test_a_sentence_model_loads_by_its_hub_id(tmp_path: Path, folder: Path) -> None:
