@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,7 +22,7 @@ import torch
 import unimodal
 from unimodal.checkpoint import save_model
 from unimodal.embedder import Embedder
-from unimodal.interop.open_clip import from_open_clip
+from unimodal.interop.open_clip import _find_weights, from_open_clip
 from unimodal.model import DualEncoder
 from unimodal.preprocess import Tokenizer
 
@@ -269,6 +270,26 @@ def test_models_load_by_their_hub_ids(
     assert len(errors) == 1
     assert errors[0].startswith("model 'someone/nothing' is no folder here and the hub gave none")
     assert errors[0].endswith(" appropriate snapshot …).")  # cut between two words
+
+
+def test_open_clip_weights_without_a_hub_are_one_sentence_soon(tmp_path: Path) -> None:
+    started = time.monotonic()
+    errors = load_elsewhere(tmp_path / "home", "http://127.0.0.1:9", "open_clip:ViT-B-32/openai")
+    assert time.monotonic() - started < 30  # most of it are imports
+    assert len(errors) == 1
+    assert errors[0].startswith("the weights 'openai' of 'ViT-B-32' lie at the hub, which gave none (Got: ConnectError")
+
+
+def test_open_clip_weights_that_lie_here_need_no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match="the weights 'openai' of 'ViT-B-32' lie at the hub"):
+        _find_weights("ViT-B-32", "openai")
+    repository = tmp_path / "models--timm--vit_base_patch32_clip_224.openai"
+    (repository / "snapshots" / "abc").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc", encoding="utf-8")
+    _find_weights("ViT-B-32", "openai")
 
 
 def test_a_sentence_model_loads_by_its_hub_id(tmp_path: Path, folder: Path) -> None:
