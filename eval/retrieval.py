@@ -16,7 +16,7 @@ from .data.datasets import Fused, Input, RetrievalData
 from .metrics import metric_values
 from .ranks import Ranks, ranks, ranks_of_lists, ranks_of_scores
 from .results import Half, Row, Values, Vectors
-from .statistics import mean_intervals
+from .statistics import score_intervals
 
 IMAGE_TEXT_METRICS = ("hit_rate_at_1", "hit_rate_at_5", "hit_rate_at_10")
 TEXT_METRICS = ("ndcg_at_10", "hit_rate_at_1")
@@ -62,7 +62,7 @@ def retrieval_rows(
     """A row for each metric, beside chance and BM25, and each query's values.
 
     queries: (Q, D), documents: (N, D), unit vectors; None where the model has none: rows have the value None then.
-    with_intervals: also 95 % intervals, from resampled queries.
+    with_intervals: also 95 % intervals (`statistics.score_intervals`).
     """
     values = {}
     if queries is not None and documents is not None:
@@ -87,7 +87,7 @@ def mean_rows(
     ]
     if not values or not with_intervals:
         return rows
-    intervals = mean_intervals([values[metric] for metric in metrics])
+    intervals = score_intervals([values[metric] for metric in metrics])
     return [dataclasses.replace(row, low=low, high=high) for row, (low, high) in zip(rows, intervals, strict=True)]
 
 

@@ -1,7 +1,8 @@
 """How sure is a score, and is one model really better than another? Seeded: the same numbers give the same answer.
 
 An interval is the percentile bootstrap's (Efron, 1979): queries are drawn with replacement as often as there are
-queries, a thousand times, and the middle 95 % of the scores are the interval. A difference of two models on the same
+queries, a thousand times, and the middle 95 % of the scores are the interval. Of a share (a hit rate, an accuracy) it
+is Wilson's (1927), as no resample of ten hits out of ten ever misses. A difference of two models on the same
 queries is tested by flipping its sign (Fisher, 1935): if the models were alike, which of the two had which score would
 be chance.
 
@@ -27,6 +28,8 @@ MAX_SWAPS = 2000  # of pairs, each of which has to be ranked anew
 BLOCK = 1 << 22  # drawn numbers held at a time, 32 MB
 
 Interval = tuple[float, float]
+Bounds = tuple[float | None, float | None]  # of an interval; None where it cannot be told
+NORMAL = 1.959963984540054  # 95 % of a standard normal distribution lie within so many of 0
 CORRELATIONS: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike], float]] = {"spearman": spearman, "pearson": pearson}
 
 
@@ -66,8 +69,20 @@ def compare(first: Iterable[TaskResult], second: Iterable[TaskResult]) -> list[C
     return found
 
 
+def score_intervals(values: Sequence[Values]) -> list[Bounds]:
+    """95 % intervals of the scores of several metrics, each the mean of its values (Q,) from 0 up.
+
+    Wilson's where every value is 0 or 1, the bootstrap's elsewhere; (None, None) where all are the same and not 0 or 1,
+    as nothing says then how far another query would lie.
+    """
+    return [
+        _wilson(one) if np.minimum(np.abs(one), np.abs(one - 1)).max() < 1e-9 else _known(bounds)
+        for one, bounds in zip(values, mean_intervals(values), strict=True)
+    ]
+
+
 def mean_intervals(values: Sequence[Values], *, resamples: int = RESAMPLES, seed: int = 0) -> list[Interval]:
-    """95 % intervals of the means of several metrics (Q,) each, over the same resamples of the queries."""
+    """95 % intervals of the means of several differences (Q,) each, over the same resamples of the queries."""
     table = np.stack(values, axis=1)  # (Q, M)
     means = np.concatenate([counts @ table / len(table) for counts in _resampled(len(table), resamples, seed)])
     return _percentiles(means)
@@ -75,9 +90,12 @@ def mean_intervals(values: Sequence[Values], *, resamples: int = RESAMPLES, seed
 
 def correlation_intervals(
     left: Values, right: Values, metrics: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0
-) -> list[Interval]:
-    """95 % intervals of correlations ("spearman", "pearson") of two sides (P,), over resamples of the pairs."""
-    return _percentiles(_resampled_correlations(left, right, metrics, resamples, seed))
+) -> list[Bounds]:
+    """95 % intervals of correlations ("spearman", "pearson") of two sides (P,), over resamples of the pairs.
+
+    (None, None) where all resamples have the same: a perfect order stays perfect, however few pairs it is of.
+    """
+    return [_known(one) for one in _percentiles(_resampled_correlations(left, right, metrics, resamples, seed))]
 
 
 def sign_flip_test(differences: Values, *, flips: int = FLIPS, seed: int = 0) -> float:
@@ -202,6 +220,21 @@ def _percentiles(drawn: Values) -> list[Interval]:
     """(R, M) -> the middle 95 % of each metric."""
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     return list(zip(low.tolist(), high.tolist(), strict=True))
+
+
+def _known(interval: Interval) -> Bounds:
+    """The interval, unless it is a point: what does not vary claims to be certain."""
+    low, high = interval
+    return interval if high - low > 1e-9 else (None, None)
+
+
+def _wilson(values: Values) -> Interval:
+    """The score interval of a share (Wilson, 1927). values: (Q,) of 0 and 1."""
+    share, count = float(values.mean()), len(values)
+    shrink = 1 + NORMAL**2 / count
+    centre = (share + NORMAL**2 / (2 * count)) / shrink
+    half = NORMAL * float(np.sqrt(share * (1 - share) / count + (NORMAL / (2 * count)) ** 2)) / shrink
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 def _binomial(count: int) -> Values:

@@ -16,7 +16,7 @@ from unimodal.bm25 import Bm25Index
 
 from .data.datasets import PairData
 from .results import Row, Values, Vectors
-from .statistics import CORRELATIONS, Interval, correlation_intervals
+from .statistics import CORRELATIONS, Bounds, correlation_intervals
 
 STS_METRICS = ("spearman",)
 
@@ -43,7 +43,7 @@ def sts_rows(
     model = None if left is None or right is None else cosines(left, right)
     rows = []
     for name, positions in groups.items():
-        intervals: list[Interval] = []
+        intervals: list[Bounds] = []
         if model is not None and with_intervals and positions:
             intervals = correlation_intervals(model[positions], human[positions], metrics)
         for number, metric in enumerate(metrics):

@@ -32,7 +32,7 @@ def zero_shot_rows(
 
     pictures: (Q, D) unit vectors, classes: (C, D), of `class_vectors`; None where the model has none: rows have the
         value None then.
-    with_intervals: also 95 % intervals, from resampled pictures.
+    with_intervals: also 95 % intervals (`statistics.score_intervals`).
     """
     values: dict[str, Values] = {}
     if pictures is not None and classes is not None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..data.datasets import PairData, RetrievalData
 from ..results import TaskResult, Values, Vectors
 from ..retrieval import vector_values
-from ..statistics import CORRELATIONS, Interval, correlation_intervals, mean_intervals
+from ..statistics import CORRELATIONS, Bounds, correlation_intervals, score_intervals
 from ..sts import cosines
 from ..zero_shot import zero_shot_values
 
@@ -48,7 +48,7 @@ def part_values(result: TaskResult, numbers: Numbers, queries: Vectors | None = 
     return zero_shot_values(pictures, list(result.values), vectors, result.documents)
 
 
-def part_scores(result: TaskResult, numbers: Numbers, values: dict[str, Values]) -> dict[str, tuple[float, Interval]]:
+def part_scores(result: TaskResult, numbers: Numbers, values: dict[str, Values]) -> dict[str, tuple[float, Bounds]]:
     """metric -> its score over some of a task's queries and the 95 % interval of that.
 
     values: of `part_values` for the same queries.
@@ -61,7 +61,7 @@ def part_scores(result: TaskResult, numbers: Numbers, values: dict[str, Values])
         scores = [CORRELATIONS[metric](values["cosine"], human) for metric in metrics]
     else:
         metrics = list(values)
-        intervals = mean_intervals(list(values.values())) if values else []
+        intervals = score_intervals(list(values.values())) if values else []
         scores = [float(one.mean()) for one in values.values()]
     return dict(zip(metrics, zip(scores, intervals, strict=True), strict=True))
 

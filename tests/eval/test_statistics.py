@@ -12,7 +12,15 @@ import scipy.stats
 from eval import statistics
 from eval.data.datasets import PairData, RetrievalData
 from eval.results import Row, TaskResult
-from eval.statistics import CORRELATIONS, compare, correlation_intervals, mean_intervals, sign_flip_test, swap_test
+from eval.statistics import (
+    CORRELATIONS,
+    compare,
+    correlation_intervals,
+    mean_intervals,
+    score_intervals,
+    sign_flip_test,
+    swap_test,
+)
 
 Values = npt.NDArray[np.float64]
 VECTORS = np.eye(300, dtype=np.float32)
@@ -48,6 +56,29 @@ def test_nineteen_in_twenty_intervals_hold_the_true_mean() -> None:
     random = np.random.default_rng(1)
     held = [low <= 0.3 <= high for low, high in mean_intervals(list((random.random((400, 250)) < 0.3).astype(float)))]
     assert np.mean(held) == pytest.approx(0.95, abs=0.03)
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 7), (7, 7), (1, 1), (3, 10), (199, 200), (1000, 1000)])
+def test_an_interval_of_a_hit_rate_is_wilsons(hits: int, count: int) -> None:
+    ((low, high),) = score_intervals([np.repeat([1.0, 0.0], [hits, count - hits])])
+    expected = scipy.stats.binomtest(hits, count).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert low is not None
+    assert high is not None
+    assert 0 <= low <= hits / count <= high <= 1
+    assert low < high
+
+
+def test_what_is_the_same_for_every_query_has_no_interval_and_the_others_beside_it_have_theirs() -> None:
+    spread = np.random.default_rng(11).random(20)
+    hits, same, others = score_intervals([np.ones(20), np.full(20, 0.63), spread])
+    assert hits == pytest.approx((1 / (1 + 1.959963984540054**2 / 20), 1.0))
+    assert same == (None, None)
+    assert others == mean_intervals([spread])[0]
+
+
+def test_a_perfect_correlation_of_a_few_pairs_has_no_interval() -> None:
+    assert correlation_intervals(np.arange(9.0), np.arange(9.0), list(CORRELATIONS)) == [(None, None)] * 2
 
 
 def test_an_interval_of_a_correlation_is_scipys() -> None:
