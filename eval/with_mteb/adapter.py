@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from unimodal.embedder import Embedder
 
+from ..analysis.compress import truncated
 from ..metrics import check_vectors
 from ..results import Row, Vectors
 from ..store import EmbeddingStore, Prompt, Stopped
@@ -62,7 +61,8 @@ class MtebModel:
             raise ValueError(f"precision {precision!r} is not given here; vectors are float32.")
         where = "/".join((task_metadata.name, hf_split, hf_subset))
         prompt: Prompt = "" if prompt_type is None else prompt_type.value
-        return self._vectors(loader_inputs(inputs, f"{where} {prompt}".strip(), self.store.modalities), prompt)
+        where = f"{where} {prompt}".strip()
+        return self._vectors(loader_inputs(inputs, where, self.store.modalities), prompt, where)
 
     def index(self, corpus: Table, *, task_metadata: Any, hf_split: str, hf_subset: str, **options: Any) -> None:
         """Encode the documents that the next `search` looks through."""
@@ -106,16 +106,12 @@ class MtebModel:
 
         where = f"{'/'.join((metadata.name, split, subset))} {prompt}"
         wanted = [one for one in metadata.get_modalities(PromptType(prompt)) if one in self.store.modalities]
-        vectors = self._vectors(table_inputs(rows, where, wanted, prompt), prompt)
-        check_vectors(vectors, where)
-        return vectors
+        return self._vectors(table_inputs(rows, where, wanted, prompt), prompt, where)
 
-    def _vectors(self, inputs: list[Any], prompt: Prompt) -> Vectors:
-        vectors = np.asarray(self.store.encode(inputs, prompt), dtype=np.float32)
-        if self.dims is None:
-            return vectors
-        kept = vectors[:, : self.dims]
-        return np.asarray(kept / np.maximum(np.linalg.norm(kept, axis=1, keepdims=True), 1e-12), dtype=np.float32)
+    def _vectors(self, inputs: list[Any], prompt: Prompt, where: str) -> Vectors:
+        vectors = self.store.encode(inputs, prompt)
+        check_vectors(vectors, where)
+        return vectors if self.dims is None else truncated(vectors, self.dims)
 
     def _ranked_again(
         self, ids: Sequence[str], asked: Vectors, top_ranked: Mapping[str, Sequence[str]], top_k: int

@@ -38,6 +38,12 @@ class MtebEncoder:
                 f"mteb model {meta.name!r} ({', '.join(meta.model_type)}) gives no single vector for an input; "
                 "mteb itself scores it."
             )
+        similarity = str(getattr(meta.similarity_fn_name, "value", meta.similarity_fn_name or "cosine"))
+        if similarity != "cosine":
+            raise ValueError(
+                f"mteb model {meta.name!r} is compared by {similarity} and scores here are cosines; "
+                "mteb itself scores it."
+            )
         self.model: Any = model
         self.batch_size = batch_size
         self._files = files
@@ -53,8 +59,13 @@ class MtebEncoder:
         return {"query": "query", "document": "document"}
 
     def fingerprint(self) -> str:
-        """32 hexadecimal digits of its name, revision and options, and of its files where it is a folder."""
+        """32 hexadecimal digits of its name, revision and options, and of its files where it is a folder.
+
+        Empty where neither a revision nor files say which weights they are.
+        """
         meta = self.model.mteb_model_meta
+        if meta.revision is None and self._files is None:
+            return ""
         digest = xxhash.xxh3_128(repr((meta.name, meta.revision, meta.embed_dim, meta.experiment_kwargs)).encode())
         for file in sorted(self._files.rglob("*")) if self._files is not None else []:
             if file.is_file():
@@ -144,14 +155,6 @@ def load_mteb_model(
         reason = " ".join(str(error.args[0] if error.args else error).split())[:300]
         raise ValueError(f"mteb cannot load the model {name!r} ({reason}).") from None
     return MtebEncoder(model, batch_size=batch_size)
-
-
-def is_mteb_model(name: str) -> bool:
-    """Whether mteb has an implementation of its own for a model of that name."""
-    import_mteb()
-    from mteb.models.model_implementations import MODEL_REGISTRY
-
-    return name in MODEL_REGISTRY
 
 
 def _metadata(kind: Kind, prompt: str | None) -> Any:

@@ -157,22 +157,17 @@ def mteb(
 
 
 def _load(source: str, device: str | None, dtype: str) -> Encoder:
-    """A model of ours, or of mteb's: by mteb:NAME, or by a name that mteb knows and no folder has."""
-    from importlib.util import find_spec
-
+    """A model of ours, or by mteb:NAME one of mteb's, whose implementation may run code of the model's repository."""
     from unimodal.embedder import load
 
     kind, colon, name = source.partition(":")
-    if colon and kind == "mteb":
-        from unimodal.eval.with_mteb.models import load_mteb_model
+    if not colon or kind != "mteb":
+        return load(source, device=device, dtype=dtype)
+    from unimodal.eval.with_mteb.models import load_mteb_model
 
-        return load_mteb_model(name, device=device)
-    if not colon and source.count("/") == 1 and not Path(source).exists() and find_spec("mteb") is not None:
-        from unimodal.eval.with_mteb.models import is_mteb_model, load_mteb_model
-
-        if is_mteb_model(source):
-            return load_mteb_model(source, device=device)
-    return load(source, device=device, dtype=dtype)
+    if dtype != "float32":
+        raise ValueError(f"--dtype {dtype} is for models of ours; {source} has the precision that mteb gives it.")
+    return load_mteb_model(name, device=device)
 
 
 def _calibration(source: str, encoder: Encoder) -> Calibration | None:

@@ -12,7 +12,7 @@ from eval.data.datasets import RetrievalData
 from eval.metrics import ndcg_at_k
 from eval.ranks import ranks
 from eval.store import EmbeddingStore
-from eval.with_mteb.models import MtebEncoder, is_mteb_model, load_mteb_model
+from eval.with_mteb.models import MtebEncoder, load_mteb_model
 from eval.with_mteb.tasks import find_mteb_task, load_mteb_task
 from tests.eval.mteb_hub import WORDS, jpeg
 
@@ -138,9 +138,20 @@ def test_models_that_give_no_single_vector_are_refused(mteb: Any) -> None:
         load_mteb_model("mteb/baseline-random-cross-encoder")
 
 
-def test_names_that_mteb_knows_are_known_and_others_are_refused(mteb: Any) -> None:
-    assert is_mteb_model("jinaai/jina-clip-v1")
-    assert not is_mteb_model("nobody/nothing")
+def test_a_model_that_is_not_compared_by_cosine_is_refused(minilm: MtebEncoder) -> None:
+    meta = minilm.model.mteb_model_meta
+
+    class Dotted(type(minilm.model)):  # type: ignore[misc]  # a class that is known when it runs
+        def __init__(self) -> None:
+            self.mteb_model_meta = meta.model_copy(
+                update={"similarity_fn_name": type(meta.similarity_fn_name).DOT_PRODUCT}
+            )
+
+    with pytest.raises(ValueError, match="is compared by dot and scores here are cosines"):
+        MtebEncoder(Dotted())
+
+
+def test_names_that_mteb_does_not_know_are_refused(mteb: Any) -> None:
     with pytest.raises(ValueError, match="mteb cannot load the model 'nobody/nothing'"):
         load_mteb_model("nobody/nothing")
 
