@@ -108,11 +108,16 @@ def languages_of(lines: Iterable[Line]) -> dict[str, dict[str, dict[str, Line]]]
 
 
 def sure_lines(comparisons: Comparisons) -> dict[str, set[Line]]:
-    """model -> the lines where it is surely not as the first model."""
+    """model -> the lines where it differs from the first model, as far as one test tells."""
     return {
         name: {(one.task, one.metric) for one in compared if one.p_value < SURE}
         for name, compared in comparisons.items()
     }
+
+
+def difference_said(first: str) -> str:
+    """What the mark of a line says, and how often it is wrong."""
+    return f"differs from {first} (paired test, p < {SURE}; of twenty such tests between equals one is below)"
 
 
 def section_of(line: Line, halves: Mapping[str, str]) -> str:

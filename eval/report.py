@@ -15,11 +15,11 @@ from rich.text import Text
 
 from .lines import (
     SECTIONS,
-    SURE,
     Comparisons,
     Line,
     best_of,
     changes_of,
+    difference_said,
     dims_of,
     half_interval,
     is_score,
@@ -53,10 +53,10 @@ def results_table(
 ) -> Group:
     """The scores: one table with a line for each task and metric and a column for each model, and one of variants.
 
-    The best model of a line is bold; ± is half of the 95 % interval, left out where it does not fit.
+    The best model of a line is bold; ± is the further end of the 95 % interval, left out where it does not fit.
 
     halves: task -> which half of the space it is about (`halves_of`); the table gets a section for each.
-    comparisons: model -> `eval.statistics.compare` of the first model and it; what is sure is marked with a *.
+    comparisons: model -> `eval.statistics.compare` of the first model and it; what differs is marked with a *.
     width: columns to fit into; None: those of the terminal.
     """
     models, width = by_model(results), width or Console().width
@@ -133,7 +133,7 @@ def _score_table(
             task = line[0] if place == 0 or inside[place - 1][0] != line[0] else ""
             table.add_row(task, line[1], *cells[line], end_section=is_last or inside[place + 1][0] != line[0])
     if any(sure.values()):
-        table.caption = f"* surely not as {next(iter(models))} (paired test, p < {SURE})"
+        table.caption = Text(f"* {difference_said(next(iter(models)))}", style="table.caption")
         table.caption_justify = "left"
     return table
 

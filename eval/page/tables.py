@@ -11,6 +11,7 @@ from ..lines import (
     Comparisons,
     Line,
     best_of,
+    difference_said,
     dims_of,
     half_interval,
     is_score,
@@ -189,7 +190,8 @@ def _score_table(lines: Lines, models: Sequence[str], sure: Mapping[str, set[Lin
 def _score_cell(row: Row | None, best: float | None, is_sure: bool) -> str:
     if row is None or row.value is None:
         return number_cell(None)
-    mark = '<span class="sure" title="surely not as the first model: p < 0.05">*</span>' if is_sure else ""
+    said = escape(difference_said("the first model"))
+    mark = f'<span class="sure" title="{said}">*</span>' if is_sure else ""
     interval = ""
     if row.low is not None and row.high is not None:
         said = f"95 % interval: {row.low:.3f} to {row.high:.3f}"

@@ -174,6 +174,7 @@ def test_scores_stand_with_interval_mark_and_balance(page: Path) -> None:
     assert "-0.300" in text  # what the evil variant costs
     html = page.read_text(encoding="utf-8")
     assert html.count('class="sure"') == 1
+    assert "differs from the first model (paired test, p &lt; 0.05; of twenty such tests between equals one is" in html
 
 
 def test_what_a_change_costs_is_against_the_same_queries(tmp_path: Path) -> None:
