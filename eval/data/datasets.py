@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,38 +83,50 @@ TaskData: TypeAlias = RetrievalData | PairData | ZeroShotData
 
 
 def image_text_data(
-    rows: Iterable[Row], folder: Path, image: str, text: str, *, first_caption: bool = False
+    rows: Iterable[Row], folder: Path, image: str, text: str, *, first_caption: bool = False, source: str = ""
 ) -> RetrievalData:
     """Texts as queries, pictures as documents; `swap_sides` gives the other direction.
 
     folder: what the pictures' paths are relative to.
     image, text: a field (a list holds several) or, for the text, a template such as "{title}, {color}".
     first_caption: take only the first of several texts, so that no picture counts more than another.
+    source: what the rows are of, for the warning that counts those left out for want of a text or a picture.
+
+    Raises ValueError if that leaves no row.
     """
     data = RetrievalMaker()
+    empty: list[list[str]] = []
     for row in rows:
         texts = texts_of(row, text)[: 1 if first_caption else None]
         pictures = pictures_of(row, image, folder)
+        empty.append(_empty_of({text: texts, image: pictures}))
         for one in texts:
             data.add(one, pictures)
+    _tell_left_out(empty, source)
     return dataclasses.replace(data.build(), both_ways=True)
 
 
 def text_retrieval_data(
-    rows: Iterable[Row],
+    rows: Sequence[Row],
     pool: Iterable[Row],
     query: str,
     document: str,
     *,
     first_of: Sequence[str] = (),
     every: int = 1,
+    source: str = "",
 ) -> RetrievalData:
     """Texts that search a pool of texts; relevant are the documents of all rows of the pool with the query's text.
 
     rows: those whose queries are asked. pool: those whose documents are searched.
     first_of: fields; of the rows of the pool that share their values only the first gives a document.
     every: ask only every n-th of the distinct queries.
+    source: what the rows are of, for the warning that counts those left out for want of a query or a document.
+
+    Raises ValueError if that leaves no row to ask, or none to search.
     """
+    _refuse_all_empty([_empty_of({name: texts_of(row, name) for name in (query, document)}) for row in rows], source)
+    empty: list[list[str]] = []
     data = RetrievalMaker()
     seen: set[tuple[Any, ...]] = set()
     for row in pool:
@@ -121,11 +134,39 @@ def text_retrieval_data(
         if first_of and group in seen:
             continue
         seen.add(group)
-        documents = texts_of(row, document)
-        for text in texts_of(row, query):
+        queries, documents = texts_of(row, query), texts_of(row, document)
+        empty.append(_empty_of({query: queries, document: documents}))
+        for text in queries:
             data.add(text, documents)
+    _tell_left_out(empty, source)
     asked = dict.fromkeys(text for row in rows for text in texts_of(row, query))
     return data.build(list(asked)[::every])
+
+
+def _empty_of(fields: Mapping[str, Sequence[object]]) -> list[str]:
+    return [name for name, found in fields.items() if not found]
+
+
+def _tell_left_out(empty: Sequence[Sequence[str]], source: str) -> None:
+    """Warn of rows with an empty field; empty: of each row the names of such fields."""
+    _refuse_all_empty(empty, source)
+    count = sum(map(bool, empty))
+    if count:
+        warnings.warn(f"{_of(source)}{count} of {len(empty)} rows left out: empty {_named(empty)}.", stacklevel=3)
+
+
+def _refuse_all_empty(empty: Sequence[Sequence[str]], source: str) -> None:
+    if empty and all(empty):
+        rows = "the only row has" if len(empty) == 1 else f"all {len(empty)} rows have"
+        raise ValueError(f"{_of(source)}{rows} an empty {_named(empty)}; name the field that holds it, or fill it.")
+
+
+def _named(empty: Sequence[Sequence[str]]) -> str:
+    return " or ".join(map(repr, dict.fromkeys(name for names in empty for name in names)))
+
+
+def _of(source: str) -> str:
+    return f"{source}: " if source else ""
 
 
 def pair_data(

@@ -71,7 +71,10 @@ class ImageTextTask(TaskRows):
         """Texts and pictures of the rows."""
         rows = self.rows_of(split)
         folder, first = (root / rows.input).parent, self.captions == "first"
-        return {"": image_text_data(read_rows(rows, root), folder, self.image, self.text, first_caption=first)}
+        texts = image_text_data(
+            read_rows(rows, root), folder, self.image, self.text, first_caption=first, source=rows.input
+        )
+        return {"": texts}
 
 
 class TextRetrievalTask(TaskRows):
@@ -86,10 +89,13 @@ class TextRetrievalTask(TaskRows):
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
         """Queries and documents of the rows."""
-        asked = list(read_rows(self.rows_of(split), root))
+        rows = self.rows_of(split)
+        asked = list(read_rows(rows, root))
         pool = asked if self.pool == "split" else read_rows(self.rows, root)
-        first_of, every = self.first_of, self.every
-        return {"": text_retrieval_data(asked, pool, self.query, self.document, first_of=first_of, every=every)}
+        texts = text_retrieval_data(
+            asked, pool, self.query, self.document, first_of=self.first_of, every=self.every, source=rows.input
+        )
+        return {"": texts}
 
 
 class StsTask(TaskRows):

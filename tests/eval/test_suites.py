@@ -11,6 +11,7 @@ from eval.data.datasets import PairData, RetrievalData
 from eval.data.tasks import TaskRows
 from eval.prepare.table import data_sets, names_of
 from eval.suites import Suite, load_tasks, missing_of, read_suite
+from tests.eval.layouts import write_classes
 from unimodal.config import parse_config
 
 DATA = Path(os.environ.get("UNIMODAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -190,10 +191,19 @@ def test_what_a_shipped_suite_gets_can_be_prepared(name: str) -> None:
 
 
 def test_data_that_cannot_be_scored_is_refused_by_the_task_s_name(tmp_path: Path) -> None:
-    write_rows(tmp_path / "rows.jsonl", {"query": "", "document": "one"})
-    suite = suite_of(texts={"kind": "text-retrieval", "rows": {"input": "rows.jsonl"}})
-    with pytest.raises(ValueError, match="texts has no queries; check where its data lies and its split"):
-        load_tasks(suite, tmp_path, "test")
+    write_classes(tmp_path / "pets", ["0", "7"])
+    with pytest.raises(ValueError, match=r"^pets: label 7 is of none of its 2 classes; "):
+        load_tasks(suite_of(pets={"kind": "webdataset"}), tmp_path, "test")
+
+
+def test_rows_with_an_empty_query_are_counted_and_those_of_another_split_are_not(tmp_path: Path) -> None:
+    rows = [{"query": query, "document": query or "one", "split": "test"} for query in ("one", "", "two", "three")]
+    write_rows(tmp_path / "rows.jsonl", *rows, {"query": "", "document": "four", "split": "val"})
+    texts: dict[str, Any] = {"kind": "text-retrieval", "rows": {"input": "rows.jsonl"}, "splits": PAIRS["splits"]}
+    with pytest.warns(UserWarning, match=r"^rows\.jsonl: 1 of 4 rows left out: empty 'query'\.$"):
+        load_tasks(suite_of(texts=texts), tmp_path, "test")
+    with pytest.raises(ValueError, match=r"^rows\.jsonl: the only row has an empty 'query'; "):
+        load_tasks(suite_of(texts={**texts, "pool": "all"}), tmp_path, "val")
 
 
 def test_an_unknown_way_to_change_queries_is_told_when_the_suite_is_read() -> None:

@@ -58,13 +58,54 @@ def test_a_picture_has_all_its_captions_or_the_first() -> None:
     rows = [
         {"image": "a.jpg", "alt": ["one", "two"]},
         {"image": "b.jpg", "alt": ["two", ""]},
-        {"image": "c", "alt": []},
     ]
     data = image_text_data(rows, Path("pictures"), "image", "alt")
     assert data.queries == ["one", "two"]
     assert data.documents == [Path("pictures/a.jpg"), Path("pictures/b.jpg")]
     assert data.relevant == [[0], [0, 1]]
     assert image_text_data(rows, Path(), "image", "alt", first_caption=True).relevant == [[0], [1]]
+
+
+ASKED: list[Row] = [
+    {"q": "one", "d": "a"},
+    {"q": "", "d": "b"},
+    {"q": "three", "d": None},
+    {"q": "four", "d": "c"},
+    {"q": " ", "d": "d"},
+]
+
+
+def test_rows_that_are_left_out_for_an_empty_text_are_counted() -> None:
+    with pytest.warns(UserWarning, match=r"^asked\.jsonl: 3 of 5 rows left out: empty 'q' or 'd'\.$") as told:
+        data = text_retrieval_data(ASKED, ASKED, "q", "d", source="asked.jsonl")
+    assert (data.queries, data.documents) == (["one", "four"], ["a", "c"])
+    assert len(told) == 1
+    with pytest.warns(UserWarning, match=r"^2 of 4 rows left out: empty 'q'\.$"):
+        text_retrieval_data(ASKED[:1], [row for row in ASKED if row["d"]], "q", "d")
+
+
+def test_rows_that_are_left_out_for_an_empty_caption_or_picture_are_counted() -> None:
+    rows: list[Row] = [{"image": "a.jpg", "alt": ["one", ""]}, {"image": "b.jpg", "alt": ["", ""]}]
+    with pytest.warns(UserWarning, match=r"^figures\.jsonl: 1 of 2 rows left out: empty 'alt'\.$"):
+        assert image_text_data(rows, Path(), "image", "alt", source="figures.jsonl").queries == ["one"]
+    with pytest.warns(UserWarning, match=r"^1 of 2 rows left out: empty 'image'\.$"):
+        image_text_data([rows[0], {"image": "", "alt": "two"}], Path(), "image", "alt")
+
+
+def test_rows_that_are_all_left_out_are_refused_by_the_field_that_is_empty() -> None:
+    with pytest.raises(ValueError, match=r"^asked\.jsonl: all 2 rows have an empty 'q'; name the field that holds it"):
+        text_retrieval_data([ASKED[1], ASKED[4]], ASKED, "q", "d", source="asked.jsonl")
+    with pytest.raises(ValueError, match=r"^the only row has an empty 'd'; "):
+        text_retrieval_data(ASKED[2:3], ASKED, "q", "d")
+    with pytest.raises(ValueError, match=r"^all 2 rows have an empty 'alt'; "):
+        image_text_data([{"image": "a.jpg", "alt": [""]}, {"image": "b.jpg", "alt": None}], Path(), "image", "alt")
+
+
+@pytest.mark.filterwarnings("error")
+def test_rows_that_are_whole_are_used_without_a_word() -> None:
+    assert text_retrieval_data(SECTIONS[:0], SECTIONS[:0], "title", "passage").queries == []
+    assert len(text_retrieval_data(SECTIONS, SECTIONS, "title", "passage").queries) == 3
+    assert image_text_data([{"image": "a.jpg", "alt": ["one", ""]}], Path(), "image", "alt").queries == ["one"]
 
 
 def test_swapped_sides_search_in_the_other_direction() -> None:
