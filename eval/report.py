@@ -69,7 +69,7 @@ def results_table(
 
 
 def results_json(results: Results, facts: Mapping[str, Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
-    """Rows of {task, metric, value, chance, baseline}, and low, high and variant where they are set.
+    """Rows of {task, metric, value, chance, baseline}, and low, high, variant and num where they are set.
 
     facts: model -> what is true of all its rows ({"fingerprint": ..., "suite": ..., "split": ...}), said in each of
         them, so that rows of several files can be laid together. With several models, or with facts, each row also
@@ -97,7 +97,8 @@ def by_model(results: Results) -> dict[str, Sequence[Row]]:
 
 
 def _plain(row: Row) -> dict[str, Any]:
-    left_out = [name for name, empty in (("low", None), ("high", None), ("variant", "")) if getattr(row, name) == empty]
+    empty = {"low": None, "high": None, "variant": "", "num": None}
+    left_out = [name for name, nothing in empty.items() if getattr(row, name) == nothing]
     return {name: value for name, value in dataclasses.asdict(row).items() if name not in left_out}
 
 

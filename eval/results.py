@@ -67,6 +67,7 @@ class Row:
     low: float | None = None  # of a 95 % confidence interval of the value
     high: float | None = None
     variant: str = ""  # what was done to vectors or inputs: "64 dims", "int8", "typos", ...; empty: nothing
+    num: int | None = None  # queries, pairs or pictures that the value is of
 
 
 @dataclasses.dataclass(frozen=True)

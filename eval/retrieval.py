@@ -81,11 +81,15 @@ def mean_rows(
     with_intervals: bool,
 ) -> list[Row]:
     """A row for each metric that is the mean of its values; None where there are none."""
+    if not values:
+        return [Row(task, metric, None, chance[metric], baseline.get(metric)) for metric in metrics]
     rows = [
-        Row(task, metric, float(values[metric].mean()) if values else None, chance[metric], baseline.get(metric))
+        Row(
+            task, metric, float(values[metric].mean()), chance[metric], baseline.get(metric), num=len(values[metric])
+        )
         for metric in metrics
-    ]
-    if not values or not with_intervals:
+    ]  # fmt: skip
+    if not with_intervals:
         return rows
     intervals = score_intervals([values[metric] for metric in metrics])
     return [dataclasses.replace(row, low=low, high=high) for row, (low, high) in zip(rows, intervals, strict=True)]

@@ -52,7 +52,8 @@ def sts_rows(
                 for one in (model, words)
             )
             low, high = intervals[number] if intervals else (None, None)
-            rows.append(Row(name, metric, value, 0.0, baseline, low, high))
+            num = None if model is None else len(positions)
+            rows.append(Row(name, metric, value, 0.0, baseline, low, high, num=num))
     return rows, {} if model is None else {"cosine": model}
 
 

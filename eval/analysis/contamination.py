@@ -125,7 +125,7 @@ def _rows_of_rest(result: TaskResult, rest: Numbers) -> list[Row]:
         return [Row(result.name, metric, None, None, None, variant=VARIANT) for metric in metrics]
     scores = part_scores(result, rest, part_values(result, rest))
     return [
-        Row(result.name, metric, value, None, None, low, high, VARIANT)
+        Row(result.name, metric, value, None, None, low, high, VARIANT, len(rest))
         for metric, (value, (low, high)) in scores.items()
     ]
 

@@ -158,9 +158,10 @@ def _rows(result: TaskResult, kind: str, numbers: Numbers, vectors: Vectors) -> 
         intervals = dict(zip(values, mean_intervals(differences), strict=True))
     rows = []
     for metric, (value, (low, high)) in after.items():
-        rows.append(Row(result.name, metric, value, None, None, low, high, variant=kind))
+        rows.append(Row(result.name, metric, value, None, None, low, high, kind, len(numbers)))
         bounds: tuple[float | None, float | None] = intervals.get(metric, (None, None))
-        rows.append(Row(result.name, metric, value - before[metric][0], None, None, *bounds, f"{kind}, difference"))
+        difference, variant = value - before[metric][0], f"{kind}, difference"
+        rows.append(Row(result.name, metric, difference, None, None, *bounds, variant, len(numbers)))
     return rows
 
 

@@ -169,6 +169,7 @@ def _head(title: str, kind: str) -> str:
 
 def _score_table(lines: Lines, models: Sequence[str], sure: Mapping[str, set[Line]]) -> str:
     scored, rows = any(is_score(metric) for _, metric in lines), []
+    counted = any(row.num for cells in lines.values() for row in cells.values())
     for (task, metric), cells in lines.items():
         known = next(iter(cells.values()))
         best = best_of(metric, (row.value for row in cells.values()))
@@ -177,13 +178,16 @@ def _score_table(lines: Lines, models: Sequence[str], sure: Mapping[str, set[Lin
         beside = (
             f'<td class="plot">{plot}</td>{number_cell(known.chance, classes="quiet")}'
             f"{number_cell(known.baseline, classes='quiet')}"
+            if scored
+            else ""
         )
-        rows.append(
-            f"<tr><td>{task_html(task)}</td><td>{metric_html(metric)}</td>{scores}{beside if scored else ''}</tr>"
-        )
+        num = next((row.num for row in cells.values() if row.num), None)
+        count = number_cell(num, shown="" if num is None else f"{num:,}", classes="quiet") if counted else ""
+        rows.append(f"<tr><td>{task_html(task)}</td><td>{metric_html(metric)}</td>{scores}{beside}{count}</tr>")
     heads = [("task", "text"), ("metric", "text")]
     heads += [(name if len(models) > 1 else "score", "number") for name in models]
     heads += [("0 to 1", "drawing"), ("chance", "number"), ("BM25", "number")] if scored else []
+    heads += [("n", "number")] if counted else []
     return table(heads, rows)
 
 

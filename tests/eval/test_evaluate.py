@@ -105,7 +105,8 @@ def test_every_task_is_scored_beside_chance_and_bm25(catalogue: Path) -> None:
         ("pairs", "spearman"),
         ("pairs/hard", "spearman"),
     ]
-    plain = Row("pictures/text->image", "hit_rate_at_1", 1.0, pytest.approx(1 / 15), None, 1.0, 1.0)  # type: ignore[arg-type]  # approx
+    chance, low = pytest.approx(1 / 15), pytest.approx(15 / (15 + 1.96**2), abs=1e-4)
+    plain = Row("pictures/text->image", "hit_rate_at_1", 1.0, chance, None, low, 1.0, num=15)  # type: ignore[arg-type]  # approx
     assert rows[0] == plain
     assert rows[2].chance == pytest.approx(10 / 15)
     assert rows[6].value == 1.0

@@ -177,6 +177,16 @@ def test_scores_stand_with_interval_mark_and_balance(page: Path) -> None:
     assert "differs from the first model (paired test, p &lt; 0.05; of twenty such tests between equals one is" in html
 
 
+def test_how_many_queries_a_score_is_of_stands_beside_it_where_it_is_known(tmp_path: Path) -> None:
+    for num, heads in ((1234, ["BM25", "n"]), (None, ["chance", "BM25"])):
+        row = Row("sections", "ndcg_at_10", 0.8, 0.1, None, num=num)
+        result = TaskResult("sections", "text", RetrievalData([], [], []), [row])
+        write_report(tmp_path / "page.html", {"": ModelReport([result])}, title="t")
+        html = (tmp_path / "page.html").read_text(encoding="utf-8")
+        assert re.findall(r'<button type="button">([^<]*)<', html)[-2:] == heads
+        assert ('data-value="1234">1,234<' in html) == (num is not None)
+
+
 def test_what_a_change_costs_is_against_the_same_queries(tmp_path: Path) -> None:
     plain = Row("sections", "ndcg_at_10", 0.8, 0.1, None)
     changed = [("typos", 0.5), ("typos, difference", -0.2), ("without overlap", 0.7), ("int8", 0.79)]

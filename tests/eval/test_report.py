@@ -138,12 +138,13 @@ def test_what_has_no_plain_score_has_no_column_for_it() -> None:
 
 
 def test_json_holds_exactly_what_is_set(tmp_path: Path) -> None:
-    write_json([*ROWS, VARIED[-1]], tmp_path / "new" / "scores.json")
+    write_json([*ROWS, VARIED[-1], Row("sections", "map", 0.5, 0.1, None, num=12)], tmp_path / "new" / "scores.json")
     written = json.loads((tmp_path / "new" / "scores.json").read_text())
     plain = {"task": "sections", "metric": "ndcg_at_10", "value": 0.71, "chance": 0.003, "baseline": 0.633}
     assert written[0] == {**plain, "low": 0.7, "high": 0.715}
     assert written[1].keys() == plain.keys()
     assert written[3] == {**plain, "value": 0.79, "baseline": None, "variant": "int8"}
+    assert written[4]["num"] == 12
 
 
 def test_json_of_several_models_says_in_each_row_whose_it_is(tmp_path: Path) -> None:

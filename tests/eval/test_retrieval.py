@@ -83,7 +83,7 @@ def test_an_interval_holds_the_mean() -> None:
 
 def test_a_perfect_score_of_two_queries_is_not_certain() -> None:
     rows, _ = retrieval_rows("shop", replace(SHOP, relevant=[[1], [1]]), TEXT_METRICS, DOCUMENTS[[1, 1]], DOCUMENTS)
-    assert [row.value for row in rows] == [1.0] * 2
+    assert [(row.value, row.num) for row in rows] == [(1.0, 2)] * 2
     assert [row.low for row in rows] == pytest.approx([0.342] * 2, abs=0.001)
     assert [row.high for row in rows] == [1.0] * 2
 
@@ -91,7 +91,7 @@ def test_a_perfect_score_of_two_queries_is_not_certain() -> None:
 def test_without_vectors_rows_have_chance_alone() -> None:
     rows, values = retrieval_rows("shop", SHOP, TEXT_METRICS, None, None)
     assert values == {}
-    assert [(row.value, row.low) for row in rows] == [(None, None)] * 2
+    assert [(row.value, row.low, row.num) for row in rows] == [(None, None, None)] * 2
     assert all(row.chance for row in rows)
 
 

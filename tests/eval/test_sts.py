@@ -43,6 +43,7 @@ def test_groups_are_scored_apart_and_metrics_beside_each_other() -> None:
         ("pairs", "spearman"), ("pairs", "pearson"), ("pairs/ends", "spearman"), ("pairs/ends", "pearson"),
     ]  # fmt: skip
     assert (rows[0].value, rows[0].chance) == (1.0, 0.0)
+    assert [row.num for row in rows] == [4, 4, len(PAIRS.groups["ends"]), len(PAIRS.groups["ends"])]
     assert rows[1].value == pytest.approx(np.corrcoef([1, 0.6, 0, 0.8], PAIRS.scores)[0, 1])
     assert rows[0].baseline is not None
     np.testing.assert_allclose(values["cosine"], [1, 0.6, 0, 0.8], atol=1e-7)

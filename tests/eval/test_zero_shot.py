@@ -43,6 +43,7 @@ def test_rows_have_chance_and_an_interval() -> None:
         assert row.low is not None
         assert row.high is not None
         assert row.value == values[row.metric].mean()
+        assert row.num == 60
         assert row.low <= row.value <= row.high
     unscored, _ = zero_shot_rows("shapes", data, ["accuracy"], None, None)
     assert [(row.value, row.chance) for row in unscored] == [(None, 1 / 8)]
