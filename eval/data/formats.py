@@ -30,17 +30,15 @@ def read_webdataset(
 
     folder: holds SPLIT/nshards.txt, SPLIT/0.tar, ... and dataset_type.txt with the word retrieval (pictures with a
         .txt of one caption a line), or classnames.txt and zeroshot_classification_templates.txt (pictures with a
-        .cls).
+        .cls). Without dataset_type.txt it is retrieval if every picture has a .txt and none a .cls.
     pictures: the first one and the one behind the last, by position.
 
     Every caption asks, as in CLIP_benchmark, even if two pictures share it: each finds its own.
     Raises ValueError, naming file and sample, for what is missing or cannot be read.
     """
-    kind = folder / "dataset_type.txt"
-    is_retrieval = kind.is_file() and kind.read_text(encoding="utf-8").strip() == "retrieval"
     samples = list(itertools.islice(_tar_samples(_tars(folder, split)), pictures[0], pictures[1]))
     images: list[Input] = [_picture(key, parts) for key, parts in samples]
-    if is_retrieval:
+    if _is_retrieval(folder / "dataset_type.txt", samples):
         captions = [_lines(_text(key, parts, "txt")) for key, parts in samples]
         return _captioned(images, captions, [key for key, _ in samples])
     labels = [_label(key, parts) for key, parts in samples]
@@ -148,6 +146,12 @@ def _captioned(images: list[Input], captions: list[list[str]], keys: list[str]) 
         document_ids=keys,
         both_ways=True,
     )
+
+
+def _is_retrieval(kind: Path, samples: Sequence[tuple[str, dict[str, Part]]]) -> bool:
+    if kind.is_file():
+        return kind.read_text(encoding="utf-8").strip() == "retrieval"
+    return bool(samples) and all("txt" in parts and "cls" not in parts for _, parts in samples)
 
 
 def _tars(folder: Path, split: str) -> list[Path]:

@@ -57,6 +57,23 @@ def test_classes_of_a_webdataset_make_a_zero_shot_task(tmp_path: Path) -> None:
     assert data.images[2].read() == picture(2, "WEBP")
 
 
+def test_a_webdataset_of_captions_needs_no_word_that_it_is_one(tmp_path: Path) -> None:
+    told = read_webdataset(write_captioned(tmp_path, CAPTIONS))
+    (tmp_path / "dataset_type.txt").unlink()
+    data = read_webdataset(tmp_path)
+    assert isinstance(data, RetrievalData)
+    assert isinstance(told, RetrievalData)
+    assert (data.queries, data.relevant, data.document_ids) == (told.queries, told.relevant, told.document_ids)
+
+
+def test_a_class_beside_a_caption_makes_a_zero_shot_task_unless_the_folder_says_retrieval(tmp_path: Path) -> None:
+    write_classes(tmp_path, ["1"])
+    write_tar(tmp_path / "test" / "0.tar", {"a.jpg": picture(0), "a.cls": b"1", "a.txt": b"a dog"})
+    assert isinstance(read_webdataset(tmp_path), ZeroShotData)
+    (tmp_path / "dataset_type.txt").write_text("retrieval")
+    assert isinstance(read_webdataset(tmp_path), RetrievalData)
+
+
 def test_what_a_webdataset_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"split 'val' is not in '.*'; there is: test"):
         read_webdataset(write_captioned(tmp_path / "a", CAPTIONS), "val")
