@@ -1,7 +1,8 @@
 """What a task is made of: queries, documents and which belong together; or pairs with a similarity score.
 
 Built from rows of a table. Rows that repeat a query or a document are merged: one query then has several relevant
-documents, as nothing else would be fair to a model that finds the other one.
+documents, as nothing else would be fair to a model that finds the other one. Rows that repeat a query together with its
+document count once, and a warning says how many they are.
 """
 
 from __future__ import annotations
@@ -96,13 +97,14 @@ def image_text_data(
     """
     data = RetrievalMaker()
     empty: list[list[str]] = []
+    repeated: list[bool] = []
     for row in rows:
         texts = texts_of(row, text)[: 1 if first_caption else None]
         pictures = pictures_of(row, image, folder)
         empty.append(_empty_of({text: texts, image: pictures}))
-        for one in texts:
-            data.add(one, pictures)
+        repeated.append(not empty[-1] and not any([data.add(one, pictures) for one in texts]))
     _tell_left_out(empty, source)
+    _tell_repeated(repeated, source)
     return dataclasses.replace(data.build(), both_ways=True)
 
 
@@ -127,6 +129,7 @@ def text_retrieval_data(
     """
     _refuse_all_empty([_empty_of({name: texts_of(row, name) for name in (query, document)}) for row in rows], source)
     empty: list[list[str]] = []
+    repeated: list[bool] = []
     data = RetrievalMaker()
     seen: set[tuple[Any, ...]] = set()
     for row in pool:
@@ -136,9 +139,9 @@ def text_retrieval_data(
         seen.add(group)
         queries, documents = texts_of(row, query), texts_of(row, document)
         empty.append(_empty_of({query: queries, document: documents}))
-        for text in queries:
-            data.add(text, documents)
+        repeated.append(not empty[-1] and not any([data.add(text, documents) for text in queries]))
     _tell_left_out(empty, source)
+    _tell_repeated(repeated, source)
     asked = dict.fromkeys(text for row in rows for text in texts_of(row, query))
     return data.build(list(asked)[::every])
 
@@ -153,6 +156,13 @@ def _tell_left_out(empty: Sequence[Sequence[str]], source: str) -> None:
     count = sum(map(bool, empty))
     if count:
         warnings.warn(f"{_of(source)}{count} of {len(empty)} rows left out: empty {_named(empty)}.", stacklevel=3)
+
+
+def _tell_repeated(repeated: Sequence[bool], source: str) -> None:
+    """Warn of rows that say nothing that no row before them says."""
+    if any(repeated):
+        rows = f"{sum(repeated)} of {len(repeated)} rows"
+        warnings.warn(f"{_of(source)}{rows} repeat others and count once.", stacklevel=3)
 
 
 def _refuse_all_empty(empty: Sequence[Sequence[str]], source: str) -> None:
@@ -260,11 +270,15 @@ class RetrievalMaker:
         self._documents: dict[Input, int] = {}
         self._relevant: dict[Input, dict[int, None]] = {}
 
-    def add(self, query: Input, documents: Iterable[Input]) -> None:
-        """Say that these documents are relevant for this query; known ones are merged."""
+    def add(self, query: Input, documents: Iterable[Input]) -> bool:
+        """Say that these documents are relevant for this query, known ones are merged; whether that was news."""
+        is_news = False
         for document in documents:
             position = self._documents.setdefault(document, len(self._documents))
-            self._relevant.setdefault(query, {})[position] = None
+            relevant = self._relevant.setdefault(query, {})
+            is_news |= position not in relevant
+            relevant[position] = None
+        return is_news
 
     def build(self, queries: Sequence[Input] | None = None) -> RetrievalData:
         """All documents, with these queries (those without a document are left out) or with all there are."""

@@ -92,6 +92,16 @@ def test_rows_that_are_left_out_for_an_empty_caption_or_picture_are_counted() ->
         image_text_data([rows[0], {"image": "", "alt": "two"}], Path(), "image", "alt")
 
 
+def test_rows_that_repeat_a_query_with_its_document_are_counted() -> None:
+    with pytest.warns(UserWarning, match=r"^pool\.jsonl: 2 of 7 rows repeat others and count once\.$") as told:
+        data = text_retrieval_data(SECTIONS, [*SECTIONS, *SECTIONS[:2]], "title", "passage", source="pool.jsonl")
+    assert len(told) == 1
+    assert data == text_retrieval_data(SECTIONS, SECTIONS, "title", "passage")
+    rows: list[Row] = [{"image": "a.jpg", "alt": ["one", "two"]}, {"image": "a.jpg", "alt": "two"}]
+    with pytest.warns(UserWarning, match=r"^1 of 2 rows repeat others and count once\.$"):
+        assert image_text_data(rows, Path(), "image", "alt").relevant == [[0], [0]]
+
+
 def test_rows_that_are_all_left_out_are_refused_by_the_field_that_is_empty() -> None:
     with pytest.raises(ValueError, match=r"^asked\.jsonl: all 2 rows have an empty 'q'; name the field that holds it"):
         text_retrieval_data([ASKED[1], ASKED[4]], ASKED, "q", "d", source="asked.jsonl")
