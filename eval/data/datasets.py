@@ -102,7 +102,8 @@ def image_text_data(
         texts = texts_of(row, text)[: 1 if first_caption else None]
         pictures = pictures_of(row, image, folder)
         empty.append(_empty_of({text: texts, image: pictures}))
-        repeated.append(not empty[-1] and not any([data.add(one, pictures) for one in texts]))
+        news = [data.add(one, pictures) for one in texts]
+        repeated.append(not empty[-1] and not any(news))
     _tell_left_out(empty, source)
     _tell_repeated(repeated, source)
     return dataclasses.replace(data.build(), both_ways=True)
@@ -139,7 +140,8 @@ def text_retrieval_data(
         seen.add(group)
         queries, documents = texts_of(row, query), texts_of(row, document)
         empty.append(_empty_of({query: queries, document: documents}))
-        repeated.append(not empty[-1] and not any([data.add(text, documents) for text in queries]))
+        news = [data.add(text, documents) for text in queries]
+        repeated.append(not empty[-1] and not any(news))
     _tell_left_out(empty, source)
     _tell_repeated(repeated, source)
     asked = dict.fromkeys(text for row in rows for text in texts_of(row, query))
