@@ -63,8 +63,8 @@ OVERLAP_SAID = "Texts and pictures of the suite that also stand in the training 
 FAILURES_SAID = "The queries that went worst in each task: what was asked, what was right, and what came first."
 FOOTER = (
     "hit_rate_at_k: share of queries with a relevant document among the first k (R@k in papers on CLIP). recall_at_k: "
-    "share of the relevant documents among the first k. Intervals are Wilson's for shares of queries, else bootstrapped "
-    "over queries."
+    "share of the relevant documents among the first k. Intervals are Wilson's for shares of queries, else "
+    "bootstrapped over queries."
 )
 
 
