@@ -157,3 +157,31 @@ def test_what_a_user_gets_wrong_is_one_line_and_status_one(words: list[str], mes
     assert len(result.stderr.strip().splitlines()) == 1
     assert result.stderr.startswith("error: ")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """mteb outside the home folder, and no hub."""
+    pytest.importorskip("mteb")
+    import huggingface_hub
+
+    monkeypatch.setenv("MTEB_CACHE", str(tmp_path / "mteb"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+def test_a_name_of_mtebs_is_no_model_of_ours_and_how_to_ask_mteb_for_it_is_said(offline: None) -> None:
+    from unimodal.cli.evaluate import _load
+
+    way_out = r"'jinaai/jina-clip-v1' is no folder here .*; mteb:jinaai/jina-clip-v1 is mteb's, whose .* may run code"
+    with pytest.raises(ValueError, match=way_out):
+        _load("jinaai/jina-clip-v1", "cpu", "float32")
+    with pytest.raises(ValueError, match="'nobody/nothing' is no folder here") as error:
+        _load("nobody/nothing", "cpu", "float32")
+    assert "mteb" not in str(error.value)
+
+
+def test_a_dtype_for_a_model_of_mtebs_is_refused() -> None:
+    from unimodal.cli.evaluate import _load
+
+    with pytest.raises(ValueError, match="dtype bfloat16 is for models of ours; leave it out for mteb:owner/name"):
+        _load("mteb:owner/name", "cpu", "bfloat16")

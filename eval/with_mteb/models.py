@@ -27,7 +27,7 @@ class MtebEncoder:
     def __init__(self, model: Any, *, batch_size: int = 32, files: Path | None = None) -> None:
         """model: has mteb's Encoder protocol. batch_size: as mteb's. files: the folder that the weights were read from.
 
-        Raises ValueError for a model that gives no single vector for an input.
+        Raises ValueError for a model that gives no single vector for an input, or is not compared by the cosine.
         """
         import_mteb()
         from mteb.models import EncoderProtocol
@@ -140,7 +140,7 @@ def load_mteb_model(
 
     revision, device: as mteb.get_model's.
 
-    Raises ValueError for a model that mteb cannot load or that gives no single vector for an input.
+    Raises ValueError for a model that mteb cannot load or that `MtebEncoder` refuses.
     """
     mteb = import_mteb()
     if Path(name).is_dir():
@@ -155,6 +155,14 @@ def load_mteb_model(
         reason = " ".join(str(error.args[0] if error.args else error).split())[:300]
         raise ValueError(f"mteb cannot load the model {name!r} ({reason}).") from None
     return MtebEncoder(model, batch_size=batch_size)
+
+
+def is_mteb_model(name: str) -> bool:
+    """Whether mteb has an implementation of its own for a model of that name."""
+    import_mteb()
+    from mteb.models.model_implementations import MODEL_REGISTRY
+
+    return name in MODEL_REGISTRY
 
 
 def _metadata(kind: Kind, prompt: str | None) -> Any:

@@ -158,16 +158,30 @@ def mteb(
 
 def _load(source: str, device: str | None, dtype: str) -> Encoder:
     """A model of ours, or by mteb:NAME one of mteb's, whose implementation may run code of the model's repository."""
+    from importlib.util import find_spec
+
     from unimodal.embedder import load
 
     kind, colon, name = source.partition(":")
-    if not colon or kind != "mteb":
-        return load(source, device=device, dtype=dtype)
-    from unimodal.eval.with_mteb.models import load_mteb_model
+    if colon and kind == "mteb":
+        if dtype != "float32":
+            raise ValueError(
+                f"--dtype {dtype} is for models of ours; leave it out for {source}, whose precision is mteb's."
+            )
+        from unimodal.eval.with_mteb.models import load_mteb_model
 
-    if dtype != "float32":
-        raise ValueError(f"--dtype {dtype} is for models of ours; {source} has the precision that mteb gives it.")
-    return load_mteb_model(name, device=device)
+        return load_mteb_model(name, device=device)
+    try:
+        return load(source, device=device, dtype=dtype)
+    except ValueError as error:
+        if colon or Path(source).exists() or find_spec("mteb") is None:
+            raise
+        from unimodal.eval.with_mteb.models import is_mteb_model
+
+        if not is_mteb_model(source):
+            raise
+        asked = f"mteb:{source} is mteb's, whose implementation may run code of the model's repository"
+        raise ValueError(f"{str(error).rstrip('.')}; {asked}.") from None
 
 
 def _calibration(source: str, encoder: Encoder) -> Calibration | None:
