@@ -152,8 +152,11 @@ def load_mteb_model(
     try:
         model = mteb.get_model(name, revision=revision, device=device)
     except (OSError, ValueError, KeyError, NotImplementedError, ImportError) as error:
-        reason = " ".join(str(error.args[0] if error.args else error).split())[:300]
-        raise ValueError(f"mteb cannot load the model {name!r} ({reason}).") from None
+        reason = " ".join(str(error.args[0] if error.args else error).split())[:300].rstrip(".")
+        raise ValueError(
+            f"mteb cannot load the model {name!r} ({reason}); give a name that mteb or the hub has, as owner/name, or "
+            "a folder of a sentence-transformers model."
+        ) from None
     return MtebEncoder(model, batch_size=batch_size)
 
 

@@ -114,6 +114,14 @@ def test_the_fingerprint_of_a_named_model_is_of_its_revision(clip: MtebEncoder) 
     assert (before == clip.fingerprint(), before == after) == (True, False)
 
 
+def test_weights_that_neither_a_revision_nor_files_name_have_no_fingerprint(clip: MtebEncoder) -> None:
+    meta = clip.model.mteb_model_meta
+    clip.model.mteb_model_meta = meta.model_copy(update={"revision": None})
+    found = clip.fingerprint()
+    clip.model.mteb_model_meta = meta
+    assert found == ""
+
+
 def test_the_same_text_as_query_and_as_document_is_told_apart(minilm_folder: Path, mteb: Any) -> None:
     from mteb.models import SentenceTransformerEncoderWrapper
 
@@ -152,7 +160,10 @@ def test_a_model_that_is_not_compared_by_cosine_is_refused(minilm: MtebEncoder) 
 
 
 def test_names_that_mteb_does_not_know_are_refused(mteb: Any) -> None:
-    with pytest.raises(ValueError, match="mteb cannot load the model 'nobody/nothing'"):
+    way_out = (
+        r"mteb cannot load the model 'nobody/nothing' \(.*\); give a name that mteb or the hub has, .* or a folder"
+    )
+    with pytest.raises(ValueError, match=way_out):
         load_mteb_model("nobody/nothing")
 
 
