@@ -211,12 +211,22 @@ def test_a_stop_ends_between_tasks(embedder: Embedder, hub: Path, tmp_path: Path
     assert [row.task for row in rows] == ["SciFact"]
 
 
-def test_a_model_that_gives_nan_is_refused(tiny_embedder: TinyEmbedder, hub: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("task", "where"),
+    [
+        ("SciFact", "SciFact/test/default document: 60 of 60"),
+        ("STSBenchmark", "STSBenchmark/test/default: 50 of 50"),
+        ("CIFAR10ZeroShot", "CIFAR10ZeroShot/test/default: "),
+    ],
+)
+def test_a_model_that_gives_nan_is_refused(
+    task: str, where: str, tiny_embedder: TinyEmbedder, hub: Path, tmp_path: Path
+) -> None:
     broken = tiny_embedder(3)
     for parameter in broken.models[0].parameters():
         parameter.data.fill_(float("nan"))
-    with pytest.raises(ValueError, match="SciFact/test/default document: 60 of 60 vectors hold NaN"):
-        run_mteb(broken, ["SciFact"], tmp_path, name="unimodal/broken", data=hub)
+    with pytest.raises(ValueError, match=f"{where}.* vectors hold NaN"):
+        run_mteb(broken, [task], tmp_path, name="unimodal/broken", data=hub)
 
 
 def test_of_equal_scores_the_higher_ids_are_better() -> None:
