@@ -12,7 +12,7 @@ from pathlib import Path
 
 from unimodal.rows import Row
 
-from .datasets import Deferred, Fused, Input, RetrievalData
+from .datasets import NO_TEXT, Deferred, Fused, Input, RetrievalData
 from .hub import table_files, table_rows
 
 
@@ -39,8 +39,6 @@ def read_beir(folder: Path, split: str = "test", subset: str = "", *, without_it
     if silent := next((query for query in judged if queries.get(query) == ""), None):
         raise ValueError(f"query {silent!r} of {folder} is empty; remove it from the qrels.")
     if empty := [name for name, document in documents.items() if not document]:
-        from ..with_mteb.tables import NO_TEXT  # torch comes with it, which takes seconds
-
         warnings.warn(f"{len(empty)} documents of {folder} are empty and stand as {NO_TEXT!r}", stacklevel=2)
         documents.update(dict.fromkeys(empty, NO_TEXT))
     positions = {name: number for number, name in enumerate(documents)}

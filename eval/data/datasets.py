@@ -38,6 +38,7 @@ class Fused:
     image: Picture
 
 
+NO_TEXT = "."  # stands for an empty text, which no model of ours embeds and which some corpora hold
 Plain: TypeAlias = str | Path | bytes  # what a model takes: a str is a text, a Path or bytes a picture
 Input: TypeAlias = Plain | Deferred | Fused
 

@@ -12,11 +12,10 @@ import xxhash
 
 from unimodal.preprocess import decode_image
 
-from ..data.datasets import Deferred, Fused, Input
+from ..data.datasets import NO_TEXT, Deferred, Fused, Input
 from ..store import Prompt
 
 Table = Any  # datasets.Dataset
-NO_TEXT = "."  # stands for an empty text, which no model of ours embeds and which some corpora hold
 
 
 def table_inputs(rows: Table, where: str, modalities: Iterable[str], prompt: Prompt) -> list[Input]:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,14 @@ def test_what_is_left_out_or_stands_for_nothing_is_counted(tmp_path: Path) -> No
     ]
     assert data.documents == [*EXPECTED.documents, "."]
     assert (data.queries, data.relevant, data.gains) == (EXPECTED.queries, EXPECTED.relevant, EXPECTED.gains)
+
+
+def test_an_empty_document_is_read_without_torch(tmp_path: Path) -> None:
+    folder = write_beir(tmp_path / "set", [*CORPUS, {"_id": "d4", "title": "", "text": ""}])
+    program = f"""import sys, pathlib; from eval.data.beir import read_beir
+print(read_beir(pathlib.Path({str(folder)!r})).documents[-1], "torch" in sys.modules)"""
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert finished.stdout.split() == [".", "False"]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from eval.data.datasets import Deferred, Fused, PairData, RetrievalData, ZeroShotData, checked
-from eval.with_mteb.tables import NO_TEXT, table_inputs, table_pictures
+from eval.data.datasets import NO_TEXT, Deferred, Fused, PairData, RetrievalData, ZeroShotData, checked
+from eval.with_mteb.tables import table_inputs, table_pictures
 from eval.with_mteb.tasks import find_mteb_task, import_mteb, list_mteb_tasks, load_mteb_task, read_mteb_task
 from tests.eval.mteb_hub import jpeg, pictures, write_retrieval
 
