@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,11 +24,12 @@ MtebTask = Any  # mteb.abstasks.AbsTask: mteb is imported where it is used, as t
 
 
 def import_mteb() -> Any:
-    """The package mteb, whose cache lies in the temporary folder unless MTEB_CACHE says where.
+    """The package mteb, whose cache is ~/.cache/unimodal/mteb unless MTEB_CACHE says where.
 
-    mteb makes its cache, by default in the home folder, as soon as it is imported.
+    Raises ImportError where it is not installed.
     """
-    os.environ.setdefault("MTEB_CACHE", str(Path(tempfile.gettempdir()) / "unimodal-mteb"))
+    # beside the shards, as a name in the temporary folder may be somebody else's already
+    os.environ.setdefault("MTEB_CACHE", str(Path("~/.cache/unimodal/mteb").expanduser()))
     try:
         import mteb
     except ImportError:

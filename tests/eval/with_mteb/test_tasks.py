@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -207,10 +206,11 @@ def test_an_unknown_benchmark_is_refused_with_the_nearest_name(mteb: Any) -> Non
         list_mteb_tasks("NanoBER")
 
 
-def test_mtebs_cache_is_not_in_the_home_folder(mteb: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mtebs_cache_is_the_users_own(mteb: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MTEB_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
     import_mteb()
-    assert Path(os.environ["MTEB_CACHE"]).parent == Path(tempfile.gettempdir())
+    assert Path(os.environ["MTEB_CACHE"]) == tmp_path / ".cache/unimodal/mteb"
 
 
 def test_without_mteb_the_way_to_install_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
