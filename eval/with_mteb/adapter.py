@@ -1,4 +1,4 @@
-"""A model of ours for mteb: official results, in mteb's layout, of a model that mteb does not know.
+"""A model of ours as one of mteb's.
 
 mteb asks an Encoder for vectors and then searches by itself, with a heap for each query. The object made here is its
 Encoder and its Search at once (mteb.models.models_protocols), so that mteb hands over whole tables: pictures are not
@@ -7,20 +7,18 @@ decoded on the way, each distinct input is encoded once across tasks, and the se
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from unimodal.embedder import Embedder
 
 from ..analysis.compress import truncated
 from ..metrics import check_vectors
-from ..results import Row, Vectors
-from ..store import EmbeddingStore, Prompt, Stopped
+from ..results import Vectors
+from ..store import EmbeddingStore, Prompt
 from .search import top_documents
 from .tables import Table, loader_inputs, table_inputs
-from .tasks import MtebTask, find_mteb_task, import_mteb, list_mteb_tasks, load_data, parts_of
+from .tasks import import_mteb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,7 +127,7 @@ def mteb_model(
 ) -> MtebModel:
     """A model of ours as one of mteb's.
 
-    name: of the model in the results, "owner/name"; see `mteb_name`.
+    name: of the model in the results, "owner/name"; see `run.mteb_name`.
     dims: keep the first dimensions only (matryoshka); results lie apart, as an experiment of the same model.
     store: an embedding store of this embedder, shared by several dims; a new one if left out.
 
@@ -170,118 +168,3 @@ def mteb_model(
         experiment_kwargs=None if kept == config.embed_dim else {"dims": kept},
     )
     return MtebModel(store or EmbeddingStore(embedder), meta, dims)
-
-
-def mteb_name(source: str) -> str:
-    """The name of a model in mteb's results: a hub id as it is, else "unimodal/" and what it was loaded from.
-
-    >>> mteb_name("runs/demo/model"), mteb_name("open_clip:ViT-B-32/openai"), mteb_name("jinaai/jina-clip-v1")
-    ('unimodal/runs-demo-model', 'unimodal/open_clip-ViT-B-32-openai', 'jinaai/jina-clip-v1')
-    """
-    is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None and not Path(source).exists()
-    return source if is_hub_id else "unimodal/" + re.sub(r"[^\w.]+", "-", source).strip("-.")
-
-
-def run_mteb(
-    embedder: Embedder,
-    names: Sequence[str],
-    folder: Path,
-    *,
-    name: str,
-    dims: Sequence[int] = (),
-    data: Path | None = None,
-    store: EmbeddingStore | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-    show_progress: bool = False,
-) -> list[Row]:
-    """Let mteb score a model and write its JSON files, FOLDER/results/NAME/REVISION/TASK.json.
-
-    names: of tasks, or "benchmark:NAME" for all of a benchmark.
-    name: of the model in the results; see `mteb_name`.
-    dims: also score the first dimensions alone; these lie in REVISION/experiments/dims_N/.
-    data: a folder of data sets laid out as on the hub; see `find_mteb_task`.
-    store: an embedding store of this embedder; a new one if left out.
-    should_stop: asked before each task and while a new store encodes; once true, the rows so far are returned.
-
-    Returns a row with the main score of each task and subset; its value is None where the model lacks a modality.
-    What has been scored before, with the same weights and the same data, is read from the files.
-    Raises ValueError, before anything is encoded, that names all missing data.
-    """
-    mteb = import_mteb()
-    cache = mteb.ResultCache(folder)
-    store = store or EmbeddingStore(embedder, should_stop=should_stop, show_progress=show_progress)
-    models = [mteb_model(embedder, name, dims=kept, store=store) for kept in (None, *dims)]
-    tasks = [find_mteb_task(one, folder=data) for one in _task_names(names)]
-    able = [task for task in tasks if set(task.metadata.modalities) <= embedder.modalities]
-    _load_all([task for task in able if any(_is_missing(cache, task, model) for model in models)])
-    rows: list[Row] = []
-    for task in tasks:
-        if should_stop():
-            break
-        if task not in able:
-            rows.append(Row(task.metadata.name, task.metadata.main_score, None, None, None))
-            continue
-        try:
-            for model in models:
-                rows += _task_rows(mteb, cache, task, model, show_progress)
-        except Stopped:
-            break
-        for part in parts_of(task):
-            if part.data_loaded:
-                part.unload_data()
-    return rows
-
-
-def _task_rows(mteb: Any, cache: Any, task: MtebTask, model: MtebModel, show_progress: bool) -> list[Row]:
-    mteb.evaluate(
-        model,
-        task,
-        cache=cache,
-        # "only-missing" alone would keep results on other data
-        overwrite_strategy="always" if _is_of_other_data(cache, task, model) else "only-missing",
-        co2_tracker=False,
-        show_progress_bar=show_progress,
-    )
-    result = cache.load_task_result(task.metadata.name, model.mteb_model_meta, raise_if_not_found=True)
-    variant = "" if model.dims is None else f"{model.dims} dims"
-    several = len(task.hf_subsets) > 1 or len(result.scores) > 1
-    return [
-        Row(
-            "/".join([task.metadata.name, *([split, score["hf_subset"]] if several else [])]),
-            task.metadata.main_score, float(score["main_score"]), None, None, variant=variant,
-        )
-        for split, scores in result.scores.items()
-        for score in scores
-    ]  # fmt: skip
-
-
-def _is_missing(cache: Any, task: MtebTask, model: MtebModel) -> bool:
-    """Whether anything of a task has no result yet, of this model on this data."""
-    found = cache.load_task_result(task.metadata.name, model.mteb_model_meta)
-    return found is None or bool(found.get_missing_evaluations(task)) or _is_of_other_data(cache, task, model)
-
-
-def _is_of_other_data(cache: Any, task: MtebTask, model: MtebModel) -> bool:
-    results = [(part, cache.load_task_result(part.metadata.name, model.mteb_model_meta)) for part in parts_of(task)]
-    return any(
-        result is not None and result.dataset_revision != part.metadata.dataset["revision"] for part, result in results
-    )
-
-
-def _load_all(tasks: Iterable[MtebTask]) -> None:
-    missing = []
-    for part in (part for task in tasks for part in parts_of(task)):
-        try:
-            load_data(part)
-        except ValueError as error:
-            missing.append(str(error))
-    if missing:
-        raise ValueError("\n".join(missing))
-
-
-def _task_names(names: Iterable[str]) -> list[str]:
-    found: list[str] = []
-    for one in names:
-        kind, colon, benchmark = one.partition(":")
-        found += list_mteb_tasks(benchmark) if colon and kind == "benchmark" else [one]
-    return list(dict.fromkeys(found))

@@ -147,7 +147,7 @@ def mteb(
     from unimodal.embedder import load
     from unimodal.eval.report import results_table
     from unimodal.eval.store import EmbeddingStore
-    from unimodal.eval.with_mteb.adapter import mteb_name, run_mteb
+    from unimodal.eval.with_mteb.run import mteb_name, run_mteb
 
     embedder, bars = load(model, device=device, dtype=dtype), sys.stderr.isatty()
     vectors = EmbeddingStore(embedder, store, show_progress=bars)
