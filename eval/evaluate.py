@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from unimodal.config import nearest
+from unimodal.vectors import unit
 
-from .analysis.compress import truncated
 from .data.datasets import PairData, RetrievalData, TaskData, ZeroShotData, swap_sides
 from .metrics import check_vectors, parse_metric
 from .plan import asked_of
@@ -45,8 +45,9 @@ def evaluate(
         so far are returned.
 
     Where the suite's `analysis.dims` say so, the first so many dimensions, normalised again, are scored too (rows of
-    the variant "64 dims"); nothing is encoded for that, and what is longer than the model's vectors is left out with
-    a warning. A task with a modality that the model has not is left unscored: its rows have the value None.
+    the variant "64 dims"; matryoshka, Kusupati et al., 2022, https://arxiv.org/abs/2205.13147); nothing is encoded for
+    that, and what is longer than the model's vectors is left out with a warning. A task with a modality that the model
+    has not is left unscored: its rows have the value None.
     Raises ValueError, before anything is encoded, for missing data and for metrics that a task cannot have; and later,
     by the name of the task, for vectors that are not finite, not of length 1 or all alike.
     """
@@ -108,7 +109,7 @@ def _result(
         if queries is not None and dim > queries.shape[1]:
             warnings.warn(f"{dim} dims are left out: the model's vectors have {queries.shape[1]}.", stacklevel=2)
             continue
-        cut, cut_documents = (None if side is None else truncated(side, dim) for side in (queries, documents))
+        cut, cut_documents = (None if side is None else unit(side[:, :dim]) for side in (queries, documents))
         cut_rows, _ = _rows(name, data, metrics, cut, cut_documents, not validation)
         rows += [dataclasses.replace(row, variant=f"{dim} dims") for row in cut_rows]
     return TaskResult(name, _half(data), data, rows, values, queries, documents)

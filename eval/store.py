@@ -21,8 +21,10 @@ import xxhash
 
 from unimodal.preprocess import decode_image
 from unimodal.progress import Advance, progress_bar
+from unimodal.vectors import unit
 
 from .data.datasets import Deferred, Fused, Input, Plain
+from .data.inputs import bytes_of, name_of, parts_of
 from .results import Encoder, Vectors
 from .vector_file import Key, Memory, Precision, Stopped, Storage, VectorFile
 
@@ -95,11 +97,11 @@ class EmbeddingStore:
         if not len(inputs):
             return np.zeros((0, 0), dtype=np.float32)
         self.fill([(inputs, prompt)])
-        first = self._rows([self._key(_contents(one)[0], prompt) for one in inputs])
+        first = self._rows([self._key(parts_of(one)[0], prompt) for one in inputs])
         fused = [row for row, one in enumerate(inputs) if isinstance(one, Fused)]
         if fused:
-            total = first[fused] + self._rows([self._key(_contents(inputs[row])[1], prompt) for row in fused])
-            first[fused] = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+            total = first[fused] + self._rows([self._key(parts_of(inputs[row])[1], prompt) for row in fused])
+            first[fused] = unit(total)
         self._vectors.trim()
         return first
 
@@ -143,7 +145,7 @@ class EmbeddingStore:
         found: dict[Key, Part] = {}
         for inputs, prompt in asked:
             for row, one in enumerate(inputs):
-                for content in _contents(one):
+                for content in parts_of(one):
                     if isinstance(content, str) and not content.strip():
                         raise ValueError(f"input {row} of {len(inputs):,} is {content!r}; take it out of the data.")
                     key = self._key(content, prompt)
@@ -217,28 +219,18 @@ def cost_of(one: Part) -> int:
     return len(one.content) + _OF_A_TEXT if isinstance(one.content, str) else 1
 
 
-def _contents(one: Input) -> tuple[Plain | Deferred, ...]:
-    return (one.text, one.image) if isinstance(one, Fused) else (one,)
-
-
 def _read(picture: Path | Deferred) -> bytes:
     try:
-        return picture.read_bytes() if isinstance(picture, Path) else picture.read()
+        return bytes_of(picture)
     except OSError as error:
-        raise ValueError(f"picture {_name(picture)} cannot be read ({error}); put it there or leave it out.") from None
+        raise ValueError(f"{name_of(picture)} cannot be read ({error}); put it there or leave it out.") from None
 
 
 def _fault(picture: Plain | Deferred) -> str:
     """What is wrong with a picture; empty if it can be decoded."""
     assert not isinstance(picture, str)
     try:
-        decode_image(picture.read() if isinstance(picture, Deferred) else picture)
+        decode_image(picture.read() if isinstance(picture, Deferred) else picture)  # a Path gives the error its name
     except ValueError as error:
-        return str(error) if isinstance(picture, Path) else f"{_name(picture)}: {error}"
+        return str(error) if isinstance(picture, Path) else f"{name_of(picture)}: {error}"
     return ""
-
-
-def _name(picture: Path | bytes | Deferred) -> str:
-    if isinstance(picture, bytes):
-        return f"one of {len(picture):,} bytes"
-    return picture.name if isinstance(picture, Deferred) else str(picture)

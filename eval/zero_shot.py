@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from unimodal.config import nearest
+from unimodal.vectors import unit
 
 from .data.datasets import ZeroShotData
 from .ranks import ranks
@@ -71,5 +72,4 @@ def class_vectors(texts: Vectors, num_classes: int) -> Vectors:
 
     The mean of a class's templates, normalised (Radford et al., 2021, section 3.1.4; CLIP_benchmark does the same).
     """
-    means = texts.reshape(num_classes, -1, texts.shape[1]).mean(axis=1)
-    return np.asarray(means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12), dtype=np.float32)
+    return unit(texts.reshape(num_classes, -1, texts.shape[1]).mean(axis=1))

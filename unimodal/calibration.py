@@ -28,6 +28,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from .checkpoint import sync, write_tensors
+from .vectors import unit
 
 Vectors = NDArray[np.float32]
 
@@ -64,9 +65,7 @@ def centre(vectors: Vectors, mean: Vectors) -> Vectors:
     vectors: (n, D) unit vectors of full length. mean: (D,), `text_mean` or `image_mean`.
     A vector that equals the mean has no direction left and stays zero.
     """
-    moved = vectors - mean
-    norms = np.linalg.norm(moved, axis=1, keepdims=True)
-    return np.asarray(moved / np.maximum(norms, 1e-12), dtype=np.float32)
+    return unit(vectors - mean)
 
 
 def save_calibration(folder: Path, calibration: Calibration) -> None:

@@ -29,6 +29,7 @@ from .fingerprint import model_fingerprint
 from .model import DualEncoder, length_sorted_chunks
 from .preprocess import Tokenizer, decode_image, image_to_pixels, pad_ids
 from .progress import progress_bar
+from .vectors import unit
 
 Picture: TypeAlias = Image.Image | Path | bytes
 Item: TypeAlias = str | Picture | Mapping[str, Any]
@@ -143,7 +144,7 @@ class Embedder:
                     encoded = centre(encoded, mean)
                 for (row, _, weight), vector in zip(part, encoded, strict=True):
                     vectors[row] += weight * vector
-        return _unit(vectors[:, :kept])
+        return unit(vectors[:, :kept])
 
     def encode_query(self, inputs: Item | Sequence[Item], **options: Any) -> Vectors:
         """`encode` with the model's query prompt."""
@@ -347,8 +348,3 @@ def _parts(
 
 def _article(kind: str) -> str:
     return "a picture" if kind == "image" else "a text"
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)

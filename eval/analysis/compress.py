@@ -54,13 +54,6 @@ def compression_rows(results: Iterable[TaskResult]) -> list[Row]:
     return rows
 
 
-def truncated(vectors: Vectors, dim: int) -> Vectors:
-    """(n, D) -> (n, dim): the first dimensions, normalised again (matryoshka; Kusupati et al., 2022,
-    https://arxiv.org/abs/2205.13147); `evaluate(dims=...)` scores them."""
-    cut = vectors[:, :dim]
-    return np.asarray(cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12), dtype=np.float32)
-
-
 def int8_ranges(documents: Vectors) -> Vectors:
     """(2, D): the lowest and the highest value of each dimension. documents: (N, D)."""
     return np.stack([documents.min(axis=0), documents.max(axis=0)])

@@ -26,7 +26,8 @@ from unimodal.shards.config import StorageConfig
 from unimodal.shards.read import ShardSet, open_shards
 from unimodal.shards.sample import IMAGE_EXTENSIONS, Sample
 
-from ..data.datasets import Deferred, Fused, Input, PairData, RetrievalData
+from ..data.datasets import Deferred, Input, PairData, RetrievalData
+from ..data.inputs import bytes_of, name_of, parts_of
 from ..results import Row, TaskResult
 from .likeness import NUM_WORDS, Likeness, are_alike, bands, likeness, run_hashes, words_of
 from .parts import Numbers, part_scores, part_values
@@ -96,7 +97,7 @@ def contamination(
     tasks = list(results)
     sides = [_sides(task) for task in tasks]
     seen = _Seen(
-        part for queries, documents, _ in sides for one in [*queries, *documents.values()] for part in _parts(one)
+        part for queries, documents, _ in sides for one in [*queries, *documents.values()] for part in parts_of(one)
     )
     stream = _stream(open_shards(shards, show_progress, storage), seen.has_pictures, show_progress)
     for location, key, texts, pictures in stream:
@@ -145,10 +146,6 @@ def _sides(result: TaskResult) -> tuple[list[Input], dict[int, Input], list[list
     return data.images, {}, [[] for _ in data.images]
 
 
-def _parts(one: Input) -> tuple[Part, ...]:
-    return (one.text, one.image) if isinstance(one, Fused) else (one,)
-
-
 def _overlap(
     task: str,
     queries: list[Input],
@@ -158,7 +155,7 @@ def _overlap(
 ) -> TaskOverlap:
     def seen(items: Iterable[tuple[int, Input]]) -> dict[int, Match]:
         found = (
-            (position, next((matches[part] for part in _parts(one) if part in matches), None))
+            (position, next((matches[part] for part in parts_of(one) if part in matches), None))
             for position, one in items
         )
         return {position: match for position, match in found if match is not None}
@@ -192,7 +189,7 @@ class _Seen:
         self._bands: dict[tuple[int, int], list[int]] = defaultdict(list)
         self._likeness: list[Likeness | None] = []
         with ThreadPoolExecutor() as pool:
-            for number, (digest, like) in enumerate(pool.map(lambda one: _look_at(_content(one)), self._pictures)):
+            for number, (digest, like) in enumerate(pool.map(lambda one: _look_at(bytes_of(one)), self._pictures)):
                 self._bytes[digest].append(number)
                 self._likeness.append(like)
                 for band in bands(like.dhash, MAX_DISTANCE) if like else ():
@@ -242,7 +239,7 @@ class _Seen:
     def _found(self, part: Part, kind: Kind, shard: str, key: str) -> None:
         known = self.matches.get(part)
         if known is None or _STRENGTH[kind] > _STRENGTH[known.kind]:
-            self.matches[part] = Match(kind, _name(part), shard, key)
+            self.matches[part] = Match(kind, part if isinstance(part, str) else name_of(part), shard, key)
 
 
 def _those_there(pictures: list[Path | bytes | Deferred]) -> list[Path | bytes | Deferred]:
@@ -304,15 +301,3 @@ def _look_at(content: bytes) -> tuple[int, Likeness | None]:
     except ValueError:
         like = None
     return xxhash.xxh3_64_intdigest(content), like
-
-
-def _content(picture: Path | bytes | Deferred) -> bytes:
-    if isinstance(picture, Deferred):
-        return picture.read()
-    return picture.read_bytes() if isinstance(picture, Path) else picture
-
-
-def _name(part: Part) -> str:
-    if isinstance(part, Deferred):
-        return part.name
-    return f"{len(part):,} bytes" if isinstance(part, bytes) else str(part)

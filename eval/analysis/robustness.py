@@ -11,7 +11,6 @@ import io
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -20,6 +19,7 @@ from unimodal.config import nearest
 from unimodal.preprocess import decode_image
 
 from ..data.datasets import Deferred, Fused, Input, Picture, ZeroShotData
+from ..data.inputs import bytes_of, name_of
 from ..metrics import check_vectors
 from ..plan import asked_of
 from ..results import Row, TaskResult, Vectors
@@ -166,16 +166,12 @@ def _rows(result: TaskResult, kind: str, numbers: Numbers, vectors: Vectors) -> 
 
 
 def _changed_picture(picture: Picture, kind: str) -> Deferred:
-    if isinstance(picture, bytes):
-        name = hashlib.sha256(picture).hexdigest()
-    else:
-        name = picture.name if isinstance(picture, Deferred) else str(picture)
+    name = hashlib.sha256(picture).hexdigest() if isinstance(picture, bytes) else name_of(picture)
     return Deferred(f"{kind} of {name}", partial(_change_picture, picture, kind))
 
 
 def _change_picture(picture: Picture, kind: str) -> bytes:
-    content = picture.read() if isinstance(picture, Deferred) else picture
-    content = content.read_bytes() if isinstance(content, Path) else content
+    content = bytes_of(picture)
     return IMAGE_CHANGES[kind](decode_image(content), random.Random(content))
 
 

@@ -8,6 +8,7 @@ from html import escape
 from typing import TypeVar
 
 from ..analysis.neighbours import Clusters, Duplicates
+from ..analysis.space import matches_of
 from ..analysis.space_map import SpaceMap
 from ..data.datasets import Fused, Input, RetrievalData
 from ..results import TaskResult
@@ -112,9 +113,10 @@ def _points_json(
     """[[x, y, 0 text or 1 picture, label, thumbnail, [numbers of the points that belong to it]], ...]"""
     assert isinstance(result.data, RetrievalData)
     numbers = {(point.modality, point.index): number for number, point in enumerate(drawn.points)}
+    matches = matches_of(result.data)
     mates: list[list[int]] = [[] for _ in drawn.points]
     for number, point in enumerate(drawn.points):
-        for document in _hits(result.data, point.index) if point.modality == "text" else ():
+        for document in matches[point.index] if point.modality == "text" else ():
             if (other := numbers.get(("image", document))) is not None:
                 mates[number].append(other)
                 mates[other].append(number)
@@ -124,14 +126,6 @@ def _points_json(
         for number, (point, (x, y)) in enumerate(zip(drawn.points, places, strict=True))
     ]  # fmt: skip
     return json.dumps(points, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def _hits(data: RetrievalData, query: int) -> list[int]:
-    """The documents that belong to a query: of graded ones those that hit rates count."""
-    if data.gains is None:
-        return data.relevant[query]
-    graded = zip(data.relevant[query], data.gains[query], strict=True)
-    return [document for document, gain in graded if gain > 0 and gain >= data.hit_gain]
 
 
 def _placed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from unimodal.embedder import Embedder
+from unimodal.vectors import unit
 
-from ..analysis.compress import truncated
 from ..metrics import check_vectors
 from ..results import Vectors
 from ..store import EmbeddingStore, Prompt
@@ -109,7 +109,7 @@ class MtebModel:
     def _vectors(self, inputs: list[Any], prompt: Prompt, where: str) -> Vectors:
         vectors = self.store.encode(inputs, prompt)
         check_vectors(vectors, where)
-        return vectors if self.dims is None else truncated(vectors, self.dims)
+        return vectors if self.dims is None else unit(vectors[:, : self.dims])
 
     def _ranked_again(
         self, ids: Sequence[str], asked: Vectors, top_ranked: Mapping[str, Sequence[str]], top_k: int

@@ -12,6 +12,7 @@ from PIL import Image
 
 from unimodal.preprocess import decode_image
 from unimodal.progress import progress_bar
+from unimodal.vectors import unit
 
 from ..data.datasets import Plain
 from ..results import Vectors
@@ -128,9 +129,7 @@ class MtebEncoder:
             batch_size=self.batch_size,
             show_progress_bar=False,
         )
-        vectors = torch.as_tensor(found).detach().cpu().float().numpy()
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)
+        return unit(torch.as_tensor(found).detach().cpu().float().numpy())
 
 
 def load_mteb_model(

@@ -209,7 +209,7 @@ def test_all_broken_pictures_are_named_and_all_others_are_encoded(tmp_path: Path
         store.encode([*good[:9], *broken, *good[9:]])
     assert str(tmp_path / "cut.png") in str(caught.value)
     assert "test/0.tar: 17.jpg" in str(caught.value)
-    assert "one of 7 bytes" in str(caught.value)
+    assert "a picture of 7 bytes" in str(caught.value)
     assert len(store.encode(good)) == len(encoder.asked) == 20
 
 
