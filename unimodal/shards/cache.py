@@ -30,11 +30,19 @@ class ShardCache:
         key = hashlib.blake2b(f"{name}\n{version}".encode(), digest_size=16).hexdigest()
         return self.folder / key[:2] / f"{key}.tar"
 
-    def fetch(self, path: Path, size: int | None, write: Callable[[BinaryIO], int], wait: bool = True) -> bool:
+    def fetch(
+        self,
+        path: Path,
+        size: int | None,
+        write: Callable[[BinaryIO], int],
+        wait: bool = True,
+        look: Callable[[BinaryIO], None] | None = None,
+    ) -> bool:
         """Have a shard at `path`, by write(file) -> bytes written, if it is not there.
 
         size: bytes that it must have; None where that is not known. wait: for another process that fetches it now; if
-        not, returns False. Raises ValueError if it is larger than the cache, OSError if it comes in another size.
+        not, returns False. look: called with the whole file if it was written now, before others can remove it to make
+        room. Raises ValueError if it is larger than the cache, OSError if it comes in another size.
         """
         if size is not None and size > self.limit:
             raise ValueError(
@@ -50,10 +58,13 @@ class ShardCache:
             self._make_room(size or 0)
             part = path.with_suffix(_PART)
             try:
-                with part.open("wb") as file:
+                with part.open("w+b") as file:
                     written = write(file)
-                if size is not None and written != size:
-                    raise OSError(f"{written:,} bytes came where {size:,} were announced")
+                    if size is not None and written != size:
+                        raise OSError(f"{written:,} bytes came where {size:,} were announced")
+                    if look is not None:
+                        file.seek(0)
+                        look(file)
                 part.replace(path)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):

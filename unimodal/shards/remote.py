@@ -63,15 +63,24 @@ def look_up(location: Location, cache: ShardCache, patience: Patience) -> Remote
     return shard
 
 
-def fetch(shard: RemoteShard, cache: ShardCache, patience: Patience, wait: bool = True) -> None:
-    """Have the shard as a plain tar in the cache; with wait=False not if another process is fetching it."""
+def fetch(
+    shard: RemoteShard,
+    cache: ShardCache,
+    patience: Patience,
+    wait: bool = True,
+    look: Callable[[BinaryIO], None] | None = None,
+) -> None:
+    """Have the shard as a plain tar in the cache; with wait=False not if another process is fetching it.
+
+    look: called with the tar if it was not there, before the cache can let it go.
+    """
 
     def write(file: BinaryIO) -> int:
         if shard.is_plain:
             return download(str(shard.location), file, shard.state, patience)
         return _unpack(shard, cache, patience, file)
 
-    cache.fetch(shard.path, shard.state.size if shard.is_plain else None, write, wait)
+    cache.fetch(shard.path, shard.state.size if shard.is_plain else None, write, wait, look)
 
 
 def remote_index(shard: RemoteShard, cache: ShardCache, patience: Patience) -> ShardIndex:
@@ -109,10 +118,17 @@ def range_reader(shard: RemoteShard, patience: Patience) -> Callable[[list[tuple
 
 def _index_by_reading(shard: RemoteShard, cache: ShardCache, patience: Patience) -> ShardIndex:
     if cache.limit:
-        while True:
-            fetch(shard, cache, patience)
-            with suppress(FileNotFoundError), shard.path.open("rb") as file:  # the cache may have let it go at once
-                return build_index(file, str(shard.location), checksums=True)
+        made: list[ShardIndex] = []
+
+        def look(file: BinaryIO) -> None:
+            made.append(build_index(file, str(shard.location), checksums=True))
+
+        while not made:
+            fetch(shard, cache, patience, look=look)
+            if not made:
+                with suppress(FileNotFoundError), shard.path.open("rb") as file:  # it was there, and may have left now
+                    look(file)
+        return made[0]
 
     def read() -> ShardIndex:
         fs, path = filesystem(str(shard.location))
