@@ -1,0 +1,1 @@
+"""The search page: static files that the server hands out."""
