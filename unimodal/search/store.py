@@ -74,8 +74,8 @@ class VectorStore(ABC):
     def upsert(self, rows: Any, *, fingerprint: str) -> int:
         """Put the rows of a pyarrow Table in, replacing those whose id is there; durable when it returns.
 
-        Raises ValueError for vectors of another model (fingerprint) or that are not finite unit vectors of (n, D), an id
-        that is empty or twice in the table, and columns that the schema has not.
+        Raises ValueError for vectors of another model (fingerprint) or that are not finite unit vectors of (n, D), an
+        id that is empty or twice in the table, and columns that the schema has not.
         """
 
     @abstractmethod
