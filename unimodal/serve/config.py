@@ -1,0 +1,106 @@
+"""What a server is told: model, address, and every bound that keeps it standing. Each key can be `key=value`."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from ..config import Config
+from ..preprocess import MAX_PIXELS
+
+API_KEYS = "UNIMODAL_API_KEYS"
+_HOST = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+
+
+class UrlsConfig(Config):
+    """From where pictures are fetched when a client sends a URL; an empty `allow` fetches none."""
+
+    allow: tuple[str, ...] = ()  # host names, exact (img.shop.com) or with all below them (*.shop.com)
+    max_bytes: int = Field(default=10_000_000, gt=0)
+    seconds: float = Field(default=5.0, gt=0)  # for all of it: name, connection, redirects, body
+    redirects: int = Field(default=3, ge=0)
+
+    @model_validator(mode="after")
+    def _allows_hosts(self) -> UrlsConfig:
+        for host in self.allow:
+            if not _HOST.fullmatch(host):
+                raise ValueError(f"allow {host!r} is no host name; write img.shop.com, or *.shop.com for all below it.")
+        return self
+
+
+class ServeConfig(Config):
+    """One server: `unimodal serve MODEL key=value ...`."""
+
+    model: str  # a model directory, a hub id, open_clip:NAME or hf:NAME
+    store: str = ""  # an index to search, e.g. lance:///dir; empty: embeddings only
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)  # 0: any that is free
+    device: str | tuple[str, ...] | None = None  # several: a copy of the model on each
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    calibrated: bool = False  # take the modality gap out, as the model directory's calibration says
+
+    api_keys_file: str = ""  # a key a line; more come from $UNIMODAL_API_KEYS (commas); none at all: open to everyone
+    cors: tuple[
+        str, ...
+    ] = ()  # origins whose pages may ask, e.g. https://shop.com; * is every page, without credentials
+
+    max_items: int = Field(default=2048, gt=0)  # of one request (OpenAI's limit)
+    queue_items: int = Field(default=4096, gt=0)  # admitted and not yet answered, of all requests; more get 429
+    queue_bytes: int = Field(default=512_000_000, gt=0)  # the same in bytes of texts and pictures as they came
+    batch_tokens: int | None = Field(default=None, gt=0)  # of one forward pass, padding included; None: by device
+    batch_pixels: int | None = Field(default=None, gt=0)  # of one forward pass, as the model sees them; None: by device
+    decoders: int = Field(default=4, gt=0)  # threads that decode pictures; each holds one picture in full size
+
+    max_text_chars: int = Field(default=200_000, gt=0)
+    max_body_bytes: int = Field(default=64_000_000, gt=0)
+    max_image_bytes: int = Field(default=20_000_000, gt=0)
+    max_pixels: int = Field(default=MAX_PIXELS, gt=0)  # by a picture's header, before any of it is decoded
+    urls: UrlsConfig = UrlsConfig()
+
+    max_hits: int = Field(default=1000, gt=0)  # that one search may ask for
+    drain_seconds: float = Field(default=30.0, gt=0)  # that admitted requests have after SIGTERM
+    ready_seconds: float = Field(default=30.0, gt=0)  # ready means a forward pass that went well no longer ago
+    failures: int = Field(default=3, gt=0)  # forward passes that failed in a row, after which it is not ready
+    stuck_seconds: float = Field(default=120.0, gt=0)  # a forward pass that takes longer ends the process
+    log: Literal["json", "text"] = "json"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ServeConfig:
+        if self.max_items > self.queue_items:
+            raise ValueError(
+                f"max_items {self.max_items} is more than queue_items {self.queue_items}, so that the largest request "
+                "would never be admitted; lower the one or raise the other."
+            )
+        if self.max_body_bytes > self.queue_bytes:
+            raise ValueError(
+                f"max_body_bytes {self.max_body_bytes} is more than queue_bytes {self.queue_bytes}, so the largest "
+                "request would never be admitted; lower the one or raise the other."
+            )
+        for origin in self.cors:
+            if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
+                raise ValueError(f"cors {origin!r} is no origin; write it as https://shop.com, or * for every page.")
+        return self
+
+
+def read_api_keys(config: ServeConfig) -> tuple[str, ...]:
+    """The keys that open the server, from its file and the environment; none: it is open to everyone.
+
+    Raises ValueError for a file that is missing or has no key, and for keys too short to be secret.
+    """
+    keys = [key.strip() for key in os.environ.get(API_KEYS, "").split(",") if key.strip()]
+    if config.api_keys_file:
+        file = Path(config.api_keys_file)
+        if not file.is_file():
+            raise ValueError(f"api_keys_file {config.api_keys_file!r} does not exist; write a key a line into it.")
+        found = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not found:  # must not mean an open server
+            raise ValueError(f"api_keys_file {config.api_keys_file!r} holds no key; write one a line into it.")
+        keys += found
+    for number, key in enumerate(keys, start=1):
+        if len(key) < 16 or not key.isascii():
+            raise ValueError(f"API key {number} has {len(key)} characters; a key is 16 or more characters of ASCII.")
+    return tuple(dict.fromkeys(keys))
