@@ -1,0 +1,107 @@
+"""What a store's fields hold, as the page's filters need it: the values of a short list, the ends of a range.
+
+A field of texts is offered as a list to choose from if it has few values and they come again and again (a category, a
+colour; not a title, not a description); a number as its smallest and largest value. One scan finds all of it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from ..search.store import FieldType, VectorStore
+
+MOST_VALUES = 100  # more is no list to choose from
+LONGEST_VALUE = 60  # characters; more is a text to read
+FRESH_SECONDS = 300.0  # a store may be written to while it is served
+
+
+class Choice(BaseModel):
+    """One value of a field, and how many items have it."""
+
+    value: str | bool
+    count: int
+
+
+class Facet(BaseModel):
+    """One field: `choices` where it is a short list, `low` and `high` where it is a number."""
+
+    name: str
+    type: FieldType
+    choices: list[Choice] | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class Facets:
+    """A store's facets, found at the first question and again when they are old; safe to ask from many threads."""
+
+    def __init__(self, store: VectorStore) -> None:
+        self.store = store
+        self._lock = threading.Lock()
+        self._found: list[Facet] = []
+        self._count = 0
+        self._until = -math.inf
+
+    def now(self) -> tuple[int, list[Facet]]:
+        """The number of items, and what their fields hold."""
+        with self._lock:  # one scan, however many ask
+            if time.monotonic() > self._until:
+                self._count, self._found = self.store.count(), find_facets(self.store)
+                self._until = time.monotonic() + FRESH_SECONDS
+            return self._count, self._found
+
+
+def find_facets(store: VectorStore) -> list[Facet]:
+    """The facets of all fields, by one scan of them; a field that groups items (`parent`) has no choices."""
+    types = store.schema.fields
+    if not types:
+        return []
+    import pyarrow.compute as pc
+
+    values: dict[str, Counter[str | bool]] = {
+        name: Counter() for name, kind in types.items() if kind in ("string", "strings", "bool")
+    }
+    values.pop(store.schema.about.get("parent", ""), None)
+    ends: dict[str, tuple[float, float]] = {}
+    for batch in store.scan(columns=list(types)):
+        for name in list(values):
+            column = batch.column(name)
+            _count_values(values[name], pc.list_flatten(column) if types[name] == "strings" else column)
+            if len(values[name]) > MOST_VALUES or any(len(str(value)) > LONGEST_VALUE for value in values[name]):
+                del values[name]
+        for name, kind in types.items():
+            if kind in ("int", "float"):
+                _widen(ends, name, pc.min_max(batch.column(name)).as_py())
+    return [_facet(name, kind, values.get(name), ends.get(name)) for name, kind in types.items()]
+
+
+def _count_values(counter: Counter[str | bool], column: Any) -> None:
+    import pyarrow.compute as pc
+
+    for pair in pc.value_counts(column).to_pylist():
+        if pair["values"] not in (None, ""):
+            counter[pair["values"]] += pair["counts"]
+
+
+def _widen(ends: dict[str, tuple[float, float]], name: str, found: Mapping[str, float | None]) -> None:
+    low, high = found["min"], found["max"]
+    if low is not None and high is not None and math.isfinite(low) and math.isfinite(high):
+        lowest, highest = ends.get(name, (low, high))
+        ends[name] = min(low, lowest), max(high, highest)
+
+
+def _facet(name: str, kind: FieldType, values: Counter[str | bool] | None, ends: tuple[float, float] | None) -> Facet:
+    """Values that hardly come twice are names, whatever their number."""
+    if values and 2 * len(values) <= sum(values.values()):
+        ranked = sorted(values.items(), key=lambda pair: (-pair[1], str(pair[0])))
+        return Facet(name=name, type=kind, choices=[Choice(value=value, count=count) for value, count in ranked])
+    if ends:
+        return Facet(name=name, type=kind, low=ends[0], high=ends[1])
+    return Facet(name=name, type=kind)

@@ -1,0 +1,225 @@
+"""`/v1/search`, the items that it finds, and what the page has to know of the store.
+
+A query's texts and picture go through the engine, in batches with everybody's, under the same guards; the store is then
+asked in a thread, and only so many requests may wait for one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import numpy as np
+import orjson
+from fastapi import APIRouter, HTTPException, Query, Response
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..embedder import Item
+from ..search.predicate import parse_where
+from ..search.query import Query as StoreQuery
+from ..search.query import inputs_of
+from ..search.store import Schema, VectorStore
+from .config import ServeConfig
+from .engine import Engine, Failed
+from .facets import Facet, Facets
+from .images import fetch_picture, picture_bytes
+from .lookup import Range, all_of, find_or_list, listed, one_row
+from .waiting import Waiting
+
+THREADS = 4  # that ask the store; Lance and numpy let go of the interpreter meanwhile
+QUEUE = 256  # requests that wait for one of them
+Text = Annotated[str, Field(max_length=10_000)]
+Name = Annotated[str, Field(max_length=1_000)]
+
+
+class SearchBody(BaseModel):
+    """What to look for: words, a picture, both, or an item like which others are wanted; nothing lists the store."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: Text = ""
+    image: str = Field("", description="A data URI or base64; an https URL where the server allows its host.")
+    weight: float = Field(0.5, ge=0, le=1, description="The picture's share, where there are words too.")
+    negatives: list[Text] = Field([], max_length=16, description="Words for what is not wanted.")
+    negative_weight: float = Field(0.5, ge=0, le=1)
+    like: Name = Field("", description="The id of an item: more like this.")
+    where: Text = Field("", description="A filter, such as: price < 50 and category = 'Bags'")
+    filters: dict[Name, list[str | int | float | bool] | Range] = Field(
+        {},
+        max_length=100,
+        description="The same as a form gives it: a field's wanted values, or the range of a number.",
+    )
+    k: int = Field(10, ge=1)
+    vectors: list[Name] = Field([], max_length=16, description="Which of the items' vectors; none: the best choice.")
+    hybrid: bool = Field(False, description="Full-text search too, merged by reciprocal rank.")
+    group_by: Name = Field("", description="A field: the best item of each of its values.")
+    coarse: Name = Field("", description='A first pass: "prefix:256" or "binary".')
+    candidates: int = Field(0, ge=0, le=100_000)
+    exact: bool = False
+    min_score: float | None = Field(None, ge=-1, le=1)
+    fields: list[Name] | None = Field(None, max_length=100, description="Those that the hits carry; none: all.")
+
+
+class Found(BaseModel):
+    """An item that was found, best first."""
+
+    id: str
+    score: float | None = Field(description="Cosine similarity, or the fused score of a hybrid search.")
+    vector: str = Field(description="Which of the item's vectors was nearest.")
+    fields: dict[str, Any]
+    thumbnail: str | None = Field(description="Where its picture is.")
+
+
+class Took(BaseModel):
+    """Milliseconds."""
+
+    embed: float
+    search: float
+
+
+class SearchResult(BaseModel):
+    """What was found, and how long it took."""
+
+    hits: list[Found]
+    count: int = Field(description="The number of hits.")
+    took_ms: Took
+
+
+class ItemResult(BaseModel):
+    """One item of the store."""
+
+    id: str
+    fields: dict[str, Any]
+    thumbnail: str | None
+
+
+class StoreResult(BaseModel):
+    """What there is to search."""
+
+    model: str
+    count: int
+    vectors: list[str]
+    words: bool = Field(description="Whether full-text search (`hybrid`) can be asked for.")
+    modalities: list[str] = Field(description="What a query may be made of: text, image.")
+    parent: str = Field(description="The field that groups items, or nothing.")
+    max_k: int
+    fields: list[Facet]
+
+
+def router(engine: Engine, config: ServeConfig, store: VectorStore) -> APIRouter:
+    """The routes for one store; raises ValueError if its vectors are another model's than the engine's."""
+    fingerprint = engine.embedder.fingerprint()
+    check_model(store.schema, fingerprint, config.model)
+    facets, threads = Facets(store), Waiting(THREADS, QUEUE)
+    routes = APIRouter(tags=["search"])
+
+    async def answer(body: SearchBody) -> Response:
+        if body.k > config.max_hits:
+            raise HTTPException(400, f"k {body.k} is more than {config.max_hits}, the most this server gives.")
+        with refused_as_400():
+            query = await query_of(body, config)
+        started = time.perf_counter()
+        vectors = await embed_query(engine, inputs_of(query))
+        embedded = time.perf_counter()
+        with refused_as_400():
+            hits = await threads.run(lambda: find_or_list(store, query, vectors, fingerprint, body.fields))
+        took = {"embed": 1e3 * (embedded - started), "search": 1e3 * (time.perf_counter() - embedded)}
+        return json_response({"hits": hits, "count": len(hits), "took_ms": took})
+
+    @routes.post("/v1/search", response_model=SearchResult)
+    async def search(body: SearchBody) -> Response:
+        return await answer(body)
+
+    @routes.get("/v1/search", response_model=SearchResult)
+    async def search_by_link(
+        q: Text = "", like: Name = "", where: Text = "", k: Annotated[int, Query(ge=1)] = 10, hybrid: bool = False,
+        group_by: Name = "",
+    ) -> Response:  # fmt: skip
+        return await answer(SearchBody(text=q, like=like, where=where, k=k, hybrid=hybrid, group_by=group_by))
+
+    @routes.get("/v1/store", response_model=StoreResult)
+    async def describe() -> Response:
+        count, fields = await threads.run(facets.now)
+        schema = store.schema
+        return json_response({
+            "model": schema.about.get("model", ""), "count": count, "vectors": list(schema.vectors),
+            "words": schema.words, "modalities": sorted(engine.embedder.modalities),
+            "parent": schema.about.get("parent", ""), "max_k": config.max_hits,
+            "fields": [field.model_dump() for field in fields],
+        })  # fmt: skip
+
+    @routes.get("/v1/items/{id:path}", response_model=ItemResult)
+    async def item(id: str) -> Response:
+        columns = ["id", *store.schema.fields]
+        row = await threads.run(lambda: one_row(store, id, columns))
+        return json_response(listed(row, store.schema))
+
+    @routes.get("/v1/thumbnails/{id:path}", responses={200: {"content": {"image/jpeg": {}}}}, response_class=Response)
+    async def thumbnail(id: str) -> Response:
+        row = await threads.run(lambda: one_row(store, id, ["id", "thumbnail"])) if store.schema.thumbnails else {}
+        if not row.get("thumbnail"):
+            raise HTTPException(404, f"item {id[:200]!r} has no thumbnail.")
+        return Response(row["thumbnail"], media_type="image/jpeg", headers=THUMBNAIL_HEADERS)
+
+    return routes
+
+
+THUMBNAIL_HEADERS = {
+    "Cache-Control": "private, max-age=3600",  # private: it may have taken a key to see it
+    "Content-Security-Policy": "default-src 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def check_model(schema: Schema, fingerprint: str, model: str) -> None:
+    """Refuse a store of another model's vectors before anybody asks it anything."""
+    if schema.fingerprint != fingerprint:
+        raise ValueError(
+            f"the store holds vectors of {schema.about.get('model') or 'another model'} (fingerprint "
+            f"{schema.fingerprint}), not of {model} ({fingerprint}); serve that model, or index again with this one."
+        )
+
+
+async def query_of(body: SearchBody, config: ServeConfig) -> StoreQuery:
+    """The body's picture is fetched or decoded to its bytes, its two kinds of filter become one."""
+    image: bytes | None = None
+    if body.image.startswith(("https:", "http:")):
+        image = await fetch_picture(body.image, config)
+    elif body.image:
+        image = picture_bytes(body.image, config)
+    return StoreQuery(
+        text=body.text.strip(), image=image, weight=body.weight,
+        negatives=tuple(text for text in body.negatives if text.strip()), negative_weight=body.negative_weight,
+        like=body.like, where=all_of(parse_where(body.where) if body.where.strip() else None, body.filters), k=body.k,
+        vectors=tuple(body.vectors), hybrid=body.hybrid, group_by=body.group_by, coarse=body.coarse,
+        candidates=body.candidates, exact=body.exact, min_score=body.min_score,
+    )  # fmt: skip
+
+
+async def embed_query(engine: Engine, inputs: Sequence[tuple[str, Item]]) -> list[NDArray[np.float32]]:
+    """The query's parts in one request to the engine; a part that cannot be embedded is the request's error."""
+    if not inputs:
+        return []
+    results = await engine.embed([item for _, item in inputs], prompt=engine.embedder.prompts.get("query", ""))
+    vectors = []
+    for (role, _), result in zip(inputs, results, strict=True):
+        if isinstance(result, Failed):
+            raise HTTPException(result.status, f"{role}: {result.reason}")
+        vectors.append(result.vector)
+    return vectors
+
+
+@contextmanager
+def refused_as_400() -> Iterator[None]:
+    """What the store or the filter's parser refuses is the client's to mend; their sentences say how."""
+    try:
+        yield
+    except ValueError as error:
+        raise HTTPException(400, str(error)) from None
+
+
+def json_response(content: Any) -> Response:
+    return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
