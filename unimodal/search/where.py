@@ -1,0 +1,178 @@
+"""The text form of a filter: `price < 50 and category in ('Bags', 'Shoes') and not colour = 'Red'`.
+
+comparison   FIELD = VALUE   (!= <> < <= > >=)     FIELD in (VALUE, ...)     FIELD between LOW and HIGH
+             FIELD like 'Gear/%'   (begins with; % at the end only, \\% is a percent sign)     FIELD is null
+with         not in, not between, not like, is not null, `and`, `or`, `not`, parentheses
+value        50   -1.5e3   'text, it''s quoted by two'   true   false
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NoReturn
+
+from .tree import MAX_DEPTH, And, Compare, In, IsNull, Not, Operator, Or, Predicate, StartsWith, Value
+
+# kind, text, position
+Token = tuple[str, str, int]
+
+OPERATORS: dict[str, Operator] = {
+    "=": "=", "!=": "!=", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=",
+}  # fmt: skip
+KEYWORDS = ("and", "or", "not", "in", "between", "like", "is", "null", "true", "false")
+
+_TOKEN = re.compile(
+    r"""\s*(?:
+        (?P<text>'(?:[^']|'')*')
+      | (?P<quoted>"[^"]*")
+      | (?P<number>[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?(?![\w.]))
+      | (?P<name>[^\W\d][\w.]*)
+      | (?P<operator>!=|<>|<=|>=|=|<|>)
+      | (?P<mark>[(),])
+      | (?P<end>\Z)
+    )""",
+    re.VERBOSE,
+)
+
+
+def parse_where(text: str) -> Predicate:
+    """The tree of a filter; raises ValueError with the place where the text could not be read.
+
+    A field that is called like a word of the language stands in double quotes. Whether the fields exist is for
+    `checked` to say, which knows the schema.
+    """
+    parser = _Parser(text)
+    predicate = parser.either()
+    parser.expect("end", "and, or or the end")
+    return predicate
+
+
+class _Parser:
+    """Reads tokens from the left, one method a rule of the grammar."""
+
+    def __init__(self, text: str) -> None:
+        self.tokens = _tokens(text)
+        self.depth = 0
+
+    def either(self) -> Predicate:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            _fail(f"no more than {MAX_DEPTH} levels of parentheses", self.tokens[0])
+        parts = [self.both()]
+        while self.take("or"):
+            parts.append(self.both())
+        self.depth -= 1
+        return Or(tuple(parts)) if len(parts) > 1 else parts[0]
+
+    def both(self) -> Predicate:
+        parts = [self.negated()]
+        while self.take("and"):
+            parts.append(self.negated())
+        return And(tuple(parts)) if len(parts) > 1 else parts[0]
+
+    def negated(self) -> Predicate:
+        num_nots = 0
+        while self.take("not"):
+            num_nots += 1
+        if self.take("("):
+            part = self.either()
+            self.expect(")", "and, or or )")
+        else:
+            part = self.comparison()
+        for _ in range(num_nots):
+            part = Not(part)
+        return part
+
+    def comparison(self) -> Predicate:
+        kind, text, _ = self.tokens[0]
+        if kind not in ("name", "quoted"):
+            _fail("a field's name", self.tokens[0])
+        del self.tokens[0]
+        field = text.strip('"')
+        if self.take("is"):
+            negated = self.take("not")
+            self.expect("null", "null")
+            return Not(IsNull(field)) if negated else IsNull(field)
+        if self.tokens[0][0] == "operator":
+            return Compare(field, OPERATORS[self.tokens.pop(0)[1]], self.value())
+        if self.take("not"):
+            return Not(self.range(field))
+        return self.range(field)
+
+    def range(self, field: str) -> Predicate:
+        if self.take("in"):
+            self.expect("(", "(")
+            values = [self.value()]
+            while self.take(","):
+                values.append(self.value())
+            self.expect(")", ", or )")
+            return In(field, tuple(values))
+        if self.take("between"):
+            low = self.value()
+            self.expect("and", "and")
+            return And((Compare(field, ">=", low), Compare(field, "<=", self.value())))
+        if self.take("like"):
+            return StartsWith(field, _prefix(self.expect("text", "a text in single quotes")))
+        _fail("a comparison such as = or in", self.tokens[0])
+
+    def value(self) -> Value:
+        kind, text, _ = token = self.tokens[0]
+        if kind in ("name", "quoted"):
+            _fail("a value", token, f"texts stand in single quotes: '{text.strip(chr(34))}'.")
+        if kind not in ("text", "number", "true", "false"):
+            _fail("a value", token)
+        del self.tokens[0]
+        if kind == "text":
+            return text[1:-1].replace("''", "'")
+        if kind == "number":
+            return int(text) if text.lstrip("+-").isdecimal() and len(text) < 40 else float(text)
+        return kind == "true"
+
+    def take(self, kind: str) -> bool:
+        """Whether the next token is this one; if so, it is read."""
+        if self.tokens[0][0] != kind:
+            return False
+        del self.tokens[0]
+        return True
+
+    def expect(self, kind: str, what: str) -> Token:
+        token = self.tokens[0]
+        if token[0] != kind:
+            _fail(what, token)
+        return self.tokens.pop(0)
+
+
+def _tokens(text: str) -> list[Token]:
+    """All tokens, the last one `end`; keywords and marks are kinds of their own."""
+    tokens: list[Token] = []
+    position = 0
+    while not tokens or tokens[-1][0] != "end":
+        match = _TOKEN.match(text, position)
+        if match is None:
+            position += len(text[position:]) - len(text[position:].lstrip())
+            if text[position] in "'\"":
+                raise ValueError(f"where: the quote at character {position + 1} is never closed; close it.")
+            _fail("a field, a comparison or a value", ("other", text[position], position))
+        kind = str(match.lastgroup)
+        word, start = match[kind], match.start(kind)
+        if kind == "mark" or (kind == "name" and word.lower() in KEYWORDS):
+            kind = word.lower()
+        tokens.append((kind, word, start))
+        position = match.end()
+    return tokens
+
+
+def _prefix(token: Token) -> str:
+    """The prefix of a pattern: all before the % at its end."""
+    pattern = token[1][1:-1].replace("''", "'")
+    match = re.fullmatch(r"((?:[^%\\]|\\[%\\])*)%", pattern, re.DOTALL)
+    if match is None:
+        _fail("a pattern with % at its end and nowhere else", token, r"for = write =, for a percent sign \%.")
+    return re.sub(r"\\(.)", r"\1", match[1])
+
+
+def _fail(expected: str, token: Token, way_out: str = "") -> NoReturn:
+    kind, text, position = token
+    found = "the end" if kind == "end" else repr(text[:40])
+    way_out = way_out or "write for example price < 50 and category = 'Bags'."
+    raise ValueError(f"where: expected {expected} at character {position + 1}, found {found}; {way_out}")
