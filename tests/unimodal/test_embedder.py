@@ -19,6 +19,7 @@ from torch import Tensor
 import unimodal
 import unimodal.embedder
 from tests.unimodal.conftest import encode_token_lists
+from unimodal.calibration import fit_calibration
 from unimodal.config import ModelConfig
 from unimodal.embedder import Embedder, Item
 from unimodal.model import DualEncoder, build_model
@@ -159,9 +160,9 @@ def test_prompts_are_put_before_texts_alone(embedder: Embedder, texts: list[str]
         (b"<html>", "input 2: 6 bytes is not a readable picture"),
         (b"", "input 2: 0 bytes is not a readable picture"),
         (Path("nowhere.png"), "input 2: picture nowhere.png does not exist"),
-        ({}, "input 2 has the keys"),
-        ({"txt": "a"}, "input 2 has the keys .'txt'.; give 'text', 'image' or both"),
-        ({"text": "a", "weight": 2}, "input 2: weight 2.0 is not between 0"),
+        ({}, "input 2: its keys are"),
+        ({"txt": "a"}, "input 2: its keys are .'txt'.; give 'text', 'image' or both"),
+        ({"text": "a", "weight": 2}, "input 2: weight 2 is not between 0"),
         ({"text": "a", "image": "b.png"}, "and this is a str; a str is always text"),
         ({"text": 5}, "input 2: text is 5"),
     ],
@@ -178,9 +179,9 @@ def test_a_model_of_one_kind_refuses_the_other(
     image_only = Embedder(build_model(tiny.model_copy(update={"text": None})), None, device="cpu")
     assert (text_only.modalities, image_only.modalities) == (frozenset({"text"}), frozenset({"image"}))
     assert text_only.encode("a").shape == image_only.encode(pictures[0]).shape == (1, 24)
-    with pytest.raises(ValueError, match="input 1 is a picture, and this model embeds text only"):
+    with pytest.raises(ValueError, match="input 1: it is a picture, and this model embeds text only"):
         text_only.encode(["a", pictures[0]])
-    with pytest.raises(ValueError, match="input 1 is a text, and this model embeds image only"):
+    with pytest.raises(ValueError, match="input 1: it is a text, and this model embeds image only"):
         image_only.encode([pictures[0], {"text": "a", "image": pictures[0]}])
 
 
@@ -306,3 +307,34 @@ def test_several_copies_of_a_model_give_the_pictures_in_order(
     several.images_per_batch = 1
     expected = Embedder(model, tokenizer, device="cpu").encode(pictures * 5)
     np.testing.assert_allclose(several.encode(pictures * 5), expected, atol=1e-6)
+
+
+def test_what_was_prepared_apart_gives_the_vectors_of_encode(
+    embedder: Embedder, texts: list[str], pictures: list[Image.Image]
+) -> None:
+    kinds: tuple[Sequence[str | Image.Image], ...] = (texts, pictures)
+    for parts in kinds:
+        vectors = embedder.encode_prepared([embedder.prepare(part) for part in parts])
+        assert vectors.dtype == np.float32
+        assert_close(vectors, embedder.encode(parts))
+
+
+def test_a_calibrated_embedder_centres_what_was_prepared(
+    model: DualEncoder, tokenizer: Tokenizer, texts: list[str], pictures: list[Image.Image]
+) -> None:
+    plain = Embedder(model, tokenizer, device="cpu")
+    calibration = fit_calibration(plain.encode(texts), plain.encode(pictures))
+    centred = Embedder(model, tokenizer, device="cpu", calibration=calibration)
+    expected = centred.encode([texts[0], pictures[0]])
+    for part, vector in zip((texts[0], pictures[0]), expected, strict=True):
+        assert_close(centred.encode_prepared([centred.prepare(part)])[0], vector)
+    assert not np.allclose(plain.encode(texts[0])[0], expected[0], atol=1e-3)
+
+
+def test_a_prepared_text_is_padded_where_its_tower_wants_it(open_clip_name: str, embedder: Embedder) -> None:
+    fixed = unimodal.load(f"open_clip:{open_clip_name}", device="cpu")
+    token_ids = fixed.prepare("a hat")
+    assert isinstance(token_ids, list)
+    assert (len(token_ids), fixed.padded_length(token_ids)) == (4, 16)
+    assert embedder.padded_length(token_ids) == 4
+    assert_close(fixed.encode_prepared([token_ids]), fixed.encode("a hat"))
