@@ -15,6 +15,7 @@ from .bench import bench
 from .demo import demo
 from .evaluate import evaluate, mteb, prepare
 from .library import calibrate, check, embed, index, pack
+from .search import search
 from .train import plot, train
 
 app = typer.Typer(help="Train, measure and serve one embedding space for text and pictures.", no_args_is_help=True,
@@ -28,6 +29,7 @@ app.command()(prepare)
 app.command()(mteb)
 app.command()(embed)
 app.command()(calibrate)
+app.command()(search)
 app.add_typer(shards_app, name="shards")
 shards_app.command()(pack)
 shards_app.command()(check)

@@ -1,0 +1,141 @@
+"""Find in a store."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .console import say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from unimodal.embedder import Embedder
+    from unimodal.search.fusion import Found
+    from unimodal.search.schema import Schema
+
+
+def search(
+    store: Annotated[str, typer.Argument(help="A folder (lance:///dir), or milvus://host:port.")],
+    words: Annotated[str, typer.Argument(metavar="[WORDS]", help="What to look for.")] = "",
+    image: Annotated[Path | None, typer.Option(help="A picture to look for; with WORDS, both together.")] = None,
+    like: Annotated[str, typer.Option(metavar="ID", help="More like this item; with WORDS, but as they say.")] = "",
+    weight: Annotated[
+        float, typer.Option(min=0, max=1, help="The picture's share, or the item's, beside WORDS.")
+    ] = 0.5,
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="WORDS", help="What is not wanted; may be given several times.")
+    ] = None,
+    where: Annotated[str, typer.Option(help="A filter: price < 50 and category = 'Gear/Bags'.")] = "",
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many.")] = 10,
+    min_score: Annotated[float | None, typer.Option(help="The least cosine.")] = None,
+    group_by: Annotated[str, typer.Option(metavar="FIELD", help="The best item of each of its values.")] = "",
+    hybrid: Annotated[bool, typer.Option(help="Look for WORDS in the full text too.")] = False,
+    vectors: Annotated[
+        str, typer.Option(metavar="text,image", help="Which vectors of the items; default: fused, or all there are.")
+    ] = "",
+    coarse: Annotated[
+        str, typer.Option(metavar="prefix:DIMS|binary", help="A first pass by shorter copies of the vectors.")
+    ] = "",
+    fields: Annotated[str, typer.Option(metavar="title,price", help="What to show of an item; default: all.")] = "",
+    model: Annotated[str, typer.Option(help="Where the store's model lies, if no longer where it was.")] = "",
+    device: Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Find by words, a picture, both, or an item: `search STORE "in red" --image bag.jpg --where "price < 50"`."""
+    import orjson
+    from rich.console import Console
+
+    from unimodal.search.query import Query, check_model, check_query, find, inputs_of
+    from unimodal.search.store import open_store
+    from unimodal.search.where import parse_where
+
+    query = Query(
+        text=words, image=image, like=like, weight=weight, negatives=without or (), k=k, min_score=min_score,
+        where=parse_where(where) if where else None, group_by=group_by, hybrid=hybrid, vectors=_listed(vectors),
+        coarse=coarse,
+    )  # fmt: skip
+    opened = open_store(store)
+    schema = opened.schema
+    check_query(schema, query)
+    parts, fingerprint, started = inputs_of(query), schema.fingerprint, time.perf_counter()
+    asked: Any = []
+    if parts:  # an item's own vectors are in the store
+        embedder = _model_of(schema, model, device)
+        check_model(schema, fingerprint := embedder.fingerprint())
+        started = time.perf_counter()
+        asked = embedder.encode_query([item for _, item in parts], show_progress=False)
+    embedded = time.perf_counter()
+    found = find(opened, query, asked, fingerprint=fingerprint, fields=_listed(fields) or None)
+    took = {"embed": 1e3 * (embedded - started), "search": 1e3 * (time.perf_counter() - embedded)}
+    if json_output:
+        hits = [{"id": hit.id, "score": hit.score, "cosine": hit.cosine, "vector": hit.vector, "more": hit.more,
+                 "fields": hit.fields} for hit in found]  # fmt: skip
+        typer.echo(orjson.dumps({"hits": hits, "count": len(hits), "took_ms": took}, option=orjson.OPT_SERIALIZE_NUMPY))
+    elif found:
+        Console().print(_table(found, grouped=bool(group_by)))
+    say(f"{len(found)} of {opened.count():,} items; {took['embed']:.0f} ms to embed, {took['search']:.0f} ms to search")
+    opened.close()
+
+
+def _model_of(schema: Schema, given: str, device: str | None) -> Embedder:
+    from unimodal.embedder import load
+    from unimodal.progress import progress_bar
+    from unimodal.search.query import is_calibrated
+
+    name = given or schema.about.get("model", "")
+    if not name:
+        raise ValueError("the store does not say which model it was made with; give it with --model.")
+    try:
+        with progress_bar(f"loading {name}", None):
+            return load(name, device=device, calibrated=is_calibrated(schema))
+    except ValueError as error:
+        if given:
+            raise
+        raise ValueError(f"the store's model cannot be loaded: {error} Say where it lies now with --model.") from None
+
+
+def _table(found: Sequence[Found], *, grouped: bool) -> Table:
+    """Rank, score and fields; the cosine beside the score where that is another."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    ranked_otherwise = any(hit.cosine != hit.score for hit in found)
+    for name in ("", "score", *(["cosine"] if ranked_otherwise else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("by", "id", *(["more"] if grouped else []), *found[0].fields):
+        table.add_column(Text(name))
+    for rank, hit in enumerate(found, start=1):
+        cosine = ["" if hit.cosine is None else f"{hit.cosine:.3f}"] if ranked_otherwise else []
+        more = [f"+{hit.more}" if hit.more else ""] if grouped else []
+        values = [hit.vector, hit.id, *more, *(_shown(value) for value in hit.fields.values())]
+        # As Text: a catalogue's own square brackets are no markup.
+        table.add_row(
+            str(rank),
+            f"{hit.score:.4f}" if ranked_otherwise else f"{hit.score:.3f}",
+            *cosine,
+            *(Text(value) for value in values),
+        )
+    return table
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    return (
+        ", ".join(map(str, value))
+        if isinstance(value, list)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+def _listed(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",") if name.strip())
