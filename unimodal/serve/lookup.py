@@ -7,14 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
-from fastapi import HTTPException
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from ..search.fusion import Found
 from ..search.predicate import And, Compare, In, Predicate, Value
-from ..search.query import Query, find
 from ..search.store import Schema, VectorStore
+from .errors import ApiError
 
 
 class Range(BaseModel):
@@ -40,34 +38,24 @@ def all_of(where: Predicate | None, filters: Mapping[str, Sequence[Value] | Rang
     return And(tuple(parts)) if len(parts) > 1 else next(iter(parts), None)
 
 
-def find_or_list(
-    store: VectorStore,
-    query: Query,
-    vectors: Sequence[NDArray[np.float32]],
-    fingerprint: str,
-    fields: Sequence[str] | None,
+def first_rows(
+    store: VectorStore, where: Predicate | None, k: int, fields: Sequence[str] | None
 ) -> list[dict[str, Any]]:
-    """The hits as JSON; a query of nothing lists the first items that its filter keeps, without a score."""
-    if fields is not None:
-        for name in fields:
-            if name not in store.schema.fields:
-                raise ValueError(f"fields: {name!r} is not a field of the store; it has {_names(store.schema)}.")
-    if not (vectors or query.like):
-        columns = ["id", *(store.schema.fields if fields is None else fields)]
-        rows = itertools.chain.from_iterable(
-            batch.to_pylist() for batch in store.scan(where=query.where, columns=columns, batch=query.k)
-        )
-        return [{**listed(row, store.schema), "score": None, "vector": ""} for row in itertools.islice(rows, query.k)]
-    return [
-        {
-            "id": hit.id,
-            "score": hit.score,
-            "vector": hit.vector,
-            "fields": {name: value for name, value in hit.fields.items() if fields is None or name in fields},
-            "thumbnail": thumbnail_path(hit.id, store.schema),
-        }
-        for hit in find(store, query, vectors, fingerprint=fingerprint)
-    ]
+    """Up to k items that the filter keeps, in no order and without a score: what there is, before anything is asked."""
+    names = list(store.schema.fields) if fields is None else list(fields)
+    rows = itertools.chain.from_iterable(
+        batch.to_pylist() for batch in store.scan(where=where, columns=["id", *names], batch=k)
+    )
+    unranked = {"score": None, "cosine": None, "vector": "", "more": 0}
+    return [{**row_as_json(row, store.schema), **unranked} for row in itertools.islice(rows, k)]
+
+
+def hit_as_json(hit: Found, schema: Schema) -> dict[str, Any]:
+    """A hit, with where its picture is."""
+    return {
+        "id": hit.id, "score": hit.score, "cosine": hit.cosine, "vector": hit.vector, "more": hit.more,
+        "fields": hit.fields, "thumbnail": thumbnail_path(hit.id, schema),
+    }  # fmt: skip
 
 
 def one_row(store: VectorStore, id: str, columns: Sequence[str]) -> dict[str, Any]:
@@ -75,10 +63,10 @@ def one_row(store: VectorStore, id: str, columns: Sequence[str]) -> dict[str, An
     for batch in store.scan(where=Compare("id", "=", id), columns=columns, batch=1):
         for row in batch.to_pylist():
             return dict(row)
-    raise HTTPException(404, f"there is no item {id[:200]!r}.")
+    raise ApiError(404, f"there is no item {id[:200]!r}.")
 
 
-def listed(row: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
+def row_as_json(row: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
     """A row of the store as JSON."""
     fields = {name: row[name] for name in schema.fields if name in row}
     return {"id": row["id"], "fields": fields, "thumbnail": thumbnail_path(row["id"], schema)}
@@ -87,7 +75,3 @@ def listed(row: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
 def thumbnail_path(id: str, schema: Schema) -> str | None:
     """Where the item's picture is; an id may be a path, or anything else."""
     return f"/v1/thumbnails/{quote(id, safe='')}" if schema.thumbnails else None
-
-
-def _names(schema: Schema) -> str:
-    return ", ".join(schema.fields) or "none"

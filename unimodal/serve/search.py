@@ -13,20 +13,21 @@ from typing import Annotated, Any
 
 import numpy as np
 import orjson
-from fastapi import APIRouter, HTTPException, Query, Response
+from fastapi import APIRouter, Query, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..embedder import Item
-from ..search.predicate import parse_where
+from ..search.predicate import Predicate, parse_where
 from ..search.query import Query as StoreQuery
-from ..search.query import inputs_of
-from ..search.store import Schema, VectorStore
+from ..search.query import check_model, find, inputs_of
+from ..search.store import VectorStore
 from .config import ServeConfig
 from .engine import Engine, Failed
+from .errors import ApiError
 from .facets import Facet, Facets
 from .images import fetch_picture, picture_bytes
-from .lookup import Range, all_of, find_or_list, listed, one_row
+from .lookup import Range, all_of, first_rows, hit_as_json, one_row, row_as_json
 from .waiting import Waiting
 
 THREADS = 4  # that ask the store; Lance and numpy let go of the interpreter meanwhile
@@ -67,9 +68,13 @@ class Found(BaseModel):
     """An item that was found, best first."""
 
     id: str
-    score: float | None = Field(description="Cosine similarity, or the fused score of a hybrid search.")
+    score: float | None = Field(
+        description="What the list is ordered by: the cosine, or the standardised or fused score of several lists."
+    )
+    cosine: float | None = Field(description="Cosine similarity with the vector that was nearest.")
     vector: str = Field(description="Which of the item's vectors was nearest.")
     fields: dict[str, Any]
+    more: int = Field(description="Items of the same group beside it, where hits are grouped.")
     thumbnail: str | None = Field(description="Where its picture is.")
 
 
@@ -109,23 +114,31 @@ class StoreResult(BaseModel):
     fields: list[Facet]
 
 
-def router(engine: Engine, config: ServeConfig, store: VectorStore) -> APIRouter:
+def search_router(engine: Engine, config: ServeConfig, store: VectorStore) -> APIRouter:
     """The routes for one store; raises ValueError if its vectors are another model's than the engine's."""
     fingerprint = engine.embedder.fingerprint()
-    check_model(store.schema, fingerprint, config.model)
+    check_model(store.schema, fingerprint)
     facets, threads = Facets(store), Waiting(THREADS, QUEUE)
     routes = APIRouter(tags=["search"])
 
     async def answer(body: SearchBody) -> Response:
         if body.k > config.max_hits:
-            raise HTTPException(400, f"k {body.k} is more than {config.max_hits}, the most this server gives.")
+            raise ApiError(400, f"k {body.k} is more than {config.max_hits}, the most this server gives.")
+        started = time.perf_counter()
         with refused_as_400():
             query = await query_of(body, config)
-        started = time.perf_counter()
-        vectors = await embed_query(engine, inputs_of(query))
+            where = where_of(body)
+        vectors = await embed_query(engine, inputs_of(query)) if query else []
         embedded = time.perf_counter()
+
+        def ask() -> list[dict[str, Any]]:
+            if query is None:
+                return first_rows(store, where, body.k, body.fields)
+            found = find(store, query, vectors, fingerprint=fingerprint, fields=body.fields)
+            return [hit_as_json(hit, store.schema) for hit in found]
+
         with refused_as_400():
-            hits = await threads.run(lambda: find_or_list(store, query, vectors, fingerprint, body.fields))
+            hits = await threads.run(ask)
         took = {"embed": 1e3 * (embedded - started), "search": 1e3 * (time.perf_counter() - embedded)}
         return json_response({"hits": hits, "count": len(hits), "took_ms": took})
 
@@ -155,13 +168,13 @@ def router(engine: Engine, config: ServeConfig, store: VectorStore) -> APIRouter
     async def item(id: str) -> Response:
         columns = ["id", *store.schema.fields]
         row = await threads.run(lambda: one_row(store, id, columns))
-        return json_response(listed(row, store.schema))
+        return json_response(row_as_json(row, store.schema))
 
     @routes.get("/v1/thumbnails/{id:path}", responses={200: {"content": {"image/jpeg": {}}}}, response_class=Response)
     async def thumbnail(id: str) -> Response:
         row = await threads.run(lambda: one_row(store, id, ["id", "thumbnail"])) if store.schema.thumbnails else {}
         if not row.get("thumbnail"):
-            raise HTTPException(404, f"item {id[:200]!r} has no thumbnail.")
+            raise ApiError(404, f"item {id[:200]!r} has no thumbnail.")
         return Response(row["thumbnail"], media_type="image/jpeg", headers=THUMBNAIL_HEADERS)
 
     return routes
@@ -174,29 +187,28 @@ THUMBNAIL_HEADERS = {
 }
 
 
-def check_model(schema: Schema, fingerprint: str, model: str) -> None:
-    """Refuse a store of another model's vectors before anybody asks it anything."""
-    if schema.fingerprint != fingerprint:
-        raise ValueError(
-            f"the store holds vectors of {schema.about.get('model') or 'another model'} (fingerprint "
-            f"{schema.fingerprint}), not of {model} ({fingerprint}); serve that model, or index again with this one."
-        )
-
-
-async def query_of(body: SearchBody, config: ServeConfig) -> StoreQuery:
-    """The body's picture is fetched or decoded to its bytes, its two kinds of filter become one."""
+async def query_of(body: SearchBody, config: ServeConfig) -> StoreQuery | None:
+    """The body's picture is fetched or decoded to its bytes, its two kinds of filter become one; None: a query of
+    nothing."""
+    text = body.text.strip()
+    if not (text or body.image or body.like):
+        return None
     image: bytes | None = None
     if body.image.startswith(("https:", "http:")):
         image = await fetch_picture(body.image, config)
     elif body.image:
         image = picture_bytes(body.image, config)
     return StoreQuery(
-        text=body.text.strip(), image=image, weight=body.weight,
-        negatives=tuple(text for text in body.negatives if text.strip()), negative_weight=body.negative_weight,
-        like=body.like, where=all_of(parse_where(body.where) if body.where.strip() else None, body.filters), k=body.k,
+        text=text, image=image, weight=body.weight, negatives=tuple(words for words in body.negatives if words.strip()),
+        negative_weight=body.negative_weight, like=body.like, where=where_of(body), k=body.k,
         vectors=tuple(body.vectors), hybrid=body.hybrid, group_by=body.group_by, coarse=body.coarse,
         candidates=body.candidates, exact=body.exact, min_score=body.min_score,
     )  # fmt: skip
+
+
+def where_of(body: SearchBody) -> Predicate | None:
+    """Both kinds of filter as one."""
+    return all_of(parse_where(body.where) if body.where.strip() else None, body.filters)
 
 
 async def embed_query(engine: Engine, inputs: Sequence[tuple[str, Item]]) -> list[NDArray[np.float32]]:
@@ -207,7 +219,7 @@ async def embed_query(engine: Engine, inputs: Sequence[tuple[str, Item]]) -> lis
     vectors = []
     for (role, _), result in zip(inputs, results, strict=True):
         if isinstance(result, Failed):
-            raise HTTPException(result.status, f"{role}: {result.reason}")
+            raise ApiError(result.status, f"{role}: {result.reason}")
         vectors.append(result.vector)
     return vectors
 
@@ -218,7 +230,7 @@ def refused_as_400() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise HTTPException(400, str(error)) from None
+        raise ApiError(400, str(error)) from None
 
 
 def json_response(content: Any) -> Response:

@@ -1,0 +1,270 @@
+// The search page: what is asked for (state.js) goes to the server (api.js), what is found into the grid (results.js).
+
+import { Problem, askJson } from "./api.js";
+import { buildFilters, element, filterNames } from "./filters.js";
+import { pictureIn, readPicture } from "./picture.js";
+import { showHits, showPicture, showWaiting, titles, walkByArrows } from "./results.js";
+import { PAGE, emptySearch, fromAddress, isAsking, toAddress, toBody } from "./state.js";
+
+const at = (id) => document.getElementById(id);
+let store = null; // what /v1/store says
+let fields = new Map();
+let search = emptySearch();
+let setFilters = () => {};
+let running = new AbortController();
+
+start();
+
+async function start() {
+  connect();
+  try {
+    await readStore();
+  } catch (error) {
+    return showProblem(error);
+  }
+  await restore();
+}
+
+async function readStore() {
+  if (store) return;
+  store = await askJson("/v1/store");
+  fields = new Map(store.fields.map((field) => [field.name, field]));
+  at("catalogue").textContent = `${store.count.toLocaleString()} items`;
+  at("catalogue").title = store.model ? `Searched with ${store.model}` : "";
+  const seesPictures = store.modalities.includes("image");
+  document.querySelector(".pick").hidden = !seesPictures;
+  if (!seesPictures) at("text").placeholder = "Describe it";
+  if (store.count && !store.modalities.includes("text")) at("text").disabled = true;
+  at("hybrid-choice").hidden = !store.words;
+  at("group-choice").hidden = !store.parent;
+  at("vector-choice").hidden = store.vectors.length < 2;
+  const names = { text: "texts", image: "pictures", fused: "both at once" };
+  for (const vector of store.vectors) at("vector").append(new Option(names[vector] ?? vector, vector));
+  setFilters = buildFilters(at("filters-body"), store.fields, (field, wanted) => {
+    const filters = { ...search.filters };
+    if (wanted) filters[field] = wanted;
+    else delete filters[field];
+    find({ filters, k: PAGE });
+  });
+  at("filters").hidden = !at("filters-body").children.length;
+}
+
+// What the address and the history say, shown and searched for.
+async function restore() {
+  search = fromAddress(location.search, history.state, fields);
+  await run();
+}
+
+// A change of the search: a new entry of the history, then the results.
+function find(change) {
+  search = { ...search, ...change };
+  const saved = { picture: search.picture, likeName: search.likeName, k: search.k };
+  history.pushState(saved, "", toAddress(search));
+  return run();
+}
+
+async function run() {
+  showSearch();
+  running.abort();
+  running = new AbortController();
+  const { signal } = running;
+  at("trouble").hidden = at("empty").hidden = true;
+  const hits = at("hits");
+  hits.setAttribute("aria-busy", "true");
+  if (!hits.querySelector(".hit")) showWaiting(hits, 12);
+  at("status").textContent = "Searching …";
+  try {
+    await readStore();
+    const found = await askJson("/v1/search", { body: toBody(search, store), signal });
+    showFound(found);
+  } catch (error) {
+    if (error.name !== "AbortError") showProblem(error);
+  } finally {
+    if (!signal.aborted) hits.setAttribute("aria-busy", "false");
+  }
+}
+
+function showFound({ hits, took_ms: took }) {
+  const asked = isAsking(search);
+  showHits(at("hits"), hits, store, (hit, title) => {
+    find({ like: hit.id, likeName: title, text: "", picture: "", k: PAGE });
+    at("results").focus({ preventScroll: true });
+    scrollTo({ top: 0 });
+  });
+  const items = `${hits.length} ${hits.length === 1 ? "item" : "items"}`;
+  const time = `${(took.embed + took.search).toFixed(0)} ms`;
+  const parts = took.embed >= 0.5 ? ` (${took.embed.toFixed(0)} to read the query, ${took.search.toFixed(0)} to search)` : "";
+  at("status").textContent = asked ? `${items}, best first · ${time}${parts}` : `${items} of the catalogue · ${time}`;
+  const empty = hits.length === 0;
+  const filtered = Object.keys(search.filters).length > 0;
+  at("empty").hidden = !empty;
+  at("empty-why").textContent = filtered ? "No item passes these filters." : "There is nothing in this catalogue yet.";
+  at("empty-clear").hidden = !filtered;
+  at("more").hidden = hits.length < search.k || search.k >= store.max_k;
+}
+
+function showProblem(error) {
+  const known = error instanceof Problem;
+  if (!known) console.error(error);
+  at("hits").replaceChildren();
+  at("hits").setAttribute("aria-busy", "false");
+  at("status").textContent = "";
+  at("more").hidden = at("empty").hidden = true;
+  at("trouble").querySelector("h2").textContent = known ? error.title : "Something went wrong on this page";
+  at("trouble").querySelector("p").textContent = known ? error.message : "Load it again, please.";
+  at("trouble").hidden = false;
+}
+
+// All controls say what is searched for.
+function showSearch() {
+  at("text").value = search.text;
+  at("without").value = search.without;
+  at("weight").value = String(search.weight);
+  showWeight();
+  at("vector").value = search.vector;
+  at("hybrid").checked = search.hybrid;
+  at("group").checked = search.group;
+  showExample();
+  setFilters(search.filters);
+  const names = filterNames(search.filters);
+  at("filters-count").textContent = String(names.length);
+  at("filters-count").hidden = names.length === 0;
+  at("chosen").replaceChildren(...names.map(chip));
+  const what = search.text || search.likeName || (search.picture ? "a picture" : "");
+  document.title = what ? `${what} – search` : "Search by words and pictures";
+}
+
+function chip({ field, value, text }) {
+  const button = element("button", text, "chip");
+  button.type = "button";
+  button.setAttribute("aria-label", `Remove the filter ${text}`);
+  button.addEventListener("click", () => {
+    const filters = { ...search.filters };
+    const left = value === null ? [] : filters[field].filter((one) => one !== value);
+    if (left.length) filters[field] = left;
+    else delete filters[field];
+    find({ filters, k: PAGE });
+  });
+  const item = element("li");
+  item.append(button);
+  return item;
+}
+
+// The picture, or the item, that is searched with.
+function showExample() {
+  const picture = at("example-picture");
+  at("example").hidden = !(search.picture || search.like);
+  at("mix").hidden = !(search.text && (search.picture || search.like));
+  at("example-name").textContent = search.like ? `like ${search.likeName || search.like}` : "";
+  at("example-name").title = search.likeName || search.like;
+  picture.hidden = !search.picture && !search.like;
+  if (search.picture) picture.src = search.picture;
+  else if (search.like) showItem(picture, search.like);
+  else picture.removeAttribute("src");
+}
+
+async function showItem(picture, id) {
+  try {
+    const item = await askJson(`/v1/items/${encodeURIComponent(id)}`);
+    if (search.like !== id) return;
+    if (item.thumbnail) await showPicture(picture, item.thumbnail);
+    else picture.hidden = true;
+    at("example-name").textContent = `like ${titles(store)(item)}`;
+  } catch {
+    picture.hidden = true; // the search itself says what is wrong
+  }
+}
+
+function showWeight() {
+  const share = Number(at("weight").value);
+  at("weight-shown").textContent = `${100 - share} : ${share}`;
+  at("weight").setAttribute("aria-valuetext", `${100 - share} parts words, ${share} parts picture`);
+}
+
+async function usePicture(file) {
+  try {
+    const picture = await readPicture(file);
+    await find({ picture, like: "", likeName: "", text: at("text").value.trim(), k: PAGE });
+  } catch (error) {
+    showProblem(error);
+  }
+}
+
+function connect() {
+  at("search").addEventListener("submit", (event) => {
+    event.preventDefault();
+    find({ text: at("text").value.trim(), without: at("without").value.trim(), k: PAGE });
+  });
+  at("text").addEventListener("search", () => {
+    if (!at("text").value && search.text) find({ text: "", k: PAGE }); // the field's own cross
+  });
+  at("without").addEventListener("change", () => find({ without: at("without").value.trim(), k: PAGE }));
+  at("vector").addEventListener("change", () => find({ vector: at("vector").value, k: PAGE }));
+  at("hybrid").addEventListener("change", () => find({ hybrid: at("hybrid").checked, k: PAGE }));
+  at("group").addEventListener("change", () => find({ group: at("group").checked, k: PAGE }));
+  at("weight").addEventListener("input", showWeight);
+  at("weight").addEventListener("change", () => find({ weight: Number(at("weight").value), k: PAGE }));
+  at("example-remove").addEventListener("click", removeExample);
+  at("more").addEventListener("click", () => find({ k: search.k + PAGE }));
+  at("again").addEventListener("click", restore);
+  at("empty-clear").addEventListener("click", () => find({ filters: {}, k: PAGE }));
+  at("filters-toggle").addEventListener("click", () => {
+    const open = at("filters").classList.toggle("open");
+    at("filters-toggle").setAttribute("aria-expanded", String(open));
+  });
+  addEventListener("popstate", restore);
+  walkByArrows(at("hits"));
+  connectPictures();
+  connectKeys();
+}
+
+function removeExample() {
+  at("text").focus();
+  return find({ picture: "", like: "", likeName: "", k: PAGE });
+}
+
+function connectPictures() {
+  at("file").addEventListener("change", () => {
+    const [file] = at("file").files;
+    at("file").value = ""; // the same file again is a change too
+    if (file) usePicture(file);
+  });
+  addEventListener("paste", (event) => {
+    const file = pictureIn(event.clipboardData);
+    if (!file) return;
+    event.preventDefault();
+    usePicture(file);
+  });
+  const holdsFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+  addEventListener("dragover", (event) => {
+    if (!holdsFile(event)) return;
+    event.preventDefault();
+    at("drop").hidden = false;
+  });
+  addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) at("drop").hidden = true;
+  });
+  addEventListener("drop", (event) => {
+    at("drop").hidden = true;
+    const file = pictureIn(event.dataTransfer);
+    if (!file) return;
+    event.preventDefault();
+    usePicture(file);
+  });
+}
+
+// "/" goes to the search box. Escape there empties it; from anywhere else it goes there.
+function connectKeys() {
+  addEventListener("keydown", (event) => {
+    const typing = event.target.matches?.("input:not([type=checkbox], [type=range]), select") || at("key").open;
+    if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey) {
+      event.preventDefault();
+      at("text").select();
+      at("text").focus();
+    } else if (event.key === "Escape" && !at("key").open) {
+      at("drop").hidden = true;
+      if (event.target === at("text") && at("text").value === "" && (search.picture || search.like)) removeExample();
+      else if (event.target !== at("text")) at("text").focus();
+    }
+  });
+}
