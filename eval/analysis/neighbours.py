@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from unimodal.search.duplicates import DUPLICATE, groups_of_near
+
 from ..data.datasets import Fused, Input, RetrievalData
-from ..ranks import BLOCK_SCORES
 from ..results import Row, TaskResult, Vectors
 from .sample import Positions, sampled
 
-DUPLICATE = 0.95  # cosine from which on two documents are called near-duplicates
 MAX_DOCUMENTS = 50_000  # compared with each other, or clustered; beyond that a sample, drawn with seed 0
 MAX_CLUSTERS, ROUNDS = 20, 30
 WORD = re.compile(r"[^\W\d_]{2,}")
@@ -60,7 +60,7 @@ def duplicates_of(results: Iterable[TaskResult], threshold: float = DUPLICATE) -
     found = []
     for result, documents in _with_documents(results):
         sample = sampled(np.arange(len(documents)), MAX_DOCUMENTS)
-        groups = [[int(sample[one]) for one in group] for group in near_duplicates(documents[sample], threshold)]
+        groups = [[int(sample[one]) for one in group] for group in groups_of_near(documents[sample], threshold)]
         found.append(Duplicates(result.name, threshold, sum(map(len, groups)) / len(sample), groups))
     return found
 
@@ -71,27 +71,6 @@ def duplicate_rows(duplicates: Iterable[Duplicates]) -> list[Row]:
         Row(one.task, "near_duplicate_share", one.share, None, None, variant=f"cosine {one.threshold:g}")
         for one in duplicates
     ]
-
-
-def near_duplicates(vectors: Vectors, threshold: float = DUPLICATE) -> list[list[int]]:
-    """Groups of rows that hang together by cosines of at least the threshold, the largest first; others are left out.
-
-    vectors: (N, D) unit vectors. Cosines are made in blocks, and groups joined by union-find.
-    """
-    parents = np.arange(len(vectors))
-    step = max(1, BLOCK_SCORES // max(1, len(vectors)))
-    for start in range(0, len(vectors), step):
-        close = vectors[start : start + step] @ vectors[start:].T >= threshold
-        for row in np.flatnonzero(np.count_nonzero(close, axis=1) > 1):
-            one = start + int(row)
-            later = start + row + 1 + np.flatnonzero(close[row, row + 1 :])
-            for other in np.unique(parents[later]):  # a parent is of its child's group; equal ones are joined once
-                left, right = _root(parents, one), _root(parents, int(other))
-                parents[max(left, right)] = min(left, right)
-    groups: dict[int, list[int]] = {}
-    for one in range(len(vectors)):
-        groups.setdefault(_root(parents, one), []).append(one)
-    return sorted((group for group in groups.values() if len(group) > 1), key=lambda group: (-len(group), group))
 
 
 def clusters_of(results: Iterable[TaskResult], num_clusters: int | None = None, seed: int = 0) -> list[Clusters]:
@@ -192,10 +171,3 @@ def _with_documents(results: Iterable[TaskResult]) -> Iterator[tuple[TaskResult,
     for result in results:
         if isinstance(result.data, RetrievalData) and result.documents is not None:
             yield result, result.documents
-
-
-def _root(parents: Positions, one: int) -> int:
-    while parents[one] != one:
-        parents[one] = parents[parents[one]]  # half the way for the next one who asks
-        one = int(parents[one])
-    return one

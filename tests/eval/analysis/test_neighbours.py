@@ -1,4 +1,4 @@
-"""Near-duplicates hang together, however the blocks are cut; clusters are found again and named by their words."""
+"""Near-duplicates are counted; clusters are found again and named by their words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from eval.analysis import neighbours
-from eval.analysis.neighbours import clusters_of, duplicate_rows, duplicates_of, k_means, near_duplicates, typical_words
+from eval.analysis.neighbours import clusters_of, duplicate_rows, duplicates_of, k_means, typical_words
 from eval.data.datasets import Fused, Input, RetrievalData
 from eval.results import TaskResult, Vectors
 
@@ -31,38 +31,6 @@ def blobs(num_clusters: int, size: int, spread: float, dim: int = 12) -> Vectors
     return unit(
         np.tile(np.eye(dim)[:num_clusters], (size, 1)) + spread * rng.standard_normal((num_clusters * size, dim))
     )
-
-
-def naive_groups(vectors: Vectors, threshold: float) -> list[list[int]]:
-    close = vectors @ vectors.T >= threshold
-    left, groups = set(range(len(vectors))), []
-    while left:
-        group = {min(left)}
-        while more := {other for one in group for other in np.flatnonzero(close[one]).tolist()} - group:
-            group |= more
-        left -= group
-        groups.append(sorted(group))
-    return sorted((group for group in groups if len(group) > 1), key=lambda group: (-len(group), group))
-
-
-@pytest.mark.parametrize("block", [1 << 22, 500, 1])
-@pytest.mark.parametrize("threshold", [0.2, 0.6, 0.8, 0.95])
-def test_groups_are_those_of_all_pairs(block: int, threshold: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "BLOCK_SCORES", block)
-    vectors = unit(np.random.default_rng(4).standard_normal((150, 4)))
-    expected = naive_groups(vectors, threshold)
-    assert near_duplicates(vectors, threshold) == expected
-    assert expected
-
-
-def test_a_chain_of_near_duplicates_is_one_group() -> None:
-    angles = np.deg2rad([0, 90, 10, 20, 30, 180])
-    vectors = unit(np.stack([np.cos(angles), np.sin(angles)], axis=1))
-    assert near_duplicates(vectors, 0.98) == [[0, 2, 3, 4]]
-
-
-def test_all_documents_of_a_collapsed_model_are_one_group() -> None:
-    assert near_duplicates(unit(np.ones((3000, 4))), 0.95) == [list(range(3000))]
 
 
 def test_the_share_counts_all_documents_that_have_a_near_duplicate() -> None:
