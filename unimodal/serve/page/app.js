@@ -130,6 +130,7 @@ function showSearch() {
   at("filters-count").textContent = String(names.length);
   at("filters-count").hidden = names.length === 0;
   at("chosen").replaceChildren(...names.map(chip));
+  document.body.classList.toggle("asking", isAsking(search));
   const what = search.text || search.likeName || (search.picture ? "a picture" : "");
   document.title = what ? `${what} – search` : "Search by words and pictures";
 }
@@ -208,14 +209,19 @@ function connect() {
   at("more").addEventListener("click", () => find({ k: search.k + PAGE }));
   at("again").addEventListener("click", restore);
   at("empty-clear").addEventListener("click", () => find({ filters: {}, k: PAGE }));
-  at("filters-toggle").addEventListener("click", () => {
-    const open = at("filters").classList.toggle("open");
-    at("filters-toggle").setAttribute("aria-expanded", String(open));
-  });
+  opens(at("filters-toggle"), at("filters-body"));
+  opens(at("options-toggle"), at("options"));
   addEventListener("popstate", restore);
   walkByArrows(at("hits"));
   connectPictures();
   connectKeys();
+}
+
+// On a phone, what takes room is shown on demand.
+function opens(button, part) {
+  button.addEventListener("click", () => {
+    button.setAttribute("aria-expanded", String(part.classList.toggle("open")));
+  });
 }
 
 function removeExample() {

@@ -1,7 +1,7 @@
 // The grid of what was found. Everything of the catalogue is set as text, never as HTML.
 
 import { ask, hasKey } from "./api.js";
-import { nameOf, titleOf } from "./filters.js";
+import { element, nameOf, titleOf } from "./filters.js";
 
 const TITLES = ["title", "name", "product_name", "product", "label", "caption"];
 const FACTS = 3;
@@ -18,7 +18,7 @@ export function titles(store) {
 
 export function showHits(place, hits, store, chosen) {
   const title = titles(store);
-  const best = Math.max(...hits.map((hit) => hit.score ?? 0), 1e-9);
+  const best = Math.max(...hits.map((hit) => hit.cosine ?? hit.score ?? 0), 1e-9);
   loaded.forEach((address) => URL.revokeObjectURL(address));
   loaded = [];
   place.replaceChildren(...hits.map((hit) => card(hit, title(hit), store, best, chosen)));
@@ -31,41 +31,46 @@ function card(hit, title, store, best, chosen) {
   item.querySelector(".title").textContent = title;
   item.querySelector(".title").title = title;
   item.querySelector(".letter").textContent = [...title.trim()][0]?.toUpperCase() ?? "?";
-  item.querySelector(".facts").textContent = facts(hit, title, store).join(" · ");
+  item.querySelector(".facts").append(...facts(hit, title, store));
   const frame = item.querySelector(".frame");
   const picture = item.querySelector("img");
   picture.addEventListener("load", () => frame.classList.add("loaded"));
   picture.addEventListener("error", () => picture.remove());
   if (hit.thumbnail) showPicture(picture, hit.thumbnail);
   else picture.remove();
+  const kind = KINDS[hit.vector] ?? hit.vector;
+  const similarity = hit.cosine ?? hit.score; // what the list is ordered by may be a rank's score, which says little
   if (hit.score === null) {
     item.querySelector(".score").remove();
   } else {
-    item.querySelector(".badge").textContent = KINDS[hit.vector] ?? hit.vector;
-    item.querySelector(".meter i").style.width = `${Math.max(0, Math.min(1, hit.score / best)) * 100}%`;
-    item.querySelector(".number").textContent = hit.score.toFixed(Math.abs(hit.score) < 0.1 ? 4 : 3);
+    item.querySelector(".badge").textContent = kind;
+    item.querySelector(".meter i").style.width = `${Math.max(0, Math.min(1, similarity / best)) * 100}%`;
+    item.querySelector(".number").textContent = similarity.toFixed(Math.abs(similarity) < 0.1 ? 4 : 3);
   }
-  const score = hit.score === null ? "" : `, score ${hit.score.toFixed(3)} by ${KINDS[hit.vector] ?? hit.vector}`;
+  const score = hit.score === null ? "" : `, similarity ${similarity.toFixed(2)} by ${kind}`;
   button.setAttribute("aria-label", `${title}${score}. More like this.`);
   return item;
 }
 
-// A price first, then other numbers and choices; what the title already says is left out.
+// A price first, then other numbers and choices; what the title already says is left out. -> elements
 function facts(hit, title, store) {
-  const said = [];
-  const isPrice = (field) => /price/i.test(field.name);
+  const made = [];
+  const isPrice = (field) => /price/i.test(field.name) && field.low != null;
   for (const field of [...store.fields].sort((left, right) => isPrice(right) - isPrice(left))) {
     const value = hit.fields?.[field.name];
-    if (said.length === FACTS || value == null || value === "" || value === title) continue;
-    if (field.low != null && typeof value === "number") {
-      said.push(isPrice(field) ? value.toFixed(2) : `${titleOf(field.name)} ${value.toLocaleString()}`);
-    } else if (field.choices && field.type === "bool") {
-      if (value) said.push(titleOf(field.name));
-    } else if (field.choices) {
-      said.push(nameOf(Array.isArray(value) ? value[0] ?? "" : value));
-    }
+    if (made.length === FACTS || value == null || value === "" || value === title) continue;
+    if (isPrice(field)) made.push(element("b", value.toFixed(2)));
+    else if (field.low != null) made.push(element("span", `${titleOf(field.name)} ${value.toLocaleString()}`));
+    else if (field.type === "bool") made.push(...(value ? [element("span", titleOf(field.name))] : []));
+    else if (field.choices) made.push(element("span", lastOf(nameOf(Array.isArray(value) ? value[0] ?? "" : value))));
   }
-  return said;
+  if (hit.more > 0) made.push(element("span", `+${hit.more} more`));
+  return made.filter((one) => one.textContent);
+}
+
+// The leaf of a path of categories: "Men/Tops/Hoodies" is Hoodies, "24/7" stays.
+function lastOf(value) {
+  return /^[^/]{2,}(\/[^/]{2,})+$/.test(value) ? value.slice(value.lastIndexOf("/") + 1) : value;
 }
 
 // An <img> sends no key: with one, its bytes are asked for here.
