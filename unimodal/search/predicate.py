@@ -130,10 +130,16 @@ def _checked_leaf(leaf: Leaf, kind: FieldType) -> Predicate:
         return In(leaf.field, tuple(_checked_value(value, leaf.field, kind) for value in leaf.values))
     if leaf.operator not in _OPERATORS:
         raise ValueError(
-            f"the filter compares {leaf.field!r} by {leaf.operator!r}; {nearest(leaf.operator, _OPERATORS)}"
+            f"the filter compares {leaf.field!r} by {leaf.operator!r}; {nearest(leaf.operator, list(_OPERATORS))}"
         )
     if kind in ("bool", "strings") and leaf.operator not in ("=", "!="):
         raise ValueError(f"the filter compares {leaf.field!r} by {leaf.operator}, but it holds {kind}; use = or !=.")
+    if kind == "int" and isinstance(leaf.value, float) and math.isfinite(leaf.value) and leaf.operator[0] in "<>":
+        # The nearest whole number says the same: n < 5.5 is n <= 5.
+        below = leaf.operator[0] == "<"
+        whole = math.floor(leaf.value) if below else math.ceil(leaf.value)
+        sharp = leaf.operator if whole == leaf.value else ("<=" if below else ">=")
+        return Compare(leaf.field, sharp, _checked_value(whole, leaf.field, kind))
     return Compare(leaf.field, leaf.operator, _checked_value(leaf.value, leaf.field, kind))
 
 
@@ -148,11 +154,12 @@ def _checked_value(value: Value, field: str, kind: FieldType) -> Value:
     if kind == "bool" and isinstance(value, bool):
         return value
     if kind in ("int", "float") and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not -(2**63) <= value < 2**63:  # NaN and infinity too
+        if not -(2**63) < value < 2**63:  # NaN and infinity too
             raise ValueError(f"the filter's value {value!r} for {field!r} is out of range; give one of 64 bits.")
         if kind == "float":
             return float(value) + 0.0  # no -0.0, which engines put below 0.0
-        return int(value) if value == int(value) else value
+        if value == int(value):
+            return int(value)
     raise ValueError(
         f"the filter's value {value!r} does not fit {field!r}, which holds {kind}; write {_EXAMPLES[kind]}."
     )
