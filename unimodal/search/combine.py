@@ -45,4 +45,5 @@ def moved_away(query: Vector, negatives: Sequence[Vector], weight: float) -> Vec
 def _of_length_1(vector: NDArray[Any], fault: str) -> Vector:
     if np.linalg.norm(vector) < CANCELLED:
         raise ValueError(f"{fault}; say it in other words, or give another weight.")
-    return unit(vector[None])[0]
+    (normalised,) = unit(vector[None])
+    return np.asarray(normalised)

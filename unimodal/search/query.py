@@ -23,7 +23,7 @@ not both, `vectors=("text", "image")` is the fairer list (see `fusion`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,7 +102,7 @@ def search_many(
         check_query(store.schema, query)
     inputs = [inputs_of(query) for query in queries]
     items = [item for parts in inputs for _, item in parts]
-    vectors = iter(embedder.encode_query(items) if items else [])
+    vectors: Iterator[Vector] = iter(embedder.encode_query(items)) if items else iter(())
     return [
         find(store, query, [next(vectors) for _ in parts], fingerprint=fingerprint, fields=fields)
         for query, parts in zip(queries, inputs, strict=True)
@@ -209,10 +209,9 @@ def _ranked(
     """At least `depth` hits, best first, or all that the store has; and whether they are all."""
     deep = max(depth, HYBRID_DEPTH) if query.hybrid else depth
     deep += bool(query.like)  # it finds itself
-    coarse = {"coarse": query.coarse, "candidates": query.candidates}
+    options = {**options, "where": query.where, "coarse": query.coarse, "candidates": query.candidates}
     lists: list[list[Hit]] = [
-        store.search(vector[None], deep, vector=kind, where=query.where, **coarse, **options)[0]
-        for kind, vector in asked.items()
+        store.search(vector[None], deep, vector=kind, **options)[0] for kind, vector in asked.items()
     ]
     is_all = all(len(hits) < deep for hits in lists)
     if query.min_score is not None:
