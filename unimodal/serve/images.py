@@ -1,0 +1,184 @@
+"""Pictures from strangers: what is read before it is trusted, and where a URL may lead.
+
+A picture is judged by its header before a byte of it is decoded; a URL by the address that is really dialled, at the
+moment it is dialled. Between a check of the name and the connection, the name's owner could change where it points.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import io
+import ipaddress
+import logging
+import re
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any, TypeAlias
+from urllib.parse import urljoin
+
+from PIL import Image
+
+from ..preprocess import decode_image
+from .config import ServeConfig, UrlsConfig
+
+log = logging.getLogger(__name__)
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # what browsers show; each further decoder is one more to attack
+NO_PICTURE = "it is not a readable picture; send a whole JPEG, PNG, WebP or GIF."
+MAX_URL = 2048
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # an IPv4 address as IPv6-only networks write it
+TUNNELS = (ipaddress.ip_network("2002::/16"), ipaddress.ip_network("2001::/32"))  # 6to4, Teredo: IPv4 inside
+CLOUD_AGENTS = frozenset({ipaddress.ip_address("168.63.129.16")})  # Azure's, a public address that answers inside only
+
+AddressInfo: TypeAlias = tuple[Any, Any, int, str, tuple[Any, ...]]  # as getaddrinfo gives it
+
+_DATA_URI = re.compile(r"data:[a-z0-9.+/-]*(;[a-z0-9=.+-]+)*;base64,", re.IGNORECASE)
+_URL = re.compile(r"https://[A-Za-z0-9.\-_:\[\]]+(?:[/?#][\x21-\x5b\x5d-\x7e]*)?\Z", re.IGNORECASE)
+
+
+class TooLargeError(ValueError):
+    """A picture or a text over one of the server's caps."""
+
+
+def picture_bytes(text: str, config: ServeConfig) -> bytes:
+    """The bytes of a picture from a data URI or plain base64; raises ValueError for what is neither, or too large."""
+    start = 0
+    if text[:5].lower() == "data:":
+        head = _DATA_URI.match(text, 0, 200)
+        if head is None:
+            raise ValueError("the data URI is not in base64; write data:image/jpeg;base64,...")
+        start = head.end()
+    length = len(text) - start
+    if length * 3 // 4 > config.max_image_bytes + 2:
+        raise TooLargeError(f"the picture is larger than {config.max_image_bytes} bytes; scale it down first.")
+    try:
+        encoded = memoryview(text.encode("ascii"))[start:]
+        decoded = binascii.a2b_base64(encoded)
+    except ValueError:  # covers text beyond ASCII, and binascii.Error
+        decoded = b""
+    padding = 2 if text.endswith("==") else int(text.endswith("="))
+    # The decoder skips what is no base64, so that fewer bytes come out; a regular expression would be much slower.
+    if not decoded or length % 4 or len(decoded) != length // 4 * 3 - padding:
+        raise ValueError(
+            "the picture is neither a data URI nor base64; send data:image/jpeg;base64,... or plain base64."
+        )
+    return decoded
+
+
+def open_checked(picture: bytes | Image.Image, config: ServeConfig) -> Image.Image:
+    """A picture as RGB, exactly as `decode_image` gives it: first frame, turned as its EXIF says.
+
+    Raises TooLargeError for a header that claims more than `max_pixels`, before anything is decoded, and ValueError for
+    what cannot be decoded; what the decoder said goes to the log alone, for it may tell of the server's memory.
+    """
+    try:
+        image = picture if isinstance(picture, Image.Image) else Image.open(io.BytesIO(picture), formats=FORMATS)
+        if image.width * image.height > config.max_pixels:
+            raise Image.DecompressionBombError  # as Pillow itself says above its own, larger cap
+        return decode_image(image)
+    except Image.DecompressionBombError:
+        raise TooLargeError(f"the picture has more than {config.max_pixels} pixels; scale it down first.") from None
+    except Exception as error:  # decoders raise whatever a broken file leads them to
+        log.info("a picture could not be decoded: %s", type(error).__name__)
+        raise ValueError(NO_PICTURE) from None
+
+
+async def fetch_picture(
+    url: str,
+    config: ServeConfig,
+    *,
+    dial: Callable[[AddressInfo], socket.socket] | None = None,
+    resolver: Any = None,
+    tls: ssl.SSLContext | None = None,
+    port: int = 443,
+) -> bytes:
+    """The bytes behind an https URL whose host is in `urls.allow`; redirects are followed only to such URLs.
+
+    dial, resolver, tls, port: in place of `public_socket`, the system's resolver, its certificates, and the one port
+        that is dialled.
+    Raises ValueError for what is not allowed, not there, too large or too slow. It does not say which address was
+    dialled, or what was found there: that would make the server a scanner of its own network.
+    """
+    import aiohttp
+
+    if not config.urls.allow:
+        raise ValueError("this server fetches no URLs; send the picture as a data URI or base64.")
+    connector = aiohttp.TCPConnector(
+        socket_factory=dial or public_socket, resolver=resolver, ssl=True if tls is None else tls, force_close=True
+    )
+    session = aiohttp.ClientSession(
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False,
+        headers={"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "unimodal"},
+    )  # fmt: skip
+    try:
+        async with session:
+            return await asyncio.wait_for(_follow(session, url, config.urls, port), config.urls.seconds)
+    except asyncio.TimeoutError:
+        raise ValueError(f"the picture did not arrive in {config.urls.seconds:g} s; send it as base64.") from None
+    except (aiohttp.ClientError, OSError) as error:
+        log.info("a picture could not be fetched: %s", type(error).__name__)
+        raise ValueError("the picture's URL could not be read; send the picture as base64.") from None
+
+
+async def _follow(session: Any, url: str, urls: UrlsConfig, port: int) -> bytes:
+    for _ in range(urls.redirects + 1):
+        async with session.get(_allowed(url, urls, port), allow_redirects=False) as response:
+            if response.status in (301, 302, 303, 307, 308):
+                url = urljoin(str(response.url), response.headers.get("Location", ""))
+                continue
+            if response.status != 200:
+                raise ValueError("the picture's URL could not be read; send the picture as base64.")
+            return await _body(response, urls.max_bytes)
+    raise ValueError(f"the picture's URL leads on more than {urls.redirects} times; give where it ends.")
+
+
+async def _body(response: Any, max_bytes: int) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(1 << 16):
+        body += chunk
+        if len(body) > max_bytes:  # counted, because a Content-Length may be missing or lie
+            raise TooLargeError(f"the picture behind the URL is larger than {max_bytes} bytes; scale it down first.")
+    return bytes(body)
+
+
+def _allowed(text: str, urls: UrlsConfig, port: int) -> Any:
+    """The URL as the client library reads it; raises ValueError unless its scheme, host and port are allowed.
+
+    What two parsers might read differently (a backslash, a user, a space before the host) is refused outright.
+    """
+    from yarl import URL
+
+    if len(text) > MAX_URL or not _URL.match(text):
+        raise ValueError("the picture's URL is not plain https://host/path; send such a one, or base64.")
+    try:
+        url = URL(text)
+        host, dialled = (url.raw_host or "").lower(), url.port
+    except ValueError:
+        raise ValueError("the picture's URL is not plain https://host/path; send such a one, or base64.") from None
+    if not any(host == one or (one.startswith("*.") and host.endswith(one[1:])) for one in urls.allow):
+        raise ValueError("the picture's URL is on a host that this server does not fetch from; send base64.")
+    if dialled != port:
+        raise ValueError(f"the picture's URL names port {dialled}; only {port} is fetched from.")
+    return url
+
+
+def public_socket(address: AddressInfo) -> socket.socket:
+    """A socket for an address about to be dialled; raises OSError unless it is one of the public internet."""
+    family, kind, protocol, _, target = address
+    if not is_public(str(target[0])):
+        raise OSError("the address is not public.")
+    return socket.socket(family, kind, protocol)
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is anybody's on the internet, and no way around to one that is not."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inside = ip.ipv4_mapped or (ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in NAT64 else None)
+        if inside is None:
+            return ip in GLOBAL_UNICAST and ip.is_global and not any(ip in net for net in TUNNELS)
+        ip = inside
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved and ip not in CLOUD_AGENTS
