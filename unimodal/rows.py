@@ -51,29 +51,43 @@ def read_rows(config: RowsConfig, root: Path = Path()) -> Iterator[Row]:
 
 def read_numbered_rows(config: RowsConfig, root: Path = Path()) -> Iterator[tuple[int, Row]]:
     """As read_rows, each with its number in the unfiltered input: a name for the row that no filter changes."""
-    joins = {field: _lookup(field, place, root) for field, place in config.join.items()}
-    excluded = {field: _listed(place, root) for field, place in config.exclude.items()}
-    where_seen: set[str] = set()
+    wanted = RowFilter(config, root)
     first: Row = {}
     num_rows = num_kept = 0
     for number, row in enumerate(_records(config.input, config.split, root)):
         num_rows, first = number + 1, first or row
-        place = f"row {number} of {config.input}"
-        for field, lookup in joins.items():
-            row = {**row, field: lookup(_strict(row, field, place), place)}
-        if not _matches(row, config.where, where_seen):
-            continue
-        if config.hash_field and not _in_range(_strict(row, config.hash_field, place), config, place):
-            continue
-        if any(_texts(_strict(row, field, place)) & values for field, values in excluded.items()):
-            continue
-        num_kept += 1
-        yield number, row
+        kept = wanted(row, f"row {number} of {config.input}")
+        if kept is not None:
+            num_kept += 1
+            yield number, kept
     for field in config.where:
-        if num_rows and field not in where_seen:
+        if num_rows and field not in wanted.seen:
             raise missing_field(first, field, f"any row of {config.input}")
     if not num_kept:
         raise ValueError(f"{config.input}: 0 of {num_rows} rows are left; loosen where, hash_range or exclude.")
+
+
+class RowFilter:
+    """Joins and filters of a table, whose own tables are read once."""
+
+    def __init__(self, config: RowsConfig, root: Path = Path()) -> None:
+        self.config = config
+        self.seen: set[str] = set()  # fields of `where` that some row had
+        self._joins = {field: _lookup(field, place, root) for field, place in config.join.items()}
+        self._excluded = {field: _listed(place, root) for field, place in config.exclude.items()}
+
+    def __call__(self, row: Row, place: str) -> Row | None:
+        """The row with what is joined to it, or None if it is not wanted; place: what errors call it."""
+        config = self.config
+        for field, lookup in self._joins.items():
+            row = {**row, field: lookup(_strict(row, field, place), place)}
+        if not _matches(row, config.where, self.seen):
+            return None
+        if config.hash_field and not _in_range(_strict(row, config.hash_field, place), config, place):
+            return None
+        if any(_texts(_strict(row, field, place)) & values for field, values in self._excluded.items()):
+            return None
+        return row
 
 
 def num_rows(config: RowsConfig, root: Path = Path()) -> int | None:
@@ -81,11 +95,11 @@ def num_rows(config: RowsConfig, root: Path = Path()) -> int | None:
     if config.input.startswith("hf:"):
         return None
     total = 0
-    for path in _paths(config.input, root):
+    for path in table_paths(config.input, root):
         if path.is_dir():
-            total += len(_from_disk(path, config.split))
+            total += len(saved_data_set(path, config.split))
         elif path.suffix == ".parquet":
-            total += int(_parquet().ParquetFile(path).metadata.num_rows)
+            total += int(pyarrow_parquet().ParquetFile(path).metadata.num_rows)
         else:
             with path.open("rb") as file:
                 total += sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
@@ -191,13 +205,14 @@ def _texts(value: Any) -> set[str]:
 def _records(name: str, split: str, root: Path) -> Iterator[Row]:
     """Every row of an input, unfiltered."""
     if name.startswith("hf:"):
-        return iter(_from_hub(name, split))
+        return iter(hub_data_set(name, split))
     return itertools.chain.from_iterable(
-        _from_disk(path, split) if path.is_dir() else _READERS[path.suffix](path) for path in _paths(name, root)
+        saved_data_set(path, split) if path.is_dir() else READERS[path.suffix](path) for path in table_paths(name, root)
     )
 
 
-def _paths(name: str, root: Path) -> list[Path]:
+def table_paths(name: str, root: Path) -> list[Path]:
+    """The files of a table by its name or glob; raises ValueError where there is none, or one that is no table."""
     path = root / name
     if path.exists():
         paths = [path]
@@ -209,8 +224,8 @@ def _paths(name: str, root: Path) -> list[Path]:
     if not paths:
         raise ValueError(f"input {str(path)!r} does not exist; give a file, a glob of files or a save_to_disk folder.")
     for path in paths:
-        if path.is_file() and path.suffix not in _READERS:
-            raise ValueError(f"{path} has the ending {path.suffix!r}; rows are read from {', '.join(_READERS)}.")
+        if path.is_file() and path.suffix not in READERS:
+            raise ValueError(f"{path} has the ending {path.suffix!r}; rows are read from {', '.join(READERS)}.")
     return paths
 
 
@@ -223,7 +238,7 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
                 row = json.loads(line)
             except ValueError as error:  # covers bad UTF-8 too
                 raise ValueError(f"{path}, line {number} is not JSON ({error}); repair or remove it.") from None
-            yield _checked(row, f"{path}, line {number}")
+            yield as_row(row, f"{path}, line {number}")
 
 
 def _read_json(path: Path) -> Iterator[Row]:
@@ -234,10 +249,11 @@ def _read_json(path: Path) -> Iterator[Row]:
     if not isinstance(rows, list):
         raise ValueError(f"{path} holds a {type(rows).__name__}; it must be a list of objects.")
     for number, row in enumerate(rows):
-        yield _checked(row, f"{path}, item {number}")
+        yield as_row(row, f"{path}, item {number}")
 
 
-def _checked(row: Any, place: str) -> Row:
+def as_row(row: Any, place: str) -> Row:
+    """What was read at a place, if it is an object of fields; raises ValueError if it is not."""
     if not isinstance(row, dict):
         raise ValueError(f"{place} holds a {type(row).__name__}; a row is an object of fields and values.")
     return row
@@ -259,7 +275,7 @@ def _read_csv(path: Path) -> Iterator[Row]:
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
-    parquet = _parquet()
+    parquet = pyarrow_parquet()
     try:
         file = parquet.ParquetFile(path)
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
@@ -268,7 +284,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         yield from batch.to_pylist()
 
 
-_READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".jsonl": _read_jsonl,
     ".ndjson": _read_jsonl,
     ".json": _read_json,
@@ -278,7 +294,8 @@ _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
 }
 
 
-def _parquet() -> Any:
+def pyarrow_parquet() -> Any:
+    """pyarrow.parquet."""
     try:
         from pyarrow import parquet
     except ImportError:
@@ -294,7 +311,8 @@ def _datasets() -> Any:
     return datasets
 
 
-def _from_disk(path: Path, split: str) -> Any:
+def saved_data_set(path: Path, split: str) -> Any:
+    """A folder of save_to_disk; pictures are the bytes that were put in."""
     try:
         loaded = _datasets().load_from_disk(str(path))
     except FileNotFoundError:
@@ -306,7 +324,8 @@ def _from_disk(path: Path, split: str) -> Any:
     return _keep_bytes(loaded)
 
 
-def _from_hub(name: str, split: str) -> Any:
+def hub_data_set(name: str, split: str) -> Any:
+    """hf:NAME[:CONFIG]; pictures are the bytes that were put in."""
     path, _, config = name.removeprefix("hf:").partition(":")
     try:
         return _keep_bytes(_datasets().load_dataset(path, config or None, split=split))

@@ -15,7 +15,9 @@ from .bench import bench
 from .demo import demo
 from .evaluate import evaluate, mteb, prepare
 from .library import calibrate, check, embed, index, pack
+from .search import index as index_items
 from .search import search
+from .serve import serve
 from .train import plot, train
 
 app = typer.Typer(help="Train, measure and serve one embedding space for text and pictures.", no_args_is_help=True,
@@ -29,11 +31,13 @@ app.command()(prepare)
 app.command()(mteb)
 app.command()(embed)
 app.command()(calibrate)
+app.command("index")(index_items)
 app.command()(search)
 app.add_typer(shards_app, name="shards")
 shards_app.command()(pack)
 shards_app.command()(check)
 shards_app.command()(index)
+app.command()(serve)
 app.command()(bench)
 app.command()(demo)
 

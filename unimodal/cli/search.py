@@ -1,10 +1,10 @@
-"""Find in a store."""
+"""Put items into a store, and find them again."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +18,45 @@ if TYPE_CHECKING:
     from unimodal.embedder import Embedder
     from unimodal.search.fusion import Found
     from unimodal.search.schema import Schema
+
+
+def index(
+    model: Annotated[str, typer.Argument(help="As for eval.")],
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="A folder of pictures, a table, hf:NAME or shards.")],
+    store: Annotated[str, typer.Argument(help="A folder (lance:///dir), or milvus://host:port.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="text=\\[title,description] image=photo fields=\\[price:float]"),
+    ] = None,
+    engine: Annotated[
+        Literal["process", "ray"], typer.Option(help="This process (or all that torchrun started), or a Ray cluster.")
+    ] = "process",
+    embeddings: Annotated[
+        Path | None, typer.Option(help="The folder of the Parquet files; default: beside the store.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    overwrite: Annotated[bool, typer.Option(help="Make the store anew; embeddings that still hold are kept.")] = False,
+) -> None:
+    """Embed the items of INPUT and put them into STORE; what is there and has not changed is not done again."""
+    from unimodal.config import apply_overrides, parse_config
+    from unimodal.search.indexing import SKIPPED, default_folder
+    from unimodal.search.indexing import index as index_input
+    from unimodal.search.items import IndexConfig
+
+    config = parse_config(IndexConfig, apply_overrides({"input": source}, overrides or []), source="options")
+    folder = embeddings or default_folder(store)
+    summary = index_input(
+        model, config, store, embeddings=folder, engine=engine, device=device, dtype=dtype, overwrite=overwrite
+    )
+    if summary.rank:
+        return
+    say(
+        f"{summary.items:,} items of {source} in {store}: {summary.embedded:,} units embedded, {summary.reused:,} were "
+        f"there, {summary.stored:,} items put in, {summary.seconds:.1f} s"
+    )
+    if summary.skipped:
+        say(f"{summary.skipped:,} rows are not in it; the reasons are in {folder / SKIPPED}")
 
 
 def search(

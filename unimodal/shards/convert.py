@@ -23,7 +23,7 @@ Parts = dict[str, bytes]  # extension -> content
 
 # A picture in one of these formats is packed byte for byte. A phone's MPO is a JPEG with more pictures behind it.
 _KEPT_FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
-_TEMPLATE = re.compile(r"\{([^{}]+)\}")
+TEMPLATE = re.compile(r"\{([^{}]+)\}")
 _MAX_KEY_BYTES = 80  # with its extension a name must fit the 100 bytes of a plain tar header
 
 
@@ -123,7 +123,7 @@ def fields_of(config: PackConfig) -> list[str]:
         *(config.image, *config.captions, config.query, config.document, config.negatives, config.score),
         *(config.teacher, config.label, config.negatives_from, config.pairs_of, config.key),
     )
-    return [name for spec in specs if spec for name in _TEMPLATE.findall(spec) or [spec]]
+    return [name for spec in specs if spec for name in TEMPLATE.findall(spec) or [spec]]
 
 
 def _text(row: Row, field: str) -> str:
@@ -145,13 +145,13 @@ def _texts(value: Any) -> Iterable[str]:
 def _value(row: Row, field: str) -> Any:
     """The field's value, or the filled template; None where the row lacks a field."""
     try:
-        names = _TEMPLATE.findall(field)
+        names = TEMPLATE.findall(field)
         if not names:
             return field_of(row, field)
         values = {name: ", ".join(_texts(field_of(row, name))) for name in names}
     except KeyError:
         return None
-    return _TEMPLATE.sub(lambda match: values[match[1]], field) if all(values.values()) else None
+    return TEMPLATE.sub(lambda match: values[match[1]], field) if all(values.values()) else None
 
 
 def _picture(value: Any, image_root: Path) -> tuple[str, bytes]:

@@ -1,0 +1,261 @@
+"""Bulk embedding: a unit of the input in, a Parquet file of its items' vectors out, whole or not at all.
+
+The file has the columns of a store's rows, and in its metadata what it was made of: a run that was killed skips the
+files that are finished and redoes the others; an input, a model or an option that changed makes its files anew.
+
+n items, D dimensions, S pixels a side.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+from PIL import Image
+
+from unimodal.checkpoint import sync
+from unimodal.config import PreprocessConfig
+from unimodal.preprocess import decode_image, image_to_pixels
+from unimodal.rows import pyarrow_parquet
+from unimodal.vectors import unit as unit_length
+
+from .items import IndexConfig, Item, items, picture_identity
+from .reading import RawRow, Unit
+from .rows import arrow_schema, fixed_size_list
+from .schema import Schema, vector_column
+
+if TYPE_CHECKING:
+    from unimodal.embedder import Embedder
+    from unimodal.inputs import Item as Part
+
+FORMAT_VERSION = 1
+HEAD = b"unimodal"  # the key of the metadata
+MIN_SKIPPED = 100  # so many bad items are no sign that all are; training stops by the same rule
+_JPEG_QUALITY = 85
+# What has no part in a unit's vectors and rows.
+_ASIDE = {"input", "per_unit", "batch", "max_skipped", "prefix_dims", "binary", "calibrated"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is decided before the first item is read; the same in every process of a run."""
+
+    config: IndexConfig
+    schema: Schema
+    folder: Path  # of the Parquet files
+    preprocess: PreprocessConfig
+    modalities: frozenset[str]  # what the model embeds
+
+    @property
+    def parts(self) -> frozenset[str]:
+        """Which of an item's parts go through the model."""
+        fused = self.modalities if "fused" in self.schema.vectors else frozenset()
+        return frozenset(self.schema.vectors) & self.modalities | fused
+
+    def file(self, unit: Unit) -> Path:
+        """The Parquet file of a unit."""
+        return self.folder / f"{unit.name}.parquet"
+
+    def digest(self, unit: Unit) -> str:
+        """Of all that the file of a unit depends on."""
+        values = self.config.model_dump(mode="json", exclude=_ASIDE)
+        made_of = [
+            *(FORMAT_VERSION, self.schema.fingerprint, list(self.schema.vectors), dict(self.schema.fields), values),
+            *(unit.identity, unit.rows, picture_identity(unit, self.config)),
+        ]
+        return xxhash.xxh3_128_hexdigest(json.dumps(made_of, sort_keys=True).encode())
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some items of a unit, decoded, as Arrow has them."""
+
+    table: Any  # of _text, _pixels (S x S x 3 bytes) and the columns of the store that are no vectors
+    rows: int  # of the input, skipped ones and filtered ones among them
+    skipped: tuple[Skipped, ...]
+
+
+class Skipped(NamedTuple):
+    """A row that is not in the index, and why."""
+
+    row: int  # of its file
+    id: str  # empty where the row did not come so far
+    reason: str
+
+
+def unfinished(plan: Plan, units: Sequence[Unit]) -> list[Unit]:
+    """Those whose file is missing, broken, or made of something else."""
+    return [unit for unit in units if read_head(plan.file(unit)).get("digest") != plan.digest(unit)]
+
+
+def embed_units(
+    plan: Plan, units: Sequence[Unit], embedder: Embedder, advance: Callable[[int], None] = lambda rows: None
+) -> None:
+    """Make the files of units, one after the other; the next items are decoded while the model runs.
+
+    advance: called with the number of rows that are done. Raises ValueError when too many items are skipped.
+    """
+    done, tables, skipped = 0, list[Any](), list[Skipped]()
+    chunks = ((unit, chunk) for unit in units for chunk in itertools.chain(prepare(plan, unit), [None]))
+    for unit, chunk in _ahead(chunks):
+        if chunk is None:
+            write_unit(plan, unit, tables, skipped)
+            tables, skipped = [], []
+            continue
+        tables.append(embed(plan, chunk.table, embedder))
+        skipped += chunk.skipped
+        check_skipped(plan.config, skipped, unit)
+        done += chunk.rows
+        advance(done)
+
+
+def prepare(plan: Plan, unit: Unit) -> Iterator[Chunk]:
+    """A unit read and decoded, `batch` items at a time: what needs no model."""
+    found = items(unit, plan.config, plan.schema.fields)
+    done = 0
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as decoders:  # Pillow lets other threads run while it decodes
+        while block := list(itertools.islice(found, plan.config.batch)):
+            rows = list(decoders.map(lambda item: _decoded(item, plan), block))
+            done += len(block)
+            skipped = tuple(row for row in rows if isinstance(row, Skipped))
+            yield Chunk(_table([row for row in rows if not isinstance(row, Skipped)], plan), len(block), skipped)
+    yield Chunk(_table([], plan), unit.rows - done, ())  # what the filters dropped
+
+
+def embed(plan: Plan, table: Any, embedder: Embedder) -> Any:
+    """The table of a chunk -> the rows of a store. Each text and each picture goes through the model once."""
+    import pyarrow as pa
+
+    size = plan.preprocess.image_size
+    texts: list[Part | None] = table["_text"].to_pylist()
+    pixels = table["_pixels"].to_pylist()
+    vectors = {kind: np.zeros((table.num_rows, plan.schema.dim), dtype=np.float32) for kind in ("text", "image")}
+    pictures: list[Part | None] = [
+        None if one is None else Image.frombuffer("RGB", (size, size), one, "raw", "RGB", 0, 1) for one in pixels
+    ]
+    for kind, parts in (("text", texts), ("image", pictures)):
+        there = [row for row, part in enumerate(parts) if part]
+        if kind in plan.parts and there:
+            wanted = [part for part in parts if part]
+            vectors[kind][there] = embedder.encode_document(wanted, show_progress=False)
+    weight = np.float32(plan.config.weight)
+    both = vectors["text"].any(axis=1, keepdims=True) & vectors["image"].any(axis=1, keepdims=True)
+    summed = (1 - weight) * vectors["text"] + weight * vectors["image"]
+    vectors["fused"] = unit_length(np.where(both, summed, vectors["text"] + vectors["image"]))
+    columns = {vector_column(name): _column(vectors[name]) for name in plan.schema.vectors}
+    rest = {name: table[name] for name in plan.schema.item_columns if name not in columns}
+    return pa.table({**rest, **columns}).select(plan.schema.item_columns).cast(arrow_schema(plan.schema, copies=False))
+
+
+def write_unit(plan: Plan, unit: Unit, tables: Sequence[Any], skipped: Sequence[Skipped]) -> None:
+    """Put a unit's file in place; one that was there before is kept under another name until the store knows."""
+    import pyarrow as pa
+
+    file = plan.file(unit)
+    table = pa.concat_tables(tables)
+    head = {
+        "format_version": FORMAT_VERSION, "digest": plan.digest(unit),
+        "fingerprint": plan.schema.fingerprint, "input": plan.config.input, "label": unit.label,
+        
+        "items": table.num_rows, "skipped": [one._asdict() for one in skipped],
+    }  # fmt: skip
+    table = table.replace_schema_metadata({HEAD: json.dumps(head, ensure_ascii=False).encode()})
+    part = file.with_suffix(".part")
+    pyarrow_parquet().write_table(table, part, compression="zstd")
+    sync(part)
+    put_aside(file)
+    os.replace(part, file)
+    sync(file.parent)
+
+
+def put_aside(file: Path) -> None:
+    """Rename a file that no longer holds, so that its items can still be taken out of the store."""
+    if file.is_file():
+        os.replace(file, file.with_suffix(f".{read_head(file).get('digest', 'broken')}.old"))
+
+
+def read_head(file: Path) -> dict[str, Any]:
+    """What a file was made of; empty where it is missing, broken or of another version."""
+    try:
+        metadata = pyarrow_parquet().read_schema(file).metadata or {}
+        head = json.loads(metadata.get(HEAD, b"{}"))
+    except (OSError, ValueError):  # pyarrow's ArrowInvalid is a ValueError
+        return {}
+    return dict(head) if head.get("format_version") == FORMAT_VERSION else {}
+
+
+def check_skipped(config: IndexConfig, skipped: Sequence[Skipped], unit: Unit) -> None:
+    """Raises ValueError when the share of bad items is over the limit."""
+    allowed = max(MIN_SKIPPED, int(config.max_skipped * unit.rows)) if config.max_skipped else 0
+    if len(skipped) > allowed:
+        first = skipped[0]
+        raise ValueError(
+            f"{len(skipped):,} of {unit.rows:,} rows of {unit.path} cannot be indexed (the first, row {first.row}: "
+            f"{first.reason}); repair them, or raise max_skipped from {config.max_skipped}."
+        )
+
+
+def _decoded(item: Item | RawRow, plan: Plan) -> dict[str, Any] | Skipped:
+    """The row of a chunk; no field of a store begins with an underscore."""
+    if isinstance(item, RawRow):
+        return Skipped(item.number, "", item.fault)
+    row: dict[str, Any] = {"id": item.id, "words": item.words or None, **item.fields, "_text": item.text or None}
+    if not (item.text and "text" in plan.parts) and not (item.picture is not None and "image" in plan.parts):
+        return Skipped(item.number, item.id, f"it has no {' and no '.join(sorted(plan.parts))}")
+    if item.picture is None:
+        return row
+    try:
+        image = decode_image(item.picture)
+        if "image" in plan.parts:
+            pixels = image_to_pixels(image, plan.preprocess).permute(1, 2, 0)  # (S, S, 3)
+            row["_pixels"] = pixels.contiguous().numpy().tobytes()
+        if plan.config.thumbnail:
+            row["thumbnail"] = _thumbnail(image, plan.config.thumbnail)
+    except Exception as error:  # Pillow's readers raise whatever a broken file leads them into
+        return Skipped(item.number, item.id, " ".join(str(error).split()) or type(error).__name__)
+    return row
+
+
+def _thumbnail(image: Image.Image, size: int) -> bytes:
+    small = image.copy()
+    small.thumbnail((size, size))
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=_JPEG_QUALITY)
+    return file.getvalue()
+
+
+def _table(rows: Sequence[dict[str, Any]], plan: Plan) -> Any:
+    """Rows as a table of _text, _pixels and the columns of the store that are no vectors."""
+    import pyarrow as pa
+
+    known = arrow_schema(plan.schema, copies=False)
+    vectors = {vector_column(name) for name in plan.schema.vectors}
+    columns = [pa.field("_text", pa.string()), pa.field("_pixels", pa.binary())]
+    columns += [field for field in known if field.name not in vectors]
+    arrays = [pa.array([row.get(column.name) for row in rows], column.type) for column in columns]
+    return pa.table(arrays, pa.schema(columns))
+
+
+def _column(vectors: NDArray[np.float32]) -> Any:
+    """(n, D) as lists, null where an item has no such vector: it has length 0 there."""
+    return fixed_size_list(vectors, np.linalg.norm(vectors, axis=1) > 0.5)
+
+
+def _ahead(values: Iterable[Any]) -> Iterator[Any]:
+    """The values, each computed in a thread while the one before is in use."""
+    iterator, end = iter(values), object()
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        coming = thread.submit(next, iterator, end)
+        while (value := coming.result()) is not end:
+            coming = thread.submit(next, iterator, end)
+            yield value

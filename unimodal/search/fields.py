@@ -1,0 +1,152 @@
+"""Fields of an index: where each comes from, which type it has, and a row's value in that type."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, get_args
+
+from pydantic import model_validator
+
+from unimodal.config import Config, nearest
+
+from .schema import FieldType
+
+FieldValue = str | int | float | bool | list[str] | None
+_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
+_INT64 = 2**63
+# 007 is a name, as is 12e5.
+_INT = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+_FLOAT = re.compile(r"-?(0|[1-9][0-9]*)?\.[0-9]+([eE][-+]?[0-9]+)?")
+
+
+class FieldSource(Config):
+    """A field of the input, dots reaching into nested values, and its type; empty: it is seen from the values."""
+
+    source: str
+    type: FieldType | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        """`price:float` is the field `price` as a float."""
+        if not isinstance(value, str):
+            return value
+        source, colon, kind = value.rpartition(":")
+        if not colon:
+            return {"source": value}
+        if kind not in get_args(FieldType):
+            raise ValueError(f"{value!r} ends with the type {kind!r}; {nearest(kind, get_args(FieldType))}")
+        return {"source": source, "type": kind}
+
+
+def named_fields(fields: Any) -> Any:
+    """A list of fields as a mapping from the names that filters use: the last part of `attributes.material`."""
+    if isinstance(fields, str):
+        fields = [fields]
+    if not isinstance(fields, (list, tuple)):
+        return fields
+    named: dict[str, Any] = {}
+    for field in fields:
+        if not isinstance(field, str):
+            raise ValueError(f"field {field!r} is no name; write fields=[price:float], or a mapping of names to those.")
+        source = field.rpartition(":")[0] or field
+        name = source.rpartition(".")[2]
+        if name in named:
+            raise ValueError(f"two fields would be called {name!r}; name them: fields={{NAME: {source}}}.")
+        named[name] = field
+    return named
+
+
+def infer_type(values: Iterable[Any], *, from_text: bool = False) -> FieldType:
+    """The type that all values fit; a value of None counts for none.
+
+    from_text: they are a CSV's, which says no types: what reads as a number everywhere is one.
+    """
+    seen: set[str] = set()
+    for value in values:
+        value = _present(value)
+        if value is not None:
+            seen.add(_type_of_text(value) if from_text and isinstance(value, str) else _type_of(value))
+    if seen == {"int", "float"}:
+        return "float"
+    kinds: Sequence[FieldType] = get_args(FieldType)
+    return next((kind for kind in kinds if seen == {kind}), "strings" if "strings" in seen else "string")
+
+
+def cast(value: Any, kind: FieldType) -> FieldValue:
+    """A value in the type of its field; an empty text and NaN are none. Raises ValueError for one that does not fit."""
+    value = _present(value)
+    if value is None:
+        return None
+    try:
+        return _CASTS[kind](value)
+    except (ValueError, TypeError, OverflowError):
+        better = infer_type([value])
+        raise ValueError(f"{value!r:.80} is no {kind}, it is of type {better}") from None
+
+
+def _present(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # numpy's
+        value = value.tolist()
+    if value == "" or value == [] or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return value
+
+
+def _type_of(value: Any) -> FieldType:
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int):
+        return "int"
+    if isinstance(value, float) or type(value).__name__ == "Decimal":
+        return "float"
+    return "strings" if isinstance(value, (list, tuple)) else "string"
+
+
+def _type_of_text(value: str) -> FieldType:
+    if _INT.fullmatch(value):
+        return "int"
+    if _FLOAT.fullmatch(value):
+        return "float"
+    return "bool" if value.lower() in ("true", "false") else "string"
+
+
+def _string(value: Any) -> str:
+    if isinstance(value, (list, tuple, set, Mapping, bytes)):
+        raise ValueError
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value if isinstance(value, str) else str(value.isoformat() if hasattr(value, "isoformat") else value)
+
+
+def _int(value: Any) -> int:
+    number = value if isinstance(value, int) else int(value) if isinstance(value, str) else float(value)
+    if isinstance(value, bool) or number != int(number) or not -_INT64 <= number < _INT64:
+        raise ValueError
+    return int(number)
+
+
+def _float(value: Any) -> float:
+    number = float(value)
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _bool(value: Any) -> bool:
+    if isinstance(value, (str, int)) and str(value).lower() in _TRUTHS:
+        return _TRUTHS[str(value).lower()]
+    raise ValueError
+
+
+def _strings(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        raise ValueError
+    return [_string(one) for one in (value if isinstance(value, (list, tuple, set)) else [value]) if one is not None]
+
+
+_CASTS: Mapping[FieldType, Callable[[Any], FieldValue]] = {
+    "string": _string, "int": _int, "float": _float, "bool": _bool, "strings": _strings,
+}  # fmt: skip

@@ -1,0 +1,133 @@
+"""A folder of embeddings -> a store of the same items, without any model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from unimodal.checkpoint import replace_text
+from unimodal.progress import progress_bar
+from unimodal.rows import pyarrow_parquet
+
+from .bulk import read_head
+from .schema import schema_from_json
+from .store import VectorStore, create_store, open_store, store_exists
+
+SCHEMA = "index.json"
+AT_A_TIME = 10_000  # items of an upsert or a deletion
+
+Hashes = NDArray[np.uint64]  # of a file's ids
+
+
+def fill(
+    store_url: str, folder: Path, *, overwrite: bool = False, show_progress: bool | None = None
+) -> tuple[int, dict[Path, frozenset[str]]]:
+    """Bring a store to the state of a folder of embeddings -> how many items were put in, and each file's duplicates.
+
+    Files that are in already are passed over, so that a kill costs the file in flight. Of items with one id the first
+    is taken, in the order of the files. What was in a file that is no more, and is in no other, is taken out.
+    """
+    schema = schema_from_json((folder / SCHEMA).read_text(encoding="utf-8"), str(folder / SCHEMA))
+    record = folder / f".filled-{xxhash.xxh32_hexdigest(store_url.encode())}.json"
+    if overwrite or not store_exists(store_url):
+        record.unlink(missing_ok=True)
+        store = create_store(store_url, schema, overwrite=overwrite)
+    else:
+        store = open_store(store_url)
+    try:
+        files = sorted(folder.glob("*.parquet"))
+        hashes = [_hashes(file) for file in files]
+        duplicates = _duplicates(files, hashes)
+        states = {file.name: _state(file, duplicates.get(file, frozenset())) for file in files}
+        sizes = {file.name: len(one) - len(duplicates.get(file, ())) for file, one in zip(files, hashes, strict=True)}
+        there = _filled(record, store, states, sizes)
+        missing = [file for file in files if there.get(file.name) != states[file.name]]
+        stored = 0
+        with progress_bar("filling the store", sum(sizes[file.name] for file in missing), show_progress) as advance:
+            for file in missing:
+                for rows in _rows(file, duplicates.get(file, frozenset())):
+                    stored += store.upsert(rows, fingerprint=schema.fingerprint)
+                    advance(stored)
+                there[file.name] = states[file.name]
+                replace_text(record, json.dumps(there))
+        if _take_out(store, folder, hashes) or missing:
+            store.build()
+    finally:
+        store.close()
+    return stored, duplicates
+
+
+def _ids(file: Path) -> list[str]:
+    ids: list[str] = pyarrow_parquet().read_table(file, columns=["id"])["id"].to_pylist()
+    return ids
+
+
+def _hashes(file: Path) -> Hashes:
+    """8 bytes an id, for all ids are held at once."""
+    return np.array([xxhash.xxh3_64_intdigest(one.encode()) for one in _ids(file)], dtype=np.uint64)
+
+
+def _duplicates(files: Sequence[Path], hashes: Sequence[Hashes]) -> dict[Path, frozenset[str]]:
+    """The ids of each file that a file before it has too."""
+    found, counts = np.unique(np.concatenate([*hashes, np.zeros(0, np.uint64)]), return_counts=True)
+    twice = found[counts > 1]
+    seen, duplicates = set[str](), dict[Path, frozenset[str]]()
+    for file, of_file in zip(files, hashes, strict=True):
+        if twice.size and (suspects := np.isin(of_file, twice)).any():
+            ids = [one for one, suspect in zip(_ids(file), suspects, strict=True) if suspect]
+            duplicates[file] = frozenset(seen.intersection(ids))
+            seen.update(ids)
+    return {file: ids for file, ids in duplicates.items() if ids}
+
+
+def _state(file: Path, duplicates: frozenset[str]) -> str:
+    """What of a file goes into a store, as a name."""
+    return f"{read_head(file)['digest']} {xxhash.xxh3_64_hexdigest(repr(sorted(duplicates)).encode())}"
+
+
+def _filled(record: Path, store: VectorStore, states: Mapping[str, str], sizes: Mapping[str, int]) -> dict[str, str]:
+    """Which files the record says are in; none of them if the store holds fewer items than they do."""
+    try:
+        there: dict[str, str] = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    expected = sum(sizes[name] for name, state in states.items() if there.get(name) == state)
+    return there if store.count() >= expected else {}
+
+
+def _rows(file: Path, duplicates: frozenset[str]) -> Iterator[Any]:
+    """Tables of at most AT_A_TIME rows."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for batch in pyarrow_parquet().ParquetFile(file).iter_batches(batch_size=AT_A_TIME):
+        rows = pa.Table.from_batches([batch])
+        if duplicates:
+            rows = rows.filter(pc.invert(pc.is_in(rows["id"], pa.array(sorted(duplicates)))))
+        if rows.num_rows:
+            yield rows
+
+
+def _take_out(store: VectorStore, folder: Path, hashes: Sequence[Hashes]) -> int:
+    """Delete what only files that were put aside hold, and those files -> how many items that were."""
+    old = sorted(folder.glob("*.old"))
+    if not old:
+        return 0
+    kept, removed = np.concatenate([*hashes, np.zeros(0, np.uint64)]), 0
+    for file in old:
+        try:
+            ids, gone = _ids(file), ~np.isin(_hashes(file), kept)
+        except (OSError, ValueError, KeyError):  # a broken file was never put into a store
+            continue
+        vanished = [one for one, is_gone in zip(ids, gone, strict=True) if is_gone]
+        for start in range(0, len(vanished), AT_A_TIME):
+            removed += store.delete(ids=vanished[start : start + AT_A_TIME])
+    for file in old:
+        file.unlink()
+    return removed

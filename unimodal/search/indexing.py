@@ -1,0 +1,190 @@
+"""`unimodal index`: an input -> Parquet files of embeddings, the source of truth -> a store.
+
+The folder of the embeddings holds a file for each unit of each input that went into it, index.json (the schema of the
+store), skipped.jsonl (what is not in it, and why) and, for each store that was filled from it, which files are in.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from unimodal.checkpoint import replace_text
+from unimodal.progress import progress_bar
+
+from .bulk import MIN_SKIPPED, Plan, embed_units, put_aside, read_head, unfinished
+from .filling import SCHEMA, fill
+from .items import VECTORS, IndexConfig, surveyed, units
+from .ranks import alone, ranks_of_run
+from .reading import Unit
+from .schema import FieldType, Schema, schema_to_json
+from .store import open_store, store_exists
+
+if TYPE_CHECKING:
+    from unimodal.embedder import Embedder
+
+SKIPPED = "skipped.jsonl"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of indexing; the skipped items are listed in skipped.jsonl with the reasons."""
+
+    items: int  # in the embeddings of this input, duplicates among them
+    skipped: int
+    embedded: int  # units
+    reused: int  # units that were there
+    stored: int  # items that were put into the store this time
+    seconds: float
+    rank: int = 0  # of this process among those of the run; the first has filled the store
+
+
+def index(
+    model: str,
+    config: IndexConfig,
+    store_url: str,
+    *,
+    embeddings: Path | None = None,
+    engine: Literal["process", "ray"] = "process",
+    device: str | None = None,
+    dtype: str = "float32",
+    overwrite: bool = False,
+    show_progress: bool | None = None,
+) -> Summary:
+    """Embed what is new or changed of an input, and bring a store to the same state.
+
+    embeddings: the folder of the Parquet files; default: beside the store. They are kept whatever happens to the store:
+        it is filled from them again without embedding anything.
+    engine: "process" is this process, or under torchrun each of them its share; "ray" uses a Ray cluster.
+    overwrite: make the store anew.
+
+    Raises ValueError for an input, a model or an option that does not fit, before anything is embedded.
+    """
+    from unimodal.embedder import load
+
+    began, folder = time.monotonic(), embeddings or default_folder(store_url)
+    folder.mkdir(parents=True, exist_ok=True)
+    with ranks_of_run() as ranks, alone(folder, ranks):
+        cut = units(config)
+        config, types = surveyed(config, cut)
+        embedder = load(model, device=device or ranks.device, dtype=dtype, calibrated=config.calibrated)
+        schema = _schema(model, config, types, embedder)
+        if not overwrite:
+            _check_store(store_url, schema)
+        plan = Plan(config, schema, folder, embedder.config.preprocess, embedder.modalities)
+        todo = unfinished(plan, ranks.share(cut))
+        with progress_bar("embedding", sum(unit.rows for unit in todo), show_progress) as advance:
+            if engine == "ray":
+                from .on_ray import embed_units_on_ray
+
+                embed_units_on_ray(plan, todo, model, dtype, advance)
+            else:
+                embed_units(plan, todo, embedder, advance)
+        embedded = ranks.total(len(todo))
+        stored = _finish(plan, cut, store_url, overwrite, show_progress) if ranks.rank == 0 else 0
+    heads = [read_head(plan.file(unit)) for unit in cut]
+    return Summary(
+        sum(head["items"] for head in heads), sum(len(head["skipped"]) for head in heads), embedded,
+        len(cut) - embedded, stored, time.monotonic() - began, ranks.rank,
+    )  # fmt: skip
+
+
+def default_folder(store_url: str) -> Path:
+    """Where the embeddings of a store go: beside it, not in it, for they outlive it."""
+    scheme, colon, place = store_url.partition("://")
+    if not colon:
+        place = store_url
+    elif scheme.startswith("milvus") and not place.startswith("/"):  # a server
+        place = "".join(letter if letter.isalnum() else "_" for letter in place)
+    path = Path(place.rstrip("/"))
+    return path.with_name(path.name.removesuffix(".db") + ".embeddings")
+
+
+def _schema(model: str, config: IndexConfig, types: Mapping[str, FieldType], embedder: Embedder) -> Schema:
+    has = {kind for kind, fields in (("text", config.text), ("image", config.image)) if fields}
+    for kind in has & set(config.vectors) - embedder.modalities if config.vectors else set():
+        raise ValueError(
+            f"vectors {kind!r} are wanted and {model} embeds {min(embedder.modalities)} alone; leave it out."
+        )
+    usable = has & embedder.modalities
+    if not usable:
+        raise ValueError(
+            f"the input has {' and '.join(sorted(has))}, and {model} embeds {min(embedder.modalities)} alone."
+        )
+    vectors = config.vectors or tuple(name for name in VECTORS if name in usable or usable == {"text", "image"})
+    for name in vectors:
+        if name != "fused" and name not in has:
+            raise ValueError(f"vectors {name!r} are wanted and no field for them is named; add {name}=FIELD.")
+    about = {"model": model, "calibrated": str(config.calibrated).lower()}
+    if config.parent:
+        about["parent"] = config.parent_field
+    return Schema(
+        dim=embedder.config.embed_dim, fingerprint=embedder.fingerprint(), vectors=vectors, fields=types,
+        words=bool(config.word_fields), thumbnails=bool(config.image and config.thumbnail),
+        prefix_dims=config.prefix_dims, binary=config.binary, about=about,
+    )  # fmt: skip
+
+
+def _check_store(store_url: str, wanted: Schema) -> None:
+    """Raises ValueError where a store is of another model, or of other vectors or fields."""
+    if not store_exists(store_url):
+        return
+    store = open_store(store_url)
+    there = store.schema
+    store.close()
+    for name in ("fingerprint", "dim", "vectors", "fields", "words", "thumbnails", "prefix_dims", "binary"):
+        before, now = getattr(there, name), getattr(wanted, name)
+        if before != now:
+            raise ValueError(
+                f"{store_url} was made with {name} {before}, and this is {now}; add --overwrite to make it anew."
+            )
+
+
+def _finish(plan: Plan, cut: Sequence[Unit], store_url: str, overwrite: bool, show_progress: bool | None) -> int:
+    """What is done once all files are there: put away those that are no more, fill the store, list what was skipped."""
+    files = {plan.file(unit) for unit in cut}
+    for file in sorted(plan.folder.glob("*.parquet")):
+        head = read_head(file)
+        if file not in files and head.get("input") == plan.config.input:
+            put_aside(file)
+        elif head.get("fingerprint") != plan.schema.fingerprint:
+            raise ValueError(
+                f"{file} has vectors of another model; index {head.get('input', 'its input')} again with this one, or "
+                "remove the file."
+            )
+    heads = [read_head(plan.file(unit)) for unit in cut]
+    skipped = [{"file": head["label"], **one} for head in heads for one in head["skipped"]]
+    _write_lines(plan.folder / SKIPPED, skipped)
+    _check_all_skipped(plan, skipped, sum(head["items"] for head in heads))
+    replace_text(plan.folder / SCHEMA, schema_to_json(plan.schema))
+    stored, duplicates = fill(store_url, plan.folder, overwrite=overwrite, show_progress=show_progress)
+    reason = "its id is that of an item in a file before it too"
+    listed = [
+        {"file": file.name, "row": None, "id": one, "reason": reason}
+        for file, ids in duplicates.items()
+        for one in sorted(ids)
+    ]
+    _write_lines(plan.folder / SKIPPED, [*skipped, *listed])
+    return stored
+
+
+def _check_all_skipped(plan: Plan, skipped: Sequence[dict[str, Any]], num_items: int) -> None:
+    name, allowed = plan.config.input, plan.config.max_skipped
+    if not num_items:
+        raise ValueError(f"all {len(skipped):,} rows of {name} had to be skipped; the first: {skipped[0]['reason']}.")
+    if len(skipped) > MIN_SKIPPED and len(skipped) > allowed * (len(skipped) + num_items):
+        raise ValueError(
+            f"{len(skipped):,} of {len(skipped) + num_items:,} rows of {name} cannot be indexed; repair what is in "
+            f"{plan.folder / SKIPPED}, or raise max_skipped from {allowed}."
+        )
+
+
+def _write_lines(file: Path, rows: Sequence[dict[str, Any]]) -> None:
+    if rows:
+        replace_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    else:
+        file.unlink(missing_ok=True)

@@ -1,0 +1,284 @@
+"""What of an input becomes an index, and a row as an item: its id, its text, its picture and its fields.
+
+A ValueError of `item_of` says why a row cannot be indexed.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import xxhash
+from pydantic import Field, field_validator, model_validator
+
+from unimodal.rows import Row, RowFilter, RowsConfig, field_of, missing_field
+from unimodal.shards.convert import TEMPLATE, texts_of
+
+from .fields import FieldSource, FieldValue, cast, infer_type, named_fields
+from .reading import RawRow, Unit, read_unit
+from .schema import FieldType
+from .units import find_units
+
+VectorName = Literal["text", "image", "fused"]
+VECTORS: tuple[VectorName, ...] = ("text", "image", "fused")
+SURVEYED = 1000  # rows from which types are seen, and whether a field is there at all
+
+Content: TypeAlias = Path | bytes | Any  # of a picture; Any is a PIL image
+
+
+class IndexConfig(RowsConfig):
+    """An input and what of it is indexed; wherever a text is asked for, a template of fields will do."""
+
+    id: str = ""  # the field that tells items apart; default: `id` where rows have it, else file and number of the row
+    text: tuple[str, ...] = ()  # one field or several, joined by line breaks; of shards the captions
+    image: str = ""  # a path (of a list the first), bytes, {"bytes", "path"} or a PIL image
+    image_root: str = ""  # the folder that the pictures' paths begin in; default: that of the input
+    fields: dict[str, FieldSource] = Field(
+        {}
+    )  # for filters and results: [price:float], or {material: attributes.material}
+    vectors: tuple[VectorName, ...] = ()  # default: text, image and, with both, fused, as far as input and model go
+    weight: float = Field(0.5, ge=0, le=1)  # the picture's share of `fused`
+    words: tuple[str, ...] | None = None  # fields for full-text search; default: those of `text`; []: none
+    parent: str = ""  # the field of what an item is a variant of
+    thumbnail: int = Field(256, ge=0)  # pixels of the longer side of a small picture to show; 0: none
+    prefix_dims: tuple[int, ...] = ()  # shorter copies of each vector, for a first pass
+    binary: bool = False  # one-bit copies of each vector, for a first pass
+    calibrated: bool = False  # close the gap between texts and pictures (`unimodal calibrate` comes before)
+    max_image_bytes: int = Field(50_000_000, gt=0)  # of one picture
+    max_skipped: float = Field(0.01, ge=0, le=1)  # the share of skipped items that ends a run, if they are over 100
+    per_unit: int = Field(10_000, gt=0)  # rows that become one file, and are redone when a run was killed in it
+    batch: int = Field(256, gt=0)  # items that are decoded and encoded at a time
+
+    @field_validator("text", "words", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, fields: object) -> object:
+        return (fields,) if isinstance(fields, str) else fields
+
+    @field_validator("fields", mode="before")
+    @classmethod
+    def _a_list_has_names(cls, fields: object) -> object:
+        return named_fields(fields)
+
+    @field_validator("vectors", mode="before")
+    @classmethod
+    def _one_vector_is_a_list(cls, vectors: object) -> object:
+        return (vectors,) if isinstance(vectors, str) else vectors
+
+    @model_validator(mode="after")
+    def _parent_is_a_field(self) -> IndexConfig:
+        if self.parent and self.parent not in [field.source for field in self.fields.values()]:
+            self.fields.setdefault(self.parent_field, FieldSource(source=self.parent))
+        return self
+
+    @property
+    def parent_field(self) -> str:
+        """The parent's name among the fields."""
+        named = [name for name, field in self.fields.items() if field.source == self.parent]
+        return named[0] if named else self.parent.rpartition(".")[2]
+
+    @property
+    def word_fields(self) -> tuple[str, ...]:
+        """What full-text search reads."""
+        return self.text if self.words is None else self.words
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row, ready to be embedded."""
+
+    number: int  # of the row in its file
+    id: str
+    text: str
+    picture: Content | None
+    words: str
+    fields: dict[str, FieldValue]
+
+
+def units(config: IndexConfig) -> list[Unit]:
+    """The units of the input, in its order; raises ValueError if it holds nothing."""
+    found = find_units(config.input, config.split, config.per_unit)
+    if not found:
+        raise ValueError(f"{config.input} holds no rows; give a folder of pictures, a table or shards.")
+    return found
+
+
+def surveyed(config: IndexConfig, cut: list[Unit]) -> tuple[IndexConfig, dict[str, FieldType]]:
+    """The configuration with its defaults made definite, and the types of the fields.
+
+    Reads 1,000 rows, and as many more as it takes until every field was in one of them. Raises ValueError for a field
+    that is in no row, naming the nearest, and where neither text nor picture is said.
+    """
+    config = _with_defaults(config, cut[0])
+    rows = [row for row, _ in itertools.islice(_wanted(config, cut), SURVEYED)]
+    if not rows:
+        raise ValueError(f"{config.input}: 0 rows are left or can be read; loosen where, hash_range or exclude.")
+    if not config.id and _has(rows[0], "id"):
+        config = config.model_copy(update={"id": "id"})
+    missing = {field for field in _fields_of(config) if not any(_has(row, field) for row in rows)}
+    if missing:
+        for row, _ in itertools.islice(_wanted(config, cut), SURVEYED, None):
+            missing -= {field for field in missing if _has(row, field)}
+            if not missing:
+                break
+    if missing:
+        raise missing_field(rows[0], min(missing), f"any row of {config.input}")
+    if not (config.text or config.image):
+        raise ValueError(
+            f"which fields of {config.input} are embedded is not said; add text=FIELD, image=FIELD or both, of: "
+            f"{', '.join(rows[0])}."
+        )
+    from_text = cut[0].kind == "cells"
+    types = {
+        name: field.type or infer_type((_value(row, field.source) for row in rows), from_text=from_text)
+        for name, field in config.fields.items()
+    }
+    return config, types
+
+
+def items(unit: Unit, config: IndexConfig, types: Mapping[str, FieldType]) -> Iterator[Item | RawRow]:
+    """The items of a unit in order; a row that is none comes as it is, with its `fault`."""
+    wanted, first = RowFilter(config), dict[str, int]()
+    for raw in read_unit(unit):
+        try:
+            if raw.fault:
+                raise ValueError(raw.fault)
+            row = wanted(raw.row, "it")
+            if row is None:
+                continue
+            item = item_of(raw._replace(row=row), config, types, default_id(unit, raw))
+            if item.id in first:
+                raise ValueError(f"its id {item.id!r} is that of row {first[item.id]} too")
+            first[item.id] = raw.number
+            yield item
+        except ValueError as error:
+            yield raw._replace(fault=str(error))
+
+
+def item_of(raw: RawRow, config: IndexConfig, types: Mapping[str, FieldType], default: str) -> Item:
+    """A row as an item; default: its id where the configuration names no field for it."""
+    row = raw.row
+    text = _joined(row, config.text)
+    content = _picture(row, config)
+    if not text and content is None:
+        wanted = ", ".join([*config.text, *([config.image] if config.image else [])])
+        raise ValueError(f"neither text nor picture in {wanted}")
+    fields: dict[str, FieldValue] = {}
+    for name, field in config.fields.items():
+        try:
+            fields[name] = cast(_value(row, field.source), types[name])
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return Item(raw.number, _id(row, config.id, default), text, content, _joined(row, config.word_fields), fields)
+
+
+def default_id(unit: Unit, raw: RawRow) -> str:
+    """An item's id where no field says it."""
+    return f"{unit.label.removesuffix('.tar')}/{raw.row.get('key', raw.number) if unit.kind == 'shard' else raw.number}"
+
+
+def picture_identity(unit: Unit, config: IndexConfig) -> str:
+    """Of the files that the rows of a table name: a picture that was replaced makes another unit of it."""
+    if not config.image or unit.kind in ("pictures", "shard"):
+        return ""
+    digest = xxhash.xxh3_128()
+    for raw in read_unit(unit):
+        content = _first(_value(raw.row, config.image))
+        if isinstance(content, bytes):  # a table with the pictures inside: they are part of it
+            return ""
+        if isinstance(content, str):
+            path = _folder(config) / content
+            status = path.stat() if path.is_file() else None
+            state = (status.st_size, status.st_mtime_ns) if status is not None else None
+            digest.update(f"{content} {state}\n".encode())
+    return digest.hexdigest()
+
+
+def _with_defaults(config: IndexConfig, first: Unit) -> IndexConfig:
+    if config.text or config.image or first.kind not in ("pictures", "shard"):
+        return config
+    rows = [raw.row for raw in itertools.islice(read_unit(first), 100) if not raw.fault]
+    changes: dict[str, Any] = {"text": ("captions",)} if any("captions" in row for row in rows) else {}
+    changes |= {"image": "image"} if any("image" in row for row in rows) else {}
+    return config.model_copy(update=changes)
+
+
+def _wanted(config: IndexConfig, cut: list[Unit]) -> Iterator[tuple[Row, Unit]]:
+    """The rows that can be read and pass the filters."""
+    wanted = RowFilter(config)
+    for unit in cut:
+        for raw in read_unit(unit):
+            if not raw.fault:
+                try:
+                    row = wanted(raw.row, "it")
+                except ValueError:  # a row that `items` will skip, with the reason
+                    continue
+                if row is not None:
+                    yield row, unit
+
+
+def _fields_of(config: IndexConfig) -> list[str]:
+    """All fields that are read, templates taken apart."""
+    texts = (*config.text, *config.word_fields, config.image, config.id)
+    return [
+        *(name for spec in texts if spec for name in TEMPLATE.findall(spec) or [spec]),
+        *(field.source for field in config.fields.values()),
+    ]
+
+
+def _has(row: Row, field: str) -> bool:
+    try:
+        field_of(row, field)
+    except KeyError:
+        return False
+    return True
+
+
+def _value(row: Row, field: str) -> Any:
+    return field_of(row, field) if _has(row, field) else None
+
+
+def _joined(row: Row, fields: tuple[str, ...]) -> str:
+    return "\n".join(text for field in fields for text in texts_of(row, field))
+
+
+def _id(row: Row, field: str, default: str) -> str:
+    if not field:
+        return default
+    value = _value(row, field)
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
+        raise ValueError(f"{field} is {value!r:.60}, and an id is a text or a whole number")
+    return str(value)
+
+
+def _first(value: Any) -> Any:
+    """The first of a list, and what a data set's mapping of bytes and path holds."""
+    if isinstance(value, (list, tuple)):
+        value = next(iter(value), None)
+    if isinstance(value, Mapping):
+        value = value.get("bytes") or value.get("path")
+    return value
+
+
+def _folder(config: IndexConfig) -> Path:
+    if config.image_root or config.input.startswith("hf:"):
+        return Path(config.image_root)
+    path = Path(config.input)
+    return path if path.is_dir() else path.parent
+
+
+def _picture(row: Row, config: IndexConfig) -> Content | None:
+    """The picture's file or bytes, within the cap of bytes; None where there is none."""
+    content = _first(_value(row, config.image)) if config.image else None
+    if content is None or content == "":
+        return None
+    if isinstance(content, str):
+        content = _folder(config) / content
+        if not content.is_file():
+            raise ValueError(f"picture {str(content)!r:.200} does not exist")
+    size = content.stat().st_size if isinstance(content, Path) else len(content) if isinstance(content, bytes) else 0
+    if size > config.max_image_bytes:
+        raise ValueError(f"a picture of {size:,} bytes, over the cap of {config.max_image_bytes:,}")
+    return content

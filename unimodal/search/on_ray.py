@@ -1,0 +1,122 @@
+"""The same units on a Ray cluster: CPU workers read and decode, GPU actors hold the model.
+
+A unit's chunks come back to this process in any order, and its file is put in place by it when all are there. So
+resuming depends on the files alone, and a run killed at any moment redoes the units that were in flight.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .bulk import Plan, Skipped, check_skipped, embed, prepare, write_unit
+from .reading import Unit
+
+if TYPE_CHECKING:
+    from unimodal.embedder import Embedder
+
+Rows = Mapping[str, Any]  # a batch of Ray's: a column's name -> its values
+
+
+def embed_units_on_ray(
+    plan: Plan, units: Sequence[Unit], model: str, dtype: str, advance: Callable[[int], None]
+) -> None:
+    """As `bulk.embed_units`, on the cluster that $RAY_ADDRESS names, or one on this machine.
+
+    model: is loaded by every actor, so it has to be there under the same name on every node, as do the input and the
+        folder of the embeddings.
+    """
+    ray = _ray()
+    ray.init(ignore_reinit_error=True, logging_level="error", log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    chunks = ray.data.from_items([{"unit": number} for number in range(len(units))], override_num_blocks=len(units))
+    decoded = chunks.map_batches(_Decoder(plan, list(units)), batch_size=1, num_cpus=1)
+    embedded = decoded.map_batches(
+        _Encoder,
+        fn_constructor_args=(plan, model, dtype),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, num_gpus)),
+        **({"num_gpus": 1} if num_gpus else {"num_cpus": 1}),
+    )
+    done = 0
+    parts: dict[int, dict[int, Rows]] = defaultdict(dict)
+    for row in embedded.iter_rows():
+        number = row["unit"]
+        parts[number][row["chunk"]] = row
+        done += row["rows"]
+        advance(done)
+        finished = _finished(parts[number])
+        if finished is not None:
+            skipped = [Skipped(*one) for part in finished for one in json.loads(part["skipped"])]
+            check_skipped(plan.config, skipped, units[number])
+            write_unit(plan, units[number], [_table(part["table"]) for part in finished], skipped)
+            del parts[number]
+
+
+def _finished(parts: Mapping[int, Rows]) -> list[Rows] | None:
+    """The chunks of a unit in order, once all are there."""
+    last = next((number for number, part in parts.items() if part["is_last"]), None)
+    return [parts[number] for number in range(last + 1)] if last is not None and len(parts) == last + 1 else None
+
+
+class _Decoder:
+    """A unit's number -> its chunks, decoded, one after the other as they are ready."""
+
+    def __init__(self, plan: Plan, units: list[Unit]) -> None:
+        self.plan, self.units = plan, units
+
+    def __call__(self, batch: Rows) -> Iterator[dict[str, list[Any]]]:
+        for number in batch["unit"]:
+            chunks = prepare(self.plan, self.units[number])
+            chunk, position = next(chunks), 0
+            while True:
+                coming = next(chunks, None)
+                yield {
+                    "unit": [int(number)], "chunk": [position], "is_last": [coming is None], "rows": [chunk.rows],
+                    "skipped": [json.dumps(chunk.skipped)], "table": [_bytes(chunk.table)],
+                }  # fmt: skip
+                if coming is None:
+                    break
+                chunk, position = coming, position + 1
+
+
+class _Encoder:
+    """Holds a model, and turns chunks that are decoded into such with vectors."""
+
+    def __init__(self, plan: Plan, model: str, dtype: str) -> None:
+        from unimodal.embedder import load
+
+        self.plan = plan
+        self.embedder: Embedder = load(model, dtype=dtype, calibrated=plan.config.calibrated)
+
+    def __call__(self, batch: Rows) -> dict[str, Any]:
+        tables = [_bytes(embed(self.plan, _table(table), self.embedder)) for table in batch["table"]]
+        return {**batch, "table": tables}
+
+
+def _bytes(table: Any) -> bytes:
+    import pyarrow as pa
+
+    file = io.BytesIO()
+    with pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    return file.getvalue()
+
+
+def _table(content: bytes) -> Any:
+    import pyarrow as pa
+
+    return pa.ipc.open_stream(content).read_all()
+
+
+def _ray() -> Any:
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise ImportError('embedding on a cluster needs Ray: pip install "unimodal[ray]"') from None
+    return ray

@@ -1,0 +1,79 @@
+"""The processes of one run, as torchrun starts them: each takes its share of the units, and one fills the store."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+Unit = TypeVar("Unit")
+_PATIENCE = timedelta(days=30)  # that the fast wait for the slow; a process that ends is noticed at once
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many processes this is."""
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def device(self) -> str | None:
+        """The GPU that is this process's own among several; None: no choice is made here."""
+        import torch
+
+        return f"cuda:{os.environ['LOCAL_RANK']}" if self.world > 1 and torch.cuda.is_available() else None
+
+    def share(self, units: Sequence[Unit]) -> Sequence[Unit]:
+        """What this process embeds."""
+        return units[self.rank :: self.world]
+
+    def total(self, count: int) -> int:
+        """The sum over all processes, once all of them are here."""
+        if self.world == 1:
+            return count
+        import torch
+
+        counted = torch.tensor(count)
+        try:
+            torch.distributed.all_reduce(counted)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:120]
+            raise OSError(
+                f"another process of this run ended early ({reason}); see what it said, and run again."
+            ) from None
+        return int(counted)
+
+
+@contextmanager
+def ranks_of_run() -> Iterator[Ranks]:
+    """This process among those that torchrun started (or whose RANK and WORLD_SIZE say so), connected with them."""
+    ranks = Ranks(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    if ranks.world == 1:
+        yield ranks
+        return
+    import torch
+
+    torch.distributed.init_process_group("gloo", timeout=_PATIENCE)
+    try:
+        yield ranks
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def alone(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Hold a folder for one run. Raises ValueError if another is at it; the lock goes with the process."""
+    with (folder / f".lock{ranks.rank}").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(
+                f"another run writes embeddings to {folder}; wait for it, or choose another folder."
+            ) from None
+        yield
