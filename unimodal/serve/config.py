@@ -36,6 +36,7 @@ class ServeConfig(Config):
     """One server: `unimodal serve MODEL key=value ...`."""
 
     model: str  # a model directory, a hub id, open_clip:NAME or hf:NAME
+    names: tuple[str, ...] = ()  # what clients may call it, the first is shown; * lets them call it anything
     store: str = ""  # an index to search, e.g. lance:///dir; empty: embeddings only
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)  # 0: any that is free
@@ -62,6 +63,9 @@ class ServeConfig(Config):
     urls: UrlsConfig = UrlsConfig()
 
     max_hits: int = Field(default=1000, gt=0)  # that one search may ask for
+    request_seconds: float = Field(default=60.0, gt=0)  # in which a request has to arrive whole
+    keep_alive_seconds: int = Field(default=75, gt=0)  # that an idle connection stays open
+    delay_seconds: float = Field(default=2.0, ge=0)  # after SIGTERM it is not ready, and still accepts for so long
     drain_seconds: float = Field(default=30.0, gt=0)  # that admitted requests have after SIGTERM
     ready_seconds: float = Field(default=30.0, gt=0)  # ready means a forward pass that went well no longer ago
     failures: int = Field(default=3, gt=0)  # forward passes that failed in a row, after which it is not ready

@@ -1,0 +1,75 @@
+"""The parts of the server put together as one ASGI app: routes, errors, gate, CORS, and the engine's life."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import RedirectResponse
+
+from .config import ServeConfig, read_api_keys
+from .embeddings import embeddings_router
+from .engine import Engine
+from .errors import answer_errors
+from .gate import Gate, Lifecycle
+from .metrics import Metrics
+from .operations import operations_router
+from .reference import reference_router
+
+if TYPE_CHECKING:
+    from ..search.store import VectorStore
+
+ABOUT = """One embedding space for text and pictures: vectors of either, in the formats that clients know, and search.
+
+Pictures are sent as data URIs or base64; as https URLs only from hosts that the server allows. Vectors are of length 1.
+`usage` counts the tokens that the model read; a picture counts its patches and one."""
+
+
+def create_app(engine: Engine, config: ServeConfig, store: VectorStore | None = None) -> FastAPI:
+    """The whole server as an ASGI app, which starts the engine with it and lets it finish at its end.
+
+    Raises ValueError for a store of another model's vectors, and for keys that are none.
+    """
+    lifecycle, metrics, keys = Lifecycle(), Metrics(engine), read_api_keys(config)
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        engine.start()  # alive at once, ready when the model has run
+        try:
+            yield
+        finally:
+            await engine.drain()
+
+    app = FastAPI(title="unimodal", description=ABOUT, lifespan=life, docs_url=None, redoc_url=None)
+    app.state.lifecycle = lifecycle
+    answer_errors(app)
+    app.include_router(embeddings_router(engine, config))
+    if store is not None:
+        from .page.routes import router as page_router
+        from .search import search_router
+
+        app.include_router(search_router(engine, config, store))
+        app.include_router(page_router())
+    else:
+        app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
+    app.include_router(operations_router(engine, metrics, lifecycle))
+    app.include_router(reference_router(app))
+    app.add_middleware(Gate, config=config, keys=keys, metrics=metrics, lifecycle=lifecycle)
+    if config.cors:
+        add_cors(app, config.cors)
+    return app
+
+
+def add_cors(app: FastAPI, origins: Sequence[str]) -> None:
+    """Let pages of these origins ask; around the gate, because a browser's first question brings no key."""
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
+        expose_headers=["X-Request-ID", "Retry-After"],
+        max_age=3600,
+    )

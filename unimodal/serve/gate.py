@@ -1,0 +1,185 @@
+"""What every request passes before a route sees it, and what is noted when it has been answered.
+
+Who asks (a key), how much may be sent, a name for the request in answer and log, and the end of the work when the
+client is gone. Plain ASGI: as Starlette's middleware class it would cost more than the rest of the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any
+
+from fastapi import Response
+
+from .config import ServeConfig
+from .errors import ApiError, as_api_error, error_response
+from .logs import request_id
+from .metrics import Metrics
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+OPEN = {  # without a key: what a load balancer asks, and what holds nothing
+    "/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/.well-known/live", "/.well-known/ready",
+}  # fmt: skip
+OPEN_FOLDER = "/page/"
+METHODS = {"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"}
+QUIET = {"/health/live", "/health/ready", "/.well-known/live", "/.well-known/ready", "/metrics"}  # not logged when well
+SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
+CLIENT_GONE = 499  # nginx's number; nobody is there to read it
+
+log = logging.getLogger("unimodal.serve.access")
+
+
+class Lifecycle:
+    """Whether the server goes down, which the gate and the health route tell."""
+
+    draining = False
+
+
+class Gate:
+    """The ASGI app, behind its gate."""
+
+    def __init__(
+        self, app: App, *, config: ServeConfig, keys: Sequence[str], metrics: Metrics, lifecycle: Lifecycle
+    ) -> None:
+        self.app, self.config, self.metrics, self.lifecycle = app, config, metrics, lifecycle
+        self.keys = [key.encode() for key in keys]
+        self.held_bytes = 0  # of the bodies of all requests that are not answered yet
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """Let one request through, or answer it here."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        headers = dict(scope["headers"])
+        name = _name_of(headers)
+        request_id.set(name)
+        passage = Passage(self, scope, receive, send, name)
+        try:
+            self._check(scope, headers)
+            await passage.run(self.app)
+        except Exception as error:
+            if not isinstance(error, ApiError):
+                logging.getLogger("unimodal.serve").error("a request failed", exc_info=error)
+            await passage.answer(error_response(scope["path"], as_api_error(error)))
+        finally:
+            self.held_bytes -= passage.received
+            self._note(scope, passage.status, time.perf_counter() - started)
+
+    def _check(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> None:
+        path = scope["path"]
+        if self.keys and path not in OPEN and not path.startswith(OPEN_FOLDER) and not self._has_key(headers):
+            raise ApiError(401, "a key is needed; send it as Authorization: Bearer KEY, or as x-api-key.")
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self.config.max_body_bytes:
+            raise self.too_large()
+
+    def _has_key(self, headers: dict[bytes, bytes]) -> bool:
+        """Compared with every key in constant time, whichever fits: how long it takes tells nothing."""
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        given = token.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+        fits = False
+        for key in self.keys:
+            fits |= hmac.compare_digest(given, key)
+        return fits
+
+    def too_large(self) -> ApiError:
+        """The body is more than one request may have."""
+        return ApiError(413, f"the body is larger than {self.config.max_body_bytes} bytes; send several requests.")
+
+    def _note(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
+        route = scope.get("route")
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self.metrics.count(method, getattr(route, "path", "other"), status, seconds)
+        if scope["path"] in QUIET and status < 400:
+            return
+        log.info("request", extra={"facts": {
+            "method": scope["method"], "path": scope["path"][:200], "status": status, "ms": round(1e3 * seconds, 2),
+            "items": scope.get("num_items", 0), "client": (scope.get("client") or ("",))[0],
+        }})  # fmt: skip
+
+
+class Passage:
+    """One request on its way: its body is counted, its client is watched, its status is kept."""
+
+    def __init__(self, gate: Gate, scope: MutableMapping[str, Any], receive: Receive, send: Send, name: str) -> None:
+        self.gate, self.scope, self._receive, self._send = gate, scope, receive, send
+        self.name = name.encode()
+        self.received = 0
+        self.status = CLIENT_GONE
+        self.started = self.answered = self.gone = False
+        self.watch: asyncio.Future[Message] | None = None
+        self.task = asyncio.current_task()
+
+    async def run(self, app: App) -> None:
+        """The rest of the server, until it has answered or the client is gone."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except asyncio.CancelledError:
+            if not self.gone:
+                raise
+            if hasattr(self.task, "uncancel"):  # Python 3.11: this cancellation has been dealt with
+                self.task.uncancel()
+        finally:
+            if self.watch is not None:
+                self.watch.cancel()
+
+    async def receive(self) -> Message:
+        """The next part of the body; once it is whole, somebody looks out for the client's going."""
+        if self.watch is not None:
+            return await asyncio.shield(self.watch)
+        message = await self._receive()
+        if message["type"] != "http.request":
+            return message
+        size = len(message.get("body", b""))
+        self.received += size
+        self.gate.held_bytes += size
+        if self.received > self.gate.config.max_body_bytes:
+            raise self.gate.too_large()
+        if self.gate.held_bytes > self.gate.config.queue_bytes:
+            raise ApiError(429, "too many requests are being received; try again later.", retry_after=1)
+        if not message.get("more_body"):
+            self.watch = asyncio.ensure_future(self._receive())
+            self.watch.add_done_callback(self._client_is_gone)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """A part of the answer, with the request's name on its head."""
+        if message["type"] == "http.response.start":
+            self.started, self.status = True, message["status"]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.name)]
+            cut_short = self.status == 413 or (self.status == 429 and self.watch is None)  # the rest is not wanted
+            if self.gate.lifecycle.draining or cut_short:
+                message["headers"].append((b"connection", b"close"))
+        elif not message.get("more_body"):
+            self.answered = True
+        await self._send(message)
+
+    async def answer(self, response: Response) -> None:
+        """An answer from the gate itself, unless one has begun already."""
+        if not self.started:
+            with contextlib.suppress(OSError):
+                await response(self.scope, self.receive, self.send)
+
+    def _client_is_gone(self, watch: asyncio.Future[Message]) -> None:
+        if watch.cancelled() or self.answered or self.task is None:
+            return
+        self.gone = True
+        self.task.cancel()
+
+
+def _name_of(headers: dict[bytes, bytes]) -> str:
+    """The request's name: the client's, if it is fit for a header and a log, or a new one."""
+    given = headers.get(b"x-request-id", b"").decode("latin-1")
+    return given if SANE_ID.fullmatch(given) else secrets.token_hex(8)

@@ -1,0 +1,126 @@
+"""What a request wants embedded: texts, pictures and both at once, from JSON to items, each fault in its own place.
+
+n inputs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..config import nearest
+from ..embedder import Item
+from .config import ServeConfig
+from .engine import Embedded, Engine, Failed
+from .errors import ApiError
+from .images import fetch_picture, picture_bytes
+
+KEYS = ("text", "image", "weight")
+JSON_NAMES = {int: "number", float: "number", bool: "truth value", list: "list", type(None): "null"}
+FETCHES = 8  # pictures that one request fetches at a time
+
+
+async def read_items(inputs: Sequence[Any], config: ServeConfig) -> list[Item | Failed]:
+    """Each input -> a text, a picture's bytes or {"text", "image", "weight"}; what is none of these fails alone.
+
+    inputs: a str (text) or an object with "text", "image" (a data URI, base64, or an https URL where the server fetches
+        from its host) or both.
+    """
+    if len(inputs) > config.max_items:
+        raise ApiError(
+            400,
+            f"the request has {len(inputs)} inputs, and this server takes {config.max_items}; send several requests.",
+            param="input",
+        )
+    fetching = asyncio.Semaphore(FETCHES)
+
+    async def read(one: Any) -> Item | Failed:
+        try:
+            item = _checked(one)
+            if "image" in item:
+                if item["image"].startswith(("http:", "https:")):
+                    async with fetching:
+                        item["image"] = await fetch_picture(item["image"], config)
+                else:
+                    item["image"] = picture_bytes(item["image"], config)
+            return item if len(item) > 1 else next(iter(item.values()))
+        except ValueError as error:
+            return Failed(str(error), 400)
+
+    return list(await asyncio.gather(*(read(one) for one in inputs)))
+
+
+async def embed(
+    engine: Engine, items: Sequence[Item | Failed], *, prompt: str = "", on_error: str = "request", param: str = "input"
+) -> list[Embedded | Failed]:
+    """The items' vectors in their order. on_error: "request" raises ApiError for the first that failed, with its
+    number; "item" leaves it in the list."""
+    _raise_first(items, on_error, param)
+    good = [item for item in items if not isinstance(item, Failed)]
+    answers = iter(await engine.embed(good, prompt=prompt) if good else [])
+    results = [item if isinstance(item, Failed) else next(answers) for item in items]
+    _raise_first(results, on_error, param)
+    return results
+
+
+def stacked(results: Sequence[Embedded | Failed], dim: int) -> NDArray[np.float32]:
+    """The vectors of those that have one -> (n, D)."""
+    vectors = [result.vector for result in results if isinstance(result, Embedded)]
+    return np.stack(vectors) if vectors else np.zeros((0, dim), np.float32)
+
+
+def tokens(results: Sequence[Embedded | Failed]) -> int:
+    """How many tokens the model read; a picture counts its patches and one."""
+    return sum(result.tokens for result in results if isinstance(result, Embedded))
+
+
+def checked_dimensions(dimensions: int | None, engine: Engine, param: str = "dimensions") -> int | None:
+    """A length that the model's vectors can be cut to."""
+    dim = engine.embedder.config.embed_dim
+    if dimensions is not None and not 0 < dimensions <= dim:
+        raise ApiError(400, f"{param} {dimensions} is not between 1 and {dim}, the model's own length.", param=param)
+    return dimensions
+
+
+def _raise_first(results: Sequence[Any], on_error: str, param: str) -> None:
+    for number, result in enumerate(results):
+        if isinstance(result, Failed) and on_error == "request":
+            raise ApiError(result.status, f"{param} {number}: {result.reason}", param=f"{param}.{number}")
+
+
+def _checked(one: Any) -> dict[str, Any]:
+    """An input as an object of its own, without keys that are null; a text is {"text": ...}."""
+    if isinstance(one, str):
+        one = {"text": one}
+    if not isinstance(one, Mapping):
+        raise ValueError(f"a {JSON_NAMES[type(one)]} is neither a text nor an object with 'text', 'image' or both.")
+    for key in one:
+        if key not in KEYS:
+            raise ValueError(f"unknown key {key[:60]!r}; {nearest(key, KEYS)}")
+    given = {key: value for key, value in one.items() if value is not None}
+    if not given.keys() & {"text", "image"}:
+        raise ValueError("an object needs 'text', 'image' or both.")
+    for key in ("text", "image"):
+        if not isinstance(given.get(key, ""), str):
+            raise ValueError(f"{key!r} is no string.")
+    weight = given.get("weight", 0.5)
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
+        raise ValueError("'weight' is no number between 0 (text alone) and 1 (picture alone).")
+    if not is_unicode(given.get("text", "")):
+        raise ValueError("the text holds half of a surrogate pair; send valid Unicode.")
+    if len(given) < 3:
+        given.pop("weight", None)  # of one part, whose share is all
+    return given
+
+
+def is_unicode(text: str) -> bool:
+    """Whether it can be written as UTF-8: JSON's escapes can spell what cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
