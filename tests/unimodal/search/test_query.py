@@ -117,8 +117,9 @@ def test_merged_kinds_of_a_calibrated_model_miss_no_item(asked: NDArray[np.float
 def test_texts_do_not_crowd_pictures_out_where_a_model_keeps_them_in_another_cone() -> None:
     """Item n is a text or a picture of one of six things; texts lie around one axis, pictures around another."""
     rng = np.random.default_rng(3)
-    things = unit(rng.standard_normal((6, DIM)) * (np.arange(DIM) > 1))  # across both axes
-    meant = np.tile(things, (20, 1)) + 0.1 * rng.standard_normal((120, DIM))
+    across = np.arange(DIM) > 1  # what is meant has no part in either axis
+    things = unit(rng.standard_normal((6, DIM)) * across)
+    meant = np.tile(things, (20, 1)) + 0.1 * rng.standard_normal((120, DIM)) * across
     is_text = np.arange(120) < 60
     cones = np.where(is_text[:, None], 4 * np.eye(DIM)[0], 4 * np.eye(DIM)[1])
     vectors = unit(meant + cones)
