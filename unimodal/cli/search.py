@@ -132,7 +132,9 @@ def _model_of(schema: Schema, given: str, device: str | None) -> Embedder:
         raise ValueError("the store does not say which model it was made with; give it with --model.")
     try:
         with progress_bar(f"loading {name}", None):
-            return load(name, device=device, calibrated=is_calibrated(schema))
+            return load(
+                name, device=device, dtype=schema.about.get("dtype", "float32"), calibrated=is_calibrated(schema)
+            )
     except ValueError as error:
         if given:
             raise

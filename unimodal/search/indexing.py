@@ -72,7 +72,7 @@ def index(
         cut = units(config)
         config, types = surveyed(config, cut)
         embedder = load(model, device=device or ranks.device, dtype=dtype, calibrated=config.calibrated)
-        schema = _schema(model, config, types, embedder)
+        schema = _schema(model, dtype, config, types, embedder)
         if not overwrite:
             _check_store(store_url, schema)
         plan = Plan(config, schema, folder, embedder.config.preprocess, embedder.modalities)
@@ -104,7 +104,7 @@ def default_folder(store_url: str) -> Path:
     return path.with_name(path.name.removesuffix(".db") + ".embeddings")
 
 
-def _schema(model: str, config: IndexConfig, types: Mapping[str, FieldType], embedder: Embedder) -> Schema:
+def _schema(model: str, dtype: str, config: IndexConfig, types: Mapping[str, FieldType], embedder: Embedder) -> Schema:
     has = {kind for kind, fields in (("text", config.text), ("image", config.image)) if fields}
     for kind in has & set(config.vectors) - embedder.modalities if config.vectors else set():
         raise ValueError(
@@ -119,7 +119,7 @@ def _schema(model: str, config: IndexConfig, types: Mapping[str, FieldType], emb
     for name in vectors:
         if name != "fused" and name not in has:
             raise ValueError(f"vectors {name!r} are wanted and no field for them is named; add {name}=FIELD.")
-    about = {"model": model, "calibrated": str(config.calibrated).lower()}
+    about = {"model": model, "dtype": dtype, "calibrated": str(config.calibrated).lower()}
     if config.parent:
         about["parent"] = config.parent_field
     return Schema(
