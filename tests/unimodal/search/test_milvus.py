@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,16 @@ from unimodal.search.schema import Schema
 from unimodal.search.store import VectorStore
 
 pytest.importorskip("milvus_lite")
+
+from tests.unimodal.search.conformance import Conformance
+
+class TestMilvusLite(Conformance):
+    capabilities = frozenset({"filter", "words", "prefix", "persistent"})
+
+    @staticmethod
+    def url(folder: Path) -> str:
+        return f"milvus://{folder}/store.db"
+
 
 DIM = 16
 FIELDS = {"price": "float", "stock": "int", "sold": "bool", "like": "string", "tags": "strings"}
