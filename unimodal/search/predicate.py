@@ -154,7 +154,7 @@ def _checked_value(value: Value, field: str, kind: FieldType) -> Value:
     if kind == "bool" and isinstance(value, bool):
         return value
     if kind in ("int", "float") and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not -(2**63) < value < 2**63:  # NaN and infinity too
+        if not math.isfinite(value) or (kind == "int" and abs(value) >= 2**63):
             raise ValueError(f"the filter's value {value!r} for {field!r} is out of range; give one of 64 bits.")
         if kind == "float":
             return float(value) + 0.0  # no -0.0, which engines put below 0.0

@@ -116,7 +116,7 @@ class _Parser:
         _fail("a comparison such as = or in", self.tokens[0])
 
     def value(self) -> Value:
-        kind, text, _ = token = self.tokens[0]
+        kind, text, position = token = self.tokens[0]
         if kind in ("name", "quoted"):
             _fail("a value", token, f"texts stand in single quotes: '{text.strip(chr(34))}'.")
         if kind not in ("text", "number", "true", "false"):
@@ -125,7 +125,9 @@ class _Parser:
         if kind == "text":
             return text[1:-1].replace("''", "'")
         if kind == "number":
-            return int(text) if text.lstrip("+-").isdecimal() and len(text) < 40 else float(text)
+            if len(text) > 40:  # no field holds such a one, and to read it takes time
+                _fail("a value", ("long", f"a number of {len(text)} digits", position), "shorten it.")
+            return int(text) if text.lstrip("+-").isdecimal() else float(text)
         return kind == "true"
 
     def take(self, kind: str) -> bool:
@@ -173,6 +175,6 @@ def _prefix(token: Token) -> str:
 
 def _fail(expected: str, token: Token, way_out: str = "") -> NoReturn:
     kind, text, position = token
-    found = "the end" if kind == "end" else repr(text[:40])
+    found = {"end": "the end", "long": text}.get(kind, repr(text[:40]))
     way_out = way_out or "write for example price < 50 and category = 'Bags'."
     raise ValueError(f"where: expected {expected} at character {position + 1}, found {found}; {way_out}")
