@@ -33,17 +33,17 @@ from .items import IndexConfig, Item, items, picture_identity
 from .reading import RawRow, Unit
 from .rows import arrow_schema, fixed_size_list
 from .schema import Schema, vector_column
+from .unchanged import CONTENT, content_of, vectors_before
 
 if TYPE_CHECKING:
     from unimodal.embedder import Embedder
-    from unimodal.inputs import Item as Part
 
 FORMAT_VERSION = 1
 HEAD = b"unimodal"  # the key of the metadata
 MIN_SKIPPED = 100  # so many bad items are no sign that all are; training stops by the same rule
 _JPEG_QUALITY = 85
 # What has no part in a unit's vectors and rows.
-_ASIDE = {"input", "per_unit", "batch", "max_skipped", "prefix_dims", "binary", "calibrated"}
+_ASIDE = {"input", "per_unit", "batch", "max_skipped", "prefix_dims", "binary", "calibrated", "weight"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,12 @@ class Plan:
         fused = self.modalities if "fused" in self.schema.vectors else frozenset()
         return frozenset(self.schema.vectors) & self.modalities | fused
 
+    @property
+    def model(self) -> str:
+        """What vectors depend on besides texts and pictures; the picture's share only where both are summed."""
+        weight = self.config.weight if "fused" in self.schema.vectors else ""
+        return f"{self.schema.fingerprint} {weight}"
+
     def file(self, unit: Unit) -> Path:
         """The Parquet file of a unit."""
         return self.folder / f"{unit.name}.parquet"
@@ -70,7 +76,7 @@ class Plan:
         """Of all that the file of a unit depends on."""
         values = self.config.model_dump(mode="json", exclude=_ASIDE)
         made_of = [
-            *(FORMAT_VERSION, self.schema.fingerprint, list(self.schema.vectors), dict(self.schema.fields), values),
+            *(FORMAT_VERSION, self.model, list(self.schema.vectors), dict(self.schema.fields), values),
             *(unit.identity, unit.rows, picture_identity(unit, self.config)),
         ]
         return xxhash.xxh3_128_hexdigest(json.dumps(made_of, sort_keys=True).encode())
@@ -93,28 +99,37 @@ class Skipped(NamedTuple):
     reason: str
 
 
-def unfinished(plan: Plan, units: Sequence[Unit]) -> list[Unit]:
-    """Those whose file is missing, broken, or made of something else."""
-    return [unit for unit in units if read_head(plan.file(unit)).get("digest") != plan.digest(unit)]
+@dataclass(frozen=True)
+class Job:
+    """A unit that is to be embedded, and what its file will be made of as things stand."""
+
+    unit: Unit
+    digest: str
 
 
-def embed_units(
-    plan: Plan, units: Sequence[Unit], embedder: Embedder, advance: Callable[[int], None] = lambda rows: None
+def unfinished(plan: Plan, units: Sequence[Unit]) -> list[Job]:
+    """The units whose file is missing, broken, or made of something else."""
+    jobs = [Job(unit, plan.digest(unit)) for unit in units]
+    return [job for job in jobs if read_head(plan.file(job.unit)).get("digest") != job.digest]
+
+
+def embed_jobs(
+    plan: Plan, jobs: Sequence[Job], embedder: Embedder, advance: Callable[[int], None] = lambda rows: None
 ) -> None:
     """Make the files of units, one after the other; the next items are decoded while the model runs.
 
     advance: called with the number of rows that are done. Raises ValueError when too many items are skipped.
     """
     done, tables, skipped = 0, list[Any](), list[Skipped]()
-    chunks = ((unit, chunk) for unit in units for chunk in itertools.chain(prepare(plan, unit), [None]))
-    for unit, chunk in _ahead(chunks):
+    chunks = ((job, chunk) for job in jobs for chunk in itertools.chain(prepare(plan, job.unit), [None]))
+    for job, chunk in _ahead(chunks):
         if chunk is None:
-            write_unit(plan, unit, tables, skipped)
+            write_unit(plan, job, tables, skipped)
             tables, skipped = [], []
             continue
-        tables.append(embed(plan, chunk.table, embedder))
+        tables.append(embed(plan, job.unit, chunk.table, embedder))
         skipped += chunk.skipped
-        check_skipped(plan.config, skipped, unit)
+        check_skipped(plan.config, skipped, job.unit)
         done += chunk.rows
         advance(done)
 
@@ -132,42 +147,60 @@ def prepare(plan: Plan, unit: Unit) -> Iterator[Chunk]:
     yield Chunk(_table([], plan), unit.rows - done, ())  # what the filters dropped
 
 
-def embed(plan: Plan, table: Any, embedder: Embedder) -> Any:
-    """The table of a chunk -> the rows of a store. Each text and each picture goes through the model once."""
+def embed(plan: Plan, unit: Unit, table: Any, embedder: Embedder) -> Any:
+    """The table of a chunk -> the rows of a store, and what the model saw of each.
+
+    Each text and each picture goes through the model once, and not at all where the unit's file of before has it.
+    """
     import pyarrow as pa
 
+    texts, pixels = table["_text"].to_pylist(), table["_pixels"].to_pylist()
+    contents = [content_of(text, one) for text, one in zip(texts, pixels, strict=True)]
+    before = (
+        vectors_before(plan.file(unit), plan.schema) if read_head(plan.file(unit)).get("model") == plan.model else {}
+    )
+    known = [before.get(content) for content in contents]
+    new = [row for row, vectors in enumerate(known) if vectors is None]
+    encoded = _encode(plan, [texts[row] for row in new], [pixels[row] for row in new], embedder)
+    columns = {}
+    for name in plan.schema.vectors:
+        vectors = np.array([np.zeros(plan.schema.dim) if one is None else one[name] for one in known], dtype=np.float32)
+        vectors = vectors.reshape(-1, plan.schema.dim)
+        vectors[new] = encoded[name]
+        columns[vector_column(name)] = fixed_size_list(vectors, np.asarray(vectors.any(axis=1)))
+    kept = {name: table[name] for name in plan.schema.item_columns if name not in columns}
+    rows = pa.table({**kept, **columns}).select(plan.schema.item_columns).cast(arrow_schema(plan.schema, copies=False))
+    return rows.append_column(CONTENT, pa.array(contents, pa.binary(16)))
+
+
+def _encode(
+    plan: Plan, texts: Sequence[str | None], pixels: Sequence[bytes | None], embedder: Embedder
+) -> dict[str, NDArray[np.float32]]:
+    """Name -> (n, D) unit vectors, zeros where an item has no such part."""
     size = plan.preprocess.image_size
-    texts: list[Part | None] = table["_text"].to_pylist()
-    pixels = table["_pixels"].to_pylist()
-    vectors = {kind: np.zeros((table.num_rows, plan.schema.dim), dtype=np.float32) for kind in ("text", "image")}
-    pictures: list[Part | None] = [
-        None if one is None else Image.frombuffer("RGB", (size, size), one, "raw", "RGB", 0, 1) for one in pixels
-    ]
+    pictures = [one and Image.frombuffer("RGB", (size, size), one, "raw", "RGB", 0, 1) for one in pixels]
+    vectors = {kind: np.zeros((len(texts), plan.schema.dim), dtype=np.float32) for kind in ("text", "image")}
     for kind, parts in (("text", texts), ("image", pictures)):
         there = [row for row, part in enumerate(parts) if part]
         if kind in plan.parts and there:
-            wanted = [part for part in parts if part]
+            wanted: list[Any] = [parts[row] for row in there]
             vectors[kind][there] = embedder.encode_document(wanted, show_progress=False)
     weight = np.float32(plan.config.weight)
     both = vectors["text"].any(axis=1, keepdims=True) & vectors["image"].any(axis=1, keepdims=True)
     summed = (1 - weight) * vectors["text"] + weight * vectors["image"]
     vectors["fused"] = unit_length(np.where(both, summed, vectors["text"] + vectors["image"]))
-    columns = {vector_column(name): _column(vectors[name]) for name in plan.schema.vectors}
-    rest = {name: table[name] for name in plan.schema.item_columns if name not in columns}
-    return pa.table({**rest, **columns}).select(plan.schema.item_columns).cast(arrow_schema(plan.schema, copies=False))
+    return vectors
 
 
-def write_unit(plan: Plan, unit: Unit, tables: Sequence[Any], skipped: Sequence[Skipped]) -> None:
+def write_unit(plan: Plan, job: Job, tables: Sequence[Any], skipped: Sequence[Skipped]) -> None:
     """Put a unit's file in place; one that was there before is kept under another name until the store knows."""
     import pyarrow as pa
 
-    file = plan.file(unit)
+    unit, file = job.unit, plan.file(job.unit)
     table = pa.concat_tables(tables)
     head = {
-        "format_version": FORMAT_VERSION, "digest": plan.digest(unit),
-        "fingerprint": plan.schema.fingerprint, "input": plan.config.input, "label": unit.label,
-        
-        "items": table.num_rows, "skipped": [one._asdict() for one in skipped],
+        "format_version": FORMAT_VERSION, "digest": job.digest, "model": plan.model, "input": plan.config.input,
+        "label": unit.label, "items": table.num_rows, "skipped": [one._asdict() for one in skipped],
     }  # fmt: skip
     table = table.replace_schema_metadata({HEAD: json.dumps(head, ensure_ascii=False).encode()})
     part = file.with_suffix(".part")
@@ -244,11 +277,6 @@ def _table(rows: Sequence[dict[str, Any]], plan: Plan) -> Any:
     columns += [field for field in known if field.name not in vectors]
     arrays = [pa.array([row.get(column.name) for row in rows], column.type) for column in columns]
     return pa.table(arrays, pa.schema(columns))
-
-
-def _column(vectors: NDArray[np.float32]) -> Any:
-    """(n, D) as lists, null where an item has no such vector: it has length 0 there."""
-    return fixed_size_list(vectors, np.linalg.norm(vectors, axis=1) > 0.5)
 
 
 def _ahead(values: Iterable[Any]) -> Iterator[Any]:

@@ -51,7 +51,7 @@ def fill(
         stored = 0
         with progress_bar("filling the store", sum(sizes[file.name] for file in missing), show_progress) as advance:
             for file in missing:
-                for rows in _rows(file, duplicates.get(file, frozenset())):
+                for rows in _rows(file, schema.item_columns, duplicates.get(file, frozenset())):
                     stored += store.upsert(rows, fingerprint=schema.fingerprint)
                     advance(stored)
                 there[file.name] = states[file.name]
@@ -101,12 +101,12 @@ def _filled(record: Path, store: VectorStore, states: Mapping[str, str], sizes: 
     return there if store.count() >= expected else {}
 
 
-def _rows(file: Path, duplicates: frozenset[str]) -> Iterator[Any]:
+def _rows(file: Path, columns: list[str], duplicates: frozenset[str]) -> Iterator[Any]:
     """Tables of at most AT_A_TIME rows."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    for batch in pyarrow_parquet().ParquetFile(file).iter_batches(batch_size=AT_A_TIME):
+    for batch in pyarrow_parquet().ParquetFile(file).iter_batches(AT_A_TIME, columns=columns):
         rows = pa.Table.from_batches([batch])
         if duplicates:
             rows = rows.filter(pc.invert(pc.is_in(rows["id"], pa.array(sorted(duplicates)))))

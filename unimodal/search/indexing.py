@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from unimodal.checkpoint import replace_text
 from unimodal.progress import progress_bar
 
-from .bulk import MIN_SKIPPED, Plan, embed_units, put_aside, read_head, unfinished
+from .bulk import MIN_SKIPPED, Plan, embed_jobs, put_aside, read_head, unfinished
 from .filling import SCHEMA, fill
 from .items import VECTORS, IndexConfig, surveyed, units
 from .ranks import alone, ranks_of_run
 from .reading import Unit
 from .schema import FieldType, Schema, schema_to_json
-from .store import open_store, store_exists
+from .store import create_store, open_store, store_exists
 
 if TYPE_CHECKING:
     from unimodal.embedder import Embedder
@@ -69,21 +69,24 @@ def index(
     began, folder = time.monotonic(), embeddings or default_folder(store_url)
     folder.mkdir(parents=True, exist_ok=True)
     with ranks_of_run() as ranks, alone(folder, ranks):
+        there = None if overwrite else _schema_of(store_url)
         cut = units(config)
-        config, types = surveyed(config, cut)
+        config, types = surveyed(config, cut, there.fields if there is not None else {})
         embedder = load(model, device=device or ranks.device, dtype=dtype, calibrated=config.calibrated)
         schema = _schema(model, dtype, config, types, embedder)
-        if not overwrite:
-            _check_store(store_url, schema)
+        if there is not None:
+            _check_same(store_url, there, schema)
+        elif ranks.rank == 0 and not store_exists(store_url):
+            create_store(store_url, schema).close()  # now, for it may lack an ability that the schema asks for
         plan = Plan(config, schema, folder, embedder.config.preprocess, embedder.modalities)
         todo = unfinished(plan, ranks.share(cut))
-        with progress_bar("embedding", sum(unit.rows for unit in todo), show_progress) as advance:
+        with progress_bar("embedding", sum(job.unit.rows for job in todo), show_progress) as advance:
             if engine == "ray":
-                from .on_ray import embed_units_on_ray
+                from .on_ray import embed_jobs_on_ray
 
-                embed_units_on_ray(plan, todo, model, dtype, advance)
+                embed_jobs_on_ray(plan, todo, model, dtype, advance)
             else:
-                embed_units(plan, todo, embedder, advance)
+                embed_jobs(plan, todo, embedder, advance)
         embedded = ranks.total(len(todo))
         stored = _finish(plan, cut, store_url, overwrite, show_progress) if ranks.rank == 0 else 0
     heads = [read_head(plan.file(unit)) for unit in cut]
@@ -106,20 +109,18 @@ def default_folder(store_url: str) -> Path:
 
 def _schema(model: str, dtype: str, config: IndexConfig, types: Mapping[str, FieldType], embedder: Embedder) -> Schema:
     has = {kind for kind, fields in (("text", config.text), ("image", config.image)) if fields}
-    for kind in has & set(config.vectors) - embedder.modalities if config.vectors else set():
-        raise ValueError(
-            f"vectors {kind!r} are wanted and {model} embeds {min(embedder.modalities)} alone; leave it out."
-        )
+    for name in set(config.vectors) & {"text", "image"}:
+        if name not in has:
+            raise ValueError(f"vectors {name!r} are wanted and no field for them is named; add {name}=FIELD.")
+        if name not in embedder.modalities:
+            raise ValueError(f"vectors {name!r} are wanted and {model} embeds {min(embedder.modalities)} alone.")
     usable = has & embedder.modalities
     if not usable:
         raise ValueError(
             f"the input has {' and '.join(sorted(has))}, and {model} embeds {min(embedder.modalities)} alone."
         )
     vectors = config.vectors or tuple(name for name in VECTORS if name in usable or usable == {"text", "image"})
-    for name in vectors:
-        if name != "fused" and name not in has:
-            raise ValueError(f"vectors {name!r} are wanted and no field for them is named; add {name}=FIELD.")
-    about = {"model": model, "dtype": dtype, "calibrated": str(config.calibrated).lower()}
+    about = {"model": _absolute(model), "dtype": dtype, "calibrated": str(config.calibrated).lower()}
     if config.parent:
         about["parent"] = config.parent_field
     return Schema(
@@ -129,13 +130,22 @@ def _schema(model: str, dtype: str, config: IndexConfig, types: Mapping[str, Fie
     )  # fmt: skip
 
 
-def _check_store(store_url: str, wanted: Schema) -> None:
-    """Raises ValueError where a store is of another model, or of other vectors or fields."""
+def _absolute(model: str) -> str:
+    """A model that is a folder, under a name that holds wherever one stands."""
+    kind, colon, name = model.rpartition(":")
+    return f"{kind}{colon}{Path(name).resolve()}" if Path(name).is_dir() else model
+
+
+def _schema_of(store_url: str) -> Schema | None:
     if not store_exists(store_url):
-        return
+        return None
     store = open_store(store_url)
-    there = store.schema
     store.close()
+    return store.schema
+
+
+def _check_same(store_url: str, there: Schema, wanted: Schema) -> None:
+    """Raises ValueError where a store is of another model, or has other vectors or fields."""
     for name in ("fingerprint", "dim", "vectors", "fields", "words", "thumbnails", "prefix_dims", "binary"):
         before, now = getattr(there, name), getattr(wanted, name)
         if before != now:
@@ -151,7 +161,7 @@ def _finish(plan: Plan, cut: Sequence[Unit], store_url: str, overwrite: bool, sh
         head = read_head(file)
         if file not in files and head.get("input") == plan.config.input:
             put_aside(file)
-        elif head.get("fingerprint") != plan.schema.fingerprint:
+        elif head.get("model", "").partition(" ")[0] != plan.schema.fingerprint:
             raise ValueError(
                 f"{file} has vectors of another model; index {head.get('input', 'its input')} again with this one, or "
                 "remove the file."

@@ -105,8 +105,10 @@ def units(config: IndexConfig) -> list[Unit]:
     return found
 
 
-def surveyed(config: IndexConfig, cut: list[Unit]) -> tuple[IndexConfig, dict[str, FieldType]]:
-    """The configuration with its defaults made definite, and the types of the fields.
+def surveyed(
+    config: IndexConfig, cut: list[Unit], known: Mapping[str, FieldType]
+) -> tuple[IndexConfig, dict[str, FieldType]]:
+    """The configuration with its defaults made definite, and the types of the fields; known: what a store has.
 
     Reads 1,000 rows, and as many more as it takes until every field was in one of them. Raises ValueError for a field
     that is in no row, naming the nearest, and where neither text nor picture is said.
@@ -132,7 +134,9 @@ def surveyed(config: IndexConfig, cut: list[Unit]) -> tuple[IndexConfig, dict[st
         )
     from_text = cut[0].kind == "cells"
     types = {
-        name: field.type or infer_type((_value(row, field.source) for row in rows), from_text=from_text)
+        name: field.type
+        or known.get(name)
+        or infer_type((_value(row, field.source) for row in rows), from_text=from_text)
         for name, field in config.fields.items()
     }
     return config, types

@@ -12,8 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .bulk import Plan, Skipped, check_skipped, embed, prepare, write_unit
-from .reading import Unit
+from .bulk import Job, Plan, Skipped, check_skipped, embed, prepare, write_unit
 
 if TYPE_CHECKING:
     from unimodal.embedder import Embedder
@@ -21,10 +20,8 @@ if TYPE_CHECKING:
 Rows = Mapping[str, Any]  # a batch of Ray's: a column's name -> its values
 
 
-def embed_units_on_ray(
-    plan: Plan, units: Sequence[Unit], model: str, dtype: str, advance: Callable[[int], None]
-) -> None:
-    """As `bulk.embed_units`, on the cluster that $RAY_ADDRESS names, or one on this machine.
+def embed_jobs_on_ray(plan: Plan, jobs: Sequence[Job], model: str, dtype: str, advance: Callable[[int], None]) -> None:
+    """As `bulk.embed_jobs`, on the cluster that $RAY_ADDRESS names, or one on this machine.
 
     model: is loaded by every actor, so it has to be there under the same name on every node, as do the input and the
         folder of the embeddings.
@@ -33,11 +30,11 @@ def embed_units_on_ray(
     ray.init(ignore_reinit_error=True, logging_level="error", log_to_driver=False)
     ray.data.DataContext.get_current().enable_progress_bars = False
     num_gpus = int(ray.cluster_resources().get("GPU", 0))
-    chunks = ray.data.from_items([{"unit": number} for number in range(len(units))], override_num_blocks=len(units))
-    decoded = chunks.map_batches(_Decoder(plan, list(units)), batch_size=1, num_cpus=1)
+    chunks = ray.data.from_items([{"job": number} for number in range(len(jobs))], override_num_blocks=len(jobs))
+    decoded = chunks.map_batches(_Decoder(plan, list(jobs)), batch_size=1, num_cpus=1)
     embedded = decoded.map_batches(
         _Encoder,
-        fn_constructor_args=(plan, model, dtype),
+        fn_constructor_args=(plan, list(jobs), model, dtype),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, num_gpus)),
         **({"num_gpus": 1} if num_gpus else {"num_cpus": 1}),
@@ -45,15 +42,15 @@ def embed_units_on_ray(
     done = 0
     parts: dict[int, dict[int, Rows]] = defaultdict(dict)
     for row in embedded.iter_rows():
-        number = row["unit"]
+        number = row["job"]
         parts[number][row["chunk"]] = row
         done += row["rows"]
         advance(done)
         finished = _finished(parts[number])
         if finished is not None:
             skipped = [Skipped(*one) for part in finished for one in json.loads(part["skipped"])]
-            check_skipped(plan.config, skipped, units[number])
-            write_unit(plan, units[number], [_table(part["table"]) for part in finished], skipped)
+            check_skipped(plan.config, skipped, jobs[number].unit)
+            write_unit(plan, jobs[number], [_table(part["table"]) for part in finished], skipped)
             del parts[number]
 
 
@@ -64,19 +61,19 @@ def _finished(parts: Mapping[int, Rows]) -> list[Rows] | None:
 
 
 class _Decoder:
-    """A unit's number -> its chunks, decoded, one after the other as they are ready."""
+    """A job's number -> the unit's chunks, decoded, one after the other as they are ready."""
 
-    def __init__(self, plan: Plan, units: list[Unit]) -> None:
-        self.plan, self.units = plan, units
+    def __init__(self, plan: Plan, jobs: list[Job]) -> None:
+        self.plan, self.jobs = plan, jobs
 
     def __call__(self, batch: Rows) -> Iterator[dict[str, list[Any]]]:
-        for number in batch["unit"]:
-            chunks = prepare(self.plan, self.units[number])
+        for number in batch["job"]:
+            chunks = prepare(self.plan, self.jobs[number].unit)
             chunk, position = next(chunks), 0
             while True:
                 coming = next(chunks, None)
                 yield {
-                    "unit": [int(number)], "chunk": [position], "is_last": [coming is None], "rows": [chunk.rows],
+                    "job": [int(number)], "chunk": [position], "is_last": [coming is None], "rows": [chunk.rows],
                     "skipped": [json.dumps(chunk.skipped)], "table": [_bytes(chunk.table)],
                 }  # fmt: skip
                 if coming is None:
@@ -87,14 +84,17 @@ class _Decoder:
 class _Encoder:
     """Holds a model, and turns chunks that are decoded into such with vectors."""
 
-    def __init__(self, plan: Plan, model: str, dtype: str) -> None:
+    def __init__(self, plan: Plan, jobs: list[Job], model: str, dtype: str) -> None:
         from unimodal.embedder import load
 
-        self.plan = plan
+        self.plan, self.jobs = plan, jobs
         self.embedder: Embedder = load(model, dtype=dtype, calibrated=plan.config.calibrated)
 
     def __call__(self, batch: Rows) -> dict[str, Any]:
-        tables = [_bytes(embed(self.plan, _table(table), self.embedder)) for table in batch["table"]]
+        tables = [
+            _bytes(embed(self.plan, self.jobs[number].unit, _table(table), self.embedder))
+            for number, table in zip(batch["job"], batch["table"], strict=True)
+        ]
         return {**batch, "table": tables}
 
 
