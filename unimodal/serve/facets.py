@@ -99,7 +99,7 @@ def _widen(ends: dict[str, tuple[float, float]], name: str, found: Mapping[str, 
 
 def _facet(name: str, kind: FieldType, values: Counter[str | bool] | None, ends: tuple[float, float] | None) -> Facet:
     """Values that hardly come twice are names, whatever their number."""
-    if values and 2 * len(values) <= sum(values.values()):
+    if values and (kind == "bool" or 2 * len(values) <= sum(values.values())):
         ranked = sorted(values.items(), key=lambda pair: (-pair[1], str(pair[0])))
         return Facet(name=name, type=kind, choices=[Choice(value=value, count=count) for value, count in ranked])
     if ends:

@@ -209,6 +209,7 @@ function connect() {
   at("more").addEventListener("click", () => find({ k: search.k + PAGE }));
   at("again").addEventListener("click", restore);
   at("empty-clear").addEventListener("click", () => find({ filters: {}, k: PAGE }));
+  at("key-cancel").addEventListener("click", () => at("key").close("cancel")); // no submit button: Enter means the other
   opens(at("filters-toggle"), at("filters-body"));
   opens(at("options-toggle"), at("options"));
   addEventListener("popstate", restore);

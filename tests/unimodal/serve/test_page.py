@@ -1,0 +1,409 @@
+"""The search page in a real browser, before the real server: what a customer does, and what must never happen."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from starlette.testclient import TestClient
+
+from tests.unimodal.serve.shop import INJECTED, build_shop, png, title
+from unimodal.config import ModelConfig
+from unimodal.embedder import Embedder
+from unimodal.model import build_model
+from unimodal.preprocess import load_tokenizer
+from unimodal.serve.app import create_app
+from unimodal.serve.config import API_KEYS, ServeConfig
+from unimodal.serve.engine import Engine
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+           "--disable-component-update", "--disable-sync"]  # fmt: skip
+KEY = "a-key-of-the-shop-1234"
+
+
+@pytest.fixture(scope="module")
+def shop(tiny: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Embedder, Any]]:
+    torch.manual_seed(0)
+    assert tiny.text is not None
+    embedder = Embedder(build_model(tiny).eval(), load_tokenizer(tiny.text)[0], device="cpu")
+    store = build_shop(tmp_path_factory.mktemp("shop") / "store", embedder)
+    yield embedder, store
+    store.close()
+
+
+class Running:
+    """The server, on a port of this machine, in a thread."""
+
+    def __init__(self, embedder: Embedder, store: Any) -> None:
+        import uvicorn
+
+        config = ServeConfig(model="tiny")
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        app = create_app(Engine(embedder, config), config, store)
+        self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]}, daemon=True)
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def address(shop: tuple[Embedder, Any]) -> Iterator[str]:
+    running = Running(*shop)
+    yield running.address
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    if CHROMIUM is None:
+        pytest.skip("there is no chromium here")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+class Watched:
+    """A page, and all that it or the browser complained of."""
+
+    def __init__(self, browser: Any, address: str) -> None:
+        self.page = browser.new_page(viewport={"width": 1200, "height": 900})
+        self.page.set_default_timeout(15_000)
+        self.complaints: list[str] = []
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on(
+            "request",
+            lambda request: (
+                None if request.url.startswith((address, "data:", "blob:")) else self.complaints.append(request.url)
+            ),
+        )
+
+
+@pytest.fixture
+def opened(browser: Any, address: str) -> Iterator[Any]:
+    """The page as a visitor finds it; it may complain of nothing, and ask nobody but its server."""
+    watched = Watched(browser, address)
+    watched.page.goto(address)
+    watched.page.wait_for_selector(".hit")
+    yield watched.page
+    watched.page.close()
+    assert watched.complaints == []
+
+
+def ask(page: Any, text: str) -> None:
+    page.fill("#text", text)
+    page.keyboard.press("Enter")
+    settled(page)
+
+
+def settled(page: Any) -> None:
+    """The answer to the last question is shown."""
+    page.wait_for_selector("#hits[aria-busy=false]", state="attached")
+
+
+def titles(page: Any) -> list[str]:
+    shown: list[str] = page.locator(".hit .title").all_inner_texts()
+    return shown
+
+
+def box(page: Any, value: str) -> Any:
+    """The filter's box for a value."""
+    return page.get_by_role("checkbox", name=value)
+
+
+def query(page: Any) -> str:
+    return str(page.evaluate("decodeURIComponent(location.search.replaceAll('+', ' '))"))
+
+
+def compare_with(page: Any, kind: str) -> None:
+    page.select_option("#vector", kind)
+    settled(page)
+
+
+def test_words_find_products_with_their_scores_and_the_time_it_took(opened: Any) -> None:
+    ask(opened, title(4))
+    compare_with(opened, "text")
+    best = opened.locator(".hit").first
+    assert best.locator(".title").inner_text() == title(4)
+    assert best.locator(".number").inner_text() == "1.000"
+    assert best.locator(".badge").inner_text() == "text"
+    assert best.locator(".facts").inner_text().startswith("9.00")
+    best.locator("img").evaluate("image => image.decode()")
+    assert best.locator("img").evaluate("image => image.naturalWidth") == 48
+    assert re.search(r"24 items, best first · \d+ ms", opened.locator("#status").inner_text())
+    assert opened.locator("#catalogue").inner_text() == "30 items"
+    assert opened.title() == f"{title(4)} – search"
+
+
+def test_a_chosen_picture_finds_its_product_and_words_mix_in_by_the_slider(opened: Any) -> None:
+    opened.set_input_files("#file", {"name": "mine.png", "mimeType": "image/png", "buffer": png(11)})
+    opened.wait_for_selector("#example:visible")
+    settled(opened)
+    compare_with(opened, "image")
+    assert titles(opened)[0] == title(11)
+    assert opened.locator("#mix").is_hidden()
+    ask(opened, title(4))
+    slider = opened.locator("#weight")
+    slider.focus()
+    opened.keyboard.press("End")  # all picture
+    settled(opened)
+    assert titles(opened)[0] == title(11)
+    assert "100" in query(opened)
+    compare_with(opened, "text")
+    slider.focus()
+    opened.keyboard.press("Home")  # all words
+    settled(opened)
+    assert titles(opened)[0] == title(4)
+    opened.click("#example-remove")
+    settled(opened)
+    assert opened.locator("#example").is_hidden()
+
+
+@pytest.mark.parametrize("way", ["paste", "drop"])
+def test_a_picture_can_be_pasted_and_dropped(opened: Any, way: str) -> None:
+    opened.evaluate(
+        """([way, bytes]) => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "mine.png", { type: "image/png" }));
+            window.dispatchEvent(way === "paste" ? new ClipboardEvent("paste", { clipboardData: transfer })
+                                                 : new DragEvent("drop", { dataTransfer: transfer, cancelable: true }));
+        }""",
+        [way, list(png(11))],
+    )
+    opened.wait_for_selector("#example:visible")
+    settled(opened)
+    compare_with(opened, "image")
+    assert titles(opened)[0] == title(11)
+
+
+def test_a_large_picture_is_sent_small(opened: Any) -> None:
+    sent = []
+    opened.on("request", lambda request: sent.append(request.post_data or "") if "search" in request.url else None)
+    buffer = io.BytesIO()
+    Image.effect_noise((2400, 1600), 60).save(buffer, "JPEG", quality=95)
+    opened.set_input_files("#file", {"name": "big.jpg", "mimeType": "image/jpeg", "buffer": buffer.getvalue()})
+    opened.wait_for_selector("#example:visible")
+    settled(opened)
+    assert max(map(len, sent)) < 1_500_000 < len(buffer.getvalue())
+
+
+def test_filters_narrow_the_results_are_named_and_taken_away_again(opened: Any) -> None:
+    box(opened, "Red").check()
+    settled(opened)
+    assert len(titles(opened)) == 10
+    opened.get_by_label("Price, at most").nth(1).fill("14")
+    opened.keyboard.press("Enter")
+    settled(opened)
+    assert sorted(titles(opened)) == sorted(title(number) for number in (0, 3, 6, 9))
+    assert opened.locator("#chosen").inner_text().split("\n") == ["Colour: Red", "Price: up to 14"]
+    assert "is.colour=Red" in query(opened)
+    opened.get_by_role("button", name="Remove the filter Colour: Red").click()
+    settled(opened)
+    assert len(titles(opened)) == 10
+    assert not box(opened, "Red").is_checked()
+
+
+def test_a_range_is_moved_by_its_thumbs(opened: Any) -> None:
+    opened.get_by_label("Price, at least").first.focus()
+    opened.keyboard.press("End")
+    settled(opened)
+    assert opened.locator("#empty").is_hidden()
+    assert len(titles(opened)) == 1
+    assert opened.get_by_label("Price, at least").nth(1).input_value() == "33"
+
+
+def test_a_click_on_a_product_finds_more_like_it_and_words_turn_it(opened: Any) -> None:
+    ask(opened, title(4))
+    opened.locator(".hit").nth(2).click()
+    opened.wait_for_selector("#example:visible")
+    settled(opened)
+    assert "like=p/" in query(opened)
+    assert opened.locator("#text").input_value() == ""
+    assert opened.locator("#example-name").inner_text().startswith("like ")
+    ask(opened, "blue")
+    assert opened.locator("#mix").is_visible()
+    assert "q=blue" in query(opened)
+
+
+def test_the_address_is_the_search_and_the_back_button_brings_back_a_picture(opened: Any, address: str) -> None:
+    opened.set_input_files("#file", {"name": "mine.png", "mimeType": "image/png", "buffer": png(11)})
+    opened.wait_for_selector("#example:visible")
+    settled(opened)
+    with_picture = titles(opened)
+    opened.click("#example-remove")
+    settled(opened)
+    opened.go_back()
+    opened.wait_for_selector("#example:visible")
+    settled(opened)
+    assert titles(opened) == with_picture
+    opened.goto(f"{address}?q=lamp&is.colour=Blue&from.price=20&without=chair&one=1&unknown=1&is.nothing=2")
+    settled(opened)
+    assert opened.locator("#text").input_value() == "lamp"
+    assert opened.locator("#without").input_value() == "chair"
+    assert box(opened, "Blue").is_checked()
+    assert opened.locator("#group").is_checked()
+    assert opened.locator("#chosen li").count() == 2
+
+
+def test_what_the_catalogue_holds_is_shown_as_text_and_never_run(opened: Any) -> None:
+    ask(opened, INJECTED)
+    compare_with(opened, "text")
+    assert titles(opened)[0] == INJECTED
+    opened.get_by_role("button", name=re.compile(re.escape(title(8)))).click()  # its id is a script
+    settled(opened)
+    assert opened.locator("#example-name").inner_text() == f"like {title(8)}"
+    assert opened.locator("script").count() == 1
+    assert opened.evaluate("document.querySelectorAll('img[onerror], body > img').length") == 0
+    assert "owned" not in opened.title()
+
+
+def test_an_empty_result_says_so_and_offers_the_way_out(opened: Any) -> None:
+    opened.get_by_label("Price, at least").nth(1).fill("33")
+    opened.keyboard.press("Enter")
+    settled(opened)
+    box(opened, "Red").check()
+    settled(opened)
+    assert opened.locator("#empty").is_visible()
+    assert titles(opened) == []
+    opened.click("#empty-clear")
+    settled(opened)
+    assert opened.locator("#empty").is_hidden()
+    assert len(titles(opened)) == 24
+
+
+def test_more_are_shown_on_demand(opened: Any) -> None:
+    opened.click("#more")
+    settled(opened)
+    assert len(titles(opened)) == 30
+    assert opened.locator("#more").is_hidden()
+
+
+def test_a_broken_file_is_a_readable_error_and_the_page_goes_on(opened: Any) -> None:
+    opened.set_input_files("#file", {"name": "broken.png", "mimeType": "image/png", "buffer": b"no picture"})
+    opened.wait_for_selector("#trouble:visible")
+    assert "“broken.png” cannot be read as one" in opened.locator("#trouble").inner_text()
+    ask(opened, "bag")
+    assert opened.locator("#trouble").is_hidden()
+    assert len(titles(opened)) == 24
+
+
+def test_everything_is_done_by_keyboard(opened: Any) -> None:
+    opened.keyboard.press("Escape")
+    assert opened.evaluate("document.activeElement.id") == "text"
+    opened.keyboard.type("mug")
+    opened.keyboard.press("Enter")
+    settled(opened)
+    opened.evaluate("document.activeElement.blur()")
+    opened.keyboard.press("/")
+    assert opened.evaluate("document.activeElement.id") == "text"
+    opened.locator(".hit").first.focus()
+    opened.keyboard.press("ArrowRight")
+    opened.keyboard.press("ArrowDown")
+    columns = opened.evaluate(
+        "[...document.querySelectorAll('.hit')].filter((card, _, [first]) =>"
+        " card.getBoundingClientRect().top === first.getBoundingClientRect().top).length"
+    )
+    place = "[...document.querySelectorAll('.hit')].indexOf(document.activeElement)"
+    assert opened.evaluate(place) == 1 + columns
+    ring = "getComputedStyle(document.activeElement).outlineStyle"
+    assert opened.evaluate(ring) == "solid"
+    opened.keyboard.press("Enter")
+    opened.wait_for_selector("#example:visible")
+    settled(opened)
+    assert "like=" in query(opened)
+    opened.keyboard.press("Escape")
+    assert opened.evaluate("document.activeElement.id") == "text"
+    opened.keyboard.press("Escape")  # the box is empty: the item goes too
+    settled(opened)
+    assert opened.locator("#example").is_hidden()
+
+
+def test_everything_has_a_name_for_who_cannot_see(opened: Any) -> None:
+    ask(opened, "bag")
+    nameless = opened.evaluate(
+        """[...document.querySelectorAll("button, input, select")].filter((control) => control.offsetParent &&
+            !(control.getAttribute("aria-label") || control.labels?.length || control.textContent.trim())).length"""
+    )
+    assert nameless == 0
+    assert opened.locator("#status").get_attribute("aria-live") == "polite"
+
+
+@pytest.mark.parametrize("width", [360, 768])
+def test_a_phone_needs_no_sideways_scrolling(opened: Any, width: int) -> None:
+    opened.set_viewport_size({"width": width, "height": 740})
+    ask(opened, INJECTED)
+    opened.click("#filters-toggle")
+    if width < 560:
+        opened.click("#options-toggle")
+    assert opened.locator("#filters-body").is_visible()
+    assert opened.locator("#without").is_visible()
+    assert opened.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_a_server_that_is_gone_is_said_and_the_search_is_kept(
+    browser: Any, shop: tuple[Embedder, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that wants a key asks for it, shows pictures by it, and is asked again when it is back."""
+    monkeypatch.setenv(API_KEYS, KEY)
+    running = Running(*shop)
+    page = Watched(browser, running.address).page
+    page.goto(running.address)
+    page.wait_for_selector("#key[open]")
+    page.fill("#key-value", "not-the-key-not-the-key")
+    page.keyboard.press("Enter")
+    page.get_by_text("That key was refused").wait_for()
+    page.fill("#key-value", KEY)
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".hit .frame.loaded")
+    assert page.locator(".hit img").first.get_attribute("src").startswith("blob:")
+    assert page.evaluate("document.cookie + JSON.stringify(localStorage)") == "{}"
+    running.stop()
+    page.fill("#text", "mug")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#trouble:visible")
+    assert "The server does not answer" in page.locator("#trouble").inner_text()
+    assert page.locator("#text").input_value() == "mug"
+    page.close()
+
+
+def test_the_page_may_run_and_load_nothing_but_its_own(shop: tuple[Embedder, Any]) -> None:
+    config = ServeConfig(model="tiny")
+    client = TestClient(create_app(Engine(shop[0], config), config, shop[1]))  # not entered: the engine is not started
+    for path in ("/", "/page/app.js", "/page/style.css", "/page/icon.svg"):
+        answer = client.get(path)
+        assert answer.status_code == 200
+        policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
+        assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+        assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert client.get(path, headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
+    html = client.get("/").text
+    assert not re.findall(r"https?://|<script(?! type=\"module\" src=\"page/)|style=|\son\w+=", html)
+    assert client.get("/page/routes.py").status_code == 404
+    assert client.get("/page/..%2Froutes.py").status_code == 404
+
+
+def test_no_script_of_the_page_writes_html() -> None:
+    folder = Path(__file__).parents[3] / "unimodal" / "serve" / "page"
+    written = "\n".join(file.read_text(encoding="utf-8") for file in folder.glob("*.js"))
+    assert not re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", written)

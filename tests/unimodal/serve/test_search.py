@@ -1,0 +1,220 @@
+"""Search over HTTP: every kind of query, filters, what is refused, items and their pictures."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from starlette.testclient import TestClient
+
+from tests.unimodal.serve.shop import INJECTED, build_shop, jpeg, png, title
+from unimodal.config import ModelConfig
+from unimodal.embedder import Embedder
+from unimodal.model import build_model
+from unimodal.preprocess import load_tokenizer
+from unimodal.serve.app import create_app
+from unimodal.serve.config import ServeConfig
+from unimodal.serve.engine import Engine
+
+
+@pytest.fixture(scope="module")
+def embedder(tiny: ModelConfig) -> Embedder:
+    torch.manual_seed(0)
+    assert tiny.text is not None
+    return Embedder(build_model(tiny).eval(), load_tokenizer(tiny.text)[0], device="cpu")
+
+
+@pytest.fixture(scope="module")
+def client(embedder: Embedder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    store = build_shop(tmp_path_factory.mktemp("shop") / "store", embedder)
+    config = ServeConfig(model="tiny", max_hits=50)
+    with TestClient(create_app(Engine(embedder, config), config, store)) as client:
+        yield client
+    store.close()
+
+
+def found(client: TestClient, **body: Any) -> list[dict[str, Any]]:
+    answer = client.post("/v1/search", json=body)
+    assert answer.status_code == 200, answer.text
+    hits: list[dict[str, Any]] = answer.json()["hits"]
+    assert answer.json()["count"] == len(hits)
+    return hits
+
+
+def ids(hits: list[dict[str, Any]]) -> list[str]:
+    return [hit["id"] for hit in hits]
+
+
+def refusal(client: TestClient, **body: Any) -> str:
+    answer = client.post("/v1/search", json=body)
+    assert answer.status_code == 400, answer.text
+    message: str = answer.json()["error"]["message"]
+    return message
+
+
+def data_uri(number: int) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(number)).decode()
+
+
+def test_words_find_the_item_that_they_are_the_title_of(client: TestClient) -> None:
+    best = found(client, text=title(4), vectors=["text"], k=3)[0]
+    assert best["id"] == "p/4"
+    assert best["score"] == best["cosine"] == pytest.approx(1, abs=1e-5)
+    assert best["vector"] == "text"
+    assert best["fields"]["title"] == title(4)
+    assert best["fields"]["category"] == ["bag"]
+
+
+@pytest.mark.parametrize("image", [data_uri(11), base64.b64encode(png(11)).decode()], ids=["data URI", "base64"])
+def test_a_picture_finds_the_item_that_it_is_of(client: TestClient, image: str) -> None:
+    best = found(client, image=image, vectors=["image"], k=3)[0]
+    assert best["id"] == "p/11"
+    assert best["cosine"] == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(("weight", "kind", "first"), [(0, "text", "p/4"), (1, "image", "p/11")])
+def test_the_weight_is_the_pictures_share(client: TestClient, weight: float, kind: str, first: str) -> None:
+    assert ids(found(client, text=title(4), image=data_uri(11), weight=weight, vectors=[kind], k=1)) == [first]
+
+
+def test_more_like_an_item_leaves_the_item_out(client: TestClient) -> None:
+    hits = found(client, like="p/3", k=30)
+    assert len(hits) == 29
+    assert "p/3" not in ids(hits)
+
+
+def test_words_that_are_not_wanted_push_an_item_down(client: TestClient) -> None:
+    asked = {"text": title(4), "vectors": ["text"], "k": 30}
+    second = ids(found(client, **asked))[1]
+    without = found(client, **asked, negatives=[title(int(second.removeprefix("p/")))])
+    assert ids(without).index(second) > 1
+
+
+def test_a_where_and_a_forms_filters_both_hold(client: TestClient) -> None:
+    hits = found(
+        client, text="bag", where="price < 20 and colour = 'Red'", k=30,
+        filters={"category": ["sale"], "price": {"low": 8}, "new": []},
+    )  # fmt: skip
+    assert {hit["id"] for hit in hits} == {"p/3", "p/9"}
+
+
+def test_a_filter_of_a_form_takes_whole_numbers_for_a_whole_field_and_truth_for_a_truth(client: TestClient) -> None:
+    hits = found(client, text="x", filters={"stock": {"low": 3.0}, "new": [True]}, k=30)
+    assert {hit["id"] for hit in hits} == {"p/3", "p/7"}
+
+
+def test_hybrid_finds_by_exact_words_too(client: TestClient) -> None:
+    best = found(client, text=title(17), vectors=["text"], hybrid=True, k=5)[0]
+    assert best["id"] == "p/17"
+    assert best["score"] == pytest.approx(2 / 61)  # first in both lists
+    assert best["cosine"] == pytest.approx(1, abs=1e-5)
+
+
+def test_groups_give_the_best_of_each_and_how_many_more(client: TestClient) -> None:
+    hits = found(client, text="mug", group_by="parent", k=5)
+    assert len({hit["fields"]["parent"] for hit in hits}) == 5
+    assert {hit["more"] for hit in hits} == {2}
+
+
+def test_nothing_asked_lists_what_there_is_without_a_score(client: TestClient) -> None:
+    hits = found(client, k=7, where="colour = 'Blue'")
+    assert len(hits) == 7
+    assert {hit["fields"]["colour"] for hit in hits} == {"Blue"}
+    assert {hit["score"] for hit in hits} == {None}
+
+
+def test_hits_carry_the_fields_that_were_asked_for(client: TestClient) -> None:
+    assert found(client, text="bag", fields=["price"], k=1)[0]["fields"].keys() == {"price"}
+    assert found(client, fields=["price"], k=1)[0]["fields"].keys() == {"price"}
+
+
+def test_a_least_score_cuts_the_list(client: TestClient) -> None:
+    assert ids(found(client, text=title(4), vectors=["text"], min_score=0.9999)) == ["p/4"]
+
+
+def test_a_link_searches_as_a_body_does(client: TestClient) -> None:
+    linked = client.get("/v1/search", params={"q": "red bag", "k": 4, "where": "price < 30"}).json()["hits"]
+    assert linked == found(client, text="red bag", k=4, where="price < 30")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"text": "x", "where": "prize < 20"}, "did you mean 'price'?"),
+        ({"text": "x", "where": "price <"}, "expected a value"),
+        ({"text": "x", "filters": {"colour": [1]}}, "colour"),
+        ({"text": "x", "vectors": ["txt"]}, "did you mean 'text'?"),
+        ({"text": "x", "fields": ["prize"]}, "did you mean 'price'?"),
+        ({"fields": ["prize"]}, "did you mean 'price'?"),
+        ({"text": "x", "group_by": "prent"}, "did you mean 'parent'?"),
+        ({"text": "x", "coarse": "binary"}, "not kept in the store"),
+        ({"text": "x", "k": 51}, "k 51 is more than 50"),
+        ({"text": "x", "k": 0}, "k"),
+        ({"text": "x", "weight": 2}, "weight"),
+        ({"like": "p/99"}, "no item 'p/99'"),
+        ({"image": "data:image/png;base64,AAAA"}, "image"),
+        ({"image": "https://127.0.0.1/a.png"}, ""),
+        ({"texts": "x"}, "texts"),
+        ({"hybrid": True, "image": data_uri(1)}, "hybrid"),
+    ],
+)
+def test_what_cannot_be_searched_for_is_refused_in_a_sentence(client: TestClient, body: Any, said: str) -> None:
+    message = refusal(client, **body)
+    assert said in message
+    assert "\n" not in message
+
+
+def test_an_item_and_its_thumbnail_are_found_under_an_id_with_a_slash(client: TestClient) -> None:
+    hit = found(client, text=title(5), vectors=["text"], k=1)[0]
+    item = client.get("/v1/items/p%2F5").json()
+    assert item == {"id": "p/5", "fields": hit["fields"], "thumbnail": hit["thumbnail"]}
+    picture = client.get(hit["thumbnail"])
+    assert picture.content == jpeg(5)
+    assert picture.headers["content-type"] == "image/jpeg"
+    assert picture.headers["x-content-type-options"] == "nosniff"
+    assert "max-age" in picture.headers["cache-control"]
+
+
+def test_an_id_may_be_anything(client: TestClient) -> None:
+    hit = next(hit for hit in found(client, k=30) if INJECTED in hit["id"])
+    assert client.get(hit["thumbnail"]).content == jpeg(8)
+
+
+@pytest.mark.parametrize("path", ["/v1/items/none", "/v1/thumbnails/none", "/v1/thumbnails/p%2F5%27%20or%201=1"])
+def test_an_item_that_is_not_there_is_404(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 404
+    assert "there is no item" in answer.json()["error"]["message"]
+
+
+def test_the_store_says_what_a_page_needs(client: TestClient) -> None:
+    said = client.get("/v1/store").json()
+    assert {key: said[key] for key in ("model", "count", "vectors", "words", "modalities", "parent", "max_k")} == {
+        "model": "tiny", "count": 30, "vectors": ["text", "image", "fused"], "words": True,
+        "modalities": ["image", "text"], "parent": "parent", "max_k": 50,
+    }  # fmt: skip
+    assert [field["name"] for field in said["fields"]] == [
+        "title", "price", "stock", "category", "colour", "new", "parent",
+    ]  # fmt: skip
+
+
+def test_a_store_of_another_model_is_refused_before_anything_is_served(
+    embedder: Embedder, tiny: ModelConfig, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    torch.manual_seed(1)
+    other = Embedder(build_model(tiny).eval(), embedder.tokenizer, device="cpu")
+    store = build_shop(tmp_path_factory.mktemp("other") / "store", other)
+    config = ServeConfig(model="tiny")
+    with pytest.raises(ValueError, match="holds vectors of tiny"):
+        create_app(Engine(embedder, config), config, store)
+
+
+def test_a_store_without_thumbnails_names_none(embedder: Embedder, tmp_path_factory: pytest.TempPathFactory) -> None:
+    store = build_shop(tmp_path_factory.mktemp("plain") / "store", embedder, thumbnails=False)
+    config = ServeConfig(model="tiny")
+    with TestClient(create_app(Engine(embedder, config), config, store)) as client:
+        assert found(client, text="bag", k=1)[0]["thumbnail"] is None
+        assert client.get("/v1/thumbnails/p%2F5").status_code == 404
