@@ -51,6 +51,9 @@ from .rows import signs
 from .schema import Schema, binary_column, schema_from_json
 from .store import Hit, IndexSpec, Vectors, VectorStore, check_capabilities, wanted_capabilities
 
+LITE_CAPABILITIES = frozenset({"filter", "words", "prefix", "persistent"})
+SERVER_CAPABILITIES = LITE_CAPABILITIES | {"binary", "multiwriter"}
+
 MAX_HITS = 16_384  # of one query, and rows of one page (https://milvus.io/docs/limitations.md)
 MESSAGE_BYTES = 24 << 20  # of the 64 MB that one call may carry
 CALL_SECONDS = 60.0  # without a limit the client asks an unreachable server again for minutes
@@ -84,7 +87,7 @@ def create(location: str, schema: Schema, *, overwrite: bool = False) -> MilvusS
 def open(location: str) -> MilvusStore:
     """The store that `create` made there."""
     place = parse_place(location)
-    nothing = ValueError(f"{location} has no store; make one with `unimodal index`.")
+    nothing = ValueError(f"{location} holds no store; make one with `unimodal index`.")
     if place.is_lite and not Path(place.uri).exists():  # connecting would make the file
         raise nothing
     client, is_there = connect(place)
@@ -302,8 +305,7 @@ class MilvusStore(VectorStore):
 
 
 def _capabilities(place: Place) -> frozenset[str]:
-    both = {"filter", "words", "prefix", "persistent"}
-    return frozenset(both if place.is_lite else both | {"binary", "multiwriter"})
+    return LITE_CAPABILITIES if place.is_lite else SERVER_CAPABILITIES
 
 
 def _create_collection(client: Any, place: Place, schema: Schema) -> None:

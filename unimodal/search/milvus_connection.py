@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 COLLECTION = "unimodal"  # where the URL names none
 PORT = 19530
@@ -37,24 +38,35 @@ class Place:
 def parse_place(url: str) -> Place:
     """`milvus://host:port[/db][?collection=NAME]`, `milvus+tls://...` or `milvus:///path/to/file.db`."""
     parts = urlsplit(url)
-    options = parse_qs(parts.query)
-    if parts.scheme not in ("milvus", "milvus+tls") or set(options) - {"collection"} or parts.fragment:
-        raise ValueError(f"store {url!r} is no address of Milvus; write milvus://host:port[/db][?collection=NAME].")
     if parts.username or parts.password:  # the URL goes into logs and lists of processes; it is not repeated here
         raise ValueError("a Milvus URL carries no user or password; put the token, or user:password, in $MILVUS_TOKEN.")
+    options = parse_qs(parts.query)
+    if parts.scheme not in ("milvus", "milvus+tls") or set(options) - {"collection"} or not _has_port(parts):
+        raise ValueError(f"store {url!r} is no address of Milvus; write milvus://host:port[/db][?collection=NAME].")
     collection = options.get("collection", [COLLECTION])[0]
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,254}", collection):
+        raise ValueError(f"collection {collection!r} is no name for Milvus; take letters, digits and underscores.")
+    path = unquote(parts.path)
     if not parts.hostname:
-        if not parts.path.endswith(".db"):
+        if not path.endswith(".db"):
             raise ValueError(
                 f"store {url!r} names no host and no file that ends with .db; write milvus:///dir/file.db."
             )
-        return Place(os.path.abspath(parts.path), "", collection, is_lite=True)
-    database = parts.path.strip("/")
+        return Place(os.path.abspath(path), "", collection, is_lite=True)
+    database = path.strip("/")
     if "/" in database or database.endswith(".db"):
         raise ValueError(f"store {url!r} has {database!r} for a database; a file of Milvus Lite has three slashes.")
     scheme = "https" if parts.scheme == "milvus+tls" else "http"
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return Place(f"{scheme}://{host}:{parts.port or PORT}", database, collection, is_lite=False)
+
+
+def _has_port(parts: SplitResult) -> bool:
+    """Whether the port is a number or left out."""
+    try:
+        return parts.port is None or parts.port > 0
+    except ValueError:
+        return False
 
 
 def connect(place: Place) -> tuple[Any, bool]:
@@ -133,6 +145,9 @@ def _lite_uri(path: str) -> str:
                 "Milvus server (deploy/milvus)."
             ) from None
         except (OSError, ValueError) as error:
-            raise ValueError(f"{path} cannot be opened by Milvus Lite ({error}); give a path of its own.") from None
+            raise ValueError(
+                f"{path} cannot be opened by Milvus Lite ({error}); give a path where nothing is (what a Milvus Lite "
+                "before 3.0 wrote, it does not read)."
+            ) from None
         raise ValueError(f"{path} could not be opened by Milvus Lite a moment ago, but can be now; try again.")
     return str(uri)

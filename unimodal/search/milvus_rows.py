@@ -60,9 +60,9 @@ def index_params(client: Any, types: Mapping[str, str]) -> Any:
     params = client.prepare_index_params()
     for column, kind in types.items():
         metric = {"BIN_FLAT": "HAMMING", "SPARSE_INVERTED_INDEX": "BM25", "INVERTED": None}.get(kind, "IP")
-        options: dict[str, Any] = {"M": 16, "efConstruction": 200} if kind.startswith("HNSW") else {}
+        options: dict[str, Any] = {"M": 16, "efConstruction": 100} if kind == "HNSW" else {}
         if kind == "HNSW_SQ":  # whole vectors beside the 8-bit ones, for re-ranking
-            options |= {"sq_type": "SQ8", "refine": True, "refine_type": "FP32"}
+            options = {"M": 16, "efConstruction": 200, "sq_type": "SQ8", "refine": True, "refine_type": "FP32"}
         named = {"metric_type": metric} if metric else {}
         params.add_index(column, index_type=kind, index_name=index_name(column), params=options, **named)
     return params

@@ -1,168 +1,235 @@
-"""A store on Milvus, tested in a file of Milvus Lite, which the same client drives."""
+"""A store on Milvus holds what every store has to: in a file of Milvus Lite, which the same client drives."""
 
 from __future__ import annotations
 
 import random
-from pathlib import Path
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from unimodal.search.milvus import create
-from unimodal.search.predicate import (
-    And,
-    Compare,
-    In,
-    IsNull,
-    Not,
-    Or,
-    Predicate,
-    StartsWith,
-    Value,
-    matches,
-)
+from tests.unimodal.search.conformance import MODEL, Conformance, column, everything, quiet, unit_vectors
+from tests.unimodal.search.test_predicate import FIELDS, random_row, random_tree
+from unimodal.search import milvus
+from unimodal.search.milvus_connection import connect, disconnect, parse_place
+from unimodal.search.predicate import Compare, Not, StartsWith, checked, matches
 from unimodal.search.schema import Schema
-from unimodal.search.store import VectorStore
+from unimodal.search.store import IndexSpec, VectorStore
 
 pytest.importorskip("milvus_lite")
 
-from tests.unimodal.search.conformance import Conformance
+DIM = 32
+SCHEMA = Schema(
+    DIM, MODEL, vectors=("text",), fields={"like": "string", "tags": "strings"}, words=True, thumbnails=True
+)
+
 
 class TestMilvusLite(Conformance):
-    capabilities = frozenset({"filter", "words", "prefix", "persistent"})
+    capabilities = milvus.LITE_CAPABILITIES
 
     @staticmethod
     def url(folder: Path) -> str:
         return f"milvus://{folder}/store.db"
 
 
-DIM = 16
-FIELDS = {"price": "float", "stock": "int", "sold": "bool", "like": "string", "tags": "strings"}
-SCHEMA = Schema(
-    DIM,
-    "f1",
-    vectors=("text", "image"),
-    fields=FIELDS,
-    words=True,
-    thumbnails=True,
-    prefix_dims=(8,),
-    about={"model": "ü"},
-)
+def rows(ids: list[str], **columns: Any) -> Any:
+    """Rows with a vector each, and more columns."""
+    return pa.table({"id": ids, "vector_text": column(unit_vectors(len(ids), seed=5)), **columns})
 
 
-def unit_vectors(num: int, seed: int = 0, dim: int = DIM) -> np.ndarray:
-    vectors = np.random.default_rng(seed).normal(size=(num, dim)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-STRINGS = [
-    "",
-    "a",
-    "a%b",
-    "a_b",
-    "a\\b",
-    'a"b',
-    "it's",
-    "ab",
-    "b",
-    "ü😀",
-    "ü",
-    "line\nfeed\ttab\rend",
-    "\x01\x7f",
-    "{x}",
-    "😀\U0010ffff",
-]
-
-
-def item(number: int, chance: random.Random) -> dict[str, Any]:
-    """A row with nulls, quotes, lists and other alphabets."""
-
-    def maybe(value: Any) -> Any:
-        return value if chance.random() < 0.8 else None
-
-    return {
-        "id": f"i{number}" if number % 7 else f'it\'s "{number}" ü',
-        "vector_text": maybe(unit_vectors(1, number)[0].tolist()),
-        "vector_image": maybe(unit_vectors(1, 1000 + number)[0].tolist()),
-        "words": maybe(chance.choice(["red bag", "blue shoe of leather", "a red shoe"])),
-        "thumbnail": maybe(bytes([number % 256]) * 9),
-        "price": maybe(chance.choice([0.0, -1.5, 9.5, 50.0, 1e16, 1e-7])),
-        "stock": maybe(chance.choice([0, -3, 7, 2**62])),
-        "sold": maybe(chance.random() < 0.5),
-        "like": maybe(chance.choice(STRINGS)),
-        "tags": maybe(chance.sample(STRINGS, chance.randrange(3))),
-    }
-
-
-def table_of(rows: list[dict[str, Any]]) -> pa.Table:
-    from unimodal.search.rows import arrow_schema
-
-    return pa.Table.from_pylist(rows, arrow_schema(SCHEMA, copies=False))
-
-
-def by_id(store: VectorStore, where: Predicate | None = None) -> dict[str, dict[str, Any]]:
-    return {row["id"]: row for batch in store.scan(where=where) for row in batch.to_pylist()}
-
-
-@pytest.fixture(scope="module")
-def rows() -> list[dict[str, Any]]:
-    chance = random.Random(0)
-    return [item(number, chance) for number in range(120)]
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> Iterator[VectorStore]:
-    """A store to read only."""
-    store = create(f"milvus://{tmp_path_factory.mktemp('milvus')}/shared.db", SCHEMA)
-    store.upsert(table_of(rows[:80]), fingerprint="f1")
-    store.build()  # 80 rows in a file, with their indexes, and 40 in memory
-    store.upsert(table_of(rows[80:]), fingerprint="f1")
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[VectorStore]:
+    """An empty one, with room for words, thumbnails, a string and a list."""
+    store = milvus.create(f"milvus://{tmp_path}/new.db", SCHEMA)
     yield store
     store.close()
 
 
-def test_rows_come_back_as_they_went_in(shared: VectorStore, rows: list[dict[str, Any]]) -> None:
-    for row in by_id(shared).values():
-        assert row == next(one for one in rows if one["id"] == row["id"])
+def test_the_negation_of_any_filter_means_what_the_tree_says(tmp_path: Path) -> None:
+    rng = random.Random(7)
+    items = [{"id": f"r{n}", **random_row(rng)} for n in range(90)]
+    with_vectors = pa.Table.from_pylist(items).append_column("vector_text", column(unit_vectors(90, seed=4)))
+    store = milvus.create(f"milvus://{tmp_path}/new.db", Schema(DIM, MODEL, vectors=("text",), fields=FIELDS))
+    store.upsert(with_vectors.slice(0, 60), fingerprint=MODEL)
+    store.build()  # 60 rows in a file with its indexes, 30 in memory
+    store.upsert(with_vectors.slice(60), fingerprint=MODEL)
+    for _ in range(120):
+        tree = Not(random_tree(rng))
+        meant = checked(tree, store.schema)
+        assert store.count(tree) == sum(matches(meant, item) for item in items), tree
+    store.close()
 
 
-def random_leaf(chance: random.Random) -> Predicate:
-    values: dict[str, list[Value]] = {
-        "price": [0, -1.5, 9.5, 50, 1e16, 1e-7, 3.25],
-        "stock": [0, -3, 7, 2**62],
-        "like": list(STRINGS),
-        "tags": list(STRINGS),
-        "id": ["i1", 'it\'s "7" ü', "zz"],
-        "sold": [True, False],
-    }
-    name = chance.choice(list(values))
-    kind = chance.randrange(4)
-    if kind == 0:
-        return IsNull(name)
-    if kind == 1 and name in ("like", "id"):
-        return StartsWith(name, str(chance.choice([*values[name], "it", "i", "\U0010ffff"])))
-    if kind == 2:
-        return In(name, tuple(chance.sample(values[name], chance.randrange(1, 1 + min(3, len(values[name]))))))
-    operators = ["=", "!="] if name in ("sold", "tags") else ["=", "!=", "<", "<=", ">", ">="]
-    return Compare(name, chance.choice(operators), chance.choice(values[name]))  # type: ignore[arg-type]
+@pytest.mark.parametrize("prefix", ["", "a", "a%", "a_", "\\", "ü", "\ud7ff", "😀", "\U0010ffff", "b\U0010ffff"])
+def test_what_begins_so_is_found_whatever_signs_it_has(store: VectorStore, prefix: str) -> None:
+    begins = [
+        "",
+        "a",
+        "a%b",
+        "a_b",
+        "ab",
+        "\\b",
+        "ü",
+        "v",
+        "\ud7ffx",
+        "\ue000",
+        "😀!",
+        "\U0010ffff\U0010ffff",
+        "b\U0010ffff",
+        "c",
+    ]
+    items: list[dict[str, Any]] = [
+        *({"id": f"i{n}", "like": text} for n, text in enumerate(begins)),
+        {"id": "none", "like": None},
+    ]
+    store.upsert(rows([item["id"] for item in items], like=[item["like"] for item in items]), fingerprint=MODEL)
+    for tree in (StartsWith("like", prefix), Not(StartsWith("like", prefix))):
+        wanted = {item["id"] for item in items if matches(tree, item)}
+        assert {row["id"] for row in everything(store, where=tree)} == wanted
 
 
-def random_tree(chance: random.Random, depth: int = 3) -> Predicate:
-    kind = chance.randrange(4) if depth else 3
-    if kind == 0:
-        return Not(random_tree(chance, depth - 1))
-    if kind < 3:
-        parts = tuple(random_tree(chance, depth - 1) for _ in range(chance.randrange(1, 4)))
-        return And(parts) if kind == 1 else Or(parts)
-    return random_leaf(chance)
+def test_ids_with_signs_of_the_language_are_ids_and_nothing_else(store: VectorStore) -> None:
+    ids = [f'{n}" or id != "' for n in range(10)] + [f"{n}\\" for n in range(10)] + ["it's\n", 'x" /*', "{a}", "ü😀"]
+    store.upsert(rows(ids), fingerprint=MODEL)
+    assert [row["id"] for batch in store.scan(batch=3) for row in batch.to_pylist()] == sorted(ids)
+    assert store.count(Compare("id", "=", ids[0])) == 1
+    assert store.delete(ids=ids[:3]) == 3
+    assert store.count() == len(ids) - 3
 
 
-def test_any_filter_keeps_what_it_means_to(shared: VectorStore, rows: list[dict[str, Any]]) -> None:
-    chance = random.Random(1)
-    trees = [random_tree(chance, 0) for _ in range(150)] + [Not(random_tree(chance, 0)) for _ in range(150)]
-    for tree in [*trees, *(random_tree(chance) for _ in range(200))]:
-        wanted = sum(matches(tree, row) for row in rows)
-        assert shared.count(tree) == wanted, tree
+def test_a_large_upsert_goes_in_several_messages(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(milvus, "MESSAGE_BYTES", 1000)
+    pictures = [bytes([n]) * 300 for n in range(50)]
+    store.upsert(rows([f"i{n:02d}" for n in range(50)], thumbnail=pictures), fingerprint=MODEL)
+    assert [row["thumbnail"] for row in everything(store)] == pictures
+    found = store.search(unit_vectors(50, seed=5), 5, fingerprint=MODEL, vector="text", fields=["thumbnail"])
+    assert [hits[0].fields["thumbnail"] for hits in found] == pictures
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"words": ["fine", "x" * 70_000]}, "words of item 'b' has 70000 bytes, and Milvus keeps 65535"),
+        ({"like": ["ü" * 40_000, None]}, "like of item 'a' has 80000 bytes"),
+        ({"thumbnail": [b"", b"x" * 60_000]}, "thumbnail of item 'b' has 60000 bytes, and Milvus keeps 49149"),
+        ({"tags": [["x"] * 5000, None]}, "tags of item 'a' has 5000 strings, and Milvus keeps 4096"),
+        ({"tags": [["x" * 70_000], None]}, "a string of 'tags' has 70000 bytes"),
+    ],
+)
+def test_what_milvus_cannot_keep_is_refused_before_anything_is_written(
+    store: VectorStore, columns: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        store.upsert(rows(["a", "b"], **columns), fingerprint=MODEL)
+    assert store.count() == 0
+
+
+def test_more_hits_than_milvus_gives_are_refused(store: VectorStore) -> None:
+    with pytest.raises(ValueError, match="gives at most 16384 hits a query, not 20000"):
+        store.search(unit_vectors(1, seed=0), 20_000, fingerprint=MODEL, vector="text")
+
+
+def test_a_change_of_index_leaves_the_other_indexes_alone(store: VectorStore) -> None:
+    store.upsert(rows(["a", "b"], words=["a red shoe", "a boot"], like=["x", "y"]), fingerprint=MODEL)
+    kinds = []
+    for kind in ("hnsw", "exact", "hnsw", "auto"):
+        store.build(IndexSpec(kind=kind))  # type: ignore[arg-type]  # one of them
+        assert isinstance(store, milvus.MilvusStore)
+        kinds.append(store._index_type("vector_text"))
+        assert len(store._client.list_indexes(store._collection)) == 3  # of vector_text, words and like
+        assert [hit.id for hit in store.search_words("red", 5)] == ["a"]
+        assert store.count(Compare("like", "=", "y")) == 1
+    assert kinds == ["HNSW", "FLAT", "HNSW", "FLAT"]
+
+
+def test_two_stores_of_a_file_share_it_and_the_last_one_gives_it_free(tmp_path: Path) -> None:
+    url = f"milvus://{tmp_path}/new.db"
+    first = milvus.create(url, SCHEMA)
+    second = milvus.open(url)
+    first.upsert(rows(["a"]), fingerprint=MODEL)
+    first.close()
+    first.close()
+    assert milvus.exists(url)
+    assert second.count() == 1
+    second.upsert(rows(["b"]), fingerprint=MODEL)
+    second.close()
+    count = f"from unimodal.search.milvus import open; print(open({url!r}).count())"
+    other = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, env=quiet(), check=True)
+    assert other.stdout == "2\n"
+    assert other.stderr == ""  # neither noise, nor a thread that is killed at the exit
+
+
+def test_searches_and_writes_of_several_threads_do_not_disturb_each_other(store: VectorStore) -> None:
+    ids = [f"i{n:03d}" for n in range(100)]
+    store.upsert(rows(ids), fingerprint=MODEL)
+    vectors = unit_vectors(100, seed=5)
+
+    def search(start: int) -> list[str]:
+        found = store.search(vectors[start : start + 25], 1, fingerprint=MODEL, vector="text")
+        return [hits[0].id for hits in found]
+
+    with ThreadPoolExecutor(4) as pool:
+        searches = [pool.submit(search, start) for start in (0, 25, 50, 75) * 5]
+        writes = [pool.submit(store.upsert, rows(ids), fingerprint=MODEL) for _ in range(3)]
+        assert [one.result() for one in writes] == [100] * 3
+        assert [name for one in searches[:4] for name in one.result()] == ids
+        assert all(one.result() for one in searches)
+
+
+def test_a_store_whose_maker_died_before_its_indexes_were_made_opens(tmp_path: Path) -> None:
+    url = f"milvus://{tmp_path}/new.db"
+    place = parse_place(url)
+    client, _ = connect(place)
+    milvus._create_collection(client, place, SCHEMA)
+    disconnect(client, place)
+    store = milvus.open(url)
+    store.upsert(rows(["a"], words=["shoe"]), fingerprint=MODEL)
+    assert [hit.id for hit in store.search_words("shoe", 1)] == ["a"]
+    store.close()
+
+
+def test_a_collection_that_is_not_ours_is_neither_opened_nor_overwritten(tmp_path: Path) -> None:
+    url = f"milvus://{tmp_path}/new.db?collection=theirs"
+    place = parse_place(url)
+    client, is_there = connect(place)
+    client.create_collection("theirs", dimension=4)
+    assert not is_there
+    disconnect(client, place)
+    with pytest.raises(ValueError, match="is no store of unimodal's"):
+        milvus.open(url)
+    with pytest.raises(ValueError, match="is no store of unimodal's"):
+        milvus.create(url, SCHEMA, overwrite=True)
+    assert not milvus.exists(f"milvus://{tmp_path}/new.db")
+    assert milvus.exists(url)
+
+
+def test_asking_for_a_store_makes_no_file(tmp_path: Path) -> None:
+    url = f"milvus://{tmp_path}/deeper/new.db"
+    assert not milvus.exists(url)
+    with pytest.raises(ValueError, match="holds no store"):
+        milvus.open(url)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_another_kind_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "old.db").write_bytes(b"SQLite format 3")
+    with pytest.raises(ValueError, match="cannot be opened by Milvus Lite"):
+        milvus.open(f"milvus://{tmp_path}/old.db")
+    assert (tmp_path / "old.db").read_bytes() == b"SQLite format 3"
+
+
+def test_the_scores_of_an_exact_search_on_a_graph_are_those_of_the_whole(store: VectorStore) -> None:
+    vectors = unit_vectors(300, seed=5)
+    store.upsert(rows([f"i{n:03d}" for n in range(300)]), fingerprint=MODEL)
+    plain = store.search(vectors[:9], 7, fingerprint=MODEL, vector="text")
+    store.build(IndexSpec(kind="hnsw"))
+    exact = store.search(vectors[:9], 7, fingerprint=MODEL, vector="text", exact=True)
+    assert [[hit.id for hit in hits] for hits in exact] == [[hit.id for hit in hits] for hits in plain]
+    scores = [[hit.score for hit in hits] for hits in exact]
+    np.testing.assert_allclose(scores, -np.sort(-(vectors[:9] @ vectors.T), axis=1)[:, :7], atol=1e-5)
