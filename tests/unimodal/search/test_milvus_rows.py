@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 pymilvus = pytest.importorskip("pymilvus")
 
@@ -44,3 +47,13 @@ def test_signs_are_kept_in_whole_bytes() -> None:
         "vector_text": 20, "vector_image": 20, "prefix_8_text": 8, "prefix_8_image": 8,
         "binary_text": 24, "binary_image": 24,
     }  # fmt: skip
+
+
+def test_both_deployments_tell_the_server_the_same() -> None:
+    folder = Path(__file__).parents[3] / "deploy" / "milvus"
+    compose, values = (yaml.safe_load((folder / name).read_text()) for name in ("docker-compose.yml", "values.yaml"))
+    settings = yaml.safe_load((folder / "user.yaml").read_text())
+    assert yaml.safe_load(values["extraConfigFiles"]["user.yaml"]) == settings
+    assert settings["proxy"]["maxVectorFieldNum"] == 10
+    assert "./user.yaml:/milvus/configs/user.yaml:ro" in compose["services"]["standalone"]["volumes"]
+    assert compose["services"]["standalone"]["image"].endswith(f"{values['image']['all']['tag']}}}")
