@@ -21,7 +21,6 @@ from torch import Tensor
 
 from .images import TooLargeError
 
-
 Vector: TypeAlias = NDArray[np.float32]
 
 

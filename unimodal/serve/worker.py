@@ -37,7 +37,7 @@ class Worker:
         probe_seconds: of nothing to do, after which the model proves itself.
         """
         self._embedder, self._copy, self._batcher, self._stats, self._answer = embedder, copy, batcher, stats, answer
-        self._most, self._budgets, self._fitted = budgets, dict(budgets), 0
+        self._most, self.budgets, self._fitted = budgets, dict(budgets), 0
         self._probe_seconds = probe_seconds
         self._probes = _probes(embedder)
         self.items_per_second = 0.0  # while it works, smoothed
@@ -51,7 +51,7 @@ class Worker:
         self._probe()  # a warm-up: the first pass of a process takes many times longer
         while True:
             batch = self._batcher.next_batch(
-                self._budgets, RETRY_SECONDS if self.failed_in_a_row else self._probe_seconds
+                self.budgets, RETRY_SECONDS if self.failed_in_a_row else self._probe_seconds
             )
             if batch is None:
                 return
@@ -60,7 +60,7 @@ class Worker:
             elif batch[0].kind == "image":
                 self._forward(batch)
             else:
-                for chunk in length_sorted_chunks([job.cost for job in batch], self._budgets["text"]):
+                for chunk in length_sorted_chunks([job.cost for job in batch], self.budgets["text"]):
                     self._forward([batch[index] for index in chunk])
 
     def _probe(self) -> None:
@@ -118,7 +118,7 @@ class Worker:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         kind, self._fitted = jobs[0].kind, 0
-        self._budgets[kind] = max(1, self._budgets[kind] // 2)
+        self.budgets[kind] = max(1, self.budgets[kind] // 2)
         log.warning("out of memory with %d inputs; batches of %ss are halved for a while", len(jobs), kind)
 
     def _count(self, jobs: list[Job], started: float) -> None:
@@ -135,7 +135,7 @@ class Worker:
         self.items_per_second += (0.1 if self.items_per_second else 1.0) * (rate - self.items_per_second)
         self._fitted += 1
         if self._fitted % GROW_AFTER == 0:
-            self._budgets = {kind: min(most, 2 * self._budgets[kind]) for kind, most in self._most.items()}
+            self.budgets = {kind: min(most, 2 * self.budgets[kind]) for kind, most in self._most.items()}
 
     def _went_well(self) -> None:
         self.last_good, self.failed_in_a_row, self.failing_since = time.monotonic(), 0, None
