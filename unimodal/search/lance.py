@@ -190,7 +190,9 @@ def to_sql(predicate: Predicate, fields: Mapping[str, FieldType]) -> str:
         word = " AND " if isinstance(predicate, And) else " OR "
         return "(" + word.join(to_sql(part, fields) for part in predicate.parts) + ")"
     if isinstance(predicate, Not):
-        return f"NOT ({to_sql(predicate.part, fields)})"
+        # The optimiser makes "x NOT IN (1) OR x NOT IN (2)" true, which it is not where x is null.
+        there = f"{_quoted(predicate.part.field)} IS NOT NULL AND " if isinstance(predicate.part, In) else ""
+        return f"({there}NOT ({to_sql(predicate.part, fields)}))"
     field, is_list = _quoted(predicate.field), fields.get(predicate.field) == "strings"
     if isinstance(predicate, IsNull):
         return f"{field} IS NULL"

@@ -103,9 +103,7 @@ def _check_fields(fields: Mapping[str, FieldType]) -> None:
                 f"{re.sub(r'[^A-Za-z0-9]+', '_', name).strip('_') or 'colour'!r}."
             )
         if name.lower() in RESERVED or name.lower().startswith(("vector_", "prefix_", "binary_", "has_")):
-            raise ValueError(
-                f"field {name!r} is a name that the store itself uses; choose another, e.g. 'item_{name}'."
-            )
+            raise ValueError(f"field {name!r} is a name that the store itself uses; write 'item_{name}'.")
         if name.lower() in seen:
             raise ValueError(f"fields {seen[name.lower()]!r} and {name!r} differ only in case; rename one of them.")
         if kind not in get_args(FieldType):

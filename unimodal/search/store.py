@@ -17,6 +17,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
@@ -307,16 +308,12 @@ def _engine(url: str) -> tuple[Any, str]:
     """The module of the engine, which is imported only now, and what it calls the place: a folder, or a whole URL."""
     scheme, separator, rest = url.partition("://")
     if not separator or scheme == "lance":
-        from . import lance
-
         location = rest if separator else url
         if not location:
             raise ValueError(f"store {url!r} names no folder; write lance:///abs/dir, or a path.")
-        return lance, location
-    if scheme.startswith("milvus"):
-        from . import milvus
-
-        return milvus, url
+        return import_module(".lance", __package__), location
+    if scheme.partition("+")[0] == "milvus":
+        return import_module(".milvus", __package__), url
     raise ValueError(f"store {url!r} has a scheme that is not known; write lance:///dir, milvus://host:port or a path.")
 
 
