@@ -41,7 +41,7 @@ def parts_of(item: Item, modalities: frozenset[str]) -> list[Part]:
             name = "picture" if kind == "image" else kind
             raise ValueError(f"it is a {name}, and this model embeds {' and '.join(sorted(modalities))} only.")
         if kind == "text" and (not isinstance(content, str) or not content.strip()):
-            raise ValueError(f"text is {content!r}; give a text that is not empty.")
+            raise ValueError(f"text is {content!r:.60}; give a text that is not empty.")
         if kind == "image" and not isinstance(content, (bytes, Path, Image.Image)):
             raise ValueError(
                 f"a picture is a PIL image, a Path or bytes, and this is a {type(content).__name__}; "

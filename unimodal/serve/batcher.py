@@ -7,6 +7,7 @@ for one batch, however many items another request has brought.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections import OrderedDict, deque
@@ -20,6 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .images import TooLargeError
+
+log = logging.getLogger(__name__)
 
 Vector: TypeAlias = NDArray[np.float32]
 
@@ -190,6 +193,9 @@ class Batcher:
                 job.content = self._decode(job.content)
         except ValueError as error:
             fault = Failed(str(error), 413 if isinstance(error, TooLargeError) else 400)
+        except Exception:  # whatever it is, who asked waits for an answer
+            log.exception("a picture could not be decoded")
+            fault = Failed("the picture could not be decoded.", 500)
         with self._changed:
             self._num_decoding -= 1
             if fault is None and not job.request.is_cancelled:
