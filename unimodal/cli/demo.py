@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +17,7 @@ from .train import run_training_by
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where everything goes.")] = Path("runs/demo"),
 ) -> None:
-    """Draw a catalogue, train on it, score it on products never seen, and write a page of what is found."""
+    """Draw a catalogue, train on it, score it on products never seen, write a page of what is found, and index it."""
     from rich.console import Console
 
     from unimodal.checkpoint import write_card
@@ -69,3 +71,34 @@ def demo(
     )
     Console().print(results_table(rows, "products and wordings never seen in training"))
     say(f"{time.perf_counter() - started:.0f} s in all; the model is in {model}, the page is {folder / 'index.html'}")
+    if find_spec("lancedb") is None:
+        say('to search the catalogue yourself: pip install "unimodal[search,serve]", and this command again')
+        return
+    index_catalogue(model, data, folder / "store")
+    offer_search(model, folder / "store")
+
+
+def index_catalogue(model: Path, data: Path, store: Path) -> None:
+    """The test products in a store: title, description and picture; what was embedded before is not embedded again."""
+    from unimodal.search.indexing import index
+    from unimodal.search.items import IndexConfig
+
+    config = IndexConfig.model_validate({
+        "input": str(data / "test.jsonl"), "id": "id", "text": ["title", "description"], "image": "image",
+        "fields": ["title", "price:float", "category", "kind", "colour", "pattern", "material"],
+    })  # fmt: skip
+    index(str(model), config, str(store), overwrite=True)  # anew: the model may have been trained again
+
+
+def offer_search(model: Path, store: Path) -> None:
+    """Say how the store is searched; to somebody at a terminal, offer to serve it at once."""
+    say(f'search it: unimodal search {store} "a navy mug with stripes" --where "price < 50"')
+    say(f"serve it, with a page: unimodal serve {model} --store {store}")
+    if find_spec("uvicorn") is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    if typer.confirm("Serve it now, and search by words and pictures in your browser?", default=True, err=True):
+        from unimodal.serve.config import ServeConfig
+        from unimodal.serve.server import serve
+
+        # Port 0: any that is free; the address is in what it says. Ctrl-C ends it.
+        raise typer.Exit(serve(ServeConfig(model=str(model), store=str(store), port=0, log="text")))
