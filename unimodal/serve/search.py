@@ -23,6 +23,7 @@ from ..search.query import Query as StoreQuery
 from ..search.query import check_model, find, inputs_of
 from ..search.store import VectorStore
 from .config import ServeConfig
+from .embeddings import shown_name
 from .engine import Engine, Failed
 from .errors import ApiError
 from .facets import Facet, Facets
@@ -158,7 +159,7 @@ def search_router(engine: Engine, config: ServeConfig, store: VectorStore) -> AP
         count, fields = await threads.run(facets.now)
         schema = store.schema
         return json_response({
-            "model": schema.about.get("model", ""), "count": count, "vectors": list(schema.vectors),
+            "model": shown_name(config), "count": count, "vectors": list(schema.vectors),
             "words": schema.words, "modalities": sorted(engine.embedder.modalities),
             "parent": schema.about.get("parent", ""), "max_k": config.max_hits,
             "fields": [field.model_dump() for field in fields],
