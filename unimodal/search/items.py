@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -114,14 +115,15 @@ def surveyed(
     that is in no row, naming the nearest, and where neither text nor picture is said.
     """
     config = _with_defaults(config, cut[0])
-    rows = [row for row, _ in itertools.islice(_wanted(config, cut), SURVEYED)]
+    wanted = RowFilter(config)
+    rows = list(itertools.islice(_wanted(wanted, cut), SURVEYED))
     if not rows:
-        raise ValueError(f"{config.input}: 0 rows are left or can be read; loosen where, hash_range or exclude.")
+        raise _nothing_left(wanted, cut)
     if not config.id and _has(rows[0], "id"):
         config = config.model_copy(update={"id": "id"})
     missing = {field for field in _fields_of(config) if not any(_has(row, field) for row in rows)}
     if missing:
-        for row, _ in itertools.islice(_wanted(config, cut), SURVEYED, None):
+        for row in itertools.islice(_wanted(wanted, cut), SURVEYED, None):
             missing -= {field for field in missing if _has(row, field)}
             if not missing:
                 break
@@ -209,18 +211,24 @@ def _with_defaults(config: IndexConfig, first: Unit) -> IndexConfig:
     return config.model_copy(update=changes)
 
 
-def _wanted(config: IndexConfig, cut: list[Unit]) -> Iterator[tuple[Row, Unit]]:
+def _wanted(wanted: RowFilter, cut: list[Unit]) -> Iterator[Row]:
     """The rows that can be read and pass the filters."""
-    wanted = RowFilter(config)
     for unit in cut:
         for raw in read_unit(unit):
-            if not raw.fault:
-                try:
-                    row = wanted(raw.row, "it")
-                except ValueError:  # a row that `items` will skip, with the reason
-                    continue
+            with suppress(ValueError):  # of a row that `items` will skip, with the reason
+                row = None if raw.fault else wanted(raw.row, "it")
                 if row is not None:
-                    yield row, unit
+                    yield row
+
+
+def _nothing_left(wanted: RowFilter, cut: list[Unit]) -> ValueError:
+    first = next((raw for unit in cut for raw in read_unit(unit)), RawRow(0, {}, "there is none"))
+    if first.fault:
+        return ValueError(f"{wanted.config.input}: no row can be read; the first: {first.fault}.")
+    for field in wanted.config.where:
+        if field not in wanted.seen:
+            return missing_field(first.row, field, f"any row of {wanted.config.input}")
+    return ValueError(f"{wanted.config.input}: 0 rows are left; loosen where, hash_range or exclude.")
 
 
 def _fields_of(config: IndexConfig) -> list[str]:

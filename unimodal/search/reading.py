@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import json
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import xxhash
 
 from unimodal.rows import READERS, Row, as_row, hub_data_set, pyarrow_parquet, saved_data_set
 from unimodal.shards.read import ShardSet
-from unimodal.shards.sample import IMAGE_EXTENSIONS, Sample, captions_of
+from unimodal.shards.sample import IMAGE_EXTENSIONS, Sample, captions_of, record_of
 from unimodal.shards.storage import is_remote
 
 Kind = Literal["lines", "cells", "list", "parquet", "data set", "pictures", "shard"]
@@ -174,9 +173,7 @@ def _read_shard(unit: Unit) -> Iterator[RawRow]:
 
 
 def _row_of(sample: Sample) -> Row:
-    row: Row = {}
-    if "json" in sample.parts:
-        row = as_row(json.load(io.BytesIO(sample.parts["json"])), f"the .json of {sample.key!r}")
+    row: Row = record_of(sample) if "json" in sample.parts else {}
     if "txt" in sample.parts or row.keys() & {"captions", "caption"}:
         row = {**row, "captions": captions_of(sample)}
     picture = next((sample.parts[name] for name in IMAGE_EXTENSIONS if name in sample.parts), None)

@@ -33,7 +33,7 @@ def captions_of(sample: Sample) -> list[str]:
 
     Raises ValueError, as do the functions below, naming the key and its parts.
     """
-    record = _json_of(sample) if "json" in sample.parts else {}
+    record = record_of(sample) if "json" in sample.parts else {}
     captions = record.get("captions")
     if captions is None:
         captions = [_decode(sample, "txt") if "txt" in sample.parts else record.get("caption")]
@@ -57,7 +57,7 @@ def text_pair_of(sample: Sample) -> TextPair:
     """The pair in its .json: `query`, `document`, and perhaps `negatives`, `score`, `teacher` and `label`."""
     if "json" not in sample.parts:
         raise _unusable(sample, "has no text pair")
-    record = _json_of(sample)
+    record = record_of(sample)
     for field in ("query", "document"):
         if not isinstance(record.get(field), str) or not record[field].strip():
             raise _unusable(sample, f"has no {field}")
@@ -78,7 +78,7 @@ def text_pair_of(sample: Sample) -> TextPair:
 
 def label_of(sample: Sample) -> str:
     """The class that a picture's .json says it is of; empty where it says nothing."""
-    return _label(_json_of(sample)) if "json" in sample.parts else ""
+    return _label(record_of(sample)) if "json" in sample.parts else ""
 
 
 def _label(record: dict[str, Any]) -> str:
@@ -89,7 +89,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _json_of(sample: Sample) -> dict[str, Any]:
+def record_of(sample: Sample) -> dict[str, Any]:
+    """The object in its .json."""
     try:
         record = json.loads(_decode(sample, "json"))
     except json.JSONDecodeError as error:

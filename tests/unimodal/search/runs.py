@@ -1,0 +1,77 @@
+"""Runs of `index` in processes of their own, which share one import of everything and can be slowed and killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+IMPORTED = [
+    "unimodal.embedder",
+    "unimodal.search.indexing",
+    "unimodal.search.lance",
+    "timm",
+    "transformers.models.bert",
+]
+
+
+class Run:
+    """One process: what it answers, and its end."""
+
+    def __init__(self, model: str, values: Mapping[str, Any], store: str, **options: Any) -> None:
+        """options: `slow`, the seconds that each call of the method in `what` takes longer; others are environment."""
+        # Not fork: the store's threads of this process would be missing in the child.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(IMPORTED)
+        self._answers, theirs = context.Pipe(duplex=False)
+        words = (theirs, model, dict(values), store, options)
+        self.process: BaseProcess = context.Process(target=_index, args=words, daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def summary(self, seconds: float = 120) -> Any:
+        """What `index` returned, or the OSError that it ended with."""
+        assert self._answers.poll(seconds), "the run has not ended in time"
+        summary = self._answers.recv()
+        self.process.join(seconds)
+        return summary
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.process.join(60)
+
+
+def _index(answers: Connection, model: str, values: dict[str, Any], store: str, options: dict[str, Any]) -> None:
+    import torch
+
+    from unimodal.config import parse_config
+    from unimodal.search.indexing import index
+    from unimodal.search.items import IndexConfig
+
+    if what := options.pop("what", ""):
+        _slow_down(what, options.pop("slow"))
+    os.environ.update(options)
+    torch.set_num_threads(1)
+    try:
+        answers.send(index(model, parse_config(IndexConfig, values), store, device="cpu"))
+    except OSError as error:
+        answers.send(error)
+
+
+def _slow_down(what: str, seconds: float) -> None:
+    from unimodal.embedder import Embedder
+    from unimodal.search.store import VectorStore
+
+    owner: Any = {"encode": Embedder, "upsert": VectorStore}[what]
+    method = getattr(owner, what)
+
+    def slow(*words: Any, **named: Any) -> Any:
+        time.sleep(seconds)
+        return method(*words, **named)
+
+    setattr(owner, what, slow)

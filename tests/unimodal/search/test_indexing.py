@@ -1,0 +1,411 @@
+"""`index` brings embeddings and a store to the state of an input, and does nothing twice."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from tests.unimodal.search.runs import Run
+from unimodal.calibration import Calibration, save_calibration
+from unimodal.checkpoint import save_model
+from unimodal.config import parse_config
+from unimodal.embedder import Embedder, load
+from unimodal.model import DualEncoder, build_model
+from unimodal.preprocess import Tokenizer
+from unimodal.search.filling import fill
+from unimodal.search.indexing import Summary, default_folder, index
+from unimodal.search.items import IndexConfig
+from unimodal.search.ranks import Ranks, alone
+from unimodal.search.store import open_store
+
+Catalogue = Callable[..., str]
+NUM = 10
+
+
+@pytest.fixture
+def saved(tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer) -> str:
+    save_model(tmp_path / "model", model, tokenizer)
+    return str(tmp_path / "model")
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path, texts: list[str], pictures: list[Image.Image]) -> Catalogue:
+    """A function that writes ten products, with some of their fields replaced (None: without the row)."""
+    for number, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{number}.png")
+
+    def write(**changes: dict[str, Any] | None) -> str:
+        rows = []
+        for number, text in enumerate(texts[:NUM]):
+            photo = f"{number}.png" if number < len(pictures) else None
+            row = {"id": f"p{number}", "title": text, "photo": photo, "price": number}
+            change = changes.get(f"p{number}", {})
+            rows += [] if change is None else [row | change]
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return str(tmp_path / "rows.jsonl")
+
+    return write
+
+
+def run(model: str, name: str, store: Path, **options: Any) -> Summary:
+    values = {"text": "title", "image": "photo", "fields": ["price"], "per_unit": 4, **options}
+    kept = {key: values.pop(key) for key in ("overwrite", "embeddings") if key in values}
+    return index(model, parse_config(IndexConfig, {"input": name, **values}), str(store), device="cpu", **kept)
+
+
+def stored(store: Path) -> dict[str, dict[str, Any]]:
+    opened = open_store(str(store))
+    rows = [row for batch in opened.scan() for row in batch.to_pylist()]
+    opened.close()
+    return {row["id"]: row for row in rows}
+
+
+def skipped(store: Path) -> list[dict[str, Any]]:
+    file = default_folder(str(store)) / "skipped.jsonl"
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+
+
+@pytest.fixture
+def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many texts or pictures each call of the model had."""
+    counts: list[int] = []
+    encode = Embedder.encode
+
+    def counted(self: Embedder, inputs: Any, **options: Any) -> Any:
+        counts.append(len(inputs))
+        return encode(self, inputs, **options)
+
+    monkeypatch.setattr(Embedder, "encode", counted)
+    return counts
+
+
+def test_an_item_has_the_vectors_that_the_embedder_gives_it(
+    saved: str, catalogue: Catalogue, tmp_path: Path, embedder: Embedder, texts: list[str]
+) -> None:
+    summary = run(saved, catalogue(), tmp_path / "store", weight=0.3)
+    assert (summary.items, summary.skipped, summary.embedded, summary.reused, summary.stored) == (10, 0, 3, 0, 10)
+    rows = stored(tmp_path / "store")
+    photo = tmp_path / "3.png"
+    items = {"text": texts[3], "image": photo, "fused": {"text": texts[3], "image": photo, "weight": 0.3}}
+    for name, item in items.items():
+        wanted = embedder.encode_document(item)[0]
+        np.testing.assert_allclose(rows["p3"][f"vector_{name}"], wanted, rtol=0, atol=1e-6)
+    assert (rows["p3"]["price"], rows["p3"]["words"]) == (3, texts[3])
+    assert Image.open(io.BytesIO(rows["p3"]["thumbnail"])).size == Image.open(photo).size
+
+
+def test_an_item_of_one_part_has_its_vector_as_the_fused_one(saved: str, catalogue: Catalogue, tmp_path: Path) -> None:
+    run(saved, catalogue(), tmp_path / "store")
+    row = stored(tmp_path / "store")["p9"]
+    assert row["vector_image"] is None
+    assert row["thumbnail"] is None
+    np.testing.assert_allclose(row["vector_fused"], row["vector_text"], rtol=0, atol=1e-6)
+
+
+def test_each_text_and_picture_goes_through_the_model_once(
+    saved: str, catalogue: Catalogue, tmp_path: Path, forwards: list[int]
+) -> None:
+    run(saved, catalogue(), tmp_path / "store", per_unit=100)
+    assert forwards == [10, 6]
+
+
+def test_vectors_may_be_chosen(saved: str, catalogue: Catalogue, tmp_path: Path, forwards: list[int]) -> None:
+    run(saved, catalogue(), tmp_path / "store", per_unit=100, vectors=["image"], thumbnail=0)
+    assert forwards == [6]
+    opened = open_store(str(tmp_path / "store"))
+    assert (opened.schema.vectors, opened.schema.thumbnails, opened.count()) == (("image",), False, 6)
+    assert {one["reason"] for one in skipped(tmp_path / "store")} == {"it has no image"}
+
+
+def test_a_second_run_does_nothing(saved: str, catalogue: Catalogue, tmp_path: Path, forwards: list[int]) -> None:
+    run(saved, catalogue(), tmp_path / "store")
+    forwards.clear()
+    summary = run(saved, catalogue(), tmp_path / "store")
+    assert (summary.items, summary.embedded, summary.reused, summary.stored) == (10, 0, 3, 0)
+    assert not forwards
+
+
+def test_a_store_that_was_removed_is_filled_again_without_embedding(
+    saved: str, catalogue: Catalogue, tmp_path: Path, forwards: list[int]
+) -> None:
+    run(saved, catalogue(), tmp_path / "store")
+    before = stored(tmp_path / "store")
+    (tmp_path / "store").rename(tmp_path / "gone")
+    forwards.clear()
+    assert run(saved, catalogue(), tmp_path / "store").stored == 10
+    assert not forwards
+    assert stored(tmp_path / "store") == before
+    assert fill(str(tmp_path / "another"), default_folder(str(tmp_path / "store")))[0] == 10  # without a model, too
+    assert stored(tmp_path / "another") == before
+
+
+def test_a_price_that_changes_costs_no_forward_pass(
+    saved: str, catalogue: Catalogue, tmp_path: Path, forwards: list[int]
+) -> None:
+    run(saved, catalogue(), tmp_path / "store")
+    before = stored(tmp_path / "store")
+    forwards.clear()
+    summary = run(saved, catalogue(p5={"price": 99}), tmp_path / "store")
+    assert (summary.embedded, summary.stored) == (1, 4)
+    assert not forwards
+    after = stored(tmp_path / "store")
+    assert after.pop("p5") == {**before.pop("p5"), "price": 99}
+    assert after == before
+
+
+def test_a_title_or_a_picture_that_changes_costs_one(
+    saved: str,
+    catalogue: Catalogue,
+    tmp_path: Path,
+    forwards: list[int],
+    pictures: list[Image.Image],
+    embedder: Embedder,
+) -> None:
+    run(saved, catalogue(), tmp_path / "store")
+    pictures[0].save(tmp_path / "1.png")
+    forwards.clear()
+    run(saved, catalogue(p8={"title": "a new lamp"}), tmp_path / "store")
+    assert forwards == [1, 1, 1]  # both parts of p1, and the text of p8
+    rows = stored(tmp_path / "store")
+    wanted = embedder.encode_document([pictures[0], "a new lamp"])
+    np.testing.assert_allclose([rows["p1"]["vector_image"], rows["p8"]["vector_text"]], wanted, rtol=0, atol=1e-6)
+
+
+def test_what_vanishes_from_an_input_vanishes_from_the_store(saved: str, catalogue: Catalogue, tmp_path: Path) -> None:
+    run(saved, catalogue(), tmp_path / "store")
+    run(saved, catalogue(p2=None, p9=None, p8=None), tmp_path / "store")
+    assert sorted(stored(tmp_path / "store")) == ["p0", "p1", "p3", "p4", "p5", "p6", "p7"]
+    assert not list(default_folder(str(tmp_path / "store")).glob("*.old"))
+
+
+def test_two_inputs_go_into_one_store(saved: str, catalogue: Catalogue, tmp_path: Path) -> None:
+    run(saved, catalogue(), tmp_path / "store")
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"id": "q", "title": "a hat", "photo": null, "price": 3}\n', encoding="utf-8")
+    assert run(saved, str(other), tmp_path / "store").stored == 1
+    assert len(stored(tmp_path / "store")) == 11
+    assert run(saved, catalogue(), tmp_path / "store").stored == 0
+    assert len(stored(tmp_path / "store")) == 11
+
+
+def test_bad_items_are_listed_and_the_others_indexed(saved: str, catalogue: Catalogue, tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    whole = (tmp_path / "4.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    name = catalogue(
+        p1={"photo": "broken.png"}, p2={"title": ""}, p4={"photo": "cut.png"}, p7={"title": " "}, p8={"price": "cheap"},
+    )  # fmt: skip
+    summary = run(saved, name, tmp_path / "store", fields=["price:float"])
+    assert (summary.items, summary.skipped) == (6, 4)
+    assert sorted(stored(tmp_path / "store")) == ["p0", "p2", "p3", "p5", "p6", "p9"]
+    listed = {(one["file"], one["row"]): one["reason"] for one in skipped(tmp_path / "store")}
+    reasons = {
+        1: "not a readable picture",
+        4: "not a readable picture",
+        7: "neither text nor picture",
+        8: "is no float",
+    }
+    for row, reason in reasons.items():
+        assert reason in listed["rows.jsonl", row]
+    run(saved, catalogue(), tmp_path / "store", fields=["price:float"])
+    assert len(stored(tmp_path / "store")) == 10
+    assert not skipped(tmp_path / "store")
+
+
+def test_a_bomb_is_a_bad_item(saved: str, catalogue: Catalogue, tmp_path: Path) -> None:
+    Image.new("1", (8000, 6000)).save(tmp_path / "0.png")
+    run(saved, catalogue(), tmp_path / "store")
+    assert ["over the cap of 40000000" in one["reason"] for one in skipped(tmp_path / "store")] == [True]
+
+
+def test_of_two_items_with_one_id_in_two_files_the_first_is_taken(
+    saved: str, catalogue: Catalogue, tmp_path: Path, texts: list[str]
+) -> None:
+    name = catalogue(p9={"id": "p0"})
+    run(saved, name, tmp_path / "store")
+    assert len(rows := stored(tmp_path / "store")) == 9
+    assert rows["p0"]["words"] == texts[0]
+    (listed,) = skipped(tmp_path / "store")
+    assert (listed["id"], listed["reason"]) == ("p0", "its id is that of an item in a file before it too")
+    run(saved, catalogue(p0=None, p9={"id": "p0"}), tmp_path / "store")
+    assert stored(tmp_path / "store")["p0"]["words"] == texts[9]
+
+
+def test_a_run_ends_when_too_many_items_are_bad(
+    saved: str, catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = catalogue(p0={"title": ""}, p1={"title": ""}, p4={"title": ""})
+    options = {"image": "", "text": "title"}
+    with pytest.raises(ValueError, match=r"2 of 4 rows of .* cannot be indexed \(the first, row 0: neither text nor"):
+        run(saved, name, tmp_path / "store", **options, max_skipped=0)
+    monkeypatch.setattr("unimodal.search.bulk.MIN_SKIPPED", 1)
+    with pytest.raises(ValueError, match=r"2 of 4 rows of .*; repair them, or raise max_skipped from 0.4"):
+        run(saved, name, tmp_path / "store", **options, max_skipped=0.4)
+    assert run(saved, name, tmp_path / "store", **options, max_skipped=0.5).skipped == 3
+
+
+def test_an_input_of_bad_items_alone_is_an_error(saved: str, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"title": ""}\n' * 3, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"all 3 rows of .* had to be skipped; the first: neither text nor picture"):
+        run(saved, str(tmp_path / "rows.jsonl"), tmp_path / "store", image="", fields=[])
+
+
+def test_a_store_of_other_fields_or_vectors_is_refused_before_anything_is_embedded(
+    saved: str, catalogue: Catalogue, tmp_path: Path, forwards: list[int]
+) -> None:
+    run(saved, catalogue(), tmp_path / "store")
+    forwards.clear()
+    with pytest.raises(ValueError, match=r"was made with fields \{'price': 'int'\}, and this is \{\}; add --overwrite"):
+        run(saved, catalogue(), tmp_path / "store", fields=[])
+    with pytest.raises(ValueError, match=r"was made with vectors .*; add --overwrite to make it anew"):
+        run(saved, catalogue(), tmp_path / "store", vectors=["fused"])
+    assert not forwards
+    assert run(saved, catalogue(), tmp_path / "store", vectors=["fused"], overwrite=True).stored == 10
+    assert [name for name in stored(tmp_path / "store")["p0"] if name.startswith("vector_")] == ["vector_fused"]
+
+
+def test_a_calibrated_index_has_calibrated_vectors(
+    saved: str, catalogue: Catalogue, tmp_path: Path, texts: list[str]
+) -> None:
+    means = [np.full(24, 0.02, np.float32), np.full(24, -0.03, np.float32)]
+    save_calibration(Path(saved), Calibration(*means))
+    run(saved, catalogue(), tmp_path / "plain", embeddings=tmp_path / "embeddings")
+    run(saved, catalogue(), tmp_path / "store", embeddings=tmp_path / "calibrated", calibrated=True)
+    wanted = load(saved, device="cpu", calibrated=True).encode_document(texts[0])[0]
+    np.testing.assert_allclose(stored(tmp_path / "store")["p0"]["vector_text"], wanted, rtol=0, atol=1e-6)
+    opened = open_store(str(tmp_path / "store"))
+    assert opened.schema.about["calibrated"] == "true"
+    with pytest.raises(ValueError, match="was made with fingerprint"):
+        run(saved, catalogue(), tmp_path / "plain", embeddings=tmp_path / "embeddings", calibrated=True)
+
+
+def test_embeddings_of_another_model_are_not_mixed_in(saved: str, catalogue: Catalogue, tmp_path: Path) -> None:
+    run(saved, catalogue(), tmp_path / "store", embeddings=tmp_path / "embeddings")
+    (tmp_path / "other.jsonl").write_text('{"title": "a hat"}\n', encoding="utf-8")
+    save_calibration(Path(saved), Calibration(np.zeros(24, np.float32), np.full(24, 0.1, np.float32)))
+    with pytest.raises(ValueError, match=r"has vectors of another model; index .*rows.jsonl again with this one"):
+        run(saved, str(tmp_path / "other.jsonl"), tmp_path / "new", embeddings=tmp_path / "embeddings", calibrated=True,
+            image="", fields=[])  # fmt: skip
+
+
+def test_a_text_model_indexes_texts_and_keeps_thumbnails(
+    tmp_path: Path, catalogue: Catalogue, model: DualEncoder, tokenizer: Tokenizer
+) -> None:
+    save_model(tmp_path / "texts", build_model(model.config.model_copy(update={"image": None})), tokenizer)
+    run(str(tmp_path / "texts"), catalogue(), tmp_path / "store")
+    rows = stored(tmp_path / "store")
+    assert [name for name in rows["p0"] if name.startswith("vector_")] == ["vector_text"]
+    assert rows["p0"]["thumbnail"]
+    with pytest.raises(ValueError, match=r"vectors 'image' are wanted and .* embeds text alone"):
+        run(str(tmp_path / "texts"), catalogue(), tmp_path / "another", vectors=["image"])
+
+
+def test_two_runs_do_not_write_to_one_folder_at_a_time(saved: str, catalogue: Catalogue, tmp_path: Path) -> None:
+    folder = default_folder(str(tmp_path / "store"))
+    folder.mkdir()
+    with alone(folder, Ranks()), pytest.raises(ValueError, match="another run writes embeddings to"):
+        run(saved, catalogue(), tmp_path / "store")
+
+
+def test_the_files_hold_what_the_store_holds(saved: str, catalogue: Catalogue, tmp_path: Path) -> None:
+    run(saved, catalogue(), tmp_path / "store")
+    files = sorted(default_folder(str(tmp_path / "store")).glob("*.parquet"))
+    rows = [row for file in files for row in parquet.read_table(file).drop_columns("_content").to_pylist()]
+    assert {row["id"]: row for row in rows} == stored(tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("url", "folder"),
+    [
+        ("runs/shop", "runs/shop.embeddings"),
+        ("lance:///a/shop/", "/a/shop.embeddings"),
+        ("lance://rel/shop", "rel/shop.embeddings"),
+        ("milvus:///a/shop.db", "/a/shop.embeddings"),
+        ("milvus://host:19530/db?collection=shop", "host_19530_db_collection_shop.embeddings"),
+    ],
+)
+def test_embeddings_lie_beside_their_store(url: str, folder: str) -> None:
+    assert default_folder(url) == Path(folder)
+
+
+@pytest.fixture
+def world() -> dict[str, str]:
+    """The environment of two ranks."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+
+
+def test_two_processes_share_the_units_and_one_fills_the_store(
+    saved: str, catalogue: Catalogue, tmp_path: Path, world: dict[str, str]
+) -> None:
+    values = {"input": catalogue(), "text": "title", "image": "photo", "per_unit": 2}
+    runs = [Run(saved, values, str(tmp_path / "store"), **world, RANK=str(rank)) for rank in range(2)]
+    first, second = (one.summary() for one in runs)
+    assert (first.embedded, first.reused, first.stored, first.rank) == (5, 0, 10, 0)
+    assert (second.embedded, second.reused, second.stored, second.rank) == (5, 0, 0, 1)
+    assert len(stored(tmp_path / "store")) == 10
+
+
+def test_a_process_ends_when_another_is_killed(
+    saved: str, catalogue: Catalogue, tmp_path: Path, world: dict[str, str]
+) -> None:
+    values = {"input": catalogue(), "text": "title", "image": "photo", "per_unit": 2}
+    first = Run(saved, values, str(tmp_path / "store"), **world, RANK="0")
+    second = Run(saved, values, str(tmp_path / "store"), **world, RANK="1", what="encode", slow=600)
+    wait_until(lambda: len(list(default_folder(str(tmp_path / "store")).glob("*.parquet"))) == 3)
+    second.kill()
+    error = first.summary()
+    assert "another process of this run ended early" in str(error)
+
+
+def test_a_run_killed_while_it_embeds_redoes_the_unit_in_flight_alone(
+    saved: str, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    name, folder = catalogue(), default_folder(str(tmp_path / "store"))
+    values = {"input": name, "text": "title", "image": "photo", "fields": ["price"], "per_unit": 1}
+    killed = Run(saved, values, str(tmp_path / "store"), what="encode", slow=0.1)
+    wait_until(lambda: len(list(folder.glob("*.parquet"))) >= 3)
+    killed.kill()
+    there = len(list(folder.glob("*.parquet")))
+    assert 3 <= there < NUM
+    summary = run(saved, name, tmp_path / "store", per_unit=1)
+    assert (summary.embedded, summary.reused) == (NUM - there, there)
+    run(saved, name, tmp_path / "whole", per_unit=1)
+    assert stored(tmp_path / "store") == stored(tmp_path / "whole")
+
+
+def test_a_run_killed_while_it_fills_the_store_redoes_the_file_in_flight_alone(
+    saved: str, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    name, folder = catalogue(), default_folder(str(tmp_path / "store"))
+    values = {"input": name, "text": "title", "image": "photo", "fields": ["price"], "per_unit": 1}
+    killed = Run(saved, values, str(tmp_path / "store"), what="upsert", slow=0.1)
+    wait_until(lambda: num_filled(folder) >= 3)
+    killed.kill()
+    there = num_filled(folder)
+    assert 3 <= there < NUM
+    summary = run(saved, name, tmp_path / "store", per_unit=1)
+    assert (summary.embedded, summary.stored) == (0, NUM - there)
+    assert len(stored(tmp_path / "store")) == NUM
+
+
+def num_filled(folder: Path) -> int:
+    return sum(len(json.loads(file.read_text(encoding="utf-8"))) for file in folder.glob(".filled-*.json"))
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it has not come true in time"
+        time.sleep(0.005)
