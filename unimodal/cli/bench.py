@@ -7,21 +7,23 @@ from typing import Annotated
 
 import typer
 
+BENCHES = ["loss", "step", "data", "eval", "search", "serve"]
+
 
 def bench(
-    name: Annotated[str, typer.Argument(help="loss, step, data or eval.")],
+    name: Annotated[str, typer.Argument(help="loss, step, data, eval, search or serve.")],
     rounds: Annotated[
         int | None, typer.Option(min=1, help="Of which the median is taken. Default: loss 5, others 3.")
     ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Of torch; 1 counts CPU seconds, more wall time. Default: loss and eval torch's own, others 1."
+            min=1, help="Of torch; 1 counts CPU seconds, more wall time. Default: step and data 1, others torch's own."
         ),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows there.")] = None,
 ) -> None:
-    """Time what training and evaluation do beside the libraries that others use, on this machine and now."""
+    """Time what training, evaluation, search and the server do beside what others use, on this machine and now."""
     from rich.console import Console
 
     from unimodal.compare import rows_table, write_json
@@ -35,8 +37,12 @@ def bench(
         from unimodal.training.speed.data import bench_data as run_bench
     elif name == "eval":
         from unimodal.eval.speed import bench_eval as run_bench
+    elif name == "search":
+        from unimodal.eval.speed.search import bench_search as run_bench
+    elif name == "serve":
+        from unimodal.eval.speed.serving import bench_serve as run_bench
     else:
-        raise ValueError(f"there is no bench {name!r}; {nearest(name, ['loss', 'step', 'data', 'eval'])}")
+        raise ValueError(f"there is no bench {name!r}; {nearest(name, BENCHES)}")
     chosen = {"rounds": rounds, "threads": threads}
     rows = run_bench(**{key: value for key, value in chosen.items() if value is not None})
     Console().print(rows_table(rows, f"bench {name}"))

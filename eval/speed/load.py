@@ -1,0 +1,100 @@
+"""Many clients at once, in a process of their own: requests a second, latencies, statuses.
+
+Each client is a connection that stays open, and sends its next request when the answer is there. HTTP is read with as
+little work as an answer with a Content-Length needs, so that on a small machine the time goes to the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import multiprocessing
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is asked and by how many clients; it ends after so many seconds or requests, whichever is first."""
+
+    port: int
+    path: str
+    bodies: Sequence[bytes]  # JSON, in turns
+    clients: int
+    seconds: float = 1e9
+    requests: int = 10**9
+
+
+@dataclass
+class Answers:
+    """What came back."""
+
+    latencies: list[float] = field(default_factory=list)  # seconds, of the requests answered with 200
+    statuses: Counter[int] = field(default_factory=Counter)  # 0: the connection broke
+    seconds: float = 0.0  # from the first request to the last answer
+
+    @property
+    def per_second(self) -> float:
+        """Requests answered with 200."""
+        return len(self.latencies) / self.seconds
+
+    def latency(self, quantile: float) -> float:
+        """Seconds within which this share of the answers with 200 came."""
+        return float(np.quantile(self.latencies, quantile))
+
+
+@contextmanager
+def client_process() -> Iterator[Callable[[Load], Answers]]:
+    """A function that puts a server under load from another process, and waits for all answers."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield lambda load: pool.submit(_run, load).result()
+
+
+def _run(load: Load) -> Answers:
+    return asyncio.run(_send_all(load))
+
+
+async def _send_all(load: Load) -> Answers:
+    loop, found = asyncio.get_running_loop(), Answers()
+    requests = itertools.islice(itertools.cycle([_request(load, body) for body in load.bodies]), load.requests)
+    started = loop.time()
+    clients = (_client(load.port, requests, started + load.seconds, found) for _ in range(load.clients))
+    await asyncio.gather(*clients)
+    found.seconds = loop.time() - started
+    return found
+
+
+def _request(load: Load, body: bytes) -> bytes:
+    head = f"POST {load.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+async def _client(port: int, requests: Iterator[bytes], until: float, found: Answers) -> None:
+    loop = asyncio.get_running_loop()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        while loop.time() < until and (request := next(requests, None)) is not None:
+            sent = loop.time()
+            writer.write(request)
+            status = await _status(reader)
+            found.statuses[status] += 1
+            if status == 200:
+                found.latencies.append(loop.time() - sent)
+            elif status == 429:
+                await asyncio.sleep(0.01)  # a client that is told to wait does not ask again at once
+    except (ConnectionError, asyncio.IncompleteReadError):
+        found.statuses[0] += 1
+    finally:
+        writer.close()
+
+
+async def _status(reader: asyncio.StreamReader) -> int:
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    length = head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]
+    await reader.readexactly(int(length))
+    return int(head.split(maxsplit=2)[1])

@@ -1,0 +1,76 @@
+"""A server of ours, or a plain one, whose model costs nothing or a known time, so that the rest can be seen.
+
+    python -m unimodal.eval.speed.ready ours 8000 TOKENIZER LAUNCH EACH [key=value ...]
+    python -m unimodal.eval.speed.ready plain 8000
+
+LAUNCH and EACH: what a forward pass takes for itself, and more for each text, in seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+
+from unimodal.config import ModelConfig, TextTowerConfig, apply_overrides, parse_config
+from unimodal.embedder import Embedder, Prepared, Vectors
+from unimodal.model import build_model
+from unimodal.preprocess import load_tokenizer
+from unimodal.serve.config import ServeConfig
+
+from .peers import run_plain
+
+DIM = 768
+
+
+class ReadyEmbedder(Embedder):
+    """Texts are tokenised; then a forward pass waits, and hands out vectors that are ready."""
+
+    launch, each = 0.0, 0.0  # seconds
+
+    def encode_prepared(self, batch: Sequence[Prepared], copy: int = 0) -> Vectors:
+        """(B, DIM) unit vectors."""
+        if self.launch or self.each:
+            time.sleep(self.launch + self.each * len(batch))
+        return ready_vectors()[: len(batch)]
+
+
+@cache
+def ready_vectors() -> Vectors:
+    """(4096, DIM) unit vectors."""
+    drawn = np.random.default_rng(0).standard_normal((4096, DIM), dtype=np.float32)
+    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+    return drawn
+
+
+def ready_embedder(tokenizer: str, launch: float, each: float) -> ReadyEmbedder:
+    """With a real tokenizer, and a tower that is never asked."""
+    tiny = {"vocab_size": 40_000, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+            "intermediate_size": 8}  # fmt: skip
+    text = TextTowerConfig(name="bert", tokenizer=tokenizer, max_length=128, kwargs=tiny)
+    tokenise, text = load_tokenizer(text)
+    embedder = ReadyEmbedder(build_model(ModelConfig(embed_dim=DIM, text=text)), tokenise, device="cpu")
+    embedder.launch, embedder.each = launch, each
+    return embedder
+
+
+def main(kind: str, port: str, *arguments: str) -> None:
+    """Serve until a signal comes."""
+    if kind == "plain":
+        run_plain(lambda texts: ready_vectors()[: len(texts)], int(port))
+        return
+    from unimodal.serve.app import create_app
+    from unimodal.serve.engine import Engine
+    from unimodal.serve.server import bound_socket, run
+
+    tokenizer, launch, each, *options = arguments
+    config = parse_config(ServeConfig, apply_overrides({"model": "ready", "port": int(port)}, options))
+    engine = Engine(ready_embedder(tokenizer, float(launch), float(each)), config)
+    run(create_app(engine, config), engine, config, bound_socket(config.host, config.port))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,167 @@
+"""How fast our default store answers beside exact search in numpy, and what it misses: `unimodal bench search`.
+
+One query at a time, both sides in turns. Vectors lie in clusters of 100, their spectrum decays as that of a trained
+model does, and the queries are drawn as the vectors are: none of them is in the store. Exact search is one product of
+the matrix (n, D) with the query and a partition, over all rows or over those that the filter keeps.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unimodal.compare import Clock, Row, Tick, cpu_clock, make_row, measuring
+from unimodal.search.predicate import Compare
+from unimodal.search.schema import Schema, vector_column
+from unimodal.search.store import VectorStore, create_store
+
+Vectors = NDArray[np.float32]
+Find = Callable[[Vectors], list[int]]  # of a query (D,): the rows that are nearest, best first
+
+K = 10
+SHELVES = 50  # a filter on one of them keeps 2 %
+FINGERPRINT = "drawn"
+_SHELF = Compare("shelf", "=", 7)
+_CLUSTER = 100  # rows a cluster
+_BATCH = 20_000  # rows an upsert
+
+
+class SearchSizes(NamedTuple):
+    """How much is searched; less in the tests."""
+
+    rows: int = 200_000
+    dim: int = 768
+    queries: int = 100
+    prefix: int = 256
+
+
+def bench_search(sizes: SearchSizes | None = None, *, rounds: int = 3, threads: int | None = None) -> list[Row]:
+    """Build a store in a temporary folder, then time all queries once a round; the p50 of a kind is over all of them.
+
+    rounds: after one that warms up and counts what is missed. threads: of torch; 1: CPU time, of all threads.
+    """
+    sizes = sizes or SearchSizes()
+    kinds = len(_ways(sizes))
+    upserts = -(-sizes.rows // _BATCH)
+    with measuring("bench search", upserts + 2 + kinds * (1 + rounds), threads) as tick:
+        tick("drawing vectors")
+        vectors, queries = draw_clusters(sizes.rows, sizes.dim, sizes.queries)
+        with tempfile.TemporaryDirectory() as folder:
+            store, filling, building = _filled(sizes, vectors, folder, tick)
+            rows = _all_rows(sizes, store, vectors, queries, rounds, tick, cpu_clock())
+            disk = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()) / 1e6
+            store.close()
+    return [
+        *rows,
+        make_row("build of the indexes", "upsert of the rows", "", building, filling, "s wall"),
+        make_row("on disk", "the vectors as float32", "", disk, vectors.nbytes / 1e6, "MB"),
+    ]
+
+
+def draw_clusters(rows: int, dim: int, queries: int, seed: int = 0) -> tuple[Vectors, Vectors]:
+    """Unit vectors (rows, dim) and (queries, dim) of the same clusters. The same seed gives the same."""
+    random = np.random.default_rng(seed)
+    spectrum = (1 + np.arange(dim, dtype=np.float32) / 32) ** -0.5
+    centres = random.standard_normal((-(-rows // _CLUSTER), dim), dtype=np.float32)
+
+    def around_centres(count: int) -> Vectors:
+        drawn = centres[random.integers(0, len(centres), count)]
+        drawn += random.standard_normal((count, dim), dtype=np.float32)
+        drawn *= spectrum
+        drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+        return drawn
+
+    return around_centres(rows), around_centres(queries)
+
+
+def exact(vectors: Vectors, kept: NDArray[np.int64] | None = None) -> Find:
+    """Exact search in numpy; kept: the rows that a filter keeps, known beforehand."""
+
+    def find(query: Vectors) -> list[int]:
+        scores = (vectors if kept is None else vectors[kept]) @ query
+        best = np.argpartition(-scores, K)[:K] if len(scores) > K else np.arange(len(scores))
+        best = best[np.argsort(-scores[best])]
+        return [int(row) for row in (best if kept is None else kept[best])]
+
+    return find
+
+
+def _ways(sizes: SearchSizes) -> dict[str, tuple[dict[str, Any], str]]:
+    """The kinds of search by name: the options of `VectorStore.search`, and how long it may take of exact search."""
+    return {
+        "one query": ({}, "<= 0.2"),
+        "filter that keeps 2 %": ({"where": _SHELF}, ""),
+        f"prefix of {sizes.prefix}, re-ranked": ({"coarse": f"prefix:{sizes.prefix}"}, ""),
+        "binary, re-ranked": ({"coarse": "binary"}, ""),
+    }
+
+
+def _filled(sizes: SearchSizes, vectors: Vectors, folder: str, tick: Tick) -> tuple[VectorStore, float, float]:
+    """The store, and the seconds that its rows and its indexes took."""
+    schema = Schema(
+        dim=sizes.dim, fingerprint=FINGERPRINT, fields={"shelf": "int"}, prefix_dims=(sizes.prefix,), binary=True
+    )
+    store = create_store(str(Path(folder) / "store"), schema)
+    started = time.perf_counter()
+    for start in range(0, sizes.rows, _BATCH):
+        tick(f"upsert of {sizes.rows:,} rows")
+        store.upsert(_table(vectors[start : start + _BATCH], start), fingerprint=FINGERPRINT)
+    filled = time.perf_counter()
+    tick("building the indexes, which takes minutes")
+    store.build()
+    return store, filled - started, time.perf_counter() - filled
+
+
+def _table(vectors: Vectors, start: int) -> Any:
+    import pyarrow as pa
+
+    numbers = range(start, start + len(vectors))
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+    shelves = [number % SHELVES for number in numbers]
+    return pa.table({"id": [str(number) for number in numbers], vector_column("fused"): column, "shelf": shelves})
+
+
+def _all_rows(
+    sizes: SearchSizes, store: VectorStore, vectors: Vectors, queries: Vectors, rounds: int, tick: Tick, clock: Clock
+) -> list[Row]:
+    kept = np.arange(_SHELF.value, sizes.rows, SHELVES)
+    peer = f"exact, numpy {version('numpy')}"
+    rows = []
+    for name, (options, target) in _ways(sizes).items():
+        ours, theirs = _in_store(store, options), exact(vectors, kept if "where" in options else None)
+        tick(f"{name}: recall")
+        recall = np.mean([len({*ours(query)} & {*theirs(query)}) / K for query in queries])
+        seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+        for _ in range(rounds):
+            tick(name)
+            for side, taken in _timed(queries, ours, theirs, clock):
+                seconds[side].append(taken)
+        p50 = {side: 1000 * float(np.median(found)) for side, found in seconds.items()}
+        title = f"{name}, {sizes.rows:,} x {sizes.dim}"
+        unit = clock.unit.replace("s wall", "ms wall").replace("CPU s", "CPU ms")
+        rows.append(make_row(f"{title}: p50", peer, target, p50["ours"], p50["theirs"], unit))
+        rows.append(Row(f"{title}: recall@{K}", peer, float(recall), ">= 0.95", float(recall), 1.0, ""))
+    return rows
+
+
+def _in_store(store: VectorStore, options: dict[str, Any]) -> Find:
+    def find(query: Vectors) -> list[int]:
+        (hits,) = store.search(query[None], K, fingerprint=FINGERPRINT, vector="fused", fields=(), **options)
+        return [int(hit.id) for hit in hits]
+
+    return find
+
+
+def _timed(queries: Vectors, ours: Find, theirs: Find, clock: Clock) -> Iterator[tuple[str, float]]:
+    for query in queries:
+        for side, find in (("ours", ours), ("theirs", theirs)):
+            started = clock.now()
+            find(query)
+            yield side, clock.now() - started

