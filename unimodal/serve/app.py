@@ -44,7 +44,7 @@ def create_app(engine: Engine, config: ServeConfig, store: VectorStore | None = 
             await engine.drain()
 
     app = FastAPI(title="unimodal", description=ABOUT, lifespan=life, docs_url=None, redoc_url=None)
-    app.state.lifecycle = lifecycle
+    app.state.lifecycle, app.state.engine = lifecycle, engine
     answer_errors(app)
     app.include_router(embeddings_router(engine, config))
     if store is not None:

@@ -70,7 +70,7 @@ class ServeConfig(Config):
     ready_seconds: float = Field(default=30.0, gt=0)  # ready means a forward pass that went well no longer ago
     failures: int = Field(default=3, gt=0)  # forward passes that failed in a row, after which it is not ready
     stuck_seconds: float = Field(default=120.0, gt=0)  # a forward pass that takes longer ends the process
-    log: Literal["json", "text"] = "json"
+    log: Literal["auto", "json", "text"] = "auto"  # text on a terminal, JSON elsewhere
 
     @model_validator(mode="after")
     def _fits_together(self) -> ServeConfig:

@@ -79,8 +79,10 @@ def embeddings_router(engine: Engine, config: ServeConfig) -> APIRouter:
         prompt = embedder.prompts.get(INPUT_TYPES[body.input_type], "")
         results = await embed(engine, await read_items(inputs, config), prompt=prompt, param=param)
         vectors = shortened(stacked(results, embedder.config.embed_dim), dimensions)
-        kinds = dict.fromkeys(body.embedding_types or ["float"])
-        embeddings = {kind: wire(vectors, "float" if kind == "base64" else kind, kind == "base64") for kind in kinds}
+        embeddings = {
+            kind: wire(vectors, "float", True) if kind == "base64" else wire(vectors, kind, False)
+            for kind in body.embedding_types or ["float"]
+        }
         num_images = sum(isinstance(one, dict) and "image" in one for one in inputs)
         units = {"input_tokens": tokens(results), **({"images": num_images} if num_images else {})}
         return json_response({

@@ -43,9 +43,9 @@ def quantized(vectors: NDArray[np.float32], number: Number) -> NDArray[Any]:
         return vectors
     if number in ("binary", "ubinary"):
         packed = np.packbits(vectors > 0, axis=1)
-        return packed if number == "ubinary" else (packed.astype(np.int16) - 128).astype(np.int8)
+        return packed if number == "ubinary" else np.asarray(packed.astype(np.int16) - 128, dtype=np.int8)
     signed = np.clip(np.rint(vectors * (127 / reach(vectors.shape[1]))), -127, 127)
-    return signed.astype(np.int8) if number == "int8" else (signed + 128).astype(np.uint8)
+    return np.asarray(signed, dtype=np.int8) if number == "int8" else np.asarray(signed + 128, dtype=np.uint8)
 
 
 def reach(dimensions: int) -> float:

@@ -25,13 +25,16 @@ NAMES = {  # status -> OpenAI's type and code
 SHOWN = 60  # characters of a bad value that are repeated to who sent it
 
 
-class ApiError(Exception):
-    """A request that is refused: the status, and a sentence that says what to do instead."""
+class ApiError(HTTPException):
+    """A request that is refused: the status, and a sentence that says what to do instead.
+
+    An HTTPException, because FastAPI takes any other that comes up while it reads a body for a broken body.
+    """
 
     def __init__(
         self, status: int, message: str, *, code: str = "", param: str | None = None, retry_after: float | None = None
     ) -> None:
-        super().__init__(message)
+        super().__init__(status, message)
         self.status, self.message, self.code, self.param, self.retry_after = status, message, code, param, retry_after
 
 

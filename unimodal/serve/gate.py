@@ -12,6 +12,7 @@ import hmac
 import logging
 import re
 import secrets
+import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
@@ -129,7 +130,7 @@ class Passage:
         except asyncio.CancelledError:
             if not self.gone:
                 raise
-            if hasattr(self.task, "uncancel"):  # Python 3.11: this cancellation has been dealt with
+            if sys.version_info >= (3, 11) and self.task is not None:  # this cancellation has been dealt with
                 self.task.uncancel()
         finally:
             if self.watch is not None:

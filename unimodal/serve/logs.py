@@ -46,11 +46,12 @@ class TextLines(logging.Formatter):
         return super().formatMessage(record) + told + (f" id={name}" if name else "")
 
 
-def write_logs(kind: Literal["json", "text"]) -> None:
-    """Send this package's and uvicorn's lines to stderr, in this form."""
+def write_logs(kind: Literal["auto", "json", "text"]) -> None:
+    """Send this package's lines, and uvicorn's warnings, to stderr; "auto" is text on a terminal and JSON elsewhere."""
+    as_json = kind == "json" or (kind == "auto" and not sys.stderr.isatty())
     to_stderr = logging.StreamHandler(sys.stderr)
-    to_stderr.setFormatter(JsonLines() if kind == "json" else TextLines())
+    to_stderr.setFormatter(JsonLines() if as_json else TextLines())
     for name in ("unimodal", "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [to_stderr], False
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.INFO if name == "unimodal" else logging.WARNING)

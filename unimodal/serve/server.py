@@ -107,6 +107,7 @@ class Server(uvicorn.Server):
         if self.lifecycle.draining:
             os._exit(CUT_OFF)
         self.lifecycle.draining = True
+        log.info("not ready any more: finishing what was begun")
         self._stop_at = time.monotonic() + (self.delay_seconds if sig == signal.SIGTERM else 0)
 
     async def on_tick(self, counter: int) -> bool:
@@ -122,4 +123,9 @@ class Server(uvicorn.Server):
         """Wait for what was taken; what is left then was cut off."""
         await super().shutdown(sockets)
         if self.server_state.tasks:
+            log.error(
+                "%d requests were cut off after %s s",
+                len(self.server_state.tasks),
+                self.config.timeout_graceful_shutdown,
+            )
             self.exit_status = CUT_OFF

@@ -40,7 +40,8 @@ def test_texts_and_pictures_in_one_list_get_the_embedders_vectors(
 ) -> None:
     plain = base64.b64encode(png(2)).decode()
     asked = [texts[0], {"text": texts[1]}, {"image": data_uri(1)}, {"image": plain}, texts[2],
-             {"text": texts[3], "image": data_uri(4)}, {"text": texts[4], "image": data_uri(5), "weight": 0.8}]  # fmt: skip
+             {"text": texts[3], "image": data_uri(4)},
+             {"text": texts[4], "image": data_uri(5), "weight": 0.8}]  # fmt: skip
     expected = served.encode([
         texts[0], texts[1], png(1), png(2), texts[2], {"text": texts[3], "image": png(4)},
         {"text": texts[4], "image": png(5), "weight": 0.8},
@@ -205,9 +206,9 @@ def test_the_models_route_says_what_the_model_can_do_and_not_where_it_lies(
 JINA: Sequence[dict[str, Any]] = [
     {"model": "jina-embeddings-v3", "task": "text-matching", "late_chunking": False, "dimensions": 16,
      "embedding_type": "float", "input": ["Organic skincare for sensitive skin with aloe vera and chamomile",
-                                          "Bio-Hautpflege für empfindliche Haut", "针对敏感肌专门设计的天然有机护肤产品"]},
+                                          "Bio-Hautpflege für empfindliche Haut", "针对敏感肌专门设计"]},
     {"model": "jina-clip-v2", "normalized": True, "embedding_type": ["float"],
-     "input": [{"text": "A beautiful sunset over the beach"}, {"text": "浜辺に沈む美しい夕日"}, {"image": 0}, {"image": 1}]},
+     "input": [{"text": "A beautiful sunset over the beach"}, {"text": "浜辺に沈む夕日"}, {"image": 0}, {"image": 1}]},
     {"model": "jina-embeddings-v3", "input": ["Hello, world!"]},
     {"model": "jina-clip-v2", "dimensions": 16, "task": "retrieval.query", "input": [{"text": "A ball"}, {"image": 2}]},
     {"model": "jina-embeddings-v4", "task": "retrieval.passage", "truncate": True, "input": [{"text": "A ball"}]},
@@ -228,7 +229,7 @@ def test_jinas_bodies_get_jinas_answers(serve: Serve, data_uri: DataUri, body: d
 
 
 COHERE: Sequence[dict[str, Any]] = [
-    {"model": "embed-v4.0", "texts": ["hello", "goodbye"], "input_type": "classification", "embedding_types": ["float"]},
+    {"model": "embed-v4.0", "texts": ["hello", "bye"], "input_type": "classification", "embedding_types": ["float"]},
     {"model": "embed-v4.0", "input_type": "image", "embedding_types": ["float"], "images": [0]},
     {"model": "embed-v4.0", "input_type": "search_document", "output_dimension": 16, "truncate": "END",
      "embedding_types": ["float", "int8", "uint8", "binary", "ubinary", "base64"], "texts": ["hello"]},
@@ -253,7 +254,7 @@ def test_coheres_bodies_get_coheres_answers(serve: Serve, data_uri: DataUri, bod
     response = serve(names=["*"]).post("/v2/embed", json=_with_pictures(body, data_uri))
     assert response.status_code == 200, response.text
     answer = response.json()
-    count = len(body.get("texts") or body.get("images") or body.get("inputs"))
+    count = len(body.get("texts") or body.get("images") or body["inputs"])
     assert {"id", "embeddings", "texts", "meta"} <= answer.keys()
     assert answer["texts"] == body.get("texts", [])
     assert answer["meta"]["api_version"]["version"] == "2"

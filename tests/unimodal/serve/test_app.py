@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
+
+from tests.unimodal.serve.conftest import Serve
+from unimodal.embedder import Embedder, Prepared, Vectors
+from unimodal.serve.config import API_KEYS
+from unimodal.serve.gate import Gate
+from unimodal.serve.logs import JsonLines
+
+KEY, OTHER_KEY = "a-key-of-some-length", "another-key-of-some-length"
+
+
+@pytest.fixture(scope="module")
+def locked(serve: Serve) -> TestClient:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(API_KEYS, f"{KEY},{OTHER_KEY}")
+        return serve()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Authorization": f"Bearer {KEY}"}, {"authorization": f"bearer {OTHER_KEY}"}, {"X-API-Key": OTHER_KEY}],
+)
+def test_any_of_the_keys_opens_as_bearer_or_as_x_api_key(locked: TestClient, headers: dict[str, str]) -> None:
+    assert locked.post("/v1/embeddings", json={"input": "a"}, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}, {"X-API-Key": KEY + "x"},
+                {"Authorization": "Bearer"}, {"X-API-Key": "ключ".encode()}],
+)  # fmt: skip
+def test_without_a_key_there_is_401_everywhere_but_health_and_documents(locked: TestClient, headers: Any) -> None:
+    for method, path in (("POST", "/v1/embeddings"), ("POST", "/v2/embed"), ("POST", "/vectorize"),
+                         ("GET", "/v1/models"), ("GET", "/metrics"), ("GET", "/nothing")):  # fmt: skip
+        response = locked.request(method, path, headers=headers, json={"input": "a"})
+        assert response.status_code == 401, path
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+        assert "key" in response.text
+    for path in ("/health/live", "/docs", "/openapi.json"):
+        assert locked.get(path, headers=headers).status_code == 200
+
+
+def test_errors_come_in_the_shape_of_who_is_asked(locked: TestClient) -> None:
+    error = locked.post("/v1/embeddings").json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert error["code"] == "invalid_api_key"
+    assert locked.post("/v2/embed").json().keys() == {"message"}
+    assert locked.post("/vectorize").json().keys() == {"error"}
+
+
+def test_a_sane_request_id_is_kept_and_another_is_replaced(client: TestClient) -> None:
+    assert client.get("/health/live", headers={"X-Request-ID": "order-17:b"}).headers["X-Request-ID"] == "order-17:b"
+    made = {client.get("/health/live").headers["X-Request-ID"] for _ in range(3)}
+    assert len(made) == 3
+    for odd in ("a b", "x" * 101, "é", '"}'):
+        given = client.get("/health/live", headers={b"X-Request-ID": odd.encode()}).headers["X-Request-ID"]
+        assert given not in (odd, "")
+
+
+def test_a_body_that_is_too_large_is_refused_by_its_head(serve: Serve) -> None:
+    small = serve(max_body_bytes=1000)
+    response = small.post("/v1/embeddings", json={"input": "a" * 1000})
+    assert response.status_code == 413
+    assert "1000 bytes" in response.json()["error"]["message"]
+
+
+def test_a_body_that_does_not_say_its_size_is_refused_once_it_is_too_large(serve: Serve) -> None:
+    taken = 0
+
+    def endless() -> Any:
+        nonlocal taken
+        for _ in range(100):
+            taken += 1
+            yield b" " * 100
+
+    response = serve(max_body_bytes=1000).post("/v1/embeddings", content=endless())
+    assert response.status_code == 413
+    assert response.headers["connection"] == "close"
+
+
+def test_bodies_together_are_bounded_too(serve: Serve) -> None:
+    bounded = serve(max_body_bytes=1000, queue_bytes=1000)
+    gate: Any = bounded.app.middleware_stack  # type: ignore[attr-defined]  # FastAPI's
+    while not isinstance(gate, Gate):
+        gate = gate.app
+    gate.held_bytes = 990
+    response = bounded.post("/v1/embeddings", json={"input": "a"})
+    assert response.status_code == 429
+    assert response.headers["Retry-After"] == "1"
+    assert gate.held_bytes == 990
+    gate.held_bytes = 0
+    assert bounded.post("/v1/embeddings", json={"input": "a"}).status_code == 200
+    assert gate.held_bytes == 0
+
+
+def test_pages_of_other_origins_may_ask_only_when_they_are_named(client: TestClient, serve: Serve) -> None:
+    asked = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
+    assert "access-control-allow-origin" not in client.options("/v1/embeddings", headers=asked).headers
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(API_KEYS, KEY)  # which a browser's first question does not bring
+        shop = serve(cors=["https://shop.example"])
+    allowed = shop.options("/v1/embeddings", headers=asked)
+    assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, "https://shop.example")
+    assert "access-control-allow-credentials" not in allowed.headers
+    other = {**asked, "Origin": "https://evil.example"}
+    assert "access-control-allow-origin" not in shop.options("/v1/embeddings", headers=other).headers
+    refused = shop.post("/v1/embeddings", headers={"Origin": "https://shop.example"})
+    assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "https://shop.example")
+
+
+def test_a_full_queue_is_429_with_the_time_to_wait(serve: Serve) -> None:
+    full = serve(max_items=2, queue_items=2)
+    engine = full.app.state.engine  # type: ignore[attr-defined]  # FastAPI's
+    engine.queued_items = 2
+    response = full.post("/v1/embeddings", json={"input": "a"})
+    engine.queued_items = 0
+    assert response.status_code == 429
+    assert int(response.headers["Retry-After"]) >= 1
+    assert response.json()["error"]["code"] == "rate_limit_exceeded"
+
+
+def test_what_breaks_inside_is_500_without_a_word_about_it(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    broken = serve()
+    app: Any = broken.app
+
+    async def fail() -> None:
+        raise RuntimeError("secret path /srv/models")
+
+    app.add_api_route("/broken", fail)
+
+    response = broken.get("/broken")
+    assert response.status_code == 500
+    assert response.json()["error"]["message"] == "something went wrong in the server."
+    assert "x-request-id" in response.headers
+    assert "secret path" in caplog.text  # in the log it is
+
+
+def test_metrics_count_every_request_that_was_sent(serve: Serve, texts: list[str]) -> None:
+    counted = serve()
+    for _ in range(3):
+        counted.post("/v1/embeddings", json={"input": texts})
+    counted.post("/v1/embeddings", json={"input": []})
+    for path in ("/a", "/b"):
+        counted.get(path)
+    found = {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(counted.get("/metrics").text)
+        for sample in family.samples
+    }
+    assert found["unimodal_requests_total", "/v1/embeddings", "200", "POST"] == 3
+    assert found["unimodal_requests_total", "/v1/embeddings", "400", "POST"] == 1
+    assert found["unimodal_requests_total", "404", "GET", "other"] == 2
+    assert found["unimodal_request_seconds_count", "/v1/embeddings"] == 4
+    assert found["unimodal_items_total", "text"] == 3 * len(texts)
+    assert found["unimodal_queue_items",] == 0
+    assert found["unimodal_batch_size_count", "text"] >= 3
+
+
+def test_a_request_is_one_line_of_the_log_without_what_was_sent(
+    locked: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "unimodal"):
+        headers = {"Authorization": f"Bearer {KEY}", "X-Request-ID": "order-18"}
+        locked.post("/v1/embeddings?note=1", json={"input": ["private words", "more"]}, headers=headers)
+        locked.get("/health/live")
+    (record,) = caplog.records
+    line = json.loads(JsonLines().format(record))
+    told = {key: line[key] for key in ("level", "method", "path", "status", "items")}
+    assert told == {"level": "info", "method": "POST", "path": "/v1/embeddings", "status": 200, "items": 2}
+    assert line["ms"] > 0
+    assert "private" not in str(line)
+    assert KEY not in str(line)
+
+
+def test_it_is_not_ready_before_the_model_has_run_nor_when_it_goes_down(serve: Serve, embedder: Embedder) -> None:
+    may_run, encode_prepared = threading.Event(), embedder.encode_prepared
+
+    def held_back(batch: Sequence[Prepared], copy: int = 0) -> Vectors:
+        may_run.wait()
+        return encode_prepared(batch, copy)
+
+    embedder.encode_prepared = held_back  # type: ignore[method-assign]  # a model that loads slowly
+    client = serve(embedder)
+    assert client.get("/health/ready").json() == {"status": "not ready", "reason": "warming up"}
+    assert client.get("/.well-known/ready").status_code == 503
+    assert client.get("/health/live").status_code == 200
+    may_run.set()
+    assert client.post("/v1/embeddings", json={"input": "a"}).status_code == 200
+    assert client.get("/health/ready").json() == {"status": "ready"}
+    assert client.get("/.well-known/ready").status_code == 204
+    app: Any = client.app
+    app.state.lifecycle.draining = True
+    response = client.get("/health/ready")
+    assert (response.status_code, response.headers["connection"]) == (503, "close")
+    app.state.lifecycle.draining = False
+
+
+def test_the_documents_need_nothing_from_elsewhere(client: TestClient) -> None:
+    page = client.get("/docs")
+    assert page.headers["content-security-policy"].startswith("default-src 'none'")
+    assert "//" not in page.text.replace("https://shop.com", "")
+    assert "<script" not in page.text
+    assert "/v1/embeddings" in page.text
+    assert client.get("/", follow_redirects=False).headers["location"] == "/docs"
+
+
+def test_vectors_do_not_depend_on_who_else_asks(
+    client: TestClient, served: Embedder, texts: list[str], data_uri: Callable[[int], str]
+) -> None:
+    alone = np.array(
+        [client.post("/v1/embeddings", json={"input": text}).json()["data"][0]["embedding"] for text in texts]
+    )
+    mixed: list[Any] = [*texts, {"image": data_uri(0)}, *texts]
+    together = client.post("/v1/embeddings", json={"input": mixed}).json()["data"]
+    assert np.abs(np.array([one["embedding"] for one in together[: len(texts)]]) - alone).max() <= 1e-5
