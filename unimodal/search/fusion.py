@@ -23,7 +23,7 @@ from .schema import vector_column
 from .store import Hit, VectorStore
 
 SAMPLE = 2_000  # vectors of a kind: the mean is then known to 2 % of the spread
-ROWS_READ = 50_000  # from which they are drawn: the whole of a small store, the first rows of a large one
+ROWS_READ = 20_000  # from which they are drawn: the whole of a small store, the first rows of a large one
 RRF_CONSTANT = 60  # Cormack et al., 2009: what makes the first ranks of a list not outweigh all else
 FLAT = 1e-6  # a spread that is none: all vectors of a kind are alike
 

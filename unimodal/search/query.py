@@ -32,7 +32,7 @@ from unimodal.embedder import Embedder, Item, Picture
 
 from .combine import Vector, moved_away, weighted
 from .fusion import Found, Standard, best_of_groups, best_of_kinds, fused_by_rank, standards_of
-from .predicate import And, Compare, In, Predicate, Value
+from .predicate import And, Compare, In, Predicate, Value, checked
 from .rows import vectors_of
 from .schema import Schema, vector_column
 from .store import Hit, VectorStore
@@ -119,10 +119,14 @@ def check_model(schema: Schema, fingerprint: str) -> None:
 
 
 def check_query(schema: Schema, query: Query) -> None:
-    """Raises ValueError for kinds of vectors and a group that the store has not."""
+    """Raises ValueError, before anything is embedded, for vectors, fields and words that the store has not."""
     for kind in query.vectors:
         if kind not in schema.vectors:
             raise ValueError(f"the store has no vector {kind!r}; {nearest(kind, schema.vectors)}")
+    if query.where is not None:
+        checked(query.where, schema)
+    if query.hybrid and not schema.words:
+        raise ValueError("hybrid: the store keeps no words to search; index again with words, or leave hybrid out.")
     if query.group_by and query.group_by not in schema.fields:
         raise ValueError(
             f"group_by: the store has no field {query.group_by!r}; {nearest(query.group_by, schema.fields)}"

@@ -301,6 +301,18 @@ def test_a_first_pass_re_ranks_its_candidates_by_the_whole_vector(
     assert ids(found) == expected
 
 
+def test_a_wrong_filter_is_refused_before_anything_is_embedded(embedder: Embedder) -> None:
+    store = store_with(fingerprint=embedder.fingerprint())
+    with pytest.raises(ValueError, match="'price'"):
+        search(store, embedder, Query(image=b"no picture", where=Compare("prise", "<", 5)))
+
+
+def test_a_hybrid_search_of_a_store_without_words_is_refused(asked: NDArray[np.float32]) -> None:
+    store = ExactStore(Schema(dim=DIM, fingerprint="model"))
+    with pytest.raises(ValueError, match="hybrid: the store keeps no words to search"):
+        found_by(store, Query(text="a hat", hybrid=True), asked)
+
+
 def test_another_models_query_is_refused_by_the_name_of_the_stores_before_it_is_embedded(embedder: Embedder) -> None:
     store = store_with(about={"model": "runs/shop/model"})
     with pytest.raises(ValueError, match=r"the store holds vectors of runs/shop/model .*load that one"):
