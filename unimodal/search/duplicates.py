@@ -33,7 +33,7 @@ def near_duplicates(
 ) -> list[list[str]]:
     """Groups of ids whose vectors of one kind hang together, the largest group first; items alone are left out.
 
-    Every pair is compared, whatever the index: for 100,000 items of 768 dimensions that is 0.3 GB and a minute and a half.
+    Every pair is compared, whatever the index: for 100,000 items of 768 dimensions 0.3 GB and a minute and a half.
     show_progress: a bar on stderr; None: only on a terminal.
     """
     if vector not in store.schema.vectors:
