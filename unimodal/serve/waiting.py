@@ -34,10 +34,6 @@ class Waiting:
         self._seconds += 0.1 * (seconds - self._seconds)
         return result
 
-    def close(self) -> None:
-        """End the threads, once they have finished what they do."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
 
 def _timed(call: Callable[[], Result], clock: Callable[[], float]) -> tuple[Result, float]:
     started = clock()

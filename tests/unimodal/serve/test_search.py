@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import schemathesis
 import torch
+from hypothesis import HealthCheck, Phase, given, settings
 from starlette.testclient import TestClient
 
 from tests.unimodal.serve.shop import INJECTED, build_shop, jpeg, png, title
 from unimodal.config import ModelConfig
 from unimodal.embedder import Embedder
 from unimodal.model import build_model
-from unimodal.preprocess import load_tokenizer
 from unimodal.serve.app import create_app
 from unimodal.serve.config import ServeConfig
 from unimodal.serve.engine import Engine
 
 
 @pytest.fixture(scope="module")
-def embedder(tiny: ModelConfig) -> Embedder:
-    torch.manual_seed(0)
-    assert tiny.text is not None
-    return Embedder(build_model(tiny).eval(), load_tokenizer(tiny.text)[0], device="cpu")
-
-
-@pytest.fixture(scope="module")
-def client(embedder: Embedder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    store = build_shop(tmp_path_factory.mktemp("shop") / "store", embedder)
+def client(served: Embedder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    store = build_shop(tmp_path_factory.mktemp("shop") / "store", served)
     config = ServeConfig(model="tiny", max_hits=50)
-    with TestClient(create_app(Engine(embedder, config), config, store)) as client:
+    with TestClient(create_app(Engine(served, config), config, store)) as client:
         yield client
     store.close()
 
@@ -202,19 +197,46 @@ def test_the_store_says_what_a_page_needs(client: TestClient) -> None:
 
 
 def test_a_store_of_another_model_is_refused_before_anything_is_served(
-    embedder: Embedder, tiny: ModelConfig, tmp_path_factory: pytest.TempPathFactory
+    served: Embedder, tiny: ModelConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     torch.manual_seed(1)
-    other = Embedder(build_model(tiny).eval(), embedder.tokenizer, device="cpu")
+    other = Embedder(build_model(tiny).eval(), served.tokenizer, device="cpu")
     store = build_shop(tmp_path_factory.mktemp("other") / "store", other)
     config = ServeConfig(model="tiny")
     with pytest.raises(ValueError, match="holds vectors of tiny"):
-        create_app(Engine(embedder, config), config, store)
+        create_app(Engine(served, config), config, store)
 
 
-def test_a_store_without_thumbnails_names_none(embedder: Embedder, tmp_path_factory: pytest.TempPathFactory) -> None:
-    store = build_shop(tmp_path_factory.mktemp("plain") / "store", embedder, thumbnails=False)
+def test_a_store_without_thumbnails_names_none(served: Embedder, tmp_path_factory: pytest.TempPathFactory) -> None:
+    store = build_shop(tmp_path_factory.mktemp("plain") / "store", served, thumbnails=False)
     config = ServeConfig(model="tiny")
-    with TestClient(create_app(Engine(embedder, config), config, store)) as client:
+    with TestClient(create_app(Engine(served, config), config, store)) as client:
         assert found(client, text="bag", k=1)[0]["thumbnail"] is None
         assert client.get("/v1/thumbnails/p%2F5").status_code == 404
+
+
+@pytest.mark.parametrize("examples", [15, pytest.param(500, marks=pytest.mark.slow)])
+def test_nothing_that_can_be_sent_gives_a_5xx(client: TestClient, examples: int) -> None:
+    schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
+    statuses: Counter[int] = Counter()
+
+    def ask(case: Any) -> None:
+        sent = case.as_transport_kwargs(base_url="http://testserver")
+        sent = {key: sent.get(key) for key in ("method", "url", "params", "json", "headers")}
+        if len(str(sent["params"])) > 10_000:
+            return  # httpx sends no address so long
+        answer = client.request(**sent)  # an exception of the server's is raised here
+        statuses[answer.status_code] += 1
+        assert answer.status_code < 500, f"{sent} -> {answer.text}"
+
+    for operation in (result.ok() for result in schema.get_all_operations()):
+        if not operation.path.startswith(("/v1/search", "/v1/items", "/v1/thumbnails", "/v1/store")):
+            continue
+        for mode in schemathesis.GenerationMode:
+            if mode == schemathesis.GenerationMode.NEGATIVE and not (operation.body or list(operation.query)):
+                continue  # nothing to get wrong: any text is an id
+            settings(
+                max_examples=examples, derandomize=True, deadline=None, database=None, phases=[Phase.generate],
+                suppress_health_check=list(HealthCheck),
+            )(given(case=operation.as_strategy(generation_mode=mode))(ask))()  # fmt: skip
+    assert {200, 400, 404} <= statuses.keys()

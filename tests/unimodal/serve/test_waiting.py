@@ -23,7 +23,6 @@ def test_one_more_than_may_wait_is_refused_at_once_and_room_comes_back() -> None
         assert await asyncio.gather(*calls) == [True] * 3
         assert await waiting.run(lambda: "again") == "again"
         assert waiting.admitted == 0
-        waiting.close()
 
     asyncio.run(ask())
 
@@ -40,7 +39,6 @@ def test_what_is_cancelled_while_it_waits_never_runs() -> None:
         await first
         await waiting.run(lambda: ran.append("third"))
         assert ran == ["third"]
-        waiting.close()
 
     asyncio.run(ask())
 
@@ -51,6 +49,5 @@ def test_an_error_is_the_callers_and_frees_its_place() -> None:
         for _ in range(3):
             with pytest.raises(ZeroDivisionError):
                 await waiting.run(lambda: 1 / 0)
-        waiting.close()
 
     asyncio.run(ask())
