@@ -75,4 +75,4 @@ def test_a_source_that_is_written_to_meanwhile_is_reported(tmp_path: Path) -> No
     rows = pa.table({"id": ["a", "b", "c"], "vector_text": column(unit_vectors(3, seed=6))})
     store.upsert(rows, fingerprint=MODEL)
     with pytest.raises(ValueError, match="has 3 of 4 items, of which 3 were copied"):
-        copy_store(Busy(store._table, SCHEMA), str(tmp_path / "copy"))
+        copy_store(Busy(store.table, SCHEMA), str(tmp_path / "copy"))
