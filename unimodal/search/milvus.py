@@ -230,8 +230,7 @@ class MilvusStore(VectorStore):
             self._make_indexes(changed)
             self._client.load_collection(self._collection, timeout=BUILD_SECONDS)
         for column in float_columns(self.schema):
-            while int(self._index(column).get("pending_index_rows", 0)):
-                time.sleep(1.0)
+            self._wait_for_index(column)
 
     def _count(self, where: Predicate | None) -> int:
         return int(self._query(self._expression(where), ["count(*)"])[0]["count(*)"])
@@ -289,6 +288,20 @@ class MilvusStore(VectorStore):
             params = index_params(self._client, types)
             # Not waiting (sync): the client waits half a second for each; what has to wait for them does so itself.
             self._client.create_index(self._collection, params, timeout=BUILD_SECONDS, sync=False)
+
+    def _wait_for_index(self, column: str) -> None:
+        """Until the rows that are there are indexed; Lite's are at once."""
+        deadline = time.monotonic() + BUILD_SECONDS
+        while True:
+            index = self._index(column)
+            if index["state"] not in ("Unissued", "InProgress", "Failed") or not int(index["pending_index_rows"]):
+                return
+            if index["state"] == "Failed" or time.monotonic() > deadline:
+                raise ValueError(
+                    f"{self.name} has not indexed {index['pending_index_rows']} rows of {column} ({index['state']}); "
+                    "see its logs, and build again (searches find them all the same)."
+                )
+            time.sleep(1.0)
 
     def _index(self, column: str) -> dict[str, Any]:
         return dict(self._client.describe_index(self._collection, index_name(column), timeout=CALL_SECONDS))

@@ -17,6 +17,7 @@ import pytest
 from tests.unimodal.search.conformance import MODEL, Conformance, column, everything, quiet, unit_vectors
 from tests.unimodal.search.test_predicate import FIELDS, random_row, random_tree
 from unimodal.search import milvus
+from unimodal.search.copy import copy_store
 from unimodal.search.milvus_connection import connect, disconnect, parse_place
 from unimodal.search.predicate import Compare, Not, StartsWith, checked, matches
 from unimodal.search.schema import Schema
@@ -94,6 +95,37 @@ def test_what_begins_so_is_found_whatever_signs_it_has(store: VectorStore, prefi
         assert {row["id"] for row in everything(store, where=tree)} == wanted
 
 
+def test_an_item_without_a_vector_is_no_hit_even_where_all_others_are_worse_than_nothing(store: VectorStore) -> None:
+    vectors = column(np.eye(2, DIM, dtype=np.float32), np.array([True, False]))
+    store.upsert(pa.table({"id": ["there", "missing"], "vector_text": vectors}), fingerprint=MODEL)
+    for kind in ("exact", "hnsw"):
+        store.build(IndexSpec(kind=kind))  # type: ignore[arg-type]  # one of them
+        for exact in (False, True):
+            (hits,) = store.search(-np.eye(1, DIM, dtype=np.float32), 5, fingerprint=MODEL, vector="text", exact=exact)
+            assert [(hit.id, hit.score) for hit in hits] == [("there", -1.0)]
+
+
+def test_a_store_moves_from_a_folder_to_milvus_and_back_unchanged(tmp_path: Path) -> None:
+    pytest.importorskip("lancedb")
+    from unimodal.search import lance
+
+    folder = lance.create(str(tmp_path / "folder"), SCHEMA, overwrite=False)
+    words = ["red shoe", None] * 30
+    tags = [["a", "ü"], [], None] * 20
+    folder.upsert(
+        rows([f"i{n}" for n in range(60)], words=words, tags=tags, thumbnail=[b"x", None] * 30), fingerprint=MODEL
+    )
+    url = f"milvus://{tmp_path}/new.db"
+    assert copy_store(folder, url) == 60
+    moved = milvus.open(url)
+    assert copy_store(moved, str(tmp_path / "back")) == 60
+    back = lance.open(str(tmp_path / "back"))
+    assert everything(back) == everything(moved) == everything(folder)
+    assert back.schema == moved.schema == folder.schema
+    for store in (folder, moved, back):
+        store.close()
+
+
 def test_ids_with_signs_of_the_language_are_ids_and_nothing_else(store: VectorStore) -> None:
     ids = [f'{n}" or id != "' for n in range(10)] + [f"{n}\\" for n in range(10)] + ["it's\n", 'x" /*', "{a}", "ü😀"]
     store.upsert(rows(ids), fingerprint=MODEL)
@@ -104,9 +136,20 @@ def test_ids_with_signs_of_the_language_are_ids_and_nothing_else(store: VectorSt
 
 
 def test_a_large_upsert_goes_in_several_messages(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(milvus, "MESSAGE_BYTES", 1000)
+    assert isinstance(store, milvus.MilvusStore)
+    sizes: list[int] = []
+    send = store._client.upsert
+
+    def counted(collection: str, batch: list[Any], **options: Any) -> None:
+        sizes.append(len(batch))
+        send(collection, batch, **options)
+
+    monkeypatch.setattr(milvus, "MESSAGE_BYTES", 5000)
+    monkeypatch.setattr(store._client, "upsert", counted)
     pictures = [bytes([n]) * 300 for n in range(50)]
     store.upsert(rows([f"i{n:02d}" for n in range(50)], thumbnail=pictures), fingerprint=MODEL)
+    assert sum(sizes) == 50
+    assert 1 < max(sizes) < 10
     assert [row["thumbnail"] for row in everything(store)] == pictures
     found = store.search(unit_vectors(50, seed=5), 5, fingerprint=MODEL, vector="text", fields=["thumbnail"])
     assert [hits[0].fields["thumbnail"] for hits in found] == pictures
@@ -224,12 +267,17 @@ def test_a_file_of_another_kind_is_refused_in_words(tmp_path: Path) -> None:
     assert (tmp_path / "old.db").read_bytes() == b"SQLite format 3"
 
 
-def test_the_scores_of_an_exact_search_on_a_graph_are_those_of_the_whole(store: VectorStore) -> None:
-    vectors = unit_vectors(300, seed=5)
-    store.upsert(rows([f"i{n:03d}" for n in range(300)]), fingerprint=MODEL)
-    plain = store.search(vectors[:9], 7, fingerprint=MODEL, vector="text")
+def test_an_exact_search_asks_no_graph(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(milvus, "EF", 1)  # a graph that is searched as carelessly as can be
+    monkeypatch.setattr(milvus, "REFINE", 1)
+    vectors, queries = unit_vectors(1500, seed=5), unit_vectors(40, seed=8)
+    store.upsert(rows([f"i{n:04d}" for n in range(1500)]), fingerprint=MODEL)
     store.build(IndexSpec(kind="hnsw"))
-    exact = store.search(vectors[:9], 7, fingerprint=MODEL, vector="text", exact=True)
-    assert [[hit.id for hit in hits] for hits in exact] == [[hit.id for hit in hits] for hits in plain]
-    scores = [[hit.score for hit in hits] for hits in exact]
-    np.testing.assert_allclose(scores, -np.sort(-(vectors[:9] @ vectors.T), axis=1)[:, :7], atol=1e-5)
+    exact = store.search(queries, 5, fingerprint=MODEL, vector="text", exact=True)
+    best = np.argsort(-(queries @ vectors.T), axis=1)[:, :5]  # (Q, k)
+    assert [[hit.id for hit in hits] for hits in exact] == [[f"i{n:04d}" for n in row] for row in best]
+    np.testing.assert_allclose(
+        [[hit.score for hit in hits] for hits in exact], np.take_along_axis(queries @ vectors.T, best, 1), atol=1e-5
+    )
+    careless = store.search(queries, 5, fingerprint=MODEL, vector="text")
+    assert [[hit.id for hit in hits] for hits in careless] != [[hit.id for hit in hits] for hits in exact]
