@@ -51,12 +51,19 @@ def index(
     )
     if summary.rank:
         return
+    were = "was" if summary.reused == 1 else "were"
     say(
-        f"{summary.items:,} items of {source} in {store}: {summary.embedded:,} units embedded, {summary.reused:,} were "
-        f"there, {summary.stored:,} items put in, {summary.seconds:.1f} s"
+        f"{_counted(summary.items, 'item')} of {source} in {store}: {_counted(summary.embedded, 'unit')} embedded, "
+        f"{summary.reused:,} {were} there, {_counted(summary.stored, 'item')} put in, {summary.seconds:.1f} s"
     )
-    if summary.skipped:
+    if summary.skipped == 1:
+        say(f"1 row is not in it; the reason is in {folder / SKIPPED}")
+    elif summary.skipped:
         say(f"{summary.skipped:,} rows are not in it; the reasons are in {folder / SKIPPED}")
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def search(

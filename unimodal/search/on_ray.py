@@ -27,31 +27,41 @@ def embed_jobs_on_ray(plan: Plan, jobs: Sequence[Job], model: str, dtype: str, a
         folder of the embeddings.
     """
     ray = _ray()
-    ray.init(ignore_reinit_error=True, logging_level="error", log_to_driver=False)
+    is_ours = not ray.is_initialized()
+    if is_ours:
+        ray.init(logging_level="error", log_to_driver=False)
+    try:
+        done = 0
+        parts: dict[int, dict[int, Rows]] = defaultdict(dict)
+        for row in _embedded(ray, plan, list(jobs), model, dtype).iter_rows():
+            number = row["job"]
+            parts[number][row["chunk"]] = row
+            done += row["rows"]
+            advance(done)
+            finished = _finished(parts[number])
+            if finished is not None:
+                skipped = [Skipped(*one) for part in finished for one in json.loads(part["skipped"])]
+                check_skipped(plan.config, skipped, jobs[number].unit)
+                write_unit(plan, jobs[number], [_table(part["table"]) for part in finished], skipped)
+                del parts[number]
+    finally:
+        if is_ours:
+            ray.shutdown()
+
+
+def _embedded(ray: Any, plan: Plan, jobs: list[Job], model: str, dtype: str) -> Any:
+    """A data set of chunks with vectors, which is computed as it is read."""
     ray.data.DataContext.get_current().enable_progress_bars = False
-    num_gpus = int(ray.cluster_resources().get("GPU", 0))
-    chunks = ray.data.from_items([{"job": number} for number in range(len(jobs))], override_num_blocks=len(jobs))
-    decoded = chunks.map_batches(_Decoder(plan, list(jobs)), batch_size=1, num_cpus=1)
-    embedded = decoded.map_batches(
-        _Encoder,
-        fn_constructor_args=(plan, list(jobs), model, dtype),
-        batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, num_gpus)),
-        **({"num_gpus": 1} if num_gpus else {"num_cpus": 1}),
-    )
-    done = 0
-    parts: dict[int, dict[int, Rows]] = defaultdict(dict)
-    for row in embedded.iter_rows():
-        number = row["job"]
-        parts[number][row["chunk"]] = row
-        done += row["rows"]
-        advance(done)
-        finished = _finished(parts[number])
-        if finished is not None:
-            skipped = [Skipped(*one) for part in finished for one in json.loads(part["skipped"])]
-            check_skipped(plan.config, skipped, jobs[number].unit)
-            write_unit(plan, jobs[number], [_table(part["table"]) for part in finished], skipped)
-            del parts[number]
+    resources = ray.cluster_resources()
+    if resources.get("GPU"):  # as many actors as there are, or come to be, GPUs
+        actors, need = ray.data.ActorPoolStrategy(min_size=1), {"num_gpus": 1}
+    else:  # half of the cores: decoding needs some too, and waits for ever if there are none
+        most = max(1, int(resources["CPU"]) // 2)
+        actors, need = ray.data.ActorPoolStrategy(min_size=1, max_size=most), {"num_cpus": 1}
+    numbers = ray.data.from_items([{"job": number} for number in range(len(jobs))], override_num_blocks=len(jobs))
+    chunks = numbers.map_batches(_Decoder(plan, jobs), batch_size=1, num_cpus=1)
+    words = (plan, jobs, model, dtype)
+    return chunks.map_batches(_Encoder, fn_constructor_args=words, batch_size=1, compute=actors, **need)
 
 
 def _finished(parts: Mapping[int, Rows]) -> list[Rows] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -23,7 +23,7 @@ class Run:
     """One process: what it answers, and its end."""
 
     def __init__(self, model: str, values: Mapping[str, Any], store: str, **options: Any) -> None:
-        """options: `slow`, the seconds that each call of the method in `what` takes longer; others are environment."""
+        """options: `slow`, the seconds that each call of `what` takes longer; `engine`; others are environment."""
         # Not fork: the store's threads of this process would be missing in the child.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(IMPORTED)
@@ -46,6 +46,14 @@ class Run:
         self.process.join(60)
 
 
+def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
+    """Raises AssertionError when something does not come true in time."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it has not come true in time"
+        time.sleep(0.005)
+
+
 def _index(answers: Connection, model: str, values: dict[str, Any], store: str, options: dict[str, Any]) -> None:
     import torch
 
@@ -55,19 +63,21 @@ def _index(answers: Connection, model: str, values: dict[str, Any], store: str, 
 
     if what := options.pop("what", ""):
         _slow_down(what, options.pop("slow"))
+    engine = options.pop("engine", "process")
     os.environ.update(options)
     torch.set_num_threads(1)
     try:
-        answers.send(index(model, parse_config(IndexConfig, values), store, device="cpu"))
+        answers.send(index(model, parse_config(IndexConfig, values), store, device="cpu", engine=engine))
     except OSError as error:
         answers.send(error)
 
 
 def _slow_down(what: str, seconds: float) -> None:
     from unimodal.embedder import Embedder
+    from unimodal.search import on_ray
     from unimodal.search.store import VectorStore
 
-    owner: Any = {"encode": Embedder, "upsert": VectorStore}[what]
+    owner: Any = {"encode": Embedder, "upsert": VectorStore, "write_unit": on_ray}[what]
     method = getattr(owner, what)
 
     def slow(*words: Any, **named: Any) -> Any:

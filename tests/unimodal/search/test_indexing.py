@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
-from tests.unimodal.search.runs import Run
+from tests.unimodal.search.runs import Run, wait_until
 from unimodal.calibration import Calibration, save_calibration
 from unimodal.checkpoint import save_model
 from unimodal.config import parse_config
@@ -96,7 +95,11 @@ def test_an_item_has_the_vectors_that_the_embedder_gives_it(
     assert (summary.items, summary.skipped, summary.embedded, summary.reused, summary.stored) == (10, 0, 3, 0, 10)
     rows = stored(tmp_path / "store")
     photo = tmp_path / "3.png"
-    items = {"text": texts[3], "image": photo, "fused": {"text": texts[3], "image": photo, "weight": 0.3}}
+    items: dict[str, Any] = {
+        "text": texts[3],
+        "image": photo,
+        "fused": {"text": texts[3], "image": photo, "weight": 0.3},
+    }
     for name, item in items.items():
         wanted = embedder.encode_document(item)[0]
         np.testing.assert_allclose(rows["p3"][f"vector_{name}"], wanted, rtol=0, atol=1e-6)
@@ -402,10 +405,3 @@ def test_a_run_killed_while_it_fills_the_store_redoes_the_file_in_flight_alone(
 
 def num_filled(folder: Path) -> int:
     return sum(len(json.loads(file.read_text(encoding="utf-8"))) for file in folder.glob(".filled-*.json"))
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it has not come true in time"
-        time.sleep(0.005)

@@ -1,0 +1,64 @@
+"""`unimodal index` as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.conftest import Recipe
+from unimodal.checkpoint import save_model
+from unimodal.cli import app
+from unimodal.model import build_model
+from unimodal.preprocess import load_tokenizer
+
+
+@pytest.fixture
+def model(recipe: Recipe, tmp_path: Path) -> Path:
+    config = recipe().model
+    assert config.text is not None
+    save_model(tmp_path / "model", build_model(config), load_tokenizer(config.text)[0])
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def products(world: Path, tmp_path: Path) -> Path:
+    """A table beside the pictures of the world."""
+    rows = [{"sku": f"s{n}", "title": f"lamp {n}", "photo": f"images/{n}.png", "price": str(n)} for n in range(5)]
+    rows.append({"sku": "bad", "title": "lamp", "photo": "images/none.png", "price": "1"})
+    (tmp_path / "products.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return tmp_path / "products.jsonl"
+
+
+def test_index_says_what_it_did_and_does_it_once(model: Path, products: Path, world: Path, tmp_path: Path) -> None:
+    words = [
+        "index", model, products, tmp_path / "shop", "id=sku", "text=title", "image=photo", f"image_root={world}",
+        "fields=[price:float]", "--device", "cpu",
+    ]  # fmt: skip
+    first = subprocess.run([sys.executable, "-m", "unimodal", *map(str, words)], capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    assert f"5 items of {products} in {tmp_path}/shop: 1 unit embedded, 0 were there, 5 items put in" in first.stderr
+    assert f"1 row is not in it; the reason is in {tmp_path}/shop.embeddings/skipped.jsonl" in first.stderr
+    again = CliRunner().invoke(app, list(map(str, words)))
+    assert again.exit_code == 0, again.exception
+    assert "0 units embedded, 1 was there, 0 items put in" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["text=titel"], "did you mean 'title'"),
+        (["txt=title"], "unknown key 'txt'; did you mean 'text'"),
+        (["text=title", "fields=[price:flat]"], "did you mean 'float'"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_a_model_is_loaded(
+    products: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    result = CliRunner().invoke(app, ["index", "no model", str(products), str(tmp_path / "shop"), *words])
+    assert isinstance(result.exception, ValueError)
+    assert message in str(result.exception)

@@ -1,0 +1,75 @@
+"""Ray's actors make the files that one process makes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from tests.unimodal.search.runs import Run, wait_until
+from unimodal.checkpoint import save_model
+from unimodal.config import parse_config
+from unimodal.model import DualEncoder
+from unimodal.preprocess import Tokenizer
+from unimodal.search.indexing import index
+from unimodal.search.items import IndexConfig
+
+ray = pytest.importorskip("ray")
+VECTORS = ["vector_text", "vector_image", "vector_fused"]
+
+
+@pytest.fixture
+def cluster() -> Iterator[None]:
+    """Ray on two cores of this machine."""
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.slow  # it starts in half a minute, on two cores that have nothing else to do
+@pytest.mark.usefixtures("cluster")
+def test_rays_files_are_those_of_one_process_and_a_kill_costs_what_was_in_flight(
+    tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer, texts: list[str], pictures: list[Image.Image]
+) -> None:
+    save_model(tmp_path / "model", model, tokenizer)
+    rows = [{"id": f"p{n}", "title": text, "photo": f"{n}.png" if n < 6 else None} for n, text in enumerate(texts)]
+    rows[7]["title"] = ""
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for number, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{number}.png")
+    values = {"input": str(tmp_path / "rows.jsonl"), "text": "title", "image": "photo", "per_unit": 4, "batch": 3}
+    config = parse_config(IndexConfig, values)
+    alone = index(str(tmp_path / "model"), config, str(tmp_path / "alone"), device="cpu")
+    found = index(str(tmp_path / "model"), config, str(tmp_path / "ray"), engine="ray")
+    assert (found.items, found.skipped, found.embedded, found.stored) == (9, 1, 3, 9)
+    assert (alone.items, alone.skipped) == (found.items, found.skipped)
+    files = sorted((tmp_path / "ray.embeddings").glob("*.parquet"))
+    for file in files:
+        made, wanted = (read(tmp_path / folder / file.name) for folder in ("ray.embeddings", "alone.embeddings"))
+        assert made.drop_columns(VECTORS) == wanted.drop_columns(VECTORS)
+        for name in VECTORS:
+            for one, other in zip(made[name].to_pylist(), wanted[name].to_pylist(), strict=True):
+                assert (one is None) == (other is None)
+                np.testing.assert_allclose(one or 0, other or 0, rtol=0, atol=1e-6)
+
+    store, address = str(tmp_path / "killed"), ray.get_runtime_context().gcs_address
+    small = {**values, "per_unit": 1, "batch": 1}
+    slowly = {"what": "write_unit", "slow": 0.5, "RAY_ADDRESS": address}
+    killed = Run(str(tmp_path / "model"), small, store, engine="ray", **slowly)
+    wait_until(lambda: len(list((tmp_path / "killed.embeddings").glob("*.parquet"))) >= 2)
+    killed.kill()
+    there = len(list((tmp_path / "killed.embeddings").glob("*.parquet")))
+    assert 2 <= there < len(texts)
+    config = parse_config(IndexConfig, {**values, "per_unit": 1})
+    again = index(str(tmp_path / "model"), config, store, engine="ray")
+    assert (again.embedded, again.reused, again.stored) == (len(texts) - there, there, 9)
+
+
+def read(file: Path) -> Any:
+    return parquet.read_table(file)
