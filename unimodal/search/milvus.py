@@ -3,8 +3,9 @@
     milvus://host:19530[/database][?collection=NAME]    a server; milvus+tls:// for an encrypted connection
     milvus:///path/to/file.db[?collection=NAME]         Milvus Lite
 
-Lite is a rewrite in Python for development: a search costs time for every row, so keep it to about 20,000 items, and
-only one process may have the file open. Both are driven by the same calls; `is_lite` marks what differs.
+Lite is a rewrite in Python for development: a search costs time for every row (11 ms of CPU for 10,000 x 384, and 30
+times that before `build` has taken the rows out of memory), so keep it to about 20,000 items; and only one process may
+have the file open. Both are driven by the same calls; `is_lite` marks what differs.
 
 Consistency: a search sees what this process wrote before it ("Session"), and what others wrote within moments; counts,
 scans and deletions see all that was acknowledged ("Strong", which may cost a server hundreds of milliseconds). What
