@@ -3,9 +3,9 @@
 const KEY = "unimodal-key";
 
 export class Problem extends Error {
-  constructor(title, message) {
+  constructor(title, message, way = "Try again") {
     super(message);
-    this.title = title;
+    Object.assign(this, { title, way }); // way: what the button under it says
   }
 }
 

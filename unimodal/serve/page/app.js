@@ -33,7 +33,7 @@ async function readStore() {
   at("catalogue").title = store.model ? `Searched with ${store.model}` : "";
   const seesPictures = store.modalities.includes("image");
   document.querySelector(".pick").hidden = !seesPictures;
-  if (!seesPictures) at("text").placeholder = "Describe it";
+  if (!seesPictures || matchMedia("(max-width: 560px)").matches) at("text").placeholder = "Describe it";
   if (store.count && !store.modalities.includes("text")) at("text").disabled = true;
   at("hybrid-choice").hidden = !store.words;
   at("group-choice").hidden = !store.parent;
@@ -94,7 +94,8 @@ function showFound({ hits, took_ms: took }) {
   const items = `${hits.length} ${hits.length === 1 ? "item" : "items"}`;
   const time = `${(took.embed + took.search).toFixed(0)} ms`;
   const parts = took.embed >= 0.5 ? ` (${took.embed.toFixed(0)} to read the query, ${took.search.toFixed(0)} to search)` : "";
-  at("status").textContent = asked ? `${items}, best first · ${time}${parts}` : `${items} of the catalogue · ${time}`;
+  const order = !asked ? " of the catalogue" : hits.length > 1 ? ", best first" : "";
+  at("status").textContent = `${items}${order} · ${time}${parts}`;
   const empty = hits.length === 0;
   const filtered = Object.keys(search.filters).length > 0;
   at("empty").hidden = !empty;
@@ -112,6 +113,7 @@ function showProblem(error) {
   at("more").hidden = at("empty").hidden = true;
   at("trouble").querySelector("h2").textContent = known ? error.title : "Something went wrong on this page";
   at("trouble").querySelector("p").textContent = known ? error.message : "Load it again, please.";
+  at("again").textContent = error.way ?? "Try again";
   at("trouble").hidden = false;
 }
 
@@ -156,6 +158,7 @@ function showExample() {
   const picture = at("example-picture");
   at("example").hidden = !(search.picture || search.like);
   at("mix").hidden = !(search.text && (search.picture || search.like));
+  at("weight-of").textContent = search.like ? "This item" : "Picture";
   at("example-name").textContent = search.like ? `like ${search.likeName || search.like}` : "";
   at("example-name").title = search.likeName || search.like;
   picture.hidden = !search.picture && !search.like;
@@ -179,7 +182,7 @@ async function showItem(picture, id) {
 function showWeight() {
   const share = Number(at("weight").value);
   at("weight-shown").textContent = `${100 - share} : ${share}`;
-  at("weight").setAttribute("aria-valuetext", `${100 - share} parts words, ${share} parts picture`);
+  at("weight").setAttribute("aria-valuetext", `${100 - share} parts words, ${share} parts ${search.like ? "this item" : "picture"}`);
 }
 
 async function usePicture(file) {

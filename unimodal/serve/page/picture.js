@@ -13,7 +13,8 @@ export async function readPicture(file) {
     bitmap = await createImageBitmap(file);
   } catch {
     const name = file.name ? `“${file.name}”` : "What was pasted";
-    throw new Problem("That is no picture", `${name} cannot be read as one. JPEG, PNG, WebP and GIF work everywhere.`);
+    throw new Problem("That is no picture", `${name} cannot be read as one. JPEG, PNG, WebP and GIF work everywhere.`,
+      "Go on without it");
   }
   const scale = Math.min(1, LONGEST_SIDE / Math.max(bitmap.width, bitmap.height));
   if (scale === 1 && file.size <= MOST_BYTES && SENT_AS_IT_IS.includes(file.type)) {
