@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -16,12 +17,20 @@ import pytest
 
 from tests.unimodal.search.conformance import MODEL, Conformance, column, everything, quiet, unit_vectors
 from tests.unimodal.search.test_predicate import FIELDS, random_row, random_tree
+from unimodal.checkpoint import save_model
+from unimodal.config import parse_config
+from unimodal.embedder import Embedder
+from unimodal.model import DualEncoder
+from unimodal.preprocess import Tokenizer
 from unimodal.search import milvus
 from unimodal.search.copy import copy_store
+from unimodal.search.indexing import index
+from unimodal.search.items import IndexConfig
 from unimodal.search.milvus_connection import connect, disconnect, parse_place
-from unimodal.search.predicate import Compare, Not, StartsWith, checked, matches
+from unimodal.search.predicate import Compare, Not, StartsWith, checked, matches, parse_where
+from unimodal.search.query import Query, search
 from unimodal.search.schema import Schema
-from unimodal.search.store import IndexSpec, VectorStore
+from unimodal.search.store import IndexSpec, VectorStore, open_store
 
 pytest.importorskip("milvus_lite")
 
@@ -124,6 +133,35 @@ def test_a_store_moves_from_a_folder_to_milvus_and_back_unchanged(tmp_path: Path
     assert back.schema == moved.schema == folder.schema
     for store in (folder, moved, back):
         store.close()
+
+
+def test_a_catalogue_is_indexed_and_asked_on_milvus_as_in_a_folder(
+    tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer, embedder: Embedder, texts: list[str]
+) -> None:
+    pytest.importorskip("lancedb")
+    save_model(tmp_path / "model", model, tokenizer)
+    products = [{"id": f"p{n}", "title": text, "price": n / 2} for n, text in enumerate(texts)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(product) + "\n" for product in products))
+    config = parse_config(
+        IndexConfig, {"input": str(tmp_path / "rows.jsonl"), "text": "title", "fields": ["price"], "prefix_dims": [8]}
+    )
+    found = []
+    for url in (f"lance://{tmp_path}/folder", f"milvus://{tmp_path}/new.db"):
+        for _ in range(2):  # the second time nothing is left to do
+            index(str(tmp_path / "model"), config, url, device="cpu")
+        store = open_store(url)
+        queries = [
+            Query(text=texts[1], where=parse_where("price < 2 and not id = 'p0'")),
+            Query(like="p2", negatives=[texts[0]], k=3),
+            Query(text=texts[2], coarse="prefix:8", group_by="price", exact=True),
+        ]
+        found.append([[(hit.id, hit.fields, hit.score) for hit in search(store, embedder, one)] for one in queries])
+        assert search(store, embedder, Query(text=texts[1], hybrid=True, k=1))[0].id == "p1"
+        store.close()
+    for folder, server in zip(*found, strict=True):
+        assert [hit[:2] for hit in server] == [hit[:2] for hit in folder]
+        assert [hit[2] for hit in server] == pytest.approx([hit[2] for hit in folder], abs=1e-5)
+        assert folder
 
 
 def test_ids_with_signs_of_the_language_are_ids_and_nothing_else(store: VectorStore) -> None:
