@@ -17,7 +17,7 @@ from ..embedder import Item
 from .config import ServeConfig
 from .engine import Embedded, Engine, Failed
 from .errors import ApiError
-from .images import fetch_picture, picture_bytes
+from .images import TooLargeError, fetch_picture, picture_bytes
 
 KEYS = ("text", "image", "weight")
 JSON_NAMES = {int: "number", float: "number", bool: "truth value", list: "list", type(None): "null"}
@@ -36,22 +36,13 @@ async def read_items(inputs: Sequence[Any], config: ServeConfig) -> list[Item | 
             f"the request has {len(inputs)} inputs, and this server takes {config.max_items}; send several requests.",
             param="input",
         )
-    fetching = asyncio.Semaphore(FETCHES)
-
-    async def read(one: Any) -> Item | Failed:
-        try:
-            item = _checked(one)
-            if "image" in item:
-                if item["image"].startswith(("http:", "https:")):
-                    async with fetching:
-                        item["image"] = await fetch_picture(item["image"], config)
-                else:
-                    item["image"] = picture_bytes(item["image"], config)
-            return item if len(item) > 1 else next(iter(item.values()))
-        except ValueError as error:
-            return Failed(str(error), 400)
-
-    return list(await asyncio.gather(*(read(one) for one in inputs)))
+    items = [_read(one, config) for one in inputs]
+    links = [number for number, item in enumerate(items) if isinstance(item, dict) and "url" in item]
+    if links:
+        fetched = await _fetch_all([items[number] for number in links], config)
+        for number, item in zip(links, fetched, strict=True):
+            items[number] = item
+    return items
 
 
 async def embed(
@@ -90,6 +81,47 @@ def _raise_first(results: Sequence[Any], on_error: str, param: str) -> None:
     for number, result in enumerate(results):
         if isinstance(result, Failed) and on_error == "request":
             raise ApiError(result.status, f"{param} {number}: {result.reason}", param=f"{param}.{number}")
+
+
+def _read(one: Any, config: ServeConfig) -> Item | Failed:
+    """An input as an item; a picture that is to be fetched is still its "url"."""
+    try:
+        item = _checked(one)
+        if "image" in item:
+            if item["image"].startswith(("http:", "https:")):
+                return {**item, "url": item["image"]}
+            item["image"] = picture_bytes(item["image"], config)
+    except ValueError as error:
+        return _failed(error)
+    return _plain(item)
+
+
+async def _fetch_all(items: Sequence[Any], config: ServeConfig) -> list[Item | Failed]:
+    """The same once their pictures are there; together they may be no more than a body that would have brought them."""
+    fetching, left = asyncio.Semaphore(FETCHES), config.max_body_bytes
+
+    async def fetch(item: Any) -> Item | Failed:
+        nonlocal left
+        async with fetching:
+            try:
+                if left < 0:
+                    raise TooLargeError(f"the request's pictures are over {config.max_body_bytes} bytes; ask in parts.")
+                item["image"] = await fetch_picture(item.pop("url"), config)
+                left -= len(item["image"])
+            except ValueError as error:
+                return _failed(error)
+        return _plain(item)
+
+    return list(await asyncio.gather(*(fetch(item) for item in items)))
+
+
+def _failed(error: ValueError) -> Failed:
+    return Failed(str(error), 413 if isinstance(error, TooLargeError) else 400)
+
+
+def _plain(item: dict[str, Any]) -> Item:
+    """A text or a picture alone needs no object around it."""
+    return item if len(item) > 1 else next(iter(item.values()))  # type: ignore[no-any-return]  # an Item, as all here
 
 
 def _checked(one: Any) -> dict[str, Any]:
