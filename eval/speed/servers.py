@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-START_SECONDS = 240.0  # to import torch and load a model on a busy machine
+START_SECONDS = 600.0  # infinity-emb measures itself first, which takes minutes on a busy machine
 
 
 @dataclass(frozen=True)

