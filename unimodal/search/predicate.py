@@ -157,7 +157,7 @@ def _checked_value(value: Value, field: str, kind: FieldType) -> Value:
         if not math.isfinite(value) or (kind == "int" and abs(value) >= 2**63):
             raise ValueError(f"the filter's value {value!r} for {field!r} is out of range; give one of 64 bits.")
         if kind == "float":
-            return float(value) + 0.0  # no -0.0, which engines put below 0.0
+            return float(value)
         if value == int(value):
             return int(value)
     raise ValueError(

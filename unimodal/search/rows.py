@@ -147,7 +147,6 @@ def _cast(column: Any, field: Any) -> Any:
         raise ValueError(f"column {field.name!r} of type {column.type} does not fit {field.type} ({reason}).") from None
     if pa.types.is_floating(field.type):
         cast = pc.if_else(pc.is_nan(cast), pa.scalar(None, field.type), cast)  # pandas' sign of a missing value
-        cast = pc.add(cast, 0.0)  # no -0.0, which engines sort below 0.0
     if pa.types.is_list(field.type) and pc.list_flatten(cast).null_count:
         raise ValueError(f"column {field.name!r} has a list with a null in it; leave the element out.")
     return cast
