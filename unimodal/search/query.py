@@ -17,6 +17,8 @@ Which of an item's vectors are compared, where the query does not say:
     text and image     both, merged into one list              its text vector with text, its picture's with image
     one of them        that one                                the same kind
 
+An item that lacks a kind asks it with another vector that it has: a picture without words finds texts, too.
+
 Fused vectors are of one kind, and their cosines are compared as they are: where most items have a text or a picture but
 not both, `vectors=("text", "image")` is the fairer list (see `fusion`).
 """
@@ -182,23 +184,26 @@ def _asked(store: VectorStore, query: Query, vectors: Sequence[Vector]) -> dict[
     given = dict(zip(roles, vectors, strict=True))
     negatives = [vector for role, vector in zip(roles, vectors, strict=True) if role == "negative"]
     kinds = list(query.vectors) or (["fused"] if "fused" in store.schema.vectors else list(store.schema.vectors))
-    pictures = _vectors_of_item(store, query.like, kinds) if query.like else dict.fromkeys(kinds, given.get("image"))
+    pictures: Mapping[str, Vector | None] = dict.fromkeys(kinds, given.get("image"))
+    if query.like:
+        pictures = _vectors_of_item(store, query.like, kinds)
     return {
         kind: moved_away(weighted(given.get("text"), picture, query.weight), negatives, query.negative_weight)
         for kind, picture in pictures.items()
     }
 
 
-def _vectors_of_item(store: VectorStore, item: str, kinds: Sequence[str]) -> dict[str, Vector | None]:
-    """Those of these kinds that an item has: kind -> (D,)."""
-    columns = [vector_column(kind) for kind in kinds]
-    for batch in store.scan(where=Compare("id", "=", item), columns=columns):
+def _vectors_of_item(store: VectorStore, item: str, kinds: Sequence[str]) -> dict[str, Vector]:
+    """What each of these kinds is asked with, kind -> (D,): the item's own vector of it, else another that it has."""
+    there = store.schema.vectors
+    for batch in store.scan(where=Compare("id", "=", item), columns=[vector_column(kind) for kind in there]):
         if batch.num_rows:
-            found = [vectors_of(batch.column(column), store.schema.dim) for column in columns]
-            own = {kind: vectors[0] for kind, (vectors, there) in zip(kinds, found, strict=True) if there[0]}
+            found = [vectors_of(batch.column(vector_column(kind)), store.schema.dim) for kind in there]
+            own = {kind: vectors[0] for kind, (vectors, valid) in zip(there, found, strict=True) if valid[0]}
             if not own:
-                raise ValueError(f"like: item {item!r} has no {' or '.join(kinds)} vector; search another kind.")
-            return dict(own)
+                raise ValueError(f"like: item {item!r} has no vector; give the id of one that has.")
+            other = next(iter(own.values()))
+            return {kind: own.get(kind, other) for kind in kinds}
     raise ValueError(f"like: the store has no item {item!r}; give the id of one that is there.")
 
 

@@ -187,7 +187,11 @@ def test_more_like_an_item_asks_each_kind_by_the_items_own_of_that_kind() -> Non
     scores = {hit.id: hit.score for hit in found}
     assert "i20" not in scores
     assert scores["i30"] == pytest.approx(float(best[30]), abs=1e-6)
-    assert {hit.vector for hit in found_by(store, Query(like="i00", k=60))} == {"image"}  # it has no text
+
+
+def test_an_item_that_lacks_a_kind_asks_it_with_another_vector_that_it_has(store: ExactStore) -> None:
+    found = found_by(store, Query(like="i00", vectors=("text",), k=60))  # it has no text
+    assert ids(found) == nearest("text", vectors_of("image")[0], 60)
 
 
 def test_words_beside_an_item_bend_what_is_like_it(store: ExactStore, asked: NDArray[np.float32]) -> None:
@@ -196,11 +200,12 @@ def test_words_beside_an_item_bend_what_is_like_it(store: ExactStore, asked: NDA
     assert ids(found) == nearest("fused", bent, 5, but=("i20",))
 
 
-def test_an_item_that_is_not_there_or_lacks_the_kind_is_refused(store: ExactStore) -> None:
+def test_an_item_that_is_not_there_or_has_no_vector_is_refused(store: ExactStore) -> None:
+    store.upsert(pa.table({"id": ["bare"]}), fingerprint="model")
     with pytest.raises(ValueError, match="like: the store has no item 'i99'"):
         found_by(store, Query(like="i99"))
-    with pytest.raises(ValueError, match="like: item 'i00' has no text vector"):
-        found_by(store, Query(like="i00", vectors=("text",)))
+    with pytest.raises(ValueError, match="like: item 'bare' has no vector"):
+        found_by(store, Query(like="bare"))
 
 
 CHEAP = Compare("price", "<", 12)
