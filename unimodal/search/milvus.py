@@ -30,18 +30,18 @@ from unimodal.vectors import unit
 from .milvus_connection import Place, connect, disconnect, parse_place
 from .milvus_filter import expression, literal
 from .milvus_rows import (
-    PROPERTY,
+    CALL_SECONDS,
     SPARSE_COLUMN,
     bytes_of,
     check_sizes,
-    collection_schema,
+    create_collection,
     float_columns,
     has_column,
     index_name,
     index_params,
     index_types,
     num_bytes,
-    properties,
+    read_schema,
     record_batch,
     stored_names,
     to_stored,
@@ -49,7 +49,7 @@ from .milvus_rows import (
 )
 from .predicate import Predicate
 from .rows import signs
-from .schema import Schema, binary_column, schema_from_json
+from .schema import Schema, binary_column
 from .store import Hit, IndexSpec, Vectors, VectorStore, check_capabilities, wanted_capabilities
 
 LITE_CAPABILITIES = frozenset({"filter", "words", "prefix", "persistent"})
@@ -57,7 +57,6 @@ SERVER_CAPABILITIES = LITE_CAPABILITIES | {"binary", "multiwriter"}
 
 MAX_HITS = 16_384  # of one query, and rows of one page (https://milvus.io/docs/limitations.md)
 MESSAGE_BYTES = 24 << 20  # of the 64 MB that one call may carry
-CALL_SECONDS = 60.0  # without a limit the client asks an unreachable server again for minutes
 BUILD_SECONDS = 3600.0  # to flush, to make an index of many rows, or to load it
 
 EF = 100  # with 5 x k re-ranked by whole vectors: what gave recall 1.0 at 200,000 rows
@@ -76,9 +75,9 @@ def create(location: str, schema: Schema, *, overwrite: bool = False) -> MilvusS
         if is_there:
             if not overwrite:
                 raise ValueError(f"{location} holds a store already; open it, or overwrite it and lose what is in it.")
-            _read_schema(client, place, location)  # what is not ours is not ours to drop
+            read_schema(client, place, location)  # what is not ours is not ours to drop
             client.drop_collection(place.collection, timeout=CALL_SECONDS)
-        _create_collection(client, place, schema)
+        create_collection(client, place, schema)
         return MilvusStore(client, place, schema)
     except BaseException:
         disconnect(client, place)
@@ -95,7 +94,7 @@ def open(location: str) -> MilvusStore:
     try:
         if not is_there:
             raise nothing
-        return MilvusStore(client, place, _read_schema(client, place, location))
+        return MilvusStore(client, place, read_schema(client, place, location))
     except BaseException:
         disconnect(client, place)
         raise
@@ -168,7 +167,7 @@ class MilvusStore(VectorStore):
             wanted = [row.tobytes() for row in signs(queries)]
         else:
             wanted = unit(queries[:, : float_columns(self.schema)[column]])
-            if exact and self._index_type(column) != "FLAT":
+            if k > MAX_HITS or (exact and self._index_type(column) != "FLAT"):
                 return self._compared_with_all(wanted, k, vector, column, condition, columns)
         step = max(1, min(1000, MESSAGE_BYTES // (k * bytes_of(self.schema, columns))))
         # Lite's graph passes by what the filter drops, one by one: .31 at 100 and 1.0 at 5,000, of 20,000 rows.
@@ -184,7 +183,10 @@ class MilvusStore(VectorStore):
     def _compared_with_all(
         self, queries: Vectors, k: int, vector: str, column: str, condition: str, columns: list[str]
     ) -> list[list[Hit]]:
-        """A search of every row in this process, since a graph visits only some; queries: (Q, dimensions of column)."""
+        """A search of every row in this process, since a graph visits only some and answers are short.
+
+        queries: (Q, dimensions of column).
+        """
         ids: NDArray[Any] = np.empty((len(queries), 0), dtype=object)  # (Q, up to k)
         scores: Vectors = np.empty((len(queries), 0), dtype=np.float32)  # (Q, up to k)
         for rows in self._pages(condition, ["id", column], bytes_of(self.schema, [column]), MAX_HITS):
@@ -240,7 +242,9 @@ class MilvusStore(VectorStore):
         self, column: str, queries: Any, k: int, condition: str, columns: list[str], params: dict[str, int]
     ) -> Any:
         if k > MAX_HITS:
-            raise ValueError(f"{self.name} gives at most {MAX_HITS} hits a query, not {k}; ask for fewer, or scan.")
+            raise ValueError(
+                f"{self.name} gives at most {MAX_HITS} hits by words or signs, and {k} were asked for; ask for fewer."
+            )
         return self._client.search(
             self._collection,
             data=list(queries),
@@ -320,26 +324,3 @@ class MilvusStore(VectorStore):
 
 def _capabilities(place: Place) -> frozenset[str]:
     return LITE_CAPABILITIES if place.is_lite else SERVER_CAPABILITIES
-
-
-def _create_collection(client: Any, place: Place, schema: Schema) -> None:
-    from pymilvus import MilvusException
-
-    try:
-        client.create_collection(
-            place.collection,
-            schema=collection_schema(client, schema),
-            properties=properties(schema),
-            consistency_level="Strong",
-            timeout=CALL_SECONDS,
-        )
-    except MilvusException as error:
-        raise ValueError(
-            f"{place.engine} refuses a collection {place.collection!r} for these items ({error.message}); with more "
-            "than four vectors an item, copies and words counted, it wants proxy.maxVectorFieldNum (deploy/milvus)."
-        ) from None
-
-
-def _read_schema(client: Any, place: Place, location: str) -> Schema:
-    described = client.describe_collection(place.collection, timeout=CALL_SECONDS)
-    return schema_from_json(described["properties"].get(PROPERTY, ""), location)

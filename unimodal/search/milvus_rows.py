@@ -1,4 +1,4 @@
-"""A collection of Milvus for our rows: its columns, its indexes, and each row on its way in and out.
+"""A collection of Milvus for our rows: its columns, its indexes, what it remembers, and each row on its way in and out.
 
 `vector_NAME` and its copies are zeros where an item has no such vector, and `has_NAME` is false, which every search
 asks for (null vectors are new in Milvus 3.0); a field F is the column `field_F`; a thumbnail is base64; words that are
@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from .milvus_connection import Place
 from .milvus_filter import field_column
 from .rows import arrow_schema, fixed_size_list, vectors_of
-from .schema import Schema, binary_column, prefix_column, schema_to_json, vector_column
+from .schema import Schema, binary_column, prefix_column, schema_from_json, schema_to_json, vector_column
 
 PROPERTY = "unimodal.schema"  # of the collection: our schema as JSON
 SPARSE_COLUMN = "words_bm25"  # what Milvus makes of `words`
@@ -25,6 +26,7 @@ SPARSE_COLUMN = "words_bm25"  # what Milvus makes of `words`
 # Milvus's own limits (https://milvus.io/docs/limitations.md).
 MAX_STRING_BYTES = 65_535
 MAX_LIST = 4_096
+CALL_SECONDS = 60.0  # without a limit the client asks an unreachable server again for minutes
 
 
 def has_column(vector: str) -> str:
@@ -104,9 +106,29 @@ def collection_schema(client: Any, schema: Schema) -> Any:
     return columns
 
 
-def properties(schema: Schema) -> dict[str, str]:
-    """What the collection is told to remember."""
-    return {PROPERTY: schema_to_json(schema)}
+def create_collection(client: Any, place: Place, schema: Schema) -> None:
+    """An empty collection, without indexes; raises ValueError with the server's reason for what it refuses."""
+    from pymilvus import MilvusException
+
+    try:
+        client.create_collection(
+            place.collection,
+            schema=collection_schema(client, schema),
+            properties={PROPERTY: schema_to_json(schema)},
+            consistency_level="Strong",
+            timeout=CALL_SECONDS,
+        )
+    except MilvusException as error:
+        raise ValueError(
+            f"{place.engine} refuses a collection {place.collection!r} for these items ({error.message}); with more "
+            "than four vectors an item, copies and words counted, it wants proxy.maxVectorFieldNum (deploy/milvus)."
+        ) from None
+
+
+def read_schema(client: Any, place: Place, location: str) -> Schema:
+    """What the collection was told to remember; raises ValueError if we did not make it."""
+    described = client.describe_collection(place.collection, timeout=CALL_SECONDS)
+    return schema_from_json(described["properties"].get(PROPERTY, ""), location)
 
 
 def stored_names(schema: Schema, columns: Sequence[str]) -> list[str]:

@@ -27,6 +27,7 @@ from unimodal.search.copy import copy_store
 from unimodal.search.indexing import index
 from unimodal.search.items import IndexConfig
 from unimodal.search.milvus_connection import connect, disconnect, parse_place
+from unimodal.search.milvus_rows import create_collection
 from unimodal.search.predicate import Compare, Not, StartsWith, checked, matches, parse_where
 from unimodal.search.query import Query, search
 from unimodal.search.schema import Schema
@@ -211,9 +212,17 @@ def test_what_milvus_cannot_keep_is_refused_before_anything_is_written(
     assert store.count() == 0
 
 
-def test_more_hits_than_milvus_gives_are_refused(store: VectorStore) -> None:
-    with pytest.raises(ValueError, match="gives at most 16384 hits a query, not 20000"):
-        store.search(unit_vectors(1, seed=0), 20_000, fingerprint=MODEL, vector="text")
+def test_more_hits_than_milvus_gives_are_found_here_and_by_words_refused(
+    store: VectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.upsert(rows([f"i{n}" for n in range(40)], words=["shoe"] * 40), fingerprint=MODEL)
+    (few,) = store.search(unit_vectors(1, seed=0), 30, fingerprint=MODEL, vector="text")
+    monkeypatch.setattr(milvus, "MAX_HITS", 7)
+    (many,) = store.search(unit_vectors(1, seed=0), 30, fingerprint=MODEL, vector="text")
+    assert [hit.id for hit in many] == [hit.id for hit in few]
+    assert len(store.search_words("shoe", 7)) == 7
+    with pytest.raises(ValueError, match="gives at most 7 hits by words or signs, and 30 were asked for"):
+        store.search_words("shoe", 30)
 
 
 def test_a_change_of_index_leaves_the_other_indexes_alone(store: VectorStore) -> None:
@@ -267,7 +276,7 @@ def test_a_store_whose_maker_died_before_its_indexes_were_made_opens(tmp_path: P
     url = f"milvus://{tmp_path}/new.db"
     place = parse_place(url)
     client, _ = connect(place)
-    milvus._create_collection(client, place, SCHEMA)
+    create_collection(client, place, SCHEMA)
     disconnect(client, place)
     store = milvus.open(url)
     store.upsert(rows(["a"], words=["shoe"]), fingerprint=MODEL)
