@@ -92,7 +92,7 @@ def index_catalogue(model: Path, data: Path, store: Path) -> None:
 
 def offer_search(model: Path, store: Path) -> None:
     """Say how the store is searched; to somebody at a terminal, offer to serve it at once."""
-    say(f'search it: unimodal search {store} "a navy mug with stripes" --where "price < 50"')
+    say(f'search it: unimodal search {store} "a navy mug with stripes" --where "price < 50" --fields title,price')
     say(f"serve it, with a page: unimodal serve {model} --store {store}")
     if find_spec("uvicorn") is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return
