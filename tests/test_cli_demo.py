@@ -80,7 +80,8 @@ def test_a_second_demo_embeds_nothing_again(demo: Path) -> None:
 def test_without_a_terminal_the_commands_are_said_and_nothing_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
     offer_search(Path("runs/demo/model"), Path("runs/demo/store"))
     assert capsys.readouterr().err.splitlines() == [
-        'search it: unimodal search runs/demo/store "a navy mug with stripes" --where "price < 50" --fields title,price',
+        'search it: unimodal search runs/demo/store "a navy mug with stripes" '
+        '--where "price < 50" --fields title,price',
         "serve it, with a page: unimodal serve runs/demo/model --store runs/demo/store",
     ]
 
