@@ -44,6 +44,7 @@ def _own_loggers() -> Iterator[None]:
 def model(recipe: Recipe, tmp_path: Path) -> Path:
     torch.manual_seed(0)
     config = recipe().model
+    assert config is not None
     assert config.text is not None
     save_model(tmp_path / "shop" / "model", build_model(config), load_tokenizer(config.text)[0])
     return tmp_path / "shop" / "model"
