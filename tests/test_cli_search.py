@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from unimodal.preprocess import load_tokenizer
 @pytest.fixture
 def model(recipe: Recipe, tmp_path: Path) -> Path:
     config = recipe().model
+    assert config is not None
     assert config.text is not None
     save_model(tmp_path / "model", build_model(config), load_tokenizer(config.text)[0])
     return tmp_path / "model"
@@ -39,8 +38,8 @@ def test_index_says_what_it_did_and_does_it_once(model: Path, products: Path, wo
         "index", model, products, tmp_path / "shop", "id=sku", "text=title", "image=photo", f"image_root={world}",
         "fields=[price:float]", "--device", "cpu",
     ]  # fmt: skip
-    first = subprocess.run([sys.executable, "-m", "unimodal", *map(str, words)], capture_output=True, text=True)
-    assert first.returncode == 0, first.stderr
+    first = CliRunner().invoke(app, list(map(str, words)))
+    assert first.exit_code == 0, first.exception
     assert f"5 items of {products} in {tmp_path}/shop: 1 unit embedded, 0 were there, 5 items put in" in first.stderr
     assert f"1 row is not in it; the reason is in {tmp_path}/shop.embeddings/skipped.jsonl" in first.stderr
     again = CliRunner().invoke(app, list(map(str, words)))

@@ -34,7 +34,7 @@ SKIPPED = "skipped.jsonl"
 class Summary:
     """What came of indexing; the skipped items are listed in skipped.jsonl with the reasons."""
 
-    items: int  # in the embeddings of this input, duplicates among them
+    items: int  # of this input
     skipped: int
     embedded: int  # units
     reused: int  # units that were there
@@ -88,10 +88,11 @@ def index(
             else:
                 embed_jobs(plan, todo, embedder, advance)
         embedded = ranks.total(len(todo))
-        stored = _finish(plan, cut, store_url, overwrite, show_progress) if ranks.rank == 0 else 0
+        stored, duplicates = _finish(plan, cut, store_url, overwrite, show_progress) if ranks.rank == 0 else (0, 0)
     heads = [read_head(plan.file(unit)) for unit in cut]
     return Summary(
-        sum(head["items"] for head in heads), sum(len(head["skipped"]) for head in heads), embedded,
+        sum(head["items"] for head in heads) - duplicates,
+        sum(len(head["skipped"]) for head in heads) + duplicates, embedded,
         len(cut) - embedded, stored, time.monotonic() - began, ranks.rank,
     )  # fmt: skip
 
@@ -154,8 +155,13 @@ def _check_same(store_url: str, there: Schema, wanted: Schema) -> None:
             )
 
 
-def _finish(plan: Plan, cut: Sequence[Unit], store_url: str, overwrite: bool, show_progress: bool | None) -> int:
-    """What is done once all files are there: put away those that are no more, fill the store, list what was skipped."""
+def _finish(
+    plan: Plan, cut: Sequence[Unit], store_url: str, overwrite: bool, show_progress: bool | None
+) -> tuple[int, int]:
+    """What is done once all files are there: put away those that are no more, fill the store, list what was skipped.
+
+    Returns how many items were put in, and how many of the input are items of a file before theirs too.
+    """
     files = {plan.file(unit) for unit in cut}
     for file in sorted(plan.folder.glob("*.parquet")):
         head = read_head(file)
@@ -179,7 +185,7 @@ def _finish(plan: Plan, cut: Sequence[Unit], store_url: str, overwrite: bool, sh
         for one in sorted(ids)
     ]
     _write_lines(plan.folder / SKIPPED, [*skipped, *listed])
-    return stored
+    return stored, sum(len(ids) for file, ids in duplicates.items() if file in files)
 
 
 def _check_all_skipped(plan: Plan, skipped: Sequence[dict[str, Any]], num_items: int) -> None:

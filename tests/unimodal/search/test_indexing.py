@@ -234,8 +234,8 @@ def test_a_bomb_is_a_bad_item(saved: str, catalogue: Catalogue, tmp_path: Path) 
 def test_of_two_items_with_one_id_in_two_files_the_first_is_taken(
     saved: str, catalogue: Catalogue, tmp_path: Path, texts: list[str]
 ) -> None:
-    name = catalogue(p9={"id": "p0"})
-    run(saved, name, tmp_path / "store")
+    summary = run(saved, catalogue(p9={"id": "p0"}), tmp_path / "store")
+    assert (summary.items, summary.skipped, summary.stored) == (9, 1, 9)
     assert len(rows := stored(tmp_path / "store")) == 9
     assert rows["p0"]["words"] == texts[0]
     (listed,) = skipped(tmp_path / "store")
