@@ -74,11 +74,12 @@ def index(
         config, types = surveyed(config, cut, there.fields if there is not None else {})
         embedder = load(model, device=device or ranks.device, dtype=dtype, calibrated=config.calibrated)
         schema = _schema(model, dtype, config, types, embedder)
+        plan = Plan(config, schema, folder, embedder.config.preprocess, embedder.modalities)
+        _refuse_mixture(plan)
         if there is not None:
             _check_same(store_url, there, schema)
         elif ranks.rank == 0 and not store_exists(store_url):
             create_store(store_url, schema).close()  # now, for it may lack an ability that the schema asks for
-        plan = Plan(config, schema, folder, embedder.config.preprocess, embedder.modalities)
         todo = unfinished(plan, ranks.share(cut))
         with progress_bar("embedding", sum(job.unit.rows for job in todo), show_progress) as advance:
             if engine == "ray":
@@ -155,6 +156,18 @@ def _check_same(store_url: str, there: Schema, wanted: Schema) -> None:
             )
 
 
+def _refuse_mixture(plan: Plan) -> None:
+    """Raises ValueError where another input in the folder was embedded by another model."""
+    for file in sorted(plan.folder.glob("*.parquet")):
+        head = read_head(file)
+        is_foreign = head.get("model", "").partition(" ")[0] != plan.schema.fingerprint
+        if is_foreign and head.get("input") != plan.config.input:
+            raise ValueError(
+                f"{file} has vectors of another model; choose another folder of embeddings, or remove what "
+                f"{head.get('input', 'an unknown input')} has there and index it again."
+            )
+
+
 def _finish(
     plan: Plan, cut: Sequence[Unit], store_url: str, overwrite: bool, show_progress: bool | None
 ) -> tuple[int, int]:
@@ -167,11 +180,6 @@ def _finish(
         head = read_head(file)
         if file not in files and head.get("input") == plan.config.input:
             put_aside(file)
-        elif head.get("model", "").partition(" ")[0] != plan.schema.fingerprint:
-            raise ValueError(
-                f"{file} has vectors of another model; index {head.get('input', 'its input')} again with this one, or "
-                "remove the file."
-            )
     heads = [read_head(plan.file(unit)) for unit in cut]
     skipped = [{"file": head["label"], **one} for head in heads for one in head["skipped"]]
     _write_lines(plan.folder / SKIPPED, skipped)
