@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -105,8 +106,10 @@ def test_nothing_to_do_gives_an_empty_batch_and_the_end_none(
 def test_whoever_waits_gets_what_comes_at_once(loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor) -> None:
     batcher = Batcher(decode, lambda job, failed: None, pool, ahead=2)
     waiting = [pool.submit(batcher.next_batch, BUDGETS, 20) for _ in range(2)]
+    while len(batcher._changed._waiters) < 2:  # type: ignore[attr-defined]
+        time.sleep(0.001)
     batcher.add(jobs_of(loop, "abcd", cost=5))  # two batches, one notice
-    assert sorted(contents(one.result(20)) for one in waiting) == ["ab", "cd"]
+    assert sorted(contents(one.result(10)) for one in waiting) == ["ab", "cd"]
 
 
 def test_a_picture_that_cannot_be_decoded_is_told_of_whatever_the_decoder_raised(
@@ -121,7 +124,17 @@ def test_a_picture_that_cannot_be_decoded_is_told_of_whatever_the_decoder_raised
     assert told["odd"].reason == "the picture could not be decoded."
 
 
-def test_what_was_cancelled_is_neither_decoded_nor_batched(
+def test_texts_that_were_cancelled_make_room_in_the_batch(
+    loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor
+) -> None:
+    batcher = Batcher(decode, lambda job, failed: None, pool, ahead=2)
+    gone, stays = jobs_of(loop, "123", cost=5), jobs_of(loop, "ab", cost=5)
+    batcher.add([*gone, *stays])
+    batcher.remove(gone[0].request)
+    assert contents(batcher.next_batch(BUDGETS, 20)) == "ab"
+
+
+def test_pictures_that_were_cancelled_are_neither_decoded_nor_batched(
     loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor
 ) -> None:
     decoded: list[Any] = []

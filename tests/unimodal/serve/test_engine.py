@@ -343,9 +343,6 @@ def test_draining_answers_all_that_was_admitted_and_takes_nothing_new(
         watched.opened.clear()
         waiting = [asyncio.create_task(engine.embed([*texts, *pictures])) for _ in range(20)]
         await soon(lambda: engine.queued_items == 320)
-        gone = asyncio.create_task(engine.embed(["a" * 5000]))  # is being tokenised in the pool
-        await asyncio.sleep(0)
-        gone.cancel()
         draining = asyncio.create_task(engine.drain())
         await asyncio.sleep(0)
         assert engine.ready() == (False, "draining")
@@ -359,6 +356,30 @@ def test_draining_answers_all_that_was_admitted_and_takes_nothing_new(
         for outcomes in run(ask(engine)):
             assert len(vectors_of(outcomes)) == 16
         assert not any(worker.thread.is_alive() for worker in engine._workers)
+
+
+def test_draining_does_not_wait_for_a_client_that_goes_away_while_its_text_is_tokenised(
+    embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer, may_go_on = embedder.tokenizer, threading.Event()
+
+    def slowly(texts: Sequence[str]) -> list[list[int]]:
+        assert tokenizer is not None
+        assert may_go_on.wait(PATIENCE)
+        return tokenizer(texts)
+
+    async def ask(engine: Engine) -> None:
+        monkeypatch.setattr(embedder, "tokenizer", slowly)
+        gone = asyncio.create_task(engine.embed(["a" * 5000]))  # so long that the pool does it
+        await soon(lambda: engine.queued_items)
+        draining = asyncio.create_task(engine.drain())
+        await asyncio.sleep(0.01)
+        gone.cancel()
+        await asyncio.wait_for(draining, PATIENCE / 2)
+        may_go_on.set()
+
+    with started(embedder) as engine:
+        run(ask(engine))
 
 
 def test_closing_lets_those_who_wait_go(embedder: Embedder, watched: Watched, texts: list[str]) -> None:

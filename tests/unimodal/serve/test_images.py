@@ -296,7 +296,7 @@ class Canary:
         path, _, query = handler.path.partition("?")
         status, headers, body = 200, {"Set-Cookie": "a=b", "Content-Type": "text/html"}, self.picture
         if path == "/to/":
-            status, headers, body = 302, {"Location": unquote(query)}, b""
+            status, headers, body = 302, {"Location": unquote(query), "Set-Cookie": "a=b"}, b""
         elif path == "/loop":
             status, headers, body = 302, {"Location": f"https://shop.com:{self.port}/loop"}, b""
         elif path == "/slow":
