@@ -76,6 +76,7 @@ def index(
         schema = _schema(model, dtype, config, types, embedder)
         plan = Plan(config, schema, folder, embedder.config.preprocess, embedder.modalities)
         _refuse_mixture(plan)
+        ranks.total(0)  # every process has looked for a store: none meets one that is half made
         if there is not None:
             _check_same(store_url, there, schema)
         elif ranks.rank == 0 and not store_exists(store_url):
