@@ -12,9 +12,10 @@ import pytest
 
 README = Path(__file__).parent.parent / "README.md"
 # Set-up and test commands would start themselves again; `make openstax-mini` needs data and an hour, `make
-# matrix` and `unimodal bench` need minutes and an idle machine, `unimodal prepare` and `mteb` the public origins.
+# matrix` and `unimodal bench` need minutes and an idle machine, `unimodal prepare` and `mteb` the public origins,
+# and so does the shop.
 NOT_HERE = ("pip install", "make test", "make openstax", "make demo", "make matrix", "make torture", "unimodal bench",
-            "unimodal prepare", "unimodal mteb")  # fmt: skip
+            "unimodal prepare", "unimodal mteb", "luma_shop")  # fmt: skip
 
 
 def _blocks() -> list[tuple[str, str]]:
@@ -24,7 +25,8 @@ def _blocks() -> list[tuple[str, str]]:
 
 def test_the_readme_has_blocks_for_every_room() -> None:
     code = "\n".join(code for _, code in _blocks())
-    for word in ("unimodal.load", "unimodal embed", "unimodal train", "unimodal eval", "shards pack", "torchrun"):
+    for word in ("unimodal.load", "unimodal embed", "unimodal train", "unimodal eval", "shards pack", "torchrun",
+                 "unimodal index", "unimodal search", "unimodal serve"):  # fmt: skip
         assert word in code
 
 
