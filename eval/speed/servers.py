@@ -77,7 +77,8 @@ def running(server: Server, folder: Path, threads: int | None = None) -> Iterato
 
     folder: where what it prints goes, of which an error shows the end. threads: of its torch; None: its own number.
     """
-    port, log = _free_port(), folder / f"{server.name}.log"
+    port = _free_port()
+    log = folder / f"{port}.log"
     command = [word.replace("{port}", str(port)) for word in server.command]
     # Packages lie for it where they lie here; none reports home or asks a model hub.
     paths = os.pathsep.join(path for path in sys.path if path) if command[0] == sys.executable else ""

@@ -44,6 +44,13 @@ class ServeSizes(NamedTuple):
     clip: str = "ViT-B-32"
 
 
+class Speed(NamedTuple):
+    """What a server did under load, the median of the rounds."""
+
+    per_second: float
+    cpu_ms: float  # a request, all its threads: what a busy machine does not stretch
+
+
 class Bench(NamedTuple):
     """What all parts share."""
 
@@ -62,11 +69,11 @@ def bench_serve(sizes: ServeSizes | None = None, *, rounds: int = 3, threads: in
     Raises ImportError without the files of MiniLM or a peer; FloatingPointError where vectors differ.
     """
     sizes = sizes or ServeSizes()
-    total = 3 * rounds + 2 * rounds + (2 + bool(infinity_server(""))) * rounds + 2 * rounds + 2
+    loads = 3 + 2 + (3 + bool(infinity_server(""))) + 3  # of a round: overhead, batching, texts, pictures
     with (
         tempfile.TemporaryDirectory() as folder,
         client_process() as send,
-        measuring("bench serve", total, None) as tick,
+        measuring("bench serve", loads * rounds + 2, None) as tick,
     ):
         bench = Bench(sizes, rounds, Path(folder), threads, send, tick)
         return [*_overhead(bench), *_batching(bench), *_texts(bench), *_pictures(bench), *_crowd(bench)]
@@ -91,7 +98,8 @@ def _overhead(bench: Bench) -> list[Row]:
                 ("plain", plain, floats),
             ):
                 bench.tick(f"overhead, {name}")
-                found.setdefault(name, []).append(_cpu_ms(bench, server, bodies))
+                load = Load(server.port, "/v1/embeddings", bodies, clients=16, requests=bench.sizes.requests)
+                found.setdefault(name, []).append(_speed(bench, server, load).cpu_ms)
     cost = {name: statistics.median(values) for name, values in found.items()}
     unit = "CPU ms a request, 16 clients"
     return [
@@ -101,43 +109,43 @@ def _overhead(bench: Bench) -> list[Row]:
     ]
 
 
-def _cpu_ms(bench: Bench, server: Running, bodies: Sequence[bytes]) -> float:
-    before = server.cpu_seconds()
-    answers = bench.send(Load(server.port, "/v1/embeddings", bodies, clients=16, requests=bench.sizes.requests))
-    _all_answered(answers)
-    return 1000 * (server.cpu_seconds() - before) / bench.sizes.requests
-
-
 def _batching(bench: Bench) -> list[Row]:
     """Requests a second of 32 clients, with batches and without, of a model with a known cost of a forward pass."""
     servers = {"ours": _ready(LAUNCH, EACH), "theirs": _ready(LAUNCH, EACH, "batch_tokens=1")}
-    rates = _rates(bench, "micro-batching", servers, _bodies(short_texts()), clients=32)
+    found = _speeds(bench, "micro-batching", servers, _bodies(short_texts()), clients=32)
     name = f"micro-batching, {1000 * LAUNCH:g} ms a forward pass and {1000 * EACH:g} ms a text"
-    return [_rate_row(name, "one by one", ">= 4", rates["ours"], rates["theirs"], 32)]
+    return [_rate_row(name, "one by one", ">= 4", found["ours"], found["theirs"], 32)]
 
 
 def _texts(bench: Bench) -> list[Row]:
     folder = str(_minilm())
     plain = server_of("peers", "sentence-transformers in FastAPI", "sentences", folder, "{port}")
-    peers = [plain, infinity_server(folder)]
-    servers = {"ours": our_server(f"hf:{folder}")} | {peer.name: peer for peer in peers if peer}
-    rates = _rates(bench, "short texts", servers, _bodies(short_texts()), clients=32, alike=True)
-    return [
-        _rate_row("short texts, MiniLM", peer, "> 1", rates["ours"], rate, 32)
-        for peer, rate in rates.items()
-        if peer != "ours"
-    ]
+    peers = [peer for peer in (plain, infinity_server(folder)) if peer]
+    return _beside(bench, "short texts, MiniLM", f"hf:{folder}", peers, _bodies(short_texts()), clients=32)
 
 
 def _pictures(bench: Bench) -> list[Row]:
     model, weights = _same_weights(bench.sizes.clip, bench.folder)
     drawn = (draw_photograph(seed, bench.sizes.short) for seed in range(bench.sizes.pictures))
-    jpegs = [base64.b64encode(encode(one, bench.sizes.short)).decode() for one in drawn]
-    peer = server_of("peers", "open_clip in FastAPI", "pictures", bench.sizes.clip, str(weights), "{port}")
-    bodies = _bodies([{"image": one} for one in jpegs])
-    servers = {"ours": our_server(str(model)), "theirs": peer}
-    rates = _rates(bench, "pictures", servers, bodies, clients=16, alike=True)
-    return [_rate_row(f"pictures, {bench.sizes.clip}", peer.name, "> 1", rates["ours"], rates["theirs"], 16)]
+    bodies = _bodies([{"image": base64.b64encode(encode(one, bench.sizes.short)).decode()} for one in drawn])
+    plain = server_of("peers", "open_clip in FastAPI", "pictures", bench.sizes.clip, str(weights), "{port}")
+    return _beside(bench, f"pictures, {bench.sizes.clip}", str(model), [plain], bodies, clients=16)
+
+
+def _beside(
+    bench: Bench, what: str, model: str, peers: Sequence[Server], bodies: Sequence[bytes], clients: int
+) -> list[Row]:
+    """Ours in both precisions beside peers in float32."""
+    ours = {kind: our_server(model, f"dtype={dtype}") for kind, dtype in (("fp32", "float32"), ("bf16", "bfloat16"))}
+    servers = ours | {peer.name: peer for peer in peers}
+    found = _speeds(bench, what, servers, bodies, clients=clients, alike=True)
+    rows = []
+    for peer in peers:
+        theirs = found[peer.name]
+        rows += [_rate_row(f"{what}, {kind}", peer.name, "> 1", found[kind], theirs, clients) for kind in ours]
+        unit = f"CPU ms a request, {clients} clients"
+        rows.append(make_row(f"{what}, fp32", peer.name, "", found["fp32"].cpu_ms, theirs.cpu_ms, unit))
+    return rows
 
 
 def _same_weights(clip: str, folder: Path) -> tuple[Path, Path]:
@@ -161,7 +169,7 @@ def _crowd(bench: Bench) -> list[Row]:
     """What a crowd gets of a server whose queue holds less: the statuses, the last answers, the memory."""
     folder, clients, bodies = str(_minilm()), bench.sizes.crowd, _bodies(short_texts())
     options = ("max_items=128", "queue_items=256")
-    with running(our_server(f"hf:{folder}", *options), bench.folder) as server:
+    with running(our_server(f"hf:{folder}", *options), bench.folder, bench.threads) as server:
         load = Load(server.port, "/v1/embeddings", bodies, clients=32, seconds=bench.sizes.seconds)
         bench.tick("32 clients")
         few = bench.send(load)
@@ -180,7 +188,7 @@ def _crowd(bench: Bench) -> list[Row]:
     ]
 
 
-def _rates(
+def _speeds(
     bench: Bench,
     what: str,
     servers: Mapping[str, Server],
@@ -188,9 +196,9 @@ def _rates(
     *,
     clients: int,
     alike: bool = False,
-) -> dict[str, float]:
-    """Requests a second of each server, the median of the rounds; alike: only if all give the vectors of the first."""
-    rates: dict[str, list[float]] = {name: [] for name in servers}
+) -> dict[str, Speed]:
+    """Each server under load in turns; alike: only if all give the vectors of the first."""
+    found: dict[str, list[Speed]] = {name: [] for name in servers}
     with ExitStack() as stack:
         started = {
             name: stack.enter_context(running(server, bench.folder, bench.threads)) for name, server in servers.items()
@@ -198,13 +206,19 @@ def _rates(
         if alike:
             check_alike(what, {n: _vector(started[n].port, one.path, bodies[0]) for n, one in servers.items()})
         for _ in range(bench.rounds):
-            for name in servers:
+            for name, one in started.items():
                 bench.tick(f"{what}, {name}")
-                load = Load(started[name].port, servers[name].path, bodies, clients, bench.sizes.seconds)
-                answers = bench.send(load)
-                _all_answered(answers)
-                rates[name].append(answers.per_second)
-    return {name: statistics.median(found) for name, found in rates.items()}
+                load = Load(one.port, servers[name].path, bodies, clients, bench.sizes.seconds)
+                found[name].append(_speed(bench, one, load))
+    return {name: Speed(*map(statistics.median, zip(*speeds, strict=True))) for name, speeds in found.items()}
+
+
+def _speed(bench: Bench, server: Running, load: Load) -> Speed:
+    before = server.cpu_seconds()
+    answers = bench.send(load)
+    if answers.statuses.keys() != {200}:
+        raise RuntimeError(f"not all requests were answered with 200: {dict(answers.statuses)}.")
+    return Speed(answers.per_second, 1000 * (server.cpu_seconds() - before) / len(answers.latencies))
 
 
 def check_alike(what: str, vectors: Mapping[str, Any]) -> None:
@@ -224,13 +238,9 @@ def _vector(port: int, path: str, body: bytes) -> Any:
         return np.array(json.load(answer)["data"][0]["embedding"], dtype=np.float32)
 
 
-def _all_answered(answers: Answers) -> None:
-    if answers.statuses.keys() != {200}:
-        raise RuntimeError(f"not all requests were answered with 200: {dict(answers.statuses)}.")
-
-
-def _rate_row(name: str, peer: str, target: str, ours: float, theirs: float, clients: int) -> Row:
-    return Row(name, peer, ours / theirs, target, ours, theirs, f"requests/s, {clients} clients")
+def _rate_row(name: str, peer: str, target: str, ours: Speed, theirs: Speed, clients: int) -> Row:
+    ratio = ours.per_second / theirs.per_second
+    return Row(name, peer, ratio, target, ours.per_second, theirs.per_second, f"requests/s, {clients} clients")
 
 
 def _bodies(inputs: Sequence[Any], **options: str) -> list[bytes]:
