@@ -31,6 +31,8 @@ from .milvus_connection import Place, connect, disconnect, parse_place
 from .milvus_filter import expression, literal
 from .milvus_rows import (
     CALL_SECONDS,
+    MAX_LIST,
+    MAX_STRING_BYTES,
     SPARSE_COLUMN,
     bytes_of,
     check_sizes,
@@ -112,6 +114,9 @@ def exists(location: str) -> bool:
 
 class MilvusStore(VectorStore):
     """A collection of Milvus."""
+
+    max_text_bytes = MAX_STRING_BYTES
+    max_strings = MAX_LIST
 
     def __init__(self, client: Any, place: Place, schema: Schema) -> None:
         self.name = place.engine

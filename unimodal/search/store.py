@@ -83,6 +83,10 @@ class VectorStore(ABC):
     name: str  # of the engine, for messages
     schema: Schema
     capabilities: frozenset[str]  # of CAPABILITIES
+    max_text_bytes: int | None = (
+        None  # of an id, of words, of a string and of each in a list; None: as long as it likes
+    )
+    max_strings: int | None = None  # of a list
 
     def upsert(self, rows: Any, *, fingerprint: str) -> int:
         """Put the rows of a pyarrow Table in, replacing those whose id is there; durable when it returns.

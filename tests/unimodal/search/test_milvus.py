@@ -212,6 +212,16 @@ def test_what_milvus_cannot_keep_is_refused_before_anything_is_written(
     assert store.count() == 0
 
 
+def test_a_store_names_the_longest_text_and_list_that_it_keeps(store: VectorStore) -> None:
+    longest, most = store.max_text_bytes, store.max_strings
+    assert longest is not None
+    assert most is not None
+    store.upsert(rows(["a"], words=["x" * longest], like=["x" * longest], tags=[["x"] * most]), fingerprint=MODEL)
+    for too_much in ({"words": ["x" * (longest + 1)]}, {"tags": [["x"] * (most + 1)]}):
+        with pytest.raises(ValueError, match="Milvus keeps"):
+            store.upsert(rows(["b"], **too_much), fingerprint=MODEL)
+
+
 def test_more_hits_than_milvus_gives_are_found_here_and_by_words_refused(
     store: VectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
