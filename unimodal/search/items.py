@@ -6,6 +6,7 @@ A ValueError of `item_of` says why a row cannot be indexed.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -71,7 +72,13 @@ class IndexConfig(RowsConfig):
     @model_validator(mode="after")
     def _parent_is_a_field(self) -> IndexConfig:
         if self.parent and self.parent not in [field.source for field in self.fields.values()]:
-            self.fields.setdefault(self.parent_field, FieldSource(source=self.parent))
+            name = self.parent_field
+            if name in self.fields:
+                raise ValueError(
+                    f"parent {self.parent!r} would be called {name!r}, as is {self.fields[name].source!r}; name it: "
+                    f"fields={{NAME: {self.parent}}}."
+                )
+            self.fields[name] = FieldSource(source=self.parent)
         return self
 
     @property
@@ -281,15 +288,27 @@ def _folder(config: IndexConfig) -> Path:
     return path if path.is_dir() else path.parent
 
 
+def _file_of(config: IndexConfig, name: str) -> Path:
+    """A picture below the folder of pictures: a catalogue has no say over what lies elsewhere.
+
+    By the path alone: a link in the folder was put there by whoever keeps the folder.
+    """
+    folder = os.path.abspath(_folder(config))
+    path = Path(os.path.abspath(os.path.join(folder, name)))
+    if not path.is_relative_to(folder):
+        raise ValueError(f"picture {name!r:.200} is not below {folder}; set image_root to a folder above it")
+    if not path.is_file():
+        raise ValueError(f"picture {str(path)!r:.200} does not exist")
+    return path
+
+
 def _picture(row: Row, config: IndexConfig) -> Content | None:
     """The picture's file or bytes, within the cap of bytes; None where there is none."""
     content = _first(_value(row, config.image)) if config.image else None
     if content is None or content == "":
         return None
     if isinstance(content, str):
-        content = _folder(config) / content
-        if not content.is_file():
-            raise ValueError(f"picture {str(content)!r:.200} does not exist")
+        content = _file_of(config, content)
     size = content.stat().st_size if isinstance(content, Path) else len(content) if isinstance(content, bytes) else 0
     if size > config.max_image_bytes:
         raise ValueError(f"a picture of {size:,} bytes, over the cap of {config.max_image_bytes:,}")

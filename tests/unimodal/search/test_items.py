@@ -72,6 +72,12 @@ def test_the_parent_is_a_field(tmp_path: Path) -> None:
     assert first.fields == {"size": 3}
 
 
+def test_a_parent_by_the_name_of_another_field_is_refused() -> None:
+    message = "parent 'meta.group' would be called 'group', as is 'shelf'; name it: fields={NAME: meta.group}"
+    with pytest.raises(ValueError, match=message):
+        parse_config(IndexConfig, {"input": "a.jsonl", "parent": "meta.group", "fields": {"group": "shelf"}})
+
+
 def test_a_picture_is_a_path_below_the_input_the_first_of_a_list_or_bytes(
     tmp_path: Path, pictures: list[Image.Image]
 ) -> None:
@@ -93,6 +99,25 @@ def test_pictures_may_lie_in_another_folder(tmp_path: Path, pictures: list[Image
     (first,) = found(table(tmp_path, [{"photo": "a.png"}]), image="photo", image_root=str(tmp_path / "photos"))
     assert isinstance(first, Item)
     assert first.picture == tmp_path / "photos" / "a.png"
+
+
+@pytest.mark.parametrize("outside", ["../secret.png", "photos/../../secret.png", "{}/secret.png"])
+def test_a_picture_outside_of_its_folder_is_not_read(tmp_path: Path, pictures: list[Image.Image], outside: str) -> None:
+    (tmp_path / "shop" / "photos").mkdir(parents=True)
+    pictures[0].save(tmp_path / "secret.png")
+    rows = [{"title": "a", "photo": None}, {"title": "b", "photo": outside.format(tmp_path)}]
+    name = table(tmp_path / "shop", rows)
+    (fault,) = faults(name, text="title", image="photo").values()
+    assert re.search(r"secret.png' is not below .*shop; set image_root to a folder above it", fault)
+
+
+def test_a_picture_may_be_named_from_the_root_if_it_is_below_its_folder(
+    tmp_path: Path, pictures: list[Image.Image]
+) -> None:
+    pictures[0].save(tmp_path / "a.png")
+    (first,) = found(table(tmp_path, [{"photo": str(tmp_path / "a.png")}]), image="photo")
+    assert isinstance(first, Item)
+    assert first.picture == tmp_path / "a.png"
 
 
 @pytest.mark.parametrize(
