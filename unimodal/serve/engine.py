@@ -97,13 +97,13 @@ class Engine:
             raise DrainingError("the server is shutting down.")
         if len(items) > self.config.max_items:
             raise ValueError(f"{len(items)} items are more than max_items {self.config.max_items}; ask in parts.")
-        self._check_room(len(items), 0)  # before any work is put into them
+        self.check_room(len(items))  # before any work is put into them
         loop = asyncio.get_running_loop()
         request = Request(loop, loop.create_future(), [None] * len(items))
         jobs = self._examine(items, prompt, request)
         if not jobs:
             return _answer_of(request)
-        self._check_room(len(items), request.num_bytes)
+        self.check_room(len(items), request.num_bytes)
         self.stats.requests += 1
         self.queued_items += len(items)
         self.queued_bytes += request.num_bytes
@@ -172,7 +172,8 @@ class Engine:
             for worker in self._workers
         )
 
-    def _check_room(self, num_items: int, num_bytes: int) -> None:
+    def check_room(self, num_items: int, num_bytes: int = 0) -> None:
+        """Raises OverloadedError unless so much more fits into the queue."""
         has_room = self.queued_items + num_items <= self.config.queue_items
         if not has_room or self.queued_bytes + num_bytes > self.config.queue_bytes:
             self.stats.rejected += 1
