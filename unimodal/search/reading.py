@@ -1,4 +1,4 @@
-"""A unit of an input, and its rows: read from the byte where it begins."""
+"""A unit of an input, and its rows; those of lines and cells are read from the byte where it begins."""
 
 from __future__ import annotations
 

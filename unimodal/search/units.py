@@ -1,12 +1,15 @@
 """An input cut into units: what is embedded at a time, becomes one file, and is redone when a run was killed in it.
 
-A tar is a unit. A table is cut every `per_unit` rows (a Parquet file where its row groups end), and a unit knows the
-byte that it begins at, so that reading it parses nothing before it. A unit's identity changes with its content.
+A tar is a unit. A table is cut every `per_unit` rows (a Parquet file where its row groups end), and a unit of lines or
+cells knows the byte that it begins at, so that reading it parses nothing before it. A row group of more than `per_unit`
+rows is read from its start for each of its units. A unit's identity changes with its content.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,7 +39,7 @@ def find_units(name: str, split: str, per_unit: int) -> list[Unit]:
     if path.is_dir():
         return _of_folder(path, split, per_unit)
     paths = table_paths(name, Path())
-    labels = _labels(paths)
+    labels = _labels(name, paths)
     return [
         unit
         for path, label in zip(paths, labels, strict=True)
@@ -46,14 +49,13 @@ def find_units(name: str, split: str, per_unit: int) -> list[Unit]:
     ]
 
 
-def _labels(paths: list[Path]) -> list[str]:
-    """The paths below the folder that they share."""
-    if len(paths) == 1:
-        return [paths[0].name]
-    shared = len(
-        list(itertools.takewhile(lambda same: len(set(same)) == 1, zip(*(path.parts for path in paths), strict=False)))
-    )
-    return ["/".join(path.parts[shared:]) for path in paths]
+def _labels(name: str, paths: Iterable[Path]) -> list[str]:
+    """The paths below the folder that the input names, whichever others it holds."""
+    path = Path(name)
+    folder = path if path.is_dir() else path.parent
+    if not path.exists():
+        folder = Path(*itertools.takewhile(lambda part: not set(part) & set("*?[{"), path.parts))
+    return [Path(os.path.relpath(path, folder)).as_posix() for path in paths]
 
 
 def _of_folder(folder: Path, split: str, per_unit: int) -> list[Unit]:
@@ -88,7 +90,7 @@ def _of_shards(pattern: str) -> list[Unit]:
     paths = find_shards(pattern)
     shards = ShardSet(paths, show_progress=None)
     names = [str(path) for path in paths]
-    labels = _labels([Path(name) for name in names]) if not any(map(is_remote, names)) else names
+    labels = _labels(pattern, map(Path, names)) if not any(map(is_remote, names)) else names
     return [
         Unit(label, name, "shard", 0, rows, digest + contents)
         for label, name, rows, digest, contents in zip(

@@ -135,6 +135,24 @@ def test_several_tables_are_units_under_their_own_names(tmp_path: Path) -> None:
     assert len({unit.name for unit in units}) == 2
 
 
+@pytest.mark.parametrize("name", ["*/a.jsonl", "202?/*.jsonl"])
+def test_a_table_has_its_name_whatever_lies_beside_it(tmp_path: Path, name: str) -> None:
+    for folder in ("2024", "2025"):
+        (tmp_path / folder).mkdir()
+        _write_lines(tmp_path / folder / "a.jsonl", ROWS)
+        first = find_units(str(tmp_path / name), "train", 100)[0]
+        assert first.label == "2024/a.jsonl"
+
+
+@pytest.mark.parametrize("name", ["*/a.tar", "{2024,2024}/a.tar"])
+def test_a_shard_has_its_name_whatever_lies_beside_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / "2024").mkdir()
+    with tarfile.open(tmp_path / "2024" / "a.tar", "w") as tar:
+        add_sample(tar, "000", b"pixels", b"{}")
+    (alone,) = find_units(str(tmp_path / name), "train", 100)
+    assert alone.label == "2024/a.tar"
+
+
 def test_a_folder_gives_its_pictures_by_their_paths(tmp_path: Path, pictures: list[Image.Image]) -> None:
     (tmp_path / "deep").mkdir()
     for name in ("b.png", "deep/a.JPG", "c.webp"):
