@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # what browsers show; each further decoder is one more to attack
 NO_PICTURE = "it is not a readable picture; send a whole JPEG, PNG, WebP or GIF."
+MAX_SCANS = 100  # of a JPEG; encoders write about ten
 MAX_URL = 2048
 GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # an IPv4 address as IPv6-only networks write it
@@ -35,6 +36,8 @@ CLOUD_AGENTS = frozenset({ipaddress.ip_address("168.63.129.16")})  # Azure's, a 
 
 AddressInfo: TypeAlias = tuple[Any, Any, int, str, tuple[Any, ...]]  # as getaddrinfo gives it
 
+# What follows FF in a JPEG, but for stuffed zeros, padding and the markers that have no content.
+_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
 _DATA_URI = re.compile(r"data:[a-z0-9.+/-]*(;[a-z0-9=.+-]+)*;base64,", re.IGNORECASE)
 _URL = re.compile(r"https://[A-Za-z0-9.\-_:\[\]]+(?:[/?#][\x21-\x5b\x5d-\x7e]*)?\Z", re.IGNORECASE)
 
@@ -52,8 +55,7 @@ def picture_bytes(text: str, config: ServeConfig) -> bytes:
             raise ValueError("the data URI is not in base64; write data:image/jpeg;base64,...")
         start = head.end()
     length = len(text) - start
-    if length * 3 // 4 > config.max_image_bytes + 2:
-        raise TooLargeError(f"the picture is larger than {config.max_image_bytes} bytes; scale it down first.")
+    check_size(length * 3 // 4 - 2, config)
     try:
         encoded = memoryview(text.encode("ascii"))[start:]
         decoded = binascii.a2b_base64(encoded)
@@ -68,12 +70,21 @@ def picture_bytes(text: str, config: ServeConfig) -> bytes:
     return decoded
 
 
+def check_size(num_bytes: int, config: ServeConfig) -> None:
+    """Raises TooLargeError for a picture of more bytes than one may have."""
+    if num_bytes > config.max_image_bytes:
+        raise TooLargeError(f"the picture is larger than {config.max_image_bytes} bytes; scale it down first.")
+
+
 def open_checked(picture: bytes | Image.Image, config: ServeConfig) -> Image.Image:
     """A picture as RGB, exactly as `decode_image` gives it: first frame, turned as its EXIF says.
 
     Raises TooLargeError for a header that claims more than `max_pixels`, before anything is decoded, and ValueError for
-    what cannot be decoded; what the decoder said goes to the log alone, for it may tell of the server's memory.
+    what cannot be decoded, or would take for ever; what the decoder said goes to the log alone, for it may tell of the
+    server's memory.
     """
+    if isinstance(picture, bytes) and picture.startswith(b"\xff\xd8") and _num_scans(picture) > MAX_SCANS:
+        raise ValueError(f"the JPEG has more than {MAX_SCANS} scans; save it again.")
     try:
         image = picture if isinstance(picture, Image.Image) else Image.open(io.BytesIO(picture), formats=FORMATS)
         if image.width * image.height > config.max_pixels:
@@ -84,6 +95,15 @@ def open_checked(picture: bytes | Image.Image, config: ServeConfig) -> Image.Ima
     except Exception as error:  # decoders raise whatever a broken file leads them to
         log.info("a picture could not be decoded: %s", type(error).__name__)
         raise ValueError(NO_PICTURE) from None
+
+
+def _num_scans(jpeg: bytes) -> int:
+    """How often a JPEG draws the whole picture; once more than `MAX_SCANS` is as far as it counts."""
+    at = scans = 0
+    while scans <= MAX_SCANS and (marker := _MARKER.search(jpeg, at)) and marker[1] != b"\xd9":  # the end
+        scans += marker[1] == b"\xda"
+        at = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big")  # what it holds is skipped
+    return scans
 
 
 async def fetch_picture(

@@ -75,6 +75,23 @@ def test_a_picture_is_exactly_what_the_library_decodes(picture: Image.Image, for
     assert np.array_equal(np.asarray(opened), np.asarray(decode_image(content)))
 
 
+def test_a_jpeg_that_draws_itself_again_and_again_is_refused_before_it_is_decoded(picture: Image.Image) -> None:
+    content = saved(picture, "JPEG", progressive=True)
+    last = content.rindex(b"\xff\xda")
+    many = content[:last] + 200 * content[last:-2] + content[-2:]
+    with pytest.raises(ValueError, match="the JPEG has more than 100 scans; save it again"):
+        open_checked(many, CONFIG)
+    hidden = content[:2] + b"\xff\xe1\x00\x04\xff\xd9" + many[2:]  # the end of a picture, inside of a comment
+    with pytest.raises(ValueError, match="more than 100 scans"):
+        open_checked(hidden, CONFIG)
+
+
+def test_what_stands_beside_a_jpegs_own_scans_is_not_counted(picture: Image.Image) -> None:
+    film, comment = 200 * b"\xff\xda\x00\x04ab", 200 * b"\xff\xda"
+    content = saved(picture, "JPEG", progressive=True, comment=comment) + film
+    assert open_checked(content, CONFIG).size == (31, 20)
+
+
 def test_of_an_animation_the_first_frame_is_taken(picture: Image.Image) -> None:
     frames = [Image.new("RGB", (31, 20), (number, 0, 0)) for number in range(200)]
     content = saved(picture, "GIF", save_all=True, append_images=frames)
