@@ -42,6 +42,11 @@ class Failed:
     reason: str
     status: int
 
+    @classmethod
+    def of(cls, error: ValueError) -> Failed:
+        """The fault of an item that was refused with this error."""
+        return cls(str(error), 413 if isinstance(error, TooLargeError) else 400)
+
 
 Outcome: TypeAlias = Embedded | Failed
 
@@ -192,10 +197,10 @@ class Batcher:
             if not job.request.is_cancelled:
                 job.content = self._decode(job.content)
         except ValueError as error:
-            fault = Failed(str(error), 413 if isinstance(error, TooLargeError) else 400)
+            fault = Failed.of(error)
         except Exception:  # whatever it is, who asked waits for an answer
             log.exception("a picture could not be decoded")
-            fault = Failed("the picture could not be decoded.", 500)
+            fault = Failed("the picture could not be decoded; save it again, or in another format.", 500)
         with self._changed:
             self._num_decoding -= 1
             if fault is None and not job.request.is_cancelled:

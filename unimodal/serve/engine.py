@@ -1,6 +1,6 @@
 """From many small requests to few large forward passes, beside the event loop of a server.
 
-    embed() -> texts are tokenised at once (long ones in the pool), pictures wait to be decoded in the pool
+    embed() -> texts are tokenised at once (long ones in a thread), pictures wait to be decoded in a pool
             -> a thread for each copy of the model takes whatever is ready, up to a budget, as soon as it is free
             -> a request is answered when the last of its items is
 
@@ -29,11 +29,13 @@ from .batcher import Batcher, Job, Outcome, Request
 from .batcher import Embedded as Embedded
 from .batcher import Failed as Failed
 from .config import ServeConfig
-from .images import TooLargeError, open_checked
+from .images import TooLargeError, check_size, open_checked
 from .stats import Stats
 from .worker import MODEL_FAULT, Worker, picture_tokens
 
-TOKENISED_AT_ONCE = 4_000  # characters, about a millisecond of the event loop's time; more go to the pool
+TOKENISED_AT_ONCE = 4_000  # characters, about a millisecond of the event loop's time; more go to a thread
+
+TOKENISERS = 2  # threads for those
 
 
 class OverloadedError(Exception):
@@ -70,6 +72,7 @@ class Engine:
         budgets = {"text": config.batch_tokens or embedder.tokens_per_batch, "image": pictures}
         copies = range(len(embedder.models))
         self._pool = ThreadPoolExecutor(config.decoders, thread_name_prefix="decode")
+        self._tokenisers = ThreadPoolExecutor(TOKENISERS, thread_name_prefix="tokenise")
         ahead = max(2 * pictures, config.decoders) * len(copies)
         self._batcher = Batcher(self._decode, lambda job, failed: self._answer([(job, failed)]), self._pool, ahead)
         self._workers = [
@@ -139,7 +142,8 @@ class Engine:
             request.is_cancelled = True
             if not request.answered.done():
                 request.answered.set_exception(DrainingError("the server is shutting down."))
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._tokenisers):
+            pool.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers:
             if worker.thread.is_alive():
                 worker.thread.join(timeout=1.0)  # one that is in a forward pass ends with the process
@@ -156,7 +160,7 @@ class Engine:
         good = [worker.last_good for worker in self._workers]
         if None in good:
             return False, "warming up"
-        age = time.monotonic() - max(moment for moment in good if moment is not None)
+        age = time.monotonic() - min(moment for moment in good if moment is not None)
         if age > self.config.ready_seconds:
             return False, f"the last forward pass that went well was {age:.0f} s ago"
         return True, "ready"
@@ -192,7 +196,7 @@ class Engine:
                     raise TooLargeError(f"the request is larger than {self.config.queue_bytes} bytes; ask in parts.")
                 request.num_bytes += num_bytes
             except ValueError as error:
-                request.outcomes[row] = Failed(str(error), 413 if isinstance(error, TooLargeError) else 400)
+                request.outcomes[row] = Failed.of(error)
                 self.stats.refused += 1
                 continue
             for kind, content, share in parts:
@@ -215,8 +219,7 @@ class Engine:
             raise ValueError("a server opens no files by name; send the picture's bytes.")
         if isinstance(content, Image.Image):
             return 3 * content.width * content.height
-        if len(content) > self.config.max_image_bytes:
-            raise TooLargeError(f"the picture is larger than {self.config.max_image_bytes} bytes; scale it down first.")
+        check_size(len(content), self.config)
         return len(content)
 
     async def _tokenise(self, jobs: list[Job], loop: asyncio.AbstractEventLoop) -> None:
@@ -227,7 +230,7 @@ class Engine:
         if sum(map(len, texts)) <= TOKENISED_AT_ONCE:
             token_ids = self.embedder.tokenizer(texts)
         else:
-            token_ids = await loop.run_in_executor(self._pool, self.embedder.tokenizer, texts)
+            token_ids = await loop.run_in_executor(self._tokenisers, self.embedder.tokenizer, texts)
         for job, ids in zip(jobs, token_ids, strict=True):
             job.content, job.tokens, job.cost = ids, len(ids), self.embedder.padded_length(ids)
 

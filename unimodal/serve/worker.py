@@ -19,7 +19,7 @@ from .stats import Stats
 
 log = logging.getLogger(__name__)
 
-MODEL_FAULT = Failed("the model failed on this input.", 500)
+MODEL_FAULT = Failed("the model failed on this input; try again later, or another input.", 500)
 GROW_AFTER = 100  # batches that fitted, before a budget that was halved for want of memory is doubled again
 RETRY_SECONDS = 1.0  # between probes of a model that fails
 
@@ -82,7 +82,7 @@ class Worker:
         try:
             vectors = self._encode([job.content for job in jobs])
         except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError):
+            if _is_out_of_memory(error):
                 self._shrink(jobs)
             else:
                 log.exception("a forward pass of %d inputs failed", len(jobs))
@@ -118,8 +118,8 @@ class Worker:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         kind, self._fitted = jobs[0].kind, 0
-        self.budgets[kind] = max(1, self.budgets[kind] // 2)
-        log.warning("out of memory with %d inputs; batches of %ss are halved for a while", len(jobs), kind)
+        self.budgets[kind] = max(1, sum(job.cost for job in jobs) // 2)
+        log.warning("out of memory with %d inputs; batches of %ss are half of that for a while", len(jobs), kind)
 
     def _count(self, jobs: list[Job], started: float) -> None:
         now = time.monotonic()
@@ -154,6 +154,11 @@ def picture_tokens(embedder: Embedder) -> int:
     return (
         embedder.config.preprocess.image_size // next(patches, 32)
     ) ** 2 + 1  # 32: what convolutional towers reduce by
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Also of a CPU, whose allocator has no error of its own."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def _probes(embedder: Embedder) -> list[Prepared]:

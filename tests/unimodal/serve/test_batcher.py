@@ -121,7 +121,7 @@ def test_a_picture_that_cannot_be_decoded_is_told_of_whatever_the_decoder_raised
     assert [job.row for job in batcher.next_batch(BUDGETS, 20) or ()] == [3]
     pool.shutdown()
     assert {name: failed.status for name, failed in told.items()} == {"broken": 400, "odd": 500, "large": 413}
-    assert told["odd"].reason == "the picture could not be decoded."
+    assert told["odd"].reason == "the picture could not be decoded; save it again, or in another format."
 
 
 def test_texts_that_were_cancelled_make_room_in_the_batch(

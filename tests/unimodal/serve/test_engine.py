@@ -22,6 +22,7 @@ from unimodal.model import DualEncoder
 from unimodal.preprocess import Tokenizer
 from unimodal.serve.config import ServeConfig
 from unimodal.serve.engine import DrainingError, Embedded, Engine, Failed, ModelError, OverloadedError
+from unimodal.serve.worker import MODEL_FAULT
 
 PATIENCE = 20.0  # seconds until something that should happen at once counts as lost
 
@@ -336,6 +337,33 @@ def test_the_items_of_a_client_that_went_away_never_reach_the_model(
         assert (engine.stats.cancelled, engine.queued_bytes) == (1, 0)
 
 
+def test_a_long_text_does_not_wait_for_the_decoders(
+    embedder: Embedder, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_go_on = threading.Event()
+
+    async def ask(engine: Engine) -> None:
+        slow = asyncio.create_task(engine.embed(pictures))
+        await soon(lambda: engine._batcher._num_decoding)
+        vectors_of(await engine.embed(["a hat " * 1000]))
+        assert not slow.done()
+        may_go_on.set()
+        await slow
+
+    with started(embedder, decoders=1) as engine:
+        decode = engine._batcher._decode
+
+        def slowly(picture: Any) -> torch.Tensor:
+            assert may_go_on.wait(PATIENCE)
+            return decode(picture)
+
+        monkeypatch.setattr(engine._batcher, "_decode", slowly)
+        try:
+            run(ask(engine))
+        finally:
+            may_go_on.set()
+
+
 def test_draining_answers_all_that_was_admitted_and_takes_nothing_new(
     embedder: Embedder, watched: Watched, texts: list[str], pictures: list[Image.Image]
 ) -> None:
@@ -451,15 +479,42 @@ def test_after_an_out_of_memory_batches_are_smaller_and_grow_again(
     embedder: Embedder, watched: Watched, texts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unimodal.serve.worker.GROW_AFTER", 4)
+    costs = [embedder.padded_length(embedder.prepare(text)) for text in texts]  # type: ignore[arg-type]  # of texts
     with started(embedder, batch_tokens=400) as engine:
         (worker,) = engine._workers
         watched.fault = lambda batch: torch.OutOfMemoryError("too much") if len(batch) > 5 else None
         run(engine.embed(texts))
-        assert (worker.budgets["text"], watched.batches) == (200, [10, 5, 5])
+        assert (worker.budgets["text"], watched.batches) == (sum(costs) // 2, [10, 5, 5])
         watched.fault = lambda batch: None
         for _ in range(2):
             run(engine.embed(["a hat"]))
-        assert worker.budgets["text"] == 400
+        assert worker.budgets["text"] == 2 * (sum(costs) // 2)
+
+
+def test_the_halves_of_a_batch_that_did_not_fit_do_not_make_the_next_one_smaller_still(
+    embedder: Embedder, watched: Watched, texts: list[str]
+) -> None:
+    cost = embedder.padded_length(embedder.prepare(texts[0]))  # type: ignore[arg-type]  # of a text
+    with started(embedder, batch_tokens=1000 * cost) as engine:
+        (worker,) = engine._workers
+        watched.fault = lambda batch: torch.OutOfMemoryError("too much") if len(batch) > 2 else None
+        run(engine.embed(texts[:1] * 8))
+        assert watched.batches == [8, 4, 2, 2, 4, 2, 2]
+        assert worker.budgets["text"] == 2 * cost
+
+
+def test_a_cpu_without_memory_counts_as_out_of_memory(embedder: Embedder, watched: Watched, texts: list[str]) -> None:
+    def too_much(batch: Sequence[Prepared]) -> Exception | None:
+        try:
+            torch.empty(1 << 60 if len(batch) > 5 else 1, dtype=torch.uint8)
+        except RuntimeError as error:
+            return error
+        return None
+
+    with started(embedder) as engine:
+        watched.fault = too_much
+        assert len(vectors_of(run(engine.embed(texts)))) == 10
+        assert engine.stats.out_of_memory == 1
 
 
 def test_an_item_that_does_not_fit_alone_fails_alone(
@@ -469,7 +524,7 @@ def test_an_item_that_does_not_fit_alone_fails_alone(
         watched.fault = lambda batch: None if is_text(batch) else torch.OutOfMemoryError("too much")
         text, picture, both = run(engine.embed(["a hat", pictures[0], {"text": "a hat", "image": pictures[1]}]))
         assert isinstance(text, Embedded)
-        assert picture == both == Failed("the model failed on this input.", 500)
+        assert picture == both == MODEL_FAULT
         assert engine.stats.failures == 2
 
 
@@ -480,7 +535,7 @@ def test_an_input_that_the_model_fails_on_does_not_fail_its_neighbours(
     with started(embedder) as engine:
         watched.fault = lambda batch: RuntimeError("secret 0x7f") if poison in batch else None
         outcomes = run(engine.embed(texts))
-        assert outcomes[3] == Failed("the model failed on this input.", 500)
+        assert outcomes[3] == MODEL_FAULT
         assert len(vectors_of(outcomes[:3] + outcomes[4:])) == 9
         assert engine.ready() == (True, "ready")
         assert engine.stats.failures == 1
@@ -540,3 +595,10 @@ def test_several_copies_of_the_model_work_at_the_same_time(
         until(lambda: all(worker.last_good for worker in engine._workers))
         watched.batches.clear()
         np.testing.assert_allclose(run(ask(engine)), expected, atol=1e-6)
+
+
+def test_every_copy_of_the_model_has_to_have_run_lately(model: DualEncoder, tokenizer: Tokenizer) -> None:
+    with started(Embedder(model, tokenizer, device=["cpu", "cpu"])) as engine:
+        until(lambda: engine.ready()[0])
+        engine._workers[1].last_good = time.monotonic() - 100
+        assert "forward pass that went well was 100 s ago" in engine.ready()[1]
