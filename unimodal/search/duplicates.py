@@ -21,6 +21,7 @@ Positions = NDArray[np.int64]
 
 DUPLICATE = 0.95  # cosine from which on two items are called near-duplicates
 BLOCK_SCORES = 1 << 22  # cosines held at a time, 16 MB: they are compared while they are in the cache
+ROUNDING = 1e-6  # of a cosine in float32: two equal vectors may have one of 0.9999999
 
 
 def near_duplicates(
@@ -63,7 +64,7 @@ def groups_of_near(
     step = max(1, BLOCK_SCORES // max(1, len(vectors)))
     with progress_bar("comparing", len(vectors), show_progress) as advance:
         for start in range(0, len(vectors), step):
-            close = vectors[start : start + step] @ vectors[start:].T >= threshold
+            close = vectors[start : start + step] @ vectors[start:].T >= threshold - ROUNDING
             for row in np.flatnonzero(np.count_nonzero(close, axis=1) > 1):
                 one = start + int(row)
                 later = start + row + 1 + np.flatnonzero(close[row, row + 1 :])

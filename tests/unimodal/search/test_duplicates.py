@@ -46,6 +46,11 @@ def test_a_chain_of_near_duplicates_is_one_group() -> None:
     assert groups_of_near(vectors, 0.98) == [[0, 2, 3, 4]]
 
 
+def test_at_a_threshold_of_one_every_pair_of_equal_vectors_is_found() -> None:
+    vectors = unit(np.random.default_rng(0).standard_normal((200, 96)))
+    assert len(groups_of_near(np.concatenate([vectors, vectors]), 1.0)) == 200
+
+
 def test_all_vectors_of_a_collapsed_model_are_one_group() -> None:
     assert groups_of_near(unit(np.ones((3000, 4))), 0.95) == [list(range(3000))]
 
