@@ -10,6 +10,7 @@ S vectors of a sample, D embedding dimension.
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ from .store import Hit, VectorStore
 
 SAMPLE = 2_000  # vectors of a kind: the mean is then known to 2 % of the spread
 ROWS_READ = 20_000  # from which they are drawn: the whole of a small store, the first rows of a large one
+ENOUGH = 100  # vectors that tell the spread of their kind, to 7 %
+REDRAWN = 10.0  # seconds after which a sample of fewer is drawn again
 RRF_CONSTANT = 60  # Cormack et al., 2009: what makes the first ranks of a list not outweigh all else
 FLAT = 1e-6  # a spread that is none: all vectors of a kind are alike
 
@@ -48,27 +51,42 @@ class Standard:
     spread: float
 
 
-_SAMPLES: weakref.WeakKeyDictionary[VectorStore, dict[str, NDArray[np.float32]]] = weakref.WeakKeyDictionary()
+@dataclass(frozen=True)
+class _Sample:
+    vectors: NDArray[np.float32]  # (S, D)
+    drawn: float  # when, by time.monotonic()
+
+    @property
+    def is_small(self) -> bool:
+        return len(self.vectors) < ENOUGH
+
+
+_SAMPLES: weakref.WeakKeyDictionary[VectorStore, dict[str, _Sample]] = weakref.WeakKeyDictionary()
 
 
 def standards_of(store: VectorStore, asked: Mapping[str, Vector]) -> dict[str, Standard]:
     """Mean and standard deviation of each query's cosines with a sample of the kind of vectors that it asks.
 
     asked: kind -> (D,) unit vector. The sample is drawn once and kept while the store is open: it is made of vectors
-    alone, and a catalogue that changes day by day still looks much the same.
+    alone, and a catalogue that changes day by day still looks much the same. One that is too small to tell a spread is
+    drawn again later, and has until then the spread of all kinds around their means.
     """
-    samples = _SAMPLES.get(store)
-    if samples is None:
-        samples = _SAMPLES[store] = {}
-    if missing := [kind for kind in asked if kind not in samples]:
-        samples.update(_drawn(store, missing))
+    samples = _SAMPLES.setdefault(store, {})
+    now = time.monotonic()
+    missing = [
+        kind for kind in asked
+        if kind not in samples or (samples[kind].is_small and now - samples[kind].drawn >= REDRAWN)
+    ]  # fmt: skip
+    if missing:
+        samples.update({kind: _Sample(vectors, now) for kind, vectors in _drawn(store, missing).items()})
+    scores = {kind: samples[kind].vectors @ vector for kind, vector in asked.items()}  # kind -> (S,)
+    means = {kind: float(of_kind.mean()) if len(of_kind) else 0.0 for kind, of_kind in scores.items()}
+    pooled = np.concatenate([of_kind - means[kind] for kind, of_kind in scores.items()])
     standards = {}
-    for kind, vector in asked.items():
-        scores = samples[kind] @ vector  # (S,)
-        there = len(scores) > 0
-        standards[kind] = Standard(
-            float(scores.mean()) if there else 0.0, max(float(scores.std()), FLAT) if there else 1.0
-        )
+    for kind, of_kind in scores.items():
+        around = pooled if samples[kind].is_small else of_kind
+        spread = float(around.std()) if len(around) else 0.0
+        standards[kind] = Standard(means[kind], spread if spread > FLAT else 1.0)
     return standards
 
 
@@ -104,21 +122,21 @@ def best_of_kinds(lists: Iterable[Sequence[Hit]], standards: Mapping[str, Standa
             score = hit.score if standard is None else (hit.score - standard.mean) / standard.spread
             if hit.id not in best or score > best[hit.id].score:
                 best[hit.id] = Found(hit.id, score, hit.vector, hit.fields, cosine=hit.score)
-    return sorted(best.values(), key=_best_first)
+    return sorted(best.values(), key=best_first)
 
 
-def fused_by_rank(nearest: Sequence[Found], by_words: Sequence[Hit]) -> list[Found]:
+def fused_by_rank(nearest: Sequence[Found], by_words: Sequence[Hit], *, after: int = 0) -> list[Found]:
     """Reciprocal rank fusion: the score of an item is the sum of 1 / (60 + rank) over the lists that it is in.
 
-    (Cormack et al., 2009, https://doi.org/10.1145/1571941.1572114.)
+    (Cormack et al., 2009, https://doi.org/10.1145/1571941.1572114.) after: how many ranks of each list went before.
     """
     fused = {hit.id: replace(hit, score=0.0) for hit in nearest}
     for hit in by_words:
         fused.setdefault(hit.id, Found(hit.id, 0.0, "words", hit.fields))
     for hits in (nearest, by_words):
-        for rank, one in enumerate(hits, start=1):
+        for rank, one in enumerate(hits, start=after + 1):
             fused[one.id] = replace(fused[one.id], score=fused[one.id].score + 1 / (RRF_CONSTANT + rank))
-    return sorted(fused.values(), key=_best_first)
+    return sorted(fused.values(), key=best_first)
 
 
 def best_of_groups(hits: Iterable[Found], field: str) -> list[Found]:
@@ -130,5 +148,6 @@ def best_of_groups(hits: Iterable[Found], field: str) -> list[Found]:
     return list(groups.values())
 
 
-def _best_first(hit: Hit) -> tuple[float, str]:
+def best_first(hit: Hit) -> tuple[float, str]:
+    """What a list of hits is sorted by."""
     return -hit.score, hit.id

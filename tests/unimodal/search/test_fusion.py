@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -52,27 +54,63 @@ def test_standardised_scores_order_the_list_and_the_cosine_stays_to_be_seen() ->
 
 
 def test_a_standard_is_mean_and_deviation_of_a_querys_cosines_with_all_vectors_of_a_small_store() -> None:
-    texts, pictures, (query,) = drawn(50, 0), drawn(30, 1), drawn(1, 2)
+    texts, pictures, (query,) = drawn(150, 0), drawn(130, 1), drawn(1, 2)
     standards = standards_of(store_of(texts, pictures), {"text": query, "image": query})
     assert standards["text"].mean == pytest.approx(float((texts @ query).mean()), abs=1e-6)
     assert standards["image"].spread == pytest.approx(float((pictures @ query).std()), abs=1e-6)
 
 
 def test_a_large_store_is_read_in_part_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fusion, "ROWS_READ", 100)
-    store, (query,) = store_of(drawn(300, 0), drawn(0, 1)), drawn(1, 2)
-    monkeypatch.setattr(fusion, "SAMPLE", 40)
+    monkeypatch.setattr(fusion, "ROWS_READ", 200)
+    monkeypatch.setattr(fusion, "SAMPLE", 150)
+    store, (query,) = store_of(drawn(500, 0), drawn(0, 1)), drawn(1, 2)
+    num_read = 0
+
+    def in_small_batches(self: ExactStore, where: None, columns: list[str], batch: int) -> Iterator[pa.RecordBatch]:
+        nonlocal num_read
+        for rows in self.table.select(columns).to_batches(max_chunksize=50):
+            num_read += rows.num_rows
+            yield rows
+
+    monkeypatch.setattr(ExactStore, "_scan", in_small_batches)
     first = standards_of(store, {"text": query})
-    store.delete(ids=[str(row) for row in range(300)])
+    assert num_read == 200
+    store.delete(ids=[str(row) for row in range(500)])
     assert standards_of(store, {"text": query}) == first
+    assert num_read == 200
 
 
-def test_a_kind_without_vectors_and_one_whose_vectors_are_all_alike_have_a_standard_too() -> None:
+def test_a_sample_that_is_too_small_is_drawn_again_when_more_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fusion, "REDRAWN", 0.0)
+    texts, pictures, (query,) = drawn(300, 0), drawn(20, 1), drawn(1, 2)
+    store = store_of(texts, pictures[:1])
+    standards_of(store, {"text": query, "image": query})
+    store.upsert(store_of(texts, pictures).table.select(["id", "vector_text", "vector_image"]), fingerprint="f")
+    mean = standards_of(store, {"text": query, "image": query})["image"].mean
+    assert mean == pytest.approx(float((pictures @ query).mean()), abs=1e-6)
+
+
+def test_a_kind_of_few_vectors_has_the_spread_of_all_kinds_around_their_means() -> None:
+    texts, pictures, (query,) = drawn(300, 0), drawn(3, 1), drawn(1, 2)
+    standards = standards_of(store_of(texts, pictures), {"text": query, "image": query})
+    around = np.concatenate([kind @ query - (kind @ query).mean() for kind in (texts, pictures)])
+    assert standards["text"].spread == pytest.approx(float((texts @ query).std()), abs=1e-6)
+    assert standards["image"].spread == pytest.approx(float(around.std()), abs=1e-6)
+
+
+def test_the_only_picture_of_a_store_does_not_stand_out_without_bounds() -> None:
+    texts, pictures, (query,) = drawn(300, 0), drawn(1, 1), drawn(1, 2)
+    standard = standards_of(store_of(texts, pictures), {"text": query, "image": query})["image"]
+    assert (1 - standard.mean) / standard.spread < 10
+
+
+def test_vectors_that_are_all_alike_and_a_kind_without_any_have_a_spread_too() -> None:
     (query,) = drawn(1, 2)
-    store = store_of(np.repeat(drawn(1, 0), 5, axis=0), drawn(0, 1))
-    standards = standards_of(store, {"text": query, "image": query})
-    assert standards["image"] == Standard(0.0, 1.0)
-    assert np.isfinite(1 / standards["text"].spread)
+    for count in (1, 5, 200):
+        store = store_of(np.repeat(drawn(1, 0), count, axis=0), drawn(0, 1))
+        standards = standards_of(store, {"text": query, "image": query})
+        assert standards["image"] == Standard(0.0, 1.0)
+        assert standards["text"].spread == 1.0
 
 
 def test_reciprocal_rank_fusion_sums_one_over_sixty_and_the_rank() -> None:
