@@ -25,22 +25,24 @@ not both, `vectors=("text", "image")` is the fairer list (see `fusion`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
 from typing import Any
 
 from unimodal.config import nearest
 from unimodal.embedder import Embedder, Item, Picture
 
 from .combine import Vector, moved_away, weighted
-from .fusion import Found, Standard, best_of_groups, best_of_kinds, fused_by_rank, standards_of
-from .predicate import And, Compare, In, Predicate, Value, checked
+from .fusion import Found, Standard, best_first, best_of_groups, best_of_kinds, fused_by_rank, standards_of
+from .predicate import And, Compare, In, IsNull, Not, Or, Predicate, Value, checked
 from .rows import vectors_of
 from .schema import Schema, vector_column
 from .store import Hit, VectorStore
 
 HYBRID_DEPTH = 100  # each list that is fused by rank is at least so deep
-GROUP_DEPTH = 4  # items that are fetched for each group wanted, at first
+GROUP_DEPTH = 4  # items that a round fetches for each group wanted
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def search_many(
     fingerprint = embedder.fingerprint()
     check_model(store.schema, fingerprint)
     for query in queries:
-        check_query(store.schema, query)
+        check_query(store.schema, query, fields)
     inputs = [inputs_of(query) for query in queries]
     items = [item for parts in inputs for _, item in parts]
     vectors: Iterator[Vector] = iter(embedder.encode_query(items)) if items else iter(())
@@ -120,8 +122,15 @@ def check_model(schema: Schema, fingerprint: str) -> None:
         )
 
 
-def check_query(schema: Schema, query: Query) -> None:
+def check_query(schema: Schema, query: Query, fields: Sequence[str] | None = None) -> None:
     """Raises ValueError, before anything is embedded, for vectors, fields and words that the store has not."""
+    carried = [name for name in schema.item_columns if name != "id" and not name.startswith("vector_")]
+    for name in fields or ():
+        if name not in carried:
+            raise ValueError(f"fields: the store has no field {name!r}; {nearest(name, carried)}")
+    copies = [*(f"prefix:{dims}" for dims in schema.prefix_dims), *(["binary"] if schema.binary else [])]
+    if query.coarse and query.coarse not in copies:
+        raise ValueError(f"coarse: the store has no copies {query.coarse!r}; {nearest(query.coarse, copies)}")
     for kind in query.vectors:
         if kind not in schema.vectors:
             raise ValueError(f"the store has no vector {kind!r}; {nearest(kind, schema.vectors)}")
@@ -148,29 +157,49 @@ def find(
     """What the store has for a query whose parts are embedded, best first.
 
     vectors: (D,) of each of `inputs_of(query)`. fingerprint: of the model that made them. fields: as for `search`.
-    With `group_by`, deeper and deeper lists are fetched until there are k groups or no item is left.
     """
-    check_query(store.schema, query)
+    check_query(store.schema, query, fields)
     asked = _asked(store, query, vectors)
     merged = len(asked) > 1 and not is_calibrated(store.schema)
     standards = standards_of(store, asked) if merged else {}
     names = list(store.schema.fields) if fields is None else list(fields)
     carried = names if query.group_by in ("", *names) else [*names, query.group_by]
-    depth, exact = query.k * (GROUP_DEPTH if query.group_by else 1), query.exact
-    while True:
-        options = {"fingerprint": fingerprint, "fields": carried, "exact": exact}
-        ranked, is_all = _ranked(store, query, asked, standards, depth, options)
-        hits = best_of_groups(ranked, query.group_by) if query.group_by else ranked
-        if len(hits) >= query.k or not query.group_by or (is_all and exact):
+    look = partial(
+        _ranked, store, asked=asked, standards=standards, options={"fingerprint": fingerprint, "fields": carried}
+    )
+    if not query.group_by:
+        return look(query, query.k)[0][: query.k]
+    hits = _with_sizes(store, query, _best_groups(query, look))
+    return [replace(hit, fields={name: hit.fields[name] for name in names}) for hit in hits]
+
+
+def _best_groups(query: Query, look: Callable[..., tuple[list[Found], bool]]) -> list[Found]:
+    """The best item of each of the k best groups, best first; look: `_ranked` of a query, a depth and earlier rounds.
+
+    Each round leaves out the groups that were found before it, so that the items of a large one are not read again.
+    """
+    hits: list[Found] = []
+    exact = query.exact
+    for rounds in count():
+        rest = replace(query, where=_but(query, hits), exact=exact)
+        ranked, is_all = look(rest, GROUP_DEPTH * query.k, rounds=rounds)
+        hits += best_of_groups(ranked, query.group_by)
+        if len(hits) >= query.k or (is_all and exact):
             break
-        # A list that ended early may be an approximate index's: the last word has the comparison with every row.
-        depth, exact = (depth, True) if is_all else (4 * depth, exact)
-    hits = hits[: query.k]
-    if query.group_by:
-        hits = _with_sizes(store, query, hits)
-    if carried != names:
-        hits = [replace(hit, fields={name: hit.fields[name] for name in names}) for hit in hits]
-    return hits
+        exact = exact or is_all  # a list that ended early may be an approximate index's: the last word has every row
+    return sorted(hits, key=best_first)[: query.k]
+
+
+def _but(query: Query, hits: Sequence[Found]) -> Predicate | None:
+    """The query's filter without the groups of these hits; an item without a value is a group of its own."""
+    groups = tuple(hit.fields[query.group_by] for hit in hits if hit.fields[query.group_by] is not None)
+    alone = tuple(hit.id for hit in hits if hit.fields[query.group_by] is None)
+    parts = [query.where] if query.where is not None else []
+    if groups:
+        parts.append(Or((IsNull(query.group_by), Not(In(query.group_by, groups)))))
+    if alone:
+        parts.append(Not(In("id", alone)))
+    return And(tuple(parts)) if parts else None
 
 
 def is_calibrated(schema: Schema) -> bool:
@@ -210,17 +239,23 @@ def _vectors_of_item(store: VectorStore, item: str, kinds: Sequence[str]) -> dic
 def _ranked(
     store: VectorStore,
     query: Query,
+    depth: int,
+    *,
     asked: Mapping[str, Vector],
     standards: Mapping[str, Standard],
-    depth: int,
     options: Mapping[str, Any],
+    rounds: int = 0,
 ) -> tuple[list[Found], bool]:
-    """At least `depth` hits, best first, or all that the store has; and whether they are all."""
+    """At least `depth` hits, best first, or all that the store has; and whether they are all.
+
+    rounds: how many of the same depth went before this one, which the query's filter leaves out.
+    """
     deep = max(depth, HYBRID_DEPTH) if query.hybrid else depth
     deep += bool(query.like)  # it finds itself
-    options = {**options, "where": query.where, "coarse": query.coarse, "candidates": query.candidates}
+    options = {**options, "where": query.where}
+    how: dict[str, Any] = {"coarse": query.coarse, "candidates": query.candidates, "exact": query.exact}
     lists: list[list[Hit]] = [
-        store.search(vector[None], deep, vector=kind, **options)[0] for kind, vector in asked.items()
+        store.search(vector[None], deep, vector=kind, **options, **how)[0] for kind, vector in asked.items()
     ]
     is_all = all(len(hits) < deep for hits in lists)
     if query.min_score is not None:
@@ -232,7 +267,7 @@ def _ranked(
     if query.hybrid:
         by_words = store.search_words(query.text, deep, where=query.where, fields=options["fields"])
         is_all = is_all and len(by_words) < deep
-        found = fused_by_rank(found, by_words)
+        found = fused_by_rank(found, by_words, after=rounds * deep)
     return [hit for hit in found if hit.id != query.like], is_all
 
 

@@ -65,7 +65,7 @@ class ExactStore(VectorStore):
 
     def _best(self, scores: Any, k: int, vector: str, kept: Any, columns: list[str]) -> list[Hit]:
         best = [int(row) for row in np.argsort(-scores, kind="stable")[:k] if np.isfinite(scores[row])]
-        rows = kept.select(["id", *columns]).take(best).to_pylist()
+        rows = kept.select(["id", *columns]).take(pa.array(best, pa.int64())).to_pylist()
         return [Hit(row.pop("id"), float(scores[at]), vector, row) for at, row in zip(best, rows, strict=True)]
 
     def _scan(self, where: Predicate | None, columns: list[str], batch: int) -> Iterator[Any]:
