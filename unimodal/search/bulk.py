@@ -29,6 +29,7 @@ from unimodal.preprocess import decode_image, image_to_pixels
 from unimodal.rows import pyarrow_parquet
 from unimodal.vectors import unit as unit_length
 
+from .fields import unstorable
 from .items import IndexConfig, Item, items, picture_identity
 from .reading import RawRow, Unit
 from .rows import arrow_schema, fixed_size_list
@@ -55,6 +56,8 @@ class Plan:
     folder: Path  # of the Parquet files
     preprocess: PreprocessConfig
     modalities: frozenset[str]  # what the model embeds
+    max_text_bytes: int | None = None  # what the store keeps
+    max_strings: int | None = None
 
     @property
     def parts(self) -> frozenset[str]:
@@ -77,6 +80,7 @@ class Plan:
         values = self.config.model_dump(mode="json", exclude=_ASIDE)
         made_of = [
             *(FORMAT_VERSION, self.model, list(self.schema.vectors), dict(self.schema.fields), values),
+            *(self.max_text_bytes, self.max_strings),
             *(unit.identity, unit.rows, picture_identity(unit, self.config)),
         ]
         return xxhash.xxh3_128_hexdigest(json.dumps(made_of, sort_keys=True).encode())
@@ -242,7 +246,11 @@ def _decoded(item: Item | RawRow, plan: Plan) -> dict[str, Any] | Skipped:
     """The row of a chunk; no field of a store begins with an underscore."""
     if isinstance(item, RawRow):
         return Skipped(item.number, "", item.fault)
-    row: dict[str, Any] = {"id": item.id, "words": item.words or None, **item.fields, "_text": item.text or None}
+    row: dict[str, Any] = {"id": item.id, "words": item.words or None, **item.fields}
+    fault = unstorable(row, plan.max_text_bytes, plan.max_strings) or unstorable({"text": item.text}, None, None)
+    if fault:
+        return Skipped(item.number, item.id.encode(errors="replace").decode(), fault)
+    row["_text"] = item.text or None
     if not (item.text and "text" in plan.parts) and not (item.picture is not None and "image" in plan.parts):
         return Skipped(item.number, item.id, f"it has no {' and no '.join(sorted(plan.parts))}")
     if item.picture is None:

@@ -87,6 +87,21 @@ def cast(value: Any, kind: FieldType) -> FieldValue:
         raise ValueError(f"{value!r:.80} is no {kind}, it is of type {better}") from None
 
 
+def unstorable(values: Mapping[str, Any], max_bytes: int | None, max_strings: int | None) -> str:
+    """Why a store cannot keep these values, empty if it can. max_bytes: of a text. max_strings: of a list."""
+    for name, value in values.items():
+        texts = value if isinstance(value, list) else [value] if isinstance(value, str) else []
+        if max_strings is not None and len(texts) > max_strings:
+            return f"{name} has {len(texts):,} strings, and the store keeps {max_strings:,}"
+        try:
+            size = max((len(text.encode()) for text in texts), default=0)
+        except UnicodeEncodeError as error:  # JSON can say one half of a surrogate pair
+            return f"{name} is no Unicode text ({error.reason})"
+        if max_bytes is not None and size > max_bytes:
+            return f"{name} has {size:,} bytes, and the store keeps {max_bytes:,}; shorten it, or leave it out"
+    return ""
+
+
 def _present(value: Any) -> Any:
     if hasattr(value, "tolist"):  # numpy's
         value = value.tolist()

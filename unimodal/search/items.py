@@ -205,7 +205,7 @@ def picture_identity(unit: Unit, config: IndexConfig) -> str:
             path = _folder(config) / content
             status = path.stat() if path.is_file() else None
             state = (status.st_size, status.st_mtime_ns) if status is not None else None
-            digest.update(f"{content} {state}\n".encode())
+            digest.update(f"{content} {state}\n".encode(errors="surrogatepass"))
     return digest.hexdigest()
 
 

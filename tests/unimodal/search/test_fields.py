@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from unimodal.config import parse_config
-from unimodal.search.fields import FieldSource, cast, infer_type, named_fields
+from unimodal.search.fields import FieldSource, FieldValue, cast, infer_type, named_fields, unstorable
 
 
 @pytest.mark.parametrize(
@@ -111,3 +111,27 @@ def test_a_type_that_there_is_not_is_refused_with_the_nearest() -> None:
 def test_a_source_with_a_colon_is_written_as_a_mapping() -> None:
     field = parse_config(FieldSource, {"source": "price:net", "type": "float"})
     assert (field.source, field.type) == ("price:net", "float")
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("é" * 5, ""),
+        (["é" * 5] * 3, ""),
+        (None, ""),
+        (7, ""),
+        ("é" * 5 + "a", "name has 11 bytes, and the store keeps 10"),
+        (["a", "b" * 11], "name has 11 bytes, and the store keeps 10"),
+        (["a"] * 4, "name has 4 strings, and the store keeps 3"),
+        ("half a \ud83d", "name is no Unicode text"),
+        (["half a \ud83d"], "name is no Unicode text"),
+    ],
+)
+def test_what_a_store_cannot_keep_says_why(value: FieldValue, reason: str) -> None:
+    fault = unstorable({"id": "a", "name": value}, 10, 3)
+    assert fault.startswith(reason)
+    assert bool(fault) is bool(reason)
+
+
+def test_a_store_without_limits_keeps_any_text() -> None:
+    assert not unstorable({"name": "a" * 100_000, "tags": ["a"] * 10_000}, None, None)

@@ -105,7 +105,7 @@ def test_pictures_may_lie_in_another_folder(tmp_path: Path, pictures: list[Image
 def test_a_picture_outside_of_its_folder_is_not_read(tmp_path: Path, pictures: list[Image.Image], outside: str) -> None:
     (tmp_path / "shop" / "photos").mkdir(parents=True)
     pictures[0].save(tmp_path / "secret.png")
-    rows = [{"title": "a", "photo": None}, {"title": "b", "photo": outside.format(tmp_path)}]
+    rows: list[dict[str, Any]] = [{"title": "a", "photo": None}, {"title": "b", "photo": outside.format(tmp_path)}]
     name = table(tmp_path / "shop", rows)
     (fault,) = faults(name, text="title", image="photo").values()
     assert re.search(r"secret.png' is not below .*shop; set image_root to a folder above it", fault)
@@ -184,6 +184,13 @@ def test_a_picture_that_a_table_names_is_part_of_its_unit(tmp_path: Path, pictur
     assert picture_identity(units(config)[0], config) == before
     pictures[1].save(tmp_path / "a.png")
     assert picture_identity(units(config)[0], config) != before
+
+
+def test_a_picture_whose_name_is_no_unicode_text_does_not_exist(tmp_path: Path) -> None:
+    name = table(tmp_path, [{"title": "a", "photo": "\ud83d.png"}, {"title": "b", "photo": None}])
+    config = parse_config(IndexConfig, {"input": name, "text": "title", "image": "photo"})
+    assert picture_identity(units(config)[0], config)
+    assert "does not exist" in faults(name, text="title", image="photo")[0]
 
 
 @pytest.mark.parametrize(
