@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -154,8 +155,8 @@ def _checked_value(value: Value, field: str, kind: FieldType) -> Value:
     if kind == "bool" and isinstance(value, bool):
         return value
     if kind in ("int", "float") and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not math.isfinite(value) or (kind == "int" and abs(value) >= 2**63):
-            raise ValueError(f"the filter's value {value!r} for {field!r} is out of range; give one of 64 bits.")
+        if not abs(value) <= sys.float_info.max or (kind == "int" and abs(value) >= 2**63):
+            raise ValueError(f"the filter's value {value!r:.40} for {field!r} is out of range; give one of 64 bits.")
         if kind == "float":
             return float(value)
         if value == int(value):

@@ -51,13 +51,14 @@ class _Parser:
     """Reads tokens from the left, one method a rule of the grammar."""
 
     def __init__(self, text: str) -> None:
-        self.tokens = _tokens(text)
+        self.tokens = iter(_tokens(text))
+        self.next = next(self.tokens)
         self.depth = 0
 
     def either(self) -> Predicate:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            _fail(f"no more than {MAX_DEPTH} levels of parentheses", self.tokens[0])
+            _fail(f"no more than {MAX_DEPTH} levels of parentheses", self.next)
         parts = [self.both()]
         while self.take("or"):
             parts.append(self.both())
@@ -84,17 +85,15 @@ class _Parser:
         return part
 
     def comparison(self) -> Predicate:
-        kind, text, _ = self.tokens[0]
-        if kind not in ("name", "quoted"):
-            _fail("a field's name", self.tokens[0])
-        del self.tokens[0]
-        field = text.strip('"')
+        if self.next[0] not in ("name", "quoted"):
+            _fail("a field's name", self.next)
+        field = self.read()[1].strip('"')
         if self.take("is"):
             negated = self.take("not")
             self.expect("null", "null")
             return Not(IsNull(field)) if negated else IsNull(field)
-        if self.tokens[0][0] == "operator":
-            return Compare(field, OPERATORS[self.tokens.pop(0)[1]], self.value())
+        if self.next[0] == "operator":
+            return Compare(field, OPERATORS[self.read()[1]], self.value())
         if self.take("not"):
             return Not(self.range(field))
         return self.range(field)
@@ -113,15 +112,15 @@ class _Parser:
             return And((Compare(field, ">=", low), Compare(field, "<=", self.value())))
         if self.take("like"):
             return StartsWith(field, _prefix(self.expect("text", "a text in single quotes")))
-        _fail("a comparison such as = or in", self.tokens[0])
+        _fail("a comparison such as = or in", self.next)
 
     def value(self) -> Value:
-        kind, text, position = token = self.tokens[0]
+        kind, text, position = token = self.next
         if kind in ("name", "quoted"):
             _fail("a value", token, f"texts stand in single quotes: '{text.strip(chr(34))}'.")
         if kind not in ("text", "number", "true", "false"):
             _fail("a value", token)
-        del self.tokens[0]
+        self.read()
         if kind == "text":
             return text[1:-1].replace("''", "'")
         if kind == "number":
@@ -132,16 +131,21 @@ class _Parser:
 
     def take(self, kind: str) -> bool:
         """Whether the next token is this one; if so, it is read."""
-        if self.tokens[0][0] != kind:
+        if self.next[0] != kind:
             return False
-        del self.tokens[0]
+        self.read()
         return True
 
     def expect(self, kind: str, what: str) -> Token:
-        token = self.tokens[0]
-        if token[0] != kind:
-            _fail(what, token)
-        return self.tokens.pop(0)
+        if self.next[0] != kind:
+            _fail(what, self.next)
+        return self.read()
+
+    def read(self) -> Token:
+        """The next token; after the last one that one stays."""
+        token = self.next
+        self.next = next(self.tokens, token)
+        return token
 
 
 def _tokens(text: str) -> list[Token]:

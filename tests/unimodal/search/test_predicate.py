@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import Any
 
 import pytest
@@ -103,6 +104,14 @@ def test_a_tree_written_as_text_reads_back_as_the_same_tree() -> None:
         assert parse_where(text_of(tree)) == tree, text_of(tree)
 
 
+def test_a_long_list_of_values_is_read_in_time_that_grows_with_its_length() -> None:
+    began = time.process_time()
+    tree = parse_where("stock in (" + "1," * 200_000 + "1)")
+    assert isinstance(tree, In)
+    assert len(tree.values) == 200_001
+    assert time.process_time() - began < 5
+
+
 def test_and_binds_closer_than_or_and_not_closer_than_and() -> None:
     tree = parse_where("not a = 1 and b = 2 or c = 3")
     assert tree == Or((And((Not(Compare("a", "=", 1)), Compare("b", "=", 2))), Compare("c", "=", 3)))
@@ -176,6 +185,14 @@ def test_a_text_that_cannot_be_read_says_where(text: str, message: str) -> None:
 def test_a_filter_that_does_not_fit_the_fields_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         checked(parse_where(text), SCHEMA)
+
+
+@pytest.mark.parametrize("field", ["price", "stock"])
+def test_a_number_that_no_field_can_hold_is_refused(field: str) -> None:
+    for value in (10**400, -(10**400), float("nan"), float("-inf")):
+        tree = In(field, (1, value))
+        with pytest.raises(ValueError, match="is out of range; give one of 64 bits"):
+            checked(tree, SCHEMA)
 
 
 @pytest.mark.parametrize("tree", [And(()), Or(()), In("colour", ()), Compare("colour", "=", "\ud800")])
