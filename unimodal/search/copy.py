@@ -11,7 +11,7 @@ from unimodal.progress import progress_bar
 
 from .rows import vectors_of
 from .schema import vector_column
-from .store import VectorStore, create_store
+from .store import VectorStore, create_store, open_store, store_exists
 
 BATCH = 1000  # rows; with their thumbnails some 20 MB
 NUM_QUERIES = 32
@@ -25,10 +25,17 @@ def copy_store(
     """All items into a new store, which is then built -> how many. Nobody may write to the source meanwhile.
 
     show_progress: a bar on stderr; None: only on a terminal.
-    Raises ValueError where a store is at the target already, UnsupportedError where its engine lacks an ability that
-    the source's schema asks for, and ValueError if in the end it has not all items or does not find them again.
+    Raises ValueError where a store is at the target already, or the source itself; UnsupportedError where its engine
+    lacks an ability that the source's schema asks for; and ValueError if in the end it has not all items or does not
+    find them again.
     """
     num_rows = source.count()
+    if overwrite and store_exists(target_url):
+        there = open_store(target_url)
+        is_source = there.place() == source.place()
+        there.close()
+        if is_source:
+            raise ValueError(f"{target_url} is the store that is copied; choose another place.")
     target = create_store(target_url, source.schema, overwrite=overwrite)
     try:
         sample = _Sample(source.schema.vectors, every=max(1, num_rows // NUM_QUERIES))
@@ -40,10 +47,10 @@ def copy_store(
                 advance(done)
             advance(done, "indexing")
             target.build()
-        if target.count() != done or source.count() != done:
+        if not target.count() == done == source.count() == num_rows:
             raise ValueError(
-                f"{target_url} has {target.count()} of {source.count()} items, of which {done} were copied; let nobody "
-                "write to the source, and copy again with overwrite."
+                f"{target_url} has {target.count()} items, where the source had {num_rows} and now has "
+                f"{source.count()}; let nobody write to the source, and copy again with overwrite."
             )
         for vector in source.schema.vectors:
             recall = _recall(source, target, vector, sample.vectors[vector])

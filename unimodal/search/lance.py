@@ -1,4 +1,4 @@
-"""The embedded store: LanceDB, a folder on a disk or in a bucket, with no process beside one's own.
+"""The embedded store: LanceDB, a folder on a disk, with no process beside one's own.
 
 One table `items`; its Arrow metadata holds the Schema, so that a store is created by one commit or not at all. Several
 processes may read and write: every commit is atomic, readers see the latest, and two writers of one id cannot both
@@ -40,7 +40,7 @@ _PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
 
 
 def create(location: str, schema: Schema, *, overwrite: bool) -> LanceStore:
-    """A new store in a folder; ValueError where a table of that name is there, unless it may be overwritten."""
+    """A new store in a folder. Raises ValueError where one is, unless it is one of ours and may be overwritten."""
     import pyarrow as pa
 
     columns = [
@@ -48,6 +48,8 @@ def create(location: str, schema: Schema, *, overwrite: bool) -> LanceStore:
         for column in arrow_schema(schema, copies=True)
     ]
     columns = pa.schema(columns, metadata={_METADATA: schema_to_json(schema).encode()})
+    if overwrite and (before := _table(location)) is not None:
+        _read_schema(before, location)  # what is not ours is not ours to drop
     mode = "overwrite" if overwrite else "create"
     try:
         table = run(_connect(location).create_table(TABLE, schema=columns, mode=mode))
@@ -65,8 +67,7 @@ def open(location: str) -> LanceStore:
     table = _table(location)
     if table is None:
         raise ValueError(f"{location} holds no store; make one with `unimodal index`.")
-    text = (run(table.schema()).metadata or {}).get(_METADATA, b"").decode()
-    return LanceStore(table, schema_from_json(text, location))
+    return LanceStore(table, _read_schema(table, location))
 
 
 def exists(location: str) -> bool:
@@ -90,6 +91,12 @@ class LanceStore(VectorStore):
 
     def close(self) -> None:
         """Nothing is held: every write was committed when it returned."""
+
+    def place(self) -> str:
+        return str(Path(run(self.table.uri())).resolve())
+
+    def _current_schema(self) -> Schema:
+        return _read_schema(self.table, "what is in the store's folder now")
 
     def _upsert(self, table: Any) -> None:
         merge = self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
@@ -232,7 +239,7 @@ def _connect(location: str) -> Any:
 
 def _table(location: str) -> Any | None:
     """The table of items, if there is one."""
-    if "://" not in location and not Path(location).is_dir():  # to connect makes a folder
+    if not Path(location).is_dir():  # to connect makes a folder
         return None
     try:
         return run(_connect(location).open_table(TABLE))
@@ -240,6 +247,11 @@ def _table(location: str) -> Any | None:
         if "was not found" not in str(error):
             raise
         return None
+
+
+def _read_schema(table: Any, place: str) -> Schema:
+    """What a table was told to remember; raises ValueError if we did not make it."""
+    return schema_from_json((run(table.schema()).metadata or {}).get(_METADATA, b"").decode(), place)
 
 
 def _cut(queries: Vectors, column: str) -> Vectors:

@@ -137,6 +137,15 @@ class MilvusStore(VectorStore):
             self._is_open = False
             disconnect(self._client, self._place)
 
+    def place(self) -> str:
+        if self._place.is_lite:
+            return f"{Path(self._place.uri).resolve()} {self._collection}"
+        described = self._client.describe_collection(self._collection, timeout=CALL_SECONDS)
+        return f"{described['collection_id']}"  # a server has several addresses
+
+    def _current_schema(self) -> Schema:
+        return read_schema(self._client, self._place, f"what is in collection {self._collection!r} now")
+
     def _upsert(self, table: Any) -> None:
         check_sizes(table)
         batch: list[dict[str, Any]] = []

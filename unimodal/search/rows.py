@@ -5,7 +5,7 @@ n rows, D dimensions.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,10 +107,10 @@ def fixed_size_list(values: NDArray[Any], valid: NDArray[np.bool_]) -> Any:
     return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=mask)
 
 
-def check_unit(vectors: NDArray[np.float32], what: str) -> None:
-    """Raises ValueError unless all of (n, D) are finite and of length 1."""
+def check_unit(vectors: NDArray[np.float32], valid: NDArray[np.bool_] | Literal[True], what: str) -> None:
+    """Raises ValueError unless all of (n, D) that are valid, (n,), are finite and of length 1."""
     norms = np.linalg.norm(vectors, axis=1)
-    bad = np.flatnonzero(~(np.abs(norms - 1) <= LENGTH_TOLERANCE))  # NaN and infinity are bad too
+    bad = np.flatnonzero(~(np.abs(norms - 1) <= LENGTH_TOLERANCE) & valid)  # NaN and infinity are bad too
     if bad.size:
         raise ValueError(
             f"{what} {bad[0]} has length {norms[bad[0]]:.4g}, not 1; give what Embedder.encode returns, or divide by "
@@ -132,7 +132,7 @@ def _vectors(column: Any, field: Any, dim: int) -> Any:
         wrong = next(length for length in lengths if length != dim)
         raise ValueError(f"column {field.name!r} has a vector of {wrong} dimensions; the store's have {dim}.")
     vectors, valid = vectors_of(column, dim)
-    check_unit(vectors[valid], f"the vector of {field.name!r} in row")
+    check_unit(vectors, valid, f"the vector of {field.name!r} in row")
     return fixed_size_list(vectors, valid)
 
 
@@ -144,7 +144,9 @@ def _cast(column: Any, field: Any) -> Any:
         cast = column.cast(field.type)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"column {field.name!r} of type {column.type} does not fit {field.type} ({reason}).") from None
+        raise ValueError(
+            f"column {field.name!r} of type {column.type} does not fit {field.type} ({reason}); give {field.type}."
+        ) from None
     if pa.types.is_floating(field.type):
         cast = pc.if_else(pc.is_nan(cast), pa.scalar(None, field.type), cast)  # pandas' sign of a missing value
     if pa.types.is_list(field.type) and pc.list_flatten(cast).null_count:

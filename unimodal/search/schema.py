@@ -13,7 +13,8 @@ from unimodal.config import nearest
 FORMAT_VERSION = 1  # of the JSON below and of the columns' names
 
 FieldType = Literal["string", "int", "float", "bool", "strings"]
-RESERVED = ("id", "words", "thumbnail")  # and what begins with vector_, prefix_, binary_, has_
+# And what begins with vector_, prefix_, binary_, has_; LanceDB puts query_index beside the columns of several queries.
+RESERVED = ("id", "words", "thumbnail", "query_index")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Schema:
             if not _IDENTIFIER.fullmatch(name):
                 raise ValueError(f"vector {name!r} is no name; use lower-case letters, digits and underscores.")
         _check_fields(self.fields)
+        if len(set(self.prefix_dims)) < len(self.prefix_dims):
+            raise ValueError(f"prefix_dims {self.prefix_dims} names one length twice; name each once.")
         for dims in self.prefix_dims:
             if not 0 < dims < self.dim:
                 raise ValueError(f"prefix_dims {dims} is not shorter than the vectors; choose less than {self.dim}.")

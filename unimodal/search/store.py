@@ -31,7 +31,7 @@ from .schema import FieldType, Schema, binary_column, prefix_column, vector_colu
 
 __all__ = [
     "FieldType", "Hit", "IndexSpec", "Schema", "UnsupportedError", "VectorStore", "Vectors",
-    "check_capabilities", "create_store", "open_store", "store_exists",
+    "best_first", "check_capabilities", "create_store", "open_store", "store_exists",
 ]  # fmt: skip
 
 Vectors = NDArray[np.float32]
@@ -72,6 +72,11 @@ class Hit:
     fields: Mapping[str, Any]
 
 
+def best_first(hit: Hit) -> tuple[float, str]:
+    """The key that sorts hits: the highest score first, of equal scores by id."""
+    return -hit.score, hit.id
+
+
 class VectorStore(ABC):
     """A store of items, open for reading and writing. Made by `create_store` and `open_store`.
 
@@ -94,6 +99,7 @@ class VectorStore(ABC):
         Raises ValueError for vectors of another model (fingerprint) or that are not finite unit vectors of (n, D), an
         id that is empty or twice in the table, and columns that the schema has not. A column left out is null.
         """
+        self.schema = self._current_schema()
         self._refuse_foreign(fingerprint, "vectors")
         table = checked_rows(rows, self.schema)
         if table.num_rows:
@@ -129,6 +135,7 @@ class VectorStore(ABC):
         coarse: "" searches the whole vector; "prefix:256" or "binary" takes `candidates` (0: 10 x k, at least 100) by
             the shorter copy, and re-ranks them by the whole vector. exact: compare with every row, whatever the index.
         """
+        self.schema = self._current_schema()
         self._refuse_foreign(fingerprint, "queries")
         queries = self._checked_queries(queries, k)
         if vector not in self.schema.vectors:
@@ -137,7 +144,7 @@ class VectorStore(ABC):
         columns = self._carried(fields)
         if not coarse:
             found = self._nearest(queries, k, vector, vector_column(vector), where, columns, exact)
-            return [sorted(hits, key=_best_first) for hits in found]
+            return [sorted(hits, key=best_first) for hits in found]
         column = self._coarse_column(coarse, vector)
         whole = vector_column(vector)
         num = max(k, candidates or max(10 * k, 100))
@@ -157,7 +164,7 @@ class VectorStore(ABC):
         columns = self._carried(fields)
         # Punctuation is syntax to some engines, and a word to none.
         words = " ".join(re.findall(r"\w+", query))
-        return sorted(self._by_words(words, k, where, columns), key=_best_first) if words else []
+        return sorted(self._by_words(words, k, where, columns), key=best_first) if words else []
 
     def scan(
         self, *, where: Predicate | None = None, columns: Sequence[str] | None = None, batch: int = 10_000
@@ -177,9 +184,17 @@ class VectorStore(ABC):
         """How many items there are, or how many the filter keeps."""
         return self._count(self._filter(where) if where is not None else None)
 
+    def place(self) -> str:
+        """Where the store is: the same however its URL was spelled."""
+        return f"memory:{id(self)}"
+
     @abstractmethod
     def close(self) -> None:
         """Let go of files and connections."""
+
+    def _current_schema(self) -> Schema:
+        """What the items are now: another process may have made the store anew since it was opened."""
+        return self.schema
 
     @abstractmethod
     def _upsert(self, table: Any) -> None:
@@ -240,10 +255,13 @@ class VectorStore(ABC):
     def _checked_queries(self, queries: Vectors, k: int) -> Vectors:
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.schema.dim:
-            raise ValueError(f"queries of shape {queries.shape} are not (Q, {self.schema.dim}).")
+            raise ValueError(
+                f"queries of shape {queries.shape} are not (Q, {self.schema.dim}); give a row of {self.schema.dim} "
+                "numbers for each."
+            )
         if k < 1:
             raise ValueError(f"k {k} asks for no hits; ask for 1 or more.")
-        check_unit(queries, "query")
+        check_unit(queries, True, "query")
         return queries
 
     def _carried(self, fields: Sequence[str] | None) -> list[str]:
@@ -315,14 +333,12 @@ def _engine(url: str) -> tuple[Any, str]:
         location = rest if separator else url
         if not location:
             raise ValueError(f"store {url!r} names no folder; write lance:///abs/dir, or a path.")
+        if "://" in location:
+            raise ValueError(f"store {url!r} names a bucket, and LanceDB is used on disks; write lance:///abs/dir.")
         return import_module(".lance", __package__), location
     if scheme.partition("+")[0] == "milvus":
         return import_module(".milvus", __package__), url
     raise ValueError(f"store {url!r} has a scheme that is not known; write lance:///dir, milvus://host:port or a path.")
-
-
-def _best_first(hit: Hit) -> tuple[float, str]:
-    return -hit.score, hit.id
 
 
 def _re_ranked(query: NDArray[np.float32], hits: list[Hit], whole: str) -> list[Hit]:
@@ -335,4 +351,4 @@ def _re_ranked(query: NDArray[np.float32], hits: list[Hit], whole: str) -> list[
         Hit(hit.id, float(score), hit.vector, {name: value for name, value in hit.fields.items() if name != whole})
         for hit, score in zip(hits, scores, strict=True)
     ]
-    return sorted(ranked, key=_best_first)
+    return sorted(ranked, key=best_first)

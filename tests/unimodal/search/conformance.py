@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.unimodal.search.test_predicate import FIELDS, random_row, random_tree
+from unimodal.search.copy import copy_store
 from unimodal.search.predicate import checked, matches, parse_where
 from unimodal.search.rows import fixed_size_list
 from unimodal.search.schema import Schema
@@ -23,6 +25,7 @@ from unimodal.search.store import (
     CAPABILITIES,
     IndexSpec,
     UnsupportedError,
+    Vectors,
     VectorStore,
     create_store,
     open_store,
@@ -30,7 +33,6 @@ from unimodal.search.store import (
 )  # fmt: skip
 
 # N rows, D dimensions, Q queries
-Vectors = NDArray[np.float32]
 
 DIM = 32
 NUM_ROWS = 5000
@@ -341,6 +343,32 @@ class Conformance:
             small.upsert(self.ten_rows(), fingerprint="other")
         with pytest.raises(ValueError, match="these queries are of the model 'other'"):
             small.search(self.queries, 1, fingerprint="other", vector="text")
+
+    def test_a_store_that_another_made_anew_is_known_by_its_new_model(self, tmp_path: Path) -> None:
+        url = self.url(tmp_path)
+        store = create_store(url, self.schema())
+        store.upsert(pa.table({"id": ["a"], "vector_text": column(self.queries[:1])}), fingerprint=MODEL)
+        anew = create_store(url, replace(self.schema(), fingerprint="other"), overwrite=True)
+        anew.upsert(pa.table({"id": ["b"], "vector_text": column(self.queries[:1])}), fingerprint="other")
+        with pytest.raises(ValueError, match="and the store holds vectors of"):
+            store.search(self.queries, 1, fingerprint=MODEL, vector="text")
+        with pytest.raises(ValueError, match="and the store holds vectors of"):
+            store.upsert(pa.table({"id": ["c"], "vector_text": column(self.queries[:1])}), fingerprint=MODEL)
+        assert store.search(self.queries[:1], 2, fingerprint="other", vector="text")[0][0].id == "b"
+        assert store.count() == 1
+        store.close()
+        anew.close()
+
+    def test_a_store_is_not_copied_over_itself(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        url = self.url(tmp_path)
+        store = create_store(url, self.schema())
+        store.upsert(pa.table({"id": ["a"], "vector_text": column(self.queries[:1])}), fingerprint=MODEL)
+        monkeypatch.chdir(tmp_path)
+        for spelled in (url, f"{url.partition('://')[0]}://{tmp_path}/../{tmp_path.name}/{Path(url).name}"):
+            with pytest.raises(ValueError, match="is the store that is copied; choose another place"):
+                copy_store(store, spelled, overwrite=True)
+        assert store.count() == 1
+        store.close()
 
     def test_a_store_opened_again_is_the_same(self, tmp_path: Path) -> None:
         url = self.url(tmp_path)

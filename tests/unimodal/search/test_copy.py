@@ -13,6 +13,7 @@ import pytest
 from tests.unimodal.search.conformance import DIM, MODEL, column, everything, unit_vectors
 from unimodal.search.copy import BATCH, copy_store
 from unimodal.search.lance import LanceStore, create
+from unimodal.search.predicate import IsNull
 from unimodal.search.schema import Schema
 from unimodal.search.store import VectorStore, create_store, open_store
 
@@ -62,6 +63,23 @@ def test_what_is_at_the_target_is_replaced_only_on_request(source: VectorStore, 
     assert copy_store(source, url, overwrite=True) == NUM_ROWS
 
 
+class Emptied(LanceStore):
+    """A store that somebody empties as soon as its items have been counted."""
+
+    def _count(self, *options: Any) -> int:
+        num = super()._count(*options)
+        self._delete(IsNull("n"))
+        return num
+
+
+def test_a_source_that_is_emptied_meanwhile_is_reported(tmp_path: Path) -> None:
+    store = create(str(tmp_path / "source"), SCHEMA, overwrite=False)
+    rows = pa.table({"id": ["a", "b", "c"], "vector_text": column(unit_vectors(3, seed=6))})
+    store.upsert(rows, fingerprint=MODEL)
+    with pytest.raises(ValueError, match="has 0 items, where the source had 3 and now has 0"):
+        copy_store(Emptied(store.table, SCHEMA), str(tmp_path / "copy"))
+
+
 class Busy(LanceStore):
     """A store to which somebody adds a row as soon as it has been read."""
 
@@ -74,5 +92,5 @@ def test_a_source_that_is_written_to_meanwhile_is_reported(tmp_path: Path) -> No
     store = create(str(tmp_path / "source"), SCHEMA, overwrite=False)
     rows = pa.table({"id": ["a", "b", "c"], "vector_text": column(unit_vectors(3, seed=6))})
     store.upsert(rows, fingerprint=MODEL)
-    with pytest.raises(ValueError, match="has 3 of 4 items, of which 3 were copied"):
+    with pytest.raises(ValueError, match="has 3 items, where the source had 3 and now has 4"):
         copy_store(Busy(store.table, SCHEMA), str(tmp_path / "copy"))

@@ -45,9 +45,10 @@ def rows(**columns: Any) -> pa.Table:
         ({"id": ["a", "a"]}, "id 'a' is there twice"),
         ({"vector_text": column(AXES[:2] * 2)}, "row 0 has length 2, not 1"),
         ({"vector_text": column(AXES[:2] * np.array([[1], [np.nan]], dtype=np.float32))}, "row 1 has length nan"),
+        ({"vector_text": column(AXES[:2] * 3, np.array([False, True]))}, "row 1 has length 3, not 1"),
         ({"vector_text": column(AXES[:2, :8])}, "a vector of 8 dimensions; the store's have 32"),
         ({"vector_text": [1.0, 2.0]}, "give a list of 32 numbers"),
-        ({"stock": [1.5, 2.0]}, "column 'stock' of type double does not fit int64"),
+        ({"stock": [1.5, 2.0]}, "column 'stock' of type double does not fit int64 .*; give int64"),
         ({"price": ["cheap", "dear"]}, "column 'price' of type string does not fit double"),
         ({"tags": [["a", None], []]}, "column 'tags' has a list with a null in it"),
     ],
@@ -96,7 +97,7 @@ def test_rows_without_a_single_vector_are_found_by_filter(store: VectorStore) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"queries": AXES[:1, :8]}, r"queries of shape \(1, 8\) are not \(Q, 32\)"),
+        ({"queries": AXES[:1, :8]}, r"queries of shape \(1, 8\) are not \(Q, 32\); give"),
         ({"queries": AXES[0]}, r"queries of shape \(32,\)"),
         ({"queries": AXES[:1] * 3}, "query 0 has length 3, not 1"),
         ({"k": 0}, "k 0 asks for no hits"),
@@ -162,8 +163,10 @@ def test_the_shorter_copies_are_the_vectors_first_dimensions_and_signs() -> None
         ({"vectors": ()}, "one or more different names"),
         ({"vectors": ("a", "a")}, "one or more different names"),
         ({"vectors": ("A b",)}, "'A b' is no name"),
+        ({"prefix_dims": (8, 8)}, r"prefix_dims \(8, 8\) names one length twice"),
         ({"prefix_dims": (64,)}, "prefix_dims 64 is not shorter"),
         ({"fields": {"id": "string"}}, "a name that the store itself uses; write 'item_id'"),
+        ({"fields": {"query_index": "int"}}, "a name that the store itself uses; write 'item_query_index'"),
         ({"fields": {"Vector_x": "string"}}, "a name that the store itself uses"),
         ({"fields": {"made in": "string"}}, "no name that a filter can use; .* for example 'made_in'"),
         ({"fields": {"x` = 1 --": "string"}}, "no name that a filter can use"),
@@ -212,6 +215,8 @@ def test_a_place_that_holds_no_store_is_an_error(tmp_path: Path) -> None:
             open_store(url)
     with pytest.raises(ValueError, match="names no folder"):
         open_store("lance://")
+    with pytest.raises(ValueError, match="names a bucket"):
+        create_store("lance://s3://bucket/store", SCHEMA)
     with pytest.raises(ValueError, match="scheme that is not known"):
         open_store("redis://host")
     lancedb.connect(tmp_path).create_table("items", pa.table({"a": [1]}))
@@ -219,3 +224,6 @@ def test_a_place_that_holds_no_store_is_an_error(tmp_path: Path) -> None:
         open_store(str(tmp_path))
     with pytest.raises(ValueError, match="holds a store already"):
         create_store(str(tmp_path), SCHEMA)
+    with pytest.raises(ValueError, match="no store of unimodal's"):
+        create_store(str(tmp_path), SCHEMA, overwrite=True)
+    assert lancedb.connect(tmp_path).open_table("items").count_rows() == 1
