@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 Unit = TypeVar("Unit")
+Seen = TypeVar("Seen")
 _PATIENCE = timedelta(days=30)  # that the fast wait for the slow; a process that ends is noticed at once
 
 
@@ -40,14 +41,29 @@ class Ranks:
         import torch
 
         counted = torch.tensor(count)
-        try:
+        with _another_may_end():
             torch.distributed.all_reduce(counted)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:120]
-            raise OSError(
-                f"another process of this run ended early ({reason}); see what it said, and run again."
-            ) from None
         return int(counted)
+
+    def from_first(self, look: Callable[[], Seen]) -> Seen:
+        """What the first process sees, in all of them: some stores let no second process in."""
+        if self.world == 1:
+            return look()
+        import torch
+
+        seen = [look() if self.rank == 0 else None]
+        with _another_may_end():
+            torch.distributed.broadcast_object_list(seen)
+        return cast(Seen, seen[0])
+
+
+@contextmanager
+def _another_may_end() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise OSError(f"another process of this run ended early ({reason}); see what it said, and run again.") from None
 
 
 @contextmanager
