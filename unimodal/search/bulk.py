@@ -26,7 +26,7 @@ from PIL import Image
 from unimodal.checkpoint import sync
 from unimodal.config import PreprocessConfig
 from unimodal.preprocess import decode_image, image_to_pixels
-from unimodal.rows import pyarrow_parquet
+from unimodal.rows import pyarrow_parquet, table_paths
 from unimodal.vectors import unit as unit_length
 
 from .fields import unstorable
@@ -81,7 +81,7 @@ class Plan:
         made_of = [
             *(FORMAT_VERSION, self.model, list(self.schema.vectors), dict(self.schema.fields), values),
             *(self.max_text_bytes, self.max_strings),
-            *(unit.identity, unit.rows, picture_identity(unit, self.config)),
+            *(unit.identity, unit.rows, picture_identity(unit, self.config), _states_of_tables(self.config)),
         ]
         return xxhash.xxh3_128_hexdigest(json.dumps(made_of, sort_keys=True).encode())
 
@@ -229,6 +229,20 @@ def read_head(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):  # pyarrow's ArrowInvalid is a ValueError
         return {}
     return dict(head) if head.get("format_version") == FORMAT_VERSION else {}
+
+
+def read_columns(file: Path) -> Any:
+    """The columns of a store's rows that a file has, as an Arrow schema."""
+    schema = pyarrow_parquet().read_schema(file)
+    return schema.remove(schema.get_field_index(CONTENT))
+
+
+def _states_of_tables(config: IndexConfig) -> list[tuple[int, int]]:
+    """Size and time of the files that rows are joined with or excluded by; what lies on a hub has its name alone."""
+    names = [place.rpartition(":")[0] for place in (*config.join.values(), *config.exclude.values())]
+    paths = [path for name in names if not name.startswith("hf:") for path in table_paths(name, Path())]
+    files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    return [(status.st_size, status.st_mtime_ns) for status in map(Path.stat, files)]
 
 
 def check_skipped(config: IndexConfig, skipped: Sequence[Skipped], unit: Unit) -> None:

@@ -197,8 +197,8 @@ def picture_identity(unit: Unit, config: IndexConfig) -> str:
     if not config.image or unit.kind in ("pictures", "shard"):
         return ""
     digest = xxhash.xxh3_128()
-    for raw in read_unit(unit):
-        content = _first(_value(raw.row, config.image))
+    for row in _wanted(RowFilter(config), [unit]):
+        content = _first(_value(row, config.image))
         if isinstance(content, bytes):  # a table with the pictures inside: they are part of it
             return ""
         if isinstance(content, str):
