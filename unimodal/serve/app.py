@@ -14,7 +14,7 @@ from .config import ServeConfig, read_api_keys
 from .embeddings import embeddings_router
 from .engine import Engine
 from .errors import answer_errors
-from .gate import Gate, Lifecycle
+from .gate import Gate
 from .metrics import Metrics
 from .operations import operations_router
 from .reference import reference_router
@@ -33,7 +33,7 @@ def create_app(engine: Engine, config: ServeConfig, store: VectorStore | None = 
 
     Raises ValueError for a store of another model's vectors, and for keys that are none.
     """
-    lifecycle, metrics, keys = Lifecycle(), Metrics(engine), read_api_keys(config)
+    metrics, keys = Metrics(engine), read_api_keys(config)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -44,7 +44,7 @@ def create_app(engine: Engine, config: ServeConfig, store: VectorStore | None = 
             await engine.drain()
 
     app = FastAPI(title="unimodal", description=ABOUT, lifespan=life, docs_url=None, redoc_url=None)
-    app.state.lifecycle, app.state.engine = lifecycle, engine
+    app.state.engine = engine
     answer_errors(app)
     app.include_router(embeddings_router(engine, config))
     if store is not None:
@@ -55,9 +55,9 @@ def create_app(engine: Engine, config: ServeConfig, store: VectorStore | None = 
         app.include_router(page_router())
     else:
         app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
-    app.include_router(operations_router(engine, metrics, lifecycle))
+    app.include_router(operations_router(engine, metrics))
     app.include_router(reference_router(app))
-    app.add_middleware(Gate, config=config, keys=keys, metrics=metrics, lifecycle=lifecycle)
+    app.add_middleware(Gate, config=config, keys=keys, metrics=metrics, lifecycle=engine.lifecycle)
     if config.cors:
         add_cors(app, config.cors)
     return app

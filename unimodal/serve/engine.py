@@ -54,6 +54,13 @@ class ModelError(Exception):
     """The model failed on everything that a request brought."""
 
 
+class Lifecycle:
+    """Whether the server goes down, and what that cost."""
+
+    draining = False  # not ready any more, though what comes is still taken
+    cut_off = 0  # requests that were given up in the end
+
+
 class Engine:
     """An embedder behind a bounded queue.
 
@@ -62,7 +69,7 @@ class Engine:
 
     def __init__(self, embedder: Embedder, config: ServeConfig) -> None:
         self.embedder, self.config = embedder, config
-        self.stats = Stats()
+        self.stats, self.lifecycle = Stats(), Lifecycle()
         self.queued_items = self.queued_bytes = 0
         self._requests: set[Request] = set()
         self._is_draining = False
@@ -150,8 +157,8 @@ class Engine:
 
     def ready(self) -> tuple[bool, str]:
         """Whether to send requests here, and if not, why."""
-        if self._is_draining:
-            return False, "draining"
+        if self.lifecycle.draining or self._is_draining:
+            return False, "the server is shutting down"
         if self.stuck():
             return False, "the model is stuck"
         failed = max(worker.failed_in_a_row for worker in self._workers)

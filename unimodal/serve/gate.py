@@ -20,6 +20,7 @@ from typing import Any
 from fastapi import Response
 
 from .config import ServeConfig
+from .engine import Lifecycle
 from .errors import ApiError, as_api_error, error_response
 from .logs import request_id
 from .metrics import Metrics
@@ -39,12 +40,6 @@ SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 CLIENT_GONE = 499  # nginx's number; nobody is there to read it
 
 log = logging.getLogger("unimodal.serve.access")
-
-
-class Lifecycle:
-    """Whether the server goes down, which the gate and the health route tell."""
-
-    draining = False
 
 
 class Gate:
@@ -131,10 +126,13 @@ class Passage:
         try:
             await app(self.scope, self.receive, self.send)
         except asyncio.CancelledError:
-            if not self.gone:
+            if not self.gone and not self.gate.lifecycle.draining:
                 raise
             if sys.version_info >= (3, 11) and self.task is not None:  # this cancellation has been dealt with
                 self.task.uncancel()
+            if not self.gone:  # the time to drain is over
+                self.gate.lifecycle.cut_off += 1
+                raise ApiError(503, "the server is shutting down; ask another one.", retry_after=1) from None
         finally:
             if self.watch is not None:
                 self.watch.cancel()

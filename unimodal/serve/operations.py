@@ -6,16 +6,12 @@ from fastapi import APIRouter, Response
 
 from .embeddings import json_response
 from .engine import Engine
-from .gate import Lifecycle
 from .metrics import Metrics
 
 
-def operations_router(engine: Engine, metrics: Metrics, lifecycle: Lifecycle) -> APIRouter:
+def operations_router(engine: Engine, metrics: Metrics) -> APIRouter:
     """Health under Kubernetes' and Weaviate's names, and Prometheus' metrics."""
     router = APIRouter(tags=["operations"])
-
-    def state() -> tuple[bool, str]:
-        return (False, "the server is shutting down") if lifecycle.draining else engine.ready()
 
     @router.get("/health/live")
     async def live() -> Response:
@@ -25,7 +21,7 @@ def operations_router(engine: Engine, metrics: Metrics, lifecycle: Lifecycle) ->
     @router.get("/health/ready", responses={503: {"description": "It must get no traffic now, and why"}})
     async def ready() -> Response:
         """200 only after a forward pass of the model that went well lately, and while not shutting down."""
-        is_ready, reason = state()
+        is_ready, reason = engine.ready()
         response = json_response({"status": "ready"} if is_ready else {"status": "not ready", "reason": reason})
         response.status_code = 200 if is_ready else 503
         return response
@@ -38,7 +34,7 @@ def operations_router(engine: Engine, metrics: Metrics, lifecycle: Lifecycle) ->
     @router.get("/.well-known/ready", status_code=204, responses={503: {"description": "Not ready"}})
     async def weaviate_ready() -> Response:
         """The same for Weaviate."""
-        return Response(status_code=204 if state()[0] else 503)
+        return Response(status_code=204 if engine.ready()[0] else 503)
 
     @router.get("/metrics", responses={200: {"content": {"text/plain": {}}}})
     async def prometheus() -> Response:

@@ -98,7 +98,7 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, engine: Engine, delay_seconds: float) -> None:
         super().__init__(config)
-        self.lifecycle, self.engine, self.delay_seconds = app.state.lifecycle, engine, delay_seconds
+        self.lifecycle, self.engine, self.delay_seconds = engine.lifecycle, engine, delay_seconds
         self.exit_status = 0
         self._stop_at = float("inf")
 
@@ -122,10 +122,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Wait for what was taken; what is left then was cut off."""
         await super().shutdown(sockets)
-        if self.server_state.tasks:
-            log.error(
-                "%d requests were cut off after %s s",
-                len(self.server_state.tasks),
-                self.config.timeout_graceful_shutdown,
-            )
+        if self.lifecycle.cut_off:
+            seconds = self.config.timeout_graceful_shutdown
+            log.error("%d requests were given up after %s s", self.lifecycle.cut_off, seconds)
             self.exit_status = CUT_OFF

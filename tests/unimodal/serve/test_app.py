@@ -199,10 +199,11 @@ def test_it_is_not_ready_before_the_model_has_run_nor_when_it_goes_down(serve: S
     assert client.get("/health/ready").json() == {"status": "ready"}
     assert client.get("/.well-known/ready").status_code == 204
     app: Any = client.app
-    app.state.lifecycle.draining = True
+    app.state.engine.lifecycle.draining = True
     response = client.get("/health/ready")
     assert (response.status_code, response.headers["connection"]) == (503, "close")
-    app.state.lifecycle.draining = False
+    assert "unimodal_ready 0.0" in client.get("/metrics").text
+    app.state.engine.lifecycle.draining = False
 
 
 def test_the_documents_need_nothing_from_elsewhere(client: TestClient) -> None:

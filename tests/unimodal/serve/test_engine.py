@@ -373,7 +373,7 @@ def test_draining_answers_all_that_was_admitted_and_takes_nothing_new(
         await soon(lambda: engine.queued_items == 320)
         draining = asyncio.create_task(engine.drain())
         await asyncio.sleep(0)
-        assert engine.ready() == (False, "draining")
+        assert engine.ready() == (False, "the server is shutting down")
         with pytest.raises(DrainingError):
             await engine.embed(["a hat"])
         watched.opened.set()

@@ -34,6 +34,14 @@ def server(tiny: ModelConfig) -> Iterator[Running]:
         yield one
 
 
+@pytest.fixture
+def slow(tiny: ModelConfig) -> Iterator[Running]:
+    """Half a second for each forward pass, of one text, and one second to come to an end."""
+    with running(tiny, 0.5, batch_tokens=1, delay_seconds=0, drain_seconds=1) as one:
+        wait_until(lambda: httpx.get(f"{one.url}/health/ready").status_code == 200)
+        yield one
+
+
 @pytest.fixture(scope="module")
 def hasty(tiny: ModelConfig) -> Iterator[Running]:
     """One second for a request to arrive."""
@@ -116,29 +124,50 @@ def test_600_clients_at_once_get_200_or_429_in_bounded_time_and_memory(server: R
     assert server.memory("VmHWM") - before < 100
 
 
-def test_the_items_of_a_client_that_is_gone_never_reach_the_model(server: Running) -> None:
-    before = counters(server)
+async def queued(session: aiohttp.ClientSession, url: str, items: int) -> None:
+    """Wait until so many items are in the server's queue."""
+    while True:
+        async with session.get(f"{url}/metrics") as response:
+            if f"unimodal_queue_items {items}.0\n" in await response.text():
+                return
+        await asyncio.sleep(0.01)
 
-    async def ask_and_go() -> None:
+
+def test_the_items_of_a_client_that_is_gone_never_reach_the_model(slow: Running) -> None:
+    async def ask_and_go() -> int:
+        def ask(texts: list[str]) -> asyncio.Task[aiohttp.ClientResponse]:
+            return asyncio.ensure_future(session.post(f"{slow.url}/v1/embeddings", json={"input": texts}))
+
         async with aiohttp.ClientSession() as session:
-            asked = [
-                asyncio.ensure_future(session.post(f"{server.url}/v1/embeddings", json={"input": ["ball"] * 10}))
-                for _ in range(5)
-            ]
-            await asyncio.sleep(0.03)
-            for one in asked:
+            first = ask(["a hat"])  # the model is busy with it while the others come and go
+            await queued(session, slow.url, 1)
+            gone = [ask(["ball"] * 10) for _ in range(5)]
+            await queued(session, slow.url, 51)
+            for one in gone:
                 one.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+            await asyncio.gather(*gone, return_exceptions=True)
+            await queued(session, slow.url, 1)
+            return (await first).status
 
-    for _ in range(3):
-        asyncio.run(ask_and_go())
-    wait_until(lambda: counters(server)["unimodal_queue_items"] == 0)
-    after = counters(server)
-    cancelled = after["unimodal_cancelled_total"] - before["unimodal_cancelled_total"]
-    admitted = after["unimodal_admitted_total"] - before["unimodal_admitted_total"]
-    assert cancelled > 0
-    assert after["unimodal_items_total"] - before["unimodal_items_total"] <= 10 * admitted
-    assert asyncio.run(ask_all(server.url, 1))[0] == {200: 1}
+    before = counters(slow)
+    assert asyncio.run(ask_and_go()) == 200
+    after = counters(slow)
+    assert after["unimodal_cancelled_total"] - before["unimodal_cancelled_total"] == 5
+    assert after["unimodal_items_total"] - before["unimodal_items_total"] == 1
+
+
+def test_what_is_not_done_when_the_drain_ends_is_answered_503_and_told_by_the_exit_status(slow: Running) -> None:
+    async def ask_and_stop() -> int:
+        async with aiohttp.ClientSession() as session:
+            asked = asyncio.ensure_future(session.post(f"{slow.url}/v1/embeddings", json={"input": ["a hat"] * 40}))
+            await queued(session, slow.url, 40)
+            assert slow.process.pid is not None
+            os.kill(slow.process.pid, signal.SIGTERM)
+            return (await asked).status
+
+    assert asyncio.run(ask_and_stop()) == 503
+    slow.process.join(20)
+    assert slow.process.exitcode == CUT_OFF
 
 
 @pytest.mark.parametrize(
