@@ -291,3 +291,6 @@ def run(coroutine: Any) -> Any:
     from lancedb.background_loop import LOOP
 
     return LOOP.run(coroutine)
+
+
+STORE = LanceStore  # what it can is known before there is one

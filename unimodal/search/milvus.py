@@ -338,3 +338,6 @@ class MilvusStore(VectorStore):
 
 def _capabilities(place: Place) -> frozenset[str]:
     return LITE_CAPABILITIES if place.is_lite else SERVER_CAPABILITIES
+
+
+STORE = MilvusStore  # what it can is known before there is one

@@ -31,7 +31,7 @@ from .schema import FieldType, Schema, binary_column, prefix_column, vector_colu
 
 __all__ = [
     "FieldType", "Hit", "IndexSpec", "Schema", "UnsupportedError", "VectorStore", "Vectors",
-    "best_first", "check_capabilities", "create_store", "open_store", "store_exists",
+    "best_first", "check_capabilities", "create_store", "open_store", "store_exists", "store_type",
 ]  # fmt: skip
 
 Vectors = NDArray[np.float32]
@@ -324,6 +324,13 @@ def store_exists(url: str) -> bool:
     """Whether there is a store to open."""
     engine, location = _engine(url)
     return bool(engine.exists(location))
+
+
+def store_type(url: str) -> type[VectorStore]:
+    """Of the stores at such a URL, whether there is one or not."""
+    engine, _ = _engine(url)
+    store: type[VectorStore] = engine.STORE
+    return store
 
 
 def _engine(url: str) -> tuple[Any, str]:

@@ -14,7 +14,14 @@ from tests.unimodal.search.conformance import DIM, MODEL, column, everything
 from unimodal.search.predicate import parse_where
 from unimodal.search.rows import arrow_schema, checked_rows, signs, vectors_of, with_copies
 from unimodal.search.schema import FieldType, Schema, schema_from_json, schema_to_json
-from unimodal.search.store import UnsupportedError, VectorStore, create_store, open_store, store_exists
+from unimodal.search.store import (
+    UnsupportedError,
+    VectorStore,
+    create_store,
+    open_store,
+    store_exists,
+    store_type,
+)
 
 pytest.importorskip("lancedb")
 
@@ -205,6 +212,12 @@ def test_a_bare_path_is_a_lance_store(tmp_path: Path, scheme: str) -> None:
     create_store(url, SCHEMA).close()
     assert store_exists(f"{tmp_path}/new/store")
     assert open_store(f"lance://{tmp_path}/new/store").count() == 0
+
+
+def test_what_a_store_keeps_is_known_before_there_is_one(tmp_path: Path) -> None:
+    pytest.importorskip("pymilvus")
+    assert store_type(f"{tmp_path}/nothing").max_text_bytes is None
+    assert store_type("milvus://nowhere:19530").max_text_bytes == 65_535
 
 
 def test_a_place_that_holds_no_store_is_an_error(tmp_path: Path) -> None:
