@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from eval.evaluate import evaluate
@@ -19,9 +22,11 @@ from eval.suites import read_suite
 from tests.conftest import COLOURS, THINGS, Recipe
 from unimodal.checkpoint import save_model
 from unimodal.cli import app
+from unimodal.cli.search import _print
 from unimodal.embedder import load
 from unimodal.model import build_model
 from unimodal.preprocess import load_tokenizer
+from unimodal.search.fusion import Found
 from unimodal.search.query import Query, search_many
 from unimodal.search.store import open_store
 
@@ -106,15 +111,48 @@ def test_more_like_an_item_needs_no_model(shop: Path) -> None:
     assert len(hits(shop / "store", "mug", "--model", shop / "gone", "-k", 3)) == 3
 
 
-def test_a_table_shows_rank_score_vector_and_fields_as_they_are(shop: Path) -> None:
-    result = unimodal("search", shop / "store", "mug", "-k", 2, "--fields", "title,price")
+def test_a_line_shows_rank_score_id_and_the_fields_as_they_are(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    result = unimodal("search", shop / "store", "mug", "-k", 2, "--fields", "price,title,colour,category")
     (hit, _) = hits(shop / "store", "mug", "-k", 2)
     line = next(line for line in result.output.splitlines() if hit["id"] in line)
-    assert [cell.strip() for cell in line.strip("│").split("│")] == [
-        "1", f"{hit['score']:.3f}", "fused", hit["id"], hit["fields"]["title"], f"{hit['fields']['price']:g}",
+    fields = hit["fields"]
+    assert re.split(" {2,}", line.strip()) == [
+        "1", f"{hit['score']:.3f}", hit["id"], fields["title"],
+        f"price {fields['price']:g} · {fields['colour']} · {fields['category'][0]}",
     ]  # fmt: skip
     assert "2 of 24 items;" in result.output
     assert "ms to search" in result.output
+
+
+@pytest.mark.parametrize("width", [40, 80, 140])
+def test_no_line_is_wider_than_the_terminal_and_each_field_is_there(
+    shop: Path, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    output = unimodal("search", shop / "store", "mug", "--where", "id = 'mug-green'").stdout
+    assert max(map(len, output.splitlines())) <= width
+    assert len(output.splitlines()) <= 1 + {40: 4, 80: 2, 140: 1}[width]
+    words = output.split()
+    assert not [one for one in ("mug-green", "[b]mug[/b]", "green", "Home/Kitchen", "price", "11") if one not in words]
+
+
+def test_which_vector_was_nearest_is_shown_where_hits_differ_in_it(shop: Path) -> None:
+    one = unimodal("search", shop / "store", "mug", "--vectors", "text").stdout
+    several = unimodal("search", shop / "store", "mug", "--vectors", "text,image", "-k", 24).stdout
+    assert one.splitlines()[0].split() == ["score", "id"]
+    assert several.splitlines()[0].split() == ["score", "cosine", "by", "id"]
+
+
+def test_a_group_shows_how_many_more_it_has(shop: Path) -> None:
+    assert unimodal("search", shop / "store", "mug", "--group-by", "parent").stdout.count("+3 more") == len(THINGS)
+
+
+def test_a_catalogue_steers_no_terminal_and_breaks_no_line() -> None:
+    hit = Found("a\x1b[2Jb", 0.5, "text", {"title": "red\n\x1b]0;hat\x07", "words": "x" * 1000}, cosine=0.5)
+    _print([hit], Console(width=300, file=(written := io.StringIO())))
+    line = written.getvalue().splitlines()[1]
+    assert line.split() == ["1", "0.500", "a[2Jb", "red", "]0;hat", "x" * 99 + "…"]
 
 
 def test_what_is_wrong_is_one_line(shop: Path) -> None:
@@ -132,6 +170,13 @@ def test_what_is_wrong_is_one_line(shop: Path) -> None:
     assert result.returncode == 1
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_fields_and_copies_that_the_store_has_not_are_refused_before_the_model_is_loaded(shop: Path) -> None:
+    (shop / "model").rename(shop / "gone")
+    for option, value in (("--fields", "titel"), ("--coarse", "prefix:99")):
+        with pytest.raises(ValueError, match=f"{option[2:]}: the store has no"):
+            unimodal("search", shop / "store", "mug", option, value)
 
 
 def test_the_store_finds_what_the_evaluation_of_the_shop_says(shop: Path) -> None:

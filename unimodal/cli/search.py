@@ -13,11 +13,15 @@ from .console import say
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from unimodal.embedder import Embedder
     from unimodal.search.fusion import Found
     from unimodal.search.schema import Schema
+
+LONGEST = 100  # letters that a hit shows of one field
 
 
 def index(
@@ -108,7 +112,7 @@ def search(
     )  # fmt: skip
     opened = open_store(store)
     schema = opened.schema
-    check_query(schema, query)
+    check_query(schema, query, _listed(fields) or None)
     parts, fingerprint, started = inputs_of(query), schema.fingerprint, time.perf_counter()
     asked: Any = []
     if parts:  # an item's own vectors are in the store
@@ -124,7 +128,7 @@ def search(
                  "fields": hit.fields} for hit in found]  # fmt: skip
         typer.echo(orjson.dumps({"hits": hits, "count": len(hits), "took_ms": took}, option=orjson.OPT_SERIALIZE_NUMPY))
     elif found:
-        Console().print(_table(found, grouped=bool(group_by)))
+        _print(found, Console())
     say(f"{len(found)} of {opened.count():,} items; {took['embed']:.0f} ms to embed, {took['search']:.0f} ms to search")
     opened.close()
 
@@ -148,41 +152,60 @@ def _model_of(schema: Schema, given: str, device: str | None) -> Embedder:
         raise ValueError(f"the store's model cannot be loaded: {error} Say where it lies now with --model.") from None
 
 
-def _table(found: Sequence[Found], *, grouped: bool) -> Table:
-    """Rank, score and fields; the cosine beside the score where that is another."""
+def _print(found: Sequence[Found], console: Console) -> None:
+    """A line a hit, or, if one would not fit, the fields on lines of their own below the title."""
+    table = _table(found, "  ")
+    widest = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+    console.print(table if widest <= console.width else _table(found, "\n"))
+
+
+def _table(found: Sequence[Found], between: str) -> Table:
+    """A hit is rank, score, id, title and fields; what is the same for all hits has no column."""
     from rich.table import Table
     from rich.text import Text
 
-    table = Table()
     ranked_otherwise = any(hit.cosine != hit.score for hit in found)
+    by_several = len({hit.vector for hit in found}) > 1
+    table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("", "score", *(["cosine"] if ranked_otherwise else [])):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in ("by", "id", *(["more"] if grouped else []), *found[0].fields):
-        table.add_column(Text(name))
+    for name in (*(["by"] if by_several else []), "id", ""):
+        table.add_column(name, overflow="fold")
     for rank, hit in enumerate(found, start=1):
+        score = f"{hit.score:.4f}" if ranked_otherwise else f"{hit.score:.3f}"
         cosine = ["" if hit.cosine is None else f"{hit.cosine:.3f}"] if ranked_otherwise else []
-        more = [f"+{hit.more}" if hit.more else ""] if grouped else []
-        values = [hit.vector, hit.id, *more, *(_shown(value) for value in hit.fields.values())]
-        # As Text: a catalogue's own square brackets are no markup.
-        table.add_row(
-            str(rank),
-            f"{hit.score:.4f}" if ranked_otherwise else f"{hit.score:.3f}",
-            *cosine,
-            *(Text(value) for value in values),
-        )
+        by = [hit.vector] if by_several else []
+        table.add_row(str(rank), score, *cosine, *by, Text(_one_line(hit.id)), _described(hit, between))
     return table
 
 
+def _described(hit: Found, between: str) -> Text:
+    """An item's first text, then its other fields, dim; numbers with their names, since texts explain themselves."""
+    from rich.text import Text
+
+    there = {name: value for name, value in hit.fields.items() if value not in (None, "", [])}
+    title = next((name for name, value in there.items() if isinstance(value, str)), "")
+    others = [
+        _shown(value) if isinstance(value, (str, list)) else f"{name} {_shown(value)}"
+        for name, value in there.items()
+        if name != title
+    ]
+    others += [f"+{hit.more} more"] if hit.more else []
+    # As Text: a catalogue's own square brackets are no markup.
+    parts = [Text(_shown(there.get(title, ""))), Text(" · ".join(others), style="dim")]
+    return Text(between).join(part for part in parts if part)
+
+
 def _shown(value: Any) -> str:
-    if value is None:
-        return ""
-    return (
-        ", ".join(map(str, value))
-        if isinstance(value, list)
-        else f"{value:g}"
-        if isinstance(value, float)
-        else str(value)
-    )
+    if isinstance(value, list):
+        value = ", ".join(map(str, value))
+    text = _one_line(f"{value:.10g}" if isinstance(value, float) else str(value))
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks, and what would steer a terminal."""
+    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
 
 
 def _listed(names: str) -> tuple[str, ...]:
