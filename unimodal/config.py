@@ -24,7 +24,7 @@ class Config(BaseModel):
         if isinstance(values, Mapping):
             for key in values:
                 if key not in cls.model_fields:
-                    raise ValueError(f"unknown key {key!r}; {nearest(str(key), cls.model_fields)}")
+                    raise ValueError(f"unknown key {key!r:.80}; {nearest(str(key), cls.model_fields)}")
         return values
 
 
@@ -33,7 +33,7 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 def nearest(word: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
     """The way out of a misspelt name: "did you mean 'x'?", or the list of what there is."""
-    close = difflib.get_close_matches(word, list(valid), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word[:80], list(valid), n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"there is: {', '.join(sorted(valid)) or 'nothing'}."
 
 
