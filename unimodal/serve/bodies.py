@@ -14,6 +14,9 @@ from ..config import Config
 from .encodings import Number
 from .errors import ApiError
 
+# A list ends at its first fault: one for each of its items would hold up the event loop, and only the first is told.
+FIRST_FAULT = Field(fail_fast=True)
+Texts = Annotated[list[str], FIRST_FAULT]
 EmbeddingType = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
 
 ITEM = {
@@ -88,18 +91,33 @@ class EmbeddingsBody(Config):
     user: str | None = Field(default=None, description="Taken and not used.")
 
 
-class CohereContent(Config):
-    """A text or a picture of an input."""
+class CohereText(Config):
+    """A text of an input."""
 
-    type: Literal["text", "image_url"]
-    text: str | None = None
-    image_url: Mapping[str, Any] | None = None
+    type: Literal["text"]
+    text: str = Field(min_length=1)
+
+
+class ImageUrl(Config):
+    """Where a picture is."""
+
+    url: str = Field(description="A data URI; an https URL where it is allowed.")
+    detail: str | None = Field(default=None, description="Taken and not used.")
+
+
+class CohereImage(Config):
+    """A picture of an input."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
 
 
 class CohereInput(Config):
     """An input of several parts: texts, and a picture."""
 
-    content: list[CohereContent] = Field(min_length=1)
+    content: list[Annotated[CohereText | CohereImage, Field(discriminator="type")]] = Field(
+        min_length=1, fail_fast=True
+    )
 
 
 class CohereBody(Config):
@@ -107,10 +125,10 @@ class CohereBody(Config):
 
     model: str = ""
     input_type: Literal["search_query", "search_document", "classification", "clustering", "image"]
-    texts: list[str] | None = None
-    images: list[str] | None = None
-    inputs: list[CohereInput] | None = None
-    embedding_types: list[EmbeddingType] | None = None
+    texts: Texts | None = None
+    images: Texts | None = None
+    inputs: Annotated[list[CohereInput], FIRST_FAULT] | None = None
+    embedding_types: Annotated[list[EmbeddingType], FIRST_FAULT] | None = None
     output_dimension: StrictInt | None = None
     truncate: Literal["END"] | None = Field(default=None, description="Texts are always cut at their end.")
     priority: StrictInt | None = Field(default=None, description="Taken and not used.")
@@ -119,8 +137,8 @@ class CohereBody(Config):
 class WeaviateBody(Config):
     """What Weaviate's module multi2vec-clip sends."""
 
-    texts: list[str] | None = None
-    images: list[str] | None = None
+    texts: Texts | None = None
+    images: Texts | None = None
 
 
 def prompt_of(body: EmbeddingsBody, prompts: Mapping[str, str]) -> str:

@@ -14,12 +14,22 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request, Response
 
-from .bodies import INPUT_TYPES, CohereBody, CohereInput, EmbeddingsBody, WeaviateBody, number_and_base64, prompt_of
+from .bodies import (
+    INPUT_TYPES,
+    CohereBody,
+    CohereImage,
+    CohereInput,
+    CohereText,
+    EmbeddingsBody,
+    WeaviateBody,
+    number_and_base64,
+    prompt_of,
+)
 from .config import ServeConfig
 from .encodings import NUMBERS, shortened, wire
 from .engine import Embedded, Engine
 from .errors import ApiError, error_object
-from .inputs import checked_dimensions, embed, read_items, stacked, tokens
+from .inputs import checked_dimensions, embed, stacked, tokens
 
 ANSWER = {
     200: {
@@ -52,8 +62,7 @@ def embeddings_router(engine: Engine, config: ServeConfig) -> APIRouter:
         dimensions = checked_dimensions(body.dimensions, engine)
         prompt = prompt_of(body, embedder.prompts)
         inputs = _as_list(body.input)
-        request.scope["num_items"] = len(inputs)
-        results = await embed(engine, await read_items(inputs, config), prompt=prompt, on_error=body.on_error)
+        results = await embed(engine, inputs, request.scope, prompt=prompt, on_error=body.on_error)
         vectors = shortened(stacked(results, embedder.config.embed_dim), dimensions, body.normalized is not False)
         rows = iter(wire(vectors, number, in_base64))
         count = tokens(results)
@@ -75,9 +84,8 @@ def embeddings_router(engine: Engine, config: ServeConfig) -> APIRouter:
         check_model(body.model)
         dimensions = checked_dimensions(body.output_dimension, engine, "output_dimension")
         param, inputs = cohere_inputs(body)
-        request.scope["num_items"] = len(inputs)
         prompt = embedder.prompts.get(INPUT_TYPES[body.input_type], "")
-        results = await embed(engine, await read_items(inputs, config), prompt=prompt, param=param)
+        results = await embed(engine, inputs, request.scope, prompt=prompt, param=param)
         vectors = shortened(stacked(results, embedder.config.embed_dim), dimensions)
         embeddings = {
             kind: wire(vectors, "float", True) if kind == "base64" else wire(vectors, kind, False)
@@ -94,8 +102,7 @@ def embeddings_router(engine: Engine, config: ServeConfig) -> APIRouter:
     async def vectorize(body: WeaviateBody, request: Request) -> Response:
         """What Weaviate's module multi2vec-clip asks of its inference container."""
         texts, images = body.texts or [], [{"image": image} for image in body.images or []]
-        request.scope["num_items"] = len(texts) + len(images)
-        results = await embed(engine, await read_items([*texts, *images], config))
+        results = await embed(engine, [*texts, *images], request.scope)
         rows = wire(stacked(results, embedder.config.embed_dim), "float", in_base64=False)
         return json_response({"textVectors": rows[: len(texts)], "imageVectors": rows[len(texts) :]})
 
@@ -147,10 +154,10 @@ def cohere_inputs(body: CohereBody) -> tuple[str, list[Any]]:
 
 
 def _cohere_input(number: int, one: CohereInput) -> dict[str, Any]:
-    texts = [part.text for part in one.content if part.type == "text" and part.text]
-    images = [(part.image_url or {}).get("url") for part in one.content if part.type == "image_url"]
-    if len(images) > 1 or not (texts or images):
-        raise ApiError(400, f"inputs {number}: an input is texts, a picture or both, and has {len(images)} pictures.")
+    texts = [part.text for part in one.content if isinstance(part, CohereText)]
+    images = [part.image_url.url for part in one.content if isinstance(part, CohereImage)]
+    if len(images) > 1:
+        raise ApiError(400, f"inputs {number}: an input has one picture at most, and this one {len(images)}; send two.")
     return {**({"text": "\n".join(texts)} if texts else {}), **({"image": images[0]} if images else {})}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from reprlib import Repr
 from typing import Any
 
 import orjson
@@ -76,8 +77,10 @@ def as_api_error(error: Exception) -> ApiError:
         return ApiError(400, message, param=param)
     if isinstance(error, HTTPException):
         message = str(error.detail)
-        if message in ("Not Found", "Method Not Allowed"):
+        if message == "Not Found":
             message = "there is nothing at this address; see /docs for what there is."
+        elif message == "Method Not Allowed":
+            message = f"this address is asked with {(error.headers or {}).get('Allow')}; see /docs for what there is."
         return ApiError(error.status_code, message)
     return ApiError(500, "something went wrong in the server.")
 
@@ -100,7 +103,7 @@ def answer_errors(app: FastAPI) -> None:
 def _first_fault(error: RequestValidationError) -> tuple[str, str | None]:
     """The first fault of a body as one sentence, and the field it is in."""
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"][1:] if first["type"] != "json_invalid"]
+    place = [str(part)[:SHOWN] for part in first["loc"][1:] if first["type"] != "json_invalid"]
     name = ".".join(place) or None
     if first["type"] == "json_invalid":
         why = first.get("ctx", {}).get("error", "broken")
@@ -111,6 +114,12 @@ def _first_fault(error: RequestValidationError) -> tuple[str, str | None]:
     said = said if said.endswith((".", "?")) else said + "."
     if first["type"] in ("missing", "value_error"):
         return (f"{name}: {said}" if name else said), name
-    value = repr(first.get("input"))
-    shown = value if len(value) <= SHOWN else value[:SHOWN] + "…"
-    return f"{name} is {shown}: {said}", name
+    return f"{name} is {_shown(first.get('input'))}: {said}", name
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a value, of which no more is written out than that: it may be as large as a body."""
+    brief = Repr()
+    brief.maxstring = brief.maxother = brief.maxlong = SHOWN
+    shown = brief.repr(value)
+    return shown if len(shown) <= SHOWN else shown[:SHOWN] + "…"

@@ -22,6 +22,7 @@ from fastapi import Response
 from .config import ServeConfig
 from .engine import Lifecycle
 from .errors import ApiError, as_api_error, error_response
+from .images import fetch_picture
 from .logs import request_id
 from .metrics import Metrics
 
@@ -37,6 +38,7 @@ OPEN_FOLDER = "/page/"
 METHODS = {"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"}
 QUIET = {"/health/live", "/health/ready", "/.well-known/live", "/.well-known/ready", "/metrics"}  # not logged when well
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
+FETCHES = 16  # pictures that are fetched at a time, for all requests together
 CLIENT_GONE = 499  # nginx's number; nobody is there to read it
 
 log = logging.getLogger("unimodal.serve.access")
@@ -50,7 +52,8 @@ class Gate:
     ) -> None:
         self.app, self.config, self.metrics, self.lifecycle = app, config, metrics, lifecycle
         self.keys = [key.encode() for key in keys]
-        self.held_bytes = 0  # of the bodies of all requests that are not answered yet
+        self.held_bytes = 0  # of the bodies and the fetched pictures of all requests that are not answered yet
+        self.fetching = asyncio.Semaphore(FETCHES)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Let one request through, or answer it here."""
@@ -58,6 +61,9 @@ class Gate:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        if method == "HEAD":  # as GET: the server below leaves the answer's body out
+            scope = {**scope, "method": "GET"}
         headers = dict(scope["headers"])
         name = _name_of(headers)
         request_id.set(name)
@@ -71,7 +77,7 @@ class Gate:
             await passage.answer(error_response(scope["path"], as_api_error(error)))
         finally:
             self.held_bytes -= passage.received
-            self._note(scope, passage.status, time.perf_counter() - started)
+            self._note(scope, method, passage.status, time.perf_counter() - started)
 
     def _check(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> None:
         path = scope["path"]
@@ -92,11 +98,11 @@ class Gate:
 
     def too_large(self) -> ApiError:
         """The body is more than one request may have."""
-        return ApiError(413, f"the body is larger than {self.config.max_body_bytes} bytes; send several requests.")
+        most = self.config.max_body_bytes
+        return ApiError(413, f"the body and the pictures of its URLs are over {most} bytes; send several requests.")
 
-    def _note(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
+    def _note(self, scope: MutableMapping[str, Any], method: str, status: int, seconds: float) -> None:
         route = scope.get("route")
-        method = scope["method"] if scope["method"] in METHODS else "other"
         self.metrics.count(method, getattr(route, "path", "other"), status, seconds)
         if scope["path"] in QUIET and status < 400:
             return
@@ -110,7 +116,7 @@ class Gate:
 
 
 class Passage:
-    """One request on its way: its body is counted, its client is watched, its status is kept."""
+    """One request on its way: what it brings is counted, its client is watched, its status is kept."""
 
     def __init__(self, gate: Gate, scope: MutableMapping[str, Any], receive: Receive, send: Send, name: str) -> None:
         self.gate, self.scope, self._receive, self._send = gate, scope, receive, send
@@ -120,6 +126,7 @@ class Passage:
         self.started = self.answered = self.gone = False
         self.watch: asyncio.Future[Message] | None = None
         self.task = asyncio.current_task()
+        scope["fetch"] = self.fetch
 
     async def run(self, app: App) -> None:
         """The rest of the server, until it has answered or the client is gone."""
@@ -144,17 +151,27 @@ class Passage:
         message = await self._receive()
         if message["type"] != "http.request":
             return message
-        size = len(message.get("body", b""))
+        self._hold(len(message.get("body", b"")))
+        if not message.get("more_body"):
+            self.watch = asyncio.ensure_future(self._receive())
+            self.watch.add_done_callback(self._client_is_gone)
+        return message
+
+    async def fetch(self, url: str) -> bytes:
+        """The picture behind a URL, which counts as if it had come in the body."""
+        async with self.gate.fetching:
+            self._hold(0)
+            picture = await fetch_picture(url, self.gate.config)
+        self._hold(len(picture))
+        return picture
+
+    def _hold(self, size: int) -> None:
         self.received += size
         self.gate.held_bytes += size
         if self.received > self.gate.config.max_body_bytes:
             raise self.gate.too_large()
         if self.gate.held_bytes > self.gate.config.queue_bytes:
             raise ApiError(429, "too many requests are being received; try again later.", retry_after=1)
-        if not message.get("more_body"):
-            self.watch = asyncio.ensure_future(self._receive())
-            self.watch.add_done_callback(self._client_is_gone)
-        return message
 
     async def send(self, message: Message) -> None:
         """A part of the answer, with the request's name on its head."""

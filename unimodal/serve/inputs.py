@@ -6,7 +6,7 @@ n inputs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,19 +17,24 @@ from ..embedder import Item
 from .config import ServeConfig
 from .engine import Embedded, Engine, Failed
 from .errors import ApiError
-from .images import TooLargeError, fetch_picture, picture_bytes
+from .images import TooLargeError, picture_bytes
 
 KEYS = ("text", "image", "weight")
-JSON_NAMES = {int: "number", float: "number", bool: "truth value", list: "list", type(None): "null"}
+SENT = {"text": "a string", "image": "a data URI, base64 or an https URL"}
+JSON_NAMES = {int: "number", float: "number", bool: "truth value", list: "list", dict: "object", type(None): "null"}
 FETCHES = 8  # pictures that one request fetches at a time
+Fetch = Callable[[str], Awaitable[bytes]]  # a URL -> the picture behind it
+Scope = MutableMapping[str, Any]
 
 
-async def read_items(inputs: Sequence[Any], config: ServeConfig) -> list[Item | Failed]:
+async def read_items(inputs: Sequence[Any], engine: Engine, fetch: Fetch) -> list[Item | Failed]:
     """Each input -> a text, a picture's bytes or {"text", "image", "weight"}; what is none of these fails alone.
 
     inputs: a str (text) or an object with "text", "image" (a data URI, base64, or an https URL where the server fetches
         from its host) or both.
+    Raises OverloadedError before anything is fetched for a full queue.
     """
+    config = engine.config
     if len(inputs) > config.max_items:
         raise ApiError(
             400,
@@ -39,17 +44,21 @@ async def read_items(inputs: Sequence[Any], config: ServeConfig) -> list[Item | 
     items = [_read(one, config) for one in inputs]
     links = [number for number, item in enumerate(items) if isinstance(item, dict) and "url" in item]
     if links:
-        fetched = await _fetch_all([items[number] for number in links], config)
+        engine.check_room(len(inputs))
+        fetched = await _fetch_all([items[number] for number in links], fetch)
         for number, item in zip(links, fetched, strict=True):
             items[number] = item
     return items
 
 
 async def embed(
-    engine: Engine, items: Sequence[Item | Failed], *, prompt: str = "", on_error: str = "request", param: str = "input"
-) -> list[Embedded | Failed]:
-    """The items' vectors in their order. on_error: "request" raises ApiError for the first that failed, with its
-    number; "item" leaves it in the list."""
+    engine: Engine, inputs: Sequence[Any], scope: Scope, *, prompt: str = "", on_error: str = "request",
+    param: str = "input",
+) -> list[Embedded | Failed]:  # fmt: skip
+    """The inputs' vectors in their order. on_error: "request" raises ApiError for the first that failed, with its
+    number; "item" leaves it in the list. scope: the request's, with the gate's `fetch`, which is told their number."""
+    scope["num_items"] = len(inputs)
+    items = await read_items(inputs, engine, scope["fetch"])
     _raise_first(items, on_error, param)
     good = [item for item in items if not isinstance(item, Failed)]
     answers = iter(await engine.embed(good, prompt=prompt) if good else [])
@@ -77,6 +86,19 @@ def checked_dimensions(dimensions: int | None, engine: Engine, param: str = "dim
     return dimensions
 
 
+async def picture_of(text: str, engine: Engine, fetch: Fetch) -> bytes:
+    """The bytes of the picture that a data URI, base64 or an https URL stands for; as `read_items`, of one."""
+    if not is_url(text):
+        return picture_bytes(text, engine.config)
+    engine.check_room(1)
+    return await fetch(text)
+
+
+def is_url(image: str) -> bool:
+    """Whether a picture is to be fetched; else it is there, as a data URI or base64."""
+    return image.startswith(("http:", "https:"))
+
+
 def _raise_first(results: Sequence[Any], on_error: str, param: str) -> None:
     for number, result in enumerate(results):
         if isinstance(result, Failed) and on_error == "request":
@@ -88,7 +110,7 @@ def _read(one: Any, config: ServeConfig) -> Item | Failed:
     try:
         item = _checked(one)
         if "image" in item:
-            if item["image"].startswith(("http:", "https:")):
+            if is_url(item["image"]):
                 return {**item, "url": item["image"]}
             item["image"] = picture_bytes(item["image"], config)
     except ValueError as error:
@@ -96,23 +118,26 @@ def _read(one: Any, config: ServeConfig) -> Item | Failed:
     return _plain(item)
 
 
-async def _fetch_all(items: Sequence[Any], config: ServeConfig) -> list[Item | Failed]:
-    """The same once their pictures are there; together they may be no more than a body that would have brought them."""
-    fetching, left = asyncio.Semaphore(FETCHES), config.max_body_bytes
+async def _fetch_all(items: Sequence[Any], fetch: Fetch) -> list[Item | Failed]:
+    """The same once their pictures are there."""
+    turn = asyncio.Semaphore(FETCHES)
 
-    async def fetch(item: Any) -> Item | Failed:
-        nonlocal left
-        async with fetching:
+    async def fetched(item: Any) -> Item | Failed:
+        async with turn:
             try:
-                if left < 0:
-                    raise TooLargeError(f"the request's pictures are over {config.max_body_bytes} bytes; ask in parts.")
-                item["image"] = await fetch_picture(item.pop("url"), config)
-                left -= len(item["image"])
+                item["image"] = await fetch(item.pop("url"))
             except ValueError as error:
                 return _failed(error)
         return _plain(item)
 
-    return list(await asyncio.gather(*(fetch(item) for item in items)))
+    # No fetch may outlive the request that it is counted for: the first exception waits for the others.
+    results = await asyncio.gather(*(fetched(item) for item in items), return_exceptions=True)
+    there: list[Item | Failed] = []
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+        there.append(result)
+    return there
 
 
 def _failed(error: ValueError) -> Failed:
@@ -129,7 +154,7 @@ def _checked(one: Any) -> dict[str, Any]:
     if isinstance(one, str):
         one = {"text": one}
     if not isinstance(one, Mapping):
-        raise ValueError(f"a {JSON_NAMES[type(one)]} is neither a text nor an object with 'text', 'image' or both.")
+        raise ValueError(f"a {_kind(one)} is neither a text nor an object with 'text', 'image' or both.")
     for key in one:
         if key not in KEYS:
             raise ValueError(f"unknown key {key[:60]!r}; {nearest(key, KEYS)}")
@@ -138,21 +163,14 @@ def _checked(one: Any) -> dict[str, Any]:
         raise ValueError("an object needs 'text', 'image' or both.")
     for key in ("text", "image"):
         if not isinstance(given.get(key, ""), str):
-            raise ValueError(f"{key!r} is no string.")
+            raise ValueError(f"{key!r} is a {_kind(given[key])}; send {SENT[key]}.")
     weight = given.get("weight", 0.5)
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
         raise ValueError("'weight' is no number between 0 (text alone) and 1 (picture alone).")
-    if not is_unicode(given.get("text", "")):
-        raise ValueError("the text holds half of a surrogate pair; send valid Unicode.")
     if len(given) < 3:
         given.pop("weight", None)  # of one part, whose share is all
     return given
 
 
-def is_unicode(text: str) -> bool:
-    """Whether it can be written as UTF-8: JSON's escapes can spell what cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _kind(value: Any) -> str:
+    return JSON_NAMES.get(type(value), "value")

@@ -41,7 +41,8 @@ class TextLines(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's own name
         """The line without the trace."""
         facts = getattr(record, "facts", {})
-        told = "".join(f" {key}={value}" for key, value in facts.items())
+        # Escaped: a path may hold line ends and a terminal's commands.
+        told = "".join(f" {key}={str(value).encode('unicode_escape').decode()}" for key, value in facts.items())
         name = request_id.get()
         return super().formatMessage(record) + told + (f" id={name}" if name else "")
 

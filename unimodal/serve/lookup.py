@@ -7,18 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict
-
+from ..config import Config
 from ..search.fusion import Found
 from ..search.predicate import And, Compare, In, Predicate, Value
 from ..search.store import Schema, VectorStore
 from .errors import ApiError
 
 
-class Range(BaseModel):
+class Range(Config):
     """Numbers from `low` to `high`, both included; either may be missing."""
-
-    model_config = ConfigDict(extra="forbid")
 
     low: float | None = None
     high: float | None = None
@@ -63,7 +60,7 @@ def one_row(store: VectorStore, id: str, columns: Sequence[str]) -> dict[str, An
     for batch in store.scan(where=Compare("id", "=", id), columns=columns, batch=1):
         for row in batch.to_pylist():
             return dict(row)
-    raise ApiError(404, f"there is no item {id[:200]!r}.")
+    raise ApiError(404, f"there is no item {id[:200]!r}; /v1/search gives the ids of those that are there.")
 
 
 def row_as_json(row: Mapping[str, Any], schema: Schema) -> dict[str, Any]:

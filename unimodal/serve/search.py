@@ -7,27 +7,27 @@ asked in a thread, and only so many requests may wait for one.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 import numpy as np
-import orjson
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
+from ..config import Config
 from ..embedder import Item
 from ..search.predicate import Predicate, parse_where
 from ..search.query import Query as StoreQuery
-from ..search.query import check_model, find, inputs_of
+from ..search.query import check_model, check_query, find, inputs_of
 from ..search.store import VectorStore
 from .config import ServeConfig
-from .embeddings import shown_name
+from .embeddings import json_response, shown_name
 from .engine import Engine, Failed
 from .errors import ApiError
 from .facets import Facet, Facets
-from .images import fetch_picture, picture_bytes
+from .inputs import Fetch, picture_of
 from .lookup import Range, all_of, first_rows, hit_as_json, one_row, row_as_json
 from .waiting import Waiting
 
@@ -35,34 +35,51 @@ THREADS = 4  # that ask the store; Lance and numpy let go of the interpreter mea
 QUEUE = 256  # requests that wait for one of them
 Text = Annotated[str, Field(max_length=10_000)]
 Name = Annotated[str, Field(max_length=1_000)]
+Values = Annotated[list[str | int | float | bool], Field(max_length=1_000, fail_fast=True)]
+MOST_FILTERS = 100
 
 
-class SearchBody(BaseModel):
+def _few(filters: Any) -> Any:
+    """Counted before they are read: of a mapping, every fault would be noted."""
+    if isinstance(filters, Mapping) and len(filters) > MOST_FILTERS:
+        raise ValueError(f"{len(filters)} fields are filtered by, and {MOST_FILTERS} may be; leave some out.")
+    return filters
+
+
+class SearchBody(Config):
     """What to look for: words, a picture, both, or an item like which others are wanted; nothing lists the store."""
-
-    model_config = ConfigDict(extra="forbid")
 
     text: Text = ""
     image: str = Field("", description="A data URI or base64; an https URL where the server allows its host.")
     weight: float = Field(0.5, ge=0, le=1, description="The picture's share, where there are words too.")
-    negatives: list[Text] = Field([], max_length=16, description="Words for what is not wanted.")
+    negatives: list[Text] = Field([], max_length=16, fail_fast=True, description="Words for what is not wanted.")
     negative_weight: float = Field(0.5, ge=0, le=1)
     like: Name = Field("", description="The id of an item: more like this.")
     where: Text = Field("", description="A filter, such as: price < 50 and category = 'Bags'")
-    filters: dict[Name, list[str | int | float | bool] | Range] = Field(
+    filters: Annotated[dict[Name, Values | Range], BeforeValidator(_few)] = Field(
         {},
-        max_length=100,
+        max_length=MOST_FILTERS,
         description="The same as a form gives it: a field's wanted values, or the range of a number.",
     )
     k: int = Field(10, ge=1)
-    vectors: list[Name] = Field([], max_length=16, description="Which of the items' vectors; none: the best choice.")
+    vectors: list[Name] = Field(
+        [], max_length=16, fail_fast=True, description="Which of the items' vectors; none: the best choice."
+    )
     hybrid: bool = Field(False, description="Full-text search too, merged by reciprocal rank.")
     group_by: Name = Field("", description="A field: the best item of each of its values.")
     coarse: Name = Field("", description='A first pass: "prefix:256" or "binary".')
     candidates: int = Field(0, ge=0, le=100_000)
     exact: bool = False
     min_score: float | None = Field(None, ge=-1, le=1)
-    fields: list[Name] | None = Field(None, max_length=100, description="Those that the hits carry; none: all.")
+    fields: Annotated[list[Name], Field(max_length=100, fail_fast=True)] | None = Field(
+        None, description="Those that the hits carry; none: all."
+    )
+
+
+OF_A_QUERY = (
+    "weight", "negatives", "negative_weight", "vectors", "hybrid", "group_by", "coarse", "candidates", "exact",
+    "min_score",
+)  # fmt: skip
 
 
 class Found(BaseModel):
@@ -122,13 +139,15 @@ def search_router(engine: Engine, config: ServeConfig, store: VectorStore) -> AP
     facets, threads = Facets(store), Waiting(THREADS, QUEUE)
     routes = APIRouter(tags=["search"])
 
-    async def answer(body: SearchBody) -> Response:
+    async def answer(body: SearchBody, request: Request) -> Response:
         if body.k > config.max_hits:
             raise ApiError(400, f"k {body.k} is more than {config.max_hits}, the most this server gives.")
         started = time.perf_counter()
         with refused_as_400():
-            query = await query_of(body, config)
-            where = where_of(body)
+            where = all_of(parse_where(body.where) if body.where.strip() else None, body.filters)
+            query = await query_of(body, where, engine, request.scope["fetch"])
+            if query:
+                check_query(store.schema, query)
         vectors = await embed_query(engine, inputs_of(query)) if query else []
         embedded = time.perf_counter()
 
@@ -144,15 +163,16 @@ def search_router(engine: Engine, config: ServeConfig, store: VectorStore) -> AP
         return json_response({"hits": hits, "count": len(hits), "took_ms": took})
 
     @routes.post("/v1/search", response_model=SearchResult)
-    async def search(body: SearchBody) -> Response:
-        return await answer(body)
+    async def search(body: SearchBody, request: Request) -> Response:
+        return await answer(body, request)
 
     @routes.get("/v1/search", response_model=SearchResult)
     async def search_by_link(
-        q: Text = "", like: Name = "", where: Text = "", k: Annotated[int, Query(ge=1)] = 10, hybrid: bool = False,
-        group_by: Name = "",
+        request: Request, q: Text = "", like: Name = "", where: Text = "", k: Annotated[int, Query(ge=1)] = 10,
+        hybrid: bool = False, group_by: Name = "",
     ) -> Response:  # fmt: skip
-        return await answer(SearchBody(text=q, like=like, where=where, k=k, hybrid=hybrid, group_by=group_by))
+        body = SearchBody(text=q, like=like, where=where, k=k, hybrid=hybrid, group_by=group_by)
+        return await answer(body, request)
 
     @routes.get("/v1/store", response_model=StoreResult)
     async def describe() -> Response:
@@ -175,7 +195,7 @@ def search_router(engine: Engine, config: ServeConfig, store: VectorStore) -> AP
     async def thumbnail(id: str) -> Response:
         row = await threads.run(lambda: one_row(store, id, ["id", "thumbnail"])) if store.schema.thumbnails else {}
         if not row.get("thumbnail"):
-            raise ApiError(404, f"item {id[:200]!r} has no thumbnail.")
+            raise ApiError(404, f"item {id[:200]!r} has no thumbnail; /v1/items has what is kept of it.")
         return Response(row["thumbnail"], media_type="image/jpeg", headers=THUMBNAIL_HEADERS)
 
     return routes
@@ -188,28 +208,20 @@ THUMBNAIL_HEADERS = {
 }
 
 
-async def query_of(body: SearchBody, config: ServeConfig) -> StoreQuery | None:
-    """The body's picture is fetched or decoded to its bytes, its two kinds of filter become one; None: a query of
-    nothing."""
+async def query_of(body: SearchBody, where: Predicate | None, engine: Engine, fetch: Fetch) -> StoreQuery | None:
+    """The body with its picture's bytes; None: it asks for nothing, and what would need a query is refused."""
     text = body.text.strip()
     if not (text or body.image or body.like):
+        for name in OF_A_QUERY:
+            if getattr(body, name) != SearchBody.model_fields[name].default:
+                raise ValueError(f"{name} belongs to a query; give text, image or like, or leave it out.")
         return None
-    image: bytes | None = None
-    if body.image.startswith(("https:", "http:")):
-        image = await fetch_picture(body.image, config)
-    elif body.image:
-        image = picture_bytes(body.image, config)
     return StoreQuery(
-        text=text, image=image, weight=body.weight, negatives=tuple(words for words in body.negatives if words.strip()),
-        negative_weight=body.negative_weight, like=body.like, where=where_of(body), k=body.k,
-        vectors=tuple(body.vectors), hybrid=body.hybrid, group_by=body.group_by, coarse=body.coarse,
-        candidates=body.candidates, exact=body.exact, min_score=body.min_score,
+        text=text, image=await picture_of(body.image, engine, fetch) if body.image else None, weight=body.weight,
+        negatives=tuple(words for words in body.negatives if words.strip()), negative_weight=body.negative_weight,
+        like=body.like, where=where, k=body.k, vectors=tuple(body.vectors), hybrid=body.hybrid, group_by=body.group_by,
+        coarse=body.coarse, candidates=body.candidates, exact=body.exact, min_score=body.min_score,
     )  # fmt: skip
-
-
-def where_of(body: SearchBody) -> Predicate | None:
-    """Both kinds of filter as one."""
-    return all_of(parse_where(body.where) if body.where.strip() else None, body.filters)
 
 
 async def embed_query(engine: Engine, inputs: Sequence[tuple[str, Item]]) -> list[NDArray[np.float32]]:
@@ -232,7 +244,3 @@ def refused_as_400() -> Iterator[None]:
         yield
     except ValueError as error:
         raise ApiError(400, str(error)) from None
-
-
-def json_response(content: Any) -> Response:
-    return Response(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")

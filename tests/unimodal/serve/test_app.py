@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import threading
@@ -13,9 +14,10 @@ from starlette.testclient import TestClient
 
 from tests.unimodal.serve.conftest import Serve
 from unimodal.embedder import Embedder, Prepared, Vectors
-from unimodal.serve.config import API_KEYS
+from unimodal.serve import gate as gate_module
+from unimodal.serve.config import API_KEYS, ServeConfig
 from unimodal.serve.gate import Gate
-from unimodal.serve.logs import JsonLines
+from unimodal.serve.logs import JsonLines, TextLines
 
 KEY, OTHER_KEY = "a-key-of-some-length", "another-key-of-some-length"
 
@@ -58,6 +60,19 @@ def test_errors_come_in_the_shape_of_who_is_asked(locked: TestClient) -> None:
     assert locked.post("/vectorize").json().keys() == {"error"}
 
 
+def test_a_wrong_method_is_told_the_right_one(client: TestClient) -> None:
+    response = client.get("/v1/embeddings")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    assert "is asked with POST" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/", "/health/live", "/health/ready", "/v1/models"])
+def test_what_can_be_got_has_a_head(client: TestClient, path: str) -> None:
+    got, head = client.get(path), client.head(path)
+    assert (head.status_code, head.headers["content-type"]) == (got.status_code, got.headers["content-type"])
+    assert head.content == b""
+
+
 def test_a_sane_request_id_is_kept_and_another_is_replaced(client: TestClient) -> None:
     assert client.get("/health/live", headers={"X-Request-ID": "order-17:b"}).headers["X-Request-ID"] == "order-17:b"
     made = {client.get("/health/live").headers["X-Request-ID"] for _ in range(3)}
@@ -88,11 +103,16 @@ def test_a_body_that_does_not_say_its_size_is_refused_once_it_is_too_large(serve
     assert response.headers["connection"] == "close"
 
 
-def test_bodies_together_are_bounded_too(serve: Serve) -> None:
-    bounded = serve(max_body_bytes=1000, queue_bytes=1000)
-    gate: Any = bounded.app.middleware_stack  # type: ignore[attr-defined]  # FastAPI's
+def gate_of(client: TestClient) -> Gate:
+    gate: Any = client.app.middleware_stack  # type: ignore[attr-defined]  # FastAPI's
     while not isinstance(gate, Gate):
         gate = gate.app
+    return gate
+
+
+def test_bodies_together_are_bounded_too(serve: Serve) -> None:
+    bounded = serve(max_body_bytes=1000, queue_bytes=1000)
+    gate = gate_of(bounded)
     gate.held_bytes = 990
     response = bounded.post("/v1/embeddings", json={"input": "a"})
     assert response.status_code == 429
@@ -101,6 +121,63 @@ def test_bodies_together_are_bounded_too(serve: Serve) -> None:
     gate.held_bytes = 0
     assert bounded.post("/v1/embeddings", json={"input": "a"}).status_code == 200
     assert gate.held_bytes == 0
+
+
+Fetched = list[str]
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch, png: Callable[[int], bytes]) -> Fetched:
+    """The URLs that were fetched; there is a picture of 10 kB behind each, a while later."""
+    urls: Fetched = []
+
+    async def fetch_picture(url: str, _: ServeConfig) -> bytes:
+        urls.append(url)
+        await asyncio.sleep(0.01)
+        return png(0) + bytes(10_000)
+
+    monkeypatch.setattr(gate_module, "fetch_picture", fetch_picture)
+    return urls
+
+
+def pictures(count: int) -> dict[str, Any]:
+    return {"input": [{"image": f"https://img.shop.com/{number}"} for number in range(count)]}
+
+
+def test_a_pictures_url_gives_the_vector_of_its_bytes(
+    client: TestClient, served: Embedder, png: Callable[[int], bytes], fetched: Fetched
+) -> None:
+    data = client.post("/v1/embeddings", json=pictures(1)).json()["data"]
+    np.testing.assert_allclose([data[0]["embedding"]], served.encode([png(0)]), atol=1e-5)
+    assert fetched == ["https://img.shop.com/0"]
+    assert gate_of(client).held_bytes == 0
+
+
+def test_fetched_pictures_count_as_a_body_does(serve: Serve, fetched: Fetched) -> None:
+    small = serve(max_body_bytes=50_000)
+    response = small.post("/v1/embeddings", json=pictures(100))
+    assert (response.status_code, response.headers["connection"]) == (413, "close")
+    assert "the pictures of its URLs" in response.json()["error"]["message"]
+    assert len(fetched) < 20  # no more than were on their way
+    assert gate_of(small).held_bytes == 0
+
+
+def test_fetched_pictures_of_all_requests_are_bounded_together(serve: Serve, fetched: Fetched) -> None:
+    bounded = serve(max_body_bytes=50_000, queue_bytes=100_000)
+    gate = gate_of(bounded)
+    gate.held_bytes = 95_000
+    response = bounded.post("/v1/embeddings", json=pictures(2))
+    assert (response.status_code, response.headers["Retry-After"]) == (429, "1")
+    assert gate.held_bytes == 95_000
+
+
+def test_a_full_queue_has_nothing_fetched(serve: Serve, fetched: Fetched) -> None:
+    full = serve(max_items=2, queue_items=2)
+    engine = full.app.state.engine  # type: ignore[attr-defined]  # FastAPI's
+    engine.queued_items = 2
+    response = full.post("/v1/embeddings", json=pictures(1))
+    engine.queued_items = 0
+    assert (response.status_code, fetched) == (429, [])
 
 
 def test_pages_of_other_origins_may_ask_only_when_they_are_named(client: TestClient, serve: Serve) -> None:
@@ -180,6 +257,14 @@ def test_a_request_is_one_line_of_the_log_without_what_was_sent(
     assert line["ms"] > 0
     assert "private" not in str(line)
     assert KEY not in str(line)
+
+
+def test_a_path_forges_no_line_of_a_text_log(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "unimodal"):
+        client.get("/a%0A12:00:00 INFO forged %1B[2J")
+    line = TextLines().format(caplog.records[0])
+    assert r" path=/a\n12:00:00 INFO forged \x1b[2J " in line
+    assert line.isprintable()
 
 
 def test_it_is_not_ready_before_the_model_has_run_nor_when_it_goes_down(serve: Serve, embedder: Embedder) -> None:

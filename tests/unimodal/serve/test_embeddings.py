@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from tests.unimodal.serve.conftest import Serve
+from unimodal.config import Config
 from unimodal.embedder import Embedder
-from unimodal.serve.bodies import TASKS
+from unimodal.serve.bodies import TASKS, CohereBody, WeaviateBody
 from unimodal.serve.encodings import quantized
 from unimodal.vectors import unit
 
@@ -147,7 +149,7 @@ def test_one_bad_picture_is_named_by_its_number_by_default(client: TestClient, d
         ({"input": ["a", None]}, "input 1: a null"),
         ({"input": ["a", ""]}, "input 1"),
         ({"input": [{"txt": "a"}]}, "did you mean 'text'?"),
-        ({"input": [{"image": 7}]}, "input 0: 'image' is no string"),
+        ({"input": [{"image": 7}]}, "input 0: 'image' is a number"),
         ({"input": [{"text": "a", "image": "b", "weight": 2}]}, "'weight' is no number between 0"),
         ({"input": [{"weight": 0.5}]}, "needs 'text', 'image' or both"),
         ({"input": [{"image": "https://example.org/a.jpg"}]}, "input 0"),
@@ -156,6 +158,28 @@ def test_one_bad_picture_is_named_by_its_number_by_default(client: TestClient, d
 )  # fmt: skip
 def test_what_cannot_be_done_is_told_in_one_sentence(client: TestClient, body: Any, said: str) -> None:
     assert said in refused(client, body)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (CohereBody, {"texts": [0] * 10_000}),
+        (CohereBody, {"texts": ["a"], "embedding_types": [0] * 10_000}),
+        (CohereBody, {"inputs": [0] * 10_000}),
+        (CohereBody, {"inputs": [{"content": [0] * 10_000}]}),
+        (WeaviateBody, {"images": [0] * 10_000}),
+    ],
+)
+def test_a_body_full_of_faults_ends_at_the_first(kind: type[Config], body: Any) -> None:
+    with pytest.raises(ValidationError) as faults:
+        kind.model_validate(body)
+    assert faults.value.error_count() < 10
+
+
+def test_of_a_huge_value_a_little_is_told(client: TestClient) -> None:
+    huge = "k" * 1_000_000
+    for body in ({"input": "a", huge: 0}, {"input": {huge: 0}}, {"input": "a", "dimensions": huge}):
+        assert len(refused(client, body)) < 400
 
 
 def test_half_a_surrogate_pair_is_refused(client: TestClient) -> None:
@@ -284,6 +308,10 @@ def test_coheres_fused_input_is_the_sum_of_text_and_picture(
     np.testing.assert_allclose(found, unit(served.encode("red hat") + served.encode(png(3))), atol=1e-5)
 
 
+def content_of(*parts: Any) -> dict[str, Any]:
+    return {"input_type": "clustering", "inputs": [{"content": list(parts)}]}
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -293,6 +321,11 @@ def test_coheres_fused_input_is_the_sum_of_text_and_picture(
         ({"input_type": "search_query", "texts": ["a"], "truncate": "NONE"}, "truncate is 'NONE'"),
         ({"input_type": "search_query", "texts": ["a"], "output_dimension": 99}, "output_dimension 99"),
         ({"input_type": "image", "images": ["data:image/png;base64,AAAA"]}, "images 0:"),
+        (content_of({"type": "text", "text": "a"}, {"type": "image_url"}), "image_url: Field required"),
+        (content_of({"type": "text", "text": "a"}, {"type": "image_url", "image_url": {}}), "url: Field required"),
+        (content_of({"type": "text", "text": "a"}, {"type": "text", "text": ""}), "content.1.text.text"),
+        (content_of({"type": "text", "text": "a", "image_url": {"url": ""}}), "unknown key 'image_url'"),
+        (content_of(*2 * [{"type": "image_url", "image_url": {"url": "AAAA"}}]), "one picture at most"),
     ],
 )
 def test_what_cohere_cannot_have_is_told_in_coheres_shape(client: TestClient, body: Any, said: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 import schemathesis
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
+from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from tests.unimodal.serve.shop import INJECTED, build_shop, jpeg, png, title
@@ -20,6 +21,7 @@ from unimodal.model import build_model
 from unimodal.serve.app import create_app
 from unimodal.serve.config import ServeConfig
 from unimodal.serve.engine import Engine
+from unimodal.serve.search import SearchBody
 
 
 @pytest.fixture(scope="module")
@@ -145,14 +147,18 @@ def test_a_link_searches_as_a_body_does(client: TestClient) -> None:
         ({"text": "x", "fields": ["prize"]}, "did you mean 'price'?"),
         ({"fields": ["prize"]}, "did you mean 'price'?"),
         ({"text": "x", "group_by": "prent"}, "did you mean 'parent'?"),
-        ({"text": "x", "coarse": "binary"}, "not kept in the store"),
+        ({"text": "x", "coarse": "binary"}, "coarse"),
         ({"text": "x", "k": 51}, "k 51 is more than 50"),
         ({"text": "x", "k": 0}, "k"),
         ({"text": "x", "weight": 2}, "weight"),
         ({"like": "p/99"}, "no item 'p/99'"),
         ({"image": "data:image/png;base64,AAAA"}, "image"),
         ({"image": "https://127.0.0.1/a.png"}, ""),
-        ({"texts": "x"}, "texts"),
+        ({"texts": "x"}, "did you mean 'text'?"),
+        ({"filters": {str(number): [] for number in range(101)}}, "101 fields are filtered by"),
+        ({"negatives": ["mug"]}, "negatives belongs to a query"),
+        ({"where": "price < 20", "min_score": 0.9}, "min_score belongs to a query"),
+        ({"text": " ", "vectors": ["nope"]}, "vectors belongs to a query"),
         ({"hybrid": True, "image": data_uri(1)}, "hybrid"),
     ],
 )
@@ -160,6 +166,29 @@ def test_what_cannot_be_searched_for_is_refused_in_a_sentence(client: TestClient
     message = refusal(client, **body)
     assert said in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"filters": {"price": [{}] * 10_000}},
+        {"filters": {str(number): 0 for number in range(10_000)}},
+        {"filters": {"price": {str(number): 0 for number in range(10_000)}}},
+        {"negatives": [0] * 10_000},
+        {str(number): 0 for number in range(10_000)},
+    ],
+)
+def test_a_body_full_of_faults_ends_at_the_first(body: Any) -> None:
+    with pytest.raises(ValidationError) as faults:
+        SearchBody.model_validate(body)
+    assert faults.value.error_count() < 10
+
+
+def test_what_the_store_has_not_is_refused_before_anything_is_embedded(client: TestClient) -> None:
+    app: Any = client.app
+    before = app.state.engine.stats.requests
+    assert "did you mean 'text'?" in refusal(client, text="x", vectors=["txt"])
+    assert app.state.engine.stats.requests == before
 
 
 def test_an_item_and_its_thumbnail_are_found_under_an_id_with_a_slash(client: TestClient) -> None:
