@@ -22,7 +22,7 @@ from .items import VECTORS, IndexConfig, surveyed, units
 from .ranks import alone, ranks_of_run
 from .reading import Unit
 from .schema import FieldType, Schema, schema_to_json
-from .store import create_store, open_store, store_exists
+from .store import create_store, open_store, store_exists, store_type
 
 if TYPE_CHECKING:
     from unimodal.embedder import Embedder
@@ -59,22 +59,28 @@ def index(
 
     embeddings: the folder of the Parquet files; default: beside the store. They are kept whatever happens to the store:
         it is filled from them again without embedding anything.
-    engine: "process" is this process, or under torchrun each of them its share; "ray" uses a Ray cluster.
+    engine: "process" is this process, or under torchrun each of them its share; "ray" uses a Ray cluster, and no
+        device of this process.
     overwrite: make the store anew.
 
     Raises ValueError for an input, a model or an option that does not fit, before anything is embedded.
     """
     from unimodal.embedder import load
 
+    if engine == "ray" and device is not None:
+        raise ValueError(f"device {device!r} is of one machine, and Ray gives each model one of its own; leave it out.")
     began, folder = time.monotonic(), embeddings or default_folder(store_url)
     folder.mkdir(parents=True, exist_ok=True)
     with ranks_of_run() as ranks, alone(folder, ranks):
         there = None if overwrite else _schema_of(store_url)
         cut = units(config)
         config, types = surveyed(config, cut, there.fields if there is not None else {})
-        embedder = load(model, device=device or ranks.device, dtype=dtype, calibrated=config.calibrated)
+        place = "cpu" if engine == "ray" else device or ranks.device  # for Ray its actors load the model, each its own
+        embedder = load(model, device=place, dtype=dtype, calibrated=config.calibrated)
         schema = _schema(model, dtype, config, types, embedder)
-        plan = Plan(config, schema, folder, embedder.config.preprocess, embedder.modalities)
+        store = store_type(store_url)
+        limits = store.max_text_bytes, store.max_strings
+        plan = Plan(config, schema, folder, embedder.config.preprocess, embedder.modalities, *limits)
         _refuse_mixture(plan)
         ranks.total(0)  # every process has looked for a store: none meets one that is half made
         if there is not None:

@@ -66,8 +66,9 @@ def _index(answers: Connection, model: str, values: dict[str, Any], store: str, 
     engine = options.pop("engine", "process")
     os.environ.update(options)
     torch.set_num_threads(1)
+    device = "cpu" if engine == "process" else None
     try:
-        answers.send(index(model, parse_config(IndexConfig, values), store, device="cpu", engine=engine))
+        answers.send(index(model, parse_config(IndexConfig, values), store, device=device, engine=engine))
     except OSError as error:
         answers.send(error)
 

@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 
+from unimodal.checkpoint import save_model
 from unimodal.config import PreprocessConfig, parse_config
+from unimodal.model import DualEncoder
+from unimodal.preprocess import Tokenizer
 from unimodal.search.bulk import Plan, Skipped, prepare
+from unimodal.search.indexing import index
 from unimodal.search.items import IndexConfig, units
 from unimodal.search.schema import Schema
 
@@ -52,3 +56,14 @@ def test_a_store_of_other_limits_makes_the_files_anew(tmp_path: Path) -> None:
     digests = [plan.digest(unit) for plan in (plan_of(tmp_path, rows), plan_of(tmp_path, rows, max_text_bytes=20))
                for unit in units(plan.config)]  # fmt: skip
     assert digests[0] != digests[1]
+
+
+def test_a_text_that_is_too_long_for_milvus_leaves_the_others_in(
+    tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer
+) -> None:
+    pytest.importorskip("milvus_lite")
+    save_model(tmp_path / "model", model, tokenizer)
+    rows = [{"id": "a", "title": "a hat", "tags": ["b"]}, {"id": "b", "title": "a" * 65_536, "tags": ["b"]}]
+    config = plan_of(tmp_path, rows).config
+    found = index(str(tmp_path / "model"), config, f"milvus://{tmp_path}/shop.db", device="cpu")
+    assert (found.items, found.skipped, found.stored) == (1, 1, 1)
