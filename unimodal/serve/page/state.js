@@ -65,6 +65,7 @@ export function toBody(search, store) {
   if (search.text) body.text = search.text;
   if (search.picture) body.image = search.picture;
   if (search.like) body.like = search.like;
+  if (!isAsking(search)) return body; // the rest is about a query, and refused without one
   if (search.text && (search.picture || search.like)) body.weight = search.weight / 100;
   if (search.without) body.negatives = [search.without];
   if (search.vector && store.vectors.includes(search.vector)) body.vectors = [search.vector];
