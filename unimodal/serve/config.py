@@ -45,9 +45,7 @@ class ServeConfig(Config):
     calibrated: bool = False  # take the modality gap out, as the model directory's calibration says
 
     api_keys_file: str = ""  # a key a line; more come from $UNIMODAL_API_KEYS (commas); none at all: open to everyone
-    cors: tuple[
-        str, ...
-    ] = ()  # origins whose pages may ask, e.g. https://shop.com; * is every page, without credentials
+    cors: tuple[str, ...] = ()  # whose pages may ask, e.g. https://shop.com; * is every page, without credentials
 
     max_items: int = Field(default=2048, gt=0)  # of one request (OpenAI's limit)
     queue_items: int = Field(default=4096, gt=0)  # admitted and not yet answered, of all requests; more get 429

@@ -137,7 +137,7 @@ def search_router(engine: Engine, config: ServeConfig, store: VectorStore) -> AP
     fingerprint = engine.embedder.fingerprint()
     check_model(store.schema, fingerprint)
     facets, threads = Facets(store), Waiting(THREADS, QUEUE)
-    routes = APIRouter(tags=["search"])
+    routes = APIRouter(tags=["search"], lifespan=threads.life)
 
     async def answer(body: SearchBody, request: Request) -> Response:
         if body.k > config.max_hits:

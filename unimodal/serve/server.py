@@ -7,7 +7,9 @@ import math
 import os
 import signal
 import socket
+import threading
 import time
+from collections.abc import Collection
 from types import FrameType
 
 import uvicorn
@@ -22,6 +24,7 @@ from .engine import Engine
 from .logs import write_logs
 
 CUT_OFF, STUCK = 1, 70  # exit statuses: requests were dropped at the end; the model hung (EX_SOFTWARE)
+LAST_SECONDS = 2.0  # that threads have to come back, when everybody has been answered
 LOOPBACK = ("127.", "::1", "localhost")
 
 log = logging.getLogger(__name__)
@@ -70,8 +73,24 @@ def run(app: FastAPI, engine: Engine, config: ServeConfig, listener: socket.sock
         timeout_graceful_shutdown=math.ceil(config.drain_seconds),
     )
     server = Server(settings, app, engine, config.delay_seconds)
+    begun = threading.enumerate()
     server.run(sockets=[listener])
+    leave_behind(begun, server.exit_status)
     return server.exit_status
+
+
+def leave_behind(begun: Collection[threading.Thread], status: int) -> None:
+    """End the process if a thread, but for those begun earlier, does not come back: Python would wait for it for ever,
+    and a store must not be closed under a search."""
+    until = time.monotonic() + LAST_SECONDS
+    for thread in threading.enumerate():
+        if thread.daemon or thread in begun:
+            continue
+        thread.join(max(0.0, until - time.monotonic()))
+        if thread.is_alive():
+            log.error("%s does not come back; the process ends without it", thread.name)
+            logging.shutdown()
+            os._exit(status)
 
 
 def bound_socket(host: str, port: int) -> socket.socket:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from .engine import OverloadedError
@@ -20,6 +21,14 @@ class Waiting:
         self.admitted = 0
         self._seconds = 0.0  # that a call takes, smoothed
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="search")
+
+    @asynccontextmanager
+    async def life(self, _: object) -> AsyncIterator[None]:
+        """A router's lifespan, at whose end the threads end with what they are doing."""
+        try:
+            yield
+        finally:
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def run(self, call: Callable[[], Result]) -> Result:
         """Run it in a thread; raises OverloadedError when too many wait. Cancelled while it waits, it never runs."""

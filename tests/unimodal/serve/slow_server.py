@@ -26,7 +26,7 @@ from unimodal.serve.logs import write_logs
 from unimodal.serve.server import bound_socket, run
 
 # Imported once for all servers, with torch: what building a model would import in each of them.
-HEAVY = ["timm", "transformers.models.bert.modeling_bert"]
+PRELOADED = [__name__, "timm", "transformers.models.bert.modeling_bert"]
 
 
 @dataclass
@@ -51,7 +51,7 @@ def running(model: ModelConfig, seconds: float, **keys: Any) -> Iterator[Running
     """A server whose model takes so many seconds for each forward pass."""
     config = ServeConfig.model_validate({"model": "slow", "port": 0, "names": ["*"], "log": "json", **keys})
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, *HEAVY])
+    context.set_forkserver_preload(PRELOADED)
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(model, seconds, config, theirs), daemon=True)
     process.start()

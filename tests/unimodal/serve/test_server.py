@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,10 +21,10 @@ import openai
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.unimodal.serve.slow_server import Running, running
+from tests.unimodal.serve.slow_server import PRELOADED, Running, running
 from unimodal.config import ModelConfig
 from unimodal.embedder import Embedder
-from unimodal.serve.server import CUT_OFF, STUCK, bound_socket
+from unimodal.serve.server import CUT_OFF, STUCK, bound_socket, leave_behind
 
 KEY = "a-key-of-some-length"
 
@@ -237,6 +239,22 @@ def test_a_model_that_hangs_ends_the_process(tiny: ModelConfig) -> None:
     with running(tiny, 60.0, stuck_seconds=0.5) as server:
         server.process.join(20)
         assert server.process.exitcode == STUCK
+
+
+@pytest.mark.parametrize(("seconds", "status"), [(60.0, 3), (0.2, 0)])
+def test_a_thread_that_does_not_come_back_does_not_keep_the_process(seconds: float, status: int) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=_leave, args=(seconds,))
+    process.start()
+    process.join(20)
+    assert process.exitcode == status
+
+
+def _leave(seconds: float) -> None:
+    begun = threading.enumerate()
+    threading.Thread(target=time.sleep, args=(seconds,)).start()
+    leave_behind(begun, 3)
 
 
 def test_a_port_that_is_taken_is_known_before_a_model_is_loaded() -> None:

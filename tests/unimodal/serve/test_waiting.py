@@ -43,6 +43,26 @@ def test_what_is_cancelled_while_it_waits_never_runs() -> None:
     asyncio.run(ask())
 
 
+def test_at_the_end_of_its_life_its_threads_end_and_what_waits_never_runs() -> None:
+    ran: list[str] = []
+
+    async def ask() -> None:
+        waiting, go = Waiting(threads=1, queue=2), threading.Event()
+        async with waiting.life(None):
+            first = asyncio.ensure_future(waiting.run(go.wait))
+            second = asyncio.ensure_future(waiting.run(lambda: ran.append("second")))
+            await asyncio.sleep(0)
+        go.set()
+        await asyncio.gather(first, second, return_exceptions=True)
+
+    before = threading.enumerate()
+    asyncio.run(ask())
+    for thread in set(threading.enumerate()) - set(before):
+        thread.join(5)
+        assert not thread.is_alive()
+    assert ran == []
+
+
 def test_an_error_is_the_callers_and_frees_its_place() -> None:
     async def ask() -> None:
         waiting = Waiting(threads=1, queue=0)
