@@ -19,10 +19,12 @@ import torch.distributed as dist
 from training import distributed
 
 TIMEOUT = 4.0  # seconds; the tests' own deadline has five times that and the start of the processes
+START = 240.0  # seconds in which a busy machine starts two processes that import torch
 
 
-def _work(rank: int, folder: str, job: Callable[[int], object], answers: Any) -> None:
+def _work(rank: int, folder: str, job: Callable[[int], object], answers: Any, both: Any) -> None:
     torch.set_num_threads(1)
+    both.wait()  # on a busy machine one may start later than the other by more than TIMEOUT
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="localhost")
     dist.init_process_group(
         "cpu:gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=TIMEOUT)
@@ -40,12 +42,12 @@ def _work(rank: int, folder: str, job: Callable[[int], object], answers: Any) ->
 def _two(folder: Path, job: Callable[[int], object], wanted: int = 2) -> dict[int, Any]:
     """What the job returns, or its error, on each rank that answers."""
     context = get_context("spawn")
-    answers = context.Queue()
-    ranks = [context.Process(target=_work, args=(rank, str(folder), job, answers)) for rank in range(2)]
+    answers, both = context.Queue(), context.Barrier(2, timeout=START)
+    ranks = [context.Process(target=_work, args=(rank, str(folder), job, answers, both)) for rank in range(2)]
     for one in ranks:
         one.start()
     try:
-        return dict(answers.get(timeout=60 + 5 * TIMEOUT) for _ in range(wanted))
+        return dict(answers.get(timeout=START + 5 * TIMEOUT) for _ in range(wanted))
     finally:
         for one in ranks:
             one.kill()
