@@ -26,6 +26,8 @@ def embed_jobs_on_ray(plan: Plan, jobs: Sequence[Job], model: str, dtype: str, a
     model: is loaded by every actor, so it has to be there under the same name on every node, as do the input and the
         folder of the embeddings.
     """
+    if not jobs:
+        return
     ray = _ray()
     is_ours = not ray.is_initialized()
     if is_ours:
@@ -53,11 +55,14 @@ def _embedded(ray: Any, plan: Plan, jobs: list[Job], model: str, dtype: str) -> 
     """A data set of chunks with vectors, which is computed as it is read."""
     ray.data.DataContext.get_current().enable_progress_bars = False
     resources = ray.cluster_resources()
+    need: dict[str, float]
     if resources.get("GPU"):  # as many actors as there are, or come to be, GPUs
         actors, need = ray.data.ActorPoolStrategy(min_size=1), {"num_gpus": 1}
     else:  # half of the cores: decoding needs some too, and waits for ever if there are none
-        most = max(1, int(resources["CPU"]) // 2)
-        actors, need = ray.data.ActorPoolStrategy(min_size=1, max_size=most), {"num_cpus": 1}
+        cores = int(resources["CPU"])
+        actors = ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, cores // 2))
+        # Ray makes one stage of two that need the same, as it should where there is but one core.
+        need = {"num_cpus": 0.99 if cores > 1 else 1}
     numbers = ray.data.from_items([{"job": number} for number in range(len(jobs))], override_num_blocks=len(jobs))
     chunks = numbers.map_batches(_Decoder(plan, jobs), batch_size=1, num_cpus=1)
     words = (plan, jobs, model, dtype)

@@ -13,12 +13,16 @@ from PIL import Image
 from pyarrow import parquet
 
 from tests.unimodal.search.runs import Run, wait_until
+from tests.unimodal.search.test_bulk import plan_of
 from unimodal.checkpoint import save_model
 from unimodal.config import parse_config
+from unimodal.embedder import load
 from unimodal.model import DualEncoder
 from unimodal.preprocess import Tokenizer
+from unimodal.search.bulk import unfinished
 from unimodal.search.indexing import index
-from unimodal.search.items import IndexConfig
+from unimodal.search.items import IndexConfig, units
+from unimodal.search.on_ray import _embedded, embed_jobs_on_ray
 
 ray = pytest.importorskip("ray")
 VECTORS = ["vector_text", "vector_image", "vector_fused"]
@@ -30,6 +34,44 @@ def cluster() -> Iterator[None]:
     ray.init(num_cpus=2, include_dashboard=False, logging_level="error", log_to_driver=False)
     yield
     ray.shutdown()
+
+
+def test_nothing_to_embed_starts_no_cluster(tmp_path: Path) -> None:
+    embed_jobs_on_ray(plan_of(tmp_path, []), [], "model", "float32", lambda rows: None)
+    assert not ray.is_initialized()
+
+
+def test_a_device_of_this_machine_is_refused(tmp_path: Path) -> None:
+    config = parse_config(IndexConfig, {"input": "nowhere.jsonl", "text": "title"})
+    with pytest.raises(ValueError, match="device 'cuda:1' is of one machine"):
+        index("model", config, str(tmp_path / "store"), engine="ray", device="cuda:1")
+
+
+def test_this_process_has_the_model_on_no_gpu(
+    tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(tmp_path / "model", model, tokenizer)
+    config = plan_of(tmp_path, [{"id": "a", "title": "a", "tags": ["b"]}]).config
+    index(str(tmp_path / "model"), config, str(tmp_path / "store"), device="cpu")
+    devices = list[Any]()
+
+    def noted(*words: Any, **named: Any) -> Any:
+        devices.append(named["device"])
+        return load(*words, **named)
+
+    monkeypatch.setattr("unimodal.embedder.load", noted)
+    summary = index(str(tmp_path / "model"), config, str(tmp_path / "store"), engine="ray")
+    assert (summary.items, summary.embedded, summary.reused) == (1, 0, 1)
+    assert devices == ["cpu"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_decoding_and_the_model_are_stages_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = plan_of(tmp_path, [{"id": "a", "title": "a", "tags": []}])
+    _embedded(ray, plan, unfinished(plan, units(plan.config)), "model", "float32").explain()
+    _, made = capsys.readouterr().out.split("Physical Plan (Optimized)")
+    assert "[MapBatches(_Encoder)]" in made
 
 
 @pytest.mark.slow  # it starts in half a minute, on two cores that have nothing else to do
@@ -49,6 +91,8 @@ def test_rays_files_are_those_of_one_process_and_a_kill_costs_what_was_in_flight
     found = index(str(tmp_path / "model"), config, str(tmp_path / "ray"), engine="ray")
     assert (found.items, found.skipped, found.embedded, found.stored) == (9, 1, 3, 9)
     assert (alone.items, alone.skipped) == (found.items, found.skipped)
+    again = index(str(tmp_path / "model"), config, str(tmp_path / "ray"), engine="ray")
+    assert (again.items, again.embedded, again.reused, again.stored) == (9, 0, 3, 0)
     files = sorted((tmp_path / "ray.embeddings").glob("*.parquet"))
     for file in files:
         made, wanted = (read(tmp_path / folder / file.name) for folder in ("ray.embeddings", "alone.embeddings"))
