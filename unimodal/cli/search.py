@@ -36,7 +36,7 @@ def index(
         Literal["process", "ray"], typer.Option(help="This process (or all that torchrun started), or a Ray cluster.")
     ] = "process",
     embeddings: Annotated[
-        Path | None, typer.Option(help="The folder of the Parquet files; default: beside the store.")
+        Path | None, typer.Option(help="The folder of this store's Parquet files; default: beside it.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",

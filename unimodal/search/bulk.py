@@ -231,10 +231,9 @@ def read_head(file: Path) -> dict[str, Any]:
     return dict(head) if head.get("format_version") == FORMAT_VERSION else {}
 
 
-def read_columns(file: Path) -> Any:
-    """The columns of a store's rows that a file has, as an Arrow schema."""
-    schema = pyarrow_parquet().read_schema(file)
-    return schema.remove(schema.get_field_index(CONTENT))
+def read_columns(file: Path) -> dict[str, Any]:
+    """The columns of a store's rows that a file has -> their Arrow types."""
+    return {column.name: column.type for column in pyarrow_parquet().read_schema(file) if column.name != CONTENT}
 
 
 def _states_of_tables(config: IndexConfig) -> list[tuple[int, int]]:

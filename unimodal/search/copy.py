@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from unimodal.progress import progress_bar
 
 from .rows import vectors_of
-from .schema import vector_column
+from .schema import MADE, vector_column
 from .store import VectorStore, create_store, open_store, store_exists
 
 BATCH = 1000  # rows; with their thumbnails some 20 MB
@@ -36,7 +37,8 @@ def copy_store(
         there.close()
         if is_source:
             raise ValueError(f"{target_url} is the store that is copied; choose another place.")
-    target = create_store(target_url, source.schema, overwrite=overwrite)
+    about = {name: value for name, value in source.schema.about.items() if name != MADE}
+    target = create_store(target_url, replace(source.schema, about=about), overwrite=overwrite)
     try:
         sample = _Sample(source.schema.vectors, every=max(1, num_rows // NUM_QUERIES))
         done = 0

@@ -1,11 +1,17 @@
-"""A folder of embeddings -> a store of the same items, without any model."""
+"""A folder of embeddings -> a store of the same items, without any model.
+
+A folder fills one store, and a store is filled from one folder: both carry the id of the store's making, and the
+folder keeps the record of which of its files are in.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import xxhash
@@ -16,38 +22,55 @@ from unimodal.progress import progress_bar
 from unimodal.rows import pyarrow_parquet
 
 from .bulk import read_head
-from .schema import schema_from_json
+from .schema import MADE, Schema, schema_from_json, schema_to_json
 from .store import VectorStore, create_store, open_store, store_exists
 
-SCHEMA = "index.json"
+SCHEMA = "index.json"  # of the store that the folder fills
+RECORD = ".filled.json"  # a file that is in the store -> its state then
 AT_A_TIME = 10_000  # items of an upsert or a deletion
 
 Hashes = NDArray[np.uint64]  # of a file's ids
 
 
-def fill(
-    store_url: str, folder: Path, *, overwrite: bool = False, show_progress: bool | None = None
-) -> tuple[int, dict[Path, frozenset[str]]]:
+def make_store(store_url: str, folder: Path, schema: Schema, *, overwrite: bool = False) -> None:
+    """An empty store, which is the one that the folder fills from now on."""
+    schema = replace(schema, about={**schema.about, MADE: uuid4().hex})
+    create_store(store_url, schema, overwrite=overwrite).close()
+    (folder / RECORD).unlink(missing_ok=True)
+    replace_text(folder / SCHEMA, schema_to_json(schema))
+
+
+def check_folder(store_url: str, schema: Schema, folder: Path) -> None:
+    """Raises ValueError where a folder does not fill the store of this schema, but another or none."""
+    file = folder / SCHEMA
+    if not file.is_file() or _read_schema(file).about.get(MADE) != schema.about.get(MADE):
+        raise ValueError(
+            f"{store_url} is not the store that {folder} fills, and each folder of embeddings fills one; give the "
+            "store's own folder with --embeddings, or make the store anew from this one with --overwrite."
+        )
+
+
+def fill(store_url: str, folder: Path, *, show_progress: bool | None = None) -> tuple[int, dict[Path, frozenset[str]]]:
     """Bring a store to the state of a folder of embeddings -> how many items were put in, and each file's duplicates.
 
     Files that are in already are passed over, so that a kill costs the file in flight. Of items with one id the first
-    is taken, in the order of the files. What was in a file that is no more, and is in no other, is taken out.
+    is taken, in the order of the files. What was in a file that is no more, and is in no other, is taken out. A store
+    that is not there is made.
     """
-    schema = schema_from_json((folder / SCHEMA).read_text(encoding="utf-8"), str(folder / SCHEMA))
-    record = folder / f".filled-{xxhash.xxh32_hexdigest(store_url.encode())}.json"
-    if overwrite or not store_exists(store_url):
-        record.unlink(missing_ok=True)
-        store = create_store(store_url, schema, overwrite=overwrite)
-    else:
-        store = open_store(store_url)
+    if not store_exists(store_url):
+        make_store(store_url, folder, _read_schema(folder / SCHEMA))
+    store = open_store(store_url)
     try:
+        schema = store.schema
+        check_folder(store_url, schema, folder)
         files = sorted(folder.glob("*.parquet"))
         hashes = [_hashes(file) for file in files]
         duplicates = _duplicates(files, hashes)
         states = {file.name: _state(file, duplicates.get(file, frozenset())) for file in files}
         sizes = {file.name: len(one) - len(duplicates.get(file, ())) for file, one in zip(files, hashes, strict=True)}
-        there = _filled(record, store, states, sizes)
-        missing = [file for file in files if there.get(file.name) != states[file.name]]
+        there = {name: state for name, state in _filled(folder / RECORD).items() if states.get(name) == state}
+        replace_text(folder / RECORD, json.dumps(there))  # before anything of the others is put in or taken out
+        missing = [file for file in files if file.name not in there]
         stored = 0
         with progress_bar("filling the store", sum(sizes[file.name] for file in missing), show_progress) as advance:
             for file in missing:
@@ -55,12 +78,16 @@ def fill(
                     stored += store.upsert(rows, fingerprint=schema.fingerprint)
                     advance(stored)
                 there[file.name] = states[file.name]
-                replace_text(record, json.dumps(there))
+                replace_text(folder / RECORD, json.dumps(there))
         if _take_out(store, folder, hashes) or missing:
             store.build()
     finally:
         store.close()
     return stored, duplicates
+
+
+def _read_schema(file: Path) -> Schema:
+    return schema_from_json(file.read_text(encoding="utf-8"), str(file))
 
 
 def _ids(file: Path) -> list[str]:
@@ -91,14 +118,8 @@ def _state(file: Path, duplicates: frozenset[str]) -> str:
     return f"{read_head(file)['digest']} {xxhash.xxh3_64_hexdigest(repr(sorted(duplicates)).encode())}"
 
 
-def _filled(record: Path, store: VectorStore, states: Mapping[str, str], sizes: Mapping[str, int]) -> dict[str, str]:
-    """Which files the record says are in; none of them if the store holds fewer items than they do."""
-    try:
-        there: dict[str, str] = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    expected = sum(sizes[name] for name, state in states.items() if there.get(name) == state)
-    return there if store.count() >= expected else {}
+def _filled(record: Path) -> dict[str, str]:
+    return dict(json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else {}
 
 
 def _rows(file: Path, columns: list[str], duplicates: frozenset[str]) -> Iterator[Any]:

@@ -1,12 +1,13 @@
 """`unimodal index`: an input -> Parquet files of embeddings, the source of truth -> a store.
 
-The folder of the embeddings holds a file for each unit of each input that went into it, index.json (the schema of the
-store), skipped.jsonl (what is not in it, and why) and, for each store that was filled from it, which files are in.
+The folder of the embeddings is that of one store. It holds a file for each unit of each input that went into it,
+index.json (the schema of the store), skipped.jsonl (what is not in it, and why) and which files are in the store.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +16,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unimodal.checkpoint import replace_text
 from unimodal.progress import progress_bar
+from unimodal.shards.storage import is_remote
 
-from .bulk import MIN_SKIPPED, Plan, embed_jobs, put_aside, read_head, unfinished
-from .filling import SCHEMA, fill
+from .bulk import MIN_SKIPPED, Plan, embed_jobs, put_aside, read_columns, read_head, unfinished
+from .filling import check_folder, fill, make_store
 from .items import VECTORS, IndexConfig, surveyed, units
 from .ranks import alone, ranks_of_run
 from .reading import Unit
-from .schema import FieldType, Schema, schema_to_json
-from .store import create_store, open_store, store_exists, store_type
+from .rows import arrow_schema
+from .schema import FieldType, Schema
+from .store import open_store, store_exists, store_type
 
 if TYPE_CHECKING:
     from unimodal.embedder import Embedder
@@ -57,8 +60,8 @@ def index(
 ) -> Summary:
     """Embed what is new or changed of an input, and bring a store to the same state.
 
-    embeddings: the folder of the Parquet files; default: beside the store. They are kept whatever happens to the store:
-        it is filled from them again without embedding anything.
+    embeddings: the folder of the Parquet files, of this store alone; default: beside the store. They are kept whatever
+        happens to the store: it is filled from them again without embedding anything.
     engine: "process" is this process, or under torchrun each of them its share; "ray" uses a Ray cluster, and no
         device of this process.
     overwrite: make the store anew.
@@ -72,7 +75,8 @@ def index(
     began, folder = time.monotonic(), embeddings or default_folder(store_url)
     folder.mkdir(parents=True, exist_ok=True)
     with ranks_of_run() as ranks, alone(folder, ranks):
-        there = None if overwrite else _schema_of(store_url)
+        there = ranks.from_first(lambda: None if overwrite else _schema_of(store_url))
+        config = config.model_copy(update={"input": _whole(config.input)})
         cut = units(config)
         config, types = surveyed(config, cut, there.fields if there is not None else {})
         place = "cpu" if engine == "ray" else device or ranks.device  # for Ray its actors load the model, each its own
@@ -81,12 +85,12 @@ def index(
         store = store_type(store_url)
         limits = store.max_text_bytes, store.max_strings
         plan = Plan(config, schema, folder, embedder.config.preprocess, embedder.modalities, *limits)
-        _refuse_mixture(plan)
-        ranks.total(0)  # every process has looked for a store: none meets one that is half made
+        _refuse_mixture(plan, cut)
         if there is not None:
             _check_same(store_url, there, schema)
+            check_folder(store_url, there, folder)
         elif ranks.rank == 0 and not store_exists(store_url):
-            create_store(store_url, schema).close()  # now, for it may lack an ability that the schema asks for
+            make_store(store_url, folder, schema)  # now, for it may lack an ability that the schema asks for
         todo = unfinished(plan, ranks.share(cut))
         with progress_bar("embedding", sum(job.unit.rows for job in todo), show_progress) as advance:
             if engine == "ray":
@@ -130,6 +134,8 @@ def _schema(model: str, dtype: str, config: IndexConfig, types: Mapping[str, Fie
         )
     vectors = config.vectors or tuple(name for name in VECTORS if name in usable or usable == {"text", "image"})
     about = {"model": _absolute(model), "dtype": dtype, "calibrated": str(config.calibrated).lower()}
+    if "fused" in vectors:
+        about["weight"] = str(config.weight)
     if config.parent:
         about["parent"] = config.parent_field
     return Schema(
@@ -145,6 +151,11 @@ def _absolute(model: str) -> str:
     return f"{kind}{colon}{Path(name).resolve()}" if Path(name).is_dir() else model
 
 
+def _whole(name: str) -> str:
+    """An input by the one name that it has wherever one stands and however it is spelled."""
+    return name if name.startswith("hf:") or is_remote(name) else os.path.abspath(name)
+
+
 def _schema_of(store_url: str) -> Schema | None:
     if not store_exists(store_url):
         return None
@@ -155,24 +166,32 @@ def _schema_of(store_url: str) -> Schema | None:
 
 def _check_same(store_url: str, there: Schema, wanted: Schema) -> None:
     """Raises ValueError where a store is of another model, or has other vectors or fields."""
-    for name in ("fingerprint", "dim", "vectors", "fields", "words", "thumbnails", "prefix_dims", "binary"):
-        before, now = getattr(there, name), getattr(wanted, name)
+    for name in ("fingerprint", "dim", "vectors", "fields", "words", "thumbnails", "prefix_dims", "binary", "weight"):
+        before, now = (getattr(schema, name, schema.about.get(name)) for schema in (there, wanted))
         if before != now:
             raise ValueError(
                 f"{store_url} was made with {name} {before}, and this is {now}; add --overwrite to make it anew."
             )
 
 
-def _refuse_mixture(plan: Plan) -> None:
-    """Raises ValueError where another input in the folder was embedded by another model."""
-    for file in sorted(plan.folder.glob("*.parquet")):
+def _refuse_mixture(plan: Plan, cut: Sequence[Unit]) -> None:
+    """Raises ValueError where what the folder has of another input does not go into one store with this."""
+    made_anew = {plan.file(unit) for unit in cut}
+    columns = {column.name: column.type for column in arrow_schema(plan.schema, copies=False)}
+    for file in sorted(set(plan.folder.glob("*.parquet")) - made_anew):
         head = read_head(file)
-        is_foreign = head.get("model", "").partition(" ")[0] != plan.schema.fingerprint
-        if is_foreign and head.get("input") != plan.config.input:
-            raise ValueError(
-                f"{file} has vectors of another model; choose another folder of embeddings, or remove what "
-                f"{head.get('input', 'an unknown input')} has there and index it again."
-            )
+        if head.get("input") == plan.config.input:
+            continue
+        if head.get("model") != plan.model:
+            other = "another model or weight"
+        elif read_columns(file) != columns:
+            other = "other fields or vectors"
+        else:
+            continue
+        raise ValueError(
+            f"{file}, of another input, has {other}; choose another folder of embeddings, or remove what "
+            f"{head.get('input', 'an unknown input')} has there and index it again."
+        )
 
 
 def _finish(
@@ -182,20 +201,24 @@ def _finish(
 
     Returns how many items were put in, and how many of the input are items of a file before theirs too.
     """
-    files = {plan.file(unit) for unit in cut}
+    files, heads = {plan.file(unit) for unit in cut}, dict[Path, dict[str, Any]]()
     for file in sorted(plan.folder.glob("*.parquet")):
         head = read_head(file)
-        if file not in files and head.get("input") == plan.config.input:
+        if file in files or head["input"] != plan.config.input:
+            heads[file] = head
+        else:
             put_aside(file)
-    heads = [read_head(plan.file(unit)) for unit in cut]
-    skipped = [{"file": head["label"], **one} for head in heads for one in head["skipped"]]
+    skipped = [
+        {"input": head["input"], "file": head["label"], **one} for head in heads.values() for one in head["skipped"]
+    ]
     _write_lines(plan.folder / SKIPPED, skipped)
-    _check_all_skipped(plan, skipped, sum(head["items"] for head in heads))
-    replace_text(plan.folder / SCHEMA, schema_to_json(plan.schema))
-    stored, duplicates = fill(store_url, plan.folder, overwrite=overwrite, show_progress=show_progress)
+    _check_all_skipped(plan, [head for file, head in heads.items() if file in files])
+    if overwrite:
+        make_store(store_url, plan.folder, plan.schema, overwrite=True)
+    stored, duplicates = fill(store_url, plan.folder, show_progress=show_progress)
     reason = "its id is that of an item in a file before it too"
     listed = [
-        {"file": file.name, "row": None, "id": one, "reason": reason}
+        {"input": heads[file]["input"], "file": file.name, "row": None, "id": one, "reason": reason}
         for file, ids in duplicates.items()
         for one in sorted(ids)
     ]
@@ -203,8 +226,10 @@ def _finish(
     return stored, sum(len(ids) for file, ids in duplicates.items() if file in files)
 
 
-def _check_all_skipped(plan: Plan, skipped: Sequence[dict[str, Any]], num_items: int) -> None:
+def _check_all_skipped(plan: Plan, heads: Sequence[dict[str, Any]]) -> None:
+    """heads: of the input's files."""
     name, allowed = plan.config.input, plan.config.max_skipped
+    skipped, num_items = [one for head in heads for one in head["skipped"]], sum(head["items"] for head in heads)
     if not num_items:
         raise ValueError(f"all {len(skipped):,} rows of {name} had to be skipped; the first: {skipped[0]['reason']}.")
     if len(skipped) > MIN_SKIPPED and len(skipped) > allowed * (len(skipped) + num_items):

@@ -75,10 +75,11 @@ def _index(answers: Connection, model: str, values: dict[str, Any], store: str, 
 
 def _slow_down(what: str, seconds: float) -> None:
     from unimodal.embedder import Embedder
-    from unimodal.search import on_ray
+    from unimodal.search import indexing, on_ray
     from unimodal.search.store import VectorStore
 
-    owner: Any = {"encode": Embedder, "upsert": VectorStore, "write_unit": on_ray}[what]
+    owners = {"encode": Embedder, "upsert": VectorStore, "write_unit": on_ray, "open_store": indexing}
+    owner: Any = owners[what]
     method = getattr(owner, what)
 
     def slow(*words: Any, **named: Any) -> Any:

@@ -21,6 +21,7 @@ from unimodal.config import parse_config
 from unimodal.embedder import Embedder, load
 from unimodal.model import DualEncoder, build_model
 from unimodal.preprocess import Tokenizer
+from unimodal.search.copy import copy_store
 from unimodal.search.filling import fill
 from unimodal.search.indexing import Summary, default_folder, index
 from unimodal.search.items import IndexConfig
@@ -191,6 +192,16 @@ def test_what_vanishes_from_an_input_vanishes_from_the_store(saved: str, catalog
     assert not list(default_folder(str(tmp_path / "store")).glob("*.old"))
 
 
+def test_what_comes_back_into_an_input_comes_back_into_the_store(
+    saved: str, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    run(saved, catalogue(), tmp_path / "store")
+    run(saved, catalogue(p8=None, p9=None), tmp_path / "store")
+    assert run(saved, one_more_input(tmp_path), tmp_path / "store").stored == 1
+    assert run(saved, catalogue(), tmp_path / "store").stored == 2
+    assert len(stored(tmp_path / "store")) == 11
+
+
 def test_two_inputs_go_into_one_store(saved: str, catalogue: Catalogue, tmp_path: Path) -> None:
     run(saved, catalogue(), tmp_path / "store")
     other = tmp_path / "other.jsonl"
@@ -199,6 +210,120 @@ def test_two_inputs_go_into_one_store(saved: str, catalogue: Catalogue, tmp_path
     assert len(stored(tmp_path / "store")) == 11
     assert run(saved, catalogue(), tmp_path / "store").stored == 0
     assert len(stored(tmp_path / "store")) == 11
+
+
+def test_the_order_of_the_fields_does_not_matter(saved: str, catalogue: Catalogue, tmp_path: Path) -> None:
+    run(saved, catalogue(), tmp_path / "store", fields={"price": "price", "sku": "id"})
+    other = one_more_input(tmp_path)
+    assert run(saved, other, tmp_path / "store", fields={"sku": "id", "price": "price"}).stored == 1
+    assert stored(tmp_path / "store")["q"]["sku"] == "q"
+
+
+def one_more_input(tmp_path: Path, **changes: Any) -> str:
+    row = {"id": "q", "title": "a hat", "photo": None, "price": 3, **changes}
+    (tmp_path / "other.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    return str(tmp_path / "other.jsonl")
+
+
+def test_an_input_is_the_same_however_it_is_spelled(
+    saved: str, catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(saved, catalogue(), tmp_path / "store")
+    catalogue(p5={"price": 99}, p9=None)
+    monkeypatch.chdir(tmp_path)
+    for name, embedded in (("rows.jsonl", 2), ("./rows.jsonl", 0)):
+        summary = run(saved, name, tmp_path / "store")
+        assert (summary.items, summary.skipped, summary.embedded) == (9, 0, embedded)
+    rows = stored(tmp_path / "store")
+    assert rows["p5"]["price"] == 99
+    assert len(rows) == 9
+
+
+def test_a_row_that_is_joined_is_part_of_what_is_indexed(
+    saved: str, catalogue: Catalogue, tmp_path: Path, forwards: list[int], pictures: list[Image.Image]
+) -> None:
+    def write(stock: int) -> None:
+        rows = [{"number": n, "stock": stock, "photo": "0.png"} for n in range(NUM)]
+        (tmp_path / "joined.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    write(1)
+    name, join = catalogue(), {"price": f"{tmp_path / 'joined.jsonl'}:number"}
+    options: dict[str, Any] = {"join": join, "image": "price.photo", "fields": {"stock": "price.stock"}}
+    run(saved, name, tmp_path / "store", **options)
+    forwards.clear()
+    write(22)
+    assert run(saved, name, tmp_path / "store", **options).stored == NUM
+    assert {row["stock"] for row in stored(tmp_path / "store").values()} == {22}
+    assert not forwards
+    pictures[1].save(tmp_path / "0.png")
+    assert run(saved, name, tmp_path / "store", **options).stored == NUM
+    assert forwards
+
+
+def test_a_folder_of_embeddings_fills_one_store(saved: str, catalogue: Catalogue, tmp_path: Path) -> None:
+    folder = tmp_path / "embeddings"
+    run(saved, catalogue(), tmp_path / "first", embeddings=folder)
+    run(saved, catalogue(), tmp_path / "second", embeddings=folder)
+    with pytest.raises(ValueError, match=r"first is not the store that .*embeddings fills.*; .*--overwrite"):
+        run(saved, catalogue(p9=None), tmp_path / "first", embeddings=folder)
+    assert run(saved, catalogue(p9=None), tmp_path / "first", embeddings=folder, overwrite=True).stored == 9
+    assert sorted(stored(tmp_path / "first")) == [f"p{number}" for number in range(9)]
+
+
+def test_a_copy_of_a_store_is_another_store(saved: str, catalogue: Catalogue, tmp_path: Path) -> None:
+    run(saved, catalogue(), tmp_path / "store")
+    assert copy_store(open_store(str(tmp_path / "store")), str(tmp_path / "copy")) == 10
+    with pytest.raises(ValueError, match=r"copy is not the store that .* fills"):
+        run(saved, catalogue(), tmp_path / "copy", embeddings=default_folder(str(tmp_path / "store")))
+
+
+def test_a_store_is_filled_from_one_folder_of_embeddings(saved: str, catalogue: Catalogue, tmp_path: Path) -> None:
+    other = one_more_input(tmp_path)
+    run(saved, catalogue(), tmp_path / "store", embeddings=tmp_path / "one")
+    with pytest.raises(ValueError, match=r"is not the store that .*two fills"):
+        run(saved, other, tmp_path / "store", embeddings=tmp_path / "two")
+    run(saved, other, tmp_path / "store", embeddings=tmp_path / "two", overwrite=True)
+    assert sorted(stored(tmp_path / "store")) == ["q"]
+    with pytest.raises(ValueError, match=r"is not the store that .*one fills"):
+        run(saved, catalogue(), tmp_path / "store", embeddings=tmp_path / "one")
+
+
+@pytest.mark.parametrize("change", [{"fields": ["price", "brand"]}, {"vectors": ["text"]}, {"weight": 0.9}])
+def test_embeddings_of_another_input_that_do_not_fit_are_not_put_into_a_new_store(
+    saved: str, catalogue: Catalogue, tmp_path: Path, forwards: list[int], change: dict[str, Any]
+) -> None:
+    run(saved, catalogue(), tmp_path / "store")
+    other = one_more_input(tmp_path, brand="b")
+    run(saved, other, tmp_path / "store")
+    forwards.clear()
+    with pytest.raises(
+        ValueError, match=r"has (other fields or vectors|another model or weight); .* what .*rows.jsonl has there"
+    ):
+        run(saved, other, tmp_path / "store", overwrite=True, **change)
+    assert not forwards
+
+
+def test_a_store_has_fused_vectors_of_one_weight(saved: str, catalogue: Catalogue, tmp_path: Path) -> None:
+    run(saved, catalogue(), tmp_path / "store")
+    with pytest.raises(ValueError, match=r"was made with weight 0.5, and this is 0.9; add --overwrite"):
+        run(saved, catalogue(), tmp_path / "store", weight=0.9)
+    assert run(saved, catalogue(), tmp_path / "store", weight=0.9, overwrite=True).stored == 10
+
+
+def test_what_was_skipped_of_one_input_stays_listed_when_another_is_indexed(
+    saved: str, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    name = catalogue(p7={"title": ""})
+    run(saved, name, tmp_path / "store")
+    summary = run(saved, one_more_input(tmp_path), tmp_path / "store")
+    assert summary.skipped == 0
+    assert [(one["input"], one["row"]) for one in skipped(tmp_path / "store")] == [(name, 7)]
+
+
+def test_a_broken_file_of_embeddings_is_made_again(saved: str, catalogue: Catalogue, tmp_path: Path) -> None:
+    run(saved, catalogue(), tmp_path / "store")
+    min(default_folder(str(tmp_path / "store")).glob("*.parquet")).write_bytes(b"PAR1")
+    assert run(saved, catalogue(), tmp_path / "store").embedded == 1
 
 
 def test_bad_items_are_listed_and_the_others_indexed(saved: str, catalogue: Catalogue, tmp_path: Path) -> None:
@@ -299,7 +424,7 @@ def test_embeddings_of_another_model_are_not_mixed_in(
     forwards.clear()
     (tmp_path / "other.jsonl").write_text('{"title": "a hat"}\n', encoding="utf-8")
     save_calibration(Path(saved), Calibration(np.zeros(24, np.float32), np.full(24, 0.1, np.float32)))
-    with pytest.raises(ValueError, match=r"has vectors of another model; .* remove what .*rows.jsonl has there"):
+    with pytest.raises(ValueError, match=r"has another model or weight; .* remove what .*rows.jsonl has there"):
         run(saved, str(tmp_path / "other.jsonl"), tmp_path / "new", embeddings=tmp_path / "embeddings", calibrated=True,
             image="", fields=[])  # fmt: skip
     assert not forwards
@@ -364,6 +489,17 @@ def test_two_processes_share_the_units_and_one_fills_the_store(
     assert len(stored(tmp_path / "store")) == 10
 
 
+def test_one_process_alone_opens_the_store(
+    saved: str, catalogue: Catalogue, tmp_path: Path, world: dict[str, str]
+) -> None:
+    name, store = catalogue(), tmp_path / "store"
+    run(saved, name, store, fields=[])
+    values = {"input": name, "text": "title", "image": "photo", "per_unit": 4}
+    first = Run(saved, values, str(store), **world, RANK="0")
+    second = Run(saved, values, str(store), **world, RANK="1", what="open_store", slow=600)
+    assert [one.summary(60).reused for one in (first, second)] == [3, 3]
+
+
 def test_a_process_ends_when_another_is_killed(
     saved: str, catalogue: Catalogue, tmp_path: Path, world: dict[str, str]
 ) -> None:
@@ -408,4 +544,5 @@ def test_a_run_killed_while_it_fills_the_store_redoes_the_file_in_flight_alone(
 
 
 def num_filled(folder: Path) -> int:
-    return sum(len(json.loads(file.read_text(encoding="utf-8"))) for file in folder.glob(".filled-*.json"))
+    record = folder / ".filled.json"
+    return len(json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else 0
