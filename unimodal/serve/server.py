@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Collection
+from contextvars import Context
 from types import FrameType
 
 import uvicorn
@@ -126,7 +127,8 @@ class Server(uvicorn.Server):
         if self.lifecycle.draining:
             os._exit(CUT_OFF)
         self.lifecycle.draining = True
-        log.info("not ready any more: finishing what was begun")
+        # In no context: a signal is handled wherever Python just was, which may be in a request that it is not about.
+        Context().run(log.info, "not ready any more: finishing what was begun")
         self._stop_at = time.monotonic() + (self.delay_seconds if sig == signal.SIGTERM else 0)
 
     async def on_tick(self, counter: int) -> bool:

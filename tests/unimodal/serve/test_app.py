@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
+import signal
 import threading
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from typing import Any
 
 import numpy as np
 import pytest
+import uvicorn
+from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
@@ -16,8 +21,10 @@ from tests.unimodal.serve.conftest import Serve
 from unimodal.embedder import Embedder, Prepared, Vectors
 from unimodal.serve import gate as gate_module
 from unimodal.serve.config import API_KEYS, ServeConfig
+from unimodal.serve.engine import Engine
 from unimodal.serve.gate import Gate
-from unimodal.serve.logs import JsonLines, TextLines
+from unimodal.serve.logs import JsonLines, TextLines, request_id
+from unimodal.serve.server import Server
 
 KEY, OTHER_KEY = "a-key-of-some-length", "another-key-of-some-length"
 
@@ -265,6 +272,27 @@ def test_a_path_forges_no_line_of_a_text_log(client: TestClient, caplog: pytest.
     line = TextLines().format(caplog.records[0])
     assert r" path=/a\n12:00:00 INFO forged \x1b[2J " in line
     assert line.isprintable()
+
+
+def test_a_signal_that_comes_amid_a_request_is_logged_without_its_id(served: Embedder) -> None:
+    engine = Engine(served, ServeConfig(model="tiny"))
+    server = Server(uvicorn.Config(FastAPI()), FastAPI(), engine, delay_seconds=0)
+    lines = io.StringIO()
+    handler, logger = logging.StreamHandler(lines), logging.getLogger("unimodal.serve.server")
+    handler.setFormatter(JsonLines())
+    logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+
+    def amid_a_request() -> None:
+        request_id.set("order-19")
+        server.handle_exit(signal.SIGTERM, None)
+
+    copy_context().run(amid_a_request)
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+    assert "not ready any more" in lines.getvalue()
+    assert "order-19" not in lines.getvalue()
 
 
 def test_it_is_not_ready_before_the_model_has_run_nor_when_it_goes_down(serve: Serve, embedder: Embedder) -> None:
