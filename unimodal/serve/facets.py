@@ -6,11 +6,14 @@ colour; not a title, not a description); a number as its smallest and largest va
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Any
 
 from pydantic import BaseModel
@@ -20,6 +23,8 @@ from ..search.store import FieldType, VectorStore
 MOST_VALUES = 100  # more is no list to choose from
 LONGEST_VALUE = 60  # characters; more is a text to read
 FRESH_SECONDS = 300.0  # a store may be written to while it is served
+
+log = logging.getLogger(__name__)
 
 
 class Choice(BaseModel):
@@ -39,23 +44,44 @@ class Facet(BaseModel):
     high: float | None = None
 
 
+Found = tuple[int, list[Facet]]
+
+
 class Facets:
-    """A store's facets, found at the first question and again when they are old; safe to ask from many threads."""
+    """A store's facets, found by a thread beside those that search: at the start, and when old ones are asked for.
+
+    To be asked by one event loop. Old facets are good enough while new ones are found.
+    """
 
     def __init__(self, store: VectorStore) -> None:
         self.store = store
-        self._lock = threading.Lock()
-        self._found: list[Facet] = []
-        self._count = 0
-        self._until = -math.inf
+        self._found: Found | None = None
+        self._scan: Future[Found] = Future()
+        self._until = -math.inf  # when what was found is old; while a scan is under way, never
 
-    def now(self) -> tuple[int, list[Facet]]:
+    async def now(self) -> Found:
         """The number of items, and what their fields hold."""
-        with self._lock:  # one scan, however many ask
-            if time.monotonic() > self._until:
-                self._count, self._found = self.store.count(), find_facets(self.store)
-                self._until = time.monotonic() + FRESH_SECONDS
-            return self._count, self._found
+        scan = self.refresh()
+        return self._found or await asyncio.wrap_future(scan)
+
+    def refresh(self) -> Future[Found]:
+        """The last scan, or a new one if that is long ago."""
+        if time.monotonic() > self._until:
+            self._until, self._scan = math.inf, Future()
+            self._scan.set_running_or_notify_cancel()  # who goes away does not cancel it for the others
+            threading.Thread(target=self._run, args=(self._scan,), name="facets").start()
+        return self._scan
+
+    def _run(self, scan: Future[Found]) -> None:
+        try:
+            found = self.store.count(), find_facets(self.store)
+        except Exception as error:
+            log.warning("the fields of the store were not read (%s); /v1/store tries again when it is asked.", error)
+            self._until = -math.inf
+            scan.set_exception(error)
+        else:
+            self._found, self._until = found, time.monotonic() + FRESH_SECONDS
+            scan.set_result(found)
 
 
 def find_facets(store: VectorStore) -> list[Facet]:

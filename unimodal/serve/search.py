@@ -7,8 +7,8 @@ asked in a thread, and only so many requests may wait for one.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any
 
 import numpy as np
@@ -137,7 +137,14 @@ def search_router(engine: Engine, config: ServeConfig, store: VectorStore) -> AP
     fingerprint = engine.embedder.fingerprint()
     check_model(store.schema, fingerprint)
     facets, threads = Facets(store), Waiting(THREADS, QUEUE)
-    routes = APIRouter(tags=["search"], lifespan=threads.life)
+
+    @asynccontextmanager
+    async def life(app: object) -> AsyncIterator[None]:
+        facets.refresh()  # of a large store they take a while
+        async with threads.life(app):
+            yield
+
+    routes = APIRouter(tags=["search"], lifespan=life)
 
     async def answer(body: SearchBody, request: Request) -> Response:
         if body.k > config.max_hits:
@@ -176,7 +183,7 @@ def search_router(engine: Engine, config: ServeConfig, store: VectorStore) -> AP
 
     @routes.get("/v1/store", response_model=StoreResult)
     async def describe() -> Response:
-        count, fields = await threads.run(facets.now)
+        count, fields = await facets.now()
         schema = store.schema
         return json_response({
             "model": shown_name(config), "count": count, "vectors": list(schema.vectors),

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from starlette.testclient import TestClient
 
+from unimodal.embedder import Embedder
 from unimodal.search.store import Schema, VectorStore, create_store
 from unimodal.serve import facets
+from unimodal.serve.app import create_app
+from unimodal.serve.config import ServeConfig
+from unimodal.serve.engine import Engine
 from unimodal.serve.facets import Facet, Facets, find_facets
 
 NUMBER = 240
@@ -86,13 +94,98 @@ def test_a_store_without_fields_has_no_facets(tmp_path: Path) -> None:
     store.close()
 
 
+async def until(kept: Facets, number: int) -> None:
+    """The scan that is under way is awaited by whoever asks again."""
+    async with asyncio.timeout(20):
+        while (await kept.now())[0] != number:
+            await asyncio.sleep(0.01)
+
+
 def test_they_are_kept_for_a_while_and_then_found_again(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = Facets(store)
-    assert kept.now()[0] == NUMBER
-    store.upsert(rows(range(NUMBER, NUMBER + 4)), fingerprint="f")
-    assert kept.now()[0] == NUMBER
+    async def ask() -> None:
+        kept = Facets(store)
+        assert (await kept.now())[0] == NUMBER
+        store.upsert(rows(range(NUMBER, NUMBER + 4)), fingerprint="f")
+        kept.refresh().result()
+        assert (await kept.now())[0] == NUMBER
+        monkeypatch.setattr(facets, "FRESH_SECONDS", 0.0)
+        kept = Facets(store)
+        assert (await kept.now())[0] == NUMBER + 4
+        store.upsert(rows(range(NUMBER + 4, NUMBER + 8)), fingerprint="f")
+        await until(kept, NUMBER + 8)
+
+    asyncio.run(ask())
+
+
+class Held:
+    """`find_facets`, which goes on when it is let go; counts how often it was called."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go, self.calls = threading.Event(), 0
+        monkeypatch.setattr(facets, "find_facets", self)
+
+    def __call__(self, store: VectorStore) -> list[Facet]:
+        self.calls += 1
+        assert self.go.wait(20)
+        return find_facets(store)
+
+
+def test_old_ones_are_told_while_new_ones_are_found(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facets, "FRESH_SECONDS", 0.0)
-    kept = Facets(store)
-    assert kept.now()[0] == NUMBER + 4
-    store.upsert(rows(range(NUMBER + 4, NUMBER + 8)), fingerprint="f")
-    assert kept.now()[0] == NUMBER + 8
+
+    async def ask() -> None:
+        kept = Facets(store)
+        assert (await kept.now())[0] == NUMBER
+        held = Held(monkeypatch)
+        monkeypatch.setattr(facets, "FRESH_SECONDS", 300.0)
+        store.upsert(rows(range(NUMBER, NUMBER + 4)), fingerprint="f")
+        assert (await kept.now())[0] == NUMBER
+        assert (await kept.now())[0] == NUMBER
+        held.go.set()
+        await until(kept, NUMBER + 4)
+        assert held.calls == 1
+
+    asyncio.run(ask())
+
+
+def test_who_stops_waiting_stops_no_scan(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(monkeypatch)
+
+    async def ask() -> None:
+        kept = Facets(store)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(kept.now(), 0.01)
+        held.go.set()
+        assert (await kept.now())[0] == NUMBER
+        assert held.calls == 1
+
+    asyncio.run(ask())
+
+
+def test_a_scan_that_fails_is_an_error_and_tried_again(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask() -> None:
+        kept = Facets(store)
+        with monkeypatch.context() as broken:
+            broken.setattr(facets, "find_facets", lambda store: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                await kept.now()
+        await until(kept, NUMBER)
+
+    asyncio.run(ask())
+
+
+def test_searching_goes_on_while_they_are_found(
+    tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, config = Held(monkeypatch), ServeConfig(model="tiny")
+    store = create_store(str(tmp_path / "store"), Schema(dim=4, fingerprint=embedder.fingerprint()))
+    with TestClient(create_app(Engine(embedder, config), config, store)) as client, ThreadPoolExecutor(8) as pages:
+        loads = [pages.submit(client.get, "/v1/store") for _ in range(8)]
+        try:
+            assert client.post("/v1/search", json={}).status_code == 200
+            assert not any(load.done() for load in loads)
+        finally:
+            held.go.set()
+        assert {load.result().status_code for load in loads} == {200}
+        assert held.calls == 1
+    store.close()
