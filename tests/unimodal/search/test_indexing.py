@@ -525,7 +525,10 @@ def test_a_run_killed_while_it_embeds_redoes_the_unit_in_flight_alone(
     summary = run(saved, name, tmp_path / "store", per_unit=1)
     assert (summary.embedded, summary.reused) == (NUM - there, there)
     run(saved, name, tmp_path / "whole", per_unit=1)
-    assert stored(tmp_path / "store") == stored(tmp_path / "whole")
+    rows, whole = stored(tmp_path / "store"), stored(tmp_path / "whole")
+    assert rows.keys() == whole.keys()
+    for one, row in rows.items():  # two processes may differ in a vector's last bit
+        np.testing.assert_allclose(row["vector_fused"], whole[one]["vector_fused"], rtol=0, atol=1e-6)
 
 
 def test_a_run_killed_while_it_fills_the_store_redoes_the_file_in_flight_alone(
