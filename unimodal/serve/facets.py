@@ -62,7 +62,7 @@ class Facets:
     async def now(self) -> Found:
         """The number of items, and what their fields hold."""
         scan = self.refresh()
-        return self._found or await asyncio.wrap_future(scan)
+        return await asyncio.wrap_future(scan) if self._found is None else self._found
 
     def refresh(self) -> Future[Found]:
         """The last scan, or a new one if that is long ago."""

@@ -103,6 +103,14 @@ def opened(browser: Any, address: str) -> Iterator[Any]:
     assert watched.complaints == []
 
 
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    """A page before it is opened, whose requests a test may hold back or fail."""
+    page = Watched(browser, address).page
+    yield page
+    page.close()
+
+
 def ask(page: Any, text: str) -> None:
     page.fill("#text", text)
     page.keyboard.press("Enter")
@@ -378,6 +386,76 @@ def test_a_server_that_is_gone_is_said_and_the_search_is_kept(
     assert "The server does not answer" in page.locator("#trouble").inner_text()
     assert page.locator("#text").input_value() == "mug"
     page.close()
+
+
+def test_a_link_keeps_its_filters_when_the_store_answers_only_at_the_second_try(page: Any, address: str) -> None:
+    page.route("**/v1/store", lambda route: route.abort(), times=1)
+    page.goto(f"{address}?q=lamp&is.colour=Blue")
+    page.click("#again:visible")
+    page.wait_for_selector(".hit")
+    assert page.locator("#chosen").inner_text() == "Colour: Blue"
+    assert page.locator("#text").input_value() == "lamp"
+
+
+def test_words_sent_before_the_store_has_answered_join_the_links_filters(page: Any, address: str) -> None:
+    held: list[Any] = []
+    page.route("**/v1/store", lambda route: held.append(route))
+    page.goto(f"{address}?q=lamp&is.colour=Blue")
+    page.fill("#text", "mug")
+    page.keyboard.press("Enter")
+    for route in held:
+        route.continue_()
+    page.wait_for_selector(".hit")
+    assert len(held) == 1
+    assert query(page) == "?q=mug&is.colour=Blue"
+    assert page.locator("#vector option").all_inner_texts() == ["best choice", "texts", "pictures", "both at once"]
+
+
+def test_words_that_found_no_store_are_sent_by_try_again(page: Any, address: str) -> None:
+    page.route("**/v1/store", lambda route: route.abort(), times=2)
+    page.goto(address)
+    page.wait_for_selector("#trouble:visible")
+    page.fill("#text", "mug")
+    page.keyboard.press("Enter")
+    page.click("#again")
+    page.wait_for_selector(".hit")
+    assert query(page) == "?q=mug"
+    assert page.locator("#text").input_value() == "mug"
+
+
+def test_an_items_picture_that_is_gone_costs_no_more_than_the_picture(page: Any, address: str) -> None:
+    page.add_init_script("sessionStorage.setItem('unimodal-key', 'with a key, pictures are asked for by script')")
+    page.route("**/v1/thumbnails/**", lambda route: route.fulfill(status=404))
+    page.goto(address)
+    page.locator(".hit").nth(2).click()
+    page.get_by_text(f"like {title(2)}").wait_for()
+    page.wait_for_selector("#example-picture", state="hidden")
+    ask(page, "mug")
+    assert page.locator("#trouble").is_hidden()
+    assert len(titles(page)) == 24
+
+
+def test_what_belongs_to_a_query_waits_for_one(opened: Any) -> None:
+    without = opened.locator("#without")
+    assert without.is_disabled()
+    assert opened.locator("#group").is_disabled()
+    opened.locator("#text").press_sequentially("mug")
+    without.fill("chair")
+    without.press("Enter")
+    settled(opened)
+    assert query(opened) == "?q=mug&without=chair"
+    opened.fill("#text", "")
+    opened.keyboard.press("Enter")
+    settled(opened)
+    assert without.is_disabled()
+    assert opened.locator("#trouble").is_hidden()
+
+
+def test_numbers_are_shown_as_they_are(opened: Any) -> None:
+    texts = opened.evaluate(
+        "import('/page/filters.js').then((filters) => filters.filterNames({made: {low: 20240131, high: 0.1 + 0.2}}))"
+    )
+    assert texts[0]["text"] == "Made: 20240131 to 0.3"
 
 
 def test_the_page_may_run_and_load_nothing_but_its_own(shop: tuple[Embedder, Any]) -> None:

@@ -8,27 +8,29 @@ import { PAGE, emptySearch, fromAddress, isAsking, toAddress, toBody } from "./s
 
 const at = (id) => document.getElementById(id);
 let store = null; // what /v1/store says
+let reading = null; // the promise of it
 let fields = new Map();
 let search = emptySearch();
 let setFilters = () => {};
 let running = new AbortController();
 
-start();
+connect();
+restore();
 
-async function start() {
-  connect();
-  try {
-    await readStore();
-  } catch (error) {
-    return showProblem(error);
-  }
-  await restore();
-}
-
+// The store, however many wait for it; the address can be read only when its fields are known.
 async function readStore() {
   if (store) return;
-  store = await askJson("/v1/store");
+  try {
+    await (reading ??= askJson("/v1/store").then(useStore));
+  } finally {
+    reading = null;
+  }
+}
+
+function useStore(answer) {
+  store = answer;
   fields = new Map(store.fields.map((field) => [field.name, field]));
+  search = fromAddress(location.search, history.state, fields);
   at("catalogue").textContent = `${store.count.toLocaleString()} items`;
   at("catalogue").title = store.model ? `Searched with ${store.model}` : "";
   const seesPictures = store.modalities.includes("image");
@@ -51,37 +53,52 @@ async function readStore() {
 
 // What the address and the history say, shown and searched for.
 async function restore() {
+  showBusy();
+  try {
+    await readStore();
+  } catch (error) {
+    return showProblem(error);
+  }
   search = fromAddress(location.search, history.state, fields);
   await run();
 }
 
 // A change of the search: a new entry of the history, then the results.
-function find(change) {
+async function find(change) {
+  showBusy();
+  try {
+    await readStore();
+  } catch (error) {
+    return showProblem(error, () => find(change));
+  }
   search = { ...search, ...change };
   const saved = { picture: search.picture, likeName: search.likeName, k: search.k };
   history.pushState(saved, "", toAddress(search));
-  return run();
+  await run();
 }
 
 async function run() {
   showSearch();
+  showBusy();
   running.abort();
   running = new AbortController();
   const { signal } = running;
-  at("trouble").hidden = at("empty").hidden = true;
-  const hits = at("hits");
-  hits.setAttribute("aria-busy", "true");
-  if (!hits.querySelector(".hit")) showWaiting(hits, 12);
-  at("status").textContent = "Searching …";
   try {
-    await readStore();
     const found = await askJson("/v1/search", { body: toBody(search, store), signal });
     showFound(found);
   } catch (error) {
     if (error.name !== "AbortError") showProblem(error);
   } finally {
-    if (!signal.aborted) hits.setAttribute("aria-busy", "false");
+    if (!signal.aborted) at("hits").setAttribute("aria-busy", "false");
   }
+}
+
+function showBusy() {
+  at("trouble").hidden = at("empty").hidden = true;
+  const hits = at("hits");
+  hits.setAttribute("aria-busy", "true");
+  if (!hits.querySelector(".hit")) showWaiting(hits, 12);
+  at("status").textContent = "Searching …";
 }
 
 function showFound({ hits, took_ms: took }) {
@@ -104,7 +121,7 @@ function showFound({ hits, took_ms: took }) {
   at("more").hidden = hits.length < search.k || search.k >= store.max_k;
 }
 
-function showProblem(error) {
+function showProblem(error, again = restore) {
   const known = error instanceof Problem;
   if (!known) console.error(error);
   at("hits").replaceChildren();
@@ -114,6 +131,7 @@ function showProblem(error) {
   at("trouble").querySelector("h2").textContent = known ? error.title : "Something went wrong on this page";
   at("trouble").querySelector("p").textContent = known ? error.message : "Load it again, please.";
   at("again").textContent = error.way ?? "Try again";
+  at("again").onclick = again;
   at("trouble").hidden = false;
 }
 
@@ -133,8 +151,15 @@ function showSearch() {
   at("filters-count").hidden = names.length === 0;
   at("chosen").replaceChildren(...names.map(chip));
   document.body.classList.toggle("asking", isAsking(search));
+  allowOptions();
   const what = search.text || search.likeName || (search.picture ? "a picture" : "");
   document.title = what ? `${what} – search` : "Search by words and pictures";
+}
+
+// What belongs to a query waits for one.
+function allowOptions() {
+  const asks = isAsking({ ...search, text: at("text").value.trim() });
+  for (const id of ["without", "vector", "hybrid", "group"]) at(id).disabled = !asks;
 }
 
 function chip({ field, value, text }) {
@@ -171,9 +196,9 @@ async function showItem(picture, id) {
   try {
     const item = await askJson(`/v1/items/${encodeURIComponent(id)}`);
     if (search.like !== id) return;
+    at("example-name").textContent = `like ${titles(store)(item)}`;
     if (item.thumbnail) await showPicture(picture, item.thumbnail);
     else picture.hidden = true;
-    at("example-name").textContent = `like ${titles(store)(item)}`;
   } catch {
     picture.hidden = true; // the search itself says what is wrong
   }
@@ -202,15 +227,16 @@ function connect() {
   at("text").addEventListener("search", () => {
     if (!at("text").value && search.text) find({ text: "", k: PAGE }); // the field's own cross
   });
-  at("without").addEventListener("change", () => find({ without: at("without").value.trim(), k: PAGE }));
-  at("vector").addEventListener("change", () => find({ vector: at("vector").value, k: PAGE }));
-  at("hybrid").addEventListener("change", () => find({ hybrid: at("hybrid").checked, k: PAGE }));
-  at("group").addEventListener("change", () => find({ group: at("group").checked, k: PAGE }));
+  at("text").addEventListener("input", allowOptions);
+  const choose = (change) => find({ text: at("text").value.trim(), ...change, k: PAGE });
+  at("without").addEventListener("change", () => choose({ without: at("without").value.trim() }));
+  at("vector").addEventListener("change", () => choose({ vector: at("vector").value }));
+  at("hybrid").addEventListener("change", () => choose({ hybrid: at("hybrid").checked }));
+  at("group").addEventListener("change", () => choose({ group: at("group").checked }));
   at("weight").addEventListener("input", showWeight);
-  at("weight").addEventListener("change", () => find({ weight: Number(at("weight").value), k: PAGE }));
+  at("weight").addEventListener("change", () => choose({ weight: Number(at("weight").value) }));
   at("example-remove").addEventListener("click", removeExample);
   at("more").addEventListener("click", () => find({ k: search.k + PAGE }));
-  at("again").addEventListener("click", restore);
   at("empty-clear").addEventListener("click", () => find({ filters: {}, k: PAGE }));
   at("key-cancel").addEventListener("click", () => at("key").close("cancel")); // no submit button: Enter means the other
   opens(at("filters-toggle"), at("filters-body"));

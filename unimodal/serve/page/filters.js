@@ -118,8 +118,9 @@ function stepOf(field) {
   return power * [1, 2, 5, 10].find((times) => times * power >= rough * 0.999);
 }
 
+// 15 digits are what a number keeps; more would be noise, such as 0.30000000000000004.
 function shown(value) {
-  return String(Number(value.toPrecision(6)));
+  return String(Number(value.toPrecision(15)));
 }
 
 export function titleOf(name) {

@@ -36,7 +36,7 @@ function card(hit, title, store, best, chosen) {
   const picture = item.querySelector("img");
   picture.addEventListener("load", () => frame.classList.add("loaded"));
   picture.addEventListener("error", () => picture.remove());
-  if (hit.thumbnail) showPicture(picture, hit.thumbnail);
+  if (hit.thumbnail) showPicture(picture, hit.thumbnail).catch(() => picture.remove());
   else picture.remove();
   const kind = KINDS[hit.vector] ?? hit.vector;
   const similarity = hit.cosine ?? hit.score; // what the list is ordered by may be a rank's score, which says little
@@ -79,13 +79,9 @@ export async function showPicture(picture, path) {
     picture.src = new URL(path.replace(/^\//, ""), document.baseURI);
     return;
   }
-  try {
-    const address = URL.createObjectURL(await (await ask(path)).blob());
-    loaded.push(address);
-    picture.src = address;
-  } catch {
-    picture.remove();
-  }
+  const address = URL.createObjectURL(await (await ask(path)).blob());
+  loaded.push(address);
+  picture.src = address;
 }
 
 export function showWaiting(place, count) {

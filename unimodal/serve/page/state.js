@@ -62,6 +62,7 @@ export function fromAddress(address, saved, fields) {
 // -> the body of /v1/search.
 export function toBody(search, store) {
   const body = { k: Math.min(search.k, store.max_k), filters: search.filters };
+  if (!isAsking(search)) return body; // what follows belongs to a query
   if (search.text) body.text = search.text;
   if (search.picture) body.image = search.picture;
   if (search.like) body.like = search.like;
