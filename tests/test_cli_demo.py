@@ -4,36 +4,27 @@ from __future__ import annotations
 
 import os
 import pty
-import re
-import select
-import signal
-import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 import pytest
 import torch
+import typer
+from starlette.testclient import TestClient
 
 from unimodal.checkpoint import save_model
 from unimodal.cli.demo import index_catalogue, offer_search
 from unimodal.config import ModelConfig
 from unimodal.demo.catalogue import build_catalogue, read_products, training_texts
+from unimodal.embedder import load
 from unimodal.model import build_model
 from unimodal.preprocess import load_tokenizer, train_tokenizer
 from unimodal.search.store import open_store
-
-OFFER = """
-import sys, typer
-from pathlib import Path
-from unimodal.cli.demo import offer_search
-try:
-    offer_search(Path("model"), Path("store"))
-except typer.Exit as end:
-    sys.exit(end.exit_code)
-"""
+from unimodal.serve.app import create_app
+from unimodal.serve.config import ServeConfig
+from unimodal.serve.engine import Engine
 
 
 @pytest.fixture(scope="module")
@@ -86,58 +77,44 @@ def test_without_a_terminal_the_commands_are_said_and_nothing_is_asked(capsys: p
     ]
 
 
-class Terminal:
-    """The offer, made at a terminal in `folder`."""
-
-    def __init__(self, folder: Path) -> None:
-        self.master, slave = pty.openpty()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", OFFER], cwd=folder, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        os.close(slave)
-        self.said = ""
-
-    def wait_for(self, pattern: str, seconds: float = 120) -> re.Match[str]:
-        """Read until it has said something like this."""
-        end = time.monotonic() + seconds
-        while not (match := re.search(pattern, self.said)):
-            assert time.monotonic() < end, self.said
-            if select.select([self.master], [], [], 0.2)[0]:
-                self.said += os.read(self.master, 4096).decode(errors="replace")
-        return match
-
-    def answer(self, text: str) -> None:
-        os.write(self.master, text.encode())
+@contextmanager
+def terminal(typed: str) -> Iterator[None]:
+    """Somebody at a terminal who types this."""
+    master, slave = pty.openpty()
+    os.write(master, typed.encode())
+    with (
+        open(slave, encoding="utf-8") as keyboard,
+        open(os.dup(slave), "w", encoding="utf-8") as screen,
+        redirect_stderr(screen),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "stdin", keyboard)
+        yield
+    os.close(master)
 
 
-@pytest.fixture
-def terminal(demo: Path) -> Iterator[Terminal]:
-    terminal = Terminal(demo)
-    yield terminal
-    if terminal.process.poll() is None:
-        terminal.process.kill()
-    os.close(terminal.master)
+def test_at_a_terminal_no_means_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unimodal.serve.server.serve", lambda config: pytest.fail("it is served"))
+    with terminal("n\n"):
+        offer_search(Path("model"), Path("store"))
 
 
-def test_at_a_terminal_no_means_no(terminal: Terminal) -> None:
-    terminal.wait_for(r"Serve it now.*\[Y/n\]")
-    terminal.answer("n\n")
-    assert terminal.process.wait(timeout=60) == 0
+def test_at_a_terminal_yes_serves_the_page(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[ServeConfig] = []
 
+    def serve(config: ServeConfig) -> int:
+        """What tests of `unimodal serve` run whole."""
+        served.append(config)
+        return 3
 
-def test_at_a_terminal_yes_serves_the_page_until_ctrl_c(terminal: Terminal) -> None:
-    terminal.wait_for(r"\[Y/n\]")
-    terminal.answer("\n")
-    address = terminal.wait_for(r"http://127\.0\.0\.1:\d+")[0]
-    end = time.monotonic() + 60
-    while True:
-        try:
-            page = urllib.request.urlopen(address, timeout=30).read().decode()
-            break
-        except OSError:
-            assert time.monotonic() < end
-            time.sleep(0.1)
-    assert "Find it by words" in page
-    terminal.process.send_signal(signal.SIGINT)
-    assert terminal.process.wait(timeout=60) == 0
+    monkeypatch.setattr("unimodal.serve.server.serve", serve)
+    with terminal("\n"), pytest.raises(typer.Exit) as end:
+        offer_search(demo / "model", demo / "store")
+    assert end.value.exit_code == 3
+    (config,) = served
+    assert config.port == 0  # any that is free
+    store = open_store(config.store)
+    with TestClient(create_app(Engine(load(config.model), config), config, store)) as client:
+        assert "Find it by words" in client.get("/").text
+        assert client.get("/v1/search", params={"q": "a navy mug", "where": "price > 0"}).json()["count"] == 10
+    store.close()
