@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import io
 import struct
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,10 @@ from .config import PreprocessConfig, TextTowerConfig
 
 MAX_PIXELS = 40_000_000  # a header that claims more is refused before a byte of it is decoded
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+
+# Pillow warns above a cap of its own, which is higher: decode_image refuses these. For the process: a filter of its own
+# is not for a thread to set.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _INTERPOLATION = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
@@ -45,10 +50,12 @@ def decode_image(source: bytes | Path | Image.Image, max_pixels: int = MAX_PIXEL
             width, height = image.size
             if width * height > max_pixels:
                 raise ValueError(
-                    f"{name} is {width} x {height} pixels, over the cap of {max_pixels}; scale it down first."
+                    f"{name} is {width} x {height} pixels, over the cap of {max_pixels} pixels; scale it down first."
                 )
             return _as_rgb(image)
-    except (OSError, SyntaxError, Image.DecompressionBombError, EOFError) as error:
+    except Image.DecompressionBombError:  # Pillow does not say the size of what is over twice its own cap
+        raise ValueError(f"{name} is over the cap of {max_pixels} pixels; scale it down first.") from None
+    except (OSError, SyntaxError, EOFError) as error:
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(
             f"{name} is not a readable picture ({reason}); give JPEG, PNG, WebP, GIF, BMP or TIFF."
