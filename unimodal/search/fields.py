@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
 
 from pydantic import model_validator
@@ -14,6 +15,7 @@ from unimodal.config import Config, nearest
 from .schema import FieldType
 
 FieldValue = str | int | float | bool | list[str] | None
+_NAMES = {"strings": "list of strings"}  # of types, in messages
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 _INT64 = 2**63
 # 007 is a name, as is 12e5.
@@ -60,19 +62,21 @@ def named_fields(fields: Any) -> Any:
 
 
 def infer_type(values: Iterable[Any], *, from_text: bool = False) -> FieldType:
-    """The type that all values fit; a value of None counts for none.
+    """The type that all values fit; a value of None counts for none, and lists where they are fewer than what is none.
 
     from_text: they are a CSV's, which says no types: what reads as a number everywhere is one.
     """
-    seen: set[str] = set()
+    seen = Counter[FieldType]()
     for value in values:
         value = _present(value)
-        if value is not None:
-            seen.add(_type_of_text(value) if from_text and isinstance(value, str) else _type_of(value))
-    if seen == {"int", "float"}:
+        if value is not None and not isinstance(value, Mapping):  # which fits no type
+            seen[_type_of_text(value) if from_text and isinstance(value, str) else _type_of(value)] += 1
+    lists = seen.pop("strings", 0)
+    if lists and lists >= seen.total():
+        return "strings"
+    if set(seen) == {"int", "float"}:
         return "float"
-    kinds: Sequence[FieldType] = get_args(FieldType)
-    return next((kind for kind in kinds if seen == {kind}), "strings" if "strings" in seen else "string")
+    return next(iter(seen)) if len(seen) == 1 else "string"
 
 
 def cast(value: Any, kind: FieldType) -> FieldValue:
@@ -83,8 +87,7 @@ def cast(value: Any, kind: FieldType) -> FieldValue:
     try:
         return _CASTS[kind](value)
     except (ValueError, TypeError, OverflowError):
-        better = infer_type([value])
-        raise ValueError(f"{value!r:.80} is no {kind}, it is of type {better}") from None
+        raise ValueError(f"{value!r:.80} is no {_NAMES.get(kind, kind)}, {_why_not(value, kind)}") from None
 
 
 def unstorable(values: Mapping[str, Any], max_bytes: int | None, max_strings: int | None) -> str:
@@ -100,6 +103,15 @@ def unstorable(values: Mapping[str, Any], max_bytes: int | None, max_strings: in
         if max_bytes is not None and size > max_bytes:
             return f"{name} has {size:,} bytes, and the store keeps {max_bytes:,}; shorten it, or leave it out"
     return ""
+
+
+def _why_not(value: Any, kind: FieldType) -> str:
+    if isinstance(value, Mapping):
+        return "it is an object; name what of it is wanted, as FIELD.NAME"
+    if isinstance(value, bytes):
+        return "it is bytes"
+    better = infer_type([value])
+    return f"it is of type {better}" if better != kind else "it cannot be kept as one"
 
 
 def _present(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import re
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ from unimodal.search.fields import FieldSource, FieldValue, cast, infer_type, na
         (["a", 1], "string"),
         ([["a"], []], "strings"),
         ([["a"], "b"], "strings"),
+        ([["a"], "b", "c"], "string"),
+        ([["a"], 1, 2], "int"),
+        ([{"a": 1}, 1], "int"),
         ([True, 1], "string"),
         ([None, "", float("nan")], "string"),
         ([np.int64(3)], "int"),
@@ -84,12 +88,25 @@ def test_a_value_takes_the_type_of_its_field(value: Any, kind: Any, wanted: Any)
     ("value", "kind"),
     [
         ("cheap", "float"), (52.5, "int"), ("52.5", "int"), (True, "int"), (True, "float"), ("inf", "float"),
-        (float("inf"), "float"), (2**63, "int"), ("yes", "bool"), (2, "bool"), (["a"], "string"), ({"a": 1}, "strings"),
-        ({"a": 1}, "string"), (b"a", "string"),
+        (float("inf"), "float"), (2**63, "int"), ("yes", "bool"), (2, "bool"), (["a"], "string"), 
     ],
 )  # fmt: skip
 def test_a_value_that_does_not_fit_is_refused(value: Any, kind: Any) -> None:
-    with pytest.raises(ValueError, match=f"is no {kind}, it is of type"):
+    with pytest.raises(ValueError, match=f"is no {kind}, it (is of type (?!{kind}$)|cannot be kept)"):
+        cast(value, kind)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "message"),
+    [
+        ({"a": 1}, "strings", "{'a': 1} is no list of strings, it is an object; name what of it is wanted"),
+        ({"a": 1}, "string", "{'a': 1} is no string, it is an object"),
+        (b"a", "string", "b'a' is no string, it is bytes"),
+        (2**63, "int", "9223372036854775808 is no int, it cannot be kept as one"),
+    ],
+)
+def test_a_value_that_fits_no_type_is_told_by_what_it_is(value: Any, kind: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
         cast(value, kind)
 
 
