@@ -9,9 +9,9 @@ import csv
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import Field, model_validator
 
@@ -260,18 +260,50 @@ def as_row(row: Any, place: str) -> Row:
 
 
 def _read_csv(path: Path) -> Iterator[Row]:
-    # utf-8-sig: spreadsheets put a byte-order mark first, which would become part of the first field's name.
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        cells = csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
-        try:
-            header = next(cells, [])
-            for row in cells:
-                if row and len(row) != len(header):
-                    raise ValueError(f"{len(row)} cells under a header of {len(header)}")
-                if row:
-                    yield dict(zip(header, row, strict=True))
-        except (csv.Error, ValueError) as error:  # covers bad UTF-8 too
-            raise ValueError(f"{path}, line {cells.line_num} cannot be read ({error}); repair or remove it.") from None
+    with path.open("rb") as file:
+        lines: list[bytes] = []
+        line, header = 0, list[str]()
+        for row in cells_of(file, path, lines):
+            line += len(lines)
+            lines.clear()
+            header = header or row
+            if row and len(row) != len(header):
+                reason = wrong_number(row, header)
+                raise ValueError(f"{path}, line {line} cannot be read ({reason}); repair or remove it.")
+            if row and row is not header:
+                yield dict(zip(header, row, strict=True))
+
+
+def cells_of(file: BinaryIO, path: Path, taken: list[bytes], at_start: bool = True) -> Iterator[list[str]]:
+    """Rows of cells from where the file stands; `taken` gets the lines that each is made of."""
+
+    def lines() -> Iterator[str]:
+        for number, line in enumerate(file):
+            taken.append(line)
+            # A spreadsheet's byte-order mark would become part of the first field's name.
+            yield line.decode("utf-8-sig" if at_start and not number else "utf-8")
+
+    reader = csv.reader(lines(), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+    try:
+        for number, row in enumerate(reader):
+            if at_start and not number:
+                _check_header(row, path)
+            yield row
+    except UnicodeDecodeError as error:  # of the line after those that the reader got
+        raise ValueError(f"{path}, line {reader.line_num + 1} is not UTF-8 ({error}); save it as UTF-8.") from None
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num} cannot be read ({error}); repair or remove it.") from None
+
+
+def wrong_number(row: Sequence[str], header: Sequence[str]) -> str:
+    """What is said of a row that has not the cells of the header."""
+    return f"{len(row)} cell{'' if len(row) == 1 else 's'} under a header of {len(header)}"
+
+
+def _check_header(header: Sequence[str], path: Path) -> None:
+    mark = next((mark for mark in ";\t" if len(header) == 1 and mark in header[0]), "")
+    if mark:
+        raise ValueError(f"{path}: its columns are separated by {mark!r}; save it with commas, or as .tsv with tabs.")
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import xxhash
 
-from unimodal.rows import READERS, Row, as_row, hub_data_set, pyarrow_parquet, saved_data_set
+from unimodal.rows import (
+    READERS,
+    Row,
+    as_row,
+    cells_of,
+    hub_data_set,
+    pyarrow_parquet,
+    saved_data_set,
+    wrong_number,
+)
 from unimodal.shards.read import ShardSet
 from unimodal.shards.sample import IMAGE_EXTENSIONS, Sample, captions_of, record_of
 from unimodal.shards.storage import is_remote
@@ -80,28 +88,12 @@ def _read_cells(unit: Unit) -> Iterator[RawRow]:
     with path.open("rb") as file:
         header = next(cells_of(file, path, []), [])
         file.seek(unit.start)
-        rows = (row for row in cells_of(file, path, [], bom=False) if row)
+        rows = (row for row in cells_of(file, path, [], at_start=False) if row)
         for number, row in enumerate(itertools.islice(rows, unit.rows), start=unit.first):
             if len(row) == len(header):
                 yield RawRow(number, dict(zip(header, row, strict=True)))
             else:
-                yield RawRow(number, {}, f"{len(row)} cells under a header of {len(header)}")
-
-
-def cells_of(file: BinaryIO, path: Path, taken: list[bytes], bom: bool = True) -> Iterator[list[str]]:
-    """Rows of cells from where the file stands; `taken` gets the lines that each is made of."""
-
-    def lines() -> Iterator[str]:
-        for number, line in enumerate(file):
-            taken.append(line)
-            # A spreadsheet's byte-order mark would become part of the first field's name.
-            yield line.decode("utf-8-sig" if bom and not number else "utf-8")
-
-    reader = csv.reader(lines(), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
-    try:
-        yield from reader
-    except (csv.Error, ValueError) as error:  # covers bad UTF-8 too
-        raise ValueError(f"{path}, line {reader.line_num} cannot be read ({error}); repair or remove it.") from None
+                yield RawRow(number, {}, wrong_number(row, header))
 
 
 @lru_cache(maxsize=1)

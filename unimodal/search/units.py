@@ -16,12 +16,12 @@ from pathlib import Path
 import xxhash
 
 from unimodal.embed import PICTURES
-from unimodal.rows import READERS, table_paths
+from unimodal.rows import READERS, cells_of, table_paths
 from unimodal.shards.find import COMPRESSED, find_shards
 from unimodal.shards.read import ShardSet
 from unimodal.shards.storage import is_remote
 
-from .reading import Unit, cells_of, data_set, open_parquet, whole_list
+from .reading import Unit, data_set, open_parquet, whole_list
 
 
 def find_units(name: str, split: str, per_unit: int) -> list[Unit]:

@@ -123,7 +123,7 @@ def test_a_line_that_is_no_object_says_so(tmp_path: Path) -> None:
 def test_a_row_of_too_few_cells_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,title\n1,a\n2\n", encoding="utf-8")
     rows = list(read_unit(find_units(str(tmp_path / "a.csv"), "train", 10)[0]))
-    assert rows[1] == RawRow(1, {}, "1 cells under a header of 2")
+    assert rows[1] == RawRow(1, {}, "1 cell under a header of 2")
 
 
 def test_several_tables_are_units_under_their_own_names(tmp_path: Path) -> None:
