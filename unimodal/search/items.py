@@ -50,7 +50,7 @@ class IndexConfig(RowsConfig):
     binary: bool = False  # one-bit copies of each vector, for a first pass
     calibrated: bool = False  # close the gap between texts and pictures (`unimodal calibrate` comes before)
     max_image_bytes: int = Field(50_000_000, gt=0)  # of one picture
-    max_skipped: float = Field(0.01, ge=0, le=1)  # the share of skipped items that ends a run, if they are over 100
+    max_skipped: float = Field(0.01, ge=0, le=1)  # the share of skipped items that ends a run, if they are more than 100 too; 0: the first does
     per_unit: int = Field(10_000, gt=0)  # rows that become one file, and are redone when a run was killed in it
     batch: int = Field(256, gt=0)  # items that are decoded and encoded at a time
 
@@ -298,7 +298,8 @@ def _file_of(config: IndexConfig, name: str) -> Path:
     if not path.is_relative_to(folder):
         raise ValueError(f"picture {name!r:.200} is not below {folder}; set image_root to a folder above it")
     if not path.is_file():
-        raise ValueError(f"picture {str(path)!r:.200} does not exist")
+        reason = "is a link to what is not there" if path.is_symlink() else "does not exist"
+        raise ValueError(f"picture {str(path)!r:.200} {reason}")
     return path
 
 

@@ -63,22 +63,22 @@ def _of_folder(folder: Path, split: str, per_unit: int) -> list[Unit]:
         return _of_data_set(str(folder), folder.name, split, per_unit)
     if any(folder.glob("*.tar*")):
         return _of_shards(str(folder))
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = sorted(path for path in folder.rglob("*") if not path.is_dir())
     pictures = [path for path in files if path.suffix.lower() in PICTURES]
     if not pictures:
         endings = sorted({path.suffix for path in files if path.suffix})
         tables = [ending for ending in endings if ending in READERS]
         hint = f"give its tables as {str(folder / ('*' + tables[0]))!r}" if tables else "give a folder of pictures"
-        raise ValueError(
-            f"{folder} holds no picture and no .tar, but {', '.join(endings) or 'nothing'}; {hint}, a table or shards."
-        )
+        found = f"holds {', '.join(endings) or 'files'}, but no picture and no .tar" if files else "is empty"
+        raise ValueError(f"{folder} {found}; {hint}, a table or shards.")
     units = []
     for first in range(0, len(pictures), per_unit):
         some = pictures[first : first + per_unit]
         digest = xxhash.xxh3_128()
         for path in some:
-            status = path.stat()
-            digest.update(f"{path.relative_to(folder)} {status.st_size} {status.st_mtime_ns}\n".encode())
+            status = path.stat() if path.exists() else None  # a broken link is an item that is skipped
+            state = f"{status.st_size} {status.st_mtime_ns}" if status is not None else ""
+            digest.update(f"{path.relative_to(folder)} {state}\n".encode())
         names = tuple(path.relative_to(folder).as_posix() for path in some)
         units.append(
             Unit(folder.resolve().name, str(folder), "pictures", first, len(some), digest.hexdigest(), names=names)

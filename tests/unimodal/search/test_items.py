@@ -144,6 +144,12 @@ def test_a_row_that_cannot_be_indexed_says_why(tmp_path: Path, row: dict[str, An
     assert re.search(reason, fault)
 
 
+def test_a_link_to_no_picture_says_so(tmp_path: Path, pictures: list[Image.Image]) -> None:
+    pictures[0].save(tmp_path / "a.png")
+    (tmp_path / "b.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert "b.jpg' is a link to what is not there" in faults(str(tmp_path))[1]
+
+
 def test_filters_and_joins_are_those_of_tables(tmp_path: Path) -> None:
     (tmp_path / "stock.csv").write_text("sku,left\nA,3\nB,0\n", encoding="utf-8")
     options = {"id": "sku", "text": "title", "join": {"sku_of": f"{tmp_path}/stock.csv:sku"}}

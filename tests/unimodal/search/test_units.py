@@ -163,6 +163,12 @@ def test_a_folder_gives_its_pictures_by_their_paths(tmp_path: Path, pictures: li
     assert rows_of(units)[0] == {"id": "b.png", "image": "b.png"}
 
 
+def test_a_link_to_no_picture_is_a_row(tmp_path: Path, pictures: list[Image.Image]) -> None:
+    pictures[0].save(tmp_path / "a.png")
+    (tmp_path / "b.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert [row["id"] for row in rows_of(find_units(str(tmp_path), "train", 2))] == ["a.png", "b.jpg"]
+
+
 def test_a_picture_that_is_replaced_changes_its_unit(tmp_path: Path, pictures: list[Image.Image]) -> None:
     for number in range(4):
         pictures[0].save(tmp_path / f"{number}.png")
@@ -206,8 +212,8 @@ def test_a_data_set_is_cut_into_ranges(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("nothing", "'.*nothing' does not exist"),
-        ("empty", "empty holds no picture and no .tar, but nothing"),
-        ("tables", r"tables holds no picture and no .tar, but .csv; give its tables as '.*tables/\*.csv'"),
+        ("empty", "empty is empty; give a folder of pictures, a table or shards"),
+        ("tables", r"tables holds .csv, but no picture and no .tar; give its tables as '.*tables/\*.csv'"),
         ("notes.doc", "has the ending '.doc'; rows are read from .jsonl"),
         ("broken.parquet", "broken.parquet is not a readable Parquet file"),
         ("broken.tar", "broken.tar is no tar file"),
