@@ -65,12 +65,21 @@ def _one_type(value: Any) -> Any:
     return value
 
 
+def _no_number(value: Any) -> Any:
+    """Other services ask for the numbers of a vector where OpenAI's clients ask for its spelling."""
+    if value in ("int8", "uint8", "binary", "ubinary"):
+        raise ValueError(
+            f"{value!r} is asked for as embedding_type; leave encoding_format out, or say float or base64."
+        )
+    return value
+
+
 class EmbeddingsBody(Config):
     """OpenAI's and Jina's request: texts, pictures, and both at once, mixed in one list."""
 
     model: str = ""
     input: Inputs
-    encoding_format: Literal["float", "base64"] | None = None
+    encoding_format: Annotated[Literal["float", "base64"] | None, BeforeValidator(_no_number)] = None
     embedding_type: Annotated[EmbeddingType | None, BeforeValidator(_one_type)] = Field(
         default=None, description="What a vector is made of; with encoding_format=base64, its bytes."
     )

@@ -44,12 +44,13 @@ def embeddings_router(engine: Engine, config: ServeConfig) -> APIRouter:
     router = APIRouter(tags=["embeddings"])
     name, started, embedder = shown_name(config), int(time.time()), engine.embedder
     names = {name, config.model, *config.names, ""}
+    told = " or ".join(map(repr, dict.fromkeys((name, *config.names))))
 
     def check_model(asked: str) -> None:
         if asked not in names and "*" not in names:
             raise ApiError(
                 404,
-                f"model {asked[:80]!r} is not served here; ask for {name!r}.",
+                f"model {asked[:80]!r} is not served here; ask for {told} (a server with names=[*] takes any name).",
                 code="model_not_found",
                 param="model",
             )
@@ -170,7 +171,7 @@ def _as_list(value: Any) -> Sequence[Any]:
     inputs = value if isinstance(value, list) else [value]
     if not inputs:
         raise ApiError(400, "input is an empty list; send a text, a picture, or a list of them.", param="input")
-    if all(isinstance(one, int) for one in inputs) or (isinstance(inputs[0], list)):
+    if isinstance(value, list) and (all(isinstance(one, int) for one in inputs) or isinstance(inputs[0], list)):
         raise ApiError(
             400,
             "input holds token ids, and those of another tokenizer would mean other words; send texts "

@@ -81,20 +81,23 @@ class Gate:
 
     def _check(self, scope: MutableMapping[str, Any], headers: dict[bytes, bytes]) -> None:
         path = scope["path"]
-        if self.keys and path not in OPEN and not path.startswith(OPEN_FOLDER) and not self._has_key(headers):
-            raise ApiError(401, "a key is needed; send it as Authorization: Bearer KEY, or as x-api-key.")
+        if self.keys and path not in OPEN and not path.startswith(OPEN_FOLDER):
+            self._check_key(headers)
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self.config.max_body_bytes:
             raise self.too_large()
 
-    def _has_key(self, headers: dict[bytes, bytes]) -> bool:
+    def _check_key(self, headers: dict[bytes, bytes]) -> None:
         """Compared with every key in constant time, whichever fits: how long it takes tells nothing."""
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         given = token.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
         fits = False
         for key in self.keys:
             fits |= hmac.compare_digest(given, key)
-        return fits
+        if not given:
+            raise ApiError(401, "an API key is needed; send it as Authorization: Bearer KEY, or as x-api-key.")
+        if not fits:
+            raise ApiError(401, "this API key is not known here; ask who runs the server for one.")
 
     def too_large(self) -> ApiError:
         """The body is more than one request may have."""

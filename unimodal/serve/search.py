@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from ..config import Config
 from ..embedder import Item
@@ -37,6 +37,10 @@ Text = Annotated[str, Field(max_length=10_000)]
 Name = Annotated[str, Field(max_length=1_000)]
 Values = Annotated[list[str | int | float | bool], Field(max_length=1_000, fail_fast=True)]
 MOST_FILTERS = 100
+OTHER_WORDS = {  # what other services and the command line call a key of the body
+    "query": "text", "q": "text", "without": "negatives", "filter": "where", "limit": "k", "top_k": "k", "topK": "k",
+    "size": "k",
+}  # fmt: skip
 
 
 def _few(filters: Any) -> Any:
@@ -74,6 +78,14 @@ class SearchBody(Config):
     fields: Annotated[list[Name], Field(max_length=100, fail_fast=True)] | None = Field(
         None, description="Those that the hits carry; none: all."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_other_words(cls, values: Any) -> Any:
+        for key in values if isinstance(values, Mapping) else ():
+            if key in OTHER_WORDS:
+                raise ValueError(f"unknown key {key!r}; did you mean {OTHER_WORDS[key]!r}?")
+        return values
 
 
 OF_A_QUERY = (

@@ -59,6 +59,16 @@ def test_without_a_key_there_is_401_everywhere_but_health_and_documents(locked: 
         assert locked.get(path, headers=headers).status_code == 200
 
 
+def test_a_wrong_key_is_told_apart_from_none(locked: TestClient) -> None:
+    for headers, said in (
+        ({}, "an API key is needed; send it as Authorization: Bearer KEY, or as x-api-key."),
+        ({"Authorization": f"Basic {KEY}"}, "an API key is needed"),
+        ({"Authorization": "Bearer wrong"}, "this API key is not known"),
+        ({"X-API-Key": KEY + "x"}, "this API key is not known"),
+    ):
+        assert said in locked.get("/v1/models", headers=headers).json()["error"]["message"]
+
+
 def test_errors_come_in_the_shape_of_who_is_asked(locked: TestClient) -> None:
     error = locked.post("/v1/embeddings").json()["error"]
     assert error.keys() == {"message", "type", "param", "code"}

@@ -144,6 +144,9 @@ def test_one_bad_picture_is_named_by_its_number_by_default(client: TestClient, d
         ({"input": "a", "task": "translation"}, "task 'translation' is not one of retrieval.query"),
         ({"input": "a", "prompt_name": "poem"}, "not one of query, document"),
         ({"input": "a", "late_chunking": True}, "late_chunking"),
+        ({"input": "a", "encoding_format": "int8"}, "'int8' is asked for as embedding_type"),
+        ({"input": 5}, "input 0: a number is neither a text nor"),
+        ({"input": True}, "input 0: a truth value"),
         ({"input": [1, 2, 3]}, "token ids"),
         ({"input": [[1, 2], [3]]}, "token ids"),
         ({"input": ["a", None]}, "input 1: a null"),
@@ -198,7 +201,11 @@ def test_another_models_name_is_not_found_and_any_name_can_be_allowed(client: Te
     response = client.post("/v1/embeddings", json=body)
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "model_not_found"
-    assert "'tiny'" in response.json()["error"]["message"]
+    assert response.json()["error"]["message"] == (
+        "model 'text-embedding-3-small' is not served here; ask for 'tiny' (a server with names=[*] takes any name)."
+    )
+    several = serve(names=["tiny", "shop"]).post("/v1/embeddings", json=body).json()["error"]["message"]
+    assert "ask for 'tiny' or 'shop'" in several
     assert serve(names=["*"]).post("/v1/embeddings", json=body).json()["model"] == "text-embedding-3-small"
 
 

@@ -103,7 +103,7 @@ def test_openais_own_client_gets_the_embedders_vectors(
         assert [model.id for model in client.models.list()] == ["slow"]
         with pytest.raises(openai.BadRequestError, match="not between 1 and 24"):
             client.embeddings.create(input=texts, model="tiny", dimensions=99)
-        with pytest.raises(openai.AuthenticationError, match="a key is needed"):
+        with pytest.raises(openai.AuthenticationError, match="this API key is not known"):
             client.with_options(api_key="wrong").embeddings.create(input=texts, model="tiny")
     found = [one.embedding for one in by_default.data]
     np.testing.assert_allclose(found, served.encode(texts), atol=1e-5)
