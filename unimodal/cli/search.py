@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from unimodal.embedder import Embedder
     from unimodal.search.fusion import Found
+    from unimodal.search.query import Query
     from unimodal.search.schema import Schema
+    from unimodal.search.store import VectorStore
 
 LONGEST = 100  # letters that a hit shows of one field
 
@@ -44,9 +46,10 @@ def index(
 ) -> None:
     """Embed the items of INPUT and put them into STORE; what is there and has not changed is not done again."""
     from unimodal.config import apply_overrides, parse_config
-    from unimodal.search.indexing import SKIPPED, default_folder
+    from unimodal.search.indexing import default_folder
     from unimodal.search.indexing import index as index_input
     from unimodal.search.items import IndexConfig
+    from unimodal.search.skipped import SKIPPED
 
     config = parse_config(IndexConfig, apply_overrides({"input": source}, overrides or []), source="options")
     folder = embeddings or default_folder(store)
@@ -75,14 +78,12 @@ def search(
     words: Annotated[str, typer.Argument(metavar="[WORDS]", help="What to look for.")] = "",
     image: Annotated[Path | None, typer.Option(help="A picture to look for; with WORDS, both together.")] = None,
     like: Annotated[str, typer.Option(metavar="ID", help="More like this item; with WORDS, but as they say.")] = "",
-    weight: Annotated[
-        float, typer.Option(min=0, max=1, help="The picture's share, or the item's, beside WORDS.")
-    ] = 0.5,
+    weight: Annotated[float, typer.Option(help="The picture's share (0 to 1), or the item's, beside WORDS.")] = 0.5,
     without: Annotated[
         list[str] | None, typer.Option(metavar="WORDS", help="What is not wanted; may be given several times.")
     ] = None,
     where: Annotated[str, typer.Option(help="A filter: price < 50 and category = 'Gear/Bags'.")] = "",
-    k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many.")] = 10,
+    k: Annotated[int, typer.Option("--k", "-k", help="How many.")] = 10,
     min_score: Annotated[float | None, typer.Option(help="The least cosine.")] = None,
     group_by: Annotated[str, typer.Option(metavar="FIELD", help="The best item of each of its values.")] = "",
     hybrid: Annotated[bool, typer.Option(help="Look for WORDS in the full text too.")] = False,
@@ -98,7 +99,6 @@ def search(
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Find by words, a picture, both, or an item: `search STORE "in red" --image bag.jpg --where "price < 50"`."""
-    import orjson
     from rich.console import Console
 
     from unimodal.search.query import Query, check_model, check_query, find, inputs_of
@@ -113,6 +113,10 @@ def search(
     opened = open_store(store)
     schema = opened.schema
     check_query(schema, query, _listed(fields) or None)
+    if not opened.count():
+        if json_output:
+            _print_json([], {"embed": 0.0, "search": 0.0})
+        raise ValueError(f"the store {store} is empty; run `unimodal index` to put items into it.")
     parts, fingerprint, started = inputs_of(query), schema.fingerprint, time.perf_counter()
     asked: Any = []
     if parts:  # an item's own vectors are in the store
@@ -124,12 +128,13 @@ def search(
     found = find(opened, query, asked, fingerprint=fingerprint, fields=_listed(fields) or None)
     took = {"embed": 1e3 * (embedded - started), "search": 1e3 * (time.perf_counter() - embedded)}
     if json_output:
-        hits = [{"id": hit.id, "score": hit.score, "cosine": hit.cosine, "vector": hit.vector, "more": hit.more,
-                 "fields": hit.fields} for hit in found]  # fmt: skip
-        typer.echo(orjson.dumps({"hits": hits, "count": len(hits), "took_ms": took}, option=orjson.OPT_SERIALIZE_NUMPY))
+        _print_json(found, took)
     elif found:
         _print(found, Console())
-    say(f"{len(found)} of {opened.count():,} items; {took['embed']:.0f} ms to embed, {took['search']:.0f} ms to search")
+    said = (
+        f"{len(found)} of {opened.count():,} items; {took['embed']:.0f} ms to embed, {took['search']:.0f} ms to search"
+    )
+    say(said if found else said + _advice(opened, query))
     opened.close()
 
 
@@ -152,14 +157,31 @@ def _model_of(schema: Schema, given: str, device: str | None) -> Embedder:
         raise ValueError(f"the store's model cannot be loaded: {error} Say where it lies now with --model.") from None
 
 
+def _advice(store: VectorStore, query: Query) -> str:
+    """What kept everything out."""
+    if query.where is not None and not store.count(query.where):
+        return "; nothing matches --where"
+    bounds = [("--where", query.where), ("--min-score", query.min_score)]
+    set_bounds = [option for option, value in bounds if value is not None]
+    return f"; loosen {' or '.join(set_bounds)}" if set_bounds else ""
+
+
+def _print_json(found: Sequence[Found], took: dict[str, float]) -> None:
+    import orjson
+
+    hits = [{"id": hit.id, "score": hit.score, "cosine": hit.cosine, "vector": hit.vector, "more": hit.more,
+             "fields": hit.fields} for hit in found]  # fmt: skip
+    typer.echo(orjson.dumps({"hits": hits, "count": len(hits), "took_ms": took}, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
 def _print(found: Sequence[Found], console: Console) -> None:
     """A line a hit, or, if one would not fit, the fields on lines of their own below the title."""
-    table = _table(found, "  ")
+    table = _table(found, "  ", 0)
     widest = console.measure(table, options=console.options.update(max_width=10_000)).maximum
-    console.print(table if widest <= console.width else _table(found, "\n"))
+    console.print(table if widest <= console.width else _table(found, "\n", console.width // 2))
 
 
-def _table(found: Sequence[Found], between: str) -> Table:
+def _table(found: Sequence[Found], between: str, half: int) -> Table:
     """A hit is rank, score, id, title and fields; what is the same for all hits has no column."""
     from rich.table import Table
     from rich.text import Text
@@ -169,8 +191,11 @@ def _table(found: Sequence[Found], between: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("", "score", *(["cosine"] if ranked_otherwise else [])):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in (*(["by"] if by_several else []), "id", ""):
-        table.add_column(name, overflow="fold")
+    if by_several:
+        table.add_column("by", no_wrap=True)
+    longest = max(len(_one_line(hit.id)) for hit in found)
+    table.add_column("id", overflow="fold", no_wrap=longest <= half)  # in one piece, to be copied, if it can be
+    table.add_column("", overflow="fold")
     for rank, hit in enumerate(found, start=1):
         score = f"{hit.score:.4f}" if ranked_otherwise else f"{hit.score:.3f}"
         cosine = ["" if hit.cosine is None else f"{hit.cosine:.3f}"] if ranked_otherwise else []

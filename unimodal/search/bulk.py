@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
@@ -34,6 +34,7 @@ from .items import IndexConfig, Item, items, picture_identity
 from .reading import RawRow, Unit
 from .rows import arrow_schema, fixed_size_list
 from .schema import Schema, vector_column
+from .skipped import Skipped, listed, refusal, too_many, write_skipped
 from .unchanged import CONTENT, content_of, vectors_before
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 HEAD = b"unimodal"  # the key of the metadata
-MIN_SKIPPED = 100  # so many bad items are no sign that all are; training stops by the same rule
 _JPEG_QUALITY = 85
 # What has no part in a unit's vectors and rows.
 _ASIDE = {"input", "per_unit", "batch", "max_skipped", "prefix_dims", "binary", "calibrated", "weight"}
@@ -95,14 +95,6 @@ class Chunk:
     skipped: tuple[Skipped, ...]
 
 
-class Skipped(NamedTuple):
-    """A row that is not in the index, and why."""
-
-    row: int  # of its file
-    id: str  # empty where the row did not come so far
-    reason: str
-
-
 @dataclass(frozen=True)
 class Job:
     """A unit that is to be embedded, and what its file will be made of as things stand."""
@@ -133,7 +125,7 @@ def embed_jobs(
             continue
         tables.append(embed(plan, job.unit, chunk.table, embedder))
         skipped += chunk.skipped
-        check_skipped(plan.config, skipped, job.unit)
+        check_skipped(plan, jobs, job, skipped)
         done += chunk.rows
         advance(done)
 
@@ -244,21 +236,26 @@ def _states_of_tables(config: IndexConfig) -> list[tuple[int, int]]:
     return [(status.st_size, status.st_mtime_ns) for status in map(Path.stat, files)]
 
 
-def check_skipped(config: IndexConfig, skipped: Sequence[Skipped], unit: Unit) -> None:
-    """Raises ValueError when the share of bad items is over the limit."""
-    allowed = max(MIN_SKIPPED, int(config.max_skipped * unit.rows)) if config.max_skipped else 0
-    if len(skipped) > allowed:
-        first = skipped[0]
-        raise ValueError(
-            f"{len(skipped):,} of {unit.rows:,} rows of {unit.path} cannot be indexed (the first, row {first.row}: "
-            f"{first.reason}); repair them, or raise max_skipped from {config.max_skipped}."
-        )
+def check_skipped(plan: Plan, jobs: Sequence[Job], job: Job, skipped: Sequence[Skipped]) -> None:
+    """Raises ValueError when the share of bad items of a job is over the limit, once those of all files are listed."""
+    unit, allowed = job.unit, plan.config.max_skipped
+    if not too_many(len(skipped), unit.rows, allowed):
+        return
+    heads = {file: read_head(file) for file in sorted(plan.folder.glob("*.parquet"))}
+    made = {plan.file(one.unit): one.digest for one in jobs}
+    lines = [line for file, head in heads.items() if head and made.get(file, head["digest"]) == head["digest"]
+             for line in listed(head)]  # fmt: skip
+    found = {"input": plan.config.input, "label": unit.label, "skipped": [one._asdict() for one in skipped]}
+    write_skipped(plan.folder, [*lines, *listed(found)])
+    first = f"the first, row {skipped[0].row}: {skipped[0].reason}"
+    what = f"{len(skipped):,} of {unit.rows:,} rows of {unit.path} cannot be indexed ({first})"
+    raise refusal(what, plan.folder, allowed)
 
 
 def _decoded(item: Item | RawRow, plan: Plan) -> dict[str, Any] | Skipped:
     """The row of a chunk; no field of a store begins with an underscore."""
     if isinstance(item, RawRow):
-        return Skipped(item.number, "", item.fault)
+        return Skipped(item.number, item.id.encode(errors="replace").decode(), item.fault)
     row: dict[str, Any] = {"id": item.id, "words": item.words or None, **item.fields}
     fault = unstorable(row, plan.max_text_bytes, plan.max_strings) or unstorable({"text": item.text}, None, None)
     if fault:

@@ -6,7 +6,6 @@ index.json (the schema of the store), skipped.jsonl (what is not in it, and why)
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -14,23 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from unimodal.checkpoint import replace_text
 from unimodal.progress import progress_bar
 from unimodal.shards.storage import is_remote
 
-from .bulk import MIN_SKIPPED, Plan, embed_jobs, put_aside, read_columns, read_head, unfinished
+from .bulk import Plan, embed_jobs, put_aside, read_columns, read_head, unfinished
 from .filling import check_folder, fill, make_store
 from .items import VECTORS, IndexConfig, surveyed, units
 from .ranks import alone, ranks_of_run
 from .reading import Unit
 from .rows import arrow_schema
 from .schema import FieldType, Schema
+from .skipped import SKIPPED, listed, refusal, too_many, write_skipped
 from .store import open_store, store_exists, store_type
 
 if TYPE_CHECKING:
     from unimodal.embedder import Embedder
-
-SKIPPED = "skipped.jsonl"
 
 
 @dataclass(frozen=True)
@@ -85,11 +82,11 @@ def index(
         store = store_type(store_url)
         limits = store.max_text_bytes, store.max_strings
         plan = Plan(config, schema, folder, embedder.config.preprocess, embedder.modalities, *limits)
-        _refuse_mixture(plan, cut)
         if there is not None:
             _check_same(store_url, there, schema)
             check_folder(store_url, there, folder)
-        elif ranks.rank == 0 and not store_exists(store_url):
+        _refuse_mixture(plan, cut)
+        if there is None and ranks.rank == 0 and not store_exists(store_url):
             make_store(store_url, folder, schema)  # now, for it may lack an ability that the schema asks for
         todo = unfinished(plan, ranks.share(cut))
         with progress_bar("embedding", sum(job.unit.rows for job in todo), show_progress) as advance:
@@ -166,7 +163,16 @@ def _schema_of(store_url: str) -> Schema | None:
 
 def _check_same(store_url: str, there: Schema, wanted: Schema) -> None:
     """Raises ValueError where a store is of another model, or has other vectors or fields."""
-    for name in ("fingerprint", "dim", "vectors", "fields", "words", "thumbnails", "prefix_dims", "binary", "weight"):
+    if there.fingerprint != wanted.fingerprint:
+        models = [
+            f"{schema.about.get('model', 'a model')} (fingerprint {schema.fingerprint[:16]})"
+            for schema in (there, wanted)
+        ]
+        raise ValueError(
+            f"{store_url} was made with {models[0]}, and this is {models[1]}; name another store, or add --overwrite "
+            "to make it anew."
+        )
+    for name in ("dim", "vectors", "fields", "words", "thumbnails", "prefix_dims", "binary", "weight"):
         before, now = (getattr(schema, name, schema.about.get(name)) for schema in (there, wanted))
         if before != now:
             raise ValueError(
@@ -208,21 +214,19 @@ def _finish(
             heads[file] = head
         else:
             put_aside(file)
-    skipped = [
-        {"input": head["input"], "file": head["label"], **one} for head in heads.values() for one in head["skipped"]
-    ]
-    _write_lines(plan.folder / SKIPPED, skipped)
+    skipped = [line for head in heads.values() for line in listed(head)]
+    write_skipped(plan.folder, skipped)
     _check_all_skipped(plan, [head for file, head in heads.items() if file in files])
     if overwrite:
         make_store(store_url, plan.folder, plan.schema, overwrite=True)
     stored, duplicates = fill(store_url, plan.folder, show_progress=show_progress)
     reason = "its id is that of an item in a file before it too"
-    listed = [
+    twice = [
         {"input": heads[file]["input"], "file": file.name, "row": None, "id": one, "reason": reason}
         for file, ids in duplicates.items()
         for one in sorted(ids)
     ]
-    _write_lines(plan.folder / SKIPPED, [*skipped, *listed])
+    write_skipped(plan.folder, [*skipped, *twice])
     return stored, sum(len(ids) for file, ids in duplicates.items() if file in files)
 
 
@@ -231,16 +235,10 @@ def _check_all_skipped(plan: Plan, heads: Sequence[dict[str, Any]]) -> None:
     name, allowed = plan.config.input, plan.config.max_skipped
     skipped, num_items = [one for head in heads for one in head["skipped"]], sum(head["items"] for head in heads)
     if not num_items:
-        raise ValueError(f"all {len(skipped):,} rows of {name} had to be skipped; the first: {skipped[0]['reason']}.")
-    if len(skipped) > MIN_SKIPPED and len(skipped) > allowed * (len(skipped) + num_items):
         raise ValueError(
-            f"{len(skipped):,} of {len(skipped) + num_items:,} rows of {name} cannot be indexed; repair what is in "
-            f"{plan.folder / SKIPPED}, or raise max_skipped from {allowed}."
+            f"all {len(skipped):,} rows of {name} had to be skipped; the first: {skipped[0]['reason']}. "
+            f"{plan.folder / SKIPPED} has the reasons of all."
         )
-
-
-def _write_lines(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    if rows:
-        replace_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    else:
-        file.unlink(missing_ok=True)
+    if too_many(len(skipped), len(skipped) + num_items, allowed):
+        what = f"{len(skipped):,} of {len(skipped) + num_items:,} rows of {name} cannot be indexed"
+        raise refusal(what, plan.folder, allowed)

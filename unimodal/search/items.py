@@ -50,7 +50,7 @@ class IndexConfig(RowsConfig):
     binary: bool = False  # one-bit copies of each vector, for a first pass
     calibrated: bool = False  # close the gap between texts and pictures (`unimodal calibrate` comes before)
     max_image_bytes: int = Field(50_000_000, gt=0)  # of one picture
-    max_skipped: float = Field(0.01, ge=0, le=1)  # the share of skipped items that ends a run, if they are more than 100 too; 0: the first does
+    max_skipped: float = Field(0.01, ge=0, le=1)  # the share of skipped items, and more than 100, that end a run
     per_unit: int = Field(10_000, gt=0)  # rows that become one file, and are redone when a run was killed in it
     batch: int = Field(256, gt=0)  # items that are decoded and encoded at a time
 
@@ -167,7 +167,7 @@ def items(unit: Unit, config: IndexConfig, types: Mapping[str, FieldType]) -> It
             first[item.id] = raw.number
             yield item
         except ValueError as error:
-            yield raw._replace(fault=str(error))
+            yield raw._replace(fault=str(error), id=_id_if_any(unit, raw, config))
 
 
 def item_of(raw: RawRow, config: IndexConfig, types: Mapping[str, FieldType], default: str) -> Item:
@@ -270,6 +270,14 @@ def _id(row: Row, field: str, default: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
         raise ValueError(f"{field} is {value!r:.60}, and an id is a text or a whole number")
     return str(value)
+
+
+def _id_if_any(unit: Unit, raw: RawRow, config: IndexConfig) -> str:
+    """The id of a row that is skipped; empty where there is none to read."""
+    try:
+        return _id(raw.row, config.id, default_id(unit, raw)) if raw.row else ""
+    except ValueError:
+        return ""
 
 
 def _first(value: Any) -> Any:

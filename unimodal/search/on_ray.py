@@ -12,7 +12,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .bulk import Job, Plan, Skipped, check_skipped, embed, prepare, write_unit
+from .bulk import Job, Plan, check_skipped, embed, prepare, write_unit
+from .skipped import Skipped
 
 if TYPE_CHECKING:
     from unimodal.embedder import Embedder
@@ -43,7 +44,7 @@ def embed_jobs_on_ray(plan: Plan, jobs: Sequence[Job], model: str, dtype: str, a
             finished = _finished(parts[number])
             if finished is not None:
                 skipped = [Skipped(*one) for part in finished for one in json.loads(part["skipped"])]
-                check_skipped(plan.config, skipped, jobs[number].unit)
+                check_skipped(plan, jobs, jobs[number], skipped)
                 write_unit(plan, jobs[number], [_table(part["table"]) for part in finished], skipped)
                 del parts[number]
     finally:

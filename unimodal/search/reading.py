@@ -56,6 +56,7 @@ class RawRow(NamedTuple):
     number: int  # in the file
     row: Row
     fault: str = ""
+    id: str = ""  # of a row that is skipped, where it can be read
 
 
 def read_unit(unit: Unit) -> Iterator[RawRow]:

@@ -12,10 +12,11 @@ from unimodal.checkpoint import save_model
 from unimodal.config import PreprocessConfig, parse_config
 from unimodal.model import DualEncoder
 from unimodal.preprocess import Tokenizer
-from unimodal.search.bulk import Plan, Skipped, prepare
+from unimodal.search.bulk import Plan, prepare
 from unimodal.search.indexing import index
 from unimodal.search.items import IndexConfig, units
 from unimodal.search.schema import Schema
+from unimodal.search.skipped import Skipped
 
 
 def plan_of(folder: Path, rows: list[dict[str, Any]], **limits: int) -> Plan:

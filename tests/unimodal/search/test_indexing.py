@@ -317,7 +317,7 @@ def test_what_was_skipped_of_one_input_stays_listed_when_another_is_indexed(
     run(saved, name, tmp_path / "store")
     summary = run(saved, one_more_input(tmp_path), tmp_path / "store")
     assert summary.skipped == 0
-    assert [(one["input"], one["row"]) for one in skipped(tmp_path / "store")] == [(name, 7)]
+    assert [(one["input"], one["row"], one["id"]) for one in skipped(tmp_path / "store")] == [(name, 7, "p7")]
 
 
 def test_a_broken_file_of_embeddings_is_made_again(saved: str, catalogue: Catalogue, tmp_path: Path) -> None:
@@ -376,10 +376,23 @@ def test_a_run_ends_when_too_many_items_are_bad(
     options = {"image": "", "text": "title"}
     with pytest.raises(ValueError, match=r"2 of 4 rows of .* cannot be indexed \(the first, row 0: neither text nor"):
         run(saved, name, tmp_path / "store", **options, max_skipped=0)
-    monkeypatch.setattr("unimodal.search.bulk.MIN_SKIPPED", 1)
-    with pytest.raises(ValueError, match=r"2 of 4 rows of .*; repair them, or raise max_skipped from 0.4"):
+    monkeypatch.setattr("unimodal.search.skipped.MIN_SKIPPED", 1)
+    with pytest.raises(ValueError, match=r"2 of 4 rows of .*, over max_skipped 0.4, and more than 1; repair what .*"):
         run(saved, name, tmp_path / "store", **options, max_skipped=0.4)
     assert run(saved, name, tmp_path / "store", **options, max_skipped=0.5).skipped == 3
+
+
+def test_a_run_that_ends_for_bad_items_lists_those_that_it_found(
+    saved: str, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    name = catalogue(p0={"title": ""}, p4={"title": ""}, p5={"title": ""})
+    options = {"image": "", "text": "title"}
+    run(saved, name, tmp_path / "store", **options)
+    catalogue(p4={"title": ""}, p5={"title": ""}, p9={"title": ""})
+    with pytest.raises(ValueError, match=r"2 of 4 rows .*, and max_skipped is 0; .* listed in .*skipped.jsonl"):
+        run(saved, catalogue(p0={"title": "a"}, p4={"title": ""}, p5={"title": ""}, p7={"price": 9}),
+            tmp_path / "store", **options, max_skipped=0)  # fmt: skip
+    assert [one["id"] for one in skipped(tmp_path / "store")] == ["p4", "p5"]
 
 
 def test_an_input_of_bad_items_alone_is_an_error(saved: str, tmp_path: Path) -> None:
@@ -413,8 +426,8 @@ def test_a_calibrated_index_has_calibrated_vectors(
     np.testing.assert_allclose(stored(tmp_path / "store")["p0"]["vector_text"], wanted, rtol=0, atol=1e-6)
     opened = open_store(str(tmp_path / "store"))
     assert opened.schema.about["calibrated"] == "true"
-    with pytest.raises(ValueError, match="was made with fingerprint"):
-        run(saved, catalogue(), tmp_path / "plain", embeddings=tmp_path / "embeddings", calibrated=True)
+    with pytest.raises(ValueError, match=r"was made with .* \(fingerprint .*; name another store, or add --overwrite"):
+        run(saved, one_more_input(tmp_path), tmp_path / "plain", embeddings=tmp_path / "embeddings", calibrated=True)
 
 
 def test_embeddings_of_another_model_are_not_mixed_in(
