@@ -25,6 +25,7 @@ from .bodies import (
     number_and_base64,
     prompt_of,
 )
+from .body_route import BodyRoute
 from .config import ServeConfig
 from .encodings import NUMBERS, shortened, wire
 from .engine import Embedded, Engine
@@ -41,7 +42,7 @@ ANSWER = {
 
 def embeddings_router(engine: Engine, config: ServeConfig) -> APIRouter:
     """The routes that turn inputs into vectors, and those that say of which model."""
-    router = APIRouter(tags=["embeddings"])
+    router = APIRouter(tags=["embeddings"], route_class=BodyRoute)
     name, started, embedder = shown_name(config), int(time.time()), engine.embedder
     names = {name, config.model, *config.names, ""}
     told = " or ".join(map(repr, dict.fromkeys((name, *config.names))))
