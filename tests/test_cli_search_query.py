@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from rich.cells import cell_len
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
@@ -22,13 +25,16 @@ from eval.suites import read_suite
 from tests.conftest import COLOURS, THINGS, Recipe
 from unimodal.checkpoint import save_model
 from unimodal.cli import app
-from unimodal.cli.search import _print
+from unimodal.cli.search import LONGEST, _print
 from unimodal.embedder import load
 from unimodal.model import build_model
 from unimodal.preprocess import load_tokenizer
 from unimodal.search.fusion import Found
 from unimodal.search.query import Query, search_many
-from unimodal.search.store import open_store
+from unimodal.search.rows import fixed_size_list
+from unimodal.search.schema import Schema
+from unimodal.search.store import create_store, open_store
+from unimodal.vectors import unit
 
 SUITE = """
 tasks:
@@ -70,6 +76,17 @@ def shop(recipe: Recipe, tmp_path: Path) -> Path:
                        "parent=parent", "thumbnail=0")  # fmt: skip
     assert indexed.exit_code == 0, indexed.output
     return tmp_path
+
+
+def _store_of(folder: Path, ids: list[str], titles: list[str]) -> Path:
+    schema = Schema(dim=8, fingerprint="none", vectors=("text",), fields={"title": "string"})
+    store = create_store(str(folder / "store"), schema)
+    vectors = unit(np.random.default_rng(0).standard_normal((len(ids), 8)))
+    if ids:
+        columns = {"id": ids, "vector_text": fixed_size_list(vectors, np.ones(len(ids), bool)), "title": titles}
+        store.upsert(pa.table(columns), fingerprint="none")
+    store.close()
+    return folder / "store"
 
 
 def unimodal(*words: object) -> Result:
@@ -137,6 +154,44 @@ def test_no_line_is_wider_than_the_terminal_and_each_field_is_there(
     assert not [one for one in ("mug-green", "[b]mug[/b]", "green", "Home/Kitchen", "price", "11") if one not in words]
 
 
+def test_the_installed_command_shows_ids_whole_on_a_narrow_terminal(recipe: Recipe, tmp_path: Path) -> None:
+    """80 columns; ids of 36 letters, long texts, a cell in brackets, wide letters."""
+    ids = [f"0f8fad5b-d9cb-469f-a165-70867728950{number}" for number in range(3)]
+    store = _store_of(tmp_path, ids, ["a mug " * 50, "[red]/mug", "杯子" * 30])
+    command = [str(Path(sys.executable).with_name("unimodal")), "search", str(store), "--like", ids[0], "-k", "2"]
+    environment = {**os.environ, "COLUMNS": "80", "PYTHONIOENCODING": "utf-8"}
+    result = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=100, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert max(map(cell_len, result.stdout.splitlines())) <= 80
+    assert all(one in result.stdout for one in ids[1:])
+    assert "[red]/mug" in result.stdout
+    assert result.stdout.count("杯") <= LONGEST
+    assert len(result.stdout.splitlines()) <= 12
+
+
+def test_an_empty_store_says_how_to_fill_it_and_its_json_is_json(tmp_path: Path) -> None:
+    store = _store_of(tmp_path, [], [])
+    for words in (["mug"], ["mug", "--json"]):
+        command = [sys.executable, "-m", "unimodal", "search", str(store), *words]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=100)
+        assert result.returncode == 1
+        assert result.stderr == f"error: the store {store} is empty; run `unimodal index` to put items into it.\n"
+        assert not result.stdout or json.loads(result.stdout)["hits"] == []
+    assert result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--where", "price > 1e6"], "0 of 24 items; .*nothing matches --where"),
+        (["--where", "price > 0", "--min-score", 1], "0 of 24 items; .*; loosen --where or --min-score"),
+        (["--min-score", 1], "0 of 24 items; .*; loosen --min-score"),
+    ],
+)
+def test_where_nothing_is_found_it_says_what_kept_everything_out(shop: Path, words: list[Any], says: str) -> None:
+    assert re.search(says, unimodal("search", shop / "store", "mug", *words).stderr)
+
+
 def test_which_vector_was_nearest_is_shown_where_hits_differ_in_it(shop: Path) -> None:
     one = unimodal("search", shop / "store", "mug", "--vectors", "text").stdout
     several = unimodal("search", shop / "store", "mug", "--vectors", "text,image", "-k", 24).stdout
@@ -161,6 +216,9 @@ def test_what_is_wrong_is_one_line(shop: Path) -> None:
         ([], "a query asks for nothing"),
         (["mug", "--image", shop / "nothing.png"], "nothing.png"),
         (["mug", "--group-by", "parnt"], "did you mean 'parent'"),
+        (["mug", "-k", 0], "k 0 asks for no hits"),
+        (["mug", "--weight", 2], "weight 2.0 is not between 0 and 1"),
+        (["mug", "--min-score", "nan"], "min_score nan is no cosine"),
         (["--like", "cup"], "no item 'cup'"),
     ):
         with pytest.raises(ValueError, match=says):

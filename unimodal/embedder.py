@@ -294,10 +294,10 @@ def load(
     elif colon and kind == "hf":
         from .interop.sentence_transformers import from_transformers
 
-        model, tokenizer = from_transformers(_local_folder(name))
+        model, tokenizer = from_transformers(_local_folder(name, str(source)))
         folder = None
     else:
-        folder = _local_folder(str(source))
+        folder = _local_folder(str(source), str(source))
         model, tokenizer = load_model(folder)  # type: ignore[assignment]
     means = None
     if calibrated:
@@ -307,12 +307,15 @@ def load(
     return Embedder(model.eval(), tokenizer, device=device, dtype=dtype, truncate_dim=truncate_dim, calibration=means)
 
 
-def _local_folder(name: str) -> Path:
-    """The folder itself, or the snapshot of a hub repository (weights as safetensors, configuration, tokenizer)."""
+def _local_folder(name: str, source: str) -> Path:
+    """The folder itself, or the snapshot of a hub repository (weights as safetensors, configuration, tokenizer).
+
+    source: the name as it was given, for what goes wrong.
+    """
     if Path(name).is_dir():
         return Path(name)
     if name.count("/") != 1 or name.startswith((".", "/")):
-        raise ValueError(f"model {name!r} is not a folder, and a hub id looks like owner/name; check the path.")
+        raise ValueError(f"model {source!r} is not a folder, and a hub id looks like owner/name; check the path.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -322,7 +325,7 @@ def _local_folder(name: str) -> Path:
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         why = shorten(str(error), 160, placeholder=" …")
-        raise ValueError(f"model {name!r} is no folder here and the hub gave none ({why}).") from None
+        raise ValueError(f"model {source!r} is no folder here and the hub gave none ({why}).") from None
 
 
 def _parts(

@@ -266,7 +266,7 @@ def test_a_bar_counts_to_the_end_where_it_is_asked_for(
 @pytest.mark.parametrize("source", ["nowhere", "./no/where", "/no/where", "a/b/c", "open_clip:ViT-B-33", "hf:nowhere"])
 def test_a_model_that_is_nowhere_is_refused(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=r"is not a folder|is not an open_clip model"):
+    with pytest.raises(ValueError, match=rf"'{source}' is not a folder|is not an open_clip model"):
         unimodal.load(source)
 
 
@@ -325,8 +325,9 @@ def test_a_calibrated_embedder_centres_what_was_prepared(
     plain = Embedder(model, tokenizer, device="cpu")
     calibration = fit_calibration(plain.encode(texts), plain.encode(pictures))
     centred = Embedder(model, tokenizer, device="cpu", calibration=calibration)
-    expected = centred.encode([texts[0], pictures[0]])
-    for part, vector in zip((texts[0], pictures[0]), expected, strict=True):
+    parts: list[str | Image.Image] = [texts[0], pictures[0]]
+    expected = centred.encode(parts)
+    for part, vector in zip(parts, expected, strict=True):
         assert_close(centred.encode_prepared([centred.prepare(part)])[0], vector)
     assert not np.allclose(plain.encode(texts[0])[0], expected[0], atol=1e-3)
 

@@ -32,5 +32,5 @@ def test_an_item_is_its_parts_with_their_shares(item: Any, parts: list[Part]) ->
 
 @pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan"), "much", [1]])
 def test_a_weight_that_is_no_share_is_refused(weight: Any) -> None:
-    with pytest.raises(ValueError, match="is not between 0 .text alone. and 1"):
+    with pytest.raises(ValueError, match=r"is not between 0 .text alone. and 1"):
         parts_of({"text": "a", "image": b"GIF", "weight": weight}, BOTH)

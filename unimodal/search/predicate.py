@@ -115,7 +115,10 @@ _OPERATORS: dict[Operator, Callable[[Any, Any], Any]] = {
     "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
 
-_EXAMPLES = {"string": "'Red'", "strings": "'Red'", "int": "50", "float": "9.5", "bool": "true"}
+_EXAMPLES = {
+    "string": "a text such as 'Red'", "strings": "a text such as 'Red'", "int": "a whole number such as 50",
+    "float": "a number such as 9.5", "bool": "true or false",
+}  # fmt: skip
 
 
 def _checked_leaf(leaf: Leaf, kind: FieldType) -> Predicate:
@@ -162,5 +165,5 @@ def _checked_value(value: Value, field: str, kind: FieldType) -> Value:
         if value == int(value):
             return int(value)
     raise ValueError(
-        f"the filter's value {value!r} does not fit {field!r}, which holds {kind}; write {_EXAMPLES[kind]}."
+        f"the filter's value {value!r} does not fit {field!r}, which holds {kind}; compare it with {_EXAMPLES[kind]}."
     )

@@ -77,6 +77,8 @@ class Query:
         for name, share in (("weight", self.weight), ("negative_weight", self.negative_weight)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} {share} is not between 0 and 1.")
+        if self.min_score is not None and not -1 <= self.min_score <= 1:
+            raise ValueError(f"min_score {self.min_score} is no cosine; give a number between -1 and 1.")
         if self.k < 1:
             raise ValueError(f"k {self.k} asks for no hits; ask for 1 or more.")
         if self.candidates and not self.coarse:
