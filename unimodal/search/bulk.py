@@ -35,7 +35,7 @@ from .reading import RawRow, Unit
 from .rows import arrow_schema, fixed_size_list
 from .schema import Schema, vector_column
 from .skipped import Skipped, listed, refusal, too_many, write_skipped
-from .unchanged import CONTENT, content_of, vectors_before
+from .unchanged import CONTENT, Before, content_of
 
 if TYPE_CHECKING:
     from unimodal.embedder import Embedder
@@ -116,6 +116,9 @@ def embed_jobs(
 
     advance: called with the number of rows that are done. Raises ValueError when too many items are skipped.
     """
+    if not jobs:
+        return
+    before = known_before(plan)
     done, tables, skipped = 0, list[Any](), list[Skipped]()
     chunks = ((job, chunk) for job in jobs for chunk in itertools.chain(prepare(plan, job.unit), [None]))
     for job, chunk in _ahead(chunks):
@@ -123,7 +126,7 @@ def embed_jobs(
             write_unit(plan, job, tables, skipped)
             tables, skipped = [], []
             continue
-        tables.append(embed(plan, job.unit, chunk.table, embedder))
+        tables.append(embed(plan, chunk.table, embedder, before))
         skipped += chunk.skipped
         check_skipped(plan, jobs, job, skipped)
         done += chunk.rows
@@ -143,19 +146,26 @@ def prepare(plan: Plan, unit: Unit) -> Iterator[Chunk]:
     yield Chunk(_table([], plan), unit.rows - done, ())  # what the filters dropped
 
 
-def embed(plan: Plan, unit: Unit, table: Any, embedder: Embedder) -> Any:
+def known_before(plan: Plan) -> Before:
+    """The vectors of the model that are there of this input, in files that hold and in those that were put aside."""
+    files = [*sorted(plan.folder.glob("*.parquet")), *sorted(plan.folder.glob("*.old"))]
+    heads = {file: read_head(file) for file in files}
+    ours = {file: head for file, head in heads.items() if head.get("model") == plan.model}
+    return Before(
+        {file: _aside(file, head) for file, head in ours.items() if head["input"] == plan.config.input}, plan.schema
+    )
+
+
+def embed(plan: Plan, table: Any, embedder: Embedder, before: Before) -> Any:
     """The table of a chunk -> the rows of a store, and what the model saw of each.
 
-    Each text and each picture goes through the model once, and not at all where the unit's file of before has it.
+    Each text and each picture goes through the model once, and not at all where a file of before has it.
     """
     import pyarrow as pa
 
     texts, pixels = table["_text"].to_pylist(), table["_pixels"].to_pylist()
     contents = [content_of(text, one) for text, one in zip(texts, pixels, strict=True)]
-    before = (
-        vectors_before(plan.file(unit), plan.schema) if read_head(plan.file(unit)).get("model") == plan.model else {}
-    )
-    known = [before.get(content) for content in contents]
+    known = before.vectors(contents)
     new = [row for row, vectors in enumerate(known) if vectors is None]
     encoded = _encode(plan, [texts[row] for row in new], [pixels[row] for row in new], embedder)
     columns = {}
@@ -210,7 +220,11 @@ def write_unit(plan: Plan, job: Job, tables: Sequence[Any], skipped: Sequence[Sk
 def put_aside(file: Path) -> None:
     """Rename a file that no longer holds, so that its items can still be taken out of the store."""
     if file.is_file():
-        os.replace(file, file.with_suffix(f".{read_head(file).get('digest', 'broken')}.old"))
+        os.replace(file, _aside(file, read_head(file)))
+
+
+def _aside(file: Path, head: dict[str, Any]) -> Path:
+    return file if file.suffix == ".old" else file.with_suffix(f".{head.get('digest', 'broken')}.old")
 
 
 def read_head(file: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .bulk import Job, Plan, check_skipped, embed, prepare, write_unit
+from .bulk import Job, Plan, check_skipped, embed, known_before, prepare, write_unit
 from .skipped import Skipped
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _embedded(ray: Any, plan: Plan, jobs: list[Job], model: str, dtype: str) -> 
         need = {"num_cpus": 0.99 if cores > 1 else 1}
     numbers = ray.data.from_items([{"job": number} for number in range(len(jobs))], override_num_blocks=len(jobs))
     chunks = numbers.map_batches(_Decoder(plan, jobs), batch_size=1, num_cpus=1)
-    words = (plan, jobs, model, dtype)
+    words = (plan, model, dtype)
     return chunks.map_batches(_Encoder, fn_constructor_args=words, batch_size=1, compute=actors, **need)
 
 
@@ -100,17 +100,14 @@ class _Decoder:
 class _Encoder:
     """Holds a model, and turns chunks that are decoded into such with vectors."""
 
-    def __init__(self, plan: Plan, jobs: list[Job], model: str, dtype: str) -> None:
+    def __init__(self, plan: Plan, model: str, dtype: str) -> None:
         from unimodal.embedder import load
 
-        self.plan, self.jobs = plan, jobs
+        self.plan, self.before = plan, known_before(plan)
         self.embedder: Embedder = load(model, dtype=dtype, calibrated=plan.config.calibrated)
 
     def __call__(self, batch: Rows) -> dict[str, Any]:
-        tables = [
-            _bytes(embed(self.plan, self.jobs[number].unit, _table(table), self.embedder))
-            for number, table in zip(batch["job"], batch["table"], strict=True)
-        ]
+        tables = [_bytes(embed(self.plan, _table(table), self.embedder, self.before)) for table in batch["table"]]
         return {**batch, "table": tables}
 
 

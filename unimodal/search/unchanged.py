@@ -1,14 +1,15 @@
-"""Items whose text and picture are what they were: a price that changed costs no forward pass.
+"""Items whose text and picture are what they were: a new price costs no forward pass, nor does a row that moved.
 
 n items, D dimensions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -20,8 +21,9 @@ from .rows import vectors_of
 from .schema import Schema, vector_column
 
 CONTENT = "_content"  # the column of a unit's file; no field of a store begins with an underscore
+MOST_FILES = 4  # that are read for some items, and held: what else they have in common with the past is embedded again
 
-Before: TypeAlias = Mapping[bytes, Mapping[str, NDArray[np.float32]]]
+Vectors = Mapping[str, NDArray[np.float32]]  # (D,) by name, zeros for one that an item lacks
 
 
 def content_of(text: str | None, pixels: bytes | None) -> bytes:
@@ -31,23 +33,57 @@ def content_of(text: str | None, pixels: bytes | None) -> bytes:
     return digest.digest()
 
 
-def vectors_before(file: Path, schema: Schema) -> Before:
-    """What a unit's file has by now: an item's content -> its vectors (D,) by name, zeros for one that it lacks."""
-    changed = file.stat().st_mtime_ns if file.is_file() else 0
-    return _vectors(file, changed, schema.vectors, schema.dim) if changed else {}
+class Before:
+    """The vectors that the files of an input have by now, by what the model saw; 12 bytes an item are held."""
+
+    def __init__(self, files: Mapping[Path, Path], schema: Schema) -> None:
+        """files: each with the name that it has once it was put aside."""
+        self._files, self._schema = list(files.items()), schema
+        keys = [_keys(_contents(file)) for file in files]
+        every = np.concatenate([*keys, np.zeros(0, np.uint64)])
+        order = np.argsort(every, kind="stable")
+        self._keys = every[order]
+        self._owners = np.repeat(np.arange(len(keys), dtype=np.uint32), [len(one) for one in keys])[order]
+        self._vectors = lru_cache(maxsize=MOST_FILES)(self._read)
+
+    def vectors(self, contents: Sequence[bytes]) -> list[Vectors | None]:
+        """Of each item, or None where no file has it."""
+        asked = _keys(contents)
+        found = np.searchsorted(self._keys, asked)
+        found = found[np.isin(asked, self._keys)]
+        known: dict[bytes, Vectors] = {}
+        for number, _ in Counter(self._owners[found].tolist()).most_common(MOST_FILES):
+            there = self._vectors(number)
+            known |= {content: there[content] for content in contents if content in there}
+        return [known.get(content) for content in contents]
+
+    def _read(self, number: int) -> Mapping[bytes, Vectors]:
+        file, aside = self._files[number]
+        columns = {name: vector_column(name) for name in self._schema.vectors}
+        table = _columns(aside if aside.is_file() else file, [CONTENT, *columns.values()])
+        if table is None:
+            return {}
+        arrays = {name: vectors_of(table[column], self._schema.dim)[0] for name, column in columns.items()}
+        return {
+            content: {name: array[row] for name, array in arrays.items()}
+            for row, content in enumerate(table[CONTENT].to_pylist())
+        }
 
 
-@lru_cache(maxsize=2)
-def _vectors(file: Path, changed: int, names: tuple[str, ...], dim: int) -> Before:
-    """changed: the time of the file's last change."""
+def _contents(file: Path) -> list[bytes]:
+    table = _columns(file, [CONTENT])
+    return [] if table is None else list(table[CONTENT].to_pylist())
+
+
+def _columns(file: Path, names: list[str]) -> Any:
+    """A table of these columns; None where a file is broken, or has not all of them."""
     try:
-        table: Any = pyarrow_parquet().read_table(file, columns=[CONTENT, *map(vector_column, names)])
-    except (OSError, ValueError):  # broken; pyarrow's ArrowInvalid is a ValueError
-        return {}
-    if table.num_columns != len(names) + 1:
-        return {}
-    columns = {name: vectors_of(table[vector_column(name)], dim)[0] for name in names}
-    return {
-        content: {name: column[row] for name, column in columns.items()}
-        for row, content in enumerate(table[CONTENT].to_pylist())
-    }
+        table = pyarrow_parquet().read_table(file, columns=names)
+    except (OSError, ValueError):  # pyarrow's ArrowInvalid is a ValueError
+        return None
+    return table if table.num_columns == len(names) else None
+
+
+def _keys(contents: Sequence[bytes]) -> NDArray[np.uint64]:
+    """Half of each is enough to tell the file: in the file the whole is looked up."""
+    return np.frombuffer(b"".join(contents), dtype=np.uint64)[::2]

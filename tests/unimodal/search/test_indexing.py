@@ -167,6 +167,22 @@ def test_a_price_that_changes_costs_no_forward_pass(
     assert after == before
 
 
+def test_a_row_that_moves_into_another_file_costs_no_forward_pass(
+    saved: str, catalogue: Catalogue, tmp_path: Path, forwards: list[int]
+) -> None:
+    name = catalogue()
+    run(saved, name, tmp_path / "store")
+    before = stored(tmp_path / "store")
+    forwards.clear()
+    rows = Path(name).read_text(encoding="utf-8")
+    Path(name).write_text('{"id": "new", "title": "a new lamp", "price": 3}\n' + rows, encoding="utf-8")
+    assert run(saved, name, tmp_path / "store").embedded == 3
+    assert forwards == [1]
+    after = stored(tmp_path / "store")
+    assert after.pop("new")["price"] == 3
+    assert after == before
+
+
 def test_a_title_or_a_picture_that_changes_costs_one(
     saved: str,
     catalogue: Catalogue,
