@@ -13,6 +13,9 @@ import pytest
 
 from tests.conftest import Recipe
 from training.resume import write_config
+from unimodal.config import Config
+from unimodal.search.items import IndexConfig
+from unimodal.serve.config import ServeConfig
 
 
 def _unimodal(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -49,6 +52,30 @@ def test_every_command_has_help(words: list[str]) -> None:
         name = command.name or command.callback.__name__
         result = CliRunner().invoke(app, [*words, name, "--help"])
         assert result.exit_code == 0, f"{name}: {result.exception}"
+
+
+@pytest.mark.parametrize(
+    ("command", "config", "arguments"),
+    [("serve", ServeConfig, {"model", "store", "urls"}), ("index", IndexConfig, {"input"})],
+)
+def test_help_lists_every_key_with_its_default_and_comment(
+    command: str, config: type[Config], arguments: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from unimodal.cli import app
+
+    monkeypatch.setenv("COLUMNS", "80")
+    output = CliRunner().invoke(app, [command, "--help"]).stdout
+    assert max(map(len, output.splitlines())) <= 80
+    words = output.split()
+    for key in config.model_fields.keys() - arguments:
+        assert any(word.startswith(f"{key}=") for word in words), key
+    said = {
+        "serve": ["queue_items=4096", "urls.redirects=3", "more get 429", "as the model sees them"],
+        "index": ["hash_range=[0,100]", "binary=", "[price:float]"],
+    }
+    assert all(one in output for one in said[command])
 
 
 def test_train_resume_plot_eval_and_embed_follow_each_other(recipe: Recipe, world: Path, tmp_path: Path) -> None:

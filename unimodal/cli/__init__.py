@@ -12,6 +12,7 @@ import warnings
 import typer
 
 from .bench import bench
+from .console import with_keys_of
 from .demo import demo
 from .evaluate import evaluate, mteb, prepare
 from .library import calibrate, check, embed, index, pack
@@ -31,13 +32,13 @@ app.command()(prepare)
 app.command()(mteb)
 app.command()(embed)
 app.command()(calibrate)
-app.command("index")(index_items)
+app.command("index", cls=with_keys_of("unimodal.search.items", "IndexConfig", {"input"}))(index_items)
 app.command()(search)
 app.add_typer(shards_app, name="shards")
 shards_app.command()(pack)
 shards_app.command()(check)
 shards_app.command()(index)
-app.command()(serve)
+app.command(cls=with_keys_of("unimodal.serve.config", "ServeConfig", {"model", "store"}))(serve)
 app.command()(bench)
 app.command()(demo)
 

@@ -6,12 +6,10 @@ from typing import Annotated
 
 import typer
 
-from .console import Overrides
-
 
 def serve(
     model: Annotated[str, typer.Argument(help="A model directory, a hub id, open_clip:NAME or hf:NAME.")],
-    overrides: Overrides = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As below.")] = None,
     store: Annotated[str, typer.Option(help="An index made with this model: search and its page are served too.")] = "",
 ) -> None:
     """Serve a model over HTTP: `serve runs/demo/model --store runs/demo/store port=8080 host=0.0.0.0`."""

@@ -40,7 +40,7 @@ class IndexConfig(RowsConfig):
     image_root: str = ""  # the folder that the pictures' paths begin in; default: that of the input
     fields: dict[str, FieldSource] = Field(
         {}
-    )  # for filters and results: [price:float], or {material: attributes.material}
+    )  # for filters and hits: [price:float], or {material: attributes.material}
     vectors: tuple[VectorName, ...] = ()  # default: text, image and, with both, fused, as far as input and model go
     weight: float = Field(0.5, ge=0, le=1)  # the picture's share of `fused`
     words: tuple[str, ...] | None = None  # fields for full-text search; default: those of `text`; []: none

@@ -50,8 +50,8 @@ class ServeConfig(Config):
     max_items: int = Field(default=2048, gt=0)  # of one request (OpenAI's limit)
     queue_items: int = Field(default=4096, gt=0)  # admitted and not yet answered, of all requests; more get 429
     queue_bytes: int = Field(default=512_000_000, gt=0)  # the same in bytes of texts and pictures as they came
-    batch_tokens: int | None = Field(default=None, gt=0)  # of one forward pass, padding included; None: by device
-    batch_pixels: int | None = Field(default=None, gt=0)  # of one forward pass, as the model sees them; None: by device
+    batch_tokens: int | None = Field(default=None, gt=0)  # of one forward pass, padding included; default: by device
+    batch_pixels: int | None = Field(default=None, gt=0)  # of one pass, as the model sees them; default: by device
     decoders: int = Field(default=4, gt=0)  # threads that decode pictures; each holds one picture in full size
 
     max_text_chars: int = Field(default=200_000, gt=0)
