@@ -58,15 +58,14 @@ def index(
     )
     if summary.rank:
         return
-    were = "was" if summary.reused == 1 else "were"
+    units = summary.embedded + summary.reused
+    rows, reasons = _counted(summary.skipped, "row"), f"reasons in {folder / SKIPPED}, where the first row is 0"
+    skipped = f"; {rows} of {source} skipped ({reasons})" if summary.skipped else ""
     say(
-        f"{_counted(summary.items, 'item')} of {source} in {store}: {_counted(summary.embedded, 'unit')} embedded, "
-        f"{summary.reused:,} {were} there, {_counted(summary.stored, 'item')} put in, {summary.seconds:.1f} s"
+        f"{_counted(summary.stored + summary.kept, 'item')} in {store}: {summary.stored:,} new or changed, "
+        f"{summary.kept:,} as they were, {summary.removed:,} taken out{skipped}; "
+        f"{summary.embedded:,} of {_counted(units, 'unit')} embedded, {summary.seconds:.1f} s"
     )
-    if summary.skipped == 1:
-        say(f"1 row is not in it; the reason is in {folder / SKIPPED}")
-    elif summary.skipped:
-        say(f"{summary.skipped:,} rows are not in it; the reasons are in {folder / SKIPPED}")
 
 
 def _counted(number: int, thing: str) -> str:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import numpy as np
@@ -22,7 +22,9 @@ from unimodal.progress import progress_bar
 from unimodal.rows import pyarrow_parquet
 
 from .bulk import read_head
-from .schema import MADE, Schema, schema_from_json, schema_to_json
+from .predicate import In
+from .rows import vectors_of
+from .schema import MADE, Schema, schema_from_json, schema_to_json, vector_column
 from .store import VectorStore, create_store, open_store, store_exists
 
 SCHEMA = "index.json"  # of the store that the folder fills
@@ -30,6 +32,15 @@ RECORD = ".filled.json"  # a file that is in the store -> its state then
 AT_A_TIME = 10_000  # items of an upsert or a deletion
 
 Hashes = NDArray[np.uint64]  # of a file's ids
+
+
+class Filled(NamedTuple):
+    """What a store was told."""
+
+    stored: int  # items that it had not, or had otherwise
+    kept: int  # items that it had as they are
+    removed: int
+    duplicates: dict[Path, frozenset[str]]  # the ids of each file that a file before it has too
 
 
 def make_store(store_url: str, folder: Path, schema: Schema, *, overwrite: bool = False) -> None:
@@ -50,10 +61,11 @@ def check_folder(store_url: str, schema: Schema, folder: Path) -> None:
         )
 
 
-def fill(store_url: str, folder: Path, *, show_progress: bool | None = None) -> tuple[int, dict[Path, frozenset[str]]]:
-    """Bring a store to the state of a folder of embeddings -> how many items were put in, and each file's duplicates.
+def fill(store_url: str, folder: Path, *, show_progress: bool | None = None) -> Filled:
+    """Bring a store to the state of a folder of embeddings.
 
-    Files that are in already are passed over, so that a kill costs the file in flight. Of items with one id the first
+    Files that are in already are passed over, so that a kill costs the file in flight, and so are items of others that
+    the store has as they are. Of items with one id the first
     is taken, in the order of the files. What was in a file that is no more, and is in no other, is taken out. A store
     that is not there is made.
     """
@@ -71,19 +83,22 @@ def fill(store_url: str, folder: Path, *, show_progress: bool | None = None) -> 
         there = {name: state for name, state in _filled(folder / RECORD).items() if states.get(name) == state}
         replace_text(folder / RECORD, json.dumps(there))  # before anything of the others is put in or taken out
         missing = [file for file in files if file.name not in there]
-        stored = 0
+        is_new, stored, done = store.count() == 0, 0, 0
         with progress_bar("filling the store", sum(sizes[file.name] for file in missing), show_progress) as advance:
             for file in missing:
                 for rows in _rows(file, schema.item_columns, duplicates.get(file, frozenset())):
+                    done += rows.num_rows
+                    rows = rows if is_new else _changed(store, rows)
                     stored += store.upsert(rows, fingerprint=schema.fingerprint)
-                    advance(stored)
+                    advance(done)
                 there[file.name] = states[file.name]
                 replace_text(folder / RECORD, json.dumps(there))
-        if _take_out(store, folder, hashes) or missing:
+        removed = _take_out(store, folder, hashes)
+        if removed or missing:
             store.build()
     finally:
         store.close()
-    return stored, duplicates
+    return Filled(stored, sum(sizes.values()) - stored, removed, duplicates)
 
 
 def _read_schema(file: Path) -> Schema:
@@ -133,6 +148,29 @@ def _rows(file: Path, columns: list[str], duplicates: frozenset[str]) -> Iterato
             rows = rows.filter(pc.invert(pc.is_in(rows["id"], pa.array(sorted(duplicates)))))
         if rows.num_rows:
             yield rows
+
+
+def _changed(store: VectorStore, rows: Any) -> Any:
+    """Those of some rows that the store has not, or has otherwise."""
+    import pyarrow as pa
+
+    ids, there = rows["id"].to_pylist(), dict[str, bytes]()
+    for start in range(0, len(ids), 1000):
+        for batch in store.scan(where=In("id", tuple(ids[start : start + 1000]))):
+            there |= zip(batch["id"].to_pylist(), _digests(batch, store.schema), strict=True)
+    digests = zip(ids, _digests(rows, store.schema), strict=True)
+    return rows.filter(pa.array([there.get(one) != digest for one, digest in digests], pa.bool_()))
+
+
+def _digests(rows: Any, schema: Schema) -> list[bytes]:
+    """Of each row of a table or batch, whole."""
+    columns = [vector_column(name) for name in schema.vectors]
+    vectors = [vectors_of(rows[column], schema.dim)[0] for column in columns]
+    others = rows.select([name for name in schema.item_columns if name not in columns]).to_pylist()
+    return [
+        xxhash.xxh3_128_digest(b"".join([repr(other).encode(), *(array[row].tobytes() for array in vectors)]))
+        for row, other in enumerate(others)
+    ]
 
 
 def _take_out(store: VectorStore, folder: Path, hashes: Sequence[Hashes]) -> int:

@@ -17,7 +17,7 @@ from unimodal.progress import progress_bar
 from unimodal.shards.storage import is_remote
 
 from .bulk import Plan, embed_jobs, put_aside, read_columns, read_head, unfinished
-from .filling import check_folder, fill, make_store
+from .filling import Filled, check_folder, fill, make_store
 from .items import VECTORS, IndexConfig, surveyed, units
 from .ranks import alone, ranks_of_run
 from .reading import Unit
@@ -35,10 +35,12 @@ class Summary:
     """What came of indexing; the skipped items are listed in skipped.jsonl with the reasons."""
 
     items: int  # of this input
-    skipped: int
+    skipped: int  # rows of this input
     embedded: int  # units
     reused: int  # units that were there
-    stored: int  # items that were put into the store this time
+    stored: int  # items of the store that were new to it, or have changed
+    kept: int  # items of the store that are as they were
+    removed: int  # items that were taken out of the store
     seconds: float
     rank: int = 0  # of this process among those of the run; the first has filled the store
 
@@ -97,12 +99,15 @@ def index(
             else:
                 embed_jobs(plan, todo, embedder, advance)
         embedded = ranks.total(len(todo))
-        stored, duplicates = _finish(plan, cut, store_url, overwrite, show_progress) if ranks.rank == 0 else (0, 0)
+        filled = Filled(0, 0, 0, {})
+        if ranks.rank == 0:
+            filled = _finish(plan, cut, store_url, overwrite, show_progress)
+    duplicates = sum(len(filled.duplicates.get(plan.file(unit), ())) for unit in cut)
     heads = [read_head(plan.file(unit)) for unit in cut]
     return Summary(
         sum(head["items"] for head in heads) - duplicates,
         sum(len(head["skipped"]) for head in heads) + duplicates, embedded,
-        len(cut) - embedded, stored, time.monotonic() - began, ranks.rank,
+        len(cut) - embedded, filled.stored, filled.kept, filled.removed, time.monotonic() - began, ranks.rank,
     )  # fmt: skip
 
 
@@ -200,13 +205,8 @@ def _refuse_mixture(plan: Plan, cut: Sequence[Unit]) -> None:
         )
 
 
-def _finish(
-    plan: Plan, cut: Sequence[Unit], store_url: str, overwrite: bool, show_progress: bool | None
-) -> tuple[int, int]:
-    """What is done once all files are there: put away those that are no more, fill the store, list what was skipped.
-
-    Returns how many items were put in, and how many of the input are items of a file before theirs too.
-    """
+def _finish(plan: Plan, cut: Sequence[Unit], store_url: str, overwrite: bool, show_progress: bool | None) -> Filled:
+    """What is done once all files are there: put away those that are no more, fill the store, list what was skipped."""
     files, heads = {plan.file(unit) for unit in cut}, dict[Path, dict[str, Any]]()
     for file in sorted(plan.folder.glob("*.parquet")):
         head = read_head(file)
@@ -219,15 +219,15 @@ def _finish(
     _check_all_skipped(plan, [head for file, head in heads.items() if file in files])
     if overwrite:
         make_store(store_url, plan.folder, plan.schema, overwrite=True)
-    stored, duplicates = fill(store_url, plan.folder, show_progress=show_progress)
+    filled = fill(store_url, plan.folder, show_progress=show_progress)
     reason = "its id is that of an item in a file before it too"
     twice = [
         {"input": heads[file]["input"], "file": file.name, "row": None, "id": one, "reason": reason}
-        for file, ids in duplicates.items()
+        for file, ids in filled.duplicates.items()
         for one in sorted(ids)
     ]
     write_skipped(plan.folder, [*skipped, *twice])
-    return stored, sum(len(ids) for file, ids in duplicates.items() if file in files)
+    return filled
 
 
 def _check_all_skipped(plan: Plan, heads: Sequence[dict[str, Any]]) -> None:

@@ -160,7 +160,7 @@ def test_a_price_that_changes_costs_no_forward_pass(
     before = stored(tmp_path / "store")
     forwards.clear()
     summary = run(saved, catalogue(p5={"price": 99}), tmp_path / "store")
-    assert (summary.embedded, summary.stored) == (1, 4)
+    assert (summary.embedded, summary.stored, summary.kept) == (1, 1, 9)
     assert not forwards
     after = stored(tmp_path / "store")
     assert after.pop("p5") == {**before.pop("p5"), "price": 99}
@@ -203,7 +203,8 @@ def test_a_title_or_a_picture_that_changes_costs_one(
 
 def test_what_vanishes_from_an_input_vanishes_from_the_store(saved: str, catalogue: Catalogue, tmp_path: Path) -> None:
     run(saved, catalogue(), tmp_path / "store")
-    run(saved, catalogue(p2=None, p9=None, p8=None), tmp_path / "store")
+    summary = run(saved, catalogue(p2=None, p9=None, p8=None), tmp_path / "store")
+    assert (summary.stored, summary.kept, summary.removed) == (0, 7, 3)
     assert sorted(stored(tmp_path / "store")) == ["p0", "p1", "p3", "p4", "p5", "p6", "p7"]
     assert not list(default_folder(str(tmp_path / "store")).glob("*.old"))
 
@@ -571,7 +572,8 @@ def test_a_run_killed_while_it_fills_the_store_redoes_the_file_in_flight_alone(
     there = num_filled(folder)
     assert 3 <= there < NUM
     summary = run(saved, name, tmp_path / "store", per_unit=1)
-    assert (summary.embedded, summary.stored) == (0, NUM - there)
+    assert summary.embedded == 0
+    assert NUM - there - 1 <= summary.stored <= NUM - there  # the file in flight may have been put in
     assert len(stored(tmp_path / "store")) == NUM
 
 
