@@ -38,9 +38,7 @@ class IndexConfig(RowsConfig):
     text: tuple[str, ...] = ()  # one field or several, joined by line breaks; of shards the captions
     image: str = ""  # a path (of a list the first), bytes, {"bytes", "path"} or a PIL image
     image_root: str = ""  # the folder that the pictures' paths begin in; default: that of the input
-    fields: dict[str, FieldSource] = Field(
-        {}
-    )  # for filters and hits: [price:float], or {material: attributes.material}
+    fields: dict[str, FieldSource] = Field({})  # to filter by and to show: [price:float], or {material: a.material}
     vectors: tuple[VectorName, ...] = ()  # default: text, image and, with both, fused, as far as input and model go
     weight: float = Field(0.5, ge=0, le=1)  # the picture's share of `fused`
     words: tuple[str, ...] | None = None  # fields for full-text search; default: those of `text`; []: none
