@@ -73,7 +73,7 @@ def test_help_lists_every_key_with_its_default_and_comment(
         assert any(word.startswith(f"{key}=") for word in words), key
     said = {
         "serve": ["queue_items=4096", "urls.redirects=3", "more get 429", "as the model sees them"],
-        "index": ["hash_range=[0,100]", "binary=", "[price:float]"],
+        "index": ["hash_range=[0,100]", "binary=", "to filter by and to show"],
     }
     assert all(one in output for one in said[command])
 

@@ -16,7 +16,7 @@ from fastapi import APIRouter, Query, Request, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
-from ..config import Config
+from ..config import Config, nearest
 from ..embedder import Item
 from ..search.predicate import Predicate, parse_where
 from ..search.query import Query as StoreQuery
@@ -88,6 +88,7 @@ class SearchBody(Config):
         return values
 
 
+LINK_KEYS = ("q", "like", "where", "k", "hybrid", "group_by")
 OF_A_QUERY = (
     "weight", "negatives", "negative_weight", "vectors", "hybrid", "group_by", "coarse", "candidates", "exact",
     "min_score",
@@ -190,6 +191,9 @@ def search_router(engine: Engine, config: ServeConfig, store: VectorStore) -> AP
         request: Request, q: Text = "", like: Name = "", where: Text = "", k: Annotated[int, Query(ge=1)] = 10,
         hybrid: bool = False, group_by: Name = "",
     ) -> Response:  # fmt: skip
+        for key in request.query_params:
+            if key not in LINK_KEYS:
+                raise ApiError(400, f"unknown key {key[:60]!r}; {nearest(key, LINK_KEYS)}", param=key[:60])
         body = SearchBody(text=q, like=like, where=where, k=k, hybrid=hybrid, group_by=group_by)
         return await answer(body, request)
 

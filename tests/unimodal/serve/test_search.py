@@ -132,6 +132,13 @@ def test_a_least_score_cuts_the_list(client: TestClient) -> None:
     assert ids(found(client, text=title(4), vectors=["text"], min_score=0.9999)) == ["p/4"]
 
 
+def test_a_link_with_a_key_that_is_none_is_refused(client: TestClient) -> None:
+    answer = client.get("/v1/search", params={"text": "mug"})
+    assert answer.status_code == 400
+    said = "unknown key 'text'; there is: group_by, hybrid, k, like, q, where."
+    assert answer.json()["error"]["message"] == said
+
+
 def test_a_link_searches_as_a_body_does(client: TestClient) -> None:
     linked = client.get("/v1/search", params={"q": "red bag", "k": 4, "where": "price < 30"}).json()["hits"]
     assert linked == found(client, text="red bag", k=4, where="price < 30")
