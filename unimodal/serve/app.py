@@ -46,7 +46,7 @@ def create_app(engine: Engine, config: ServeConfig, store: VectorStore | None = 
     app = FastAPI(title="unimodal", description=ABOUT, lifespan=life, docs_url=None, redoc_url=None)
     app.state.engine = engine
     answer_errors(app)
-    app.include_router(embeddings_router(engine, config))
+    app.router.routes += embeddings_router(engine, config).routes  # included, each request would be matched twice
     if store is not None:
         from .page.routes import router as page_router
         from .search import search_router
