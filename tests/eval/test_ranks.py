@@ -73,20 +73,22 @@ def test_ties_stand_in_descending_order_of_their_ids_as_strings() -> None:
     assert ranks_of_scores(scores, [[0, 1, 2]], 3, ["9", "10", "a"])[0].tolist() == [2, 3, 1]
 
 
+# In some shapes BLAS gives equal documents scores that differ in the last bit; in which depends on processor and threads.
+@pytest.mark.parametrize(("num", "num_queries"), [(1003, 50), (37, 7), (501, 1)])
 @pytest.mark.parametrize("wide", [False, True])
-def test_equal_documents_tie_wherever_they_stand(wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_documents_tie_wherever_they_stand(
+    num: int, num_queries: int, wide: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     random = np.random.default_rng(3)
-    some, queries = (random.standard_normal((count, 384)).astype(np.float32) for count in (1003, 50))
-    place = random.permutation(2006)  # where each of the two copies stands
+    some, queries = (random.standard_normal((count, 384)).astype(np.float32) for count in (num, num_queries))
+    place = random.permutation(2 * num)  # where each of the two copies stands
     documents = np.concatenate([some, some])[np.argsort(place)]
-    twins = [[int(place[number]), int(place[1003 + number])] for number in range(50)]
-    scores = queries @ documents.T
-    assert any((scores[:, one] != scores[:, other]).any() for one, other in twins)
+    twins = [[int(place[number]), int(place[num + number])] for number in range(num_queries)]
     if wide:
-        monkeypatch.setattr(module, "WIDE", 1000)
+        monkeypatch.setattr(module, "WIDE", num)
         monkeypatch.setattr(module, "WIDE_COLUMNS", 301)
     found = ranks(queries, documents, twins)
-    assert [abs(int(one - other)) for one, other in found] == [1] * 50
+    assert [abs(int(one - other)) for one, other in found] == [1] * num_queries
     assert [one < other for one, other in found] == [str(one) > str(other) for one, other in twins]
     alone = ranks(queries, documents, [[other] for _, other in twins])
     assert alone.flat.tolist() == [int(ranks_of_one[1]) for ranks_of_one in found]

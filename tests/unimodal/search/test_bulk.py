@@ -73,10 +73,8 @@ def test_a_text_that_is_too_long_for_milvus_leaves_the_others_in(
 def test_milvus_has_an_item_as_it_was_put_in(tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer) -> None:
     pytest.importorskip("milvus_lite")
     save_model(tmp_path / "model", model, tokenizer)
-    url, rows = (
-        f"milvus://{tmp_path}/shop.db",
-        [{"id": "a", "title": "a hat", "tags": ["a"]}, {"id": "b", "title": "a"}],
-    )
+    url = f"milvus://{tmp_path}/shop.db"
+    rows: list[dict[str, Any]] = [{"id": "a", "title": "a hat", "tags": ["a"]}, {"id": "b", "title": "a"}]
     index(str(tmp_path / "model"), plan_of(tmp_path, rows).config, url, device="cpu")
     rows.append({"id": "c", "title": "a", "tags": ["b"]})
     again = index(str(tmp_path / "model"), plan_of(tmp_path, rows).config, url, device="cpu")
