@@ -73,7 +73,7 @@ def test_ties_stand_in_descending_order_of_their_ids_as_strings() -> None:
     assert ranks_of_scores(scores, [[0, 1, 2]], 3, ["9", "10", "a"])[0].tolist() == [2, 3, 1]
 
 
-# In some shapes BLAS gives equal documents scores that differ in the last bit; in which depends on processor and threads.
+# In some shapes BLAS gives equal documents scores that differ in the last bit, on some processors, with some threads.
 @pytest.mark.parametrize(("num", "num_queries"), [(1003, 50), (37, 7), (501, 1)])
 @pytest.mark.parametrize("wide", [False, True])
 def test_equal_documents_tie_wherever_they_stand(
