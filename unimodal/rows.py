@@ -121,6 +121,15 @@ def field_of(row: Mapping[str, Any], field: str) -> Any:
     raise KeyError(field)
 
 
+def has_field(row: Mapping[str, Any], field: str) -> bool:
+    """Whether the row has the field, be its value null."""
+    try:
+        field_of(row, field)
+    except KeyError:
+        return False
+    return True
+
+
 def missing_field(row: Mapping[str, Any], field: str, place: str) -> ValueError:
     """The error for a field that is not there; it names the nearest one that is."""
     return ValueError(f"field {field!r} is not in {place}; {nearest(field, list(_names(row)))}")

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 import xxhash
 from pydantic import Field, field_validator, model_validator
 
-from unimodal.rows import Row, RowFilter, RowsConfig, field_of, missing_field
+from unimodal.rows import Row, RowFilter, RowsConfig, field_of, has_field, missing_field
 from unimodal.shards.convert import TEMPLATE, texts_of
 
 from .fields import FieldSource, FieldValue, cast, infer_type, named_fields
@@ -124,12 +124,12 @@ def surveyed(
     rows = list(itertools.islice(_wanted(wanted, cut), SURVEYED))
     if not rows:
         raise _nothing_left(wanted, cut)
-    if not config.id and _has(rows[0], "id"):
+    if not config.id and has_field(rows[0], "id"):
         config = config.model_copy(update={"id": "id"})
-    missing = {field for field in _fields_of(config) if not any(_has(row, field) for row in rows)}
+    missing = {field for field in _fields_of(config) if not any(has_field(row, field) for row in rows)}
     if missing:
         for row in itertools.islice(_wanted(wanted, cut), SURVEYED, None):
-            missing -= {field for field in missing if _has(row, field)}
+            missing -= {field for field in missing if has_field(row, field)}
             if not missing:
                 break
     if missing:
@@ -245,16 +245,8 @@ def _fields_of(config: IndexConfig) -> list[str]:
     ]
 
 
-def _has(row: Row, field: str) -> bool:
-    try:
-        field_of(row, field)
-    except KeyError:
-        return False
-    return True
-
-
 def _value(row: Row, field: str) -> Any:
-    return field_of(row, field) if _has(row, field) else None
+    return field_of(row, field) if has_field(row, field) else None
 
 
 def _joined(row: Row, fields: tuple[str, ...]) -> str:

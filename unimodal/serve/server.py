@@ -73,7 +73,7 @@ def run(app: FastAPI, engine: Engine, config: ServeConfig, listener: socket.sock
         timeout_keep_alive=config.keep_alive_seconds,
         timeout_graceful_shutdown=math.ceil(config.drain_seconds),
     )
-    server = Server(settings, app, engine, config.delay_seconds)
+    server = Server(settings, engine, config.delay_seconds)
     begun = threading.enumerate()
     server.run(sockets=[listener])
     leave_behind(begun, server.exit_status)
@@ -116,7 +116,7 @@ class Server(uvicorn.Server):
     signal ends everything at once, and so does a model that hangs.
     """
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, engine: Engine, delay_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, engine: Engine, delay_seconds: float) -> None:
         super().__init__(config)
         self.lifecycle, self.engine, self.delay_seconds = engine.lifecycle, engine, delay_seconds
         self.exit_status = 0

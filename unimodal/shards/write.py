@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from unimodal.config import parse_config
-from unimodal.rows import Row, field_of, missing_field, num_rows, read_numbered_rows
+from unimodal.rows import Row, has_field, missing_field, num_rows, read_numbered_rows
 
 from ..progress import progress_bar
 from .config import PackConfig, PackRecipe
@@ -98,7 +98,7 @@ def _samples(
     with progress_bar(f"reading {config.input}", num_rows(config, root), show_progress) as advance:
         for number, row in read_numbered_rows(config, root):
             advance(number + 1)
-            unseen -= {field for field in unseen if _has(row, field)}
+            unseen -= {field for field in unseen if has_field(row, field)}
             key = f"{number:09d}"
             try:
                 key = key_of(row, config.key) if config.key else key
@@ -122,14 +122,6 @@ def _samples_of_row(row: Row, config: PackConfig, key: str, siblings: Siblings, 
     if config.query:
         return [Sample(key, pair_sample(row, config, siblings, key))]
     return [Sample(f"{key}-{pair}", parts) for pair, parts in enumerate(paraphrase_samples(row, config))]
-
-
-def _has(row: Row, field: str) -> bool:
-    try:
-        field_of(row, field)
-    except KeyError:
-        return False
-    return True
 
 
 def _image_root(config: PackConfig, root: Path) -> Path:

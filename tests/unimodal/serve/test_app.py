@@ -286,7 +286,7 @@ def test_a_path_forges_no_line_of_a_text_log(client: TestClient, caplog: pytest.
 
 def test_a_signal_that_comes_amid_a_request_is_logged_without_its_id(served: Embedder) -> None:
     engine = Engine(served, ServeConfig(model="tiny"))
-    server = Server(uvicorn.Config(FastAPI()), FastAPI(), engine, delay_seconds=0)
+    server = Server(uvicorn.Config(FastAPI()), engine, delay_seconds=0)
     lines = io.StringIO()
     handler, logger = logging.StreamHandler(lines), logging.getLogger("unimodal.serve.server")
     handler.setFormatter(JsonLines())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 import socket
 import threading
 import time
@@ -22,9 +21,6 @@ from unimodal.serve.app import create_app
 from unimodal.serve.config import API_KEYS, ServeConfig
 from unimodal.serve.engine import Engine
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-           "--disable-component-update", "--disable-sync"]  # fmt: skip
 KEY = "a-key-of-the-shop-1234"
 
 
@@ -62,17 +58,6 @@ def address(shop: tuple[Embedder, Any]) -> Iterator[str]:
     running = Running(*shop)
     yield running.address
     running.stop()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium here")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        yield browser
-        browser.close()
 
 
 class Watched:
