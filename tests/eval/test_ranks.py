@@ -73,22 +73,27 @@ def test_ties_stand_in_descending_order_of_their_ids_as_strings() -> None:
     assert ranks_of_scores(scores, [[0, 1, 2]], 3, ["9", "10", "a"])[0].tolist() == [2, 3, 1]
 
 
-# In some shapes BLAS gives equal documents scores that differ in the last bit, on some processors, with some threads.
-@pytest.mark.parametrize(("num", "num_queries"), [(1003, 50), (37, 7), (501, 1)])
 @pytest.mark.parametrize("wide", [False, True])
-def test_equal_documents_tie_wherever_they_stand(
-    num: int, num_queries: int, wide: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_equal_documents_tie_wherever_they_stand(wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(3)
-    some, queries = (random.standard_normal((count, 384)).astype(np.float32) for count in (num, num_queries))
-    place = random.permutation(2 * num)  # where each of the two copies stands
+    some, queries = (random.standard_normal((count, 384)).astype(np.float32) for count in (1003, 50))
+    place = random.permutation(2006)  # where each of the two copies stands
     documents = np.concatenate([some, some])[np.argsort(place)]
-    twins = [[int(place[number]), int(place[num + number])] for number in range(num_queries)]
+    twins = [[int(place[number]), int(place[1003 + number])] for number in range(50)]
+    products, columns = module._products, module._columns
+
+    # BLAS may round a column by where it stands; where it does depends on processor and threads, so here all do.
+    def rounded(scores: Vectors) -> Vectors:
+        scores[:, 1::2] = np.nextafter(scores[:, 1::2], np.float32(np.inf))
+        return scores
+
+    monkeypatch.setattr(module, "_products", lambda *sides: map(rounded, products(*sides)))
+    monkeypatch.setattr(module, "_columns", lambda *sides: ((at, rounded(some)) for at, some in columns(*sides)))
     if wide:
-        monkeypatch.setattr(module, "WIDE", num)
+        monkeypatch.setattr(module, "WIDE", 1000)
         monkeypatch.setattr(module, "WIDE_COLUMNS", 301)
     found = ranks(queries, documents, twins)
-    assert [abs(int(one - other)) for one, other in found] == [1] * num_queries
+    assert [abs(int(one - other)) for one, other in found] == [1] * 50
     assert [one < other for one, other in found] == [str(one) > str(other) for one, other in twins]
     alone = ranks(queries, documents, [[other] for _, other in twins])
     assert alone.flat.tolist() == [int(ranks_of_one[1]) for ranks_of_one in found]
