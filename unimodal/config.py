@@ -196,3 +196,30 @@ class ModelConfig(Config):
         if self.image is None and self.text is None:
             raise ValueError("a model needs an image tower, a text tower or both; set image.name or text.name.")
         return self
+
+
+def check_truncation(config: ModelConfig, dim: int, name: str = "truncate_dim") -> int:
+    """Return the length that vectors are to be cut to, if they may be cut to it.
+
+    A model that was trained to be cut has `matryoshka_dims` and may be cut to any length, also between those; a model
+    without them gives its whole vectors only.
+
+    config: the model's configuration.
+    dim: the wanted length.
+    name: what the caller's users call it, for the message.
+
+    Raises ValueError for a length that the vectors do not have, or that the model was not trained for.
+    """
+    whole = config.embed_dim
+
+    if not 0 < dim <= whole:
+        raise ValueError(f"{name} {dim} is not between 1 and embed_dim {whole}.")
+
+    if dim < whole and not config.matryoshka_dims:
+        raise ValueError(
+            f"{name} {dim}: this model was not trained to be cut (its config.json has no matryoshka_dims), so its "
+            f"vectors stay {whole} long; leave {name} out, train with tasks.NAME.matryoshka_dims=[{dim}], or measure "
+            f"what a cut costs with unimodal eval --dims {dim}."
+        )
+
+    return dim

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .calibration import Calibration, centre, load_calibration
 from .checkpoint import load_model
-from .config import ModelConfig
+from .config import ModelConfig, check_truncation
 from .fingerprint import model_fingerprint
 from .inputs import Item as Item
 from .inputs import Picture as Picture
@@ -62,7 +62,8 @@ class Embedder:
         """device: one name or several (a copy of the model on each); None takes a GPU where there is one.
 
         dtype: float32, bfloat16, float16 or float64: the precision of the towers; vectors come out as float32.
-        truncate_dim: keep the first dimensions only (matryoshka), normalised again.
+        truncate_dim: keep the first dimensions only, normalised again; of a model that was trained for it
+            (`matryoshka_dims`).
         calibration: take the mean of its modality from every text and picture, before they are summed or cut.
         """
         if dtype not in DTYPES:
@@ -187,9 +188,7 @@ class Embedder:
         return text.max_length if text is not None and text.pad_to_max_length else len(token_ids)
 
     def _checked(self, truncate_dim: int | None) -> int | None:
-        if truncate_dim is not None and not 0 < truncate_dim <= self.config.embed_dim:
-            raise ValueError(f"truncate_dim {truncate_dim} is not between 1 and embed_dim {self.config.embed_dim}.")
-        return truncate_dim
+        return None if truncate_dim is None else check_truncation(self.config, truncate_dim)
 
     def _encode_texts(self, texts: list[str], done: Callable[[int], None]) -> Vectors:
         if not texts:

@@ -52,6 +52,7 @@ def tiny(image_config: ImageTowerConfig, text_config: TextTowerConfig) -> ModelC
     return ModelConfig(
         embed_dim=24, image=image_config, text=text_config, preprocess=PreprocessConfig(image_size=32),
         prompts={"query": "search query: ", "document": "document: "}, logit_scales=("pictures", "texts"),
+        matryoshka_dims=(8, 16),
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ import unimodal
 import unimodal.embedder
 from tests.unimodal.conftest import encode_token_lists
 from unimodal.calibration import fit_calibration
+from unimodal.checkpoint import save_model
 from unimodal.config import ModelConfig
 from unimodal.embedder import Embedder, Item
 from unimodal.model import DualEncoder, build_model
@@ -139,6 +140,21 @@ def test_a_truncation_outside_the_vector_is_refused(
         embedder.encode("a hat", truncate_dim=dim)
     with pytest.raises(ValueError, match=f"truncate_dim {dim} is not between"):
         Embedder(model, tokenizer, device="cpu", truncate_dim=dim)
+
+
+def test_a_model_that_was_not_trained_to_be_cut_gives_whole_vectors_only(
+    tiny: ModelConfig, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    plain = build_model(tiny.model_copy(update={"matryoshka_dims": ()}))
+    message = r"truncate_dim 8: this model was not trained to be cut .* stay 24 long; leave truncate_dim out, train"
+    with pytest.raises(ValueError, match=message):
+        Embedder(plain, tokenizer, device="cpu", truncate_dim=8)
+    with pytest.raises(ValueError, match=message):
+        Embedder(plain, tokenizer, device="cpu").encode("a hat", truncate_dim=8)
+    save_model(tmp_path / "model", plain, tokenizer)
+    with pytest.raises(ValueError, match=message):
+        unimodal.load(tmp_path / "model", device="cpu", truncate_dim=8)
+    assert unimodal.load(tmp_path / "model", device="cpu", truncate_dim=24).encode("a hat").shape == (1, 24)
 
 
 def test_prompts_are_put_before_texts_alone(embedder: Embedder, texts: list[str], pictures: list[Image.Image]) -> None:
