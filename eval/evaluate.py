@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from unimodal.config import nearest
+from unimodal.progress import progress_bar
 from unimodal.vectors import unit
 
 from .data.datasets import PairData, RetrievalData, TaskData, ZeroShotData, swap_sides
@@ -32,7 +33,7 @@ def evaluate(
     store: EmbeddingStore | None = None,
     validation: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
-    show_progress: bool = False,
+    show_progress: bool | None = False,
 ) -> list[TaskResult]:
     """Score the model on every task of the suite, in its order.
 
@@ -59,7 +60,15 @@ def evaluate(
         for name, data in loaded.items():
             if should_stop():
                 break
-            results += score_task(store, name, data, metrics[name], dims=suite.analysis.dims, validation=validation)
+            results += score_task(
+                store,
+                name,
+                data,
+                metrics[name],
+                dims=suite.analysis.dims,
+                validation=validation,
+                show_progress=show_progress,
+            )
     except Stopped:
         pass
     return results
@@ -73,6 +82,7 @@ def score_task(
     *,
     dims: Sequence[int] = (),
     validation: bool = False,
+    show_progress: bool | None = False,
 ) -> list[TaskResult]:
     """Score one task: one result, or one for each direction ("name/text->image") of captions and pictures."""
     queries, documents = _vectors(store, data)
@@ -84,7 +94,8 @@ def score_task(
             (f"{name}/text->image", data, queries, documents),
             (f"{name}/image->text", swap_sides(data), back, queries),
         ]
-    return [_result(*side, metrics, dims, validation) for side in sides]
+    with progress_bar(f"scoring {name}", None, show_progress):
+        return [_result(*side, metrics, dims, validation) for side in sides]
 
 
 def rows_of(results: Iterable[TaskResult]) -> list[Row]:

@@ -13,6 +13,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from unimodal.progress import open_console
+
 from .lines import (
     SECTIONS,
     Comparisons,
@@ -57,9 +59,9 @@ def results_table(
 
     halves: task -> which half of the space it is about (`halves_of`); the table gets a section for each.
     comparisons: model -> `eval.statistics.compare` of the first model and it; what differs is marked with a *.
-    width: columns to fit into; None: those of the terminal.
+    width: columns to fit into; None: those of the terminal, and without a limit where there is none.
     """
-    models, width = by_model(results), width or Console().width
+    models, width = by_model(results), width or open_console().width
     sure = sure_lines(comparisons or {})
     for with_intervals in (True, False):
         table = _score_table(models, title, halves or {}, sure, with_intervals)

@@ -64,7 +64,7 @@ class EmbeddingStore:
         *,
         dtype: Precision = "float32",
         should_stop: Callable[[], bool] = lambda: False,
-        show_progress: bool = False,
+        show_progress: bool | None = False,
     ) -> None:
         """folder: where vectors are kept for the next time; None: in memory, up to 4 GiB of those used last.
 

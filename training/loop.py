@@ -95,7 +95,8 @@ def _train(run: Run, evaluate: Evaluate | None, show_progress: bool | None, sign
     stop = _validate(run, evaluate, signals)  # a run that was stopped while it validated
     feed = Feed(steps_from(run.dataset, run.step, last, config.workers), run.dataset.is_small)
     try:
-        with progress_bar("training", last, show_progress if run.log is not None else False) as advance:
+        show = show_progress if run.log is not None else False
+        with progress_bar("training", last, show, start=run.step) as advance:
             while run.step < last and not stop:
                 waited = time.perf_counter()
                 fed = feed.next(signals)

@@ -12,6 +12,7 @@ import numpy as np
 from .calibration import fit_calibration, save_calibration
 from .config import apply_overrides, parse_config
 from .embedder import load
+from .progress import progress_bar
 from .rows import Row, read_numbered_rows
 from .shards.config import PackConfig
 from .shards.convert import image_sample
@@ -52,11 +53,16 @@ def calibrate_model(
     samples = _of_shards(source, limit, rng) if _are_shards(source) else _of_table(source, options, limit, rng)
     text_vectors, image_vectors = [], []
     faults: list[str] = []
-    while block := list(itertools.islice(samples, SAMPLES_AT_A_TIME)):
-        usable = list(_pairs(block, faults))
-        if usable:
-            text_vectors.append(embedder.encode([caption for captions, _ in usable for caption in captions]))
-            image_vectors.append(embedder.encode([picture for _, picture in usable]))
+    num_read = 0
+    with progress_bar("calibrating", None) as advance:
+        while block := list(itertools.islice(samples, SAMPLES_AT_A_TIME)):
+            usable = list(_pairs(block, faults))
+            if usable:
+                captions = [caption for captions, _ in usable for caption in captions]
+                text_vectors.append(embedder.encode(captions, show_progress=False))
+                image_vectors.append(embedder.encode([picture for _, picture in usable], show_progress=False))
+            num_read += len(block)
+            advance(num_read)
     if not image_vectors:
         raise ValueError(f"{source} gives no picture with a caption: {faults[0] if faults else 'it is empty'}")
     if faults:

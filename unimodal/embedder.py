@@ -121,7 +121,7 @@ class Embedder:
             picture (w is the picture's share, 0.5 unless given; either part may be missing).
         prompt: put before every text.
         truncate_dim: keep the first dimensions only, normalised again.
-        show_progress: a bar on stderr; None: only on a terminal.
+        show_progress: on stderr, as by `progress_bar`; False: nothing.
 
         Raises ValueError for an empty text, what is no picture, or an item of another kind, with its position.
         """

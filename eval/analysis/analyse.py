@@ -28,7 +28,7 @@ def analyse(
     facts: Mapping[str, str] | None = None,
     calibration: Calibration | None = None,
     overlaps: Sequence[TaskOverlap] = (),
-    show_progress: bool = False,
+    show_progress: bool | None = False,
 ) -> ModelReport:
     """Means over tasks, and all that `suite.analysis` asks for: rows, and what the report's page draws.
 
@@ -41,13 +41,16 @@ def analyse(
         for done, some in enumerate(_rows(results, analysis, store, calibration, overlaps), 1):
             rows += some
             advance(done)
-    near = duplicates_of(results) if analysis.neighbours else []
+    with progress_bar("looking for neighbours", None, show_progress):
+        near = duplicates_of(results) if analysis.neighbours else []
+        clusters = clusters_of(results) if analysis.neighbours else []
+        maps = [] if analysis.map == "none" else space_maps(results, analysis.map)
     return ModelReport(
         results,
         rows + duplicate_rows(near),
         facts or {},
-        maps=[] if analysis.map == "none" else space_maps(results, analysis.map),
-        clusters=clusters_of(results) if analysis.neighbours else [],
+        maps=maps,
+        clusters=clusters,
         duplicates=near,
     )
 

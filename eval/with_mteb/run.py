@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unimodal.embedder import Embedder
+from unimodal.progress import progress_bar
 
 from ..results import Row
 from ..store import EmbeddingStore, Stopped
@@ -35,7 +36,7 @@ def run_mteb(
     data: Path | None = None,
     store: EmbeddingStore | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-    show_progress: bool = False,
+    show_progress: bool | None = False,
 ) -> list[Row]:
     """Let mteb score a model and write its JSON files, FOLDER/results/NAME/REVISION/TASK.json.
 
@@ -66,7 +67,8 @@ def run_mteb(
             continue
         try:
             for model in models:
-                rows += _task_rows(mteb, cache, task, model, show_progress)
+                with progress_bar(f"scoring {task.metadata.name}", None, show_progress):
+                    rows += _task_rows(mteb, cache, task, model)
         except Stopped:
             break
         for part in parts_of(task):
@@ -75,7 +77,7 @@ def run_mteb(
     return rows
 
 
-def _task_rows(mteb: Any, cache: Any, task: MtebTask, model: MtebModel, show_progress: bool) -> list[Row]:
+def _task_rows(mteb: Any, cache: Any, task: MtebTask, model: MtebModel) -> list[Row]:
     mteb.evaluate(
         model,
         task,
@@ -83,7 +85,7 @@ def _task_rows(mteb: Any, cache: Any, task: MtebTask, model: MtebModel, show_pro
         # "only-missing" alone would keep results on other data
         overwrite_strategy="always" if _is_of_other_data(cache, task, model) else "only-missing",
         co2_tracker=False,
-        show_progress_bar=show_progress,
+        show_progress_bar=False,  # ours is shown, which works in a log too
     )
     result = cache.load_task_result(task.metadata.name, model.mteb_model_meta, raise_if_not_found=True)
     variant = "" if model.dims is None else f"{model.dims} dims"

@@ -70,7 +70,7 @@ class StepDataset(Dataset[Piece]):
                     )
                 self._slots[number, name] = slots_of_rank(task.global_batch, task.num_streams, rank, world_size)
                 for source, settings in task.sources.items():
-                    shards = self._open(settings, storage)
+                    shards = self._open(settings, storage, show_progress=None if rank == 0 else False)
                     # Of mixed batches a source gives each stream a sample at a time.
                     batch = task.num_streams if task.mixed else task.global_batch
                     key = (seed, number, name, source)
@@ -78,11 +78,12 @@ class StepDataset(Dataset[Piece]):
         self.plan = Plan(stages, orders)
         self._fingerprints = {path: shards.fingerprint() for path, shards in self.shards.items()}
 
-    def _open(self, settings: SourceConfig, storage: StorageConfig | None) -> ShardSet:
+    def _open(self, settings: SourceConfig, storage: StorageConfig | None, show_progress: bool | None) -> ShardSet:
         name = _name(settings)
         if name not in self.shards:
             paths = [below(self._root, path) for path in settings.paths]
-            self.shards[name] = open_shards(paths[0] if len(paths) == 1 else paths, storage=storage)
+            pattern = paths[0] if len(paths) == 1 else paths
+            self.shards[name] = open_shards(pattern, show_progress, storage)
         return self.shards[name]
 
     def __getitem__(self, place: PiecePlace) -> Piece:

@@ -24,10 +24,9 @@ def bench(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows there.")] = None,
 ) -> None:
     """Time what training, evaluation, search and the server do beside what others use, on this machine and now."""
-    from rich.console import Console
-
     from unimodal.compare import rows_table, write_json
     from unimodal.config import nearest
+    from unimodal.progress import open_console
 
     if name == "loss":
         from unimodal.training.speed.loss import bench_loss as run_bench
@@ -45,6 +44,6 @@ def bench(
         raise ValueError(f"there is no bench {name!r}; {nearest(name, BENCHES)}")
     chosen = {"rounds": rounds, "threads": threads}
     rows = run_bench(**{key: value for key, value in chosen.items() if value is not None})
-    Console().print(rows_table(rows, f"bench {name}"))
+    open_console().print(rows_table(rows, f"bench {name}"))
     if json_file is not None:
         write_json(rows, json_file)

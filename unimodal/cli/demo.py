@@ -18,8 +18,6 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="Where everything goes.")] = Path("runs/demo"),
 ) -> None:
     """Draw a catalogue, train on it, score it on products never seen, write a page of what is found, and index it."""
-    from rich.console import Console
-
     from unimodal.checkpoint import write_card
     from unimodal.config import read_config
     from unimodal.demo.catalogue import build_catalogue, read_products, training_texts
@@ -31,6 +29,7 @@ def demo(
     from unimodal.eval.report import results_json, results_table, write_json
     from unimodal.eval.suites import read_suite
     from unimodal.preprocess import train_tokenizer
+    from unimodal.progress import open_console
     from unimodal.shards.config import PackRecipe
     from unimodal.shards.write import pack_all
     from unimodal.training.config import TrainConfig
@@ -69,7 +68,7 @@ def demo(
         },
         showcase=draw_showcase(products),
     )
-    Console().print(results_table(rows, "products and wordings never seen in training"))
+    open_console().print(results_table(rows, "products and wordings never seen in training"))
     say(f"{time.perf_counter() - started:.0f} s in all; the model is in {model}, the page is {folder / 'index.html'}")
     if find_spec("lancedb") is None:
         say('to search the catalogue yourself: pip install "unimodal[search,serve]", and this command again')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -54,8 +53,6 @@ def evaluate(
     ] = False,
 ) -> None:
     """Score models on a suite: one table, chance and BM25 beside every number, intervals, a test between models."""
-    from rich.console import Console
-
     from unimodal.eval.analysis.analyse import analyse
     from unimodal.eval.analysis.contamination import contamination
     from unimodal.eval.evaluate import evaluate as score
@@ -66,6 +63,7 @@ def evaluate(
     from unimodal.eval.statistics import compare
     from unimodal.eval.store import EmbeddingStore
     from unimodal.eval.suites import commands_for, load_tasks, missing_of, read_suite
+    from unimodal.progress import open_console
 
     overrides, names = [word for word in models if "=" in word], [word for word in models if "=" not in word]
     if len(set(names)) < len(names):
@@ -74,7 +72,7 @@ def evaluate(
         raise ValueError("no model to score; give a model directory, a hub id, open_clip:NAME/TAG or hf:NAME.")
     tasks = read_suite(suite, [*overrides, *([f"analysis.dims=[{dims}]"] if dims else [])])
     if missing := missing_of(tasks, data, split):
-        Console().print(missing_table(missing, data))
+        open_console().print(missing_table(missing, data))
         if commands := commands_for(missing, data):
             print("\n".join(["get it with:", *commands]))  # not in the table, which would wrap them
         raise ValueError(f"{len(missing)} tasks of suite {suite} lack data in {data}; get it, or set tasks.NAME=null.")
@@ -82,23 +80,23 @@ def evaluate(
     overlaps: Sequence[TaskOverlap] = ()
     for name, source in zip(_short_names(names), names, strict=True):
         encoder = _load(source, device, dtype)
-        vectors = EmbeddingStore(encoder, store, dtype=store_dtype, show_progress=sys.stderr.isatty())
+        vectors = EmbeddingStore(encoder, store, dtype=store_dtype, show_progress=None)
         loaded = load_tasks(tasks, data, split, with_pictures="image" in encoder.modalities)
         work = plan(vectors, loaded)
         if dry_run:
-            Console().print(plan_table(work, name))
+            open_console().print(plan_table(work, name))
             continue
         left_out = [task for task, data_of_it in loaded.items() if not asked_of(data_of_it, vectors.modalities)]
         if left_out:
             lacks = " or ".join({"text", "image"} - encoder.modalities)
             say(f"{name} embeds no {lacks}, so {len(left_out)} tasks have no score: {', '.join(left_out)}")
         say(f"{name}: {said_of(work)}")
-        results = score(encoder, tasks, data, split=split, tasks=loaded, store=vectors)
+        results = score(encoder, tasks, data, split=split, tasks=loaded, store=vectors, show_progress=None)
         if tasks.analysis.contamination and not overlaps:
             overlaps = contamination(results, tasks.analysis.contamination)
         reports[name] = analyse(
             results, tasks, vectors, facts=_facts(encoder, results), calibration=_calibration(source, encoder),
-            overlaps=overlaps, show_progress=sys.stderr.isatty(),
+            overlaps=overlaps, show_progress=None,
         )  # fmt: skip
     if dry_run:
         return
@@ -107,7 +105,7 @@ def evaluate(
     rows = {name: report.all_rows for name, report in reports.items()}
     halves = {task: half for report in reports.values() for task, half in halves_of(report.results).items()}
     shown = rows if others else rows[first]
-    Console().print(results_table(shown, f"{suite}, {split}", halves=halves, comparisons=comparisons))
+    open_console().print(results_table(shown, f"{suite}, {split}", halves=halves, comparisons=comparisons))
     facts = {name: {**report.facts, "suite": suite, "split": split} for name, report in reports.items()}
     if json_file is not None:
         write_json(rows, json_file, facts)
@@ -142,18 +140,17 @@ def mteb(
     dtype: Dtype = "float32",
 ) -> None:
     """Let mteb score a model of ours: its official result files, under a revision that is the model's fingerprint."""
-    from rich.console import Console
-
     from unimodal.embedder import load
     from unimodal.eval.report import results_table
     from unimodal.eval.store import EmbeddingStore
     from unimodal.eval.with_mteb.run import mteb_name, run_mteb
+    from unimodal.progress import open_console
 
-    embedder, bars = load(model, device=device, dtype=dtype), sys.stderr.isatty()
-    vectors = EmbeddingStore(embedder, store, show_progress=bars)
+    embedder = load(model, device=device, dtype=dtype)
+    vectors = EmbeddingStore(embedder, store, show_progress=None)
     cut = [int(dim) for dim in dims.split(",") if dim]
-    rows = run_mteb(embedder, tasks, out, name=mteb_name(model), dims=cut, data=data, store=vectors, show_progress=bars)
-    Console().print(results_table(rows, "mteb"))
+    rows = run_mteb(embedder, tasks, out, name=mteb_name(model), dims=cut, data=data, store=vectors, show_progress=None)
+    open_console().print(results_table(rows, "mteb"))
 
 
 def _load(source: str, device: str | None, dtype: str) -> Encoder:

@@ -76,16 +76,15 @@ def check(
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report there.")] = None,
 ) -> None:
     """Read every sample and report counts, sizes, text lengths and what is broken."""
-    from rich.console import Console
-
     from unimodal.config import apply_overrides, parse_config
+    from unimodal.progress import open_console
     from unimodal.shards.check import check as check_shards
     from unimodal.shards.check import render
     from unimodal.shards.config import ReadConfig
 
     config = parse_config(ReadConfig, apply_overrides({}, overrides or []), source="options")
     report = check_shards(shards, storage=config.storage)
-    Console().print(render(report))
+    open_console().print(render(report))
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
         json_file.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")

@@ -98,8 +98,7 @@ def search(
     json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Find by words, a picture, both, or an item: `search STORE "in red" --image bag.jpg --where "price < 50"`."""
-    from rich.console import Console
-
+    from unimodal.progress import open_console
     from unimodal.search.query import Query, check_model, check_query, find, inputs_of
     from unimodal.search.store import open_store
     from unimodal.search.where import parse_where
@@ -129,7 +128,7 @@ def search(
     if json_output:
         _print_json(found, took)
     elif found:
-        _print(found, Console())
+        _print(found, open_console())
     said = (
         f"{len(found)} of {opened.count():,} items; {took['embed']:.0f} ms to embed, {took['search']:.0f} ms to search"
     )

@@ -89,8 +89,9 @@ def _evaluator(config: TrainConfig) -> tuple[Evaluate, Callable[[], None]] | tup
 def _print_plan(config: TrainConfig) -> None:
     """What a run would do, from the recipe alone: no data, no model and no torch is needed."""
     import yaml
-    from rich.console import Console
     from rich.table import Table
+
+    from unimodal.progress import open_console
 
     tasks = [(stage, name, task) for stage in config.plan for name, task in stage.tasks.items()]
     table = Table("task", *(name for _, name, _ in tasks), show_lines=False)
@@ -108,7 +109,7 @@ def _print_plan(config: TrainConfig) -> None:
     for key, values in rows.items():
         table.add_row(key, *values)
     print(yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True), sort_keys=False))
-    Console().print(table)
+    open_console().print(table)
 
 
 def _what_is_missing(config: TrainConfig, source: SourceConfig) -> str:

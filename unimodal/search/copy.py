@@ -25,7 +25,7 @@ def copy_store(
 ) -> int:
     """All items into a new store, which is then built -> how many. Nobody may write to the source meanwhile.
 
-    show_progress: a bar on stderr; None: only on a terminal.
+    show_progress: on stderr, as by `progress_bar`; False: nothing.
     Raises ValueError where a store is at the target already, or the source itself; UnsupportedError where its engine
     lacks an ability that the source's schema asks for; and ValueError if in the end it has not all items or does not
     find them again.

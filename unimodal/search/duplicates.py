@@ -35,7 +35,7 @@ def near_duplicates(
     """Groups of ids whose vectors of one kind hang together, the largest group first; items alone are left out.
 
     Every pair is compared, whatever the index: for 100,000 items of 768 dimensions 0.3 GB and a minute and a half.
-    show_progress: a bar on stderr; None: only on a terminal.
+    show_progress: on stderr, as by `progress_bar`; False: nothing.
     """
     if vector not in store.schema.vectors:
         raise ValueError(f"the store has no vector {vector!r}; {nearest(vector, store.schema.vectors)}")
