@@ -39,6 +39,8 @@ def make_model(config: TrainConfig, checkpoint: Path | None) -> tuple[DualEncode
         raise ValueError("the recipe's model has no text tower and every task needs one; add model.text.")
     tokenizer, text = load_tokenizer(config.model.text)
     model = build_model(ModelConfig(**{**settings, "text": text}))
+    assert model.text is not None
+    tokenizer.check_ids(model.text.num_tokens)
     return _with_logit_scales(model, tuple(tasks), config), tokenizer
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from .config import ModelConfig, parse_config
 from .model import DualEncoder, build_model
 from .preprocess import Tokenizer, load_tokenizer
+from .weights import check_finite, check_fit
 
 
 def save_model(
@@ -107,8 +109,11 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
 
     metadata: of the file's head. Raises OSError if they cannot be written.
     """
+    file.touch()
+    mode = file.stat().st_mode
     try:
         save_file(_apart(tensors), file, metadata)
+        file.chmod(stat.S_IMODE(mode))  # safetensors makes a file of its own that only its owner can read
     except SafetensorError as error:  # a full disk
         raise OSError(f"{file} could not be written: {error}") from error
     sync(file)
@@ -129,22 +134,22 @@ def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_tensors(module: nn.Module, file: Path) -> None:
-    """Load safetensors into a module; raises ValueError unless names and shapes match exactly."""
+    """Load safetensors into a module.
+
+    Raises ValueError unless names and shapes match exactly and all values are finite.
+    """
     try:
         found = load_file(file)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} is not a readable safetensors file ({error}); copy it again.") from None
     wanted = module.state_dict()
-    for problem, names in (("lacks", wanted.keys() - found.keys()), ("has unknown", found.keys() - wanted.keys())):
-        if names:
-            raise ValueError(
-                f"{file} {problem} {len(names)} tensor(s), first {sorted(names)[0]!r}; it is of another configuration."
-            )
-    for name, tensor in wanted.items():
-        if tensor.shape != found[name].shape:
-            raise ValueError(
-                f"{file}: {name!r} is {tuple(found[name].shape)} but the configuration says {tuple(tensor.shape)}."
-            )
+    misshapen = {
+        name: (found[name].shape, tensor.shape)
+        for name, tensor in wanted.items()
+        if name in found and found[name].shape != tensor.shape
+    }
+    check_fit(str(file), wanted.keys() - found.keys(), found.keys() - wanted.keys(), misshapen)
+    check_finite(str(file), found)
     module.load_state_dict(found)
 
 

@@ -30,11 +30,26 @@ class Config(BaseModel):
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
+_LISTED = 40  # names that a message lists in full
+_NEAREST = 5
+
 
 def nearest(word: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
-    """The way out of a misspelt name: "did you mean 'x'?", or the list of what there is."""
-    close = difflib.get_close_matches(word[:80], list(valid), n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"there is: {', '.join(sorted(valid)) or 'nothing'}."
+    """The way out of a misspelt name: "did you mean 'x'?", or the list of what there is.
+
+    A long list is not printed: of more than a few names the nearest ones stand for all.
+    """
+    names = list(valid)
+    close = difflib.get_close_matches(word[:80], names, n=1, cutoff=0.5)
+
+    if close:
+        return f"did you mean {close[0]!r}?"
+
+    if len(names) <= _LISTED:
+        return f"there is: {', '.join(sorted(names)) or 'nothing'}."
+
+    nearest_names = difflib.get_close_matches(word[:80], names, n=_NEAREST, cutoff=0.0)
+    return f"there are {len(names):,}; the nearest are {', '.join(nearest_names)}."
 
 
 def read_config(cls: type[ConfigT], name: str | Path, overrides: Sequence[str] = ()) -> ConfigT:

@@ -28,7 +28,7 @@ from .config import ModelConfig, check_truncation
 from .fingerprint import model_fingerprint
 from .inputs import Item as Item
 from .inputs import Picture as Picture
-from .inputs import parts_of
+from .inputs import check_unicode, parts_of
 from .model import DualEncoder, length_sorted_chunks
 from .preprocess import Tokenizer, decode_image, image_to_pixels, pad_ids
 from .progress import progress_bar
@@ -71,6 +71,8 @@ class Embedder:
         names = (
             [device] if isinstance(device, str) else list(device or ["cuda" if torch.cuda.is_available() else "cpu"])
         )
+        if tokenizer is not None and model.text is not None:
+            tokenizer.check_ids(model.text.num_tokens)
         self.config: ModelConfig = model.config
         self.tokenizer = tokenizer
         self.calibration = calibration
@@ -126,6 +128,7 @@ class Embedder:
         Raises ValueError for an empty text, what is no picture, or an item of another kind, with its position.
         """
         kept = self.truncate_dim if truncate_dim is None else self._checked(truncate_dim)
+        check_unicode(prompt, "prompt")
         items = [inputs] if isinstance(inputs, (str, bytes, Path, Image.Image, Mapping)) else list(inputs)
         texts, pictures = _parts(items, self.modalities)
         vectors = np.zeros((len(items), self.config.embed_dim), dtype=np.float32)

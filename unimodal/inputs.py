@@ -12,6 +12,9 @@ from PIL import Image
 Picture: TypeAlias = Image.Image | Path | bytes
 Item: TypeAlias = str | Picture | Mapping[str, Any]
 
+_NAMED = {"text": "a text", "image": "an image"}
+_GIVE = {"text": "a str (text)", "image": "a PIL image, a Path or bytes (image)"}
+
 
 class Part(NamedTuple):
     """A text or a picture of an item, and its share in the item's vector."""
@@ -34,17 +37,47 @@ def parts_of(item: Item, modalities: frozenset[str]) -> list[Part]:
             raise ValueError(f"weight {weight!r} is not between 0 (text alone) and 1 (picture alone).")
         if len(contents) == 2:
             shares = {"text": 1 - float(weight), "image": float(weight)}
+    elif isinstance(item, str):
+        contents = {"text": item}
+    elif isinstance(item, Picture):
+        contents = {"image": item}
     else:
-        contents = {"text" if isinstance(item, str) else "image": item}
+        raise ValueError(
+            f"it is of type {type(item).__name__}; give {' or '.join(_GIVE[kind] for kind in sorted(modalities))}."
+        )
     for kind, content in contents.items():
         if kind not in modalities:
-            name = "picture" if kind == "image" else kind
-            raise ValueError(f"it is a {name}, and this model embeds {' and '.join(sorted(modalities))} only.")
-        if kind == "text" and (not isinstance(content, str) or not content.strip()):
-            raise ValueError(f"text is {content!r:.60}; give a text that is not empty.")
-        if kind == "image" and not isinstance(content, (bytes, Path, Image.Image)):
+            raise ValueError(f"it is {_NAMED[kind]}, and this model embeds {' and '.join(sorted(modalities))} only.")
+        if kind == "text":
+            _check_text(content)
+        elif not isinstance(content, Picture):
             raise ValueError(
-                f"a picture is a PIL image, a Path or bytes, and this is a {type(content).__name__}; "
+                f"an image is a PIL image, a Path or bytes, and this is of type {type(content).__name__}; "
                 "a str is always text."
             )
     return [Part(kind, content, shares[kind]) for kind, content in contents.items()]
+
+
+def check_unicode(text: str, name: str = "text") -> str:
+    """Return a text that a tokenizer can read.
+
+    text: any str. Half a surrogate pair comes from JSON's escapes and from bytes that are not UTF-8 (a command line,
+        a file name).
+    name: what it is called in the message.
+
+    Raises ValueError for half a surrogate pair, with its place.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} {text!r:.60} is not valid Unicode: character {error.start} is half a surrogate pair "
+            f"(U+{ord(text[error.start]):04X}); give text that was decoded as UTF-8."
+        ) from None
+    return text
+
+
+def _check_text(content: Any) -> None:
+    if not isinstance(content, str) or not content.strip():
+        raise ValueError(f"text is {content!r:.60}; give a text that is not empty.")
+    check_unicode(content)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import struct
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +23,7 @@ from tokenizers import Tokenizer as TokenizerBackend
 from torch import Tensor
 
 from .config import PreprocessConfig, TextTowerConfig
+from .inputs import check_unicode
 
 MAX_PIXELS = 40_000_000  # a header that claims more is refused before a byte of it is decoded
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -122,6 +125,9 @@ def pixels_of(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
 
 
+_FEWEST_WORDS = 10  # of a vocabulary, beside its special tokens
+
+
 class Tokenizer:
     """Text -> token ids, cut to `max_length`; the `tokenizers` backend of every tower (half the cost of a wrapper)."""
 
@@ -132,9 +138,27 @@ class Tokenizer:
         self._clean = _CLEAN[config.clean]
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, special tokens included, not padded."""
+        """Token ids of each text, special tokens included, not padded.
+
+        Raises ValueError for a text that is not valid Unicode, with its place in `texts`.
+        """
         cleaned = texts if self._clean is None else [self._clean(text) for text in texts]
-        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(cleaned))]
+        try:
+            encodings = self.backend.encode_batch_fast(list(cleaned))
+        except TypeError:  # the library does not say which text it cannot read
+            for row, text in enumerate(texts):
+                check_unicode(text, f"text {row}:")
+            raise
+        return [encoding.ids for encoding in encodings]
+
+    def check_ids(self, num_tokens: int) -> None:
+        """Raise ValueError if there are ids that a text tower of `num_tokens` embeddings has no row for."""
+        size = max([self.backend.get_vocab_size(), *(1 + id for id in self.backend.get_added_tokens_decoder())])
+        if size > num_tokens:
+            raise ValueError(
+                f"the tokenizer has {size:,} tokens and the text tower embeds {num_tokens:,}; give the tokenizer that "
+                "belongs to the tower (text.tokenizer), or a tower with a larger vocab_size."
+            )
 
     def with_max_length(self, config: TextTowerConfig, max_length: int) -> Tokenizer:
         """The same tokenizer at another text length (a task's own)."""
@@ -162,25 +186,79 @@ def load_tokenizer(config: TextTowerConfig, folder: Path | None = None) -> tuple
     if config.library == "open_clip" and not config.tokenizer:
         return _open_clip_tokenizer(config)
     name = config.tokenizer or config.name
-    local = Path(name) if Path(name).is_file() else Path(name) / "tokenizer.json"
-    if local.is_file():
-        backend = _read_tokenizer(local)
+    file = Path(name) if Path(name).is_file() else Path(name) / "tokenizer.json"
+    settings = tokenizer_settings(name)
+    if file.is_file() and not settings:
+        backend = _read_tokenizer(file)
         known = (backend.token_to_id(token) for token in ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>"))
         pad_id = next((token_id for token_id in known if token_id is not None), config.pad_id)
+        special: list[str] = []
     else:
-        from transformers import AutoTokenizer
-
-        try:
-            wrapper = AutoTokenizer.from_pretrained(name)
-        except Exception as error:  # the library raises many kinds for one fact: there is no tokenizer under that name
-            raise ValueError(
-                f"no tokenizer found for {name!r} ({' '.join(str(error).split())[:120]}); "
-                "set text.tokenizer to a hub id, a folder or a tokenizer.json."
-            ) from None
+        wrapper = _read_transformers_tokenizer(name, settings)
         backend = wrapper.backend_tokenizer
         pad_id = wrapper.pad_token_id if wrapper.pad_token_id is not None else config.pad_id
+        special = wrapper.all_special_tokens
+    _check_words(name, backend, special)
     config = config.model_copy(update={"pad_id": pad_id})
     return Tokenizer(backend, config), config
+
+
+def tokenizer_settings(name: str) -> dict[str, Any]:
+    """The tokenizer_config.json of a folder or a hub id; empty where there is none.
+
+    Raises ValueError if it is not JSON.
+    """
+    file = Path(name) / "tokenizer_config.json"
+    if not file.is_file() and Path(name).exists():
+        return {}
+    try:
+        if file.is_file():
+            settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        else:
+            from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+            settings = get_tokenizer_config(name)
+    except OSError:
+        return {}
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error}); copy it again.") from None
+    return settings
+
+
+def _read_transformers_tokenizer(name: str, settings: Mapping[str, Any]) -> Any:
+    """The tokenizer as transformers makes it: tokenizer_config.json may change what tokenizer.json says."""
+    from transformers import AutoTokenizer
+
+    if "AutoTokenizer" in (settings.get("auto_map") or {}):
+        raise ValueError(
+            f"{name} has a tokenizer of its own code (tokenizer_config.json's auto_map), which is not run here, and "
+            "another one would give other tokens; set text.tokenizer to one that transformers itself has."
+        )
+    if settings.get("truncation_side", "right") != "right":
+        raise ValueError(
+            f"{name} cuts long texts at the {settings['truncation_side']} (truncation_side in tokenizer_config.json), "
+            "which is not supported; use a tokenizer that cuts at the right."
+        )
+    try:
+        wrapper = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        wrapper.backend_tokenizer  # noqa: B018  # a slow tokenizer has none
+    except Exception as error:  # the library raises many kinds for one fact: there is no tokenizer under that name
+        raise ValueError(
+            f"no tokenizer found for {name!r} ({' '.join(str(error).split())[:120]}); "
+            "set text.tokenizer to a hub id, a folder or a tokenizer.json."
+        ) from None
+    return wrapper
+
+
+def _check_words(name: str, backend: TokenizerBackend, special: Sequence[str]) -> None:
+    """Refuse a tokenizer without words: transformers makes one, quietly, of a folder without a tokenizer's files."""
+    added = {str(token) for token in backend.get_added_tokens_decoder().values()}
+    words = backend.get_vocab(with_added_tokens=False).keys() - added - set(special)
+    if len(words) < _FEWEST_WORDS:
+        raise ValueError(
+            f"no tokenizer found for {name!r} (its vocabulary has {len(words)} words, so every text would be the "
+            "same); copy the tokenizer's files there, or set text.tokenizer to a hub id, a folder or a tokenizer.json."
+        )
 
 
 def _read_tokenizer(file: Path) -> TokenizerBackend:

@@ -105,6 +105,19 @@ def test_a_model_directory_holds_these_files_and_no_pickle(folder: Path) -> None
         assert not content.startswith((b"PK\x03\x04", b"\x80"))
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_files_are_as_readable_as_the_umask_says(
+    tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer, mask: int
+) -> None:
+    before = os.umask(mask)
+    try:
+        save_model(tmp_path / "model", model, tokenizer)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
+    assert modes == dict.fromkeys(FILES, 0o666 & ~mask)
+
+
 def test_the_logit_scales_are_saved_with_the_model(tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer) -> None:
     with torch.no_grad():
         model.logit_scales["texts"].fill_(1.25)
@@ -128,10 +141,24 @@ def change_tensors(folder: Path, **changes: torch.Tensor | None) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"text_projection__weight": None}, "lacks 1 tensor.s., first 'text_projection.weight'"),
-        ({"head__weight": torch.ones(3)}, "has unknown 1 tensor.s., first 'head.weight'"),
-        ({"text_projection__weight": torch.ones(24, 31)}, r"'text_projection.weight' is \(24, 31\) but .* \(24, 32\)"),
-        ({"logit_scales__texts": torch.ones(1)}, r"'logit_scales.texts' is \(1,\) but the configuration says \(\)"),
+        ({"text_projection__weight": None}, "lacks 1 tensor, first 'text_projection.weight'"),
+        ({"head__weight": torch.ones(3)}, "has 1 unknown tensor, first 'head.weight'"),
+        (
+            {"text_projection__weight": torch.ones(24, 31)},
+            r"'text_projection.weight', which is \(24, 31\) but .* \(24, 32\)",
+        ),
+        (
+            {"text_projection__weight": torch.full((24, 32), torch.nan)},
+            "model.safetensors has 1 tensor with values that are not finite .NaN or infinity., first 'text_proj",
+        ),
+        (
+            {"text_projection__weight": None, "head__weight": torch.ones(3), "image_projection__weight": torch.ones(2)},
+            "lacks 1 tensor, first .*, and has 1 unknown tensor, first .*, and has 1 tensor of another shape, first",
+        ),
+        (
+            {"logit_scales__texts": torch.ones(1)},
+            r"'logit_scales.texts', which is \(1,\) but the configuration says \(\)",
+        ),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(

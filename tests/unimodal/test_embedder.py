@@ -171,15 +171,18 @@ def test_prompts_are_put_before_texts_alone(embedder: Embedder, texts: list[str]
     [
         ("", "input 2: text is ''; give a text that is not empty"),
         (" \n", "input 2: text is"),
-        (3, "input 2: a picture is a PIL image, a Path or bytes, and this is a int"),
-        (None, "and this is a NoneType"),
+        (3, r"input 2: it is of type int; give a PIL image, a Path or bytes .image. or a str .text."),
+        (None, "input 2: it is of type NoneType; give"),
+        (["a"], "input 2: it is of type list; give"),
+        ("half a pair: \ud83d", "input 2: text .* is not valid Unicode: character 13 is half a surrogate pair .U.D83D"),
+        ({"text": "\udcff"}, "input 2: text .* is not valid Unicode: character 0 is half a surrogate pair"),
         (b"<html>", "input 2: 6 bytes is not a readable picture"),
         (b"", "input 2: 0 bytes is not a readable picture"),
         (Path("nowhere.png"), "input 2: picture nowhere.png does not exist"),
         ({}, "input 2: its keys are"),
         ({"txt": "a"}, "input 2: its keys are .'txt'.; give 'text', 'image' or both"),
         ({"text": "a", "weight": 2}, "input 2: weight 2 is not between 0"),
-        ({"text": "a", "image": "b.png"}, "and this is a str; a str is always text"),
+        ({"text": "a", "image": "b.png"}, "and this is of type str; a str is always text"),
         ({"text": 5}, "input 2: text is 5"),
     ],
 )
@@ -195,10 +198,26 @@ def test_a_model_of_one_kind_refuses_the_other(
     image_only = Embedder(build_model(tiny.model_copy(update={"text": None})), None, device="cpu")
     assert (text_only.modalities, image_only.modalities) == (frozenset({"text"}), frozenset({"image"}))
     assert text_only.encode("a").shape == image_only.encode(pictures[0]).shape == (1, 24)
-    with pytest.raises(ValueError, match="input 1: it is a picture, and this model embeds text only"):
+    with pytest.raises(ValueError, match="input 1: it is an image, and this model embeds text only"):
         text_only.encode(["a", pictures[0]])
     with pytest.raises(ValueError, match="input 1: it is a text, and this model embeds image only"):
         image_only.encode([pictures[0], {"text": "a", "image": pictures[0]}])
+    for wrong in (None, 3, ["a"]):
+        with pytest.raises(ValueError, match=rf"input 0: it is of type {type(wrong).__name__}; give a str \(text\)\.$"):
+            text_only.encode([wrong])  # type: ignore[list-item]  # what is refused
+
+
+def test_a_prompt_that_is_not_unicode_is_refused(embedder: Embedder) -> None:
+    with pytest.raises(ValueError, match=r"prompt '\\ud800: ' is not valid Unicode: character 0 is half a surrogate"):
+        embedder.encode("a hat", prompt="\ud800: ")
+
+
+def test_a_tokenizer_of_more_tokens_than_the_tower_embeds_is_refused(tiny: ModelConfig, tokenizer: Tokenizer) -> None:
+    assert tiny.text is not None
+    small = tiny.text.model_copy(update={"kwargs": {**tiny.text.kwargs, "vocab_size": 100}})
+    model = build_model(tiny.model_copy(update={"text": small}))
+    with pytest.raises(ValueError, match=r"the tokenizer has 120 tokens and the text tower embeds 100; give"):
+        Embedder(model, tokenizer, device="cpu")
 
 
 def test_several_devices_give_the_vectors_of_one(

@@ -18,13 +18,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import unimodal
 from unimodal.checkpoint import save_model
+from unimodal.config import TextTowerConfig
 from unimodal.embedder import Embedder
 from unimodal.interop.open_clip import _find_weights, from_open_clip
 from unimodal.model import DualEncoder
-from unimodal.preprocess import Tokenizer
+from unimodal.preprocess import Tokenizer, load_tokenizer
+from unimodal.towers.text import build_text_tower
 
 MODULES = ("Transformer", "Pooling", "Normalize")
 TRANSFORMER = "sentence_transformers.models.Transformer"
@@ -156,6 +159,84 @@ def test_a_folder_that_is_no_text_encoder_is_refused(folder: Path, tmp_path: Pat
     (folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="sentences"):
         unimodal.load(f"hf:{folder}")
+
+
+def change_weights(folder: Path, changes: dict[str, torch.Tensor | None]) -> None:
+    """Put tensors into a folder's weights, or take them out: those whose name holds the key, where it is None."""
+    tensors = load_file(folder / "model.safetensors")
+    for name, tensor in changes.items():
+        if tensor is None:
+            tensors = {key: value for key, value in tensors.items() if name not in key}
+        else:
+            tensors[name] = tensor
+    save_file(tensors, folder / "model.safetensors")
+
+
+def change_json(file: Path, **changes: Any) -> None:
+    values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    write(file, {**values, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder.": None}, r"sentences lacks 32 tensors, first 'encoder.layer.0.attention.output.LayerNorm.bias', "),
+        ({"encoder.layer.0.mlp.gated_layers.weight": torch.ones(2)}, r"has 1 unknown tensor, first 'encoder.*gated_la"),
+        ({"embeddings.LayerNorm.bias": torch.ones(3)}, r"1 tensor of another shape, first .* is \(3,\) but .* \(32,\)"),
+        ({"embeddings.LayerNorm.bias": torch.full((32,), torch.nan)}, r"1 tensor with values that are not finite"),
+    ],
+)
+def test_weights_that_are_not_the_architecture_s_are_refused(
+    folder: Path, changes: dict[str, torch.Tensor | None], message: str
+) -> None:
+    change_weights(folder, changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        unimodal.load(f"hf:{folder}", device="cpu")
+    assert len(str(caught.value)) < 500
+    text = TextTowerConfig(name=str(folder), pretrained=True, max_length=12)
+    with pytest.raises(ValueError, match=message):
+        build_text_tower(text)
+
+
+def test_a_head_beside_a_whole_backbone_and_a_missing_pooler_are_no_matter(folder: Path, texts: list[str]) -> None:
+    expected = unimodal.load(f"hf:{folder}", device="cpu").encode(texts)
+    heads = {"cls.predictions.bias": torch.ones(3), "embeddings.position_ids": torch.arange(64)[None]}
+    change_weights(folder, {"pooler.": None, **heads})
+    assert np.array_equal(unimodal.load(f"hf:{folder}", device="cpu").encode(texts), expected)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        (
+            "config.json",
+            {"auto_map": {"AutoModel": "modeling.JinaBert"}},
+            r"its own code \(modeling.JinaBert in config",
+        ),
+        ("config.json", {"auto_map": {"AutoConfig": "configuration.New"}}, r"own code \(configuration.New in config"),
+        ("config.json", {"model_type": "brt"}, r"'brt', which is not an architecture that .* did you mean 'bert'"),
+        ("config.json", {"model_type": "new"}, r"'new', which is not an architecture that transformers"),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["a", "b"]}}, "a tokenizer of its own code"),
+        ("tokenizer_config.json", {"truncation_side": "left"}, "cuts long texts at the left"),
+    ],
+)
+def test_a_model_of_code_that_is_not_here_is_refused(
+    folder: Path, file: str, changes: dict[str, Any], message: str
+) -> None:
+    change_json(folder / file, **changes)
+    with pytest.raises(ValueError, match=message) as caught:
+        unimodal.load(f"hf:{folder}", device="cpu")
+    assert len(str(caught.value)) < 400
+
+
+def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
+    for left in (["tokenizer.json"], ["tokenizer_config.json"]):
+        for name in left:
+            (folder / name).unlink()
+        with pytest.raises(ValueError, match=r"no tokenizer found for .*sentences'"):
+            unimodal.load(f"hf:{folder}", device="cpu")
+        with pytest.raises(ValueError, match=r"no tokenizer found for .*set text.tokenizer"):
+            load_tokenizer(TextTowerConfig(name="bert", tokenizer=str(folder)))
 
 
 def test_an_open_clip_model_keeps_its_preprocessing_and_length(open_clip_name: str) -> None:

@@ -211,3 +211,13 @@ def test_a_broken_text_pair_says_what_is_wrong(parts: dict[str, Any], message: s
 def test_a_sample_without_a_picture_says_so() -> None:
     with pytest.raises(ValueError, match="has no picture"):
         image_bytes_of(sample(txt=b"x"))
+
+
+def test_half_a_surrogate_pair_in_a_sample_is_a_fault_of_it_alone() -> None:
+    record = {"query": "half a pair: \ud83d", "document": "a"}
+    broken = Sample("7", {"json": json.dumps(record).encode()})
+    for read in (text_pair_of, captions_of):
+        with pytest.raises(ValueError, match=r"sample '7' has a \.json with half a surrogate pair, which is not valid"):
+            read(broken)
+    whole = Sample("7", {"json": json.dumps({**record, "query": "a whole pair: \U0001f600"}).encode()})
+    assert text_pair_of(whole).query == "a whole pair: \U0001f600"

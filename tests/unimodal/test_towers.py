@@ -138,6 +138,35 @@ def test_pretrained_weights_bring_their_own_size_and_mean(
     assert build_image_tower(config, SMALL, True)[1] == SMALL
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layer4.0.conv1.weight": None}, r"timm's weights of resnet18.*Missing key.*layer4.0.conv1.weight"),
+        ({"layer4.9.conv1.weight": torch.ones(2)}, r"Unexpected key.*layer4.9.conv1.weight"),
+        ({"conv1.weight": torch.ones(2)}, r"conv1.weight"),
+        (
+            {"bn1.weight": torch.full((64,), torch.nan)},
+            r"1 tensor with values that are not finite .*, first 'bn1.weight",
+        ),
+    ],
+)
+def test_pretrained_image_weights_that_do_not_fit_are_refused(
+    tmp_path: Path, change: dict[str, Tensor | None], message: str
+) -> None:
+    weights = {**timm.create_model("resnet18", **CONVNET).state_dict(), **change}
+    torch.save({name: tensor for name, tensor in weights.items() if tensor is not None}, tmp_path / "weights.pt")
+    kwargs = {**CONVNET, "pretrained_cfg_overlay": {"file": str(tmp_path / "weights.pt")}}
+    with pytest.raises(ValueError, match=message) as caught:
+        image_tower(name="resnet18", pretrained=True, kwargs=kwargs)
+    assert len(str(caught.value)) < 600
+
+
+def test_an_image_tower_whose_name_is_like_none_has_a_short_error() -> None:
+    with pytest.raises(ValueError, match=r"is not a timm model; there are 1,\d+; the nearest are ") as caught:
+        image_tower(name="qqqqqqqqqqqq")
+    assert len(str(caught.value)) < 300
+
+
 @pytest.mark.parametrize("name", TRANSFORMERS)
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last", "attention"])
 def test_a_transformers_tower_never_sees_the_padding(name: str, pooling: str) -> None:

@@ -218,10 +218,7 @@ class Engine:
         if isinstance(content, str):
             if len(content) > self.config.max_text_chars:
                 raise TooLargeError(f"the text is longer than {self.config.max_text_chars} characters; shorten it.")
-            try:
-                return len(content.encode())
-            except UnicodeEncodeError:
-                raise ValueError("the text holds half of a surrogate pair; send valid Unicode.") from None
+            return len(content.encode())
         if isinstance(content, Path):
             raise ValueError("a server opens no files by name; send the picture's bytes.")
         if isinstance(content, Image.Image):

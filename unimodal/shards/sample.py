@@ -97,7 +97,17 @@ def record_of(sample: Sample) -> dict[str, Any]:
         raise _unusable(sample, f"has a .json that is not JSON ({error})") from None
     if not isinstance(record, dict):
         raise _unusable(sample, "has a .json that is no object")
+    if b"\\u" in sample.parts["json"]:
+        _check_escapes(sample, record)
     return record
+
+
+def _check_escapes(sample: Sample, record: dict[str, Any]) -> None:
+    """Refuse half a surrogate pair, which only an escape of JSON can say and no tokenizer reads."""
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise _unusable(sample, "has a .json with half a surrogate pair, which is not valid Unicode") from None
 
 
 def _decode(sample: Sample, extension: str) -> str:

@@ -6,12 +6,14 @@ B batch, S image size, L tokens, W width of the tower.
 from __future__ import annotations
 
 import logging
+from textwrap import shorten
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..config import ImageTowerConfig, PreprocessConfig, nearest
+from ..weights import check_finite, check_fit
 from .pooling import POOLING, AttentionPool
 
 _RESIZE: dict[str, Literal["crop", "pad", "squash"]] = {"shortest": "crop", "longest": "pad", "squash": "squash"}
@@ -83,7 +85,7 @@ def _from_timm(
     kwargs: dict[str, Any] = dict(config.kwargs)
     if settings is not None and settings.fixed_input_size:
         kwargs.setdefault("img_size", preprocess.image_size)
-    backbone = timm.create_model(name, pretrained=bool(config.pretrained), num_classes=0, **kwargs)
+    backbone = _timm_backbone(name, bool(config.pretrained), kwargs)
     if config.pooling == "cls" and not getattr(backbone, "num_prefix_tokens", 0):
         raise ValueError(f"image.pooling 'cls' needs a class token and {config.name} has none; use 'native' or 'mean'.")
     width = backbone.num_features
@@ -92,6 +94,31 @@ def _from_timm(
             width = backbone.eval()(torch.zeros(1, 3, preprocess.image_size, preprocess.image_size)).shape[-1]
         backbone.train()
     return ImageTower(backbone, width, config.pooling, getattr(backbone, "num_prefix_tokens", 0), False), preprocess
+
+
+def _timm_backbone(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
+    """A timm model without its head; raises ValueError unless its weights, where it has some, are whole and fit."""
+    import timm
+
+    backbone = timm.create_model(name, num_classes=0, **kwargs)
+    if not pretrained:
+        return backbone
+
+    # Without a head timm skips what is missing or unknown; with the head it is strict.
+    try:
+        with_head = timm.create_model(name, pretrained=True, **kwargs)
+    except (RuntimeError, OSError) as error:
+        why = shorten(" ".join(str(error).split()), 300, placeholder=" ...")
+        raise ValueError(
+            f"timm's weights of {name} cannot be loaded ({why}); take back image.kwargs that change the architecture, "
+            "make the hub reachable, or set image.pretrained to false."
+        ) from None
+    found, wanted = with_head.state_dict(), backbone.state_dict()
+    check_fit(f"the checkpoint of timm's {name}", wanted.keys() - found.keys(), (), {})
+    kept = {key: found[key] for key in wanted}
+    check_finite(f"the checkpoint of timm's {name}", kept)
+    backbone.load_state_dict(kept)
+    return backbone
 
 
 def _from_open_clip(

@@ -5,14 +5,20 @@ B batch, L tokens, W width of the tower.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from torch import Tensor, nn
 
-from ..config import TextTowerConfig
+from ..config import TextTowerConfig, nearest
+from ..weights import check_finite, check_fit
 from .image import open_clip_model
 from .pooling import POOLING, AttentionPool
+
+_COMPUTED = ("position_ids", "token_type_ids", "inv_freq", "masked_bias")  # buffers that older versions saved
 
 
 class TextTower(nn.Module):
@@ -25,6 +31,16 @@ class TextTower(nn.Module):
         self.pooling = pooling
         self.attention_pool = AttentionPool(width) if pooling == "attention" else None
         self._is_open_clip = is_open_clip
+
+    @property
+    def num_tokens(self) -> int:
+        """How many token ids it has a row for."""
+        backbone: Any = self.backbone
+        if hasattr(backbone, "token_embedding"):
+            return int(backbone.token_embedding.num_embeddings)
+        if self._is_open_clip:
+            backbone = backbone.transformer
+        return int(backbone.get_input_embeddings().num_embeddings)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids: (B, L) int64, mask: (B, L) bool, true at real tokens -> (B, width)."""
@@ -52,28 +68,19 @@ def build_text_tower(config: TextTowerConfig) -> tuple[TextTower, TextTowerConfi
 def _from_transformers(config: TextTowerConfig) -> tuple[TextTower, TextTowerConfig]:
     from transformers import AutoConfig, AutoModel
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.utils.logging import disable_progress_bar
 
     if config.pooling == "native":
         raise ValueError("text.pooling 'native' is for open_clip towers; use 'mean', 'cls', 'last' or 'attention'.")
+
     if config.name in CONFIG_MAPPING and not Path(config.name).is_dir():
         if config.pretrained:
             raise ValueError(f"text.name {config.name!r} is a model type without weights; give a hub id or a folder.")
         settings = AutoConfig.for_model(config.name, **config.kwargs)
         backbone = AutoModel.from_config(settings)
     else:
-        try:
-            settings = AutoConfig.from_pretrained(config.name, **config.kwargs)
-            if config.pretrained:
-                disable_progress_bar()  # it would draw a bar for a file that is read in a blink
-                backbone = AutoModel.from_pretrained(config.name, config=settings, use_safetensors=True)
-            else:
-                backbone = AutoModel.from_config(settings)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"text.name {config.name!r} is neither a transformers folder, a hub id that can be reached, nor "
-                f"a model type such as 'bert' ({' '.join(str(error).split())[:160]})."
-            ) from None
+        settings = read_settings(config.name, config.kwargs)
+        backbone = _read_backbone(config.name, settings) if config.pretrained else AutoModel.from_config(settings)
+
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None  # its parameters would never get a gradient
     backbone = backbone.float()
@@ -95,6 +102,106 @@ def _from_transformers(config: TextTowerConfig) -> tuple[TextTower, TextTowerCon
         update={"name": settings.model_type, "pretrained": False, "kwargs": spelt_out, "tokenizer": ""}
     )
     return TextTower(backbone, settings.hidden_size, config.pooling, False), resolved
+
+
+def read_settings(name: str, kwargs: Mapping[str, Any]) -> Any:
+    """Read the configuration of a transformers model.
+
+    name: a folder or a hub id.
+    kwargs: values that replace those of the file.
+
+    Returns the transformers configuration.
+
+    Raises ValueError if there is none, or if the model is made by code that this does not have: transformers would
+    build something else of the same name, and its vectors would be others.
+    """
+    from transformers import AutoConfig, PreTrainedConfig, __version__
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    try:
+        with _quiet():
+            values, _ = PreTrainedConfig.get_config_dict(name)
+    except (OSError, ValueError) as error:
+        raise _not_found(name, error) from None
+
+    code = values.get("auto_map") or {}
+    if "AutoConfig" in code or "AutoModel" in code:
+        raise ValueError(
+            f"{name} is a model of its own code ({code.get('AutoModel') or code['AutoConfig']} in config.json's "
+            "auto_map), which is not run here, and other code would give other vectors; use a model of an "
+            "architecture that transformers itself has."
+        )
+
+    kind = values.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise ValueError(
+            f"{name} has model_type {kind!r}, which is not an architecture that transformers {__version__} knows; "
+            f"{nearest(str(kind), list(CONFIG_MAPPING))}"
+        )
+
+    try:
+        return AutoConfig.from_pretrained(name, trust_remote_code=False, **kwargs)
+    except (OSError, ValueError) as error:
+        raise _not_found(name, error) from None
+
+
+def _read_backbone(name: str, settings: Any) -> Any:
+    """A pretrained backbone, whole: transformers itself fills in at random what the file lacks."""
+    from transformers import AutoModel
+
+    try:
+        with _quiet():
+            backbone, found = AutoModel.from_pretrained(
+                name,
+                config=settings,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise _not_found(name, error) from None
+
+    missing = {key for key in found["missing_keys"] if not key.startswith("pooler.")}
+    unexpected = {key for key in found["unexpected_keys"] if _is_part_of(key, backbone)}
+    misshapen = {key: (seen, wanted) for key, seen, wanted in found["mismatched_keys"]}
+    check_fit(f"the checkpoint {name}", missing, unexpected, misshapen)
+    backbone.pooler = None
+    check_finite(f"the checkpoint {name}", backbone.state_dict())
+    return backbone
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' bars, and its table of tensors that do not fit: check_fit says it."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _is_part_of(key: str, backbone: Any) -> bool:
+    """Whether a tensor that a backbone has no place for belongs to what it computes.
+
+    A head beside the backbone (of masked words, of classes) and the pooler are not used, and tables of positions are
+    computed; a tensor inside one of the backbone's own modules means that the module is another.
+    """
+    first = key.removeprefix(f"{backbone.base_model_prefix}.").partition(".")[0]
+    modules = {name for name, _ in backbone.named_children()} - {"pooler"}
+    return first in modules and not key.endswith(_COMPUTED)
+
+
+def _not_found(name: str, error: Exception) -> ValueError:
+    why = shorten(" ".join(str(error).split()), 200, placeholder=" ...")
+    return ValueError(
+        f"text.name {name!r} is neither a transformers folder, a hub id that can be reached, nor "
+        f"a model type such as 'bert' ({why})."
+    )
 
 
 def _num_positions(backbone: nn.Module) -> int | None:

@@ -230,7 +230,7 @@ def test_one_broken_picture_among_64_fails_alone(embedder: Embedder, pictures: l
         (b"\xff" * 5001, 413, "the picture is larger than 5000 bytes"),
         (png_header(30_000, 30_000), 413, "more than 40000000 pixels"),
         (Path("/etc/hostname"), 400, "a server opens no files by name"),
-        ("half a pair: \ud800", 400, "half of a surrogate pair"),
+        ("half a pair: \ud800", 400, "half a surrogate pair"),
         ({"text": "a", "image": b"<html>"}, 400, "not a readable picture"),
     ],
 )
