@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
+from unimodal.yaml_text import read_yaml
 
 FILE = Path(__file__).with_name("published.yaml")
 
@@ -33,7 +33,7 @@ def published_scores(task: str, metric: str) -> list[PublishedScore]:
 @functools.cache
 def read_published() -> tuple[PublishedScore, ...]:
     """All there are."""
-    table = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    table = read_yaml(FILE)
     return tuple(
         PublishedScore(model, group["task"], metric, value, group["tolerance"], **_source(table, group["source"]))
         for group in table["scores"]

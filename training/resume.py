@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from unimodal.checkpoint import replace_text
+from unimodal.config import show
+from unimodal.yaml_text import dump_yaml, read_yaml
 
 from .checksums import problem_of
 from .config import TrainConfig
@@ -118,7 +118,7 @@ def write_state(folder: Path, state: RunState) -> None:
 
 def write_config(run: Path, config: TrainConfig) -> None:
     """Write RUN/config.yaml: the run can be repeated from it alone."""
-    replace_text(run / "config.yaml", yaml.safe_dump(_values(config), sort_keys=False))
+    replace_text(run / "config.yaml", dump_yaml(_values(config)))
 
 
 def check_resumable(run: Path, config: TrainConfig, name: str = "") -> None:
@@ -131,13 +131,13 @@ def check_resumable(run: Path, config: TrainConfig, name: str = "") -> None:
         raise ValueError(
             f"{name or run} holds no config.yaml to resume from; start without --resume, or check the path."
         )
-    before, now = yaml.safe_load(file.read_text(encoding="utf-8")), _values(config)
+    before, now = read_yaml(file), _values(config)
     for key, was, is_now in _differences(before, now, ""):
         if key.split(".")[0] not in FREE_KEYS and not _FREE_IN_SOURCES.fullmatch(key):
             why = " (the learning rate's curve hangs on it)" if {"steps", "optim"} & set(key.split(".")) else ""
             raise ValueError(
-                f"{name or run} was started with {key}={was!r} and the recipe says {is_now!r}{why}; resume with the "
-                "former, or start a run from its weights (model=null init=RUN/checkpoints/step-N)."
+                f"{name or run} was started with {key}={show(was)} and the recipe says {show(is_now)}{why}; resume "
+                "with the former, or start a run from its weights (model=null init=RUN/checkpoints/step-N)."
             )
 
 

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from .yaml_text import parse_value, read_yaml
+
+_SHOWN = 100  # characters of a value in a message
+# How pydantic calls what YAML and JSON have other words for.
+_WORDS = {
+    "a valid dictionary or instance of": "a mapping, as of",
+    "a valid dictionary": "a mapping",
+    "a valid tuple": "a list",
+    "a valid string": "a text",
+    "Tuple should": "The list should",
+    "None": "null",
+}
 
 
 class Config(BaseModel):
@@ -24,8 +38,12 @@ class Config(BaseModel):
         if isinstance(values, Mapping):
             for key in values:
                 if key not in cls.model_fields:
-                    raise ValueError(f"unknown key {key!r:.80}; {nearest(str(key), cls.model_fields)}")
+                    raise ValueError(f"unknown key {_show_key(key)}; {nearest(str(key), cls.model_fields)}")
         return values
+
+
+def _show_key(key: Any) -> str:
+    return f"{key!r:.80}" if isinstance(key, str) else show(key)
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -68,27 +86,106 @@ def parse_config(cls: type[ConfigT], values: Mapping[str, Any], source: str = "c
     try:
         return cls.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        value = "" if first["type"] in ("value_error", "missing") else f" (got {first['input']!r})"
-        raise ValueError(f"{source}: {place + ': ' if place else ''}{message}{value}") from None
+        raise ValueError(f"{source}: {_describe(error.errors(), values)}") from None
+
+
+def show(value: Any) -> str:
+    """A value in the words of YAML and JSON (null, true), for a message; a long one is cut."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _describe(errors: Sequence[ErrorDetails], values: Mapping[str, Any]) -> str:
+    """The first fault; where a place takes values of several types, what each of them wants."""
+    places = [_place(error, values) for error in errors]
+    # Of a union the branch that got furthest; `max` takes the first of several.
+    place = max((each for each in places if f"{each}.".startswith(f"{places[0]}.")), key=len)
+    same = [error for error, other in zip(errors, places, strict=True) if other == place]
+    first, messages = same[0], [error["msg"] for error in same]
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] != "value_error":
+        wanted = [said.removeprefix("Input should be ") for said in dict.fromkeys(messages)]
+        message = f"Input should be {' or '.join(wanted)}" if wanted[0] != first["msg"] else first["msg"]
+        for word, ours in _WORDS.items():
+            message = message.replace(word, ours)
+    value = "" if first["type"] in ("value_error", "missing") else f" (got {show(first['input'])})"
+    return f"{place + ': ' if place else ''}{message}{value}{_advice(first)}"
+
+
+def _place(error: ErrorDetails, values: Any) -> str:
+    """Where a fault is; pydantic also names the branches of a union, which are not keys."""
+    place: list[str] = []
+    for part in error["loc"]:
+        is_key = isinstance(values, Mapping) and part in values
+        if is_key or (isinstance(values, (list, tuple)) and isinstance(part, int) and part < len(values)):
+            values = values[part]
+            place.append(str(part))
+        elif error["type"] == "missing" and part == error["loc"][-1]:
+            place.append(str(part))
+    return ".".join(place)
+
+
+def _advice(error: ErrorDetails) -> str:
+    """The way out of a text that YAML reads as something else, and of something else that it reads as a text."""
+    if error["type"] == "string_type" and error["input"] is not None:
+        return "; put a text in quotes."
+    if error["type"] in ("dict_type", "model_type") and isinstance(error["input"], str) and ":" in error["input"]:
+        return "; write a blank after each colon."
+    return ""
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Lay `a.b.c=value` over a nested mapping. Values are YAML; null takes away, an integer indexes a list."""
-    for override in overrides:
-        path, equals, text = override.partition("=")
-        if not equals or not path:
-            raise ValueError(f"{override!r} is not an override; write key=value, for example optim.lr=3e-4.")
-        try:
-            patch: Any = yaml.load(text, Loader=_Loader) if text else None
-        except yaml.YAMLError as error:
-            raise ValueError(f"{override!r}: the value is not YAML ({' '.join(str(error).split())}).") from None
-        for part in reversed(path.split(".")):
-            patch = {part: patch}
+    """Lay `a.b.c=value` over a nested mapping. Values are YAML; null takes away, an integer indexes a list.
+
+    Raises ValueError for one that is not YAML, has no value, or sets what another one sets.
+    """
+    patches = [_patch_of(override) for override in overrides]
+    for (first, earlier), (second, later) in combinations(zip(overrides, patches, strict=True), 2):
+        _refuse_twice(first, earlier, second, later)
+    for patch in patches:
         values = merge(values, patch)
     return values
+
+
+def _patch_of(override: str) -> dict[str, Any]:
+    """The nested mapping that an override stands for."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise ValueError(f"{override!r} is not an override; write key=value, for example optim.lr=3e-4.")
+    if not text.strip():
+        raise ValueError(
+            f"{override!r} has no value; write '{path}=null' to take away what was given and have the default, or "
+            f"'{path}=\"\"' for an empty text."
+        )
+    try:
+        patch: Any = parse_value(text)
+    except ValueError as error:
+        raise ValueError(f"{override!r}: {error}") from None
+    for part in reversed(path.split(".")):
+        patch = {part: patch}
+    found: dict[str, Any] = patch
+    return found
+
+
+def _refuse_twice(first: str, earlier: Mapping[str, Any], second: str, later: Mapping[str, Any]) -> None:
+    """Raise ValueError where the later of two overrides undoes the earlier; what was taken away may be given again."""
+    for path, value in _leaves(earlier):
+        for other, _ in _leaves(later):
+            shared = min(len(path), len(other))
+            is_filled = value is None and len(path) <= len(other)
+            if path[:shared] == other[:shared] and not is_filled:
+                raise ValueError(
+                    f"{first!r} and {second!r} both set {'.'.join(max(path, other, key=len))}; keep one of them."
+                )
+
+
+def _leaves(values: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The path of every value in nested mappings, and the value; a list is one."""
+    if isinstance(values, Mapping) and values:
+        for key, value in values.items():
+            yield from _leaves(value, (*above, str(key)))
+    else:
+        yield above, values
 
 
 def recipe_names() -> list[str]:
@@ -103,15 +200,6 @@ def _recipe_folder() -> Path:
         return Path(__file__).resolve().parent.parent / "configs"
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1, but 3e-4 is a number, as in YAML 1.2."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
 def _read_yaml(name: str | Path, beside: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     candidates = [beside / name, beside / f"{name}.yaml", _recipe_folder() / f"{name}.yaml"]
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
@@ -121,13 +209,14 @@ def _read_yaml(name: str | Path, beside: Path, above: tuple[Path, ...] = ()) -> 
         )
     if path.resolve() in above:
         raise ValueError(f"{path} is its own base; give the base another name, or its full path.")
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    values = read_yaml(path)
+    if values is None:
+        return {}
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}; a recipe is a mapping of keys to values.")
+        raise ValueError(f"{path} holds {show(values)}; a recipe is a mapping of keys to values, such as `steps: 100`.")
     base = values.pop("base", None)
+    if base is not None and not (isinstance(base, str) and base):
+        raise ValueError(f"{path}: base is {show(base)}; give the name of one recipe, or take it out.")
     return merge(_read_yaml(base, path.parent, (*above, path.resolve())), values) if base else values
 
 

@@ -6,11 +6,11 @@ import functools
 from importlib import resources
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
 from unimodal.config import Config, nearest, parse_config
 from unimodal.shards.config import PackConfig
+from unimodal.yaml_text import parse_yaml
 
 Converter = Literal["", "luma_shop", "grocery_store", "emoji_noto", "coco_captions_text", "retail_demo_text"]
 
@@ -80,7 +80,7 @@ class DataSet(Config):
 def data_sets() -> dict[str, DataSet]:
     """All that can be prepared, by name; a name with a slash is one of a group ("nanobeir/scifact")."""
     text = resources.files(__package__).joinpath("sets.yaml").read_text(encoding="utf-8")
-    values: dict[str, Any] = yaml.safe_load(text)
+    values: dict[str, Any] = parse_yaml(text, "sets.yaml")
     values = {name: value for name, value in values.items() if not name.startswith(".")}  # .name: for YAML's anchors
     return {name: parse_config(DataSet, value, source=f"sets.yaml: {name}") for name, value in values.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def test_an_unknown_key_at_any_depth_names_its_place_and_the_nearest_valid_one(
 
 
 def test_a_value_of_the_wrong_type_is_named_with_its_place() -> None:
-    with pytest.raises(ValueError, match=r"recipe: optim\.lr: .*number.*\(got 'fast'\)"):
+    with pytest.raises(ValueError, match=r'recipe: optim\.lr: .*number.*\(got "fast"\)'):
         parse_config(Recipe, {"optim": {"lr": "fast"}}, source="recipe")
 
 
@@ -92,7 +93,7 @@ def test_an_override_is_yaml_laid_over_one_place(override: str, changed: dict[st
     assert below == BELOW
 
 
-@pytest.mark.parametrize("override", ["optm=null", "optim.betsa=null", "extra.deep.er=null", "extra.empty="])
+@pytest.mark.parametrize("override", ["optm=null", "optim.betsa=null", "extra.deep.er=null", "extra.empty=~"])
 def test_null_for_what_is_not_there_is_refused(override: str) -> None:
     with pytest.raises(ValueError, match="is not there to be taken away; "):
         apply_overrides(copy.deepcopy(BELOW), [override])
@@ -110,7 +111,49 @@ def test_a_number_with_an_exponent_is_a_number_where_no_type_says_so(tmp_path: P
 
 
 def test_overrides_are_applied_in_order() -> None:
-    assert apply_overrides({}, ["a.b=1", "a=null", "a.c=2"]) == {"a": {"c": 2}}
+    assert apply_overrides({"a": {"b": 1}}, ["a=null", "a.c=2"]) == {"a": {"c": 2}}
+    assert apply_overrides({"a": {"b": 1}}, ["a=null", "a={c: 2}", "a.d=3"]) == {"a": {"c": 2, "d": 3}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["steps=1", "steps=2"], "'steps=1' and 'steps=2' both set steps; keep one of them."),
+        (["steps=1", "optim.lr=1", "steps=1"], "'steps=1' and 'steps=1' both set steps; keep one of them."),
+        (["optim={lr: 1}", "optim.lr=2"], "'optim={lr: 1}' and 'optim.lr=2' both set optim.lr; keep one of them."),
+        (["optim.lr=2", "optim={lr: 1}"], "'optim.lr=2' and 'optim={lr: 1}' both set optim.lr; keep one of them."),
+        (["optim.lr=2", "optim=null"], "'optim.lr=2' and 'optim=null' both set optim.lr; keep one of them."),
+        (["optim.lr=2", "optim=fast"], "'optim.lr=2' and 'optim=fast' both set optim.lr; keep one of them."),
+        (["layers=[{}, {}]", "layers.1.a=2"], "both set layers.1.a; keep one of them."),
+        (["extra.a.b=1", "extra.a.b.c=2"], "both set extra.a.b.c; keep one of them."),
+    ],
+)
+def test_two_overrides_of_one_place_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        apply_overrides(copy.deepcopy(BELOW), overrides)
+
+
+def test_overrides_of_neighbouring_places_stand_side_by_side() -> None:
+    overrides = ["optim={lr: 3}", "optim.eps=2", "layers.0.c=1", "layers.1=null", "optimist=1"]
+    assert apply_overrides(copy.deepcopy(BELOW), overrides) == {
+        "optim": {"lr": 3, "eps": 2, "betas": [0.9, 0.98]},
+        "layers": [{"a": 1, "c": 1}],
+        "optimist": 1,
+    }
+
+
+@pytest.mark.parametrize("override", ["steps=", "steps= ", "optim.lr=\t"])
+def test_an_override_without_a_value_is_refused_and_its_advice_works(override: str) -> None:
+    with pytest.raises(ValueError, match="has no value; write") as caught:
+        apply_overrides({"steps": 3, "optim": {"lr": 1}}, [override])
+    null, empty = re.findall(r"'([a-z.]+=(?:null|\"\"))'", str(caught.value))
+    path = override.partition("=")[0]
+    assert (null, empty) == (f"{path}=null", f'{path}=""')
+
+    taken_away = apply_overrides({"steps": 3, "optim": {"lr": 1}}, [null])
+    assert parse_config(Recipe, taken_away).steps == (10 if path == "steps" else 3)
+    emptied = apply_overrides({"steps": 3, "optim": {"lr": 1}}, [empty])
+    assert "" in (emptied["steps"], emptied["optim"]["lr"])
 
 
 @pytest.mark.parametrize(
@@ -118,7 +161,12 @@ def test_overrides_are_applied_in_order() -> None:
     [
         ("steps", "'steps' is not an override; write key=value"),
         ("=3", "'=3' is not an override"),
-        ("steps=[1", r"'steps=\[1': the value is not YAML"),
+        ("steps=[1", r"'steps=\[1': column 3 is not YAML: expected ',' or '\]'"),
+        ("extra.a={b:3}", r"'extra.a={b:3}': {b:3} has the one key 'b:3' .* write a blank after the colon, {b: 3}, or"),
+        ("extra.a={title}", "'extra.a={title}': .* put a text in quotes, '{title}', or write a value"),
+        ("extra.a=red #5", "'extra.a=red #5': what comes from '#5' on is a comment in YAML; put the text in quotes"),
+        ("extra.a=#5", "'extra.a=#5': what comes from '#5' on is a comment"),
+        ("extra.a={b: 1, b: 2}", "the key 'b' is written twice; keep one"),
         ("layers.5.x=1", "index 5 is past the end of a list of 1"),
     ],
 )
@@ -168,12 +216,52 @@ def test_a_missing_recipe_names_the_nearest_shipped_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [1", "is not YAML"), ("- 1\n- 2", "holds a list; a recipe is a mapping"), ("7", "int")]
+    ("text", "message"),
+    [("a: [1", "is not YAML"), ("- 1\n- 2", r"holds \[1, 2\]; a recipe is a mapping"), ("7", "holds 7")],
 )
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         read_config(Recipe, write(tmp_path, "bad.yaml", text))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.yaml", "b.yaml"])
+def test_a_key_that_is_written_twice_is_refused_with_both_lines_also_in_a_base(tmp_path: Path, name: str) -> None:
+    text = "steps: 1\noptim: {lr: 0.5}\n\noptim:\n  lr: 0.25\n"
+    write(tmp_path, "a.yaml", text)
+    write(tmp_path, "b.yaml", "base: a\nsteps: 2")
+    with pytest.raises(ValueError, match=r"a\.yaml, line 4: the key 'optim' is written twice, in lines 2 and 4"):
+        read_config(Recipe, tmp_path / name)
+
+
+@pytest.mark.parametrize("base", ["3", "[a, b]", "''", "{a: 1}"])
+def test_a_base_that_is_not_a_name_is_refused(tmp_path: Path, base: str) -> None:
+    with pytest.raises(ValueError, match=r"top\.yaml: base is .*; give the name of one recipe, or take it out"):
+        read_config(Recipe, write(tmp_path, "top.yaml", f"base: {base}"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": None}, "recipe: steps: Input should be a valid integer (got null)"),
+        ({"optim": {"betas": [1]}}, "recipe: optim.betas.1: Field required"),
+        ({"optim": {"betas": 3}}, "recipe: optim.betas: Input should be a list (got 3)"),
+        ({"optim": "lr:3"}, 'recipe: optim: Input should be a mapping, as of Inner (got "lr:3"); write a blank after'),
+        ({"names": 12}, "recipe: names: Input should be a text or a list (got 12)"),
+        ({"names": [True]}, "recipe: names.0: Input should be a text (got true); put a text in quotes."),
+        ({None: 3}, "recipe: unknown key null; "),
+        ({"steps": "x" * 5000}, '(got "' + "x" * 99 + "...)"),
+    ],
+)
+def test_a_fault_is_told_in_the_words_of_yaml(values: dict[Any, Any], message: str) -> None:
+    class Recipe(Config):
+        steps: int = 10
+        optim: Inner = Inner()
+        names: str | tuple[str, ...] = ()
+
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  # compared below
+        parse_config(Recipe, values, source="recipe")
+    assert message in str(caught.value)
 
 
 def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:

@@ -88,10 +88,10 @@ def _evaluator(config: TrainConfig) -> tuple[Evaluate, Callable[[], None]] | tup
 
 def _print_plan(config: TrainConfig) -> None:
     """What a run would do, from the recipe alone: no data, no model and no torch is needed."""
-    import yaml
     from rich.table import Table
 
     from unimodal.progress import open_console
+    from unimodal.yaml_text import dump_yaml
 
     tasks = [(stage, name, task) for stage in config.plan for name, task in stage.tasks.items()]
     table = Table("task", *(name for _, name, _ in tasks), show_lines=False)
@@ -108,7 +108,7 @@ def _print_plan(config: TrainConfig) -> None:
     }  # fmt: skip
     for key, values in rows.items():
         table.add_row(key, *values)
-    print(yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True), sort_keys=False))
+    print(dump_yaml(config.model_dump(mode="json", exclude_defaults=True)))
     open_console().print(table)
 
 
