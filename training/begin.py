@@ -6,7 +6,7 @@ import secrets
 import sys
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,15 @@ _OWN_KEYS = ("device", "workers", "storage", "log_every", "keep", "mirror", "ten
 
 
 @dataclass
+class Seen:
+    """Batches of a source since the run began or was resumed."""
+
+    num_batches: int = 0
+    num_idle: int = 0  # those with nothing to learn from
+    first: str = ""  # what was said of the first of those
+
+
+@dataclass
 class Run:
     """What a run has in hand while it goes."""
 
@@ -68,6 +77,7 @@ class Run:
     num_skipped: int  # corrupt samples in them
     num_samples: int  # samples in them
     changes: list[str]  # of weights, at a resume: a sentence each
+    sources: dict[tuple[str, str], Seen] = field(default_factory=dict)  # by task and source
 
 
 def begin(config: TrainConfig, device: torch.device, resume: bool, overwrite: bool) -> Run:

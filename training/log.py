@@ -91,6 +91,7 @@ class MetricsLog:
         """Take in one step: corrupt samples on all ranks, seconds in all, of which `waited` for data."""
         ranks = distributed.world_size()
         found: list[tuple[str, float]] = [("data_wait", waited), ("step_seconds", seconds)]
+        found += [(f"{name}/masked", share) for name, share in stats.masked.items()]
         if stats.is_finite:  # others would make an average of nothing
             found += [("grad_norm", stats.grad_norm), *((f"{name}/loss", loss) for name, loss in stats.losses.items())]
         for name, loss in stats.losses.items():

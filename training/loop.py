@@ -19,7 +19,7 @@ from unimodal.preprocess import Tokenizer
 from unimodal.progress import progress_bar
 
 from . import distributed
-from .begin import Run, begin
+from .begin import Run, Seen, begin
 from .config import Stage, TrainConfig
 from .data.collate import Batch
 from .data.loader import steps_from
@@ -38,6 +38,7 @@ from .validation import load_on_main, validate
 __all__ = ["Evaluate", "Stopped", "train"]
 
 MIN_SKIPPED = 100  # so many corrupt samples are no reason to end a run, unless max_skipped is 0
+MAX_IDLE = 10  # batches of a source with nothing to learn from, and none that has something: it has nothing at all
 MAX_NONFINITE = 10  # steps in a row without an update: weights, data or learning rate are beyond waiting
 
 
@@ -107,6 +108,7 @@ def _train(run: Run, evaluate: Evaluate | None, show_progress: bool | None, sign
                 _count(run, batches, fed.num_skipped)
                 rate = _learning_rate(run.stages, run.step)
                 stats = _step(run, batches, rate)
+                _watch_idle(run, batches, stats)
                 num_nonfinite = 0 if stats.is_finite else num_nonfinite + 1
                 if num_nonfinite == MAX_NONFINITE:
                     raise FloatingPointError(_describe_nonfinite(run, num_nonfinite, batches))
@@ -123,6 +125,7 @@ def _train(run: Run, evaluate: Evaluate | None, show_progress: bool | None, sign
         feed.close()
     if stop:
         raise _stop(run, stop, signals)
+    _refuse_idle_run(run)
     if run.log is not None and num_nonfinite:  # those steps changed nothing: the model is that of the steps before
         warnings.warn(_describe_nonfinite(run, num_nonfinite, batches), stacklevel=2)
     return _finish(run, signals)
@@ -155,6 +158,33 @@ def _step(run: Run, batches: list[Batch], rate: float) -> StepStats:
     for said in run.saver.failures():
         _note(run, said)
     return stats
+
+
+def _watch_idle(run: Run, batches: list[Batch], stats: StepStats) -> None:
+    """Warn of a source's first batch that teaches nothing; raises ValueError if its first ten do not."""
+    for batch, lacks in zip(batches, stats.lacks, strict=True):
+        seen = run.sources.setdefault((batch.place.task, batch.place.source), Seen())
+        seen.num_batches += 1
+        seen.num_idle += lacks != ""
+        if not lacks:
+            continue
+        said = (
+            f"of task {batch.place.task!r}, source {batch.place.source!r}, teaches nothing: {lacks}; shuffle or mend "
+            "its shards, take the source out, or change the task's loss or mask_duplicates."
+        )
+        if seen.num_idle == seen.num_batches == MAX_IDLE:
+            raise ValueError(f"each of the first {MAX_IDLE} batches {said}")
+        if seen.num_idle == 1:
+            seen.first = f"the batch of step {run.step} {said}"
+            if run.log is not None:
+                warnings.warn(seen.first, stacklevel=2)
+
+
+def _refuse_idle_run(run: Run) -> None:
+    """Raise ValueError if no batch of the run had anything to learn from: its model is the one that it began with."""
+    seen = list(run.sources.values())
+    if seen and all(one.num_idle == one.num_batches for one in seen):
+        raise ValueError(f"the run has learned nothing: every batch was like the first, {seen[0].first}")
 
 
 def _note(run: Run, failure: str) -> None:

@@ -18,6 +18,7 @@ from unimodal.model import DualEncoder
 
 from . import chunks, distributed
 from .config import OptimConfig, Stage, StepConfig, TowersConfig
+from .contrast import contrast_of
 from .data.collate import Batch
 from .sharding import local_part
 from .tasks import clamp_logit_scale, task_loss
@@ -31,6 +32,8 @@ class StepStats(NamedTuple):
     is_finite: bool  # otherwise nothing was updated, on any rank
     num_chunks: int  # of this rank
     num_recomputed: int  # of them
+    masked: dict[str, float] = {}  # noqa: RUF012  # by task that masks duplicates, the share of its pairs that are
+    lacks: tuple[str, ...] = ()  # of each batch, why nothing can be learned from it; "" where something can
 
 
 def train_step(
@@ -46,10 +49,16 @@ def train_step(
     """
     optimizer.zero_grad(set_to_none=True)
     losses: dict[str, float] = {}
+    masked: dict[str, float] = {}
+    lacks: list[str] = []
     num_chunks = num_recomputed = 0
     for batch in batches:
         name, task = batch.place.task, stage.tasks[batch.place.task]
         weight = (task.share if stage.schedule == "joint" else 1.0) / task.accumulate
+        contrast = contrast_of(batch, task)
+        lacks.append(contrast.lacks)
+        if contrast.masked is not None:
+            masked[name] = masked.get(name, 0.0) + contrast.masked / task.accumulate
         encoded = encode_batch(model, batch, config, precision, seed)
         seed += sum(len(tower.chunks) for tower in encoded.values())
         num_chunks += sum(len(tower.chunks) for tower in encoded.values())
@@ -67,7 +76,9 @@ def train_step(
         _update(model, optimizer, stage.optim, learning_rate, grad_norm)
         for name in losses:
             clamp_logit_scale(model, name, stage.tasks[name])
-    return StepStats(losses, grad_norm, is_finite, num_chunks, num_recomputed)
+    if is_finite and grad_norm == 0:
+        lacks = [said or "its gradient is exactly 0" for said in lacks]
+    return StepStats(losses, grad_norm, is_finite, num_chunks, num_recomputed, masked, tuple(lacks))
 
 
 def encode_batch(
