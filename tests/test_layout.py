@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -20,12 +24,51 @@ else:
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("unimodal", "training", "eval", "configs")
 RECIPES = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+LOCKED = re.compile(r"[a-z0-9-]+==[0-9][a-z0-9.]*( ; [^/]+)?")  # no address and no path
+
+
+def pyproject() -> dict[str, Any]:
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return project
 
 
 def setuptools_table() -> dict[str, object]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    table: dict[str, object] = project["tool"]["setuptools"]
+    table: dict[str, object] = pyproject()["tool"]["setuptools"]
     return table
+
+
+def requirements(extra: str) -> Iterator[Requirement]:
+    """What an extra asks for, with what the extras that it names ask for."""
+    for line in pyproject()["project"]["optional-dependencies"][extra]:
+        required = Requirement(line)
+        if required.name != "unimodal":
+            yield required
+        for name in required.extras if required.name == "unimodal" else ():
+            yield from requirements(name)
+
+
+def locked(python: str) -> dict[str, str]:
+    """Package -> version, of Linux on x86_64; a package with two versions there is an error."""
+    environment = {
+        "python_version": python,
+        "python_full_version": f"{python}.1",
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "platform_machine": "x86_64",
+        "os_name": "posix",
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+    }
+    found: dict[str, str] = {}
+    for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            continue
+        required = Requirement(line)
+        if required.marker is None or required.marker.evaluate(environment):
+            assert required.name not in found, f"{required.name} is locked twice for Python {python}"
+            found[required.name] = str(required.specifier).removeprefix("==")
+    return found
 
 
 def installed_name(folder: Path) -> str:
@@ -38,6 +81,31 @@ def test_the_packages_of_pyproject_are_those_of_the_tree() -> None:
     packages = setuptools_table()["packages"]
     assert isinstance(packages, list)
     assert sorted(packages) == sorted(tree)
+
+
+def test_the_lock_is_plain_lines_of_names_and_versions() -> None:
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    comments, others = lines[:2], lines[2:]
+    assert all(line.startswith("#") for line in comments)
+    assert [line for line in others if not LOCKED.fullmatch(line)] == []
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_the_lock_has_all_that_is_required_directly(python: str) -> None:
+    versions = locked(python)
+    base = [Requirement(line) for line in pyproject()["project"]["dependencies"]]
+    for required in [*base, *requirements("dev")]:
+        version = versions.get(canonicalize_name(required.name))
+        assert version is not None, f"{required} is not in requirements.lock; run make lock"
+        assert required.specifier.contains(version), f"{required} does not admit the locked {version}; run make lock"
+
+
+def test_the_supported_pythons_are_the_same_everywhere() -> None:
+    classifiers = [line.rpartition(" ")[2] for line in pyproject()["project"]["classifiers"]]
+    assert classifiers == list(PYTHONS)
+    assert f"Python {PYTHONS[0]} to {PYTHONS[-1]}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    first, last = (f"({python.replace('.', ', ')})" for python in (PYTHONS[0], PYTHONS[-1]))
+    assert f"{first} <= sys.version_info[:2] <= {last}" in (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
 def test_every_folder_with_code_is_a_package() -> None:

@@ -177,14 +177,14 @@ def test_an_error_goes_through_and_no_last_line_says_that_all_is_done(capfd: pyt
 
 def test_a_table_is_whole_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    file = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", file)
     name = "a name of a task that is longer than a terminal is wide, " * 4
     table = Table("task", "value")
     table.add_row(name, "0.970")
     open_console().print(table)
-    written = sys.stdout.getvalue()  # type: ignore[attr-defined]  # what was put there above
-    assert name.strip() in written
-    assert max(map(len, written.splitlines())) < len(name) + 20  # no line is filled up
+    assert name.strip() in file.getvalue()
+    assert max(map(len, file.getvalue().splitlines())) < len(name) + 20  # no line is filled up
 
 
 def test_a_width_that_is_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
