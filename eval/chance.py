@@ -11,18 +11,29 @@ import numpy as np
 import numpy.typing as npt
 
 from .metrics import best_dcg, parse_metric
-from .ranks import Ranks
+from .ranks import NEVER, Ranks
 from .results import Values
 
 
 def chance(metric: str, num_documents: int, ranks: Ranks) -> float:
-    """Expected mean over the queries. ranks: of these only how many there are for a query, and their gains, matters."""
+    """Expected mean over the queries.
+
+    ranks: of these only how many there are for a query, their gains, and which of them are NEVER found, matters.
+    """
     family, k = parse_metric(metric)
+    if num_documents == 0:  # a query that searches nothing finds nothing
+        return 0.0
     if family == "ndcg":
         return float(chance_ndcg(num_documents, ranks, k).mean())
-    relevant = ranks.hit_counts if family == "hit_rate" else ranks.counts
+
+    is_there = ranks.flat < NEVER
+    counted = is_there & (ranks.gains >= ranks.hit_gain) if family == "hit_rate" else is_there
+    relevant = np.bincount(ranks.queries[counted], minlength=len(ranks))
     counts, positions = np.unique(relevant, return_inverse=True)  # few distinct ones, however many queries
-    return float(CHANCE[family](num_documents, counts, k)[positions].mean())
+    values = CHANCE[family](num_documents, counts, k)[positions]
+    if family in ("recall", "map"):  # of all that are relevant, though some are not there
+        values = values * (relevant / ranks.counts)
+    return float(values.mean())
 
 
 def chance_hit_rate(num_documents: int, num_relevant: npt.ArrayLike, k: int) -> Values:
@@ -39,7 +50,8 @@ def chance_ndcg(num_documents: int, ranks: Ranks, k: int) -> Values:
     Each rank holds, in the mean, the Nth part of what all relevant documents are worth together, so
     E[DCG] = sum of gains / N * sum over r = 1..min(k, N) of 1 / log2(1 + r).
     """
-    gained = np.add.reduceat(ranks.gains, ranks.offsets[:-1]) / num_documents
+    gains = np.where(ranks.flat < NEVER, ranks.gains, 0.0)
+    gained = np.add.reduceat(gains, ranks.offsets[:-1]) / num_documents
     return np.asarray(gained * _discounts(min(k, num_documents)).sum() / best_dcg(ranks, k))
 
 

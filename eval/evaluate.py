@@ -123,6 +123,10 @@ def _result(
         cut, cut_documents = (None if side is None else unit(side[:, :dim]) for side in (queries, documents))
         cut_rows, _ = _rows(name, data, metrics, cut, cut_documents, not validation)
         rows += [dataclasses.replace(row, variant=f"{dim} dims") for row in cut_rows]
+    if queries is not None and isinstance(data, RetrievalData) and data.notes:
+        rows = [
+            row if row.variant or row.note else dataclasses.replace(row, note="; ".join(data.notes)) for row in rows
+        ]
     return TaskResult(name, _half(data), data, rows, values, queries, documents)
 
 

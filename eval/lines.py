@@ -22,6 +22,7 @@ SECTIONS = {
 NEUTRAL = re.compile(
     r"modality_gap|alignment|uniformity|image_share|overlapping|near_duplicate|bytes"
 )  # no more is better
+UNDEFINED = "undefined"  # stands for a value that does not exist, as - stands for one that was not measured
 SURE = 0.05  # p values below are marked
 LANGUAGE = re.compile(r"(?P<set>.+)/(?P<language>[a-z]{2,3}(-[A-Za-z]{2,4})?)(?P<direction>/[a-z]+->[a-z]+)?")
 ALIKE = 0.7  # share of their lines that variants of one table have in common
@@ -154,6 +155,26 @@ def number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,.0f}" if abs(value) >= 10 or (value >= 2 and value == int(value)) else f"{value:.3f}"
+
+
+def value_text(row: Row | None) -> str:
+    """The value of a row as `number` writes it, or that it is undefined."""
+    if row is None:
+        return number(None)
+    return UNDEFINED if row.is_undefined else number(row.value)
+
+
+def notes_of(rows: Iterable[Row]) -> dict[str, str]:
+    """task and metrics -> what is to be known of their values: why one is undefined, or what it leaves out.
+
+    What is said of several metrics or variants of a task is said once.
+    """
+    metrics: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        if row.note:
+            named = row.metric if row.is_undefined or not is_score(row.metric) else ""
+            metrics.setdefault((row.task, row.note), {})[f"{named} {row.variant}".strip()] = None
+    return {f"{task} {', '.join(filter(None, names))}".strip(): note for (task, note), names in metrics.items()}
 
 
 def signed(change: float) -> str:

@@ -24,6 +24,7 @@ from .results import Values, Vectors
 # Q queries, N documents, D embedding dimension, P pairs of a query and one of its relevant documents
 COLLAPSED = 1e-3  # spread of unit vectors below which float32 cosines (steps of 6e-8) can hardly tell two of them apart
 NORM_TOLERANCE = 1e-3  # of a unit vector's length: bfloat16 towers normalised in float32 are within 1e-6
+ROUNDING = 1e-6  # cosines of float32 vectors that differ by less may be equal: each is off by up to 2e-7
 BLOCK_ROWS = 1 << 14  # vectors looked at together
 
 
@@ -102,17 +103,44 @@ def parse_metric(metric: str) -> tuple[str, int]:
 def spearman(left: npt.ArrayLike, right: npt.ArrayLike) -> float:
     """Spearman's rank correlation, tied values sharing their average rank.
 
-    Where one side is constant the correlation is undefined; 0 is returned, for such scores order nothing.
+    NaN where it is undefined: one side is constant, or there are fewer than two pairs. That is the answer of scipy and
+    mteb too; `unordered` puts it into words.
     """
     return pearson(average_ranks(left), average_ranks(right))
 
 
 def pearson(left: npt.ArrayLike, right: npt.ArrayLike) -> float:
-    """Pearson's correlation; 0 where one side is constant, as for `spearman`."""
+    """Pearson's correlation; NaN where it is undefined, as for `spearman`."""
     a, b = (np.asarray(side, dtype=np.float64) for side in (left, right))
+    if len(a) < 2 or _is_constant(a) or _is_constant(b):
+        return float("nan")
+
     a, b = a - a.mean(), b - b.mean()
     norm = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / norm if norm > 0 else 0.0
+    return float(a @ b) / norm if norm > 0 else float("nan")
+
+
+def _is_constant(values: Values) -> bool:
+    """Whether all are equal, to the bit: a mean of equal numbers may differ from them, and its deviations from 0."""
+    return bool((values == values[0]).all())
+
+
+def unordered(cosines: npt.ArrayLike, human: npt.ArrayLike) -> str:
+    """Why no correlation of the two sides is defined; "" where it is.
+
+    cosines: (P,) of the model. human: (P,) scores of the pairs.
+
+    Cosines that are equal but for the rounding of float32 (`ROUNDING`) order nothing either: their order would be that
+    of their last bits.
+    """
+    similarities, scores = (np.asarray(side, dtype=np.float64) for side in (cosines, human))
+    if len(scores) < 2:
+        return f"{len(scores)} pair{'' if len(scores) == 1 else 's'}"
+    if _is_constant(scores):
+        return f"the scores of all {len(scores)} pairs are {scores[0]:g}"
+    if np.ptp(similarities) <= ROUNDING:
+        return f"the model gives all {len(scores)} pairs the same similarity"
+    return ""
 
 
 def average_ranks(values: npt.ArrayLike) -> Values:

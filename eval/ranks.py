@@ -22,7 +22,8 @@ BLOCK_ROWS = 64  # queries of a block at least, or the product is as slow as rea
 WIDE = 1 << 18  # with more documents than that (64 MB of scores) these come in blocks too
 WIDE_ROWS, WIDE_COLUMNS = 2048, 8192  # of those blocks
 MANY = 48  # relevant documents of one query from which on sorting its scores beats counting for each
-NEVER = int(np.iinfo(np.int64).max // 2)  # the rank of a document that its query does not search
+NEVER = int(np.iinfo(np.int64).max // 2)  # the rank of a document that its query does not search, or that is lost
+LOST = -1  # the position of a document that is judged and not there
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +76,7 @@ def ranks(
     *,
     gains: Sequence[Sequence[float]] | None = None,
     excluded: Sequence[Sequence[int]] | None = None,
+    lost: Sequence[Sequence[float]] | None = None,
 ) -> Ranks:
     """Ranks of the relevant documents of each query by dot product.
 
@@ -83,11 +85,12 @@ def ranks(
     document_ids: what ties are ordered by; without them the position as a string.
     gains: how relevant each of them is; those of 0 or less are not. None: 1 each.
     excluded: for each query the documents that it does not search; a relevant one of them has the rank NEVER.
+    lost: for each query the gains of relevant documents that are not there; they come last, with the rank NEVER.
 
     Raises ValueError for a query without a relevant document.
     """
     queries, documents = (np.asarray(side, dtype=np.float32) for side in (query_vectors, document_vectors))
-    count = _Counter(relevant, gains, excluded, len(documents), document_ids, equals_of(documents))
+    count = _Counter(relevant, gains, excluded, len(documents), document_ids, equals_of(documents), lost)
     if len(documents) <= WIDE:
         for scores in _products(queries, documents):
             count.add(scores)
@@ -106,6 +109,7 @@ def ranks_of_scores(
     gains: Sequence[Sequence[float]] | None = None,
     excluded: Sequence[Sequence[int]] | None = None,
     equals: Mapping[int, Integers] | None = None,
+    lost: Sequence[Sequence[float]] | None = None,
 ) -> Ranks:
     """As `ranks`, from scores that come in blocks (some queries, N) in the order of the queries.
 
@@ -113,7 +117,7 @@ def ranks_of_scores(
 
     Scores of excluded documents, and of those that equal a relevant one, are overwritten.
     """
-    count = _Counter(relevant, gains, excluded, num_documents, document_ids, equals)
+    count = _Counter(relevant, gains, excluded, num_documents, document_ids, equals, lost)
     for scores in blocks:
         count.add(scores)
     return count.ranks()
@@ -145,8 +149,9 @@ class _Counter:
         num_documents: int,
         document_ids: Sequence[str] | None,
         equals: Mapping[int, Integers] | None = None,
+        lost: Sequence[Sequence[float]] | None = None,
     ) -> None:
-        self.columns, self.offsets, self.gains = _ragged(relevant, gains)
+        self.columns, self.offsets, self.gains = _ragged(*_with_lost(relevant, gains, lost))
         self.flat = np.ones(len(self.columns), dtype=np.int64)
         self.excluded = excluded
         self.num_documents = num_documents
@@ -232,6 +237,8 @@ class _Counter:
                     scores[row, equals[(equals >= first) & (equals < first + scores.shape[1])] - first] = score
 
     def _finish(self, num_queries: int) -> None:
+        pairs = self._pairs(num_queries)
+        self.flat[pairs][self.columns[pairs] == LOST] = NEVER
         if self.excluded is not None:
             for query in range(self.done, self.done + num_queries):
                 pairs = slice(int(self.offsets[query]), int(self.offsets[query + 1]))
@@ -260,6 +267,20 @@ def _products(queries: Vectors, documents: Vectors) -> Iterator[Vectors]:
 def _columns(queries: Vectors, documents: Vectors) -> Iterator[tuple[int, Vectors]]:
     for first in range(0, len(documents), WIDE_COLUMNS):
         yield first, queries @ documents[first : first + WIDE_COLUMNS].T
+
+
+def _with_lost(
+    relevant: Sequence[Sequence[int]],
+    gains: Sequence[Sequence[float]] | None,
+    lost: Sequence[Sequence[float]] | None,
+) -> tuple[Sequence[Sequence[int]], Sequence[Sequence[float]] | None]:
+    """Positions and gains of the relevant documents, and behind them those of what is not there."""
+    if lost is None or not any(lost):
+        return relevant, gains
+
+    known = [[1.0] * len(documents) for documents in relevant] if gains is None else gains
+    positions = [[*documents, *[LOST] * len(absent)] for documents, absent in zip(relevant, lost, strict=True)]
+    return positions, [[*there, *absent] for there, absent in zip(known, lost, strict=True)]
 
 
 def _ragged(

@@ -28,10 +28,12 @@ from .lines import (
     languages_of,
     lines_of,
     main_metrics,
+    notes_of,
     number,
     section_of,
     signed,
     sure_lines,
+    value_text,
     variant_groups,
     variants_of,
 )
@@ -55,7 +57,8 @@ def results_table(
 ) -> Group:
     """The scores: one table with a line for each task and metric and a column for each model, and one of variants.
 
-    The best model of a line is bold; ± is the further end of the 95 % interval, left out where it does not fit.
+    The best model of a line is bold; ± is the further end of the 95 % interval, left out where it does not fit. Below
+    stands why a score is undefined, and what of a task's data its scores leave out.
 
     halves: task -> which half of the space it is about (`halves_of`); the table gets a section for each.
     comparisons: model -> `eval.statistics.compare` of the first model and it; what differs is marked with a *.
@@ -67,11 +70,14 @@ def results_table(
         table = _score_table(models, title, halves or {}, sure, with_intervals)
         if Console(width=10_000).measure(table).minimum <= width:
             break
-    return Group(table, *_language_tables(models), *_variant_tables(models, width))
+    notes = _notes(models)
+    return Group(table, *_language_tables(models), *_variant_tables(models, width), *notes)
 
 
 def results_json(results: Results, facts: Mapping[str, Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
-    """Rows of {task, metric, value, chance, baseline}, and low, high, variant and num where they are set.
+    """Rows of {task, metric, value, chance, baseline}, and low, high, variant, num and note where they are set.
+
+    The value is null where it is undefined; the note says why.
 
     facts: model -> what is true of all its rows ({"fingerprint": ..., "suite": ..., "split": ...}), said in each of
         them, so that rows of several files can be laid together. With several models, or with facts, each row also
@@ -98,8 +104,21 @@ def by_model(results: Results) -> dict[str, Sequence[Row]]:
     return dict(results) if isinstance(results, Mapping) else {"": results}
 
 
+def _notes(models: Mapping[str, Sequence[Row]]) -> list[Text]:
+    """What is said below the tables: once, where it is true of all models."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for model, rows in models.items():
+        for place, note in notes_of(rows).items():
+            found.setdefault((place, note), []).append(model)
+    lines = []
+    for (place, note), names in found.items():
+        whose = "" if len(names) == len(models) else f" ({', '.join(names)})"
+        lines.append(Text(f"{place}{whose}: {note}", style="dim"))
+    return lines
+
+
 def _plain(row: Row) -> dict[str, Any]:
-    empty = {"low": None, "high": None, "variant": "", "num": None}
+    empty = {"low": None, "high": None, "variant": "", "num": None, "note": ""}
     left_out = [name for name, nothing in empty.items() if getattr(row, name) == nothing]
     return {name: value for name, value in dataclasses.asdict(row).items() if name not in left_out}
 
@@ -150,7 +169,7 @@ def _score_cells(
     for name in models:
         row = cells.get(name)
         value = None if row is None else row.value
-        text = Text(number(value), style="bold" if value is not None and value == best else "")
+        text = Text(value_text(row), style="bold" if value is not None and value == best else "")
         if any(sure.values()):
             text.append("*" if line in sure.get(name, ()) else " ")
         if with_intervals and row is not None and row.value is not None and row.low is not None:
@@ -184,7 +203,7 @@ def _language_tables(models: Mapping[str, Sequence[Row]]) -> list[Table]:
 
 
 def _value_of(cells: Mapping[str, Row], model: str) -> str:
-    return number(cells[model].value if model in cells else None)
+    return value_text(cells.get(model))
 
 
 def _variant_tables(models: Mapping[str, Sequence[Row]], width: int) -> list[Table]:
@@ -214,12 +233,12 @@ def _keys(names: Sequence[str], variants: Mapping[str, Cells], models: Iterable[
 
 def _varied_cells(variant: str, keys: Sequence[Key], rows: Cells, changes: Mapping[Key, float]) -> dict[Key, Text]:
     """A column: scores, and beside each the difference to the same queries' plain score; not of dimensions."""
-    values = {key: rows[key].value if key in rows else None for key in keys}
+    values = {key: value_text(rows.get(key)) for key in keys}
     said = {key: signed(changes[key]) for key in keys if key in changes and not dims_of(variant)}
     widest = max(map(len, said.values()), default=0)
     cells = {}
     for key, value in values.items():
-        cells[key] = Text(number(value))
+        cells[key] = Text(value)
         if widest:
             cells[key].append(f" {said.get(key, ''):>{widest}}", style="dim")
     return cells
@@ -250,7 +269,7 @@ def _variant_table(
             "" if (task, metric) == last else metric,
             *([model] if is_named else []),
             *(cells[task, metric, model] for cells in columns.values()),
-            *([number(None if known is None else known.value)] if any(plain.values()) else []),
+            *([value_text(known)] if any(plain.values()) else []),
         )
         last = task, metric
     return table

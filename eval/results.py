@@ -61,13 +61,19 @@ class Row:
 
     task: str
     metric: str
-    value: float | None  # None: the model cannot do this task (a text tower alone sees no picture)
+    value: float | None  # None: undefined, and `note` says why; or the model lacks what the task needs (a tower)
     chance: float | None
     baseline: float | None  # BM25; None where there are no words on one side
     low: float | None = None  # of a 95 % confidence interval of the value
     high: float | None = None
     variant: str = ""  # what was done to vectors or inputs: "64 dims", "int8", "typos", ...; empty: nothing
     num: int | None = None  # queries, pairs or pictures that the value is of
+    note: str = ""  # why the value is undefined; or what of the task's data is missing in it
+
+    @property
+    def is_undefined(self) -> bool:
+        """Whether there is a reason why it has no value, other than a model that lacks a modality."""
+        return self.value is None and bool(self.note)
 
 
 @dataclasses.dataclass(frozen=True)

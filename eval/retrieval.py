@@ -14,7 +14,7 @@ from unimodal.bm25 import Bm25Index
 from .chance import chance
 from .data.datasets import Fused, Input, RetrievalData
 from .metrics import metric_values
-from .ranks import Ranks, ranks, ranks_of_lists, ranks_of_scores
+from .ranks import NEVER, Ranks, ranks, ranks_of_lists, ranks_of_scores
 from .results import Half, Row, Values, Vectors
 from .statistics import score_intervals
 
@@ -106,7 +106,13 @@ def vector_values(
 def vector_ranks(data: RetrievalData, query_vectors: Vectors, document_vectors: Vectors) -> Ranks:
     """Ranks of the relevant documents by cosine similarity."""
     found = ranks(
-        query_vectors, document_vectors, data.relevant, data.document_ids, gains=data.gains, excluded=data.excluded
+        query_vectors,
+        document_vectors,
+        data.relevant,
+        data.document_ids,
+        gains=data.gains,
+        excluded=data.excluded,
+        lost=data.lost,
     )
     return dataclasses.replace(found, hit_gain=data.hit_gain)
 
@@ -135,6 +141,7 @@ def bm25_values(data: RetrievalData, metrics: Sequence[str]) -> dict[str, Values
         None if data.gains is None else tuple(map(tuple, data.gains)),
         None if data.excluded is None else tuple(map(tuple, data.excluded)),
         None if data.document_ids is None else tuple(data.document_ids),
+        None if data.lost is None else tuple(map(tuple, data.lost)),
     )
     found = dataclasses.replace(found, hit_gain=data.hit_gain)
     return {metric: metric_values(metric, found) for metric in metrics}
@@ -148,9 +155,10 @@ def _bm25_ranks(
     gains: tuple[tuple[float, ...], ...] | None,
     excluded: tuple[tuple[int, ...], ...] | None,
     document_ids: tuple[str, ...] | None,
+    lost: tuple[tuple[float, ...], ...] | None,
 ) -> Ranks:
     blocks = Bm25Index(documents).score_blocks(queries)
-    return ranks_of_scores(blocks, relevant, len(documents), document_ids, gains=gains, excluded=excluded)
+    return ranks_of_scores(blocks, relevant, len(documents), document_ids, gains=gains, excluded=excluded, lost=lost)
 
 
 def _words(one: Input) -> str:
@@ -163,16 +171,16 @@ def _words(one: Input) -> str:
 def _by_size(data: RetrievalData) -> Iterator[tuple[int, Ranks]]:
     """How many documents are searched, and the relevant ones among them of the queries that search so many.
 
-    The ranks are not known. A query that could not find any is left out.
+    The ranks are not known, but for those of documents that a query does not search, or that are lost.
     """
     every = [[1.0] * len(documents) for documents in data.relevant]
     parts: dict[int, tuple[list[list[int]], list[list[float]]]] = {}
     for query, (documents, gains) in enumerate(zip(data.relevant, data.gains or every, strict=True)):
         left_out = set(data.excluded[query]) if data.excluded else set()
-        found = [(one, gain) for one, gain in zip(documents, gains, strict=True) if one not in left_out and gain > 0]
-        if found:
-            relevant, known = parts.setdefault(len(data.documents) - len(left_out), ([], []))
-            relevant.append([one for one, _ in found])
-            known.append([gain for _, gain in found])
+        absent = data.lost[query] if data.lost else []
+        places = [NEVER if one in left_out else one for one in documents] + [NEVER] * len(absent)
+        relevant, known = parts.setdefault(len(data.documents) - len(left_out), ([], []))
+        relevant.append(places)
+        known.append([*gains, *absent])
     for num_documents, (relevant, known) in parts.items():
         yield num_documents, dataclasses.replace(ranks_of_lists(relevant, known), hit_gain=data.hit_gain)

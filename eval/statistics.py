@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .data.datasets import PairData
-from .metrics import average_ranks, pearson, spearman
+from .metrics import average_ranks, pearson, spearman, unordered
 from .results import TaskResult, Values
 
 RESAMPLES = 1000
@@ -26,8 +26,8 @@ FLIPS = 10_000
 MAX_STATES = 1 << 16  # sums of flipped differences that are all gone through, so that the p value is exact
 MAX_SWAPS = 2000  # of pairs, each of which has to be ranked anew
 BLOCK = 1 << 22  # drawn numbers held at a time, 32 MB
+CONSTANT = 1e-24  # share of the squares that a variance has to be: what float64 leaves of equal values is below
 
-Interval = tuple[float, float]
 Bounds = tuple[float | None, float | None]  # of an interval; None where it cannot be told
 NORMAL = 1.959963984540054  # 95 % of a standard normal distribution lie within so many of 0
 CORRELATIONS: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike], float]] = {"spearman": spearman, "pearson": pearson}
@@ -42,8 +42,8 @@ class Comparison:
     first: float
     second: float
     difference: float  # second - first
-    low: float  # of a 95 % interval of the difference
-    high: float
+    low: float | None  # of a 95 % interval of the difference; None where all queries differ alike (or there is one)
+    high: float | None
     p_value: float  # of a difference at least as large either way, were the models alike
     num: int  # queries or pairs
 
@@ -51,7 +51,8 @@ class Comparison:
 def compare(first: Iterable[TaskResult], second: Iterable[TaskResult]) -> list[Comparison]:
     """Every metric of every task that both models were scored on.
 
-    Tests stand alone: of twenty comparisons of equal models one has p < 0.05.
+    Tests stand alone: of twenty comparisons of equal models one has p < 0.05. What is undefined for one of them (the
+    correlation of equal scores) is not compared.
     Raises ValueError for a task that has other queries or pairs in the two.
     """
     others = {result.name: result for result in second}
@@ -76,13 +77,16 @@ def score_intervals(values: Sequence[Values]) -> list[Bounds]:
     as nothing says then how far another query would lie.
     """
     return [
-        _wilson(one) if np.minimum(np.abs(one), np.abs(one - 1)).max() < 1e-9 else _known(bounds)
+        _wilson(one) if np.minimum(np.abs(one), np.abs(one - 1)).max() < 1e-9 else bounds
         for one, bounds in zip(values, mean_intervals(values), strict=True)
     ]
 
 
-def mean_intervals(values: Sequence[Values], *, resamples: int = RESAMPLES, seed: int = 0) -> list[Interval]:
-    """95 % intervals of the means of several differences (Q,) each, over the same resamples of the queries."""
+def mean_intervals(values: Sequence[Values], *, resamples: int = RESAMPLES, seed: int = 0) -> list[Bounds]:
+    """95 % intervals of the means of several differences (Q,) each, over the same resamples of the queries.
+
+    (None, None) where all are the same, or there is one: nothing says how far another query would lie.
+    """
     table = np.stack(values, axis=1)  # (Q, M)
     means = np.concatenate([counts @ table / len(table) for counts in _resampled(len(table), resamples, seed)])
     return _percentiles(means)
@@ -93,9 +97,10 @@ def correlation_intervals(
 ) -> list[Bounds]:
     """95 % intervals of correlations ("spearman", "pearson") of two sides (P,), over resamples of the pairs.
 
-    (None, None) where all resamples have the same: a perfect order stays perfect, however few pairs it is of.
+    (None, None) where all resamples have the same: a perfect order stays perfect, however few pairs it is of. Resamples
+    in which the correlation is undefined are left out.
     """
-    return [_known(one) for one in _percentiles(_resampled_correlations(left, right, metrics, resamples, seed))]
+    return _percentiles(_resampled_correlations(left, right, metrics, resamples, seed))
 
 
 def sign_flip_test(differences: Values, *, flips: int = FLIPS, seed: int = 0) -> float:
@@ -140,7 +145,8 @@ def swap_test(
     for _ in range(swaps):
         swapped = random.random(len(human)) < 0.5
         one, other = np.where(swapped, sides[1], sides[0]), np.where(swapped, sides[0], sides[1])
-        extreme += abs(correlation(other, human) - correlation(one, human)) >= observed - 1e-12
+        # an undefined one (all similarities alike) says nothing against chance
+        extreme += not abs(correlation(other, human) - correlation(one, human)) < observed - 1e-12
     return (1 + extreme) / (1 + swaps)
 
 
@@ -166,6 +172,8 @@ def _compare_pairs(one: TaskResult, other: TaskResult) -> list[Comparison]:
     found = []
     for name, positions in groups.items():
         wanted, first, second = human[positions], one.values["cosine"][positions], other.values["cosine"][positions]
+        if unordered(first, wanted) or unordered(second, wanted):
+            continue
         drawn = [_resampled_correlations(side, wanted, metrics, RESAMPLES, 0) for side in (first, second)]
         for metric, (low, high) in zip(metrics, _percentiles(drawn[1] - drawn[0]), strict=True):
             before, after = (CORRELATIONS[metric](side, wanted) for side in (first, second))
@@ -193,16 +201,19 @@ def _resampled_correlations(left: Values, right: Values, metrics: Sequence[str],
 
 
 def _correlations(left: Values, right: Values, counts: Values, metric: str) -> Values:
-    """(R,) correlations of two sides (P,) whose pairs count (R, P) times."""
+    """(R,) correlations of two sides (P,) whose pairs count (R, P) times; NaN where one side is constant."""
     x, y = (
         _weighted_ranks(side, counts) if metric == "spearman" else np.broadcast_to(side, counts.shape)
         for side in (left, right)
     )
     total = counts.sum(axis=1, keepdims=True)
+    sizes = [np.einsum("rp,rp,rp->r", counts, side, side) for side in (x, y)]
     x, y = (side - (counts * side).sum(axis=1, keepdims=True) / total for side in (x, y))
-    products = [np.einsum("rp,rp,rp->r", counts, *sides) for sides in ((x, y), (x, x), (y, y))]
-    norms = np.sqrt(products[1] * products[2])
-    return np.asarray(np.divide(products[0], norms, out=np.zeros_like(norms), where=norms > 0))
+    together, own_x, own_y = (np.einsum("rp,rp,rp->r", counts, *sides) for sides in ((x, y), (x, x), (y, y)))
+
+    is_defined = (own_x > CONSTANT * sizes[0]) & (own_y > CONSTANT * sizes[1])
+    undefined = np.full_like(together, np.nan)
+    return np.asarray(np.divide(together, np.sqrt(own_x * own_y), out=undefined, where=is_defined))
 
 
 def _weighted_ranks(values: Values, counts: Values) -> Values:
@@ -216,19 +227,22 @@ def _weighted_ranks(values: Values, counts: Values) -> Values:
     return found
 
 
-def _percentiles(drawn: Values) -> list[Interval]:
-    """(R, M) -> the middle 95 % of each metric."""
-    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
-    return list(zip(low.tolist(), high.tolist(), strict=True))
+def _percentiles(drawn: Values) -> list[Bounds]:
+    """(R, M) -> the middle 95 % of each metric, of the resamples in which it is defined; None without any."""
+    bounds: list[Bounds] = []
+    for values in drawn.T:
+        defined = values[~np.isnan(values)]
+        low, high = np.percentile(defined, [2.5, 97.5]).tolist() if len(defined) else (0.0, 0.0)
+        bounds.append(_known(low, high))
+    return bounds
 
 
-def _known(interval: Interval) -> Bounds:
+def _known(low: float, high: float) -> Bounds:
     """The interval, unless it is a point: what does not vary claims to be certain."""
-    low, high = interval
-    return interval if high - low > 1e-9 else (None, None)
+    return (low, high) if high - low > 1e-9 else (None, None)
 
 
-def _wilson(values: Values) -> Interval:
+def _wilson(values: Values) -> tuple[float, float]:
     """The score interval of a share (Wilson, 1927). values: (Q,) of 0 and 1."""
     share, count = float(values.mean()), len(values)
     shrink = 1 + NORMAL**2 / count

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from unimodal.bm25 import Bm25Index
 
 from .data.datasets import PairData
+from .metrics import unordered
 from .results import Row, Values, Vectors
 from .statistics import CORRELATIONS, Bounds, correlation_intervals
 
@@ -36,25 +38,39 @@ def sts_rows(
     with_intervals: also 95 % intervals, from resampled pairs.
 
     Chance is 0, the baseline BM25's. The values are those of each pair, under "cosine": a correlation has no parts.
+    An undefined correlation (all scores alike, all cosines alike, one pair) has the value None, a note that says why,
+    and a warning.
     """
     groups = {task: list(range(len(pairs.scores)))}
     groups.update({f"{task}/{name}": positions for name, positions in pairs.groups.items()})
     human, words = np.array(pairs.scores, dtype=np.float64), bm25_similarities(pairs)
     model = None if left is None or right is None else cosines(left, right)
-    rows = []
+    rows: list[Row] = []
     for name, positions in groups.items():
-        intervals: list[Bounds] = []
-        if model is not None and with_intervals and positions:
-            intervals = correlation_intervals(model[positions], human[positions], metrics)
-        for number, metric in enumerate(metrics):
-            value, baseline = (
-                None if one is None else CORRELATIONS[metric](one[positions], human[positions])
-                for one in (model, words)
-            )
-            low, high = intervals[number] if intervals else (None, None)
-            num = None if model is None else len(positions)
-            rows.append(Row(name, metric, value, 0.0, baseline, low, high, num=num))
+        wanted = human[positions]
+        baselines = _correlations(words[positions], wanted, metrics)
+        if model is None:
+            rows += [Row(name, metric, None, 0.0, one) for metric, one in zip(metrics, baselines, strict=True)]
+            continue
+
+        found = model[positions]
+        note = unordered(found, wanted)
+        if note:
+            warnings.warn(f"{name}: {' and '.join(metrics)} undefined: {note}.", stacklevel=2)
+        intervals: list[Bounds] = [(None, None)] * len(metrics)
+        if with_intervals and not note:
+            intervals = correlation_intervals(found, wanted, metrics)
+        values = _correlations(found, wanted, metrics)
+        for metric, value, baseline, bounds in zip(metrics, values, baselines, intervals, strict=True):
+            rows.append(Row(name, metric, value, 0.0, baseline, *bounds, num=len(positions), note=note))
     return rows, {} if model is None else {"cosine": model}
+
+
+def _correlations(similarities: Values, human: Values, metrics: Sequence[str]) -> list[float | None]:
+    """Of each metric the correlation; None where it is undefined."""
+    if unordered(similarities, human):
+        return [None] * len(metrics)
+    return [CORRELATIONS[metric](similarities, human) for metric in metrics]
 
 
 def cosines(left: Vectors, right: Vectors) -> Values:

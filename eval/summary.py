@@ -15,7 +15,8 @@ HALVES: tuple[Half, ...] = ("text", "cross-modal")
 def summary_rows(results: Sequence[TaskResult], suite: Suite) -> list[Row]:
     """Means over languages and subsets, the suite's own averages, and the balance; each variant apart.
 
-    A mean is left out where one of its tasks is not there or has no value.
+    A mean is left out where one of its tasks is not there, or the model cannot do it. Undefined scores are left out of
+    a mean, whose note names them.
     """
     rows = [row for result in results for row in result.rows]
     known = {(row.task, row.metric, row.variant): row for row in rows}
@@ -36,34 +37,52 @@ def balance_rows(results: Iterable[TaskResult]) -> list[Row]:
     """How good a model is in both halves at once: their mean scores, the lower of both, and the harmonic mean.
 
     The score of a half is the mean over its tasks of each one's main metric (the first that it prints); directions,
-    languages and subsets of a task are averaged first, so that a task of 36 languages counts as one. No rows without
-    both halves.
+    languages and subsets of a task are averaged first, so that a task of 36 languages counts as one. Undefined scores
+    are left out, and named in the note. No rows without both halves.
     """
     found: dict[Half, dict[str, list[float]]] = {half: {} for half in HALVES}
-    for result in results:
-        if result.half in found and result.rows and result.rows[0].value is not None:
-            found[result.half].setdefault(result.name.partition("/")[0], []).append(result.rows[0].value)
+    main = [(result, result.rows[0]) for result in results if result.half in found and result.rows]
+    for result, row in main:
+        if row.value is not None:
+            found[result.half].setdefault(result.name.partition("/")[0], []).append(row.value)
     if not all(found.values()):
         return []
     scores = {half: statistics.fmean(map(statistics.fmean, tasks.values())) for half, tasks in found.items()}
     both = list(scores.values())
     harmonic = statistics.harmonic_mean(both) if min(both) >= 0 else None
     values = {**{f"{half}_mean": score for half, score in scores.items()}, "min": min(both), "harmonic_mean": harmonic}
-    return [Row(BALANCE, metric, value, None, None) for metric, value in values.items()]
+    note = _left_out([row.task for _, row in main if row.is_undefined], len(main))
+    notes = dict.fromkeys(values, note)
+    if harmonic is None:
+        notes["harmonic_mean"] = "the mean of a half is below 0, where a harmonic mean is not defined"
+    return [Row(BALANCE, metric, value, None, None, note=notes[metric]) for metric, value in values.items()]
 
 
 def _mean(
     name: str, metric: str, variant: str, tasks: Sequence[str], known: dict[tuple[str, str, str], Row]
 ) -> Row | None:
-    rows = [known.get((task, metric, variant)) for task in tasks]
-    there = [row for row in rows if row is not None and row.value is not None]
-    if len(there) < len(tasks):
+    rows = [row for task in tasks if (row := known.get((task, metric, variant))) is not None]
+    there = [row for row in rows if row.value is not None]
+    undefined = [row for row in rows if row.is_undefined]
+    if len(there) + len(undefined) < len(tasks):
         return None
+
+    note = _left_out([row.task for row in undefined], len(tasks))
     value, chance, baseline = (
-        statistics.fmean(parts) if len(parts) == len(there) else None
-        for parts in (
-            [getattr(row, part) for row in there if getattr(row, part) is not None]
-            for part in ("value", "chance", "baseline")
-        )
+        _mean_of([getattr(row, part) for row in there]) for part in ("value", "chance", "baseline")
     )
-    return Row(name, metric, value, chance, baseline, variant=variant)
+    return Row(name, metric, value, chance, baseline, variant=variant, note=note)
+
+
+def _mean_of(parts: Sequence[float | None]) -> float | None:
+    """The mean; None where a part is missing, or all are."""
+    known = [part for part in parts if part is not None]
+    return statistics.fmean(known) if known and len(known) == len(parts) else None
+
+
+def _left_out(undefined: Sequence[str], count: int) -> str:
+    """What is said of a mean that lacks undefined scores."""
+    if not undefined:
+        return ""
+    named = ", ".join(undefined[:3]) + (" and others" if len(undefined) > 3 else "")
+    return f"the mean of {count - len(undefined)} of {count}: {named} undefined"

@@ -43,9 +43,9 @@ MAX_NONFINITE = 10  # steps in a row without an update: weights, data or learnin
 
 
 class Evaluate(Protocol):
-    """What the command line hands over: scores of a model, by name."""
+    """What the command line hands over: scores of a model, by name; None stands for one that is undefined."""
 
-    def __call__(self, embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float]: ...
+    def __call__(self, embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float | None]: ...
 
 
 def train(
@@ -239,7 +239,7 @@ def _validate(run: Run, evaluate: Evaluate | None, signals: StopSignals) -> int:
         seconds = time.perf_counter() - began
         if not should_stop():  # a validation that was cut short is done again by the run that goes on
             _keep_best(run, scores)
-            values = {f"val/{name}": value for name, value in scores.items()}
+            values = {f"val/{name}": value for name, value in scores.items() if value is not None}
             run.log.append({"step": run.step, **values, "validation_seconds": seconds})
 
     _gather_whole(run, everywhere=True)
@@ -249,15 +249,19 @@ def _validate(run: Run, evaluate: Evaluate | None, signals: StopSignals) -> int:
     return signals.agree()
 
 
-def _keep_best(run: Run, scores: Mapping[str, float]) -> None:
+def _keep_best(run: Run, scores: Mapping[str, float | None]) -> None:
     assert run.config.eval is not None
     assert run.log is not None
     best = run.config.eval.best
     if best and best not in scores:
         raise ValueError(f"eval.best {best!r} is no validation score; choose one of {', '.join(sorted(scores))}.")
     before = max((row[f"val/{best}"] for row in run.log.validations if f"val/{best}" in row), default=-math.inf)
-    if best and scores[best] > before:
-        card = _card(run.whole, f"Step {run.step}: {best} {scores[best]:.3f}, the highest on validation.", scores)
+    score = scores[best] if best else None
+    if best and score is None:
+        _note(run, f"eval.best {best!r} is undefined at step {run.step}, so this model is not compared with others.")
+    if score is not None and score > before:
+        known = {name: value for name, value in scores.items() if value is not None}
+        card = _card(run.whole, f"Step {run.step}: {best} {score:.3f}, the highest on validation.", known)
         try:
             save_model(run.folder / "best", run.whole, run.tokenizer, card, overwrite=True)
         except OSError as error:

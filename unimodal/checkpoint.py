@@ -215,6 +215,8 @@ def model_card(
             numbers = [
                 f"{row[key]:.3f}" if row.get(key) is not None else "-" for key in ("value", "chance", "baseline")
             ]
+            if row.get("value") is None and row.get("note"):
+                numbers[0] = "undefined"
             lines.append(f"| {row['task']} | {row['metric']} | {' | '.join(numbers)} |")
     return "\n".join(lines) + "\n"
 

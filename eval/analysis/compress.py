@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.datasets import PairData, RetrievalData
-from ..metrics import metric_values
+from ..metrics import metric_values, unordered
 from ..ranks import BLOCK_ROWS, BLOCK_SCORES, equals_of, ranks_of_scores
 from ..results import Row, TaskResult, Vectors
 from ..statistics import CORRELATIONS
@@ -43,8 +43,8 @@ def compression_rows(results: Iterable[TaskResult]) -> list[Row]:
         restored = from_int8(to_int8(documents, int8_ranges(documents)), int8_ranges(documents))
         if isinstance(result.data, PairData):
             agreeing = np.count_nonzero((queries > 0) == (documents > 0), axis=1)
-            rows.append(_row(result, _correlation(result, cosines(queries, restored)), "int8"))
-            rows.append(_row(result, _correlation(result, agreeing), "binary"))
+            rows.append(_correlation_row(result, cosines(queries, restored), "int8"))
+            rows.append(_correlation_row(result, agreeing, "binary"))
         else:
             rows += _retrieval_rows(result, queries, documents, restored)
     for full in sorted(lengths):
@@ -130,7 +130,7 @@ def _retrieval_rows(result: TaskResult, queries: Vectors, documents: Vectors, re
         for again in (False, True):
             found = ranks_of_scores(
                 blocks(variant, again), data.relevant, len(documents), data.document_ids,
-                gains=data.gains, excluded=data.excluded,
+                gains=data.gains, excluded=data.excluded, lost=data.lost,
             )  # fmt: skip
             found = dataclasses.replace(found, hit_gain=data.hit_gain)
             value = float(metric_values(_main_row(result).metric, found).mean())
@@ -138,9 +138,11 @@ def _retrieval_rows(result: TaskResult, queries: Vectors, documents: Vectors, re
     return rows
 
 
-def _correlation(result: TaskResult, similarities: npt.ArrayLike) -> float:
+def _correlation_row(result: TaskResult, similarities: npt.ArrayLike, variant: str) -> Row:
     assert isinstance(result.data, PairData)
-    return CORRELATIONS[_main_row(result).metric](similarities, result.data.scores)
+    if reason := unordered(similarities, result.data.scores):
+        return _row(result, None, variant, reason)
+    return _row(result, CORRELATIONS[_main_row(result).metric](similarities, result.data.scores), variant)
 
 
 def _scored(results: Iterable[TaskResult]) -> Iterator[tuple[TaskResult, Vectors, Vectors]]:
@@ -155,8 +157,8 @@ def _main_row(result: TaskResult) -> Row:
     return next(row for row in result.rows if row.task == result.name and not row.variant)
 
 
-def _row(result: TaskResult, value: float, variant: str) -> Row:
-    return dataclasses.replace(_main_row(result), value=value, low=None, high=None, variant=variant)
+def _row(result: TaskResult, value: float | None, variant: str, note: str = "") -> Row:
+    return dataclasses.replace(_main_row(result), value=value, low=None, high=None, variant=variant, note=note)
 
 
 def _bytes_row(size: int, variant: str) -> Row:

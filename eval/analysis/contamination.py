@@ -70,14 +70,14 @@ class TaskOverlap:
         ]
 
     @property
-    def query_share(self) -> float:
-        """Of the queries, how many were seen."""
-        return len(self.queries) / max(1, self.num_queries)
+    def query_share(self) -> float | None:
+        """Of the queries, how many were seen; None without any."""
+        return len(self.queries) / self.num_queries if self.num_queries else None
 
     @property
-    def document_share(self) -> float:
-        """Of the relevant documents, how many were seen."""
-        return len(self.documents) / max(1, self.num_documents)
+    def document_share(self) -> float | None:
+        """Of the relevant documents, how many were seen; None without any, as in a zero-shot task."""
+        return len(self.documents) / self.num_documents if self.num_documents else None
 
 
 def contamination(
@@ -111,9 +111,18 @@ def overlap_rows(result: TaskResult, overlap: TaskOverlap) -> list[Row]:
 
     The value is None where fewer than two are left. A result without vectors has the shares alone.
     """
+    shares = {"queries": overlap.query_share, "documents": overlap.document_share}
     rows = [
-        Row(result.name, "overlapping_queries", overlap.query_share, None, None, variant="contamination"),
-        Row(result.name, "overlapping_documents", overlap.document_share, None, None, variant="contamination"),
+        Row(
+            result.name,
+            f"overlapping_{what}",
+            share,
+            None,
+            None,
+            variant="contamination",
+            note="" if share is not None else f"the task has no {what}",
+        )
+        for what, share in shares.items()
     ]
     if result.queries is not None and result.documents is not None:
         rows += _rows_of_rest(result, np.setdiff1d(np.arange(overlap.num_queries), overlap.tainted))
@@ -123,11 +132,13 @@ def overlap_rows(result: TaskResult, overlap: TaskOverlap) -> list[Row]:
 def _rows_of_rest(result: TaskResult, rest: Numbers) -> list[Row]:
     if len(rest) < 2:
         metrics = dict.fromkeys(row.metric for row in result.rows)
-        return [Row(result.name, metric, None, None, None, variant=VARIANT) for metric in metrics]
+        left = "none of the queries is" if len(rest) == 0 else "1 of the queries is"
+        note = f"{left} left without those seen in training"
+        return [Row(result.name, metric, None, None, None, variant=VARIANT, note=note) for metric in metrics]
     scores = part_scores(result, rest, part_values(result, rest))
     return [
-        Row(result.name, metric, value, None, None, low, high, VARIANT, len(rest))
-        for metric, (value, (low, high)) in scores.items()
+        Row(result.name, metric, score.value, None, None, *score.bounds, VARIANT, len(rest), score.note)
+        for metric, score in scores.items()
     ]
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from ..data.datasets import PairData, RetrievalData
+from ..metrics import unordered
 from ..results import TaskResult, Values, Vectors
 from ..retrieval import vector_values
 from ..statistics import CORRELATIONS, Bounds, correlation_intervals, score_intervals
@@ -21,6 +22,14 @@ from ..zero_shot import zero_shot_values
 
 Numbers = npt.NDArray[np.int64]
 _T = TypeVar("_T")
+
+
+class PartScore(NamedTuple):
+    """A score over some of a task's queries."""
+
+    value: float | None  # None: undefined
+    bounds: Bounds  # of its 95 % interval
+    note: str = ""  # why it is undefined
 
 
 def part_values(result: TaskResult, numbers: Numbers, queries: Vectors | None = None) -> dict[str, Values]:
@@ -42,13 +51,14 @@ def part_values(result: TaskResult, numbers: Numbers, queries: Vectors | None = 
             gains=None if data.gains is None else _some(data.gains, numbers),
             query_ids=None if data.query_ids is None else _some(data.query_ids, numbers),
             excluded=None if data.excluded is None else _some(data.excluded, numbers),
+            lost=None if data.lost is None else _some(data.lost, numbers),
         )
         return vector_values(part, list(result.values), vectors, result.documents)
     pictures = dataclasses.replace(data, images=_some(data.images, numbers), labels=_some(data.labels, numbers))
     return zero_shot_values(pictures, list(result.values), vectors, result.documents)
 
 
-def part_scores(result: TaskResult, numbers: Numbers, values: dict[str, Values]) -> dict[str, tuple[float, Bounds]]:
+def part_scores(result: TaskResult, numbers: Numbers, values: dict[str, Values]) -> dict[str, PartScore]:
     """metric -> its score over some of a task's queries and the 95 % interval of that.
 
     values: of `part_values` for the same queries.
@@ -57,13 +67,16 @@ def part_scores(result: TaskResult, numbers: Numbers, values: dict[str, Values])
     if isinstance(data, PairData):
         metrics = [one for one in CORRELATIONS if any(row.metric == one for row in result.rows)]
         human = np.array(data.scores, dtype=np.float64)[numbers]
+        if reason := unordered(values["cosine"], human):
+            return {metric: PartScore(None, (None, None), reason) for metric in metrics}
         intervals = correlation_intervals(values["cosine"], human, metrics)
         scores = [CORRELATIONS[metric](values["cosine"], human) for metric in metrics]
     else:
         metrics = list(values)
         intervals = score_intervals(list(values.values())) if values else []
         scores = [float(one.mean()) for one in values.values()]
-    return dict(zip(metrics, zip(scores, intervals, strict=True), strict=True))
+    found = [PartScore(*one) for one in zip(scores, intervals, strict=True)]
+    return dict(zip(metrics, found, strict=True))
 
 
 def _some(values: Sequence[_T], numbers: Numbers) -> list[_T]:

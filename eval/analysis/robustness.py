@@ -23,7 +23,7 @@ from ..data.inputs import bytes_of, name_of
 from ..metrics import check_vectors
 from ..plan import asked_of
 from ..results import Row, TaskResult, Vectors
-from ..statistics import Interval, mean_intervals
+from ..statistics import Bounds, mean_intervals
 from ..store import EmbeddingStore
 from .paraphrase import paraphrase
 from .parts import Numbers, part_scores, part_values
@@ -152,16 +152,28 @@ def robustness(result: TaskResult, store: EmbeddingStore, kinds: Sequence[str] =
 def _rows(result: TaskResult, kind: str, numbers: Numbers, vectors: Vectors) -> list[Row]:
     values_before, values = part_values(result, numbers), part_values(result, numbers, vectors)
     before, after = part_scores(result, numbers, values_before), part_scores(result, numbers, values)
-    intervals: dict[str, Interval] = {}
+    intervals: dict[str, Bounds] = {}
     if values.keys() == after.keys():  # not of a correlation: it has no values of single queries to resample
         differences = [values[metric] - values_before[metric] for metric in values]
         intervals = dict(zip(values, mean_intervals(differences), strict=True))
     rows = []
-    for metric, (value, (low, high)) in after.items():
-        rows.append(Row(result.name, metric, value, None, None, low, high, kind, len(numbers)))
-        bounds: tuple[float | None, float | None] = intervals.get(metric, (None, None))
-        difference, variant = value - before[metric][0], f"{kind}, difference"
-        rows.append(Row(result.name, metric, difference, None, None, *bounds, variant, len(numbers)))
+    for metric, score in after.items():
+        rows.append(Row(result.name, metric, score.value, None, None, *score.bounds, kind, len(numbers), score.note))
+        plain = before[metric]
+        difference = None if score.value is None or plain.value is None else score.value - plain.value
+        rows.append(
+            Row(
+                result.name,
+                metric,
+                difference,
+                None,
+                None,
+                *intervals.get(metric, (None, None)),
+                f"{kind}, difference",
+                len(numbers),
+                score.note or plain.note,
+            )
+        )
     return rows
 
 

@@ -33,6 +33,7 @@ MAX_ROWS = 4096  # vectors whose distances to all others are averaged; beyond th
 MAX_QUERIES = 5000  # asked of a mixed index; beyond that a sample, drawn with seed 0
 TOP = 10
 NDCG = f"ndcg_at_{TOP}"
+NO_PAIR = "there is no pair to average over"  # one text, one image, or none that belongs to another
 UNSEEN = -2.0  # as a score: below every cosine
 
 
@@ -63,7 +64,10 @@ def space_rows(results: Iterable[TaskResult], calibration: Calibration | None = 
                 "uniformity_image": uniformity(pictures, pictures, [[row] for row in range(len(pictures))]),
                 "uniformity_across": uniformity(texts, pictures, sides.matches),
             }
-            rows += [Row(sides.task, name, value, None, None, variant=variant) for name, value in values.items()]
+            rows += [
+                Row(sides.task, name, value, None, None, variant=variant, note="" if value is not None else NO_PAIR)
+                for name, value in values.items()
+            ]
     return rows
 
 

@@ -6,8 +6,10 @@ hub: mteb/scifact, zeta-alpha-ai/NanoSciFact, and with pictures vidore/docvqa_te
 
 from __future__ import annotations
 
+import math
+import unicodedata
 import warnings
-from collections.abc import Container, Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from unimodal.rows import Row
@@ -17,45 +19,115 @@ from .hub import table_files, table_rows
 
 
 def read_beir(folder: Path, split: str = "test", subset: str = "", *, without_itself: bool = False) -> RetrievalData:
-    """Queries and documents, texts or pictures, with graded relevance and the ids of the set.
+    """Queries and documents, texts or images, with graded relevance and the ids of the set.
 
     split: of the qrels. subset: a language or another part of a repository that holds several ("en" has the
         configurations en-corpus, en-queries and en-qrels).
     without_itself: a query does not search the document that has its id (mteb's `ignore_identical_ids`).
 
-    A document is its title and its text, as mteb joins them; without either it stands as ".", and a warning counts
-    those. Queries that the split does not judge are those of other splits and are left out; of those that it judges
-    without finding anything relevant a warning says how many were left out.
+    A document is its title and its text, as mteb joins them; what has neither stands as ".". Queries that the split
+    does not judge are those of other splits and are left out.
 
-    Raises ValueError, naming the folder: an id twice, qrels that name a query or a document that is not there, no
-    qrels at all, an empty query.
+    Judgements are scored as trec_eval does: a relevant document that is not in the corpus is never found, and stays in
+    the ideal ranking and among those that recall counts. Judged queries that are not there, or without anything
+    relevant, are left out. `notes` and warnings count all of these.
+
+    Raises ValueError, naming the folder: an id twice, ids that differ in case or blanks alone, qrels none of whose
+    relevant documents is there, two grades for one document, no qrels at all.
     """
     prefix = f"{subset}-" if subset else ""
     qrels = table_files(folder, [f"{prefix}qrels"] if subset else ["default", "qrels"], split)
     documents = _inputs(table_files(folder, [f"{prefix}corpus"], split), "corpus-id", f"document of {folder}")
     names = [f"{prefix}queries", *([] if subset else ["query"])]
     queries = _inputs(table_files(folder, names, split), "query-id", f"query of {folder}")
-    judged = _judgements(table_rows(qrels), queries, documents, folder)
-    if silent := next((query for query in judged if queries.get(query) == ""), None):
-        raise ValueError(f"query {silent!r} of {folder} is empty; remove it from the qrels.")
-    if empty := [name for name, document in documents.items() if not document]:
-        warnings.warn(f"{len(empty)} documents of {folder} are empty and stand as {NO_TEXT!r}", stacklevel=2)
-        documents.update(dict.fromkeys(empty, NO_TEXT))
-    positions = {name: number for number, name in enumerate(documents)}
+    judged, num_repeated = _judgements(_qrels_rows(qrels), folder)
     found = {query: {one: grade for one, grade in grades.items() if grade > 0} for query, grades in judged.items()}
+
     asked_for = [query for query in queries if found.get(query)]
-    if len(asked_for) < len(judged):
-        left_out = len(judged) - len(asked_for)
-        warnings.warn(f"{left_out} queries of {folder} have no relevant document and are left out", stacklevel=2)
-    gains = [list(found[query].values()) for query in asked_for]
+    lost_queries = [query for query in found if query not in queries and found[query]]
+    lost = {query: [one for one in found[query] if one not in documents] for query in asked_for}
+    lost_documents = list(dict.fromkeys(one for absent in lost.values() for one in absent))
+    _refuse_other_spelling(lost_documents, documents, f"qrels of {folder} name the document")
+    _refuse_other_spelling(lost_queries, queries, f"qrels of {folder} name the query")
+    if all(len(lost[query]) == len(found[query]) for query in asked_for):
+        _refuse_foreign_qrels(found, documents, queries, folder)
+
+    empty_documents = [name for name, document in documents.items() if not document]
+    empty_queries = [name for name in asked_for if not queries[name]]
+    documents.update(dict.fromkeys(empty_documents, NO_TEXT))
+    queries.update(dict.fromkeys(empty_queries, NO_TEXT))
+    num_silent = sum(not grades for query, grades in found.items() if query in queries)
+    num_hit = sum(map(bool, lost.values()))
+    notes = [
+        *_counted(len(empty_documents), "documents are empty and stand as '.'"),
+        *_counted(len(empty_queries), "queries are empty and stand as '.'"),
+        *_counted(num_repeated, "judgements are there twice and count once"),
+        *_counted(num_silent, "queries have no relevant document and are left out"),
+        *_counted(len(lost_queries), "judged queries are not among the queries and are left out", lost_queries),
+        *_counted(
+            len(lost_documents),
+            f"relevant documents (of {num_hit} queries) are not in the corpus and count as not found",
+            lost_documents,
+        ),
+    ]
+    for note in notes:
+        warnings.warn(f"{folder}: {note}", stacklevel=2)
+
+    positions = {name: number for number, name in enumerate(documents)}
+    relevant = [[one for one in found[query] if one in positions] for query in asked_for]
+    gains = [[found[query][one] for one in some] for query, some in zip(asked_for, relevant, strict=True)]
+    lost_gains = [[found[query][one] for one in lost[query]] for query in asked_for]
     return RetrievalData(
         queries=[queries[query] for query in asked_for],
         documents=list(documents.values()),
-        relevant=[[positions[document] for document in found[query]] for query in asked_for],
-        gains=None if all(gain == 1 for of_query in gains for gain in of_query) else gains,
+        relevant=[[positions[one] for one in some] for some in relevant],
+        gains=None if all(gain == 1 for some in [*gains, *lost_gains] for gain in some) else gains,
         query_ids=asked_for,
         document_ids=list(documents),
         excluded=[[positions[query]] if query in positions else [] for query in asked_for] if without_itself else None,
+        lost=lost_gains if any(lost_gains) else None,
+        notes=tuple(notes),
+    )
+
+
+def id_of(value: object) -> str:
+    """An id as it is compared: without blanks around it, and 7.0 (a table with gaps makes floats of numbers) is 7."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip()
+
+
+def _counted(count: int, said: str, names: Sequence[str] = ()) -> list[str]:
+    """A note, unless there is nothing to note."""
+    first = f" (first {names[0]!r})" if names else ""
+    return [f"{count} {said}{first}"] if count else []
+
+
+def _refuse_other_spelling(lost: Iterable[str], known: Iterable[str], what: str) -> None:
+    """An id that is there in other letters is not lost: the files do not fit together."""
+    lost = list(lost)
+    spellings = {_folded(name): name for name in known} if lost else {}
+    for name in lost:
+        other = spellings.get(_folded(name))
+        if other is not None:
+            raise ValueError(f"{what} {name!r}, which is there as {other!r}; write both ids alike.")
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold().strip()
+
+
+def _refuse_foreign_qrels(
+    found: Mapping[str, Mapping[str, float]], documents: Iterable[str], queries: Iterable[str], folder: Path
+) -> None:
+    """Qrels that find nothing at all are those of another set, unless they hold nothing relevant."""
+    query = next((query for query, grades in found.items() if grades), None)
+    if query is None:
+        raise ValueError(f"qrels of {folder} hold no grade above 0; check the split and the column of the grade.")
+    raise ValueError(
+        f"qrels of {folder} fit none of its queries and documents: they name query {query!r} and document "
+        f"{next(iter(found[query]))!r}, and the set has query {next(iter(queries), '')!r} and document "
+        f"{next(iter(documents), '')!r}; fetch all files of one set."
     )
 
 
@@ -66,7 +138,7 @@ def _inputs(files: list[Path], id_column: str, what: str) -> dict[str, Input]:
         column = next((name for name in ("_id", "id", id_column) if name in row), None)
         if column is None:
             raise ValueError(f"{what}: row {number} of {files[0].name} has no _id, id or {id_column}; it has {[*row]}.")
-        name = str(row[column])
+        name = id_of(row[column])
         if name in inputs:
             raise ValueError(f"{what}: id {name!r} is there twice; ids must be distinct.")
         inputs[name] = _input(row)
@@ -83,28 +155,74 @@ def _input(row: Row) -> Input:
     return text
 
 
-def _judgements(
-    rows: Iterable[Row], queries: Container[str], documents: Container[str], folder: Path
-) -> dict[str, dict[str, float]]:
-    """Query -> the documents judged and how relevant each is; 0 or less says that it is not, wherever it is."""
+def _judgements(rows: Iterable[Row], folder: Path) -> tuple[dict[str, dict[str, float]], int]:
+    """Query -> the documents judged and how relevant each is (0 or less: not), and how many rows say it again."""
     judged: dict[str, dict[str, float]] = {}
+    num_repeated = 0
     for row in rows:
         try:
-            query, document = str(row["query-id"]), str(row["corpus-id"])
+            query, document = id_of(row["query-id"]), id_of(row["corpus-id"])
             grade = float(row.get("score", 1))
         except (KeyError, TypeError, ValueError):
             raise ValueError(
                 f"qrels of {folder}: {row} is not query-id, corpus-id and score; repair the row."
             ) from None
-        for name, known, what in ((query, queries, "query"), (document, documents, "document")):
-            if name not in known and grade > 0:
-                raise ValueError(
-                    f"qrels of {folder} name the {what} {name!r}, which is not there; fetch the set again."
-                )
+        if not math.isfinite(grade):
+            raise ValueError(f"qrels of {folder}: the score of {row} is not a number; repair the row.")
         of_query = judged.setdefault(query, {})
-        if document in of_query:
-            raise ValueError(f"qrels of {folder} judge document {document!r} for query {query!r} twice; keep one.")
+        if of_query.get(document, grade) != grade:
+            raise ValueError(
+                f"qrels of {folder} judge document {document!r} for query {query!r} as {of_query[document]:g} and as "
+                f"{grade:g}; keep one."
+            )
+        num_repeated += document in of_query
         of_query[document] = grade
     if not judged:
         raise ValueError(f"qrels of {folder} are empty; check the split.")
-    return judged
+    return judged, num_repeated
+
+
+def _qrels_rows(files: Iterable[Path]) -> Iterator[Row]:
+    for path in files:
+        yield from _qrels_lines(path) if path.suffix == ".tsv" else table_rows([path])
+
+
+def _qrels_lines(path: Path) -> Iterator[Row]:
+    """Judgements as text: query, document and grade, or trec_eval's four columns, with or without a header.
+
+    Columns are separated by tabs, or without any by blanks; nothing is quoted.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from None
+    columns: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        cells = [cell.strip() for cell in (line.split("\t") if "\t" in line else line.split())]
+        is_first = not columns
+        columns = columns or _columns_of(cells)
+        if len(cells) <= max(columns.values()):
+            raise ValueError(f"{path}, line {number}: {line!r} is not query-id, corpus-id and score; repair the row.")
+        row = {name: cells[place] for name, place in columns.items()}
+        if is_first and (row["query-id"] == "query-id" or not _is_number(row["score"])):
+            continue  # a header
+        yield row
+
+
+def _columns_of(cells: Sequence[str]) -> dict[str, int]:
+    """Where the ids and the grade stand: as a header names them, or in the order of BEIR's or trec_eval's columns."""
+    if "query-id" in cells and "corpus-id" in cells:
+        return {name: cells.index(name) for name in ("query-id", "corpus-id", "score") if name in cells}
+    return (
+        {"query-id": 0, "corpus-id": 2, "score": 3} if len(cells) == 4 else {"query-id": 0, "corpus-id": 1, "score": 2}
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -56,6 +56,8 @@ class RetrievalData:
     excluded: list[list[int]] | None = None  # documents that a query does not search, though others do: itself
     hit_gain: float = 0.0  # hit rates count documents of at least this gain: the product itself, not one like it
     both_ways: bool = False  # captions and pictures: score `swap_sides` of it too
+    lost: list[list[float]] | None = None  # gains of relevant documents that are not there: missed, whatever is found
+    notes: tuple[str, ...] = ()  # what was left out or does not fit, for whoever reads the scores
 
 
 @dataclass(frozen=True)
@@ -224,12 +226,14 @@ def swap_sides(data: RetrievalData) -> RetrievalData:
 def checked(name: str, data: TaskData) -> TaskData:
     """The data as it is, once it is seen that it can be scored.
 
-    Raises ValueError, naming the task, for no queries or documents, ids that are not distinct, a query that has no
-    relevant document or only such that it does not search, empty texts, a label without a class.
+    Raises ValueError, naming the task, for no queries or documents, ids that are not distinct, a query without a
+    relevant document, empty texts, a label without a class. A query whose relevant documents are lost, or not among
+    those it searches, scores 0; a note counts the latter.
     """
     if isinstance(data, RetrievalData):
         _check_retrieval(name, data)
-    elif isinstance(data, PairData):
+        return _with_note_of_hopeless(data)
+    if isinstance(data, PairData):
         _refuse_empty(name, "texts", [*data.left, *data.right])
     else:
         _refuse_empty(name, "pictures", data.images)
@@ -252,9 +256,23 @@ def _check_retrieval(name: str, data: RetrievalData) -> None:
         if twice is not None:
             raise ValueError(f"{name}: id {twice!r} is that of several {what}; ids must be distinct.")
     for query, documents in enumerate(data.relevant):
-        if not set(documents) - set(data.excluded[query] if data.excluded else ()):
+        if not documents and not (data.lost and data.lost[query]):
             named = data.query_ids[query] if data.query_ids else str(query)
-            raise ValueError(f"{name}: query {named!r} has no relevant document among those it searches; leave it out.")
+            raise ValueError(f"{name}: query {named!r} has no relevant document; leave it out.")
+
+
+def _with_note_of_hopeless(data: RetrievalData) -> RetrievalData:
+    """The data, with a note of how many queries search none of their relevant documents."""
+    if not data.excluded:
+        return data
+    count = sum(
+        bool(documents) and set(documents) <= set(excluded)
+        for documents, excluded in zip(data.relevant, data.excluded, strict=True)
+    )
+    if not count:
+        return data
+    note = f"{count} of {len(data.queries)} queries search none of their relevant documents and score 0"
+    return dataclasses.replace(data, notes=(*data.notes, note))
 
 
 def _refuse_empty(name: str, what: str, inputs: Sequence[Input]) -> None:

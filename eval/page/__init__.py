@@ -29,6 +29,7 @@ from .tables import (
     curves,
     language_tables,
     model_html,
+    notes_list,
     number_cell,
     published_tables,
     score_tables,
@@ -46,6 +47,7 @@ SCORES_SAID = (
     "Each score stands with half of its 95 % interval, beside chance and, where both sides are words, BM25. In the "
     "drawing a dot is a model with its interval, the tick is chance, the diamond BM25."
 )
+NOTES_SAID = "Why a score is undefined (it is left out of means), and what of a task's data is missing."
 COMPARED_SAID = (
     "The same queries asked of both: how much better the second is, and how often chance alone would make the models "
     "differ as much (p). Every test stands alone: of twenty between equals one is below 0.05."
@@ -119,6 +121,7 @@ def write_report(
     }
     sections = [
         ("scores", "Scores", SCORES_SAID, score_tables(lines, names, halves, comparisons or {})),
+        ("notes", "What to know of these scores", NOTES_SAID, notes_list(rows)),
         ("compared", "One model against the other", COMPARED_SAID, compared),
         ("published", "Beside published models", PUBLISHED_SAID, published_tables(lines, names)),
         ("languages", "Languages", "", language_tables(lines, names)),

@@ -7,7 +7,7 @@ from html import escape
 
 from ..analysis.contamination import TaskOverlap
 from .inputs import shortened
-from .tables import table, task_html
+from .tables import number_cell, table, task_html
 
 MAX_EXAMPLES = 12  # of all tasks together
 
@@ -38,5 +38,7 @@ def overlap_tables(overlaps: Sequence[TaskOverlap]) -> str:
 
 
 def _share(seen: int, of: int) -> str:
-    share = seen / of if of else 0.0
+    if not of:
+        return number_cell(None)
+    share = seen / of
     return f'<td class="number" data-value="{share:.6g}">{share:.1%} <span class="half">{seen:,} of {of:,}</span></td>'

@@ -8,6 +8,7 @@ from html import escape
 from ..lines import (
     SECTIONS,
     SURE,
+    UNDEFINED,
     Comparisons,
     Line,
     best_of,
@@ -17,6 +18,7 @@ from ..lines import (
     is_score,
     languages_of,
     main_metrics,
+    notes_of,
     number,
     section_of,
     signed,
@@ -71,7 +73,7 @@ def comparison_tables(comparisons: Comparisons, lines: Lines, first: str) -> str
         rows = [
             f"<tr><td>{task_html(one.task)}</td><td>{metric_html(one.metric)}</td>{number_cell(one.first)}"
             f"{number_cell(one.second)}{number_cell(one.difference, shown=f'{one.difference:+.3f}', classes='score')}"
-            f"{number_cell(one.low, shown=f'{one.low:+.3f} … {one.high:+.3f}', classes='quiet')}"
+            f"{_interval_cell(one.low, one.high)}"
             f"{number_cell(one.p_value, shown=_p_value(one.p_value), classes='sure' if one.p_value < SURE else '')}"
             f"{number_cell(one.num, shown=f'{one.num:,}', classes='quiet')}</tr>"
             for one in compared
@@ -193,7 +195,7 @@ def _score_table(lines: Lines, models: Sequence[str], sure: Mapping[str, set[Lin
 
 def _score_cell(row: Row | None, best: float | None, is_sure: bool) -> str:
     if row is None or row.value is None:
-        return number_cell(None)
+        return _empty_cell(row)
     said = escape(difference_said("the first model"))
     mark = f'<span class="sure" title="{said}">*</span>' if is_sure else ""
     interval = ""
@@ -236,15 +238,17 @@ def _language_table(name: str, sheet: Mapping[str, Mapping[str, Line]], lines: L
                for model in models]  # fmt: skip
     rows = []
     for language, cells in sheet.items():
-        values = [_value(lines, cells[column], model) if column in cells else None for column, model in columns]
-        rows.append(f"<tr><td>{escape(language)}</td>{''.join(map(_shaded_cell, values))}</tr>")
+        found = [lines.get(cells[column], {}).get(model) if column in cells else None for column, model in columns]
+        rows.append(f"<tr><td>{escape(language)}</td>{''.join(map(_shaded_cell, found))}</tr>")
     heads = [(f"{column} {model}" if len(models) > 1 else column, "number") for column, model in columns]
     return table([("language", "text"), *heads], rows, f"{escape(name)} · {len(sheet)} languages")
 
 
-def _shaded_cell(value: float | None) -> str:
+def _shaded_cell(row: Row | None) -> str:
     """Deeper the higher: nine classes of the style sheet."""
-    return number_cell(value, classes="" if value is None else f"heat{max(0, min(8, int(value * 9)))}")
+    if row is None or row.value is None:
+        return _empty_cell(row)
+    return number_cell(row.value, classes=f"heat{max(0, min(8, int(row.value * 9)))}")
 
 
 def _variant_table(
@@ -269,12 +273,37 @@ def _variant_table(
     return table([*heads, ("plain", "number"), *((name, "number") for name in names)], rows)
 
 
+def _empty_cell(row: Row | None) -> str:
+    """Of what was not measured, or is undefined: why, for those who point at it (and below the table, for all)."""
+    if row is None or not row.is_undefined:
+        return number_cell(None)
+    return number_cell(None, shown=f'<span class="quiet" title="{escape(row.note)}">{UNDEFINED}</span>')
+
+
+def notes_list(models: Mapping[str, Iterable[Row]]) -> str:
+    """Why scores are undefined, and what of a task's data they leave out; "" without any."""
+    items = []
+    for name, rows in models.items():
+        for place, note in notes_of(rows).items():
+            whose = f" ({escape(name)})" if len(models) > 1 else ""
+            items.append(f"<li><b>{escape(place)}</b>{whose}: {escape(note)}</li>")
+    return f"<ul>{''.join(dict.fromkeys(items))}</ul>" if items else ""
+
+
 def _varied_cell(row: Row | None, change: float | None) -> str:
-    if row is None or row.value is None or change is None:
-        return number_cell(None if row is None else row.value)
+    if row is None or row.value is None:
+        return _empty_cell(row)
+    if change is None:
+        return number_cell(row.value)
     said = signed(change)
     direction = "" if said == "±0" or not is_score(row.metric) else " down" if change < 0 else " up"
     return number_cell(row.value, extra=f' <span class="change{direction}">{said}</span>')
+
+
+def _interval_cell(low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return number_cell(None)
+    return number_cell(low, shown=f"{low:+.3f} … {high:+.3f}", classes="quiet")
 
 
 def _p_value(value: float) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,15 +185,16 @@ def _retrieval(task: MtebTask, part: Any, where: str) -> RetrievalData:
     document_ids = _unique_ids(part["corpus"], f"documents of {where}")
     position = {name: number for number, name in enumerate(document_ids)}
     all_ids = _unique_ids(part["queries"], f"queries of {where}")
-    found = [
-        {position[name]: float(gain) for name, gain in judged.get(query, {}).items() if gain > 0 and name in position}
-        for query in all_ids
-    ]
+    found = [{name: float(gain) for name, gain in judged.get(query, {}).items() if gain > 0} for query in all_ids]
     asked = [number for number, relevant in enumerate(found) if relevant]
-    if not asked:
+    if not any(name in position for relevant in found for name in relevant):
         raise ValueError(f"no query of mteb task {where!r} has a relevant document; the qrels do not fit the corpus.")
-    _warn_of_lost(judged, position, len(all_ids) - len(asked), where)
-    gains = [list(found[number].values()) for number in asked]
+    notes = _notes_of_lost(judged, found, position, set(all_ids))
+    for note in notes:
+        warnings.warn(f"{where}: {note}", stacklevel=2)
+    relevant = [[name for name in found[number] if name in position] for number in asked]
+    gains = [[found[number][name] for name in some] for number, some in zip(asked, relevant, strict=True)]
+    lost = [[gain for name, gain in found[number].items() if name not in position] for number in asked]
     from mteb.types import PromptType
 
     query_modalities = metadata.get_modalities(PromptType.query)
@@ -210,11 +211,13 @@ def _retrieval(task: MtebTask, part: Any, where: str) -> RetrievalData:
     return RetrievalData(
         queries=queries,
         documents=documents,
-        relevant=[list(found[number]) for number in asked],
-        gains=None if all(gain == 1 for row in gains for gain in row) else gains,
+        relevant=[[position[name] for name in some] for some in relevant],
+        gains=None if all(gain == 1 for row in [*gains, *lost] for gain in row) else gains,
         query_ids=query_ids,
         document_ids=document_ids,
         excluded=excluded,
+        lost=lost if any(lost) else None,
+        notes=tuple(notes),
     )
 
 
@@ -242,14 +245,30 @@ def _content(one: Input) -> object:
     return xxhash.xxh3_128_digest(one.read()) if isinstance(one, Deferred) else one
 
 
-def _warn_of_lost(judged: Any, position: dict[str, int], num_unasked: int, where: str) -> None:
-    lost = sum(1 for row in judged.values() for name, gain in row.items() if gain > 0 and name not in position)
-    if lost or num_unasked:
-        warnings.warn(
-            f"{where}: {lost} relevant documents are not in the corpus and {num_unasked} queries have none that is; "
-            "they are left out, where mteb counts them as not found.",
-            stacklevel=2,
+def _notes_of_lost(
+    judged: Mapping[str, Mapping[str, int]],
+    found: Sequence[Mapping[str, float]],
+    position: Mapping[str, int],
+    query_ids: set[str],
+) -> list[str]:
+    """What is judged and not there; scored as mteb and trec_eval do, but for queries without relevant documents."""
+    lost = list(dict.fromkeys(name for relevant in found for name in relevant if name not in position))
+    num_hit = sum(any(name not in position for name in relevant) for relevant in found)
+    silent = [
+        query for query, grades in judged.items() if query in query_ids and not any(g > 0 for g in grades.values())
+    ]
+    notes = []
+    if silent:
+        notes.append(
+            f"{len(silent)} queries have no relevant document and are left out, where mteb counts them as 0 (first "
+            f"{silent[0]!r})"
         )
+    if lost:
+        notes.append(
+            f"{len(lost)} relevant documents (of {num_hit} queries) are not in the corpus and count as not found "
+            f"(first {lost[0]!r})"
+        )
+    return notes
 
 
 def _zero_shot(task: MtebTask, rows: Table, where: str) -> ZeroShotData:

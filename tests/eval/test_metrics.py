@@ -12,7 +12,8 @@ import pytest
 import pytrec_eval
 import scipy.stats
 
-from eval.metrics import METRICS, check_vectors, metric_values, parse_metric, pearson, spearman
+from eval import ranks as ranks_module
+from eval.metrics import METRICS, check_vectors, metric_values, parse_metric, pearson, spearman, unordered
 from eval.ranks import Ranks, ranks, ranks_of_lists
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
@@ -63,6 +64,39 @@ def test_metrics_equal_pytrec_eval(vectors: MakeVectors, num_documents: int, gra
     first = np.array([theirs[str(query)]["recip_rank"] for query in range(NUM_QUERIES)])
     for k in KS:
         np.testing.assert_allclose(metric_values(f"mrr_at_{k}", found), np.where(1 / first <= k, first, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize("graded", [False, True])
+@pytest.mark.parametrize("wide", [False, True])
+def test_lost_documents_count_as_in_pytrec_eval(graded: bool, wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They stay in the ideal ranking and among those that recall counts; a query that lost all of them scores 0."""
+    if wide:
+        monkeypatch.setattr(ranks_module, "WIDE", 16)
+        monkeypatch.setattr(ranks_module, "WIDE_COLUMNS", 37)
+    queries, documents = tied_vectors()
+    random = np.random.default_rng(5)
+    relevant = [random.permutation(130)[: random.integers(0, 60)].tolist() for _ in queries]
+    gains = [[float(random.integers(1, 4)) if graded else 1.0 for _ in one] for one in relevant]
+    lost = [[float(random.integers(1, 4)) if graded else 1.0] * int(random.integers(not one, 4)) for one in relevant]
+    relevant[3], gains[3], lost[3] = [], [], [1.0, 1.0]
+    run = {
+        str(query): {str(document): float(score) for document, score in enumerate(row)}
+        for query, row in enumerate(queries @ documents.T)
+    }
+    judged = {
+        str(query): {
+            **{str(one): int(gain) for one, gain in zip(relevant[query], gains[query], strict=True)},
+            **{f"lost {number}": int(gain) for number, gain in enumerate(lost[query])},
+        }
+        for query in range(NUM_QUERIES)
+    }
+    wanted = {f"{name}.{','.join(map(str, KS))}" for name in PYTREC.values()}
+    theirs = pytrec_eval.RelevanceEvaluator(judged, wanted).evaluate(run)
+    found = ranks(queries, documents, relevant, gains=gains if graded else None, lost=lost)
+    assert theirs["3"]["ndcg_cut_10"] == 0.0
+    for (family, name), k in itertools.product(PYTREC.items(), KS):
+        expected = [theirs[str(query)][f"{name}_{k}"] for query in range(NUM_QUERIES)]
+        np.testing.assert_allclose(metric_values(f"{family}_at_{k}", found), expected, atol=1e-6, err_msg=f"{name}_{k}")
 
 
 def test_metrics_equal_their_formulas_by_hand() -> None:
@@ -137,9 +171,25 @@ def test_correlations_equal_scipy(levels: int) -> None:
     assert pearson(left, right) == pytest.approx(scipy.stats.pearsonr(left, right).statistic, abs=1e-12)
 
 
-def test_the_correlation_with_a_constant_is_zero() -> None:
-    assert spearman([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) == 0.0
-    assert pearson([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) == 0.0
+@pytest.mark.parametrize("side", [[0.1, 0.1, 0.1], [1.0, 1.0, 1.0], [1.0], []])
+@pytest.mark.filterwarnings("ignore")  # scipy's own
+def test_the_correlation_with_a_constant_is_undefined_as_scipys_is(side: list[float]) -> None:
+    other = [1.0, 2.0, 3.0][: len(side)]
+    for ours in (spearman, pearson):
+        assert math.isnan(ours(side, other))
+        assert math.isnan(ours(other, side))
+    if len(side) > 1:
+        assert math.isnan(scipy.stats.spearmanr(side, other).statistic)
+        assert math.isnan(scipy.stats.pearsonr(side, other).statistic)
+
+
+def test_why_a_correlation_is_undefined_is_said() -> None:
+    same = np.float32(0.7) + np.array([0, 1e-7, -1e-7], dtype=np.float32)  # but for rounding
+    assert unordered(same, [1, 2, 3]) == "the model gives all 3 pairs the same similarity"
+    assert unordered([0.1, 0.2, 0.3], [3, 3, 3]) == "the scores of all 3 pairs are 3"
+    assert unordered([0.1], [3]) == "1 pair"
+    assert unordered([], []) == "0 pairs"
+    assert unordered([0.1, 0.2, 0.2], [3, 2, 3]) == ""
 
 
 def test_a_hit_is_a_document_of_the_gain_that_counts_as_one() -> None:

@@ -174,3 +174,32 @@ def test_variants_of_nearly_the_same_lines_share_a_table() -> None:
     lines = [(f"task {n}", "ndcg_at_10", "") for n in range(10)]
     variants = {"64 dims": lines, "typos": lines, "first half": lines[:8], "poor jpeg": lines[8:], "int8": lines[2:]}
     assert variant_groups(variants) == [["typos", "first half", "int8"], ["poor jpeg"]]
+
+
+UNDEFINED = [
+    Row("pairs", "spearman", None, 0.0, None, note="the scores of all 3 pairs are 3"),
+    Row("pairs", "pearson", None, 0.0, None, note="the scores of all 3 pairs are 3"),
+    Row("set", "ndcg_at_10", 0.5, 0.1, None, note="2 relevant documents are not in the corpus"),
+    Row("set", "hit_rate_at_1", 0.4, 0.1, None, note="2 relevant documents are not in the corpus"),
+]
+
+
+def test_an_undefined_score_says_so_and_why_below_the_table() -> None:
+    lines = rendered(UNDEFINED)
+    assert [line.split()[-1] for line in lines if "spearman" in line or "pearson" in line][:2] == ["undefined"] * 2
+    assert lines[-2:] == [
+        "pairs spearman, pearson: the scores of all 3 pairs are 3",
+        "set: 2 relevant documents are not in the corpus",
+    ]
+
+
+def test_what_is_to_be_known_of_one_model_names_it() -> None:
+    lines = rendered({"one": UNDEFINED[:1], "two": [Row("pairs", "spearman", 0.5, 0.0, None)]})
+    assert lines[-1] == "pairs spearman (one): the scores of all 3 pairs are 3"
+
+
+def test_an_undefined_score_is_null_in_json_beside_its_note(tmp_path: Path) -> None:
+    write_json(UNDEFINED, tmp_path / "scores.json")
+    first, *_, last = json.loads((tmp_path / "scores.json").read_text())
+    assert (first["value"], first["note"]) == (None, "the scores of all 3 pairs are 3")
+    assert (last["value"], last["note"]) == (0.4, "2 relevant documents are not in the corpus")

@@ -139,7 +139,32 @@ def test_the_p_value_of_many_queries_is_near_the_t_tests() -> None:
 def test_equal_models_do_not_differ() -> None:
     assert sign_flip_test(np.zeros(10)) == 1.0
     (comparison,) = compare([scored(np.ones(10))], [scored(np.ones(10))])
-    assert (comparison.difference, comparison.low, comparison.high, comparison.p_value) == (0.0, 0.0, 0.0, 1.0)
+    assert (comparison.difference, comparison.p_value) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("difference", [np.zeros(10), np.full(10, 0.1), np.array([0.3])])
+def test_a_difference_that_does_not_vary_has_no_interval(difference: Values) -> None:
+    (comparison,) = compare([scored(np.full(len(difference), 0.5))], [scored(0.5 + difference)])
+    assert comparison.difference == pytest.approx(difference.mean())
+    assert (comparison.low, comparison.high) == (None, None)
+
+
+def test_an_undefined_correlation_is_not_compared() -> None:
+    random = np.random.default_rng(12)
+    human = [3.0, 1.0, 3.0, 4.0, 3.0, 2.0]  # of its half all are 3
+    found = compare([paired(random.random(6), human)], [paired(random.random(6), human)])
+    assert [one.task for one in found] == ["pairs", "pairs"]
+    assert compare([paired(np.full(6, 0.5), human)], [paired(random.random(6), human)]) == []
+
+
+def test_resamples_without_a_correlation_are_left_out_of_its_interval() -> None:
+    cosines, human = np.array([0.1, 0.2, 0.4, 0.3]), np.array([1.0, 1.0, 1.0, 2.0])
+    drawn = np.concatenate(list(statistics._resampled(4, 1000, seed=0)))
+    for metric, bounds in zip(CORRELATIONS, correlation_intervals(cosines, human, list(CORRELATIONS)), strict=True):
+        repeated = [np.repeat(np.arange(4), row.astype(int)) for row in drawn]
+        values = np.array([CORRELATIONS[metric](cosines[one], human[one]) for one in repeated])
+        assert np.isnan(values).mean() > 0.25  # those without the fourth pair
+        assert bounds == pytest.approx(tuple(np.nanpercentile(values, [2.5, 97.5])))
 
 
 def test_p_values_of_equal_models_are_spread_evenly() -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from eval.data.datasets import PairData
+from eval.results import Vectors
 from eval.sts import bm25_similarities, cosines, sts_rows
 from unimodal.bm25 import bm25_scores
 
@@ -65,3 +68,28 @@ def test_without_vectors_rows_have_the_words_alone() -> None:
     assert values == {}
     assert [row.value for row in rows] == [None, None]
     assert rows[0].baseline is not None
+
+
+@pytest.mark.parametrize(
+    ("scores", "right", "note"),
+    [
+        ([3, 3, 3, 3], RIGHT, "the scores of all 4 pairs are 3"),
+        ([5, 3, 0, 4], RIGHT[[1, 1, 1, 1]], "the model gives all 4 pairs the same similarity"),
+    ],
+)
+def test_an_undefined_correlation_has_no_value_and_says_why(scores: list[float], right: Vectors, note: str) -> None:
+    pairs = dataclasses.replace(PAIRS, scores=scores, groups={"first": [0], "none": []})
+    with pytest.warns(UserWarning, match=f"pairs: spearman and pearson undefined: {note}"):
+        rows, _ = sts_rows("pairs", pairs, ["spearman", "pearson"], LEFT, right)
+    assert [(row.value, row.low, row.note) for row in rows[:2]] == [(None, None, note)] * 2
+    assert [(row.task, row.value, row.note) for row in rows[2::2]] == [
+        ("pairs/first", None, "1 pair"), ("pairs/none", None, "0 pairs"),
+    ]  # fmt: skip
+    assert all(row.is_undefined for row in rows)
+
+
+def test_a_baseline_that_is_undefined_is_none() -> None:
+    pairs = PairData(["one", "two", "three"], ["four", "five", "six"], [1, 2, 3])  # no two share a word
+    (row,), _ = sts_rows("pairs", pairs, ["spearman"], LEFT[:3], RIGHT[:3])
+    assert row.value is not None
+    assert row.baseline is None

@@ -57,6 +57,35 @@ def test_a_mean_of_which_a_task_is_not_there_is_left_out() -> None:
     assert summary_rows(unscored, both) == []
 
 
+def undefined(name: str, half: Half, metric: str) -> TaskResult:
+    return TaskResult(name, half, DATA, [Row(name, metric, None, 0.0, None, note="all scores are 3")])
+
+
+def test_an_undefined_score_is_left_out_of_means_and_named() -> None:
+    suite = suite_of(
+        {"all": {"tasks": ["a", "b", "c"], "metric": "spearman"}, "none": {"tasks": ["c"], "metric": "spearman"}},
+        a=captions("a"), b=captions("b"), c=captions("c"),
+    )  # fmt: skip
+    results = [
+        scored("a", "text", ("spearman", 0.4, "")),
+        scored("b", "text", ("spearman", 0.8, "")),
+        undefined("c", "text", "spearman"),
+        scored("d", "cross-modal", ("hit_rate_at_1", 0.5, "")),
+    ]
+    rows = {(row.task, row.metric): row for row in summary_rows(results, suite)}
+    mean, nothing = rows["all", "spearman"], rows["none", "spearman"]
+    assert (mean.value, mean.note) == (pytest.approx(0.6), "the mean of 2 of 3: c undefined")
+    assert (nothing.value, nothing.is_undefined) == (None, True)
+    assert rows["balance", "text_mean"].value == pytest.approx(0.6)
+    assert rows["balance", "text_mean"].note == "the mean of 3 of 4: c undefined"
+
+
+def test_a_balance_with_a_half_below_zero_says_why_it_has_no_harmonic_mean() -> None:
+    rows = balance_rows([scored("a", "text", ("spearman", -0.4, "")), scored("b", "cross-modal", ("ndcg", 0.5, ""))])
+    assert (rows[-1].metric, rows[-1].value) == ("harmonic_mean", None)
+    assert "below 0" in rows[-1].note
+
+
 def test_balance_counts_each_task_once_and_names_the_weaker_half() -> None:
     results = [
         scored("beir/one", "text", ("ndcg_at_10", 0.5, ""), ("hit_rate_at_1", 0.9, "")),

@@ -201,6 +201,19 @@ def test_the_best_model_by_a_validation_score_is_kept(recipe: Recipe) -> None:
     assert all(torch.equal(best[name], second[name]) for name in best)
 
 
+@pytest.mark.filterwarnings("ignore:eval.best")
+def test_a_step_whose_score_is_undefined_is_not_the_best_and_ends_nothing(recipe: Recipe) -> None:
+    scores = iter([None, 0.2, None])
+    settings = {"suite": "none", "every": 1, "best": "pairs spearman"}
+    config = recipe({"steps": 3, "save_every": 1, "keep": 9, "eval": settings})
+    train(config, evaluate=lambda embedder, should_stop: {"pairs spearman": next(scores), "other score": 0.5})
+    best = load_file(Path(config.run) / "best/model.safetensors")
+    second = load_file(checkpoints(Path(config.run))[1] / "model.safetensors")
+    assert all(torch.equal(best[name], second[name]) for name in best)
+    validated = [row for row in _rows(config.run) if "val/other score" in row]
+    assert [row.get("val/pairs spearman") for row in validated] == [None, 0.2, None]
+
+
 def test_a_fixed_temperature_stays_and_a_learned_scale_is_clamped(recipe: Recipe) -> None:
     config = recipe({"steps": 30, "optim": {"lr": 0.3, "warmup_steps": 0}, "tasks": {"pictures": {"max_scale": 15.0}}})
     train(config)

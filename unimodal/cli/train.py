@@ -78,10 +78,10 @@ def _evaluator(config: TrainConfig) -> tuple[Evaluate, Callable[[], None]] | tup
     def load() -> None:  # what is missing is said before the first step, not at the first validation
         loaded.update(load_tasks(suite, root, settings.split))
 
-    def validate(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float]:
+    def validate(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float | None]:
         options = {"split": settings.split, "tasks": loaded, "validation": True, "should_stop": should_stop}
         rows = rows_of(score(embedder, suite, root, **options))
-        return {f"{row.task} {row.metric}": row.value for row in rows if row.value is not None}
+        return {f"{row.task} {row.metric}": row.value for row in rows if row.value is not None or row.is_undefined}
 
     return validate, load
 

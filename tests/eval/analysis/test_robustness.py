@@ -205,7 +205,7 @@ def test_scores_are_those_of_the_changed_queries_against_the_same_documents(tmp_
     assert row.low is not None
     difference = by["hit_rate_at_1", "paraphrase, difference"]
     assert difference.value == pytest.approx(hits.mean() - result.values["hit_rate_at_1"][[0, 2]].mean())
-    assert difference.low is not None
+    assert difference.low is None  # both queries lost alike, which says nothing of a third
     assert (row.num, difference.num) == (2, 2)
     assert {row.metric for row in rows} == {"ndcg_at_10", "hit_rate_at_1"}
 

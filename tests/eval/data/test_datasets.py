@@ -146,8 +146,8 @@ GOOD = RetrievalData(["one", "two"], ["a", "b"], [[0], [1]])
         (replace(GOOD, documents=["a", " "]), "task: number 1 of its documents is an empty text; "),
         (replace(GOOD, queries=["one", Fused("", Path("a.jpg"))]), "task: number 1 of its queries is an empty text; "),
         (replace(GOOD, document_ids=["x", "x"]), "task: id 'x' is that of several documents; "),
-        (replace(GOOD, relevant=[[0], []], query_ids=["p", "q"]), "task: query 'q' has no relevant document "),
-        (replace(GOOD, excluded=[[], [1]]), "task: query '1' has no relevant document among those it searches; "),
+        (replace(GOOD, relevant=[[0], []], query_ids=["p", "q"]), "task: query 'q' has no relevant document; leave"),
+        (replace(GOOD, relevant=[[0], []], lost=[[1.0], []]), "task: query '1' has no relevant document; leave"),
         (PairData([], [], []), "task has no texts; "),
         (PairData(["a", ""], ["b", "c"], [1, 2]), "task: number 1 of its texts is an empty text; "),
         (ZeroShotData([b"x"], [2], ["cat", "dog"], ["{c}"]), "task: label 2 is of none of its 2 classes; "),
@@ -157,6 +157,14 @@ GOOD = RetrievalData(["one", "two"], ["a", "b"], [[0], [1]])
 def test_what_cannot_be_scored_is_named(data: TaskData, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         checked("task", data)
+
+
+def test_a_query_that_cannot_find_what_is_relevant_stays_and_is_counted() -> None:
+    lost = replace(GOOD, relevant=[[0], []], lost=[[], [1.0]])
+    assert checked("task", lost) == lost
+    itself = checked("task", replace(GOOD, excluded=[[], [1]]))
+    assert isinstance(itself, RetrievalData)
+    assert itself.notes == ("1 of 2 queries search none of their relevant documents and score 0",)
 
 
 def test_what_can_be_scored_is_handed_on() -> None:
