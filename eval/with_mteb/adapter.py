@@ -7,8 +7,9 @@ decoded on the way, each distinct input is encoded once across tasks, and the se
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from unimodal.embedder import Embedder
 from unimodal.vectors import unit
@@ -23,6 +24,7 @@ from .tasks import import_mteb
 if TYPE_CHECKING:
     from torch import Tensor
 
+MTEB_BATCH_SIZE = 32  # what mteb passes where nobody says another
 Found = dict[str, dict[str, float]]  # query id -> document id -> score
 
 
@@ -45,25 +47,40 @@ class MtebModel:
         hf_split: str,
         hf_subset: str,
         prompt_type: Any = None,
-        precision: str | None = None,
-        **options: Any,
+        **encode_kwargs: Any,
     ) -> Vectors:
         """(n, D) float32 unit vectors of what a DataLoader of mteb's gives, in its order.
 
         A row with a text and a picture becomes the normalised sum of both. The model's query and document prompts
         stand before texts of that prompt_type, and none where mteb names none (STS, zero-shot).
 
-        Raises ValueError for another precision than float32, and for rows without a modality of the model.
+        Raises ValueError for encode_kwargs that would have no effect (`check_encode_kwargs`), and for rows without a
+        modality of the model.
         """
-        if precision not in (None, "float32"):
-            raise ValueError(f"precision {precision!r} is not given here; vectors are float32.")
+        self._obey(encode_kwargs)
         where = "/".join((task_metadata.name, hf_split, hf_subset))
         prompt: Prompt = "" if prompt_type is None else prompt_type.value
         where = f"{where} {prompt}".strip()
         return self._vectors(loader_inputs(inputs, where, self.store.modalities), prompt, where)
 
-    def index(self, corpus: Table, *, task_metadata: Any, hf_split: str, hf_subset: str, **options: Any) -> None:
-        """Encode the documents that the next `search` looks through."""
+    def index(
+        self,
+        corpus: Table,
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        encode_kwargs: Mapping[str, Any] | None = None,
+        num_proc: int | None = None,
+        **options: Any,
+    ) -> None:
+        """Encode the documents that the next `search` looks through.
+
+        num_proc: not needed, as images are not decoded on the way.
+
+        Raises ValueError as `encode` does.
+        """
+        self._obey(encode_kwargs or {})
         self._documents = None  # those of the task before make room first
         self._documents = self._encoded(corpus, "document", task_metadata, hf_split, hf_subset)
         self._ids = [str(one) for one in corpus["id"]]
@@ -76,10 +93,16 @@ class MtebModel:
         hf_split: str,
         hf_subset: str,
         top_k: int,
+        encode_kwargs: Mapping[str, Any] | None = None,
         top_ranked: Mapping[str, Sequence[str]] | None = None,
+        num_proc: int | None = None,
         **options: Any,
     ) -> Found:
-        """The top_k documents of each query, or of the candidates that top_ranked gives it, with their cosines."""
+        """The top_k documents of each query, or of the candidates that top_ranked gives it, with their cosines.
+
+        Raises ValueError as `encode` does.
+        """
+        self._obey(encode_kwargs or {})
         assert self._documents is not None, "mteb indexes before it searches"
         asked = self._encoded(queries, "query", task_metadata, hf_split, hf_subset)
         ids = [str(one) for one in queries["id"]]
@@ -88,16 +111,21 @@ class MtebModel:
         return dict(zip(ids, top_documents(asked, self._documents, self._ids, top_k), strict=True))
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
-        """Cosines of unit vectors, (n, D) and (m, D) -> (n, m)."""
-        import torch
+        """Cosines, (n, D) and (m, D) -> (n, m), of vectors of any length and type: mteb may compress ours."""
+        from mteb.similarity_functions import cos_sim
 
-        return torch.as_tensor(embeddings1) @ torch.as_tensor(embeddings2).T
+        return cast("Tensor", cos_sim(*_in_float32(embeddings1, embeddings2)))
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
-        """Cosines of pairs of unit vectors, (n, D) and (n, D) -> (n,)."""
-        import torch
+        """Cosines of pairs, (n, D) and (n, D) -> (n,), of vectors of any length and type."""
+        from mteb.similarity_functions import pairwise_cos_sim
 
-        return (torch.as_tensor(embeddings1) * torch.as_tensor(embeddings2)).sum(dim=-1)
+        return cast("Tensor", pairwise_cos_sim(*_in_float32(embeddings1, embeddings2)))
+
+    def _obey(self, encode_kwargs: Mapping[str, Any]) -> None:
+        check_encode_kwargs(encode_kwargs)
+        if "show_progress_bar" in encode_kwargs:
+            self.store.show_progress = bool(encode_kwargs["show_progress_bar"])
 
     def _encoded(self, rows: Table, prompt: Prompt, metadata: Any, split: str, subset: str) -> Vectors:
         from mteb.types import PromptType
@@ -120,6 +148,40 @@ class MtebModel:
             candidates = list(dict.fromkeys(top_ranked.get(name, ())))
             rows = self._documents[[position[one] for one in candidates]]
             yield from top_documents(vector[None], rows, candidates, top_k) if candidates else iter([{}])
+
+
+def check_encode_kwargs(encode_kwargs: Mapping[str, Any]) -> None:
+    """Refuse what mteb hands to every encoder and this one does not do, so that no result is filed as if it had.
+
+    `show_progress_bar` is obeyed. `batch_size` changes no vector, as an embedder packs its batches by tokens; another
+    one than mteb's own 32 gets a warning.
+
+    Raises ValueError for a `precision` other than float32, and for any other name.
+    """
+    precision = encode_kwargs.get("precision")
+    if precision not in (None, "float32"):
+        raise ValueError(
+            f"encode_kwargs: precision {precision!r} is not made here, where vectors are float32; let mteb compress "
+            "them: mteb.models.CompressionWrapper(model, mteb.types.OutputDType.UINT8)."
+        )
+    unknown = sorted(set(encode_kwargs) - {"precision", "batch_size", "show_progress_bar"})
+    if unknown:
+        raise ValueError(
+            f"encode_kwargs: {', '.join(map(repr, unknown))} would have no effect; leave it out (known are batch_size, "
+            "precision and show_progress_bar)."
+        )
+    if encode_kwargs.get("batch_size", MTEB_BATCH_SIZE) != MTEB_BATCH_SIZE:
+        warnings.warn(
+            f"encode_kwargs: batch_size {encode_kwargs['batch_size']} is not used; the embedder packs batches by "
+            "tokens_per_batch and images_per_batch, and no vector depends on them.",
+            stacklevel=4,
+        )
+
+
+def _in_float32(*sides: Any) -> tuple[Tensor, ...]:
+    import torch
+
+    return tuple(torch.as_tensor(side).float() for side in sides)
 
 
 def mteb_model(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -90,14 +91,16 @@ def _task_rows(mteb: Any, cache: Any, task: MtebTask, model: MtebModel) -> list[
     result = cache.load_task_result(task.metadata.name, model.mteb_model_meta, raise_if_not_found=True)
     variant = "" if model.dims is None else f"{model.dims} dims"
     several = len(task.hf_subsets) > 1 or len(result.scores) > 1
-    return [
-        Row(
-            "/".join([task.metadata.name, *([split, score["hf_subset"]] if several else [])]),
-            task.metadata.main_score, float(score["main_score"]), None, None, variant=variant,
-        )
-        for split, scores in result.scores.items()
-        for score in scores
-    ]  # fmt: skip
+    rows = []
+    for split, scores in result.scores.items():
+        for score in scores:
+            where = [split, score["hf_subset"]] if several else []
+            name, metric = "/".join([task.metadata.name, *where]), task.metadata.main_score
+            value = float(score["main_score"])
+            is_defined = math.isfinite(value)  # mteb files NaN where a score is undefined
+            note = "" if is_defined else f"mteb gives {value}"
+            rows.append(Row(name, metric, value if is_defined else None, None, None, variant=variant, note=note))
+    return rows
 
 
 def _is_missing(cache: Any, task: MtebTask, model: MtebModel) -> bool:

@@ -6,18 +6,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from eval.data.datasets import PairData, RetrievalData, ZeroShotData
 from eval.metrics import METRICS, spearman
 from eval.ranks import Ranks, ranks
+from eval.retrieval import vector_values
 from eval.store import EmbeddingStore
-from eval.with_mteb.adapter import MtebModel, mteb_model
+from eval.with_mteb.adapter import MtebModel, check_encode_kwargs, mteb_model
 from eval.with_mteb.run import run_mteb
 from eval.with_mteb.search import top_documents
 from eval.with_mteb.tables import loader_inputs
 from eval.with_mteb.tasks import find_mteb_task, load_mteb_task
 from tests.eval.conftest import TinyEmbedder
-from tests.eval.mteb_hub import jpeg, pictures
+from tests.eval.mteb_hub import jpeg, pictures, write_retrieval
 from unimodal.embedder import Embedder
 
 RETRIEVAL = ["SciFact", "Flickr30kT2IRetrieval", "Flickr30kI2TRetrieval"]
@@ -223,3 +225,84 @@ def test_a_model_that_gives_nan_is_refused(
         parameter.data.fill_(float("nan"))
     with pytest.raises(ValueError, match=f"{where}.* vectors hold NaN"):
         run_mteb(broken, [task], tmp_path, name="unimodal/broken", data=hub)
+
+
+@pytest.mark.parametrize("task", ["SciFact", "STSBenchmark", "CIFAR10ZeroShot"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "uint8"}, "precision 'uint8' is not made here, where vectors are float32; let mteb compress"),
+        ({"normalize_embeddings": False}, "encode_kwargs: 'normalize_embeddings' would have no effect; leave it out"),
+    ],
+)
+def test_what_is_asked_of_the_encoder_is_done_or_refused_on_every_kind_of_task(
+    mteb: Any, embedder: Embedder, hub: Path, task: str, options: dict[str, Any], message: str
+) -> None:
+    model = mteb_model(embedder, "unimodal/tiny")
+    with pytest.raises(ValueError, match=message):
+        mteb.evaluate(model, find_mteb_task(task, folder=hub), cache=None, co2_tracker=False, encode_kwargs=options)
+
+
+def test_a_batch_size_changes_nothing_and_says_so(embedder: Embedder) -> None:
+    with pytest.warns(UserWarning, match="batch_size 8 is not used"):
+        check_encode_kwargs({"batch_size": 8})
+    check_encode_kwargs({"batch_size": 32, "precision": "float32", "show_progress_bar": False})
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8", "int8"])
+def test_similarities_are_cosines_of_vectors_of_any_length(embedder: Embedder, mteb: Any, dtype: str) -> None:
+    model = mteb_model(embedder, "unimodal/tiny")
+    random = np.random.default_rng(0)
+    left, right = (random.integers(1, 100, (5, 24)).astype(dtype) for _ in range(2))
+    exact = [
+        side.astype(np.float64) / np.linalg.norm(side.astype(np.float64), axis=1)[:, None] for side in (left, right)
+    ]
+    for one, other in ((left, right), (torch.from_numpy(left), torch.from_numpy(right))):
+        np.testing.assert_allclose(model.similarity(one, other), exact[0] @ exact[1].T, atol=1e-6)
+        np.testing.assert_allclose(model.similarity_pairwise(one, other), (exact[0] * exact[1]).sum(axis=1), atol=1e-6)
+
+
+def test_mteb_s_compressed_vectors_are_compared_by_the_cosine(embedder: Embedder, mteb: Any, hub: Path) -> None:
+    from mteb.models import CompressionWrapper
+    from mteb.types import OutputDType
+
+    task = find_mteb_task("STSBenchmark", folder=hub)
+    wrapped = CompressionWrapper(mteb_model(embedder, "unimodal/tiny"), OutputDType.UINT8)
+    found = mteb.evaluate(wrapped, task, cache=None, co2_tracker=False).task_results[0]
+    data = load_mteb_task("STSBenchmark", folder=hub)
+    assert isinstance(data, PairData)
+    sides = [wrapped._quantize_embeddings(torch.from_numpy(embedder.encode(side))) for side in (data.left, data.right)]
+    cosines = torch.nn.functional.cosine_similarity(*(side.double() for side in sides)).numpy()
+    theirs = found.scores["test"][0]["cosine_spearman"]
+    assert theirs == pytest.approx(spearman(cosines, data.scores), abs=1e-5)
+
+
+def test_lost_documents_score_as_in_mteb(embedder: Embedder, mteb: Any, tmp_path: Path) -> None:
+    import datasets
+
+    texts = [f"red mug {number}" for number in range(6)]
+    corpus = datasets.Dataset.from_dict({"_id": list("abcdef"), "text": texts})
+    queries = datasets.Dataset.from_dict({"_id": ["x", "y", "z"], "text": ["red mug", "blue lamp", "green ball"]})
+    judged = {"x": {"a": 1, "lost": 2}, "y": {"b": 1, "c": 1}, "z": {"lost": 1}}
+    write_retrieval(tmp_path / "mteb/scifact", corpus, queries, judged)
+    run_mteb(embedder, ["SciFact"], tmp_path / "out", name="unimodal/tiny", data=tmp_path)
+    theirs = scores_of(tmp_path / "out/results/unimodal__tiny" / embedder.fingerprint(), "SciFact")
+    data, store = load_mteb_task("SciFact", folder=tmp_path), EmbeddingStore(embedder)
+    assert isinstance(data, RetrievalData)
+    metrics = [f"{family}_at_{k}" for family in METRICS for k in (1, 3, 10)]
+    vectors = store.encode(data.queries, "query"), store.encode(data.documents, "document")
+    for metric, values in vector_values(data, metrics, *vectors).items():
+        assert values.mean() == pytest.approx(theirs[metric], abs=5.1e-6), metric
+
+
+def test_an_undefined_score_of_mteb_is_not_a_number_of_ours(embedder: Embedder, mteb: Any, tmp_path: Path) -> None:
+    import datasets
+
+    rows = {"sentence1": ["red mug", "a lamp", "one"], "sentence2": ["blue mug", "a chair", "two"], "score": [3.0] * 3}
+    folder = tmp_path / "mteb/stsbenchmark-sts"
+    folder.mkdir(parents=True)
+    datasets.Dataset.from_dict(rows).to_parquet(str(folder / "test.parquet"))
+    (row,) = run_mteb(embedder, ["STSBenchmark"], tmp_path / "out", name="unimodal/tiny", data=tmp_path)
+    assert (row.value, row.note) == (None, "mteb gives nan")
+    again = run_mteb(embedder, ["STSBenchmark"], tmp_path / "out", name="unimodal/tiny", data=tmp_path)
+    assert again == [row]

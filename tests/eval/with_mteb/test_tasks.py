@@ -82,8 +82,12 @@ def test_judgements_of_documents_that_are_not_there_are_told(mteb: Any, tmp_path
     corpus = datasets.Dataset.from_dict({"_id": ["a", "b"], "text": ["one", "two"]})
     queries = datasets.Dataset.from_dict({"_id": ["x", "y"], "text": ["three", "four"]})
     write_retrieval(tmp_path / "scifact", corpus, queries, {"x": {"a": 1, "z": 1}, "y": {"z": 1}})
-    with pytest.warns(UserWarning, match="2 relevant documents are not in the corpus and 1 queries have none"):
-        assert retrieval("SciFact", tmp_path).query_ids == ["x"]
+    with pytest.warns(UserWarning, match=r"1 relevant documents \(of 2 queries\) are not in the corpus"):
+        data = retrieval("SciFact", tmp_path)
+    assert (data.query_ids, data.relevant, data.lost) == (["x", "y"], [[0], []], [[1.0], [1.0]])
+    assert data.notes == (
+        "1 relevant documents (of 2 queries) are not in the corpus and count as not found (first 'z')",
+    )
 
 
 def test_ids_that_are_there_twice_are_refused(mteb: Any, tmp_path: Path) -> None:
