@@ -24,8 +24,11 @@ class Part(NamedTuple):
     share: float
 
 
-def parts_of(item: Item, modalities: frozenset[str]) -> list[Part]:
-    """The one or two parts of an item; raises ValueError for what a model of these modalities cannot embed."""
+def parts_of(item: Item, modalities: frozenset[str], *, allow_blank: bool = False) -> list[Part]:
+    """The one or two parts of an item; raises ValueError for what a model of these modalities cannot embed.
+
+    allow_blank: take a text of blanks alone, as the APIs of other services do; an empty one is always refused.
+    """
     shares = {"text": 1.0, "image": 1.0}
     if isinstance(item, Mapping):
         unknown = item.keys() - {"text", "image", "weight"}
@@ -49,7 +52,7 @@ def parts_of(item: Item, modalities: frozenset[str]) -> list[Part]:
         if kind not in modalities:
             raise ValueError(f"it is {_NAMED[kind]}, and this model embeds {' and '.join(sorted(modalities))} only.")
         if kind == "text":
-            _check_text(content)
+            _check_text(content, allow_blank)
         elif not isinstance(content, Picture):
             raise ValueError(
                 f"an image is a PIL image, a Path or bytes, and this is of type {type(content).__name__}; "
@@ -77,7 +80,8 @@ def check_unicode(text: str, name: str = "text") -> str:
     return text
 
 
-def _check_text(content: Any) -> None:
-    if not isinstance(content, str) or not content.strip():
+def _check_text(content: Any, allow_blank: bool) -> None:
+    is_text = isinstance(content, str) and bool(content if allow_blank else content.strip())
+    if not is_text:
         raise ValueError(f"text is {content!r:.60}; give a text that is not empty.")
     check_unicode(content)

@@ -160,6 +160,11 @@ class Tokenizer:
                 "belongs to the tower (text.tokenizer), or a tower with a larger vocab_size."
             )
 
+    def is_cut(self, text: str) -> bool:
+        """Whether the text is longer than `max_length`, so that its end is left out."""
+        cleaned = text if self._clean is None else self._clean(text)
+        return bool(self.backend.encode(cleaned).overflowing)
+
     def with_max_length(self, config: TextTowerConfig, max_length: int) -> Tokenizer:
         """The same tokenizer at another text length (a task's own)."""
         backend = TokenizerBackend.from_str(self.backend.to_str())

@@ -211,6 +211,8 @@ def to_sql(predicate: Predicate, fields: Mapping[str, FieldType]) -> str:
         return f"{field} IS NULL"
     if isinstance(predicate, StartsWith):
         return f"starts_with({field}, {_literal(predicate.prefix)})"
+    if isinstance(predicate, In) and not predicate.values:
+        return "false"
     if isinstance(predicate, In):
         values = ", ".join(map(_literal, predicate.values))
         return f"array_has_any({field}, [{values}])" if is_list else f"{field} IN ({values})"

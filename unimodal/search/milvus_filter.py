@@ -63,6 +63,8 @@ def _leaf(leaf: Leaf, negated: bool, fields: Mapping[str, FieldType]) -> str:
 
 
 def _among(column: str, values: tuple[Value, ...], negated: bool, there: str, is_list: bool) -> str:
+    if not values:
+        return there if negated else NOTHING
     listed = "[" + ", ".join(map(literal, values)) + "]"
     if is_list:
         contains = f"array_contains_any({column}, {listed})"

@@ -103,7 +103,7 @@ def _truth(predicate: Predicate, row: Mapping[str, Any]) -> bool | None:
     if value is None:
         return None
     if isinstance(predicate, StartsWith):
-        return bool(value.startswith(predicate.prefix))
+        return any(one.startswith(predicate.prefix) for one in (value if isinstance(value, list) else [value]))
     if isinstance(predicate, In):
         return any(one in predicate.values for one in value) if isinstance(value, list) else value in predicate.values
     if isinstance(value, list):
@@ -125,12 +125,10 @@ def _checked_leaf(leaf: Leaf, kind: FieldType) -> Predicate:
     if isinstance(leaf, IsNull):
         return leaf
     if isinstance(leaf, StartsWith):
-        if kind != "string":
+        if kind not in ("string", "strings"):
             raise ValueError(f"the filter asks how {leaf.field!r} begins, but it holds {kind}; compare it with =.")
         return StartsWith(leaf.field, str(_checked_value(leaf.prefix, leaf.field, kind)))
     if isinstance(leaf, In):
-        if not leaf.values:
-            raise ValueError(f"the filter's list for {leaf.field!r} is empty; name one value or more.")
         return In(leaf.field, tuple(_checked_value(value, leaf.field, kind) for value in leaf.values))
     if leaf.operator not in _OPERATORS:
         raise ValueError(

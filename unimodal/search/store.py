@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from unimodal.config import nearest
 
-from .predicate import In, Predicate, checked, push_not_down
+from .predicate import And, In, Not, Or, Predicate, StartsWith, checked, push_not_down
 from .rows import check_unit, checked_rows, with_copies
 from .schema import FieldType, Schema, binary_column, prefix_column, vector_column
 
@@ -250,7 +250,24 @@ class VectorStore(ABC):
 
     def _filter(self, where: Predicate) -> Predicate:
         self._need("filter")
-        return push_not_down(checked(where, self.schema))
+        return push_not_down(self._with_values(checked(where, self.schema)))
+
+    def _with_values(self, part: Predicate) -> Predicate:
+        """The same filter, but how an element of a list begins is said by all values that begin so.
+
+        Engines compare whole elements only; to find the values, the field of all rows is read.
+        """
+        if isinstance(part, Not):
+            return Not(self._with_values(part.part))
+        if isinstance(part, (And, Or)):
+            return type(part)(tuple(self._with_values(one) for one in part.parts))
+        if not isinstance(part, StartsWith) or self.schema.fields.get(part.field) != "strings":
+            return part
+        found: set[str] = set()
+        for rows in self._scan(None, [part.field], 10_000):
+            for values in rows.column(part.field).to_pylist():
+                found.update(one for one in values or () if one.startswith(part.prefix))
+        return In(part.field, tuple(sorted(found)))
 
     def _checked_queries(self, queries: Vectors, k: int) -> Vectors:
         queries = np.ascontiguousarray(queries, dtype=np.float32)

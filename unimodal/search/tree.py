@@ -1,8 +1,8 @@
 """The tree of a filter: comparisons of fields with values, joined by and, or and not.
 
 An item that has no value for a field satisfies none of its comparisons, and none of their negations (SQL's rule);
-`IsNull` alone finds it. Of a field that holds a list of strings, `=` and `in` mean that the list has such an element,
-and `!=` that it has not.
+`IsNull` alone finds it. Of a field that holds a list of strings, `=`, `in` and `like` mean that the list has such an
+element, and `!=` that it has not. `in` of no values keeps nothing, and `not in` of none what has a value.
 """
 
 from __future__ import annotations

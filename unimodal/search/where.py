@@ -1,6 +1,7 @@
 """The text form of a filter: `price < 50 and category in ('Bags', 'Shoes') and not colour = 'Red'`.
 
 comparison   FIELD = VALUE   (!= <> < <= > >=)     FIELD in (VALUE, ...)     FIELD between LOW and HIGH
+             FIELD in ()   (nothing is in it)
              FIELD like 'Gear/%'   (begins with; % at the end only, \\% is a percent sign)     FIELD is null
 with         not in, not between, not like, is not null, `and`, `or`, `not`, parentheses
 value        50   -1.5e3   'text, it''s quoted by two'   true   false
@@ -101,11 +102,7 @@ class _Parser:
     def range(self, field: str) -> Predicate:
         if self.take("in"):
             self.expect("(", "(")
-            values = [self.value()]
-            while self.take(","):
-                values.append(self.value())
-            self.expect(")", ", or )")
-            return In(field, tuple(values))
+            return In(field, self.values())
         if self.take("between"):
             low = self.value()
             self.expect("and", "and")
@@ -113,6 +110,15 @@ class _Parser:
         if self.take("like"):
             return StartsWith(field, _prefix(self.expect("text", "a text in single quotes")))
         _fail("a comparison such as = or in", self.next)
+
+    def values(self) -> tuple[Value, ...]:
+        if self.take(")"):
+            return ()
+        values = [self.value()]
+        while self.take(","):
+            values.append(self.value())
+        self.expect(")", ", or )")
+        return tuple(values)
 
     def value(self) -> Value:
         kind, text, position = token = self.next

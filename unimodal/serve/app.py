@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import RedirectResponse
 
+from .body_route import IGNORED
 from .config import ServeConfig, read_api_keys
 from .embeddings import embeddings_router
 from .engine import Engine
@@ -22,10 +23,10 @@ from .reference import reference_router
 if TYPE_CHECKING:
     from ..search.store import VectorStore
 
-ABOUT = """One embedding space for text and pictures: vectors of either, in the formats that clients know, and search.
+ABOUT = """One embedding space for text and images: vectors of either, in the formats that clients know, and search.
 
-Pictures are sent as data URIs or base64; as https URLs only from hosts that the server allows. Vectors are of length 1.
-`usage` counts the tokens that the model read; a picture counts its patches and one."""
+Images are sent as data URIs or base64; as https URLs only from hosts that the server allows. Vectors are of length 1.
+`usage` counts the tokens that the model read; an image counts its patches and one."""
 
 
 def create_app(engine: Engine, config: ServeConfig, store: VectorStore | None = None) -> FastAPI:
@@ -43,7 +44,14 @@ def create_app(engine: Engine, config: ServeConfig, store: VectorStore | None = 
         finally:
             await engine.drain()
 
-    app = FastAPI(title="unimodal", description=ABOUT, lifespan=life, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="unimodal",
+        description=ABOUT,
+        lifespan=life,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # to an address that a proxy may have another name for; the gate takes the slash away
+    )
     app.state.engine = engine
     answer_errors(app)
     app.router.routes += embeddings_router(engine, config).routes  # included, each request would be matched twice
@@ -69,7 +77,7 @@ def add_cors(app: FastAPI, origins: Sequence[str]) -> None:
         CORSMiddleware,
         allow_origins=list(origins),
         allow_methods=["GET", "POST"],
-        allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
-        expose_headers=["X-Request-ID", "Retry-After"],
+        allow_headers=["*"],  # whatever a client's library adds, such as OpenAI's x-stainless-lang
+        expose_headers=["X-Request-ID", "Retry-After", IGNORED],
         max_age=3600,
     )

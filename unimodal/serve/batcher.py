@@ -37,10 +37,11 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Why one item has no vector, in a sentence for who sent it, and the HTTP status of such a fault."""
+    """Why one item has no vector, in a sentence for who sent it, and the HTTP status and code of such a fault."""
 
     reason: str
     status: int
+    code: str = ""
 
     @classmethod
     def of(cls, error: ValueError) -> Failed:

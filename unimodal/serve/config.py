@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -36,7 +37,8 @@ class ServeConfig(Config):
     """One server: `unimodal serve MODEL key=value ...`."""
 
     model: str  # a model directory, a hub id, open_clip:NAME or hf:NAME
-    names: tuple[str, ...] = ()  # what clients may call it, the first is shown; * lets them call it anything
+    names: tuple[str, ...] = ()  # what clients must call it, the first is shown; none or *: any name
+    strict: bool = False  # refuse unknown keys of a body; false: ignore them, and name them in a header
     store: str = ""  # an index to search, e.g. lance:///dir; empty: embeddings only
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)  # 0: any that is free
@@ -46,6 +48,7 @@ class ServeConfig(Config):
 
     api_keys_file: str = ""  # a key a line; more come from $UNIMODAL_API_KEYS (commas); none at all: open to everyone
     cors: tuple[str, ...] = ()  # whose pages may ask, e.g. https://shop.com; * is every page, without credentials
+    proxies: tuple[str, ...] = ()  # addresses whose X-Forwarded-For and -Proto are believed; * is anyone
 
     max_items: int = Field(default=2048, gt=0)  # of one request (OpenAI's limit)
     queue_items: int = Field(default=4096, gt=0)  # admitted and not yet answered, of all requests; more get 429
@@ -82,10 +85,21 @@ class ServeConfig(Config):
                 f"max_body_bytes {self.max_body_bytes} is more than queue_bytes {self.queue_bytes}, so the largest "
                 "request would never be admitted; lower the one or raise the other."
             )
+        for proxy in self.proxies:
+            if proxy != "*" and not _is_network(proxy):
+                raise ValueError(f"proxies {proxy!r} is not an address; write 10.0.0.7, 10.0.0.0/8, or * for anyone.")
         for origin in self.cors:
             if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
                 raise ValueError(f"cors {origin!r} is no origin; write it as https://shop.com, or * for every page.")
         return self
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def read_api_keys(config: ServeConfig) -> tuple[str, ...]:

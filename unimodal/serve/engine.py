@@ -37,6 +37,8 @@ TOKENISED_AT_ONCE = 4_000  # characters, about a millisecond of the event loop's
 
 TOKENISERS = 2  # threads for those
 
+NO_TOKEN = Failed("the text has no token that the model reads, such as blanks alone; give words.", 400)
+
 
 class OverloadedError(Exception):
     """The queue is full. retry_after: seconds until what waits now will have been answered."""
@@ -120,7 +122,7 @@ class Engine:
         self._requests.add(request)
         try:
             await self._tokenise([job for job in jobs if job.kind == "text"], loop)
-            self._batcher.add(jobs)
+            self._batcher.add([job for job in jobs if job.kind == "image" or job.content])
             await request.answered
             return _answer_of(request)
         except asyncio.CancelledError:
@@ -197,7 +199,7 @@ class Engine:
         now = time.monotonic()
         for row, item in enumerate(items):
             try:
-                parts = parts_of(item, self._modalities)
+                parts = parts_of(item, self._modalities, allow_blank=True)
                 num_bytes = sum(self._num_bytes(part) for part in parts)
                 if request.num_bytes + num_bytes > self.config.queue_bytes:
                     raise TooLargeError(f"the request is larger than {self.config.queue_bytes} bytes; ask in parts.")
@@ -237,6 +239,7 @@ class Engine:
             token_ids = await loop.run_in_executor(self._tokenisers, self.embedder.tokenizer, texts)
         for job, ids in zip(jobs, token_ids, strict=True):
             job.content, job.tokens, job.cost = ids, len(ids), self.embedder.padded_length(ids)
+        _receive([(job, NO_TOKEN) for job in jobs if not job.content])
 
     def _decode(self, picture: Any) -> Tensor:
         return image_to_pixels(open_checked(picture, self.config), self.embedder.config.preprocess)

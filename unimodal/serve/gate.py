@@ -35,6 +35,7 @@ OPEN = {  # without a key: what a load balancer asks, and what holds nothing
     "/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/.well-known/live", "/.well-known/ready",
 }  # fmt: skip
 OPEN_FOLDER = "/page/"
+ID_FOLDERS = ("/v1/items/", "/v1/thumbnails/")  # below which a path is an id, which may end with a slash
 METHODS = {"GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH"}
 QUIET = {"/health/live", "/health/ready", "/.well-known/live", "/.well-known/ready", "/metrics"}  # not logged when well
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
@@ -64,6 +65,8 @@ class Gate:
         method = scope["method"] if scope["method"] in METHODS else "other"
         if method == "HEAD":  # as GET: the server below leaves the answer's body out
             scope = {**scope, "method": "GET"}
+        if len(scope["path"]) > 1 and scope["path"].endswith("/") and not scope["path"].startswith(ID_FOLDERS):
+            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
         headers = dict(scope["headers"])
         name = _name_of(headers)
         request_id.set(name)
@@ -90,12 +93,14 @@ class Gate:
     def _check_key(self, headers: dict[bytes, bytes]) -> None:
         """Compared with every key in constant time, whichever fits: how long it takes tells nothing."""
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        given = token.strip() if scheme.lower() == b"bearer" else headers.get(b"x-api-key", b"")
+        given = token.strip() if scheme.lower() == b"bearer" else b""
+        given = given or headers.get(b"x-api-key", b"") or headers.get(b"api-key", b"")  # the last is Azure's
         fits = False
         for key in self.keys:
             fits |= hmac.compare_digest(given, key)
         if not given:
-            raise ApiError(401, "an API key is needed; send it as Authorization: Bearer KEY, or as x-api-key.")
+            message = "an API key is needed; send it as Authorization: Bearer KEY, as x-api-key or as api-key."
+            raise ApiError(401, message)
         if not fits:
             raise ApiError(401, "this API key is not known here; ask who runs the server for one.")
 
@@ -129,7 +134,7 @@ class Passage:
         self.started = self.answered = self.gone = False
         self.watch: asyncio.Future[Message] | None = None
         self.task = asyncio.current_task()
-        scope["fetch"] = self.fetch
+        scope["fetch"], scope["hold"] = self.fetch, self._hold
 
     async def run(self, app: App) -> None:
         """The rest of the server, until it has answered or the client is gone."""

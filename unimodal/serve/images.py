@@ -16,7 +16,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from typing import Any, TypeAlias
-from urllib.parse import urljoin
+from urllib.parse import unquote, urljoin
 
 from PIL import Image
 
@@ -29,6 +29,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # what browsers show; each further dec
 NO_PICTURE = "it is not a readable picture; send a whole JPEG, PNG, WebP or GIF."
 MAX_SCANS = 100  # of a JPEG; encoders write about ten
 MAX_URL = 2048
+MAX_HEAD = 300  # characters of a data URI before its content
 GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # an IPv4 address as IPv6-only networks write it
 TUNNELS = (ipaddress.ip_network("2002::/16"), ipaddress.ip_network("2001::/32"))  # 6to4, Teredo: IPv4 inside
@@ -38,7 +39,9 @@ AddressInfo: TypeAlias = tuple[Any, Any, int, str, tuple[Any, ...]]  # as getadd
 
 # What follows FF in a JPEG, but for stuffed zeros, padding and the markers that have no content.
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
-_DATA_URI = re.compile(r"data:[a-z0-9.+/-]*(;[a-z0-9=.+-]+)*;base64,", re.IGNORECASE)
+_IMAGE_TYPE = re.compile(r"data:\s*image/[a-z0-9.+*-]+\s*(;|$)", re.IGNORECASE)
+_BASE64_END = re.compile(r";\s*base64\s*$", re.IGNORECASE)
+_ALPHABET = bytes.maketrans(b"-_", b"+/")  # of URL-safe base64 -> of the usual one
 _URL = re.compile(r"https://[A-Za-z0-9.\-_:\[\]]+(?:[/?#][\x21-\x5b\x5d-\x7e]*)?\Z", re.IGNORECASE)
 
 
@@ -46,27 +49,43 @@ class TooLargeError(ValueError):
     """A picture or a text over one of the server's caps."""
 
 
+def is_image_uri(text: str) -> bool:
+    """Whether a text is an image as a data URI, or says so of any other content in base64."""
+    start = text[:MAX_HEAD].lstrip()
+    if start[:5].lower() != "data:":
+        return False
+    head, comma, _ = start.partition(",")
+    return bool(comma and (_IMAGE_TYPE.match(head) or _BASE64_END.search(head)))
+
+
 def picture_bytes(text: str, config: ServeConfig) -> bytes:
-    """The bytes of a picture from a data URI or plain base64; raises ValueError for what is neither, or too large."""
-    start = 0
-    if text[:5].lower() == "data:":
-        head = _DATA_URI.match(text, 0, 200)
-        if head is None:
+    """The bytes of an image from a data URI or plain base64; raises ValueError for what is neither, or too large.
+
+    Base64 is read as the world writes it: either alphabet, with or without padding, broken into lines, and in a data
+    URI percent-encoded too, which may have any parameters.
+    """
+    encoded = text.strip()
+    if encoded[:5].lower() == "data:":
+        head, comma, encoded = encoded.partition(",")
+        if not comma or len(head) > MAX_HEAD:
+            raise ValueError("the data URI has no content; write data:image/jpeg;base64,...")
+        if not _BASE64_END.search(head):
             raise ValueError("the data URI is not in base64; write data:image/jpeg;base64,...")
-        start = head.end()
-    length = len(text) - start
-    check_size(length * 3 // 4 - 2, config)
+        if "%" in encoded:
+            encoded = unquote(encoded, errors="replace")
     try:
-        encoded = memoryview(text.encode("ascii"))[start:]
-        decoded = binascii.a2b_base64(encoded)
-    except ValueError:  # covers text beyond ASCII, and binascii.Error
+        # Blanks and line ends are left out; what else is not base64 stays, and is found by the length below.
+        letters = encoded.encode("ascii").translate(_ALPHABET, b" \t\r\n\f").rstrip(b"=")
+    except ValueError:
+        letters = b""
+    check_size(len(letters) * 3 // 4, config)
+    try:
+        decoded = binascii.a2b_base64(letters + b"=" * (-len(letters) % 4))
+    except binascii.Error:
         decoded = b""
-    padding = 2 if text.endswith("==") else int(text.endswith("="))
-    # The decoder skips what is no base64, so that fewer bytes come out; a regular expression would be much slower.
-    if not decoded or length % 4 or len(decoded) != length // 4 * 3 - padding:
-        raise ValueError(
-            "the picture is neither a data URI nor base64; send data:image/jpeg;base64,... or plain base64."
-        )
+    # The decoder skips what is not base64, so that fewer bytes come out; a regular expression would be much slower.
+    if not decoded or len(letters) % 4 == 1 or len(decoded) != len(letters) * 3 // 4:
+        raise ValueError("the image is neither a data URI nor base64; send data:image/jpeg;base64,... or plain base64.")
     return decoded
 
 

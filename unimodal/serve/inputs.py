@@ -1,4 +1,6 @@
-"""What a request wants embedded: texts, pictures and both at once, from JSON to items, each fault in its own place.
+"""What a request wants embedded: texts, images and both at once, from JSON to items, each fault in its own place.
+
+A string alone is a text, unless it is an image's data URI. Where a text is asked for by name, a data URI is refused.
 
 n inputs.
 """
@@ -12,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config import nearest
-from ..embedder import Item
+from ..config import check_truncation, nearest
+from ..embedder import Embedder, Item
 from .config import ServeConfig
 from .engine import Embedded, Engine, Failed
 from .errors import ApiError
-from .images import TooLargeError, picture_bytes
+from .images import is_image_uri, picture_bytes
 
 KEYS = ("text", "image", "weight")
 SENT = {"text": "a string", "image": "a data URI, base64 or an https URL"}
@@ -27,11 +29,12 @@ Fetch = Callable[[str], Awaitable[bytes]]  # a URL -> the picture behind it
 Scope = MutableMapping[str, Any]
 
 
-async def read_items(inputs: Sequence[Any], engine: Engine, fetch: Fetch) -> list[Item | Failed]:
-    """Each input -> a text, a picture's bytes or {"text", "image", "weight"}; what is none of these fails alone.
+async def read_items(inputs: Sequence[Any], engine: Engine, fetch: Fetch, strings: str = "") -> list[Item | Failed]:
+    """Each input -> a text, an image's bytes or {"text", "image", "weight"}; what is none of these fails alone.
 
-    inputs: a str (text) or an object with "text", "image" (a data URI, base64, or an https URL where the server fetches
-        from its host) or both.
+    inputs: a str or an object with "text", "image" (a data URI, base64, or an https URL where the server fetches from
+        its host) or both.
+    strings: what a str is: "text", "image", or "": a text, or an image if it is a data URI.
     Raises OverloadedError before anything is fetched for a full queue.
     """
     config = engine.config
@@ -41,7 +44,7 @@ async def read_items(inputs: Sequence[Any], engine: Engine, fetch: Fetch) -> lis
             f"the request has {len(inputs)} inputs, and this server takes {config.max_items}; send several requests.",
             param="input",
         )
-    items = [_read(one, config) for one in inputs]
+    items = [_read(one, config, strings) for one in inputs]
     links = [number for number, item in enumerate(items) if isinstance(item, dict) and "url" in item]
     if links:
         engine.check_room(len(inputs))
@@ -52,19 +55,47 @@ async def read_items(inputs: Sequence[Any], engine: Engine, fetch: Fetch) -> lis
 
 
 async def embed(
-    engine: Engine, inputs: Sequence[Any], scope: Scope, *, prompt: str = "", on_error: str = "request",
+    engine: Engine,
+    inputs: Sequence[Any],
+    scope: Scope,
+    *,
+    prompt: str = "",
+    on_error: str = "request",
     param: str = "input",
-) -> list[Embedded | Failed]:  # fmt: skip
-    """The inputs' vectors in their order. on_error: "request" raises ApiError for the first that failed, with its
-    number; "item" leaves it in the list. scope: the request's, with the gate's `fetch`, which is told their number."""
+    strings: str = "",
+    whole: bool = False,
+) -> list[Embedded | Failed]:
+    """The inputs' vectors in their order.
+
+    scope: the request's, with the gate's `fetch`; it is given the number of inputs.
+    on_error: "request" raises ApiError for the first that failed, with its number; "item" leaves it in the list.
+    strings: as for `read_items`.
+    whole: a text that is longer than what the model reads fails, where it would be cut.
+    """
     scope["num_items"] = len(inputs)
-    items = await read_items(inputs, engine, scope["fetch"])
+    items = await read_items(inputs, engine, scope["fetch"], strings)
+    if whole:
+        items = await asyncio.to_thread(_without_long_texts, items, prompt, engine.embedder)
     _raise_first(items, on_error, param)
     good = [item for item in items if not isinstance(item, Failed)]
     answers = iter(await engine.embed(good, prompt=prompt) if good else [])
     results = [item if isinstance(item, Failed) else next(answers) for item in items]
     _raise_first(results, on_error, param)
     return results
+
+
+def _without_long_texts(items: Sequence[Item | Failed], prompt: str, embedder: Embedder) -> list[Item | Failed]:
+    """The same, but a text that would be cut has failed."""
+    return [item if isinstance(item, Failed) else _whole_or_failed(item, prompt, embedder) for item in items]
+
+
+def _whole_or_failed(item: Item, prompt: str, embedder: Embedder) -> Item | Failed:
+    text = item.get("text") if isinstance(item, Mapping) else item
+    if not isinstance(text, str) or embedder.tokenizer is None or not embedder.tokenizer.is_cut(prompt + text):
+        return item
+    length = embedder.config.text.max_length if embedder.config.text else 0
+    reason = f"the text is longer than the {length} tokens that the model reads; shorten it, or have it cut."
+    return Failed(reason, 400, "context_length_exceeded")
 
 
 def stacked(results: Sequence[Embedded | Failed], dim: int) -> NDArray[np.float32]:
@@ -80,10 +111,10 @@ def tokens(results: Sequence[Embedded | Failed]) -> int:
 
 def checked_dimensions(dimensions: int | None, engine: Engine, param: str = "dimensions") -> int | None:
     """A length that the model's vectors can be cut to."""
-    dim = engine.embedder.config.embed_dim
-    if dimensions is not None and not 0 < dimensions <= dim:
-        raise ApiError(400, f"{param} {dimensions} is not between 1 and {dim}, the model's own length.", param=param)
-    return dimensions
+    try:
+        return None if dimensions is None else check_truncation(engine.embedder.config, dimensions, param)
+    except ValueError as error:
+        raise ApiError(400, str(error), param=param) from None
 
 
 async def picture_of(text: str, engine: Engine, fetch: Fetch) -> bytes:
@@ -102,19 +133,20 @@ def is_url(image: str) -> bool:
 def _raise_first(results: Sequence[Any], on_error: str, param: str) -> None:
     for number, result in enumerate(results):
         if isinstance(result, Failed) and on_error == "request":
-            raise ApiError(result.status, f"{param} {number}: {result.reason}", param=f"{param}.{number}")
+            message = f"{param} {number}: {result.reason}"
+            raise ApiError(result.status, message, code=result.code, param=f"{param}.{number}")
 
 
-def _read(one: Any, config: ServeConfig) -> Item | Failed:
-    """An input as an item; a picture that is to be fetched is still its "url"."""
+def _read(one: Any, config: ServeConfig, strings: str) -> Item | Failed:
+    """An input as an item; an image that is to be fetched is still its "url"."""
     try:
-        item = _checked(one)
+        item = _checked(one, strings)
         if "image" in item:
             if is_url(item["image"]):
                 return {**item, "url": item["image"]}
             item["image"] = picture_bytes(item["image"], config)
     except ValueError as error:
-        return _failed(error)
+        return Failed.of(error)
     return _plain(item)
 
 
@@ -127,7 +159,7 @@ async def _fetch_all(items: Sequence[Any], fetch: Fetch) -> list[Item | Failed]:
             try:
                 item["image"] = await fetch(item.pop("url"))
             except ValueError as error:
-                return _failed(error)
+                return Failed.of(error)
         return _plain(item)
 
     # No fetch may outlive the request that it is counted for: the first exception waits for the others.
@@ -140,19 +172,16 @@ async def _fetch_all(items: Sequence[Any], fetch: Fetch) -> list[Item | Failed]:
     return there
 
 
-def _failed(error: ValueError) -> Failed:
-    return Failed(str(error), 413 if isinstance(error, TooLargeError) else 400)
-
-
 def _plain(item: dict[str, Any]) -> Item:
-    """A text or a picture alone needs no object around it."""
+    """A text or an image alone needs no object around it."""
     return item if len(item) > 1 else next(iter(item.values()))  # type: ignore[no-any-return]  # an Item, as all here
 
 
-def _checked(one: Any) -> dict[str, Any]:
-    """An input as an object of its own, without keys that are null; a text is {"text": ...}."""
+def _checked(one: Any, strings: str) -> dict[str, Any]:
+    """An input as an object of its own, without keys that are null; strings: as for `read_items`."""
     if isinstance(one, str):
-        one = {"text": one}
+        is_image = strings == "image" or (not strings and is_image_uri(one))
+        one = {"image" if is_image else "text": one}
     if not isinstance(one, Mapping):
         raise ValueError(f"a {_kind(one)} is neither a text nor an object with 'text', 'image' or both.")
     for key in one:
@@ -164,12 +193,19 @@ def _checked(one: Any) -> dict[str, Any]:
     for key in ("text", "image"):
         if not isinstance(given.get(key, ""), str):
             raise ValueError(f"{key!r} is a {_kind(given[key])}; send {SENT[key]}.")
+    refuse_image_uri(given.get("text", ""))
     weight = given.get("weight", 0.5)
     if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
-        raise ValueError("'weight' is no number between 0 (text alone) and 1 (picture alone).")
+        raise ValueError("'weight' is not a number between 0 (text alone) and 1 (image alone).")
     if len(given) < 3:
         given.pop("weight", None)  # of one part, whose share is all
     return given
+
+
+def refuse_image_uri(text: str) -> None:
+    """Raises ValueError for an image's data URI where a text was asked for: as a text it would mean nothing."""
+    if is_image_uri(text):
+        raise ValueError("the text is an image as a data URI; send it as an image.")
 
 
 def _kind(value: Any) -> str:

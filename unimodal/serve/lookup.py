@@ -4,29 +4,80 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
-from ..config import Config
 from ..search.fusion import Found
 from ..search.predicate import And, Compare, In, Predicate, Value
 from ..search.store import Schema, VectorStore
-from .errors import ApiError
+from .errors import ApiError, shown
+
+MOST_FILTERS = 100
+MOST_VALUES = 1_000  # that one field may be filtered by
+LONGEST_NAME = 1_000  # characters
 
 
-class Range(Config):
+@dataclass(frozen=True)
+class Range:
     """Numbers from `low` to `high`, both included; either may be missing."""
 
     low: float | None = None
     high: float | None = None
 
 
-def all_of(where: Predicate | None, filters: Mapping[str, Sequence[Value] | Range]) -> Predicate | None:
-    """One filter that asks for both; a field with no wanted value, or a range with no end, asks for nothing."""
+Wanted: TypeAlias = "tuple[Value, ...] | Range"
+
+
+def read_filters(filters: Any) -> dict[str, Wanted]:
+    """A body's `filters`: field -> the values that are wanted, or a range; null is absent, and so asks for nothing.
+
+    Raises ValueError with the field's name for the first that is neither. By hand, because what is read into one of
+    several types is refused in the names of all of them.
+    """
+    if not isinstance(filters, Mapping):
+        raise ValueError("it is not an object; send {FIELD: [VALUE, ...]} or {FIELD: {low, high}}.")
+    if len(filters) > MOST_FILTERS:  # counted before they are read
+        raise ValueError(f"{len(filters)} fields are filtered by, and {MOST_FILTERS} may be; leave some out.")
+    return {_name(field): _wanted(field, wanted) for field, wanted in filters.items() if wanted is not None}
+
+
+def _name(field: str) -> str:
+    if len(field) > LONGEST_NAME:
+        raise ValueError(f"{field[:60]!r}… is longer than {LONGEST_NAME} characters, and so not a field; shorten it.")
+    return field
+
+
+def _wanted(field: str, wanted: Any) -> Wanted:
+    if isinstance(wanted, Mapping):
+        return _range(field, wanted)
+    values = wanted if isinstance(wanted, list) else [wanted]
+    if len(values) > MOST_VALUES:
+        raise ValueError(f"{field[:60]!r} has {len(values)} wanted values, and {MOST_VALUES} may be; leave some out.")
+    for value in values:
+        if not isinstance(value, (str, int, float, bool)):
+            raise ValueError(
+                f"{field[:60]!r} is to be {shown(value)}; send a list of texts, numbers or truth values, or a range "
+                '{"low": 5, "high": 20}.'
+            )
+    return tuple(values)
+
+
+def _range(field: str, ends: Mapping[str, Any]) -> Range:
+    for end, value in ends.items():
+        if end not in ("low", "high"):
+            raise ValueError(f'{field[:60]!r} has {end[:60]!r}; a range is {{"low": 5, "high": 20}}, both included.')
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise ValueError(f"{field[:60]!r} has a range whose {end} is {shown(value)}; send a number.")
+    return Range(ends.get("low"), ends.get("high"))
+
+
+def all_of(where: Predicate | None, filters: Mapping[str, Wanted]) -> Predicate | None:
+    """One filter that asks for both; an empty list of wanted values keeps nothing, a range with no end everything."""
     parts: list[Predicate] = [] if where is None else [where]
     for field, wanted in filters.items():
         if not isinstance(wanted, Range):
-            parts += [In(field, tuple(wanted))] if wanted else []
+            parts.append(In(field, wanted))
             continue
         if wanted.low is not None:
             parts.append(Compare(field, ">=", wanted.low))

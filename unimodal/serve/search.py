@@ -9,61 +9,73 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, field_validator
+from starlette.convertors import Convertor, register_url_convertor
 
-from ..config import Config, nearest
+from ..config import nearest
 from ..embedder import Item
 from ..search.predicate import Predicate, parse_where
 from ..search.query import Query as StoreQuery
 from ..search.query import check_model, check_query, find, inputs_of
 from ..search.store import VectorStore
+from .bodies import Body
+from .body_route import BodyRoute
 from .config import ServeConfig
 from .embeddings import json_response, shown_name
 from .engine import Engine, Failed
 from .errors import ApiError
 from .facets import Facet, Facets
-from .inputs import Fetch, picture_of
-from .lookup import Range, all_of, first_rows, hit_as_json, one_row, row_as_json
+from .inputs import Fetch, picture_of, refuse_image_uri
+from .lookup import all_of, first_rows, hit_as_json, one_row, read_filters, row_as_json
 from .waiting import Waiting
 
 THREADS = 4  # that ask the store; Lance and numpy let go of the interpreter meanwhile
 QUEUE = 256  # requests that wait for one of them
 Text = Annotated[str, Field(max_length=10_000)]
 Name = Annotated[str, Field(max_length=1_000)]
-Values = Annotated[list[str | int | float | bool], Field(max_length=1_000, fail_fast=True)]
-MOST_FILTERS = 100
+FILTERS = {  # as read_filters reads them
+    "type": "object",
+    "additionalProperties": {
+        "anyOf": [
+            {"type": "array", "items": {"type": ["string", "number", "boolean"]}},
+            {"type": "object", "properties": {"low": {"type": "number"}, "high": {"type": "number"}}},
+        ]
+    },
+}
 OTHER_WORDS = {  # what other services and the command line call a key of the body
-    "query": "text", "q": "text", "without": "negatives", "filter": "where", "limit": "k", "top_k": "k", "topK": "k",
+    "query": "text",
+    "q": "text",
+    "without": "negatives",
+    "filter": "where",
+    "limit": "k",
+    "top_k": "k",
+    "topK": "k",
     "size": "k",
-}  # fmt: skip
+}
 
 
-def _few(filters: Any) -> Any:
-    """Counted before they are read: of a mapping, every fault would be noted."""
-    if isinstance(filters, Mapping) and len(filters) > MOST_FILTERS:
-        raise ValueError(f"{len(filters)} fields are filtered by, and {MOST_FILTERS} may be; leave some out.")
-    return filters
+class SearchBody(Body):
+    """What to look for: words, an image, both, or an item like which others are wanted; nothing lists the store."""
 
-
-class SearchBody(Config):
-    """What to look for: words, a picture, both, or an item like which others are wanted; nothing lists the store."""
+    other_words: ClassVar[Mapping[str, str]] = OTHER_WORDS
+    ignores_unknown: ClassVar[bool] = False  # no other service has this body: a key that is unknown is a mistake
 
     text: Text = ""
     image: str = Field("", description="A data URI or base64; an https URL where the server allows its host.")
-    weight: float = Field(0.5, ge=0, le=1, description="The picture's share, where there are words too.")
+    weight: float = Field(0.5, ge=0, le=1, description="The image's share, where there are words too.")
     negatives: list[Text] = Field([], max_length=16, fail_fast=True, description="Words for what is not wanted.")
     negative_weight: float = Field(0.5, ge=0, le=1)
     like: Name = Field("", description="The id of an item: more like this.")
     where: Text = Field("", description="A filter, such as: price < 50 and category = 'Bags'")
-    filters: Annotated[dict[Name, Values | Range], BeforeValidator(_few)] = Field(
+    filters: Annotated[dict[str, Any], BeforeValidator(read_filters), WithJsonSchema(FILTERS)] = Field(
         {},
-        max_length=MOST_FILTERS,
-        description="The same as a form gives it: a field's wanted values, or the range of a number.",
+        description="The same as a form gives it: a field's wanted values (an empty list keeps nothing), or "
+        "the range of a number, both ends included.",
     )
     k: int = Field(10, ge=1)
     vectors: list[Name] = Field(
@@ -79,13 +91,12 @@ class SearchBody(Config):
         None, description="Those that the hits carry; none: all."
     )
 
-    @model_validator(mode="before")
+    @field_validator("text", "negatives")
     @classmethod
-    def _refuse_other_words(cls, values: Any) -> Any:
-        for key in values if isinstance(values, Mapping) else ():
-            if key in OTHER_WORDS:
-                raise ValueError(f"unknown key {key!r}; did you mean {OTHER_WORDS[key]!r}?")
-        return values
+    def _are_words(cls, value: Any) -> Any:
+        for text in [value] if isinstance(value, str) else value:
+            refuse_image_uri(text)
+        return value
 
 
 LINK_KEYS = ("q", "like", "where", "k", "hybrid", "group_by")
@@ -157,7 +168,7 @@ def search_router(engine: Engine, config: ServeConfig, store: VectorStore) -> AP
         async with threads.life(app):
             yield
 
-    routes = APIRouter(tags=["search"], lifespan=life)
+    routes = APIRouter(tags=["search"], lifespan=life, route_class=BodyRoute)
 
     async def answer(body: SearchBody, request: Request) -> Response:
         if body.k > config.max_hits:
@@ -194,6 +205,8 @@ def search_router(engine: Engine, config: ServeConfig, store: VectorStore) -> AP
         for key in request.query_params:
             if key not in LINK_KEYS:
                 raise ApiError(400, f"unknown key {key[:60]!r}; {nearest(key, LINK_KEYS)}", param=key[:60])
+        with refused_as_400():
+            refuse_image_uri(q)
         body = SearchBody(text=q, like=like, where=where, k=k, hybrid=hybrid, group_by=group_by)
         return await answer(body, request)
 
@@ -208,13 +221,13 @@ def search_router(engine: Engine, config: ServeConfig, store: VectorStore) -> AP
             "fields": [field.model_dump() for field in fields],
         })  # fmt: skip
 
-    @routes.get("/v1/items/{id:path}", response_model=ItemResult)
+    @routes.get("/v1/items/{id:any}", response_model=ItemResult)
     async def item(id: str) -> Response:
         columns = ["id", *store.schema.fields]
         row = await threads.run(lambda: one_row(store, id, columns))
         return json_response(row_as_json(row, store.schema))
 
-    @routes.get("/v1/thumbnails/{id:path}", responses={200: {"content": {"image/jpeg": {}}}}, response_class=Response)
+    @routes.get("/v1/thumbnails/{id:any}", responses={200: {"content": {"image/jpeg": {}}}}, response_class=Response)
     async def thumbnail(id: str) -> Response:
         row = await threads.run(lambda: one_row(store, id, ["id", "thumbnail"])) if store.schema.thumbnails else {}
         if not row.get("thumbnail"):
@@ -223,6 +236,22 @@ def search_router(engine: Engine, config: ServeConfig, store: VectorStore) -> AP
 
     return routes
 
+
+class AnyConvertor(Convertor[str]):
+    """A path's end of any signs; Starlette's own leaves out what has a line end."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        """As it is."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """As it is."""
+        return value
+
+
+register_url_convertor("any", AnyConvertor())
 
 THUMBNAIL_HEADERS = {
     "Cache-Control": "private, max-age=3600",  # private: it may have taken a key to see it

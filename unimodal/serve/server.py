@@ -69,7 +69,8 @@ def run(app: FastAPI, engine: Engine, config: ServeConfig, listener: socket.sock
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # nothing here depends on who asks, and anybody may send them
+        proxy_headers=bool(config.proxies),  # anybody may send them
+        forwarded_allow_ips=list(config.proxies),
         timeout_keep_alive=config.keep_alive_seconds,
         timeout_graceful_shutdown=math.ceil(config.drain_seconds),
     )

@@ -38,7 +38,12 @@ def locked(serve: Serve) -> TestClient:
 
 @pytest.mark.parametrize(
     "headers",
-    [{"Authorization": f"Bearer {KEY}"}, {"authorization": f"bearer {OTHER_KEY}"}, {"X-API-Key": OTHER_KEY}],
+    [
+        {"Authorization": f"Bearer {KEY}"},
+        {"authorization": f"bearer {OTHER_KEY}"},
+        {"X-API-Key": OTHER_KEY},
+        {"api-key": KEY},
+    ],
 )
 def test_any_of_the_keys_opens_as_bearer_or_as_x_api_key(locked: TestClient, headers: dict[str, str]) -> None:
     assert locked.post("/v1/embeddings", json={"input": "a"}, headers=headers).status_code == 200
@@ -61,7 +66,7 @@ def test_without_a_key_there_is_401_everywhere_but_health_and_documents(locked: 
 
 def test_a_wrong_key_is_told_apart_from_none(locked: TestClient) -> None:
     for headers, said in (
-        ({}, "an API key is needed; send it as Authorization: Bearer KEY, or as x-api-key."),
+        ({}, "an API key is needed; send it as Authorization: Bearer KEY, as x-api-key or as api-key."),
         ({"Authorization": f"Basic {KEY}"}, "an API key is needed"),
         ({"Authorization": "Bearer wrong"}, "this API key is not known"),
         ({"X-API-Key": KEY + "x"}, "this API key is not known"),
@@ -210,6 +215,34 @@ def test_pages_of_other_origins_may_ask_only_when_they_are_named(client: TestCli
     assert "access-control-allow-origin" not in shop.options("/v1/embeddings", headers=other).headers
     refused = shop.post("/v1/embeddings", headers={"Origin": "https://shop.example"})
     assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "https://shop.example")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        "authorization,content-type,x-stainless-arch,x-stainless-lang,x-stainless-os,x-stainless-package-version,"
+        "x-stainless-retry-count,x-stainless-runtime,x-stainless-runtime-version,x-stainless-timeout",
+        "x-client-name,x-api-key",
+    ],
+)
+def test_a_browsers_question_may_name_any_header(serve: Serve, headers: str) -> None:
+    shop = serve(cors=["https://shop.example"])
+    asked = {
+        "Origin": "https://shop.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": headers,
+    }
+    allowed = shop.options("/v1/embeddings", headers=asked)
+    assert allowed.status_code == 200
+    assert set(headers.split(",")) <= set(allowed.headers["access-control-allow-headers"].lower().split(","))
+    answer = shop.post("/v1/embeddings", json={"input": "a"}, headers={"Origin": "https://shop.example"})
+    assert "X-Unimodal-Ignored" in answer.headers["access-control-expose-headers"]
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings/", "/v2/embed/", "/embeddings//", "/v1/embed/"])
+def test_a_slash_at_the_end_is_not_a_redirect(client: TestClient, path: str) -> None:
+    body = {"input": ["a"]} if "embeddings" in path else {"texts": ["a"], "input_type": "classification"}
+    assert client.post(path, json=body, follow_redirects=False).status_code == 200
 
 
 def test_a_full_queue_is_429_with_the_time_to_wait(serve: Serve) -> None:

@@ -39,6 +39,7 @@ def test_keys_are_overridden_one_by_one() -> None:
         ({"queue_items": 10}, "max_items 2048 is more than queue_items 10"),
         ({"queue_bytes": 10}, "max_body_bytes 64000000 is more than queue_bytes 10"),
         ({"cors": ["shop.com"]}, "cors 'shop.com' is no origin; write it as https://shop.com"),
+        ({"proxies": ["proxy.local"]}, "proxies 'proxy.local' is not an address; write 10.0.0.7"),
         ({"urls": {"allow": ["https://shop.com"]}}, "allow 'https://shop.com' is no host name"),
         ({"urls": {"allow": ["*"]}}, r"allow '\*' is no host name"),
         ({"urls": {"allow": ["shop.com:8080"]}}, "allow 'shop.com:8080' is no host name"),

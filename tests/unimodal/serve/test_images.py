@@ -21,7 +21,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import numpy as np
 import pytest
@@ -34,7 +34,15 @@ from PIL import Image
 
 from unimodal.preprocess import decode_image
 from unimodal.serve.config import ServeConfig, UrlsConfig
-from unimodal.serve.images import TooLargeError, fetch_picture, is_public, open_checked, picture_bytes, public_socket
+from unimodal.serve.images import (
+    TooLargeError,
+    fetch_picture,
+    is_image_uri,
+    is_public,
+    open_checked,
+    picture_bytes,
+    public_socket,
+)
 
 CONFIG = ServeConfig(model="m")
 LOOPBACK = (
@@ -215,13 +223,46 @@ def test_bytes_come_from_a_data_uri_or_base64(picture: Image.Image) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "data:", "data:image/png,abcd", "data:image/png;base64,", "data:image/png;base64;abcd", "abc", "abcd=", "ab=d",
-     "AA==AAAA", "ab cd", "abcd\n", "äbcd", "hat.png", "/etc/passwd", "https://shop.com/a.png", "-_-_", "====",
+    ["", "data:", "data:image/png,abcd", "data:image/png;base64,", "data:image/png;base64;abcd", "abcde", "ab=d",
+     "AA==AAAA", "äbcd", "hat.png", "https://shop.com/a.png", "====", "data:image/png;base64,a%ZZb",
      "data:" + "a" * 300 + ";base64,abcd"],
 )  # fmt: skip
-def test_what_is_no_base64_is_refused(text: str) -> None:
+def test_what_is_not_base64_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="base64"):
         picture_bytes(text, CONFIG)
+
+
+PNG_HEAD = "data:image/png;charset=utf-8;name=a.png;base64,"
+
+
+@pytest.mark.parametrize("head", ["", PNG_HEAD, "data:image/png; base64 ,", " data:;base64,"])
+@pytest.mark.parametrize("count", range(3))  # every padding
+def test_base64_is_read_as_the_world_writes_it(picture: Image.Image, head: str, count: int) -> None:
+    content = b"\xfb\xff\xbf" + saved(picture, "PNG") + bytes(count)
+    plain = base64.b64encode(content).decode()
+    lines = base64.encodebytes(content).decode()
+    url_safe = base64.urlsafe_b64encode(content).decode()
+    ways = [plain, plain.rstrip("="), lines, lines.replace("\n", "\r\n"), url_safe, url_safe.rstrip("=")]
+    ways += [" ".join(lines.split()), "\n " + plain + " \n"]
+    if head:
+        ways += [quote(plain), quote(plain, safe="")]
+    for encoded in ways:
+        assert picture_bytes(head + encoded, CONFIG) == content, encoded[:40]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_image"),
+    [
+        ("data:image/png;base64,AAAA", True), ("  DATA:IMAGE/PNG;BASE64,AAAA", True), ("data:;base64,AAAA", True),
+        ("data:application/octet-stream;base64,AAAA", True), ("data:image/svg+xml,%3Csvg%3E", True),
+        ("data:image/png;charset=utf-8;base64,AAAA", True),
+        ("data: the new oil, they say", False), ("data:text/plain,hello", False),
+        ("a data:image/png;base64,AAAA", False),
+        ("data:image/png is a head, and not an image", False), ("data:image/png;base64", False), ("", False),
+    ],
+)  # fmt: skip
+def test_a_text_that_is_an_images_data_uri_is_recognised(text: str, is_image: bool) -> None:
+    assert is_image_uri(text) is is_image
 
 
 def test_base64_over_the_cap_is_refused_before_it_is_decoded() -> None:

@@ -15,12 +15,19 @@ from tests.unimodal.serve.conftest import Serve
 
 def test_every_route_is_described(client: TestClient) -> None:
     spec = client.get("/openapi.json").json()
-    assert {"/v1/embeddings", "/v1/models", "/v2/embed", "/vectorize", "/health/ready", "/metrics"} <= spec[
-        "paths"
-    ].keys()
+    assert {
+        "/v1/embeddings",
+        "/v1/models",
+        "/v1/embed",
+        "/v2/embed",
+        "/embed",
+        "/vectorize",
+        "/health/ready",
+        "/metrics",
+    } <= spec["paths"].keys()
     body = spec["components"]["schemas"]["EmbeddingsBody"]
-    assert body["required"] == ["input"]
-    assert not body["additionalProperties"]
+    assert {"input", "messages", "dimensions", "late_chunking"} <= body["properties"].keys()
+    assert body["additionalProperties"]  # ignored, and named in a header
 
 
 @pytest.mark.parametrize("examples", [10, pytest.param(100, marks=pytest.mark.slow)])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
+import pyarrow as pa
 import pytest
 import schemathesis
 import torch
@@ -18,6 +21,7 @@ from tests.unimodal.serve.shop import INJECTED, build_shop, jpeg, png, title
 from unimodal.config import ModelConfig
 from unimodal.embedder import Embedder
 from unimodal.model import build_model
+from unimodal.search.predicate import parse_where
 from unimodal.serve.app import create_app
 from unimodal.serve.config import ServeConfig
 from unimodal.serve.engine import Engine
@@ -93,7 +97,7 @@ def test_words_that_are_not_wanted_push_an_item_down(client: TestClient) -> None
 def test_a_where_and_a_forms_filters_both_hold(client: TestClient) -> None:
     hits = found(
         client, text="bag", where="price < 20 and colour = 'Red'", k=30,
-        filters={"category": ["sale"], "price": {"low": 8}, "new": []},
+        filters={"category": ["sale"], "price": {"low": 8}, "new": None},
     )  # fmt: skip
     assert {hit["id"] for hit in hits} == {"p/3", "p/9"}
 
@@ -181,11 +185,99 @@ def test_what_cannot_be_searched_for_is_refused_in_a_sentence(client: TestClient
     assert "\n" not in message
 
 
+def test_a_key_that_is_null_is_absent(client: TestClient) -> None:
+    nulls = {name: None for name in SearchBody.model_fields if name != "text"}
+    assert found(client, text="mug", **nulls) == found(client, text="mug")
+    assert found(client, text=None, **nulls) == found(client)
+    assert len(found(client, filters={"price": {"low": None, "high": None}, "colour": None}, k=50)) == 30
+
+
+@pytest.mark.parametrize("asked", [{"filters": {"colour": []}}, {"where": "colour in ()"}])
+@pytest.mark.parametrize("text", ["", "mug"])
+def test_an_empty_list_of_wanted_values_matches_nothing(client: TestClient, asked: Any, text: str) -> None:
+    assert found(client, text=text, **asked) == []
+    assert found(client, text=text, filters={"colour": ["Red"], "category": []}) == []
+    assert len(found(client, text=text, where="colour not in ()", k=50)) == 30
+
+
+def test_one_wanted_value_needs_no_list(client: TestClient) -> None:
+    assert {hit["fields"]["colour"] for hit in found(client, filters={"colour": "Red"})} == {"Red"}
+
+
+def test_a_list_of_strings_begins_as_one_of_its_elements_does(client: TestClient) -> None:
+    hits = found(client, where="category like 'sa%' and not category like 'ba%'", k=50)
+    assert {hit["id"] for hit in hits} == {"p/" + str(number) for number in range(7, 30, 2)}
+
+
+@pytest.mark.parametrize(
+    ("filters", "said"),
+    [
+        ([], "filters: it is not an object; send {FIELD: [VALUE, ...]} or {FIELD: {low, high}}."),
+        ({"price": {"gte": 5}}, "filters: 'price' has 'gte'; a range is {\"low\": 5, \"high\": 20}, both included."),
+        ({"price": {"low": "5"}}, "filters: 'price' has a range whose low is '5'; send a number."),
+        ({"price": {"low": True}}, "filters: 'price' has a range whose low is true; send a number."),
+        ({"colour": [None]}, "filters: 'colour' is to be null; send a list of texts, numbers or truth values"),
+        ({"colour": [["Red"]]}, "filters: 'colour' is to be a list of 1; send"),
+        ({"colour": ["Red"] * 1001}, "filters: 'colour' has 1001 wanted values, and 1000 may be"),
+        ({"c" * 2000: ["Red"]}, "is longer than 1000 characters"),
+    ],
+)
+def test_filters_that_cannot_be_read_are_refused_in_jsons_words(client: TestClient, filters: Any, said: str) -> None:
+    assert said in refusal(client, filters=filters)
+
+
+@pytest.mark.parametrize("key", list(SearchBody.model_fields))
+@pytest.mark.parametrize(
+    "sent", ["true", "[null]", '{"a": null}', "1e400", "[[]]", "-7", '"\\u0000"', '{"a": [true, {}]}']
+)
+def test_no_message_holds_a_word_of_pythons(client: TestClient, key: str, sent: str) -> None:
+    content = '{"' + key + '": ' + sent + "}"
+    answer = client.post("/v1/search", content=content, headers={"Content-Type": "application/json"})
+    words = set(re.findall(r"[A-Za-z_]+", answer.text)) if answer.status_code == 400 else set()
+    assert not {"None", "True", "False", "dict", "str", "union", "Union", "NoneType", "Range"} & words, answer.text
+    assert "list[" not in answer.text
+
+
+@pytest.mark.parametrize("key", ["text", "negatives"])
+def test_a_data_uri_where_words_are_asked_for_is_refused(client: TestClient, key: str) -> None:
+    uri = data_uri(1)[:5_000]
+    body = {"text": uri} if key == "text" else {"text": "mug", "negatives": [uri]}
+    assert refusal(client, **body) == f"{key}: the text is an image as a data URI; send it as an image."
+    assert client.get("/v1/search", params={"q": uri[:200]}).status_code == 400
+
+
+def test_an_image_in_lines_and_without_padding_is_found(client: TestClient) -> None:
+    encoded = base64.encodebytes(png(11)).decode().rstrip("=\n")
+    for image in (encoded, f"data:image/png;charset=utf-8;base64,{encoded}"):
+        assert ids(found(client, image=image, vectors=["image"], k=1)) == ["p/11"]
+
+
+ODD_IDS = ["two\nlines", "ends\n", "\n", "slash/", "a//b", "100%", "ü?#", "a b", " ", "../up", "a/./b"]
+
+
+def test_an_id_of_any_signs_is_found_percent_encoded(
+    served: Embedder, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = build_shop(tmp_path_factory.mktemp("odd") / "store", served)
+    row = pa.Table.from_batches(list(store.scan(where=parse_where("id = 'p/3'"))))
+    for id in ODD_IDS:
+        place = row.column_names.index("id")
+        store.upsert(row.set_column(place, "id", pa.array([id])), fingerprint=served.fingerprint())
+    config = ServeConfig(model="tiny")
+    with TestClient(create_app(Engine(served, config), config, store)) as client:
+        for id in ODD_IDS:
+            item = client.get(f"/v1/items/{quote(id, safe='')}")
+            assert item.status_code == 200, (id, item.text)
+            assert item.json()["id"] == id
+            assert client.get(item.json()["thumbnail"]).content == jpeg(3)
+    store.close()
+
+
 @pytest.mark.parametrize(
     "body",
     [
         {"filters": {"price": [{}] * 10_000}},
-        {"filters": {str(number): 0 for number in range(10_000)}},
+        {"filters": {str(number): [[]] for number in range(10_000)}},
         {"filters": {"price": {str(number): 0 for number in range(10_000)}}},
         {"negatives": [0] * 10_000},
         {str(number): 0 for number in range(10_000)},
