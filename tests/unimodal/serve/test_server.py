@@ -101,7 +101,7 @@ def test_openais_own_client_gets_the_embedders_vectors(
         by_default = client.embeddings.create(input=texts, model="tiny")  # asks for base64 and decodes it
         as_floats = client.embeddings.create(input=texts, model="tiny", encoding_format="float", dimensions=8)
         assert [model.id for model in client.models.list()] == ["slow"]
-        with pytest.raises(openai.BadRequestError, match="not between 1 and 24"):
+        with pytest.raises(openai.BadRequestError, match="not between 1 and embed_dim 24"):
             client.embeddings.create(input=texts, model="tiny", dimensions=99)
         with pytest.raises(openai.AuthenticationError, match="this API key is not known"):
             client.with_options(api_key="wrong").embeddings.create(input=texts, model="tiny")
