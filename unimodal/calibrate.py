@@ -20,6 +20,7 @@ from .shards.find import COMPRESSED
 from .shards.read import open_shards
 from .shards.sample import Sample, captions_of, image_bytes_of
 from .shards.storage import is_remote
+from .tables.fields import image_folder
 
 SAMPLES_AT_A_TIME = 512  # whose pictures are held
 
@@ -104,8 +105,7 @@ def _of_table(source: str, options: Sequence[str], limit: int, rng: np.random.Ge
     if not values.get("image") or not values.get("captions"):
         raise ValueError(f"which fields of {source} are meant is not said; add image=FIELD and captions=[FIELD].")
     config = parse_config(PackConfig, values, source="options")
-    path = Path(source)
-    folder = Path(config.image_root) if config.image_root else path if path.is_dir() else path.parent
+    folder = image_folder(source, config.image_root)
     for number, row in _drawn(read_numbered_rows(config), limit, rng):
         try:
             parts, fault = image_sample(row, config, folder), ""

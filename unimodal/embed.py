@@ -1,82 +1,203 @@
-"""Many inputs -> a folder of vectors: vectors.npy (n, D) float32, and items.jsonl with what each row is."""
+"""Many inputs -> a folder of vectors: vectors.npy (n, D) float32, and items.jsonl with what each row is.
+
+An input is read as `unimodal index` reads it. What cannot be embedded is listed in skipped.jsonl.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .checkpoint import replace_folder
-from .embedder import Item, load
-from .rows import Row, RowsConfig, field_of, missing_field, read_numbered_rows
+from .config import apply_overrides, parse_config
+from .embedder import Embedder, Vectors, load
+from .embedder import Item as Input
+from .progress import progress_bar
+from .search.fields import unstorable
+from .search.items import IndexConfig, Item, ItemsConfig, items, surveyed, units
+from .search.reading import RawRow, Unit
+from .search.skipped import SKIPPED, Skipped
+from .tables.files import written_name
+from .tables.skipped import limit_of, too_many
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-KINDS = {"text": "text", "image": "picture's path"}
+
+class Embedded(NamedTuple):
+    """What came of embedding; rows that were skipped or have no image are listed in skipped.jsonl with the reasons."""
+
+    count: int
+    dim: int
+    skipped: int
+    without_image: int  # embedded by their text alone, for their image cannot be read
 
 
 def embed_source(
     model: str,
-    source: Path,
+    source: str | Path,
     out: Path,
+    overrides: Sequence[str] = (),
     *,
-    text: str = "",
+    text: str | Sequence[str] = (),
     image: str = "",
     device: str | None = None,
     overwrite: bool = False,
-) -> tuple[int, int]:
-    """Embed a folder of pictures, a .txt with a text a line, or a table's fields; returns (n, D).
+) -> Embedded:
+    """Embed a folder of images, a .txt of one text per line, shards, or a table's fields.
 
-    text, image: fields of a table; with both, a row's vector is that of the two together.
-    Raises ValueError for an empty source, or an `out` that exists and is not to be overwritten.
+    overrides: `KEY=VALUE` of ItemsConfig, as for `unimodal index`.
+    text, image: fields of a table, or templates of them; with both, a row's vector is that of the two together.
+
+    Raises ValueError for an input that holds nothing or that the model does not embed, for more bad rows than
+    `max_skipped` allows, and for an `out` that exists and is not to be overwritten.
     """
     if out.exists() and not overwrite:
         raise ValueError(f"{out} exists already; choose another folder or add --overwrite.")
-    records = _records(source, text, image)
+    given = {"input": str(source), **({"text": text} if text else {}), **({"image": image} if image else {})}
+    config = parse_config(ItemsConfig, apply_overrides(given, overrides), source="options")
+    whole = IndexConfig(**config.model_dump(), words=())
+    cut = units(whole)
+    whole, _ = surveyed(whole, cut, {})
+    embedder = load(model, device=device)
+    _check_kinds(whole, embedder, model)
+    vectors: list[Vectors] = []
+    records: list[dict[str, str]] = []
+    skipped: list[dict[str, Any]] = []
+    with progress_bar("embedding", num_rows := sum(unit.rows for unit in cut)) as advance:
+        for unit, block in _blocks(cut, whole):
+            embedded = _embed_block(block, embedder, whole)
+            vectors.append(embedded.vectors)
+            records += embedded.records
+            skipped += [{"file": unit.label, **one._asdict()} for one in embedded.skipped]
+            _check_skipped(skipped, num_rows, whole, out)
+            advance(len(records) + sum(not one["kept"] for one in skipped))
     if not records:
-        raise ValueError(f"{source} holds nothing to embed; give a folder of pictures, a .txt of lines or a table.")
-    vectors = load(model, device=device).encode_document([_item(record) for record in records])
+        first = f"; the first: {skipped[0]['reason']}" if skipped else ""
+        raise ValueError(f"{source}: all {len(skipped):,} rows had to be skipped{first}.")
+    _write(out, np.concatenate(vectors), records, skipped)
+    without_image = sum(one["kept"] for one in skipped)
+    return Embedded(len(records), vectors[0].shape[1], len(skipped) - without_image, without_image)
+
+
+class _Block(NamedTuple):
+    """Vectors of some rows, what each is, and the rows that are not among them, or there without their image."""
+
+    vectors: Vectors
+    records: list[dict[str, str]]
+    skipped: list[Skipped]
+
+
+def _check_kinds(config: IndexConfig, embedder: Embedder, model: str) -> None:
+    for kind in ("text", "image"):
+        if getattr(config, kind) and kind not in embedder.modalities:
+            raise ValueError(
+                f"{config.input} has {kind}s to embed, and {model} embeds {min(embedder.modalities)} alone."
+            )
+
+
+def _blocks(cut: Sequence[Unit], config: IndexConfig) -> Iterator[tuple[Unit, list[Item | RawRow]]]:
+    """The rows of all units, `batch` at a time; a row whose id was there before is one that cannot be embedded."""
+    seen: dict[str, str] = {}
+    for unit in cut:
+        found = items(unit, config, {})
+        while block := list(itertools.islice(found, config.batch)):
+            yield unit, [_once(item, unit, seen) for item in block]
+
+
+def _once(item: Item | RawRow, unit: Unit, seen: dict[str, str]) -> Item | RawRow:
+    if isinstance(item, RawRow):
+        return item
+    place = f"row {item.number} of {unit.label}"
+    first = seen.setdefault(item.id, place)
+    if first == place:
+        return item
+    return RawRow(item.number, {}, f"its id {item.id!r} is that of {first} too", item.id)
+
+
+def _embed_block(block: Sequence[Item | RawRow], embedder: Embedder, config: IndexConfig) -> _Block:
+    """The usable items of a block embedded at once; where that fails, those with a bad image are found one by one."""
+    usable: list[Item] = []
+    skipped: list[Skipped] = []
+    for item in block:
+        fault = item.fault if isinstance(item, RawRow) else unstorable({"text": item.text}, None, None)
+        if isinstance(item, RawRow) or fault:
+            skipped.append(Skipped(item.number, item.id.encode(errors="replace").decode(), fault))
+            continue
+        usable.append(item)
+        if item.fault:
+            skipped.append(Skipped(item.number, item.id, item.fault, kept=True))
+    try:
+        return _Block(_encode(usable, embedder), [_record(item) for item in usable], skipped)
+    except Exception:
+        faults = {number: fault for number, item in enumerate(usable) if (fault := _fault_of(item, embedder))}
+        if not faults:
+            raise
+    kept: list[Item] = []
+    for number, item in enumerate(usable):
+        is_kept = number not in faults or (bool(item.text) and config.missing_image == "keep")
+        if number in faults:
+            skipped.append(Skipped(item.number, item.id, faults[number], kept=is_kept))
+        if is_kept:
+            kept.append(replace(item, picture=None) if number in faults else item)
+    skipped.sort()
+    return _Block(_encode(kept, embedder), [_record(item) for item in kept], skipped)
+
+
+def _fault_of(item: Item, embedder: Embedder) -> str:
+    """Why an item's image cannot be read; empty if it can."""
+    if item.picture is None:
+        return ""
+    try:
+        embedder.prepare(item.picture)
+    except Exception as error:  # Pillow's readers raise whatever a broken file leads them into
+        return " ".join(str(error).split()) or type(error).__name__
+    return ""
+
+
+def _encode(usable: Sequence[Item], embedder: Embedder) -> Vectors:
+    inputs: list[Input] = []
+    for item in usable:
+        parts = {**({"text": item.text} if item.text else {})}
+        inputs.append({**parts, **({"image": item.picture} if item.picture is not None else {})})
+    return embedder.encode_document(inputs, show_progress=False)
+
+
+def _record(item: Item) -> dict[str, str]:
+    """The line of an item; an image that is inside the table or shard has no path."""
+    record = {"id": item.id, **({"text": item.text} if item.text else {})}
+    if isinstance(item.picture, Path):
+        record["image"] = written_name(str(item.picture))
+    return record
+
+
+def _check_skipped(skipped: Sequence[dict[str, Any]], num_rows: int, config: IndexConfig, out: Path) -> None:
+    if not too_many(len(skipped), num_rows, config.max_skipped):
+        return
+    file = out.with_name(f"{out.name}.{SKIPPED}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(_lines(skipped), encoding="utf-8")
+    first = f"the first, row {skipped[0]['row']}: {skipped[0]['reason']}"
+    raise ValueError(
+        f"{len(skipped):,} of {num_rows:,} rows of {config.input} cannot be embedded ({first}), "
+        f"{limit_of(config.max_skipped)}; repair what is listed in {file}, or raise max_skipped."
+    )
+
+
+def _write(out: Path, vectors: Vectors, records: Sequence[Any], skipped: Sequence[Any]) -> None:
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     np.save(part / "vectors.npy", vectors)
-    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-    (part / "items.jsonl").write_text("".join(lines), encoding="utf-8")
+    (part / "items.jsonl").write_text(_lines(records), encoding="utf-8")
+    if skipped:
+        (part / SKIPPED).write_text(_lines(skipped), encoding="utf-8")
     replace_folder(part, out)
-    return vectors.shape[0], vectors.shape[1]
 
 
-def _records(source: Path, text: str, image: str) -> list[dict[str, Any]]:
-    if source.is_dir() and not (text or image):
-        return [{"image": str(path)} for path in sorted(source.rglob("*")) if path.suffix.lower() in PICTURES]
-    if source.suffix == ".txt":
-        if not source.is_file():
-            raise ValueError(f"{source} does not exist; give a folder of pictures, a .txt of lines or a table.")
-        return [{"text": line} for line in source.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not (text or image):
-        raise ValueError(f"{source} is a table; say which field to embed with --text FIELD, --image FIELD or both.")
-    return [
-        _record(row, {"text": text, "image": image}, f"row {number} of {source}", source.parent)
-        for number, row in read_numbered_rows(RowsConfig(input=str(source)))
-    ]
-
-
-def _record(row: Row, fields: dict[str, str], place: str, folder: Path) -> dict[str, str]:
-    record = {}
-    for kind, field in fields.items():
-        if not field:
-            continue
-        try:
-            value = field_of(row, field)
-        except KeyError:
-            raise missing_field(row, field, place) from None
-        if not isinstance(value, str):
-            raise ValueError(f"{field!r} of {place} is {value!r}; name a field that holds a {KINDS[kind]}.")
-        record[kind] = str(folder / value) if kind == "image" else value
-    return record
-
-
-def _item(record: dict[str, Any]) -> Item:
-    return {**record, "image": Path(record["image"])} if "image" in record else record
+def _lines(values: Sequence[Any]) -> str:
+    return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)

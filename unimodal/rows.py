@@ -16,17 +16,17 @@ from typing import Any, BinaryIO
 from pydantic import Field, model_validator
 
 from unimodal.config import Config, nearest
-
-Row = dict[str, Any]
+from unimodal.tables.fields import Row, field_of, has_field, is_missing, missing_field, value_of
+from unimodal.tables.files import is_hidden, is_image_name
 
 
 class RowsConfig(Config):
     """A table and which of its rows are wanted."""
 
-    input: str  # .jsonl, .json, .csv, .tsv, .parquet, a glob of them, a save_to_disk folder, or hf:NAME[:CONFIG]
+    input: str  # .jsonl, .json, .csv, .tsv, .parquet, .txt, a glob of them, a save_to_disk folder, or hf:NAME[:CONFIG]
     split: str = "train"  # of a Hugging Face data set
     join: dict[str, str] = Field({})  # field: "FILE:COLUMN" puts the row of FILE with that COLUMN in the value's place
-    where: dict[str, Any] = Field({})  # keep rows whose field equals the value, or one of a list of values
+    where: dict[str, Any] = Field({})  # keep rows whose field equals the value, or one of a list; null: is missing
     hash_field: str = ""  # hold out by hash: keep rows whose hash of this field falls in hash_range
     hash_range: tuple[int, int] = (0, 100)  # percent, [low, high)
     exclude: dict[str, str] = Field({})  # field: "FILE:COLUMN[,COLUMN]" drops rows whose value is listed there
@@ -73,15 +73,19 @@ class RowFilter:
     def __init__(self, config: RowsConfig, root: Path = Path()) -> None:
         self.config = config
         self.seen: set[str] = set()  # fields of `where` that some row had
+        self._where_joined = {name: one for name, one in config.where.items() if name.partition(".")[0] in config.join}
+        self._where_own = {name: one for name, one in config.where.items() if name not in self._where_joined}
         self._joins = {field: _lookup(field, place, root) for field, place in config.join.items()}
         self._excluded = {field: _listed(place, root) for field, place in config.exclude.items()}
 
     def __call__(self, row: Row, place: str) -> Row | None:
         """The row with what is joined to it, or None if it is not wanted; place: what errors call it."""
         config = self.config
+        if not _matches(row, self._where_own, self.seen):  # first, for a row may be dropped for want of what is joined
+            return None
         for field, lookup in self._joins.items():
             row = {**row, field: lookup(_strict(row, field, place), place)}
-        if not _matches(row, config.where, self.seen):
+        if not _matches(row, self._where_joined, self.seen):
             return None
         if config.hash_field and not _in_range(_strict(row, config.hash_field, place), config, place):
             return None
@@ -111,30 +115,6 @@ def hash_percent(value: str) -> int:
     return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "big") % 100
 
 
-def field_of(row: Mapping[str, Any], field: str) -> Any:
-    """The value of a field, dots reaching into nested mappings; KeyError if the row has none."""
-    if field in row:
-        return row[field]
-    head, _, rest = field.partition(".")
-    if rest and isinstance(row.get(head), Mapping):
-        return field_of(row[head], rest)
-    raise KeyError(field)
-
-
-def has_field(row: Mapping[str, Any], field: str) -> bool:
-    """Whether the row has the field, be its value null."""
-    try:
-        field_of(row, field)
-    except KeyError:
-        return False
-    return True
-
-
-def missing_field(row: Mapping[str, Any], field: str, place: str) -> ValueError:
-    """The error for a field that is not there; it names the nearest one that is."""
-    return ValueError(f"field {field!r} is not in {place}; {nearest(field, list(_names(row)))}")
-
-
 def _strict(row: Row, field: str, place: str) -> Any:
     try:
         return field_of(row, field)
@@ -142,46 +122,48 @@ def _strict(row: Row, field: str, place: str) -> Any:
         raise missing_field(row, field, place) from None
 
 
-def _names(row: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in row.items():
-        yield key
-        if isinstance(value, Mapping):
-            yield from (f"{key}.{name}" for name in _names(value))
-
-
 def _matches(row: Row, where: Mapping[str, Any], seen: set[str]) -> bool:
     matches = True
     for field, wanted in where.items():
-        try:
-            value = field_of(row, field)
-        except KeyError:  # rows of JSON lines may leave a field out; that it is in no row at all is the error
-            matches = False
-            continue
-        seen.add(field)
+        if has_field(row, field):  # rows of JSON lines may leave a field out; that it is in no row at all is the error
+            seen.add(field)
+        value = value_of(row, field)
         matches = matches and any(_equal(value, one) for one in (wanted if isinstance(wanted, list) else [wanted]))
     return matches
 
 
 def _equal(value: Any, wanted: Any) -> bool:
+    if is_missing(value) or is_missing(wanted):
+        return is_missing(value) and is_missing(wanted)
     if isinstance(value, str) and not isinstance(wanted, str):  # a CSV knows strings only
         return value.lower() == str(wanted).lower() if isinstance(wanted, bool) else value == str(wanted)
     return isinstance(value, bool) is isinstance(wanted, bool) and bool(value == wanted)  # True == 1 in Python
 
 
 def _in_range(value: Any, config: RowsConfig, place: str) -> bool:
-    if value is None or value == "":
+    if is_missing(value):
         raise ValueError(f"{config.hash_field!r} is empty in {place}; hold out by a field that every row has.")
     return config.hash_range[0] <= hash_percent(str(value)) < config.hash_range[1]
 
 
 def _lookup(field: str, place: str, root: Path) -> Callable[[Any, str], Row]:
     name, columns = _columns(place, "join")
-    table = {
-        str(_strict(row, columns[0], f"row {number} of {name}")): row
-        for number, row in enumerate(_records(name, "train", root))
-    }
+    table: dict[str, Row] = {}
+    numbers: dict[str, int] = {}
+    for number, row in enumerate(_records(name, "train", root)):
+        key = _strict(row, columns[0], f"row {number} of {name}")
+        if is_missing(key):
+            continue
+        table[str(key)] = row
+        if numbers.setdefault(str(key), number) != number:
+            raise ValueError(
+                f"rows {numbers[str(key)]} and {number} of {name} both have the {columns[0]} {key!r}; join by a "
+                "column that tells rows apart."
+            )
 
     def find(value: Any, row_place: str) -> Row:
+        if is_missing(value):
+            raise ValueError(f"{field} is empty in {row_place}, and a row of {place} is joined by it; filter it out.")
         if str(value) not in table:
             raise ValueError(f"{field} {value!r} in {row_place} is in no row of {place}; add it or filter it out.")
         return table[str(value)]
@@ -208,7 +190,7 @@ def _columns(place: str, option: str) -> tuple[str, list[str]]:
 
 def _texts(value: Any) -> set[str]:
     values = value if isinstance(value, list) else [value]
-    return {str(one) for one in values if one is not None}
+    return {str(one) for one in values if not is_missing(one)}
 
 
 def _records(name: str, split: str, root: Path) -> Iterator[Row]:
@@ -227,12 +209,15 @@ def table_paths(name: str, root: Path) -> list[Path]:
         paths = [path]
     elif any(mark in name for mark in "*?["):
         anchor = Path(path.anchor)
-        paths = sorted(anchor.glob(str(path.relative_to(anchor))))
+        found = sorted(anchor.glob(str(path.relative_to(anchor))))
+        paths = [one for one in found if path.name.startswith(".") or not is_hidden(one.name)]
     else:
         paths = []
     if not paths:
         raise ValueError(f"input {str(path)!r} does not exist; give a file, a glob of files or a save_to_disk folder.")
     for path in paths:
+        if path.is_file() and is_image_name(path):
+            raise ValueError(f"{path} is an image and not a table; give a table that names it.")
         if path.is_file() and path.suffix not in READERS:
             raise ValueError(f"{path} has the ending {path.suffix!r}; rows are read from {', '.join(READERS)}.")
     return paths
@@ -244,15 +229,16 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
-            except ValueError as error:  # covers bad UTF-8 too
-                raise ValueError(f"{path}, line {number} is not JSON ({error}); repair or remove it.") from None
-            yield as_row(row, f"{path}, line {number}")
+                yield parse_line(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number} is {error}; repair or remove it.") from None
 
 
 def _read_json(path: Path) -> Iterator[Row]:
     try:
         rows = json.loads(path.read_bytes())
+    except UnicodeDecodeError as error:
+        raise not_utf8(f"{path}", error) from None
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); one object a line goes into a .jsonl file.") from None
     if not isinstance(rows, list):
@@ -261,11 +247,45 @@ def _read_json(path: Path) -> Iterator[Row]:
         yield as_row(row, f"{path}, item {number}")
 
 
+def parse_line(line: bytes) -> Row:
+    """A line of JSON as a row. Raises ValueError with what the line is instead: "not JSON (...)", "not UTF-8 (...)"."""
+    try:
+        row = json.loads(line)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 ({error})") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"a {type(row).__name__} and not an object of fields and values")
+    return row
+
+
 def as_row(row: Any, place: str) -> Row:
     """What was read at a place, if it is an object of fields; raises ValueError if it is not."""
     if not isinstance(row, dict):
         raise ValueError(f"{place} holds a {type(row).__name__}; a row is an object of fields and values.")
     return row
+
+
+def _read_texts(path: Path) -> Iterator[Row]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = decode_line(line, is_first=number == 1)
+            except UnicodeDecodeError as error:
+                raise not_utf8(f"{path}, line {number}", error) from None
+            if text.strip():
+                yield {"text": text.strip()}
+
+
+def decode_line(line: bytes, *, is_first: bool) -> str:
+    """A line of a file as a text; an editor's byte-order mark would become part of the first one."""
+    return line.decode("utf-8-sig" if is_first else "utf-8")
+
+
+def not_utf8(place: str, error: UnicodeDecodeError) -> ValueError:
+    """The error for a file in another encoding."""
+    return ValueError(f"{place} is not UTF-8 ({error}); save it as UTF-8.")
 
 
 def _read_csv(path: Path) -> Iterator[Row]:
@@ -289,8 +309,7 @@ def cells_of(file: BinaryIO, path: Path, taken: list[bytes], at_start: bool = Tr
     def lines() -> Iterator[str]:
         for number, line in enumerate(file):
             taken.append(line)
-            # A spreadsheet's byte-order mark would become part of the first field's name.
-            yield line.decode("utf-8-sig" if at_start and not number else "utf-8")
+            yield decode_line(line, is_first=at_start and not number)
 
     reader = csv.reader(lines(), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
     try:
@@ -299,7 +318,7 @@ def cells_of(file: BinaryIO, path: Path, taken: list[bytes], at_start: bool = Tr
                 _check_header(row, path)
             yield row
     except UnicodeDecodeError as error:  # of the line after those that the reader got
-        raise ValueError(f"{path}, line {reader.line_num + 1} is not UTF-8 ({error}); save it as UTF-8.") from None
+        raise not_utf8(f"{path}, line {reader.line_num + 1}", error) from None
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num} cannot be read ({error}); repair or remove it.") from None
 
@@ -332,6 +351,7 @@ READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".csv": _read_csv,
     ".tsv": _read_csv,
     ".parquet": _read_parquet,
+    ".txt": _read_texts,  # one text per line, as the field `text`
 }
 
 

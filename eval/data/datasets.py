@@ -8,7 +8,7 @@ document count once, and a warning says how many they are.
 from __future__ import annotations
 
 import dataclasses
-import re
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from unimodal.rows import Row, field_of, missing_field
+from unimodal.tables import fields
+from unimodal.tables.fields import Row, has_field, image_path, images_in, missing_field, names_in, value_of
+
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ def image_text_data(
     data = RetrievalMaker()
     empty: list[list[str]] = []
     repeated: list[bool] = []
+    rows = list(rows)
+    check_fields(rows, (image, text), source)
     for row in rows:
         texts = texts_of(row, text)[: 1 if first_caption else None]
         pictures = pictures_of(row, image, folder)
@@ -125,22 +129,27 @@ def text_retrieval_data(
     """Texts that search a pool of texts; relevant are the documents of all rows of the pool with the query's text.
 
     rows: those whose queries are asked. pool: those whose documents are searched.
-    first_of: fields; of the rows of the pool that share their values only the first gives a document.
+    first_of: fields; of the rows of the pool that share their values only the first gives a document. A row without
+        one of these values stands alone.
     every: ask only every n-th of the distinct queries.
     source: what the rows are of, for the warning that counts those left out for want of a query or a document.
 
     Raises ValueError if that leaves no row to ask, or none to search.
     """
+    pool = list(pool)
+    check_fields(rows, (query, document), source)
+    check_fields(pool, (query, document, *first_of), source)
     _refuse_all_empty([_empty_of({name: texts_of(row, name) for name in (query, document)}) for row in rows], source)
     empty: list[list[str]] = []
     repeated: list[bool] = []
     data = RetrievalMaker()
     seen: set[tuple[Any, ...]] = set()
     for row in pool:
-        group = tuple(str(value_of(row, name)) for name in first_of)
+        group = tuple(str(value_of(row, name)) for name in first_of if value_of(row, name) is not None)
         if first_of and group in seen:
             continue
-        seen.add(group)
+        if len(group) == len(first_of):  # a row whose values are missing shares none with another
+            seen.add(group)
         queries, documents = texts_of(row, query), texts_of(row, document)
         empty.append(_empty_of({query: queries, document: documents}))
         news = [data.add(text, documents) for text in queries]
@@ -189,12 +198,16 @@ def pair_data(
 ) -> PairData:
     """Pairs of texts with their score, from numbered rows; groups: name -> the numbers of its rows."""
     pairs = PairData([], [], [], {name: [] for name in groups or {}})
-    for number, row in rows:
+    numbered = list(rows)
+    check_fields([row for _, row in numbered], (left, right, score), "")
+    for number, row in numbered:
         lefts, rights, value = texts_of(row, left), texts_of(row, right), value_of(row, score)
         try:
             pairs.scores.append(float(value))
         except (TypeError, ValueError):
             raise ValueError(f"{score!r} of row {number} is {value!r}; a similarity score is a number.") from None
+        if not math.isfinite(pairs.scores[-1]):
+            raise ValueError(f"{score!r} of row {number} is {value!r}; a similarity score is a finite number.")
         if not lefts or not rights:
             raise ValueError(f"row {number} has no {right if lefts else left!r}; a pair needs both texts.")
         for name, numbers in (groups or {}).items():
@@ -307,33 +320,23 @@ class RetrievalMaker:
         return RetrievalData(asked, list(self._documents), [list(self._relevant[query]) for query in asked])
 
 
-def texts_of(row: Row, name: str) -> list[str]:
-    """The texts of a field or of a template such as "{title}, {color}"; empty ones are left out."""
-    if "{" in name:
-        values = [re.sub(r"\{([^{}]+)\}", lambda match: str(value_of(row, match[1])), name)]
-    else:
-        value = value_of(row, name)
-        values = [str(one) for one in (value if isinstance(value, list) else [value]) if one is not None]
-    return [text for text in values if text.strip()]
-
-
 def pictures_of(row: Row, name: str, folder: Path) -> list[Path | bytes]:
-    """The pictures of a field: paths below `folder`, bytes, or the {"bytes", "path"} of a Hugging Face data set."""
-    value = value_of(row, name)
-    pictures: list[Path | bytes] = []
-    for one in value if isinstance(value, list) else [value]:
-        if isinstance(one, Mapping):
-            one = one.get("bytes") or one.get("path")
-        if isinstance(one, bytes):
-            pictures.append(one)
-        elif one:
-            pictures.append(folder / str(one))
-    return pictures
+    """The images of a field: paths below `folder`, bytes, or the {"bytes", "path"} of a Hugging Face data set."""
+    images: list[Path | bytes] = []
+    for one in images_in(value_of(row, name)):
+        if not isinstance(one, (str, bytes)):
+            raise ValueError(f"{name!r} holds a decoded image; give its path or its bytes.")
+        images.append(image_path(one, folder) if isinstance(one, str) else one)
+    return images
 
 
-def value_of(row: Row, name: str) -> Any:
-    """The value of a field, dots reaching into nested ones; ValueError with the nearest name if there is none."""
-    try:
-        return field_of(row, name)
-    except KeyError:
-        raise missing_field(row, name, "a row") from None
+def texts_of(row: Row, name: str) -> list[str]:
+    """The texts of a field or template, with their blanks: a model gets a benchmark's texts as they are."""
+    return fields.texts_of(row, name, verbatim=True)
+
+
+def check_fields(rows: Sequence[Row], specs: Iterable[str], source: str) -> None:
+    """Raises ValueError for a field that is in no row, naming the nearest; of some rows it may be missing."""
+    for name in [name for spec in specs for name in names_in(spec)]:
+        if rows and not any(has_field(row, name) for row in rows):
+            raise missing_field(rows[0], name, f"any row of {source}" if source else "any row")

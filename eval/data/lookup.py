@@ -10,16 +10,18 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from unimodal.config import Config
-from unimodal.rows import Row, RowsConfig, read_rows
+from unimodal.rows import RowsConfig, read_rows
+from unimodal.tables.fields import Row, image_folder
 
-from .datasets import Fused, Input, Picture, RetrievalData, pictures_of, texts_of, value_of
+from .datasets import Fused, Input, Picture, RetrievalData, check_fields, pictures_of, texts_of
 
 
 class Described(Config):
     """Which fields put a row into words and pictures."""
 
     text: list[str] = Field(default=[])  # fields, joined by commas; empty ones are left out
-    image: str = ""  # a field: paths relative to the folder of the input
+    image: str = ""  # a field: paths relative to `image_root`
+    image_root: str = ""  # the folder of the images' paths, which none may leave; default: the folder of the input
 
     @model_validator(mode="after")
     def _is_described(self) -> Described:
@@ -65,12 +67,16 @@ def lookup_data(
     says once. One without any relevant product is left out.
     Raises ValueError, naming the row, for a product without its text or picture.
     """
-    folder = (root / described.rows.input).parent
+    check_fields(catalogue, _fields_of(described, grades), described.rows.input)
+    asked_fields = [questions.fields.get(name, name) for name in grades]
+    check_fields(asked, _fields_of(questions, [*asked_fields, questions.sibling]), questions.rows.input)
+    folder = image_folder(described.rows.input, described.image_root, root)
     shown = [_first(pictures_of(row, described.image, folder)) if described.image else None for row in catalogue]
     documents = [_product(row, picture, described.text, form) for row, picture in zip(catalogue, shown, strict=True)]
     places = {name: _places(catalogue, name) for name in grades}
+    questions_folder = image_folder(questions.rows.input, questions.image_root, root)
     found: dict[Input, dict[int, float]] = {}
-    for question, row in _questions(asked, questions, (root / questions.rows.input).parent, set(shown)):
+    for question, row in _questions(asked, questions, questions_folder, set(shown)):
         relevant = found.setdefault(question, {})
         for name, grade in grades.items():
             for value in _values(row, questions.fields.get(name, name)):
@@ -85,6 +91,10 @@ def lookup_data(
         gains=[list(relevant.values()) for relevant in kept.values()],
         hit_gain=max(grades.values()),
     )
+
+
+def _fields_of(described: Described, others: Iterable[str]) -> list[str]:
+    return [field for field in (*described.text, described.image, *others) if field]
 
 
 def _warn_of_no_hits(questions: Mapping[Input, Mapping[int, float]], grade: float) -> None:
@@ -114,7 +124,8 @@ def _questions(
     """Each question and the row that it is about."""
     siblings: dict[str, list[Row]] = {}
     for row in rows if questions.sibling else ():
-        siblings.setdefault(str(value_of(row, questions.sibling)), []).append(row)
+        for value in _values(row, questions.sibling):
+            siblings.setdefault(value, []).append(row)
     for row in rows:
         text = _text(row, questions.text)
         if questions.text and not text:
@@ -124,7 +135,8 @@ def _questions(
             continue
         others = [row]
         if questions.sibling:
-            others = [one for one in siblings[str(value_of(row, questions.sibling))] if one is not row]
+            others = [other for value in _values(row, questions.sibling) for other in siblings[value]]
+            others = [other for other in others if other is not row]
         for photo in _photos(others, questions, folder, shown):
             yield (Fused(text, photo) if questions.text else photo), row
 
@@ -165,5 +177,4 @@ def _places(catalogue: Sequence[Row], name: str) -> dict[str, list[int]]:
 
 
 def _values(row: Row, name: str) -> list[str]:
-    value = value_of(row, name)
-    return list(dict.fromkeys(str(one) for one in (value if isinstance(value, list) else [value]) if one is not None))
+    return list(dict.fromkeys(texts_of(row, name)))

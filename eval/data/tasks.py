@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from unimodal.config import Config, nearest, parse_config
 from unimodal.rows import RowsConfig, read_numbered_rows, read_rows
+from unimodal.tables.fields import image_folder
 
 from .datasets import TaskData, image_text_data, pair_data, text_retrieval_data
 from .lookup import Catalogue, Questions, forms_of, lookup_data, rows_of_catalogue
@@ -63,14 +64,15 @@ class ImageTextTask(TaskRows):
     """A text finds its picture and a picture its text: hit rates in both directions."""
 
     kind: Literal["image-text"]
-    image: str = "image"  # a field: paths relative to the folder of the input
+    image: str = "image"  # a field: paths relative to `image_root`
+    image_root: str = ""  # the folder of the images' paths, which none may leave; default: the folder of the input
     text: str = "text"  # a field, or a template such as "{title}, {color}"
     captions: Literal["all", "first"] = "all"  # of a field that holds several texts
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
         """Texts and pictures of the rows."""
         rows = self.rows_of(split)
-        folder, first = (root / rows.input).parent, self.captions == "first"
+        folder, first = image_folder(rows.input, self.image_root, root), self.captions == "first"
         texts = image_text_data(
             read_rows(rows, root), folder, self.image, self.text, first_caption=first, source=rows.input
         )

@@ -84,7 +84,7 @@ def test_join_puts_the_other_row_in_place_of_its_key(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"input": "nowhere.jsonl"}, "does not exist"),
-        ({"input": "a.txt"}, "has the ending '.txt'"),
+        ({"input": "a.xlsx"}, "has the ending '.xlsx'"),
         ({"where": {"colour": "red"}}, "field 'colour' is not in any row of a.jsonl; did you mean 'color'"),
         ({"where": {"color": "green"}}, "0 of 10 rows are left"),
         ({"hash_field": "idd", "hash_range": (0, 50)}, "field 'idd' is not in row 0 of a.jsonl; did you mean 'id'"),
@@ -96,7 +96,7 @@ def test_join_puts_the_other_row_in_place_of_its_key(tmp_path: Path) -> None:
 def test_errors_name_the_thing_and_the_way_out(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     write(tmp_path, "a.jsonl")
     write(tmp_path, "held_out.csv", [{"left": "r1", "right": "r2"}])
-    (tmp_path / "a.txt").touch()
+    (tmp_path / "a.xlsx").touch()
     with pytest.raises(ValueError, match=message):
         ids(tmp_path, **{"input": "a.jsonl", **options})
 
@@ -105,8 +105,8 @@ def test_errors_name_the_thing_and_the_way_out(tmp_path: Path, options: dict[str
     ("name", "content", "message"),
     [
         ("a.jsonl", b'{"id": 1}\n{"id": \n', "a.jsonl, line 2 is not JSON"),
-        ("a.jsonl", b'{"id": 1}\n\n[1]\n', "a.jsonl, line 3 holds a list"),
-        ("a.jsonl", b'{"id": "\xff"}\n', "a.jsonl, line 1 is not JSON"),
+        ("a.jsonl", b'{"id": 1}\n\n[1]\n', "a.jsonl, line 3 is a list and not an object"),
+        ("a.jsonl", b'{"id": "\xff"}\n', "a.jsonl, line 1 is not UTF-8"),
         ("a.csv", b"id,name\n1,x\n2\n", r"a.csv, line 3 cannot be read \(1 cell under a header of 2\)"),
         ("a.csv", b"id,name\n1,\xff\n", "a.csv, line 2 is not UTF-8 .*; save it as UTF-8"),
         ("a.csv", b"id;name\n1;x\n", "a.csv: its columns are separated by ';'; save it with commas, or as .tsv with"),

@@ -13,6 +13,7 @@ from PIL import Image
 
 from unimodal.config import parse_config
 from unimodal.shards import write as write_module
+from unimodal.shards.check import check
 from unimodal.shards.config import PackConfig, PackRecipe
 from unimodal.shards.index import SUFFIX
 from unimodal.shards.read import open_shards
@@ -167,9 +168,57 @@ def test_rows_that_cannot_be_packed_are_skipped_counted_and_named(tmp_path: Path
     assert (summary.samples, summary.shards, summary.skipped) == (1, 1, 6)
     entries = [json.loads(line) for line in (tmp_path / "out" / SKIPPED).read_text().splitlines()]
     assert [entry["row"] for entry in entries] == [1, 2, 3, 4, 5, 6]
-    fragments = ["no picture", "8000 x 8000", "cannot be read", "no picture but None", "no text in t", "surrogates"]
+    fragments = [
+        "page.jpg is not a readable",
+        "8000 x 8000",
+        "does not exist",
+        "no image in i",
+        "no text in t",
+        "surrog",
+    ]
     for entry, fragment in zip(entries, fragments, strict=True):
         assert fragment in entry["reason"]
+
+
+def test_what_check_calls_broken_is_not_packed(tmp_path: Path) -> None:
+    Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "whole.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-400])
+    name = jsonl(tmp_path / "t.jsonl", [{"i": image, "t": "a"} for image in ("whole.jpg", "cut.jpg", "../out.jpg")])
+    run(tmp_path, input=name, image="i", captions="t")
+    assert check(tmp_path / "out").exit_status == 0
+    reasons = [json.loads(line)["reason"] for line in (tmp_path / "out" / SKIPPED).read_text().splitlines()]
+    assert "cut.jpg is not a readable" in reasons[0]
+    assert "'../out.jpg' is not below" in reasons[1]
+
+
+def test_too_many_unreadable_images_end_a_pack(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(picture(0))
+    rows = [{"i": name, "t": "a"} for name in ("a.jpg", "nowhere.jpg")] + [{"i": "a.jpg", "t": None}]
+    name = jsonl(tmp_path / "t.jsonl", rows)
+    message = r"1 of 3 rows of t.jsonl have an image that cannot be read \(the first, row 1: .* and max_skipped is 0"
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, input=name, image="i", captions="t", max_skipped=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_values_are_not_packed_as_words(tmp_path: Path) -> None:
+    rows = [
+        {"t": "Hat", "c": None, "d": ["a", float("nan"), "b"]},
+        {"t": "Cap", "c": float("nan"), "d": "NA"},
+        {"t": float("nan"), "c": None, "d": "x"},
+        {"t": "Bag", "c": "red", "d": " "},
+    ]
+    name = jsonl(tmp_path / "t.jsonl", rows)
+    found = run(tmp_path, input=name, query="{t}, {c}", document="{d}")
+    assert [tuple(text_pair_of(one))[:2] for one in found] == [("Hat", "a, b"), ("Cap", "NA")]
+    entries = [json.loads(line) for line in (tmp_path / "out" / SKIPPED).read_text().splitlines()]
+    assert [(one["row"], one["reason"]) for one in entries] == [(2, "no text in {t}, {c}"), (3, "no text in {d}")]
+
+
+@pytest.mark.parametrize("score", ["nan", "inf", float("inf"), None])
+def test_a_score_that_is_not_a_number_is_not_packed(tmp_path: Path, score: Any) -> None:
+    name = jsonl(tmp_path / "t.jsonl", [{"q": "q", "d": "d", "s": 1}, {"q": "q", "d": "d", "s": score}])
+    assert len(run(tmp_path, input=name, query="q", document="d", score="s")) == 1
 
 
 def test_if_everything_is_skipped_nothing_is_written(tmp_path: Path) -> None:

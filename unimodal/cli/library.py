@@ -16,18 +16,35 @@ if TYPE_CHECKING:
 
 def embed(
     model: Annotated[str, typer.Argument(help="As for eval.")],
-    source: Annotated[Path, typer.Argument(help="A folder of pictures, a .txt of lines, or a table.")],
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="A folder of images, a .txt of lines, a table, hf:NAME or shards.")
+    ],
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    text: Annotated[str, typer.Option(help="Of a table: the field that holds a text.")] = "",
-    image: Annotated[str, typer.Option(help="Of a table: the field that holds a picture's path.")] = "",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="text=\\[title,description] image=photo id=sku"),
+    ] = None,
+    text: Annotated[
+        str, typer.Option(help="Of a table: the field or template of the text; or \\[title,description].")
+    ] = "",
+    image: Annotated[str, typer.Option(help="Of a table: the field that holds an image or its path.")] = "",
     device: Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace OUT if it exists.")] = False,
 ) -> None:
     """Embed a folder, a list or a table into OUT/vectors.npy, with what each row is in OUT/items.jsonl."""
     from unimodal.embed import embed_source
 
-    count, dim = embed_source(model, source, out, text=text, image=image, device=device, overwrite=overwrite)
-    say(f"{count:,} vectors of {dim} dimensions in {out}")
+    texts: str | list[str] = text
+    if text.startswith("[") and text.endswith("]"):
+        texts = [name.strip() for name in text[1:-1].split(",") if name.strip()]
+    embedded = embed_source(
+        model, source, out, overrides or [], text=texts, image=image, device=device, overwrite=overwrite
+    )
+    listed = ""
+    if embedded.skipped or embedded.without_image:
+        counts = f"{embedded.skipped:,} rows skipped, {embedded.without_image:,} without their image"
+        listed = f"; {counts}: the reasons are in {out / 'skipped.jsonl'}"
+    say(f"{embedded.count:,} vectors of {embedded.dim} dimensions in {out}{listed}")
 
 
 def calibrate(

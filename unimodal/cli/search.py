@@ -61,6 +61,8 @@ def index(
     units = summary.embedded + summary.reused
     rows, reasons = _counted(summary.skipped, "row"), f"reasons in {folder / SKIPPED}, where the first row is 0"
     skipped = f"; {rows} of {source} skipped ({reasons})" if summary.skipped else ""
+    if summary.without_image:
+        skipped += f"; {_counted(summary.without_image, 'item')} without image, which cannot be read ({reasons})"
     say(
         f"{_counted(summary.stored + summary.kept, 'item')} in {store}: {summary.stored:,} new or changed, "
         f"{summary.kept:,} as they were, {summary.removed:,} taken out{skipped}; "

@@ -27,6 +27,7 @@ from unimodal.checkpoint import sync
 from unimodal.config import PreprocessConfig
 from unimodal.preprocess import decode_image, image_to_pixels
 from unimodal.rows import pyarrow_parquet, table_paths
+from unimodal.tables.fields import RULES
 from unimodal.vectors import unit as unit_length
 
 from .fields import unstorable
@@ -79,7 +80,7 @@ class Plan:
         """Of all that the file of a unit depends on."""
         values = self.config.model_dump(mode="json", exclude=_ASIDE)
         made_of = [
-            *(FORMAT_VERSION, self.model, list(self.schema.vectors), dict(self.schema.fields), values),
+            *(FORMAT_VERSION, RULES, self.model, list(self.schema.vectors), dict(self.schema.fields), values),
             *(self.max_text_bytes, self.max_strings),
             *(unit.identity, unit.rows, picture_identity(unit, self.config), _states_of_tables(self.config)),
         ]
@@ -141,7 +142,7 @@ def prepare(plan: Plan, unit: Unit) -> Iterator[Chunk]:
         while block := list(itertools.islice(found, plan.config.batch)):
             rows = list(decoders.map(lambda item: _decoded(item, plan), block))
             done += len(block)
-            skipped = tuple(row for row in rows if isinstance(row, Skipped))
+            skipped = tuple(row if isinstance(row, Skipped) else row["_fault"] for row in rows if _is_listed(row))
             yield Chunk(_table([row for row in rows if not isinstance(row, Skipped)], plan), len(block), skipped)
     yield Chunk(_table([], plan), unit.rows - done, ())  # what the filters dropped
 
@@ -208,7 +209,7 @@ def write_unit(plan: Plan, job: Job, tables: Sequence[Any], skipped: Sequence[Sk
         "format_version": FORMAT_VERSION, "digest": job.digest, "model": plan.model, "input": plan.config.input,
         "label": unit.label, "items": table.num_rows, "skipped": [one._asdict() for one in skipped],
     }  # fmt: skip
-    table = table.replace_schema_metadata({HEAD: json.dumps(head, ensure_ascii=False).encode()})
+    table = table.replace_schema_metadata({HEAD: json.dumps(head).encode()})
     part = file.with_suffix(".part")
     pyarrow_parquet().write_table(table, part, compression="zstd")
     sync(part)
@@ -266,6 +267,10 @@ def check_skipped(plan: Plan, jobs: Sequence[Job], job: Job, skipped: Sequence[S
     raise refusal(what, plan.folder, allowed)
 
 
+def _is_listed(row: dict[str, Any] | Skipped) -> bool:
+    return isinstance(row, Skipped) or "_fault" in row
+
+
 def _decoded(item: Item | RawRow, plan: Plan) -> dict[str, Any] | Skipped:
     """The row of a chunk; no field of a store begins with an underscore."""
     if isinstance(item, RawRow):
@@ -275,10 +280,11 @@ def _decoded(item: Item | RawRow, plan: Plan) -> dict[str, Any] | Skipped:
     if fault:
         return Skipped(item.number, item.id.encode(errors="replace").decode(), fault)
     row["_text"] = item.text or None
-    if not (item.text and "text" in plan.parts) and not (item.picture is not None and "image" in plan.parts):
-        return Skipped(item.number, item.id, f"it has no {' and no '.join(sorted(plan.parts))}")
+    has_text = bool(item.text) and "text" in plan.parts
+    if not has_text and not (item.picture is not None and "image" in plan.parts):
+        return Skipped(item.number, item.id, item.fault or f"it has no {' and no '.join(sorted(plan.parts))}")
     if item.picture is None:
-        return row
+        return {**row, "_fault": Skipped(item.number, item.id, item.fault, kept=True)} if item.fault else row
     try:
         image = decode_image(item.picture)
         if "image" in plan.parts:
@@ -287,7 +293,11 @@ def _decoded(item: Item | RawRow, plan: Plan) -> dict[str, Any] | Skipped:
         if plan.config.thumbnail:
             row["thumbnail"] = _thumbnail(image, plan.config.thumbnail)
     except Exception as error:  # Pillow's readers raise whatever a broken file leads them into
-        return Skipped(item.number, item.id, " ".join(str(error).split()) or type(error).__name__)
+        fault = " ".join(str(error).split()) or type(error).__name__
+        if not has_text or plan.config.missing_image == "skip":
+            return Skipped(item.number, item.id, fault)
+        without = {name: value for name, value in row.items() if name not in ("_pixels", "thumbnail")}
+        return {**without, "_fault": Skipped(item.number, item.id, fault, kept=True)}
     return row
 
 

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from pydantic import model_validator
 
 from unimodal.config import Config, nearest
+from unimodal.tables.fields import is_missing, plain
 
 from .schema import FieldType
 
@@ -52,7 +53,12 @@ def named_fields(fields: Any) -> Any:
     named: dict[str, Any] = {}
     for field in fields:
         if not isinstance(field, str):
-            raise ValueError(f"field {field!r} is no name; write fields=[price:float], or a mapping of names to those.")
+            hint = (
+                " (YAML reads on, off, yes and no as truth values: quote the name)" if isinstance(field, bool) else ""
+            )
+            raise ValueError(
+                f"field {field!r} is not a name{hint}; write fields=[price:float], or a mapping of names to those."
+            )
         source = field.rpartition(":")[0] or field
         name = source.rpartition(".")[2]
         if name in named:
@@ -80,7 +86,7 @@ def infer_type(values: Iterable[Any], *, from_text: bool = False) -> FieldType:
 
 
 def cast(value: Any, kind: FieldType) -> FieldValue:
-    """A value in the type of its field; an empty text and NaN are none. Raises ValueError for one that does not fit."""
+    """A value in the type of its field; None where it is missing. Raises ValueError for one that does not fit."""
     value = _present(value)
     if value is None:
         return None
@@ -115,11 +121,8 @@ def _why_not(value: Any, kind: FieldType) -> str:
 
 
 def _present(value: Any) -> Any:
-    if hasattr(value, "tolist"):  # numpy's
-        value = value.tolist()
-    if value == "" or value == [] or (isinstance(value, float) and math.isnan(value)):
-        return None
-    return value
+    value = plain(value)
+    return None if is_missing(value) else value
 
 
 def _type_of(value: Any) -> FieldType:
@@ -133,6 +136,7 @@ def _type_of(value: Any) -> FieldType:
 
 
 def _type_of_text(value: str) -> FieldType:
+    value = value.strip()
     if _INT.fullmatch(value):
         return "int"
     if _FLOAT.fullmatch(value):
@@ -171,7 +175,8 @@ def _bool(value: Any) -> bool:
 def _strings(value: Any) -> list[str]:
     if isinstance(value, Mapping):
         raise ValueError
-    return [_string(one) for one in (value if isinstance(value, (list, tuple, set)) else [value]) if one is not None]
+    values = value if isinstance(value, (list, tuple, set)) else [value]
+    return [_string(one) for one in values if not is_missing(one)]
 
 
 _CASTS: Mapping[FieldType, Callable[[Any], FieldValue]] = {

@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Summary:
-    """What came of indexing; the skipped items are listed in skipped.jsonl with the reasons."""
+    """What came of indexing; items that were skipped or have no image are listed in skipped.jsonl with the reasons."""
 
     items: int  # of this input
     skipped: int  # rows of this input
+    without_image: int  # items of this input whose image cannot be read
     embedded: int  # units
     reused: int  # units that were there
     stored: int  # items of the store that were new to it, or have changed
@@ -106,7 +107,8 @@ def index(
     heads = [read_head(plan.file(unit)) for unit in cut]
     return Summary(
         sum(head["items"] for head in heads) - duplicates,
-        sum(len(head["skipped"]) for head in heads) + duplicates, embedded,
+        sum(not one.get("kept") for head in heads for one in head["skipped"]) + duplicates,
+        sum(bool(one.get("kept")) for head in heads for one in head["skipped"]), embedded,
         len(cut) - embedded, filled.stored, filled.kept, filled.removed, time.monotonic() - began, ranks.rank,
     )  # fmt: skip
 
@@ -239,6 +241,9 @@ def _check_all_skipped(plan: Plan, heads: Sequence[dict[str, Any]]) -> None:
             f"all {len(skipped):,} rows of {name} had to be skipped; the first: {skipped[0]['reason']}. "
             f"{plan.folder / SKIPPED} has the reasons of all."
         )
-    if too_many(len(skipped), len(skipped) + num_items, allowed):
-        what = f"{len(skipped):,} of {len(skipped) + num_items:,} rows of {name} cannot be indexed"
+    num_rows = num_items + sum(not one.get("kept") for one in skipped)
+    if too_many(len(skipped), num_rows, allowed):
+        what = (
+            f"{len(skipped):,} of {num_rows:,} rows of {name} cannot be indexed, or have an image that cannot be read"
+        )
         raise refusal(what, plan.folder, allowed)

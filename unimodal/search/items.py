@@ -6,7 +6,6 @@ A ValueError of `item_of` says why a row cannot be indexed.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,8 +15,22 @@ from typing import Any, Literal, TypeAlias
 import xxhash
 from pydantic import Field, field_validator, model_validator
 
-from unimodal.rows import Row, RowFilter, RowsConfig, field_of, has_field, missing_field
-from unimodal.shards.convert import TEMPLATE, texts_of
+from unimodal.rows import RowFilter, RowsConfig
+from unimodal.tables.fields import (
+    ImageSource,
+    Row,
+    UnreadableImageError,
+    has_field,
+    id_of,
+    image_folder,
+    image_of,
+    image_path,
+    images_in,
+    missing_field,
+    names_in,
+    text_of,
+    value_of,
+)
 
 from .fields import FieldSource, FieldValue, cast, infer_type, named_fields
 from .reading import RawRow, Unit, read_unit
@@ -28,16 +41,30 @@ VectorName = Literal["text", "image", "fused"]
 VECTORS: tuple[VectorName, ...] = ("text", "image", "fused")
 SURVEYED = 1000  # rows from which types are seen, and whether a field is there at all
 
-Content: TypeAlias = Path | bytes | Any  # of a picture; Any is a PIL image
+Content: TypeAlias = ImageSource
 
 
-class IndexConfig(RowsConfig):
-    """An input and what of it is indexed; wherever a text is asked for, a template of fields will do."""
+class ItemsConfig(RowsConfig):
+    """An input and what of its rows is embedded; wherever a text is asked for, a template of fields will do."""
 
     id: str = ""  # the field that tells items apart; default: `id` where rows have it, else file and number of the row
     text: tuple[str, ...] = ()  # one field or several, joined by line breaks; of shards the captions
     image: str = ""  # a path (of a list the first), bytes, {"bytes", "path"} or a PIL image
-    image_root: str = ""  # the folder that the pictures' paths begin in; default: that of the input
+    image_root: str = ""  # the folder of the images' paths, which none may leave; default: the folder of the input
+    missing_image: Literal["keep", "skip"] = "keep"  # an item whose image cannot be read: its text alone, or nothing
+    max_image_bytes: int = Field(50_000_000, gt=0)  # of one image
+    max_skipped: float = Field(0.01, ge=0, le=1)  # the share of skipped items, and more than 100, that end a run
+    batch: int = Field(256, gt=0)  # items that are decoded and encoded at a time
+
+    @field_validator("text", mode="before")
+    @classmethod
+    def _one_text_is_a_list(cls, fields: object) -> object:
+        return (fields,) if isinstance(fields, str) else fields
+
+
+class IndexConfig(ItemsConfig):
+    """An input and what of it is indexed; wherever a text is asked for, a template of fields will do."""
+
     fields: dict[str, FieldSource] = Field({})  # to filter by and to show: [price:float], or {material: a.material}
     vectors: tuple[VectorName, ...] = ()  # default: text, image and, with both, fused, as far as input and model go
     weight: float = Field(0.5, ge=0, le=1)  # the picture's share of `fused`
@@ -47,12 +74,9 @@ class IndexConfig(RowsConfig):
     prefix_dims: tuple[int, ...] = ()  # shorter copies of each vector, for a first pass
     binary: bool = False  # one-bit copies of each vector, for a first pass
     calibrated: bool = False  # close the gap between texts and pictures (`unimodal calibrate` comes before)
-    max_image_bytes: int = Field(50_000_000, gt=0)  # of one picture
-    max_skipped: float = Field(0.01, ge=0, le=1)  # the share of skipped items, and more than 100, that end a run
     per_unit: int = Field(10_000, gt=0)  # rows that become one file, and are redone when a run was killed in it
-    batch: int = Field(256, gt=0)  # items that are decoded and encoded at a time
 
-    @field_validator("text", "words", mode="before")
+    @field_validator("words", mode="before")
     @classmethod
     def _one_is_a_list(cls, fields: object) -> object:
         return (fields,) if isinstance(fields, str) else fields
@@ -101,13 +125,14 @@ class Item:
     picture: Content | None
     words: str
     fields: dict[str, FieldValue]
+    fault: str = ""  # why the image that it should have is not there
 
 
 def units(config: IndexConfig) -> list[Unit]:
     """The units of the input, in its order; raises ValueError if it holds nothing."""
     found = find_units(config.input, config.split, config.per_unit)
     if not found:
-        raise ValueError(f"{config.input} holds no rows; give a folder of pictures, a table or shards.")
+        raise ValueError(f"{config.input} holds no rows; give a folder of images, a table or shards.")
     return found
 
 
@@ -143,7 +168,7 @@ def surveyed(
     types = {
         name: field.type
         or known.get(name)
-        or infer_type((_value(row, field.source) for row in rows), from_text=from_text)
+        or infer_type((value_of(row, field.source) for row in rows), from_text=from_text)
         for name, field in config.fields.items()
     }
     return config, types
@@ -152,6 +177,7 @@ def surveyed(
 def items(unit: Unit, config: IndexConfig, types: Mapping[str, FieldType]) -> Iterator[Item | RawRow]:
     """The items of a unit in order; a row that is none comes as it is, with its `fault`."""
     wanted, first = RowFilter(config), dict[str, int]()
+    folder = image_folder(config.input, config.image_root)
     for raw in read_unit(unit):
         try:
             if raw.fault:
@@ -159,7 +185,7 @@ def items(unit: Unit, config: IndexConfig, types: Mapping[str, FieldType]) -> It
             row = wanted(raw.row, "it")
             if row is None:
                 continue
-            item = item_of(raw._replace(row=row), config, types, default_id(unit, raw))
+            item = item_of(raw._replace(row=row), config, types, default_id(unit, raw), folder)
             if item.id in first:
                 raise ValueError(f"its id {item.id!r} is that of row {first[item.id]} too")
             first[item.id] = raw.number
@@ -168,21 +194,32 @@ def items(unit: Unit, config: IndexConfig, types: Mapping[str, FieldType]) -> It
             yield raw._replace(fault=str(error), id=_id_if_any(unit, raw, config))
 
 
-def item_of(raw: RawRow, config: IndexConfig, types: Mapping[str, FieldType], default: str) -> Item:
-    """A row as an item; default: its id where the configuration names no field for it."""
-    row = raw.row
-    text = _joined(row, config.text)
-    content = _picture(row, config)
+def item_of(
+    raw: RawRow, config: IndexConfig, types: Mapping[str, FieldType], default: str, folder: Path = Path()
+) -> Item:
+    """A row as an item.
+
+    default: its id where the configuration names no field for it. folder: that of the images.
+    """
+    row, fault = raw.row, ""
+    text = text_of(row, config.text)
+    try:
+        content = _image(row, config, folder)
+    except UnreadableImageError as error:
+        if not text or config.missing_image == "skip":
+            raise
+        content, fault = None, str(error)
     if not text and content is None:
         wanted = ", ".join([*config.text, *([config.image] if config.image else [])])
-        raise ValueError(f"neither text nor picture in {wanted}")
+        raise ValueError(f"neither text nor image in {wanted}")
     fields: dict[str, FieldValue] = {}
     for name, field in config.fields.items():
         try:
-            fields[name] = cast(_value(row, field.source), types[name])
+            fields[name] = cast(value_of(row, field.source), types[name])
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-    return Item(raw.number, _id(row, config.id, default), text, content, _joined(row, config.word_fields), fields)
+    words = text_of(row, config.word_fields)
+    return Item(raw.number, _id(row, config.id, default), text, content, words, fields, fault)
 
 
 def default_id(unit: Unit, raw: RawRow) -> str:
@@ -195,21 +232,25 @@ def picture_identity(unit: Unit, config: IndexConfig) -> str:
     if not config.image or unit.kind in ("pictures", "shard"):
         return ""
     digest = xxhash.xxh3_128()
+    folder = image_folder(config.input, config.image_root)
     for row in _wanted(RowFilter(config), [unit]):
-        content = _first(_value(row, config.image))
-        if isinstance(content, bytes):  # a table with the pictures inside: they are part of it
-            return ""
-        if isinstance(content, str):
-            path = _folder(config) / content
-            status = path.stat() if path.is_file() else None
-            state = (status.st_size, status.st_mtime_ns) if status is not None else None
-            digest.update(f"{content} {state}\n".encode(errors="surrogatepass"))
+        with suppress(UnreadableImageError):  # of an image that `items` will do without, with the reason
+            content = next(iter(images_in(value_of(row, config.image))), None)
+            if isinstance(content, bytes):  # a table with the images inside: they are part of it
+                return ""
+            if isinstance(content, str):
+                path = image_path(content, folder)
+                status = path.stat() if path.is_file() else None
+                state = (status.st_size, status.st_mtime_ns) if status is not None else None
+                digest.update(f"{content} {state}\n".encode(errors="surrogatepass"))
     return digest.hexdigest()
 
 
 def _with_defaults(config: IndexConfig, first: Unit) -> IndexConfig:
-    if config.text or config.image or first.kind not in ("pictures", "shard"):
+    if config.text or config.image or first.kind not in ("pictures", "shard", "texts"):
         return config
+    if first.kind == "texts":
+        return config.model_copy(update={"text": ("text",)})
     rows = [raw.row for raw in itertools.islice(read_unit(first), 100) if not raw.fault]
     changes: dict[str, Any] = {"text": ("captions",)} if any("captions" in row for row in rows) else {}
     changes |= {"image": "image"} if any("image" in row for row in rows) else {}
@@ -240,26 +281,13 @@ def _fields_of(config: IndexConfig) -> list[str]:
     """All fields that are read, templates taken apart."""
     texts = (*config.text, *config.word_fields, config.image, config.id)
     return [
-        *(name for spec in texts if spec for name in TEMPLATE.findall(spec) or [spec]),
+        *(name for spec in texts if spec for name in names_in(spec)),
         *(field.source for field in config.fields.values()),
     ]
 
 
-def _value(row: Row, field: str) -> Any:
-    return field_of(row, field) if has_field(row, field) else None
-
-
-def _joined(row: Row, fields: tuple[str, ...]) -> str:
-    return "\n".join(text for field in fields for text in texts_of(row, field))
-
-
 def _id(row: Row, field: str, default: str) -> str:
-    if not field:
-        return default
-    value = _value(row, field)
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
-        raise ValueError(f"{field} is {value!r:.60}, and an id is a text or a whole number")
-    return str(value)
+    return id_of(value_of(row, field), field) if field else default
 
 
 def _id_if_any(unit: Unit, raw: RawRow, config: IndexConfig) -> str:
@@ -270,45 +298,10 @@ def _id_if_any(unit: Unit, raw: RawRow, config: IndexConfig) -> str:
         return ""
 
 
-def _first(value: Any) -> Any:
-    """The first of a list, and what a data set's mapping of bytes and path holds."""
-    if isinstance(value, (list, tuple)):
-        value = next(iter(value), None)
-    if isinstance(value, Mapping):
-        value = value.get("bytes") or value.get("path")
-    return value
-
-
-def _folder(config: IndexConfig) -> Path:
-    if config.image_root or config.input.startswith("hf:"):
-        return Path(config.image_root)
-    path = Path(config.input)
-    return path if path.is_dir() else path.parent
-
-
-def _file_of(config: IndexConfig, name: str) -> Path:
-    """A picture below the folder of pictures: a catalogue has no say over what lies elsewhere.
-
-    By the path alone: a link in the folder was put there by whoever keeps the folder.
-    """
-    folder = os.path.abspath(_folder(config))
-    path = Path(os.path.abspath(os.path.join(folder, name)))
-    if not path.is_relative_to(folder):
-        raise ValueError(f"picture {name!r:.200} is not below {folder}; set image_root to a folder above it")
-    if not path.is_file():
-        reason = "is a link to what is not there" if path.is_symlink() else "does not exist"
-        raise ValueError(f"picture {str(path)!r:.200} {reason}")
-    return path
-
-
-def _picture(row: Row, config: IndexConfig) -> Content | None:
-    """The picture's file or bytes, within the cap of bytes; None where there is none."""
-    content = _first(_value(row, config.image)) if config.image else None
-    if content is None or content == "":
-        return None
-    if isinstance(content, str):
-        content = _file_of(config, content)
+def _image(row: Row, config: IndexConfig, folder: Path) -> Content | None:
+    """The image's file or bytes, within the cap of bytes; None where it is missing."""
+    content = image_of(row, config.image, folder) if config.image else None
     size = content.stat().st_size if isinstance(content, Path) else len(content) if isinstance(content, bytes) else 0
     if size > config.max_image_bytes:
-        raise ValueError(f"a picture of {size:,} bytes, over the cap of {config.max_image_bytes:,}")
+        raise UnreadableImageError(f"an image of {size:,} bytes, over the cap of {config.max_image_bytes:,}")
     return content

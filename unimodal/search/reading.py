@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,9 +15,10 @@ import xxhash
 from unimodal.rows import (
     READERS,
     Row,
-    as_row,
     cells_of,
+    decode_line,
     hub_data_set,
+    parse_line,
     pyarrow_parquet,
     saved_data_set,
     wrong_number,
@@ -25,8 +26,9 @@ from unimodal.rows import (
 from unimodal.shards.read import ShardSet
 from unimodal.shards.sample import IMAGE_EXTENSIONS, Sample, captions_of, record_of
 from unimodal.shards.storage import is_remote
+from unimodal.tables.files import written_name
 
-Kind = Literal["lines", "cells", "list", "parquet", "data set", "pictures", "shard"]
+Kind = Literal["lines", "texts", "cells", "list", "parquet", "data set", "pictures", "shard"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Unit:
     def name(self) -> str:
         """Its name as a file: the same for the same rows of the same file, and in the order of the input."""
         safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in self.label)
-        return f"{safe[-80:]}-{xxhash.xxh32_hexdigest(self.path.encode())}-{self.first:010d}"
+        return f"{safe[-80:]}-{xxhash.xxh32_hexdigest(os.fsencode(self.path))}-{self.first:010d}"
 
 
 class RawRow(NamedTuple):
@@ -79,9 +81,21 @@ def _read_lines(unit: Unit) -> Iterator[RawRow]:
 
 def _parsed(number: int, line: bytes) -> RawRow:
     try:
-        return RawRow(number, as_row(json.loads(line), "the line"))
-    except ValueError as error:  # covers bad UTF-8 too
-        return RawRow(number, {}, f"not a JSON object ({error})")
+        return RawRow(number, parse_line(line))
+    except ValueError as error:
+        return RawRow(number, {}, f"the line is {error}")
+
+
+def _read_texts(unit: Unit) -> Iterator[RawRow]:
+    number = unit.first
+    with Path(unit.path).open("rb") as file:
+        file.seek(unit.start)
+        while number < unit.first + unit.rows:
+            is_first = file.tell() == 0
+            text = decode_line(file.readline(), is_first=is_first).strip()
+            if text:
+                yield RawRow(number, {"text": text})
+                number += 1
 
 
 def _read_cells(unit: Unit) -> Iterator[RawRow]:
@@ -152,7 +166,7 @@ def _read_data_set(unit: Unit) -> Iterator[RawRow]:
 
 def _read_pictures(unit: Unit) -> Iterator[RawRow]:
     for number, name in enumerate(unit.names, start=unit.first):
-        yield RawRow(number, {"id": name, "image": name})
+        yield RawRow(number, {"id": written_name(name), "image": name})
 
 
 def _read_shard(unit: Unit) -> Iterator[RawRow]:
@@ -174,6 +188,6 @@ def _row_of(sample: Sample) -> Row:
 
 
 _READERS = {
-    "lines": _read_lines, "cells": _read_cells, "list": _read_list, "parquet": _read_parquet,
+    "lines": _read_lines, "texts": _read_texts, "cells": _read_cells, "list": _read_list, "parquet": _read_parquet,
     "data set": _read_data_set, "pictures": _read_pictures, "shard": _read_shard,
 }  # fmt: skip

@@ -8,22 +8,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unimodal.checkpoint import replace_text
+from unimodal.tables.files import written_name
+from unimodal.tables.skipped import limit_of
+from unimodal.tables.skipped import too_many as too_many
 
 SKIPPED = "skipped.jsonl"  # in the folder of the embeddings
-MIN_SKIPPED = 100  # so many bad items are no sign that all are; training stops by the same rule
 
 
 class Skipped(NamedTuple):
-    """A row that is not in the index, and why."""
+    """A row that is not in the index, or there without its image, and why."""
 
     row: int  # of its file, the first being 0, as in the ids of rows without one
     id: str  # empty where it cannot be read
     reason: str
+    kept: bool = False  # it is in the index, without its image
 
 
 def listed(head: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The lines of the list for a file of embeddings, by its head."""
-    return [{"input": head["input"], "file": head["label"], **one} for one in head["skipped"]]
+    return [{"input": written_name(head["input"]), "file": head["label"], **one} for one in head["skipped"]]
 
 
 def write_skipped(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
@@ -35,12 +38,8 @@ def write_skipped(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
         (folder / SKIPPED).unlink(missing_ok=True)
 
 
-def too_many(skipped: int, rows: int, allowed: float) -> bool:
-    """Whether so many of these rows end a run; allowed: `max_skipped`."""
-    return skipped > allowed * rows and (skipped > MIN_SKIPPED or not allowed)
-
-
 def refusal(what: str, folder: Path, allowed: float) -> ValueError:
     """The error of a run that ends; what: how many rows of what cannot be indexed."""
-    over = f"over max_skipped {allowed:g}, and more than {MIN_SKIPPED}" if allowed else "and max_skipped is 0"
-    return ValueError(f"{what}, {over}; repair what is listed in {folder / SKIPPED}, or raise max_skipped.")
+    return ValueError(
+        f"{what}, {limit_of(allowed)}; repair what is listed in {folder / SKIPPED}, or raise max_skipped."
+    )

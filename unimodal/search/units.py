@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import xxhash
 
-from unimodal.embed import PICTURES
-from unimodal.rows import READERS, cells_of, table_paths
+from unimodal.rows import READERS, cells_of, decode_line, not_utf8, table_paths
 from unimodal.shards.find import COMPRESSED, find_shards
 from unimodal.shards.read import ShardSet
 from unimodal.shards.storage import is_remote
+from unimodal.tables.files import files_below, is_hidden, is_image_name, written_name
 
 from .reading import Unit, data_set, open_parquet, whole_list
 
@@ -27,8 +27,9 @@ from .reading import Unit, data_set, open_parquet, whole_list
 def find_units(name: str, split: str, per_unit: int) -> list[Unit]:
     """The units of an input, in its order.
 
-    name: a folder of pictures, a table or a glob of tables (.jsonl, .json, .csv, .tsv, .parquet), a save_to_disk
-        folder, hf:NAME, or WebDataset shards (a tar, a folder or glob of tars, a brace pattern, a URL).
+    name: an image or a folder of images, a .txt of one text per line, a table or a glob of tables (.jsonl, .json,
+        .csv, .tsv, .parquet), a save_to_disk folder, hf:NAME, or WebDataset shards (a tar, a folder or glob of tars, a
+        brace pattern, a URL). Hidden files are not part of a folder.
     Raises ValueError for what is none of these, saying what was found.
     """
     if name.startswith("hf:"):
@@ -38,6 +39,8 @@ def find_units(name: str, split: str, per_unit: int) -> list[Unit]:
         return _of_shards(name)
     if path.is_dir():
         return _of_folder(path, split, per_unit)
+    if path.is_file() and is_image_name(path):
+        return _of_images(path.parent, [path], per_unit)
     paths = table_paths(name, Path())
     labels = _labels(name, paths)
     return [
@@ -55,34 +58,37 @@ def _labels(name: str, paths: Iterable[Path]) -> list[str]:
     folder = path if path.is_dir() else path.parent
     if not path.exists():
         folder = Path(*itertools.takewhile(lambda part: not set(part) & set("*?[{"), path.parts))
-    return [Path(os.path.relpath(path, folder)).as_posix() for path in paths]
+    return [written_name(Path(os.path.relpath(path, folder)).as_posix()) for path in paths]
 
 
 def _of_folder(folder: Path, split: str, per_unit: int) -> list[Unit]:
     if any((folder / file).is_file() for file in ("dataset_info.json", "dataset_dict.json")):
         return _of_data_set(str(folder), folder.name, split, per_unit)
-    if any(folder.glob("*.tar*")):
+    if any(not is_hidden(path.name) for path in folder.glob("*.tar*")):
         return _of_shards(str(folder))
-    files = sorted(path for path in folder.rglob("*") if not path.is_dir())
-    pictures = [path for path in files if path.suffix.lower() in PICTURES]
-    if not pictures:
+    files = files_below(folder)
+    images = [path for path in files if is_image_name(path)]
+    if not images:
         endings = sorted({path.suffix for path in files if path.suffix})
         tables = [ending for ending in endings if ending in READERS]
-        hint = f"give its tables as {str(folder / ('*' + tables[0]))!r}" if tables else "give a folder of pictures"
-        found = f"holds {', '.join(endings) or 'files'}, but no picture and no .tar" if files else "is empty"
+        hint = f"give its tables as {str(folder / ('*' + tables[0]))!r}" if tables else "give a folder of images"
+        found = f"holds {', '.join(endings) or 'files'}, but no image and no .tar" if files else "is empty"
         raise ValueError(f"{folder} {found}; {hint}, a table or shards.")
+    return _of_images(folder, images, per_unit)
+
+
+def _of_images(folder: Path, images: Sequence[Path], per_unit: int) -> list[Unit]:
+    label = written_name(folder.resolve().name)
     units = []
-    for first in range(0, len(pictures), per_unit):
-        some = pictures[first : first + per_unit]
+    for first in range(0, len(images), per_unit):
+        some = images[first : first + per_unit]
         digest = xxhash.xxh3_128()
         for path in some:
             status = path.stat() if path.exists() else None  # a broken link is an item that is skipped
             state = f"{status.st_size} {status.st_mtime_ns}" if status is not None else ""
-            digest.update(f"{path.relative_to(folder)} {state}\n".encode())
+            digest.update(os.fsencode(f"{path.relative_to(folder)} {state}\n"))
         names = tuple(path.relative_to(folder).as_posix() for path in some)
-        units.append(
-            Unit(folder.resolve().name, str(folder), "pictures", first, len(some), digest.hexdigest(), names=names)
-        )
+        units.append(Unit(label, str(folder), "pictures", first, len(some), digest.hexdigest(), names=names))
     return units
 
 
@@ -113,6 +119,19 @@ def _of_lines(path: Path, label: str, per_unit: int) -> list[Unit]:
     with path.open("rb") as file:
         for line in file:
             cutter.add(line, is_row=bool(line.strip()))
+    return cutter.units()
+
+
+def _of_texts(path: Path, label: str, per_unit: int) -> list[Unit]:
+    """As of lines; raises ValueError for a line that is not UTF-8: then the file is not."""
+    cutter = _Cutter(Unit(label, str(path), "texts", 0, 0, ""), per_unit)
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = decode_line(line, is_first=number == 1)
+            except UnicodeDecodeError as error:
+                raise not_utf8(f"{path}, line {number}", error) from None
+            cutter.add(line, is_row=bool(text.strip()))
     return cutter.units()
 
 
@@ -155,7 +174,7 @@ def _of_parquet(path: Path, label: str, per_unit: int) -> list[Unit]:
 
 _CUTTERS = {
     ".jsonl": _of_lines, ".ndjson": _of_lines, ".json": _of_list, ".csv": _of_cells, ".tsv": _of_cells,
-    ".parquet": _of_parquet,
+    ".parquet": _of_parquet, ".txt": _of_texts,
 }  # fmt: skip
 
 

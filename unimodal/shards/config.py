@@ -20,7 +20,8 @@ class PackConfig(RowsConfig):
     """
 
     image: str = ""  # a path, bytes, {"bytes", "path"} or a PIL image; of a list the first
-    image_root: str = ""  # the folder of the pictures' paths; default: the folder of the input
+    image_root: str = ""  # the folder of the images' paths, which none may leave; default: the folder of the input
+    max_skipped: float = Field(0.01, ge=0, le=1)  # the share of unreadable images, and more than 100, that end a run
     captions: tuple[str, ...] = ()  # each a text, a list of texts or a mapping of texts
 
     query: str = ""

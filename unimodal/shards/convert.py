@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from unimodal.preprocess import FORMATS, MAX_PIXELS, decode_image
-from unimodal.rows import Row, field_of, read_rows
+from unimodal.preprocess import FORMATS, decode_image
+from unimodal.rows import Row, read_rows
+from unimodal.tables.fields import UnreadableImageError, image_of, names_in, texts_of, value_of
 
 from .config import PackConfig
 
@@ -23,7 +24,6 @@ Parts = dict[str, bytes]  # extension -> content
 
 # A picture in one of these formats is packed byte for byte. A phone's MPO is a JPEG with more pictures behind it.
 _KEPT_FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
-TEMPLATE = re.compile(r"\{([^{}]+)\}")
 _MAX_KEY_BYTES = 80  # with its extension a name must fit the 100 bytes of a plain tar header
 
 
@@ -52,11 +52,11 @@ class Siblings:
 
 
 def image_sample(row: Row, config: PackConfig, image_root: Path) -> Parts:
-    """A picture with its captions."""
+    """An image with its captions."""
     captions = list(dict.fromkeys(text for field in config.captions for text in texts_of(row, field)))
     if not captions:
         raise ValueError(f"no text in {', '.join(config.captions)}")
-    extension, content = _picture(_value(row, config.image), image_root)
+    extension, content = _image(row, config.image, image_root)
     return {extension: content, "json": _json({"captions": captions, **_label(row, config)})}
 
 
@@ -71,9 +71,9 @@ def pair_sample(row: Row, config: PackConfig, siblings: Siblings, key: str) -> P
         record["negatives"] = list(dict.fromkeys(negatives))
     if config.score:
         try:
-            record["score"] = float(_text(row, config.score))
+            record["score"] = _finite(_text(row, config.score))
         except ValueError as error:
-            raise ValueError(f"{config.score} is no number ({error})") from None
+            raise ValueError(f"{config.score} is not a number ({error})") from None
     if config.teacher:
         record["teacher"] = _teacher(row, config, 1 + len(record.get("negatives", ())))
     return {"json": _json({**record, **_label(row, config)})}
@@ -81,16 +81,23 @@ def pair_sample(row: Row, config: PackConfig, siblings: Siblings, key: str) -> P
 
 def _teacher(row: Row, config: PackConfig, count: int) -> list[float]:
     """As many numbers as the sample has candidates: a negative that was left out would shift those behind it."""
-    values = _value(row, config.teacher)
+    values = value_of(row, config.teacher)
     try:
-        numbers = [float(value) for value in values]
+        numbers = [_finite(value) for value in values]
     except (TypeError, ValueError):
-        raise ValueError(f"{config.teacher} is no list of numbers") from None
+        raise ValueError(f"{config.teacher} is not a list of finite numbers") from None
     if len(numbers) != count:
         raise ValueError(
             f"{config.teacher} has {len(numbers)} numbers for the document and {count - 1} other negatives"
         )
     return numbers
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{value} is not finite")
+    return number
 
 
 def _label(row: Row, config: PackConfig) -> dict[str, str]:
@@ -112,18 +119,13 @@ def key_of(row: Row, field: str) -> str:
     return key if len(key.encode()) <= _MAX_KEY_BYTES else hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
 
 
-def texts_of(row: Row, field: str) -> list[str]:
-    """The non-empty texts of a field or template."""
-    return list(_texts(_value(row, field)))
-
-
 def fields_of(config: PackConfig) -> list[str]:
     """The names of all fields that a configuration reads from a row, templates taken apart."""
     specs = (
         *(config.image, *config.captions, config.query, config.document, config.negatives, config.score),
         *(config.teacher, config.label, config.negatives_from, config.pairs_of, config.key),
     )
-    return [name for spec in specs if spec for name in TEMPLATE.findall(spec) or [spec]]
+    return [name for spec in specs if spec for name in names_in(spec)]
 
 
 def _text(row: Row, field: str) -> str:
@@ -133,62 +135,33 @@ def _text(row: Row, field: str) -> str:
     return texts[0]
 
 
-def _texts(value: Any) -> Iterable[str]:
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        return (text for one in value for text in _texts(one))
-    text = "" if value is None else str(value).strip()
-    return [text] if text else []
-
-
-def _value(row: Row, field: str) -> Any:
-    """The field's value, or the filled template; None where the row lacks a field."""
+def _image(row: Row, field: str, image_root: Path) -> tuple[str, bytes]:
+    """(extension, bytes) of an image that has been decoded whole and whose size is under the cap."""
+    source = image_of(row, field, image_root)
+    if source is None:
+        raise ValueError(f"no image in {field}")
     try:
-        names = TEMPLATE.findall(field)
-        if not names:
-            return field_of(row, field)
-        values = {name: ", ".join(_texts(field_of(row, name))) for name in names}
-    except KeyError:
-        return None
-    return TEMPLATE.sub(lambda match: values[match[1]], field) if all(values.values()) else None
+        image = decode_image(source)
+        content = source.read_bytes() if isinstance(source, Path) else source
+    except OSError as error:
+        raise UnreadableImageError(f"image {source!s:.200} cannot be read ({error.strerror})") from None
+    except Exception as error:  # Pillow's readers raise whatever a broken file leads them into
+        raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from None
+    extension = _KEPT_FORMATS.get(_format_of(content)) if isinstance(content, bytes) else None
+    if extension:
+        assert isinstance(content, bytes)
+        return extension, content
+    return "png", _png(image)
 
 
-def _picture(value: Any, image_root: Path) -> tuple[str, bytes]:
-    """(extension, bytes) of a picture whose header has been read and whose size is under the cap."""
-    if isinstance(value, (list, tuple)):
-        value = next(iter(value), None)
-    if isinstance(value, Mapping):
-        value = value.get("bytes") or value.get("path")
-    if isinstance(value, Image.Image):
-        return "png", _png(value)
-    if isinstance(value, str) and value:
-        try:
-            value = (image_root / value).read_bytes()
-        except OSError as error:
-            raise ValueError(f"picture {image_root / value!s:.200} cannot be read ({error.strerror})") from None
-    if not isinstance(value, bytes) or not value:
-        raise ValueError(f"no picture but {value!r:.60}")
-    extension = _KEPT_FORMATS.get(_checked_format(value))
-    return (extension, value) if extension else ("png", _png(decode_image(value)))
-
-
-def _checked_format(content: bytes) -> str:
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            width, height, format_name = *image.size, str(image.format)
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"a picture over the cap of {MAX_PIXELS:,} pixels ({error})") from None
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{len(content):,} bytes that are no picture ({type(error).__name__})") from None
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"a picture of {width} x {height} pixels, over the cap of {MAX_PIXELS:,}")
-    return format_name
+def _format_of(content: bytes) -> str:
+    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        return str(image.format)
 
 
 def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, format="PNG")
+    image.save(buffer, format="PNG")
     return buffer.getvalue()
 
 

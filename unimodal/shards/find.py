@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from ..tables.files import is_hidden
 from .storage import Patience, ask, filesystem, is_remote, persistently
 
 Location: TypeAlias = Path | str  # a file here, or elsewhere: a URL or `pipe:COMMAND`
@@ -51,12 +52,13 @@ def below(root: str | Path, path: str) -> str:
 
 def _here(path: Path) -> list[Location]:
     if path.is_dir():
-        return [found for found in path.iterdir() if found.name.endswith(_SUFFIXES)]
+        return [found for found in path.iterdir() if found.name.endswith(_SUFFIXES) and not is_hidden(found.name)]
     if path.is_file():
         return [path]
     if any(mark in str(path) for mark in "*?["):
         anchor = Path(path.anchor)
-        return [found for found in anchor.glob(str(path.relative_to(anchor))) if found.is_file()]
+        found = [one for one in anchor.glob(str(path.relative_to(anchor))) if one.is_file()]
+        return [one for one in found if path.name.startswith(".") or not is_hidden(one.name)]
     raise ValueError(f"shard {str(path)!r} does not exist; give a .tar file, a folder, a glob or a brace pattern.")
 
 

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from unimodal.config import parse_config
-from unimodal.rows import Row, has_field, missing_field, num_rows, read_numbered_rows
+from unimodal.rows import Row, num_rows, read_numbered_rows
+from unimodal.tables.fields import UnreadableImageError, has_field, image_folder, missing_field
+from unimodal.tables.skipped import limit_of, too_many
 
 from ..progress import progress_bar
 from .config import PackConfig, PackRecipe
@@ -55,7 +57,7 @@ def pack(
 ) -> PackSummary:
     """Write OUT/000000.tar, 000001.tar, ... with an index beside each, and OUT/pack.json.
 
-    Rows without text or with an unreadable picture are skipped, counted and listed in OUT/skipped.jsonl. All is
+    Rows without text or with an unreadable image are skipped, counted and listed in OUT/skipped.jsonl. All is
     written into a hidden folder beside OUT, which takes its place at the end: OUT is whole or not there.
     Raises ValueError if OUT holds something (`overwrite` replaces what was packed before, and nothing else), if a
     field is in no row, if two rows share a key, or if nothing is left.
@@ -91,13 +93,16 @@ def _samples(
     config: PackConfig, root: Path, skipped: list[dict[str, Any]], show_progress: bool | None
 ) -> Iterator[Sample]:
     """Every sample in the order of the rows; rows that cannot be packed go to `skipped`."""
-    siblings, image_root = Siblings(config, root), _image_root(config, root)
+    siblings, image_root = Siblings(config, root), image_folder(config.input, config.image_root, root)
     unseen = set(fields_of(config))
     row_of_key: dict[str, int] = {}
     row: Row = {}
+    num_read = 0
+    unreadable: list[str] = []
     with progress_bar(f"reading {config.input}", num_rows(config, root), show_progress) as advance:
         for number, row in read_numbered_rows(config, root):
             advance(number + 1)
+            num_read += 1
             unseen -= {field for field in unseen if has_field(row, field)}
             key = f"{number:09d}"
             try:
@@ -105,6 +110,7 @@ def _samples(
                 samples = _samples_of_row(row, config, key, siblings, image_root)
             except ValueError as reason:
                 skipped.append({"row": number, "key": key, "reason": str(reason)})
+                unreadable += [f"row {number}: {reason}"] if isinstance(reason, UnreadableImageError) else []
                 continue
             if config.key and row_of_key.setdefault(key, number) != number:
                 raise ValueError(
@@ -114,6 +120,11 @@ def _samples(
             yield from samples
     for field in sorted(unseen):
         raise missing_field(row, field, f"any row of {config.input}")
+    if too_many(len(unreadable), num_read, config.max_skipped):
+        raise ValueError(
+            f"{len(unreadable):,} of {num_read:,} rows of {config.input} have an image that cannot be read (the first, "
+            f"{unreadable[0]}), {limit_of(config.max_skipped)}; repair them, or raise max_skipped."
+        )
 
 
 def _samples_of_row(row: Row, config: PackConfig, key: str, siblings: Siblings, image_root: Path) -> list[Sample]:
@@ -122,13 +133,6 @@ def _samples_of_row(row: Row, config: PackConfig, key: str, siblings: Siblings, 
     if config.query:
         return [Sample(key, pair_sample(row, config, siblings, key))]
     return [Sample(f"{key}-{pair}", parts) for pair, parts in enumerate(paraphrase_samples(row, config))]
-
-
-def _image_root(config: PackConfig, root: Path) -> Path:
-    if config.image_root or config.input.startswith("hf:"):
-        return root / config.image_root
-    path = root / config.input
-    return path if path.is_dir() else path.parent
 
 
 def _shuffled(samples: Iterable[Sample], folder: Path, seed: int, show_progress: bool | None) -> Iterator[Sample]:

@@ -185,8 +185,35 @@ def test_pictures_are_paths_or_bytes() -> None:
 
 
 def test_a_misspelt_field_is_named_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"'titel' is not in a row; did you mean 'title'\?"):
-        texts_of({"title": "Hoodie"}, "titel")
+    rows: list[Row] = [{"title": "Hoodie", "image": "a.jpg", "score": 1}]
+    with pytest.raises(ValueError, match=r"'titel' is not in any row of t.csv; did you mean 'title'\?"):
+        image_text_data(rows, Path(), "image", "{titel}", source="t.csv")
+    with pytest.raises(ValueError, match=r"'titel' is not in any row; did you mean 'title'\?"):
+        text_retrieval_data(rows, rows, "title", "titel")
+    with pytest.raises(ValueError, match=r"'titel' is not in any row; did you mean 'title'\?"):
+        pair_data(enumerate(rows), "title", "titel", "score")
+
+
+def test_a_row_that_lacks_a_field_is_one_whose_field_is_empty() -> None:
+    rows: list[Row] = [
+        {"image": "a.jpg", "title": "Hat", "color": None},
+        {"image": "b.jpg"},
+        {"image": "c.jpg", "title": "NA"},
+    ]
+    with pytest.warns(UserWarning, match="1 of 3 rows left out: empty '{title}, {color}'"):
+        assert image_text_data(rows, Path(), "image", "{title}, {color}").queries == ["Hat", "NA"]
+
+
+def test_rows_without_a_value_are_not_one_group() -> None:
+    rows: list[Row] = [{"q": f"q{n}", "d": f"d{n}", "of": float("nan")} for n in range(3)]
+    assert text_retrieval_data(rows, rows, "q", "d", first_of=["of"]).documents == ["d0", "d1", "d2"]
+
+
+def test_a_score_of_nan_is_not_a_number() -> None:
+    with pytest.raises(ValueError, match="'score' of row 0 is None; a similarity score is a number"):
+        pair_data([(0, {"a": "x", "b": "y", "score": float("nan")})], "a", "b", "score")
+    with pytest.raises(ValueError, match="'score' of row 0 is inf; a similarity score is a finite number"):
+        pair_data([(0, {"a": "x", "b": "y", "score": float("inf")})], "a", "b", "score")
 
 
 def test_pairs_remember_their_groups() -> None:

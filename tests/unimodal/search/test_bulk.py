@@ -40,7 +40,7 @@ def skipped(plan: Plan) -> list[Skipped]:
         ({"tags": ["a"] * 3}, "tags has 3 strings, and the store keeps 2"),
         ({"id": "a" * 21}, "id has 21 bytes, and the store keeps 20"),
         ({"title": "half a \ud83d"}, "words is no Unicode text"),
-        ({"id": "half a \ud83d"}, "id is no Unicode text"),
+        ({"id": "half a \ud83d"}, "id is 'half a \\ud83d', and an id is one line of Unicode text"),
     ],
 )
 def test_a_row_that_the_store_cannot_keep_is_skipped(tmp_path: Path, row: dict[str, Any], reason: str) -> None:

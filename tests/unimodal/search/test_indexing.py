@@ -350,14 +350,14 @@ def test_bad_items_are_listed_and_the_others_indexed(saved: str, catalogue: Cata
     name = catalogue(
         p1={"photo": "broken.png"}, p2={"title": ""}, p4={"photo": "cut.png"}, p7={"title": " "}, p8={"price": "cheap"},
     )  # fmt: skip
-    summary = run(saved, name, tmp_path / "store", fields=["price:float"])
+    summary = run(saved, name, tmp_path / "store", fields=["price:float"], missing_image="skip")
     assert (summary.items, summary.skipped) == (6, 4)
     assert sorted(stored(tmp_path / "store")) == ["p0", "p2", "p3", "p5", "p6", "p9"]
     listed = {(one["file"], one["row"]): one["reason"] for one in skipped(tmp_path / "store")}
     reasons = {
         1: "not a readable picture",
         4: "not a readable picture",
-        7: "neither text nor picture",
+        7: "neither text nor image",
         8: "is no float",
     }
     for row, reason in reasons.items():
@@ -365,6 +365,35 @@ def test_bad_items_are_listed_and_the_others_indexed(saved: str, catalogue: Cata
     run(saved, catalogue(), tmp_path / "store", fields=["price:float"])
     assert len(stored(tmp_path / "store")) == 10
     assert not skipped(tmp_path / "store")
+
+
+def test_an_item_whose_image_cannot_be_read_is_found_by_its_text(
+    saved: str, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"not an image")
+    name = catalogue(
+        p1={"photo": "broken.png"},
+        p2={"photo": "nowhere.png"},
+        p3={"photo": ""},
+        p4={"photo": "broken.png", "title": ""},
+    )
+    summary = run(saved, name, tmp_path / "store")
+    assert (summary.items, summary.skipped, summary.without_image) == (9, 1, 2)
+    rows = stored(tmp_path / "store")
+    for one in ("p1", "p2", "p3"):
+        assert rows[one]["vector_image"] is None
+        assert rows[one]["thumbnail"] is None
+        assert rows[one]["vector_fused"] == rows[one]["vector_text"]
+    listed = {one["id"]: (one["kept"], one["reason"]) for one in skipped(tmp_path / "store")}
+    assert {one: kept for one, (kept, _) in listed.items()} == {"p1": True, "p2": True, "p4": False}
+    assert "not a readable" in listed["p1"][1]
+    assert "does not exist" in listed["p2"][1]
+    # Its image comes, and only this item is embedded again.
+    Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "nowhere.png")
+    run(saved, name, tmp_path / "store")
+    assert stored(tmp_path / "store")["p2"]["vector_image"] is not None
+    with pytest.raises(ValueError, match="or have an image that cannot be read|cannot be indexed"):
+        run(saved, name, tmp_path / "store", max_skipped=0)
 
 
 def test_a_bomb_is_a_bad_item(saved: str, catalogue: Catalogue, tmp_path: Path) -> None:
@@ -393,7 +422,7 @@ def test_a_run_ends_when_too_many_items_are_bad(
     options = {"image": "", "text": "title"}
     with pytest.raises(ValueError, match=r"2 of 4 rows of .* cannot be indexed \(the first, row 0: neither text nor"):
         run(saved, name, tmp_path / "store", **options, max_skipped=0)
-    monkeypatch.setattr("unimodal.search.skipped.MIN_SKIPPED", 1)
+    monkeypatch.setattr("unimodal.tables.skipped.MIN_SKIPPED", 1)
     with pytest.raises(ValueError, match=r"2 of 4 rows of .*, over max_skipped 0.4, and more than 1; repair what .*"):
         run(saved, name, tmp_path / "store", **options, max_skipped=0.4)
     assert run(saved, name, tmp_path / "store", **options, max_skipped=0.5).skipped == 3
@@ -414,7 +443,7 @@ def test_a_run_that_ends_for_bad_items_lists_those_that_it_found(
 
 def test_an_input_of_bad_items_alone_is_an_error(saved: str, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"title": ""}\n' * 3, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"all 3 rows of .* had to be skipped; the first: neither text nor picture"):
+    with pytest.raises(ValueError, match=r"all 3 rows of .* had to be skipped; the first: neither text nor image"):
         run(saved, str(tmp_path / "rows.jsonl"), tmp_path / "store", image="", fields=[])
 
 

@@ -107,7 +107,7 @@ def test_a_picture_outside_of_its_folder_is_not_read(tmp_path: Path, pictures: l
     pictures[0].save(tmp_path / "secret.png")
     rows: list[dict[str, Any]] = [{"title": "a", "photo": None}, {"title": "b", "photo": outside.format(tmp_path)}]
     name = table(tmp_path / "shop", rows)
-    (fault,) = faults(name, text="title", image="photo").values()
+    (fault,) = faults(name, text="title", image="photo", missing_image="skip").values()
     assert re.search(r"secret.png' is not below .*shop; set image_root to a folder above it", fault)
 
 
@@ -123,10 +123,10 @@ def test_a_picture_may_be_named_from_the_root_if_it_is_below_its_folder(
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"title": " "}, "neither text nor picture in title, photo"),
-        ({"title": None}, "neither text nor picture in title, photo"),
+        ({"title": " "}, "neither text nor image in title, photo"),
+        ({"title": None}, "neither text nor image in title, photo"),
         ({"title": "a", "photo": "nowhere.png"}, "nowhere.png' does not exist"),
-        ({"title": "a", "photo": "large.png"}, "a picture of 1,001 bytes, over the cap of 1,000"),
+        ({"title": "a", "photo": "large.png"}, "an image of 1,001 bytes, over the cap of 1,000"),
         ({"title": "a", "price": "cheap"}, "price: 'cheap' is no float, it is of type string"),
         ({"title": "a", "id": None}, "id is None, and an id is a text or a whole number"),
         ({"title": "a", "id": [1]}, r"id is \[1\], and an id is a text or a whole number"),
@@ -138,16 +138,66 @@ def test_a_row_that_cannot_be_indexed_says_why(tmp_path: Path, row: dict[str, An
     good = {"id": "good", "title": "a", "photo": None, "price": 1}
     rows = [good, {"id": "bad", **row}, {**good, "id": "better"}]
     (number, fault), = faults(
-        table(tmp_path, rows), text="title", image="photo", fields=["price:float"], max_image_bytes=1000
+        table(tmp_path, rows), text="title", image="photo", fields=["price:float"], max_image_bytes=1000,
+        missing_image="skip",
     ).items()  # fmt: skip
     assert number == 1
     assert re.search(reason, fault)
 
 
+@pytest.mark.parametrize("photo", ["nowhere.png", "../b.png", "large.png", 3, "https://shop.example/a.png"])
+def test_an_item_whose_image_cannot_be_read_stays_and_says_why(tmp_path: Path, photo: Any) -> None:
+    (tmp_path / "large.png").write_bytes(bytes(1001))
+    name = table(tmp_path, [{"title": "a", "photo": photo}, {"title": None, "photo": photo}])
+    item, row = found(name, text="title", image="photo", max_image_bytes=1000)
+    assert isinstance(item, Item)
+    assert (item.text, item.picture) == ("a", None)
+    assert isinstance(row, RawRow)
+    assert item.fault == row.fault != ""
+
+
+NOTHING = [None, float("nan"), "", "  ", [], [None]]
+
+
+@pytest.mark.parametrize("value", NOTHING, ids=repr)
+def test_a_missing_value_is_missing_in_every_part_of_an_item(tmp_path: Path, value: Any) -> None:
+    row = {"title": "Hat", "color": value, "photo": value, "price": value, "tags": value}
+    name = table(tmp_path, [row, {**row, "color": "red", "price": 2.5, "tags": ["a", value]}])
+    options = {"text": "{title}, {color}", "image": "photo", "fields": ["price:float", "color", "tags:strings"]}
+    first, second = found(name, **options)
+    assert isinstance(first, Item)
+    assert isinstance(second, Item)
+    assert (first.text, first.picture, first.fault) == ("Hat", None, "")
+    assert first.fields == {"price": None, "color": None, "tags": None}
+    assert second.text == "Hat, red"
+    assert second.fields == {"price": 2.5, "color": "red", "tags": ["a"]}
+    assert (
+        "id is None, and an id is a text or a whole number"
+        in faults(table(tmp_path, [{"id": 1, **row}, {"id": value, **row}]), **options)[1]
+    )
+
+
+def test_the_numbers_of_a_csv_are_numbers_and_its_codes_are_texts(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        "title,price,stock,code,lot,seen\na,5.50,1,00123,1e5,true\nb,, 2,7,12,False\n", encoding="utf-8"
+    )
+    first, second = found(str(tmp_path / "a.csv"), text="title", fields=["price", "stock", "code", "lot", "seen"])
+    assert isinstance(first, Item)
+    assert isinstance(second, Item)
+    assert first.fields == {"price": 5.5, "stock": 1, "code": "00123", "lot": "1e5", "seen": True}
+    assert second.fields == {"price": None, "stock": 2, "code": "7", "lot": "12", "seen": False}
+
+
+@pytest.mark.parametrize("value", ["a\nb", "\ud83d"])
+def test_an_id_that_is_not_one_line_of_text_is_refused(tmp_path: Path, value: str) -> None:
+    name = table(tmp_path, [{"id": "good", "title": "a"}, {"id": value, "title": "b"}])
+    assert "and an id is one line of Unicode text" in faults(name, text="title")[1]
+
+
 def test_a_link_to_no_picture_says_so(tmp_path: Path, pictures: list[Image.Image]) -> None:
     pictures[0].save(tmp_path / "a.png")
     (tmp_path / "b.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    assert "b.jpg' is a link to what is not there" in faults(str(tmp_path))[1]
+    assert "b.jpg' is a link to a file that does not exist" in faults(str(tmp_path))[1]
 
 
 def test_filters_and_joins_are_those_of_tables(tmp_path: Path) -> None:
@@ -196,7 +246,7 @@ def test_a_picture_whose_name_is_no_unicode_text_does_not_exist(tmp_path: Path) 
     name = table(tmp_path, [{"title": "a", "photo": "\ud83d.png"}, {"title": "b", "photo": None}])
     config = parse_config(IndexConfig, {"input": name, "text": "title", "image": "photo"})
     assert picture_identity(units(config)[0], config)
-    assert "does not exist" in faults(name, text="title", image="photo")[0]
+    assert "does not exist" in faults(name, text="title", image="photo", missing_image="skip")[0]
 
 
 @pytest.mark.parametrize(

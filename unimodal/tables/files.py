@@ -1,0 +1,56 @@
+"""Files of a folder as inputs: which of them are images, and their names where they are not Unicode text."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+_OF_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini")  # what macOS's archives and Windows' folders hold besides
+_UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, surrogates, line and paragraph separators
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is not an input: hidden (.x), a Mac's (._x.jpg), or the system's."""
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files of a folder and of the folders in it, in the order of their names, without hidden ones."""
+    found: list[Path] = []
+    for top, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        found += [Path(top, name) for name in names if not is_hidden(name)]
+    return sorted(found)
+
+
+def is_image_name(path: Path) -> bool:
+    """Whether a file is taken for an image by the ending of its name."""
+    return path.suffix.lower() in IMAGE_ENDINGS
+
+
+def written_name(name: str) -> str:
+    """A name of a file as one line of Unicode text: what an id, JSON and a store can hold.
+
+    Nearly always it is the name itself. A name is bytes; where they are not UTF-8, or hold a line break or another
+    control character, each such byte is written %XX, and a percent sign of that name as %25.
+    """
+    if not any(_is_unwritable(letter) for letter in name):
+        return name
+    return "".join(_percent(letter) if letter == "%" or _is_unwritable(letter) else letter for letter in name)
+
+
+def read_name(written: str) -> str:
+    """The name that `written_name` wrote with %XX."""
+    return os.fsdecode(unquote_to_bytes(written))
+
+
+def _is_unwritable(letter: str) -> bool:
+    return unicodedata.category(letter) in _UNWRITABLE
+
+
+def _percent(letter: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in os.fsencode(letter))
