@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from unimodal.tables.fields import Row
+
 from .calibration import fit_calibration, save_calibration
 from .config import apply_overrides, parse_config
 from .embedder import load
 from .progress import progress_bar
-from .rows import Row, read_numbered_rows
+from .rows import read_numbered_rows
 from .shards.config import PackConfig
 from .shards.convert import image_sample
 from .shards.find import COMPRESSED

@@ -31,7 +31,7 @@ from .tables.skipped import limit_of, too_many
 class Embedded(NamedTuple):
     """What came of embedding; rows that were skipped or have no image are listed in skipped.jsonl with the reasons."""
 
-    count: int
+    rows: int
     dim: int
     skipped: int
     without_image: int  # embedded by their text alone, for their image cannot be read

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from unimodal.rows import Row
+from unimodal.tables.fields import Row
 
 from .datasets import NO_TEXT, Deferred, Fused, Input, RetrievalData
 from .hub import table_files, table_rows

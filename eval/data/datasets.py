@@ -20,7 +20,6 @@ from unimodal.tables import fields
 from unimodal.tables.fields import Row, has_field, image_path, images_in, missing_field, names_in, value_of
 
 
-
 @dataclass(frozen=True)
 class Deferred:
     """A picture that is read when it is needed: a part of a tar, a cell of a table. Its name says which it is."""

@@ -148,7 +148,7 @@ def test_a_name_that_is_not_utf_8_comes_back_as_it_was(
     name = os.fsdecode(b"caf\xe9 50%.png")
     os.rename(gallery / "b.png", gallery / name)
     os.rename(gallery / "9.png", gallery / "two\nlines.png")
-    assert embed_source(saved, gallery, tmp_path / "out", device="cpu").count == 6
+    assert embed_source(saved, gallery, tmp_path / "out", device="cpu").rows == 6
     vectors, items = embedded(tmp_path / "out")
     ids = [item["id"] for item in items]
     assert {"caf%E9 50%25.png", "two%0Alines.png"} <= set(ids)
@@ -172,7 +172,7 @@ def test_an_item_whose_image_cannot_be_read_is_embedded_by_its_text(
     vectors, items = embedded(tmp_path / "out")
     assert items[0] == {"id": "s0", "text": "hat 0", "image": str(gallery / "b.png")}
     assert items[1:] == [{"id": f"s{number}", "text": f"hat {number}"} for number in range(1, 6)]
-    wanted = [{"text": "hat 0", "image": gallery / "b.png"}, *(f"hat {number}" for number in range(1, 6))]
+    wanted: list[Any] = [{"text": "hat 0", "image": gallery / "b.png"}, *(f"hat {number}" for number in range(1, 6))]
     np.testing.assert_allclose(vectors, embedder.encode_document(wanted), rtol=0, atol=1e-6)
     assert [(one["row"], one["id"], one["kept"]) for one in skipped(tmp_path / "out")] == [
         (1, "s1", True), (2, "s2", True), (5, "s5", True),
@@ -204,7 +204,7 @@ def test_too_many_bad_rows_end_a_run_and_are_listed(saved: str, tmp_path: Path) 
 
 
 def test_one_image_is_an_input(saved: str, gallery: Path, tmp_path: Path) -> None:
-    assert embed_source(saved, gallery / "b.png", tmp_path / "out", device="cpu").count == 1
+    assert embed_source(saved, gallery / "b.png", tmp_path / "out", device="cpu").rows == 1
     assert embedded(tmp_path / "out")[1] == [{"id": "b.png", "image": str(gallery / "b.png")}]
 
 

@@ -44,7 +44,7 @@ def embed(
     if embedded.skipped or embedded.without_image:
         counts = f"{embedded.skipped:,} rows skipped, {embedded.without_image:,} without their image"
         listed = f"; {counts}: the reasons are in {out / 'skipped.jsonl'}"
-    say(f"{embedded.count:,} vectors of {embedded.dim} dimensions in {out}{listed}")
+    say(f"{embedded.rows:,} vectors of {embedded.dim} dimensions in {out}{listed}")
 
 
 def calibrate(

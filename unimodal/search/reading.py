@@ -14,7 +14,6 @@ import xxhash
 
 from unimodal.rows import (
     READERS,
-    Row,
     cells_of,
     decode_line,
     hub_data_set,
@@ -26,6 +25,7 @@ from unimodal.rows import (
 from unimodal.shards.read import ShardSet
 from unimodal.shards.sample import IMAGE_EXTENSIONS, Sample, captions_of, record_of
 from unimodal.shards.storage import is_remote
+from unimodal.tables.fields import Row
 from unimodal.tables.files import written_name
 
 Kind = Literal["lines", "texts", "cells", "list", "parquet", "data set", "pictures", "shard"]

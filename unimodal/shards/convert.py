@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from unimodal.preprocess import FORMATS, decode_image
-from unimodal.rows import Row, read_rows
-from unimodal.tables.fields import UnreadableImageError, image_of, names_in, texts_of, value_of
+from unimodal.rows import read_rows
+from unimodal.tables.fields import Row, UnreadableImageError, image_of, names_in, texts_of, value_of
 
 from .config import PackConfig
 

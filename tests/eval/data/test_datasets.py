@@ -19,7 +19,7 @@ from eval.data.datasets import (
     text_retrieval_data,
     texts_of,
 )
-from unimodal.rows import Row
+from unimodal.tables.fields import Row
 
 SECTIONS = [
     {"title": "Cells", "passage": "Cells are small.", "module": "m1"},

@@ -392,7 +392,7 @@ def test_an_item_whose_image_cannot_be_read_is_found_by_its_text(
     Image.new("RGB", (8, 8), (9, 9, 9)).save(tmp_path / "nowhere.png")
     run(saved, name, tmp_path / "store")
     assert stored(tmp_path / "store")["p2"]["vector_image"] is not None
-    with pytest.raises(ValueError, match=r"cannot be indexed .*, and max_skipped is 0"):
+    with pytest.raises(ValueError, match=r"cannot be indexed.*, and max_skipped is 0"):
         run(saved, name, tmp_path / "store", max_skipped=0)
 
 

@@ -131,8 +131,8 @@ def test_an_image_is_a_path_bytes_or_what_a_data_set_holds_and_of_a_list_the_fir
     image, path = Image.new("RGB", (1, 1)), tmp_path / "a.png"
     for value in ("a.png", ["a.png", "b.png"], {"bytes": None, "path": "a.png"}, [None, "a.png"], str(path)):
         assert image_of({"photo": value}, "photo", tmp_path) == path
-    for value in (b"png", {"bytes": b"png", "path": "a.png"}, [{"bytes": b"png"}]):
-        assert image_of({"photo": value}, "photo", tmp_path) == b"png"
+    for content in (b"png", {"bytes": b"png", "path": "a.png"}, [{"bytes": b"png"}]):
+        assert image_of({"photo": content}, "photo", tmp_path) == b"png"
     assert image_of({"photo": image}, "photo", tmp_path) is image
     assert image_of({}, "photo", tmp_path) is None
 
