@@ -180,6 +180,13 @@ def test_an_empty_store_says_how_to_fill_it_and_its_json_is_json(tmp_path: Path)
     assert result.stdout
 
 
+def test_an_empty_filter_is_refused_and_not_ignored(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "unimodal", "search", str(tmp_path / "store"), "mug", "--where", ""]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 1
+    assert "error: where: expected a field's name at character 1, found the end; write for example" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -15,7 +16,15 @@ from typing import TypeAlias
 from unimodal.config import nearest
 from unimodal.shards.index import load_index
 from unimodal.shards.read import ShardSet, open_shards
-from unimodal.shards.sample import IMAGE_EXTENSIONS, Sample, captions_of, image_bytes_of, text_pair_of
+from unimodal.shards.sample import (
+    IMAGE_EXTENSIONS,
+    Sample,
+    captions_of,
+    image_bytes_of,
+    layout_rule,
+    text_pair_of,
+)
+from unimodal.tables.files import is_hidden
 
 from .datasets import Deferred, Input, PairData, RetrievalData, ZeroShotData, pair_data
 from .hub import table_files, table_rows
@@ -156,10 +165,28 @@ def _is_retrieval(kind: Path, samples: Sequence[tuple[str, dict[str, Part]]]) ->
 
 def _tars(folder: Path, split: str) -> list[Path]:
     count = folder / split / "nshards.txt"
-    if not count.is_file():
-        splits = [path.parent.name for path in folder.glob("*/nshards.txt")]
+    if count.is_file():
+        return [folder / split / f"{number}.tar" for number in range(_number_in(count))]
+    tars = [path for path in (folder / split).glob("*.tar") if not is_hidden(path.name)]
+    if tars:
+        warnings.warn(
+            f"{count} is missing, so the {len(tars)} shards beside it are taken for all of them", stacklevel=3
+        )
+        return sorted(tars, key=lambda path: (len(path.name), path.name))
+    splits = sorted({path.parent.name for path in folder.glob("*/*.tar")})
+    if splits:
         raise ValueError(f"split {split!r} is not in {str(folder)!r}; {nearest(split, splits)}")
-    return [folder / split / f"{number}.tar" for number in range(int(count.read_text()))]
+    raise ValueError(
+        f"{str(folder)!r} has no {split}/nshards.txt and no {split}/*.tar, which a webdataset task is read from; fetch "
+        "it again, or give its shards to a task of kind shards."
+    )
+
+
+def _number_in(file: Path) -> int:
+    text = file.read_text(encoding="utf-8").strip()
+    if not text.isdecimal():
+        raise ValueError(f"{file} holds {text[:40]!r}, and it is the number of shards; repair it.")
+    return int(text)
 
 
 def _tar_samples(tars: Sequence[Path]) -> Iterator[tuple[str, dict[str, Part]]]:
@@ -176,7 +203,7 @@ def _tar_samples(tars: Sequence[Path]) -> Iterator[tuple[str, dict[str, Part]]]:
 def _picture(key: str, parts: dict[str, Part]) -> Deferred:
     extension = next((one for one in IMAGE_EXTENSIONS if one in parts), None)
     if extension is None:
-        raise ValueError(f"sample {key!r} has no picture; its parts are {', '.join(parts)}.")
+        raise ValueError(f"sample {key!r} has no picture; its parts are {', '.join(parts)}; {layout_rule(parts)}.")
     tar = parts[extension][0]
     return Deferred(f"{tar}:{key.partition('/')[2]}.{extension}", functools.partial(_read_part, parts[extension]))
 
@@ -193,7 +220,10 @@ def _read_part(part: Part) -> bytes:
 
 def _text(key: str, parts: dict[str, Part], extension: str) -> str:
     if extension not in parts:
-        raise ValueError(f"sample {key!r} of {_path_of(parts)} has no .{extension}; its parts are {', '.join(parts)}.")
+        raise ValueError(
+            f"sample {key!r} of {_path_of(parts)} has no .{extension}; its parts are {', '.join(parts)}; "
+            f"{layout_rule(parts)}."
+        )
     try:
         return _read_part(parts[extension]).decode()
     except UnicodeDecodeError:

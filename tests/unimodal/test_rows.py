@@ -132,3 +132,70 @@ def test_a_split_that_is_not_there_is_named(tmp_path: Path) -> None:
     write(tmp_path, "saved")
     with pytest.raises(ValueError, match="has no split 'trian'; did you mean 'train'"):
         ids(tmp_path, input="saved", split="trian")
+
+
+MISSING = [None, float("nan"), "", "  ", []]
+
+
+@pytest.mark.parametrize("value", MISSING, ids=repr)
+def test_a_missing_value_is_no_value_for_filters_and_joins(tmp_path: Path, value: Any) -> None:
+    rows = [{"id": "a", "color": value, "of": value}, {"id": "b", "color": "red", "of": "x"}, {"id": "c", "of": "nan"}]
+    name = write(tmp_path, "a.jsonl", rows)
+    assert ids(tmp_path, input=name, where={"color": None}) == ["a", "c"]
+    assert ids(tmp_path, input=name, where={"color": ["red", None]}) == ["a", "b", "c"]
+    write(tmp_path, "listed.jsonl", [{"id": value}, {"id": "c"}])
+    assert ids(tmp_path, input=name, exclude={"of": "listed.jsonl:id"}) == ["a", "b", "c"]
+    with pytest.raises(ValueError, match=r"'color' is empty in row 0 of a.jsonl"):
+        ids(tmp_path, input=name, hash_field="color", hash_range=(0, 50))
+    write(tmp_path, "joined.jsonl", [{"key": value, "left": 1}, {"key": "x", "left": 2}])
+    with pytest.raises(ValueError, match=r"of is empty in row 0 of a.jsonl, and a row of joined.jsonl:key"):
+        ids(tmp_path, input=name, join={"of": "joined.jsonl:key"})
+    with pytest.raises(ValueError, match=r"of 'nan' in row 2 of a.jsonl is in no row of joined.jsonl:key"):
+        ids(tmp_path, input=name, join={"of": "joined.jsonl:key"}, where={"id": ["b", "c"]})
+    assert ids(tmp_path, input=name, join={"of": "joined.jsonl:key"}, where={"id": "b", "of.left": 2}) == ["b"]
+
+
+def test_a_join_by_a_column_that_names_two_rows_is_refused(tmp_path: Path) -> None:
+    name = write(tmp_path, "a.jsonl")
+    write(tmp_path, "twice.jsonl", [{"key": "red"}, {"key": "blue"}, {"key": "red"}])
+    with pytest.raises(ValueError, match=r"rows 0 and 2 of twice.jsonl both have the key 'red'; join by a column that"):
+        ids(tmp_path, input=name, join={"color": "twice.jsonl:key"})
+
+
+def test_a_list_of_texts_is_a_table_of_one_field(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("\ufeffa hat\r\n\n  \n grün \x0b\u2028x\nlast".encode())
+    texts = [row["text"] for row in read_rows(RowsConfig(input="a.txt"), tmp_path)]
+    assert texts == ["a hat", "grün \x0b\u2028x", "last"]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.jsonl", "a.json"])
+def test_a_byte_order_mark_is_no_part_of_the_first_text(tmp_path: Path, name: str) -> None:
+    content = {"a.txt": "Hut", "a.csv": "text\nHut", "a.tsv": "text\nHut", "a.jsonl": '{"text": "Hut"}'}
+    (tmp_path / name).write_text("\ufeff" + content.get(name, '[{"text": "Hut"}]'), encoding="utf-8")
+    assert list(read_rows(RowsConfig(input=name), tmp_path)) == [{"text": "Hut"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place"),
+    [
+        ("a.txt", "Hut\ngrün", "a.txt, line 2"),
+        ("a.csv", "text\nHut\ngrün", "a.csv, line 3"),
+        ("a.jsonl", '{"text": "Hut"}\n{"text": "grün"}', "a.jsonl, line 2"),
+        ("a.json", '[{"text": "grün"}]', "a.json"),
+    ],
+)
+def test_a_table_in_another_encoding_is_refused_by_file_and_line(
+    tmp_path: Path, name: str, content: str, place: str
+) -> None:
+    (tmp_path / name).write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match=rf"{place} is not UTF-8 \('utf-8' codec can't decode byte 0xfc"):
+        list(read_rows(RowsConfig(input=name), tmp_path))
+
+
+def test_a_glob_takes_no_hidden_files_and_an_image_is_not_a_table(tmp_path: Path) -> None:
+    write(tmp_path, "a.jsonl")
+    (tmp_path / "._a.jsonl").write_bytes(b"a Mac's")
+    assert len(ids(tmp_path, input="*.jsonl")) == 10
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(ValueError, match=r"a.jpg is an image and not a table; give a table that names it"):
+        ids(tmp_path, input="a.jpg")

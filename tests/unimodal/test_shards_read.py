@@ -17,7 +17,7 @@ from unimodal.shards import index as index_module
 from unimodal.shards import read as read_module
 from unimodal.shards.index import SUFFIX, load_index
 from unimodal.shards.read import ShardSet, open_shards
-from unimodal.shards.sample import Sample, TextPair, captions_of, image_bytes_of, text_pair_of
+from unimodal.shards.sample import Sample, TextPair, captions_of, image_bytes_of, label_of, text_pair_of
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> Path:
@@ -185,6 +185,17 @@ def test_captions_come_from_the_list_then_the_text_then_the_metadata() -> None:
 def test_a_sample_without_captions_says_what_it_has(parts: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         captions_of(sample(**parts))
+
+
+def test_a_sample_that_lacks_a_part_says_which_rule_it_may_have_broken() -> None:
+    with pytest.raises(ValueError, match=r"webdataset takes only files that are adjacent in the tar for one sample"):
+        captions_of(sample(jpg=b"x"))
+    with pytest.raises(ValueError, match=r"ends a key at the first dot of a file's name and takes the rest, '5.jpg'"):
+        image_bytes_of(sample(**{"5.jpg": b"x", "5.txt": b"a"}))
+
+
+def test_a_label_that_is_nan_is_not_a_class() -> None:
+    assert label_of(sample(json=b'{"label": NaN}')) == label_of(sample(json={"label": None})) == ""
 
 
 def test_a_text_pair_may_have_negatives_and_a_score() -> None:

@@ -42,8 +42,8 @@ def embed(
     )
     listed = ""
     if embedded.skipped or embedded.without_image:
-        counts = f"{embedded.skipped:,} rows skipped, {embedded.without_image:,} without their image"
-        listed = f"; {counts}: the reasons are in {out / 'skipped.jsonl'}"
+        counts = f"rows skipped: {embedded.skipped:,}, without their image: {embedded.without_image:,}"
+        listed = f"; {counts}; the reasons are in {out / 'skipped.jsonl'}"
     say(f"{embedded.rows:,} vectors of {embedded.dim} dimensions in {out}{listed}")
 
 

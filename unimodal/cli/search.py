@@ -83,7 +83,7 @@ def search(
     without: Annotated[
         list[str] | None, typer.Option(metavar="WORDS", help="What is not wanted; may be given several times.")
     ] = None,
-    where: Annotated[str, typer.Option(help="A filter: price < 50 and category = 'Gear/Bags'.")] = "",
+    where: Annotated[str | None, typer.Option(help="A filter: price < 50 and category = 'Gear/Bags'.")] = None,
     k: Annotated[int, typer.Option("--k", "-k", help="How many.")] = 10,
     min_score: Annotated[float | None, typer.Option(help="The least cosine.")] = None,
     group_by: Annotated[str, typer.Option(metavar="FIELD", help="The best item of each of its values.")] = "",
@@ -107,7 +107,7 @@ def search(
 
     query = Query(
         text=words, image=image, like=like, weight=weight, negatives=without or (), k=k, min_score=min_score,
-        where=parse_where(where) if where else None, group_by=group_by, hybrid=hybrid, vectors=_listed(vectors),
+        where=None if where is None else parse_where(where), group_by=group_by, hybrid=hybrid, vectors=_listed(vectors),
         coarse=coarse,
     )  # fmt: skip
     opened = open_store(store)

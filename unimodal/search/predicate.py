@@ -162,6 +162,7 @@ def _checked_value(value: Value, field: str, kind: FieldType) -> Value:
             return float(value)
         if value == int(value):
             return int(value)
-    raise ValueError(
-        f"the filter's value {value!r} does not fit {field!r}, which holds {kind}; compare it with {_EXAMPLES[kind]}."
-    )
+    way_out = f"compare it with {_EXAMPLES[kind]}"
+    if kind == "string" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        way_out += f", or index it as a number: fields=[{field}:float]"
+    raise ValueError(f"the filter's value {value!r} does not fit {field!r}, which holds {kind}; {way_out}.")

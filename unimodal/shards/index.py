@@ -221,7 +221,10 @@ def _samples(members: Iterable[_Member], shard: str) -> Iterator[tuple[str, list
             parts = []
         key, extension = match[1], match[2].lower()
         if any(part.extension == extension for part in parts):
-            raise ValueError(f"shard {shard} holds {name!r} twice in one sample; pack it again under distinct keys.")
+            raise ValueError(
+                f"shard {shard} holds {name!r} twice in one sample; webdataset ends a key at the first dot of a file's "
+                "name: pack it again under distinct keys without dots."
+            )
         parts.append(_Part(extension, offset, size))
     if parts:
         yield key, parts

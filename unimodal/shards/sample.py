@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
+
+from ..tables.fields import is_missing
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 
@@ -41,7 +44,7 @@ def captions_of(sample: Sample) -> list[str]:
         raise _unusable(sample, "has captions that are no list of texts")
     captions = [one.strip() for one in captions if one and one.strip()]
     if not captions:
-        raise _unusable(sample, "has no caption")
+        raise _unusable(sample, "has no caption", "" if sample.parts.keys() & {"txt", "json"} else _layout_of(sample))
     return captions
 
 
@@ -50,13 +53,13 @@ def image_bytes_of(sample: Sample) -> bytes:
     for extension in IMAGE_EXTENSIONS:
         if extension in sample.parts:
             return sample.parts[extension]
-    raise _unusable(sample, "has no picture")
+    raise _unusable(sample, "has no picture", _layout_of(sample))
 
 
 def text_pair_of(sample: Sample) -> TextPair:
     """The pair in its .json: `query`, `document`, and perhaps `negatives`, `score`, `teacher` and `label`."""
     if "json" not in sample.parts:
-        raise _unusable(sample, "has no text pair")
+        raise _unusable(sample, "has no text pair", _layout_of(sample))
     record = record_of(sample)
     for field in ("query", "document"):
         if not isinstance(record.get(field), str) or not record[field].strip():
@@ -82,7 +85,7 @@ def label_of(sample: Sample) -> str:
 
 
 def _label(record: dict[str, Any]) -> str:
-    return "" if record.get("label") is None else str(record["label"])
+    return "" if is_missing(record.get("label")) else str(record["label"])
 
 
 def _is_number(value: Any) -> bool:
@@ -119,6 +122,21 @@ def _decode(sample: Sample, extension: str) -> str:
         ) from None
 
 
-def _unusable(sample: Sample, what: str) -> ValueError:
+def layout_rule(extensions: Iterable[str]) -> str:
+    """The rule of webdataset that a sample without one of its parts may have broken; extensions: those that it has."""
+    dotted = next((extension for extension in extensions if "." in extension), "")
+    if dotted:
+        return (
+            f"webdataset ends a key at the first dot of a file's name and takes the rest, {dotted!r}, for the "
+            "extension; use keys without dots"
+        )
+    return "webdataset takes only files that are adjacent in the tar for one sample; write it with tar --sort=name"
+
+
+def _layout_of(sample: Sample) -> str:
+    return f"; {layout_rule(sample.parts)}"
+
+
+def _unusable(sample: Sample, what: str, rule: str = "") -> ValueError:
     parts = ", ".join(f"{name} ({len(content):,} bytes)" for name, content in sample.parts.items())
-    return ValueError(f"sample {sample.key!r} {what}; its parts are {parts}.")
+    return ValueError(f"sample {sample.key!r} {what}; its parts are {parts}{rule}.")

@@ -234,7 +234,8 @@ def id_of(value: Any, field: str) -> str:
     if isinstance(value, float) and abs(value) <= _LARGEST_WHOLE_FLOAT and value.is_integer():
         value = int(value)  # pandas makes floats of whole numbers where one of them is missing
     if isinstance(value, bool) or not isinstance(value, (str, int)) or is_missing(value):
-        raise ValueError(f"{field} is {value!r:.60}, and an id is a text or a whole number")
+        shown = "empty" if is_missing(value) else f"{value!r:.60}"
+        raise ValueError(f"{field} is {shown}, and an id is a text or a whole number")
     text = str(value)
     if any(unicodedata.category(letter) in _NOT_IN_AN_ID for letter in text):
         raise ValueError(f"{field} is {text!r:.60}, and an id is one line of Unicode text")

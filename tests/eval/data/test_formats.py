@@ -90,8 +90,25 @@ def test_what_a_webdataset_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"1\.tar' does not exist"):
         read_webdataset(tmp_path / "e")
     (tmp_path / "e" / "test" / "nshards.txt").write_text("1")
-    with pytest.raises(ValueError, match=r"sample '0/a' of .*0\.tar has no \.txt; its parts are jpg"):
+    with pytest.raises(ValueError, match=r"sample '0/a' of .*0\.tar has no \.txt; its parts are jpg; .*are adjacent"):
         read_webdataset(tmp_path / "e")
+    (tmp_path / "e" / "test" / "nshards.txt").write_text("two")
+    with pytest.raises(ValueError, match=r"nshards\.txt holds 'two', and it is the number of shards"):
+        read_webdataset(tmp_path / "e")
+    (tmp_path / "f").mkdir()
+    with pytest.raises(ValueError, match=r"f' has no test/nshards\.txt and no test/\*\.tar, which a webdataset"):
+        read_webdataset(tmp_path / "f")
+
+
+def test_a_webdataset_without_its_number_of_shards_is_all_that_are_there(tmp_path: Path) -> None:
+    whole = read_webdataset(write_captioned(tmp_path, CAPTIONS))
+    (tmp_path / "test" / "nshards.txt").unlink()
+    (tmp_path / "test" / "._0.tar").write_bytes(b"a Mac's")
+    with pytest.warns(UserWarning, match=r"nshards.txt is missing, so the \d shards beside it are taken for all"):
+        data = read_webdataset(tmp_path)
+    assert isinstance(data, RetrievalData)
+    assert isinstance(whole, RetrievalData)
+    assert (data.queries, data.document_ids) == (whole.queries, whole.document_ids)
 
 
 def test_a_webdataset_that_is_cut_short_is_refused(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_a_picture_may_be_named_from_the_root_if_it_is_below_its_folder(
         ({"title": "a", "photo": "nowhere.png"}, "nowhere.png' does not exist"),
         ({"title": "a", "photo": "large.png"}, "an image of 1,001 bytes, over the cap of 1,000"),
         ({"title": "a", "price": "cheap"}, "price: 'cheap' is no float, it is of type string"),
-        ({"title": "a", "id": None}, "id is None, and an id is a text or a whole number"),
+        ({"title": "a", "id": None}, "id is empty, and an id is a text or a whole number"),
         ({"title": "a", "id": [1]}, r"id is \[1\], and an id is a text or a whole number"),
         ({"title": "a", "id": "good"}, "its id 'good' is that of row 0 too"),
     ],
@@ -172,7 +172,7 @@ def test_a_missing_value_is_missing_in_every_part_of_an_item(tmp_path: Path, val
     assert second.text == "Hat, red"
     assert second.fields == {"price": 2.5, "color": "red", "tags": ["a"]}
     assert (
-        "id is None, and an id is a text or a whole number"
+        "id is empty, and an id is a text or a whole number"
         in faults(table(tmp_path, [{"id": 1, **row}, {"id": value, **row}]), **options)[1]
     )
 

@@ -168,7 +168,11 @@ def test_a_text_that_cannot_be_read_says_where(text: str, message: str) -> None:
     [
         ("prize < 5", "'prize', which is no field; did you mean 'price'"),
         ("price < 'x'", "'x' does not fit 'price', which holds float; compare it with a number such as 9.5."),
-        ("colour = 5", "5 does not fit 'colour', which holds string; compare it with a text such as 'Red'."),
+        (
+            "colour = 5",
+            r"5 does not fit 'colour', which holds string; compare it with a text such as 'Red', or index it as a "
+            r"number: fields=\[colour:float\].",
+        ),
         ("stock = 1.5", "1.5 does not fit 'stock', which holds int"),
         ("sale = 1", "1 does not fit 'sale', which holds bool"),
         ("stock = true", "True does not fit 'stock'"),
