@@ -22,7 +22,7 @@ from . import distributed
 from .begin import Run, Seen, begin
 from .config import Stage, TrainConfig
 from .data.collate import Batch
-from .data.loader import steps_from
+from .data.loader import LoaderContext, steps_from
 from .data.order import generator
 from .ledger import describe_seen, write_ledger
 from .log import nonfinite_rows, skipped_rows
@@ -94,7 +94,9 @@ def _train(run: Run, evaluate: Evaluate | None, show_progress: bool | None, sign
     batches: list[Batch] = []
     num_nonfinite = 0  # in a row
     stop = _validate(run, evaluate, signals)  # a run that was stopped while it validated
-    feed = Feed(steps_from(run.dataset, run.step, last, config.workers), run.dataset.is_small)
+    context = LoaderContext()
+    steps = steps_from(run.dataset, run.step, last, config.workers, context)
+    feed = Feed(steps, run.dataset.is_small, context.processes)
     try:
         show = show_progress if run.log is not None else False
         with progress_bar("training", last, show, start=run.step) as advance:

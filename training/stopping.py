@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from types import FrameType
@@ -111,10 +110,12 @@ class Fed(NamedTuple):
 class Feed:
     """The batches of a run, a step's at a time, fetched by a thread."""
 
-    def __init__(self, batches: Iterator[list[Batch]], ahead: bool = True) -> None:
-        """ahead: put the next step's together while one is computed; it takes the memory of one more."""
-        self._before = set(multiprocessing.active_children())
-        self._workers: set[BaseProcess] = set()
+    def __init__(self, batches: Iterator[list[Batch]], ahead: bool = True, workers: Sequence[BaseProcess] = ()) -> None:
+        """ahead: put the next step's together while one is computed; it takes the memory of one more.
+
+        workers: the processes of the loader, which may grow while it starts them; `close` kills them and no others.
+        """
+        self._workers = workers
         self._ready: queue.Queue[list[Batch] | BaseException] = queue.Queue(maxsize=1)
         self._ahead = ahead
         self._wanted = threading.Semaphore(int(ahead))
@@ -133,7 +134,6 @@ class Feed:
             self._wanted.release()
         while True:
             batches = batches if batches is not None else self._get()
-            self._note_workers()
             num_skipped = sum(len(batch.skipped) for batch in batches or ())
             votes = (*signals.votes(), batches is None, num_skipped)
             terminated, interrupted, num_waiting, skipped = distributed.add_up(votes)
@@ -149,12 +149,8 @@ class Feed:
         self._thread.join(timeout=0.1)
         self._kill_workers()  # it may just have been starting them
 
-    def _note_workers(self) -> None:
-        self._workers |= {child for child in multiprocessing.active_children() if child.daemon} - self._before
-
     def _kill_workers(self) -> None:
-        self._note_workers()
-        for worker in self._workers:
+        for worker in list(self._workers):
             # 255: how it ended is not known, for a signal to the whole group has killed the server that started it.
             if worker.pid is not None and worker.exitcode in (None, 255):
                 with suppress(ProcessLookupError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -21,8 +22,9 @@ from tests.training.test_distributed import _two
 from tests.training.test_loop import _assert_same_weights, _rows
 from training import distributed
 from training.checksums import problem_of
-from training.data.loader import steps_from
+from training.data.loader import LoaderContext, StepDataset, steps_from
 from training.loop import Stopped, train
+from training.prepare import make_model
 from training.resume import checkpoints, write_config
 from training.step import train_step
 from training.stopping import Feed, StopSignals, stop_signals
@@ -213,6 +215,24 @@ def _slow_on_rank_1(rank: int) -> Any:
 
 def test_a_storage_that_stalls_on_one_rank_is_not_taken_for_a_rank_that_is_gone(tmp_path: Path) -> None:
     assert _two(tmp_path, _slow_on_rank_1) == {0: 0, 1: 0}
+
+
+def test_closing_a_feed_ends_its_own_workers_and_no_other_process(recipe: Recipe, world: Path) -> None:
+    config = recipe({"steps": 4})
+    model, tokenizer = make_model(config, None)
+    dataset = StepDataset(config.plan, config.data_root, model.config, tokenizer, 0)
+    context = LoaderContext()
+    feed = Feed(steps_from(dataset, 0, 4, 2, context), workers=context.processes)
+    with multiprocessing.get_context("forkserver").Pool(1) as pool:  # of the caller, born after the feed
+        signals = StopSignals()
+        signals.hold()
+        assert feed.next(signals).batches
+        assert len(context.processes) == 2
+        feed.close()
+        for worker in context.processes:
+            worker.join(10)
+            assert not worker.is_alive()
+        assert pool.apply_async(abs, (-3,)).get(60) == 3
 
 
 STALLS = """

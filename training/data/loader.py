@@ -14,6 +14,8 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from multiprocessing.util import get_temp_dir
 from typing import Any, NamedTuple
 
@@ -216,8 +218,28 @@ def _name(settings: SourceConfig) -> str:
     return ", ".join(settings.paths)
 
 
-def steps_from(dataset: StepDataset, start: int, stop: int, workers: int) -> Iterator[list[Batch]]:
+class LoaderContext(ForkServerContext):
+    """Starts the loader's processes and knows them from others that the program has started.
+
+    Not by fork: tokenizers and torch have threads that a forked child lacks.
+    """
+
+    def __init__(self) -> None:
+        self.processes: list[BaseProcess] = []
+
+    def Process(self, *arguments: Any, **options: Any) -> BaseProcess:  # type: ignore[override]  # noqa: N802
+        """A process of the loader, yet to be started."""
+        process = super().Process(*arguments, **options)
+        self.processes.append(process)
+        return process
+
+
+def steps_from(
+    dataset: StepDataset, start: int, stop: int, workers: int, context: LoaderContext | None = None
+) -> Iterator[list[Batch]]:
     """The batches of steps start .. stop - 1, whose pieces are prefetched by worker processes.
+
+    context: gets to know those processes.
 
     The loader has a generator of its own: iter(DataLoader) draws from the global one otherwise, and a resumed run would
     part from one that never stopped.
@@ -226,9 +248,12 @@ def steps_from(dataset: StepDataset, start: int, stop: int, workers: int) -> Ite
     settings: dict[str, Any] = {}
     if workers:
         get_temp_dir()  # of this process: the workers' sockets go in there too, and go with it
-        # Not fork: tokenizers and torch have threads that a forked child lacks.
         ahead = max(1, -(-dataset.num_ahead() // workers))
-        settings = {"num_workers": workers, "prefetch_factor": ahead, "multiprocessing_context": "forkserver"}
+        settings = {
+            "num_workers": workers,
+            "prefetch_factor": ahead,
+            "multiprocessing_context": context or LoaderContext(),
+        }
     loader: DataLoader[Piece | Exception] = DataLoader(
         _ErrorsAsItems(dataset),
         sampler=(piece for place in places for piece in dataset.pieces_of(place)),  # type: ignore[arg-type]  # any iterable
