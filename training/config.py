@@ -247,6 +247,7 @@ class TrainConfig(Config):
         "ddp"  # of several processes: every one has all weights | a shard of them (FSDP2)
     )
     timeout: float = Field(default=600.0, gt=0)  # seconds that a process waits for another one before it gives up
+    start_timeout: float = Field(default=1800.0, gt=0)  # the same at the start, until all have joined
     workers: int = Field(default=2, ge=0)  # loader processes of each rank
     storage: StorageConfig = StorageConfig()  # how shards that lie elsewhere come here
     # The share of corrupt samples that ends a run, if they are over 100; 0: the first one does.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,24 +18,83 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
+_LOOK = 0.1  # seconds between two looks at who has joined
+_FAREWELL = 2.0  # seconds in which the others can read from rank 0 who has not
 
-def start(device: str | None, timeout: float) -> torch.device:
+
+def start(device: str | None, timeout: float, start_timeout: float) -> torch.device:
     """Join the process group that torchrun announced, if any, and choose this rank's device.
 
-    timeout: seconds that a rank waits for another before it gives up.
+    timeout: seconds that a rank waits for another once all have joined.
+    start_timeout: seconds that a rank waits for all to join; importing torch from a cold disk may take minutes.
+
+    Raises ConnectionError, naming the ranks that have not joined, when that takes longer.
     """
     local = int(os.environ.get("LOCAL_RANK", "0"))
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if "RANK" in os.environ and not dist.is_initialized():
         # Host tensors go through gloo whatever the device: agreeing on a number must not wait for the GPU.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if name.startswith("cuda") else "cpu:gloo",
-                                timeout=timedelta(seconds=timeout))  # fmt: skip
+        backend = "cpu:gloo,cuda:nccl" if name.startswith("cuda") else "cpu:gloo"
+        _join(backend, timeout, start_timeout)
     if name == "cuda":
         torch.cuda.set_device(local)
         return torch.device("cuda", local)
     return torch.device(name)
+
+
+def _join(backend: str, timeout: float, start_timeout: float) -> None:
+    try:
+        store, number, count = _open_store(start_timeout)
+        _wait_for_all(store, number, count, start_timeout)
+    except dist.DistError as error:
+        raise ConnectionError(
+            f"rank {os.environ['RANK']} cannot reach rank 0 at {os.environ.get('MASTER_ADDR')}:"
+            f"{os.environ.get('MASTER_PORT')} ({str(error).partition(chr(10))[0]}); see what rank 0 says, or raise "
+            f"start_timeout ({start_timeout:g} s) if it is only slow to start."
+        ) from error
+    store.set_timeout(timedelta(seconds=timeout))
+    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=timedelta(seconds=timeout))
+
+
+def _open_store(seconds: float) -> tuple[dist.Store, int, int]:
+    """What the ranks first meet at, as the environment says; this rank; the number of ranks."""
+    patience = timedelta(seconds=seconds)
+    number = int(os.environ["RANK"])
+    if number or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        opened: tuple[dist.Store, int, int] = next(rendezvous("env://", timeout=patience))
+        return opened
+    # As torch's own, which would wait here for all ranks and not say which one is missing.
+    count, address, port = int(os.environ["WORLD_SIZE"]), os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, count, True, patience, wait_for_workers=False, multi_tenant=True)
+    return store, number, count
+
+
+def _wait_for_all(store: dist.Store, number: int, count: int, seconds: float) -> None:
+    """Return when all ranks have called this; raises ConnectionError, on all that have, if that takes too long."""
+    store.set(f"joined/{number}", "")
+    store.add("joined", 1)
+    until = time.monotonic() + seconds
+    while store.add("joined", 0) < count:
+        if time.monotonic() > until or store.check(["given up"]):
+            store.set("given up", "")
+            joined = [rank for rank in range(count) if store.check([f"joined/{rank}"])]
+            missing = [rank for rank in range(count) if rank not in joined]
+            if number == 0:  # it holds the store
+                time.sleep(_FAREWELL)
+            raise ConnectionError(
+                f"only {len(joined)} of {count} ranks joined within start_timeout, {seconds:g} s: ranks "
+                f"{_list(joined)} did, and ranks {_list(missing)} did not; see what those say, start them, or raise "
+                "start_timeout if they are only slow to start."
+            )
+        time.sleep(_LOOK)
+
+
+def _list(ranks: Sequence[int]) -> str:
+    more = f" and {len(ranks) - 8} more" if len(ranks) > 8 else ""
+    return ", ".join(map(str, ranks[:8])) + more
 
 
 def stop() -> None:

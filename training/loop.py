@@ -76,7 +76,7 @@ def train(
     if config.eval is not None and evaluate is None:
         raise ValueError("the recipe has eval and train() was handed no evaluate; pass a function or set eval=null.")
     joined = distributed.is_joined()
-    device = distributed.start(config.device, config.timeout)
+    device = distributed.start(config.device, config.timeout, config.start_timeout)
     try:
         if load is not None:
             load_on_main(load, config.timeout)  # there is nothing to save yet: a signal ends it at once

@@ -24,8 +24,8 @@ MODELS = ("model", "best")
 
 # What may differ between a run and its resumption: nothing here changes a weight beyond rounding (and dropout's masks).
 FREE_KEYS = (
-    "run", "data_root", "storage", "device", "workers", "timeout", "parallel", "step", "log_every", "save_every",
-    "keep", "mirror", "tensorboard", "wandb", "eval", "max_skipped",
+    "run", "data_root", "storage", "device", "workers", "timeout", "start_timeout", "parallel", "step", "log_every",
+    "save_every", "keep", "mirror", "tensorboard", "wandb", "eval", "max_skipped",
 )  # fmt: skip
 # A source may get another part of the batches to come: checkpoints keep what came before (data/mixture.py).
 _FREE_IN_SOURCES = re.compile(r"(stages\.\d+\.)?tasks\.[^.]+\.sources\..+\.(weight|epochs)")

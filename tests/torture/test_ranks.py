@@ -17,6 +17,7 @@ from tests.torture.nursery import Life
 from tests.torture.runs import named, rows_of
 from training.config import TrainConfig
 
+START = 300  # seconds in which six processes start on a busy machine
 WORLDS = (2, 3, 1, 4, 6, 1, 2)  # the last of them is left alone
 
 
@@ -40,7 +41,7 @@ def test_a_killed_rank_is_an_error_on_the_others_and_other_numbers_of_ranks_go_o
     task = {"sources": {"squares": {"path": str(many)}}}
     config = recipe({"steps": 80, "save_every": 2, "precision": "float64", "timeout": 40, "tasks": {"pictures": task}})
     reference = named(config, "reference")
-    assert start(reference).wait(60) == 0
+    assert start(reference).wait(START) == 0
     config = named(config, "run")
     run, draw, slowest, kills = Path(config.run), random.Random(1), 0.0, 0
     for world_size in WORLDS:
@@ -48,10 +49,10 @@ def test_a_killed_rank_is_an_error_on_the_others_and_other_numbers_of_ranks_go_o
             start, config.model_copy(update={"parallel": parallel if world_size > 1 else "ddp"}), world_size
         )
         if kills == len(WORLDS) - 1:
-            assert all(rank.wait(60) == 0 for rank in ranks), ranks[0].said()
+            assert all(rank.wait(START) == 0 for rank in ranks), ranks[0].said()
             break
         before = num_rows(run)
-        assert ranks[0].until(lambda before=before: num_rows(run) > before + 5, 60), ranks[0].said()  # type: ignore[misc]
+        assert ranks[0].until(lambda before=before: num_rows(run) > before + 5, START), ranks[0].said()  # type: ignore[misc]
         time.sleep(draw.uniform(0, 0.1))
         killed = draw.choice(ranks)
         killed.signal()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
@@ -52,6 +54,55 @@ def _two(folder: Path, job: Callable[[int], object], wanted: int = 2) -> dict[in
         for one in ranks:
             one.kill()
             one.join()
+
+
+def _start(rank: int, port: int, seconds: float, together: Any, answers: Any) -> None:
+    together.wait()
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE="4", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    began = time.monotonic()
+    try:
+        distributed.start("cpu", 0.5, seconds)
+        found = "joined"
+    except ConnectionError as error:
+        found = str(error)
+    answers.put((rank, found, time.monotonic() - began))
+    answers.close()
+    answers.join_thread()
+    os._exit(0)
+
+
+def _started(ranks: Sequence[int], seconds: float) -> dict[int, tuple[str, float]]:
+    """What becomes of some of four ranks that start together, and after how many seconds."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    context = get_context("spawn")
+    answers, together = context.Queue(), context.Barrier(len(ranks), timeout=START)
+    started = [context.Process(target=_start, args=(rank, port, seconds, together, answers)) for rank in ranks]
+    for one in started:
+        one.start()
+    try:
+        told = [answers.get(timeout=START + 5 * seconds) for _ in ranks]
+    finally:
+        for one in started:
+            one.kill()
+            one.join()
+    return {rank: (said, after) for rank, said, after in told}
+
+
+def test_ranks_that_do_not_start_are_named_by_those_that_did_within_the_bound_of_a_start() -> None:
+    for said, seconds in _started([0, 3], 3.0).values():
+        assert said == (
+            "only 2 of 4 ranks joined within start_timeout, 3 s: ranks 0, 3 did, and ranks 1, 2 did not; see what "
+            "those say, start them, or raise start_timeout if they are only slow to start."
+        )
+        assert seconds > 2.5
+
+
+def test_a_rank_whose_rank_0_does_not_start_says_where_it_looked() -> None:
+    ((said, _),) = _started([1], 2.0).values()
+    assert re.match(r"rank 1 cannot reach rank 0 at 127\.0\.0\.1:\d+ \(.*raise start_timeout \(2 s\)", said)
 
 
 def _log_sum_exp(rank: int) -> list[float]:
