@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -107,7 +109,9 @@ class TaskConfig(Config):
     def _fits_together(self) -> TaskConfig:
         if self.global_batch % self.num_streams:
             raise ValueError(
-                f"global_batch {self.global_batch} is not a multiple of streams {self.streams}; change one."
+                f"global_batch {self.global_batch} is not a multiple of streams {self.streams}; set global_batch to "
+                f"{-(-self.global_batch // self.num_streams) * self.num_streams}, or streams to "
+                f"{math.gcd(self.global_batch, self.num_streams)}."
             )
         if not any(source.weight for source in self.sources.values()):
             raise ValueError(f"the sources {', '.join(self.sources)} all have weight 0; give one a weight above it.")
@@ -133,9 +137,16 @@ class TaskConfig(Config):
         if self.learns_temperature and not 1 <= 1 / self.start_temperature <= self.max_scale * (1 + 1e-9):
             raise ValueError(
                 f"temperature {self.start_temperature:g} is a scale of {1 / self.start_temperature:g}, which is not "
-                f"between 1 and max_scale {self.max_scale:g}; choose one from {1 / self.max_scale:g} to 1, or raise it."
+                f"between 1 and max_scale {self.max_scale:g}; {self._way_out_of_scale()}."
             )
         return self
+
+    def _way_out_of_scale(self) -> str:
+        scale = 1 / self.start_temperature
+        if self.max_scale < 1:
+            return "set max_scale to 100, and temperature to a number from 0.01 to 1"
+        lower = f"set temperature to a number from {1 / self.max_scale:g} to 1"
+        return f"{lower}, or max_scale to {math.ceil(scale):g}" if scale > self.max_scale else lower
 
     @field_validator("matryoshka_dims")
     @classmethod
@@ -294,6 +305,8 @@ class TrainConfig(Config):
             raise ValueError(f"the stages {', '.join(names)} have one name twice; name them apart.")
         for stage in self.plan:
             for name, task in stage.tasks.items():
+                if self.model is not None:
+                    _check_fits(name, task, self.model)
                 needed = ("image", "text") if task.kind == "image-text" else ("text",)
                 missing = [tower for tower in needed if self.model is not None and getattr(self.model, tower) is None]
                 if missing:
@@ -301,3 +314,24 @@ class TrainConfig(Config):
                         f"task {name!r} is {task.kind} and the model has no {missing[0]} tower; add model.{missing[0]}."
                     )
         return self
+
+
+def _check_fits(name: str, task: TaskConfig, model: ModelConfig) -> None:
+    """Raise ValueError for lengths that the model cannot have. What open_clip's texts can be long, only it knows."""
+    text = model.text
+    if text is not None and text.library == "transformers" and task.max_length > text.max_length:
+        raise ValueError(
+            f"max_length {task.max_length} of task {name!r} is over the text tower's {text.max_length}; set "
+            f"tasks.{name}.max_length to {text.max_length}, or model.text.max_length to {task.max_length}."
+        )
+    check_prefixes(task.matryoshka_dims, model.embed_dim)
+
+
+def check_prefixes(dims: Sequence[int], embed_dim: int) -> None:
+    """Raise ValueError unless each of the lengths is shorter than the vectors."""
+    too_long = [dim for dim in dims if dim >= embed_dim]
+    if too_long:
+        raise ValueError(
+            f"matryoshka_dims has {too_long[0]}, which is not a prefix of the {embed_dim} dimensions of the space "
+            "(those are always trained); lower it or take it out."
+        )

@@ -16,7 +16,7 @@ from unimodal.model import DualEncoder, build_model
 from unimodal.preprocess import Tokenizer, load_tokenizer
 
 from . import distributed
-from .config import TrainConfig
+from .config import TrainConfig, check_prefixes
 
 
 def make_model(config: TrainConfig, checkpoint: Path | None) -> tuple[DualEncoder, Tokenizer]:
@@ -56,12 +56,7 @@ def _with_logit_scales(model: DualEncoder, names: tuple[str, ...], config: Train
         if task.loss == "sigmoid" and name not in model.logit_biases:
             model.logit_biases[name] = nn.Parameter(torch.tensor(task.bias))
     dims = {dim for _, task in every for dim in task.matryoshka_dims} or set(model.config.matryoshka_dims)
-    too_long = [dim for dim in dims if dim >= model.config.embed_dim]
-    if too_long:
-        raise ValueError(
-            f"matryoshka_dims has {too_long[0]}, which is no prefix of the {model.config.embed_dim} dimensions of the "
-            "space (those are always trained); lower it or take it out."
-        )
+    check_prefixes(sorted(dims), model.config.embed_dim)
     update = {
         "logit_scales": names, "logit_biases": tuple(model.logit_biases), "matryoshka_dims": tuple(sorted(dims)),
     }  # fmt: skip

@@ -336,7 +336,7 @@ def test_resuming_on_other_shards_is_refused(recipe: Recipe, world: Path, tmp_pa
             {"tasks": {"pictures": {"temperature": 0.001}}},
             "is a scale of 1000, which is not between 1 and max_scale 100",
         ),
-        ({"tasks": {"pictures": {"matryoshka_dims": [4, 16]}}}, "16, which is no prefix of the 16 dimensions"),
+        ({"tasks": {"pictures": {"matryoshka_dims": [4, 16]}}}, "16, which is not a prefix of the 16 dimensions"),
         ({"tasks": {"pictures": {"bias": 3.0}}}, "bias belongs to the loss 'sigmoid' and loss is 'info_nce'"),
         ({"tasks": {"pairs": {"loss": "cosent"}}}, "loss 'cosent' with num_negatives 1: set it to 0"),
         ({"tasks": {"pairs": {"loss": "cosent", "num_negatives": 0}}}, "has no score and the loss is cosent"),

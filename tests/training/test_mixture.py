@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,8 +14,9 @@ from tests.conftest import Recipe
 from tests.training.test_order import _dataset, _stream
 from training.config import OptimConfig, SourceConfig, Stage, TaskConfig
 from training.data.loader import steps_from
-from training.data.mixture import Plan, lay_out
+from training.data.mixture import Plan, lay_out, make_order
 from training.data.order import Order
+from unimodal.config import parse_config
 
 WEIGHTS = {"a": 5, "b": 2, "c": 1}
 STREAMS, BATCH = 4, 16
@@ -70,6 +73,45 @@ def test_sources_that_are_used_up_before_the_end_are_refused_with_the_step() -> 
     _plan(steps=120, **epochs)
     with pytest.raises(ValueError, match=r"the sources a, b, c are good for 120 steps .* and it has 121; lower steps"):
         _plan(steps=121, **epochs)
+
+
+def _order_of(sizes: Sequence[int], **changes: Any) -> Order:
+    values = {"kind": "text-text", "sources": {"s": {"path": "s"}}, **changes}
+    return make_order("texts", parse_config(TaskConfig, values), "s", sizes, (0, "s"))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "changes", "message"),
+    [
+        ([200, 100], {"global_batch": 384, "streams": 12},
+         "global_batch 384 of task 'texts' is larger than the source 's' of 300 samples; set global_batch to 300."),
+        ([79], {"global_batch": 240}, "of 79 samples; set global_batch to 64."),
+        ([7], {"global_batch": 64}, "of 7 samples; set global_batch to 7."),
+        ([5], {"global_batch": 24, "streams": 12}, "of 5 samples; set global_batch to 5 and streams to 5."),
+        ([2], {"global_batch": 64}, "of 2 samples; set global_batch to 2."),
+        ([1], {"global_batch": 64}, "of 1 samples; pack more of them: a batch needs 2 at least."),
+        ([], {"global_batch": 64}, "of 0 samples; pack more of them: a batch needs 2 at least."),
+        ([5], {"global_batch": 24, "mixed": True},
+         "streams 8 of task 'texts' is larger than the source 's' of 5 samples; set streams to 4."),
+        ([1], {"global_batch": 24, "mixed": True}, "of 1 samples; set streams to 1."),
+    ],
+)  # fmt: skip
+def test_a_batch_larger_than_the_source_is_refused_and_the_advice_works(
+    sizes: list[int], changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        _order_of(sizes, **changes)
+    advice = {key: int(value) for key, value in re.findall(r"(global_batch|streams) to (\d+)", str(caught.value))}
+    if advice:
+        assert _order_of(sizes, **{**changes, **advice}).steps_per_epoch >= 1
+
+
+def test_sources_that_have_not_one_step_are_refused_with_advice_that_works() -> None:
+    options = {"a_epochs": 1, "b_epochs": 1, "c_epochs": 1, "sizes": 32}
+    with pytest.raises(ValueError, match=r"good for 0 steps .* and it has 1; raise epochs or lower accumulate"):
+        _plan(steps=1, accumulate=4, **options)
+    _plan(steps=1, accumulate=2, **options)
+    _plan(steps=1, accumulate=4, **{**options, "a_epochs": 2})
 
 
 def test_a_source_of_weight_zero_never_comes() -> None:

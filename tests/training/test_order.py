@@ -89,11 +89,6 @@ def test_a_substitute_is_another_sample_of_the_same_source() -> None:
     assert len(others) > 1
 
 
-def test_a_batch_larger_than_the_source_is_refused_with_the_size_that_fits() -> None:
-    with pytest.raises(ValueError, match=r"global_batch 384 is larger than the source 's' of 300 samples; try 300"):
-        Order(SIZES, 384, 12, (0, "s"))
-
-
 def test_a_world_size_that_does_not_divide_the_streams_is_refused() -> None:
     with pytest.raises(ValueError, match="world size 5 does not divide the 12 streams of a global batch of 24"):
         slots_of_rank(24, 12, 0, 5)

@@ -31,7 +31,7 @@ from unimodal.shards.sample import Sample
 
 from ..config import SourceConfig, Stage
 from .collate import Batch, Example, Piece, Skipped, collate, make_example, merge
-from .mixture import BatchPlace, Plan
+from .mixture import BatchPlace, Plan, make_order
 from .order import Order, generator, slots_of_rank
 
 MAX_SUBSTITUTES = 16
@@ -68,15 +68,13 @@ class StepDataset(Dataset[Piece]):
                 if task.max_length > model.text.max_length:
                     raise ValueError(
                         f"max_length {task.max_length} of task {name!r} is over the text tower's "
-                        f"{model.text.max_length}; lower it, or raise model.text.max_length."
+                        f"{model.text.max_length}; set tasks.{name}.max_length to {model.text.max_length}."
                     )
                 self._slots[number, name] = slots_of_rank(task.global_batch, task.num_streams, rank, world_size)
                 for source, settings in task.sources.items():
                     shards = self._open(settings, storage, show_progress=None if rank == 0 else False)
-                    # Of mixed batches a source gives each stream a sample at a time.
-                    batch = task.num_streams if task.mixed else task.global_batch
                     key = (seed, number, name, source)
-                    orders[number, name, source] = Order(shards.num_samples, batch, task.num_streams, key)
+                    orders[number, name, source] = make_order(name, task, source, shards.num_samples, key)
         self.plan = Plan(stages, orders)
         self._fingerprints = {path: shards.fingerprint() for path, shards in self.shards.items()}
 

@@ -26,6 +26,39 @@ class BatchPlace(NamedTuple):
     step: int  # within the source's epoch
 
 
+def make_order(name: str, task: TaskConfig, source: str, sizes: Sequence[int], key: tuple[object, ...]) -> Order:
+    """The order of one source of a task.
+
+    sizes: samples in each shard. Raises ValueError, with a way out that works, if they do not fill one batch.
+    """
+    num_samples, num_streams = sum(sizes), task.num_streams
+    # Of mixed batches a source gives each stream a sample at a time.
+    batch = num_streams if task.mixed else task.global_batch
+    if num_samples // num_streams < batch // num_streams:
+        way_out = _way_out_mixed(task, num_samples) if task.mixed else _way_out(task, num_samples)
+        wanted = f"streams {num_streams}" if task.mixed else f"global_batch {task.global_batch}"
+        raise ValueError(
+            f"{wanted} of task {name!r} is larger than the source {source!r} of {num_samples:,} samples; {way_out}"
+        )
+    return Order(sizes, batch, num_streams, key)
+
+
+def _way_out(task: TaskConfig, num_samples: int) -> str:
+    if num_samples < 2:
+        return "pack more of them: a batch needs 2 at least."
+    fitting = num_samples // task.num_streams * task.num_streams
+    if fitting:
+        return f"set global_batch to {fitting}."
+    if task.streams is None:
+        return f"set global_batch to {num_samples}."
+    return f"set global_batch to {num_samples} and streams to {num_samples}."
+
+
+def _way_out_mixed(task: TaskConfig, num_samples: int) -> str:
+    fitting = [count for count in range(1, num_samples + 1) if task.global_batch % count == 0]
+    return f"set streams to {fitting[-1]}." if fitting else "pack some, or take the source out."
+
+
 Orders = Mapping[tuple[int, str, str], Order]  # by stage, task and source
 
 
@@ -90,9 +123,10 @@ def lay_out(
             if limit is not None and counts[0][index] >= limit:
                 weights[index] = 0.0
         if not any(weights):
+            way_out = "lower steps or raise epochs" if start else "raise epochs or lower accumulate"
             raise ValueError(
                 f"the sources {', '.join(task.sources)} are good for {start} steps of their task within their epochs, "
-                f"and it has {steps}; lower steps or raise epochs."
+                f"and it has {steps}; {way_out}."
             )
         stretch = Stretch(start, tuple(weights), counts)
         stretches.append(stretch)

@@ -29,9 +29,9 @@ class Order:
     """The order of one source. Its state is a cache: every answer is a function of the arguments."""
 
     def __init__(self, sizes: Sequence[int], global_batch: int, num_streams: int, key: tuple[object, ...]) -> None:
-        """sizes: samples in each shard. key: what the order hangs on besides the epoch, e.g. (seed, source).
+        """sizes: samples in each shard, enough for one batch (`make_order` in mixture.py sees to it).
 
-        Raises ValueError if an epoch has not one batch.
+        key: what the order depends on besides the epoch, for example (seed, source).
         """
         self.sizes = np.asarray(sizes, dtype=np.int64)
         self.num_samples = int(self.sizes.sum())
@@ -45,12 +45,7 @@ class Order:
         self._ends = np.zeros(0, dtype=np.int64)
         self._turn = 0
         self._windows: dict[tuple[int, int], NDArray[np.int64]] = {}
-        if not self.steps_per_epoch:
-            fitting = self.stream_length * num_streams
-            raise ValueError(
-                f"global_batch {global_batch} is larger than the source {key[-1]!r} of {self.num_samples} samples; "
-                + (f"try {fitting} or fewer." if fitting else f"lower it and streams to {self.num_samples} or fewer.")
-            )
+        assert self.steps_per_epoch, "an epoch has not one batch"
 
     def sample_at(self, epoch: int, step: int, slot: int) -> tuple[int, int]:
         """(shard, sample in it) for a slot of the global batch at a step of an epoch."""

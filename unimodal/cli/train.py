@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,9 @@ from .console import Overrides, say
 if TYPE_CHECKING:
     from unimodal.embedder import Embedder
     from unimodal.eval.data.datasets import TaskData
-    from unimodal.training.config import SourceConfig, TrainConfig
+    from unimodal.eval.suites import Suite
+    from unimodal.training.config import EvalConfig, Stage, TrainConfig
+    from unimodal.training.data.check import Found
     from unimodal.training.loop import Evaluate
 
 
@@ -61,17 +64,11 @@ def _evaluator(config: TrainConfig) -> tuple[Evaluate, Callable[[], None]] | tup
     """Validation during training: scores by "task metric" of the suite that the recipe names, and what loads it."""
     if config.eval is None:
         return None, None
-    from unimodal.config import nearest
     from unimodal.eval.evaluate import evaluate as score
     from unimodal.eval.evaluate import rows_of
-    from unimodal.eval.suites import load_tasks, read_suite
+    from unimodal.eval.suites import load_tasks
 
-    settings, suite = config.eval, read_suite(config.eval.suite)
-    for name in settings.tasks:
-        if name not in suite.tasks:
-            raise ValueError(f"eval.tasks: {name!r} is not in suite {settings.suite!r}; {nearest(name, suite.tasks)}")
-    left_out = [f"tasks.{name}=null" for name in suite.tasks if settings.tasks and name not in settings.tasks]
-    suite = read_suite(settings.suite, left_out)
+    settings, suite = config.eval, _read_suite(config.eval)
     root = Path(settings.data_root or config.data_root)
     loaded: dict[str, TaskData] = {}
 
@@ -86,41 +83,96 @@ def _evaluator(config: TrainConfig) -> tuple[Evaluate, Callable[[], None]] | tup
     return validate, load
 
 
+def _read_suite(settings: EvalConfig) -> Suite:
+    """The suite of the validation with the tasks that the recipe wants.
+
+    Raises ValueError for a suite, a task or a best score that is not there.
+    """
+    from unimodal.config import nearest
+    from unimodal.eval.suites import read_suite
+
+    suite = read_suite(settings.suite)
+    for name in settings.tasks:
+        if name not in suite.tasks:
+            raise ValueError(f"eval.tasks: {name!r} is not in suite {settings.suite!r}; {nearest(name, suite.tasks)}")
+    left_out = [f"tasks.{name}=null" for name in suite.tasks if settings.tasks and name not in settings.tasks]
+    suite = read_suite(settings.suite, left_out)
+    if settings.best:
+        row, _, metric = settings.best.rpartition(" ")
+        if not row or not metric:
+            raise ValueError(
+                f"eval.best {settings.best!r} is not a task and a metric; write for example "
+                f"'{next(iter(suite.tasks))} ndcg_at_10'."
+            )
+        suite.task_of(row)
+    return suite
+
+
 def _print_plan(config: TrainConfig) -> None:
-    """What a run would do, from the recipe alone: no data, no model and no torch is needed."""
+    """What a run would do, from the recipe and the sidecars of shards alone: no data, no model and no torch is needed.
+
+    Raises ValueError for what a run would be refused for.
+    """
     from rich.table import Table
 
     from unimodal.progress import open_console
+    from unimodal.training.data.check import check_data
     from unimodal.yaml_text import dump_yaml
 
-    tasks = [(stage, name, task) for stage in config.plan for name, task in stage.tasks.items()]
+    world_size = os.environ.get("WORLD_SIZE")
+    found = check_data(config, int(world_size) if world_size else None)
+    tasks = [(number, name, task) for number, stage in enumerate(config.plan) for name, task in stage.tasks.items()]
     table = Table("task", *(name for _, name, _ in tasks), show_lines=False)
     rows: dict[str, list[str]] = {
-        "stage": [f"{stage.name}, {stage.steps:,} steps, {stage.schedule}" for stage, _, _ in tasks],
+        "stage": [_describe_stage(config.plan[number]) for number, _, _ in tasks],
         "share": [f"{task.share:g}" for _, _, task in tasks],
         "global_batch": [f"{task.global_batch:,} in {task.num_streams} streams" for _, _, task in tasks],
+        "processes": [_divisors(task.num_streams) for _, _, task in tasks],
         "max_length": [f"{task.max_length}" for _, _, task in tasks],
         "loss": [task.loss for _, _, task in tasks],
-        "temperature": [("from " if task.learns_temperature else "") + f"{task.start_temperature:g}"
-                        for _, _, task in tasks],
-        "sources": ["\n".join(f"{source}, weight {at.weight:g}{_what_is_missing(config, at)}"
-                              for source, at in task.sources.items()) for _, _, task in tasks],
-    }  # fmt: skip
+        "temperature": [
+            ("from " if task.learns_temperature else "") + f"{task.start_temperature:g}" for _, _, task in tasks
+        ],
+        "sources": [
+            "\n".join(
+                f"{source}, weight {at.weight:g}{_describe_found(found[number, name, source])}"
+                for source, at in task.sources.items()
+            )
+            for number, name, task in tasks
+        ],
+    }
     for key, values in rows.items():
         table.add_row(key, *values)
+    validation = _describe_validation(config)
     print(dump_yaml(config.model_dump(mode="json", exclude_defaults=True)))
     open_console().print(table)
+    if validation:
+        print(validation)
 
 
-def _what_is_missing(config: TrainConfig, source: SourceConfig) -> str:
-    """Of shards on this machine; what lies elsewhere is not asked for."""
-    from unimodal.shards.find import below, find_shards
-    from unimodal.shards.storage import is_remote
+def _describe_stage(stage: Stage) -> str:
+    return f"{stage.name}, {stage.steps:,} steps, {stage.schedule}"
 
-    for path in (below(config.data_root, path) for path in source.paths):
-        try:
-            if not is_remote(path):
-                find_shards(path)
-        except ValueError:
-            return f" ({path} is not there)"
-    return ""
+
+def _divisors(number: int) -> str:
+    """The numbers of processes that may share so many streams."""
+    return ", ".join(str(count) for count in range(1, number + 1) if number % count == 0)
+
+
+def _describe_found(found: Found) -> str:
+    if found.missing:
+        return f" ({found.missing} is not there)"
+    return "" if found.num_samples is None else f", {found.num_samples:,} samples"
+
+
+def _describe_validation(config: TrainConfig) -> str:
+    """The tasks of the validation, and what they lack on this machine."""
+    if config.eval is None:
+        return ""
+    from unimodal.eval.suites import missing_of
+
+    suite = _read_suite(config.eval)
+    root = Path(config.eval.data_root or config.data_root)
+    missing = {one.task for one in missing_of(suite, root, config.eval.split)}
+    names = (f"{name} (not below {root})" if name in missing else name for name in suite.tasks)
+    return f"validation every {config.eval.every:,} steps: {', '.join(names)}"
