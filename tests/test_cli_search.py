@@ -41,7 +41,7 @@ def test_index_says_what_it_did_and_does_it_once(model: Path, products: Path, wo
     first = CliRunner().invoke(app, list(map(str, words)))
     assert first.exit_code == 0, first.exception
     assert f"5 items in {tmp_path}/shop: 5 new or changed, 0 as they were, 0 taken out; 1 row of" in first.stderr
-    assert f"{products} skipped (reasons in {tmp_path}/shop.embeddings/skipped.jsonl" in first.stderr
+    assert f"{products} skipped (reasons in {tmp_path}/shop.embeddings/_skipped.jsonl" in first.stderr
     again = CliRunner().invoke(app, list(map(str, words)))
     assert again.exit_code == 0, again.exception
     assert "0 new or changed, 5 as they were, 0 taken out" in again.stderr

@@ -17,7 +17,7 @@ from .demo import demo
 from .evaluate import evaluate, mteb, prepare
 from .library import calibrate, check, embed, index, pack
 from .search import index as index_items
-from .search import search
+from .search import search, why
 from .serve import serve
 from .train import plot, train
 
@@ -34,6 +34,7 @@ app.command(cls=with_keys_of("unimodal.search.items", "ItemsConfig", {"input"}))
 app.command()(calibrate)
 app.command("index", cls=with_keys_of("unimodal.search.items", "IndexConfig", {"input"}))(index_items)
 app.command()(search)
+app.command()(why)
 app.add_typer(shards_app, name="shards")
 shards_app.command()(pack)
 shards_app.command()(check)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from unimodal.embedder import Embedder
     from unimodal.search.fusion import Found
+    from unimodal.search.preview import Preview
     from unimodal.search.query import Query
     from unimodal.search.schema import Schema
     from unimodal.search.store import VectorStore
@@ -27,9 +28,11 @@ LONGEST = 100  # letters that a hit shows of one field
 
 
 def index(
-    model: Annotated[str, typer.Argument(help="As for eval.")],
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="A folder of pictures, a table, hf:NAME or shards.")],
-    store: Annotated[str, typer.Argument(help="A folder (lance:///dir), or milvus://host:port.")],
+    model: Annotated[str, typer.Argument(help="As for eval.")] = "",
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="A folder of images, a table, hf:NAME or shards.")
+    ] = "",
+    store: Annotated[str, typer.Argument(help="A folder (lance:///dir), or milvus://host:port.")] = "",
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="text=\\[title,description] image=photo fields=\\[price:float]"),
@@ -42,20 +45,53 @@ def index(
     ] = None,
     device: Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    overwrite: Annotated[bool, typer.Option(help="Make the store anew; embeddings that still hold are kept.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Make the store again; embeddings that still hold are kept.")
+    ] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Forget the store's other inputs.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change, and change nothing.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the inputs of a store: `index --list STORE`.")] = False,
+    forget: Annotated[
+        str | None,
+        typer.Option(metavar="INPUT", help="Take an input out of a store: `index --forget INPUT STORE`."),
+    ] = None,
 ) -> None:
-    """Embed the items of INPUT and put them into STORE; what is there and has not changed is not done again."""
+    """Embed the items of INPUT and put them into STORE; what is there and has not changed is not done again.
+
+    Of items with one id in several inputs, the store has that of the input that was indexed last.
+    """
+    places = [place for place in (model, source, store, *(overrides or [])) if place]
+    if list_ or forget is not None:
+        if len(places) != 1 or (list_ and forget is not None):
+            raise typer.BadParameter("give --list STORE, or --forget INPUT STORE, and nothing else.")
+        if list_:
+            _list(places[0], embeddings)
+        else:
+            _forget(places[0], str(forget), embeddings)
+        return
+    if not store:
+        name = "MODEL" if not model else "INPUT" if not source else "STORE"
+        raise typer.BadParameter(f"{name} is missing: unimodal index MODEL INPUT STORE [KEY=VALUE]...")
+
     from unimodal.config import apply_overrides, parse_config
-    from unimodal.search.indexing import default_folder
-    from unimodal.search.indexing import index as index_input
+    from unimodal.search import indexing
     from unimodal.search.items import IndexConfig
     from unimodal.search.skipped import SKIPPED
 
     config = parse_config(IndexConfig, apply_overrides({"input": source}, overrides or []), source="options")
-    folder = embeddings or default_folder(store)
-    summary = index_input(
-        model, config, store, embeddings=folder, engine=engine, device=device, dtype=dtype, overwrite=overwrite
-    )
+    folder = embeddings or indexing.default_folder(store)
+    if dry_run:
+        if engine == "ray":
+            raise typer.BadParameter("--dry-run reads in this process; leave out --engine ray.")
+        found = indexing.dry_run(
+            model, config, store, embeddings=folder, device=device, dtype=dtype, overwrite=overwrite, replace=replace
+        )
+        _print_preview(found, source, store)
+        return
+    summary = indexing.index(
+        model, config, store, embeddings=folder, engine=engine, device=device, dtype=dtype, overwrite=overwrite,
+        replace=replace,
+    )  # fmt: skip
     if summary.rank:
         return
     units = summary.embedded + summary.reused
@@ -63,11 +99,71 @@ def index(
     skipped = f"; {rows} of {source} skipped ({reasons})" if summary.skipped else ""
     if summary.without_image:
         skipped += f"; {_counted(summary.without_image, 'item')} without image, which cannot be read ({reasons})"
+    shared = ""
+    if summary.shared:
+        shared = f"; {_counted(summary.shared, 'item')} of {source} stand for those of inputs indexed before"
     say(
         f"{_counted(summary.stored + summary.kept, 'item')} in {store}: {summary.stored:,} new or changed, "
-        f"{summary.kept:,} as they were, {summary.removed:,} taken out{skipped}; "
+        f"{summary.kept:,} as they were, {summary.removed:,} taken out{skipped}{shared}; "
         f"{summary.embedded:,} of {_counted(units, 'unit')} embedded, {summary.seconds:.1f} s"
     )
+
+
+def _print_preview(found: Preview, source: str, store: str) -> None:
+    typer.echo(
+        f"{store} would get {found.new:,} new, {found.changed:,} changed and {found.same:,} same items, and lose "
+        f"{found.removed:,}; {found.skipped:,} of {_counted(found.rows, 'row')} of {source} skipped"
+        + (f", {_counted(found.without_image, 'item')} without image" if found.without_image else "")
+        + (f" (the first: {found.first_reason})" if found.first_reason else "")
+        + f"; {_counted(found.embedded, 'item')} to embed. Nothing was changed."
+    )
+    if found.refused:
+        raise ValueError(f"`index` would refuse this: {found.refused}")
+
+
+def _list(store: str, embeddings: Path | None) -> None:
+    """A line per input, the oldest indexing first."""
+    from unimodal.search.indexing import list_inputs
+    from unimodal.tables.files import written_name
+
+    states, others = list_inputs(store, embeddings=embeddings)
+    for state in states:
+        one = state.entry
+        typer.echo(
+            f"{one.indexed or 'before'}  {written_name(one.input)}: {_counted(one.items, 'item')}, "
+            f"{state.in_store:,} of them in the store, {_counted(one.skipped, 'row')} skipped"
+        )
+    for name, files in others.items():
+        typer.echo(f"not in the store  {written_name(name)}: {_counted(files, 'unit')} of a run that did not finish")
+    if not states and not others:
+        typer.echo("no inputs")
+
+
+def _forget(store: str, name: str, embeddings: Path | None) -> None:
+    from unimodal.search.indexing import forget
+
+    filled = forget(store, name, embeddings=embeddings)
+    say(
+        f"{_counted(filled.stored + filled.kept, 'item')} in {store} without {name}: {filled.removed:,} taken out, "
+        f"{filled.stored:,} as an input indexed before has them, {filled.kept:,} as they were"
+    )
+
+
+def why(
+    store: Annotated[str, typer.Argument(help="A folder (lance:///dir), or milvus://host:port.")],
+    item: Annotated[str, typer.Argument(metavar="ID", help="Of the item.")],
+    embeddings: Annotated[
+        Path | None, typer.Option(help="The folder of this store's Parquet files; default: beside it.")
+    ] = None,
+) -> None:
+    """Say what became of an item: in STORE from which input, skipped and why, or taken out and when."""
+    from unimodal.search.indexing import check_listed, default_folder
+    from unimodal.search.why import explain
+
+    folder = embeddings or default_folder(store)
+    check_listed(store, folder)
+    for line in explain(store, folder, item):
+        typer.echo(line)
 
 
 def _counted(number: int, thing: str) -> str:

@@ -1,7 +1,7 @@
 """Bulk embedding: a unit of the input in, a Parquet file of its items' vectors out, whole or not at all.
 
-The file has the columns of a store's rows, and in its metadata what it was made of: a run that was killed skips the
-files that are finished and redoes the others; an input, a model or an option that changed makes its files anew.
+The file has the columns of a store's rows, and in its name and its metadata what it was made of: a run that was killed
+skips the files that are finished and redoes the others; an input, a model or an option that changed makes other files.
 
 n items, D dimensions, S pixels a side.
 """
@@ -31,6 +31,7 @@ from unimodal.tables.fields import RULES
 from unimodal.vectors import unit as unit_length
 
 from .fields import unstorable
+from .folder import FORMAT_VERSION, HEAD, find_file, read_head, read_inputs, staged
 from .items import IndexConfig, Item, items, picture_identity
 from .reading import RawRow, Unit
 from .rows import arrow_schema, fixed_size_list
@@ -41,11 +42,11 @@ from .unchanged import CONTENT, Before, content_of
 if TYPE_CHECKING:
     from unimodal.embedder import Embedder
 
-FORMAT_VERSION = 1
-HEAD = b"unimodal"  # the key of the metadata
 _JPEG_QUALITY = 85
 # What has no part in a unit's vectors and rows.
-_ASIDE = {"input", "per_unit", "batch", "max_skipped", "prefix_dims", "binary", "calibrated", "weight"}
+_ASIDE = {
+    "input", "per_unit", "batch", "max_skipped", "max_removed", "prefix_dims", "binary", "calibrated", "weight",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,6 @@ class Plan:
         """What vectors depend on besides texts and pictures; the picture's share only where both are summed."""
         weight = self.config.weight if "fused" in self.schema.vectors else ""
         return f"{self.schema.fingerprint} {weight}"
-
-    def file(self, unit: Unit) -> Path:
-        """The Parquet file of a unit."""
-        return self.folder / f"{unit.name}.parquet"
 
     def digest(self, unit: Unit) -> str:
         """Of all that the file of a unit depends on."""
@@ -103,11 +100,20 @@ class Job:
     unit: Unit
     digest: str
 
+    @property
+    def file(self) -> str:
+        """The name of its Parquet file: content that changes makes another file."""
+        return f"{self.unit.name}.{self.digest}.parquet"
 
-def unfinished(plan: Plan, units: Sequence[Unit]) -> list[Job]:
-    """The units whose file is missing, broken, or made of something else."""
-    jobs = [Job(unit, plan.digest(unit)) for unit in units]
-    return [job for job in jobs if read_head(plan.file(job.unit)).get("digest") != job.digest]
+
+def jobs_of(plan: Plan, units: Sequence[Unit]) -> list[Job]:
+    """The units, each with what its file is made of."""
+    return [Job(unit, plan.digest(unit)) for unit in units]
+
+
+def unfinished(plan: Plan, jobs: Sequence[Job]) -> list[Job]:
+    """Those whose file is missing or broken."""
+    return [job for job in jobs if read_head(find_file(plan.folder, job.file)).get("digest") != job.digest]
 
 
 def embed_jobs(
@@ -148,13 +154,11 @@ def prepare(plan: Plan, unit: Unit) -> Iterator[Chunk]:
 
 
 def known_before(plan: Plan) -> Before:
-    """The vectors of the model that are there of this input, in files that hold and in those that were put aside."""
-    files = [*sorted(plan.folder.glob("*.parquet")), *sorted(plan.folder.glob("*.old"))]
-    heads = {file: read_head(file) for file in files}
-    ours = {file: head for file, head in heads.items() if head.get("model") == plan.model}
-    return Before(
-        {file: _aside(file, head) for file, head in ours.items() if head["input"] == plan.config.input}, plan.schema
-    )
+    """The vectors of the model that the folder has, of whichever input; the newest are looked at first."""
+    newest = [find_file(plan.folder, name) for one in reversed(read_inputs(plan.folder)) for name in one.files]
+    others = sorted([*plan.folder.glob("*.parquet"), *plan.folder.glob("*.old")])
+    files = [file for file in dict.fromkeys([*newest, *others]) if read_head(file).get("model") == plan.model]
+    return Before(files, plan.schema)
 
 
 def embed(plan: Plan, table: Any, embedder: Embedder, before: Before) -> Any:
@@ -200,10 +204,10 @@ def _encode(
 
 
 def write_unit(plan: Plan, job: Job, tables: Sequence[Any], skipped: Sequence[Skipped]) -> None:
-    """Put a unit's file in place; one that was there before is kept under another name until the store knows."""
+    """Put a unit's file in place, where it waits until those of the whole input are there."""
     import pyarrow as pa
 
-    unit, file = job.unit, plan.file(job.unit)
+    unit, file = job.unit, staged(plan.folder, job.file)
     table = pa.concat_tables(tables)
     head = {
         "format_version": FORMAT_VERSION, "digest": job.digest, "model": plan.model, "input": plan.config.input,
@@ -213,29 +217,9 @@ def write_unit(plan: Plan, job: Job, tables: Sequence[Any], skipped: Sequence[Sk
     part = file.with_suffix(".part")
     pyarrow_parquet().write_table(table, part, compression="zstd")
     sync(part)
-    put_aside(file)
+    (plan.folder / job.file).unlink(missing_ok=True)  # it is there only if it is broken
     os.replace(part, file)
     sync(file.parent)
-
-
-def put_aside(file: Path) -> None:
-    """Rename a file that no longer holds, so that its items can still be taken out of the store."""
-    if file.is_file():
-        os.replace(file, _aside(file, read_head(file)))
-
-
-def _aside(file: Path, head: dict[str, Any]) -> Path:
-    return file if file.suffix == ".old" else file.with_suffix(f".{head.get('digest', 'broken')}.old")
-
-
-def read_head(file: Path) -> dict[str, Any]:
-    """What a file was made of; empty where it is missing, broken or of another version."""
-    try:
-        metadata = pyarrow_parquet().read_schema(file).metadata or {}
-        head = json.loads(metadata.get(HEAD, b"{}"))
-    except (OSError, ValueError):  # pyarrow's ArrowInvalid is a ValueError
-        return {}
-    return dict(head) if head.get("format_version") == FORMAT_VERSION else {}
 
 
 def read_columns(file: Path) -> dict[str, Any]:
@@ -256,10 +240,17 @@ def check_skipped(plan: Plan, jobs: Sequence[Job], job: Job, skipped: Sequence[S
     unit, allowed = job.unit, plan.config.max_skipped
     if not too_many(len(skipped), unit.rows, allowed):
         return
-    heads = {file: read_head(file) for file in sorted(plan.folder.glob("*.parquet"))}
-    made = {plan.file(one.unit): one.digest for one in jobs}
-    lines = [line for file, head in heads.items() if head and made.get(file, head["digest"]) == head["digest"]
-             for line in listed(head)]  # fmt: skip
+    made_again = {one.unit.name for one in jobs}
+    others = [
+        name
+        for one in read_inputs(plan.folder)
+        for name in one.files
+        if name.removesuffix(".parquet").rpartition(".")[0] not in made_again
+    ]
+    lines = []
+    for name in [*others, *(one.file for one in jobs if one != job)]:
+        head = read_head(find_file(plan.folder, name))
+        lines += listed(head) if head else []
     found = {"input": plan.config.input, "label": unit.label, "skipped": [one._asdict() for one in skipped]}
     write_skipped(plan.folder, [*lines, *listed(found)])
     first = f"the first, row {skipped[0].row}: {skipped[0].reason}"

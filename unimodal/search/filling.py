@@ -1,7 +1,8 @@
 """A folder of embeddings -> a store of the same items, without any model.
 
 A folder fills one store, and a store is filled from one folder: both carry the id of the store's making, and the
-folder keeps the record of which of its files are in.
+folder keeps the record of which of its files are in. Of items with one id in several inputs, that of the input that
+was indexed last is taken; of those with one id in one input, the first.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from unimodal.checkpoint import replace_text
 from unimodal.progress import progress_bar
 from unimodal.rows import pyarrow_parquet
 
-from .bulk import read_head
+from .folder import IndexedInput, find_file, publish, read_head, read_inputs
 from .predicate import In
+from .removed import RemovedItem, note_removed
 from .rows import vectors_of
 from .schema import MADE, Schema, schema_from_json, schema_to_json, vector_column
 from .store import VectorStore, create_store, open_store, store_exists
 
-SCHEMA = "index.json"  # of the store that the folder fills
+SCHEMA = "_index.json"  # of the store that the folder fills
+_SCHEMA_BEFORE = "index.json"  # of an earlier version
 RECORD = ".filled.json"  # a file that is in the store -> its state then
 AT_A_TIME = 10_000  # items of an upsert or a deletion
 
@@ -35,12 +38,12 @@ Hashes = NDArray[np.uint64]  # of a file's ids
 
 
 class Filled(NamedTuple):
-    """What a store was told."""
+    """What filling did to a store."""
 
     stored: int  # items that it had not, or had otherwise
     kept: int  # items that it had as they are
     removed: int
-    duplicates: dict[Path, frozenset[str]]  # the ids of each file that a file before it has too
+    left_out: dict[Path, frozenset[str]]  # the ids of each file that another file's items stand for
 
 
 def make_store(store_url: str, folder: Path, schema: Schema, *, overwrite: bool = False) -> None:
@@ -49,103 +52,127 @@ def make_store(store_url: str, folder: Path, schema: Schema, *, overwrite: bool 
     create_store(store_url, schema, overwrite=overwrite).close()
     (folder / RECORD).unlink(missing_ok=True)
     replace_text(folder / SCHEMA, schema_to_json(schema))
+    (folder / _SCHEMA_BEFORE).unlink(missing_ok=True)
 
 
 def check_folder(store_url: str, schema: Schema, folder: Path) -> None:
     """Raises ValueError where a folder does not fill the store of this schema, but another or none."""
-    file = folder / SCHEMA
-    if not file.is_file() or _read_schema(file).about.get(MADE) != schema.about.get(MADE):
+    there = _schema_of(folder)
+    if there is None or there.about.get(MADE) != schema.about.get(MADE):
         raise ValueError(
             f"{store_url} is not the store that {folder} fills, and each folder of embeddings fills one; give the "
-            "store's own folder with --embeddings, or make the store anew from this one with --overwrite."
+            "store's own folder with --embeddings, or make the store again from this one with --overwrite."
         )
 
 
 def fill(store_url: str, folder: Path, *, show_progress: bool | None = None) -> Filled:
     """Bring a store to the state of a folder of embeddings.
 
-    Files that are in already are passed over, so that a kill costs the file in flight, and so are items of others that
-    the store has as they are. Of items with one id the first
-    is taken, in the order of the files. What was in a file that is no more, and is in no other, is taken out. A store
+    Files that are in already are skipped, so that a kill costs the file in flight, and so are items of others that the
+    store has as they are. What was in a file that is not listed any more, and is in no other, is taken out. A store
     that is not there is made.
     """
     if not store_exists(store_url):
-        make_store(store_url, folder, _read_schema(folder / SCHEMA))
+        schema_there = _schema_of(folder)
+        if schema_there is None:
+            raise ValueError(f"{folder} has not filled a store; run `unimodal index` first.")
+        make_store(store_url, folder, schema_there)
     store = open_store(store_url)
     try:
         schema = store.schema
         check_folder(store_url, schema, folder)
-        files = sorted(folder.glob("*.parquet"))
-        hashes = [_hashes(file) for file in files]
-        duplicates = _duplicates(files, hashes)
-        states = {file.name: _state(file, duplicates.get(file, frozenset())) for file in files}
-        sizes = {file.name: len(one) - len(duplicates.get(file, ())) for file, one in zip(files, hashes, strict=True)}
-        there = {name: state for name, state in _filled(folder / RECORD).items() if states.get(name) == state}
-        replace_text(folder / RECORD, json.dumps(there))  # before anything of the others is put in or taken out
-        missing = [file for file in files if file.name not in there]
+        inputs = read_inputs(folder)
+        publish(folder, inputs)
+        files = files_by_rank(folder, inputs)
+        hashes = [hash_ids(file) for file in files]
+        left_out = find_repeated(files, hashes)
+        states = {file.name: _state(file, left_out.get(file, frozenset())) for file in files}
+        sizes = {file.name: len(one) - len(left_out.get(file, ())) for file, one in zip(files, hashes, strict=True)}
+        there = _filled(folder / RECORD)
+        gone = [folder / name for name in there if name not in states]
+        gone += [file for file in sorted(folder.glob("*.old")) if file not in gone]  # an earlier version's
+        missing = [file for file in files if there.get(file.name) != states[file.name]]
+        # Before anything is put in or taken out: these may be in the store in part.
+        there |= {file.name: "" for file in (*gone, *missing)}
+        replace_text(folder / RECORD, json.dumps(there))
         is_new, stored, done = store.count() == 0, 0, 0
         with progress_bar("filling the store", sum(sizes[file.name] for file in missing), show_progress) as advance:
             for file in missing:
-                for rows in _rows(file, schema.item_columns, duplicates.get(file, frozenset())):
+                for rows in _rows(file, schema.item_columns, left_out.get(file, frozenset())):
                     done += rows.num_rows
                     rows = rows if is_new else _changed(store, rows)
                     stored += store.upsert(rows, fingerprint=schema.fingerprint)
                     advance(done)
                 there[file.name] = states[file.name]
                 replace_text(folder / RECORD, json.dumps(there))
-        removed = _take_out(store, folder, hashes)
+        removed = _take_out(store, folder, gone, hashes, {one.input for one in inputs})
+        for file in gone:
+            del there[file.name]
+        replace_text(folder / RECORD, json.dumps(there))
+        for file in gone:
+            file.unlink(missing_ok=True)
         if removed or missing:
             store.build()
     finally:
         store.close()
-    return Filled(stored, sum(sizes.values()) - stored, removed, duplicates)
+    return Filled(stored, sum(sizes.values()) - stored, removed, left_out)
 
 
-def _read_schema(file: Path) -> Schema:
-    return schema_from_json(file.read_text(encoding="utf-8"), str(file))
+def files_by_rank(folder: Path, inputs: Sequence[IndexedInput]) -> list[Path]:
+    """The files of a folder, those of the newest indexing first: of items with one id the first counts."""
+    return [find_file(folder, name) for one in reversed(inputs) for name in one.files]
 
 
-def _ids(file: Path) -> list[str]:
+def hash_ids(file: Path) -> Hashes:
+    """8 bytes an id, for all ids are held at once."""
+    return np.array([xxhash.xxh3_64_intdigest(one.encode()) for one in read_ids(file)], dtype=np.uint64)
+
+
+def read_ids(file: Path) -> list[str]:
+    """The ids of a file's items."""
     ids: list[str] = pyarrow_parquet().read_table(file, columns=["id"])["id"].to_pylist()
     return ids
 
 
-def _hashes(file: Path) -> Hashes:
-    """8 bytes an id, for all ids are held at once."""
-    return np.array([xxhash.xxh3_64_intdigest(one.encode()) for one in _ids(file)], dtype=np.uint64)
-
-
-def _duplicates(files: Sequence[Path], hashes: Sequence[Hashes]) -> dict[Path, frozenset[str]]:
+def find_repeated(files: Sequence[Path], hashes: Sequence[Hashes]) -> dict[Path, frozenset[str]]:
     """The ids of each file that a file before it has too."""
     found, counts = np.unique(np.concatenate([*hashes, np.zeros(0, np.uint64)]), return_counts=True)
-    twice = found[counts > 1]
-    seen, duplicates = set[str](), dict[Path, frozenset[str]]()
+    several = found[counts > 1]
+    seen, repeated = set[str](), dict[Path, frozenset[str]]()
     for file, of_file in zip(files, hashes, strict=True):
-        if twice.size and (suspects := np.isin(of_file, twice)).any():
-            ids = [one for one, suspect in zip(_ids(file), suspects, strict=True) if suspect]
-            duplicates[file] = frozenset(seen.intersection(ids))
+        if several.size and (suspects := np.isin(of_file, several)).any():
+            ids = [one for one, suspect in zip(read_ids(file), suspects, strict=True) if suspect]
+            repeated[file] = frozenset(seen.intersection(ids))
             seen.update(ids)
-    return {file: ids for file, ids in duplicates.items() if ids}
+    return {file: ids for file, ids in repeated.items() if ids}
 
 
-def _state(file: Path, duplicates: frozenset[str]) -> str:
+def _schema_of(folder: Path) -> Schema | None:
+    """The schema of the store that a folder fills; None where it has not filled any."""
+    for file in (folder / SCHEMA, folder / _SCHEMA_BEFORE):
+        if file.is_file():
+            return schema_from_json(file.read_text(encoding="utf-8"), str(file))
+    return None
+
+
+def _state(file: Path, left_out: frozenset[str]) -> str:
     """What of a file goes into a store, as a name."""
-    return f"{read_head(file)['digest']} {xxhash.xxh3_64_hexdigest(repr(sorted(duplicates)).encode())}"
+    return f"{read_head(file)['digest']} {xxhash.xxh3_64_hexdigest(repr(sorted(left_out)).encode())}"
 
 
 def _filled(record: Path) -> dict[str, str]:
     return dict(json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else {}
 
 
-def _rows(file: Path, columns: list[str], duplicates: frozenset[str]) -> Iterator[Any]:
+def _rows(file: Path, columns: list[str], left_out: frozenset[str]) -> Iterator[Any]:
     """Tables of at most AT_A_TIME rows."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     for batch in pyarrow_parquet().ParquetFile(file).iter_batches(AT_A_TIME, columns=columns):
         rows = pa.Table.from_batches([batch])
-        if duplicates:
-            rows = rows.filter(pc.invert(pc.is_in(rows["id"], pa.array(sorted(duplicates)))))
+        if left_out:
+            rows = rows.filter(pc.invert(pc.is_in(rows["id"], pa.array(sorted(left_out)))))
         if rows.num_rows:
             yield rows
 
@@ -173,20 +200,26 @@ def _digests(rows: Any, schema: Schema) -> list[bytes]:
     ]
 
 
-def _take_out(store: VectorStore, folder: Path, hashes: Sequence[Hashes]) -> int:
-    """Delete what only files that were put aside hold, and those files -> how many items that were."""
-    old = sorted(folder.glob("*.old"))
-    if not old:
+def _take_out(
+    store: VectorStore, folder: Path, gone: Sequence[Path], hashes: Sequence[Hashes], inputs: set[str]
+) -> int:
+    """Delete what only these files hold, and note it -> how many items that were.
+
+    inputs: those that the folder still has.
+    """
+    if not gone:
         return 0
     kept, removed = np.concatenate([*hashes, np.zeros(0, np.uint64)]), 0
-    for file in old:
+    for file in gone:
         try:
-            ids, gone = _ids(file), ~np.isin(_hashes(file), kept)
+            ids, is_gone = read_ids(file), ~np.isin(hash_ids(file), kept)
         except (OSError, ValueError, KeyError):  # a broken file was never put into a store
             continue
-        vanished = [one for one, is_gone in zip(ids, gone, strict=True) if is_gone]
+        source = read_head(file).get("input", "")
+        reason = "it is not in the input any more" if source in inputs else "the input was forgotten"
+        vanished = [one for one, is_one in zip(ids, is_gone, strict=True) if is_one]
         for start in range(0, len(vanished), AT_A_TIME):
-            removed += store.delete(ids=vanished[start : start + AT_A_TIME])
-    for file in old:
-        file.unlink()
+            some = vanished[start : start + AT_A_TIME]
+            removed += store.delete(ids=some)
+            note_removed(folder, [RemovedItem(one, source, reason) for one in some])
     return removed

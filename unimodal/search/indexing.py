@@ -1,38 +1,59 @@
 """`unimodal index`: an input -> Parquet files of embeddings, the source of truth -> a store.
 
-The folder of the embeddings is that of one store. It holds a file for each unit of each input that went into it,
-index.json (the schema of the store), skipped.jsonl (what is not in it, and why) and which files are in the store.
+The folder of the embeddings is that of one store. A run embeds first, then looks at all that it found, and may refuse
+it; only then is the input put into the folder's list, and the store brought to the state of the folder.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from unimodal.config import nearest
 from unimodal.progress import progress_bar
 from unimodal.shards.storage import is_remote
+from unimodal.tables.files import written_name
 
-from .bulk import Plan, embed_jobs, put_aside, read_columns, read_head, unfinished
-from .filling import Filled, check_folder, fill, make_store
+from .bulk import Job, Plan, embed_jobs, jobs_of, read_columns, unfinished
+from .filling import Filled, check_folder, files_by_rank, fill, find_repeated, hash_ids, make_store, read_ids
+from .folder import (
+    IndexedInput,
+    find_file,
+    now,
+    read_head,
+    read_inputs,
+    remove_unlisted,
+    unlisted,
+    write_inputs,
+)
 from .items import VECTORS, IndexConfig, surveyed, units
-from .ranks import alone, ranks_of_run
+from .preview import Preview, preview
+from .ranks import Ranks, alone, ranks_of_run
 from .reading import Unit
 from .rows import arrow_schema
 from .schema import FieldType, Schema
 from .skipped import SKIPPED, listed, refusal, too_many, write_skipped
-from .store import open_store, store_exists, store_type
+from .store import check_store, open_store, store_exists, store_type
 
 if TYPE_CHECKING:
     from unimodal.embedder import Embedder
 
+MIN_REMOVED = 10  # that many items may leave a store whatever their share: small inputs change by more
+
 
 @dataclass(frozen=True)
 class Summary:
-    """What came of indexing; items that were skipped or have no image are listed in skipped.jsonl with the reasons."""
+    """What indexing did; items that were skipped or have no image are listed in _skipped.jsonl with the reasons."""
 
     items: int  # of this input
     skipped: int  # rows of this input
@@ -44,6 +65,15 @@ class Summary:
     removed: int  # items that were taken out of the store
     seconds: float
     rank: int = 0  # of this process among those of the run; the first has filled the store
+    shared: int = 0  # items of this input that another has too: this one's are in the store
+
+
+class _Found(NamedTuple):
+    """What the file of a unit holds."""
+
+    items: int
+    skipped: int
+    without_image: int  # items
 
 
 def index(
@@ -56,6 +86,7 @@ def index(
     device: str | None = None,
     dtype: str = "float32",
     overwrite: bool = False,
+    replace: bool = False,
     show_progress: bool | None = None,
 ) -> Summary:
     """Embed what is new or changed of an input, and bring a store to the same state.
@@ -64,34 +95,22 @@ def index(
         happens to the store: it is filled from them again without embedding anything.
     engine: "process" is this process, or under torchrun each of them its share; "ray" uses a Ray cluster, and no
         device of this process.
-    overwrite: make the store anew.
+    overwrite: make the store again; inputs that were indexed otherwise are left out, with a warning.
+    replace: this input is the whole store; the others are forgotten.
 
-    Raises ValueError for an input, a model or an option that does not fit, before anything is embedded.
+    Raises ValueError for an input, a model or an option that does not fit, before anything is embedded, and where too
+    many rows are bad (`max_skipped`) or too many items would leave the store (`max_removed`), before it is changed.
     """
-    from unimodal.embedder import load
-
     if engine == "ray" and device is not None:
         raise ValueError(f"device {device!r} is of one machine, and Ray gives each model one of its own; leave it out.")
     began, folder = time.monotonic(), embeddings or default_folder(store_url)
-    folder.mkdir(parents=True, exist_ok=True)
     with ranks_of_run() as ranks, alone(folder, ranks):
-        there = ranks.from_first(lambda: None if overwrite else _schema_of(store_url))
-        config = config.model_copy(update={"input": _whole(config.input)})
-        cut = units(config)
-        config, types = surveyed(config, cut, there.fields if there is not None else {})
-        place = "cpu" if engine == "ray" else device or ranks.device  # for Ray its actors load the model, each its own
-        embedder = load(model, device=place, dtype=dtype, calibrated=config.calibrated)
-        schema = _schema(model, dtype, config, types, embedder)
-        store = store_type(store_url)
-        limits = store.max_text_bytes, store.max_strings
-        plan = Plan(config, schema, folder, embedder.config.preprocess, embedder.modalities, *limits)
-        if there is not None:
-            _check_same(store_url, there, schema)
-            check_folder(store_url, there, folder)
-        _refuse_mixture(plan, cut)
-        if there is None and ranks.rank == 0 and not store_exists(store_url):
-            make_store(store_url, folder, schema)  # now, for it may lack an ability that the schema asks for
-        todo = unfinished(plan, ranks.share(cut))
+        plan, cut, embedder = _plan(model, config, store_url, folder, engine, device, dtype, overwrite, ranks)
+        inputs = read_inputs(folder)
+        others = [] if replace else [one for one in inputs if one.input != plan.config.input]
+        others = _that_fit(plan, others, overwrite)
+        jobs = jobs_of(plan, ranks.share(cut))
+        todo = unfinished(plan, jobs)
         with progress_bar("embedding", sum(job.unit.rows for job in todo), show_progress) as advance:
             if engine == "ray":
                 from .on_ray import embed_jobs_on_ray
@@ -99,18 +118,115 @@ def index(
                 embed_jobs_on_ray(plan, todo, model, dtype, advance)
             else:
                 embed_jobs(plan, todo, embedder, advance)
-        embedded = ranks.total(len(todo))
-        filled = Filled(0, 0, 0, {})
+        embedded = sum(ranks.gather({str(ranks.rank): len(todo)}).values())
+        found = ranks.gather({job.unit.name: (job, _found(plan, job)) for job in jobs})
+        ordered = [found[unit.name][0] for unit in cut]
+        filled, shared, repeated = Filled(0, 0, 0, {}), 0, 0
         if ranks.rank == 0:
-            filled = _finish(plan, cut, store_url, overwrite, show_progress)
-    duplicates = sum(len(filled.duplicates.get(plan.file(unit), ())) for unit in cut)
-    heads = [read_head(plan.file(unit)) for unit in cut]
+            entry = _checked(plan, ordered, inputs, overwrite, replace)
+            # From here on the store changes.
+            if overwrite or _is_unbound(store_url):
+                make_store(store_url, folder, plan.schema, overwrite=store_exists(store_url))
+            write_inputs(folder, [*others, entry])
+            filled = _fill(store_url, folder, show_progress)
+            _clean_up(folder, inputs)
+            shared = _count_shared(folder, others, entry, filled)
+            repeated = entry.repeated
     return Summary(
-        sum(head["items"] for head in heads) - duplicates,
-        sum(not one.get("kept") for head in heads for one in head["skipped"]) + duplicates,
-        sum(bool(one.get("kept")) for head in heads for one in head["skipped"]), embedded,
-        len(cut) - embedded, filled.stored, filled.kept, filled.removed, time.monotonic() - began, ranks.rank,
-    )  # fmt: skip
+        items=sum(one.items for _, one in found.values()) - repeated,
+        skipped=sum(one.skipped for _, one in found.values()) + repeated,
+        without_image=sum(one.without_image for _, one in found.values()),
+        embedded=embedded,
+        reused=len(cut) - embedded,
+        stored=filled.stored,
+        kept=filled.kept,
+        removed=filled.removed,
+        seconds=time.monotonic() - began,
+        rank=ranks.rank,
+        shared=shared,
+    )
+
+
+def dry_run(
+    model: str,
+    config: IndexConfig,
+    store_url: str,
+    *,
+    embeddings: Path | None = None,
+    device: str | None = None,
+    dtype: str = "float32",
+    overwrite: bool = False,
+    replace: bool = False,
+    show_progress: bool | None = None,
+) -> Preview:
+    """What `index` would do, read and decoded, but nothing embedded and nothing written.
+
+    Raises ValueError for what `index` would refuse before it embeds; what it would refuse after that is in the answer.
+    """
+    folder = embeddings or default_folder(store_url)
+    plan, cut, _ = _plan(model, config, store_url, folder, "process", device, dtype, overwrite, Ranks())
+    inputs = read_inputs(folder)
+    others = [] if replace else [one for one in inputs if one.input != plan.config.input]
+    others = _that_fit(plan, others, overwrite)
+    there = [] if _is_unbound(store_url) else inputs
+    found = preview(plan, jobs_of(plan, cut), there, others, show_progress)
+    refused = _skipped_refusal(plan, found.skipped, found.without_image, found.rows, found.first_reason)
+    if refused is None and not overwrite:
+        refused = _removed_refusal(plan, there, found.hashes, replace)
+    return dataclasses.replace(found, refused=str(refused or ""))
+
+
+def forget(store_url: str, name: str, *, embeddings: Path | None = None, show_progress: bool | None = None) -> Filled:
+    """Take an input out of a store. Items that an older input has too come back as they are there.
+
+    name: as `index` had it, or as `--list` shows it. Raises ValueError for an input that is not there.
+    """
+    folder = embeddings or default_folder(store_url)
+    check_listed(store_url, folder)
+    with alone(folder, Ranks()):
+        inputs = read_inputs(folder)
+        unfinished_ones = set(unlisted(folder, inputs)) - {""}
+        there = [*(one.input for one in inputs), *unfinished_ones]
+        wanted = next((one for one in there if name in (one, written_name(one))), _whole(name))
+        if wanted not in there:
+            names = [written_name(one) for one in there]
+            raise ValueError(f"{store_url} has no input {name!r}; {nearest(name, names)}")
+        kept = [one for one in inputs if one.input != wanted]
+        write_inputs(folder, kept)
+        filled = _fill(store_url, folder, show_progress)
+        _clean_up(folder, [*inputs, IndexedInput(wanted, (), 0, 0, 0)])
+    return filled
+
+
+@dataclass(frozen=True)
+class InputState:
+    """An input of a store, and how much of it is there."""
+
+    entry: IndexedInput
+    in_store: int  # items that no newer input has
+
+
+def list_inputs(store_url: str, *, embeddings: Path | None = None) -> tuple[list[InputState], dict[str, int]]:
+    """The inputs of a store, oldest indexing first, and how many files each has of runs that did not finish."""
+    folder = embeddings or default_folder(store_url)
+    check_listed(store_url, folder)
+    inputs = read_inputs(folder)
+    files = files_by_rank(folder, inputs)
+    left_out = find_repeated(files, [hash_ids(file) for file in files])
+    states = []
+    for one in inputs:
+        out = sum(len(left_out.get(find_file(folder, name), ())) for name in one.files)
+        states.append(InputState(one, one.items + one.repeated - out if one.indexed else one.items - out))
+    others = {name: len(found) for name, found in unlisted(folder, inputs).items() if name}
+    return states, others
+
+
+def check_listed(store_url: str, folder: Path) -> None:
+    """Raises ValueError where there is no folder of embeddings for a store."""
+    if not folder.is_dir():
+        raise ValueError(
+            f"{store_url} has no embeddings in {folder}; give their folder with --embeddings, or index first."
+        )
 
 
 def default_folder(store_url: str) -> Path:
@@ -160,12 +276,56 @@ def _whole(name: str) -> str:
     return name if name.startswith("hf:") or is_remote(name) else os.path.abspath(name)
 
 
+def _plan(
+    model: str,
+    config: IndexConfig,
+    store_url: str,
+    folder: Path,
+    engine: str,
+    device: str | None,
+    dtype: str,
+    overwrite: bool,
+    ranks: Ranks,
+) -> tuple[Plan, list[Unit], Embedder]:
+    """What is decided before anything is read or written, the units of the input, and the model.
+
+    Raises ValueError for what does not fit.
+    """
+    from unimodal.embedder import load
+
+    there = ranks.from_first(lambda: _schema_of(store_url))  # raises for what is not ours to overwrite
+    there = None if overwrite else there
+    config = config.model_copy(update={"input": _whole(config.input)})
+    cut = units(config)
+    config, types = surveyed(config, cut, there.fields if there is not None else {})
+    # For Ray the model is on no device of this process: its actors load it, each its own.
+    place = "cpu" if engine == "ray" else device or ranks.device
+    embedder = load(model, device=place, dtype=dtype, calibrated=config.calibrated)
+    schema = _schema(model, dtype, config, types, embedder)
+    store = store_type(store_url)
+    limits = store.max_text_bytes, store.max_strings
+    plan = Plan(config, schema, folder, embedder.config.preprocess, embedder.modalities, *limits)
+    if there is not None:
+        _check_same(store_url, there, schema)
+        check_folder(store_url, there, folder)
+    else:
+        check_store(store_url, schema)
+    return plan, cut, embedder
+
+
 def _schema_of(store_url: str) -> Schema | None:
+    """The schema that a store binds what comes into it to; None where it holds nothing."""
     if not store_exists(store_url):
         return None
     store = open_store(store_url)
-    store.close()
-    return store.schema
+    try:
+        return store.schema if store.count() else None
+    finally:
+        store.close()
+
+
+def _is_unbound(store_url: str) -> bool:
+    return _schema_of(store_url) is None
 
 
 def _check_same(store_url: str, there: Schema, wanted: Schema) -> None:
@@ -177,73 +337,152 @@ def _check_same(store_url: str, there: Schema, wanted: Schema) -> None:
         ]
         raise ValueError(
             f"{store_url} was made with {models[0]}, and this is {models[1]}; name another store, or add --overwrite "
-            "to make it anew."
+            "to make it again."
         )
     for name in ("dim", "vectors", "fields", "words", "thumbnails", "prefix_dims", "binary", "weight"):
         before, now = (getattr(schema, name, schema.about.get(name)) for schema in (there, wanted))
         if before != now:
             raise ValueError(
-                f"{store_url} was made with {name} {before}, and this is {now}; add --overwrite to make it anew."
+                f"{store_url} was made with {name} {before}, and this is {now}; add --overwrite to make it again."
             )
 
 
-def _refuse_mixture(plan: Plan, cut: Sequence[Unit]) -> None:
-    """Raises ValueError where what the folder has of another input does not go into one store with this."""
-    made_anew = {plan.file(unit) for unit in cut}
+def _that_fit(plan: Plan, others: Sequence[IndexedInput], overwrite: bool) -> list[IndexedInput]:
+    """The other inputs that go into one store with this; those that do not are left out of one that is made again.
+
+    Raises ValueError for one that does not fit, unless the store is made again.
+    """
     columns = {column.name: column.type for column in arrow_schema(plan.schema, copies=False)}
-    for file in sorted(set(plan.folder.glob("*.parquet")) - made_anew):
-        head = read_head(file)
-        if head.get("input") == plan.config.input:
-            continue
-        if head.get("model") != plan.model:
-            other = "another model or weight"
-        elif read_columns(file) != columns:
-            other = "other fields or vectors"
+    fitting = []
+    for one in others:
+        files = [find_file(plan.folder, name) for name in one.files]
+        if any(read_head(file).get("model") != plan.model for file in files):
+            reason = "another model or weight"
+        elif any(read_columns(file) != columns for file in files):
+            reason = "other fields or vectors"
         else:
+            fitting.append(one)
             continue
-        raise ValueError(
-            f"{file}, of another input, has {other}; choose another folder of embeddings, or remove what "
-            f"{head.get('input', 'an unknown input')} has there and index it again."
+        if not overwrite:
+            raise ValueError(
+                f"{plan.folder} has {one.input} too, indexed with {reason}; choose another folder with --embeddings, "
+                "or add --overwrite to make the store again without it."
+            )
+        warnings.warn(
+            f"{one.input} is left out of the store, for it was indexed with {reason}; index it again.", stacklevel=3
         )
+    return fitting
 
 
-def _finish(plan: Plan, cut: Sequence[Unit], store_url: str, overwrite: bool, show_progress: bool | None) -> Filled:
-    """What is done once all files are there: put away those that are no more, fill the store, list what was skipped."""
-    files, heads = {plan.file(unit) for unit in cut}, dict[Path, dict[str, Any]]()
-    for file in sorted(plan.folder.glob("*.parquet")):
-        head = read_head(file)
-        if file in files or head["input"] != plan.config.input:
-            heads[file] = head
-        else:
-            put_aside(file)
-    skipped = [line for head in heads.values() for line in listed(head)]
-    write_skipped(plan.folder, skipped)
-    _check_all_skipped(plan, [head for file, head in heads.items() if file in files])
-    if overwrite:
-        make_store(store_url, plan.folder, plan.schema, overwrite=True)
-    filled = fill(store_url, plan.folder, show_progress=show_progress)
-    reason = "its id is that of an item in a file before it too"
-    twice = [
-        {"input": heads[file]["input"], "file": file.name, "row": None, "id": one, "reason": reason}
-        for file, ids in filled.duplicates.items()
-        for one in sorted(ids)
-    ]
-    write_skipped(plan.folder, [*skipped, *twice])
+def _found(plan: Plan, job: Job) -> _Found:
+    head = read_head(find_file(plan.folder, job.file))
+    kept = sum(bool(one.get("kept")) for one in head["skipped"])
+    return _Found(head["items"], len(head["skipped"]) - kept, kept)
+
+
+def _checked(
+    plan: Plan, jobs: Sequence[Job], inputs: Sequence[IndexedInput], overwrite: bool, replace: bool
+) -> IndexedInput:
+    """The input as it goes into the list. Raises ValueError where its bad rows or what it removes are too much."""
+    files = [find_file(plan.folder, job.file) for job in jobs]
+    hashes = [hash_ids(file) for file in files]
+    repeated = sum(map(len, find_repeated(files, hashes).values()))
+    heads = [read_head(file) for file in files]
+    faults = [one for head in heads for one in head["skipped"]]
+    without_image = sum(bool(one.get("kept")) for one in faults)
+    skipped = len(faults) - without_image + repeated
+    items = sum(map(len, hashes)) - repeated
+    names = tuple(job.file for job in jobs)
+    entry = IndexedInput(plan.config.input, names, items, skipped, repeated, now())
+    first_reason = faults[0]["reason"] if faults else ""
+    refused = _skipped_refusal(plan, skipped, without_image, items + skipped, first_reason)
+    if refused is not None:
+        others = [one for one in inputs if one.input != entry.input]
+        _write_skipped(plan.folder, [*others, entry])
+        raise refused
+    if not overwrite:
+        refused = _removed_refusal(plan, inputs, np.concatenate(hashes), replace)
+        if refused is not None:
+            raise refused
+    return entry
+
+
+def _skipped_refusal(plan: Plan, skipped: int, without_image: int, rows: int, first_reason: str) -> ValueError | None:
+    """The error where too many rows of an input are bad."""
+    name, allowed = plan.config.input, plan.config.max_skipped
+    if skipped == rows:
+        return ValueError(
+            f"all {skipped:,} rows of {name} had to be skipped; the first: {first_reason}. "
+            f"{plan.folder / SKIPPED} has the reasons of all."
+        )
+    bad = skipped + without_image
+    if too_many(bad, rows, allowed):
+        what = f"{bad:,} of {rows:,} rows of {name} cannot be indexed, or have an image that cannot be read"
+        return refusal(what, plan.folder, allowed)
+    return None
+
+
+def _removed_refusal(
+    plan: Plan, inputs: Sequence[IndexedInput], hashes: NDArray[np.uint64], replace: bool
+) -> ValueError | None:
+    """The error where too much of what is there would go; hashes: of the ids that the input has now."""
+    name, allowed = plan.config.input, plan.config.max_removed
+    before = [one for one in inputs if replace or one.input == name]
+    old = [hash_ids(find_file(plan.folder, file)) for one in before for file in one.files]
+    there = np.unique(np.concatenate([*old, np.zeros(0, np.uint64)]))
+    removed = int((~np.isin(there, hashes)).sum())
+    if removed <= allowed * len(there) or (allowed and removed <= MIN_REMOVED):
+        return None
+    what = "the store" if replace else name
+    over = f"over max_removed {allowed:g}, and more than {MIN_REMOVED}" if allowed else "and max_removed is 0"
+    return ValueError(
+        f"{removed:,} of {len(there):,} items of {what} are not in {name} any more, {over}: the store is as it was; "
+        f"if they shall go, add max_removed={_rounded_up(removed / len(there))}."
+    )
+
+
+def _rounded_up(share: float) -> float:
+    """In hundredths, never less: what the error advises has to be enough."""
+    return min(1.0, math.ceil(share * 100) / 100)
+
+
+def _fill(store_url: str, folder: Path, show_progress: bool | None) -> Filled:
+    """Bring the store to the state of the folder, and list what is not in it."""
+    filled = fill(store_url, folder, show_progress=show_progress)
+    _write_skipped(folder, read_inputs(folder))
     return filled
 
 
-def _check_all_skipped(plan: Plan, heads: Sequence[dict[str, Any]]) -> None:
-    """heads: of the input's files."""
-    name, allowed = plan.config.input, plan.config.max_skipped
-    skipped, num_items = [one for head in heads for one in head["skipped"]], sum(head["items"] for head in heads)
-    if not num_items:
-        raise ValueError(
-            f"all {len(skipped):,} rows of {name} had to be skipped; the first: {skipped[0]['reason']}. "
-            f"{plan.folder / SKIPPED} has the reasons of all."
-        )
-    num_rows = num_items + sum(not one.get("kept") for one in skipped)
-    if too_many(len(skipped), num_rows, allowed):
-        what = (
-            f"{len(skipped):,} of {num_rows:,} rows of {name} cannot be indexed, or have an image that cannot be read"
-        )
-        raise refusal(what, plan.folder, allowed)
+def _write_skipped(folder: Path, inputs: Sequence[IndexedInput]) -> None:
+    reason = "its id is that of an item in a file before it too"
+    lines = []
+    for one in inputs:
+        files = [find_file(folder, name) for name in one.files]
+        heads = {file: read_head(file) for file in files}
+        lines += [line for head in heads.values() for line in listed(head)]
+        repeated = find_repeated(files, [hash_ids(file) for file in files]) if one.repeated else {}
+        for file, ids in repeated.items():
+            where = {"input": written_name(one.input), "file": heads[file]["label"], "row": None}
+            lines += [{**where, "id": id_, "reason": reason} for id_ in sorted(ids)]
+    write_skipped(folder, lines)
+
+
+def _clean_up(folder: Path, before: Sequence[IndexedInput]) -> None:
+    """Remove what no input needs any more; before: the inputs of before the run, and that of the run.
+
+    The files of a run over another input that has not finished stay.
+    """
+    inputs = read_inputs(folder)
+    others = {one.input for one in inputs[:-1]}
+    remove_unlisted(folder, inputs, [one.input for one in [*before, *inputs] if one.input not in others])
+
+
+def _count_shared(folder: Path, others: Sequence[IndexedInput], entry: IndexedInput, filled: Filled) -> int:
+    """How many items of an input others have too."""
+    left_out = set[str]()
+    for one in others:
+        for name in one.files:
+            left_out |= filled.left_out.get(folder / name, frozenset())
+    if not left_out:
+        return 0
+    return sum(len(left_out.intersection(read_ids(folder / name))) for name in entry.files)

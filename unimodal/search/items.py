@@ -74,6 +74,7 @@ class IndexConfig(ItemsConfig):
     prefix_dims: tuple[int, ...] = ()  # shorter copies of each vector, for a first pass
     binary: bool = False  # one-bit copies of each vector, for a first pass
     calibrated: bool = False  # close the gap between texts and pictures (`unimodal calibrate` comes before)
+    max_removed: float = Field(0.2, ge=0, le=1)  # the share of its items, and more than 10, that may leave the store
     per_unit: int = Field(10_000, gt=0)  # rows that become one file, and are redone when a run was killed in it
 
     @field_validator("words", mode="before")

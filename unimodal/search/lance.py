@@ -39,6 +39,11 @@ _METADATA = b"unimodal.schema"
 _PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
 
 
+def check(location: str, schema: Schema) -> None:
+    """Raises ValueError where no folder could be; all that a schema may ask for is kept."""
+    _refuse_file(location)
+
+
 def create(location: str, schema: Schema, *, overwrite: bool) -> LanceStore:
     """A new store in a folder. Raises ValueError where one is, unless it is one of ours and may be overwritten."""
     import pyarrow as pa
@@ -239,8 +244,15 @@ def _connect(location: str) -> Any:
     return run(lancedb.connect_async(location, read_consistency_interval=timedelta(0)))
 
 
+def _refuse_file(location: str) -> None:
+    path = Path(location)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{location} is a file, and a store is a folder; name another place for it.")
+
+
 def _table(location: str) -> Any | None:
     """The table of items, if there is one."""
+    _refuse_file(location)
     if not Path(location).is_dir():  # to connect makes a folder
         return None
     try:

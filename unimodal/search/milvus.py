@@ -66,10 +66,16 @@ REFINE = 5
 FILTERED_EF = 5_000
 
 
-def create(location: str, schema: Schema, *, overwrite: bool = False) -> MilvusStore:
-    """A new, empty collection. Raises ValueError where one is, unless it is one of ours and may be overwritten."""
+def check(location: str, schema: Schema) -> None:
+    """Raises ValueError for what a collection there could not keep."""
     place = parse_place(location)
     check_capabilities(place.engine, _capabilities(place), wanted_capabilities(schema))
+
+
+def create(location: str, schema: Schema, *, overwrite: bool = False) -> MilvusStore:
+    """A new, empty collection. Raises ValueError where one is, unless it is one of ours and may be overwritten."""
+    check(location, schema)
+    place = parse_place(location)
     if place.is_lite:
         Path(place.uri).parent.mkdir(parents=True, exist_ok=True)
     client, is_there = connect(place)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
+
+from .folder import now
 
 Unit = TypeVar("Unit")
 Seen = TypeVar("Seen")
@@ -34,16 +37,16 @@ class Ranks:
         """What this process embeds."""
         return units[self.rank :: self.world]
 
-    def total(self, count: int) -> int:
-        """The sum over all processes, once all of them are here."""
+    def gather(self, found: Mapping[str, Seen]) -> dict[str, Seen]:
+        """What all processes have found, once all of them are here."""
         if self.world == 1:
-            return count
+            return dict(found)
         import torch
 
-        counted = torch.tensor(count)
+        everywhere: list[Any] = [None] * self.world
         with _another_may_end():
-            torch.distributed.all_reduce(counted)
-        return int(counted)
+            torch.distributed.all_gather_object(everywhere, dict(found))
+        return {name: one for of_rank in everywhere for name, one in of_rank.items()}
 
     def from_first(self, look: Callable[[], Seen]) -> Seen:
         """What the first process sees, in all of them: some stores let no second process in."""
@@ -84,12 +87,23 @@ def ranks_of_run() -> Iterator[Ranks]:
 
 @contextmanager
 def alone(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Hold a folder for one run. Raises ValueError if another is at it; the lock goes with the process."""
-    with (folder / f".lock{ranks.rank}").open("w") as file:
+    """Hold a folder for one run. Raises ValueError if another holds it, saying which; the lock goes with the process.
+
+    Raises ValueError too where the folder is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, and embeddings need a folder; choose another with --embeddings.")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f".lock{ranks.rank}").open("a+", encoding="utf-8") as file:  # "w" would empty it for its holder
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
+            file.seek(0)
+            holder = file.read(500) or "a process that has not said which"
             raise ValueError(
-                f"another run writes embeddings to {folder}; wait for it, or choose another folder."
+                f"another run writes embeddings to {folder} ({holder}); wait for it, or choose another folder."
             ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}")
+        file.flush()
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -47,9 +48,12 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """Its name as a file: the same for the same rows of the same file, and in the order of the input."""
-        safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in self.label)
-        return f"{safe[-80:]}-{xxhash.xxh32_hexdigest(os.fsencode(self.path))}-{self.first:010d}"
+        """Its name as a file: the same for the same rows of the same file.
+
+        Of ASCII, for a name may have 255 bytes; and what begins with `_` or `.` is not read by Arrow.
+        """
+        safe = re.sub(r"[^A-Za-z0-9._-]", "_", self.label)[-80:].lstrip("_.")
+        return f"{safe}-{xxhash.xxh32_hexdigest(os.fsencode(self.path))}-{self.first:010d}"
 
 
 class RawRow(NamedTuple):

@@ -12,7 +12,8 @@ from unimodal.tables.files import written_name
 from unimodal.tables.skipped import limit_of
 from unimodal.tables.skipped import too_many as too_many
 
-SKIPPED = "skipped.jsonl"  # in the folder of the embeddings
+SKIPPED = "_skipped.jsonl"  # in the folder of the embeddings, where Arrow reads what has no `_`
+_SKIPPED_BEFORE = "skipped.jsonl"  # of an earlier version
 
 
 class Skipped(NamedTuple):
@@ -36,6 +37,7 @@ def write_skipped(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
         replace_text(folder / SKIPPED, text)
     else:
         (folder / SKIPPED).unlink(missing_ok=True)
+    (folder / _SKIPPED_BEFORE).unlink(missing_ok=True)
 
 
 def refusal(what: str, folder: Path, allowed: float) -> ValueError:

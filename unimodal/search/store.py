@@ -31,7 +31,7 @@ from .schema import FieldType, Schema, binary_column, prefix_column, vector_colu
 
 __all__ = [
     "FieldType", "Hit", "IndexSpec", "Schema", "UnsupportedError", "VectorStore", "Vectors",
-    "best_first", "check_capabilities", "create_store", "open_store", "store_exists", "store_type",
+    "best_first", "check_capabilities", "check_store", "create_store", "open_store", "store_exists", "store_type",
 ]  # fmt: skip
 
 Vectors = NDArray[np.float32]
@@ -341,6 +341,12 @@ def store_exists(url: str) -> bool:
     """Whether there is a store to open."""
     engine, location = _engine(url)
     return bool(engine.exists(location))
+
+
+def check_store(url: str, schema: Schema) -> None:
+    """Raises ValueError where no store for such items could be made: the place or an ability does not fit."""
+    engine, location = _engine(url)
+    engine.check(location, schema)
 
 
 def store_type(url: str) -> type[VectorStore]:

@@ -34,12 +34,14 @@ def content_of(text: str | None, pixels: bytes | None) -> bytes:
 
 
 class Before:
-    """The vectors that the files of an input have by now, by what the model saw; 12 bytes an item are held."""
+    """The vectors that some files have by now, by what the model saw; 12 bytes an item are held."""
 
-    def __init__(self, files: Mapping[Path, Path], schema: Schema) -> None:
-        """files: each with the name that it has once it was put aside."""
-        self._files, self._schema = list(files.items()), schema
-        keys = [_keys(_contents(file)) for file in files]
+    def __init__(self, files: Sequence[Path], schema: Schema) -> None:
+        """files: the first that has an item is read; those without all vectors of the schema are not used."""
+        self._schema = schema
+        self._vector_columns = {name: vector_column(name) for name in schema.vectors}
+        self._files = [file for file in files if set(self._vector_columns.values()) <= set(_names(file))]
+        keys = [_keys(_contents(file)) for file in self._files]
         every = np.concatenate([*keys, np.zeros(0, np.uint64)])
         order = np.argsort(every, kind="stable")
         self._keys = every[order]
@@ -58,9 +60,8 @@ class Before:
         return [known.get(content) for content in contents]
 
     def _read(self, number: int) -> Mapping[bytes, Vectors]:
-        file, aside = self._files[number]
-        columns = {name: vector_column(name) for name in self._schema.vectors}
-        table = _columns(aside if aside.is_file() else file, [CONTENT, *columns.values()])
+        columns = self._vector_columns
+        table = _columns(self._files[number], [CONTENT, *columns.values()])
         if table is None:
             return {}
         arrays = {name: vectors_of(table[column], self._schema.dim)[0] for name, column in columns.items()}
@@ -68,6 +69,14 @@ class Before:
             content: {name: array[row] for name, array in arrays.items()}
             for row, content in enumerate(table[CONTENT].to_pylist())
         }
+
+
+def _names(file: Path) -> list[str]:
+    """The columns of a file; none where it is broken."""
+    try:
+        return list(pyarrow_parquet().read_schema(file).names)
+    except (OSError, ValueError):  # pyarrow's ArrowInvalid is a ValueError
+        return []
 
 
 def _contents(file: Path) -> list[bytes]:

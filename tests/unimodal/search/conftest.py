@@ -1,5 +1,18 @@
-"""The suite that every store runs explains its failures as tests do."""
+"""A model in a folder; and the suite that every store runs explains its failures as tests do."""
+
+from pathlib import Path
 
 import pytest
 
+from unimodal.checkpoint import save_model
+from unimodal.model import DualEncoder
+from unimodal.preprocess import Tokenizer
+
 pytest.register_assert_rewrite("tests.unimodal.search.conformance")
+
+
+@pytest.fixture
+def saved(tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer) -> str:
+    """The directory of a small model."""
+    save_model(tmp_path / "model", model, tokenizer)
+    return str(tmp_path / "model")

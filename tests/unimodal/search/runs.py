@@ -78,7 +78,14 @@ def _slow_down(what: str, seconds: float) -> None:
     from unimodal.search import indexing, on_ray
     from unimodal.search.store import VectorStore
 
-    owners = {"encode": Embedder, "upsert": VectorStore, "write_unit": on_ray, "open_store": indexing}
+    owners = {
+        "encode": Embedder,
+        "upsert": VectorStore,
+        "delete": VectorStore,
+        "write_unit": on_ray,
+        "open_store": indexing,
+        "write_inputs": indexing,
+    }
     owner: Any = owners[what]
     method = getattr(owner, what)
 

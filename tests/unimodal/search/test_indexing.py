@@ -26,16 +26,11 @@ from unimodal.search.filling import fill
 from unimodal.search.indexing import Summary, default_folder, index
 from unimodal.search.items import IndexConfig
 from unimodal.search.ranks import Ranks, alone
+from unimodal.search.skipped import SKIPPED
 from unimodal.search.store import open_store
 
 Catalogue = Callable[..., str]
 NUM = 10
-
-
-@pytest.fixture
-def saved(tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer) -> str:
-    save_model(tmp_path / "model", model, tokenizer)
-    return str(tmp_path / "model")
 
 
 @pytest.fixture
@@ -71,7 +66,7 @@ def stored(store: Path) -> dict[str, dict[str, Any]]:
 
 
 def skipped(store: Path) -> list[dict[str, Any]]:
-    file = default_folder(str(store)) / "skipped.jsonl"
+    file = default_folder(str(store)) / SKIPPED
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
 
 
@@ -306,18 +301,18 @@ def test_a_store_is_filled_from_one_folder_of_embeddings(saved: str, catalogue: 
 
 
 @pytest.mark.parametrize("change", [{"fields": ["price", "brand"]}, {"vectors": ["text"]}, {"weight": 0.9}])
-def test_embeddings_of_another_input_that_do_not_fit_are_not_put_into_a_new_store(
+def test_what_another_input_was_indexed_with_is_left_out_of_a_store_that_is_made_again(
     saved: str, catalogue: Catalogue, tmp_path: Path, forwards: list[int], change: dict[str, Any]
 ) -> None:
     run(saved, catalogue(), tmp_path / "store")
     other = one_more_input(tmp_path, brand="b")
     run(saved, other, tmp_path / "store")
     forwards.clear()
-    with pytest.raises(
-        ValueError, match=r"has (other fields or vectors|another model or weight); .* what .*rows.jsonl has there"
-    ):
+    with pytest.warns(UserWarning, match=r"rows.jsonl is left out of the store, for it was indexed with"):
         run(saved, other, tmp_path / "store", overwrite=True, **change)
-    assert not forwards
+    assert list(stored(tmp_path / "store")) == ["q"]
+    files = default_folder(str(tmp_path / "store")).glob("*.parquet")
+    assert ["other" in file.name for file in files] == [True]
 
 
 def test_a_store_has_fused_vectors_of_one_weight(saved: str, catalogue: Catalogue, tmp_path: Path) -> None:
@@ -454,7 +449,7 @@ def test_a_store_of_other_fields_or_vectors_is_refused_before_anything_is_embedd
     forwards.clear()
     with pytest.raises(ValueError, match=r"was made with fields \{'price': 'int'\}, and this is \{\}; add --overwrite"):
         run(saved, catalogue(), tmp_path / "store", fields=[])
-    with pytest.raises(ValueError, match=r"was made with vectors .*; add --overwrite to make it anew"):
+    with pytest.raises(ValueError, match=r"was made with vectors .*; add --overwrite to make it again"):
         run(saved, catalogue(), tmp_path / "store", vectors=["fused"])
     assert not forwards
     assert run(saved, catalogue(), tmp_path / "store", vectors=["fused"], overwrite=True).stored == 10
@@ -483,7 +478,7 @@ def test_embeddings_of_another_model_are_not_mixed_in(
     forwards.clear()
     (tmp_path / "other.jsonl").write_text('{"title": "a hat"}\n', encoding="utf-8")
     save_calibration(Path(saved), Calibration(np.zeros(24, np.float32), np.full(24, 0.1, np.float32)))
-    with pytest.raises(ValueError, match=r"has another model or weight; .* remove what .*rows.jsonl has there"):
+    with pytest.raises(ValueError, match=r"has .*rows.jsonl too, indexed with another model or weight; .*--embeddings"):
         run(saved, str(tmp_path / "other.jsonl"), tmp_path / "new", embeddings=tmp_path / "embeddings", calibrated=True,
             image="", fields=[])  # fmt: skip
     assert not forwards
@@ -608,4 +603,5 @@ def test_a_run_killed_while_it_fills_the_store_redoes_the_file_in_flight_alone(
 
 def num_filled(folder: Path) -> int:
     record = folder / ".filled.json"
-    return len(json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else 0
+    states = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    return sum(state != "" for state in states.values())

@@ -31,26 +31,25 @@ def lengths(before: Before, texts: list[str]) -> list[float | None]:
 
 def test_a_vector_is_found_in_whichever_file_has_it(tmp_path: Path) -> None:
     files = [write(tmp_path / f"{n}.parquet", ["a" * n, "b" * n]) for n in (1, 2, 3)]
-    before = Before({file: file.with_suffix(".old") for file in files}, SCHEMA)
+    before = Before(files, SCHEMA)
     assert lengths(before, ["bbb", "a", "no", "bb"]) == [3, 1, None, 2]
-    assert lengths(Before({}, SCHEMA), ["a"]) == [None]
+    assert lengths(Before([], SCHEMA), ["a"]) == [None]
 
 
-def test_a_file_that_was_put_aside_since_is_read_there(tmp_path: Path) -> None:
-    file = write(tmp_path / "1.parquet", ["a"])
-    before = Before({file: tmp_path / "1.old"}, SCHEMA)
-    file.rename(tmp_path / "1.old")
-    write(file, ["another"])
+def test_a_file_without_the_vectors_of_the_schema_is_not_used(tmp_path: Path) -> None:
+    contents = pa.array([content_of("a", None)], pa.binary(16))
+    parquet.write_table(pa.table({CONTENT: contents}), tmp_path / "0.parquet")
+    before = Before([tmp_path / "0.parquet", write(tmp_path / "1.parquet", ["a"])], SCHEMA)
     assert lengths(before, ["a"]) == [1]
 
 
 def test_of_many_files_those_that_have_most_are_read(tmp_path: Path) -> None:
     files = [write(tmp_path / f"{n}.parquet", ["a" * (n + 1), "b" * (n + 1)]) for n in range(MOST_FILES + 1)]
-    before = Before({file: file for file in files}, SCHEMA)
+    before = Before(files, SCHEMA)
     texts = ["a", *(letter * (n + 1) for n in range(1, MOST_FILES + 1) for letter in "ab")]
     assert lengths(before, texts) == [None, *(len(text) for text in texts[1:])]
 
 
 def test_a_broken_file_has_none(tmp_path: Path) -> None:
     (tmp_path / "1.parquet").write_bytes(b"PAR1")
-    assert lengths(Before({tmp_path / "1.parquet": tmp_path / "1.old"}, SCHEMA), ["a"]) == [None]
+    assert lengths(Before([tmp_path / "1.parquet"], SCHEMA), ["a"]) == [None]
