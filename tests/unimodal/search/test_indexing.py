@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from tests.unimodal.search.days import index_day, inputs_of, prices_in, write_day
 from tests.unimodal.search.runs import Run, wait_until
 from unimodal.calibration import Calibration, save_calibration
 from unimodal.checkpoint import save_model
@@ -23,7 +26,7 @@ from unimodal.model import DualEncoder, build_model
 from unimodal.preprocess import Tokenizer
 from unimodal.search.copy import copy_store
 from unimodal.search.filling import fill
-from unimodal.search.indexing import Summary, default_folder, index
+from unimodal.search.indexing import Summary, default_folder, forget, index, list_inputs
 from unimodal.search.items import IndexConfig
 from unimodal.search.ranks import Ranks, alone
 from unimodal.search.skipped import SKIPPED
@@ -605,3 +608,149 @@ def num_filled(folder: Path) -> int:
     record = folder / ".filled.json"
     states = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
     return sum(state != "" for state in states.values())
+
+
+def test_a_cut_export_is_refused_before_the_store_changes(saved: str, tmp_path: Path, forwards: list[int]) -> None:
+    store = str(tmp_path / "shop")
+    whole = {f"p{number}": number for number in range(30)}
+    day = write_day(tmp_path / "day.jsonl", whole)
+    index_day(saved, day, store)
+    write_day(tmp_path / "day.jsonl", dict(list(whole.items())[:5]))
+    refused = (
+        r"25 of 30 items of .*day.jsonl are not in .*day.jsonl any more, over max_removed 0.2, and more than 10: the "
+        r"store is as it was; if they shall go, add max_removed=0.84\."
+    )
+    with pytest.raises(ValueError, match=refused):
+        index_day(saved, day, store)
+    assert prices_in(store) == whole
+    index_day(saved, write_day(tmp_path / "other.jsonl", {"o": 1}), store)
+    assert prices_in(store) == {**whole, "o": 1}  # what was refused is not put in by another run
+    with pytest.raises(ValueError, match=r"26 of 31 items of the store are not in .*day.jsonl any more"):
+        index_day(saved, day, store, replace=True)
+    forwards.clear()
+    assert index_day(saved, day, store, max_removed=0.84).removed == 25
+    assert not forwards
+    assert len(prices_in(store)) == 6
+
+
+def test_a_few_items_may_go_whatever_their_share(saved: str, tmp_path: Path) -> None:
+    store = str(tmp_path / "shop")
+    day = write_day(tmp_path / "day.jsonl", {f"p{number}": 1 for number in range(12)})
+    index_day(saved, day, store)
+    write_day(tmp_path / "day.jsonl", {"p0": 1, "p1": 1})
+    with pytest.raises(ValueError, match=r"10 of 12 items .*, and max_removed is 0: .* add max_removed=0.84\."):
+        index_day(saved, day, store, max_removed=0)
+    assert index_day(saved, day, store).removed == 10
+
+
+def test_what_an_older_input_still_has_counts_as_gone_from_its_own(saved: str, tmp_path: Path) -> None:
+    store = str(tmp_path / "shop")
+    whole = {f"p{number}": 1 for number in range(20)}
+    index_day(saved, write_day(tmp_path / "day1.jsonl", whole), store)
+    day2 = write_day(tmp_path / "day2.jsonl", dict.fromkeys(whole, 2))
+    index_day(saved, day2, store)
+    write_day(tmp_path / "day2.jsonl", {"p0": 2})
+    with pytest.raises(ValueError, match=r"19 of 20 items of .*day2.jsonl"):
+        index_day(saved, day2, store)
+    assert prices_in(store) == dict.fromkeys(whole, 2)
+
+
+def test_replace_makes_an_input_the_whole_store(saved: str, tmp_path: Path) -> None:
+    store = str(tmp_path / "shop")
+    index_day(saved, write_day(tmp_path / "day1.jsonl", {"a": 1, "b": 1}), store)
+    day2 = write_day(tmp_path / "day2.jsonl", {"b": 2, "c": 2})
+    summary = index_day(saved, day2, store, replace=True)
+    assert (summary.stored, summary.removed, summary.shared) == (2, 1, 0)
+    assert prices_in(store) == {"b": 2, "c": 2}
+    assert inputs_of(store) == ["day2.jsonl"]
+    assert len(list(default_folder(store).glob("*.parquet"))) == 1
+
+
+def test_the_inputs_are_listed_and_one_is_forgotten(saved: str, tmp_path: Path) -> None:
+    store = str(tmp_path / "shop")
+    day1 = write_day(tmp_path / "day1.jsonl", {"a": 1, "b": 1})
+    index_day(saved, day1, store)
+    index_day(saved, write_day(tmp_path / "day2.jsonl", {"b": 2, "c": 2, "d": 2}), store)
+    bad = str(tmp_path / "bad.jsonl")
+    Path(bad).write_text('{"id": "e", "title": "", "price": 1}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="all 1 rows"):
+        index_day(saved, bad, store)
+    states, unfinished = list_inputs(store)
+    assert [(one.entry.input, one.entry.items, one.in_store) for one in states] == [
+        (day1, 2, 1), (str(tmp_path / "day2.jsonl"), 3, 3),
+    ]  # fmt: skip
+    assert unfinished == {bad: 1}
+    forget(store, bad)
+    assert list_inputs(store)[1] == {}
+    with pytest.raises(ValueError, match=r"has no input 'day3.jsonl'; did you mean '.*day"):
+        forget(store, "day3.jsonl")
+    assert forget(store, day1).removed == 1
+    assert forget(store, str(tmp_path / "day2.jsonl")).removed == 3
+    assert prices_in(store) == {}
+    assert index_day(saved, day1, store, fields=["price:float"]).stored == 2  # an empty store binds nothing
+
+
+def test_a_try_that_stored_nothing_binds_nothing(saved: str, tmp_path: Path) -> None:
+    store = str(tmp_path / "shop")
+    day = write_day(tmp_path / "day.jsonl", {"a": 1})
+    with pytest.raises(ValueError, match="all 1 rows"):
+        index_day(saved, day, store, fields={"price": "title:int"})
+    assert not Path(store).exists()
+    assert index_day(saved, day, store, thumbnail=0, words=[]).stored == 1
+    assert prices_in(store) == {"a": 1}
+
+
+def test_rows_whose_id_came_before_count_as_skipped(saved: str, tmp_path: Path) -> None:
+    store = str(tmp_path / "shop")
+    day = tmp_path / "day.jsonl"
+    day.write_text('{"id": 1, "title": "a", "price": 1}\n{"id": "1", "title": "a", "price": 2}\n', encoding="utf-8")
+    for per_unit in (1, 10):
+        with pytest.raises(ValueError, match=r"1 of 2 rows of .* cannot be indexed.*, and max_skipped is 0"):
+            index_day(saved, str(day), store, per_unit=per_unit, max_skipped=0)
+        summary = index_day(saved, str(day), store, per_unit=per_unit)
+        assert (summary.items, summary.skipped) == (1, 1)
+        assert prices_in(store) == {"1": 1}
+
+
+def test_other_readers_take_the_folder_for_one_table(saved: str, tmp_path: Path) -> None:
+    store = str(tmp_path / "shop")
+    day = write_day(tmp_path / "_day.jsonl", {"a": 1, "b": 1})
+    Path(day).write_text(Path(day).read_text() + "no JSON\n")
+    index_day(saved, day, store, per_unit=1)
+    assert skipped(tmp_path / "shop")
+    write_day(tmp_path / "_day.jsonl", {"c": 2})
+    with pytest.raises(ValueError, match="2 of 2 items"):
+        index_day(saved, day, store, max_removed=0)
+    read = parquet.read_table(default_folder(store))
+    assert sorted(zip(read["id"].to_pylist(), read["price"].to_pylist(), strict=True)) == [("a", 1), ("b", 1)]
+
+
+def test_who_holds_the_folder_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    holder = rf"\(process {os.getpid()} on .* since 20"
+    for _ in range(2):  # the second finds the file of the first
+        with alone(folder, Ranks()), pytest.raises(ValueError, match=holder), alone(folder, Ranks()):
+            raise AssertionError
+    (tmp_path / "file").touch()
+    is_file = r"file is a file, and embeddings need a folder"
+    with pytest.raises(ValueError, match=is_file), alone(tmp_path / "file", Ranks()):
+        raise AssertionError
+
+
+def test_a_file_in_the_place_of_a_store_is_refused_at_once(saved: str, tmp_path: Path, forwards: list[int]) -> None:
+    day = write_day(tmp_path / "day.jsonl", {"a": 1})
+    (tmp_path / "file").touch()
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match=r"file is a file, and a store is a folder; name another place"):
+            index_day(saved, day, str(tmp_path / "file"), overwrite=overwrite)
+    assert not forwards
+
+
+def test_days_do_not_make_a_store_grow(saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unimodal.search.lance.KEEP_VERSIONS", timedelta(0))
+    store, sizes = tmp_path / "shop", list[int]()
+    for number in range(5):
+        day = write_day(tmp_path / "day.jsonl", {f"p{one}": number for one in range(20)})
+        index_day(saved, day, str(store))
+        sizes.append(sum(file.stat().st_size for file in store.rglob("*") if file.is_file()))
+    assert sizes[-1] < 1.2 * sizes[1]
