@@ -682,7 +682,7 @@ def test_the_inputs_are_listed_and_one_is_forgotten(saved: str, tmp_path: Path) 
     assert unfinished == {bad: 1}
     forget(store, bad)
     assert list_inputs(store)[1] == {}
-    with pytest.raises(ValueError, match=r"has no input 'day3.jsonl'; did you mean '.*day"):
+    with pytest.raises(ValueError, match=r"has no input 'day3.jsonl'; there is: .*day1.jsonl, .*day2.jsonl"):
         forget(store, "day3.jsonl")
     assert forget(store, day1).removed == 1
     assert forget(store, str(tmp_path / "day2.jsonl")).removed == 3
