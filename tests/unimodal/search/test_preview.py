@@ -46,7 +46,7 @@ def test_a_dry_run_says_what_indexing_does_and_writes_nothing(
         replaced = look(saved, day2, store, replace=True)
     assert files_in(tmp_path) == before
     assert (counts(found), found.embedded, found.skipped, found.rows) == ((1, 1, 2, 0), 1, 1, 4)
-    assert "not a JSON object" in found.first_reason
+    assert "is not JSON" in found.first_reason
     assert counts(replaced) == (1, 1, 1, 1)
 
     summary = index_day(saved, day2, store)
