@@ -77,11 +77,6 @@ def test_a_dry_run_a_list_a_reason_and_the_end_of_an_input(
         assert CliRunner().invoke(app, words).exit_code == 2
 
 
-def test_a_filter_that_is_empty_is_an_error(tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["search", str(tmp_path / "shop"), "lamp", "--where", " "])
-    assert "--where is empty" in str(result.exception)
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
