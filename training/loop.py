@@ -27,7 +27,7 @@ from .data.order import generator
 from .ledger import describe_seen, write_ledger
 from .log import nonfinite_rows, skipped_rows
 from .moments import moments_of
-from .resume import RunState
+from .resume import RunState, start_from
 from .saving import Snapshot
 from .schedule import learning_rate, place_of
 from .sharding import copy_weights, empty, gather_weights
@@ -329,11 +329,12 @@ def _gather_whole(run: Run, *, everywhere: bool = False) -> None:
 def _describe_nonfinite(run: Run, count: int, batches: list[Batch]) -> str:
     batch = batches[-1]
     more = f" and {len(batch.keys) - 8:,} more" if len(batch.keys) > 8 else ""
+    overrides = start_from(run.folder, run.config, run.step - count)
     return (
         f"loss or gradient was not finite in {count} steps in a row, the last being step {run.step} (task "
         f"{batch.place.task!r}, source {batch.place.source!r}, samples {', '.join(batch.keys[:8])}{more}); nothing was "
         f"updated in them: look at the samples in {run.folder / 'nonfinite.jsonl'}, or start a run with a lower "
-        "optim.lr from a checkpoint whose loss was still good (model=null init=RUN/checkpoints/step-N)."
+        f"optim.lr{f' from the last checkpoint before them ({overrides})' if overrides else ''}."
     )
 
 

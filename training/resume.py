@@ -135,10 +135,23 @@ def check_resumable(run: Path, config: TrainConfig, name: str = "") -> None:
     for key, was, is_now in _differences(before, now, ""):
         if key.split(".")[0] not in FREE_KEYS and not _FREE_IN_SOURCES.fullmatch(key):
             why = " (the learning rate's curve hangs on it)" if {"steps", "optim"} & set(key.split(".")) else ""
+            overrides = "" if name else start_from(run, config)
             raise ValueError(
                 f"{name or run} was started with {key}={show(was)} and the recipe says {show(is_now)}{why}; resume "
-                "with the former, or start a run from its weights (model=null init=RUN/checkpoints/step-N)."
+                f"with the former, or start another run{f' from its weights ({overrides})' if overrides else ''}."
             )
+
+
+def start_from(run: Path, config: TrainConfig, last: int | None = None) -> str:
+    """The overrides with which another run starts from the weights of this one's newest checkpoint; "" without one.
+
+    last: the newest step that will do.
+    """
+    found = [folder for folder in checkpoints(run) if last is None or step_of(folder) <= last]
+    if not found:
+        return ""
+    no_model = "model=null " if config.model is not None else ""
+    return f"run=ANOTHER {no_model}init={found[-1]}"
 
 
 def _values(config: TrainConfig) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from training.loop import Stopped, train
 from training.moments import read_moments
 from training.resume import checkpoints, write_config
 from training.step import train_step
+from unimodal.config import apply_overrides, parse_config
 from unimodal.embedder import Embedder, load
 
 
@@ -290,9 +292,20 @@ def test_ten_steps_in_a_row_that_are_not_finite_stop_the_run_and_name_the_step_a
     config = _poisoned(recipe, monkeypatch, range(3, 99))
     with pytest.raises(
         FloatingPointError, match=r"10 steps in a row, the last being step 13 .*squares.*samples .*, .*16 more"
-    ):
+    ) as caught:
         train(config)
     assert not (Path(config.run) / "model").exists()
+    monkeypatch.undo()
+    assert "/step-00000002)" in str(caught.value)  # 3 is the last good step
+    _follow(config, str(caught.value))
+
+
+def _follow(config: TrainConfig, advice: str) -> None:
+    """Start the run that a message proposes."""
+    found = re.search(r"\((run=ANOTHER .*init=\S+)\)", advice)
+    assert found is not None
+    overrides = found[1].replace("ANOTHER", f"{config.run}-2").split()
+    train(parse_config(TrainConfig, apply_overrides(config.model_dump(), [*overrides, "steps=1"])))
 
 
 def test_an_existing_run_is_refused_unless_resumed_or_asked(recipe: Recipe) -> None:
@@ -308,6 +321,21 @@ def test_resuming_with_another_recipe_names_the_difference(recipe: Recipe) -> No
     train(config)
     with pytest.raises(ValueError, match=r"was started with optim.lr=0.001 and the recipe says 0.5"):
         train(recipe({"steps": 1, "optim": {"lr": 0.5}}), resume=True)
+
+
+@pytest.mark.parametrize("has_init", [False, True])
+def test_resuming_with_another_recipe_says_how_to_start_from_the_weights(
+    recipe: Recipe, tmp_path: Path, has_init: bool
+) -> None:
+    config = recipe({"steps": 1})
+    if has_init:
+        first = train(config.model_copy(update={"run": str(tmp_path / "first")}))
+        config = config.model_copy(update={"model": None, "init": str(first)})
+    train(config)
+    other = config.model_copy(update={"optim": config.optim.model_copy(update={"lr": 0.5})})
+    with pytest.raises(ValueError, match=r"start another run from its weights \(run=") as caught:
+        train(other, resume=True)
+    _follow(other, str(caught.value))
 
 
 def test_resuming_on_other_shards_is_refused(recipe: Recipe, world: Path, tmp_path: Path) -> None:
