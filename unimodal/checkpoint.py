@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .config import ModelConfig, parse_config
+from .json_text import parse_json
 from .model import DualEncoder, build_model
 from .preprocess import Tokenizer, load_tokenizer
 from .weights import check_finite, check_fit
@@ -96,8 +97,8 @@ def load_model(folder: Path) -> tuple[DualEncoder, Tokenizer | None]:
 
 def _read_config(file: Path) -> ModelConfig:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        values = parse_json(file.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{file} is not JSON ({error}); save the model again.") from None
     if not isinstance(values, dict):
         raise ValueError(f"{file} holds a {type(values).__name__}, not a model's configuration; save the model again.")

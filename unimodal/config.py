@@ -174,9 +174,8 @@ def _refuse_twice(first: str, earlier: Mapping[str, Any], second: str, later: Ma
             shared = min(len(path), len(other))
             is_filled = value is None and len(path) <= len(other)
             if path[:shared] == other[:shared] and not is_filled:
-                raise ValueError(
-                    f"{first!r} and {second!r} both set {'.'.join(max(path, other, key=len))}; keep one of them."
-                )
+                longer = path if len(path) > len(other) else other
+                raise ValueError(f"{first!r} and {second!r} both set {'.'.join(longer)}; keep one of them.")
 
 
 def _leaves(values: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +15,7 @@ from typing import Any, BinaryIO
 from pydantic import Field, model_validator
 
 from unimodal.config import Config, nearest
+from unimodal.json_text import parse_json
 from unimodal.tables.fields import Row, field_of, has_field, is_missing, missing_field, value_of
 from unimodal.tables.files import is_hidden, is_image_name
 
@@ -236,7 +236,7 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
 
 def _read_json(path: Path) -> Iterator[Row]:
     try:
-        rows = json.loads(path.read_bytes())
+        rows = parse_json(path.read_bytes())
     except UnicodeDecodeError as error:
         raise not_utf8(f"{path}", error) from None
     except ValueError as error:
@@ -250,7 +250,7 @@ def _read_json(path: Path) -> Iterator[Row]:
 def parse_line(line: bytes) -> Row:
     """A line of JSON as a row. Raises ValueError with what the line is instead: "not JSON (...)", "not UTF-8 (...)"."""
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 ({error})") from None
     except ValueError as error:

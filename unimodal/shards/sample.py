@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from ..json_text import parse_json
 from ..tables.fields import is_missing
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
@@ -94,9 +95,10 @@ def _is_number(value: Any) -> bool:
 
 def record_of(sample: Sample) -> dict[str, Any]:
     """The object in its .json."""
+    content = _decode(sample, "json")
     try:
-        record = json.loads(_decode(sample, "json"))
-    except json.JSONDecodeError as error:
+        record = parse_json(content)
+    except ValueError as error:
         raise _unusable(sample, f"has a .json that is not JSON ({error})") from None
     if not isinstance(record, dict):
         raise _unusable(sample, "has a .json that is no object")

@@ -1,0 +1,44 @@
+"""JSON that says one thing twice is refused, wherever a user's JSON is read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from unimodal.checkpoint import load_model
+from unimodal.json_text import parse_json
+from unimodal.rows import RowsConfig, read_rows
+from unimodal.shards.sample import Sample, record_of
+
+TWICE = '{"id": "a", "title": "red mug", "id": "b"}'
+
+
+@pytest.mark.parametrize("text", ['{"a": [1, {"b": null}], "c": "d"}', b"[]", "3", '{"a": {"a": 1}}'])
+def test_what_is_written_once_is_what_json_says(text: str | bytes) -> None:
+    assert parse_json(text) == json.loads(text)
+
+
+@pytest.mark.parametrize("text", [TWICE, f"[{TWICE}]", '{"a": {"id": 1, "id": 1}}'])
+def test_a_key_that_is_written_twice_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="the key 'id' is written twice in one object"):
+        parse_json(text)
+
+
+def test_a_row_that_has_a_key_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"id": "c", "title": "x"}\n' + TWICE + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 2 is not JSON \(the key 'id' is written twice"):
+        list(read_rows(RowsConfig(input="rows.jsonl"), tmp_path))
+
+
+def test_a_sample_that_has_a_key_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="the key 'id' is written twice"):
+        record_of(Sample("0", {"json": TWICE.encode()}))
+
+
+def test_a_model_directory_that_has_a_key_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"embed_dim": 8, "embed_dim": 16}', encoding="utf-8")
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ValueError, match=r"config\.json is not JSON \(the key 'embed_dim' is written twice"):
+        load_model(tmp_path)
