@@ -29,9 +29,10 @@ class Encoder(Protocol):
 
     @property
     def prompts(self) -> Mapping[str, str]:
-        """What `encode_query` ("query") and `encode_document` ("document") put before a text; a role may be missing.
+        """What `encode_query` ("query"), `encode_document` ("document") and `encode` ("default") put before a text.
 
-        Roles with the same prompt share their vectors. A picture has no prompt: `encode` alone is asked for it.
+        A role may be missing. Roles with the same prompt share their vectors. An image has no prompt: `encode` alone
+        embeds it.
         """
         ...
 

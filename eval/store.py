@@ -161,7 +161,7 @@ class EmbeddingStore:
 
     def _key(self, content: Plain | Deferred, prompt: Prompt) -> Key:
         if isinstance(content, str):
-            before = self.encoder.prompts.get(prompt, "") if prompt else ""
+            before = self.encoder.prompts.get(prompt or "default", "")
             return xxhash.xxh3_128_digest(b"text\0%d\0%s%s" % (len(before), before.encode(), content.encode()))
         if isinstance(content, bytes):
             return xxhash.xxh3_128_digest(b"image\0" + content)

@@ -97,7 +97,7 @@ class SharedEmbedder(Embedder):
         self,
         inputs: Item | Sequence[Item],
         *,
-        prompt: str = "",
+        prompt: str | None = None,
         truncate_dim: int | None = None,
         show_progress: bool | None = None,
     ) -> Vectors:

@@ -289,7 +289,8 @@ class ModelConfig(Config):
     image: ImageTowerConfig | None = None
     text: TextTowerConfig | None = None
     preprocess: PreprocessConfig = PreprocessConfig()
-    prompts: dict[str, str] = {"query": "", "document": ""}  # put before a text by encode_query, encode_document
+    # Put before a text by encode_query and encode_document, and by encode where there is a "default".
+    prompts: dict[str, str] = {"query": "", "document": ""}
     logit_scales: tuple[str, ...] = ()  # tasks whose logit scale is saved with the model
     logit_biases: tuple[str, ...] = ()  # tasks whose loss has a bias (sigmoid)
     matryoshka_dims: tuple[int, ...] = ()  # lengths that the vectors were trained to be cut to

@@ -94,7 +94,7 @@ class Embedder:
 
     @property
     def prompts(self) -> Mapping[str, str]:
-        """What `encode_query` ("query") and `encode_document` ("document") put before a text."""
+        """What `encode_query` ("query"), `encode_document` ("document") and `encode` ("default") put before a text."""
         return self.config.prompts
 
     def fingerprint(self) -> str:
@@ -112,7 +112,7 @@ class Embedder:
         self,
         inputs: Item | Sequence[Item],
         *,
-        prompt: str = "",
+        prompt: str | None = None,
         truncate_dim: int | None = None,
         show_progress: bool | None = None,
     ) -> Vectors:
@@ -121,14 +121,14 @@ class Embedder:
         inputs: one item or a sequence of: a str (text); a PIL image, Path or bytes (picture); a mapping
             {"text": ..., "image": ..., "weight": w}, whose vector is the normalised sum of (1 - w) x text and w x
             picture (w is the picture's share, 0.5 unless given; either part may be missing).
-        prompt: put before every text.
+        prompt: put before every text; None: the model's default prompt, if it has one.
         truncate_dim: keep the first dimensions only, normalised again.
         show_progress: on stderr, as by `progress_bar`; False: nothing.
 
         Raises ValueError for an empty text, what is no picture, or an item of another kind, with its position.
         """
         kept = self.truncate_dim if truncate_dim is None else self._checked(truncate_dim)
-        check_unicode(prompt, "prompt")
+        prompt = self.config.prompts.get("default", "") if prompt is None else check_unicode(prompt, "prompt")
         items = [inputs] if isinstance(inputs, (str, bytes, Path, Image.Image, Mapping)) else list(inputs)
         texts, pictures = _parts(items, self.modalities)
         vectors = np.zeros((len(items), self.config.embed_dim), dtype=np.float32)

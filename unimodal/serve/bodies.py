@@ -312,7 +312,7 @@ class WeaviateBody(Body):
 
 
 def prompt_of(body: EmbeddingsBody | TeiBody | CohereBody | CohereV1Body, prompts: Mapping[str, str]) -> str:
-    """The text to put before every text, which a body says in one of four ways; none of them: nothing.
+    """The text to put before every text, which a body says in one of four ways; else the model's default.
 
     A task or an input type that is the name of one of the model's prompts means this prompt.
     """
@@ -330,7 +330,7 @@ def prompt_of(body: EmbeddingsBody | TeiBody | CohereBody | CohereV1Body, prompt
             names = ", ".join(dict.fromkeys((*prompts, *known))) or "nothing: this model has no prompts"
             raise ApiError(400, f"{way} {name[:60]!r} is not one of {names}.", param=way)
         return prompts.get(known[name], "")
-    return ""
+    return prompts.get("default", "")
 
 
 def number_and_base64(body: EmbeddingsBody) -> tuple[Number, bool]:

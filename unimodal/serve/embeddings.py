@@ -141,7 +141,8 @@ def embeddings_router(engine: Engine, config: ServeConfig) -> APIRouter:
         """What Weaviate's module multi2vec-clip asks of its inference container."""
         texts = [{"text": text} for text in body.texts or []]
         images = [{"image": image} for image in body.images or []]
-        results = await embed(engine, [*texts, *images], request.scope)
+        prompt = engine.embedder.prompts.get("default", "")
+        results = await embed(engine, [*texts, *images], request.scope, prompt=prompt)
         rows = wire(stacked(results, engine.embedder.config.embed_dim), "float", in_base64=False)
         return json_response({"textVectors": rows[: len(texts)], "imageVectors": rows[len(texts) :]})
 

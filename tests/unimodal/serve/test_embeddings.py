@@ -188,6 +188,18 @@ def test_of_a_huge_value_a_little_is_told(client: TestClient) -> None:
         assert len(refused(client, body)) < 400
 
 
+def test_a_model_with_a_default_prompt_puts_it_before_texts_of_no_task(
+    client: TestClient, served: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = vectors_of(client, ["a red ball"])
+    monkeypatch.setitem(served.config.prompts, "default", "the old ")
+    expected = served.encode(["a red ball"], prompt="the old ")
+    np.testing.assert_allclose(vectors_of(client, ["a red ball"]), expected, atol=1e-5)
+    answer = client.post("/vectorize", json={"texts": ["a red ball"]}).json()
+    np.testing.assert_allclose(answer["textVectors"], expected, atol=1e-5)
+    np.testing.assert_allclose(vectors_of(client, ["a red ball"], prompt=""), before, atol=1e-5)
+
+
 def test_half_a_surrogate_pair_is_refused(client: TestClient) -> None:
     headers = {"Content-Type": "application/json"}
     response = client.post("/v1/embeddings", content=b'{"input": ["\\ud800"]}', headers=headers)
