@@ -100,8 +100,7 @@ def build_model(config: ModelConfig) -> DualEncoder:
         keep = "preprocess" in config.model_fields_set or (
             not config.image.pretrained and config.image.library == "timm"
         )
-        image, update["preprocess"] = build_image_tower(config.image, config.preprocess, keep)
-        update["image"] = config.image.model_copy(update={"pretrained": False})
+        image, update["preprocess"], update["image"] = build_image_tower(config.image, config.preprocess, keep)
     if config.text is not None:
         text, update["text"] = build_text_tower(config.text)
     return DualEncoder(config.model_copy(update=update), image, text)

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -492,6 +493,27 @@ def test_open_clip_weights_that_lie_here_need_no_hub(monkeypatch: pytest.MonkeyP
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc", encoding="utf-8")
     _find_weights("ViT-B-32", "openai")
+
+
+def test_an_open_clip_model_loads_by_its_hub_id(tmp_path: Path) -> None:
+    settings = {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 8},
+        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    }
+    write(tmp_path / "clip" / "open_clip_config.json", {"model_cfg": settings})
+    torch.manual_seed(0)
+    source = f"local-dir:{tmp_path / 'clip'}"
+    theirs = open_clip.create_model(source, load_weights=False, force_custom_text=True).eval()
+    save_file(theirs.state_dict(), tmp_path / "clip" / "open_clip_model.safetensors")
+    with hub("someone/clip", tmp_path / "clip") as (endpoint, _):
+        names = ("open_clip:hf-hub:someone/clip", "open_clip:hf-hub:someone/nothing")
+        errors = load_elsewhere(tmp_path / "home", endpoint, *names)
+    assert len(errors) == 1
+    assert errors[0].startswith("open_clip cannot make 'hf-hub:someone/nothing' (")
+    with torch.no_grad():
+        expected = theirs.encode_text(open_clip.get_tokenizer(source)(["a red hat", "a cup"]), normalize=True)
+    np.testing.assert_allclose(np.load(tmp_path / "home" / "0.npy"), expected, rtol=0, atol=1e-6)
 
 
 def test_a_sentence_model_loads_by_its_hub_id(tmp_path: Path, folder: Path) -> None:

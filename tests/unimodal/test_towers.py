@@ -131,7 +131,7 @@ def test_pretrained_weights_bring_their_own_size_and_mean(
     torch.save(timm.create_model(name, **CONVNET).state_dict(), file)
     kwargs = {**CONVNET, "pretrained_cfg_overlay": {"file": str(file)}}
     config = ImageTowerConfig(name=name, pretrained=pretrained, kwargs=kwargs)
-    tower, preprocess = build_image_tower(config, PreprocessConfig(), False)
+    tower, preprocess, _ = build_image_tower(config, PreprocessConfig(), False)
     assert (preprocess.image_size, preprocess.mean[0]) == (size, mean)
     weights = torch.load(file)
     assert all(torch.equal(tensor, weights[key]) for key, tensor in tower.backbone.state_dict().items())

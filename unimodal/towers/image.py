@@ -5,7 +5,6 @@ B batch, S image size, L tokens, W width of the tower.
 
 from __future__ import annotations
 
-import logging
 from textwrap import shorten
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from ..config import ImageTowerConfig, PreprocessConfig, nearest
 from ..weights import check_finite, check_fit
+from .open_clip import open_clip_model, without_folder
 from .pooling import POOLING, AttentionPool
 
 _RESIZE: dict[str, Literal["crop", "pad", "squash"]] = {"shortest": "crop", "longest": "pad", "squash": "squash"}
@@ -50,8 +50,8 @@ class ImageTower(nn.Module):
 
 def build_image_tower(
     config: ImageTowerConfig, preprocess: PreprocessConfig, keep_preprocess: bool
-) -> tuple[ImageTower, PreprocessConfig]:
-    """Make the tower, and the preprocessing it wants.
+) -> tuple[ImageTower, PreprocessConfig, ImageTowerConfig]:
+    """Make the tower, the preprocessing it wants, and its config, by which it can be built again without a hub.
 
     keep_preprocess: use `preprocess` as given; otherwise pretrained weights bring their own mean, deviation and size.
     Raises ValueError for an unknown name, or a pooling that the backbone does not offer.
@@ -61,7 +61,7 @@ def build_image_tower(
 
 def _from_timm(
     config: ImageTowerConfig, preprocess: PreprocessConfig, keep_preprocess: bool
-) -> tuple[ImageTower, PreprocessConfig]:
+) -> tuple[ImageTower, PreprocessConfig, ImageTowerConfig]:
     import timm
 
     architecture, _, tag = config.name.partition(".")
@@ -93,7 +93,8 @@ def _from_timm(
         with torch.no_grad():
             width = backbone.eval()(torch.zeros(1, 3, preprocess.image_size, preprocess.image_size)).shape[-1]
         backbone.train()
-    return ImageTower(backbone, width, config.pooling, getattr(backbone, "num_prefix_tokens", 0), False), preprocess
+    tower = ImageTower(backbone, width, config.pooling, getattr(backbone, "num_prefix_tokens", 0), False)
+    return tower, preprocess, config.model_copy(update={"pretrained": False})
 
 
 def _timm_backbone(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
@@ -123,8 +124,8 @@ def _timm_backbone(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
 
 def _from_open_clip(
     config: ImageTowerConfig, preprocess: PreprocessConfig, keep_preprocess: bool
-) -> tuple[ImageTower, PreprocessConfig]:
-    model = open_clip_model(config.name, config.pretrained, config.kwargs)
+) -> tuple[ImageTower, PreprocessConfig, ImageTowerConfig]:
+    model, kwargs = open_clip_model(config.name, config.pretrained, config.kwargs, "image")
     backbone = model.visual
     size = backbone.image_size
     found = backbone.preprocess_cfg
@@ -145,43 +146,5 @@ def _from_open_clip(
         backbone.output_tokens = True
         width = backbone.ln_post.normalized_shape[0]
         backbone.proj = None
-    return ImageTower(backbone, width, config.pooling, 0, True), preprocess
-
-
-def open_clip_settings(name: str) -> dict[str, Any]:
-    """The architecture that open_clip ships under a name; raises ValueError for an unknown one."""
-    import open_clip
-
-    settings: dict[str, Any] | None = open_clip.get_model_config(name)
-    if settings is None:
-        raise ValueError(f"{name!r} is not an open_clip model; {nearest(name, open_clip.list_models())}")
-    return settings
-
-
-def open_clip_model(name: str, pretrained: bool | str, kwargs: dict[str, Any]) -> Any:
-    """An open_clip model with separable towers; `embed_dim` is set on it.
-
-    Raises ValueError for an unknown name or tag.
-    """
-    import open_clip
-
-    settings = open_clip_settings(name)
-    if pretrained is True:
-        tags = open_clip.list_pretrained_tags_by_model(name)
-        raise ValueError(
-            f"open_clip weights have tags; set pretrained to one of {name}'s: {', '.join(tags) or 'none'}."
-        )
-    quiet = logging.root.manager.disable
-    logging.disable(logging.ERROR if not pretrained else quiet)  # it warns of random weights, which were asked for
-    try:
-        model = open_clip.create_model(
-            name, pretrained=pretrained or None, load_weights=bool(pretrained), force_custom_text=True,
-            pretrained_text=False,  # a transformers tower's own weights: either not asked for, or overwritten at once
-            **kwargs,
-        )  # fmt: skip
-    except RuntimeError as error:
-        raise ValueError(f"open_clip cannot make {name!r} with weights {pretrained!r} ({error}).") from None
-    finally:
-        logging.disable(quiet)
-    model.embed_dim = kwargs.get("embed_dim", settings["embed_dim"])
-    return model
+    resolved = config.model_copy(update={"name": without_folder(config.name), "pretrained": False, "kwargs": kwargs})
+    return ImageTower(backbone, width, config.pooling, 0, True), preprocess, resolved

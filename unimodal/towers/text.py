@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..config import TextTowerConfig, nearest
 from ..weights import check_finite, check_fit
-from .image import open_clip_model
+from .open_clip import open_clip_model, without_folder
 from .pooling import POOLING, AttentionPool
 
 _COMPUTED = ("position_ids", "token_type_ids", "inv_freq", "masked_bias")  # buffers that older versions saved
@@ -213,12 +213,21 @@ def _num_positions(backbone: nn.Module) -> int | None:
 
 
 def _from_open_clip(config: TextTowerConfig) -> tuple[TextTower, TextTowerConfig]:
-    model = open_clip_model(config.name, config.pretrained, config.kwargs)
+    model, kwargs = open_clip_model(config.name, config.pretrained, config.kwargs, "text")
     backbone: Any = model.text
     # Its attention mask has one size, and towers without one (SigLIP) were trained with the padding in sight.
     # A transformers tower inside open_clip takes any length: the tokenizer's is what it was trained at.
     length = backbone.context_length if hasattr(backbone, "positional_embedding") else config.max_length
-    resolved = config.model_copy(update={"pretrained": False, "pad_to_max_length": True, "max_length": length})
+    resolved = config.model_copy(
+        update={
+            "name": without_folder(config.name),
+            "pretrained": False,
+            "kwargs": kwargs,
+            "tokenizer": "",
+            "pad_to_max_length": True,
+            "max_length": length,
+        }
+    )
     width = model.embed_dim
     if config.pooling != "native":
         if not hasattr(backbone, "token_embedding"):
