@@ -12,9 +12,10 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from unimodal.tables import fields
 from unimodal.tables.fields import Row
 
-from .datasets import NO_TEXT, Deferred, Fused, Input, RetrievalData
+from .datasets import NO_TEXT, Deferred, Fused, Input, RetrievalData, texts_of
 from .hub import table_files, table_rows
 
 
@@ -91,10 +92,8 @@ def read_beir(folder: Path, split: str = "test", subset: str = "", *, without_it
 
 
 def id_of(value: object) -> str:
-    """An id as it is compared: without blanks around it, and 7.0 (a table with gaps makes floats of numbers) is 7."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip()
+    """An id as it is compared: as that of any row, without blanks around it. Raises ValueError for a missing one."""
+    return fields.id_of(value, "the id").strip()
 
 
 def _counted(count: int, said: str, names: Sequence[str] = ()) -> list[str]:
@@ -138,7 +137,10 @@ def _inputs(files: list[Path], id_column: str, what: str) -> dict[str, Input]:
         column = next((name for name in ("_id", "id", id_column) if name in row), None)
         if column is None:
             raise ValueError(f"{what}: row {number} of {files[0].name} has no _id, id or {id_column}; it has {[*row]}.")
-        name = id_of(row[column])
+        try:
+            name = id_of(row[column])
+        except ValueError as error:
+            raise ValueError(f"{what}: in row {number} of {files[0].name} {error}; repair the row.") from None
         if name in inputs:
             raise ValueError(f"{what}: id {name!r} is there twice; ids must be distinct.")
         inputs[name] = _input(row)
@@ -146,10 +148,8 @@ def _inputs(files: list[Path], id_column: str, what: str) -> dict[str, Input]:
 
 
 def _input(row: Row) -> Input:
-    text, picture = str(row.get("text") or row.get("query") or ""), row.get("image")
-    if row.get("title"):
-        text = f"{row['title']} {text}"
-    text = text.strip()
+    texts, picture = texts_of(row, "text") or texts_of(row, "query"), row.get("image")
+    text = " ".join([*texts_of(row, "title"), ", ".join(texts)]).strip()
     if isinstance(picture, Deferred):
         return Fused(text, picture) if text else picture
     return text

@@ -219,6 +219,24 @@ def test_what_is_not_relevant_need_not_be_there(tmp_path: Path) -> None:
     assert read_beir(write_beir(tmp_path / "set", qrels=[*QRELS, ("q1", "d9", 0)])) == EXPECTED
 
 
+def test_a_missing_text_or_title_is_not_a_word_and_a_missing_id_is_refused(tmp_path: Path) -> None:
+    corpus = [
+        {"_id": 1, "title": float("nan"), "text": "Cells."},
+        {"_id": 2, "title": None, "text": ["Atoms", None, "quarks"]},
+        {"_id": 3, "title": "Quarks", "text": float("nan")},
+    ]
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t1\n")
+    (tmp_path / "queries.jsonl").write_text(lines({"_id": "q", "text": None, "query": "what is small"}))
+    (tmp_path / "corpus.jsonl").write_text(lines(*corpus))
+    data = read_beir(tmp_path)
+    assert data.documents == ["Cells.", "Atoms, quarks", "Quarks"]
+    assert data.queries == ["what is small"]
+    (tmp_path / "corpus.jsonl").write_text(lines(*corpus, {"_id": None, "text": "a"}))
+    with pytest.raises(ValueError, match=r"in row 3 of corpus.jsonl the id is empty, and an id is a text or a whole"):
+        read_beir(tmp_path)
+
+
 def test_empty_qrels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"qrels of .* are empty; check the split"):
         read_beir(write_beir(tmp_path / "set", qrels=[]))
