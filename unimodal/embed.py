@@ -77,7 +77,7 @@ def embed_source(
             _check_skipped(skipped, num_rows, whole, out)
             advance(len(records) + sum(not one["kept"] for one in skipped))
     if not records:
-        first = f"; the first: {skipped[0]['reason']}" if skipped else ""
+        first = f"; the first: {skipped[0]['reason'].rstrip('.')}" if skipped else ""
         raise ValueError(f"{source}: all {len(skipped):,} rows had to be skipped{first}.")
     _write(out, np.concatenate(vectors), records, skipped)
     without_image = sum(one["kept"] for one in skipped)
@@ -181,7 +181,7 @@ def _check_skipped(skipped: Sequence[dict[str, Any]], num_rows: int, config: Ind
     file = out.with_name(f"{out.name}.{SKIPPED}")
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(_lines(skipped), encoding="utf-8")
-    first = f"the first, row {skipped[0]['row']}: {skipped[0]['reason']}"
+    first = f"the first, row {skipped[0]['row']}: {skipped[0]['reason'].rstrip('.')}"
     raise ValueError(
         f"{len(skipped):,} of {num_rows:,} rows of {config.input} cannot be embedded ({first}), "
         f"{limit_of(config.max_skipped)}; repair what is listed in {file}, or raise max_skipped."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,15 @@ def test_missing_values_are_not_packed_as_words(tmp_path: Path) -> None:
 def test_a_score_that_is_not_a_number_is_not_packed(tmp_path: Path, score: Any) -> None:
     name = jsonl(tmp_path / "t.jsonl", [{"q": "q", "d": "d", "s": 1}, {"q": "q", "d": "d", "s": score}])
     assert len(run(tmp_path, input=name, query="q", document="d", score="s")) == 1
+
+
+def test_a_table_whose_name_is_not_utf_8_is_packed_once(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.jsonl")
+    jsonl(tmp_path / name, [{"q": "q", "d": "d"}])
+    pair = {"input": name, "query": "q", "document": "d"}
+    values: dict[str, Any] = {"data_root": str(tmp_path), "out": str(tmp_path / "out"), "sets": {"one": pair}}
+    first = pack_all(parse_config(PackRecipe, values))
+    assert pack_all(parse_config(PackRecipe, values)) == first
 
 
 def test_if_everything_is_skipped_nothing_is_written(tmp_path: Path) -> None:

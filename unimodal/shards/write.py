@@ -173,7 +173,8 @@ def _write_records(folder: Path, config: PackConfig, summary: PackSummary, skipp
         lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in skipped)
         (folder / SKIPPED).write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
     record = {"config": config.model_dump(mode="json"), "summary": asdict(summary)}
-    (folder / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    is_unicode = not any("\ud800" <= letter <= "\udfff" for letter in config.input)  # a file's name is bytes
+    (folder / RECORD).write_text(json.dumps(record, ensure_ascii=not is_unicode, indent=2) + "\n", encoding="utf-8")
 
 
 def _packed_before(config: PackConfig, out: Path) -> PackSummary | None:
