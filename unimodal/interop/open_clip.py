@@ -13,6 +13,7 @@ from textwrap import shorten
 from ..config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from ..model import DualEncoder, build_model
 from ..preprocess import Tokenizer, load_tokenizer
+from ..towers.light_imports import import_timm
 from ..towers.open_clip import has_schema, open_clip_settings
 
 
@@ -51,6 +52,7 @@ def from_open_clip(spec: str) -> tuple[DualEncoder, Tokenizer]:
 
 
 def _find_weights(name: str, tag: str) -> None:
+    import_timm()
     import open_clip
 
     repository = (open_clip.get_pretrained_cfg(name, tag) or {}).get("hf_hub", "").rpartition("/")[0]

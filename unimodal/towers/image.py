@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..config import ImageTowerConfig, PreprocessConfig, nearest
 from ..weights import check_finite, check_fit
+from .light_imports import import_timm
 from .open_clip import open_clip_model, without_folder
 from .pooling import POOLING, AttentionPool
 
@@ -62,7 +63,7 @@ def build_image_tower(
 def _from_timm(
     config: ImageTowerConfig, preprocess: PreprocessConfig, keep_preprocess: bool
 ) -> tuple[ImageTower, PreprocessConfig, ImageTowerConfig]:
-    import timm
+    timm = import_timm()
 
     architecture, _, tag = config.name.partition(".")
     if not timm.is_model(architecture):
@@ -99,7 +100,7 @@ def _from_timm(
 
 def _timm_backbone(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
     """A timm model without its head; raises ValueError unless its weights, where it has some, are whole and fit."""
-    import timm
+    timm = import_timm()
 
     backbone = timm.create_model(name, num_classes=0, **kwargs)
     if not pretrained:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from ..config import nearest
 from ..weights import check_finite
+from .light_imports import import_timm
 
 _FOLDER = "local-dir:"
 SCHEMAS = ("hf-hub:", _FOLDER)
@@ -48,6 +49,7 @@ def open_clip_settings(name: str) -> dict[str, Any]:
 
     Raises ValueError for an unknown name, a folder without open_clip_config.json, or a hub that does not answer.
     """
+    import_timm()
     import open_clip
 
     try:
@@ -77,6 +79,7 @@ def open_clip_model(
 
     Raises ValueError for an unknown name or tag, and for weights that are not there, not whole or not finite.
     """
+    import_timm()
     import open_clip
 
     is_spelt_out = {"embed_dim", "vision_cfg", "text_cfg"} <= kwargs.keys()
@@ -117,6 +120,7 @@ def open_clip_model(
 
 def _from_settings(settings: Mapping[str, Any], kind: Literal["image", "text"]) -> Any:
     """A model of random weights, by way of a folder as open_clip reads one: it has no other way without a name."""
+    import_timm()
     import open_clip
 
     other = _SMALLEST["text" if kind == "image" else "image"]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..config import TextTowerConfig, nearest
 from ..weights import check_finite, check_fit
+from .light_imports import import_transformers
 from .open_clip import open_clip_model, without_folder
 from .pooling import POOLING, AttentionPool
 
@@ -66,6 +67,7 @@ def build_text_tower(config: TextTowerConfig) -> tuple[TextTower, TextTowerConfi
 
 
 def _from_transformers(config: TextTowerConfig) -> tuple[TextTower, TextTowerConfig]:
+    import_transformers()
     from transformers import AutoConfig, AutoModel
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
