@@ -172,8 +172,9 @@ def notes_of(rows: Iterable[Row]) -> dict[str, str]:
     metrics: dict[tuple[str, str], dict[str, None]] = {}
     for row in rows:
         if row.note:
-            named = row.metric if row.is_undefined or not is_score(row.metric) else ""
-            metrics.setdefault((row.task, row.note), {})[f"{named} {row.variant}".strip()] = None
+            named = metrics.setdefault((row.task, row.note), {})
+            if row.is_undefined and row.metric not in named:  # else it is said of the plain score already
+                named[f"{row.metric} {row.variant}".strip()] = None
     return {f"{task} {', '.join(filter(None, names))}".strip(): note for (task, note), names in metrics.items()}
 
 

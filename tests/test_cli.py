@@ -110,6 +110,11 @@ def test_train_resume_plot_eval_and_embed_follow_each_other(recipe: Recipe, worl
     assert "<svg" in (tmp_path / "report.html").read_text()
     again = _unimodal("eval", run / "model", *on_suite, "--dry-run")
     assert "0 texts and 0 pictures to encode" in again.stdout, again.stderr
+    longer = _unimodal("eval", run / "model", *on_suite, "--dims", "4096")
+    assert "error: --dims 4096 is more than the " in longer.stderr
+    second = _unimodal("eval", run / "model", tmp_path / "not" / "there", *on_suite)
+    assert second.returncode == 1
+    assert "to encode" not in second.stderr  # nothing was scored first
     absent = _unimodal("eval", run / "model", "--suite", suite, "--data", tmp_path / "nowhere")
     assert absent.returncode == 1
     assert "pictures.jsonl" in absent.stdout
@@ -171,6 +176,19 @@ def test_shards_are_packed_checked_and_refused_twice(world: Path, tmp_path: Path
         (["eval", "nowhere/at/all", "--suite", "demo"], "2 tasks of suite demo lack data in ."),
         (["eval", "demo", "--suite", "minni"], "'minni'"),
         (["eval", "tasks.figures=null"], "no model to score"),
+        (["eval", "a/b", "a/b/", "--suite", "demo"], "a/b is given twice; name each model once"),
+        (["eval", "a/b", "--suite", "demo", "--dims", "64,0"], "--dims '64,0' holds '0'; give whole numbers above 0"),
+        (["eval", "a/b", "--suite", "demo", "--dims", "64, 64"], "--dims '64, 64' names 64 twice"),
+        (
+            ["mteb", "a/b", "SciFact", "--out", "OUT", "--dims", "many"],
+            "--dims 'many' holds 'many'; give whole numbers",
+        ),
+        (["eval", "a/b", "--suite", "demo", "--json", "."], "--json . is a folder; name a file in it"),
+        (["eval", "a/b", "--suite", "demo", "--json", "x", "--html", "x"], "--json and --html name the same file, x"),
+        (
+            ["eval", "a/b", "--suite", "demo", "--html", "/dev/null/r.html"],
+            "would lie below /dev/null, which is a file",
+        ),
         (["plot", "nowhere"], "nowhere/metrics.jsonl does not exist"),
         (["embed", "nowhere", "nothing.txt", "OUT"], "nothing.txt"),
         (["shards", "pack", "rows.csv", "image=i", "captions=[c]"], "add --out FOLDER"),

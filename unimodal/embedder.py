@@ -296,10 +296,10 @@ def load(
     elif colon and kind == "hf":
         from .interop.sentence_transformers import from_transformers
 
-        model, tokenizer = from_transformers(_local_folder(name, str(source)))
+        model, tokenizer = from_transformers(local_folder(name, str(source)))
         folder = None
     else:
-        folder = _local_folder(str(source), str(source))
+        folder = local_folder(str(source), str(source))
         model, tokenizer = load_model(folder)  # type: ignore[assignment]
     means = None
     if calibrated:
@@ -309,7 +309,7 @@ def load(
     return Embedder(model.eval(), tokenizer, device=device, dtype=dtype, truncate_dim=truncate_dim, calibration=means)
 
 
-def _local_folder(name: str, source: str) -> Path:
+def local_folder(name: str, source: str) -> Path:
     """The folder itself, or the snapshot of a hub repository (weights as safetensors, configuration, tokenizer).
 
     source: the name as it was given, for what goes wrong.

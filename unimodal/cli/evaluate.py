@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -66,20 +67,26 @@ def evaluate(
     from unimodal.progress import open_console
 
     overrides, names = [word for word in models if "=" in word], [word for word in models if "=" not in word]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{next(one for one in names if names.count(one) > 1)} is given twice; name each model once.")
+    same = [name.rstrip("/") for name in names]
+    if len(set(same)) < len(same):
+        raise ValueError(f"{next(one for one in same if same.count(one) > 1)} is given twice; name each model once.")
     if not names:
         raise ValueError("no model to score; give a model directory, a hub id, open_clip:NAME/TAG or hf:NAME.")
-    tasks = read_suite(suite, [*overrides, *([f"analysis.dims=[{dims}]"] if dims else [])])
+    outputs = {"--json": json_file, "--html": html}
+    _check_outputs({option: file for option, file in outputs.items() if file is not None})
+    asked_dims = _parse_dims(dims)
+    tasks = read_suite(suite, [*overrides, *([f"analysis.dims={asked_dims}"] if asked_dims else [])])
     if missing := missing_of(tasks, data, split):
         open_console().print(missing_table(missing, data))
         if commands := commands_for(missing, data):
             print("\n".join(["get it with:", *commands]))  # not in the table, which would wrap them
         raise ValueError(f"{len(missing)} tasks of suite {suite} lack data in {data}; get it, or set tasks.NAME=null.")
+    _find_models(names)
     reports: dict[str, ModelReport] = {}
     overlaps: Sequence[TaskOverlap] = ()
     for name, source in zip(_short_names(names), names, strict=True):
         encoder = _load(source, device, dtype)
+        _check_dims(asked_dims, encoder, name)
         vectors = EmbeddingStore(encoder, store, dtype=store_dtype, show_progress=None)
         loaded = load_tasks(tasks, data, split, with_pictures="image" in encoder.modalities)
         work = plan(vectors, loaded)
@@ -146,11 +153,57 @@ def mteb(
     from unimodal.eval.with_mteb.run import mteb_name, run_mteb
     from unimodal.progress import open_console
 
+    cut = _parse_dims(dims)
     embedder = load(model, device=device, dtype=dtype)
     vectors = EmbeddingStore(embedder, store, show_progress=None)
-    cut = [int(dim) for dim in dims.split(",") if dim]
     rows = run_mteb(embedder, tasks, out, name=mteb_name(model), dims=cut, data=data, store=vectors, show_progress=None)
     open_console().print(results_table(rows, "mteb"))
+
+
+def _parse_dims(text: str) -> list[int]:
+    """[64, 256] of "64,256"."""
+    words = [word.strip() for word in text.split(",")] if text.strip() else []
+    for word in words:
+        if not word.isdecimal() or int(word) == 0:
+            raise ValueError(f"--dims {text!r} holds {word!r}; give whole numbers above 0 with commas between: 64,256.")
+        if words.count(word) > 1:
+            raise ValueError(f"--dims {text!r} names {word} twice; name each number of dimensions once.")
+    return [int(word) for word in words]
+
+
+def _find_models(names: Sequence[str]) -> None:
+    """Refuse a model that is not there before another one is scored for hours; one of the hub is fetched."""
+    from unimodal.embedder import local_folder
+
+    for name in names if len(names) > 1 else ():
+        if ":" not in name:
+            local_folder(name, name)
+
+
+def _check_dims(dims: Sequence[int], encoder: Encoder, name: str) -> None:
+    """Refuse more dimensions than the model has, where that is known before it has encoded anything."""
+    from unimodal.embedder import Embedder
+
+    if not isinstance(encoder, Embedder):
+        return
+    width = encoder.truncate_dim or encoder.config.embed_dim
+    longer = [dim for dim in dims if dim > width]
+    if longer:
+        raise ValueError(f"--dims {longer[0]} is more than the {width} dimensions of {name}; leave it out.")
+
+
+def _check_outputs(files: Mapping[str, Path]) -> None:
+    """Refuse, before anything is encoded, files that could not be written at the end."""
+    if len(set(files.values())) < len(files):
+        raise ValueError(f"{' and '.join(files)} name the same file, {next(iter(files.values()))}; give each its own.")
+    for option, file in files.items():
+        if file.is_dir():
+            raise ValueError(f"{option} {file} is a folder; name a file in it, such as {file / 'scores'}.")
+        there = next(parent for parent in file.absolute().parents if parent.exists())
+        if not there.is_dir():
+            raise ValueError(f"{option} {file} would lie below {there}, which is a file; choose another path.")
+        if not os.access(there, os.W_OK):
+            raise ValueError(f"{option} {file} cannot be written: {there} is not writable; choose another path.")
 
 
 def _load(source: str, device: str | None, dtype: str) -> Encoder:
