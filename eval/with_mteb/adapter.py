@@ -114,7 +114,7 @@ class MtebModel:
         """Cosines, (n, D) and (m, D) -> (n, m), of vectors of any length and type: mteb may compress ours."""
         from mteb.similarity_functions import cos_sim
 
-        return cast("Tensor", cos_sim(*_in_float32(embeddings1, embeddings2)))
+        return cos_sim(*_in_float32(embeddings1, embeddings2))
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Cosines of pairs, (n, D) and (n, D) -> (n,), of vectors of any length and type."""
