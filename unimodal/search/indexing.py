@@ -108,7 +108,7 @@ def index(
         plan, cut, embedder = _plan(model, config, store_url, folder, engine, device, dtype, overwrite, ranks)
         inputs = read_inputs(folder)
         others = [] if replace else [one for one in inputs if one.input != plan.config.input]
-        others = _that_fit(plan, others, overwrite)
+        others = _that_fit(plan, others, overwrite, warn=ranks.rank == 0)
         jobs = jobs_of(plan, ranks.share(cut))
         todo = unfinished(plan, jobs)
         with progress_bar("embedding", sum(job.unit.rows for job in todo), show_progress) as advance:
@@ -167,7 +167,7 @@ def dry_run(
     plan, cut, _ = _plan(model, config, store_url, folder, "process", device, dtype, overwrite, Ranks())
     inputs = read_inputs(folder)
     others = [] if replace else [one for one in inputs if one.input != plan.config.input]
-    others = _that_fit(plan, others, overwrite)
+    others = _that_fit(plan, others, overwrite, warn=True)
     there = [] if _is_unbound(store_url) else inputs
     found = preview(plan, jobs_of(plan, cut), there, others, show_progress)
     refused = _skipped_refusal(plan, found.skipped, found.without_image, found.rows, found.first_reason)
@@ -347,16 +347,23 @@ def _check_same(store_url: str, there: Schema, wanted: Schema) -> None:
             )
 
 
-def _that_fit(plan: Plan, others: Sequence[IndexedInput], overwrite: bool) -> list[IndexedInput]:
+def _that_fit(plan: Plan, others: Sequence[IndexedInput], overwrite: bool, *, warn: bool) -> list[IndexedInput]:
     """The other inputs that go into one store with this; those that do not are left out of one that is made again.
 
-    Raises ValueError for one that does not fit, unless the store is made again.
+    warn: say which are left out. Raises ValueError for one that does not fit, unless the store is made again, and for
+    one whose file is missing or broken.
     """
     columns = {column.name: column.type for column in arrow_schema(plan.schema, copies=False)}
     fitting = []
     for one in others:
         files = [find_file(plan.folder, name) for name in one.files]
-        if any(read_head(file).get("model") != plan.model for file in files):
+        heads = [read_head(file) for file in files]
+        if not all(heads):
+            raise ValueError(
+                f"{plan.folder} has no readable {one.files[heads.index({})]} of {one.input} any more; index that input "
+                "again, or take it out with --forget."
+            )
+        if any(head["model"] != plan.model for head in heads):
             reason = "another model or weight"
         elif any(read_columns(file) != columns for file in files):
             reason = "other fields or vectors"
@@ -368,6 +375,8 @@ def _that_fit(plan: Plan, others: Sequence[IndexedInput], overwrite: bool) -> li
                 f"{plan.folder} has {one.input} too, indexed with {reason}; choose another folder with --embeddings, "
                 "or add --overwrite to make the store again without it."
             )
+        if not warn:
+            continue
         warnings.warn(
             f"{one.input} is left out of the store, for it was indexed with {reason}; index it again.", stacklevel=3
         )
@@ -428,7 +437,8 @@ def _removed_refusal(
     """The error where too much of what is there would go; hashes: of the ids that the input has now."""
     name, allowed = plan.config.input, plan.config.max_removed
     before = [one for one in inputs if replace or one.input == name]
-    old = [hash_ids(find_file(plan.folder, file)) for one in before for file in one.files]
+    files = [find_file(plan.folder, file) for one in before for file in one.files]
+    old = [hash_ids(file) for file in files if read_head(file)]  # what a broken file had is not known
     there = np.unique(np.concatenate([*old, np.zeros(0, np.uint64)]))
     removed = int((~np.isin(there, hashes)).sum())
     if removed <= allowed * len(there) or (allowed and removed <= MIN_REMOVED):

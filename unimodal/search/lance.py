@@ -10,7 +10,9 @@ by their full vectors; filters are applied before the search. Below, every row i
 
 from __future__ import annotations
 
+import os
 import random
+import re
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from datetime import timedelta
@@ -301,10 +303,20 @@ def _committed(commit: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
 
 
 def run(coroutine: Any) -> Any:
-    """Its result, from LanceDB's own thread."""
+    """Its result, from LanceDB's own thread. Raises OSError where the disk is full or does not answer."""
     from lancedb.background_loop import LOOP
 
-    return LOOP.run(coroutine)
+    try:
+        return LOOP.run(coroutine)
+    except RuntimeError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        reason = os.strerror(int(number[1]))
+        raise OSError(
+            f"LanceDB cannot use the store's folder: {reason}; nothing that was in it is lost: mend that, and run "
+            "this again."
+        ) from None
 
 
 STORE = LanceStore  # what it can is known before there is one

@@ -100,10 +100,13 @@ def _of_inputs(folder: Path, inputs: Sequence[IndexedInput]) -> Iterator[_Items]
     for one in reversed(inputs):
         for name in one.files:
             file = find_file(folder, name)
+            head = read_head(file)
+            if not head:  # missing or broken: it will be made again
+                continue
             columns = pyarrow_parquet().read_schema(file).names
             wanted = [column for column in columns if not column.startswith("vector_")]
             table = pyarrow_parquet().read_table(file, columns=wanted)
-            yield _items_of(table, read_head(file)["model"])
+            yield _items_of(table, head["model"])
 
 
 def _as_in_a_file(table: Any) -> Any:

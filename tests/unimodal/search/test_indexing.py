@@ -754,3 +754,26 @@ def test_days_do_not_make_a_store_grow(saved: str, tmp_path: Path, monkeypatch: 
         index_day(saved, day, str(store))
         sizes.append(sum(file.stat().st_size for file in store.rglob("*") if file.is_file()))
     assert sizes[-1] < 1.2 * sizes[1]
+
+
+def test_a_file_of_embeddings_that_is_missing_is_made_again_or_its_input_is_named(saved: str, tmp_path: Path) -> None:
+    store = str(tmp_path / "shop")
+    day1 = write_day(tmp_path / "day1.jsonl", {"a": 1, "b": 1})
+    index_day(saved, day1, store)
+    next(default_folder(store).glob("*.parquet")).unlink()
+    day2 = write_day(tmp_path / "day2.jsonl", {"c": 2})
+    with pytest.raises(ValueError, match=r"has no readable day1.* of .*day1.jsonl any more; index that input again"):
+        index_day(saved, day2, store)
+    write_day(tmp_path / "day1.jsonl", {"a": 1, "b": 3})
+    index_day(saved, day1, store)
+    index_day(saved, day2, store)
+    assert prices_in(store) == {"a": 1, "b": 3, "c": 2}
+
+
+def test_an_input_of_any_name_has_its_files(saved: str, tmp_path: Path) -> None:
+    store = str(tmp_path / "shop")
+    day = write_day(tmp_path / f"{'冬' * 80}.jsonl", {"a": 1})
+    index_day(saved, day, store)
+    assert index_day(saved, day, store).reused == 1
+    (file,) = default_folder(store).glob("*.parquet")
+    assert file.name.isascii()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -108,3 +109,21 @@ def test_a_store_whose_making_was_cut_short_is_completed_by_a_build(tmp_path: Pa
     store.upsert(pa.table({"id": ["a"], "words": ["red shoe"], "writer": ["x"]}), fingerprint=MODEL)
     store.build()
     assert [hit.id for hit in store.search_words("shoe", 5, where=parse_where("writer = 'x'"))] == ["a"]
+
+
+def test_a_disk_that_is_full_is_said_and_loses_nothing(tmp_path: Path) -> None:
+    num = 100_000 // DIM  # in one file, four times as much as is allowed
+    store = create_store(str(tmp_path / "shop"), Schema(DIM, MODEL, vectors=("text",)))
+    vectors = column(unit_vectors(num, seed=1))
+    rows = pa.table({"id": [f"i{number}" for number in range(num)], "vector_text": vectors})
+    store.upsert(rows.slice(0, 10), fingerprint=MODEL)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # of any file: it fails as on a full disk
+    try:
+        with pytest.raises(OSError, match=r"cannot use the store's folder: File too large; nothing that was in"):
+            store.upsert(rows, fingerprint=MODEL)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert store.count() == 10
+    store.upsert(rows, fingerprint=MODEL)
+    assert store.count() == num

@@ -19,7 +19,7 @@ from unimodal.config import parse_config
 from unimodal.embedder import load
 from unimodal.model import DualEncoder
 from unimodal.preprocess import Tokenizer
-from unimodal.search.bulk import unfinished
+from unimodal.search.bulk import jobs_of
 from unimodal.search.indexing import index
 from unimodal.search.items import IndexConfig, units
 from unimodal.search.on_ray import _embedded, embed_jobs_on_ray
@@ -69,7 +69,7 @@ def test_this_process_has_the_model_on_no_gpu(
 @pytest.mark.usefixtures("cluster")
 def test_decoding_and_the_model_are_stages_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = plan_of(tmp_path, [{"id": "a", "title": "a", "tags": []}])
-    _embedded(ray, plan, unfinished(plan, units(plan.config)), "model", "float32").explain()
+    _embedded(ray, plan, jobs_of(plan, units(plan.config)), "model", "float32").explain()
     _, made = capsys.readouterr().out.split("Physical Plan (Optimized)")
     assert "[MapBatches(_Encoder)]" in made
 
