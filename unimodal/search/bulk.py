@@ -74,9 +74,10 @@ class Plan:
         return f"{self.schema.fingerprint} {weight}"
 
     def digest(self, unit: Unit) -> str:
-        """Of all that the file of a unit depends on."""
+        """Of all that the file of a unit depends on, and of the input: each has its own, of a file that two name."""
         values = self.config.model_dump(mode="json", exclude=_ASIDE)
         made_of = [
+            self.config.input,
             *(FORMAT_VERSION, RULES, self.model, list(self.schema.vectors), dict(self.schema.fields), values),
             *(self.max_text_bytes, self.max_strings),
             *(unit.identity, unit.rows, picture_identity(unit, self.config), _states_of_tables(self.config)),

@@ -66,6 +66,22 @@ def test_the_order_outlives_the_times_of_the_files(saved: str, tmp_path: Path) -
     assert prices_in(str(tmp_path / "another")) == {"a": 2}
 
 
+def test_a_file_may_be_in_two_inputs(saved: str, tmp_path: Path) -> None:
+    store = lance(tmp_path)
+    day1 = write_day(tmp_path / "day1.jsonl", {"a": 1})
+    index_day(saved, day1, store)
+    write_day(tmp_path / "day2.jsonl", {"b": 2})
+    days = str(tmp_path / "day*.jsonl")
+    summary = index_day(saved, days, store)
+    assert (summary.items, summary.skipped, summary.shared) == (2, 0, 1)
+    assert (summary.stored, summary.kept) == (1, 1)
+    assert prices_in(store) == {"a": 1, "b": 2}
+    (tmp_path / "day2.jsonl").unlink()
+    assert index_day(saved, days, store).removed == 1
+    forget(store, days)
+    assert prices_in(store) == {"a": 1}
+
+
 def test_what_another_day_has_embedded_is_not_embedded_again(
     saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
