@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from unimodal.checkpoint import replace_text
-from unimodal.config import show
+from unimodal.config import show, with_transparency
 from unimodal.yaml_text import dump_yaml, read_yaml
 
 from .checksums import problem_of
@@ -132,6 +132,8 @@ def check_resumable(run: Path, config: TrainConfig, name: str = "") -> None:
             f"{name or run} holds no config.yaml to resume from; start without --resume, or check the path."
         )
     before, now = read_yaml(file), _values(config)
+    if before.get("model"):
+        before["model"] = with_transparency(before["model"])
     for key, was, is_now in _differences(before, now, ""):
         if key.split(".")[0] not in FREE_KEYS and not _FREE_IN_SOURCES.fullmatch(key):
             why = " (the learning rate's curve hangs on it)" if {"steps", "optim"} & set(key.split(".")) else ""

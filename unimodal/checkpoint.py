@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .config import ModelConfig, parse_config
+from .config import ModelConfig, parse_config, with_transparency
 from .json_text import parse_json
 from .model import DualEncoder, build_model
 from .preprocess import Tokenizer, load_tokenizer
@@ -102,7 +102,7 @@ def _read_config(file: Path) -> ModelConfig:
         raise ValueError(f"{file} is not JSON ({error}); save the model again.") from None
     if not isinstance(values, dict):
         raise ValueError(f"{file} holds a {type(values).__name__}, not a model's configuration; save the model again.")
-    return parse_config(ModelConfig, values, source=str(file))
+    return parse_config(ModelConfig, with_transparency(values), source=str(file))
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:

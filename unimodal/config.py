@@ -243,13 +243,28 @@ def merge(below: Any, above: Any) -> Any:
 
 
 class PreprocessConfig(Config):
-    """How a picture becomes pixels; saved with the model and used by training, evaluation and serving alike."""
+    """How an image becomes pixels; saved with the model and used by training, evaluation and serving alike."""
 
     image_size: int = Field(default=224, gt=0)
     resize: Literal["crop", "squash", "pad"] = "crop"  # shorter edge + centre crop | both edges | longer edge + borders
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # CLIP's (Radford et al., 2021, code)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    # Transparent pixels: laid over white or black before the resize | drop: the colours that they hide are shown |
+    # open_clip: the image is resized as it is stored (with alpha, palette, CMYK) and then made RGB by Pillow.
+    transparency: Literal["white", "black", "drop", "open_clip"] = "white"
+
+
+def with_transparency(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a saved model's configuration; one that lacks `preprocess.transparency` dropped alpha.
+
+    Models were saved without the key before there was a choice, and their vectors stay what they were. In a recipe the
+    absent key means the default.
+    """
+    preprocess = model.get("preprocess")
+    if not isinstance(preprocess, Mapping) or "transparency" in preprocess:
+        return dict(model)
+    return {**model, "preprocess": {**preprocess, "transparency": "drop"}}
 
 
 class ImageTowerConfig(Config):

@@ -9,7 +9,7 @@ import copy
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from textwrap import shorten
@@ -30,7 +30,7 @@ from .inputs import Item as Item
 from .inputs import Picture as Picture
 from .inputs import check_unicode, parts_of
 from .model import DualEncoder, length_sorted_chunks
-from .preprocess import Tokenizer, decode_image, image_to_pixels, pad_ids
+from .preprocess import Tokenizer, image_to_pixels, load_image, pad_ids
 from .progress import progress_bar
 from .vectors import unit
 
@@ -129,7 +129,7 @@ class Embedder:
         """
         kept = self.truncate_dim if truncate_dim is None else self._checked(truncate_dim)
         prompt = self.config.prompts.get("default", "") if prompt is None else check_unicode(prompt, "prompt")
-        items = [inputs] if isinstance(inputs, (str, bytes, Path, Image.Image, Mapping)) else list(inputs)
+        items = _items(inputs)
         texts, pictures = _parts(items, self.modalities)
         vectors = np.zeros((len(items), self.config.embed_dim), dtype=np.float32)
         finished: list[int] = []
@@ -164,7 +164,7 @@ class Embedder:
         if isinstance(part, str):
             assert self.tokenizer is not None
             return self.tokenizer([part])[0]
-        return image_to_pixels(decode_image(part), self.config.preprocess)
+        return image_to_pixels(load_image(part), self.config.preprocess)
 
     def encode_prepared(self, batch: Sequence[Prepared], copy: int = 0) -> Vectors:
         """One forward pass over texts alone or pictures alone -> (B, D) float32 unit vectors of full length.
@@ -328,6 +328,18 @@ def local_folder(name: str, source: str) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         why = shorten(str(error), 160, placeholder=" …")
         raise ValueError(f"model {source!r} is no folder here and the hub gave none ({why}).") from None
+
+
+def _items(inputs: Item | Sequence[Item]) -> list[Item]:
+    """The inputs as a list; what is neither an item nor a sequence becomes the one item that is then refused."""
+    if isinstance(inputs, (str, bytes, Path, Image.Image, Mapping)):
+        return [inputs]
+    is_numbers = isinstance(inputs, (Tensor, bytearray, memoryview)) or (
+        isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OSU"
+    )
+    if is_numbers or not isinstance(inputs, Iterable):
+        return [cast(Item, inputs)]
+    return list(inputs)
 
 
 def _parts(

@@ -26,6 +26,9 @@ def model_fingerprint(model: DualEncoder, tokenizer: Tokenizer | None) -> str:
 
     # Where a tokenizer came from is no property of the model; its content follows.
     config = model.config.model_dump(mode="json", exclude={"text": {"tokenizer"}})
+    # What was embedded before there was this key keeps its model's name; and it is nothing to a model of texts alone.
+    if model.config.image is None or model.config.preprocess.transparency == "drop":
+        del config["preprocess"]["transparency"]
     add(json.dumps(config, sort_keys=True).encode())
     add(tokenizer.backend.to_str().encode() if tokenizer is not None else b"")
     for name, tensor in sorted(model.state_dict().items()):

@@ -1,4 +1,4 @@
-"""What can be embedded: a text, a picture, or both with weights."""
+"""What can be embedded: a text, an image, or both with weights."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def parts_of(item: Item, modalities: frozenset[str], *, allow_blank: bool = Fals
     elif isinstance(item, Picture):
         contents = {"image": item}
     else:
-        raise ValueError(
-            f"it is of type {type(item).__name__}; give {' or '.join(_GIVE[kind] for kind in sorted(modalities))}."
-        )
+        way_out = " or ".join(_GIVE[kind] for kind in sorted(modalities))
+        of_arrays = "; PIL.Image.fromarray makes an image of an array" if hasattr(item, "__array__") else ""
+        raise ValueError(f"it is of type {type(item).__name__}; give {way_out}{of_arrays}.")
     for kind, content in contents.items():
         if kind not in modalities:
             raise ValueError(f"it is {_NAMED[kind]}, and this model embeds {' and '.join(sorted(modalities))} only.")

@@ -16,15 +16,8 @@ from typing import TypeAlias
 from unimodal.config import nearest
 from unimodal.shards.index import load_index
 from unimodal.shards.read import ShardSet, open_shards
-from unimodal.shards.sample import (
-    IMAGE_EXTENSIONS,
-    Sample,
-    captions_of,
-    image_bytes_of,
-    layout_rule,
-    text_pair_of,
-)
-from unimodal.tables.files import is_hidden
+from unimodal.shards.sample import Sample, captions_of, image_bytes_of, layout_rule, text_pair_of
+from unimodal.tables.files import IMAGE_EXTENSIONS, is_hidden
 
 from .datasets import Deferred, Input, PairData, RetrievalData, ZeroShotData, pair_data
 from .hub import table_files, table_rows

@@ -10,7 +10,7 @@ from typing import Any
 
 import xxhash
 
-from unimodal.preprocess import decode_image
+from unimodal.preprocess import load_image, to_png
 
 from ..data.datasets import NO_TEXT, Deferred, Fused, Input
 from ..store import Prompt
@@ -96,10 +96,14 @@ def texts_or_dots(texts: Sequence[str | None], where: str) -> list[str]:
 
 def _kept(picture: Any) -> Deferred:
     """A PIL image as a file without loss, named after its pixels so that equal ones are encoded once."""
-    picture = decode_image(picture)
-    kept = io.BytesIO()
-    picture.save(kept, "BMP")  # no compression: twenty times faster than PNG
-    return Deferred(f"pixels {xxhash.xxh3_128_hexdigest(kept.getvalue())}", kept.getvalue)
+    image = load_image(picture)
+    if image.mode == "RGB" and not image.has_transparency_data:
+        file = io.BytesIO()
+        image.save(file, "BMP")  # no compression: twenty times faster than PNG
+        content = file.getvalue()
+    else:
+        content = to_png(image, compress_level=1)
+    return Deferred(f"pixels {xxhash.xxh3_128_hexdigest(content)}", lambda: content)
 
 
 def _table_texts(rows: Table, prompt: Prompt) -> list[str]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -233,6 +234,13 @@ def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken <b>.png").write_bytes(b"no picture")
     html = input_html(tmp_path / "broken <b>.png", Thumbnails())
     assert html == '<p class="text quiet">broken &lt;b&gt;.png</p>'
+
+
+def test_a_thumbnail_shows_what_is_transparent_on_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(tmp_path / "nothing.png")
+    uri = Thumbnails().uri(tmp_path / "nothing.png")
+    shown = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+    assert shown.getcolors() == [(1600, (255, 255, 255))]
 
 
 def test_a_thumbnail_is_made_once(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_a_corrupt_sample_is_replaced_and_named_and_the_batch_stays_full(recipe:
     assert len(batch.keys) == 30
     assert "007" not in batch.keys
     assert [skipped.key for skipped in batch.skipped] == ["007"]
-    assert "not a readable picture" in batch.skipped[0].reason
+    assert "not a readable image" in batch.skipped[0].reason
 
 
 def _png() -> bytes:

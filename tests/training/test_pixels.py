@@ -16,7 +16,9 @@ from training.data import pixels
 from training.data.order import generator
 from training.data.pixels import draw_box, train_pixels
 from unimodal.config import PreprocessConfig
-from unimodal.preprocess import decode_image
+from unimodal.preprocess import decode_image, image_to_pixels, load_image
+from unimodal.serve.config import ServeConfig
+from unimodal.serve.images import open_checked
 
 WHOLE = AugmentConfig(crop_scale=(1.0, 1.0), crop_ratio=(0.01, 100.0))
 XMP = (
@@ -161,6 +163,52 @@ def test_what_comes_out_is_planes_of_bytes_that_own_their_memory() -> None:
     assert found.untyped_storage().nbytes() == 3 * 48 * 48
 
 
+def clear(size: int) -> Image.Image:
+    """A photo with noise for its alpha."""
+    image = photo(size, size)
+    image.putalpha(photo(size, size, seed=1).convert("L"))
+    return image
+
+
+@pytest.mark.parametrize("transparency", ["white", "black", "drop", "open_clip"])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "1", "CMYK", "I;16", "JPEG"])
+def test_training_serving_and_the_index_see_the_same_pixels(mode: str, transparency: str) -> None:
+    image = clear(48)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    elif mode == "P":
+        image = image.convert("RGB").quantize(32)
+        image.info["transparency"] = bytes(range(0, 256, 8))
+    elif mode != "JPEG":
+        image = image.convert(mode)
+    file = io.BytesIO()
+    if mode == "JPEG":
+        file.write(jpeg(image.convert("RGB")))
+    else:
+        image.save(file, "TIFF" if mode == "CMYK" else "PNG")
+    spec = PreprocessConfig.model_validate({"image_size": 48, "transparency": transparency})
+    trained = train_pixels(file.getvalue(), spec, WHOLE, generator(0))  # of the whole image at its own size
+    assert torch.equal(trained, image_to_pixels(load_image(file.getvalue()), spec))
+    assert torch.equal(trained, image_to_pixels(open_checked(Image.open(file), ServeConfig(model="m")), spec))
+
+
+def test_training_makes_an_open_clip_image_rgb_after_the_resize_as_evaluation_does() -> None:
+    nothing = Image.new("RGBA", (64, 64), (255, 0, 0, 0))  # premultiplied, then resized: black, not the hidden red
+    spec = PreprocessConfig(image_size=16, transparency="open_clip")
+    assert train_pixels(png(nothing), spec, WHOLE, generator(0)).max() == 0
+    assert torch.equal(train_pixels(png(nothing), spec, WHOLE, generator(0)), image_to_pixels(nothing, spec))
+
+
+@pytest.mark.parametrize("size", [(1, 900), (900, 1), (1, 1), (2, 900)])
+def test_an_image_of_one_row_is_cropped_to_something(size: tuple[int, int]) -> None:
+    for seed in range(5):
+        config = AugmentConfig(crop_ratio=(0.1, 0.4))
+        found = train_pixels(
+            png(Image.new("RGB", size, "red")), PreprocessConfig(image_size=8), config, generator(seed)
+        )
+        assert found[0].min() == 255
+
+
 def bomb(format: str) -> bytes:
     """A small file that claims 8,000 x 8,000 pixels."""
     if format == "JPEG":
@@ -198,7 +246,7 @@ def test_a_jpeg_cut_anywhere_is_refused(kind: str) -> None:
     }  # fmt: skip
     content = jpeg(small, **options[kind])
     for cut in range(len(content)):
-        with pytest.raises(ValueError, match="is not a readable picture"):
+        with pytest.raises(ValueError, match="is not a readable image"):
             train_pixels(content[:cut], PreprocessConfig(image_size=8), WHOLE, generator(0))
     train_pixels(content, PreprocessConfig(image_size=8), WHOLE, generator(0))
 
@@ -207,7 +255,7 @@ def test_a_jpeg_cut_anywhere_is_refused(kind: str) -> None:
     "content", [b"", b"<html>404</html>", b"\xff\xd8\xff\xd9", b"\0\0\0\0" + jpeg(photo(9, 9))[4:]]
 )
 def test_what_is_no_picture_is_refused_in_one_sentence(content: bytes) -> None:
-    with pytest.raises(ValueError, match=r"bytes is not a readable picture \(.*\); give JPEG, PNG"):
+    with pytest.raises(ValueError, match=r"bytes is not a readable image \(.*\); give JPEG, PNG"):
         train_pixels(content, PreprocessConfig(image_size=8), WHOLE, generator(0))
 
 

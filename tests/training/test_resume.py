@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from tests.conftest import Recipe
@@ -24,7 +25,7 @@ from training.checksums import MANIFEST
 from training.config import TrainConfig
 from training.loop import Stopped, train
 from training.moments import read_moments
-from training.resume import checkpoints, newest_good, remove_leftovers, write_config
+from training.resume import check_resumable, checkpoints, newest_good, remove_leftovers, write_config
 from unimodal.embedder import Embedder
 
 
@@ -79,6 +80,19 @@ def test_the_newest_whole_checkpoint_is_used_and_each_one_passed_over_is_a_warni
     assert [newest_good(Path(config.run)), len(checkpoints(Path(config.run)))] == [
         Path(config.run) / "checkpoints/step-00000006", 3
     ]  # fmt: skip
+
+
+def test_a_run_begun_before_transparency_was_a_choice_is_resumed_as_it_was(
+    recipe: Recipe, finished: dict[str, Path], tmp_path: Path
+) -> None:
+    file = Path(_run(recipe, finished, tmp_path).run) / "config.yaml"
+    values = yaml.safe_load(file.read_text())
+    assert values["model"]["preprocess"].pop("transparency") == "white"
+    file.write_text(yaml.safe_dump(values))
+    changes = {"run": str(file.parent), "steps": 6, "save_every": 2, "keep": 9}
+    with pytest.raises(ValueError, match=r'with model\.preprocess\.transparency="drop" and the recipe says "white"'):
+        check_resumable(file.parent, recipe(changes))
+    check_resumable(file.parent, recipe({**changes, "model": {"preprocess": {"transparency": "drop"}}}))
 
 
 def test_a_torn_folder_of_a_killed_run_is_no_checkpoint_and_is_removed(

@@ -199,7 +199,7 @@ def test_what_one_rank_cannot_encode_is_raised_by_the_first_and_all_go_on(
     items: list[Item] = [*TEXTS[:place], b"no picture", *TEXTS[place:]]
     found = _two(tmp_path, functools.partial(_encode_something_broken, config=recipe(), items=items))
     assert found[0][0].startswith(f"input {place}: ")
-    assert "is not a readable picture" in found[0][0]
+    assert "is not a readable image" in found[0][0]
     assert found[0][1] == "(18, 16)"
     assert found[1] == []
 

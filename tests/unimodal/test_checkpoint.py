@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xxhash
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -48,6 +49,32 @@ def folder(tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer) -> Path:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_model_saved_before_there_was_a_choice_drops_alpha_and_keeps_its_name(
+    folder: Path, embedder: Embedder, tokenizer: Tokenizer
+) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    assert config["preprocess"].pop("transparency") == "white"
+    (folder / "config.json").write_text(json.dumps(config))
+    loaded = unimodal.load(folder, device="cpu")
+    assert loaded.config.preprocess.transparency == "drop"
+    nothing = Image.new("RGBA", (32, 32), (200, 30, 30, 0))
+    assert np.array_equal(loaded.encode(nothing), embedder.encode(nothing.convert("RGB")))
+    assert np.array_equal(embedder.encode(nothing), embedder.encode(Image.new("RGB", (32, 32), "white")))
+
+    digest = xxhash.xxh3_128()  # what the fingerprint was before the key
+    del config["text"]["tokenizer"]
+    parts = [json.dumps(config, sort_keys=True).encode(), tokenizer.backend.to_str().encode()]
+    for name, tensor in sorted(loaded.models[0].state_dict().items()):
+        parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), tensor.numpy().tobytes()]
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    assert loaded.fingerprint() == digest.hexdigest() != embedder.fingerprint()
+
+    save_model(folder.with_name("again"), loaded.models[0], loaded.tokenizer)
+    again = unimodal.load(folder.with_name("again"), device="cpu")
+    assert (again.config, again.fingerprint()) == (loaded.config, loaded.fingerprint())
 
 
 def test_a_loaded_model_gives_bit_identical_vectors(folder: Path, embedder: Embedder, mixture: list[Item]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 import unimodal
@@ -24,7 +24,7 @@ from unimodal.checkpoint import save_model
 from unimodal.config import ModelConfig
 from unimodal.embedder import Embedder, Item
 from unimodal.model import DualEncoder, build_model
-from unimodal.preprocess import Tokenizer, decode_image, image_to_pixels
+from unimodal.preprocess import Tokenizer, image_to_pixels, load_image
 
 
 def png(picture: Image.Image) -> bytes:
@@ -176,9 +176,15 @@ def test_prompts_are_put_before_texts_alone(embedder: Embedder, texts: list[str]
         (["a"], "input 2: it is of type list; give"),
         ("half a pair: \ud83d", "input 2: text .* is not valid Unicode: character 13 is half a surrogate pair .U.D83D"),
         ({"text": "\udcff"}, "input 2: text .* is not valid Unicode: character 0 is half a surrogate pair"),
-        (b"<html>", "input 2: 6 bytes is not a readable picture"),
-        (b"", "input 2: 0 bytes is not a readable picture"),
-        (Path("nowhere.png"), "input 2: picture nowhere.png does not exist"),
+        (b"<html>", "input 2: 6 bytes is not a readable image"),
+        (b"", "input 2: 0 bytes is not a readable image"),
+        (Path("nowhere.png"), "input 2: image nowhere.png does not exist"),
+        (np.zeros((4, 4, 3), np.uint8), "input 2: it is of type ndarray; give .*; PIL.Image.fromarray makes an"),
+        (torch.zeros(3, 4, 4), "input 2: it is of type Tensor; give .*; PIL.Image.fromarray makes an"),
+        (bytearray(b"a"), "it is of type bytearray"),
+        ({"text": "a", "image": [1]}, "an image is a PIL image, a Path or bytes, and this is of type list"),
+        (Image.new("F", (4, 4)), "input 2: the PIL image has pixels of floating-point numbers"),
+        (Image.new("RGB", (0, 0)), "input 2: the PIL image is 0 x 0 pixels"),
         ({}, "input 2: its keys are"),
         ({"txt": "a"}, "input 2: its keys are .'txt'.; give 'text', 'image' or both"),
         ({"text": "a", "weight": 2}, "input 2: weight 2 is not between 0"),
@@ -189,6 +195,55 @@ def test_prompts_are_put_before_texts_alone(embedder: Embedder, texts: list[str]
 def test_what_cannot_be_embedded_is_named_with_its_position(embedder: Embedder, item: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         embedder.encode(["a", "b", item])
+
+
+@pytest.mark.parametrize("inputs", [np.zeros((4, 4, 3), np.uint8), torch.zeros(3, 4, 4), bytearray(b"a"), None, 5])
+def test_what_is_neither_an_item_nor_a_sequence_of_items_is_refused_in_a_sentence(
+    embedder: Embedder, inputs: Any
+) -> None:
+    with pytest.raises(ValueError, match=f"input 0: it is of type {type(inputs).__name__}; give"):
+        embedder.encode(inputs)
+
+
+def test_an_array_of_texts_is_a_sequence_of_texts(embedder: Embedder, texts: list[str]) -> None:
+    array: Any = np.array(texts)
+    assert np.array_equal(embedder.encode(array), embedder.encode(texts))
+
+
+def logo(shape: str, mode: str = "RGBA") -> Image.Image:
+    """A black shape on nothing."""
+    image = Image.new("RGBA", (40, 40))
+    pen = ImageDraw.Draw(image)
+    (pen.ellipse if shape == "circle" else pen.rectangle)((4, 4, 20, 34), fill=(0, 0, 0, 255))
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_two_black_logos_on_nothing_are_not_one_black_square(embedder: Embedder, mode: str) -> None:
+    circle, box = embedder.encode([logo("circle", mode), logo("box", mode)])
+    assert float(circle @ box) < 0.9999
+    on_white = Image.new("RGB", (40, 40), "white")
+    on_white.paste(logo("box"), mask=logo("box"))
+    assert_close(box, embedder.encode(on_white)[0])
+    dropping = embedder.config.preprocess.model_copy(update={"transparency": "drop"})
+    embedder.config = embedder.config.model_copy(update={"preprocess": dropping})
+    circle, box = embedder.encode([logo("circle"), logo("box")])
+    assert float(circle @ box) > 0.9999
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I;16"])
+def test_a_pil_image_of_any_mode_with_a_known_range_is_embedded(
+    embedder: Embedder, pictures: list[Image.Image], mode: str
+) -> None:
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(pictures[0].convert("L")).astype(np.uint16) * 257)
+        assert_close(embedder.encode(image), embedder.encode(pictures[0].convert("L")))
+    elif mode == "LAB":
+        image = Image.new("LAB", (40, 30), (128, 0, 0))
+        assert_close(embedder.encode(image), embedder.encode(image.convert("RGB")))
+    else:
+        image = pictures[0].convert(mode)
+        assert_close(embedder.encode(image), embedder.encode(image.convert("RGB")))
 
 
 def test_a_model_of_one_kind_refuses_the_other(
@@ -320,7 +375,7 @@ def test_the_next_batch_of_pictures_and_no_more_is_decoded_while_the_model_runs(
 
     def decode(picture: Image.Image) -> Image.Image:
         decoded.put(1)
-        return decode_image(picture)
+        return load_image(picture)
 
     def encode_image(pixels: Tensor) -> Tensor:
         waits.append(sum(decoded.get(timeout=20) for _ in range(4 if not waits else 2 if len(waits) == 1 else 0)))
@@ -328,7 +383,7 @@ def test_the_next_batch_of_pictures_and_no_more_is_decoded_while_the_model_runs(
         assert decoded.empty()
         return type(model).encode_image(model, pixels)
 
-    monkeypatch.setattr(unimodal.embedder, "decode_image", decode)
+    monkeypatch.setattr(unimodal.embedder, "load_image", decode)
     monkeypatch.setattr(model, "encode_image", encode_image)
     embedder.images_per_batch = 2
     np.testing.assert_allclose(embedder.encode(pictures), expected, atol=1e-6)

@@ -57,8 +57,11 @@ def _of_config(**changes: object) -> Callable[[DualEncoder], DualEncoder]:
         _another_weight, _another_precision,
         _of_config(prompts={"query": "find: ", "document": ""}),
         lambda model: _of_config(preprocess=model.config.preprocess.model_copy(update={"resize": "pad"}))(model),
+        *(lambda model, transparency=transparency: _of_config(
+            preprocess=model.config.preprocess.model_copy(update={"transparency": transparency})
+        )(model) for transparency in ("black", "drop", "open_clip")),
     ],
-    ids=["weight", "precision", "prompts", "preprocessing"],
+    ids=["weight", "precision", "prompts", "preprocessing", "black", "drop", "open_clip"],
 )  # fmt: skip
 def test_whatever_changes_a_vector_gives_another(
     model: DualEncoder, tokenizer: Tokenizer, change: Callable[[DualEncoder], DualEncoder]
@@ -75,6 +78,14 @@ def test_another_tokenizer_or_text_length_gives_another(
     other = Tokenizer(type(tokenizer.backend).from_file(str(tmp_path / "tokenizer.json")), model.config.text)
     shorter = tokenizer.with_max_length(model.config.text, 7)
     assert len({model_fingerprint(model, one) for one in (tokenizer, other, shorter)}) == 3
+
+
+def test_transparency_is_nothing_to_a_model_of_texts_alone(tiny: ModelConfig, tokenizer: Tokenizer) -> None:
+    torch.manual_seed(0)
+    model = build_model(tiny.model_copy(update={"image": None}))
+    before = model_fingerprint(model, tokenizer)
+    preprocess = tiny.preprocess.model_copy(update={"transparency": "drop"})
+    assert model_fingerprint(_of_config(preprocess=preprocess)(model), tokenizer) == before
 
 
 def test_two_models_drawn_apart_differ(tiny: ModelConfig, tokenizer: Tokenizer) -> None:

@@ -29,8 +29,11 @@ from unimodal.preprocess import (
     clip_tokenizer,
     decode_image,
     image_to_pixels,
+    load_image,
     load_tokenizer,
     pad_ids,
+    to_png,
+    to_rgb,
     train_tokenizer,
 )
 
@@ -87,9 +90,236 @@ def test_pixels_are_uint8_of_the_size_asked_for() -> None:
     assert (pixels.shape, pixels.dtype, pixels.is_contiguous()) == ((3, 24, 24), torch.uint8, True)
 
 
-def test_a_picture_too_narrow_to_crop_is_refused_before_memory_is_taken() -> None:
-    with pytest.raises(ValueError, match="1 x 20000 pixels is too narrow to crop"):
+def test_an_image_too_narrow_to_crop_is_refused_before_memory_is_taken() -> None:
+    with pytest.raises(ValueError, match="1 x 20000 pixels is too narrow to crop; crop it first, or use a model"):
         image_to_pixels(Image.new("RGB", (1, 20000)), PreprocessConfig())
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+HIDDEN = np.array([[[200, 30, 30], [0, 0, 0], [255, 255, 255]], [[10, 250, 90], [3, 5, 7], [99, 99, 99]]], np.uint8)
+ALPHA = np.array([[0, 255, 0], [128, 1, 254]], np.uint8)
+GREY = HIDDEN[:, :, :1].repeat(3, axis=2)
+KEYED = np.array([[0, 255, 255], [255, 0, 0]], np.uint8)  # 0 where the colour key is
+PALETTE = HIDDEN.reshape(-1, 3)
+
+
+def raw_png(rows: list[bytes], width: int, depth: int, kind: int, key: bytes, palette: bytes = b"") -> bytes:
+    """A PNG by hand: Pillow writes neither 2 bits nor 16 bits a channel with a transparent colour."""
+    header = struct.pack(">IIBBBBB", width, len(rows), depth, kind, 0, 0, 0)
+    chunks = [(b"IHDR", header), *([(b"PLTE", palette)] if palette else []), (b"tRNS", key)]
+    chunks += [(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))), (b"IEND", b"")]
+    packed = (
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def grey_of(values: list[list[int]]) -> Any:
+    return np.array(values, np.uint8)[:, :, None].repeat(3, axis=2)
+
+
+def transparent_images() -> dict[str, tuple[bytes, Any, Any]]:
+    """Name -> a file, the colours that it holds (h, w, 3), and its alpha (h, w)."""
+    rgba = Image.fromarray(np.dstack([HIDDEN, ALPHA]))
+    palette = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3)).convert("P")
+    palette.putpalette(PALETTE.tobytes())
+    grey = Image.fromarray(np.dstack([GREY[:, :, 0], ALPHA]), "LA")
+    key = PALETTE[0]
+    shorts = [row.astype(">u2").tobytes() for row in HIDDEN.reshape(2, -1).astype(np.uint16) * 257]
+    grey_shorts = [row.astype(">u2").tobytes() for row in GREY[:, :, 0].astype(np.uint16) * 257]
+    alpha_of_keys = np.where((key == PALETTE).all(axis=1), 0, 255).reshape(2, 3).astype(np.uint8)
+    alpha_of_greys = np.where(GREY[:, :, 0] == GREY[0, 0, 0], 0, 255).astype(np.uint8)
+    return {
+        "RGBA": (encoded(rgba), HIDDEN, ALPHA),
+        "RGBA of TIFF": (encoded(rgba, "TIFF"), HIDDEN, ALPHA),
+        "RGBA of WebP": (encoded(rgba, "WEBP", lossless=True, exact=True), HIDDEN, ALPHA),
+        "LA": (encoded(grey), GREY, ALPHA),
+        "palette with alphas": (encoded(palette, transparency=ALPHA.tobytes()), HIDDEN, ALPHA),
+        "palette with one entry": (encoded(palette, transparency=0), HIDDEN, alpha_of_keys),
+        "GIF": (encoded(palette, "GIF", transparency=0), HIDDEN, alpha_of_keys),
+        "RGB key": (
+            raw_png([row.tobytes() for row in HIDDEN], 3, 8, 2, struct.pack(">HHH", *key)), HIDDEN, alpha_of_keys,
+        ),
+        "RGB key of 16 bits": (
+            raw_png(shorts, 3, 16, 2, struct.pack(">HHH", *(int(value) * 257 for value in key))), HIDDEN, alpha_of_keys,
+        ),
+        "L key": (
+            raw_png([row.tobytes() for row in GREY[:, :, 0]], 3, 8, 0, struct.pack(">H", GREY[0, 0, 0])),
+            GREY, alpha_of_greys,
+        ),
+        "L key of 16 bits": (
+            raw_png(grey_shorts, 3, 16, 0, struct.pack(">H", int(GREY[0, 0, 0]) * 257)), GREY, alpha_of_greys,
+        ),
+        "key of 1 bit": (raw_png([b"\x60"], 3, 1, 0, b"\0\1"), grey_of([[0, 255, 255]]), np.array([[255, 0, 0]])),
+        "key of 2 bits": (raw_png([b"\x1b"], 4, 2, 0, b"\0\2"), grey_of([[0, 85, 170, 255]]),
+                          np.array([[255, 255, 0, 255]])),
+        "key of 4 bits": (raw_png([b"\x0f"], 2, 4, 0, b"\0\x0f"), grey_of([[0, 255]]), np.array([[255, 0]])),
+        "nothing but alpha 0": (encoded(Image.fromarray(np.dstack([HIDDEN, 0 * ALPHA]))), HIDDEN, 0 * ALPHA),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", transparent_images())
+def test_what_is_transparent_is_laid_over_the_colour_that_the_spec_says(name: str) -> None:
+    content, hidden, alpha = transparent_images()[name]
+    share = alpha[:, :, None].astype(float) / 255
+    for transparency, background in (("white", 255), ("black", 0)):
+        expected = np.floor(hidden * share + background * (1 - share) + 0.5)
+        assert np.array_equal(np.asarray(decode_image(content, transparency=transparency)), expected)
+    assert np.array_equal(np.asarray(decode_image(content, transparency="drop")), hidden)
+    assert np.array_equal(np.asarray(decode_image(content)), np.asarray(decode_image(content, transparency="white")))
+
+
+@pytest.mark.parametrize("name", transparent_images())
+def test_a_png_made_of_a_transparent_image_has_its_pixels(name: str) -> None:
+    loaded = load_image(transparent_images()[name][0])
+    again = load_image(to_png(loaded))
+    for transparency in ("white", "black", "drop"):
+        before, after = (np.asarray(to_rgb(image, transparency)) for image in (loaded, again))
+        assert np.array_equal(before, after)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "RGBa", "La"])
+def test_a_pil_image_with_alpha_is_laid_over_white_in_any_mode(mode: str) -> None:
+    image = Image.new("RGBA", (4, 4), (0, 0, 0, 128))
+    image = image.convert("LA").convert("La") if mode == "La" else image.convert(mode)
+    assert decode_image(image).getcolors() == [(16, (127, 127, 127))]
+
+
+def test_colours_under_transparent_pixels_do_not_bleed_into_the_resize() -> None:
+    pixels = np.zeros((64, 64, 4), np.uint8)
+    pixels[:, :32] = (255, 0, 0, 0)  # a red that nobody sees
+    pixels[:, 32:] = (0, 0, 0, 255)
+    found = image_to_pixels(load_image(encoded(Image.fromarray(pixels))), PreprocessConfig(image_size=16))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    assert (int(found[0, 8, 0]), int(found[0, 8, 15])) == (255, 0)
+
+
+def as_stored() -> dict[str, Any]:
+    """An image of 97 x 61 pixels in every mode that files have."""
+    rgb = noise(97, 61)
+    alpha = noise(61, 97).convert("L").rotate(90, expand=True)
+    rgba = Image.merge("RGBA", (*rgb.split(), alpha))
+    palette = rgb.quantize(64)
+    palette.info["transparency"] = bytes(range(0, 256, 4))
+    sixteen = np.random.default_rng(0).integers(0, 1 << 16, (61, 97)).astype(np.uint16)
+    return {
+        "RGB": rgb, "RGBA": rgba, "LA": rgba.convert("LA"), "L": rgb.convert("L"), "1": rgb.convert("1"), "P": palette,
+        "CMYK": rgb.convert("CMYK"), "I;16": Image.fromarray(sixteen),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", as_stored())
+@pytest.mark.parametrize("resize", MODES)
+def test_pixels_of_every_mode_equal_open_clips_exactly(mode: str, resize: Literal["crop", "squash", "pad"]) -> None:
+    image = as_stored()[mode]
+    config = PreprocessConfig(image_size=32, resize=resize, transparency="open_clip")
+    transform = open_clip_transform(config)
+    transform.transforms = transform.transforms[:-1]
+    theirs = (transform(image.copy()) * 255).round().to(torch.uint8)
+    name = "TIFF" if mode == "CMYK" else "PNG"
+    for source in (image, encoded(image, name)):
+        assert torch.equal(image_to_pixels(load_image(source), config), theirs)
+
+
+def test_what_a_jpeg_of_four_channels_shows() -> None:
+    ink = Image.merge("CMYK", [Image.new("L", (16, 16), value) for value in (40, 90, 200, 60)])
+    content = encoded(ink, "JPEG", quality=100)
+    red, green, blue = (round((255 - value) * (255 - 60) / 255) for value in (40, 90, 200))
+    assert_near(content, (red, green, blue))
+    marker = content.index(b"Adobe") + 11  # the transform: 0 is CMYK, 2 is YCCK
+    assert content[marker] == 0
+    # The same numbers read as YCCK. Files hold them inverted, as Adobe writes.
+    luma, blue_difference, red_difference = (float(255 - value) for value in (40, 90, 200))
+    seen = [
+        luma + 1.402 * (red_difference - 128),
+        luma - 0.344136 * (blue_difference - 128) - 0.714136 * (red_difference - 128),
+        luma + 1.772 * (blue_difference - 128),
+    ]
+    inverted = [255 - min(max(value, 0), 255) for value in seen]  # YCCK's colours are those of the inks
+    expected = tuple(round(value * (255 - 60) / 255) for value in inverted)
+    assert_near(content[:marker] + b"\2" + content[marker + 1 :], expected)
+
+
+def assert_near(content: bytes, expected: tuple[float, ...]) -> None:
+    assert np.abs(np.asarray(decode_image(content), dtype=float) - expected).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (Image.new("RGB", (0, 0)), "the PIL image is 0 x 0 pixels; give an image of at least one pixel"),
+        (Image.new("L", (5, 0)), "5 x 0 pixels"),
+        (Image.new("F", (2, 2)), "pixels of floating-point numbers, whose range it does not say; convert it to 8"),
+        (Image.new("I", (2, 2)), "pixels of 32-bit integers, whose range"),
+        (encoded(Image.new("F", (2, 2)), "TIFF"), "pixels of floating-point numbers"),
+        (encoded(Image.new("I", (2, 2)), "TIFF"), "pixels of 32-bit integers"),
+        (png_that_claims(0, 5), "is not a readable image"),
+        (Image.new("1", (8000, 6000)), "the PIL image is 8000 x 6000 pixels, over the cap of 40000000 pixels"),
+    ],
+)
+def test_an_image_without_pixels_or_without_their_range_is_refused(image: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_image(image)
+
+
+def test_an_image_that_was_turned_once_is_not_turned_again() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    once = decode_image(encoded(noise(5, 3), exif=exif))
+    assert (once.size, decode_image(once).size) == ((3, 5), (3, 5))
+
+
+def test_the_bytes_say_what_a_file_is_whatever_its_name(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(noise(9, 7), "JPEG"))
+    plain = decode_image(encoded(noise(9, 7), "JPEG"))
+    assert np.array_equal(np.asarray(decode_image(tmp_path / "a.png")), np.asarray(plain))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [*FORMATS, *(f"{name}, animated" for name in FORMATS if name not in ("JPEG", "BMP"))])
+def test_a_file_cut_anywhere_is_refused_or_was_whole_before_the_cut(name: str) -> None:
+    name, _, animated = name.partition(", ")
+    options: dict[str, Any] = {"progressive": True} if name == "JPEG" else {}
+    if animated:
+        options = {"save_all": True, "append_images": [noise(15, 12).rotate(180)]}
+    content = encoded(noise(15, 12), name, **options)
+    whole = np.asarray(decode_image(content))
+    for cut in range(0, len(content), 5):
+        try:
+            found = np.asarray(decode_image(content[:cut]))
+        except ValueError:
+            continue
+        assert np.array_equal(found, whole), cut
+
+
+def test_a_header_that_claims_more_rows_than_there_are_is_refused() -> None:
+    content = bytearray(encoded(noise(9, 7), "BMP"))
+    content[22:26] = (14).to_bytes(4, "little")
+    with pytest.raises(ValueError, match="is not a readable image"):
+        decode_image(bytes(content))
+
+
+def test_no_library_that_is_imported_lets_pillow_pad_what_is_cut() -> None:
+    from PIL import ImageFile
+
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+def test_a_profile_of_colours_is_not_looked_at() -> None:
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    content = encoded(noise(9, 7), icc_profile=profile)
+    assert np.array_equal(np.asarray(decode_image(content)), np.asarray(noise(9, 7)))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -141,14 +371,6 @@ def test_every_format_that_is_promised_decodes(name: str) -> None:
     assert decode_image(encoded(noise(9, 7), name)).size == (9, 7)
 
 
-def png_that_claims(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-
-
 def test_a_header_over_the_cap_is_refused_without_decoding() -> None:
     with pytest.raises(ValueError, match="8000 x 6000 pixels, over the cap of 40000000 pixels; scale it down"):
         decode_image(png_that_claims(8000, 6000))
@@ -177,14 +399,15 @@ def test_a_header_over_the_cap_is_told_by_the_error_alone(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (b"<!DOCTYPE html><html>not found</html>", "37 bytes is not a readable picture .unknown format.; give JPEG"),
-        (b"", "0 bytes is not a readable picture"),
-        (encoded(noise(64, 64), "JPEG")[:-900], "is not a readable picture"),
-        (encoded(noise(64, 64), "PNG")[:-900], "is not a readable picture"),
-        (encoded(noise(64, 64), "WEBP")[:-900], "is not a readable picture"),
+        (b"<!DOCTYPE html><html>not found</html>", "37 bytes is not a readable image .unknown format.; give JPEG"),
+        (b"", "0 bytes is not a readable image"),
+        (encoded(noise(64, 64), "JPEG")[:-900], "is not a readable image"),
+        (encoded(noise(64, 64), "PNG")[:-900], "is not a readable image"),
+        (encoded(noise(64, 64), "WEBP")[:-900], "is not a readable image"),
         (encoded(noise(4, 4), "PPM"), "unknown format"),
-        (Path("nowhere.jpg"), "picture nowhere.jpg does not exist"),
-        (Path(__file__), "test_preprocess.py is not a readable picture"),
+        (Path("nowhere.jpg"), "image nowhere.jpg does not exist"),
+        (Path(__file__), "test_preprocess.py is not a readable image"),
+        (Path(__file__).parent, "unimodal is not a file; give the path of an image file"),
     ],
 )
 def test_what_is_no_picture_is_refused(source: bytes | Path, message: str) -> None:
@@ -196,7 +419,7 @@ def test_what_is_no_picture_is_refused(source: bytes | Path, message: str) -> No
 def test_a_cut_picture_that_was_opened_lazily_is_refused_too(tmp_path: Path) -> None:
     file = tmp_path / "cut.jpg"
     file.write_bytes(encoded(noise(64, 64), "JPEG")[:-900])
-    with Image.open(file) as image, pytest.raises(ValueError, match="the PIL image is not a readable picture"):
+    with Image.open(file) as image, pytest.raises(ValueError, match="the PIL image is not a readable image"):
         decode_image(image)
 
 

@@ -9,10 +9,12 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from unimodal.config import parse_config
+from unimodal.preprocess import decode_image
 from unimodal.shards import write as write_module
 from unimodal.shards.check import check
 from unimodal.shards.config import PackConfig, PackRecipe
@@ -229,6 +231,38 @@ def test_a_table_whose_name_is_not_utf_8_is_packed_once(tmp_path: Path) -> None:
     values: dict[str, Any] = {"data_root": str(tmp_path), "out": str(tmp_path / "out"), "sets": {"one": pair}}
     first = pack_all(parse_config(PackRecipe, values))
     assert pack_all(parse_config(PackRecipe, values)) == first
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF"])
+def test_a_file_that_cannot_be_decoded_to_its_end_is_not_packed(tmp_path: Path, form: str) -> None:
+    rng = np.random.default_rng(0)
+    buffer = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, form)
+    (tmp_path / "cut.jpg").write_bytes(buffer.getvalue()[:-900])
+    (tmp_path / "good.png").write_bytes(picture(0))  # whatever its name says
+    rows = [{"i": "cut.jpg", "t": "a"}, {"i": "good.png", "t": "b"}]
+    found = run(tmp_path, input=jsonl(tmp_path / "t.jsonl", rows), image="i", captions="t")
+    assert [captions_of(one) for one in found] == [["b"]]
+    assert sorted(found[0].parts) == ["jpg", "json"]
+    (entry,) = [json.loads(line) for line in (tmp_path / "out" / SKIPPED).read_text().splitlines()]
+    assert "is not a readable image" in entry["reason"]
+
+
+def test_what_is_packed_anew_keeps_its_transparency(tmp_path: Path) -> None:
+    image = Image.new("P", (8, 6))
+    image.putpalette([200, 30, 30, 0, 0, 0])
+    image.paste(1, (0, 0, 4, 6))
+    image.save(tmp_path / "a.gif", transparency=0)
+    Image.new("RGBA", (8, 6), (10, 20, 30, 99)).save(tmp_path / "b.tif")
+    rows = [{"i": "a.gif", "t": "a"}, {"i": "b.tif", "t": "b"}]
+    found = run(tmp_path, input=jsonl(tmp_path / "t.jsonl", rows), image="i", captions="t")
+    for name, sample in zip(("a.gif", "b.tif"), found, strict=True):
+        assert sorted(sample.parts) == ["json", "png"]
+        for transparency in ("white", "black", "drop", "open_clip"):
+            before = decode_image(tmp_path / name, transparency=transparency)
+            packed = decode_image(image_bytes_of(sample), transparency=transparency)
+            assert list(packed.getdata()) == list(before.getdata())
+    assert decode_image(image_bytes_of(found[0])).getpixel((7, 0)) == (255, 255, 255)
 
 
 def test_if_everything_is_skipped_nothing_is_written(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A picture as training sees it: decoded, cropped at random and resized, in less than half of Pillow's time.
+"""An image as training sees it: decoded, cropped at random and resized, in less than half of Pillow's time.
 
 JPEGs are decoded by torchvision, to the very pixels of Pillow, and every crop is resized by torch, in uint8 with
 antialiasing. Where Pillow's resize of the same crop takes the horizontal pass first, as torch does, the two differ by
@@ -19,11 +19,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from unimodal.config import PreprocessConfig
-from unimodal.preprocess import MAX_PIXELS, decode_image, orientation_of
+from unimodal.preprocess import MAX_PIXELS, image_to_pixels, load_image, orientation_of, to_rgb
 
 from ..config import AugmentConfig
 
@@ -39,30 +40,49 @@ _TURNS: dict[object, tuple[bool, tuple[int, ...]]] = {
 def train_pixels(
     content: bytes, preprocess: PreprocessConfig, augment: AugmentConfig, draw: np.random.Generator
 ) -> Tensor:
-    """Decode a picture, take a random crop of it, resize that and perhaps mirror it -> (3, S, S) uint8.
+    """Decode an image, take a random crop of it, resize that and perhaps mirror it -> (3, S, S) uint8.
 
-    content: a file in any format of `decode_image`. draw: decides crop and mirroring, by the turned picture's size.
+    content: a file in any format of `load_image`. draw: decides crop and mirroring, by the turned image's size.
 
-    Raises ValueError as `decode_image` does: for what is no picture, is cut short, or claims too many pixels, which its
+    Raises ValueError as `load_image` does: for what is not an image, is cut short, or claims too many pixels, which its
     header shows before anything is decoded. Damage inside the compressed pixels of a JPEG that leaves its end in place
     is seen by neither decoder: both paint on, in grey or in colours that drift.
     """
     pixels = _decode_jpeg(content)
-    if pixels is None:
-        pixels = torch.from_numpy(np.array(decode_image(content), dtype=np.uint8)).permute(2, 0, 1)
-    height, width = pixels.shape[1:]
-    left, top, right, bottom = draw_box(width, height, augment, draw)
+    image = load_image(content) if pixels is None else None
+    if image is not None and preprocess.transparency == "open_clip" and image.mode != "RGB":
+        rows = _crop_as_stored(image, preprocess, draw_box(*image.size, augment, draw))
+    else:
+        if image is not None:
+            rgb = to_rgb(image, preprocess.transparency)
+            pixels = torch.from_numpy(np.array(rgb, dtype=np.uint8)).permute(2, 0, 1)
+        assert pixels is not None
+        rows = _crop(pixels, preprocess, draw_box(pixels.shape[2], pixels.shape[1], augment, draw))
+
+    if augment.flip and draw.random() < 0.5:
+        rows = rows[:, ::-1]
+
+    planes = np.empty((3, *rows.shape[:2]), dtype=np.uint8)
+    for channel in range(3):  # as fast again as torch's copy into planes
+        planes[channel] = rows[:, :, channel]
+    return torch.from_numpy(planes)
+
+
+def _crop(pixels: Tensor, preprocess: PreprocessConfig, box: Box) -> NDArray[np.uint8]:
+    """A box of (3, H, W) RGB pixels -> (S, S, 3)."""
+    left, top, right, bottom = box
     size = preprocess.image_size
     # Channels last is how decoders write, and what torch resizes fastest.
     crop = pixels[None, :, top:bottom, left:right].contiguous(memory_format=torch.channels_last)
     resized = F.interpolate(crop, (size, size), mode=preprocess.interpolation, antialias=True)
-    rows = resized[0].permute(1, 2, 0).numpy()  # (S, S, 3)
-    if augment.flip and draw.random() < 0.5:
-        rows = rows[:, ::-1]
-    planes = np.empty((3, size, size), dtype=np.uint8)
-    for channel in range(3):  # as fast again as torch's copy into planes
-        planes[channel] = rows[:, :, channel]
-    return torch.from_numpy(planes)
+    rows: NDArray[np.uint8] = resized[0].permute(1, 2, 0).numpy()
+    return rows
+
+
+def _crop_as_stored(image: Image.Image, preprocess: PreprocessConfig, box: Box) -> NDArray[np.uint8]:
+    """A box of an image that is made RGB after the resize, as evaluation does for such a model -> (S, S, 3)."""
+    squash = preprocess.model_copy(update={"resize": "squash"})
+    return image_to_pixels(image.crop(box), squash).permute(1, 2, 0).numpy()
 
 
 def draw_box(width: int, height: int, config: AugmentConfig, draw: np.random.Generator) -> Box:
@@ -82,7 +102,8 @@ def draw_box(width: int, height: int, config: AugmentConfig, draw: np.random.Gen
             left, top = int(draw.integers(width - crop_width + 1)), int(draw.integers(height - crop_height + 1))
             return left, top, left + crop_width, top + crop_height
     ratio = min(max(width / height, low), high)
-    crop_width, crop_height = min(width, round(height * ratio)), min(height, round(width / ratio))
+    crop_width = max(1, min(width, round(height * ratio)))
+    crop_height = max(1, min(height, round(width / ratio)))
     left, top = (width - crop_width) // 2, (height - crop_height) // 2
     return left, top, left + crop_width, top + crop_height
 

@@ -25,7 +25,7 @@ from PIL import Image
 
 from unimodal.checkpoint import sync
 from unimodal.config import PreprocessConfig
-from unimodal.preprocess import decode_image, image_to_pixels
+from unimodal.preprocess import image_to_pixels, load_image, to_rgb
 from unimodal.rows import pyarrow_parquet, table_paths
 from unimodal.tables.fields import RULES
 from unimodal.vectors import unit as unit_length
@@ -278,7 +278,7 @@ def _decoded(item: Item | RawRow, plan: Plan) -> dict[str, Any] | Skipped:
     if item.picture is None:
         return {**row, "_fault": Skipped(item.number, item.id, item.fault, kept=True)} if item.fault else row
     try:
-        image = decode_image(item.picture)
+        image = load_image(item.picture)
         if "image" in plan.parts:
             pixels = image_to_pixels(image, plan.preprocess).permute(1, 2, 0)  # (S, S, 3)
             row["_pixels"] = pixels.contiguous().numpy().tobytes()
@@ -294,7 +294,7 @@ def _decoded(item: Item | RawRow, plan: Plan) -> dict[str, Any] | Skipped:
 
 
 def _thumbnail(image: Image.Image, size: int) -> bytes:
-    small = image.copy()
+    small = to_rgb(image).copy()  # over white, as pages are, whatever the model makes of transparent pixels
     small.thumbnail((size, size))
     file = io.BytesIO()
     small.save(file, "JPEG", quality=_JPEG_QUALITY)

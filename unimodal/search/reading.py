@@ -24,10 +24,10 @@ from unimodal.rows import (
     wrong_number,
 )
 from unimodal.shards.read import ShardSet
-from unimodal.shards.sample import IMAGE_EXTENSIONS, Sample, captions_of, record_of
+from unimodal.shards.sample import Sample, captions_of, record_of
 from unimodal.shards.storage import is_remote
 from unimodal.tables.fields import Row
-from unimodal.tables.files import written_name
+from unimodal.tables.files import IMAGE_EXTENSIONS, written_name
 
 Kind = Literal["lines", "texts", "cells", "list", "parquet", "data set", "pictures", "shard"]
 

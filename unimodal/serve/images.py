@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import binascii
-import io
 import ipaddress
 import logging
 import re
@@ -20,13 +19,13 @@ from urllib.parse import unquote, urljoin
 
 from PIL import Image
 
-from ..preprocess import decode_image
+from ..preprocess import TooManyPixelsError, UnusableImageError, load_image
 from .config import ServeConfig, UrlsConfig
 
 log = logging.getLogger(__name__)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # what browsers show; each further decoder is one more to attack
-NO_PICTURE = "it is not a readable picture; send a whole JPEG, PNG, WebP or GIF."
+NO_PICTURE = "it is not a readable image; send a whole JPEG, PNG, WebP or GIF."
 MAX_SCANS = 100  # of a JPEG; encoders write about ten
 MAX_URL = 2048
 MAX_HEAD = 300  # characters of a data URI before its content
@@ -96,7 +95,7 @@ def check_size(num_bytes: int, config: ServeConfig) -> None:
 
 
 def open_checked(picture: bytes | Image.Image, config: ServeConfig) -> Image.Image:
-    """A picture as RGB, exactly as `decode_image` gives it: first frame, turned as its EXIF says.
+    """An image exactly as `load_image` gives it: first frame, turned as its EXIF says, in the mode it is stored in.
 
     Raises TooLargeError for a header that claims more than `max_pixels`, before anything is decoded, and ValueError for
     what cannot be decoded, or would take for ever; what the decoder said goes to the log alone, for it may tell of the
@@ -105,14 +104,13 @@ def open_checked(picture: bytes | Image.Image, config: ServeConfig) -> Image.Ima
     if isinstance(picture, bytes) and picture.startswith(b"\xff\xd8") and _num_scans(picture) > MAX_SCANS:
         raise ValueError(f"the JPEG has more than {MAX_SCANS} scans; save it again.")
     try:
-        image = picture if isinstance(picture, Image.Image) else Image.open(io.BytesIO(picture), formats=FORMATS)
-        if image.width * image.height > config.max_pixels:
-            raise Image.DecompressionBombError  # as Pillow itself says above its own, larger cap
-        return decode_image(image)
-    except Image.DecompressionBombError:
-        raise TooLargeError(f"the picture has more than {config.max_pixels} pixels; scale it down first.") from None
+        return load_image(picture, config.max_pixels, FORMATS)
+    except TooManyPixelsError:
+        raise TooLargeError(f"the image has more than {config.max_pixels} pixels; scale it down first.") from None
+    except UnusableImageError:
+        raise
     except Exception as error:  # decoders raise whatever a broken file leads them to
-        log.info("a picture could not be decoded: %s", type(error).__name__)
+        log.info("an image could not be decoded: %s", type(error.__cause__ or error).__name__)
         raise ValueError(NO_PICTURE) from None
 
 

@@ -15,13 +15,14 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from unimodal.preprocess import decode_image
+from unimodal.preprocess import load_image
 
 from ..progress import progress_bar
+from ..tables.files import IMAGE_EXTENSIONS
 from .config import StorageConfig
 from .find import Location, find_shards
 from .read import ShardSet
-from .sample import IMAGE_EXTENSIONS, Sample, captions_of, image_bytes_of, text_pair_of
+from .sample import Sample, captions_of, image_bytes_of, text_pair_of
 
 Spread = dict[str, float]  # count, min, median, p95, max
 
@@ -157,7 +158,7 @@ def _inspect(shards: ShardSet, shard: int, number: int) -> _Finding:
 
 
 def _inspect_picture(sample: Sample) -> list[tuple[str, int]]:
-    image = decode_image(image_bytes_of(sample))
+    image = load_image(image_bytes_of(sample))
     return [("width", image.width), ("height", image.height)]
 
 

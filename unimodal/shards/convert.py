@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unimodal.preprocess import FORMATS, decode_image
+from unimodal.preprocess import FORMATS, load_image, to_png
 from unimodal.rows import read_rows
 from unimodal.tables.fields import Row, UnreadableImageError, image_of, names_in, texts_of, value_of
 
@@ -22,7 +22,7 @@ from .config import PackConfig
 
 Parts = dict[str, bytes]  # extension -> content
 
-# A picture in one of these formats is packed byte for byte. A phone's MPO is a JPEG with more pictures behind it.
+# An image in one of these formats is packed byte for byte. A phone's MPO is a JPEG with more images behind it.
 _KEPT_FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 _MAX_KEY_BYTES = 80  # with its extension a name must fit the 100 bytes of a plain tar header
 
@@ -136,33 +136,30 @@ def _text(row: Row, field: str) -> str:
 
 
 def _image(row: Row, field: str, image_root: Path) -> tuple[str, bytes]:
-    """(extension, bytes) of an image that has been decoded whole and whose size is under the cap."""
+    """(extension, bytes) of an image that has been decoded whole and whose size is under the cap.
+
+    What is packed anew becomes a PNG that keeps its transparency: shards are made before a model is known.
+    """
     source = image_of(row, field, image_root)
     if source is None:
         raise ValueError(f"no image in {field}")
     try:
-        image = decode_image(source)
+        image = load_image(source)
         content = source.read_bytes() if isinstance(source, Path) else source
     except OSError as error:
         raise UnreadableImageError(f"image {source!s:.200} cannot be read ({error.strerror})") from None
-    except Exception as error:  # Pillow's readers raise whatever a broken file leads them into
-        raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from None
+    except ValueError as error:
+        raise UnreadableImageError(str(error)) from None
     extension = _KEPT_FORMATS.get(_format_of(content)) if isinstance(content, bytes) else None
     if extension:
         assert isinstance(content, bytes)
         return extension, content
-    return "png", _png(image)
+    return "png", to_png(image)
 
 
 def _format_of(content: bytes) -> str:
     with Image.open(io.BytesIO(content), formats=FORMATS) as image:
         return str(image.format)
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def _json(record: dict[str, Any]) -> bytes:

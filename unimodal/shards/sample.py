@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 from ..json_text import parse_json
 from ..tables.fields import is_missing
-
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+from ..tables.files import IMAGE_EXTENSIONS
 
 
 class Sample(NamedTuple):

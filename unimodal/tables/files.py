@@ -7,7 +7,12 @@ import unicodedata
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+# The endings of files that are images, in lower case. Of one that cannot be read here (HEIC) the reader says so:
+# nothing in a folder of images is left out without a word.
+IMAGE_EXTENSIONS = (
+    "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif",
+)  # fmt: skip
+IMAGE_ENDINGS = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
 
 _OF_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini")  # what macOS's archives and Windows' folders hold besides
 _UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, surrogates, line and paragraph separators

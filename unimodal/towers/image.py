@@ -137,6 +137,7 @@ def _from_open_clip(
             std=found["std"],
             interpolation=found["interpolation"],
             resize=_RESIZE[found["resize_mode"]],
+            transparency="open_clip",
         )
     width = model.embed_dim
     if config.pooling != "native":

@@ -91,7 +91,7 @@ def test_one_shape_in_two_colours_is_two_pictures() -> None:
 
 
 def test_what_is_no_picture_is_refused() -> None:
-    with pytest.raises(ValueError, match="not a readable picture"):
+    with pytest.raises(ValueError, match="not a readable image"):
         likeness(b"no picture")
 
 

@@ -137,7 +137,7 @@ def test_a_picture_is_refused_by_a_model_of_texts(minilm: MtebEncoder) -> None:
 
 
 def test_a_broken_picture_is_named(clip: MtebEncoder) -> None:
-    with pytest.raises(ValueError, match="is not a readable picture"):
+    with pytest.raises(ValueError, match="is not a readable image"):
         clip.encode([b"no picture"])
 
 

@@ -106,6 +106,20 @@ def test_an_item_has_the_vectors_that_the_embedder_gives_it(
     assert Image.open(io.BytesIO(rows["p3"]["thumbnail"])).size == Image.open(photo).size
 
 
+def test_what_is_transparent_is_white_in_the_vector_and_in_the_thumbnail(saved: str, tmp_path: Path) -> None:
+    (tmp_path / "logos").mkdir()
+    logo = Image.new("RGBA", (40, 40), (200, 0, 0, 0))
+    logo.paste((0, 0, 0, 255), (0, 0, 20, 40))
+    logo.save(tmp_path / "logos" / "a.png")
+    values = parse_config(IndexConfig, {"input": str(tmp_path / "logos")})
+    index(saved, values, str(tmp_path / "store"), device="cpu")
+    (row,) = stored(tmp_path / "store").values()
+    shown = Image.open(io.BytesIO(row["thumbnail"]))
+    assert (shown.getpixel((5, 20)), shown.getpixel((35, 20))) == ((0, 0, 0), (255, 255, 255))
+    wanted = load(saved, device="cpu").encode_document(tmp_path / "logos" / "a.png")[0]
+    np.testing.assert_allclose(row["vector_image"], wanted, rtol=0, atol=1e-6)
+
+
 def test_an_item_of_one_part_has_its_vector_as_the_fused_one(saved: str, catalogue: Catalogue, tmp_path: Path) -> None:
     run(saved, catalogue(), tmp_path / "store")
     row = stored(tmp_path / "store")["p9"]
@@ -353,8 +367,8 @@ def test_bad_items_are_listed_and_the_others_indexed(saved: str, catalogue: Cata
     assert sorted(stored(tmp_path / "store")) == ["p0", "p2", "p3", "p5", "p6", "p9"]
     listed = {(one["file"], one["row"]): one["reason"] for one in skipped(tmp_path / "store")}
     reasons = {
-        1: "not a readable picture",
-        4: "not a readable picture",
+        1: "not a readable image",
+        4: "not a readable image",
         7: "neither text nor image",
         8: "is no float",
     }

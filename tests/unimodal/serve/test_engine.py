@@ -215,7 +215,7 @@ def test_one_broken_picture_among_64_fails_alone(embedder: Embedder, pictures: l
     good = [row for row in range(64) if row != 17]
     with started(embedder) as engine:
         outcomes = run(engine.embed(items))
-    assert outcomes[17] == Failed("it is not a readable picture; send a whole JPEG, PNG, WebP or GIF.", 400)
+    assert outcomes[17] == Failed("it is not a readable image; send a whole JPEG, PNG, WebP or GIF.", 400)
     expected = embedder.encode([items[row] for row in good])
     np.testing.assert_allclose(vectors_of([outcomes[row] for row in good]), expected, atol=1e-6)
 
@@ -225,13 +225,13 @@ def test_one_broken_picture_among_64_fails_alone(embedder: Embedder, pictures: l
     [
         ("", 400, "text is ''; give a text that is not empty"),
         ({"txt": "a"}, 400, "its keys are"),
-        (b"<html>", 400, "not a readable picture"),
+        (b"<html>", 400, "not a readable image"),
         ("a" * 101, 413, "the text is longer than 100 characters"),
         (b"\xff" * 5001, 413, "the picture is larger than 5000 bytes"),
         (png_header(30_000, 30_000), 413, "more than 40000000 pixels"),
         (Path("/etc/hostname"), 400, "a server opens no files by name"),
         ("half a pair: \ud800", 400, "half a surrogate pair"),
-        ({"text": "a", "image": b"<html>"}, 400, "not a readable picture"),
+        ({"text": "a", "image": b"<html>"}, 400, "not a readable image"),
     ],
 )
 def test_what_cannot_be_embedded_fails_alone_with_its_reason(

@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from PIL import Image
 
-from unimodal.preprocess import decode_image
+from unimodal.preprocess import decode_image, to_rgb
 from unimodal.serve.config import ServeConfig, UrlsConfig
 from unimodal.serve.images import (
     TooLargeError,
@@ -80,7 +80,7 @@ def test_a_picture_is_exactly_what_the_library_decodes(picture: Image.Image, for
     content = saved(picture, form) if form == "GIF" else saved(picture, form, exif=exif)
     opened = open_checked(content, CONFIG)
     assert opened.size == ((31, 20) if form == "GIF" else (20, 31))
-    assert np.array_equal(np.asarray(opened), np.asarray(decode_image(content)))
+    assert np.array_equal(np.asarray(to_rgb(opened)), np.asarray(decode_image(content)))
 
 
 def test_a_jpeg_that_draws_itself_again_and_again_is_refused_before_it_is_decoded(picture: Image.Image) -> None:
@@ -103,7 +103,8 @@ def test_what_stands_beside_a_jpegs_own_scans_is_not_counted(picture: Image.Imag
 def test_of_an_animation_the_first_frame_is_taken(picture: Image.Image) -> None:
     frames = [Image.new("RGB", (31, 20), (number, 0, 0)) for number in range(200)]
     content = saved(picture, "GIF", save_all=True, append_images=frames)
-    assert np.array_equal(np.asarray(open_checked(content, CONFIG)), np.asarray(decode_image(saved(picture, "GIF"))))
+    opened = to_rgb(open_checked(content, CONFIG))
+    assert np.array_equal(np.asarray(opened), np.asarray(decode_image(saved(picture, "GIF"))))
 
 
 def test_a_picture_of_one_pixel_is_a_picture() -> None:
@@ -112,7 +113,7 @@ def test_a_picture_of_one_pixel_is_a_picture() -> None:
 
 @pytest.mark.parametrize("form", ["BMP", "TIFF", "ICO", "PPM"])
 def test_other_formats_are_refused(picture: Image.Image, form: str) -> None:
-    with pytest.raises(ValueError, match="not a readable picture; send a whole JPEG, PNG, WebP or GIF"):
+    with pytest.raises(ValueError, match="not a readable image; send a whole JPEG, PNG, WebP or GIF"):
         open_checked(saved(picture, form), CONFIG)
 
 
@@ -128,7 +129,7 @@ def test_a_broken_picture_is_refused_in_one_sentence_whatever_is_broken(picture:
         broken.append(bytes(spoilt))
     said = [refusal for refusal in map(refusal_of, broken) if refusal]  # what is still a picture may pass
     assert len(said) >= 40
-    assert {"it is not a readable picture; send a whole JPEG, PNG, WebP or GIF."} >= {
+    assert {"it is not a readable image; send a whole JPEG, PNG, WebP or GIF."} >= {
         refusal for refusal in said if "pixels" not in refusal
     }
 
