@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import unicodedata
 import warnings
 import zlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import open_clip
@@ -36,6 +37,7 @@ from unimodal.preprocess import (
     to_rgb,
     train_tokenizer,
 )
+from unimodal.tables.files import IMAGE_ENDINGS
 
 SIZES = [(1, 1), (31, 32), (32, 32), (33, 65), (64, 17), (97, 203), (300, 41), (5, 7), (101, 100)]
 MODES: dict[Literal["crop", "squash", "pad"], str] = {"crop": "shortest", "squash": "squash", "pad": "longest"}
@@ -306,6 +308,16 @@ def test_a_header_that_claims_more_rows_than_there_are_is_refused() -> None:
     content[22:26] = (14).to_bytes(4, "little")
     with pytest.raises(ValueError, match="is not a readable image"):
         decode_image(bytes(content))
+
+
+def test_the_page_on_images_runs_and_lists_the_endings() -> None:
+    page = (Path(__file__).parents[2] / "docs/guides/images.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    exec(code, {})
+    listed = page.partition("files that end in")[2].partition("are images")[0]
+    assert tuple(re.findall(r"`(\.\w+)`", listed)) == IMAGE_ENDINGS
+    values = re.findall(r"^\| `(\w+)` \|", page, re.M)
+    assert values == list(get_args(PreprocessConfig.model_fields["transparency"].annotation))
 
 
 def test_no_library_that_is_imported_lets_pillow_pad_what_is_cut() -> None:
