@@ -296,10 +296,12 @@ class TrainConfig(Config):
         for name in ("logit_scales", "logit_biases", "matryoshka_dims"):
             if self.model is not None and getattr(self.model, name):
                 raise ValueError(f"model.{name} is what training finds out; take it out and set tasks.NAME.* instead.")
-        if (self.model is None) == (self.init is None):
-            raise ValueError(
-                "give either model (towers by name) or init (a model to start from), not both and not neither."
-            )
+        if self.model is not None and self.init is not None:
+            raise ValueError("model and init are both given; take one of them out, with model=null or init=null.")
+        if self.model is None and self.init is None:
+            raise ValueError("neither model (towers by name) nor init (a model to start from) is given; give one.")
+        if not self.tasks and not any("tasks" in stage for stage in self.stages):
+            raise ValueError("there is no task to train; give one, for example tasks.NAME with its kind and sources.")
         names = [stage.name for stage in self.plan]
         if len(set(names)) < len(names):
             raise ValueError(f"the stages {', '.join(names)} have one name twice; name them apart.")

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]  # public, yet not exported by name
 from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import DTensor
 
@@ -59,20 +60,20 @@ def _join(backend: str, timeout: float, start_timeout: float) -> None:
     dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=timedelta(seconds=timeout))
 
 
-def _open_store(seconds: float) -> tuple[dist.Store, int, int]:
+def _open_store(seconds: float) -> tuple[Store, int, int]:
     """What the ranks first meet at, as the environment says; this rank; the number of ranks."""
     patience = timedelta(seconds=seconds)
     number = int(os.environ["RANK"])
     if number or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        opened: tuple[dist.Store, int, int] = next(rendezvous("env://", timeout=patience))
+        opened: tuple[Store, int, int] = next(rendezvous("env://", timeout=patience))
         return opened
     # As torch's own, which would wait here for all ranks and not say which one is missing.
     count, address, port = int(os.environ["WORLD_SIZE"]), os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(address, port, count, True, patience, wait_for_workers=False, multi_tenant=True)
+    store = TCPStore(address, port, count, True, patience, wait_for_workers=False, multi_tenant=True)
     return store, number, count
 
 
-def _wait_for_all(store: dist.Store, number: int, count: int, seconds: float) -> None:
+def _wait_for_all(store: Store, number: int, count: int, seconds: float) -> None:
     """Return when all ranks have called this; raises ConnectionError, on all that have, if that takes too long."""
     store.set(f"joined/{number}", "")
     store.add("joined", 1)

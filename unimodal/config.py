@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from .yaml_text import parse_value, read_yaml
@@ -23,6 +23,7 @@ _WORDS = {
     "a valid tuple": "a list",
     "a valid string": "a text",
     "Tuple should": "The list should",
+    "Dictionary should": "The mapping should",
     "None": "null",
 }
 
@@ -157,6 +158,8 @@ def _patch_of(override: str) -> dict[str, Any]:
             f"{override!r} has no value; write '{path}=null' to take away what was given and have the default, or "
             f"'{path}=\"\"' for an empty text."
         )
+    if text.strip() == "~":
+        raise ValueError(f"{override!r}: ~ is null in YAML; write null, or the path of your home folder.")
     try:
         patch: Any = parse_value(text)
     except ValueError as error:
@@ -267,12 +270,24 @@ def with_transparency(model: Mapping[str, Any]) -> dict[str, Any]:
     return {**model, "preprocess": {**preprocess, "transparency": "drop"}}
 
 
+def _refuse_words_of_old_yaml(value: Any) -> Any:
+    """`yes` was true in YAML 1.1; as a text it would be taken for the name of pretrained weights."""
+    if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off", "y", "n"):
+        raise ValueError(
+            f"{show(value)} is a text in YAML 1.2; write true or false, or the name of pretrained weights."
+        )
+    return value
+
+
+Pretrained = Annotated[bool | str, BeforeValidator(_refuse_words_of_old_yaml)]
+
+
 class ImageTowerConfig(Config):
     """An image backbone by name, how its tokens are pooled, and its projection into the shared space."""
 
     library: Literal["timm", "open_clip"] = "timm"
     name: str  # a timm model, or the open_clip model whose image tower is taken
-    pretrained: bool | str = False  # timm: true or a tag; open_clip: a tag such as "openai"
+    pretrained: Pretrained = False  # timm: true or a tag; open_clip: a tag such as "openai"
     kwargs: dict[str, Any] = {}  # passed to the library's constructor, e.g. {embed_dim: 192, depth: 6}
     pooling: Literal["native", "cls", "mean", "attention"] = "native"
     projection: Literal["linear", "mlp", "none"] = "linear"
@@ -283,7 +298,7 @@ class TextTowerConfig(Config):
 
     library: Literal["transformers", "open_clip"] = "transformers"
     name: str  # a hub id, a folder, a transformers model type ("bert"), or an open_clip model
-    pretrained: bool | str = False  # transformers: true; open_clip: a tag
+    pretrained: Pretrained = False  # transformers: true; open_clip: a tag
     kwargs: dict[str, Any] = {}  # values of the backbone's own config, e.g. {hidden_size: 192}
     tokenizer: str = ""  # a hub id, a folder or a tokenizer.json; empty: the one that belongs to `name`
     max_length: int = Field(default=77, gt=2)  # tokens, special ones included

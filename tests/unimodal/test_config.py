@@ -93,7 +93,7 @@ def test_an_override_is_yaml_laid_over_one_place(override: str, changed: dict[st
     assert below == BELOW
 
 
-@pytest.mark.parametrize("override", ["optm=null", "optim.betsa=null", "extra.deep.er=null", "extra.empty=~"])
+@pytest.mark.parametrize("override", ["optm=null", "optim.betsa=null", "extra.deep.er=null", "extra.empty=null"])
 def test_null_for_what_is_not_there_is_refused(override: str) -> None:
     with pytest.raises(ValueError, match="is not there to be taken away; "):
         apply_overrides(copy.deepcopy(BELOW), [override])
@@ -140,6 +140,22 @@ def test_overrides_of_neighbouring_places_stand_side_by_side() -> None:
         "layers": [{"a": 1, "c": 1}],
         "optimist": 1,
     }
+
+
+def test_a_tilde_is_not_taken_for_null() -> None:
+    with pytest.raises(
+        ValueError, match=r"'optim\.lr=~': ~ is null in YAML; write null, or the path of your home folder"
+    ):
+        apply_overrides({"optim": {"lr": 1}}, ["optim.lr=~"])
+    assert apply_overrides({}, ["run=~/runs/a"]) == {"run": "~/runs/a"}
+
+
+@pytest.mark.parametrize("word", ["yes", "no", "On", "off", "n"])
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_pretrained_takes_no_word_of_old_yaml_for_the_name_of_weights(word: str, tower: str) -> None:
+    values = apply_overrides({"embed_dim": 8, tower: {"name": "x"}}, [f"{tower}.pretrained={word}"])
+    with pytest.raises(ValueError, match=rf'{tower}\.pretrained: "{word}" is a text in YAML 1\.2; write true or false'):
+        parse_config(ModelConfig, values)
 
 
 @pytest.mark.parametrize("override", ["steps=", "steps= ", "optim.lr=\t"])
