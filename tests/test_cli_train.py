@@ -46,6 +46,12 @@ def test_a_dry_run_says_what_is_not_there(recipe: Recipe, tmp_path: Path) -> Non
             "eval.best 'ndcg_at_10' is not a task and a metric; write",
         ),
         (["eval={suite: mini, every: 2, best: figres ndcg_at_10}"], "'figres' is of no task of the suite"),
+        (["model=null", "init=/no/model"], "init '/no/model' is not there; check the path, or give a hub id"),
+        (["model=null", "init=hf:./model"], "init './model' is not there"),
+        (["model.text.tokenizer=no/such/tokenizer"], "model.text.tokenizer 'no/such/tokenizer' is not there"),
+        (["model.text.name=/no/model"], "model.text.name '/no/model' is not there"),
+        (["init=/no/model"], "model and init are both given; take one of them out, with model=null or init=null"),
+        (["tasks={pictures: null, pairs: null}"], "there is no task to train; give one"),
         (["tasks.pictures.global_batch=240"], "larger than the source 'squares' of 79 samples; set global_batch to"),
         (["tasks.pairs.sources.pairs.epochs=1"], "are good for 5 steps .* it has 4?"),
         (
