@@ -76,7 +76,7 @@ def worst_queries(result: TaskResult, count: int = 8, *, num_found: int = 4, num
     asked.sort(key=lambda query: 0.0 if values is None else values[query])  # stable: equals stay in their order
     candidates = asked[:MAX_CANDIDATES]
     ranked = _ranks(result, data, candidates, [relevant[query] for query in candidates])
-    best = {query: int(one.min()) for query, one in zip(candidates, ranked, strict=True)}
+    best = {query: int(np.min(one)) for query, one in zip(candidates, ranked, strict=True)}
     candidates.sort(key=lambda query: (0.0 if values is None else values[query], -best[query]))
     worst = [query for query in candidates if best[query] > 1 or (values is not None and values[query] < 1)][:count]
     return [

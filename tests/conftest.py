@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +124,26 @@ def recipe(world: Path, tmp_path: Path) -> Recipe:
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards from elsewhere stay in the folder of the test."""
     monkeypatch.setenv("UNIMODAL_CACHE", str(tmp_path / "cache of shards"))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Write what was skipped, and why, into the file $SKIPPED_TESTS: `make test` shows it last."""
+    file = os.environ.get("SKIPPED_TESTS")
+    if file:
+        Path(file).write_text(describe_skipped(terminalreporter.stats.get("skipped", [])), encoding="utf-8")
+
+
+def describe_skipped(reports: Iterable[Any]) -> str:
+    """A line for each reason, with the number of tests and the files that they are in."""
+    files: dict[str, Counter[str]] = {}
+    for report in reports:
+        _, _, reason = report.longrepr
+        counts = files.setdefault(str(reason).removeprefix("Skipped: "), Counter())
+        counts[report.nodeid.partition("::")[0]] += 1
+    lines = ["not run: tests marked slow (make test-all), matrix (make matrix) and torture (make torture)"]
+    for reason, counts in sorted(files.items()):
+        places = ", ".join(f"{count} in {name}" for name, count in sorted(counts.items()))
+        lines.append(f"skipped: {reason}: {places}")
+    if not files:
+        lines.append("skipped: nothing")
+    return "\n".join(lines) + "\n"

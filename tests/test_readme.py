@@ -1,46 +1,118 @@
-"""Every block of the README runs, in order, in one folder; the shell blocks and the Python blocks alike."""
+"""The blocks of the README and of docs/guides run, page by page, in order, each page in a folder with a demo in it.
+
+A word behind the language of a block says how: `no-run` never, `long` only in `make test-all`, where the demo is the
+real one. In `make test` a demo of a few products stands in for it, whose model has hardly learned anything.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-README = Path(__file__).parent.parent / "README.md"
-# Set-up and test commands would start themselves again; `make openstax-mini` needs data and an hour, `make
-# matrix` and `unimodal bench` need minutes and an idle machine, `unimodal prepare` and `mteb` the public origins,
-# and so does the shop.
-NOT_HERE = ("pip install", "make test", "make openstax", "make demo", "make matrix", "make torture", "unimodal bench",
-            "unimodal prepare", "unimodal mteb", "luma_shop")  # fmt: skip
+from training.config import TrainConfig
+from unimodal.cli.demo import index_catalogue
+from unimodal.cli.train import run_training_by
+from unimodal.config import read_config
+from unimodal.demo.catalogue import build_catalogue, training_texts
+from unimodal.preprocess import train_tokenizer
+from unimodal.shards.config import PackRecipe
+from unimodal.shards.write import pack_all
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs" / "guides").glob("*.md"))]
+BLOCK = re.compile(r"^```(bash|python)([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+WORDS = {"no-run", "long"}
 
 
-def _blocks() -> list[tuple[str, str]]:
-    found = re.findall(r"^```(bash|python)\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
-    return [(language, code) for language, code in found if not any(word in code for word in NOT_HERE)]
+class Block(NamedTuple):
+    """A block of a page that can be run."""
+
+    language: str
+    words: frozenset[str]
+    code: str
 
 
-def test_the_readme_has_blocks_for_every_room() -> None:
-    code = "\n".join(code for _, code in _blocks())
-    for word in ("unimodal.load", "unimodal embed", "unimodal train", "unimodal eval", "shards pack", "torchrun",
-                 "unimodal index", "unimodal search", "unimodal serve"):  # fmt: skip
-        assert word in code
+def blocks_of(page: Path) -> list[Block]:
+    found = BLOCK.findall(page.read_text(encoding="utf-8"))
+    return [Block(language, frozenset(words.split()), code) for language, words, code in found]
+
+
+def run(blocks: list[Block], folder: Path) -> None:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment.pop("PYTHONPATH", None)
+    for block in blocks:
+        (folder / "block.py").write_text(block.code, encoding="utf-8")
+        shell = ["bash", "-euo", "pipefail", "-c", block.code]
+        command = shell if block.language == "bash" else [sys.executable, "block.py"]
+        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+        assert result.returncode == 0, f"{block.code}\n{result.stdout}\n{result.stderr}"
+
+
+@pytest.fixture(scope="module")
+def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `unimodal demo` leaves in runs/demo, of 256 products and after two steps."""
+    folder = tmp_path_factory.mktemp("small") / "runs" / "demo"
+    data = folder / "data"
+    build_catalogue(data, size=64, num_train=256, num_val=32, num_test=64, workers=1)
+    train_tokenizer(training_texts(data), folder / "tokenizer.json", vocab_size=2000)
+    pack_all(read_config(PackRecipe, "demo-shards", [f"data_root={data}", f"out={folder / 'shards'}"]))
+    changes = {
+        "run": folder,
+        "data_root": folder / "shards",
+        "model.text.tokenizer": folder / "tokenizer.json",
+        "steps": 2,
+        "tasks.pictures.global_batch": 32,
+        "tasks.texts.global_batch": 32,
+        "workers": 0,
+        "eval": "null",
+    }
+    config = read_config(TrainConfig, "demo", [f"{key}={value}" for key, value in changes.items()])
+    model = run_training_by(config, resume=True)
+    index_catalogue(model, data, folder / "store")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def real_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """runs/demo after `unimodal demo`."""
+    folder = tmp_path_factory.mktemp("real")
+    run([Block("bash", frozenset(), "unimodal demo")], folder)
+    return folder / "runs" / "demo"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.timeout(1500)
+def test_the_short_blocks_of_a_page_run(page: Path, small_demo: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_demo, tmp_path / "runs" / "demo")
+    run([block for block in blocks_of(page) if not block.words], tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_every_block_of_the_readme_runs(tmp_path: Path) -> None:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment.pop("PYTHONPATH", None)
-    demo = ("bash", "unimodal demo")
-    for language, code in [demo, *_blocks()]:
-        (tmp_path / "block.py").write_text(code, encoding="utf-8")
-        command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [sys.executable, "block.py"]
-        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
-        assert result.returncode == 0, f"{code}\n{result.stdout}\n{result.stderr}"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.timeout(3600)
+def test_all_blocks_of_a_page_run(page: Path, real_demo: Path, tmp_path: Path) -> None:
+    shutil.copytree(real_demo, tmp_path / "runs" / "demo")
+    run([block for block in blocks_of(page) if "no-run" not in block.words], tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_words_behind_a_blocks_language_are_known(page: Path) -> None:
+    assert {word for block in blocks_of(page) for word in block.words} <= WORDS
+
+
+def test_the_readme_has_blocks_for_every_room() -> None:
+    code = "\n".join(block.code for block in blocks_of(README) if "no-run" not in block.words)
+    for word in ("unimodal.load", "unimodal embed", "unimodal train", "unimodal eval", "shards pack", "torchrun",
+                 "unimodal index", "unimodal search", "unimodal serve"):  # fmt: skip
+        assert word in code
 
 
 def test_the_suite_of_the_readme_is_one(tmp_path: Path) -> None:

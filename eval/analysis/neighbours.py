@@ -125,7 +125,7 @@ def _seeds(vectors: Vectors, count: int, rng: np.random.Generator) -> list[int]:
         weights = far / far.sum() if far.sum() > 0 else None  # None: each vector equals a seed already
         drawn = [int(one) for one in rng.choice(len(vectors), 2 + int(np.log(count)), p=weights)]
         nearer = np.minimum(far[:, None], _distances(vectors, drawn))  # (N, drawn)
-        best = int(nearer.sum(axis=0).argmin())
+        best = int(np.argmin(nearer.sum(axis=0)))
         seeds.append(drawn[best])
         far = nearer[:, best]
     return seeds
