@@ -14,7 +14,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Hashable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,12 @@ class LanceStore(VectorStore):
 
     def place(self) -> str:
         return str(Path(run(self.table.uri())).resolve())
+
+    def version(self) -> Hashable:
+        """The table's version, and when it was committed: a table that was made again counts from 1."""
+        version = int(run(self.table.version()))
+        commits = Path(run(self.table.uri())) / "_versions"
+        return version, commits.stat().st_mtime_ns
 
     def _current_schema(self) -> Schema:
         return _read_schema(self.table, "what is in the store's folder now")

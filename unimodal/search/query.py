@@ -38,7 +38,7 @@ from .combine import Vector, moved_away, weighted
 from .fusion import Found, Standard, best_first, best_of_groups, best_of_kinds, fused_by_rank, standards_of
 from .predicate import And, Compare, In, IsNull, Not, Or, Predicate, Value, checked
 from .rows import vectors_of
-from .schema import Schema, vector_column
+from .schema import ForeignModelError, Schema, vector_column
 from .store import Hit, VectorStore
 
 HYBRID_DEPTH = 100  # each list that is fused by rank is at least so deep
@@ -118,7 +118,7 @@ def search_many(
 def check_model(schema: Schema, fingerprint: str) -> None:
     """Raises ValueError, with the model that the store wants, for a fingerprint of another one."""
     if fingerprint != schema.fingerprint:
-        raise ValueError(
+        raise ForeignModelError(
             f"the store holds vectors of {schema.about.get('model') or 'another model'} (fingerprint "
             f"{schema.fingerprint}), and the query's model is another ({fingerprint}); load that one, or index again."
         )

@@ -14,6 +14,11 @@ FORMAT_VERSION = 1  # of the JSON below and of the columns' names
 
 MADE = "made"  # in `Schema.about`: the id of a store that a folder of embeddings fills
 
+
+class ForeignModelError(ValueError):
+    """Vectors of one model beside those of another."""
+
+
 FieldType = Literal["string", "int", "float", "bool", "strings"]
 # And what begins with vector_, prefix_, binary_, has_; LanceDB puts query_index beside the columns of several queries.
 RESERVED = ("id", "words", "thumbnail", "query_index")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
@@ -27,7 +27,7 @@ from unimodal.config import nearest
 
 from .predicate import And, In, Not, Or, Predicate, StartsWith, checked, push_not_down
 from .rows import check_unit, checked_rows, with_copies
-from .schema import FieldType, Schema, binary_column, prefix_column, vector_column
+from .schema import FieldType, ForeignModelError, Schema, binary_column, prefix_column, vector_column
 
 __all__ = [
     "FieldType", "Hit", "IndexSpec", "Schema", "UnsupportedError", "VectorStore", "Vectors",
@@ -184,6 +184,15 @@ class VectorStore(ABC):
         """How many items there are, or how many the filter keeps."""
         return self._count(self._filter(where) if where is not None else None)
 
+    def refresh(self) -> Schema:
+        """Read what the items are again, for another process may have made the store anew -> `schema`."""
+        self.schema = self._current_schema()
+        return self.schema
+
+    def version(self) -> Hashable | None:
+        """A value that is another one after every change of the items; None where the engine cannot tell cheaply."""
+        return None
+
     def place(self) -> str:
         """Where the store is: the same however its URL was spelled."""
         return f"memory:{id(self)}"
@@ -240,7 +249,7 @@ class VectorStore(ABC):
     def _refuse_foreign(self, fingerprint: str, what: str) -> None:
         if fingerprint != self.schema.fingerprint:
             model = self.schema.about.get("model", "another model")
-            raise ValueError(
+            raise ForeignModelError(
                 f"these {what} are of the model {fingerprint!r}, and the store holds vectors of {model} "
                 f"({self.schema.fingerprint!r}); use that model, or index again."
             )

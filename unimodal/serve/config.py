@@ -40,6 +40,7 @@ class ServeConfig(Config):
     names: tuple[str, ...] = ()  # what clients must call it, the first is shown; none or *: any name
     strict: bool = False  # refuse unknown keys of a body; false: ignore them, and name them in a header
     store: str = ""  # an index to search, e.g. lance:///dir; empty: embeddings only
+    reload: bool = False  # load the model again once the store was indexed with what lies there now
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)  # 0: any that is free
     device: str | tuple[str, ...] | None = None  # several: a copy of the model on each

@@ -15,13 +15,15 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
-from ..embedder import Embedder, Item
+from ..config import PreprocessConfig
+from ..embedder import Embedder, Item, load
 from ..inputs import Part, parts_of
 from ..preprocess import image_to_pixels
 from ..vectors import unit
@@ -56,11 +58,16 @@ class ModelError(Exception):
     """The model failed on everything that a request brought."""
 
 
+class ReplacedError(Exception):
+    """Another model is served than the one that a request was made for."""
+
+
 class Lifecycle:
-    """Whether the server goes down, and what that cost."""
+    """Whether the server goes down, and what that cost; and why its store cannot be searched, if it cannot."""
 
     draining = False  # not ready any more, though what comes is still taken
     cut_off = 0  # requests that were given up in the end
+    store_fault = ""  # without the path of anything
 
 
 class Engine:
@@ -70,41 +77,74 @@ class Engine:
     """
 
     def __init__(self, embedder: Embedder, config: ServeConfig) -> None:
-        self.embedder, self.config = embedder, config
+        self.config = config
         self.stats, self.lifecycle = Stats(), Lifecycle()
         self.queued_items = self.queued_bytes = 0
         self._requests: set[Request] = set()
         self._is_draining = False
-        self._modalities, self._picture_tokens = embedder.modalities, picture_tokens(embedder)
+        self._pool = ThreadPoolExecutor(config.decoders, thread_name_prefix="decode")
+        self._tokenisers = ThreadPoolExecutor(TOKENISERS, thread_name_prefix="tokenise")
+        self._install(embedder, *self._prepare(embedder))
+
+    def _prepare(self, embedder: Embedder) -> tuple[Batcher, list[Worker]]:
+        """A queue in front of a model, and the threads that will feed it."""
+        config, copies = self.config, range(len(embedder.models))
         area = embedder.config.preprocess.image_size**2
         pictures = max(1, config.batch_pixels // area) if config.batch_pixels else embedder.images_per_batch
         budgets = {"text": config.batch_tokens or embedder.tokens_per_batch, "image": pictures}
-        copies = range(len(embedder.models))
-        self._pool = ThreadPoolExecutor(config.decoders, thread_name_prefix="decode")
-        self._tokenisers = ThreadPoolExecutor(TOKENISERS, thread_name_prefix="tokenise")
         ahead = max(2 * pictures, config.decoders) * len(copies)
-        self._batcher = Batcher(self._decode, lambda job, failed: self._answer([(job, failed)]), self._pool, ahead)
-        self._workers = [
-            Worker(embedder, copy, self._batcher, budgets, self.stats, self._answer, config.ready_seconds / 3)
-            for copy in copies
-        ]
+
+        def fail(job: Job, failed: Failed) -> None:
+            self._answer([(job, failed)])
+
+        batcher = Batcher(partial(self._decode, embedder.config.preprocess), fail, self._pool, ahead)
+        seconds = config.ready_seconds / 3
+        workers = [Worker(embedder, copy, batcher, budgets, self.stats, self._answer, seconds) for copy in copies]
+        return batcher, workers
+
+    def _install(self, embedder: Embedder, batcher: Batcher, workers: list[Worker]) -> None:
+        """Let what is asked from now on go to this model."""
+        self.embedder, self._batcher, self._workers = embedder, batcher, workers
+        self._modalities, self._picture_tokens = embedder.modalities, picture_tokens(embedder)
 
     def start(self) -> None:
         """Start the threads; `ready()` is true once every copy of the model has made its first forward passes."""
-        for model in self.embedder.models:
-            model.eval()
-        for worker in self._workers:
-            worker.thread.start()
+        _start(self.embedder, self._workers)
 
-    async def embed(self, items: Sequence[Item], *, prompt: str = "") -> list[Outcome]:
+    async def replace(self, embedder: Embedder) -> bool:
+        """Serve another model, once it has made its first forward passes -> whether it is served now.
+
+        What was admitted before is answered by the model that it was admitted for.
+        """
+        batcher, workers = self._prepare(embedder)
+        _start(embedder, workers)
+        while not all(worker.last_good for worker in workers):
+            if self._is_draining or any(worker.failed_in_a_row for worker in workers):
+                batcher.close()
+                return False
+            await asyncio.sleep(0.05)
+        before, admitted = self._batcher, [request.answered for request in self._requests]
+        self._install(embedder, batcher, workers)
+        if admitted:
+            await asyncio.wait(admitted)
+        before.close()
+        return True
+
+    async def embed(
+        self, items: Sequence[Item], *, prompt: str = "", embedder: Embedder | None = None
+    ) -> list[Outcome]:
         """The vector of each item, or why it has none, in order. Cancelled, its items never reach the model.
 
         items: texts, pictures (bytes or PIL images, never paths) and {"text", "image", "weight"}; at most `max_items`.
         prompt: put before every text.
+        embedder: the model that they are meant for; None: whichever is served.
 
-        Raises OverloadedError when they do not all fit into the queue, DrainingError after `drain`, and ModelError when
-        the model failed on every one of them.
+        Raises OverloadedError when they do not all fit into the queue, DrainingError after `drain`, ReplacedError if
+        another model is served by now, and ModelError when the model failed on every one of them.
         """
+        if embedder not in (None, self.embedder):
+            raise ReplacedError("the model was replaced.")
+        embedder, batcher = self.embedder, self._batcher
         if self._is_draining:
             raise DrainingError("the server is shutting down.")
         if len(items) > self.config.max_items:
@@ -121,14 +161,14 @@ class Engine:
         self.queued_bytes += request.num_bytes
         self._requests.add(request)
         try:
-            await self._tokenise([job for job in jobs if job.kind == "text"], loop)
-            self._batcher.add([job for job in jobs if job.kind == "image" or job.content])
+            await self._tokenise([job for job in jobs if job.kind == "text"], embedder, loop)
+            batcher.add([job for job in jobs if job.kind == "image" or job.content])
             await request.answered
             return _answer_of(request)
         except asyncio.CancelledError:
             self.stats.cancelled += 1
             request.answered.cancel()
-            self._batcher.remove(request)
+            batcher.remove(request)
             raise
         finally:
             self.queued_items -= len(items)
@@ -172,6 +212,8 @@ class Engine:
         age = time.monotonic() - min(moment for moment in good if moment is not None)
         if age > self.config.ready_seconds:
             return False, f"the last forward pass that went well was {age:.0f} s ago"
+        if self.lifecycle.store_fault:
+            return False, self.lifecycle.store_fault
         return True, "ready"
 
     def stuck(self) -> bool:
@@ -228,27 +270,40 @@ class Engine:
         check_size(len(content), self.config)
         return len(content)
 
-    async def _tokenise(self, jobs: list[Job], loop: asyncio.AbstractEventLoop) -> None:
+    async def _tokenise(self, jobs: list[Job], embedder: Embedder, loop: asyncio.AbstractEventLoop) -> None:
         if not jobs:
             return
-        assert self.embedder.tokenizer is not None
+        assert embedder.tokenizer is not None
         texts = [job.content for job in jobs]
         if sum(map(len, texts)) <= TOKENISED_AT_ONCE:
-            token_ids = self.embedder.tokenizer(texts)
+            token_ids = embedder.tokenizer(texts)
         else:
-            token_ids = await loop.run_in_executor(self._tokenisers, self.embedder.tokenizer, texts)
+            token_ids = await loop.run_in_executor(self._tokenisers, embedder.tokenizer, texts)
         for job, ids in zip(jobs, token_ids, strict=True):
-            job.content, job.tokens, job.cost = ids, len(ids), self.embedder.padded_length(ids)
+            job.content, job.tokens, job.cost = ids, len(ids), embedder.padded_length(ids)
         _receive([(job, NO_TOKEN) for job in jobs if not job.content])
 
-    def _decode(self, picture: Any) -> Tensor:
-        return image_to_pixels(open_checked(picture, self.config), self.embedder.config.preprocess)
+    def _decode(self, preprocess: PreprocessConfig, image: Any) -> Tensor:
+        return image_to_pixels(open_checked(image, self.config), preprocess)
 
     def _answer(self, outcomes: list[tuple[Job, Outcome]]) -> None:
         """Hand outcomes over to the event loop of who asked; called on any thread."""
         for loop in {job.request.loop for job, _ in outcomes}:
             with suppress(RuntimeError):  # a loop that was closed: nobody waits there any more
                 loop.call_soon_threadsafe(_receive, [pair for pair in outcomes if pair[0].request.loop is loop])
+
+
+def load_embedder(config: ServeConfig) -> Embedder:
+    """The model that a server is configured with; raises ValueError if it cannot be loaded."""
+    device = list(config.device) if isinstance(config.device, tuple) else config.device
+    return load(config.model, device=device, dtype=config.dtype, calibrated=config.calibrated)
+
+
+def _start(embedder: Embedder, workers: Sequence[Worker]) -> None:
+    for model in embedder.models:
+        model.eval()
+    for worker in workers:
+        worker.thread.start()
 
 
 def _receive(outcomes: list[tuple[Job, Outcome]]) -> None:

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from .engine import DrainingError, ModelError, OverloadedError
+from .engine import DrainingError, ModelError, OverloadedError, ReplacedError
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,10 @@ NAMES = {  # status -> OpenAI's type and code
 TEI_TYPES = {413: "Validation", 422: "Tokenizer", 429: "Overloaded", 500: "Backend", 503: "Unhealthy"}
 COHERE_PATHS = ("/v1/embed", "/v2/embed")
 SHOWN = 60  # characters of a bad value that are repeated to who sent it
+
+
+class UnavailableError(Exception):
+    """What was asked cannot be answered now, and can be later; the reason is a sentence's beginning, without a path."""
 
 
 class UnknownKeyError(ValueError):
@@ -79,6 +83,10 @@ def as_api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, OverloadedError):
         return ApiError(429, "too many requests are waiting; try again later.", retry_after=error.retry_after)
+    if isinstance(error, UnavailableError):
+        return ApiError(503, f"{error}; try again later.", code="unavailable", retry_after=2)
+    if isinstance(error, ReplacedError):
+        return ApiError(503, "the model was replaced while it was asked; try again.", retry_after=1)
     if isinstance(error, DrainingError):
         return ApiError(503, "the server is shutting down; ask another one.", retry_after=1)
     if isinstance(error, ModelError):
@@ -106,7 +114,8 @@ def answer_errors(app: FastAPI) -> None:
             response.headers.update(error.headers)
         return response
 
-    for kind in (ApiError, OverloadedError, DrainingError, ModelError, RequestValidationError, HTTPException):
+    kinds = (ApiError, OverloadedError, UnavailableError, ReplacedError, DrainingError, ModelError)
+    for kind in (*kinds, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer)
 
 

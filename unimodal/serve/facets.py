@@ -12,8 +12,9 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any
 
 from pydantic import BaseModel
@@ -22,7 +23,9 @@ from ..search.store import FieldType, VectorStore
 
 MOST_VALUES = 100  # more is no list to choose from
 LONGEST_VALUE = 60  # characters; more is a text to read
-FRESH_SECONDS = 300.0  # a store may be written to while it is served
+FRESH_SECONDS = 10.0  # that they are kept where a store does not tell cheaply whether it was written to
+PATIENCE_SECONDS = 2.0  # to wait for new ones, while there are old ones
+REST = 4.0  # times what a scan took, before the next: a store that is always written to is not always scanned
 
 log = logging.getLogger(__name__)
 
@@ -48,39 +51,59 @@ Found = tuple[int, list[Facet]]
 
 
 class Facets:
-    """A store's facets, found by a thread beside those that search: at the start, and when old ones are asked for.
+    """A store's facets, found by a thread beside those that search: at the start, and whenever the store has changed.
 
-    To be asked by one event loop. Old facets are good enough while new ones are found.
+    To be asked by one event loop. Old facets are good enough for who has waited for new ones for a while.
     """
 
-    def __init__(self, store: VectorStore) -> None:
-        self.store = store
+    def __init__(self, store_of: Callable[[], VectorStore]) -> None:
+        """store_of: gives the store, as it is now."""
+        self._store_of = store_of
         self._found: Found | None = None
-        self._scan: Future[Found] = Future()
-        self._until = -math.inf  # when what was found is old; while a scan is under way, never
+        self._scan: Future[Found] | None = None  # the one that is under way
+        self._version: Hashable | None = None  # of the store that was found
+        self._found_at = self._not_before = -math.inf
 
     async def now(self) -> Found:
         """The number of items, and what their fields hold."""
-        scan = self.refresh()
-        return await asyncio.wrap_future(scan) if self._found is None else self._found
+        if self._found is None:
+            return await asyncio.wrap_future(self.scan())
+        if self._scan is None and time.monotonic() >= self._not_before and await asyncio.to_thread(self._is_old):
+            self.scan()
+        if self._scan is not None:
+            with suppress(asyncio.TimeoutError):
+                return await asyncio.wait_for(asyncio.wrap_future(self._scan), PATIENCE_SECONDS)
+        return self._found
 
-    def refresh(self) -> Future[Found]:
-        """The last scan, or a new one if that is long ago."""
-        if time.monotonic() > self._until:
-            self._until, self._scan = math.inf, Future()
-            self._scan.set_running_or_notify_cancel()  # who goes away does not cancel it for the others
-            threading.Thread(target=self._run, args=(self._scan,), name="facets").start()
+    def scan(self) -> Future[Found]:
+        """The scan that is under way, or a new one."""
+        if self._scan is None:
+            self._scan = scan = Future()
+            scan.set_running_or_notify_cancel()  # who goes away does not cancel it for the others
+            threading.Thread(target=self._run, args=(scan,), name="facets").start()
+            return scan
         return self._scan
 
+    def _is_old(self) -> bool:
+        version = self._store_of().version()
+        if version is None:
+            return time.monotonic() > self._found_at + FRESH_SECONDS
+        return version != self._version
+
     def _run(self, scan: Future[Found]) -> None:
+        started = time.monotonic()
         try:
-            found = self.store.count(), find_facets(self.store)
+            store = self._store_of()
+            version = store.version()  # before: what changes in between is found by the next scan
+            found = store.count(), find_facets(store)
         except Exception as error:
-            log.warning("the fields of the store were not read (%s); /v1/store tries again when it is asked.", error)
-            self._until = -math.inf
+            log.warning("the fields of the store were not read; /v1/store tries again when it is asked", exc_info=error)
+            self._scan = None
             scan.set_exception(error)
         else:
-            self._found, self._until = found, time.monotonic() + FRESH_SECONDS
+            self._found, self._version, self._found_at = found, version, time.monotonic()
+            self._not_before = self._found_at + REST * (self._found_at - started)
+            self._scan = None
             scan.set_result(found)
 
 

@@ -73,12 +73,13 @@ async def embed(
     whole: a text that is longer than what the model reads fails, where it would be cut.
     """
     scope["num_items"] = len(inputs)
+    embedder = engine.embedder
     items = await read_items(inputs, engine, scope["fetch"], strings)
     if whole:
-        items = await asyncio.to_thread(_without_long_texts, items, prompt, engine.embedder)
+        items = await asyncio.to_thread(_without_long_texts, items, prompt, embedder)
     _raise_first(items, on_error, param)
     good = [item for item in items if not isinstance(item, Failed)]
-    answers = iter(await engine.embed(good, prompt=prompt) if good else [])
+    answers = iter(await engine.embed(good, prompt=prompt, embedder=embedder) if good else [])
     results = [item if isinstance(item, Failed) else next(answers) for item in items]
     _raise_first(results, on_error, param)
     return results

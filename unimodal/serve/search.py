@@ -6,6 +6,7 @@ asked in a thread, and only so many requests may wait for one.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -21,17 +22,19 @@ from ..config import nearest
 from ..embedder import Item
 from ..search.predicate import Predicate, parse_where
 from ..search.query import Query as StoreQuery
-from ..search.query import check_model, check_query, find, inputs_of
+from ..search.query import check_query, find, inputs_of
 from ..search.store import VectorStore
 from .bodies import Body
 from .body_route import BodyRoute
 from .config import ServeConfig
 from .embeddings import json_response, shown_name
 from .engine import Engine, Failed
-from .errors import ApiError
+from .errors import ApiError, UnavailableError
 from .facets import Facet, Facets
+from .images import TooLargeError
 from .inputs import Fetch, picture_of, refuse_image_uri
 from .lookup import all_of, first_rows, hit_as_json, one_row, read_filters, row_as_json
+from .served_store import UNREADABLE, ServedStore
 from .waiting import Waiting
 
 THREADS = 4  # that ask the store; Lance and numpy let go of the interpreter meanwhile
@@ -158,38 +161,39 @@ class StoreResult(BaseModel):
 
 def search_router(engine: Engine, config: ServeConfig, store: VectorStore) -> APIRouter:
     """The routes for one store; raises ValueError if its vectors are another model's than the engine's."""
-    fingerprint = engine.embedder.fingerprint()
-    check_model(store.schema, fingerprint)
-    facets, threads = Facets(store), Waiting(THREADS, QUEUE)
+    threads = Waiting(THREADS, QUEUE)
+    served = ServedStore(store, engine, config, threads)
+    facets = Facets(lambda: served.store)
 
     @asynccontextmanager
     async def life(app: object) -> AsyncIterator[None]:
-        facets.refresh()  # of a large store they take a while
-        async with threads.life(app):
+        facets.scan()  # of a large store they take a while
+        async with threads.life(app), served.life():
             yield
 
     routes = APIRouter(tags=["search"], lifespan=life, route_class=BodyRoute)
 
     async def answer(body: SearchBody, request: Request) -> Response:
         if body.k > config.max_hits:
-            raise ApiError(400, f"k {body.k} is more than {config.max_hits}, the most this server gives.")
+            raise ApiError(400, f"k {body.k} is more than {config.max_hits}, the most this server gives.", param="k")
         started = time.perf_counter()
+        schema = served.store.schema
         with refused_as_400():
             where = all_of(parse_where(body.where) if body.where.strip() else None, body.filters)
             query = await query_of(body, where, engine, request.scope["fetch"])
             if query:
-                check_query(store.schema, query)
+                check_query(schema, query)
+        fingerprint = served.fingerprint  # nothing is awaited between here and the engine, which may get another model
         vectors = await embed_query(engine, inputs_of(query)) if query else []
         embedded = time.perf_counter()
 
-        def ask() -> list[dict[str, Any]]:
+        def ask(store: VectorStore) -> list[dict[str, Any]]:
             if query is None:
                 return first_rows(store, where, body.k, body.fields)
             found = find(store, query, vectors, fingerprint=fingerprint, fields=body.fields)
             return [hit_as_json(hit, store.schema) for hit in found]
 
-        with refused_as_400():
-            hits = await threads.run(ask)
+        hits = await served.run(ask)
         took = {"embed": 1e3 * (embedded - started), "search": 1e3 * (time.perf_counter() - embedded)}
         return json_response({"hits": hits, "count": len(hits), "took_ms": took})
 
@@ -204,7 +208,8 @@ def search_router(engine: Engine, config: ServeConfig, store: VectorStore) -> AP
     ) -> Response:  # fmt: skip
         for key in request.query_params:
             if key not in LINK_KEYS:
-                raise ApiError(400, f"unknown key {key[:60]!r}; {nearest(key, LINK_KEYS)}", param=key[:60])
+                message = f"unknown key {key[:60]!r}; {nearest(key, LINK_KEYS)}"
+                raise ApiError(400, message, code="unknown_parameter", param=key[:60])
         with refused_as_400():
             refuse_image_uri(q)
         body = SearchBody(text=q, like=like, where=where, k=k, hybrid=hybrid, group_by=group_by)
@@ -212,8 +217,12 @@ def search_router(engine: Engine, config: ServeConfig, store: VectorStore) -> AP
 
     @routes.get("/v1/store", response_model=StoreResult)
     async def describe() -> Response:
-        count, fields = await facets.now()
-        schema = store.schema
+        schema = served.store.schema
+        try:
+            count, fields = await facets.now()
+        except Exception as error:
+            await served.look()
+            raise UnavailableError(engine.lifecycle.store_fault or UNREADABLE) from error
         return json_response({
             "model": shown_name(config), "count": count, "vectors": list(schema.vectors),
             "words": schema.words, "modalities": sorted(engine.embedder.modalities),
@@ -223,16 +232,26 @@ def search_router(engine: Engine, config: ServeConfig, store: VectorStore) -> AP
 
     @routes.get("/v1/items/{id:any}", response_model=ItemResult)
     async def item(id: str) -> Response:
-        columns = ["id", *store.schema.fields]
-        row = await threads.run(lambda: one_row(store, id, columns))
-        return json_response(row_as_json(row, store.schema))
+        def find_item(store: VectorStore) -> dict[str, Any]:
+            return row_as_json(one_row(store, id, ["id", *store.schema.fields]), store.schema)
+
+        return json_response(await served.run(find_item))
 
     @routes.get("/v1/thumbnails/{id:any}", responses={200: {"content": {"image/jpeg": {}}}}, response_class=Response)
-    async def thumbnail(id: str) -> Response:
-        row = await threads.run(lambda: one_row(store, id, ["id", "thumbnail"])) if store.schema.thumbnails else {}
-        if not row.get("thumbnail"):
+    async def thumbnail(id: str, request: Request) -> Response:
+        def find_thumbnail(store: VectorStore) -> bytes:
+            row = one_row(store, id, ["id", "thumbnail"]) if store.schema.thumbnails else {}
+            content: bytes = row.get("thumbnail") or b""
+            return content
+
+        content = await served.run(find_thumbnail)
+        if not content:
             raise ApiError(404, f"item {id[:200]!r} has no thumbnail; /v1/items has what is kept of it.")
-        return Response(row["thumbnail"], media_type="image/jpeg", headers=THUMBNAIL_HEADERS)
+        tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+        headers = {**THUMBNAIL_HEADERS, "ETag": tag}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type="image/jpeg", headers=headers)
 
     return routes
 
@@ -254,7 +273,7 @@ class AnyConvertor(Convertor[str]):
 register_url_convertor("any", AnyConvertor())
 
 THUMBNAIL_HEADERS = {
-    "Cache-Control": "private, max-age=3600",  # private: it may have taken a key to see it
+    "Cache-Control": "private, max-age=10",  # private: it may have taken a key to see it; then asked by its ETag
     "Content-Security-Policy": "default-src 'none'",
     "X-Content-Type-Options": "nosniff",
 }
@@ -295,4 +314,4 @@ def refused_as_400() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ApiError(400, str(error)) from None
+        raise ApiError(413 if isinstance(error, TooLargeError) else 400, str(error)) from None

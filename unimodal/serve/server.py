@@ -16,12 +16,11 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from ..embedder import load
 from .app import create_app
 from .config import API_KEYS, ServeConfig, read_api_keys
 from .connections import bounded_protocol
 from .embeddings import shown_name
-from .engine import Engine
+from .engine import Engine, load_embedder
 from .logs import write_logs
 
 CUT_OFF, STUCK = 1, 70  # exit statuses: requests were dropped at the end; the model hung (EX_SOFTWARE)
@@ -44,8 +43,7 @@ def serve(config: ServeConfig) -> int:
         from ..search.store import open_store
 
         store = open_store(config.store)
-    device = list(config.device) if isinstance(config.device, tuple) else config.device
-    engine = Engine(load(config.model, device=device, dtype=config.dtype, calibrated=config.calibrated), config)
+    engine = Engine(load_embedder(config), config)
     app = create_app(engine, config, store)
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

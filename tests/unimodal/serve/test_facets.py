@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -101,20 +102,63 @@ async def until(kept: Facets, number: int) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_they_are_kept_for_a_while_and_then_found_again(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_they_follow_the_store(store: VectorStore) -> None:
     async def ask() -> None:
-        kept = Facets(store)
+        kept = Facets(lambda: store)
         assert (await kept.now())[0] == NUMBER
         store.upsert(rows(range(NUMBER, NUMBER + 4)), fingerprint="f")
-        kept.refresh().result()
-        assert (await kept.now())[0] == NUMBER
-        monkeypatch.setattr(facets, "FRESH_SECONDS", 0.0)
-        kept = Facets(store)
-        assert (await kept.now())[0] == NUMBER + 4
-        store.upsert(rows(range(NUMBER + 4, NUMBER + 8)), fingerprint="f")
-        await until(kept, NUMBER + 8)
+        await until(kept, NUMBER + 4)
+        store.delete(ids=["0", "1"])
+        await until(kept, NUMBER + 2)
+        store.upsert(rows(range(2, 3)).set_column(5, "price", pa.array([500.0])), fingerprint="f")
+        async with asyncio.timeout(20):  # the count is the same
+            while next(one for one in (await kept.now())[1] if one.name == "price").high != 500:
+                await asyncio.sleep(0.01)
 
     asyncio.run(ask())
+
+
+def test_a_store_that_does_not_change_is_not_scanned_again(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(monkeypatch)
+    held.go.set()
+    monkeypatch.setattr(facets, "REST", 0.0)
+
+    async def ask() -> None:
+        kept = Facets(lambda: store)
+        for _ in range(5):
+            assert (await kept.now())[0] == NUMBER
+        assert held.calls == 1
+
+    asyncio.run(ask())
+
+
+def test_of_a_store_without_versions_they_are_kept_for_moments(
+    store: VectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "version", lambda: None)
+    monkeypatch.setattr(facets, "REST", 0.0)
+
+    async def ask() -> None:
+        kept = Facets(lambda: store)
+        assert (await kept.now())[0] == NUMBER
+        store.upsert(rows(range(NUMBER, NUMBER + 4)), fingerprint="f")
+        assert (await kept.now())[0] == NUMBER
+        monkeypatch.setattr(facets, "FRESH_SECONDS", 0.0)
+        await until(kept, NUMBER + 4)
+
+    asyncio.run(ask())
+
+
+def test_a_store_that_was_made_again_has_another_version(tmp_path: Path) -> None:
+    schema = Schema(dim=4, fingerprint="f", fields=FIELDS)
+    versions = []
+    for _ in range(2):
+        store = create_store(str(tmp_path / "again"), schema)
+        store.upsert(rows(range(4)), fingerprint="f")
+        versions.append(store.version())
+        assert store.version() == versions[-1]
+        shutil.rmtree(tmp_path / "again")
+    assert versions[0] != versions[1]
 
 
 class Held:
@@ -130,14 +174,14 @@ class Held:
         return find_facets(store)
 
 
-def test_old_ones_are_told_while_new_ones_are_found(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facets, "FRESH_SECONDS", 0.0)
+def test_old_ones_are_given_to_who_has_waited(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facets, "REST", 0.0)
+    monkeypatch.setattr(facets, "PATIENCE_SECONDS", 0.05)
 
     async def ask() -> None:
-        kept = Facets(store)
+        kept = Facets(lambda: store)
         assert (await kept.now())[0] == NUMBER
         held = Held(monkeypatch)
-        monkeypatch.setattr(facets, "FRESH_SECONDS", 300.0)
         store.upsert(rows(range(NUMBER, NUMBER + 4)), fingerprint="f")
         assert (await kept.now())[0] == NUMBER
         assert (await kept.now())[0] == NUMBER
@@ -152,7 +196,7 @@ def test_who_stops_waiting_stops_no_scan(store: VectorStore, monkeypatch: pytest
     held = Held(monkeypatch)
 
     async def ask() -> None:
-        kept = Facets(store)
+        kept = Facets(lambda: store)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(kept.now(), 0.01)
         held.go.set()
@@ -164,7 +208,7 @@ def test_who_stops_waiting_stops_no_scan(store: VectorStore, monkeypatch: pytest
 
 def test_a_scan_that_fails_is_an_error_and_tried_again(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
     async def ask() -> None:
-        kept = Facets(store)
+        kept = Facets(lambda: store)
         with monkeypatch.context() as broken:
             broken.setattr(facets, "find_facets", lambda store: 1 / 0)
             with pytest.raises(ZeroDivisionError):
