@@ -67,7 +67,7 @@ def test_a_model_and_its_store_are_served_until_a_signal(model: Path, tmp_path: 
     embedder = load(model, device="cpu")
     store = _store(tmp_path / "store", embedder.fingerprint(), embedder.encode_document(TITLES))
     command = [sys.executable, "-m", "unimodal", "serve", str(model), "--store", str(store), "port=0", "log=json",
-               "delay_seconds=0", "device=cpu"]  # fmt: skip
+               "delay_seconds=0", "device=cpu", "proxies=[127.0.0.1]"]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         try:
@@ -79,12 +79,13 @@ def test_a_model_and_its_store_are_served_until_a_signal(model: Path, tmp_path: 
             with httpx.Client(base_url=address, timeout=60) as client:
                 found = client.post("/v1/embeddings", json=body).json()["data"][0]["embedding"]
                 np.testing.assert_allclose([found], embedder.encode("red mug"), atol=1e-5)
+                assert client.get("/v1/store", headers={"X-Forwarded-For": "203.0.113.7"}).json()["count"] == 4
                 hits = client.get("/v1/search", params={"q": "blue lamp", "k": 2}).json()["hits"]
                 assert len(hits) == 2
                 assert client.get("/").headers["content-type"].startswith("text/html")
         finally:
             server.send_signal(signal.SIGTERM)
-        server.stderr.read()
+        assert '"client":"203.0.113.7"' in server.stderr.read()
         assert server.wait(60) == 0
 
 

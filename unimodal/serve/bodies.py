@@ -322,7 +322,7 @@ def prompt_of(body: EmbeddingsBody | TeiBody | CohereBody | CohereV1Body, prompt
         raise ApiError(400, f"{' and '.join(said)} say the same; send one of them.", param=next(iter(said)))
     for way, name in said.items():
         if way == "prompt":
-            return name
+            return str(name)
         if name in prompts:
             return prompts[name]
         known = {"task": TASKS, "input_type": INPUT_TYPES}.get(way, {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -132,7 +133,6 @@ def _without_repeats(pairs: Sequence[tuple[str, Any]]) -> Mapping[str, Any]:
     """An object; raises ApiError for a key that is there twice, of which one would be lost."""
     made = dict(pairs)
     if len(made) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
         raise ApiError(400, f"the body has the key {twice[:60]!r} twice; send it once.", param=twice[:60])
     return made

@@ -78,7 +78,8 @@ class Facets:
     def scan(self) -> Future[Found]:
         """The scan that is under way, or a new one."""
         if self._scan is None:
-            self._scan = scan = Future()
+            scan: Future[Found] = Future()
+            self._scan = scan
             scan.set_running_or_notify_cancel()  # who goes away does not cancel it for the others
             threading.Thread(target=self._run, args=(scan,), name="facets").start()
             return scan

@@ -21,6 +21,7 @@ def test_a_server_listens_on_loopback_and_fetches_nothing_unless_told() -> None:
     assert config().host == "127.0.0.1"
     assert config().urls.allow == ()
     assert config().cors == ()
+    assert config().proxies == ()
 
 
 def test_keys_are_overridden_one_by_one() -> None:

@@ -306,7 +306,7 @@ def test_blanks_alone_do_not_fail_their_neighbours(client: TestClient, served: E
     assert "input 1" in refused(client, {"input": ["a", ""]})
 
 
-NULL = {
+NULL: dict[str, tuple[str, Any, type[Body]]] = {
     "/v1/embeddings": ("input", "a", EmbeddingsBody),
     "/v1/embed": ("texts", ["a"], CohereV1Body),
     "/v2/embed": ("texts", ["a"], CohereBody),
@@ -323,7 +323,11 @@ def test_a_key_that_is_null_is_absent(client: TestClient, path: str) -> None:
     nulls = {name: None for name in kind.model_fields if name not in (key, *body)}
     response = client.post(path, json={**nulls, **body, key: value})
     assert response.status_code == 200, response.text
-    assert {**response.json(), "id": 0} == {**plain.json(), "id": 0} if path != "/embed" else plain.json()
+    found, expected = response.json(), plain.json()
+    for answer in (found, expected):
+        if isinstance(answer, dict):
+            answer.pop("id", None)  # Cohere's, of the request
+    assert found == expected
     assert "X-Unimodal-Ignored" not in response.headers
 
 

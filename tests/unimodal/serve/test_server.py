@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import multiprocessing
 import os
 import signal
@@ -93,20 +94,25 @@ def wait_until(is_true: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 def test_openais_own_client_gets_the_embedders_vectors(
-    tiny: ModelConfig, served: Embedder, texts: list[str], tmp_path: Path
+    tiny: ModelConfig, served: Embedder, texts: list[str], png: Callable[[int], bytes], tmp_path: Path
 ) -> None:
     (tmp_path / "keys").write_text(KEY + "\n")
-    with running(tiny, 0.0, api_keys_file=str(tmp_path / "keys")) as server:
+    uri = "data:image/png;base64," + base64.encodebytes(png(3)).decode()
+    with running(tiny, 0.0, names=[], api_keys_file=str(tmp_path / "keys")) as server:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0)
-        by_default = client.embeddings.create(input=texts, model="tiny")  # asks for base64 and decodes it
+        by_default = client.embeddings.create(input=texts, model="text-embedding-3-small")  # as base64
+        image = client.embeddings.create(input=["a hat", uri], model="text-embedding-ada-002").data[1].embedding
+        azure = openai.AzureOpenAI(azure_endpoint=server.url, api_key=KEY, api_version="2024-10-21", max_retries=0)
+        of_azure = azure.embeddings.create(input=texts, model="shop").data
         as_floats = client.embeddings.create(input=texts, model="tiny", encoding_format="float", dimensions=8)
         assert [model.id for model in client.models.list()] == ["slow"]
         with pytest.raises(openai.BadRequestError, match="not between 1 and embed_dim 24"):
             client.embeddings.create(input=texts, model="tiny", dimensions=99)
         with pytest.raises(openai.AuthenticationError, match="this API key is not known"):
             client.with_options(api_key="wrong").embeddings.create(input=texts, model="tiny")
-    found = [one.embedding for one in by_default.data]
-    np.testing.assert_allclose(found, served.encode(texts), atol=1e-5)
+    for data in (by_default.data, of_azure):
+        np.testing.assert_allclose([one.embedding for one in data], served.encode(texts), atol=1e-5)
+    np.testing.assert_allclose([image], served.encode(png(3)), atol=1e-5)
     np.testing.assert_allclose(
         [one.embedding for one in as_floats.data], served.encode(texts, truncate_dim=8), atol=1e-5
     )
