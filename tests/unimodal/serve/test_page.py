@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
 from tests.unimodal.serve.shop import INJECTED, build_shop, png, title
 from unimodal.embedder import Embedder
+from unimodal.search.predicate import parse_where
 from unimodal.serve.app import create_app
 from unimodal.serve.config import API_KEYS, ServeConfig
 from unimodal.serve.engine import Engine
@@ -292,6 +294,20 @@ def test_a_broken_file_is_a_readable_error_and_the_page_goes_on(opened: Any) -> 
     settled(opened)
     assert opened.locator("#trouble").is_hidden()
     assert len(titles(opened)) == 24
+
+
+def test_an_open_page_follows_the_store(opened: Any, shop: tuple[Embedder, Any]) -> None:
+    embedder, store = shop
+    assert opened.inner_text("#catalogue") == "30 items"
+    row = pa.Table.from_batches(list(store.scan(where=parse_where("id = 'p/3'"))))
+    row = row.set_column(row.column_names.index("id"), "id", pa.array(["new"]))
+    store.upsert(row, fingerprint=embedder.fingerprint())
+    try:
+        opened.wait_for_timeout(3_100)
+        ask(opened, "mug")
+        opened.wait_for_selector("#catalogue:has-text('31 items')")
+    finally:
+        store.delete(ids=["new"])
 
 
 def test_everything_is_done_by_keyboard(opened: Any) -> None:

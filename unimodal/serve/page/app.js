@@ -9,6 +9,8 @@ import { PAGE, emptySearch, fromAddress, isAsking, toAddress, toBody } from "./s
 const at = (id) => document.getElementById(id);
 let store = null; // what /v1/store says
 let reading = null; // the promise of it
+let readAt = 0; // when
+const FRESH = 3000; // milliseconds that it is taken for fresh
 let fields = new Map();
 let search = emptySearch();
 let setFilters = () => {};
@@ -28,10 +30,8 @@ async function readStore() {
 }
 
 function useStore(answer) {
-  store = answer;
-  fields = new Map(store.fields.map((field) => [field.name, field]));
+  useFacts(answer);
   search = fromAddress(location.search, history.state, fields);
-  at("catalogue").textContent = `${store.count.toLocaleString()} items`;
   at("catalogue").title = store.model ? `Searched with ${store.model}` : "";
   const seesPictures = store.modalities.includes("image");
   document.querySelector(".pick").hidden = !seesPictures;
@@ -42,6 +42,14 @@ function useStore(answer) {
   at("vector-choice").hidden = store.vectors.length < 2;
   const names = { text: "texts", image: "pictures", fused: "both at once" };
   for (const vector of store.vectors) at("vector").append(new Option(names[vector] ?? vector, vector));
+}
+
+// What changes while a store is written to: its count, and the values of its fields.
+function useFacts(answer) {
+  store = answer;
+  readAt = Date.now();
+  at("catalogue").textContent = `${store.count.toLocaleString()} items`;
+  fields = new Map(store.fields.map((field) => [field.name, field]));
   setFilters = buildFilters(at("filters-body"), store.fields, (field, wanted) => {
     const filters = { ...search.filters };
     if (wanted) filters[field] = wanted;
@@ -49,6 +57,21 @@ function useStore(answer) {
     find({ filters, k: PAGE });
   });
   at("filters").hidden = !at("filters-body").children.length;
+}
+
+// The store's facts again, beside hits that are fresh; not while somebody is at the filters that would be built again.
+async function followStore() {
+  if (Date.now() - readAt < FRESH) return;
+  readAt = Date.now();
+  const answer = await askJson("/v1/store").catch(() => null); // the next search asks again
+  if (!answer) return;
+  const isSame = JSON.stringify(answer.fields) === JSON.stringify(store.fields);
+  if (isSame || at("filters-body").contains(document.activeElement)) {
+    at("catalogue").textContent = `${answer.count.toLocaleString()} items`;
+    return;
+  }
+  useFacts(answer);
+  setFilters(search.filters);
 }
 
 // What the address and the history say, shown and searched for.
@@ -86,6 +109,7 @@ async function run() {
   try {
     const found = await askJson("/v1/search", { body: toBody(search, store), signal });
     showFound(found);
+    followStore();
   } catch (error) {
     if (error.name !== "AbortError") showProblem(error);
   } finally {
