@@ -28,11 +28,11 @@ LONGEST = 100  # letters that a hit shows of one field
 
 
 def index(
-    model: Annotated[str, typer.Argument(help="As for eval.")] = "",
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="As for eval.")] = "",
     source: Annotated[
         str, typer.Argument(metavar="INPUT", help="A folder of images, a table, hf:NAME or shards.")
     ] = "",
-    store: Annotated[str, typer.Argument(help="A folder (lance:///dir), or milvus://host:port.")] = "",
+    store: Annotated[str, typer.Argument(metavar="STORE", help="A folder (lance:///dir), or milvus://host:port.")] = "",
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="text=\\[title,description] image=photo fields=\\[price:float]"),

@@ -58,19 +58,20 @@ def read_inputs(folder: Path) -> list[IndexedInput]:
     file = folder / INPUTS
     if not file.is_file():
         return _inputs_without_a_list(folder)
+    broken = f"{file} is not a list of inputs; remove the folder, and index the inputs again."
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         version = values["format_version"]
-        inputs = [IndexedInput(**{**one, "files": tuple(one["files"])}) for one in values["inputs"]]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"{file} is not a list of inputs ({error}); remove the folder and index the inputs again."
-        ) from None
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(broken) from None
     if version != FORMAT_VERSION:
         raise ValueError(
             f"{file} has format {version}, and this version of unimodal reads {FORMAT_VERSION}; update unimodal."
         )
-    return inputs
+    try:
+        return [IndexedInput(**{**one, "files": tuple(one["files"])}) for one in values["inputs"]]
+    except (TypeError, KeyError):
+        raise ValueError(broken) from None
 
 
 def write_inputs(folder: Path, inputs: Sequence[IndexedInput]) -> None:
