@@ -129,7 +129,7 @@ def index(
                 make_store(store_url, folder, plan.schema, overwrite=store_exists(store_url))
             write_inputs(folder, [*others, entry])
             filled = _fill(store_url, folder, show_progress)
-            _clean_up(folder, inputs)
+            _clean_up(folder, inputs, entry.input)
             shared = _count_shared(folder, others, entry, filled)
             repeated = entry.repeated
     return Summary(
@@ -194,7 +194,7 @@ def forget(store_url: str, name: str, *, embeddings: Path | None = None, show_pr
         kept = [one for one in inputs if one.input != wanted]
         write_inputs(folder, kept)
         filled = _fill(store_url, folder, show_progress)
-        _clean_up(folder, [*inputs, IndexedInput(wanted, (), 0, 0, 0)])
+        _clean_up(folder, inputs, wanted)
     return filled
 
 
@@ -477,14 +477,15 @@ def _write_skipped(folder: Path, inputs: Sequence[IndexedInput]) -> None:
     write_skipped(folder, lines)
 
 
-def _clean_up(folder: Path, before: Sequence[IndexedInput]) -> None:
-    """Remove what no input needs any more; before: the inputs of before the run, and that of the run.
+def _clean_up(folder: Path, before: Sequence[IndexedInput], name: str) -> None:
+    """Remove what no input needs any more; before: the inputs of before the run. name: the input of the run.
 
-    The files of a run over another input that has not finished stay.
+    What a run over another input has embedded that has not finished stays.
     """
     inputs = read_inputs(folder)
-    others = {one.input for one in inputs[:-1]}
-    remove_unlisted(folder, inputs, [one.input for one in [*before, *inputs] if one.input not in others])
+    listed_names = {one.input for one in inputs}
+    gone = [one.input for one in before if one.input not in listed_names]
+    remove_unlisted(folder, inputs, [name, *gone])
 
 
 def _count_shared(folder: Path, others: Sequence[IndexedInput], entry: IndexedInput, filled: Filled) -> int:

@@ -694,8 +694,12 @@ def test_the_inputs_are_listed_and_one_is_forgotten(saved: str, tmp_path: Path) 
         (day1, 2, 1), (str(tmp_path / "day2.jsonl"), 3, 3),
     ]  # fmt: skip
     assert unfinished == {bad: 1}
+    write_day(tmp_path / "day2.jsonl", {"b": 2})
+    with pytest.raises(ValueError, match="2 of 3 items"):
+        index_day(saved, str(tmp_path / "day2.jsonl"), store, max_removed=0)
     forget(store, bad)
-    assert list_inputs(store)[1] == {}
+    # What a refused run of another input has embedded stays.
+    assert list_inputs(store)[1] == {str(tmp_path / "day2.jsonl"): 1}
     with pytest.raises(ValueError, match=r"has no input 'day3.jsonl'; there is: .*day1.jsonl, .*day2.jsonl"):
         forget(store, "day3.jsonl")
     assert forget(store, day1).removed == 1
