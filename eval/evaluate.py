@@ -74,6 +74,17 @@ def evaluate(
     return results
 
 
+def score_names(suite: Suite, loaded: Mapping[str, TaskData]) -> list[str]:
+    """The scores that `evaluate` will give of these data, as "task metric"."""
+    names = []
+    for name, data in loaded.items():
+        is_both_ways = isinstance(data, RetrievalData) and data.both_ways
+        rows = [f"{name}/text->image", f"{name}/image->text"] if is_both_ways else [name]
+        metrics = _metrics(name, data, suite.task_of(name).metrics)
+        names += [f"{row} {metric}" for row in rows for metric in metrics]
+    return names
+
+
 def score_task(
     store: EmbeddingStore,
     name: str,

@@ -10,8 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.conftest import Recipe
+from training.loop import train
 from training.resume import write_config
 from unimodal.cli import app
+from unimodal.cli.train import _evaluator
 from unimodal.config import read_config
 
 
@@ -107,3 +109,25 @@ def test_the_recipe_that_a_dry_run_prints_is_one(recipe: Recipe, tmp_path: Path)
     printed = _dry_run(tmp_path / "dry", recipe).partition("┏")[0]
     (tmp_path / "printed.yaml").write_text(printed, encoding="utf-8")
     assert read_config(type(recipe()), tmp_path / "printed.yaml") == recipe()
+
+
+@pytest.mark.parametrize(
+    "wanted", ["squares/text->image hit_rate_at_10", "squares hit_rate_at_10", "squares/text->image x"]
+)
+def test_a_best_score_that_validation_does_not_give_is_refused_before_the_first_step(
+    recipe: Recipe, world: Path, tmp_path: Path, wanted: str
+) -> None:
+    suite = tmp_path / "suite.yaml"
+    suite.write_text("tasks: {squares: {kind: image-text, rows: {input: pictures.jsonl}, text: captions}}")
+    settings = {"suite": str(suite), "data_root": str(world), "every": 1, "best": wanted, "split": "all"}
+    config = recipe({"steps": 1, "eval": settings})
+    evaluate, load = _evaluator(config)
+    assert load is not None
+    assert evaluate is not None
+    if "/text->image hit" not in wanted:
+        with pytest.raises(ValueError, match="is not a validation score; did you mean 'squares/text->image"):
+            load()
+        return
+    load()
+    assert train(config, evaluate=evaluate, load=load).is_dir()
+    assert (Path(config.run) / "best").is_dir()

@@ -64,8 +64,9 @@ def _evaluator(config: TrainConfig) -> tuple[Evaluate, Callable[[], None]] | tup
     """Validation during training: scores by "task metric" of the suite that the recipe names, and what loads it."""
     if config.eval is None:
         return None, None
+    from unimodal.config import nearest
     from unimodal.eval.evaluate import evaluate as score
-    from unimodal.eval.evaluate import rows_of
+    from unimodal.eval.evaluate import rows_of, score_names
     from unimodal.eval.suites import load_tasks
 
     settings, suite = config.eval, _read_suite(config.eval)
@@ -74,6 +75,9 @@ def _evaluator(config: TrainConfig) -> tuple[Evaluate, Callable[[], None]] | tup
 
     def load() -> None:  # what is missing is said before the first step, not at the first validation
         loaded.update(load_tasks(suite, root, settings.split))
+        names = score_names(suite, loaded)
+        if settings.best and settings.best not in names:
+            raise ValueError(f"eval.best {settings.best!r} is not a validation score; {nearest(settings.best, names)}")
 
     def validate(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float | None]:
         options = {"split": settings.split, "tasks": loaded, "validation": True, "should_stop": should_stop}
