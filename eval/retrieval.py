@@ -121,7 +121,7 @@ def chances(data: RetrievalData, metrics: Sequence[str]) -> dict[str, float]:
     """metric -> what a random order of the documents would score: for each query of those that it searches."""
     totals = dict.fromkeys(metrics, 0.0)
     for num_documents, part in _by_size(data):
-        for metric in metrics:
+        for metric in totals:
             totals[metric] += chance(metric, num_documents, part) * len(part)
     return {metric: total / len(data.queries) for metric, total in totals.items()}
 

@@ -37,7 +37,7 @@ from .data.folder_tasks import (
     WebdatasetTask,
     Xtd10Task,
 )
-from .data.tasks import ImageTextTask, LookupTask, StsTask, TextRetrievalTask
+from .data.tasks import ImageTextTask, LookupTask, StsTask, TextRetrievalTask, distinct
 from .prepare.table import data_sets, names_of
 
 TaskConfig = Annotated[
@@ -64,6 +64,11 @@ class Average(Config):
     tasks: list[str] = Field(min_length=1)  # as their rows name them: "figures/text->image", "nfcorpus"
     metric: str
 
+    @field_validator("tasks")
+    @classmethod
+    def _tasks_are_distinct(cls, tasks: list[str]) -> list[str]:
+        return distinct(tasks)
+
 
 class Analysis(Config):
     """What is looked at beside the scores of the plain vectors."""
@@ -75,6 +80,11 @@ class Analysis(Config):
     map: Literal["none", "pca", "umap"] = "none"  # texts and pictures in two dimensions
     robustness: list[str] = Field(default=[])  # what is done to queries: typos, first half, poor jpeg, ...
     contamination: list[str] = Field(default=[])  # training shards in which the suite is looked for
+
+    @field_validator("dims", "robustness", "contamination")
+    @classmethod
+    def _are_distinct(cls, values: list[Any]) -> list[Any]:
+        return distinct(values)
 
     @field_validator("robustness")
     @classmethod

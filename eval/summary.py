@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import warnings
 from collections.abc import Iterable, Sequence
 
 from .results import Half, Row, TaskResult
@@ -28,6 +29,12 @@ def summary_rows(results: Sequence[TaskResult], suite: Suite) -> list[Row]:
     means = [row for row in found if row is not None]
     known.update({(row.task, row.metric, row.variant): row for row in means})
     for name, average in suite.averages.items():
+        absent = [task for task in average.tasks if (task, average.metric, "") not in known]
+        if absent:
+            warnings.warn(
+                f"the average {name!r} is left out: {absent[0]} has no row of {average.metric}.", stacklevel=2
+            )
+            continue
         averaged = [_mean(name, average.metric, variant, average.tasks, known) for variant in variants]
         means += [row for row in averaged if row is not None]
     return means + balance_rows(results)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from unimodal.config import Config, nearest, parse_config
 from unimodal.rows import RowsConfig, read_numbered_rows, read_rows
@@ -19,12 +19,19 @@ from unimodal.tables.fields import image_folder
 from .datasets import TaskData, image_text_data, pair_data, text_retrieval_data
 from .lookup import Catalogue, Questions, forms_of, lookup_data, rows_of_catalogue
 
+T = TypeVar("T")
+
 
 class Task(Config):
     """What every task has."""
 
     metrics: list[str] = Field(default=[])  # what to print of it; empty: what is usual for its kind
     get: str = ""  # its data set's name for `unimodal prepare`
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics_are_distinct(cls, metrics: list[str]) -> list[str]:
+        return distinct(metrics)
 
     @property
     def parts(self) -> list[str]:
@@ -154,6 +161,14 @@ class LookupTask(Task):
                 data = lookup_data(asked, catalogue, questions, self.catalogue, self.grades, form, root)
                 loaded[f"{name}->{form}"] = data
         return loaded
+
+
+def distinct(values: list[T]) -> list[T]:
+    """The values; ValueError for one that is there twice, which would be scored, and counted in a mean, twice."""
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{value!r} is there twice; name each once.")
+    return values
 
 
 def rows_of_split(rows: RowsConfig, splits: Mapping[str, Mapping[str, Any]], split: str) -> RowsConfig:

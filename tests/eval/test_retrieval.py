@@ -120,3 +120,8 @@ def test_a_query_that_searches_nothing_has_no_chance() -> None:
     data = RetrievalData(["a", "b"], ["x", "y"], [[0], [1]], excluded=[[0, 1], []])
     metrics = [f"{family}_at_2" for family in METRICS]
     assert all(0 < value <= 0.5 for value in chances(data, metrics).values())
+
+
+def test_a_metric_that_is_named_twice_has_the_chance_of_one() -> None:
+    data = RetrievalData(["a", "b"], ["x", "y"], [[0], [1]])
+    assert chances(data, ["hit_rate_at_1", "hit_rate_at_1"]) == {"hit_rate_at_1": 0.5}

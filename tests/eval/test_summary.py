@@ -51,7 +51,8 @@ def test_languages_are_averaged_and_their_mean_is_in_the_averages_of_the_suite()
 
 def test_a_mean_of_which_a_task_is_not_there_is_left_out() -> None:
     suite = suite_of({"both": {"tasks": ["a", "b"], "metric": "ndcg_at_10"}}, a=captions("a"))
-    assert summary_rows([scored("a", "text", ("ndcg_at_10", 0.5, ""))], suite) == []
+    with pytest.warns(UserWarning, match="the average 'both' is left out: b has no row of ndcg_at_10"):
+        assert summary_rows([scored("a", "text", ("ndcg_at_10", 0.5, ""))], suite) == []
     both = suite_of({"both": {"tasks": ["a", "b"], "metric": "ndcg_at_10"}}, a=captions("a"), b=captions("b"))
     unscored = [scored("a", "text", ("ndcg_at_10", 0.5, "")), scored("b", "text", ("ndcg_at_10", None, ""))]
     assert summary_rows(unscored, both) == []
@@ -108,3 +109,17 @@ def test_one_half_alone_has_no_balance() -> None:
     assert balance_rows([scored("sts", "text", ("spearman", 0.8, ""))]) == []
     unscored = scored("photos/text->image", "cross-modal", ("hit_rate_at_1", None, ""))
     assert balance_rows([scored("sts", "text", ("spearman", 0.8, "")), unscored]) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"averages": {"all": {"tasks": ["a", "a"], "metric": "ndcg"}}}, "averages.all.tasks: 'a' is there twice"),
+        ({"analysis": {"dims": [8, 8]}}, "analysis.dims: 8 is there twice; name each once"),
+        ({"analysis": {"robustness": ["typos", "typos"]}}, "analysis.robustness: 'typos' is there twice"),
+        ({"tasks": {"a": {**captions("a"), "metrics": ["recall_at_5"] * 2}}}, "metrics: 'recall_at_5' is there twice"),
+    ],
+)
+def test_what_would_count_twice_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_config(Suite, {"tasks": {"a": captions("a")}, **values})
