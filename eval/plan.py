@@ -41,7 +41,8 @@ def plan(store: EmbeddingStore, tasks: Mapping[str, TaskData], *, measure: bool 
     """Count what the tasks ask the store to encode.
 
     measure: encode two small batches of texts and two of pictures, whose vectors the store keeps, and tell from the
-        second ones how long the rest will take. Raises what `EmbeddingStore.fill` raises.
+        second ones how long the rest will take. Raises what `EmbeddingStore.fill` raises; if an image of these batches
+        cannot be decoded, the error names all that cannot.
     """
     parts = {name: store.parts(asked_of(data, store.modalities)) for name, data in tasks.items()}
     needs = {name: _needs(store, some) for name, some in parts.items()}
@@ -118,7 +119,11 @@ def _seconds(store: EmbeddingStore, parts: Sequence[Part]) -> float:
         spent = 0.0
         for batch in (chosen[::2], chosen[1::2]):  # the first one warms up
             began = time.perf_counter()
-            store.fill(([part.content], part.prompt) for part in batch)
+            try:
+                store.fill(([part.content], part.prompt) for part in batch)
+            except ValueError:
+                store.check_images(parts)  # one is broken: name all of them now, not one after the other
+                raise
             spent = (time.perf_counter() - began) / max(1, sum(map(cost_of, batch)))
         seconds += spent * (sum(map(cost_of, missing)) - sum(map(cost_of, chosen)))
     return seconds

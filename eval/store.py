@@ -13,6 +13,7 @@ import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
@@ -123,11 +124,15 @@ class EmbeddingStore:
                 done = self._encode_all(texts, 0, broken, advance)
                 self._encode_all(pictures, done, broken, advance)
         if broken:
-            more = f" and {len(broken) - _NAMED:,} more" if len(broken) > _NAMED else ""
-            raise ValueError(
-                f"{len(broken):,} of {len(pictures):,} pictures cannot be decoded: {'; '.join(broken[:_NAMED])}{more}; "
-                "mend them or take them out of the data (all others are encoded)."
-            )
+            raise ValueError(_broken_text(broken, len(pictures), "all others are encoded"))
+
+    def check_images(self, parts: Iterable[Part]) -> None:
+        """Decode every image that has no vector yet; ValueError that names those that cannot be decoded."""
+        images = [part for part in parts if part.kind == "image" and not self.knows(part)]
+        with ThreadPoolExecutor() as pool:
+            broken = [fault for fault in pool.map(lambda part: _fault(part.content), images) if fault]
+        if broken:
+            raise ValueError(_broken_text(broken, len(images), "the others are still to be encoded"))
 
     def missing(self, asked: Iterable[Asked]) -> list[Part]:
         """Those of its `parts` that have no vector yet."""
@@ -217,6 +222,14 @@ def _block(missing: Sequence[Part], start: int, budget: float) -> list[Part]:
 def cost_of(one: Part) -> int:
     """What it takes to encode a part, in characters of a text or in pictures."""
     return len(one.content) + _OF_A_TEXT if isinstance(one.content, str) else 1
+
+
+def _broken_text(broken: Sequence[str], count: int, otherwise: str) -> str:
+    more = f" and {len(broken) - _NAMED:,} more" if len(broken) > _NAMED else ""
+    return (
+        f"{len(broken):,} of {count:,} images cannot be decoded: {'; '.join(broken[:_NAMED])}{more}; mend them or take "
+        f"them out of the data ({otherwise})."
+    )
 
 
 def _read(picture: Path | Deferred) -> bytes:

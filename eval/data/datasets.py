@@ -247,12 +247,24 @@ def checked(name: str, data: TaskData) -> TaskData:
         return _with_note_of_hopeless(data)
     if isinstance(data, PairData):
         _refuse_empty(name, "texts", [*data.left, *data.right])
+        unknown = next((number for number, score in enumerate(data.scores) if not math.isfinite(score)), None)
+        if unknown is not None:
+            raise ValueError(
+                f"{name}: the score of pair {unknown} is {data.scores[unknown]}; remove or repair the pair."
+            )
     else:
         _refuse_empty(name, "pictures", data.images)
         _refuse_empty(name, "class names", data.class_names)
         outside = sorted({label for label in data.labels if not 0 <= label < len(data.class_names)})
         if outside:
             raise ValueError(f"{name}: label {outside[0]} is of none of its {len(data.class_names)} classes; add it.")
+        same = [one for one, count in Counter(data.class_names).items() if count > 1]
+        if same:
+            warnings.warn(
+                f"{name}: {same[0]!r} is the name of several classes ({len(same)} such names), which no model can tell "
+                "apart: all images but those of one of them count as wrong; write other words into classnames.txt.",
+                stacklevel=2,
+            )
         if not all("{c}" in template for template in data.templates) or not data.templates:
             raise ValueError(f'{name}: templates {data.templates[:2]} must say where the class goes; write "{{c}}".')
     return data

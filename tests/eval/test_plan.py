@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from eval.data.datasets import Fused, Input, PairData, RetrievalData, TaskData, ZeroShotData
@@ -75,3 +76,11 @@ def test_the_table_has_a_line_a_task_and_the_time() -> None:
     assert "mini: 38 texts and 30 pictures to encode, about 0 s" in printed
     assert ["pictures", "30", "30", "30", "30"] in [line.split() for line in printed.splitlines()]
     assert any(line.strip().startswith("all, each once") for line in printed.splitlines())
+
+
+def test_all_broken_images_are_named_before_the_others_are_encoded() -> None:
+    encoder = HashEncoder()
+    broken: list[Input] = [b"broken %d" % number for number in range(10)]
+    data = RetrievalData(CAPTIONS, [*PICTURES[:20], *broken], [[number] for number in range(30)], both_ways=True)
+    with pytest.raises(ValueError, match=r"10 of \d+ images cannot be decoded: .* and 2 more; .*still to be encoded"):
+        plan(EmbeddingStore(encoder), {"task": data})

@@ -205,7 +205,7 @@ def test_all_broken_pictures_are_named_and_all_others_are_encoded(tmp_path: Path
     broken: list[Input] = [tmp_path / "cut.png", Deferred("test/0.tar: 17.jpg", lambda: b"<html>"), b"nothing"]
     encoder = HashEncoder()
     store = EmbeddingStore(encoder)
-    with pytest.raises(ValueError, match="3 of 23 pictures cannot be decoded") as caught:
+    with pytest.raises(ValueError, match="3 of 23 images cannot be decoded") as caught:
         store.encode([*good[:9], *broken, *good[9:]])
     assert str(tmp_path / "cut.png") in str(caught.value)
     assert "test/0.tar: 17.jpg" in str(caught.value)

@@ -149,6 +149,7 @@ GOOD = RetrievalData(["one", "two"], ["a", "b"], [[0], [1]])
         (replace(GOOD, relevant=[[0], []], query_ids=["p", "q"]), "task: query 'q' has no relevant document; leave"),
         (replace(GOOD, relevant=[[0], []], lost=[[1.0], []]), "task: query '1' has no relevant document; leave"),
         (PairData([], [], []), "task has no texts; "),
+        (PairData(["a"], ["b"], [float("nan")]), "task: the score of pair 0 is nan; remove or repair the pair"),
         (PairData(["a", ""], ["b", "c"], [1, 2]), "task: number 1 of its texts is an empty text; "),
         (ZeroShotData([b"x"], [2], ["cat", "dog"], ["{c}"]), "task: label 2 is of none of its 2 classes; "),
         (ZeroShotData([b"x"], [1], ["cat", "dog"], ["a photo"]), r'must say where the class goes; write "\{c\}"'),
@@ -226,3 +227,9 @@ def test_pairs_remember_their_groups() -> None:
 def test_a_score_that_is_no_number_is_refused() -> None:
     with pytest.raises(ValueError, match="'score' of row 7 is 'high'; a similarity score is a number"):
         pair_data([(7, {"a": "x", "b": "y", "score": "high"})], "a", "b", "score")
+
+
+def test_classes_of_one_name_are_told() -> None:
+    data = ZeroShotData([b"x", b"y"], [0, 1], ["crane", "crane", "dog"], ["a {c}"])
+    with pytest.warns(UserWarning, match="'crane' is the name of several classes .*, which no model can tell apart"):
+        checked("task", data)
