@@ -23,9 +23,11 @@ from .progress import progress_bar
 from .search.fields import unstorable
 from .search.items import IndexConfig, Item, ItemsConfig, items, surveyed, units
 from .search.reading import RawRow, Unit
-from .search.skipped import SKIPPED, Skipped
+from .search.skipped import Skipped
 from .tables.files import written_name
 from .tables.skipped import limit_of, too_many
+
+SKIPPED = "skipped.jsonl"
 
 
 class Embedded(NamedTuple):
