@@ -134,7 +134,7 @@ def test_a_split_that_is_not_there_is_named(tmp_path: Path) -> None:
         ids(tmp_path, input="saved", split="trian")
 
 
-MISSING = [None, float("nan"), "", "  ", []]
+MISSING: list[Any] = [None, float("nan"), "", "  ", []]
 
 
 @pytest.mark.parametrize("value", MISSING, ids=repr)

@@ -205,7 +205,7 @@ def test_too_many_unreadable_images_end_a_pack(tmp_path: Path) -> None:
 
 
 def test_missing_values_are_not_packed_as_words(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"t": "Hat", "c": None, "d": ["a", float("nan"), "b"]},
         {"t": "Cap", "c": float("nan"), "d": "NA"},
         {"t": float("nan"), "c": None, "d": "x"},

@@ -220,7 +220,7 @@ def test_what_is_not_relevant_need_not_be_there(tmp_path: Path) -> None:
 
 
 def test_a_missing_text_or_title_is_not_a_word_and_a_missing_id_is_refused(tmp_path: Path) -> None:
-    corpus = [
+    corpus: list[dict[str, Any]] = [
         {"_id": 1, "title": float("nan"), "text": "Cells."},
         {"_id": 2, "title": None, "text": ["Atoms", None, "quarks"]},
         {"_id": 3, "title": "Quarks", "text": float("nan")},
