@@ -110,7 +110,6 @@ def _train(run: Run, evaluate: Evaluate | None, show_progress: bool | None, sign
                 _count(run, batches, fed.num_skipped)
                 rate = _learning_rate(run.stages, run.step)
                 stats = _step(run, batches, rate)
-                _watch_idle(run, batches, stats)
                 num_nonfinite = 0 if stats.is_finite else num_nonfinite + 1
                 if num_nonfinite == MAX_NONFINITE:
                     raise FloatingPointError(_describe_nonfinite(run, num_nonfinite, batches))
@@ -120,6 +119,7 @@ def _train(run: Run, evaluate: Evaluate | None, show_progress: bool | None, sign
                     advance(run.step, run.log.line())
                     if run.step % config.log_every == 0 or run.step == last:
                         run.log.write(run.step, run.stages[place_of(run.stages, run.step - 1).stage], run.model)
+                _watch_idle(run, batches, stats)
                 if run.step % config.save_every == 0 or run.step == last:
                     _save(run)
                 stop = _validate(run, evaluate, signals)
