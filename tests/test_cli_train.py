@@ -49,7 +49,7 @@ def test_a_dry_run_says_what_is_not_there(recipe: Recipe, tmp_path: Path) -> Non
         ),
         (["eval={suite: mini, every: 2, best: figres ndcg_at_10}"], "'figres' is of no task of the suite"),
         (["model=null", "init=/no/model"], "init '/no/model' is not there; check the path, or give a hub id"),
-        (["model=null", "init=hf:./model"], "init './model' is not there"),
+        (["model=null", "init=hf:./model"], "init 'hf:./model' is not there"),
         (["model.text.tokenizer=no/such/tokenizer"], "model.text.tokenizer 'no/such/tokenizer' is not there"),
         (["model.text.name=/no/model"], "model.text.name '/no/model' is not there"),
         (["init=/no/model"], "model and init are both given; take one of them out, with model=null or init=null"),

@@ -193,6 +193,9 @@ def test_an_installed_module_is_the_one_in_the_wheel(installed: Path, tmp_path: 
 
 @pytest.mark.parametrize("recipe", ["demo", "openstax-mini"])
 def test_an_installed_recipe_is_checked_by_its_name_from_anywhere(installed: Path, tmp_path: Path, recipe: str) -> None:
+    here = ["model.text.name=bert", f"model.text.tokenizer={__file__}"]  # any file will do
+    if recipe == "openstax-mini":
+        here.append("model.text.pretrained=false")
     program = (
         "import sys; sys.argv[0] = 'unimodal'\n"
         "from unimodal.cli import app\n"
@@ -200,7 +203,7 @@ def test_an_installed_recipe_is_checked_by_its_name_from_anywhere(installed: Pat
         "import unimodal.training.config as config\n"
         "print('torch' in sys.modules, config.__file__)"
     )
-    finished = run(installed, tmp_path, "-c", program, "train", recipe, "--dry-run", "steps=7")
+    finished = run(installed, tmp_path, "-c", program, "train", recipe, "--dry-run", "steps=7", *here)
     assert finished.returncode == 0, finished.stderr
     *plan, last = finished.stdout.splitlines()
     assert "steps: 7" in plan

@@ -17,6 +17,7 @@ from unimodal.preprocess import Tokenizer, load_tokenizer
 
 from . import distributed
 from .config import TrainConfig, check_prefixes
+from .start import check_towers
 
 
 def make_model(config: TrainConfig, checkpoint: Path | None) -> tuple[DualEncoder, Tokenizer]:
@@ -29,8 +30,10 @@ def make_model(config: TrainConfig, checkpoint: Path | None) -> tuple[DualEncode
         model, tokenizer = embedder.models[0], embedder.tokenizer
         if tokenizer is None:
             raise ValueError(
-                f"init {source!r} has no text tower, and every task has a text side; start from another model."
+                f"init {str(source)!r} has no text tower, and every task has a text side; start from another model."
             )
+        if checkpoint is None:
+            check_towers(config, embedder.modalities)
         wanted = tuple({**dict.fromkeys(model.config.logit_scales), **tasks})
         return _with_logit_scales(model, wanted, config), tokenizer
     assert config.model is not None

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -26,6 +25,7 @@ from .calibration import Calibration, centre, load_calibration
 from .checkpoint import load_model
 from .config import ModelConfig, check_truncation
 from .fingerprint import model_fingerprint
+from .hub import local_folder
 from .inputs import Item as Item
 from .inputs import Picture as Picture
 from .inputs import check_unicode, parts_of
@@ -307,27 +307,6 @@ def load(
             raise ValueError(f"{source} is no model directory and has no calibration; load it without calibrated=True.")
         means = load_calibration(folder, model.config.embed_dim)
     return Embedder(model.eval(), tokenizer, device=device, dtype=dtype, truncate_dim=truncate_dim, calibration=means)
-
-
-def local_folder(name: str, source: str) -> Path:
-    """The folder itself, or the snapshot of a hub repository (weights as safetensors, configuration, tokenizer).
-
-    source: the name as it was given, for what goes wrong.
-    """
-    if Path(name).is_dir():
-        return Path(name)
-    if name.count("/") != 1 or name.startswith((".", "/")):
-        raise ValueError(f"model {source!r} is not a folder, and a hub id looks like owner/name; check the path.")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.model", "README.md"])
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        why = shorten(str(error), 160, placeholder=" …")
-        raise ValueError(f"model {source!r} is no folder here and the hub gave none ({why}).") from None
 
 
 def _items(inputs: Item | Sequence[Item]) -> list[Item]:

@@ -173,7 +173,7 @@ def _parse_dims(text: str) -> list[int]:
 
 def _find_models(names: Sequence[str]) -> None:
     """Refuse a model that is not there before another one is scored for hours; one of the hub is fetched."""
-    from unimodal.embedder import local_folder
+    from unimodal.hub import local_folder
 
     for name in names if len(names) > 1 else ():
         if ":" not in name:

@@ -121,9 +121,10 @@ def _print_plan(config: TrainConfig) -> None:
 
     from unimodal.progress import open_console
     from unimodal.training.data.check import check_data
+    from unimodal.training.start import check_start
     from unimodal.yaml_text import dump_yaml
 
-    _check_paths(config)
+    check_start(config)
     world_size = os.environ.get("WORLD_SIZE")
     found = check_data(config, int(world_size) if world_size else None)
     tasks = [(number, name, task) for number, stage in enumerate(config.plan) for name, task in stage.tasks.items()]
@@ -153,17 +154,6 @@ def _print_plan(config: TrainConfig) -> None:
     open_console().print(table)
     if validation:
         print(validation)
-
-
-def _check_paths(config: TrainConfig) -> None:
-    """Raise ValueError for a model or tokenizer that is a path by its looks (and not a hub id) and is not there."""
-    named = {"init": (config.init or "").removeprefix("hf:")}
-    if config.model is not None and config.model.text is not None:
-        named |= {"model.text.name": config.model.text.name, "model.text.tokenizer": config.model.text.tokenizer}
-    for key, name in named.items():
-        is_path = name.count("/") > 1 or name.startswith((".", "/", "~")) or name.endswith(".json")
-        if is_path and ":" not in name and not Path(name).exists():
-            raise ValueError(f"{key} {name!r} is not there; check the path, or give a hub id such as owner/name.")
 
 
 def _describe_stage(stage: Stage) -> str:

@@ -8,9 +8,11 @@ open_clip:local-dir:FOLDER     a folder as open_clip saves one
 
 from __future__ import annotations
 
+from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
-from ..config import ImageTowerConfig, ModelConfig, TextTowerConfig
+from ..config import ImageTowerConfig, ModelConfig, TextTowerConfig, nearest
 from ..model import DualEncoder, build_model
 from ..preprocess import Tokenizer, load_tokenizer
 from ..towers.light_imports import import_timm
@@ -24,18 +26,7 @@ def from_open_clip(spec: str) -> tuple[DualEncoder, Tokenizer]:
 
     Raises ValueError for an unknown name, and for weights that neither lie here nor can be fetched.
     """
-    pretrained: bool | str
-    if has_schema(spec):
-        name, pretrained = spec, True
-        if spec.startswith("hf-hub:"):
-            _find_repository(spec.removeprefix("hf-hub:"), f"the model {spec!r} lies")
-        settings = open_clip_settings(name)
-    else:
-        name, _, tag = spec.partition("/")
-        pretrained = tag or False
-        settings = open_clip_settings(name)
-        if tag:
-            _find_weights(name, tag)
+    name, pretrained, settings = check_source(spec)
     text = TextTowerConfig(
         library="open_clip", name=name, pretrained=pretrained, pooling="native", projection="none",
         max_length=settings["text_cfg"].get("context_length", 77),
@@ -51,11 +42,36 @@ def from_open_clip(spec: str) -> tuple[DualEncoder, Tokenizer]:
     return model, tokenizer
 
 
+def check_source(spec: str) -> tuple[str, bool | str, dict[str, Any]]:
+    """Look whether a model is there, without fetching its weights.
+
+    spec: as for `from_open_clip`.
+
+    Returns open_clip's name of it, what `pretrained` is for its weights, and its architecture.
+
+    Raises ValueError for an unknown name or tag, and for weights that neither lie here nor can be fetched.
+    """
+    if has_schema(spec):
+        if spec.startswith("hf-hub:"):
+            _find_repository(spec.removeprefix("hf-hub:"), f"the model {spec!r} lies")
+        return spec, True, open_clip_settings(spec)
+
+    name, _, tag = spec.partition("/")
+    settings = open_clip_settings(name)
+    if tag:
+        _find_weights(name, tag)
+    return name, tag or False, settings
+
+
 def _find_weights(name: str, tag: str) -> None:
     import_timm()
     import open_clip
 
-    repository = (open_clip.get_pretrained_cfg(name, tag) or {}).get("hf_hub", "").rpartition("/")[0]
+    weights = open_clip.get_pretrained_cfg(name, tag)
+    if not weights and not Path(tag).is_file():
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        raise ValueError(f"open_clip has no weights {tag!r} of {name!r}, nor is it a file; {nearest(tag, tags)}")
+    repository = (weights or {}).get("hf_hub", "").rpartition("/")[0]
     if repository:  # else it is a file, a URL, or no such tag
         _find_repository(repository, f"the weights {tag!r} of {name!r} lie")
 

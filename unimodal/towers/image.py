@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ImageTowerConfig, PreprocessConfig, nearest
+from ..hub import check_files
 from ..weights import check_finite, check_fit
 from .light_imports import import_timm
 from .open_clip import open_clip_model, without_folder
@@ -60,9 +61,8 @@ def build_image_tower(
     return (_from_timm if config.library == "timm" else _from_open_clip)(config, preprocess, keep_preprocess)
 
 
-def _from_timm(
-    config: ImageTowerConfig, preprocess: PreprocessConfig, keep_preprocess: bool
-) -> tuple[ImageTower, PreprocessConfig, ImageTowerConfig]:
+def _timm_name(config: ImageTowerConfig) -> str:
+    """The name of a model with its tag; raises ValueError for an unknown one."""
     timm = import_timm()
 
     architecture, _, tag = config.name.partition(".")
@@ -74,7 +74,15 @@ def _from_timm(
     if (tag and tag not in tags) or (config.pretrained and not tags):
         way_out = nearest(tag, tags) if tags else "set pretrained to false."
         raise ValueError(f"timm has no weights {tag!r} of {architecture}; {way_out}")
-    name = f"{architecture}.{tag}" if tag else architecture
+    return f"{architecture}.{tag}" if tag else architecture
+
+
+def _from_timm(
+    config: ImageTowerConfig, preprocess: PreprocessConfig, keep_preprocess: bool
+) -> tuple[ImageTower, PreprocessConfig, ImageTowerConfig]:
+    timm = import_timm()
+
+    name = _timm_name(config)
     settings = timm.get_pretrained_cfg(name)
     if config.pretrained and not keep_preprocess and settings is not None:
         preprocess = PreprocessConfig(
@@ -96,6 +104,20 @@ def _from_timm(
         backbone.train()
     tower = ImageTower(backbone, width, config.pooling, getattr(backbone, "num_prefix_tokens", 0), False)
     return tower, preprocess, config.model_copy(update={"pretrained": False})
+
+
+def check_timm_weights(config: ImageTowerConfig) -> None:
+    """Look whether timm's pretrained weights are there, without fetching them.
+
+    Raises ValueError for an unknown name or tag, and for weights that neither lie here nor can be fetched.
+    """
+    timm = import_timm()
+
+    name = _timm_name(config)
+    settings = timm.get_pretrained_cfg(name)
+    is_elsewhere = settings is not None and settings.hf_hub_id and "pretrained_cfg_overlay" not in config.kwargs
+    if is_elsewhere:
+        check_files(settings.hf_hub_id, f"the weights of image.name {name!r}", ("*.safetensors", "*.bin"))
 
 
 def _timm_backbone(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:

@@ -117,6 +117,7 @@ def read_settings(name: str, kwargs: Mapping[str, Any]) -> Any:
     Raises ValueError if there is none, or if the model is made by code that this does not have: transformers would
     build something else of the same name, and its vectors would be others.
     """
+    import_transformers()
     from transformers import AutoConfig, PreTrainedConfig, __version__
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 

@@ -1,0 +1,115 @@
+"""What a run's model is made of: whether it is there, and whether it has the towers that the tasks need.
+
+A dry run asks this before torch is imported and before any weights are fetched.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+from unimodal.config import ModelConfig, parse_config
+from unimodal.hub import check_files
+
+from .config import TrainConfig
+
+_WEIGHTS = ("*.safetensors",)
+_SETTINGS = ("config.json",)
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model", "*.spm", "*.bpe.model")
+
+
+def check_start(config: TrainConfig) -> None:
+    """Refuse a recipe whose model a run could not make.
+
+    Raises ValueError for an `init`, a tokenizer or pretrained weights that are not there, and for a model to start from
+    that lacks a tower.
+    """
+    if config.init is not None:
+        check_towers(config, _towers_of(config.init))
+    elif config.model is not None:
+        _check_names(config.model)
+
+
+def check_towers(config: TrainConfig, towers: Collection[str]) -> None:
+    """Raise ValueError unless the model that a run starts from has both sides of every task.
+
+    towers: "image", "text" or both.
+    """
+    for stage in config.plan:
+        for name, task in stage.tasks.items():
+            needed = ("image", "text") if task.kind == "image-text" else ("text",)
+            missing = next((kind for kind in needed if kind not in towers), None)
+            if missing is None:
+                continue
+
+            way_out = "start from another model"
+            kind, colon, source = str(config.init).partition(":")
+            if colon and kind == "hf" and missing == "image":
+                way_out = (
+                    "leave init out and give the towers by name: "
+                    f"model.text.name={source} model.text.pretrained=true model.image.name=... model.embed_dim=..."
+                )
+            raise ValueError(f"init {str(config.init)!r} has no {missing} tower, which task {name!r} needs; {way_out}.")
+
+
+def _towers_of(init: str) -> tuple[str, ...]:
+    """The towers of a model to start from, by its files."""
+    kind, colon, name = init.partition(":")
+
+    if colon and kind == "hf":
+        check_files(name, f"init {init!r}", (*_WEIGHTS, "*/*.safetensors"))
+        return ("text",)
+
+    if colon and kind == "open_clip":
+        from unimodal.interop.open_clip import check_source  # open_clip itself knows its names, and imports torch
+
+        check_source(name)
+        return ("image", "text")
+
+    check_files(init, f"init {init!r}", _WEIGHTS)
+    file = Path(init) / "config.json"
+    if not Path(init).is_dir():
+        return ("image", "text")  # at the hub: its config.json is not fetched for this
+    if not file.is_file():
+        raise ValueError(f"init {init!r} has no config.json; give a model directory, or hf:FOLDER for other models.")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error}); save the model again.") from None
+    model = parse_config(ModelConfig, values if isinstance(values, dict) else {"": values}, source=str(file))
+    return tuple(kind for kind in ("image", "text") if getattr(model, kind) is not None)
+
+
+def _check_names(model: ModelConfig) -> None:
+    text, image = model.text, model.image
+
+    if text is not None and text.library == "transformers":
+        _check_tokenizer(
+            text.tokenizer or text.name,
+            "model.text.tokenizer" if text.tokenizer else "the tokenizer of model.text.name",
+        )
+        is_named = "/" in text.name or Path(text.name).is_dir()  # else it is a model type
+        if is_named:
+            check_files(text.name, f"model.text.name {text.name!r}", _WEIGHTS if text.pretrained else _SETTINGS)
+    elif text is not None and text.tokenizer:
+        _check_tokenizer(text.tokenizer, "model.text.tokenizer")
+
+    if image is not None and image.pretrained and image.library == "timm":
+        from unimodal.towers.image import check_timm_weights  # timm itself knows its names, and imports torch
+
+        check_timm_weights(image)
+
+    for tower in (image, text):
+        if tower is not None and tower.library == "open_clip":
+            from unimodal.interop.open_clip import check_source
+
+            check_source(f"{tower.name}/{tower.pretrained}" if isinstance(tower.pretrained, str) else tower.name)
+
+
+def _check_tokenizer(name: str, key: str) -> None:
+    if Path(name).is_file():
+        return
+    if name.endswith(".json"):
+        raise ValueError(f"{key} {name!r} is not there; check the path, or give a folder or a hub id.")
+    check_files(name, f"{key} {name!r}", _TOKENIZERS)
