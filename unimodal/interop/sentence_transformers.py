@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from torch import nn
 
 from ..config import ModelConfig, TextTowerConfig
 from ..model import DualEncoder, build_model
@@ -95,7 +96,7 @@ def from_transformers(folder: Path) -> tuple[DualEncoder, Tokenizer]:
         )
     )
     if dim != width:
-        assert model.text_projection is not None
+        assert isinstance(model.text_projection, nn.Linear)
         with torch.no_grad():  # the first dimensions, as they are
             model.text_projection.weight.copy_(torch.eye(dim, width))
     return model, tokenizer
@@ -129,7 +130,7 @@ def _read_module(backbone: Path) -> dict[str, Any]:
     """The settings of the Transformer module."""
     files = [backbone / f"sentence_{kind}_config.json" for kind in _MODULE_FILES]
     file = next((file for file in files if file.is_file()), files[0])
-    module = _read(file)
+    module: dict[str, Any] = _read(file)
 
     for key, plain in _PLAIN.items():
         value = module.get(key) or plain
