@@ -21,7 +21,7 @@ test: $(READY)
 	@rm -f $(SKIPPED); \
 	OMP_NUM_THREADS=1 SKIPPED_TESTS=$(SKIPPED) $(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile; tests=$$?; \
 	$(MAKE) --no-print-directory lint; lint=$$?; \
-	cat $(SKIPPED); \
+	cat $(SKIPPED) 2>/dev/null || echo 'skipped: not known, for the tests did not run to their end'; \
 	echo "tests: $$([ $$tests -eq 0 ] && echo passed || echo FAILED)"; \
 	echo "lint and types: $$([ $$lint -eq 0 ] && echo passed || echo FAILED)"; \
 	[ $$tests -eq 0 ] || exit $$tests; exit $$lint
@@ -67,6 +67,7 @@ check-python:
 $(READY): pyproject.toml requirements.lock
 	@$(MAKE) --no-print-directory check-python
 	$(PYTHON) -m venv $(VENV)
+	@echo 'installing the packages of requirements.lock into $(VENV): some minutes, and 6 GB on Linux'
 	$(BIN)/pip install --quiet -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	touch $(READY)
