@@ -97,3 +97,33 @@ with light_imports._later(light_imports._COMPILER):
 assert torch._dynamo.config is sys.modules["torch._dynamo.config"]
 """
     modules_after(f"import sys\n{program}")
+
+
+def test_a_package_that_imports_a_part_of_the_compiler_gets_the_real_one(tmp_path: Path) -> None:
+    (tmp_path / "newer_timm.py").write_text("from torch._dynamo.eval_frame import OptimizedModule")
+    program = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+from unimodal.towers import light_imports
+light_imports._import("newer_timm", modules=light_imports._COMPILER)
+import newer_timm, torch._dynamo
+assert newer_timm.OptimizedModule is torch._dynamo.eval_frame.OptimizedModule
+"""
+    modules_after(program)
+
+
+def test_two_threads_that_import_at_once_leave_nothing_behind() -> None:
+    program = """
+import sys, threading, torch
+disable = torch.compiler.disable
+from unimodal.towers.light_imports import import_timm, import_transformers
+threads = [threading.Thread(target=target) for target in (import_timm, import_transformers)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert torch.compiler.disable is disable
+assert "torch._dynamo" not in sys.modules and "scipy.optimize" not in sys.modules
+assert {"timm", "transformers"} <= sys.modules.keys()
+"""
+    modules_after(program)

@@ -3,7 +3,8 @@
 torchvision, timm and transformers pull in torch's compiler for a handful of functions and decorators that a tower never
 calls, and transformers pulls in scipy's optimizer for the loss of object detection. Together that is more than half of
 the time that it takes to import them. Here these functions get a stand-in, which imports the real thing when it is
-called; whatever else is asked of the compiler while timm and transformers are imported gives the real one.
+called; whatever else is asked of the compiler while timm and transformers are imported gives the real one. A submodule
+that a newer version imports cannot be found through a stand-in: then the package is imported in the plain way.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
@@ -23,19 +25,30 @@ _COMPILER = {
 }
 _OPTIMIZER = {"scipy.optimize": ("linear_sum_assignment",)}  # transformers.loss
 
+_LOCK = threading.RLock()  # one import at a time: two would put back each other's stand-ins
+
 
 def import_timm() -> Any:
     """The package timm, which brings torchvision; call it before `import open_clip` too, which brings both."""
-    with _later(_COMPILER):
-        return importlib.import_module("timm")
+    _import("timm", modules=_COMPILER)
+    return sys.modules["timm"]
 
 
 def import_transformers() -> Any:
     """The package transformers with what every text tower of it imports, ready for `from transformers import ...`."""
-    with _later(_COMPILER | _OPTIMIZER):
-        importlib.import_module("transformers.modeling_layers")
-        importlib.import_module("transformers.masking_utils")
-    return importlib.import_module("transformers")
+    _import("transformers.modeling_layers", "transformers.masking_utils", modules=_COMPILER | _OPTIMIZER)
+    return sys.modules["transformers"]
+
+
+def _import(*names: str, modules: dict[str, tuple[str, ...]]) -> None:
+    """Import packages while stand-ins stand for `modules`, and without them what that cannot import."""
+    with _LOCK:
+        with suppress(ImportError), _later(modules):
+            for name in names:
+                importlib.import_module(name)
+
+        for name in names:
+            importlib.import_module(name)
 
 
 class _StandIn(ModuleType):
