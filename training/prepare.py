@@ -43,7 +43,7 @@ def make_model(config: TrainConfig, checkpoint: Path | None) -> tuple[DualEncode
     tokenizer, text = load_tokenizer(config.model.text)
     model = build_model(ModelConfig(**{**settings, "text": text}))
     assert model.text is not None
-    tokenizer.check_ids(model.text.num_tokens)
+    tokenizer.fit_to(model.text.num_tokens)
     return _with_logit_scales(model, tuple(tasks), config), tokenizer
 
 

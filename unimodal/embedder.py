@@ -72,7 +72,7 @@ class Embedder:
             [device] if isinstance(device, str) else list(device or ["cuda" if torch.cuda.is_available() else "cpu"])
         )
         if tokenizer is not None and model.text is not None:
-            tokenizer.check_ids(model.text.num_tokens)
+            tokenizer.fit_to(model.text.num_tokens)
         self.config: ModelConfig = model.config
         self.tokenizer = tokenizer
         self.calibration = calibration

@@ -262,6 +262,7 @@ class Tokenizer:
         backend.enable_truncation(config.max_length)
         self.backend = backend
         self._clean = _CLEAN[config.clean]
+        self._pad_id = config.pad_id
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, special tokens included, not padded.
@@ -277,14 +278,29 @@ class Tokenizer:
             raise
         return [encoding.ids for encoding in encodings]
 
-    def check_ids(self, num_tokens: int) -> None:
-        """Raise ValueError if there are ids that a text tower of `num_tokens` embeddings has no row for."""
-        size = max([self.backend.get_vocab_size(), *(1 + id for id in self.backend.get_added_tokens_decoder())])
-        if size > num_tokens:
+    def fit_to(self, num_tokens: int) -> None:
+        """See to it that all ids are below `num_tokens`, the rows of a text tower's table of embeddings.
+
+        Special tokens beyond them that no text has of its own (`<image_soft_token>` of Gemma 3) become plain text.
+
+        Raises ValueError if other tokens are beyond them: the tokenizer is that of another tower.
+        """
+        added = self.backend.get_added_tokens_decoder()
+        num_words = self.backend.get_vocab_size(with_added_tokens=False)
+        beyond = {id: token for id, token in added.items() if id >= num_tokens}
+        needed = {*self.backend.encode("").ids, self._pad_id}
+        is_foreign = any(id in needed or not token.special for id, token in beyond.items())
+        if num_words > num_tokens or is_foreign:
+            size = max([num_words, *(id + 1 for id in added)])
             raise ValueError(
                 f"the tokenizer has {size:,} tokens and the text tower embeds {num_tokens:,}; give the tokenizer that "
                 "belongs to the tower (text.tokenizer), or a tower with a larger vocab_size."
             )
+
+        if beyond:
+            settings = json.loads(self.backend.to_str())
+            settings["added_tokens"] = [token for token in settings["added_tokens"] if token["id"] < num_tokens]
+            self.backend = TokenizerBackend.from_str(json.dumps(settings))
 
     def is_cut(self, text: str) -> bool:
         """Whether the text is longer than `max_length`, so that its end is left out."""

@@ -275,6 +275,23 @@ def test_a_tokenizer_of_more_tokens_than_the_tower_embeds_is_refused(tiny: Model
         Embedder(model, tokenizer, device="cpu")
 
 
+def test_a_special_token_that_the_tower_has_no_row_for_is_plain_text(
+    model: DualEncoder, tokenizer: Tokenizer, tiny: ModelConfig
+) -> None:
+    assert tiny.text is not None
+    assert model.text is not None
+    before = Embedder(model, tokenizer, device="cpu").encode("a <soft> mug")
+    longer = tokenizer.with_max_length(tiny.text, tiny.text.max_length)
+    longer.backend.add_tokens([f"filler{number}" for number in range(model.text.num_tokens - 120)])
+    longer.backend.add_special_tokens(["<soft>"])
+    assert longer.backend.token_to_id("<soft>") == model.text.num_tokens
+    np.testing.assert_array_equal(Embedder(model, longer, device="cpu").encode("a <soft> mug"), before)
+    longer.backend.add_tokens(["mug"])
+    longer.backend.add_tokens(["newword"])
+    with pytest.raises(ValueError, match="the text tower embeds"):
+        Embedder(model, longer, device="cpu")
+
+
 def test_several_devices_give_the_vectors_of_one(
     embedder: Embedder, model: DualEncoder, tokenizer: Tokenizer, mixture: list[Item]
 ) -> None:
