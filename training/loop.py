@@ -93,6 +93,7 @@ def _train(run: Run, evaluate: Evaluate | None, show_progress: bool | None, sign
     config, last = run.config, run.config.total_steps
     batches: list[Batch] = []
     num_nonfinite = 0  # in a row
+    is_resumed = run.step > 0
     stop = _validate(run, evaluate, signals)  # a run that was stopped while it validated
     context = LoaderContext()
     steps = steps_from(run.dataset, run.step, last, config.workers, context)
@@ -119,7 +120,7 @@ def _train(run: Run, evaluate: Evaluate | None, show_progress: bool | None, sign
                     advance(run.step, run.log.line())
                     if run.step % config.log_every == 0 or run.step == last:
                         run.log.write(run.step, run.stages[place_of(run.stages, run.step - 1).stage], run.model)
-                _watch_idle(run, batches, stats)
+                _watch_idle(run, batches, stats, is_resumed)
                 if run.step % config.save_every == 0 or run.step == last:
                     _save(run)
                 stop = _validate(run, evaluate, signals)
@@ -127,7 +128,8 @@ def _train(run: Run, evaluate: Evaluate | None, show_progress: bool | None, sign
         feed.close()
     if stop:
         raise _stop(run, stop, signals)
-    _refuse_idle_run(run)
+    if not is_resumed:  # what it learned before is not known
+        _refuse_idle_run(run)
     if run.log is not None and num_nonfinite:  # those steps changed nothing: the model is that of the steps before
         warnings.warn(_describe_nonfinite(run, num_nonfinite, batches), stacklevel=2)
     return _finish(run, signals)
@@ -162,8 +164,8 @@ def _step(run: Run, batches: list[Batch], rate: float) -> StepStats:
     return stats
 
 
-def _watch_idle(run: Run, batches: list[Batch], stats: StepStats) -> None:
-    """Warn of a source's first batch that teaches nothing; raises ValueError if its first ten do not."""
+def _watch_idle(run: Run, batches: list[Batch], stats: StepStats, is_resumed: bool) -> None:
+    """Warn of a source's first batch that teaches nothing; raises ValueError if the first ten of a run do not."""
     for batch, lacks in zip(batches, stats.lacks, strict=True):
         seen = run.sources.setdefault((batch.place.task, batch.place.source), Seen())
         seen.num_batches += 1
@@ -174,7 +176,7 @@ def _watch_idle(run: Run, batches: list[Batch], stats: StepStats) -> None:
             f"of task {batch.place.task!r}, source {batch.place.source!r}, teaches nothing: {lacks}; shuffle or mend "
             "its shards, take the source out, or change the task's loss or mask_duplicates."
         )
-        if seen.num_idle == seen.num_batches == MAX_IDLE:
+        if seen.num_idle == seen.num_batches == MAX_IDLE and not is_resumed:
             raise ValueError(f"each of the first {MAX_IDLE} batches {said}")
         if seen.num_idle == 1:
             seen.first = f"the batch of step {run.step} {said}"

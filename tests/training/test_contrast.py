@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 import warnings
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from training.contrast import Contrast, contrast_of, count_members, count_sharin
 from training.data.collate import NUM_IDS, Batch, TokenLists
 from training.data.mixture import BatchPlace
 from training.loop import train
+from training.resume import checkpoints, step_of
 from unimodal.config import merge, parse_config
 
 
@@ -168,3 +170,26 @@ def test_a_batch_that_teaches_nothing_among_others_is_one_warning(recipe: Recipe
     said = [str(one.message) for one in caught if "teaches nothing" in str(one.message)]
     assert len(said) == 1
     assert "all its samples have the score 0.5, and cosent learns from pairs of different scores" in said[0]
+
+
+def test_a_resumed_run_that_learned_before_it_was_stopped_ends_well(recipe: Recipe, tmp_path: Path) -> None:
+    _write(tmp_path / "data/same", _pairs(12, document="one document for all"))
+    _write(tmp_path / "data/good", _pairs(12))
+    config, later = (
+        _config(
+            recipe,
+            tmp_path / "data",
+            {"good": {"path": "good", "weight": good}, "same": {"path": "same", "weight": 1 - good}},
+            steps=14,
+            save_every=2,
+            keep=10,
+        )
+        for good in (1, 0)
+    )
+    model = train(config)
+    shutil.rmtree(model)
+    for folder in checkpoints(Path(config.run)):
+        if step_of(folder) > 2:
+            shutil.rmtree(folder)
+    with pytest.warns(UserWarning, match="the batch of step 3 of task 'pairs', source 'same', teaches nothing"):
+        assert train(later, resume=True).is_dir()
