@@ -131,11 +131,16 @@ def test_pretrained_weights_bring_their_own_size_and_mean(
     torch.save(timm.create_model(name, **CONVNET).state_dict(), file)
     kwargs = {**CONVNET, "pretrained_cfg_overlay": {"file": str(file)}}
     config = ImageTowerConfig(name=name, pretrained=pretrained, kwargs=kwargs)
+    torch.manual_seed(0)
     tower, preprocess, _ = build_image_tower(config, PreprocessConfig(), False)
+    drawn = torch.rand(1)
     assert (preprocess.image_size, preprocess.mean[0]) == (size, mean)
     weights = torch.load(file)
     assert all(torch.equal(tensor, weights[key]) for key, tensor in tower.backbone.state_dict().items())
     assert build_image_tower(config, SMALL, True)[1] == SMALL
+    torch.manual_seed(0)
+    timm.create_model(name, num_classes=0, **CONVNET)
+    assert torch.equal(drawn, torch.rand(1)), "other layers of the model are drawn as if the weights were read at once"
 
 
 @pytest.mark.parametrize(

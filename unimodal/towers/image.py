@@ -130,7 +130,8 @@ def _timm_backbone(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
 
     # Without a head timm skips what is missing or unknown; with the head it is strict.
     try:
-        with_head = timm.create_model(name, pretrained=True, **kwargs)
+        with torch.random.fork_rng(devices=[]):  # what is drawn after it does not depend on this second model
+            with_head = timm.create_model(name, pretrained=True, **kwargs)
     except (RuntimeError, OSError) as error:
         why = shorten(" ".join(str(error).split()), 300, placeholder=" ...")
         raise ValueError(

@@ -78,16 +78,15 @@ def _from_transformers(config: TextTowerConfig) -> tuple[TextTower, TextTowerCon
         if config.pretrained:
             raise ValueError(f"text.name {config.name!r} is a model type without weights; give a hub id or a folder.")
         settings = AutoConfig.for_model(config.name, **config.kwargs)
-        backbone = AutoModel.from_config(settings)
     else:
         settings = read_settings(config.name, config.kwargs)
-        backbone = _read_backbone(config.name, settings) if config.pretrained else AutoModel.from_config(settings)
+    if settings.is_encoder_decoder:
+        raise ValueError(f"text.name {config.name!r} is an encoder-decoder, which is not supported; use an encoder.")
 
+    backbone = _read_backbone(config.name, settings) if config.pretrained else AutoModel.from_config(settings)
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None  # its parameters would never get a gradient
     backbone = backbone.float()
-    if settings.is_encoder_decoder:
-        raise ValueError(f"text.name {config.name!r} is an encoder-decoder, which is not supported; use an encoder.")
     positions = _num_positions(backbone)
     if positions is not None and config.max_length > positions:
         raise ValueError(
