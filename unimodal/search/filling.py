@@ -125,7 +125,11 @@ def files_by_rank(folder: Path, inputs: Sequence[IndexedInput]) -> list[Path]:
 
 def hash_ids(file: Path) -> Hashes:
     """8 bytes an id, for all ids are held at once."""
-    return np.array([xxhash.xxh3_64_intdigest(one.encode()) for one in read_ids(file)], dtype=np.uint64)
+    return _hashed(read_ids(file))
+
+
+def _hashed(ids: Sequence[str]) -> Hashes:
+    return np.array([xxhash.xxh3_64_intdigest(one.encode()) for one in ids], dtype=np.uint64)
 
 
 def read_ids(file: Path) -> list[str]:
@@ -209,17 +213,35 @@ def _take_out(
     """
     if not gone:
         return 0
-    kept, removed = np.concatenate([*hashes, np.zeros(0, np.uint64)]), 0
+    kept = np.concatenate([*hashes, np.zeros(0, np.uint64)])
+    removed = 0
+    is_any_unreadable = False
     for file in gone:
         try:
-            ids, is_gone = read_ids(file), ~np.isin(hash_ids(file), kept)
-        except (OSError, ValueError, KeyError):  # a broken file was never put into a store
+            ids = read_ids(file)
+        except (OSError, ValueError, KeyError):
+            is_any_unreadable = True
             continue
         source = read_head(file).get("input", "")
         reason = "it is not in the input any more" if source in inputs else "the input was forgotten"
-        vanished = [one for one, is_one in zip(ids, is_gone, strict=True) if is_one]
-        for start in range(0, len(vanished), AT_A_TIME):
-            some = vanished[start : start + AT_A_TIME]
-            removed += store.delete(ids=some)
-            note_removed(folder, [RemovedItem(one, source, reason) for one in some])
+        removed += _delete(store, folder, _not_in(kept, ids), source, reason)
+    if is_any_unreadable:  # the store alone knows what was in it
+        stored = [one for rows in store.scan(columns=["id"]) for one in rows["id"].to_pylist()]
+        reason = "its file of embeddings was missing or broken, and no input has it now"
+        removed += _delete(store, folder, _not_in(kept, stored), "", reason)
+    return removed
+
+
+def _not_in(kept: Hashes, ids: Sequence[str]) -> list[str]:
+    is_kept = np.isin(_hashed(ids), kept)
+    return [one for one, is_one in zip(ids, is_kept, strict=True) if not is_one]
+
+
+def _delete(store: VectorStore, folder: Path, ids: Sequence[str], source: str, reason: str) -> int:
+    """Delete items and note them -> how many were there; source: the input that had them, if known."""
+    removed = 0
+    for start in range(0, len(ids), AT_A_TIME):
+        some = ids[start : start + AT_A_TIME]
+        removed += store.delete(ids=some)
+        note_removed(folder, [RemovedItem(one, source, reason) for one in some])
     return removed

@@ -19,7 +19,7 @@ class RemovedItem(NamedTuple):
     """An item that was taken out of a store."""
 
     id: str
-    input: str  # that had it last
+    input: str  # that had it last; empty where that is not known
     reason: str
     at: str = ""  # UTC, ISO 8601
 

@@ -29,7 +29,7 @@ def explain(store_url: str, folder: Path, item: str) -> list[str]:
         skipped += _skipped(one, files, holding, item)
     lines = _held(store_url, holders, item)
     removed = [
-        f"{item} was taken out of the store at {one.at}: {one.reason} ({written_name(one.input)})."
+        f"{item} was taken out of the store at {one.at}: {one.reason} ({written_name(one.input) or 'not known'})."
         for one in read_removed(folder)
         if one.id == item
     ]

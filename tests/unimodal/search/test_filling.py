@@ -15,6 +15,7 @@ from unimodal.embedder import Embedder
 from unimodal.search.filling import RECORD, SCHEMA, fill
 from unimodal.search.folder import INPUTS, read_head, read_inputs
 from unimodal.search.indexing import default_folder, forget
+from unimodal.search.removed import read_removed
 from unimodal.search.skipped import SKIPPED
 
 Url = Callable[[Path], str]
@@ -64,6 +65,28 @@ def test_the_order_outlives_the_times_of_the_files(saved: str, tmp_path: Path) -
     assert prices_in(store) == {"a": 2}
     assert fill(str(tmp_path / "another"), default_folder(store)).stored == 1
     assert prices_in(str(tmp_path / "another")) == {"a": 2}
+
+
+@pytest.mark.parametrize("what", ["removed", "cut"])
+def test_what_a_lost_file_of_embeddings_had_leaves_the_store_with_its_input(
+    saved: str, tmp_path: Path, what: str
+) -> None:
+    store = lance(tmp_path)
+    folder = default_folder(store)
+    day1 = write_day(tmp_path / "day1.jsonl", {"a": 1, "b": 1})
+    index_day(saved, day1, store)
+    index_day(saved, write_day(tmp_path / "day2.jsonl", {"b": 2, "c": 2}), store)
+
+    (lost,) = [folder / name for one in read_inputs(folder) if one.input == day1 for name in one.files]
+    if what == "cut":
+        lost.write_bytes(lost.read_bytes()[:100])
+    else:
+        lost.unlink()
+    assert forget(store, day1).removed == 1
+    assert prices_in(store) == {"b": 2, "c": 2}
+    (removed,) = read_removed(folder)
+    assert removed.id == "a"
+    assert removed.reason == "its file of embeddings was missing or broken, and no input has it now"
 
 
 def test_a_file_may_be_in_two_inputs(saved: str, tmp_path: Path) -> None:
