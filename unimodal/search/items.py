@@ -6,6 +6,7 @@ A ValueError of `item_of` says why a row cannot be indexed.
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -241,7 +242,7 @@ def picture_identity(unit: Unit, config: IndexConfig) -> str:
                 return ""
             if isinstance(content, str):
                 path = image_path(content, folder)
-                status = path.stat() if path.is_file() else None
+                status = path.stat() if os.path.isfile(path) else None  # Path.is_file refuses a long name
                 state = (status.st_size, status.st_mtime_ns) if status is not None else None
                 digest.update(f"{content} {state}\n".encode(errors="surrogatepass"))
     return digest.hexdigest()

@@ -214,13 +214,13 @@ def image_file(name: str, folder: Path) -> Path:
     Where no file has this name, it is read as `written_name` writes the names that are not Unicode text.
     """
     path = image_path(name, folder)
-    if path.is_file():
+    if os.path.isfile(path):  # Path.is_file raises OSError for what is too long to be a name
         return path
     if "%" in name:
         named = image_path(read_name(name), folder)
-        if named.is_file():
+        if os.path.isfile(named):
             return named
-    reason = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
+    reason = "is a link to a file that does not exist" if os.path.islink(path) else "does not exist"
     raise UnreadableImageError(f"image {str(path)!r:.200} {reason}")
 
 

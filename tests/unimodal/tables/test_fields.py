@@ -152,6 +152,8 @@ def test_what_is_not_an_image_is_refused(tmp_path: Path, value: Any) -> None:
         ("https://shop.example/a.png", "is a URL, and images are read from files; download it first"),
         ("link.png", "link.png' is a link to a file that does not exist"),
         ("\ud83d.png", "does not exist"),
+        ("a" * 5000, "does not exist"),
+        ("50%/" + "a" * 300, "does not exist"),
     ],
 )
 def test_an_image_that_cannot_be_read_says_why(tmp_path: Path, name: str, reason: str) -> None:
