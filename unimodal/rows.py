@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -332,15 +333,21 @@ def _check_header(header: Sequence[str], path: Path) -> None:
     mark = next((mark for mark in ";\t" if len(header) == 1 and mark in header[0]), "")
     if mark:
         raise ValueError(f"{path}: its columns are separated by {mark!r}; save it with commas, or as .tsv with tabs.")
+    check_columns(header, path)
+
+
+def check_columns(names: Sequence[str], path: Path) -> None:
+    """Raises ValueError where two columns have one name, of which a row would keep the last alone.
+
+    Columns without a name, as spreadsheets append them, may be several.
+    """
+    twice = next((name for name, count in Counter(names).items() if name and count > 1), "")
+    if twice:
+        raise ValueError(f"{path} has the column {twice!r} twice; rename one of them.")
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
-    parquet = pyarrow_parquet()
-    try:
-        file = parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        raise ValueError(f"{path} is not a readable Parquet file ({error}); write it again.") from None
-    for batch in file.iter_batches(batch_size=256):  # small: a row may hold a whole picture
+    for batch in open_parquet(path).iter_batches(batch_size=256):  # small: a row may hold a whole image
         yield from batch.to_pylist()
 
 
@@ -353,6 +360,16 @@ READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".parquet": _read_parquet,
     ".txt": _read_texts,  # one text per line, as the field `text`
 }
+
+
+def open_parquet(path: Path) -> Any:
+    """A Parquet file; raises ValueError for what is not one, and for two columns of one name."""
+    try:
+        file = pyarrow_parquet().ParquetFile(path)
+    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
+        raise ValueError(f"{path} is not a readable Parquet file ({error}); write it again.") from None
+    check_columns(file.schema_arrow.names, path)
+    return file
 
 
 def pyarrow_parquet() -> Any:

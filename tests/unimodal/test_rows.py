@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from unimodal.rows import RowsConfig, hash_percent, num_rows, read_numbered_rows, read_rows
@@ -111,6 +113,7 @@ def test_errors_name_the_thing_and_the_way_out(tmp_path: Path, options: dict[str
         ("a.csv", b"id,name\n1,\xff\n", "a.csv, line 2 is not UTF-8 .*; save it as UTF-8"),
         ("a.csv", b"id;name\n1;x\n", "a.csv: its columns are separated by ';'; save it with commas, or as .tsv with"),
         ("a.csv", b"id\tname\n1\tx\n", r"a.csv: its columns are separated by '\\t'"),
+        ("a.csv", b"id,name,name\n1,x,y\n", "a.csv has the column 'name' twice; rename one of them"),
         ("a.json", b'{"id": 1}', "a.json holds a dict"),
         ("a.parquet", b"PAR1", "a.parquet is not a readable Parquet file"),
     ],
@@ -119,6 +122,18 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, name: str, content:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         list(read_rows(RowsConfig(input=name), tmp_path))
+
+
+def test_a_parquet_file_with_two_columns_of_one_name_is_refused(tmp_path: Path) -> None:
+    table = pa.table([pa.array(["Hat"]), pa.array(["Cup"])], names=["title", "title"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a\.parquet has the column 'title' twice; rename one of them"):
+        list(read_rows(RowsConfig(input="a.parquet"), tmp_path))
+
+
+def test_columns_without_a_name_may_be_several(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,,\n1,,\n")
+    assert ids(tmp_path, input="a.csv") == ["1"]
 
 
 def test_a_hash_range_needs_a_field_and_an_order() -> None:

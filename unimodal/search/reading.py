@@ -18,8 +18,8 @@ from unimodal.rows import (
     cells_of,
     decode_line,
     hub_data_set,
+    open_parquet,
     parse_line,
-    pyarrow_parquet,
     saved_data_set,
     wrong_number,
 )
@@ -128,15 +128,8 @@ def _read_list(unit: Unit) -> Iterator[RawRow]:
         yield RawRow(number, rows[number])
 
 
-def open_parquet(path: str) -> Any:
-    try:
-        return pyarrow_parquet().ParquetFile(path)
-    except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        raise ValueError(f"{path} is not a readable Parquet file ({error}); write it again.") from None
-
-
 def _read_parquet(unit: Unit) -> Iterator[RawRow]:
-    file = open_parquet(unit.path)
+    file = open_parquet(Path(unit.path))
     position, last, groups = 0, unit.first + unit.rows, list[int]()
     start = 0  # row of the first group that is read
     for group in range(file.metadata.num_row_groups):

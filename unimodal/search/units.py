@@ -15,13 +15,13 @@ from pathlib import Path
 
 import xxhash
 
-from unimodal.rows import READERS, cells_of, decode_line, not_utf8, table_paths
+from unimodal.rows import READERS, cells_of, decode_line, not_utf8, open_parquet, table_paths
 from unimodal.shards.find import COMPRESSED, find_shards
 from unimodal.shards.read import ShardSet
 from unimodal.shards.storage import is_remote
 from unimodal.tables.files import files_below, is_hidden, is_image_name, written_name
 
-from .reading import Unit, data_set, open_parquet, whole_list
+from .reading import Unit, data_set, whole_list
 
 
 def find_units(name: str, split: str, per_unit: int) -> list[Unit]:
@@ -157,7 +157,7 @@ def _of_list(path: Path, label: str, per_unit: int) -> list[Unit]:
 
 def _of_parquet(path: Path, label: str, per_unit: int) -> list[Unit]:
     """Whole row groups as long as they fit; a larger one is cut."""
-    metadata, status = open_parquet(str(path)).metadata, path.stat()
+    metadata, status = open_parquet(path).metadata, path.stat()
     sizes: list[int] = []
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group).num_rows
