@@ -24,12 +24,21 @@ def is_hidden(name: str) -> bool:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """The files of a folder and of the folders in it, in the order of their names, without hidden ones."""
+    """The files of a folder and of the folders in it, in the order of their names, without hidden ones.
+
+    Raises ValueError for a folder that cannot be read: without its files the others would look like all.
+    """
     found: list[Path] = []
-    for top, folders, names in os.walk(folder):
+    for top, folders, names in os.walk(folder, onerror=_refuse_unreadable):
         folders[:] = [name for name in folders if not is_hidden(name)]
         found += [Path(top, name) for name in names if not is_hidden(name)]
     return sorted(found)
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    raise ValueError(
+        f"the folder {error.filename} cannot be read ({error.strerror}); allow it, or move it away."
+    ) from None
 
 
 def is_image_name(path: Path) -> bool:

@@ -29,6 +29,11 @@ def test_the_files_of_a_hidden_folder_that_is_named_are_inputs(tmp_path: Path) -
     assert files_below(tmp_path / ".cache") == [tmp_path / ".cache" / "a.jpg"]
 
 
+def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the folder .*/gone cannot be read \(No such file or directory\)"):
+        files_below(tmp_path / "gone")
+
+
 def test_an_image_is_known_by_its_ending() -> None:
     assert is_image_name(Path("a.JPG"))
     assert not is_image_name(Path("jpg"))
