@@ -80,7 +80,7 @@ async def _decompressed(scope: Scope, sent: bytes) -> bytes:
         body = await asyncio.to_thread(_gunzip, sent, most)
     else:
         body = _gunzip(sent, most)
-    scope["hold"](len(body))
+    scope["hold"](max(0, len(body) - len(sent)))
     return body
 
 

@@ -70,20 +70,20 @@ class Facets:
             return await asyncio.wrap_future(self.scan())
         if self._scan is None and time.monotonic() >= self._not_before and await asyncio.to_thread(self._is_old):
             self.scan()
-        if self._scan is not None:
+        scan = self._scan  # its thread may end it, and take it away, at any moment
+        if scan is not None:
             with suppress(asyncio.TimeoutError):
-                return await asyncio.wait_for(asyncio.wrap_future(self._scan), PATIENCE_SECONDS)
+                return await asyncio.wait_for(asyncio.wrap_future(scan), PATIENCE_SECONDS)
         return self._found
 
     def scan(self) -> Future[Found]:
         """The scan that is under way, or a new one."""
-        if self._scan is None:
-            scan: Future[Found] = Future()
-            self._scan = scan
+        scan = self._scan
+        if scan is None:
+            self._scan = scan = Future()
             scan.set_running_or_notify_cancel()  # who goes away does not cancel it for the others
             threading.Thread(target=self._run, args=(scan,), name="facets").start()
-            return scan
-        return self._scan
+        return scan
 
     def _is_old(self) -> bool:
         version = self._store_of().version()

@@ -50,10 +50,12 @@ class TooLargeError(ValueError):
 
 def is_image_uri(text: str) -> bool:
     """Whether a text is an image as a data URI, or says so of any other content in base64."""
-    start = text[:MAX_HEAD].lstrip()
+    start = text.lstrip()[:MAX_HEAD]
     if start[:5].lower() != "data:":
         return False
     head, comma, _ = start.partition(",")
+    if not comma and len(start) == MAX_HEAD:  # more parameters than are read: it is refused as an image
+        return bool(_IMAGE_TYPE.match(head))
     return bool(comma and (_IMAGE_TYPE.match(head) or _BASE64_END.search(head)))
 
 

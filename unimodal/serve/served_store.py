@@ -164,9 +164,12 @@ class ServedStore:
 
 def _state_of(place: Path) -> object:
     """What changes when the files of a model do."""
-    if not place.is_dir():
-        return None
-    return sorted((entry.name, entry.stat().st_mtime_ns, entry.stat().st_size) for entry in place.iterdir())
+    state = []
+    with suppress(OSError):  # not a folder, or one whose files are being replaced: the next look sees another state
+        for entry in place.iterdir():
+            status = entry.stat()
+            state.append((entry.name, status.st_mtime_ns, status.st_size))
+    return sorted(state)
 
 
 def _is_refusal(error: Exception) -> bool:

@@ -68,7 +68,7 @@ def run(app: FastAPI, engine: Engine, config: ServeConfig, listener: socket.sock
         access_log=False,
         server_header=False,
         proxy_headers=bool(config.proxies),  # anybody may send them
-        forwarded_allow_ips=list(config.proxies),
+        forwarded_allow_ips="*" if "*" in config.proxies else list(config.proxies),
         timeout_keep_alive=config.keep_alive_seconds,
         timeout_graceful_shutdown=math.ceil(config.drain_seconds),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import zlib
 from typing import Any
 
@@ -85,6 +86,14 @@ def test_a_body_in_gzip_is_read(client: TestClient, coding: str) -> None:
     headers = {**JSON, "Content-Encoding": coding}
     found = client.post("/v1/embeddings", content=gzip.compress(plain), headers=headers)
     assert found.json()["data"] == client.post("/v1/embeddings", content=plain, headers=JSON).json()["data"]
+
+
+def test_a_body_in_gzip_may_become_as_large_as_a_plain_one(serve: Serve) -> None:
+    small = serve(max_body_bytes=10_000)
+    plain = json.dumps({"input": [random.Random(number).randbytes(40).hex() for number in range(100)]}).encode()
+    sent = gzip.compress(plain)
+    assert len(plain) < 10_000 < len(plain) + len(sent)
+    assert small.post("/v1/embeddings", content=sent, headers={**JSON, "Content-Encoding": "gzip"}).status_code == 200
 
 
 @pytest.mark.parametrize("coding", ["deflate", "br", "zstd", "gzip, gzip"])
