@@ -271,8 +271,11 @@ def test_mteb_s_compressed_vectors_are_compared_by_the_cosine(embedder: Embedder
     found = mteb.evaluate(wrapped, task, cache=None, co2_tracker=False).task_results[0]
     data = load_mteb_task("STSBenchmark", folder=hub)
     assert isinstance(data, PairData)
-    sides = [wrapped._quantize_embeddings(torch.from_numpy(embedder.encode(side))) for side in (data.left, data.right)]
-    cosines = torch.nn.functional.cosine_similarity(*(side.double() for side in sides)).numpy()
+    left, right = (
+        torch.as_tensor(wrapped._quantize_embeddings(torch.from_numpy(embedder.encode(side)))).double()
+        for side in (data.left, data.right)
+    )
+    cosines = torch.nn.functional.cosine_similarity(left, right).numpy()
     theirs = found.scores["test"][0]["cosine_spearman"]
     assert theirs == pytest.approx(spearman(cosines, data.scores), abs=1e-5)
 
