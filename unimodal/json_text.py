@@ -1,4 +1,7 @@
-"""JSON as we read it: an object that has one key twice is refused, where Python would keep the last one in silence."""
+"""JSON as we read it: an object that has one key twice is refused, where Python would keep the last one in silence.
+
+What is nested deeper than anybody means is refused too: what reads it level by level would end in a RecursionError.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,39 @@ import json
 from collections import Counter
 from typing import Any
 
+MOST_LEVELS = 100  # of lists and objects in one another
+
 
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text.
 
-    Raises ValueError for what is not JSON, and for an object that has a key twice; UnicodeDecodeError for bytes that
-    are not UTF-8, UTF-16 or UTF-32.
+    Raises ValueError for what is not JSON, for an object that has a key twice, and for lists and objects that are
+    nested too deeply; UnicodeDecodeError for bytes that are not UTF-8, UTF-16 or UTF-32.
     """
-    return json.loads(text, object_pairs_hook=_as_dict)
+    too_deep = f"it is nested more than {MOST_LEVELS} levels deep"
+    try:
+        value = json.loads(text, object_pairs_hook=_as_dict)
+    except RecursionError:
+        raise ValueError(too_deep) from None
+
+    if _is_too_deep(value):
+        raise ValueError(too_deep)
+    return value
+
+
+def _is_too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MOST_LEVELS):
+        level = [
+            child
+            for one in level
+            if isinstance(one, (dict, list))
+            for child in (one.values() if isinstance(one, dict) else one)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _as_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

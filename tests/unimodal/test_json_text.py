@@ -10,6 +10,8 @@ import pytest
 from unimodal.checkpoint import load_model
 from unimodal.json_text import parse_json
 from unimodal.rows import RowsConfig, read_rows
+from unimodal.search.items import IndexConfig, Item, items, units
+from unimodal.search.reading import RawRow
 from unimodal.shards.sample import Sample, record_of
 
 TWICE = '{"id": "a", "title": "red mug", "id": "b"}'
@@ -24,6 +26,25 @@ def test_what_is_written_once_is_what_json_says(text: str | bytes) -> None:
 def test_a_key_that_is_written_twice_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="the key 'id' is written twice in one object"):
         parse_json(text)
+
+
+@pytest.mark.parametrize("depth", [101, 700, 200_000])
+def test_what_is_nested_too_deeply_is_not_json(tmp_path: Path, depth: int) -> None:
+    deep = '{"id": 1, "text": ' + "[" * (depth - 1) + "]" * (depth - 1) + "}"
+    with pytest.raises(ValueError, match="it is nested more than 100 levels deep"):
+        parse_json(deep)
+    (tmp_path / "rows.jsonl").write_text('{"id": 0, "text": "x"}\n' + deep + "\n", encoding="utf-8")
+    config = IndexConfig(input=str(tmp_path / "rows.jsonl"), text=("text",))
+    (unit,) = units(config)
+    good, bad = items(unit, config, {})
+    assert isinstance(good, Item)
+    assert isinstance(bad, RawRow)
+    assert bad.fault == "the line is not JSON (it is nested more than 100 levels deep)"
+
+
+def test_a_hundred_levels_are_read() -> None:
+    text = "[" * 100 + "]" * 100
+    assert parse_json(text) == json.loads(text)
 
 
 def test_a_row_that_has_a_key_twice_is_refused_with_its_line(tmp_path: Path) -> None:
