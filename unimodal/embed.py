@@ -6,7 +6,6 @@ An input is read as `unimodal index` reads it. What cannot be embedded is listed
 from __future__ import annotations
 
 import itertools
-import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -25,7 +24,7 @@ from .search.items import IndexConfig, Item, ItemsConfig, items, surveyed, units
 from .search.reading import RawRow, Unit
 from .search.skipped import Skipped
 from .tables.files import written_name
-from .tables.skipped import limit_of, too_many
+from .tables.skipped import json_lines, limit_of, too_many
 
 SKIPPED = "skipped.jsonl"
 
@@ -182,7 +181,7 @@ def _check_skipped(skipped: Sequence[dict[str, Any]], num_rows: int, config: Ind
         return
     file = out.with_name(f"{out.name}.{SKIPPED}")
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(_lines(skipped), encoding="utf-8")
+    file.write_text(json_lines(skipped), encoding="utf-8")
     first = f"the first, row {skipped[0]['row']}: {skipped[0]['reason'].rstrip('.')}"
     raise ValueError(
         f"{len(skipped):,} of {num_rows:,} rows of {config.input} cannot be embedded ({first}), "
@@ -195,11 +194,7 @@ def _write(out: Path, vectors: Vectors, records: Sequence[Any], skipped: Sequenc
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     np.save(part / "vectors.npy", vectors)
-    (part / "items.jsonl").write_text(_lines(records), encoding="utf-8")
+    (part / "items.jsonl").write_text(json_lines(records), encoding="utf-8")
     if skipped:
-        (part / SKIPPED).write_text(_lines(skipped), encoding="utf-8")
+        (part / SKIPPED).write_text(json_lines(skipped), encoding="utf-8")
     replace_folder(part, out)
-
-
-def _lines(values: Sequence[Any]) -> str:
-    return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)

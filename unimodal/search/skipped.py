@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from unimodal.checkpoint import replace_text
 from unimodal.tables.files import written_name
-from unimodal.tables.skipped import limit_of
+from unimodal.tables.skipped import json_lines, limit_of
 from unimodal.tables.skipped import too_many as too_many
 
 SKIPPED = "_skipped.jsonl"  # in the folder of the embeddings, where Arrow reads what has no `_`
@@ -33,8 +32,7 @@ def listed(head: Mapping[str, Any]) -> list[dict[str, Any]]:
 def write_skipped(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
     """Make the list; there is none where nothing was skipped."""
     if lines:
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        replace_text(folder / SKIPPED, text)
+        replace_text(folder / SKIPPED, json_lines(lines))
     else:
         (folder / SKIPPED).unlink(missing_ok=True)
     (folder / _SKIPPED_BEFORE).unlink(missing_ok=True)

@@ -19,7 +19,7 @@ import numpy as np
 from unimodal.config import parse_config
 from unimodal.rows import num_rows, read_numbered_rows
 from unimodal.tables.fields import Row, UnreadableImageError, has_field, image_folder, missing_field
-from unimodal.tables.skipped import limit_of, too_many
+from unimodal.tables.skipped import json_lines, limit_of, too_many
 
 from ..progress import progress_bar
 from .config import PackConfig, PackRecipe
@@ -170,8 +170,7 @@ def _write_tars(samples: Iterable[Sample], folder: Path, samples_per_shard: int)
 
 def _write_records(folder: Path, config: PackConfig, summary: PackSummary, skipped: list[dict[str, Any]]) -> None:
     if skipped:
-        lines = (json.dumps(entry, ensure_ascii=False) + "\n" for entry in skipped)
-        (folder / SKIPPED).write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+        (folder / SKIPPED).write_text(json_lines(skipped), encoding="utf-8")
     record = {"config": config.model_dump(mode="json"), "summary": asdict(summary)}
     is_unicode = not any("\ud800" <= letter <= "\udfff" for letter in config.input)  # a file's name is bytes
     (folder / RECORD).write_text(json.dumps(record, ensure_ascii=not is_unicode, indent=2) + "\n", encoding="utf-8")
