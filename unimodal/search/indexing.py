@@ -172,7 +172,7 @@ def dry_run(
     found = preview(plan, jobs_of(plan, cut), there, others, show_progress)
     refused = _skipped_refusal(plan, found.skipped, found.without_image, found.rows, found.first_reason)
     if refused is None and not overwrite:
-        refused = _removed_refusal(plan, there, found.hashes, replace)
+        refused = _removed_refusal(plan, inputs, found.hashes, replace)
     return dataclasses.replace(found, refused=str(refused or ""))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,20 @@ def test_a_dry_run_says_what_would_be_refused(saved: str, tmp_path: Path) -> Non
     assert "all 2 rows" in look(saved, day, store, where={"id": ["p0", "p1"]}, fields={"price": "title:int"},
                                overwrite=True).refused  # fmt: skip
     assert len(prices_in(store)) == 30
+
+
+def test_a_dry_run_refuses_a_cut_export_for_a_store_that_was_removed_as_indexing_does(
+    saved: str, tmp_path: Path
+) -> None:
+    store = str(tmp_path / "shop")
+    day = write_day(tmp_path / "day.jsonl", {f"p{number}": number for number in range(30)})
+    index_day(saved, day, store)
+    Path(store).rename(tmp_path / "gone")
+    write_day(tmp_path / "day.jsonl", {"p0": 0, "p1": 1})
+    refused = look(saved, day, store).refused
+    assert "28 of 30 items" in refused
+    with pytest.raises(ValueError, match=re.escape(refused)):
+        index_day(saved, day, store)
 
 
 def test_a_dry_run_of_a_store_that_was_removed_has_all_as_new(saved: str, tmp_path: Path) -> None:
