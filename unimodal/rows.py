@@ -17,8 +17,10 @@ from pydantic import Field, model_validator
 
 from unimodal.config import Config, nearest
 from unimodal.json_text import parse_json
-from unimodal.tables.fields import Row, field_of, has_field, is_missing, missing_field, value_of
+from unimodal.tables.fields import Row, field_of, has_field, is_missing, missing_field, value_of, without_point
 from unimodal.tables.files import is_hidden, is_image_name
+
+_LONGEST_CELL = 2**31 - 1  # characters; the csv module would end at 131,072, and a page of HTML or base64 has more
 
 
 class RowsConfig(Config):
@@ -90,8 +92,12 @@ class RowFilter:
             return None
         if config.hash_field and not _in_range(_strict(row, config.hash_field, place), config, place):
             return None
-        if any(_texts(_strict(row, field, place)) & values for field, values in self._excluded.items()):
-            return None
+        for field, values in self._excluded.items():
+            value = _strict(row, field, place)
+            if isinstance(value, Mapping):  # as a joined row is, of which no text is in a list
+                raise ValueError(f"exclude: {field!r} is an object in {place}; name what of it is meant, {field}.NAME.")
+            if _texts(value) & values:
+                return None
         return row
 
 
@@ -155,19 +161,21 @@ def _lookup(field: str, place: str, root: Path) -> Callable[[Any, str], Row]:
         key = _strict(row, columns[0], f"row {number} of {name}")
         if is_missing(key):
             continue
-        table[str(key)] = row
-        if numbers.setdefault(str(key), number) != number:
+        text = str(without_point(key))
+        table[text] = row
+        if numbers.setdefault(text, number) != number:
             raise ValueError(
-                f"rows {numbers[str(key)]} and {number} of {name} both have the {columns[0]} {key!r}; join by a "
+                f"rows {numbers[text]} and {number} of {name} both have the {columns[0]} {key!r}; join by a "
                 "column that tells rows apart."
             )
 
     def find(value: Any, row_place: str) -> Row:
         if is_missing(value):
             raise ValueError(f"{field} is empty in {row_place}, and a row of {place} is joined by it; filter it out.")
-        if str(value) not in table:
+        text = str(without_point(value))
+        if text not in table:
             raise ValueError(f"{field} {value!r} in {row_place} is in no row of {place}; add it or filter it out.")
-        return table[str(value)]
+        return table[text]
 
     return find
 
@@ -191,7 +199,7 @@ def _columns(place: str, option: str) -> tuple[str, list[str]]:
 
 def _texts(value: Any) -> set[str]:
     values = value if isinstance(value, list) else [value]
-    return {str(one) for one in values if not is_missing(one)}
+    return {str(without_point(one)) for one in values if not is_missing(one)}
 
 
 def _records(name: str, split: str, root: Path) -> Iterator[Row]:
@@ -305,7 +313,12 @@ def _read_csv(path: Path) -> Iterator[Row]:
 
 
 def cells_of(file: BinaryIO, path: Path, taken: list[bytes], at_start: bool = True) -> Iterator[list[str]]:
-    """Rows of cells from where the file stands; `taken` gets the lines that each is made of."""
+    """Rows of cells from where the file stands; `taken` gets the lines that each is made of.
+
+    Raises ValueError for a header that cannot be used, a quote that is not closed, and bytes that are not UTF-8.
+    """
+    csv.field_size_limit(_LONGEST_CELL)
+    num_read = 0  # lines of the rows that are complete
 
     def lines() -> Iterator[str]:
         for number, line in enumerate(file):
@@ -318,10 +331,18 @@ def cells_of(file: BinaryIO, path: Path, taken: list[bytes], at_start: bool = Tr
             if at_start and not number:
                 _check_header(row, path)
             yield row
+            num_read = reader.line_num
     except UnicodeDecodeError as error:  # of the line after those that the reader got
         raise not_utf8(f"{path}, line {reader.line_num + 1}", error) from None
     except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num} cannot be read ({error}); repair or remove it.") from None
+        place = f"{path}, line {reader.line_num}"
+        reason, way_out = str(error), "repair or remove it."
+        if "new-line" in reason:
+            reason, way_out = "lines end with a carriage return alone", "save the file with the line ends of Unix."
+        if reason == "unexpected end of data":
+            place = f"{path}, the row that begins in line {num_read + 1},"
+            reason, way_out = "a quote is opened and never closed", 'close it, or write it twice within a cell, "".'
+        raise ValueError(f"{place} cannot be read ({reason}); {way_out}") from None
 
 
 def wrong_number(row: Sequence[str], header: Sequence[str]) -> str:

@@ -72,6 +72,26 @@ def test_exclude_drops_rows_listed_in_any_of_the_columns(tmp_path: Path) -> None
     assert kept == ["r0", "r4", "r5", "r6", "r7", "r8", "r9"]
 
 
+def test_a_number_that_pandas_made_a_float_is_the_same_id_in_exclude_and_join(tmp_path: Path) -> None:
+    write(tmp_path, "a.jsonl", [{"id": "x", "brand": 7.0}, {"id": "y", "brand": 8.0}])
+    write(tmp_path, "held_out.csv", [{"brand": 7}])
+    write(tmp_path, "brands.csv", [{"brand": 7, "name": "Acme"}, {"brand": 8, "name": "Best"}])
+
+    assert ids(tmp_path, input="a.jsonl", exclude={"brand": "held_out.csv:brand"}) == ["y"]
+
+    joined = RowsConfig(input="a.jsonl", join={"brand": "brands.csv:brand"})
+    assert [row["brand"]["name"] for row in read_rows(joined, tmp_path)] == ["Acme", "Best"]
+
+
+def test_excluding_by_an_object_is_refused_for_it_would_exclude_nothing(tmp_path: Path) -> None:
+    write(tmp_path, "a.jsonl", [{"id": "x", "brand": {"name": "Acme"}}, {"id": "y", "brand": {"name": "Best"}}])
+    write(tmp_path, "held_out.csv", [{"name": "Acme"}])
+
+    with pytest.raises(ValueError, match="'brand' is an object in row 0 of a.jsonl; name what of it is meant, brand.N"):
+        ids(tmp_path, input="a.jsonl", exclude={"brand": "held_out.csv:name"})
+    assert ids(tmp_path, input="a.jsonl", exclude={"brand.name": "held_out.csv:name"}) == ["y"]
+
+
 def test_join_puts_the_other_row_in_place_of_its_key(tmp_path: Path) -> None:
     write(tmp_path, "a.jsonl")
     write(tmp_path, "colors.jsonl", [{"name": "red", "warm": True}, {"name": "blue", "warm": False}])
@@ -114,6 +134,8 @@ def test_errors_name_the_thing_and_the_way_out(tmp_path: Path, options: dict[str
         ("a.csv", b"id;name\n1;x\n", "a.csv: its columns are separated by ';'; save it with commas, or as .tsv with"),
         ("a.csv", b"id\tname\n1\tx\n", r"a.csv: its columns are separated by '\\t'"),
         ("a.csv", b"id,name,name\n1,x,y\n", "a.csv has the column 'name' twice; rename one of them"),
+        ("a.csv", b'id,name\n1,x\n2,"y\n3,z\n', "a.csv, the row that begins in line 3, cannot be read .*never closed"),
+        ("a.csv", b"id,name\r1,x\r", "a.csv, line 1 cannot be read .*carriage return alone.*; save the file with"),
         ("a.json", b'{"id": 1}', "a.json holds a dict"),
         ("a.parquet", b"PAR1", "a.parquet is not a readable Parquet file"),
     ],
@@ -134,6 +156,13 @@ def test_a_parquet_file_with_two_columns_of_one_name_is_refused(tmp_path: Path) 
 def test_columns_without_a_name_may_be_several(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,,\n1,,\n")
     assert ids(tmp_path, input="a.csv") == ["1"]
+
+
+def test_a_cell_may_be_long(tmp_path: Path) -> None:
+    text = "x" * 200_000
+    (tmp_path / "a.csv").write_text(f"id,page\n1,{text}\n")
+    rows = list(read_rows(RowsConfig(input="a.csv"), tmp_path))
+    assert rows[0]["page"] == text
 
 
 def test_a_hash_range_needs_a_field_and_an_order() -> None:

@@ -224,6 +224,13 @@ def image_file(name: str, folder: Path) -> Path:
     raise UnreadableImageError(f"image {str(path)!r:.200} {reason}")
 
 
+def without_point(value: Any) -> Any:
+    """A whole number as an int, for pandas makes floats of ids where one of them is missing; any other value as it is."""
+    if isinstance(value, float) and abs(value) <= _LARGEST_WHOLE_FLOAT and value.is_integer():
+        return int(value)
+    return value
+
+
 def id_of(value: Any, field: str) -> str:
     """An id as a text.
 
@@ -231,8 +238,7 @@ def id_of(value: Any, field: str) -> str:
     characters or half of a surrogate pair.
     """
     value = plain(value)
-    if isinstance(value, float) and abs(value) <= _LARGEST_WHOLE_FLOAT and value.is_integer():
-        value = int(value)  # pandas makes floats of whole numbers where one of them is missing
+    value = without_point(value)
     if isinstance(value, bool) or not isinstance(value, (str, int)) or is_missing(value):
         shown = "empty" if is_missing(value) else f"{value!r:.60}"
         raise ValueError(f"{field} is {shown}, and an id is a text or a whole number")
