@@ -165,4 +165,5 @@ def _checked_value(value: Value, field: str, kind: FieldType) -> Value:
     way_out = f"compare it with {_EXAMPLES[kind]}"
     if kind == "string" and isinstance(value, (int, float)) and not isinstance(value, bool):
         way_out += f", or index it as a number: fields=[{field}:float]"
-    raise ValueError(f"the filter's value {value!r} does not fit {field!r}, which holds {kind}; {way_out}.")
+    shown = str(value).lower() if isinstance(value, bool) else repr(value)
+    raise ValueError(f"the filter's value {shown} does not fit {field!r}, which holds {kind}; {way_out}.")

@@ -126,11 +126,13 @@ def check_model(schema: Schema, fingerprint: str) -> None:
 
 def check_query(schema: Schema, query: Query, fields: Sequence[str] | None = None) -> None:
     """Raises ValueError, before anything is embedded, for vectors, fields and words that the store has not."""
-    carried = [name for name in schema.item_columns if name != "id" and not name.startswith("vector_")]
-    for name in fields or ():
-        if name not in carried:
-            raise ValueError(f"fields: the store has no field {name!r}; {nearest(name, carried)}")
+    fields_to_show(schema, fields)
     copies = [*(f"prefix:{dims}" for dims in schema.prefix_dims), *(["binary"] if schema.binary else [])]
+    if query.coarse and not copies:
+        raise ValueError(
+            f"coarse: the store has no copies {query.coarse!r}; index again with binary=true or prefix_dims=[DIMS], "
+            "or leave coarse out."
+        )
     if query.coarse and query.coarse not in copies:
         raise ValueError(f"coarse: the store has no copies {query.coarse!r}; {nearest(query.coarse, copies)}")
     for kind in query.vectors:
@@ -146,6 +148,17 @@ def check_query(schema: Schema, query: Query, fields: Sequence[str] | None = Non
         )
     if query.group_by and schema.fields[query.group_by] == "strings":
         raise ValueError(f"group_by: an item has several {query.group_by!r}; group by a field of one value.")
+
+
+def fields_to_show(schema: Schema, fields: Sequence[str] | None) -> list[str]:
+    """The fields that hits carry, each once; None is all. Raises ValueError for one that the store does not have."""
+    if fields is None:
+        return list(schema.fields)
+    carried = [name for name in schema.item_columns if name != "id" and not name.startswith("vector_")]
+    for name in fields:
+        if name not in carried:
+            raise ValueError(f"fields: the store has no field {name!r}; {nearest(name, carried)}")
+    return list(dict.fromkeys(fields))
 
 
 def find(
@@ -164,7 +177,7 @@ def find(
     asked = _asked(store, query, vectors)
     merged = len(asked) > 1 and not is_calibrated(store.schema)
     standards = standards_of(store, asked) if merged else {}
-    names = list(store.schema.fields) if fields is None else list(fields)
+    names = fields_to_show(store.schema, fields)
     carried = names if query.group_by in ("", *names) else [*names, query.group_by]
     look = partial(
         _ranked, store, asked=asked, standards=standards, options={"fingerprint": fingerprint, "fields": carried}

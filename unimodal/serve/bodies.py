@@ -35,7 +35,7 @@ MISSPELT = 0.8  # difflib's ratio, from which an unknown key is taken for a miss
 
 ITEM = {
     "anyOf": [
-        {"type": "string", "description": "A text, or an image as a data URI."},
+        {"type": "string", "description": "A text, or an image as a data URI or base64."},
         {
             "type": "object",
             "properties": {
@@ -216,7 +216,7 @@ class EmbeddingsBody(Body):
     )
     modality: Literal["text", "image"] | None = Field(
         default=None,
-        description="infinity's: what the strings of `input` are. Default: texts, and data URIs are images.",
+        description="infinity's: what the strings of `input` are. Default: texts, and data URIs and base64 are images.",
     )
     encoding_format: Annotated[Literal["float", "base64"] | None, BeforeValidator(_no_number)] = None
     embedding_type: Annotated[EmbeddingType | None, BeforeValidator(_one_type)] = Field(

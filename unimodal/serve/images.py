@@ -40,6 +40,8 @@ AddressInfo: TypeAlias = tuple[Any, Any, int, str, tuple[Any, ...]]  # as getadd
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
 _IMAGE_TYPE = re.compile(r"data:\s*image/[a-z0-9.+*-]+\s*(;|$)", re.IGNORECASE)
 _BASE64_END = re.compile(r";\s*base64\s*$", re.IGNORECASE)
+# How a JPEG, PNG, GIF or WebP begins in base64 of either alphabet, long enough that it cannot be words.
+_IMAGE_BASE64 = re.compile(r"(?:[/_]9j[/_]|iVBORw0KGgo|R0lGOD[dl]h|UklGR.{6}XRUJQ)[A-Za-z0-9+/_-]{40}")
 _ALPHABET = bytes.maketrans(b"-_", b"+/")  # of URL-safe base64 -> of the usual one
 _URL = re.compile(r"https://[A-Za-z0-9.\-_:\[\]]+(?:[/?#][\x21-\x5b\x5d-\x7e]*)?\Z", re.IGNORECASE)
 
@@ -57,6 +59,12 @@ def is_image_uri(text: str) -> bool:
     if not comma and len(start) == MAX_HEAD:  # more parameters than are read: it is refused as an image
         return bool(_IMAGE_TYPE.match(head))
     return bool(comma and (_IMAGE_TYPE.match(head) or _BASE64_END.search(head)))
+
+
+def is_image_base64(text: str) -> bool:
+    """Whether a text is the base64 of a JPEG, PNG, GIF or WebP, which as words would mean nothing."""
+    start = "".join(text[:MAX_HEAD].split())
+    return _IMAGE_BASE64.match(start) is not None
 
 
 def picture_bytes(text: str, config: ServeConfig) -> bytes:

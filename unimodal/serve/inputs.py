@@ -1,6 +1,6 @@
 """What a request wants embedded: texts, images and both at once, from JSON to items, each fault in its own place.
 
-A string alone is a text, unless it is an image's data URI. Where a text is asked for by name, a data URI is refused.
+A string alone is a text, unless it is an image's data URI or base64. Where a text is wanted by name, both are refused.
 
 n inputs.
 """
@@ -19,7 +19,7 @@ from ..embedder import Embedder, Item
 from .config import ServeConfig
 from .engine import Embedded, Engine, Failed
 from .errors import ApiError
-from .images import is_image_uri, picture_bytes
+from .images import is_image_base64, is_image_uri, picture_bytes
 
 KEYS = ("text", "image", "weight")
 SENT = {"text": "a string", "image": "a data URI, base64 or an https URL"}
@@ -34,7 +34,7 @@ async def read_items(inputs: Sequence[Any], engine: Engine, fetch: Fetch, string
 
     inputs: a str or an object with "text", "image" (a data URI, base64, or an https URL where the server fetches from
         its host) or both.
-    strings: what a str is: "text", "image", or "": a text, or an image if it is a data URI.
+    strings: what a str is: "text", "image", or "": a text, or an image if it is an image's data URI or base64.
     Raises OverloadedError before anything is fetched for a full queue.
     """
     config = engine.config
@@ -181,7 +181,7 @@ def _plain(item: dict[str, Any]) -> Item:
 def _checked(one: Any, strings: str) -> dict[str, Any]:
     """An input as an object of its own, without keys that are null; strings: as for `read_items`."""
     if isinstance(one, str):
-        is_image = strings == "image" or (not strings and is_image_uri(one))
+        is_image = strings == "image" or (not strings and (is_image_uri(one) or is_image_base64(one)))
         one = {"image" if is_image else "text": one}
     if not isinstance(one, Mapping):
         raise ValueError(f"a {_kind(one)} is neither a text nor an object with 'text', 'image' or both.")
@@ -204,9 +204,11 @@ def _checked(one: Any, strings: str) -> dict[str, Any]:
 
 
 def refuse_image_uri(text: str) -> None:
-    """Raises ValueError for an image's data URI where a text was asked for: as a text it would mean nothing."""
+    """Raises ValueError for an image's data URI or base64 where a text is wanted: as a text it would mean nothing."""
     if is_image_uri(text):
         raise ValueError("the text is an image as a data URI; send it as an image.")
+    if is_image_base64(text):
+        raise ValueError("the text is an image in base64; send it as an image.")
 
 
 def _kind(value: Any) -> str:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from ..search.fusion import Found
 from ..search.predicate import And, Compare, In, Predicate, Value
+from ..search.query import fields_to_show
 from ..search.store import Schema, VectorStore
 from .errors import ApiError, shown
 
@@ -90,7 +91,7 @@ def first_rows(
     store: VectorStore, where: Predicate | None, k: int, fields: Sequence[str] | None
 ) -> list[dict[str, Any]]:
     """Up to k items that the filter keeps, in no order and without a score: what there is, before anything is asked."""
-    names = list(store.schema.fields) if fields is None else list(fields)
+    names = fields_to_show(store.schema, fields)
     rows = itertools.chain.from_iterable(
         batch.to_pylist() for batch in store.scan(where=where, columns=["id", *names], batch=k)
     )

@@ -225,7 +225,7 @@ def image_file(name: str, folder: Path) -> Path:
 
 
 def without_point(value: Any) -> Any:
-    """A whole number as an int, for pandas makes floats of ids where one of them is missing; any other value as it is."""
+    """A whole number as an int (pandas makes floats of ids where one of them is missing); any other value as it is."""
     if isinstance(value, float) and abs(value) <= _LARGEST_WHOLE_FLOAT and value.is_integer():
         return int(value)
     return value

@@ -175,7 +175,7 @@ def test_a_text_that_cannot_be_read_says_where(text: str, message: str) -> None:
         ),
         ("stock = 1.5", "1.5 does not fit 'stock', which holds int"),
         ("sale = 1", "1 does not fit 'sale', which holds bool"),
-        ("stock = true", "True does not fit 'stock'"),
+        ("stock = true", "value true does not fit 'stock'"),
         ("sale < true", "use = or !="),
         ("tags > 'a'", "use = or !="),
         ("price like 'a%'", "it holds float"),

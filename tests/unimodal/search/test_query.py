@@ -348,6 +348,7 @@ def test_a_first_pass_re_ranks_its_candidates_by_the_whole_vector(
         ({"where": Compare("prise", "<", 5)}, None, "'price'"),
         ({"coarse": "prefix:99"}, None, "coarse: the store has no copies 'prefix:99'; did you mean 'prefix:8'"),
         ({"coarse": "binary"}, None, "coarse: the store has no copies 'binary'"),
+        ({}, ["id"], "fields: the store has no field 'id'"),
         ({}, ["colour"], "fields: the store has no field 'colour'; did you mean 'colours'"),
     ],
 )

@@ -288,6 +288,13 @@ def test_a_data_uri_where_a_text_is_asked_for_is_refused(client: TestClient, pat
     assert "the text is an image as a data URI; send it as an image." in refused(client, body, path)
 
 
+def test_a_string_that_is_an_image_in_base64_is_an_image(client: TestClient, served: Embedder, png: Png) -> None:
+    plain = base64.b64encode(png(3)).decode()
+    np.testing.assert_allclose(vectors_of(client, plain), served.encode(png(3)), atol=1e-5)
+    for path, body in (("/v1/embed", {"texts": [plain]}), ("/v1/embeddings", {"input": [{"text": plain}]})):
+        assert "the text is an image in base64; send it as an image." in refused(client, body, path)
+
+
 def test_a_broken_image_as_a_data_uri_is_not_a_text(client: TestClient) -> None:
     said = refused(client, {"input": ["a", "data:image/jpeg;base64,AAAA"]})
     assert said.startswith("input 1: ")

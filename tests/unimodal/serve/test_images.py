@@ -37,6 +37,7 @@ from unimodal.serve.config import ServeConfig, UrlsConfig
 from unimodal.serve.images import (
     TooLargeError,
     fetch_picture,
+    is_image_base64,
     is_image_uri,
     is_public,
     open_checked,
@@ -265,6 +266,22 @@ def test_base64_is_read_as_the_world_writes_it(picture: Image.Image, head: str, 
 )  # fmt: skip
 def test_a_text_that_is_an_images_data_uri_is_recognised(text: str, is_image: bool) -> None:
     assert is_image_uri(text) is is_image
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
+def test_a_text_that_is_the_base64_of_an_image_is_recognised(kind: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (30, 20), (200, 90, 10)).save(file, kind)
+    image = file.getvalue()
+
+    assert is_image_base64(base64.b64encode(image).decode())
+    assert is_image_base64(base64.urlsafe_b64encode(image).decode().rstrip("="))
+    assert is_image_base64("\n" + base64.encodebytes(image).decode())
+
+
+@pytest.mark.parametrize("text", ["", "/9j/", "iVBORw0KGgo is how a PNG in base64 begins, said in words.", "a" * 99])
+def test_a_text_that_begins_as_base64_is_a_text(text: str) -> None:
+    assert not is_image_base64(text)
 
 
 def test_base64_over_the_cap_is_refused_before_it_is_decoded() -> None:

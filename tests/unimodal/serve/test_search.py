@@ -132,6 +132,12 @@ def test_hits_carry_the_fields_that_were_asked_for(client: TestClient) -> None:
     assert found(client, fields=["price"], k=1)[0]["fields"].keys() == {"price"}
 
 
+@pytest.mark.parametrize("query", [{"text": "bag"}, {}])
+def test_a_field_that_is_named_twice_is_shown_once(client: TestClient, query: dict[str, str]) -> None:
+    hits = found(client, **query, fields=["price", "price"], k=1)
+    assert hits[0]["fields"].keys() == {"price"}
+
+
 def test_a_least_score_cuts_the_list(client: TestClient) -> None:
     assert ids(found(client, text=title(4), vectors=["text"], min_score=0.9999)) == ["p/4"]
 
@@ -157,6 +163,8 @@ def test_a_link_searches_as_a_body_does(client: TestClient) -> None:
         ({"text": "x", "vectors": ["txt"]}, "did you mean 'text'?"),
         ({"text": "x", "fields": ["prize"]}, "did you mean 'price'?"),
         ({"fields": ["prize"]}, "did you mean 'price'?"),
+        ({"fields": ["id"]}, "fields: the store has no field 'id'"),
+        ({"text": "x", "filters": {"price": [True]}}, "the filter's value true does not fit 'price'"),
         ({"text": "x", "group_by": "prent"}, "did you mean 'parent'?"),
         ({"text": "x", "coarse": "binary"}, "coarse"),
         ({"text": "x", "k": 51}, "k 51 is more than 50"),
@@ -236,6 +244,13 @@ def test_no_message_holds_a_word_of_pythons(client: TestClient, key: str, sent: 
     words = set(re.findall(r"[A-Za-z_]+", answer.text)) if answer.status_code == 400 else set()
     assert not {"None", "True", "False", "dict", "str", "union", "Union", "NoneType", "Range"} & words, answer.text
     assert "list[" not in answer.text
+
+
+@pytest.mark.parametrize("key", ["text", "negatives"])
+def test_an_image_in_base64_where_words_are_wanted_is_refused(client: TestClient, key: str) -> None:
+    encoded = base64.b64encode(png(1)).decode()
+    body = {"text": encoded} if key == "text" else {"text": "mug", "negatives": [encoded]}
+    assert refusal(client, **body) == f"{key}: the text is an image in base64; send it as an image."
 
 
 @pytest.mark.parametrize("key", ["text", "negatives"])
