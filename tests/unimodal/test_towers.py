@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from transformers import T5Config, T5EncoderModel
 
 from tests.unimodal.conftest import encode_token_lists
 from unimodal.config import ImageTowerConfig, ModelConfig, PreprocessConfig, TextTowerConfig, parse_config
@@ -222,6 +223,13 @@ def test_a_text_tower_that_cannot_be_made_is_refused(
     with pytest.raises(ValueError, match=message) as caught:
         text_tower(**config)
     assert "\n" not in str(caught.value)
+
+
+def test_a_t5_encoder_that_was_saved_alone_is_refused_by_its_kind(tmp_path: Path) -> None:
+    config = T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    T5EncoderModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is an encoder-decoder, which is not supported"):
+        text_tower(name=str(tmp_path), pretrained=True)
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta"])

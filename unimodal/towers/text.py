@@ -80,7 +80,8 @@ def _from_transformers(config: TextTowerConfig) -> tuple[TextTower, TextTowerCon
         settings = AutoConfig.for_model(config.name, **config.kwargs)
     else:
         settings = read_settings(config.name, config.kwargs)
-    if settings.is_encoder_decoder:
+    # The config of a T5 encoder that was saved alone says False, and transformers makes both halves of it all the same.
+    if settings.is_encoder_decoder or hasattr(settings, "num_decoder_layers"):
         raise ValueError(f"text.name {config.name!r} is an encoder-decoder, which is not supported; use an encoder.")
 
     backbone = _read_backbone(config.name, settings) if config.pretrained else AutoModel.from_config(settings)
