@@ -277,14 +277,20 @@ def as_row(row: Any, place: str) -> Row:
 
 
 def _read_texts(path: Path) -> Iterator[Row]:
+    for _, text in read_lines(path):
+        if text.strip():
+            yield {"text": text.strip()}
+
+
+def read_lines(path: Path) -> Iterator[tuple[bytes, str]]:
+    """The lines of a file, as bytes and as text; raises ValueError, naming the line, for one that is not UTF-8."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
                 text = decode_line(line, is_first=number == 1)
             except UnicodeDecodeError as error:
                 raise not_utf8(f"{path}, line {number}", error) from None
-            if text.strip():
-                yield {"text": text.strip()}
+            yield line, text
 
 
 def decode_line(line: bytes, *, is_first: bool) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import xxhash
 
-from unimodal.rows import READERS, cells_of, decode_line, not_utf8, open_parquet, table_paths
+from unimodal.rows import READERS, cells_of, open_parquet, read_lines, table_paths
 from unimodal.shards.find import COMPRESSED, find_shards
 from unimodal.shards.read import ShardSet
 from unimodal.shards.storage import is_remote
@@ -125,13 +125,8 @@ def _of_lines(path: Path, label: str, per_unit: int) -> list[Unit]:
 def _of_texts(path: Path, label: str, per_unit: int) -> list[Unit]:
     """As of lines; raises ValueError for a line that is not UTF-8: then the file is not."""
     cutter = _Cutter(Unit(label, str(path), "texts", 0, 0, ""), per_unit)
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                text = decode_line(line, is_first=number == 1)
-            except UnicodeDecodeError as error:
-                raise not_utf8(f"{path}, line {number}", error) from None
-            cutter.add(line, is_row=bool(text.strip()))
+    for line, text in read_lines(path):
+        cutter.add(line, is_row=bool(text.strip()))
     return cutter.units()
 
 
