@@ -110,7 +110,6 @@ def _example(batch: Batch) -> str:
     if len(batch.keys) < 2:
         return f" (one of them is {batch.keys[0]})"
     kinds = ("image", "caption", "label") if batch.pixels is not None else ("query", "document", "label")
-    first, second = batch.ids[0], batch.ids[1]
-    same = [kind for kind, one, other in zip(kinds, first, second, strict=True) if one == other]
+    same = [kind for kind, one, other in zip(kinds, batch.ids[0], batch.ids[1], strict=True) if one == other]
     what = f"have the same {same[0]}" if same else "share a text"
     return f" ({batch.keys[0]} and {batch.keys[1]} {what})"

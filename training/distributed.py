@@ -68,7 +68,9 @@ def _open_store(seconds: float) -> tuple[Store, int, int]:
         opened: tuple[Store, int, int] = next(rendezvous("env://", timeout=patience))
         return opened
     # As torch's own, which would wait here for all ranks and not say which one is missing.
-    count, address, port = int(os.environ["WORLD_SIZE"]), os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    count = int(os.environ["WORLD_SIZE"])
+    address = os.environ["MASTER_ADDR"]
+    port = int(os.environ["MASTER_PORT"])
     store = TCPStore(address, port, count, True, patience, wait_for_workers=False, multi_tenant=True)
     return store, number, count
 

@@ -82,7 +82,8 @@ def _towers_of(init: str) -> tuple[str, ...]:
 
 
 def _check_names(model: ModelConfig) -> None:
-    text, image = model.text, model.image
+    text = model.text
+    image = model.image
 
     if text is not None and text.library == "transformers":
         _check_tokenizer(

@@ -86,8 +86,9 @@ def _describe(error: yaml.YAMLError, line: str, column: str) -> str:
         said = " ".join(str(error).split())
         return f"{line.partition(',')[0]} is not YAML: {said}" if line else f"the value is not YAML: {said}"
     said = f"{problem}, {context}" if context else problem
-    place = f"{line}{mark.line + 1}" if line else f"{column}{mark.column + 1}"
-    return f"{place} is not YAML: {said}"
+    if line:
+        return f"{line}{mark.line + 1} is not YAML: {said}"
+    return f"{column}{mark.column + 1} is not YAML: {said}; put a text in quotes"
 
 
 def _decode(content: bytes, source: str) -> str:

@@ -95,7 +95,8 @@ def _task_rows(mteb: Any, cache: Any, task: MtebTask, model: MtebModel) -> list[
     for split, scores in result.scores.items():
         for score in scores:
             where = [split, score["hf_subset"]] if several else []
-            name, metric = "/".join([task.metadata.name, *where]), task.metadata.main_score
+            name = "/".join([task.metadata.name, *where])
+            metric = task.metadata.main_score
             value = float(score["main_score"])
             is_defined = math.isfinite(value)  # mteb files NaN where a score is undefined
             note = "" if is_defined else f"mteb gives {value}"

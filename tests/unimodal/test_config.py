@@ -178,6 +178,7 @@ def test_an_override_without_a_value_is_refused_and_its_advice_works(override: s
         ("steps", "'steps' is not an override; write key=value"),
         ("=3", "'=3' is not an override"),
         ("steps=[1", r"'steps=\[1': column 3 is not YAML: expected ',' or '\]'"),
+        ("path=**/*.tar", r"'path=\*\*/\*.tar': column 2 is not YAML: .*; put a text in quotes$"),
         ("extra.a={b:3}", r"'extra.a={b:3}': {b:3} has the one key 'b:3' .* write a blank after the colon, {b: 3}, or"),
         ("extra.a={title}", "'extra.a={title}': .* put a text in quotes, '{title}', or write a value"),
         ("extra.a=red #5", "'extra.a=red #5': what comes from '#5' on is a comment in YAML; put the text in quotes"),

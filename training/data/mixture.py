@@ -31,7 +31,8 @@ def make_order(name: str, task: TaskConfig, source: str, sizes: Sequence[int], k
 
     sizes: samples in each shard. Raises ValueError, with a way out that works, if they do not fill one batch.
     """
-    num_samples, num_streams = sum(sizes), task.num_streams
+    num_samples = sum(sizes)
+    num_streams = task.num_streams
     # Of mixed batches a source gives each stream a sample at a time.
     batch = num_streams if task.mixed else task.global_batch
     if num_samples // num_streams < batch // num_streams:
