@@ -129,6 +129,17 @@ def read_head(file: Path) -> dict[str, Any]:
     return dict(head) if head.get("format_version") == FORMAT_VERSION else {}
 
 
+def read_heads(folder: Path, one: IndexedInput) -> list[dict[str, Any]]:
+    """What each file of an input was made of; raises ValueError for a file that is missing or broken."""
+    heads = [read_head(find_file(folder, name)) for name in one.files]
+    if not all(heads):
+        raise ValueError(
+            f"{folder} has no readable {one.files[heads.index({})]} of {one.input} any more; index that input again, "
+            "or take it out with --forget."
+        )
+    return heads
+
+
 def _inputs_without_a_list(folder: Path) -> list[IndexedInput]:
     heads: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for file in sorted(folder.glob("*.parquet")):

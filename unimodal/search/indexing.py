@@ -31,6 +31,7 @@ from .folder import (
     find_file,
     now,
     read_head,
+    read_heads,
     read_inputs,
     remove_unlisted,
     unlisted,
@@ -179,7 +180,8 @@ def dry_run(
 def forget(store_url: str, name: str, *, embeddings: Path | None = None, show_progress: bool | None = None) -> Filled:
     """Take an input out of a store. Items that an older input has too come back as they are there.
 
-    name: as `index` had it, or as `--list` shows it. Raises ValueError for an input that is not there.
+    name: as `index` had it, or as `--list` shows it. Raises ValueError for an input that is not there, and where a
+    file of another input is missing or broken.
     """
     folder = embeddings or default_folder(store_url)
     check_listed(store_url, folder)
@@ -192,6 +194,8 @@ def forget(store_url: str, name: str, *, embeddings: Path | None = None, show_pr
             names = [written_name(one) for one in there]
             raise ValueError(f"{store_url} has no input {name!r}; {nearest(name, names)}")
         kept = [one for one in inputs if one.input != wanted]
+        for one in kept:
+            read_heads(folder, one)  # raises while nothing has changed
         write_inputs(folder, kept)
         filled = _fill(store_url, folder, show_progress)
         _clean_up(folder, inputs, wanted)
@@ -207,10 +211,15 @@ class InputState:
 
 
 def list_inputs(store_url: str, *, embeddings: Path | None = None) -> tuple[list[InputState], dict[str, int]]:
-    """The inputs of a store, oldest indexing first, and how many files each has of runs that did not finish."""
+    """The inputs of a store, oldest indexing first, and how many files each has of runs that did not finish.
+
+    Raises ValueError where a file of an input is missing or broken.
+    """
     folder = embeddings or default_folder(store_url)
     check_listed(store_url, folder)
     inputs = read_inputs(folder)
+    for one in inputs:
+        read_heads(folder, one)  # raises for what cannot be read
     files = files_by_rank(folder, inputs)
     left_out = find_repeated(files, [hash_ids(file) for file in files])
     states = []
@@ -357,13 +366,7 @@ def _that_fit(plan: Plan, others: Sequence[IndexedInput], overwrite: bool, *, wa
     fitting = []
     for one in others:
         files = [find_file(plan.folder, name) for name in one.files]
-        heads = [read_head(file) for file in files]
-        if not all(heads):
-            raise ValueError(
-                f"{plan.folder} has no readable {one.files[heads.index({})]} of {one.input} any more; index that input "
-                "again, or take it out with --forget."
-            )
-        if any(head["model"] != plan.model for head in heads):
+        if any(head["model"] != plan.model for head in read_heads(plan.folder, one)):
             reason = "another model or weight"
         elif any(read_columns(file) != columns for file in files):
             reason = "other fields or vectors"

@@ -9,7 +9,7 @@ from unimodal.rows import pyarrow_parquet
 from unimodal.tables.files import written_name
 
 from .filling import find_repeated, hash_ids
-from .folder import IndexedInput, find_file, read_head, read_inputs
+from .folder import IndexedInput, find_file, read_head, read_heads, read_inputs
 from .predicate import In
 from .removed import MOST_LISTED, read_removed
 from .skipped import listed
@@ -19,10 +19,12 @@ from .store import open_store, store_exists
 def explain(store_url: str, folder: Path, item: str) -> list[str]:
     """What became of an item, a sentence for each input that has or had it; first what is so now.
 
-    folder: of the store's embeddings. Raises ValueError where none has or had it.
+    folder: of the store's embeddings. Raises ValueError where none has or had it, and where a file of an input is
+    missing or broken.
     """
     holders, skipped = list[IndexedInput](), list[str]()
     for one in reversed(read_inputs(folder)):
+        read_heads(folder, one)  # raises for a file that cannot be read
         files = [find_file(folder, name) for name in one.files]
         holding = [file for file in files if _has(file, item)]
         holders += [one] if holding else []

@@ -14,9 +14,10 @@ from tests.unimodal.search.runs import Run, wait_until
 from unimodal.embedder import Embedder
 from unimodal.search.filling import RECORD, SCHEMA, fill
 from unimodal.search.folder import INPUTS, read_head, read_inputs
-from unimodal.search.indexing import default_folder, forget
+from unimodal.search.indexing import default_folder, forget, list_inputs
 from unimodal.search.removed import read_removed
 from unimodal.search.skipped import SKIPPED
+from unimodal.search.why import explain
 
 Url = Callable[[Path], str]
 
@@ -87,6 +88,27 @@ def test_what_a_lost_file_of_embeddings_had_leaves_the_store_with_its_input(
     (removed,) = read_removed(folder)
     assert removed.id == "a"
     assert removed.reason == "its file of embeddings was missing or broken, and no input has it now"
+
+
+def test_a_lost_file_of_embeddings_is_named_before_anything_changes(saved: str, tmp_path: Path) -> None:
+    store = lance(tmp_path)
+    folder = default_folder(store)
+    day1 = write_day(tmp_path / "day1.jsonl", {"a": 1, "b": 1})
+    index_day(saved, day1, store)
+    day2 = write_day(tmp_path / "day2.jsonl", {"b": 2, "c": 2})
+    index_day(saved, day2, store)
+
+    (lost,) = [folder / name for one in read_inputs(folder) if one.input == day1 for name in one.files]
+    lost.unlink()
+    named = r"has no readable day1.* of .*day1.jsonl any more; index that input again, or take it out with --forget"
+    with pytest.raises(ValueError, match=named):
+        forget(store, day2)
+    with pytest.raises(ValueError, match=named):
+        list_inputs(store)
+    with pytest.raises(ValueError, match=named):
+        explain(store, folder, "b")
+    assert inputs_of(store) == ["day1.jsonl", "day2.jsonl"]
+    assert prices_in(store) == {"a": 1, "b": 2, "c": 2}
 
 
 def test_a_file_may_be_in_two_inputs(saved: str, tmp_path: Path) -> None:
