@@ -26,6 +26,8 @@ from .search.skipped import Skipped
 from .tables.files import written_name
 from .tables.skipped import json_lines, limit_of, too_many
 
+VECTORS = "vectors.npy"
+ITEMS = "items.jsonl"
 SKIPPED = "skipped.jsonl"
 
 
@@ -55,10 +57,9 @@ def embed_source(
     text, image: fields of a table, or templates of them; with both, a row's vector is that of the two together.
 
     Raises ValueError for an input that holds nothing or that the model does not embed, for more bad rows than
-    `max_skipped` allows, and for an `out` that exists and is not to be overwritten.
+    `max_skipped` allows, and for an `out` that exists and is not to be overwritten, or holds anything else.
     """
-    if out.exists() and not overwrite:
-        raise ValueError(f"{out} exists already; choose another folder or add --overwrite.")
+    _refuse_to_destroy(out, overwrite)
     given = {"input": str(source), **({"text": text} if text else {}), **({"image": image} if image else {})}
     config = parse_config(ItemsConfig, apply_overrides(given, overrides), source="options")
     whole = IndexConfig(**config.model_dump(), words=())
@@ -83,6 +84,19 @@ def embed_source(
     _write(out, np.concatenate(vectors), records, skipped)
     without_image = sum(one["kept"] for one in skipped)
     return Embedded(len(records), vectors[0].shape[1], len(skipped) - without_image, without_image)
+
+
+def _refuse_to_destroy(out: Path, overwrite: bool) -> None:
+    """Raises ValueError where something is that is not to be replaced, or that was not written here."""
+    if not out.exists():
+        return
+    others = [out.name]
+    if out.is_dir():
+        others = sorted(path.name for path in out.iterdir() if path.name not in (VECTORS, ITEMS, SKIPPED))
+    if others:
+        raise ValueError(f"{out} holds {others[0]!r}, which was not written by embed; choose another folder.")
+    if not overwrite:
+        raise ValueError(f"{out} exists already; choose another folder or add --overwrite.")
 
 
 class _Block(NamedTuple):
@@ -193,8 +207,8 @@ def _write(out: Path, vectors: Vectors, records: Sequence[Any], skipped: Sequenc
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    np.save(part / "vectors.npy", vectors)
-    (part / "items.jsonl").write_text(json_lines(records), encoding="utf-8")
+    np.save(part / VECTORS, vectors)
+    (part / ITEMS).write_text(json_lines(records), encoding="utf-8")
     if skipped:
         (part / SKIPPED).write_text(json_lines(skipped), encoding="utf-8")
     replace_folder(part, out)

@@ -225,10 +225,26 @@ def test_a_model_without_images_refuses_images_at_once(
 def test_what_is_there_is_replaced_only_when_that_is_asked_for(saved: str, tmp_path: Path) -> None:
     (tmp_path / "lines.txt").write_text("a red hat\n", encoding="utf-8")
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").touch()
+    (tmp_path / "out" / "items.jsonl").touch()
     with pytest.raises(ValueError, match=r"out exists already; choose another folder or add --overwrite"):
         embed_source(saved, tmp_path / "lines.txt", tmp_path / "out", device="cpu")
-    assert (tmp_path / "out" / "old").exists()
+    assert (tmp_path / "out" / "items.jsonl").exists()
     embed_source(saved, tmp_path / "lines.txt", tmp_path / "out", device="cpu", overwrite=True)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["items.jsonl", "vectors.npy"]
     assert not list(tmp_path.glob("out.*"))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_was_not_written_by_embed_is_never_replaced(saved: str, tmp_path: Path, overwrite: bool) -> None:
+    (tmp_path / "lines.txt").write_text("a red hat\n", encoding="utf-8")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "vectors.npy").write_bytes(b"old")
+    (tmp_path / "mine" / "thesis.txt").write_text("a year of work", encoding="utf-8")
+    (tmp_path / "notes").write_text("notes", encoding="utf-8")
+
+    for name, held in (("mine", "thesis.txt"), ("notes", "notes")):
+        with pytest.raises(ValueError, match=f"{name} holds '{held}', which was not written by embed; choose another"):
+            embed_source(saved, tmp_path / "lines.txt", tmp_path / name, device="cpu", overwrite=overwrite)
+
+    assert (tmp_path / "mine" / "thesis.txt").read_text(encoding="utf-8") == "a year of work"
+    assert (tmp_path / "notes").read_text(encoding="utf-8") == "notes"
