@@ -11,7 +11,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -44,29 +44,47 @@ class RowsConfig(Config):
         return self
 
 
-def read_rows(config: RowsConfig, root: Path = Path()) -> Iterator[Row]:
+class BadRow(NamedTuple):
+    """A line of JSON or CSV that is not a row; the lines after it can be read."""
+
+    place: str
+    reason: str  # as it continues the place: "is not JSON (...)"
+
+
+def read_rows(config: RowsConfig, root: Path = Path(), skip: Callable[[int, str], None] | None = None) -> Iterator[Row]:
     """The wanted rows in the order of the file; files are relative to `root`.
+
+    skip: called with the number of a line that cannot be read and the reason; without it, such a line is an error.
 
     Raises ValueError for a missing file or field, a line that cannot be read, and when no row is left.
     """
-    return (row for _, row in read_numbered_rows(config, root))
+    return (row for _, row in read_numbered_rows(config, root, skip))
 
 
-def read_numbered_rows(config: RowsConfig, root: Path = Path()) -> Iterator[tuple[int, Row]]:
+def read_numbered_rows(
+    config: RowsConfig, root: Path = Path(), skip: Callable[[int, str], None] | None = None
+) -> Iterator[tuple[int, Row]]:
     """As read_rows, each with its number in the unfiltered input: a name for the row that no filter changes."""
     wanted = RowFilter(config, root)
     first: Row = {}
-    num_rows = num_kept = 0
+    num_rows = num_kept = num_bad = 0
     for number, row in enumerate(_records(config.input, config.split, root)):
-        num_rows, first = number + 1, first or row
+        num_rows = number + 1
+        if isinstance(row, BadRow):
+            if skip is None:
+                raise _bad_row(row)
+            skip(number, f"{row.place} {row.reason}")
+            num_bad += 1
+            continue
+        first = first or row
         kept = wanted(row, f"row {number} of {config.input}")
         if kept is not None:
             num_kept += 1
             yield number, kept
     for field in config.where:
-        if num_rows and field not in wanted.seen:
+        if num_rows > num_bad and field not in wanted.seen:
             raise missing_field(first, field, f"any row of {config.input}")
-    if not num_kept:
+    if not num_kept and (not num_bad or num_bad < num_rows):
         raise ValueError(f"{config.input}: 0 of {num_rows} rows are left; loosen where, hash_range or exclude.")
 
 
@@ -157,7 +175,7 @@ def _lookup(field: str, place: str, root: Path) -> Callable[[Any, str], Row]:
     name, columns = _columns(place, "join")
     table: dict[str, Row] = {}
     numbers: dict[str, int] = {}
-    for number, row in enumerate(_records(name, "train", root)):
+    for number, row in enumerate(_whole(name, root)):
         key = _strict(row, columns[0], f"row {number} of {name}")
         if is_missing(key):
             continue
@@ -184,7 +202,7 @@ def _listed(place: str, root: Path) -> set[str]:
     name, columns = _columns(place, "exclude")
     return {
         text
-        for number, row in enumerate(_records(name, "train", root))
+        for number, row in enumerate(_whole(name, root))
         for column in columns
         for text in _texts(_strict(row, column, f"row {number} of {name}"))
     }
@@ -202,7 +220,19 @@ def _texts(value: Any) -> set[str]:
     return {str(without_point(one)) for one in values if not is_missing(one)}
 
 
-def _records(name: str, split: str, root: Path) -> Iterator[Row]:
+def _whole(name: str, root: Path) -> Iterator[Row]:
+    """Every row of a table that others are joined with or excluded by: one that cannot be read is an error."""
+    for row in _records(name, "train", root):
+        if isinstance(row, BadRow):
+            raise _bad_row(row)
+        yield row
+
+
+def _bad_row(row: BadRow) -> ValueError:
+    return ValueError(f"{row.place} {row.reason}; repair or remove it.")
+
+
+def _records(name: str, split: str, root: Path) -> Iterator[Row | BadRow]:
     """Every row of an input, unfiltered."""
     if name.startswith("hf:"):
         return iter(hub_data_set(name, split))
@@ -232,7 +262,7 @@ def table_paths(name: str, root: Path) -> list[Path]:
     return paths
 
 
-def _read_jsonl(path: Path) -> Iterator[Row]:
+def _read_jsonl(path: Path) -> Iterator[Row | BadRow]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -240,7 +270,7 @@ def _read_jsonl(path: Path) -> Iterator[Row]:
             try:
                 yield parse_line(line)
             except ValueError as error:
-                raise ValueError(f"{path}, line {number} is {error}; repair or remove it.") from None
+                yield BadRow(f"{path}, line {number}", f"is {error}")
 
 
 def _read_json(path: Path) -> Iterator[Row]:
@@ -303,7 +333,7 @@ def not_utf8(place: str, error: UnicodeDecodeError) -> ValueError:
     return ValueError(f"{place} is not UTF-8 ({error}); save it as UTF-8.")
 
 
-def _read_csv(path: Path) -> Iterator[Row]:
+def _read_csv(path: Path) -> Iterator[Row | BadRow]:
     with path.open("rb") as file:
         lines: list[bytes] = []
         line, header = 0, list[str]()
@@ -312,9 +342,8 @@ def _read_csv(path: Path) -> Iterator[Row]:
             lines.clear()
             header = header or row
             if row and len(row) != len(header):
-                reason = wrong_number(row, header)
-                raise ValueError(f"{path}, line {line} cannot be read ({reason}); repair or remove it.")
-            if row and row is not header:
+                yield BadRow(f"{path}, line {line}", f"cannot be read ({wrong_number(row, header)})")
+            elif row and row is not header:
                 yield dict(zip(header, row, strict=True))
 
 
@@ -378,7 +407,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         yield from batch.to_pylist()
 
 
-READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+READERS: dict[str, Callable[[Path], Iterator[Row | BadRow]]] = {
     ".jsonl": _read_jsonl,
     ".ndjson": _read_jsonl,
     ".json": _read_json,

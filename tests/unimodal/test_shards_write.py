@@ -194,11 +194,46 @@ def test_what_check_calls_broken_is_not_packed(tmp_path: Path) -> None:
     assert "'../out.jpg' is not below" in reasons[1]
 
 
+@pytest.mark.parametrize(
+    ("name", "lines", "reasons"),
+    [
+        (
+            "t.jsonl",
+            ['{"q": "a hat", "d": "felt"}', '{"q": ', "[1]", '{"q": "a cup", "d": "clay"}'],
+            ["t.jsonl, line 2 is not JSON", "t.jsonl, line 3 is a list"],
+        ),
+        ("t.csv", ["q,d", "a hat,felt", "x", "x,y,z", "a cup,clay"], ["line 3 cannot be read (1 cell", "(3 cells"]),
+    ],
+)
+def test_a_line_that_cannot_be_read_does_not_end_a_pack(
+    tmp_path: Path, name: str, lines: list[str], reasons: list[str]
+) -> None:
+    (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    found = run(tmp_path, input=name, query="q", document="d", negatives_from="d", num_negatives=1)
+
+    assert len(found) == 2
+    entries = [json.loads(line) for line in (tmp_path / "out" / SKIPPED).read_text().splitlines()]
+    assert [entry["row"] for entry in entries] == [1, 2]
+    for entry, reason in zip(entries, reasons, strict=True):
+        assert reason in entry["reason"]
+    with pytest.raises(ValueError, match=r"2 of 4 rows of .* cannot be read, or their image cannot"):
+        run(tmp_path, input=name, query="q", document="d", max_skipped=0)
+
+
+def test_a_table_of_lines_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text("[1]\n[2]\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"all 2 rows of t\.jsonl had to be skipped; the first: .*line 1 is a list"):
+        run(tmp_path, input="t.jsonl", query="q", document="d")
+
+
 def test_too_many_unreadable_images_end_a_pack(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(picture(0))
     rows = [{"i": name, "t": "a"} for name in ("a.jpg", "nowhere.jpg")] + [{"i": "a.jpg", "t": None}]
     name = jsonl(tmp_path / "t.jsonl", rows)
-    message = r"1 of 3 rows of t.jsonl have an image that cannot be read \(the first, row 1: .* and max_skipped is 0"
+    message = (
+        r"1 of 3 rows of t.jsonl cannot be read, or their image cannot \(the first, row 1: .* and max_skipped is 0"
+    )
     with pytest.raises(ValueError, match=message):
         run(tmp_path, input=name, image="i", captions="t", max_skipped=0)
     assert not (tmp_path / "out").exists()

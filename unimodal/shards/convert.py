@@ -33,7 +33,7 @@ class Siblings:
     def __init__(self, config: PackConfig, root: Path) -> None:
         self._groups: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
         if config.negatives_from:
-            for row in read_rows(config, root):
+            for row in read_rows(config, root, skip=lambda number, reason: None):  # pack lists those
                 texts = [texts_of(row, field)[:1] for field in (config.negatives_from, config.query, config.document)]
                 if all(texts):
                     self._groups[texts[0][0]].append((texts[1][0], texts[2][0]))

@@ -57,8 +57,9 @@ def pack(
 ) -> PackSummary:
     """Write OUT/000000.tar, 000001.tar, ... with an index beside each, and OUT/pack.json.
 
-    Rows without text or with an unreadable image are skipped, counted and listed in OUT/skipped.jsonl. All is
-    written into a hidden folder beside OUT, which takes its place at the end: OUT is whole or not there.
+    Rows without text, with an unreadable image, or of a line that is not a row are skipped, counted and listed in
+    OUT/skipped.jsonl. All is written into a hidden folder beside OUT, which takes its place at the end: OUT is whole
+    or not there.
     Raises ValueError if OUT holds something (`overwrite` replaces what was packed before, and nothing else), if a
     field is in no row, if two rows share a key, or if nothing is left.
     """
@@ -98,9 +99,16 @@ def _samples(
     row_of_key: dict[str, int] = {}
     row: Row = {}
     num_read = 0
+    bad_lines: list[int] = []
     unreadable: list[str] = []
+
+    def skip(number: int, reason: str) -> None:
+        bad_lines.append(number)
+        skipped.append({"row": number, "key": f"{number:09d}", "reason": reason})
+        unreadable.append(f"row {number}: {reason}")
+
     with progress_bar(f"reading {config.input}", num_rows(config, root), show_progress) as advance:
-        for number, row in read_numbered_rows(config, root):
+        for number, row in read_numbered_rows(config, root, skip):
             advance(number + 1)
             num_read += 1
             unseen -= {field for field in unseen if has_field(row, field)}
@@ -118,12 +126,13 @@ def _samples(
                     " choose a key that tells rows apart, or none."
                 )
             yield from samples
-    for field in sorted(unseen):
+    for field in sorted(unseen) if num_read else ():
         raise missing_field(row, field, f"any row of {config.input}")
+    num_read += len(bad_lines)
     if too_many(len(unreadable), num_read, config.max_skipped):
         raise ValueError(
-            f"{len(unreadable):,} of {num_read:,} rows of {config.input} have an image that cannot be read (the first, "
-            f"{unreadable[0]}), {limit_of(config.max_skipped)}; repair them, or raise max_skipped."
+            f"{len(unreadable):,} of {num_read:,} rows of {config.input} cannot be read, or their image cannot (the "
+            f"first, {unreadable[0]}), {limit_of(config.max_skipped)}; repair them, or raise max_skipped."
         )
 
 
