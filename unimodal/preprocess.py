@@ -390,11 +390,15 @@ def _read_transformers_tokenizer(name: str, settings: Mapping[str, Any]) -> Any:
         wrapper = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         wrapper.backend_tokenizer  # noqa: B018  # a slow tokenizer has none
     except Exception as error:  # the library raises many kinds for one fact: there is no tokenizer under that name
-        raise ValueError(
-            f"no tokenizer found for {name!r} ({' '.join(str(error).split())[:120]}); "
-            "set text.tokenizer to a hub id, a folder or a tokenizer.json."
-        ) from None
+        raise _no_tokenizer(name, error) from None
     return wrapper
+
+
+def _no_tokenizer(name: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"no tokenizer found for {name!r} ({' '.join(str(error).split())[:120]}); "
+        "set text.tokenizer to a hub id, a folder or a tokenizer.json."
+    )
 
 
 def _check_words(name: str, backend: TokenizerBackend, special: Sequence[str]) -> None:
@@ -418,7 +422,10 @@ def _read_tokenizer(file: Path) -> TokenizerBackend:
 def _open_clip_tokenizer(config: TextTowerConfig) -> tuple[Tokenizer, TextTowerConfig]:
     import open_clip
 
-    tokenizer = open_clip.get_tokenizer(config.name)
+    try:
+        tokenizer = open_clip.get_tokenizer(config.name)
+    except Exception as error:  # as of transformers' own tokenizers
+        raise _no_tokenizer(config.name, error) from None
     length = tokenizer.context_length
     if isinstance(tokenizer, open_clip.tokenizer.HFTokenizer):
         if tokenizer.strip_sep_token or tokenizer.tokenizer_mode:
@@ -429,7 +436,9 @@ def _open_clip_tokenizer(config: TextTowerConfig) -> tuple[Tokenizer, TextTowerC
         clean = cleaners.get(tokenizer.clean_fn, "clip")
         pad_id = tokenizer.tokenizer.pad_token_id or 0
         config = config.model_copy(update={"clean": clean, "pad_id": pad_id, "max_length": length})
-        return Tokenizer(tokenizer.tokenizer.backend_tokenizer, config), config
+        backend = tokenizer.tokenizer.backend_tokenizer
+        _check_words(config.name, backend, tokenizer.tokenizer.all_special_tokens)
+        return Tokenizer(backend, config), config
     config = config.model_copy(update={"clean": "clip", "pad_id": 0, "max_length": length})
     return Tokenizer(clip_tokenizer(), config), config
 

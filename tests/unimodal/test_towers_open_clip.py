@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 
 import unimodal
 from unimodal.checkpoint import save_model
-from unimodal.config import ImageTowerConfig, ModelConfig
+from unimodal.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from unimodal.embedder import Embedder, Item
 from unimodal.interop.open_clip import from_open_clip
 from unimodal.model import build_model
+from unimodal.preprocess import load_tokenizer
 from unimodal.towers.open_clip import open_clip_settings
 
 VISION = {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 8}
@@ -163,6 +164,20 @@ def test_a_model_that_is_not_there_is_refused_in_one_short_sentence(name: str, m
     with pytest.raises(ValueError, match=message) as caught:
         unimodal.load(f"open_clip:{name}")
     assert len(str(caught.value)) < 500
+
+
+def test_an_open_clip_folder_whose_text_tower_has_no_tokenizer_is_refused(tmp_path: Path, tokenizer_file: Path) -> None:
+    settings = architecture("roberta", tmp_path / "backbone", tokenizer_file)
+    saved_by_open_clip(settings, tmp_path / "theirs")
+    for file in (tmp_path / "theirs").glob("*token*"):
+        file.unlink()
+    with pytest.raises(ValueError, match=r"no tokenizer found for 'local-dir:.*theirs'"):
+        unimodal.load(f"open_clip:local-dir:{tmp_path / 'theirs'}", device="cpu")
+
+
+def test_a_tokenizer_of_the_hub_that_cannot_be_reached_is_said() -> None:
+    with pytest.raises(ValueError, match="no tokenizer found for 'nllb-clip-base' "):
+        load_tokenizer(TextTowerConfig(library="open_clip", name="nllb-clip-base"))
 
 
 @pytest.mark.parametrize(
