@@ -100,6 +100,8 @@ def _of_shards(source: str, limit: int, rng: np.random.Generator) -> Iterator[Sa
     drawn = np.sort(rng.choice(len(shards), min(limit, len(shards)), replace=False))
     for number, shard in zip(drawn, np.searchsorted(ends, drawn, side="right"), strict=True):
         yield shards.read(int(shard), int(number - ends[shard] + shards.num_samples[shard]))
+    for path, reason in shards.truncated.items():
+        yield Sample("", {}, f"shard {path} is truncated ({reason})")
 
 
 def _of_table(source: str, options: Sequence[str], limit: int, rng: np.random.Generator) -> Iterator[Sample]:
@@ -108,12 +110,16 @@ def _of_table(source: str, options: Sequence[str], limit: int, rng: np.random.Ge
         raise ValueError(f"which fields of {source} are meant is not said; add image=FIELD and captions=[FIELD].")
     config = parse_config(PackConfig, values, source="options")
     folder = image_folder(source, config.image_root)
-    for number, row in _drawn(read_numbered_rows(config), limit, rng):
+    bad: list[str] = []
+    rows = read_numbered_rows(config, skip=lambda number, reason: bad.append(f"row {number}: {reason}"))
+    for number, row in _drawn(rows, limit, rng):
         try:
             parts, fault = image_sample(row, config, folder), ""
         except ValueError as error:
             parts, fault = {}, f"row {number}: {error}"
         yield Sample(str(number), parts, fault)
+    for reason in bad:
+        yield Sample("", {}, reason)
 
 
 def _drawn(rows: Iterator[tuple[int, Row]], limit: int, rng: np.random.Generator) -> list[tuple[int, Row]]:

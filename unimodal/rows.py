@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from unimodal.config import Config, nearest
 from unimodal.json_text import parse_json
@@ -33,6 +33,13 @@ class RowsConfig(Config):
     hash_field: str = ""  # hold out by hash: keep rows whose hash of this field falls in hash_range
     hash_range: tuple[int, int] = (0, 100)  # percent, [low, high)
     exclude: dict[str, str] = Field({})  # field: "FILE:COLUMN[,COLUMN]" drops rows whose value is listed there
+
+    @field_validator("input")
+    @classmethod
+    def _input_has_a_name(cls, name: str) -> str:
+        if not name.strip():  # as of a variable of the shell that is not set; it would be the current folder
+            raise ValueError("it is empty; name a table, a folder or shards (. is the current folder).")
+        return name
 
     @model_validator(mode="after")
     def _range_is_a_range(self) -> RowsConfig:

@@ -82,6 +82,23 @@ def test_rows_that_cannot_be_used_are_counted_in_a_warning(model: Path, table: P
         assert calibrate_model(model, str(table), OPTIONS) == (6, 3)
 
 
+def test_a_line_that_is_not_a_row_and_a_shard_that_was_cut_short_are_in_the_warning(
+    model: Path, table: Path, tmp_path: Path
+) -> None:
+    pack(PackConfig(input="rows.jsonl", image="photo", captions=("title", "note")), tmp_path / "shards", tmp_path)
+    with table.open("a", encoding="utf-8") as file:
+        file.write("[1]\n")
+
+    with pytest.warns(UserWarning, match="1 samples .* the first: row .* is a list and not an object"):
+        calibrate_model(model, str(table), OPTIONS)
+
+    shard = tmp_path / "shards" / "000000.tar"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(UserWarning, match="1 samples .* the first: shard .*000000.tar is truncated"):
+        calibrate_model(model, str(tmp_path / "shards"))
+
+
 def test_a_table_needs_its_fields_named(model: Path, table: Path) -> None:
     with pytest.raises(ValueError, match="add image=FIELD"):
         calibrate_model(model, str(table))

@@ -106,6 +106,7 @@ def test_join_puts_the_other_row_in_place_of_its_key(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"input": "nowhere.jsonl"}, "does not exist"),
+        ({"input": " "}, "it is empty; name a table, a folder or shards"),
         ({"input": "a.xlsx"}, "has the ending '.xlsx'"),
         ({"where": {"colour": "red"}}, "field 'colour' is not in any row of a.jsonl; did you mean 'color'"),
         ({"where": {"color": "green"}}, "0 of 10 rows are left"),

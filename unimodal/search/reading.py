@@ -174,6 +174,8 @@ def _read_shard(unit: Unit) -> Iterator[RawRow]:
             yield RawRow(number, _row_of(sample), sample.fault)
         except ValueError as error:
             yield RawRow(number, {}, str(error))
+    for reason in shard.truncated.values():
+        yield RawRow(unit.rows, {}, f"the shard is truncated ({reason}), and what followed is lost; write it again")
 
 
 def _row_of(sample: Sample) -> Row:

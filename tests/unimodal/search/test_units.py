@@ -155,6 +155,21 @@ def test_a_shard_has_its_name_whatever_lies_beside_it(tmp_path: Path, name: str)
     assert alone.label == "2024/a.tar"
 
 
+def test_a_shard_that_was_cut_short_gives_its_whole_samples_and_a_row_that_says_so(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for key in ("000", "001"):
+            add_sample(tar, key, b"pixels", b"{}")
+    whole = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(whole[: 5 * 512])  # within the second sample
+
+    (unit,) = find_units(str(tmp_path / "a.tar"), "train", 100)
+    rows = list(read_unit(unit))
+
+    assert [row.number for row in rows] == [0, 1]
+    assert rows[0].fault == ""
+    assert rows[1].fault.startswith("the shard is truncated (")
+
+
 def test_a_folder_gives_its_pictures_by_their_paths(tmp_path: Path, pictures: list[Image.Image]) -> None:
     (tmp_path / "deep").mkdir()
     for name in ("b.png", "deep/a.JPG", "c.webp"):
