@@ -142,7 +142,8 @@ def find_repeated(files: Sequence[Path], hashes: Sequence[Hashes]) -> dict[Path,
     """The ids of each file that a file before it has too."""
     found, counts = np.unique(np.concatenate([*hashes, np.zeros(0, np.uint64)]), return_counts=True)
     several = found[counts > 1]
-    seen, repeated = set[str](), dict[Path, frozenset[str]]()
+    seen = set[str]()
+    repeated = dict[Path, frozenset[str]]()
     for file, of_file in zip(files, hashes, strict=True):
         if several.size and (suspects := np.isin(of_file, several)).any():
             ids = [one for one, suspect in zip(read_ids(file), suspects, strict=True) if suspect]

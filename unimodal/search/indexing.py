@@ -122,7 +122,9 @@ def index(
         embedded = sum(ranks.gather({str(ranks.rank): len(todo)}).values())
         found = ranks.gather({job.unit.name: (job, _found(plan, job)) for job in jobs})
         ordered = [found[unit.name][0] for unit in cut]
-        filled, shared, repeated = Filled(0, 0, 0, {}), 0, 0
+        filled = Filled(0, 0, 0, {})
+        shared = 0
+        repeated = 0
         if ranks.rank == 0:
             entry = _checked(plan, ordered, inputs, overwrite, replace)
             # From here on the store changes.
@@ -421,7 +423,8 @@ def _checked(
 
 def _skipped_refusal(plan: Plan, skipped: int, without_image: int, rows: int, first_reason: str) -> ValueError | None:
     """The error where too many rows of an input are bad."""
-    name, allowed = plan.config.input, plan.config.max_skipped
+    name = plan.config.input
+    allowed = plan.config.max_skipped
     if skipped == rows:
         return ValueError(
             f"all {skipped:,} rows of {name} had to be skipped; the first: {first_reason}. "
@@ -438,7 +441,8 @@ def _removed_refusal(
     plan: Plan, inputs: Sequence[IndexedInput], hashes: NDArray[np.uint64], replace: bool
 ) -> ValueError | None:
     """The error where too much of what is there would go; hashes: of the ids that the input has now."""
-    name, allowed = plan.config.input, plan.config.max_removed
+    name = plan.config.input
+    allowed = plan.config.max_removed
     before = [one for one in inputs if replace or one.input == name]
     files = [find_file(plan.folder, file) for one in before for file in one.files]
     old = [hash_ids(file) for file in files if read_head(file)]  # what a broken file had is not known

@@ -203,7 +203,8 @@ def item_of(
 
     default: its id where the configuration names no field for it. folder: that of the images.
     """
-    row, fault = raw.row, ""
+    row = raw.row
+    fault = ""
     text = text_of(row, config.text)
     try:
         content = _image(row, config, folder)

@@ -61,7 +61,10 @@ def preview(
     there: the inputs that it is made of, oldest first. others: those that would stay beside this one.
     """
     before = known_before(plan)
-    parts, faults, embedded, done = list[_Items](), list[Skipped](), 0, 0
+    parts = list[_Items]()
+    faults = list[Skipped]()
+    embedded = 0
+    done = 0
     with progress_bar("reading", sum(job.unit.rows for job in jobs), show_progress) as advance:
         for job in jobs:
             for chunk in prepare(plan, job.unit):

@@ -26,7 +26,8 @@ class RemovedItem(NamedTuple):
 
 def note_removed(folder: Path, removed: Sequence[RemovedItem]) -> None:
     """Add items to the list, with the time as it is now."""
-    file, time = folder / REMOVED, now()
+    file = folder / REMOVED
+    time = now()
     with file.open("a", encoding="utf-8") as out:
         for one in removed:  # the line break comes first: what a kill cuts is a line of its own
             out.write("\n" + json.dumps(one._replace(at=time)._asdict()))

@@ -22,7 +22,8 @@ def explain(store_url: str, folder: Path, item: str) -> list[str]:
     folder: of the store's embeddings. Raises ValueError where none has or had it, and where a file of an input is
     missing or broken.
     """
-    holders, skipped = list[IndexedInput](), list[str]()
+    holders = list[IndexedInput]()
+    skipped = list[str]()
     for one in reversed(read_inputs(folder)):
         read_heads(folder, one)  # raises for a file that cannot be read
         files = [find_file(folder, name) for name in one.files]

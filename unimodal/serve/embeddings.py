@@ -204,7 +204,8 @@ async def embed_for_cohere(
     embedder = engine.embedder
     dimensions = checked_dimensions(dimensions, engine, "output_dimension")
     param, inputs = cohere_inputs(body)
-    prompt, whole = prompt_of(body, embedder.prompts), body.truncate is False
+    prompt = prompt_of(body, embedder.prompts)
+    whole = body.truncate is False
     results = await embed(engine, inputs, request.scope, prompt=prompt, param=param, whole=whole)
     num_images = sum("image" in one for one in inputs)
     units = {"input_tokens": tokens(results), **({"images": num_images} if num_images else {})}

@@ -123,7 +123,8 @@ class Engine:
                 batcher.close()
                 return False
             await asyncio.sleep(0.05)
-        before, admitted = self._batcher, [request.answered for request in self._requests]
+        before = self._batcher
+        admitted = [request.answered for request in self._requests]
         self._install(embedder, batcher, workers)
         if admitted:
             await asyncio.wait(admitted)
