@@ -69,4 +69,6 @@ def _has_any(folder: Path, patterns: Sequence[str]) -> bool:
 
 def _not_there(source: str, error: Exception) -> ValueError:
     why = shorten(str(error), 160, placeholder=" …")
-    return ValueError(f"{source} is not a folder here and the hub gave none ({why}).")
+    return ValueError(
+        f"{source} is not a folder here and the hub gave none ({why}); check the name and the connection."
+    )

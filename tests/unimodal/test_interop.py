@@ -466,13 +466,14 @@ def test_models_load_by_their_hub_ids(
     np.testing.assert_allclose(np.load(tmp_path / "home" / "0.npy"), expected, rtol=0, atol=1e-6)
     assert len(errors) == 1
     assert errors[0].startswith("model 'someone/nothing' is not a folder here and the hub gave none")
+    assert errors[0].endswith("; check the name and the connection.")
     # The hub is gone: what was fetched once is used, and what was not is one sentence.
     (tmp_path / "home" / "0.npy").unlink()
     errors = load_elsewhere(tmp_path / "home", endpoint, "someone/ours", "someone/nothing")
     np.testing.assert_allclose(np.load(tmp_path / "home" / "0.npy"), expected, rtol=0, atol=1e-6)
     assert len(errors) == 1
     assert errors[0].startswith("model 'someone/nothing' is not a folder here and the hub gave none")
-    assert errors[0].endswith(" appropriate snapshot …).")  # cut between two words
+    assert errors[0].endswith(" appropriate snapshot …); check the name and the connection.")  # cut between two words
 
 
 def test_open_clip_weights_without_a_hub_are_one_sentence_soon(tmp_path: Path) -> None:

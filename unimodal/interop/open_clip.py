@@ -85,6 +85,6 @@ def _find_repository(repository: str, what: str) -> None:
         snapshot_download(repository, allow_patterns=[])
     except LocalEntryNotFoundError as error:
         why = shorten(str(error), 160, placeholder=" …")
-        raise ValueError(f"{what} at the hub, which gave none ({why}).") from None
+        raise ValueError(f"{what} at the hub, which gave none ({why}); check the name and the connection.") from None
     except Exception:  # a refusal, or a proxy's, in the terms of one of many HTTP clients
         return  # open_clip says it with the file's name
