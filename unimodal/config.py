@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from itertools import combinations
+from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -345,6 +346,9 @@ def check_truncation(config: ModelConfig, dim: int, name: str = "truncate_dim") 
     Raises ValueError for a length that the vectors do not have, or that the model was not trained for.
     """
     whole = config.embed_dim
+
+    if isinstance(dim, bool) or not isinstance(dim, Integral):
+        raise ValueError(f"{name} {dim!r} is of type {type(dim).__name__}; give a whole number from 1 to {whole}.")
 
     if not 0 < dim <= whole:
         raise ValueError(f"{name} {dim} is not between 1 and embed_dim {whole}.")

@@ -11,7 +11,9 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from io import IOBase
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -32,7 +34,7 @@ from .inputs import check_unicode, parts_of
 from .model import DualEncoder, length_sorted_chunks
 from .preprocess import Tokenizer, image_to_pixels, load_image, pad_ids
 from .progress import progress_bar
-from .vectors import unit
+from .vectors import cosines, unit
 
 Vectors: TypeAlias = NDArray[np.float32]
 Prepared: TypeAlias = list[int] | Tensor  # the token ids of a text | (3, S, S) uint8 pixels of a picture
@@ -54,7 +56,7 @@ class Embedder:
         model: DualEncoder,
         tokenizer: Tokenizer | None,
         *,
-        device: str | Sequence[str] | None = None,
+        device: str | torch.device | Sequence[str | torch.device] | None = None,
         dtype: str = "float32",
         truncate_dim: int | None = None,
         calibration: Calibration | None = None,
@@ -68,9 +70,7 @@ class Embedder:
         """
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
-        names = (
-            [device] if isinstance(device, str) else list(device or ["cuda" if torch.cuda.is_available() else "cpu"])
-        )
+        names = _devices(device)
         if tokenizer is not None and model.text is not None:
             tokenizer.fit_to(model.text.num_tokens)
         self.config: ModelConfig = model.config
@@ -155,9 +155,12 @@ class Embedder:
         """`encode` with the model's document prompt."""
         return self.encode(inputs, prompt=self.config.prompts.get("document", ""), **options)
 
-    def similarity(self, left: Vectors, right: Vectors) -> Vectors:
-        """Cosine similarities of unit vectors: (n, D), (m, D) -> (n, m)."""
-        return left @ right.T
+    def similarity(self, left: Any, right: Any) -> Vectors:
+        """Cosines of vectors of any length and type of number: (n, D), (m, D) -> (n, m).
+
+        Raises ValueError for vectors of two lengths, and for one that is zero or not finite, with its position.
+        """
+        return cosines(left, right)
 
     def prepare(self, part: str | Picture) -> Prepared:
         """What can be done for one text (its prompt included) or picture on any thread before a model is free."""
@@ -272,7 +275,7 @@ class Embedder:
 def load(
     source: str | Path,
     *,
-    device: str | Sequence[str] | None = None,
+    device: str | torch.device | Sequence[str | torch.device] | None = None,
     dtype: str = "float32",
     truncate_dim: int | None = None,
     calibrated: bool = False,
@@ -309,14 +312,45 @@ def load(
     return Embedder(model.eval(), tokenizer, device=device, dtype=dtype, truncate_dim=truncate_dim, calibration=means)
 
 
+def _devices(device: str | torch.device | Sequence[str | torch.device] | None) -> list[torch.device]:
+    """The devices of the model's copies; refuses what is not one, and one that this machine does not have."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    given = [device] if isinstance(device, (str, torch.device)) or not isinstance(device, Iterable) else list(device)
+
+    found: list[torch.device] = []
+    for one in given:
+        try:
+            if not isinstance(one, (str, torch.device)):  # torch takes 0 for the first GPU
+                raise TypeError(f"it is of type {type(one).__name__}")
+            place = torch.device(one)
+            torch.empty(0, device=place)
+        except (TypeError, RuntimeError, AssertionError, NotImplementedError) as error:
+            why = shorten(str(error), 100, placeholder=" …")
+            raise ValueError(f"device {one!r} cannot be used ({why}); give cpu, cuda, cuda:1 or mps.") from None
+        found.append(place)
+
+    if not found:
+        raise ValueError("device is an empty list; name one, or leave it out.")
+    return found
+
+
 def _items(inputs: Item | Sequence[Item]) -> list[Item]:
     """The inputs as a list; what is neither an item nor a sequence becomes the one item that is then refused."""
     if isinstance(inputs, (str, bytes, Path, Image.Image, Mapping)):
         return [inputs]
+    if isinstance(inputs, (set, frozenset)):
+        raise ValueError("a set has no order, so its vectors could not be told apart; give a list.")
+    if hasattr(inputs, "columns"):  # pandas' gives the names of its columns, one by one
+        raise ValueError(
+            f"a {type(inputs).__name__} is a table; give one column of it (list(table['title'])), or a list of "
+            "mappings."
+        )
     is_numbers = isinstance(inputs, (Tensor, bytearray, memoryview)) or (
-        isinstance(inputs, np.ndarray) and inputs.dtype.kind not in "OSU"
+        isinstance(inputs, np.ndarray) and (inputs.dtype.kind not in "OSU" or inputs.ndim == 0)
     )
-    if is_numbers or not isinstance(inputs, Iterable):
+    is_one = is_numbers or isinstance(inputs, IOBase)  # an open file gives its lines
+    if is_one or not isinstance(inputs, Iterable):
         return [cast(Item, inputs)]
     return list(inputs)
 

@@ -33,8 +33,11 @@ def parts_of(item: Item, modalities: frozenset[str], *, allow_blank: bool = Fals
     if isinstance(item, Mapping):
         unknown = item.keys() - {"text", "image", "weight"}
         contents = {key: item[key] for key in ("text", "image") if item.get(key) is not None}
-        if unknown or not contents:
-            raise ValueError(f"its keys are {sorted(item)}; give 'text', 'image' or both, and maybe 'weight'.")
+        if unknown or not item.keys() & {"text", "image"}:
+            keys = sorted(item, key=str)
+            raise ValueError(f"its keys are {keys}; give 'text', 'image' or both, and maybe 'weight'.")
+        if not contents:
+            raise ValueError("neither its text nor its image has a value; give one of them, or leave the item out.")
         weight = 0.5 if item.get("weight") is None else item["weight"]
         if not isinstance(weight, Real) or not 0 <= float(weight) <= 1:
             raise ValueError(f"weight {weight!r} is not between 0 (text alone) and 1 (picture alone).")
@@ -70,6 +73,8 @@ def check_unicode(text: str, name: str = "text") -> str:
 
     Raises ValueError for half a surrogate pair, with its place.
     """
+    if not isinstance(text, str):
+        raise ValueError(f"{name} is {text!r:.60}, of type {type(text).__name__}; give a str.")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -81,7 +86,8 @@ def check_unicode(text: str, name: str = "text") -> str:
 
 
 def _check_text(content: Any, allow_blank: bool) -> None:
-    is_text = isinstance(content, str) and bool(content if allow_blank else content.strip())
-    if not is_text:
+    if not isinstance(content, str):
+        raise ValueError(f"text is {content!r:.60}, of type {type(content).__name__}; give a str.")
+    if not (content if allow_blank else content.strip()):
         raise ValueError(f"text is {content!r:.60}; give a text that is not empty.")
     check_unicode(content)

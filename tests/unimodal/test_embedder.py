@@ -189,7 +189,9 @@ def test_prompts_are_put_before_texts_alone(embedder: Embedder, texts: list[str]
         ({"txt": "a"}, "input 2: its keys are .'txt'.; give 'text', 'image' or both"),
         ({"text": "a", "weight": 2}, "input 2: weight 2 is not between 0"),
         ({"text": "a", "image": "b.png"}, "and this is of type str; a str is always text"),
-        ({"text": 5}, "input 2: text is 5"),
+        ({"text": 5}, "input 2: text is 5, of type int; give a str"),
+        ({"text": None, "image": None, "weight": 0.5}, "input 2: neither its text nor its image has a value"),
+        ({"text": "a", 1: "b", "z": 2}, r"input 2: its keys are .1, 'text', 'z'.; give"),
     ],
 )
 def test_what_cannot_be_embedded_is_named_with_its_position(embedder: Embedder, item: Any, message: str) -> None:
@@ -357,6 +359,71 @@ def test_similarity_is_the_cosine(embedder: Embedder, texts: list[str]) -> None:
     similarity = embedder.similarity(vectors[:2], vectors)
     assert similarity.shape == (2, 10)
     assert similarity[1, 7] == pytest.approx(float(vectors[1] @ vectors[7]), abs=1e-6)
+
+
+def test_similarity_is_the_cosine_of_vectors_of_any_length_and_type(embedder: Embedder, texts: list[str]) -> None:
+    vectors = embedder.encode(texts)
+    right = vectors @ vectors.T
+
+    for one, atol in (
+        (vectors * 5, 1e-6),
+        (vectors * np.float32(1e30), 1e-6),
+        (vectors.tolist(), 1e-6),
+        (torch.tensor(vectors), 1e-6),
+        ((vectors * 127).round().astype(np.int8), 0.03),
+    ):
+        assert embedder.similarity(one, vectors) == pytest.approx(right, abs=atol)
+    assert embedder.similarity(vectors[0], vectors) == pytest.approx(right[0], abs=1e-6)
+    assert embedder.similarity(vectors[:0], vectors).shape == (0, 10)
+
+
+@pytest.mark.parametrize(
+    ("left", "message"),
+    [
+        ([[1.0, 0.0], [np.nan, 1.0]], "left vector 1 is not finite and so has no cosine .* .1 of 2 are like it"),
+        ([[0.0, 0.0]], "left vector 0 is zero and so has no cosine"),
+        ([[1.0, 0.0, 0.0]], "the left vectors have 3 dimensions and the right ones 2"),
+        (["a red hat"], "the left vectors are .'a red hat'.; give an array of numbers"),
+        (None, "the left vectors are None; give an array of numbers"),
+        ([[1.0], [1.0, 2.0]], "give an array of numbers"),
+    ],
+)
+def test_what_has_no_cosine_is_refused(embedder: Embedder, left: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        embedder.similarity(left, [[1.0, 0.0]])
+
+
+def test_a_table_and_a_set_are_not_lists_of_inputs(embedder: Embedder) -> None:
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(ValueError, match="a DataFrame is a table; give one column of it"):
+        embedder.encode(pandas.DataFrame({"title": ["a red hat"]}))  # its columns' names would be the texts
+    with pytest.raises(ValueError, match="a set has no order"):
+        embedder.encode({"a", "b"})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="input 0: it is of type BytesIO; give"):
+        embedder.encode(io.BytesIO(b"a\nb"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="input 0: it is of type ndarray; give"):
+        embedder.encode(np.array("a"))  # type: ignore[arg-type]
+    assert len(embedder.encode(pandas.Series(["a", "b"], index=[7, 8]))) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"truncate_dim": "3"}, "truncate_dim '3' is of type str; give a whole number from 1 to"),
+        ({"truncate_dim": True}, "truncate_dim True is of type bool"),
+        ({"prompt": 3}, "prompt is 3, of type int; give a str"),
+    ],
+)
+def test_an_option_of_another_type_is_refused(embedder: Embedder, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        embedder.encode(["a"], **options)
+
+
+@pytest.mark.parametrize("device", ["gpu", "", 0, ["cpu", "tpu"], []])
+def test_a_device_that_is_not_there_is_refused(model: DualEncoder, device: Any) -> None:
+    with pytest.raises(ValueError, match=r"device .*(cannot be used .*; give cpu, cuda|is an empty list)"):
+        Embedder(model, None, device=device)
+    assert Embedder(model, None, device=torch.device("cpu")).models[0].device.type == "cpu"
 
 
 def test_a_bar_counts_to_the_end_where_it_is_asked_for(
