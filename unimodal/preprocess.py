@@ -346,6 +346,7 @@ def load_tokenizer(config: TextTowerConfig, folder: Path | None = None) -> tuple
         pad_id = wrapper.pad_token_id if wrapper.pad_token_id is not None else config.pad_id
         special = wrapper.all_special_tokens
     _check_words(name, backend, special)
+    _check_unknown_words(name, backend)
     config = config.model_copy(update={"pad_id": pad_id})
     return Tokenizer(backend, config), config
 
@@ -381,16 +382,12 @@ def _read_transformers_tokenizer(name: str, settings: Mapping[str, Any]) -> Any:
             f"{name} has a tokenizer of its own code (tokenizer_config.json's auto_map), which is not run here, and "
             "another one would give other tokens; set text.tokenizer to one that transformers itself has."
         )
-    if settings.get("truncation_side", "right") != "right":
-        raise ValueError(
-            f"{name} cuts long texts at the {settings['truncation_side']} (truncation_side in tokenizer_config.json), "
-            "which is not supported; use a tokenizer that cuts at the right."
-        )
     try:
         wrapper = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         wrapper.backend_tokenizer  # noqa: B018  # a slow tokenizer has none
     except Exception as error:  # the library raises many kinds for one fact: there is no tokenizer under that name
         raise _no_tokenizer(name, error) from None
+    _check_side(name, wrapper.truncation_side)
     return wrapper
 
 
@@ -399,6 +396,15 @@ def _no_tokenizer(name: str, error: Exception) -> ValueError:
         f"no tokenizer found for {name!r} ({' '.join(str(error).split())[:120]}); "
         "set text.tokenizer to a hub id, a folder or a tokenizer.json."
     )
+
+
+def _check_side(name: str | Path, side: str) -> None:
+    """Refuse a tokenizer that keeps the end of a long text: ours keep its beginning."""
+    if side.lower() != "right":
+        raise ValueError(
+            f"{name} cuts long texts at the {side.lower()} (truncation_side in tokenizer_config.json, or the direction "
+            "of truncation in tokenizer.json), which is not supported; use a tokenizer that cuts at the right."
+        )
 
 
 def _check_words(name: str, backend: TokenizerBackend, special: Sequence[str]) -> None:
@@ -412,11 +418,23 @@ def _check_words(name: str, backend: TokenizerBackend, special: Sequence[str]) -
         )
 
 
+def _check_unknown_words(name: str, backend: TokenizerBackend) -> None:
+    """Refuse a vocabulary that was cut short: without its token for unknown words a text with one would fail."""
+    try:
+        backend.encode("\N{SNOWMAN} snowman's")
+    except Exception as error:  # the library raises nothing more precise
+        raise ValueError(
+            f"the tokenizer of {name!r} cannot read every text ({error}); its files are not whole, so copy them again."
+        ) from None
+
+
 def _read_tokenizer(file: Path) -> TokenizerBackend:
     try:
-        return TokenizerBackend.from_file(str(file))
+        backend = TokenizerBackend.from_file(str(file))
     except Exception as error:  # the library raises nothing more precise
         raise ValueError(f"{file} is not a tokenizer.json that can be read ({error}); copy it again.") from None
+    _check_side(file, (backend.truncation or {}).get("direction", "right"))
+    return backend
 
 
 def _open_clip_tokenizer(config: TextTowerConfig) -> tuple[Tokenizer, TextTowerConfig]:

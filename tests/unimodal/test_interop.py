@@ -339,7 +339,17 @@ def test_a_head_beside_a_whole_backbone_and_a_missing_pooler_are_no_matter(folde
         ("config.json", {"model_type": "brt"}, r"'brt', which is not an architecture that .* did you mean 'bert'"),
         ("config.json", {"model_type": "new"}, r"'new', which is not an architecture that transformers"),
         ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["a", "b"]}}, "a tokenizer of its own code"),
+        ("config.json", {"model_type": None}, "a config.json without model_type, so its architecture is not known"),
+        ("config.json", {"model_type": ["bert"]}, r"has model_type \['bert'\], which is not an architecture"),
+        ("config.json", {"hidden_act": "glue"}, r"cannot build what config.json of .* says \(KeyError\('glue'\)"),
         ("tokenizer_config.json", {"truncation_side": "left"}, "cuts long texts at the left"),
+        (
+            "tokenizer.json",
+            {"truncation": {"direction": "Left", "max_length": 8, "strategy": "LongestFirst", "stride": 0}},
+            "cuts long texts at the left .*the direction of truncation in tokenizer.json",
+        ),
+        ("sentence_bert_config.json", {"max_seq_length": -1}, "has max_seq_length -1 in its sentence_bert_config.json"),
+        ("sentence_bert_config.json", {"max_seq_length": "12"}, "has max_seq_length '12' in its"),
     ],
 )
 def test_a_model_of_code_that_is_not_here_is_refused(
@@ -349,6 +359,35 @@ def test_a_model_of_code_that_is_not_here_is_refused(
     with pytest.raises(ValueError, match=message) as caught:
         unimodal.load(f"hf:{folder}", device="cpu")
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("[]", "has a config.json that is not an object"), (None, "has no config.json that says")]
+)
+def test_a_folder_that_does_not_say_what_model_it_is_is_refused(
+    folder: Path, content: str | None, message: str
+) -> None:
+    (folder / "config.json").unlink()
+    if content is not None:
+        (folder / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        unimodal.load(f"hf:{folder}", device="cpu")
+
+
+def test_a_vocabulary_that_was_cut_short_is_refused(folder: Path) -> None:
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    tokenizer["model"]["unk_token"] = "[GONE]"
+    file.write_text(json.dumps(tokenizer))
+    with pytest.raises(ValueError, match=r"tokenizer of .* cannot read every text .*copy them again"):
+        load_tokenizer(TextTowerConfig(name="bert", tokenizer=str(file)))
+
+
+def test_a_tokenizer_file_that_cuts_at_the_left_is_refused(folder: Path) -> None:
+    truncation = {"direction": "Left", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+    change_json(folder / "tokenizer.json", truncation=truncation)
+    with pytest.raises(ValueError, match=r"tokenizer.json cuts long texts at the left"):
+        load_tokenizer(TextTowerConfig(name="bert", tokenizer=str(folder / "tokenizer.json")))
 
 
 def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:

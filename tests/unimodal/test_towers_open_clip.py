@@ -208,3 +208,17 @@ def test_a_folder_s_architecture_must_be_whole(tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_text('{"model_cfg": {"embed_dim": 8}}', encoding="utf-8")
     with pytest.raises(ValueError, match=r"open_clip_config.json without text_cfg, vision_cfg"):
         open_clip_settings(f"local-dir:{tmp_path}")
+
+
+def test_random_weights_are_said(open_clip_name: str, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=f"open_clip:{open_clip_name} names no weights, so they are random"):
+        from_open_clip(open_clip_name)
+    with pytest.raises(ValueError, match=f"open_clip:{open_clip_name}/ has no tag after the slash"):
+        from_open_clip(f"{open_clip_name}/")
+
+    (tmp_path / "notes.txt").write_text("no weights")
+    (tmp_path / "empty.pt").write_bytes(b"")
+    (tmp_path / "cut.safetensors").write_bytes(b"12345678901")
+    for file in tmp_path.iterdir():
+        with pytest.raises(ValueError, match=f"open_clip cannot make .*{file.name}"):
+            from_open_clip(f"{open_clip_name}/{file}")

@@ -8,6 +8,7 @@ open_clip:local-dir:FOLDER     a folder as open_clip saves one
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -27,6 +28,12 @@ def from_open_clip(spec: str) -> tuple[DualEncoder, Tokenizer]:
     Raises ValueError for an unknown name, and for weights that neither lie here nor can be fetched.
     """
     name, pretrained, settings = check_source(spec)
+    if not pretrained:
+        warnings.warn(
+            f"open_clip:{spec} names no weights, so they are random, and others each time; give a tag, such as "
+            f"open_clip:{spec}/{next(iter(_tags(name)), 'FILE')}.",
+            stacklevel=3,
+        )
     text = TextTowerConfig(
         library="open_clip", name=name, pretrained=pretrained, pooling="native", projection="none",
         max_length=settings["text_cfg"].get("context_length", 77),
@@ -56,11 +63,20 @@ def check_source(spec: str) -> tuple[str, bool | str, dict[str, Any]]:
             _find_repository(spec.removeprefix("hf-hub:"), f"the model {spec!r} lies")
         return spec, True, open_clip_settings(spec)
 
-    name, _, tag = spec.partition("/")
+    name, slash, tag = spec.partition("/")
     settings = open_clip_settings(name)
+    if slash and not tag:
+        raise ValueError(f"open_clip:{spec} has no tag after the slash; {nearest('', _tags(name))}")
     if tag:
         _find_weights(name, tag)
     return name, tag or False, settings
+
+
+def _tags(name: str) -> list[str]:
+    import_timm()
+    import open_clip
+
+    return list(open_clip.list_pretrained_tags_by_model(name))
 
 
 def _find_weights(name: str, tag: str) -> None:
@@ -69,8 +85,7 @@ def _find_weights(name: str, tag: str) -> None:
 
     weights = open_clip.get_pretrained_cfg(name, tag)
     if not weights and not Path(tag).is_file():
-        tags = open_clip.list_pretrained_tags_by_model(name)
-        raise ValueError(f"open_clip has no weights {tag!r} of {name!r}, nor is it a file; {nearest(tag, tags)}")
+        raise ValueError(f"open_clip has no weights {tag!r} of {name!r}, nor is it a file; {nearest(tag, _tags(name))}")
     repository = (weights or {}).get("hf_hub", "").rpartition("/")[0]
     if repository:  # else it is a file, a URL, or no such tag
         _find_repository(repository, f"the weights {tag!r} of {name!r} lie")

@@ -178,7 +178,12 @@ def _max_length(backbone: Path, module: Mapping[str, Any], settings: Any) -> int
     """How many tokens a text is cut to."""
     length = module.get("max_seq_length")
     if length:
-        return int(length)
+        if isinstance(length, bool) or not isinstance(length, int) or length < 3:
+            raise ValueError(
+                f"{backbone} has max_seq_length {length!r:.60} in its sentence_bert_config.json; write how many tokens "
+                "a text is cut to (3 or more), or take it out."
+            )
+        return length
 
     tokenizer = tokenizer_settings(str(backbone))
     positions = getattr(settings, "max_position_embeddings", None)

@@ -12,9 +12,12 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 from textwrap import shorten
 from typing import Any, Literal
+
+from safetensors import SafetensorError
 
 from ..config import nearest
 from ..weights import check_finite
@@ -22,6 +25,9 @@ from .light_imports import import_timm
 
 _FOLDER = "local-dir:"
 SCHEMAS = ("hf-hub:", _FOLDER)
+
+# What a file of weights that is something else raises, in one of several libraries.
+_UNREADABLE = (RuntimeError, OSError, ValueError, KeyError, AttributeError, EOFError, UnpicklingError, SafetensorError)
 
 _BACKBONE = "hf_config"  # in a spelt-out text_cfg: the configuration of the transformers model
 # The half that is not wanted, as small as open_clip makes it.
@@ -106,7 +112,7 @@ def open_clip_model(
                     pretrained_text=False,  # a transformers tower's own weights: not asked for, or overwritten at once
                     **kwargs,
                 )
-        except (RuntimeError, OSError, ValueError) as error:
+        except _UNREADABLE as error:
             raise _not_made(name, error, pretrained) from None
 
     model.embed_dim = settings["embed_dim"]

@@ -127,6 +127,11 @@ def read_settings(name: str, kwargs: Mapping[str, Any]) -> Any:
     except (OSError, ValueError) as error:
         raise _not_found(name, error) from None
 
+    if not isinstance(values, dict):
+        raise ValueError(f"{name} has a config.json that is not an object; copy it again.")
+    if not values:
+        raise ValueError(f"{name} has no config.json that says what model it is; give the folder of a text encoder.")
+
     code = values.get("auto_map") or {}
     if "AutoConfig" in code or "AutoModel" in code:
         raise ValueError(
@@ -136,7 +141,12 @@ def read_settings(name: str, kwargs: Mapping[str, Any]) -> Any:
         )
 
     kind = values.get("model_type")
-    if kind not in CONFIG_MAPPING:
+    if kind is None:
+        raise ValueError(
+            f"{name} has a config.json without model_type, so its architecture is not known; give the folder of a text "
+            "encoder, or copy it again."
+        )
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         raise ValueError(
             f"{name} has model_type {kind!r}, which is not an architecture that transformers {__version__} knows; "
             f"{nearest(str(kind), list(CONFIG_MAPPING))}"
@@ -164,6 +174,10 @@ def _read_backbone(name: str, settings: Any) -> Any:
             )
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise _not_found(name, error) from None
+    except (KeyError, TypeError, AttributeError) as error:  # of a value in config.json that it does not check
+        raise ValueError(
+            f"transformers cannot build what config.json of {name} says ({error!r:.200}); copy the file again."
+        ) from None
 
     missing = {key for key in found["missing_keys"] if not key.startswith("pooler.")}
     unexpected = {key for key in found["unexpected_keys"] if _is_part_of(key, backbone)}
