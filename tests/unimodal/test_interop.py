@@ -518,7 +518,7 @@ def test_models_load_by_their_hub_ids(
 def test_open_clip_weights_without_a_hub_are_one_sentence_soon(tmp_path: Path) -> None:
     started = time.monotonic()
     errors = load_elsewhere(tmp_path / "home", "http://127.0.0.1:9", "open_clip:ViT-B-32/openai")
-    assert time.monotonic() - started < 30  # most of it are imports
+    assert time.monotonic() - started < 90  # nearly all of it is imports, which are slow on a cold disk
     assert len(errors) == 1
     assert errors[0].startswith("the weights 'openai' of 'ViT-B-32' lie at the hub, which gave none (Got: ConnectError")
 
