@@ -11,6 +11,26 @@ from typing import Any
 
 MOST_LEVELS = 100  # of lists and objects in one another
 
+# What a value is called in a message: in JSON's words, for a table's values come from JSON more often than not.
+JSON_NAMES = {
+    int: "number", float: "number", bool: "truth value", str: "text", list: "list", dict: "object", type(None): "null",
+}  # fmt: skip
+
+
+def name_kind(value: Any) -> str:
+    """The kind of a value with its article: "an object", "a list"."""
+    name = JSON_NAMES.get(type(value), "value")
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+
+def shown(value: Any, length: int = 60) -> str:
+    """A value as a message shows it: as JSON writes it, but texts in single quotes; cut to a length."""
+    if isinstance(value, bytes):
+        return f"{len(value):,} bytes"
+    is_json = isinstance(value, (list, dict, bool, int, float, type(None)))
+    text = json.dumps(value, ensure_ascii=False, default=str, skipkeys=True) if is_json else repr(value)
+    return text if len(text) <= length else f"{text[:length]}…"
+
 
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text.

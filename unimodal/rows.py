@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 from pydantic import Field, field_validator, model_validator
 
 from unimodal.config import Config, nearest
-from unimodal.json_text import parse_json
+from unimodal.json_text import name_kind, parse_json
 from unimodal.tables.fields import Row, field_of, has_field, is_missing, missing_field, value_of, without_point
 from unimodal.tables.files import is_hidden, is_image_name
 
@@ -288,7 +288,7 @@ def _read_json(path: Path) -> Iterator[Row]:
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}); one object a line goes into a .jsonl file.") from None
     if not isinstance(rows, list):
-        raise ValueError(f"{path} holds a {type(rows).__name__}; it must be a list of objects.")
+        raise ValueError(f"{path} holds {name_kind(rows)}; it must be a list of objects.")
     for number, row in enumerate(rows):
         yield as_row(row, f"{path}, item {number}")
 
@@ -302,14 +302,14 @@ def parse_line(line: bytes) -> Row:
     except ValueError as error:
         raise ValueError(f"not JSON ({error})") from None
     if not isinstance(row, dict):
-        raise ValueError(f"a {type(row).__name__} and not an object of fields and values")
+        raise ValueError(f"{name_kind(row)} and not an object of fields and values")
     return row
 
 
 def as_row(row: Any, place: str) -> Row:
     """What was read at a place, if it is an object of fields; raises ValueError if it is not."""
     if not isinstance(row, dict):
-        raise ValueError(f"{place} holds a {type(row).__name__}; a row is an object of fields and values.")
+        raise ValueError(f"{place} holds {name_kind(row)}; a row is an object of fields and values.")
     return row
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from unimodal.checkpoint import load_model
-from unimodal.json_text import parse_json
+from unimodal.json_text import name_kind, parse_json, shown
 from unimodal.rows import RowsConfig, read_rows
 from unimodal.search.items import IndexConfig, Item, items, units
 from unimodal.search.reading import RawRow
@@ -20,6 +20,23 @@ TWICE = '{"id": "a", "title": "red mug", "id": "b"}'
 @pytest.mark.parametrize("text", ['{"a": [1, {"b": null}], "c": "d"}', b"[]", "3", '{"a": {"a": 1}}'])
 def test_what_is_written_once_is_what_json_says(text: str | bytes) -> None:
     assert parse_json(text) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "written", "kind"),
+    [
+        (None, "null", "a null"),
+        (True, "true", "a truth value"),
+        (1.5, "1.5", "a number"),
+        ("a\nb", r"'a\nb'", "a text"),
+        ({"a": None}, '{"a": null}', "an object"),
+        (["x" * 99], '["' + "x" * 58 + "…", "a list"),
+        (b"a" * 2000, "2,000 bytes", "a value"),
+    ],
+)
+def test_a_value_is_shown_in_jsons_words(value: object, written: str, kind: str) -> None:
+    assert shown(value) == written
+    assert name_kind(value) == kind
 
 
 @pytest.mark.parametrize("text", [TWICE, f"[{TWICE}]", '{"a": {"id": 1, "id": 1}}'])

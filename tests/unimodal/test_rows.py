@@ -137,7 +137,7 @@ def test_errors_name_the_thing_and_the_way_out(tmp_path: Path, options: dict[str
         ("a.csv", b"id,name,name\n1,x,y\n", "a.csv has the column 'name' twice; rename one of them"),
         ("a.csv", b'id,name\n1,x\n2,"y\n3,z\n', "a.csv, the row that begins in line 3, cannot be read .*never closed"),
         ("a.csv", b"id,name\r1,x\r", "a.csv, line 1 cannot be read .*carriage return alone.*; save the file with"),
-        ("a.json", b'{"id": 1}', "a.json holds a dict"),
+        ("a.json", b'{"id": 1}', "a.json holds an object"),
         ("a.parquet", b"PAR1", "a.parquet is not a readable Parquet file"),
     ],
 )

@@ -11,12 +11,16 @@ from typing import Any, get_args
 from pydantic import model_validator
 
 from unimodal.config import Config, nearest
+from unimodal.json_text import shown
 from unimodal.tables.fields import is_missing, plain
 
 from .schema import FieldType
 
 FieldValue = str | int | float | bool | list[str] | None
-_NAMES = {"strings": "list of strings"}  # of types, in messages
+_NAMES: dict[FieldType, str] = {
+    "string": "a string", "strings": "a list of strings", "int": "a whole number of 64 bits", "float": "a number",
+    "bool": "true or false",
+}  # fmt: skip
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 _INT64 = 2**63
 # 007 is a name, as is 12e5.
@@ -93,7 +97,7 @@ def cast(value: Any, kind: FieldType) -> FieldValue:
     try:
         return _CASTS[kind](value)
     except (ValueError, TypeError, OverflowError):
-        raise ValueError(f"{value!r:.80} is no {_NAMES.get(kind, kind)}, {_why_not(value, kind)}") from None
+        raise ValueError(f"{shown(value, 80)} is not {_NAMES[kind]}, {_why_not(value, kind)}") from None
 
 
 def unstorable(values: Mapping[str, Any], max_bytes: int | None, max_strings: int | None) -> str:
@@ -117,6 +121,8 @@ def _why_not(value: Any, kind: FieldType) -> str:
     if isinstance(value, bytes):
         return "it is bytes"
     better = infer_type([value])
+    if (kind, better) == ("int", "float"):
+        return "it is of type float; name the type, as in fields=[price:float], and add --overwrite"
     return f"it is of type {better}" if better != kind else "it cannot be kept as one"
 
 

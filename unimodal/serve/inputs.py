@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ..config import check_truncation, nearest
 from ..embedder import Embedder, Item
+from ..json_text import JSON_NAMES
 from .config import ServeConfig
 from .engine import Embedded, Engine, Failed
 from .errors import ApiError
@@ -23,7 +24,6 @@ from .images import is_image_base64, is_image_uri, picture_bytes
 
 KEYS = ("text", "image", "weight")
 SENT = {"text": "a string", "image": "a data URI, base64 or an https URL"}
-JSON_NAMES = {int: "number", float: "number", bool: "truth value", list: "list", dict: "object", type(None): "null"}
 FETCHES = 8  # pictures that one request fetches at a time
 Fetch = Callable[[str], Awaitable[bytes]]  # a URL -> the picture behind it
 Scope = MutableMapping[str, Any]

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 from PIL import Image
 
 from ..config import nearest
+from ..json_text import shown
 from .files import read_name
 
 Row: TypeAlias = dict[str, Any]
@@ -163,7 +164,7 @@ def images_in(value: Any) -> list[str | bytes | Image.Image]:
         if is_missing(one):
             continue
         if not isinstance(one, (str, bytes, Image.Image)):
-            raise UnreadableImageError(f"an image is a path or bytes, and this is {one!r:.60}")
+            raise UnreadableImageError(f"an image is a path or bytes, and this is {shown(one)}")
         found.append(one)
     return found
 
@@ -240,8 +241,8 @@ def id_of(value: Any, field: str) -> str:
     value = plain(value)
     value = without_point(value)
     if isinstance(value, bool) or not isinstance(value, (str, int)) or is_missing(value):
-        shown = "empty" if is_missing(value) else f"{value!r:.60}"
-        raise ValueError(f"{field} is {shown}, and an id is a text or a whole number")
+        found = "empty" if is_missing(value) else shown(value)
+        raise ValueError(f"{field} is {found}, and an id is a text or a whole number")
     text = str(value)
     if any(unicodedata.category(letter) in _NOT_IN_AN_ID for letter in text):
         raise ValueError(f"{field} is {text!r:.60}, and an id is one line of Unicode text")

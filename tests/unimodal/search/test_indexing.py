@@ -370,7 +370,7 @@ def test_bad_items_are_listed_and_the_others_indexed(saved: str, catalogue: Cata
         1: "not a readable image",
         4: "not a readable image",
         7: "neither text nor image",
-        8: "is no float",
+        8: "is not a number",
     }
     for row, reason in reasons.items():
         assert reason in listed["rows.jsonl", row]

@@ -127,7 +127,7 @@ def test_a_picture_may_be_named_from_the_root_if_it_is_below_its_folder(
         ({"title": None}, "neither text nor image in title, photo"),
         ({"title": "a", "photo": "nowhere.png"}, "nowhere.png' does not exist"),
         ({"title": "a", "photo": "large.png"}, "an image of 1,001 bytes, over the cap of 1,000"),
-        ({"title": "a", "price": "cheap"}, "price: 'cheap' is no float, it is of type string"),
+        ({"title": "a", "price": "cheap"}, "price: 'cheap' is not a number, it is of type string"),
         ({"title": "a", "id": None}, "id is empty, and an id is a text or a whole number"),
         ({"title": "a", "id": [1]}, r"id is \[1\], and an id is a text or a whole number"),
         ({"title": "a", "id": "good"}, "its id 'good' is that of row 0 too"),
