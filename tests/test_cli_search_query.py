@@ -142,6 +142,12 @@ def test_a_line_shows_rank_score_id_and_the_fields_as_they_are(shop: Path, monke
     assert "ms to search" in result.output
 
 
+def test_a_truth_value_is_shown_as_json_writes_it(capsys: pytest.CaptureFixture[str]) -> None:
+    hit = Found(id="a", score=0.5, cosine=0.5, vector="text", more=0, fields={"title": "a hat", "sale": True})
+    _print([hit], Console(width=80))
+    assert "sale true" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("width", [40, 80, 140])
 def test_no_line_is_wider_than_the_terminal_and_each_field_is_there(
     shop: Path, width: int, monkeypatch: pytest.MonkeyPatch

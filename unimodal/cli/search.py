@@ -320,6 +320,8 @@ def _described(hit: Found, between: str) -> Text:
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         value = ", ".join(map(str, value))
+    if isinstance(value, bool):
+        value = str(value).lower()
     text = _one_line(f"{value:.10g}" if isinstance(value, float) else str(value))
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 

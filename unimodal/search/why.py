@@ -77,7 +77,7 @@ def _skipped(one: IndexedInput, files: list[Path], holding: list[Path], item: st
         for line in listed(read_head(file)):
             if line["id"] == item:
                 became = "is there without its image" if line.get("kept") else "was skipped"
-                yield f"row {line['row']} of {line['file']} of {_shown(one)} {became}: {line['reason']}."
+                yield f"row {line['row']} of {line['file']} of {_shown(one)} {became}: {line['reason'].rstrip('.')}."
     if one.repeated and len(holding) > 1:
         for file in find_repeated(holding, [hash_ids(file) for file in holding]):
             label = read_head(file)["label"]

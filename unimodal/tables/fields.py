@@ -198,10 +198,12 @@ def image_path(name: str, folder: Path) -> Path:
     """The path of an image below the folder of the images: a table must not read what lies elsewhere.
 
     It is judged by the path alone: a link in the folder was put there by whoever keeps the folder. Raises
-    UnreadableImageError for a path outside, and for a URL.
+    UnreadableImageError for a path outside, for a URL, and for a data URI.
     """
     if re.match(r"(https?|s3|gs)://", name):
         raise UnreadableImageError(f"image {name!r:.200} is a URL, and images are read from files; download it first")
+    if name.lstrip()[:5].lower() == "data:":
+        raise UnreadableImageError("the image is a data URI, and images are read from files; write it to a file")
     top = os.path.abspath(folder)
     path = os.path.normpath(os.path.join(folder, name))
     if not Path(os.path.abspath(path)).is_relative_to(top):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.unimodal.search.days import index_day, write_day
-from unimodal.search.indexing import default_folder, forget
+from unimodal.search.indexing import default_folder, forget, index
+from unimodal.search.items import IndexConfig
 from unimodal.search.removed import RemovedItem, note_removed, read_removed
 from unimodal.search.why import explain
 
@@ -42,6 +44,19 @@ def test_what_became_of_an_item(saved: str, tmp_path: Path) -> None:
     assert explain(store, folder, "b")[-1].endswith(f": the input was forgotten ({day1}).")
     with pytest.raises(ValueError, match=r"no input of .*shop has an item 'nothing'"):
         explain(store, folder, "nothing")
+
+
+def test_a_reason_that_is_a_sentence_ends_with_one_full_stop(saved: str, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (20, 20)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "images" / "b.png").write_bytes(b"not an image")
+    store = str(tmp_path / "shop")
+    index(saved, IndexConfig(input=str(tmp_path / "images")), store, device="cpu")
+
+    (skipped,) = explain(store, default_folder(store), "b.png")
+
+    assert "b.png is not a readable image" in skipped
+    assert skipped.endswith("AVIF.")
 
 
 def test_the_list_of_removed_items_is_bounded_and_outlives_a_cut_line(

@@ -150,6 +150,7 @@ def test_what_is_not_an_image_is_refused(tmp_path: Path, value: Any) -> None:
         ("../a.png", r"image '../a.png' is not below .*; set image_root to a folder above it"),
         ("/etc/passwd", "image '/etc/passwd' is not below"),
         ("https://shop.example/a.png", "is a URL, and images are read from files; download it first"),
+        ("data:image/png;base64,AAAA", "the image is a data URI, and images are read from files; write it to a file"),
         ("link.png", "link.png' is a link to a file that does not exist"),
         ("\ud83d.png", "does not exist"),
         ("a" * 5000, "does not exist"),
