@@ -189,6 +189,7 @@ def test_shards_are_packed_checked_and_refused_twice(world: Path, tmp_path: Path
             "--dims 'many' holds 'many'; give whole numbers",
         ),
         (["eval", "a/b", "--suite", "demo", "--json", "."], "--json . is a folder; name a file in it"),
+        (["bench", "loss", "--json", "."], "--json . is a folder; name a file in it"),
         (["eval", "a/b", "--suite", "demo", "--json", "x", "--html", "x"], "--json and --html name the same file, x"),
         (
             ["eval", "a/b", "--suite", "demo", "--html", "/dev/null/r.html"],

@@ -91,6 +91,8 @@ def read_numbered_rows(
     for field in config.where:
         if num_rows > num_bad and field not in wanted.seen:
             raise missing_field(first, field, f"any row of {config.input}")
+    if not num_rows:
+        raise ValueError(f"{config.input} has no rows; check that the file is whole.")
     if not num_kept and (not num_bad or num_bad < num_rows):
         raise ValueError(f"{config.input}: 0 of {num_rows} rows are left; loosen where, hash_range or exclude.")
 

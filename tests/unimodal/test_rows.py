@@ -109,6 +109,7 @@ def test_join_puts_the_other_row_in_place_of_its_key(tmp_path: Path) -> None:
         ({"input": " "}, "it is empty; name a table, a folder or shards"),
         ({"input": "a.xlsx"}, "has the ending '.xlsx'"),
         ({"where": {"colour": "red"}}, "field 'colour' is not in any row of a.jsonl; did you mean 'color'"),
+        ({"input": "empty.csv"}, "empty.csv has no rows; check that the file is whole"),
         ({"where": {"color": "green"}}, "0 of 10 rows are left"),
         ({"hash_field": "idd", "hash_range": (0, 50)}, "field 'idd' is not in row 0 of a.jsonl; did you mean 'id'"),
         ({"exclude": {"id": "held_out.csv"}}, "names no column"),
@@ -120,6 +121,7 @@ def test_errors_name_the_thing_and_the_way_out(tmp_path: Path, options: dict[str
     write(tmp_path, "a.jsonl")
     write(tmp_path, "held_out.csv", [{"left": "r1", "right": "r2"}])
     (tmp_path / "a.xlsx").touch()
+    (tmp_path / "empty.csv").touch()
     with pytest.raises(ValueError, match=message):
         ids(tmp_path, **{"input": "a.jsonl", **options})
 

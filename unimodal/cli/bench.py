@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .outputs import check_outputs
+
 BENCHES = ["loss", "step", "data", "eval", "search", "serve"]
 
 
@@ -42,6 +44,8 @@ def bench(
         from unimodal.eval.speed.serving import bench_serve as run_bench
     else:
         raise ValueError(f"there is no bench {name!r}; {nearest(name, BENCHES)}")
+    if json_file is not None:
+        check_outputs({"--json": json_file})  # it would be written after minutes
     chosen = {"rounds": rounds, "threads": threads}
     rows = run_bench(**{key: value for key, value in chosen.items() if value is not None})
     open_console().print(rows_table(rows, f"bench {name}"))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .console import say
+from .outputs import check_outputs
 
 if TYPE_CHECKING:
     from unimodal.calibration import Calibration
@@ -73,7 +73,7 @@ def evaluate(
     if not names:
         raise ValueError("no model to score; give a model directory, a hub id, open_clip:NAME/TAG or hf:NAME.")
     outputs = {"--json": json_file, "--html": html}
-    _check_outputs({option: file for option, file in outputs.items() if file is not None})
+    check_outputs({option: file for option, file in outputs.items() if file is not None})
     asked_dims = _parse_dims(dims)
     tasks = read_suite(suite, [*overrides, *([f"analysis.dims={asked_dims}"] if asked_dims else [])])
     if missing := missing_of(tasks, data, split):
@@ -190,20 +190,6 @@ def _check_dims(dims: Sequence[int], encoder: Encoder, name: str) -> None:
     longer = [dim for dim in dims if dim > width]
     if longer:
         raise ValueError(f"--dims {longer[0]} is more than the {width} dimensions of {name}; leave it out.")
-
-
-def _check_outputs(files: Mapping[str, Path]) -> None:
-    """Refuse, before anything is encoded, files that could not be written at the end."""
-    if len(set(files.values())) < len(files):
-        raise ValueError(f"{' and '.join(files)} name the same file, {next(iter(files.values()))}; give each its own.")
-    for option, file in files.items():
-        if file.is_dir():
-            raise ValueError(f"{option} {file} is a folder; name a file in it, such as {file / 'scores'}.")
-        there = next(parent for parent in file.absolute().parents if parent.exists())
-        if not there.is_dir():
-            raise ValueError(f"{option} {file} would lie below {there}, which is a file; choose another path.")
-        if not os.access(there, os.W_OK):
-            raise ValueError(f"{option} {file} cannot be written: {there} is not writable; choose another path.")
 
 
 def _load(source: str, device: str | None, dtype: str) -> Encoder:
