@@ -72,7 +72,10 @@ def start(nursery: Nursery) -> Iterator[Start]:
 
     def begin(config: TrainConfig, *words: str, **options: Any) -> Life:
         file = Path(config.run).with_suffix(".yaml")
-        file.write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
+        # Ranks of one run are started one after the other: the first may be reading this file already.
+        unfinished = file.with_suffix(".unfinished")
+        unfinished.write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
+        unfinished.rename(file)
         lives.append(nursery.start("train", str(file), *words, **options))
         return lives[-1]
 
