@@ -21,7 +21,8 @@ def _dry_run(folder: Path, recipe: Recipe, *overrides: str) -> str:
     folder.mkdir(exist_ok=True)
     write_config(folder, recipe())
     command = ["train", str(folder / "config.yaml"), "--dry-run", *overrides]
-    return CliRunner().invoke(app, command, catch_exceptions=False).output
+    # pytest-xdist sets COLUMNS, at which tables would be wrapped.
+    return CliRunner().invoke(app, command, env={"COLUMNS": None}, catch_exceptions=False).output
 
 
 def test_a_dry_run_counts_samples_and_names_the_numbers_of_processes_that_fit(recipe: Recipe, tmp_path: Path) -> None:
