@@ -61,7 +61,9 @@ def test_an_evaluation_imports_nothing_that_it_does_not_use(
     words = ["eval", str(tmp_path / "model"), "--suite", str(tmp_path / "suite.yaml"), "--data", str(tmp_path)]
     found = modules_after(command(*words))
     assert {"torch", "timm", "transformers"} <= found
-    assert not found & UNUSED
+    # The newest transformers for Python 3.10 imports scikit-learn, which imports these.
+    older = {"sklearn", "scipy", "pandas", "pyarrow"} if sys.version_info < (3, 11) else set()
+    assert not found & (UNUSED - older)
 
 
 def test_what_stood_in_makes_way_for_the_real_thing() -> None:
@@ -72,7 +74,8 @@ from unimodal.towers.light_imports import import_timm, import_transformers
 import_timm()
 import_transformers()
 assert torch.compiler.disable is disable
-assert "torch._dynamo" not in sys.modules and "scipy.optimize" not in sys.modules
+assert "torch._dynamo" not in sys.modules
+assert "scipy.optimize" not in sys.modules or sys.version_info < (3, 11)
 
 from torchvision.ops import roi_align
 boxes = torch.tensor([[0.0, 0.0, 0.0, 4.0, 4.0]])
@@ -123,7 +126,8 @@ for thread in threads:
 for thread in threads:
     thread.join()
 assert torch.compiler.disable is disable
-assert "torch._dynamo" not in sys.modules and "scipy.optimize" not in sys.modules
+assert "torch._dynamo" not in sys.modules
+assert "scipy.optimize" not in sys.modules or sys.version_info < (3, 11)
 assert {"timm", "transformers"} <= sys.modules.keys()
 """
     modules_after(program)
