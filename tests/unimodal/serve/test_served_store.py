@@ -53,7 +53,7 @@ class Shop:
         self.store = open_store(str(self.folder))
         app = create_app(Engine(load(self.model, device="cpu"), config), config, self.store)
         self.client = TestClient(app, raise_server_exceptions=False)
-        self.secrets = [str(folder), "some-model/", "some-store", "/root/", "lance"]
+        self.secrets = [str(folder), "some-model/", "some-store", f"{Path.home()}/", "lance"]
 
     def save(self, embedder: Embedder) -> None:
         shutil.rmtree(self.model, ignore_errors=True)
