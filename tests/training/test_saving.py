@@ -201,6 +201,14 @@ def test_a_line_that_a_full_disk_cuts_short_is_taken_back_and_written_with_the_n
     assert [row["step"] for row in read_rows(file)] == [1, 2, 3]
 
 
+def _wait_for_the_saver() -> None:
+    """Wait until what is being written beside the steps is written or refused, before the disk changes."""
+    for thread in threading.enumerate():
+        if thread.name == "saver":
+            thread.join(60)
+            assert not thread.is_alive()
+
+
 def _full_between(first: int, last: int, size: int) -> Callable[..., Mapping[str, float]]:
     """A validation after which files may not grow beyond `size`, from one step to another."""
     steps = iter(range(1, 99))
@@ -208,6 +216,7 @@ def _full_between(first: int, last: int, size: int) -> Callable[..., Mapping[str
 
     def score(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float]:
         step = next(steps)
+        _wait_for_the_saver()
         if step == first:
             limits.append(_no_file_over(size))
             limits[0].__enter__()
@@ -275,8 +284,7 @@ def test_a_stop_on_a_full_disk_says_which_step_is_lost(recipe: Recipe) -> None:
         import signal
 
         if len(_rows(config.run)) == 5:  # steps 1 to 3, and two validations
-            while not checkpoints(Path(config.run)):  # step 2 is written beside the steps
-                time.sleep(0.01)
+            _wait_for_the_saver()
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
             os.kill(os.getpid(), signal.SIGTERM)
         return {"some score": 0.0}
