@@ -11,16 +11,16 @@ from unimodal.config import nearest
 from unimodal.progress import progress_bar
 from unimodal.vectors import unit
 
+from .cache import EmbeddingStore, Stopped
+from .data.asked import asked_of
 from .data.datasets import PairData, RetrievalData, TaskData, ZeroShotData, swap_sides
-from .metrics import check_vectors, parse_metric
-from .plan import asked_of
-from .results import Encoder, Half, Row, TaskResult, Values, Vectors
-from .retrieval import half_of, retrieval_rows, usual_metrics
-from .statistics import CORRELATIONS
-from .store import EmbeddingStore, Stopped
-from .sts import STS_METRICS, sts_rows
+from .scoring.metrics import check_vectors, parse_metric
+from .scoring.results import Encoder, Half, Row, TaskResult, Values, Vectors
+from .scoring.retrieval import half_of, retrieval_rows, usual_metrics
+from .scoring.statistics import CORRELATIONS
+from .scoring.sts import STS_METRICS, sts_rows
+from .scoring.zero_shot import ZERO_SHOT_METRICS, check_zero_shot_metric, class_vectors, zero_shot_rows
 from .suites import Suite, load_tasks
-from .zero_shot import ZERO_SHOT_METRICS, check_zero_shot_metric, class_vectors, zero_shot_rows
 
 
 def evaluate(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
 from rich.table import Table
 
-from .data.datasets import Fused, Input, PairData, RetrievalData, TaskData
-from .store import Asked, EmbeddingStore, Part, cost_of
+from .cache import EmbeddingStore, Part, cost_of
+from .data.asked import asked_of
+from .data.datasets import TaskData
 from .suites import Missing, megabytes_of
 
 MEGABYTES_A_SECOND = 12.5  # 100 Mbit/s
@@ -49,22 +50,6 @@ def plan(store: EmbeddingStore, tasks: Mapping[str, TaskData], *, measure: bool 
     parts_of_all = list({part.key: part for some in parts.values() for part in some}.values())
     total = _needs(store, parts_of_all)
     return Plan(needs, total, _seconds(store, parts_of_all) if measure else None)
-
-
-def asked_of(data: TaskData, modalities: Iterable[str]) -> list[Asked]:
-    """What a task asks to encode, with which prompt; nothing if the model lacks what one side of it is made of."""
-    if isinstance(data, PairData):
-        asked: list[Asked] = [(data.left, ""), (data.right, "")]
-    elif isinstance(data, RetrievalData):
-        asked = [
-            (data.queries, "" if data.both_ways else "query"),
-            (data.documents, "" if data.both_ways else "document"),
-        ]
-    else:
-        asked = [([text.replace("{c}", name) for name in data.class_names for text in data.templates], ""),
-                 (data.images, "")]  # fmt: skip
-    kinds = {kind for inputs, _ in asked for one in inputs for kind in _kinds(one)}
-    return asked if kinds <= set(modalities) else []
 
 
 def said_of(plan: Plan) -> str:
@@ -127,10 +112,6 @@ def _seconds(store: EmbeddingStore, parts: Sequence[Part]) -> float:
             spent = (time.perf_counter() - began) / max(1, sum(map(cost_of, batch)))
         seconds += spent * (sum(map(cost_of, missing)) - sum(map(cost_of, chosen)))
     return seconds
-
-
-def _kinds(one: Input) -> tuple[str, ...]:
-    return ("text", "image") if isinstance(one, Fused) else ("text",) if isinstance(one, str) else ("image",)
 
 
 def _numbers(needs: Needs) -> list[str]:

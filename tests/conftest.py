@@ -16,7 +16,7 @@ from PIL import Image
 
 from training.config import TrainConfig
 from unimodal.config import merge, parse_config
-from unimodal.preprocess import train_tokenizer
+from unimodal.preprocess.tokenizers import train_tokenizer
 from unimodal.shards.config import PackConfig
 from unimodal.shards.write import pack
 

@@ -21,7 +21,7 @@ from unimodal.cli.demo import index_catalogue
 from unimodal.cli.train import run_training_by
 from unimodal.config import read_config
 from unimodal.demo.catalogue import build_catalogue, training_texts
-from unimodal.preprocess import train_tokenizer
+from unimodal.preprocess.tokenizers import train_tokenizer
 from unimodal.shards.config import PackRecipe
 from unimodal.shards.write import pack_all
 

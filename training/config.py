@@ -46,7 +46,7 @@ class AugmentConfig(Config):
 class NegativesConfig(Config):
     """What InfoNCE takes as negative beside the documents of the other queries, and how much it counts.
 
-    The sources of each are in `training.losses.Negatives`, which this fills.
+    The sources of each are in `training.losses.contrastive.Negatives`, which this fills.
     """
 
     # Leave out in-batch ones that are closer than the positive by more than this; Qwen3: 0.1.

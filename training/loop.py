@@ -12,27 +12,29 @@ from typing import Protocol
 
 import torch
 
-from unimodal.checkpoint import count_parameters, model_card, save_model
 from unimodal.embedder import Embedder
+from unimodal.formats.card import count_parameters, model_card
+from unimodal.formats.native import save_model
 from unimodal.model import DualEncoder
-from unimodal.preprocess import Tokenizer
+from unimodal.preprocess.tokenizers import Tokenizer
 from unimodal.progress import progress_bar
 
 from . import distributed
-from .begin import Run, Seen, begin
 from .config import Stage, TrainConfig
 from .data.collate import Batch
+from .data.feed import Feed
 from .data.loader import LoaderContext, steps_from
 from .data.order import generator
-from .ledger import describe_seen, write_ledger
-from .log import nonfinite_rows, skipped_rows
-from .moments import moments_of
-from .resume import RunState, start_from
-from .saving import Snapshot
+from .run.ledger import describe_seen, write_ledger
+from .run.log import nonfinite_rows, skipped_rows
+from .run.moments import moments_of
+from .run.resume import RunState, start_from
+from .run.saving import Snapshot
 from .schedule import learning_rate, place_of
+from .setup import Run, Seen, begin
 from .sharding import copy_weights, empty, gather_weights
 from .step import StepStats, train_step
-from .stopping import Feed, Stopped, StopSignals, stop_signals
+from .stopping import Stopped, StopSignals, stop_signals
 from .validation import load_on_main, validate
 
 __all__ = ["Evaluate", "Stopped", "train"]

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from unimodal.checkpoint import count_parameters
 from unimodal.config import ModelConfig
 from unimodal.embedder import load
+from unimodal.formats.card import count_parameters
 from unimodal.model import DualEncoder, build_model
-from unimodal.preprocess import Tokenizer, load_tokenizer
+from unimodal.preprocess.tokenizers import Tokenizer, load_tokenizer
 
 from . import distributed
 from .config import TrainConfig, check_prefixes

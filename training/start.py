@@ -62,7 +62,7 @@ def _towers_of(init: str) -> tuple[str, ...]:
         return ("text",)
 
     if colon and kind == "open_clip":
-        from unimodal.interop.open_clip import check_source  # open_clip itself knows its names, and imports torch
+        from unimodal.formats.open_clip import check_source  # open_clip itself knows its names, and imports torch
 
         check_source(name)
         return ("image", "text")
@@ -103,7 +103,7 @@ def _check_names(model: ModelConfig) -> None:
 
     for tower in (image, text):
         if tower is not None and tower.library == "open_clip":
-            from unimodal.interop.open_clip import check_source
+            from unimodal.formats.open_clip import check_source
 
             check_source(f"{tower.name}/{tower.pretrained}" if isinstance(tower.pretrained, str) else tower.name)
 

@@ -15,7 +15,6 @@ from .calibration import fit_calibration, save_calibration
 from .config import apply_overrides, parse_config
 from .embedder import load
 from .progress import progress_bar
-from .rows import read_numbered_rows
 from .shards.config import PackConfig
 from .shards.convert import image_sample
 from .shards.find import COMPRESSED
@@ -23,6 +22,7 @@ from .shards.read import open_shards
 from .shards.sample import Sample, captions_of, image_bytes_of
 from .shards.storage import is_remote
 from .tables.fields import image_folder
+from .tables.readers import read_numbered_rows
 
 SAMPLES_AT_A_TIME = 512  # whose pictures are held
 

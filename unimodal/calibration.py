@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from .checkpoint import sync, write_tensors
+from .files import sync
+from .formats.native import write_tensors
 from .vectors import unit
 
 Vectors = NDArray[np.float32]

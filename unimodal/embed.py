@@ -14,17 +14,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .checkpoint import replace_folder
 from .config import apply_overrides, parse_config
 from .embedder import Embedder, Vectors, load
 from .embedder import Item as Input
+from .files import replace_folder
 from .progress import progress_bar
-from .search.fields import unstorable
-from .search.items import IndexConfig, Item, ItemsConfig, items, surveyed, units
-from .search.reading import RawRow, Unit
-from .search.skipped import Skipped
+from .search.index.items import IndexConfig, Item, ItemsConfig, items, surveyed, units
+from .search.index.reading import RawRow, Unit
+from .search.index.skipped import Skipped
 from .tables.files import written_name
 from .tables.skipped import json_lines, limit_of, too_many
+from .tables.types import unstorable
 
 VECTORS = "vectors.npy"
 ITEMS = "items.jsonl"

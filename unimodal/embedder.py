@@ -24,15 +24,16 @@ from PIL import Image
 from torch import Tensor
 
 from .calibration import Calibration, centre, load_calibration
-from .checkpoint import load_model
 from .config import ModelConfig, check_truncation
 from .fingerprint import model_fingerprint
+from .formats.native import load_model
 from .hub import local_folder
 from .inputs import Item as Item
 from .inputs import Picture as Picture
 from .inputs import check_unicode, parts_of
 from .model import DualEncoder, length_sorted_chunks
-from .preprocess import Tokenizer, image_to_pixels, load_image, pad_ids
+from .preprocess.images import image_to_pixels, load_image
+from .preprocess.tokenizers import Tokenizer, pad_ids
 from .progress import progress_bar
 from .vectors import cosines, unit
 
@@ -292,12 +293,12 @@ def load(
     """
     kind, colon, name = str(source).partition(":")
     if colon and kind == "open_clip":
-        from .interop.open_clip import from_open_clip
+        from .formats.open_clip import from_open_clip
 
         model, tokenizer = from_open_clip(name)
         folder = None
     elif colon and kind == "hf":
-        from .interop.sentence_transformers import from_transformers
+        from .formats.sentence_transformers import from_transformers
 
         model, tokenizer = from_transformers(local_folder(name, str(source)))
         folder = None

@@ -8,7 +8,7 @@ import torch
 import xxhash
 
 from .model import DualEncoder
-from .preprocess import Tokenizer
+from .preprocess.tokenizers import Tokenizer
 
 
 def model_fingerprint(model: DualEncoder, tokenizer: Tokenizer | None) -> str:

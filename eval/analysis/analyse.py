@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from unimodal.calibration import Calibration
 from unimodal.progress import progress_bar
 
-from ..page import ModelReport
-from ..results import Row, TaskResult
-from ..store import EmbeddingStore
+from ..cache import EmbeddingStore
+from ..report.page import ModelReport
+from ..scoring.results import Row, TaskResult
+from ..scoring.summary import summary_rows
 from ..suites import Analysis, Suite
-from ..summary import summary_rows
 from .compress import compression_rows
 from .contamination import TaskOverlap, overlap_rows
 from .neighbours import clusters_of, duplicate_rows, duplicates_of

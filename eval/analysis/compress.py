@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.datasets import PairData, RetrievalData
-from ..metrics import metric_values, unordered
-from ..ranks import BLOCK_ROWS, BLOCK_SCORES, equals_of, ranks_of_scores
-from ..results import Row, TaskResult, Vectors
-from ..statistics import CORRELATIONS
-from ..sts import cosines
+from ..scoring.metrics import metric_values, unordered
+from ..scoring.ranks import BLOCK_ROWS, BLOCK_SCORES, equals_of, ranks_of_scores
+from ..scoring.results import Row, TaskResult, Vectors
+from ..scoring.statistics import CORRELATIONS
+from ..scoring.sts import cosines
 
 RERANKED = 4 * 10  # documents that are scored again with the full vectors: four times the ten that are shown
 FULL_BYTES = 4  # of a float32

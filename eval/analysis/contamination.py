@@ -29,7 +29,7 @@ from unimodal.tables.files import IMAGE_EXTENSIONS
 
 from ..data.datasets import Deferred, Input, PairData, RetrievalData
 from ..data.inputs import bytes_of, name_of, parts_of
-from ..results import Row, TaskResult
+from ..scoring.results import Row, TaskResult
 from .likeness import NUM_WORDS, Likeness, are_alike, bands, likeness, run_hashes, words_of
 from .parts import Numbers, part_scores, part_values
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from unimodal.preprocess import decode_image
+from unimodal.preprocess.images import decode_image
 
 NUM_WORDS = 13  # of a run, as GPT-3's appendix C
 

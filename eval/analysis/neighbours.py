@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from unimodal.search.duplicates import DUPLICATE, groups_of_near
+from unimodal.search.query.duplicates import DUPLICATE, groups_of_near
 
 from ..data.datasets import Fused, Input, RetrievalData
-from ..results import Row, TaskResult, Vectors
+from ..scoring.results import Row, TaskResult, Vectors
 from .sample import Positions, sampled
 
 MAX_DOCUMENTS = 50_000  # compared with each other, or clustered; beyond that a sample, drawn with seed 0

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.datasets import PairData, RetrievalData
-from ..metrics import unordered
-from ..results import TaskResult, Values, Vectors
-from ..retrieval import vector_values
-from ..statistics import CORRELATIONS, Bounds, correlation_intervals, score_intervals
-from ..sts import cosines
-from ..zero_shot import zero_shot_values
+from ..scoring.metrics import unordered
+from ..scoring.results import TaskResult, Values, Vectors
+from ..scoring.retrieval import vector_values
+from ..scoring.statistics import CORRELATIONS, Bounds, correlation_intervals, score_intervals
+from ..scoring.sts import cosines
+from ..scoring.zero_shot import zero_shot_values
 
 Numbers = npt.NDArray[np.int64]
 _T = TypeVar("_T")

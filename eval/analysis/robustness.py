@@ -16,15 +16,15 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from unimodal.config import nearest
-from unimodal.preprocess import decode_image
+from unimodal.preprocess.images import decode_image
 
+from ..cache import EmbeddingStore
+from ..data.asked import asked_of
 from ..data.datasets import Deferred, Fused, Input, Picture, ZeroShotData
 from ..data.inputs import bytes_of, name_of
-from ..metrics import check_vectors
-from ..plan import asked_of
-from ..results import Row, TaskResult, Vectors
-from ..statistics import Bounds, mean_intervals
-from ..store import EmbeddingStore
+from ..scoring.metrics import check_vectors
+from ..scoring.results import Row, TaskResult, Vectors
+from ..scoring.statistics import Bounds, mean_intervals
 from .paraphrase import paraphrase
 from .parts import Numbers, part_scores, part_values
 

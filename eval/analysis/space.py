@@ -22,11 +22,11 @@ import numpy as np
 
 from unimodal.calibration import Calibration, centre, fit_calibration
 
-from ..chance import chance
 from ..data.datasets import Fused, RetrievalData, TaskData
-from ..metrics import metric_values
-from ..ranks import BLOCK_SCORES, Ranks, equals_of, ranks_of_scores
-from ..results import Row, TaskResult, Vectors
+from ..scoring.chance import chance
+from ..scoring.metrics import metric_values
+from ..scoring.ranks import BLOCK_SCORES, Ranks, equals_of, ranks_of_scores
+from ..scoring.results import Row, TaskResult, Vectors
 from .sample import Positions, sampled
 
 MAX_ROWS = 4096  # vectors whose distances to all others are averaged; beyond that a sample, drawn with seed 0

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data.datasets import Deferred, Input, RetrievalData
-from ..results import TaskResult, Vectors
+from ..scoring.results import TaskResult, Vectors
 from .space import matches_of, searches_pictures
 
 Positions = npt.NDArray[np.int64]

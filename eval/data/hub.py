@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 from unimodal.config import nearest
-from unimodal.rows import RowsConfig, read_rows
 from unimodal.tables.fields import Row
+from unimodal.tables.readers import RowsConfig, read_rows
 
 from .datasets import Deferred
 

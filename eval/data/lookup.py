@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from unimodal.config import Config
-from unimodal.rows import RowsConfig, read_rows
 from unimodal.tables.fields import Row, image_folder
+from unimodal.tables.readers import RowsConfig, read_rows
 
 from .datasets import Fused, Input, Picture, RetrievalData, check_fields, pictures_of, texts_of
 

@@ -13,8 +13,8 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from unimodal.config import Config, nearest, parse_config
-from unimodal.rows import RowsConfig, read_numbered_rows, read_rows
 from unimodal.tables.fields import image_folder
+from unimodal.tables.readers import RowsConfig, read_numbered_rows, read_rows
 
 from .datasets import TaskData, image_text_data, pair_data, text_retrieval_data
 from .lookup import Catalogue, Questions, forms_of, lookup_data, rows_of_catalogue

@@ -10,7 +10,7 @@ import json
 import shutil
 from pathlib import Path
 
-from .pictures import write_rows
+from .images import write_rows
 
 # Pictures whose captions are kept for evaluation.
 _RESERVED = """

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from .pictures import write_rows
+from .images import write_rows
 
 LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "pl", "nl", "ru", "ar", "hi", "ja", "zh", "ko", "tr", "vi", "th", "el",
              "ro", "sv")  # fmt: skip

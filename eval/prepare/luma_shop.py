@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .pictures import shrink, write_rows
+from .images import shrink, write_rows
 
 _CLOTHES = "app/code/Magento/ConfigurableSampleData/fixtures/products.csv"
 _GEAR = "app/code/Magento/CatalogSampleData/fixtures/SimpleProduct"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from .pictures import write_rows
+from .images import write_rows
 
 _FIELDS = ("id", "name", "category", "style", "description", "gender_affinity", "price")
 

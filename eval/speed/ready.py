@@ -18,7 +18,7 @@ import numpy as np
 from unimodal.config import ModelConfig, TextTowerConfig, apply_overrides, parse_config
 from unimodal.embedder import Embedder, Prepared, Vectors
 from unimodal.model import build_model
-from unimodal.preprocess import load_tokenizer
+from unimodal.preprocess.tokenizers import load_tokenizer
 from unimodal.serve.config import ServeConfig
 
 from .peers import run_plain
@@ -63,7 +63,7 @@ def main(kind: str, port: str, *arguments: str) -> None:
         run_plain(lambda texts: ready_vectors()[: len(texts)], int(port))
         return
     from unimodal.serve.app import create_app
-    from unimodal.serve.engine import Engine
+    from unimodal.serve.engine.engine import Engine
     from unimodal.serve.server import bound_socket, run
 
     tokenizer, launch, each, *options = arguments

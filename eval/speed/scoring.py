@@ -33,9 +33,9 @@ from unimodal.compare import (
 )
 
 from ..data.datasets import RetrievalData
-from ..metrics import METRICS
-from ..results import Vectors
-from ..retrieval import vector_values
+from ..scoring.metrics import METRICS
+from ..scoring.results import Vectors
+from ..scoring.retrieval import vector_values
 from ..with_mteb.tasks import import_mteb
 
 NAMES = [f"{family}_at_{k}" for family, k in itertools.product(METRICS, (1, 3, 5, 10, 20, 100, 1000))]

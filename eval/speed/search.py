@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimodal.compare import Clock, Row, Tick, cpu_clock, make_row, measuring
-from unimodal.search.predicate import Compare
-from unimodal.search.schema import Schema, vector_column
-from unimodal.search.store import VectorStore, create_store
+from unimodal.search.filters.check import Compare
+from unimodal.search.stores.base import VectorStore
+from unimodal.search.stores.open import create_store
+from unimodal.search.stores.schema import Schema, vector_column
 
 Vectors = NDArray[np.float32]
 Find = Callable[[Vectors], list[int]]  # of a query (D,): the rows that are nearest, best first

@@ -153,8 +153,8 @@ def _same_weights(clip: str, folder: Path) -> tuple[Path, Path]:
     import open_clip
     from safetensors.torch import save_file
 
-    from unimodal.checkpoint import save_model
-    from unimodal.interop.open_clip import from_open_clip
+    from unimodal.formats.native import save_model
+    from unimodal.formats.open_clip import from_open_clip
 
     peer = open_clip.create_model(clip)
     save_file(peer.state_dict(), folder / "open_clip.safetensors")

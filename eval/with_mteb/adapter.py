@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 from unimodal.embedder import Embedder
 from unimodal.vectors import unit
 
-from ..metrics import check_vectors
-from ..results import Vectors
-from ..store import EmbeddingStore, Prompt
+from ..cache import EmbeddingStore, Prompt
+from ..scoring.metrics import check_vectors
+from ..scoring.results import Vectors
 from .search import top_documents
 from .tables import Table, loader_inputs, table_inputs
 from .tasks import import_mteb

@@ -10,12 +10,12 @@ import numpy as np
 import xxhash
 from PIL import Image
 
-from unimodal.preprocess import decode_image
+from unimodal.preprocess.images import decode_image
 from unimodal.progress import progress_bar
 from unimodal.vectors import unit
 
 from ..data.datasets import Plain
-from ..results import Vectors
+from ..scoring.results import Vectors
 from .tasks import import_mteb
 
 CHUNK = 1024  # inputs of one call of the model: what it holds of pictures at a time

@@ -11,8 +11,8 @@ from typing import Any
 from unimodal.embedder import Embedder
 from unimodal.progress import progress_bar
 
-from ..results import Row
-from ..store import EmbeddingStore, Stopped
+from ..cache import EmbeddingStore, Stopped
+from ..scoring.results import Row
 from .adapter import MtebModel, mteb_model
 from .tasks import MtebTask, find_mteb_task, import_mteb, list_mteb_tasks, load_data, parts_of
 

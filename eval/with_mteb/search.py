@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xxhash
 
-from ..results import Vectors
+from ..scoring.results import Vectors
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,10 +10,10 @@ from typing import Any
 
 import xxhash
 
-from unimodal.preprocess import load_image, to_png
+from unimodal.preprocess.images import load_image, to_png
 
+from ..cache import Prompt
 from ..data.datasets import NO_TEXT, Deferred, Fused, Input
-from ..store import Prompt
 
 Table = Any  # datasets.Dataset
 

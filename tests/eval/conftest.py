@@ -14,7 +14,7 @@ from tests.eval.mteb_hub import WORDS, write_hub
 from unimodal.config import ImageTowerConfig, ModelConfig, PreprocessConfig, TextTowerConfig
 from unimodal.embedder import Embedder
 from unimodal.model import build_model
-from unimodal.preprocess import load_tokenizer, train_tokenizer
+from unimodal.preprocess.tokenizers import load_tokenizer, train_tokenizer
 
 TinyEmbedder = Callable[[int], Embedder]
 

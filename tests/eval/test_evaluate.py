@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pytest
 
 from eval.analysis.parts import part_values
+from eval.cache import EmbeddingStore
 from eval.data.datasets import Fused, Input, RetrievalData, ZeroShotData
 from eval.evaluate import evaluate, rows_of, score_task
-from eval.results import Encoder, Row
-from eval.retrieval import vector_values
-from eval.store import EmbeddingStore
+from eval.scoring.results import Encoder, Row
+from eval.scoring.retrieval import vector_values
 from eval.suites import Suite, read_suite
 from unimodal.config import parse_config
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from eval.cache import EmbeddingStore
+from eval.data.asked import asked_of
 from eval.data.datasets import Fused, Input, PairData, RetrievalData, TaskData, ZeroShotData
-from eval.plan import Needs, asked_of, plan, plan_table
-from eval.store import EmbeddingStore
+from eval.plan import Needs, plan, plan_table
 
-from .test_store import HashEncoder, picture
+from .test_cache import HashEncoder, picture
 
 PICTURES: list[Input] = [picture(number) for number in range(30)]
 CAPTIONS: list[Input] = [f"caption {number}" for number in range(30)]

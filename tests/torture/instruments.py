@@ -65,7 +65,7 @@ def slow_validation(seconds: float) -> None:
 
 def slow_start(seconds: float) -> None:
     """Making the model takes so much longer."""
-    begin = _module("training.begin")
+    begin = _module("training.setup")
     begin.make_model = _slower(begin.make_model, seconds)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from training.config import TrainConfig
 from training.data.collate import Batch
 from training.data.loader import StepDataset, steps_from
-from unimodal.preprocess import load_tokenizer
+from unimodal.preprocess.tokenizers import load_tokenizer
 
 TIMED = ("seconds", "data_wait", "samples_per_s", "chunks", "recomputed")  # ends of names of what differs anyway
 

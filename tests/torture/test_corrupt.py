@@ -131,7 +131,7 @@ def test_a_run_goes_through_all_of_them_and_lists_them_with_their_reasons(
 def test_a_bomb_is_refused_by_its_header(config: TrainConfig) -> None:
     import tracemalloc
 
-    from unimodal.preprocess import decode_image
+    from unimodal.preprocess.images import decode_image
 
     tracemalloc.start()
     with pytest.raises(ValueError, match="pixels"):

@@ -21,7 +21,7 @@ from training.contrast import Contrast, contrast_of, count_members, count_sharin
 from training.data.collate import NUM_IDS, Batch, TokenLists
 from training.data.mixture import BatchPlace
 from training.loop import train
-from training.resume import checkpoints, step_of
+from training.run.resume import checkpoints, step_of
 from unimodal.config import merge, parse_config
 
 

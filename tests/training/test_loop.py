@@ -21,8 +21,8 @@ import training.loop
 from tests.conftest import Recipe
 from training.config import TrainConfig
 from training.loop import Stopped, train
-from training.moments import read_moments
-from training.resume import checkpoints, write_config
+from training.run.moments import read_moments
+from training.run.resume import checkpoints, write_config
 from training.step import train_step
 from unimodal.config import apply_overrides, parse_config
 from unimodal.embedder import Embedder, load

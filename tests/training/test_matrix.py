@@ -32,11 +32,12 @@ from torch.optim import Optimizer
 from training.config import OptimConfig, Stage, StepConfig, TaskConfig, TowersConfig
 from training.data.collate import NUM_IDS, Batch, TokenLists
 from training.data.mixture import BatchPlace
+from training.optim import make_optimizer
 from training.sharding import full_tensor, shard
-from training.step import make_optimizer, train_step
+from training.step import train_step
 from unimodal.config import ModelConfig, parse_config
 from unimodal.model import DualEncoder, build_model
-from unimodal.preprocess import pad_ids
+from unimodal.preprocess.tokenizers import pad_ids
 
 GLOBAL, STEPS, DIMS, MARGIN = 8, 4, (5, 10), 0.1
 RATE = 1e-3

@@ -15,7 +15,7 @@ from training.data import order as order_module
 from training.data.collate import Batch
 from training.data.loader import StepDataset, steps_from
 from training.data.order import WINDOW, Order, slots_of_rank
-from unimodal.preprocess import load_tokenizer
+from unimodal.preprocess.tokenizers import load_tokenizer
 
 SIZES = [100, 3, 57, 41, 99]
 

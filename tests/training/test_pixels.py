@@ -16,9 +16,9 @@ from training.data import pixels
 from training.data.order import generator
 from training.data.pixels import draw_box, train_pixels
 from unimodal.config import PreprocessConfig
-from unimodal.preprocess import decode_image, image_to_pixels, load_image
+from unimodal.preprocess.images import decode_image, image_to_pixels, load_image
 from unimodal.serve.config import ServeConfig
-from unimodal.serve.images import open_checked
+from unimodal.serve.engine.images import open_checked
 
 WHOLE = AugmentConfig(crop_scale=(1.0, 1.0), crop_ratio=(0.01, 100.0))
 XMP = (

@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 
 from training.config import SourceConfig, StepConfig, TaskConfig
 from training.data.loader import steps_from
-from training.losses import info_nce
+from training.losses.contrastive import info_nce
 from training.speed import data, loss, step
 from training.step import encode_batch
 from unimodal import photographs
 from unimodal.cli import app
 from unimodal.compare import relative_difference
 from unimodal.config import PreprocessConfig
-from unimodal.preprocess import load_tokenizer
+from unimodal.preprocess.tokenizers import load_tokenizer
 from unimodal.shards.read import open_shards
 
 SMALL_LOSS = loss.LossSizes(batch=48, memory_batch=1024, cached_batch=80, dim=8)

@@ -8,8 +8,9 @@ import torch
 from tests.conftest import Recipe
 from training.config import OptimConfig, TowersConfig
 from training.data.loader import StepDataset, steps_from
+from training.optim import make_optimizer
 from training.prepare import make_model, prepare_model
-from training.step import make_optimizer, train_step
+from training.step import train_step
 
 
 def test_matrices_decay_vectors_do_not_and_each_tower_has_its_own_rate(recipe: Recipe) -> None:

@@ -15,19 +15,20 @@ from typing import Any
 
 import pytest
 
-import training.begin
 import training.loop
+import training.setup
 from tests.conftest import Recipe
 from tests.training.test_distributed import _two
 from tests.training.test_loop import _assert_same_weights, _rows
 from training import distributed
-from training.checksums import problem_of
+from training.data.feed import Feed
 from training.data.loader import LoaderContext, StepDataset, steps_from
 from training.loop import Stopped, train
 from training.prepare import make_model
-from training.resume import checkpoints, write_config
+from training.run.checksums import problem_of
+from training.run.resume import checkpoints, write_config
 from training.step import train_step
-from training.stopping import Feed, StopSignals, stop_signals
+from training.stopping import StopSignals, stop_signals
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 
@@ -72,7 +73,7 @@ def test_before_the_first_step_a_signal_stops_at_once_and_leaves_nothing_to_over
 
     config = recipe({"steps": 1})
     with monkeypatch.context() as patched:
-        patched.setattr(training.begin, "make_model", loads_for_a_minute)
+        patched.setattr(training.setup, "make_model", loads_for_a_minute)
         with pytest.raises(Stopped, match="stopped before the first step") as caught:
             train(config)
     assert caught.value.signal == number

@@ -24,12 +24,12 @@ from tests.training.test_loop import _rows
 from training import distributed, validation
 from training.config import TrainConfig
 from training.loop import train
-from training.resume import write_config
+from training.run.resume import write_config
 from training.stopping import StopSignals
 from training.validation import load_on_main, validate
 from unimodal.embedder import Embedder, Item, Vectors
 from unimodal.model import build_model
-from unimodal.preprocess import load_tokenizer
+from unimodal.preprocess.tokenizers import load_tokenizer
 
 TEXTS = [f"a {colour} mug " + "and so on " * (number % 5) for number in range(9) for colour in ("red", "blue")]
 

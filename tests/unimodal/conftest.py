@@ -16,7 +16,7 @@ from torch import Tensor
 from unimodal.config import ImageTowerConfig, ModelConfig, PreprocessConfig, TextTowerConfig
 from unimodal.embedder import Embedder, Item
 from unimodal.model import DualEncoder, build_model
-from unimodal.preprocess import Tokenizer, load_tokenizer, pad_ids, train_tokenizer
+from unimodal.preprocess.tokenizers import Tokenizer, load_tokenizer, pad_ids, train_tokenizer
 
 WORDS = "a red green small large ball hat cup shoe lamp on under the old table beside two other things of wood"
 

@@ -10,7 +10,7 @@ import pytest
 
 from unimodal.bm25 import Bm25Index, bm25_scores, words
 from unimodal.config import parse_config
-from unimodal.rows import RowsConfig, read_rows
+from unimodal.tables.readers import RowsConfig, read_rows
 
 DOCUMENTS = ["the cat sat on the mat", "the dog sat", "a red ball and a blue ball, by the dog", "", "zebra"]
 DATA = Path(os.environ.get("UNIMODAL_DATA", Path(__file__).parents[3] / "shared" / "data"))

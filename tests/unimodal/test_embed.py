@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unimodal.checkpoint import save_model
 from unimodal.embed import embed_source
 from unimodal.embedder import Embedder
+from unimodal.formats.native import save_model
 from unimodal.model import DualEncoder, build_model
-from unimodal.preprocess import Tokenizer
+from unimodal.preprocess.tokenizers import Tokenizer
 from unimodal.tables.files import read_name
 
 NAMES = ("b.png", "9.png", "a.JPG", "deep/c.webp", "10.png", "z.jpeg")

@@ -20,11 +20,12 @@ import unimodal
 import unimodal.embedder
 from tests.unimodal.conftest import encode_token_lists
 from unimodal.calibration import fit_calibration
-from unimodal.checkpoint import save_model
 from unimodal.config import ModelConfig
 from unimodal.embedder import Embedder, Item
+from unimodal.formats.native import save_model
 from unimodal.model import DualEncoder, build_model
-from unimodal.preprocess import Tokenizer, image_to_pixels, load_image
+from unimodal.preprocess.images import image_to_pixels, load_image
+from unimodal.preprocess.tokenizers import Tokenizer
 
 
 def png(picture: Image.Image) -> bytes:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from unimodal.checkpoint import save_model
 from unimodal.config import ModelConfig
 from unimodal.embedder import Embedder, load
 from unimodal.fingerprint import model_fingerprint
+from unimodal.formats.native import save_model
 from unimodal.model import DualEncoder, build_model
-from unimodal.preprocess import Tokenizer, train_tokenizer
+from unimodal.preprocess.tokenizers import Tokenizer, train_tokenizer
 
 
 def test_a_model_that_is_saved_and_loaded_from_two_folders_keeps_its_fingerprint(

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from unimodal.checkpoint import load_model
+from unimodal.formats.native import load_model
 from unimodal.json_text import name_kind, parse_json, shown
-from unimodal.rows import RowsConfig, read_rows
-from unimodal.search.items import IndexConfig, Item, items, units
-from unimodal.search.reading import RawRow
+from unimodal.search.index.items import IndexConfig, Item, items, units
+from unimodal.search.index.reading import RawRow
 from unimodal.shards.sample import Sample, record_of
+from unimodal.tables.readers import RowsConfig, read_rows
 
 TWICE = '{"id": "a", "title": "red mug", "id": "b"}'
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.unimodal.conftest import encode_token_lists
 from unimodal.config import ImageTowerConfig, ModelConfig, PreprocessConfig, TextTowerConfig
 from unimodal.model import DualEncoder, build_model, length_sorted_chunks
-from unimodal.preprocess import Tokenizer, pad_ids
+from unimodal.preprocess.tokenizers import Tokenizer, pad_ids
 
 LENGTHS = (3, 20, 7, 7, 32, 4, 9, 3, 28, 15)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unimodal.config import PreprocessConfig
-from unimodal.preprocess import Tokenizer
+from unimodal.preprocess.tokenizers import Tokenizer
 from unimodal.shards.sample import Sample, captions_of, image_bytes_of, label_of, text_pair_of
 
 from ..config import TaskConfig

@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from unimodal.config import ModelConfig
-from unimodal.preprocess import Tokenizer
+from unimodal.preprocess.tokenizers import Tokenizer
 from unimodal.shards.config import StorageConfig
 from unimodal.shards.find import below
 from unimodal.shards.read import ShardSet, open_shards

@@ -4,7 +4,7 @@ JPEGs are decoded by torchvision, to the very pixels of Pillow, and every crop i
 antialiasing. Where Pillow's resize of the same crop takes the horizontal pass first, as torch does, the two differ by
 one or two levels in few places (mostly over 70 dB, at least 62). Where that is less work Pillow takes the vertical pass
 first, and the rounding between the passes then differs: 54 dB, a fifth of a level in the mean. Both are as far from the
-resize in floating point. Evaluation and serving keep Pillow's pixels: `unimodal.preprocess`.
+resize in floating point. Evaluation and serving keep Pillow's pixels: `unimodal.preprocess.images`.
 
 S image size.
 """
@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 from unimodal.config import PreprocessConfig
-from unimodal.preprocess import MAX_PIXELS, image_to_pixels, load_image, orientation_of, to_rgb
+from unimodal.preprocess.images import MAX_PIXELS, image_to_pixels, load_image, orientation_of, to_rgb
 
 from ..config import AugmentConfig
 

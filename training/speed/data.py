@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from unimodal.compare import Row, Run, Tick, cpu_clock, make_row, measuring, timed
 from unimodal.config import ImageTowerConfig, ModelConfig, PreprocessConfig, TextTowerConfig
 from unimodal.photographs import draw_captions, draw_photograph, encode, pack
-from unimodal.preprocess import load_tokenizer, pad_ids
+from unimodal.preprocess.tokenizers import load_tokenizer, pad_ids
 
 from ..config import OptimConfig, SourceConfig, Stage, TaskConfig
 from ..data.collate import Piece

@@ -27,7 +27,7 @@ from unimodal.compare import (
     timed,
 )
 
-from ..tiled import tiled_info_nce
+from ..losses.tiled import tiled_info_nce
 
 SCALE = 50.0  # between CLIP's first (14) and last (100)
 BF16_TOLERANCE = 2e-2  # gradients of logits in bfloat16 are 3e-3 off at B 4,096

@@ -21,12 +21,12 @@ from unimodal.compare import Row, Run, Tick, cpu_clock, make_row, measuring, tim
 from unimodal.config import ImageTowerConfig, ModelConfig, PreprocessConfig, TextTowerConfig
 from unimodal.model import DualEncoder, build_model
 
-from .. import chunks
+from .. import grad_cache
 from ..config import SourceConfig, StepConfig, TaskConfig
 from ..data.collate import NUM_IDS, Batch, TokenLists
 from ..data.mixture import BatchPlace
+from ..losses.tasks import task_loss
 from ..step import encode_batch
-from ..tasks import task_loss
 
 VOCABULARY = 4000
 MAX_TOKENS = 512
@@ -133,7 +133,7 @@ def our_step(model: DualEncoder, batch: Batch, task: TaskConfig, config: StepCon
     vectors = {tower: found.vectors for tower, found in encoded.items()}
     task_loss(model, batch, vectors, task, config.loss_tile).backward()
     for found in encoded.values():
-        chunks.backward(found)
+        grad_cache.backward(found)
     return _gradients(model)
 
 
@@ -143,7 +143,7 @@ def grad_cache_step(model: DualEncoder, batch: Batch, task: TaskConfig, config: 
     The state of the random generator is kept with each chunk, and the second time it is encoded in a fork of it.
     """
     model.zero_grad()
-    cut = chunks.cut(model, batch, config, "float32")
+    cut = grad_cache.cut(model, batch, config, "float32")
     states: list[Tensor] = []
     vectors = {}
     for tower, found in cut.items():
@@ -257,8 +257,8 @@ def long_tailed_lengths(count: int) -> list[int]:
 def graph_bytes(model: DualEncoder, batch: Batch, config: StepConfig) -> float:
     """What the graphs of all chunks of a batch take, by the first one of each tower."""
     total = 0.0
-    for found in chunks.cut(model, batch, config, "float32").values():
-        with chunks.measure_graph(model) as measured:
+    for found in grad_cache.cut(model, batch, config, "float32").values():
+        with grad_cache.measure_graph(model) as measured:
             found[0].encode()
         total += measured.num_bytes * sum(chunk.cost for chunk in found) / found[0].cost
     return total

@@ -18,7 +18,6 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="Where everything goes.")] = Path("runs/demo"),
 ) -> None:
     """Draw a catalogue, train on it, score it on products never seen, write a page of what is found, and index it."""
-    from unimodal.checkpoint import write_card
     from unimodal.config import read_config
     from unimodal.demo.catalogue import build_catalogue, read_products, training_texts
     from unimodal.demo.page import write_page
@@ -26,9 +25,10 @@ def demo(
     from unimodal.embedder import load
     from unimodal.eval.evaluate import evaluate as score
     from unimodal.eval.evaluate import rows_of
-    from unimodal.eval.report import results_json, results_table, write_json
+    from unimodal.eval.report.terminal import results_json, results_table, write_json
     from unimodal.eval.suites import read_suite
-    from unimodal.preprocess import train_tokenizer
+    from unimodal.formats.card import write_card
+    from unimodal.preprocess.tokenizers import train_tokenizer
     from unimodal.progress import open_console
     from unimodal.shards.config import PackRecipe
     from unimodal.shards.write import pack_all
@@ -79,8 +79,8 @@ def demo(
 
 def index_catalogue(model: Path, data: Path, store: Path) -> None:
     """The test products in a store: title, description and picture; what was embedded before is not embedded again."""
-    from unimodal.search.indexing import index
-    from unimodal.search.items import IndexConfig
+    from unimodal.search.index.items import IndexConfig
+    from unimodal.search.index.run import index
 
     config = IndexConfig.model_validate({
         "input": str(data / "test.jsonl"), "id": "id", "text": ["title", "description"], "image": "image",

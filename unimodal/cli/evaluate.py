@@ -15,8 +15,8 @@ from .outputs import check_outputs
 if TYPE_CHECKING:
     from unimodal.calibration import Calibration
     from unimodal.eval.analysis.contamination import TaskOverlap
-    from unimodal.eval.page import ModelReport
-    from unimodal.eval.results import Encoder, TaskResult
+    from unimodal.eval.report.page import ModelReport
+    from unimodal.eval.scoring.results import Encoder, TaskResult
 
 Models = Annotated[
     list[str],
@@ -56,13 +56,14 @@ def evaluate(
     """Score models on a suite: one table, chance and BM25 beside every number, intervals, a test between models."""
     from unimodal.eval.analysis.analyse import analyse
     from unimodal.eval.analysis.contamination import contamination
+    from unimodal.eval.cache import EmbeddingStore
+    from unimodal.eval.data.asked import asked_of
     from unimodal.eval.evaluate import evaluate as score
-    from unimodal.eval.lines import halves_of
-    from unimodal.eval.page import write_report
-    from unimodal.eval.plan import asked_of, missing_table, plan, plan_table, said_of
-    from unimodal.eval.report import results_table, write_json
-    from unimodal.eval.statistics import compare
-    from unimodal.eval.store import EmbeddingStore
+    from unimodal.eval.plan import missing_table, plan, plan_table, said_of
+    from unimodal.eval.report.layout import halves_of
+    from unimodal.eval.report.page import write_report
+    from unimodal.eval.report.terminal import results_table, write_json
+    from unimodal.eval.scoring.statistics import compare
     from unimodal.eval.suites import commands_for, load_tasks, missing_of, read_suite
     from unimodal.progress import open_console
 
@@ -148,8 +149,8 @@ def mteb(
 ) -> None:
     """Let mteb score a model of ours: its official result files, under a revision that is the model's fingerprint."""
     from unimodal.embedder import load
-    from unimodal.eval.report import results_table
-    from unimodal.eval.store import EmbeddingStore
+    from unimodal.eval.cache import EmbeddingStore
+    from unimodal.eval.report.terminal import results_table
     from unimodal.eval.with_mteb.run import mteb_name, run_mteb
     from unimodal.progress import open_console
 
@@ -230,8 +231,8 @@ def _calibration(source: str, encoder: Encoder) -> Calibration | None:
 
 
 def _facts(encoder: Encoder, results: Sequence[TaskResult]) -> dict[str, str]:
-    from unimodal.checkpoint import count_parameters
     from unimodal.embedder import Embedder
+    from unimodal.formats.card import count_parameters
 
     dims = next((str(one.queries.shape[1]) for one in results if one.queries is not None), "")
     size = f"{count_parameters(encoder.models[0]) / 1e6:.1f} M" if isinstance(encoder, Embedder) else ""

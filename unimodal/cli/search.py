@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from unimodal.embedder import Embedder
-    from unimodal.search.fusion import Found
-    from unimodal.search.preview import Preview
-    from unimodal.search.query import Query
-    from unimodal.search.schema import Schema
-    from unimodal.search.store import VectorStore
+    from unimodal.search.index.preview import Preview
+    from unimodal.search.query.fusion import Found
+    from unimodal.search.query.query import Query
+    from unimodal.search.stores.base import VectorStore
+    from unimodal.search.stores.schema import Schema
 
 LONGEST = 100  # letters that a hit shows of one field
 
@@ -74,9 +74,9 @@ def index(
         raise typer.BadParameter(f"{name} is missing: unimodal index MODEL INPUT STORE [KEY=VALUE]...")
 
     from unimodal.config import apply_overrides, parse_config
-    from unimodal.search import indexing
-    from unimodal.search.items import IndexConfig
-    from unimodal.search.skipped import SKIPPED
+    from unimodal.search.index import run as indexing
+    from unimodal.search.index.items import IndexConfig
+    from unimodal.search.index.skipped import SKIPPED
 
     config = parse_config(IndexConfig, apply_overrides({"input": source}, overrides or []), source="options")
     folder = embeddings or indexing.default_folder(store)
@@ -123,7 +123,7 @@ def _print_preview(found: Preview, source: str, store: str) -> None:
 
 def _list(store: str, embeddings: Path | None) -> None:
     """A line per input, the oldest indexing first."""
-    from unimodal.search.indexing import list_inputs
+    from unimodal.search.index.run import list_inputs
     from unimodal.tables.files import written_name
 
     states, others = list_inputs(store, embeddings=embeddings)
@@ -140,7 +140,7 @@ def _list(store: str, embeddings: Path | None) -> None:
 
 
 def _forget(store: str, name: str, embeddings: Path | None) -> None:
-    from unimodal.search.indexing import forget
+    from unimodal.search.index.run import forget
 
     filled = forget(store, name, embeddings=embeddings)
     say(
@@ -157,8 +157,8 @@ def why(
     ] = None,
 ) -> None:
     """Say what became of an item: in STORE from which input, skipped and why, or taken out and when."""
-    from unimodal.search.indexing import check_listed, default_folder
-    from unimodal.search.why import explain
+    from unimodal.search.index.run import check_listed, default_folder
+    from unimodal.search.index.why import explain
 
     folder = embeddings or default_folder(store)
     check_listed(store, folder)
@@ -197,9 +197,9 @@ def search(
 ) -> None:
     """Find by words, a picture, both, or an item: `search STORE "in red" --image bag.jpg --where "price < 50"`."""
     from unimodal.progress import open_console
-    from unimodal.search.query import Query, check_model, check_query, find, inputs_of
-    from unimodal.search.store import open_store
-    from unimodal.search.where import parse_where
+    from unimodal.search.filters.parser import parse_where
+    from unimodal.search.query.query import Query, check_model, check_query, find, inputs_of
+    from unimodal.search.stores.open import open_store
 
     query = Query(
         text=words, image=image, like=like, weight=weight, negatives=without or (), k=k, min_score=min_score,
@@ -237,7 +237,7 @@ def search(
 def _model_of(schema: Schema, given: str, device: str | None) -> Embedder:
     from unimodal.embedder import load
     from unimodal.progress import progress_bar
-    from unimodal.search.query import is_calibrated
+    from unimodal.search.query.query import is_calibrated
 
     name = given or schema.about.get("model", "")
     if not name:

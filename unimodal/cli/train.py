@@ -40,7 +40,7 @@ def train(
 
 def plot(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
     """Draw the curves of a run into RUN/plots.png."""
-    from unimodal.training.plot import plot_run
+    from unimodal.training.run.plot import plot_run
 
     say(f"curves in {plot_run(run)}")
 

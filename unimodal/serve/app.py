@@ -10,18 +10,18 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import RedirectResponse
 
-from .body_route import IGNORED
+from .api.body_route import IGNORED
+from .api.embeddings import embeddings_router
+from .api.errors import answer_errors
+from .api.operations import operations_router
+from .api.reference import reference_router
 from .config import ServeConfig, read_api_keys
-from .embeddings import embeddings_router
-from .engine import Engine
-from .errors import answer_errors
+from .engine.engine import Engine
 from .gate import Gate
 from .metrics import Metrics
-from .operations import operations_router
-from .reference import reference_router
 
 if TYPE_CHECKING:
-    from ..search.store import VectorStore
+    from ..search.stores.base import VectorStore
 
 ABOUT = """One embedding space for text and images: vectors of either, in the formats that clients know, and search.
 
@@ -56,8 +56,8 @@ def create_app(engine: Engine, config: ServeConfig, store: VectorStore | None = 
     answer_errors(app)
     app.router.routes += embeddings_router(engine, config).routes  # included, each request would be matched twice
     if store is not None:
+        from .api.search import search_router
         from .page.routes import router as page_router
-        from .search import search_router
 
         app.include_router(search_router(engine, config, store))
         app.include_router(page_router())

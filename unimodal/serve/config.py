@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ..config import Config
-from ..preprocess import MAX_PIXELS
+from ..preprocess.images import MAX_PIXELS
 
 API_KEYS = "UNIMODAL_API_KEYS"
 _HOST = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")

@@ -19,10 +19,10 @@ from typing import Any
 
 from fastapi import Response
 
+from .api.errors import ApiError, as_api_error, error_response
 from .config import ServeConfig
-from .engine import Lifecycle
-from .errors import ApiError, as_api_error, error_response
-from .images import fetch_picture
+from .engine.engine import Lifecycle
+from .engine.images import fetch_picture
 from .logs import request_id
 from .metrics import Metrics
 

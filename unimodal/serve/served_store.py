@@ -16,13 +16,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from ..search.query import check_model
-from ..search.schema import ForeignModelError
-from ..search.store import VectorStore, open_store
+from ..search.query.query import check_model
+from ..search.stores.base import VectorStore
+from ..search.stores.open import open_store
+from ..search.stores.schema import ForeignModelError
+from .api.errors import ApiError, UnavailableError
 from .config import ServeConfig
-from .engine import Engine, OverloadedError, load_embedder
-from .errors import ApiError, UnavailableError
-from .waiting import Waiting
+from .engine.engine import Engine, OverloadedError, load_embedder
+from .engine.pool import Waiting
 
 WATCH_SECONDS = 2.0  # between two looks at the store
 UNREADABLE = "the store cannot be read now"

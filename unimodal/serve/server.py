@@ -16,11 +16,11 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from .api.embeddings import shown_name
 from .app import create_app
 from .config import API_KEYS, ServeConfig, read_api_keys
 from .connections import bounded_protocol
-from .embeddings import shown_name
-from .engine import Engine, load_embedder
+from .engine.engine import Engine, load_embedder
 from .logs import write_logs
 
 CUT_OFF, STUCK = 1, 70  # exit statuses: requests were dropped at the end; the model hung (EX_SOFTWARE)
@@ -40,7 +40,7 @@ def serve(config: ServeConfig) -> int:
     listener = bound_socket(config.host, config.port)
     store = None
     if config.store:
-        from ..search.store import open_store
+        from ..search.stores.open import open_store
 
         store = open_store(config.store)
     engine = Engine(load_embedder(config), config)

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from unimodal.preprocess import load_image
+from unimodal.preprocess.images import load_image
 
 from ..progress import progress_bar
 from ..tables.files import IMAGE_EXTENSIONS

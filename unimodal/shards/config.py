@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 
 from unimodal.config import Config
-from unimodal.rows import RowsConfig
+from unimodal.tables.readers import RowsConfig
 
 from .storage import Patience
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unimodal.preprocess import FORMATS, load_image, to_png
-from unimodal.rows import read_rows
+from unimodal.preprocess.images import FORMATS, load_image, to_png
 from unimodal.tables.fields import Row, UnreadableImageError, image_of, names_in, texts_of, value_of
+from unimodal.tables.readers import read_rows
 
 from .config import PackConfig
 

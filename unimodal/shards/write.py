@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from unimodal.config import parse_config
-from unimodal.rows import num_rows, read_numbered_rows
 from unimodal.tables.fields import Row, UnreadableImageError, has_field, image_folder, missing_field
+from unimodal.tables.readers import num_rows, read_numbered_rows
 from unimodal.tables.skipped import json_lines, limit_of, too_many
 
 from ..progress import progress_bar

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from eval.analysis.analyse import analyse
+from eval.cache import EmbeddingStore
 from eval.evaluate import evaluate
-from eval.page import ModelReport
-from eval.store import EmbeddingStore
+from eval.report.page import ModelReport
 from eval.suites import Suite
 from tests.eval.analysis.test_robustness import Words, picture
 from unimodal.config import parse_config

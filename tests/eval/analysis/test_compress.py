@@ -21,8 +21,8 @@ from eval.analysis.compress import (
     to_int8,
 )
 from eval.data.datasets import Input, PairData, RetrievalData
-from eval.metrics import spearman
-from eval.results import Row, TaskResult, Vectors
+from eval.scoring.metrics import spearman
+from eval.scoring.results import Row, TaskResult, Vectors
 
 DIM, NUM_DOCUMENTS = 20, 90
 

@@ -18,8 +18,8 @@ from PIL import Image
 
 from eval.analysis.contamination import contamination, overlap_rows
 from eval.data.datasets import Deferred, Fused, Input, PairData, RetrievalData, ZeroShotData
-from eval.metrics import spearman
-from eval.results import Row, TaskResult
+from eval.scoring.metrics import spearman
+from eval.scoring.results import Row, TaskResult
 from unimodal.config import parse_config
 from unimodal.shards.config import PackConfig, StorageConfig
 from unimodal.shards.write import pack

@@ -12,7 +12,7 @@ import pytest
 from eval.analysis import neighbours
 from eval.analysis.neighbours import clusters_of, duplicate_rows, duplicates_of, k_means, typical_words
 from eval.data.datasets import Fused, Input, RetrievalData
-from eval.results import TaskResult, Vectors
+from eval.scoring.results import TaskResult, Vectors
 
 
 def unit(vectors: npt.NDArray[Any]) -> Vectors:

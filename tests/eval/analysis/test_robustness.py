@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 
 from eval.analysis.robustness import IMAGE_CHANGES, KINDS, TEXT_CHANGES, changed, first_half, robustness, typos
+from eval.cache import EmbeddingStore
 from eval.data.datasets import Deferred, Fused, Input, PairData, RetrievalData, ZeroShotData
 from eval.evaluate import evaluate
-from eval.metrics import spearman
-from eval.results import Row, TaskResult, Vectors
-from eval.store import EmbeddingStore
-from eval.sts import cosines
+from eval.scoring.metrics import spearman
+from eval.scoring.results import Row, TaskResult, Vectors
+from eval.scoring.sts import cosines
 from eval.suites import read_suite
-from unimodal.preprocess import decode_image
+from unimodal.preprocess.images import decode_image
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (320, 240)) -> bytes:

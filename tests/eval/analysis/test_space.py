@@ -13,7 +13,7 @@ import pytest
 from eval.analysis import space
 from eval.analysis.space import mixed_index, mixed_rows, space_rows
 from eval.data.datasets import Deferred, Fused, Input, RetrievalData, swap_sides
-from eval.results import Row, TaskResult, Vectors
+from eval.scoring.results import Row, TaskResult, Vectors
 from unimodal.calibration import fit_calibration
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from eval.analysis.space_map import pca, space_maps
 from eval.data.datasets import Deferred, Input, RetrievalData, swap_sides
-from eval.results import TaskResult
+from eval.scoring.results import TaskResult
 
 
 def figures(count: int = 60) -> list[TaskResult]:

@@ -15,7 +15,7 @@ import pytrec_eval
 
 from eval.data.beir import read_beir
 from eval.data.datasets import Deferred, Fused, RetrievalData
-from eval.retrieval import chances, vector_values
+from eval.scoring.retrieval import chances, vector_values
 from tests.eval.layouts import CORPUS, QRELS, QUERIES, lines, write_beir, write_tables
 
 EXPECTED = RetrievalData(

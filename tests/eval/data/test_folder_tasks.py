@@ -13,7 +13,7 @@ from eval.data.beir import read_beir
 from eval.data.datasets import PairData, RetrievalData
 from eval.data.formats import read_hub_pairs
 from eval.evaluate import evaluate, rows_of
-from eval.results import Row
+from eval.scoring.results import Row
 from eval.suites import Suite, load_tasks
 from eval.with_mteb.tasks import load_mteb_task
 from tests.eval.layouts import (

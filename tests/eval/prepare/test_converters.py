@@ -14,8 +14,8 @@ from PIL import Image
 from eval.prepare.coco_captions_text import convert_coco_captions_text
 from eval.prepare.emoji_noto import KEYWORD_LANGUAGES, LANGUAGES, convert_emoji_noto
 from eval.prepare.grocery_store import convert_grocery_store
+from eval.prepare.images import shrink
 from eval.prepare.luma_shop import convert_luma_shop
-from eval.prepare.pictures import shrink
 from eval.suites import load_tasks, read_suite
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from eval.cache import EmbeddingStore
 from eval.data.datasets import PairData, RetrievalData, ZeroShotData
-from eval.metrics import METRICS, spearman
-from eval.ranks import Ranks, ranks
-from eval.retrieval import vector_values
-from eval.store import EmbeddingStore
+from eval.scoring.metrics import METRICS, spearman
+from eval.scoring.ranks import Ranks, ranks
+from eval.scoring.retrieval import vector_values
 from eval.with_mteb.adapter import MtebModel, check_encode_kwargs, mteb_model
 from eval.with_mteb.run import run_mteb
 from eval.with_mteb.search import top_documents

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from eval.cache import EmbeddingStore
 from eval.data.datasets import RetrievalData
-from eval.metrics import ndcg_at_k
-from eval.ranks import ranks
-from eval.store import EmbeddingStore
+from eval.scoring.metrics import ndcg_at_k
+from eval.scoring.ranks import ranks
 from eval.with_mteb.models import MtebEncoder, load_mteb_model
 from eval.with_mteb.tasks import find_mteb_task, load_mteb_task
 from tests.eval.mteb_hub import WORDS, jpeg
@@ -37,7 +37,7 @@ def clip(mteb: Any, tmp_path_factory: pytest.TempPathFactory) -> MtebEncoder:
     from mteb.models.model_implementations.clip_models import CLIPModel as Wrapper
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
 
-    from unimodal.preprocess import train_tokenizer
+    from unimodal.preprocess.tokenizers import train_tokenizer
 
     folder = tmp_path_factory.mktemp("clip")
     train_tokenizer([WORDS], folder / "learned.json", vocab_size=120)

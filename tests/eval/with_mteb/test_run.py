@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from eval.cache import EmbeddingStore
 from eval.data.datasets import PairData
-from eval.metrics import spearman
-from eval.store import EmbeddingStore
+from eval.scoring.metrics import spearman
 from eval.with_mteb.run import mteb_name, run_mteb
 from eval.with_mteb.tasks import find_mteb_task, load_mteb_task, parts_of
 from tests.eval.conftest import TinyEmbedder

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from unimodal.checkpoint import save_model
+from unimodal.formats.native import save_model
 from unimodal.model import DualEncoder
-from unimodal.preprocess import Tokenizer
+from unimodal.preprocess.tokenizers import Tokenizer
 
-pytest.register_assert_rewrite("tests.unimodal.search.conformance")
+pytest.register_assert_rewrite("tests.unimodal.search.stores.conformance")
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from starlette.testclient import TestClient
 from unimodal.config import ModelConfig
 from unimodal.embedder import Embedder
 from unimodal.model import build_model
-from unimodal.preprocess import load_tokenizer
+from unimodal.preprocess.tokenizers import load_tokenizer
 from unimodal.serve.app import create_app
 from unimodal.serve.config import ServeConfig
-from unimodal.serve.engine import Engine
+from unimodal.serve.engine.engine import Engine
 
 Serve = Callable[..., TestClient]
 

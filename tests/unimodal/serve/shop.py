@@ -13,7 +13,8 @@ import pyarrow as pa
 from PIL import Image
 
 from unimodal.embedder import Embedder
-from unimodal.search.store import Schema, VectorStore, create_store
+from unimodal.search.stores.base import Schema, VectorStore
+from unimodal.search.stores.open import create_store
 from unimodal.vectors import unit
 
 COLOURS = {"Red": (200, 30, 30), "Green": (30, 160, 60), "Blue": (40, 60, 200)}

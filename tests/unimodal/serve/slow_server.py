@@ -18,10 +18,10 @@ import torch
 from unimodal.config import ModelConfig
 from unimodal.embedder import Embedder, Prepared, Vectors
 from unimodal.model import build_model
-from unimodal.preprocess import load_tokenizer
+from unimodal.preprocess.tokenizers import load_tokenizer
 from unimodal.serve.app import create_app
 from unimodal.serve.config import ServeConfig
-from unimodal.serve.engine import Engine
+from unimodal.serve.engine.engine import Engine
 from unimodal.serve.logs import write_logs
 from unimodal.serve.server import bound_socket, run
 

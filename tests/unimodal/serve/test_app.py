@@ -21,7 +21,7 @@ from tests.unimodal.serve.conftest import Serve
 from unimodal.embedder import Embedder, Prepared, Vectors
 from unimodal.serve import gate as gate_module
 from unimodal.serve.config import API_KEYS, ServeConfig
-from unimodal.serve.engine import Engine
+from unimodal.serve.engine.engine import Engine
 from unimodal.serve.gate import Gate
 from unimodal.serve.logs import JsonLines, TextLines, request_id
 from unimodal.serve.server import Server

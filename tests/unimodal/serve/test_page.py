@@ -18,10 +18,10 @@ from starlette.testclient import TestClient
 
 from tests.unimodal.serve.shop import INJECTED, build_shop, png, title
 from unimodal.embedder import Embedder
-from unimodal.search.predicate import parse_where
+from unimodal.search.filters.check import parse_where
 from unimodal.serve.app import create_app
 from unimodal.serve.config import API_KEYS, ServeConfig
-from unimodal.serve.engine import Engine
+from unimodal.serve.engine.engine import Engine
 
 KEY = "a-key-of-the-shop-1234"
 

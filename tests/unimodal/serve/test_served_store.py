@@ -14,15 +14,15 @@ import torch
 from starlette.testclient import TestClient
 
 from tests.unimodal.serve.shop import build_shop, title
-from unimodal.checkpoint import save_model
 from unimodal.config import ModelConfig
 from unimodal.embedder import Embedder, load
+from unimodal.formats.native import save_model
 from unimodal.model import build_model
-from unimodal.search.store import open_store
+from unimodal.search.stores.open import open_store
 from unimodal.serve import served_store
 from unimodal.serve.app import create_app
 from unimodal.serve.config import ServeConfig
-from unimodal.serve.engine import Engine
+from unimodal.serve.engine.engine import Engine
 
 SEARCHES = [
     ("POST", "/v1/search", {"text": "mug"}),

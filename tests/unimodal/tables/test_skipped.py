@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from unimodal.search.items import IndexConfig, items, units
-from unimodal.search.skipped import SKIPPED, listed, write_skipped
+from unimodal.search.index.items import IndexConfig, items, units
+from unimodal.search.index.skipped import SKIPPED, listed, write_skipped
 from unimodal.tables.skipped import json_lines, too_many
 
 

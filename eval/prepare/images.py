@@ -1,0 +1,25 @@
+"""Pictures of a repository, made small enough to be looked at by a tower."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from unimodal.preprocess.images import decode_image
+
+
+def shrink(source: Path, target: Path, size: int, quality: int = 82) -> None:
+    """Write a picture as JPEG of at most `size` pixels along its longer edge. ValueError if it cannot be decoded."""
+    image = decode_image(source)
+    image.thumbnail((size, size), Image.Resampling.LANCZOS)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    image.save(target, "JPEG", quality=quality, optimize=True)
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write a table, an object a line."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -1,0 +1,95 @@
+"""Means over tasks: of languages and subsets, of what a suite averages, and the balance of both halves of the space."""
+
+from __future__ import annotations
+
+import statistics
+import warnings
+from collections.abc import Iterable, Sequence
+
+from ..suites import Suite
+from .results import Half, Row, TaskResult
+
+BALANCE = "balance"  # the name under which its rows stand
+HALVES: tuple[Half, ...] = ("text", "cross-modal")
+
+
+def summary_rows(results: Sequence[TaskResult], suite: Suite) -> list[Row]:
+    """Means over languages and subsets, the suite's own averages, and the balance; each variant apart.
+
+    A mean is left out where one of its tasks is not there, or the model cannot do it. Undefined scores are left out of
+    a mean, whose note names them.
+    """
+    rows = [row for result in results for row in result.rows]
+    known = {(row.task, row.metric, row.variant): row for row in rows}
+    variants = list(dict.fromkeys(row.variant for row in rows))
+    found: list[Row | None] = []
+    for name, tasks in suite.averages_of(row.task for row in rows).items():
+        for metric in dict.fromkeys(row.metric for row in rows if row.task in tasks):
+            found += [_mean(name, metric, variant, tasks, known) for variant in variants]
+    means = [row for row in found if row is not None]
+    known.update({(row.task, row.metric, row.variant): row for row in means})
+    for name, average in suite.averages.items():
+        absent = [task for task in average.tasks if (task, average.metric, "") not in known]
+        if absent:
+            warnings.warn(
+                f"the average {name!r} is left out: {absent[0]} has no row of {average.metric}.", stacklevel=2
+            )
+            continue
+        averaged = [_mean(name, average.metric, variant, average.tasks, known) for variant in variants]
+        means += [row for row in averaged if row is not None]
+    return means + balance_rows(results)
+
+
+def balance_rows(results: Iterable[TaskResult]) -> list[Row]:
+    """How good a model is in both halves at once: their mean scores, the lower of both, and the harmonic mean.
+
+    The score of a half is the mean over its tasks of each one's main metric (the first that it prints); directions,
+    languages and subsets of a task are averaged first, so that a task of 36 languages counts as one. Undefined scores
+    are left out, and named in the note. No rows without both halves.
+    """
+    found: dict[Half, dict[str, list[float]]] = {half: {} for half in HALVES}
+    main = [(result, result.rows[0]) for result in results if result.half in found and result.rows]
+    for result, row in main:
+        if row.value is not None:
+            found[result.half].setdefault(result.name.partition("/")[0], []).append(row.value)
+    if not all(found.values()):
+        return []
+    scores = {half: statistics.fmean(map(statistics.fmean, tasks.values())) for half, tasks in found.items()}
+    both = list(scores.values())
+    harmonic = statistics.harmonic_mean(both) if min(both) >= 0 else None
+    values = {**{f"{half}_mean": score for half, score in scores.items()}, "min": min(both), "harmonic_mean": harmonic}
+    note = _left_out([row.task for _, row in main if row.is_undefined], len(main))
+    notes = dict.fromkeys(values, note)
+    if harmonic is None:
+        notes["harmonic_mean"] = "the mean of a half is below 0, where a harmonic mean is not defined"
+    return [Row(BALANCE, metric, value, None, None, note=notes[metric]) for metric, value in values.items()]
+
+
+def _mean(
+    name: str, metric: str, variant: str, tasks: Sequence[str], known: dict[tuple[str, str, str], Row]
+) -> Row | None:
+    rows = [row for task in tasks if (row := known.get((task, metric, variant))) is not None]
+    there = [row for row in rows if row.value is not None]
+    undefined = [row for row in rows if row.is_undefined]
+    if len(there) + len(undefined) < len(tasks):
+        return None
+
+    note = _left_out([row.task for row in undefined], len(tasks))
+    value, chance, baseline = (
+        _mean_of([getattr(row, part) for row in there]) for part in ("value", "chance", "baseline")
+    )
+    return Row(name, metric, value, chance, baseline, variant=variant, note=note)
+
+
+def _mean_of(parts: Sequence[float | None]) -> float | None:
+    """The mean; None where a part is missing, or all are."""
+    known = [part for part in parts if part is not None]
+    return statistics.fmean(known) if known and len(known) == len(parts) else None
+
+
+def _left_out(undefined: Sequence[str], count: int) -> str:
+    """What is said of a mean that lacks undefined scores."""
+    if not undefined:
+        return ""
+    named = ", ".join(undefined[:3]) + (" and others" if len(undefined) > 3 else "")
+    return f"the mean of {count - len(undefined)} of {count}: {named} undefined"

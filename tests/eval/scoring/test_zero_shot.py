@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from eval.data.datasets import ZeroShotData
+from eval.scoring.zero_shot import ZERO_SHOT_METRICS, class_vectors, zero_shot_rows, zero_shot_values
+
+NAMES = [f"class {number}" for number in range(8)]
+
+
+def random_task(seed: int = 0) -> tuple[ZeroShotData, np.ndarray, np.ndarray]:  # type: ignore[type-arg]  # of any type
+    """Sixty pictures of six of eight classes, some of which look like theirs."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 6, 60)
+    classes = random.standard_normal((8, 16))
+    pictures = classes[labels] + 3 * random.standard_normal((60, 16))
+    pictures, classes = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (pictures, classes))
+    data = ZeroShotData([b"jpeg"] * 60, labels.tolist(), NAMES, ["a photo of a {c}."])
+    return data, pictures.astype(np.float32), classes.astype(np.float32)
+
+
+def test_metrics_equal_their_formulas_from_all_scores() -> None:
+    data, pictures, classes = random_task()
+    scores, labels = pictures @ classes.T, np.array(data.labels)
+    guessed, first_five = scores.argmax(axis=1), np.argsort(-scores, axis=1)[:, :5]
+    values = zero_shot_values(data, ZERO_SHOT_METRICS, pictures, classes)
+    assert 0.2 < values["accuracy"].mean() < 0.8
+    assert 5 in (np.argsort(np.argsort(-scores, axis=1), axis=1) + 1)[np.arange(60), labels]  # one comes in fifth
+    assert values["accuracy"].mean() == pytest.approx(np.mean(guessed == labels))
+    assert values["accuracy_at_5"].mean() == pytest.approx(np.mean((first_five == labels[:, None]).any(axis=1)))
+    recalls = [np.mean(guessed[labels == label] == label) for label in range(6)]
+    assert values["mean_class_recall"].mean() == pytest.approx(np.mean(recalls))
+
+
+def test_rows_have_chance_and_an_interval() -> None:
+    data, pictures, classes = random_task()
+    rows, values = zero_shot_rows("shapes", data, ZERO_SHOT_METRICS, pictures, classes)
+    assert [row.metric for row in rows] == list(ZERO_SHOT_METRICS)
+    assert [row.chance for row in rows] == [1 / 8, 5 / 8, 1 / 8]
+    for row in rows:
+        assert row.value is not None
+        assert row.low is not None
+        assert row.high is not None
+        assert row.value == values[row.metric].mean()
+        assert row.num == 60
+        assert row.low <= row.value <= row.high
+    unscored, _ = zero_shot_rows("shapes", data, ["accuracy"], None, None)
+    assert [(row.value, row.chance) for row in unscored] == [(None, 1 / 8)]
+
+
+def test_a_class_is_the_normalised_mean_of_its_templates() -> None:
+    texts = np.array([[1, 0], [0, 1], [0.6, 0.8], [0.6, 0.8]], dtype=np.float32)  # two classes in two templates
+    np.testing.assert_allclose(class_vectors(texts, 2), [[0.5**0.5, 0.5**0.5], [0.6, 0.8]], atol=1e-6)

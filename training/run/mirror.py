@@ -1,0 +1,213 @@
+"""A copy of a run elsewhere (`mirror: s3://bucket/run`): MIRROR/step-N, complete once its checksums.json is there.
+
+The run's config.yaml and its lists lie beside, as in RUN, so that another machine can go on.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from unimodal.files import replace_folder
+from unimodal.shards.storage import Clock, ask, filesystem, persistently
+
+from ..config import TrainConfig
+from .checksums import MANIFEST, parse_checksums, problem_of
+from .resume import LISTS, check_resumable, checkpoint_folder, step_of
+
+_DEADLINE = 60.0  # seconds that one file, or a list of files, is asked for when a run starts
+_TIMEOUT, _SLOWEST = 60.0, 1e6  # seconds that an answer may take, and bytes a second beside it
+
+
+class MirrorPatience(NamedTuple):
+    """How long a file may be tried again and again."""
+
+    deadline: float  # seconds
+    clock: Clock
+
+
+def seconds_for(num_bytes: int) -> float:
+    """How long sending so many bytes may take."""
+    return _TIMEOUT + num_bytes / _SLOWEST
+
+
+def upload(
+    folder: Path,
+    run: Path,
+    mirror: str,
+    keep: int,
+    check: Callable[[Exception | None], None],
+    patience: MirrorPatience,
+) -> None:
+    """Copy a whole checkpoint and what lies beside; then remove all but the newest `keep` up to it, and none later.
+
+    check: called before each try of each file, with what the last try of it failed of; what it raises goes through,
+        unless it is an OSError.
+    Raises OSError if a file cannot be copied.
+    """
+    fs, root = filesystem(mirror)
+    names = list(parse_checksums((folder / MANIFEST).read_bytes()))
+
+    def try_on(action: Callable[[], None], what: str) -> None:
+        failure: Exception | None = None
+
+        def attempt() -> None:
+            nonlocal failure
+            check(failure)
+            try:
+                action()
+            except Exception as error:
+                failure = error
+                raise
+
+        persistently(attempt, what, *patience)
+
+    def put(file: Path, name: str) -> None:
+        try_on(lambda: _put(fs, file, f"{root}/{name}"), f"{mirror}/{name}")
+
+    def make_room() -> None:
+        found = _checkpoints(fs, root)
+        complete = [name for name in found if _is_complete(fs, f"{root}/{name}")]
+        later = [name for name in complete if name > folder.name]  # another machine may have gone on to them
+        kept = [name for name in complete if name not in later][-keep:]
+        for name in found:
+            if name not in (*kept, *later):
+                _remove(fs, f"{root}/{name}")
+
+    try_on(lambda: _remove(fs, f"{root}/{folder.name}"), f"{mirror}/{folder.name}")
+    for name in names:
+        put(folder / name, f"{folder.name}/{name}")
+    for name in LISTS:
+        if (run / name).is_file():
+            put(run / name, name)
+    put(folder / MANIFEST, f"{folder.name}/{MANIFEST}")
+    try_on(make_room, mirror)
+
+
+def fetch(mirror: str, run: Path, config: TrainConfig, after: int = -1) -> Path | None:
+    """Copy the newest complete checkpoint whose checksums pass into RUN, with what lies beside; None if there is none.
+
+    after: only later steps are looked at, and a broken one of them is passed over.
+    Raises OSError if the mirror cannot be reached; ValueError if its run is of another recipe, or if it has complete
+    checkpoints and all are broken.
+    """
+    fs, root = filesystem(mirror)
+    problem = ""
+    for name in reversed(persistently(lambda: _complete(fs, root), mirror, _DEADLINE)):
+        folder = checkpoint_folder(run, step_of(Path(name)))
+        if step_of(folder) <= after:
+            break
+        part = folder.with_name(folder.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        problem = _fetch_checkpoint(fs, f"{root}/{name}", part, f"{mirror}/{name}")
+        if not problem:
+            _fetch_lists(fs, root, run, folder.with_name(folder.name + ".lists"), mirror, config)
+            replace_folder(part, folder)
+            return folder
+        shutil.rmtree(part)
+        warnings.warn(f"{mirror}/{name} is passed over: {problem}.", stacklevel=2)
+    if problem and after < 0:
+        raise ValueError(f"none of the checkpoints in {mirror} is whole; start anew with --overwrite, or set mirror=.")
+    return None
+
+
+def has_checkpoints(mirror: str) -> bool:
+    """Whether a run has left complete ones there; raises OSError if the mirror cannot be reached."""
+    fs, root = filesystem(mirror)
+    return bool(persistently(lambda: _complete(fs, root), mirror, _DEADLINE))
+
+
+def clear(mirror: str) -> None:
+    """Remove the checkpoints there and what lies beside them."""
+    fs, root = filesystem(mirror)
+
+    def remove() -> None:
+        for name in [*_checkpoints(fs, root), *LISTS]:
+            _remove(fs, f"{root}/{name}")
+
+    persistently(remove, mirror, _DEADLINE)
+
+
+def _fetch_checkpoint(fs: AbstractFileSystem, remote: str, part: Path, url: str) -> str:
+    """Copy one here; returns what is wrong with it, "" if nothing."""
+    try:
+        _get(fs, f"{remote}/{MANIFEST}", part / MANIFEST, url)
+        for name in parse_checksums((part / MANIFEST).read_bytes()):
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            _get(fs, f"{remote}/{name}", part / name, f"{url}/{name}")
+    except (FileNotFoundError, ValueError) as error:
+        return str(error).rstrip(".")
+    return problem_of(part)
+
+
+def _fetch_lists(fs: AbstractFileSystem, root: str, run: Path, part: Path, mirror: str, config: TrainConfig) -> None:
+    """Put the lists there in the place of those in RUN, once it is known that they are of the same run."""
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    there = persistently(lambda: _names(fs, root), mirror, _DEADLINE)
+    found = [name for name in LISTS if name in there]
+    for name in found:
+        _get(fs, f"{root}/{name}", part / name, f"{mirror}/{name}")
+    check_resumable(part, config, mirror)
+    for name in found:
+        (part / name).replace(run / name)
+    part.rmdir()
+
+
+def _get(fs: AbstractFileSystem, remote: str, file: Path, url: str) -> None:
+    def get() -> None:
+        size = ask(fs, "info", remote, timeout=_TIMEOUT)["size"]
+        ask(fs, "get_file", remote, str(file), timeout=seconds_for(size))
+
+    persistently(get, url, _DEADLINE)
+
+
+def _put(fs: AbstractFileSystem, file: Path, remote: str) -> None:
+    if isinstance(fs, LocalFileSystem):  # the others have no folders, or make them
+        fs.makedirs(remote.rpartition("/")[0], exist_ok=True)
+    ask(fs, "put_file", str(file), remote, timeout=seconds_for(file.stat().st_size))
+    fs.invalidate_cache()
+    if file.name in LISTS:  # it may have grown meanwhile
+        return
+    size = ask(fs, "info", remote, timeout=_TIMEOUT)["size"]
+    if size != file.stat().st_size:
+        raise OSError(f"{size:,} of {file.stat().st_size:,} bytes arrived")
+
+
+def _names(fs: AbstractFileSystem, remote: str) -> list[str]:
+    """What lies in a remote folder; nothing if there is none. (fs.exists takes a storage that is down for empty.)"""
+    fs.invalidate_cache()
+    try:
+        found = ask(fs, "ls", remote, detail=False, timeout=_TIMEOUT)
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+    except FileNotFoundError:
+        return []
+
+
+def _checkpoints(fs: AbstractFileSystem, root: str) -> list[str]:
+    return [name for name in _names(fs, root) if re.fullmatch(r"step-\d+", name)]
+
+
+def _complete(fs: AbstractFileSystem, root: str) -> list[str]:
+    return [name for name in _checkpoints(fs, root) if _is_complete(fs, f"{root}/{name}")]
+
+
+def _is_complete(fs: AbstractFileSystem, remote: str) -> bool:
+    return MANIFEST in _names(fs, remote)
+
+
+def _remove(fs: AbstractFileSystem, remote: str) -> None:
+    """Remove a file, or a checkpoint: its manifest first, so that what is left half-way is not taken for one."""
+    for path in (f"{remote}/{MANIFEST}", remote):
+        with suppress(FileNotFoundError):
+            ask(fs, "rm", path, recursive=path == remote, timeout=_TIMEOUT)
+    fs.invalidate_cache()

@@ -1,0 +1,177 @@
+"""The checkpoints of a run: the newest that is still what was written, and whether a recipe may go on from it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from unimodal.config import show, with_transparency
+from unimodal.files import replace_text
+from unimodal.yaml_text import dump_yaml, read_yaml
+
+from ..config import TrainConfig
+from .checksums import problem_of
+
+# What a run writes into its folder beside checkpoints/: files that tell of it, which its mirror gets too, and models.
+LEDGER, SHARDS = "ledger.json", "shards.jsonl"
+LISTS = ("config.yaml", "metrics.jsonl", "skipped.jsonl", "nonfinite.jsonl", LEDGER, SHARDS)
+MODELS = ("model", "best")
+
+# What may differ between a run and its resumption: nothing here changes a weight beyond rounding (and dropout's masks).
+FREE_KEYS = (
+    "run", "data_root", "storage", "device", "workers", "timeout", "start_timeout", "parallel", "step", "log_every",
+    "save_every", "keep", "mirror", "tensorboard", "wandb", "eval", "max_skipped",
+)  # fmt: skip
+# A source may get another part of the batches to come: checkpoints keep what came before (data/mixture.py).
+_FREE_IN_SOURCES = re.compile(r"(stages\.\d+\.)?tasks\.[^.]+\.sources\..+\.(weight|epochs)")
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The finished checkpoints of a run, oldest first; whether one is still what was written, `problem_of` says."""
+    return sorted(path for path in (run / "checkpoints").glob("step-*") if path.suffix == "")
+
+
+def checkpoint_folder(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint, by its name."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def newest_good(run: Path) -> Path | None:
+    """The newest checkpoint whose checksums pass; None where there is none at all.
+
+    One that is passed over gives a warning; raises ValueError if all are.
+    """
+    passed_over: list[tuple[str, str]] = []
+    for folder in reversed(checkpoints(run)):
+        problem = problem_of(folder)
+        if not problem:
+            for name, what in passed_over:
+                warnings.warn(f"checkpoint {name} is passed over: {what}; {folder.name} is used instead.", stacklevel=2)
+            return folder
+        passed_over.append((folder.name, problem))
+    if passed_over:
+        name, what = passed_over[0]
+        raise ValueError(
+            f"none of the {len(passed_over)} checkpoint(s) in {run} is whole (of {name}: {what}); copy a good one "
+            "there, or start anew with --overwrite."
+        )
+    return None
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove what a run that was killed left half written; a model that it had moved aside, it gets back."""
+    for name in MODELS:
+        old = run / f"{name}.old"
+        if old.is_dir() and not (run / name).exists():  # killed between the two renames of `replace_folder`
+            old.rename(run / name)
+        _remove(old)
+    parts = (run / f"{name}.part" for name in (*MODELS, *LISTS))
+    for path in [*parts, *run.glob("rank-0-*.part"), *(run / "checkpoints").glob("step-*.*")]:
+        _remove(path)
+
+
+def remove_run(run: Path) -> None:
+    """Remove what a run writes and nothing else: the shards of the demo, say, lie in the folder of its run."""
+    for name in ("checkpoints", "tensorboard", "plots.png", *MODELS, *(f"{name}.old" for name in MODELS), *LISTS):
+        _remove(run / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What a checkpoint says of the run beside weights and moments: its state.json, and what a run begins with."""
+
+    step: int = 0  # how many are done
+    num_skipped: int = 0  # corrupt samples in them
+    num_samples: int = 0  # samples in them
+    shards: dict[str, str] = field(default_factory=dict)  # the fingerprint of each path
+    mixtures: dict[str, Any] = field(default_factory=dict)  # how far each source is, by stage and task
+    changes: list[str] = field(default_factory=list)  # of weights, at a resume: a sentence each
+    log: dict[str, Any] | None = None  # sums since the last line of metrics.jsonl
+
+
+def read_state(folder: Path) -> RunState:
+    """The state of a checkpoint."""
+    return RunState(**json.loads((folder / "state.json").read_text(encoding="utf-8")))
+
+
+def write_state(folder: Path, state: RunState) -> None:
+    """Write state.json; raises OSError if that fails."""
+    replace_text(folder / "state.json", json.dumps(vars(state), indent=2) + "\n")
+
+
+def write_config(run: Path, config: TrainConfig) -> None:
+    """Write RUN/config.yaml: the run can be repeated from it alone."""
+    replace_text(run / "config.yaml", dump_yaml(_values(config)))
+
+
+def check_resumable(run: Path, config: TrainConfig, name: str = "") -> None:
+    """Raise ValueError naming the first value in which the recipe differs from the run that it resumes.
+
+    name: of the run, for the message; its folder, if not given.
+    """
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise ValueError(
+            f"{name or run} holds no config.yaml to resume from; start without --resume, or check the path."
+        )
+    before, now = read_yaml(file), _values(config)
+    if before.get("model"):
+        before["model"] = with_transparency(before["model"])
+    for key, was, is_now in _differences(before, now, ""):
+        if key.split(".")[0] not in FREE_KEYS and not _FREE_IN_SOURCES.fullmatch(key):
+            why = " (the learning rate's curve hangs on it)" if {"steps", "optim"} & set(key.split(".")) else ""
+            overrides = "" if name else start_from(run, config)
+            raise ValueError(
+                f"{name or run} was started with {key}={show(was)} and the recipe says {show(is_now)}{why}; resume "
+                f"with the former, or start another run{f' from its weights ({overrides})' if overrides else ''}."
+            )
+
+
+def start_from(run: Path, config: TrainConfig, last: int | None = None) -> str:
+    """The overrides with which another run starts from the weights of this one's newest checkpoint; "" without one.
+
+    last: the newest step that will do.
+    """
+    found = [folder for folder in checkpoints(run) if last is None or step_of(folder) <= last]
+    if not found:
+        return ""
+    no_model = "model=null " if config.model is not None else ""
+    return f"run=ANOTHER {no_model}init={found[-1]}"
+
+
+def _values(config: TrainConfig) -> dict[str, Any]:
+    """All values; preprocessing that was not given is left out, for then pretrained towers bring their own."""
+    values = config.model_dump(mode="json")
+    if config.model is not None and "preprocess" not in config.model.model_fields_set:
+        del values["model"]["preprocess"]
+    return values
+
+
+def _differences(before: Any, now: Any, path: str) -> list[tuple[str, Any, Any]]:
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        before, now = dict(enumerate(before)), dict(enumerate(now))
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return [] if before == now else [(path, before, now)]
+    keys = list(dict.fromkeys([*before, *now]))
+    return [
+        found
+        for key in keys
+        for found in _differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+    ]

@@ -1,0 +1,259 @@
+"""Writing checkpoints beside the training: a copy is taken at the step, and a thread writes, checks and mirrors it.
+
+RUN/checkpoints/step-N is a model directory with optimizer/ (the moments), state.json and checksums.json. It is written
+as step-N.part, forced to the disk and renamed, so that a process killed at any point leaves whole checkpoints and a
+.part. An older one is removed only once the new one has been read back.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch.distributed as dist
+from torch import Tensor
+
+from unimodal.config import ModelConfig
+from unimodal.files import replace_folder
+from unimodal.formats.native import model_writers
+from unimodal.preprocess.tokenizers import Tokenizer
+
+from .. import distributed
+from .checksums import Checksum, checksum_of, problem_of, write_checksums
+from .moments import FOLDER, Moments, write_moments
+from .resume import RunState, checkpoint_folder, checkpoints, remove_leftovers, step_of, write_state
+from .uploads import Abandoned, Uploads
+
+
+class Snapshot(NamedTuple):
+    """What a checkpoint will hold, on the host; nothing in it changes with the next step."""
+
+    config: ModelConfig
+    weights: dict[str, Tensor]  # whole; on rank 0
+    moments: Moments  # this rank's
+    state: RunState
+    card: str  # README.md
+
+    @property
+    def step(self) -> int:
+        """How many steps are done."""
+        return self.state.step
+
+
+class Saver:
+    """One rank's thread that writes checkpoints, one at a time; with whole weights rank 0 alone has anything to write.
+
+    save, wait, abandon and close are called at the same steps on every rank. A disk that is full, or a mirror that
+    cannot be reached, is a sentence in `failures`, and training goes on.
+    """
+
+    def __init__(
+        self, run: Path, tokenizer: Tokenizer | None, keep: int, mirror: str, newest: Path | None, sharded: bool
+    ) -> None:
+        """newest: the checkpoint that the run goes on from, which has been checked. sharded: every rank writes."""
+        self._run, self._tokenizer, self._keep = run, tokenizer, keep
+        self._uploads = Uploads(run, mirror, keep) if mirror and distributed.rank() == 0 else None
+        self.newest = newest  # on rank 0: the newest that is whole
+        self._good = {newest.name} if newest is not None else set()
+        self._last: Snapshot | None = None  # the last that was to be saved, finished or not
+        self._thread: threading.Thread | None = None
+        self._abandon, self._hurries = threading.Event(), False
+        self._failures: list[str] = []
+        self._errors: list[BaseException] = []
+        self._writes = sharded or distributed.rank() == 0
+        if distributed.rank() == 0:
+            remove_leftovers(run)  # before any other rank can write: it has to wait for this one in the next lines
+        # The thread meets those of other ranks in a group of its own; that a rank is gone its main thread finds out.
+        self._group: Any = None
+        if sharded and distributed.world_size() > 1:
+            self._group = dist.new_group(backend="gloo", timeout=timedelta(days=7))
+
+    @property
+    def newest_step(self) -> int:
+        """On rank 0: the step of the newest checkpoint that is whole; 0 if there is none."""
+        return step_of(self.newest) if self.newest is not None else 0
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Start to write, once the last one is done (`wait`)."""
+        self._abandon.clear()
+        self._last = snapshot
+        if self._writes:
+            self._thread = threading.Thread(target=self._work, args=(snapshot,), daemon=True, name="saver")
+            self._thread.start()
+
+    @property
+    def spare(self) -> Snapshot | None:
+        """The last snapshot, whose memory the next one may take once nothing is being written (`wait`)."""
+        return self._last
+
+    def wait(self) -> None:
+        """Wait until every rank has written what it was to write; for no mirror."""
+        while True:
+            if self._thread is not None:
+                self._thread.join(timeout=5.0)
+            is_busy = self._thread is not None and self._thread.is_alive()
+            if not distributed.add_up([is_busy])[0]:
+                return
+
+    def abandon(self, step: int) -> None:
+        """Give up what is being written, unless it is of this step: it will be written anew, of a later step.
+
+        From now on there is little time for the mirror either, and what is there of other steps is enough.
+        """
+        self._hurries = True
+        if self._last is not None and self._last.step != step:
+            self._abandon.set()
+        if self._uploads is not None:
+            self._uploads.give_up("the run stops", but=checkpoint_folder(self._run, step))
+
+    def close(self, is_asked: Callable[[], bool] = lambda: False) -> None:
+        """Wait until all is written, and the last checkpoint copied to the mirror; that one not for ever.
+
+        is_asked: whether this rank was asked to stop, which is to hurry.
+        """
+        self.wait()
+        started, uploads = time.monotonic(), self._uploads
+        allowed = uploads.time_left(self._hurries) if uploads is not None else 0.0
+        while True:
+            left = started + allowed - time.monotonic()
+            is_busy = uploads is not None and not uploads.wait(min(1.0, max(0.0, left)))
+            num_busy, num_asked = distributed.add_up([is_busy and left > 0, is_asked()])
+            if not num_busy:
+                break
+            if num_asked and uploads is not None:
+                allowed = min(allowed, uploads.time_left(is_stopping=True))
+        if uploads is not None:
+            uploads.give_up(f"not within {allowed:g} s of the end")
+            uploads.tell_unfinished()
+            newest = f"the newest is {self.newest.name}" if self.newest is not None else "there is none"
+            with self._going_on("older checkpoints could not be removed", newest):
+                self._prune()  # the one that was being copied may be one too many
+
+    def failures(self) -> list[str]:
+        """What could not be written since this was last asked, a sentence each; raises what is no storage's fault."""
+        if self._errors:
+            raise self._errors.pop()
+        said = self._uploads.failures if self._uploads is not None else []
+        return [each.pop(0) for each in (self._failures, said) for _ in range(len(each))]
+
+    def _work(self, snapshot: Snapshot) -> None:
+        try:
+            folder = checkpoint_folder(self._run, snapshot.step)
+            newest = f"the newest is {self.newest.name}" if self.newest is not None else "there is none yet"
+            with self._going_on(f"checkpoint {folder.name} could not be written", newest):
+                self._write(folder, snapshot)
+            if distributed.rank() or self.newest != folder:
+                return
+            if self._uploads is not None:
+                self._uploads.add(folder)
+            with self._going_on("older checkpoints could not be removed", f"the newest is {folder.name}"):
+                self._prune()
+        except Abandoned:
+            pass
+        except BaseException as error:  # handed to the main thread, which raises it
+            self._errors.append(error)
+
+    @contextmanager
+    def _going_on(self, failed: str, state: str) -> Iterator[None]:
+        try:
+            yield
+        except Abandoned:
+            raise
+        except OSError as error:
+            self._failures.append(f"{failed} ({error}); {state}, and training goes on.")
+
+    def _write(self, folder: Path, snapshot: Snapshot) -> None:
+        """Write step-N.part on all ranks that have a part of it; rank 0 makes it step-N once it has all of them."""
+        part = folder.with_name(folder.name + ".part")
+        checksums: dict[str, Checksum] = {}
+        failure: Exception | None = None
+        try:
+            for write in self._writers(part, snapshot):
+                self._check_abandoned()
+                write()
+            for file in self._own_files(part):
+                self._check_abandoned()
+                checksums[file.relative_to(part).as_posix()] = checksum_of(file)
+        except (OSError, Abandoned) as error:
+            failure = error
+        found = self._of_every_rank((failure, checksums))
+        if distributed.rank():
+            return
+        try:
+            for other, of_rank in found:
+                if other is not None:
+                    raise other
+                checksums.update(of_rank)
+            self._complete(part, folder, checksums)
+        except (OSError, Abandoned):
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        self._good.add(folder.name)
+        self.newest = folder
+
+    def _writers(self, part: Path, snapshot: Snapshot) -> list[Callable[[], None]]:
+        """What writes this rank's files, a call a file."""
+        writers: list[Callable[[], None]] = [
+            lambda: (part / FOLDER).mkdir(parents=True, exist_ok=True),
+            lambda: write_moments(part, snapshot.moments),
+        ]
+        if distributed.rank() == 0:
+            writers += model_writers(part, snapshot.config, snapshot.weights, self._tokenizer, snapshot.card)
+            writers.append(lambda: write_state(part, snapshot.state))
+        return writers
+
+    def _own_files(self, part: Path) -> list[Path]:
+        pattern = f"{FOLDER}/rank-{distributed.rank():05d}-of-*"
+        if distributed.rank():
+            return list(part.glob(pattern))
+        return [*part.glob(pattern), *(file for file in part.iterdir() if file.is_file())]
+
+    def _complete(self, part: Path, folder: Path, checksums: dict[str, Checksum]) -> None:
+        self._check_abandoned()
+        write_checksums(part, checksums)
+        replace_folder(part, folder)
+        problem = problem_of(folder)  # read back before anything older is removed
+        if problem:
+            _remove(folder)
+            raise OSError(f"what was read back is not what was written: {problem}")
+
+    def _of_every_rank(self, found: Any) -> list[Any]:
+        """Each rank's, where every rank writes: as none can finish before all have, this is where they meet."""
+        if self._group is None:
+            return [found]
+        gathered: list[Any] = [None] * distributed.world_size()
+        with distributed.waiting_for_peers("writing a checkpoint"):
+            dist.all_gather_object(gathered, found, group=self._group)
+        return gathered
+
+    def _check_abandoned(self) -> None:
+        if self._abandon.is_set():
+            raise Abandoned
+
+    def _prune(self) -> None:
+        """Remove all but the newest `keep` good ones, and the one that is being copied; one that is not known to be
+        good is read through first.
+        """
+        num_good = 0
+        for folder in reversed(checkpoints(self._run)):
+            is_wanted = step_of(folder) <= step_of(self.newest or folder) and num_good < self._keep
+            if is_wanted and (folder.name in self._good or not problem_of(folder)):
+                self._good.add(folder.name)
+                num_good += 1
+            elif self._uploads is None or folder != self._uploads.current:
+                _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a checkpoint; killed half-way, what is left is not taken for one."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    os.replace(folder, part)
+    shutil.rmtree(part)

@@ -1,0 +1,249 @@
+"""A folder of embeddings -> a store of the same items, without any model.
+
+A folder fills one store, and a store is filled from one folder: both carry the id of the store's making, and the
+folder keeps the record of which of its files are in. Of items with one id in several inputs, that of the input that
+was indexed last is taken; of those with one id in one input, the first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from unimodal.files import replace_text
+from unimodal.progress import progress_bar
+from unimodal.tables.readers import pyarrow_parquet
+
+from ..filters.check import In
+from ..stores.base import VectorStore
+from ..stores.columns import vectors_of
+from ..stores.open import create_store, open_store, store_exists
+from ..stores.schema import MADE, Schema, schema_from_json, schema_to_json, vector_column
+from .folder import IndexedInput, find_file, publish, read_head, read_inputs
+from .removed import RemovedItem, note_removed
+
+SCHEMA = "_index.json"  # of the store that the folder fills
+_SCHEMA_BEFORE = "index.json"  # of an earlier version
+RECORD = ".filled.json"  # a file that is in the store -> its state then
+AT_A_TIME = 10_000  # items of an upsert or a deletion
+
+Hashes = NDArray[np.uint64]  # of a file's ids
+
+
+class Filled(NamedTuple):
+    """What filling did to a store."""
+
+    stored: int  # items that it had not, or had otherwise
+    kept: int  # items that it had as they are
+    removed: int
+    left_out: dict[Path, frozenset[str]]  # the ids of each file that another file's items stand for
+
+
+def make_store(store_url: str, folder: Path, schema: Schema, *, overwrite: bool = False) -> None:
+    """An empty store, which is the one that the folder fills from now on."""
+    schema = replace(schema, about={**schema.about, MADE: uuid4().hex})
+    create_store(store_url, schema, overwrite=overwrite).close()
+    (folder / RECORD).unlink(missing_ok=True)
+    replace_text(folder / SCHEMA, schema_to_json(schema))
+    (folder / _SCHEMA_BEFORE).unlink(missing_ok=True)
+
+
+def check_folder(store_url: str, schema: Schema, folder: Path) -> None:
+    """Raises ValueError where a folder does not fill the store of this schema, but another or none."""
+    there = _schema_of(folder)
+    if there is None or there.about.get(MADE) != schema.about.get(MADE):
+        raise ValueError(
+            f"{store_url} is not the store that {folder} fills, and each folder of embeddings fills one; give the "
+            "store's own folder with --embeddings, or make the store again from this one with --overwrite."
+        )
+
+
+def fill(store_url: str, folder: Path, *, show_progress: bool | None = None) -> Filled:
+    """Bring a store to the state of a folder of embeddings.
+
+    Files that are in already are skipped, so that a kill costs the file in flight, and so are items of others that the
+    store has as they are. What was in a file that is not listed any more, and is in no other, is taken out. A store
+    that is not there is made.
+    """
+    if not store_exists(store_url):
+        schema_there = _schema_of(folder)
+        if schema_there is None:
+            raise ValueError(f"{folder} has not filled a store; run `unimodal index` first.")
+        make_store(store_url, folder, schema_there)
+    store = open_store(store_url)
+    try:
+        schema = store.schema
+        check_folder(store_url, schema, folder)
+        inputs = read_inputs(folder)
+        publish(folder, inputs)
+        files = files_by_rank(folder, inputs)
+        hashes = [hash_ids(file) for file in files]
+        left_out = find_repeated(files, hashes)
+        states = {file.name: _state(file, left_out.get(file, frozenset())) for file in files}
+        sizes = {file.name: len(one) - len(left_out.get(file, ())) for file, one in zip(files, hashes, strict=True)}
+        there = _filled(folder / RECORD)
+        gone = [folder / name for name in there if name not in states]
+        gone += [file for file in sorted(folder.glob("*.old")) if file not in gone]  # an earlier version's
+        missing = [file for file in files if there.get(file.name) != states[file.name]]
+        # Before anything is put in or taken out: these may be in the store in part.
+        there |= {file.name: "" for file in (*gone, *missing)}
+        replace_text(folder / RECORD, json.dumps(there))
+        is_new, stored, done = store.count() == 0, 0, 0
+        with progress_bar("filling the store", sum(sizes[file.name] for file in missing), show_progress) as advance:
+            for file in missing:
+                for rows in _rows(file, schema.item_columns, left_out.get(file, frozenset())):
+                    done += rows.num_rows
+                    rows = rows if is_new else _changed(store, rows)
+                    stored += store.upsert(rows, fingerprint=schema.fingerprint)
+                    advance(done)
+                there[file.name] = states[file.name]
+                replace_text(folder / RECORD, json.dumps(there))
+        removed = _take_out(store, folder, gone, hashes, {one.input for one in inputs})
+        for file in gone:
+            del there[file.name]
+        replace_text(folder / RECORD, json.dumps(there))
+        for file in gone:
+            file.unlink(missing_ok=True)
+        if removed or missing:
+            store.build()
+    finally:
+        store.close()
+    return Filled(stored, sum(sizes.values()) - stored, removed, left_out)
+
+
+def files_by_rank(folder: Path, inputs: Sequence[IndexedInput]) -> list[Path]:
+    """The files of a folder, those of the newest indexing first: of items with one id the first counts."""
+    return [find_file(folder, name) for one in reversed(inputs) for name in one.files]
+
+
+def hash_ids(file: Path) -> Hashes:
+    """8 bytes an id, for all ids are held at once."""
+    return _hashed(read_ids(file))
+
+
+def _hashed(ids: Sequence[str]) -> Hashes:
+    return np.array([xxhash.xxh3_64_intdigest(one.encode()) for one in ids], dtype=np.uint64)
+
+
+def read_ids(file: Path) -> list[str]:
+    """The ids of a file's items."""
+    ids: list[str] = pyarrow_parquet().read_table(file, columns=["id"])["id"].to_pylist()
+    return ids
+
+
+def find_repeated(files: Sequence[Path], hashes: Sequence[Hashes]) -> dict[Path, frozenset[str]]:
+    """The ids of each file that a file before it has too."""
+    found, counts = np.unique(np.concatenate([*hashes, np.zeros(0, np.uint64)]), return_counts=True)
+    several = found[counts > 1]
+    seen = set[str]()
+    repeated = dict[Path, frozenset[str]]()
+    for file, of_file in zip(files, hashes, strict=True):
+        if several.size and (suspects := np.isin(of_file, several)).any():
+            ids = [one for one, suspect in zip(read_ids(file), suspects, strict=True) if suspect]
+            repeated[file] = frozenset(seen.intersection(ids))
+            seen.update(ids)
+    return {file: ids for file, ids in repeated.items() if ids}
+
+
+def _schema_of(folder: Path) -> Schema | None:
+    """The schema of the store that a folder fills; None where it has not filled any."""
+    for file in (folder / SCHEMA, folder / _SCHEMA_BEFORE):
+        if file.is_file():
+            return schema_from_json(file.read_text(encoding="utf-8"), str(file))
+    return None
+
+
+def _state(file: Path, left_out: frozenset[str]) -> str:
+    """What of a file goes into a store, as a name."""
+    return f"{read_head(file)['digest']} {xxhash.xxh3_64_hexdigest(repr(sorted(left_out)).encode())}"
+
+
+def _filled(record: Path) -> dict[str, str]:
+    return dict(json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else {}
+
+
+def _rows(file: Path, columns: list[str], left_out: frozenset[str]) -> Iterator[Any]:
+    """Tables of at most AT_A_TIME rows."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for batch in pyarrow_parquet().ParquetFile(file).iter_batches(AT_A_TIME, columns=columns):
+        rows = pa.Table.from_batches([batch])
+        if left_out:
+            rows = rows.filter(pc.invert(pc.is_in(rows["id"], pa.array(sorted(left_out)))))
+        if rows.num_rows:
+            yield rows
+
+
+def _changed(store: VectorStore, rows: Any) -> Any:
+    """Those of some rows that the store has not, or has otherwise."""
+    import pyarrow as pa
+
+    ids, there = rows["id"].to_pylist(), dict[str, bytes]()
+    for start in range(0, len(ids), 1000):
+        for batch in store.scan(where=In("id", tuple(ids[start : start + 1000]))):
+            there |= zip(batch["id"].to_pylist(), _digests(batch, store.schema), strict=True)
+    digests = zip(ids, _digests(rows, store.schema), strict=True)
+    return rows.filter(pa.array([there.get(one) != digest for one, digest in digests], pa.bool_()))
+
+
+def _digests(rows: Any, schema: Schema) -> list[bytes]:
+    """Of each row of a table or batch, whole."""
+    columns = [vector_column(name) for name in schema.vectors]
+    vectors = [vectors_of(rows[column], schema.dim)[0] for column in columns]
+    others = rows.select([name for name in schema.item_columns if name not in columns]).to_pylist()
+    return [
+        xxhash.xxh3_128_digest(b"".join([repr(other).encode(), *(array[row].tobytes() for array in vectors)]))
+        for row, other in enumerate(others)
+    ]
+
+
+def _take_out(
+    store: VectorStore, folder: Path, gone: Sequence[Path], hashes: Sequence[Hashes], inputs: set[str]
+) -> int:
+    """Delete what only these files hold, and note it -> how many items that were.
+
+    inputs: those that the folder still has.
+    """
+    if not gone:
+        return 0
+    kept = np.concatenate([*hashes, np.zeros(0, np.uint64)])
+    removed = 0
+    is_any_unreadable = False
+    for file in gone:
+        try:
+            ids = read_ids(file)
+        except (OSError, ValueError, KeyError):
+            is_any_unreadable = True
+            continue
+        source = read_head(file).get("input", "")
+        reason = "it is not in the input any more" if source in inputs else "the input was forgotten"
+        removed += _delete(store, folder, _not_in(kept, ids), source, reason)
+    if is_any_unreadable:  # the store alone knows what was in it
+        stored = [one for rows in store.scan(columns=["id"]) for one in rows["id"].to_pylist()]
+        reason = "its file of embeddings was missing or broken, and no input has it now"
+        removed += _delete(store, folder, _not_in(kept, stored), "", reason)
+    return removed
+
+
+def _not_in(kept: Hashes, ids: Sequence[str]) -> list[str]:
+    is_kept = np.isin(_hashed(ids), kept)
+    return [one for one, is_one in zip(ids, is_kept, strict=True) if not is_one]
+
+
+def _delete(store: VectorStore, folder: Path, ids: Sequence[str], source: str, reason: str) -> int:
+    """Delete items and note them -> how many were there; source: the input that had them, if known."""
+    removed = 0
+    for start in range(0, len(ids), AT_A_TIME):
+        some = ids[start : start + AT_A_TIME]
+        removed += store.delete(ids=some)
+        note_removed(folder, [RemovedItem(one, source, reason) for one in some])
+    return removed

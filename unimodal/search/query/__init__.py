@@ -1,0 +1,1 @@
+"""Queries: by words, by an image, by an item, with filters; fusing ranked lists; near-duplicates."""

@@ -1,0 +1,1 @@
+"""Vector stores: what each offers, whichever engine is behind it."""

@@ -1,0 +1,1 @@
+"""The routes, one module per shape of body, and what they share."""

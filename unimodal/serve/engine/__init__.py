@@ -1,0 +1,1 @@
+"""The engine: from many small requests to few large forward passes."""
