@@ -176,17 +176,20 @@ class EmbeddingStore:
 
     def _encode_all(self, missing: Sequence[Part], done: int, broken: list[str], advance: Advance) -> int:
         """Encode in blocks of about two seconds, each kept before the next begins; how many are done, with `done`."""
-        start, budget = 0, float(_FIRST[missing[0].kind]) if missing else 0.0
+        start = 0
+        budget = float(_FIRST[missing[0].kind]) if missing else 0.0
         while start < len(missing):
             if self.should_stop():
                 raise Stopped(f"stopped with {len(missing) - start:,} still to encode; the others are kept.")
-            began, block = time.perf_counter(), _block(missing, start, budget)
+            began = time.perf_counter()
+            block = _block(missing, start, budget)
             good, vectors = self._encode_block(block, broken)
             if good:
                 self._vectors.append([one.key for one in good], vectors)
             start += len(block)
             advance(done + start)
-            cost, seconds = sum(map(cost_of, block)), time.perf_counter() - began
+            cost = sum(map(cost_of, block))
+            seconds = time.perf_counter() - began
             budget = min(4 * budget, cost * _SECONDS / max(seconds, 1e-6), _MOST[block[0].kind])
         return done + len(missing)
 

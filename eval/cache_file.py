@@ -67,7 +67,8 @@ class Memory:
     """Vectors in memory, those that were used last: what is forgotten is encoded again when it is asked for."""
 
     def __init__(self, dtype: Precision, max_bytes: int) -> None:
-        self._dtype, self._max_bytes = dtype, max_bytes
+        self._dtype = dtype
+        self._max_bytes = max_bytes
         self._rows: dict[Key, npt.NDArray[Any]] = {}  # in the order of their last use
 
     def __contains__(self, key: Key) -> bool:
@@ -104,7 +105,8 @@ class VectorFile:
     def __init__(self, folder: Path, dtype: Precision) -> None:
         self.folder = folder
         self._dtype = np.dtype(dtype)
-        self._index, self._vectors = folder / "index", folder / "vectors"
+        self._index = folder / "index"
+        self._vectors = folder / "vectors"
         self._rows: dict[Key, int] = {}
         self._starts: list[int] = []  # first row of each block
         self._sums: list[int] = []  # checksum of each block's rows
@@ -209,8 +211,10 @@ class VectorFile:
                 self._rows[keys[KEY_BYTES * number : KEY_BYTES * (number + 1)]] = self._num_rows + number
             self._starts.append(self._num_rows)
             self._sums.append(rows_sum)
-            self._dim, self._num_rows = dim, self._num_rows + count
-            self._end, at = self._end + end - at, end
+            self._dim = dim
+            self._num_rows = self._num_rows + count
+            self._end = self._end + end - at
+            at = end
 
     def _cut_tails(self) -> None:
         """Cut off what was being written when its process ended."""
@@ -229,7 +233,8 @@ class VectorFile:
 
 
 def _record(keys: Sequence[Key], rows: npt.NDArray[Any]) -> bytes:
-    joined, rows_sum = b"".join(keys), xxhash.xxh3_64_intdigest(rows.reshape(-1).view(np.uint8).data)
+    joined = b"".join(keys)
+    rows_sum = xxhash.xxh3_64_intdigest(rows.reshape(-1).view(np.uint8).data)
     count, dim = rows.shape
     return _HEAD.pack(_MAGIC, count, dim, _sum(_MAGIC, count, dim, rows_sum, joined), rows_sum) + joined
 

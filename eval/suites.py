@@ -225,7 +225,8 @@ def _refuse_missing(missing: Sequence[Missing], root: Path) -> None:
     if not paths:
         return
     named = ", ".join(paths[:8]) + (f" and {len(paths) - 8} more" if len(paths) > 8 else "")
-    commands, megabytes = commands_for(missing, root), megabytes_of(missing)
+    commands = commands_for(missing, root)
+    megabytes = megabytes_of(missing)
     size = f" (at least {megabytes:,.0f} MB)" if megabytes else ""
     fetch = f"get them with `{' && '.join(commands)}`{size}, " if commands else ""
     raise ValueError(

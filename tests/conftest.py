@@ -47,7 +47,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     draw = np.random.default_rng(0)
     (folder / "images").mkdir()
-    pictures, pairs = [], []
+    pictures = []
+    pairs = []
     for number in range(79):
         name, colour = list(COLOURS.items())[number % 4]
         thing = THINGS[number % len(THINGS)]
@@ -57,7 +58,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"image": f"images/{number}.png", "captions": [f"a {name} {thing} number {number}", f"{name} {thing}"]}
         )
     for number in range(61):
-        name, thing = list(COLOURS)[number % 4], THINGS[number % len(THINGS)]
+        name = list(COLOURS)[number % 4]
+        thing = THINGS[number % len(THINGS)]
         text = f"this {thing} is {name} " + "and it is very well made " * (number % 5)
         negatives = [f"this {thing} is not {name}", f"nothing like {thing} {number}"]
         pairs.append({"query": f"{name} {thing} {number}", "document": text + str(number), "negatives": negatives})

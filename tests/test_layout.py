@@ -85,7 +85,8 @@ def test_the_packages_of_pyproject_are_those_of_the_tree() -> None:
 
 def test_the_lock_is_plain_lines_of_names_and_versions() -> None:
     lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-    comments, others = lines[:2], lines[2:]
+    comments = lines[:2]
+    others = lines[2:]
     assert all(line.startswith("#") for line in comments)
     assert [line for line in others if not LOCKED.fullmatch(line)] == []
 

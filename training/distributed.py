@@ -293,7 +293,9 @@ def on_main(
                 help_out()
 
 
-_WAIT, _CALL, _LEAVE = 0.0, 1.0, 2.0  # what rank 0 tells the ranks that wait
+_WAIT = 0.0
+_CALL = 1.0
+_LEAVE = 2.0  # what rank 0 tells the ranks that wait
 _asked = threading.Event()
 _turn = threading.Lock()  # reductions must come in one order: a sign of life waits while ranks help
 

@@ -60,7 +60,8 @@ def cut(model: DualEncoder, batch: Batch, config: StepConfig, precision: str) ->
         rows["image"] = [list(range(len(batch.pixels)))[start : start + size]
                          for start in range(0, len(batch.pixels), size)]  # fmt: skip
     assert model.config.text is not None
-    token_ids, text = batch.texts.lists(), model.config.text
+    token_ids = batch.texts.lists()
+    text = model.config.text
     lengths = [text.max_length if text.pad_to_max_length else len(ids) for ids in token_ids]
     rows["text"] = length_sorted_chunks(lengths, config.token_budget)
     counts = distributed.largest([len(found) for found in rows.values()])
@@ -136,7 +137,8 @@ def measure_graph(model: nn.Module) -> Iterator[_Meter]:
 
     Weights that FSDP gathers for a forward pass do count: an upper bound there.
     """
-    meter, seen = _Meter(), {parameter.data_ptr() for parameter in model.parameters()}
+    meter = _Meter()
+    seen = {parameter.data_ptr() for parameter in model.parameters()}
 
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -157,7 +159,8 @@ def _encode(chunk: Chunk, seed: int, *, keep_graph: bool) -> Tensor:
 
 def _how_many_fit(costs: Sequence[float], limit: float) -> int:
     """How many chunks from the first on, which is kept in any case."""
-    count, room = 1, limit - costs[0]
+    count = 1
+    room = limit - costs[0]
     while count < len(costs) and costs[count] <= room:
         room -= costs[count]
         count += 1

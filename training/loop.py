@@ -109,7 +109,8 @@ def _train(run: Run, evaluate: Evaluate | None, show_progress: bool | None, sign
                 if fed.signal:
                     stop = fed.signal
                     break
-                started, batches = time.perf_counter(), fed.batches
+                started = time.perf_counter()
+                batches = fed.batches
                 _count(run, batches, fed.num_skipped)
                 rate = _learning_rate(run.stages, run.step)
                 stats = _step(run, batches, rate)

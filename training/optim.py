@@ -18,7 +18,8 @@ from .sharding import local_part
 
 def gradient_norm(model: nn.Module) -> float:
     """The length of the whole gradient, over the shards of all ranks where weights are sharded."""
-    whole, shards = [], []
+    whole = []
+    shards = []
     for parameter in model.parameters():
         if isinstance(parameter.grad, DTensor):
             shards.append(local_part(parameter.grad))

@@ -27,7 +27,8 @@ def make_model(config: TrainConfig, checkpoint: Path | None) -> tuple[DualEncode
     torch.manual_seed(config.seed)
     if source is not None:
         embedder = load(source, device="cpu")
-        model, tokenizer = embedder.models[0], embedder.tokenizer
+        model = embedder.models[0]
+        tokenizer = embedder.tokenizer
         if tokenizer is None:
             raise ValueError(
                 f"init {str(source)!r} has no text tower, and every task has a text side; start from another model."

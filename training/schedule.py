@@ -18,7 +18,8 @@ def interleave(position: int, weights: Sequence[float]) -> tuple[int, int]:
     positions that are left in the same way. Shares are exact fractions, so at every position, however far, the count of
     the first is within one of its share, and that of each later one within one more; the cost does not grow with it.
     """
-    whole, left = whole_weights(tuple(weights)), position
+    whole = whole_weights(tuple(weights))
+    left = position
     for index in range(len(whole) - 1):
         count = _taken(left, whole[index], sum(whole[index:]))  # positions below this one that it took
         if _taken(left + 1, whole[index], sum(whole[index:])) > count:
@@ -29,7 +30,8 @@ def interleave(position: int, weights: Sequence[float]) -> tuple[int, int]:
 
 def counts_before(position: int, weights: Sequence[float]) -> list[int]:
     """How often each was at the positions below `position` of the sequence of `interleave`."""
-    whole, left = whole_weights(tuple(weights)), position
+    whole = whole_weights(tuple(weights))
+    left = position
     counts = []
     for index in range(len(whole) - 1):
         counts.append(_taken(left, whole[index], sum(whole[index:])))

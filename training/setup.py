@@ -85,7 +85,8 @@ def begin(config: TrainConfig, device: torch.device, resume: bool, overwrite: bo
 
     Raises ValueError for what the recipe gets wrong, and OSError for a storage that cannot be reached.
     """
-    folder, stages = Path(config.run), config.plan
+    folder = Path(config.run)
+    stages = config.plan
     newest = _choose_checkpoint(folder, config, resume, overwrite)
     for path in {path for stage in stages for task in stage.tasks.values() for source in task.sources.values()
                  for path in source.paths}:  # fmt: skip
@@ -102,7 +103,8 @@ def begin(config: TrainConfig, device: torch.device, resume: bool, overwrite: bo
     distributed.check_same(_what_ranks_share(config, dataset, state.step))
     whole = model
     if config.parallel == "fsdp":
-        whole, model = whole_copy(model), shard(model)
+        whole = whole_copy(model)
+        model = shard(model)
     optimizer = make_optimizer(model, stages[0].optim, config.towers)
     if newest is not None:
         load_moments(newest, model, optimizer)
@@ -134,7 +136,8 @@ def check_shared(folder: Path) -> None:
     ranks = distributed.world_size()
     if ranks == 1:
         return
-    is_main, failure = distributed.rank() == 0, None
+    is_main = distributed.rank() == 0
+    failure = None
     number = secrets.randbelow(1 << 50) if is_main else 0
     mark = folder / f"rank-0-{int(distributed.add_up([number])[0])}.part"  # a name that no file system has looked up
     try:
@@ -214,7 +217,8 @@ def _agree_on_newest(folder: Path, config: TrainConfig, resume: bool, overwrite:
 
 def _newest(folder: Path, config: TrainConfig) -> Path | None:
     """The newest good checkpoint, be it in the folder or in the mirror; None where there is none at all."""
-    found, broken = None, None
+    found = None
+    broken = None
     try:
         found = newest_good(folder)
     except ValueError as error:

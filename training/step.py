@@ -51,7 +51,8 @@ def train_step(
     lacks: list[str] = []
     num_chunks = num_recomputed = 0
     for batch in batches:
-        name, task = batch.place.task, stage.tasks[batch.place.task]
+        name = batch.place.task
+        task = stage.tasks[batch.place.task]
         weight = (task.share if stage.schedule == "joint" else 1.0) / task.accumulate
         contrast = contrast_of(batch, task)
         lacks.append(contrast.lacks)

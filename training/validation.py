@@ -134,7 +134,8 @@ def _portions(inputs: Sequence[Item], count: int) -> Iterator[list[tuple[int, It
         size += _size(item)
         if len(portion) == count or size >= BYTES_PER_CALL:
             yield portion
-            portion, size = [], 0
+            portion = []
+            size = 0
     if portion:
         yield portion
 

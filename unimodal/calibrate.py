@@ -54,7 +54,8 @@ def calibrate_model(
         )
     rng = np.random.default_rng(seed)
     samples = _of_shards(source, limit, rng) if _are_shards(source) else _of_table(source, options, limit, rng)
-    text_vectors, image_vectors = [], []
+    text_vectors = []
+    image_vectors = []
     faults: list[str] = []
     num_read = 0
     with progress_bar("calibrating", None) as advance:
@@ -70,7 +71,8 @@ def calibrate_model(
         raise ValueError(f"{source} gives no picture with a caption: {faults[0] if faults else 'it is empty'}")
     if faults:
         warnings.warn(f"{len(faults):,} samples of {source} cannot be used; the first: {faults[0]}", stacklevel=2)
-    texts, pictures = np.concatenate(text_vectors), np.concatenate(image_vectors)
+    texts = np.concatenate(text_vectors)
+    pictures = np.concatenate(image_vectors)
     save_calibration(folder, fit_calibration(texts, pictures))
     return len(texts), len(pictures)
 
@@ -114,9 +116,11 @@ def _of_table(source: str, options: Sequence[str], limit: int, rng: np.random.Ge
     rows = read_numbered_rows(config, skip=lambda number, reason: bad.append(f"row {number}: {reason}"))
     for number, row in _drawn(rows, limit, rng):
         try:
-            parts, fault = image_sample(row, config, folder), ""
+            parts = image_sample(row, config, folder)
+            fault = ""
         except ValueError as error:
-            parts, fault = {}, f"row {number}: {error}"
+            parts = {}
+            fault = f"row {number}: {error}"
         yield Sample(str(number), parts, fault)
     for reason in bad:
         yield Sample("", {}, reason)

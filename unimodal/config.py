@@ -103,7 +103,8 @@ def _describe(errors: Sequence[ErrorDetails], values: Mapping[str, Any]) -> str:
     # Of a union the branch that got furthest; `max` takes the first of several.
     place = max((each for each in places if f"{each}.".startswith(f"{places[0]}.")), key=len)
     same = [error for error, other in zip(errors, places, strict=True) if other == place]
-    first, messages = same[0], [error["msg"] for error in same]
+    first = same[0]
+    messages = [error["msg"] for error in same]
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] != "value_error":
         wanted = [said.removeprefix("Input should be ") for said in dict.fromkeys(messages)]

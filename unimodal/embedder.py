@@ -182,7 +182,8 @@ class Embedder:
                 encoded = model.encode_image(torch.stack(cast("list[Tensor]", batch)).to(model.device))
             else:
                 mean = None if self.calibration is None else self.calibration.text_mean
-                token_ids, text = cast("list[list[int]]", batch), self.config.text
+                token_ids = cast("list[list[int]]", batch)
+                text = self.config.text
                 assert text is not None
                 ids, mask = pad_ids(token_ids, text.pad_id, self.padded_length(max(token_ids, key=len)))
                 encoded = model.encode_text(ids.to(model.device), mask.to(model.device))

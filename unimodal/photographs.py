@@ -19,7 +19,9 @@ from PIL import Image, ImageDraw
 
 from .demo.catalogue import plan_products
 
-_LEAVES, _SMALLEST, _NOISE = 200, 0.088, 10.0  # a radius is a share of half the shorter side; noise is in levels
+_LEAVES = 200
+_SMALLEST = 0.088
+_NOISE = 10.0  # a radius is a share of half the shorter side; noise is in levels
 _QUALITY = 90
 _SHARDS = 2
 
@@ -28,12 +30,15 @@ def draw_photograph(seed: int, short: int = 512) -> Image.Image:
     """A picture of short x 4/3 short pixels, upright or lying. The same seed gives the same picture."""
     random = np.random.default_rng(seed)
     size = (short, short * 4 // 3) if seed % 2 else (short * 4 // 3, short)
-    width, height = 2 * size[0], 2 * size[1]  # edges are drawn hard, at twice the size
+    width = 2 * size[0]
+    height = 2 * size[1]  # edges are drawn hard, at twice the size
     base = random.uniform(60, 200, 3)
     canvas = Image.new("RGB", (width, height), tuple(base.astype(int).tolist()))
-    pen, low = ImageDraw.Draw(canvas), _SMALLEST**-2
+    pen = ImageDraw.Draw(canvas)
+    low = _SMALLEST**-2
     for radius in short * (low + random.uniform(size=_LEAVES) * (1 - low)) ** -0.5:  # r^-3
-        x, y = random.uniform(0, width), random.uniform(0, height)
+        x = random.uniform(0, width)
+        y = random.uniform(0, height)
         colour = np.clip(base + random.normal(0, 45) + random.normal(0, 18, 3), 0, 255).astype(int)
         corners = np.sort(random.uniform(0, 2 * np.pi, random.choice([4, 6, 40])))
         outline = [(x + radius * np.cos(angle), y + radius * np.sin(angle)) for angle in corners]
@@ -72,7 +77,8 @@ def pack(pictures: Sequence[bytes], count: int, folder: Path) -> list[Path]:
     for number, shard in enumerate(shards):
         with tarfile.open(shard, "w") as tar:
             for sample in range(number * count // _SHARDS, (number + 1) * count // _SHARDS):
-                key, caption = f"{sample:09d}", captions[sample]
+                key = f"{sample:09d}"
+                caption = captions[sample]
                 record = {"key": key, "caption": caption, "url": f"https://example.org/{key}.jpg", "status": "success"}
                 parts = {
                     "jpg": pictures[sample % len(pictures)],

@@ -21,7 +21,8 @@ def cosines(left: Any, right: Any) -> NDArray[np.float32]:
 
     Raises ValueError for what is not such vectors, for two numbers of dimensions, and for a vector without a direction.
     """
-    left, right = _directions(left, "left"), _directions(right, "right")
+    left = _directions(left, "left")
+    right = _directions(right, "right")
     if left.shape[-1] != right.shape[-1]:
         raise ValueError(
             f"the left vectors have {left.shape[-1]} dimensions and the right ones {right.shape[-1]}; "

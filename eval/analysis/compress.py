@@ -77,7 +77,8 @@ def to_binary(vectors: Vectors) -> npt.NDArray[np.uint8]:
 
 def hamming_distances(left: npt.NDArray[np.uint8], right: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
     """(n, m) numbers of bits that differ. left: (n, B) bytes, right: (m, B)."""
-    left_words, right_words = _words(left), _words(right)  # (W, n), (W, m)
+    left_words = _words(left)  # (W, n)
+    right_words = _words(right)  # (W, m)
     distances = np.zeros((len(left), len(right)), dtype=np.int32)
     for one, other in zip(left_words, right_words, strict=True):
         distances += np.bitwise_count(one[:, None] ^ other)
@@ -106,7 +107,8 @@ def reranked(
 def _retrieval_rows(result: TaskResult, queries: Vectors, documents: Vectors, restored: Vectors) -> list[Row]:
     data = result.data
     assert isinstance(data, RetrievalData)
-    query_bits, document_bits = to_binary(queries), to_binary(documents)
+    query_bits = to_binary(queries)
+    document_bits = to_binary(documents)
     equals = equals_of(restored)
     copies = list(equals)
     firsts = [int(equals[copy][0]) for copy in copies]

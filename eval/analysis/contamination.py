@@ -172,7 +172,8 @@ def _overlap(
         )
         return {position: match for position, match in found if match is not None}
 
-    of_queries, of_documents = seen(enumerate(queries)), seen(documents.items())
+    of_queries = seen(enumerate(queries))
+    of_documents = seen(documents.items())
     tainted = [
         query
         for query, positions in enumerate(relevant)
@@ -195,7 +196,8 @@ class _Seen:
                 self._whole[" ".join(words)].append(number)
         hashes, numbers, _ = run_hashes(self._words)
         order = np.argsort(hashes, kind="stable")
-        self._runs, self._texts_of_runs = hashes[order], numbers[order]
+        self._runs = hashes[order]
+        self._texts_of_runs = numbers[order]
         self._pictures = _those_there([part for part in distinct if not isinstance(part, str)])
         self._bytes: dict[int, list[int]] = defaultdict(list)
         self._bands: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -246,7 +248,8 @@ class _Seen:
             for number in self._texts_of_runs[first[place] : last[place]]:
                 if self._texts[number] not in self.matches and run in f" {' '.join(self._words[number])} ":
                     self._found(self._texts[number], "13 words", shard, key)
-        self._waiting, self._num_waiting = [], 0
+        self._waiting = []
+        self._num_waiting = 0
 
     def _found(self, part: Part, kind: Kind, shard: str, key: str) -> None:
         known = self.matches.get(part)

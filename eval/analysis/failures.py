@@ -98,7 +98,8 @@ def worst_pairs(result: TaskResult, count: int = 8) -> list[WorstPair]:
     if not isinstance(data, PairData) or result.queries is None or result.documents is None:
         return []
     cosines = np.einsum("pd,pd->p", result.queries, result.documents, dtype=np.float64)
-    human, model = _places(np.array(data.scores)), _places(cosines)
+    human = _places(np.array(data.scores))
+    model = _places(cosines)
     worst = np.argsort(-np.abs(human - model), kind="stable")[:count]
     return [
         WorstPair(data.left[p], data.right[p], data.scores[p], float(cosines[p]), float(human[p]), float(model[p]))
@@ -153,7 +154,8 @@ def _first(scores: Scores, searched: Positions, count: int, ids: Sequence[str] |
     """The positions that may be among the first: the best scores, and what ties with the last of them."""
     known = scores[searched]
     last = np.partition(known, -min(count, len(known)))[-min(count, len(known))]
-    ahead, near = searched[known > last + CLOSE], searched[np.abs(known - last) <= CLOSE]
+    ahead = searched[known > last + CLOSE]
+    near = searched[np.abs(known - last) <= CLOSE]
     by_id = sorted(map(int, near), key=lambda at: str(at) if ids is None else ids[at], reverse=True)  # as ties are
     return [*map(int, ahead), *by_id[:MAX_NEAR]]
 
@@ -161,5 +163,6 @@ def _first(scores: Scores, searched: Positions, count: int, ids: Sequence[str] |
 def _places(values: Values) -> Values:
     """The share of the others that lie below each value; equal ones share the middle of their places."""
     ordered = np.sort(values)
-    below, up_to = np.searchsorted(ordered, values, "left"), np.searchsorted(ordered, values, "right")
+    below = np.searchsorted(ordered, values, "left")
+    up_to = np.searchsorted(ordered, values, "right")
     return np.asarray((below + up_to - 1) / 2 / max(1, len(values) - 1), dtype=np.float64)

@@ -99,5 +99,6 @@ def bands(dhash: int, max_distance: int) -> Iterator[tuple[int, int]]:
     """
     count = max_distance + 1
     for number in range(count):
-        first, last = 64 * number // count, 64 * (number + 1) // count
+        first = 64 * number // count
+        last = 64 * (number + 1) // count
         yield number, dhash >> first & ((1 << last - first) - 1)

@@ -20,9 +20,11 @@ from ..scoring.results import Row, TaskResult, Vectors
 from .sample import Positions, sampled
 
 MAX_DOCUMENTS = 50_000  # compared with each other, or clustered; beyond that a sample, drawn with seed 0
-MAX_CLUSTERS, ROUNDS = 20, 30
+MAX_CLUSTERS = 20
+ROUNDS = 30
 WORD = re.compile(r"[^\W\d_]{2,}")
-NUM_WORDS, NUM_TYPICAL = 4, 5
+NUM_WORDS = 4
+NUM_TYPICAL = 5
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,8 @@ def k_means(vectors: Vectors, num_clusters: int, seed: int = 0) -> tuple[Positio
     centres = vectors[_seeds(vectors, num_clusters, np.random.default_rng(seed))]
     labels = np.full(len(vectors), -1)
     for _ in range(ROUNDS):
-        before, labels = labels, np.argmax(vectors @ centres.T, axis=1)
+        before = labels
+        labels = np.argmax(vectors @ centres.T, axis=1)
         if np.array_equal(before, labels):
             break
         for number in np.unique(labels):  # one that is empty stays where it is

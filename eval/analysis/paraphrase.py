@@ -60,7 +60,9 @@ def paraphrase(text: str) -> str:
     found = list(_KNOWN.finditer(text))
     draw = random.Random(text)
     for match in reversed([match for match in found if draw.random() < 2 / 3] or found[:1]):
-        article, space, phrase = match[1] or "", match[2] or "", match[3]
+        article = match[1] or ""
+        space = match[2] or ""
+        phrase = match[3]
         other = _OTHERS[phrase.lower()]
         if article:
             article = article[0] + ("n" if other[0] in "aeiou" else "")

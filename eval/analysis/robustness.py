@@ -49,7 +49,8 @@ def _slip(word: str, draw: random.Random) -> str:
     """A neighbouring key, two letters swapped, one left out or struck twice; never in the first letter."""
     places = [place for place, letter in enumerate(word) if letter.isalpha()][1:]
     place = draw.choice(places)
-    letter, before = word[place], word[place - 1]
+    letter = word[place]
+    before = word[place - 1]
     kinds = ["drop", "double"]
     kinds += ["neighbour"] if letter.lower() in _NEIGHBOURS else []
     kinds += ["swap"] if before.isalpha() and place > 1 and before != letter else []
@@ -150,8 +151,10 @@ def robustness(result: TaskResult, store: EmbeddingStore, kinds: Sequence[str] =
 
 
 def _rows(result: TaskResult, kind: str, numbers: Numbers, vectors: Vectors) -> list[Row]:
-    values_before, values = part_values(result, numbers), part_values(result, numbers, vectors)
-    before, after = part_scores(result, numbers, values_before), part_scores(result, numbers, values)
+    values_before = part_values(result, numbers)
+    values = part_values(result, numbers, vectors)
+    before = part_scores(result, numbers, values_before)
+    after = part_scores(result, numbers, values)
     intervals: dict[str, Bounds] = {}
     if values.keys() == after.keys():  # not of a correlation: it has no values of single queries to resample
         differences = [values[metric] - values_before[metric] for metric in values]

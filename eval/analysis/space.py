@@ -88,7 +88,8 @@ def mixed_rows(results: Iterable[TaskResult], calibration: Calibration | None = 
     """
     rows: list[Row] = []
     for sides in cross_modal_sides(results):
-        num_texts, num_pictures = len(sides.texts), len(sides.pictures)
+        num_texts = len(sides.texts)
+        num_pictures = len(sides.pictures)
         to_text, to_image = _relevant_in_mixture(sides)
         for variant, texts, pictures in _variants(sides, calibration):
             pool = np.concatenate([texts, pictures])  # (N, D)
@@ -98,7 +99,8 @@ def mixed_rows(results: Iterable[TaskResult], calibration: Calibration | None = 
                     continue
                 wanted = [relevant[number] for number in asked]
                 found, share = mixed_index(pool, asked + first, wanted, num_texts)
-                ndcg, by_chance = float(metric_values(NDCG, found).mean()), chance(NDCG, len(pool) - 1, found)
+                ndcg = float(metric_values(NDCG, found).mean())
+                by_chance = chance(NDCG, len(pool) - 1, found)
                 pictures_searched = num_pictures - (direction == "image")
                 task = f"{sides.task}/{direction}->mixed"
                 rows += [
@@ -113,7 +115,9 @@ def mixed_rows(results: Iterable[TaskResult], calibration: Calibration | None = 
 def cross_modal_sides(results: Iterable[TaskResult]) -> Iterator[Sides]:
     """The tasks in which texts search pictures, one direction of each; those that the model cannot do are left out."""
     for result in results:
-        data, texts, pictures = result.data, result.queries, result.documents
+        data = result.data
+        texts = result.queries
+        pictures = result.documents
         if searches_pictures(data) and texts is not None and pictures is not None:
             yield Sides(result.name.removesuffix("/text->image"), texts, pictures, matches_of(data))
 
@@ -149,7 +153,8 @@ def alignment(texts: Vectors, pictures: Vectors, matches: Sequence[Sequence[int]
 
     texts: (T, D), pictures: (P, D). matches: of each text.
     """
-    total, count = 0.0, 0
+    total = 0.0
+    count = 0
     for start in range(0, len(texts), MAX_ROWS):
         found, other = _flat(matches[start : start + MAX_ROWS])
         difference = texts[start + found] - pictures[other]
@@ -166,7 +171,8 @@ def uniformity(left: Vectors, right: Vectors, ignored: Sequence[Sequence[int]]) 
     """
     rows = sampled(np.arange(len(left)), MAX_ROWS)
     step = max(1, BLOCK_SCORES // max(1, len(right)))
-    total, count = 0.0, 0
+    total = 0.0
+    count = 0
     for start in range(0, len(rows), step):
         block = rows[start : start + step]
         kernel = np.exp(4 * (left[block] @ right.T) - 4)  # ||a - b||^2 = 2 - 2 a.b

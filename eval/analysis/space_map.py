@@ -56,7 +56,9 @@ def space_maps(
     """
     maps = []
     for result in results:
-        data, texts, pictures = result.data, result.queries, result.documents
+        data = result.data
+        texts = result.queries
+        pictures = result.documents
         if not searches_pictures(data) or texts is None or pictures is None:
             continue
         asked, shown = _drawn(data, max_points // 2, np.random.default_rng(seed))

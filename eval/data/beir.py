@@ -148,7 +148,8 @@ def _inputs(files: list[Path], id_column: str, what: str) -> dict[str, Input]:
 
 
 def _input(row: Row) -> Input:
-    texts, picture = texts_of(row, "text") or texts_of(row, "query"), row.get("image")
+    texts = texts_of(row, "text") or texts_of(row, "query")
+    picture = row.get("image")
     text = " ".join([*texts_of(row, "title"), ", ".join(texts)]).strip()
     if isinstance(picture, Deferred):
         return Fused(text, picture) if text else picture
@@ -161,7 +162,8 @@ def _judgements(rows: Iterable[Row], folder: Path) -> tuple[dict[str, dict[str, 
     num_repeated = 0
     for row in rows:
         try:
-            query, document = id_of(row["query-id"]), id_of(row["corpus-id"])
+            query = id_of(row["query-id"])
+            document = id_of(row["corpus-id"])
             grade = float(row.get("score", 1))
         except (KeyError, TypeError, ValueError):
             raise ValueError(

@@ -149,7 +149,8 @@ def text_retrieval_data(
             continue
         if len(group) == len(first_of):  # a row whose values are missing shares none with another
             seen.add(group)
-        queries, documents = texts_of(row, query), texts_of(row, document)
+        queries = texts_of(row, query)
+        documents = texts_of(row, document)
         empty.append(_empty_of({query: queries, document: documents}))
         news = [data.add(text, documents) for text in queries]
         repeated.append(not empty[-1] and not any(news))
@@ -200,7 +201,9 @@ def pair_data(
     numbered = list(rows)
     check_fields([row for _, row in numbered], (left, right, score), "")
     for number, row in numbered:
-        lefts, rights, value = texts_of(row, left), texts_of(row, right), value_of(row, score)
+        lefts = texts_of(row, left)
+        rights = texts_of(row, right)
+        value = value_of(row, score)
         try:
             pairs.scores.append(float(value))
         except (TypeError, ValueError):

@@ -100,7 +100,8 @@ class BeirTask(FolderTask):
         task = self.of_split(split)
         loaded: dict[str, TaskData] = {}
         for subset in task.subsets or [""]:
-            folder, part = root / task.path.format(subset=subset), "" if "{subset}" in task.path else subset
+            folder = root / task.path.format(subset=subset)
+            part = "" if "{subset}" in task.path else subset
             loaded[_part(subset, task.subsets)] = read_beir(
                 folder, task.split, part, without_itself=task.without_itself
             )

@@ -254,7 +254,8 @@ Samples: TypeAlias = Iterator[tuple[tuple[int, int], Sample]]
 
 def _of_pictures(shards: ShardSet, samples: Samples) -> RetrievalData:
     images: list[Input] = []
-    captions, keys = [], []
+    captions = []
+    keys = []
     for (shard, number), sample in samples:
         keys.append(f"{Path(str(shards.paths[shard])).stem}/{sample.key}")
         captions.append(captions_of(sample))

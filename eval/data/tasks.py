@@ -79,7 +79,8 @@ class ImageTextTask(TaskRows):
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
         """Texts and pictures of the rows."""
         rows = self.rows_of(split)
-        folder, first = image_folder(rows.input, self.image_root, root), self.captions == "first"
+        folder = image_folder(rows.input, self.image_root, root)
+        first = self.captions == "first"
         texts = image_text_data(
             read_rows(rows, root), folder, self.image, self.text, first_caption=first, source=rows.input
         )

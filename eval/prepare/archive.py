@@ -27,7 +27,9 @@ def unpack(
     link or would land outside of `target`, for two that `flat` would make one, for a pattern that no file fits, and
     when there is too much.
     """
-    written, total, unused = 0, 0, set(files)
+    written = 0
+    total = 0
+    unused = set(files)
     flattened: dict[Path, str] = {}  # of this call: an earlier try may have written its own
     target = target.resolve()
     try:

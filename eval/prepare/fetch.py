@@ -19,7 +19,8 @@ from unimodal.shards.storage import Patience, persistently
 
 GITHUB = "https://codeload.github.com"
 _NOT_THERE = (401, 403, 404, 410)
-_FIRST_TRIES, _FIRST_SECONDS = 5, 8.0  # of an origin that was never reached, whichever comes first
+_FIRST_TRIES = 5
+_FIRST_SECONDS = 8.0  # of an origin that was never reached, whichever comes first
 
 _T = TypeVar("_T")
 
@@ -123,10 +124,12 @@ def fetch_file(
 
     Raises FileNotFoundError or OSError naming the URL, ValueError if it is too large.
     """
-    partial, tag = path.with_name(f"{path.name}.partial"), path.with_name(f"{path.name}.etag")
+    partial = path.with_name(f"{path.name}.partial")
+    tag = path.with_name(f"{path.name}.etag")
     path.parent.mkdir(parents=True, exist_ok=True)
     parts = urllib.parse.urlsplit(url)
-    origin, reached = f"{parts.scheme}://{parts.netloc}", set() if reached is None else reached
+    origin = f"{parts.scheme}://{parts.netloc}"
+    reached = set() if reached is None else reached
 
     def bring() -> None:
         have = partial.stat().st_size if partial.is_file() and tag.is_file() else 0
@@ -180,7 +183,8 @@ def fetch_file(
 
 def _fetch(bring: Callable[[], _T], name: str, what: str, origin: str, patience: Patience, reached: set[str]) -> _T:
     """persistently(bring), but an origin that no way leads to is given up soon, unless it has answered before."""
-    started, tries = time.monotonic(), 0
+    started = time.monotonic()
+    tries = 0
 
     def first_contact() -> _T:
         nonlocal tries

@@ -155,7 +155,8 @@ def _fetch(
 ) -> str:
     """Have the wanted files of a source in work/sources; returns the commit."""
     number = hashlib.blake2b(source.model_dump_json().encode(), digest_size=6).hexdigest()
-    done, target = work / f"{number}.done", work / "sources" / source.into
+    done = work / f"{number}.done"
+    target = work / "sources" / source.into
     if done.is_file():
         return done.read_text(encoding="utf-8")
     target.mkdir(parents=True, exist_ok=True)
@@ -167,7 +168,8 @@ def _fetch(
             if not fnmatch.filter(there, pattern):
                 raise ValueError(f"{source.hub} ({commit[:7]}) has no file like {pattern!r}; its layout has changed.")
     else:
-        commit, limit = source.revision, int(_MARGIN * data_set.disk_megabytes * 1e6)
+        commit = source.revision
+        limit = int(_MARGIN * data_set.disk_megabytes * 1e6)
         url = source.url or f"{github}/{source.github}/tar.gz/{source.revision}"
         archive = work / f"{number}.archive"
         if not archive.is_file():

@@ -71,7 +71,8 @@ def changes_of(models: Mapping[str, Iterable[Row]]) -> dict[str, dict[tuple[str,
     for name, rows in models.items():
         plain = {(row.task, row.metric): row.value for row in rows if not row.variant}
         for row in rows:
-            before, key = plain.get((row.task, row.metric)), (row.task, row.metric, name)
+            before = plain.get((row.task, row.metric))
+            key = (row.task, row.metric, name)
             if row.value is None or not row.variant:
                 continue
             if row.variant.endswith(DIFFERENCE):

@@ -64,7 +64,8 @@ def results_table(
     comparisons: model -> `eval.scoring.statistics.compare` of the first model and it; what differs is marked with a *.
     width: columns to fit into; None: those of the terminal, and without a limit where there is none.
     """
-    models, width = by_model(results), width or open_console().width
+    models = by_model(results)
+    width = width or open_console().width
     sure = sure_lines(comparisons or {})
     for with_intervals in (True, False):
         table = _score_table(models, title, halves or {}, sure, with_intervals)
@@ -185,7 +186,8 @@ def _in_sheets(lines: Iterable[Line]) -> list[Line]:
 
 def _language_tables(models: Mapping[str, Sequence[Row]]) -> list[Table]:
     """A line for each language, the first metric of each direction by each model."""
-    lines, tables = lines_of(models), []
+    lines = lines_of(models)
+    tables = []
     for name, sheet in languages_of(lines).items():
         columns: dict[str, str] = {}
         for column, (_, metric) in ((column, line) for cells in sheet.values() for column, line in cells.items()):
@@ -214,7 +216,8 @@ def _variant_tables(models: Mapping[str, Sequence[Row]], width: int) -> list[Tab
         name: {key: row for key, row in cells.items() if main.get(key[0], key[1]) == key[1] or not is_score(key[1])}
         for name, cells in variants_of(models).items()
     }
-    changes, tables = changes_of(models), []
+    changes = changes_of(models)
+    tables = []
     for place, names in enumerate([[name for name in variants if dims_of(name)], *variant_groups(variants)]):
         keys = _keys(names, variants, models)
         cells = {name: _varied_cells(name, keys, variants[name], changes.get(name, {})) for name in names}

@@ -115,7 +115,8 @@ def pearson(left: npt.ArrayLike, right: npt.ArrayLike) -> float:
     if len(a) < 2 or _is_constant(a) or _is_constant(b):
         return float("nan")
 
-    a, b = a - a.mean(), b - b.mean()
+    a = a - a.mean()
+    b = b - b.mean()
     norm = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / norm if norm > 0 else float("nan")
 
@@ -159,7 +160,10 @@ def check_vectors(vectors: Vectors, name: str, *, refuse_collapsed: bool = True)
     vectors: (n, D). name: what they are of, for the message.
     refuse_collapsed: False warns of an embedding that gives all inputs the same vector, and goes on.
     """
-    broken, worst, total, squares = 0, 1.0, np.zeros(vectors.shape[1]), 0.0
+    broken = 0
+    worst = 1.0
+    total = np.zeros(vectors.shape[1])
+    squares = 0.0
     for start in range(0, len(vectors), BLOCK_ROWS):
         block = np.asarray(vectors[start : start + BLOCK_ROWS], dtype=np.float64)
         squared = np.einsum("nd,nd->n", block, block)

@@ -20,7 +20,8 @@ Integers = npt.NDArray[np.int64]
 BLOCK_SCORES = 1 << 22  # scores held at a time, 16 MB: they are counted while they are in the cache
 BLOCK_ROWS = 64  # queries of a block at least, or the product is as slow as reading all documents for each
 WIDE = 1 << 18  # with more documents than that (64 MB of scores) these come in blocks too
-WIDE_ROWS, WIDE_COLUMNS = 2048, 8192  # of those blocks
+WIDE_ROWS = 2048
+WIDE_COLUMNS = 8192  # of those blocks
 MANY = 48  # relevant documents of one query from which on sorting its scores beats counting for each
 NEVER = int(np.iinfo(np.int64).max // 2)  # the rank of a document that its query does not search, or that is lost
 LOST = -1  # the position of a document that is judged and not there
@@ -171,7 +172,8 @@ class _Counter:
         The products are made twice: first to find the scores of the relevant documents, then to count what is better.
         Products of other shapes may differ in their last bit.
         """
-        own, num_queries = np.zeros(0, dtype=np.float32), 0
+        own = np.zeros(0, dtype=np.float32)
+        num_queries = 0
         for first, scores in blocks():
             num_queries = len(scores)
             own = self._own(scores, first, own if first else self._no_scores(num_queries))
@@ -216,12 +218,16 @@ class _Counter:
             pairs = range(int(self.offsets[self.done + row]), int(self.offsets[self.done + row + 1]))
             in_order = np.sort(one) if len(pairs) >= MANY else None
             for pair in pairs:
-                score, column = own[pair - start], self.columns[pair] - first
+                score = own[pair - start]
+                column = self.columns[pair] - first
                 if in_order is None:
-                    better, tied = int(np.count_nonzero(one > score)), int(np.count_nonzero(one == score))
+                    better = int(np.count_nonzero(one > score))
+                    tied = int(np.count_nonzero(one == score))
                 else:
-                    low, high = np.searchsorted(in_order, score, "left"), np.searchsorted(in_order, score, "right")
-                    better, tied = len(one) - int(high), int(high - low)
+                    low = np.searchsorted(in_order, score, "left")
+                    high = np.searchsorted(in_order, score, "right")
+                    better = len(one) - int(high)
+                    tied = int(high - low)
                 if tied > (0 <= column < len(one)):  # it ties with itself
                     others = self._id_order[np.flatnonzero(one == score) + first]
                     better += int(np.count_nonzero(others > self._id_order[self.columns[pair]]))
@@ -294,7 +300,8 @@ def _ragged(
         known = np.fromiter((one for some in gains for one in some), np.float64, len(flat))
         kept = known > 0
         counts = np.bincount(np.repeat(np.arange(len(lists)), counts)[kept], minlength=len(lists))
-        flat, known = flat[kept], known[kept]
+        flat = flat[kept]
+        known = known[kept]
     if not counts.all():
         raise ValueError(f"query {int(np.argmin(counts))} has no relevant document; leave it out.")
     return flat, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), known

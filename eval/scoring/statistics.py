@@ -116,13 +116,15 @@ def sign_flip_test(differences: Values, *, flips: int = FLIPS, seed: int = 0) ->
     observed = abs(float(differences.sum()))
     least = observed - 1e-9 * float(sizes @ counts)  # sums that are equal on paper differ in their last bits
     if float(np.log2(counts + 1.0).sum()) <= np.log2(MAX_STATES):
-        sums, chances = np.zeros(1), np.ones(1)
+        sums = np.zeros(1)
+        chances = np.ones(1)
         for size, count in zip(sizes, counts, strict=True):
             kept = np.arange(count + 1)
             sums = (sums[:, None] + size * (2 * kept - count)).ravel()
             chances = (chances[:, None] * _binomial(int(count))).ravel()
         return min(1.0, float(chances[np.abs(sums) >= least].sum()))
-    random, extreme = np.random.default_rng(seed), 0
+    random = np.random.default_rng(seed)
+    extreme = 0
     step = max(1, BLOCK // len(sizes))
     for start in range(0, flips, step):
         kept = random.binomial(counts, 0.5, size=(min(step, flips - start), len(sizes)))
@@ -141,10 +143,12 @@ def swap_test(
     correlation = CORRELATIONS[metric]
     sides = [average_ranks(one) if metric == "spearman" else _standardised(one) for one in (first, second)]
     observed = abs(correlation(sides[1], human) - correlation(sides[0], human))
-    random, extreme = np.random.default_rng(seed), 0
+    random = np.random.default_rng(seed)
+    extreme = 0
     for _ in range(swaps):
         swapped = random.random(len(human)) < 0.5
-        one, other = np.where(swapped, sides[1], sides[0]), np.where(swapped, sides[0], sides[1])
+        one = np.where(swapped, sides[1], sides[0])
+        other = np.where(swapped, sides[0], sides[1])
         # an undefined one (all similarities alike) says nothing against chance
         extreme += not abs(correlation(other, human) - correlation(one, human)) < observed - 1e-12
     return (1 + extreme) / (1 + swaps)
@@ -171,7 +175,9 @@ def _compare_pairs(one: TaskResult, other: TaskResult) -> list[Comparison]:
     metrics = [metric for metric in CORRELATIONS if any(row.metric == metric for row in one.rows)]
     found = []
     for name, positions in groups.items():
-        wanted, first, second = human[positions], one.values["cosine"][positions], other.values["cosine"][positions]
+        wanted = human[positions]
+        first = one.values["cosine"][positions]
+        second = other.values["cosine"][positions]
         if unordered(first, wanted) or unordered(second, wanted):
             continue
         drawn = [_resampled_correlations(side, wanted, metrics, RESAMPLES, 0) for side in (first, second)]
@@ -184,7 +190,8 @@ def _compare_pairs(one: TaskResult, other: TaskResult) -> list[Comparison]:
 
 def _resampled(count: int, resamples: int, seed: int) -> Iterator[Values]:
     """(some of R, count) how often each of `count` is in a resample."""
-    random, step = np.random.default_rng(seed), max(1, BLOCK // count)
+    random = np.random.default_rng(seed)
+    step = max(1, BLOCK // count)
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
         drawn = random.integers(0, count, (rows, count)) + np.arange(rows)[:, None] * count
@@ -244,7 +251,8 @@ def _known(low: float, high: float) -> Bounds:
 
 def _wilson(values: Values) -> tuple[float, float]:
     """The score interval of a share (Wilson, 1927). values: (Q,) of 0 and 1."""
-    share, count = float(values.mean()), len(values)
+    share = float(values.mean())
+    count = len(values)
     shrink = 1 + NORMAL**2 / count
     centre = (share + NORMAL**2 / (2 * count)) / shrink
     half = NORMAL * float(np.sqrt(share * (1 - share) / count + (NORMAL / (2 * count)) ** 2)) / shrink

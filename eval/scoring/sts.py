@@ -43,7 +43,8 @@ def sts_rows(
     """
     groups = {task: list(range(len(pairs.scores)))}
     groups.update({f"{task}/{name}": positions for name, positions in pairs.groups.items()})
-    human, words = np.array(pairs.scores, dtype=np.float64), bm25_similarities(pairs)
+    human = np.array(pairs.scores, dtype=np.float64)
+    words = bm25_similarities(pairs)
     model = None if left is None or right is None else cosines(left, right)
     rows: list[Row] = []
     for name, positions in groups.items():

@@ -71,7 +71,8 @@ def _texts(sizes: EncodeSizes, rounds: int, tick: Tick) -> list[Row]:
     except ImportError:
         raise ImportError('texts are timed beside sentence-transformers: pip install "unimodal[eval]".') from None
     folder = str(Path(found.origin).parent / "model")
-    documents, peer = draw_documents(sizes.documents), SentenceTransformer(folder, device="cpu")
+    documents = draw_documents(sizes.documents)
+    peer = SentenceTransformer(folder, device="cpu")
 
     def theirs() -> Any:
         return peer.encode(documents, normalize_embeddings=True, show_progress_bar=False, batch_size=_PEER_BATCH)

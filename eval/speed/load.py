@@ -60,7 +60,8 @@ def _run(load: Load) -> Answers:
 
 
 async def _send_all(load: Load) -> Answers:
-    loop, found = asyncio.get_running_loop(), Answers()
+    loop = asyncio.get_running_loop()
+    found = Answers()
     requests = itertools.islice(itertools.cycle([_request(load, body) for body in load.bodies]), load.requests)
     started = loop.time()
     clients = (_client(load.port, requests, started + load.seconds, found) for _ in range(load.clients))

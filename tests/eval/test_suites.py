@@ -92,8 +92,11 @@ def test_held_out_queries_search_all_documents(tmp_path: Path) -> None:
         "splits": {"train": {"hash_range": [0, 80]}, "test": {"hash_range": [80, 100]}},
     }
     held_out = suite_of(narrow=task, wide={**task, "pool": "all"})
-    loaded, train = load_tasks(held_out, tmp_path, "test"), load_tasks(held_out, tmp_path, "train")
-    narrow, all_documents, trained = loaded["narrow"], loaded["wide"], train["narrow"]
+    loaded = load_tasks(held_out, tmp_path, "test")
+    train = load_tasks(held_out, tmp_path, "train")
+    narrow = loaded["narrow"]
+    all_documents = loaded["wide"]
+    trained = train["narrow"]
     assert isinstance(narrow, RetrievalData)
     assert isinstance(all_documents, RetrievalData)
     assert isinstance(trained, RetrievalData)
@@ -214,7 +217,9 @@ def test_an_unknown_way_to_change_queries_is_told_when_the_suite_is_read() -> No
 @pytest.mark.skipif(not (DATA / "openstax_text").is_dir(), reason=f"no openstax_text below {DATA}")
 def test_the_mini_suite_has_the_known_sizes() -> None:
     loaded = load_tasks(read_suite("mini"), DATA, "test")
-    figures, sections, pairs = loaded["figures"], loaded["sections"], loaded["cxc"]
+    figures = loaded["figures"]
+    sections = loaded["sections"]
+    pairs = loaded["cxc"]
     assert isinstance(figures, RetrievalData)
     assert isinstance(sections, RetrievalData)
     assert isinstance(pairs, PairData)

@@ -88,7 +88,8 @@ def start(nursery: Nursery) -> Iterator[Start]:
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of eight uneven tars with 1,204 small pictures, each with two captions."""
     folder = tmp_path_factory.mktemp("many")
-    draw, number = np.random.default_rng(1), 0
+    draw = np.random.default_rng(1)
+    number = 0
     for shard, size in enumerate(SIZES):
         with tarfile.open(folder / f"{shard:06}.tar", "w") as tar:
             for _ in range(size):
@@ -113,7 +114,8 @@ def picture(number: int, draw: np.random.Generator, format: str = "PNG") -> byte
 
 def captions_of(number: int) -> bytes:
     """The .json of a picture."""
-    colour, thing = list(COLOURS)[number % len(COLOURS)], THINGS[number % len(THINGS)]
+    colour = list(COLOURS)[number % len(COLOURS)]
+    thing = THINGS[number % len(THINGS)]
     return json.dumps({"captions": [f"a {colour} {thing} number {number}", f"{colour} {thing}"]}).encode()
 
 

@@ -17,7 +17,8 @@ from typing import Any
 def record(file: str) -> None:
     """Append a line `STEP DIGEST` for each step that was computed: of keys, pixels and token ids of its batches."""
     loop = _module("training.loop")
-    steps_from, train_step = loop.steps_from, loop.train_step
+    steps_from = loop.steps_from
+    train_step = loop.train_step
     steps: Iterator[int] = iter(())
 
     def batches(dataset: Any, start: int, *rest: Any, **options: Any) -> Any:
@@ -31,7 +32,8 @@ def record(file: str) -> None:
         _append(file, f"{next(steps)} {digest(batches)} {options['learning_rate']!r}")
         return found
 
-    loop.steps_from, loop.train_step = batches, step
+    loop.steps_from = batches
+    loop.train_step = step
 
 
 def digest(batches: Any) -> str:
@@ -81,7 +83,8 @@ def small_shared_memory(size: int) -> None:
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
-    new_mounts, private = 0x20000, 0x44000  # CLONE_NEWNS; MS_REC | MS_PRIVATE: nobody else sees the mount
+    new_mounts = 0x20000
+    private = 0x44000  # CLONE_NEWNS; MS_REC | MS_PRIVATE: nobody else sees the mount
     if (
         libc.unshare(new_mounts)
         or libc.mount(b"none", b"/", None, private, None)

@@ -30,8 +30,10 @@ class Life:
     """One run of the command line: its process and what became of it."""
 
     def __init__(self, nursery: Nursery, pid: int, stderr: Path) -> None:
-        self.pid, self.started = pid, time.monotonic()
-        self._nursery, self._stderr = nursery, stderr
+        self.pid = pid
+        self.started = time.monotonic()
+        self._nursery = nursery
+        self._stderr = stderr
         self._status: int | None = None
 
     def status(self) -> int | None:
@@ -85,7 +87,8 @@ class Nursery:
     """The parent of the lives; a context manager that ends them all."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._lives = folder, 0
+        self._folder = folder
+        self._lives = 0
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.torture.nursery"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

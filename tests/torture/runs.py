@@ -38,7 +38,8 @@ def read_history(file: Path) -> History:
             steps = {step: what for step, what in steps.items() if step < expected}
             continue
         gaps += int(first) != expected
-        expected, taken = int(first) + 1, taken + 1
+        expected = int(first) + 1
+        taken = taken + 1
         steps[int(first)] = rest
     return History(steps, taken, gaps)
 
@@ -50,7 +51,8 @@ def _lines(file: Path) -> list[tuple[str, str]]:
 
 def assert_same_run(run: Path, reference: Path) -> History:
     """Weights, rows and all that was trained on, in any of its lives, are those of the reference; the history."""
-    ours, theirs = read_history(steps_file(run)), read_history(steps_file(reference))
+    ours = read_history(steps_file(run))
+    theirs = read_history(steps_file(reference))
     lives = [(first, rest) for first, rest in _lines(steps_file(run)) if first != "from"]
     differing = sum(theirs.steps.get(int(first)) != rest for first, rest in lives)
     assert ours.gaps == theirs.gaps == 0, "steps were left out"

@@ -40,10 +40,14 @@ class Server:
 
     def __init__(self, folder: Path, faults: Faults = Faults(), *, ranges: bool = True, seed: int = 0) -> None:  # noqa: B008
         """ranges: whether it understands Range; without, it answers with the whole file."""
-        self.folder, self.faults, self.ranges = folder, faults, ranges
+        self.folder = folder
+        self.faults = faults
+        self.ranges = ranges
         self.requests: list[Request] = []
         self.stalled = threading.Event()  # set when a request begins to stall
-        self._draw, self._lock, self._over = random.Random(seed), threading.Lock(), threading.Event()
+        self._draw = random.Random(seed)
+        self._lock = threading.Lock()
+        self._over = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"owner": self}))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -104,7 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        content, first = file.read_bytes(), 0
+        content = file.read_bytes()
+        first = 0
         size = len(content)
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if owner.ranges else None
         if wanted:

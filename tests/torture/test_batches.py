@@ -51,7 +51,8 @@ def test_going_on_at_any_step_with_other_ranks_and_workers_gives_the_same_remain
 ) -> None:
     reference = global_batches(config, 0, STEPS)
     for start in range(1, STEPS):
-        world_size, workers = WORLDS[start % len(WORLDS)], 2 if start % 5 == 0 else 0
+        world_size = WORLDS[start % len(WORLDS)]
+        workers = 2 if start % 5 == 0 else 0
         assert global_batches(config, start, STEPS, world_size, workers) == reference[start:], start
     figure("steps resumed at, each with an identical remainder", STEPS - 1, "steps")
 
@@ -99,7 +100,9 @@ def test_a_global_batch_of_1024_is_the_same_on_1_to_64_ranks(world_size: int) ->
 
 @pytest.mark.torture
 def test_ten_billion_samples_in_a_million_shards_on_1024_ranks(figure: Figure) -> None:
-    shards, streams, global_batch = 1_000_000, 1024, 65_536
+    shards = 1_000_000
+    streams = 1024
+    global_batch = 65_536
     tracemalloc.start()
     sizes: Any = np.random.default_rng(0).integers(5_000, 15_001, shards)
     started = time.perf_counter()

@@ -20,7 +20,8 @@ from tests.torture.runs import dataset_of
 from training.config import TrainConfig
 from training.data.loader import steps_from
 
-SAMPLES, GLOBAL_BATCH = 768, 48  # 16 batches: an epoch reads every sample once
+SAMPLES = 768
+GLOBAL_BATCH = 48  # 16 batches: an epoch reads every sample once
 STEPS = SAMPLES // GLOBAL_BATCH
 CAPTION = b'{"captions": ["a red mug"]}'
 
@@ -85,7 +86,8 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
                 if number in numbers:
                     image, captions, kinds[f"{number:06}"] = broken(len(kinds))
                 else:
-                    image, captions = picture(number, draw), captions_of(number)
+                    image = picture(number, draw)
+                    captions = captions_of(number)
                 add_sample(tar, f"{number:06}", image, captions)
     return folder, kinds
 

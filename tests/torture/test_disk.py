@@ -72,7 +72,8 @@ def test_a_disk_that_is_full_for_a_while_costs_saves_and_nothing_else(
     config: TrainConfig, small_disk: Path, reference: Path, start: Start, figure: Figure
 ) -> None:
     config = config.model_copy(update={"run": str(small_disk / "run")})
-    run, steps = Path(config.run), reference.parent / "steps"
+    run = Path(config.run)
+    steps = reference.parent / "steps"
     life = start(config, before={"record": {"file": str(steps)}, "slow_steps": {"seconds": 0.05}})
     life.until(lambda: len(list((run / "checkpoints").glob("step-????????"))) >= 2, 30)
     ballast = fill(small_disk)

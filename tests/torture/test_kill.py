@@ -43,7 +43,8 @@ def test_a_hundred_kills_lose_no_sample_and_change_no_bit(config: TrainConfig, s
     draw = random.Random(0)
     kinds = draw.sample(KINDS, KILLS)
     count: Counter[str] = Counter()
-    slowest, started = 0.0, time.perf_counter()
+    slowest = 0.0
+    started = time.perf_counter()
     while kinds:
         run = Path(config.run).with_name(f"run{count['runs']}")
         ended = False

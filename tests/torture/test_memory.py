@@ -107,7 +107,8 @@ def held_by_workers(config: TrainConfig) -> int:
     batches = steps_from(dataset_of(config), 0, 8, workers=2)
     assert next(batches)[0].place.task == "pairs"
     workers = [child.pid for child in multiprocessing.active_children() if child not in before and child.pid]
-    held, rest = 0, 0
+    held = 0
+    rest = 0
     while rest < 6:
         time.sleep(0.5)
         now = proportional(workers)
@@ -135,7 +136,8 @@ def test_kill_9_leaves_no_process_and_no_shared_memory(
     while session(life.pid) and time.perf_counter() < started + 60:
         time.sleep(0.05)
     seconds = time.perf_counter() - started
-    left, pids = os.listdir(shared), session(life.pid)
+    left = os.listdir(shared)
+    pids = session(life.pid)
     os.close(shared)
     figure("processes of a run that kill -9 took, beside it", len(others), "processes")
     figure("until all of them had ended", seconds, "s")

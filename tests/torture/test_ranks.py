@@ -43,7 +43,10 @@ def test_a_killed_rank_is_an_error_on_the_others_and_other_numbers_of_ranks_go_o
     reference = named(config, "reference")
     assert start(reference).wait(START) == 0
     config = named(config, "run")
-    run, draw, slowest, kills = Path(config.run), random.Random(1), 0.0, 0
+    run = Path(config.run)
+    draw = random.Random(1)
+    slowest = 0.0
+    kills = 0
     for world_size in WORLDS:
         ranks = start_ranks(
             start, config.model_copy(update={"parallel": parallel if world_size > 1 else "ddp"}), world_size
@@ -56,7 +59,8 @@ def test_a_killed_rank_is_an_error_on_the_others_and_other_numbers_of_ranks_go_o
         time.sleep(draw.uniform(0, 0.1))
         killed = draw.choice(ranks)
         killed.signal()
-        kills, began = kills + 1, time.perf_counter()
+        kills = kills + 1
+        began = time.perf_counter()
         assert killed.wait(10) == -9
         for rank in ranks:
             if rank is not killed:
@@ -64,7 +68,8 @@ def test_a_killed_rank_is_an_error_on_the_others_and_other_numbers_of_ranks_go_o
                 assert "another rank" in rank.said(), rank.said()
         slowest = max(slowest, time.perf_counter() - began)
     assert slowest < stretched(10)
-    ours, theirs = rows_of(run), rows_of(Path(reference.run))
+    ours = rows_of(run)
+    theirs = rows_of(Path(reference.run))
     gap = max(
         abs(a[k] - b[k]) / max(1, abs(b[k]))
         for a, b in zip(ours, theirs, strict=True)

@@ -51,7 +51,9 @@ def test_faults_change_no_batch(
 ) -> None:
     reference = global_batches(from_url(recipe, str(served / "pictures"), tmp_path), 0, STEPS)
     what = f"{name}, {'cache' if cache_gib else 'no disk'}"
-    asked, went_wrong, started = 0, 0, time.perf_counter()
+    asked = 0
+    went_wrong = 0
+    started = time.perf_counter()
     for seed in range(6 if cache_gib else 2):  # whole shards are few requests: several caches are filled
         with Server(served, faults, seed=seed) as server:
             config = from_url(recipe, f"{server.url}/pictures/{PATTERN}", tmp_path / f"cache{seed}",
@@ -169,7 +171,8 @@ class Day:
     """
 
     def __init__(self, seed: int) -> None:
-        self.time, self._draw = 0.0, random.Random(seed)
+        self.time = 0.0
+        self._draw = random.Random(seed)
         lengths = [600.0 if hour in (8, 16) else 5.0 * hour for hour in range(24)]
         self.outages = [(hour * 3600.0, hour * 3600.0 + length) for hour, length in enumerate(lengths)]
 
@@ -201,7 +204,9 @@ def test_a_day_of_faults_has_no_hang_and_no_error_but_for_what_is_gone_longer_th
     day = Day(seed=0)
     random.seed(0)  # of the jitter: by chance the first answer after an outage may come too late
     clock = Clock(now=lambda: day.time, sleep=day.sleep)
-    reads, errors, longest = 0, 0, 0.0
+    reads = 0
+    errors = 0
+    longest = 0.0
     while day.time < 24 * 3600:
         began = day.time
         try:

@@ -44,7 +44,8 @@ def _work(rank: int, folder: str, job: Callable[[int], object], answers: Any, bo
 def _two(folder: Path, job: Callable[[int], object], wanted: int = 2) -> dict[int, Any]:
     """What the job returns, or its error, on each rank that answers."""
     context = get_context("spawn")
-    answers, both = context.Queue(), context.Barrier(2, timeout=START)
+    answers = context.Queue()
+    both = context.Barrier(2, timeout=START)
     ranks = [context.Process(target=_work, args=(rank, str(folder), job, answers, both)) for rank in range(2)]
     for one in ranks:
         one.start()
@@ -78,7 +79,8 @@ def _started(ranks: Sequence[int], seconds: float) -> dict[int, tuple[str, float
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
     context = get_context("spawn")
-    answers, together = context.Queue(), context.Barrier(len(ranks), timeout=START)
+    answers = context.Queue()
+    together = context.Barrier(len(ranks), timeout=START)
     started = [context.Process(target=_start, args=(rank, port, seconds, together, answers)) for rank in ranks]
     for one in started:
         one.start()

@@ -22,7 +22,9 @@ from unimodal.config import ImageTowerConfig
 from unimodal.model import DualEncoder
 
 DROPOUT = {"text": {"kwargs": {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}}}
-KEEP_ALL, KEEP_NONE, KEEP_ONE = 1000.0, 0.0, 1e-12  # GiB
+KEEP_ALL = 1000.0
+KEEP_NONE = 0.0
+KEEP_ONE = 1e-12  # GiB
 
 
 def _start(config: TrainConfig) -> tuple[DualEncoder, list[Batch]]:

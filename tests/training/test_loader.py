@@ -110,7 +110,9 @@ def test_pieces_make_the_batch_that_they_were_cut_from(recipe: Recipe, monkeypat
 @pytest.mark.parametrize("is_killed", [False, True])
 def test_an_array_is_handed_over_as_it_was_or_its_sender_is_said_to_be_gone(is_killed: bool) -> None:
     context = get_context("forkserver")
-    queue, sent, taken = context.SimpleQueue(), context.Event(), context.Event()
+    queue = context.SimpleQueue()
+    sent = context.Event()
+    taken = context.Event()
     process = context.Process(target=_send, args=(queue, sent, taken))
     process.start()
     if is_killed:

@@ -39,7 +39,10 @@ from unimodal.config import ModelConfig, parse_config
 from unimodal.model import DualEncoder, build_model
 from unimodal.preprocess.tokenizers import pad_ids
 
-GLOBAL, STEPS, DIMS, MARGIN = 8, 4, (5, 10), 0.1
+GLOBAL = 8
+STEPS = 4
+DIMS = (5, 10)
+MARGIN = 0.1
 RATE = 1e-3
 OPTIM = OptimConfig(lr=RATE, clip_norm=1e9)  # nothing is clipped, so that the gradients are still there after a step
 
@@ -75,7 +78,8 @@ def _pairs(cell: Cell) -> set[tuple[int, object, int, object]]:
 
 def _sample() -> list[Cell]:
     """Some cells in which each value of each setting stands beside each value of every other one, taken greedily."""
-    chosen, missing = [], set().union(*map(_pairs, TABLE))
+    chosen = []
+    missing = set().union(*map(_pairs, TABLE))
     while missing:
         chosen.append(max(TABLE, key=lambda cell: len(_pairs(cell) & missing)))
         missing -= _pairs(chosen[-1])
@@ -139,7 +143,8 @@ def _batches(cell: Cell, step: int, rank: int = 0, ranks: int = 1) -> list[Batch
     batches = []
     for number in range(1 + (cell.step == "accumulated")):
         draw = np.random.default_rng([step, number])
-        is_pictures, count = step % 2 == 0, _num_negatives(cell)
+        is_pictures = step % 2 == 0
+        count = _num_negatives(cell)
         num_sides = 1 if is_pictures else 2 + count
         texts = [[draw.integers(4, 60, draw.integers(3, 12)).tolist() for _ in range(num_sides)] for _ in range(GLOBAL)]
         ids = np.arange(GLOBAL * NUM_IDS).reshape(GLOBAL, NUM_IDS)
@@ -182,7 +187,8 @@ def _true_loss(model: DualEncoder, batch: Batch, cell: Cell, is_reversed: bool =
     document = texts if is_pictures else texts[GLOBAL : 2 * GLOBAL]
     count = 0 if is_pictures else _num_negatives(cell)
     hard = texts[2 * GLOBAL :].split(count) if count else ()
-    scale, total = model.logit_scales[batch.place.task].exp(), torch.zeros((), dtype=texts.dtype)
+    scale = model.logit_scales[batch.place.task].exp()
+    total = torch.zeros((), dtype=texts.dtype)
     contents = [set(row.tolist()) for row in batch.ids]
 
     def seen(anchor: Tensor, candidate: Tensor, dim: int) -> Tensor:
@@ -201,7 +207,8 @@ def _true_loss(model: DualEncoder, batch: Batch, cell: Cell, is_reversed: bool =
                     if is_negative and float(cosine.detach()) <= limit:
                         terms[side].append(cosine)
                 for k, vector in enumerate(hard[j] if hard else ()):
-                    cosine, is_positive = seen(query[i], vector, dim), int(batch.hard_negative_ids[j, k]) in contents[i]
+                    cosine = seen(query[i], vector, dim)
+                    is_positive = int(batch.hard_negative_ids[j, k]) in contents[i]
                     if not (cell.masks and is_positive) and (i == j or float(cosine.detach()) <= limit):
                         terms["query"].append(cosine)
             for cosines in terms.values():

@@ -19,7 +19,8 @@ from training.data.order import Order
 from unimodal.config import parse_config
 
 WEIGHTS = {"a": 5, "b": 2, "c": 1}
-STREAMS, BATCH = 4, 16
+STREAMS = 4
+BATCH = 16
 
 
 def _plan(steps: int = 800, sizes: int = 320, **changes: Any) -> Plan:
@@ -128,7 +129,8 @@ def test_weights_changed_at_resume_hold_from_there_and_leave_the_past(mixed: boo
     changes = second.resume(saved, 300)
     assert len(changes) == 2
     assert "from step 300 on, source 'a' of task 'texts' in stage 'main' has" in changes[0]
-    before, after = (range(300), range(300, 800))
+    before = range(300)
+    after = range(300, 800)
     assert [_slots(second, step) for step in before] == [_slots(first, step) for step in before]
     # Of each source the samples go on where they were.
     seen = Counter(slot[0] for step in before for slot in _slots(second, step))
@@ -212,7 +214,8 @@ def test_a_stage_that_is_over_stays_as_it_was_at_a_resume_with_other_weights() -
         }
         return Plan(stages, orders)
 
-    first, second = plan(1), plan(0.5)
+    first = plan(1)
+    second = plan(0.5)
     (change,) = second.resume(json.loads(json.dumps(first.state())), 45)
     assert "from step 45 on, source 'b' of task 'texts' in stage 'second'" in change
     assert _sources(second, 0, 45) == _sources(first, 0, 45)

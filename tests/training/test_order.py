@@ -47,14 +47,16 @@ def test_other_seeds_epochs_and_sources_give_other_orders_and_the_same_key_the_s
 
 def test_any_position_is_found_without_asking_for_those_before_it() -> None:
     sizes = [1000] * 40
-    order, fresh = Order(sizes, 8, 4, (0, "s")), Order(sizes, 8, 4, (0, "s"))
+    order = Order(sizes, 8, 4, (0, "s"))
+    fresh = Order(sizes, 8, 4, (0, "s"))
     everything = _epoch(order, 8)
     for index in (len(everything) - 1, 7, 8 * WINDOW // 2 + 3, 0):
         assert fresh.sample_at(0, index // 8, index % 8) == everything[index]
 
 
 def test_several_slots_at_once_are_those_one_by_one() -> None:
-    order, slots = Order(SIZES, 24, 12, (0, "s")), [5, 0, 23, 12, 7]
+    order = Order(SIZES, 24, 12, (0, "s"))
+    slots = [5, 0, 23, 12, 7]
     for epoch, step in ((0, 0), (1, 11), (0, 3)):
         assert order.samples_at(epoch, step, slots) == [order.sample_at(epoch, step, slot) for slot in slots]
 
@@ -161,7 +163,8 @@ def _stream(config: TrainConfig, world_size: int, workers: int = 0, start: int =
 
 
 def _rows(batch: Batch) -> Rows:
-    texts, size = batch.texts.lists(), len(batch.keys)
+    texts = batch.texts.lists()
+    size = len(batch.keys)
     return {
         key: (None if batch.pixels is None else batch.pixels[row].numpy(), texts[row::size])
         for row, key in enumerate(batch.keys)

@@ -58,7 +58,8 @@ def png(image: Image.Image) -> bytes:
 
 def gap(content: bytes, preprocess: PreprocessConfig, seed: int, *, same_order: bool) -> tuple[float, float, int]:
     """PSNR in dB, mean and largest difference in levels between the training pixels and Pillow's of the same crop."""
-    config, size = AugmentConfig(), preprocess.image_size
+    config = AugmentConfig()
+    size = preprocess.image_size
     ours = train_pixels(content, preprocess, config, generator(seed)).permute(1, 2, 0).numpy()
     image = decode_image(content)
     crop = image.crop(draw_box(*image.size, config, generator(seed)))
@@ -275,7 +276,10 @@ def test_a_damaged_jpeg_is_refused_where_pillow_refuses_it_and_else_decoded_alik
         "restart markers": {"restart_marker_rows": 1},
     }  # fmt: skip
     whole = jpeg(photo(48, 32), **options[kind])
-    header, random, refused, alike = whole.index(b"\xff\xda") + 14, np.random.default_rng(0), 0, 0
+    header = whole.index(b"\xff\xda") + 14
+    random = np.random.default_rng(0)
+    refused = 0
+    alike = 0
     for attempt in range(400):
         content = damaged(whole, header if attempt % 2 else len(whole), random)
         fast = pixels._decode_jpeg(content)
@@ -294,7 +298,8 @@ def test_a_damaged_jpeg_is_refused_where_pillow_refuses_it_and_else_decoded_alik
 
 def damaged(content: bytes, reach: int, random: np.random.Generator) -> bytes:
     """Bits flipped, bytes lost or added, somewhere in the first `reach` bytes."""
-    found, place = bytearray(content), int(random.integers(reach))
+    found = bytearray(content)
+    place = int(random.integers(reach))
     match int(random.integers(4)):
         case 0:
             del found[place : place + int(random.integers(1, 60))]
@@ -315,9 +320,11 @@ def test_the_box_is_what_torchvision_s_formula_gives_for_the_same_draws() -> Non
         for _ in range(10):
             area = width * height * draw.uniform(*config.crop_scale)
             ratio = np.exp(draw.uniform(*np.log(config.crop_ratio)))
-            w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+            w = round(np.sqrt(area * ratio))
+            h = round(np.sqrt(area / ratio))
             if w <= width and h <= height:
-                left, top = int(draw.integers(width - w + 1)), int(draw.integers(height - h + 1))
+                left = int(draw.integers(width - w + 1))
+                top = int(draw.integers(height - h + 1))
                 expected = (left, top, left + w, top + h)
                 break
         box = draw_box(width, height, config, generator(seed))

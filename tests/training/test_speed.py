@@ -70,7 +70,8 @@ def test_bench_data_has_a_row_for_each_peer() -> None:
 def test_both_loaders_give_the_same_pictures_and_captions(tmp_path: Path) -> None:
     pictures = [photographs.encode(photographs.draw_photograph(seed, 64), 64) for seed in range(3)]
     shards = photographs.pack(pictures, 16, tmp_path / "shards")
-    dataset, theirs = data.open_dataset(tmp_path / "shards", SMALL_DATA), data.open_clip_batches(shards, SMALL_DATA)
+    dataset = data.open_dataset(tmp_path / "shards", SMALL_DATA)
+    theirs = data.open_clip_batches(shards, SMALL_DATA)
     ours = [batch for step in steps_from(dataset, 0, 2, workers=0) for batch in step]
     found = list(theirs())
     mean, std = (torch.tensor(values)[:, None, None] for values in (PreprocessConfig().mean, PreprocessConfig().std))

@@ -167,7 +167,8 @@ def _stalls_on_rank_1(rank: int) -> Any:
             event.wait(60)
         yield []
 
-    feed, signals = Feed(batches()), StopSignals()
+    feed = Feed(batches())
+    signals = StopSignals()
     signals.hold()
     first = feed.next(signals)
     if rank == 0:
@@ -184,7 +185,8 @@ def test_ranks_stop_together_though_one_of_them_waits_for_its_data_and_another_w
 
 
 def _asked_on_rank_1_while_rank_0_validates(rank: int) -> Any:
-    signals, found = StopSignals(), []
+    signals = StopSignals()
+    found = []
     signals.hold()
 
     def validate() -> None:

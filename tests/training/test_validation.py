@@ -52,7 +52,8 @@ class Counting(Embedder):
 
 
 def _encode(rank: int, config: TrainConfig, items: list[Item]) -> Any:
-    embedder, found = embedder_of(config), []
+    embedder = embedder_of(config)
+    found = []
     embedder.__class__ = Counting
     embedder.config = embedder.config.model_copy(update={"prompts": {"query": "find "}})
     validate(embedder, lambda shared: found.append((shared.encode(items), shared.encode_query(TEXTS[:5]))), 60, bool)
@@ -72,7 +73,9 @@ def test_two_ranks_give_the_vectors_of_one_and_each_encodes_half(recipe: Recipe,
 
 
 def _stop_while_encoding(rank: int, config: TrainConfig) -> Any:
-    embedder, signals, seconds = embedder_of(config), StopSignals(), []
+    embedder = embedder_of(config)
+    signals = StopSignals()
+    seconds = []
     signals.hold()
     began = time.perf_counter()
 
@@ -120,7 +123,9 @@ def test_the_first_rank_alone_needs_the_files_of_pictures(
 
 def _encode_in_calls(rank: int, config: TrainConfig, is_asked: bool) -> Any:
     validation.INPUTS_PER_RANK = 2
-    embedder, found, sizes = embedder_of(config), [], []
+    embedder = embedder_of(config)
+    found = []
+    sizes = []
     own = embedder.tokenizer
     assert own is not None
 
@@ -148,7 +153,9 @@ def test_a_rank_that_is_to_stop_is_heard_between_two_calls(recipe: Recipe, tmp_p
 
 
 def _fail_with_what_cannot_be_sent(rank: int, config: TrainConfig, fails: int) -> Any:
-    embedder, own, said = embedder_of(config), embedder_of(config).tokenizer, []
+    embedder = embedder_of(config)
+    own = embedder_of(config).tokenizer
+    said = []
 
     class LocalError(Exception):
         lock = threading.Lock()
@@ -179,7 +186,8 @@ def test_an_error_that_cannot_be_sent_is_raised_by_the_first_rank_in_words(
 
 
 def _encode_something_broken(rank: int, config: TrainConfig, items: list[Item]) -> Any:
-    embedder, said = embedder_of(config), []
+    embedder = embedder_of(config)
+    said = []
 
     def work(shared: Embedder) -> None:
         try:

@@ -75,7 +75,8 @@ def embedder(model: DualEncoder, tokenizer: Tokenizer) -> Embedder:
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
     """Ten texts of 1 to 28 words, no two alike, not in the order of their lengths."""
-    words, rng = WORDS.split(), np.random.default_rng(0)
+    words = WORDS.split()
+    rng = np.random.default_rng(0)
     return [" ".join(rng.choice(words, size=1 + 27 * (n * 7 % 10) // 9)) for n in range(10)]
 
 

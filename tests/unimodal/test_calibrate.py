@@ -43,7 +43,8 @@ OPTIONS = ["image=photo", "captions=[title, note]", "where.side=train"]
 
 def test_the_means_are_those_of_the_wanted_rows(model: Path, table: Path) -> None:
     assert calibrate_model(model, str(table), OPTIONS) == (8, 4)
-    embedder, found = load(model), load_calibration(model, 24)
+    embedder = load(model)
+    found = load_calibration(model, 24)
     texts = [
         text for n, colour in enumerate(("red", "green", "blue", "black")) for text in (f"a {colour} ball", f"{n} hats")
     ]
@@ -130,7 +131,9 @@ def test_a_model_loaded_calibrated_gives_centred_vectors_under_a_fingerprint_of_
     with pytest.raises(ValueError, match="calibrat"):
         load(model, calibrated=True)
     calibrate_model(model, str(table), OPTIONS)
-    plain, calibrated, means = load(model), load(model, calibrated=True), load_calibration(model, 24)
+    plain = load(model)
+    calibrated = load(model, calibrated=True)
+    means = load_calibration(model, 24)
     picture = table.parent / "5.png"
     expected = np.concatenate(
         [centre(plain.encode("a ball"), means.text_mean), centre(plain.encode(picture), means.image_mean)]

@@ -32,9 +32,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_centring_closes_the_gap_between_the_means() -> None:
-    texts, pictures = cone(0, 0), cone(1, 5)
+    texts = cone(0, 0)
+    pictures = cone(1, 5)
     calibration = fit_calibration(texts, pictures)
-    moved_texts, moved_pictures = centre(texts, calibration.text_mean), centre(pictures, calibration.image_mean)
+    moved_texts = centre(texts, calibration.text_mean)
+    moved_pictures = centre(pictures, calibration.image_mean)
     assert np.linalg.norm(texts.mean(axis=0) - pictures.mean(axis=0)) > 1
     assert np.linalg.norm(moved_texts.mean(axis=0) - moved_pictures.mean(axis=0)) < 0.1
     np.testing.assert_allclose(np.linalg.norm(moved_texts, axis=1), 1, atol=1e-6)
@@ -101,7 +103,8 @@ def test_a_file_that_is_no_safetensors_is_refused(folder: Path) -> None:
 
 
 def test_vectors_without_a_mean_to_speak_of_are_refused() -> None:
-    texts, alike = cone(0, 0), np.repeat(cone(0, 0)[:1], 9, axis=0)
+    texts = cone(0, 0)
+    alike = np.repeat(cone(0, 0)[:1], 9, axis=0)
     with pytest.raises(ValueError, match="all 9 image vectors are alike"):
         fit_calibration(texts, alike)
     with pytest.raises(ValueError, match="encode both with one model"):

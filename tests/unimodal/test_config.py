@@ -221,7 +221,8 @@ def test_a_recipe_that_is_its_own_base_is_refused(tmp_path: Path) -> None:
 
 
 def test_merging_leaves_both_sides_as_they_were() -> None:
-    below, above = {"a": {"b": 1}, "l": [{"x": 1}]}, {"a": {"c": 2}, "l": {"0": {"x": 2}}}
+    below = {"a": {"b": 1}, "l": [{"x": 1}]}
+    above = {"a": {"c": 2}, "l": {"0": {"x": 2}}}
     assert merge(below, above) == {"a": {"b": 1, "c": 2}, "l": [{"x": 2}]}
     assert below == {"a": {"b": 1}, "l": [{"x": 1}]}
     assert above == {"a": {"c": 2}, "l": {"0": {"x": 2}}}

@@ -63,7 +63,8 @@ def test_the_order_of_a_mixture_is_kept_however_it_is_batched(
     items += texts[6:]
     expected = np.concatenate([embedder.encode(item) for item in items])
     assert_close(embedder.encode(items), expected)
-    embedder.tokens_per_batch, embedder.images_per_batch = 8, 2
+    embedder.tokens_per_batch = 8
+    embedder.images_per_batch = 2
     assert_close(embedder.encode(items), expected)
     assert_close(embedder.encode(items[::-1]), expected[::-1])
 
@@ -299,7 +300,8 @@ def test_several_devices_give_the_vectors_of_one(
     embedder: Embedder, model: DualEncoder, tokenizer: Tokenizer, mixture: list[Item]
 ) -> None:
     several = Embedder(copy.deepcopy(model), tokenizer, device=["cpu", "cpu", "cpu"])
-    several.tokens_per_batch, several.images_per_batch = 8, 1
+    several.tokens_per_batch = 8
+    several.images_per_batch = 1
     assert len(several.models) == 3
     assert_close(several.encode(mixture * 3), embedder.encode(mixture * 3))
 
@@ -455,7 +457,8 @@ def test_the_next_batch_of_pictures_and_no_more_is_decoded_while_the_model_runs(
     embedder: Embedder, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = embedder.encode(pictures)
-    decoded, model = queue.Queue[int](), embedder.models[0]
+    decoded = queue.Queue[int]()
+    model = embedder.models[0]
     waits: list[int] = []
 
     def decode(picture: Image.Image) -> Image.Image:

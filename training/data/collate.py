@@ -75,7 +75,8 @@ def make_example(
     if sample.fault:
         raise ValueError(sample.fault)
     if task.kind == "image-text":
-        captions, content = captions_of(sample), image_bytes_of(sample)
+        captions = captions_of(sample)
+        content = image_bytes_of(sample)
         pixels = train_pixels(content, preprocess, task.augment, draw)
         caption = _choose(captions, task.caption, draw)
         return Example(sample.key, pixels.numpy(), (caption,), _ids(label_of(sample), content, caption.encode()))
@@ -93,7 +94,8 @@ def make_example(
         if not pair.teacher:
             raise ValueError(f"sample {sample.key!r} has no teacher and the loss is distillation.")
         scores = pair.teacher[: 1 + task.num_negatives]
-    query, document = prompts.get("query", ""), prompts.get("document", "")
+    query = prompts.get("query", "")
+    document = prompts.get("document", "")
     others = (pair.document, *pair.negatives[: task.num_negatives])
     texts = (query + pair.query, *(document + other for other in others))
     return Example(
@@ -140,7 +142,8 @@ def collate(examples: Sequence[Example], skipped: list[Skipped], tokenizer: Toke
     tokens = tokenizer([text for side in sides for text in side])
     texts = []
     for side in sides:
-        ids, tokens = tokens[: len(side)], tokens[len(side) :]
+        ids = tokens[: len(side)]
+        tokens = tokens[len(side) :]
         texts.append((_flat(ids), [len(one) for one in ids]))
     pixels = [example.pixels for example in examples if example.pixels is not None]
     return Piece(
@@ -165,7 +168,8 @@ def merge(place: BatchPlace, size: int, pieces: Iterable[Piece]) -> Batch:
     pixels: Tensor | None = None
     for piece in pieces:
         if piece.pixels is not None:
-            array, start = piece.pixels.array, sum(len(before.keys) for before in taken)
+            array = piece.pixels.array
+            start = sum(len(before.keys) for before in taken)
             if len(array) == size:
                 pixels = torch.from_numpy(array)  # all there is: as it came
             else:

@@ -56,7 +56,10 @@ class StepDataset(Dataset[Piece]):
     ) -> None:  # fmt: skip
         """Opens every source; raises ValueError for a missing or too small one, and if ranks do not fit the streams."""
         assert model.text is not None
-        self._stages, self._model, self._seed, self._root = stages, model, seed, data_root
+        self._stages = stages
+        self._model = model
+        self._seed = seed
+        self._root = data_root
         self.shards: dict[str, ShardSet] = {}  # by the name of the source's path
         self._slots: dict[tuple[int, str], list[int]] = {}
         lengths = {task.max_length for stage in stages for task in stage.tasks.values()}

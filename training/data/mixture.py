@@ -145,7 +145,8 @@ def lay_out(
 def _first_with(stretch: Stretch, index: int, limit: int) -> int:
     """The first position before which a source was there `limit` times."""
     mixture = Mixture([stretch])
-    low, high = stretch.start, stretch.start + 1
+    low = stretch.start
+    high = stretch.start + 1
     while mixture.counts_at(high)[0][index] < limit:
         high += high - stretch.start
     while low + 1 < high:
@@ -158,7 +159,8 @@ class Plan:
     """The batches of every step of a run."""
 
     def __init__(self, stages: Sequence[Stage], orders: Orders) -> None:
-        self.stages, self.orders = stages, orders
+        self.stages = stages
+        self.orders = orders
         self.mixtures: dict[tuple[int, str], Mixture] = {}
         for (stage, name), steps in self._tasks().items():
             self.mixtures[stage, name] = lay_out(stages[stage].tasks[name], self._limits(stage, name), steps)
@@ -199,7 +201,8 @@ class Plan:
         task = self.stages[place.stage].tasks[place.task]
         if not task.mixed:
             return place, slot
-        rows, stream = task.global_batch // task.num_streams, slot % task.num_streams
+        rows = task.global_batch // task.num_streams
+        stream = slot % task.num_streams
         position = place.step * rows + slot // task.num_streams
         index, count = self.mixtures[place.stage, place.task].source_at(position, stream)
         source = list(task.sources)[index]
@@ -211,7 +214,8 @@ class Plan:
         changes = []
         done = task_steps_before(self.stages, step)
         for (stage, name), steps in self._tasks().items():
-            before, task = saved[f"{stage}/{name}"], self.stages[stage].tasks[name]
+            before = saved[f"{stage}/{name}"]
+            task = self.stages[stage].tasks[name]
             past = [
                 Stretch(one["start"], tuple(one["weights"]), tuple(map(tuple, one["counts"])))
                 for one in before["stretches"]

@@ -55,7 +55,8 @@ class Order:
         """`sample_at` of several slots of a step; a fifth of its cost each."""
         self._start(epoch)
         chosen = np.asarray(slots, dtype=np.int64)
-        streams, positions = chosen % self.num_streams, step * self.per_step + chosen // self.num_streams
+        streams = chosen % self.num_streams
+        positions = step * self.per_step + chosen // self.num_streams
         along = np.empty(len(chosen), dtype=np.int64)
         for number, (stream, position) in enumerate(zip(streams.tolist(), positions.tolist(), strict=True)):
             window, place = divmod(position, WINDOW)
@@ -80,7 +81,8 @@ class Order:
         """The shards that some streams read in a window of an epoch, each once; none past the end of the epoch."""
         self._start(epoch)
         found: dict[int, None] = {}
-        first, last = window * WINDOW, min((window + 1) * WINDOW, self.stream_length) - 1
+        first = window * WINDOW
+        last = min((window + 1) * WINDOW, self.stream_length) - 1
         if first > last:
             return []
         for stream in streams:

@@ -92,19 +92,23 @@ def draw_box(width: int, height: int, config: AugmentConfig, draw: np.random.Gen
     nearest allowed ratio is taken.
     """
     (least, most), (low, high) = config.crop_scale, config.crop_ratio
-    log_low, log_high = math.log(low), math.log(high)
+    log_low = math.log(low)
+    log_high = math.log(high)
     for _ in range(10):
         # As draw.uniform, in half the time: of a picture of 4:3 six draws in the mean do not fit.
         area = width * height * (least + (most - least) * draw.random())
         ratio = math.exp(log_low + (log_high - log_low) * draw.random())
-        crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        crop_width = round(math.sqrt(area * ratio))
+        crop_height = round(math.sqrt(area / ratio))
         if 0 < crop_width <= width and 0 < crop_height <= height:
-            left, top = int(draw.integers(width - crop_width + 1)), int(draw.integers(height - crop_height + 1))
+            left = int(draw.integers(width - crop_width + 1))
+            top = int(draw.integers(height - crop_height + 1))
             return left, top, left + crop_width, top + crop_height
     ratio = min(max(width / height, low), high)
     crop_width = max(1, min(width, round(height * ratio)))
     crop_height = max(1, min(height, round(width / ratio)))
-    left, top = (width - crop_width) // 2, (height - crop_height) // 2
+    left = (width - crop_width) // 2
+    top = (height - crop_height) // 2
     return left, top, left + crop_width, top + crop_height
 
 
@@ -161,7 +165,8 @@ def _jpeg_header(content: bytes) -> tuple[int, int, int, bool] | None:
     has_exif = False
     place = 2 if content.startswith(b"\xff\xd8") else len(content)
     while place + 10 < len(content) and content[place] == 0xFF:
-        code, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4], "big")
+        code = content[place + 1]
+        length = int.from_bytes(content[place + 2 : place + 4], "big")
         if code == 0xDA:  # the compressed pixels start
             return None if found is None else (*found, has_exif)
         if code in (0xC0, 0xC1, 0xC2):  # the frame: baseline, extended or progressive

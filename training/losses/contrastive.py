@@ -208,7 +208,9 @@ def _prefix_cosines(
     left: Tensor, right: Tensor, dims: Sequence[int],
     multiply: Callable[[Tensor, Tensor], Tensor], lengths: Callable[[Tensor, Tensor], Tensor],
 ) -> Iterator[Tensor]:  # fmt: skip
-    whole, start, products = left.shape[-1], 0, None
+    whole = left.shape[-1]
+    start = 0
+    products = None
     for end in (*sorted(dims), whole):
         more = multiply(left[..., start:end], right[..., start:end])
         products = more if products is None else products + more

@@ -45,7 +45,9 @@ def task_loss(model: DualEncoder, batch: Batch, vectors: Mapping[str, Tensor], t
                 hard_negative_ids=None if hard_ids is None else gather_values(hard_ids),
                 negatives=negatives, dims=dims,
             )  # fmt: skip
-        query, document, hard = gather(query), gather(document), None if hard is None else gather(hard)
+        query = gather(query)
+        document = gather(document)
+        hard = None if hard is None else gather(hard)
         if task.loss == "sigmoid":
             ids = None if ids is None else gather_values(ids)
             return sigmoid_loss(query, document, scale, model.logit_biases[batch.place.task], ids=ids, dims=dims)

@@ -30,7 +30,9 @@ from torch import Tensor
 from .. import distributed
 from .contrastive import PLAIN, Negatives, inverse_norms, share_an_id
 
-QUERY, DOCUMENT, HARD_NEGATIVE = 0, 1, 2  # whose vectors
+QUERY = 0
+DOCUMENT = 1
+HARD_NEGATIVE = 2  # whose vectors
 
 
 def tiled_info_nce(
@@ -117,7 +119,10 @@ class _Tiles:
         self, local: list[Tensor], scale: float, ids: list[Tensor] | None, negatives: Negatives, dims: Sequence[int],
         tile: int,
     ) -> None:  # fmt: skip
-        self.local, self.scale, self.tile, self.margin = local, scale, tile, negatives.margin
+        self.local = local
+        self.scale = scale
+        self.tile = tile
+        self.margin = negatives.margin
         self.batch = len(local[QUERY])
         self.offset = distributed.rank() * self.batch
         self.sides = [distributed.gather_values(side) for side in local]
@@ -149,7 +154,8 @@ class _Tiles:
         for block in self.blocks:
             for tile in self._tiles(block):
                 for prefix, logits, _ in self._logits(block, tile):
-                    of_rows, of_columns = totals[prefix, block.anchors, tile.anchors], totals[prefix, 1, tile.columns]
+                    of_rows = totals[prefix, block.anchors, tile.anchors]
+                    of_columns = totals[prefix, 1, tile.columns]
                     if tile.is_exact:
                         add(of_rows, _log_sum_exp(self._masked(block, tile, prefix, logits, by_columns=False), 1))
                         if block.is_cross:
@@ -187,7 +193,8 @@ class _Tiles:
                     if prefix + 1 < len(slopes):
                         slopes[prefix].add_(slopes[prefix + 1])
                     part = slice(self.ends[prefix - 1] if prefix else 0, self.ends[prefix])
-                    anchors, candidates = self.sides[block.anchors], self.sides[block.candidates]
+                    anchors = self.sides[block.anchors]
+                    candidates = self.sides[block.candidates]
                     of_rows[block.anchors][tile.rows, part].addmm_(slopes[prefix], candidates[tile.columns, part])
                     of_columns[block.candidates][tile.columns, part].addmm_(
                         slopes[prefix].T, anchors[tile.anchors, part]
@@ -225,7 +232,8 @@ class _Tiles:
         Both are buffers that the next prefix overwrites: what no anchor may see is -inf, positives are as they count.
         """
         products, out, cosines = self._tile_buffers(tile)
-        anchors, candidates = self.sides[block.anchors][tile.anchors], self.sides[block.candidates][tile.columns]
+        anchors = self.sides[block.anchors][tile.anchors]
+        candidates = self.sides[block.candidates][tile.columns]
         hidden = self._hidden(block, tile)
         diagonal = _diagonal(tile.anchors, tile.columns) if block.is_cross or block.is_same_side else None
         start = 0
@@ -235,7 +243,8 @@ class _Tiles:
                 products.addmm_(scaled, candidates[:, start:end].T)
             else:
                 torch.mm(scaled, candidates[:, start:end].T, out=products)
-            start, is_whole = end, prefix + 1 == len(self.ends)
+            start = end
+            is_whole = prefix + 1 == len(self.ends)
             logits = products
             if not is_whole:
                 by_row = self.norms[block.anchors][prefix][tile.anchors, None]
@@ -253,7 +262,8 @@ class _Tiles:
         """The derivative of the loss (x 2 G) by each cosine (/ scale): probabilities, less one a positive."""
         if tile.is_exact:
             by_rows = self._masked(block, tile, prefix, logits, by_columns=False)
-            rows, columns = (prefix, block.anchors, tile.anchors, None), (prefix, DOCUMENT, tile.columns)
+            rows = (prefix, block.anchors, tile.anchors, None)
+            columns = (prefix, DOCUMENT, tile.columns)
             slope = (by_rows - softmax.rounded[rows]).exp_().mul_(softmax.rest[rows])
             if block.is_cross:
                 by_columns = self._masked(block, tile, prefix, logits, by_columns=True)
@@ -307,7 +317,8 @@ class _Tiles:
 
     def _positive_cosines(self) -> Tensor:
         """-> (M, G)."""
-        query, document = self.sides[QUERY], self.sides[DOCUMENT]
+        query = self.sides[QUERY]
+        document = self.sides[DOCUMENT]
         whole = (query * document).sum(1)
         prefixes = [
             (query[:, :end] * document[:, :end]).sum(1) * self.norms[QUERY][number] * self.norms[DOCUMENT][number]
@@ -354,7 +365,8 @@ def _log_sum_exp(logits: Tensor, dim: int) -> Tensor:
 
 def _diagonal(rows: slice, columns: slice) -> tuple[slice, slice, slice] | None:
     """Where a tile crosses the diagonal of its matrix: there in rows, there in columns, there in the whole."""
-    start, stop = max(rows.start, columns.start), min(rows.stop, columns.stop)
+    start = max(rows.start, columns.start)
+    stop = min(rows.stop, columns.stop)
     if start >= stop:
         return None
     return (

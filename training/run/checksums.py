@@ -23,7 +23,8 @@ class Checksum(NamedTuple):
 
 def checksum_of(file: Path) -> Checksum:
     """Read a file through; raises OSError if that fails."""
-    digest, size = hashlib.sha256(), 0
+    digest = hashlib.sha256()
+    size = 0
     with file.open("rb", buffering=0) as content:
         while block := content.read(_BLOCK):
             digest.update(block)

@@ -24,7 +24,8 @@ from .checksums import MANIFEST, parse_checksums, problem_of
 from .resume import LISTS, check_resumable, checkpoint_folder, step_of
 
 _DEADLINE = 60.0  # seconds that one file, or a list of files, is asked for when a run starts
-_TIMEOUT, _SLOWEST = 60.0, 1e6  # seconds that an answer may take, and bytes a second beside it
+_TIMEOUT = 60.0
+_SLOWEST = 1e6  # seconds that an answer may take, and bytes a second beside it
 
 
 class MirrorPatience(NamedTuple):

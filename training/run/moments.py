@@ -46,7 +46,8 @@ def moments_of(model: DualEncoder, optimizer: Optimizer, spare: Mapping[str, Ten
             offsets = offsets_of(tensor)
             if offsets is None and distributed.rank() > 0:
                 continue
-            name, local = f"{names[number][0]}/{key}", local_part(tensor).detach()
+            name = f"{names[number][0]}/{key}"
+            local = local_part(tensor).detach()
             if local.numel():  # a tensor of fewer rows than there are ranks
                 found.tensors[name] = copy_to_host(local, spare.get(name))
                 found.offsets[name] = offsets or [0] * local.ndim
@@ -55,7 +56,8 @@ def moments_of(model: DualEncoder, optimizer: Optimizer, spare: Mapping[str, Ten
 
 def write_moments(folder: Path, moments: Moments) -> None:
     """Write this rank's file of a checkpoint; raises OSError if that fails."""
-    rank, ranks = distributed.rank(), distributed.world_size()
+    rank = distributed.rank()
+    ranks = distributed.world_size()
     # DCP_SHARDING_INFO: as torch/distributed/checkpoint/_hf_utils.py names it.
     sharding = {name: {"saved_offsets": offsets} for name, offsets in moments.offsets.items()}
     file = folder / FOLDER / f"rank-{rank:05d}-of-{ranks:05d}.safetensors"

@@ -18,7 +18,8 @@ from ..config import TrainConfig
 from .checksums import problem_of
 
 # What a run writes into its folder beside checkpoints/: files that tell of it, which its mirror gets too, and models.
-LEDGER, SHARDS = "ledger.json", "shards.jsonl"
+LEDGER = "ledger.json"
+SHARDS = "shards.jsonl"
 LISTS = ("config.yaml", "metrics.jsonl", "skipped.jsonl", "nonfinite.jsonl", LEDGER, SHARDS)
 MODELS = ("model", "best")
 
@@ -131,7 +132,8 @@ def check_resumable(run: Path, config: TrainConfig, name: str = "") -> None:
         raise ValueError(
             f"{name or run} holds no config.yaml to resume from; start without --resume, or check the path."
         )
-    before, now = read_yaml(file), _values(config)
+    before = read_yaml(file)
+    now = _values(config)
     if before.get("model"):
         before["model"] = with_transparency(before["model"])
     for key, was, is_now in _differences(before, now, ""):
@@ -166,7 +168,8 @@ def _values(config: TrainConfig) -> dict[str, Any]:
 
 def _differences(before: Any, now: Any, path: str) -> list[tuple[str, Any, Any]]:
     if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        before, now = dict(enumerate(before)), dict(enumerate(now))
+        before = dict(enumerate(before))
+        now = dict(enumerate(now))
     if not isinstance(before, dict) or not isinstance(now, dict):
         return [] if before == now else [(path, before, now)]
     keys = list(dict.fromkeys([*before, *now]))

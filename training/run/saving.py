@@ -58,13 +58,16 @@ class Saver:
         self, run: Path, tokenizer: Tokenizer | None, keep: int, mirror: str, newest: Path | None, sharded: bool
     ) -> None:
         """newest: the checkpoint that the run goes on from, which has been checked. sharded: every rank writes."""
-        self._run, self._tokenizer, self._keep = run, tokenizer, keep
+        self._run = run
+        self._tokenizer = tokenizer
+        self._keep = keep
         self._uploads = Uploads(run, mirror, keep) if mirror and distributed.rank() == 0 else None
         self.newest = newest  # on rank 0: the newest that is whole
         self._good = {newest.name} if newest is not None else set()
         self._last: Snapshot | None = None  # the last that was to be saved, finished or not
         self._thread: threading.Thread | None = None
-        self._abandon, self._hurries = threading.Event(), False
+        self._abandon = threading.Event()
+        self._hurries = False
         self._failures: list[str] = []
         self._errors: list[BaseException] = []
         self._writes = sharded or distributed.rank() == 0
@@ -119,7 +122,8 @@ class Saver:
         is_asked: whether this rank was asked to stop, which is to hurry.
         """
         self.wait()
-        started, uploads = time.monotonic(), self._uploads
+        started = time.monotonic()
+        uploads = self._uploads
         allowed = uploads.time_left(self._hurries) if uploads is not None else 0.0
         while True:
             left = started + allowed - time.monotonic()

@@ -36,7 +36,9 @@ class Uploads:
     """
 
     def __init__(self, run: Path, mirror: str, keep: int) -> None:
-        self._run, self._mirror, self._keep = run, mirror, keep
+        self._run = run
+        self._mirror = mirror
+        self._keep = keep
         self._changed = threading.Condition()
         self._current: _Copy | None = None
         self._waiting: _Copy | None = None
@@ -87,7 +89,8 @@ class Uploads:
                 self._tell(self._current, self._current.given_up or "it is not done")
 
     def _take(self) -> _Copy | None:
-        self._current, self._waiting = self._waiting, None
+        self._current = self._waiting
+        self._waiting = None
         self._changed.notify_all()
         return self._current
 

@@ -184,7 +184,8 @@ def _cpu_and_bytes(items: Iterator[tuple[Any, Sequence[Tensor | None]]]) -> tupl
     items: the CPU seconds of the worker when it made the batch, and the batch's tensors, of which a byte of each page
     is read: memory that was not touched has not arrived.
     """
-    times, sizes = [], []
+    times = []
+    sizes = []
     for worker, tensors in items:
         for tensor in tensors:
             assert tensor is not None
@@ -201,7 +202,8 @@ class ReadyPieces(StepDataset):
     """
 
     def __getitem__(self, place: PiecePlace) -> Piece:
-        size, count = self._model.preprocess.image_size, place.stop - place.start
+        size = self._model.preprocess.image_size
+        count = place.stop - place.start
         pictures: list[NDArray[np.uint8]] = [np.zeros((3, size, size), np.uint8)] * count
         return Piece(
             keys=[str(time.process_time())] * count,
@@ -220,8 +222,10 @@ class ReadyBatches(IterableDataset[tuple[float, Tensor, Tensor]]):
         self._sizes = sizes
 
     def __iter__(self) -> Iterator[tuple[float, Tensor, Tensor]]:
-        size, count = self._sizes.image_size, self._sizes.batch
-        picture, tokens = torch.zeros(3, size, size), torch.zeros(CLIP.max_length, dtype=torch.int64)
+        size = self._sizes.image_size
+        count = self._sizes.batch
+        picture = torch.zeros(3, size, size)
+        tokens = torch.zeros(CLIP.max_length, dtype=torch.int64)
         for _ in range(self._sizes.sent):
             yield time.process_time(), torch.stack([picture] * count), torch.stack([tokens] * count)
 

@@ -117,7 +117,8 @@ def _on_gpu(sizes: LossSizes, rounds: int, tick: Tick) -> list[Row]:
         torch.cuda.reset_peak_memory_stats()
         run()
         peaks[name] = (torch.cuda.max_memory_allocated() - held) / 1e6
-    what, peer = f"B {sizes.gpu_batch:,}, d {sizes.gpu_dim}", f"{_clip_name()} under autocast bfloat16"
+    what = f"B {sizes.gpu_batch:,}, d {sizes.gpu_dim}"
+    peer = f"{_clip_name()} under autocast bfloat16"
     return [
         make_row(f"InfoNCE forward + backward, {what}", peer, "<= 0.45",
                  seconds["ours"], seconds["ClipLoss"], clock.unit),
@@ -128,7 +129,8 @@ def _on_gpu(sizes: LossSizes, rounds: int, tick: Tick) -> list[Row]:
 
 def ours(left: Tensor, right: Tensor, tile: int = 1024) -> list[Tensor]:
     """left, right: (B, D) unit vectors -> the gradient of each, as all of the following."""
-    left, right = _leaf(left), _leaf(right)
+    left = _leaf(left)
+    right = _leaf(right)
     tiled_info_nce(left, right, _learned_scale(left), tile=tile).backward()
     return _gradients(left, right)
 
@@ -137,7 +139,8 @@ def clip(left: Tensor, right: Tensor) -> list[Tensor]:
     """open_clip's loss."""
     from open_clip.loss import ClipLoss
 
-    left, right = _leaf(left), _leaf(right)
+    left = _leaf(left)
+    right = _leaf(right)
     ClipLoss()(left, right, _learned_scale(left)).backward()
     return _gradients(left, right)
 

@@ -31,8 +31,10 @@ from ..step import encode_batch
 VOCABULARY = 4000
 MAX_TOKENS = 512
 # Documents as long as those of a web corpus: a log-normal cut at MAX_TOKENS.
-MEDIAN_TOKENS, SPREAD = 95.0, 0.83
-MEAN_TOKENS, P95_TOKENS = 131, 366
+MEDIAN_TOKENS = 95.0
+SPREAD = 0.83
+MEAN_TOKENS = 131
+P95_TOKENS = 366
 EVERYTHING = 1e6  # GiB of graphs: more than there is
 
 
@@ -58,7 +60,8 @@ class Texts(NamedTuple):
     token_budget: int = 2048
 
 
-FULL_CACHED, FULL_TEXTS = Cached(), Texts()
+FULL_CACHED = Cached()
+FULL_TEXTS = Texts()
 
 
 def bench_step(
@@ -105,7 +108,8 @@ def _beside_padding(sizes: Texts, rounds: int, tick: Tick) -> list[Row]:
         "sentence-transformers, graphs kept": peer.uncached,
     }
     seconds = timed(runs, rounds, tick, clock := cpu_clock())
-    mean, p95 = np.mean(batch.texts.lengths), np.quantile(batch.texts.lengths, 0.95)
+    mean = np.mean(batch.texts.lengths)
+    p95 = np.quantile(batch.texts.lengths, 0.95)
     name = (
         f"text-text step, BERT L{sizes.layers} d{sizes.width}, {sizes.pairs} pairs, texts of {mean:.0f} tokens (p95 "
         f"{p95:.0f}, at most {max(batch.texts.lengths)}), chunks sorted by length of {sizes.token_budget:,} tokens, "

@@ -34,7 +34,8 @@ def demo(
     from unimodal.shards.write import pack_all
     from unimodal.training.config import TrainConfig
 
-    started, data = time.perf_counter(), folder / "data"
+    started = time.perf_counter()
+    data = folder / "data"
     catalogue = build_catalogue(data)
     train_tokenizer(training_texts(data), folder / "tokenizer.json", vocab_size=2000)
     pack_all(read_config(PackRecipe, "demo-shards", [set_text("data_root", data), set_text("out", folder / "shards")]))

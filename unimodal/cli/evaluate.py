@@ -67,7 +67,8 @@ def evaluate(
     from unimodal.eval.suites import commands_for, load_tasks, missing_of, read_suite
     from unimodal.progress import open_console
 
-    overrides, names = [word for word in models if "=" in word], [word for word in models if "=" not in word]
+    overrides = [word for word in models if "=" in word]
+    names = [word for word in models if "=" not in word]
     same = [name.rstrip("/") for name in names]
     if len(set(same)) < len(same):
         raise ValueError(f"{next(one for one in same if same.count(one) > 1)} is given twice; name each model once.")

@@ -117,7 +117,8 @@ def index(
     from unimodal.shards.index import load_index
     from unimodal.shards.remote import is_elsewhere
 
-    samples, paths = 0, [path for path in find_shards(shards) if isinstance(path, Path) and not is_elsewhere(path)]
+    samples = 0
+    paths = [path for path in find_shards(shards) if isinstance(path, Path) and not is_elsewhere(path)]
     if not paths:
         raise ValueError(f"{shards} names no plain .tar on this machine; index shards before you upload or pack them.")
     with progress_bar("indexing", len(paths)) as advance:

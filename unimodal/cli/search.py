@@ -95,7 +95,8 @@ def index(
     if summary.rank:
         return
     units = summary.embedded + summary.reused
-    rows, reasons = _counted(summary.skipped, "row"), f"reasons in {folder / SKIPPED}, where the first row is 0"
+    rows = _counted(summary.skipped, "row")
+    reasons = f"reasons in {folder / SKIPPED}, where the first row is 0"
     skipped = f"; {rows} of {source} skipped ({reasons})" if summary.skipped else ""
     if summary.without_image:
         skipped += f"; {_counted(summary.without_image, 'item')} without image, which cannot be read ({reasons})"
@@ -213,7 +214,9 @@ def search(
         if json_output:
             _print_json([], {"embed": 0.0, "search": 0.0})
         raise ValueError(f"the store {store} is empty; run `unimodal index` to put items into it.")
-    parts, fingerprint, started = inputs_of(query), schema.fingerprint, time.perf_counter()
+    parts = inputs_of(query)
+    fingerprint = schema.fingerprint
+    started = time.perf_counter()
     asked: Any = []
     if parts:  # an item's own vectors are in the store
         embedder = _model_of(schema, model, device)

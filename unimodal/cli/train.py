@@ -69,7 +69,8 @@ def _evaluator(config: TrainConfig) -> tuple[Evaluate, Callable[[], None]] | tup
     from unimodal.eval.evaluate import rows_of, score_names
     from unimodal.eval.suites import load_tasks
 
-    settings, suite = config.eval, _read_suite(config.eval)
+    settings = config.eval
+    suite = _read_suite(config.eval)
     root = Path(settings.data_root or config.data_root)
     loaded: dict[str, TaskData] = {}
 

@@ -118,11 +118,15 @@ def _placed(parts: list[Part], rng: random.Random) -> list[Part]:
     """Turned by a few degrees, scaled, moved, and mirrored half of the time."""
     angle = math.radians(rng.uniform(-5, 5))
     scale = rng.uniform(0.88, 0.98)
-    right, down = rng.uniform(-4, 4), rng.uniform(-2, 3)
-    cos, sin, flip = math.cos(angle) * scale, math.sin(angle) * scale, rng.choice((-1, 1))
+    right = rng.uniform(-4, 4)
+    down = rng.uniform(-2, 3)
+    cos = math.cos(angle) * scale
+    sin = math.sin(angle) * scale
+    flip = rng.choice((-1, 1))
 
     def moved(point: Point) -> Point:
-        x, y = (point[0] - 50) * flip, point[1] - 50
+        x = (point[0] - 50) * flip
+        y = point[1] - 50
         return 50 + right + cos * x - sin * y, 50 + down + sin * x + cos * y
 
     return [Part(part.paint, [moved(point) for point in part.points], part.width * scale) for part in parts]
@@ -134,8 +138,10 @@ def _painted(parts: list[Part], sheet: Image.Image, paint: Rgb, canvas: int) -> 
     darker = mixed(paint, (20, 16, 24), 0.2) if sum(paint) > 150 else mixed(paint, (255, 255, 255), 0.14)
     paints = {**FIXED_PAINTS, "trim": darker, "inside": mixed(paint, (24, 18, 22), 0.55)}
     seam = mixed(paint, (10, 8, 14), 0.5) if sum(paint) > 150 else mixed(paint, (255, 255, 255), 0.3)
-    product, mask = Image.new("RGB", (canvas, canvas), paint), Image.new("L", (canvas, canvas), 0)
-    on_product, on_mask = ImageDraw.Draw(product), ImageDraw.Draw(mask)
+    product = Image.new("RGB", (canvas, canvas), paint)
+    mask = Image.new("L", (canvas, canvas), 0)
+    on_product = ImageDraw.Draw(product)
+    on_mask = ImageDraw.Draw(mask)
     for part in parts:
         points = [(x * unit, y * unit) for x, y in part.points]
         if part.paint == "body":
@@ -196,8 +202,10 @@ def _streak(mask: Image.Image, size: int, rng: random.Random) -> Floats:
     """The long reflection of a window, a quarter of the way in from the left."""
     left, top, right, bottom = mask.getbbox() or (0, 0, mask.width, mask.height)
     scale = size / mask.width
-    width, tall = (right - left) * scale, (bottom - top) * scale
-    x, y = left * scale + width * rng.uniform(0.24, 0.32), top * scale + tall * 0.2
+    width = (right - left) * scale
+    tall = (bottom - top) * scale
+    x = left * scale + width * rng.uniform(0.24, 0.32)
+    y = top * scale + tall * 0.2
     streak = Image.new("L", (size, size), 0)
     points = [(x, y), (x + width * 0.1, y), (x + width * 0.07, y + tall * 0.45), (x + width * 0.01, y + tall * 0.45)]
     ImageDraw.Draw(streak).polygon(points, 255)

@@ -31,8 +31,10 @@ def mixed(a: Rgb, b: Rgb, share: float) -> Rgb:
 
 def stripes(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> None:
     """Broad bars, a few degrees off the horizontal."""
-    draw, unit = ImageDraw.Draw(sheet), sheet.width / 100
-    lean, start = rng.uniform(-0.1, 0.1), rng.uniform(0, 16.5)
+    draw = ImageDraw.Draw(sheet)
+    unit = sheet.width / 100
+    lean = rng.uniform(-0.1, 0.1)
+    start = rng.uniform(0, 16.5)
     for row in range(-2, 8):
         y = start + 16.5 * row
         draw.polygon(
@@ -43,9 +45,13 @@ def stripes(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> 
 
 def checks(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> None:
     """Gingham: bars of half-strength ink both ways, full ink where they cross."""
-    draw, unit = ImageDraw.Draw(sheet), sheet.width / 100
-    ink, pitch, bar = COLOURS[colour].ink, 18.0, 9.0
-    left, top = rng.uniform(-pitch, 0), rng.uniform(-pitch, 0)
+    draw = ImageDraw.Draw(sheet)
+    unit = sheet.width / 100
+    ink = COLOURS[colour].ink
+    pitch = 18.0
+    bar = 9.0
+    left = rng.uniform(-pitch, 0)
+    top = rng.uniform(-pitch, 0)
     starts = [pitch * step for step in range(7)]
     half = mixed(paint, ink, 0.5)
     for start in starts:
@@ -58,15 +64,18 @@ def checks(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> N
 
 def dots(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> None:
     """Round dots in staggered rows."""
-    draw, unit = ImageDraw.Draw(sheet), sheet.width / 100
+    draw = ImageDraw.Draw(sheet)
+    unit = sheet.width / 100
     for x, y in _staggered(15.5, rng):
         draw.ellipse(_corners(x - 4.5, y - 4.5, x + 4.5, y + 4.5, unit), COLOURS[colour].ink)
 
 
 def zigzags(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> None:
     """Chevrons: rows of sharp waves."""
-    draw, unit = ImageDraw.Draw(sheet), sheet.width / 100
-    left, top = rng.uniform(-18, 0), rng.uniform(-28, -10)
+    draw = ImageDraw.Draw(sheet)
+    unit = sheet.width / 100
+    left = rng.uniform(-18, 0)
+    top = rng.uniform(-28, -10)
     for row in range(8):
         y = top + 18 * row
         crest = [(left + 9 * step, y + (11 if step % 2 else 0)) for step in range(14)]
@@ -76,17 +85,20 @@ def zigzags(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> 
 
 def flowers(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> None:
     """Five-petalled flowers with a warm heart, each with two leaves in a shade of the ground."""
-    draw, unit = ImageDraw.Draw(sheet), sheet.width / 100
+    draw = ImageDraw.Draw(sheet)
+    unit = sheet.width / 100
     heart: Rgb = (232, 120, 40) if colour == "yellow" else (246, 190, 50)
     leaf = mixed(paint, (30, 60, 34), 0.45) if colour != "black" else (96, 130, 92)
     for x, y in _staggered(25, rng):
         turn = rng.uniform(0, 72)
         for side in (-1, 1):
-            leaf_x, leaf_y = x + side * 9.5, y + 6.5
+            leaf_x = x + side * 9.5
+            leaf_y = y + 6.5
             draw.ellipse(_corners(leaf_x - 4, leaf_y - 2.2, leaf_x + 4, leaf_y + 2.2, unit), leaf)
         for petal in range(5):
             angle = math.radians(turn + 72 * petal)
-            petal_x, petal_y = x + 5 * math.cos(angle), y + 5 * math.sin(angle)
+            petal_x = x + 5 * math.cos(angle)
+            petal_y = y + 5 * math.sin(angle)
             draw.ellipse(
                 _corners(petal_x - 3.8, petal_y - 3.8, petal_x + 3.8, petal_y + 3.8, unit), COLOURS[colour].ink
             )
@@ -95,13 +107,15 @@ def flowers(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> 
 
 def stars(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> None:
     """Golden five-pointed stars, each turned its own way; in amber where gold would not show."""
-    draw, unit = ImageDraw.Draw(sheet), sheet.width / 100
+    draw = ImageDraw.Draw(sheet)
+    unit = sheet.width / 100
     ink = (198, 110, 10) if colour == "yellow" else (222, 160, 20) if colour == "white" else GOLD
     for x, y in _staggered(21, rng):
         turn = rng.uniform(0, 72)
         tips: list[Point] = []
         for step in range(10):
-            angle, reach = math.radians(turn + 36 * step), 7.6 if step % 2 == 0 else 3.3
+            angle = math.radians(turn + 36 * step)
+            reach = 7.6 if step % 2 == 0 else 3.3
             tips.append((x + reach * math.cos(angle), y + reach * math.sin(angle)))
         draw.polygon(_scaled(tips, unit), ink)
 
@@ -109,15 +123,18 @@ def stars(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> No
 def fade(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> None:
     """Full colour at the top that runs out into the ink at the bottom."""
     ramp = Image.linear_gradient("L").resize(sheet.size)
-    low, high = rng.uniform(0.22, 0.3), rng.uniform(0.72, 0.8)
+    low = rng.uniform(0.22, 0.3)
+    high = rng.uniform(0.72, 0.8)
     ramp = ramp.point([round(255 * min(max((level / 255 - low) / (high - low), 0), 1)) for level in range(256)])
     sheet.paste(Image.new("RGB", sheet.size, COLOURS[colour].ink), (0, 0), ramp)
 
 
 def _staggered(pitch: float, rng: random.Random) -> Iterator[Point]:
     """Every second row is moved by half a pitch; the grid itself begins anywhere."""
-    left, top = rng.uniform(-pitch, 0), rng.uniform(-pitch, 0)
-    rows, columns = int(100 / (pitch * 0.82)) + 3, int(100 / pitch) + 3
+    left = rng.uniform(-pitch, 0)
+    top = rng.uniform(-pitch, 0)
+    rows = int(100 / (pitch * 0.82)) + 3
+    columns = int(100 / pitch) + 3
     for row in range(rows):
         for column in range(columns):
             yield left + pitch * (column - 0.5 * (row % 2)), top + pitch * 0.82 * row

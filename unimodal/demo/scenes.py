@@ -25,7 +25,8 @@ def studio(size: int, rng: random.Random) -> Image.Image:
 def table(size: int, rng: random.Random) -> Image.Image:
     """A wall above, planks below."""
     image = _gradient(size, (226, 223, 216), (206, 202, 196))
-    draw, unit = ImageDraw.Draw(image), size / 100
+    draw = ImageDraw.Draw(image)
+    unit = size / 100
     shade = rng.uniform(0.94, 1.06)
     planks = [(196, 168, 134), (188, 160, 127), (202, 175, 142), (192, 163, 129)]
     edges = [HORIZON, 70, 78, 88, 101]
@@ -33,7 +34,8 @@ def table(size: int, rng: random.Random) -> Image.Image:
         draw.rectangle((0, top * unit, size, bottom * unit), _tinted(planks[index], shade))
         draw.line((0, top * unit, size, top * unit), _tinted((150, 122, 94), shade), max(1, round(unit * 0.7)))
         for _ in range(3):
-            x, y = rng.uniform(0, 80), rng.uniform(top + 1.5, bottom - 1)
+            x = rng.uniform(0, 80)
+            y = rng.uniform(top + 1.5, bottom - 1)
             draw.line(
                 (x * unit, y * unit, (x + 20) * unit, y * unit),
                 _tinted((176, 148, 116), shade),
@@ -45,11 +47,13 @@ def table(size: int, rng: random.Random) -> Image.Image:
 def bricks(size: int, rng: random.Random) -> Image.Image:
     """Whitewashed bricks over a pale floor."""
     image = Image.new("RGB", (size, size), (222, 214, 206))
-    draw, unit = ImageDraw.Draw(image), size / 100
+    draw = ImageDraw.Draw(image)
+    unit = size / 100
     offset = rng.uniform(0, 20)
     for row in range(9):
         for column in range(-1, 6):
-            x, y = offset + column * 20 - 10 * (row % 2), row * 8.5
+            x = offset + column * 20 - 10 * (row % 2)
+            y = row * 8.5
             level = rng.uniform(0.95, 1.04)
             draw.rectangle((x * unit, y * unit, (x + 19) * unit, (y + 7.5) * unit), _tinted((206, 190, 180), level))
     draw.rectangle((0, 76 * unit, size, size), (196, 190, 184))
@@ -59,12 +63,14 @@ def bricks(size: int, rng: random.Random) -> Image.Image:
 def meadow(size: int, rng: random.Random) -> Image.Image:
     """A pale sky over grass in two tones."""
     image = _gradient(size, (214, 226, 232), (234, 236, 226))
-    draw, unit = ImageDraw.Draw(image), size / 100
+    draw = ImageDraw.Draw(image)
+    unit = size / 100
     top = HORIZON + rng.uniform(-6, 4)
     draw.ellipse((-40 * unit, (top - 6) * unit, 90 * unit, 150 * unit), (188, 204, 170))
     draw.rectangle((0, top * unit, size, size), (174, 194, 154))
     for _ in range(26):
-        x, y = rng.uniform(0, 100), rng.uniform(top + 4, 100)
+        x = rng.uniform(0, 100)
+        y = rng.uniform(top + 4, 100)
         draw.line(
             (x * unit, y * unit, (x + rng.uniform(-2, 2)) * unit, (y - 5) * unit),
             (156, 180, 136),
@@ -76,14 +82,16 @@ def meadow(size: int, rng: random.Random) -> Image.Image:
 def beach(size: int, rng: random.Random) -> Image.Image:
     """Sky, a strip of sea, sand."""
     image = _gradient(size, (216, 228, 236), (236, 238, 236))
-    draw, unit = ImageDraw.Draw(image), size / 100
+    draw = ImageDraw.Draw(image)
+    unit = size / 100
     sea = HORIZON - rng.uniform(12, 18)
     draw.rectangle((0, sea * unit, size, size), (172, 200, 208))
     draw.rectangle((0, (sea + 6) * unit, size, size), (190, 212, 216))
     draw.rectangle((0, (sea + 12) * unit, size, size), (228, 232, 228))
     draw.rectangle((0, (sea + 14) * unit, size, size), (226, 210, 182))
     for _ in range(30):
-        x, y = rng.uniform(0, 100) * unit, rng.uniform(sea + 17, 100) * unit
+        x = rng.uniform(0, 100) * unit
+        y = rng.uniform(sea + 17, 100) * unit
         draw.ellipse((x, y, x + unit, y + unit * 0.7), (206, 188, 158))
     return image
 
@@ -92,11 +100,13 @@ def tiles(size: int, rng: random.Random) -> Image.Image:
     """A tiled wall over a worktop."""
     tint = rng.choice([(216, 222, 222), (222, 220, 212), (212, 218, 224)])
     image = Image.new("RGB", (size, size), _tinted(tint, 0.92))
-    draw, unit = ImageDraw.Draw(image), size / 100
+    draw = ImageDraw.Draw(image)
+    unit = size / 100
     left = rng.uniform(-18, 0)
     for row in range(5):
         for column in range(7):
-            x, y = left + column * 18, row * 18 - 8
+            x = left + column * 18
+            y = row * 18 - 8
             draw.rectangle(
                 (x * unit, y * unit, (x + 17) * unit, (y + 17) * unit), _tinted(tint, rng.uniform(0.98, 1.03))
             )
@@ -108,7 +118,8 @@ def tiles(size: int, rng: random.Random) -> Image.Image:
 def linen(size: int, rng: random.Random) -> Image.Image:
     """A cloth with a fine weave and a few folds, seen from above."""
     image = _gradient(size, (224, 218, 208), (212, 205, 194))
-    draw, unit = ImageDraw.Draw(image), size / 100
+    draw = ImageDraw.Draw(image)
+    unit = size / 100
     for step in range(0, 100, 2):
         draw.line((step * unit, 0, step * unit, size), (216, 209, 199))
         draw.line((0, step * unit, size, step * unit), (210, 203, 192))
@@ -122,11 +133,13 @@ def linen(size: int, rng: random.Random) -> Image.Image:
 def window(size: int, rng: random.Random) -> Image.Image:
     """Slanting light through the panes onto a wall, and a sill."""
     image = _gradient(size, (214, 210, 206), (202, 197, 192))
-    draw, unit = ImageDraw.Draw(image), size / 100
+    draw = ImageDraw.Draw(image)
+    unit = size / 100
     left = rng.uniform(4, 34)
     for row in range(2):
         for column in range(2):
-            x, y = left + column * 27 + row * 7, 4 + row * 34
+            x = left + column * 27 + row * 7
+            y = 4 + row * 34
             pane = [(x, y), (x + 24, y), (x + 30, y + 31), (x + 6, y + 31)]
             draw.polygon([(px * unit, py * unit) for px, py in pane], (244, 237, 214))
     draw.rectangle((0, 77 * unit, size, size), (224, 219, 210))
@@ -137,10 +150,12 @@ def window(size: int, rng: random.Random) -> Image.Image:
 def marble(size: int, rng: random.Random) -> Image.Image:
     """A plain wall over a slab with grey veins."""
     image = _gradient(size, (208, 212, 214), (220, 222, 222))
-    draw, unit = ImageDraw.Draw(image), size / 100
+    draw = ImageDraw.Draw(image)
+    unit = size / 100
     draw.rectangle((0, HORIZON * unit, size, size), (228, 228, 228))
     for _ in range(5):
-        x, y = rng.uniform(-10, 90), rng.uniform(HORIZON + 2, 96)
+        x = rng.uniform(-10, 90)
+        y = rng.uniform(HORIZON + 2, 96)
         vein = [(x, y)]
         for _ in range(4):
             vein.append((vein[-1][0] + rng.uniform(5, 12), vein[-1][1] + rng.uniform(-5, 5)))

@@ -30,8 +30,10 @@ def rounded(corners: list[Point], radius: float) -> list[Point]:
     """A polygon whose corners are cut by quadratic curves that begin `radius` before each corner."""
     points: list[Point] = []
     for index, corner in enumerate(corners):
-        before, after = corners[index - 1], corners[(index + 1) % len(corners)]
-        entry, leave = _towards(corner, before, radius), _towards(corner, after, radius)
+        before = corners[index - 1]
+        after = corners[(index + 1) % len(corners)]
+        entry = _towards(corner, before, radius)
+        leave = _towards(corner, after, radius)
         for step in range(7):
             t = step / 6
             weights = ((1 - t) ** 2, 2 * t * (1 - t), t**2)
@@ -76,7 +78,8 @@ def box(left: float, top: float, right: float, bottom: float, radius: float = 2.
 
 def turned(parts: list[Part], degrees: float) -> list[Part]:
     """The same parts, turned clockwise about the middle of the canvas."""
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    cos = math.cos(math.radians(degrees))
+    sin = math.sin(math.radians(degrees))
     return [
         part._replace(
             points=[

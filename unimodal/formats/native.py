@@ -76,7 +76,8 @@ def load_model(folder: Path) -> tuple[DualEncoder, Tokenizer | None]:
 
     Raises ValueError if a file is missing or broken, or if a tensor is missing, unknown or of another shape.
     """
-    config_file, weights_file = folder / "config.json", folder / "model.safetensors"
+    config_file = folder / "config.json"
+    weights_file = folder / "model.safetensors"
     for file in (config_file, weights_file):
         if not file.is_file():
             raise ValueError(

@@ -214,7 +214,8 @@ def image_to_pixels(image: Image.Image, config: PreprocessConfig) -> Tensor:
 
 def _resized(image: Image.Image, config: PreprocessConfig) -> Image.Image:
     """S x S pixels, in the mode of the image."""
-    size, method = config.image_size, _INTERPOLATION[config.interpolation]
+    size = config.image_size
+    method = _INTERPOLATION[config.interpolation]
     width, height = image.size
     if config.resize == "squash":
         return image.resize((size, size), method)
@@ -228,7 +229,8 @@ def _resized(image: Image.Image, config: PreprocessConfig) -> Image.Image:
                 "preprocess.resize is 'pad'."
             )
         image = image if scaled == image.size else image.resize(scaled, method)
-        left, top = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
+        left = round((scaled[0] - size) / 2)
+        top = round((scaled[1] - size) / 2)
         return image.crop((left, top, left + size, top + size))
 
     scale = size / max(width, height)

@@ -263,7 +263,8 @@ def train_tokenizer(texts: Iterable[str], file: Path, vocab_size: int) -> None:
 
     The same texts give the same file.
     """
-    texts, special = list(texts), ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    texts = list(texts)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     learner = _word_pieces(models.WordPiece(unk_token="[UNK]"))
     # The trainer numbers the letters inside words in the order of a hash table, and breaks ties by number. Numbered
     # here, in order, they make the result depend on the texts alone.

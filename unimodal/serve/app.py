@@ -34,7 +34,8 @@ def create_app(engine: Engine, config: ServeConfig, store: VectorStore | None = 
 
     Raises ValueError for a store of another model's vectors, and for keys that are none.
     """
-    metrics, keys = Metrics(engine), read_api_keys(config)
+    metrics = Metrics(engine)
+    keys = read_api_keys(config)
 
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:

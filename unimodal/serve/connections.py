@@ -36,7 +36,8 @@ def bounded_protocol(request_seconds: float) -> type[HttpToolsProtocol]:
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
-            self._is_partial, self._head_bytes = True, 0
+            self._is_partial = True
+            self._head_bytes = 0
 
         def on_body(self, body: bytes) -> None:
             self._is_body = True

@@ -51,7 +51,10 @@ class Gate:
     def __init__(
         self, app: App, *, config: ServeConfig, keys: Sequence[str], metrics: Metrics, lifecycle: Lifecycle
     ) -> None:
-        self.app, self.config, self.metrics, self.lifecycle = app, config, metrics, lifecycle
+        self.app = app
+        self.config = config
+        self.metrics = metrics
+        self.lifecycle = lifecycle
         self.keys = [key.encode() for key in keys]
         self.held_bytes = 0  # of the bodies and the fetched pictures of all requests that are not answered yet
         self.fetching = asyncio.Semaphore(FETCHES)
@@ -127,7 +130,10 @@ class Passage:
     """One request on its way: what it brings is counted, its client is watched, its status is kept."""
 
     def __init__(self, gate: Gate, scope: MutableMapping[str, Any], receive: Receive, send: Send, name: str) -> None:
-        self.gate, self.scope, self._receive, self._send = gate, scope, receive, send
+        self.gate = gate
+        self.scope = scope
+        self._receive = receive
+        self._send = send
         self.name = name.encode()
         self.received = 0
         self.status = CLIENT_GONE
@@ -184,7 +190,8 @@ class Passage:
     async def send(self, message: Message) -> None:
         """A part of the answer, with the request's name on its head."""
         if message["type"] == "http.response.start":
-            self.started, self.status = True, message["status"]
+            self.started = True
+            self.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self.name)]
             cut_short = self.status == 413 or (self.status == 429 and self.watch is None)  # the rest is not wanted
             if self.gate.lifecycle.draining or cut_short:

@@ -54,5 +54,6 @@ def write_logs(kind: Literal["auto", "json", "text"]) -> None:
     to_stderr.setFormatter(JsonLines() if as_json else TextLines())
     for name in ("unimodal", "uvicorn"):
         logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [to_stderr], False
+        logger.handlers = [to_stderr]
+        logger.propagate = False
         logger.setLevel(logging.INFO if name == "unimodal" else logging.WARNING)

@@ -46,7 +46,9 @@ class ServedStore:
         self.fingerprint = engine.embedder.fingerprint()
         check_model(store.schema, self.fingerprint)
         self._given = self._store = store  # who gave it closes it
-        self._engine, self._config, self._threads = engine, config, threads
+        self._engine = engine
+        self._config = config
+        self._threads = threads
         self._url = config.store or store.place()
         self._looking = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._turn = asyncio.Lock()
@@ -132,7 +134,9 @@ class ServedStore:
             except Exception as fault:
                 log.debug("the store was not opened", exc_info=fault)
                 return UNREADABLE
-            before, self._store, schema = self._store, again, again.schema
+            before = self._store
+            self._store = again
+            schema = again.schema
             with suppress(Exception):  # whatever is left of it
                 before.close()
         return "" if schema.fingerprint == self.fingerprint else OTHER_MODEL
@@ -140,7 +144,8 @@ class ServedStore:
     def _is_worth_a_try(self) -> bool:
         """Whether the model's files or the store's model have changed since they were last found not to fit."""
         state = (self._store.schema.fingerprint, _state_of(Path(self._config.model)))
-        is_new, self._tried = state != self._tried, state
+        is_new = state != self._tried
+        self._tried = state
         return is_new
 
     async def _load_again(self) -> bool:

@@ -23,7 +23,8 @@ from .connections import bounded_protocol
 from .engine.engine import Engine, load_embedder
 from .logs import write_logs
 
-CUT_OFF, STUCK = 1, 70  # exit statuses: requests were dropped at the end; the model hung (EX_SOFTWARE)
+CUT_OFF = 1
+STUCK = 70  # exit statuses: requests were dropped at the end; the model hung (EX_SOFTWARE)
 LAST_SECONDS = 2.0  # that threads have to come back, when everybody has been answered
 LOOPBACK = ("127.", "::1", "localhost")
 
@@ -117,7 +118,9 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, engine: Engine, delay_seconds: float) -> None:
         super().__init__(config)
-        self.lifecycle, self.engine, self.delay_seconds = engine.lifecycle, engine, delay_seconds
+        self.lifecycle = engine.lifecycle
+        self.engine = engine
+        self.delay_seconds = delay_seconds
         self.exit_status = 0
         self._stop_at = float("inf")
 

@@ -71,7 +71,9 @@ def check(pattern: str | Path, show_progress: bool | None = None, storage: Stora
     paths = find_shards(pattern, storage.patience)
     broken: list[Broken] = []
     shards = ShardSet(_readable(paths, broken, storage), storage=storage)
-    kinds, keys, num_bytes = Counter[str](), Counter[str](), 0
+    kinds = Counter[str]()
+    keys = Counter[str]()
+    num_bytes = 0
     measures: defaultdict[str, array[int]] = defaultdict(lambda: array("q"))
     done = 0
     # Threads, not processes: decoding releases the lock, and findings keep the order of the samples.
@@ -142,11 +144,14 @@ def _inspect(shards: ShardSet, shard: int, number: int) -> _Finding:
     except OSError as error:
         return _Finding(shards.key(shard, number), "unreadable", 0, [], [str(error)])
     if not sample.parts.keys().isdisjoint(IMAGE_EXTENSIONS):
-        kind, inspections = "image-caption", [_inspect_picture, _inspect_captions]
+        kind = "image-caption"
+        inspections = [_inspect_picture, _inspect_captions]
     elif "json" in sample.parts:
-        kind, inspections = "text-pair", [_inspect_pair]
+        kind = "text-pair"
+        inspections = [_inspect_pair]
     else:
-        kind, inspections = "unknown", [_inspect_picture]
+        kind = "unknown"
+        inspections = [_inspect_picture]
     measures: list[tuple[str, int]] = []
     reasons = [sample.fault] if sample.fault else []
     for inspect in inspections:

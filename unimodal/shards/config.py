@@ -55,7 +55,8 @@ class PackConfig(RowsConfig):
         if bool(self.query) is not bool(self.document):
             raise ValueError(f"query {self.query!r} and document {self.document!r} belong together; set both.")
         if bool(self.negatives_from) is not bool(self.num_negatives):
-            siblings, number = self.negatives_from, self.num_negatives
+            siblings = self.negatives_from
+            number = self.num_negatives
             raise ValueError(f"negatives_from {siblings!r} and num_negatives {number} belong together; set both.")
         if not self.query and (self.negatives or self.negatives_from or self.score or self.teacher):
             raise ValueError(

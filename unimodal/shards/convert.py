@@ -62,7 +62,8 @@ def image_sample(row: Row, config: PackConfig, image_root: Path) -> Parts:
 
 def pair_sample(row: Row, config: PackConfig, siblings: Siblings, key: str) -> Parts:
     """A query and its document."""
-    query, document = _text(row, config.query), _text(row, config.document)
+    query = _text(row, config.query)
+    document = _text(row, config.document)
     record: dict[str, Any] = {"query": query, "document": document}
     negatives = [text for text in texts_of(row, config.negatives) if text != document] if config.negatives else []
     if config.negatives_from:

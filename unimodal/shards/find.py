@@ -89,5 +89,6 @@ def expand_braces(pattern: str) -> list[str]:
     words = match[1].split(",")
     if bounds := re.fullmatch(r"(\d+)\.\.(\d+)", match[1]):
         words = [str(n).zfill(len(bounds[1])) for n in range(int(bounds[1]), int(bounds[2]) + 1)]
-    before, after = pattern[: match.start()], pattern[match.end() :]
+    before = pattern[: match.start()]
+    after = pattern[match.end() :]
     return [expanded for word in words for expanded in expand_braces(before + word + after)]

@@ -68,7 +68,9 @@ class ShardIndex:
         In one go, for every microsecond counts here.
         """
         keys, key_starts, part_starts, extensions, offsets, sizes, _ = self._views
-        names, first, last = self.extensions, part_starts[sample], part_starts[sample + 1]
+        names = self.extensions
+        first = part_starts[sample]
+        last = part_starts[sample + 1]
         key = bytes(keys[key_starts[sample] : key_starts[sample + 1]]).decode(errors="replace")
         parts = [(names[extensions[part]], offsets[part], sizes[part]) for part in range(first, last)]
         return key, offsets[first], offsets[last - 1] + sizes[last - 1], parts
@@ -211,7 +213,8 @@ def _read_members(file: BinaryIO, shard: str, size: int) -> tuple[list[_Member],
 
 
 def _samples(members: Iterable[_Member], shard: str) -> Iterator[tuple[str, list[_Part]]]:
-    key, parts = "", list[_Part]()
+    key = ""
+    parts = list[_Part]()
     for name, offset, size in members:
         match = _NAME.fullmatch(name)
         if match is None or _METADATA.match(name):
@@ -219,7 +222,8 @@ def _samples(members: Iterable[_Member], shard: str) -> Iterator[tuple[str, list
         if match[1] != key and parts:
             yield key, parts
             parts = []
-        key, extension = match[1], match[2].lower()
+        key = match[1]
+        extension = match[2].lower()
         if any(part.extension == extension for part in parts):
             raise ValueError(
                 f"shard {shard} holds {name!r} twice in one sample; webdataset ends a key at the first dot of a file's "

@@ -45,11 +45,15 @@ class ShardSet:
         """Raises ValueError or OSError, naming the shard, if one is not there or no tar."""
         self.paths = tuple(path.absolute() if isinstance(path, Path) else path for path in paths)
         storage = storage or StorageConfig()
-        self._patience, self._threads = storage.patience, storage.prefetch
+        self._patience = storage.patience
+        self._threads = storage.prefetch
         self._cache = ShardCache(storage.folder, int(storage.cache_gib * 2**30))
         self._remote: dict[int, RemoteShard] = {}
         self._unsaved: dict[int, ShardIndex] = {}  # without a sidecar to be read from again: they travel with the set
-        sizes, digests, contents, self.truncated = [], [], [], dict[Location, str]()
+        sizes = []
+        digests = []
+        contents = []
+        self.truncated = dict[Location, str]()
         with progress_bar("reading shard indexes", len(self.paths), show_progress) as advance:
             for number, index in enumerate(self._indexes()):
                 sizes.append(len(index))
@@ -58,7 +62,9 @@ class ShardSet:
                 if index.truncated:
                     self.truncated[self.paths[number]] = index.truncated
                 advance(number + 1)
-        self.num_samples, self.digests, self.contents = tuple(sizes), tuple(digests), tuple(contents)
+        self.num_samples = tuple(sizes)
+        self.digests = tuple(digests)
+        self.contents = tuple(contents)
         self._start()
 
     def _start(self) -> None:
@@ -80,10 +86,12 @@ class ShardSet:
         if is_elsewhere(path):
             if shard not in self._remote:
                 self._remote[shard] = look_up(path, self._cache, self._patience)
-            index, kept = remote_index(self._remote[shard], self._cache, self._patience), self._remote[shard].path
+            index = remote_index(self._remote[shard], self._cache, self._patience)
+            kept = self._remote[shard].path
         else:
             assert isinstance(path, Path)
-            index, kept = load_index(path), path
+            index = load_index(path)
+            kept = path
         if not sidecar(kept).is_file():
             self._unsaved[shard] = index
         return index
@@ -214,7 +222,8 @@ class ShardSet:
         return index
 
     def _sidecar(self, shard: int) -> ShardIndex | None:
-        remote, path = self._remote.get(shard), self.paths[shard]
+        remote = self._remote.get(shard)
+        path = self.paths[shard]
         return read_sidecar(sidecar(remote.path if remote is not None else Path(path)))
 
     def _read_local(self, shard: int, opened: _OpenShard, offset: int, size: int) -> bytes:

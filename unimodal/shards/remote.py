@@ -217,7 +217,9 @@ class Prefetcher:
     """Threads that fetch the shards that will be asked for next, in the order of being told."""
 
     def __init__(self, cache: ShardCache, patience: Patience, threads: int) -> None:
-        self._cache, self._patience, self._threads = cache, patience, threads
+        self._cache = cache
+        self._patience = patience
+        self._threads = threads
         self._wanted: queue.SimpleQueue[RemoteShard] = queue.SimpleQueue()
         self._told: set[Path] = set()
 

@@ -64,7 +64,9 @@ def text_pair_of(sample: Sample) -> TextPair:
     for field in ("query", "document"):
         if not isinstance(record.get(field), str) or not record[field].strip():
             raise _unusable(sample, f"has no {field}")
-    negatives, score, teacher = record.get("negatives") or [], record.get("score"), record.get("teacher") or []
+    negatives = record.get("negatives") or []
+    score = record.get("score")
+    teacher = record.get("teacher") or []
     if not isinstance(negatives, list) or not all(isinstance(one, str) and one.strip() for one in negatives):
         raise _unusable(sample, "has negatives that are no list of texts")
     if score is not None and not _is_number(score):

@@ -86,7 +86,8 @@ def persistently(action: Callable[[], _T], what: str, deadline: float, clock: Cl
     deadline. Errors that are no storage's go through.
     """
     clock = clock or Clock()
-    started, tries = clock.now(), 0
+    started = clock.now()
+    tries = 0
     while True:
         tries += 1
         try:
@@ -193,7 +194,8 @@ def read_ranges(requests: Sequence[tuple[str, int, int]], patience: Patience) ->
         missing = [run for run in range(len(runs)) if run not in got]
         fs, _ = filesystem(runs[0][0])
         paths = [filesystem(runs[run][0])[1] for run in missing]
-        starts, stops = [runs[run][1] for run in missing], [runs[run][2] for run in missing]
+        starts = [runs[run][1] for run in missing]
+        stops = [runs[run][2] for run in missing]
         found = ask(fs, "cat_ranges", paths, starts, stops, on_error="return", timeout=patience.timeout)
         failure: Exception | None = None
         for run, content in zip(missing, found, strict=True):
@@ -230,7 +232,9 @@ def download(url: str, file: BinaryIO, state: FileState, patience: Patience) -> 
         content = read_file(url, patience)
         file.write(content)
         return len(content)
-    size, done, block = state.size, 0, BLOCK
+    size = state.size
+    done = 0
+    block = BLOCK
 
     def read() -> bytes:
         nonlocal block

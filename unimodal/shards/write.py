@@ -94,7 +94,8 @@ def _samples(
     config: PackConfig, root: Path, skipped: list[dict[str, Any]], show_progress: bool | None
 ) -> Iterator[Sample]:
     """Every sample in the order of the rows; rows that cannot be packed go to `skipped`."""
-    siblings, image_root = Siblings(config, root), image_folder(config.input, config.image_root, root)
+    siblings = Siblings(config, root)
+    image_root = image_folder(config.input, config.image_root, root)
     unseen = set(fields_of(config))
     row_of_key: dict[str, int] = {}
     row: Row = {}
@@ -199,7 +200,8 @@ def _packed_before(config: PackConfig, out: Path) -> PackSummary | None:
 @contextmanager
 def _put_in_place(out: Path) -> Iterator[Path]:
     """A folder beside `out` that becomes `out` if the block succeeds, and goes if it fails."""
-    partial, old = out.with_name(f".{out.name}.partial"), out.with_name(f".{out.name}.old")
+    partial = out.with_name(f".{out.name}.partial")
+    old = out.with_name(f".{out.name}.old")
     shutil.rmtree(partial, ignore_errors=True)  # left over from a run that was killed
     partial.mkdir(parents=True)
     try:

@@ -144,7 +144,8 @@ def fill_template(template: str, values: Mapping[str, str]) -> str:
     for number, name in enumerate(names):
         if not values[name]:
             continue
-        before, behind = between[number], between[number + 1]
+        before = between[number]
+        behind = between[number + 1]
         if filled:
             filled += before.separator
         filled += before.before_second + values[name] + behind.behind_first

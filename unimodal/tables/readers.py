@@ -345,7 +345,8 @@ def not_utf8(place: str, error: UnicodeDecodeError) -> ValueError:
 def _read_csv(path: Path) -> Iterator[Row | BadRow]:
     with path.open("rb") as file:
         lines: list[bytes] = []
-        line, header = 0, list[str]()
+        line = 0
+        header = list[str]()
         for row in cells_of(file, path, lines):
             line += len(lines)
             lines.clear()
@@ -380,12 +381,15 @@ def cells_of(file: BinaryIO, path: Path, taken: list[bytes], at_start: bool = Tr
         raise not_utf8(f"{path}, line {reader.line_num + 1}", error) from None
     except csv.Error as error:
         place = f"{path}, line {reader.line_num}"
-        reason, way_out = str(error), "repair or remove it."
+        reason = str(error)
+        way_out = "repair or remove it."
         if "new-line" in reason:
-            reason, way_out = "lines end with a carriage return alone", "save the file with the line ends of Unix."
+            reason = "lines end with a carriage return alone"
+            way_out = "save the file with the line ends of Unix."
         if reason == "unexpected end of data":
             place = f"{path}, the row that begins in line {num_read + 1},"
-            reason, way_out = "a quote is opened and never closed", 'close it, or write it twice within a cell, "".'
+            reason = "a quote is opened and never closed"
+            way_out = 'close it, or write it twice within a cell, "".'
         raise ValueError(f"{place} cannot be read ({reason}); {way_out}") from None
 
 

@@ -138,7 +138,8 @@ def _timm_backbone(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
             f"timm's weights of {name} cannot be loaded ({why}); take back image.kwargs that change the architecture, "
             "make the hub reachable, or set image.pretrained to false."
         ) from None
-    found, wanted = with_head.state_dict(), backbone.state_dict()
+    found = with_head.state_dict()
+    wanted = backbone.state_dict()
     check_fit(f"the checkpoint of timm's {name}", wanted.keys() - found.keys(), (), {})
     kept = {key: found[key] for key in wanted}
     check_finite(f"the checkpoint of timm's {name}", kept)

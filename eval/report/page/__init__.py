@@ -107,10 +107,12 @@ def write_report(
     names = list(models)
     rows = {name: report.all_rows for name, report in models.items()}
     halves = {task: half for report in models.values() for task, half in halves_of(report.results).items()}
-    lines, variants = lines_of(rows), variants_of(rows)
+    lines = lines_of(rows)
+    variants = variants_of(rows)
     if overlaps:
         variants.pop("contamination", None)  # has a section of its own
-    on_maps, thumbnails = Thumbnails(max_pictures // 3), Thumbnails(max_pictures - max_pictures // 3)
+    on_maps = Thumbnails(max_pictures // 3)
+    thumbnails = Thumbnails(max_pictures - max_pictures // 3)
     failures = failure_sections({name: report.results for name, report in models.items()}, thumbnails)
     compared = comparison_tables(comparisons or {}, lines, names[0])
     num_dims = {
@@ -138,7 +140,8 @@ def write_report(
         ("failures", "Where it fails", FAILURES_SAID, failures),
     ]  # fmt: skip
     shown = [section for section in sections if section[3]]
-    style, script = _asset("style.css"), _asset("script.js")
+    style = _asset("style.css")
+    script = _asset("script.js")
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
         "base-uri 'none'; form-action 'none'"

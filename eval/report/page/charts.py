@@ -14,7 +14,9 @@ COLOURS = 6  # classes m0 ... m5 of the style sheet; more models start again
 
 def score_plot(cells: Mapping[str, Row], models: Sequence[str]) -> str:
     """One line from 0 to 1: a tick for chance, a diamond for BM25, a dot with its interval for each model."""
-    width, height, lowest = 168, 8 + 8 * len(models), 0.0
+    width = 168
+    height = 8 + 8 * len(models)
+    lowest = 0.0
     for one in cells.values():
         lowest = min(lowest, one.value or 0.0, one.low or 0.0, one.baseline or 0.0)
 
@@ -32,7 +34,8 @@ def score_plot(cells: Mapping[str, Row], models: Sequence[str]) -> str:
         row = cells.get(name)
         if row is None or row.value is None:
             continue
-        y, colour = 8 + 8 * place, f"m{place % COLOURS}"
+        y = 8 + 8 * place
+        colour = f"m{place % COLOURS}"
         if row.low is not None and row.high is not None:
             parts.append(f'<line class="interval {colour}" x1="{x(row.low)}" x2="{x(row.high)}" y1="{y}" y2="{y}"/>')
         parts.append(f'<circle class="dot {colour}" cx="{x(row.value)}" cy="{y}" r="3.5"/>')
@@ -47,7 +50,12 @@ def dims_curve(title: str, curves: Mapping[str, Mapping[int, float]]) -> str:
 
     curves: model -> dimensions -> score.
     """
-    width, height, left, right, top, bottom = 340, 210, 40, 14, 14, 30
+    width = 340
+    height = 210
+    left = 40
+    right = 14
+    top = 14
+    bottom = 30
     dims = sorted({dim for curve in curves.values() for dim in curve})
     highest = _nice_top(max(value for curve in curves.values() for value in curve.values()))
     lowest = min(0.0, min(value for curve in curves.values() for value in curve.values()))

@@ -29,7 +29,8 @@ def failure_sections(results: Mapping[str, Sequence[TaskResult]], thumbnails: Th
                 named = f'<h4 class="whose">{model_html(model, place)}</h4>' if len(results) > 1 else ""
                 inside.append(named + shown)
         if inside:
-            opened, body = " open" if not parts else "", "".join(inside)
+            opened = " open" if not parts else ""
+            body = "".join(inside)
             parts.append(
                 f"<details{opened}><summary>{task_html(task)}</summary><div class=inside>{body}</div></details>"
             )

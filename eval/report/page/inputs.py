@@ -58,7 +58,8 @@ def _text_html(text: str) -> str:
 
 
 def _picture_html(picture: Picture, thumbnails: Thumbnails) -> str:
-    uri, name = thumbnails.uri(picture), escape(shortened(picture_name(picture), 120))
+    uri = thumbnails.uri(picture)
+    name = escape(shortened(picture_name(picture), 120))
     if not uri:
         return f'<p class="text quiet">{name}</p>'
     return f'<img src="{uri}" alt="{name}" title="{name}">'

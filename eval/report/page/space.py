@@ -17,9 +17,13 @@ from .tables import task_html
 
 Found = TypeVar("Found")
 
-WIDTH, HEIGHT, MARGIN = 960, 600, 16
+WIDTH = 960
+HEIGHT = 600
+MARGIN = 16
 MAX_LABEL = 200  # characters
-MAX_CLUSTERS, MAX_GROUPS, MAX_MEMBERS = 12, 8, 5  # shown of a task
+MAX_CLUSTERS = 12
+MAX_GROUPS = 8
+MAX_MEMBERS = 5  # shown of a task
 
 
 def map_figures(maps: Sequence[SpaceMap], results: Sequence[TaskResult], thumbnails: Thumbnails) -> str:
@@ -130,11 +134,13 @@ def _points_json(
 
 def _placed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """The points in the drawing, both axes at one scale, so that distances are seen as they are."""
-    xs, ys = [x for x, _ in points], [y for _, y in points]
+    xs = [x for x, _ in points]
+    ys = [y for _, y in points]
     scale = min(
         (WIDTH - 2 * MARGIN) / max(max(xs) - min(xs), 1e-9), (HEIGHT - 2 * MARGIN) / max(max(ys) - min(ys), 1e-9)
     )
-    middle_x, middle_y = (max(xs) + min(xs)) / 2, (max(ys) + min(ys)) / 2
+    middle_x = (max(xs) + min(xs)) / 2
+    middle_y = (max(ys) + min(ys)) / 2
     return [
         (round(WIDTH / 2 + (x - middle_x) * scale, 1), round(HEIGHT / 2 - (y - middle_y) * scale, 1)) for x, y in points
     ]

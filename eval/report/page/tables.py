@@ -54,7 +54,8 @@ def score_tables(lines: Lines, models: Sequence[str], halves: Mapping[str, str],
     """A table for each half of the space, a row for each task and metric; languages have tables of their own."""
     sheets = languages_of(lines).values()
     elsewhere = {line for sheet in sheets for columns in sheet.values() for line in columns.values()}
-    sure, parts = sure_lines(comparisons), []
+    sure = sure_lines(comparisons)
+    parts = []
     for section, title in SECTIONS.items():
         inside = {
             line: cells
@@ -170,7 +171,8 @@ def _head(title: str, kind: str) -> str:
 
 
 def _score_table(lines: Lines, models: Sequence[str], sure: Mapping[str, set[Line]]) -> str:
-    scored, rows = any(is_score(metric) for _, metric in lines), []
+    scored = any(is_score(metric) for _, metric in lines)
+    rows = []
     counted = any(row.num for cells in lines.values() for row in cells.values())
     for (task, metric), cells in lines.items():
         known = next(iter(cells.values()))

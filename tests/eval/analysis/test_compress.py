@@ -24,7 +24,8 @@ from eval.data.datasets import Input, PairData, RetrievalData
 from eval.scoring.metrics import spearman
 from eval.scoring.results import Row, TaskResult, Vectors
 
-DIM, NUM_DOCUMENTS = 20, 90
+DIM = 20
+NUM_DOCUMENTS = 90
 
 
 def unit(vectors: npt.NDArray[Any]) -> Vectors:
@@ -65,7 +66,8 @@ def by_variant(rows: list[Row], task: str) -> dict[str, Any]:
 
 def naive_ndcg(result: TaskResult, scores: npt.NDArray[Any]) -> float:
     """Of an order by score, then by id from the last to the first, as strings."""
-    data, values = result.data, []
+    data = result.data
+    values = []
     assert isinstance(data, RetrievalData)
     assert data.excluded is not None
     for query, row in enumerate(scores):
@@ -78,7 +80,9 @@ def naive_ndcg(result: TaskResult, scores: npt.NDArray[Any]) -> float:
 
 
 def naive_rerank(result: TaskResult, scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    queries, documents, data = result.queries, result.documents, result.data
+    queries = result.queries
+    documents = result.documents
+    data = result.data
     assert queries is not None
     assert documents is not None
     assert isinstance(data, RetrievalData)
@@ -163,7 +167,8 @@ def test_the_best_stay_ahead_even_if_the_full_vectors_call_them_opposites() -> N
 
 
 def test_a_pool_smaller_than_what_is_ranked_again_is_ranked_by_the_full_vectors(documents: Vectors) -> None:
-    few, coarse = documents[:5], np.zeros((2, 5), dtype=np.float32)
+    few = documents[:5]
+    coarse = np.zeros((2, 5), dtype=np.float32)
     found = reranked(coarse, documents[:2], few, [[1], [0]])
     np.testing.assert_allclose(found[0, [0, 2, 3, 4]], few[[0, 2, 3, 4]] @ documents[0], atol=1e-6)
     assert found[0, 1] == -np.inf
@@ -171,7 +176,8 @@ def test_a_pool_smaller_than_what_is_ranked_again_is_ranked_by_the_full_vectors(
 
 def test_equal_documents_tie_compressed_too() -> None:
     rng = np.random.default_rng(0)
-    some, place = rng.standard_normal((500, 384)), rng.permutation(1000)  # where each of the two copies stands
+    some = rng.standard_normal((500, 384))
+    place = rng.permutation(1000)  # where each of the two copies stands
     documents = unit(np.concatenate([some, some])[np.argsort(place)])
     twins = [sorted((int(place[number]), int(place[500 + number])), key=str) for number in range(500)]
     queries = unit(documents[[one for one, _ in twins]] + 0.01 * rng.standard_normal((500, 384)))
@@ -191,7 +197,8 @@ def test_a_query_that_searches_nothing_finds_nothing(retrieval: TaskResult, docu
 
 
 def test_pairs_are_compressed_too(pairs: TaskResult, documents: Vectors) -> None:
-    left, data = pairs.queries, pairs.data
+    left = pairs.queries
+    data = pairs.data
     assert left is not None
     assert isinstance(data, PairData)
     found = by_variant(compression_rows([pairs]), "cxc")
@@ -202,7 +209,8 @@ def test_pairs_are_compressed_too(pairs: TaskResult, documents: Vectors) -> None
 
 
 def test_pairs_are_scored_by_the_metric_that_they_print_first(pairs: TaskResult, documents: Vectors) -> None:
-    left, data = pairs.queries, pairs.data
+    left = pairs.queries
+    data = pairs.data
     assert left is not None
     assert isinstance(data, PairData)
     rows = [Row("cxc", "pearson", 0.5, 0.0, 0.3), *pairs.rows]

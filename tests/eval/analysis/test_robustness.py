@@ -83,7 +83,9 @@ def test_a_short_text_has_one_typo_and_one_without_words_has_none() -> None:
 
 
 def test_every_kind_of_typo_happens() -> None:
-    lengths, swapped, neighbours = set(), 0, 0
+    lengths = set()
+    swapped = 0
+    neighbours = 0
     for number in range(300):
         word = f"wonderful{number}"
         wrong = typos(word)
@@ -108,7 +110,8 @@ def test_the_first_half_is_of_words(text: str, half: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_query_always_becomes_the_same(kind: str) -> None:
     query: Input = SENTENCE.title() + " and a couch" if kind in TEXT_CHANGES else picture()
-    first, second = changed(query, kind), changed(query, kind)
+    first = changed(query, kind)
+    second = changed(query, kind)
     assert first is not None
     assert first == second
     if isinstance(first, Deferred) and isinstance(second, Deferred):
@@ -142,7 +145,8 @@ def test_a_changed_picture_is_a_poorer_one_of_the_same(kind: str, form: str, tmp
     }
     other = changed(queries[form], kind)
     assert isinstance(other, Deferred)
-    before, after = decode_image(content), decode_image(other.read())
+    before = decode_image(content)
+    after = decode_image(other.read())
     assert min(after.size) == {"small": 56, "blur": 240, "noise": 240, "poor jpeg": 240}[kind]
     small = [np.asarray(image.resize((8, 8), Image.Resampling.BOX), dtype=np.float64) for image in (before, after)]
     assert np.abs(small[0] - small[1]).mean() < 12
@@ -250,7 +254,8 @@ def test_gains_and_documents_that_are_not_searched_stay_with_their_query() -> No
         ["zebra", "red couch", "big lamp"], ["red lamp", "zebra", "large lamp", "red sofa"], [[1], [0, 3], [0]],
         gains=[[1.0], [3.0, 1.0], [1.0]], excluded=[[0], [1], [2]], query_ids=["a", "b", "c"],
     )  # fmt: skip
-    queries, documents = store.encode(data.queries, "query"), store.encode(data.documents, "document")
+    queries = store.encode(data.queries, "query")
+    documents = store.encode(data.documents, "document")
     result = TaskResult("graded", "text", data, [], {"ndcg_at_10": np.ones(3)}, queries, documents)
     score, _ = robustness(result, store, ["paraphrase"])
     # "red sofa" finds the one of gain 1 before that of gain 3; "large lamp" does not search the one that says so.

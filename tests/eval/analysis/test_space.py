@@ -31,7 +31,8 @@ def space_with_gap(matches: list[list[int]], num_pictures: int, gap: float = 3.0
     queries: list[Input] = [f"text {number}" for number in range(len(matches))]
     documents: list[Input] = [Deferred(f"picture {number}", bytes) for number in range(num_pictures)]
     data = RetrievalData(queries, documents, matches, both_ways=True)
-    text_vectors, image_vectors = unit(texts), unit(pictures)
+    text_vectors = unit(texts)
+    image_vectors = unit(pictures)
     return [
         TaskResult("figures/text->image", "cross-modal", data, [], queries=text_vectors, documents=image_vectors),
         TaskResult(
@@ -58,7 +59,8 @@ def naive_uniformity(pairs: list[tuple[Vectors, Vectors]]) -> float:
 
 
 def test_gap_alignment_and_uniformity_equal_their_formulas(results: list[TaskResult]) -> None:
-    texts, pictures = results[0].queries, results[0].documents
+    texts = results[0].queries
+    pictures = results[0].documents
     assert texts is not None
     assert pictures is not None
     found = numbers(space_rows(results))
@@ -98,7 +100,8 @@ def test_a_sample_of_a_large_space_comes_near_the_whole(monkeypatch: pytest.Monk
 
 def naive_mixture(pool: Vectors, first: int, relevant: list[set[int]], num_texts: int) -> tuple[float, float]:
     """nDCG at 10 and the share of pictures in the top 10, each item of `relevant` asking without itself."""
-    ndcg, share = [], []
+    ndcg = []
+    share = []
     for own, wanted in enumerate(relevant, start=first):
         order = [other for other in np.argsort(-(pool @ pool[own])) if other != own][:10]
         dcg = sum(1 / math.log2(rank + 2) for rank, other in enumerate(order) if other in wanted)
@@ -135,7 +138,8 @@ def test_a_picture_finds_its_texts_and_their_other_pictures_but_never_itself(res
 def test_centring_lets_texts_find_pictures_in_a_mixed_index() -> None:
     results = space_with_gap([[number] for number in range(60)], 60)
     rows = [*mixed_rows(results), *space_rows(results)]
-    before, after = numbers(rows), numbers(rows, "centred")
+    before = numbers(rows)
+    after = numbers(rows, "centred")
     assert before["figures/text->mixed image_share_at_10"] < 0.1
     assert 0.4 < after["figures/text->mixed image_share_at_10"] < 0.6
     assert after["figures/text->mixed ndcg_at_10"] > before["figures/text->mixed ndcg_at_10"] + 0.3
@@ -143,7 +147,8 @@ def test_centring_lets_texts_find_pictures_in_a_mixed_index() -> None:
 
 
 def test_the_calibration_of_a_model_is_a_variant_of_its_own(results: list[TaskResult]) -> None:
-    texts, pictures = results[0].queries, results[0].documents
+    texts = results[0].queries
+    pictures = results[0].documents
     assert texts is not None
     assert pictures is not None
     own = fit_calibration(texts, pictures)
@@ -180,7 +185,8 @@ def test_what_is_relevant_with_a_gain_of_nothing_is_no_match() -> None:
 
 def test_equal_texts_and_pictures_tie_in_a_mixed_index() -> None:
     rng = np.random.default_rng(0)
-    some, place = rng.standard_normal((500, 384)), rng.permutation(1000)  # where each of the two copies stands
+    some = rng.standard_normal((500, 384))
+    place = rng.permutation(1000)  # where each of the two copies stands
     pictures = unit(np.concatenate([some, some])[np.argsort(place)])
     twins = [sorted((500 + int(place[number]), 500 + int(place[500 + number])), key=str) for number in range(500)]
     texts = unit(pictures[[one - 500 for one, _ in twins]] + 0.01 * rng.standard_normal((500, 384)))

@@ -53,7 +53,8 @@ def test_one_map_a_task_with_all_its_texts_and_pictures() -> None:
     ]
     labels = [point.label for point in found.points[:1] + found.points[60:63]]
     assert labels == ["text 0", "picture 0", "shard.tar/1", "2.jpg"]
-    queries, documents = figures()[0].queries, figures()[0].documents
+    queries = figures()[0].queries
+    documents = figures()[0].documents
     assert queries is not None
     assert documents is not None
     places, explained = pca(np.concatenate([queries, documents]))

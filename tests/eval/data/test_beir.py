@@ -157,7 +157,8 @@ def test_what_is_lost_counts_as_not_found_and_is_said(tmp_path: Path) -> None:
 def test_a_set_with_lost_documents_scores_as_trec_eval_does(tmp_path: Path) -> None:
     data = read_beir(write_beir(tmp_path / "set", qrels=[*QRELS, ("q1", "d9", 3), ("q3", "d8", 1)]))
     vectors = np.eye(4, dtype=np.float32)
-    queries, documents = vectors[[0, 1, 2]], vectors[[0, 1, 2]]  # each query's best is the document of its number
+    queries = vectors[[0, 1, 2]]
+    documents = vectors[[0, 1, 2]]  # each query's best is the document of its number
     metrics = ["ndcg_at_2", "recall_at_2", "map_at_2", "hit_rate_at_2"]
     values = vector_values(data, metrics, queries, documents)
     run = {

@@ -87,7 +87,9 @@ def test_each_language_subset_and_split_is_read(root: Path) -> None:
         "flickr", "half", "classes", "texts", "forums/tex", "forums/unix", "sts", "xm3600/de", "xm3600/en", "xtd10/en",
         "xtd10/jp", "pictures", "pairs",
     ]  # fmt: skip
-    half, forum, sts = loaded["half"], loaded["forums/unix"], loaded["sts"]
+    half = loaded["half"]
+    forum = loaded["forums/unix"]
+    sts = loaded["sts"]
     assert isinstance(half, RetrievalData)
     assert half.queries == ["a red mug", "mug", "blue shoe"]
     assert isinstance(forum, RetrievalData)
@@ -148,7 +150,8 @@ def test_tasks_of_mteb_are_scored_by_their_name(hub: Path, tiny_embedder: Callab
 
 @pytest.mark.filterwarnings("ignore:.*(empty|queries of)")
 def test_a_set_reads_as_mteb_reads_it(hub: Path) -> None:
-    ours, theirs = read_beir(hub / "mteb" / "scifact"), load_mteb_task("SciFact", folder=hub, split="test")
+    ours = read_beir(hub / "mteb" / "scifact")
+    theirs = load_mteb_task("SciFact", folder=hub, split="test")
     assert isinstance(theirs, RetrievalData)
     assert ours.documents == theirs.documents
     assert ours.document_ids == theirs.document_ids

@@ -163,10 +163,11 @@ class TextAlone:
 
     def __init__(self, embedder: Embedder) -> None:
         self.modalities = frozenset({"text"})
-        self.encode, self.encode_query, self.encode_document = (
-            embedder.encode, embedder.encode_query, embedder.encode_document,
-        )  # fmt: skip
-        self.fingerprint, self.prompts = embedder.fingerprint, embedder.prompts
+        self.encode = embedder.encode
+        self.encode_query = embedder.encode_query
+        self.encode_document = embedder.encode_document  # fmt: skip
+        self.fingerprint = embedder.fingerprint
+        self.prompts = embedder.prompts
 
 
 def test_every_question_is_scored_beside_chance_and_beside_bm25_where_both_sides_have_words(

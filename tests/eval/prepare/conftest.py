@@ -88,9 +88,11 @@ def origins(monkeypatch: pytest.MonkeyPatch) -> Iterator[Origins]:
             self, content: bytes, status: int = 200, headers: dict[str, str] | None = None, cut: int | None = None
         ) -> None:
             tag = f'"{hashlib.sha1(content).hexdigest()}"'
-            asked, start = self.headers.get("Range"), 0
+            asked = self.headers.get("Range")
+            start = 0
             if asked and state.ranges and self.headers.get("If-Range", tag) == tag and status == 200:
-                start, status = int(asked.removeprefix("bytes=").partition("-")[0]), 206
+                start = int(asked.removeprefix("bytes=").partition("-")[0])
+                status = 206
                 if start >= len(content):
                     status = 416
             content = content[start:]

@@ -90,7 +90,8 @@ def test_links_in_a_zip_are_refused(tmp_path: Path) -> None:
 def test_a_link_that_is_not_wanted_does_no_harm(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a", "w") as packed:
         link = tarfile.TarInfo("docs/latest")
-        link.type, link.linkname = tarfile.SYMTYPE, "1.0"
+        link.type = tarfile.SYMTYPE
+        link.linkname = "1.0"
         packed.addfile(link)
         info = tarfile.TarInfo("LICENSE")
         packed.addfile(info, io.BytesIO())

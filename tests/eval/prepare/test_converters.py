@@ -62,7 +62,8 @@ def test_pictures_shrink_and_do_not_grow(tmp_path: Path) -> None:
 
 def test_sizes_of_a_garment_are_one_row_and_colours_are_several(source: Path, target: Path) -> None:
     def simple(size: str, colour: str, images: str = "") -> dict[str, str]:
-        sku, number = f"MH01-{size}-{colour}", colour.lower()
+        sku = f"MH01-{size}-{colour}"
+        number = colour.lower()
         return {"sku": sku, "product_type": "simple", "additional_attributes": f"size={size},color={colour}",
                 "base_image": f"/m/h/{number}_main.jpg", "additional_images": images}  # fmt: skip
 
@@ -107,7 +108,8 @@ def test_sizes_of_a_garment_are_one_row_and_colours_are_several(source: Path, ta
 
 def grocery(source: Path) -> None:
     """Two products, the first with 22 photos of each split."""
-    rows, lines = [], dict[str, list[str]](train=[], val=[], test=[])
+    rows = []
+    lines = dict[str, list[str]](train=[], val=[], test=[])
     for number, name in enumerate(("Pink-Lady", "Cabbage")):
         folder = f"/iconic/{name}/{name}"
         rows.append({
@@ -132,7 +134,8 @@ def grocery(source: Path) -> None:
 def test_groceries_keep_a_share_of_the_photos_of_each_product(source: Path, target: Path) -> None:
     grocery(source)
     convert_grocery_store(source, target)
-    products, photos = rows_of(target / "products.jsonl"), rows_of(target / "photos.jsonl")
+    products = rows_of(target / "products.jsonl")
+    photos = rows_of(target / "photos.jsonl")
     assert products[0] == {
         "id": 0, "name": "Pink Lady", "coarse": "Fruit or so", "title": "Apple Pink Lady",
         "description": "Pink-Lady is good.", "iconic": "images/iconic_00.jpg",

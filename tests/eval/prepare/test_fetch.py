@@ -37,7 +37,8 @@ def test_a_later_try_takes_up_what_an_earlier_one_left(origins: Origins, tmp_pat
     with pytest.raises(OSError, match="could not be read in"):
         fetch_file(f"{origins.url}/a", tmp_path / "a", Patience(deadline=0.3), 1 << 21)
     assert not (tmp_path / "a").exists()
-    origins.faults, origins.asked = [], []
+    origins.faults = []
+    origins.asked = []
     fetch_file(f"{origins.url}/a", tmp_path / "a", Patience(deadline=1), 1 << 21)
     assert (tmp_path / "a").read_bytes() == CONTENT
     assert origins.asked == [("/a", "bytes=500000-")]
@@ -111,7 +112,8 @@ def test_a_hub_that_is_busy_is_asked_again_and_only_for_what_is_missing(origins:
     origins.repositories["someone/set"] = {"a.txt": b"one", "b.txt": b"two"}
     patience = Patience(deadline=30)
     fetch_from_hub("someone/set", "main", ["a.txt"], tmp_path / "set", patience)
-    origins.asked, origins.faults = [], [502]
+    origins.asked = []
+    origins.faults = [502]
     fetch_from_hub("someone/set", "main", ["*"], tmp_path / "set", patience)
     assert (tmp_path / "set" / "b.txt").read_bytes() == b"two"
     assert not origins.paths("a.txt")

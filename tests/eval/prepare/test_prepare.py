@@ -172,7 +172,8 @@ def test_a_killed_try_leaves_nothing_half_done_and_the_next_one_goes_on(
     process.kill()
     process.join()
     assert not (tmp_path / "big").exists()
-    origins.faults, origins.asked = [], []
+    origins.faults = []
+    origins.asked = []
     prepare("big", tmp_path, patience=patience, **options)
     assert (tmp_path / "big" / "a.bin").read_bytes() == content
     assert origins.asked[0][1] == "bytes=15000000-"

@@ -51,7 +51,8 @@ def test_each_half_has_a_section_with_chance_bm25_and_the_interval_beside_the_mo
 
 
 def test_a_task_stands_in_the_section_of_its_result() -> None:
-    row, about_both = Row("lookup", "ndcg_at_10", 0.5, 0.1, None), Row("balance", "minimum", 0.4, None, None)
+    row = Row("lookup", "ndcg_at_10", 0.5, 0.1, None)
+    about_both = Row("balance", "minimum", 0.4, None, None)
     halves = halves_of([TaskResult("lookup", "cross-modal", PairData([], [], []), [row])])
     lines = printed(results_table([ROWS[0], row, about_both], halves={**halves, "sections": "text"}))[2:]
     assert [line.strip() for line in lines[::2]] == ["text", "text and pictures", "all together"]
@@ -70,7 +71,8 @@ def test_models_stand_side_by_side_in_a_hundred_columns() -> None:
 
 def test_intervals_give_way_where_the_terminal_is_narrow() -> None:
     three = {"first": BETTER, "second": BETTER, "third": BETTER}
-    wide, narrow = rendered(three, 120), rendered(three, 80)
+    wide = rendered(three, 120)
+    narrow = rendered(three, 80)
     assert wide[3].count("±") == 3
     assert "±" not in "".join(narrow)
     assert narrow[3].split() == ["sections", "ndcg_at_10", "0.003", "0.633", "0.800", "0.800", "0.800"]

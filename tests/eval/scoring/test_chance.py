@@ -13,7 +13,9 @@ from eval.scoring.ranks import ranks_of_lists
 @pytest.mark.parametrize("family", list(METRICS))
 @pytest.mark.parametrize("gains", [[1.0] * 4, [1.0, 3.0, 1.0, 2.0]])
 def test_chance_equals_a_simulation(family: str, gains: list[float]) -> None:
-    random, num_documents, trials = np.random.default_rng(3), 30, 20_000
+    random = np.random.default_rng(3)
+    num_documents = 30
+    trials = 20_000
     shuffled = ranks_of_lists(
         [(random.permutation(num_documents)[:4] + 1).tolist() for _ in range(trials)], [gains] * trials
     )

@@ -25,7 +25,8 @@ NUM_QUERIES = 40
 
 def float_vectors(num_documents: int = 130) -> tuple[Vectors, Vectors]:
     random = np.random.default_rng(1)
-    queries, documents = random.standard_normal((NUM_QUERIES, 8)), random.standard_normal((num_documents, 8))
+    queries = random.standard_normal((NUM_QUERIES, 8))
+    documents = random.standard_normal((num_documents, 8))
     queries, documents = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (queries, documents))
     return queries.astype(np.float32), documents.astype(np.float32)
 
@@ -33,7 +34,8 @@ def float_vectors(num_documents: int = 130) -> tuple[Vectors, Vectors]:
 def tied_vectors(num_documents: int = 130) -> tuple[Vectors, Vectors]:
     """Small whole numbers: their products are exact, and most documents share their score with many others."""
     random = np.random.default_rng(2)
-    queries, documents = random.integers(-1, 2, (NUM_QUERIES, 3)), random.integers(-1, 2, (num_documents, 3))
+    queries = random.integers(-1, 2, (NUM_QUERIES, 3))
+    documents = random.integers(-1, 2, (num_documents, 3))
     return queries.astype(np.float32), documents.astype(np.float32)
 
 

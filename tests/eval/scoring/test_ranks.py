@@ -12,7 +12,8 @@ from eval.scoring.ranks import NEVER, ranks, ranks_of_lists, ranks_of_scores
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
 MakeVectors: TypeAlias = Callable[[], tuple[Vectors, Vectors]]
-NUM_QUERIES, NUM_DOCUMENTS = 40, 130
+NUM_QUERIES = 40
+NUM_DOCUMENTS = 130
 
 
 def relevance(seed: int = 0) -> list[list[int]]:
@@ -23,14 +24,16 @@ def relevance(seed: int = 0) -> list[list[int]]:
 
 def float_vectors() -> tuple[Vectors, Vectors]:
     random = np.random.default_rng(1)
-    queries, documents = random.standard_normal((NUM_QUERIES, 8)), random.standard_normal((NUM_DOCUMENTS, 8))
+    queries = random.standard_normal((NUM_QUERIES, 8))
+    documents = random.standard_normal((NUM_DOCUMENTS, 8))
     return queries.astype(np.float32), documents.astype(np.float32)
 
 
 def tied_vectors() -> tuple[Vectors, Vectors]:
     """Small whole numbers: their products are exact, and most documents share their score with many others."""
     random = np.random.default_rng(2)
-    queries, documents = random.integers(-1, 2, (NUM_QUERIES, 3)), random.integers(-1, 2, (NUM_DOCUMENTS, 3))
+    queries = random.integers(-1, 2, (NUM_QUERIES, 3))
+    documents = random.integers(-1, 2, (NUM_DOCUMENTS, 3))
     return queries.astype(np.float32), documents.astype(np.float32)
 
 
@@ -80,7 +83,8 @@ def test_equal_documents_tie_wherever_they_stand(wide: bool, monkeypatch: pytest
     place = random.permutation(2006)  # where each of the two copies stands
     documents = np.concatenate([some, some])[np.argsort(place)]
     twins = [[int(place[number]), int(place[1003 + number])] for number in range(50)]
-    products, columns = module._products, module._columns
+    products = module._products
+    columns = module._columns
 
     # BLAS may round a column by where it stands; where it does depends on processor and threads, so here all do.
     def rounded(scores: Vectors) -> Vectors:

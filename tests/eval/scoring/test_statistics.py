@@ -99,7 +99,8 @@ def test_an_interval_of_a_correlation_is_scipys() -> None:
 
 def test_a_correlation_of_a_resample_is_that_of_the_pairs_written_out() -> None:
     random = np.random.default_rng(3)
-    left, right = random.integers(0, 4, 30).astype(np.float64), random.random(30)
+    left = random.integers(0, 4, 30).astype(np.float64)
+    right = random.random(30)
     counts = next(statistics._resampled(30, 5, seed=0))
     for metric, correlation in CORRELATIONS.items():
         found = statistics._correlations(left, right, counts, metric)
@@ -162,7 +163,8 @@ def test_an_undefined_correlation_is_not_compared() -> None:
 
 
 def test_resamples_without_a_correlation_are_left_out_of_its_interval() -> None:
-    cosines, human = np.array([0.1, 0.2, 0.4, 0.3]), np.array([1.0, 1.0, 1.0, 2.0])
+    cosines = np.array([0.1, 0.2, 0.4, 0.3])
+    human = np.array([1.0, 1.0, 1.0, 2.0])
     drawn = np.concatenate(list(statistics._resampled(4, 1000, seed=0)))
     for metric, bounds in zip(CORRELATIONS, correlation_intervals(cosines, human, list(CORRELATIONS)), strict=True):
         repeated = [np.repeat(np.arange(4), row.astype(int)) for row in drawn]
@@ -179,7 +181,8 @@ def test_p_values_of_equal_models_are_spread_evenly() -> None:
 
 def test_a_better_model_is_told_in_every_metric_that_both_have() -> None:
     random = np.random.default_rng(8)
-    before, after = random.random(300) * 0.5, random.random(300) * 0.5 + 0.1
+    before = random.random(300) * 0.5
+    after = random.random(300) * 0.5 + 0.1
     hits = (random.random(300) < 0.5).astype(np.float64)
     first, second = compare([scored(before, hits)], [scored(after, hits, after)])
     assert (first.task, first.metric, first.num) == ("task", "metric_0", 300)
@@ -204,7 +207,8 @@ def test_other_queries_are_refused() -> None:
 def test_correlations_are_compared_over_all_pairs_and_over_each_group() -> None:
     random = np.random.default_rng(9)
     human = random.random(300)
-    weak, strong = human + random.normal(scale=1, size=300), human + random.normal(scale=0.2, size=300)
+    weak = human + random.normal(scale=1, size=300)
+    strong = human + random.normal(scale=0.2, size=300)
     found = compare([paired(weak, human.tolist())], [paired(strong, human.tolist())])
     assert [(one.task, one.metric, one.num) for one in found] == [
         ("pairs", "spearman", 300), ("pairs", "pearson", 300),
@@ -226,7 +230,8 @@ def test_p_values_of_equally_good_correlations_are_spread_evenly(metric: str) ->
     found = []
     for _ in range(100):
         human = random.normal(size=40)
-        first, second = human + random.normal(size=40), 5 * (human + random.normal(size=40))
+        first = human + random.normal(size=40)
+        second = 5 * (human + random.normal(size=40))
         found.append(swap_test(human, first, second, metric, swaps=99))
     assert np.mean(found) == pytest.approx(0.5, abs=0.1)
     assert np.mean(np.array(found) <= 0.1) == pytest.approx(0.1, abs=0.08)

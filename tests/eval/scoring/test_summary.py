@@ -74,7 +74,8 @@ def test_an_undefined_score_is_left_out_of_means_and_named() -> None:
         scored("d", "cross-modal", ("hit_rate_at_1", 0.5, "")),
     ]
     rows = {(row.task, row.metric): row for row in summary_rows(results, suite)}
-    mean, nothing = rows["all", "spearman"], rows["none", "spearman"]
+    mean = rows["all", "spearman"]
+    nothing = rows["none", "spearman"]
     assert mean.value == pytest.approx(0.6)
     assert mean.note == "the mean of 2 of 3: c undefined"
     assert (nothing.value, nothing.is_undefined) == (None, True)

@@ -22,8 +22,10 @@ def random_task(seed: int = 0) -> tuple[ZeroShotData, np.ndarray, np.ndarray]:  
 
 def test_metrics_equal_their_formulas_from_all_scores() -> None:
     data, pictures, classes = random_task()
-    scores, labels = pictures @ classes.T, np.array(data.labels)
-    guessed, first_five = scores.argmax(axis=1), np.argsort(-scores, axis=1)[:, :5]
+    scores = pictures @ classes.T
+    labels = np.array(data.labels)
+    guessed = scores.argmax(axis=1)
+    first_five = np.argsort(-scores, axis=1)[:, :5]
     values = zero_shot_values(data, ZERO_SHOT_METRICS, pictures, classes)
     assert 0.2 < values["accuracy"].mean() < 0.8
     assert 5 in (np.argsort(np.argsort(-scores, axis=1), axis=1) + 1)[np.arange(60), labels]  # one comes in fifth

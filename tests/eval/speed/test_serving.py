@@ -22,7 +22,8 @@ from eval.speed.serving import ServeSizes, bench_serve, check_alike, short_texts
 class _Third(http.server.BaseHTTPRequestHandler):
     """Refuses every third request."""
 
-    protocol_version, count = "HTTP/1.1", 0
+    protocol_version = "HTTP/1.1"
+    count = 0
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -94,7 +95,8 @@ def test_the_plain_loop_answers_as_openai_does() -> None:
 
 
 def test_no_speed_is_given_for_other_vectors() -> None:
-    first, other = np.array([1.0, 0.0]), np.array([0.0, 1.0])
+    first = np.array([1.0, 0.0])
+    other = np.array([0.0, 1.0])
     check_alike("texts", {"ours": first, "theirs": first})
     with pytest.raises(FloatingPointError, match=r"texts: the vector of 'theirs' is only within a cosine of 0\.0"):
         check_alike("texts", {"ours": first, "theirs": other})

@@ -46,9 +46,11 @@ def scores_of(folder: Path, task: str) -> dict[str, float]:
 
 
 def ranks_in(task: str, embedder: Embedder, hub: Path, ids: list[str] | None = None) -> Ranks:
-    data, store = load_mteb_task(task, folder=hub), EmbeddingStore(embedder)
+    data = load_mteb_task(task, folder=hub)
+    store = EmbeddingStore(embedder)
     assert isinstance(data, RetrievalData)
-    queries, documents = store.encode(data.queries, "query"), store.encode(data.documents, "document")
+    queries = store.encode(data.queries, "query")
+    documents = store.encode(data.documents, "document")
     return ranks(queries, documents, data.relevant, ids or data.document_ids, gains=data.gains)
 
 
@@ -57,18 +59,17 @@ class EncoderAlone:
 
     def __init__(self, model: MtebModel) -> None:
         self.mteb_model_meta = model.mteb_model_meta
-        self.encode, self.similarity, self.similarity_pairwise = (
-            model.encode,
-            model.similarity,
-            model.similarity_pairwise,
-        )
+        self.encode = model.encode
+        self.similarity = model.similarity
+        self.similarity_pairwise = model.similarity_pairwise
 
 
 @pytest.mark.parametrize("task", RETRIEVAL)
 def test_our_retrieval_scores_are_mtebs_with_ties_and_grades(
     task: str, embedder: Embedder, results: Path, hub: Path
 ) -> None:
-    found, theirs = ranks_in(task, embedder, hub), scores_of(results, task)
+    found = ranks_in(task, embedder, hub)
+    theirs = scores_of(results, task)
     for metric, values in METRICS.items():
         for k in (1, 3, 5, 10, 20):
             ours = float(values(found, k).mean())
@@ -82,14 +83,16 @@ def test_the_text_task_has_equal_scores_that_the_order_of_ids_decides(embedder: 
 
 
 def test_our_sts_correlation_is_mtebs(embedder: Embedder, results: Path, hub: Path) -> None:
-    data, store = load_mteb_task("STSBenchmark", folder=hub), EmbeddingStore(embedder)
+    data = load_mteb_task("STSBenchmark", folder=hub)
+    store = EmbeddingStore(embedder)
     assert isinstance(data, PairData)
     cosines = np.einsum("pd,pd->p", store.encode(data.left), store.encode(data.right), dtype=np.float64)
     assert spearman(cosines, data.scores) == pytest.approx(scores_of(results, "STSBenchmark")["main_score"], abs=1e-6)
 
 
 def test_our_zero_shot_accuracy_is_mtebs(embedder: Embedder, results: Path, hub: Path) -> None:
-    data, store = load_mteb_task("CIFAR10ZeroShot", folder=hub), EmbeddingStore(embedder)
+    data = load_mteb_task("CIFAR10ZeroShot", folder=hub)
+    store = EmbeddingStore(embedder)
     assert isinstance(data, ZeroShotData)
     classes = store.encode([data.templates[0].replace("{c}", name) for name in data.class_names])
     chosen = (store.encode(data.images) @ classes.T).argmax(axis=1)
@@ -130,7 +133,8 @@ def test_the_model_says_what_it_is(mteb: Any, embedder: Embedder) -> None:
 
 
 def test_fewer_dimensions_are_an_experiment_of_the_same_model(results: Path) -> None:
-    whole, part = scores_of(results, "STSBenchmark"), scores_of(results / "experiments/dims_8", "STSBenchmark")
+    whole = scores_of(results, "STSBenchmark")
+    part = scores_of(results / "experiments/dims_8", "STSBenchmark")
     assert whole["main_score"] != part["main_score"]
 
 
@@ -153,17 +157,16 @@ def test_a_loader_that_must_be_asked_gives_the_same_inputs(mteb: Any, embedder: 
 
     table = pictures([jpeg(n, "green") for n in range(5)], id=list("abcde"), text=[f"mug {n}" for n in range(5)])
     collate = lambda rows: {key: [r[key] for r in rows] for key in rows[0]}  # noqa: E731
-    straight, sampled = (
-        DataLoader(table, 2, collate_fn=collate),
-        DataLoader(table, 2, sampler=range(5), collate_fn=collate),
-    )
+    straight = DataLoader(table, 2, collate_fn=collate)
+    sampled = DataLoader(table, 2, sampler=range(5), collate_fn=collate)
     found = [EmbeddingStore(embedder).encode(loader_inputs(one, "x", ["text", "image"])) for one in (straight, sampled)]
     assert found[0] == pytest.approx(found[1], abs=1e-6)
 
 
 def test_of_equal_scores_the_higher_ids_are_better() -> None:
     documents = np.array([[1, 0], [0.6, 0.8], [1, 0], [0.6, 0.8], [1, 0], [0, 1]], dtype=np.float32)
-    ids, query = ["b", "x", "c", "y", "a", "z"], np.array([[1, 0]], dtype=np.float32)
+    ids = ["b", "x", "c", "y", "a", "z"]
+    query = np.array([[1, 0]], dtype=np.float32)
     for top_k in range(1, 8):
         (found,) = top_documents(query, documents, ids, top_k)
         assert list(found) == ["c", "b", "a", "y", "x", "z"][:top_k]
@@ -173,7 +176,8 @@ def test_of_equal_scores_the_higher_ids_are_better() -> None:
 def test_equal_vectors_have_equal_scores_wherever_they_stand() -> None:
     draw = np.random.default_rng(0)
     few = draw.standard_normal((7, 24)).astype(np.float32)
-    documents, ids = few[draw.integers(0, 7, 61)], [f"{number:02}" for number in range(61)]
+    documents = few[draw.integers(0, 7, 61)]
+    ids = [f"{number:02}" for number in range(61)]
     for found in top_documents(draw.standard_normal((9, 24)).astype(np.float32), documents, ids, 61):
         assert len(set(found.values())) == 7
 
@@ -290,7 +294,8 @@ def test_lost_documents_score_as_in_mteb(embedder: Embedder, mteb: Any, tmp_path
     write_retrieval(tmp_path / "mteb/scifact", corpus, queries, judged)
     run_mteb(embedder, ["SciFact"], tmp_path / "out", name="unimodal/tiny", data=tmp_path)
     theirs = scores_of(tmp_path / "out/results/unimodal__tiny" / embedder.fingerprint(), "SciFact")
-    data, store = load_mteb_task("SciFact", folder=tmp_path), EmbeddingStore(embedder)
+    data = load_mteb_task("SciFact", folder=tmp_path)
+    store = EmbeddingStore(embedder)
     assert isinstance(data, RetrievalData)
     metrics = [f"{family}_at_{k}" for family in METRICS for k in (1, 3, 10)]
     vectors = store.encode(data.queries, "query"), store.encode(data.documents, "document")

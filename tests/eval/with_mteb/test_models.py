@@ -89,7 +89,8 @@ def test_our_scores_of_a_model_of_mtebs_are_mtebs(mteb: Any, clip: MtebEncoder, 
     for name in ("Flickr30kT2IRetrieval", "Flickr30kI2TRetrieval"):
         data = load_mteb_task(name, folder=hub)
         assert isinstance(data, RetrievalData)
-        queries, documents = store.encode(data.queries, "query"), store.encode(data.documents, "document")
+        queries = store.encode(data.queries, "query")
+        documents = store.encode(data.documents, "document")
         ours = ndcg_at_k(ranks(queries, documents, data.relevant, data.document_ids), 10).mean()
         task = find_mteb_task(name, folder=hub)
         theirs = mteb.evaluate(clip.model, task, cache=None, co2_tracker=False, show_progress_bar=False)
@@ -107,7 +108,8 @@ def test_the_fingerprint_follows_the_files_of_a_folder(
 
 
 def test_the_fingerprint_of_a_named_model_is_of_its_revision(clip: MtebEncoder) -> None:
-    before, meta = clip.fingerprint(), clip.model.mteb_model_meta
+    before = clip.fingerprint()
+    meta = clip.model.mteb_model_meta
     clip.model.mteb_model_meta = meta.model_copy(update={"revision": "another"})
     after = clip.fingerprint()
     clip.model.mteb_model_meta = meta

@@ -56,7 +56,8 @@ def test_missing_data_of_all_tasks_is_named_before_anything_is_encoded(
 
 
 def test_pictures_that_two_directions_share_are_encoded_once(embedder: Embedder, hub: Path, tmp_path: Path) -> None:
-    store, encoded = EmbeddingStore(embedder), []
+    store = EmbeddingStore(embedder)
+    encoded = []
     plain = store._encode_plain
     store._encode_plain = lambda block: encoded.extend(block) or plain(block)  # type: ignore[method-assign,func-returns-value]
     run_mteb(embedder, TASKS[1:3], tmp_path, name="unimodal/tiny", data=hub, store=store, dims=[8])
@@ -73,7 +74,8 @@ def test_a_text_model_leaves_tasks_with_pictures_unscored(embedder: Embedder, hu
 
 
 def test_a_stop_ends_between_tasks(embedder: Embedder, hub: Path, tmp_path: Path) -> None:
-    store, asked = EmbeddingStore(embedder), iter([False, True])
+    store = EmbeddingStore(embedder)
+    asked = iter([False, True])
     rows = run_mteb(embedder, TASKS, tmp_path, name="a/b", data=hub, store=store, should_stop=lambda: next(asked))
     assert [row.task for row in rows] == ["SciFact"]
 

@@ -112,7 +112,8 @@ def test_a_folder_that_changed_is_read_anew(mteb: Any, tmp_path: Path) -> None:
 
 
 def test_one_task_that_reads_a_folder_leaves_others_on_the_hub(hub: Path) -> None:
-    moved, usual = find_mteb_task("SciFact", folder=hub), find_mteb_task("SciFact")
+    moved = find_mteb_task("SciFact", folder=hub)
+    usual = find_mteb_task("SciFact")
     assert moved.metadata.dataset["path"] == str(hub / "mteb/scifact")
     assert moved.metadata.dataset["revision"].startswith("local-")
     assert usual.metadata.dataset["path"] == "mteb/scifact"

@@ -170,7 +170,8 @@ def test_a_batch_of_one_vector_scores_the_logarithm_of_its_size() -> None:
 
 
 def test_a_batch_of_one_pair_known_sixteen_times_by_its_ids_scores_nothing() -> None:
-    same, ids = F.normalize(torch.ones(16, 4), dim=-1), torch.zeros(16, 2, dtype=torch.long)
+    same = F.normalize(torch.ones(16, 4), dim=-1)
+    ids = torch.zeros(16, 2, dtype=torch.long)
     assert info_nce(same, same, torch.tensor(100.0), ids=ids).item() == 0
 
 
@@ -268,14 +269,16 @@ def test_distillation_loss_equals_its_formula_in_value_and_gradient(dims: Sequen
     query, candidates, scale = inputs = [
         _vectors(5, 8, seed=0), _vectors(*((4,) if is_shared else (5, 4)), 8, seed=1), _number(5.0),
     ]  # fmt: skip
-    teacher, teacher_scale = torch.randn(5, 4, generator=torch.Generator().manual_seed(2)).double(), 3.0
+    teacher = torch.randn(5, 4, generator=torch.Generator().manual_seed(2)).double()
+    teacher_scale = 3.0
     naive = torch.zeros((), dtype=torch.float64)
     for q, c in zip(_prefixes(query, dims), _prefixes(candidates, dims), strict=True):
         for i in range(5):
             wanted = [(teacher_scale * teacher[i, j]).exp() for j in range(4)]
             found = [(scale * q[i] @ (c[j] if is_shared else c[i, j])).exp() for j in range(4)]
             for j in range(4):
-                p, r = wanted[j] / torch.stack(wanted).sum(), found[j] / torch.stack(found).sum()
+                p = wanted[j] / torch.stack(wanted).sum()
+                r = found[j] / torch.stack(found).sum()
                 naive = naive + p * (p / r).log() / 5
 
     def loss(query: Tensor, candidates: Tensor, scale: Tensor) -> Tensor:
@@ -321,7 +324,9 @@ def _ranking(columns: Sequence[Tensor], **options: Any) -> Tensor:
 def test_info_nce_equals_open_clip(dtype: torch.dtype, rel: float) -> None:
     from open_clip.loss import ClipLoss
 
-    image, text, scale = _vectors(32, 16, seed=0).to(dtype), _vectors(32, 16, seed=1).to(dtype), torch.tensor(20.0)
+    image = _vectors(32, 16, seed=0).to(dtype)
+    text = _vectors(32, 16, seed=1).to(dtype)
+    scale = torch.tensor(20.0)
     theirs = ClipLoss()(image, text, scale).item()
     assert info_nce(image, text, scale).item() == pytest.approx(theirs, rel=rel)
 
@@ -330,8 +335,10 @@ def test_info_nce_equals_open_clip(dtype: torch.dtype, rel: float) -> None:
 def test_sigmoid_loss_equals_open_clip(dtype: torch.dtype, rel: float) -> None:
     from open_clip.loss import SigLipLoss
 
-    image, text = _vectors(32, 16, seed=0).to(dtype), _vectors(32, 16, seed=1).to(dtype)
-    scale, bias = torch.tensor(10.0), torch.tensor(-10.0)
+    image = _vectors(32, 16, seed=0).to(dtype)
+    text = _vectors(32, 16, seed=1).to(dtype)
+    scale = torch.tensor(10.0)
+    bias = torch.tensor(-10.0)
     theirs = SigLipLoss()(image, text, scale, bias).item()
     assert sigmoid_loss(image, text, scale, bias).item() == pytest.approx(theirs, rel=rel)
 
@@ -340,7 +347,8 @@ def test_sigmoid_loss_equals_open_clip(dtype: torch.dtype, rel: float) -> None:
 def test_cosent_loss_equals_sentence_transformers(dtype: torch.dtype, rel: float) -> None:
     from sentence_transformers.sentence_transformer.losses import CoSENTLoss
 
-    left, right = _vectors(32, 16, seed=0).to(dtype), _vectors(32, 16, seed=1).to(dtype)
+    left = _vectors(32, 16, seed=0).to(dtype)
+    right = _vectors(32, 16, seed=1).to(dtype)
     scores = torch.arange(32).remainder(5).to(dtype)
     theirs = CoSENTLoss(None, scale=20.0).compute_loss_from_embeddings([left, right], scores).item()
     assert cosent_loss(left, right, scores, torch.tensor(20.0)).item() == pytest.approx(theirs, rel=rel)
@@ -389,5 +397,7 @@ def test_matryoshka_prefixes_equal_sentence_transformers_on_cut_vectors(dtype: t
 
 def _ranked(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """-> 32 queries, documents and pairs of hard negatives."""
-    query, document, hard = _vectors(32, 16, seed=0), _vectors(32, 16, seed=1), _vectors(32, 2, 16, seed=2)
+    query = _vectors(32, 16, seed=0)
+    document = _vectors(32, 16, seed=1)
+    hard = _vectors(32, 2, 16, seed=2)
     return query.to(dtype), document.to(dtype), hard.to(dtype)

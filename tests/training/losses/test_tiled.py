@@ -80,7 +80,8 @@ def _assert_as_exact_as_plain(inputs: Sequence[Tensor], *, tile: int, **options:
             _value_and_gradients(tiled_info_nce, inputs, tile=tile, **options),
         )
     )
-    scale, eps = float(inputs[2]), torch.finfo(torch.float32).eps
+    scale = float(inputs[2])
+    eps = torch.finfo(torch.float32).eps
     spare = [2 * eps * (scale / len(inputs[0]) ** 0.5 + float(truth[0])), 0, 0, 4 * plain[1] / scale, 0]
     for name, ours, theirs, more in zip(NAMES, tiled, plain, spare, strict=False):
         assert ours <= max(2 * theirs, more), (name, ours, theirs, more)
@@ -123,7 +124,8 @@ def test_prefixes_of_zeros_are_as_in_info_nce() -> None:
 @pytest.mark.parametrize("dims", [(), (2,)])
 @pytest.mark.parametrize("negatives", [PLAIN, Negatives(0.1, query_query=True, document_document=True)])
 def test_its_gradient_equals_finite_differences(negatives: Negatives, dims: Sequence[int]) -> None:
-    inputs, ids = [each.requires_grad_() for each in _batch(5, 4, 1, scale=5.0)], _ids(5, 1)
+    inputs = [each.requires_grad_() for each in _batch(5, 4, 1, scale=5.0)]
+    ids = _ids(5, 1)
 
     def loss(*changed: Tensor) -> Tensor:
         return tiled_info_nce(*changed, negatives=negatives, dims=dims, tile=4, **ids)
@@ -236,7 +238,9 @@ def test_a_scale_beyond_the_range_of_exp_is_as_exact_as_in_info_nce(
 
 
 def test_it_makes_no_tensor_larger_than_a_tile_or_the_vectors() -> None:
-    inputs, size, tile = _batch(256, 16, 2, scale=5.0), 256, 96
+    inputs = _batch(256, 16, 2, scale=5.0)
+    size = 256
+    tile = 96
     options = {"dims": (4, 8), "negatives": Negatives(0.1, 3.0, 3.0, True, True), **_ids(256, 2)}
     with LargestTensor() as plain:
         _value_and_gradients(info_nce, inputs, **options)
@@ -278,7 +282,8 @@ def _check_rank(rank: int, world_size: int, store: Path) -> None:
 
 def _check_case(inputs: Sequence[Tensor], ids: Mapping[str, Tensor], rel: float, *, tile: int, **options: Any) -> None:
     """The gradients of this rank's vectors are its rows of one process's, times the ranks; the scale has its whole."""
-    rank, world_size = dist.get_rank(), dist.get_world_size()
+    rank = dist.get_rank()
+    world_size = dist.get_world_size()
     size = len(inputs[0]) // world_size
 
     def own(whole: Tensor) -> Tensor:

@@ -333,7 +333,8 @@ class Puts:
     """Stands before what sends a file to a mirror: notes the step, and waits or fails where a test wants it to."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, failing: int = -1, held: int = -1) -> None:
-        self.is_held, self.is_open = threading.Event(), threading.Event()
+        self.is_held = threading.Event()
+        self.is_open = threading.Event()
         self.tried: list[int] = []
         put = training.run.mirror._put
 
@@ -370,7 +371,8 @@ def _save(saver: Saver, step: int) -> float:
 def test_a_mirror_that_is_silent_holds_up_neither_saves_nor_a_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    puts, mirror = Puts(monkeypatch, held=1), f"memory://{tmp_path.name}"
+    puts = Puts(monkeypatch, held=1)
+    mirror = f"memory://{tmp_path.name}"
     monkeypatch.setattr(training.run.uploads, "LAST_MIRROR_DEADLINE", 0.5)
     saver = _saver(tmp_path, mirror)
     assert _save(saver, 1) < 3
@@ -389,7 +391,8 @@ def test_a_mirror_that_is_silent_holds_up_neither_saves_nor_a_stop(
 def test_a_copy_that_fails_is_given_up_once_a_newer_checkpoint_is_there_and_never_taken_up_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    puts, mirror = Puts(monkeypatch, failing=1), f"memory://{tmp_path.name}"
+    puts = Puts(monkeypatch, failing=1)
+    mirror = f"memory://{tmp_path.name}"
     saver = _saver(tmp_path, mirror)
     _save(saver, 1)
     _save(saver, 2)
@@ -404,7 +407,8 @@ def test_a_copy_that_fails_is_given_up_once_a_newer_checkpoint_is_there_and_neve
 def test_a_copy_that_is_slow_is_finished_and_the_newest_is_next_and_none_is_removed_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    puts, mirror = Puts(monkeypatch, held=1), f"memory://{tmp_path.name}"
+    puts = Puts(monkeypatch, held=1)
+    mirror = f"memory://{tmp_path.name}"
     saver = _saver(tmp_path, mirror, keep=1)
     for step in (1, 2, 3):
         _save(saver, step)
@@ -421,7 +425,8 @@ def test_a_copy_that_is_slow_is_finished_and_the_newest_is_next_and_none_is_remo
 def test_at_the_end_of_a_run_the_copy_of_its_last_checkpoint_is_waited_for(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    puts, mirror = Puts(monkeypatch, held=2), f"memory://{tmp_path.name}"
+    puts = Puts(monkeypatch, held=2)
+    mirror = f"memory://{tmp_path.name}"
 
     def open_late() -> None:
         puts.is_held.wait(60)

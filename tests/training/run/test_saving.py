@@ -68,7 +68,8 @@ class Gate:
     """Holds the writing thread before it writes the moments, until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.is_reached, self.is_open = threading.Event(), threading.Event()
+        self.is_reached = threading.Event()
+        self.is_open = threading.Event()
 
         def wait_and_write(folder: Path, moments: Moments) -> None:
             self.is_reached.set()
@@ -82,7 +83,8 @@ def test_saving_returns_at_once_and_what_the_next_step_changes_is_not_in_the_che
     made: tuple[DualEncoder, Tokenizer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, tokenizer = made
-    gate, saver = Gate(monkeypatch), _saver(tmp_path, tokenizer)
+    gate = Gate(monkeypatch)
+    saver = _saver(tmp_path, tokenizer)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     started = time.perf_counter()
     saver.save(_snapshot(model, 1))
@@ -123,7 +125,8 @@ def test_checkpoints_written_while_steps_go_on_are_those_of_a_run_that_waits(
     assert [folder.name for folder in went_on] == [f"step-{step:08d}" for step in (3, 6, 8)]
     for first, second in zip(waited, went_on, strict=True):
         for read in (lambda folder: load_file(folder / "model.safetensors"), read_moments):
-            ours, theirs = read(first), read(second)
+            ours = read(first)
+            theirs = read(second)
             assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
@@ -167,7 +170,8 @@ def test_checkpoints_that_are_broken_do_not_count_as_kept(made: tuple[DualEncode
 def test_a_save_that_a_newer_one_replaces_is_given_up_between_two_files(
     made: tuple[DualEncoder, Tokenizer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate, saver = Gate(monkeypatch), _saver(tmp_path, made[1])
+    gate = Gate(monkeypatch)
+    saver = _saver(tmp_path, made[1])
     saver.save(_snapshot(made[0], 1))
     assert gate.is_reached.wait(5)
     saver.abandon(1)  # the same step: it is what is wanted
@@ -192,7 +196,8 @@ def test_what_is_no_fault_of_a_disk_is_raised_and_not_taken_for_one(
 
 
 def test_a_line_that_a_full_disk_cuts_short_is_taken_back_and_written_with_the_next(tmp_path: Path) -> None:
-    lines, file = Lines(tmp_path / "metrics.jsonl"), tmp_path / "metrics.jsonl"
+    lines = Lines(tmp_path / "metrics.jsonl")
+    file = tmp_path / "metrics.jsonl"
     assert not lines.append([{"step": 1}])
     with _no_file_over(file.stat().st_size + 5):
         assert "metrics.jsonl could not be written" in lines.append([{"step": 2}])
@@ -302,7 +307,8 @@ def test_a_stop_on_a_full_disk_says_which_step_is_lost(recipe: Recipe) -> None:
 
 def _one_rank_is_full(folder: str, rank: int) -> Any:
     """Two ranks with a part each; the second save fails on rank 1 alone, the third is given up on both."""
-    run, limit = Path(folder) / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
+    run = Path(folder) / "run"
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     torch.manual_seed(0)
     tower = ImageTowerConfig(name="test_vit", kwargs={"depth": 1})
     model = build_model(ModelConfig(embed_dim=8, image=tower))

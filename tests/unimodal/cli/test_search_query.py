@@ -53,7 +53,8 @@ tasks:
 @pytest.fixture
 def shop(recipe: Recipe, tmp_path: Path) -> Path:
     """A folder with products.jsonl, 24 products in 6 groups with two photos each; a model; and a store of both."""
-    draw, rows = np.random.default_rng(0), []
+    draw = np.random.default_rng(0)
+    rows = []
     (tmp_path / "images").mkdir()
     for number, (thing, colour) in enumerate((thing, colour) for thing in THINGS for colour in COLOURS):
         images = [f"images/{number}_{view}.png" for view in ("main", "back")]
@@ -101,7 +102,8 @@ def hits(*words: object) -> list[dict[str, Any]]:
 
 
 def test_words_a_photo_both_and_an_item_find_products_with_filters(shop: Path) -> None:
-    store, photo = shop / "store", shop / "images/0_main.png"
+    store = shop / "store"
+    photo = shop / "images/0_main.png"
     assert len(hits(store, "mug")) == 10
     assert hits(store, "--image", photo, "--vectors", "image", "-k", 1)[0]["id"] == "mug-red"
     both = hits(store, "in blue", "--image", photo, "--weight", 0.3, "--where", "price < 20 and colour = 'blue'")
@@ -252,12 +254,14 @@ def test_fields_and_copies_that_the_store_has_not_are_refused_before_the_model_i
 
 def test_the_store_finds_what_the_evaluation_of_the_shop_says(shop: Path) -> None:
     (shop / "suite.yaml").write_text(SUITE)
-    embedder, store = load(shop / "model"), open_store(str(shop / "store"))
+    embedder = load(shop / "model")
+    store = open_store(str(shop / "store"))
     skus = [json.loads(line)["sku"] for line in (shop / "products.jsonl").read_text().splitlines()]
     results = evaluate(embedder, read_suite(str(shop / "suite.yaml")), shop)
     assert len(results) == 9  # three kinds of questions to three forms of the catalogue
     for result in results:
-        data, form = result.data, result.name.rpartition("->")[2]
+        data = result.data
+        form = result.name.rpartition("->")[2]
         queries = [
             Query(**_parts(question), vectors=(form,), k=len(skus))
             for question in data.queries  # type: ignore[union-attr]

@@ -25,7 +25,8 @@ def test_every_word_of_the_tables_can_be_drawn() -> None:
     assert set(SCENERY) == set(SCENES)
     for number, (kind, colour) in enumerate(itertools.product(KINDS, COLOURS)):
         material = KINDS[kind].materials[number % len(KINDS[kind].materials)]
-        pattern, scene = list(PATTERNS)[number % len(PATTERNS)], list(SCENES)[number % len(SCENES)]
+        pattern = list(PATTERNS)[number % len(PATTERNS)]
+        scene = list(SCENES)[number % len(SCENES)]
         picture = draw_product(Look(kind, colour, pattern, material, scene, number), 24)
         assert (picture.size, picture.mode) == ((24, 24), "RGB")
 
@@ -36,7 +37,8 @@ def test_drawing_is_a_function_of_the_look() -> None:
 
 
 def test_larger_drawing_shows_the_same_picture() -> None:
-    small, large = pixels(MUG, 64), pixels(MUG, 192)
+    small = pixels(MUG, 64)
+    large = pixels(MUG, 192)
     reduced = large.reshape(64, 3, 64, 3, 3).mean((1, 3))
     assert np.abs(small - reduced).mean() < 3  # of 255
 

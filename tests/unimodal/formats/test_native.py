@@ -285,7 +285,8 @@ def test_on_a_full_disk_the_model_that_was_there_stays_and_nothing_is_left_besid
 
 
 def test_a_text_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
-    file, limits = tmp_path / "config.yaml", resource.getrlimit(resource.RLIMIT_FSIZE)
+    file = tmp_path / "config.yaml"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     replace_text(file, "before")
     resource.setrlimit(resource.RLIMIT_FSIZE, (3, limits[1]))
     try:
@@ -316,7 +317,8 @@ class Tied(nn.Module):
 
 def test_tied_weights_survive(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    tied, other = Tied(), Tied()
+    tied = Tied()
+    other = Tied()
     write_tensors(tmp_path / "a.safetensors", tied.state_dict())
     load_tensors(other, tmp_path / "a.safetensors")
     assert torch.equal(other.table.weight, tied.table.weight)

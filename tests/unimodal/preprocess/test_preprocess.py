@@ -432,7 +432,8 @@ def test_a_cut_picture_that_was_opened_lazily_is_refused_too(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_broken_bytes_decode_or_are_refused_and_nothing_else(name: str) -> None:
-    rng, whole = random.Random(0), encoded(noise(24, 31), name)
+    rng = random.Random(0)
+    whole = encoded(noise(24, 31), name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for turn in range(200):
@@ -559,7 +560,8 @@ def test_padding_is_on_the_right_and_masked() -> None:
 
 
 def test_broken_exif_turns_nothing_and_breaks_nothing() -> None:
-    rng, file = random.Random(0), io.BytesIO()
+    rng = random.Random(0)
+    file = io.BytesIO()
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation], exif[ExifTags.Base.Make], exif[ExifTags.Base.XResolution] = 6, "maker", 72.5
     Image.new("RGB", (8, 6), (200, 10, 10)).save(file, "JPEG", exif=exif)

@@ -45,7 +45,8 @@ def build_shop(folder: Path, embedder: Embedder, *, thumbnails: bool = True) -> 
     """The store, filled; ids are `p/0` to `p/29`, and one is a script too."""
     numbers = range(30)
     titles = [title(number) for number in numbers]
-    texts, pictures = embedder.encode_query(titles), embedder.encode([picture(number) for number in numbers])
+    texts = embedder.encode_query(titles)
+    pictures = embedder.encode([picture(number) for number in numbers])
     schema = Schema(
         dim=texts.shape[1], fingerprint=embedder.fingerprint(), vectors=("text", "image", "fused"), words=True,
         fields={"title": "string", "price": "float", "stock": "int", "category": "strings", "colour": "string",

@@ -26,7 +26,8 @@ from unimodal.serve.gate import Gate
 from unimodal.serve.logs import JsonLines, TextLines, request_id
 from unimodal.serve.server import Server
 
-KEY, OTHER_KEY = "a-key-of-some-length", "another-key-of-some-length"
+KEY = "a-key-of-some-length"
+OTHER_KEY = "another-key-of-some-length"
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,8 @@ def test_a_wrong_method_is_told_the_right_one(client: TestClient) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/health/live", "/health/ready", "/v1/models"])
 def test_what_can_be_got_has_a_head(client: TestClient, path: str) -> None:
-    got, head = client.get(path), client.head(path)
+    got = client.get(path)
+    head = client.head(path)
     assert (head.status_code, head.headers["content-type"]) == (got.status_code, got.headers["content-type"])
     assert head.content == b""
 
@@ -321,7 +323,8 @@ def test_a_signal_that_comes_amid_a_request_is_logged_without_its_id(served: Emb
     engine = Engine(served, ServeConfig(model="tiny"))
     server = Server(uvicorn.Config(FastAPI()), engine, delay_seconds=0)
     lines = io.StringIO()
-    handler, logger = logging.StreamHandler(lines), logging.getLogger("unimodal.serve.server")
+    handler = logging.StreamHandler(lines)
+    logger = logging.getLogger("unimodal.serve.server")
     handler.setFormatter(JsonLines())
     logger.addHandler(handler)
     level = logger.level
@@ -339,7 +342,8 @@ def test_a_signal_that_comes_amid_a_request_is_logged_without_its_id(served: Emb
 
 
 def test_it_is_not_ready_before_the_model_has_run_nor_when_it_goes_down(serve: Serve, embedder: Embedder) -> None:
-    may_run, encode_prepared = threading.Event(), embedder.encode_prepared
+    may_run = threading.Event()
+    encode_prepared = embedder.encode_prepared
 
     def held_back(batch: Sequence[Prepared], copy: int = 0) -> Vectors:
         may_run.wait()

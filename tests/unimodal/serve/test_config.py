@@ -10,7 +10,8 @@ import pytest
 from unimodal.config import apply_overrides, parse_config
 from unimodal.serve.config import API_KEYS, ServeConfig, read_api_keys
 
-KEY, OTHER = "k" * 16, "another-key-of-the-file"
+KEY = "k" * 16
+OTHER = "another-key-of-the-file"
 
 
 def config(**values: Any) -> ServeConfig:

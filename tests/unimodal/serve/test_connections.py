@@ -29,7 +29,8 @@ def spoken(talk: Talk, seconds: float = 0.1) -> bytes:
     async def main() -> bytes:
         config = uvicorn.Config(answer_ok, log_config=None, access_log=False, timeout_keep_alive=1, lifespan="off")
         config.load()
-        protocol, state = bounded_protocol(seconds), ServerState()
+        protocol = bounded_protocol(seconds)
+        state = ServerState()
 
         def connection() -> asyncio.Protocol:
             return protocol(config=config, server_state=state, app_state={})

@@ -46,7 +46,8 @@ class Shop:
     """A model in a folder, a store in another, and a server of both."""
 
     def __init__(self, folder: Path, embedder: Embedder, **keys: Any) -> None:
-        self.model, self.folder = folder / "some-model", folder / "some-store"
+        self.model = folder / "some-model"
+        self.folder = folder / "some-store"
         self.save(embedder)
         build_shop(self.folder, embedder).close()
         config = ServeConfig(model=str(self.model), store=str(self.folder), device="cpu", **keys)
@@ -165,7 +166,8 @@ def test_the_stores_model_is_loaded_again_where_that_is_allowed(
         until(lambda: shop.ready()[0] == 503)
         time.sleep(0.5)
         assert shop.ready()[0] == 503  # the model that lies there is still the first one
-        stop, statuses = threading.Event(), set()
+        stop = threading.Event()
+        statuses = set()
 
         def ask() -> None:
             while not stop.is_set():

@@ -75,7 +75,8 @@ def test_a_damaged_sidecar_is_none(tmp_path: Path) -> None:
 
 def test_every_cut_is_flagged_and_only_whole_samples_remain(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "s.tar")
-    content, whole = path.read_bytes(), build_index(path)
+    content = path.read_bytes()
+    whole = build_index(path)
     end = content.rstrip(b"\0")  # what follows are the end mark's zeros
     for cut in range(512, len(end), 256):
         path.write_bytes(content[:cut])

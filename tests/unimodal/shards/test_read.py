@@ -142,7 +142,8 @@ def test_a_shard_is_looked_at_once_however_often_it_is_closed_and_opened_again(
 
 def test_any_flipped_bit_of_a_sample_is_a_fault_once_its_shard_was_indexed_with_checksums(tmp_path: Path) -> None:
     path = img2dataset_shard(tmp_path / "s.tar", 0)
-    index, whole = load_index(path, checksums=True), path.read_bytes()
+    index = load_index(path, checksums=True)
+    whole = path.read_bytes()
     assert not any(sample.fault for sample in everything(open_shards(path)))
     for offset, size in index.parts(1).values():
         for place in range(offset, offset + size, 7):

@@ -123,10 +123,12 @@ def test_a_block_that_fails_is_asked_for_in_halves_and_grows_again(
 ) -> None:
     monkeypatch.setattr(storage, "BLOCK", 1 << 18)
     monkeypatch.setattr(storage, "_SMALLEST", 1 << 10)
-    url, file = f"{server.url}/file.bin", io.BytesIO()
+    url = f"{server.url}/file.bin"
+    file = io.BytesIO()
     state = state_of(url, QUICK)
     asked: list[int] = []
-    ask, failures = storage.ask, iter([True, True, True])
+    ask = storage.ask
+    failures = iter([True, True, True])
 
     def slow_line(*args: object, timeout: float, **options: int) -> object:
         asked.append(options["end"] - options["start"])
@@ -140,7 +142,8 @@ def test_a_block_that_fails_is_asked_for_in_halves_and_grows_again(
 
 
 def test_a_stall_is_given_up_and_asked_for_again(server: Server) -> None:
-    patience, url = Patience(deadline=20, timeout=1), f"{server.url}/file.bin"
+    patience = Patience(deadline=20, timeout=1)
+    url = f"{server.url}/file.bin"
     server.faults = Faults(stall=0.5, stall_seconds=60)
     started = time.monotonic()
     assert len(read_file(url, patience)) == 1 << 20
@@ -156,7 +159,8 @@ def test_a_server_that_ignores_ranges_is_downloaded_from_and_refused_without_a_d
     (tmp_path / "file.bin").write_bytes(bytes(1 << 18))
     monkeypatch.setattr(storage, "BLOCK", 1 << 16)
     with Server(tmp_path, ranges=False) as server:
-        url, file = f"{server.url}/file.bin", io.BytesIO()
+        url = f"{server.url}/file.bin"
+        file = io.BytesIO()
         assert download(url, file, state_of(url, QUICK), QUICK) == 1 << 18
         assert len([request for request in server.requests if request.method == "GET"]) == 1
         with pytest.raises(ShardChangedError, match=r"ignores ranges; set storage\.cache_gib above 0"):

@@ -128,7 +128,8 @@ def test_an_id_with_a_line_break_is_refused(value: str) -> None:
 
 def test_an_image_is_a_path_bytes_or_what_a_data_set_holds_and_of_a_list_the_first(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"png")
-    image, path = Image.new("RGB", (1, 1)), tmp_path / "a.png"
+    image = Image.new("RGB", (1, 1))
+    path = tmp_path / "a.png"
     for value in ("a.png", ["a.png", "b.png"], {"bytes": None, "path": "a.png"}, [None, "a.png"], str(path)):
         assert image_of({"photo": value}, "photo", tmp_path) == path
     for content in (b"png", {"bytes": b"png", "path": "a.png"}, [{"bytes": b"png"}]):

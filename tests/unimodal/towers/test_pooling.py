@@ -59,11 +59,15 @@ def test_padding_gets_no_gradient(name: str) -> None:
 
 def naive_attention(pool: AttentionPool, tokens: Tensor) -> Tensor:
     """One text (L, W) -> (W,): softmax(q k / sqrt(w)) v of every head, written out."""
-    width, heads = tokens.shape[1], pool.attention.num_heads
+    width = tokens.shape[1]
+    heads = pool.attention.num_heads
     normed = torch.nn.functional.layer_norm(tokens, (width,), pool.norm.weight, pool.norm.bias)
     (wq, wk, wv), (bq, bk, bv) = pool.attention.in_proj_weight.chunk(3), pool.attention.in_proj_bias.chunk(3)
-    query, keys, values = wq @ pool.query[0, 0] + bq, normed @ wk.T + bk, normed @ wv.T + bv
-    size, parts = width // heads, []
+    query = wq @ pool.query[0, 0] + bq
+    keys = normed @ wk.T + bk
+    values = normed @ wv.T + bv
+    size = width // heads
+    parts = []
     for head in range(heads):
         part = slice(head * size, (head + 1) * size)
         weights = [math.exp(float(key[part] @ query[part]) / math.sqrt(size)) for key in keys]

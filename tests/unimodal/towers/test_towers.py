@@ -252,7 +252,8 @@ def test_an_open_clip_image_tower_gives_vectors_as_wide_as_it_says(open_clip_nam
 def test_the_mean_of_an_open_clip_vit_is_over_its_patches(open_clip_name: str) -> None:
     tower = image_tower(name=open_clip_name, library="open_clip", pooling="mean")
     backbone: Any = copy.deepcopy(tower.backbone)
-    backbone.pool_type, backbone.output_tokens = "avg", False
+    backbone.pool_type = "avg"
+    backbone.output_tokens = False
     torch.testing.assert_close(tower(noise()), backbone(noise()))
 
 

@@ -166,7 +166,8 @@ def _tokens(text: str) -> list[Token]:
                 raise ValueError(f"where: the quote at character {position + 1} is never closed; close it.")
             _fail("a field, a comparison or a value", ("other", text[position], position))
         kind = str(match.lastgroup)
-        word, start = match[kind], match.start(kind)
+        word = match[kind]
+        start = match.start(kind)
         if kind == "mark" or (kind == "name" and word.lower() in KEYWORDS):
             kind = word.lower()
         tokens.append((kind, word, start))

@@ -127,12 +127,15 @@ def embed_jobs(
     if not jobs:
         return
     before = known_before(plan)
-    done, tables, skipped = 0, list[Any](), list[Skipped]()
+    done = 0
+    tables = list[Any]()
+    skipped = list[Skipped]()
     chunks = ((job, chunk) for job in jobs for chunk in itertools.chain(prepare(plan, job.unit), [None]))
     for job, chunk in _ahead(chunks):
         if chunk is None:
             write_unit(plan, job, tables, skipped)
-            tables, skipped = [], []
+            tables = []
+            skipped = []
             continue
         tables.append(embed(plan, chunk.table, embedder, before))
         skipped += chunk.skipped
@@ -169,7 +172,8 @@ def embed(plan: Plan, table: Any, embedder: Embedder, before: Before) -> Any:
     """
     import pyarrow as pa
 
-    texts, pixels = table["_text"].to_pylist(), table["_pixels"].to_pylist()
+    texts = table["_text"].to_pylist()
+    pixels = table["_pixels"].to_pylist()
     contents = [content_of(text, one) for text, one in zip(texts, pixels, strict=True)]
     known = before.vectors(contents)
     new = [row for row, vectors in enumerate(known) if vectors is None]
@@ -208,7 +212,8 @@ def write_unit(plan: Plan, job: Job, tables: Sequence[Any], skipped: Sequence[Sk
     """Put a unit's file in place, where it waits until those of the whole input are there."""
     import pyarrow as pa
 
-    unit, file = job.unit, staged(plan.folder, job.file)
+    unit = job.unit
+    file = staged(plan.folder, job.file)
     table = pa.concat_tables(tables)
     head = {
         "format_version": FORMAT_VERSION, "digest": job.digest, "model": plan.model, "input": plan.config.input,
@@ -238,7 +243,8 @@ def _states_of_tables(config: IndexConfig) -> list[tuple[int, int]]:
 
 def check_skipped(plan: Plan, jobs: Sequence[Job], job: Job, skipped: Sequence[Skipped]) -> None:
     """Raises ValueError when the share of bad items of a job is over the limit, once those of all files are listed."""
-    unit, allowed = job.unit, plan.config.max_skipped
+    unit = job.unit
+    allowed = plan.config.max_skipped
     if not too_many(len(skipped), unit.rows, allowed):
         return
     made_again = {one.unit.name for one in jobs}
@@ -315,7 +321,8 @@ def _table(rows: Sequence[dict[str, Any]], plan: Plan) -> Any:
 
 def _ahead(values: Iterable[Any]) -> Iterator[Any]:
     """The values, each computed in a thread while the one before is in use."""
-    iterator, end = iter(values), object()
+    iterator = iter(values)
+    end = object()
     with ThreadPoolExecutor(max_workers=1) as thread:
         coming = thread.submit(next, iterator, end)
         while (value := coming.result()) is not end:

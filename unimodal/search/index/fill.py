@@ -96,7 +96,9 @@ def fill(store_url: str, folder: Path, *, show_progress: bool | None = None) -> 
         # Before anything is put in or taken out: these may be in the store in part.
         there |= {file.name: "" for file in (*gone, *missing)}
         replace_text(folder / RECORD, json.dumps(there))
-        is_new, stored, done = store.count() == 0, 0, 0
+        is_new = store.count() == 0
+        stored = 0
+        done = 0
         with progress_bar("filling the store", sum(sizes[file.name] for file in missing), show_progress) as advance:
             for file in missing:
                 for rows in _rows(file, schema.item_columns, left_out.get(file, frozenset())):
@@ -187,7 +189,8 @@ def _changed(store: VectorStore, rows: Any) -> Any:
     """Those of some rows that the store has not, or has otherwise."""
     import pyarrow as pa
 
-    ids, there = rows["id"].to_pylist(), dict[str, bytes]()
+    ids = rows["id"].to_pylist()
+    there = dict[str, bytes]()
     for start in range(0, len(ids), 1000):
         for batch in store.scan(where=In("id", tuple(ids[start : start + 1000]))):
             there |= zip(batch["id"].to_pylist(), _digests(batch, store.schema), strict=True)

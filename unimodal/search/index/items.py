@@ -177,7 +177,8 @@ def surveyed(
 
 def items(unit: Unit, config: IndexConfig, types: Mapping[str, FieldType]) -> Iterator[Item | RawRow]:
     """The items of a unit in order; a row that is none comes as it is, with its `fault`."""
-    wanted, first = RowFilter(config), dict[str, int]()
+    wanted = RowFilter(config)
+    first = dict[str, int]()
     folder = image_folder(config.input, config.image_root)
     for raw in read_unit(unit):
         try:
@@ -210,7 +211,8 @@ def item_of(
     except UnreadableImageError as error:
         if not text or config.missing_image == "skip":
             raise
-        content, fault = None, str(error)
+        content = None
+        fault = str(error)
     if not text and content is None:
         wanted = ", ".join([*config.text, *([config.image] if config.image else [])])
         raise ValueError(f"neither text nor image in {wanted}")

@@ -152,7 +152,8 @@ def _of_list(path: Path, label: str, per_unit: int) -> list[Unit]:
 
 def _of_parquet(path: Path, label: str, per_unit: int) -> list[Unit]:
     """Whole row groups as long as they fit; a larger one is cut."""
-    metadata, status = open_parquet(path).metadata, path.stat()
+    metadata = open_parquet(path).metadata
+    status = path.stat()
     sizes: list[int] = []
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group).num_rows
@@ -177,7 +178,8 @@ class _Cutter:
     """Cuts a file into units row by row, with a checksum of each one's bytes."""
 
     def __init__(self, unit: Unit, per_unit: int) -> None:
-        self._unit, self._per_unit = unit, per_unit
+        self._unit = unit
+        self._per_unit = per_unit
         self._done: list[Unit] = []
         self._digest = xxhash.xxh3_128()
         self._position = 0

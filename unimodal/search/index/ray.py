@@ -58,7 +58,8 @@ def _embedded(ray: Any, plan: Plan, jobs: list[Job], model: str, dtype: str) -> 
     resources = ray.cluster_resources()
     need: dict[str, float]
     if resources.get("GPU"):  # as many actors as there are, or come to be, GPUs
-        actors, need = ray.data.ActorPoolStrategy(min_size=1), {"num_gpus": 1}
+        actors = ray.data.ActorPoolStrategy(min_size=1)
+        need = {"num_gpus": 1}
     else:  # half of the cores: decoding needs some too, and waits for ever if there are none
         cores = int(resources["CPU"])
         actors = ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, cores // 2))
@@ -80,12 +81,14 @@ class _Decoder:
     """A job's number -> the unit's chunks, decoded, one after the other as they are ready."""
 
     def __init__(self, plan: Plan, jobs: list[Job]) -> None:
-        self.plan, self.jobs = plan, jobs
+        self.plan = plan
+        self.jobs = jobs
 
     def __call__(self, batch: Rows) -> Iterator[dict[str, list[Any]]]:
         for number in batch["job"]:
             chunks = prepare(self.plan, self.jobs[number].unit)
-            chunk, position = next(chunks), 0
+            chunk = next(chunks)
+            position = 0
             while True:
                 coming = next(chunks, None)
                 yield {
@@ -94,7 +97,8 @@ class _Decoder:
                 }  # fmt: skip
                 if coming is None:
                     break
-                chunk, position = coming, position + 1
+                chunk = coming
+                position = position + 1
 
 
 class _Encoder:

@@ -130,7 +130,9 @@ def _read_list(unit: Unit) -> Iterator[RawRow]:
 
 def _read_parquet(unit: Unit) -> Iterator[RawRow]:
     file = open_parquet(Path(unit.path))
-    position, last, groups = 0, unit.first + unit.rows, list[int]()
+    position = 0
+    last = unit.first + unit.rows
+    groups = list[int]()
     start = 0  # row of the first group that is read
     for group in range(file.metadata.num_row_groups):
         size = file.metadata.row_group(group).num_rows

@@ -105,7 +105,8 @@ def index(
     """
     if engine == "ray" and device is not None:
         raise ValueError(f"device {device!r} is of one machine, and Ray gives each model one of its own; leave it out.")
-    began, folder = time.monotonic(), embeddings or default_folder(store_url)
+    began = time.monotonic()
+    folder = embeddings or default_folder(store_url)
     with ranks_of_run() as ranks, alone(folder, ranks):
         plan, cut, embedder = _plan(model, config, store_url, folder, engine, device, dtype, overwrite, ranks)
         inputs = read_inputs(folder)

@@ -69,7 +69,8 @@ def groups_of_near(
                 one = start + int(row)
                 later = start + row + 1 + np.flatnonzero(close[row, row + 1 :])
                 for other in np.unique(parents[later]):  # a parent is of its child's group; equal ones are joined once
-                    left, right = _root(parents, one), _root(parents, int(other))
+                    left = _root(parents, one)
+                    right = _root(parents, int(other))
                     parents[max(left, right)] = min(left, right)
             advance(min(start + step, len(vectors)))
     groups: dict[int, list[int]] = {}

@@ -56,7 +56,8 @@ ANSWER = {
 def embeddings_router(engine: Engine, config: ServeConfig) -> APIRouter:
     """The routes that turn inputs into vectors, and those that describe the model."""
     router = APIRouter(tags=["embeddings"], route_class=BodyRoute)
-    name, started = shown_name(config), int(time.time())
+    name = shown_name(config)
+    started = int(time.time())
     names = {name, config.model, *config.names, ""}
     takes_any = not config.names or "*" in config.names
     told = " or ".join(map(repr, config.names))

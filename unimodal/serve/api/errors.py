@@ -50,7 +50,11 @@ class ApiError(HTTPException):
         self, status: int, message: str, *, code: str = "", param: str | None = None, retry_after: float | None = None
     ) -> None:
         super().__init__(status, message)
-        self.status, self.message, self.code, self.param, self.retry_after = status, message, code, param, retry_after
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.retry_after = retry_after
 
 
 def error_response(path: str, error: ApiError) -> Response:
@@ -122,7 +126,9 @@ def answer_errors(app: FastAPI) -> None:
 def _first_fault(error: RequestValidationError) -> ApiError:
     """The first fault of a body as one sentence in JSON's words, with the key that it is in."""
     first = error.errors()[0]
-    kind, value, context = first["type"], first.get("input"), first.get("ctx", {})
+    kind = first["type"]
+    value = first.get("input")
+    context = first.get("ctx", {})
     if kind == "json_invalid":
         return ApiError(400, f"the body is not JSON ({context['error']}); send a JSON object.", code="invalid_json")
     name = ".".join(_place(first["loc"][1:])) or None

@@ -102,7 +102,9 @@ class Facets:
             self._scan = None
             scan.set_exception(error)
         else:
-            self._found, self._version, self._found_at = found, version, time.monotonic()
+            self._found = found
+            self._version = version
+            self._found_at = time.monotonic()
             self._not_before = self._found_at + REST * (self._found_at - started)
             self._scan = None
             scan.set_result(found)
@@ -141,7 +143,8 @@ def _count_values(counter: Counter[str | bool], column: Any) -> None:
 
 
 def _widen(ends: dict[str, tuple[float, float]], name: str, found: Mapping[str, float | None]) -> None:
-    low, high = found["min"], found["max"]
+    low = found["min"]
+    high = found["max"]
     if low is not None and high is not None and math.isfinite(low) and math.isfinite(high):
         lowest, highest = ends.get(name, (low, high))
         ends[name] = min(low, lowest), max(high, highest)

@@ -44,7 +44,8 @@ def reference_router(app: FastAPI) -> APIRouter:
 
 def render(spec: Mapping[str, Any]) -> str:
     """An OpenAPI description -> HTML."""
-    title, about = escape(spec["info"]["title"]), escape(spec["info"].get("description", ""))
+    title = escape(spec["info"]["title"])
+    about = escape(spec["info"].get("description", ""))
     parts = [
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',

@@ -126,9 +126,13 @@ class Batcher:
         failed: told of a picture that could not be decoded.
         ahead: how many pictures may be decoded, or under way to it, before a model takes them.
         """
-        self._decode, self._failed, self._pool, self._ahead = decode, failed, pool, ahead
+        self._decode = decode
+        self._failed = failed
+        self._pool = pool
+        self._ahead = ahead
         self._changed = threading.Condition()  # guards all below
-        self._texts, self._undecoded = FairQueue(), FairQueue()
+        self._texts = FairQueue()
+        self._undecoded = FairQueue()
         self._decoded: deque[Job] = deque()  # in a fair order already
         self._num_decoding = 0
         self._text_is_next = True

@@ -78,7 +78,8 @@ class Engine:
 
     def __init__(self, embedder: Embedder, config: ServeConfig) -> None:
         self.config = config
-        self.stats, self.lifecycle = Stats(), Lifecycle()
+        self.stats = Stats()
+        self.lifecycle = Lifecycle()
         self.queued_items = self.queued_bytes = 0
         self._requests: set[Request] = set()
         self._is_draining = False
@@ -88,7 +89,8 @@ class Engine:
 
     def _prepare(self, embedder: Embedder) -> tuple[Batcher, list[Worker]]:
         """A queue in front of a model, and the threads that will feed it."""
-        config, copies = self.config, range(len(embedder.models))
+        config = self.config
+        copies = range(len(embedder.models))
         area = embedder.config.preprocess.image_size**2
         pictures = max(1, config.batch_pixels // area) if config.batch_pixels else embedder.images_per_batch
         budgets = {"text": config.batch_tokens or embedder.tokens_per_batch, "image": pictures}
@@ -104,8 +106,11 @@ class Engine:
 
     def _install(self, embedder: Embedder, batcher: Batcher, workers: list[Worker]) -> None:
         """Let what is asked from now on go to this model."""
-        self.embedder, self._batcher, self._workers = embedder, batcher, workers
-        self._modalities, self._picture_tokens = embedder.modalities, picture_tokens(embedder)
+        self.embedder = embedder
+        self._batcher = batcher
+        self._workers = workers
+        self._modalities = embedder.modalities
+        self._picture_tokens = picture_tokens(embedder)
 
     def start(self) -> None:
         """Start the threads; `ready()` is true once every copy of the model has made its first forward passes."""
@@ -145,7 +150,8 @@ class Engine:
         """
         if embedder not in (None, self.embedder):
             raise ReplacedError("the model was replaced.")
-        embedder, batcher = self.embedder, self._batcher
+        embedder = self.embedder
+        batcher = self._batcher
         if self._is_draining:
             raise DrainingError("the server is shutting down.")
         if len(items) > self.config.max_items:
@@ -281,7 +287,9 @@ class Engine:
         else:
             token_ids = await loop.run_in_executor(self._tokenisers, embedder.tokenizer, texts)
         for job, ids in zip(jobs, token_ids, strict=True):
-            job.content, job.tokens, job.cost = ids, len(ids), embedder.padded_length(ids)
+            job.content = ids
+            job.tokens = len(ids)
+            job.cost = embedder.padded_length(ids)
         _receive([(job, NO_TOKEN) for job in jobs if not job.content])
 
     def _decode(self, preprocess: PreprocessConfig, image: Any) -> Tensor:

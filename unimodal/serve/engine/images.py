@@ -202,7 +202,8 @@ def _allowed(text: str, urls: UrlsConfig, port: int) -> Any:
         raise ValueError("the picture's URL is not plain https://host/path; send such a one, or base64.")
     try:
         url = URL(text)
-        host, dialled = (url.raw_host or "").lower(), url.port
+        host = (url.raw_host or "").lower()
+        dialled = url.port
     except ValueError:
         raise ValueError("the picture's URL is not plain https://host/path; send such a one, or base64.") from None
     if not any(host == one or (one.startswith("*.") and host.endswith(one[1:])) for one in urls.allow):

@@ -17,7 +17,8 @@ class Waiting:
     """A pool of `threads`, for which at most `queue` requests wait; the next one is refused at once."""
 
     def __init__(self, threads: int, queue: int) -> None:
-        self.threads, self.queue = threads, queue
+        self.threads = threads
+        self.queue = queue
         self.admitted = 0
         self._seconds = 0.0  # that a call takes, smoothed
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="search")

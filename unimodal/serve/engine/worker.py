@@ -36,8 +36,14 @@ class Worker:
         answer: told what became of jobs, on this worker's thread.
         probe_seconds: of nothing to do, after which the model proves itself.
         """
-        self._embedder, self._copy, self._batcher, self._stats, self._answer = embedder, copy, batcher, stats, answer
-        self._most, self.budgets, self._fitted = budgets, dict(budgets), 0
+        self._embedder = embedder
+        self._copy = copy
+        self._batcher = batcher
+        self._stats = stats
+        self._answer = answer
+        self._most = budgets
+        self.budgets = dict(budgets)
+        self._fitted = 0
         self._probe_seconds = probe_seconds
         self._probes = _probes(embedder)
         self.items_per_second = 0.0  # while it works, smoothed
@@ -117,7 +123,8 @@ class Worker:
             self._stats.out_of_memory += 1
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        kind, self._fitted = jobs[0].kind, 0
+        kind = jobs[0].kind
+        self._fitted = 0
         self.budgets[kind] = max(1, sum(job.cost for job in jobs) // 2)
         log.warning("out of memory with %d inputs; batches of %ss are half of that for a while", len(jobs), kind)
 
@@ -138,7 +145,9 @@ class Worker:
             self.budgets = {kind: min(most, 2 * self.budgets[kind]) for kind, most in self._most.items()}
 
     def _went_well(self) -> None:
-        self.last_good, self.failed_in_a_row, self.failing_since = time.monotonic(), 0, None
+        self.last_good = time.monotonic()
+        self.failed_in_a_row = 0
+        self.failing_since = None
 
     def _failed(self) -> None:
         self.failed_in_a_row += 1

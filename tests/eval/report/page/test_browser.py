@@ -74,7 +74,8 @@ def test_pointing_at_a_text_of_the_map_shows_it_and_its_picture(opened: Any) -> 
     assert tip.inner_text().splitlines()[0].startswith("text ")
     assert tip.locator("img").first.evaluate("image => image.naturalWidth") == 64
     assert opened.locator(".map .mates line").count() == 1
-    frame, shown = opened.locator(".map").bounding_box(), tip.bounding_box()
+    frame = opened.locator(".map").bounding_box()
+    shown = tip.bounding_box()
     assert frame["y"] <= shown["y"]
     assert shown["y"] + shown["height"] <= frame["y"] + frame["height"]
     opened.mouse.move(1, 1)

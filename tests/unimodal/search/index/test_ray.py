@@ -102,7 +102,8 @@ def test_rays_files_are_those_of_one_process_and_a_kill_costs_what_was_in_flight
                 assert (one is None) == (other is None)
                 np.testing.assert_allclose(one or 0, other or 0, rtol=0, atol=1e-6)
 
-    store, address = str(tmp_path / "killed"), ray.get_runtime_context().gcs_address
+    store = str(tmp_path / "killed")
+    address = ray.get_runtime_context().gcs_address
     small = {**values, "per_unit": 1, "batch": 1}
     slowly = {"what": "write_unit", "slow": 0.5, "RAY_ADDRESS": address}
     killed = Run(str(tmp_path / "model"), small, store, engine="ray", **slowly)

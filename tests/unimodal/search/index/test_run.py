@@ -276,7 +276,8 @@ def test_a_row_that_is_joined_is_part_of_what_is_indexed(
         (tmp_path / "joined.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
     write(1)
-    name, join = catalogue(), {"price": f"{tmp_path / 'joined.jsonl'}:number"}
+    name = catalogue()
+    join = {"price": f"{tmp_path / 'joined.jsonl'}:number"}
     options: dict[str, Any] = {"join": join, "image": "price.photo", "fields": {"stock": "price.stock"}}
     run(saved, name, tmp_path / "store", **options)
     forwards.clear()
@@ -563,7 +564,8 @@ def test_two_processes_share_the_units_and_one_fills_the_store(
 def test_one_process_alone_opens_the_store(
     saved: str, catalogue: Catalogue, tmp_path: Path, world: dict[str, str]
 ) -> None:
-    name, store = catalogue(), tmp_path / "store"
+    name = catalogue()
+    store = tmp_path / "store"
     run(saved, name, store, fields=[])
     values = {"input": name, "text": "title", "image": "photo", "per_unit": 4}
     first = Run(saved, values, str(store), **world, RANK="0")
@@ -586,7 +588,8 @@ def test_a_process_ends_when_another_is_killed(
 def test_a_run_killed_while_it_embeds_redoes_the_unit_in_flight_alone(
     saved: str, catalogue: Catalogue, tmp_path: Path
 ) -> None:
-    name, folder = catalogue(), default_folder(str(tmp_path / "store"))
+    name = catalogue()
+    folder = default_folder(str(tmp_path / "store"))
     values = {"input": name, "text": "title", "image": "photo", "fields": ["price"], "per_unit": 1}
     killed = Run(saved, values, str(tmp_path / "store"), what="encode", slow=0.1)
     wait_until(lambda: len(list(folder.glob("*.parquet"))) >= 3)
@@ -596,7 +599,8 @@ def test_a_run_killed_while_it_embeds_redoes_the_unit_in_flight_alone(
     summary = run(saved, name, tmp_path / "store", per_unit=1)
     assert (summary.embedded, summary.reused) == (NUM - there, there)
     run(saved, name, tmp_path / "whole", per_unit=1)
-    rows, whole = stored(tmp_path / "store"), stored(tmp_path / "whole")
+    rows = stored(tmp_path / "store")
+    whole = stored(tmp_path / "whole")
     assert rows.keys() == whole.keys()
     for one, row in rows.items():  # two processes may differ in a vector's last bit
         np.testing.assert_allclose(row["vector_fused"], whole[one]["vector_fused"], rtol=0, atol=1e-6)
@@ -605,7 +609,8 @@ def test_a_run_killed_while_it_embeds_redoes_the_unit_in_flight_alone(
 def test_a_run_killed_while_it_fills_the_store_redoes_the_file_in_flight_alone(
     saved: str, catalogue: Catalogue, tmp_path: Path
 ) -> None:
-    name, folder = catalogue(), default_folder(str(tmp_path / "store"))
+    name = catalogue()
+    folder = default_folder(str(tmp_path / "store"))
     values = {"input": name, "text": "title", "image": "photo", "fields": ["price"], "per_unit": 1}
     killed = Run(saved, values, str(tmp_path / "store"), what="upsert", slow=0.1)
     wait_until(lambda: num_filled(folder) >= 3)
@@ -766,7 +771,8 @@ def test_a_file_in_the_place_of_a_store_is_refused_at_once(saved: str, tmp_path:
 
 def test_days_do_not_make_a_store_grow(saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("unimodal.search.stores.lance.KEEP_VERSIONS", timedelta(0))
-    store, sizes = tmp_path / "shop", list[int]()
+    store = tmp_path / "shop"
+    sizes = list[int]()
     for number in range(5):
         day = write_day(tmp_path / "day.jsonl", {f"p{one}": number for one in range(20)})
         index_day(saved, day, str(store))

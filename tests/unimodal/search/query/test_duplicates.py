@@ -20,7 +20,8 @@ from unimodal.vectors import unit
 
 def naive_groups(vectors: Vectors, threshold: float) -> list[list[int]]:
     close = vectors @ vectors.T >= threshold
-    left, groups = set(range(len(vectors))), []
+    left = set(range(len(vectors)))
+    groups = []
     while left:
         group = {min(left)}
         while more := {other for one in group for other in np.flatnonzero(close[one]).tolist()} - group:

@@ -36,10 +36,8 @@ class ExactStore(VectorStore):
         self.table = pa.concat_tables([old, table]).combine_chunks()
 
     def _delete(self, where: Predicate) -> int:
-        before, kept = (
-            len(self.table),
-            pa.array([not matches(where, row) for row in self.table.to_pylist()], pa.bool_()),
-        )
+        before = len(self.table)
+        kept = pa.array([not matches(where, row) for row in self.table.to_pylist()], pa.bool_())
         self.table = self.table.filter(kept)
         return before - len(self.table)
 

@@ -23,7 +23,8 @@ def test_base64_is_exactly_the_bytes_of_the_floats(vectors: NDArray[np.float32])
 
 
 def test_a_shortened_vector_is_that_of_the_embedder(embedder: Embedder, texts: list[str]) -> None:
-    whole, short = embedder.encode(texts), embedder.encode(texts, truncate_dim=8)
+    whole = embedder.encode(texts)
+    short = embedder.encode(texts, truncate_dim=8)
     np.testing.assert_allclose(shortened(whole, 8), short, atol=1e-6)
 
 
@@ -51,7 +52,8 @@ def test_bytes_are_those_of_sentence_transformers_but_for_rounding(
 
 
 def test_bytes_keep_cosines_to_four_thousandths(vectors: NDArray[np.float32]) -> None:
-    exact, signed = vectors @ vectors.T, quantized(vectors, "int8").astype(np.float32)
+    exact = vectors @ vectors.T
+    signed = quantized(vectors, "int8").astype(np.float32)
     assert np.abs(unit(signed) @ unit(signed).T - exact).max() < 4e-3
     assert np.abs(signed @ signed.T * (reach(768) / 127) ** 2 - exact).max() < 2e-2
 

@@ -166,7 +166,8 @@ class Held:
     """`find_facets`, which goes on when it is let go; counts how often it was called."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.go, self.calls = threading.Event(), 0
+        self.go = threading.Event()
+        self.calls = 0
         monkeypatch.setattr(facets, "find_facets", self)
 
     def __call__(self, store: VectorStore) -> list[Facet]:
@@ -222,7 +223,8 @@ def test_a_scan_that_fails_is_an_error_and_tried_again(store: VectorStore, monke
 def test_searching_goes_on_while_they_are_found(
     tmp_path: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held, config = Held(monkeypatch), ServeConfig(model="tiny")
+    held = Held(monkeypatch)
+    config = ServeConfig(model="tiny")
     store = create_store(str(tmp_path / "store"), Schema(dim=4, fingerprint=embedder.fingerprint()))
     with TestClient(create_app(Engine(embedder, config), config, store)) as client, ThreadPoolExecutor(8) as pages:
         loads = [pages.submit(client.get, "/v1/store") for _ in range(8)]

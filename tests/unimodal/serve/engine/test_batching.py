@@ -128,7 +128,8 @@ def test_texts_that_were_cancelled_make_room_in_the_batch(
     loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor
 ) -> None:
     batcher = Batcher(decode, lambda job, failed: None, pool, ahead=2)
-    gone, stays = jobs_of(loop, "123", cost=5), jobs_of(loop, "ab", cost=5)
+    gone = jobs_of(loop, "123", cost=5)
+    stays = jobs_of(loop, "ab", cost=5)
     batcher.add([*gone, *stays])
     batcher.remove(gone[0].request)
     assert contents(batcher.next_batch(BUDGETS, 20)) == "ab"
@@ -146,7 +147,8 @@ def test_pictures_that_were_cancelled_are_neither_decoded_nor_batched(
         return torch.zeros(1)
 
     batcher = Batcher(slowly, lambda job, failed: None, pool, ahead=2)
-    gone, stays = jobs_of(loop, range(8), kind="image"), jobs_of(loop, [10], kind="image")
+    gone = jobs_of(loop, range(8), kind="image")
+    stays = jobs_of(loop, [10], kind="image")
     batcher.add(gone)
     batcher.add(stays)
     batcher.remove(gone[0].request)

@@ -108,7 +108,8 @@ def test_an_engine_gives_the_vectors_of_encode(
     files = [jpeg(picture) for picture in pictures]
     items: list[Item] = [*texts, *files, {"text": texts[0], "image": files[1], "weight": 0.3}, {"text": texts[2]}]
     items += [{"image": files[3], "weight": 0.1}, {"text": texts[3], "image": pictures[0]}]
-    expected, prompted = embedder.encode(items), embedder.encode(items, prompt="search query: ")
+    expected = embedder.encode(items)
+    prompted = embedder.encode(items, prompt="search query: ")
     with started(embedder) as engine:
         np.testing.assert_allclose(vectors_of(run(engine.embed(items))), expected, atol=1e-6)
         found = vectors_of(run(engine.embed(items, prompt="search query: ")))
@@ -389,7 +390,8 @@ def test_draining_answers_all_that_was_admitted_and_takes_nothing_new(
 def test_draining_does_not_wait_for_a_client_that_goes_away_while_its_text_is_tokenised(
     embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tokenizer, may_go_on = embedder.tokenizer, threading.Event()
+    tokenizer = embedder.tokenizer
+    may_go_on = threading.Event()
 
     def slowly(texts: Sequence[str]) -> list[list[int]]:
         assert tokenizer is not None
@@ -582,7 +584,8 @@ def test_several_copies_of_the_model_work_at_the_same_time(
     model: DualEncoder, tokenizer: Tokenizer, texts: list[str]
 ) -> None:
     several = Embedder(model, tokenizer, device=["cpu", "cpu"])
-    expected, watched = several.encode(texts), Watched(several)
+    expected = several.encode(texts)
+    watched = Watched(several)
 
     async def ask(engine: Engine) -> Vectors:
         watched.opened.clear()

@@ -96,7 +96,8 @@ def test_a_jpeg_that_draws_itself_again_and_again_is_refused_before_it_is_decode
 
 
 def test_what_stands_beside_a_jpegs_own_scans_is_not_counted(picture: Image.Image) -> None:
-    film, comment = 200 * b"\xff\xda\x00\x04ab", 200 * b"\xff\xda"
+    film = 200 * b"\xff\xda\x00\x04ab"
+    comment = 200 * b"\xff\xda"
     content = saved(picture, "JPEG", progressive=True, comment=comment) + film
     assert open_checked(content, CONFIG).size == (31, 20)
 
@@ -328,7 +329,8 @@ class Canary:
     """A web server with TLS on this machine's loopback (IPv4, and IPv6 on the same port), that counts who connects."""
 
     def __init__(self, folder: Path, picture: bytes) -> None:
-        self.connections, self.picture = 0, picture
+        self.connections = 0
+        self.picture = picture
         self.paths: list[str] = []
         tls, self.trust = certificate(folder)
         canary = self
@@ -371,19 +373,27 @@ class Canary:
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         path, _, query = handler.path.partition("?")
-        status, headers, body = 200, {"Set-Cookie": "a=b", "Content-Type": "text/html"}, self.picture
+        status = 200
+        headers = {"Set-Cookie": "a=b", "Content-Type": "text/html"}
+        body = self.picture
         if path == "/to/":
-            status, headers, body = 302, {"Location": unquote(query), "Set-Cookie": "a=b"}, b""
+            status = 302
+            headers = {"Location": unquote(query), "Set-Cookie": "a=b"}
+            body = b""
         elif path == "/loop":
-            status, headers, body = 302, {"Location": f"https://shop.com:{self.port}/loop"}, b""
+            status = 302
+            headers = {"Location": f"https://shop.com:{self.port}/loop"}
+            body = b""
         elif path == "/slow":
             time.sleep(2)
         elif path == "/large":
             body = bytes(10_000_000)
         elif path == "/zipped":
-            headers, body = {"Content-Encoding": "deflate"}, zlib.compress(bytes(5_000_000))
+            headers = {"Content-Encoding": "deflate"}
+            body = zlib.compress(bytes(5_000_000))
         elif path == "/missing":
-            status, body = 404, b"SECRET"
+            status = 404
+            body = b"SECRET"
         elif "Cookie" in handler.headers or "Referer" in handler.headers:
             status = 400
         handler.send_response(status)

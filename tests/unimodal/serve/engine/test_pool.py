@@ -13,7 +13,8 @@ from unimodal.serve.engine.pool import Waiting
 
 def test_one_more_than_may_wait_is_refused_at_once_and_room_comes_back() -> None:
     async def ask() -> None:
-        waiting, go = Waiting(threads=1, queue=2), threading.Event()
+        waiting = Waiting(threads=1, queue=2)
+        go = threading.Event()
         calls = [asyncio.ensure_future(waiting.run(go.wait)) for _ in range(3)]
         await asyncio.sleep(0)
         with pytest.raises(OverloadedError) as refused:
@@ -29,7 +30,9 @@ def test_one_more_than_may_wait_is_refused_at_once_and_room_comes_back() -> None
 
 def test_what_is_cancelled_while_it_waits_never_runs() -> None:
     async def ask() -> None:
-        waiting, go, ran = Waiting(threads=1, queue=2), threading.Event(), []
+        waiting = Waiting(threads=1, queue=2)
+        go = threading.Event()
+        ran = []
         first = asyncio.ensure_future(waiting.run(go.wait))
         second = asyncio.ensure_future(waiting.run(lambda: ran.append("second")))
         await asyncio.sleep(0)
@@ -47,7 +50,8 @@ def test_at_the_end_of_its_life_its_threads_end_and_what_waits_never_runs() -> N
     ran: list[str] = []
 
     async def ask() -> None:
-        waiting, go = Waiting(threads=1, queue=2), threading.Event()
+        waiting = Waiting(threads=1, queue=2)
+        go = threading.Event()
         async with waiting.life(None):
             first = asyncio.ensure_future(waiting.run(go.wait))
             second = asyncio.ensure_future(waiting.run(lambda: ran.append("second")))

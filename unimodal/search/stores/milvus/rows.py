@@ -149,17 +149,22 @@ def check_sizes(table: Any) -> None:
     import pyarrow.compute as pc
 
     for name in table.column_names:
-        column, kind = table[name], table.schema.field(name).type
-        limit, what = MAX_STRING_BYTES, "bytes"
+        column = table[name]
+        kind = table.schema.field(name).type
+        limit = MAX_STRING_BYTES
+        what = "bytes"
         if pa.types.is_string(kind):
             sizes = pc.binary_length(column)
         elif pa.types.is_binary(kind):
-            sizes, limit = pc.binary_length(column), MAX_STRING_BYTES // 4 * 3  # as base64
+            sizes = pc.binary_length(column)
+            limit = MAX_STRING_BYTES // 4 * 3  # as base64
         elif pa.types.is_list(kind):
             strings = pc.max(pc.binary_length(pc.list_flatten(column))).as_py() or 0
             if strings > MAX_STRING_BYTES:
                 raise ValueError(f"a string of {name!r} has {strings} bytes; Milvus keeps {MAX_STRING_BYTES}.")
-            sizes, limit, what = pc.list_value_length(column), MAX_LIST, "strings"
+            sizes = pc.list_value_length(column)
+            limit = MAX_LIST
+            what = "strings"
         else:
             continue
         longest = pc.max(sizes).as_py() or 0

@@ -160,7 +160,8 @@ class MilvusStore(VectorStore):
             size = num_bytes(row)
             if batch and batch_bytes + size > MESSAGE_BYTES:
                 self._client.upsert(self._collection, batch, timeout=CALL_SECONDS)
-                batch, batch_bytes = [], 0
+                batch = []
+                batch_bytes = 0
             batch.append(row)
             batch_bytes += size
         self._client.upsert(self._collection, batch, timeout=CALL_SECONDS)
@@ -215,7 +216,8 @@ class MilvusStore(VectorStore):
             scores = np.concatenate([scores, queries @ vectors.T], axis=1)
             ids = np.concatenate([ids, np.broadcast_to(names, (len(queries), len(names)))], axis=1)
             best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-            scores, ids = np.take_along_axis(scores, best, 1), np.take_along_axis(ids, best, 1)
+            scores = np.take_along_axis(scores, best, 1)
+            ids = np.take_along_axis(ids, best, 1)
         stored = self._by_id(sorted(set(ids.reshape(-1))), columns)
         return [
             [

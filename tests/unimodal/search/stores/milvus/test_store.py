@@ -214,7 +214,8 @@ def test_what_milvus_cannot_keep_is_refused_before_anything_is_written(
 
 
 def test_a_store_names_the_longest_text_and_list_that_it_keeps(store: VectorStore) -> None:
-    longest, most = store.max_text_bytes, store.max_strings
+    longest = store.max_text_bytes
+    most = store.max_strings
     assert longest is not None
     assert most is not None
     store.upsert(rows(["a"], words=["x" * longest], like=["x" * longest], tags=[["x"] * most]), fingerprint=MODEL)
@@ -328,7 +329,8 @@ def test_a_file_of_another_kind_is_refused_in_words(tmp_path: Path) -> None:
 def test_an_exact_search_asks_no_graph(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(milvus, "EF", 1)  # a graph that is searched as carelessly as can be
     monkeypatch.setattr(milvus, "REFINE", 1)
-    vectors, queries = unit_vectors(1500, seed=5), unit_vectors(40, seed=8)
+    vectors = unit_vectors(1500, seed=5)
+    queries = unit_vectors(40, seed=8)
     store.upsert(rows([f"i{n:04d}" for n in range(1500)]), fingerprint=MODEL)
     store.build(IndexSpec(kind="hnsw"))
     exact = store.search(queries, 5, fingerprint=MODEL, vector="text", exact=True)
