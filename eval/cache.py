@@ -31,13 +31,21 @@ from .scoring.results import Encoder, Vectors
 
 __all__ = ["Asked", "EmbeddingStore", "Part", "Prompt", "Stopped", "cost_of"]
 
-Prompt = Literal["", "query", "document"]  # which of the model's prompts stands before a text
+Prompt = Literal[
+    "", "query", "document"
+]  # which of the model's prompts stands before a text
 Asked: TypeAlias = tuple[Sequence[Input], Prompt]
 
 MEMORY = 4 << 30  # bytes of vectors that are held where there is no folder
 _SECONDS = 2.0  # of a block: what a kill loses, and how long a stop waits
-_FIRST = {"text": 4096, "image": 8}  # characters, pictures: a block before the speed is known
-_MOST = {"text": 1 << 24, "image": 512}  # a block of pictures from tars is held in memory as bytes
+_FIRST = {
+    "text": 4096,
+    "image": 8,
+}  # characters, pictures: a block before the speed is known
+_MOST = {
+    "text": 1 << 24,
+    "image": 512,
+}  # a block of pictures from tars is held in memory as bytes
 _OF_A_TEXT = 16  # characters that a text costs besides its own
 _NAMED = 8  # broken pictures in a message
 
@@ -75,18 +83,27 @@ class EmbeddingStore:
         Raises ValueError for another dtype, and if what the folder holds is broken.
         """
         if dtype not in get_args(Precision):
-            raise ValueError(f"vectors are kept in {' or '.join(get_args(Precision))}, not in {dtype!r}.")
+            raise ValueError(
+                f"vectors are kept in {' or '.join(get_args(Precision))}, not in {dtype!r}."
+            )
         self.encoder = encoder
         self.should_stop = should_stop
         self.show_progress = show_progress
         fingerprint = encoder.fingerprint() if folder is not None else ""
         if folder is not None and not fingerprint:
-            warnings.warn(f"the model does not say which one it is, so nothing is kept in {folder}.", stacklevel=2)
+            warnings.warn(
+                f"the model does not say which one it is, so nothing is kept in {folder}.",
+                stacklevel=2,
+            )
         self._vectors: Storage = (
-            VectorFile(folder / f"{fingerprint}-{dtype}", dtype) if folder and fingerprint else Memory(dtype, MEMORY)
+            VectorFile(folder / f"{fingerprint}-{dtype}", dtype)
+            if folder and fingerprint
+            else Memory(dtype, MEMORY)
         )
         self._rounds = dtype != "float32"
-        self._digests: dict[Path | Deferred, bytes] = {}  # of pictures that were read once
+        self._digests: dict[
+            Path | Deferred, bytes
+        ] = {}  # of pictures that were read once
 
     @property
     def modalities(self) -> frozenset[str]:
@@ -101,7 +118,9 @@ class EmbeddingStore:
         first = self._rows([self._key(parts_of(one)[0], prompt) for one in inputs])
         fused = [row for row, one in enumerate(inputs) if isinstance(one, Fused)]
         if fused:
-            total = first[fused] + self._rows([self._key(parts_of(inputs[row])[1], prompt) for row in fused])
+            total = first[fused] + self._rows(
+                [self._key(parts_of(inputs[row])[1], prompt) for row in fused]
+            )
             first[fused] = unit(total)
         self._vectors.trim()
         return first
@@ -116,23 +135,38 @@ class EmbeddingStore:
         if not missing:
             return
         with self._vectors.writing(self.should_stop):
-            missing = [one for one in missing if not self.knows(one)]  # another process may have added some
-            texts = sorted((one for one in missing if one.kind == "text"), key=lambda one: (one.prompt, -cost_of(one)))
+            missing = [
+                one for one in missing if not self.knows(one)
+            ]  # another process may have added some
+            texts = sorted(
+                (one for one in missing if one.kind == "text"),
+                key=lambda one: (one.prompt, -cost_of(one)),
+            )
             pictures = [one for one in missing if one.kind == "image"]
             broken: list[str] = []
             with progress_bar("encoding", len(missing), self.show_progress) as advance:
                 done = self._encode_all(texts, 0, broken, advance)
                 self._encode_all(pictures, done, broken, advance)
         if broken:
-            raise ValueError(_broken_text(broken, len(pictures), "all others are encoded"))
+            raise ValueError(
+                _broken_text(broken, len(pictures), "all others are encoded")
+            )
 
     def check_images(self, parts: Iterable[Part]) -> None:
         """Decode every image that has no vector yet; ValueError that names those that cannot be decoded."""
-        images = [part for part in parts if part.kind == "image" and not self.knows(part)]
+        images = [
+            part for part in parts if part.kind == "image" and not self.knows(part)
+        ]
         with ThreadPoolExecutor() as pool:
-            broken = [fault for fault in pool.map(lambda part: _fault(part.content), images) if fault]
+            broken = [
+                fault
+                for fault in pool.map(lambda part: _fault(part.content), images)
+                if fault
+            ]
         if broken:
-            raise ValueError(_broken_text(broken, len(images), "the others are still to be encoded"))
+            raise ValueError(
+                _broken_text(broken, len(images), "the others are still to be encoded")
+            )
 
     def missing(self, asked: Iterable[Asked]) -> list[Part]:
         """Those of its `parts` that have no vector yet."""
@@ -152,14 +186,21 @@ class EmbeddingStore:
             for row, one in enumerate(inputs):
                 for content in parts_of(one):
                     if isinstance(content, str) and not content.strip():
-                        raise ValueError(f"input {row} of {len(inputs):,} is {content!r}; take it out of the data.")
+                        raise ValueError(
+                            f"input {row} of {len(inputs):,} is {content!r}; take it out of the data."
+                        )
                     key = self._key(content, prompt)
-                    found.setdefault(key, Part(key, content, prompt if isinstance(content, str) else ""))
+                    found.setdefault(
+                        key,
+                        Part(key, content, prompt if isinstance(content, str) else ""),
+                    )
         return list(found.values())
 
     def _rows(self, keys: Sequence[Key]) -> Vectors:
         rows = self._vectors.rows(keys)
-        if self._rounds:  # undo what rounding did to the length of unit vectors, and to no others'
+        if (
+            self._rounds
+        ):  # undo what rounding did to the length of unit vectors, and to no others'
             norms = np.linalg.norm(rows, axis=1, keepdims=True)
             rows /= np.where(np.abs(norms - 1) < 1e-3, norms, np.float32(1))
         return rows
@@ -167,20 +208,26 @@ class EmbeddingStore:
     def _key(self, content: Plain | Deferred, prompt: Prompt) -> Key:
         if isinstance(content, str):
             before = self.encoder.prompts.get(prompt or "default", "")
-            return xxhash.xxh3_128_digest(b"text\0%d\0%s%s" % (len(before), before.encode(), content.encode()))
+            return xxhash.xxh3_128_digest(
+                b"text\0%d\0%s%s" % (len(before), before.encode(), content.encode())
+            )
         if isinstance(content, bytes):
             return xxhash.xxh3_128_digest(b"image\0" + content)
         if content not in self._digests:
             self._digests[content] = xxhash.xxh3_128_digest(b"image\0" + _read(content))
         return self._digests[content]
 
-    def _encode_all(self, missing: Sequence[Part], done: int, broken: list[str], advance: Advance) -> int:
+    def _encode_all(
+        self, missing: Sequence[Part], done: int, broken: list[str], advance: Advance
+    ) -> int:
         """Encode in blocks of about two seconds, each kept before the next begins; how many are done, with `done`."""
         start = 0
         budget = float(_FIRST[missing[0].kind]) if missing else 0.0
         while start < len(missing):
             if self.should_stop():
-                raise Stopped(f"stopped with {len(missing) - start:,} still to encode; the others are kept.")
+                raise Stopped(
+                    f"stopped with {len(missing) - start:,} still to encode; the others are kept."
+                )
             began = time.perf_counter()
             block = _block(missing, start, budget)
             good, vectors = self._encode_block(block, broken)
@@ -190,25 +237,44 @@ class EmbeddingStore:
             advance(done + start)
             cost = sum(map(cost_of, block))
             seconds = time.perf_counter() - began
-            budget = min(4 * budget, cost * _SECONDS / max(seconds, 1e-6), _MOST[block[0].kind])
+            budget = min(
+                4 * budget, cost * _SECONDS / max(seconds, 1e-6), _MOST[block[0].kind]
+            )
         return done + len(missing)
 
-    def _encode_block(self, block: list[Part], broken: list[str]) -> tuple[list[Part], Vectors]:
+    def _encode_block(
+        self, block: list[Part], broken: list[str]
+    ) -> tuple[list[Part], Vectors]:
         try:
             return block, self._encode_plain(block)
         except (ValueError, OSError):
-            faults = {one.key: fault for one in block if one.kind == "image" and (fault := _fault(one.content))}
+            faults = {
+                one.key: fault
+                for one in block
+                if one.kind == "image" and (fault := _fault(one.content))
+            }
             if not faults:
                 raise
         broken += faults.values()
         good = [one for one in block if one.key not in faults]
-        return good, self._encode_plain(good) if good else np.zeros((0, 0), dtype=np.float32)
+        return good, self._encode_plain(good) if good else np.zeros(
+            (0, 0), dtype=np.float32
+        )
 
     def _encode_plain(self, block: list[Part]) -> Vectors:
         encoder = self.encoder
-        methods = {"": encoder.encode, "query": encoder.encode_query, "document": encoder.encode_document}
-        plain = [one.content.read() if isinstance(one.content, Deferred) else one.content for one in block]
-        return np.asarray(methods[block[0].prompt](plain, show_progress=False), dtype=np.float32)
+        methods = {
+            "": encoder.encode,
+            "query": encoder.encode_query,
+            "document": encoder.encode_document,
+        }
+        plain = [
+            one.content.read() if isinstance(one.content, Deferred) else one.content
+            for one in block
+        ]
+        return np.asarray(
+            methods[block[0].prompt](plain, show_progress=False), dtype=np.float32
+        )
 
 
 def _block(missing: Sequence[Part], start: int, budget: float) -> list[Part]:
@@ -239,14 +305,20 @@ def _read(picture: Path | Deferred) -> bytes:
     try:
         return bytes_of(picture)
     except OSError as error:
-        raise ValueError(f"{name_of(picture)} cannot be read ({error}); put it there or leave it out.") from None
+        raise ValueError(
+            f"{name_of(picture)} cannot be read ({error}); put it there or leave it out."
+        ) from None
 
 
 def _fault(picture: Plain | Deferred) -> str:
     """What is wrong with a picture; empty if it can be decoded."""
     assert not isinstance(picture, str)
     try:
-        decode_image(picture.read() if isinstance(picture, Deferred) else picture)  # a Path gives the error its name
+        decode_image(
+            picture.read() if isinstance(picture, Deferred) else picture
+        )  # a Path gives the error its name
     except ValueError as error:
-        return str(error) if isinstance(picture, Path) else f"{name_of(picture)}: {error}"
+        return (
+            str(error) if isinstance(picture, Path) else f"{name_of(picture)}: {error}"
+        )
     return ""

@@ -32,7 +32,9 @@ Precision = Literal["float32", "float16"]
 Key = bytes  # 16
 
 KEY_BYTES = 16
-_HEAD = struct.Struct("<4sIIQQ")  # magic, keys, D, checksum of the record, checksum of the rows
+_HEAD = struct.Struct(
+    "<4sIIQQ"
+)  # magic, keys, D, checksum of the record, checksum of the rows
 _MAGIC = b"UMV1"
 _LOOK = 0.2  # seconds between two looks whether another writer has finished
 
@@ -78,12 +80,16 @@ class Memory:
         """(n, D) float32 of keys that are there."""
         for key in dict.fromkeys(keys):
             self._rows[key] = self._rows.pop(key)
-        return np.stack([self._rows[key] for key in keys]).astype(np.float32, copy=False)
+        return np.stack([self._rows[key] for key in keys]).astype(
+            np.float32, copy=False
+        )
 
     def append(self, keys: Sequence[Key], vectors: Vectors) -> None:
         """Keep (n, D) vectors."""
         for key, vector in zip(keys, vectors, strict=True):
-            self._rows[key] = vector.astype(self._dtype)  # a copy: a view would keep its whole block
+            self._rows[key] = vector.astype(
+                self._dtype
+            )  # a copy: a view would keep its whole block
 
     @contextmanager
     def writing(self, should_stop: Callable[[], bool]) -> Iterator[None]:
@@ -111,7 +117,9 @@ class VectorFile:
         self._starts: list[int] = []  # first row of each block
         self._sums: list[int] = []  # checksum of each block's rows
         self._sound: set[int] = set()  # blocks whose rows were compared with it
-        self._dim = self._num_rows = self._end = 0  # _end: of what was read of the index
+        self._dim = self._num_rows = self._end = (
+            0  # _end: of what was read of the index
+        )
         self._map: npt.NDArray[Any] | None = None
         self._refresh()
 
@@ -121,9 +129,14 @@ class VectorFile:
     def rows(self, keys: Sequence[Key]) -> Vectors:
         """(n, D) float32 of keys that are there."""
         if self._map is None or len(self._map) < self._num_rows:
-            self._map = np.memmap(self._vectors, self._dtype, "r", shape=(self._num_rows, self._dim))
+            self._map = np.memmap(
+                self._vectors, self._dtype, "r", shape=(self._num_rows, self._dim)
+            )
         numbers = np.array([self._rows[key] for key in keys])
-        for block in {bisect_right(self._starts, number) - 1 for number in np.unique(numbers).tolist()} - self._sound:
+        for block in {
+            bisect_right(self._starts, number) - 1
+            for number in np.unique(numbers).tolist()
+        } - self._sound:
             self._check(block)
         return np.asarray(self._map[numbers], dtype=np.float32)
 
@@ -158,7 +171,9 @@ class VectorFile:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            raise OSError(f"vectors cannot be kept in {self.folder} ({error}); name another folder.") from error
+            raise OSError(
+                f"vectors cannot be kept in {self.folder} ({error}); name another folder."
+            ) from error
         try:
             self._wait_for(lock, should_stop)
             self._refresh()
@@ -179,10 +194,15 @@ class VectorFile:
                 return
             except BlockingIOError:
                 if not is_said:
-                    warnings.warn(f"another process is encoding into {self.folder}; waiting for it.", stacklevel=2)
+                    warnings.warn(
+                        f"another process is encoding into {self.folder}; waiting for it.",
+                        stacklevel=2,
+                    )
                     is_said = True
                 if should_stop():
-                    raise Stopped("stopped while another process was encoding; nothing is lost.") from None
+                    raise Stopped(
+                        "stopped while another process was encoding; nothing is lost."
+                    ) from None
                 time.sleep(_LOOK)
 
     def _refresh(self) -> None:
@@ -204,11 +224,15 @@ class VectorFile:
             if magic != _MAGIC or _sum(magic, count, dim, rows_sum, keys) != record_sum:
                 if end >= len(added) or not any(added[at:]):
                     return  # the last one: a machine that lost its power can leave zeros
-                raise ValueError(f"{self._index} is broken at byte {self._end}; remove {self.folder} and encode again.")
+                raise ValueError(
+                    f"{self._index} is broken at byte {self._end}; remove {self.folder} and encode again."
+                )
             if (self._num_rows + count) * dim * self._dtype.itemsize > num_bytes:
                 return
             for number in range(count):
-                self._rows[keys[KEY_BYTES * number : KEY_BYTES * (number + 1)]] = self._num_rows + number
+                self._rows[keys[KEY_BYTES * number : KEY_BYTES * (number + 1)]] = (
+                    self._num_rows + number
+                )
             self._starts.append(self._num_rows)
             self._sums.append(rows_sum)
             self._dim = dim
@@ -219,16 +243,24 @@ class VectorFile:
     def _cut_tails(self) -> None:
         """Cut off what was being written when its process ended."""
         for file, size in (
-            (self._vectors, self._num_rows * self._dim * self._dtype.itemsize), (self._index, self._end),
-        ):  # fmt: skip
+            (self._vectors, self._num_rows * self._dim * self._dtype.itemsize),
+            (self._index, self._end),
+        ):
             if file.exists() and file.stat().st_size > size:
                 os.truncate(file, size)
 
     def _check(self, block: int) -> None:
         assert self._map is not None
-        rows = self._map[self._starts[block] : [*self._starts, self._num_rows][block + 1]]
-        if xxhash.xxh3_64_intdigest(rows.reshape(-1).view(np.uint8).data) != self._sums[block]:
-            raise ValueError(f"{self._vectors} is not what was written; remove {self.folder} and encode again.")
+        rows = self._map[
+            self._starts[block] : [*self._starts, self._num_rows][block + 1]
+        ]
+        if (
+            xxhash.xxh3_64_intdigest(rows.reshape(-1).view(np.uint8).data)
+            != self._sums[block]
+        ):
+            raise ValueError(
+                f"{self._vectors} is not what was written; remove {self.folder} and encode again."
+            )
         self._sound.add(block)
 
 
@@ -236,15 +268,24 @@ def _record(keys: Sequence[Key], rows: npt.NDArray[Any]) -> bytes:
     joined = b"".join(keys)
     rows_sum = xxhash.xxh3_64_intdigest(rows.reshape(-1).view(np.uint8).data)
     count, dim = rows.shape
-    return _HEAD.pack(_MAGIC, count, dim, _sum(_MAGIC, count, dim, rows_sum, joined), rows_sum) + joined
+    return (
+        _HEAD.pack(
+            _MAGIC, count, dim, _sum(_MAGIC, count, dim, rows_sum, joined), rows_sum
+        )
+        + joined
+    )
 
 
 def _sum(magic: bytes, count: int, dim: int, rows_sum: int, keys: bytes) -> int:
-    return int(xxhash.xxh3_64_intdigest(_HEAD.pack(magic, count, dim, 0, rows_sum) + keys))
+    return int(
+        xxhash.xxh3_64_intdigest(_HEAD.pack(magic, count, dim, 0, rows_sum) + keys)
+    )
 
 
 def _append(file: Path, content: memoryview) -> None:
-    with file.open("ab", buffering=0) as opened:  # unbuffered: closing a buffer would write once more
+    with file.open(
+        "ab", buffering=0
+    ) as opened:  # unbuffered: closing a buffer would write once more
         while content:
             content = content[opened.write(content) :]
         os.fsync(opened.fileno())

@@ -19,7 +19,12 @@ from .scoring.results import Encoder, Half, Row, TaskResult, Values, Vectors
 from .scoring.retrieval import half_of, retrieval_rows, usual_metrics
 from .scoring.statistics import CORRELATIONS
 from .scoring.sts import STS_METRICS, sts_rows
-from .scoring.zero_shot import ZERO_SHOT_METRICS, check_zero_shot_metric, class_vectors, zero_shot_rows
+from .scoring.zero_shot import (
+    ZERO_SHOT_METRICS,
+    check_zero_shot_metric,
+    class_vectors,
+    zero_shot_rows,
+)
 from .suites import Suite, load_tasks
 
 
@@ -52,9 +57,16 @@ def evaluate(
     Raises ValueError, before anything is encoded, for missing data and for metrics that a task cannot have; and later,
     by the name of the task, for vectors that are not finite, not of length 1 or all alike.
     """
-    loaded = tasks or load_tasks(suite, data_root, split, with_pictures="image" in encoder.modalities)
-    metrics = {name: _metrics(name, data, suite.task_of(name).metrics) for name, data in loaded.items()}
-    store = store or EmbeddingStore(encoder, should_stop=should_stop, show_progress=show_progress)
+    loaded = tasks or load_tasks(
+        suite, data_root, split, with_pictures="image" in encoder.modalities
+    )
+    metrics = {
+        name: _metrics(name, data, suite.task_of(name).metrics)
+        for name, data in loaded.items()
+    }
+    store = store or EmbeddingStore(
+        encoder, should_stop=should_stop, show_progress=show_progress
+    )
     results: list[TaskResult] = []
     try:
         for name, data in loaded.items():
@@ -79,7 +91,9 @@ def score_names(suite: Suite, loaded: Mapping[str, TaskData]) -> list[str]:
     names = []
     for name, data in loaded.items():
         is_both_ways = isinstance(data, RetrievalData) and data.both_ways
-        rows = [f"{name}/text->image", f"{name}/image->text"] if is_both_ways else [name]
+        rows = (
+            [f"{name}/text->image", f"{name}/image->text"] if is_both_ways else [name]
+        )
         metrics = _metrics(name, data, suite.task_of(name).metrics)
         names += [f"{row} {metric}" for row in rows for metric in metrics]
     return names
@@ -99,7 +113,13 @@ def score_task(
     queries, documents = _vectors(store, data)
     sides = [(name, data, queries, documents)]
     if isinstance(data, RetrievalData) and data.both_ways:
-        asking = sorted({document for documents_of_one in data.relevant for document in documents_of_one})
+        asking = sorted(
+            {
+                document
+                for documents_of_one in data.relevant
+                for document in documents_of_one
+            }
+        )
         back = None if documents is None else documents[asking]
         sides = [
             (f"{name}/text->image", data, queries, documents),
@@ -125,18 +145,29 @@ def _result(
 ) -> TaskResult:
     if queries is not None and documents is not None:
         check_vectors(queries, f"queries of {name}", refuse_collapsed=not validation)
-        check_vectors(documents, f"documents of {name}", refuse_collapsed=not validation)
+        check_vectors(
+            documents, f"documents of {name}", refuse_collapsed=not validation
+        )
     rows, values = _rows(name, data, metrics, queries, documents, not validation)
     for dim in dims:
         if queries is not None and dim > queries.shape[1]:
-            warnings.warn(f"{dim} dims are left out: the model's vectors have {queries.shape[1]}.", stacklevel=2)
+            warnings.warn(
+                f"{dim} dims are left out: the model's vectors have {queries.shape[1]}.",
+                stacklevel=2,
+            )
             continue
-        cut, cut_documents = (None if side is None else unit(side[:, :dim]) for side in (queries, documents))
+        cut, cut_documents = (
+            None if side is None else unit(side[:, :dim])
+            for side in (queries, documents)
+        )
         cut_rows, _ = _rows(name, data, metrics, cut, cut_documents, not validation)
         rows += [dataclasses.replace(row, variant=f"{dim} dims") for row in cut_rows]
     if queries is not None and isinstance(data, RetrievalData) and data.notes:
         rows = [
-            row if row.variant or row.note else dataclasses.replace(row, note="; ".join(data.notes)) for row in rows
+            row
+            if row.variant or row.note
+            else dataclasses.replace(row, note="; ".join(data.notes))
+            for row in rows
         ]
     return TaskResult(name, _half(data), data, rows, values, queries, documents)
 
@@ -150,13 +181,21 @@ def _rows(
     with_intervals: bool,
 ) -> tuple[list[Row], dict[str, Values]]:
     if isinstance(data, RetrievalData):
-        return retrieval_rows(name, data, metrics, queries, documents, with_intervals=with_intervals)
+        return retrieval_rows(
+            name, data, metrics, queries, documents, with_intervals=with_intervals
+        )
     if isinstance(data, PairData):
-        return sts_rows(name, data, metrics, queries, documents, with_intervals=with_intervals)
-    return zero_shot_rows(name, data, metrics, queries, documents, with_intervals=with_intervals)
+        return sts_rows(
+            name, data, metrics, queries, documents, with_intervals=with_intervals
+        )
+    return zero_shot_rows(
+        name, data, metrics, queries, documents, with_intervals=with_intervals
+    )
 
 
-def _vectors(store: EmbeddingStore, data: TaskData) -> tuple[Vectors, Vectors] | tuple[None, None]:
+def _vectors(
+    store: EmbeddingStore, data: TaskData
+) -> tuple[Vectors, Vectors] | tuple[None, None]:
     """Those of queries and documents, of both sides of pairs, of pictures and classes; None for want of a modality."""
     asked = asked_of(data, store.modalities)
     if not asked:
@@ -182,7 +221,9 @@ def _metrics(name: str, data: TaskData, wanted: Sequence[str]) -> Sequence[str]:
             elif isinstance(data, ZeroShotData):
                 check_zero_shot_metric(metric)
             elif metric not in CORRELATIONS:
-                raise ValueError(f"there is no metric {metric!r} of pairs; {nearest(metric, CORRELATIONS)}")
+                raise ValueError(
+                    f"there is no metric {metric!r} of pairs; {nearest(metric, CORRELATIONS)}"
+                )
     except ValueError as error:
         raise ValueError(f"tasks.{name.partition('/')[0]}.metrics: {error}") from None
     if wanted:

@@ -38,16 +38,23 @@ class Plan:
     seconds: float | None  # to encode what is missing; None: not measured
 
 
-def plan(store: EmbeddingStore, tasks: Mapping[str, TaskData], *, measure: bool = True) -> Plan:
+def plan(
+    store: EmbeddingStore, tasks: Mapping[str, TaskData], *, measure: bool = True
+) -> Plan:
     """Count what the tasks ask the store to encode.
 
     measure: encode two small batches of texts and two of pictures, whose vectors the store keeps, and tell from the
         second ones how long the rest will take. Raises what `EmbeddingStore.fill` raises; if an image of these batches
         cannot be decoded, the error names all that cannot.
     """
-    parts = {name: store.parts(asked_of(data, store.modalities)) for name, data in tasks.items()}
+    parts = {
+        name: store.parts(asked_of(data, store.modalities))
+        for name, data in tasks.items()
+    }
     needs = {name: _needs(store, some) for name, some in parts.items()}
-    parts_of_all = list({part.key: part for some in parts.values() for part in some}.values())
+    parts_of_all = list(
+        {part.key: part for some in parts.values() for part in some}.values()
+    )
     total = _needs(store, parts_of_all)
     return Plan(needs, total, _seconds(store, parts_of_all) if measure else None)
 
@@ -62,7 +69,9 @@ def said_of(plan: Plan) -> str:
 def plan_table(plan: Plan, title: str = "") -> Table:
     """The plan for a terminal."""
     said = f"{title}: {said_of(plan)}" if title else said_of(plan)
-    table = Table(title=said, box=box.SIMPLE_HEAD, header_style="bold", title_justify="left")
+    table = Table(
+        title=said, box=box.SIMPLE_HEAD, header_style="bold", title_justify="left"
+    )
     table.add_column("task", overflow="fold")
     for column in ("texts", "pictures", "texts to encode", "pictures to encode"):
         table.add_column(column, justify="right")
@@ -77,8 +86,15 @@ def missing_table(missing: Sequence[Missing], data_root: Path) -> Table:
     """What a suite lacks, task by task, and how long `commands_for` it take, for a terminal."""
     megabytes = megabytes_of(missing)
     size = f"at least {megabytes:,.0f} MB to download: {_words(megabytes / MEGABYTES_A_SECOND)} at 100 Mbit/s"
-    table = Table("task", title=f"not in {data_root}", caption=size if megabytes else None, box=box.SIMPLE_HEAD,
-                  header_style="bold", title_justify="left", caption_justify="left")  # fmt: skip
+    table = Table(
+        "task",
+        title=f"not in {data_root}",
+        caption=size if megabytes else None,
+        box=box.SIMPLE_HEAD,
+        header_style="bold",
+        title_justify="left",
+        caption_justify="left",
+    )
     table.add_column("missing", overflow="fold")
     for one in missing:
         first, *others = (str(path.relative_to(data_root)) for path in one.paths)
@@ -88,7 +104,10 @@ def missing_table(missing: Sequence[Missing], data_root: Path) -> Table:
 
 def _needs(store: EmbeddingStore, parts: Sequence[Part]) -> Needs:
     counts = [
-        sum(part.kind == kind and (not is_missing or not store.knows(part)) for part in parts)
+        sum(
+            part.kind == kind and (not is_missing or not store.knows(part))
+            for part in parts
+        )
         for is_missing in (False, True)
         for kind in ("text", "image")
     ]
@@ -98,7 +117,10 @@ def _needs(store: EmbeddingStore, parts: Sequence[Part]) -> Needs:
 def _seconds(store: EmbeddingStore, parts: Sequence[Part]) -> float:
     seconds = 0.0
     for kind, count in _TIMED.items():
-        missing = sorted((part for part in parts if part.kind == kind and not store.knows(part)), key=cost_of)
+        missing = sorted(
+            (part for part in parts if part.kind == kind and not store.knows(part)),
+            key=cost_of,
+        )
         stride = max(1, len(missing) // (2 * count))
         chosen = missing[::stride][: 2 * count]  # of all lengths
         spent = 0.0
@@ -107,7 +129,9 @@ def _seconds(store: EmbeddingStore, parts: Sequence[Part]) -> float:
             try:
                 store.fill(([part.content], part.prompt) for part in batch)
             except ValueError:
-                store.check_images(parts)  # one is broken: name all of them now, not one after the other
+                store.check_images(
+                    parts
+                )  # one is broken: name all of them now, not one after the other
                 raise
             spent = (time.perf_counter() - began) / max(1, sum(map(cost_of, batch)))
         seconds += spent * (sum(map(cost_of, missing)) - sum(map(cost_of, chosen)))
@@ -115,7 +139,15 @@ def _seconds(store: EmbeddingStore, parts: Sequence[Part]) -> float:
 
 
 def _numbers(needs: Needs) -> list[str]:
-    return [f"{count:,}" for count in (needs.texts, needs.pictures, needs.missing_texts, needs.missing_pictures)]
+    return [
+        f"{count:,}"
+        for count in (
+            needs.texts,
+            needs.pictures,
+            needs.missing_texts,
+            needs.missing_pictures,
+        )
+    ]
 
 
 def _words(seconds: float) -> str:

@@ -55,13 +55,23 @@ TaskConfig = Annotated[
     Field(discriminator="kind"),
 ]
 FOLDER_KINDS = ("webdataset", "beir", "hub-sts", "crossmodal3600", "xtd10")
-KINDS = ("image-text", "text-retrieval", "sts", "lookup", *FOLDER_KINDS, "shards", "mteb")
+KINDS = (
+    "image-text",
+    "text-retrieval",
+    "sts",
+    "lookup",
+    *FOLDER_KINDS,
+    "shards",
+    "mteb",
+)
 
 
 class Average(Config):
     """The mean of a metric over several tasks."""
 
-    tasks: list[str] = Field(min_length=1)  # as their rows name them: "figures/text->image", "nfcorpus"
+    tasks: list[str] = Field(
+        min_length=1
+    )  # as their rows name them: "figures/text->image", "nfcorpus"
     metric: str
 
     @field_validator("tasks")
@@ -73,13 +83,19 @@ class Average(Config):
 class Analysis(Config):
     """What is looked at beside the scores of the plain vectors."""
 
-    dims: list[PositiveInt] = Field(default=[])  # lengths that the vectors are cut to and scored again (matryoshka)
+    dims: list[PositiveInt] = Field(
+        default=[]
+    )  # lengths that the vectors are cut to and scored again (matryoshka)
     space: bool = False  # modality gap, alignment, uniformity, and a mixed index of texts and pictures
     compression: bool = False  # int8 and binary vectors, with re-ranking
     neighbours: bool = False  # near-duplicates and clusters of documents
     map: Literal["none", "pca", "umap"] = "none"  # texts and pictures in two dimensions
-    robustness: list[str] = Field(default=[])  # what is done to queries: typos, first half, poor jpeg, ...
-    contamination: list[str] = Field(default=[])  # training shards in which the suite is looked for
+    robustness: list[str] = Field(
+        default=[]
+    )  # what is done to queries: typos, first half, poor jpeg, ...
+    contamination: list[str] = Field(
+        default=[]
+    )  # training shards in which the suite is looked for
 
     @field_validator("dims", "robustness", "contamination")
     @classmethod
@@ -93,7 +109,9 @@ class Analysis(Config):
 
         for kind in kinds:
             if kind not in robustness.KINDS:
-                raise ValueError(f"{kind!r} is no way to change a query; {nearest(kind, robustness.KINDS)}")
+                raise ValueError(
+                    f"{kind!r} is no way to change a query; {nearest(kind, robustness.KINDS)}"
+                )
         return kinds
 
 
@@ -101,7 +119,9 @@ class Suite(Config):
     """Named tasks, scored in this order."""
 
     tasks: dict[str, TaskConfig] = Field(min_length=1)
-    averages: dict[str, Average] = Field(default={})  # one of which a task was left out is left out too
+    averages: dict[str, Average] = Field(
+        default={}
+    )  # one of which a task was left out is left out too
     analysis: Analysis = Analysis()
 
     @field_validator("tasks", mode="before")
@@ -112,14 +132,22 @@ class Suite(Config):
         for name, task in tasks.items():
             kind = task.get("kind") if isinstance(task, Mapping) else KINDS[0]
             if kind not in KINDS:
-                raise ValueError(f"task {name!r} has the kind {kind!r}; {nearest(str(kind), KINDS)}")
-        return {name: _with_path(name, task) for name, task in tasks.items() if task is not None}
+                raise ValueError(
+                    f"task {name!r} has the kind {kind!r}; {nearest(str(kind), KINDS)}"
+                )
+        return {
+            name: _with_path(name, task)
+            for name, task in tasks.items()
+            if task is not None
+        }
 
     def task_of(self, name: str) -> TaskConfig:
         """The task that data or a row is of: "beir/cqadupstack" of "beir/cqadupstack/android"."""
         owner = self._owner(name)
         if not owner:
-            raise ValueError(f"{name!r} is of no task of the suite; {nearest(name, self.tasks)}")
+            raise ValueError(
+                f"{name!r} is of no task of the suite; {nearest(name, self.tasks)}"
+            )
         return self.tasks[owner]
 
     def averages_of(self, names: Iterable[str]) -> dict[str, list[str]]:
@@ -131,13 +159,23 @@ class Suite(Config):
         for name in dict.fromkeys(names):
             task = self._owner(name)
             part, _, direction = name[len(task) + 1 :].partition("/")
-            if task and part in self.tasks[task].parts and len(self.tasks[task].parts) > 1:
-                groups.setdefault("/".join(filter(None, (task, direction))), []).append(name)
+            if (
+                task
+                and part in self.tasks[task].parts
+                and len(self.tasks[task].parts) > 1
+            ):
+                groups.setdefault("/".join(filter(None, (task, direction))), []).append(
+                    name
+                )
         return groups
 
     def _owner(self, name: str) -> str:
         """The longest name of a task that a name begins with, or ""."""
-        return max((task for task in self.tasks if f"{name}/".startswith(f"{task}/")), key=len, default="")
+        return max(
+            (task for task in self.tasks if f"{name}/".startswith(f"{task}/")),
+            key=len,
+            default="",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +190,11 @@ class Missing:
 
 def _with_path(name: str, task: Any) -> Any:
     """A task of a folder that says none lies in the folder of its name."""
-    return {"path": name, **task} if isinstance(task, Mapping) and task.get("kind") in FOLDER_KINDS else task
+    return (
+        {"path": name, **task}
+        if isinstance(task, Mapping) and task.get("kind") in FOLDER_KINDS
+        else task
+    )
 
 
 def read_suite(name: str | Path, overrides: Sequence[str] = ()) -> Suite:
@@ -181,16 +223,24 @@ def commands_for(missing: Iterable[Missing], data_root: Path) -> list[str]:
     hub = " ".join(dict.fromkeys(one.hub for one in missing if one.hub))
     folder = shlex.quote(str(data_root))
     loop = f"for set in {hub}; do hf download --repo-type dataset $set --local-dir {folder}/$set; done"
-    return [f"unimodal prepare {sets} --data {folder}"] * bool(sets) + [loop] * bool(hub)
+    return [f"unimodal prepare {sets} --data {folder}"] * bool(sets) + [loop] * bool(
+        hub
+    )
 
 
 def megabytes_of(missing: Iterable[Missing]) -> float:
     """How much `unimodal prepare` downloads for what is missing; of the hub's own repositories it is not known."""
     table = data_sets()
-    return sum(table[one].megabytes for get in {one.get for one in missing if one.get} for one in names_of(get, table))
+    return sum(
+        table[one].megabytes
+        for get in {one.get for one in missing if one.get}
+        for one in names_of(get, table)
+    )
 
 
-def load_tasks(suite: Suite, data_root: Path, split: str, *, with_pictures: bool = True) -> dict[str, TaskData]:
+def load_tasks(
+    suite: Suite, data_root: Path, split: str, *, with_pictures: bool = True
+) -> dict[str, TaskData]:
     """Read the data of every task; of one with languages, subsets or several questions by each: "xtd10/de".
 
     with_pictures: also see to it that every picture is there.
@@ -207,7 +257,9 @@ def load_tasks(suite: Suite, data_root: Path, split: str, *, with_pictures: bool
     for name, data in loaded.items():
         checked(name, data)
     if with_pictures:
-        absent = [Missing(name, _missing_pictures(data)) for name, data in loaded.items()]
+        absent = [
+            Missing(name, _missing_pictures(data)) for name, data in loaded.items()
+        ]
         _refuse_missing([one for one in absent if one.paths], data_root)
     return loaded
 
@@ -215,16 +267,26 @@ def load_tasks(suite: Suite, data_root: Path, split: str, *, with_pictures: bool
 def _missing_pictures(data: TaskData) -> list[Path]:
     if isinstance(data, PairData):
         return []
-    inputs: list[Input] = data.images if isinstance(data, ZeroShotData) else [*data.queries, *data.documents]
+    inputs: list[Input] = (
+        data.images
+        if isinstance(data, ZeroShotData)
+        else [*data.queries, *data.documents]
+    )
     pictures = (one.image if isinstance(one, Fused) else one for one in inputs)
-    return [one for one in dict.fromkeys(pictures) if isinstance(one, Path) and not one.exists()]
+    return [
+        one
+        for one in dict.fromkeys(pictures)
+        if isinstance(one, Path) and not one.exists()
+    ]
 
 
 def _refuse_missing(missing: Sequence[Missing], root: Path) -> None:
     paths = sorted({str(path) for one in missing for path in one.paths})
     if not paths:
         return
-    named = ", ".join(paths[:8]) + (f" and {len(paths) - 8} more" if len(paths) > 8 else "")
+    named = ", ".join(paths[:8]) + (
+        f" and {len(paths) - 8} more" if len(paths) > 8 else ""
+    )
     commands = commands_for(missing, root)
     megabytes = megabytes_of(missing)
     size = f" (at least {megabytes:,.0f} MB)" if megabytes else ""

@@ -10,7 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = ("training", "eval")
-FORBIDDEN = {"unimodal": PROGRAMS, "training": ("eval",), "eval": ("training",), "configs": PROGRAMS}
+FORBIDDEN = {
+    "unimodal": PROGRAMS,
+    "training": ("eval",),
+    "eval": ("training",),
+    "configs": PROGRAMS,
+}
 ALLOWED = "unimodal/cli/"  # it alone knows all three
 
 
@@ -28,12 +33,19 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             base = [*package[: len(package) + 1 - node.level]] if node.level else []
             for alias in node.names:
-                yield node.lineno, ".".join([*base, *(node.module or "").split("."), alias.name]).replace("..", ".")
+                yield (
+                    node.lineno,
+                    ".".join(
+                        [*base, *(node.module or "").split("."), alias.name]
+                    ).replace("..", "."),
+                )
 
 
 def belongs_to(name: str, folder: str) -> bool:
     """Whether a module is of a folder, under its name in the checkout or its installed one."""
-    return any(f"{name}.".startswith(f"{prefix}.") for prefix in (folder, f"unimodal.{folder}"))
+    return any(
+        f"{name}.".startswith(f"{prefix}.") for prefix in (folder, f"unimodal.{folder}")
+    )
 
 
 def files_and_folders() -> list[tuple[Path, str]]:
@@ -41,12 +53,20 @@ def files_and_folders() -> list[tuple[Path, str]]:
 
 
 @pytest.mark.parametrize(
-    ("path", "folder"), files_and_folders(), ids=[str(path.relative_to(ROOT)) for path, _ in files_and_folders()]
+    ("path", "folder"),
+    files_and_folders(),
+    ids=[str(path.relative_to(ROOT)) for path, _ in files_and_folders()],
 )
-def test_a_file_imports_nothing_from_above_or_beside_its_folder(path: Path, folder: str) -> None:
+def test_a_file_imports_nothing_from_above_or_beside_its_folder(
+    path: Path, folder: str
+) -> None:
     if path.relative_to(ROOT).as_posix().startswith(ALLOWED):
         return
-    found = [(line, name) for line, name in imported(path) if any(belongs_to(name, to) for to in FORBIDDEN[folder])]
+    found = [
+        (line, name)
+        for line, name in imported(path)
+        if any(belongs_to(name, to) for to in FORBIDDEN[folder])
+    ]
     assert not found, path
 
 
@@ -56,9 +76,15 @@ def test_a_programs_files_import_each_other_relatively(folder: str) -> None:
     wrong = []
     for path in sources(folder):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and not node.level and belongs_to(node.module or "", folder):
+            if (
+                isinstance(node, ast.ImportFrom)
+                and not node.level
+                and belongs_to(node.module or "", folder)
+            ):
                 wrong.append(f"{path}:{node.lineno}")
-            if isinstance(node, ast.Import) and any(belongs_to(alias.name, folder) for alias in node.names):
+            if isinstance(node, ast.Import) and any(
+                belongs_to(alias.name, folder) for alias in node.names
+            ):
                 wrong.append(f"{path}:{node.lineno}")
     assert not wrong
 
@@ -69,11 +95,18 @@ def test_relative_imports_stay_inside_their_program(folder: str) -> None:
     for path in sources(folder):
         depth = len(path.relative_to(ROOT).parent.parts)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            assert not (isinstance(node, ast.ImportFrom) and node.level > depth), f"{path}:{node.lineno}"
+            assert not (isinstance(node, ast.ImportFrom) and node.level > depth), (
+                f"{path}:{node.lineno}"
+            )
 
 
 def test_the_library_and_the_programs_do_not_import_the_tests() -> None:
-    assert not [name for path, _ in files_and_folders() for _, name in imported(path) if belongs_to(name, "tests")]
+    assert not [
+        name
+        for path, _ in files_and_folders()
+        for _, name in imported(path)
+        if belongs_to(name, "tests")
+    ]
 
 
 def test_every_relative_import_names_a_file_that_is_there() -> None:
@@ -81,13 +114,24 @@ def test_every_relative_import_names_a_file_that_is_there() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.level and node.module:
                 target = path.parents[node.level - 1].joinpath(*node.module.split("."))
-                assert target.with_suffix(".py").is_file() or (target / "__init__.py").is_file(), f"{path}: {target}"
+                assert (
+                    target.with_suffix(".py").is_file()
+                    or (target / "__init__.py").is_file()
+                ), f"{path}: {target}"
 
 
 def test_no_file_is_called_utils() -> None:
     everywhere = [path for folder in (*FORBIDDEN, "tests") for path in sources(folder)]
-    assert not [path for path in everywhere if path.stem in ("utils", "util", "helpers", "common", "misc")]
+    assert not [
+        path
+        for path in everywhere
+        if path.stem in ("utils", "util", "helpers", "common", "misc")
+    ]
 
 
 def test_every_module_opens_with_what_it_does() -> None:
-    assert not [path for path, _ in files_and_folders() if not ast.get_docstring(ast.parse(path.read_text("utf-8")))]
+    assert not [
+        path
+        for path, _ in files_and_folders()
+        if not ast.get_docstring(ast.parse(path.read_text("utf-8")))
+    ]

@@ -29,7 +29,9 @@ LOCKED = re.compile(r"[a-z0-9-]+==[0-9][a-z0-9.]*( ; [^/]+)?")  # no address and
 
 
 def pyproject() -> dict[str, Any]:
-    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project: dict[str, Any] = tomllib.loads(
+        (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    )
     return project
 
 
@@ -66,7 +68,9 @@ def locked(python: str) -> dict[str, str]:
             continue
         required = Requirement(line)
         if required.marker is None or required.marker.evaluate(environment):
-            assert required.name not in found, f"{required.name} is locked twice for Python {python}"
+            assert required.name not in found, (
+                f"{required.name} is locked twice for Python {python}"
+            )
             found[required.name] = str(required.specifier).removeprefix("==")
     return found
 
@@ -77,7 +81,11 @@ def installed_name(folder: Path) -> str:
 
 
 def test_the_packages_of_pyproject_are_those_of_the_tree() -> None:
-    tree = {installed_name(file.parent) for folder in FOLDERS for file in (ROOT / folder).rglob("__init__.py")}
+    tree = {
+        installed_name(file.parent)
+        for folder in FOLDERS
+        for file in (ROOT / folder).rglob("__init__.py")
+    }
     packages = setuptools_table()["packages"]
     assert isinstance(packages, list)
     assert sorted(packages) == sorted(tree)
@@ -97,28 +105,43 @@ def test_the_lock_has_all_that_is_required_directly(python: str) -> None:
     base = [Requirement(line) for line in pyproject()["project"]["dependencies"]]
     for required in [*base, *requirements("dev")]:
         version = versions.get(canonicalize_name(required.name))
-        assert version is not None, f"{required} is not in requirements.lock; run make lock"
-        assert required.specifier.contains(version), f"{required} does not admit the locked {version}; run make lock"
+        assert version is not None, (
+            f"{required} is not in requirements.lock; run make lock"
+        )
+        assert required.specifier.contains(version), (
+            f"{required} does not admit the locked {version}; run make lock"
+        )
 
 
 def test_the_supported_pythons_are_the_same_everywhere() -> None:
-    classifiers = [line.rpartition(" ")[2] for line in pyproject()["project"]["classifiers"]]
+    classifiers = [
+        line.rpartition(" ")[2] for line in pyproject()["project"]["classifiers"]
+    ]
     assert classifiers == list(PYTHONS)
-    assert f"Python {PYTHONS[0]} to {PYTHONS[-1]}" in (ROOT / "README.md").read_text(encoding="utf-8")
-    first, last = (f"({python.replace('.', ', ')})" for python in (PYTHONS[0], PYTHONS[-1]))
-    assert f"{first} <= sys.version_info[:2] <= {last}" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert f"Python {PYTHONS[0]} to {PYTHONS[-1]}" in (ROOT / "README.md").read_text(
+        encoding="utf-8"
+    )
+    first, last = (
+        f"({python.replace('.', ', ')})" for python in (PYTHONS[0], PYTHONS[-1])
+    )
+    assert f"{first} <= sys.version_info[:2] <= {last}" in (
+        ROOT / "Makefile"
+    ).read_text(encoding="utf-8")
 
 
 def test_every_folder_with_code_is_a_package() -> None:
     for folder in FOLDERS:
         for file in (ROOT / folder).rglob("*.py"):
-            assert (file.parent / "__init__.py").is_file(), f"{file.parent} has no __init__.py"
+            assert (file.parent / "__init__.py").is_file(), (
+                f"{file.parent} has no __init__.py"
+            )
 
 
 def test_every_installed_name_leads_to_its_folder() -> None:
     assert setuptools_table()["package-dir"] == {
-        "unimodal": "unimodal", **{f"unimodal.{folder}": folder for folder in FOLDERS[1:]},
-    }  # fmt: skip
+        "unimodal": "unimodal",
+        **{f"unimodal.{folder}": folder for folder in FOLDERS[1:]},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -126,11 +149,22 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("build", reason="pip install build")
     copy = tmp_path_factory.mktemp("copy")
     for folder in FOLDERS:
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for file in ("pyproject.toml", "LICENSE", "README.md"):
         if (ROOT / file).is_file():
             shutil.copy(ROOT / file, copy / file)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(copy / "dist"), str(copy)]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(copy / "dist"),
+        str(copy),
+    ]
     finished = subprocess.run(command, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return next((copy / "dist").glob("*.whl"))
@@ -139,33 +173,64 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("installed")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(target),
+    ]
     subprocess.run([*command, str(wheel)], check=True)
     return target
 
 
-def run(installed: Path, elsewhere: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(
+    installed: Path, elsewhere: Path, *arguments: str
+) -> subprocess.CompletedProcess[str]:
     """Run Python where the checkout is not the working folder and the installed files come first."""
     environment = {**os.environ, "PYTHONPATH": str(installed), "COLUMNS": "200"}
     return subprocess.run(
-        [sys.executable, *arguments], cwd=elsewhere, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, *arguments],
+        cwd=elsewhere,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
 def test_the_wheel_takes_one_name_and_holds_everything(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"unimodal"}
-    assert {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")} == {"unimodal"}
+    assert {
+        name.split("/")[0]
+        for name in names
+        if not name.split("/")[0].endswith(".dist-info")
+    } == {"unimodal"}
     assert "unimodal/py.typed" in names
-    kept = {f"{installed_name(file.parent).replace('.', '/')}/{file.name}" for file in files_beside_code()}
+    kept = {
+        f"{installed_name(file.parent).replace('.', '/')}/{file.name}"
+        for file in files_beside_code()
+    }
     assert {name for name in names if name.endswith((".yaml", ".css", ".js"))} == kept
-    modules = {f"{installed_name(file.parent).replace('.', '/')}/{file.name}" for file in code()}
+    modules = {
+        f"{installed_name(file.parent).replace('.', '/')}/{file.name}"
+        for file in code()
+    }
     assert {name for name in names if name.endswith(".py")} == modules
 
 
 def files_beside_code() -> Iterator[Path]:
     for folder in FOLDERS:
-        yield from (path for path in (ROOT / folder).rglob("*") if path.suffix in (".yaml", ".css", ".js"))
+        yield from (
+            path
+            for path in (ROOT / folder).rglob("*")
+            if path.suffix in (".yaml", ".css", ".js")
+        )
 
 
 def code() -> Iterator[Path]:
@@ -173,28 +238,58 @@ def code() -> Iterator[Path]:
         yield from (ROOT / folder).rglob("*.py")
 
 
-def test_the_installed_help_starts_without_torch(installed: Path, tmp_path: Path) -> None:
+def test_the_installed_help_starts_without_torch(
+    installed: Path, tmp_path: Path
+) -> None:
     finished = run(installed, tmp_path, "-X", "importtime", "-m", "unimodal", "--help")
     assert finished.returncode == 0, finished.stderr
     assert "train" in finished.stdout
-    modules = {line.rsplit("|")[-1].strip() for line in finished.stderr.splitlines() if line.startswith("import time:")}
+    modules = {
+        line.rsplit("|")[-1].strip()
+        for line in finished.stderr.splitlines()
+        if line.startswith("import time:")
+    }
     assert "unimodal.cli" in modules
-    assert not modules & {"torch", "numpy", "transformers", "open_clip", "timm", "PIL", "rich.progress", "pydantic"}
+    assert not modules & {
+        "torch",
+        "numpy",
+        "transformers",
+        "open_clip",
+        "timm",
+        "PIL",
+        "rich.progress",
+        "pydantic",
+    }
 
 
 @pytest.mark.parametrize(
     "module",
-    ["unimodal", "unimodal.embedder", "unimodal.training.config", "unimodal.eval.suites", "unimodal.shards.write"],
+    [
+        "unimodal",
+        "unimodal.embedder",
+        "unimodal.training.config",
+        "unimodal.eval.suites",
+        "unimodal.shards.write",
+    ],
 )
-def test_an_installed_module_is_the_one_in_the_wheel(installed: Path, tmp_path: Path, module: str) -> None:
+def test_an_installed_module_is_the_one_in_the_wheel(
+    installed: Path, tmp_path: Path, module: str
+) -> None:
     program = f"import importlib; print(importlib.import_module({module!r}).__file__)"
     finished = run(installed, tmp_path, "-c", program)
-    assert finished.stdout.strip().startswith(str(installed)), finished.stdout + finished.stderr
+    assert finished.stdout.strip().startswith(str(installed)), (
+        finished.stdout + finished.stderr
+    )
 
 
 @pytest.mark.parametrize("recipe", ["demo", "openstax-mini"])
-def test_an_installed_recipe_is_checked_by_its_name_from_anywhere(installed: Path, tmp_path: Path, recipe: str) -> None:
-    here = ["model.text.name=bert", f"model.text.tokenizer={__file__}"]  # any file will do
+def test_an_installed_recipe_is_checked_by_its_name_from_anywhere(
+    installed: Path, tmp_path: Path, recipe: str
+) -> None:
+    here = [
+        "model.text.name=bert",
+        f"model.text.tokenizer={__file__}",
+    ]  # any file will do
     if recipe == "openstax-mini":
         here.append("model.text.pretrained=false")
     program = (
@@ -204,17 +299,34 @@ def test_an_installed_recipe_is_checked_by_its_name_from_anywhere(installed: Pat
         "import unimodal.training.config as config\n"
         "print('torch' in sys.modules, config.__file__)"
     )
-    finished = run(installed, tmp_path, "-c", program, "train", recipe, "--dry-run", "steps=7", *here)
+    finished = run(
+        installed,
+        tmp_path,
+        "-c",
+        program,
+        "train",
+        recipe,
+        "--dry-run",
+        "steps=7",
+        *here,
+    )
     assert finished.returncode == 0, finished.stderr
     *plan, last = finished.stdout.splitlines()
     assert "steps: 7" in plan
     assert any("pictures" in line and "streams" not in line for line in plan)
-    assert last.split() == ["False", str(installed / "unimodal" / "training" / "config.py")]
+    assert last.split() == [
+        "False",
+        str(installed / "unimodal" / "training" / "config.py"),
+    ]
     assert not list(tmp_path.iterdir())
 
 
-def test_a_misspelt_recipe_is_one_line_and_status_one(installed: Path, tmp_path: Path) -> None:
-    finished = run(installed, tmp_path, "-m", "unimodal", "train", "openstax-mni", "--dry-run")
+def test_a_misspelt_recipe_is_one_line_and_status_one(
+    installed: Path, tmp_path: Path
+) -> None:
+    finished = run(
+        installed, tmp_path, "-m", "unimodal", "train", "openstax-mni", "--dry-run"
+    )
     assert finished.returncode == 1
     assert finished.stdout == ""
     assert finished.stderr.startswith("error: recipe 'openstax-mni'")

@@ -42,17 +42,30 @@ class Block(NamedTuple):
 
 def blocks_of(page: Path) -> list[Block]:
     found = BLOCK.findall(page.read_text(encoding="utf-8"))
-    return [Block(language, frozenset(words.split()), code) for language, words, code in found]
+    return [
+        Block(language, frozenset(words.split()), code)
+        for language, words, code in found
+    ]
 
 
 def run(blocks: list[Block], folder: Path) -> None:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
     environment.pop("PYTHONPATH", None)
     for block in blocks:
         (folder / "block.py").write_text(block.code, encoding="utf-8")
         shell = ["bash", "-euo", "pipefail", "-c", block.code]
         command = shell if block.language == "bash" else [sys.executable, "block.py"]
-        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+        result = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
         assert result.returncode == 0, f"{block.code}\n{result.stdout}\n{result.stderr}"
 
 
@@ -63,7 +76,11 @@ def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = folder / "data"
     build_catalogue(data, size=64, num_train=256, num_val=32, num_test=64, workers=1)
     train_tokenizer(training_texts(data), folder / "tokenizer.json", vocab_size=2000)
-    pack_all(read_config(PackRecipe, "demo-shards", [f"data_root={data}", f"out={folder / 'shards'}"]))
+    pack_all(
+        read_config(
+            PackRecipe, "demo-shards", [f"data_root={data}", f"out={folder / 'shards'}"]
+        )
+    )
     changes = {
         "run": folder,
         "data_root": folder / "shards",
@@ -74,7 +91,9 @@ def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "workers": 0,
         "eval": "null",
     }
-    config = read_config(TrainConfig, "demo", [f"{key}={value}" for key, value in changes.items()])
+    config = read_config(
+        TrainConfig, "demo", [f"{key}={value}" for key, value in changes.items()]
+    )
     model = run_training_by(config, resume=True)
     index_catalogue(model, data, folder / "store")
     return folder
@@ -90,7 +109,9 @@ def real_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 @pytest.mark.timeout(1500)
-def test_the_short_blocks_of_a_page_run(page: Path, small_demo: Path, tmp_path: Path) -> None:
+def test_the_short_blocks_of_a_page_run(
+    page: Path, small_demo: Path, tmp_path: Path
+) -> None:
     shutil.copytree(small_demo, tmp_path / "runs" / "demo")
     run([block for block in blocks_of(page) if not block.words], tmp_path)
 
@@ -109,16 +130,34 @@ def test_the_words_behind_a_blocks_language_are_known(page: Path) -> None:
 
 
 def test_the_readme_has_blocks_for_every_room() -> None:
-    code = "\n".join(block.code for block in blocks_of(README) if "no-run" not in block.words)
-    for word in ("unimodal.load", "unimodal embed", "unimodal train", "unimodal eval", "shards pack", "torchrun",
-                 "unimodal index", "unimodal search", "unimodal serve"):  # fmt: skip
+    code = "\n".join(
+        block.code for block in blocks_of(README) if "no-run" not in block.words
+    )
+    for word in (
+        "unimodal.load",
+        "unimodal embed",
+        "unimodal train",
+        "unimodal eval",
+        "shards pack",
+        "torchrun",
+        "unimodal index",
+        "unimodal search",
+        "unimodal serve",
+    ):
         assert word in code
 
 
 def test_the_suite_of_the_readme_is_one(tmp_path: Path) -> None:
     from eval.suites import read_suite
 
-    blocks = re.findall(r"^```yaml\n(tasks:.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+    blocks = re.findall(
+        r"^```yaml\n(tasks:.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S
+    )
     (tmp_path / "own.yaml").write_text(blocks[0], encoding="utf-8")
     suite = read_suite(tmp_path / "own.yaml")
-    assert [task.kind for task in suite.tasks.values()] == ["image-text", "text-retrieval", "beir", "webdataset"]
+    assert [task.kind for task in suite.tasks.values()] == [
+        "image-text",
+        "text-retrieval",
+        "beir",
+        "webdataset",
+    ]

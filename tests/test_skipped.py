@@ -38,11 +38,17 @@ def test_nothing_skipped_is_said_too() -> None:
 
 def test_a_run_writes_the_list_from_all_its_processes(tmp_path: Path) -> None:
     """Of the tests of this project's own conftest, in a folder of their own."""
-    (tmp_path / "conftest.py").write_text("from tests.conftest import pytest_terminal_summary\n", encoding="utf-8")
+    (tmp_path / "conftest.py").write_text(
+        "from tests.conftest import pytest_terminal_summary\n", encoding="utf-8"
+    )
     for name in ("a", "b"):
         code = "import pytest\n\n\ndef test_it():\n    pytest.skip('not today')\n"
         (tmp_path / f"test_{name}.py").write_text(code, encoding="utf-8")
-    environment = {**os.environ, "SKIPPED_TESTS": str(tmp_path / "skipped"), "PYTHONPATH": str(ROOT)}
+    environment = {
+        **os.environ,
+        "SKIPPED_TESTS": str(tmp_path / "skipped"),
+        "PYTHONPATH": str(ROOT),
+    }
     command = [
         sys.executable,
         "-m",
@@ -56,6 +62,8 @@ def test_a_run_writes_the_list_from_all_its_processes(tmp_path: Path) -> None:
         os.devnull,
         str(tmp_path),
     ]
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    subprocess.run(
+        command, cwd=tmp_path, env=environment, check=True, capture_output=True
+    )
     written = (tmp_path / "skipped").read_text(encoding="utf-8").splitlines()
     assert written[1] == "skipped: not today: 1 in test_a.py, 1 in test_b.py"

@@ -18,13 +18,18 @@ from . import distributed
 from .config import TaskConfig
 from .data.collate import Batch
 
-_IN_BATCH = ("info_nce", "sigmoid")  # losses whose negatives are the other samples' documents
+_IN_BATCH = (
+    "info_nce",
+    "sigmoid",
+)  # losses whose negatives are the other samples' documents
 
 
 class Contrast(NamedTuple):
     """What a global batch has to compare; the same on every rank, but for the example in `lacks`."""
 
-    masked: float | None  # share of the pairs of different samples that are masked as duplicates; None: none ever is
+    masked: (
+        float | None
+    )  # share of the pairs of different samples that are masked as duplicates; None: none ever is
     lacks: str  # why there is nothing to learn from it, with an example; "" where there is something
 
 
@@ -35,7 +40,9 @@ def contrast_of(batch: Batch, task: TaskConfig) -> Contrast:
     if task.loss == "cosent":
         assert batch.scores is not None
         scores = batch.scores[:, 0]
-        highest, lowest = distributed.largest([float(scores.max()), -float(scores.min())])
+        highest, lowest = distributed.largest(
+            [float(scores.max()), -float(scores.min())]
+        )
         said = f"all its samples have the score {highest:g}, and cosent learns from pairs of different scores"
         return Contrast(None, said if highest == -lowest else "")
     if task.loss == "distillation":
@@ -62,7 +69,9 @@ def _in_batch(batch: Batch, task: TaskConfig) -> Contrast:
         hard = distributed.gather_values(batch.hard_negative_ids).flatten()
         is_idle = count_members(ids, hard) == len(ids) * len(hard)
     said = "each of its samples shares a text, an image or a label with each other one, so that none is a negative"
-    return Contrast(num_masked / num_pairs, f"{said}{_example(batch)}" if is_idle else "")
+    return Contrast(
+        num_masked / num_pairs, f"{said}{_example(batch)}" if is_idle else ""
+    )
 
 
 def count_sharing(ids: Tensor) -> int:
@@ -77,11 +86,17 @@ def count_sharing(ids: Tensor) -> int:
     # An id that a row has twice counts once: the second becomes one that no other row has.
     is_again = torch.zeros_like(dense, dtype=torch.bool)
     is_again[:, 1:] = dense[:, 1:] == dense[:, :-1]
-    dense = torch.where(is_again, size * count + torch.arange(size * count).view(size, count), dense)
+    dense = torch.where(
+        is_again, size * count + torch.arange(size * count).view(size, count), dense
+    )
     total = 0
     for num in range(1, count + 1):
-        subsets = torch.cat([dense[:, list(columns)] for columns in combinations(range(count), num)])
-        _, inverse, counts = _number(subsets).unique(return_inverse=True, return_counts=True)
+        subsets = torch.cat(
+            [dense[:, list(columns)] for columns in combinations(range(count), num)]
+        )
+        _, inverse, counts = _number(subsets).unique(
+            return_inverse=True, return_counts=True
+        )
         total += (1 if num % 2 else -1) * int(counts[inverse].sum())
     return total - size  # each row shares with itself
 
@@ -91,7 +106,9 @@ def _number(subsets: Tensor) -> Tensor:
     size = int(subsets.max()) + 1
     numbers = subsets[:, 0]
     for column in subsets.unbind(1)[1:]:
-        numbers = (numbers * size + column).unique(return_inverse=True)[1]  # small again
+        numbers = (numbers * size + column).unique(return_inverse=True)[
+            1
+        ]  # small again
     return numbers
 
 
@@ -102,14 +119,24 @@ def count_members(ids: Tensor, others: Tensor) -> int:
     is_again[:, 1:] = ids[:, 1:] == ids[:, :-1]
     values, counts = others.unique(return_counts=True)
     places = torch.searchsorted(values, ids).clamp_max(len(values) - 1)
-    return int(torch.where((values[places] == ids) & ~is_again, counts[places], 0).sum())
+    return int(
+        torch.where((values[places] == ids) & ~is_again, counts[places], 0).sum()
+    )
 
 
 def _example(batch: Batch) -> str:
     """Two samples of this rank, and what they share."""
     if len(batch.keys) < 2:
         return f" (one of them is {batch.keys[0]})"
-    kinds = ("image", "caption", "label") if batch.pixels is not None else ("query", "document", "label")
-    same = [kind for kind, one, other in zip(kinds, batch.ids[0], batch.ids[1], strict=True) if one == other]
+    kinds = (
+        ("image", "caption", "label")
+        if batch.pixels is not None
+        else ("query", "document", "label")
+    )
+    same = [
+        kind
+        for kind, one, other in zip(kinds, batch.ids[0], batch.ids[1], strict=True)
+        if one == other
+    ]
     what = f"have the same {same[0]}" if same else "share a text"
     return f" ({batch.keys[0]} and {batch.keys[1]} {what})"

@@ -57,7 +57,13 @@ def _join(backend: str, timeout: float, start_timeout: float) -> None:
             f"start_timeout ({start_timeout:g} s) if it is only slow to start."
         ) from error
     store.set_timeout(timedelta(seconds=timeout))
-    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=timedelta(seconds=timeout))
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=number,
+        world_size=count,
+        timeout=timedelta(seconds=timeout),
+    )
 
 
 def _open_store(seconds: float) -> tuple[Store, int, int]:
@@ -71,7 +77,9 @@ def _open_store(seconds: float) -> tuple[Store, int, int]:
     count = int(os.environ["WORLD_SIZE"])
     address = os.environ["MASTER_ADDR"]
     port = int(os.environ["MASTER_PORT"])
-    store = TCPStore(address, port, count, True, patience, wait_for_workers=False, multi_tenant=True)
+    store = TCPStore(
+        address, port, count, True, patience, wait_for_workers=False, multi_tenant=True
+    )
     return store, number, count
 
 
@@ -200,7 +208,9 @@ def average_gradients(module: nn.Module) -> None:
     for grads in by_dtype.values():
         flat = sum_values(torch.cat([grad.flatten() for grad in grads]))
         flat /= world_size()
-        for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+        for grad, part in zip(
+            grads, flat.split([grad.numel() for grad in grads]), strict=True
+        ):
             grad.copy_(part.view_as(grad))
 
 
@@ -234,7 +244,9 @@ def check_same(values: Mapping[str, Any]) -> None:
         return
     found: list[Any] = [None] * world_size()
     with waiting_for_peers("comparing recipes"):
-        dist.all_gather_object(found, {key: repr(value) for key, value in values.items()})
+        dist.all_gather_object(
+            found, {key: repr(value) for key, value in values.items()}
+        )
     for key in dict.fromkeys(key for one in found for key in one):
         seen = [one.get(key, "nothing") for one in found]
         for number, value in enumerate(seen):
@@ -251,9 +263,11 @@ def barrier() -> None:
 
 
 def on_main(
-    work: Callable[[], object], timeout: float, is_asked: Callable[[], bool] = lambda: False,
+    work: Callable[[], object],
+    timeout: float,
+    is_asked: Callable[[], bool] = lambda: False,
     help_out: Callable[[], object] = lambda: None,
-) -> None:  # fmt: skip
+) -> None:
     """Run something long on rank 0 while the others wait, however long it takes, as long as rank 0 is alive.
 
     Rank 0 gives a sign of life from a thread, every second or four times a timeout; that another rank is gone it says
@@ -297,7 +311,9 @@ _WAIT = 0.0
 _CALL = 1.0
 _LEAVE = 2.0  # what rank 0 tells the ranks that wait
 _asked = threading.Event()
-_turn = threading.Lock()  # reductions must come in one order: a sign of life waits while ranks help
+_turn = (
+    threading.Lock()
+)  # reductions must come in one order: a sign of life waits while ranks help
 
 
 def _tell(what: float) -> None:

@@ -47,7 +47,9 @@ class Encoded(NamedTuple):
     seed: int
 
 
-def cut(model: DualEncoder, batch: Batch, config: StepConfig, precision: str) -> dict[str, list[Chunk]]:
+def cut(
+    model: DualEncoder, batch: Batch, config: StepConfig, precision: str
+) -> dict[str, list[Chunk]]:
     """The chunks of each tower: pictures as they come, texts by length, longest first.
 
     Their number is the same on every rank: sharded weights are gathered in each forward pass, and unequal numbers of
@@ -57,24 +59,38 @@ def cut(model: DualEncoder, batch: Batch, config: StepConfig, precision: str) ->
     rows: dict[str, list[list[int]]] = {}
     if batch.pixels is not None:
         size = config.micro_batch or len(batch.pixels)
-        rows["image"] = [list(range(len(batch.pixels)))[start : start + size]
-                         for start in range(0, len(batch.pixels), size)]  # fmt: skip
+        rows["image"] = [
+            list(range(len(batch.pixels)))[start : start + size]
+            for start in range(0, len(batch.pixels), size)
+        ]
     assert model.config.text is not None
     token_ids = batch.texts.lists()
     text = model.config.text
-    lengths = [text.max_length if text.pad_to_max_length else len(ids) for ids in token_ids]
+    lengths = [
+        text.max_length if text.pad_to_max_length else len(ids) for ids in token_ids
+    ]
     rows["text"] = length_sorted_chunks(lengths, config.token_budget)
     counts = distributed.largest([len(found) for found in rows.values()])
     for (tower, found), count in zip(rows.items(), counts, strict=True):
         chunks[tower] = []
         for part in _split_until(found, int(count)):
             if tower == "image":
-                chunks[tower].append(Chunk(part, len(part), partial(_encode_pictures, model, batch, part, precision)))
+                chunks[tower].append(
+                    Chunk(
+                        part,
+                        len(part),
+                        partial(_encode_pictures, model, batch, part, precision),
+                    )
+                )
             else:
                 length = max(lengths[row] for row in part)
                 texts = [token_ids[row] for row in part]
                 chunks[tower].append(
-                    Chunk(part, len(part) * length, partial(_encode_texts, model, texts, length, precision))
+                    Chunk(
+                        part,
+                        len(part) * length,
+                        partial(_encode_texts, model, texts, length, precision),
+                    )
                 )
     return chunks
 
@@ -94,7 +110,9 @@ def encode(chunks: list[Chunk], limit: float, seed: int, model: nn.Module) -> En
         with measure_graph(model) if is_measured else nullcontext() as measured:
             vectors = _encode(chunk, seed + number, keep_graph=number < num_kept)
         if measured is not None:
-            costs = [measured.num_bytes * chunk.cost / chunks[0].cost for chunk in chunks]
+            costs = [
+                measured.num_bytes * chunk.cost / chunks[0].cost for chunk in chunks
+            ]
             num_kept = _how_many_fit(costs, limit)
             held = sum(costs[:num_kept])
         if number < num_kept:
@@ -112,9 +130,15 @@ def backward(encoded: Encoded) -> None:
     kept = encoded.graphs[::-1]
     encoded.graphs.clear()
     for number, chunk in enumerate(encoded.chunks):
-        vectors = kept.pop() if kept else _encode(chunk, encoded.seed + number, keep_graph=True)
+        vectors = (
+            kept.pop()
+            if kept
+            else _encode(chunk, encoded.seed + number, keep_graph=True)
+        )
         if vectors.requires_grad:  # not where a whole tower is frozen
-            torch.autograd.backward(vectors, gradient[torch.tensor(chunk.rows, device=gradient.device)])
+            torch.autograd.backward(
+                vectors, gradient[torch.tensor(chunk.rows, device=gradient.device)]
+            )
         del vectors
 
 
@@ -122,7 +146,11 @@ def graph_limit(config: StepConfig, model: nn.Module, device: torch.device) -> f
     """Bytes that kept graphs may take: what the recipe says, else most of what is free beside the gradients to come."""
     if config.graph_memory is not None:
         return config.graph_memory * 2**30
-    weights = [local_part(parameter) for parameter in model.parameters() if parameter.requires_grad]
+    weights = [
+        local_part(parameter)
+        for parameter in model.parameters()
+        if parameter.requires_grad
+    ]
     gradients = sum(weight.numel() * weight.element_size() for weight in weights)
     return max(1.0, 0.8 * _free_memory(device) - 2 * gradients)
 
@@ -173,18 +201,25 @@ def _split_until(chunks: list[list[int]], count: int) -> list[list[int]]:
     while len(chunks) < count:
         largest = max(range(len(chunks)), key=lambda number: len(chunks[number]))
         middle = len(chunks[largest]) // 2
-        chunks[largest : largest + 1] = [chunks[largest][:middle], chunks[largest][middle:]]
+        chunks[largest : largest + 1] = [
+            chunks[largest][:middle],
+            chunks[largest][middle:],
+        ]
     return chunks
 
 
-def _encode_pictures(model: DualEncoder, batch: Batch, rows: list[int], precision: str) -> Tensor:
+def _encode_pictures(
+    model: DualEncoder, batch: Batch, rows: list[int], precision: str
+) -> Tensor:
     assert batch.pixels is not None
     pixels = batch.pixels[rows[0] : rows[-1] + 1].to(model.device, non_blocking=True)
     with autocast(model.device, precision):
         return model.encode_image(pixels)
 
 
-def _encode_texts(model: DualEncoder, token_ids: list[list[int]], length: int, precision: str) -> Tensor:
+def _encode_texts(
+    model: DualEncoder, token_ids: list[list[int]], length: int, precision: str
+) -> Tensor:
     assert model.config.text is not None
     ids, mask = pad_ids(token_ids, model.config.text.pad_id, length)
     with autocast(model.device, precision):
@@ -193,16 +228,25 @@ def _encode_texts(model: DualEncoder, token_ids: list[list[int]], length: int, p
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """bfloat16 towers with float32 weights, or nothing; anew for each chunk, since it remembers weights it has cast."""
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+    return (
+        torch.autocast(device.type, torch.bfloat16)
+        if precision == "bfloat16"
+        else nullcontext()
+    )
 
 
 def _free_memory(device: torch.device) -> float:
     """Bytes that this process could still take; without bound where that cannot be told."""
     if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
+            device
+        )
         return float(torch.cuda.mem_get_info(device)[0] + cached)
     if not os.path.exists("/proc/meminfo"):
         return torch.inf
     with open("/proc/meminfo", encoding="ascii") as file:
-        kib = next((int(line.split()[1]) for line in file if line.startswith("MemAvailable")), 0)
+        kib = next(
+            (int(line.split()[1]) for line in file if line.startswith("MemAvailable")),
+            0,
+        )
     return 1024 * kib / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

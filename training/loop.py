@@ -39,7 +39,9 @@ from .validation import load_on_main, validate
 
 __all__ = ["Evaluate", "Stopped", "train"]
 
-MIN_SKIPPED = 100  # so many corrupt samples are no reason to end a run, unless max_skipped is 0
+MIN_SKIPPED = (
+    100  # so many corrupt samples are no reason to end a run, unless max_skipped is 0
+)
 MAX_IDLE = 10  # batches of a source with nothing to learn from, and none that has something: it has nothing at all
 MAX_NONFINITE = 10  # steps in a row without an update: weights, data or learning rate are beyond waiting
 
@@ -47,7 +49,9 @@ MAX_NONFINITE = 10  # steps in a row without an update: weights, data or learnin
 class Evaluate(Protocol):
     """What the command line hands over: scores of a model, by name; None stands for one that is undefined."""
 
-    def __call__(self, embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float | None]: ...
+    def __call__(
+        self, embedder: Embedder, should_stop: Callable[[], bool]
+    ) -> Mapping[str, float | None]: ...
 
 
 def train(
@@ -76,12 +80,16 @@ def train(
     saved, or at once before the first (a second signal kills).
     """
     if config.eval is not None and evaluate is None:
-        raise ValueError("the recipe has eval and train() was handed no evaluate; pass a function or set eval=null.")
+        raise ValueError(
+            "the recipe has eval and train() was handed no evaluate; pass a function or set eval=null."
+        )
     joined = distributed.is_joined()
     device = distributed.start(config.device, config.timeout, config.start_timeout)
     try:
         if load is not None:
-            load_on_main(load, config.timeout)  # there is nothing to save yet: a signal ends it at once
+            load_on_main(
+                load, config.timeout
+            )  # there is nothing to save yet: a signal ends it at once
         with stop_signals() as signals:
             run = begin(config, device, resume, overwrite)
             signals.hold()  # from here on there is something to save
@@ -91,12 +99,19 @@ def train(
             distributed.stop()
 
 
-def _train(run: Run, evaluate: Evaluate | None, show_progress: bool | None, signals: StopSignals) -> Path:
+def _train(
+    run: Run,
+    evaluate: Evaluate | None,
+    show_progress: bool | None,
+    signals: StopSignals,
+) -> Path:
     config, last = run.config, run.config.total_steps
     batches: list[Batch] = []
     num_nonfinite = 0  # in a row
     is_resumed = run.step > 0
-    stop = _validate(run, evaluate, signals)  # a run that was stopped while it validated
+    stop = _validate(
+        run, evaluate, signals
+    )  # a run that was stopped while it validated
     context = LoaderContext()
     steps = steps_from(run.dataset, run.step, last, config.workers, context)
     feed = Feed(steps, run.dataset.is_small, context.processes)
@@ -116,13 +131,21 @@ def _train(run: Run, evaluate: Evaluate | None, show_progress: bool | None, sign
                 stats = _step(run, batches, rate)
                 num_nonfinite = 0 if stats.is_finite else num_nonfinite + 1
                 if num_nonfinite == MAX_NONFINITE:
-                    raise FloatingPointError(_describe_nonfinite(run, num_nonfinite, batches))
+                    raise FloatingPointError(
+                        _describe_nonfinite(run, num_nonfinite, batches)
+                    )
                 if run.log is not None:
                     seconds = time.perf_counter() - waited
-                    run.log.add(batches, stats, rate, fed.num_skipped, started - waited, seconds)
+                    run.log.add(
+                        batches, stats, rate, fed.num_skipped, started - waited, seconds
+                    )
                     advance(run.step, run.log.line())
                     if run.step % config.log_every == 0 or run.step == last:
-                        run.log.write(run.step, run.stages[place_of(run.stages, run.step - 1).stage], run.model)
+                        run.log.write(
+                            run.step,
+                            run.stages[place_of(run.stages, run.step - 1).stage],
+                            run.model,
+                        )
                 _watch_idle(run, batches, stats, is_resumed)
                 if run.step % config.save_every == 0 or run.step == last:
                     _save(run)
@@ -133,7 +156,9 @@ def _train(run: Run, evaluate: Evaluate | None, show_progress: bool | None, sign
         raise _stop(run, stop, signals)
     if not is_resumed:  # what it learned before is not known
         _refuse_idle_run(run)
-    if run.log is not None and num_nonfinite:  # those steps changed nothing: the model is that of the steps before
+    if (
+        run.log is not None and num_nonfinite
+    ):  # those steps changed nothing: the model is that of the steps before
         warnings.warn(_describe_nonfinite(run, num_nonfinite, batches), stacklevel=2)
     return _finish(run, signals)
 
@@ -141,7 +166,9 @@ def _train(run: Run, evaluate: Evaluate | None, show_progress: bool | None, sign
 def _count(run: Run, batches: list[Batch], num_skipped: int) -> None:
     """Add up samples and corrupt ones; raises ValueError, on every rank, if these are too many."""
     run.num_skipped += num_skipped
-    run.num_samples += sum(len(batch.keys) for batch in batches) * distributed.world_size()
+    run.num_samples += (
+        sum(len(batch.keys) for batch in batches) * distributed.world_size()
+    )
     share = run.config.max_skipped
     if run.num_skipped > max(MIN_SKIPPED if share else 0, share * run.num_samples):
         _note(run, run.skipped.append(skipped_rows(run.step + 1, batches)))
@@ -156,18 +183,31 @@ def _step(run: Run, batches: list[Batch], rate: float) -> StepStats:
     stage = run.stages[place_of(run.stages, run.step).stage]
     with distributed.waiting_for_peers("computing a step"):
         stats = train_step(
-            run.model, batches, stage, run.optimizer, run.config.step,
-            learning_rate=rate, precision=run.config.precision, seed=_dropout_seed(run.config.seed, run.step),
-        )  # fmt: skip
+            run.model,
+            batches,
+            stage,
+            run.optimizer,
+            run.config.step,
+            learning_rate=rate,
+            precision=run.config.precision,
+            seed=_dropout_seed(run.config.seed, run.step),
+        )
     run.step += 1
     _note(run, run.skipped.append(skipped_rows(run.step, batches)))
-    _note(run, run.nonfinite.append([] if stats.is_finite else nonfinite_rows(run.step, batches)))
+    _note(
+        run,
+        run.nonfinite.append(
+            [] if stats.is_finite else nonfinite_rows(run.step, batches)
+        ),
+    )
     for said in run.saver.failures():
         _note(run, said)
     return stats
 
 
-def _watch_idle(run: Run, batches: list[Batch], stats: StepStats, is_resumed: bool) -> None:
+def _watch_idle(
+    run: Run, batches: list[Batch], stats: StepStats, is_resumed: bool
+) -> None:
     """Warn of a source's first batch that teaches nothing; raises ValueError if the first ten of a run do not."""
     for batch, lacks in zip(batches, stats.lacks, strict=True):
         seen = run.sources.setdefault((batch.place.task, batch.place.source), Seen())
@@ -191,7 +231,9 @@ def _refuse_idle_run(run: Run) -> None:
     """Raise ValueError if no batch of the run had anything to learn from: its model is the one that it began with."""
     seen = list(run.sources.values())
     if seen and all(one.num_idle == one.num_batches for one in seen):
-        raise ValueError(f"the run has learned nothing: every batch was like the first, {seen[0].first}")
+        raise ValueError(
+            f"the run has learned nothing: every batch was like the first, {seen[0].first}"
+        )
 
 
 def _note(run: Run, failure: str) -> None:
@@ -206,15 +248,22 @@ def _save(run: Run) -> None:
     """Take a copy of all that changes and let it be written; every rank calls it."""
     run.saver.wait()  # one at a time
     state = RunState(
-        run.step, run.num_skipped, run.num_samples, run.dataset.fingerprints(), run.dataset.plan.state(), run.changes,
+        run.step,
+        run.num_skipped,
+        run.num_samples,
+        run.dataset.fingerprints(),
+        run.dataset.plan.state(),
+        run.changes,
         run.log.state() if run.log is not None else None,
-    )  # fmt: skip
+    )
     _write_ledger(run)
     card = model_card(run.model.config, count_parameters(run.model))
     spare = run.saver.spare
     with distributed.waiting_for_peers("copying a checkpoint"):
         weights = copy_weights(run.model, spare.weights if spare is not None else {})
-        moments = moments_of(run.model, run.optimizer, spare.moments.tensors if spare is not None else {})
+        moments = moments_of(
+            run.model, run.optimizer, spare.moments.tensors if spare is not None else {}
+        )
     snapshot = Snapshot(run.model.config, weights, moments, state, card)
     run.saver.save(snapshot)
 
@@ -222,7 +271,9 @@ def _save(run: Run) -> None:
 def _write_ledger(run: Run) -> None:
     if run.log is not None:
         try:
-            write_ledger(run.folder, run.dataset, run.step, run.num_skipped, run.changes)
+            write_ledger(
+                run.folder, run.dataset, run.step, run.num_skipped, run.changes
+            )
         except OSError as error:
             _note(run, f"the ledger could not be written ({error}); training goes on.")
 
@@ -244,13 +295,24 @@ def _validate(run: Run, evaluate: Evaluate | None, signals: StopSignals) -> int:
         began = time.perf_counter()
         scores = evaluate(embedder, should_stop)
         seconds = time.perf_counter() - began
-        if not should_stop():  # a validation that was cut short is done again by the run that goes on
+        if (
+            not should_stop()
+        ):  # a validation that was cut short is done again by the run that goes on
             _keep_best(run, scores)
-            values = {f"val/{name}": value for name, value in scores.items() if value is not None}
+            values = {
+                f"val/{name}": value
+                for name, value in scores.items()
+                if value is not None
+            }
             run.log.append({"step": run.step, **values, "validation_seconds": seconds})
 
     _gather_whole(run, everywhere=True)
-    validate(_embedder(run.whole, run.tokenizer, run.device), score, run.config.timeout, signals.should_stop)
+    validate(
+        _embedder(run.whole, run.tokenizer, run.device),
+        score,
+        run.config.timeout,
+        signals.should_stop,
+    )
     if run.whole is not run.model:  # the room on the device is the shards'
         (DualEncoder.cpu if run.log is not None else empty)(run.whole)
     return signals.agree()
@@ -261,18 +323,35 @@ def _keep_best(run: Run, scores: Mapping[str, float | None]) -> None:
     assert run.log is not None
     best = run.config.eval.best
     if best and best not in scores:
-        raise ValueError(f"eval.best {best!r} is no validation score; choose one of {', '.join(sorted(scores))}.")
-    before = max((row[f"val/{best}"] for row in run.log.validations if f"val/{best}" in row), default=-math.inf)
+        raise ValueError(
+            f"eval.best {best!r} is no validation score; choose one of {', '.join(sorted(scores))}."
+        )
+    before = max(
+        (row[f"val/{best}"] for row in run.log.validations if f"val/{best}" in row),
+        default=-math.inf,
+    )
     score = scores[best] if best else None
     if best and score is None:
-        _note(run, f"eval.best {best!r} is undefined at step {run.step}, so this model is not compared with others.")
+        _note(
+            run,
+            f"eval.best {best!r} is undefined at step {run.step}, so this model is not compared with others.",
+        )
     if score is not None and score > before:
         known = {name: value for name, value in scores.items() if value is not None}
-        card = _card(run.whole, f"Step {run.step}: {best} {score:.3f}, the highest on validation.", known)
+        card = _card(
+            run.whole,
+            f"Step {run.step}: {best} {score:.3f}, the highest on validation.",
+            known,
+        )
         try:
-            save_model(run.folder / "best", run.whole, run.tokenizer, card, overwrite=True)
+            save_model(
+                run.folder / "best", run.whole, run.tokenizer, card, overwrite=True
+            )
         except OSError as error:
-            _note(run, f"the best model, of step {run.step}, could not be written ({error}); training goes on.")
+            _note(
+                run,
+                f"the best model, of step {run.step}, could not be written ({error}); training goes on.",
+            )
 
 
 def _stop(run: Run, number: int, signals: StopSignals) -> Stopped:
@@ -284,8 +363,15 @@ def _stop(run: Run, number: int, signals: StopSignals) -> Stopped:
         _save(run)
     _end_writing(run, signals)
     is_saved = run.step == run.saver.newest_step or run.log is None
-    where = "" if is_saved else f", which could not be saved (the newest checkpoint is of {run.saver.newest_step})"
-    return Stopped(f"stopped at step {run.step} of {run.config.total_steps}{where}; go on with --resume.", number)
+    where = (
+        ""
+        if is_saved
+        else f", which could not be saved (the newest checkpoint is of {run.saver.newest_step})"
+    )
+    return Stopped(
+        f"stopped at step {run.step} of {run.config.total_steps}{where}; go on with --resume.",
+        number,
+    )
 
 
 def _finish(run: Run, signals: StopSignals) -> Path:
@@ -299,16 +385,23 @@ def _finish(run: Run, signals: StopSignals) -> Path:
         if run.num_skipped:
             print(
                 f"{run.num_skipped:,} of {run.num_samples:,} samples could not be used and were replaced; they are in "
-                f"{run.folder / 'skipped.jsonl'}", file=sys.stderr,
-            )  # fmt: skip
+                f"{run.folder / 'skipped.jsonl'}",
+                file=sys.stderr,
+            )
         trained_on = f"Trained for {run.step} steps with unimodal on {describe_seen(run.dataset, run.step)}."
         card = _card(run.whole, trained_on, run.log.last_validation())
         try:
-            save_model(run.folder / "model", run.whole, run.tokenizer, card, overwrite=True)
+            save_model(
+                run.folder / "model", run.whole, run.tokenizer, card, overwrite=True
+            )
         except OSError as error:
             raise OSError(
                 f"the model could not be written to {run.folder / 'model'} ({error}); "
-                + (f"the newest checkpoint is {run.saver.newest}: " if run.saver.newest else "no checkpoint could be: ")
+                + (
+                    f"the newest checkpoint is {run.saver.newest}: "
+                    if run.saver.newest
+                    else "no checkpoint could be: "
+                )
                 + "make room and go on with --resume."
             ) from error
 
@@ -353,12 +446,17 @@ def _dropout_seed(seed: int, step: int) -> int:
     return int(generator(seed, step, distributed.rank(), "dropout").integers(2**62))
 
 
-def _embedder(model: DualEncoder, tokenizer: Tokenizer, device: torch.device) -> Embedder:
+def _embedder(
+    model: DualEncoder, tokenizer: Tokenizer, device: torch.device
+) -> Embedder:
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     return Embedder(model, tokenizer, device=str(device), dtype=dtype)
 
 
 def _card(model: DualEncoder, trained_on: str, scores: Mapping[str, float]) -> str:
     named = [(*name.rsplit(" ", 1), value) for name, value in scores.items()]
-    rows = [{"task": f"{task} (validation)", "metric": metric, "value": value} for task, metric, value in named]
+    rows = [
+        {"task": f"{task} (validation)", "metric": metric, "value": value}
+        for task, metric, value in named
+    ]
     return model_card(model.config, count_parameters(model), rows, trained_on)

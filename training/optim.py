@@ -32,34 +32,65 @@ def gradient_norm(model: nn.Module) -> float:
     return norm
 
 
-def update(model: nn.Module, optimizer: Optimizer, optim: OptimConfig, learning_rate: float, grad_norm: float) -> None:
-    shrink = min(1.0, optim.clip_norm / (grad_norm + 1e-6))  # as torch's clip_grad_norm_
+def update(
+    model: nn.Module,
+    optimizer: Optimizer,
+    optim: OptimConfig,
+    learning_rate: float,
+    grad_norm: float,
+) -> None:
+    shrink = min(
+        1.0, optim.clip_norm / (grad_norm + 1e-6)
+    )  # as torch's clip_grad_norm_
     if shrink < 1:
         for parameter in model.parameters():
             if parameter.grad is not None:
                 local_part(parameter.grad).mul_(shrink)
     for group in optimizer.param_groups:
         decay = optim.weight_decay if group["decays"] else 0.0
-        group.update(lr=learning_rate * group["lr_scale"], weight_decay=decay, betas=optim.betas, eps=optim.eps)
+        group.update(
+            lr=learning_rate * group["lr_scale"],
+            weight_decay=decay,
+            betas=optim.betas,
+            eps=optim.eps,
+        )
     optimizer.step()
 
 
-def make_optimizer(model: DualEncoder, optim: OptimConfig, towers: TowersConfig) -> AdamW:
+def make_optimizer(
+    model: DualEncoder, optim: OptimConfig, towers: TowersConfig
+) -> AdamW:
     """AdamW with a group for each tower with and without weight decay; frozen backbones are left out.
 
     Vectors and scalars (biases, norms, logit scales) are not decayed.
     """
-    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}  # sharded ones are not updated beside whole ones
+    groups: dict[
+        tuple[float, bool, bool], list[nn.Parameter]
+    ] = {}  # sharded ones are not updated beside whole ones
     for name, parameter in trained_parameters(model):
         tower = name.split(".")[0].removesuffix("_projection")
-        lr_scale = getattr(towers, tower).lr_scale if tower in ("image", "text") else 1.0
-        groups.setdefault((lr_scale, parameter.ndim > 1, isinstance(parameter, DTensor)), []).append(parameter)
+        lr_scale = (
+            getattr(towers, tower).lr_scale if tower in ("image", "text") else 1.0
+        )
+        groups.setdefault(
+            (lr_scale, parameter.ndim > 1, isinstance(parameter, DTensor)), []
+        ).append(parameter)
     return AdamW(
-        [{"params": params, "lr_scale": scale, "decays": decays} for (scale, decays, _), params in groups.items()],
-        lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True,
-    )  # fmt: skip
+        [
+            {"params": params, "lr_scale": scale, "decays": decays}
+            for (scale, decays, _), params in groups.items()
+        ],
+        lr=optim.lr,
+        betas=optim.betas,
+        eps=optim.eps,
+        fused=True,
+    )
 
 
 def trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Name and parameter of all that learns, in a fixed order."""
-    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+    return (
+        (name, parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    )

@@ -21,7 +21,9 @@ def interleave(position: int, weights: Sequence[float]) -> tuple[int, int]:
     whole = whole_weights(tuple(weights))
     left = position
     for index in range(len(whole) - 1):
-        count = _taken(left, whole[index], sum(whole[index:]))  # positions below this one that it took
+        count = _taken(
+            left, whole[index], sum(whole[index:])
+        )  # positions below this one that it took
         if _taken(left + 1, whole[index], sum(whole[index:])) > count:
             return index, count
         left -= count
@@ -83,8 +85,17 @@ def task_steps_before(stages: Sequence[Stage], step: int) -> dict[tuple[int, str
         inside = min(max(step, 0), stage.steps)
         step -= stage.steps
         shares = [task.share for task in stage.tasks.values()]
-        counts = counts_before(inside, shares) if stage.schedule == "alternate" else [inside] * len(shares)
-        done.update({(number, name): count for name, count in zip(stage.tasks, counts, strict=True)})
+        counts = (
+            counts_before(inside, shares)
+            if stage.schedule == "alternate"
+            else [inside] * len(shares)
+        )
+        done.update(
+            {
+                (number, name): count
+                for name, count in zip(stage.tasks, counts, strict=True)
+            }
+        )
     return done
 
 
@@ -93,4 +104,6 @@ def learning_rate(optim: OptimConfig, step: int, steps: int) -> float:
     if step < optim.warmup_steps:
         return optim.lr * (step + 1) / optim.warmup_steps
     progress = (step - optim.warmup_steps) / max(1, steps - optim.warmup_steps)
-    return optim.min_lr + (optim.lr - optim.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+    return optim.min_lr + (optim.lr - optim.min_lr) * 0.5 * (
+        1 + math.cos(math.pi * progress)
+    )

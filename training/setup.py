@@ -44,7 +44,16 @@ from .sharding import shard, whole_copy
 
 _LOOKS = 25  # in five seconds, for a file that another machine writes
 # A rank may have its own.
-_OWN_KEYS = ("device", "workers", "storage", "log_every", "keep", "mirror", "tensorboard", "wandb")
+_OWN_KEYS = (
+    "device",
+    "workers",
+    "storage",
+    "log_every",
+    "keep",
+    "mirror",
+    "tensorboard",
+    "wandb",
+)
 
 
 @dataclass
@@ -77,10 +86,14 @@ class Run:
     num_skipped: int  # corrupt samples in them
     num_samples: int  # samples in them
     changes: list[str]  # of weights, at a resume: a sentence each
-    sources: dict[tuple[str, str], Seen] = field(default_factory=dict)  # by task and source
+    sources: dict[tuple[str, str], Seen] = field(
+        default_factory=dict
+    )  # by task and source
 
 
-def begin(config: TrainConfig, device: torch.device, resume: bool, overwrite: bool) -> Run:
+def begin(
+    config: TrainConfig, device: torch.device, resume: bool, overwrite: bool
+) -> Run:
     """Make or load everything; the same on every rank. Nothing is written before all of it is known to fit.
 
     Raises ValueError for what the recipe gets wrong, and OSError for a storage that cannot be reached.
@@ -88,15 +101,28 @@ def begin(config: TrainConfig, device: torch.device, resume: bool, overwrite: bo
     folder = Path(config.run)
     stages = config.plan
     newest = _choose_checkpoint(folder, config, resume, overwrite)
-    for path in {path for stage in stages for task in stage.tasks.values() for source in task.sources.values()
-                 for path in source.paths}:  # fmt: skip
-        find_shards(below(config.data_root, path), config.storage.patience)  # said before a model is fetched
+    for path in {
+        path
+        for stage in stages
+        for task in stage.tasks.values()
+        for source in task.sources.values()
+        for path in source.paths
+    }:
+        find_shards(
+            below(config.data_root, path), config.storage.patience
+        )  # said before a model is fetched
     model, tokenizer = make_model(config, newest)
     model = prepare_model(model, config, device)
     dataset = StepDataset(
-        stages, config.data_root, model.config, tokenizer, config.seed,
-        distributed.rank(), distributed.world_size(), config.storage,
-    )  # fmt: skip
+        stages,
+        config.data_root,
+        model.config,
+        tokenizer,
+        config.seed,
+        distributed.rank(),
+        distributed.world_size(),
+        config.storage,
+    )
     state, changes = _state_of(newest, folder, dataset)
     if newest is not None:
         load_tensors(model, newest / "model.safetensors")
@@ -111,21 +137,48 @@ def begin(config: TrainConfig, device: torch.device, resume: bool, overwrite: bo
     if distributed.rank() == 0:
         if newest is None:
             _make_folder(folder, config, overwrite or not resume)
-        write_config(folder, config)  # as it is now: what may change at a resume may have
+        write_config(
+            folder, config
+        )  # as it is now: what may change at a resume may have
         write_shards(folder, dataset)
         for change in changes:
             print(change, file=sys.stderr)
     distributed.barrier()
-    saver = Saver(folder, tokenizer, config.keep, config.mirror, newest, sharded=whole is not model)
-    log = MetricsLog(folder, config, state.step, state.log) if distributed.rank() == 0 else None
+    saver = Saver(
+        folder,
+        tokenizer,
+        config.keep,
+        config.mirror,
+        newest,
+        sharded=whole is not model,
+    )
+    log = (
+        MetricsLog(folder, config, state.step, state.log)
+        if distributed.rank() == 0
+        else None
+    )
     skipped = Lines(folder / "skipped.jsonl")
     if log is not None:
         _list_cut_shards(folder, dataset, skipped)
     return Run(
-        config, folder, stages, device, dataset, model, whole, tokenizer, optimizer, saver, log,
-        skipped, Lines(folder / "nonfinite.jsonl"), state.step, state.num_skipped, state.num_samples,
+        config,
+        folder,
+        stages,
+        device,
+        dataset,
+        model,
+        whole,
+        tokenizer,
+        optimizer,
+        saver,
+        log,
+        skipped,
+        Lines(folder / "nonfinite.jsonl"),
+        state.step,
+        state.num_skipped,
+        state.num_samples,
         [*state.changes, *changes],
-    )  # fmt: skip
+    )
 
 
 def check_shared(folder: Path) -> None:
@@ -139,7 +192,9 @@ def check_shared(folder: Path) -> None:
     is_main = distributed.rank() == 0
     failure = None
     number = secrets.randbelow(1 << 50) if is_main else 0
-    mark = folder / f"rank-0-{int(distributed.add_up([number])[0])}.part"  # a name that no file system has looked up
+    mark = (
+        folder / f"rank-0-{int(distributed.add_up([number])[0])}.part"
+    )  # a name that no file system has looked up
     try:
         if is_main:
             folder.mkdir(parents=True, exist_ok=True)
@@ -147,10 +202,16 @@ def check_shared(folder: Path) -> None:
     except OSError as error:
         failure = error
     if distributed.add_up([failure is not None])[0]:
-        raise failure or ValueError(f"rank 0 cannot write into run {folder}; set run= to a folder where it can.")
-    for _ in range(_LOOKS):  # a network's file system may believe for a while that it is not there
+        raise failure or ValueError(
+            f"rank 0 cannot write into run {folder}; set run= to a folder where it can."
+        )
+    for _ in range(
+        _LOOKS
+    ):  # a network's file system may believe for a while that it is not there
         is_missing = not mark.exists()
-        missing = distributed.add_up([is_missing and rank == distributed.rank() for rank in range(ranks)])
+        missing = distributed.add_up(
+            [is_missing and rank == distributed.rank() for rank in range(ranks)]
+        )
         if not any(missing):
             break
         time.sleep(0.2)
@@ -168,32 +229,46 @@ def _holds_anything(folder: Path) -> bool:
     if not folder.is_dir():
         return folder.exists()
     for path in folder.iterdir():
-        is_leftover = path.name in ("config.yaml", SHARDS, "tensorboard") or path.suffix == ".part"
+        is_leftover = (
+            path.name in ("config.yaml", SHARDS, "tensorboard")
+            or path.suffix == ".part"
+        )
         is_empty = (
-            path.stat().st_size == 0 if path.is_file() else path.name == "checkpoints" and not checkpoints(folder)
+            path.stat().st_size == 0
+            if path.is_file()
+            else path.name == "checkpoints" and not checkpoints(folder)
         )
         if not is_leftover and not is_empty:
             return True
     return False
 
 
-def _choose_checkpoint(folder: Path, config: TrainConfig, resume: bool, overwrite: bool) -> Path | None:
+def _choose_checkpoint(
+    folder: Path, config: TrainConfig, resume: bool, overwrite: bool
+) -> Path | None:
     """The checkpoint to go on from, the same on every rank, of a run that may be gone on with; None to start anew.
 
     Rank 0 reads checkpoints through, and fetches one from the mirror that is later than those that are whole.
     """
     check_shared(folder)
     if not resume and not overwrite and _holds_anything(folder):
-        raise ValueError(f"{folder} exists already; go on with --resume, start anew with --overwrite, or set run=.")
+        raise ValueError(
+            f"{folder} exists already; go on with --resume, start anew with --overwrite, or set run=."
+        )
     newest = _agree_on_newest(folder, config, resume, overwrite)
     if resume and (newest is not None or (folder / "config.yaml").is_file()):
         check_resumable(folder, config)
     if resume and newest is None and distributed.rank() == 0:
-        print(f"{folder} has no checkpoint to go on from: starting with the first step", file=sys.stderr)
+        print(
+            f"{folder} has no checkpoint to go on from: starting with the first step",
+            file=sys.stderr,
+        )
     return newest
 
 
-def _agree_on_newest(folder: Path, config: TrainConfig, resume: bool, overwrite: bool) -> Path | None:
+def _agree_on_newest(
+    folder: Path, config: TrainConfig, resume: bool, overwrite: bool
+) -> Path | None:
     chosen: list[Path] = []
     failures: list[Exception] = []
 
@@ -207,11 +282,15 @@ def _agree_on_newest(folder: Path, config: TrainConfig, resume: bool, overwrite:
             failures.append(error)
 
     distributed.on_main(choose, config.timeout)
-    (number,) = distributed.add_up([-1 if failures else step_of(chosen[0]) + 1 if chosen else 0])
+    (number,) = distributed.add_up(
+        [-1 if failures else step_of(chosen[0]) + 1 if chosen else 0]
+    )
     if failures:
         raise failures[0]
     if number < 0:
-        raise ValueError("rank 0 found no checkpoint that the run can go on from; see what it says.")
+        raise ValueError(
+            "rank 0 found no checkpoint that the run can go on from; see what it says."
+        )
     return checkpoint_folder(folder, int(number) - 1) if number else None
 
 
@@ -226,14 +305,20 @@ def _newest(folder: Path, config: TrainConfig) -> Path | None:
     later = None
     if config.mirror:
         try:
-            later = fetch(config.mirror, folder, config, after=step_of(found) if found is not None else -1)
+            later = fetch(
+                config.mirror,
+                folder,
+                config,
+                after=step_of(found) if found is not None else -1,
+            )
         except OSError as error:
             if found is None:
                 raise
             warnings.warn(
                 f"mirror {config.mirror} cannot be reached ({error}); going on from {found.name} of {folder}, whatever "
-                "is there.", stacklevel=2,
-            )  # fmt: skip
+                "is there.",
+                stacklevel=2,
+            )
     if later is not None and found is not None:
         said = f"{config.mirror} has {later.name}: going on from it, not from {found.name} of {folder}"
         print(said, file=sys.stderr)
@@ -242,7 +327,9 @@ def _newest(folder: Path, config: TrainConfig) -> Path | None:
     return later or found
 
 
-def _state_of(newest: Path | None, folder: Path, dataset: StepDataset) -> tuple[RunState, list[str]]:
+def _state_of(
+    newest: Path | None, folder: Path, dataset: StepDataset
+) -> tuple[RunState, list[str]]:
     """What a checkpoint says of the run, once the data is known to fit it; and what changes of it, a sentence each."""
     if newest is None:
         return RunState(), []
@@ -261,9 +348,14 @@ def _list_cut_shards(folder: Path, dataset: StepDataset, skipped: Lines) -> None
 def _check_mirror(mirror: str, overwrite: bool) -> None:
     try:
         if has_checkpoints(mirror) and not overwrite:
-            raise ValueError(f"{mirror} holds a run; go on with --resume, start anew with --overwrite, or set mirror=.")
+            raise ValueError(
+                f"{mirror} holds a run; go on with --resume, start anew with --overwrite, or set mirror=."
+            )
     except OSError as error:
-        warnings.warn(f"mirror {mirror} cannot be reached ({error}); training starts without it.", stacklevel=2)
+        warnings.warn(
+            f"mirror {mirror} cannot be reached ({error}); training starts without it.",
+            stacklevel=2,
+        )
 
 
 def _make_folder(folder: Path, config: TrainConfig, anew: bool) -> None:
@@ -273,11 +365,16 @@ def _make_folder(folder: Path, config: TrainConfig, anew: bool) -> None:
             try:
                 clear(config.mirror)
             except OSError as error:
-                warnings.warn(f"mirror {config.mirror} could not be cleared ({error}).", stacklevel=2)
+                warnings.warn(
+                    f"mirror {config.mirror} could not be cleared ({error}).",
+                    stacklevel=2,
+                )
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _what_ranks_share(config: TrainConfig, dataset: StepDataset, step: int) -> dict[str, Any]:
+def _what_ranks_share(
+    config: TrainConfig, dataset: StepDataset, step: int
+) -> dict[str, Any]:
     """By name, all that must be the same on every rank: wrong negatives are silent otherwise."""
     values: dict[str, Any] = {}
 
@@ -288,7 +385,18 @@ def _what_ranks_share(config: TrainConfig, dataset: StepDataset, step: int) -> d
         else:
             values[name] = value
 
-    flatten({key: value for key, value in config.model_dump().items() if key not in _OWN_KEYS}, "")
+    flatten(
+        {
+            key: value
+            for key, value in config.model_dump().items()
+            if key not in _OWN_KEYS
+        },
+        "",
+    )
     for path, fingerprint in dataset.fingerprints().items():
         values[f"the shards of {path!r}"] = fingerprint
-    return {**values, "the first step": step, "the order of batches": dataset.digest(config.total_steps)}
+    return {
+        **values,
+        "the first step": step,
+        "the order of batches": dataset.digest(config.total_steps),
+    }

@@ -26,11 +26,18 @@ def shard(model: DualEncoder) -> DualEncoder:
     Raises ValueError in a process that torchrun did not start.
     """
     if not dist.is_initialized():
-        raise ValueError("parallel=fsdp shards weights over processes; start with torchrun, or use parallel=ddp.")
+        raise ValueError(
+            "parallel=fsdp shards weights over processes; start with torchrun, or use parallel=ddp."
+        )
     # It warns of in-place changes to a tower's output, which is a view; nothing here changes one in place.
-    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    warnings.filterwarnings(
+        "ignore", message="FSDP2-wrapped module .* returned a view tensor"
+    )
     mesh = init_device_mesh(model.device.type, (distributed.world_size(),))
-    for tower, projection in ((model.image, model.image_projection), (model.text, model.text_projection)):
+    for tower, projection in (
+        (model.image, model.image_projection),
+        (model.text, model.text_projection),
+    ):
         if tower is None:
             continue
         for block in blocks_of(tower.backbone):
@@ -51,14 +58,18 @@ def whole_copy(model: DualEncoder) -> DualEncoder:
     return whole
 
 
-def gather_weights(model: DualEncoder, whole: DualEncoder, *, everywhere: bool = False) -> None:
+def gather_weights(
+    model: DualEncoder, whole: DualEncoder, *, everywhere: bool = False
+) -> None:
     """Fill the whole copy of rank 0, or of every rank, with the weights of all shards; every rank calls it."""
     fills = everywhere or distributed.rank() == 0
     if fills:
         _set_parameters(whole, "cpu", lambda parameter: parameter.is_meta)
     into = whole.state_dict()
     for name, tensor in model.state_dict().items():
-        full = full_tensor(tensor)  # one at a time: there may be no room for all of them
+        full = full_tensor(
+            tensor
+        )  # one at a time: there may be no room for all of them
         if fills:
             into[name].copy_(full)
 
@@ -69,11 +80,17 @@ def empty(whole: DualEncoder) -> None:
     _set_parameters(whole, "meta", lambda parameter: True)
 
 
-def _set_parameters(whole: DualEncoder, device: str, chosen: Callable[[nn.Parameter], bool]) -> None:
+def _set_parameters(
+    whole: DualEncoder, device: str, chosen: Callable[[nn.Parameter], bool]
+) -> None:
     for module in whole.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if chosen(parameter):
-                setattr(module, name, nn.Parameter(torch.empty_like(parameter, device=device)))
+                setattr(
+                    module,
+                    name,
+                    nn.Parameter(torch.empty_like(parameter, device=device)),
+                )
 
 
 def copy_weights(model: DualEncoder, spare: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -84,7 +101,9 @@ def copy_weights(model: DualEncoder, spare: Mapping[str, Tensor]) -> dict[str, T
     """
     copies: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
-        full = full_tensor(tensor.detach())  # one at a time: there may be no room for all of them
+        full = full_tensor(
+            tensor.detach()
+        )  # one at a time: there may be no room for all of them
         if distributed.rank() == 0:
             copies[name] = copy_to_host(full, spare.get(name))
     return copies
@@ -122,4 +141,6 @@ def shard_like(parameter: nn.Parameter, tensor: Tensor) -> Tensor:
     """This rank's shard of a tensor that lies beside a sharded parameter, such as a moment of its optimiser."""
     if not isinstance(parameter, DTensor) or tensor.ndim == 0:
         return tensor
-    return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return distribute_tensor(
+        tensor.to(parameter.device), parameter.device_mesh, parameter.placements
+    )

@@ -16,7 +16,15 @@ from .config import TrainConfig
 
 _WEIGHTS = ("*.safetensors",)
 _SETTINGS = ("config.json",)
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model", "*.spm", "*.bpe.model")
+_TOKENIZERS = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.txt",
+    "vocab.json",
+    "spiece.model",
+    "*.spm",
+    "*.bpe.model",
+)
 
 
 def check_start(config: TrainConfig) -> None:
@@ -50,7 +58,9 @@ def check_towers(config: TrainConfig, towers: Collection[str]) -> None:
                     "leave init out and give the towers by name: "
                     f"model.text.name={source} model.text.pretrained=true model.image.name=... model.embed_dim=..."
                 )
-            raise ValueError(f"init {str(config.init)!r} has no {missing} tower, which task {name!r} needs; {way_out}.")
+            raise ValueError(
+                f"init {str(config.init)!r} has no {missing} tower, which task {name!r} needs; {way_out}."
+            )
 
 
 def _towers_of(init: str) -> tuple[str, ...]:
@@ -62,7 +72,9 @@ def _towers_of(init: str) -> tuple[str, ...]:
         return ("text",)
 
     if colon and kind == "open_clip":
-        from unimodal.formats.open_clip import check_source  # open_clip itself knows its names, and imports torch
+        from unimodal.formats.open_clip import (
+            check_source,
+        )  # open_clip itself knows its names, and imports torch
 
         check_source(name)
         return ("image", "text")
@@ -72,12 +84,20 @@ def _towers_of(init: str) -> tuple[str, ...]:
     if not Path(init).is_dir():
         return ("image", "text")  # at the hub: its config.json is not fetched for this
     if not file.is_file():
-        raise ValueError(f"init {init!r} has no config.json; give a model directory, or hf:FOLDER for other models.")
+        raise ValueError(
+            f"init {init!r} has no config.json; give a model directory, or hf:FOLDER for other models."
+        )
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}); save the model again.") from None
-    model = parse_config(ModelConfig, values if isinstance(values, dict) else {"": values}, source=str(file))
+        raise ValueError(
+            f"{file} is not JSON ({error}); save the model again."
+        ) from None
+    model = parse_config(
+        ModelConfig,
+        values if isinstance(values, dict) else {"": values},
+        source=str(file),
+    )
     return tuple(kind for kind in ("image", "text") if getattr(model, kind) is not None)
 
 
@@ -88,16 +108,26 @@ def _check_names(model: ModelConfig) -> None:
     if text is not None and text.library == "transformers":
         _check_tokenizer(
             text.tokenizer or text.name,
-            "model.text.tokenizer" if text.tokenizer else "the tokenizer of model.text.name",
+            "model.text.tokenizer"
+            if text.tokenizer
+            else "the tokenizer of model.text.name",
         )
-        is_named = "/" in text.name or Path(text.name).is_dir()  # else it is a model type
+        is_named = (
+            "/" in text.name or Path(text.name).is_dir()
+        )  # else it is a model type
         if is_named:
-            check_files(text.name, f"model.text.name {text.name!r}", _WEIGHTS if text.pretrained else _SETTINGS)
+            check_files(
+                text.name,
+                f"model.text.name {text.name!r}",
+                _WEIGHTS if text.pretrained else _SETTINGS,
+            )
     elif text is not None and text.tokenizer:
         _check_tokenizer(text.tokenizer, "model.text.tokenizer")
 
     if image is not None and image.pretrained and image.library == "timm":
-        from unimodal.towers.image import check_timm_weights  # timm itself knows its names, and imports torch
+        from unimodal.towers.image import (
+            check_timm_weights,
+        )  # timm itself knows its names, and imports torch
 
         check_timm_weights(image)
 
@@ -105,12 +135,18 @@ def _check_names(model: ModelConfig) -> None:
         if tower is not None and tower.library == "open_clip":
             from unimodal.formats.open_clip import check_source
 
-            check_source(f"{tower.name}/{tower.pretrained}" if isinstance(tower.pretrained, str) else tower.name)
+            check_source(
+                f"{tower.name}/{tower.pretrained}"
+                if isinstance(tower.pretrained, str)
+                else tower.name
+            )
 
 
 def _check_tokenizer(name: str, key: str) -> None:
     if Path(name).is_file():
         return
     if name.endswith(".json"):
-        raise ValueError(f"{key} {name!r} is not there; check the path, or give a folder or a hub id.")
+        raise ValueError(
+            f"{key} {name!r} is not there; check the path, or give a folder or a hub id."
+        )
     check_files(name, f"{key} {name!r}", _TOKENIZERS)

@@ -31,13 +31,22 @@ class StepStats(NamedTuple):
     num_chunks: int  # of this rank
     num_recomputed: int  # of them
     masked: dict[str, float] = {}  # noqa: RUF012  # by task that masks duplicates, the share of its pairs that are
-    lacks: tuple[str, ...] = ()  # of each batch, why nothing can be learned from it; "" where something can
+    lacks: tuple[
+        str, ...
+    ] = ()  # of each batch, why nothing can be learned from it; "" where something can
 
 
 def train_step(
-    model: DualEncoder, batches: Sequence[Batch], stage: Stage, optimizer: Optimizer, config: StepConfig, *,
-    learning_rate: float, precision: str, seed: int,
-) -> StepStats:  # fmt: skip
+    model: DualEncoder,
+    batches: Sequence[Batch],
+    stage: Stage,
+    optimizer: Optimizer,
+    config: StepConfig,
+    *,
+    learning_rate: float,
+    precision: str,
+    seed: int,
+) -> StepStats:
     """One update from the batches of one global step.
 
     Several batches of a task (`accumulate`) count as their mean; with `schedule: joint` the tasks' losses are added.
@@ -61,7 +70,9 @@ def train_step(
         encoded = encode_batch(model, batch, config, precision, seed)
         seed += sum(len(tower.chunks) for tower in encoded.values())
         num_chunks += sum(len(tower.chunks) for tower in encoded.values())
-        num_recomputed += sum(len(tower.chunks) - len(tower.graphs) for tower in encoded.values())
+        num_recomputed += sum(
+            len(tower.chunks) - len(tower.graphs) for tower in encoded.values()
+        )
         vectors = {tower: found.vectors for tower, found in encoded.items()}
         loss = task_loss(model, batch, vectors, task, config.loss_tile)
         losses[name] = losses.get(name, 0.0) + loss.item() / task.accumulate
@@ -70,14 +81,21 @@ def train_step(
             grad_cache.backward(found)
     distributed.average_gradients(model)
     grad_norm = gradient_norm(model)
-    is_finite = distributed.smallest([all(map(math.isfinite, (*losses.values(), grad_norm)))])[0] > 0
+    is_finite = (
+        distributed.smallest([all(map(math.isfinite, (*losses.values(), grad_norm)))])[
+            0
+        ]
+        > 0
+    )
     if is_finite:
         update(model, optimizer, stage.optim, learning_rate, grad_norm)
         for name in losses:
             clamp_logit_scale(model, name, stage.tasks[name])
     if is_finite and grad_norm == 0:
         lacks = [said or "its gradient is exactly 0" for said in lacks]
-    return StepStats(losses, grad_norm, is_finite, num_chunks, num_recomputed, masked, tuple(lacks))
+    return StepStats(
+        losses, grad_norm, is_finite, num_chunks, num_recomputed, masked, tuple(lacks)
+    )
 
 
 def encode_batch(

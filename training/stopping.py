@@ -50,7 +50,9 @@ class StopSignals:
         """Take note of a signal."""
         self.received = number
         if not self._holds:
-            raise Stopped("stopped before the first step; there was nothing to save.", number)
+            raise Stopped(
+                "stopped before the first step; there was nothing to save.", number
+            )
 
 
 def signal_of(terminated: float, interrupted: float) -> int:

@@ -23,7 +23,9 @@ from . import distributed
 # What the ranks encode between two signs of life: at two inputs a second, the pace of a large tower on a CPU, in a
 # quarter of the usual timeout.
 INPUTS_PER_RANK = 256
-BYTES_PER_CALL = 64 << 20  # of pictures and texts that rank 0 holds to hand them out; one input may be more
+BYTES_PER_CALL = (
+    64 << 20
+)  # of pictures and texts that rank 0 holds to hand them out; one input may be more
 
 
 def load_on_main(load: Callable[[], object], timeout: float) -> None:
@@ -46,7 +48,9 @@ def load_on_main(load: Callable[[], object], timeout: float) -> None:
 
     distributed.on_main(attempt, timeout)
     failure = _failure_of(raised[0]) if raised else None
-    said = distributed.hand_out([failure] * distributed.world_size() if distributed.rank() == 0 else None)
+    said = distributed.hand_out(
+        [failure] * distributed.world_size() if distributed.rank() == 0 else None
+    )
     if raised:
         raise raised[0]
     if said is not None:
@@ -54,7 +58,10 @@ def load_on_main(load: Callable[[], object], timeout: float) -> None:
 
 
 def validate(
-    embedder: Embedder, work: Callable[[Embedder], object], timeout: float, is_asked: Callable[[], bool]
+    embedder: Embedder,
+    work: Callable[[Embedder], object],
+    timeout: float,
+    is_asked: Callable[[], bool],
 ) -> None:
     """Rank 0 runs `work` with an embedder that all ranks share; every rank calls it, with its own copy of the model.
 
@@ -66,7 +73,11 @@ def validate(
 
     def score() -> None:
         with contextlib.suppress(_StoppedError):
-            work(SharedEmbedder(embedder, lambda: is_asked() or distributed.asked_elsewhere()))
+            work(
+                SharedEmbedder(
+                    embedder, lambda: is_asked() or distributed.asked_elsewhere()
+                )
+            )
 
     if distributed.world_size() == 1:
         work(embedder)
@@ -81,7 +92,9 @@ class _StoppedError(Exception):
 class _Failure(NamedTuple):
     """An exception in words: not every one can be pickled, and a rank that cannot send it would leave."""
 
-    kind: type[Exception]  # one of those that a user's mistake or data may be, or RuntimeError
+    kind: type[
+        Exception
+    ]  # one of those that a user's mistake or data may be, or RuntimeError
     words: str
 
 
@@ -104,15 +117,23 @@ class SharedEmbedder(Embedder):
         """As `Embedder.encode`; what a rank raises that is no ValueError, OSError or ImportError is a RuntimeError."""
         options = {"prompt": prompt, "truncate_dim": truncate_dim}
         ranks = distributed.world_size()
-        if isinstance(inputs, (str, bytes, Path, Image.Image, Mapping)) or len(inputs) < 2 * ranks:
+        if (
+            isinstance(inputs, (str, bytes, Path, Image.Image, Mapping))
+            or len(inputs) < 2 * ranks
+        ):
             return self._own.encode(inputs, **options, show_progress=False)  # type: ignore[arg-type]  # one of each
         vectors: Vectors | None = None
         for portion in _portions(inputs, ranks * INPUTS_PER_RANK):
             if vectors is not None and self._should_stop():
                 raise _StoppedError
-            shares = [portion[rank::ranks] for rank in range(ranks)]  # each has short and long ones
+            shares = [
+                portion[rank::ranks] for rank in range(ranks)
+            ]  # each has short and long ones
             with distributed.called():
-                found = _take_share(self._own, [([item for _, item in share], options) for share in shares])
+                found = _take_share(
+                    self._own,
+                    [([item for _, item in share], options) for share in shares],
+                )
             for rank, (share, some) in enumerate(zip(shares, found, strict=True)):
                 rows = [row for row, _ in share]
                 if isinstance(some, _Failure):
@@ -158,7 +179,9 @@ def _failure_of(error: Exception) -> _Failure:
     return _Failure(RuntimeError, f"{type(error).__name__}: {error}")
 
 
-def _with_place(failure: _Failure, rank: int, rows: list[int], inputs: Sequence[Item]) -> Exception:
+def _with_place(
+    failure: _Failure, rank: int, rows: list[int], inputs: Sequence[Item]
+) -> Exception:
     """The exception of a share, with the place among all inputs and the file that the share had no name of."""
     if failure.kind is RuntimeError:
         return RuntimeError(f"rank {rank}: {failure.words}")
@@ -167,7 +190,11 @@ def _with_place(failure: _Failure, rank: int, rows: list[int], inputs: Sequence[
         return failure.kind(failure.words)
     row = rows[int(found[1])]
     path = _picture(inputs[row])
-    name = f" ({path})" if isinstance(path, Path) and str(path) not in failure.words else ""
+    name = (
+        f" ({path})"
+        if isinstance(path, Path) and str(path) not in failure.words
+        else ""
+    )
     return failure.kind(f"input {row}{name}{failure.words[found.end() :]}")
 
 
@@ -191,7 +218,11 @@ def _size(one: Item) -> int:
     if isinstance(one, Image.Image):
         return 4 * one.width * one.height
     if isinstance(one, Mapping):
-        return sum(_size(part) for part in one.values() if isinstance(part, (str, bytes, Image.Image)))
+        return sum(
+            _size(part)
+            for part in one.values()
+            if isinstance(part, (str, bytes, Image.Image))
+        )
     return len(one) if isinstance(one, (str, bytes)) else 0
 
 

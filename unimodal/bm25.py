@@ -22,10 +22,14 @@ Scores = npt.NDArray[np.float32]
 class Bm25Index:
     """The word statistics of a collection, ready to score queries against all of its documents."""
 
-    def __init__(self, documents: Sequence[str], *, k1: float = 1.2, b: float = 0.75) -> None:
+    def __init__(
+        self, documents: Sequence[str], *, k1: float = 1.2, b: float = 0.75
+    ) -> None:
         tokens = [words(document) for document in documents]
         self.num_documents = len(tokens)
-        self._index: Any = None  # stays None where no document has a word: all scores are then 0
+        self._index: Any = (
+            None  # stays None where no document has a word: all scores are then 0
+        )
         if any(tokens):
             self._index = _bm25s().BM25(k1=k1, b=b, method="lucene")
             self._index.index(tokens, show_progress=False)
@@ -41,13 +45,21 @@ class Bm25Index:
                     scores[row] = self._index.get_scores_from_ids(known)
         return scores
 
-    def score_blocks(self, queries: Sequence[str], block_size: int = 256) -> Iterator[Scores]:
+    def score_blocks(
+        self, queries: Sequence[str], block_size: int = 256
+    ) -> Iterator[Scores]:
         """As `scores`, a few queries at a time, for collections whose (Q, N) would not fit into memory."""
         for start in range(0, len(queries), block_size):
             yield self.scores(queries[start : start + block_size])
 
 
-def bm25_scores(queries: Sequence[str], documents: Sequence[str], *, k1: float = 1.2, b: float = 0.75) -> Scores:
+def bm25_scores(
+    queries: Sequence[str],
+    documents: Sequence[str],
+    *,
+    k1: float = 1.2,
+    b: float = 0.75,
+) -> Scores:
     """(Q, N) BM25 scores of every query against every document."""
     return Bm25Index(documents, k1=k1, b=b).scores(queries)
 
@@ -61,5 +73,7 @@ def _bm25s() -> Any:
     try:
         import bm25s
     except ImportError:
-        raise ImportError('the BM25 baseline needs bm25s: pip install "unimodal[eval]"') from None
+        raise ImportError(
+            'the BM25 baseline needs bm25s: pip install "unimodal[eval]"'
+        ) from None
     return bm25s

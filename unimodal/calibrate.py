@@ -53,7 +53,11 @@ def calibrate_model(
             f"{folder} embeds {min(embedder.modalities)} alone; there is no gap between modalities to close."
         )
     rng = np.random.default_rng(seed)
-    samples = _of_shards(source, limit, rng) if _are_shards(source) else _of_table(source, options, limit, rng)
+    samples = (
+        _of_shards(source, limit, rng)
+        if _are_shards(source)
+        else _of_table(source, options, limit, rng)
+    )
     text_vectors = []
     image_vectors = []
     faults: list[str] = []
@@ -64,20 +68,31 @@ def calibrate_model(
             if usable:
                 captions = [caption for captions, _ in usable for caption in captions]
                 text_vectors.append(embedder.encode(captions, show_progress=False))
-                image_vectors.append(embedder.encode([picture for _, picture in usable], show_progress=False))
+                image_vectors.append(
+                    embedder.encode(
+                        [picture for _, picture in usable], show_progress=False
+                    )
+                )
             num_read += len(block)
             advance(num_read)
     if not image_vectors:
-        raise ValueError(f"{source} gives no picture with a caption: {faults[0] if faults else 'it is empty'}")
+        raise ValueError(
+            f"{source} gives no picture with a caption: {faults[0] if faults else 'it is empty'}"
+        )
     if faults:
-        warnings.warn(f"{len(faults):,} samples of {source} cannot be used; the first: {faults[0]}", stacklevel=2)
+        warnings.warn(
+            f"{len(faults):,} samples of {source} cannot be used; the first: {faults[0]}",
+            stacklevel=2,
+        )
     texts = np.concatenate(text_vectors)
     pictures = np.concatenate(image_vectors)
     save_calibration(folder, fit_calibration(texts, pictures))
     return len(texts), len(pictures)
 
 
-def _pairs(samples: Sequence[Sample], faults: list[str]) -> Iterator[tuple[list[str], bytes]]:
+def _pairs(
+    samples: Sequence[Sample], faults: list[str]
+) -> Iterator[tuple[list[str], bytes]]:
     """Captions and picture of each; why one cannot be used goes to `faults`."""
     for sample in samples:
         try:
@@ -100,20 +115,30 @@ def _of_shards(source: str, limit: int, rng: np.random.Generator) -> Iterator[Sa
     shards = open_shards(source)
     ends = np.cumsum(shards.num_samples)
     drawn = np.sort(rng.choice(len(shards), min(limit, len(shards)), replace=False))
-    for number, shard in zip(drawn, np.searchsorted(ends, drawn, side="right"), strict=True):
-        yield shards.read(int(shard), int(number - ends[shard] + shards.num_samples[shard]))
+    for number, shard in zip(
+        drawn, np.searchsorted(ends, drawn, side="right"), strict=True
+    ):
+        yield shards.read(
+            int(shard), int(number - ends[shard] + shards.num_samples[shard])
+        )
     for path, reason in shards.truncated.items():
         yield Sample("", {}, f"shard {path} is truncated ({reason})")
 
 
-def _of_table(source: str, options: Sequence[str], limit: int, rng: np.random.Generator) -> Iterator[Sample]:
+def _of_table(
+    source: str, options: Sequence[str], limit: int, rng: np.random.Generator
+) -> Iterator[Sample]:
     values = apply_overrides({"input": source}, options)
     if not values.get("image") or not values.get("captions"):
-        raise ValueError(f"which fields of {source} are meant is not said; add image=FIELD and captions=[FIELD].")
+        raise ValueError(
+            f"which fields of {source} are meant is not said; add image=FIELD and captions=[FIELD]."
+        )
     config = parse_config(PackConfig, values, source="options")
     folder = image_folder(source, config.image_root)
     bad: list[str] = []
-    rows = read_numbered_rows(config, skip=lambda number, reason: bad.append(f"row {number}: {reason}"))
+    rows = read_numbered_rows(
+        config, skip=lambda number, reason: bad.append(f"row {number}: {reason}")
+    )
     for number, row in _drawn(rows, limit, rng):
         try:
             parts = image_sample(row, config, folder)
@@ -126,7 +151,9 @@ def _of_table(source: str, options: Sequence[str], limit: int, rng: np.random.Ge
         yield Sample("", {}, reason)
 
 
-def _drawn(rows: Iterator[tuple[int, Row]], limit: int, rng: np.random.Generator) -> list[tuple[int, Row]]:
+def _drawn(
+    rows: Iterator[tuple[int, Row]], limit: int, rng: np.random.Generator
+) -> list[tuple[int, Row]]:
     """A uniform sample of a stream whose length is not known (reservoir sampling; Vitter, 1985, algorithm R)."""
     kept: list[tuple[int, Row]] = []
     for seen, row in enumerate(rows):

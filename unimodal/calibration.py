@@ -75,11 +75,15 @@ def save_calibration(folder: Path, calibration: Calibration) -> None:
     Raises ValueError if the folder is no model directory.
     """
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is no model directory: config.json is missing; give a folder written by unimodal.")
+        raise ValueError(
+            f"{folder} is no model directory: config.json is missing; give a folder written by unimodal."
+        )
     part = folder / (CALIBRATION_FILE + ".part")
     tensors = {"text_mean": calibration.text_mean, "image_mean": calibration.image_mean}
     try:
-        write_tensors(part, {name: torch.from_numpy(mean) for name, mean in tensors.items()})
+        write_tensors(
+            part, {name: torch.from_numpy(mean) for name, mean in tensors.items()}
+        )
         os.replace(part, folder / CALIBRATION_FILE)
     except OSError:
         part.unlink(missing_ok=True)
@@ -94,11 +98,15 @@ def load_calibration(folder: Path, embed_dim: int) -> Calibration:
     """
     file = folder / CALIBRATION_FILE
     if not file.is_file():
-        raise ValueError(f"{folder} has no {CALIBRATION_FILE}; make one with `unimodal calibrate`, or load it without.")
+        raise ValueError(
+            f"{folder} has no {CALIBRATION_FILE}; make one with `unimodal calibrate`, or load it without."
+        )
     try:
         found = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is not a readable safetensors file ({error}); calibrate the model again.") from None
+        raise ValueError(
+            f"{file} is not a readable safetensors file ({error}); calibrate the model again."
+        ) from None
     shapes = {name: mean.shape for name, mean in found.items()}
     if shapes != {"text_mean": (embed_dim,), "image_mean": (embed_dim,)}:
         raise ValueError(
@@ -106,7 +114,9 @@ def load_calibration(folder: Path, embed_dim: int) -> Calibration:
         )
     if not all(np.isfinite(mean).all() for mean in found.values()):
         raise ValueError(f"{file} holds NaN or infinity; calibrate the model again.")
-    return Calibration(**{name: mean.astype(np.float32) for name, mean in found.items()})
+    return Calibration(
+        **{name: mean.astype(np.float32) for name, mean in found.items()}
+    )
 
 
 def _mean(vectors: Vectors, modality: str) -> Vectors:
@@ -116,7 +126,9 @@ def _mean(vectors: Vectors, modality: str) -> Vectors:
         )
     exact = vectors.astype(np.float64)
     if not np.isfinite(exact).all():
-        raise ValueError(f"{modality} vectors hold NaN or infinity; the model has diverged or overflows its precision.")
+        raise ValueError(
+            f"{modality} vectors hold NaN or infinity; the model has diverged or overflows its precision."
+        )
     spread = float(np.sqrt(exact.var(axis=0).sum()))
     if spread < COLLAPSED:
         raise ValueError(

@@ -21,7 +21,9 @@ from torch import Tensor
 
 from .progress import progress_bar
 
-Run: TypeAlias = Callable[[], list[Tensor]]  # does the work once -> what came of it: gradients, vectors, scores
+Run: TypeAlias = Callable[
+    [], list[Tensor]
+]  # does the work once -> what came of it: gradients, vectors, scores
 Tick: TypeAlias = Callable[[str], None]  # says what runs next
 
 _T = TypeVar("_T")
@@ -47,7 +49,9 @@ class Row:
     unit: str
 
 
-def make_row(name: str, peer: str, target: str, ours: float, theirs: float, unit: str) -> Row:
+def make_row(
+    name: str, peer: str, target: str, ours: float, theirs: float, unit: str
+) -> Row:
     """A row with its ratio, which is read as the target is: ">= 3" is a speed-up, "<= 0.6" a share."""
     ratio = theirs / ours if target.startswith(">=") else ours / theirs
     return Row(name, peer, ratio, target, ours, theirs, unit)
@@ -72,9 +76,14 @@ def gpu_clock() -> Clock:
 
 
 def timed(
-    runs: Mapping[str, Run], rounds: int, tick: Tick, clock: Clock, *,
-    tolerance: float = 1e-4, part: Callable[[list[Tensor]], list[Tensor]] = lambda results: results,
-) -> dict[str, float]:  # fmt: skip
+    runs: Mapping[str, Run],
+    rounds: int,
+    tick: Tick,
+    clock: Clock,
+    *,
+    tolerance: float = 1e-4,
+    part: Callable[[list[Tensor]], list[Tensor]] = lambda results: results,
+) -> dict[str, float]:
     """Median seconds of each run; each round has all of them, so that a busy machine is busy for all.
 
     A round before the first warms up, and its results must agree with those of the first run.
@@ -104,27 +113,40 @@ def timed(
 def relative_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
     """Distance of two lists of tensors over the length of the second."""
     assert [one.shape for one in ours] == [one.shape for one in theirs]
-    distance = sum(float((a.double() - b.double()).square().sum()) for a, b in zip(ours, theirs, strict=True))
-    return float((distance / sum(float(b.double().square().sum()) for b in theirs)) ** 0.5)
+    distance = sum(
+        float((a.double() - b.double()).square().sum())
+        for a, b in zip(ours, theirs, strict=True)
+    )
+    return float(
+        (distance / sum(float(b.double().square().sum()) for b in theirs)) ** 0.5
+    )
 
 
 def in_fresh_process(function: Callable[..., _T], *arguments: object) -> _T:
     """function(*arguments) in a process that has done nothing before."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        1, mp_context=multiprocessing.get_context("spawn")
+    ) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def peak_memory(run: Run) -> float:
     """MB that this process holds at most while it runs, over what it held before (Linux)."""
     held = _memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # VmHWM starts anew at what is held
+    Path("/proc/self/clear_refs").write_text(
+        "5", encoding="ascii"
+    )  # VmHWM starts anew at what is held
     run()
     return _memory("VmHWM") - held
 
 
 def _memory(key: str) -> float:
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(f"{key}:"))
+    return next(
+        int(line.split()[1]) * 1024 / 1e6
+        for line in lines
+        if line.startswith(f"{key}:")
+    )
 
 
 @contextmanager
@@ -142,14 +164,21 @@ def measuring(what: str, total: int, threads: int | None) -> Iterator[Tick]:
 
 def rows_table(rows: Sequence[Row], title: str) -> Table:
     """The rows for a terminal."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, header_style="bold", title_justify="left")
+    table = Table(
+        title=title, box=box.SIMPLE_HEAD, header_style="bold", title_justify="left"
+    )
     for column in ("name", "peer"):
         table.add_column(column, overflow="fold")
     for column in ("ratio", "target", "ours", "theirs"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("unit", style="dim")
     for row in rows:
-        numbers = f"[bold]{row.ratio:.3g}[/bold]", row.target, f"{row.ours:.3g}", f"{row.theirs:.3g}"
+        numbers = (
+            f"[bold]{row.ratio:.3g}[/bold]",
+            row.target,
+            f"{row.ours:.3g}",
+            f"{row.theirs:.3g}",
+        )
         table.add_row(row.name, row.peer, *numbers, row.unit)
     return table
 
@@ -157,5 +186,7 @@ def rows_table(rows: Sequence[Row], title: str) -> Table:
 def write_json(rows: Sequence[Row], file: Path) -> None:
     """Write the rows as a JSON list; the folder is made if need be."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps([dataclasses.asdict(row) for row in rows], indent=1, allow_nan=False)
+    text = json.dumps(
+        [dataclasses.asdict(row) for row in rows], indent=1, allow_nan=False
+    )
     file.write_text(text + "\n", encoding="utf-8")

@@ -11,7 +11,14 @@ from numbers import Integral
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from .yaml_text import parse_value, read_yaml
@@ -40,7 +47,9 @@ class Config(BaseModel):
         if isinstance(values, Mapping):
             for key in values:
                 if key not in cls.model_fields:
-                    raise ValueError(f"unknown key {_show_key(key)}; {nearest(str(key), cls.model_fields)}")
+                    raise ValueError(
+                        f"unknown key {_show_key(key)}; {nearest(str(key), cls.model_fields)}"
+                    )
         return values
 
 
@@ -72,7 +81,9 @@ def nearest(word: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
     return f"there are {len(names):,}; the nearest are {', '.join(nearest_names)}."
 
 
-def read_config(cls: type[ConfigT], name: str | Path, overrides: Sequence[str] = ()) -> ConfigT:
+def read_config(
+    cls: type[ConfigT], name: str | Path, overrides: Sequence[str] = ()
+) -> ConfigT:
     """Read a YAML file (a path, or the name of a recipe that ships with the package), apply `key=value`, check it.
 
     A file may say `base: OTHER`: it is then laid over that recipe (found beside it, or by name), mapping by mapping; a
@@ -80,10 +91,14 @@ def read_config(cls: type[ConfigT], name: str | Path, overrides: Sequence[str] =
 
     Raises ValueError (one sentence) for a missing file, an unknown key or a bad value.
     """
-    return parse_config(cls, apply_overrides(_read_yaml(name, Path()), overrides), source=str(name))
+    return parse_config(
+        cls, apply_overrides(_read_yaml(name, Path()), overrides), source=str(name)
+    )
 
 
-def parse_config(cls: type[ConfigT], values: Mapping[str, Any], source: str = "config") -> ConfigT:
+def parse_config(
+    cls: type[ConfigT], values: Mapping[str, Any], source: str = "config"
+) -> ConfigT:
     """Check a mapping against a Config class; raises ValueError with the first fault as one sentence."""
     try:
         return cls.model_validate(dict(values))
@@ -101,17 +116,31 @@ def _describe(errors: Sequence[ErrorDetails], values: Mapping[str, Any]) -> str:
     """The first fault; where a place takes values of several types, what each of them wants."""
     places = [_place(error, values) for error in errors]
     # Of a union the branch that got furthest; `max` takes the first of several.
-    place = max((each for each in places if f"{each}.".startswith(f"{places[0]}.")), key=len)
-    same = [error for error, other in zip(errors, places, strict=True) if other == place]
+    place = max(
+        (each for each in places if f"{each}.".startswith(f"{places[0]}.")), key=len
+    )
+    same = [
+        error for error, other in zip(errors, places, strict=True) if other == place
+    ]
     first = same[0]
     messages = [error["msg"] for error in same]
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] != "value_error":
-        wanted = [said.removeprefix("Input should be ") for said in dict.fromkeys(messages)]
-        message = f"Input should be {' or '.join(wanted)}" if wanted[0] != first["msg"] else first["msg"]
+        wanted = [
+            said.removeprefix("Input should be ") for said in dict.fromkeys(messages)
+        ]
+        message = (
+            f"Input should be {' or '.join(wanted)}"
+            if wanted[0] != first["msg"]
+            else first["msg"]
+        )
         for word, ours in _WORDS.items():
             message = message.replace(word, ours)
-    value = "" if first["type"] in ("value_error", "missing") else f" (got {show(first['input'])})"
+    value = (
+        ""
+        if first["type"] in ("value_error", "missing")
+        else f" (got {show(first['input'])})"
+    )
     return f"{place + ': ' if place else ''}{message}{value}{_advice(first)}"
 
 
@@ -120,7 +149,11 @@ def _place(error: ErrorDetails, values: Any) -> str:
     place: list[str] = []
     for part in error["loc"]:
         is_key = isinstance(values, Mapping) and part in values
-        if is_key or (isinstance(values, (list, tuple)) and isinstance(part, int) and part < len(values)):
+        if is_key or (
+            isinstance(values, (list, tuple))
+            and isinstance(part, int)
+            and part < len(values)
+        ):
             values = values[part]
             place.append(str(part))
         elif error["type"] == "missing" and part == error["loc"][-1]:
@@ -132,7 +165,11 @@ def _advice(error: ErrorDetails) -> str:
     """The way out of a text that YAML reads as something else, and of something else that it reads as a text."""
     if error["type"] == "string_type" and error["input"] is not None:
         return "; put a text in quotes."
-    if error["type"] in ("dict_type", "model_type") and isinstance(error["input"], str) and ":" in error["input"]:
+    if (
+        error["type"] in ("dict_type", "model_type")
+        and isinstance(error["input"], str)
+        and ":" in error["input"]
+    ):
         return "; write a blank after each colon."
     return ""
 
@@ -143,7 +180,9 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
     Raises ValueError for one that is not YAML, has no value, or sets what another one sets.
     """
     patches = [_patch_of(override) for override in overrides]
-    for (first, earlier), (second, later) in combinations(zip(overrides, patches, strict=True), 2):
+    for (first, earlier), (second, later) in combinations(
+        zip(overrides, patches, strict=True), 2
+    ):
         _refuse_twice(first, earlier, second, later)
     for patch in patches:
         values = merge(values, patch)
@@ -154,14 +193,18 @@ def _patch_of(override: str) -> dict[str, Any]:
     """The nested mapping that an override stands for."""
     path, equals, text = override.partition("=")
     if not equals or not path:
-        raise ValueError(f"{override!r} is not an override; write key=value, for example optim.lr=3e-4.")
+        raise ValueError(
+            f"{override!r} is not an override; write key=value, for example optim.lr=3e-4."
+        )
     if not text.strip():
         raise ValueError(
             f"{override!r} has no value; write '{path}=null' to take away what was given and have the default, or "
             f"'{path}=\"\"' for an empty text."
         )
     if text.strip() == "~":
-        raise ValueError(f"{override!r}: ~ is null in YAML; write null, or the path of your home folder.")
+        raise ValueError(
+            f"{override!r}: ~ is null in YAML; write null, or the path of your home folder."
+        )
     try:
         patch: Any = parse_value(text)
     except ValueError as error:
@@ -172,7 +215,9 @@ def _patch_of(override: str) -> dict[str, Any]:
     return found
 
 
-def _refuse_twice(first: str, earlier: Mapping[str, Any], second: str, later: Mapping[str, Any]) -> None:
+def _refuse_twice(
+    first: str, earlier: Mapping[str, Any], second: str, later: Mapping[str, Any]
+) -> None:
     """Raise ValueError where the later of two overrides undoes the earlier; what was taken away may be given again."""
     for path, value in _leaves(earlier):
         for other, _ in _leaves(later):
@@ -180,10 +225,14 @@ def _refuse_twice(first: str, earlier: Mapping[str, Any], second: str, later: Ma
             is_filled = value is None and len(path) <= len(other)
             if path[:shared] == other[:shared] and not is_filled:
                 longer = path if len(path) > len(other) else other
-                raise ValueError(f"{first!r} and {second!r} both set {'.'.join(longer)}; keep one of them.")
+                raise ValueError(
+                    f"{first!r} and {second!r} both set {'.'.join(longer)}; keep one of them."
+                )
 
 
-def _leaves(values: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _leaves(
+    values: Any, above: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], Any]]:
     """The path of every value in nested mappings, and the value; a list is one."""
     if isinstance(values, Mapping) and values:
         for key, value in values.items():
@@ -204,43 +253,69 @@ def _recipe_folder() -> Path:
         return Path(__file__).resolve().parent.parent / "configs"
 
 
-def _read_yaml(name: str | Path, beside: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    candidates = [beside / name, beside / f"{name}.yaml", _recipe_folder() / f"{name}.yaml"]
+def _read_yaml(
+    name: str | Path, beside: Path, above: tuple[Path, ...] = ()
+) -> dict[str, Any]:
+    candidates = [
+        beside / name,
+        beside / f"{name}.yaml",
+        _recipe_folder() / f"{name}.yaml",
+    ]
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
         raise ValueError(
             f"recipe {str(name)!r} is neither a file nor a shipped recipe; {nearest(str(name), recipe_names())}"
         )
     if path.resolve() in above:
-        raise ValueError(f"{path} is its own base; give the base another name, or its full path.")
+        raise ValueError(
+            f"{path} is its own base; give the base another name, or its full path."
+        )
     values = read_yaml(path)
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds {show(values)}; a recipe is a mapping of keys to values, such as `steps: 100`.")
+        raise ValueError(
+            f"{path} holds {show(values)}; a recipe is a mapping of keys to values, such as `steps: 100`."
+        )
     base = values.pop("base", None)
     if base is not None and not (isinstance(base, str) and base):
-        raise ValueError(f"{path}: base is {show(base)}; give the name of one recipe, or take it out.")
-    return merge(_read_yaml(base, path.parent, (*above, path.resolve())), values) if base else values
+        raise ValueError(
+            f"{path}: base is {show(base)}; give the name of one recipe, or take it out."
+        )
+    return (
+        merge(_read_yaml(base, path.parent, (*above, path.resolve())), values)
+        if base
+        else values
+    )
 
 
 def merge(below: Any, above: Any) -> Any:
     """Lay one nested mapping over another; null takes an entry away. An integer key indexes a list."""
-    if isinstance(below, list) and isinstance(above, dict) and all(str(key).isdecimal() for key in above):
+    if (
+        isinstance(below, list)
+        and isinstance(above, dict)
+        and all(str(key).isdecimal() for key in above)
+    ):
         merged_list = list(below)
         for key, value in above.items():
             if int(key) >= len(merged_list):
-                raise ValueError(f"index {key} is past the end of a list of {len(merged_list)}.")
+                raise ValueError(
+                    f"index {key} is past the end of a list of {len(merged_list)}."
+                )
             merged_list[int(key)] = merge(merged_list[int(key)], value)
         taken_away = {int(key) for key, value in above.items() if value is None}
-        return [entry for index, entry in enumerate(merged_list) if index not in taken_away]
+        return [
+            entry for index, entry in enumerate(merged_list) if index not in taken_away
+        ]
     if not isinstance(above, dict):
         return above
     merged = dict(below) if isinstance(below, dict) else {}
     for key, value in above.items():
         if value is None:
             if key not in merged:
-                raise ValueError(f"{key!r} is not there to be taken away; {nearest(str(key), merged)}")
+                raise ValueError(
+                    f"{key!r} is not there to be taken away; {nearest(str(key), merged)}"
+                )
             del merged[key]
         else:
             merged[key] = merge(merged.get(key), value)
@@ -251,9 +326,15 @@ class PreprocessConfig(Config):
     """How an image becomes pixels; saved with the model and used by training, evaluation and serving alike."""
 
     image_size: int = Field(default=224, gt=0)
-    resize: Literal["crop", "squash", "pad"] = "crop"  # shorter edge + centre crop | both edges | longer edge + borders
+    resize: Literal["crop", "squash", "pad"] = (
+        "crop"  # shorter edge + centre crop | both edges | longer edge + borders
+    )
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)  # CLIP's (Radford et al., 2021, code)
+    mean: tuple[float, float, float] = (
+        0.48145466,
+        0.4578275,
+        0.40821073,
+    )  # CLIP's (Radford et al., 2021, code)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     # Transparent pixels: laid over white or black before the resize | drop: the colours that they hide are shown |
     # open_clip: the image is resized as it is stored (with alpha, palette, CMYK) and then made RGB by Pillow.
@@ -289,8 +370,12 @@ class ImageTowerConfig(Config):
 
     library: Literal["timm", "open_clip"] = "timm"
     name: str  # a timm model, or the open_clip model whose image tower is taken
-    pretrained: Pretrained = False  # timm: true or a tag; open_clip: a tag such as "openai"
-    kwargs: dict[str, Any] = {}  # passed to the library's constructor, e.g. {embed_dim: 192, depth: 6}
+    pretrained: Pretrained = (
+        False  # timm: true or a tag; open_clip: a tag such as "openai"
+    )
+    kwargs: dict[
+        str, Any
+    ] = {}  # passed to the library's constructor, e.g. {embed_dim: 192, depth: 6}
     pooling: Literal["native", "cls", "mean", "attention"] = "native"
     projection: Literal["linear", "mlp", "none"] = "linear"
 
@@ -301,11 +386,15 @@ class TextTowerConfig(Config):
     library: Literal["transformers", "open_clip"] = "transformers"
     name: str  # a hub id, a folder, a transformers model type ("bert"), or an open_clip model
     pretrained: Pretrained = False  # transformers: true; open_clip: a tag
-    kwargs: dict[str, Any] = {}  # values of the backbone's own config, e.g. {hidden_size: 192}
+    kwargs: dict[
+        str, Any
+    ] = {}  # values of the backbone's own config, e.g. {hidden_size: 192}
     tokenizer: str = ""  # a hub id, a folder or a tokenizer.json; empty: the one that belongs to `name`
     max_length: int = Field(default=77, gt=2)  # tokens, special ones included
     pad_id: int = 0
-    pad_to_max_length: bool = False  # for towers that take one length only (open_clip's)
+    pad_to_max_length: bool = (
+        False  # for towers that take one length only (open_clip's)
+    )
     # Before the tokenizer: as is | lower case | open_clip's: CLIP's repair of html and unicode in lower case, the same
     # without lower case, and SigLIP's without punctuation.
     clean: Literal["none", "lower", "clip", "whitespace", "canonicalize"] = "none"
@@ -323,14 +412,20 @@ class ModelConfig(Config):
     preprocess: PreprocessConfig = PreprocessConfig()
     # Put before a text by encode_query and encode_document, and by encode where there is a "default".
     prompts: dict[str, str] = {"query": "", "document": ""}
-    logit_scales: tuple[str, ...] = ()  # tasks whose logit scale is saved with the model
+    logit_scales: tuple[
+        str, ...
+    ] = ()  # tasks whose logit scale is saved with the model
     logit_biases: tuple[str, ...] = ()  # tasks whose loss has a bias (sigmoid)
-    matryoshka_dims: tuple[int, ...] = ()  # lengths that the vectors were trained to be cut to
+    matryoshka_dims: tuple[
+        int, ...
+    ] = ()  # lengths that the vectors were trained to be cut to
 
     @model_validator(mode="after")
     def _has_a_tower(self) -> ModelConfig:
         if self.image is None and self.text is None:
-            raise ValueError("a model needs an image tower, a text tower or both; set image.name or text.name.")
+            raise ValueError(
+                "a model needs an image tower, a text tower or both; set image.name or text.name."
+            )
         return self
 
 
@@ -349,7 +444,9 @@ def check_truncation(config: ModelConfig, dim: int, name: str = "truncate_dim") 
     whole = config.embed_dim
 
     if isinstance(dim, bool) or not isinstance(dim, Integral):
-        raise ValueError(f"{name} {dim!r} is of type {type(dim).__name__}; give a whole number from 1 to {whole}.")
+        raise ValueError(
+            f"{name} {dim!r} is of type {type(dim).__name__}; give a whole number from 1 to {whole}."
+        )
 
     if not 0 < dim <= whole:
         raise ValueError(f"{name} {dim} is not between 1 and embed_dim {whole}.")

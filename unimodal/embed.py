@@ -60,8 +60,14 @@ def embed_source(
     `max_skipped` allows, and for an `out` that exists and is not to be overwritten, or holds anything else.
     """
     _refuse_to_destroy(out, overwrite)
-    given = {"input": str(source), **({"text": text} if text else {}), **({"image": image} if image else {})}
-    config = parse_config(ItemsConfig, apply_overrides(given, overrides), source="options")
+    given = {
+        "input": str(source),
+        **({"text": text} if text else {}),
+        **({"image": image} if image else {}),
+    }
+    config = parse_config(
+        ItemsConfig, apply_overrides(given, overrides), source="options"
+    )
     whole = IndexConfig(**config.model_dump(), words=())
     cut = units(whole)
     whole, _ = surveyed(whole, cut, {})
@@ -70,20 +76,28 @@ def embed_source(
     vectors: list[Vectors] = []
     records: list[dict[str, str]] = []
     skipped: list[dict[str, Any]] = []
-    with progress_bar("embedding", num_rows := sum(unit.rows for unit in cut)) as advance:
+    with progress_bar(
+        "embedding", num_rows := sum(unit.rows for unit in cut)
+    ) as advance:
         for unit, block in _blocks(cut, whole):
             embedded = _embed_block(block, embedder, whole)
             vectors.append(embedded.vectors)
             records += embedded.records
-            skipped += [{"file": unit.label, **one._asdict()} for one in embedded.skipped]
+            skipped += [
+                {"file": unit.label, **one._asdict()} for one in embedded.skipped
+            ]
             _check_skipped(skipped, num_rows, whole, out)
             advance(len(records) + sum(not one["kept"] for one in skipped))
     if not records:
         first = f"; the first: {skipped[0]['reason'].rstrip('.')}" if skipped else ""
-        raise ValueError(f"{source}: all {len(skipped):,} rows had to be skipped{first}.")
+        raise ValueError(
+            f"{source}: all {len(skipped):,} rows had to be skipped{first}."
+        )
     _write(out, np.concatenate(vectors), records, skipped)
     without_image = sum(one["kept"] for one in skipped)
-    return Embedded(len(records), vectors[0].shape[1], len(skipped) - without_image, without_image)
+    return Embedded(
+        len(records), vectors[0].shape[1], len(skipped) - without_image, without_image
+    )
 
 
 def _refuse_to_destroy(out: Path, overwrite: bool) -> None:
@@ -92,11 +106,19 @@ def _refuse_to_destroy(out: Path, overwrite: bool) -> None:
         return
     others = [out.name]
     if out.is_dir():
-        others = sorted(path.name for path in out.iterdir() if path.name not in (VECTORS, ITEMS, SKIPPED))
+        others = sorted(
+            path.name
+            for path in out.iterdir()
+            if path.name not in (VECTORS, ITEMS, SKIPPED)
+        )
     if others:
-        raise ValueError(f"{out} holds {others[0]!r}, which was not written by embed; choose another folder.")
+        raise ValueError(
+            f"{out} holds {others[0]!r}, which was not written by embed; choose another folder."
+        )
     if not overwrite:
-        raise ValueError(f"{out} exists already; choose another folder or add --overwrite.")
+        raise ValueError(
+            f"{out} exists already; choose another folder or add --overwrite."
+        )
 
 
 class _Block(NamedTuple):
@@ -115,7 +137,9 @@ def _check_kinds(config: IndexConfig, embedder: Embedder, model: str) -> None:
             )
 
 
-def _blocks(cut: Sequence[Unit], config: IndexConfig) -> Iterator[tuple[Unit, list[Item | RawRow]]]:
+def _blocks(
+    cut: Sequence[Unit], config: IndexConfig
+) -> Iterator[tuple[Unit, list[Item | RawRow]]]:
     """The rows of all units, `batch` at a time; a row whose id was there before is one that cannot be embedded."""
     seen: dict[str, str] = {}
     for unit in cut:
@@ -131,30 +155,48 @@ def _once(item: Item | RawRow, unit: Unit, seen: dict[str, str]) -> Item | RawRo
     first = seen.setdefault(item.id, place)
     if first == place:
         return item
-    return RawRow(item.number, {}, f"its id {item.id!r} is that of {first} too", item.id)
+    return RawRow(
+        item.number, {}, f"its id {item.id!r} is that of {first} too", item.id
+    )
 
 
-def _embed_block(block: Sequence[Item | RawRow], embedder: Embedder, config: IndexConfig) -> _Block:
+def _embed_block(
+    block: Sequence[Item | RawRow], embedder: Embedder, config: IndexConfig
+) -> _Block:
     """The usable items of a block embedded at once; where that fails, those with a bad image are found one by one."""
     usable: list[Item] = []
     skipped: list[Skipped] = []
     for item in block:
-        fault = item.fault if isinstance(item, RawRow) else unstorable({"text": item.text}, None, None)
+        fault = (
+            item.fault
+            if isinstance(item, RawRow)
+            else unstorable({"text": item.text}, None, None)
+        )
         if isinstance(item, RawRow) or fault:
-            skipped.append(Skipped(item.number, item.id.encode(errors="replace").decode(), fault))
+            skipped.append(
+                Skipped(item.number, item.id.encode(errors="replace").decode(), fault)
+            )
             continue
         usable.append(item)
         if item.fault:
             skipped.append(Skipped(item.number, item.id, item.fault, kept=True))
     try:
-        return _Block(_encode(usable, embedder), [_record(item) for item in usable], skipped)
+        return _Block(
+            _encode(usable, embedder), [_record(item) for item in usable], skipped
+        )
     except Exception:
-        faults = {number: fault for number, item in enumerate(usable) if (fault := _fault_of(item, embedder))}
+        faults = {
+            number: fault
+            for number, item in enumerate(usable)
+            if (fault := _fault_of(item, embedder))
+        }
         if not faults:
             raise
     kept: list[Item] = []
     for number, item in enumerate(usable):
-        is_kept = number not in faults or (bool(item.text) and config.missing_image == "keep")
+        is_kept = number not in faults or (
+            bool(item.text) and config.missing_image == "keep"
+        )
         if number in faults:
             skipped.append(Skipped(item.number, item.id, faults[number], kept=is_kept))
         if is_kept:
@@ -169,7 +211,9 @@ def _fault_of(item: Item, embedder: Embedder) -> str:
         return ""
     try:
         embedder.prepare(item.picture)
-    except Exception as error:  # Pillow's readers raise whatever a broken file leads them into
+    except (
+        Exception
+    ) as error:  # Pillow's readers raise whatever a broken file leads them into
         return " ".join(str(error).split()) or type(error).__name__
     return ""
 
@@ -178,7 +222,9 @@ def _encode(usable: Sequence[Item], embedder: Embedder) -> Vectors:
     inputs: list[Input] = []
     for item in usable:
         parts = {**({"text": item.text} if item.text else {})}
-        inputs.append({**parts, **({"image": item.picture} if item.picture is not None else {})})
+        inputs.append(
+            {**parts, **({"image": item.picture} if item.picture is not None else {})}
+        )
     return embedder.encode_document(inputs, show_progress=False)
 
 
@@ -190,7 +236,9 @@ def _record(item: Item) -> dict[str, str]:
     return record
 
 
-def _check_skipped(skipped: Sequence[dict[str, Any]], num_rows: int, config: IndexConfig, out: Path) -> None:
+def _check_skipped(
+    skipped: Sequence[dict[str, Any]], num_rows: int, config: IndexConfig, out: Path
+) -> None:
     if not too_many(len(skipped), num_rows, config.max_skipped):
         return
     file = out.with_name(f"{out.name}.{SKIPPED}")
@@ -203,7 +251,9 @@ def _check_skipped(skipped: Sequence[dict[str, Any]], num_rows: int, config: Ind
     )
 
 
-def _write(out: Path, vectors: Vectors, records: Sequence[Any], skipped: Sequence[Any]) -> None:
+def _write(
+    out: Path, vectors: Vectors, records: Sequence[Any], skipped: Sequence[Any]
+) -> None:
     part = out.with_name(out.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

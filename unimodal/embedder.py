@@ -38,12 +38,19 @@ from .progress import progress_bar
 from .vectors import cosines, unit
 
 Vectors: TypeAlias = NDArray[np.float32]
-Prepared: TypeAlias = list[int] | Tensor  # the token ids of a text | (3, S, S) uint8 pixels of a picture
+Prepared: TypeAlias = (
+    list[int] | Tensor
+)  # the token ids of a text | (3, S, S) uint8 pixels of a picture
 
 TOKENS_PER_BATCH = 1024  # on a CPU 4 % faster than 2,048 and 10 % than 4,096: a feed-forward layer's stay in the cache
 IMAGES_PER_BATCH = 32
 ON_A_GPU = 32, 16  # times as many tokens, and pictures
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
 
 
 class Embedder:
@@ -91,7 +98,9 @@ class Embedder:
     @property
     def modalities(self) -> frozenset[str]:
         """What it can embed: "text", "image" or both."""
-        return frozenset(kind for kind in ("text", "image") if getattr(self.config, kind) is not None)
+        return frozenset(
+            kind for kind in ("text", "image") if getattr(self.config, kind) is not None
+        )
 
     @property
     def prompts(self) -> Mapping[str, str]:
@@ -104,7 +113,9 @@ class Embedder:
         digest = model_fingerprint(self.models[0], self.tokenizer)
         means = self.calibration
         if means is not None:
-            digest = xxhash.xxh3_128_hexdigest(digest.encode() + means.text_mean.tobytes() + means.image_mean.tobytes())
+            digest = xxhash.xxh3_128_hexdigest(
+                digest.encode() + means.text_mean.tobytes() + means.image_mean.tobytes()
+            )
         if self.truncate_dim not in (None, self.config.embed_dim):
             digest = xxhash.xxh3_128_hexdigest(f"{digest} {self.truncate_dim}".encode())
         return digest
@@ -128,21 +139,37 @@ class Embedder:
 
         Raises ValueError for an empty text, what is no picture, or an item of another kind, with its position.
         """
-        kept = self.truncate_dim if truncate_dim is None else self._checked(truncate_dim)
-        prompt = self.config.prompts.get("default", "") if prompt is None else check_unicode(prompt, "prompt")
+        kept = (
+            self.truncate_dim if truncate_dim is None else self._checked(truncate_dim)
+        )
+        prompt = (
+            self.config.prompts.get("default", "")
+            if prompt is None
+            else check_unicode(prompt, "prompt")
+        )
         items = _items(inputs)
         texts, pictures = _parts(items, self.modalities)
         vectors = np.zeros((len(items), self.config.embed_dim), dtype=np.float32)
         finished: list[int] = []
-        with progress_bar("embedding", len(texts) + len(pictures), show_progress) as advance:
+        with progress_bar(
+            "embedding", len(texts) + len(pictures), show_progress
+        ) as advance:
 
             def done(count: int) -> None:
                 finished.append(count)
                 advance(sum(finished))
 
             for parts, encoded in (
-                (texts, self._encode_texts([prompt + text for _, text, _ in texts], done)),
-                (pictures, self._encode_pictures([(row, picture) for row, picture, _ in pictures], done)),
+                (
+                    texts,
+                    self._encode_texts([prompt + text for _, text, _ in texts], done),
+                ),
+                (
+                    pictures,
+                    self._encode_pictures(
+                        [(row, picture) for row, picture, _ in pictures], done
+                    ),
+                ),
             ):
                 for (row, _, share), vector in zip(parts, encoded, strict=True):
                     vectors[row] += share * vector
@@ -150,11 +177,15 @@ class Embedder:
 
     def encode_query(self, inputs: Item | Sequence[Item], **options: Any) -> Vectors:
         """`encode` with the model's query prompt."""
-        return self.encode(inputs, prompt=self.config.prompts.get("query", ""), **options)
+        return self.encode(
+            inputs, prompt=self.config.prompts.get("query", ""), **options
+        )
 
     def encode_document(self, inputs: Item | Sequence[Item], **options: Any) -> Vectors:
         """`encode` with the model's document prompt."""
-        return self.encode(inputs, prompt=self.config.prompts.get("document", ""), **options)
+        return self.encode(
+            inputs, prompt=self.config.prompts.get("document", ""), **options
+        )
 
     def similarity(self, left: Any, right: Any) -> Vectors:
         """Cosines of vectors of any length and type of number: (n, D), (m, D) -> (n, m).
@@ -179,13 +210,17 @@ class Embedder:
         with torch.inference_mode():
             if isinstance(batch[0], Tensor):
                 mean = None if self.calibration is None else self.calibration.image_mean
-                encoded = model.encode_image(torch.stack(cast("list[Tensor]", batch)).to(model.device))
+                encoded = model.encode_image(
+                    torch.stack(cast("list[Tensor]", batch)).to(model.device)
+                )
             else:
                 mean = None if self.calibration is None else self.calibration.text_mean
                 token_ids = cast("list[list[int]]", batch)
                 text = self.config.text
                 assert text is not None
-                ids, mask = pad_ids(token_ids, text.pad_id, self.padded_length(max(token_ids, key=len)))
+                ids, mask = pad_ids(
+                    token_ids, text.pad_id, self.padded_length(max(token_ids, key=len))
+                )
                 encoded = model.encode_text(ids.to(model.device), mask.to(model.device))
             vectors: Vectors = encoded.float().cpu().numpy()
         return vectors if mean is None else centre(vectors, mean)
@@ -193,22 +228,39 @@ class Embedder:
     def padded_length(self, token_ids: list[int]) -> int:
         """How many tokens a text costs alone, padding included."""
         text = self.config.text
-        return text.max_length if text is not None and text.pad_to_max_length else len(token_ids)
+        return (
+            text.max_length
+            if text is not None and text.pad_to_max_length
+            else len(token_ids)
+        )
 
     def _checked(self, truncate_dim: int | None) -> int | None:
-        return None if truncate_dim is None else check_truncation(self.config, truncate_dim)
+        return (
+            None
+            if truncate_dim is None
+            else check_truncation(self.config, truncate_dim)
+        )
 
     def _encode_texts(self, texts: list[str], done: Callable[[int], None]) -> Vectors:
         if not texts:
             return np.zeros((0, self.config.embed_dim), dtype=np.float32)
         assert self.tokenizer is not None
         token_ids = self.tokenizer(texts)
-        chunks = length_sorted_chunks([self.padded_length(ids) for ids in token_ids], self.tokens_per_batch)
-        return self._run_batches(len(texts), chunks, lambda chunk: [token_ids[row] for row in chunk], done)
+        chunks = length_sorted_chunks(
+            [self.padded_length(ids) for ids in token_ids], self.tokens_per_batch
+        )
+        return self._run_batches(
+            len(texts), chunks, lambda chunk: [token_ids[row] for row in chunk], done
+        )
 
-    def _encode_pictures(self, pictures: list[tuple[int, Picture]], done: Callable[[int], None]) -> Vectors:
+    def _encode_pictures(
+        self, pictures: list[tuple[int, Picture]], done: Callable[[int], None]
+    ) -> Vectors:
         size = self.images_per_batch
-        batches = [list(range(start, min(start + size, len(pictures)))) for start in range(0, len(pictures), size)]
+        batches = [
+            list(range(start, min(start + size, len(pictures))))
+            for start in range(0, len(pictures), size)
+        ]
 
         def pixels_of(numbered: tuple[int, Picture]) -> Tensor:
             try:
@@ -216,7 +268,9 @@ class Embedder:
             except ValueError as error:
                 raise ValueError(f"input {numbered[0]}: {error}") from None
 
-        with ThreadPoolExecutor(max_workers=4) as decoders:  # Pillow lets other threads run while it decodes
+        with ThreadPoolExecutor(
+            max_workers=4
+        ) as decoders:  # Pillow lets other threads run while it decodes
             ahead = iter(batches)
             decoding: dict[int, list[Future[Tensor]]] = {}
             lock = threading.Lock()
@@ -224,7 +278,9 @@ class Embedder:
             def decode_next() -> None:
                 with lock:
                     for batch in itertools.islice(ahead, 1):
-                        decoding[batch[0]] = [decoders.submit(pixels_of, pictures[row]) for row in batch]
+                        decoding[batch[0]] = [
+                            decoders.submit(pixels_of, pictures[row]) for row in batch
+                        ]
 
             def prepared(batch: list[int]) -> list[Tensor]:
                 decode_next()  # while the model runs
@@ -238,9 +294,12 @@ class Embedder:
                 decoders.shutdown(cancel_futures=True)
 
     def _run_batches(
-        self, count: int, batches: list[list[int]], prepared: Callable[[list[int]], Sequence[Prepared]],
+        self,
+        count: int,
+        batches: list[list[int]],
+        prepared: Callable[[list[int]], Sequence[Prepared]],
         done: Callable[[int], None],
-    ) -> Vectors:  # fmt: skip
+    ) -> Vectors:
         """Hand each batch of row numbers to whichever copy of the model is free; gather the rows in order."""
         vectors = np.zeros((count, self.config.embed_dim), dtype=np.float32)
         free: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -256,7 +315,11 @@ class Embedder:
             done(len(batch))
 
         # Module by module: a tower that is frozen in training stays in evaluation mode afterwards.
-        modes = [(module, module.training) for model in self.models for module in model.modules()]
+        modes = [
+            (module, module.training)
+            for model in self.models
+            for module in model.modules()
+        ]
         for model in self.models:
             model.eval()
         try:
@@ -265,7 +328,9 @@ class Embedder:
                     work(batch)
             else:
                 with ThreadPoolExecutor(max_workers=len(self.models)) as workers:
-                    futures: list[Future[None]] = [workers.submit(work, batch) for batch in batches]
+                    futures: list[Future[None]] = [
+                        workers.submit(work, batch) for batch in batches
+                    ]
                     for future in futures:
                         future.result()
         finally:
@@ -309,27 +374,46 @@ def load(
     means = None
     if calibrated:
         if folder is None:
-            raise ValueError(f"{source} is no model directory and has no calibration; load it without calibrated=True.")
+            raise ValueError(
+                f"{source} is no model directory and has no calibration; load it without calibrated=True."
+            )
         means = load_calibration(folder, model.config.embed_dim)
-    return Embedder(model.eval(), tokenizer, device=device, dtype=dtype, truncate_dim=truncate_dim, calibration=means)
+    return Embedder(
+        model.eval(),
+        tokenizer,
+        device=device,
+        dtype=dtype,
+        truncate_dim=truncate_dim,
+        calibration=means,
+    )
 
 
-def _devices(device: str | torch.device | Sequence[str | torch.device] | None) -> list[torch.device]:
+def _devices(
+    device: str | torch.device | Sequence[str | torch.device] | None,
+) -> list[torch.device]:
     """The devices of the model's copies; refuses what is not one, and one that this machine does not have."""
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    given = [device] if isinstance(device, (str, torch.device)) or not isinstance(device, Iterable) else list(device)
+    given = (
+        [device]
+        if isinstance(device, (str, torch.device)) or not isinstance(device, Iterable)
+        else list(device)
+    )
 
     found: list[torch.device] = []
     for one in given:
         try:
-            if not isinstance(one, (str, torch.device)):  # torch takes 0 for the first GPU
+            if not isinstance(
+                one, (str, torch.device)
+            ):  # torch takes 0 for the first GPU
                 raise TypeError(f"it is of type {type(one).__name__}")
             place = torch.device(one)
             torch.empty(0, device=place)
         except (TypeError, RuntimeError, AssertionError, NotImplementedError) as error:
             why = shorten(str(error), 100, placeholder=" …")
-            raise ValueError(f"device {one!r} cannot be used ({why}); give cpu, cuda, cuda:1 or mps.") from None
+            raise ValueError(
+                f"device {one!r} cannot be used ({why}); give cpu, cuda, cuda:1 or mps."
+            ) from None
         found.append(place)
 
     if not found:
@@ -342,14 +426,17 @@ def _items(inputs: Item | Sequence[Item]) -> list[Item]:
     if isinstance(inputs, (str, bytes, Path, Image.Image, Mapping)):
         return [inputs]
     if isinstance(inputs, (set, frozenset)):
-        raise ValueError("a set has no order, so its vectors could not be told apart; give a list.")
+        raise ValueError(
+            "a set has no order, so its vectors could not be told apart; give a list."
+        )
     if hasattr(inputs, "columns"):  # pandas' gives the names of its columns, one by one
         raise ValueError(
             f"a {type(inputs).__name__} is a table; give one column of it (list(table['title'])), or a list of "
             "mappings."
         )
     is_numbers = isinstance(inputs, (Tensor, bytearray, memoryview)) or (
-        isinstance(inputs, np.ndarray) and (inputs.dtype.kind not in "OSU" or inputs.ndim == 0)
+        isinstance(inputs, np.ndarray)
+        and (inputs.dtype.kind not in "OSU" or inputs.ndim == 0)
     )
     is_one = is_numbers or isinstance(inputs, IOBase)  # an open file gives its lines
     if is_one or not isinstance(inputs, Iterable):

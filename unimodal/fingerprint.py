@@ -21,7 +21,9 @@ def model_fingerprint(model: DualEncoder, tokenizer: Tokenizer | None) -> str:
     digest = xxhash.xxh3_128()
 
     def add(part: bytes) -> None:
-        digest.update(len(part).to_bytes(8, "little"))  # so that no two lists of parts read alike
+        digest.update(
+            len(part).to_bytes(8, "little")
+        )  # so that no two lists of parts read alike
         digest.update(part)
 
     # Where a tokenizer came from is no property of the model; its content follows.
@@ -33,5 +35,13 @@ def model_fingerprint(model: DualEncoder, tokenizer: Tokenizer | None) -> str:
     add(tokenizer.backend.to_str().encode() if tokenizer is not None else b"")
     for name, tensor in sorted(model.state_dict().items()):
         add(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        add(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        add(
+            tensor.detach()
+            .cpu()
+            .contiguous()
+            .reshape(-1)
+            .view(torch.uint8)
+            .numpy()
+            .data
+        )
     return digest.hexdigest()

@@ -20,13 +20,24 @@ def local_folder(name: str, source: str) -> Path:
     if Path(name).is_dir():
         return Path(name)
     if name.count("/") != 1 or name.startswith((".", "/")):
-        raise ValueError(f"model {source!r} is not a folder, and a hub id looks like owner/name; check the path.")
+        raise ValueError(
+            f"model {source!r} is not a folder, and a hub id looks like owner/name; check the path."
+        )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OSError,
+    ) as error:
         raise _not_there(f"model {source!r}", error) from None
 
 
@@ -41,11 +52,15 @@ def check_files(name: str, source: str, patterns: Sequence[str]) -> None:
     """
     if Path(name).is_dir():
         if not _has_any(Path(name), patterns):
-            raise ValueError(f"{source} has none of {', '.join(patterns)}; copy the whole folder.")
+            raise ValueError(
+                f"{source} has none of {', '.join(patterns)}; copy the whole folder."
+            )
         return
 
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ValueError(f"{source} is not there; check the path, or give a hub id such as owner/name.")
+        raise ValueError(
+            f"{source} is not there; check the path, or give a hub id such as owner/name."
+        )
 
     from huggingface_hub import model_info, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError

@@ -24,7 +24,9 @@ class Part(NamedTuple):
     share: float
 
 
-def parts_of(item: Item, modalities: frozenset[str], *, allow_blank: bool = False) -> list[Part]:
+def parts_of(
+    item: Item, modalities: frozenset[str], *, allow_blank: bool = False
+) -> list[Part]:
     """The one or two parts of an item; raises ValueError for what a model of these modalities cannot embed.
 
     allow_blank: take a text of blanks alone, as the APIs of other services do; an empty one is always refused.
@@ -32,15 +34,23 @@ def parts_of(item: Item, modalities: frozenset[str], *, allow_blank: bool = Fals
     shares = {"text": 1.0, "image": 1.0}
     if isinstance(item, Mapping):
         unknown = item.keys() - {"text", "image", "weight"}
-        contents = {key: item[key] for key in ("text", "image") if item.get(key) is not None}
+        contents = {
+            key: item[key] for key in ("text", "image") if item.get(key) is not None
+        }
         if unknown or not item.keys() & {"text", "image"}:
             keys = sorted(item, key=str)
-            raise ValueError(f"its keys are {keys}; give 'text', 'image' or both, and maybe 'weight'.")
+            raise ValueError(
+                f"its keys are {keys}; give 'text', 'image' or both, and maybe 'weight'."
+            )
         if not contents:
-            raise ValueError("neither its text nor its image has a value; give one of them, or leave the item out.")
+            raise ValueError(
+                "neither its text nor its image has a value; give one of them, or leave the item out."
+            )
         weight = 0.5 if item.get("weight") is None else item["weight"]
         if not isinstance(weight, Real) or not 0 <= float(weight) <= 1:
-            raise ValueError(f"weight {weight!r} is not between 0 (text alone) and 1 (picture alone).")
+            raise ValueError(
+                f"weight {weight!r} is not between 0 (text alone) and 1 (picture alone)."
+            )
         if len(contents) == 2:
             shares = {"text": 1 - float(weight), "image": float(weight)}
     elif isinstance(item, str):
@@ -49,11 +59,19 @@ def parts_of(item: Item, modalities: frozenset[str], *, allow_blank: bool = Fals
         contents = {"image": item}
     else:
         way_out = " or ".join(_GIVE[kind] for kind in sorted(modalities))
-        of_arrays = "; PIL.Image.fromarray makes an image of an array" if hasattr(item, "__array__") else ""
-        raise ValueError(f"it is of type {type(item).__name__}; give {way_out}{of_arrays}.")
+        of_arrays = (
+            "; PIL.Image.fromarray makes an image of an array"
+            if hasattr(item, "__array__")
+            else ""
+        )
+        raise ValueError(
+            f"it is of type {type(item).__name__}; give {way_out}{of_arrays}."
+        )
     for kind, content in contents.items():
         if kind not in modalities:
-            raise ValueError(f"it is {_NAMED[kind]}, and this model embeds {' and '.join(sorted(modalities))} only.")
+            raise ValueError(
+                f"it is {_NAMED[kind]}, and this model embeds {' and '.join(sorted(modalities))} only."
+            )
         if kind == "text":
             _check_text(content, allow_blank)
         elif not isinstance(content, Picture):
@@ -74,7 +92,9 @@ def check_unicode(text: str, name: str = "text") -> str:
     Raises ValueError for half a surrogate pair, with its place.
     """
     if not isinstance(text, str):
-        raise ValueError(f"{name} is {text!r:.60}, of type {type(text).__name__}; give a str.")
+        raise ValueError(
+            f"{name} is {text!r:.60}, of type {type(text).__name__}; give a str."
+        )
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -87,7 +107,9 @@ def check_unicode(text: str, name: str = "text") -> str:
 
 def _check_text(content: Any, allow_blank: bool) -> None:
     if not isinstance(content, str):
-        raise ValueError(f"text is {content!r:.60}, of type {type(content).__name__}; give a str.")
+        raise ValueError(
+            f"text is {content!r:.60}, of type {type(content).__name__}; give a str."
+        )
     if not (content if allow_blank else content.strip()):
         raise ValueError(f"text is {content!r:.60}; give a text that is not empty.")
     check_unicode(content)

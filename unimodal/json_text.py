@@ -13,8 +13,14 @@ MOST_LEVELS = 100  # of lists and objects in one another
 
 # What a value is called in a message: in JSON's words, for a table's values come from JSON more often than not.
 JSON_NAMES = {
-    int: "number", float: "number", bool: "truth value", str: "text", list: "list", dict: "object", type(None): "null",
-}  # fmt: skip
+    int: "number",
+    float: "number",
+    bool: "truth value",
+    str: "text",
+    list: "list",
+    dict: "object",
+    type(None): "null",
+}
 
 
 def name_kind(value: Any) -> str:
@@ -28,7 +34,11 @@ def shown(value: Any, length: int = 60) -> str:
     if isinstance(value, bytes):
         return f"{len(value):,} bytes"
     is_json = isinstance(value, (list, dict, bool, int, float, type(None)))
-    text = json.dumps(value, ensure_ascii=False, default=str, skipkeys=True) if is_json else repr(value)
+    text = (
+        json.dumps(value, ensure_ascii=False, default=str, skipkeys=True)
+        if is_json
+        else repr(value)
+    )
     return text if len(text) <= length else f"{text[:length]}…"
 
 
@@ -68,5 +78,7 @@ def _as_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         counts = Counter(key for key, _ in pairs)
-        raise ValueError(f"the key {counts.most_common(1)[0][0]!r} is written twice in one object")
+        raise ValueError(
+            f"the key {counts.most_common(1)[0][0]!r} is written twice in one object"
+        )
     return values

@@ -25,23 +25,35 @@ class DualEncoder(nn.Module):
     """An image tower, a text tower or both, each projected to `embed_dim`, and the tasks' logit scales (as logs)
     and, where their loss is the sigmoid one, biases."""
 
-    def __init__(self, config: ModelConfig, image: ImageTower | None, text: TextTower | None) -> None:
+    def __init__(
+        self, config: ModelConfig, image: ImageTower | None, text: TextTower | None
+    ) -> None:
         super().__init__()
         self.config = config
         self.image = image
         self.text = text
         dim = config.embed_dim
         self.image_projection = (
-            _projection(config.image.projection, image.width, dim, "image") if config.image and image else None
+            _projection(config.image.projection, image.width, dim, "image")
+            if config.image and image
+            else None
         )
         self.text_projection = (
-            _projection(config.text.projection, text.width, dim, "text") if config.text and text else None
+            _projection(config.text.projection, text.width, dim, "text")
+            if config.text and text
+            else None
         )
         self.logit_scales = nn.ParameterDict(
-            {task: nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE)) for task in config.logit_scales}
+            {
+                task: nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
+                for task in config.logit_scales
+            }
         )
         self.logit_biases = nn.ParameterDict(
-            {task: nn.Parameter(torch.tensor(INITIAL_LOGIT_BIAS)) for task in config.logit_biases}
+            {
+                task: nn.Parameter(torch.tensor(INITIAL_LOGIT_BIAS))
+                for task in config.logit_biases
+            }
         )
 
     @property
@@ -55,7 +67,10 @@ class DualEncoder(nn.Module):
             raise ValueError("this model has no image tower; it embeds text alone.")
         dtype = next(self.image.parameters()).dtype
         normalised = self._normalise(pixels, _at_least_fp32(dtype)).to(dtype)
-        return F.normalize(self.image_projection(self.image(normalised)).to(_at_least_fp32(dtype)), dim=-1)
+        return F.normalize(
+            self.image_projection(self.image(normalised)).to(_at_least_fp32(dtype)),
+            dim=-1,
+        )
 
     def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids: (B, L) int64, mask: (B, L) bool, true at real tokens -> (B, D) unit vectors."""
@@ -67,8 +82,14 @@ class DualEncoder(nn.Module):
     def _normalise(self, pixels: Tensor, dtype: torch.dtype) -> Tensor:
         # Not buffers: a model cast to bf16 would round the mean and the deviation with it.
         spec = self.config.preprocess
-        mean = 255 * torch.tensor(spec.mean, dtype=dtype, device=pixels.device)[:, None, None]  # (3, 1, 1)
-        std = 255 * torch.tensor(spec.std, dtype=dtype, device=pixels.device)[:, None, None]
+        mean = (
+            255
+            * torch.tensor(spec.mean, dtype=dtype, device=pixels.device)[:, None, None]
+        )  # (3, 1, 1)
+        std = (
+            255
+            * torch.tensor(spec.std, dtype=dtype, device=pixels.device)[:, None, None]
+        )
         return (pixels.to(dtype) - mean) / std
 
     def set_grad_checkpointing(self) -> None:
@@ -80,7 +101,9 @@ class DualEncoder(nn.Module):
             if hasattr(backbone, "activation_checkpointing_enable"):
                 backbone.activation_checkpointing_enable()
             elif hasattr(backbone, "gradient_checkpointing_enable"):
-                backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+                backbone.gradient_checkpointing_enable(
+                    gradient_checkpointing_kwargs={"use_reentrant": False}
+                )
             elif hasattr(backbone, "set_grad_checkpointing"):
                 backbone.set_grad_checkpointing(True)
             else:
@@ -100,7 +123,9 @@ def build_model(config: ModelConfig) -> DualEncoder:
         keep = "preprocess" in config.model_fields_set or (
             not config.image.pretrained and config.image.library == "timm"
         )
-        image, update["preprocess"], update["image"] = build_image_tower(config.image, config.preprocess, keep)
+        image, update["preprocess"], update["image"] = build_image_tower(
+            config.image, config.preprocess, keep
+        )
     if config.text is not None:
         text, update["text"] = build_text_tower(config.text)
     return DualEncoder(config.model_copy(update=update), image, text)
@@ -122,7 +147,9 @@ def _projection(kind: str, width: int, dim: int, tower: str) -> nn.Module:
     if kind == "linear":
         return nn.Linear(width, dim, bias=False)
     if kind == "mlp":
-        return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, dim, bias=False))
+        return nn.Sequential(
+            nn.Linear(width, width), nn.GELU(), nn.Linear(width, dim, bias=False)
+        )
     if width != dim:
         raise ValueError(
             f"{tower}.projection 'none' needs embed_dim {dim} to equal the tower's width {width}; use 'linear'."

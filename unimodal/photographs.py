@@ -36,17 +36,28 @@ def draw_photograph(seed: int, short: int = 512) -> Image.Image:
     canvas = Image.new("RGB", (width, height), tuple(base.astype(int).tolist()))
     pen = ImageDraw.Draw(canvas)
     low = _SMALLEST**-2
-    for radius in short * (low + random.uniform(size=_LEAVES) * (1 - low)) ** -0.5:  # r^-3
+    for radius in (
+        short * (low + random.uniform(size=_LEAVES) * (1 - low)) ** -0.5
+    ):  # r^-3
         x = random.uniform(0, width)
         y = random.uniform(0, height)
-        colour = np.clip(base + random.normal(0, 45) + random.normal(0, 18, 3), 0, 255).astype(int)
+        colour = np.clip(
+            base + random.normal(0, 45) + random.normal(0, 18, 3), 0, 255
+        ).astype(int)
         corners = np.sort(random.uniform(0, 2 * np.pi, random.choice([4, 6, 40])))
-        outline = [(x + radius * np.cos(angle), y + radius * np.sin(angle)) for angle in corners]
+        outline = [
+            (x + radius * np.cos(angle), y + radius * np.sin(angle))
+            for angle in corners
+        ]
         pen.polygon(outline, fill=tuple(colour.tolist()))
-    picture = np.asarray(canvas.resize(size, Image.Resampling.LANCZOS)).astype(np.float32)
+    picture = np.asarray(canvas.resize(size, Image.Resampling.LANCZOS)).astype(
+        np.float32
+    )
     for octave in range(1, 11):
         shape = min(2**octave, size[1]), min(2**octave, size[0])
-        noise = Image.fromarray(random.normal(size=shape).astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+        noise = Image.fromarray(random.normal(size=shape).astype(np.float32)).resize(
+            size, Image.Resampling.BICUBIC
+        )
         picture += _NOISE / octave * np.asarray(noise)[:, :, None]
     return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
 
@@ -76,10 +87,17 @@ def pack(pictures: Sequence[bytes], count: int, folder: Path) -> list[Path]:
     captions = draw_captions(count)
     for number, shard in enumerate(shards):
         with tarfile.open(shard, "w") as tar:
-            for sample in range(number * count // _SHARDS, (number + 1) * count // _SHARDS):
+            for sample in range(
+                number * count // _SHARDS, (number + 1) * count // _SHARDS
+            ):
                 key = f"{sample:09d}"
                 caption = captions[sample]
-                record = {"key": key, "caption": caption, "url": f"https://example.org/{key}.jpg", "status": "success"}
+                record = {
+                    "key": key,
+                    "caption": caption,
+                    "url": f"https://example.org/{key}.jpg",
+                    "status": "success",
+                }
                 parts = {
                     "jpg": pictures[sample % len(pictures)],
                     "txt": caption.encode(),

@@ -15,11 +15,21 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 EVERY = 30.0  # seconds between two lines where standard error is not a terminal
-_ANY_WIDTH = 100_000  # columns of a console that is not a terminal: no table is cut or wrapped
+_ANY_WIDTH = (
+    100_000  # columns of a console that is not a terminal: no table is cut or wrapped
+)
 _SHOWN: list[Progress] = []  # bars that are open, the innermost last
 _LOCK = threading.Lock()
 
@@ -31,7 +41,9 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress_bar(what: str, total: int | None, show: bool | None = None, *, start: int = 0) -> Iterator[Advance]:
+def progress_bar(
+    what: str, total: int | None, show: bool | None = None, *, start: int = 0
+) -> Iterator[Advance]:
     """Show progress on standard error while the block runs: a bar on a terminal, a line every 30 s elsewhere.
 
     The lines come from a thread, so that one long item does not hold them up; a block that is done before the first is
@@ -63,7 +75,11 @@ class PlainProgress:
     """How far something is, as a line of text."""
 
     def __init__(
-        self, what: str, total: int | None, start: int = 0, clock: Callable[[], float] = time.monotonic
+        self,
+        what: str,
+        total: int | None,
+        start: int = 0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._what = what
         self._detail = ""
@@ -85,7 +101,11 @@ class PlainProgress:
         (newest, done), (before, done_before) = self._newest, self._marks[0]
         now = self._clock()
         rate = (done - done_before) / (newest - before) if newest > before else 0.0
-        left = newest + (self._total - done) / rate - now if rate > 0 and self._total is not None else 0.0
+        left = (
+            newest + (self._total - done) / rate - now
+            if rate > 0 and self._total is not None
+            else 0.0
+        )
         last = self._marks[-1]
         self._marks.append(self._newest)
         parts = [self._head(done)]
@@ -110,7 +130,11 @@ class PlainProgress:
         return f"{name} {done:,}" if done else name
 
     def _described(self) -> str:
-        return f" ({self._detail})" if self._detail and not self._detail.startswith(self._what) else ""
+        return (
+            f" ({self._detail})"
+            if self._detail and not self._detail.startswith(self._what)
+            else ""
+        )
 
 
 def describe_rate(rate: float) -> str:

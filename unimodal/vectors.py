@@ -35,7 +35,10 @@ def _directions(vectors: Any, side: str) -> NDArray[np.float32]:
     """The vectors at length 1. A sum of squares in float64 does not overflow, and whole numbers do not wrap around."""
     try:
         given = np.asarray(vectors)
-    except (TypeError, ValueError):  # lists of several lengths, tensors of a type that numpy does not have
+    except (
+        TypeError,
+        ValueError,
+    ):  # lists of several lengths, tensors of a type that numpy does not have
         given = np.asarray(None)
 
     if given.dtype.kind not in "biuf" or given.ndim not in (1, 2):
@@ -44,7 +47,9 @@ def _directions(vectors: Any, side: str) -> NDArray[np.float32]:
         )
 
     rows = np.atleast_2d(given)
-    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64, casting="unsafe"))
+    lengths = np.sqrt(
+        np.einsum("nd,nd->n", rows, rows, dtype=np.float64, casting="unsafe")
+    )
     bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
     if bad.size:
         raise ValueError(

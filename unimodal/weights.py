@@ -33,7 +33,9 @@ def check_fit(
         faults.append(f"lacks {_count(missing)}, first {_first(missing)}")
 
     if unexpected:
-        faults.append(f"has {_count(unexpected, 'unknown ')}, first {_first(unexpected)}")
+        faults.append(
+            f"has {_count(unexpected, 'unknown ')}, first {_first(unexpected)}"
+        )
 
     if misshapen:
         name = min(misshapen)
@@ -59,7 +61,9 @@ def check_finite(source: str, tensors: Mapping[str, Tensor]) -> None:
     Raises ValueError with the first such tensor and the count of all.
     """
     broken = [
-        name for name, tensor in tensors.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
     ]
 
     if broken:

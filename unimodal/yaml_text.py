@@ -14,7 +14,11 @@ from typing import Any
 
 import yaml
 
-_BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 # https://yaml.org/spec/1.2.2/#103-core-schema: tag, pattern, first characters
 _CORE_SCHEMA = [
@@ -55,7 +59,9 @@ def parse_value(text: str) -> Any:
     """
     value, rest = _parse(text, "", "column ")
     if rest:
-        raise ValueError(f"what comes from {rest[:20]!r} on is a comment in YAML; put the text in quotes")
+        raise ValueError(
+            f"what comes from {rest[:20]!r} on is a comment in YAML; put the text in quotes"
+        )
     return value
 
 
@@ -84,7 +90,11 @@ def _describe(error: yaml.YAMLError, line: str, column: str) -> str:
         return f"{line}{mark.line + 1}: {problem}" if line else str(problem)
     if mark is None or problem is None:
         said = " ".join(str(error).split())
-        return f"{line.partition(',')[0]} is not YAML: {said}" if line else f"the value is not YAML: {said}"
+        return (
+            f"{line.partition(',')[0]} is not YAML: {said}"
+            if line
+            else f"the value is not YAML: {said}"
+        )
     said = f"{problem}, {context}" if context else problem
     if line:
         return f"{line}{mark.line + 1} is not YAML: {said}"
@@ -92,7 +102,10 @@ def _describe(error: yaml.YAMLError, line: str, column: str) -> str:
 
 
 def _decode(content: bytes, source: str) -> str:
-    encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
+    encoding = next(
+        (name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark)),
+        "utf-8",
+    )
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -117,18 +130,26 @@ class _Loader(yaml.SafeLoader):
                 continue
             line = key.start_mark.line + 1
             if key.value in lines:
-                where = f", in lines {lines[key.value]} and {line}" if line != lines[key.value] else ""
+                where = (
+                    f", in lines {lines[key.value]} and {line}"
+                    if line != lines[key.value]
+                    else ""
+                )
                 problem = f"the key {key.value!r} is written twice{where}; keep one."
                 raise _Refused(problem=problem, problem_mark=key.start_mark)
             lines[key.value] = line
             if node.flow_style and _is_left_out(value):
-                raise _Refused(problem=_advice_on_value(key.value), problem_mark=key.start_mark)
+                raise _Refused(
+                    problem=_advice_on_value(key.value), problem_mark=key.start_mark
+                )
         return node
 
 
 def _is_left_out(value: yaml.Node) -> bool:
     """Whether a key has no value, not even a null."""
-    return isinstance(value, yaml.ScalarNode) and value.value == "" and value.style is None
+    return (
+        isinstance(value, yaml.ScalarNode) and value.value == "" and value.style is None
+    )
 
 
 def _advice_on_value(key: str) -> str:
@@ -138,9 +159,7 @@ def _advice_on_value(key: str) -> str:
             f"{{{key}}} has the one key {key!r} and no value; write a blank after the colon, {{{name}: {rest}}}, "
             "or put the text in quotes."
         )
-    return (
-        f"{{{key}}} is a mapping whose key {key!r} has no value; put a text in quotes, '{{{key}}}', or write a value."
-    )
+    return f"{{{key}}} is a mapping whose key {key!r} has no value; put a text in quotes, '{{{key}}}', or write a value."
 
 
 def _construct_int(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
@@ -153,11 +172,14 @@ class _Dumper(yaml.SafeDumper):
     """Quotes what either version of YAML would not read as a text."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012  # as in the parent
-        first: list(resolvers) for first, resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items()
+        first: list(resolvers)
+        for first, resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items()
     }
 
 
 for _tag, _pattern, _first in _CORE_SCHEMA:
     for _class in (_Loader, _Dumper):
-        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"{_pattern}$"), _first)  # type: ignore[no-untyped-call]
+        _class.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(f"{_pattern}$"), _first
+        )  # type: ignore[no-untyped-call]
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)

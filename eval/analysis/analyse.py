@@ -37,8 +37,12 @@ def analyse(
     """
     analysis = suite.analysis
     rows = summary_rows(results, suite)
-    with progress_bar("looking closer", 2 + len(results) * bool(analysis.robustness), show_progress) as advance:
-        for done, some in enumerate(_rows(results, analysis, store, calibration, overlaps), 1):
+    with progress_bar(
+        "looking closer", 2 + len(results) * bool(analysis.robustness), show_progress
+    ) as advance:
+        for done, some in enumerate(
+            _rows(results, analysis, store, calibration, overlaps), 1
+        ):
             rows += some
             advance(done)
     with progress_bar("looking for neighbours", None, show_progress):
@@ -65,9 +69,18 @@ def _rows(
     by_task = {overlap.task: overlap for overlap in overlaps}
     yield [
         *(compression_rows(results) if analysis.compression else ()),
-        *(row for result in results if result.name in by_task for row in overlap_rows(result, by_task[result.name])),
+        *(
+            row
+            for result in results
+            if result.name in by_task
+            for row in overlap_rows(result, by_task[result.name])
+        ),
     ]
-    yield [*space_rows(results, calibration), *mixed_rows(results, calibration)] if analysis.space else []
+    yield (
+        [*space_rows(results, calibration), *mixed_rows(results, calibration)]
+        if analysis.space
+        else []
+    )
     if analysis.robustness:
         for result in results:
             yield robustness(result, store, analysis.robustness)

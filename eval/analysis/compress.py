@@ -27,7 +27,9 @@ from ..scoring.results import Row, TaskResult, Vectors
 from ..scoring.statistics import CORRELATIONS
 from ..scoring.sts import cosines
 
-RERANKED = 4 * 10  # documents that are scored again with the full vectors: four times the ten that are shown
+RERANKED = (
+    4 * 10
+)  # documents that are scored again with the full vectors: four times the ten that are shown
 FULL_BYTES = 4  # of a float32
 
 
@@ -40,7 +42,9 @@ def compression_rows(results: Iterable[TaskResult]) -> list[Row]:
     lengths: set[int] = set()
     for result, queries, documents in _scored(results):
         lengths.add(documents.shape[1])
-        restored = from_int8(to_int8(documents, int8_ranges(documents)), int8_ranges(documents))
+        restored = from_int8(
+            to_int8(documents, int8_ranges(documents)), int8_ranges(documents)
+        )
         if isinstance(result.data, PairData):
             agreeing = np.count_nonzero((queries > 0) == (documents > 0), axis=1)
             rows.append(_correlation_row(result, cosines(queries, restored), "int8"))
@@ -67,7 +71,10 @@ def to_int8(vectors: Vectors, ranges: Vectors) -> npt.NDArray[np.int8]:
 
 def from_int8(codes: npt.NDArray[np.int8], ranges: Vectors) -> Vectors:
     """(n, D) float32: the middle of each code's step. ranges: (2, D)."""
-    return np.asarray(ranges[0] + (codes.astype(np.float32) + 128.5) * _steps(ranges), dtype=np.float32)
+    return np.asarray(
+        ranges[0] + (codes.astype(np.float32) + 128.5) * _steps(ranges),
+        dtype=np.float32,
+    )
 
 
 def to_binary(vectors: Vectors) -> npt.NDArray[np.uint8]:
@@ -75,7 +82,9 @@ def to_binary(vectors: Vectors) -> npt.NDArray[np.uint8]:
     return np.packbits(vectors > 0, axis=1)
 
 
-def hamming_distances(left: npt.NDArray[np.uint8], right: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
+def hamming_distances(
+    left: npt.NDArray[np.uint8], right: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.int32]:
     """(n, m) numbers of bits that differ. left: (n, B) bytes, right: (m, B)."""
     left_words = _words(left)  # (W, n)
     right_words = _words(right)  # (W, m)
@@ -86,7 +95,10 @@ def hamming_distances(left: npt.NDArray[np.uint8], right: npt.NDArray[np.uint8])
 
 
 def reranked(
-    scores: Vectors, queries: Vectors, documents: Vectors, excluded: Sequence[Sequence[int]] | None = None
+    scores: Vectors,
+    queries: Vectors,
+    documents: Vectors,
+    excluded: Sequence[Sequence[int]] | None = None,
 ) -> Vectors:
     """(Q, N) scores in which the RERANKED best are those of the full vectors, and the others stand below them.
 
@@ -98,13 +110,19 @@ def reranked(
     place = max(0, scores.shape[1] - RERANKED)
     last = np.partition(scores, place, axis=1)[:, place]
     rows, columns = np.nonzero((scores >= last[:, None]) & np.isfinite(scores))
-    best = np.maximum(scores.max(axis=1, keepdims=True), np.finfo(np.float32).min)  # finite where nothing is searched
-    ordered = scores - best - 2  # at most -2: behind every cosine, in their old order; -inf stays what it is
+    best = np.maximum(
+        scores.max(axis=1, keepdims=True), np.finfo(np.float32).min
+    )  # finite where nothing is searched
+    ordered = (
+        scores - best - 2
+    )  # at most -2: behind every cosine, in their old order; -inf stays what it is
     ordered[rows, columns] = np.einsum("pd,pd->p", queries[rows], documents[columns])
     return np.asarray(ordered, dtype=np.float32)
 
 
-def _retrieval_rows(result: TaskResult, queries: Vectors, documents: Vectors, restored: Vectors) -> list[Row]:
+def _retrieval_rows(
+    result: TaskResult, queries: Vectors, documents: Vectors, restored: Vectors
+) -> list[Row]:
     data = result.data
     assert isinstance(data, RetrievalData)
     query_bits = to_binary(queries)
@@ -123,44 +141,72 @@ def _retrieval_rows(result: TaskResult, queries: Vectors, documents: Vectors, re
                     :, firsts
                 ]  # a product rounds a column by where it stands: ties would be none
             else:
-                scores = -hamming_distances(query_bits[some], document_bits).astype(np.float32)
+                scores = -hamming_distances(query_bits[some], document_bits).astype(
+                    np.float32
+                )
             excluded = data.excluded[some] if data.excluded else None
-            yield reranked(scores, queries[some], documents, excluded) if again else scores
+            yield (
+                reranked(scores, queries[some], documents, excluded)
+                if again
+                else scores
+            )
 
     rows = []
     for variant in ("int8", "binary"):
         for again in (False, True):
             found = ranks_of_scores(
-                blocks(variant, again), data.relevant, len(documents), data.document_ids,
-                gains=data.gains, excluded=data.excluded, lost=data.lost,
-            )  # fmt: skip
+                blocks(variant, again),
+                data.relevant,
+                len(documents),
+                data.document_ids,
+                gains=data.gains,
+                excluded=data.excluded,
+                lost=data.lost,
+            )
             found = dataclasses.replace(found, hit_gain=data.hit_gain)
             value = float(metric_values(_main_row(result).metric, found).mean())
-            rows.append(_row(result, value, f"{variant} + re-ranked" if again else variant))
+            rows.append(
+                _row(result, value, f"{variant} + re-ranked" if again else variant)
+            )
     return rows
 
 
-def _correlation_row(result: TaskResult, similarities: npt.ArrayLike, variant: str) -> Row:
+def _correlation_row(
+    result: TaskResult, similarities: npt.ArrayLike, variant: str
+) -> Row:
     assert isinstance(result.data, PairData)
     if reason := unordered(similarities, result.data.scores):
         return _row(result, None, variant, reason)
-    return _row(result, CORRELATIONS[_main_row(result).metric](similarities, result.data.scores), variant)
+    return _row(
+        result,
+        CORRELATIONS[_main_row(result).metric](similarities, result.data.scores),
+        variant,
+    )
 
 
-def _scored(results: Iterable[TaskResult]) -> Iterator[tuple[TaskResult, Vectors, Vectors]]:
+def _scored(
+    results: Iterable[TaskResult],
+) -> Iterator[tuple[TaskResult, Vectors, Vectors]]:
     """Results of retrieval and of pairs whose vectors are there, with queries and documents (or both sides)."""
     for result in results:
-        if isinstance(result.data, (RetrievalData, PairData)) and result.queries is not None:
+        if (
+            isinstance(result.data, (RetrievalData, PairData))
+            and result.queries is not None
+        ):
             assert result.documents is not None
             yield result, result.queries, result.documents
 
 
 def _main_row(result: TaskResult) -> Row:
-    return next(row for row in result.rows if row.task == result.name and not row.variant)
+    return next(
+        row for row in result.rows if row.task == result.name and not row.variant
+    )
 
 
 def _row(result: TaskResult, value: float | None, variant: str, note: str = "") -> Row:
-    return dataclasses.replace(_main_row(result), value=value, low=None, high=None, variant=variant, note=note)
+    return dataclasses.replace(
+        _main_row(result), value=value, low=None, high=None, variant=variant, note=note
+    )
 
 
 def _bytes_row(size: int, variant: str) -> Row:

@@ -30,7 +30,15 @@ from unimodal.tables.files import IMAGE_EXTENSIONS
 from ..data.datasets import Deferred, Input, PairData, RetrievalData
 from ..data.inputs import bytes_of, name_of, parts_of
 from ..scoring.results import Row, TaskResult
-from .likeness import NUM_WORDS, Likeness, are_alike, bands, likeness, run_hashes, words_of
+from .likeness import (
+    NUM_WORDS,
+    Likeness,
+    are_alike,
+    bands,
+    likeness,
+    run_hashes,
+    words_of,
+)
 from .parts import Numbers, part_scores, part_values
 
 MAX_DISTANCE = 6  # bits of the dHash; finds 95 to 99 in 100 pictures that were re-encoded and scaled to a half
@@ -39,7 +47,12 @@ VARIANT = "without overlap"
 
 Kind = Literal["same text", "13 words", "same bytes", "same picture"]
 Part = str | Path | bytes | Deferred  # a text or a picture, never both
-_STRENGTH: dict[Kind, int] = {"same text": 2, "13 words": 1, "same bytes": 2, "same picture": 1}
+_STRENGTH: dict[Kind, int] = {
+    "same text": 2,
+    "13 words": 1,
+    "same bytes": 2,
+    "same picture": 1,
+}
 _TEXT_FIELDS = ("captions", "caption", "query", "document", "negatives")
 
 
@@ -60,15 +73,22 @@ class TaskOverlap:
     task: str
     num_queries: int
     num_documents: int  # those that are relevant for a query
-    queries: dict[int, Match] = field(default_factory=dict)  # position -> where it was seen
+    queries: dict[int, Match] = field(
+        default_factory=dict
+    )  # position -> where it was seen
     documents: dict[int, Match] = field(default_factory=dict)
-    tainted: list[int] = field(default_factory=list)  # queries that were seen, or have a relevant document that was
+    tainted: list[int] = field(
+        default_factory=list
+    )  # queries that were seen, or have a relevant document that was
 
     def examples(self, count: int = 10) -> list[Match]:
         """Some of what was seen, queries first."""
-        return list({match.item: match for match in [*self.queries.values(), *self.documents.values()]}.values())[
-            :count
-        ]
+        return list(
+            {
+                match.item: match
+                for match in [*self.queries.values(), *self.documents.values()]
+            }.values()
+        )[:count]
 
     @property
     def query_share(self) -> float | None:
@@ -98,13 +118,21 @@ def contamination(
     tasks = list(results)
     sides = [_sides(task) for task in tasks]
     seen = _Seen(
-        part for queries, documents, _ in sides for one in [*queries, *documents.values()] for part in parts_of(one)
+        part
+        for queries, documents, _ in sides
+        for one in [*queries, *documents.values()]
+        for part in parts_of(one)
     )
-    stream = _stream(open_shards(shards, show_progress, storage), seen.has_pictures, show_progress)
+    stream = _stream(
+        open_shards(shards, show_progress, storage), seen.has_pictures, show_progress
+    )
     for location, key, texts, pictures in stream:
         seen.look(location, key, texts, pictures)
     seen.finish()
-    return [_overlap(task.name, *side, seen.matches) for task, side in zip(tasks, sides, strict=True)]
+    return [
+        _overlap(task.name, *side, seen.matches)
+        for task, side in zip(tasks, sides, strict=True)
+    ]
 
 
 def overlap_rows(result: TaskResult, overlap: TaskOverlap) -> list[Row]:
@@ -126,7 +154,9 @@ def overlap_rows(result: TaskResult, overlap: TaskOverlap) -> list[Row]:
         for what, share in shares.items()
     ]
     if result.queries is not None and result.documents is not None:
-        rows += _rows_of_rest(result, np.setdiff1d(np.arange(overlap.num_queries), overlap.tainted))
+        rows += _rows_of_rest(
+            result, np.setdiff1d(np.arange(overlap.num_queries), overlap.tainted)
+        )
     return rows
 
 
@@ -135,10 +165,23 @@ def _rows_of_rest(result: TaskResult, rest: Numbers) -> list[Row]:
         metrics = dict.fromkeys(row.metric for row in result.rows)
         left = "none of the queries is" if len(rest) == 0 else "1 of the queries is"
         note = f"{left} left without those seen in training"
-        return [Row(result.name, metric, None, None, None, variant=VARIANT, note=note) for metric in metrics]
+        return [
+            Row(result.name, metric, None, None, None, variant=VARIANT, note=note)
+            for metric in metrics
+        ]
     scores = part_scores(result, rest, part_values(result, rest))
     return [
-        Row(result.name, metric, score.value, None, None, *score.bounds, VARIANT, len(rest), score.note)
+        Row(
+            result.name,
+            metric,
+            score.value,
+            None,
+            None,
+            *score.bounds,
+            VARIANT,
+            len(rest),
+            score.note,
+        )
         for metric, score in scores.items()
     ]
 
@@ -149,12 +192,25 @@ def _sides(result: TaskResult) -> tuple[list[Input], dict[int, Input], list[list
     if isinstance(data, RetrievalData):
         relevant = data.relevant
         if data.gains is not None:
-            pairs = (zip(documents, gains, strict=True) for documents, gains in zip(relevant, data.gains, strict=True))
-            relevant = [[position for position, gain in some if gain > 0] for some in pairs]
+            pairs = (
+                zip(documents, gains, strict=True)
+                for documents, gains in zip(relevant, data.gains, strict=True)
+            )
+            relevant = [
+                [position for position, gain in some if gain > 0] for some in pairs
+            ]
         wanted = sorted({position for positions in relevant for position in positions})
-        return data.queries, {position: data.documents[position] for position in wanted}, relevant
+        return (
+            data.queries,
+            {position: data.documents[position] for position in wanted},
+            relevant,
+        )
     if isinstance(data, PairData):
-        return [*data.left], dict(enumerate(data.right)), [[pair] for pair in range(len(data.left))]
+        return (
+            [*data.left],
+            dict(enumerate(data.right)),
+            [[pair] for pair in range(len(data.left))],
+        )
     return data.images, {}, [[] for _ in data.images]
 
 
@@ -167,7 +223,12 @@ def _overlap(
 ) -> TaskOverlap:
     def seen(items: Iterable[tuple[int, Input]]) -> dict[int, Match]:
         found = (
-            (position, next((matches[part] for part in parts_of(one) if part in matches), None))
+            (
+                position,
+                next(
+                    (matches[part] for part in parts_of(one) if part in matches), None
+                ),
+            )
             for position, one in items
         )
         return {position: match for position, match in found if match is not None}
@@ -179,7 +240,9 @@ def _overlap(
         for query, positions in enumerate(relevant)
         if query in of_queries or not of_documents.keys().isdisjoint(positions)
     ]
-    return TaskOverlap(task, len(queries), len(documents), of_queries, of_documents, tainted)
+    return TaskOverlap(
+        task, len(queries), len(documents), of_queries, of_documents, tainted
+    )
 
 
 class _Seen:
@@ -198,17 +261,23 @@ class _Seen:
         order = np.argsort(hashes, kind="stable")
         self._runs = hashes[order]
         self._texts_of_runs = numbers[order]
-        self._pictures = _those_there([part for part in distinct if not isinstance(part, str)])
+        self._pictures = _those_there(
+            [part for part in distinct if not isinstance(part, str)]
+        )
         self._bytes: dict[int, list[int]] = defaultdict(list)
         self._bands: dict[tuple[int, int], list[int]] = defaultdict(list)
         self._likeness: list[Likeness | None] = []
         with ThreadPoolExecutor() as pool:
-            for number, (digest, like) in enumerate(pool.map(lambda one: _look_at(bytes_of(one)), self._pictures)):
+            for number, (digest, like) in enumerate(
+                pool.map(lambda one: _look_at(bytes_of(one)), self._pictures)
+            ):
                 self._bytes[digest].append(number)
                 self._likeness.append(like)
                 for band in bands(like.dhash, MAX_DISTANCE) if like else ():
                     self._bands[band].append(number)
-        self._waiting: list[tuple[str, str, list[str]]] = []  # shard, key, words of a training text
+        self._waiting: list[
+            tuple[str, str, list[str]]
+        ] = []  # shard, key, words of a training text
         self._num_waiting = 0
 
     @property
@@ -216,7 +285,13 @@ class _Seen:
         """Whether there are any to look for."""
         return bool(self._pictures)
 
-    def look(self, shard: str, key: str, texts: Iterable[str], pictures: Iterable[tuple[int, Likeness | None]]) -> None:
+    def look(
+        self,
+        shard: str,
+        key: str,
+        texts: Iterable[str],
+        pictures: Iterable[tuple[int, Likeness | None]],
+    ) -> None:
         """Compare one training sample. pictures: as `_look_at` gives them."""
         for text in texts:
             words = words_of(text)
@@ -231,10 +306,16 @@ class _Seen:
             for number in self._bytes.get(digest, ()):
                 self._found(self._pictures[number], "same bytes", shard, key)
             if like is not None:
-                near = {number for band in bands(like.dhash, MAX_DISTANCE) for number in self._bands.get(band, ())}
+                near = {
+                    number
+                    for band in bands(like.dhash, MAX_DISTANCE)
+                    for number in self._bands.get(band, ())
+                }
                 for number in sorted(near):
                     known = self._likeness[number]
-                    if known is not None and are_alike(known, like, MAX_DISTANCE, MAX_DIFFERENCE):
+                    if known is not None and are_alike(
+                        known, like, MAX_DISTANCE, MAX_DIFFERENCE
+                    ):
                         self._found(self._pictures[number], "same picture", shard, key)
 
     def finish(self) -> None:
@@ -246,7 +327,10 @@ class _Seen:
             shard, key, words = self._waiting[numbers[place]]
             run = f" {' '.join(words[starts[place] : starts[place] + NUM_WORDS])} "
             for number in self._texts_of_runs[first[place] : last[place]]:
-                if self._texts[number] not in self.matches and run in f" {' '.join(self._words[number])} ":
+                if (
+                    self._texts[number] not in self.matches
+                    and run in f" {' '.join(self._words[number])} "
+                ):
                     self._found(self._texts[number], "13 words", shard, key)
         self._waiting = []
         self._num_waiting = 0
@@ -254,12 +338,18 @@ class _Seen:
     def _found(self, part: Part, kind: Kind, shard: str, key: str) -> None:
         known = self.matches.get(part)
         if known is None or _STRENGTH[kind] > _STRENGTH[known.kind]:
-            self.matches[part] = Match(kind, part if isinstance(part, str) else name_of(part), shard, key)
+            self.matches[part] = Match(
+                kind, part if isinstance(part, str) else name_of(part), shard, key
+            )
 
 
-def _those_there(pictures: list[Path | bytes | Deferred]) -> list[Path | bytes | Deferred]:
+def _those_there(
+    pictures: list[Path | bytes | Deferred],
+) -> list[Path | bytes | Deferred]:
     """The pictures whose file is there: a model that sees no pictures is scored without them."""
-    missing = dict.fromkeys(one for one in pictures if isinstance(one, Path) and not one.is_file())
+    missing = dict.fromkeys(
+        one for one in pictures if isinstance(one, Path) and not one.is_file()
+    )
     if missing:
         warnings.warn(
             f"{len(missing)} of {len(pictures)} pictures are not there and not looked for "
@@ -274,16 +364,26 @@ def _stream(
 ) -> Iterator[tuple[str, str, list[str], list[tuple[int, Likeness | None]]]]:
     """Shard, key, texts and pictures of every sample; the next ones are decoded meanwhile."""
     with (
-        progress_bar("comparing with training data", len(shards), show_progress) as advance,
+        progress_bar(
+            "comparing with training data", len(shards), show_progress
+        ) as advance,
         ThreadPoolExecutor() as pool,
     ):
         done = 0
         for shard, location in enumerate(shards.paths):
-            shards.prefetch([shard, *([shard + 1] if shard + 1 < len(shards.paths) else [])])
+            shards.prefetch(
+                [shard, *([shard + 1] if shard + 1 < len(shards.paths) else [])]
+            )
             for start in range(0, shards.num_samples[shard], 64):
                 stop = min(start + 64, shards.num_samples[shard])
-                samples = shards.read_many([(shard, number) for number in range(start, stop)])
-                looks = list(pool.map(_pictures_of, samples)) if with_pictures else [[] for _ in samples]
+                samples = shards.read_many(
+                    [(shard, number) for number in range(start, stop)]
+                )
+                looks = (
+                    list(pool.map(_pictures_of, samples))
+                    if with_pictures
+                    else [[] for _ in samples]
+                )
                 for sample, pictures in zip(samples, looks, strict=True):
                     yield str(location), sample.key, _texts_of(sample), pictures
                 done += len(samples)
@@ -296,7 +396,9 @@ def _texts_of(sample: Sample) -> list[str]:
     try:
         if "txt" in sample.parts:
             texts.append(sample.parts["txt"].decode())
-        record = json.loads(sample.parts["json"].decode()) if "json" in sample.parts else {}
+        record = (
+            json.loads(sample.parts["json"].decode()) if "json" in sample.parts else {}
+        )
     except ValueError:
         record = {}
     for name in _TEXT_FIELDS if isinstance(record, dict) else ():
@@ -306,7 +408,11 @@ def _texts_of(sample: Sample) -> list[str]:
 
 
 def _pictures_of(sample: Sample) -> list[tuple[int, Likeness | None]]:
-    return [_look_at(content) for name, content in sample.parts.items() if name in IMAGE_EXTENSIONS]
+    return [
+        _look_at(content)
+        for name, content in sample.parts.items()
+        if name in IMAGE_EXTENSIONS
+    ]
 
 
 def _look_at(content: bytes) -> tuple[int, Likeness | None]:

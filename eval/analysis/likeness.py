@@ -31,7 +31,9 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses 
 
 def words_of(text: str) -> list[str]:
     """The words of a text in Unicode's NFKC form and without case, punctuation, symbols and spaces between them."""
-    return _UNSPACED.sub(r" \1 ", unicodedata.normalize("NFKC", text).casefold().translate(_SPACES)).split()
+    return _UNSPACED.sub(
+        r" \1 ", unicodedata.normalize("NFKC", text).casefold().translate(_SPACES)
+    ).split()
 
 
 class _Spaces(dict[int, int]):
@@ -45,13 +47,17 @@ class _Spaces(dict[int, int]):
 _SPACES = _Spaces()
 
 
-def run_hashes(texts: Sequence[Sequence[str]]) -> tuple[Hashes, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def run_hashes(
+    texts: Sequence[Sequence[str]],
+) -> tuple[Hashes, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """A hash of every run of 13 words of each text, with the text's number and the place of its first word.
 
     texts: each as its words. The hashes hold within one process.
     """
     lengths = np.array([len(words) for words in texts], dtype=np.int64)
-    words = np.array([hash(word) for text in texts for word in text], dtype=np.int64).astype(np.uint64)
+    words = np.array(
+        [hash(word) for text in texts for word in text], dtype=np.int64
+    ).astype(np.uint64)
     count = len(words) - NUM_WORDS + 1
     if count <= 0:
         return np.empty(0, np.uint64), np.empty(0, np.int64), np.empty(0, np.int64)
@@ -60,7 +66,9 @@ def run_hashes(texts: Sequence[Sequence[str]]) -> tuple[Hashes, npt.NDArray[np.i
         hashes = hashes * _FACTOR + words[place : place + count]
     numbers = np.repeat(np.arange(len(texts)), lengths)
     starts = np.arange(len(words)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    within = numbers[:count] == numbers[NUM_WORDS - 1 :]  # the others run from one text into the next
+    within = (
+        numbers[:count] == numbers[NUM_WORDS - 1 :]
+    )  # the others run from one text into the next
     return hashes[within], numbers[:count][within], starts[:count][within]
 
 
@@ -74,13 +82,17 @@ class Likeness(NamedTuple):
 def likeness(content: bytes) -> Likeness:
     """Of an encoded picture; ValueError if it cannot be decoded."""
     image = decode_image(content)
-    cells = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
+    cells = np.asarray(
+        image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16
+    )
     bits = np.packbits(cells[:, 1:] > cells[:, :-1])
     small = np.asarray(image.resize((16, 16), Image.Resampling.BOX), dtype=np.uint8)
     return Likeness(int.from_bytes(bits.tobytes(), "big"), small)
 
 
-def are_alike(left: Likeness, right: Likeness, max_distance: int, max_difference: float) -> bool:
+def are_alike(
+    left: Likeness, right: Likeness, max_distance: int, max_difference: float
+) -> bool:
     """Whether the hashes differ in few bits and the thumbnails by little.
 
     max_distance: bits. max_difference: mean over the thumbnail's values, of 255; without it, flat pictures and things
@@ -88,7 +100,9 @@ def are_alike(left: Likeness, right: Likeness, max_distance: int, max_difference
     """
     if (left.dhash ^ right.dhash).bit_count() > max_distance:
         return False
-    difference = np.abs(left.thumbnail.astype(np.int16) - right.thumbnail.astype(np.int16)).mean()
+    difference = np.abs(
+        left.thumbnail.astype(np.int16) - right.thumbnail.astype(np.int16)
+    ).mean()
     return bool(difference <= max_difference)
 
 

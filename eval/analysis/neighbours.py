@@ -34,7 +34,9 @@ class Duplicates:
     task: str
     threshold: float
     share: float  # of documents that have one
-    groups: list[list[int]]  # positions of documents that hang together, the largest group first
+    groups: list[
+        list[int]
+    ]  # positions of documents that hang together, the largest group first
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ class Clusters:
     clusters: list[Cluster]
 
 
-def duplicates_of(results: Iterable[TaskResult], threshold: float = DUPLICATE) -> list[Duplicates]:
+def duplicates_of(
+    results: Iterable[TaskResult], threshold: float = DUPLICATE
+) -> list[Duplicates]:
     """Near-duplicates of each retrieval task's documents; of more than MAX_DOCUMENTS only a sample is compared.
 
     A sample holds fewer of them, so its share is a lower bound.
@@ -62,20 +66,36 @@ def duplicates_of(results: Iterable[TaskResult], threshold: float = DUPLICATE) -
     found = []
     for result, documents in _with_documents(results):
         sample = sampled(np.arange(len(documents)), MAX_DOCUMENTS)
-        groups = [[int(sample[one]) for one in group] for group in groups_of_near(documents[sample], threshold)]
-        found.append(Duplicates(result.name, threshold, sum(map(len, groups)) / len(sample), groups))
+        groups = [
+            [int(sample[one]) for one in group]
+            for group in groups_of_near(documents[sample], threshold)
+        ]
+        found.append(
+            Duplicates(
+                result.name, threshold, sum(map(len, groups)) / len(sample), groups
+            )
+        )
     return found
 
 
 def duplicate_rows(duplicates: Iterable[Duplicates]) -> list[Row]:
     """The share of documents that have a near-duplicate: a ranking can tell those apart by luck alone."""
     return [
-        Row(one.task, "near_duplicate_share", one.share, None, None, variant=f"cosine {one.threshold:g}")
+        Row(
+            one.task,
+            "near_duplicate_share",
+            one.share,
+            None,
+            None,
+            variant=f"cosine {one.threshold:g}",
+        )
         for one in duplicates
     ]
 
 
-def clusters_of(results: Iterable[TaskResult], num_clusters: int | None = None, seed: int = 0) -> list[Clusters]:
+def clusters_of(
+    results: Iterable[TaskResult], num_clusters: int | None = None, seed: int = 0
+) -> list[Clusters]:
     """The documents of each retrieval task in clusters.
 
     A picture is named by the texts that should find it. num_clusters: None: the root of half the documents, at most 20.
@@ -86,7 +106,9 @@ def clusters_of(results: Iterable[TaskResult], num_clusters: int | None = None, 
         assert isinstance(result.data, RetrievalData)
         sample = sampled(np.arange(len(documents)), MAX_DOCUMENTS)
         vectors = documents[sample]
-        wanted = num_clusters or min(MAX_CLUSTERS, max(2, round((len(sample) / 2) ** 0.5)))
+        wanted = num_clusters or min(
+            MAX_CLUSTERS, max(2, round((len(sample) / 2) ** 0.5))
+        )
         labels, centres = k_means(vectors, min(wanted, len(sample)), seed)
         texts = _texts_of_documents(result.data)
         names = typical_words([texts[one] for one in sample], labels, len(centres))
@@ -94,15 +116,25 @@ def clusters_of(results: Iterable[TaskResult], num_clusters: int | None = None, 
         for number, centre in enumerate(centres):
             members = np.flatnonzero(labels == number)
             if len(members):
-                nearest = members[np.argsort(-(vectors[members] @ centre), kind="stable")][:NUM_TYPICAL]
+                nearest = members[
+                    np.argsort(-(vectors[members] @ centre), kind="stable")
+                ][:NUM_TYPICAL]
                 clusters.append(
-                    Cluster(names[number], len(members) / len(sample), [int(sample[one]) for one in nearest])
+                    Cluster(
+                        names[number],
+                        len(members) / len(sample),
+                        [int(sample[one]) for one in nearest],
+                    )
                 )
-        found.append(Clusters(result.name, sorted(clusters, key=lambda cluster: -cluster.share)))
+        found.append(
+            Clusters(result.name, sorted(clusters, key=lambda cluster: -cluster.share))
+        )
     return found
 
 
-def k_means(vectors: Vectors, num_clusters: int, seed: int = 0) -> tuple[Positions, Vectors]:
+def k_means(
+    vectors: Vectors, num_clusters: int, seed: int = 0
+) -> tuple[Positions, Vectors]:
     """Spherical k-means (Dhillon and Modha, 2001) from k-means++: (N,) cluster of each vector, (K, D) centres.
 
     vectors: (N, D) unit vectors. It ends when no vector changes its cluster, or after ROUNDS.
@@ -125,8 +157,13 @@ def _seeds(vectors: Vectors, count: int, rng: np.random.Generator) -> list[int]:
     seeds = [int(rng.integers(len(vectors)))]
     far = _distances(vectors, seeds)[:, 0]  # of each vector to the nearest seed
     while len(seeds) < count:
-        weights = far / far.sum() if far.sum() > 0 else None  # None: each vector equals a seed already
-        drawn = [int(one) for one in rng.choice(len(vectors), 2 + int(np.log(count)), p=weights)]
+        weights = (
+            far / far.sum() if far.sum() > 0 else None
+        )  # None: each vector equals a seed already
+        drawn = [
+            int(one)
+            for one in rng.choice(len(vectors), 2 + int(np.log(count)), p=weights)
+        ]
         nearer = np.minimum(far[:, None], _distances(vectors, drawn))  # (N, drawn)
         best = int(np.argmin(nearer.sum(axis=0)))
         seeds.append(drawn[best])
@@ -139,7 +176,9 @@ def _distances(vectors: Vectors, seeds: list[int]) -> npt.NDArray[np.float64]:
     return np.maximum(0, 1 - (vectors @ vectors[seeds].T).astype(np.float64))
 
 
-def typical_words(texts: Sequence[str], labels: Positions, num_clusters: int) -> list[list[str]]:
+def typical_words(
+    texts: Sequence[str], labels: Positions, num_clusters: int
+) -> list[list[str]]:
     """The words of each cluster with the highest tf-idf: texts of it that hold a word x log(N / all texts that do).
 
     texts: N. labels: (N,) the cluster of each. Words of all texts alike say nothing and are left out.
@@ -152,8 +191,14 @@ def typical_words(texts: Sequence[str], labels: Positions, num_clusters: int) ->
         in_cluster[label].update(words)
     names = []
     for counts in in_cluster:
-        weights = {word: count * np.log(len(texts) / in_all[word]) for word, count in counts.items()}
-        best = sorted((word for word in weights if weights[word] > 0), key=lambda word: (-weights[word], word))
+        weights = {
+            word: count * np.log(len(texts) / in_all[word])
+            for word, count in counts.items()
+        }
+        best = sorted(
+            (word for word in weights if weights[word] > 0),
+            key=lambda word: (-weights[word], word),
+        )
         names.append(best[:NUM_WORDS])
     return names
 
@@ -163,14 +208,19 @@ def _texts_of_documents(data: RetrievalData) -> list[str]:
     for query, documents in zip(data.queries, data.relevant, strict=True):
         for document in documents:
             asked[document].append(_text_of(query))
-    return [_text_of(one) or " ".join(asked[number]) for number, one in enumerate(data.documents)]
+    return [
+        _text_of(one) or " ".join(asked[number])
+        for number, one in enumerate(data.documents)
+    ]
 
 
 def _text_of(one: Input) -> str:
     return one if isinstance(one, str) else one.text if isinstance(one, Fused) else ""
 
 
-def _with_documents(results: Iterable[TaskResult]) -> Iterator[tuple[TaskResult, Vectors]]:
+def _with_documents(
+    results: Iterable[TaskResult],
+) -> Iterator[tuple[TaskResult, Vectors]]:
     for result in results:
         if isinstance(result.data, RetrievalData) and result.documents is not None:
             yield result, result.documents

@@ -48,7 +48,10 @@ def _table() -> dict[str, str]:
 
 _OTHERS = _table()
 _KNOWN = re.compile(
-    r"\b(?:(an?)( ))?(" + "|".join(map(re.escape, sorted(_OTHERS, key=len, reverse=True))) + r")\b", re.IGNORECASE
+    r"\b(?:(an?)( ))?("
+    + "|".join(map(re.escape, sorted(_OTHERS, key=len, reverse=True)))
+    + r")\b",
+    re.IGNORECASE,
 )
 
 
@@ -59,7 +62,9 @@ def paraphrase(text: str) -> str:
     """
     found = list(_KNOWN.finditer(text))
     draw = random.Random(text)
-    for match in reversed([match for match in found if draw.random() < 2 / 3] or found[:1]):
+    for match in reversed(
+        [match for match in found if draw.random() < 2 / 3] or found[:1]
+    ):
         article = match[1] or ""
         space = match[2] or ""
         phrase = match[3]

@@ -16,7 +16,12 @@ from ..data.datasets import PairData, RetrievalData
 from ..scoring.metrics import unordered
 from ..scoring.results import TaskResult, Values, Vectors
 from ..scoring.retrieval import vector_values
-from ..scoring.statistics import CORRELATIONS, Bounds, correlation_intervals, score_intervals
+from ..scoring.statistics import (
+    CORRELATIONS,
+    Bounds,
+    correlation_intervals,
+    score_intervals,
+)
 from ..scoring.sts import cosines
 from ..scoring.zero_shot import zero_shot_values
 
@@ -32,7 +37,9 @@ class PartScore(NamedTuple):
     note: str = ""  # why it is undefined
 
 
-def part_values(result: TaskResult, numbers: Numbers, queries: Vectors | None = None) -> dict[str, Values]:
+def part_values(
+    result: TaskResult, numbers: Numbers, queries: Vectors | None = None
+) -> dict[str, Values]:
     """metric -> (n,) each query's value; of pairs "cosine" -> (n,), as a correlation has no parts.
 
     result: with vectors. numbers: (n,) which of its queries. queries: (n, D) their vectors; None: those they have.
@@ -49,23 +56,31 @@ def part_values(result: TaskResult, numbers: Numbers, queries: Vectors | None = 
             queries=_some(data.queries, numbers),
             relevant=_some(data.relevant, numbers),
             gains=None if data.gains is None else _some(data.gains, numbers),
-            query_ids=None if data.query_ids is None else _some(data.query_ids, numbers),
+            query_ids=None
+            if data.query_ids is None
+            else _some(data.query_ids, numbers),
             excluded=None if data.excluded is None else _some(data.excluded, numbers),
             lost=None if data.lost is None else _some(data.lost, numbers),
         )
         return vector_values(part, list(result.values), vectors, result.documents)
-    pictures = dataclasses.replace(data, images=_some(data.images, numbers), labels=_some(data.labels, numbers))
+    pictures = dataclasses.replace(
+        data, images=_some(data.images, numbers), labels=_some(data.labels, numbers)
+    )
     return zero_shot_values(pictures, list(result.values), vectors, result.documents)
 
 
-def part_scores(result: TaskResult, numbers: Numbers, values: dict[str, Values]) -> dict[str, PartScore]:
+def part_scores(
+    result: TaskResult, numbers: Numbers, values: dict[str, Values]
+) -> dict[str, PartScore]:
     """metric -> its score over some of a task's queries and the 95 % interval of that.
 
     values: of `part_values` for the same queries.
     """
     data = result.data
     if isinstance(data, PairData):
-        metrics = [one for one in CORRELATIONS if any(row.metric == one for row in result.rows)]
+        metrics = [
+            one for one in CORRELATIONS if any(row.metric == one for row in result.rows)
+        ]
         human = np.array(data.scores, dtype=np.float64)[numbers]
         if reason := unordered(values["cosine"], human):
             return {metric: PartScore(None, (None, None), reason) for metric in metrics}

@@ -29,17 +29,42 @@ from .paraphrase import paraphrase
 from .parts import Numbers, part_scores, part_values
 
 _NEIGHBOURS = {
-    "q": "wa", "w": "qes", "e": "wrd", "r": "etf", "t": "ryg", "y": "tuh", "u": "yij", "i": "uok", "o": "ipl",
-    "p": "ol", "a": "qsz", "s": "awdx", "d": "sefc", "f": "drgv", "g": "fthb", "h": "gyjn", "j": "hukm", "k": "jil",
-    "l": "kop", "z": "asx", "x": "zsc", "c": "xdv", "v": "cfb", "b": "vgn", "n": "bhm", "m": "njk",
-}  # fmt: skip
+    "q": "wa",
+    "w": "qes",
+    "e": "wrd",
+    "r": "etf",
+    "t": "ryg",
+    "y": "tuh",
+    "u": "yij",
+    "i": "uok",
+    "o": "ipl",
+    "p": "ol",
+    "a": "qsz",
+    "s": "awdx",
+    "d": "sefc",
+    "f": "drgv",
+    "g": "fthb",
+    "h": "gyjn",
+    "j": "hukm",
+    "k": "jil",
+    "l": "kop",
+    "z": "asx",
+    "x": "zsc",
+    "c": "xdv",
+    "v": "cfb",
+    "b": "vgn",
+    "n": "bhm",
+    "m": "njk",
+}
 
 
 def typos(text: str) -> str:
     """One slip of the fingers in every fifth word of three letters or more, at least in one."""
     draw = random.Random(text)
     words = text.split(" ")
-    able = [number for number, word in enumerate(words) if sum(map(str.isalpha, word)) >= 3]
+    able = [
+        number for number, word in enumerate(words) if sum(map(str.isalpha, word)) >= 3
+    ]
     for number in draw.sample(able, min(len(able), max(1, round(len(able) / 5)))):
         words[number] = _slip(words[number], draw)
     return " ".join(words)
@@ -59,7 +84,11 @@ def _slip(word: str, draw: random.Random) -> str:
         return word[: place - 1] + letter + before + word[place + 1 :]
     if kind == "neighbour":
         other = draw.choice(_NEIGHBOURS[letter.lower()])
-        return word[:place] + (other.upper() if letter.isupper() else other) + word[place + 1 :]
+        return (
+            word[:place]
+            + (other.upper() if letter.isupper() else other)
+            + word[place + 1 :]
+        )
     return word[:place] + letter * (2 if kind == "double" else 0) + word[place + 1 :]
 
 
@@ -87,8 +116,12 @@ def blur(image: Image.Image, _: random.Random) -> bytes:
 def noise(image: Image.Image, draw: random.Random) -> bytes:
     """A dark room: Gaussian noise of a tenth of the range at the size that towers see."""
     pixels = np.asarray(_shrunk(image, 256), dtype=np.float32)
-    grains = np.random.default_rng(draw.getrandbits(64)).standard_normal(pixels.shape, dtype=np.float32)
-    return _encoded(Image.fromarray(np.clip(pixels + 25.5 * grains, 0, 255).astype(np.uint8)))
+    grains = np.random.default_rng(draw.getrandbits(64)).standard_normal(
+        pixels.shape, dtype=np.float32
+    )
+    return _encoded(
+        Image.fromarray(np.clip(pixels + 25.5 * grains, 0, 255).astype(np.uint8))
+    )
 
 
 TEXT_CHANGES: dict[str, Callable[[str], str]] = {
@@ -123,7 +156,9 @@ def changed(query: Input, kind: str) -> Input | None:
     return None if isinstance(query, str) else _changed_picture(query, kind)
 
 
-def robustness(result: TaskResult, store: EmbeddingStore, kinds: Sequence[str] = KINDS) -> list[Row]:
+def robustness(
+    result: TaskResult, store: EmbeddingStore, kinds: Sequence[str] = KINDS
+) -> list[Row]:
     """Score a task again with changed queries.
 
     result: scored, with its vectors; without them there are no rows. kinds: of `KINDS`; those that its queries do not
@@ -135,35 +170,65 @@ def robustness(result: TaskResult, store: EmbeddingStore, kinds: Sequence[str] =
     """
     for kind in kinds:
         if kind not in KINDS:
-            raise ValueError(f"robustness {kind!r} is no way to change a query; {nearest(kind, KINDS)}")
+            raise ValueError(
+                f"robustness {kind!r} is no way to change a query; {nearest(kind, KINDS)}"
+            )
     if result.queries is None or result.documents is None:
         return []
     asked = asked_of(result.data, store.modalities)
     queries, prompt = asked[1] if isinstance(result.data, ZeroShotData) else asked[0]
     rows: list[Row] = []
     for kind in kinds:
-        others = {number: other for number, query in enumerate(queries) if (other := changed(query, kind)) is not None}
+        others = {
+            number: other
+            for number, query in enumerate(queries)
+            if (other := changed(query, kind)) is not None
+        }
         if len(others) > 1:
             vectors = store.encode(list(others.values()), prompt)
-            check_vectors(vectors, f"queries of {result.name} after {kind}", refuse_collapsed=False)
+            check_vectors(
+                vectors,
+                f"queries of {result.name} after {kind}",
+                refuse_collapsed=False,
+            )
             rows += _rows(result, kind, np.array(list(others)), vectors)
     return rows
 
 
-def _rows(result: TaskResult, kind: str, numbers: Numbers, vectors: Vectors) -> list[Row]:
+def _rows(
+    result: TaskResult, kind: str, numbers: Numbers, vectors: Vectors
+) -> list[Row]:
     values_before = part_values(result, numbers)
     values = part_values(result, numbers, vectors)
     before = part_scores(result, numbers, values_before)
     after = part_scores(result, numbers, values)
     intervals: dict[str, Bounds] = {}
-    if values.keys() == after.keys():  # not of a correlation: it has no values of single queries to resample
+    if (
+        values.keys() == after.keys()
+    ):  # not of a correlation: it has no values of single queries to resample
         differences = [values[metric] - values_before[metric] for metric in values]
         intervals = dict(zip(values, mean_intervals(differences), strict=True))
     rows = []
     for metric, score in after.items():
-        rows.append(Row(result.name, metric, score.value, None, None, *score.bounds, kind, len(numbers), score.note))
+        rows.append(
+            Row(
+                result.name,
+                metric,
+                score.value,
+                None,
+                None,
+                *score.bounds,
+                kind,
+                len(numbers),
+                score.note,
+            )
+        )
         plain = before[metric]
-        difference = None if score.value is None or plain.value is None else score.value - plain.value
+        difference = (
+            None
+            if score.value is None or plain.value is None
+            else score.value - plain.value
+        )
         rows.append(
             Row(
                 result.name,
@@ -181,7 +246,11 @@ def _rows(result: TaskResult, kind: str, numbers: Numbers, vectors: Vectors) -> 
 
 
 def _changed_picture(picture: Picture, kind: str) -> Deferred:
-    name = hashlib.sha256(picture).hexdigest() if isinstance(picture, bytes) else name_of(picture)
+    name = (
+        hashlib.sha256(picture).hexdigest()
+        if isinstance(picture, bytes)
+        else name_of(picture)
+    )
     return Deferred(f"{kind} of {name}", partial(_change_picture, picture, kind))
 
 

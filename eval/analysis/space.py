@@ -47,7 +47,9 @@ class Sides:
     matches: list[list[int]]  # of each text: its pictures, as `matches_of` says
 
 
-def space_rows(results: Iterable[TaskResult], calibration: Calibration | None = None) -> list[Row]:
+def space_rows(
+    results: Iterable[TaskResult], calibration: Calibration | None = None
+) -> list[Row]:
     """Gap, alignment and uniformity of each task that searches pictures by texts.
 
     They come as the model gives them, then `centred`: each modality without its own mean in this task (no labels are
@@ -60,18 +62,32 @@ def space_rows(results: Iterable[TaskResult], calibration: Calibration | None = 
             values = {
                 "modality_gap": modality_gap(texts, pictures),
                 "alignment": alignment(texts, pictures, sides.matches),
-                "uniformity_text": uniformity(texts, texts, [[row] for row in range(len(texts))]),
-                "uniformity_image": uniformity(pictures, pictures, [[row] for row in range(len(pictures))]),
+                "uniformity_text": uniformity(
+                    texts, texts, [[row] for row in range(len(texts))]
+                ),
+                "uniformity_image": uniformity(
+                    pictures, pictures, [[row] for row in range(len(pictures))]
+                ),
                 "uniformity_across": uniformity(texts, pictures, sides.matches),
             }
             rows += [
-                Row(sides.task, name, value, None, None, variant=variant, note="" if value is not None else NO_PAIR)
+                Row(
+                    sides.task,
+                    name,
+                    value,
+                    None,
+                    None,
+                    variant=variant,
+                    note="" if value is not None else NO_PAIR,
+                )
                 for name, value in values.items()
             ]
     return rows
 
 
-def mixed_rows(results: Iterable[TaskResult], calibration: Calibration | None = None) -> list[Row]:
+def mixed_rows(
+    results: Iterable[TaskResult], calibration: Calibration | None = None
+) -> list[Row]:
     """What each task's texts and pictures find in one index of all its texts and pictures.
 
     A text asks all pictures and all texts but itself. Relevant are its pictures and the other texts of these pictures;
@@ -93,8 +109,13 @@ def mixed_rows(results: Iterable[TaskResult], calibration: Calibration | None = 
         to_text, to_image = _relevant_in_mixture(sides)
         for variant, texts, pictures in _variants(sides, calibration):
             pool = np.concatenate([texts, pictures])  # (N, D)
-            for direction, relevant, first in (("text", to_text, 0), ("image", to_image, num_texts)):
-                asked = sampled(np.flatnonzero([bool(one) for one in relevant]), MAX_QUERIES)
+            for direction, relevant, first in (
+                ("text", to_text, 0),
+                ("image", to_image, num_texts),
+            ):
+                asked = sampled(
+                    np.flatnonzero([bool(one) for one in relevant]), MAX_QUERIES
+                )
                 if not len(asked):
                     continue
                 wanted = [relevant[number] for number in asked]
@@ -106,7 +127,12 @@ def mixed_rows(results: Iterable[TaskResult], calibration: Calibration | None = 
                 rows += [
                     Row(task, NDCG, ndcg, by_chance, None, variant=variant),
                     Row(
-                        task, f"image_share_at_{TOP}", share, pictures_searched / (len(pool) - 1), None, variant=variant
+                        task,
+                        f"image_share_at_{TOP}",
+                        share,
+                        pictures_searched / (len(pool) - 1),
+                        None,
+                        variant=variant,
                     ),
                 ]
     return rows
@@ -119,7 +145,12 @@ def cross_modal_sides(results: Iterable[TaskResult]) -> Iterator[Sides]:
         texts = result.queries
         pictures = result.documents
         if searches_pictures(data) and texts is not None and pictures is not None:
-            yield Sides(result.name.removesuffix("/text->image"), texts, pictures, matches_of(data))
+            yield Sides(
+                result.name.removesuffix("/text->image"),
+                texts,
+                pictures,
+                matches_of(data),
+            )
 
 
 def matches_of(data: RetrievalData) -> list[list[int]]:
@@ -129,8 +160,14 @@ def matches_of(data: RetrievalData) -> list[list[int]]:
     """
     if data.gains is None:
         return data.relevant
-    graded = (zip(documents, gains, strict=True) for documents, gains in zip(data.relevant, data.gains, strict=True))
-    return [[document for document, gain in some if gain > 0 and gain >= data.hit_gain] for some in graded]
+    graded = (
+        zip(documents, gains, strict=True)
+        for documents, gains in zip(data.relevant, data.gains, strict=True)
+    )
+    return [
+        [document for document, gain in some if gain > 0 and gain >= data.hit_gain]
+        for some in graded
+    ]
 
 
 def searches_pictures(data: TaskData) -> TypeGuard[RetrievalData]:
@@ -148,7 +185,9 @@ def modality_gap(texts: Vectors, pictures: Vectors) -> float:
     return float(np.linalg.norm(means[0] - means[1]))
 
 
-def alignment(texts: Vectors, pictures: Vectors, matches: Sequence[Sequence[int]]) -> float | None:
+def alignment(
+    texts: Vectors, pictures: Vectors, matches: Sequence[Sequence[int]]
+) -> float | None:
     """Mean squared distance of texts and their pictures; None where no text has one.
 
     texts: (T, D), pictures: (P, D). matches: of each text.
@@ -163,7 +202,9 @@ def alignment(texts: Vectors, pictures: Vectors, matches: Sequence[Sequence[int]
     return total / count if count else None
 
 
-def uniformity(left: Vectors, right: Vectors, ignored: Sequence[Sequence[int]]) -> float | None:
+def uniformity(
+    left: Vectors, right: Vectors, ignored: Sequence[Sequence[int]]
+) -> float | None:
     """log of the mean of exp(-2 ||a - b||^2) over pairs; beyond MAX_ROWS rows of `left`, over a sample of those.
 
     left: (n, D), right: (m, D), unit vectors. ignored: for each row of `left` the rows of `right` that do not count.
@@ -199,14 +240,20 @@ def mixed_index(
             scores = pool[block] @ pool.T
             own = scores[np.arange(len(block)), block]
             scores[np.arange(len(block)), block] = UNSEEN
-            top = np.argpartition(scores, len(pool) - top_size, axis=1)[:, len(pool) - top_size :]
+            top = np.argpartition(scores, len(pool) - top_size, axis=1)[
+                :, len(pool) - top_size :
+            ]
             shares.extend((top >= num_texts).mean(axis=1))
-            scores[np.arange(len(block)), block] = own  # that of its equals too, and left out below
+            scores[np.arange(len(block)), block] = (
+                own  # that of its equals too, and left out below
+            )
             yield scores
 
     top_size = min(TOP, len(pool) - 1)
     alone = [[number] for number in asked.tolist()]
-    ranks = ranks_of_scores(blocks(), relevant, len(pool), excluded=alone, equals=equals_of(pool))
+    ranks = ranks_of_scores(
+        blocks(), relevant, len(pool), excluded=alone, equals=equals_of(pool)
+    )
     return ranks, float(np.mean(shares))
 
 
@@ -220,7 +267,9 @@ def _relevant_in_mixture(sides: Sides) -> tuple[list[list[int]], list[list[int]]
     to_text = []
     for text, pictures in enumerate(sides.matches):
         others = {other for picture in pictures for other in texts_of[picture]} - {text}
-        to_text.append([*sorted(others), *(num_texts + picture for picture in pictures)])
+        to_text.append(
+            [*sorted(others), *(num_texts + picture for picture in pictures)]
+        )
     to_image = []
     for picture, texts in enumerate(texts_of):
         others = {other for text in texts for other in sides.matches[text]} - {picture}
@@ -228,7 +277,9 @@ def _relevant_in_mixture(sides: Sides) -> tuple[list[list[int]], list[list[int]]
     return to_text, to_image
 
 
-def _variants(sides: Sides, calibration: Calibration | None) -> Iterator[tuple[str, Vectors, Vectors]]:
+def _variants(
+    sides: Sides, calibration: Calibration | None
+) -> Iterator[tuple[str, Vectors, Vectors]]:
     yield "", sides.texts, sides.pictures
     try:
         own = fit_calibration(sides.texts, sides.pictures)
@@ -236,10 +287,16 @@ def _variants(sides: Sides, calibration: Calibration | None) -> Iterator[tuple[s
         own = None
     for variant, means in (("centred", own), ("calibrated", calibration)):
         if means is not None:
-            yield variant, centre(sides.texts, means.text_mean), centre(sides.pictures, means.image_mean)
+            yield (
+                variant,
+                centre(sides.texts, means.text_mean),
+                centre(sides.pictures, means.image_mean),
+            )
 
 
 def _flat(lists: Sequence[Sequence[int]]) -> tuple[Positions, Positions]:
     """(row, value) of all values of all lists."""
     rows = np.repeat(np.arange(len(lists)), [len(one) for one in lists])
-    return rows, np.fromiter((value for one in lists for value in one), np.int64, len(rows))
+    return rows, np.fromiter(
+        (value for one in lists for value in one), np.int64, len(rows)
+    )

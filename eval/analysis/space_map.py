@@ -41,11 +41,17 @@ class SpaceMap:
     task: str
     method: Method
     points: list[Point]  # the texts, then the pictures
-    explained: tuple[float, float] | None  # share of the variance along x and y; None for UMAP
+    explained: (
+        tuple[float, float] | None
+    )  # share of the variance along x and y; None for UMAP
 
 
 def space_maps(
-    results: Iterable[TaskResult], method: Method = "pca", *, max_points: int = MAX_POINTS, seed: int = 0
+    results: Iterable[TaskResult],
+    method: Method = "pca",
+    *,
+    max_points: int = MAX_POINTS,
+    seed: int = 0,
 ) -> list[SpaceMap]:
     """A map of each task in which texts search pictures.
 
@@ -63,10 +69,16 @@ def space_maps(
             continue
         asked, shown = _drawn(data, max_points // 2, np.random.default_rng(seed))
         vectors = np.concatenate([texts[asked], pictures[shown]])
-        places, explained = pca(vectors) if method == "pca" else (_umap(vectors, seed), None)
+        places, explained = (
+            pca(vectors) if method == "pca" else (_umap(vectors, seed), None)
+        )
         points = _points("text", data.queries, asked, places[: len(asked)])
         points += _points("image", data.documents, shown, places[len(asked) :])
-        maps.append(SpaceMap(result.name.removesuffix("/text->image"), method, points, explained))
+        maps.append(
+            SpaceMap(
+                result.name.removesuffix("/text->image"), method, points, explained
+            )
+        )
     return maps
 
 
@@ -78,35 +90,62 @@ def pca(vectors: Vectors) -> tuple[Vectors, tuple[float, float]]:
     """
     centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
     _, values, axes = np.linalg.svd(centred, full_matrices=False)
-    axes = axes[:2] * np.where(axes[np.arange(2), np.abs(axes[:2]).argmax(axis=1)] < 0, -1, 1)[:, None]
+    axes = (
+        axes[:2]
+        * np.where(axes[np.arange(2), np.abs(axes[:2]).argmax(axis=1)] < 0, -1, 1)[
+            :, None
+        ]
+    )
     shares = values**2 / max(float((values**2).sum()), 1e-12)
-    return np.asarray(centred @ axes.T, dtype=np.float32), (float(shares[0]), float(shares[1]))
+    return np.asarray(centred @ axes.T, dtype=np.float32), (
+        float(shares[0]),
+        float(shares[1]),
+    )
 
 
 def _umap(vectors: Vectors, seed: int) -> Vectors:
     try:
         from umap import UMAP  # type: ignore[import-not-found, import-untyped]  # optional, and without types
     except ImportError:
-        raise ImportError("a map by UMAP needs umap-learn: pip install umap-learn; or set map: pca") from None
+        raise ImportError(
+            "a map by UMAP needs umap-learn: pip install umap-learn; or set map: pca"
+        ) from None
     neighbours = min(15, len(vectors) - 1)
     # One job: that is what a seed needs, and what umap-learn would warn of.
-    return np.asarray(UMAP(n_neighbors=neighbours, metric="cosine", random_state=seed, n_jobs=1).fit_transform(vectors))
+    return np.asarray(
+        UMAP(
+            n_neighbors=neighbours, metric="cosine", random_state=seed, n_jobs=1
+        ).fit_transform(vectors)
+    )
 
 
-def _drawn(data: RetrievalData, count: int, rng: np.random.Generator) -> tuple[Positions, Positions]:
+def _drawn(
+    data: RetrievalData, count: int, rng: np.random.Generator
+) -> tuple[Positions, Positions]:
     """Positions of texts, and of pictures: first those of the texts, then others until there are `count`."""
     asked = rng.permutation(len(data.queries))[:count]
     matches = matches_of(data)
     matching = [document for text in asked for document in matches[text]]
-    shown = list(dict.fromkeys([*matching, *rng.permutation(len(data.documents)).tolist()]))[:count]
+    shown = list(
+        dict.fromkeys([*matching, *rng.permutation(len(data.documents)).tolist()])
+    )[:count]
     return np.sort(asked), np.sort(np.array(shown, dtype=np.int64))
 
 
 def _points(
-    modality: Literal["text", "image"], inputs: Sequence[Input], indexes: Positions, places: Vectors
+    modality: Literal["text", "image"],
+    inputs: Sequence[Input],
+    indexes: Positions,
+    places: Vectors,
 ) -> list[Point]:
     return [
-        Point(round(float(x), 4), round(float(y), 4), modality, _label(inputs[index], int(index)), int(index))
+        Point(
+            round(float(x), 4),
+            round(float(y), 4),
+            modality,
+            _label(inputs[index], int(index)),
+            int(index),
+        )
         for index, (x, y) in zip(indexes, places, strict=True)
     ]
 

@@ -18,11 +18,26 @@ def asked_of(data: TaskData, modalities: Iterable[str]) -> list[Asked]:
             (data.documents, "" if data.both_ways else "document"),
         ]
     else:
-        asked = [([text.replace("{c}", name) for name in data.class_names for text in data.templates], ""),
-                 (data.images, "")]  # fmt: skip
+        asked = [
+            (
+                [
+                    text.replace("{c}", name)
+                    for name in data.class_names
+                    for text in data.templates
+                ],
+                "",
+            ),
+            (data.images, ""),
+        ]
     kinds = {kind for inputs, _ in asked for one in inputs for kind in _kinds(one)}
     return asked if kinds <= set(modalities) else []
 
 
 def _kinds(one: Input) -> tuple[str, ...]:
-    return ("text", "image") if isinstance(one, Fused) else ("text",) if isinstance(one, str) else ("image",)
+    return (
+        ("text", "image")
+        if isinstance(one, Fused)
+        else ("text",)
+        if isinstance(one, str)
+        else ("image",)
+    )

@@ -19,7 +19,9 @@ from .datasets import NO_TEXT, Deferred, Fused, Input, RetrievalData, texts_of
 from .hub import table_files, table_rows
 
 
-def read_beir(folder: Path, split: str = "test", subset: str = "", *, without_itself: bool = False) -> RetrievalData:
+def read_beir(
+    folder: Path, split: str = "test", subset: str = "", *, without_itself: bool = False
+) -> RetrievalData:
     """Queries and documents, texts or images, with graded relevance and the ids of the set.
 
     split: of the qrels. subset: a language or another part of a repository that holds several ("en" has the
@@ -37,18 +39,36 @@ def read_beir(folder: Path, split: str = "test", subset: str = "", *, without_it
     relevant documents is there, two grades for one document, no qrels at all.
     """
     prefix = f"{subset}-" if subset else ""
-    qrels = table_files(folder, [f"{prefix}qrels"] if subset else ["default", "qrels"], split)
-    documents = _inputs(table_files(folder, [f"{prefix}corpus"], split), "corpus-id", f"document of {folder}")
+    qrels = table_files(
+        folder, [f"{prefix}qrels"] if subset else ["default", "qrels"], split
+    )
+    documents = _inputs(
+        table_files(folder, [f"{prefix}corpus"], split),
+        "corpus-id",
+        f"document of {folder}",
+    )
     names = [f"{prefix}queries", *([] if subset else ["query"])]
-    queries = _inputs(table_files(folder, names, split), "query-id", f"query of {folder}")
+    queries = _inputs(
+        table_files(folder, names, split), "query-id", f"query of {folder}"
+    )
     judged, num_repeated = _judgements(_qrels_rows(qrels), folder)
-    found = {query: {one: grade for one, grade in grades.items() if grade > 0} for query, grades in judged.items()}
+    found = {
+        query: {one: grade for one, grade in grades.items() if grade > 0}
+        for query, grades in judged.items()
+    }
 
     asked_for = [query for query in queries if found.get(query)]
     lost_queries = [query for query in found if query not in queries and found[query]]
-    lost = {query: [one for one in found[query] if one not in documents] for query in asked_for}
-    lost_documents = list(dict.fromkeys(one for absent in lost.values() for one in absent))
-    _refuse_other_spelling(lost_documents, documents, f"qrels of {folder} name the document")
+    lost = {
+        query: [one for one in found[query] if one not in documents]
+        for query in asked_for
+    }
+    lost_documents = list(
+        dict.fromkeys(one for absent in lost.values() for one in absent)
+    )
+    _refuse_other_spelling(
+        lost_documents, documents, f"qrels of {folder} name the document"
+    )
     _refuse_other_spelling(lost_queries, queries, f"qrels of {folder} name the query")
     if all(len(lost[query]) == len(found[query]) for query in asked_for):
         _refuse_foreign_qrels(found, documents, queries, folder)
@@ -64,7 +84,11 @@ def read_beir(folder: Path, split: str = "test", subset: str = "", *, without_it
         *_counted(len(empty_queries), "queries are empty and stand as '.'"),
         *_counted(num_repeated, "judgements are there twice and count once"),
         *_counted(num_silent, "queries have no relevant document and are left out"),
-        *_counted(len(lost_queries), "judged queries are not among the queries and are left out", lost_queries),
+        *_counted(
+            len(lost_queries),
+            "judged queries are not among the queries and are left out",
+            lost_queries,
+        ),
         *_counted(
             len(lost_documents),
             f"relevant documents (of {num_hit} queries) are not in the corpus and count as not found",
@@ -75,17 +99,28 @@ def read_beir(folder: Path, split: str = "test", subset: str = "", *, without_it
         warnings.warn(f"{folder}: {note}", stacklevel=2)
 
     positions = {name: number for number, name in enumerate(documents)}
-    relevant = [[one for one in found[query] if one in positions] for query in asked_for]
-    gains = [[found[query][one] for one in some] for query, some in zip(asked_for, relevant, strict=True)]
+    relevant = [
+        [one for one in found[query] if one in positions] for query in asked_for
+    ]
+    gains = [
+        [found[query][one] for one in some]
+        for query, some in zip(asked_for, relevant, strict=True)
+    ]
     lost_gains = [[found[query][one] for one in lost[query]] for query in asked_for]
     return RetrievalData(
         queries=[queries[query] for query in asked_for],
         documents=list(documents.values()),
         relevant=[[positions[one] for one in some] for some in relevant],
-        gains=None if all(gain == 1 for some in [*gains, *lost_gains] for gain in some) else gains,
+        gains=None
+        if all(gain == 1 for some in [*gains, *lost_gains] for gain in some)
+        else gains,
         query_ids=asked_for,
         document_ids=list(documents),
-        excluded=[[positions[query]] if query in positions else [] for query in asked_for] if without_itself else None,
+        excluded=[
+            [positions[query]] if query in positions else [] for query in asked_for
+        ]
+        if without_itself
+        else None,
         lost=lost_gains if any(lost_gains) else None,
         notes=tuple(notes),
     )
@@ -102,14 +137,18 @@ def _counted(count: int, said: str, names: Sequence[str] = ()) -> list[str]:
     return [f"{count} {said}{first}"] if count else []
 
 
-def _refuse_other_spelling(lost: Iterable[str], known: Iterable[str], what: str) -> None:
+def _refuse_other_spelling(
+    lost: Iterable[str], known: Iterable[str], what: str
+) -> None:
     """An id that is there in other letters is not lost: the files do not fit together."""
     lost = list(lost)
     spellings = {_folded(name): name for name in known} if lost else {}
     for name in lost:
         other = spellings.get(_folded(name))
         if other is not None:
-            raise ValueError(f"{what} {name!r}, which is there as {other!r}; write both ids alike.")
+            raise ValueError(
+                f"{what} {name!r}, which is there as {other!r}; write both ids alike."
+            )
 
 
 def _folded(name: str) -> str:
@@ -117,12 +156,17 @@ def _folded(name: str) -> str:
 
 
 def _refuse_foreign_qrels(
-    found: Mapping[str, Mapping[str, float]], documents: Iterable[str], queries: Iterable[str], folder: Path
+    found: Mapping[str, Mapping[str, float]],
+    documents: Iterable[str],
+    queries: Iterable[str],
+    folder: Path,
 ) -> None:
     """Qrels that find nothing at all are those of another set, unless they hold nothing relevant."""
     query = next((query for query, grades in found.items() if grades), None)
     if query is None:
-        raise ValueError(f"qrels of {folder} hold no grade above 0; check the split and the column of the grade.")
+        raise ValueError(
+            f"qrels of {folder} hold no grade above 0; check the split and the column of the grade."
+        )
     raise ValueError(
         f"qrels of {folder} fit none of its queries and documents: they name query {query!r} and document "
         f"{next(iter(found[query]))!r}, and the set has query {next(iter(queries), '')!r} and document "
@@ -136,13 +180,19 @@ def _inputs(files: list[Path], id_column: str, what: str) -> dict[str, Input]:
     for number, row in enumerate(table_rows(files)):
         column = next((name for name in ("_id", "id", id_column) if name in row), None)
         if column is None:
-            raise ValueError(f"{what}: row {number} of {files[0].name} has no _id, id or {id_column}; it has {[*row]}.")
+            raise ValueError(
+                f"{what}: row {number} of {files[0].name} has no _id, id or {id_column}; it has {[*row]}."
+            )
         try:
             name = id_of(row[column])
         except ValueError as error:
-            raise ValueError(f"{what}: in row {number} of {files[0].name} {error}; repair the row.") from None
+            raise ValueError(
+                f"{what}: in row {number} of {files[0].name} {error}; repair the row."
+            ) from None
         if name in inputs:
-            raise ValueError(f"{what}: id {name!r} is there twice; ids must be distinct.")
+            raise ValueError(
+                f"{what}: id {name!r} is there twice; ids must be distinct."
+            )
         inputs[name] = _input(row)
     return inputs
 
@@ -156,7 +206,9 @@ def _input(row: Row) -> Input:
     return text
 
 
-def _judgements(rows: Iterable[Row], folder: Path) -> tuple[dict[str, dict[str, float]], int]:
+def _judgements(
+    rows: Iterable[Row], folder: Path
+) -> tuple[dict[str, dict[str, float]], int]:
     """Query -> the documents judged and how relevant each is (0 or less: not), and how many rows say it again."""
     judged: dict[str, dict[str, float]] = {}
     num_repeated = 0
@@ -170,7 +222,9 @@ def _judgements(rows: Iterable[Row], folder: Path) -> tuple[dict[str, dict[str, 
                 f"qrels of {folder}: {row} is not query-id, corpus-id and score; repair the row."
             ) from None
         if not math.isfinite(grade):
-            raise ValueError(f"qrels of {folder}: the score of {row} is not a number; repair the row.")
+            raise ValueError(
+                f"qrels of {folder}: the score of {row} is not a number; repair the row."
+            )
         of_query = judged.setdefault(query, {})
         if of_query.get(document, grade) != grade:
             raise ValueError(
@@ -202,11 +256,16 @@ def _qrels_lines(path: Path) -> Iterator[Row]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        cells = [cell.strip() for cell in (line.split("\t") if "\t" in line else line.split())]
+        cells = [
+            cell.strip()
+            for cell in (line.split("\t") if "\t" in line else line.split())
+        ]
         is_first = not columns
         columns = columns or _columns_of(cells)
         if len(cells) <= max(columns.values()):
-            raise ValueError(f"{path}, line {number}: {line!r} is not query-id, corpus-id and score; repair the row.")
+            raise ValueError(
+                f"{path}, line {number}: {line!r} is not query-id, corpus-id and score; repair the row."
+            )
         row = {name: cells[place] for name, place in columns.items()}
         if is_first and (row["query-id"] == "query-id" or not _is_number(row["score"])):
             continue  # a header
@@ -216,9 +275,15 @@ def _qrels_lines(path: Path) -> Iterator[Row]:
 def _columns_of(cells: Sequence[str]) -> dict[str, int]:
     """Where the ids and the grade stand: as a header names them, or in the order of BEIR's or trec_eval's columns."""
     if "query-id" in cells and "corpus-id" in cells:
-        return {name: cells.index(name) for name in ("query-id", "corpus-id", "score") if name in cells}
+        return {
+            name: cells.index(name)
+            for name in ("query-id", "corpus-id", "score")
+            if name in cells
+        }
     return (
-        {"query-id": 0, "corpus-id": 2, "score": 3} if len(cells) == 4 else {"query-id": 0, "corpus-id": 1, "score": 2}
+        {"query-id": 0, "corpus-id": 2, "score": 3}
+        if len(cells) == 4
+        else {"query-id": 0, "corpus-id": 1, "score": 2}
     )
 
 

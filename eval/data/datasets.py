@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from unimodal.tables import fields
-from unimodal.tables.fields import Row, has_field, image_path, images_in, missing_field, names_in, value_of
+from unimodal.tables.fields import (
+    Row,
+    has_field,
+    image_path,
+    images_in,
+    missing_field,
+    names_in,
+    value_of,
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,9 @@ class Fused:
 
 
 NO_TEXT = "."  # stands for an empty text, which no model of ours embeds and which some corpora hold
-Plain: TypeAlias = str | Path | bytes  # what a model takes: a str is a text, a Path or bytes a picture
+Plain: TypeAlias = (
+    str | Path | bytes
+)  # what a model takes: a str is a text, a Path or bytes a picture
 Input: TypeAlias = Plain | Deferred | Fused
 
 
@@ -51,14 +61,24 @@ class RetrievalData:
     queries: list[Input]
     documents: list[Input]
     relevant: list[list[int]]
-    gains: list[list[float]] | None = None  # how relevant each of them is; None: all alike, 1
+    gains: list[list[float]] | None = (
+        None  # how relevant each of them is; None: all alike, 1
+    )
     query_ids: list[str] | None = None
-    document_ids: list[str] | None = None  # what ties are ordered by; None: the positions
-    excluded: list[list[int]] | None = None  # documents that a query does not search, though others do: itself
+    document_ids: list[str] | None = (
+        None  # what ties are ordered by; None: the positions
+    )
+    excluded: list[list[int]] | None = (
+        None  # documents that a query does not search, though others do: itself
+    )
     hit_gain: float = 0.0  # hit rates count documents of at least this gain: the product itself, not one like it
     both_ways: bool = False  # captions and pictures: score `swap_sides` of it too
-    lost: list[list[float]] | None = None  # gains of relevant documents that are not there: missed, whatever is found
-    notes: tuple[str, ...] = ()  # what was left out or does not fit, for whoever reads the scores
+    lost: list[list[float]] | None = (
+        None  # gains of relevant documents that are not there: missed, whatever is found
+    )
+    notes: tuple[
+        str, ...
+    ] = ()  # what was left out or does not fit, for whoever reads the scores
 
 
 @dataclass(frozen=True)
@@ -88,7 +108,13 @@ TaskData: TypeAlias = RetrievalData | PairData | ZeroShotData
 
 
 def image_text_data(
-    rows: Iterable[Row], folder: Path, image: str, text: str, *, first_caption: bool = False, source: str = ""
+    rows: Iterable[Row],
+    folder: Path,
+    image: str,
+    text: str,
+    *,
+    first_caption: bool = False,
+    source: str = "",
 ) -> RetrievalData:
     """Texts as queries, pictures as documents; `swap_sides` gives the other direction.
 
@@ -138,16 +164,28 @@ def text_retrieval_data(
     pool = list(pool)
     check_fields(rows, (query, document), source)
     check_fields(pool, (query, document, *first_of), source)
-    _refuse_all_empty([_empty_of({name: texts_of(row, name) for name in (query, document)}) for row in rows], source)
+    _refuse_all_empty(
+        [
+            _empty_of({name: texts_of(row, name) for name in (query, document)})
+            for row in rows
+        ],
+        source,
+    )
     empty: list[list[str]] = []
     repeated: list[bool] = []
     data = RetrievalMaker()
     seen: set[tuple[Any, ...]] = set()
     for row in pool:
-        group = tuple(str(value_of(row, name)) for name in first_of if value_of(row, name) is not None)
+        group = tuple(
+            str(value_of(row, name))
+            for name in first_of
+            if value_of(row, name) is not None
+        )
         if first_of and group in seen:
             continue
-        if len(group) == len(first_of):  # a row whose values are missing shares none with another
+        if len(group) == len(
+            first_of
+        ):  # a row whose values are missing shares none with another
             seen.add(group)
         queries = texts_of(row, query)
         documents = texts_of(row, document)
@@ -169,24 +207,33 @@ def _tell_left_out(empty: Sequence[Sequence[str]], source: str) -> None:
     _refuse_all_empty(empty, source)
     count = sum(map(bool, empty))
     if count:
-        warnings.warn(f"{_of(source)}{count} of {len(empty)} rows left out: empty {_named(empty)}.", stacklevel=3)
+        warnings.warn(
+            f"{_of(source)}{count} of {len(empty)} rows left out: empty {_named(empty)}.",
+            stacklevel=3,
+        )
 
 
 def _tell_repeated(repeated: Sequence[bool], source: str) -> None:
     """Warn of rows that say nothing that no row before them says."""
     if any(repeated):
         rows = f"{sum(repeated)} of {len(repeated)} rows"
-        warnings.warn(f"{_of(source)}{rows} repeat others and count once.", stacklevel=3)
+        warnings.warn(
+            f"{_of(source)}{rows} repeat others and count once.", stacklevel=3
+        )
 
 
 def _refuse_all_empty(empty: Sequence[Sequence[str]], source: str) -> None:
     if empty and all(empty):
         rows = "the only row has" if len(empty) == 1 else f"all {len(empty)} rows have"
-        raise ValueError(f"{_of(source)}{rows} an empty {_named(empty)}; name the field that holds it, or fill it.")
+        raise ValueError(
+            f"{_of(source)}{rows} an empty {_named(empty)}; name the field that holds it, or fill it."
+        )
 
 
 def _named(empty: Sequence[Sequence[str]]) -> str:
-    return " or ".join(map(repr, dict.fromkeys(name for names in empty for name in names)))
+    return " or ".join(
+        map(repr, dict.fromkeys(name for names in empty for name in names))
+    )
 
 
 def _of(source: str) -> str:
@@ -194,7 +241,11 @@ def _of(source: str) -> str:
 
 
 def pair_data(
-    rows: Iterable[tuple[int, Row]], left: str, right: str, score: str, groups: Mapping[str, set[int]] | None = None
+    rows: Iterable[tuple[int, Row]],
+    left: str,
+    right: str,
+    score: str,
+    groups: Mapping[str, set[int]] | None = None,
 ) -> PairData:
     """Pairs of texts with their score, from numbered rows; groups: name -> the numbers of its rows."""
     pairs = PairData([], [], [], {name: [] for name in groups or {}})
@@ -207,11 +258,17 @@ def pair_data(
         try:
             pairs.scores.append(float(value))
         except (TypeError, ValueError):
-            raise ValueError(f"{score!r} of row {number} is {value!r}; a similarity score is a number.") from None
+            raise ValueError(
+                f"{score!r} of row {number} is {value!r}; a similarity score is a number."
+            ) from None
         if not math.isfinite(pairs.scores[-1]):
-            raise ValueError(f"{score!r} of row {number} is {value!r}; a similarity score is a finite number.")
+            raise ValueError(
+                f"{score!r} of row {number} is {value!r}; a similarity score is a finite number."
+            )
         if not lefts or not rights:
-            raise ValueError(f"row {number} has no {right if lefts else left!r}; a pair needs both texts.")
+            raise ValueError(
+                f"row {number} has no {right if lefts else left!r}; a pair needs both texts."
+            )
         for name, numbers in (groups or {}).items():
             if number in numbers:
                 pairs.groups[name].append(len(pairs.left))
@@ -232,8 +289,12 @@ def swap_sides(data: RetrievalData) -> RetrievalData:
         queries=[data.documents[document] for document in asked],
         documents=data.queries,
         relevant=[[query for query, _ in found[document]] for document in asked],
-        gains=None if data.gains is None else [[gain for _, gain in found[document]] for document in asked],
-        query_ids=None if data.document_ids is None else [data.document_ids[document] for document in asked],
+        gains=None
+        if data.gains is None
+        else [[gain for _, gain in found[document]] for document in asked],
+        query_ids=None
+        if data.document_ids is None
+        else [data.document_ids[document] for document in asked],
         document_ids=data.query_ids,
     )
 
@@ -250,7 +311,14 @@ def checked(name: str, data: TaskData) -> TaskData:
         return _with_note_of_hopeless(data)
     if isinstance(data, PairData):
         _refuse_empty(name, "texts", [*data.left, *data.right])
-        unknown = next((number for number, score in enumerate(data.scores) if not math.isfinite(score)), None)
+        unknown = next(
+            (
+                number
+                for number, score in enumerate(data.scores)
+                if not math.isfinite(score)
+            ),
+            None,
+        )
         if unknown is not None:
             raise ValueError(
                 f"{name}: the score of pair {unknown} is {data.scores[unknown]}; remove or repair the pair."
@@ -258,9 +326,13 @@ def checked(name: str, data: TaskData) -> TaskData:
     else:
         _refuse_empty(name, "pictures", data.images)
         _refuse_empty(name, "class names", data.class_names)
-        outside = sorted({label for label in data.labels if not 0 <= label < len(data.class_names)})
+        outside = sorted(
+            {label for label in data.labels if not 0 <= label < len(data.class_names)}
+        )
         if outside:
-            raise ValueError(f"{name}: label {outside[0]} is of none of its {len(data.class_names)} classes; add it.")
+            raise ValueError(
+                f"{name}: label {outside[0]} is of none of its {len(data.class_names)} classes; add it."
+            )
         same = [one for one, count in Counter(data.class_names).items() if count > 1]
         if same:
             warnings.warn(
@@ -268,8 +340,13 @@ def checked(name: str, data: TaskData) -> TaskData:
                 "apart: all images but those of one of them count as wrong; write other words into classnames.txt.",
                 stacklevel=2,
             )
-        if not all("{c}" in template for template in data.templates) or not data.templates:
-            raise ValueError(f'{name}: templates {data.templates[:2]} must say where the class goes; write "{{c}}".')
+        if (
+            not all("{c}" in template for template in data.templates)
+            or not data.templates
+        ):
+            raise ValueError(
+                f'{name}: templates {data.templates[:2]} must say where the class goes; write "{{c}}".'
+            )
     return data
 
 
@@ -279,13 +356,19 @@ def _check_retrieval(name: str, data: RetrievalData) -> None:
         ("documents", data.documents, data.document_ids),
     ):
         _refuse_empty(name, what, inputs)
-        twice = next((one for one, count in Counter(ids or ()).items() if count > 1), None)
+        twice = next(
+            (one for one, count in Counter(ids or ()).items() if count > 1), None
+        )
         if twice is not None:
-            raise ValueError(f"{name}: id {twice!r} is that of several {what}; ids must be distinct.")
+            raise ValueError(
+                f"{name}: id {twice!r} is that of several {what}; ids must be distinct."
+            )
     for query, documents in enumerate(data.relevant):
         if not documents and not (data.lost and data.lost[query]):
             named = data.query_ids[query] if data.query_ids else str(query)
-            raise ValueError(f"{name}: query {named!r} has no relevant document; leave it out.")
+            raise ValueError(
+                f"{name}: query {named!r} has no relevant document; leave it out."
+            )
 
 
 def _with_note_of_hopeless(data: RetrievalData) -> RetrievalData:
@@ -304,11 +387,15 @@ def _with_note_of_hopeless(data: RetrievalData) -> RetrievalData:
 
 def _refuse_empty(name: str, what: str, inputs: Sequence[Input]) -> None:
     if not inputs:
-        raise ValueError(f"{name} has no {what}; check where its data lies and its split.")
+        raise ValueError(
+            f"{name} has no {what}; check where its data lies and its split."
+        )
     for number, one in enumerate(inputs):
         text = one.text if isinstance(one, Fused) else one
         if isinstance(text, str) and not text.strip():
-            raise ValueError(f"{name}: number {number} of its {what} is an empty text; remove or repair it.")
+            raise ValueError(
+                f"{name}: number {number} of its {what} is an empty text; remove or repair it."
+            )
 
 
 class RetrievalMaker:
@@ -330,8 +417,16 @@ class RetrievalMaker:
 
     def build(self, queries: Sequence[Input] | None = None) -> RetrievalData:
         """All documents, with these queries (those without a document are left out) or with all there are."""
-        asked = [query for query in (self._relevant if queries is None else queries) if query in self._relevant]
-        return RetrievalData(asked, list(self._documents), [list(self._relevant[query]) for query in asked])
+        asked = [
+            query
+            for query in (self._relevant if queries is None else queries)
+            if query in self._relevant
+        ]
+        return RetrievalData(
+            asked,
+            list(self._documents),
+            [list(self._relevant[query]) for query in asked],
+        )
 
 
 def pictures_of(row: Row, name: str, folder: Path) -> list[Path | bytes]:
@@ -339,7 +434,9 @@ def pictures_of(row: Row, name: str, folder: Path) -> list[Path | bytes]:
     images: list[Path | bytes] = []
     for one in images_in(value_of(row, name)):
         if not isinstance(one, (str, bytes)):
-            raise ValueError(f"{name!r} holds a decoded image; give its path or its bytes.")
+            raise ValueError(
+                f"{name!r} holds a decoded image; give its path or its bytes."
+            )
         images.append(image_path(one, folder) if isinstance(one, str) else one)
     return images
 
@@ -353,4 +450,6 @@ def check_fields(rows: Sequence[Row], specs: Iterable[str], source: str) -> None
     """Raises ValueError for a field that is in no row, naming the nearest; of some rows it may be missing."""
     for name in [name for spec in specs for name in names_in(spec)]:
         if rows and not any(has_field(row, name) for row in rows):
-            raise missing_field(rows[0], name, f"any row of {source}" if source else "any row")
+            raise missing_field(
+                rows[0], name, f"any row of {source}" if source else "any row"
+            )

@@ -14,7 +14,13 @@ from unimodal.shards.storage import is_remote
 
 from .beir import read_beir
 from .datasets import TaskData
-from .formats import read_crossmodal3600, read_hub_pairs, read_shards, read_webdataset, read_xtd10
+from .formats import (
+    read_crossmodal3600,
+    read_hub_pairs,
+    read_shards,
+    read_webdataset,
+    read_xtd10,
+)
 from .tasks import Task, patch_of_split
 
 FolderTaskT = TypeVar("FolderTaskT", bound="FolderTask")
@@ -25,7 +31,9 @@ class FolderTask(Task):
 
     path: str  # below the data root; a suite's task that says none lies in the folder of its name
     split: str = "test"  # of the data set
-    splits: dict[str, dict[str, Any]] = Field(default={})  # split: keys laid over the task; empty: every one is `split`
+    splits: dict[str, dict[str, Any]] = Field(
+        default={}
+    )  # split: keys laid over the task; empty: every one is `split`
 
     @model_validator(mode="after")
     def _every_split_is_valid(self) -> FolderTask:
@@ -38,7 +46,11 @@ class FolderTask(Task):
         if not self.splits:
             return self
         values = self.model_dump(exclude_unset=True, exclude={"splits"})
-        return parse_config(type(self), {**values, **patch_of_split(self.splits, split)}, source=f"splits.{split}")
+        return parse_config(
+            type(self),
+            {**values, **patch_of_split(self.splits, split)},
+            source=f"splits.{split}",
+        )
 
     def needs(self, root: Path, split: str) -> list[Path]:
         """The folder that must be there."""
@@ -49,7 +61,10 @@ class WebdatasetTask(FolderTask):
     """A data set of CLIP_benchmark: pictures and captions, or zero-shot classification, as its files say."""
 
     kind: Literal["webdataset"]
-    pictures: tuple[int, int | None] = (0, None)  # the first one and the one behind the last
+    pictures: tuple[int, int | None] = (
+        0,
+        None,
+    )  # the first one and the one behind the last
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
         """Its pictures, with captions or labels."""
@@ -61,11 +76,18 @@ class ShardsTask(Task):
     """Shards of ours: pictures with captions, pairs of texts, or pairs with a score, as their samples say."""
 
     kind: Literal["shards"]
-    splits: dict[str, str | list[str]] = Field(min_length=1)  # split: a folder, glob, brace pattern, URL, ...
+    splits: dict[str, str | list[str]] = Field(
+        min_length=1
+    )  # split: a folder, glob, brace pattern, URL, ...
 
     def needs(self, root: Path, split: str) -> list[Path]:
         """The files that must be there; what is asked of a URL shows when it is read."""
-        names = [one for place in self._places(root, split) if not is_remote(place) for one in expand_braces(place)]
+        names = [
+            one
+            for place in self._places(root, split)
+            if not is_remote(place)
+            for one in expand_braces(place)
+        ]
         return [Path(name) for name in names if not any(mark in name for mark in "*?[")]
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
@@ -74,16 +96,23 @@ class ShardsTask(Task):
 
     def _places(self, root: Path, split: str) -> list[str]:
         if split not in self.splits:
-            raise ValueError(f"split {split!r} is not in this task; {nearest(split, self.splits)}")
+            raise ValueError(
+                f"split {split!r} is not in this task; {nearest(split, self.splits)}"
+            )
         places = self.splits[split]
-        return [below(root, place) for place in ([places] if isinstance(places, str) else places)]
+        return [
+            below(root, place)
+            for place in ([places] if isinstance(places, str) else places)
+        ]
 
 
 class BeirTask(FolderTask):
     """Retrieval among texts or pictures in BEIR's form."""
 
     kind: Literal["beir"]
-    subsets: list[str] = Field(default=[])  # parts that are scored apart; "{subset}" in `path`: each has a folder
+    subsets: list[str] = Field(
+        default=[]
+    )  # parts that are scored apart; "{subset}" in `path`: each has a folder
     without_itself: bool = False  # a query does not search the document that has its id: mteb's ignore_identical_ids
 
     @property
@@ -93,7 +122,9 @@ class BeirTask(FolderTask):
 
     def needs(self, root: Path, split: str) -> list[Path]:
         """The folders that must be there."""
-        return [root / self.path.format(subset=subset) for subset in self.subsets or [""]]
+        return [
+            root / self.path.format(subset=subset) for subset in self.subsets or [""]
+        ]
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
         """Queries and documents, of each subset."""
@@ -112,7 +143,9 @@ class HubPairsTask(FolderTask):
     """Semantic textual similarity from a repository of the hub such as mteb/stsbenchmark-sts."""
 
     kind: Literal["hub-sts"]
-    subsets: list[str] = Field(default=[])  # configurations that are scored apart: language pairs
+    subsets: list[str] = Field(
+        default=[]
+    )  # configurations that are scored apart: language pairs
     left: str = "sentence1"
     right: str = "sentence2"
     score: str = "score"
@@ -127,7 +160,9 @@ class HubPairsTask(FolderTask):
         task = self.of_split(split)
         fields = (task.left, task.right, task.score)
         return {
-            _part(subset, task.subsets): read_hub_pairs(root / task.path, task.split, subset, fields)
+            _part(subset, task.subsets): read_hub_pairs(
+                root / task.path, task.split, subset, fields
+            )
             for subset in task.subsets or [""]
         }
 
@@ -138,7 +173,9 @@ class Crossmodal3600Task(Task):
     kind: Literal["crossmodal3600"]
     path: str
     languages: list[str] = Field(min_length=1)
-    captions: Literal["all", "first"] = "first"  # CLIP_benchmark takes the first, mteb all
+    captions: Literal["all", "first"] = (
+        "first"  # CLIP_benchmark takes the first, mteb all
+    )
 
     @property
     def parts(self) -> list[str]:
@@ -151,7 +188,11 @@ class Crossmodal3600Task(Task):
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
         """The same pictures, with the captions of each language."""
-        return dict(read_crossmodal3600(root / self.path, self.languages, first_caption=self.captions == "first"))
+        return dict(
+            read_crossmodal3600(
+                root / self.path, self.languages, first_caption=self.captions == "first"
+            )
+        )
 
 
 class Xtd10Task(Task):

@@ -16,7 +16,13 @@ from typing import TypeAlias
 from unimodal.config import nearest
 from unimodal.shards.index import load_index
 from unimodal.shards.read import ShardSet, open_shards
-from unimodal.shards.sample import Sample, captions_of, image_bytes_of, layout_rule, text_pair_of
+from unimodal.shards.sample import (
+    Sample,
+    captions_of,
+    image_bytes_of,
+    layout_rule,
+    text_pair_of,
+)
 from unimodal.tables.files import IMAGE_EXTENSIONS, is_hidden
 
 from .datasets import Deferred, Input, PairData, RetrievalData, ZeroShotData, pair_data
@@ -38,13 +44,18 @@ def read_webdataset(
     Every caption asks, as in CLIP_benchmark, even if two pictures share it: each finds its own.
     Raises ValueError, naming file and sample, for what is missing or cannot be read.
     """
-    samples = list(itertools.islice(_tar_samples(_tars(folder, split)), pictures[0], pictures[1]))
+    samples = list(
+        itertools.islice(_tar_samples(_tars(folder, split)), pictures[0], pictures[1])
+    )
     images: list[Input] = [_picture(key, parts) for key, parts in samples]
     if _is_retrieval(folder / "dataset_type.txt", samples):
         captions = [_lines(_text(key, parts, "txt")) for key, parts in samples]
         return _captioned(images, captions, [key for key, _ in samples])
     labels = [_label(key, parts) for key, parts in samples]
-    words = [_lines(_read_text(folder / name)) for name in ("classnames.txt", "zeroshot_classification_templates.txt")]
+    words = [
+        _lines(_read_text(folder / name))
+        for name in ("classnames.txt", "zeroshot_classification_templates.txt")
+    ]
     return ZeroShotData(images, labels, words[0], words[1])
 
 
@@ -62,7 +73,11 @@ def read_shards(shards: str | Sequence[str]) -> RetrievalData | PairData:
         raise ValueError(
             f"shard {shard} is not whole ({why}); fetch or pack it again, as a part of a set gives other scores."
         )
-    places = [(shard, sample) for shard, count in enumerate(opened.num_samples) for sample in range(count)]
+    places = [
+        (shard, sample)
+        for shard, count in enumerate(opened.num_samples)
+        for sample in range(count)
+    ]
     kinds = {_is_picture(opened.extensions(*place)) for place in places}
     if len(kinds) != 1:
         what = "both pictures and pairs of texts" if kinds else "no sample"
@@ -70,7 +85,11 @@ def read_shards(shards: str | Sequence[str]) -> RetrievalData | PairData:
     samples = (
         (place, sample)
         for start in range(0, len(places), 64)
-        for place, sample in zip(places[start : start + 64], opened.read_many(places[start : start + 64]), strict=True)
+        for place, sample in zip(
+            places[start : start + 64],
+            opened.read_many(places[start : start + 64]),
+            strict=True,
+        )
     )
     return _of_pictures(opened, samples) if kinds == {True} else _of_pairs(samples)
 
@@ -95,10 +114,18 @@ def read_crossmodal3600(
         images.append(folder / "images" / f"{keys[-1]}.jpg")
         for language, found in captions.items():
             if language not in row:
-                there = nearest(language, [name for name, value in row.items() if isinstance(value, dict)])
-                raise ValueError(f"language {language!r} is not in {folder / 'captions.jsonl'}; {there}")
+                there = nearest(
+                    language,
+                    [name for name, value in row.items() if isinstance(value, dict)],
+                )
+                raise ValueError(
+                    f"language {language!r} is not in {folder / 'captions.jsonl'}; {there}"
+                )
             found.append(row[language]["caption"][: 1 if first_caption else None])
-    return {language: _captioned(images, found, keys) for language, found in captions.items()}
+    return {
+        language: _captioned(images, found, keys)
+        for language, found in captions.items()
+    }
 
 
 def read_xtd10(folder: Path, language: str) -> RetrievalData:
@@ -113,37 +140,58 @@ def read_xtd10(folder: Path, language: str) -> RetrievalData:
         for path in sorted((folder / part).glob("test_1kcaptions_*.txt"))
     }
     if language not in captions:
-        raise ValueError(f"language {language!r} is not in {str(folder)!r}; {nearest(language, captions)}")
+        raise ValueError(
+            f"language {language!r} is not in {str(folder)!r}; {nearest(language, captions)}"
+        )
     names = _lines(_read_text(folder / "XTD10" / "test_image_names.txt"))
     texts = _lines(_read_text(captions[language]))
     if len(names) != len(texts):
-        raise ValueError(f"{captions[language]} has {len(texts)} captions for {len(names)} pictures; fetch it again.")
-    return _captioned([folder / "images" / name for name in names], [[text] for text in texts], names)
+        raise ValueError(
+            f"{captions[language]} has {len(texts)} captions for {len(names)} pictures; fetch it again."
+        )
+    return _captioned(
+        [folder / "images" / name for name in names], [[text] for text in texts], names
+    )
 
 
 def read_hub_pairs(
-    folder: Path, split: str, subset: str = "", fields: tuple[str, str, str] = ("sentence1", "sentence2", "score")
+    folder: Path,
+    split: str,
+    subset: str = "",
+    fields: tuple[str, str, str] = ("sentence1", "sentence2", "score"),
 ) -> PairData:
     """Pairs with a similarity score, as in mteb/stsbenchmark-sts of the hub.
 
     subset: a language pair or year of a repository that holds several ("en-en"). fields: left, right and score.
     """
-    rows = table_rows(table_files(folder, [subset or "default", ""] if not subset else [subset], split))
+    rows = table_rows(
+        table_files(
+            folder, [subset or "default", ""] if not subset else [subset], split
+        )
+    )
     return pair_data(enumerate(rows), *fields)
 
 
-def _captioned(images: list[Input], captions: list[list[str]], keys: list[str]) -> RetrievalData:
+def _captioned(
+    images: list[Input], captions: list[list[str]], keys: list[str]
+) -> RetrievalData:
     """Each caption asks for its picture; ids are the key of the picture and the caption's number."""
-    without = next((key for key, texts in zip(keys, captions, strict=True) if not texts), None)
+    without = next(
+        (key for key, texts in zip(keys, captions, strict=True) if not texts), None
+    )
     if without is not None:
-        raise ValueError(f"picture {without!r} has no caption; leave it out of the set.")
+        raise ValueError(
+            f"picture {without!r} has no caption; leave it out of the set."
+        )
     owners = [number for number, texts in enumerate(captions) for _ in texts]
     return RetrievalData(
         queries=[text for texts in captions for text in texts],
         documents=images,
         relevant=[[owner] for owner in owners],
         query_ids=[
-            f"{key}-{number}" for key, texts in zip(keys, captions, strict=True) for number in range(len(texts))
+            f"{key}-{number}"
+            for key, texts in zip(keys, captions, strict=True)
+            for number in range(len(texts))
         ],
         document_ids=keys,
         both_ways=True,
@@ -153,7 +201,9 @@ def _captioned(images: list[Input], captions: list[list[str]], keys: list[str]) 
 def _is_retrieval(kind: Path, samples: Sequence[tuple[str, dict[str, Part]]]) -> bool:
     if kind.is_file():
         return kind.read_text(encoding="utf-8").strip() == "retrieval"
-    return bool(samples) and all("txt" in parts and "cls" not in parts for _, parts in samples)
+    return bool(samples) and all(
+        "txt" in parts and "cls" not in parts for _, parts in samples
+    )
 
 
 def _tars(folder: Path, split: str) -> list[Path]:
@@ -163,12 +213,15 @@ def _tars(folder: Path, split: str) -> list[Path]:
     tars = [path for path in (folder / split).glob("*.tar") if not is_hidden(path.name)]
     if tars:
         warnings.warn(
-            f"{count} is missing, so the {len(tars)} shards beside it are taken for all of them", stacklevel=3
+            f"{count} is missing, so the {len(tars)} shards beside it are taken for all of them",
+            stacklevel=3,
         )
         return sorted(tars, key=lambda path: (len(path.name), path.name))
     splits = sorted({path.parent.name for path in folder.glob("*/*.tar")})
     if splits:
-        raise ValueError(f"split {split!r} is not in {str(folder)!r}; {nearest(split, splits)}")
+        raise ValueError(
+            f"split {split!r} is not in {str(folder)!r}; {nearest(split, splits)}"
+        )
     raise ValueError(
         f"{str(folder)!r} has no {split}/nshards.txt and no {split}/*.tar, which a webdataset task is read from; fetch "
         "it again, or give its shards to a task of kind shards."
@@ -178,7 +231,9 @@ def _tars(folder: Path, split: str) -> list[Path]:
 def _number_in(file: Path) -> int:
     text = file.read_text(encoding="utf-8").strip()
     if not text.isdecimal():
-        raise ValueError(f"{file} holds {text[:40]!r}, and it is the number of shards; repair it.")
+        raise ValueError(
+            f"{file} holds {text[:40]!r}, and it is the number of shards; repair it."
+        )
     return int(text)
 
 
@@ -187,18 +242,28 @@ def _tar_samples(tars: Sequence[Path]) -> Iterator[tuple[str, dict[str, Part]]]:
     for tar in tars:
         index = load_index(tar)
         if index.truncated:
-            raise ValueError(f"shard {tar} is not whole ({index.truncated}); fetch it again.")
+            raise ValueError(
+                f"shard {tar} is not whole ({index.truncated}); fetch it again."
+            )
         for sample in range(len(index)):
-            parts = {extension: (tar, offset, size) for extension, (offset, size) in index.parts(sample).items()}
+            parts = {
+                extension: (tar, offset, size)
+                for extension, (offset, size) in index.parts(sample).items()
+            }
             yield f"{tar.stem}/{index.key(sample)}", parts
 
 
 def _picture(key: str, parts: dict[str, Part]) -> Deferred:
     extension = next((one for one in IMAGE_EXTENSIONS if one in parts), None)
     if extension is None:
-        raise ValueError(f"sample {key!r} has no picture; its parts are {', '.join(parts)}; {layout_rule(parts)}.")
+        raise ValueError(
+            f"sample {key!r} has no picture; its parts are {', '.join(parts)}; {layout_rule(parts)}."
+        )
     tar = parts[extension][0]
-    return Deferred(f"{tar}:{key.partition('/')[2]}.{extension}", functools.partial(_read_part, parts[extension]))
+    return Deferred(
+        f"{tar}:{key.partition('/')[2]}.{extension}",
+        functools.partial(_read_part, parts[extension]),
+    )
 
 
 def _read_part(part: Part) -> bytes:
@@ -207,7 +272,9 @@ def _read_part(part: Part) -> bytes:
         file.seek(offset)
         content = file.read(size)
     if len(content) != size:
-        raise ValueError(f"shard {path} ends before its byte {offset + size:,}; fetch it again.")
+        raise ValueError(
+            f"shard {path} ends before its byte {offset + size:,}; fetch it again."
+        )
     return content
 
 
@@ -220,7 +287,9 @@ def _text(key: str, parts: dict[str, Part], extension: str) -> str:
     try:
         return _read_part(parts[extension]).decode()
     except UnicodeDecodeError:
-        raise ValueError(f"the .{extension} of sample {key!r} of {_path_of(parts)} is not UTF-8; repair it.") from None
+        raise ValueError(
+            f"the .{extension} of sample {key!r} of {_path_of(parts)} is not UTF-8; repair it."
+        ) from None
 
 
 def _label(key: str, parts: dict[str, Part]) -> int:
@@ -228,7 +297,9 @@ def _label(key: str, parts: dict[str, Part]) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ValueError(f"the class of sample {key!r} is {text[:20]!r}; it must be a number.") from None
+        raise ValueError(
+            f"the class of sample {key!r} is {text[:20]!r}; it must be a number."
+        ) from None
 
 
 def _path_of(parts: dict[str, Part]) -> Path:
@@ -242,7 +313,9 @@ def _read_text(path: Path) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.split("\n") if line.strip()]  # not at U+2028, as splitlines does
+    return [
+        line.strip() for line in text.split("\n") if line.strip()
+    ]  # not at U+2028, as splitlines does
 
 
 def _is_picture(extensions: Sequence[str]) -> bool:
@@ -260,7 +333,10 @@ def _of_pictures(shards: ShardSet, samples: Samples) -> RetrievalData:
         keys.append(f"{Path(str(shards.paths[shard])).stem}/{sample.key}")
         captions.append(captions_of(sample))
         images.append(
-            Deferred(f"{shards.paths[shard]}:{sample.key}", functools.partial(_read_sample, shards, shard, number))
+            Deferred(
+                f"{shards.paths[shard]}:{sample.key}",
+                functools.partial(_read_sample, shards, shard, number),
+            )
         )
     return _captioned(images, captions, keys)
 
@@ -273,13 +349,19 @@ def _of_pairs(samples: Samples) -> RetrievalData | PairData:
     pairs = [text_pair_of(sample) for _, sample in samples]
     scores = [pair.score for pair in pairs if pair.score is not None]
     if len(scores) == len(pairs):
-        return PairData([pair.query for pair in pairs], [pair.document for pair in pairs], scores)
+        return PairData(
+            [pair.query for pair in pairs], [pair.document for pair in pairs], scores
+        )
     if scores:
-        raise ValueError(f"{len(scores)} of {len(pairs)} pairs have a score; give those with one apart.")
+        raise ValueError(
+            f"{len(scores)} of {len(pairs)} pairs have a score; give those with one apart."
+        )
     positions: dict[str, int] = {}
     relevant: dict[str, dict[int, None]] = {}
     for pair in pairs:
         for text in (pair.document, *pair.negatives):
             positions.setdefault(text, len(positions))
         relevant.setdefault(pair.query, {})[positions[pair.document]] = None
-    return RetrievalData(list(relevant), list(positions), [list(found) for found in relevant.values()])
+    return RetrievalData(
+        list(relevant), list(positions), [list(found) for found in relevant.values()]
+    )

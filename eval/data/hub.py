@@ -26,9 +26,17 @@ from .datasets import Deferred
 READABLE = (".parquet", ".jsonl", ".jsonl.gz", ".json.gz", ".tsv", ".csv", ".json")
 # {c} configuration, {s} split; BEIR's own folders first (corpus.jsonl, qrels/test.tsv), then the hub's habits.
 USUAL_PLACES = (
-    "{c}.jsonl", "{c}.jsonl.gz", "{c}/{s}.*", "{c}/{s}-*", "{c}/{s}/*", "{c}/*-{s}.*", "{s}/{c}.*",
-    "data/{s}-*", "{s}.*", "{s}-*",
-)  # fmt: skip
+    "{c}.jsonl",
+    "{c}.jsonl.gz",
+    "{c}/{s}.*",
+    "{c}/{s}-*",
+    "{c}/{s}/*",
+    "{c}/*-{s}.*",
+    "{s}/{c}.*",
+    "data/{s}-*",
+    "{s}.*",
+    "{s}-*",
+)
 
 
 def table_files(folder: Path, configs: list[str], split: str) -> list[Path]:
@@ -40,7 +48,9 @@ def table_files(folder: Path, configs: list[str], split: str) -> list[Path]:
     Raises ValueError naming the folder and what it has.
     """
     if not folder.is_dir():
-        raise ValueError(f"{str(folder)!r} does not exist; fetch the data set or set another data root.")
+        raise ValueError(
+            f"{str(folder)!r} does not exist; fetch the data set or set another data root."
+        )
     declared = _declared(folder)
     for config in configs:
         if config in declared:
@@ -55,7 +65,9 @@ def table_files(folder: Path, configs: list[str], split: str) -> list[Path]:
         only = [path for path in _matching(folder, f"{config}/*") if config]
         if only and len({_split_of(path) for path in only}) == 1:
             return only
-    there = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    there = sorted(
+        path.name for path in folder.iterdir() if not path.name.startswith(".")
+    )
     raise ValueError(
         f"{str(folder)!r} has no table {' or '.join(filter(None, configs)) or 'of rows'} for the split {split!r}; it "
         f"holds {', '.join(there[:8]) or 'nothing'}."
@@ -77,32 +89,60 @@ def _declared(folder: Path) -> dict[str, Any]:
     try:
         facts = yaml.safe_load(parts[1])
     except yaml.YAMLError as error:
-        raise ValueError(f"{readme} opens with facts that are not YAML ({' '.join(str(error).split())}).") from None
+        raise ValueError(
+            f"{readme} opens with facts that are not YAML ({' '.join(str(error).split())})."
+        ) from None
     configs = facts.get("configs", []) if isinstance(facts, Mapping) else []
-    return {str(one["config_name"]): one["data_files"] for one in configs if "data_files" in one}
+    return {
+        str(one["config_name"]): one["data_files"]
+        for one in configs
+        if "data_files" in one
+    }
 
 
-def _files_of_config(folder: Path, config: str, data_files: Any, split: str) -> list[Path]:
+def _files_of_config(
+    folder: Path, config: str, data_files: Any, split: str
+) -> list[Path]:
     if isinstance(data_files, Mapping):
-        data_files = [{"split": name, "path": path} for name, path in data_files.items()]
-    if isinstance(data_files, str) or not all(isinstance(one, Mapping) for one in data_files):
+        data_files = [
+            {"split": name, "path": path} for name, path in data_files.items()
+        ]
+    if isinstance(data_files, str) or not all(
+        isinstance(one, Mapping) for one in data_files
+    ):
         data_files = [{"split": split, "path": data_files}]
     by_split = {str(one["split"]): one["path"] for one in data_files}
     if split not in by_split and len(by_split) > 1:
-        raise ValueError(f"{config or 'the data'} of {folder} has no split {split!r}; {nearest(split, by_split)}")
+        raise ValueError(
+            f"{config or 'the data'} of {folder} has no split {split!r}; {nearest(split, by_split)}"
+        )
     patterns = by_split.get(split, next(iter(by_split.values())))
     patterns = [patterns] if isinstance(patterns, str) else patterns
-    for pattern in patterns:  # a stranger's; links are not looked at: a cache of the hub's is made of them
+    for pattern in (
+        patterns
+    ):  # a stranger's; links are not looked at: a cache of the hub's is made of them
         if PurePosixPath(pattern).is_absolute() or ".." in PurePosixPath(pattern).parts:
-            raise ValueError(f"{folder}/README.md names {pattern!r}, which is not within its folder; tell its owner.")
-    files = list(dict.fromkeys(path for pattern in patterns for path in _matching(folder, pattern)))
+            raise ValueError(
+                f"{folder}/README.md names {pattern!r}, which is not within its folder; tell its owner."
+            )
+    files = list(
+        dict.fromkeys(
+            path for pattern in patterns for path in _matching(folder, pattern)
+        )
+    )
     if not files:
-        raise ValueError(f"{folder} lacks {', '.join(patterns)}, which its README.md names; fetch it again.")
+        raise ValueError(
+            f"{folder} lacks {', '.join(patterns)}, which its README.md names; fetch it again."
+        )
     return files
 
 
 def _matching(folder: Path, pattern: str) -> list[Path]:
-    return sorted(path for path in folder.glob(pattern) if path.is_file() and path.name.endswith(READABLE))
+    return sorted(
+        path
+        for path in folder.glob(pattern)
+        if path.is_file() and path.name.endswith(READABLE)
+    )
 
 
 def _split_of(path: Path) -> str:
@@ -125,7 +165,11 @@ def _lines_of_json(path: Path) -> Iterator[Row]:
             for line in file:
                 if line.strip():
                     yield json.loads(line)
-    except (OSError, EOFError, ValueError) as error:  # a ValueError covers bad JSON and bad UTF-8
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+    ) as error:  # a ValueError covers bad JSON and bad UTF-8
         raise ValueError(f"{path} cannot be read ({error}); fetch it again.") from None
 
 
@@ -139,14 +183,20 @@ def _parquet_rows(path: Path, picture: str) -> Iterator[Row]:
         for number, row in enumerate(rows):
             if has_pictures:
                 read = functools.partial(_read_cell, path, group, number, picture)
-                row[picture] = Deferred(f"{path}:{group}:{number}", read) if there[number] else None
+                row[picture] = (
+                    Deferred(f"{path}:{group}:{number}", read)
+                    if there[number]
+                    else None
+                )
             yield row
 
 
 def _pictures_there(file: Any, group: int, picture: str, num_rows: int) -> list[bool]:
     """Which rows of a group have a picture, a few at a time: a group of pictures may be gigabytes."""
     there: list[bool] = []
-    for batch in file.iter_batches(batch_size=64, row_groups=[group], columns=[picture]):
+    for batch in file.iter_batches(
+        batch_size=64, row_groups=[group], columns=[picture]
+    ):
         column = batch.column(0)
         cells = column.field("bytes") if hasattr(column, "field") else column
         valid = cells.is_valid() if column.null_count == 0 else column.is_valid()
@@ -162,7 +212,9 @@ def _read_cell(path: Path, group: int, number: int, picture: str) -> bytes:
     return content
 
 
-@functools.lru_cache(maxsize=2)  # pictures are asked for in their order: a group is read once
+@functools.lru_cache(
+    maxsize=2
+)  # pictures are asked for in their order: a group is read once
 def _cells(path: Path, group: int, picture: str) -> Any:
     return _parquet_file(path).read_row_group(group, columns=[picture]).column(0)
 
@@ -171,8 +223,12 @@ def _parquet_file(path: Path) -> Any:
     try:
         from pyarrow import parquet
     except ImportError:
-        raise ImportError('reading Parquet needs pyarrow: pip install "unimodal[eval]"') from None
+        raise ImportError(
+            'reading Parquet needs pyarrow: pip install "unimodal[eval]"'
+        ) from None
     try:
         return parquet.ParquetFile(path)
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        raise ValueError(f"{path} is not a readable Parquet file ({error}); fetch it again.") from None
+        raise ValueError(
+            f"{path} is not a readable Parquet file ({error}); fetch it again."
+        ) from None

@@ -13,20 +13,32 @@ from unimodal.config import Config
 from unimodal.tables.fields import Row, image_folder
 from unimodal.tables.readers import RowsConfig, read_rows
 
-from .datasets import Fused, Input, Picture, RetrievalData, check_fields, pictures_of, texts_of
+from .datasets import (
+    Fused,
+    Input,
+    Picture,
+    RetrievalData,
+    check_fields,
+    pictures_of,
+    texts_of,
+)
 
 
 class Described(Config):
     """Which fields put a row into words and pictures."""
 
-    text: list[str] = Field(default=[])  # fields, joined by commas; empty ones are left out
+    text: list[str] = Field(
+        default=[]
+    )  # fields, joined by commas; empty ones are left out
     image: str = ""  # a field: paths relative to `image_root`
     image_root: str = ""  # the folder of the images' paths, which none may leave; default: the folder of the input
 
     @model_validator(mode="after")
     def _is_described(self) -> Described:
         if not self.text and not self.image:
-            raise ValueError("a product is described by a text, an image or both; set one.")
+            raise ValueError(
+                "a product is described by a text, an image or both; set one."
+            )
         return self
 
 
@@ -41,9 +53,13 @@ class Questions(Described):
 
     rows: RowsConfig
     splits: dict[str, dict[str, Any]] = Field(default={})
-    skip: int = Field(default=0, ge=0)  # pictures of a row that are not asked with: the first is the catalogue's
+    skip: int = Field(
+        default=0, ge=0
+    )  # pictures of a row that are not asked with: the first is the catalogue's
     sibling: str = ""  # the photo is of another row with the same value here, the text of the one asked for: "in red"
-    fields: dict[str, str] = Field(default={})  # a graded field of the catalogue: what it is called here
+    fields: dict[str, str] = Field(
+        default={}
+    )  # a graded field of the catalogue: what it is called here
 
 
 def lookup_data(
@@ -69,10 +85,20 @@ def lookup_data(
     """
     check_fields(catalogue, _fields_of(described, grades), described.rows.input)
     asked_fields = [questions.fields.get(name, name) for name in grades]
-    check_fields(asked, _fields_of(questions, [*asked_fields, questions.sibling]), questions.rows.input)
+    check_fields(
+        asked,
+        _fields_of(questions, [*asked_fields, questions.sibling]),
+        questions.rows.input,
+    )
     folder = image_folder(described.rows.input, described.image_root, root)
-    shown = [_first(pictures_of(row, described.image, folder)) if described.image else None for row in catalogue]
-    documents = [_product(row, picture, described.text, form) for row, picture in zip(catalogue, shown, strict=True)]
+    shown = [
+        _first(pictures_of(row, described.image, folder)) if described.image else None
+        for row in catalogue
+    ]
+    documents = [
+        _product(row, picture, described.text, form)
+        for row, picture in zip(catalogue, shown, strict=True)
+    ]
     places = {name: _places(catalogue, name) for name in grades}
     questions_folder = image_folder(questions.rows.input, questions.image_root, root)
     found: dict[Input, dict[int, float]] = {}
@@ -97,8 +123,14 @@ def _fields_of(described: Described, others: Iterable[str]) -> list[str]:
     return [field for field in (*described.text, described.image, *others) if field]
 
 
-def _warn_of_no_hits(questions: Mapping[Input, Mapping[int, float]], grade: float) -> None:
-    without = [question for question, relevant in questions.items() if grade not in relevant.values()]
+def _warn_of_no_hits(
+    questions: Mapping[Input, Mapping[int, float]], grade: float
+) -> None:
+    without = [
+        question
+        for question, relevant in questions.items()
+        if grade not in relevant.values()
+    ]
     if without:
         warnings.warn(
             f"{len(without)} of {len(questions)} questions have no product of grade {grade:g} in the catalogue (first "
@@ -109,7 +141,11 @@ def _warn_of_no_hits(questions: Mapping[Input, Mapping[int, float]], grade: floa
 
 def forms_of(described: Catalogue) -> list[str]:
     """In which forms a catalogue can be searched."""
-    has = {"text": described.text, "image": described.image, "fused": described.text and described.image}
+    has = {
+        "text": described.text,
+        "image": described.image,
+        "fused": described.text and described.image,
+    }
     return [form for form, there in has.items() if there]
 
 
@@ -135,24 +171,34 @@ def _questions(
             continue
         others = [row]
         if questions.sibling:
-            others = [other for value in _values(row, questions.sibling) for other in siblings[value]]
+            others = [
+                other
+                for value in _values(row, questions.sibling)
+                for other in siblings[value]
+            ]
             others = [other for other in others if other is not row]
         for photo in _photos(others, questions, folder, shown):
             yield (Fused(text, photo) if questions.text else photo), row
 
 
-def _photos(rows: Iterable[Row], questions: Questions, folder: Path, shown: set[Picture | None]) -> Iterator[Picture]:
+def _photos(
+    rows: Iterable[Row], questions: Questions, folder: Path, shown: set[Picture | None]
+) -> Iterator[Picture]:
     for row in rows:
         for photo in pictures_of(row, questions.image, folder)[questions.skip :]:
             if photo not in shown:
                 yield photo
 
 
-def _product(row: Row, picture: Picture | None, fields: Sequence[str], form: str) -> Input:
+def _product(
+    row: Row, picture: Picture | None, fields: Sequence[str], form: str
+) -> Input:
     text = _text(row, fields)
     if (form != "image" and not text) or (form != "text" and picture is None):
         missing = "picture" if picture is None and form != "text" else "text"
-        raise ValueError(f"a product without a {missing}: {str(row)[:120]}; leave its row out with `where`.")
+        raise ValueError(
+            f"a product without a {missing}: {str(row)[:120]}; leave its row out with `where`."
+        )
     if form == "text":
         return text
     assert picture is not None

@@ -25,7 +25,9 @@ T = TypeVar("T")
 class Task(Config):
     """What every task has."""
 
-    metrics: list[str] = Field(default=[])  # what to print of it; empty: what is usual for its kind
+    metrics: list[str] = Field(
+        default=[]
+    )  # what to print of it; empty: what is usual for its kind
     get: str = ""  # its data set's name for `unimodal prepare`
 
     @field_validator("metrics")
@@ -82,7 +84,12 @@ class ImageTextTask(TaskRows):
         folder = image_folder(rows.input, self.image_root, root)
         first = self.captions == "first"
         texts = image_text_data(
-            read_rows(rows, root), folder, self.image, self.text, first_caption=first, source=rows.input
+            read_rows(rows, root),
+            folder,
+            self.image,
+            self.text,
+            first_caption=first,
+            source=rows.input,
         )
         return {"": texts}
 
@@ -93,8 +100,12 @@ class TextRetrievalTask(TaskRows):
     kind: Literal["text-retrieval"]
     query: str = "query"
     document: str = "document"
-    pool: Literal["split", "all"] = "split"  # search the documents of the split's rows, or of all rows
-    first_of: list[str] = Field(default=[])  # fields: rows that agree in them give one document, the first
+    pool: Literal["split", "all"] = (
+        "split"  # search the documents of the split's rows, or of all rows
+    )
+    first_of: list[str] = Field(
+        default=[]
+    )  # fields: rows that agree in them give one document, the first
     every: int = Field(default=1, gt=0)  # ask every n-th query only
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
@@ -103,7 +114,13 @@ class TextRetrievalTask(TaskRows):
         asked = list(read_rows(rows, root))
         pool = asked if self.pool == "split" else read_rows(self.rows, root)
         texts = text_retrieval_data(
-            asked, pool, self.query, self.document, first_of=self.first_of, every=self.every, source=rows.input
+            asked,
+            pool,
+            self.query,
+            self.document,
+            first_of=self.first_of,
+            every=self.every,
+            source=rows.input,
         )
         return {"": texts}
 
@@ -115,16 +132,28 @@ class StsTask(TaskRows):
     left: str = "sentence1"
     right: str = "sentence2"
     score: str = "score"
-    groups: dict[str, dict[str, Any]] = Field(default={})  # name: where; pairs to score apart too
+    groups: dict[str, dict[str, Any]] = Field(
+        default={}
+    )  # name: where; pairs to score apart too
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
         """Pairs of the rows."""
         rows = self.rows_of(split)
         groups = {
-            name: {number for number, _ in read_numbered_rows(_narrowed(rows, where), root)}
+            name: {
+                number for number, _ in read_numbered_rows(_narrowed(rows, where), root)
+            }
             for name, where in self.groups.items()
         }
-        return {"": pair_data(read_numbered_rows(rows, root), self.left, self.right, self.score, groups)}
+        return {
+            "": pair_data(
+                read_numbered_rows(rows, root),
+                self.left,
+                self.right,
+                self.score,
+                groups,
+            )
+        }
 
 
 class LookupTask(Task):
@@ -135,8 +164,12 @@ class LookupTask(Task):
 
     kind: Literal["lookup"]
     catalogue: Catalogue
-    questions: dict[str, Questions] = Field(min_length=1)  # by what they are called: text, photo, photo+text
-    grades: dict[str, float] = Field(min_length=1)  # a field: how relevant a product is that agrees in it
+    questions: dict[str, Questions] = Field(
+        min_length=1
+    )  # by what they are called: text, photo, photo+text
+    grades: dict[str, float] = Field(
+        min_length=1
+    )  # a field: how relevant a product is that agrees in it
 
     @model_validator(mode="after")
     def _every_split_is_valid(self) -> LookupTask:
@@ -144,22 +177,35 @@ class LookupTask(Task):
             for split in questions.splits:
                 rows_of_split(questions.rows, questions.splits, split)
         if not all(grade > 0 for grade in self.grades.values()):
-            raise ValueError(f"grades {self.grades} must be above 0; leave out what does not count.")
+            raise ValueError(
+                f"grades {self.grades} must be above 0; leave out what does not count."
+            )
         return self
 
     def needs(self, root: Path, split: str) -> list[Path]:
         """The files that must be there."""
-        rows = [rows_of_split(one.rows, one.splits, split) for one in self.questions.values()]
-        return [path for one in (self.catalogue.rows, *rows) for path in inputs_of(one, root)]
+        rows = [
+            rows_of_split(one.rows, one.splits, split)
+            for one in self.questions.values()
+        ]
+        return [
+            path
+            for one in (self.catalogue.rows, *rows)
+            for path in inputs_of(one, root)
+        ]
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
         """Every question to every form of the catalogue."""
         catalogue = rows_of_catalogue(self.catalogue, root)
         loaded: dict[str, TaskData] = {}
         for name, questions in self.questions.items():
-            asked = list(read_rows(rows_of_split(questions.rows, questions.splits, split), root))
+            asked = list(
+                read_rows(rows_of_split(questions.rows, questions.splits, split), root)
+            )
             for form in forms_of(self.catalogue):
-                data = lookup_data(asked, catalogue, questions, self.catalogue, self.grades, form, root)
+                data = lookup_data(
+                    asked, catalogue, questions, self.catalogue, self.grades, form, root
+                )
                 loaded[f"{name}->{form}"] = data
         return loaded
 
@@ -172,23 +218,43 @@ def distinct(values: list[T]) -> list[T]:
     return values
 
 
-def rows_of_split(rows: RowsConfig, splits: Mapping[str, Mapping[str, Any]], split: str) -> RowsConfig:
+def rows_of_split(
+    rows: RowsConfig, splits: Mapping[str, Mapping[str, Any]], split: str
+) -> RowsConfig:
     """The rows with what one of the splits lays over them; without splits all of them."""
     if not splits:
         return rows
-    return parse_config(RowsConfig, _lay_over(rows, patch_of_split(splits, split)), source=f"splits.{split}")
+    return parse_config(
+        RowsConfig,
+        _lay_over(rows, patch_of_split(splits, split)),
+        source=f"splits.{split}",
+    )
 
 
 def inputs_of(rows: RowsConfig, root: Path) -> list[Path]:
     """The files that rows are read from; of a glob or a name on the hub none is known."""
-    names = [rows.input, *(place.rpartition(":")[0] for place in [*rows.join.values(), *rows.exclude.values()])]
-    return [root / name for name in names if not name.startswith("hf:") and not any(mark in name for mark in "*?[")]
+    names = [
+        rows.input,
+        *(
+            place.rpartition(":")[0]
+            for place in [*rows.join.values(), *rows.exclude.values()]
+        ),
+    ]
+    return [
+        root / name
+        for name in names
+        if not name.startswith("hf:") and not any(mark in name for mark in "*?[")
+    ]
 
 
-def patch_of_split(splits: Mapping[str, Mapping[str, Any]], split: str) -> Mapping[str, Any]:
+def patch_of_split(
+    splits: Mapping[str, Mapping[str, Any]], split: str
+) -> Mapping[str, Any]:
     """What a split lays over; ValueError with the nearest name if there is no such split."""
     if split not in splits:
-        raise ValueError(f"split {split!r} is not in this task; {nearest(split, splits)}")
+        raise ValueError(
+            f"split {split!r} is not in this task; {nearest(split, splits)}"
+        )
     return splits[split]
 
 

@@ -15,7 +15,13 @@ MAX_FILES = 1_000_000
 
 
 def unpack(
-    archive: Path, target: Path, files: Sequence[str], max_bytes: int, *, strip: int = 0, flat: bool = False
+    archive: Path,
+    target: Path,
+    files: Sequence[str],
+    max_bytes: int,
+    *,
+    strip: int = 0,
+    flat: bool = False,
 ) -> int:
     """Write the wanted files of an archive below `target`; returns how many.
 
@@ -30,12 +36,16 @@ def unpack(
     written = 0
     total = 0
     unused = set(files)
-    flattened: dict[Path, str] = {}  # of this call: an earlier try may have written its own
+    flattened: dict[
+        Path, str
+    ] = {}  # of this call: an earlier try may have written its own
     target = target.resolve()
     try:
         for name, is_regular, open_member in _members(archive):
             path = PurePosixPath(*PurePosixPath(name).parts[strip:])
-            fitting = {pattern for pattern in files if fnmatch.fnmatchcase(str(path), pattern)}
+            fitting = {
+                pattern for pattern in files if fnmatch.fnmatchcase(str(path), pattern)
+            }
             if not fitting:
                 continue
             unused -= fitting
@@ -45,7 +55,9 @@ def unpack(
                 )
             place = (target / (path.name if flat else path)).resolve()
             if not place.is_relative_to(target) or "\\" in name:
-                raise ValueError(f"{archive.name} holds {name!r}, which would land elsewhere; tell its owner.")
+                raise ValueError(
+                    f"{archive.name} holds {name!r}, which would land elsewhere; tell its owner."
+                )
             if flat and place in flattened:
                 raise ValueError(
                     f"{archive.name} holds {flattened[place]!r} and {name!r}, which would be one file without their "
@@ -58,17 +70,33 @@ def unpack(
                 while block := source.read(1 << 20):
                     total += len(block)
                     if total > max_bytes:
-                        raise ValueError(f"{archive.name} unpacked is over {max_bytes:,} bytes; is it the right file?")
+                        raise ValueError(
+                            f"{archive.name} unpacked is over {max_bytes:,} bytes; is it the right file?"
+                        )
                     file.write(block)
             written += 1
             if written > MAX_FILES:
-                raise ValueError(f"{archive.name} holds over {MAX_FILES:,} files; is it the right one?")
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # of this side's disk
+                raise ValueError(
+                    f"{archive.name} holds over {MAX_FILES:,} files; is it the right one?"
+                )
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        OSError,
+    ) as error:
+        if (
+            isinstance(error, OSError) and error.errno is not None
+        ):  # of this side's disk
             raise
-        raise ValueError(f"{archive.name} cannot be unpacked ({error}); fetch it again.") from None
+        raise ValueError(
+            f"{archive.name} cannot be unpacked ({error}); fetch it again."
+        ) from None
     if unused:
-        raise ValueError(f"{archive.name} has no file like {sorted(unused)[0]!r}; its layout has changed.")
+        raise ValueError(
+            f"{archive.name} has no file like {sorted(unused)[0]!r}; its layout has changed."
+        )
     return written
 
 
@@ -77,14 +105,26 @@ def _members(archive: Path) -> Iterator[tuple[str, bool, Callable[[], IO[bytes]]
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
             for info in packed.infolist():
-                kind = info.external_attr >> 28  # of the Unix mode; 0 where another system made it
+                kind = (
+                    info.external_attr >> 28
+                )  # of the Unix mode; 0 where another system made it
                 if not info.is_dir():
-                    yield info.filename, kind in (0, 8), functools.partial(packed.open, info)
+                    yield (
+                        info.filename,
+                        kind in (0, 8),
+                        functools.partial(packed.open, info),
+                    )
         return
-    with tarfile.open(archive, "r|*") as tar:  # as a stream: what is too much is seen before it is read
+    with tarfile.open(
+        archive, "r|*"
+    ) as tar:  # as a stream: what is too much is seen before it is read
         for member in tar:
             if not member.isdir():
-                yield member.name, member.isreg(), functools.partial(_opened, tar, member)
+                yield (
+                    member.name,
+                    member.isreg(),
+                    functools.partial(_opened, tar, member),
+                )
 
 
 def _opened(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:

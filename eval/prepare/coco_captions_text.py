@@ -30,24 +30,48 @@ def convert_coco_captions_text(source: Path, target: Path) -> None:
 
     Of the pairs those are kept whose captions are both of these pictures.
     """
-    content = json.loads((source / "annotations/captions_val2017.json").read_text(encoding="utf-8"))
-    captions = {one["id"]: (one["image_id"], " ".join(one["caption"].split())) for one in content["annotations"]}
+    content = json.loads(
+        (source / "annotations/captions_val2017.json").read_text(encoding="utf-8")
+    )
+    captions = {
+        one["id"]: (one["image_id"], " ".join(one["caption"].split()))
+        for one in content["annotations"]
+    }
     of_picture: dict[int, list[str]] = {}
     for picture, text in captions.values():
         of_picture.setdefault(picture, []).append(text)
     reserved = set(map(int, _RESERVED.split()))
     write_rows(
         target / "captions.jsonl",
-        ({"coco_id": number, "captions": of_picture[number], "in_coco_open": number in reserved}
-         for number in sorted(of_picture)),
-    )  # fmt: skip
+        (
+            {
+                "coco_id": number,
+                "captions": of_picture[number],
+                "in_coco_open": number in reserved,
+            }
+            for number in sorted(of_picture)
+        ),
+    )
     lines = ["\t".join(_COLUMNS)]
     for split in ("val", "test"):
-        with (source / f"data/sts_{split}.csv").open(encoding="utf-8", newline="") as file:
+        with (source / f"data/sts_{split}.csv").open(
+            encoding="utf-8", newline=""
+        ) as file:
             for row in csv.DictReader(file):
-                left, right = (captions.get(int(row[side].rpartition(":")[2])) for side in ("caption1", "caption2"))
+                left, right = (
+                    captions.get(int(row[side].rpartition(":")[2]))
+                    for side in ("caption1", "caption2")
+                )
                 if left and right:
-                    pair = (left[1], right[1], row["agg_score"], split, row["sampling_method"], left[0], right[0])
+                    pair = (
+                        left[1],
+                        right[1],
+                        row["agg_score"],
+                        split,
+                        row["sampling_method"],
+                        left[0],
+                        right[0],
+                    )
                     lines.append("\t".join(map(str, pair)))
     (target / "cxc_sts.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     shutil.copy(source / "LICENSE", target / "LICENSE.cxc.txt")

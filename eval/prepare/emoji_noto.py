@@ -9,8 +9,28 @@ from typing import Any
 
 from .images import write_rows
 
-LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "pl", "nl", "ru", "ar", "hi", "ja", "zh", "ko", "tr", "vi", "th", "el",
-             "ro", "sv")  # fmt: skip
+LANGUAGES = (
+    "en",
+    "de",
+    "fr",
+    "es",
+    "it",
+    "pt",
+    "pl",
+    "nl",
+    "ru",
+    "ar",
+    "hi",
+    "ja",
+    "zh",
+    "ko",
+    "tr",
+    "vi",
+    "th",
+    "el",
+    "ro",
+    "sv",
+)
 KEYWORD_LANGUAGES = ("de", "fr", "es", "it", "pt", "pl", "nl", "ja", "zh", "ru", "ar")
 _SKIN_TONES = frozenset(map(chr, range(0x1F3FB, 0x1F400)))
 _VARIATION = "\ufe0f"  # asks for the coloured form; CLDR lists most emoji without it
@@ -20,29 +40,46 @@ Annotations = dict[str, dict[str, list[str]]]
 
 def convert_emoji_noto(source: Path, target: Path) -> None:
     """noto/png/72 and cldr/cldr-json -> emoji.jsonl and images/; without skin tones and what CLDR has no name for."""
-    annotations = {language: _annotations(source / "cldr" / "cldr-json", language) for language in LANGUAGES}
+    annotations = {
+        language: _annotations(source / "cldr" / "cldr-json", language)
+        for language in LANGUAGES
+    }
     (target / "images").mkdir()
     rows = []
     for picture in sorted((source / "noto" / "png" / "72").glob("emoji_u*.png")):
         number = picture.stem.removeprefix("emoji_u")
         character = "".join(chr(int(code, 16)) for code in number.split("_"))
-        known = {language: _of(character, annotations[language]) for language in LANGUAGES}
+        known = {
+            language: _of(character, annotations[language]) for language in LANGUAGES
+        }
         if _SKIN_TONES & set(character) or "tts" not in known["en"]:
             continue
-        names = {language: known[language]["tts"][0] for language in LANGUAGES if "tts" in known[language]}
-        rows.append({
-            "id": number,
-            "char": character,
-            "image": f"images/{number}.png",
-            "name": names["en"],
-            "keywords": known["en"].get("default", []),
-            "names": names,
-            "keywords_i18n": {one: known[one]["default"] for one in KEYWORD_LANGUAGES if known[one].get("default")},
-            "skin_tone": False,
-        })  # fmt: skip
+        names = {
+            language: known[language]["tts"][0]
+            for language in LANGUAGES
+            if "tts" in known[language]
+        }
+        rows.append(
+            {
+                "id": number,
+                "char": character,
+                "image": f"images/{number}.png",
+                "name": names["en"],
+                "keywords": known["en"].get("default", []),
+                "names": names,
+                "keywords_i18n": {
+                    one: known[one]["default"]
+                    for one in KEYWORD_LANGUAGES
+                    if known[one].get("default")
+                },
+                "skin_tone": False,
+            }
+        )
         shutil.copy(picture, target / f"images/{number}.png")
     write_rows(target / "emoji.jsonl", rows)
-    shutil.copy(source / "noto" / "LICENSE", target / "LICENSE.noto-emoji.Apache-2.0.txt")
+    shutil.copy(
+        source / "noto" / "LICENSE", target / "LICENSE.noto-emoji.Apache-2.0.txt"
+    )
     shutil.copy(source / "cldr" / "LICENSE", target / "LICENSE.cldr.Unicode-3.0.txt")
 
 
@@ -61,4 +98,8 @@ def _annotations(folder: Path, language: str) -> Annotations:
 
 
 def _of(character: str, annotations: Annotations) -> dict[str, list[str]]:
-    return annotations.get(character) or annotations.get(character.replace(_VARIATION, "")) or {}
+    return (
+        annotations.get(character)
+        or annotations.get(character.replace(_VARIATION, ""))
+        or {}
+    )

@@ -57,7 +57,11 @@ def fetch_from_hub(
 
     def bring() -> str:
         try:
-            commit = HfApi(endpoint=endpoint).dataset_info(repository, revision=revision, timeout=patience.timeout).sha
+            commit = (
+                HfApi(endpoint=endpoint)
+                .dataset_info(repository, revision=revision, timeout=patience.timeout)
+                .sha
+            )
             reached.add(endpoint)
             snapshot_download(
                 repository,
@@ -88,14 +92,24 @@ def fetch_from_hub(
             ) from None
         except OSError:
             raise
-        except Exception as error:  # of its HTTP client, of which there were three by now
-            if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "requests", "urllib3"):
+        except (
+            Exception
+        ) as error:  # of its HTTP client, of which there were three by now
+            if type(error).__module__.partition(".")[0] in (
+                "httpx",
+                "httpx2",
+                "httpcore",
+                "requests",
+                "urllib3",
+            ):
                 raise ConnectionError(str(error)) from error
             raise
         return str(commit)
 
     try:
-        commit = _fetch(bring, repository, f"data set {repository}", endpoint, patience, reached)
+        commit = _fetch(
+            bring, repository, f"data set {repository}", endpoint, patience, reached
+        )
     except _RefusedError as refused:
         raise ValueError(str(refused)) from None
     return commit
@@ -135,7 +149,10 @@ def fetch_file(
         have = partial.stat().st_size if partial.is_file() and tag.is_file() else 0
         headers = {"User-Agent": "unimodal"}
         if have:  # only if the file is still the same
-            headers |= {"Range": f"bytes={have}-", "If-Range": tag.read_text(encoding="utf-8")}
+            headers |= {
+                "Range": f"bytes={have}-",
+                "If-Range": tag.read_text(encoding="utf-8"),
+            }
         try:
             with urllib.request.urlopen(
                 urllib.request.Request(url, headers=headers), timeout=patience.timeout
@@ -170,7 +187,9 @@ def fetch_file(
             while block := answer.read(1 << 18):
                 done += len(block)
                 if done > max_bytes:
-                    raise ValueError(f"{url} has more than {max_bytes:,} bytes; is it the right file?")
+                    raise ValueError(
+                        f"{url} has more than {max_bytes:,} bytes; is it the right file?"
+                    )
                 file.write(block)
                 advance(done)
         if expected is not None and done != expected:
@@ -181,7 +200,14 @@ def fetch_file(
     tag.unlink(missing_ok=True)
 
 
-def _fetch(bring: Callable[[], _T], name: str, what: str, origin: str, patience: Patience, reached: set[str]) -> _T:
+def _fetch(
+    bring: Callable[[], _T],
+    name: str,
+    what: str,
+    origin: str,
+    patience: Patience,
+    reached: set[str],
+) -> _T:
     """persistently(bring), but an origin that no way leads to is given up soon, unless it has answered before."""
     started = time.monotonic()
     tries = 0
@@ -212,8 +238,15 @@ def _no_way(error: BaseException | None) -> OSError | None:
     while error is not None:
         if isinstance(error, (socket.gaierror, ConnectionRefusedError)):
             return error
-        if isinstance(error, OSError) and error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+        if isinstance(error, OSError) and error.errno in (
+            errno.ENETUNREACH,
+            errno.EHOSTUNREACH,
+        ):
             return error
         reason = getattr(error, "reason", None)  # urllib's
-        error = reason if isinstance(reason, BaseException) else error.__cause__ or error.__context__
+        error = (
+            reason
+            if isinstance(reason, BaseException)
+            else error.__cause__ or error.__context__
+        )
     return None

@@ -24,16 +24,27 @@ def convert_grocery_store(source: Path, target: Path) -> None:
     dataset = source / "dataset"
     with (dataset / "classes.csv").open(encoding="utf-8", newline="") as file:
         classes = list(csv.DictReader(file))
-    write_rows(target / "products.jsonl", [_product(one, dataset, target) for one in classes])
-    write_rows(target / "photos.jsonl", [photo for split in _PHOTOS for photo in _photos(split, dataset, target)])
+    write_rows(
+        target / "products.jsonl", [_product(one, dataset, target) for one in classes]
+    )
+    write_rows(
+        target / "photos.jsonl",
+        [photo for split in _PHOTOS for photo in _photos(split, dataset, target)],
+    )
     shutil.copy(source / "LICENSE", target / "LICENSE.MIT.txt")
 
 
 def _product(row: dict[str, str], dataset: Path, target: Path) -> dict[str, Any]:
     number = int(row["Class ID (int)"])
     description = dataset / row["Product Description Path (str)"].lstrip("/")
-    information = description.with_name(description.name.replace("_Description", "_Information"))
-    title = re.search(r"Title:\s*(.*)", information.read_text(encoding="utf-8")) if information.is_file() else None
+    information = description.with_name(
+        description.name.replace("_Description", "_Information")
+    )
+    title = (
+        re.search(r"Title:\s*(.*)", information.read_text(encoding="utf-8"))
+        if information.is_file()
+        else None
+    )
     iconic = f"images/iconic_{number:02d}.jpg"
     shrink(dataset / row["Iconic Image Path (str)"].lstrip("/"), target / iconic, 224)
     return {

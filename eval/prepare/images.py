@@ -22,4 +22,7 @@ def shrink(source: Path, target: Path, size: int, quality: int = 82) -> None:
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write a table, an object a line."""
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+        encoding="utf-8",
+    )

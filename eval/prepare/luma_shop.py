@@ -14,9 +14,24 @@ from .images import shrink, write_rows
 
 _CLOTHES = "app/code/Magento/ConfigurableSampleData/fixtures/products.csv"
 _GEAR = "app/code/Magento/CatalogSampleData/fixtures/SimpleProduct"
-_GEAR_TABLES = ("bags", "fitness_equipment", "fitness_equipment_ball", "fitness_equipment_strap", "watches")
+_GEAR_TABLES = (
+    "bags",
+    "fitness_equipment",
+    "fitness_equipment_ball",
+    "fitness_equipment_strap",
+    "watches",
+)
 _PICTURES = "pub/media/catalog/product"
-_ATTRIBUTES = ("material", "style_general", "style_bottom", "style_bags", "activity", "gender", "pattern", "climate")
+_ATTRIBUTES = (
+    "material",
+    "style_general",
+    "style_bottom",
+    "style_bags",
+    "activity",
+    "gender",
+    "pattern",
+    "climate",
+)
 
 
 def convert_luma_shop(source: Path, target: Path) -> None:
@@ -24,7 +39,10 @@ def convert_luma_shop(source: Path, target: Path) -> None:
     rows = [*_clothes(source), *_gear(source)]
     for path in dict.fromkeys(path for row in rows for path in row["images"]):
         shrink(source / _PICTURES / path.lstrip("/"), target / _picture(path), 224)
-    write_rows(target / "products.jsonl", ({**row, "images": list(map(_picture, row["images"]))} for row in rows))
+    write_rows(
+        target / "products.jsonl",
+        ({**row, "images": list(map(_picture, row["images"]))} for row in rows),
+    )
     shutil.copy(source / "LICENSE.txt", target / "LICENSE.OSL-3.0.txt")
     shutil.copy(source / "LICENSE_AFL.txt", target / "LICENSE.AFL-3.0.txt")
 
@@ -37,23 +55,42 @@ def _clothes(source: Path) -> Iterator[dict[str, Any]]:
         for parent, row in parents.items()
         for variation in row["configurable_variations"].split("|")
     }
-    pictures: dict[tuple[str, str], dict[str, None]] = {}  # of (parent, colour), in the order of the sizes
+    pictures: dict[
+        tuple[str, str], dict[str, None]
+    ] = {}  # of (parent, colour), in the order of the sizes
     for row in rows:
         if row["product_type"] == "simple":
-            of_colour = pictures.setdefault((parent_of[row["sku"]], _attributes(row)["color"]), {})
-            of_colour.update(dict.fromkeys(filter(None, [row["base_image"], *row["additional_images"].split(",")])))
+            of_colour = pictures.setdefault(
+                (parent_of[row["sku"]], _attributes(row)["color"]), {}
+            )
+            of_colour.update(
+                dict.fromkeys(
+                    filter(
+                        None, [row["base_image"], *row["additional_images"].split(",")]
+                    )
+                )
+            )
     for (sku, colour), images in pictures.items():
         parent = parents[sku]
         attributes = _attributes(parent)
-        categories = [one.removeprefix("Default Category/") for one in parent["categories"].split(",")]
+        categories = [
+            one.removeprefix("Default Category/")
+            for one in parent["categories"].split(",")
+        ]
         yield {
             "sku": f"{sku}-{colour}",
             "parent": sku,
             "title": html.unescape(parent["name"]),
             "color": colour,
-            "category": [one for one in categories if one != "Default Category" and not one.startswith("Collections/")],
+            "category": [
+                one
+                for one in categories
+                if one != "Default Category" and not one.startswith("Collections/")
+            ],
             "description": _plain(parent["description"]),
-            "attributes": {name: attributes[name] for name in _ATTRIBUTES if name in attributes},
+            "attributes": {
+                name: attributes[name] for name in _ATTRIBUTES if name in attributes
+            },
             "price": parent["price"],
             "images": list(images),
         }
@@ -73,7 +110,11 @@ def _gear(source: Path) -> Iterator[dict[str, Any]]:
                 "color": row.get("color") or None,
                 "category": ["/".join(row["category"].split("\n")[:2])],
                 "description": _plain(row["description"]),
-                "attributes": {one: row[one].replace("\n", ", ") for one in _ATTRIBUTES if row.get(one)},
+                "attributes": {
+                    one: row[one].replace("\n", ", ")
+                    for one in _ATTRIBUTES
+                    if row.get(one)
+                },
                 "price": row["price"],
                 "images": images[row["sku"]],
             }

@@ -64,11 +64,27 @@ def prepare(
     they should be; OSError for an origin that cannot be reached.
     """
     table = data_sets() if table is None else table
-    names = [name for name in names_of(wanted, table) if not _is_prepared(data_root / name, table[name], overwrite)]
-    _check_room(data_root, sum(table[name].megabytes for name in names), [table[name] for name in names])
+    names = [
+        name
+        for name in names_of(wanted, table)
+        if not _is_prepared(data_root / name, table[name], overwrite)
+    ]
+    _check_room(
+        data_root,
+        sum(table[name].megabytes for name in names),
+        [table[name] for name in names],
+    )
     reached: set[str] = set()  # a line that breaks between two sets is waited for, too
     for name in names:
-        _prepare(name, table[name], data_root, github, patience or Patience(), show_progress, reached)
+        _prepare(
+            name,
+            table[name],
+            data_root,
+            github,
+            patience or Patience(),
+            show_progress,
+            reached,
+        )
     return [data_root / name for name in names_of(wanted, table)]
 
 
@@ -77,7 +93,9 @@ def _is_prepared(folder: Path, data_set: DataSet, overwrite: bool) -> bool:
         return False
     record = folder / RECORD
     if not record.is_file():
-        raise ValueError(f"{folder} holds something that was not prepared here (no {RECORD}); move it away.")
+        raise ValueError(
+            f"{folder} holds something that was not prepared here (no {RECORD}); move it away."
+        )
     origin = json.loads(record.read_text(encoding="utf-8"))["origin"]
     if origin == _origin(data_set):
         return True
@@ -89,14 +107,24 @@ def _is_prepared(folder: Path, data_set: DataSet, overwrite: bool) -> bool:
 
 
 def _origin(data_set: DataSet) -> dict[str, Any]:
-    return data_set.model_dump(mode="json", include={"sources", "each", "convert", "shards"}, exclude_defaults=True)
+    return data_set.model_dump(
+        mode="json",
+        include={"sources", "each", "convert", "shards"},
+        exclude_defaults=True,
+    )
 
 
 def _check_room(data_root: Path, megabytes: float, missing: list[DataSet]) -> None:
     if not missing:
         return
-    on_the_way = max(data_set.disk_megabytes - data_set.megabytes for data_set in missing)
-    there = next(folder for folder in [data_root.absolute(), *data_root.absolute().parents] if folder.exists())
+    on_the_way = max(
+        data_set.disk_megabytes - data_set.megabytes for data_set in missing
+    )
+    there = next(
+        folder
+        for folder in [data_root.absolute(), *data_root.absolute().parents]
+        if folder.exists()
+    )
     free = shutil.disk_usage(there).free / 1e6
     if megabytes + on_the_way > free:
         raise ValueError(
@@ -115,11 +143,15 @@ def _prepare(
 ) -> None:
     folder = data_root / name
     with _working_folder(folder, _origin(data_set)) as work:
-        if (folder / RECORD).is_file() and json.loads((folder / RECORD).read_text())["origin"] == _origin(data_set):
+        if (folder / RECORD).is_file() and json.loads((folder / RECORD).read_text())[
+            "origin"
+        ] == _origin(data_set):
             return  # another process was faster
         sources = work / "sources"
         commits = [
-            _fetch(name, source, work, data_set, github, patience, show_progress, reached)
+            _fetch(
+                name, source, work, data_set, github, patience, show_progress, reached
+            )
             for source in data_set.sources
         ]
         for each in data_set.each:
@@ -131,10 +163,23 @@ def _prepare(
             made.mkdir()
             CONVERTERS[data_set.convert](sources, made)
         for shards, config in data_set.shards.items():
-            pack(config, made / "shards" / shards, made, overwrite=True, show_progress=show_progress)
-        record = {"name": name, "about": data_set.about, "licence": data_set.licence, "origin": _origin(data_set),
-                  "commits": commits}  # fmt: skip
-        (made / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+            pack(
+                config,
+                made / "shards" / shards,
+                made,
+                overwrite=True,
+                show_progress=show_progress,
+            )
+        record = {
+            "name": name,
+            "about": data_set.about,
+            "licence": data_set.licence,
+            "origin": _origin(data_set),
+            "commits": commits,
+        }
+        (made / RECORD).write_text(
+            json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
+        )
         old = work / "old"
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
@@ -154,29 +199,50 @@ def _fetch(
     reached: set[str],
 ) -> str:
     """Have the wanted files of a source in work/sources; returns the commit."""
-    number = hashlib.blake2b(source.model_dump_json().encode(), digest_size=6).hexdigest()
+    number = hashlib.blake2b(
+        source.model_dump_json().encode(), digest_size=6
+    ).hexdigest()
     done = work / f"{number}.done"
     target = work / "sources" / source.into
     if done.is_file():
         return done.read_text(encoding="utf-8")
     target.mkdir(parents=True, exist_ok=True)
     if source.hub:
-        commit = fetch_from_hub(source.hub, source.revision, source.files, target, patience, reached)
-        shutil.rmtree(target / ".cache", ignore_errors=True)  # the hub's notes of what was fetched
-        there = [path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()]
+        commit = fetch_from_hub(
+            source.hub, source.revision, source.files, target, patience, reached
+        )
+        shutil.rmtree(
+            target / ".cache", ignore_errors=True
+        )  # the hub's notes of what was fetched
+        there = [
+            path.relative_to(target).as_posix()
+            for path in target.rglob("*")
+            if path.is_file()
+        ]
         for pattern in source.files:
             if not fnmatch.filter(there, pattern):
-                raise ValueError(f"{source.hub} ({commit[:7]}) has no file like {pattern!r}; its layout has changed.")
+                raise ValueError(
+                    f"{source.hub} ({commit[:7]}) has no file like {pattern!r}; its layout has changed."
+                )
     else:
         commit = source.revision
         limit = int(_MARGIN * data_set.disk_megabytes * 1e6)
         url = source.url or f"{github}/{source.github}/tar.gz/{source.revision}"
         archive = work / f"{number}.archive"
         if not archive.is_file():
-            with progress_bar(f"fetching {name}", int(data_set.megabytes * 1e6), show_progress) as advance:
+            with progress_bar(
+                f"fetching {name}", int(data_set.megabytes * 1e6), show_progress
+            ) as advance:
                 fetch_file(url, archive, patience, limit, advance, reached)
         try:
-            unpack(archive, target, source.files, limit, strip=1 if source.github else 0, flat=source.flat)
+            unpack(
+                archive,
+                target,
+                source.files,
+                limit,
+                strip=1 if source.github else 0,
+                flat=source.flat,
+            )
         except ValueError as error:
             raise ValueError(f"{source.name}: {error}") from None
         finally:
@@ -185,18 +251,38 @@ def _fetch(
     return commit
 
 
-def _fetch_each(each: Each, sources: Path, patience: Patience, show_progress: bool | None, reached: set[str]) -> None:
+def _fetch_each(
+    each: Each,
+    sources: Path,
+    patience: Patience,
+    show_progress: bool | None,
+    reached: set[str],
+) -> None:
     """Download single files, eight at once; those that are there are not asked for again."""
-    names = fnmatch.filter((sources / each.names).read_text(encoding="utf-8").split(), each.like)
-    for name in names:  # of a list that strangers made, and a * of the pattern crosses folders
+    names = fnmatch.filter(
+        (sources / each.names).read_text(encoding="utf-8").split(), each.like
+    )
+    for (
+        name
+    ) in names:  # of a list that strangers made, and a * of the pattern crosses folders
         if "/" in name or "\\" in name or name in (".", ".."):
-            raise ValueError(f"{each.names} lists {name!r}, which is not the name of a file; tell the list's owner.")
+            raise ValueError(
+                f"{each.names} lists {name!r}, which is not the name of a file; tell the list's owner."
+            )
     missing = [name for name in names if not (sources / each.into / name).is_file()]
     limit = int(each.max_megabytes * 1e6)
-    with progress_bar("fetching files", len(missing), show_progress) as advance, ThreadPoolExecutor(8) as pool:
+    with (
+        progress_bar("fetching files", len(missing), show_progress) as advance,
+        ThreadPoolExecutor(8) as pool,
+    ):
         tasks = [
             pool.submit(
-                fetch_file, each.url.format(name=name), sources / each.into / name, patience, limit, reached=reached
+                fetch_file,
+                each.url.format(name=name),
+                sources / each.into / name,
+                patience,
+                limit,
+                reached=reached,
             )
             for name in missing
         ]
@@ -232,7 +318,9 @@ def _working_folder(folder: Path, origin: dict[str, Any]) -> Iterator[Path]:
                 raise
             return
         except BlockingIOError:
-            raise ValueError(f"{folder} is being prepared by another process; wait for it.") from None
+            raise ValueError(
+                f"{folder} is being prepared by another process; wait for it."
+            ) from None
         finally:
             os.close(descriptor)
 

@@ -16,5 +16,8 @@ def convert_retail_demo_text(source: Path, target: Path) -> None:
     """src/products/data/products.yaml -> products.jsonl; what a product lacks is an empty text."""
     text = (source / "src/products/data/products.yaml").read_text(encoding="utf-8")
     products = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    write_rows(target / "products.jsonl", ({name: str(one.get(name, "")) for name in _FIELDS} for one in products))
+    write_rows(
+        target / "products.jsonl",
+        ({name: str(one.get(name, "")) for name in _FIELDS} for one in products),
+    )
     shutil.copy(source / "LICENSE", target / "LICENSE.MIT-0.txt")

@@ -12,7 +12,14 @@ from unimodal.config import Config, nearest, parse_config
 from unimodal.shards.config import PackConfig
 from unimodal.yaml_text import parse_yaml
 
-Converter = Literal["", "luma_shop", "grocery_store", "emoji_noto", "coco_captions_text", "retail_demo_text"]
+Converter = Literal[
+    "",
+    "luma_shop",
+    "grocery_store",
+    "emoji_noto",
+    "coco_captions_text",
+    "retail_demo_text",
+]
 
 
 class Source(Config):
@@ -21,8 +28,12 @@ class Source(Config):
     hub: str = ""  # OWNER/NAME
     github: str = ""  # OWNER/NAME
     url: str = ""  # of a .zip, .tar.gz or .tgz, which is unpacked
-    revision: str = ""  # a commit; of the hub "main" will do: which commit that was is written down
-    files: list[str] = Field(default=["*"])  # which to keep: patterns; * crosses folders
+    revision: str = (
+        ""  # a commit; of the hub "main" will do: which commit that was is written down
+    )
+    files: list[str] = Field(
+        default=["*"]
+    )  # which to keep: patterns; * crosses folders
     flat: bool = False  # leave out the folders that they lie in
     into: str = ""  # the folder below the data set's that they go to
 
@@ -31,9 +42,13 @@ class Source(Config):
         if sum(map(bool, (self.hub, self.github, self.url))) != 1:
             raise ValueError("a source is one of hub, github and url; set just one.")
         if bool(self.revision) is bool(self.url):
-            raise ValueError(f"{self.name}: a repository has a revision and a url has none.")
+            raise ValueError(
+                f"{self.name}: a repository has a revision and a url has none."
+            )
         if self.url and not self.url.startswith("https://"):
-            raise ValueError(f"url {self.url!r} is not safe on the way; give one with https://.")
+            raise ValueError(
+                f"url {self.url!r} is not safe on the way; give one with https://."
+            )
         return self
 
     @property
@@ -54,7 +69,9 @@ class Each(Config):
     @model_validator(mode="after")
     def _has_a_name_in_it(self) -> Each:
         if "{name}" not in self.url or not self.url.startswith("https://"):
-            raise ValueError(f"url {self.url!r} must begin with https:// and have {{name}} in it.")
+            raise ValueError(
+                f"url {self.url!r} must begin with https:// and have {{name}} in it."
+            )
         return self
 
 
@@ -64,11 +81,15 @@ class DataSet(Config):
     about: str
     licence: str
     megabytes: float = Field(gt=0)  # to be downloaded
-    disk: float = Field(default=0.0, ge=0)  # megabytes needed on the way; default: twice the download
+    disk: float = Field(
+        default=0.0, ge=0
+    )  # megabytes needed on the way; default: twice the download
     sources: list[Source] = Field(min_length=1)
     each: list[Each] = Field(default=[])
     convert: Converter = ""  # how the files of the sources become tables and pictures
-    shards: dict[str, PackConfig] = Field(default={})  # name: how its tables are packed for training, into shards/NAME
+    shards: dict[str, PackConfig] = Field(
+        default={}
+    )  # name: how its tables are packed for training, into shards/NAME
 
     @property
     def disk_megabytes(self) -> float:
@@ -79,10 +100,17 @@ class DataSet(Config):
 @functools.cache
 def data_sets() -> dict[str, DataSet]:
     """All that can be prepared, by name; a name with a slash is one of a group ("nanobeir/scifact")."""
-    text = resources.files(__package__).joinpath("sets.yaml").read_text(encoding="utf-8")
+    text = (
+        resources.files(__package__).joinpath("sets.yaml").read_text(encoding="utf-8")
+    )
     values: dict[str, Any] = parse_yaml(text, "sets.yaml")
-    values = {name: value for name, value in values.items() if not name.startswith(".")}  # .name: for YAML's anchors
-    return {name: parse_config(DataSet, value, source=f"sets.yaml: {name}") for name, value in values.items()}
+    values = {
+        name: value for name, value in values.items() if not name.startswith(".")
+    }  # .name: for YAML's anchors
+    return {
+        name: parse_config(DataSet, value, source=f"sets.yaml: {name}")
+        for name, value in values.items()
+    }
 
 
 def names_of(wanted: str, table: dict[str, DataSet]) -> list[str]:
@@ -95,5 +123,7 @@ def names_of(wanted: str, table: dict[str, DataSet]) -> list[str]:
     group = [name for name in table if name.startswith(f"{wanted.rstrip('/')}/")]
     if not group:
         groups = {name.rpartition("/")[0] for name in table if "/" in name}
-        raise ValueError(f"data set {wanted!r} is unknown; {nearest(wanted, [*table, *groups])}")
+        raise ValueError(
+            f"data set {wanted!r} is unknown; {nearest(wanted, [*table, *groups])}"
+        )
     return group

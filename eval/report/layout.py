@@ -10,7 +10,9 @@ from ..scoring.results import Row, TaskResult
 from ..scoring.statistics import Comparison
 
 Line: TypeAlias = tuple[str, str]  # (task, metric)
-Comparisons: TypeAlias = Mapping[str, Sequence[Comparison]]  # of each other model with the first
+Comparisons: TypeAlias = Mapping[
+    str, Sequence[Comparison]
+]  # of each other model with the first
 
 SECTIONS = {
     "text": "text",
@@ -24,12 +26,16 @@ NEUTRAL = re.compile(
 )  # no more is better
 UNDEFINED = "undefined"  # stands for a value that does not exist, as - stands for one that was not measured
 SURE = 0.05  # p values below are marked
-LANGUAGE = re.compile(r"(?P<set>.+)/(?P<language>[a-z]{2,3}(-[A-Za-z]{2,4})?)(?P<direction>/[a-z]+->[a-z]+)?")
+LANGUAGE = re.compile(
+    r"(?P<set>.+)/(?P<language>[a-z]{2,3}(-[A-Za-z]{2,4})?)(?P<direction>/[a-z]+->[a-z]+)?"
+)
 ALIKE = 0.7  # share of their lines that variants of one table have in common
 MIN_LANGUAGES = 3  # of a set of tasks, to be shown as a sheet
 DIMS = re.compile(r"(\d+) dims")
 DIFFERENCE = ", difference"  # ends the variant of rows that hold how far another variant lies above the plain score
-WITHOUT_OVERLAP = "without overlap"  # of some of the queries: what it differs by may be theirs
+WITHOUT_OVERLAP = (
+    "without overlap"  # of some of the queries: what it differs by may be theirs
+)
 
 
 def halves_of(results: Iterable[TaskResult]) -> dict[str, str]:
@@ -52,17 +58,28 @@ def main_metrics(lines: Iterable[Line]) -> dict[str, str]:
     return dict(reversed(list(lines)))
 
 
-def variants_of(models: Mapping[str, Iterable[Row]]) -> dict[str, dict[tuple[str, str, str], Row]]:
+def variants_of(
+    models: Mapping[str, Iterable[Row]],
+) -> dict[str, dict[tuple[str, str, str], Row]]:
     """variant -> (task, metric, model) -> row, dimensions first and in their order."""
     variants: dict[str, dict[tuple[str, str, str], Row]] = {}
     for name, rows in models.items():
         for row in rows:
-            if row.variant and not row.variant.endswith(DIFFERENCE):  # `changes_of` has those
+            if row.variant and not row.variant.endswith(
+                DIFFERENCE
+            ):  # `changes_of` has those
                 variants.setdefault(row.variant, {})[row.task, row.metric, name] = row
-    return dict(sorted(variants.items(), key=lambda item: (dims_of(item[0]) is None, dims_of(item[0]) or 0)))
+    return dict(
+        sorted(
+            variants.items(),
+            key=lambda item: (dims_of(item[0]) is None, dims_of(item[0]) or 0),
+        )
+    )
 
 
-def changes_of(models: Mapping[str, Iterable[Row]]) -> dict[str, dict[tuple[str, str, str], float]]:
+def changes_of(
+    models: Mapping[str, Iterable[Row]],
+) -> dict[str, dict[tuple[str, str, str], float]]:
     """variant -> (task, metric, model) -> how far above the same queries' plain score, where that is known.
 
     Variants that change some queries alone bring rows of the difference; most others are of all queries.
@@ -76,13 +93,17 @@ def changes_of(models: Mapping[str, Iterable[Row]]) -> dict[str, dict[tuple[str,
             if row.value is None or not row.variant:
                 continue
             if row.variant.endswith(DIFFERENCE):
-                changes.setdefault(row.variant.removesuffix(DIFFERENCE), {})[key] = row.value
+                changes.setdefault(row.variant.removesuffix(DIFFERENCE), {})[key] = (
+                    row.value
+                )
             elif before is not None and row.variant != WITHOUT_OVERLAP:
                 changes.setdefault(row.variant, {}).setdefault(key, row.value - before)
     return changes
 
 
-def variant_groups(variants: Mapping[str, Collection[tuple[str, str, str]]]) -> list[list[str]]:
+def variant_groups(
+    variants: Mapping[str, Collection[tuple[str, str, str]]],
+) -> list[list[str]]:
     """Which variants stand in one table: those that are of the same lines, but for a few; dimensions are left out."""
     groups: list[tuple[set[tuple[str, str, str]], list[str]]] = []
     for name, cells in variants.items():
@@ -105,8 +126,12 @@ def languages_of(lines: Iterable[Line]) -> dict[str, dict[str, dict[str, Line]]]
     for task, metric in lines:
         if match := LANGUAGE.fullmatch(task):
             column = f"{(match['direction'] or '').strip('/')} {metric}".strip()
-            sheets.setdefault(match["set"], {}).setdefault(match["language"], {})[column] = (task, metric)
-    return {name: sheet for name, sheet in sheets.items() if len(sheet) >= MIN_LANGUAGES}
+            sheets.setdefault(match["set"], {}).setdefault(match["language"], {})[
+                column
+            ] = (task, metric)
+    return {
+        name: sheet for name, sheet in sheets.items() if len(sheet) >= MIN_LANGUAGES
+    }
 
 
 def sure_lines(comparisons: Comparisons) -> dict[str, set[Line]]:
@@ -155,7 +180,11 @@ def number(value: float | None) -> str:
     """Three decimals, none of a size in whole bytes, say; a dash for what there is not."""
     if value is None:
         return "-"
-    return f"{value:,.0f}" if abs(value) >= 10 or (value >= 2 and value == int(value)) else f"{value:.3f}"
+    return (
+        f"{value:,.0f}"
+        if abs(value) >= 10 or (value >= 2 and value == int(value))
+        else f"{value:.3f}"
+    )
 
 
 def value_text(row: Row | None) -> str:
@@ -174,14 +203,25 @@ def notes_of(rows: Iterable[Row]) -> dict[str, str]:
     for row in rows:
         if row.note:
             named = metrics.setdefault((row.task, row.note), {})
-            if row.is_undefined and row.metric not in named:  # else it is said of the plain score already
+            if (
+                row.is_undefined and row.metric not in named
+            ):  # else it is said of the plain score already
                 named[f"{row.metric} {row.variant}".strip()] = None
-    return {f"{task} {', '.join(filter(None, names))}".strip(): note for (task, note), names in metrics.items()}
+    return {
+        f"{task} {', '.join(filter(None, names))}".strip(): note
+        for (task, note), names in metrics.items()
+    }
 
 
 def signed(change: float) -> str:
     """+0.012 or -0.012, without decimals from ten on; ±0 where nothing of it would be seen."""
-    return "±0" if abs(change) < 0.0005 else f"{change:+,.0f}" if abs(change) >= 10 else f"{change:+.3f}"
+    return (
+        "±0"
+        if abs(change) < 0.0005
+        else f"{change:+,.0f}"
+        if abs(change) >= 10
+        else f"{change:+.3f}"
+    )
 
 
 def half_interval(row: Row) -> str:

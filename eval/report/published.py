@@ -26,7 +26,11 @@ class PublishedScore:
 
 def published_scores(task: str, metric: str) -> list[PublishedScore]:
     """The published scores of exactly this task in exactly this metric, best first; empty where there are none."""
-    found = [score for score in read_published() if (score.task, score.metric) == (task, metric)]
+    found = [
+        score
+        for score in read_published()
+        if (score.task, score.metric) == (task, metric)
+    ]
     return sorted(found, key=lambda score: -score.value)
 
 
@@ -35,7 +39,14 @@ def read_published() -> tuple[PublishedScore, ...]:
     """All there are."""
     table = read_yaml(FILE)
     return tuple(
-        PublishedScore(model, group["task"], metric, value, group["tolerance"], **_source(table, group["source"]))
+        PublishedScore(
+            model,
+            group["task"],
+            metric,
+            value,
+            group["tolerance"],
+            **_source(table, group["source"]),
+        )
         for group in table["scores"]
         for model, values in group["models"].items()
         for metric, value in zip(group["metrics"], values, strict=True)
@@ -43,4 +54,7 @@ def read_published() -> tuple[PublishedScore, ...]:
 
 
 def _source(table: dict[str, dict[str, dict[str, str]]], key: str) -> dict[str, str]:
-    return {"source": table["sources"][key]["name"], "url": table["sources"][key]["url"]}
+    return {
+        "source": table["sources"][key]["name"],
+        "url": table["sources"][key]["url"],
+    }

@@ -27,11 +27,18 @@ def chance(metric: str, num_documents: int, ranks: Ranks) -> float:
         return float(chance_ndcg(num_documents, ranks, k).mean())
 
     is_there = ranks.flat < NEVER
-    counted = is_there & (ranks.gains >= ranks.hit_gain) if family == "hit_rate" else is_there
+    counted = (
+        is_there & (ranks.gains >= ranks.hit_gain) if family == "hit_rate" else is_there
+    )
     relevant = np.bincount(ranks.queries[counted], minlength=len(ranks))
-    counts, positions = np.unique(relevant, return_inverse=True)  # few distinct ones, however many queries
+    counts, positions = np.unique(
+        relevant, return_inverse=True
+    )  # few distinct ones, however many queries
     values = CHANCE[family](num_documents, counts, k)[positions]
-    if family in ("recall", "map"):  # of all that are relevant, though some are not there
+    if family in (
+        "recall",
+        "map",
+    ):  # of all that are relevant, though some are not there
         values = values * (relevant / ranks.counts)
     return float(values.mean())
 
@@ -52,7 +59,9 @@ def chance_ndcg(num_documents: int, ranks: Ranks, k: int) -> Values:
     """
     gains = np.where(ranks.flat < NEVER, ranks.gains, 0.0)
     gained = np.add.reduceat(gains, ranks.offsets[:-1]) / num_documents
-    return np.asarray(gained * _discounts(min(k, num_documents)).sum() / best_dcg(ranks, k))
+    return np.asarray(
+        gained * _discounts(min(k, num_documents)).sum() / best_dcg(ranks, k)
+    )
 
 
 def chance_recall(num_documents: int, num_relevant: npt.ArrayLike, k: int) -> Values:
@@ -62,7 +71,9 @@ def chance_recall(num_documents: int, num_relevant: npt.ArrayLike, k: int) -> Va
 
 def chance_precision(num_documents: int, num_relevant: npt.ArrayLike, k: int) -> Values:
     """Expected precision at k: R / N of the ranks there are."""
-    return np.asarray(np.asarray(num_relevant) / num_documents * min(k, num_documents) / k)
+    return np.asarray(
+        np.asarray(num_relevant) / num_documents * min(k, num_documents) / k
+    )
 
 
 def chance_map(num_documents: int, num_relevant: npt.ArrayLike, k: int) -> Values:
@@ -83,7 +94,9 @@ def chance_mrr(num_documents: int, num_relevant: npt.ArrayLike, k: int) -> Value
     return np.asarray(((misses[:-1] - misses[1:]) / place).sum(axis=0))
 
 
-CHANCE: dict[str, Callable[[int, npt.ArrayLike, int], Values]] = {  # all but nDCG, which asks for gains too
+CHANCE: dict[
+    str, Callable[[int, npt.ArrayLike, int], Values]
+] = {  # all but nDCG, which asks for gains too
     "hit_rate": chance_hit_rate,
     "recall": chance_recall,
     "precision": chance_precision,

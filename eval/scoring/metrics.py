@@ -60,13 +60,18 @@ def best_dcg(ranks: Ranks, k: int) -> Values:
     """(Q,) the DCG at k of an order in which no gain comes after a lower one."""
     order = np.lexsort((-ranks.gains, ranks.queries))  # descending within each query
     place = ranks.places
-    return _sums(ranks, np.where(place <= k, ranks.gains[order] / np.log2(1.0 + place), 0.0))
+    return _sums(
+        ranks, np.where(place <= k, ranks.gains[order] / np.log2(1.0 + place), 0.0)
+    )
 
 
 def map_at_k(ranks: Ranks, k: int) -> Values:
     """(Q,) mean over all relevant documents of the precision at their rank, 0 for those below the top k (map_cut_k)."""
     ascending = ranks.flat[np.lexsort((ranks.flat, ranks.queries))]  # within each query
-    return _sums(ranks, np.where(ascending <= k, ranks.places / ascending, 0.0)) / ranks.counts
+    return (
+        _sums(ranks, np.where(ascending <= k, ranks.places / ascending, 0.0))
+        / ranks.counts
+    )
 
 
 def mrr_at_k(ranks: Ranks, k: int) -> Values:
@@ -95,8 +100,12 @@ def parse_metric(metric: str) -> tuple[str, int]:
     """("ndcg", 10) of "ndcg_at_10"; ValueError, with the nearest name, for what is no metric of a ranking."""
     family, _, k = metric.rpartition("_at_")
     if family not in METRICS or not k.isdecimal() or int(k) == 0:
-        wanted = [f"{name}_at_{k if k.isdecimal() and int(k) else 10}" for name in METRICS]
-        raise ValueError(f"there is no metric {metric!r} of a ranking; {nearest(metric, wanted)}")
+        wanted = [
+            f"{name}_at_{k if k.isdecimal() and int(k) else 10}" for name in METRICS
+        ]
+        raise ValueError(
+            f"there is no metric {metric!r} of a ranking; {nearest(metric, wanted)}"
+        )
     return family, int(k)
 
 
@@ -134,7 +143,9 @@ def unordered(cosines: npt.ArrayLike, human: npt.ArrayLike) -> str:
     Cosines that are equal but for the rounding of float32 (`ROUNDING`) order nothing either: their order would be that
     of their last bits.
     """
-    similarities, scores = (np.asarray(side, dtype=np.float64) for side in (cosines, human))
+    similarities, scores = (
+        np.asarray(side, dtype=np.float64) for side in (cosines, human)
+    )
     if len(scores) < 2:
         return f"{len(scores)} pair{'' if len(scores) == 1 else 's'}"
     if _is_constant(scores):
@@ -146,12 +157,16 @@ def unordered(cosines: npt.ArrayLike, human: npt.ArrayLike) -> str:
 
 def average_ranks(values: npt.ArrayLike) -> Values:
     """Ranks from the lowest (1) to the highest value, tied ones sharing their average."""
-    _, positions, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+    _, positions, counts = np.unique(
+        np.asarray(values), return_inverse=True, return_counts=True
+    )
     last = np.cumsum(counts)
     return np.asarray((last - (counts - 1) / 2)[positions], dtype=np.float64)
 
 
-def check_vectors(vectors: Vectors, name: str, *, refuse_collapsed: bool = True) -> None:
+def check_vectors(
+    vectors: Vectors, name: str, *, refuse_collapsed: bool = True
+) -> None:
     """Refuse vectors that cannot be scored: not finite, not of length 1, or (nearly) the same for all inputs.
 
     Comparisons with NaN are false, so a broken model would rank its relevant documents first and look perfect; equal
@@ -186,7 +201,9 @@ def check_vectors(vectors: Vectors, name: str, *, refuse_collapsed: bool = True)
             "for their product is no cosine otherwise."
         )
     mean = total / max(1, len(vectors))
-    spread = float(np.sqrt(max(0.0, squares / max(1, len(vectors)) - float(mean @ mean))))
+    spread = float(
+        np.sqrt(max(0.0, squares / max(1, len(vectors)) - float(mean @ mean)))
+    )
     if len(vectors) > 1 and spread < COLLAPSED:
         message = (
             f"{name}: all {len(vectors)} vectors are nearly equal (spread {spread:.1e}); the embedding has collapsed "
@@ -199,7 +216,11 @@ def check_vectors(vectors: Vectors, name: str, *, refuse_collapsed: bool = True)
 
 def _first(ranks: Ranks, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """(P,) -> (Q,) the lowest."""
-    return np.asarray(np.minimum.reduceat(values, ranks.offsets[:-1])) if len(ranks) else values
+    return (
+        np.asarray(np.minimum.reduceat(values, ranks.offsets[:-1]))
+        if len(ranks)
+        else values
+    )
 
 
 def _sums(ranks: Ranks, values: npt.NDArray[np.bool_] | Values) -> Values:

@@ -17,13 +17,19 @@ from .results import Values, Vectors
 
 Integers = npt.NDArray[np.int64]
 
-BLOCK_SCORES = 1 << 22  # scores held at a time, 16 MB: they are counted while they are in the cache
+BLOCK_SCORES = (
+    1 << 22
+)  # scores held at a time, 16 MB: they are counted while they are in the cache
 BLOCK_ROWS = 64  # queries of a block at least, or the product is as slow as reading all documents for each
-WIDE = 1 << 18  # with more documents than that (64 MB of scores) these come in blocks too
+WIDE = (
+    1 << 18
+)  # with more documents than that (64 MB of scores) these come in blocks too
 WIDE_ROWS = 2048
 WIDE_COLUMNS = 8192  # of those blocks
 MANY = 48  # relevant documents of one query from which on sorting its scores beats counting for each
-NEVER = int(np.iinfo(np.int64).max // 2)  # the rank of a document that its query does not search, or that is lost
+NEVER = int(
+    np.iinfo(np.int64).max // 2
+)  # the rank of a document that its query does not search, or that is lost
 LOST = -1  # the position of a document that is judged and not there
 
 
@@ -35,7 +41,9 @@ class Ranks:
     """
 
     flat: Integers  # (P,)
-    offsets: Integers  # (Q + 1,) query q has flat[offsets[q]:offsets[q + 1]], at least one
+    offsets: (
+        Integers  # (Q + 1,) query q has flat[offsets[q]:offsets[q + 1]], at least one
+    )
     gains: Values  # (P,) how relevant each is
     hit_gain: float = 0.0  # hit rates count documents of at least this gain
 
@@ -56,7 +64,9 @@ class Ranks:
     @functools.cached_property
     def hit_counts(self) -> Integers:
         """(Q,) documents of each query that hit rates count."""
-        return np.bincount(self.queries[self.gains >= self.hit_gain], minlength=len(self))
+        return np.bincount(
+            self.queries[self.gains >= self.hit_gain], minlength=len(self)
+        )
 
     @functools.cached_property
     def queries(self) -> Integers:
@@ -66,7 +76,9 @@ class Ranks:
     @functools.cached_property
     def places(self) -> Integers:
         """(P,) 1, 2, ... within each query."""
-        return np.arange(1, len(self.flat) + 1) - np.repeat(self.offsets[:-1], self.counts)
+        return np.arange(1, len(self.flat) + 1) - np.repeat(
+            self.offsets[:-1], self.counts
+        )
 
 
 def ranks(
@@ -90,14 +102,26 @@ def ranks(
 
     Raises ValueError for a query without a relevant document.
     """
-    queries, documents = (np.asarray(side, dtype=np.float32) for side in (query_vectors, document_vectors))
-    count = _Counter(relevant, gains, excluded, len(documents), document_ids, equals_of(documents), lost)
+    queries, documents = (
+        np.asarray(side, dtype=np.float32) for side in (query_vectors, document_vectors)
+    )
+    count = _Counter(
+        relevant,
+        gains,
+        excluded,
+        len(documents),
+        document_ids,
+        equals_of(documents),
+        lost,
+    )
     if len(documents) <= WIDE:
         for scores in _products(queries, documents):
             count.add(scores)
         return count.ranks()
     for start in range(0, len(queries), WIDE_ROWS):
-        count.add_wide(functools.partial(_columns, queries[start : start + WIDE_ROWS], documents))
+        count.add_wide(
+            functools.partial(_columns, queries[start : start + WIDE_ROWS], documents)
+        )
     return count.ranks()
 
 
@@ -118,13 +142,17 @@ def ranks_of_scores(
 
     Scores of excluded documents, and of those that equal a relevant one, are overwritten.
     """
-    count = _Counter(relevant, gains, excluded, num_documents, document_ids, equals, lost)
+    count = _Counter(
+        relevant, gains, excluded, num_documents, document_ids, equals, lost
+    )
     for scores in blocks:
         count.add(scores)
     return count.ranks()
 
 
-def ranks_of_lists(lists: Sequence[Sequence[int]], gains: Sequence[Sequence[float]] | None = None) -> Ranks:
+def ranks_of_lists(
+    lists: Sequence[Sequence[int]], gains: Sequence[Sequence[float]] | None = None
+) -> Ranks:
     """Ranks that are known already: of each query the ranks of its relevant documents."""
     flat, offsets, known = _ragged(lists, gains)
     return Ranks(flat, offsets, known)
@@ -152,7 +180,9 @@ class _Counter:
         equals: Mapping[int, Integers] | None = None,
         lost: Sequence[Sequence[float]] | None = None,
     ) -> None:
-        self.columns, self.offsets, self.gains = _ragged(*_with_lost(relevant, gains, lost))
+        self.columns, self.offsets, self.gains = _ragged(
+            *_with_lost(relevant, gains, lost)
+        )
         self.flat = np.ones(len(self.columns), dtype=np.int64)
         self.excluded = excluded
         self.num_documents = num_documents
@@ -176,7 +206,9 @@ class _Counter:
         num_queries = 0
         for first, scores in blocks():
             num_queries = len(scores)
-            own = self._own(scores, first, own if first else self._no_scores(num_queries))
+            own = self._own(
+                scores, first, own if first else self._no_scores(num_queries)
+            )
         for first, scores in blocks():
             self._count(scores, first, own)
         self._finish(num_queries)
@@ -186,15 +218,25 @@ class _Counter:
         return Ranks(self.flat, self.offsets, self.gains)
 
     def _pairs(self, num_queries: int) -> slice:
-        return slice(int(self.offsets[self.done]), int(self.offsets[self.done + num_queries]))
+        return slice(
+            int(self.offsets[self.done]), int(self.offsets[self.done + num_queries])
+        )
 
     def _no_scores(self, num_queries: int) -> Vectors:
-        return np.full(len(self.columns[self._pairs(num_queries)]), np.nan, dtype=np.float32)
+        return np.full(
+            len(self.columns[self._pairs(num_queries)]), np.nan, dtype=np.float32
+        )
 
     def _leave_out(self, scores: Vectors, first: int) -> None:
         if self.excluded is not None:
-            for row, documents in enumerate(self.excluded[self.done : self.done + len(scores)]):
-                inside = [document - first for document in documents if 0 <= document - first < scores.shape[1]]
+            for row, documents in enumerate(
+                self.excluded[self.done : self.done + len(scores)]
+            ):
+                inside = [
+                    document - first
+                    for document in documents
+                    if 0 <= document - first < scores.shape[1]
+                ]
                 scores[row, inside] = -np.inf
 
     def _own(self, scores: Vectors, first: int, own: Vectors) -> Vectors:
@@ -203,9 +245,18 @@ class _Counter:
         columns = self.columns[pairs] - first
         if self.equals:
             columns = (
-                np.array([self.equals.get(column, [column])[0] for column in self.columns[pairs].tolist()]) - first
+                np.array(
+                    [
+                        self.equals.get(column, [column])[0]
+                        for column in self.columns[pairs].tolist()
+                    ]
+                )
+                - first
             )
-        rows = np.repeat(np.arange(len(scores)), np.diff(self.offsets[self.done : self.done + len(scores) + 1]))
+        rows = np.repeat(
+            np.arange(len(scores)),
+            np.diff(self.offsets[self.done : self.done + len(scores) + 1]),
+        )
         inside = (columns >= 0) & (columns < scores.shape[1])
         own[inside] = scores[rows[inside], columns[inside]]
         return own
@@ -215,7 +266,10 @@ class _Counter:
         self._let_equals_tie(scores, first, own)
         self._leave_out(scores, first)
         for row, one in enumerate(scores):
-            pairs = range(int(self.offsets[self.done + row]), int(self.offsets[self.done + row + 1]))
+            pairs = range(
+                int(self.offsets[self.done + row]),
+                int(self.offsets[self.done + row + 1]),
+            )
             in_order = np.sort(one) if len(pairs) >= MANY else None
             for pair in pairs:
                 score = own[pair - start]
@@ -230,7 +284,9 @@ class _Counter:
                     tied = int(high - low)
                 if tied > (0 <= column < len(one)):  # it ties with itself
                     others = self._id_order[np.flatnonzero(one == score) + first]
-                    better += int(np.count_nonzero(others > self._id_order[self.columns[pair]]))
+                    better += int(
+                        np.count_nonzero(others > self._id_order[self.columns[pair]])
+                    )
                 self.flat[pair] += better
 
     def _let_equals_tie(self, scores: Vectors, first: int, own: Vectors) -> None:
@@ -238,9 +294,15 @@ class _Counter:
         if self.equals:
             counts = np.diff(self.offsets[self.done : self.done + len(scores) + 1])
             columns = self.columns[self._pairs(len(scores))].tolist()
-            for row, column, score in zip(np.repeat(np.arange(len(scores)), counts), columns, own, strict=True):
+            for row, column, score in zip(
+                np.repeat(np.arange(len(scores)), counts), columns, own, strict=True
+            ):
                 if (equals := self.equals.get(column)) is not None:
-                    scores[row, equals[(equals >= first) & (equals < first + scores.shape[1])] - first] = score
+                    scores[
+                        row,
+                        equals[(equals >= first) & (equals < first + scores.shape[1])]
+                        - first,
+                    ] = score
 
     def _finish(self, num_queries: int) -> None:
         pairs = self._pairs(num_queries)
@@ -248,14 +310,20 @@ class _Counter:
         if self.excluded is not None:
             for query in range(self.done, self.done + num_queries):
                 pairs = slice(int(self.offsets[query]), int(self.offsets[query + 1]))
-                self.flat[pairs][np.isin(self.columns[pairs], self.excluded[query])] = NEVER
+                self.flat[pairs][np.isin(self.columns[pairs], self.excluded[query])] = (
+                    NEVER
+                )
         self.done += num_queries
 
     @functools.cached_property
     def _id_order(self) -> Integers:
         """(N,) the place of each document in the order of the ids; made at the first tie."""
         count = self.num_documents
-        ids = [str(i) for i in range(count)] if self.document_ids is None else self.document_ids
+        ids = (
+            [str(i) for i in range(count)]
+            if self.document_ids is None
+            else self.document_ids
+        )
         places = np.empty(count, dtype=np.int64)
         places[sorted(range(count), key=ids.__getitem__)] = np.arange(count)
         return places
@@ -263,7 +331,9 @@ class _Counter:
 
 def _products(queries: Vectors, documents: Vectors) -> Iterator[Vectors]:
     """(some queries, N) scores at a time, all in one place of memory."""
-    rows = min(max(BLOCK_ROWS, BLOCK_SCORES // max(1, len(documents))), max(1, len(queries)))
+    rows = min(
+        max(BLOCK_ROWS, BLOCK_SCORES // max(1, len(documents))), max(1, len(queries))
+    )
     scores = np.empty((rows, len(documents)), dtype=np.float32)
     for start in range(0, len(queries), rows):
         some = queries[start : start + rows]
@@ -284,9 +354,16 @@ def _with_lost(
     if lost is None or not any(lost):
         return relevant, gains
 
-    known = [[1.0] * len(documents) for documents in relevant] if gains is None else gains
-    positions = [[*documents, *[LOST] * len(absent)] for documents, absent in zip(relevant, lost, strict=True)]
-    return positions, [[*there, *absent] for there, absent in zip(known, lost, strict=True)]
+    known = (
+        [[1.0] * len(documents) for documents in relevant] if gains is None else gains
+    )
+    positions = [
+        [*documents, *[LOST] * len(absent)]
+        for documents, absent in zip(relevant, lost, strict=True)
+    ]
+    return positions, [
+        [*there, *absent] for there, absent in zip(known, lost, strict=True)
+    ]
 
 
 def _ragged(
@@ -294,14 +371,22 @@ def _ragged(
 ) -> tuple[Integers, Integers, Values]:
     """Lists end to end, where each begins, and the gains; without the entries that have no gain."""
     counts = np.fromiter(map(len, lists), np.int64, len(lists))
-    flat = np.fromiter((one for some in lists for one in some), np.int64, int(counts.sum()))
+    flat = np.fromiter(
+        (one for some in lists for one in some), np.int64, int(counts.sum())
+    )
     known = np.ones(len(flat))
     if gains is not None:
-        known = np.fromiter((one for some in gains for one in some), np.float64, len(flat))
+        known = np.fromiter(
+            (one for some in gains for one in some), np.float64, len(flat)
+        )
         kept = known > 0
-        counts = np.bincount(np.repeat(np.arange(len(lists)), counts)[kept], minlength=len(lists))
+        counts = np.bincount(
+            np.repeat(np.arange(len(lists)), counts)[kept], minlength=len(lists)
+        )
         flat = flat[kept]
         known = known[kept]
     if not counts.all():
-        raise ValueError(f"query {int(np.argmin(counts))} has no relevant document; leave it out.")
+        raise ValueError(
+            f"query {int(np.argmin(counts))} has no relevant document; leave it out."
+        )
     return flat, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), known

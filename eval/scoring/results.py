@@ -43,15 +43,21 @@ class Encoder(Protocol):
         """
         ...
 
-    def encode(self, inputs: Sequence[Plain], *, show_progress: bool | None = None) -> Vectors:
+    def encode(
+        self, inputs: Sequence[Plain], *, show_progress: bool | None = None
+    ) -> Vectors:
         """(n, D) unit vectors."""
         ...
 
-    def encode_query(self, inputs: Sequence[Plain], *, show_progress: bool | None = None) -> Vectors:
+    def encode_query(
+        self, inputs: Sequence[Plain], *, show_progress: bool | None = None
+    ) -> Vectors:
         """(n, D) unit vectors of what is searched for."""
         ...
 
-    def encode_document(self, inputs: Sequence[Plain], *, show_progress: bool | None = None) -> Vectors:
+    def encode_document(
+        self, inputs: Sequence[Plain], *, show_progress: bool | None = None
+    ) -> Vectors:
         """(n, D) unit vectors of what is found."""
         ...
 
@@ -62,14 +68,18 @@ class Row:
 
     task: str
     metric: str
-    value: float | None  # None: undefined, and `note` says why; or the model lacks what the task needs (a tower)
+    value: (
+        float | None
+    )  # None: undefined, and `note` says why; or the model lacks what the task needs (a tower)
     chance: float | None
     baseline: float | None  # BM25; None where there are no words on one side
     low: float | None = None  # of a 95 % confidence interval of the value
     high: float | None = None
     variant: str = ""  # what was done to vectors or inputs: "64 dims", "int8", "typos", ...; empty: nothing
     num: int | None = None  # queries, pairs or pictures that the value is of
-    note: str = ""  # why the value is undefined; or what of the task's data is missing in it
+    note: str = (
+        ""  # why the value is undefined; or what of the task's data is missing in it
+    )
 
     @property
     def is_undefined(self) -> bool:
@@ -88,6 +98,10 @@ class TaskResult:
     half: Half  # which half of the space it is about
     data: TaskData
     rows: list[Row]
-    values: dict[str, Values] = dataclasses.field(default_factory=dict)  # metric -> (Q,): each query's, for statistics
-    queries: Vectors | None = None  # (Q, D) unit vectors; None where the model cannot do this task
+    values: dict[str, Values] = dataclasses.field(
+        default_factory=dict
+    )  # metric -> (Q,): each query's, for statistics
+    queries: Vectors | None = (
+        None  # (Q, D) unit vectors; None where the model cannot do this task
+    )
     documents: Vectors | None = None  # (N, D)

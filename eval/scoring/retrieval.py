@@ -20,8 +20,14 @@ from .statistics import score_intervals
 
 IMAGE_TEXT_METRICS = ("hit_rate_at_1", "hit_rate_at_5", "hit_rate_at_10")
 TEXT_METRICS = ("ndcg_at_10", "hit_rate_at_1")
-OTHER_METRICS = ("ndcg_at_10", "hit_rate_at_1", "hit_rate_at_10")  # product lookup, pictures of documents
-MAX_BM25_SCORES = 5_000_000_000  # queries x documents: some minutes; with more there is no baseline
+OTHER_METRICS = (
+    "ndcg_at_10",
+    "hit_rate_at_1",
+    "hit_rate_at_10",
+)  # product lookup, pictures of documents
+MAX_BM25_SCORES = (
+    5_000_000_000  # queries x documents: some minutes; with more there is no baseline
+)
 
 
 def usual_metrics(data: RetrievalData) -> tuple[str, ...]:
@@ -67,8 +73,18 @@ def retrieval_rows(
     values = {}
     if queries is not None and documents is not None:
         values = vector_values(data, metrics, queries, documents)
-    words = {metric: float(found.mean()) for metric, found in bm25_values(data, metrics).items()}
-    return mean_rows(task, metrics, values, chances(data, metrics), words, with_intervals=with_intervals), values
+    words = {
+        metric: float(found.mean())
+        for metric, found in bm25_values(data, metrics).items()
+    }
+    return mean_rows(
+        task,
+        metrics,
+        values,
+        chances(data, metrics),
+        words,
+        with_intervals=with_intervals,
+    ), values
 
 
 def mean_rows(
@@ -82,28 +98,44 @@ def mean_rows(
 ) -> list[Row]:
     """A row for each metric that is the mean of its values; None where there are none."""
     if not values:
-        return [Row(task, metric, None, chance[metric], baseline.get(metric)) for metric in metrics]
+        return [
+            Row(task, metric, None, chance[metric], baseline.get(metric))
+            for metric in metrics
+        ]
     rows = [
         Row(
-            task, metric, float(values[metric].mean()), chance[metric], baseline.get(metric), num=len(values[metric])
+            task,
+            metric,
+            float(values[metric].mean()),
+            chance[metric],
+            baseline.get(metric),
+            num=len(values[metric]),
         )
         for metric in metrics
-    ]  # fmt: skip
+    ]
     if not with_intervals:
         return rows
     intervals = score_intervals([values[metric] for metric in metrics])
-    return [dataclasses.replace(row, low=low, high=high) for row, (low, high) in zip(rows, intervals, strict=True)]
+    return [
+        dataclasses.replace(row, low=low, high=high)
+        for row, (low, high) in zip(rows, intervals, strict=True)
+    ]
 
 
 def vector_values(
-    data: RetrievalData, metrics: Sequence[str], query_vectors: Vectors, document_vectors: Vectors
+    data: RetrievalData,
+    metrics: Sequence[str],
+    query_vectors: Vectors,
+    document_vectors: Vectors,
 ) -> dict[str, Values]:
     """metric -> (Q,) each query's value, by cosine. query_vectors: (Q, D), document_vectors: (N, D), unit vectors."""
     found = vector_ranks(data, query_vectors, document_vectors)
     return {metric: metric_values(metric, found) for metric in metrics}
 
 
-def vector_ranks(data: RetrievalData, query_vectors: Vectors, document_vectors: Vectors) -> Ranks:
+def vector_ranks(
+    data: RetrievalData, query_vectors: Vectors, document_vectors: Vectors
+) -> Ranks:
     """Ranks of the relevant documents by cosine similarity."""
     found = ranks(
         query_vectors,
@@ -131,8 +163,14 @@ def bm25_values(data: RetrievalData, metrics: Sequence[str]) -> dict[str, Values
 
     Remembered, as an evaluation inside training asks again and again.
     """
-    queries, documents = (tuple(map(_words, side)) for side in (data.queries, data.documents))
-    if not all(queries) or not all(documents) or len(queries) * len(documents) > MAX_BM25_SCORES:
+    queries, documents = (
+        tuple(map(_words, side)) for side in (data.queries, data.documents)
+    )
+    if (
+        not all(queries)
+        or not all(documents)
+        or len(queries) * len(documents) > MAX_BM25_SCORES
+    ):
         return {}
     found = _bm25_ranks(
         queries,
@@ -158,7 +196,15 @@ def _bm25_ranks(
     lost: tuple[tuple[float, ...], ...] | None,
 ) -> Ranks:
     blocks = Bm25Index(documents).score_blocks(queries)
-    return ranks_of_scores(blocks, relevant, len(documents), document_ids, gains=gains, excluded=excluded, lost=lost)
+    return ranks_of_scores(
+        blocks,
+        relevant,
+        len(documents),
+        document_ids,
+        gains=gains,
+        excluded=excluded,
+        lost=lost,
+    )
 
 
 def _words(one: Input) -> str:
@@ -175,12 +221,23 @@ def _by_size(data: RetrievalData) -> Iterator[tuple[int, Ranks]]:
     """
     every = [[1.0] * len(documents) for documents in data.relevant]
     parts: dict[int, tuple[list[list[int]], list[list[float]]]] = {}
-    for query, (documents, gains) in enumerate(zip(data.relevant, data.gains or every, strict=True)):
+    for query, (documents, gains) in enumerate(
+        zip(data.relevant, data.gains or every, strict=True)
+    ):
         left_out = set(data.excluded[query]) if data.excluded else set()
         absent = data.lost[query] if data.lost else []
-        places = [NEVER if one in left_out else one for one in documents] + [NEVER] * len(absent)
-        relevant, known = parts.setdefault(len(data.documents) - len(left_out), ([], []))
+        places = [NEVER if one in left_out else one for one in documents] + [
+            NEVER
+        ] * len(absent)
+        relevant, known = parts.setdefault(
+            len(data.documents) - len(left_out), ([], [])
+        )
         relevant.append(places)
         known.append([*gains, *absent])
     for num_documents, (relevant, known) in parts.items():
-        yield num_documents, dataclasses.replace(ranks_of_lists(relevant, known), hit_gain=data.hit_gain)
+        yield (
+            num_documents,
+            dataclasses.replace(
+                ranks_of_lists(relevant, known), hit_gain=data.hit_gain
+            ),
+        )

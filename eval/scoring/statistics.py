@@ -23,14 +23,23 @@ from .results import TaskResult, Values
 
 RESAMPLES = 1000
 FLIPS = 10_000
-MAX_STATES = 1 << 16  # sums of flipped differences that are all gone through, so that the p value is exact
+MAX_STATES = (
+    1 << 16
+)  # sums of flipped differences that are all gone through, so that the p value is exact
 MAX_SWAPS = 2000  # of pairs, each of which has to be ranked anew
 BLOCK = 1 << 22  # drawn numbers held at a time, 32 MB
 CONSTANT = 1e-24  # share of the squares that a variance has to be: what float64 leaves of equal values is below
 
-Bounds = tuple[float | None, float | None]  # of an interval; None where it cannot be told
-NORMAL = 1.959963984540054  # 95 % of a standard normal distribution lie within so many of 0
-CORRELATIONS: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike], float]] = {"spearman": spearman, "pearson": pearson}
+Bounds = tuple[
+    float | None, float | None
+]  # of an interval; None where it cannot be told
+NORMAL = (
+    1.959963984540054  # 95 % of a standard normal distribution lie within so many of 0
+)
+CORRELATIONS: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike], float]] = {
+    "spearman": spearman,
+    "pearson": pearson,
+}
 
 
 @dataclass(frozen=True)
@@ -42,13 +51,19 @@ class Comparison:
     first: float
     second: float
     difference: float  # second - first
-    low: float | None  # of a 95 % interval of the difference; None where all queries differ alike (or there is one)
+    low: (
+        float | None
+    )  # of a 95 % interval of the difference; None where all queries differ alike (or there is one)
     high: float | None
-    p_value: float  # of a difference at least as large either way, were the models alike
+    p_value: (
+        float  # of a difference at least as large either way, were the models alike
+    )
     num: int  # queries or pairs
 
 
-def compare(first: Iterable[TaskResult], second: Iterable[TaskResult]) -> list[Comparison]:
+def compare(
+    first: Iterable[TaskResult], second: Iterable[TaskResult]
+) -> list[Comparison]:
     """Every metric of every task that both models were scored on.
 
     Tests stand alone: of twenty comparisons of equal models one has p < 0.05. What is undefined for one of them (the
@@ -66,7 +81,11 @@ def compare(first: Iterable[TaskResult], second: Iterable[TaskResult]) -> list[C
                 f"{one.name} has {len(one.queries)} queries for one model and {len(other.queries)} for the other; "
                 "score both on the same data."
             )
-        found += _compare_pairs(one, other) if isinstance(one.data, PairData) else _compare_queries(one, other)
+        found += (
+            _compare_pairs(one, other)
+            if isinstance(one.data, PairData)
+            else _compare_queries(one, other)
+        )
     return found
 
 
@@ -77,23 +96,37 @@ def score_intervals(values: Sequence[Values]) -> list[Bounds]:
     as nothing says then how far another query would lie.
     """
     return [
-        _wilson(one) if np.minimum(np.abs(one), np.abs(one - 1)).max() < 1e-9 else bounds
+        _wilson(one)
+        if np.minimum(np.abs(one), np.abs(one - 1)).max() < 1e-9
+        else bounds
         for one, bounds in zip(values, mean_intervals(values), strict=True)
     ]
 
 
-def mean_intervals(values: Sequence[Values], *, resamples: int = RESAMPLES, seed: int = 0) -> list[Bounds]:
+def mean_intervals(
+    values: Sequence[Values], *, resamples: int = RESAMPLES, seed: int = 0
+) -> list[Bounds]:
     """95 % intervals of the means of several differences (Q,) each, over the same resamples of the queries.
 
     (None, None) where all are the same, or there is one: nothing says how far another query would lie.
     """
     table = np.stack(values, axis=1)  # (Q, M)
-    means = np.concatenate([counts @ table / len(table) for counts in _resampled(len(table), resamples, seed)])
+    means = np.concatenate(
+        [
+            counts @ table / len(table)
+            for counts in _resampled(len(table), resamples, seed)
+        ]
+    )
     return _percentiles(means)
 
 
 def correlation_intervals(
-    left: Values, right: Values, metrics: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0
+    left: Values,
+    right: Values,
+    metrics: Sequence[str],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
 ) -> list[Bounds]:
     """95 % intervals of correlations ("spearman", "pearson") of two sides (P,), over resamples of the pairs.
 
@@ -114,7 +147,9 @@ def sign_flip_test(differences: Values, *, flips: int = FLIPS, seed: int = 0) ->
     if not len(sizes):
         return 1.0
     observed = abs(float(differences.sum()))
-    least = observed - 1e-9 * float(sizes @ counts)  # sums that are equal on paper differ in their last bits
+    least = observed - 1e-9 * float(
+        sizes @ counts
+    )  # sums that are equal on paper differ in their last bits
     if float(np.log2(counts + 1.0).sum()) <= np.log2(MAX_STATES):
         sums = np.zeros(1)
         chances = np.ones(1)
@@ -133,7 +168,13 @@ def sign_flip_test(differences: Values, *, flips: int = FLIPS, seed: int = 0) ->
 
 
 def swap_test(
-    human: Values, first: Values, second: Values, metric: str, *, swaps: int = MAX_SWAPS, seed: int = 0
+    human: Values,
+    first: Values,
+    second: Values,
+    metric: str,
+    *,
+    swaps: int = MAX_SWAPS,
+    seed: int = 0,
 ) -> float:
     """The two-sided p value of a difference of two correlations with `human`: (P,) each.
 
@@ -141,7 +182,10 @@ def swap_test(
     cosines, so for Spearman ranks change places, for Pearson similarities of mean 0 and variance 1.
     """
     correlation = CORRELATIONS[metric]
-    sides = [average_ranks(one) if metric == "spearman" else _standardised(one) for one in (first, second)]
+    sides = [
+        average_ranks(one) if metric == "spearman" else _standardised(one)
+        for one in (first, second)
+    ]
     observed = abs(correlation(sides[1], human) - correlation(sides[0], human))
     random = np.random.default_rng(seed)
     extreme = 0
@@ -150,7 +194,10 @@ def swap_test(
         one = np.where(swapped, sides[1], sides[0])
         other = np.where(swapped, sides[0], sides[1])
         # an undefined one (all similarities alike) says nothing against chance
-        extreme += not abs(correlation(other, human) - correlation(one, human)) < observed - 1e-12
+        extreme += (
+            not abs(correlation(other, human) - correlation(one, human))
+            < observed - 1e-12
+        )
     return (1 + extreme) / (1 + swaps)
 
 
@@ -160,19 +207,37 @@ def _compare_queries(one: TaskResult, other: TaskResult) -> list[Comparison]:
     intervals = mean_intervals(differences) if metrics else []
     return [
         Comparison(
-            one.name, metric, float(one.values[metric].mean()), float(other.values[metric].mean()),
-            float(difference.mean()), low, high, sign_flip_test(difference), len(difference),
+            one.name,
+            metric,
+            float(one.values[metric].mean()),
+            float(other.values[metric].mean()),
+            float(difference.mean()),
+            low,
+            high,
+            sign_flip_test(difference),
+            len(difference),
         )
-        for metric, difference, (low, high) in zip(metrics, differences, intervals, strict=True)
-    ]  # fmt: skip
+        for metric, difference, (low, high) in zip(
+            metrics, differences, intervals, strict=True
+        )
+    ]
 
 
 def _compare_pairs(one: TaskResult, other: TaskResult) -> list[Comparison]:
     assert isinstance(one.data, PairData)
     human = np.array(one.data.scores)
     groups = {one.name: np.arange(len(human))}
-    groups.update({f"{one.name}/{name}": np.array(positions) for name, positions in one.data.groups.items()})
-    metrics = [metric for metric in CORRELATIONS if any(row.metric == metric for row in one.rows)]
+    groups.update(
+        {
+            f"{one.name}/{name}": np.array(positions)
+            for name, positions in one.data.groups.items()
+        }
+    )
+    metrics = [
+        metric
+        for metric in CORRELATIONS
+        if any(row.metric == metric for row in one.rows)
+    ]
     found = []
     for name, positions in groups.items():
         wanted = human[positions]
@@ -180,11 +245,30 @@ def _compare_pairs(one: TaskResult, other: TaskResult) -> list[Comparison]:
         second = other.values["cosine"][positions]
         if unordered(first, wanted) or unordered(second, wanted):
             continue
-        drawn = [_resampled_correlations(side, wanted, metrics, RESAMPLES, 0) for side in (first, second)]
-        for metric, (low, high) in zip(metrics, _percentiles(drawn[1] - drawn[0]), strict=True):
-            before, after = (CORRELATIONS[metric](side, wanted) for side in (first, second))
+        drawn = [
+            _resampled_correlations(side, wanted, metrics, RESAMPLES, 0)
+            for side in (first, second)
+        ]
+        for metric, (low, high) in zip(
+            metrics, _percentiles(drawn[1] - drawn[0]), strict=True
+        ):
+            before, after = (
+                CORRELATIONS[metric](side, wanted) for side in (first, second)
+            )
             p_value = swap_test(wanted, first, second, metric)
-            found.append(Comparison(name, metric, before, after, after - before, low, high, p_value, len(wanted)))
+            found.append(
+                Comparison(
+                    name,
+                    metric,
+                    before,
+                    after,
+                    after - before,
+                    low,
+                    high,
+                    p_value,
+                    len(wanted),
+                )
+            )
     return found
 
 
@@ -194,14 +278,24 @@ def _resampled(count: int, resamples: int, seed: int) -> Iterator[Values]:
     step = max(1, BLOCK // count)
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
-        drawn = random.integers(0, count, (rows, count)) + np.arange(rows)[:, None] * count
-        yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
+        drawn = (
+            random.integers(0, count, (rows, count)) + np.arange(rows)[:, None] * count
+        )
+        yield (
+            np.bincount(drawn.ravel(), minlength=rows * count)
+            .reshape(rows, count)
+            .astype(np.float64)
+        )
 
 
-def _resampled_correlations(left: Values, right: Values, metrics: Sequence[str], resamples: int, seed: int) -> Values:
+def _resampled_correlations(
+    left: Values, right: Values, metrics: Sequence[str], resamples: int, seed: int
+) -> Values:
     """(R, M) correlations over the resamples."""
     blocks = [
-        np.stack([_correlations(left, right, counts, metric) for metric in metrics], axis=1)
+        np.stack(
+            [_correlations(left, right, counts, metric) for metric in metrics], axis=1
+        )
         for counts in _resampled(len(left), resamples, seed)
     ]
     return np.concatenate(blocks)
@@ -210,22 +304,32 @@ def _resampled_correlations(left: Values, right: Values, metrics: Sequence[str],
 def _correlations(left: Values, right: Values, counts: Values, metric: str) -> Values:
     """(R,) correlations of two sides (P,) whose pairs count (R, P) times; NaN where one side is constant."""
     x, y = (
-        _weighted_ranks(side, counts) if metric == "spearman" else np.broadcast_to(side, counts.shape)
+        _weighted_ranks(side, counts)
+        if metric == "spearman"
+        else np.broadcast_to(side, counts.shape)
         for side in (left, right)
     )
     total = counts.sum(axis=1, keepdims=True)
     sizes = [np.einsum("rp,rp,rp->r", counts, side, side) for side in (x, y)]
-    x, y = (side - (counts * side).sum(axis=1, keepdims=True) / total for side in (x, y))
-    together, own_x, own_y = (np.einsum("rp,rp,rp->r", counts, *sides) for sides in ((x, y), (x, x), (y, y)))
+    x, y = (
+        side - (counts * side).sum(axis=1, keepdims=True) / total for side in (x, y)
+    )
+    together, own_x, own_y = (
+        np.einsum("rp,rp,rp->r", counts, *sides) for sides in ((x, y), (x, x), (y, y))
+    )
 
     is_defined = (own_x > CONSTANT * sizes[0]) & (own_y > CONSTANT * sizes[1])
     undefined = np.full_like(together, np.nan)
-    return np.asarray(np.divide(together, np.sqrt(own_x * own_y), out=undefined, where=is_defined))
+    return np.asarray(
+        np.divide(together, np.sqrt(own_x * own_y), out=undefined, where=is_defined)
+    )
 
 
 def _weighted_ranks(values: Values, counts: Values) -> Values:
     """(R, P) average ranks of values (P,) that occur (R, P) times: sorted once for all resamples."""
-    _, first, positions = np.unique(np.sort(values), return_index=True, return_inverse=True)
+    _, first, positions = np.unique(
+        np.sort(values), return_index=True, return_inverse=True
+    )
     order = np.argsort(values, kind="stable")
     ties = np.add.reduceat(counts[:, order], first, axis=1)  # (R, distinct values)
     average = np.cumsum(ties, axis=1) - (ties - 1) / 2
@@ -239,7 +343,9 @@ def _percentiles(drawn: Values) -> list[Bounds]:
     bounds: list[Bounds] = []
     for values in drawn.T:
         defined = values[~np.isnan(values)]
-        low, high = np.percentile(defined, [2.5, 97.5]).tolist() if len(defined) else (0.0, 0.0)
+        low, high = (
+            np.percentile(defined, [2.5, 97.5]).tolist() if len(defined) else (0.0, 0.0)
+        )
         bounds.append(_known(low, high))
     return bounds
 
@@ -255,13 +361,24 @@ def _wilson(values: Values) -> tuple[float, float]:
     count = len(values)
     shrink = 1 + NORMAL**2 / count
     centre = (share + NORMAL**2 / (2 * count)) / shrink
-    half = NORMAL * float(np.sqrt(share * (1 - share) / count + (NORMAL / (2 * count)) ** 2)) / shrink
+    half = (
+        NORMAL
+        * float(np.sqrt(share * (1 - share) / count + (NORMAL / (2 * count)) ** 2))
+        / shrink
+    )
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
 def _binomial(count: int) -> Values:
     """(count + 1,) the chances of 0, 1, ... heads in as many throws of a coin."""
-    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(count, 0, -1)) - np.log(np.arange(1, count + 1)))])
+    logs = np.concatenate(
+        [
+            [0.0],
+            np.cumsum(
+                np.log(np.arange(count, 0, -1)) - np.log(np.arange(1, count + 1))
+            ),
+        ]
+    )
     return np.asarray(np.exp(logs - count * np.log(2.0)))
 
 

@@ -42,7 +42,9 @@ def sts_rows(
     and a warning.
     """
     groups = {task: list(range(len(pairs.scores)))}
-    groups.update({f"{task}/{name}": positions for name, positions in pairs.groups.items()})
+    groups.update(
+        {f"{task}/{name}": positions for name, positions in pairs.groups.items()}
+    )
     human = np.array(pairs.scores, dtype=np.float64)
     words = bm25_similarities(pairs)
     model = None if left is None or right is None else cosines(left, right)
@@ -51,23 +53,43 @@ def sts_rows(
         wanted = human[positions]
         baselines = _correlations(words[positions], wanted, metrics)
         if model is None:
-            rows += [Row(name, metric, None, 0.0, one) for metric, one in zip(metrics, baselines, strict=True)]
+            rows += [
+                Row(name, metric, None, 0.0, one)
+                for metric, one in zip(metrics, baselines, strict=True)
+            ]
             continue
 
         found = model[positions]
         note = unordered(found, wanted)
         if note:
-            warnings.warn(f"{name}: {' and '.join(metrics)} undefined: {note}.", stacklevel=2)
+            warnings.warn(
+                f"{name}: {' and '.join(metrics)} undefined: {note}.", stacklevel=2
+            )
         intervals: list[Bounds] = [(None, None)] * len(metrics)
         if with_intervals and not note:
             intervals = correlation_intervals(found, wanted, metrics)
         values = _correlations(found, wanted, metrics)
-        for metric, value, baseline, bounds in zip(metrics, values, baselines, intervals, strict=True):
-            rows.append(Row(name, metric, value, 0.0, baseline, *bounds, num=len(positions), note=note))
+        for metric, value, baseline, bounds in zip(
+            metrics, values, baselines, intervals, strict=True
+        ):
+            rows.append(
+                Row(
+                    name,
+                    metric,
+                    value,
+                    0.0,
+                    baseline,
+                    *bounds,
+                    num=len(positions),
+                    note=note,
+                )
+            )
     return rows, {} if model is None else {"cosine": model}
 
 
-def _correlations(similarities: Values, human: Values, metrics: Sequence[str]) -> list[float | None]:
+def _correlations(
+    similarities: Values, human: Values, metrics: Sequence[str]
+) -> list[float | None]:
     """Of each metric the correlation; None where it is undefined."""
     if unordered(similarities, human):
         return [None] * len(metrics)
@@ -96,7 +118,9 @@ def _bm25_similarities(left: tuple[str, ...], right: tuple[str, ...]) -> Values:
     for a, b in zip(left, right, strict=True):
         wanted[a].add(b)
         wanted[b].add(a)
-    found = itertools.chain.from_iterable(Bm25Index(list(position)).score_blocks(list(position)))
+    found = itertools.chain.from_iterable(
+        Bm25Index(list(position)).score_blocks(list(position))
+    )
     scores = {
         (query, document): float(row[position[document]])
         for query, row in zip(position, found, strict=True)
@@ -105,7 +129,9 @@ def _bm25_similarities(left: tuple[str, ...], right: tuple[str, ...]) -> Values:
     norms = {text: math.sqrt(scores[text, text]) for text in position}
     return np.array(
         [
-            (scores[a, b] + scores[b, a]) / (2 * norms[a] * norms[b]) if norms[a] and norms[b] else 0.0
+            (scores[a, b] + scores[b, a]) / (2 * norms[a] * norms[b])
+            if norms[a] and norms[b]
+            else 0.0
             for a, b in zip(left, right, strict=True)
         ]
     )

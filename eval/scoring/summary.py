@@ -25,17 +25,25 @@ def summary_rows(results: Sequence[TaskResult], suite: Suite) -> list[Row]:
     found: list[Row | None] = []
     for name, tasks in suite.averages_of(row.task for row in rows).items():
         for metric in dict.fromkeys(row.metric for row in rows if row.task in tasks):
-            found += [_mean(name, metric, variant, tasks, known) for variant in variants]
+            found += [
+                _mean(name, metric, variant, tasks, known) for variant in variants
+            ]
     means = [row for row in found if row is not None]
     known.update({(row.task, row.metric, row.variant): row for row in means})
     for name, average in suite.averages.items():
-        absent = [task for task in average.tasks if (task, average.metric, "") not in known]
+        absent = [
+            task for task in average.tasks if (task, average.metric, "") not in known
+        ]
         if absent:
             warnings.warn(
-                f"the average {name!r} is left out: {absent[0]} has no row of {average.metric}.", stacklevel=2
+                f"the average {name!r} is left out: {absent[0]} has no row of {average.metric}.",
+                stacklevel=2,
             )
             continue
-        averaged = [_mean(name, average.metric, variant, average.tasks, known) for variant in variants]
+        averaged = [
+            _mean(name, average.metric, variant, average.tasks, known)
+            for variant in variants
+        ]
         means += [row for row in averaged if row is not None]
     return means + balance_rows(results)
 
@@ -48,27 +56,51 @@ def balance_rows(results: Iterable[TaskResult]) -> list[Row]:
     are left out, and named in the note. No rows without both halves.
     """
     found: dict[Half, dict[str, list[float]]] = {half: {} for half in HALVES}
-    main = [(result, result.rows[0]) for result in results if result.half in found and result.rows]
+    main = [
+        (result, result.rows[0])
+        for result in results
+        if result.half in found and result.rows
+    ]
     for result, row in main:
         if row.value is not None:
-            found[result.half].setdefault(result.name.partition("/")[0], []).append(row.value)
+            found[result.half].setdefault(result.name.partition("/")[0], []).append(
+                row.value
+            )
     if not all(found.values()):
         return []
-    scores = {half: statistics.fmean(map(statistics.fmean, tasks.values())) for half, tasks in found.items()}
+    scores = {
+        half: statistics.fmean(map(statistics.fmean, tasks.values()))
+        for half, tasks in found.items()
+    }
     both = list(scores.values())
     harmonic = statistics.harmonic_mean(both) if min(both) >= 0 else None
-    values = {**{f"{half}_mean": score for half, score in scores.items()}, "min": min(both), "harmonic_mean": harmonic}
+    values = {
+        **{f"{half}_mean": score for half, score in scores.items()},
+        "min": min(both),
+        "harmonic_mean": harmonic,
+    }
     note = _left_out([row.task for _, row in main if row.is_undefined], len(main))
     notes = dict.fromkeys(values, note)
     if harmonic is None:
-        notes["harmonic_mean"] = "the mean of a half is below 0, where a harmonic mean is not defined"
-    return [Row(BALANCE, metric, value, None, None, note=notes[metric]) for metric, value in values.items()]
+        notes["harmonic_mean"] = (
+            "the mean of a half is below 0, where a harmonic mean is not defined"
+        )
+    return [
+        Row(BALANCE, metric, value, None, None, note=notes[metric])
+        for metric, value in values.items()
+    ]
 
 
 def _mean(
-    name: str, metric: str, variant: str, tasks: Sequence[str], known: dict[tuple[str, str, str], Row]
+    name: str,
+    metric: str,
+    variant: str,
+    tasks: Sequence[str],
+    known: dict[tuple[str, str, str], Row],
 ) -> Row | None:
-    rows = [row for task in tasks if (row := known.get((task, metric, variant))) is not None]
+    rows = [
+        row for task in tasks if (row := known.get((task, metric, variant))) is not None
+    ]
     there = [row for row in rows if row.value is not None]
     undefined = [row for row in rows if row.is_undefined]
     if len(there) + len(undefined) < len(tasks):
@@ -76,7 +108,8 @@ def _mean(
 
     note = _left_out([row.task for row in undefined], len(tasks))
     value, chance, baseline = (
-        _mean_of([getattr(row, part) for row in there]) for part in ("value", "chance", "baseline")
+        _mean_of([getattr(row, part) for row in there])
+        for part in ("value", "chance", "baseline")
     )
     return Row(name, metric, value, chance, baseline, variant=variant, note=note)
 

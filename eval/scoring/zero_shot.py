@@ -39,8 +39,13 @@ def zero_shot_rows(
     if pictures is not None and classes is not None:
         values = zero_shot_values(data, metrics, pictures, classes)
     count = len(data.class_names)
-    chance = {metric: min(1.0, (5 if metric == "accuracy_at_5" else 1) / count) for metric in metrics}
-    return mean_rows(task, metrics, values, chance, {}, with_intervals=with_intervals), values
+    chance = {
+        metric: min(1.0, (5 if metric == "accuracy_at_5" else 1) / count)
+        for metric in metrics
+    }
+    return mean_rows(
+        task, metrics, values, chance, {}, with_intervals=with_intervals
+    ), values
 
 
 def zero_shot_values(
@@ -56,15 +61,20 @@ def zero_shot_values(
     first = np.asarray(found == 1, dtype=np.float64)
     counts = np.bincount(data.labels, minlength=len(data.class_names))
     weights = len(found) / (counts[data.labels] * np.count_nonzero(counts))
-    known = {"accuracy": first, "accuracy_at_5": np.asarray(found <= 5, dtype=np.float64),
-             "mean_class_recall": first * weights}  # fmt: skip
+    known = {
+        "accuracy": first,
+        "accuracy_at_5": np.asarray(found <= 5, dtype=np.float64),
+        "mean_class_recall": first * weights,
+    }
     return {metric: known[metric] for metric in metrics}
 
 
 def check_zero_shot_metric(metric: str) -> None:
     """Refuse, with the nearest name, what is no metric of a classification."""
     if metric not in ZERO_SHOT_METRICS:
-        raise ValueError(f"there is no metric {metric!r} of a classification; {nearest(metric, ZERO_SHOT_METRICS)}")
+        raise ValueError(
+            f"there is no metric {metric!r} of a classification; {nearest(metric, ZERO_SHOT_METRICS)}"
+        )
 
 
 def class_vectors(texts: Vectors, num_classes: int) -> Vectors:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from unimodal.compare import Row  # modules here are started as servers and clients, which need none of torch
+    from unimodal.compare import (
+        Row,
+    )  # modules here are started as servers and clients, which need none of torch
 
 
 def bench_eval(*, rounds: int = 3, threads: int | None = None) -> list[Row]:

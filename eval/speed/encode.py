@@ -38,7 +38,9 @@ class EncodeSizes(NamedTuple):
     clip: str = "ViT-B-32"
 
 
-def bench_eval_encode(sizes: EncodeSizes | None = None, *, rounds: int = 3, threads: int | None = None) -> list[Row]:
+def bench_eval_encode(
+    sizes: EncodeSizes | None = None, *, rounds: int = 3, threads: int | None = None
+) -> list[Row]:
     """Time ours in both precisions and the peers' in float32, in turns, and take the medians; on the CPU.
 
     rounds: after one that warms up and compares the vectors. threads: of torch; None: its own number, and wall time.
@@ -69,17 +71,36 @@ def _texts(sizes: EncodeSizes, rounds: int, tick: Tick) -> list[Row]:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
-        raise ImportError('texts are timed beside sentence-transformers: pip install "unimodal[eval]".') from None
+        raise ImportError(
+            'texts are timed beside sentence-transformers: pip install "unimodal[eval]".'
+        ) from None
     folder = str(Path(found.origin).parent / "model")
     documents = draw_documents(sizes.documents)
     peer = SentenceTransformer(folder, device="cpu")
 
     def theirs() -> Any:
-        return peer.encode(documents, normalize_embeddings=True, show_progress_bar=False, batch_size=_PEER_BATCH)
+        return peer.encode(
+            documents,
+            normalize_embeddings=True,
+            show_progress_bar=False,
+            batch_size=_PEER_BATCH,
+        )
 
     name = f"sentence-transformers {version('sentence-transformers')} encode, fp32"
-    embedders = [load(f"hf:{folder}", device="cpu", dtype=dtype) for dtype in ("float32", "bfloat16")]
-    return _rows("documents, MiniLM", name, documents, embedders, (">= 1.4", ">= 2.2"), theirs, rounds, tick)
+    embedders = [
+        load(f"hf:{folder}", device="cpu", dtype=dtype)
+        for dtype in ("float32", "bfloat16")
+    ]
+    return _rows(
+        "documents, MiniLM",
+        name,
+        documents,
+        embedders,
+        (">= 1.4", ">= 2.2"),
+        theirs,
+        rounds,
+        tick,
+    )
 
 
 def _pictures(sizes: EncodeSizes, rounds: int, tick: Tick) -> list[Row]:
@@ -87,9 +108,17 @@ def _pictures(sizes: EncodeSizes, rounds: int, tick: Tick) -> list[Row]:
 
     peer, _, transform = open_clip.create_model_and_transforms(sizes.clip)
     peer.eval()
-    drawn = [draw_photograph(seed, sizes.short) for seed in range(min(8, sizes.pictures))]
-    jpegs = [encode(drawn[number % len(drawn)], sizes.short) for number in range(sizes.pictures)]
-    embedders = [load(f"open_clip:{sizes.clip}", device="cpu", dtype=dtype) for dtype in ("float32", "bfloat16")]
+    drawn = [
+        draw_photograph(seed, sizes.short) for seed in range(min(8, sizes.pictures))
+    ]
+    jpegs = [
+        encode(drawn[number % len(drawn)], sizes.short)
+        for number in range(sizes.pictures)
+    ]
+    embedders = [
+        load(f"open_clip:{sizes.clip}", device="cpu", dtype=dtype)
+        for dtype in ("float32", "bfloat16")
+    ]
     for embedder in embedders:
         (model,) = embedder.models
         assert model.image is not None
@@ -98,20 +127,38 @@ def _pictures(sizes: EncodeSizes, rounds: int, tick: Tick) -> list[Row]:
     def theirs() -> Any:
         vectors = []
         for start in range(0, len(jpegs), _PEER_BATCH):
-            opened = [Image.open(io.BytesIO(one)) for one in jpegs[start : start + _PEER_BATCH]]
+            opened = [
+                Image.open(io.BytesIO(one))
+                for one in jpegs[start : start + _PEER_BATCH]
+            ]
             with torch.inference_mode():
                 pixels = torch.stack([transform(one) for one in opened])
                 vectors.append(peer.encode_image(pixels, normalize=True))
         return torch.cat(vectors).numpy()
 
     name = f"open_clip {version('open_clip_torch')}, transform and model, fp32"
-    return _rows(f"pictures, {sizes.clip}", name, jpegs, embedders, (">= 1", ">= 1.8"), theirs, rounds, tick)
+    return _rows(
+        f"pictures, {sizes.clip}",
+        name,
+        jpegs,
+        embedders,
+        (">= 1", ">= 1.8"),
+        theirs,
+        rounds,
+        tick,
+    )
 
 
 def _rows(
-    what: str, peer: str, inputs: Sequence[Item], embedders: Sequence[Embedder], targets: Sequence[str],
-    theirs: Callable[[], Any], rounds: int, tick: Tick,
-) -> list[Row]:  # fmt: skip
+    what: str,
+    peer: str,
+    inputs: Sequence[Item],
+    embedders: Sequence[Embedder],
+    targets: Sequence[str],
+    theirs: Callable[[], Any],
+    rounds: int,
+    tick: Tick,
+) -> list[Row]:
     first: list[Tensor] = []
 
     def alike(results: list[Tensor]) -> list[Tensor]:
@@ -126,7 +173,9 @@ def _rows(
 
     ours = dict(zip(("fp32", "bf16"), embedders, strict=True))
     runs = {"theirs": lambda: [torch.from_numpy(theirs())]} | {
-        name: lambda embedder=embedder: [torch.from_numpy(embedder.encode(inputs, show_progress=False))]
+        name: lambda embedder=embedder: [
+            torch.from_numpy(embedder.encode(inputs, show_progress=False))
+        ]
         for name, embedder in ours.items()
     }
     clock = cpu_clock()
@@ -134,6 +183,8 @@ def _rows(
     seconds = timed(runs, rounds, tick, clock, tolerance=0.015, part=alike)
     unit = f"{clock.unit}, {len(inputs):,} of them"
     return [
-        make_row(f"{what}, {name}", peer, target, seconds[name], seconds["theirs"], unit)
+        make_row(
+            f"{what}, {name}", peer, target, seconds[name], seconds["theirs"], unit
+        )
         for name, target in zip(ours, targets, strict=True)
     ]

@@ -34,7 +34,9 @@ class Load:
 class Answers:
     """What came back."""
 
-    latencies: list[float] = field(default_factory=list)  # seconds, of the requests answered with 200
+    latencies: list[float] = field(
+        default_factory=list
+    )  # seconds, of the requests answered with 200
     statuses: Counter[int] = field(default_factory=Counter)  # 0: the connection broke
     seconds: float = 0.0  # from the first request to the last answer
 
@@ -51,7 +53,9 @@ class Answers:
 @contextmanager
 def client_process() -> Iterator[Callable[[Load], Answers]]:
     """A function that puts a server under load from another process, and waits for all answers."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        1, mp_context=multiprocessing.get_context("spawn")
+    ) as pool:
         yield lambda load: pool.submit(_run, load).result()
 
 
@@ -62,9 +66,14 @@ def _run(load: Load) -> Answers:
 async def _send_all(load: Load) -> Answers:
     loop = asyncio.get_running_loop()
     found = Answers()
-    requests = itertools.islice(itertools.cycle([_request(load, body) for body in load.bodies]), load.requests)
+    requests = itertools.islice(
+        itertools.cycle([_request(load, body) for body in load.bodies]), load.requests
+    )
     started = loop.time()
-    clients = (_client(load.port, requests, started + load.seconds, found) for _ in range(load.clients))
+    clients = (
+        _client(load.port, requests, started + load.seconds, found)
+        for _ in range(load.clients)
+    )
     await asyncio.gather(*clients)
     found.seconds = loop.time() - started
     return found
@@ -75,7 +84,9 @@ def _request(load: Load, body: bytes) -> bytes:
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-async def _client(port: int, requests: Iterator[bytes], until: float, found: Answers) -> None:
+async def _client(
+    port: int, requests: Iterator[bytes], until: float, found: Answers
+) -> None:
     loop = asyncio.get_running_loop()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
@@ -87,7 +98,9 @@ async def _client(port: int, requests: Iterator[bytes], until: float, found: Ans
             if status == 200:
                 found.latencies.append(loop.time() - sent)
             elif status == 429:
-                await asyncio.sleep(0.01)  # a client that is told to wait does not ask again at once
+                await asyncio.sleep(
+                    0.01
+                )  # a client that is told to wait does not ask again at once
     except (ConnectionError, asyncio.IncompleteReadError):
         found.statuses[0] += 1
     finally:

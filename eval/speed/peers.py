@@ -32,7 +32,13 @@ def plain_app(encode: Encode) -> Any:
 
     @app.post("/v1/embeddings")
     def embeddings(input: list[Any] = Body(embed=True)) -> dict[str, Any]:  # noqa: B008  # as OpenAI calls it
-        return {"object": "list", "data": [{"index": n, "embedding": v.tolist()} for n, v in enumerate(encode(input))]}
+        return {
+            "object": "list",
+            "data": [
+                {"index": n, "embedding": v.tolist()}
+                for n, v in enumerate(encode(input))
+            ],
+        }
 
     return app
 
@@ -42,7 +48,9 @@ def sentences(folder: str) -> Encode:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(folder, device="cpu")
-    return lambda texts: np.asarray(model.encode(texts, normalize_embeddings=True, show_progress_bar=False))
+    return lambda texts: np.asarray(
+        model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+    )
 
 
 def pictures(name: str, weights: str) -> Encode:
@@ -57,9 +65,13 @@ def pictures(name: str, weights: str) -> Encode:
     model.eval()
 
     def encode(items: list[Any]) -> NDArray[np.float32]:
-        opened = [Image.open(io.BytesIO(base64.b64decode(item["image"]))) for item in items]
+        opened = [
+            Image.open(io.BytesIO(base64.b64decode(item["image"]))) for item in items
+        ]
         with torch.inference_mode():
-            vectors = model.encode_image(torch.stack([transform(one) for one in opened]), normalize=True)
+            vectors = model.encode_image(
+                torch.stack([transform(one) for one in opened]), normalize=True
+            )
         return np.asarray(vectors.numpy())
 
     return encode

@@ -49,11 +49,20 @@ def ready_vectors() -> Vectors:
 
 def ready_embedder(tokenizer: str, launch: float, each: float) -> ReadyEmbedder:
     """With a real tokenizer, and a tower that is never asked."""
-    tiny = {"vocab_size": 40_000, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
-            "intermediate_size": 8}  # fmt: skip
-    text = TextTowerConfig(name="bert", tokenizer=tokenizer, max_length=128, kwargs=tiny)
+    tiny = {
+        "vocab_size": 40_000,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 8,
+    }
+    text = TextTowerConfig(
+        name="bert", tokenizer=tokenizer, max_length=128, kwargs=tiny
+    )
     tokenise, text = load_tokenizer(text)
-    embedder = ReadyEmbedder(build_model(ModelConfig(embed_dim=DIM, text=text)), tokenise, device="cpu")
+    embedder = ReadyEmbedder(
+        build_model(ModelConfig(embed_dim=DIM, text=text)), tokenise, device="cpu"
+    )
     embedder.launch = launch
     embedder.each = each
     return embedder
@@ -69,9 +78,16 @@ def main(kind: str, port: str, *arguments: str) -> None:
     from unimodal.serve.server import bound_socket, run
 
     tokenizer, launch, each, *options = arguments
-    config = parse_config(ServeConfig, apply_overrides({"model": "ready", "port": int(port)}, options))
+    config = parse_config(
+        ServeConfig, apply_overrides({"model": "ready", "port": int(port)}, options)
+    )
     engine = Engine(ready_embedder(tokenizer, float(launch), float(each)), config)
-    run(create_app(engine, config), engine, config, bound_socket(config.host, config.port))
+    run(
+        create_app(engine, config),
+        engine,
+        config,
+        bound_socket(config.host, config.port),
+    )
 
 
 if __name__ == "__main__":

@@ -38,7 +38,10 @@ from ..scoring.results import Vectors
 from ..scoring.retrieval import vector_values
 from ..with_mteb.tasks import import_mteb
 
-NAMES = [f"{family}_at_{k}" for family, k in itertools.product(METRICS, (1, 3, 5, 10, 20, 100, 1000))]
+NAMES = [
+    f"{family}_at_{k}"
+    for family, k in itertools.product(METRICS, (1, 3, 5, 10, 20, 100, 1000))
+]
 TOLERANCE = 2e-5  # mteb rounds to five decimals
 
 
@@ -62,13 +65,19 @@ SHAPES = (
 )
 
 
-def bench_eval_scoring(shapes: Sequence[Shape] = SHAPES, *, rounds: int = 3, threads: int | None = None) -> list[Row]:
+def bench_eval_scoring(
+    shapes: Sequence[Shape] = SHAPES, *, rounds: int = 3, threads: int | None = None
+) -> list[Row]:
     """Time both in turns and take the medians; peak memory in a fresh process for each.
 
     rounds: after one that warms up and compares the scores. threads: of torch; None: its own number, and wall time.
     """
     names = ("ours", "mteb")
-    total = sum(len(names) * (1 + min(rounds, shape.rounds or rounds) + bool(shape.memory_target)) for shape in shapes)
+    total = sum(
+        len(names)
+        * (1 + min(rounds, shape.rounds or rounds) + bool(shape.memory_target))
+        for shape in shapes
+    )
     rows = []
     with measuring("bench eval", total, threads) as tick:
         for shape in shapes:
@@ -79,7 +88,16 @@ def bench_eval_scoring(shapes: Sequence[Shape] = SHAPES, *, rounds: int = 3, thr
                     tick(f"{name}, memory")
                     peaks[name] = in_fresh_process(peak_of, name, shape)
                 title = f"{_title(shape)}: memory"
-                rows.append(make_row(title, _peer(), shape.memory_target, peaks["ours"], peaks["mteb"], "MB"))
+                rows.append(
+                    make_row(
+                        title,
+                        _peer(),
+                        shape.memory_target,
+                        peaks["ours"],
+                        peaks["mteb"],
+                        "MB",
+                    )
+                )
     return rows
 
 
@@ -93,11 +111,15 @@ def peak_of(name: str, shape: Shape) -> float:
 def our_run(shape: Shape) -> Run:
     """Scores by ranks: one number for each of NAMES."""
     queries, documents, relevant = draw_vectors(shape)
-    texts = [str(number) for number in range(max(shape.num_queries, shape.num_documents))]
+    texts = [
+        str(number) for number in range(max(shape.num_queries, shape.num_documents))
+    ]
     data = RetrievalData(
-        list(texts[: shape.num_queries]), list(texts[: shape.num_documents]), [[document] for document in relevant],
+        list(texts[: shape.num_queries]),
+        list(texts[: shape.num_documents]),
+        [[document] for document in relevant],
         document_ids=texts[: shape.num_documents],
-    )  # fmt: skip
+    )
 
     def run() -> list[Tensor]:
         values = vector_values(data, NAMES, queries, documents)
@@ -120,7 +142,13 @@ def mteb_run(shape: Shape) -> Run:
     def run() -> list[Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = mteb.evaluate(model, [make_task()], cache=None, co2_tracker=False, show_progress_bar=False)
+            found = mteb.evaluate(
+                model,
+                [make_task()],
+                cache=None,
+                co2_tracker=False,
+                show_progress_bar=False,
+            )
         scores = found.task_results[0].scores["test"][0]
         return [torch.tensor([float(scores[name]) for name in NAMES])]
 
@@ -130,11 +158,16 @@ def mteb_run(shape: Shape) -> Run:
 def draw_vectors(shape: Shape) -> tuple[Vectors, Vectors, list[int]]:
     """Unit vectors (Q, D) and (N, D), and the document that belongs to each query."""
     random = np.random.default_rng(0)
-    documents = random.standard_normal((shape.num_documents, shape.dim), dtype=np.float32)
+    documents = random.standard_normal(
+        (shape.num_documents, shape.dim), dtype=np.float32
+    )
     relevant = random.integers(0, shape.num_documents, shape.num_queries)
     noise = random.standard_normal((shape.num_queries, shape.dim), dtype=np.float32)
     queries = documents[relevant] + 6 * noise
-    queries, documents = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (queries, documents))
+    queries, documents = (
+        side / np.linalg.norm(side, axis=1, keepdims=True)
+        for side in (queries, documents)
+    )
     return queries, documents, relevant.tolist()
 
 
@@ -142,7 +175,14 @@ def _time(shape: Shape, rounds: int, tick: Tick, clock: Clock) -> Row:
     runs = {"ours": our_run(shape), "mteb": mteb_run(shape)}
     rounds = min(rounds, shape.rounds or rounds)
     seconds = timed(runs, rounds, tick, clock, tolerance=TOLERANCE)
-    return make_row(f"{_title(shape)}: time", _peer(), shape.target, seconds["ours"], seconds["mteb"], clock.unit)
+    return make_row(
+        f"{_title(shape)}: time",
+        _peer(),
+        shape.target,
+        seconds["ours"],
+        seconds["mteb"],
+        clock.unit,
+    )
 
 
 def _title(shape: Shape) -> str:
@@ -153,7 +193,9 @@ def _peer() -> str:
     return f"mteb {version('mteb')} evaluate"
 
 
-def _task_maker(num_queries: int, num_documents: int, relevant: Sequence[int]) -> Callable[[], Any]:
+def _task_maker(
+    num_queries: int, num_documents: int, relevant: Sequence[int]
+) -> Callable[[], Any]:
     """A function that makes the task anew: mteb empties one that it has scored."""
     from datasets import Dataset
     from mteb.abstasks.retrieval import AbsTaskRetrieval
@@ -161,12 +203,25 @@ def _task_maker(num_queries: int, num_documents: int, relevant: Sequence[int]) -
 
     class Ready(AbsTaskRetrieval):  # type: ignore[misc]  # mteb has no types
         metadata = TaskMetadata(
-            name="Ready", description="Vectors that are ready.", type="Retrieval", category="t2t", modalities=["text"],
-            main_score="ndcg_at_10", reference=None, eval_langs=["eng-Latn"], eval_splits=["test"],
-            date=("2024-01-01", "2024-01-02"), domains=["Web"], task_subtypes=[], license="mit",
-            annotations_creators="derived", dialect=[], sample_creation="created", bibtex_citation="",
+            name="Ready",
+            description="Vectors that are ready.",
+            type="Retrieval",
+            category="t2t",
+            modalities=["text"],
+            main_score="ndcg_at_10",
+            reference=None,
+            eval_langs=["eng-Latn"],
+            eval_splits=["test"],
+            date=("2024-01-01", "2024-01-02"),
+            domains=["Web"],
+            task_subtypes=[],
+            license="mit",
+            annotations_creators="derived",
+            dialect=[],
+            sample_creation="created",
+            bibtex_citation="",
             dataset={"path": "ready", "revision": "1"},
-        )  # fmt: skip
+        )
 
         def load_data(self, num_proc: int | None = None, **_: Any) -> None:
             """There already."""
@@ -181,7 +236,12 @@ def _task_maker(num_queries: int, num_documents: int, relevant: Sequence[int]) -
 
     def make() -> Ready:
         task = Ready()
-        parts: Any = {"corpus": corpus, "queries": asked, "relevant_docs": judged, "top_ranked": None}
+        parts: Any = {
+            "corpus": corpus,
+            "queries": asked,
+            "relevant_docs": judged,
+            "top_ranked": None,
+        }
         task.dataset = {"default": {"test": parts}}
         task.data_loaded = True
         return task
@@ -197,13 +257,28 @@ def _ready_model(queries: Vectors, documents: Vectors) -> Any:
     class Model(AbsEncoder):  # type: ignore[misc]  # mteb has no types
         def __init__(self) -> None:
             self.mteb_model_meta = ModelMeta(
-                loader=None, name="unimodal/ready", revision="1", release_date=None, languages=["eng-Latn"],
-                n_parameters=None, memory_usage_mb=None, max_tokens=None, embed_dim=queries.shape[1], license=None,
-                open_weights=True, public_training_code=None, public_training_data=None, framework=["PyTorch"],
-                similarity_fn_name=ScoringFunction.COSINE, use_instructions=False, training_datasets=None,
-            )  # fmt: skip
+                loader=None,
+                name="unimodal/ready",
+                revision="1",
+                release_date=None,
+                languages=["eng-Latn"],
+                n_parameters=None,
+                memory_usage_mb=None,
+                max_tokens=None,
+                embed_dim=queries.shape[1],
+                license=None,
+                open_weights=True,
+                public_training_code=None,
+                public_training_data=None,
+                framework=["PyTorch"],
+                similarity_fn_name=ScoringFunction.COSINE,
+                use_instructions=False,
+                training_datasets=None,
+            )
 
-        def encode(self, inputs: Any, *, prompt_type: PromptType | None = None, **_: Any) -> Vectors:
+        def encode(
+            self, inputs: Any, *, prompt_type: PromptType | None = None, **_: Any
+        ) -> Vectors:
             return queries if prompt_type == PromptType.query else documents
 
     return Model()

@@ -24,7 +24,9 @@ from unimodal.search.stores.open import create_store
 from unimodal.search.stores.schema import Schema, vector_column
 
 Vectors = NDArray[np.float32]
-Find = Callable[[Vectors], list[int]]  # of a query (D,): the rows that are nearest, best first
+Find = Callable[
+    [Vectors], list[int]
+]  # of a query (D,): the rows that are nearest, best first
 
 K = 10
 SHELVES = 50  # a filter on one of them keeps 2 %
@@ -43,7 +45,9 @@ class SearchSizes(NamedTuple):
     prefix: int = 256
 
 
-def bench_search(sizes: SearchSizes | None = None, *, rounds: int = 3, threads: int | None = None) -> list[Row]:
+def bench_search(
+    sizes: SearchSizes | None = None, *, rounds: int = 3, threads: int | None = None
+) -> list[Row]:
     """Build a store in a temporary folder, then time all queries once a round; the p50 of a kind is over all of them.
 
     rounds: after one that warms up and counts what is missed. threads: of torch; 1: CPU time, of all threads.
@@ -57,16 +61,34 @@ def bench_search(sizes: SearchSizes | None = None, *, rounds: int = 3, threads: 
         with tempfile.TemporaryDirectory() as folder:
             store, filling, building = _filled(sizes, vectors, folder, tick)
             rows = _all_rows(sizes, store, vectors, queries, rounds, tick, cpu_clock())
-            disk = sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file()) / 1e6
+            disk = (
+                sum(
+                    file.stat().st_size
+                    for file in Path(folder).rglob("*")
+                    if file.is_file()
+                )
+                / 1e6
+            )
             store.close()
     return [
         *rows,
-        make_row("build of the indexes", "upsert of the rows", "", building, filling, "s wall"),
-        make_row("on disk", "the vectors as float32", "", disk, vectors.nbytes / 1e6, "MB"),
+        make_row(
+            "build of the indexes",
+            "upsert of the rows",
+            "",
+            building,
+            filling,
+            "s wall",
+        ),
+        make_row(
+            "on disk", "the vectors as float32", "", disk, vectors.nbytes / 1e6, "MB"
+        ),
     ]
 
 
-def draw_clusters(rows: int, dim: int, queries: int, seed: int = 0) -> tuple[Vectors, Vectors]:
+def draw_clusters(
+    rows: int, dim: int, queries: int, seed: int = 0
+) -> tuple[Vectors, Vectors]:
     """Unit vectors (rows, dim) and (queries, dim) of the same clusters. The same seed gives the same."""
     random = np.random.default_rng(seed)
     spectrum = (1 + np.arange(dim, dtype=np.float32) / 32) ** -0.5
@@ -87,7 +109,11 @@ def exact(vectors: Vectors, kept: NDArray[np.int64] | None = None) -> Find:
 
     def find(query: Vectors) -> list[int]:
         scores = (vectors if kept is None else vectors[kept]) @ query
-        best = np.argpartition(-scores, K)[:K] if len(scores) > K else np.arange(len(scores))
+        best = (
+            np.argpartition(-scores, K)[:K]
+            if len(scores) > K
+            else np.arange(len(scores))
+        )
         best = best[np.argsort(-scores[best])]
         return [int(row) for row in (best if kept is None else kept[best])]
 
@@ -99,21 +125,32 @@ def _ways(sizes: SearchSizes) -> dict[str, tuple[dict[str, Any], str]]:
     return {
         "one query": ({}, "<= 0.2"),
         "filter that keeps 2 %": ({"where": _SHELF}, ""),
-        f"prefix of {sizes.prefix}, re-ranked": ({"coarse": f"prefix:{sizes.prefix}"}, ""),
+        f"prefix of {sizes.prefix}, re-ranked": (
+            {"coarse": f"prefix:{sizes.prefix}"},
+            "",
+        ),
         "binary, re-ranked": ({"coarse": "binary"}, ""),
     }
 
 
-def _filled(sizes: SearchSizes, vectors: Vectors, folder: str, tick: Tick) -> tuple[VectorStore, float, float]:
+def _filled(
+    sizes: SearchSizes, vectors: Vectors, folder: str, tick: Tick
+) -> tuple[VectorStore, float, float]:
     """The store, and the seconds that its rows and its indexes took."""
     schema = Schema(
-        dim=sizes.dim, fingerprint=FINGERPRINT, fields={"shelf": "int"}, prefix_dims=(sizes.prefix,), binary=True
+        dim=sizes.dim,
+        fingerprint=FINGERPRINT,
+        fields={"shelf": "int"},
+        prefix_dims=(sizes.prefix,),
+        binary=True,
     )
     store = create_store(str(Path(folder) / "store"), schema)
     started = time.perf_counter()
     for start in range(0, sizes.rows, _BATCH):
         tick(f"upsert of {sizes.rows:,} rows")
-        store.upsert(_table(vectors[start : start + _BATCH], start), fingerprint=FINGERPRINT)
+        store.upsert(
+            _table(vectors[start : start + _BATCH], start), fingerprint=FINGERPRINT
+        )
     filled = time.perf_counter()
     tick("building the indexes, which takes minutes")
     store.build()
@@ -124,13 +161,27 @@ def _table(vectors: Vectors, start: int) -> Any:
     import pyarrow as pa
 
     numbers = range(start, start + len(vectors))
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
+    column = pa.FixedSizeListArray.from_arrays(
+        pa.array(vectors.ravel()), vectors.shape[1]
+    )
     shelves = [number % SHELVES for number in numbers]
-    return pa.table({"id": [str(number) for number in numbers], vector_column("fused"): column, "shelf": shelves})
+    return pa.table(
+        {
+            "id": [str(number) for number in numbers],
+            vector_column("fused"): column,
+            "shelf": shelves,
+        }
+    )
 
 
 def _all_rows(
-    sizes: SearchSizes, store: VectorStore, vectors: Vectors, queries: Vectors, rounds: int, tick: Tick, clock: Clock
+    sizes: SearchSizes,
+    store: VectorStore,
+    vectors: Vectors,
+    queries: Vectors,
+    rounds: int,
+    tick: Tick,
+    clock: Clock,
 ) -> list[Row]:
     kept = np.arange(_SHELF.value, sizes.rows, SHELVES)
     peer = f"exact, numpy {version('numpy')}"
@@ -139,7 +190,9 @@ def _all_rows(
         ours = _in_store(store, options)
         theirs = exact(vectors, kept if "where" in options else None)
         tick(f"{name}: recall")
-        recall = np.mean([len({*ours(query)} & {*theirs(query)}) / K for query in queries])
+        recall = np.mean(
+            [len({*ours(query)} & {*theirs(query)}) / K for query in queries]
+        )
         seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
         for _ in range(rounds):
             tick(name)
@@ -148,20 +201,41 @@ def _all_rows(
         p50 = {side: 1000 * float(np.median(found)) for side, found in seconds.items()}
         title = f"{name}, {sizes.rows:,} x {sizes.dim}"
         unit = clock.unit.replace("s wall", "ms wall").replace("CPU s", "CPU ms")
-        rows.append(make_row(f"{title}: p50", peer, target, p50["ours"], p50["theirs"], unit))
-        rows.append(Row(f"{title}: recall@{K}", peer, float(recall), ">= 0.95", float(recall), 1.0, ""))
+        rows.append(
+            make_row(f"{title}: p50", peer, target, p50["ours"], p50["theirs"], unit)
+        )
+        rows.append(
+            Row(
+                f"{title}: recall@{K}",
+                peer,
+                float(recall),
+                ">= 0.95",
+                float(recall),
+                1.0,
+                "",
+            )
+        )
     return rows
 
 
 def _in_store(store: VectorStore, options: dict[str, Any]) -> Find:
     def find(query: Vectors) -> list[int]:
-        (hits,) = store.search(query[None], K, fingerprint=FINGERPRINT, vector="fused", fields=(), **options)
+        (hits,) = store.search(
+            query[None],
+            K,
+            fingerprint=FINGERPRINT,
+            vector="fused",
+            fields=(),
+            **options,
+        )
         return [int(hit.id) for hit in hits]
 
     return find
 
 
-def _timed(queries: Vectors, ours: Find, theirs: Find, clock: Clock) -> Iterator[tuple[str, float]]:
+def _timed(
+    queries: Vectors, ours: Find, theirs: Find, clock: Clock
+) -> Iterator[tuple[str, float]]:
     for query in queries:
         for side, find in (("ours", ours), ("theirs", theirs)):
             started = clock.now()

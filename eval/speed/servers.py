@@ -19,7 +19,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-START_SECONDS = 600.0  # infinity-emb measures itself first, which takes minutes on a busy machine
+START_SECONDS = (
+    600.0  # infinity-emb measures itself first, which takes minutes on a busy machine
+)
 
 
 @dataclass(frozen=True)
@@ -41,18 +43,37 @@ class Running:
 
     def cpu_seconds(self) -> float:
         """What it has used so far, all its threads (Linux)."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        fields = (
+            Path(f"/proc/{self.pid}/stat")
+            .read_text(encoding="ascii")
+            .rpartition(")")[2]
+            .split()
+        )
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def peak_memory(self) -> float:
         """MB that it has held at most (Linux)."""
-        lines = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM:"))
+        lines = (
+            Path(f"/proc/{self.pid}/status").read_text(encoding="ascii").splitlines()
+        )
+        return next(
+            int(line.split()[1]) * 1024 / 1e6
+            for line in lines
+            if line.startswith("VmHWM:")
+        )
 
 
 def our_server(model: str, *options: str) -> Server:
     """`unimodal serve` as a user starts it."""
-    command = [sys.executable, "-m", "unimodal", "serve", model, "port={port}", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "unimodal",
+        "serve",
+        model,
+        "port={port}",
+        *options,
+    ]
     return Server("unimodal serve", command)
 
 
@@ -66,13 +87,23 @@ def infinity_server(model: str) -> Server | None:
     command = shutil.which(os.environ.get("INFINITY_EMB", "infinity_emb"))
     if command is None:
         return None
-    options = ["--device", "cpu", "--engine", "torch", "--no-bettertransformer", "--dtype", "float32"]
+    options = [
+        "--device",
+        "cpu",
+        "--engine",
+        "torch",
+        "--no-bettertransformer",
+        "--dtype",
+        "float32",
+    ]
     start = [command, "v2", "--model-id", model, "--port", "{port}", *options]
     return Server("infinity-emb", start, path="/embeddings", ready="/health")
 
 
 @contextmanager
-def running(server: Server, folder: Path, threads: int | None = None) -> Iterator[Running]:
+def running(
+    server: Server, folder: Path, threads: int | None = None
+) -> Iterator[Running]:
     """The server from when it is ready.
 
     folder: where what it prints goes, of which an error shows the end. threads: of its torch; None: its own number.
@@ -81,12 +112,23 @@ def running(server: Server, folder: Path, threads: int | None = None) -> Iterato
     log = folder / f"{port}.log"
     command = [word.replace("{port}", str(port)) for word in server.command]
     # Packages lie for it where they lie here; none reports home or asks a model hub.
-    paths = os.pathsep.join(path for path in sys.path if path) if command[0] == sys.executable else ""
-    environment = {**os.environ, "PYTHONPATH": paths, "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+    paths = (
+        os.pathsep.join(path for path in sys.path if path)
+        if command[0] == sys.executable
+        else ""
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": paths,
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
     if threads is not None:
         environment["OMP_NUM_THREADS"] = str(threads)
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
     try:
         _wait(f"http://127.0.0.1:{port}{server.ready}", process, log)
         yield Running(port, process.pid)
@@ -107,7 +149,9 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
     end = log.read_text(encoding="utf-8", errors="replace")[-2000:]
-    raise RuntimeError(f"the server {process.args!r} did not get ready; it printed:\n{end}")
+    raise RuntimeError(
+        f"the server {process.args!r} did not get ready; it printed:\n{end}"
+    )
 
 
 def _free_port() -> int:

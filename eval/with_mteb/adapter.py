@@ -31,7 +31,9 @@ Found = dict[str, dict[str, float]]  # query id -> document id -> score
 class MtebModel:
     """What mteb.evaluate takes for a model; made by `mteb_model`."""
 
-    def __init__(self, store: EmbeddingStore, meta: Any, dims: int | None = None) -> None:
+    def __init__(
+        self, store: EmbeddingStore, meta: Any, dims: int | None = None
+    ) -> None:
         """store: encodes. meta: mteb's ModelMeta. dims: keep the first dimensions only, normalised again."""
         self.store = store
         self.mteb_model_meta = meta
@@ -61,7 +63,9 @@ class MtebModel:
         where = "/".join((task_metadata.name, hf_split, hf_subset))
         prompt: Prompt = "" if prompt_type is None else prompt_type.value
         where = f"{where} {prompt}".strip()
-        return self._vectors(loader_inputs(inputs, where, self.store.modalities), prompt, where)
+        return self._vectors(
+            loader_inputs(inputs, where, self.store.modalities), prompt, where
+        )
 
     def index(
         self,
@@ -82,7 +86,9 @@ class MtebModel:
         """
         self._obey(encode_kwargs or {})
         self._documents = None  # those of the task before make room first
-        self._documents = self._encoded(corpus, "document", task_metadata, hf_split, hf_subset)
+        self._documents = self._encoded(
+            corpus, "document", task_metadata, hf_split, hf_subset
+        )
         self._ids = [str(one) for one in corpus["id"]]
 
     def search(
@@ -107,8 +113,16 @@ class MtebModel:
         asked = self._encoded(queries, "query", task_metadata, hf_split, hf_subset)
         ids = [str(one) for one in queries["id"]]
         if top_ranked:
-            return dict(zip(ids, self._ranked_again(ids, asked, top_ranked, top_k), strict=True))
-        return dict(zip(ids, top_documents(asked, self._documents, self._ids, top_k), strict=True))
+            return dict(
+                zip(ids, self._ranked_again(ids, asked, top_ranked, top_k), strict=True)
+            )
+        return dict(
+            zip(
+                ids,
+                top_documents(asked, self._documents, self._ids, top_k),
+                strict=True,
+            )
+        )
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Cosines, (n, D) and (m, D) -> (n, m), of vectors of any length and type: mteb may compress ours."""
@@ -127,11 +141,17 @@ class MtebModel:
         if "show_progress_bar" in encode_kwargs:
             self.store.show_progress = bool(encode_kwargs["show_progress_bar"])
 
-    def _encoded(self, rows: Table, prompt: Prompt, metadata: Any, split: str, subset: str) -> Vectors:
+    def _encoded(
+        self, rows: Table, prompt: Prompt, metadata: Any, split: str, subset: str
+    ) -> Vectors:
         from mteb.types import PromptType
 
         where = f"{'/'.join((metadata.name, split, subset))} {prompt}"
-        wanted = [one for one in metadata.get_modalities(PromptType(prompt)) if one in self.store.modalities]
+        wanted = [
+            one
+            for one in metadata.get_modalities(PromptType(prompt))
+            if one in self.store.modalities
+        ]
         return self._vectors(table_inputs(rows, where, wanted, prompt), prompt, where)
 
     def _vectors(self, inputs: list[Any], prompt: Prompt, where: str) -> Vectors:
@@ -140,14 +160,22 @@ class MtebModel:
         return vectors if self.dims is None else unit(vectors[:, : self.dims])
 
     def _ranked_again(
-        self, ids: Sequence[str], asked: Vectors, top_ranked: Mapping[str, Sequence[str]], top_k: int
+        self,
+        ids: Sequence[str],
+        asked: Vectors,
+        top_ranked: Mapping[str, Sequence[str]],
+        top_k: int,
     ) -> Iterator[dict[str, float]]:
         assert self._documents is not None
         position = {name: number for number, name in enumerate(self._ids)}
         for name, vector in zip(ids, asked, strict=True):
             candidates = list(dict.fromkeys(top_ranked.get(name, ())))
             rows = self._documents[[position[one] for one in candidates]]
-            yield from top_documents(vector[None], rows, candidates, top_k) if candidates else iter([{}])
+            yield from (
+                top_documents(vector[None], rows, candidates, top_k)
+                if candidates
+                else iter([{}])
+            )
 
 
 def check_encode_kwargs(encode_kwargs: Mapping[str, Any]) -> None:
@@ -164,7 +192,9 @@ def check_encode_kwargs(encode_kwargs: Mapping[str, Any]) -> None:
             f"encode_kwargs: precision {precision!r} is not made here, where vectors are float32; let mteb compress "
             "them: mteb.models.CompressionWrapper(model, mteb.types.OutputDType.UINT8)."
         )
-    unknown = sorted(set(encode_kwargs) - {"precision", "batch_size", "show_progress_bar"})
+    unknown = sorted(
+        set(encode_kwargs) - {"precision", "batch_size", "show_progress_bar"}
+    )
     if unknown:
         raise ValueError(
             f"encode_kwargs: {', '.join(map(repr, unknown))} would have no effect; leave it out (known are batch_size, "
@@ -185,7 +215,11 @@ def _in_float32(*sides: Any) -> tuple[Tensor, ...]:
 
 
 def mteb_model(
-    embedder: Embedder, name: str, *, dims: int | None = None, store: EmbeddingStore | None = None
+    embedder: Embedder,
+    name: str,
+    *,
+    dims: int | None = None,
+    store: EmbeddingStore | None = None,
 ) -> MtebModel:
     """A model of ours as one of mteb's.
 
@@ -207,7 +241,11 @@ def mteb_model(
         raise ValueError(f"dims {dims} is not between 1 and the model's {width}.")
     kept = dims or width
     parameters = list(model.parameters())
-    tables = {id(module.weight): module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+    tables = {
+        id(module.weight): module.weight
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+    }
     meta = ModelMeta(
         loader=None,
         name=name,
@@ -216,7 +254,9 @@ def mteb_model(
         languages=None,
         n_parameters=sum(one.numel() for one in parameters),
         n_embedding_parameters=sum(one.numel() for one in tables.values()),
-        memory_usage_mb=round(sum(one.numel() * one.element_size() for one in parameters) / 2**20, 1),
+        memory_usage_mb=round(
+            sum(one.numel() * one.element_size() for one in parameters) / 2**20, 1
+        ),
         max_tokens=None if config.text is None else config.text.max_length,
         embed_dim=kept,
         license=None,

@@ -25,7 +25,9 @@ Kind = Literal["text", "image"]
 class MtebEncoder:
     """A model of mteb's, asked as mteb asks it; made by `load_mteb_model`."""
 
-    def __init__(self, model: Any, *, batch_size: int = 32, files: Path | None = None) -> None:
+    def __init__(
+        self, model: Any, *, batch_size: int = 32, files: Path | None = None
+    ) -> None:
         """model: has mteb's Encoder protocol. batch_size: as mteb's. files: the folder that the weights were read from.
 
         Raises ValueError for a model that gives no single vector for an input, or is not compared by the cosine.
@@ -39,7 +41,11 @@ class MtebEncoder:
                 f"mteb model {meta.name!r} ({', '.join(meta.model_type)}) gives no single vector for an input; "
                 "mteb itself scores it."
             )
-        similarity = str(getattr(meta.similarity_fn_name, "value", meta.similarity_fn_name or "cosine"))
+        similarity = str(
+            getattr(
+                meta.similarity_fn_name, "value", meta.similarity_fn_name or "cosine"
+            )
+        )
         if similarity != "cosine":
             raise ValueError(
                 f"mteb model {meta.name!r} is compared by {similarity} and scores here are cosines; "
@@ -67,7 +73,11 @@ class MtebEncoder:
         meta = self.model.mteb_model_meta
         if meta.revision is None and self._files is None:
             return ""
-        digest = xxhash.xxh3_128(repr((meta.name, meta.revision, meta.embed_dim, meta.experiment_kwargs)).encode())
+        digest = xxhash.xxh3_128(
+            repr(
+                (meta.name, meta.revision, meta.embed_dim, meta.experiment_kwargs)
+            ).encode()
+        )
         for file in sorted(self._files.rglob("*")) if self._files is not None else []:
             if file.is_file():
                 digest.update(f"{file.name} {file.stat().st_size}".encode())
@@ -76,19 +86,27 @@ class MtebEncoder:
                         digest.update(block)
         return digest.hexdigest()
 
-    def encode(self, inputs: Sequence[Plain], *, show_progress: bool | None = None) -> Vectors:
+    def encode(
+        self, inputs: Sequence[Plain], *, show_progress: bool | None = None
+    ) -> Vectors:
         """(n, D) float32 unit vectors, with the prompt that the model has for STS, if any."""
         return self._encode(inputs, None, show_progress)
 
-    def encode_query(self, inputs: Sequence[Plain], *, show_progress: bool | None = None) -> Vectors:
+    def encode_query(
+        self, inputs: Sequence[Plain], *, show_progress: bool | None = None
+    ) -> Vectors:
         """(n, D) float32 unit vectors, with the model's prompt for queries of a retrieval task."""
         return self._encode(inputs, "query", show_progress)
 
-    def encode_document(self, inputs: Sequence[Plain], *, show_progress: bool | None = None) -> Vectors:
+    def encode_document(
+        self, inputs: Sequence[Plain], *, show_progress: bool | None = None
+    ) -> Vectors:
         """(n, D) float32 unit vectors, with the model's prompt for documents of a retrieval task."""
         return self._encode(inputs, "document", show_progress)
 
-    def _encode(self, inputs: Sequence[Plain], prompt: str | None, show_progress: bool | None) -> Vectors:
+    def _encode(
+        self, inputs: Sequence[Plain], prompt: str | None, show_progress: bool | None
+    ) -> Vectors:
         rows: dict[Kind, list[int]] = {"text": [], "image": []}
         for number, one in enumerate(inputs):
             rows["text" if isinstance(one, str) else "image"].append(number)
@@ -103,15 +121,21 @@ class MtebEncoder:
                     )
                 for start in range(0, len(numbers), CHUNK):
                     chunk = numbers[start : start + CHUNK]
-                    found = self._encode_chunk([inputs[number] for number in chunk], kind, prompt)
+                    found = self._encode_chunk(
+                        [inputs[number] for number in chunk], kind, prompt
+                    )
                     if vectors is None:
-                        vectors = np.zeros((len(inputs), found.shape[1]), dtype=np.float32)
+                        vectors = np.zeros(
+                            (len(inputs), found.shape[1]), dtype=np.float32
+                        )
                     vectors[chunk] = found
                     done += len(chunk)
                     advance(done)
         return np.zeros((0, 0), dtype=np.float32) if vectors is None else vectors
 
-    def _encode_chunk(self, inputs: Sequence[Plain], kind: Kind, prompt: str | None) -> Vectors:
+    def _encode_chunk(
+        self, inputs: Sequence[Plain], kind: Kind, prompt: str | None
+    ) -> Vectors:
         import torch
         from mteb.types import PromptType
         from torch.utils.data import DataLoader
@@ -133,7 +157,11 @@ class MtebEncoder:
 
 
 def load_mteb_model(
-    name: str, *, revision: str | None = None, device: str | None = None, batch_size: int = 32
+    name: str,
+    *,
+    revision: str | None = None,
+    device: str | None = None,
+    batch_size: int = 32,
 ) -> MtebEncoder:
     """A model by the name that mteb, or the hub, knows it by; or a folder of a sentence-transformers model.
 
@@ -146,12 +174,16 @@ def load_mteb_model(
         from mteb.models import SentenceTransformerEncoderWrapper
         from sentence_transformers import SentenceTransformer
 
-        wrapper = SentenceTransformerEncoderWrapper(SentenceTransformer(name, device=device))
+        wrapper = SentenceTransformerEncoderWrapper(
+            SentenceTransformer(name, device=device)
+        )
         return MtebEncoder(wrapper, batch_size=batch_size, files=Path(name))
     try:
         model = mteb.get_model(name, revision=revision, device=device)
     except (OSError, ValueError, KeyError, NotImplementedError, ImportError) as error:
-        reason = " ".join(str(error.args[0] if error.args else error).split())[:300].rstrip(".")
+        reason = " ".join(str(error.args[0] if error.args else error).split())[
+            :300
+        ].rstrip(".")
         raise ValueError(
             f"mteb cannot load the model {name!r} ({reason}); give a name that mteb or the hub has, as owner/name, or "
             "a folder of a sentence-transformers model."
@@ -175,13 +207,19 @@ def _metadata(kind: Kind, prompt: str | None) -> Any:
     return TaskMetadata(
         name="unimodal",
         description="inputs of a suite",
-        type="STS" if not retrieval else "Retrieval" if kind == "text" else "Any2AnyRetrieval",
+        type="STS"
+        if not retrieval
+        else "Retrieval"
+        if kind == "text"
+        else "Any2AnyRetrieval",
         category="t2t" if kind == "text" else "i2i",
         modalities=[kind],
         eval_langs=["eng-Latn"],
         main_score="ndcg_at_10" if retrieval else "cosine_spearman",
         # those of mteb's own task classes, which it looks up by the name of a task it knows
-        prompt="Retrieve text based on user query." if retrieval else "Retrieve semantically similar text.",
+        prompt="Retrieve text based on user query."
+        if retrieval
+        else "Retrieve semantically similar text.",
         dataset={"path": "unimodal", "revision": "none"},
     )
 
@@ -203,16 +241,22 @@ def _picture_rows(pictures: Sequence[Path | bytes]) -> Any:
     import datasets
 
     cells = [
-        {"bytes": one, "path": None} if isinstance(one, bytes) else {"bytes": None, "path": str(one)}
+        {"bytes": one, "path": None}
+        if isinstance(one, bytes)
+        else {"bytes": None, "path": str(one)}
         for one in pictures
     ]
     features = datasets.Features({"image": datasets.Image(decode=False)})
     rows = datasets.Dataset.from_dict({"image": cells}, features=features)
-    return rows.with_transform(lambda batch: {"image": [_decoded(cell) for cell in batch["image"]]})
+    return rows.with_transform(
+        lambda batch: {"image": [_decoded(cell) for cell in batch["image"]]}
+    )
 
 
 def _decoded(cell: dict[str, Any]) -> Image.Image:
-    return decode_image(cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]))
+    return decode_image(
+        cell["bytes"] if cell["bytes"] is not None else Path(cell["path"])
+    )
 
 
 def _as_lists(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:

@@ -14,7 +14,14 @@ from unimodal.progress import progress_bar
 from ..cache import EmbeddingStore, Stopped
 from ..scoring.results import Row
 from .adapter import MtebModel, mteb_model
-from .tasks import MtebTask, find_mteb_task, import_mteb, list_mteb_tasks, load_data, parts_of
+from .tasks import (
+    MtebTask,
+    find_mteb_task,
+    import_mteb,
+    list_mteb_tasks,
+    load_data,
+    parts_of,
+)
 
 
 def mteb_name(source: str) -> str:
@@ -23,8 +30,15 @@ def mteb_name(source: str) -> str:
     >>> mteb_name("runs/demo/model"), mteb_name("open_clip:ViT-B-32/openai"), mteb_name("jinaai/jina-clip-v1")
     ('unimodal/runs-demo-model', 'unimodal/open_clip-ViT-B-32-openai', 'jinaai/jina-clip-v1')
     """
-    is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None and not Path(source).exists()
-    return source if is_hub_id else "unimodal/" + re.sub(r"[^\w.]+", "-", source).strip("-.")
+    is_hub_id = (
+        re.fullmatch(r"[\w.-]+/[\w.-]+", source) is not None
+        and not Path(source).exists()
+    )
+    return (
+        source
+        if is_hub_id
+        else "unimodal/" + re.sub(r"[^\w.]+", "-", source).strip("-.")
+    )
 
 
 def run_mteb(
@@ -54,17 +68,31 @@ def run_mteb(
     """
     mteb = import_mteb()
     cache = mteb.ResultCache(folder)
-    store = store or EmbeddingStore(embedder, should_stop=should_stop, show_progress=show_progress)
-    models = [mteb_model(embedder, name, dims=kept, store=store) for kept in (None, *dims)]
+    store = store or EmbeddingStore(
+        embedder, should_stop=should_stop, show_progress=show_progress
+    )
+    models = [
+        mteb_model(embedder, name, dims=kept, store=store) for kept in (None, *dims)
+    ]
     tasks = [find_mteb_task(one, folder=data) for one in _task_names(names)]
-    able = [task for task in tasks if set(task.metadata.modalities) <= embedder.modalities]
-    _load_all([task for task in able if any(_is_missing(cache, task, model) for model in models)])
+    able = [
+        task for task in tasks if set(task.metadata.modalities) <= embedder.modalities
+    ]
+    _load_all(
+        [
+            task
+            for task in able
+            if any(_is_missing(cache, task, model) for model in models)
+        ]
+    )
     rows: list[Row] = []
     for task in tasks:
         if should_stop():
             break
         if task not in able:
-            rows.append(Row(task.metadata.name, task.metadata.main_score, None, None, None))
+            rows.append(
+                Row(task.metadata.name, task.metadata.main_score, None, None, None)
+            )
             continue
         try:
             for model in models:
@@ -84,11 +112,15 @@ def _task_rows(mteb: Any, cache: Any, task: MtebTask, model: MtebModel) -> list[
         task,
         cache=cache,
         # "only-missing" alone would keep results on other data
-        overwrite_strategy="always" if _is_of_other_data(cache, task, model) else "only-missing",
+        overwrite_strategy="always"
+        if _is_of_other_data(cache, task, model)
+        else "only-missing",
         co2_tracker=False,
         show_progress_bar=False,  # ours is shown, which works in a log too
     )
-    result = cache.load_task_result(task.metadata.name, model.mteb_model_meta, raise_if_not_found=True)
+    result = cache.load_task_result(
+        task.metadata.name, model.mteb_model_meta, raise_if_not_found=True
+    )
     variant = "" if model.dims is None else f"{model.dims} dims"
     several = len(task.hf_subsets) > 1 or len(result.scores) > 1
     rows = []
@@ -98,22 +130,43 @@ def _task_rows(mteb: Any, cache: Any, task: MtebTask, model: MtebModel) -> list[
             name = "/".join([task.metadata.name, *where])
             metric = task.metadata.main_score
             value = float(score["main_score"])
-            is_defined = math.isfinite(value)  # mteb files NaN where a score is undefined
+            is_defined = math.isfinite(
+                value
+            )  # mteb files NaN where a score is undefined
             note = "" if is_defined else f"mteb gives {value}"
-            rows.append(Row(name, metric, value if is_defined else None, None, None, variant=variant, note=note))
+            rows.append(
+                Row(
+                    name,
+                    metric,
+                    value if is_defined else None,
+                    None,
+                    None,
+                    variant=variant,
+                    note=note,
+                )
+            )
     return rows
 
 
 def _is_missing(cache: Any, task: MtebTask, model: MtebModel) -> bool:
     """Whether anything of a task has no result yet, of this model on this data."""
     found = cache.load_task_result(task.metadata.name, model.mteb_model_meta)
-    return found is None or bool(found.get_missing_evaluations(task)) or _is_of_other_data(cache, task, model)
+    return (
+        found is None
+        or bool(found.get_missing_evaluations(task))
+        or _is_of_other_data(cache, task, model)
+    )
 
 
 def _is_of_other_data(cache: Any, task: MtebTask, model: MtebModel) -> bool:
-    results = [(part, cache.load_task_result(part.metadata.name, model.mteb_model_meta)) for part in parts_of(task)]
+    results = [
+        (part, cache.load_task_result(part.metadata.name, model.mteb_model_meta))
+        for part in parts_of(task)
+    ]
     return any(
-        result is not None and result.dataset_revision != part.metadata.dataset["revision"] for part, result in results
+        result is not None
+        and result.dataset_revision != part.metadata.dataset["revision"]
+        for part, result in results
     )
 
 

@@ -54,7 +54,10 @@ def _distinct(vectors: Vectors) -> tuple[Vectors, Tensor]:
     import torch
 
     numbers: dict[bytes, int] = {}
-    column = [numbers.setdefault(xxhash.xxh3_128_digest(row), len(numbers)) for row in np.ascontiguousarray(vectors)]
+    column = [
+        numbers.setdefault(xxhash.xxh3_128_digest(row), len(numbers))
+        for row in np.ascontiguousarray(vectors)
+    ]
     if len(numbers) == len(vectors):
         return vectors, torch.tensor(column)
     return vectors[np.unique(column, return_index=True)[1]], torch.tensor(column)
@@ -66,9 +69,18 @@ def _best(scores: Tensor, top_k: int) -> Tensor:
 
     if top_k >= scores.shape[1]:
         return torch.sort(scores, dim=1, descending=True, stable=True).indices
-    values, found = torch.topk(scores, top_k, dim=1)  # any of several equal ones, in any order
+    values, found = torch.topk(
+        scores, top_k, dim=1
+    )  # any of several equal ones, in any order
     crowded = (scores >= values[:, -1:]).sum(dim=1) > top_k
     for row in crowded.nonzero().flatten().tolist():
-        found[row] = torch.sort(scores[row], descending=True, stable=True).indices[:top_k]
+        found[row] = torch.sort(scores[row], descending=True, stable=True).indices[
+            :top_k
+        ]
     found = found.sort(dim=1).values
-    return found.gather(1, torch.sort(scores.gather(1, found), dim=1, descending=True, stable=True).indices)
+    return found.gather(
+        1,
+        torch.sort(
+            scores.gather(1, found), dim=1, descending=True, stable=True
+        ).indices,
+    )

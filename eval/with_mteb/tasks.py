@@ -16,7 +16,14 @@ from typing import Any
 import xxhash
 import yaml
 
-from ..data.datasets import Deferred, Fused, Input, PairData, RetrievalData, ZeroShotData
+from ..data.datasets import (
+    Deferred,
+    Fused,
+    Input,
+    PairData,
+    RetrievalData,
+    ZeroShotData,
+)
 from .tables import Table, given_picture, table_inputs, table_pictures, texts_or_dots
 
 LOCAL = "local-"  # begins the revision of data in a local folder
@@ -29,11 +36,15 @@ def import_mteb() -> Any:
     Raises ImportError where it is not installed.
     """
     # beside the shards, as a name in the temporary folder may be somebody else's already
-    os.environ.setdefault("MTEB_CACHE", str(Path("~/.cache/unimodal/mteb").expanduser()))
+    os.environ.setdefault(
+        "MTEB_CACHE", str(Path("~/.cache/unimodal/mteb").expanduser())
+    )
     try:
         import mteb
     except ImportError:
-        raise ImportError('mteb is not installed; pip install "unimodal[mteb]"') from None
+        raise ImportError(
+            'mteb is not installed; pip install "unimodal[mteb]"'
+        ) from None
     return mteb
 
 
@@ -46,17 +57,29 @@ def list_mteb_tasks(benchmark: str) -> list[str]:
     try:
         tasks = mteb.get_benchmark(benchmark).tasks
     except KeyError as error:
-        raise ValueError(f"mteb has no benchmark {benchmark!r}; {_reason(error)}") from None
-    return list(dict.fromkeys(part.metadata.name for task in tasks for part in parts_of(task)))
+        raise ValueError(
+            f"mteb has no benchmark {benchmark!r}; {_reason(error)}"
+        ) from None
+    return list(
+        dict.fromkeys(part.metadata.name for task in tasks for part in parts_of(task))
+    )
 
 
 def parts_of(task: MtebTask) -> list[MtebTask]:
     """The tasks that an aggregate averages (VisualSTS-b-Eng, CQADupstackRetrieval), or the task itself."""
-    return [part for one in task.metadata.tasks for part in parts_of(one)] if task.is_aggregate else [task]
+    return (
+        [part for one in task.metadata.tasks for part in parts_of(one)]
+        if task.is_aggregate
+        else [task]
+    )
 
 
 def find_mteb_task(
-    name: str, *, folder: Path | None = None, split: str | None = None, subset: str | None = None
+    name: str,
+    *,
+    folder: Path | None = None,
+    split: str | None = None,
+    subset: str | None = None,
 ) -> MtebTask:
     """A task of mteb by its name, not loaded yet.
 
@@ -69,13 +92,17 @@ def find_mteb_task(
     mteb = import_mteb()
     try:
         task = mteb.get_task(
-            name, eval_splits=None if split is None else [split], hf_subsets=None if subset is None else [subset]
+            name,
+            eval_splits=None if split is None else [split],
+            hf_subsets=None if subset is None else [subset],
         )
     except KeyError as error:
         raise ValueError(f"mteb has no task {name!r}; {_reason(error)}") from None
     except ValueError:
         known = ", ".join(mteb.get_task(name).hf_subsets)
-        raise ValueError(f"mteb task {name!r} has no subset {subset!r}; choose of {known}.") from None
+        raise ValueError(
+            f"mteb task {name!r} has no subset {subset!r}; choose of {known}."
+        ) from None
     if split is not None and split not in task.metadata.eval_splits:
         raise ValueError(
             f"mteb task {name!r} has no split {split!r}; choose of {', '.join(task.metadata.eval_splits)}."
@@ -93,17 +120,27 @@ def repoint(task: MtebTask, folder: Path) -> None:
     """
     digest = xxhash.xxh3_128()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}".encode())
+        digest.update(
+            f"{file.relative_to(folder).as_posix()} {file.stat().st_size}".encode()
+        )
         with open(file, "rb") as opened:
             while block := opened.read(1 << 24):
                 digest.update(block)
-    settings = {**task.metadata.dataset, "path": str(folder.resolve()), "revision": LOCAL + digest.hexdigest()}
+    settings = {
+        **task.metadata.dataset,
+        "path": str(folder.resolve()),
+        "revision": LOCAL + digest.hexdigest(),
+    }
     # The metadata belongs to the class of the task: a copy, or every other task of the class moves too.
     task.metadata = task.metadata.model_copy(update={"dataset": settings})
 
 
 def load_mteb_task(
-    name: str, *, folder: Path | None = None, split: str | None = None, subset: str | None = None
+    name: str,
+    *,
+    folder: Path | None = None,
+    split: str | None = None,
+    subset: str | None = None,
 ) -> RetrievalData | PairData | ZeroShotData:
     """Read a task of mteb: retrieval of texts and pictures, STS, or zero-shot classification of pictures.
 
@@ -160,18 +197,34 @@ def _own_cache(revision: str) -> Iterator[None]:
         datasets.config.HF_DATASETS_CACHE = usual
 
 
-def read_mteb_task(task: MtebTask, split: str, subset: str) -> RetrievalData | PairData | ZeroShotData:
+def read_mteb_task(
+    task: MtebTask, split: str, subset: str
+) -> RetrievalData | PairData | ZeroShotData:
     """One split and subset of a loaded task; raises as `load_mteb_task`."""
-    from mteb.abstasks import AbsTaskRetrieval, AbsTaskSTS, AbsTaskZeroShotClassification
+    from mteb.abstasks import (
+        AbsTaskRetrieval,
+        AbsTaskSTS,
+        AbsTaskZeroShotClassification,
+    )
 
-    where = "/".join([task.metadata.name, split, *([] if subset == "default" else [subset])])
+    where = "/".join(
+        [task.metadata.name, split, *([] if subset == "default" else [subset])]
+    )
     if isinstance(task, AbsTaskRetrieval):
         return _retrieval(task, task.dataset[subset][split], where)
-    rows = task.dataset[subset][split] if task.metadata.is_multilingual else task.dataset[split]
+    rows = (
+        task.dataset[subset][split]
+        if task.metadata.is_multilingual
+        else task.dataset[split]
+    )
     if isinstance(task, AbsTaskSTS) and task.metadata.modalities == ["text"]:
-        left, right = (texts_or_dots(list(rows[column]), where) for column in task.column_names)
+        left, right = (
+            texts_or_dots(list(rows[column]), where) for column in task.column_names
+        )
         return PairData(left, right, [float(score) for score in rows["score"]])
-    if isinstance(task, AbsTaskZeroShotClassification) and isinstance(task.input_column_name, str):
+    if isinstance(task, AbsTaskZeroShotClassification) and isinstance(
+        task.input_column_name, str
+    ):
         return _zero_shot(task, rows, where)
     raise ValueError(
         f"mteb task {task.metadata.name!r} is of the type {task.metadata.type}; retrieval, STS of texts and zero-shot "
@@ -181,29 +234,48 @@ def read_mteb_task(task: MtebTask, split: str, subset: str) -> RetrievalData | P
 
 def _retrieval(task: MtebTask, part: Any, where: str) -> RetrievalData:
     if part["top_ranked"]:
-        raise ValueError(f"mteb task {where!r} ranks given candidates again and not a whole corpus; mteb scores it.")
+        raise ValueError(
+            f"mteb task {where!r} ranks given candidates again and not a whole corpus; mteb scores it."
+        )
     judged = part["relevant_docs"]
     metadata = task.metadata
     document_ids = _unique_ids(part["corpus"], f"documents of {where}")
     position = {name: number for number, name in enumerate(document_ids)}
     all_ids = _unique_ids(part["queries"], f"queries of {where}")
-    found = [{name: float(gain) for name, gain in judged.get(query, {}).items() if gain > 0} for query in all_ids]
+    found = [
+        {name: float(gain) for name, gain in judged.get(query, {}).items() if gain > 0}
+        for query in all_ids
+    ]
     asked = [number for number, relevant in enumerate(found) if relevant]
     if not any(name in position for relevant in found for name in relevant):
-        raise ValueError(f"no query of mteb task {where!r} has a relevant document; the qrels do not fit the corpus.")
+        raise ValueError(
+            f"no query of mteb task {where!r} has a relevant document; the qrels do not fit the corpus."
+        )
     notes = _notes_of_lost(judged, found, position, set(all_ids))
     for note in notes:
         warnings.warn(f"{where}: {note}", stacklevel=2)
-    relevant = [[name for name in found[number] if name in position] for number in asked]
-    gains = [[found[number][name] for name in some] for number, some in zip(asked, relevant, strict=True)]
-    lost = [[gain for name, gain in found[number].items() if name not in position] for number in asked]
+    relevant = [
+        [name for name in found[number] if name in position] for number in asked
+    ]
+    gains = [
+        [found[number][name] for name in some]
+        for number, some in zip(asked, relevant, strict=True)
+    ]
+    lost = [
+        [gain for name, gain in found[number].items() if name not in position]
+        for number in asked
+    ]
     from mteb.types import PromptType
 
     query_modalities = metadata.get_modalities(PromptType.query)
     document_modalities = metadata.get_modalities(PromptType.document)
-    asked_rows = part["queries"] if len(asked) == len(all_ids) else part["queries"].select(asked)
+    asked_rows = (
+        part["queries"] if len(asked) == len(all_ids) else part["queries"].select(asked)
+    )
     queries = table_inputs(asked_rows, f"{where} query", query_modalities, "query")
-    documents = table_inputs(part["corpus"], f"{where} document", document_modalities, "document")
+    documents = table_inputs(
+        part["corpus"], f"{where} document", document_modalities, "document"
+    )
     query_ids = [all_ids[number] for number in asked]
     excluded: list[list[int]] | None = None
     if task.ignore_identical_ids:
@@ -214,7 +286,9 @@ def _retrieval(task: MtebTask, part: Any, where: str) -> RetrievalData:
         queries=queries,
         documents=documents,
         relevant=[[position[name] for name in some] for some in relevant],
-        gains=None if all(gain == 1 for row in [*gains, *lost] for gain in row) else gains,
+        gains=None
+        if all(gain == 1 for row in [*gains, *lost] for gain in row)
+        else gains,
         query_ids=query_ids,
         document_ids=document_ids,
         excluded=excluded,
@@ -224,11 +298,16 @@ def _retrieval(task: MtebTask, part: Any, where: str) -> RetrievalData:
 
 
 def _themselves(
-    queries: Sequence[Input], documents: Sequence[Input], document_ids: Sequence[str], where: str
+    queries: Sequence[Input],
+    documents: Sequence[Input],
+    document_ids: Sequence[str],
+    where: str,
 ) -> list[list[int]]:
     """For each query the document that is the query itself, where mteb leaves out the best result for being it."""
     same: dict[object, int] = {}
-    for number in sorted(range(len(documents)), key=document_ids.__getitem__):  # of equal ones, the first to be found
+    for number in sorted(
+        range(len(documents)), key=document_ids.__getitem__
+    ):  # of equal ones, the first to be found
         same[_content(documents[number])] = number
     found = [same.get(_content(query)) for query in queries]
     strange = sum(1 for one in found if one is None)
@@ -254,10 +333,16 @@ def _notes_of_lost(
     query_ids: set[str],
 ) -> list[str]:
     """What is judged and not there; scored as mteb and trec_eval do, but for queries without relevant documents."""
-    lost = list(dict.fromkeys(name for relevant in found for name in relevant if name not in position))
+    lost = list(
+        dict.fromkeys(
+            name for relevant in found for name in relevant if name not in position
+        )
+    )
     num_hit = sum(any(name not in position for name in relevant) for relevant in found)
     silent = [
-        query for query, grades in judged.items() if query in query_ids and not any(g > 0 for g in grades.values())
+        query
+        for query, grades in judged.items()
+        if query in query_ids and not any(g > 0 for g in grades.values())
     ]
     notes = []
     if silent:
@@ -280,9 +365,14 @@ def _zero_shot(task: MtebTask, rows: Table, where: str) -> ZeroShotData:
         position = {name: number for number, name in enumerate(names)}
         unknown = sorted(set(labels) - position.keys())
         if unknown:
-            raise ValueError(f"label {unknown[0]!r} of {where} is none of its classes, {', '.join(names[:8])}.")
+            raise ValueError(
+                f"label {unknown[0]!r} of {where} is none of its classes, {', '.join(names[:8])}."
+            )
         labels = [position[label] for label in labels]
-    pictures = [given_picture(one, where) for one in table_pictures(rows, task.input_column_name, where)]
+    pictures = [
+        given_picture(one, where)
+        for one in table_pictures(rows, task.input_column_name, where)
+    ]
     return ZeroShotData(pictures, [int(label) for label in labels], names, ["{c}"])
 
 
@@ -291,13 +381,17 @@ def _unique_ids(rows: Table, where: str) -> list[str]:
     if len(set(ids)) < len(ids):
         seen: set[str] = set()
         twice = next(one for one in ids if one in seen or seen.add(one))  # type: ignore[func-returns-value]
-        raise ValueError(f"{where}: the id {twice!r} is there twice; ids have to be unique.")
+        raise ValueError(
+            f"{where}: the id {twice!r} is there twice; ids have to be unique."
+        )
     return ids
 
 
 def _only(names: Sequence[str], task: str, kind: str) -> str:
     if len(names) != 1:
-        raise ValueError(f"mteb task {task!r} has several {kind}s; choose one of {', '.join(names)}.")
+        raise ValueError(
+            f"mteb task {task!r} has several {kind}s; choose one of {', '.join(names)}."
+        )
     return names[0]
 
 

@@ -11,7 +11,12 @@ import pytest
 import torch
 
 from tests.eval.mteb_hub import WORDS, write_hub
-from unimodal.config import ImageTowerConfig, ModelConfig, PreprocessConfig, TextTowerConfig
+from unimodal.config import (
+    ImageTowerConfig,
+    ModelConfig,
+    PreprocessConfig,
+    TextTowerConfig,
+)
 from unimodal.embedder import Embedder
 from unimodal.model import build_model
 from unimodal.preprocess.tokenizers import load_tokenizer, train_tokenizer
@@ -49,18 +54,32 @@ def tiny_embedder(tmp_path_factory: pytest.TempPathFactory) -> TinyEmbedder:
     tokenizer = tmp_path_factory.mktemp("tiny") / "tokenizer.json"
     train_tokenizer([WORDS, "query: title 0123456789"], tokenizer, vocab_size=120)
     text = TextTowerConfig(
-        name="bert", tokenizer=str(tokenizer), max_length=24,
-        kwargs={"vocab_size": 120, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2,
-                "intermediate_size": 32, "max_position_embeddings": 32},
-    )  # fmt: skip
+        name="bert",
+        tokenizer=str(tokenizer),
+        max_length=24,
+        kwargs={
+            "vocab_size": 120,
+            "hidden_size": 24,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 32,
+            "max_position_embeddings": 32,
+        },
+    )
     config = ModelConfig(
-        embed_dim=24, text=text, preprocess=PreprocessConfig(image_size=16),
-        image=ImageTowerConfig(name="test_vit", kwargs={"depth": 1, "embed_dim": 48, "num_heads": 2}),
+        embed_dim=24,
+        text=text,
+        preprocess=PreprocessConfig(image_size=16),
+        image=ImageTowerConfig(
+            name="test_vit", kwargs={"depth": 1, "embed_dim": 48, "num_heads": 2}
+        ),
         prompts={"query": "query: "},
-    )  # fmt: skip
+    )
 
     def make(seed: int) -> Embedder:
         torch.manual_seed(seed)
-        return Embedder(build_model(config).eval(), load_tokenizer(text)[0], device="cpu")
+        return Embedder(
+            build_model(config).eval(), load_tokenizer(text)[0], device="cpu"
+        )
 
     return make

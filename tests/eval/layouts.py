@@ -17,7 +17,11 @@ CORPUS = [
     {"_id": "d2", "title": "", "text": "Atoms are smaller."},
     {"_id": "q2", "title": "Quarks", "text": ""},
 ]
-QUERIES = [{"_id": "q1", "text": "what is small"}, {"_id": "q2", "text": "quarks"}, {"_id": "q3", "text": "of train"}]
+QUERIES = [
+    {"_id": "q1", "text": "what is small"},
+    {"_id": "q2", "text": "quarks"},
+    {"_id": "q3", "text": "of train"},
+]
 QRELS = [("q1", "d2", 2), ("q1", "d1", 1), ("q1", "q2", 0), ("q2", "d2", 1)]
 
 
@@ -36,14 +40,18 @@ def write_tar(file: Path, parts: dict[str, bytes]) -> None:
             tar.addfile(member, io.BytesIO(content))
 
 
-def write_captioned(root: Path, captions: list[list[str]], per_tar: int = 2, form: str = "jpg") -> Path:
+def write_captioned(
+    root: Path, captions: list[list[str]], per_tar: int = 2, form: str = "jpg"
+) -> Path:
     """As clip-benchmark/wds_flickr30k lies on the hub."""
     count = -(-len(captions) // per_tar)
     for tar in range(count):
         numbers = range(tar * per_tar, min((tar + 1) * per_tar, len(captions)))
         parts: dict[str, bytes] = {}
         for number in numbers:
-            parts[f"s{number:07d}.{form}"] = picture(number, {"jpg": "JPEG"}.get(form, form.upper()))
+            parts[f"s{number:07d}.{form}"] = picture(
+                number, {"jpg": "JPEG"}.get(form, form.upper())
+            )
             parts[f"s{number:07d}.txt"] = "\n".join(captions[number]).encode()
         write_tar(root / "test" / f"{tar}.tar", parts)
     (root / "test" / "nshards.txt").write_text(str(count))
@@ -60,7 +68,9 @@ def write_classes(root: Path, labels: list[str]) -> Path:
     write_tar(root / "test" / "0.tar", parts)
     (root / "test" / "nshards.txt").write_text("1\n")
     (root / "classnames.txt").write_text("cat\ndog\n")
-    (root / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\na drawing of a {c}.\n")
+    (root / "zeroshot_classification_templates.txt").write_text(
+        "a photo of a {c}.\na drawing of a {c}.\n"
+    )
     return root
 
 
@@ -70,10 +80,16 @@ def write_crossmodal3600(root: Path) -> Path:
     for number in range(3):
         (root / "images" / f"key{number}.jpg").write_bytes(picture(number))
         words = {
-            one: {"caption": [f"{one} {number} {n}" for n in range(2)], "caption/tokenized": []} for one in ("de", "en")
+            one: {
+                "caption": [f"{one} {number} {n}" for n in range(2)],
+                "caption/tokenized": [],
+            }
+            for one in ("de", "en")
         }
         rows.append({"image/key": f"key{number}", "image/locale": "en", **words})
-    (root / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (root / "captions.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows)
+    )
     return root
 
 
@@ -103,14 +119,21 @@ def write_beir(
     (folder / "corpus.jsonl").write_text(lines(*corpus))
     (folder / "queries.jsonl").write_text(lines(*queries))
     header = "query-id\tcorpus-id\tscore\n"
-    (folder / "qrels" / "test.tsv").write_text(header + "".join(f"{q}\t{d}\t{s}\n" for q, d, s in qrels))
+    (folder / "qrels" / "test.tsv").write_text(
+        header + "".join(f"{q}\t{d}\t{s}\n" for q, d, s in qrels)
+    )
     return folder
 
 
 def write_tables(
-    folder: Path, corpus: list[dict[str, Any]], queries: list[dict[str, Any]], qrels: list[dict[str, Any]]
+    folder: Path,
+    corpus: list[dict[str, Any]],
+    queries: list[dict[str, Any]],
+    qrels: list[dict[str, Any]],
 ) -> Path:
     for name, rows in (("corpus", corpus), ("queries", queries), ("qrels", qrels)):
         (folder / name).mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(rows), folder / name / "train-00000-of-00001.parquet")
+        pq.write_table(
+            pa.Table.from_pylist(rows), folder / name / "train-00000-of-00001.parquet"
+        )
     return folder

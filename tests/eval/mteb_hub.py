@@ -11,7 +11,12 @@ import datasets
 import numpy as np
 from PIL import Image
 
-COLOURS = {"red": (200, 30, 30), "green": (30, 160, 60), "blue": (40, 60, 200), "yellow": (220, 210, 40)}
+COLOURS = {
+    "red": (200, 30, 30),
+    "green": (30, 160, 60),
+    "blue": (40, 60, 200),
+    "yellow": (220, 210, 40),
+}
 THINGS = ("mug", "chair", "lamp", "shoe", "ball")
 WORDS = "a red green blue yellow mug chair lamp shoe ball number this is very well made and not like"
 RETRIEVAL_CARD = """---
@@ -39,14 +44,27 @@ def write_hub(root: Path) -> Path:
 
 
 def write_retrieval(
-    folder: Path, corpus: datasets.Dataset, queries: datasets.Dataset, judged: Mapping[str, Mapping[str, int]]
+    folder: Path,
+    corpus: datasets.Dataset,
+    queries: datasets.Dataset,
+    judged: Mapping[str, Mapping[str, int]],
 ) -> None:
     """Write one retrieval data set as the hub has them; judged: query id -> document id -> relevance."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [{"query-id": q, "corpus-id": d, "score": s} for q, row in judged.items() for d, s in row.items()]
-    for name, table in (("corpus", corpus), ("queries", queries), ("qrels", datasets.Dataset.from_list(rows))):
+    rows = [
+        {"query-id": q, "corpus-id": d, "score": s}
+        for q, row in judged.items()
+        for d, s in row.items()
+    ]
+    for name, table in (
+        ("corpus", corpus),
+        ("queries", queries),
+        ("qrels", datasets.Dataset.from_list(rows)),
+    ):
         table.to_parquet(str(folder / f"{name}.parquet"))
-    (folder / "README.md").write_text(RETRIEVAL_CARD % {"split": "test", "qrels": "default"})
+    (folder / "README.md").write_text(
+        RETRIEVAL_CARD % {"split": "test", "qrels": "default"}
+    )
 
 
 def jpeg(number: int, colour: str) -> bytes:
@@ -63,7 +81,9 @@ def pictures(cells: list[bytes], **columns: Any) -> datasets.Dataset:
     features = {"image": datasets.Image()}
     features.update({name: datasets.Value("string") for name in columns})
     image = [{"bytes": cell, "path": None} for cell in cells]
-    return datasets.Dataset.from_dict({**columns, "image": image}, features=datasets.Features(features))
+    return datasets.Dataset.from_dict(
+        {**columns, "image": image}, features=datasets.Features(features)
+    )
 
 
 def _write_scifact(folder: Path) -> None:
@@ -76,20 +96,41 @@ def _write_scifact(folder: Path) -> None:
     texts[7] = ""
     judged: dict[str, dict[str, int]] = {}
     for number in range(20):
-        judged[f"q{number}"] = {f"d{number * 3}": 2, f"d{number * 3 - 1 if number else 5}": 1, f"d{59 - number}": 0}
-    corpus = datasets.Dataset.from_dict({"_id": [f"d{n}" for n in range(60)], "title": titles, "text": texts})
-    queries = [" ".join((titles[3 * n] + " " + texts[3 * n]).split()[:4]) for n in range(20)]
-    asked = datasets.Dataset.from_dict({"_id": [f"q{n}" for n in range(21)], "text": [*queries, "not judged"]})
+        judged[f"q{number}"] = {
+            f"d{number * 3}": 2,
+            f"d{number * 3 - 1 if number else 5}": 1,
+            f"d{59 - number}": 0,
+        }
+    corpus = datasets.Dataset.from_dict(
+        {"_id": [f"d{n}" for n in range(60)], "title": titles, "text": texts}
+    )
+    queries = [
+        " ".join((titles[3 * n] + " " + texts[3 * n]).split()[:4]) for n in range(20)
+    ]
+    asked = datasets.Dataset.from_dict(
+        {"_id": [f"q{n}" for n in range(21)], "text": [*queries, "not judged"]}
+    )
     write_retrieval(folder, corpus, asked, judged)
 
 
 def _write_flickr(root: Path) -> None:
     names = [list(COLOURS)[number % 4] for number in range(24)]
     cells = [jpeg(number, name) for number, name in enumerate(names)]
-    captions = [f"a {name} {THINGS[(n + k) % 5]} number {n}" for n, name in enumerate(names) for k in range(3)]
+    captions = [
+        f"a {name} {THINGS[(n + k) % 5]} number {n}"
+        for n, name in enumerate(names)
+        for k in range(3)
+    ]
     shown = pictures(cells, id=[f"{n}.jpg" for n in range(24)])
-    said = datasets.Dataset.from_dict({"id": [f"c{n}" for n in range(72)], "text": captions})
-    write_retrieval(root / "mteb/flickr30kt2i", shown, said, {f"c{n}": {f"{n // 3}.jpg": 1} for n in range(72)})
+    said = datasets.Dataset.from_dict(
+        {"id": [f"c{n}" for n in range(72)], "text": captions}
+    )
+    write_retrieval(
+        root / "mteb/flickr30kt2i",
+        shown,
+        said,
+        {f"c{n}": {f"{n // 3}.jpg": 1} for n in range(72)},
+    )
     judged = {f"{n}.jpg": {f"c{3 * n + k}": 1 for k in range(3)} for n in range(24)}
     write_retrieval(root / "mteb/flickr30ki2t", said, shown, judged)
 
@@ -97,17 +138,28 @@ def _write_flickr(root: Path) -> None:
 def _write_sts(folder: Path) -> None:
     draw = np.random.default_rng(1)
     left = [" ".join(draw.choice(WORDS.split(), 6)) for _ in range(50)]
-    right = [" ".join([*text.split()[: n % 6], *draw.choice(WORDS.split(), 6 - n % 6)]) for n, text in enumerate(left)]
+    right = [
+        " ".join([*text.split()[: n % 6], *draw.choice(WORDS.split(), 6 - n % 6)])
+        for n, text in enumerate(left)
+    ]
     scores = [float(n % 6) for n in range(50)]
     folder.mkdir(parents=True)
-    table = datasets.Dataset.from_dict({"sentence1": left, "sentence2": right, "score": scores})
+    table = datasets.Dataset.from_dict(
+        {"sentence1": left, "sentence2": right, "score": scores}
+    )
     table.to_parquet(str(folder / "test.parquet"))
 
 
 def _write_cifar(folder: Path) -> None:
     names = list(COLOURS)
-    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=names)})
-    cells = [{"bytes": jpeg(100 + n, names[n * n % 4]), "path": None} for n in range(40)]
+    features = datasets.Features(
+        {"img": datasets.Image(), "label": datasets.ClassLabel(names=names)}
+    )
+    cells = [
+        {"bytes": jpeg(100 + n, names[n * n % 4]), "path": None} for n in range(40)
+    ]
     rows = {"img": cells, "label": [n * n % 4 for n in range(40)]}
     folder.mkdir(parents=True)
-    datasets.Dataset.from_dict(rows, features=features).to_parquet(str(folder / "test-00000.parquet"))
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(
+        str(folder / "test-00000.parquet")
+    )

@@ -44,15 +44,30 @@ class WordEncoder:
     def fingerprint(self) -> str:
         return ""
 
-    def encode(self, inputs: Sequence[Input], *, show_progress: bool | None = None) -> npt.NDArray[np.float32]:
+    def encode(
+        self, inputs: Sequence[Input], *, show_progress: bool | None = None
+    ) -> npt.NDArray[np.float32]:
         self.encoded += inputs
         vectors = np.zeros((len(inputs), 64), dtype=np.float32)
         for row, one in enumerate(inputs):
-            words = one.stem if isinstance(one, Path) else one.decode() if isinstance(one, bytes) else str(one)
+            words = (
+                one.stem
+                if isinstance(one, Path)
+                else one.decode()
+                if isinstance(one, bytes)
+                else str(one)
+            )
             for word in words.replace("-", " ").split():
-                vectors[row] += np.random.default_rng(zlib.crc32(word.encode())).standard_normal(64)
+                vectors[row] += np.random.default_rng(
+                    zlib.crc32(word.encode())
+                ).standard_normal(64)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True) if len(vectors) else 1
-        change = {"nan": np.float32("nan"), "long": np.float32(1.5), "": np.float32(1), "same": np.float32(0)}
+        change = {
+            "nan": np.float32("nan"),
+            "long": np.float32(1.5),
+            "": np.float32(1),
+            "same": np.float32(0),
+        }
         return vectors * change[self.broken] + np.float32(self.broken == "same") / 8
 
     encode_query = encode_document = encode
@@ -69,15 +84,24 @@ def catalogue(tmp_path: Path) -> Path:
             captions = [f"{colour} {thing}", "not used"]
             description = f"one {thing} that is {colour}"
             rows.append(
-                {"image": image, "captions": captions, "query": f"{colour} {thing}", "description": description}
+                {
+                    "image": image,
+                    "captions": captions,
+                    "query": f"{colour} {thing}",
+                    "description": description,
+                }
             )
     for split in ("val", "test"):
-        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (tmp_path / f"{split}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows)
+        )
     return tmp_path
 
 
 def with_dims(suite: Suite, *dims: int) -> Suite:
-    return suite.model_copy(update={"analysis": suite.analysis.model_copy(update={"dims": list(dims)})})
+    return suite.model_copy(
+        update={"analysis": suite.analysis.model_copy(update={"dims": list(dims)})}
+    )
 
 
 def with_sts(catalogue: Path) -> Suite:
@@ -87,14 +111,31 @@ def with_sts(catalogue: Path) -> Suite:
         {"a": "red ball", "b": "green lamp", "score": 0, "kind": "easy"},
         {"a": "green hat", "b": "green cup", "score": 2, "kind": "hard"},
     ]
-    (catalogue / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    sts: dict[str, Any] = {"kind": "sts", "rows": {"input": "pairs.jsonl"}, "left": "a", "right": "b"}
+    (catalogue / "pairs.jsonl").write_text(
+        "".join(json.dumps(pair) + "\n" for pair in pairs)
+    )
+    sts: dict[str, Any] = {
+        "kind": "sts",
+        "rows": {"input": "pairs.jsonl"},
+        "left": "a",
+        "right": "b",
+    }
     demo = read_suite("demo").model_dump()
-    return parse_config(Suite, {"tasks": {**demo["tasks"], "pairs": {**sts, "groups": {"hard": {"kind": "hard"}}}}})
+    return parse_config(
+        Suite,
+        {
+            "tasks": {
+                **demo["tasks"],
+                "pairs": {**sts, "groups": {"hard": {"kind": "hard"}}},
+            }
+        },
+    )
 
 
 def test_every_task_is_scored_beside_chance_and_bm25(catalogue: Path) -> None:
-    rows = rows_of(evaluate(WordEncoder("text", "image"), with_sts(catalogue), catalogue))
+    rows = rows_of(
+        evaluate(WordEncoder("text", "image"), with_sts(catalogue), catalogue)
+    )
     assert [(row.task, row.metric) for row in rows] == [
         ("pictures/text->image", "hit_rate_at_1"),
         ("pictures/text->image", "hit_rate_at_5"),
@@ -109,7 +150,9 @@ def test_every_task_is_scored_beside_chance_and_bm25(catalogue: Path) -> None:
     ]
     chance = pytest.approx(1 / 15)
     low = pytest.approx(15 / (15 + 1.96**2), abs=1e-4)
-    plain = Row("pictures/text->image", "hit_rate_at_1", 1.0, chance, None, low, 1.0, num=15)  # type: ignore[arg-type]  # approx
+    plain = Row(
+        "pictures/text->image", "hit_rate_at_1", 1.0, chance, None, low, 1.0, num=15
+    )  # type: ignore[arg-type]  # approx
     assert rows[0] == plain
     assert rows[2].chance == pytest.approx(10 / 15)
     assert rows[6].value == 1.0
@@ -122,7 +165,10 @@ def test_every_task_is_scored_beside_chance_and_bm25(catalogue: Path) -> None:
 
 def test_each_input_is_encoded_once_for_both_directions(catalogue: Path) -> None:
     encoder = WordEncoder("text", "image")
-    suite = parse_config(Suite, {"tasks": {"pictures": read_suite("demo").tasks["pictures"].model_dump()}})
+    suite = parse_config(
+        Suite,
+        {"tasks": {"pictures": read_suite("demo").tasks["pictures"].model_dump()}},
+    )
     evaluate(encoder, suite, catalogue)
     assert len(encoder.encoded) == len(set(encoder.encoded)) == 30
 
@@ -137,15 +183,28 @@ def test_a_text_model_skips_pictures_and_needs_none(catalogue: Path) -> None:
 
 def test_evaluation_stops_between_tasks_when_asked(catalogue: Path) -> None:
     asked = iter([False, True])
-    results = evaluate(WordEncoder("text"), read_suite("demo"), catalogue, should_stop=lambda: next(asked))
-    assert {result.name for result in results} == {"pictures/text->image", "pictures/image->text"}
+    results = evaluate(
+        WordEncoder("text"),
+        read_suite("demo"),
+        catalogue,
+        should_stop=lambda: next(asked),
+    )
+    assert {result.name for result in results} == {
+        "pictures/text->image",
+        "pictures/image->text",
+    }
 
 
-def test_evaluation_stops_within_a_task_and_keeps_those_before_it(catalogue: Path) -> None:
+def test_evaluation_stops_within_a_task_and_keeps_those_before_it(
+    catalogue: Path,
+) -> None:
     encoder = WordEncoder("text", "image")
     store = EmbeddingStore(encoder, should_stop=lambda: len(encoder.encoded) >= 30)
     results = evaluate(encoder, with_sts(catalogue), catalogue, store=store)
-    assert [result.name for result in results] == ["pictures/text->image", "pictures/image->text"]
+    assert [result.name for result in results] == [
+        "pictures/text->image",
+        "pictures/image->text",
+    ]
     assert len(encoder.encoded) == 30
 
 
@@ -153,18 +212,32 @@ def test_evaluation_stops_within_a_task_and_keeps_those_before_it(catalogue: Pat
     ("broken", "message"),
     [
         ("nan", "queries of pictures/text->image: 15 of 15 vectors hold NaN"),
-        ("long", r"queries of pictures/text->image: a vector has the length 1\.5, not 1"),
+        (
+            "long",
+            r"queries of pictures/text->image: a vector has the length 1\.5, not 1",
+        ),
         ("same", "queries of pictures/text->image: all 15 vectors are nearly equal"),
     ],
 )
-def test_a_broken_model_is_refused_by_the_name_of_the_task(catalogue: Path, broken: str, message: str) -> None:
+def test_a_broken_model_is_refused_by_the_name_of_the_task(
+    catalogue: Path, broken: str, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
-        evaluate(WordEncoder("text", "image", broken=broken), read_suite("demo"), catalogue)
+        evaluate(
+            WordEncoder("text", "image", broken=broken), read_suite("demo"), catalogue
+        )
 
 
-def test_validation_warns_of_a_collapsed_model_and_has_no_intervals(catalogue: Path) -> None:
+def test_validation_warns_of_a_collapsed_model_and_has_no_intervals(
+    catalogue: Path,
+) -> None:
     with pytest.warns(RuntimeWarning, match="vectors are nearly equal"):
-        results = evaluate(WordEncoder("text", "image", broken="same"), read_suite("demo"), catalogue, validation=True)
+        results = evaluate(
+            WordEncoder("text", "image", broken="same"),
+            read_suite("demo"),
+            catalogue,
+            validation=True,
+        )
     assert all(row.value is not None and row.low is None for row in rows_of(results))
 
 
@@ -174,11 +247,14 @@ def test_dims_are_scored_from_the_same_vectors(catalogue: Path) -> None:
     plain = rows_of(evaluate(encoder, suite, catalogue))
     encoded = len(encoder.encoded)
     store = EmbeddingStore(encoder)
-    with pytest.warns(UserWarning, match="65 dims are left out: the model's vectors have 64"):
+    with pytest.warns(
+        UserWarning, match="65 dims are left out: the model's vectors have 64"
+    ):
         results = evaluate(encoder, with_dims(suite, 4, 64, 65), catalogue, store=store)
     assert len(encoder.encoded) == 2 * encoded
     rows = {
-        variant: [row for row in rows_of(results) if row.variant == variant] for variant in ("", "4 dims", "64 dims")
+        variant: [row for row in rows_of(results) if row.variant == variant]
+        for variant in ("", "4 dims", "64 dims")
     }
     assert rows[""] == plain
     assert [replace(row, variant="") for row in rows["64 dims"]] == plain
@@ -187,19 +263,28 @@ def test_dims_are_scored_from_the_same_vectors(catalogue: Path) -> None:
     assert queries is not None
     assert documents is not None
     cut, cut_documents = (
-        side[:, :4] / np.linalg.norm(side[:, :4], axis=1, keepdims=True) for side in (queries, documents)
+        side[:, :4] / np.linalg.norm(side[:, :4], axis=1, keepdims=True)
+        for side in (queries, documents)
     )
     data = results[2].data
     assert isinstance(data, RetrievalData)
-    expected = vector_values(data, ["ndcg_at_10"], cut, cut_documents)["ndcg_at_10"].mean()
+    expected = vector_values(data, ["ndcg_at_10"], cut, cut_documents)[
+        "ndcg_at_10"
+    ].mean()
     assert 0.3 < expected < 1
-    found = next(row for row in rows["4 dims"] if (row.task, row.metric) == ("descriptions", "ndcg_at_10"))
+    found = next(
+        row
+        for row in rows["4 dims"]
+        if (row.task, row.metric) == ("descriptions", "ndcg_at_10")
+    )
     assert found.value == pytest.approx(expected)
     assert not any("65" in row.variant for row in rows_of(results))
 
 
 def test_values_come_with_the_vectors_that_they_are_of(catalogue: Path) -> None:
-    for result in evaluate(WordEncoder("text", "image"), with_sts(catalogue), catalogue):
+    for result in evaluate(
+        WordEncoder("text", "image"), with_sts(catalogue), catalogue
+    ):
         assert result.queries is not None
         assert result.documents is not None
         again = part_values(result, np.arange(len(result.queries)))
@@ -211,14 +296,24 @@ def test_values_come_with_the_vectors_that_they_are_of(catalogue: Path) -> None:
 
 def test_halves_are_told_by_the_modalities(catalogue: Path) -> None:
     results = evaluate(WordEncoder("text", "image"), with_sts(catalogue), catalogue)
-    assert [result.half for result in results] == ["cross-modal", "cross-modal", "text", "text"]
+    assert [result.half for result in results] == [
+        "cross-modal",
+        "cross-modal",
+        "text",
+        "text",
+    ]
 
 
 def test_pictures_that_nobody_asks_for_are_searched_and_ask_nothing() -> None:
     pictures: list[Input] = [b"green ball", b"blue shoe", b"red hat"]
     data = RetrievalData(["red hat", "blue shoe"], pictures, [[2], [1]], both_ways=True)
-    forward, back = score_task(EmbeddingStore(WordEncoder("text", "image")), "hats", data, ["hit_rate_at_1"])
-    assert [len(one.queries) for one in (forward, back) if one.queries is not None] == [2, 2]
+    forward, back = score_task(
+        EmbeddingStore(WordEncoder("text", "image")), "hats", data, ["hit_rate_at_1"]
+    )
+    assert [len(one.queries) for one in (forward, back) if one.queries is not None] == [
+        2,
+        2,
+    ]
     assert (forward.rows[0].value, back.rows[0].value) == (1.0, 1.0)
     assert forward.documents is not None
     assert back.queries is not None
@@ -230,20 +325,28 @@ def test_pictures_that_nobody_asks_for_are_searched_and_ask_nothing() -> None:
 def test_a_photo_and_words_find_a_product_by_graded_relevance() -> None:
     data = RetrievalData(
         queries=[Fused("red", b"green hat"), b"blue ball"],
-        documents=[Fused("red", b"hat"), Fused("green", b"hat"), Fused("blue", b"ball")],
+        documents=[
+            Fused("red", b"hat"),
+            Fused("green", b"hat"),
+            Fused("blue", b"ball"),
+        ],
         relevant=[[0, 1], [2]],
         gains=[[3.0, 1.0], [3.0]],
         hit_gain=3.0,
     )
     store = EmbeddingStore(WordEncoder("text", "image"))
-    (result,) = score_task(store, "shop/photo->fused", data, ["ndcg_at_10", "hit_rate_at_1"])
+    (result,) = score_task(
+        store, "shop/photo->fused", data, ["ndcg_at_10", "hit_rate_at_1"]
+    )
     assert result.half == "cross-modal"
     assert result.values["ndcg_at_10"][1] == 1.0
     assert 0.6 < result.values["ndcg_at_10"][0] <= 1.0
 
 
 def test_pictures_are_classified_by_the_words_of_their_class() -> None:
-    pictures: list[Input] = [f"{colour} {thing}".encode() for colour in COLOURS for thing in THINGS]
+    pictures: list[Input] = [
+        f"{colour} {thing}".encode() for colour in COLOURS for thing in THINGS
+    ]
     labels = [number % len(THINGS) for number in range(len(pictures))]
     data = ZeroShotData(pictures, labels, list(THINGS), ["one {c}", "a {c}"])
     encoder = WordEncoder("text", "image")
@@ -256,20 +359,30 @@ def test_pictures_are_classified_by_the_words_of_their_class() -> None:
     assert result.rows[0].value > 0.9
     assert result.documents is not None
     assert result.documents.shape == (5, 64)
-    (unscored,) = score_task(EmbeddingStore(WordEncoder("text")), "things", data, ["accuracy"])
+    (unscored,) = score_task(
+        EmbeddingStore(WordEncoder("text")), "things", data, ["accuracy"]
+    )
     assert unscored.rows[0].value is None
 
 
 def test_a_task_has_the_metrics_that_it_asks_for(catalogue: Path) -> None:
     suite = read_suite("demo", ["tasks.descriptions.metrics=[recall_at_3, map_at_10]"])
     rows = rows_of(evaluate(WordEncoder("text", "image"), suite, catalogue))
-    assert [row.metric for row in rows if row.task == "descriptions"] == ["recall_at_3", "map_at_10"]
+    assert [row.metric for row in rows if row.task == "descriptions"] == [
+        "recall_at_3",
+        "map_at_10",
+    ]
 
 
-def test_a_metric_that_a_task_cannot_have_is_told_before_anything_is_encoded(catalogue: Path) -> None:
+def test_a_metric_that_a_task_cannot_have_is_told_before_anything_is_encoded(
+    catalogue: Path,
+) -> None:
     encoder = WordEncoder("text", "image")
     suite = read_suite("demo", ["tasks.descriptions.metrics=[spearman]"])
-    with pytest.raises(ValueError, match=r"tasks\.descriptions\.metrics: there is no metric 'spearman' of a ranking; "):
+    with pytest.raises(
+        ValueError,
+        match=r"tasks\.descriptions\.metrics: there is no metric 'spearman' of a ranking; ",
+    ):
         evaluate(encoder, suite, catalogue)
     assert encoder.encoded == []
 

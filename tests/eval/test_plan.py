@@ -10,7 +10,14 @@ from rich.console import Console
 
 from eval.cache import EmbeddingStore
 from eval.data.asked import asked_of
-from eval.data.datasets import Fused, Input, PairData, RetrievalData, TaskData, ZeroShotData
+from eval.data.datasets import (
+    Fused,
+    Input,
+    PairData,
+    RetrievalData,
+    TaskData,
+    ZeroShotData,
+)
 from eval.plan import Needs, plan, plan_table
 
 from .test_cache import HashEncoder, picture
@@ -18,10 +25,16 @@ from .test_cache import HashEncoder, picture
 PICTURES: list[Input] = [picture(number) for number in range(30)]
 CAPTIONS: list[Input] = [f"caption {number}" for number in range(30)]
 TASKS: dict[str, TaskData] = {
-    "pictures": RetrievalData(CAPTIONS, PICTURES, [[number] for number in range(30)], both_ways=True),
-    "shop": RetrievalData(["a", Fused("b", PICTURES[0])], [*PICTURES[:5], "a"], [[0], [5]]),  # type: ignore[arg-type]  # bytes
+    "pictures": RetrievalData(
+        CAPTIONS, PICTURES, [[number] for number in range(30)], both_ways=True
+    ),
+    "shop": RetrievalData(
+        ["a", Fused("b", PICTURES[0])], [*PICTURES[:5], "a"], [[0], [5]]
+    ),  # type: ignore[arg-type]  # bytes
     "pairs": PairData(["caption 0", "x"], ["y", "x"], [0.0, 1.0]),
-    "classes": ZeroShotData(PICTURES[:4], [0, 1, 0, 1], ["cat", "dog"], ["a {c}", "the {c}"]),
+    "classes": ZeroShotData(
+        PICTURES[:4], [0, 1, 0, 1], ["cat", "dog"], ["a {c}", "the {c}"]
+    ),
 }
 
 
@@ -46,22 +59,41 @@ def test_what_the_store_has_is_not_to_be_encoded(tmp_path: Path) -> None:
 
 
 def test_a_task_that_the_model_cannot_do_needs_nothing() -> None:
-    assert [bool(asked_of(data, ["text"])) for data in TASKS.values()] == [False, False, True, False]
-    assert [bool(asked_of(data, ["text", "image"])) for data in TASKS.values()] == [True] * 4
+    assert [bool(asked_of(data, ["text"])) for data in TASKS.values()] == [
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert [bool(asked_of(data, ["text", "image"])) for data in TASKS.values()] == [
+        True
+    ] * 4
 
 
 def test_what_is_asked_is_all_that_is_encoded() -> None:
     """With the prompts of the roles."""
-    assert [role for _, role in asked_of(TASKS["pictures"], ["text", "image"])] == ["", ""]
-    assert [role for _, role in asked_of(TASKS["shop"], ["text", "image"])] == ["query", "document"]
-    assert asked_of(TASKS["classes"], ["text", "image"])[0] == (["a cat", "the cat", "a dog", "the dog"], "")
+    assert [role for _, role in asked_of(TASKS["pictures"], ["text", "image"])] == [
+        "",
+        "",
+    ]
+    assert [role for _, role in asked_of(TASKS["shop"], ["text", "image"])] == [
+        "query",
+        "document",
+    ]
+    assert asked_of(TASKS["classes"], ["text", "image"])[0] == (
+        ["a cat", "the cat", "a dog", "the dog"],
+        "",
+    )
 
 
 def test_two_timed_batches_tell_how_long_the_rest_takes_and_are_kept() -> None:
     encoder = HashEncoder(seconds=0.002)
     texts: list[Input] = [f"text {number:04}" for number in range(1000)]
     store = EmbeddingStore(encoder)
-    found = plan(store, {"one": RetrievalData(texts, texts, [[number] for number in range(1000)])})
+    found = plan(
+        store,
+        {"one": RetrievalData(texts, texts, [[number] for number in range(1000)])},
+    )
     assert found.seconds is not None
     assert 1.9 < found.seconds < 20  # 968 of 2 ms, and more where the machine is busy
     assert len(encoder.asked) == 32
@@ -75,13 +107,25 @@ def test_the_table_has_a_line_a_task_and_the_time() -> None:
     console.print(plan_table(plan(EmbeddingStore(HashEncoder()), TASKS), "mini"))
     printed = console.export_text()
     assert "mini: 38 texts and 30 pictures to encode, about 0 s" in printed
-    assert ["pictures", "30", "30", "30", "30"] in [line.split() for line in printed.splitlines()]
-    assert any(line.strip().startswith("all, each once") for line in printed.splitlines())
+    assert ["pictures", "30", "30", "30", "30"] in [
+        line.split() for line in printed.splitlines()
+    ]
+    assert any(
+        line.strip().startswith("all, each once") for line in printed.splitlines()
+    )
 
 
 def test_all_broken_images_are_named_before_the_others_are_encoded() -> None:
     encoder = HashEncoder()
     broken: list[Input] = [b"broken %d" % number for number in range(10)]
-    data = RetrievalData(CAPTIONS, [*PICTURES[:20], *broken], [[number] for number in range(30)], both_ways=True)
-    with pytest.raises(ValueError, match=r"10 of \d+ images cannot be decoded: .* and 2 more; .*still to be encoded"):
+    data = RetrievalData(
+        CAPTIONS,
+        [*PICTURES[:20], *broken],
+        [[number] for number in range(30)],
+        both_ways=True,
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"10 of \d+ images cannot be decoded: .* and 2 more; .*still to be encoded",
+    ):
         plan(EmbeddingStore(encoder), {"task": data})

@@ -14,11 +14,16 @@ from eval.suites import Suite, load_tasks, missing_of, read_suite
 from tests.eval.layouts import write_classes
 from unimodal.config import parse_config
 
-DATA = Path(os.environ.get("UNIMODAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(
+    os.environ.get("UNIMODAL_DATA", Path(__file__).parents[3] / "shared" / "data")
+)
 PAIRS: dict[str, Any] = {
     "kind": "sts",
     "rows": {"input": "pairs.jsonl"},
-    "splits": {"val": {"where": {"split": "val"}}, "test": {"where": {"split": "test"}}},
+    "splits": {
+        "val": {"where": {"split": "val"}},
+        "test": {"where": {"split": "test"}},
+    },
     "left": "a",
     "right": "b",
     "groups": {"hard": {"kind": "hard"}},
@@ -85,7 +90,10 @@ def test_where_of_a_split_adds_to_where_of_the_rows() -> None:
 
 
 def test_held_out_queries_search_all_documents(tmp_path: Path) -> None:
-    write_rows(tmp_path / "rows.jsonl", *({"query": f"q{n}", "document": f"d{n}", "n": n} for n in range(50)))
+    write_rows(
+        tmp_path / "rows.jsonl",
+        *({"query": f"q{n}", "document": f"d{n}", "n": n} for n in range(50)),
+    )
     task = {
         "kind": "text-retrieval",
         "rows": {"input": "rows.jsonl", "hash_field": "n"},
@@ -109,18 +117,25 @@ def test_held_out_queries_search_all_documents(tmp_path: Path) -> None:
 def test_everything_missing_is_named_in_one_error(tmp_path: Path) -> None:
     other = {**PAIRS, "rows": {"input": "more/pairs.tsv"}}
     with pytest.raises(
-        ValueError, match=r"missing \(2\): .*more/pairs.tsv, .*pairs.jsonl; .*data_root.*tasks.NAME=null"
+        ValueError,
+        match=r"missing \(2\): .*more/pairs.tsv, .*pairs.jsonl; .*data_root.*tasks.NAME=null",
     ):
         load_tasks(suite_of(one=PAIRS, two=other), tmp_path, "test")
 
 
 def test_missing_pictures_are_named_unless_they_are_not_wanted(tmp_path: Path) -> None:
-    write_rows(tmp_path / "rows.jsonl", {"image": "a.jpg", "text": "one"}, {"image": "b.jpg", "text": "two"})
+    write_rows(
+        tmp_path / "rows.jsonl",
+        {"image": "a.jpg", "text": "one"},
+        {"image": "b.jpg", "text": "two"},
+    )
     (tmp_path / "a.jpg").touch()
     suite = suite_of(pictures={"kind": "image-text", "rows": {"input": "rows.jsonl"}})
     with pytest.raises(ValueError, match=r"missing \(1\): .*b\.jpg; "):
         load_tasks(suite, tmp_path, "test")
-    assert list(load_tasks(suite, tmp_path, "test", with_pictures=False)) == ["pictures"]
+    assert list(load_tasks(suite, tmp_path, "test", with_pictures=False)) == [
+        "pictures"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -135,21 +150,29 @@ def test_missing_pictures_are_named_unless_they_are_not_wanted(tmp_path: Path) -
         ({"splits": {"val": {"hash_range": [0, 1]}}}, "needs a field to hash"),
     ],
 )
-def test_a_mistake_is_told_when_the_suite_is_read(change: dict[str, Any], message: str) -> None:
+def test_a_mistake_is_told_when_the_suite_is_read(
+    change: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         suite_of(pairs={**PAIRS, **change})
 
 
 def test_an_unknown_split_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"split 'tst' is not in this task; did you mean 'test'\?"):
+    with pytest.raises(
+        ValueError, match=r"split 'tst' is not in this task; did you mean 'test'\?"
+    ):
         load_tasks(suite_of(pairs=PAIRS), Path(), "tst")
 
 
 def test_a_name_belongs_to_the_longest_task_that_it_begins_with() -> None:
-    suite = suite_of(**{"beir": {"kind": "beir"}, "beir/nq": {"kind": "beir", "split": "dev"}})
+    suite = suite_of(
+        **{"beir": {"kind": "beir"}, "beir/nq": {"kind": "beir", "split": "dev"}}
+    )
     assert suite.task_of("beir/nq/text->image") is suite.tasks["beir/nq"]
     assert suite.task_of("beir/nqs") is suite.tasks["beir"]
-    with pytest.raises(ValueError, match=r"'bear' is of no task of the suite; did you mean 'beir'\?"):
+    with pytest.raises(
+        ValueError, match=r"'bear' is of no task of the suite; did you mean 'beir'\?"
+    ):
         suite.task_of("bear")
 
 
@@ -160,8 +183,19 @@ def test_languages_and_subsets_are_averaged_by_direction() -> None:
         forums={"kind": "beir", "path": "{subset}", "subsets": ["tex", "unix"]},
         pairs=PAIRS,
     )
-    names = [f"xtd/{one}/{way}" for one in ("de", "en") for way in ("text->image", "image->text")]
-    names += ["one/de/text->image", "forums/tex", "forums/unix", "pairs", "pairs/hard", "balance"]
+    names = [
+        f"xtd/{one}/{way}"
+        for one in ("de", "en")
+        for way in ("text->image", "image->text")
+    ]
+    names += [
+        "one/de/text->image",
+        "forums/tex",
+        "forums/unix",
+        "pairs",
+        "pairs/hard",
+        "balance",
+    ]
     assert suite.averages_of(names) == {
         "xtd/text->image": ["xtd/de/text->image", "xtd/en/text->image"],
         "xtd/image->text": ["xtd/de/image->text", "xtd/en/image->text"],
@@ -193,28 +227,56 @@ def test_what_a_shipped_suite_gets_can_be_prepared(name: str) -> None:
         assert not task.get or names_of(task.get, data_sets())
 
 
-def test_data_that_cannot_be_scored_is_refused_by_the_task_s_name(tmp_path: Path) -> None:
+def test_data_that_cannot_be_scored_is_refused_by_the_task_s_name(
+    tmp_path: Path,
+) -> None:
     write_classes(tmp_path / "pets", ["0", "7"])
-    with pytest.raises(ValueError, match=r"^pets: label 7 is of none of its 2 classes; "):
+    with pytest.raises(
+        ValueError, match=r"^pets: label 7 is of none of its 2 classes; "
+    ):
         load_tasks(suite_of(pets={"kind": "webdataset"}), tmp_path, "test")
 
 
-def test_rows_with_an_empty_query_are_counted_and_those_of_another_split_are_not(tmp_path: Path) -> None:
-    rows = [{"query": query, "document": query or "one", "split": "test"} for query in ("one", "", "two", "three")]
-    write_rows(tmp_path / "rows.jsonl", *rows, {"query": "", "document": "four", "split": "val"})
-    texts: dict[str, Any] = {"kind": "text-retrieval", "rows": {"input": "rows.jsonl"}, "splits": PAIRS["splits"]}
-    with pytest.warns(UserWarning, match=r"^rows\.jsonl: 1 of 4 rows left out: empty 'query'\.$"):
+def test_rows_with_an_empty_query_are_counted_and_those_of_another_split_are_not(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        {"query": query, "document": query or "one", "split": "test"}
+        for query in ("one", "", "two", "three")
+    ]
+    write_rows(
+        tmp_path / "rows.jsonl",
+        *rows,
+        {"query": "", "document": "four", "split": "val"},
+    )
+    texts: dict[str, Any] = {
+        "kind": "text-retrieval",
+        "rows": {"input": "rows.jsonl"},
+        "splits": PAIRS["splits"],
+    }
+    with pytest.warns(
+        UserWarning, match=r"^rows\.jsonl: 1 of 4 rows left out: empty 'query'\.$"
+    ):
         load_tasks(suite_of(texts=texts), tmp_path, "test")
-    with pytest.raises(ValueError, match=r"^rows\.jsonl: the only row has an empty 'query'; "):
+    with pytest.raises(
+        ValueError, match=r"^rows\.jsonl: the only row has an empty 'query'; "
+    ):
         load_tasks(suite_of(texts={**texts, "pool": "all"}), tmp_path, "val")
 
 
 def test_an_unknown_way_to_change_queries_is_told_when_the_suite_is_read() -> None:
-    with pytest.raises(ValueError, match=r"analysis.robustness: 'typo' is no way .*; did you mean 'typos'\?"):
-        parse_config(Suite, {"tasks": {"pairs": PAIRS}, "analysis": {"robustness": ["typo"]}})
+    with pytest.raises(
+        ValueError,
+        match=r"analysis.robustness: 'typo' is no way .*; did you mean 'typos'\?",
+    ):
+        parse_config(
+            Suite, {"tasks": {"pairs": PAIRS}, "analysis": {"robustness": ["typo"]}}
+        )
 
 
-@pytest.mark.skipif(not (DATA / "openstax_text").is_dir(), reason=f"no openstax_text below {DATA}")
+@pytest.mark.skipif(
+    not (DATA / "openstax_text").is_dir(), reason=f"no openstax_text below {DATA}"
+)
 def test_the_mini_suite_has_the_known_sizes() -> None:
     loaded = load_tasks(read_suite("mini"), DATA, "test")
     figures = loaded["figures"]
@@ -228,16 +290,24 @@ def test_the_mini_suite_has_the_known_sizes() -> None:
     assert (len(pairs.scores), len(pairs.groups["cross-picture"])) == (3222, 257)
 
 
-@pytest.mark.skipif(not (DATA / "luma_shop").is_dir(), reason=f"no luma_shop below {DATA}")
+@pytest.mark.skipif(
+    not (DATA / "luma_shop").is_dir(), reason=f"no luma_shop below {DATA}"
+)
 def test_the_shop_suite_has_the_known_sizes_and_no_photo_on_both_sides() -> None:
     loaded = load_tasks(read_suite("shop"), DATA, "test")
     sizes = {}
     for name, data in loaded.items():
         assert isinstance(data, RetrievalData)
         sizes[name] = (len(data.queries), len(data.documents))
-        assert not {one for one in data.queries if isinstance(one, Path)} & set(data.documents)
+        assert not {one for one in data.queries if isinstance(one, Path)} & set(
+            data.documents
+        )
     assert sizes["garments/text->fused"] == (44, 461)
     assert sizes["garments/photo->image"] == (25, 461)
     assert sizes["garments/photo+text->image"] == (42, 461)
     assert sizes["groceries/text->text"] == (81, 81)
-    assert sizes["groceries/photo->fused"] == sizes["groceries/photo+text->text"] == (1204, 81)
+    assert (
+        sizes["groceries/photo->fused"]
+        == sizes["groceries/photo+text->text"]
+        == (1204, 81)
+    )

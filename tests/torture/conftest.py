@@ -24,7 +24,16 @@ Figure = Callable[[str, float, str], None]
 Start = Callable[..., Life]
 
 _FIGURES: list[dict[str, Any]] = []
-SIZES = (260, 7, 181, 260, 93, 212, 1, 190)  # samples of the shards of `many`: uneven, 1,204 in all
+SIZES = (
+    260,
+    7,
+    181,
+    260,
+    93,
+    212,
+    1,
+    190,
+)  # samples of the shards of `many`: uneven, 1,204 in all
 
 
 @pytest.fixture
@@ -46,7 +55,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         Path(file).write_text(json.dumps(_FIGURES, indent=1) + "\n", encoding="utf-8")
     terminalreporter.section("figures")
     for row in _FIGURES:
-        terminalreporter.write_line(f"{row['value']:>16,.6g} {row['unit']:<10} {row['name']}")
+        terminalreporter.write_line(
+            f"{row['value']:>16,.6g} {row['unit']:<10} {row['name']}"
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +85,9 @@ def start(nursery: Nursery) -> Iterator[Start]:
         file = Path(config.run).with_suffix(".yaml")
         # Ranks of one run are started one after the other: the first may be reading this file already.
         unfinished = file.with_suffix(".unfinished")
-        unfinished.write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
+        unfinished.write_text(
+            yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8"
+        )
         unfinished.rename(file)
         lives.append(nursery.start("train", str(file), *words, **options))
         return lives[-1]
@@ -93,7 +106,9 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for shard, size in enumerate(SIZES):
         with tarfile.open(folder / f"{shard:06}.tar", "w") as tar:
             for _ in range(size):
-                add_sample(tar, f"{number:06}", picture(number, draw), captions_of(number))
+                add_sample(
+                    tar, f"{number:06}", picture(number, draw), captions_of(number)
+                )
                 number += 1
     return folder
 
@@ -106,7 +121,9 @@ def stretched(seconds: float) -> float:
 def picture(number: int, draw: np.random.Generator, format: str = "PNG") -> bytes:
     """A noisy square of 20 x 20 in the colour that its caption says."""
     colour = list(COLOURS.values())[number % len(COLOURS)]
-    pixels = np.clip(np.array(colour) + draw.normal(0, 20, (20, 20, 3)), 0, 255).astype(np.uint8)
+    pixels = np.clip(np.array(colour) + draw.normal(0, 20, (20, 20, 3)), 0, 255).astype(
+        np.uint8
+    )
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format)
     return file.getvalue()
@@ -116,10 +133,18 @@ def captions_of(number: int) -> bytes:
     """The .json of a picture."""
     colour = list(COLOURS)[number % len(COLOURS)]
     thing = THINGS[number % len(THINGS)]
-    return json.dumps({"captions": [f"a {colour} {thing} number {number}", f"{colour} {thing}"]}).encode()
+    return json.dumps(
+        {"captions": [f"a {colour} {thing} number {number}", f"{colour} {thing}"]}
+    ).encode()
 
 
-def add_sample(tar: tarfile.TarFile, key: str, image: bytes, captions: bytes, extension: str = "png") -> None:
+def add_sample(
+    tar: tarfile.TarFile,
+    key: str,
+    image: bytes,
+    captions: bytes,
+    extension: str = "png",
+) -> None:
     """Append a picture and its captions to a tar."""
     for name, content in ((f"{key}.{extension}", image), (f"{key}.json", captions)):
         member = tarfile.TarInfo(name)

@@ -40,7 +40,9 @@ def digest(batches: Any) -> str:
     """Of all that a step sees: where it is in the schedule, keys, augmented pixels, token ids."""
     found = hashlib.blake2b(digest_size=8)
     for batch in batches:
-        found.update(repr((tuple(batch.place), batch.keys, batch.texts.lengths)).encode())
+        found.update(
+            repr((tuple(batch.place), batch.keys, batch.texts.lengths)).encode()
+        )
         found.update(batch.texts.flat.numpy().tobytes())
         if batch.pixels is not None:
             found.update(batch.pixels.numpy().tobytes())

@@ -21,9 +21,14 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 IMPORTED = (
-    "torch._dynamo", "timm", "transformers.models.bert.modeling_bert", "fsspec", "unimodal.cli",
-    "unimodal.training.loop", "unimodal.eval.evaluate",
-)  # fmt: skip
+    "torch._dynamo",
+    "timm",
+    "transformers.models.bert.modeling_bert",
+    "fsspec",
+    "unimodal.cli",
+    "unimodal.training.loop",
+    "unimodal.eval.evaluate",
+)
 
 
 class Life:
@@ -55,7 +60,9 @@ class Life:
             if self.status() is not None:
                 return holds()
             if time.monotonic() > deadline:
-                raise TimeoutError(f"process {self.pid} is still at it after {seconds:g} s; it said: {self.said()}")
+                raise TimeoutError(
+                    f"process {self.pid} is still at it after {seconds:g} s; it said: {self.said()}"
+                )
             time.sleep(0.0005)
         return True
 
@@ -91,17 +98,29 @@ class Nursery:
         self._lives = 0
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.torture.nursery"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            cwd=ROOT, env=environment,
-        )  # fmt: skip
+            [sys.executable, "-m", "tests.torture.nursery"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=environment,
+        )
 
     def start(
-        self, *words: str, before: Mapping[str, Mapping[str, Any]] | None = None, env: Mapping[str, str] | None = None
+        self,
+        *words: str,
+        before: Mapping[str, Mapping[str, Any]] | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> Life:
         """Run `unimodal WORDS`; before: functions of instruments.py with their arguments, called first."""
         self._lives += 1
         stderr = self._folder / f"life-{self._lives:04d}.txt"
-        request = {"words": words, "before": before or {}, "env": dict(env or {}), "stderr": str(stderr)}
+        request = {
+            "words": words,
+            "before": before or {},
+            "env": dict(env or {}),
+            "stderr": str(stderr),
+        }
         return Life(self, self.ask(request), stderr)
 
     def ask(self, request: Mapping[str, Any]) -> Any:
@@ -129,9 +148,15 @@ def parent_of(pid: int) -> int:
 
 def session(leader: int) -> list[int]:
     """The living processes whose session a process leads or led."""
-    pids = [int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()]
+    pids = [
+        int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()
+    ]
     stats = {pid: _stat(pid) for pid in pids}
-    return [pid for pid, fields in stats.items() if fields and int(fields[3]) == leader and fields[0] != "Z"]
+    return [
+        pid
+        for pid, fields in stats.items()
+        if fields and int(fields[3]) == leader and fields[0] != "Z"
+    ]
 
 
 def _stat(pid: int) -> list[str]:
@@ -146,7 +171,9 @@ def _serve() -> None:
     """Import all that a run needs, then answer requests until stdin ends."""
     for name in IMPORTED:
         importlib.import_module(name)
-    assert len(os.listdir("/proc/self/task")) == 1, "a thread would be missing in the children"
+    assert len(os.listdir("/proc/self/task")) == 1, (
+        "a thread would be missing in the children"
+    )
     alive: dict[int, int | None] = {}
     for line in sys.stdin:
         request = json.loads(line)

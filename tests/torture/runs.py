@@ -15,13 +15,21 @@ from training.data.collate import Batch
 from training.data.loader import StepDataset, steps_from
 from unimodal.preprocess.tokenizers import load_tokenizer
 
-TIMED = ("seconds", "data_wait", "samples_per_s", "chunks", "recomputed")  # ends of names of what differs anyway
+TIMED = (
+    "seconds",
+    "data_wait",
+    "samples_per_s",
+    "chunks",
+    "recomputed",
+)  # ends of names of what differs anyway
 
 
 class History(NamedTuple):
     """What `instruments.record` wrote of a run and of those that went on with it."""
 
-    steps: dict[int, str]  # step -> what it trained on, and at which rate, in the life whose weights went on
+    steps: dict[
+        int, str
+    ]  # step -> what it trained on, and at which rate, in the life whose weights went on
     taken: int  # steps computed by all lives together
     gaps: int  # steps that no life computed, or that a life passed over
     differing: int = 0  # steps that in any life saw something else than the reference
@@ -53,7 +61,9 @@ def assert_same_run(run: Path, reference: Path) -> History:
     """Weights, rows and all that was trained on, in any of its lives, are those of the reference; the history."""
     ours = read_history(steps_file(run))
     theirs = read_history(steps_file(reference))
-    lives = [(first, rest) for first, rest in _lines(steps_file(run)) if first != "from"]
+    lives = [
+        (first, rest) for first, rest in _lines(steps_file(run)) if first != "from"
+    ]
     differing = sum(theirs.steps.get(int(first)) != rest for first, rest in lives)
     assert ours.gaps == theirs.gaps == 0, "steps were left out"
     assert not differing, f"samples were lost or repeated in {differing} steps"
@@ -65,9 +75,13 @@ def assert_same_run(run: Path, reference: Path) -> History:
 
 def assert_same_weights(run: Path, reference: Path) -> None:
     """The saved models are equal to the bit."""
-    first, second = (load_file(folder / "model/model.safetensors") for folder in (run, reference))
+    first, second = (
+        load_file(folder / "model/model.safetensors") for folder in (run, reference)
+    )
     assert first.keys() == second.keys()
-    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items()), "other weights"
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items()), (
+        "other weights"
+    )
 
 
 def steps_file(run: Path | str) -> Path:
@@ -77,7 +91,9 @@ def steps_file(run: Path | str) -> Path:
 
 def named(config: TrainConfig, name: str, **changes: Any) -> TrainConfig:
     """The same run in another folder."""
-    return config.model_copy(update={"run": str(Path(config.run).with_name(name)), **changes})
+    return config.model_copy(
+        update={"run": str(Path(config.run).with_name(name)), **changes}
+    )
 
 
 def recording(config: TrainConfig, **more: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -88,13 +104,22 @@ def recording(config: TrainConfig, **more: dict[str, Any]) -> dict[str, dict[str
 def taken(run: Path) -> int:
     """Steps computed so far."""
     file = steps_file(run)
-    return sum(line[:4] != "from" for line in file.read_text().splitlines()) if file.exists() else 0
+    return (
+        sum(line[:4] != "from" for line in file.read_text().splitlines())
+        if file.exists()
+        else 0
+    )
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what is timed and without counts of failed saves."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if not k.endswith(TIMED) and k != "failed_saves"} for row in lines]
+    lines = [
+        json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
+    return [
+        {k: v for k, v in row.items() if not k.endswith(TIMED) and k != "failed_saves"}
+        for row in lines
+    ]
 
 
 def dataset_of(config: TrainConfig, rank: int = 0, world_size: int = 1) -> StepDataset:
@@ -104,16 +129,29 @@ def dataset_of(config: TrainConfig, rank: int = 0, world_size: int = 1) -> StepD
     tokenizer, text = load_tokenizer(config.model.text)
     model = config.model.model_copy(update={"text": text})
     return StepDataset(
-        config.plan, config.data_root, model, tokenizer, config.seed, rank, world_size, config.storage
-    )  # fmt: skip
+        config.plan,
+        config.data_root,
+        model,
+        tokenizer,
+        config.seed,
+        rank,
+        world_size,
+        config.storage,
+    )
 
 
 def global_batches(
     config: TrainConfig, start: int, stop: int, world_size: int = 1, workers: int = 0
 ) -> list[list[bytes]]:
     """For each step a digest of every sample of the global batch, sorted: key, augmented pixels, token ids."""
-    ranks = [steps_from(dataset_of(config, rank, world_size), start, stop, workers) for rank in range(world_size)]
-    return [sorted(one for part in step for one in samples_in(part)) for step in zip(*ranks, strict=True)]
+    ranks = [
+        steps_from(dataset_of(config, rank, world_size), start, stop, workers)
+        for rank in range(world_size)
+    ]
+    return [
+        sorted(one for part in step for one in samples_in(part))
+        for step in zip(*ranks, strict=True)
+    ]
 
 
 def samples_in(batches: list[Batch]) -> list[bytes]:
@@ -122,7 +160,9 @@ def samples_in(batches: list[Batch]) -> list[bytes]:
     for batch in batches:
         texts = batch.texts.lists()
         for row, key in enumerate(batch.keys):
-            content = hashlib.blake2b(repr((tuple(batch.place), key, texts[row :: len(batch.keys)])).encode())
+            content = hashlib.blake2b(
+                repr((tuple(batch.place), key, texts[row :: len(batch.keys)])).encode()
+            )
             if batch.pixels is not None:
                 content.update(batch.pixels[row].numpy().tobytes())
             found.append(content.digest())

@@ -38,7 +38,14 @@ class Request(NamedTuple):
 class Server:
     """A context manager; `url` is its root. `faults` may be changed while it runs."""
 
-    def __init__(self, folder: Path, faults: Faults = Faults(), *, ranges: bool = True, seed: int = 0) -> None:  # noqa: B008
+    def __init__(
+        self,
+        folder: Path,
+        faults: Faults = Faults(),
+        *,
+        ranges: bool = True,
+        seed: int = 0,
+    ) -> None:  # noqa: B008
         """ranges: whether it understands Range; without, it answers with the whole file."""
         self.folder = folder
         self.faults = faults
@@ -48,16 +55,23 @@ class Server:
         self._draw = random.Random(seed)
         self._lock = threading.Lock()
         self._over = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"owner": self}))
+        self._server = ThreadingHTTPServer(
+            ("127.0.0.1", 0), type("Handler", (_Handler,), {"owner": self})
+        )
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Server:
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), daemon=True
+        ).start()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._over.set()
         self._server.shutdown()
@@ -111,7 +125,11 @@ class _Handler(BaseHTTPRequestHandler):
         content = file.read_bytes()
         first = 0
         size = len(content)
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if owner.ranges else None
+        wanted = (
+            re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+            if owner.ranges
+            else None
+        )
         if wanted:
             first = int(wanted[1])
             content = content[first : int(wanted[2]) + 1 if wanted[2] else None]
@@ -119,7 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
             content = content[: len(content) // 2]
         self.send_response(206 if wanted else 200)
         if wanted:
-            self.send_header("Content-Range", f"bytes {first}-{first + len(content) - 1}/{size}")
+            self.send_header(
+                "Content-Range", f"bytes {first}-{first + len(content) - 1}/{size}"
+            )
         if owner.ranges:
             self.send_header("Accept-Ranges", "bytes")
         stat = file.stat()
@@ -139,14 +159,18 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:  # the client has had enough
             self.close_connection = True
         if fault == "reset":  # closing without lingering sends RST
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
         if fault in ("short", "reset"):
             self.close_connection = True
             if fault == "reset":
                 self.connection.close()
 
     def _log(self, first: int, sent: int, what: str) -> None:
-        self.owner.requests.append(Request(self.command, self.path.partition("?")[0], first, sent, what))
+        self.owner.requests.append(
+            Request(self.command, self.path.partition("?")[0], first, sent, what)
+        )
 
     def log_message(self, format: str, *args: Any) -> None:
         """The log is `Server.requests`."""

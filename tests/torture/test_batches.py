@@ -30,7 +30,9 @@ def config(recipe: Recipe, many: Path) -> TrainConfig:
     # Workers that find their imports done start in milliseconds; it counts only before the first worker of a session.
     get_context("forkserver").set_forkserver_preload(["training.data.loader"])
     source = {"squares": {"path": str(many)}}
-    return recipe({"steps": STEPS, "tasks": {"pictures": {"global_batch": 48, "sources": source}}})
+    return recipe(
+        {"steps": STEPS, "tasks": {"pictures": {"global_batch": 48, "sources": source}}}
+    )
 
 
 @pytest.mark.torture
@@ -41,8 +43,14 @@ def test_batches_and_augmentation_are_the_same_for_1_to_12_ranks(
     reference = global_batches(config, 0, STEPS)
     assert [len(step) for step in reference] == [48, 12] * (STEPS // 2)
     for world_size in WORLDS:
-        assert global_batches(config, 0, STEPS, world_size, workers) == reference, world_size
-    figure(f"batches equal on {len(WORLDS)} world sizes with {workers} workers", STEPS * len(WORLDS), "batches")
+        assert global_batches(config, 0, STEPS, world_size, workers) == reference, (
+            world_size
+        )
+    figure(
+        f"batches equal on {len(WORLDS)} world sizes with {workers} workers",
+        STEPS * len(WORLDS),
+        "batches",
+    )
 
 
 @pytest.mark.torture
@@ -53,13 +61,21 @@ def test_going_on_at_any_step_with_other_ranks_and_workers_gives_the_same_remain
     for start in range(1, STEPS):
         world_size = WORLDS[start % len(WORLDS)]
         workers = 2 if start % 5 == 0 else 0
-        assert global_batches(config, start, STEPS, world_size, workers) == reference[start:], start
+        assert (
+            global_batches(config, start, STEPS, world_size, workers)
+            == reference[start:]
+        ), start
     figure("steps resumed at, each with an identical remainder", STEPS - 1, "steps")
 
 
 def test_another_seed_gives_other_batches(config: TrainConfig) -> None:
     other = config.model_copy(update={"seed": 1})
-    assert not any(a == b for a, b in zip(global_batches(other, 0, 3), global_batches(config, 0, 3), strict=True))
+    assert not any(
+        a == b
+        for a, b in zip(
+            global_batches(other, 0, 3), global_batches(config, 0, 3), strict=True
+        )
+    )
 
 
 def test_a_seek_reads_no_sample_that_it_passes_over(
@@ -78,7 +94,9 @@ def test_a_seek_reads_no_sample_that_it_passes_over(
     started = time.perf_counter()
     (batch,) = next(steps_from(dataset, STEPS - 2, STEPS, workers=0))
     figure("first batch after a seek over 28 steps", time.perf_counter() - started, "s")
-    figure("samples read beyond that batch's own", len(reads) - len(batch.keys), "samples")
+    figure(
+        "samples read beyond that batch's own", len(reads) - len(batch.keys), "samples"
+    )
     assert len(reads) == len(batch.keys) == 48
 
 
@@ -87,7 +105,11 @@ def test_a_global_batch_of_1024_is_the_same_on_1_to_64_ranks(world_size: int) ->
     sizes: Any = np.random.default_rng(0).integers(1, 20_000, 120)
     key = (0, 0, "task", "source")
     whole = Order(sizes, 1024, 64, key)
-    for epoch, step in ((0, 0), (0, whole.steps_per_epoch - 1), (3, whole.steps_per_epoch // 2)):
+    for epoch, step in (
+        (0, 0),
+        (0, whole.steps_per_epoch - 1),
+        (3, whole.steps_per_epoch // 2),
+    ):
         expected = [whole.sample_at(epoch, step, slot) for slot in range(1024)]
         found: dict[int, tuple[int, int]] = {}
         for rank in range(world_size):

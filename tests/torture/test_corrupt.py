@@ -44,11 +44,19 @@ def bomb(width: int = 30_000, height: int = 30_000) -> bytes:
     """A PNG of a few hundred bytes whose header claims that size; its checksums are right."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body))
+            + kind
+            + body
+            + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 999)) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 999))
+        + chunk(b"IEND", b"")
     )
 
 
@@ -95,26 +103,46 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
 @pytest.fixture
 def config(recipe: Recipe, planted: tuple[Path, dict[str, str]]) -> TrainConfig:
     """One epoch of the broken shards."""
-    task = {"global_batch": GLOBAL_BATCH, "sources": {"squares": {"path": str(planted[0])}}}
-    return recipe({"steps": STEPS, "max_skipped": 0.5, "tasks": {"pictures": task, "pairs": None}})
+    task = {
+        "global_batch": GLOBAL_BATCH,
+        "sources": {"squares": {"path": str(planted[0])}},
+    }
+    return recipe(
+        {"steps": STEPS, "max_skipped": 0.5, "tasks": {"pictures": task, "pairs": None}}
+    )
 
 
-@pytest.mark.parametrize(("world_size", "workers"), [(1, 0), pytest.param(3, 2, marks=pytest.mark.torture)])
+@pytest.mark.parametrize(
+    ("world_size", "workers"), [(1, 0), pytest.param(3, 2, marks=pytest.mark.torture)]
+)
 def test_every_broken_sample_is_reported_and_every_batch_is_full(
-    config: TrainConfig, planted: tuple[Path, dict[str, str]], world_size: int, workers: int, figure: Figure
+    config: TrainConfig,
+    planted: tuple[Path, dict[str, str]],
+    world_size: int,
+    workers: int,
+    figure: Figure,
 ) -> None:
     kinds = planted[1]
     reported: set[str] = set()
     for rank in range(world_size):
-        for (batch,) in steps_from(dataset_of(config, rank, world_size), 0, STEPS, workers):
+        for (batch,) in steps_from(
+            dataset_of(config, rank, world_size), 0, STEPS, workers
+        ):
             assert len(batch.keys) == GLOBAL_BATCH // world_size
             assert not set(batch.keys) & set(kinds)
             reported |= {one.key for one in batch.skipped}
-            assert all(one.reason and Path(one.shard).parent == planted[0] for one in batch.skipped)
+            assert all(
+                one.reason and Path(one.shard).parent == planted[0]
+                for one in batch.skipped
+            )
     missed = Counter(kind for key, kind in kinds.items() if key not in reported)
     assert not missed
     assert reported == set(kinds)
-    figure(f"broken samples of {SAMPLES} planted ({world_size} ranks, {workers} workers)", len(kinds), "samples")
+    figure(
+        f"broken samples of {SAMPLES} planted ({world_size} ranks, {workers} workers)",
+        len(kinds),
+        "samples",
+    )
     figure("of them reported", len(reported & set(kinds)), "samples")
     figure("reported that were sound", len(reported - set(kinds)), "samples")
 
@@ -125,9 +153,14 @@ def test_a_run_goes_through_all_of_them_and_lists_them_with_their_reasons(
 ) -> None:
     life = start(config)
     assert life.wait(60) == 0, life.said()
-    lines = [json.loads(line) for line in (Path(config.run) / "skipped.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (Path(config.run) / "skipped.jsonl").read_text().splitlines()
+    ]
     assert {line["key"] for line in lines} == set(planted[1])
-    assert all(line["reason"] and line["shard"] and 0 < line["step"] <= STEPS for line in lines)
+    assert all(
+        line["reason"] and line["shard"] and 0 < line["step"] <= STEPS for line in lines
+    )
 
 
 def test_a_bomb_is_refused_by_its_header(config: TrainConfig) -> None:

@@ -16,7 +16,13 @@ import pytest
 
 from tests.conftest import Recipe
 from tests.torture.conftest import Figure, Start
-from tests.torture.runs import assert_same_run, assert_same_weights, named, recording, steps_file
+from tests.torture.runs import (
+    assert_same_run,
+    assert_same_weights,
+    named,
+    recording,
+    steps_file,
+)
 from training.config import TrainConfig
 
 
@@ -24,7 +30,9 @@ from training.config import TrainConfig
 def config(recipe: Recipe, many: Path) -> TrainConfig:
     """Thirty steps of a run that saves every second one."""
     source = {"squares": {"path": str(many)}}
-    return recipe({"steps": 30, "save_every": 2, "tasks": {"pictures": {"sources": source}}})
+    return recipe(
+        {"steps": 30, "save_every": 2, "tasks": {"pictures": {"sources": source}}}
+    )
 
 
 @pytest.fixture
@@ -32,7 +40,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MiB; a checkpoint is of about half a one."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)],
+        capture_output=True,
+    )
     if mounted.returncode:
         pytest.skip(f"mounting is not permitted: {mounted.stderr.decode().strip()}")
     yield folder
@@ -63,7 +74,9 @@ def fill(disk: Path) -> Path:
 
 def failed_saves(run: Path) -> int:
     """How many the rows count, each those since the one before."""
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
     return sum(int(row["failed_saves"]) for row in rows)
 
 
@@ -74,18 +87,26 @@ def test_a_disk_that_is_full_for_a_while_costs_saves_and_nothing_else(
     config = config.model_copy(update={"run": str(small_disk / "run")})
     run = Path(config.run)
     steps = reference.parent / "steps"
-    life = start(config, before={"record": {"file": str(steps)}, "slow_steps": {"seconds": 0.05}})
+    life = start(
+        config, before={"record": {"file": str(steps)}, "slow_steps": {"seconds": 0.05}}
+    )
     life.until(lambda: len(list((run / "checkpoints").glob("step-????????"))) >= 2, 30)
     ballast = fill(small_disk)
     size = steps.stat().st_size
-    life.until(lambda: steps.stat().st_size > size + 6 * 30, 30)  # six steps and three saves without room
+    life.until(
+        lambda: steps.stat().st_size > size + 6 * 30, 30
+    )  # six steps and three saves without room
     assert life.status() is None, life.said()
     ballast.unlink()
     assert life.wait(60) == 0, life.said()
     failures = failed_saves(run)
     assert failures >= 2
     assert_same_weights(run, reference)
-    figure("saves that a full disk refused, in a run that ended equal to the bit", failures, "saves")
+    figure(
+        "saves that a full disk refused, in a run that ended equal to the bit",
+        failures,
+        "saves",
+    )
 
 
 @pytest.mark.torture
@@ -94,7 +115,9 @@ def test_a_run_killed_on_a_full_disk_goes_on_from_its_last_good_checkpoint(
 ) -> None:
     config = config.model_copy(update={"run": str(small_disk / "run")})
     run, steps = Path(config.run), steps_file(config.run)
-    os.symlink(reference.parent / "steps", steps)  # the record is not to fail with the disk
+    os.symlink(
+        reference.parent / "steps", steps
+    )  # the record is not to fail with the disk
     life = start(config, before=recording(config, slow_steps={"seconds": 0.05}))
     life.until(lambda: len(list((run / "checkpoints").glob("step-????????"))) >= 2, 30)
     ballast = fill(small_disk)
@@ -134,7 +157,9 @@ def test_a_flipped_byte_in_any_file_of_a_checkpoint_costs_that_checkpoint(
     life.signal()
     life.wait(10)
     newest = sorted(folder.glob("step-????????"))[-1]
-    files = sorted(str(path.relative_to(newest)) for path in newest.rglob("*") if path.is_file())
+    files = sorted(
+        str(path.relative_to(newest)) for path in newest.rglob("*") if path.is_file()
+    )
     draw = np.random.default_rng(0)
     for number, name in enumerate(files):
         broken = named(stopped, f"broken{number}")
@@ -145,11 +170,17 @@ def test_a_flipped_byte_in_any_file_of_a_checkpoint_costs_that_checkpoint(
         assert life.wait(60) == 0, (name, life.said())
         assert newest.name in life.said(), (name, life.said())
         assert_same_run(Path(broken.run), reference)
-    figure("files of a checkpoint with a flipped byte, each noticed and passed over", len(files), "files")
+    figure(
+        "files of a checkpoint with a flipped byte, each noticed and passed over",
+        len(files),
+        "files",
+    )
 
 
 @pytest.mark.torture
-def test_checkpoints_that_are_all_broken_are_an_error_and_no_new_start(config: TrainConfig, start: Start) -> None:
+def test_checkpoints_that_are_all_broken_are_an_error_and_no_new_start(
+    config: TrainConfig, start: Start
+) -> None:
     config = config.model_copy(update={"steps": 4})
     assert start(config).wait(60) == 0
     for weights in (Path(config.run) / "checkpoints").glob("*/model.safetensors"):
@@ -168,7 +199,9 @@ def flip(file: Path, draw: np.random.Generator) -> None:
 
 
 @pytest.mark.torture
-def test_a_shared_memory_of_64_mb_is_enough(recipe: Recipe, many: Path, start: Start, figure: Figure) -> None:
+def test_a_shared_memory_of_64_mb_is_enough(
+    recipe: Recipe, many: Path, start: Start, figure: Figure
+) -> None:
     config = large_pictures(recipe, many, {"steps": 12, "workers": 2})
     started = time.perf_counter()
     life = start(config, before={"small_shared_memory": {"size": 64 << 20}})
@@ -176,14 +209,26 @@ def test_a_shared_memory_of_64_mb_is_enough(recipe: Recipe, many: Path, start: S
     if "no /dev/shm of its own" in life.said():
         pytest.skip("mounting is not permitted")
     assert status == 0, life.said()
-    figure("run of 12 steps of 256 pictures of 160 px with 64 MB of /dev/shm", time.perf_counter() - started, "s")
+    figure(
+        "run of 12 steps of 256 pictures of 160 px with 64 MB of /dev/shm",
+        time.perf_counter() - started,
+        "s",
+    )
 
 
 def large_pictures(recipe: Recipe, many: Path, changes: dict[str, Any]) -> TrainConfig:
     """Batches of 20 MB: what two workers would fetch ahead does not fit into 64 MB."""
     source = {"squares": {"path": str(many)}}
-    return recipe({
-        "model": {"image": {"kwargs": {"patch_size": 32}}, "preprocess": {"image_size": 160}},
-        "tasks": {"pictures": {"global_batch": 256, "streams": 8, "sources": source}, "pairs": None},
-        **changes,
-    })  # fmt: skip
+    return recipe(
+        {
+            "model": {
+                "image": {"kwargs": {"patch_size": 32}},
+                "preprocess": {"image_size": 160},
+            },
+            "tasks": {
+                "pictures": {"global_batch": 256, "streams": 8, "sources": source},
+                "pairs": None,
+            },
+            **changes,
+        }
+    )

@@ -26,7 +26,9 @@ KINDS = ["save"] * 34 + ["any"] * 54 + ["any, workers"] * 5 + ["worker"] * 7
 def config(recipe: Recipe, many: Path) -> TrainConfig:
     """Sixty steps of a run that saves every third one."""
     source = {"squares": {"path": str(many)}}
-    return recipe({"steps": 60, "save_every": 3, "tasks": {"pictures": {"sources": source}}})
+    return recipe(
+        {"steps": 60, "save_every": 3, "tasks": {"pictures": {"sources": source}}}
+    )
 
 
 def finish(start: Start, config: TrainConfig, *words: str, **options: Any) -> Path:
@@ -38,7 +40,9 @@ def finish(start: Start, config: TrainConfig, *words: str, **options: Any) -> Pa
 
 @pytest.mark.torture
 @pytest.mark.timeout(900)
-def test_a_hundred_kills_lose_no_sample_and_change_no_bit(config: TrainConfig, start: Start, figure: Figure) -> None:
+def test_a_hundred_kills_lose_no_sample_and_change_no_bit(
+    config: TrainConfig, start: Start, figure: Figure
+) -> None:
     reference = finish(start, named(config, "reference"))
     draw = random.Random(0)
     kinds = draw.sample(KINDS, KILLS)
@@ -59,17 +63,31 @@ def test_a_hundred_kills_lose_no_sample_and_change_no_bit(config: TrainConfig, s
             else:
                 killed = kill_at_a_moment(kind, life, run, draw)
                 count["torn"] += killed and any((run / "checkpoints").glob("*.part"))
-            kinds = kinds[killed:]  # a life that had ended by then leaves its kill to the next
+            kinds = kinds[
+                killed:
+            ]  # a life that had ended by then leaves its kill to the next
             ended = life.wait(120) == 0
-            assert ended or life.status() == -9 or (kind == "worker" and "worker" in life.said()), life.said()
+            assert (
+                ended
+                or life.status() == -9
+                or (kind == "worker" and "worker" in life.said())
+            ), life.said()
         history = assert_same_run(run, reference)
         count.update(runs=1, taken=history.taken, differing=history.differing)
     steps = count["runs"] * config.steps
     figure("kills dealt with SIGKILL", KILLS, "kills")
     figure("of them with a checkpoint half written", count["torn"], "kills")
-    figure("runs that were finished in spite of them, each equal to the bit", count["runs"], "runs")
+    figure(
+        "runs that were finished in spite of them, each equal to the bit",
+        count["runs"],
+        "runs",
+    )
     figure("steps compared with the undisturbed run", steps, "steps")
-    figure("of them with samples lost, repeated or otherwise augmented", count["differing"], "steps")
+    figure(
+        "of them with samples lost, repeated or otherwise augmented",
+        count["differing"],
+        "steps",
+    )
     figure("steps computed again", count["taken"] - steps, "steps")
     figure("longest time until a run noticed its dead worker", slowest, "s")
     figure("kills and resumes took", time.perf_counter() - started, "s")
@@ -86,7 +104,12 @@ def kill_at_a_moment(kind: str, life: Life, run: Path, draw: random.Random) -> b
     else:
         if draw.random() < 0.7:  # else in its beginnings
             size = steps_file(run).stat().st_size if steps_file(run).exists() else 0
-            life.until(lambda: steps_file(run).exists() and steps_file(run).stat().st_size > size, 60)
+            life.until(
+                lambda: (
+                    steps_file(run).exists() and steps_file(run).stat().st_size > size
+                ),
+                60,
+            )
         time.sleep(draw.uniform(0, 0.8))
     if life.status() is not None:
         return False
@@ -132,4 +155,7 @@ def test_a_batch_that_comes_twice_is_seen(config: TrainConfig, start: Start) -> 
     reference = finish(start, named(config, "reference"))
     assert_same_run(finish(start, named(config, "again")), reference)
     with pytest.raises(AssertionError, match="samples were lost or repeated"):
-        assert_same_run(finish(start, named(config, "broken"), repeat_batches={"every": 5}), reference)
+        assert_same_run(
+            finish(start, named(config, "broken"), repeat_batches={"every": 5}),
+            reference,
+        )

@@ -33,8 +33,14 @@ def command_line(config: TrainConfig) -> Iterator[int]:
     file.write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with Path(config.run).with_suffix(".log").open("w") as log:
-        process = subprocess.Popen([sys.executable, "-m", "unimodal", "train", str(file)], cwd=ROOT, env=environment,
-                                   stdout=log, stderr=log, start_new_session=True)  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-m", "unimodal", "train", str(file)],
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     try:
         yield process.pid
         assert process.wait(300) == 0, Path(config.run).with_suffix(".log").read_text()
@@ -54,16 +60,29 @@ def proportional(pids: list[int]) -> int:
             lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         except OSError:  # it has just ended
             continue
-        total += sum(int(line.split()[1]) << 10 for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+        total += sum(
+            int(line.split()[1]) << 10
+            for line in lines
+            if line.startswith(("Pss_Anon:", "Pss_Shmem:"))
+        )
     return total
 
 
 @pytest.mark.torture
-def test_memory_is_flat_over_three_epochs(recipe: Recipe, many: Path, figure: Figure) -> None:
+def test_memory_is_flat_over_three_epochs(
+    recipe: Recipe, many: Path, figure: Figure
+) -> None:
     """Of the run and its persistent loader workers, after two epochs of warming up."""
     steps = sum(SIZES) // 24 * EPOCHS
     task = {"sources": {"squares": {"path": str(many)}}}
-    config = recipe({"steps": steps, "save_every": 100, "workers": 2, "tasks": {"pictures": task, "pairs": None}})
+    config = recipe(
+        {
+            "steps": steps,
+            "save_every": 100,
+            "workers": 2,
+            "tasks": {"pictures": task, "pairs": None},
+        }
+    )
     metrics = Path(config.run) / "metrics.jsonl"
     samples: list[tuple[float, int]] = []
     with command_line(config) as pid:
@@ -92,11 +111,24 @@ def test_memory_of_the_loader_does_not_grow_with_the_global_batch(
         for tar in many.glob("*.tar"):
             (tmp_path / f"{copy:02}-{tar.name}").symlink_to(tar)
     for global_batch in (512, 4096, 16_384):
-        pictures = {"kind": "image-text", "global_batch": global_batch, "max_length": 16,
-                    "sources": {"squares": {"path": str(tmp_path)}}}  # fmt: skip
-        config = recipe({"model": {"preprocess": {"image_size": 224}}, "tasks": {"pictures": None, "more": pictures}})
+        pictures = {
+            "kind": "image-text",
+            "global_batch": global_batch,
+            "max_length": 16,
+            "sources": {"squares": {"path": str(tmp_path)}},
+        }
+        config = recipe(
+            {
+                "model": {"preprocess": {"image_size": 224}},
+                "tasks": {"pictures": None, "more": pictures},
+            }
+        )
         held[global_batch] = held_by_workers(config)
-        figure(f"two loader workers at rest, global batch {global_batch}", held[global_batch] / MIB, "MiB")
+        figure(
+            f"two loader workers at rest, global batch {global_batch}",
+            held[global_batch] / MIB,
+            "MiB",
+        )
     assert held[16_384] < 1.05 * held[4096]
     assert held[16_384] - held[512] < 1 << 30
 
@@ -106,7 +138,11 @@ def held_by_workers(config: TrainConfig) -> int:
     before = set(multiprocessing.active_children())
     batches = steps_from(dataset_of(config), 0, 8, workers=2)
     assert next(batches)[0].place.task == "pairs"
-    workers = [child.pid for child in multiprocessing.active_children() if child not in before and child.pid]
+    workers = [
+        child.pid
+        for child in multiprocessing.active_children()
+        if child not in before and child.pid
+    ]
     held = 0
     rest = 0
     while rest < 6:
@@ -121,8 +157,19 @@ def held_by_workers(config: TrainConfig) -> int:
 def test_kill_9_leaves_no_process_and_no_shared_memory(
     recipe: Recipe, many: Path, start: Start, figure: Figure
 ) -> None:
-    config = recipe({"steps": 4000, "workers": 2, "tasks": {"pictures": {"sources": {"squares": {"path": str(many)}}}}})
-    life = start(config, before=recording(config, small_shared_memory={"size": 64 * MIB}, own_tracker={}))
+    config = recipe(
+        {
+            "steps": 4000,
+            "workers": 2,
+            "tasks": {"pictures": {"sources": {"squares": {"path": str(many)}}}},
+        }
+    )
+    life = start(
+        config,
+        before=recording(
+            config, small_shared_memory={"size": 64 * MIB}, own_tracker={}
+        ),
+    )
     if not life.until(lambda: taken(Path(config.run)) >= 20, 60):
         assert "no /dev/shm of its own" in life.said(), life.said()
         pytest.skip("mounting is not permitted")

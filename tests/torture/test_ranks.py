@@ -25,12 +25,22 @@ def start_ranks(start: Start, config: TrainConfig, world_size: int) -> list[Life
     """The ranks of one run, as torchrun would start them."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = str(found.getsockname()[1])
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world_size)}
+    common = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": str(world_size),
+    }
     return [
-        start(config, "--resume", before={"slow_steps": {"seconds": 0.05}},
-              env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)} if world_size > 1 else {})
+        start(
+            config,
+            "--resume",
+            before={"slow_steps": {"seconds": 0.05}},
+            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            if world_size > 1
+            else {},
+        )
         for rank in range(world_size)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.torture
@@ -39,7 +49,15 @@ def test_a_killed_rank_is_an_error_on_the_others_and_other_numbers_of_ranks_go_o
     recipe: Recipe, many: Path, start: Start, figure: Figure, parallel: str
 ) -> None:
     task = {"sources": {"squares": {"path": str(many)}}}
-    config = recipe({"steps": 80, "save_every": 2, "precision": "float64", "timeout": 40, "tasks": {"pictures": task}})
+    config = recipe(
+        {
+            "steps": 80,
+            "save_every": 2,
+            "precision": "float64",
+            "timeout": 40,
+            "tasks": {"pictures": task},
+        }
+    )
     reference = named(config, "reference")
     assert start(reference).wait(START) == 0
     config = named(config, "run")
@@ -49,13 +67,19 @@ def test_a_killed_rank_is_an_error_on_the_others_and_other_numbers_of_ranks_go_o
     kills = 0
     for world_size in WORLDS:
         ranks = start_ranks(
-            start, config.model_copy(update={"parallel": parallel if world_size > 1 else "ddp"}), world_size
+            start,
+            config.model_copy(
+                update={"parallel": parallel if world_size > 1 else "ddp"}
+            ),
+            world_size,
         )
         if kills == len(WORLDS) - 1:
             assert all(rank.wait(START) == 0 for rank in ranks), ranks[0].said()
             break
         before = num_rows(run)
-        assert ranks[0].until(lambda before=before: num_rows(run) > before + 5, START), ranks[0].said()  # type: ignore[misc]
+        assert ranks[0].until(
+            lambda before=before: num_rows(run) > before + 5, START
+        ), ranks[0].said()  # type: ignore[misc]
         time.sleep(draw.uniform(0, 0.1))
         killed = draw.choice(ranks)
         killed.signal()
@@ -80,7 +104,10 @@ def test_a_killed_rank_is_an_error_on_the_others_and_other_numbers_of_ranks_go_o
     figure("longest time until all others said so", slowest, "s")
     figure("largest difference of a loss from the run of one process", gap, "")
     assert gap < 1e-12
-    first, second = (load_file(folder / "model/model.safetensors") for folder in (run, Path(reference.run)))
+    first, second = (
+        load_file(folder / "model/model.safetensors")
+        for folder in (run, Path(reference.run))
+    )
     for name, tensor in first.items():
         torch.testing.assert_close(tensor, second[name], rtol=1e-9, atol=1e-12)
 

@@ -14,7 +14,14 @@ import pytest
 from tests.conftest import Recipe
 from tests.torture.conftest import SIZES, Figure, Start, stretched
 from tests.torture.nursery import Life
-from tests.torture.runs import assert_same_run, global_batches, named, recording, steps_file, taken
+from tests.torture.runs import (
+    assert_same_run,
+    global_batches,
+    named,
+    recording,
+    steps_file,
+    taken,
+)
 from tests.torture.servers import Faults, Server
 from training.config import TrainConfig
 from unimodal.shards.read import open_shards
@@ -35,34 +42,78 @@ def served(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def from_url(recipe: Recipe, path: str, cache: Path, **changes: Any) -> TrainConfig:
     """Pictures alone, in batches of 48, from wherever the path says."""
-    storage = {"cache": str(cache), "cache_gib": 1, "deadline": 60, "timeout": 5, **changes.pop("storage", {})}
+    storage = {
+        "cache": str(cache),
+        "cache_gib": 1,
+        "deadline": 60,
+        "timeout": 5,
+        **changes.pop("storage", {}),
+    }
     task = {"global_batch": 48, "sources": {"squares": {"path": path}}}
-    return recipe({"steps": STEPS, "storage": storage, "tasks": {"pictures": task, "pairs": None}, **changes})
+    return recipe(
+        {
+            "steps": STEPS,
+            "storage": storage,
+            "tasks": {"pictures": task, "pairs": None},
+            **changes,
+        }
+    )
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("cache_gib", [1, 0])
-@pytest.mark.parametrize(("faults", "name"), [
-    (Faults(unavailable=0.1, latency=0.02), "10 % 503"),
-    (Faults(short=0.06, fewer=0.06, reset=0.06, stall=0.02, stall_seconds=8, latency=0.02), "20 % read faults"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("faults", "name"),
+    [
+        (Faults(unavailable=0.1, latency=0.02), "10 % 503"),
+        (
+            Faults(
+                short=0.06,
+                fewer=0.06,
+                reset=0.06,
+                stall=0.02,
+                stall_seconds=8,
+                latency=0.02,
+            ),
+            "20 % read faults",
+        ),
+    ],
+)
 def test_faults_change_no_batch(
-    recipe: Recipe, served: Path, tmp_path: Path, cache_gib: int, faults: Faults, name: str, figure: Figure
+    recipe: Recipe,
+    served: Path,
+    tmp_path: Path,
+    cache_gib: int,
+    faults: Faults,
+    name: str,
+    figure: Figure,
 ) -> None:
-    reference = global_batches(from_url(recipe, str(served / "pictures"), tmp_path), 0, STEPS)
+    reference = global_batches(
+        from_url(recipe, str(served / "pictures"), tmp_path), 0, STEPS
+    )
     what = f"{name}, {'cache' if cache_gib else 'no disk'}"
     asked = 0
     went_wrong = 0
     started = time.perf_counter()
-    for seed in range(6 if cache_gib else 2):  # whole shards are few requests: several caches are filled
+    for seed in range(
+        6 if cache_gib else 2
+    ):  # whole shards are few requests: several caches are filled
         with Server(served, faults, seed=seed) as server:
-            config = from_url(recipe, f"{server.url}/pictures/{PATTERN}", tmp_path / f"cache{seed}",
-                              storage={"cache_gib": cache_gib, "timeout": 2})  # fmt: skip
+            config = from_url(
+                recipe,
+                f"{server.url}/pictures/{PATTERN}",
+                tmp_path / f"cache{seed}",
+                storage={"cache_gib": cache_gib, "timeout": 2},
+            )
             assert global_batches(config, 0, STEPS) == reference
             asked += len(server.requests)
             went_wrong += len(server.requests) - server.count("ok")
     figure(f"{what}: requests", asked, "requests")
-    figure(f"{what}: of them went wrong, with every batch as from the disk", went_wrong, "requests")
+    figure(
+        f"{what}: of them went wrong, with every batch as from the disk",
+        went_wrong,
+        "requests",
+    )
     figure(f"{what}: it took", time.perf_counter() - started, "s")
     assert went_wrong > asked * 0.05
 
@@ -72,14 +123,25 @@ def test_faults_change_no_batch(
 def test_a_server_without_indexes_or_ranges_gives_the_same_batches(
     recipe: Recipe, many: Path, tmp_path: Path, ranges: bool
 ) -> None:
-    shutil.copytree(many, tmp_path / "bare/pictures", ignore=shutil.ignore_patterns("*.npz"))
+    shutil.copytree(
+        many, tmp_path / "bare/pictures", ignore=shutil.ignore_patterns("*.npz")
+    )
     reference = global_batches(from_url(recipe, str(many), tmp_path), 0, STEPS)
-    with Server(tmp_path / "bare", Faults(short=0.1, latency=0.005), ranges=ranges) as server:
-        config = from_url(recipe, f"{server.url}/pictures/{PATTERN}", tmp_path / "cache")
+    with Server(
+        tmp_path / "bare", Faults(short=0.1, latency=0.005), ranges=ranges
+    ) as server:
+        config = from_url(
+            recipe, f"{server.url}/pictures/{PATTERN}", tmp_path / "cache"
+        )
         assert global_batches(config, 0, STEPS) == reference
-        fetched = sum(request.sent for request in server.requests if request.method == "GET")
+        fetched = sum(
+            request.sent for request in server.requests if request.method == "GET"
+        )
         assert global_batches(config, 0, STEPS) == reference
-        assert sum(request.sent for request in server.requests if request.method == "GET") == fetched, "not cached"
+        assert (
+            sum(request.sent for request in server.requests if request.method == "GET")
+            == fetched
+        ), "not cached"
 
 
 @pytest.mark.torture
@@ -88,8 +150,18 @@ def test_a_run_over_bad_storage_ends_as_one_on_the_disk(
 ) -> None:
     local = named(from_url(recipe, str(served / "pictures"), tmp_path), "local")
     assert start(local, before=recording(local)).wait(60) == 0
-    with Server(served, Faults(unavailable=0.1, short=0.05, reset=0.05, latency=0.02)) as server:
-        far = named(from_url(recipe, f"{server.url}/pictures/{PATTERN}", tmp_path / "cache", workers=2), "far")
+    with Server(
+        served, Faults(unavailable=0.1, short=0.05, reset=0.05, latency=0.02)
+    ) as server:
+        far = named(
+            from_url(
+                recipe,
+                f"{server.url}/pictures/{PATTERN}",
+                tmp_path / "cache",
+                workers=2,
+            ),
+            "far",
+        )
         life = start(far, before=recording(far))
         assert life.wait(120) == 0, life.said()
         assert_same_run(Path(far.run), Path(local.run))
@@ -98,26 +170,46 @@ def test_a_run_over_bad_storage_ends_as_one_on_the_disk(
 @pytest.mark.torture
 @pytest.mark.parametrize("cache_gib", [1, 0])
 def test_a_missing_shard_is_an_error_that_names_it_within_five_seconds(
-    recipe: Recipe, served: Path, tmp_path: Path, start: Start, cache_gib: int, figure: Figure
+    recipe: Recipe,
+    served: Path,
+    tmp_path: Path,
+    start: Start,
+    cache_gib: int,
+    figure: Figure,
 ) -> None:
     """Whether it is missing at the start or goes while the run is on."""
     folder = tmp_path / "holed"
     shutil.copytree(served, folder)
     with Server(folder, Faults(latency=0.02)) as server:
-        config = from_url(recipe, f"{server.url}/pictures/{PATTERN}", tmp_path / "cache", steps=400,
-                          storage={"cache_gib": cache_gib, "prefetch": 0})  # fmt: skip
+        config = from_url(
+            recipe,
+            f"{server.url}/pictures/{PATTERN}",
+            tmp_path / "cache",
+            steps=400,
+            storage={"cache_gib": cache_gib, "prefetch": 0},
+        )
         run = Path(config.run)
         life = start(config, before=recording(config, slow_steps={"seconds": 0.05}))
         assert life.until(lambda: taken(run) >= 1, 30), life.said()
         for shard in (folder / "pictures").glob("*.tar"):
             shard.unlink()
         shutil.rmtree(tmp_path / "cache", ignore_errors=True)
-        if cache_gib == 0:  # of a cache the open files stay readable: see the second start
-            figure("a shard that goes in mid-run is an error after", named_error_after(life), "s")
+        if (
+            cache_gib == 0
+        ):  # of a cache the open files stay readable: see the second start
+            figure(
+                "a shard that goes in mid-run is an error after",
+                named_error_after(life),
+                "s",
+            )
         else:
             life.bury()
         seconds = named_error_after(start(named(config, "anew")))
-        figure(f"a missing shard is an error after ({'cache' if cache_gib else 'no disk'})", seconds, "s")
+        figure(
+            f"a missing shard is an error after ({'cache' if cache_gib else 'no disk'})",
+            seconds,
+            "s",
+        )
         assert seconds < stretched(5)
 
 
@@ -139,7 +231,12 @@ def test_a_stop_while_the_storage_stalls(
     assert start(local, before=recording(local)).wait(60) == 0
     with Server(served, Faults(latency=0.02)) as server:
         url = f"{server.url}/pictures/{PATTERN}"
-        far = named(from_url(recipe, url, tmp_path / "cache", workers=1, storage={"cache_gib": 0}), "far")
+        far = named(
+            from_url(
+                recipe, url, tmp_path / "cache", workers=1, storage={"cache_gib": 0}
+            ),
+            "far",
+        )
         run = Path(far.run)
         life = start(far, before=recording(far))
         assert life.until(lambda: taken(run) >= 1, 30), life.said()
@@ -156,7 +253,9 @@ def test_a_stop_while_the_storage_stalls(
         seconds = time.perf_counter() - started
         assert status == 143, life.said()
         figure("SIGTERM while the storage stalls until the exit", seconds, "s")
-        assert seconds < stretched(2.6)  # a step of a tenth, a save of half a second, and two seconds
+        assert seconds < stretched(
+            2.6
+        )  # a step of a tenth, a save of half a second, and two seconds
         server.faults = Faults()
         life = start(far, "--resume", before=recording(far))
         assert life.wait(60) == 0, life.said()
@@ -174,7 +273,10 @@ class Day:
         self.time = 0.0
         self._draw = random.Random(seed)
         lengths = [600.0 if hour in (8, 16) else 5.0 * hour for hour in range(24)]
-        self.outages = [(hour * 3600.0, hour * 3600.0 + length) for hour, length in enumerate(lengths)]
+        self.outages = [
+            (hour * 3600.0, hour * 3600.0 + length)
+            for hour, length in enumerate(lengths)
+        ]
 
     def sleep(self, seconds: float) -> None:
         """Time passes."""
@@ -200,9 +302,13 @@ class Day:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_day_of_faults_has_no_hang_and_no_error_but_for_what_is_gone_longer_than_the_deadline(figure: Figure) -> None:
+def test_a_day_of_faults_has_no_hang_and_no_error_but_for_what_is_gone_longer_than_the_deadline(
+    figure: Figure,
+) -> None:
     day = Day(seed=0)
-    random.seed(0)  # of the jitter: by chance the first answer after an outage may come too late
+    random.seed(
+        0
+    )  # of the jitter: by chance the first answer after an outage may come too late
     clock = Clock(now=lambda: day.time, sleep=day.sleep)
     reads = 0
     errors = 0
@@ -213,7 +319,11 @@ def test_a_day_of_faults_has_no_hang_and_no_error_but_for_what_is_gone_longer_th
             reads += persistently(day.read, "s3://bucket/000000.tar", 300.0, clock)
         except OSError:
             errors += 1
-            assert any(begin <= began + 30 and began < end - 250 for begin, end in day.outages if end - begin > 300)
+            assert any(
+                begin <= began + 30 and began < end - 250
+                for begin, end in day.outages
+                if end - begin > 300
+            )
         longest = max(longest, day.time - began)
     figure("simulated hours of faults", day.time / 3600, "h")
     figure("reads in them that came", reads, "reads")
@@ -223,13 +333,20 @@ def test_a_day_of_faults_has_no_hang_and_no_error_but_for_what_is_gone_longer_th
     assert longest <= 300 + 31
 
 
-def test_a_storage_that_stays_away_is_a_named_error_at_the_deadline(figure: Figure) -> None:
+def test_a_storage_that_stays_away_is_a_named_error_at_the_deadline(
+    figure: Figure,
+) -> None:
     day = Day(seed=0)
     day.outages = [(0.0, 1e9)]
     clock = Clock(now=lambda: day.time, sleep=day.sleep)
-    with pytest.warns(UserWarning, match="000000"), pytest.raises(OSError, match=r"s3://bucket/000000.tar could not"):
+    with (
+        pytest.warns(UserWarning, match="000000"),
+        pytest.raises(OSError, match=r"s3://bucket/000000.tar could not"),
+    ):
         persistently(day.read, "s3://bucket/000000.tar", 300.0, clock)
-    figure("a storage that stays away is an error after (deadline 300 s)", day.time, "s")
+    figure(
+        "a storage that stays away is an error after (deadline 300 s)", day.time, "s"
+    )
     assert 240 < day.time <= 300 + 31
 
 
@@ -241,10 +358,18 @@ def bucket(served: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, 
     server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0)
     server.start()
     host, port = server.get_host_and_port()
-    environment = {"FSSPEC_S3_ENDPOINT_URL": f"http://{host}:{port}", "FSSPEC_S3_KEY": "key",
-                   "FSSPEC_S3_SECRET": "secret"}  # fmt: skip
-    client = boto3.client("s3", endpoint_url=environment["FSSPEC_S3_ENDPOINT_URL"], region_name="us-east-1",
-                          aws_access_key_id="key", aws_secret_access_key="secret")  # fmt: skip
+    environment = {
+        "FSSPEC_S3_ENDPOINT_URL": f"http://{host}:{port}",
+        "FSSPEC_S3_KEY": "key",
+        "FSSPEC_S3_SECRET": "secret",
+    }
+    client = boto3.client(
+        "s3",
+        endpoint_url=environment["FSSPEC_S3_ENDPOINT_URL"],
+        region_name="us-east-1",
+        aws_access_key_id="key",
+        aws_secret_access_key="secret",
+    )
     client.create_bucket(Bucket="torture")
     for file in (served / "pictures").iterdir():
         client.upload_file(str(file), "torture", f"pictures/{file.name}")
@@ -255,37 +380,73 @@ def bucket(served: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, 
 @pytest.mark.torture
 @pytest.mark.parametrize("cache_gib", [1, 0])
 def test_a_run_from_s3_ends_as_one_on_the_disk(
-    recipe: Recipe, served: Path, tmp_path: Path, start: Start, bucket: dict[str, str], cache_gib: int, figure: Figure
+    recipe: Recipe,
+    served: Path,
+    tmp_path: Path,
+    start: Start,
+    bucket: dict[str, str],
+    cache_gib: int,
+    figure: Figure,
 ) -> None:
     local = named(from_url(recipe, str(served / "pictures"), tmp_path), "local")
     assert start(local, before=recording(local)).wait(60) == 0
-    far = named(from_url(recipe, "s3://torture/pictures/*.tar", tmp_path / "cache", workers=2,
-                         storage={"cache_gib": cache_gib}), "far")  # fmt: skip
+    far = named(
+        from_url(
+            recipe,
+            "s3://torture/pictures/*.tar",
+            tmp_path / "cache",
+            workers=2,
+            storage={"cache_gib": cache_gib},
+        ),
+        "far",
+    )
     started = time.perf_counter()
     life = start(far, before={"read_environment": {}, **recording(far)}, env=bucket)
     assert life.wait(120) == 0, life.said()
-    figure(f"run of {STEPS} steps from S3 ({'cache' if cache_gib else 'no disk'})", time.perf_counter() - started, "s")
+    figure(
+        f"run of {STEPS} steps from S3 ({'cache' if cache_gib else 'no disk'})",
+        time.perf_counter() - started,
+        "s",
+    )
     assert_same_run(Path(far.run), Path(local.run))
 
 
 @pytest.mark.torture
 def test_a_machine_that_is_lost_is_replaced_by_one_that_goes_on_from_the_mirror(
-    recipe: Recipe, served: Path, tmp_path: Path, start: Start, bucket: dict[str, str], figure: Figure
+    recipe: Recipe,
+    served: Path,
+    tmp_path: Path,
+    start: Start,
+    bucket: dict[str, str],
+    figure: Figure,
 ) -> None:
     local = named(from_url(recipe, str(served / "pictures"), tmp_path), "local")
     assert start(local, before=recording(local)).wait(60) == 0
     mirrored = {"steps": STEPS, "save_every": 2, "mirror": "s3://torture/run"}
     lost = named(local, "lost", **mirrored)
-    life = start(lost, before={"read_environment": {}, **recording(lost, slow_steps={"seconds": 0.3})}, env=bucket)
+    life = start(
+        lost,
+        before={"read_environment": {}, **recording(lost, slow_steps={"seconds": 0.3})},
+        env=bucket,
+    )
     assert life.until(lambda: taken(Path(lost.run)) >= 8, 60), life.said()
     life.signal()
     life.wait(10)
     shutil.rmtree(lost.run)
     other = named(local, "other", **mirrored)
     shutil.copy(steps_file(lost.run), steps_file(other.run))
-    life = start(other, "--resume", before={"read_environment": {}, **recording(other)}, env=bucket)
+    life = start(
+        other,
+        "--resume",
+        before={"read_environment": {}, **recording(other)},
+        env=bucket,
+    )
     assert life.wait(60) == 0, life.said()
     first = int(steps_file(other.run).read_text().rpartition("from ")[2].split()[0])
-    figure("a machine lost after step 8 went on elsewhere, from the mirror, at step", first, "")
+    figure(
+        "a machine lost after step 8 went on elsewhere, from the mirror, at step",
+        first,
+        "",
+    )
     assert first >= 4
     assert_same_run(Path(other.run), Path(local.run))

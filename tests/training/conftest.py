@@ -29,8 +29,21 @@ class LargestTensor(TorchDispatchMode):
         self.numel = 0
 
     def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Any = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         made = func(*args, **(kwargs or {}))
-        self.numel = max([self.numel, *(each.numel() for each in tree_leaves(made) if isinstance(each, Tensor))])
+        self.numel = max(
+            [
+                self.numel,
+                *(
+                    each.numel()
+                    for each in tree_leaves(made)
+                    if isinstance(each, Tensor)
+                ),
+            ]
+        )
         return made

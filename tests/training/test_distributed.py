@@ -24,12 +24,20 @@ TIMEOUT = 4.0  # seconds; the tests' own deadline has five times that and the st
 START = 240.0  # seconds in which a busy machine starts two processes that import torch
 
 
-def _work(rank: int, folder: str, job: Callable[[int], object], answers: Any, both: Any) -> None:
+def _work(
+    rank: int, folder: str, job: Callable[[int], object], answers: Any, both: Any
+) -> None:
     torch.set_num_threads(1)
     both.wait()  # on a busy machine one may start later than the other by more than TIMEOUT
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="localhost")
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="localhost"
+    )
     dist.init_process_group(
-        "cpu:gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=TIMEOUT)
+        "cpu:gloo",
+        init_method=f"file://{folder}/store",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=TIMEOUT),
     )
     try:
         found = job(rank)
@@ -46,7 +54,10 @@ def _two(folder: Path, job: Callable[[int], object], wanted: int = 2) -> dict[in
     context = get_context("spawn")
     answers = context.Queue()
     both = context.Barrier(2, timeout=START)
-    ranks = [context.Process(target=_work, args=(rank, str(folder), job, answers, both)) for rank in range(2)]
+    ranks = [
+        context.Process(target=_work, args=(rank, str(folder), job, answers, both))
+        for rank in range(2)
+    ]
     for one in ranks:
         one.start()
     try:
@@ -60,7 +71,11 @@ def _two(folder: Path, job: Callable[[int], object], wanted: int = 2) -> dict[in
 def _start(rank: int, port: int, seconds: float, together: Any, answers: Any) -> None:
     together.wait()
     os.environ.update(
-        RANK=str(rank), WORLD_SIZE="4", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+        RANK=str(rank),
+        WORLD_SIZE="4",
+        LOCAL_RANK=str(rank),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
     )
     began = time.monotonic()
     try:
@@ -81,7 +96,10 @@ def _started(ranks: Sequence[int], seconds: float) -> dict[int, tuple[str, float
     context = get_context("spawn")
     answers = context.Queue()
     together = context.Barrier(len(ranks), timeout=START)
-    started = [context.Process(target=_start, args=(rank, port, seconds, together, answers)) for rank in ranks]
+    started = [
+        context.Process(target=_start, args=(rank, port, seconds, together, answers))
+        for rank in ranks
+    ]
     for one in started:
         one.start()
     try:
@@ -93,7 +111,9 @@ def _started(ranks: Sequence[int], seconds: float) -> dict[int, tuple[str, float
     return {rank: (said, after) for rank, said, after in told}
 
 
-def test_ranks_that_do_not_start_are_named_by_those_that_did_within_the_bound_of_a_start() -> None:
+def test_ranks_that_do_not_start_are_named_by_those_that_did_within_the_bound_of_a_start() -> (
+    None
+):
     for said, seconds in _started([0, 3], 3.0).values():
         assert said == (
             "only 2 of 4 ranks joined within start_timeout, 3 s: ranks 0, 3 did, and ranks 1, 2 did not; see what "
@@ -104,15 +124,22 @@ def test_ranks_that_do_not_start_are_named_by_those_that_did_within_the_bound_of
 
 def test_a_rank_whose_rank_0_does_not_start_says_where_it_looked() -> None:
     ((said, _),) = _started([1], 2.0).values()
-    assert re.match(r"rank 1 cannot reach rank 0 at 127\.0\.0\.1:\d+ \(.*raise start_timeout \(2 s\)", said)
+    assert re.match(
+        r"rank 1 cannot reach rank 0 at 127\.0\.0\.1:\d+ \(.*raise start_timeout \(2 s\)",
+        said,
+    )
 
 
 def _log_sum_exp(rank: int) -> list[float]:
-    values = torch.tensor([[1000.0, -torch.inf, 3.0], [1001.0, -500.0, -torch.inf]])[rank]
+    values = torch.tensor([[1000.0, -torch.inf, 3.0], [1001.0, -500.0, -torch.inf]])[
+        rank
+    ]
     return distributed.log_sum_exp(values).tolist()
 
 
-def test_log_sum_exp_over_ranks_neither_overflows_nor_minds_minus_infinity(tmp_path: Path) -> None:
+def test_log_sum_exp_over_ranks_neither_overflows_nor_minds_minus_infinity(
+    tmp_path: Path,
+) -> None:
     expected = [1000 + np.log(1 + np.e), -500.0, 3.0]
     for found in _two(tmp_path, _log_sum_exp).values():
         np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -126,9 +153,14 @@ def _gather_with_gradient(rank: int) -> tuple[list[float], list[float]]:
     return whole.tolist(), local.grad.tolist()
 
 
-def test_gather_keeps_the_order_of_ranks_and_gives_each_its_slice_of_the_gradient(tmp_path: Path) -> None:
+def test_gather_keeps_the_order_of_ranks_and_gives_each_its_slice_of_the_gradient(
+    tmp_path: Path,
+) -> None:
     found = _two(tmp_path, _gather_with_gradient)
-    assert found[0] == ([1.0, 5.0, 2.0, 6.0], [2.0, 4.0])  # 1, 2 times the number of ranks
+    assert found[0] == (
+        [1.0, 5.0, 2.0, 6.0],
+        [2.0, 4.0],
+    )  # 1, 2 times the number of ranks
     assert found[1] == ([1.0, 5.0, 2.0, 6.0], [6.0, 8.0])
 
 
@@ -138,7 +170,10 @@ def _disagree(rank: int) -> None:
 
 def test_ranks_that_disagree_name_the_key_and_both_values(tmp_path: Path) -> None:
     for found in _two(tmp_path, _disagree).values():
-        assert "ValueError: ranks disagree on tasks.pairs.max_length: it is 24 on rank 0 and 32 on rank 1" in found
+        assert (
+            "ValueError: ranks disagree on tasks.pairs.max_length: it is 24 on rank 0 and 32 on rank 1"
+            in found
+        )
 
 
 def _die(rank: int) -> list[float]:
@@ -154,7 +189,9 @@ def _hang(rank: int) -> list[float]:
 
 
 @pytest.mark.parametrize("job", [_die, _hang])
-def test_a_dead_or_stopped_rank_is_an_error_within_the_timeout(tmp_path: Path, job: Callable[[int], object]) -> None:
+def test_a_dead_or_stopped_rank_is_an_error_within_the_timeout(
+    tmp_path: Path, job: Callable[[int], object]
+) -> None:
     found = _two(tmp_path, job, wanted=1)
     assert "ConnectionError: rank 0 of 2 waited in vain for another rank" in found[0]
 
@@ -165,14 +202,20 @@ def _long_work(rank: int) -> float:
     return time.monotonic() - started
 
 
-def test_ranks_wait_for_the_first_one_longer_than_the_timeout_while_it_is_alive(tmp_path: Path) -> None:
-    assert all(seconds > 1.5 * TIMEOUT for seconds in _two(tmp_path, _long_work).values())  # one may start later
+def test_ranks_wait_for_the_first_one_longer_than_the_timeout_while_it_is_alive(
+    tmp_path: Path,
+) -> None:
+    assert all(
+        seconds > 1.5 * TIMEOUT for seconds in _two(tmp_path, _long_work).values()
+    )  # one may start later
 
 
 def _die_at_work(rank: int) -> None:
     distributed.on_main(lambda: os.kill(os.getpid(), signal.SIGKILL), TIMEOUT)
 
 
-def test_a_first_rank_that_dies_at_work_is_an_error_on_those_that_wait(tmp_path: Path) -> None:
+def test_a_first_rank_that_dies_at_work_is_an_error_on_those_that_wait(
+    tmp_path: Path,
+) -> None:
     found = _two(tmp_path, _die_at_work, wanted=1)
     assert "ConnectionError: rank 1 of 2 waited in vain" in found[1]

@@ -21,7 +21,11 @@ from training.step import encode_batch, train_step
 from unimodal.config import ImageTowerConfig
 from unimodal.model import DualEncoder
 
-DROPOUT = {"text": {"kwargs": {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}}}
+DROPOUT = {
+    "text": {
+        "kwargs": {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.2}
+    }
+}
 KEEP_ALL = 1000.0
 KEEP_NONE = 0.0
 KEEP_ONE = 1e-12  # GiB
@@ -40,18 +44,35 @@ def _gradients(config: TrainConfig, **changes: Any) -> tuple[dict[str, Tensor], 
     model, batches = _start(config)
     optimizer = make_optimizer(model, config.optim, config.towers)
     step = config.step.model_copy(update=changes)
-    stage = config.plan[0].model_copy(update={"optim": config.optim.model_copy(update={"clip_norm": 1e9})})
-    stats = train_step(model, batches, stage, optimizer, step, learning_rate=0.0, precision=config.precision, seed=7)
-    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}, stats.num_recomputed
+    stage = config.plan[0].model_copy(
+        update={"optim": config.optim.model_copy(update={"clip_norm": 1e9})}
+    )
+    stats = train_step(
+        model,
+        batches,
+        stage,
+        optimizer,
+        step,
+        learning_rate=0.0,
+        precision=config.precision,
+        seed=7,
+    )
+    return {
+        name: p.grad for name, p in model.named_parameters() if p.grad is not None
+    }, stats.num_recomputed
 
 
 def _dropping(recipe: Recipe, **changes: Any) -> TrainConfig:
     image = {"patch_dropout": 0.25}
-    return recipe({"model": DROPOUT, "towers": {"image": image}, "schedule": "joint", **changes})
+    return recipe(
+        {"model": DROPOUT, "towers": {"image": image}, "schedule": "joint", **changes}
+    )
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_what_is_kept_changes_no_bit_with_dropout_and_patch_dropout_on(recipe: Recipe, precision: str) -> None:
+def test_what_is_kept_changes_no_bit_with_dropout_and_patch_dropout_on(
+    recipe: Recipe, precision: str
+) -> None:
     config = _dropping(recipe, precision=precision)
     cut = {"micro_batch": 5, "token_budget": 64}
     kept, none_twice = _gradients(config, graph_memory=KEEP_ALL, **cut)
@@ -66,7 +87,10 @@ def test_what_is_kept_changes_no_bit_with_dropout_and_patch_dropout_on(recipe: R
 def test_another_seed_draws_other_masks(recipe: Recipe) -> None:
     config = _dropping(recipe)
     model, batches = _start(config)
-    vectors = [encode_batch(model, batches[0], config.step, "float32", seed)["image"].vectors for seed in (7, 7, 8)]
+    vectors = [
+        encode_batch(model, batches[0], config.step, "float32", seed)["image"].vectors
+        for seed in (7, 7, 8)
+    ]
     assert torch.equal(vectors[0], vectors[1])
     assert not torch.allclose(vectors[0], vectors[2])
 
@@ -74,9 +98,16 @@ def test_another_seed_draws_other_masks(recipe: Recipe) -> None:
 def test_each_chunk_has_masks_of_its_own(recipe: Recipe) -> None:
     model, batches = _start(_dropping(recipe))
     first = batches[0].texts.lists()[0]
-    twins = batches[0]._replace(texts=TokenLists(torch.tensor(first * 4), [len(first)] * 4))
-    found = encode_batch(model, twins, StepConfig(token_budget=1), "float32", 7)["text"].vectors
-    assert all(not torch.allclose(one, other) for one, other in itertools.combinations(found, 2))
+    twins = batches[0]._replace(
+        texts=TokenLists(torch.tensor(first * 4), [len(first)] * 4)
+    )
+    found = encode_batch(model, twins, StepConfig(token_budget=1), "float32", 7)[
+        "text"
+    ].vectors
+    assert all(
+        not torch.allclose(one, other)
+        for one, other in itertools.combinations(found, 2)
+    )
 
 
 @pytest.mark.parametrize("token_budget", [1, 40, 100, 10_000])
@@ -86,7 +117,12 @@ def test_the_cut_changes_gradients_by_rounding_alone(
 ) -> None:
     config = recipe({"precision": "float64", "schedule": "joint"})
     uncut, _ = _gradients(config, token_budget=10**6, graph_memory=KEEP_ALL)
-    found, _ = _gradients(config, token_budget=token_budget, micro_batch=micro_batch, graph_memory=KEEP_ONE)
+    found, _ = _gradients(
+        config,
+        token_budget=token_budget,
+        micro_batch=micro_batch,
+        graph_memory=KEEP_ONE,
+    )
     whole = torch.stack([gradient.norm() for gradient in uncut.values()]).norm()
     for name, gradient in uncut.items():
         assert (found[name] - gradient).norm() <= 1e-12 * whole, name
@@ -98,8 +134,13 @@ def test_as_many_chunks_are_kept_as_fit_into_the_memory(recipe: Recipe) -> None:
     with measure_graph(model) as measured:
         model.encode_image(batches[0].pixels[:4])
     for count in (1, 2, 3, 5):
-        config = StepConfig(micro_batch=4, graph_memory=(count + 0.1) * measured.num_bytes / 2**30)
-        assert len(encode_batch(model, batches[0], config, "float32", 0)["image"].graphs) == count
+        config = StepConfig(
+            micro_batch=4, graph_memory=(count + 0.1) * measured.num_bytes / 2**30
+        )
+        assert (
+            len(encode_batch(model, batches[0], config, "float32", 0)["image"].graphs)
+            == count
+        )
 
 
 def test_the_measure_of_a_graph_counts_what_is_saved_once_and_no_weights() -> None:
@@ -110,13 +151,26 @@ def test_the_measure_of_a_graph_counts_what_is_saved_once_and_no_weights() -> No
     assert measured.num_bytes == 4 * (4 * 8 + 2 * 4 * 16)
 
 
-def test_ranks_with_fewer_chunks_cut_theirs_further(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_with_fewer_chunks_cut_theirs_further(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, batches = _start(recipe())
-    monkeypatch.setattr(distributed, "largest", lambda counts: [count + 3 for count in counts])
-    for found in grad_cache.cut(model, batches[0], StepConfig(micro_batch=10, token_budget=200), "float32").values():
+    monkeypatch.setattr(
+        distributed, "largest", lambda counts: [count + 3 for count in counts]
+    )
+    for found in grad_cache.cut(
+        model, batches[0], StepConfig(micro_batch=10, token_budget=200), "float32"
+    ).values():
         assert sorted(row for chunk in found for row in chunk.rows) == list(range(24))
         assert all(chunk.rows for chunk in found)
-    assert len(grad_cache.cut(model, batches[0], StepConfig(micro_batch=10), "float32")["image"]) == 3 + 3
+    assert (
+        len(
+            grad_cache.cut(model, batches[0], StepConfig(micro_batch=10), "float32")[
+                "image"
+            ]
+        )
+        == 3 + 3
+    )
 
 
 def test_live_batch_normalisation_is_refused_in_a_batch_that_is_cut_and_allowed_in_a_whole_or_frozen_one(
@@ -124,23 +178,34 @@ def test_live_batch_normalisation_is_refused_in_a_batch_that_is_cut_and_allowed_
 ) -> None:
     base = recipe()
     assert base.model is not None
-    tower = ImageTowerConfig(name="resnet18", kwargs={"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]})
+    tower = ImageTowerConfig(
+        name="resnet18", kwargs={"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
+    )
     model = base.model.model_copy(update={"image": tower})
 
     def prepare(micro_batch: int | None, freeze: bool) -> None:
-        towers = base.towers.model_copy(update={"image": base.towers.image.model_copy(update={"freeze": freeze})})
+        towers = base.towers.model_copy(
+            update={"image": base.towers.image.model_copy(update={"freeze": freeze})}
+        )
         step = base.step.model_copy(update={"micro_batch": micro_batch})
-        config = base.model_copy(update={"model": model, "towers": towers, "step": step})
+        config = base.model_copy(
+            update={"model": model, "towers": towers, "step": step}
+        )
         prepare_model(make_model(config, None)[0], config, torch.device("cpu"))
 
     prepare(None, False)
     prepare(24, False)
     prepare(8, True)
-    with pytest.raises(ValueError, match=r"image\.backbone.* normalises over the batch, which is cut into chunks here"):
+    with pytest.raises(
+        ValueError,
+        match=r"image\.backbone.* normalises over the batch, which is cut into chunks here",
+    ):
         prepare(8, False)
 
 
-def test_patch_dropout_leaves_patches_out_in_training_alone_and_needs_a_vision_transformer(recipe: Recipe) -> None:
+def test_patch_dropout_leaves_patches_out_in_training_alone_and_needs_a_vision_transformer(
+    recipe: Recipe,
+) -> None:
     model, batches = _start(_dropping(recipe))
     pixels = batches[0].pixels
     assert pixels is not None
@@ -149,19 +214,31 @@ def test_patch_dropout_leaves_patches_out_in_training_alone_and_needs_a_vision_t
     for encoder in (model, plain):
         assert encoder.image is not None
         block: nn.Module = encoder.image.backbone.blocks[0]  # type: ignore[index, assignment]
-        block.register_forward_hook(lambda _module, inputs, _output: lengths.append(inputs[0].shape[1]))
+        block.register_forward_hook(
+            lambda _module, inputs, _output: lengths.append(inputs[0].shape[1])
+        )
         encoder.encode_image(pixels)
     assert lengths == [1 + 3, 1 + 4]
-    torch.testing.assert_close(model.eval().encode_image(pixels), plain.eval().encode_image(pixels))
-    with pytest.raises(ValueError, match=r"towers\.text\.patch_dropout 0\.5 needs a vision transformer"):
+    torch.testing.assert_close(
+        model.eval().encode_image(pixels), plain.eval().encode_image(pixels)
+    )
+    with pytest.raises(
+        ValueError, match=r"towers\.text\.patch_dropout 0\.5 needs a vision transformer"
+    ):
         _start(recipe({"towers": {"text": {"patch_dropout": 0.5}}}))
 
 
 @pytest.mark.slow
-def test_compiled_towers_give_the_gradients_of_plain_ones_and_save_under_the_same_names(recipe: Recipe) -> None:
+def test_compiled_towers_give_the_gradients_of_plain_ones_and_save_under_the_same_names(
+    recipe: Recipe,
+) -> None:
     config = recipe({"schedule": "joint"})
     plain, _ = _gradients(config)
-    compiled, _ = _gradients(config.model_copy(update={"step": config.step.model_copy(update={"compile": True})}))
+    compiled, _ = _gradients(
+        config.model_copy(
+            update={"step": config.step.model_copy(update={"compile": True})}
+        )
+    )
     assert compiled.keys() == plain.keys()
     for name, gradient in plain.items():
         torch.testing.assert_close(compiled[name], gradient, rtol=1e-4, atol=1e-5)

@@ -30,7 +30,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pairs")
     rows = ({"query": f"what is {n}", "document": f"it is {n}"} for n in range(480))
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    fields = {"input": "pairs.jsonl", "query": "query", "document": "document", "samples_per_shard": 20}
+    fields = {
+        "input": "pairs.jsonl",
+        "query": "query",
+        "document": "document",
+        "samples_per_shard": 20,
+    }
     pack(parse_config(PackConfig, fields), folder / "shards", folder)
     return folder / "shards"
 
@@ -44,11 +49,21 @@ def server(folder: Path) -> Iterator[Server]:
 def _config(recipe: Recipe, path: str, cache: Path) -> TrainConfig:
     source = {"path": path}
     task = {"global_batch": 48, "num_negatives": 0, "sources": {"pairs": source}}
-    return recipe({"steps": 20, "tasks": {"pictures": None, "pairs": task}, "storage": {"cache": str(cache)}})
+    return recipe(
+        {
+            "steps": 20,
+            "tasks": {"pictures": None, "pairs": task},
+            "storage": {"cache": str(cache)},
+        }
+    )
 
 
 def _fetched(server: Server) -> set[str]:
-    return {request.path for request in server.requests if request.method == "GET" and request.path.endswith(".tar")}
+    return {
+        request.path
+        for request in server.requests
+        if request.method == "GET" and request.path.endswith(".tar")
+    }
 
 
 def test_each_rank_fetches_the_shards_of_its_own_streams(
@@ -56,7 +71,9 @@ def test_each_rank_fetches_the_shards_of_its_own_streams(
 ) -> None:
     everything: list[str] = []
     for rank in range(4):
-        config = _config(recipe, server.url + "/{000000..000023}.tar", tmp_path / f"cache {rank}")
+        config = _config(
+            recipe, server.url + "/{000000..000023}.tar", tmp_path / f"cache {rank}"
+        )
         server.requests.clear()
         for _ in steps_from(_dataset(config, rank, 4), 0, 10, 0):  # an epoch
             pass
@@ -77,16 +94,28 @@ def test_batches_from_elsewhere_are_those_of_the_disk_also_when_mixed(
 
 
 def test_what_a_small_source_begins_anew_fetches_nothing_of_a_large_one_in_mixed_batches(
-    recipe: Recipe, folder: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe,
+    folder: Path,
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("training.data.order.WINDOW", 5)
     sources = {
         "small": {"path": server.url + "/000000.tar", "weight": 10},
         "large": {"path": server.url + "/{000001..000023}.tar", "weight": 1},
     }
-    task = {"mixed": True, "global_batch": 4, "streams": 1, "num_negatives": 0, "sources": sources}
+    task = {
+        "mixed": True,
+        "global_batch": 4,
+        "streams": 1,
+        "num_negatives": 0,
+        "sources": sources,
+    }
     storage = {"cache": str(tmp_path / "cache")}
-    config = recipe({"steps": 100, "tasks": {"pictures": None, "pairs": task}, "storage": storage})
+    config = recipe(
+        {"steps": 100, "tasks": {"pictures": None, "pairs": task}, "storage": storage}
+    )
     for _ in steps_from(
         _dataset(config, 0, 1), 0, 100, 0
     ):  # 400 samples: 36 of the large source, 18 epochs of the small
@@ -95,7 +124,9 @@ def test_what_a_small_source_begins_anew_fetches_nothing_of_a_large_one_in_mixed
     assert len(_fetched(server) - {"/000000.tar"}) <= 5
 
 
-def test_pieces_make_the_batch_that_they_were_cut_from(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_make_the_batch_that_they_were_cut_from(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = recipe()
     whole = _stream(config, 1, steps=2)
     for size in (1, 5, 24):
@@ -108,7 +139,9 @@ def test_pieces_make_the_batch_that_they_were_cut_from(recipe: Recipe, monkeypat
 
 
 @pytest.mark.parametrize("is_killed", [False, True])
-def test_an_array_is_handed_over_as_it_was_or_its_sender_is_said_to_be_gone(is_killed: bool) -> None:
+def test_an_array_is_handed_over_as_it_was_or_its_sender_is_said_to_be_gone(
+    is_killed: bool,
+) -> None:
     context = get_context("forkserver")
     queue = context.SimpleQueue()
     sent = context.Event()
@@ -120,7 +153,10 @@ def test_an_array_is_handed_over_as_it_was_or_its_sender_is_said_to_be_gone(is_k
         process.kill()
         process.join(30)
         assert len(queue.get().array) == 5  # which went through the pipe
-        with pytest.raises(ConnectionError, match="a loader process ended before its pictures were taken"):
+        with pytest.raises(
+            ConnectionError,
+            match="a loader process ended before its pictures were taken",
+        ):
             queue.get()
         return
     for array in _arrays():
@@ -134,7 +170,11 @@ def test_an_array_is_handed_over_as_it_was_or_its_sender_is_said_to_be_gone(is_k
 
 def _arrays() -> list[NDArray[Any]]:
     pixels = np.random.default_rng(0).integers(0, 255, (3, 64, 1000), dtype=np.uint8)
-    return [np.arange(5, dtype=np.int32), pixels, pixels.transpose(2, 1, 0)]  # the last not as it lies in memory
+    return [
+        np.arange(5, dtype=np.int32),
+        pixels,
+        pixels.transpose(2, 1, 0),
+    ]  # the last not as it lies in memory
 
 
 def _send(queue: Any, sent: Any, taken: Any) -> None:

@@ -29,12 +29,26 @@ from unimodal.embedder import Embedder, load
 
 
 def _rows(run: str | Path) -> list[dict[str, Any]]:
-    timed = ("seconds", "data_wait", "samples_per_s", "chunks", "recomputed")  # or of one rank
-    lines = [json.loads(line) for line in (Path(run) / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if not name.endswith(timed)} for row in lines]
+    timed = (
+        "seconds",
+        "data_wait",
+        "samples_per_s",
+        "chunks",
+        "recomputed",
+    )  # or of one rank
+    lines = [
+        json.loads(line)
+        for line in (Path(run) / "metrics.jsonl").read_text().splitlines()
+    ]
+    return [
+        {name: value for name, value in row.items() if not name.endswith(timed)}
+        for row in lines
+    ]
 
 
-def test_a_run_leaves_a_model_that_has_learned_and_embeds(recipe: Recipe, world: Path) -> None:
+def test_a_run_leaves_a_model_that_has_learned_and_embeds(
+    recipe: Recipe, world: Path
+) -> None:
     config = recipe({"steps": 60, "optim": {"lr": 3e-3}, "tasks": {"pairs": None}})
     model = train(config)
     rows = _rows(config.run)
@@ -48,16 +62,30 @@ def test_a_run_leaves_a_model_that_has_learned_and_embeds(recipe: Recipe, world:
 
 
 @pytest.mark.parametrize("stopped_at", [3, 6])
-def test_stopped_and_resumed_equals_never_stopped_to_the_bit(recipe: Recipe, tmp_path: Path, stopped_at: int) -> None:
+def test_stopped_and_resumed_equals_never_stopped_to_the_bit(
+    recipe: Recipe, tmp_path: Path, stopped_at: int
+) -> None:
     # The attention kernel too must be that of the first start: another one rounds otherwise.
-    dropout = {"model": {"text": {"kwargs": {"hidden_dropout_prob": 0.1, "attn_implementation": "eager"}}}}
+    dropout = {
+        "model": {
+            "text": {
+                "kwargs": {"hidden_dropout_prob": 0.1, "attn_implementation": "eager"}
+            }
+        }
+    }
     whole = recipe({"run": str(tmp_path / "whole"), **dropout})
     train(whole)
-    stopped = recipe({"run": str(tmp_path / "stopped"), "save_every": 1, "workers": 1, **dropout})
+    stopped = recipe(
+        {"run": str(tmp_path / "stopped"), "save_every": 1, "workers": 1, **dropout}
+    )
     with pytest.raises(Stopped, match=f"stopped at step {stopped_at} of 8"):
-        train(stopped.model_copy(update={"eval": _every(stopped_at)}), evaluate=_stop_here)
+        train(
+            stopped.model_copy(update={"eval": _every(stopped_at)}), evaluate=_stop_here
+        )
     train(stopped, resume=True)
-    assert [row for row in _rows(stopped.run) if "val/some score" not in row] == _rows(whole.run)
+    assert [row for row in _rows(stopped.run) if "val/some score" not in row] == _rows(
+        whole.run
+    )
     _assert_same_weights(Path(stopped.run), Path(whole.run), exact=True)
 
 
@@ -67,19 +95,30 @@ def _every(steps: int) -> Any:
     return EvalConfig(suite="none", every=steps)
 
 
-def _stop_here(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float]:
+def _stop_here(
+    embedder: Embedder, should_stop: Callable[[], bool]
+) -> Mapping[str, float]:
     os.kill(os.getpid(), 15)
     assert should_stop()
     return {"some score": 1.0}
 
 
-def test_a_validation_that_was_cut_short_is_done_by_the_run_that_goes_on(recipe: Recipe) -> None:
-    config = recipe({"steps": 4, "eval": {"suite": "none", "every": 2, "best": "some score"}})
+def test_a_validation_that_was_cut_short_is_done_by_the_run_that_goes_on(
+    recipe: Recipe,
+) -> None:
+    config = recipe(
+        {"steps": 4, "eval": {"suite": "none", "every": 2, "best": "some score"}}
+    )
     with pytest.raises(Stopped, match="stopped at step 2 of 4"):
         train(config, evaluate=_stop_here)
     assert not any("val/some score" in row for row in _rows(config.run))
-    train(config, evaluate=lambda embedder, should_stop: {"some score": 0.5}, resume=True)
-    assert [row["step"] for row in _rows(config.run) if "val/some score" in row] == [2, 4]
+    train(
+        config, evaluate=lambda embedder, should_stop: {"some score": 0.5}, resume=True
+    )
+    assert [row["step"] for row in _rows(config.run) if "val/some score" in row] == [
+        2,
+        4,
+    ]
     assert (Path(config.run) / "best/model.safetensors").is_file()
 
 
@@ -88,7 +127,9 @@ def test_a_recipe_that_validates_needs_something_that_scores(recipe: Recipe) -> 
         train(recipe({"eval": {"suite": "none", "every": 2}}))
 
 
-def test_overwriting_removes_the_run_and_nothing_else_in_its_folder(recipe: Recipe) -> None:
+def test_overwriting_removes_the_run_and_nothing_else_in_its_folder(
+    recipe: Recipe,
+) -> None:
     config = recipe({"steps": 1})
     train(config)
     kept = Path(config.run) / "shards/data.txt"
@@ -99,7 +140,9 @@ def test_overwriting_removes_the_run_and_nothing_else_in_its_folder(recipe: Reci
     assert len(_rows(config.run)) == 1
 
 
-def test_a_metrics_line_that_a_crash_cut_short_does_not_stop_the_run_from_going_on(recipe: Recipe) -> None:
+def test_a_metrics_line_that_a_crash_cut_short_does_not_stop_the_run_from_going_on(
+    recipe: Recipe,
+) -> None:
     config = recipe({"steps": 2, "save_every": 1})
     train(config)
     with (Path(config.run) / "metrics.jsonl").open("a") as file:
@@ -116,24 +159,47 @@ def test_a_run_that_is_finished_and_resumed_stays_as_it_is(recipe: Recipe) -> No
     assert len(_rows(config.run)) == 2
 
 
-def test_joint_adds_the_losses_and_both_towers_learn_in_every_step(recipe: Recipe) -> None:
+def test_joint_adds_the_losses_and_both_towers_learn_in_every_step(
+    recipe: Recipe,
+) -> None:
     config = recipe({"schedule": "joint", "steps": 2})
     train(config)
-    assert all({"pictures/loss", "pairs/loss"} <= row.keys() for row in _rows(config.run))
+    assert all(
+        {"pictures/loss", "pairs/loss"} <= row.keys() for row in _rows(config.run)
+    )
 
 
-def test_an_idle_tower_is_neither_decayed_nor_moved_by_its_momentum(recipe: Recipe, tmp_path: Path) -> None:
+def test_an_idle_tower_is_neither_decayed_nor_moved_by_its_momentum(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     # Steps 0, 2, ... are pictures, steps 1, 3, ... pairs: the image tower rests in the last step.
-    short = recipe({"run": str(tmp_path / "a"), "steps": 3, "stages": [{"steps": 3}], "save_every": 1, "keep": 9})
-    longer = recipe({"run": str(tmp_path / "b"), "steps": 4, "save_every": 1, "keep": 9})
+    short = recipe(
+        {
+            "run": str(tmp_path / "a"),
+            "steps": 3,
+            "stages": [{"steps": 3}],
+            "save_every": 1,
+            "keep": 9,
+        }
+    )
+    longer = recipe(
+        {"run": str(tmp_path / "b"), "steps": 4, "save_every": 1, "keep": 9}
+    )
     train(short)
     train(longer)
-    third, fourth = (load_file(path / "model.safetensors") for path in checkpoints(Path(longer.run))[2:])
+    third, fourth = (
+        load_file(path / "model.safetensors")
+        for path in checkpoints(Path(longer.run))[2:]
+    )
     for name in third:
-        assert torch.equal(third[name], fourth[name]) == (name.startswith(("image", "logit_scales"))), name
+        assert torch.equal(third[name], fourth[name]) == (
+            name.startswith(("image", "logit_scales"))
+        ), name
 
 
-def test_stages_change_tasks_lengths_and_rates_and_start_their_own_warm_up(recipe: Recipe) -> None:
+def test_stages_change_tasks_lengths_and_rates_and_start_their_own_warm_up(
+    recipe: Recipe,
+) -> None:
     stages = [
         {"name": "short", "steps": 2, "tasks": {"pairs": None}},
         {
@@ -142,23 +208,44 @@ def test_stages_change_tasks_lengths_and_rates_and_start_their_own_warm_up(recip
             "optim": {"lr": 1e-4},
             "tasks": {"pictures": {"caption": "longest", "max_length": 24}},
         },
-        {"name": "triplets", "steps": 1, "tasks": {"pictures": None, "pairs": {"num_negatives": 2}}},
+        {
+            "name": "triplets",
+            "steps": 1,
+            "tasks": {"pictures": None, "pairs": {"num_negatives": 2}},
+        },
     ]
     config = recipe({"stages": stages})
     train(config)
     rows = _rows(config.run)
-    assert [row["stage"] for row in rows] == ["short", "short", "long", "long", "triplets"]
+    assert [row["stage"] for row in rows] == [
+        "short",
+        "short",
+        "long",
+        "long",
+        "triplets",
+    ]
     assert rows[2]["lr"] == pytest.approx(5e-5)
     assert "pairs/loss" in rows[4]
 
 
-def test_every_loss_and_option_trains_in_stages_and_is_saved_with_the_model(recipe: Recipe) -> None:
+def test_every_loss_and_option_trains_in_stages_and_is_saved_with_the_model(
+    recipe: Recipe,
+) -> None:
     kinds = [
         {"loss": "own_negatives", "matryoshka_dims": [4, 8]},
-        {"negatives": {"margin": 0.1, "hardness": 2.0, "hard_negative_hardness": 2.0, "query_query": True}},
+        {
+            "negatives": {
+                "margin": 0.1,
+                "hardness": 2.0,
+                "hard_negative_hardness": 2.0,
+                "query_query": True,
+            }
+        },
         {"loss": "sigmoid", "num_negatives": 0, "accumulate": 2},
     ]
-    stages = [{"steps": 2, "tasks": {"pictures": None, "pairs": kind}} for kind in kinds]
+    stages = [
+        {"steps": 2, "tasks": {"pictures": None, "pairs": kind}} for kind in kinds
+    ]
     config = recipe({"stages": stages, "step": {"loss_tile": 2}})
     model = load(train(config)).models[0]
     assert model.config.matryoshka_dims == (4, 8)
@@ -167,48 +254,91 @@ def test_every_loss_and_option_trains_in_stages_and_is_saved_with_the_model(reci
     assert all(np.isfinite(row["pairs/loss"]) for row in _rows(config.run))
 
 
-def test_init_starts_from_a_model_directory_with_its_learned_scale(recipe: Recipe, tmp_path: Path) -> None:
-    first = recipe({"run": str(tmp_path / "first"), "steps": 4, "optim": {"lr": 1e-2}, "tasks": {"pairs": None}})
+def test_init_starts_from_a_model_directory_with_its_learned_scale(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    first = recipe(
+        {
+            "run": str(tmp_path / "first"),
+            "steps": 4,
+            "optim": {"lr": 1e-2},
+            "tasks": {"pairs": None},
+        }
+    )
     model = train(first)
-    second = recipe({"run": str(tmp_path / "second"), "model": None, "init": str(model), "steps": 1,
-                     "optim": {"lr": 1e-9}})  # fmt: skip
+    second = recipe(
+        {
+            "run": str(tmp_path / "second"),
+            "model": None,
+            "init": str(model),
+            "steps": 1,
+            "optim": {"lr": 1e-9},
+        }
+    )
     train(second)
-    assert _rows(second.run)[0]["pictures/scale"] == pytest.approx(_rows(first.run)[-1]["pictures/scale"], rel=1e-4)
-    before, after = (load_file(path / "model.safetensors") for path in (model, tmp_path / "second/model"))
+    assert _rows(second.run)[0]["pictures/scale"] == pytest.approx(
+        _rows(first.run)[-1]["pictures/scale"], rel=1e-4
+    )
+    before, after = (
+        load_file(path / "model.safetensors")
+        for path in (model, tmp_path / "second/model")
+    )
     assert after.keys() - before.keys() == {"logit_scales.pairs"}
-    torch.testing.assert_close(before["text_projection.weight"], after["text_projection.weight"])
+    torch.testing.assert_close(
+        before["text_projection.weight"], after["text_projection.weight"]
+    )
 
 
-def test_frozen_towers_and_layers_stay_and_slower_towers_move_less(recipe: Recipe, tmp_path: Path) -> None:
+def test_frozen_towers_and_layers_stay_and_slower_towers_move_less(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     towers = {"image": {"freeze": True}, "text": {"frozen_layers": 1}}
     config = recipe({"steps": 3, "save_every": 1, "keep": 9, "towers": towers})
     train(config)
     first, last = (
-        load_file(path / "model.safetensors") for path in (checkpoints(Path(config.run))[0], Path(config.run) / "model")
+        load_file(path / "model.safetensors")
+        for path in (checkpoints(Path(config.run))[0], Path(config.run) / "model")
     )
     moved = {name for name in first if not torch.equal(first[name], last[name])}
     assert not any(
-        name.startswith(("image.", "text.backbone.embeddings", "text.backbone.encoder.layer.0")) for name in moved
+        name.startswith(
+            ("image.", "text.backbone.embeddings", "text.backbone.encoder.layer.0")
+        )
+        for name in moved
     )
-    assert {"image_projection.weight", "text.backbone.encoder.layer.1.output.dense.weight"} <= moved
+    assert {
+        "image_projection.weight",
+        "text.backbone.encoder.layer.1.output.dense.weight",
+    } <= moved
 
 
 def test_the_best_model_by_a_validation_score_is_kept(recipe: Recipe) -> None:
     scores = iter([0.1, 0.9, 0.3])
     settings = {"suite": "none", "every": 1, "best": "squares hit_rate_at_1"}
     config = recipe({"steps": 3, "save_every": 1, "keep": 9, "eval": settings})
-    train(config, evaluate=lambda embedder, should_stop: {"squares hit_rate_at_1": next(scores)})
+    train(
+        config,
+        evaluate=lambda embedder, should_stop: {"squares hit_rate_at_1": next(scores)},
+    )
     best = load_file(Path(config.run) / "best/model.safetensors")
     second = load_file(checkpoints(Path(config.run))[1] / "model.safetensors")
     assert all(torch.equal(best[name], second[name]) for name in best)
 
 
 @pytest.mark.filterwarnings("ignore:eval.best")
-def test_a_step_whose_score_is_undefined_is_not_the_best_and_ends_nothing(recipe: Recipe) -> None:
+def test_a_step_whose_score_is_undefined_is_not_the_best_and_ends_nothing(
+    recipe: Recipe,
+) -> None:
     scores = iter([None, 0.2, None])
     settings = {"suite": "none", "every": 1, "best": "pairs spearman"}
     config = recipe({"steps": 3, "save_every": 1, "keep": 9, "eval": settings})
-    train(config, evaluate=lambda embedder, should_stop: {"pairs spearman": next(scores), "other score": 0.5})
+    train(
+        config,
+        evaluate=lambda embedder, should_stop: {
+            "pairs spearman": next(scores),
+            "other score": 0.5,
+        },
+    )
     best = load_file(Path(config.run) / "best/model.safetensors")
     second = load_file(checkpoints(Path(config.run))[1] / "model.safetensors")
     assert all(torch.equal(best[name], second[name]) for name in best)
@@ -216,30 +346,49 @@ def test_a_step_whose_score_is_undefined_is_not_the_best_and_ends_nothing(recipe
     assert [row.get("val/pairs spearman") for row in validated] == [None, 0.2, None]
 
 
-def test_a_fixed_temperature_stays_and_a_learned_scale_is_clamped(recipe: Recipe) -> None:
-    config = recipe({"steps": 30, "optim": {"lr": 0.3, "warmup_steps": 0}, "tasks": {"pictures": {"max_scale": 15.0}}})
+def test_a_fixed_temperature_stays_and_a_learned_scale_is_clamped(
+    recipe: Recipe,
+) -> None:
+    config = recipe(
+        {
+            "steps": 30,
+            "optim": {"lr": 0.3, "warmup_steps": 0},
+            "tasks": {"pictures": {"max_scale": 15.0}},
+        }
+    )
     train(config)
     rows = _rows(config.run)
-    assert [row["pairs/scale"] for row in rows if "pairs/scale" in row] == pytest.approx([20.0] * 15)
+    assert [
+        row["pairs/scale"] for row in rows if "pairs/scale" in row
+    ] == pytest.approx([20.0] * 15)
     scales = [row["pictures/scale"] for row in rows if "pictures/scale" in row]
     assert max(scales) <= 15.0 * (1 + 1e-6)
     assert min(scales) >= 1.0 - 1e-6
 
 
-def test_bf16_and_gradient_checkpointing_run_and_stay_near_float32(recipe: Recipe, tmp_path: Path) -> None:
+def test_bf16_and_gradient_checkpointing_run_and_stay_near_float32(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     losses = {}
     variants: dict[str, dict[str, Any]] = {
-        "plain": {}, "bf16": {"precision": "bfloat16"}, "checkpointed": {"step": {"grad_checkpointing": True}},
-    }  # fmt: skip
+        "plain": {},
+        "bf16": {"precision": "bfloat16"},
+        "checkpointed": {"step": {"grad_checkpointing": True}},
+    }
     for name, changes in variants.items():
         config = recipe({"run": str(tmp_path / name), **changes})
         train(config)
-        losses[name] = [next(value for key, value in row.items() if key.endswith("/loss")) for row in _rows(config.run)]
+        losses[name] = [
+            next(value for key, value in row.items() if key.endswith("/loss"))
+            for row in _rows(config.run)
+        ]
     np.testing.assert_allclose(losses["checkpointed"], losses["plain"], rtol=1e-5)
     np.testing.assert_allclose(losses["bf16"], losses["plain"], rtol=0.05)
 
 
-def _poisoned(recipe: Recipe, monkeypatch: pytest.MonkeyPatch, steps: range, **changes: Any) -> TrainConfig:
+def _poisoned(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, steps: range, **changes: Any
+) -> TrainConfig:
     """A recipe whose loss is not finite at the given steps."""
     config = recipe({"steps": 16, "save_every": 2, "keep": 99, **changes})
     count = iter(range(99))
@@ -266,11 +415,17 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted_and_leaves_everything_
     rows = _rows(config.run)
     assert [row["nonfinite"] for row in rows] == [0, 0, 1, 1, *[0] * 12]
     assert not any(name.endswith("/loss") for row in rows[2:4] for name in row)
-    second, fourth = (load_file(path / "model.safetensors") for path in checkpoints(Path(config.run))[:2])
+    second, fourth = (
+        load_file(path / "model.safetensors")
+        for path in checkpoints(Path(config.run))[:2]
+    )
     assert all(torch.equal(second[name], fourth[name]) for name in second)
     first, last = map(read_moments, checkpoints(Path(config.run))[:2])
     assert all(torch.equal(first[name], last[name]) for name in first)
-    listed = [json.loads(line) for line in (Path(config.run) / "nonfinite.jsonl").read_text().splitlines()]
+    listed = [
+        json.loads(line)
+        for line in (Path(config.run) / "nonfinite.jsonl").read_text().splitlines()
+    ]
     assert [(row["step"], row["task"], len(row["samples"])) for row in listed] == [
         (3, "pictures", 24),
         (4, "pairs", 12),
@@ -281,7 +436,9 @@ def test_a_last_step_that_is_not_finite_is_a_warning_and_costs_no_model(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = _poisoned(recipe, monkeypatch, range(15, 16))
-    with pytest.warns(UserWarning, match="not finite in 1 steps in a row, the last being step 16"):
+    with pytest.warns(
+        UserWarning, match="not finite in 1 steps in a row, the last being step 16"
+    ):
         model = train(config)
     assert (model / "model.safetensors").is_file()
 
@@ -291,7 +448,8 @@ def test_ten_steps_in_a_row_that_are_not_finite_stop_the_run_and_name_the_step_a
 ) -> None:
     config = _poisoned(recipe, monkeypatch, range(3, 99))
     with pytest.raises(
-        FloatingPointError, match=r"10 steps in a row, the last being step 13 .*squares.*samples .*, .*16 more"
+        FloatingPointError,
+        match=r"10 steps in a row, the last being step 13 .*squares.*samples .*, .*16 more",
     ) as caught:
         train(config)
     assert not (Path(config.run) / "model").exists()
@@ -305,13 +463,20 @@ def _follow(config: TrainConfig, advice: str) -> None:
     found = re.search(r"\((run=ANOTHER .*init=\S+)\)", advice)
     assert found is not None
     overrides = found[1].replace("ANOTHER", f"{config.run}-2").split()
-    train(parse_config(TrainConfig, apply_overrides(config.model_dump(), [*overrides, "steps=1"])))
+    train(
+        parse_config(
+            TrainConfig, apply_overrides(config.model_dump(), [*overrides, "steps=1"])
+        )
+    )
 
 
 def test_an_existing_run_is_refused_unless_resumed_or_asked(recipe: Recipe) -> None:
     config = recipe({"steps": 1})
     train(config)
-    with pytest.raises(ValueError, match="exists already; go on with --resume, start anew with --overwrite"):
+    with pytest.raises(
+        ValueError,
+        match="exists already; go on with --resume, start anew with --overwrite",
+    ):
         train(config)
     train(config, overwrite=True)
 
@@ -319,7 +484,9 @@ def test_an_existing_run_is_refused_unless_resumed_or_asked(recipe: Recipe) -> N
 def test_resuming_with_another_recipe_names_the_difference(recipe: Recipe) -> None:
     config = recipe({"steps": 1})
     train(config)
-    with pytest.raises(ValueError, match=r"was started with optim.lr=0.001 and the recipe says 0.5"):
+    with pytest.raises(
+        ValueError, match=r"was started with optim.lr=0.001 and the recipe says 0.5"
+    ):
         train(recipe({"steps": 1, "optim": {"lr": 0.5}}), resume=True)
 
 
@@ -332,44 +499,98 @@ def test_resuming_with_another_recipe_says_how_to_start_from_the_weights(
         first = train(config.model_copy(update={"run": str(tmp_path / "first")}))
         config = config.model_copy(update={"model": None, "init": str(first)})
     train(config)
-    other = config.model_copy(update={"optim": config.optim.model_copy(update={"lr": 0.5})})
-    with pytest.raises(ValueError, match=r"start another run from its weights \(run=") as caught:
+    other = config.model_copy(
+        update={"optim": config.optim.model_copy(update={"lr": 0.5})}
+    )
+    with pytest.raises(
+        ValueError, match=r"start another run from its weights \(run="
+    ) as caught:
         train(other, resume=True)
     _follow(other, str(caught.value))
 
 
-def test_resuming_on_other_shards_is_refused(recipe: Recipe, world: Path, tmp_path: Path) -> None:
+def test_resuming_on_other_shards_is_refused(
+    recipe: Recipe, world: Path, tmp_path: Path
+) -> None:
     shutil.copytree(world / "shards", tmp_path / "shards")
     config = recipe({"steps": 1, "data_root": str(tmp_path / "shards")})
     train(config)
     for file in (tmp_path / "shards/pairs").glob("000002.tar*"):
         file.unlink()
-    with pytest.raises(ValueError, match=r"000002.tar of 'pairs' is gone; bring those back, or start a new run"):
+    with pytest.raises(
+        ValueError,
+        match=r"000002.tar of 'pairs' is gone; bring those back, or start a new run",
+    ):
         train(config, resume=True)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"tasks": {"pictures": {"sources": {"squares": {"path": "nowhere"}}}}}, "nowhere"),
-        ({"tasks": {"pictures": {"global_batch": 240}}}, "larger than the source 'squares' of 79 samples"),
-        ({"tasks": {"pairs": {"num_negatives": 3}}}, "has 2 negatives and num_negatives is 3"),
-        ({"model": {"text": {"tokenizer": "no/such/tokenizer"}}}, "no tokenizer found for 'no/such/tokenizer'"),
-        ({"model": {"image": {"name": "resnet_eighteen"}}}, "not a timm model; did you mean"),
-        ({"model": {"image": {"projection": "none"}}}, "needs embed_dim 16 to equal the tower's width 24"),
-        ({"tasks": {"pairs": {"max_length": 30}}}, "max_length 30 of task 'pairs' is over the text tower's 24"),
-        ({"tasks": {"pictures": {"streams": 7}}}, "global_batch 24 is not a multiple of streams 7"),
-        ({"tasks": {"pictures": {"tempreture": 1}}}, "unknown key 'tempreture'; did you mean 'temperature'"),
+        (
+            {"tasks": {"pictures": {"sources": {"squares": {"path": "nowhere"}}}}},
+            "nowhere",
+        ),
+        (
+            {"tasks": {"pictures": {"global_batch": 240}}},
+            "larger than the source 'squares' of 79 samples",
+        ),
+        (
+            {"tasks": {"pairs": {"num_negatives": 3}}},
+            "has 2 negatives and num_negatives is 3",
+        ),
+        (
+            {"model": {"text": {"tokenizer": "no/such/tokenizer"}}},
+            "no tokenizer found for 'no/such/tokenizer'",
+        ),
+        (
+            {"model": {"image": {"name": "resnet_eighteen"}}},
+            "not a timm model; did you mean",
+        ),
+        (
+            {"model": {"image": {"projection": "none"}}},
+            "needs embed_dim 16 to equal the tower's width 24",
+        ),
+        (
+            {"tasks": {"pairs": {"max_length": 30}}},
+            "max_length 30 of task 'pairs' is over the text tower's 24",
+        ),
+        (
+            {"tasks": {"pictures": {"streams": 7}}},
+            "global_batch 24 is not a multiple of streams 7",
+        ),
+        (
+            {"tasks": {"pictures": {"tempreture": 1}}},
+            "unknown key 'tempreture'; did you mean 'temperature'",
+        ),
         (
             {"tasks": {"pictures": {"temperature": 0.001}}},
             "is a scale of 1000, which is not between 1 and max_scale 100",
         ),
-        ({"tasks": {"pictures": {"matryoshka_dims": [4, 16]}}}, "16, which is not a prefix of the 16 dimensions"),
-        ({"tasks": {"pictures": {"bias": 3.0}}}, "bias belongs to the loss 'sigmoid' and loss is 'info_nce'"),
-        ({"tasks": {"pairs": {"loss": "cosent"}}}, "loss 'cosent' with num_negatives 1: set it to 0"),
-        ({"tasks": {"pairs": {"loss": "cosent", "num_negatives": 0}}}, "has no score and the loss is cosent"),
-        ({"tasks": {"pairs": {"loss": "distillation"}}}, "has no teacher and the loss is distillation"),
-        ({"model": {"image": None}}, "task 'pictures' is image-text and the model has no image tower"),
+        (
+            {"tasks": {"pictures": {"matryoshka_dims": [4, 16]}}},
+            "16, which is not a prefix of the 16 dimensions",
+        ),
+        (
+            {"tasks": {"pictures": {"bias": 3.0}}},
+            "bias belongs to the loss 'sigmoid' and loss is 'info_nce'",
+        ),
+        (
+            {"tasks": {"pairs": {"loss": "cosent"}}},
+            "loss 'cosent' with num_negatives 1: set it to 0",
+        ),
+        (
+            {"tasks": {"pairs": {"loss": "cosent", "num_negatives": 0}}},
+            "has no score and the loss is cosent",
+        ),
+        (
+            {"tasks": {"pairs": {"loss": "distillation"}}},
+            "has no teacher and the loss is distillation",
+        ),
+        (
+            {"model": {"image": None}},
+            "task 'pictures' is image-text and the model has no image tower",
+        ),
         ({"init": "somewhere"}, "model and init are both given; take one of them out"),
     ],
 )
@@ -384,7 +605,11 @@ def test_what_a_recipe_gets_wrong_is_one_sentence_and_leaves_nothing_behind(
 def test_two_and_three_ranks_give_the_losses_and_weights_of_one_process_in_float64(
     recipe: Recipe, tmp_path: Path
 ) -> None:
-    changes = {"precision": "float64", "steps": 6, "tasks": {"pairs": {"num_negatives": 2}}}
+    changes = {
+        "precision": "float64",
+        "steps": 6,
+        "tasks": {"pairs": {"num_negatives": 2}},
+    }
     one = recipe({"run": str(tmp_path / "one"), **changes})
     train(one)
     for ranks in (2, 3):
@@ -393,7 +618,9 @@ def test_two_and_three_ranks_give_the_losses_and_weights_of_one_process_in_float
         for ours, theirs in zip(_rows(several.run), _rows(one.run), strict=True):
             assert ours.keys() == theirs.keys()
             for name, value in ours.items():
-                assert value == theirs[name] or abs(value - theirs[name]) <= 1e-12 * max(1, abs(theirs[name])), name
+                assert value == theirs[name] or abs(
+                    value - theirs[name]
+                ) <= 1e-12 * max(1, abs(theirs[name])), name
         _assert_same_weights(Path(several.run), Path(one.run), exact=False)
 
 
@@ -407,7 +634,9 @@ def test_weights_in_shards_give_the_run_of_one_process_which_goes_on_from_their_
     sharded = recipe({"run": str(tmp_path / "sharded"), "parallel": "fsdp", **changes})
     _torchrun(sharded, 2)
     _assert_same_weights(Path(sharded.run), Path(one.run), exact=False)
-    for folder in checkpoints(Path(sharded.run))[2:]:  # as if it had been stopped at step 4
+    for folder in checkpoints(Path(sharded.run))[
+        2:
+    ]:  # as if it had been stopped at step 4
         shutil.rmtree(folder)
     shutil.copytree(sharded.run, tmp_path / "again")
     train(sharded.model_copy(update={"parallel": "ddp"}), resume=True)
@@ -415,29 +644,61 @@ def test_weights_in_shards_give_the_run_of_one_process_which_goes_on_from_their_
     again = sharded.model_copy(update={"run": str(tmp_path / "again")})
     _torchrun(again, 2, "--resume")
     _assert_same_weights(Path(again.run), Path(one.run), exact=False)
-    with pytest.raises(ValueError, match="parallel=fsdp shards weights over processes; start with torchrun"):
+    with pytest.raises(
+        ValueError,
+        match="parallel=fsdp shards weights over processes; start with torchrun",
+    ):
         train(sharded, overwrite=True)
 
 
 def test_a_world_size_that_does_not_fit_is_an_error_of_one_line(recipe: Recipe) -> None:
     result = _torchrun(recipe({"tasks": {"pictures": {"streams": 3}}}), 2, check=False)
     assert result.returncode
-    assert "world size 2 does not divide the 3 streams of a global batch of 24" in result.stderr
+    assert (
+        "world size 2 does not divide the 3 streams of a global batch of 24"
+        in result.stderr
+    )
 
 
-def _torchrun(config: TrainConfig, ranks: int, *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+def _torchrun(
+    config: TrainConfig, ranks: int, *options: str, check: bool = True
+) -> subprocess.CompletedProcess[str]:
     folder = Path(config.run).parent / f"recipe{ranks}"
     folder.mkdir(exist_ok=True)
     write_config(folder, config)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", "0",
-               "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0",
-               "-m", "unimodal", "train", str(folder / "config.yaml"), *options]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        str(ranks),
+        "--master-port",
+        "0",
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "localhost:0",
+        "-m",
+        "unimodal",
+        "train",
+        str(folder / "config.yaml"),
+        *options,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, check=check, capture_output=True, text=True, timeout=300, env=environment)
+    return subprocess.run(
+        command,
+        check=check,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+    )
 
 
 def _assert_same_weights(ours: Path, theirs: Path, exact: bool) -> None:
-    first, second = (load_file(run / "model/model.safetensors") for run in (ours, theirs))
+    first, second = (
+        load_file(run / "model/model.safetensors") for run in (ours, theirs)
+    )
     assert first.keys() == second.keys()
     for name, tensor in first.items():
         if exact:

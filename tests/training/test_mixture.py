@@ -27,14 +27,31 @@ def _plan(steps: int = 800, sizes: int = 320, **changes: Any) -> Plan:
     """One task with sources a, b, c; changes: of the task, or {source}_weight and {source}_epochs."""
     sources = {
         name: SourceConfig(
-            path=name, weight=changes.pop(f"{name}_weight", weight), epochs=changes.pop(f"{name}_epochs", None)
+            path=name,
+            weight=changes.pop(f"{name}_weight", weight),
+            epochs=changes.pop(f"{name}_epochs", None),
         )
         for name, weight in WEIGHTS.items()
     }
-    task = TaskConfig(kind="text-text", sources=sources, global_batch=BATCH, streams=STREAMS, **changes)
-    stage = Stage(name="main", steps=steps, schedule="alternate", tasks={"texts": task}, optim=OptimConfig())
+    task = TaskConfig(
+        kind="text-text",
+        sources=sources,
+        global_batch=BATCH,
+        streams=STREAMS,
+        **changes,
+    )
+    stage = Stage(
+        name="main",
+        steps=steps,
+        schedule="alternate",
+        tasks={"texts": task},
+        optim=OptimConfig(),
+    )
     batch = STREAMS if task.mixed else BATCH
-    orders = {(0, "texts", name): Order([sizes // 2, sizes // 2], batch, STREAMS, (0, name)) for name in sources}
+    orders = {
+        (0, "texts", name): Order([sizes // 2, sizes // 2], batch, STREAMS, (0, name))
+        for name in sources
+    }
     return Plan([stage], orders)
 
 
@@ -51,8 +68,15 @@ def _slots(plan: Plan, step: int) -> list[tuple[str, int, int, int]]:
 def test_long_run_shares_are_exact_and_epochs_follow_each_other() -> None:
     plan = _plan()
     assert Counter(_sources(plan)) == {"a": 500, "b": 200, "c": 100}
-    places = [place for step in range(800) for place in plan.batches_at(step) if place.source == "b"]
-    assert [(place.epoch, place.step) for place in places] == [divmod(n, 20) for n in range(200)]
+    places = [
+        place
+        for step in range(800)
+        for place in plan.batches_at(step)
+        if place.source == "b"
+    ]
+    assert [(place.epoch, place.step) for place in places] == [
+        divmod(n, 20) for n in range(200)
+    ]
 
 
 def test_a_source_of_so_many_epochs_then_leaves_its_part_to_the_others() -> None:
@@ -60,8 +84,14 @@ def test_a_source_of_so_many_epochs_then_leaves_its_part_to_the_others() -> None
     sources = _sources(plan)
     last = len(sources) - 1 - sources[::-1].index("a")
     assert Counter(sources)["a"] == 60
-    assert Counter(sources[: last + 1]) == {"a": 60, "b": 24, "c": 11}  # 5 : 2 : 1 until then
-    assert Counter(sources[last + 1 :])["b"] == pytest.approx(2 / 3 * (800 - last), abs=2)
+    assert Counter(sources[: last + 1]) == {
+        "a": 60,
+        "b": 24,
+        "c": 11,
+    }  # 5 : 2 : 1 until then
+    assert Counter(sources[last + 1 :])["b"] == pytest.approx(
+        2 / 3 * (800 - last), abs=2
+    )
     counts = Counter[str]()
     for step in range(800):  # nothing is left out or repeated across the change
         place = plan.batches_at(step)[0]
@@ -72,7 +102,10 @@ def test_a_source_of_so_many_epochs_then_leaves_its_part_to_the_others() -> None
 def test_sources_that_are_used_up_before_the_end_are_refused_with_the_step() -> None:
     epochs = {"a_epochs": 1, "b_epochs": 2, "c_epochs": 3}
     _plan(steps=120, **epochs)
-    with pytest.raises(ValueError, match=r"the sources a, b, c are good for 120 steps .* and it has 121; lower steps"):
+    with pytest.raises(
+        ValueError,
+        match=r"the sources a, b, c are good for 120 steps .* and it has 121; lower steps",
+    ):
         _plan(steps=121, **epochs)
 
 
@@ -84,32 +117,58 @@ def _order_of(sizes: Sequence[int], **changes: Any) -> Order:
 @pytest.mark.parametrize(
     ("sizes", "changes", "message"),
     [
-        ([200, 100], {"global_batch": 384, "streams": 12},
-         "global_batch 384 of task 'texts' is larger than the source 's' of 300 samples; set global_batch to 300."),
+        (
+            [200, 100],
+            {"global_batch": 384, "streams": 12},
+            "global_batch 384 of task 'texts' is larger than the source 's' of 300 samples; set global_batch to 300.",
+        ),
         ([79], {"global_batch": 240}, "of 79 samples; set global_batch to 64."),
         ([7], {"global_batch": 64}, "of 7 samples; set global_batch to 7."),
-        ([5], {"global_batch": 24, "streams": 12}, "of 5 samples; set global_batch to 5 and streams to 5."),
+        (
+            [5],
+            {"global_batch": 24, "streams": 12},
+            "of 5 samples; set global_batch to 5 and streams to 5.",
+        ),
         ([2], {"global_batch": 64}, "of 2 samples; set global_batch to 2."),
-        ([1], {"global_batch": 64}, "of 1 samples; pack more of them: a batch needs 2 at least."),
-        ([], {"global_batch": 64}, "of 0 samples; pack more of them: a batch needs 2 at least."),
-        ([5], {"global_batch": 24, "mixed": True},
-         "streams 8 of task 'texts' is larger than the source 's' of 5 samples; set streams to 4."),
+        (
+            [1],
+            {"global_batch": 64},
+            "of 1 samples; pack more of them: a batch needs 2 at least.",
+        ),
+        (
+            [],
+            {"global_batch": 64},
+            "of 0 samples; pack more of them: a batch needs 2 at least.",
+        ),
+        (
+            [5],
+            {"global_batch": 24, "mixed": True},
+            "streams 8 of task 'texts' is larger than the source 's' of 5 samples; set streams to 4.",
+        ),
         ([1], {"global_batch": 24, "mixed": True}, "of 1 samples; set streams to 1."),
     ],
-)  # fmt: skip
+)
 def test_a_batch_larger_than_the_source_is_refused_and_the_advice_works(
     sizes: list[int], changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         _order_of(sizes, **changes)
-    advice = {key: int(value) for key, value in re.findall(r"(global_batch|streams) to (\d+)", str(caught.value))}
+    advice = {
+        key: int(value)
+        for key, value in re.findall(
+            r"(global_batch|streams) to (\d+)", str(caught.value)
+        )
+    }
     if advice:
         assert _order_of(sizes, **{**changes, **advice}).steps_per_epoch >= 1
 
 
 def test_sources_that_have_not_one_step_are_refused_with_advice_that_works() -> None:
     options = {"a_epochs": 1, "b_epochs": 1, "c_epochs": 1, "sizes": 32}
-    with pytest.raises(ValueError, match=r"good for 0 steps .* and it has 1; raise epochs or lower accumulate"):
+    with pytest.raises(
+        ValueError,
+        match=r"good for 0 steps .* and it has 1; raise epochs or lower accumulate",
+    ):
         _plan(steps=1, accumulate=4, **options)
     _plan(steps=1, accumulate=2, **options)
     _plan(steps=1, accumulate=4, **{**options, "a_epochs": 2})
@@ -122,16 +181,22 @@ def test_a_source_of_weight_zero_never_comes() -> None:
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-def test_weights_changed_at_resume_hold_from_there_and_leave_the_past(mixed: bool) -> None:
+def test_weights_changed_at_resume_hold_from_there_and_leave_the_past(
+    mixed: bool,
+) -> None:
     first = _plan(mixed=mixed)
     saved = json.loads(json.dumps(first.state()))
     second = _plan(mixed=mixed, a_weight=1, c_weight=4)
     changes = second.resume(saved, 300)
     assert len(changes) == 2
-    assert "from step 300 on, source 'a' of task 'texts' in stage 'main' has" in changes[0]
+    assert (
+        "from step 300 on, source 'a' of task 'texts' in stage 'main' has" in changes[0]
+    )
     before = range(300)
     after = range(300, 800)
-    assert [_slots(second, step) for step in before] == [_slots(first, step) for step in before]
+    assert [_slots(second, step) for step in before] == [
+        _slots(first, step) for step in before
+    ]
     # Of each source the samples go on where they were.
     seen = Counter(slot[0] for step in before for slot in _slots(second, step))
     later = Counter(slot[0] for step in after for slot in _slots(second, step))
@@ -142,12 +207,18 @@ def test_weights_changed_at_resume_hold_from_there_and_leave_the_past(mixed: boo
     # A third start with the same weights recomputes nothing.
     third = _plan(mixed=mixed, a_weight=1, c_weight=4)
     assert third.resume(json.loads(json.dumps(second.state())), 500) == []
-    assert [_slots(third, step) for step in range(800)] == [_slots(second, step) for step in range(800)]
+    assert [_slots(third, step) for step in range(800)] == [
+        _slots(second, step) for step in range(800)
+    ]
 
 
 def test_weights_may_change_again_and_epochs_still_bound() -> None:
     plan = _plan(a_epochs=10)
-    for step, changes in ((100, {"a_weight": 1}), (250, {"a_weight": 8}), (251, {"b_weight": 1})):
+    for step, changes in (
+        (100, {"a_weight": 1}),
+        (250, {"a_weight": 8}),
+        (251, {"b_weight": 1}),
+    ):
         saved = json.loads(json.dumps(plan.state()))
         settings = {"a_epochs": 10, "a_weight": 8 if step > 100 else 1, **changes}
         plan = _plan(**settings)
@@ -172,7 +243,9 @@ def test_a_mixed_source_gives_each_sample_once_an_epoch() -> None:
     for step in range(200):
         for source, epoch, row, stream in _slots(plan, step):
             order = plan.orders[0, "texts", source]
-            samples.setdefault((source, epoch), []).append(order.sample_at(epoch, row, stream))
+            samples.setdefault((source, epoch), []).append(
+                order.sample_at(epoch, row, stream)
+            )
     for found in samples.values():
         assert len(set(found)) == len(found)
     assert len(samples["a", 0]) == 320
@@ -200,15 +273,28 @@ def test_what_was_seen_adds_up_to_the_samples_of_the_batches() -> None:
 def test_a_stage_that_is_over_stays_as_it_was_at_a_resume_with_other_weights() -> None:
     def plan(weight: float) -> Plan:
         task = TaskConfig(
-            kind="text-text", global_batch=BATCH, streams=STREAMS,
-            sources={"a": SourceConfig(path="a", epochs=1), "b": SourceConfig(path="b", epochs=1, weight=weight)},
-        )  # fmt: skip
+            kind="text-text",
+            global_batch=BATCH,
+            streams=STREAMS,
+            sources={
+                "a": SourceConfig(path="a", epochs=1),
+                "b": SourceConfig(path="b", epochs=1, weight=weight),
+            },
+        )
         stages = [
-            Stage(name=name, steps=steps, schedule="alternate", tasks={"texts": task}, optim=OptimConfig())
+            Stage(
+                name=name,
+                steps=steps,
+                schedule="alternate",
+                tasks={"texts": task},
+                optim=OptimConfig(),
+            )
             for name, steps in (("first", 40), ("second", 30))
         ]
         orders = {
-            (number, "texts", source): Order([160, 160], BATCH, STREAMS, (number, source))
+            (number, "texts", source): Order(
+                [160, 160], BATCH, STREAMS, (number, source)
+            )
             for number in range(2)
             for source in "ab"
         }
@@ -233,13 +319,22 @@ def test_a_mixture_far_away_costs_nothing() -> None:
     assert sum(mixture.counts_at(10**15)[0]) == 10**15
 
 
-def test_mixed_batches_are_the_same_for_any_ranks_and_workers_and_train(recipe: Recipe) -> None:
-    sources = {"squares": {"path": "pictures", "weight": 2}, "again": {"path": "pictures", "weight": 1}}
-    config = recipe({"tasks": {"pictures": {"mixed": True, "sources": sources}, "pairs": None}})
+def test_mixed_batches_are_the_same_for_any_ranks_and_workers_and_train(
+    recipe: Recipe,
+) -> None:
+    sources = {
+        "squares": {"path": "pictures", "weight": 2},
+        "again": {"path": "pictures", "weight": 1},
+    }
+    config = recipe(
+        {"tasks": {"pictures": {"mixed": True, "sources": sources}, "pairs": None}}
+    )
     reference = _stream(config, world_size=1)
     for world_size, workers, start in ((2, 0, 0), (3, 2, 3), (4, 0, 5)):
         ours = _stream(config, world_size, workers, start)
-        assert [step.keys() for step in ours] == [step.keys() for step in reference[start:]]
+        assert [step.keys() for step in ours] == [
+            step.keys() for step in reference[start:]
+        ]
     batch = next(steps_from(_dataset(config, 0, 1), 0, 1, 0))[0]
     assert len(batch.keys) == 24
     seen = _dataset(config, 0, 1).seen(3)

@@ -22,10 +22,16 @@ SIZES = [100, 3, 57, 41, 99]
 
 def _epoch(order: Order, global_batch: int, epoch: int = 0) -> list[tuple[int, int]]:
     steps = range(order.steps_per_epoch)
-    return [order.sample_at(epoch, step, slot) for step in steps for slot in range(global_batch)]
+    return [
+        order.sample_at(epoch, step, slot)
+        for step in steps
+        for slot in range(global_batch)
+    ]
 
 
-@pytest.mark.parametrize(("global_batch", "streams"), [(24, 12), (12, 4), (10, 1), (64, 64)])
+@pytest.mark.parametrize(
+    ("global_batch", "streams"), [(24, 12), (12, 4), (10, 1), (64, 64)]
+)
 def test_each_sample_comes_at_most_once_an_epoch_and_less_than_a_batch_and_a_row_is_left(
     global_batch: int, streams: int
 ) -> None:
@@ -37,7 +43,9 @@ def test_each_sample_comes_at_most_once_an_epoch_and_less_than_a_batch_and_a_row
         assert sum(SIZES) - len(samples) < global_batch + streams
 
 
-def test_other_seeds_epochs_and_sources_give_other_orders_and_the_same_key_the_same() -> None:
+def test_other_seeds_epochs_and_sources_give_other_orders_and_the_same_key_the_same() -> (
+    None
+):
     same = _epoch(Order(SIZES, 24, 12, (0, "s")), 24)
     assert _epoch(Order(SIZES, 24, 12, (0, "s")), 24) == same
     assert _epoch(Order(SIZES, 24, 12, (1, "s")), 24) != same
@@ -58,11 +66,15 @@ def test_several_slots_at_once_are_those_one_by_one() -> None:
     order = Order(SIZES, 24, 12, (0, "s"))
     slots = [5, 0, 23, 12, 7]
     for epoch, step in ((0, 0), (1, 11), (0, 3)):
-        assert order.samples_at(epoch, step, slots) == [order.sample_at(epoch, step, slot) for slot in slots]
+        assert order.samples_at(epoch, step, slots) == [
+            order.sample_at(epoch, step, slot) for slot in slots
+        ]
 
 
 @pytest.mark.parametrize("window", [7, 4096])
-def test_the_shards_of_a_window_are_those_that_its_samples_lie_in(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shards_of_a_window_are_those_that_its_samples_lie_in(
+    window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(order_module, "WINDOW", window)
     order = Order([*SIZES, 0, 12], 24, 12, (0, "s"))
     for epoch in range(2):
@@ -70,7 +82,9 @@ def test_the_shards_of_a_window_are_those_that_its_samples_lie_in(window: int, m
         for step in range(order.stream_length // order.per_step):
             for slot in range(0, 24, 5):
                 place = step * order.per_step + slot // 12
-                by_window.setdefault(place // window, set()).add(order.sample_at(epoch, step, slot)[0])
+                by_window.setdefault(place // window, set()).add(
+                    order.sample_at(epoch, step, slot)[0]
+                )
         for number, shards in by_window.items():
             streams = sorted({slot % 12 for slot in range(0, 24, 5)})
             assert shards <= set(order.shards_in(epoch, number, streams))
@@ -80,7 +94,9 @@ def test_the_shards_of_a_window_are_those_that_its_samples_lie_in(window: int, m
 def test_neighbours_of_a_shard_are_spread_over_the_epoch() -> None:
     order = Order([1000], 10, 1, (0, "s"))
     rows = np.array([row for _, row in _epoch(order, 10)])
-    assert np.abs(np.diff(rows)).mean() > 200  # a third of the length for a perfect shuffle, 1 for none
+    assert (
+        np.abs(np.diff(rows)).mean() > 200
+    )  # a third of the length for a perfect shuffle, 1 for none
 
 
 def test_a_substitute_is_another_sample_of_the_same_source() -> None:
@@ -92,33 +108,47 @@ def test_a_substitute_is_another_sample_of_the_same_source() -> None:
 
 
 def test_a_world_size_that_does_not_divide_the_streams_is_refused() -> None:
-    with pytest.raises(ValueError, match="world size 5 does not divide the 12 streams of a global batch of 24"):
+    with pytest.raises(
+        ValueError,
+        match="world size 5 does not divide the 12 streams of a global batch of 24",
+    ):
         slots_of_rank(24, 12, 0, 5)
 
 
-def test_world_sizes_one_to_four_and_no_or_two_workers_give_the_same_batches(recipe: Recipe, world: Path) -> None:
+def test_world_sizes_one_to_four_and_no_or_two_workers_give_the_same_batches(
+    recipe: Recipe, world: Path
+) -> None:
     config = recipe()
     reference = _stream(config, world_size=1)
     for world_size, workers in ((2, 0), (3, 0), (4, 0), (1, 2), (3, 2)):
         _assert_same(_stream(config, world_size, workers), reference)
 
 
-def test_resumed_in_mid_epoch_with_another_world_size_and_workers_equals_never_stopped(recipe: Recipe) -> None:
+def test_resumed_in_mid_epoch_with_another_world_size_and_workers_equals_never_stopped(
+    recipe: Recipe,
+) -> None:
     config = recipe()
     reference = _stream(config, world_size=1)
     for stopped_at in (1, 3, 5):
-        rest = _stream(config, world_size=2, workers=2 if stopped_at == 3 else 0, start=stopped_at)
+        rest = _stream(
+            config, world_size=2, workers=2 if stopped_at == 3 else 0, start=stopped_at
+        )
         _assert_same(rest, reference[stopped_at:])
 
 
-def test_a_corrupt_sample_is_replaced_and_named_and_the_batch_stays_full(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_corrupt_sample_is_replaced_and_named_and_the_batch_stays_full(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     import io
     import tarfile
 
     (tmp_path / "broken").mkdir()
     with tarfile.open(tmp_path / "broken/000000.tar", "w") as tar:
         for number in range(30):
-            for name, content in ((f"{number:03}.jpg", b"no picture"), (f"{number:03}.txt", b"a caption")):
+            for name, content in (
+                (f"{number:03}.jpg", b"no picture"),
+                (f"{number:03}.txt", b"a caption"),
+            ):
                 if name == "007.jpg" or number == 7 or name.endswith("txt"):
                     pass
                 elif name.endswith("jpg"):
@@ -127,7 +157,14 @@ def test_a_corrupt_sample_is_replaced_and_named_and_the_batch_stays_full(recipe:
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     source = {"squares": {"path": str(tmp_path / "broken")}}
-    config = recipe({"tasks": {"pictures": {"sources": source, "streams": 1, "global_batch": 30}, "pairs": None}})
+    config = recipe(
+        {
+            "tasks": {
+                "pictures": {"sources": source, "streams": 1, "global_batch": 30},
+                "pairs": None,
+            }
+        }
+    )
     batch = next(steps_from(_dataset(config, 0, 1), 0, 1, 0))[0]
     assert len(batch.keys) == 30
     assert "007" not in batch.keys
@@ -150,23 +187,47 @@ def _dataset(config: TrainConfig, rank: int, world_size: int) -> StepDataset:
     assert config.model.text is not None
     tokenizer, text = load_tokenizer(config.model.text)
     model = config.model.model_copy(update={"text": text})
-    return StepDataset(config.plan, config.data_root, model, tokenizer, config.seed, rank, world_size, config.storage)
+    return StepDataset(
+        config.plan,
+        config.data_root,
+        model,
+        tokenizer,
+        config.seed,
+        rank,
+        world_size,
+        config.storage,
+    )
 
 
 Rows = dict[str, tuple[NDArray[Any] | None, list[list[int]]]]
 
 
-def _stream(config: TrainConfig, world_size: int, workers: int = 0, start: int = 0, steps: int = 7) -> list[Rows]:
+def _stream(
+    config: TrainConfig,
+    world_size: int,
+    workers: int = 0,
+    start: int = 0,
+    steps: int = 7,
+) -> list[Rows]:
     """Each step's global batch as key -> (pixels with their augmentation, token ids of every side)."""
-    ranks = [list(steps_from(_dataset(config, rank, world_size), start, steps, workers)) for rank in range(world_size)]
-    return [{key: row for rank in step for key, row in _rows(rank[0]).items()} for step in zip(*ranks, strict=True)]
+    ranks = [
+        list(steps_from(_dataset(config, rank, world_size), start, steps, workers))
+        for rank in range(world_size)
+    ]
+    return [
+        {key: row for rank in step for key, row in _rows(rank[0]).items()}
+        for step in zip(*ranks, strict=True)
+    ]
 
 
 def _rows(batch: Batch) -> Rows:
     texts = batch.texts.lists()
     size = len(batch.keys)
     return {
-        key: (None if batch.pixels is None else batch.pixels[row].numpy(), texts[row::size])
+        key: (
+            None if batch.pixels is None else batch.pixels[row].numpy(),
+            texts[row::size],
+        )
         for row, key in enumerate(batch.keys)
     }
 

@@ -33,7 +33,12 @@ def photo(width: int, height: int, seed: int = 0) -> Image.Image:
     total = np.zeros((height, width, 3))
     for octave in range(1, 8):
         small = random.normal(size=(2**octave, 2**octave, 3)).astype(np.float32)
-        layers = [Image.fromarray(small[:, :, c]).resize((width, height), Image.Resampling.BICUBIC) for c in range(3)]
+        layers = [
+            Image.fromarray(small[:, :, c]).resize(
+                (width, height), Image.Resampling.BICUBIC
+            )
+            for c in range(3)
+        ]
         total += np.stack([np.asarray(layer) for layer in layers], axis=-1) / octave
     return Image.fromarray(np.clip(128 + 40 * total, 0, 255).astype(np.uint8))
 
@@ -56,19 +61,35 @@ def png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def gap(content: bytes, preprocess: PreprocessConfig, seed: int, *, same_order: bool) -> tuple[float, float, int]:
+def gap(
+    content: bytes, preprocess: PreprocessConfig, seed: int, *, same_order: bool
+) -> tuple[float, float, int]:
     """PSNR in dB, mean and largest difference in levels between the training pixels and Pillow's of the same crop."""
     config = AugmentConfig()
     size = preprocess.image_size
-    ours = train_pixels(content, preprocess, config, generator(seed)).permute(1, 2, 0).numpy()
+    ours = (
+        train_pixels(content, preprocess, config, generator(seed))
+        .permute(1, 2, 0)
+        .numpy()
+    )
     image = decode_image(content)
     crop = image.crop(draw_box(*image.size, config, generator(seed)))
-    method = Image.Resampling.BICUBIC if preprocess.interpolation == "bicubic" else Image.Resampling.BILINEAR
+    method = (
+        Image.Resampling.BICUBIC
+        if preprocess.interpolation == "bicubic"
+        else Image.Resampling.BILINEAR
+    )
     if same_order:
         crop = crop.resize((size, crop.height), method)
-    difference = np.abs(ours.astype(float) - np.asarray(crop.resize((size, size), method), dtype=float))
+    difference = np.abs(
+        ours.astype(float) - np.asarray(crop.resize((size, size), method), dtype=float)
+    )
     error = float(np.mean(difference**2))
-    return 10 * np.log10(255**2 / max(error, 1e-9)), float(difference.mean()), int(difference.max())
+    return (
+        10 * np.log10(255**2 / max(error, 1e-9)),
+        float(difference.mean()),
+        int(difference.max()),
+    )
 
 
 KINDS = {
@@ -90,8 +111,12 @@ KINDS = {
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_pixels_are_within_two_levels_of_pillow_where_passes_come_in_one_order(kind: str, interpolation: str) -> None:
-    preprocess = PreprocessConfig.model_validate({"image_size": 224, "interpolation": interpolation})
+def test_pixels_are_within_two_levels_of_pillow_where_passes_come_in_one_order(
+    kind: str, interpolation: str
+) -> None:
+    preprocess = PreprocessConfig.model_validate(
+        {"image_size": 224, "interpolation": interpolation}
+    )
     for seed in range(4):
         psnr, mean, largest = gap(KINDS[kind], preprocess, seed, same_order=True)
         assert psnr > (70 if interpolation == "bicubic" else 62)
@@ -105,11 +130,19 @@ def test_pixels_are_within_two_levels_of_pillow_where_passes_come_in_one_order(k
 def test_pixels_and_pillow_are_equally_far_from_the_exact_resize() -> None:
     image = decode_image(KINDS["tall"])
     exact = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].double()
-    exact = torch.nn.functional.interpolate(exact, (224, 224), mode="bicubic", antialias=True)[0].clamp(0, 255)
-    ours = train_pixels(KINDS["tall"], PreprocessConfig(image_size=224), WHOLE, generator(0))
-    pillow = torch.from_numpy(np.array(image.resize((224, 224), Image.Resampling.BICUBIC))).permute(2, 0, 1)
+    exact = torch.nn.functional.interpolate(
+        exact, (224, 224), mode="bicubic", antialias=True
+    )[0].clamp(0, 255)
+    ours = train_pixels(
+        KINDS["tall"], PreprocessConfig(image_size=224), WHOLE, generator(0)
+    )
+    pillow = torch.from_numpy(
+        np.array(image.resize((224, 224), Image.Resampling.BICUBIC))
+    ).permute(2, 0, 1)
     assert ours.shape == exact.shape
-    assert float((ours - exact).abs().mean()) < 1.1 * float((pillow - exact).abs().mean())
+    assert float((ours - exact).abs().mean()) < 1.1 * float(
+        (pillow - exact).abs().mean()
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,10 +150,14 @@ def test_a_jpeg_is_decoded_to_the_very_pixels_of_pillow(kind: str) -> None:
     fast = pixels._decode_jpeg(KINDS[kind])
     assert (fast is None) == (kind in ("CMYK", "PNG with alpha"))
     if fast is not None:
-        np.testing.assert_array_equal(fast.permute(1, 2, 0).numpy(), np.asarray(decode_image(KINDS[kind])))
+        np.testing.assert_array_equal(
+            fast.permute(1, 2, 0).numpy(), np.asarray(decode_image(KINDS[kind]))
+        )
 
 
-def test_without_torchvision_s_decoder_the_pixels_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torchvision_s_decoder_the_pixels_are_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import torchvision.io
 
     arguments = KINDS["EXIF-turned"], PreprocessConfig(image_size=64), AugmentConfig()
@@ -137,27 +174,41 @@ def test_without_torchvision_s_decoder_the_pixels_are_the_same(monkeypatch: pyte
 def test_both_decoders_turn_a_picture_alike(orientation: int) -> None:
     image = photo(60, 40)
     for options in (
-        {"exif": turned(orientation)}, {"xmp": XMP % orientation}, {"exif": turned(3), "xmp": XMP % orientation},
-    ):  # fmt: skip
+        {"exif": turned(orientation)},
+        {"xmp": XMP % orientation},
+        {"exif": turned(3), "xmp": XMP % orientation},
+    ):
         content = jpeg(image, **options)
         fast = pixels._decode_jpeg(content)
         assert fast is not None
-        np.testing.assert_array_equal(fast.permute(1, 2, 0).numpy(), np.asarray(decode_image(content)))
+        np.testing.assert_array_equal(
+            fast.permute(1, 2, 0).numpy(), np.asarray(decode_image(content))
+        )
 
 
 @pytest.mark.parametrize("kind", [2, 7], ids=["text", "bytes"])
 def test_an_orientation_that_is_no_number_turns_nothing(kind: int) -> None:
     exif = turned(6)
-    for order in (b"\x12\x01\x03\x00", b"\x01\x12\x00\x03"):  # the tag and its kind, a short number
+    for order in (
+        b"\x12\x01\x03\x00",
+        b"\x01\x12\x00\x03",
+    ):  # the tag and its kind, a short number
         exif = exif.replace(order, order.replace(b"\x03", bytes([kind])))
     assert exif != turned(6)
     fast = pixels._decode_jpeg(jpeg(photo(60, 40), exif=exif))
     assert fast is not None
-    np.testing.assert_array_equal(fast.permute(1, 2, 0).numpy(), np.asarray(decode_image(jpeg(photo(60, 40)))))
+    np.testing.assert_array_equal(
+        fast.permute(1, 2, 0).numpy(), np.asarray(decode_image(jpeg(photo(60, 40))))
+    )
 
 
 def test_what_comes_out_is_planes_of_bytes_that_own_their_memory() -> None:
-    found = train_pixels(KINDS["256 px"], PreprocessConfig(image_size=48), AugmentConfig(flip=True), generator(0))
+    found = train_pixels(
+        KINDS["256 px"],
+        PreprocessConfig(image_size=48),
+        AugmentConfig(flip=True),
+        generator(0),
+    )
     assert found.shape == (3, 48, 48)
     assert found.dtype == torch.uint8
     assert found.is_contiguous()
@@ -173,7 +224,9 @@ def clear(size: int) -> Image.Image:
 
 @pytest.mark.parametrize("transparency", ["white", "black", "drop", "open_clip"])
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L", "1", "CMYK", "I;16", "JPEG"])
-def test_training_serving_and_the_index_see_the_same_pixels(mode: str, transparency: str) -> None:
+def test_training_serving_and_the_index_see_the_same_pixels(
+    mode: str, transparency: str
+) -> None:
     image = clear(48)
     if mode == "I;16":
         image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
@@ -187,17 +240,31 @@ def test_training_serving_and_the_index_see_the_same_pixels(mode: str, transpare
         file.write(jpeg(image.convert("RGB")))
     else:
         image.save(file, "TIFF" if mode == "CMYK" else "PNG")
-    spec = PreprocessConfig.model_validate({"image_size": 48, "transparency": transparency})
-    trained = train_pixels(file.getvalue(), spec, WHOLE, generator(0))  # of the whole image at its own size
+    spec = PreprocessConfig.model_validate(
+        {"image_size": 48, "transparency": transparency}
+    )
+    trained = train_pixels(
+        file.getvalue(), spec, WHOLE, generator(0)
+    )  # of the whole image at its own size
     assert torch.equal(trained, image_to_pixels(load_image(file.getvalue()), spec))
-    assert torch.equal(trained, image_to_pixels(open_checked(Image.open(file), ServeConfig(model="m")), spec))
+    assert torch.equal(
+        trained,
+        image_to_pixels(open_checked(Image.open(file), ServeConfig(model="m")), spec),
+    )
 
 
-def test_training_makes_an_open_clip_image_rgb_after_the_resize_as_evaluation_does() -> None:
-    nothing = Image.new("RGBA", (64, 64), (255, 0, 0, 0))  # premultiplied, then resized: black, not the hidden red
+def test_training_makes_an_open_clip_image_rgb_after_the_resize_as_evaluation_does() -> (
+    None
+):
+    nothing = Image.new(
+        "RGBA", (64, 64), (255, 0, 0, 0)
+    )  # premultiplied, then resized: black, not the hidden red
     spec = PreprocessConfig(image_size=16, transparency="open_clip")
     assert train_pixels(png(nothing), spec, WHOLE, generator(0)).max() == 0
-    assert torch.equal(train_pixels(png(nothing), spec, WHOLE, generator(0)), image_to_pixels(nothing, spec))
+    assert torch.equal(
+        train_pixels(png(nothing), spec, WHOLE, generator(0)),
+        image_to_pixels(nothing, spec),
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 900), (900, 1), (1, 1), (2, 900)])
@@ -205,7 +272,10 @@ def test_an_image_of_one_row_is_cropped_to_something(size: tuple[int, int]) -> N
     for seed in range(5):
         config = AugmentConfig(crop_ratio=(0.1, 0.4))
         found = train_pixels(
-            png(Image.new("RGB", size, "red")), PreprocessConfig(image_size=8), config, generator(seed)
+            png(Image.new("RGB", size, "red")),
+            PreprocessConfig(image_size=8),
+            config,
+            generator(seed),
         )
         assert found[0].min() == 255
 
@@ -217,9 +287,16 @@ def bomb(format: str) -> bytes:
         place = content.index(b"\xff\xc0")
         content[place + 5 : place + 9] = struct.pack(">HH", 8_000, 8_000)
         return bytes(content)
-    parts = [(b"IHDR", struct.pack(">IIBBBBB", 8_000, 8_000, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(1000)))]
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", 8_000, 8_000, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(bytes(1000))),
+    ]
     chunks = [
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in parts
+        struct.pack(">I", len(body))
+        + name
+        + body
+        + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in parts
     ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
@@ -233,11 +310,15 @@ def test_a_header_that_claims_too_much_is_refused_before_anything_is_decoded(
 
     monkeypatch.setattr(pixels, "_torchvision", lambda: decoded)
     content = bomb(format)
-    with pytest.raises(ValueError, match="8000 x 8000 pixels, over the cap of 40000000"):
+    with pytest.raises(
+        ValueError, match="8000 x 8000 pixels, over the cap of 40000000"
+    ):
         train_pixels(content, PreprocessConfig(image_size=32), WHOLE, generator(0))
 
 
-@pytest.mark.parametrize("kind", ["baseline", "progressive", "turned", "with a thumbnail"])
+@pytest.mark.parametrize(
+    "kind", ["baseline", "progressive", "turned", "with a thumbnail"]
+)
 def test_a_jpeg_cut_anywhere_is_refused(kind: str) -> None:
     small = photo(40, 24)
     exif = turned(6)
@@ -248,15 +329,25 @@ def test_a_jpeg_cut_anywhere_is_refused(kind: str) -> None:
     content = jpeg(small, **options[kind])
     for cut in range(len(content)):
         with pytest.raises(ValueError, match="is not a readable image"):
-            train_pixels(content[:cut], PreprocessConfig(image_size=8), WHOLE, generator(0))
+            train_pixels(
+                content[:cut], PreprocessConfig(image_size=8), WHOLE, generator(0)
+            )
     train_pixels(content, PreprocessConfig(image_size=8), WHOLE, generator(0))
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"<html>404</html>", b"\xff\xd8\xff\xd9", b"\0\0\0\0" + jpeg(photo(9, 9))[4:]]
+    "content",
+    [
+        b"",
+        b"<html>404</html>",
+        b"\xff\xd8\xff\xd9",
+        b"\0\0\0\0" + jpeg(photo(9, 9))[4:],
+    ],
 )
 def test_what_is_no_picture_is_refused_in_one_sentence(content: bytes) -> None:
-    with pytest.raises(ValueError, match=r"bytes is not a readable image \(.*\); give JPEG, PNG"):
+    with pytest.raises(
+        ValueError, match=r"bytes is not a readable image \(.*\); give JPEG, PNG"
+    ):
         train_pixels(content, PreprocessConfig(image_size=8), WHOLE, generator(0))
 
 
@@ -264,13 +355,18 @@ def test_bytes_after_the_end_of_a_whole_jpeg_do_no_harm() -> None:
     content = jpeg(photo(40, 24))
     for tail in (b"\0", b"\0" * 600, b"\r\n", b"\xff\xd9"):
         expected, found = (
-            train_pixels(one, PreprocessConfig(image_size=8), WHOLE, generator(0)) for one in (content, content + tail)
+            train_pixels(one, PreprocessConfig(image_size=8), WHOLE, generator(0))
+            for one in (content, content + tail)
         )
         assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("kind", ["baseline", "progressive", "turned", "restart markers"])
-def test_a_damaged_jpeg_is_refused_where_pillow_refuses_it_and_else_decoded_alike(kind: str) -> None:
+@pytest.mark.parametrize(
+    "kind", ["baseline", "progressive", "turned", "restart markers"]
+)
+def test_a_damaged_jpeg_is_refused_where_pillow_refuses_it_and_else_decoded_alike(
+    kind: str,
+) -> None:
     options: dict[str, dict[str, object]] = {
         "baseline": {}, "progressive": {"progressive": True}, "turned": {"exif": turned(8), "xmp": XMP % 3},
         "restart markers": {"restart_marker_rows": 1},
@@ -314,7 +410,9 @@ def damaged(content: bytes, reach: int, random: np.random.Generator) -> bytes:
 def test_the_box_is_what_torchvision_s_formula_gives_for_the_same_draws() -> None:
     config = AugmentConfig(crop_scale=(0.3, 1.0))
     for seed in range(300):
-        width, height = (int(side) for side in np.random.default_rng(seed).integers(20, 900, 2))
+        width, height = (
+            int(side) for side in np.random.default_rng(seed).integers(20, 900, 2)
+        )
         draw = generator(seed)
         expected = None
         for _ in range(10):
@@ -341,12 +439,18 @@ def plane(width: int, height: int) -> bytes:
 
 def seen(content: bytes, config: AugmentConfig, seed: int) -> tuple[float, float]:
     """The shares of the width and of the height that a crop kept."""
-    found = train_pixels(content, PreprocessConfig(image_size=32), config, generator(seed)).double().numpy()
+    found = (
+        train_pixels(content, PreprocessConfig(image_size=32), config, generator(seed))
+        .double()
+        .numpy()
+    )
     return float(np.ptp(found[0])) / 255, float(np.ptp(found[1])) / 255
 
 
 @pytest.mark.parametrize("size", [(64, 64), (90, 64), (64, 90)])
-def test_a_crop_keeps_the_share_and_the_ratio_that_were_asked_for(size: tuple[int, int]) -> None:
+def test_a_crop_keeps_the_share_and_the_ratio_that_were_asked_for(
+    size: tuple[int, int],
+) -> None:
     config = AugmentConfig(crop_scale=(0.4, 0.6), crop_ratio=(0.9, 1.1))
     for seed in range(20):
         wide, high = seen(plane(*size), config, seed)
@@ -354,8 +458,14 @@ def test_a_crop_keeps_the_share_and_the_ratio_that_were_asked_for(size: tuple[in
         assert 0.8 < (wide * size[0]) / (high * size[1]) < 1.25
 
 
-def test_a_picture_too_long_for_the_share_gives_its_largest_centred_crop_not_a_squashed_one() -> None:
-    wide, high = seen(plane(300, 100), AugmentConfig(crop_scale=(0.9, 1.0), crop_ratio=(3 / 4, 4 / 3)), 0)
+def test_a_picture_too_long_for_the_share_gives_its_largest_centred_crop_not_a_squashed_one() -> (
+    None
+):
+    wide, high = seen(
+        plane(300, 100),
+        AugmentConfig(crop_scale=(0.9, 1.0), crop_ratio=(3 / 4, 4 / 3)),
+        0,
+    )
     assert high == pytest.approx(1, abs=0.05)
     assert wide * 300 == pytest.approx(4 / 3 * 100, rel=0.08)
 
@@ -365,7 +475,12 @@ def test_the_same_key_gives_the_same_crop_and_flips_come_half_the_time() -> None
     content = plane(50, 50)
     flipped = []
     for seed in range(60):
-        first, second = (train_pixels(content, PreprocessConfig(image_size=16), config, generator(seed)) for _ in "ab")
+        first, second = (
+            train_pixels(
+                content, PreprocessConfig(image_size=16), config, generator(seed)
+            )
+            for _ in "ab"
+        )
         assert torch.equal(first, second)
         flipped.append(bool(first[0, 0, 0] > first[0, 0, -1]))
     assert 15 < sum(flipped) < 45
@@ -373,5 +488,7 @@ def test_the_same_key_gives_the_same_crop_and_flips_come_half_the_time() -> None
 
 @pytest.mark.parametrize("ratio", [(0.0, 1.0), (2.0, 1.0), (-1.0, 1.0)])
 def test_a_range_that_is_none_is_refused(ratio: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match=r"crop_ratio .* is no range of positive numbers"):
+    with pytest.raises(
+        ValueError, match=r"crop_ratio .* is no range of positive numbers"
+    ):
         AugmentConfig(crop_ratio=ratio)

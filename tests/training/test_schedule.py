@@ -11,7 +11,10 @@ from training.config import OptimConfig, Stage, TaskConfig
 from training.schedule import interleave, learning_rate, place_of, tasks_at
 
 
-@pytest.mark.parametrize("weights", [[1], [1, 1], [3, 1], [1, 2, 4], [0.1, 0.2, 0.7], [5, 0.001], [1, 1, 1, 1, 1]])
+@pytest.mark.parametrize(
+    "weights",
+    [[1], [1, 1], [3, 1], [1, 2, 4], [0.1, 0.2, 0.7], [5, 0.001], [1, 1, 1, 1, 1]],
+)
 def test_every_share_holds_to_within_one_at_every_position_for_two_and_to_within_the_number_for_more(
     weights: list[float],
 ) -> None:
@@ -43,15 +46,29 @@ def test_joint_runs_every_task_in_every_step() -> None:
 
 
 def test_a_global_step_lies_in_its_stage() -> None:
-    stages = [_stage("alternate", steps=3, pictures=1), _stage("joint", steps=2, pictures=1)]
-    assert [tuple(place_of(stages, step)) for step in range(5)] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+    stages = [
+        _stage("alternate", steps=3, pictures=1),
+        _stage("joint", steps=2, pictures=1),
+    ]
+    assert [tuple(place_of(stages, step)) for step in range(5)] == [
+        (0, 0),
+        (0, 1),
+        (0, 2),
+        (1, 0),
+        (1, 1),
+    ]
     with pytest.raises(ValueError, match="past the last stage"):
         place_of(stages, 5)
 
 
 def test_the_learning_rate_warms_up_linearly_and_falls_by_half_a_cosine() -> None:
     optim = OptimConfig(lr=2.0, min_lr=0.2, warmup_steps=4)
-    assert [learning_rate(optim, step, 104) for step in range(4)] == [0.5, 1.0, 1.5, 2.0]
+    assert [learning_rate(optim, step, 104) for step in range(4)] == [
+        0.5,
+        1.0,
+        1.5,
+        2.0,
+    ]
     for step in (4, 30, 103):
         expected = 0.2 + 1.8 * (1 + math.cos(math.pi * (step - 4) / 100)) / 2
         assert learning_rate(optim, step, 104) == pytest.approx(expected)
@@ -59,7 +76,11 @@ def test_the_learning_rate_warms_up_linearly_and_falls_by_half_a_cosine() -> Non
 
 def _stage(schedule: str, steps: int = 400, **shares: float) -> Stage:
     tasks = {
-        name: TaskConfig(kind="text-text", sources={"s": {"path": "p"}}, global_batch=4, share=share)  # type: ignore[dict-item]
+        name: TaskConfig(
+            kind="text-text", sources={"s": {"path": "p"}}, global_batch=4, share=share
+        )  # type: ignore[dict-item]
         for name, share in shares.items()
     }
-    return Stage(name="main", steps=steps, schedule=schedule, tasks=tasks, optim=OptimConfig())  # type: ignore[arg-type]
+    return Stage(
+        name="main", steps=steps, schedule=schedule, tasks=tasks, optim=OptimConfig()
+    )  # type: ignore[arg-type]

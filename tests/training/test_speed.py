@@ -26,14 +26,25 @@ from unimodal.shards.read import open_shards
 
 SMALL_LOSS = loss.LossSizes(batch=48, memory_batch=1024, cached_batch=80, dim=8)
 SMALL_CACHED = step.Cached(
-    batch=8, chunk=2, image_size=16, image={"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2},
-    layers=1, width=24, tokens=6,
-)  # fmt: skip
+    batch=8,
+    chunk=2,
+    image_size=16,
+    image={"patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2},
+    layers=1,
+    width=24,
+    tokens=6,
+)
 SMALL_TEXTS = step.Texts(pairs=40, layers=1, width=16)
 SMALL_DATA = data.DataSizes(
-    image_size=16, short_sides=((48, ">= 3.3"), (64, ">= 2.8")), drawn=2, pictures=16, batch=8, samples=24, captions=40,
+    image_size=16,
+    short_sides=((48, ">= 3.3"), (64, ">= 2.8")),
+    drawn=2,
+    pictures=16,
+    batch=8,
+    samples=24,
+    captions=40,
     sent=3,
-)  # fmt: skip
+)
 
 
 def silent(_: str) -> None: ...
@@ -60,29 +71,59 @@ def test_bench_step_has_a_row_for_each_peer_and_gives_the_threads_back() -> None
 
 def test_bench_data_has_a_row_for_each_peer() -> None:
     rows = data.bench_data(SMALL_DATA, rounds=1)
-    assert [row.target for row in rows] == [">= 3.3", ">= 2.8", ">= 10", "<= 0.25", "<= 0.2", ">= 2.5"]
+    assert [row.target for row in rows] == [
+        ">= 3.3",
+        ">= 2.8",
+        ">= 10",
+        "<= 0.25",
+        "<= 0.2",
+        ">= 2.5",
+    ]
     for row in rows:
-        ratio = row.theirs / row.ours if row.target.startswith(">=") else row.ours / row.theirs
+        ratio = (
+            row.theirs / row.ours
+            if row.target.startswith(">=")
+            else row.ours / row.theirs
+        )
         assert row.ratio == pytest.approx(ratio)
-    assert [row.unit for row in rows] == ["CPU s, 1 thread"] * 3 + ["MB", "CPU s, both processes", "CPU s, 1 thread"]
+    assert [row.unit for row in rows] == ["CPU s, 1 thread"] * 3 + [
+        "MB",
+        "CPU s, both processes",
+        "CPU s, 1 thread",
+    ]
 
 
 def test_both_loaders_give_the_same_pictures_and_captions(tmp_path: Path) -> None:
-    pictures = [photographs.encode(photographs.draw_photograph(seed, 64), 64) for seed in range(3)]
+    pictures = [
+        photographs.encode(photographs.draw_photograph(seed, 64), 64)
+        for seed in range(3)
+    ]
     shards = photographs.pack(pictures, 16, tmp_path / "shards")
     dataset = data.open_dataset(tmp_path / "shards", SMALL_DATA)
     theirs = data.open_clip_batches(shards, SMALL_DATA)
     ours = [batch for step in steps_from(dataset, 0, 2, workers=0) for batch in step]
     found = list(theirs())
-    mean, std = (torch.tensor(values)[:, None, None] for values in (PreprocessConfig().mean, PreprocessConfig().std))
+    mean, std = (
+        torch.tensor(values)[:, None, None]
+        for values in (PreprocessConfig().mean, PreprocessConfig().std)
+    )
     assert len(found) == len(ours) == 2
     levels = torch.cat([255 * (pixels * std + mean) for pixels, _ in found])
     assert [pixels.shape for pixels, _ in found] == [(8, 3, 16, 16)] * 2
     assert float(levels.mean()) == pytest.approx(
-        np.mean([float(batch.pixels.double().mean()) for batch in ours if batch.pixels is not None]), abs=2
+        np.mean(
+            [
+                float(batch.pixels.double().mean())
+                for batch in ours
+                if batch.pixels is not None
+            ]
+        ),
+        abs=2,
     )
     assert sorted(ids for batch in ours for ids in batch.texts.lists()) == sorted(
-        [token for token in row if token] for _, texts in found for row in texts.tolist()
+        [token for token in row if token]
+        for _, texts in found
+        for row in texts.tolist()
     )
 
 
@@ -92,15 +133,21 @@ def test_shards_of_photographs_are_read_alike_by_both(tmp_path: Path) -> None:
     shards = photographs.pack([b"one", b"another"], 6, tmp_path / "shards")
     ours = open_shards(tmp_path / "shards")
     found = list(
-        webdataset.DataPipeline(webdataset.SimpleShardList(list(map(str, shards))), webdataset.tarfile_to_samples())
+        webdataset.DataPipeline(
+            webdataset.SimpleShardList(list(map(str, shards))),
+            webdataset.tarfile_to_samples(),
+        )
     )
     places = [(shard, sample) for shard in range(2) for sample in range(3)]
     assert [(sample.key, sample.parts) for sample in ours.read_many(places)] == [
-        (one["__key__"], {name: one[name] for name in ("jpg", "txt", "json")}) for one in found
+        (one["__key__"], {name: one[name] for name in ("jpg", "txt", "json")})
+        for one in found
     ]
 
 
-def test_photographs_are_the_same_each_time_and_as_large_as_they_are_said_to_be() -> None:
+def test_photographs_are_the_same_each_time_and_as_large_as_they_are_said_to_be() -> (
+    None
+):
     assert photographs.draw_photograph(3, 64) == photographs.draw_photograph(3, 64)
     assert photographs.draw_photograph(3, 64) != photographs.draw_photograph(5, 64)
     drawn = [photographs.draw_photograph(seed) for seed in range(6)]
@@ -112,15 +159,23 @@ def test_photographs_are_the_same_each_time_and_as_large_as_they_are_said_to_be(
 
 def test_other_token_ids_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer, config = load_tokenizer(data.CLIP)
-    monkeypatch.setattr(data, "load_tokenizer", lambda _: (tokenizer.with_max_length(config, 8), config))
-    with pytest.raises(FloatingPointError, match="our token ids are not those of open_clip"):
+    monkeypatch.setattr(
+        data, "load_tokenizer", lambda _: (tokenizer.with_max_length(config, 8), config)
+    )
+    with pytest.raises(
+        FloatingPointError, match="our token ids are not those of open_clip"
+    ):
         data._tokenising(SMALL_DATA, 1, silent)
 
 
 def test_every_loss_gives_the_gradient_of_the_plain_one() -> None:
-    left, right = (F.normalize(side.double(), dim=1) for side in loss.draw_vectors(100, 12))
+    left, right = (
+        F.normalize(side.double(), dim=1) for side in loss.draw_vectors(100, 12)
+    )
     leaves = [side.clone().requires_grad_() for side in (left, right)]
-    info_nce(leaves[0], leaves[1], torch.tensor(loss.SCALE, dtype=torch.float64)).backward()
+    info_nce(
+        leaves[0], leaves[1], torch.tensor(loss.SCALE, dtype=torch.float64)
+    ).backward()
     plain = [leaf.grad for leaf in leaves if leaf.grad is not None]
     assert relative_difference(loss.ours(left, right, tile=32), plain) < 1e-12
     assert relative_difference(loss.clip(left, right), plain) < 1e-12
@@ -133,25 +188,38 @@ def test_every_loss_gives_the_gradient_of_the_plain_one() -> None:
 
 def test_grad_cache_and_our_cached_step_give_the_gradients_of_a_plain_one() -> None:
     model = step.random_model(layers=1, width=16)
-    task = TaskConfig(kind="text-text", sources={"random": SourceConfig(path="-")}, global_batch=10)
+    task = TaskConfig(
+        kind="text-text", sources={"random": SourceConfig(path="-")}, global_batch=10
+    )
     batch = step.make_batch([3, 9, 4, 4, 7, 2, 8, 5, 6, 1] * 2)
     config = StepConfig(token_budget=18, graph_memory=0.0)
     assert len(encode_batch(model, batch, config, "float32", seed=0)["text"].chunks) > 3
     expected = step.our_step(model, batch, task, StepConfig(token_budget=10**6))
-    assert relative_difference(step.grad_cache_step(model, batch, task, config), expected) < 1e-5
-    assert relative_difference(step.our_step(model, batch, task, config), expected) < 1e-5
+    assert (
+        relative_difference(step.grad_cache_step(model, batch, task, config), expected)
+        < 1e-5
+    )
+    assert (
+        relative_difference(step.our_step(model, batch, task, config), expected) < 1e-5
+    )
 
 
 def test_sentence_transformers_gets_the_same_texts_and_gives_our_gradients() -> None:
     model = step.random_model(layers=1, width=16)
-    task = TaskConfig(kind="text-text", sources={"random": SourceConfig(path="-")}, global_batch=35)
+    task = TaskConfig(
+        kind="text-text", sources={"random": SourceConfig(path="-")}, global_batch=35
+    )
     batch = step.make_batch([2 + number % 7 for number in range(70)])
     peer = step.SentenceTransformersStep(model, batch, 1 / task.start_temperature)
-    seen = [length for side in peer.features for length in side["attention_mask"].sum(1).tolist()]
+    seen = [
+        length
+        for side in peer.features
+        for length in side["attention_mask"].sum(1).tolist()
+    ]
     assert seen == batch.texts.lengths
-    assert torch.cat([side["input_ids"][side["attention_mask"].bool()] for side in peer.features]).tolist() == (
-        batch.texts.flat.tolist()
-    )
+    assert torch.cat(
+        [side["input_ids"][side["attention_mask"].bool()] for side in peer.features]
+    ).tolist() == (batch.texts.flat.tolist())
     expected = step.our_step(model, batch, task, StepConfig())
     assert relative_difference(peer.cached(), expected) < 1e-5
     assert relative_difference(peer.uncached(), expected) < 1e-5
@@ -169,11 +237,15 @@ def test_the_lengths_are_those_of_documents() -> None:
         step.long_tailed_lengths(4)
 
 
-def test_the_command_prints_the_rows_and_writes_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_command_prints_the_rows_and_writes_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     from unimodal.training.speed import loss as installed
 
     sizes = installed.LossSizes(*SMALL_LOSS)
-    monkeypatch.setattr(installed, "bench_loss", partial(installed.bench_loss, sizes))  # as large as a test may be
+    monkeypatch.setattr(
+        installed, "bench_loss", partial(installed.bench_loss, sizes)
+    )  # as large as a test may be
     file = tmp_path / "rows.json"
     words = ["bench", "loss", "--rounds", "1", "--threads", "1", "--json", str(file)]
     result = CliRunner(env={"COLUMNS": "200"}).invoke(app, words)

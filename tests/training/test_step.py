@@ -13,10 +13,14 @@ from training.prepare import make_model, prepare_model
 from training.step import train_step
 
 
-def test_matrices_decay_vectors_do_not_and_each_tower_has_its_own_rate(recipe: Recipe) -> None:
+def test_matrices_decay_vectors_do_not_and_each_tower_has_its_own_rate(
+    recipe: Recipe,
+) -> None:
     config = recipe({"towers": {"text": {"lr_scale": 0.1}}})
     model = prepare_model(make_model(config, None)[0], config, torch.device("cpu"))
-    optimizer = make_optimizer(model, OptimConfig(), TowersConfig.model_validate({"text": {"lr_scale": 0.1}}))
+    optimizer = make_optimizer(
+        model, OptimConfig(), TowersConfig.model_validate({"text": {"lr_scale": 0.1}})
+    )
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -35,8 +39,19 @@ def test_a_later_stage_brings_its_own_optimiser_settings(recipe: Recipe) -> None
     model = prepare_model(model, config, torch.device("cpu"))
     dataset = StepDataset(config.plan, config.data_root, model.config, tokenizer, 0)
     optimizer = make_optimizer(model, config.plan[0].optim, config.towers)
-    for step, (batches, stage) in enumerate(zip(steps_from(dataset, 0, 2, 0), config.plan, strict=True)):
-        train_step(model, batches, stage, optimizer, config.step, learning_rate=1e-4, precision="float32", seed=step)
+    for step, (batches, stage) in enumerate(
+        zip(steps_from(dataset, 0, 2, 0), config.plan, strict=True)
+    ):
+        train_step(
+            model,
+            batches,
+            stage,
+            optimizer,
+            config.step,
+            learning_rate=1e-4,
+            precision="float32",
+            seed=step,
+        )
     for group in optimizer.param_groups:
         assert group["betas"] == (0.5, 0.6)
         assert group["eps"] == pytest.approx(1e-3)

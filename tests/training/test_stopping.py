@@ -53,11 +53,17 @@ def test_a_signal_is_heard_while_the_data_stalls_and_the_step_before_is_saved(
 
     monkeypatch.setattr(training.loop, "steps_from", stalls)
     config = recipe({"steps": 6})
-    with pytest.raises(Stopped, match="stopped at step 2 of 6; go on with --resume") as caught:
+    with pytest.raises(
+        Stopped, match="stopped at step 2 of 6; go on with --resume"
+    ) as caught:
         train(config)
-    assert time.perf_counter() - sent[0] < 3.5  # a fifth of a second, a save, and the thread that is left behind
+    assert (
+        time.perf_counter() - sent[0] < 3.5
+    )  # a fifth of a second, a save, and the thread that is left behind
     assert caught.value.signal == number
-    assert [folder.name for folder in checkpoints(Path(config.run))] == ["step-00000002"]
+    assert [folder.name for folder in checkpoints(Path(config.run))] == [
+        "step-00000002"
+    ]
     monkeypatch.undo()
     train(config, resume=True)
     assert [row["step"] for row in _rows(config.run)] == [1, 2, 3, 4, 5, 6]
@@ -80,7 +86,9 @@ def test_before_the_first_step_a_signal_stops_at_once_and_leaves_nothing_to_over
     train(config)
 
 
-def test_a_stop_at_step_0_while_the_data_stalls_saves_nothing(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_at_step_0_while_the_data_stalls_saves_nothing(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stalls(*arguments: Any) -> Iterator[Any]:
         _send(signal.SIGTERM)
         time.sleep(60)
@@ -106,7 +114,9 @@ def test_what_goes_wrong_in_the_data_is_raised_where_the_step_is_made(
 
 
 def test_the_second_signal_does_what_it_always_did() -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores SIGINT
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job ignores SIGINT
     try:
         with stop_signals() as signals:
             signals.hold()
@@ -120,10 +130,14 @@ def test_the_second_signal_does_what_it_always_did() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_second_sigterm_right_behind_the_first_is_the_same_stop_and_a_later_one_ends_the_process() -> None:
+def test_a_second_sigterm_right_behind_the_first_is_the_same_stop_and_a_later_one_ends_the_process() -> (
+    None
+):
     """A launcher passes on what the scheduler has sent to every process itself."""
     received = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    before = signal.signal(
+        signal.SIGTERM, lambda number, frame: received.append(number)
+    )
     try:
         with stop_signals() as signals:
             signals.hold()
@@ -180,8 +194,12 @@ def _stalls_on_rank_1(rank: int) -> Any:
     return first.signal, second.signal, 0.9 < seconds < 3, after
 
 
-def test_ranks_stop_together_though_one_of_them_waits_for_its_data_and_another_was_asked(tmp_path: Path) -> None:
-    assert _two(tmp_path, _stalls_on_rank_1) == dict.fromkeys((0, 1), (0, int(signal.SIGTERM), True, 2.0))
+def test_ranks_stop_together_though_one_of_them_waits_for_its_data_and_another_was_asked(
+    tmp_path: Path,
+) -> None:
+    assert _two(tmp_path, _stalls_on_rank_1) == dict.fromkeys(
+        (0, 1), (0, int(signal.SIGTERM), True, 2.0)
+    )
 
 
 def _asked_on_rank_1_while_rank_0_validates(rank: int) -> Any:
@@ -201,9 +219,14 @@ def _asked_on_rank_1_while_rank_0_validates(rank: int) -> Any:
     return signals.agree(), found
 
 
-def test_a_signal_that_another_rank_was_sent_cuts_the_validation_of_rank_0_short(tmp_path: Path) -> None:
+def test_a_signal_that_another_rank_was_sent_cuts_the_validation_of_rank_0_short(
+    tmp_path: Path,
+) -> None:
     number = int(signal.SIGTERM)
-    assert _two(tmp_path, _asked_on_rank_1_while_rank_0_validates) == {0: (number, [True]), 1: (number, [])}
+    assert _two(tmp_path, _asked_on_rank_1_while_rank_0_validates) == {
+        0: (number, [True]),
+        1: (number, []),
+    }
 
 
 def _slow_on_rank_1(rank: int) -> Any:
@@ -216,17 +239,23 @@ def _slow_on_rank_1(rank: int) -> Any:
     return Feed(batches()).next(StopSignals()).signal
 
 
-def test_a_storage_that_stalls_on_one_rank_is_not_taken_for_a_rank_that_is_gone(tmp_path: Path) -> None:
+def test_a_storage_that_stalls_on_one_rank_is_not_taken_for_a_rank_that_is_gone(
+    tmp_path: Path,
+) -> None:
     assert _two(tmp_path, _slow_on_rank_1) == {0: 0, 1: 0}
 
 
-def test_closing_a_feed_ends_its_own_workers_and_no_other_process(recipe: Recipe, world: Path) -> None:
+def test_closing_a_feed_ends_its_own_workers_and_no_other_process(
+    recipe: Recipe, world: Path
+) -> None:
     config = recipe({"steps": 4})
     model, tokenizer = make_model(config, None)
     dataset = StepDataset(config.plan, config.data_root, model.config, tokenizer, 0)
     context = LoaderContext()
     feed = Feed(steps_from(dataset, 0, 4, 2, context), workers=context.processes)
-    with multiprocessing.get_context("forkserver").Pool(1) as pool:  # of the caller, born after the feed
+    with multiprocessing.get_context("forkserver").Pool(
+        1
+    ) as pool:  # of the caller, born after the feed
         signals = StopSignals()
         signals.hold()
         assert feed.next(signals).batches
@@ -260,27 +289,49 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_with_workers_that_wait_for_a_storage_the_command_ends_in_time_with_128_and_the_signal(
     recipe: Recipe, tmp_path: Path, number: signal.Signals
 ) -> None:
     config = recipe({"steps": 20, "workers": 2})
     write_config(tmp_path, config)
     (tmp_path / "stalls.py").write_text(STALLS)
-    command = [sys.executable, str(tmp_path / "stalls.py"), str(tmp_path / "config.yaml")]
+    command = [
+        sys.executable,
+        str(tmp_path / "stalls.py"),
+        str(tmp_path / "config.yaml"),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    _wait_for(lambda: len(_rows(config.run)) >= 4 if (Path(config.run) / "metrics.jsonl").is_file() else False, process)
+    _wait_for(
+        lambda: (
+            len(_rows(config.run)) >= 4
+            if (Path(config.run) / "metrics.jsonl").is_file()
+            else False
+        ),
+        process,
+    )
     time.sleep(0.5)
     started = time.perf_counter()
-    os.killpg(process.pid, number)  # as a terminal or a scheduler does: to every process
+    os.killpg(
+        process.pid, number
+    )  # as a terminal or a scheduler does: to every process
     _, said = process.communicate(timeout=60)
     assert time.perf_counter() - started < 15, said
     assert process.returncode == 128 + number
     assert "stopped at step 4 of 20; go on with --resume" in said
-    assert [folder.name for folder in checkpoints(Path(config.run))] == ["step-00000004"]
+    assert [folder.name for folder in checkpoints(Path(config.run))] == [
+        "step-00000004"
+    ]
 
 
 def _wait_for(is_true: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -323,13 +374,39 @@ def test_two_ranks_with_shards_stop_after_the_step_in_which_one_of_them_was_aske
     config = recipe({"run": str(tmp_path / "two"), "parallel": "fsdp", **changes})
     write_config(tmp_path, config)
     (tmp_path / "script.py").write_text(ONE_IS_ASKED)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",
-               "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(tmp_path / "script.py"),
-               str(tmp_path / "config.yaml")]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=True)
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "0",
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "localhost:0",
+        str(tmp_path / "script.py"),
+        str(tmp_path / "config.yaml"),
+    ]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    ended = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+        check=True,
+    )
     for rank in range(2):
-        assert f"rank {rank}: stopped at step 3 of 5; go on with --resume. [15]" in ended.stdout
+        assert (
+            f"rank {rank}: stopped at step 3 of 5; go on with --resume. [15]"
+            in ended.stdout
+        )
     newest = checkpoints(Path(config.run))[-1]
     assert newest.name == "step-00000003"
     assert not problem_of(newest)

@@ -31,14 +31,22 @@ from unimodal.embedder import Embedder, Item, Vectors
 from unimodal.model import build_model
 from unimodal.preprocess.tokenizers import load_tokenizer
 
-TEXTS = [f"a {colour} mug " + "and so on " * (number % 5) for number in range(9) for colour in ("red", "blue")]
+TEXTS = [
+    f"a {colour} mug " + "and so on " * (number % 5)
+    for number in range(9)
+    for colour in ("red", "blue")
+]
 
 
 def embedder_of(config: TrainConfig) -> Embedder:
     torch.manual_seed(0)
     assert config.model is not None
     assert config.model.text is not None
-    return Embedder(build_model(config.model).eval(), load_tokenizer(config.model.text)[0], device="cpu")
+    return Embedder(
+        build_model(config.model).eval(),
+        load_tokenizer(config.model.text)[0],
+        device="cpu",
+    )
 
 
 class Counting(Embedder):
@@ -56,18 +64,32 @@ def _encode(rank: int, config: TrainConfig, items: list[Item]) -> Any:
     found = []
     embedder.__class__ = Counting
     embedder.config = embedder.config.model_copy(update={"prompts": {"query": "find "}})
-    validate(embedder, lambda shared: found.append((shared.encode(items), shared.encode_query(TEXTS[:5]))), 60, bool)
+    validate(
+        embedder,
+        lambda shared: found.append(
+            (shared.encode(items), shared.encode_query(TEXTS[:5]))
+        ),
+        60,
+        bool,
+    )
     return found, embedder.count  # type: ignore[attr-defined]  # a Counting
 
 
-def test_two_ranks_give_the_vectors_of_one_and_each_encodes_half(recipe: Recipe, world: Path, tmp_path: Path) -> None:
+def test_two_ranks_give_the_vectors_of_one_and_each_encodes_half(
+    recipe: Recipe, world: Path, tmp_path: Path
+) -> None:
     config = recipe()
-    items: list[Item] = [*TEXTS, *(world / f"images/{number}.png" for number in range(8))]
+    items: list[Item] = [
+        *TEXTS,
+        *(world / f"images/{number}.png" for number in range(8)),
+    ]
     found = _two(tmp_path, functools.partial(_encode, config=config, items=items))
     (vectors, asked), count = found[0][0][0], found[0][1]
     one = embedder_of(config)
     np.testing.assert_allclose(vectors, one.encode(items), atol=1e-6)
-    np.testing.assert_allclose(asked, one.encode([f"find {text}" for text in TEXTS[:5]]), atol=1e-6)
+    np.testing.assert_allclose(
+        asked, one.encode([f"find {text}" for text in TEXTS[:5]]), atol=1e-6
+    )
     assert found[1][0] == []
     assert (count, found[1][1]) == (13 + 3, 13 + 2)
 
@@ -90,7 +112,9 @@ def _stop_while_encoding(rank: int, config: TrainConfig) -> Any:
     return signals.agree(), seconds
 
 
-def test_a_signal_to_one_rank_in_the_middle_of_a_validation_ends_it_on_all(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_signal_to_one_rank_in_the_middle_of_a_validation_ends_it_on_all(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     number = int(signal.SIGTERM)
     found = _two(tmp_path, functools.partial(_stop_while_encoding, config=recipe()))
     assert found == {0: (number, [True]), 1: (number, [])}
@@ -102,7 +126,9 @@ def _encode_where_only_the_first_has_files(
     os.chdir(world if rank == 0 else world.parent)  # the paths are relative
     validation.BYTES_PER_CALL = largest
     found: list[Vectors] = []
-    validate(embedder_of(config), lambda shared: found.append(shared.encode(items)), 60, bool)
+    validate(
+        embedder_of(config), lambda shared: found.append(shared.encode(items)), 60, bool
+    )
     return found
 
 
@@ -114,11 +140,17 @@ def test_the_first_rank_alone_needs_the_files_of_pictures(
     items: list[Item] = [Path(f"images/{number}.png") for number in range(6)]
     items += [*TEXTS[:3], {"image": items[0], "text": "a mug"}]
     job = functools.partial(
-        _encode_where_only_the_first_has_files, config=config, world=world, items=items, largest=largest
+        _encode_where_only_the_first_has_files,
+        config=config,
+        world=world,
+        items=items,
+        largest=largest,
     )
     (vectors,) = _two(tmp_path, job)[0]
     with contextlib.chdir(world):
-        np.testing.assert_allclose(vectors, embedder_of(config).encode(items), atol=1e-6)
+        np.testing.assert_allclose(
+            vectors, embedder_of(config).encode(items), atol=1e-6
+        )
 
 
 def _encode_in_calls(rank: int, config: TrainConfig, is_asked: bool) -> Any:
@@ -134,20 +166,33 @@ def _encode_in_calls(rank: int, config: TrainConfig, is_asked: bool) -> Any:
         return own(texts)
 
     embedder.tokenizer = counted  # type: ignore[assignment]  # no tokenizer
-    validate(embedder, lambda shared: found.append(shared.encode(TEXTS)), 60, lambda: is_asked and len(sizes) > rank)
+    validate(
+        embedder,
+        lambda shared: found.append(shared.encode(TEXTS)),
+        60,
+        lambda: is_asked and len(sizes) > rank,
+    )
     return found, sizes
 
 
-def test_much_that_is_asked_for_at_once_is_encoded_in_several_calls(recipe: Recipe, tmp_path: Path) -> None:
+def test_much_that_is_asked_for_at_once_is_encoded_in_several_calls(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     config = recipe()
-    found = _two(tmp_path, functools.partial(_encode_in_calls, config=config, is_asked=False))
+    found = _two(
+        tmp_path, functools.partial(_encode_in_calls, config=config, is_asked=False)
+    )
     ((vectors,), sizes), theirs = found[0], found[1][1]
     np.testing.assert_allclose(vectors, embedder_of(config).encode(TEXTS), atol=1e-6)
     assert (sizes, theirs) == ([2, 2, 2, 2, 1], [2, 2, 2, 2, 1])
 
 
-def test_a_rank_that_is_to_stop_is_heard_between_two_calls(recipe: Recipe, tmp_path: Path) -> None:
-    found = _two(tmp_path, functools.partial(_encode_in_calls, config=recipe(), is_asked=True))
+def test_a_rank_that_is_to_stop_is_heard_between_two_calls(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    found = _two(
+        tmp_path, functools.partial(_encode_in_calls, config=recipe(), is_asked=True)
+    )
     assert found[0][0] == []
     assert len(found[0][1]) == len(found[1][1]) < 5
 
@@ -181,7 +226,10 @@ def _fail_with_what_cannot_be_sent(rank: int, config: TrainConfig, fails: int) -
 def test_an_error_that_cannot_be_sent_is_raised_by_the_first_rank_in_words(
     recipe: Recipe, tmp_path: Path, fails: int
 ) -> None:
-    found = _two(tmp_path, functools.partial(_fail_with_what_cannot_be_sent, config=recipe(), fails=fails))
+    found = _two(
+        tmp_path,
+        functools.partial(_fail_with_what_cannot_be_sent, config=recipe(), fails=fails),
+    )
     assert found == {0: [f"rank {fails}: LocalError: no room", "(18, 16)"], 1: []}
 
 
@@ -205,7 +253,10 @@ def test_what_one_rank_cannot_encode_is_raised_by_the_first_and_all_go_on(
     recipe: Recipe, tmp_path: Path, place: int
 ) -> None:
     items: list[Item] = [*TEXTS[:place], b"no picture", *TEXTS[place:]]
-    found = _two(tmp_path, functools.partial(_encode_something_broken, config=recipe(), items=items))
+    found = _two(
+        tmp_path,
+        functools.partial(_encode_something_broken, config=recipe(), items=items),
+    )
     assert found[0][0].startswith(f"input {place}: ")
     assert "is not a readable image" in found[0][0]
     assert found[0][1] == "(18, 16)"
@@ -220,8 +271,14 @@ def _die_while_encoding(rank: int, config: TrainConfig, dies: int) -> Any:
 
 
 @pytest.mark.parametrize("dies", [0, 1])
-def test_a_rank_that_dies_in_its_share_is_an_error_on_the_other(recipe: Recipe, tmp_path: Path, dies: int) -> None:
-    found = _two(tmp_path, functools.partial(_die_while_encoding, config=recipe(), dies=dies), wanted=1)
+def test_a_rank_that_dies_in_its_share_is_an_error_on_the_other(
+    recipe: Recipe, tmp_path: Path, dies: int
+) -> None:
+    found = _two(
+        tmp_path,
+        functools.partial(_die_while_encoding, config=recipe(), dies=dies),
+        wanted=1,
+    )
     assert f"ConnectionError: rank {1 - dies} of 2 waited in vain" in found[1 - dies]
 
 
@@ -263,33 +320,78 @@ def scores(embedder: Embedder, should_stop: Callable[[], bool]) -> dict[str, flo
         os.kill(os.getpid(), signal.SIGTERM)
         assert should_stop()
         return {}
-    texts = embedder.encode_query([f"{('red', 'green', 'blue', 'yellow')[number % 4]} mug" for number in range(40)])
+    texts = embedder.encode_query(
+        [
+            f"{('red', 'green', 'blue', 'yellow')[number % 4]} mug"
+            for number in range(40)
+        ]
+    )
     similarities = embedder.similarity(texts, pictures)
-    return {"squares mean": float(similarities.mean()), "squares own": float(np.diag(similarities).mean())}
+    return {
+        "squares mean": float(similarities.mean()),
+        "squares own": float(np.diag(similarities).mean()),
+    }
 
 
-def _run_two(config: TrainConfig, folder: Path, world: Path, script: str = VALIDATES, **environment: str) -> str:
+def _run_two(
+    config: TrainConfig,
+    folder: Path,
+    world: Path,
+    script: str = VALIDATES,
+    **environment: str,
+) -> str:
     write_config(folder, config)
     (folder / "script.py").write_text(script)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",
-               "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", str(folder / "script.py"),
-               str(folder / "config.yaml")]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "0",
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "localhost:0",
+        str(folder / "script.py"),
+        str(folder / "config.yaml"),
+    ]
     root = str(Path(__file__).parents[2])
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, "WORLD": str(world), **environment}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=variables, check=True).stdout
+    variables = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": root,
+        "WORLD": str(world),
+        **environment,
+    }
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=variables, check=True
+    ).stdout
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_a_run_of_two_ranks_has_the_validation_scores_of_one_process(
-    recipe: Recipe, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parallel: str
+    recipe: Recipe,
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    parallel: str,
 ) -> None:
     monkeypatch.setenv("WORLD", str(world))
-    changes = {"precision": "float64", "steps": 4, "eval": {"suite": "none", "every": 2}}
+    changes = {
+        "precision": "float64",
+        "steps": 4,
+        "eval": {"suite": "none", "every": 2},
+    }
     one = recipe({"run": str(tmp_path / "one"), **changes})
     train(one, evaluate=scores)
     two = recipe({"run": str(tmp_path / "two"), "parallel": parallel, **changes})
     _run_two(two, tmp_path, world)
-    validations = [[row for row in _rows(config.run) if "val/squares own" in row] for config in (one, two)]
+    validations = [
+        [row for row in _rows(config.run) if "val/squares own" in row]
+        for config in (one, two)
+    ]
     assert [row["step"] for row in validations[1]] == [2, 4]
     for ours, theirs in zip(*validations, strict=True):
         assert theirs == pytest.approx(ours, abs=1e-6)
@@ -301,14 +403,21 @@ def test_a_stop_in_the_middle_of_a_validation_ends_both_ranks_and_it_is_done_aga
     config = recipe({"steps": 4, "eval": {"suite": "none", "every": 2}})
     printed = _run_two(config, tmp_path, world, STOPS="1")
     for rank in range(2):
-        assert f"rank {rank}: stopped at step 2 of 4; go on with --resume. [15]" in printed
+        assert (
+            f"rank {rank}: stopped at step 2 of 4; go on with --resume. [15]" in printed
+        )
     assert not [row for row in _rows(config.run) if "val/squares own" in row]
     monkeypatch.setenv("WORLD", str(world))
     train(config, evaluate=scores, resume=True)
-    assert [row["step"] for row in _rows(config.run) if "val/squares own" in row] == [2, 4]
+    assert [row["step"] for row in _rows(config.run) if "val/squares own" in row] == [
+        2,
+        4,
+    ]
 
 
-def test_the_log_says_how_long_a_validation_took(recipe: Recipe, world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_says_how_long_a_validation_took(
+    recipe: Recipe, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD", str(world))
     config = recipe({"steps": 1, "eval": {"suite": "none", "every": 1}})
     train(config, evaluate=scores)
@@ -348,8 +457,16 @@ def test_the_first_rank_alone_loads_and_what_it_raises_is_raised_by_all(
 
 
 def _validated_by(suite: Path, recipe: Recipe, steps: int) -> TrainConfig:
-    suite.write_text("tasks: {squares: {kind: image-text, rows: {input: pictures.jsonl}, text: captions}}\n")
-    return recipe({"steps": steps, "timeout": 30, "eval": {"suite": str(suite), "data_root": ".", "every": 2}})
+    suite.write_text(
+        "tasks: {squares: {kind: image-text, rows: {input: pictures.jsonl}, text: captions}}\n"
+    )
+    return recipe(
+        {
+            "steps": steps,
+            "timeout": 30,
+            "eval": {"suite": str(suite), "data_root": ".", "every": 2},
+        }
+    )
 
 
 def test_a_run_of_two_ranks_needs_the_data_of_validation_on_the_first_alone(
@@ -357,13 +474,22 @@ def test_a_run_of_two_ranks_needs_the_data_of_validation_on_the_first_alone(
 ) -> None:
     config = _validated_by(tmp_path / "suite.yaml", recipe, steps=2)
     assert _run_two(config, tmp_path, world, COMMAND).count("rank") == 0
-    assert [row["step"] for row in _rows(config.run) if "val/squares/text->image hit_rate_at_1" in row] == [2]
+    assert [
+        row["step"]
+        for row in _rows(config.run)
+        if "val/squares/text->image hit_rate_at_1" in row
+    ] == [2]
 
 
-def test_missing_data_of_validation_is_said_by_both_ranks_before_the_run_begins(recipe: Recipe, tmp_path: Path) -> None:
+def test_missing_data_of_validation_is_said_by_both_ranks_before_the_run_begins(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     config = _validated_by(tmp_path / "suite.yaml", recipe, steps=2)
     (tmp_path / "empty").mkdir()
     printed = _run_two(config, tmp_path, tmp_path / "empty", COMMAND)
     for rank in range(2):
-        assert f"rank {rank}: files of the suite that are missing (1): pictures.jsonl" in printed
+        assert (
+            f"rank {rank}: files of the suite that are missing (1): pictures.jsonl"
+            in printed
+        )
     assert not Path(config.run).exists()

@@ -13,10 +13,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unimodal.config import ImageTowerConfig, ModelConfig, PreprocessConfig, TextTowerConfig
+from unimodal.config import (
+    ImageTowerConfig,
+    ModelConfig,
+    PreprocessConfig,
+    TextTowerConfig,
+)
 from unimodal.embedder import Embedder, Item
 from unimodal.model import DualEncoder, build_model
-from unimodal.preprocess.tokenizers import Tokenizer, load_tokenizer, pad_ids, train_tokenizer
+from unimodal.preprocess.tokenizers import (
+    Tokenizer,
+    load_tokenizer,
+    pad_ids,
+    train_tokenizer,
+)
 
 WORDS = "a red green small large ball hat cup shoe lamp on under the old table beside two other things of wood"
 
@@ -31,29 +41,43 @@ def tokenizer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def bert_kwargs() -> dict[str, object]:
     return {
-        "vocab_size": 120, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
+        "vocab_size": 120,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
         "max_position_embeddings": 64,
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="session")
-def text_config(tokenizer_file: Path, bert_kwargs: dict[str, object]) -> TextTowerConfig:
-    return TextTowerConfig(name="bert", tokenizer=str(tokenizer_file), max_length=32, kwargs=bert_kwargs)
+def text_config(
+    tokenizer_file: Path, bert_kwargs: dict[str, object]
+) -> TextTowerConfig:
+    return TextTowerConfig(
+        name="bert", tokenizer=str(tokenizer_file), max_length=32, kwargs=bert_kwargs
+    )
 
 
 @pytest.fixture(scope="session")
 def image_config() -> ImageTowerConfig:
-    return ImageTowerConfig(name="test_vit", kwargs={"depth": 2, "embed_dim": 48, "num_heads": 2})
+    return ImageTowerConfig(
+        name="test_vit", kwargs={"depth": 2, "embed_dim": 48, "num_heads": 2}
+    )
 
 
 @pytest.fixture(scope="session")
 def tiny(image_config: ImageTowerConfig, text_config: TextTowerConfig) -> ModelConfig:
     """A ViT for pictures of 32 x 32 and a BERT, into 24 dimensions."""
     return ModelConfig(
-        embed_dim=24, image=image_config, text=text_config, preprocess=PreprocessConfig(image_size=32),
-        prompts={"query": "search query: ", "document": "document: "}, logit_scales=("pictures", "texts"),
+        embed_dim=24,
+        image=image_config,
+        text=text_config,
+        preprocess=PreprocessConfig(image_size=32),
+        prompts={"query": "search query: ", "document": "document: "},
+        logit_scales=("pictures", "texts"),
         matryoshka_dims=(8, 16),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -77,7 +101,9 @@ def texts() -> list[str]:
     """Ten texts of 1 to 28 words, no two alike, not in the order of their lengths."""
     words = WORDS.split()
     rng = np.random.default_rng(0)
-    return [" ".join(rng.choice(words, size=1 + 27 * (n * 7 % 10) // 9)) for n in range(10)]
+    return [
+        " ".join(rng.choice(words, size=1 + 27 * (n * 7 % 10) // 9)) for n in range(10)
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +111,9 @@ def pictures() -> list[Image.Image]:
     """Six pictures of noise of odd sizes."""
     rng = np.random.default_rng(0)
     return [
-        Image.fromarray(rng.integers(0, 256, (20 + 9 * n, 50 - 7 * n, 3), dtype=np.uint8)).resize((37 + n, 61 - 5 * n))
+        Image.fromarray(
+            rng.integers(0, 256, (20 + 9 * n, 50 - 7 * n, 3), dtype=np.uint8)
+        ).resize((37 + n, 61 - 5 * n))
         for n in range(6)
     ]
 
@@ -101,8 +129,20 @@ def open_clip_name(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The name of a small architecture, as open_clip's own files describe one."""
     settings = {
         "embed_dim": 32,
-        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 2,
+            "width": 64,
+            "head_width": 32,
+            "patch_size": 8,
+        },
+        "text_cfg": {
+            "context_length": 16,
+            "vocab_size": 49408,
+            "width": 32,
+            "heads": 2,
+            "layers": 2,
+        },
     }
     file = tmp_path_factory.mktemp("open_clip") / "tiny-clip.json"
     file.write_text(json.dumps(settings), encoding="utf-8")
@@ -110,7 +150,9 @@ def open_clip_name(tmp_path_factory: pytest.TempPathFactory) -> str:
     return file.stem
 
 
-def encode_token_lists(model: DualEncoder, token_ids: Sequence[Sequence[int]]) -> Tensor:
+def encode_token_lists(
+    model: DualEncoder, token_ids: Sequence[Sequence[int]]
+) -> Tensor:
     """Texts of any lengths -> (B, D) unit vectors, padded as the tower wants it."""
     assert model.config.text is not None
     text = model.config.text
@@ -128,7 +170,11 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    settings = {"endpoint_url": f"http://{host}:{port}", "key": "key", "secret": "secret"}
+    settings = {
+        "endpoint_url": f"http://{host}:{port}",
+        "key": "key",
+        "secret": "secret",
+    }
     monkeypatch.setitem(fsspec.config.conf, "s3", settings)
     fsspec.filesystem("s3").clear_instance_cache()
     yield settings["endpoint_url"]

@@ -22,7 +22,9 @@ def cone(seed: int, direction: int, count: int = 300, dim: int = 16) -> Vectors:
     """Unit vectors around one axis."""
     vectors = np.random.default_rng(seed).standard_normal((count, dim))
     vectors[:, direction] += 8
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
+    return np.asarray(
+        vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32
+    )
 
 
 @pytest.fixture
@@ -47,7 +49,9 @@ def test_a_centred_vector_is_the_difference_from_the_mean_normalised() -> None:
     texts = cone(0, 0)
     mean = texts.mean(axis=0)
     expected = [(text - mean) / np.linalg.norm(text - mean) for text in texts]
-    np.testing.assert_allclose(centre(texts, fit_calibration(texts, cone(1, 5)).text_mean), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        centre(texts, fit_calibration(texts, cone(1, 5)).text_mean), expected, atol=1e-5
+    )
 
 
 def test_cutting_centred_vectors_equals_centring_cut_vectors_by_the_cut_mean() -> None:
@@ -63,17 +67,24 @@ def test_a_vector_that_is_the_mean_stays_finite() -> None:
     assert np.isfinite(centre(mean[None], mean)).all()
 
 
-def test_a_saved_calibration_is_read_back_and_nothing_else_is_left(folder: Path) -> None:
+def test_a_saved_calibration_is_read_back_and_nothing_else_is_left(
+    folder: Path,
+) -> None:
     calibration = fit_calibration(cone(0, 0), cone(1, 5))
     save_calibration(folder, calibration)
     found = load_calibration(folder, 16)
     np.testing.assert_array_equal(found.text_mean, calibration.text_mean)
     np.testing.assert_array_equal(found.image_mean, calibration.image_mean)
-    assert sorted(path.name for path in folder.iterdir()) == [CALIBRATION_FILE, "config.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        CALIBRATION_FILE,
+        "config.json",
+    ]
 
 
 def test_a_calibration_belongs_into_a_model_directory(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no model directory: config\.json is missing"):
+    with pytest.raises(
+        ValueError, match=r"no model directory: config\.json is missing"
+    ):
         save_calibration(tmp_path, fit_calibration(cone(0, 0), cone(1, 5)))
 
 
@@ -85,13 +96,21 @@ def test_a_model_without_calibration_says_how_to_make_one(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("means", "message"),
     [
-        ({"text_mean": np.zeros(16), "image_mean": np.zeros(8)}, "not the two means of 16"),
+        (
+            {"text_mean": np.zeros(16), "image_mean": np.zeros(8)},
+            "not the two means of 16",
+        ),
         ({"text_mean": np.zeros(16)}, "not the two means of 16"),
         ({"text_mean": np.zeros(16), "image_mean": np.full(16, np.nan)}, "NaN"),
     ],
 )
-def test_a_calibration_of_another_model_is_refused(folder: Path, means: dict[str, Vectors], message: str) -> None:
-    save_file({name: mean.astype(np.float32) for name, mean in means.items()}, folder / CALIBRATION_FILE)
+def test_a_calibration_of_another_model_is_refused(
+    folder: Path, means: dict[str, Vectors], message: str
+) -> None:
+    save_file(
+        {name: mean.astype(np.float32) for name, mean in means.items()},
+        folder / CALIBRATION_FILE,
+    )
     with pytest.raises(ValueError, match=message):
         load_calibration(folder, 16)
 

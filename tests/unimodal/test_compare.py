@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from unimodal.compare import Clock, Row, Tick, in_fresh_process, make_row, peak_memory, timed, write_json
+from unimodal.compare import (
+    Clock,
+    Row,
+    Tick,
+    in_fresh_process,
+    make_row,
+    peak_memory,
+    timed,
+    write_json,
+)
 
 
 def silent(_: str) -> None: ...
@@ -29,8 +38,13 @@ def test_runs_are_timed_in_turns_and_the_median_is_kept() -> None:
 
 
 def test_other_results_are_not_timed() -> None:
-    runs = {"ours": lambda: [torch.ones(2)], "theirs": lambda: [torch.tensor([1.0, 1.001])]}
-    with pytest.raises(FloatingPointError, match=r"'theirs' and 'ours' differ by 7\.1e-04"):
+    runs = {
+        "ours": lambda: [torch.ones(2)],
+        "theirs": lambda: [torch.tensor([1.0, 1.001])],
+    }
+    with pytest.raises(
+        FloatingPointError, match=r"'theirs' and 'ours' differ by 7\.1e-04"
+    ):
         timed(runs, 1, silent, Clock(float, "s"))
 
 
@@ -49,7 +63,12 @@ def memory_of_a_matrix() -> float:
 
 
 def test_the_rows_are_written_with_their_ratio(tmp_path: Path) -> None:
-    rows = [make_row("a", "b", ">= 3", 1.0, 4.0, "s"), make_row("a", "b", "<= 0.5", 1.0, 4.0, "MB")]
+    rows = [
+        make_row("a", "b", ">= 3", 1.0, 4.0, "s"),
+        make_row("a", "b", "<= 0.5", 1.0, 4.0, "MB"),
+    ]
     assert [row.ratio for row in rows] == [4.0, 0.25]
     write_json(rows, tmp_path / "deep" / "rows.json")
-    assert [Row(**row) for row in json.loads((tmp_path / "deep" / "rows.json").read_text())] == rows
+    assert [
+        Row(**row) for row in json.loads((tmp_path / "deep" / "rows.json").read_text())
+    ] == rows

@@ -38,7 +38,9 @@ def assert_close(left: Any, right: Any) -> None:
     np.testing.assert_allclose(left, right, rtol=0, atol=1e-6)
 
 
-def test_vectors_are_float32_unit_rows_of_numpy(embedder: Embedder, texts: list[str]) -> None:
+def test_vectors_are_float32_unit_rows_of_numpy(
+    embedder: Embedder, texts: list[str]
+) -> None:
     vectors = embedder.encode(texts)
     assert isinstance(vectors, np.ndarray)
     assert vectors.dtype == np.float32
@@ -46,11 +48,15 @@ def test_vectors_are_float32_unit_rows_of_numpy(embedder: Embedder, texts: list[
     assert_close(np.linalg.norm(vectors, axis=1), 1)
 
 
-def test_vectors_are_those_of_the_model(embedder: Embedder, texts: list[str], pictures: list[Image.Image]) -> None:
+def test_vectors_are_those_of_the_model(
+    embedder: Embedder, texts: list[str], pictures: list[Image.Image]
+) -> None:
     model = embedder.models[0]
     with torch.no_grad():
         expected_texts = encode_token_lists(model, embedder.tokenizer(texts))  # type: ignore[misc]
-        pixels = [image_to_pixels(picture, model.config.preprocess) for picture in pictures]
+        pixels = [
+            image_to_pixels(picture, model.config.preprocess) for picture in pictures
+        ]
         expected_pictures = model.encode_image(torch.stack(pixels))
     assert_close(embedder.encode(texts), expected_texts)
     assert_close(embedder.encode(pictures), expected_pictures)
@@ -59,7 +65,9 @@ def test_vectors_are_those_of_the_model(embedder: Embedder, texts: list[str], pi
 def test_the_order_of_a_mixture_is_kept_however_it_is_batched(
     embedder: Embedder, texts: list[str], pictures: list[Image.Image]
 ) -> None:
-    items: list[Item] = [item for pair in zip(texts, pictures, strict=False) for item in pair]
+    items: list[Item] = [
+        item for pair in zip(texts, pictures, strict=False) for item in pair
+    ]
     items += texts[6:]
     expected = np.concatenate([embedder.encode(item) for item in items])
     assert_close(embedder.encode(items), expected)
@@ -69,7 +77,9 @@ def test_the_order_of_a_mixture_is_kept_however_it_is_batched(
     assert_close(embedder.encode(items[::-1]), expected[::-1])
 
 
-def test_one_item_alone_is_a_row(embedder: Embedder, pictures: list[Image.Image]) -> None:
+def test_one_item_alone_is_a_row(
+    embedder: Embedder, pictures: list[Image.Image]
+) -> None:
     for item in ("a hat", pictures[0], png(pictures[0]), {"text": "a hat"}):
         assert embedder.encode(item).shape == (1, 24)
     assert embedder.encode(iter(["a hat", "a cup"])).shape == (2, 24)  # type: ignore[arg-type]  # any iterable will do
@@ -98,12 +108,18 @@ def test_a_mapping_with_one_part_is_that_part_whatever_the_weight(
     embedder: Embedder, pictures: list[Image.Image]
 ) -> None:
     expected = embedder.encode(["a red hat", pictures[0]])
-    one_each: list[dict[str, Any]] = [{"text": "a red hat", "weight": 1}, {"image": pictures[0], "text": None}]
+    one_each: list[dict[str, Any]] = [
+        {"text": "a red hat", "weight": 1},
+        {"image": pictures[0], "text": None},
+    ]
     assert_close(embedder.encode(one_each), expected)
 
 
 def test_a_str_is_a_text_even_if_a_picture_has_that_name(
-    embedder: Embedder, pictures: list[Image.Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    embedder: Embedder,
+    pictures: list[Image.Image],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = embedder.encode("hat.png")
@@ -138,7 +154,9 @@ def test_truncated_vectors_are_normalised_again(
 def test_a_truncation_outside_the_vector_is_refused(
     embedder: Embedder, model: DualEncoder, tokenizer: Tokenizer, dim: int
 ) -> None:
-    with pytest.raises(ValueError, match=f"truncate_dim {dim} is not between 1 and embed_dim 24"):
+    with pytest.raises(
+        ValueError, match=f"truncate_dim {dim} is not between 1 and embed_dim 24"
+    ):
         embedder.encode("a hat", truncate_dim=dim)
     with pytest.raises(ValueError, match=f"truncate_dim {dim} is not between"):
         Embedder(model, tokenizer, device="cpu", truncate_dim=dim)
@@ -156,15 +174,30 @@ def test_a_model_that_was_not_trained_to_be_cut_gives_whole_vectors_only(
     save_model(tmp_path / "model", plain, tokenizer)
     with pytest.raises(ValueError, match=message):
         unimodal.load(tmp_path / "model", device="cpu", truncate_dim=8)
-    assert unimodal.load(tmp_path / "model", device="cpu", truncate_dim=24).encode("a hat").shape == (1, 24)
+    assert unimodal.load(tmp_path / "model", device="cpu", truncate_dim=24).encode(
+        "a hat"
+    ).shape == (1, 24)
 
 
-def test_prompts_are_put_before_texts_alone(embedder: Embedder, texts: list[str], pictures: list[Image.Image]) -> None:
-    assert_close(embedder.encode_query(texts), embedder.encode([f"search query: {text}" for text in texts]))
-    assert_close(embedder.encode_document(texts), embedder.encode([f"document: {text}" for text in texts]))
-    assert_close(embedder.encode(texts, prompt="old "), embedder.encode([f"old {text}" for text in texts]))
+def test_prompts_are_put_before_texts_alone(
+    embedder: Embedder, texts: list[str], pictures: list[Image.Image]
+) -> None:
+    assert_close(
+        embedder.encode_query(texts),
+        embedder.encode([f"search query: {text}" for text in texts]),
+    )
+    assert_close(
+        embedder.encode_document(texts),
+        embedder.encode([f"document: {text}" for text in texts]),
+    )
+    assert_close(
+        embedder.encode(texts, prompt="old "),
+        embedder.encode([f"old {text}" for text in texts]),
+    )
     assert_close(embedder.encode_query(pictures), embedder.encode(pictures))
-    assert not np.allclose(embedder.encode_query(texts), embedder.encode_document(texts))
+    assert not np.allclose(
+        embedder.encode_query(texts), embedder.encode_document(texts)
+    )
     assert embedder.encode_query(texts, truncate_dim=3).shape == (10, 3)
 
 
@@ -173,43 +206,82 @@ def test_prompts_are_put_before_texts_alone(embedder: Embedder, texts: list[str]
     [
         ("", "input 2: text is ''; give a text that is not empty"),
         (" \n", "input 2: text is"),
-        (3, r"input 2: it is of type int; give a PIL image, a Path or bytes .image. or a str .text."),
+        (
+            3,
+            r"input 2: it is of type int; give a PIL image, a Path or bytes .image. or a str .text.",
+        ),
         (None, "input 2: it is of type NoneType; give"),
         (["a"], "input 2: it is of type list; give"),
-        ("half a pair: \ud83d", "input 2: text .* is not valid Unicode: character 13 is half a surrogate pair .U.D83D"),
-        ({"text": "\udcff"}, "input 2: text .* is not valid Unicode: character 0 is half a surrogate pair"),
+        (
+            "half a pair: \ud83d",
+            "input 2: text .* is not valid Unicode: character 13 is half a surrogate pair .U.D83D",
+        ),
+        (
+            {"text": "\udcff"},
+            "input 2: text .* is not valid Unicode: character 0 is half a surrogate pair",
+        ),
         (b"<html>", "input 2: 6 bytes is not a readable image"),
         (b"", "input 2: 0 bytes is not a readable image"),
         (Path("nowhere.png"), "input 2: image nowhere.png does not exist"),
-        (np.zeros((4, 4, 3), np.uint8), "input 2: it is of type ndarray; give .*; PIL.Image.fromarray makes an"),
-        (torch.zeros(3, 4, 4), "input 2: it is of type Tensor; give .*; PIL.Image.fromarray makes an"),
+        (
+            np.zeros((4, 4, 3), np.uint8),
+            "input 2: it is of type ndarray; give .*; PIL.Image.fromarray makes an",
+        ),
+        (
+            torch.zeros(3, 4, 4),
+            "input 2: it is of type Tensor; give .*; PIL.Image.fromarray makes an",
+        ),
         (bytearray(b"a"), "it is of type bytearray"),
-        ({"text": "a", "image": [1]}, "an image is a PIL image, a Path or bytes, and this is of type list"),
-        (Image.new("F", (4, 4)), "input 2: the PIL image has pixels of floating-point numbers"),
+        (
+            {"text": "a", "image": [1]},
+            "an image is a PIL image, a Path or bytes, and this is of type list",
+        ),
+        (
+            Image.new("F", (4, 4)),
+            "input 2: the PIL image has pixels of floating-point numbers",
+        ),
         (Image.new("RGB", (0, 0)), "input 2: the PIL image is 0 x 0 pixels"),
         ({}, "input 2: its keys are"),
         ({"txt": "a"}, "input 2: its keys are .'txt'.; give 'text', 'image' or both"),
         ({"text": "a", "weight": 2}, "input 2: weight 2 is not between 0"),
-        ({"text": "a", "image": "b.png"}, "and this is of type str; a str is always text"),
+        (
+            {"text": "a", "image": "b.png"},
+            "and this is of type str; a str is always text",
+        ),
         ({"text": 5}, "input 2: text is 5, of type int; give a str"),
-        ({"text": None, "image": None, "weight": 0.5}, "input 2: neither its text nor its image has a value"),
-        ({"text": "a", 1: "b", "z": 2}, r"input 2: its keys are .1, 'text', 'z'.; give"),
+        (
+            {"text": None, "image": None, "weight": 0.5},
+            "input 2: neither its text nor its image has a value",
+        ),
+        (
+            {"text": "a", 1: "b", "z": 2},
+            r"input 2: its keys are .1, 'text', 'z'.; give",
+        ),
     ],
 )
-def test_what_cannot_be_embedded_is_named_with_its_position(embedder: Embedder, item: Any, message: str) -> None:
+def test_what_cannot_be_embedded_is_named_with_its_position(
+    embedder: Embedder, item: Any, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         embedder.encode(["a", "b", item])
 
 
-@pytest.mark.parametrize("inputs", [np.zeros((4, 4, 3), np.uint8), torch.zeros(3, 4, 4), bytearray(b"a"), None, 5])
+@pytest.mark.parametrize(
+    "inputs",
+    [np.zeros((4, 4, 3), np.uint8), torch.zeros(3, 4, 4), bytearray(b"a"), None, 5],
+)
 def test_what_is_neither_an_item_nor_a_sequence_of_items_is_refused_in_a_sentence(
     embedder: Embedder, inputs: Any
 ) -> None:
-    with pytest.raises(ValueError, match=f"input 0: it is of type {type(inputs).__name__}; give"):
+    with pytest.raises(
+        ValueError, match=f"input 0: it is of type {type(inputs).__name__}; give"
+    ):
         embedder.encode(inputs)
 
 
-def test_an_array_of_texts_is_a_sequence_of_texts(embedder: Embedder, texts: list[str]) -> None:
+def test_an_array_of_texts_is_a_sequence_of_texts(
+    embedder: Embedder, texts: list[str]
+) -> None:
     array: Any = np.array(texts)
     assert np.array_equal(embedder.encode(array), embedder.encode(texts))
 
@@ -218,12 +290,16 @@ def logo(shape: str, mode: str = "RGBA") -> Image.Image:
     """A black shape on nothing."""
     image = Image.new("RGBA", (40, 40))
     pen = ImageDraw.Draw(image)
-    (pen.ellipse if shape == "circle" else pen.rectangle)((4, 4, 20, 34), fill=(0, 0, 0, 255))
+    (pen.ellipse if shape == "circle" else pen.rectangle)(
+        (4, 4, 20, 34), fill=(0, 0, 0, 255)
+    )
     return image.convert(mode)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
-def test_two_black_logos_on_nothing_are_not_one_black_square(embedder: Embedder, mode: str) -> None:
+def test_two_black_logos_on_nothing_are_not_one_black_square(
+    embedder: Embedder, mode: str
+) -> None:
     circle, box = embedder.encode([logo("circle", mode), logo("box", mode)])
     assert float(circle @ box) < 0.9999
     on_white = Image.new("RGB", (40, 40), "white")
@@ -235,12 +311,17 @@ def test_two_black_logos_on_nothing_are_not_one_black_square(embedder: Embedder,
     assert float(circle @ box) > 0.9999
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I;16"])
+@pytest.mark.parametrize(
+    "mode",
+    ["1", "L", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I;16"],
+)
 def test_a_pil_image_of_any_mode_with_a_known_range_is_embedded(
     embedder: Embedder, pictures: list[Image.Image], mode: str
 ) -> None:
     if mode == "I;16":
-        image = Image.fromarray(np.asarray(pictures[0].convert("L")).astype(np.uint16) * 257)
+        image = Image.fromarray(
+            np.asarray(pictures[0].convert("L")).astype(np.uint16) * 257
+        )
         assert_close(embedder.encode(image), embedder.encode(pictures[0].convert("L")))
     elif mode == "LAB":
         image = Image.new("LAB", (40, 30), (128, 0, 0))
@@ -253,29 +334,55 @@ def test_a_pil_image_of_any_mode_with_a_known_range_is_embedded(
 def test_a_model_of_one_kind_refuses_the_other(
     tiny: ModelConfig, tokenizer: Tokenizer, pictures: list[Image.Image]
 ) -> None:
-    text_only = Embedder(build_model(tiny.model_copy(update={"image": None})), tokenizer, device="cpu")
-    image_only = Embedder(build_model(tiny.model_copy(update={"text": None})), None, device="cpu")
-    assert (text_only.modalities, image_only.modalities) == (frozenset({"text"}), frozenset({"image"}))
-    assert text_only.encode("a").shape == image_only.encode(pictures[0]).shape == (1, 24)
-    with pytest.raises(ValueError, match="input 1: it is an image, and this model embeds text only"):
+    text_only = Embedder(
+        build_model(tiny.model_copy(update={"image": None})), tokenizer, device="cpu"
+    )
+    image_only = Embedder(
+        build_model(tiny.model_copy(update={"text": None})), None, device="cpu"
+    )
+    assert (text_only.modalities, image_only.modalities) == (
+        frozenset({"text"}),
+        frozenset({"image"}),
+    )
+    assert (
+        text_only.encode("a").shape == image_only.encode(pictures[0]).shape == (1, 24)
+    )
+    with pytest.raises(
+        ValueError, match="input 1: it is an image, and this model embeds text only"
+    ):
         text_only.encode(["a", pictures[0]])
-    with pytest.raises(ValueError, match="input 1: it is a text, and this model embeds image only"):
+    with pytest.raises(
+        ValueError, match="input 1: it is a text, and this model embeds image only"
+    ):
         image_only.encode([pictures[0], {"text": "a", "image": pictures[0]}])
     for wrong in (None, 3, ["a"]):
-        with pytest.raises(ValueError, match=rf"input 0: it is of type {type(wrong).__name__}; give a str \(text\)\.$"):
+        with pytest.raises(
+            ValueError,
+            match=rf"input 0: it is of type {type(wrong).__name__}; give a str \(text\)\.$",
+        ):
             text_only.encode([wrong])  # type: ignore[list-item]  # what is refused
 
 
 def test_a_prompt_that_is_not_unicode_is_refused(embedder: Embedder) -> None:
-    with pytest.raises(ValueError, match=r"prompt '\\ud800: ' is not valid Unicode: character 0 is half a surrogate"):
+    with pytest.raises(
+        ValueError,
+        match=r"prompt '\\ud800: ' is not valid Unicode: character 0 is half a surrogate",
+    ):
         embedder.encode("a hat", prompt="\ud800: ")
 
 
-def test_a_tokenizer_of_more_tokens_than_the_tower_embeds_is_refused(tiny: ModelConfig, tokenizer: Tokenizer) -> None:
+def test_a_tokenizer_of_more_tokens_than_the_tower_embeds_is_refused(
+    tiny: ModelConfig, tokenizer: Tokenizer
+) -> None:
     assert tiny.text is not None
-    small = tiny.text.model_copy(update={"kwargs": {**tiny.text.kwargs, "vocab_size": 100}})
+    small = tiny.text.model_copy(
+        update={"kwargs": {**tiny.text.kwargs, "vocab_size": 100}}
+    )
     model = build_model(tiny.model_copy(update={"text": small}))
-    with pytest.raises(ValueError, match=r"the tokenizer has 120 tokens and the text tower embeds 100; give"):
+    with pytest.raises(
+        ValueError,
+        match=r"the tokenizer has 120 tokens and the text tower embeds 100; give",
+    ):
         Embedder(model, tokenizer, device="cpu")
 
 
@@ -286,10 +393,14 @@ def test_a_special_token_that_the_tower_has_no_row_for_is_plain_text(
     assert model.text is not None
     before = Embedder(model, tokenizer, device="cpu").encode("a <soft> mug")
     longer = tokenizer.with_max_length(tiny.text, tiny.text.max_length)
-    longer.backend.add_tokens([f"filler{number}" for number in range(model.text.num_tokens - 120)])
+    longer.backend.add_tokens(
+        [f"filler{number}" for number in range(model.text.num_tokens - 120)]
+    )
     longer.backend.add_special_tokens(["<soft>"])
     assert longer.backend.token_to_id("<soft>") == model.text.num_tokens
-    np.testing.assert_array_equal(Embedder(model, longer, device="cpu").encode("a <soft> mug"), before)
+    np.testing.assert_array_equal(
+        Embedder(model, longer, device="cpu").encode("a <soft> mug"), before
+    )
     longer.backend.add_tokens(["mug"])
     longer.backend.add_tokens(["newword"])
     with pytest.raises(ValueError, match="the text tower embeds"):
@@ -320,7 +431,9 @@ def modes(models: Sequence[DualEncoder]) -> list[bool]:
     return [module.training for model in models for module in model.modules()]
 
 
-def test_encoding_leaves_the_mode_of_every_module_as_it_was(embedder: Embedder, mixture: list[Item]) -> None:
+def test_encoding_leaves_the_mode_of_every_module_as_it_was(
+    embedder: Embedder, mixture: list[Item]
+) -> None:
     model = embedder.models[0]
     model.train()
     assert model.image is not None
@@ -334,7 +447,9 @@ def test_encoding_leaves_the_mode_of_every_module_as_it_was(embedder: Embedder, 
     assert modes(embedder.models) == before
 
 
-def test_a_model_can_be_trained_after_encoding(embedder: Embedder, texts: list[str]) -> None:
+def test_a_model_can_be_trained_after_encoding(
+    embedder: Embedder, texts: list[str]
+) -> None:
     embedder.encode(texts)
     model = embedder.models[0]
     assert embedder.tokenizer is not None
@@ -342,18 +457,29 @@ def test_a_model_can_be_trained_after_encoding(embedder: Embedder, texts: list[s
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-@pytest.mark.parametrize(("dtype", "least"), [("bfloat16", 0.999), ("float16", 0.9999), ("float64", 0.9999999)])
+@pytest.mark.parametrize(
+    ("dtype", "least"),
+    [("bfloat16", 0.999), ("float16", 0.9999), ("float64", 0.9999999)],
+)
 def test_other_precisions_give_nearly_the_same_vectors_as_float32(
-    embedder: Embedder, tokenizer: Tokenizer, mixture: list[Item], dtype: str, least: float
+    embedder: Embedder,
+    tokenizer: Tokenizer,
+    mixture: list[Item],
+    dtype: str,
+    least: float,
 ) -> None:
-    other = Embedder(copy.deepcopy(embedder.models[0]), tokenizer, device="cpu", dtype=dtype)
+    other = Embedder(
+        copy.deepcopy(embedder.models[0]), tokenizer, device="cpu", dtype=dtype
+    )
     vectors = other.encode(mixture)
     assert vectors.dtype == np.float32
     assert np.einsum("nd,nd->n", vectors, embedder.encode(mixture)).min() > least
 
 
 def test_an_unknown_dtype_is_refused(model: DualEncoder) -> None:
-    with pytest.raises(ValueError, match="dtype 'half' is not one of float32, bfloat16"):
+    with pytest.raises(
+        ValueError, match="dtype 'half' is not one of float32, bfloat16"
+    ):
         Embedder(model, None, dtype="half")
 
 
@@ -364,7 +490,9 @@ def test_similarity_is_the_cosine(embedder: Embedder, texts: list[str]) -> None:
     assert similarity[1, 7] == pytest.approx(float(vectors[1] @ vectors[7]), abs=1e-6)
 
 
-def test_similarity_is_the_cosine_of_vectors_of_any_length_and_type(embedder: Embedder, texts: list[str]) -> None:
+def test_similarity_is_the_cosine_of_vectors_of_any_length_and_type(
+    embedder: Embedder, texts: list[str]
+) -> None:
     vectors = embedder.encode(texts)
     right = vectors @ vectors.T
 
@@ -383,7 +511,10 @@ def test_similarity_is_the_cosine_of_vectors_of_any_length_and_type(embedder: Em
 @pytest.mark.parametrize(
     ("left", "message"),
     [
-        ([[1.0, 0.0], [np.nan, 1.0]], "left vector 1 is not finite and so has no cosine .* .1 of 2 are like it"),
+        (
+            [[1.0, 0.0], [np.nan, 1.0]],
+            "left vector 1 is not finite and so has no cosine .* .1 of 2 are like it",
+        ),
         ([[0.0, 0.0]], "left vector 0 is zero and so has no cosine"),
         ([[1.0, 0.0, 0.0]], "the left vectors have 3 dimensions and the right ones 2"),
         (["a red hat"], "the left vectors are .'a red hat'.; give an array of numbers"),
@@ -391,15 +522,21 @@ def test_similarity_is_the_cosine_of_vectors_of_any_length_and_type(embedder: Em
         ([[1.0], [1.0, 2.0]], "give an array of numbers"),
     ],
 )
-def test_what_has_no_cosine_is_refused(embedder: Embedder, left: Any, message: str) -> None:
+def test_what_has_no_cosine_is_refused(
+    embedder: Embedder, left: Any, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         embedder.similarity(left, [[1.0, 0.0]])
 
 
 def test_a_table_and_a_set_are_not_lists_of_inputs(embedder: Embedder) -> None:
     pandas = pytest.importorskip("pandas")
-    with pytest.raises(ValueError, match="a DataFrame is a table; give one column of it"):
-        embedder.encode(pandas.DataFrame({"title": ["a red hat"]}))  # its columns' names would be the texts
+    with pytest.raises(
+        ValueError, match="a DataFrame is a table; give one column of it"
+    ):
+        embedder.encode(
+            pandas.DataFrame({"title": ["a red hat"]})
+        )  # its columns' names would be the texts
     with pytest.raises(ValueError, match="a set has no order"):
         embedder.encode({"a", "b"})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="input 0: it is of type BytesIO; give"):
@@ -412,21 +549,31 @@ def test_a_table_and_a_set_are_not_lists_of_inputs(embedder: Embedder) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"truncate_dim": "3"}, "truncate_dim '3' is of type str; give a whole number from 1 to"),
+        (
+            {"truncate_dim": "3"},
+            "truncate_dim '3' is of type str; give a whole number from 1 to",
+        ),
         ({"truncate_dim": True}, "truncate_dim True is of type bool"),
         ({"prompt": 3}, "prompt is 3, of type int; give a str"),
     ],
 )
-def test_an_option_of_another_type_is_refused(embedder: Embedder, options: dict[str, Any], message: str) -> None:
+def test_an_option_of_another_type_is_refused(
+    embedder: Embedder, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         embedder.encode(["a"], **options)
 
 
 @pytest.mark.parametrize("device", ["gpu", "", 0, ["cpu", "tpu"], []])
 def test_a_device_that_is_not_there_is_refused(model: DualEncoder, device: Any) -> None:
-    with pytest.raises(ValueError, match=r"device .*(cannot be used .*; give cpu, cuda|is an empty list)"):
+    with pytest.raises(
+        ValueError,
+        match=r"device .*(cannot be used .*; give cpu, cuda|is an empty list)",
+    ):
         Embedder(model, None, device=device)
-    assert Embedder(model, None, device=torch.device("cpu")).models[0].device.type == "cpu"
+    assert (
+        Embedder(model, None, device=torch.device("cpu")).models[0].device.type == "cpu"
+    )
 
 
 def test_a_bar_counts_to_the_end_where_it_is_asked_for(
@@ -440,14 +587,23 @@ def test_a_bar_counts_to_the_end_where_it_is_asked_for(
     assert "16/16" in shown.err
 
 
-@pytest.mark.parametrize("source", ["nowhere", "./no/where", "/no/where", "a/b/c", "open_clip:ViT-B-33", "hf:nowhere"])
-def test_a_model_that_is_nowhere_is_refused(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "source",
+    ["nowhere", "./no/where", "/no/where", "a/b/c", "open_clip:ViT-B-33", "hf:nowhere"],
+)
+def test_a_model_that_is_nowhere_is_refused(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=rf"'{source}' is not a folder|is not an open_clip model"):
+    with pytest.raises(
+        ValueError, match=rf"'{source}' is not a folder|is not an open_clip model"
+    ):
         unimodal.load(source)
 
 
-def test_the_open_clip_models_that_others_publish_load_by_name(open_clip_name: str, mixture: list[Item]) -> None:
+def test_the_open_clip_models_that_others_publish_load_by_name(
+    open_clip_name: str, mixture: list[Item]
+) -> None:
     embedder = unimodal.load(f"open_clip:{open_clip_name}", device="cpu")
     assert embedder.encode(mixture).shape == (16, 32)
     assert embedder.config.preprocess.image_size == 32
@@ -466,7 +622,12 @@ def test_the_next_batch_of_pictures_and_no_more_is_decoded_while_the_model_runs(
         return load_image(picture)
 
     def encode_image(pixels: Tensor) -> Tensor:
-        waits.append(sum(decoded.get(timeout=20) for _ in range(4 if not waits else 2 if len(waits) == 1 else 0)))
+        waits.append(
+            sum(
+                decoded.get(timeout=20)
+                for _ in range(4 if not waits else 2 if len(waits) == 1 else 0)
+            )
+        )
         time.sleep(0.1)
         assert decoded.empty()
         return type(model).encode_image(model, pixels)
@@ -498,7 +659,10 @@ def test_what_was_prepared_apart_gives_the_vectors_of_encode(
 
 
 def test_a_calibrated_embedder_centres_what_was_prepared(
-    model: DualEncoder, tokenizer: Tokenizer, texts: list[str], pictures: list[Image.Image]
+    model: DualEncoder,
+    tokenizer: Tokenizer,
+    texts: list[str],
+    pictures: list[Image.Image],
 ) -> None:
     plain = Embedder(model, tokenizer, device="cpu")
     calibration = fit_calibration(plain.encode(texts), plain.encode(pictures))
@@ -510,7 +674,9 @@ def test_a_calibrated_embedder_centres_what_was_prepared(
     assert not np.allclose(plain.encode(texts[0])[0], expected[0], atol=1e-3)
 
 
-def test_a_prepared_text_is_padded_where_its_tower_wants_it(open_clip_name: str, embedder: Embedder) -> None:
+def test_a_prepared_text_is_padded_where_its_tower_wants_it(
+    open_clip_name: str, embedder: Embedder
+) -> None:
     fixed = unimodal.load(f"open_clip:{open_clip_name}", device="cpu")
     token_ids = fixed.prepare("a hat")
     assert isinstance(token_ids, list)

@@ -22,13 +22,20 @@ def test_a_model_that_is_saved_and_loaded_from_two_folders_keeps_its_fingerprint
     before = model_fingerprint(model, tokenizer)
     for name in ("one", "two"):
         save_model(tmp_path / name, model, tokenizer)
-    assert {load(tmp_path / name, device="cpu").fingerprint() for name in ("one", "two")} == {before}
+    assert {
+        load(tmp_path / name, device="cpu").fingerprint() for name in ("one", "two")
+    } == {before}
     assert len(before) == 32
 
 
-def test_an_embedder_that_cuts_its_vectors_has_another(model: DualEncoder, tokenizer: Tokenizer) -> None:
+def test_an_embedder_that_cuts_its_vectors_has_another(
+    model: DualEncoder, tokenizer: Tokenizer
+) -> None:
     full = model.config.embed_dim
-    made = [Embedder(model, tokenizer, device="cpu", truncate_dim=dim).fingerprint() for dim in (None, full, 8, 4)]
+    made = [
+        Embedder(model, tokenizer, device="cpu", truncate_dim=dim).fingerprint()
+        for dim in (None, full, 8, 4)
+    ]
     assert made[0] == made[1]
     assert len(set(made)) == 3
 
@@ -54,17 +61,35 @@ def _of_config(**changes: object) -> Callable[[DualEncoder], DualEncoder]:
 @pytest.mark.parametrize(
     "change",
     [
-        _another_weight, _another_precision,
+        _another_weight,
+        _another_precision,
         _of_config(prompts={"query": "find: ", "document": ""}),
-        lambda model: _of_config(preprocess=model.config.preprocess.model_copy(update={"resize": "pad"}))(model),
-        *(lambda model, transparency=transparency: _of_config(
-            preprocess=model.config.preprocess.model_copy(update={"transparency": transparency})
-        )(model) for transparency in ("black", "drop", "open_clip")),
+        lambda model: _of_config(
+            preprocess=model.config.preprocess.model_copy(update={"resize": "pad"})
+        )(model),
+        *(
+            lambda model, transparency=transparency: _of_config(
+                preprocess=model.config.preprocess.model_copy(
+                    update={"transparency": transparency}
+                )
+            )(model)
+            for transparency in ("black", "drop", "open_clip")
+        ),
     ],
-    ids=["weight", "precision", "prompts", "preprocessing", "black", "drop", "open_clip"],
-)  # fmt: skip
+    ids=[
+        "weight",
+        "precision",
+        "prompts",
+        "preprocessing",
+        "black",
+        "drop",
+        "open_clip",
+    ],
+)
 def test_whatever_changes_a_vector_gives_another(
-    model: DualEncoder, tokenizer: Tokenizer, change: Callable[[DualEncoder], DualEncoder]
+    model: DualEncoder,
+    tokenizer: Tokenizer,
+    change: Callable[[DualEncoder], DualEncoder],
 ) -> None:
     before = model_fingerprint(model, tokenizer)
     assert model_fingerprint(change(model), tokenizer) != before
@@ -75,17 +100,26 @@ def test_another_tokenizer_or_text_length_gives_another(
 ) -> None:
     assert model.config.text is not None
     train_tokenizer(["other words"], tmp_path / "tokenizer.json", vocab_size=60)
-    other = Tokenizer(type(tokenizer.backend).from_file(str(tmp_path / "tokenizer.json")), model.config.text)
+    other = Tokenizer(
+        type(tokenizer.backend).from_file(str(tmp_path / "tokenizer.json")),
+        model.config.text,
+    )
     shorter = tokenizer.with_max_length(model.config.text, 7)
-    assert len({model_fingerprint(model, one) for one in (tokenizer, other, shorter)}) == 3
+    assert (
+        len({model_fingerprint(model, one) for one in (tokenizer, other, shorter)}) == 3
+    )
 
 
-def test_transparency_is_nothing_to_a_model_of_texts_alone(tiny: ModelConfig, tokenizer: Tokenizer) -> None:
+def test_transparency_is_nothing_to_a_model_of_texts_alone(
+    tiny: ModelConfig, tokenizer: Tokenizer
+) -> None:
     torch.manual_seed(0)
     model = build_model(tiny.model_copy(update={"image": None}))
     before = model_fingerprint(model, tokenizer)
     preprocess = tiny.preprocess.model_copy(update={"transparency": "drop"})
-    assert model_fingerprint(_of_config(preprocess=preprocess)(model), tokenizer) == before
+    assert (
+        model_fingerprint(_of_config(preprocess=preprocess)(model), tokenizer) == before
+    )
 
 
 def test_two_models_drawn_apart_differ(tiny: ModelConfig, tokenizer: Tokenizer) -> None:

@@ -18,8 +18,14 @@ BOTH = frozenset({"text", "image"})
         ("a hat", [Part("text", "a hat", 1)]),
         (Path("hat.png"), [Part("image", Path("hat.png"), 1)]),
         ({"text": "a hat", "image": None, "weight": 1}, [Part("text", "a hat", 1)]),
-        ({"text": "a hat", "image": b"GIF"}, [Part("text", "a hat", 0.5), Part("image", b"GIF", 0.5)]),
-        ({"text": "a hat", "image": b"GIF", "weight": None}, [Part("text", "a hat", 0.5), Part("image", b"GIF", 0.5)]),
+        (
+            {"text": "a hat", "image": b"GIF"},
+            [Part("text", "a hat", 0.5), Part("image", b"GIF", 0.5)],
+        ),
+        (
+            {"text": "a hat", "image": b"GIF", "weight": None},
+            [Part("text", "a hat", 0.5), Part("image", b"GIF", 0.5)],
+        ),
         (
             {"text": "a hat", "image": b"GIF", "weight": 0.25},
             [Part("text", "a hat", 0.75), Part("image", b"GIF", 0.25)],

@@ -17,7 +17,9 @@ from unimodal.tables.readers import RowsConfig, read_rows
 TWICE = '{"id": "a", "title": "red mug", "id": "b"}'
 
 
-@pytest.mark.parametrize("text", ['{"a": [1, {"b": null}], "c": "d"}', b"[]", "3", '{"a": {"a": 1}}'])
+@pytest.mark.parametrize(
+    "text", ['{"a": [1, {"b": null}], "c": "d"}', b"[]", "3", '{"a": {"a": 1}}']
+)
 def test_what_is_written_once_is_what_json_says(text: str | bytes) -> None:
     assert parse_json(text) == json.loads(text)
 
@@ -34,7 +36,9 @@ def test_what_is_written_once_is_what_json_says(text: str | bytes) -> None:
         (b"a" * 2000, "2,000 bytes", "a value"),
     ],
 )
-def test_a_value_is_shown_in_jsons_words(value: object, written: str, kind: str) -> None:
+def test_a_value_is_shown_in_jsons_words(
+    value: object, written: str, kind: str
+) -> None:
     assert shown(value) == written
     assert name_kind(value) == kind
 
@@ -50,7 +54,9 @@ def test_what_is_nested_too_deeply_is_not_json(tmp_path: Path, depth: int) -> No
     deep = '{"id": 1, "text": ' + "[" * (depth - 1) + "]" * (depth - 1) + "}"
     with pytest.raises(ValueError, match="it is nested more than 100 levels deep"):
         parse_json(deep)
-    (tmp_path / "rows.jsonl").write_text('{"id": 0, "text": "x"}\n' + deep + "\n", encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text(
+        '{"id": 0, "text": "x"}\n' + deep + "\n", encoding="utf-8"
+    )
     config = IndexConfig(input=str(tmp_path / "rows.jsonl"), text=("text",))
     (unit,) = units(config)
     good, bad = items(unit, config, {})
@@ -65,8 +71,13 @@ def test_a_hundred_levels_are_read() -> None:
 
 
 def test_a_row_that_has_a_key_twice_is_refused_with_its_line(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text('{"id": "c", "title": "x"}\n' + TWICE + "\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"rows\.jsonl, line 2 is not JSON \(the key 'id' is written twice"):
+    (tmp_path / "rows.jsonl").write_text(
+        '{"id": "c", "title": "x"}\n' + TWICE + "\n", encoding="utf-8"
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"rows\.jsonl, line 2 is not JSON \(the key 'id' is written twice",
+    ):
         list(read_rows(RowsConfig(input="rows.jsonl"), tmp_path))
 
 
@@ -76,7 +87,12 @@ def test_a_sample_that_has_a_key_twice_is_refused() -> None:
 
 
 def test_a_model_directory_that_has_a_key_twice_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"embed_dim": 8, "embed_dim": 16}', encoding="utf-8")
+    (tmp_path / "config.json").write_text(
+        '{"embed_dim": 8, "embed_dim": 16}', encoding="utf-8"
+    )
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ValueError, match=r"config\.json is not JSON \(the key 'embed_dim' is written twice"):
+    with pytest.raises(
+        ValueError,
+        match=r"config\.json is not JSON \(the key 'embed_dim' is written twice",
+    ):
         load_model(tmp_path)

@@ -55,12 +55,16 @@ def run(show: bool | None) -> None:
 
 
 @pytest.mark.parametrize("show", [None, False])
-def test_nothing_is_written_of_what_is_short(show: bool | None, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_written_of_what_is_short(
+    show: bool | None, capfd: pytest.CaptureFixture[str]
+) -> None:
     run(show)
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_bar_that_is_asked_for_leaves_one_line_in_a_log(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_bar_that_is_asked_for_leaves_one_line_in_a_log(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     run(True)
     assert capfd.readouterr() == ("", "embedding 1,200/1,200, 0:00 (writing)\n")
 
@@ -112,7 +116,16 @@ def test_a_rate_is_that_of_the_last_lines() -> None:
         clock.now = 30.0 * number
         progress.advance(3000 + 300 * (number - 1))
         rates.append(progress.line().split(", ")[1])
-    assert rates == ["100/s", "55.0/s", "40.0/s", "32.5/s", "10.0/s", "10.0/s", "10.0/s", "10.0/s"]
+    assert rates == [
+        "100/s",
+        "55.0/s",
+        "40.0/s",
+        "32.5/s",
+        "10.0/s",
+        "10.0/s",
+        "10.0/s",
+        "10.0/s",
+    ]
 
 
 def test_what_an_earlier_run_did_is_not_in_the_rate() -> None:
@@ -164,18 +177,25 @@ def test_a_rate_below_one_is_said_as_its_inverse(rate: float, said: str) -> None
     assert describe_rate(rate) == said
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(0.4, "0:00"), (59.6, "1:00"), (754, "12:34"), (10_800, "3:00:00")])
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0:00"), (59.6, "1:00"), (754, "12:34"), (10_800, "3:00:00")],
+)
 def test_seconds_are_read_off_as_on_a_clock(seconds: float, said: str) -> None:
     assert describe_seconds(seconds) == said
 
 
-def test_an_error_goes_through_and_no_last_line_says_that_all_is_done(capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_error_goes_through_and_no_last_line_says_that_all_is_done(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(KeyError, match="inside"), progress_bar("reading", 3, True):
         raise KeyError("inside")
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_table_is_whole_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_is_whole_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     file = io.StringIO()
     monkeypatch.setattr(sys, "stdout", file)
@@ -184,7 +204,9 @@ def test_a_table_is_whole_where_there_is_no_terminal(monkeypatch: pytest.MonkeyP
     table.add_row(name, "0.970")
     open_console().print(table)
     assert name.strip() in file.getvalue()
-    assert max(map(len, file.getvalue().splitlines())) < len(name) + 20  # no line is filled up
+    assert (
+        max(map(len, file.getvalue().splitlines())) < len(name) + 20
+    )  # no line is filled up
 
 
 def test_a_width_that_is_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +217,9 @@ def test_a_width_that_is_asked_for_is_kept(monkeypatch: pytest.MonkeyPatch) -> N
 def on_a_terminal(program: str) -> str:
     ours, theirs = os.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
-    subprocess.run([sys.executable, "-c", program], stderr=theirs, env=environment, check=True)
+    subprocess.run(
+        [sys.executable, "-c", program], stderr=theirs, env=environment, check=True
+    )
     os.close(theirs)
     shown = os.read(ours, 100_000).decode()
     os.close(ours)

@@ -26,5 +26,15 @@ def test_all_that_does_not_fit_is_one_short_sentence() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_values_that_are_not_finite_are_refused(value: float) -> None:
-    with pytest.raises(ValueError, match=r"a file has 2 tensors with values that are not finite .*, first 'a', 'c'; "):
-        check_finite("a file", {"c": torch.tensor([1.0, value]), "a": torch.tensor(value), "b": torch.ones(1)})
+    with pytest.raises(
+        ValueError,
+        match=r"a file has 2 tensors with values that are not finite .*, first 'a', 'c'; ",
+    ):
+        check_finite(
+            "a file",
+            {
+                "c": torch.tensor([1.0, value]),
+                "a": torch.tensor(value),
+                "b": torch.ones(1),
+            },
+        )

@@ -20,7 +20,9 @@ class Found(NamedTuple):
     missing: str  # the path that is not here; "" if all are
 
 
-def check_data(config: TrainConfig, world_size: int | None = None) -> dict[tuple[int, str, str], Found]:
+def check_data(
+    config: TrainConfig, world_size: int | None = None
+) -> dict[tuple[int, str, str], Found]:
     """By stage, task and source, what is there.
 
     world_size: how many processes the run will have, if that is known.
@@ -39,7 +41,9 @@ def check_data(config: TrainConfig, world_size: int | None = None) -> dict[tuple
                 sizes = None if missing else _sizes(config, settings)
                 found[place] = Found(None if sizes is None else sum(sizes), missing)
                 if sizes is not None:
-                    orders[place] = make_order(name, task, source, sizes, (config.seed, number, name, source))
+                    orders[place] = make_order(
+                        name, task, source, sizes, (config.seed, number, name, source)
+                    )
     if len(orders) == len(found):
         Plan(config.plan, orders)
     return found
@@ -63,8 +67,16 @@ def _sizes(config: TrainConfig, source: SourceConfig) -> list[int] | None:
         return None
     sizes = []
     for shard in find_shards(paths):
-        index = None if isinstance(shard, str) or is_compressed(shard) else read_sidecar(sidecar(shard))
-        if index is None or isinstance(shard, str) or index.tar_size != shard.stat().st_size:
+        index = (
+            None
+            if isinstance(shard, str) or is_compressed(shard)
+            else read_sidecar(sidecar(shard))
+        )
+        if (
+            index is None
+            or isinstance(shard, str)
+            or index.tar_size != shard.stat().st_size
+        ):
             return None
         sizes.append(len(index))
     return sizes

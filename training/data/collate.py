@@ -13,7 +13,13 @@ from torch import Tensor
 
 from unimodal.config import PreprocessConfig
 from unimodal.preprocess.tokenizers import Tokenizer
-from unimodal.shards.sample import Sample, captions_of, image_bytes_of, label_of, text_pair_of
+from unimodal.shards.sample import (
+    Sample,
+    captions_of,
+    image_bytes_of,
+    label_of,
+    text_pair_of,
+)
 
 from ..config import TaskConfig
 from .mixture import BatchPlace
@@ -29,8 +35,12 @@ class Example(NamedTuple):
     key: str
     pixels: NDArray[np.uint8] | None  # (3, S, S)
     texts: tuple[str, ...]  # (caption,) or (query, document, negative, ...)
-    ids: tuple[int, ...]  # of its two contents and its label: pairs that share one are not each other's negatives
-    scores: tuple[float, ...] = ()  # how close the two are, or a teacher's similarities of document and negatives
+    ids: tuple[
+        int, ...
+    ]  # of its two contents and its label: pairs that share one are not each other's negatives
+    scores: tuple[
+        float, ...
+    ] = ()  # how close the two are, or a teacher's similarities of document and negatives
 
 
 class Skipped(NamedTuple):
@@ -61,12 +71,18 @@ class Batch(NamedTuple):
     texts: TokenLists  # image-text: B captions; text-text: B queries, B documents, then B x K hard negatives
     ids: Tensor  # (B, A) int64, of what each pair consists of
     hard_negative_ids: Tensor  # (B, K) int64
-    scores: Tensor | None  # (B, 1) how close each pair is, or (B, 1 + K) a teacher's similarities
+    scores: (
+        Tensor | None
+    )  # (B, 1) how close each pair is, or (B, 1 + K) a teacher's similarities
     skipped: list[Skipped]
 
 
 def make_example(
-    sample: Sample, task: TaskConfig, preprocess: PreprocessConfig, prompts: dict[str, str], draw: np.random.Generator
+    sample: Sample,
+    task: TaskConfig,
+    preprocess: PreprocessConfig,
+    prompts: dict[str, str],
+    draw: np.random.Generator,
 ) -> Example:
     """Decode a sample as its task wants it; `draw` decides crop, flip and caption.
 
@@ -79,7 +95,12 @@ def make_example(
         content = image_bytes_of(sample)
         pixels = train_pixels(content, preprocess, task.augment, draw)
         caption = _choose(captions, task.caption, draw)
-        return Example(sample.key, pixels.numpy(), (caption,), _ids(label_of(sample), content, caption.encode()))
+        return Example(
+            sample.key,
+            pixels.numpy(),
+            (caption,),
+            _ids(label_of(sample), content, caption.encode()),
+        )
     pair = text_pair_of(sample)
     if len(pair.negatives) < task.num_negatives:
         raise ValueError(
@@ -88,25 +109,37 @@ def make_example(
     scores: tuple[float, ...] = ()
     if task.loss == "cosent":
         if pair.score is None:
-            raise ValueError(f"sample {sample.key!r} has no score and the loss is cosent.")
+            raise ValueError(
+                f"sample {sample.key!r} has no score and the loss is cosent."
+            )
         scores = (pair.score,)
     elif task.loss == "distillation":
         if not pair.teacher:
-            raise ValueError(f"sample {sample.key!r} has no teacher and the loss is distillation.")
+            raise ValueError(
+                f"sample {sample.key!r} has no teacher and the loss is distillation."
+            )
         scores = pair.teacher[: 1 + task.num_negatives]
     query = prompts.get("query", "")
     document = prompts.get("document", "")
     others = (pair.document, *pair.negatives[: task.num_negatives])
     texts = (query + pair.query, *(document + other for other in others))
     return Example(
-        sample.key, None, texts, _ids(pair.label, *(text.encode() for text in (pair.query, *others))), scores
+        sample.key,
+        None,
+        texts,
+        _ids(pair.label, *(text.encode() for text in (pair.query, *others))),
+        scores,
     )
 
 
 def _ids(label: str, *contents: bytes) -> tuple[int, ...]:
     """A hash of each content, the label's after the second (of a pair without a label, the first content's again)."""
     hashed = [_hash(content) for content in contents]
-    return (*hashed[:2], _hash(f"label {label}".encode()) if label else hashed[0], *hashed[2:])
+    return (
+        *hashed[:2],
+        _hash(f"label {label}".encode()) if label else hashed[0],
+        *hashed[2:],
+    )
 
 
 def _hash(content: bytes) -> int:
@@ -126,14 +159,18 @@ class Piece(NamedTuple):
 
     keys: list[str]
     pixels: Shared | None  # (n, 3, S, S) uint8
-    texts: list[tuple[NDArray[np.int32], list[int]]]  # token ids and lengths: n captions; or n queries, n documents,
+    texts: list[
+        tuple[NDArray[np.int32], list[int]]
+    ]  # token ids and lengths: n captions; or n queries, n documents,
     # and n x K hard negatives
     ids: NDArray[np.int64]  # (n, A + K)
     scores: NDArray[np.float64]  # (n, 0), (n, 1) or (n, 1 + K)
     skipped: list[Skipped]
 
 
-def collate(examples: Sequence[Example], skipped: list[Skipped], tokenizer: Tokenizer) -> Piece:
+def collate(
+    examples: Sequence[Example], skipped: list[Skipped], tokenizer: Tokenizer
+) -> Piece:
     """Stack a few examples and tokenise their texts."""
     sides = [[example.texts[0] for example in examples]]
     if len(examples[0].texts) > 1:
@@ -173,11 +210,17 @@ def merge(place: BatchPlace, size: int, pieces: Iterable[Piece]) -> Batch:
             if len(array) == size:
                 pixels = torch.from_numpy(array)  # all there is: as it came
             else:
-                pixels = torch.empty(size, *array.shape[1:], dtype=torch.uint8) if pixels is None else pixels
+                pixels = (
+                    torch.empty(size, *array.shape[1:], dtype=torch.uint8)
+                    if pixels is None
+                    else pixels
+                )
                 pixels.numpy()[start : start + len(array)] = array
         taken.append(piece._replace(pixels=None))
         del piece
-    texts = [piece.texts[side] for side in range(len(taken[0].texts)) for piece in taken]
+    texts = [
+        piece.texts[side] for side in range(len(taken[0].texts)) for piece in taken
+    ]
     ids = torch.from_numpy(np.concatenate([piece.ids for piece in taken]))
     scores = torch.from_numpy(np.concatenate([piece.scores for piece in taken]))
     return Batch(

@@ -29,7 +29,12 @@ class Fed(NamedTuple):
 class Feed:
     """The batches of a run, a step's at a time, fetched by a thread."""
 
-    def __init__(self, batches: Iterator[list[Batch]], ahead: bool = True, workers: Sequence[BaseProcess] = ()) -> None:
+    def __init__(
+        self,
+        batches: Iterator[list[Batch]],
+        ahead: bool = True,
+        workers: Sequence[BaseProcess] = (),
+    ) -> None:
         """ahead: put the next step's together while one is computed; it takes the memory of one more.
 
         workers: the processes of the loader, which may grow while it starts them; `close` kills them and no others.
@@ -39,7 +44,9 @@ class Feed:
         self._ahead = ahead
         self._wanted = threading.Semaphore(int(ahead))
         self._is_closed = threading.Event()
-        self._thread = threading.Thread(target=self._fetch, args=(batches,), daemon=True, name="feed")
+        self._thread = threading.Thread(
+            target=self._fetch, args=(batches,), daemon=True, name="feed"
+        )
         self._thread.start()
 
     def next(self, signals: StopSignals) -> Fed:

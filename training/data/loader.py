@@ -51,9 +51,16 @@ class StepDataset(Dataset[Piece]):
     """Where a piece lies -> the piece; a pure function, so workers share nothing."""
 
     def __init__(
-        self, stages: Sequence[Stage], data_root: str, model: ModelConfig, tokenizer: Tokenizer, seed: int,
-        rank: int = 0, world_size: int = 1, storage: StorageConfig | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        stages: Sequence[Stage],
+        data_root: str,
+        model: ModelConfig,
+        tokenizer: Tokenizer,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        storage: StorageConfig | None = None,
+    ) -> None:
         """Opens every source; raises ValueError for a missing or too small one, and if ranks do not fit the streams."""
         assert model.text is not None
         self._stages = stages
@@ -63,8 +70,12 @@ class StepDataset(Dataset[Piece]):
         self.shards: dict[str, ShardSet] = {}  # by the name of the source's path
         self._slots: dict[tuple[int, str], list[int]] = {}
         lengths = {task.max_length for stage in stages for task in stage.tasks.values()}
-        self._tokenizers = {length: tokenizer.with_max_length(model.text, length) for length in lengths}
-        self._prefetched: dict[tuple[object, ...], tuple[int, int]] = {}  # of each source: epoch and window
+        self._tokenizers = {
+            length: tokenizer.with_max_length(model.text, length) for length in lengths
+        }
+        self._prefetched: dict[
+            tuple[object, ...], tuple[int, int]
+        ] = {}  # of each source: epoch and window
         orders = {}
         for number, stage in enumerate(stages):
             for name, task in stage.tasks.items():
@@ -73,15 +84,28 @@ class StepDataset(Dataset[Piece]):
                         f"max_length {task.max_length} of task {name!r} is over the text tower's "
                         f"{model.text.max_length}; set tasks.{name}.max_length to {model.text.max_length}."
                     )
-                self._slots[number, name] = slots_of_rank(task.global_batch, task.num_streams, rank, world_size)
+                self._slots[number, name] = slots_of_rank(
+                    task.global_batch, task.num_streams, rank, world_size
+                )
                 for source, settings in task.sources.items():
-                    shards = self._open(settings, storage, show_progress=None if rank == 0 else False)
+                    shards = self._open(
+                        settings, storage, show_progress=None if rank == 0 else False
+                    )
                     key = (seed, number, name, source)
-                    orders[number, name, source] = make_order(name, task, source, shards.num_samples, key)
+                    orders[number, name, source] = make_order(
+                        name, task, source, shards.num_samples, key
+                    )
         self.plan = Plan(stages, orders)
-        self._fingerprints = {path: shards.fingerprint() for path, shards in self.shards.items()}
+        self._fingerprints = {
+            path: shards.fingerprint() for path, shards in self.shards.items()
+        }
 
-    def _open(self, settings: SourceConfig, storage: StorageConfig | None, show_progress: bool | None) -> ShardSet:
+    def _open(
+        self,
+        settings: SourceConfig,
+        storage: StorageConfig | None,
+        show_progress: bool | None,
+    ) -> ShardSet:
         name = _name(settings)
         if name not in self.shards:
             paths = [below(self._root, path) for path in settings.paths]
@@ -93,19 +117,29 @@ class StepDataset(Dataset[Piece]):
         batch = place.batch
         task = self._stages[batch.stage].tasks[batch.task]
         slots = self._slots[batch.stage, batch.task]
-        places = [self.plan.slot_at(batch, slot) for slot in slots[place.start : place.stop]]
+        places = [
+            self.plan.slot_at(batch, slot) for slot in slots[place.start : place.stop]
+        ]
         self._prefetch(batch, {at.source: at for at, _ in places}.values())
         skipped: list[Skipped] = []
-        samples = self._read_mixed(places) if task.mixed else self._read(batch, slots[place.start : place.stop])
+        samples = (
+            self._read_mixed(places)
+            if task.mixed
+            else self._read(batch, slots[place.start : place.stop])
+        )
         examples = [
-            self._example(at, slot, sample, skipped) for (at, slot), sample in zip(places, samples, strict=True)
+            self._example(at, slot, sample, skipped)
+            for (at, slot), sample in zip(places, samples, strict=True)
         ]
         return collate(examples, skipped, self._tokenizers[task.max_length])
 
     def pieces_of(self, place: BatchPlace) -> Iterator[PiecePlace]:
         """The pieces of a batch."""
         size = self.size_of(place)
-        return (PiecePlace(place, start, min(start + PIECE, size)) for start in range(0, size, PIECE))
+        return (
+            PiecePlace(place, start, min(start + PIECE, size))
+            for start in range(0, size, PIECE)
+        )
 
     def size_of(self, place: BatchPlace) -> int:
         """Samples of a batch that are this rank's."""
@@ -122,12 +156,19 @@ class StepDataset(Dataset[Piece]):
 
     def _pieces_in_memory(self) -> int:
         size = self._model.preprocess.image_size
-        pictures = any(task.kind == "image-text" for stage in self._stages for task in stage.tasks.values())
+        pictures = any(
+            task.kind == "image-text"
+            for stage in self._stages
+            for task in stage.tasks.values()
+        )
         return _AHEAD // (PIECE * 3 * size * size if pictures else 1 << 20)
 
     def _pieces_in_step(self) -> int:
         return max(
-            sum(task.accumulate * -(-len(self._slots[number, name]) // PIECE) for name, task in stage.tasks.items())
+            sum(
+                task.accumulate * -(-len(self._slots[number, name]) // PIECE)
+                for name, task in stage.tasks.items()
+            )
             for number, stage in enumerate(self._stages)
         )
 
@@ -138,20 +179,32 @@ class StepDataset(Dataset[Piece]):
     def shard_rows(self) -> list[dict[str, Any]]:
         """Of every shard: its source's path, name, samples, digest (of a few places), hash of all samples, cut."""
         return [
-            {"path": path, "shard": str(shard).rpartition("/")[2], "samples": samples, "digest": digest,
-             "contents": contents, "cut": shards.truncated.get(shard, "")}
+            {
+                "path": path,
+                "shard": str(shard).rpartition("/")[2],
+                "samples": samples,
+                "digest": digest,
+                "contents": contents,
+                "cut": shards.truncated.get(shard, ""),
+            }
             for path, shards in self.shards.items()
             for shard, samples, digest, contents in zip(
-                shards.paths, shards.num_samples, shards.digests, shards.contents, strict=True
+                shards.paths,
+                shards.num_samples,
+                shards.digests,
+                shards.contents,
+                strict=True,
             )
-        ]  # fmt: skip
+        ]
 
     def seen(self, step: int) -> list[dict[str, Any]]:
         """What a model has seen before a step: the samples of each source in each epoch."""
         rows = self.plan.seen(step)
         for row in rows:
             number = row.pop("number")
-            row["path"] = _name(self._stages[number].tasks[row["task"]].sources[row["source"]])
+            row["path"] = _name(
+                self._stages[number].tasks[row["task"]].sources[row["source"]]
+            )
         return rows
 
     def digest(self, steps: int) -> str:
@@ -159,11 +212,15 @@ class StepDataset(Dataset[Piece]):
         spread = range(0, steps, max(1, steps // 256))
         places = [place for step in spread for place in self.plan.batches_at(step)]
         firsts = [self._sample_at(*self.plan.slot_at(place, 0)) for place in places]
-        return hashlib.blake2b(repr((places, firsts)).encode(), digest_size=8).hexdigest()
+        return hashlib.blake2b(
+            repr((places, firsts)).encode(), digest_size=8
+        ).hexdigest()
 
     def _source(self, place: BatchPlace) -> tuple[Order, ShardSet]:
         settings = self._stages[place.stage].tasks[place.task].sources[place.source]
-        return self.plan.orders[place.stage, place.task, place.source], self.shards[_name(settings)]
+        return self.plan.orders[place.stage, place.task, place.source], self.shards[
+            _name(settings)
+        ]
 
     def _sample_at(self, place: BatchPlace, slot: int) -> tuple[int, int]:
         return self._source(place)[0].sample_at(place.epoch, place.step, slot)
@@ -180,19 +237,31 @@ class StepDataset(Dataset[Piece]):
         samples: dict[int, Sample] = {}
         for numbers in by_source.values():
             shards = self._source(places[numbers[0]][0])[1]
-            samples.update(zip(numbers, shards.read_many([self._sample_at(*places[n]) for n in numbers]), strict=True))
+            samples.update(
+                zip(
+                    numbers,
+                    shards.read_many([self._sample_at(*places[n]) for n in numbers]),
+                    strict=True,
+                )
+            )
         return [samples[number] for number in range(len(places))]
 
-    def _example(self, place: BatchPlace, slot: int, sample: Sample, skipped: list[Skipped]) -> Example:
+    def _example(
+        self, place: BatchPlace, slot: int, sample: Sample, skipped: list[Skipped]
+    ) -> Example:
         task = self._stages[place.stage].tasks[place.task]
         order, shards = self._source(place)
         draw = generator(self._seed, place, slot, "augment")
         shard, row = order.sample_at(place.epoch, place.step, slot)
         for attempt in range(MAX_SUBSTITUTES):
             try:
-                return make_example(sample, task, self._model.preprocess, self._model.prompts, draw)
+                return make_example(
+                    sample, task, self._model.preprocess, self._model.prompts, draw
+                )
             except ValueError as error:
-                skipped.append(Skipped(str(shards.paths[shard]), sample.key, str(error)))
+                skipped.append(
+                    Skipped(str(shards.paths[shard]), sample.key, str(error))
+                )
             shard, row = order.substitute_at(place.epoch, place.step, slot, attempt)
             sample = shards.read(shard, row)
         path = below(self._root, task.sources[place.source].paths[0])
@@ -206,11 +275,16 @@ class StepDataset(Dataset[Piece]):
         for place in places:
             order, shards = self._source(place)
             window = order.window_at(place.step)
-            if not shards.is_remote or self._prefetched.get(place[:3]) == (place.epoch, window):
+            if not shards.is_remote or self._prefetched.get(place[:3]) == (
+                place.epoch,
+                window,
+            ):
                 continue
             self._prefetched[place[:3]] = place.epoch, window
             num_streams = self._stages[batch.stage].tasks[batch.task].num_streams
-            streams = sorted({slot % num_streams for slot in self._slots[batch.stage, batch.task]})
+            streams = sorted(
+                {slot % num_streams for slot in self._slots[batch.stage, batch.task]}
+            )
             shards.prefetch(order.shards_in(place.epoch, window, streams))
             shards.prefetch(order.shards_in(place.epoch, window + 1, streams))
 
@@ -236,7 +310,11 @@ class LoaderContext(ForkServerContext):
 
 
 def steps_from(
-    dataset: StepDataset, start: int, stop: int, workers: int, context: LoaderContext | None = None
+    dataset: StepDataset,
+    start: int,
+    stop: int,
+    workers: int,
+    context: LoaderContext | None = None,
 ) -> Iterator[list[Batch]]:
     """The batches of steps start .. stop - 1, whose pieces are prefetched by worker processes.
 
@@ -245,7 +323,9 @@ def steps_from(
     The loader has a generator of its own: iter(DataLoader) draws from the global one otherwise, and a resumed run would
     part from one that never stopped.
     """
-    places = (place for step in range(start, stop) for place in dataset.plan.batches_at(step))
+    places = (
+        place for step in range(start, stop) for place in dataset.plan.batches_at(step)
+    )
     settings: dict[str, Any] = {}
     if workers:
         get_temp_dir()  # of this process: the workers' sockets go in there too, and go with it
@@ -267,7 +347,11 @@ def steps_from(
     pieces = _raised(iter(loader))
     for step in range(start, stop):
         yield [
-            merge(place, dataset.size_of(place), islice(pieces, sum(1 for _ in dataset.pieces_of(place))))
+            merge(
+                place,
+                dataset.size_of(place),
+                islice(pieces, sum(1 for _ in dataset.pieces_of(place))),
+            )
             for place in dataset.plan.batches_at(step)
         ]
 
@@ -304,13 +388,17 @@ class _Guard:
     def __call__(self, _worker: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if hasattr(signal, "sigwaitinfo"):  # which tells who sent it; Linux has it
-            signal.signal(signal.SIGTERM, lambda _number, _frame: None)  # an ignored one is never waited for
+            signal.signal(
+                signal.SIGTERM, lambda _number, _frame: None
+            )  # an ignored one is never waited for
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             threading.Thread(target=self._obey, daemon=True).start()
         threading.Thread(target=_end_with_the_run, daemon=True).start()
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most if 0 < most < 1 << 16 else 1 << 16, most))
+            resource.setrlimit(
+                resource.RLIMIT_NOFILE, (most if 0 < most < 1 << 16 else 1 << 16, most)
+            )
 
     def _obey(self) -> None:
         while signal.sigwaitinfo({signal.SIGTERM}).si_pid != self._main:

@@ -26,7 +26,13 @@ class BatchPlace(NamedTuple):
     step: int  # within the source's epoch
 
 
-def make_order(name: str, task: TaskConfig, source: str, sizes: Sequence[int], key: tuple[object, ...]) -> Order:
+def make_order(
+    name: str,
+    task: TaskConfig,
+    source: str,
+    sizes: Sequence[int],
+    key: tuple[object, ...],
+) -> Order:
     """The order of one source of a task.
 
     sizes: samples in each shard. Raises ValueError, with a way out that works, if they do not fill one batch.
@@ -36,8 +42,16 @@ def make_order(name: str, task: TaskConfig, source: str, sizes: Sequence[int], k
     # Of mixed batches a source gives each stream a sample at a time.
     batch = num_streams if task.mixed else task.global_batch
     if num_samples // num_streams < batch // num_streams:
-        way_out = _way_out_mixed(task, num_samples) if task.mixed else _way_out(task, num_samples)
-        wanted = f"streams {num_streams}" if task.mixed else f"global_batch {task.global_batch}"
+        way_out = (
+            _way_out_mixed(task, num_samples)
+            if task.mixed
+            else _way_out(task, num_samples)
+        )
+        wanted = (
+            f"streams {num_streams}"
+            if task.mixed
+            else f"global_batch {task.global_batch}"
+        )
         raise ValueError(
             f"{wanted} of task {name!r} is larger than the source {source!r} of {num_samples:,} samples; {way_out}"
         )
@@ -56,8 +70,14 @@ def _way_out(task: TaskConfig, num_samples: int) -> str:
 
 
 def _way_out_mixed(task: TaskConfig, num_samples: int) -> str:
-    fitting = [count for count in range(1, num_samples + 1) if task.global_batch % count == 0]
-    return f"set streams to {fitting[-1]}." if fitting else "pack some, or take the source out."
+    fitting = [
+        count for count in range(1, num_samples + 1) if task.global_batch % count == 0
+    ]
+    return (
+        f"set streams to {fitting[-1]}."
+        if fitting
+        else "pack some, or take the source out."
+    )
 
 
 Orders = Mapping[tuple[int, str, str], Order]  # by stage, task and source
@@ -68,7 +88,9 @@ class Stretch(NamedTuple):
 
     start: int
     weights: tuple[float, ...]
-    counts: tuple[tuple[int, ...], ...]  # by stream: how often each source was there before
+    counts: tuple[
+        tuple[int, ...], ...
+    ]  # by stream: how often each source was there before
 
 
 class Mixture:
@@ -108,7 +130,11 @@ class Mixture:
 
 
 def lay_out(
-    task: TaskConfig, limits: Sequence[int | None], steps: int, past: Sequence[Stretch] = (), start: int = 0
+    task: TaskConfig,
+    limits: Sequence[int | None],
+    steps: int,
+    past: Sequence[Stretch] = (),
+    start: int = 0,
 ) -> Mixture:
     """The mixture of a task from a position on, after its past.
 
@@ -117,14 +143,22 @@ def lay_out(
     """
     stretches = list(past)
     num_streams = task.num_streams if task.mixed else 1
-    counts = Mixture(past).counts_at(start) if past else ((0,) * len(task.sources),) * num_streams
+    counts = (
+        Mixture(past).counts_at(start)
+        if past
+        else ((0,) * len(task.sources),) * num_streams
+    )
     weights = [source.weight for source in task.sources.values()]
     while True:
         for index, limit in enumerate(limits):
             if limit is not None and counts[0][index] >= limit:
                 weights[index] = 0.0
         if not any(weights):
-            way_out = "lower steps or raise epochs" if start else "raise epochs or lower accumulate"
+            way_out = (
+                "lower steps or raise epochs"
+                if start
+                else "raise epochs or lower accumulate"
+            )
             raise ValueError(
                 f"the sources {', '.join(task.sources)} are good for {start} steps of their task within their epochs, "
                 f"and it has {steps}; {way_out}."
@@ -151,7 +185,11 @@ def _first_with(stretch: Stretch, index: int, limit: int) -> int:
         high += high - stretch.start
     while low + 1 < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if mixture.counts_at(middle)[0][index] >= limit else (middle, high)
+        low, high = (
+            (low, middle)
+            if mixture.counts_at(middle)[0][index] >= limit
+            else (middle, high)
+        )
     return high
 
 
@@ -163,7 +201,9 @@ class Plan:
         self.orders = orders
         self.mixtures: dict[tuple[int, str], Mixture] = {}
         for (stage, name), steps in self._tasks().items():
-            self.mixtures[stage, name] = lay_out(stages[stage].tasks[name], self._limits(stage, name), steps)
+            self.mixtures[stage, name] = lay_out(
+                stages[stage].tasks[name], self._limits(stage, name), steps
+            )
 
     def _tasks(self) -> dict[tuple[int, str], int]:
         return task_steps_before(self.stages, sum(stage.steps for stage in self.stages))
@@ -171,7 +211,10 @@ class Plan:
     def _limits(self, stage: int, name: str) -> list[int | None]:
         task = self.stages[stage].tasks[name]
         return [
-            settings.epochs and settings.epochs * self.orders[stage, name, source].steps_per_epoch // task.accumulate
+            settings.epochs
+            and settings.epochs
+            * self.orders[stage, name, source].steps_per_epoch
+            // task.accumulate
             for source, settings in task.sources.items()
         ]
 
@@ -186,13 +229,22 @@ class Plan:
         for name, task_step in tasks_at(stage, stage_step):
             task = stage.tasks[name]
             if task.mixed:
-                batches = range(task_step * task.accumulate, (task_step + 1) * task.accumulate)
-                places += [BatchPlace(number, name, " + ".join(task.sources), 0, batch) for batch in batches]
+                batches = range(
+                    task_step * task.accumulate, (task_step + 1) * task.accumulate
+                )
+                places += [
+                    BatchPlace(number, name, " + ".join(task.sources), 0, batch)
+                    for batch in batches
+                ]
                 continue
             index, source_step = self.mixtures[number, name].source_at(task_step)
             source = list(task.sources)[index]
-            for batch in range(source_step * task.accumulate, (source_step + 1) * task.accumulate):
-                epoch, epoch_step = divmod(batch, self.orders[number, name, source].steps_per_epoch)
+            for batch in range(
+                source_step * task.accumulate, (source_step + 1) * task.accumulate
+            ):
+                epoch, epoch_step = divmod(
+                    batch, self.orders[number, name, source].steps_per_epoch
+                )
                 places.append(BatchPlace(number, name, source, epoch, epoch_step))
         return places
 
@@ -204,9 +256,13 @@ class Plan:
         rows = task.global_batch // task.num_streams
         stream = slot % task.num_streams
         position = place.step * rows + slot // task.num_streams
-        index, count = self.mixtures[place.stage, place.task].source_at(position, stream)
+        index, count = self.mixtures[place.stage, place.task].source_at(
+            position, stream
+        )
         source = list(task.sources)[index]
-        epoch, row = divmod(count, self.orders[place.stage, place.task, source].steps_per_epoch)
+        epoch, row = divmod(
+            count, self.orders[place.stage, place.task, source].steps_per_epoch
+        )
         return BatchPlace(place.stage, place.task, source, epoch, row), stream
 
     def resume(self, saved: Mapping[str, Any], step: int) -> list[str]:
@@ -217,7 +273,11 @@ class Plan:
             before = saved[f"{stage}/{name}"]
             task = self.stages[stage].tasks[name]
             past = [
-                Stretch(one["start"], tuple(one["weights"]), tuple(map(tuple, one["counts"])))
+                Stretch(
+                    one["start"],
+                    tuple(one["weights"]),
+                    tuple(map(tuple, one["counts"])),
+                )
                 for one in before["stretches"]
             ]
             changed = {
@@ -225,12 +285,16 @@ class Plan:
                 for source, new in _settings(task).items()
                 if new != (old := before["sources"][source])
             }
-            if not changed or done[stage, name] == steps:  # what is over stays as it was
+            if (
+                not changed or done[stage, name] == steps
+            ):  # what is over stays as it was
                 self.mixtures[stage, name] = Mixture(past)
                 continue
             position = self._position(task, done[stage, name])
             past = [stretch for stretch in past if stretch.start < position]
-            self.mixtures[stage, name] = lay_out(task, self._limits(stage, name), steps, past, position)
+            self.mixtures[stage, name] = lay_out(
+                task, self._limits(stage, name), steps, past, position
+            )
             for source, (old, new) in changed.items():
                 changes.append(
                     f"from step {step} on, source {source!r} of task {name!r} in stage {self.stages[stage].name!r} has "
@@ -259,31 +323,58 @@ class Plan:
             counts = self.mixtures[number, name].counts_at(self._position(task, done))
             for index, source in enumerate(task.sources):
                 order = self.orders[number, name, source]
-                batches = [stream[index] * (1 if task.mixed else task.accumulate) for stream in counts]
+                batches = [
+                    stream[index] * (1 if task.mixed else task.accumulate)
+                    for stream in counts
+                ]
                 size = 1 if task.mixed else task.global_batch
-                for first, last, found in _epochs([divmod(count, order.steps_per_epoch) for count in batches],
-                                                  order.steps_per_epoch):  # fmt: skip
+                for first, last, found in _epochs(
+                    [divmod(count, order.steps_per_epoch) for count in batches],
+                    order.steps_per_epoch,
+                ):
                     rows.append(
-                        {"number": number, "stage": self.stages[number].name, "task": name, "source": source,
-                         "epoch": first, "last_epoch": last, "samples": found * size, "of": order.num_samples}
-                    )  # fmt: skip
+                        {
+                            "number": number,
+                            "stage": self.stages[number].name,
+                            "task": name,
+                            "source": source,
+                            "epoch": first,
+                            "last_epoch": last,
+                            "samples": found * size,
+                            "of": order.num_samples,
+                        }
+                    )
         return rows
 
     @staticmethod
     def _position(task: TaskConfig, task_step: int) -> int:
-        return task_step * task.accumulate * task.global_batch // task.num_streams if task.mixed else task_step
+        return (
+            task_step * task.accumulate * task.global_batch // task.num_streams
+            if task.mixed
+            else task_step
+        )
 
 
-def _epochs(done: Sequence[tuple[int, int]], steps_per_epoch: int) -> list[tuple[int, int, int]]:
+def _epochs(
+    done: Sequence[tuple[int, int]], steps_per_epoch: int
+) -> list[tuple[int, int, int]]:
     """(first epoch, last epoch, steps in each); done: whole epochs of each stream, and its steps in the next."""
-    changes = sorted({0, *(whole for whole, _ in done), *(whole + 1 for whole, _ in done)})
+    changes = sorted(
+        {0, *(whole for whole, _ in done), *(whole + 1 for whole, _ in done)}
+    )
     found = []
     for first, end in pairwise(changes):
-        steps = sum(steps_per_epoch if first < whole else rest if first == whole else 0 for whole, rest in done)
+        steps = sum(
+            steps_per_epoch if first < whole else rest if first == whole else 0
+            for whole, rest in done
+        )
         if steps:
             found.append((first, end - 1, steps))
     return found
 
 
 def _settings(task: TaskConfig) -> dict[str, dict[str, Any]]:
-    return {source: {"weight": at.weight, "epochs": at.epochs} for source, at in task.sources.items()}
+    return {
+        source: {"weight": at.weight, "epochs": at.epochs}
+        for source, at in task.sources.items()
+    }

@@ -22,13 +22,21 @@ WINDOW = 4096
 def generator(*key: object) -> np.random.Generator:
     """A Philox generator that depends on the key alone."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64)))
+    return np.random.Generator(
+        np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64))
+    )
 
 
 class Order:
     """The order of one source. Its state is a cache: every answer is a function of the arguments."""
 
-    def __init__(self, sizes: Sequence[int], global_batch: int, num_streams: int, key: tuple[object, ...]) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        global_batch: int,
+        num_streams: int,
+        key: tuple[object, ...],
+    ) -> None:
         """sizes: samples in each shard, enough for one batch (`make_order` in mixture.py sees to it).
 
         key: what the order depends on besides the epoch, for example (seed, source).
@@ -37,7 +45,9 @@ class Order:
         self.num_samples = int(self.sizes.sum())
         self.num_streams = num_streams
         self.stream_length = self.num_samples // num_streams
-        self.per_step = global_batch // num_streams  # samples that a step takes from each stream
+        self.per_step = (
+            global_batch // num_streams
+        )  # samples that a step takes from each stream
         self.steps_per_epoch = self.stream_length // self.per_step
         self._key = key
         self._epoch = -1
@@ -49,16 +59,24 @@ class Order:
 
     def sample_at(self, epoch: int, step: int, slot: int) -> tuple[int, int]:
         """(shard, sample in it) for a slot of the global batch at a step of an epoch."""
-        return self._at(epoch, slot % self.num_streams, step * self.per_step + slot // self.num_streams)
+        return self._at(
+            epoch,
+            slot % self.num_streams,
+            step * self.per_step + slot // self.num_streams,
+        )
 
-    def samples_at(self, epoch: int, step: int, slots: Sequence[int]) -> list[tuple[int, int]]:
+    def samples_at(
+        self, epoch: int, step: int, slots: Sequence[int]
+    ) -> list[tuple[int, int]]:
         """`sample_at` of several slots of a step; a fifth of its cost each."""
         self._start(epoch)
         chosen = np.asarray(slots, dtype=np.int64)
         streams = chosen % self.num_streams
         positions = step * self.per_step + chosen // self.num_streams
         along = np.empty(len(chosen), dtype=np.int64)
-        for number, (stream, position) in enumerate(zip(streams.tolist(), positions.tolist(), strict=True)):
+        for number, (stream, position) in enumerate(
+            zip(streams.tolist(), positions.tolist(), strict=True)
+        ):
             window, place = divmod(position, WINDOW)
             along[number] = window * WINDOW + self._window(stream, window)[place]
         along = (along + streams * self.stream_length + self._turn) % self.num_samples
@@ -67,11 +85,22 @@ class Order:
         rows = along - (self._ends[indexes] - self.sizes[shards])
         return list(zip(shards.tolist(), rows.tolist(), strict=True))
 
-    def substitute_at(self, epoch: int, step: int, slot: int, attempt: int) -> tuple[int, int]:
+    def substitute_at(
+        self, epoch: int, step: int, slot: int, attempt: int
+    ) -> tuple[int, int]:
         """What stands in for a corrupt sample: one half an epoch away in the same stream, if it is long enough."""
-        position = step * self.per_step + slot // self.num_streams + self.stream_length // 2 + attempt
-        turns = attempt // self.stream_length  # a short stream is used up: take the next one
-        return self._at(epoch, (slot + turns) % self.num_streams, position % self.stream_length)
+        position = (
+            step * self.per_step
+            + slot // self.num_streams
+            + self.stream_length // 2
+            + attempt
+        )
+        turns = (
+            attempt // self.stream_length
+        )  # a short stream is used up: take the next one
+        return self._at(
+            epoch, (slot + turns) % self.num_streams, position % self.stream_length
+        )
 
     def window_at(self, step: int) -> int:
         """The window that the streams read at a step; the number of windows before it."""
@@ -86,7 +115,9 @@ class Order:
         if first > last:
             return []
         for stream in streams:
-            begin = (stream * self.stream_length + first + self._turn) % self.num_samples
+            begin = (
+                stream * self.stream_length + first + self._turn
+            ) % self.num_samples
             left = last - first + 1
             index = int(np.searchsorted(self._ends, begin, side="right"))
             while left > 0:
@@ -102,7 +133,9 @@ class Order:
         self._start(epoch)
         window, place = divmod(position, WINDOW)
         inside = self._window(stream, window)[place]
-        along = (stream * self.stream_length + window * WINDOW + int(inside) + self._turn) % self.num_samples
+        along = (
+            stream * self.stream_length + window * WINDOW + int(inside) + self._turn
+        ) % self.num_samples
         index = int(np.searchsorted(self._ends, along, side="right"))
         shard = int(self._shards[index])
         return shard, int(along - (self._ends[index] - self.sizes[shard]))
@@ -120,14 +153,20 @@ class Order:
         found = self._windows.get((stream, window))
         if found is None:
             length = min(WINDOW, self.stream_length - window * WINDOW)
-            found = generator(*self._key, self._epoch, "window", stream, window).permutation(length)
-            if len(self._windows) >= 2 * self.num_streams:  # a stream needs one window at a time
+            found = generator(
+                *self._key, self._epoch, "window", stream, window
+            ).permutation(length)
+            if (
+                len(self._windows) >= 2 * self.num_streams
+            ):  # a stream needs one window at a time
                 self._windows.pop(next(iter(self._windows)))
             self._windows[stream, window] = found
         return found
 
 
-def slots_of_rank(global_batch: int, num_streams: int, rank: int, world_size: int) -> list[int]:
+def slots_of_rank(
+    global_batch: int, num_streams: int, rank: int, world_size: int
+) -> list[int]:
     """The slots whose streams belong to a rank; raises ValueError unless the world size divides the streams."""
     if num_streams % world_size:
         raise ValueError(

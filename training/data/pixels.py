@@ -24,7 +24,13 @@ from PIL import Image
 from torch import Tensor
 
 from unimodal.config import PreprocessConfig
-from unimodal.preprocess.images import MAX_PIXELS, image_to_pixels, load_image, orientation_of, to_rgb
+from unimodal.preprocess.images import (
+    MAX_PIXELS,
+    image_to_pixels,
+    load_image,
+    orientation_of,
+    to_rgb,
+)
 
 from ..config import AugmentConfig
 
@@ -38,7 +44,10 @@ _TURNS: dict[object, tuple[bool, tuple[int, ...]]] = {
 
 
 def train_pixels(
-    content: bytes, preprocess: PreprocessConfig, augment: AugmentConfig, draw: np.random.Generator
+    content: bytes,
+    preprocess: PreprocessConfig,
+    augment: AugmentConfig,
+    draw: np.random.Generator,
 ) -> Tensor:
     """Decode an image, take a random crop of it, resize that and perhaps mirror it -> (3, S, S) uint8.
 
@@ -50,14 +59,22 @@ def train_pixels(
     """
     pixels = _decode_jpeg(content)
     image = load_image(content) if pixels is None else None
-    if image is not None and preprocess.transparency == "open_clip" and image.mode != "RGB":
+    if (
+        image is not None
+        and preprocess.transparency == "open_clip"
+        and image.mode != "RGB"
+    ):
         rows = _crop_as_stored(image, preprocess, draw_box(*image.size, augment, draw))
     else:
         if image is not None:
             rgb = to_rgb(image, preprocess.transparency)
             pixels = torch.from_numpy(np.array(rgb, dtype=np.uint8)).permute(2, 0, 1)
         assert pixels is not None
-        rows = _crop(pixels, preprocess, draw_box(pixels.shape[2], pixels.shape[1], augment, draw))
+        rows = _crop(
+            pixels,
+            preprocess,
+            draw_box(pixels.shape[2], pixels.shape[1], augment, draw),
+        )
 
     if augment.flip and draw.random() < 0.5:
         rows = rows[:, ::-1]
@@ -73,19 +90,27 @@ def _crop(pixels: Tensor, preprocess: PreprocessConfig, box: Box) -> NDArray[np.
     left, top, right, bottom = box
     size = preprocess.image_size
     # Channels last is how decoders write, and what torch resizes fastest.
-    crop = pixels[None, :, top:bottom, left:right].contiguous(memory_format=torch.channels_last)
-    resized = F.interpolate(crop, (size, size), mode=preprocess.interpolation, antialias=True)
+    crop = pixels[None, :, top:bottom, left:right].contiguous(
+        memory_format=torch.channels_last
+    )
+    resized = F.interpolate(
+        crop, (size, size), mode=preprocess.interpolation, antialias=True
+    )
     rows: NDArray[np.uint8] = resized[0].permute(1, 2, 0).numpy()
     return rows
 
 
-def _crop_as_stored(image: Image.Image, preprocess: PreprocessConfig, box: Box) -> NDArray[np.uint8]:
+def _crop_as_stored(
+    image: Image.Image, preprocess: PreprocessConfig, box: Box
+) -> NDArray[np.uint8]:
     """A box of an image that is made RGB after the resize, as evaluation does for such a model -> (S, S, 3)."""
     squash = preprocess.model_copy(update={"resize": "squash"})
     return image_to_pixels(image.crop(box), squash).permute(1, 2, 0).numpy()
 
 
-def draw_box(width: int, height: int, config: AugmentConfig, draw: np.random.Generator) -> Box:
+def draw_box(
+    width: int, height: int, config: AugmentConfig, draw: np.random.Generator
+) -> Box:
     """A random crop (Szegedy et al., 2015, as torchvision's RandomResizedCrop) of a picture of width x height.
 
     Where ten draws do not fit into the picture (it is too long for the share asked), the largest centred crop of the
@@ -173,8 +198,14 @@ def _jpeg_header(content: bytes) -> tuple[int, int, int, bool] | None:
             if found is not None:
                 return None
             height = int.from_bytes(content[place + 5 : place + 7], "big")
-            found = int.from_bytes(content[place + 7 : place + 9], "big"), height, content[place + 9]
-        elif not (0xE0 <= code <= 0xEF or code in (0xC4, 0xDB, 0xDD, 0xFE)):  # APPn, tables, restarts, comment
+            found = (
+                int.from_bytes(content[place + 7 : place + 9], "big"),
+                height,
+                content[place + 9],
+            )
+        elif not (
+            0xE0 <= code <= 0xEF or code in (0xC4, 0xDB, 0xDD, 0xFE)
+        ):  # APPn, tables, restarts, comment
             return None
         has_exif = has_exif or code == 0xE1
         place += 2 + length

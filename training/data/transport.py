@@ -25,7 +25,9 @@ class Shared:
         self.array = array
 
     def __reduce__(self) -> tuple[Callable[..., Shared], tuple[Any, ...]]:
-        if self.array.nbytes < _SMALL or not hasattr(os, "memfd_create"):  # Linux has it
+        if self.array.nbytes < _SMALL or not hasattr(
+            os, "memfd_create"
+        ):  # Linux has it
             return Shared, (self.array,)
         content = np.ascontiguousarray(self.array).reshape(-1).view(np.uint8).data
         descriptor = os.memfd_create("batch")

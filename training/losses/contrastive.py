@@ -31,7 +31,9 @@ class Negatives(NamedTuple):
     # gradient flows through the weights (LLaVE, Lan et al., 2025, eq. 4; EmbeddingGemma, Vera et al., 2025, eq. 1).
     hardness: float = 0.0
     hard_negative_hardness: float = 0.0
-    query_query: bool = False  # a query also sees the other queries (GTE, Li et al., 2023, eq. 2) ...
+    query_query: bool = (
+        False  # a query also sees the other queries (GTE, Li et al., 2023, eq. 2) ...
+    )
     document_document: bool = False  # ... and a document the other documents
 
 
@@ -39,10 +41,16 @@ PLAIN = Negatives()
 
 
 def info_nce(
-    query: Tensor, document: Tensor, scale: Tensor, hard_negatives: Tensor | None = None, *,
-    ids: Tensor | None = None, hard_negative_ids: Tensor | None = None, negatives: Negatives = PLAIN,
+    query: Tensor,
+    document: Tensor,
+    scale: Tensor,
+    hard_negatives: Tensor | None = None,
+    *,
+    ids: Tensor | None = None,
+    hard_negative_ids: Tensor | None = None,
+    negatives: Negatives = PLAIN,
     dims: Sequence[int] = (),
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """Symmetric InfoNCE (Radford et al., 2021, figure 3), with hard negatives Jina CLIP's InfoNCE+ (2024, eq. 2).
 
     query, document: (G, D) unit vectors, row i of one matches row i of the other.
@@ -62,11 +70,15 @@ def info_nce(
     total = torch.zeros((), dtype=query.dtype, device=query.device)
     for cross, hard, queries, documents in zip(
         similarities(query, document, dims),
-        similarities(query, hard_negatives.flatten(0, 1), dims) if hard_negatives is not None else repeat(None),
+        similarities(query, hard_negatives.flatten(0, 1), dims)
+        if hard_negatives is not None
+        else repeat(None),
         similarities(query, query, dims) if negatives.query_query else repeat(None),
-        similarities(document, document, dims) if negatives.document_document else repeat(None),
+        similarities(document, document, dims)
+        if negatives.document_document
+        else repeat(None),
         strict=False,
-    ):  # fmt: skip
+    ):
         positive = cross.diagonal()  # (G,)
 
         def logits(
@@ -81,24 +93,43 @@ def info_nce(
                 similar = seen.detach() > positive.detach()[:, None] + negatives.margin
                 similar = similar if curated is None else similar & ~curated
                 hidden = similar if hidden is None else hidden | similar
-            weighted = scale * seen + hardness * seen.detach() if hardness else scale * seen
-            return weighted if hidden is None else weighted.masked_fill(hidden, -torch.inf)
+            weighted = (
+                scale * seen + hardness * seen.detach() if hardness else scale * seen
+            )
+            return (
+                weighted if hidden is None else weighted.masked_fill(hidden, -torch.inf)
+            )
 
-        for_query = [scale * positive[:, None], logits(cross, no_negative, negatives.hardness)]
-        for_document = [scale * positive[:, None], logits(cross.T, no_negative, negatives.hardness)]
+        for_query = [
+            scale * positive[:, None],
+            logits(cross, no_negative, negatives.hardness),
+        ]
+        for_document = [
+            scale * positive[:, None],
+            logits(cross.T, no_negative, negatives.hardness),
+        ]
         if hard is not None:
-            for_query.append(logits(hard, hard_hidden, negatives.hard_negative_hardness, is_own))
+            for_query.append(
+                logits(hard, hard_hidden, negatives.hard_negative_hardness, is_own)
+            )
         if queries is not None:
             for_query.append(logits(queries, no_negative, negatives.hardness))
         if documents is not None:
             for_document.append(logits(documents, no_negative, negatives.hardness))
-        partitions = torch.cat(for_query, 1).logsumexp(1) + torch.cat(for_document, 1).logsumexp(1)  # (G,)
+        partitions = torch.cat(for_query, 1).logsumexp(1) + torch.cat(
+            for_document, 1
+        ).logsumexp(1)  # (G,)
         total = total + (partitions / 2 - scale * positive).mean()
     return total
 
 
 def own_negatives_loss(
-    query: Tensor, document: Tensor, hard_negatives: Tensor, scale: Tensor, *, dims: Sequence[int] = ()
+    query: Tensor,
+    document: Tensor,
+    hard_negatives: Tensor,
+    scale: Tensor,
+    *,
+    dims: Sequence[int] = (),
 ) -> Tensor:
     """Cross-entropy of each query's document among its own hard negatives alone; nothing of other queries is seen.
 
@@ -109,13 +140,21 @@ def own_negatives_loss(
     """
     candidates = torch.cat([document[:, None], hard_negatives], 1)  # (G, 1 + K, D)
     return _sum(
-        F.cross_entropy(scale * seen, torch.zeros(len(seen), dtype=torch.long, device=seen.device))
+        F.cross_entropy(
+            scale * seen, torch.zeros(len(seen), dtype=torch.long, device=seen.device)
+        )
         for seen in _own_similarities(query, candidates, dims)
     )
 
 
 def sigmoid_loss(
-    left: Tensor, right: Tensor, scale: Tensor, bias: Tensor, *, ids: Tensor | None = None, dims: Sequence[int] = ()
+    left: Tensor,
+    right: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    *,
+    ids: Tensor | None = None,
+    dims: Sequence[int] = (),
 ) -> Tensor:
     """Every pair of the batch is a yes-or-no question (SigLIP, Zhai et al., 2023, algorithm 1).
 
@@ -125,7 +164,9 @@ def sigmoid_loss(
     size = len(left)
     rows = max(1, _ROW_ELEMENTS // size)
 
-    def of_rows(start: int, left: Tensor, right: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    def of_rows(
+        start: int, left: Tensor, right: Tensor, scale: Tensor, bias: Tensor
+    ) -> Tensor:
         local = torch.arange(start, start + len(left), device=left.device)
         own = local[:, None] == torch.arange(size, device=left.device)  # (rows, G)
         hidden = None if ids is None else share_an_id(ids[local], ids) & ~own
@@ -133,14 +174,29 @@ def sigmoid_loss(
         for seen in similarities(left, right, dims):
             logits = scale * seen + bias
             losses = F.softplus(torch.where(own, -logits, logits))
-            total = total + (losses if hidden is None else losses.masked_fill(hidden, 0.0)).sum()
+            total = (
+                total
+                + (losses if hidden is None else losses.masked_fill(hidden, 0.0)).sum()
+            )
         return total
 
-    parts = ((start, left[start : start + rows], right, scale, bias) for start in range(0, size, rows))
-    return _sum(checkpoint(of_rows, *part, use_reentrant=False) for part in parts) / size
+    parts = (
+        (start, left[start : start + rows], right, scale, bias)
+        for start in range(0, size, rows)
+    )
+    return (
+        _sum(checkpoint(of_rows, *part, use_reentrant=False) for part in parts) / size
+    )
 
 
-def cosent_loss(left: Tensor, right: Tensor, scores: Tensor, scale: Tensor, *, dims: Sequence[int] = ()) -> Tensor:
+def cosent_loss(
+    left: Tensor,
+    right: Tensor,
+    scores: Tensor,
+    scale: Tensor,
+    *,
+    dims: Sequence[int] = (),
+) -> Tensor:
     """CoSENT for graded pairs: log(1 + sum of exp(scale (cos_j - cos_i)) over pairs i scored above j).
 
     Su Jianlin, 2022 (kexue.fm/archives/8847), as in sentence-transformers' CoSENTLoss.
@@ -150,14 +206,24 @@ def cosent_loss(left: Tensor, right: Tensor, scores: Tensor, scale: Tensor, *, d
     ordered = scores[:, None] > scores[None, :]  # (G, G)
 
     def of_cosines(cosine: Tensor) -> Tensor:
-        violations = (scale * (cosine[None, :] - cosine[:, None])).masked_fill(~ordered, -torch.inf)
+        violations = (scale * (cosine[None, :] - cosine[:, None])).masked_fill(
+            ~ordered, -torch.inf
+        )
         return torch.cat([violations.flatten(), violations.new_zeros(1)]).logsumexp(0)
 
-    return _sum(of_cosines(seen[:, 0]) for seen in _own_similarities(left, right[:, None], dims))
+    return _sum(
+        of_cosines(seen[:, 0]) for seen in _own_similarities(left, right[:, None], dims)
+    )
 
 
 def distillation_loss(
-    query: Tensor, candidates: Tensor, teacher: Tensor, scale: Tensor, teacher_scale: float, *, dims: Sequence[int] = ()
+    query: Tensor,
+    candidates: Tensor,
+    teacher: Tensor,
+    scale: Tensor,
+    teacher_scale: float,
+    *,
+    dims: Sequence[int] = (),
 ) -> Tensor:
     """KL divergence from a teacher's softmax over the candidates to ours (Hinton et al., 2015; MobileCLIP, 2024).
 
@@ -167,17 +233,31 @@ def distillation_loss(
     """
     wanted = (teacher_scale * teacher.to(query.dtype)).log_softmax(1)
     found = (
-        similarities(query, candidates, dims) if candidates.ndim == 2 else _own_similarities(query, candidates, dims)
+        similarities(query, candidates, dims)
+        if candidates.ndim == 2
+        else _own_similarities(query, candidates, dims)
     )
     return _sum(
-        F.kl_div((scale * seen).log_softmax(1), wanted, reduction="batchmean", log_target=True) for seen in found
+        F.kl_div(
+            (scale * seen).log_softmax(1),
+            wanted,
+            reduction="batchmean",
+            log_target=True,
+        )
+        for seen in found
     )
 
 
-def similarities(left: Tensor, right: Tensor, dims: Sequence[int] = ()) -> Iterator[Tensor]:
+def similarities(
+    left: Tensor, right: Tensor, dims: Sequence[int] = ()
+) -> Iterator[Tensor]:
     """(B, D), (C, D) unit vectors -> (B, C) cosines of each prefix, shortest first, and of the whole vectors."""
     return _prefix_cosines(
-        left, right, dims, lambda ours, theirs: ours @ theirs.T, lambda ours, theirs: ours[:, None] * theirs
+        left,
+        right,
+        dims,
+        lambda ours, theirs: ours @ theirs.T,
+        lambda ours, theirs: ours[:, None] * theirs,
     )
 
 
@@ -196,18 +276,26 @@ def inverse_norms(vectors: Tensor, dim: int) -> Tensor:
     return squares.clamp_min(torch.finfo(squares.dtype).tiny).rsqrt() * (squares > 0)
 
 
-def _own_similarities(query: Tensor, candidates: Tensor, dims: Sequence[int]) -> Iterator[Tensor]:
+def _own_similarities(
+    query: Tensor, candidates: Tensor, dims: Sequence[int]
+) -> Iterator[Tensor]:
     """(B, D), (B, C, D) -> (B, C) cosines of each query with its own candidates, prefix by prefix."""
     return _prefix_cosines(
-        query, candidates, dims,
-        lambda ours, theirs: (ours[:, None] * theirs).sum(-1), lambda ours, theirs: ours[:, None] * theirs,
-    )  # fmt: skip
+        query,
+        candidates,
+        dims,
+        lambda ours, theirs: (ours[:, None] * theirs).sum(-1),
+        lambda ours, theirs: ours[:, None] * theirs,
+    )
 
 
 def _prefix_cosines(
-    left: Tensor, right: Tensor, dims: Sequence[int],
-    multiply: Callable[[Tensor, Tensor], Tensor], lengths: Callable[[Tensor, Tensor], Tensor],
-) -> Iterator[Tensor]:  # fmt: skip
+    left: Tensor,
+    right: Tensor,
+    dims: Sequence[int],
+    multiply: Callable[[Tensor, Tensor], Tensor],
+    lengths: Callable[[Tensor, Tensor], Tensor],
+) -> Iterator[Tensor]:
     whole = left.shape[-1]
     start = 0
     products = None
@@ -218,7 +306,9 @@ def _prefix_cosines(
         if end == whole:  # unit vectors: nothing to normalise
             yield products
         else:
-            yield products * lengths(inverse_norms(left, end), inverse_norms(right, end))
+            yield products * lengths(
+                inverse_norms(left, end), inverse_norms(right, end)
+            )
 
 
 def _hard_negative_masks(

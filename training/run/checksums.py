@@ -42,7 +42,10 @@ def parse_checksums(content: bytes) -> dict[str, Checksum]:
     """The manifest's entries; raises ValueError if it is broken or names a file outside its folder."""
     try:
         files = json.loads(content)["files"]
-        found = {str(name): Checksum(int(entry["size"]), str(entry["sha256"])) for name, entry in files.items()}
+        found = {
+            str(name): Checksum(int(entry["size"]), str(entry["sha256"]))
+            for name, entry in files.items()
+        }
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(f"its {MANIFEST} is broken ({type(error).__name__})") from None
     for name in found:

@@ -49,13 +49,20 @@ class Lines:
 
 def skipped_rows(step: int, batches: list[Batch]) -> list[dict[str, Any]]:
     """This rank's corrupt samples of a step, for RUN/skipped.jsonl."""
-    return [{"step": step, **one._asdict()} for batch in batches for one in batch.skipped]
+    return [
+        {"step": step, **one._asdict()} for batch in batches for one in batch.skipped
+    ]
 
 
 def nonfinite_rows(step: int, batches: list[Batch]) -> list[dict[str, Any]]:
     """This rank's samples of a step whose loss or gradient was not finite, for RUN/nonfinite.jsonl."""
     return [
-        {"step": step, "task": batch.place.task, "source": batch.place.source, "samples": batch.keys}
+        {
+            "step": step,
+            "task": batch.place.task,
+            "source": batch.place.source,
+            "samples": batch.keys,
+        }
         for batch in batches
     ]
 
@@ -63,9 +70,13 @@ def nonfinite_rows(step: int, batches: list[Batch]) -> list[dict[str, Any]]:
 class MetricsLog:
     """RUN/metrics.jsonl and whatever else was asked for: averages since the last line, then validation scores."""
 
-    def __init__(self, run: Path, config: TrainConfig, step: int, state: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self, run: Path, config: TrainConfig, step: int, state: Mapping[str, Any] | None
+    ) -> None:
         """step, state: of the checkpoint that is resumed from; after it, the past is written anew."""
-        self.validations = [row for row in _cut(run / "metrics.jsonl", step) if _is_validation(row)]
+        self.validations = [
+            row for row in _cut(run / "metrics.jsonl", step) if _is_validation(row)
+        ]
         _cut(run / "skipped.jsonl", step)
         _cut(run / "nonfinite.jsonl", step)
         self._lines = Lines(run / "metrics.jsonl")
@@ -77,7 +88,11 @@ class MetricsLog:
 
     def state(self) -> dict[str, Any]:
         """Sums since the last line, for a checkpoint: the run that goes on from it writes the line that was due."""
-        return {"sums": dict(self._sums), "counts": dict(self._counts), "last": dict(self._last)}
+        return {
+            "sums": dict(self._sums),
+            "counts": dict(self._counts),
+            "last": dict(self._last),
+        }
 
     def note_failure(self, said: str) -> None:
         """Warn of something that could not be written, and count it; nothing if nothing is said."""
@@ -86,20 +101,36 @@ class MetricsLog:
             warnings.warn(said, stacklevel=2)
 
     def add(
-        self, batches: list[Batch], stats: StepStats, rate: float, skipped: float, waited: float, seconds: float
+        self,
+        batches: list[Batch],
+        stats: StepStats,
+        rate: float,
+        skipped: float,
+        waited: float,
+        seconds: float,
     ) -> None:
         """Take in one step: corrupt samples on all ranks, seconds in all, of which `waited` for data."""
         ranks = distributed.world_size()
-        found: list[tuple[str, float]] = [("data_wait", waited), ("step_seconds", seconds)]
+        found: list[tuple[str, float]] = [
+            ("data_wait", waited),
+            ("step_seconds", seconds),
+        ]
         found += [(f"{name}/masked", share) for name, share in stats.masked.items()]
         if stats.is_finite:  # others would make an average of nothing
-            found += [("grad_norm", stats.grad_norm), *((f"{name}/loss", loss) for name, loss in stats.losses.items())]
+            found += [
+                ("grad_norm", stats.grad_norm),
+                *((f"{name}/loss", loss) for name, loss in stats.losses.items()),
+            ]
         for name, loss in stats.losses.items():
             self._sums[f"{name}/seconds"] += seconds
             self._last[name] = loss
         for batch in batches:
             self._sums[f"{batch.place.task}/samples"] += len(batch.keys) * ranks
-        for name, value in (*found, ("chunks", stats.num_chunks), ("recomputed", stats.num_recomputed)):
+        for name, value in (
+            *found,
+            ("chunks", stats.num_chunks),
+            ("recomputed", stats.num_recomputed),
+        ):
             self._sums[name] += value
             self._counts[name] += 1
         self._sums["lr"] = rate
@@ -124,7 +155,9 @@ class MetricsLog:
             row[name] = self._sums[name] / count
         for name in self._last:
             if f"{name}/samples" in self._sums:
-                row[f"{name}/samples_per_s"] = self._sums[f"{name}/samples"] / self._sums[f"{name}/seconds"]
+                row[f"{name}/samples_per_s"] = (
+                    self._sums[f"{name}/samples"] / self._sums[f"{name}/seconds"]
+                )
                 row[f"{name}/scale"] = model.logit_scales[name].exp().item()
         self._sums.clear()
         self._counts.clear()
@@ -142,7 +175,9 @@ class MetricsLog:
             try:
                 sink(row)
             except OSError as error:
-                self.note_failure(f"a logger could not write ({error}); training goes on.")
+                self.note_failure(
+                    f"a logger could not write ({error}); training goes on."
+                )
 
     def has_validated(self, step: int) -> bool:
         """Whether the scores of a step are there."""
@@ -151,7 +186,11 @@ class MetricsLog:
     def last_validation(self) -> dict[str, float]:
         """The newest scores, by "task metric"."""
         newest = self.validations[-1] if self.validations else {}
-        return {name.removeprefix("val/"): value for name, value in newest.items() if name.startswith("val/")}
+        return {
+            name.removeprefix("val/"): value
+            for name, value in newest.items()
+            if name.startswith("val/")
+        }
 
     def close(self, step: int) -> None:
         """Write what no later line will say, and tell the sinks that the run is over."""
@@ -174,7 +213,9 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
             if number + 1 < len(lines):
-                raise ValueError(f"line {number + 1} of {file} is not JSON; mend or remove it.") from None
+                raise ValueError(
+                    f"line {number + 1} of {file} is not JSON; mend or remove it."
+                ) from None
     return rows
 
 
@@ -195,7 +236,9 @@ def _sinks(run: Path, config: TrainConfig) -> list[Sink]:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise ImportError('tensorboard=true needs tensorboard: pip install "unimodal[tensorboard]".') from None
+            raise ImportError(
+                'tensorboard=true needs tensorboard: pip install "unimodal[tensorboard]".'
+            ) from None
         writer = SummaryWriter(str(run / "tensorboard"))  # type: ignore[no-untyped-call]
 
         def to_tensorboard(row: dict[str, Any] | None) -> None:
@@ -211,10 +254,20 @@ def _sinks(run: Path, config: TrainConfig) -> list[Sink]:
         try:
             import wandb
         except ImportError:
-            raise ImportError('wandb=PROJECT needs wandb: pip install "unimodal[wandb]".') from None
+            raise ImportError(
+                'wandb=PROJECT needs wandb: pip install "unimodal[wandb]".'
+            ) from None
         session = wandb.init(
-            project=config.wandb, dir=str(run), name=run.name, id=run.name, resume="allow",
+            project=config.wandb,
+            dir=str(run),
+            name=run.name,
+            id=run.name,
+            resume="allow",
             config=config.model_dump(mode="json"),
-        )  # fmt: skip
-        sinks.append(lambda row: session.finish() if row is None else session.log(row, step=row["step"]))
+        )
+        sinks.append(
+            lambda row: (
+                session.finish() if row is None else session.log(row, step=row["step"])
+            )
+        )
     return sinks

@@ -23,7 +23,9 @@ from ..config import TrainConfig
 from .checksums import MANIFEST, parse_checksums, problem_of
 from .resume import LISTS, check_resumable, checkpoint_folder, step_of
 
-_DEADLINE = 60.0  # seconds that one file, or a list of files, is asked for when a run starts
+_DEADLINE = (
+    60.0  # seconds that one file, or a list of files, is asked for when a run starts
+)
 _TIMEOUT = 60.0
 _SLOWEST = 1e6  # seconds that an answer may take, and bytes a second beside it
 
@@ -77,7 +79,9 @@ def upload(
     def make_room() -> None:
         found = _checkpoints(fs, root)
         complete = [name for name in found if _is_complete(fs, f"{root}/{name}")]
-        later = [name for name in complete if name > folder.name]  # another machine may have gone on to them
+        later = [
+            name for name in complete if name > folder.name
+        ]  # another machine may have gone on to them
         kept = [name for name in complete if name not in later][-keep:]
         for name in found:
             if name not in (*kept, *later):
@@ -111,13 +115,17 @@ def fetch(mirror: str, run: Path, config: TrainConfig, after: int = -1) -> Path 
         part.mkdir(parents=True)
         problem = _fetch_checkpoint(fs, f"{root}/{name}", part, f"{mirror}/{name}")
         if not problem:
-            _fetch_lists(fs, root, run, folder.with_name(folder.name + ".lists"), mirror, config)
+            _fetch_lists(
+                fs, root, run, folder.with_name(folder.name + ".lists"), mirror, config
+            )
             replace_folder(part, folder)
             return folder
         shutil.rmtree(part)
         warnings.warn(f"{mirror}/{name} is passed over: {problem}.", stacklevel=2)
     if problem and after < 0:
-        raise ValueError(f"none of the checkpoints in {mirror} is whole; start anew with --overwrite, or set mirror=.")
+        raise ValueError(
+            f"none of the checkpoints in {mirror} is whole; start anew with --overwrite, or set mirror=."
+        )
     return None
 
 
@@ -150,7 +158,14 @@ def _fetch_checkpoint(fs: AbstractFileSystem, remote: str, part: Path, url: str)
     return problem_of(part)
 
 
-def _fetch_lists(fs: AbstractFileSystem, root: str, run: Path, part: Path, mirror: str, config: TrainConfig) -> None:
+def _fetch_lists(
+    fs: AbstractFileSystem,
+    root: str,
+    run: Path,
+    part: Path,
+    mirror: str,
+    config: TrainConfig,
+) -> None:
     """Put the lists there in the place of those in RUN, once it is known that they are of the same run."""
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
@@ -199,7 +214,9 @@ def _checkpoints(fs: AbstractFileSystem, root: str) -> list[str]:
 
 
 def _complete(fs: AbstractFileSystem, root: str) -> list[str]:
-    return [name for name in _checkpoints(fs, root) if _is_complete(fs, f"{root}/{name}")]
+    return [
+        name for name in _checkpoints(fs, root) if _is_complete(fs, f"{root}/{name}")
+    ]
 
 
 def _is_complete(fs: AbstractFileSystem, remote: str) -> bool:

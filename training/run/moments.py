@@ -34,7 +34,9 @@ class Moments(NamedTuple):
     offsets: dict[str, list[int]]  # where each begins in the whole tensor
 
 
-def moments_of(model: DualEncoder, optimizer: Optimizer, spare: Mapping[str, Tensor]) -> Moments:
+def moments_of(
+    model: DualEncoder, optimizer: Optimizer, spare: Mapping[str, Tensor]
+) -> Moments:
     """A copy of this rank's part; what is whole on every rank is rank 0's.
 
     spare: the tensors of an earlier copy that is no longer needed, or nothing.
@@ -59,7 +61,9 @@ def write_moments(folder: Path, moments: Moments) -> None:
     rank = distributed.rank()
     ranks = distributed.world_size()
     # DCP_SHARDING_INFO: as torch/distributed/checkpoint/_hf_utils.py names it.
-    sharding = {name: {"saved_offsets": offsets} for name, offsets in moments.offsets.items()}
+    sharding = {
+        name: {"saved_offsets": offsets} for name, offsets in moments.offsets.items()
+    }
     file = folder / FOLDER / f"rank-{rank:05d}-of-{ranks:05d}.safetensors"
     write_tensors(file, moments.tensors, {"DCP_SHARDING_INFO": json.dumps(sharding)})
 
@@ -78,7 +82,9 @@ def read_moments(folder: Path) -> dict[str, Tensor]:
         if isinstance(entry, TensorStorageMetadata)
     }
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # each rank reads by itself
+        warnings.filterwarnings(
+            "ignore", message="torch.distributed is disabled"
+        )  # each rank reads by itself
         load(whole, storage_reader=reader, no_dist=True)
     return whole
 
@@ -92,16 +98,28 @@ def load_moments(folder: Path, model: DualEncoder, optimizer: Optimizer) -> None
     trained = _in_optimizer_order(model, optimizer)
     unknown = entries.keys() - {name for name, _ in trained}
     if unknown:
-        raise ValueError(f"{folder} has optimiser state for {sorted(unknown)[0]!r}, which this recipe does not train.")
+        raise ValueError(
+            f"{folder} has optimiser state for {sorted(unknown)[0]!r}, which this recipe does not train."
+        )
     current = optimizer.state_dict()
     current["state"] = {
-        number: {key: shard_like(parameter, tensor) for key, tensor in entries[name].items()}
+        number: {
+            key: shard_like(parameter, tensor) for key, tensor in entries[name].items()
+        }
         for number, (name, parameter) in enumerate(trained)
         if name in entries
     }
     optimizer.load_state_dict(current)
 
 
-def _in_optimizer_order(model: DualEncoder, optimizer: Optimizer) -> list[tuple[str, nn.Parameter]]:
-    names: Mapping[int, str] = {id(parameter): name for name, parameter in trained_parameters(model)}
-    return [(names[id(parameter)], parameter) for group in optimizer.param_groups for parameter in group["params"]]
+def _in_optimizer_order(
+    model: DualEncoder, optimizer: Optimizer
+) -> list[tuple[str, nn.Parameter]]:
+    names: Mapping[int, str] = {
+        id(parameter): name for name, parameter in trained_parameters(model)
+    }
+    return [
+        (names[id(parameter)], parameter)
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    ]

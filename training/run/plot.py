@@ -21,7 +21,9 @@ def plot_run(run: Path) -> Path:
     """Draw RUN/metrics.jsonl into RUN/plots.png; raises ValueError if there is nothing to draw."""
     file = run / "metrics.jsonl"
     if not file.is_file():
-        raise ValueError(f"{file} does not exist; give the folder of a run that has logged at least once.")
+        raise ValueError(
+            f"{file} does not exist; give the folder of a run that has logged at least once."
+        )
     rows = read_rows(file)
     if not rows:
         raise ValueError(f"{file} is empty; wait until the run has logged once.")
@@ -32,7 +34,9 @@ def _draw(rows: list[dict[str, Any]], title: str, out: Path) -> Path:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ImportError('plots need matplotlib: pip install "unimodal[train]".') from None
+        raise ImportError(
+            'plots need matplotlib: pip install "unimodal[train]".'
+        ) from None
     validated = _series(rows, "val/")
     panels = [(name, _series(rows, "", ending)) for name, ending in PANELS]
     tasks: dict[str, dict[str, list[tuple[int, float]]]] = {}
@@ -48,7 +52,13 @@ def _draw(rows: list[dict[str, Any]], title: str, out: Path) -> Path:
         axes = figure.add_subplot(lines, columns, number + 1)
         for label, points in series.items():
             marker = "o" if len(points) < 20 else ""
-            axes.plot(*zip(*points, strict=True), label=label.split("/")[0], marker=marker, markersize=3, linewidth=1.3)
+            axes.plot(
+                *zip(*points, strict=True),
+                label=label.split("/")[0],
+                marker=marker,
+                markersize=3,
+                linewidth=1.3,
+            )
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("step", fontsize=8)
         axes.grid(alpha=0.3)
@@ -58,10 +68,16 @@ def _draw(rows: list[dict[str, Any]], title: str, out: Path) -> Path:
     return out
 
 
-def _series(rows: list[dict[str, Any]], start: str, ending: str = "") -> dict[str, list[tuple[int, float]]]:
+def _series(
+    rows: list[dict[str, Any]], start: str, ending: str = ""
+) -> dict[str, list[tuple[int, float]]]:
     found: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         for name, value in row.items():
-            if name.startswith(start) and name.endswith(ending) and (start or not name.startswith("val/")):
+            if (
+                name.startswith(start)
+                and name.endswith(ending)
+                and (start or not name.startswith("val/"))
+            ):
                 found.setdefault(name, []).append((row["step"], value))
     return found

@@ -20,21 +20,47 @@ from .checksums import problem_of
 # What a run writes into its folder beside checkpoints/: files that tell of it, which its mirror gets too, and models.
 LEDGER = "ledger.json"
 SHARDS = "shards.jsonl"
-LISTS = ("config.yaml", "metrics.jsonl", "skipped.jsonl", "nonfinite.jsonl", LEDGER, SHARDS)
+LISTS = (
+    "config.yaml",
+    "metrics.jsonl",
+    "skipped.jsonl",
+    "nonfinite.jsonl",
+    LEDGER,
+    SHARDS,
+)
 MODELS = ("model", "best")
 
 # What may differ between a run and its resumption: nothing here changes a weight beyond rounding (and dropout's masks).
 FREE_KEYS = (
-    "run", "data_root", "storage", "device", "workers", "timeout", "start_timeout", "parallel", "step", "log_every",
-    "save_every", "keep", "mirror", "tensorboard", "wandb", "eval", "max_skipped",
-)  # fmt: skip
+    "run",
+    "data_root",
+    "storage",
+    "device",
+    "workers",
+    "timeout",
+    "start_timeout",
+    "parallel",
+    "step",
+    "log_every",
+    "save_every",
+    "keep",
+    "mirror",
+    "tensorboard",
+    "wandb",
+    "eval",
+    "max_skipped",
+)
 # A source may get another part of the batches to come: checkpoints keep what came before (data/mixture.py).
-_FREE_IN_SOURCES = re.compile(r"(stages\.\d+\.)?tasks\.[^.]+\.sources\..+\.(weight|epochs)")
+_FREE_IN_SOURCES = re.compile(
+    r"(stages\.\d+\.)?tasks\.[^.]+\.sources\..+\.(weight|epochs)"
+)
 
 
 def checkpoints(run: Path) -> list[Path]:
     """The finished checkpoints of a run, oldest first; whether one is still what was written, `problem_of` says."""
-    return sorted(path for path in (run / "checkpoints").glob("step-*") if path.suffix == "")
+    return sorted(
+        path for path in (run / "checkpoints").glob("step-*") if path.suffix == ""
+    )
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -57,7 +83,10 @@ def newest_good(run: Path) -> Path | None:
         problem = problem_of(folder)
         if not problem:
             for name, what in passed_over:
-                warnings.warn(f"checkpoint {name} is passed over: {what}; {folder.name} is used instead.", stacklevel=2)
+                warnings.warn(
+                    f"checkpoint {name} is passed over: {what}; {folder.name} is used instead.",
+                    stacklevel=2,
+                )
             return folder
         passed_over.append((folder.name, problem))
     if passed_over:
@@ -73,17 +102,30 @@ def remove_leftovers(run: Path) -> None:
     """Remove what a run that was killed left half written; a model that it had moved aside, it gets back."""
     for name in MODELS:
         old = run / f"{name}.old"
-        if old.is_dir() and not (run / name).exists():  # killed between the two renames of `replace_folder`
+        if (
+            old.is_dir() and not (run / name).exists()
+        ):  # killed between the two renames of `replace_folder`
             old.rename(run / name)
         _remove(old)
     parts = (run / f"{name}.part" for name in (*MODELS, *LISTS))
-    for path in [*parts, *run.glob("rank-0-*.part"), *(run / "checkpoints").glob("step-*.*")]:
+    for path in [
+        *parts,
+        *run.glob("rank-0-*.part"),
+        *(run / "checkpoints").glob("step-*.*"),
+    ]:
         _remove(path)
 
 
 def remove_run(run: Path) -> None:
     """Remove what a run writes and nothing else: the shards of the demo, say, lie in the folder of its run."""
-    for name in ("checkpoints", "tensorboard", "plots.png", *MODELS, *(f"{name}.old" for name in MODELS), *LISTS):
+    for name in (
+        "checkpoints",
+        "tensorboard",
+        "plots.png",
+        *MODELS,
+        *(f"{name}.old" for name in MODELS),
+        *LISTS,
+    ):
         _remove(run / name)
 
 
@@ -102,8 +144,12 @@ class RunState:
     num_skipped: int = 0  # corrupt samples in them
     num_samples: int = 0  # samples in them
     shards: dict[str, str] = field(default_factory=dict)  # the fingerprint of each path
-    mixtures: dict[str, Any] = field(default_factory=dict)  # how far each source is, by stage and task
-    changes: list[str] = field(default_factory=list)  # of weights, at a resume: a sentence each
+    mixtures: dict[str, Any] = field(
+        default_factory=dict
+    )  # how far each source is, by stage and task
+    changes: list[str] = field(
+        default_factory=list
+    )  # of weights, at a resume: a sentence each
     log: dict[str, Any] | None = None  # sums since the last line of metrics.jsonl
 
 
@@ -138,7 +184,11 @@ def check_resumable(run: Path, config: TrainConfig, name: str = "") -> None:
         before["model"] = with_transparency(before["model"])
     for key, was, is_now in _differences(before, now, ""):
         if key.split(".")[0] not in FREE_KEYS and not _FREE_IN_SOURCES.fullmatch(key):
-            why = " (the learning rate's curve hangs on it)" if {"steps", "optim"} & set(key.split(".")) else ""
+            why = (
+                " (the learning rate's curve hangs on it)"
+                if {"steps", "optim"} & set(key.split("."))
+                else ""
+            )
             overrides = "" if name else start_from(run, config)
             raise ValueError(
                 f"{name or run} was started with {key}={show(was)} and the recipe says {show(is_now)}{why}; resume "
@@ -151,7 +201,9 @@ def start_from(run: Path, config: TrainConfig, last: int | None = None) -> str:
 
     last: the newest step that will do.
     """
-    found = [folder for folder in checkpoints(run) if last is None or step_of(folder) <= last]
+    found = [
+        folder for folder in checkpoints(run) if last is None or step_of(folder) <= last
+    ]
     if not found:
         return ""
     no_model = "model=null " if config.model is not None else ""
@@ -176,5 +228,7 @@ def _differences(before: Any, now: Any, path: str) -> list[tuple[str, Any, Any]]
     return [
         found
         for key in keys
-        for found in _differences(before.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+        for found in _differences(
+            before.get(key), now.get(key), f"{path}.{key}" if path else str(key)
+        )
     ]

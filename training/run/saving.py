@@ -28,7 +28,14 @@ from unimodal.preprocess.tokenizers import Tokenizer
 from .. import distributed
 from .checksums import Checksum, checksum_of, problem_of, write_checksums
 from .moments import FOLDER, Moments, write_moments
-from .resume import RunState, checkpoint_folder, checkpoints, remove_leftovers, step_of, write_state
+from .resume import (
+    RunState,
+    checkpoint_folder,
+    checkpoints,
+    remove_leftovers,
+    step_of,
+    write_state,
+)
 from .uploads import Abandoned, Uploads
 
 
@@ -55,16 +62,26 @@ class Saver:
     """
 
     def __init__(
-        self, run: Path, tokenizer: Tokenizer | None, keep: int, mirror: str, newest: Path | None, sharded: bool
+        self,
+        run: Path,
+        tokenizer: Tokenizer | None,
+        keep: int,
+        mirror: str,
+        newest: Path | None,
+        sharded: bool,
     ) -> None:
         """newest: the checkpoint that the run goes on from, which has been checked. sharded: every rank writes."""
         self._run = run
         self._tokenizer = tokenizer
         self._keep = keep
-        self._uploads = Uploads(run, mirror, keep) if mirror and distributed.rank() == 0 else None
+        self._uploads = (
+            Uploads(run, mirror, keep) if mirror and distributed.rank() == 0 else None
+        )
         self.newest = newest  # on rank 0: the newest that is whole
         self._good = {newest.name} if newest is not None else set()
-        self._last: Snapshot | None = None  # the last that was to be saved, finished or not
+        self._last: Snapshot | None = (
+            None  # the last that was to be saved, finished or not
+        )
         self._thread: threading.Thread | None = None
         self._abandon = threading.Event()
         self._hurries = False
@@ -72,7 +89,9 @@ class Saver:
         self._errors: list[BaseException] = []
         self._writes = sharded or distributed.rank() == 0
         if distributed.rank() == 0:
-            remove_leftovers(run)  # before any other rank can write: it has to wait for this one in the next lines
+            remove_leftovers(
+                run
+            )  # before any other rank can write: it has to wait for this one in the next lines
         # The thread meets those of other ranks in a group of its own; that a rank is gone its main thread finds out.
         self._group: Any = None
         if sharded and distributed.world_size() > 1:
@@ -88,7 +107,9 @@ class Saver:
         self._abandon.clear()
         self._last = snapshot
         if self._writes:
-            self._thread = threading.Thread(target=self._work, args=(snapshot,), daemon=True, name="saver")
+            self._thread = threading.Thread(
+                target=self._work, args=(snapshot,), daemon=True, name="saver"
+            )
             self._thread.start()
 
     @property
@@ -114,7 +135,9 @@ class Saver:
         if self._last is not None and self._last.step != step:
             self._abandon.set()
         if self._uploads is not None:
-            self._uploads.give_up("the run stops", but=checkpoint_folder(self._run, step))
+            self._uploads.give_up(
+                "the run stops", but=checkpoint_folder(self._run, step)
+            )
 
     def close(self, is_asked: Callable[[], bool] = lambda: False) -> None:
         """Wait until all is written, and the last checkpoint copied to the mirror; that one not for ever.
@@ -136,7 +159,11 @@ class Saver:
         if uploads is not None:
             uploads.give_up(f"not within {allowed:g} s of the end")
             uploads.tell_unfinished()
-            newest = f"the newest is {self.newest.name}" if self.newest is not None else "there is none"
+            newest = (
+                f"the newest is {self.newest.name}"
+                if self.newest is not None
+                else "there is none"
+            )
             with self._going_on("older checkpoints could not be removed", newest):
                 self._prune()  # the one that was being copied may be one too many
 
@@ -145,19 +172,29 @@ class Saver:
         if self._errors:
             raise self._errors.pop()
         said = self._uploads.failures if self._uploads is not None else []
-        return [each.pop(0) for each in (self._failures, said) for _ in range(len(each))]
+        return [
+            each.pop(0) for each in (self._failures, said) for _ in range(len(each))
+        ]
 
     def _work(self, snapshot: Snapshot) -> None:
         try:
             folder = checkpoint_folder(self._run, snapshot.step)
-            newest = f"the newest is {self.newest.name}" if self.newest is not None else "there is none yet"
-            with self._going_on(f"checkpoint {folder.name} could not be written", newest):
+            newest = (
+                f"the newest is {self.newest.name}"
+                if self.newest is not None
+                else "there is none yet"
+            )
+            with self._going_on(
+                f"checkpoint {folder.name} could not be written", newest
+            ):
                 self._write(folder, snapshot)
             if distributed.rank() or self.newest != folder:
                 return
             if self._uploads is not None:
                 self._uploads.add(folder)
-            with self._going_on("older checkpoints could not be removed", f"the newest is {folder.name}"):
+            with self._going_on(
+                "older checkpoints could not be removed", f"the newest is {folder.name}"
+            ):
                 self._prune()
         except Abandoned:
             pass
@@ -209,7 +246,9 @@ class Saver:
             lambda: write_moments(part, snapshot.moments),
         ]
         if distributed.rank() == 0:
-            writers += model_writers(part, snapshot.config, snapshot.weights, self._tokenizer, snapshot.card)
+            writers += model_writers(
+                part, snapshot.config, snapshot.weights, self._tokenizer, snapshot.card
+            )
             writers.append(lambda: write_state(part, snapshot.state))
         return writers
 
@@ -217,9 +256,14 @@ class Saver:
         pattern = f"{FOLDER}/rank-{distributed.rank():05d}-of-*"
         if distributed.rank():
             return list(part.glob(pattern))
-        return [*part.glob(pattern), *(file for file in part.iterdir() if file.is_file())]
+        return [
+            *part.glob(pattern),
+            *(file for file in part.iterdir() if file.is_file()),
+        ]
 
-    def _complete(self, part: Path, folder: Path, checksums: dict[str, Checksum]) -> None:
+    def _complete(
+        self, part: Path, folder: Path, checksums: dict[str, Checksum]
+    ) -> None:
         self._check_abandoned()
         write_checksums(part, checksums)
         replace_folder(part, folder)
@@ -247,7 +291,10 @@ class Saver:
         """
         num_good = 0
         for folder in reversed(checkpoints(self._run)):
-            is_wanted = step_of(folder) <= step_of(self.newest or folder) and num_good < self._keep
+            is_wanted = (
+                step_of(folder) <= step_of(self.newest or folder)
+                and num_good < self._keep
+            )
             if is_wanted and (folder.name in self._good or not problem_of(folder)):
                 self._good.add(folder.name)
                 num_good += 1

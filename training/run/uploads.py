@@ -22,7 +22,9 @@ class Abandoned(Exception):  # noqa: N818  # not an error: it is not wanted any 
 @dataclass
 class _Copy:
     folder: Path
-    is_late: threading.Event = field(default_factory=threading.Event)  # a newer one waits, or it is given up
+    is_late: threading.Event = field(
+        default_factory=threading.Event
+    )  # a newer one waits, or it is given up
     given_up: str = ""  # why
     failure: Exception | None = None  # of the last try
     is_told: bool = False
@@ -68,8 +70,12 @@ class Uploads:
         """Seconds that the end of a run may wait for what is on its way and what waits."""
         if is_stopping:
             return LAST_MIRROR_DEADLINE
-        folders = [copy.folder for copy in (self._current, self._waiting) if copy is not None]
-        num_bytes = sum(path.stat().st_size for folder in folders for path in folder.rglob("*"))
+        folders = [
+            copy.folder for copy in (self._current, self._waiting) if copy is not None
+        ]
+        num_bytes = sum(
+            path.stat().st_size for folder in folders for path in folder.rglob("*")
+        )
         return MIRROR_DEADLINE + seconds_for(num_bytes)
 
     def give_up(self, why: str, but: Path | None = None) -> None:
@@ -114,13 +120,24 @@ class Uploads:
             copy.is_late.wait(seconds)
 
         clock = Clock(time.monotonic, sleep)
-        upload(copy.folder, self._run, self._mirror, self._keep, check, MirrorPatience(MIRROR_DEADLINE, clock))
+        upload(
+            copy.folder,
+            self._run,
+            self._mirror,
+            self._keep,
+            check,
+            MirrorPatience(MIRROR_DEADLINE, clock),
+        )
 
     def _tell(self, copy: _Copy, why: str) -> None:
         if copy.is_told:
             return
         copy.is_told = True
-        last = f"; the last try: {copy.failure}" if copy.failure is not None and str(copy.failure) not in why else ""
+        last = (
+            f"; the last try: {copy.failure}"
+            if copy.failure is not None and str(copy.failure) not in why
+            else ""
+        )
         self.failures.append(
             f"checkpoint {copy.folder.name} could not be copied to {self._mirror} ({why}{last}); it is in RUN, and "
             "training goes on."

@@ -23,7 +23,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from unimodal.compare import Row, Run, Tick, cpu_clock, make_row, measuring, timed
-from unimodal.config import ImageTowerConfig, ModelConfig, PreprocessConfig, TextTowerConfig
+from unimodal.config import (
+    ImageTowerConfig,
+    ModelConfig,
+    PreprocessConfig,
+    TextTowerConfig,
+)
 from unimodal.photographs import draw_captions, draw_photograph, encode, pack
 from unimodal.preprocess.tokenizers import load_tokenizer, pad_ids
 
@@ -33,14 +38,19 @@ from ..data.loader import PiecePlace, StepDataset, steps_from
 from ..data.transport import Shared
 
 _NAME = "pictures"
-CLIP = TextTowerConfig(library="open_clip", name="ViT-B-32")  # whose tokenizer both sides use
+CLIP = TextTowerConfig(
+    library="open_clip", name="ViT-B-32"
+)  # whose tokenizer both sides use
 
 
 class DataSizes(NamedTuple):
     """How much is read; less in the tests."""
 
     image_size: int = 224
-    short_sides: tuple[tuple[int, str], ...] = ((256, ">= 3.3"), (512, ">= 2.8"))  # of the JPEGs, and the targets
+    short_sides: tuple[tuple[int, str], ...] = (
+        (256, ">= 3.3"),
+        (512, ">= 2.8"),
+    )  # of the JPEGs, and the targets
     drawn: int = 32  # different pictures
     pictures: int = 256
     batch: int = 128
@@ -52,24 +62,42 @@ class DataSizes(NamedTuple):
 FULL = DataSizes()
 
 
-def bench_data(sizes: DataSizes = FULL, rounds: int = 3, threads: int | None = 1) -> list[Row]:
+def bench_data(
+    sizes: DataSizes = FULL, rounds: int = 3, threads: int | None = 1
+) -> list[Row]:
     """Time from shards to batches, and of its parts; CPU seconds, so that a busy machine does not stretch them."""
     ticks = 2 * (rounds + 1) * (len(sizes.short_sides) + 2) + 2 * rounds
-    with measuring("bench data", ticks, threads) as tick, tempfile.TemporaryDirectory() as name:
+    with (
+        measuring("bench data", ticks, threads) as tick,
+        tempfile.TemporaryDirectory() as name,
+    ):
         largest = max(short for short, _ in sizes.short_sides)
         drawn = [draw_photograph(seed, largest) for seed in range(sizes.drawn)]
         rows = []
         for short, target in sizes.short_sides:
             pictures = [encode(picture, short) for picture in drawn]
-            rows.append(_from_shards_to_batches(pictures, short, target, Path(name), sizes, rounds, tick))
-        smallest = [encode(picture, min(short for short, _ in sizes.short_sides)) for picture in drawn]
+            rows.append(
+                _from_shards_to_batches(
+                    pictures, short, target, Path(name), sizes, rounds, tick
+                )
+            )
+        smallest = [
+            encode(picture, min(short for short, _ in sizes.short_sides))
+            for picture in drawn
+        ]
         rows.append(_without_decoding(smallest, Path(name), sizes, rounds, tick))
         rows += _from_worker_to_main(Path(name), sizes, rounds, tick)
         return [*rows, _tokenising(sizes, rounds, tick)]
 
 
 def _from_shards_to_batches(
-    pictures: Sequence[bytes], short: int, target: str, root: Path, sizes: DataSizes, rounds: int, tick: Tick
+    pictures: Sequence[bytes],
+    short: int,
+    target: str,
+    root: Path,
+    sizes: DataSizes,
+    rounds: int,
+    tick: Tick,
 ) -> Row:
     shards = pack(pictures, sizes.pictures, root / f"{short} px")
     dataset = open_dataset(shards[0].parent, sizes)
@@ -77,18 +105,28 @@ def _from_shards_to_batches(
 
     def ours_run() -> list[Tensor]:
         steps = steps_from(dataset, 0, sizes.pictures // sizes.batch, workers=0)
-        return [_shape(batch.pixels for batches in steps for batch in batches if batch.pixels is not None)]
+        return [
+            _shape(
+                batch.pixels
+                for batches in steps
+                for batch in batches
+                if batch.pixels is not None
+            )
+        ]
 
     runs: dict[str, Run] = {
-        f"{short} px, ours": ours_run, f"{short} px, open_clip": lambda: [_shape(pixels for pixels, _ in theirs())],
-    }  # fmt: skip
+        f"{short} px, ours": ours_run,
+        f"{short} px, open_clip": lambda: [_shape(pixels for pixels, _ in theirs())],
+    }
     ours, peer = timed(runs, rounds, tick, clock := cpu_clock()).values()
     size = sum(map(len, pictures)) / len(pictures) / 1000
     name = (
         f"{sizes.pictures} JPEGs of {short} px and {size:.0f} KB with captions, from shards to batches of "
         f"{sizes.batch} at {sizes.image_size} px"
     )
-    return make_row(name, f"{_open_clip()} over {_webdataset()}", target, ours, peer, clock.unit)
+    return make_row(
+        name, f"{_open_clip()} over {_webdataset()}", target, ours, peer, clock.unit
+    )
 
 
 def _shape(batches: Iterator[Tensor]) -> Tensor:
@@ -96,17 +134,33 @@ def _shape(batches: Iterator[Tensor]) -> Tensor:
     return torch.tensor(sum(pixels.numel() for pixels in batches))
 
 
-def open_dataset(folder: Path, sizes: DataSizes, kind: type[StepDataset] = StepDataset) -> StepDataset:
+def open_dataset(
+    folder: Path, sizes: DataSizes, kind: type[StepDataset] = StepDataset
+) -> StepDataset:
     """Our loader of the shards in a folder: every step is one batch of pictures."""
     tokenizer, text = load_tokenizer(CLIP)
-    task = TaskConfig(kind="image-text", sources={_NAME: SourceConfig(path=folder.name)}, global_batch=sizes.batch)
-    stage = Stage(name=_NAME, steps=1000, schedule="alternate", tasks={_NAME: task}, optim=OptimConfig())
+    task = TaskConfig(
+        kind="image-text",
+        sources={_NAME: SourceConfig(path=folder.name)},
+        global_batch=sizes.batch,
+    )
+    stage = Stage(
+        name=_NAME,
+        steps=1000,
+        schedule="alternate",
+        tasks={_NAME: task},
+        optim=OptimConfig(),
+    )
     preprocess = PreprocessConfig(image_size=sizes.image_size)
-    model = ModelConfig(embed_dim=1, image=ImageTowerConfig(name="-"), text=text, preprocess=preprocess)
+    model = ModelConfig(
+        embed_dim=1, image=ImageTowerConfig(name="-"), text=text, preprocess=preprocess
+    )
     return kind([stage], str(folder.parent), model, tokenizer, seed=0)
 
 
-def open_clip_batches(shards: Sequence[Path], sizes: DataSizes) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
+def open_clip_batches(
+    shards: Sequence[Path], sizes: DataSizes
+) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
     """The stages of open_clip_train's `get_wds_dataset` for training -> (B, 3, S, S) float32 and (B, L) int64."""
     import open_clip
     from open_clip.transform import AugmentationCfg, image_transform
@@ -121,7 +175,9 @@ def open_clip_batches(shards: Sequence[Path], sizes: DataSizes) -> Callable[[], 
         wds.decode("pilrgb"),
         wds.rename(image="jpg;png;jpeg;webp", text="txt"),
         wds.map_dict(
-            image=image_transform(sizes.image_size, is_train=True, aug_cfg=AugmentationCfg()),
+            image=image_transform(
+                sizes.image_size, is_train=True, aug_cfg=AugmentationCfg()
+            ),
             text=lambda text: tokenizer(text)[0],
         ),
         wds.to_tuple("image", "text"),
@@ -130,29 +186,58 @@ def open_clip_batches(shards: Sequence[Path], sizes: DataSizes) -> Callable[[], 
     return lambda: iter(wds.DataPipeline(*stages))
 
 
-def _without_decoding(pictures: Sequence[bytes], root: Path, sizes: DataSizes, rounds: int, tick: Tick) -> Row:
+def _without_decoding(
+    pictures: Sequence[bytes], root: Path, sizes: DataSizes, rounds: int, tick: Tick
+) -> Row:
     shards = pack(pictures, sizes.samples, root / "samples")
     dataset = open_dataset(shards[0].parent, sizes)
-    (order,), (shard_set,), wds = dataset.plan.orders.values(), dataset.shards.values(), _import_webdataset()
+    (order,), (shard_set,), wds = (
+        dataset.plan.orders.values(),
+        dataset.shards.values(),
+        _import_webdataset(),
+    )
 
     def ours_run() -> list[Tensor]:
         count = 0
         for step in range(sizes.samples // sizes.batch):
-            count += len(shard_set.read_many(order.samples_at(0, step, range(sizes.batch))))
+            count += len(
+                shard_set.read_many(order.samples_at(0, step, range(sizes.batch)))
+            )
         return [torch.tensor(count)]
 
     def peer_run() -> list[Tensor]:
         names = [str(shard) for shard in shards]
-        return [torch.tensor(sum(1 for _ in wds.DataPipeline(wds.SimpleShardList(names), wds.tarfile_to_samples())))]
+        return [
+            torch.tensor(
+                sum(
+                    1
+                    for _ in wds.DataPipeline(
+                        wds.SimpleShardList(names), wds.tarfile_to_samples()
+                    )
+                )
+            )
+        ]
 
     ours, peer = timed(
-        {"samples, ours": ours_run, "samples, webdataset": peer_run}, rounds, tick, clock := cpu_clock()
+        {"samples, ours": ours_run, "samples, webdataset": peer_run},
+        rounds,
+        tick,
+        clock := cpu_clock(),
     ).values()
     name = f"{sizes.samples:,} samples (.jpg, .txt, .json) from shards as bytes; ours in training's order"
-    return make_row(name, f"{_webdataset()} tarfile_to_samples, in the tar's order", ">= 10", ours, peer, clock.unit)
+    return make_row(
+        name,
+        f"{_webdataset()} tarfile_to_samples, in the tar's order",
+        ">= 10",
+        ours,
+        peer,
+        clock.unit,
+    )
 
 
-def _from_worker_to_main(root: Path, sizes: DataSizes, rounds: int, tick: Tick) -> list[Row]:
+def _from_worker_to_main(
+    root: Path, sizes: DataSizes, rounds: int, tick: Tick
+) -> list[Row]:
     pack([b"never decoded"], sizes.batch, root / "sent")
     dataset = open_dataset(root / "sent", sizes, ReadyPieces)
     found: dict[str, list[tuple[float, float]]] = {"ours": [], "float32": []}
@@ -160,25 +245,43 @@ def _from_worker_to_main(root: Path, sizes: DataSizes, rounds: int, tick: Tick) 
         tick("one worker, ours")
         batches = (batch for (batch,) in steps_from(dataset, 0, sizes.sent, workers=1))
         found["ours"].append(
-            _cpu_and_bytes((batch.keys[0], [batch.pixels, batch.texts.flat, batch.ids]) for batch in batches)
+            _cpu_and_bytes(
+                (batch.keys[0], [batch.pixels, batch.texts.flat, batch.ids])
+                for batch in batches
+            )
         )
         tick("one worker, float32")
         loader: DataLoader[Any] = DataLoader(
-            ReadyBatches(sizes), batch_size=None, num_workers=1, multiprocessing_context="forkserver"
+            ReadyBatches(sizes),
+            batch_size=None,
+            num_workers=1,
+            multiprocessing_context="forkserver",
         )
-        found["float32"].append(_cpu_and_bytes((seconds, tensors) for seconds, *tensors in loader))
+        found["float32"].append(
+            _cpu_and_bytes((seconds, tensors) for seconds, *tensors in loader)
+        )
     (seconds, size), (their_seconds, their_size) = (
-        [statistics.median(column) for column in zip(*values, strict=True)] for values in found.values()
+        [statistics.median(column) for column in zip(*values, strict=True)]
+        for values in found.values()
     )
     name = f"a batch of {sizes.batch} decoded pictures of {sizes.image_size} px from one worker to the main process"
     peer = "torch DataLoader of float32 pictures and padded int64 texts, as open_clip's pipeline gives"
     return [
         make_row(f"{name}: bytes", peer, "<= 0.25", size / 1e6, their_size / 1e6, "MB"),
-        make_row(f"{name}: time of both", peer, "<= 0.2", seconds, their_seconds, "CPU s, both processes"),
+        make_row(
+            f"{name}: time of both",
+            peer,
+            "<= 0.2",
+            seconds,
+            their_seconds,
+            "CPU s, both processes",
+        ),
     ]
 
 
-def _cpu_and_bytes(items: Iterator[tuple[Any, Sequence[Tensor | None]]]) -> tuple[float, float]:
+def _cpu_and_bytes(
+    items: Iterator[tuple[Any, Sequence[Tensor | None]]],
+) -> tuple[float, float]:
     """CPU seconds of both processes and bytes a batch, from the first batch, which has the start-up in it, to the last.
 
     items: the CPU seconds of the worker when it made the batch, and the batch's tensors, of which a byte of each page
@@ -204,7 +307,9 @@ class ReadyPieces(StepDataset):
     def __getitem__(self, place: PiecePlace) -> Piece:
         size = self._model.preprocess.image_size
         count = place.stop - place.start
-        pictures: list[NDArray[np.uint8]] = [np.zeros((3, size, size), np.uint8)] * count
+        pictures: list[NDArray[np.uint8]] = [
+            np.zeros((3, size, size), np.uint8)
+        ] * count
         return Piece(
             keys=[str(time.process_time())] * count,
             pixels=Shared(np.stack(pictures)),
@@ -227,7 +332,11 @@ class ReadyBatches(IterableDataset[tuple[float, Tensor, Tensor]]):
         picture = torch.zeros(3, size, size)
         tokens = torch.zeros(CLIP.max_length, dtype=torch.int64)
         for _ in range(self._sizes.sent):
-            yield time.process_time(), torch.stack([picture] * count), torch.stack([tokens] * count)
+            yield (
+                time.process_time(),
+                torch.stack([picture] * count),
+                torch.stack([tokens] * count),
+            )
 
 
 def _tokenising(sizes: DataSizes, rounds: int, tick: Tick) -> Row:
@@ -237,8 +346,18 @@ def _tokenising(sizes: DataSizes, rounds: int, tick: Tick) -> Row:
     their_tokenizer = open_clip.get_tokenizer(CLIP.name)
 
     def ours_run() -> list[Tensor]:
-        cuts = (captions[start : start + sizes.batch] for start in range(0, len(captions), sizes.batch))
-        return [torch.cat([pad_ids(tokenizer(cut), config.pad_id, config.max_length)[0] for cut in cuts])]
+        cuts = (
+            captions[start : start + sizes.batch]
+            for start in range(0, len(captions), sizes.batch)
+        )
+        return [
+            torch.cat(
+                [
+                    pad_ids(tokenizer(cut), config.pad_id, config.max_length)[0]
+                    for cut in cuts
+                ]
+            )
+        ]
 
     def peer_run() -> list[Tensor]:
         return [torch.stack([their_tokenizer(caption)[0] for caption in captions])]
@@ -249,17 +368,29 @@ def _tokenising(sizes: DataSizes, rounds: int, tick: Tick) -> Row:
             "open_clip_torch and tokenizers."
         )
     ours, peer = timed(
-        {"captions, ours": ours_run, "captions, open_clip": peer_run}, rounds, tick, clock := cpu_clock()
+        {"captions, ours": ours_run, "captions, open_clip": peer_run},
+        rounds,
+        tick,
+        clock := cpu_clock(),
     ).values()
     name = f"token ids of {sizes.captions:,} captions, the same ids, padded to {config.max_length}"
-    return make_row(name, f"{_open_clip()} SimpleTokenizer, a caption at a time", ">= 2.5", ours, peer, clock.unit)
+    return make_row(
+        name,
+        f"{_open_clip()} SimpleTokenizer, a caption at a time",
+        ">= 2.5",
+        ours,
+        peer,
+        clock.unit,
+    )
 
 
 def _import_webdataset() -> Any:
     try:
         import webdataset
     except ImportError:
-        raise ImportError('bench needs webdataset: pip install "unimodal[train]".') from None
+        raise ImportError(
+            'bench needs webdataset: pip install "unimodal[train]".'
+        ) from None
     return webdataset
 
 

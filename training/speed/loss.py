@@ -48,10 +48,14 @@ class LossSizes(NamedTuple):
 FULL = LossSizes()
 
 
-def bench_loss(sizes: LossSizes = FULL, rounds: int = 5, threads: int | None = None) -> list[Row]:
+def bench_loss(
+    sizes: LossSizes = FULL, rounds: int = 5, threads: int | None = None
+) -> list[Row]:
     """Time and memory of the loss's forward and backward pass; where there is a GPU, on it as well."""
     has_gpu = torch.cuda.is_available()
-    with measuring("bench loss", (4 + 2 * has_gpu) * (rounds + 1) + 2 + 2 * has_gpu, threads) as tick:
+    with measuring(
+        "bench loss", (4 + 2 * has_gpu) * (rounds + 1) + 2 + 2 * has_gpu, threads
+    ) as tick:
         rows = [
             _time_beside_clip(sizes.batch, sizes.dim, rounds, tick),
             _memory_beside_clip(sizes.memory_batch, sizes.dim, tick),
@@ -62,10 +66,15 @@ def bench_loss(sizes: LossSizes = FULL, rounds: int = 5, threads: int | None = N
 
 def _time_beside_clip(batch: int, dim: int, rounds: int, tick: Tick) -> Row:
     vectors = draw_vectors(batch, dim)
-    runs: dict[str, Run] = {"ours": partial(ours, *vectors), "ClipLoss": partial(clip, *vectors)}
+    runs: dict[str, Run] = {
+        "ours": partial(ours, *vectors),
+        "ClipLoss": partial(clip, *vectors),
+    }
     seconds = timed(runs, rounds, tick, clock := cpu_clock())
     name = f"InfoNCE forward + backward, B {batch:,}, d {dim}, float32"
-    return make_row(name, _clip_name(), "<= 0.60", seconds["ours"], seconds["ClipLoss"], clock.unit)
+    return make_row(
+        name, _clip_name(), "<= 0.60", seconds["ours"], seconds["ClipLoss"], clock.unit
+    )
 
 
 def _memory_beside_clip(batch: int, dim: int, tick: Tick) -> Row:
@@ -77,7 +86,9 @@ def _memory_beside_clip(batch: int, dim: int, tick: Tick) -> Row:
     return make_row(name, _clip_name(), "<= 0.08", peaks[0], peaks[1], "MB")
 
 
-def _memory_of(run: Callable[[Tensor, Tensor], list[Tensor]], batch: int, dim: int) -> float:
+def _memory_of(
+    run: Callable[[Tensor, Tensor], list[Tensor]], batch: int, dim: int
+) -> float:
     run(*draw_vectors(256, dim))  # what the libraries take once and for all
     return peak_memory(partial(run, *draw_vectors(batch, dim)))
 
@@ -89,26 +100,40 @@ def _time_beside_cached(batch: int, dim: int, rounds: int, tick: Tick) -> Row:
         # Their cosine normalises once more, which takes out what a gradient has along the vector. So does the
         # normalising in our encoder: the weights get the same gradient.
         pairs = zip(gradients, (left, right), strict=True)
-        return [gradient - (gradient * vectors).sum(1, keepdim=True) * vectors for gradient, vectors in pairs]
+        return [
+            gradient - (gradient * vectors).sum(1, keepdim=True) * vectors
+            for gradient, vectors in pairs
+        ]
 
-    runs: dict[str, Run] = {"ours": partial(ours, left, right), "cached loss": cached(left, right)}
+    runs: dict[str, Run] = {
+        "ours": partial(ours, left, right),
+        "cached loss": cached(left, right),
+    }
     seconds = timed(runs, rounds, tick, clock := cpu_clock(), part=along_the_sphere)
     peer = (
         f"sentence-transformers {version('sentence-transformers')} CachedMultipleNegativesRankingLoss.calculate_loss, "
         "its mini_batch_size of 32, both directions"
     )
     name = f"loss stage of a cached step, B {batch:,}, d {dim}, float32"
-    return make_row(name, peer, "<= 0.12", seconds["ours"], seconds["cached loss"], clock.unit)
+    return make_row(
+        name, peer, "<= 0.12", seconds["ours"], seconds["cached loss"], clock.unit
+    )
 
 
 def _on_gpu(sizes: LossSizes, rounds: int, tick: Tick) -> list[Row]:
-    left, right = (side.to("cuda").bfloat16().float() for side in draw_vectors(sizes.gpu_batch, sizes.gpu_dim))
+    left, right = (
+        side.to("cuda").bfloat16().float()
+        for side in draw_vectors(sizes.gpu_batch, sizes.gpu_dim)
+    )
 
     def clip_in_bf16() -> list[Tensor]:
         with torch.autocast("cuda", torch.bfloat16):
             return clip(left, right)
 
-    runs: dict[str, Run] = {"ours": partial(ours, left, right, sizes.gpu_tile), "ClipLoss": clip_in_bf16}
+    runs: dict[str, Run] = {
+        "ours": partial(ours, left, right, sizes.gpu_tile),
+        "ClipLoss": clip_in_bf16,
+    }
     seconds = timed(runs, rounds, tick, clock := gpu_clock(), tolerance=BF16_TOLERANCE)
     peaks = {}
     for name, run in runs.items():
@@ -120,11 +145,23 @@ def _on_gpu(sizes: LossSizes, rounds: int, tick: Tick) -> list[Row]:
     what = f"B {sizes.gpu_batch:,}, d {sizes.gpu_dim}"
     peer = f"{_clip_name()} under autocast bfloat16"
     return [
-        make_row(f"InfoNCE forward + backward, {what}", peer, "<= 0.45",
-                 seconds["ours"], seconds["ClipLoss"], clock.unit),
-        make_row(f"InfoNCE peak memory over its inputs, {what}", peer, "ours <= 1000",
-                 peaks["ours"], peaks["ClipLoss"], "MB"),
-    ]  # fmt: skip
+        make_row(
+            f"InfoNCE forward + backward, {what}",
+            peer,
+            "<= 0.45",
+            seconds["ours"],
+            seconds["ClipLoss"],
+            clock.unit,
+        ),
+        make_row(
+            f"InfoNCE peak memory over its inputs, {what}",
+            peer,
+            "ours <= 1000",
+            peaks["ours"],
+            peaks["ClipLoss"],
+            "MB",
+        ),
+    ]
 
 
 def ours(left: Tensor, right: Tensor, tile: int = 1024) -> list[Tensor]:
@@ -148,17 +185,25 @@ def clip(left: Tensor, right: Tensor) -> list[Tensor]:
 def cached(left: Tensor, right: Tensor) -> Run:
     """The loss stage of sentence-transformers' cached loss, which takes the vectors in mini-batches."""
     try:
-        from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+        from sentence_transformers.sentence_transformer.losses import (
+            CachedMultipleNegativesRankingLoss,
+        )
     except ImportError:
-        raise ImportError('bench needs sentence-transformers: pip install "unimodal[dev]".') from None
+        raise ImportError(
+            'bench needs sentence-transformers: pip install "unimodal[dev]".'
+        ) from None
 
     loss = CachedMultipleNegativesRankingLoss(
-        nn.Sequential(nn.Identity()), scale=SCALE, directions=("query_to_doc", "doc_to_query"),
+        nn.Sequential(nn.Identity()),
+        scale=SCALE,
+        directions=("query_to_doc", "doc_to_query"),
         partition_mode="per_direction",
-    )  # fmt: skip
+    )
 
     def run() -> list[Tensor]:
-        parts = [[*map(_leaf, side.split(loss.mini_batch_size))] for side in (left, right)]
+        parts = [
+            [*map(_leaf, side.split(loss.mini_batch_size))] for side in (left, right)
+        ]
         loss.calculate_loss(parts, with_backward=True)
         return [torch.cat(_gradients(*side)) for side in parts]
 
@@ -168,7 +213,10 @@ def cached(left: Tensor, right: Tensor) -> Run:
 def draw_vectors(batch: int, dim: int) -> tuple[Tensor, Tensor]:
     """Two times (B, D) random unit vectors, row i of one a little closer to row i of the other than to the rest."""
     generator = torch.Generator().manual_seed(0)
-    left, noise = (F.normalize(torch.randn(batch, dim, generator=generator), dim=1) for _ in range(2))
+    left, noise = (
+        F.normalize(torch.randn(batch, dim, generator=generator), dim=1)
+        for _ in range(2)
+    )
     return left, F.normalize(left + 6 * noise, dim=1)
 
 

@@ -18,7 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from unimodal.compare import Row, Run, Tick, cpu_clock, make_row, measuring, timed
-from unimodal.config import ImageTowerConfig, ModelConfig, PreprocessConfig, TextTowerConfig
+from unimodal.config import (
+    ImageTowerConfig,
+    ModelConfig,
+    PreprocessConfig,
+    TextTowerConfig,
+)
 from unimodal.model import DualEncoder, build_model
 
 from .. import grad_cache
@@ -65,21 +70,33 @@ FULL_TEXTS = Texts()
 
 
 def bench_step(
-    cached: Cached = FULL_CACHED, texts: Texts = FULL_TEXTS, rounds: int = 3, threads: int | None = 1
+    cached: Cached = FULL_CACHED,
+    texts: Texts = FULL_TEXTS,
+    rounds: int = 3,
+    threads: int | None = 1,
 ) -> list[Row]:
     """Time of a step up to its gradients; CPU seconds of one thread vary so little that three rounds are enough."""
     with measuring("bench step", 6 * (rounds + 1), threads) as tick:
-        return [_beside_grad_cache(cached, rounds, tick), *_beside_padding(texts, rounds, tick)]
+        return [
+            _beside_grad_cache(cached, rounds, tick),
+            *_beside_padding(texts, rounds, tick),
+        ]
 
 
 def _beside_grad_cache(sizes: Cached, rounds: int, tick: Tick) -> Row:
     image = ImageTowerConfig(name="vit_tiny_patch16_224", kwargs=dict(sizes.image))
     model = random_model(sizes.layers, sizes.width, image, sizes.image_size)
     task = TaskConfig(kind="image-text", sources=_NOWHERE, global_batch=sizes.batch)
-    pixels = torch.randint(0, 256, (sizes.batch, 3, sizes.image_size, sizes.image_size), dtype=torch.uint8)
+    pixels = torch.randint(
+        0, 256, (sizes.batch, 3, sizes.image_size, sizes.image_size), dtype=torch.uint8
+    )
     batch = make_batch([sizes.tokens] * sizes.batch, pixels)
-    config = StepConfig(micro_batch=sizes.chunk, token_budget=sizes.chunk * sizes.tokens)
-    config = config.model_copy(update={"graph_memory": sizes.kept * graph_bytes(model, batch, config) / 2**30})
+    config = StepConfig(
+        micro_batch=sizes.chunk, token_budget=sizes.chunk * sizes.tokens
+    )
+    config = config.model_copy(
+        update={"graph_memory": sizes.kept * graph_bytes(model, batch, config) / 2**30}
+    )
     kept, count = _num_kept(model, batch, config)
     runs: dict[str, Run] = {
         "ours": lambda: our_step(model, batch, task, config),
@@ -91,7 +108,9 @@ def _beside_grad_cache(sizes: Cached, rounds: int, tick: Tick) -> Row:
         f"{sizes.chunk}, {kept} of {count} chunks keep their graphs"
     )
     peer = "GradCache's algorithm, which encodes every chunk twice"
-    return make_row(name, peer, "<= 0.80", seconds["ours"], seconds["GradCache"], clock.unit)
+    return make_row(
+        name, peer, "<= 0.80", seconds["ours"], seconds["GradCache"], clock.unit
+    )
 
 
 def _beside_padding(sizes: Texts, rounds: int, tick: Tick) -> list[Row]:
@@ -119,18 +138,23 @@ def _beside_padding(sizes: Texts, rounds: int, tick: Tick) -> list[Row]:
     peers = {
         "padded to the longest": ("one chunk, padded to the longest", ">= 3"),
         "sentence-transformers, cached": (
-            f"{library} CachedMultipleNegativesRankingLoss, mini-batches of 32, both directions", ">= 4",
+            f"{library} CachedMultipleNegativesRankingLoss, mini-batches of 32, both directions",
+            ">= 4",
         ),
         "sentence-transformers, graphs kept": (
-            f"{library} mini-batches of 32 in the order of arrival, nothing encoded twice", ">= 2.5",
+            f"{library} mini-batches of 32 in the order of arrival, nothing encoded twice",
+            ">= 2.5",
         ),
-    }  # fmt: skip
+    }
     return [
-        make_row(name, peer, target, seconds["ours"], seconds[run], clock.unit) for run, (peer, target) in peers.items()
+        make_row(name, peer, target, seconds["ours"], seconds[run], clock.unit)
+        for run, (peer, target) in peers.items()
     ]
 
 
-def our_step(model: DualEncoder, batch: Batch, task: TaskConfig, config: StepConfig) -> list[Tensor]:
+def our_step(
+    model: DualEncoder, batch: Batch, task: TaskConfig, config: StepConfig
+) -> list[Tensor]:
     """-> the gradients of the weights, as all of the following."""
     model.zero_grad()
     encoded = encode_batch(model, batch, config, "float32", seed=0)
@@ -141,7 +165,9 @@ def our_step(model: DualEncoder, batch: Batch, task: TaskConfig, config: StepCon
     return _gradients(model)
 
 
-def grad_cache_step(model: DualEncoder, batch: Batch, task: TaskConfig, config: StepConfig) -> list[Tensor]:
+def grad_cache_step(
+    model: DualEncoder, batch: Batch, task: TaskConfig, config: StepConfig
+) -> list[Tensor]:
     """GradCache (Gao et al., 2021, section 3.2), which PyPI has not: no chunk keeps its graph.
 
     The state of the random generator is kept with each chunk, and the second time it is encoded in a fork of it.
@@ -176,10 +202,17 @@ class SentenceTransformersStep:
     def __init__(self, model: DualEncoder, batch: Batch, scale: float) -> None:
         try:
             from sentence_transformers import SentenceTransformer
-            from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
-            from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+            from sentence_transformers.sentence_transformer.losses import (
+                CachedMultipleNegativesRankingLoss,
+            )
+            from sentence_transformers.sentence_transformer.modules import (
+                Pooling,
+                Transformer,
+            )
         except ImportError:
-            raise ImportError('bench needs sentence-transformers: pip install "unimodal[dev]".') from None
+            raise ImportError(
+                'bench needs sentence-transformers: pip install "unimodal[dev]".'
+            ) from None
         from tokenizers import Tokenizer, models, pre_tokenizers
         from transformers import PreTrainedTokenizerFast
         from transformers.utils.logging import disable_progress_bar
@@ -187,19 +220,41 @@ class SentenceTransformersStep:
         disable_progress_bar()
         assert model.text is not None
         backbone: Any = model.text.backbone
-        words = Tokenizer(models.WordLevel({"[PAD]": 0, **{f"w{number}": number for number in range(1, VOCABULARY)}}))
+        words = Tokenizer(
+            models.WordLevel(
+                {
+                    "[PAD]": 0,
+                    **{f"w{number}": number for number in range(1, VOCABULARY)},
+                }
+            )
+        )
         words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
         with tempfile.TemporaryDirectory() as folder:
             backbone.save_pretrained(folder)
-            PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]").save_pretrained(folder)
-            transformer = Transformer(folder, max_seq_length=MAX_TOKENS, model_kwargs={"add_pooling_layer": False})
-        self.model: Any = SentenceTransformer(modules=[transformer, Pooling(model.config.embed_dim)], device="cpu")
+            PreTrainedTokenizerFast(
+                tokenizer_object=words, pad_token="[PAD]"
+            ).save_pretrained(folder)
+            transformer = Transformer(
+                folder,
+                max_seq_length=MAX_TOKENS,
+                model_kwargs={"add_pooling_layer": False},
+            )
+        self.model: Any = SentenceTransformer(
+            modules=[transformer, Pooling(model.config.embed_dim)], device="cpu"
+        )
         self.model.train()
-        texts = [" ".join(f"w{number}" for number in ids) for ids in batch.texts.lists()]
+        texts = [
+            " ".join(f"w{number}" for number in ids) for ids in batch.texts.lists()
+        ]
         size = len(batch.keys)
-        self.features = [self.model.preprocess(side) for side in (texts[:size], texts[size:])]  # as its collator does
+        self.features = [
+            self.model.preprocess(side) for side in (texts[:size], texts[size:])
+        ]  # as its collator does
         self.loss = CachedMultipleNegativesRankingLoss(
-            self.model, scale=scale, directions=("query_to_doc", "doc_to_query"), partition_mode="per_direction"
+            self.model,
+            scale=scale,
+            directions=("query_to_doc", "doc_to_query"),
+            partition_mode="per_direction",
         )
 
     def cached(self) -> list[Tensor]:
@@ -212,50 +267,90 @@ class SentenceTransformersStep:
         """The same mini-batches and loss, with the graphs of the first time kept."""
         self.model.zero_grad()
         sides = [
-            self.loss.embed_minibatch_iter(side, with_grad=True, copy_random_state=False) for side in self.features
+            self.loss.embed_minibatch_iter(
+                side, with_grad=True, copy_random_state=False
+            )
+            for side in self.features
         ]
-        self.loss.calculate_loss([[vectors for vectors, _ in side] for side in sides]).backward()
+        self.loss.calculate_loss(
+            [[vectors for vectors, _ in side] for side in sides]
+        ).backward()
         return _gradients(self.model)
 
 
-def random_model(layers: int, width: int, image: ImageTowerConfig | None = None, image_size: int = 224) -> DualEncoder:
+def random_model(
+    layers: int,
+    width: int,
+    image: ImageTowerConfig | None = None,
+    image_size: int = 224,
+) -> DualEncoder:
     """A BERT, and a vision transformer where one is named, with random weights and without dropout."""
     torch.manual_seed(0)
     backbone = {
-        "vocab_size": VOCABULARY, "hidden_size": width, "num_hidden_layers": layers,
-        "num_attention_heads": max(1, width // 64), "intermediate_size": 4 * width,
-        "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
-    }  # fmt: skip
-    text = TextTowerConfig(name="bert", kwargs=backbone, max_length=MAX_TOKENS, projection="none")
+        "vocab_size": VOCABULARY,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": max(1, width // 64),
+        "intermediate_size": 4 * width,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    text = TextTowerConfig(
+        name="bert", kwargs=backbone, max_length=MAX_TOKENS, projection="none"
+    )
     config = ModelConfig(
-        embed_dim=width, image=image, text=text, preprocess=PreprocessConfig(image_size=image_size),
+        embed_dim=width,
+        image=image,
+        text=text,
+        preprocess=PreprocessConfig(image_size=image_size),
         logit_scales=(_TASK,),
-    )  # fmt: skip
+    )
     return build_model(config).train()
 
 
 def make_batch(lengths: list[int], pixels: Tensor | None = None) -> Batch:
     """Random texts of these lengths: the captions of pixels (B, 3, S, S), or B queries and then B documents."""
     size = len(lengths) if pixels is not None else len(lengths) // 2
-    flat = torch.randint(1, VOCABULARY, (sum(lengths),), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
+    flat = torch.randint(
+        1,
+        VOCABULARY,
+        (sum(lengths),),
+        dtype=torch.int32,
+        generator=torch.Generator().manual_seed(0),
+    )
     return Batch(
         place=BatchPlace(stage=0, task=_TASK, source="random", epoch=0, step=0),
-        keys=[str(number) for number in range(size)], pixels=pixels, texts=TokenLists(flat, lengths),
-        ids=torch.arange(size)[:, None].repeat(1, NUM_IDS), hard_negative_ids=torch.empty(size, 0, dtype=torch.int64),
-        scores=None, skipped=[],
-    )  # fmt: skip
+        keys=[str(number) for number in range(size)],
+        pixels=pixels,
+        texts=TokenLists(flat, lengths),
+        ids=torch.arange(size)[:, None].repeat(1, NUM_IDS),
+        hard_negative_ids=torch.empty(size, 0, dtype=torch.int64),
+        scores=None,
+        skipped=[],
+    )
 
 
 def long_tailed_lengths(count: int) -> list[int]:
     """As many tokens as documents have, in random order: the quantiles of a log-normal, so that few are like many."""
     normal = NormalDist(math.log(MEDIAN_TOKENS), SPREAD)
-    found = [min(MAX_TOKENS, round(math.exp(normal.inv_cdf((place + 0.5) / count)))) for place in range(count)]
+    found = [
+        min(MAX_TOKENS, round(math.exp(normal.inv_cdf((place + 0.5) / count))))
+        for place in range(count)
+    ]
     for measure, value, wanted in (
-        ("mean", np.mean(found), MEAN_TOKENS), ("p95", np.quantile(found, 0.95), P95_TOKENS),
-    ):  # fmt: skip
+        ("mean", np.mean(found), MEAN_TOKENS),
+        ("p95", np.quantile(found, 0.95), P95_TOKENS),
+    ):
         if abs(value / wanted - 1) > 0.03:
-            raise ValueError(f"{count} lengths have a {measure} of {value:.0f} and not {wanted}; draw more of them.")
-    return [found[place] for place in torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()]
+            raise ValueError(
+                f"{count} lengths have a {measure} of {value:.0f} and not {wanted}; draw more of them."
+            )
+    return [
+        found[place]
+        for place in torch.randperm(
+            count, generator=torch.Generator().manual_seed(0)
+        ).tolist()
+    ]
 
 
 def graph_bytes(model: DualEncoder, batch: Batch, config: StepConfig) -> float:
@@ -270,11 +365,15 @@ def graph_bytes(model: DualEncoder, batch: Batch, config: StepConfig) -> float:
 
 def _num_kept(model: DualEncoder, batch: Batch, config: StepConfig) -> tuple[int, int]:
     towers = encode_batch(model, batch, config, "float32", seed=0).values()
-    return sum(len(tower.graphs) for tower in towers), sum(len(tower.chunks) for tower in towers)
+    return sum(len(tower.graphs) for tower in towers), sum(
+        len(tower.chunks) for tower in towers
+    )
 
 
 def _gradients(model: nn.Module) -> list[Tensor]:
-    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return [
+        parameter.grad for parameter in model.parameters() if parameter.grad is not None
+    ]
 
 
 _TASK = "pairs"

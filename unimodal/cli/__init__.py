@@ -21,8 +21,12 @@ from .search import search, why
 from .serve import serve
 from .train import plot, train
 
-app = typer.Typer(help="Train, measure and serve one embedding space for text and pictures.", no_args_is_help=True,
-                  add_completion=False, pretty_exceptions_enable=False)  # fmt: skip
+app = typer.Typer(
+    help="Train, measure and serve one embedding space for text and pictures.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 shards_app = typer.Typer(help="Pack and check WebDataset shards.", no_args_is_help=True)
 
 app.command()(train)
@@ -30,23 +34,31 @@ app.command()(plot)
 app.command("eval")(evaluate)
 app.command()(prepare)
 app.command()(mteb)
-app.command(cls=with_keys_of("unimodal.search.index.items", "ItemsConfig", {"input"}))(embed)
+app.command(cls=with_keys_of("unimodal.search.index.items", "ItemsConfig", {"input"}))(
+    embed
+)
 app.command()(calibrate)
-app.command("index", cls=with_keys_of("unimodal.search.index.items", "IndexConfig", {"input"}))(index_items)
+app.command(
+    "index", cls=with_keys_of("unimodal.search.index.items", "IndexConfig", {"input"})
+)(index_items)
 app.command()(search)
 app.command()(why)
 app.add_typer(shards_app, name="shards")
 shards_app.command()(pack)
 shards_app.command()(check)
 shards_app.command()(index)
-app.command(cls=with_keys_of("unimodal.serve.config", "ServeConfig", {"model", "store"}))(serve)
+app.command(
+    cls=with_keys_of("unimodal.serve.config", "ServeConfig", {"model", "store"})
+)(serve)
 app.command()(bench)
 app.command()(demo)
 
 
 def main() -> None:
     """Run the command line; what a user can get wrong is one line on stderr and exit status 1."""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # where in the code helps nobody here
+    warnings.formatwarning = lambda message, *_, **__: (
+        f"warning: {message}\n"
+    )  # where in the code helps nobody here
     try:
         app()
     except (ValueError, ImportError, FloatingPointError, OSError) as error:

@@ -13,17 +13,25 @@ BENCHES = ["loss", "step", "data", "eval", "search", "serve"]
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="loss, step, data, eval, search or serve.")],
+    name: Annotated[
+        str, typer.Argument(help="loss, step, data, eval, search or serve.")
+    ],
     rounds: Annotated[
-        int | None, typer.Option(min=1, help="Of which the median is taken. Default: loss 5, others 3.")
+        int | None,
+        typer.Option(
+            min=1, help="Of which the median is taken. Default: loss 5, others 3."
+        ),
     ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Of torch; 1 counts CPU seconds, more wall time. Default: step and data 1, others torch's own."
+            min=1,
+            help="Of torch; 1 counts CPU seconds, more wall time. Default: step and data 1, others torch's own.",
         ),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows there.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the rows there.")
+    ] = None,
 ) -> None:
     """Time what training, evaluation, search and the server do beside what others use, on this machine and now."""
     from unimodal.compare import rows_table, write_json
@@ -47,7 +55,9 @@ def bench(
     if json_file is not None:
         check_outputs({"--json": json_file})  # it would be written after minutes
     chosen = {"rounds": rounds, "threads": threads}
-    rows = run_bench(**{key: value for key, value in chosen.items() if value is not None})
+    rows = run_bench(
+        **{key: value for key, value in chosen.items() if value is not None}
+    )
     open_console().print(rows_table(rows, f"bench {name}"))
     if json_file is not None:
         write_json(rows, json_file)

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 # A key of a configuration in its source: name, type and default on one line, and a comment behind them.
 _KEY = re.compile(r"^    (\w+): .*?  # (.+)$", re.MULTILINE)
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Values laid over the recipe.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Values laid over the recipe."),
+]
 
 
 def set_text(key: str, path: Path) -> str:
@@ -49,7 +52,14 @@ def print_keys(cls: type[Config], but: set[str]) -> None:
     for key, default, comment in _keys(cls):
         if key not in but:
             table.add_row(Text(f"{key}={default}"), Text(comment))
-    Console().print(Panel(table, title="Keys and their defaults", title_align="left", border_style="dim"))
+    Console().print(
+        Panel(
+            table,
+            title="Keys and their defaults",
+            title_align="left",
+            border_style="dim",
+        )
+    )
 
 
 def _keys(cls: type[Config], above: str = "") -> list[tuple[str, str, str]]:
@@ -64,8 +74,18 @@ def _keys(cls: type[Config], above: str = "") -> list[tuple[str, str, str]]:
         if isinstance(field.default, Config):
             keys += _keys(type(field.default), f"{above}{name}.")
         else:
-            choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-            keys.append((above + name, _as_written(field.default), comments.get(name, " | ".join(choices))))
+            choices = (
+                get_args(field.annotation)
+                if get_origin(field.annotation) is Literal
+                else ()
+            )
+            keys.append(
+                (
+                    above + name,
+                    _as_written(field.default),
+                    comments.get(name, " | ".join(choices)),
+                )
+            )
     return keys
 
 
@@ -77,7 +97,11 @@ def _as_written(default: Any) -> str:
         return ""
     if isinstance(default, bool):
         return str(default).lower()
-    return f"[{','.join(map(str, default))}]" if isinstance(default, tuple) else str(default)
+    return (
+        f"[{','.join(map(str, default))}]"
+        if isinstance(default, tuple)
+        else str(default)
+    )
 
 
 def say(message: str) -> None:

@@ -15,7 +15,9 @@ from .train import run_training_by
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Where everything goes.")] = Path("runs/demo"),
+    folder: Annotated[Path, typer.Argument(help="Where everything goes.")] = Path(
+        "runs/demo"
+    ),
 ) -> None:
     """Draw a catalogue, train on it, score it on products never seen, write a page of what is found, and index it."""
     from unimodal.config import read_config
@@ -38,15 +40,31 @@ def demo(
     data = folder / "data"
     catalogue = build_catalogue(data)
     train_tokenizer(training_texts(data), folder / "tokenizer.json", vocab_size=2000)
-    pack_all(read_config(PackRecipe, "demo-shards", [set_text("data_root", data), set_text("out", folder / "shards")]))
-    paths = {"run": folder, "data_root": folder / "shards", "eval.data_root": data,
-             "model.text.tokenizer": folder / "tokenizer.json"}  # fmt: skip
-    config = read_config(TrainConfig, "demo", [set_text(key, path) for key, path in paths.items()])
+    pack_all(
+        read_config(
+            PackRecipe,
+            "demo-shards",
+            [set_text("data_root", data), set_text("out", folder / "shards")],
+        )
+    )
+    paths = {
+        "run": folder,
+        "data_root": folder / "shards",
+        "eval.data_root": data,
+        "model.text.tokenizer": folder / "tokenizer.json",
+    }
+    config = read_config(
+        TrainConfig, "demo", [set_text(key, path) for key, path in paths.items()]
+    )
     model = run_training_by(config, resume=True)
     embedder = load(model)
     rows = rows_of(score(embedder, read_suite("demo"), data))
     write_json(rows, folder / "scores.json")
-    write_card(model, scores=results_json(rows), trained_on="Trained on the demo's self-drawn catalogue.")
+    write_card(
+        model,
+        scores=results_json(rows),
+        trained_on="Trained on the demo's self-drawn catalogue.",
+    )
     products = read_products(data, "test")
     groups = build_groups(
         products,
@@ -69,10 +87,16 @@ def demo(
         },
         showcase=draw_showcase(products),
     )
-    open_console().print(results_table(rows, "products and wordings never seen in training"))
-    say(f"{time.perf_counter() - started:.0f} s in all; the model is in {model}, the page is {folder / 'index.html'}")
+    open_console().print(
+        results_table(rows, "products and wordings never seen in training")
+    )
+    say(
+        f"{time.perf_counter() - started:.0f} s in all; the model is in {model}, the page is {folder / 'index.html'}"
+    )
     if find_spec("lancedb") is None:
-        say('to search the catalogue yourself: pip install "unimodal[search,serve]", and this command again')
+        say(
+            'to search the catalogue yourself: pip install "unimodal[search,serve]", and this command again'
+        )
         return
     index_catalogue(model, data, folder / "store")
     offer_search(model, folder / "store")
@@ -83,22 +107,45 @@ def index_catalogue(model: Path, data: Path, store: Path) -> None:
     from unimodal.search.index.items import IndexConfig
     from unimodal.search.index.run import index
 
-    config = IndexConfig.model_validate({
-        "input": str(data / "test.jsonl"), "id": "id", "text": ["title", "description"], "image": "image",
-        "fields": ["title", "price:float", "category", "kind", "colour", "pattern", "material"],
-    })  # fmt: skip
-    index(str(model), config, str(store), overwrite=True)  # anew: the model may have been trained again
+    config = IndexConfig.model_validate(
+        {
+            "input": str(data / "test.jsonl"),
+            "id": "id",
+            "text": ["title", "description"],
+            "image": "image",
+            "fields": [
+                "title",
+                "price:float",
+                "category",
+                "kind",
+                "colour",
+                "pattern",
+                "material",
+            ],
+        }
+    )
+    index(
+        str(model), config, str(store), overwrite=True
+    )  # anew: the model may have been trained again
 
 
 def offer_search(model: Path, store: Path) -> None:
     """Say how the store is searched; to somebody at a terminal, offer to serve it at once."""
-    say(f'search it: unimodal search {store} "a navy mug with stripes" --where "price < 50" --fields title,price')
+    say(
+        f'search it: unimodal search {store} "a navy mug with stripes" --where "price < 50" --fields title,price'
+    )
     say(f"serve it, with a page: unimodal serve {model} --store {store}")
     if find_spec("uvicorn") is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return
-    if typer.confirm("Serve it now, and search by words and pictures in your browser?", default=True, err=True):
+    if typer.confirm(
+        "Serve it now, and search by words and pictures in your browser?",
+        default=True,
+        err=True,
+    ):
         from unimodal.serve.config import ServeConfig
         from unimodal.serve.server import serve
 
         # Port 0: any that is free; the address is in what it says. Ctrl-C ends it.
-        raise typer.Exit(serve(ServeConfig(model=str(model), store=str(store), port=0, log="text")))
+        raise typer.Exit(
+            serve(ServeConfig(model=str(model), store=str(store), port=0, log="text"))
+        )

@@ -26,31 +26,51 @@ Models = Annotated[
         "(tasks.NAME=null leaves one out).",
     ),
 ]
-Data = Annotated[Path, typer.Option(help="The folder that the suite's files are relative to.")]
+Data = Annotated[
+    Path, typer.Option(help="The folder that the suite's files are relative to.")
+]
 Device = Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")]
 Dtype = Annotated[str, typer.Option(help="Of the towers: float32, bfloat16, float16.")]
 Store = Annotated[
-    Path | None, typer.Option(help="Keep vectors in this folder: what is there is not encoded again, after a kill too.")
+    Path | None,
+    typer.Option(
+        help="Keep vectors in this folder: what is there is not encoded again, after a kill too."
+    ),
 ]
-StoreDtype = Annotated[str, typer.Option(help="Of what is kept there: float32, or float16 in half the room.")]
+StoreDtype = Annotated[
+    str,
+    typer.Option(help="Of what is kept there: float32, or float16 in half the room."),
+]
 
 
 def evaluate(
     models: Models,
     suite: Annotated[
-        str, typer.Option(help="A shipped suite (mini, demo, quick, jina, full, shop) or a YAML file.")
+        str,
+        typer.Option(
+            help="A shipped suite (mini, demo, quick, jina, full, shop) or a YAML file."
+        ),
     ] = "mini",
     data: Data = Path("."),
     split: Annotated[str, typer.Option(help="val to choose, test to report.")] = "test",
-    dims: Annotated[str, typer.Option(help="Also score the first so many dimensions: 64,256.")] = "",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the rows there.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Also write a report, one self-contained page.")] = None,
+    dims: Annotated[
+        str, typer.Option(help="Also score the first so many dimensions: 64,256.")
+    ] = "",
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the rows there.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a report, one self-contained page.")
+    ] = None,
     store: Store = None,
     store_dtype: StoreDtype = "float32",
     device: Device = None,
     dtype: Dtype = "float32",
     dry_run: Annotated[
-        bool, typer.Option(help="Say what would be encoded, what is missing and how it is got.")
+        bool,
+        typer.Option(
+            help="Say what would be encoded, what is missing and how it is got."
+        ),
     ] = False,
 ) -> None:
     """Score models on a suite: one table, chance and BM25 beside every number, intervals, a test between models."""
@@ -71,18 +91,30 @@ def evaluate(
     names = [word for word in models if "=" not in word]
     same = [name.rstrip("/") for name in names]
     if len(set(same)) < len(same):
-        raise ValueError(f"{next(one for one in same if same.count(one) > 1)} is given twice; name each model once.")
+        raise ValueError(
+            f"{next(one for one in same if same.count(one) > 1)} is given twice; name each model once."
+        )
     if not names:
-        raise ValueError("no model to score; give a model directory, a hub id, open_clip:NAME/TAG or hf:NAME.")
+        raise ValueError(
+            "no model to score; give a model directory, a hub id, open_clip:NAME/TAG or hf:NAME."
+        )
     outputs = {"--json": json_file, "--html": html}
-    check_outputs({option: file for option, file in outputs.items() if file is not None})
+    check_outputs(
+        {option: file for option, file in outputs.items() if file is not None}
+    )
     asked_dims = _parse_dims(dims)
-    tasks = read_suite(suite, [*overrides, *([f"analysis.dims={asked_dims}"] if asked_dims else [])])
+    tasks = read_suite(
+        suite, [*overrides, *([f"analysis.dims={asked_dims}"] if asked_dims else [])]
+    )
     if missing := missing_of(tasks, data, split):
         open_console().print(missing_table(missing, data))
         if commands := commands_for(missing, data):
-            print("\n".join(["get it with:", *commands]))  # not in the table, which would wrap them
-        raise ValueError(f"{len(missing)} tasks of suite {suite} lack data in {data}; get it, or set tasks.NAME=null.")
+            print(
+                "\n".join(["get it with:", *commands])
+            )  # not in the table, which would wrap them
+        raise ValueError(
+            f"{len(missing)} tasks of suite {suite} lack data in {data}; get it, or set tasks.NAME=null."
+        )
     _find_models(names)
     reports: dict[str, ModelReport] = {}
     overlaps: Sequence[TaskOverlap] = ()
@@ -90,45 +122,93 @@ def evaluate(
         encoder = _load(source, device, dtype)
         _check_dims(asked_dims, encoder, name)
         vectors = EmbeddingStore(encoder, store, dtype=store_dtype, show_progress=None)
-        loaded = load_tasks(tasks, data, split, with_pictures="image" in encoder.modalities)
+        loaded = load_tasks(
+            tasks, data, split, with_pictures="image" in encoder.modalities
+        )
         work = plan(vectors, loaded)
         if dry_run:
             open_console().print(plan_table(work, name))
             continue
-        left_out = [task for task, data_of_it in loaded.items() if not asked_of(data_of_it, vectors.modalities)]
+        left_out = [
+            task
+            for task, data_of_it in loaded.items()
+            if not asked_of(data_of_it, vectors.modalities)
+        ]
         if left_out:
             lacks = " or ".join({"text", "image"} - encoder.modalities)
-            say(f"{name} embeds no {lacks}, so {len(left_out)} tasks have no score: {', '.join(left_out)}")
+            say(
+                f"{name} embeds no {lacks}, so {len(left_out)} tasks have no score: {', '.join(left_out)}"
+            )
         say(f"{name}: {said_of(work)}")
-        results = score(encoder, tasks, data, split=split, tasks=loaded, store=vectors, show_progress=None)
+        results = score(
+            encoder,
+            tasks,
+            data,
+            split=split,
+            tasks=loaded,
+            store=vectors,
+            show_progress=None,
+        )
         if tasks.analysis.contamination and not overlaps:
             overlaps = contamination(results, tasks.analysis.contamination)
         reports[name] = analyse(
-            results, tasks, vectors, facts=_facts(encoder, results), calibration=_calibration(source, encoder),
-            overlaps=overlaps, show_progress=None,
-        )  # fmt: skip
+            results,
+            tasks,
+            vectors,
+            facts=_facts(encoder, results),
+            calibration=_calibration(source, encoder),
+            overlaps=overlaps,
+            show_progress=None,
+        )
     if dry_run:
         return
     first, *others = reports
-    comparisons = {name: compare(reports[first].results, reports[name].results) for name in others}
+    comparisons = {
+        name: compare(reports[first].results, reports[name].results) for name in others
+    }
     rows = {name: report.all_rows for name, report in reports.items()}
-    halves = {task: half for report in reports.values() for task, half in halves_of(report.results).items()}
+    halves = {
+        task: half
+        for report in reports.values()
+        for task, half in halves_of(report.results).items()
+    }
     shown = rows if others else rows[first]
-    open_console().print(results_table(shown, f"{suite}, {split}", halves=halves, comparisons=comparisons))
-    facts = {name: {**report.facts, "suite": suite, "split": split} for name, report in reports.items()}
+    open_console().print(
+        results_table(
+            shown, f"{suite}, {split}", halves=halves, comparisons=comparisons
+        )
+    )
+    facts = {
+        name: {**report.facts, "suite": suite, "split": split}
+        for name, report in reports.items()
+    }
     if json_file is not None:
         write_json(rows, json_file, facts)
     if html is not None:
         title = f"{', '.join(reports)} on {suite}"
         said = f"Suite {suite}, split {split}, {date.today().isoformat()}."
-        write_report(html, reports, title=title, introduction=said, overlaps=overlaps, comparisons=comparisons)
+        write_report(
+            html,
+            reports,
+            title=title,
+            introduction=said,
+            overlaps=overlaps,
+            comparisons=comparisons,
+        )
         say(f"the report is {html}")
 
 
 def prepare(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="A data set, or a group such as beir.")],
-    data: Annotated[Path, typer.Option(help="The folder that they are laid out in, NAME/ each.")] = Path("data"),
-    overwrite: Annotated[bool, typer.Option(help="Replace what another version has prepared.")] = False,
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME...", help="A data set, or a group such as beir."),
+    ],
+    data: Annotated[
+        Path, typer.Option(help="The folder that they are laid out in, NAME/ each.")
+    ] = Path("data"),
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace what another version has prepared.")
+    ] = False,
 ) -> None:
     """Fetch data sets from their public origins and lay them out where the suites look for them."""
     from unimodal.eval.prepare.prepare import prepare as fetch
@@ -139,11 +219,24 @@ def prepare(
 
 
 def mteb(
-    model: Annotated[str, typer.Argument(help="A model directory, hub id, open_clip:NAME/TAG or hf:NAME.")],
-    tasks: Annotated[list[str], typer.Argument(metavar="TASK...", help="mteb's tasks, or benchmark:NAME.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model directory, hub id, open_clip:NAME/TAG or hf:NAME."
+        ),
+    ],
+    tasks: Annotated[
+        list[str],
+        typer.Argument(metavar="TASK...", help="mteb's tasks, or benchmark:NAME."),
+    ],
     out: Annotated[Path, typer.Option(help="mteb's results go there.")],
-    data: Annotated[Path | None, typer.Option(help="Data sets laid out as on the hub; default: mteb's cache.")] = None,
-    dims: Annotated[str, typer.Option(help="Also score the first so many dimensions: 64,256.")] = "",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Data sets laid out as on the hub; default: mteb's cache."),
+    ] = None,
+    dims: Annotated[
+        str, typer.Option(help="Also score the first so many dimensions: 64,256.")
+    ] = "",
     store: Store = None,
     device: Device = None,
     dtype: Dtype = "float32",
@@ -158,7 +251,16 @@ def mteb(
     cut = _parse_dims(dims)
     embedder = load(model, device=device, dtype=dtype)
     vectors = EmbeddingStore(embedder, store, show_progress=None)
-    rows = run_mteb(embedder, tasks, out, name=mteb_name(model), dims=cut, data=data, store=vectors, show_progress=None)
+    rows = run_mteb(
+        embedder,
+        tasks,
+        out,
+        name=mteb_name(model),
+        dims=cut,
+        data=data,
+        store=vectors,
+        show_progress=None,
+    )
     open_console().print(results_table(rows, "mteb"))
 
 
@@ -167,9 +269,13 @@ def _parse_dims(text: str) -> list[int]:
     words = [word.strip() for word in text.split(",")] if text.strip() else []
     for word in words:
         if not word.isdecimal() or int(word) == 0:
-            raise ValueError(f"--dims {text!r} holds {word!r}; give whole numbers above 0 with commas between: 64,256.")
+            raise ValueError(
+                f"--dims {text!r} holds {word!r}; give whole numbers above 0 with commas between: 64,256."
+            )
         if words.count(word) > 1:
-            raise ValueError(f"--dims {text!r} names {word} twice; name each number of dimensions once.")
+            raise ValueError(
+                f"--dims {text!r} names {word} twice; name each number of dimensions once."
+            )
     return [int(word) for word in words]
 
 
@@ -191,7 +297,9 @@ def _check_dims(dims: Sequence[int], encoder: Encoder, name: str) -> None:
     width = encoder.truncate_dim or encoder.config.embed_dim
     longer = [dim for dim in dims if dim > width]
     if longer:
-        raise ValueError(f"--dims {longer[0]} is more than the {width} dimensions of {name}; leave it out.")
+        raise ValueError(
+            f"--dims {longer[0]} is more than the {width} dimensions of {name}; leave it out."
+        )
 
 
 def _load(source: str, device: str | None, dtype: str) -> Encoder:
@@ -235,9 +343,19 @@ def _facts(encoder: Encoder, results: Sequence[TaskResult]) -> dict[str, str]:
     from unimodal.embedder import Embedder
     from unimodal.formats.card import count_parameters
 
-    dims = next((str(one.queries.shape[1]) for one in results if one.queries is not None), "")
-    size = f"{count_parameters(encoder.models[0]) / 1e6:.1f} M" if isinstance(encoder, Embedder) else ""
-    facts = {"dimensions": dims, "parameters": size, "fingerprint": encoder.fingerprint()}
+    dims = next(
+        (str(one.queries.shape[1]) for one in results if one.queries is not None), ""
+    )
+    size = (
+        f"{count_parameters(encoder.models[0]) / 1e6:.1f} M"
+        if isinstance(encoder, Embedder)
+        else ""
+    )
+    facts = {
+        "dimensions": dims,
+        "parameters": size,
+        "fingerprint": encoder.fingerprint(),
+    }
     return {key: value for key, value in facts.items() if value}
 
 

@@ -17,18 +17,32 @@ if TYPE_CHECKING:
 def embed(
     model: Annotated[str, typer.Argument(help="As for eval.")],
     source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="A folder of images, a .txt of lines, a table, hf:NAME or shards.")
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="A folder of images, a .txt of lines, a table, hf:NAME or shards.",
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="text=\\[title,description] image=photo id=sku"),
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="text=\\[title,description] image=photo id=sku",
+        ),
     ] = None,
     text: Annotated[
-        str, typer.Option(help="Of a table: the field or template of the text; or \\[title,description].")
+        str,
+        typer.Option(
+            help="Of a table: the field or template of the text; or \\[title,description]."
+        ),
     ] = "",
-    image: Annotated[str, typer.Option(help="Of a table: the field that holds an image or its path.")] = "",
-    device: Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")] = None,
+    image: Annotated[
+        str, typer.Option(help="Of a table: the field that holds an image or its path.")
+    ] = "",
+    device: Annotated[
+        str | None, typer.Option(help="Default: a GPU where there is one.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace OUT if it exists.")] = False,
 ) -> None:
     """Embed a folder, a list or a table into OUT/vectors.npy, with what each row is in OUT/items.jsonl."""
@@ -38,7 +52,14 @@ def embed(
     if text.startswith("[") and text.endswith("]"):
         texts = [name.strip() for name in text[1:-1].split(",") if name.strip()]
     embedded = embed_source(
-        model, source, out, overrides or [], text=texts, image=image, device=device, overwrite=overwrite
+        model,
+        source,
+        out,
+        overrides or [],
+        text=texts,
+        image=image,
+        device=device,
+        overwrite=overwrite,
     )
     listed = ""
     if embedded.skipped or embedded.without_image:
@@ -49,22 +70,40 @@ def embed(
 
 def calibrate(
     model: Annotated[Path, typer.Argument(help="A model directory with both towers.")],
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="Shards of the training side, or a table of it.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT", help="Shards of the training side, or a table of it."
+        ),
+    ],
     overrides: Overrides = None,
-    limit: Annotated[int, typer.Option(min=2, help="Take at most so many pictures.")] = 2000,
-    device: Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")] = None,
+    limit: Annotated[
+        int, typer.Option(min=2, help="Take at most so many pictures.")
+    ] = 2000,
+    device: Annotated[
+        str | None, typer.Option(help="Default: a GPU where there is one.")
+    ] = None,
 ) -> None:
     """Write the means of texts and pictures into a model: `load(MODEL, calibrated=True)` then closes the gap."""
     from unimodal.calibrate import calibrate_model
 
-    texts, pictures = calibrate_model(model, source, overrides or [], limit=limit, device=device)
+    texts, pictures = calibrate_model(
+        model, source, overrides or [], limit=limit, device=device
+    )
     say(f"{model} is calibrated on {texts:,} texts and {pictures:,} pictures")
 
 
 def pack(
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="A table, hf:NAME, or a YAML recipe of several sets.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT", help="A table, hf:NAME, or a YAML recipe of several sets."
+        ),
+    ],
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="The folder to write; a recipe names its own.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder to write; a recipe names its own.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
 ) -> None:
     """Pack a table into WebDataset shards: `pack products.csv image=photo captions=\\[title] --out shards`."""
@@ -80,17 +119,31 @@ def pack(
             _say_packed(summary, Path(recipe.out) / name)
         return
     if out is None:
-        raise ValueError(f"where the shards of {source} go is not said; add --out FOLDER.")
-    config = parse_config(PackConfig, apply_overrides({"input": source}, overrides or []), source="options")
+        raise ValueError(
+            f"where the shards of {source} go is not said; add --out FOLDER."
+        )
+    config = parse_config(
+        PackConfig,
+        apply_overrides({"input": source}, overrides or []),
+        source="options",
+    )
     _say_packed(pack_rows(config, out, overwrite=overwrite), out)
 
 
 def check(
-    shards: Annotated[str, typer.Argument(help="A tar, a folder of tars, a glob, a brace pattern or a URL.")],
+    shards: Annotated[
+        str,
+        typer.Argument(
+            help="A tar, a folder of tars, a glob, a brace pattern or a URL."
+        ),
+    ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="storage.cache_gib=0, ...")
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="storage.cache_gib=0, ..."),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the report there.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Also write the report there.")
+    ] = None,
 ) -> None:
     """Read every sample and report counts, sizes, text lengths and what is broken."""
     from unimodal.config import apply_overrides, parse_config
@@ -99,17 +152,26 @@ def check(
     from unimodal.shards.check import render
     from unimodal.shards.config import ReadConfig
 
-    config = parse_config(ReadConfig, apply_overrides({}, overrides or []), source="options")
+    config = parse_config(
+        ReadConfig, apply_overrides({}, overrides or []), source="options"
+    )
     report = check_shards(shards, storage=config.storage)
     open_console().print(render(report))
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8")
+        json_file.write_text(
+            json.dumps(report.to_json(), indent=1) + "\n", encoding="utf-8"
+        )
     raise typer.Exit(report.exit_status)
 
 
 def index(
-    shards: Annotated[str, typer.Argument(help="A tar, a folder of tars, a glob or a brace pattern, on this machine.")],
+    shards: Annotated[
+        str,
+        typer.Argument(
+            help="A tar, a folder of tars, a glob or a brace pattern, on this machine."
+        ),
+    ],
 ) -> None:
     """Write an index with checksums beside each shard: for tars that others packed, and before they are uploaded."""
     from unimodal.progress import progress_bar
@@ -118,9 +180,15 @@ def index(
     from unimodal.shards.remote import is_elsewhere
 
     samples = 0
-    paths = [path for path in find_shards(shards) if isinstance(path, Path) and not is_elsewhere(path)]
+    paths = [
+        path
+        for path in find_shards(shards)
+        if isinstance(path, Path) and not is_elsewhere(path)
+    ]
     if not paths:
-        raise ValueError(f"{shards} names no plain .tar on this machine; index shards before you upload or pack them.")
+        raise ValueError(
+            f"{shards} names no plain .tar on this machine; index shards before you upload or pack them."
+        )
     with progress_bar("indexing", len(paths)) as advance:
         for number, path in enumerate(paths):
             samples += len(load_index(path, checksums=True))
@@ -130,6 +198,10 @@ def index(
 
 def _say_packed(summary: PackSummary, out: Path) -> None:
     skipped = (
-        f"; {summary.skipped:,} rows skipped, the reasons are in {out / 'skipped.jsonl'}" if summary.skipped else ""
+        f"; {summary.skipped:,} rows skipped, the reasons are in {out / 'skipped.jsonl'}"
+        if summary.skipped
+        else ""
     )
-    say(f"{summary.samples:,} samples in {summary.shards} shards, {summary.bytes / 1e6:.1f} MB, in {out}{skipped}")
+    say(
+        f"{summary.samples:,} samples in {summary.shards} shards, {summary.bytes / 1e6:.1f} MB, in {out}{skipped}"
+    )

@@ -30,30 +30,68 @@ LONGEST = 100  # letters that a hit shows of one field
 def index(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="As for eval.")] = "",
     source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="A folder of images, a table, hf:NAME or shards.")
+        str,
+        typer.Argument(
+            metavar="INPUT", help="A folder of images, a table, hf:NAME or shards."
+        ),
     ] = "",
-    store: Annotated[str, typer.Argument(metavar="STORE", help="A folder (lance:///dir), or milvus://host:port.")] = "",
+    store: Annotated[
+        str,
+        typer.Argument(
+            metavar="STORE", help="A folder (lance:///dir), or milvus://host:port."
+        ),
+    ] = "",
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="text=\\[title,description] image=photo fields=\\[price:float]"),
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="text=\\[title,description] image=photo fields=\\[price:float]",
+        ),
     ] = None,
     engine: Annotated[
-        Literal["process", "ray"], typer.Option(help="This process (or all that torchrun started), or a Ray cluster.")
+        Literal["process", "ray"],
+        typer.Option(
+            help="This process (or all that torchrun started), or a Ray cluster."
+        ),
     ] = "process",
     embeddings: Annotated[
-        Path | None, typer.Option(help="The folder of this store's Parquet files; default: beside it.")
+        Path | None,
+        typer.Option(
+            help="The folder of this store's Parquet files; default: beside it."
+        ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[
+        str | None, typer.Option(help="Default: a GPU where there is one.")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16 or float16.")
+    ] = "float32",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Make the store again; embeddings that still hold are kept.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Make the store again; embeddings that still hold are kept.",
+        ),
     ] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Forget the store's other inputs.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change, and change nothing.")] = False,
-    list_: Annotated[bool, typer.Option("--list", help="List the inputs of a store: `index --list STORE`.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Forget the store's other inputs.")
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print what would change, and change nothing."),
+    ] = False,
+    list_: Annotated[
+        bool,
+        typer.Option(
+            "--list", help="List the inputs of a store: `index --list STORE`."
+        ),
+    ] = False,
     forget: Annotated[
         str | None,
-        typer.Option(metavar="INPUT", help="Take an input out of a store: `index --forget INPUT STORE`."),
+        typer.Option(
+            metavar="INPUT",
+            help="Take an input out of a store: `index --forget INPUT STORE`.",
+        ),
     ] = None,
 ) -> None:
     """Embed the items of INPUT and put them into STORE; what is there and has not changed is not done again.
@@ -63,7 +101,9 @@ def index(
     places = [place for place in (model, source, store, *(overrides or [])) if place]
     if list_ or forget is not None:
         if len(places) != 1 or (list_ and forget is not None):
-            raise typer.BadParameter("give --list STORE, or --forget INPUT STORE, and nothing else.")
+            raise typer.BadParameter(
+                "give --list STORE, or --forget INPUT STORE, and nothing else."
+            )
         if list_:
             _list(places[0], embeddings)
         else:
@@ -71,27 +111,49 @@ def index(
         return
     if not store:
         name = "MODEL" if not model else "INPUT" if not source else "STORE"
-        raise typer.BadParameter(f"{name} is missing: unimodal index MODEL INPUT STORE [KEY=VALUE]...")
+        raise typer.BadParameter(
+            f"{name} is missing: unimodal index MODEL INPUT STORE [KEY=VALUE]..."
+        )
 
     from unimodal.config import apply_overrides, parse_config
     from unimodal.search.index import run as indexing
     from unimodal.search.index.items import IndexConfig
     from unimodal.search.index.skipped import SKIPPED
 
-    config = parse_config(IndexConfig, apply_overrides({"input": source}, overrides or []), source="options")
+    config = parse_config(
+        IndexConfig,
+        apply_overrides({"input": source}, overrides or []),
+        source="options",
+    )
     folder = embeddings or indexing.default_folder(store)
     if dry_run:
         if engine == "ray":
-            raise typer.BadParameter("--dry-run reads in this process; leave out --engine ray.")
+            raise typer.BadParameter(
+                "--dry-run reads in this process; leave out --engine ray."
+            )
         found = indexing.dry_run(
-            model, config, store, embeddings=folder, device=device, dtype=dtype, overwrite=overwrite, replace=replace
+            model,
+            config,
+            store,
+            embeddings=folder,
+            device=device,
+            dtype=dtype,
+            overwrite=overwrite,
+            replace=replace,
         )
         _print_preview(found, source, store)
         return
     summary = indexing.index(
-        model, config, store, embeddings=folder, engine=engine, device=device, dtype=dtype, overwrite=overwrite,
+        model,
+        config,
+        store,
+        embeddings=folder,
+        engine=engine,
+        device=device,
+        dtype=dtype,
+        overwrite=overwrite,
         replace=replace,
-    )  # fmt: skip
+    )
     if summary.rank:
         return
     units = summary.embedded + summary.reused
@@ -114,7 +176,11 @@ def _print_preview(found: Preview, source: str, store: str) -> None:
     typer.echo(
         f"{store} would get {found.new:,} new, {found.changed:,} changed and {found.same:,} same items, and lose "
         f"{found.removed:,}; {found.skipped:,} of {_counted(found.rows, 'row')} of {source} skipped"
-        + (f", {_counted(found.without_image, 'item')} without image" if found.without_image else "")
+        + (
+            f", {_counted(found.without_image, 'item')} without image"
+            if found.without_image
+            else ""
+        )
         + (f" (the first: {found.first_reason})" if found.first_reason else "")
         + f"; {_counted(found.embedded, 'item')} to embed. Nothing was changed."
     )
@@ -135,7 +201,9 @@ def _list(store: str, embeddings: Path | None) -> None:
             f"{state.in_store:,} of them in the store, {_counted(one.skipped, 'row')} skipped"
         )
     for name, files in others.items():
-        typer.echo(f"not in the store  {written_name(name)}: {_counted(files, 'unit')} of a run that did not finish")
+        typer.echo(
+            f"not in the store  {written_name(name)}: {_counted(files, 'unit')} of a run that did not finish"
+        )
     if not states and not others:
         typer.echo("no inputs")
 
@@ -151,10 +219,15 @@ def _forget(store: str, name: str, embeddings: Path | None) -> None:
 
 
 def why(
-    store: Annotated[str, typer.Argument(help="A folder (lance:///dir), or milvus://host:port.")],
+    store: Annotated[
+        str, typer.Argument(help="A folder (lance:///dir), or milvus://host:port.")
+    ],
     item: Annotated[str, typer.Argument(metavar="ID", help="Of the item.")],
     embeddings: Annotated[
-        Path | None, typer.Option(help="The folder of this store's Parquet files; default: beside it.")
+        Path | None,
+        typer.Option(
+            help="The folder of this store's Parquet files; default: beside it."
+        ),
     ] = None,
 ) -> None:
     """Say what became of an item: in STORE from which input, skipped and why, or taken out and when."""
@@ -172,48 +245,110 @@ def _counted(number: int, thing: str) -> str:
 
 
 def search(
-    store: Annotated[str, typer.Argument(help="A folder (lance:///dir), or milvus://host:port.")],
-    words: Annotated[str, typer.Argument(metavar="[WORDS]", help="What to look for.")] = "",
-    image: Annotated[Path | None, typer.Option(help="A picture to look for; with WORDS, both together.")] = None,
-    like: Annotated[str, typer.Option(metavar="ID", help="More like this item; with WORDS, but as they say.")] = "",
-    weight: Annotated[float, typer.Option(help="The picture's share (0 to 1), or the item's, beside WORDS.")] = 0.5,
-    without: Annotated[
-        list[str] | None, typer.Option(metavar="WORDS", help="What is not wanted; may be given several times.")
+    store: Annotated[
+        str, typer.Argument(help="A folder (lance:///dir), or milvus://host:port.")
+    ],
+    words: Annotated[
+        str, typer.Argument(metavar="[WORDS]", help="What to look for.")
+    ] = "",
+    image: Annotated[
+        Path | None,
+        typer.Option(help="A picture to look for; with WORDS, both together."),
     ] = None,
-    where: Annotated[str | None, typer.Option(help="A filter: price < 50 and category = 'Gear/Bags'.")] = None,
+    like: Annotated[
+        str,
+        typer.Option(
+            metavar="ID", help="More like this item; with WORDS, but as they say."
+        ),
+    ] = "",
+    weight: Annotated[
+        float,
+        typer.Option(help="The picture's share (0 to 1), or the item's, beside WORDS."),
+    ] = 0.5,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="WORDS", help="What is not wanted; may be given several times."
+        ),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(help="A filter: price < 50 and category = 'Gear/Bags'."),
+    ] = None,
     k: Annotated[int, typer.Option("--k", "-k", help="How many.")] = 10,
     min_score: Annotated[float | None, typer.Option(help="The least cosine.")] = None,
-    group_by: Annotated[str, typer.Option(metavar="FIELD", help="The best item of each of its values.")] = "",
-    hybrid: Annotated[bool, typer.Option(help="Look for WORDS in the full text too.")] = False,
+    group_by: Annotated[
+        str, typer.Option(metavar="FIELD", help="The best item of each of its values.")
+    ] = "",
+    hybrid: Annotated[
+        bool, typer.Option(help="Look for WORDS in the full text too.")
+    ] = False,
     vectors: Annotated[
-        str, typer.Option(metavar="text,image", help="Which vectors of the items; default: fused, or all there are.")
+        str,
+        typer.Option(
+            metavar="text,image",
+            help="Which vectors of the items; default: fused, or all there are.",
+        ),
     ] = "",
     coarse: Annotated[
-        str, typer.Option(metavar="prefix:DIMS|binary", help="A first pass by shorter copies of the vectors.")
+        str,
+        typer.Option(
+            metavar="prefix:DIMS|binary",
+            help="A first pass by shorter copies of the vectors.",
+        ),
     ] = "",
-    fields: Annotated[str, typer.Option(metavar="title,price", help="What to show of an item; default: all.")] = "",
-    model: Annotated[str, typer.Option(help="Where the store's model lies, if no longer where it was.")] = "",
-    device: Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    fields: Annotated[
+        str,
+        typer.Option(
+            metavar="title,price", help="What to show of an item; default: all."
+        ),
+    ] = "",
+    model: Annotated[
+        str,
+        typer.Option(help="Where the store's model lies, if no longer where it was."),
+    ] = "",
+    device: Annotated[
+        str | None, typer.Option(help="Default: a GPU where there is one.")
+    ] = None,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of a table.")
+    ] = False,
 ) -> None:
     """Find by words, a picture, both, or an item: `search STORE "in red" --image bag.jpg --where "price < 50"`."""
     from unimodal.progress import open_console
     from unimodal.search.filters.parser import parse_where
-    from unimodal.search.query.query import Query, check_model, check_query, find, inputs_of
+    from unimodal.search.query.query import (
+        Query,
+        check_model,
+        check_query,
+        find,
+        inputs_of,
+    )
     from unimodal.search.stores.open import open_store
 
     query = Query(
-        text=words, image=image, like=like, weight=weight, negatives=without or (), k=k, min_score=min_score,
-        where=None if where is None else parse_where(where), group_by=group_by, hybrid=hybrid, vectors=_listed(vectors),
+        text=words,
+        image=image,
+        like=like,
+        weight=weight,
+        negatives=without or (),
+        k=k,
+        min_score=min_score,
+        where=None if where is None else parse_where(where),
+        group_by=group_by,
+        hybrid=hybrid,
+        vectors=_listed(vectors),
         coarse=coarse,
-    )  # fmt: skip
+    )
     opened = open_store(store)
     schema = opened.schema
     check_query(schema, query, _listed(fields) or None)
     if not opened.count():
         if json_output:
             _print_json([], {"embed": 0.0, "search": 0.0})
-        raise ValueError(f"the store {store} is empty; run `unimodal index` to put items into it.")
+        raise ValueError(
+            f"the store {store} is empty; run `unimodal index` to put items into it."
+        )
     parts = inputs_of(query)
     fingerprint = schema.fingerprint
     started = time.perf_counter()
@@ -224,15 +359,18 @@ def search(
         started = time.perf_counter()
         asked = embedder.encode_query([item for _, item in parts], show_progress=False)
     embedded = time.perf_counter()
-    found = find(opened, query, asked, fingerprint=fingerprint, fields=_listed(fields) or None)
-    took = {"embed": 1e3 * (embedded - started), "search": 1e3 * (time.perf_counter() - embedded)}
+    found = find(
+        opened, query, asked, fingerprint=fingerprint, fields=_listed(fields) or None
+    )
+    took = {
+        "embed": 1e3 * (embedded - started),
+        "search": 1e3 * (time.perf_counter() - embedded),
+    }
     if json_output:
         _print_json(found, took)
     elif found:
         _print(found, open_console())
-    said = (
-        f"{len(found)} of {opened.count():,} items; {took['embed']:.0f} ms to embed, {took['search']:.0f} ms to search"
-    )
+    said = f"{len(found)} of {opened.count():,} items; {took['embed']:.0f} ms to embed, {took['search']:.0f} ms to search"
     say(said if found else said + _advice(opened, query))
     opened.close()
 
@@ -244,16 +382,23 @@ def _model_of(schema: Schema, given: str, device: str | None) -> Embedder:
 
     name = given or schema.about.get("model", "")
     if not name:
-        raise ValueError("the store does not say which model it was made with; give it with --model.")
+        raise ValueError(
+            "the store does not say which model it was made with; give it with --model."
+        )
     try:
         with progress_bar(f"loading {name}", None):
             return load(
-                name, device=device, dtype=schema.about.get("dtype", "float32"), calibrated=is_calibrated(schema)
+                name,
+                device=device,
+                dtype=schema.about.get("dtype", "float32"),
+                calibrated=is_calibrated(schema),
             )
     except ValueError as error:
         if given:
             raise
-        raise ValueError(f"the store's model cannot be loaded: {error} Say where it lies now with --model.") from None
+        raise ValueError(
+            f"the store's model cannot be loaded: {error} Say where it lies now with --model."
+        ) from None
 
 
 def _advice(store: VectorStore, query: Query) -> str:
@@ -268,16 +413,34 @@ def _advice(store: VectorStore, query: Query) -> str:
 def _print_json(found: Sequence[Found], took: dict[str, float]) -> None:
     import orjson
 
-    hits = [{"id": hit.id, "score": hit.score, "cosine": hit.cosine, "vector": hit.vector, "more": hit.more,
-             "fields": hit.fields} for hit in found]  # fmt: skip
-    typer.echo(orjson.dumps({"hits": hits, "count": len(hits), "took_ms": took}, option=orjson.OPT_SERIALIZE_NUMPY))
+    hits = [
+        {
+            "id": hit.id,
+            "score": hit.score,
+            "cosine": hit.cosine,
+            "vector": hit.vector,
+            "more": hit.more,
+            "fields": hit.fields,
+        }
+        for hit in found
+    ]
+    typer.echo(
+        orjson.dumps(
+            {"hits": hits, "count": len(hits), "took_ms": took},
+            option=orjson.OPT_SERIALIZE_NUMPY,
+        )
+    )
 
 
 def _print(found: Sequence[Found], console: Console) -> None:
     """A line a hit, or, if one would not fit, the fields on lines of their own below the title."""
     table = _table(found, "  ", 0)
-    widest = console.measure(table, options=console.options.update(max_width=10_000)).maximum
-    console.print(table if widest <= console.width else _table(found, "\n", console.width // 2))
+    widest = console.measure(
+        table, options=console.options.update(max_width=10_000)
+    ).maximum
+    console.print(
+        table if widest <= console.width else _table(found, "\n", console.width // 2)
+    )
 
 
 def _table(found: Sequence[Found], between: str, half: int) -> Table:
@@ -293,13 +456,26 @@ def _table(found: Sequence[Found], between: str, half: int) -> Table:
     if by_several:
         table.add_column("by", no_wrap=True)
     longest = max(len(_one_line(hit.id)) for hit in found)
-    table.add_column("id", overflow="fold", no_wrap=longest <= half)  # in one piece, to be copied, if it can be
+    table.add_column(
+        "id", overflow="fold", no_wrap=longest <= half
+    )  # in one piece, to be copied, if it can be
     table.add_column("", overflow="fold")
     for rank, hit in enumerate(found, start=1):
         score = f"{hit.score:.4f}" if ranked_otherwise else f"{hit.score:.3f}"
-        cosine = ["" if hit.cosine is None else f"{hit.cosine:.3f}"] if ranked_otherwise else []
+        cosine = (
+            ["" if hit.cosine is None else f"{hit.cosine:.3f}"]
+            if ranked_otherwise
+            else []
+        )
         by = [hit.vector] if by_several else []
-        table.add_row(str(rank), score, *cosine, *by, Text(_one_line(hit.id)), _described(hit, between))
+        table.add_row(
+            str(rank),
+            score,
+            *cosine,
+            *by,
+            Text(_one_line(hit.id)),
+            _described(hit, between),
+        )
     return table
 
 
@@ -307,7 +483,9 @@ def _described(hit: Found, between: str) -> Text:
     """An item's first text, then its other fields, dim; numbers with their names, since texts explain themselves."""
     from rich.text import Text
 
-    there = {name: value for name, value in hit.fields.items() if value not in (None, "", [])}
+    there = {
+        name: value for name, value in hit.fields.items() if value not in (None, "", [])
+    }
     title = next((name for name, value in there.items() if isinstance(value, str)), "")
     others = [
         _shown(value) if isinstance(value, (str, list)) else f"{name} {_shown(value)}"

@@ -8,9 +8,19 @@ import typer
 
 
 def serve(
-    model: Annotated[str, typer.Argument(help="A model directory, a hub id, open_clip:NAME or hf:NAME.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As below.")] = None,
-    store: Annotated[str, typer.Option(help="An index made with this model: search and its page are served too.")] = "",
+    model: Annotated[
+        str,
+        typer.Argument(help="A model directory, a hub id, open_clip:NAME or hf:NAME."),
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As below.")
+    ] = None,
+    store: Annotated[
+        str,
+        typer.Option(
+            help="An index made with this model: search and its page are served too."
+        ),
+    ] = "",
 ) -> None:
     """Serve a model over HTTP: `serve runs/demo/model --store runs/demo/store port=8080 host=0.0.0.0`."""
     from unimodal.config import apply_overrides, parse_config
@@ -18,7 +28,9 @@ def serve(
     try:
         from unimodal.serve.server import serve as serve_config
     except ModuleNotFoundError as error:
-        raise ImportError(f'{error.name} is missing; install it with pip install "unimodal[serve]".') from None
+        raise ImportError(
+            f'{error.name} is missing; install it with pip install "unimodal[serve]".'
+        ) from None
     from unimodal.serve.config import ServeConfig
 
     values = apply_overrides({"model": model, "store": store}, overrides or [])

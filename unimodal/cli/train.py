@@ -21,11 +21,22 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")
+    ],
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint of the run, if there is one.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Remove the run's folder first.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Check the recipe and print what would happen.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            help="Go on from the newest checkpoint of the run, if there is one."
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option(help="Remove the run's folder first.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Check the recipe and print what would happen.")
+    ] = False,
 ) -> None:
     """Train a model by a recipe; `torchrun --nproc-per-node N -m unimodal train ...` uses N processes."""
     from unimodal.config import read_config
@@ -45,22 +56,30 @@ def plot(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> N
     say(f"curves in {plot_run(run)}")
 
 
-def run_training_by(config: TrainConfig, *, resume: bool, overwrite: bool = False) -> Path:
+def run_training_by(
+    config: TrainConfig, *, resume: bool, overwrite: bool = False
+) -> Path:
     from unimodal.training.loop import Stopped
     from unimodal.training.loop import train as run_training
 
     try:
         evaluate, load = _evaluator(config)
-        model: Path = run_training(config, evaluate=evaluate, load=load, resume=resume, overwrite=overwrite)
+        model: Path = run_training(
+            config, evaluate=evaluate, load=load, resume=resume, overwrite=overwrite
+        )
     except Stopped as stopped:
         say(str(stopped))
-        raise typer.Exit(128 + stopped.signal) from None  # as a shell says that a signal ended a process
+        raise typer.Exit(
+            128 + stopped.signal
+        ) from None  # as a shell says that a signal ended a process
     except KeyboardInterrupt:  # before training looks after signals
         raise typer.Exit(130) from None
     return model
 
 
-def _evaluator(config: TrainConfig) -> tuple[Evaluate, Callable[[], None]] | tuple[None, None]:
+def _evaluator(
+    config: TrainConfig,
+) -> tuple[Evaluate, Callable[[], None]] | tuple[None, None]:
     """Validation during training: scores by "task metric" of the suite that the recipe names, and what loads it."""
     if config.eval is None:
         return None, None
@@ -74,16 +93,31 @@ def _evaluator(config: TrainConfig) -> tuple[Evaluate, Callable[[], None]] | tup
     root = Path(settings.data_root or config.data_root)
     loaded: dict[str, TaskData] = {}
 
-    def load() -> None:  # what is missing is said before the first step, not at the first validation
+    def load() -> (
+        None
+    ):  # what is missing is said before the first step, not at the first validation
         loaded.update(load_tasks(suite, root, settings.split))
         names = score_names(suite, loaded)
         if settings.best and settings.best not in names:
-            raise ValueError(f"eval.best {settings.best!r} is not a validation score; {nearest(settings.best, names)}")
+            raise ValueError(
+                f"eval.best {settings.best!r} is not a validation score; {nearest(settings.best, names)}"
+            )
 
-    def validate(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float | None]:
-        options = {"split": settings.split, "tasks": loaded, "validation": True, "should_stop": should_stop}
+    def validate(
+        embedder: Embedder, should_stop: Callable[[], bool]
+    ) -> Mapping[str, float | None]:
+        options = {
+            "split": settings.split,
+            "tasks": loaded,
+            "validation": True,
+            "should_stop": should_stop,
+        }
         rows = rows_of(score(embedder, suite, root, **options))
-        return {f"{row.task} {row.metric}": row.value for row in rows if row.value is not None or row.is_undefined}
+        return {
+            f"{row.task} {row.metric}": row.value
+            for row in rows
+            if row.value is not None or row.is_undefined
+        }
 
     return validate, load
 
@@ -99,8 +133,14 @@ def _read_suite(settings: EvalConfig) -> Suite:
     suite = read_suite(settings.suite)
     for name in settings.tasks:
         if name not in suite.tasks:
-            raise ValueError(f"eval.tasks: {name!r} is not in suite {settings.suite!r}; {nearest(name, suite.tasks)}")
-    left_out = [f"tasks.{name}=null" for name in suite.tasks if settings.tasks and name not in settings.tasks]
+            raise ValueError(
+                f"eval.tasks: {name!r} is not in suite {settings.suite!r}; {nearest(name, suite.tasks)}"
+            )
+    left_out = [
+        f"tasks.{name}=null"
+        for name in suite.tasks
+        if settings.tasks and name not in settings.tasks
+    ]
     suite = read_suite(settings.suite, left_out)
     if settings.best:
         row, _, metric = settings.best.rpartition(" ")
@@ -128,17 +168,25 @@ def _print_plan(config: TrainConfig) -> None:
     check_start(config)
     world_size = os.environ.get("WORLD_SIZE")
     found = check_data(config, int(world_size) if world_size else None)
-    tasks = [(number, name, task) for number, stage in enumerate(config.plan) for name, task in stage.tasks.items()]
+    tasks = [
+        (number, name, task)
+        for number, stage in enumerate(config.plan)
+        for name, task in stage.tasks.items()
+    ]
     table = Table("task", *(name for _, name, _ in tasks), show_lines=False)
     rows: dict[str, list[str]] = {
         "stage": [_describe_stage(config.plan[number]) for number, _, _ in tasks],
         "share": [f"{task.share:g}" for _, _, task in tasks],
-        "global_batch": [f"{task.global_batch:,} in {task.num_streams} streams" for _, _, task in tasks],
+        "global_batch": [
+            f"{task.global_batch:,} in {task.num_streams} streams"
+            for _, _, task in tasks
+        ],
         "processes": [_divisors(task.num_streams) for _, _, task in tasks],
         "max_length": [f"{task.max_length}" for _, _, task in tasks],
         "loss": [task.loss for _, _, task in tasks],
         "temperature": [
-            ("from " if task.learns_temperature else "") + f"{task.start_temperature:g}" for _, _, task in tasks
+            ("from " if task.learns_temperature else "") + f"{task.start_temperature:g}"
+            for _, _, task in tasks
         ],
         "sources": [
             "\n".join(
@@ -163,7 +211,9 @@ def _describe_stage(stage: Stage) -> str:
 
 def _divisors(number: int) -> str:
     """The numbers of processes that may share so many streams."""
-    return ", ".join(str(count) for count in range(1, number + 1) if number % count == 0)
+    return ", ".join(
+        str(count) for count in range(1, number + 1) if number % count == 0
+    )
 
 
 def _describe_found(found: Found) -> str:
@@ -181,5 +231,8 @@ def _describe_validation(config: TrainConfig) -> str:
     suite = _read_suite(config.eval)
     root = Path(config.eval.data_root or config.data_root)
     missing = {one.task for one in missing_of(suite, root, config.eval.split)}
-    names = (f"{name} (not below {root})" if name in missing else name for name in suite.tasks)
+    names = (
+        f"{name} (not below {root})" if name in missing else name
+        for name in suite.tasks
+    )
     return f"validation every {config.eval.every:,} steps: {', '.join(names)}"

@@ -59,7 +59,14 @@ class Product:
     @property
     def look(self) -> Look:
         """What `draw_product` needs to draw the product again, at any size."""
-        return Look(self.kind, self.colour, self.pattern, self.material, self.background, self.seed)
+        return Look(
+            self.kind,
+            self.colour,
+            self.pattern,
+            self.material,
+            self.background,
+            self.seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -98,13 +105,25 @@ def build_catalogue(
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        splits = plan_products(seed=seed, num_train=num_train, num_val=num_val, num_test=num_test)
+        splits = plan_products(
+            seed=seed, num_train=num_train, num_val=num_val, num_test=num_test
+        )
         texts = plan_texts(splits["train"], seed=seed)
         for split in SPLITS:
-            _write_lines(unfinished / f"{split}.jsonl", [asdict(product) for product in splits[split]])
+            _write_lines(
+                unfinished / f"{split}.jsonl",
+                [asdict(product) for product in splits[split]],
+            )
         _write_lines(unfinished / "texts_train.jsonl", texts)
-        _draw_all([product for split in SPLITS for product in splits[split]], unfinished, size, workers)
-        (unfinished / "manifest.json").write_text(json.dumps({**wanted, "num_texts": len(texts)}, indent=1))
+        _draw_all(
+            [product for split in SPLITS for product in splits[split]],
+            unfinished,
+            size,
+            workers,
+        )
+        (unfinished / "manifest.json").write_text(
+            json.dumps({**wanted, "num_texts": len(texts)}, indent=1)
+        )
         unfinished.chmod(0o755)  # a temporary folder is private
         try:
             unfinished.rename(folder)
@@ -119,30 +138,45 @@ def _found(folder: Path, wanted: dict[str, int]) -> Catalogue:
     """The catalogue that is there; ValueError if it is not the one that is wanted."""
     manifest_path = folder / "manifest.json"
     if not manifest_path.is_file():
-        raise ValueError(f"{folder} is there and is no catalogue; choose another folder, or delete it.")
+        raise ValueError(
+            f"{folder} is there and is no catalogue; choose another folder, or delete it."
+        )
     manifest = json.loads(manifest_path.read_text())
     for key, value in wanted.items():
         if manifest.get(key) != value:
             seen = f"{key} {manifest.get(key)}, not {value}"
-            raise ValueError(f"{folder} is a catalogue with {seen}; delete it, or choose another folder.")
+            raise ValueError(
+                f"{folder} is a catalogue with {seen}; delete it, or choose another folder."
+            )
     counts = {key: int(value) for key, value in manifest.items() if key != "version"}
     return Catalogue(folder=folder, **counts)
 
 
-def plan_products(*, seed: int, num_train: int, num_val: int, num_test: int) -> dict[str, list[Product]]:
+def plan_products(
+    *, seed: int, num_train: int, num_val: int, num_test: int
+) -> dict[str, list[Product]]:
     """All products of the three splits, without their pictures. The same seed gives the same products."""
     identities = list(itertools.product(KINDS, COLOURS, PATTERNS))
     if num_val + num_test >= len(identities):
         asked = f"num_val {num_val} + num_test {num_test}"
-        raise ValueError(f"{asked} leave none of {len(identities)} combinations to train on; ask for less.")
+        raise ValueError(
+            f"{asked} leave none of {len(identities)} combinations to train on; ask for less."
+        )
     random.Random(f"{seed} split").shuffle(identities)
     chosen = {
         "val": identities[:num_val],
         "test": identities[num_val : num_val + num_test],
-        "train": list(itertools.islice(itertools.cycle(identities[num_val + num_test :]), num_train)),
+        "train": list(
+            itertools.islice(
+                itertools.cycle(identities[num_val + num_test :]), num_train
+            )
+        ),
     }
     return {
-        split: [plan_product(identity, split, number, seed) for number, identity in enumerate(chosen[split])]
+        split: [
+            plan_product(identity, split, number, seed)
+            for number, identity in enumerate(chosen[split])
+        ]
         for split in SPLITS
     }
 
@@ -180,19 +214,31 @@ def plan_product(identity: Identity, split: str, number: int, seed: int) -> Prod
     )
 
 
-def plan_texts(products: Sequence[Product], *, seed: int, queries_each: int = 2) -> list[dict[str, str]]:
+def plan_texts(
+    products: Sequence[Product], *, seed: int, queries_each: int = 2
+) -> list[dict[str, str]]:
     """Queries with the descriptions that answer them, all in training wordings; `queries_each` a product."""
     pairs = []
     for turn in range(queries_each):
         for product in products:
             rng = random.Random(f"{seed} {product.id} query {turn}")
-            subject = Subject(*product.identity, product.material, product.background, product.price)
-            document = product.description if turn == 0 else sentences.description(subject, False, rng)
-            pairs.append({"query": sentences.query(subject, False, rng), "document": document})
+            subject = Subject(
+                *product.identity, product.material, product.background, product.price
+            )
+            document = (
+                product.description
+                if turn == 0
+                else sentences.description(subject, False, rng)
+            )
+            pairs.append(
+                {"query": sentences.query(subject, False, rng), "document": document}
+            )
     return pairs
 
 
-def _draw_all(products: Sequence[Product], folder: Path, size: int, workers: int | None) -> None:
+def _draw_all(
+    products: Sequence[Product], folder: Path, size: int, workers: int | None
+) -> None:
     (folder / "images").mkdir()
     workers = min(workers or os.cpu_count() or 1, 1 + len(products) // 100)
     jobs = [(product.look, str(folder / product.image), size) for product in products]
@@ -218,7 +264,9 @@ def save_picture(look: Look, path: Path, size: int) -> None:
     draw_product(look, size).save(path, quality=92, subsampling=0)
 
 
-def _write_lines(path: Path, rows: Sequence[dict[str, object]] | Sequence[dict[str, str]]) -> None:
+def _write_lines(
+    path: Path, rows: Sequence[dict[str, object]] | Sequence[dict[str, str]]
+) -> None:
     with path.open("w", encoding="utf-8") as lines:
         lines.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
@@ -238,6 +286,11 @@ def read_texts(folder: Path) -> list[dict[str, str]]:
 def training_texts(folder: Path) -> Iterator[str]:
     """Every text of the training split, as a tokenizer is trained on them."""
     for product in read_products(folder, "train"):
-        yield from (*product.captions, product.title, product.description, product.query)
+        yield from (
+            *product.captions,
+            product.title,
+            product.description,
+            product.query,
+        )
     for row in read_texts(folder):
         yield from (row["query"], row["document"])

@@ -89,7 +89,9 @@ FIXED_PAINTS: dict[str, Rgb] = {
 def draw_product(look: Look, size: int) -> Image.Image:
     """An RGB picture of `size` x `size` pixels."""
     rng = random.Random(look.seed)
-    canvas = size * (3 if size <= 128 else 2)  # Pillow's polygons have hard edges: draw larger, then average
+    canvas = size * (
+        3 if size <= 128 else 2
+    )  # Pillow's polygons have hard edges: draw larger, then average
     scene = draw_scene(look.background, canvas, rng)
     paint = _varied(COLOURS[look.colour].paint, rng)
     parts = _placed(SHAPES[look.kind](), rng)
@@ -110,7 +112,9 @@ def _varied(paint: Rgb, rng: random.Random) -> Rgb:
     hue = (hue + rng.uniform(-0.008, 0.008)) % 1
     saturation = min(1.0, saturation * rng.uniform(0.94, 1.06))
     value = min(1.0, value * rng.uniform(0.95, 1.05))
-    red, green, blue = (round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, saturation, value))
+    red, green, blue = (
+        round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, saturation, value)
+    )
     return red, green, blue
 
 
@@ -129,15 +133,32 @@ def _placed(parts: list[Part], rng: random.Random) -> list[Part]:
         y = point[1] - 50
         return 50 + right + cos * x - sin * y, 50 + down + sin * x + cos * y
 
-    return [Part(part.paint, [moved(point) for point in part.points], part.width * scale) for part in parts]
+    return [
+        Part(part.paint, [moved(point) for point in part.points], part.width * scale)
+        for part in parts
+    ]
 
 
-def _painted(parts: list[Part], sheet: Image.Image, paint: Rgb, canvas: int) -> tuple[Image.Image, Image.Image]:
+def _painted(
+    parts: list[Part], sheet: Image.Image, paint: Rgb, canvas: int
+) -> tuple[Image.Image, Image.Image]:
     """The flat product and its mask."""
     unit = canvas / 100
-    darker = mixed(paint, (20, 16, 24), 0.2) if sum(paint) > 150 else mixed(paint, (255, 255, 255), 0.14)
-    paints = {**FIXED_PAINTS, "trim": darker, "inside": mixed(paint, (24, 18, 22), 0.55)}
-    seam = mixed(paint, (10, 8, 14), 0.5) if sum(paint) > 150 else mixed(paint, (255, 255, 255), 0.3)
+    darker = (
+        mixed(paint, (20, 16, 24), 0.2)
+        if sum(paint) > 150
+        else mixed(paint, (255, 255, 255), 0.14)
+    )
+    paints = {
+        **FIXED_PAINTS,
+        "trim": darker,
+        "inside": mixed(paint, (24, 18, 22), 0.55),
+    }
+    seam = (
+        mixed(paint, (10, 8, 14), 0.5)
+        if sum(paint) > 150
+        else mixed(paint, (255, 255, 255), 0.3)
+    )
     product = Image.new("RGB", (canvas, canvas), paint)
     mask = Image.new("L", (canvas, canvas), 0)
     on_product = ImageDraw.Draw(product)
@@ -156,17 +177,24 @@ def _painted(parts: list[Part], sheet: Image.Image, paint: Rgb, canvas: int) -> 
                 width = max(1, round(part.width * unit))
                 draw.line(points, ink, width, joint="curve")
                 for x, y in (points[0], points[-1]) if width > 2 else ():
-                    draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), ink)
+                    draw.ellipse(
+                        (x - width / 2, y - width / 2, x + width / 2, y + width / 2),
+                        ink,
+                    )
             else:
                 draw.polygon(points, ink)
     return product, mask
 
 
-def _lit(product: Image.Image, mask: Image.Image, surface: Surface, rng: random.Random) -> Image.Image:
+def _lit(
+    product: Image.Image, mask: Image.Image, surface: Surface, rng: random.Random
+) -> Image.Image:
     """Light from the upper left: round edges, the material's texture, and its highlights."""
     size = product.width
     coarse = size // 4
-    body = mask.resize((coarse, coarse), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(coarse * 0.045))
+    body = mask.resize((coarse, coarse), Image.Resampling.BOX).filter(
+        ImageFilter.GaussianBlur(coarse * 0.045)
+    )
     height: Floats = np.asarray(body, np.float32) / np.float32(255)
     step = max(1, round(coarse * 0.03))
     slope = np.roll(height, (-step, -step), (0, 1)) - np.roll(
@@ -177,8 +205,17 @@ def _lit(product: Image.Image, mask: Image.Image, surface: Surface, rng: random.
         light += surface.bands * _bands(coarse, rng)
     shine = np.clip(slope - 0.12, 0, 1) * surface.gloss * 0.55
     if surface.gloss:
-        shine += surface.gloss * 0.42 * _streak(mask, coarse, rng) * np.clip(height * 2 - 1, 0, 1)
-    fine = _enlarged(light, size) * 2 * (1 + surface.depth * _texture(surface.texture, size))
+        shine += (
+            surface.gloss
+            * 0.42
+            * _streak(mask, coarse, rng)
+            * np.clip(height * 2 - 1, 0, 1)
+        )
+    fine = (
+        _enlarged(light, size)
+        * 2
+        * (1 + surface.depth * _texture(surface.texture, size))
+    )
     pixels = np.asarray(product, np.float32) * fine[:, :, None]
     if surface.gloss:
         pixels += (255 - pixels) * _enlarged(shine * 2, size)[:, :, None]
@@ -188,13 +225,17 @@ def _lit(product: Image.Image, mask: Image.Image, surface: Surface, rng: random.
 def _enlarged(field: Floats, size: int) -> Floats:
     """A coarse field of values between 0 and 2, smoothly enlarged and halved."""
     levels = Image.fromarray(np.clip(field * 127.5, 0, 255).astype(np.uint8))
-    return np.asarray(levels.resize((size, size), Image.Resampling.BILINEAR), np.float32) / np.float32(255)
+    return np.asarray(
+        levels.resize((size, size), Image.Resampling.BILINEAR), np.float32
+    ) / np.float32(255)
 
 
 def _bands(size: int, rng: random.Random) -> Floats:
     """Soft slanting reflections."""
     across = np.linspace(0, 1, size, dtype=np.float32)
-    phase = (across[None, :] + 0.35 * across[:, None]) * rng.uniform(2.6, 3.4) + rng.random()
+    phase = (across[None, :] + 0.35 * across[:, None]) * rng.uniform(
+        2.6, 3.4
+    ) + rng.random()
     return np.cos(2 * np.pi * phase).astype(np.float32)
 
 
@@ -207,9 +248,16 @@ def _streak(mask: Image.Image, size: int, rng: random.Random) -> Floats:
     x = left * scale + width * rng.uniform(0.24, 0.32)
     y = top * scale + tall * 0.2
     streak = Image.new("L", (size, size), 0)
-    points = [(x, y), (x + width * 0.1, y), (x + width * 0.07, y + tall * 0.45), (x + width * 0.01, y + tall * 0.45)]
+    points = [
+        (x, y),
+        (x + width * 0.1, y),
+        (x + width * 0.07, y + tall * 0.45),
+        (x + width * 0.01, y + tall * 0.45),
+    ]
     ImageDraw.Draw(streak).polygon(points, 255)
-    return np.asarray(streak.filter(ImageFilter.GaussianBlur(size * 0.018)), np.float32) / np.float32(255)
+    return np.asarray(
+        streak.filter(ImageFilter.GaussianBlur(size * 0.018)), np.float32
+    ) / np.float32(255)
 
 
 @lru_cache(maxsize=16)
@@ -220,11 +268,17 @@ def _texture(name: str, size: int) -> Floats:
     if name == "weave":
         field = np.sin(across * 4.2) * np.sin(down * 4.2)
     elif name == "knit":
-        field = np.sin((across - np.abs((down % 4) - 2) * 0.9) * 1.9) * 0.6 + np.sin(down * 3.14) * 0.4
+        field = (
+            np.sin((across - np.abs((down % 4) - 2) * 0.9) * 1.9) * 0.6
+            + np.sin(down * 3.14) * 0.4
+        )
     elif name == "brushed":
         field = _noise(1, 200, size)
     elif name == "grain":
-        field = np.sin(down * 0.9 + 5 * _noise(6, 10, size)) * 0.6 + _noise(3, 120, size) * 0.6
+        field = (
+            np.sin(down * 0.9 + 5 * _noise(6, 10, size)) * 0.6
+            + _noise(3, 120, size) * 0.6
+        )
     elif name == "pebbles":
         field = _noise(110, 110, size)
     else:
@@ -234,11 +288,17 @@ def _texture(name: str, size: int) -> Floats:
 
 def _noise(across: int, down: int, size: int) -> Floats:
     cells = (
-        (np.random.default_rng(across * 1000 + down).normal(0, 60, (down, across)) + 128).clip(0, 255).astype(np.uint8)
+        (
+            np.random.default_rng(across * 1000 + down).normal(0, 60, (down, across))
+            + 128
+        )
+        .clip(0, 255)
+        .astype(np.uint8)
     )
-    return np.asarray(Image.fromarray(cells).resize((size, size), Image.Resampling.BICUBIC), np.float32) / np.float32(
-        64
-    ) - np.float32(2)
+    return np.asarray(
+        Image.fromarray(cells).resize((size, size), Image.Resampling.BICUBIC),
+        np.float32,
+    ) / np.float32(64) - np.float32(2)
 
 
 def _shadowed(scene: Image.Image, mask: Image.Image, standing: bool) -> Image.Image:
@@ -246,13 +306,25 @@ def _shadowed(scene: Image.Image, mask: Image.Image, standing: bool) -> Image.Im
     coarse = scene.width // 4
     shadow = Image.new("L", (coarse, coarse), 0)
     shadow.paste(
-        mask.resize((coarse, coarse), Image.Resampling.BOX).point([level * 2 // 5 for level in range(256)]),
+        mask.resize((coarse, coarse), Image.Resampling.BOX).point(
+            [level * 2 // 5 for level in range(256)]
+        ),
         (round(coarse * 0.02), round(coarse * 0.025)),
     )
     if standing:
-        left, _, right, bottom = (edge * coarse / mask.width for edge in mask.getbbox() or (0, 0, 1, 1))
-        ImageDraw.Draw(shadow).ellipse(
-            (left, bottom - coarse * 0.05, right + coarse * 0.05, bottom + coarse * 0.035), 130
+        left, _, right, bottom = (
+            edge * coarse / mask.width for edge in mask.getbbox() or (0, 0, 1, 1)
         )
-    shadow = shadow.filter(ImageFilter.GaussianBlur(coarse * 0.022)).resize(scene.size, Image.Resampling.BILINEAR)
+        ImageDraw.Draw(shadow).ellipse(
+            (
+                left,
+                bottom - coarse * 0.05,
+                right + coarse * 0.05,
+                bottom + coarse * 0.035,
+            ),
+            130,
+        )
+    shadow = shadow.filter(ImageFilter.GaussianBlur(coarse * 0.022)).resize(
+        scene.size, Image.Resampling.BILINEAR
+    )
     return Image.composite(Image.new("RGB", scene.size, (58, 50, 56)), scene, shadow)

@@ -17,8 +17,24 @@ def mug() -> list[Part]:
 def teapot() -> list[Part]:
     return [
         Part("trim", ellipse(74, 54, 15, 17, -100, 100), 6),
-        Part("trim", smooth([(30, 70), (18, 54), (6, 38), (15, 35), (26, 46), (34, 52)])),
-        Part("body", smooth([(50, 33), (70, 39), (79, 57), (70, 78), (50, 84), (30, 78), (21, 57), (30, 39)])),
+        Part(
+            "trim", smooth([(30, 70), (18, 54), (6, 38), (15, 35), (26, 46), (34, 52)])
+        ),
+        Part(
+            "body",
+            smooth(
+                [
+                    (50, 33),
+                    (70, 39),
+                    (79, 57),
+                    (70, 78),
+                    (50, 84),
+                    (30, 78),
+                    (21, 57),
+                    (30, 39),
+                ]
+            ),
+        ),
         Part("trim", box(36, 81, 64, 87)),
         Part("trim", ellipse(50, 36, 17, 11, 180, 360)),
         Part("seam", ellipse(50, 35, 18, 4, 0, 180), 1.4),
@@ -46,7 +62,22 @@ def plate() -> list[Part]:
 
 def bottle() -> list[Part]:
     return [
-        Part("body", rounded([(42, 16), (58, 16), (58, 30), (68, 42), (68, 88), (32, 88), (32, 42), (42, 30)], 6)),
+        Part(
+            "body",
+            rounded(
+                [
+                    (42, 16),
+                    (58, 16),
+                    (58, 30),
+                    (68, 42),
+                    (68, 88),
+                    (32, 88),
+                    (32, 42),
+                    (42, 30),
+                ],
+                6,
+            ),
+        ),
         Part("metal", box(40, 8, 60, 20, 3)),
         Part("seam", [(40, 20.5), (60, 20.5)], 1.4),
         Part("trim", box(32, 78, 68, 88, 5)),
@@ -58,11 +89,25 @@ def vase() -> list[Part]:
         Part("wood", smooth([(50, 30), (46, 16), (36, 4)], closed=False), 1.8),
         Part("wood", smooth([(51, 30), (56, 18), (66, 6)], closed=False), 1.8),
         Part("wood", smooth([(50, 30), (51, 14), (49, 2)], closed=False), 1.8),
-        *(Part("cream", ellipse(x, y, 2.6, 2.6)) for x, y in ((36, 5), (41, 11), (49, 3), (51, 12), (66, 7), (60, 12))),
+        *(
+            Part("cream", ellipse(x, y, 2.6, 2.6))
+            for x, y in ((36, 5), (41, 11), (49, 3), (51, 12), (66, 7), (60, 12))
+        ),
         Part(
             "body",
             smooth(
-                [(40, 28), (60, 28), (58, 36), (72, 54), (66, 78), (58, 87), (42, 87), (34, 78), (28, 54), (42, 36)]
+                [
+                    (40, 28),
+                    (60, 28),
+                    (58, 36),
+                    (72, 54),
+                    (66, 78),
+                    (58, 87),
+                    (42, 87),
+                    (34, 78),
+                    (28, 54),
+                    (42, 36),
+                ]
             ),
         ),
         Part("trim", ellipse(50, 28, 12, 3.6)),
@@ -166,7 +211,13 @@ def guitar() -> list[Part]:
         Part("dark", rounded([(43, -8), (57, -8), (54, 8), (46, 8)], 2)),
         *(Part("cream", [(x, -4), (x, 82)], 0.7) for x in (48, 50, 52)),
     ]
-    return turned([part._replace(points=[(x, y * 0.9 + 4) for x, y in part.points]) for part in parts], 32)
+    return turned(
+        [
+            part._replace(points=[(x, y * 0.9 + 4) for x, y in part.points])
+            for part in parts
+        ],
+        32,
+    )
 
 
 def kite() -> list[Part]:

@@ -91,7 +91,8 @@ def write_page(
     showcase: titles and pictures for the head of the page (`draw_showcase`).
     """
     sections = [
-        _section(direction, list(searches)) for direction, searches in groupby(groups, lambda group: group.direction)
+        _section(direction, list(searches))
+        for direction, searches in groupby(groups, lambda group: group.direction)
     ]
     html = f"""<!doctype html>
 <html lang="en">
@@ -125,7 +126,10 @@ def _showcase(pictures: Sequence[tuple[str, Image.Image]]) -> str:
 
 
 def _facts(facts: Mapping[str, str]) -> str:
-    tiles = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
+    tiles = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
+        for name, value in facts.items()
+    )
     return f'<dl class="facts">{tiles}</dl>'
 
 
@@ -165,7 +169,11 @@ def _search(group: ResultGroup) -> str:
         if group.right_rank == 1
         else f"the right product came at rank {group.right_rank}"
     )
-    shape = "pictures" if group.results and group.results[0].picture is not None else "texts"
+    shape = (
+        "pictures"
+        if group.results and group.results[0].picture is not None
+        else "texts"
+    )
     return f"""<div class="search">
 <div class="query"><div class="label">searched with</div>{query}<div class="rank quiet">{rank}</div></div>
 <ol class="{shape}">{"".join(_result(result) for result in group.results)}</ol>

@@ -15,7 +15,9 @@ from .words import COLOURS, Rgb
 GOLD: Rgb = (255, 206, 64)
 
 
-def print_pattern(pattern: str, colour: str, paint: Rgb, size: int, rng: random.Random) -> Image.Image:
+def print_pattern(
+    pattern: str, colour: str, paint: Rgb, size: int, rng: random.Random
+) -> Image.Image:
     """A square RGB sheet of `size` pixels in `paint`, printed with the ink that goes with the colour."""
     sheet = Image.new("RGB", (size, size), paint)
     if pattern != "plain":
@@ -38,7 +40,15 @@ def stripes(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> 
     for row in range(-2, 8):
         y = start + 16.5 * row
         draw.polygon(
-            _scaled([(0, y), (100, y + 100 * lean), (100, y + 100 * lean + 7.2), (0, y + 7.2)], unit),
+            _scaled(
+                [
+                    (0, y),
+                    (100, y + 100 * lean),
+                    (100, y + 100 * lean + 7.2),
+                    (0, y + 7.2),
+                ],
+                unit,
+            ),
             COLOURS[colour].ink,
         )
 
@@ -59,7 +69,9 @@ def checks(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> N
         draw.rectangle(_corners(0, top + start, 100, top + start + bar, unit), half)
     for x in starts:
         for y in starts:
-            draw.rectangle(_corners(left + x, top + y, left + x + bar, top + y + bar, unit), ink)
+            draw.rectangle(
+                _corners(left + x, top + y, left + x + bar, top + y + bar, unit), ink
+            )
 
 
 def dots(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> None:
@@ -67,7 +79,9 @@ def dots(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> Non
     draw = ImageDraw.Draw(sheet)
     unit = sheet.width / 100
     for x, y in _staggered(15.5, rng):
-        draw.ellipse(_corners(x - 4.5, y - 4.5, x + 4.5, y + 4.5, unit), COLOURS[colour].ink)
+        draw.ellipse(
+            _corners(x - 4.5, y - 4.5, x + 4.5, y + 4.5, unit), COLOURS[colour].ink
+        )
 
 
 def zigzags(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> None:
@@ -94,13 +108,18 @@ def flowers(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> 
         for side in (-1, 1):
             leaf_x = x + side * 9.5
             leaf_y = y + 6.5
-            draw.ellipse(_corners(leaf_x - 4, leaf_y - 2.2, leaf_x + 4, leaf_y + 2.2, unit), leaf)
+            draw.ellipse(
+                _corners(leaf_x - 4, leaf_y - 2.2, leaf_x + 4, leaf_y + 2.2, unit), leaf
+            )
         for petal in range(5):
             angle = math.radians(turn + 72 * petal)
             petal_x = x + 5 * math.cos(angle)
             petal_y = y + 5 * math.sin(angle)
             draw.ellipse(
-                _corners(petal_x - 3.8, petal_y - 3.8, petal_x + 3.8, petal_y + 3.8, unit), COLOURS[colour].ink
+                _corners(
+                    petal_x - 3.8, petal_y - 3.8, petal_x + 3.8, petal_y + 3.8, unit
+                ),
+                COLOURS[colour].ink,
             )
         draw.ellipse(_corners(x - 3.2, y - 3.2, x + 3.2, y + 3.2, unit), heart)
 
@@ -109,7 +128,13 @@ def stars(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> No
     """Golden five-pointed stars, each turned its own way; in amber where gold would not show."""
     draw = ImageDraw.Draw(sheet)
     unit = sheet.width / 100
-    ink = (198, 110, 10) if colour == "yellow" else (222, 160, 20) if colour == "white" else GOLD
+    ink = (
+        (198, 110, 10)
+        if colour == "yellow"
+        else (222, 160, 20)
+        if colour == "white"
+        else GOLD
+    )
     for x, y in _staggered(21, rng):
         turn = rng.uniform(0, 72)
         tips: list[Point] = []
@@ -125,7 +150,12 @@ def fade(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> Non
     ramp = Image.linear_gradient("L").resize(sheet.size)
     low = rng.uniform(0.22, 0.3)
     high = rng.uniform(0.72, 0.8)
-    ramp = ramp.point([round(255 * min(max((level / 255 - low) / (high - low), 0), 1)) for level in range(256)])
+    ramp = ramp.point(
+        [
+            round(255 * min(max((level / 255 - low) / (high - low), 0), 1))
+            for level in range(256)
+        ]
+    )
     sheet.paste(Image.new("RGB", sheet.size, COLOURS[colour].ink), (0, 0), ramp)
 
 
@@ -144,7 +174,9 @@ def _scaled(points: list[Point], unit: float) -> list[Point]:
     return [(x * unit, y * unit) for x, y in points]
 
 
-def _corners(left: float, top: float, right: float, bottom: float, unit: float) -> tuple[float, float, float, float]:
+def _corners(
+    left: float, top: float, right: float, bottom: float, unit: float
+) -> tuple[float, float, float, float]:
     return left * unit, top * unit, right * unit, bottom * unit
 
 

@@ -17,7 +17,9 @@ from .words import SCENES
 
 Vectors = npt.NDArray[np.float32]
 Encode = Callable[[list[str | Path]], Vectors]
-PAGE_PICTURE = 224  # pixels: the page shows the products drawn larger than the model sees them
+PAGE_PICTURE = (
+    224  # pixels: the page shows the products drawn larger than the model sees them
+)
 
 
 class Result(NamedTuple):
@@ -29,7 +31,9 @@ class Result(NamedTuple):
     price: float
     similarity: float
     right: bool
-    shared: tuple[str, ...]  # which of kind, colour and pattern it has in common with what was asked for
+    shared: tuple[
+        str, ...
+    ]  # which of kind, colour and pattern it has in common with what was asked for
 
 
 class ResultGroup(NamedTuple):
@@ -60,19 +64,68 @@ def build_groups(
     """
     rng = random.Random(f"{seed} queries")
     chosen = _by_lot(products, 4 * num_queries, rng)
-    turns = [chosen[start : start + num_queries] for start in range(0, 4 * num_queries, num_queries)]
+    turns = [
+        chosen[start : start + num_queries]
+        for start in range(0, 4 * num_queries, num_queries)
+    ]
     groups = []
-    for index, vector in zip(turns[0], encode([products[index].query for index in turns[0]]), strict=True):
-        groups.append(_group("text → picture", products[index].query, index, vector, products, picture_vectors, True))
+    for index, vector in zip(
+        turns[0], encode([products[index].query for index in turns[0]]), strict=True
+    ):
+        groups.append(
+            _group(
+                "text → picture",
+                products[index].query,
+                index,
+                vector,
+                products,
+                picture_vectors,
+                True,
+            )
+        )
     for index in turns[1]:
         shown = draw_product(products[index].look, PAGE_PICTURE)
-        groups.append(_group("picture → text", shown, index, picture_vectors[index], products, text_vectors, False))
+        groups.append(
+            _group(
+                "picture → text",
+                shown,
+                index,
+                picture_vectors[index],
+                products,
+                text_vectors,
+                False,
+            )
+        )
     again = [_drawn_again(products[index], rng) for index in turns[2]]
-    for index, product, vector in zip(turns[2], again, _encode_drawings(again, encode, size), strict=True):
+    for index, product, vector in zip(
+        turns[2], again, _encode_drawings(again, encode, size), strict=True
+    ):
         shown = draw_product(product.look, PAGE_PICTURE)
-        groups.append(_group("picture → picture", shown, index, vector, products, picture_vectors, True))
-    for index, vector in zip(turns[3], encode([products[index].query for index in turns[3]]), strict=True):
-        groups.append(_group("text → text", products[index].query, index, vector, products, text_vectors, False))
+        groups.append(
+            _group(
+                "picture → picture",
+                shown,
+                index,
+                vector,
+                products,
+                picture_vectors,
+                True,
+            )
+        )
+    for index, vector in zip(
+        turns[3], encode([products[index].query for index in turns[3]]), strict=True
+    ):
+        groups.append(
+            _group(
+                "text → text",
+                products[index].query,
+                index,
+                vector,
+                products,
+                text_vectors,
+                False,
+            )
+        )
     return groups
 
 
@@ -116,7 +169,9 @@ def _group(
         product = products[found]
         results.append(
             Result(
-                picture=draw_product(product.look, PAGE_PICTURE) if with_pictures else None,
+                picture=draw_product(product.look, PAGE_PICTURE)
+                if with_pictures
+                else None,
                 title=product.title,
                 text=product.description,
                 price=product.price,
@@ -125,14 +180,25 @@ def _group(
                 shared=_shared(products[index], product),
             )
         )
-    return ResultGroup(direction, query, results, 1 + int(np.flatnonzero(order == index)[0]))
+    return ResultGroup(
+        direction, query, results, 1 + int(np.flatnonzero(order == index)[0])
+    )
 
 
 def _shared(wanted: Product, found: Product) -> tuple[str, ...]:
-    return tuple(name for name in ("kind", "colour", "pattern") if getattr(wanted, name) == getattr(found, name))
+    return tuple(
+        name
+        for name in ("kind", "colour", "pattern")
+        if getattr(wanted, name) == getattr(found, name)
+    )
 
 
-def draw_showcase(products: Sequence[Product], count: int = 24, size: int = 160) -> list[tuple[str, Image.Image]]:
+def draw_showcase(
+    products: Sequence[Product], count: int = 24, size: int = 160
+) -> list[tuple[str, Image.Image]]:
     """(title, picture) of some products of as many kinds as possible, for the head of the page."""
     chosen = _by_lot(products, count, random.Random("showcase"))
-    return [(products[index].title, draw_product(products[index].look, size)) for index in chosen]
+    return [
+        (products[index].title, draw_product(products[index].look, size))
+        for index in chosen
+    ]

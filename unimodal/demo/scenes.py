@@ -18,7 +18,9 @@ def draw_scene(scene: str, size: int, rng: random.Random) -> Image.Image:
 
 def studio(size: int, rng: random.Random) -> Image.Image:
     """A seamless paper backdrop, lit from above; cool or warm."""
-    tint = rng.choice([(218, 222, 228), (228, 221, 212), (214, 222, 218), (226, 216, 220)])
+    tint = rng.choice(
+        [(218, 222, 228), (228, 221, 212), (214, 222, 218), (226, 216, 220)]
+    )
     return _gradient(size, _tinted(tint, 1.07), _tinted(tint, 0.86))
 
 
@@ -31,8 +33,14 @@ def table(size: int, rng: random.Random) -> Image.Image:
     planks = [(196, 168, 134), (188, 160, 127), (202, 175, 142), (192, 163, 129)]
     edges = [HORIZON, 70, 78, 88, 101]
     for index, (top, bottom) in enumerate(itertools.pairwise(edges)):
-        draw.rectangle((0, top * unit, size, bottom * unit), _tinted(planks[index], shade))
-        draw.line((0, top * unit, size, top * unit), _tinted((150, 122, 94), shade), max(1, round(unit * 0.7)))
+        draw.rectangle(
+            (0, top * unit, size, bottom * unit), _tinted(planks[index], shade)
+        )
+        draw.line(
+            (0, top * unit, size, top * unit),
+            _tinted((150, 122, 94), shade),
+            max(1, round(unit * 0.7)),
+        )
         for _ in range(3):
             x = rng.uniform(0, 80)
             y = rng.uniform(top + 1.5, bottom - 1)
@@ -55,7 +63,10 @@ def bricks(size: int, rng: random.Random) -> Image.Image:
             x = offset + column * 20 - 10 * (row % 2)
             y = row * 8.5
             level = rng.uniform(0.95, 1.04)
-            draw.rectangle((x * unit, y * unit, (x + 19) * unit, (y + 7.5) * unit), _tinted((206, 190, 180), level))
+            draw.rectangle(
+                (x * unit, y * unit, (x + 19) * unit, (y + 7.5) * unit),
+                _tinted((206, 190, 180), level),
+            )
     draw.rectangle((0, 76 * unit, size, size), (196, 190, 184))
     return image
 
@@ -108,7 +119,8 @@ def tiles(size: int, rng: random.Random) -> Image.Image:
             x = left + column * 18
             y = row * 18 - 8
             draw.rectangle(
-                (x * unit, y * unit, (x + 17) * unit, (y + 17) * unit), _tinted(tint, rng.uniform(0.98, 1.03))
+                (x * unit, y * unit, (x + 17) * unit, (y + 17) * unit),
+                _tinted(tint, rng.uniform(0.98, 1.03)),
             )
     draw.rectangle((0, 76 * unit, size, size), (200, 192, 182))
     draw.rectangle((0, 76 * unit, size, 78 * unit), (182, 173, 162))
@@ -125,8 +137,14 @@ def linen(size: int, rng: random.Random) -> Image.Image:
         draw.line((0, step * unit, size, step * unit), (210, 203, 192))
     for _ in range(3):
         x = rng.uniform(-20, 110)
-        draw.line((x * unit, 0, (x + 24) * unit, size), (200, 192, 181), round(unit * 1.6))
-        draw.line(((x + 1.6) * unit, 0, (x + 25.6) * unit, size), (230, 225, 216), round(unit * 1.4))
+        draw.line(
+            (x * unit, 0, (x + 24) * unit, size), (200, 192, 181), round(unit * 1.6)
+        )
+        draw.line(
+            ((x + 1.6) * unit, 0, (x + 25.6) * unit, size),
+            (230, 225, 216),
+            round(unit * 1.4),
+        )
     return image
 
 
@@ -158,15 +176,27 @@ def marble(size: int, rng: random.Random) -> Image.Image:
         y = rng.uniform(HORIZON + 2, 96)
         vein = [(x, y)]
         for _ in range(4):
-            vein.append((vein[-1][0] + rng.uniform(5, 12), vein[-1][1] + rng.uniform(-5, 5)))
-        draw.line([(px * unit, max(py, HORIZON) * unit) for px, py in vein], (202, 204, 208), max(1, round(unit * 0.8)))
-    draw.line((0, HORIZON * unit, size, HORIZON * unit), (186, 188, 190), max(1, round(unit)))
+            vein.append(
+                (vein[-1][0] + rng.uniform(5, 12), vein[-1][1] + rng.uniform(-5, 5))
+            )
+        draw.line(
+            [(px * unit, max(py, HORIZON) * unit) for px, py in vein],
+            (202, 204, 208),
+            max(1, round(unit * 0.8)),
+        )
+    draw.line(
+        (0, HORIZON * unit, size, HORIZON * unit), (186, 188, 190), max(1, round(unit))
+    )
     return image
 
 
 def _gradient(size: int, top: Rgb, bottom: Rgb) -> Image.Image:
     ramp = Image.linear_gradient("L").resize((1, size)).resize((size, size))
-    return Image.composite(Image.new("RGB", (size, size), bottom), Image.new("RGB", (size, size), top), ramp)
+    return Image.composite(
+        Image.new("RGB", (size, size), bottom),
+        Image.new("RGB", (size, size), top),
+        ramp,
+    )
 
 
 def _tinted(colour: Rgb, level: float) -> Rgb:

@@ -56,7 +56,10 @@ TITLES = Wordings(
         "the {pattern} {kind} in {colour} {material}",
         "{material} {kind}: {motif} on {colour}",
     ),
-    held_out=("{colour} {pattern} {kind} in {material}", "{kind} with {motif}, {colour} {material}"),
+    held_out=(
+        "{colour} {pattern} {kind} in {material}",
+        "{kind} with {motif}, {colour} {material}",
+    ),
 )
 
 QUERIES = Wordings(
@@ -219,7 +222,9 @@ def say(template: str, subject: Subject, rng: random.Random) -> str:
         motif=rng.choice(pattern.motifs),
         material=rng.choice(MATERIALS[subject.material]),
         scene=rng.choice(SCENES[subject.background]),
-        budget=next((budget for budget in BUDGETS if budget >= subject.price), BUDGETS[-1]),
+        budget=next(
+            (budget for budget in BUDGETS if budget >= subject.price), BUDGETS[-1]
+        ),
     )
     return _with_articles(text)
 
@@ -228,13 +233,20 @@ def _with_articles(text: str) -> str:
     words = text.split(" ")
     for index, word in enumerate(words[:-1]):
         if word.lower() == "a(n)":
-            words[index] = word[0] + ("n" if words[index + 1][0].lower() in "aeiou" else "")
+            words[index] = word[0] + (
+                "n" if words[index + 1][0].lower() in "aeiou" else ""
+            )
     return " ".join(words)
 
 
-def captions(subject: Subject, count: int, held_out: bool, rng: random.Random) -> list[str]:
+def captions(
+    subject: Subject, count: int, held_out: bool, rng: random.Random
+) -> list[str]:
     """`count` different sentences about the picture."""
-    return [say(template, subject, rng) for template in rng.sample(_of(CAPTIONS, held_out), count)]
+    return [
+        say(template, subject, rng)
+        for template in rng.sample(_of(CAPTIONS, held_out), count)
+    ]
 
 
 def title(subject: Subject, held_out: bool, rng: random.Random) -> str:
@@ -245,8 +257,15 @@ def title(subject: Subject, held_out: bool, rng: random.Random) -> str:
 
 def description(subject: Subject, held_out: bool, rng: random.Random) -> str:
     """Three sentences: what it is, what it is made of, what it is for."""
-    wordings: Mapping[str, Wordings] = {"opener": OPENERS, "make": MAKES, "use": USES[KINDS[subject.kind].category]}
-    return " ".join(say(rng.choice(_of(options, held_out)), subject, rng) for options in wordings.values())
+    wordings: Mapping[str, Wordings] = {
+        "opener": OPENERS,
+        "make": MAKES,
+        "use": USES[KINDS[subject.kind].category],
+    }
+    return " ".join(
+        say(rng.choice(_of(options, held_out)), subject, rng)
+        for options in wordings.values()
+    )
 
 
 def query(subject: Subject, held_out: bool, rng: random.Random) -> str:

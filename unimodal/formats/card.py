@@ -15,27 +15,46 @@ from ..json_text import parse_json
 
 
 def model_card(
-    config: ModelConfig, num_parameters: int, scores: Sequence[Mapping[str, Any]] = (), trained_on: str = ""
+    config: ModelConfig,
+    num_parameters: int,
+    scores: Sequence[Mapping[str, Any]] = (),
+    trained_on: str = "",
 ) -> str:
     """The README.md of a model directory: what it is, how to use it, what it scored.
 
     scores: rows {task, metric, value, chance, baseline}.
     """
     named = (("image", config.image), ("text", config.text))
-    towers = ", ".join(f"{kind} tower `{tower.name}` ({tower.library})" for kind, tower in named if tower is not None)
+    towers = ", ".join(
+        f"{kind} tower `{tower.name}` ({tower.library})"
+        for kind, tower in named
+        if tower is not None
+    )
     lines = [
-        "---", "library_name: unimodal", "pipeline_tag: feature-extraction", "---", "",
-        "# An embedding space for text and pictures", "",
+        "---",
+        "library_name: unimodal",
+        "pipeline_tag: feature-extraction",
+        "---",
+        "",
+        "# An embedding space for text and pictures",
+        "",
         f"{config.embed_dim} dimensions, {num_parameters / 1e6:.1f} M parameters: {towers}.",
-        trained_on, "",
-        "```python", "import unimodal", "", 'embedder = unimodal.load("PATH OF THIS FOLDER")',
-        'vectors = embedder.encode(["a text", "another text"])  # (2, D) float32 unit vectors', "```", "",
-    ]  # fmt: skip
+        trained_on,
+        "",
+        "```python",
+        "import unimodal",
+        "",
+        'embedder = unimodal.load("PATH OF THIS FOLDER")',
+        'vectors = embedder.encode(["a text", "another text"])  # (2, D) float32 unit vectors',
+        "```",
+        "",
+    ]
     if scores:
         lines += ["| task | metric | value | chance | BM25 |", "|---|---|---|---|---|"]
         for row in scores:
             numbers = [
-                f"{row[key]:.3f}" if row.get(key) is not None else "-" for key in ("value", "chance", "baseline")
+                f"{row[key]:.3f}" if row.get(key) is not None else "-"
+                for key in ("value", "chance", "baseline")
             ]
             if row.get("value") is None and row.get("note"):
                 numbers[0] = "undefined"
@@ -43,12 +62,18 @@ def model_card(
     return "\n".join(lines) + "\n"
 
 
-def write_card(folder: Path, scores: Sequence[Mapping[str, Any]], trained_on: str) -> None:
+def write_card(
+    folder: Path, scores: Sequence[Mapping[str, Any]], trained_on: str
+) -> None:
     """Write a model directory's card anew, with its scores."""
     config = read_config(folder / "config.json")
     with safe_open(folder / "model.safetensors", "pt") as tensors:
-        num_parameters = sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-    (folder / "README.md").write_text(model_card(config, num_parameters, scores, trained_on), encoding="utf-8")
+        num_parameters = sum(
+            math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()
+        )  # noqa: SIM118
+    (folder / "README.md").write_text(
+        model_card(config, num_parameters, scores, trained_on), encoding="utf-8"
+    )
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -60,7 +85,11 @@ def read_config(file: Path) -> ModelConfig:
     try:
         values = parse_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file} is not JSON ({error}); save the model again.") from None
+        raise ValueError(
+            f"{file} is not JSON ({error}); save the model again."
+        ) from None
     if not isinstance(values, dict):
-        raise ValueError(f"{file} holds a {type(values).__name__}, not a model's configuration; save the model again.")
+        raise ValueError(
+            f"{file} holds a {type(values).__name__}, not a model's configuration; save the model again."
+        )
     return parse_config(ModelConfig, with_transparency(values), source=str(file))

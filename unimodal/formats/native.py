@@ -21,7 +21,12 @@ from .card import count_parameters, model_card, read_config
 
 
 def save_model(
-    folder: Path, model: DualEncoder, tokenizer: Tokenizer | None, card: str = "", *, overwrite: bool = False
+    folder: Path,
+    model: DualEncoder,
+    tokenizer: Tokenizer | None,
+    card: str = "",
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Write a model directory, whole or not at all: into a temporary folder that is renamed once it is on the disk.
 
@@ -29,14 +34,18 @@ def save_model(
     it cannot be written (a full disk), and then nothing is left behind.
     """
     if folder.exists() and not overwrite:
-        raise ValueError(f"{folder} exists already; choose another folder or ask for it to be overwritten.")
+        raise ValueError(
+            f"{folder} exists already; choose another folder or ask for it to be overwritten."
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     card = card or model_card(model.config, count_parameters(model))
     try:
-        for write in model_writers(part, model.config, model.state_dict(), tokenizer, card):
+        for write in model_writers(
+            part, model.config, model.state_dict(), tokenizer, card
+        ):
             write()
         replace_folder(part, folder)
     except OSError:
@@ -45,7 +54,11 @@ def save_model(
 
 
 def model_writers(
-    folder: Path, config: ModelConfig, weights: Mapping[str, Tensor], tokenizer: Tokenizer | None, card: str
+    folder: Path,
+    config: ModelConfig,
+    weights: Mapping[str, Tensor],
+    tokenizer: Tokenizer | None,
+    card: str,
 ) -> list[Callable[[], None]]:
     """What writes the files of a model directory into a folder that is there, a call a file; each may raise OSError.
 
@@ -67,8 +80,12 @@ def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         tokenizer.save(folder)
     except OSError:
         raise
-    except Exception as error:  # for a full disk the tokenizers library raises nothing more exact
-        raise OSError(f"the tokenizer could not be written to {folder}: {error}") from error
+    except (
+        Exception
+    ) as error:  # for a full disk the tokenizers library raises nothing more exact
+        raise OSError(
+            f"the tokenizer could not be written to {folder}: {error}"
+        ) from error
 
 
 def load_model(folder: Path) -> tuple[DualEncoder, Tokenizer | None]:
@@ -84,13 +101,17 @@ def load_model(folder: Path) -> tuple[DualEncoder, Tokenizer | None]:
                 f"{folder} is no model directory: {file.name} is missing; give a folder written by unimodal."
             )
     config = read_config(config_file)
-    tokenizer = load_tokenizer(config.text, folder)[0] if config.text is not None else None
+    tokenizer = (
+        load_tokenizer(config.text, folder)[0] if config.text is not None else None
+    )
     model = build_model(config)
     load_tensors(model, weights_file)
     return model.eval(), tokenizer
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+def write_tensors(
+    file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
     """Write named tensors as safetensors and force them to the disk; tied tensors are written once each.
 
     metadata: of the file's head. Raises OSError if they cannot be written.
@@ -99,7 +120,9 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     mode = file.stat().st_mode
     try:
         save_file(_apart(tensors), file, metadata)
-        file.chmod(stat.S_IMODE(mode))  # safetensors makes a file of its own that only its owner can read
+        file.chmod(
+            stat.S_IMODE(mode)
+        )  # safetensors makes a file of its own that only its owner can read
     except SafetensorError as error:  # a full disk
         raise OSError(f"{file} could not be written: {error}") from error
     sync(file)
@@ -127,13 +150,17 @@ def load_tensors(module: nn.Module, file: Path) -> None:
     try:
         found = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} is not a readable safetensors file ({error}); copy it again.") from None
+        raise ValueError(
+            f"{file} is not a readable safetensors file ({error}); copy it again."
+        ) from None
     wanted = module.state_dict()
     misshapen = {
         name: (found[name].shape, tensor.shape)
         for name, tensor in wanted.items()
         if name in found and found[name].shape != tensor.shape
     }
-    check_fit(str(file), wanted.keys() - found.keys(), found.keys() - wanted.keys(), misshapen)
+    check_fit(
+        str(file), wanted.keys() - found.keys(), found.keys() - wanted.keys(), misshapen
+    )
     check_finite(str(file), found)
     module.load_state_dict(found)

@@ -35,14 +35,20 @@ def from_open_clip(spec: str) -> tuple[DualEncoder, Tokenizer]:
             stacklevel=3,
         )
     text = TextTowerConfig(
-        library="open_clip", name=name, pretrained=pretrained, pooling="native", projection="none",
+        library="open_clip",
+        name=name,
+        pretrained=pretrained,
+        pooling="native",
+        projection="none",
         max_length=settings["text_cfg"].get("context_length", 77),
-    )  # fmt: skip
+    )
     tokenizer, text = load_tokenizer(text)
     model = build_model(
         ModelConfig(
             embed_dim=settings["embed_dim"],
-            image=ImageTowerConfig(library="open_clip", name=name, pretrained=pretrained, projection="none"),
+            image=ImageTowerConfig(
+                library="open_clip", name=name, pretrained=pretrained, projection="none"
+            ),
             text=text,
         )
     )
@@ -66,7 +72,9 @@ def check_source(spec: str) -> tuple[str, bool | str, dict[str, Any]]:
     name, slash, tag = spec.partition("/")
     settings = open_clip_settings(name)
     if slash and not tag:
-        raise ValueError(f"open_clip:{spec} has no tag after the slash; {nearest('', _tags(name))}")
+        raise ValueError(
+            f"open_clip:{spec} has no tag after the slash; {nearest('', _tags(name))}"
+        )
     if tag:
         _find_weights(name, tag)
     return name, tag or False, settings
@@ -85,7 +93,9 @@ def _find_weights(name: str, tag: str) -> None:
 
     weights = open_clip.get_pretrained_cfg(name, tag)
     if not weights and not Path(tag).is_file():
-        raise ValueError(f"open_clip has no weights {tag!r} of {name!r}, nor is it a file; {nearest(tag, _tags(name))}")
+        raise ValueError(
+            f"open_clip has no weights {tag!r} of {name!r}, nor is it a file; {nearest(tag, _tags(name))}"
+        )
     repository = (weights or {}).get("hf_hub", "").rpartition("/")[0]
     if repository:  # else it is a file, a URL, or no such tag
         _find_repository(repository, f"the weights {tag!r} of {name!r} lie")
@@ -100,6 +110,10 @@ def _find_repository(repository: str, what: str) -> None:
         snapshot_download(repository, allow_patterns=[])
     except LocalEntryNotFoundError as error:
         why = shorten(str(error), 160, placeholder=" …")
-        raise ValueError(f"{what} at the hub, which gave none ({why}); check the name and the connection.") from None
-    except Exception:  # a refusal, or a proxy's, in the terms of one of many HTTP clients
+        raise ValueError(
+            f"{what} at the hub, which gave none ({why}); check the name and the connection."
+        ) from None
+    except (
+        Exception
+    ):  # a refusal, or a proxy's, in the terms of one of many HTTP clients
         return  # open_clip says it with the file's name

@@ -26,8 +26,10 @@ from ..preprocess.tokenizers import Tokenizer, load_tokenizer, tokenizer_setting
 from ..towers.text import read_settings
 
 _POOLING: dict[str, Literal["mean", "cls", "last"]] = {
-    "pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last",
-}  # fmt: skip
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_lasttoken": "last",
+}
 
 # What a Transformer module does where its file does not say: anything else is refused.
 _PLAIN: dict[str, Any] = {
@@ -45,10 +47,23 @@ _PLAIN: dict[str, Any] = {
     "config_kwargs": {},
 }
 _PLAIN_TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
-_MODULE_FILES = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")  # of older versions
+_MODULE_FILES = (
+    "bert",
+    "roberta",
+    "distilbert",
+    "camembert",
+    "albert",
+    "xlm-roberta",
+    "xlnet",
+)  # of older versions
 
 _NO_LIMIT = 1_000_000  # transformers writes 1e30 for a tokenizer without a length
-_COUNT_FROM_PAD = ("roberta", "xlm-roberta", "camembert", "mpnet")  # their first position is after the padding's id
+_COUNT_FROM_PAD = (
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "mpnet",
+)  # their first position is after the padding's id
 
 
 class _Layout(NamedTuple):
@@ -72,7 +87,9 @@ def from_transformers(folder: Path) -> tuple[DualEncoder, Tokenizer]:
     settings = read_settings(str(layout.backbone), {})
     width = getattr(settings, "hidden_size", None)
     if width is None:
-        raise ValueError(f"{layout.backbone} has no config.json with a hidden_size; give the folder of a text encoder.")
+        raise ValueError(
+            f"{layout.backbone} has no config.json with a hidden_size; give the folder of a text encoder."
+        )
 
     whole = _read(folder / "config_sentence_transformers.json")
     _check_model(folder, whole, layout.is_normalized)
@@ -105,7 +122,9 @@ def from_transformers(folder: Path) -> tuple[DualEncoder, Tokenizer]:
 def _read_layout(folder: Path) -> _Layout:
     """Where the backbone and the pooling are: modules.json says, and only it says what else the model is made of."""
     if (folder / "adapter_config.json").is_file():
-        raise ValueError(f"{folder} is an adapter (adapter_config.json); merge it into its model and save that.")
+        raise ValueError(
+            f"{folder} is an adapter (adapter_config.json); merge it into its model and save that."
+        )
 
     file = folder / "modules.json"
     if not file.is_file():
@@ -122,7 +141,9 @@ def _read_layout(folder: Path) -> _Layout:
 
     for kind in ("Transformer", "Pooling"):
         if kind not in paths:
-            raise ValueError(f"{file} has no {kind} module; use a model of Transformer + Pooling.")
+            raise ValueError(
+                f"{file} has no {kind} module; use a model of Transformer + Pooling."
+            )
     return _Layout(paths["Transformer"], paths["Pooling"], "Normalize" in paths)
 
 
@@ -135,7 +156,9 @@ def _read_module(backbone: Path) -> dict[str, Any]:
     for key, plain in _PLAIN.items():
         value = module.get(key) or plain
         if isinstance(value, dict):
-            value = {name: one for name, one in value.items() if name != "trust_remote_code"}
+            value = {
+                name: one for name, one in value.items() if name != "trust_remote_code"
+            }
         if value != plain:
             raise ValueError(
                 f"{file} sets {key} to {value!r:.100}, which is not supported; use a model that does not set it."
@@ -153,7 +176,9 @@ def _read_module(backbone: Path) -> dict[str, Any]:
 def _read_pooling(folder: Path) -> Literal["mean", "cls", "last"]:
     file = folder / "config.json"
     if not file.is_file():
-        raise ValueError(f"{file} is missing, so how the model pools is not known; copy the whole folder.")
+        raise ValueError(
+            f"{file} is missing, so how the model pools is not known; copy the whole folder."
+        )
     settings = _read(file)
 
     if settings.get("include_prompt", True) is not True:
@@ -165,12 +190,22 @@ def _read_pooling(folder: Path) -> Literal["mean", "cls", "last"]:
     mode = settings.get("pooling_mode")
     if isinstance(mode, list) and len(mode) == 1:
         mode = mode[0]
-    modes = [key for key, on in settings.items() if on is True and key.startswith("pooling_mode_")]
+    modes = [
+        key
+        for key, on in settings.items()
+        if on is True and key.startswith("pooling_mode_")
+    ]
     if mode is not None:
         modes = [f"pooling_mode_{mode}"]
-    chosen = [known for key, known in _POOLING.items() if any(key.startswith(name) for name in modes)]
+    chosen = [
+        known
+        for key, known in _POOLING.items()
+        if any(key.startswith(name) for name in modes)
+    ]
     if len(chosen) != 1 or len(modes) != 1:
-        raise ValueError(f"{folder} pools by {modes}; only one of {sorted(set(_POOLING.values()))} is supported.")
+        raise ValueError(
+            f"{folder} pools by {modes}; only one of {sorted(set(_POOLING.values()))} is supported."
+        )
     return chosen[0]
 
 
@@ -191,7 +226,9 @@ def _max_length(backbone: Path, module: Mapping[str, Any], settings: Any) -> int
         positions -= settings.pad_token_id + 1
 
     limits = (positions, tokenizer.get("model_max_length", tokenizer.get("max_len")))
-    known = [int(limit) for limit in limits if limit is not None and 0 < limit < _NO_LIMIT]
+    known = [
+        int(limit) for limit in limits if limit is not None and 0 < limit < _NO_LIMIT
+    ]
     if not known:
         raise ValueError(
             f"{backbone} does not say how long a text may be; put max_seq_length into its sentence_bert_config.json."
@@ -202,10 +239,14 @@ def _max_length(backbone: Path, module: Mapping[str, Any], settings: Any) -> int
 def _check_model(folder: Path, whole: Mapping[str, Any], is_normalized: bool) -> None:
     kind = whole.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
-        raise ValueError(f"{folder} is a {kind}, which does not give one vector of a text; use a SentenceTransformer.")
+        raise ValueError(
+            f"{folder} is a {kind}, which does not give one vector of a text; use a SentenceTransformer."
+        )
 
     similarity = whole.get("similarity_fn_name") or "cosine"
-    alike = ("cosine", "dot", "euclidean") if is_normalized else ("cosine",)  # of unit vectors they rank alike
+    alike = (
+        ("cosine", "dot", "euclidean") if is_normalized else ("cosine",)
+    )  # of unit vectors they rank alike
     if similarity not in alike:
         raise ValueError(
             f"{folder} compares vectors by {similarity!r} (similarity_fn_name), and here they have length 1 and are "
@@ -217,7 +258,9 @@ def _truncated(folder: Path, wanted: Any, width: int) -> int:
     if wanted is None:
         return width
     if not isinstance(wanted, int) or wanted < 1:
-        raise ValueError(f"{folder} has truncate_dim {wanted!r}; write a number from 1 to {width}, or take it out.")
+        raise ValueError(
+            f"{folder} has truncate_dim {wanted!r}; write a number from 1 to {width}, or take it out."
+        )
     return min(wanted, width)
 
 
@@ -225,7 +268,14 @@ def _prompts(folder: Path, whole: Mapping[str, Any]) -> dict[str, str]:
     known = whole.get("prompts") or {}
     prompts = {
         "query": known.get("query") or "",
-        "document": next((known[kind] for kind in ("document", "passage", "corpus") if known.get(kind)), ""),
+        "document": next(
+            (
+                known[kind]
+                for kind in ("document", "passage", "corpus")
+                if known.get(kind)
+            ),
+            "",
+        ),
     }
 
     default = whole.get("default_prompt_name")
@@ -241,7 +291,11 @@ def _prompts(folder: Path, whole: Mapping[str, Any]) -> dict[str, str]:
 
 def _matryoshka_dims(settings: Any, dim: int) -> tuple[int, ...]:
     """The lengths that config.json says the model was trained to be cut to."""
-    dims = getattr(settings, "matryoshka_dims", None) or getattr(settings, "matryoshka_dimensions", None) or ()
+    dims = (
+        getattr(settings, "matryoshka_dims", None)
+        or getattr(settings, "matryoshka_dimensions", None)
+        or ()
+    )
     return tuple(sorted({int(one) for one in dims if 0 < int(one) < dim}))
 
 
@@ -254,5 +308,7 @@ def _read(file: Path, kind: type[Any] = dict) -> Any:
     except ValueError as error:
         raise ValueError(f"{file} is not JSON ({error}); copy it again.") from None
     if not isinstance(content, kind):
-        raise ValueError(f"{file} holds a {type(content).__name__}, not a {kind.__name__}; copy it again.")
+        raise ValueError(
+            f"{file} holds a {type(content).__name__}, not a {kind.__name__}; copy it again."
+        )
     return content

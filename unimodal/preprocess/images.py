@@ -19,16 +19,31 @@ from torch import Tensor
 
 from ..config import PreprocessConfig
 
-MAX_PIXELS = 40_000_000  # a header that claims more is refused before a byte of it is decoded
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else []))
+MAX_PIXELS = (
+    40_000_000  # a header that claims more is refused before a byte of it is decoded
+)
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "TIFF",
+    *(["AVIF"] if features.check("avif") else []),
+)
 
 # Pillow warns above a cap of its own, which is higher: load_image refuses these. For the process: a filter of its own
 # is not for a thread to set.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-_INTERPOLATION = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_INTERPOLATION = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+}
 _COLOURS = {"white": (255, 255, 255), "black": (0, 0, 0)}
-_NAMES = " or ".join(", ".join({"WEBP": "WebP"}.get(name, name) for name in FORMATS).rsplit(", ", 1))
+_NAMES = " or ".join(
+    ", ".join({"WEBP": "WebP"}.get(name, name) for name in FORMATS).rsplit(", ", 1)
+)
 
 
 class UnusableImageError(ValueError):
@@ -78,13 +93,21 @@ def load_image(
             return _checked(image, name, max_pixels)
     except (UnusableImageError, MemoryError):
         raise
-    except Image.DecompressionBombError:  # Pillow does not say the size of what is over twice its own cap
+    except (
+        Image.DecompressionBombError
+    ):  # Pillow does not say the size of what is over twice its own cap
         message = f"{name} is over the cap of {max_pixels} pixels; scale it down first."
         raise TooManyPixelsError(message) from None
     except Exception as error:  # decoders raise whatever a broken file leads them into
         unknown = isinstance(error, UnidentifiedImageError)
-        reason = "unknown format" if unknown else " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{name} is not a readable image ({reason}); give {_NAMES}.") from None
+        reason = (
+            "unknown format"
+            if unknown
+            else " ".join(str(error).split()) or type(error).__name__
+        )
+        raise ValueError(
+            f"{name} is not a readable image ({reason}); give {_NAMES}."
+        ) from None
 
 
 def _name_of(source: bytes | Path | Image.Image) -> str:
@@ -100,7 +123,9 @@ def _checked(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
         raise TooManyPixelsError(message)
 
     if not width * height:
-        message = f"{name} is {width} x {height} pixels; give an image of at least one pixel."
+        message = (
+            f"{name} is {width} x {height} pixels; give an image of at least one pixel."
+        )
         raise UnusableImageError(message)
 
     if image.mode in ("I", "F"):
@@ -114,29 +139,49 @@ def _checked(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     turn = _TURNS.get(orientation_of(image))
     if turn is not None:
         image = image.transpose(turn)
-        image.info = {name: value for name, value in image.info.items() if name not in _ORIENTED}
+        image.info = {
+            name: value for name, value in image.info.items() if name not in _ORIENTED
+        }
 
     if key != image.info.get("transparency"):
         image = image.copy()
         image.info["transparency"] = key
 
-    return image.convert("LA") if image.mode == "La" else image  # from La Pillow knows no way to RGB
+    return (
+        image.convert("LA") if image.mode == "La" else image
+    )  # from La Pillow knows no way to RGB
 
 
 # EXIF orientation -> how to undo it. Not ImageOps.exif_transpose: it writes the EXIF anew and fails on broken ones.
 _TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
-_ORIENTED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # what may say that it is still to be turned
+}
+_ORIENTED = (
+    "exif",
+    "xmp",
+    "XML:com.adobe.xmp",
+    "Raw profile type exif",
+)  # what may say that it is still to be turned
 
 
 def orientation_of(image: Image.Image) -> int:
     """The EXIF (or XMP) orientation of an opened image, 1 to 8; 1 where there is none, or a broken one."""
     try:
         found = image.getexif().get(ExifTags.Base.Orientation)
-    except (SyntaxError, ValueError, TypeError, KeyError, AttributeError, struct.error):  # of broken EXIF
+    except (
+        SyntaxError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        struct.error,
+    ):  # of broken EXIF
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
@@ -182,7 +227,9 @@ def _with_alpha(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         grey = _high_bytes(image)
         alpha = np.where(np.asarray(image) == image.info["transparency"], 0, 255)
-        return Image.merge("LA", (grey, Image.fromarray(alpha.astype(np.uint8)))).convert("RGBA")
+        return Image.merge(
+            "LA", (grey, Image.fromarray(alpha.astype(np.uint8)))
+        ).convert("RGBA")
     return image.convert("RGBA")
 
 
@@ -222,7 +269,11 @@ def _resized(image: Image.Image, config: PreprocessConfig) -> Image.Image:
 
     if config.resize == "crop":
         # The long edge is cut to an integer as torchvision's Resize does, so that pixels equal open_clip's.
-        scaled = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
+        scaled = (
+            (size, int(size * height / width))
+            if width <= height
+            else (int(size * width / height), size)
+        )
         if scaled[0] * scaled[1] > MAX_PIXELS:
             raise ValueError(
                 f"an image of {width} x {height} pixels is too narrow to crop; crop it first, or use a model whose "
@@ -238,10 +289,14 @@ def _resized(image: Image.Image, config: PreprocessConfig) -> Image.Image:
     canvas = Image.new(image.mode, (size, size))
     if image.mode == "P":
         canvas.putpalette(image.getpalette() or [])
-    canvas.paste(image.resize(scaled, method), ((size - scaled[0]) // 2, (size - scaled[1]) // 2))
+    canvas.paste(
+        image.resize(scaled, method), ((size - scaled[0]) // 2, (size - scaled[1]) // 2)
+    )
     return canvas
 
 
 def pixels_of(image: Image.Image) -> Tensor:
     """(3, H, W) uint8 of an RGB image as it is."""
-    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
+    return (
+        torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
+    )

@@ -36,7 +36,9 @@ class Tokenizer:
 
         Raises ValueError for a text that is not valid Unicode, with its place in `texts`.
         """
-        cleaned = texts if self._clean is None else [self._clean(text) for text in texts]
+        cleaned = (
+            texts if self._clean is None else [self._clean(text) for text in texts]
+        )
         try:
             encodings = self.backend.encode_batch_fast(list(cleaned))
         except TypeError:  # the library does not say which text it cannot read
@@ -56,7 +58,9 @@ class Tokenizer:
         num_words = self.backend.get_vocab_size(with_added_tokens=False)
         beyond = {id: token for id, token in added.items() if id >= num_tokens}
         needed = {*self.backend.encode("").ids, self._pad_id}
-        is_foreign = any(id in needed or not token.special for id, token in beyond.items())
+        is_foreign = any(
+            id in needed or not token.special for id, token in beyond.items()
+        )
         if num_words > num_tokens or is_foreign:
             size = max([num_words, *(id + 1 for id in added)])
             raise ValueError(
@@ -66,7 +70,9 @@ class Tokenizer:
 
         if beyond:
             settings = json.loads(self.backend.to_str())
-            settings["added_tokens"] = [token for token in settings["added_tokens"] if token["id"] < num_tokens]
+            settings["added_tokens"] = [
+                token for token in settings["added_tokens"] if token["id"] < num_tokens
+            ]
             self.backend = TokenizerBackend.from_str(json.dumps(settings))
 
     def is_cut(self, text: str) -> bool:
@@ -84,7 +90,9 @@ class Tokenizer:
         self.backend.save(str(folder / "tokenizer.json"))
 
 
-def load_tokenizer(config: TextTowerConfig, folder: Path | None = None) -> tuple[Tokenizer, TextTowerConfig]:
+def load_tokenizer(
+    config: TextTowerConfig, folder: Path | None = None
+) -> tuple[Tokenizer, TextTowerConfig]:
     """The tokenizer of a text tower, and its config with `pad_id`, `max_length` and `clean` made definite.
 
     folder: a model directory, whose tokenizer.json is read. Without it, `config.tokenizer` or `config.name` says which.
@@ -104,13 +112,20 @@ def load_tokenizer(config: TextTowerConfig, folder: Path | None = None) -> tuple
     settings = tokenizer_settings(name)
     if file.is_file() and not settings:
         backend = _read_tokenizer(file)
-        known = (backend.token_to_id(token) for token in ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>"))
-        pad_id = next((token_id for token_id in known if token_id is not None), config.pad_id)
+        known = (
+            backend.token_to_id(token)
+            for token in ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>")
+        )
+        pad_id = next(
+            (token_id for token_id in known if token_id is not None), config.pad_id
+        )
         special: list[str] = []
     else:
         wrapper = _read_transformers_tokenizer(name, settings)
         backend = wrapper.backend_tokenizer
-        pad_id = wrapper.pad_token_id if wrapper.pad_token_id is not None else config.pad_id
+        pad_id = (
+            wrapper.pad_token_id if wrapper.pad_token_id is not None else config.pad_id
+        )
         special = wrapper.all_special_tokens
     _check_words(name, backend, special)
     _check_unknown_words(name, backend)
@@ -199,7 +214,9 @@ def _read_tokenizer(file: Path) -> TokenizerBackend:
     try:
         backend = TokenizerBackend.from_file(str(file))
     except Exception as error:  # the library raises nothing more precise
-        raise ValueError(f"{file} is not a tokenizer.json that can be read ({error}); copy it again.") from None
+        raise ValueError(
+            f"{file} is not a tokenizer.json that can be read ({error}); copy it again."
+        ) from None
     _check_side(file, (backend.truncation or {}).get("direction", "right"))
     return backend
 
@@ -217,14 +234,21 @@ def _open_clip_tokenizer(config: TextTowerConfig) -> tuple[Tokenizer, TextTowerC
             raise ValueError(
                 f"the tokenizer of {config.name} changes ids in a way that is not supported; use another model."
             )
-        cleaners = {open_clip.tokenizer.get_clean_fn(kind): kind for kind in ("whitespace", "canonicalize")}
+        cleaners = {
+            open_clip.tokenizer.get_clean_fn(kind): kind
+            for kind in ("whitespace", "canonicalize")
+        }
         clean = cleaners.get(tokenizer.clean_fn, "clip")
         pad_id = tokenizer.tokenizer.pad_token_id or 0
-        config = config.model_copy(update={"clean": clean, "pad_id": pad_id, "max_length": length})
+        config = config.model_copy(
+            update={"clean": clean, "pad_id": pad_id, "max_length": length}
+        )
         backend = tokenizer.tokenizer.backend_tokenizer
         _check_words(config.name, backend, tokenizer.tokenizer.all_special_tokens)
         return Tokenizer(backend, config), config
-    config = config.model_copy(update={"clean": "clip", "pad_id": 0, "max_length": length})
+    config = config.model_copy(
+        update={"clean": "clip", "pad_id": 0, "max_length": length}
+    )
     return Tokenizer(clip_tokenizer(), config), config
 
 
@@ -236,16 +260,28 @@ def clip_tokenizer() -> TokenizerBackend:
     from open_clip.tokenizer import bytes_to_unicode, default_bpe
 
     with gzip.open(default_bpe(), "rt", encoding="utf-8") as file:
-        merges = [(line.split()[0], line.split()[1]) for line in file.read().split("\n")[1 : 49152 - 256 - 2 + 1]]
+        merges = [
+            (line.split()[0], line.split()[1])
+            for line in file.read().split("\n")[1 : 49152 - 256 - 2 + 1]
+        ]
     letters = list(bytes_to_unicode().values())
     special = ["<start_of_text>", "<end_of_text>"]
-    words = letters + [letter + "</w>" for letter in letters] + ["".join(merge) for merge in merges] + special
+    words = (
+        letters
+        + [letter + "</w>" for letter in letters]
+        + ["".join(merge) for merge in merges]
+        + special
+    )
     vocabulary = {word: number for number, word in enumerate(words)}
-    backend = TokenizerBackend(models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>"))
+    backend = TokenizerBackend(
+        models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>")
+    )
     backend.add_special_tokens(special)
     backend.normalizer = normalizers.Lowercase()
     # Its expression ignores case: a long s is an s there, and U+0345, whose capital is a letter, matches nothing.
-    pattern = r"'[s\x{17F}]|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}\x{345}]+"
+    pattern = (
+        r"'[s\x{17F}]|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}\x{345}]+"
+    )
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(pattern), behavior="removed", invert=True),
@@ -253,7 +289,8 @@ def clip_tokenizer() -> TokenizerBackend:
         ]
     )
     backend.post_processor = processors.TemplateProcessing(
-        single=f"{special[0]} $A {special[1]}", special_tokens=[(token, vocabulary[token]) for token in special]
+        single=f"{special[0]} $A {special[1]}",
+        special_tokens=[(token, vocabulary[token]) for token in special],
     )
     return backend
 
@@ -269,14 +306,24 @@ def train_tokenizer(texts: Iterable[str], file: Path, vocab_size: int) -> None:
     # The trainer numbers the letters inside words in the order of a hash table, and breaks ties by number. Numbered
     # here, in order, they make the result depend on the texts alone.
     normal = map(learner.normalizer.normalize_str, texts)
-    words = {word for text in normal for word, _ in learner.pre_tokenizer.pre_tokenize_str(text)}
+    words = {
+        word
+        for text in normal
+        for word, _ in learner.pre_tokenizer.pre_tokenize_str(text)
+    }
     inside = sorted({f"##{letter}" for word in words for letter in word[1:]})
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special + inside, show_progress=False)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=special + inside, show_progress=False
+    )
     learner.train_from_iterator(texts, trainer)
     backend = _word_pieces(models.WordPiece(learner.get_vocab(), unk_token="[UNK]"))
     backend.add_special_tokens(special)
     backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", special.index("[CLS]")), ("[SEP]", special.index("[SEP]"))]
+        single="[CLS] $A [SEP]",
+        special_tokens=[
+            ("[CLS]", special.index("[CLS]")),
+            ("[SEP]", special.index("[SEP]")),
+        ],
     )
     file.parent.mkdir(parents=True, exist_ok=True)
     backend.save(str(file))
@@ -290,7 +337,12 @@ def _word_pieces(model: models.WordPiece) -> TokenizerBackend:
 
 
 def _clean_as_open_clip(text: str, kind: str) -> str:
-    if kind != "canonicalize" and text.isascii() and text.isprintable() and "&" not in text:
+    if (
+        kind != "canonicalize"
+        and text.isascii()
+        and text.isprintable()
+        and "&" not in text
+    ):
         text = " ".join(text.split())  # nothing to repair, a tenth of the time
         return text.lower() if kind == "lower" else text
     from open_clip.tokenizer import get_clean_fn
@@ -307,11 +359,15 @@ _CLEAN: dict[str, Callable[[str], str] | None] = {
 }
 
 
-def pad_ids(token_ids: Sequence[Sequence[int]], pad_id: int, length: int | None = None) -> tuple[Tensor, Tensor]:
+def pad_ids(
+    token_ids: Sequence[Sequence[int]], pad_id: int, length: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Pad to the longest (or to `length`) -> ids (B, L) int64 and mask (B, L) bool, true at real tokens."""
     longest = length or max(len(ids) for ids in token_ids)
     padded = np.full((len(token_ids), longest), pad_id, dtype=np.int64)
     lengths = np.array([len(ids) for ids in token_ids])
     mask = np.arange(longest)[None, :] < lengths[:, None]
-    padded[mask] = np.concatenate([np.asarray(ids, dtype=np.int64) for ids in token_ids])
+    padded[mask] = np.concatenate(
+        [np.asarray(ids, dtype=np.int64) for ids in token_ids]
+    )
     return torch.from_numpy(padded), torch.from_numpy(mask)

@@ -29,7 +29,9 @@ Images are sent as data URIs or base64; as https URLs only from hosts that the s
 `usage` counts the tokens that the model read; an image counts its patches and one."""
 
 
-def create_app(engine: Engine, config: ServeConfig, store: VectorStore | None = None) -> FastAPI:
+def create_app(
+    engine: Engine, config: ServeConfig, store: VectorStore | None = None
+) -> FastAPI:
     """The whole server as an ASGI app, which starts the engine with it and lets it finish at its end.
 
     Raises ValueError for a store of another model's vectors, and for keys that are none.
@@ -55,7 +57,9 @@ def create_app(engine: Engine, config: ServeConfig, store: VectorStore | None = 
     )
     app.state.engine = engine
     answer_errors(app)
-    app.router.routes += embeddings_router(engine, config).routes  # included, each request would be matched twice
+    app.router.routes += embeddings_router(
+        engine, config
+    ).routes  # included, each request would be matched twice
     if store is not None:
         from .api.search import search_router
         from .page.routes import router as page_router
@@ -63,10 +67,14 @@ def create_app(engine: Engine, config: ServeConfig, store: VectorStore | None = 
         app.include_router(search_router(engine, config, store))
         app.include_router(page_router())
     else:
-        app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
+        app.add_api_route(
+            "/", lambda: RedirectResponse("/docs"), include_in_schema=False
+        )
     app.include_router(operations_router(engine, metrics))
     app.include_router(reference_router(app))
-    app.add_middleware(Gate, config=config, keys=keys, metrics=metrics, lifecycle=engine.lifecycle)
+    app.add_middleware(
+        Gate, config=config, keys=keys, metrics=metrics, lifecycle=engine.lifecycle
+    )
     if config.cors:
         add_cors(app, config.cors)
     return app
@@ -78,7 +86,9 @@ def add_cors(app: FastAPI, origins: Sequence[str]) -> None:
         CORSMiddleware,
         allow_origins=list(origins),
         allow_methods=["GET", "POST"],
-        allow_headers=["*"],  # whatever a client's library adds, such as OpenAI's x-stainless-lang
+        allow_headers=[
+            "*"
+        ],  # whatever a client's library adds, such as OpenAI's x-stainless-lang
         expose_headers=["X-Request-ID", "Retry-After", IGNORED],
         max_age=3600,
     )

@@ -15,7 +15,9 @@ def bounded_protocol(request_seconds: float) -> type[HttpToolsProtocol]:
 
     class BoundedProtocol(HttpToolsProtocol):
         _deadline: TimerHandle | None = None
-        _head_bytes = 0  # received since the request began, or since the last of its body
+        _head_bytes = (
+            0  # received since the request began, or since the last of its body
+        )
         _is_partial = True
         _is_body = False
 
@@ -26,13 +28,19 @@ def bounded_protocol(request_seconds: float) -> type[HttpToolsProtocol]:
         def data_received(self, data: bytes) -> None:
             self._is_body = False
             super().data_received(data)
-            if not self._is_partial and self.cycle is not None and not self.cycle.response_complete:
+            if (
+                not self._is_partial
+                and self.cycle is not None
+                and not self.cycle.response_complete
+            ):
                 self._stop_waiting()  # for the client; it is the client who waits
                 return
             self._await_rest()  # even of a stray line end: it has stopped uvicorn's clock for idle connections
             self._head_bytes = 0 if self._is_body else self._head_bytes + len(data)
             if self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
-                self.send_400_response("The head of the request, or what follows its body, is too large.")
+                self.send_400_response(
+                    "The head of the request, or what follows its body, is too large."
+                )
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
@@ -53,7 +61,9 @@ def bounded_protocol(request_seconds: float) -> type[HttpToolsProtocol]:
 
         def _await_rest(self) -> None:
             if self._deadline is None:
-                self._deadline = self.loop.call_later(request_seconds, self.transport.abort)
+                self._deadline = self.loop.call_later(
+                    request_seconds, self.transport.abort
+                )
 
         def _stop_waiting(self) -> None:
             if self._deadline is not None:

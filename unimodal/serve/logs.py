@@ -10,7 +10,9 @@ from typing import Literal
 
 import orjson
 
-request_id: ContextVar[str] = ContextVar("request_id", default="")  # of the request that a line is about
+request_id: ContextVar[str] = ContextVar(
+    "request_id", default=""
+)  # of the request that a line is about
 
 
 class JsonLines(logging.Formatter):
@@ -19,7 +21,8 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line."""
         line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -42,7 +45,10 @@ class TextLines(logging.Formatter):
         """The line without the trace."""
         facts = getattr(record, "facts", {})
         # Escaped: a path may hold line ends and a terminal's commands.
-        told = "".join(f" {key}={str(value).encode('unicode_escape').decode()}" for key, value in facts.items())
+        told = "".join(
+            f" {key}={str(value).encode('unicode_escape').decode()}"
+            for key, value in facts.items()
+        )
         name = request_id.get()
         return super().formatMessage(record) + told + (f" id={name}" if name else "")
 

@@ -41,7 +41,9 @@ class ServedStore:
     fingerprint: of the model that is served; of the vectors that may be compared with the store's.
     """
 
-    def __init__(self, store: VectorStore, engine: Engine, config: ServeConfig, threads: Waiting) -> None:
+    def __init__(
+        self, store: VectorStore, engine: Engine, config: ServeConfig, threads: Waiting
+    ) -> None:
         """Raises ValueError if the store's vectors are another model's than the engine's."""
         self.fingerprint = engine.embedder.fingerprint()
         check_model(store.schema, self.fingerprint)
@@ -52,7 +54,9 @@ class ServedStore:
         self._url = config.store or store.place()
         self._looking = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._turn = asyncio.Lock()
-        self._tried: object = None  # the state of the model's files that did not fit the store
+        self._tried: object = (
+            None  # the state of the model's files that did not fit the store
+        )
 
     @asynccontextmanager
     async def life(self) -> AsyncIterator[None]:
@@ -92,7 +96,9 @@ class ServedStore:
                 log.warning("the store was not searched", exc_info=error)
                 await self.look()
                 if is_last:
-                    raise UnavailableError(self._engine.lifecycle.store_fault or UNREADABLE) from None
+                    raise UnavailableError(
+                        self._engine.lifecycle.store_fault or UNREADABLE
+                    ) from None
         raise AssertionError
 
     async def look(self) -> None:
@@ -111,7 +117,11 @@ class ServedStore:
         self._engine.lifecycle.store_fault = fault
         if fault != before:
             if fault:
-                log.error("%s (%s); searches are answered 503 until it is right", fault, self._url)
+                log.error(
+                    "%s (%s); searches are answered 503 until it is right",
+                    fault,
+                    self._url,
+                )
             else:
                 log.info("the store is searched again")
 
@@ -153,13 +163,19 @@ class ServedStore:
         loop = asyncio.get_running_loop()
         wanted = self._store.schema.fingerprint
         try:
-            embedder = await loop.run_in_executor(self._looking, load_embedder, self._config)
-            fingerprint = await loop.run_in_executor(self._looking, embedder.fingerprint)
+            embedder = await loop.run_in_executor(
+                self._looking, load_embedder, self._config
+            )
+            fingerprint = await loop.run_in_executor(
+                self._looking, embedder.fingerprint
+            )
         except Exception as error:
             log.error("the model was not loaded again", exc_info=error)
             return False
         if fingerprint != wanted:
-            log.error("the model was loaded again, and is another than the one that the store was indexed with")
+            log.error(
+                "the model was loaded again, and is another than the one that the store was indexed with"
+            )
             return False
         if not await self._engine.replace(embedder):
             return False
@@ -171,7 +187,9 @@ class ServedStore:
 def _state_of(place: Path) -> object:
     """What changes when the files of a model do."""
     state = []
-    with suppress(OSError):  # not a folder, or one whose files are being replaced: the next look sees another state
+    with suppress(
+        OSError
+    ):  # not a folder, or one whose files are being replaced: the next look sees another state
         for entry in place.iterdir():
             status = entry.stat()
             state.append((entry.name, status.st_mtime_ns, status.st_size))
@@ -185,4 +203,6 @@ def _is_refusal(error: Exception) -> bool:
     place: TracebackType | None = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next
-    return place is not None and str(place.tb_frame.f_globals.get("__name__", "")).startswith("unimodal.")
+    return place is not None and str(
+        place.tb_frame.f_globals.get("__name__", "")
+    ).startswith("unimodal.")

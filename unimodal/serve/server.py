@@ -24,7 +24,9 @@ from .engine.engine import Engine, load_embedder
 from .logs import write_logs
 
 CUT_OFF = 1
-STUCK = 70  # exit statuses: requests were dropped at the end; the model hung (EX_SOFTWARE)
+STUCK = (
+    70  # exit statuses: requests were dropped at the end; the model hung (EX_SOFTWARE)
+)
 LAST_SECONDS = 2.0  # that threads have to come back, when everybody has been answered
 LOOPBACK = ("127.", "::1", "localhost")
 
@@ -48,9 +50,18 @@ def serve(config: ServeConfig) -> int:
     app = create_app(engine, config, store)
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    log.info("serving %s at %s, %s", shown_name(config), address, f"searching {config.store}" if store else "no store")
+    log.info(
+        "serving %s at %s, %s",
+        shown_name(config),
+        address,
+        f"searching {config.store}" if store else "no store",
+    )
     if not keys and not host.startswith(LOOPBACK):
-        log.warning("anyone who reaches %s may use it; set keys in $%s or api_keys_file=FILE.", address, API_KEYS)
+        log.warning(
+            "anyone who reaches %s may use it; set keys in $%s or api_keys_file=FILE.",
+            address,
+            API_KEYS,
+        )
     try:
         return run(app, engine, config, listener)
     finally:
@@ -58,7 +69,9 @@ def serve(config: ServeConfig) -> int:
             store.close()
 
 
-def run(app: FastAPI, engine: Engine, config: ServeConfig, listener: socket.socket) -> int:
+def run(
+    app: FastAPI, engine: Engine, config: ServeConfig, listener: socket.socket
+) -> int:
     """Answer what comes to this socket, until a signal -> the exit status."""
     settings = uvicorn.Config(
         app,
@@ -116,7 +129,9 @@ class Server(uvicorn.Server):
     signal ends everything at once, and so does a model that hangs.
     """
 
-    def __init__(self, config: uvicorn.Config, engine: Engine, delay_seconds: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, engine: Engine, delay_seconds: float
+    ) -> None:
         super().__init__(config)
         self.lifecycle = engine.lifecycle
         self.engine = engine
@@ -131,12 +146,16 @@ class Server(uvicorn.Server):
         self.lifecycle.draining = True
         # In no context: a signal is handled wherever Python just was, which may be in a request that it is not about.
         Context().run(log.info, "not ready any more: finishing what was begun")
-        self._stop_at = time.monotonic() + (self.delay_seconds if sig == signal.SIGTERM else 0)
+        self._stop_at = time.monotonic() + (
+            self.delay_seconds if sig == signal.SIGTERM else 0
+        )
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: is it time to stop accepting?"""
         if counter % 10 == 0 and self.engine.stuck():
-            log.critical("the model hangs in a forward pass; the process ends, so that it is started again")
+            log.critical(
+                "the model hangs in a forward pass; the process ends, so that it is started again"
+            )
             logging.shutdown()
             os._exit(STUCK)
         self.should_exit |= time.monotonic() >= self._stop_at
@@ -147,5 +166,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         if self.lifecycle.cut_off:
             seconds = self.config.timeout_graceful_shutdown
-            log.error("%d requests were given up after %s s", self.lifecycle.cut_off, seconds)
+            log.error(
+                "%d requests were given up after %s s", self.lifecycle.cut_off, seconds
+            )
             self.exit_status = CUT_OFF

@@ -61,7 +61,9 @@ class ShardCache:
                 with part.open("w+b") as file:
                     written = write(file)
                     if size is not None and written != size:
-                        raise OSError(f"{written:,} bytes came where {size:,} were announced")
+                        raise OSError(
+                            f"{written:,} bytes came where {size:,} were announced"
+                        )
                     if look is not None:
                         file.seek(0)
                         look(file)
@@ -70,9 +72,10 @@ class ShardCache:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
                 raise OSError(
-                    error.errno, f"the disk of the cache {self.folder} is full; lower storage.cache_gib, or move it "
-                    "with storage.cache."
-                ) from error  # fmt: skip
+                    error.errno,
+                    f"the disk of the cache {self.folder} is full; lower storage.cache_gib, or move it "
+                    "with storage.cache.",
+                ) from error
             finally:
                 part.unlink(missing_ok=True)
             self._make_room(0)  # others may have fetched at the same time
@@ -123,7 +126,9 @@ def _locked(file: Path, wait: bool) -> Iterator[bool]:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            is_held = os.fstat(descriptor).st_nlink > 0  # else it was removed meanwhile: others lock another file
+            is_held = (
+                os.fstat(descriptor).st_nlink > 0
+            )  # else it was removed meanwhile: others lock another file
         except BlockingIOError:
             is_held = False
         try:

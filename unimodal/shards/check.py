@@ -65,7 +65,11 @@ class _Finding(NamedTuple):
     reasons: list[str]
 
 
-def check(pattern: str | Path, show_progress: bool | None = None, storage: StorageConfig | None = None) -> CheckReport:
+def check(
+    pattern: str | Path,
+    show_progress: bool | None = None,
+    storage: StorageConfig | None = None,
+) -> CheckReport:
     """Read all samples, decode every picture whole and parse every text; raises ValueError if there is no shard."""
     storage = storage or StorageConfig()
     paths = find_shards(pattern, storage.patience)
@@ -77,15 +81,22 @@ def check(pattern: str | Path, show_progress: bool | None = None, storage: Stora
     measures: defaultdict[str, array[int]] = defaultdict(lambda: array("q"))
     done = 0
     # Threads, not processes: decoding releases the lock, and findings keep the order of the samples.
-    with progress_bar("checking", len(shards), show_progress) as advance, ThreadPoolExecutor() as pool:
+    with (
+        progress_bar("checking", len(shards), show_progress) as advance,
+        ThreadPoolExecutor() as pool,
+    ):
         for shard, path in enumerate(shards.paths):
-            for finding in pool.map(partial(_inspect, shards, shard), range(shards.num_samples[shard])):
+            for finding in pool.map(
+                partial(_inspect, shards, shard), range(shards.num_samples[shard])
+            ):
                 kinds[finding.kind] += 1
                 keys[finding.key] += 1
                 num_bytes += finding.num_bytes
                 for name, value in finding.measures:
                     measures[name].append(value)
-                broken += [Broken(str(path), finding.key, reason) for reason in finding.reasons]
+                broken += [
+                    Broken(str(path), finding.key, reason) for reason in finding.reasons
+                ]
                 advance(done := done + 1)
     return CheckReport(
         shards=len(paths),
@@ -101,31 +112,44 @@ def check(pattern: str | Path, show_progress: bool | None = None, storage: Stora
 def render(report: CheckReport, max_listed: int = 50) -> RenderableType:
     """The report as tables for rich.print."""
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.kinds.items())
-    title = (
-        f"{report.samples:,} samples in {report.shards:,} shards, {report.bytes / 1e6:,.1f} MB: {kinds or 'nothing'}"
-    )
+    title = f"{report.samples:,} samples in {report.shards:,} shards, {report.bytes / 1e6:,.1f} MB: {kinds or 'nothing'}"
     measures = Table("", "count", "min", "median", "95 %", "max", title=title)
     for name, spread in report.measures.items():
         measures.add_row(name, *(f"{value:,.0f}" for value in spread.values()))
     tables: list[RenderableType] = [measures]
     if report.duplicate_keys:
-        tables.append(_listing("duplicate keys", ("key", "samples"), list(report.duplicate_keys.items()), max_listed))
+        tables.append(
+            _listing(
+                "duplicate keys",
+                ("key", "samples"),
+                list(report.duplicate_keys.items()),
+                max_listed,
+            )
+        )
     if report.broken:
-        tables.append(_listing("broken", ("shard", "key", "reason"), report.broken, max_listed))
+        tables.append(
+            _listing("broken", ("shard", "key", "reason"), report.broken, max_listed)
+        )
     return Group(*tables)
 
 
-def _listing(title: str, header: Sequence[str], rows: Sequence[tuple[Any, ...]], max_listed: int) -> Table:
+def _listing(
+    title: str, header: Sequence[str], rows: Sequence[tuple[Any, ...]], max_listed: int
+) -> Table:
     rest = f", the first {max_listed} of them" if len(rows) > max_listed else ""
     table = Table(title=f"{len(rows):,} {title}{rest}")
     for name in header:
-        table.add_column(name, overflow="fold")  # the end of a path is what tells shards apart
+        table.add_column(
+            name, overflow="fold"
+        )  # the end of a path is what tells shards apart
     for row in rows[:max_listed]:
         table.add_row(*map(str, row))
     return table
 
 
-def _readable(paths: Sequence[Location], broken: list[Broken], storage: StorageConfig) -> list[Location]:
+def _readable(
+    paths: Sequence[Location], broken: list[Broken], storage: StorageConfig
+) -> list[Location]:
     readable = []
     for path in paths:
         try:
@@ -134,7 +158,10 @@ def _readable(paths: Sequence[Location], broken: list[Broken], storage: StorageC
             broken.append(Broken(str(path), "", str(error)))
             continue
         readable.append(path)
-        broken += [Broken(str(path), "", f"truncated: {reason}") for reason in truncated.values()]
+        broken += [
+            Broken(str(path), "", f"truncated: {reason}")
+            for reason in truncated.values()
+        ]
     return readable
 
 
@@ -159,7 +186,9 @@ def _inspect(shards: ShardSet, shard: int, number: int) -> _Finding:
             measures += inspect(sample)
         except ValueError as error:
             reasons.append(str(error))
-    return _Finding(sample.key, kind, sum(map(len, sample.parts.values())), measures, reasons)
+    return _Finding(
+        sample.key, kind, sum(map(len, sample.parts.values())), measures, reasons
+    )
 
 
 def _inspect_picture(sample: Sample) -> list[tuple[str, int]]:
@@ -168,12 +197,20 @@ def _inspect_picture(sample: Sample) -> list[tuple[str, int]]:
 
 
 def _inspect_captions(sample: Sample) -> list[tuple[str, int]]:
-    return [measure for caption in captions_of(sample) for measure in _lengths("caption", caption)]
+    return [
+        measure
+        for caption in captions_of(sample)
+        for measure in _lengths("caption", caption)
+    ]
 
 
 def _inspect_pair(sample: Sample) -> list[tuple[str, int]]:
     pair = text_pair_of(sample)
-    texts = [("query", pair.query), ("document", pair.document), *(("negative", text) for text in pair.negatives)]
+    texts = [
+        ("query", pair.query),
+        ("document", pair.document),
+        *(("negative", text) for text in pair.negatives),
+    ]
     return [measure for name, text in texts for measure in _lengths(name, text)]
 
 
@@ -183,4 +220,10 @@ def _lengths(name: str, text: str) -> list[tuple[str, int]]:
 
 def _spread(values: Sequence[int]) -> Spread:
     low, median, p95, high = np.percentile(np.asarray(values), (0, 50, 95, 100))
-    return {"count": len(values), "min": float(low), "median": float(median), "p95": float(p95), "max": float(high)}
+    return {
+        "count": len(values),
+        "min": float(low),
+        "median": float(median),
+        "p95": float(p95),
+        "max": float(high),
+    }

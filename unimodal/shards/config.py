@@ -19,9 +19,13 @@ class PackConfig(RowsConfig):
     Wherever a field is asked for, a template of fields will do: `{title} in {color}`.
     """
 
-    image: str = ""  # a path, bytes, {"bytes", "path"} or a PIL image; of a list the first
+    image: str = (
+        ""  # a path, bytes, {"bytes", "path"} or a PIL image; of a list the first
+    )
     image_root: str = ""  # the folder of the images' paths, which none may leave; default: the folder of the input
-    max_skipped: float = Field(0.01, ge=0, le=1)  # the share of unreadable images, and more than 100, that end a run
+    max_skipped: float = Field(
+        0.01, ge=0, le=1
+    )  # the share of unreadable images, and more than 100, that end a run
     captions: tuple[str, ...] = ()  # each a text, a list of texts or a mapping of texts
 
     query: str = ""
@@ -47,25 +51,43 @@ class PackConfig(RowsConfig):
 
     @model_validator(mode="after")
     def _is_of_one_kind(self) -> PackConfig:
-        kinds = [bool(self.image), bool(self.query or self.document), bool(self.pairs_of)]
+        kinds = [
+            bool(self.image),
+            bool(self.query or self.document),
+            bool(self.pairs_of),
+        ]
         if sum(kinds) != 1:
-            raise ValueError("a sample is one of image with captions, query with document, or pairs_of; set just one.")
+            raise ValueError(
+                "a sample is one of image with captions, query with document, or pairs_of; set just one."
+            )
         if bool(self.image) is not bool(self.captions):
-            raise ValueError(f"image {self.image!r} and captions {self.captions} belong together; set both.")
+            raise ValueError(
+                f"image {self.image!r} and captions {self.captions} belong together; set both."
+            )
         if bool(self.query) is not bool(self.document):
-            raise ValueError(f"query {self.query!r} and document {self.document!r} belong together; set both.")
+            raise ValueError(
+                f"query {self.query!r} and document {self.document!r} belong together; set both."
+            )
         if bool(self.negatives_from) is not bool(self.num_negatives):
             siblings = self.negatives_from
             number = self.num_negatives
-            raise ValueError(f"negatives_from {siblings!r} and num_negatives {number} belong together; set both.")
-        if not self.query and (self.negatives or self.negatives_from or self.score or self.teacher):
+            raise ValueError(
+                f"negatives_from {siblings!r} and num_negatives {number} belong together; set both."
+            )
+        if not self.query and (
+            self.negatives or self.negatives_from or self.score or self.teacher
+        ):
             raise ValueError(
                 "negatives, negatives_from, score and teacher belong to a query and its document; set those."
             )
         if self.teacher and self.negatives_from:
-            raise ValueError("a teacher's numbers belong to given negatives; take negatives_from out.")
+            raise ValueError(
+                "a teacher's numbers belong to given negatives; take negatives_from out."
+            )
         if self.label and self.pairs_of:
-            raise ValueError("a label belongs to one sample of a row and pairs_of makes several; take it out.")
+            raise ValueError(
+                "a label belongs to one sample of a row and pairs_of makes several; take it out."
+            )
         return self
 
 
@@ -81,10 +103,16 @@ class StorageConfig(Config):
     """How shards that lie elsewhere (a URL, `pipe:COMMAND`, a compressed tar) come to this machine."""
 
     cache: str = ""  # the folder of whole shards; default: $UNIMODAL_CACHE, else ~/.cache/unimodal/shards
-    cache_gib: float = Field(default=50.0, ge=0)  # what it may hold; 0: no disk, the bytes of a batch are asked for
-    deadline: float = Field(default=300.0, gt=0)  # seconds that a storage is waited for without getting on
+    cache_gib: float = Field(
+        default=50.0, ge=0
+    )  # what it may hold; 0: no disk, the bytes of a batch are asked for
+    deadline: float = Field(
+        default=300.0, gt=0
+    )  # seconds that a storage is waited for without getting on
     timeout: float = Field(default=30.0, gt=0)  # seconds for one request
-    prefetch: int = Field(default=2, ge=0)  # threads of each loader process that fetch the shards needed next
+    prefetch: int = Field(
+        default=2, ge=0
+    )  # threads of each loader process that fetch the shards needed next
 
     @property
     def patience(self) -> Patience:

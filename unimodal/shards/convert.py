@@ -15,7 +15,14 @@ import numpy as np
 from PIL import Image
 
 from unimodal.preprocess.images import FORMATS, load_image, to_png
-from unimodal.tables.fields import Row, UnreadableImageError, image_of, names_in, texts_of, value_of
+from unimodal.tables.fields import (
+    Row,
+    UnreadableImageError,
+    image_of,
+    names_in,
+    texts_of,
+    value_of,
+)
 from unimodal.tables.readers import read_rows
 
 from .config import PackConfig
@@ -24,7 +31,9 @@ Parts = dict[str, bytes]  # extension -> content
 
 # An image in one of these formats is packed byte for byte. A phone's MPO is a JPEG with more images behind it.
 _KEPT_FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
-_MAX_KEY_BYTES = 80  # with its extension a name must fit the 100 bytes of a plain tar header
+_MAX_KEY_BYTES = (
+    80  # with its extension a name must fit the 100 bytes of a plain tar header
+)
 
 
 class Siblings:
@@ -33,31 +42,55 @@ class Siblings:
     def __init__(self, config: PackConfig, root: Path) -> None:
         self._groups: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
         if config.negatives_from:
-            for row in read_rows(config, root, skip=lambda number, reason: None):  # pack lists those
-                texts = [texts_of(row, field)[:1] for field in (config.negatives_from, config.query, config.document)]
+            for row in read_rows(
+                config, root, skip=lambda number, reason: None
+            ):  # pack lists those
+                texts = [
+                    texts_of(row, field)[:1]
+                    for field in (config.negatives_from, config.query, config.document)
+                ]
                 if all(texts):
                     self._groups[texts[0][0]].append((texts[1][0], texts[2][0]))
 
-    def negatives(self, row: Row, config: PackConfig, query: str, document: str, key: str) -> list[str]:
+    def negatives(
+        self, row: Row, config: PackConfig, query: str, document: str, key: str
+    ) -> list[str]:
         """Up to `num_negatives` documents that siblings hold to other queries, chosen by seed and key alone."""
-        pairs = [pair for group in texts_of(row, config.negatives_from)[:1] for pair in self._groups[group]]
+        pairs = [
+            pair
+            for group in texts_of(row, config.negatives_from)[:1]
+            for pair in self._groups[group]
+        ]
         answers = {document, *(other for asked, other in pairs if asked == query)}
-        candidates = list(dict.fromkeys(other for _, other in pairs if other not in answers))
+        candidates = list(
+            dict.fromkeys(other for _, other in pairs if other not in answers)
+        )
         if len(candidates) <= config.num_negatives:
             return candidates
-        digest = hashlib.blake2b(f"{config.seed} {key}".encode(), digest_size=16).digest()
-        generator = np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64)))
+        digest = hashlib.blake2b(
+            f"{config.seed} {key}".encode(), digest_size=16
+        ).digest()
+        generator = np.random.Generator(
+            np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64))
+        )
         chosen = generator.choice(len(candidates), config.num_negatives, replace=False)
         return [candidates[number] for number in chosen]
 
 
 def image_sample(row: Row, config: PackConfig, image_root: Path) -> Parts:
     """An image with its captions."""
-    captions = list(dict.fromkeys(text for field in config.captions for text in texts_of(row, field)))
+    captions = list(
+        dict.fromkeys(
+            text for field in config.captions for text in texts_of(row, field)
+        )
+    )
     if not captions:
         raise ValueError(f"no text in {', '.join(config.captions)}")
     extension, content = _image(row, config.image, image_root)
-    return {extension: content, "json": _json({"captions": captions, **_label(row, config)})}
+    return {
+        extension: content,
+        "json": _json({"captions": captions, **_label(row, config)}),
+    }
 
 
 def pair_sample(row: Row, config: PackConfig, siblings: Siblings, key: str) -> Parts:
@@ -65,7 +98,11 @@ def pair_sample(row: Row, config: PackConfig, siblings: Siblings, key: str) -> P
     query = _text(row, config.query)
     document = _text(row, config.document)
     record: dict[str, Any] = {"query": query, "document": document}
-    negatives = [text for text in texts_of(row, config.negatives) if text != document] if config.negatives else []
+    negatives = (
+        [text for text in texts_of(row, config.negatives) if text != document]
+        if config.negatives
+        else []
+    )
     if config.negatives_from:
         negatives += siblings.negatives(row, config, query, document, key)
     if negatives:
@@ -109,22 +146,44 @@ def paraphrase_samples(row: Row, config: PackConfig) -> list[Parts]:
     """Texts 0 and 1 as a pair, 2 and 3, and so on: disjoint, so that no text is seen twice an epoch."""
     texts = list(dict.fromkeys(texts_of(row, config.pairs_of)))
     if len(texts) < 2:
-        raise ValueError(f"{len(texts)} distinct texts in {config.pairs_of}, and a pair needs 2")
+        raise ValueError(
+            f"{len(texts)} distinct texts in {config.pairs_of}, and a pair needs 2"
+        )
     pairs = zip(texts[::2], texts[1::2], strict=False)
-    return [{"json": _json({"query": query, "document": document})} for query, document in pairs]
+    return [
+        {"json": _json({"query": query, "document": document})}
+        for query, document in pairs
+    ]
 
 
 def key_of(row: Row, field: str) -> str:
     """The row's key as webdataset can keep it: a dot would end it, a slash would make a folder."""
     key = re.sub(r"[^\w-]+", "_", _text(row, field))
-    return key if len(key.encode()) <= _MAX_KEY_BYTES else hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+    return (
+        key
+        if len(key.encode()) <= _MAX_KEY_BYTES
+        else hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+    )
 
 
 def fields_of(config: PackConfig) -> list[str]:
     """The names of all fields that a configuration reads from a row, templates taken apart."""
     specs = (
-        *(config.image, *config.captions, config.query, config.document, config.negatives, config.score),
-        *(config.teacher, config.label, config.negatives_from, config.pairs_of, config.key),
+        *(
+            config.image,
+            *config.captions,
+            config.query,
+            config.document,
+            config.negatives,
+            config.score,
+        ),
+        *(
+            config.teacher,
+            config.label,
+            config.negatives_from,
+            config.pairs_of,
+            config.key,
+        ),
     )
     return [name for spec in specs if spec for name in names_in(spec)]
 
@@ -148,10 +207,14 @@ def _image(row: Row, field: str, image_root: Path) -> tuple[str, bytes]:
         image = load_image(source)
         content = source.read_bytes() if isinstance(source, Path) else source
     except OSError as error:
-        raise UnreadableImageError(f"image {source!s:.200} cannot be read ({error.strerror})") from None
+        raise UnreadableImageError(
+            f"image {source!s:.200} cannot be read ({error.strerror})"
+        ) from None
     except ValueError as error:
         raise UnreadableImageError(str(error)) from None
-    extension = _KEPT_FORMATS.get(_format_of(content)) if isinstance(content, bytes) else None
+    extension = (
+        _KEPT_FORMATS.get(_format_of(content)) if isinstance(content, bytes) else None
+    )
     if extension:
         assert isinstance(content, bytes)
         return extension, content

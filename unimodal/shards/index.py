@@ -48,7 +48,9 @@ class ShardIndex:
     part_extensions: NDArray[np.uint16]  # (parts,) position in `extensions`
     part_offsets: NDArray[np.int64]  # (parts,)
     part_sizes: NDArray[np.int64]  # (parts,)
-    checksums: NDArray[np.uint64]  # (N,) of each sample's bytes, or (0,) where nobody has read them all
+    checksums: NDArray[
+        np.uint64
+    ]  # (N,) of each sample's bytes, or (0,) where nobody has read them all
 
     def __len__(self) -> int:
         return len(self.part_starts) - 1
@@ -56,7 +58,11 @@ class ShardIndex:
     @property
     def contents(self) -> str:
         """A hash of all bytes of all samples, or "" where nobody has read them all."""
-        return hashlib.blake2b(self.checksums.tobytes(), digest_size=16).hexdigest() if len(self.checksums) else ""
+        return (
+            hashlib.blake2b(self.checksums.tobytes(), digest_size=16).hexdigest()
+            if len(self.checksums)
+            else ""
+        )
 
     def key(self, sample: int) -> str:
         """The sample's key, unique within a well-made shard."""
@@ -71,8 +77,13 @@ class ShardIndex:
         names = self.extensions
         first = part_starts[sample]
         last = part_starts[sample + 1]
-        key = bytes(keys[key_starts[sample] : key_starts[sample + 1]]).decode(errors="replace")
-        parts = [(names[extensions[part]], offsets[part], sizes[part]) for part in range(first, last)]
+        key = bytes(keys[key_starts[sample] : key_starts[sample + 1]]).decode(
+            errors="replace"
+        )
+        parts = [
+            (names[extensions[part]], offsets[part], sizes[part])
+            for part in range(first, last)
+        ]
         return key, offsets[first], offsets[last - 1] + sizes[last - 1], parts
 
     def parts(self, sample: int) -> dict[str, tuple[int, int]]:
@@ -84,14 +95,21 @@ class ShardIndex:
         return self._views.checksums[sample] if self._views.checksums else None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_views"}
+        return {
+            name: value for name, value in self.__dict__.items() if name != "_views"
+        }
 
     @cached_property
     def _views(self) -> _Views:
         return _Views(
-            self.keys.data, self.key_starts.data, self.part_starts.data, self.part_extensions.data,
-            self.part_offsets.data, self.part_sizes.data, self.checksums.data,
-        )  # fmt: skip
+            self.keys.data,
+            self.key_starts.data,
+            self.part_starts.data,
+            self.part_extensions.data,
+            self.part_offsets.data,
+            self.part_sizes.data,
+            self.checksums.data,
+        )
 
 
 class _Views(NamedTuple):
@@ -116,7 +134,11 @@ def load_index(shard: Path, *, checksums: bool = False) -> ShardIndex:
     index = read_sidecar(sidecar(shard))
     with shard.open("rb") as file:
         lacks = index is not None and checksums and not len(index.checksums)
-        if index is None or lacks or not fits(index, shard.stat().st_size, reads_of(file)):
+        if (
+            index is None
+            or lacks
+            or not fits(index, shard.stat().st_size, reads_of(file))
+        ):
             index = build_index(file, str(shard), checksums)
             with suppress(OSError):  # in a read-only folder the index lives in memory
                 write_sidecar(sidecar(shard), index)
@@ -145,16 +167,29 @@ def build_index(file: BinaryIO, shard: str, checksums: bool = False) -> ShardInd
     members, truncated = _read_members(file, shard, size)
     samples = list(_samples(members, shard))
     if truncated:
-        samples = samples[:-1]  # the one with the cut in it; at a cut between files it may lack those to come
+        samples = samples[
+            :-1
+        ]  # the one with the cut in it; at a cut between files it may lack those to come
     extensions = {
-        name: number for number, name in enumerate(sorted({part.extension for _, p in samples for part in p}))
+        name: number
+        for number, name in enumerate(
+            sorted({part.extension for _, p in samples for part in p})
+        )
     }
     keys = [key.encode(errors="surrogateescape") for key, _ in samples]
     parts = [part for _, sample_parts in samples for part in sample_parts]
     sums = []
     for _, sample_parts in samples if checksums else ():
         file.seek(sample_parts[0].offset)
-        sums.append(checksum_of(file.read(sample_parts[-1].offset + sample_parts[-1].size - sample_parts[0].offset)))
+        sums.append(
+            checksum_of(
+                file.read(
+                    sample_parts[-1].offset
+                    + sample_parts[-1].size
+                    - sample_parts[0].offset
+                )
+            )
+        )
     offsets = np.array([part.offset for part in parts], dtype=np.int64)
     digest, headers = _digests(reads_of(file), size, offsets)
     return ShardIndex(
@@ -165,8 +200,12 @@ def build_index(file: BinaryIO, shard: str, checksums: bool = False) -> ShardInd
         extensions=tuple(extensions),
         keys=np.frombuffer(b"".join(keys), dtype=np.uint8),
         key_starts=np.cumsum([0, *map(len, keys)], dtype=np.uint32),
-        part_starts=np.cumsum([0, *(len(sample_parts) for _, sample_parts in samples)], dtype=np.uint32),
-        part_extensions=np.array([extensions[part.extension] for part in parts], dtype=np.uint16),
+        part_starts=np.cumsum(
+            [0, *(len(sample_parts) for _, sample_parts in samples)], dtype=np.uint32
+        ),
+        part_extensions=np.array(
+            [extensions[part.extension] for part in parts], dtype=np.uint16
+        ),
         part_offsets=offsets,
         part_sizes=np.array([part.size for part in parts], dtype=np.int64),
         checksums=np.array(sums, dtype=np.uint64),
@@ -197,22 +236,31 @@ def _read_members(file: BinaryIO, shard: str, size: int) -> tuple[list[_Member],
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
                 if member.isreg():
-                    members.append(_Member(member.name, member.offset_data, member.size))
+                    members.append(
+                        _Member(member.name, member.offset_data, member.size)
+                    )
                 if member.offset_data + member.size > size:
                     return members, f"cut inside {member.name}, {size:,} bytes in"
             end = tar.offset
     except tarfile.ReadError as error:
         if members:
             return members, f"cut after {members[-1].name} ({error})"
-        raise ValueError(f"shard {shard} is no tar file ({error}); write it again.") from None
+        raise ValueError(
+            f"shard {shard} is no tar file ({error}); write it again."
+        ) from None
     file.seek(end)
     # tarfile stops without a word at a cut between two members and at a damaged header.
     if file.read(_BLOCK) != bytes(_BLOCK):
-        return members, f"no end mark after {members[-1].name if members else 'the start'}, {end:,} bytes in"
+        return (
+            members,
+            f"no end mark after {members[-1].name if members else 'the start'}, {end:,} bytes in",
+        )
     return members, ""
 
 
-def _samples(members: Iterable[_Member], shard: str) -> Iterator[tuple[str, list[_Part]]]:
+def _samples(
+    members: Iterable[_Member], shard: str
+) -> Iterator[tuple[str, list[_Part]]]:
     key = ""
     parts = list[_Part]()
     for name, offset, size in members:
@@ -234,17 +282,23 @@ def _samples(members: Iterable[_Member], shard: str) -> Iterator[tuple[str, list
         yield key, parts
 
 
-Read: TypeAlias = Callable[[list[tuple[int, int]]], list[bytes]]  # (start, stop) of each -> its bytes
+Read: TypeAlias = Callable[
+    [list[tuple[int, int]]], list[bytes]
+]  # (start, stop) of each -> its bytes
 
 
-def _digests(read: Read, tar_size: int, part_offsets: NDArray[np.int64]) -> tuple[str, str]:
+def _digests(
+    read: Read, tar_size: int, part_offsets: NDArray[np.int64]
+) -> tuple[str, str]:
     """Of the size and of up to 16 parts, first and last among them: of header and first bytes, of the header alone."""
     chosen = part_offsets
     if len(chosen) > 16:
         chosen = chosen[np.linspace(0, len(chosen) - 1, 16).astype(np.int64)]
     digest = hashlib.blake2b(str(tar_size).encode(), digest_size=16)
     headers = digest.copy()
-    for content in read([(int(offset) - _BLOCK, int(offset) + _BLOCK) for offset in chosen]):
+    for content in read(
+        [(int(offset) - _BLOCK, int(offset) + _BLOCK) for offset in chosen]
+    ):
         digest.update(content)
         headers.update(content[:_BLOCK])
     return digest.hexdigest(), headers.hexdigest()
@@ -283,13 +337,24 @@ def read_sidecar(source: Path | BinaryIO) -> ShardIndex | None:
                 part_sizes=stored["part_sizes"],
                 checksums=stored["checksums"],
             )
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error):
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+        struct.error,
+    ):
         return None
 
 
 def write_sidecar(path: Path, index: ShardIndex) -> None:
     """Write an index, whole or not at all."""
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # several processes may index at once
+    partial = path.with_name(
+        f"{path.name}.{uuid.uuid4().hex}.partial"
+    )  # several processes may index at once
     try:
         with partial.open("wb") as file:
             np.savez(file, format_version=FORMAT_VERSION, **asdict(index))

@@ -16,8 +16,24 @@ from ..progress import progress_bar
 from .cache import ShardCache
 from .config import StorageConfig
 from .find import Location, find_shards
-from .index import ShardIndex, checksum_of, fits, load_index, read_sidecar, reads_of, sidecar
-from .remote import Prefetcher, RemoteShard, fetch, in_threads, is_elsewhere, look_up, remote_index
+from .index import (
+    ShardIndex,
+    checksum_of,
+    fits,
+    load_index,
+    read_sidecar,
+    reads_of,
+    sidecar,
+)
+from .remote import (
+    Prefetcher,
+    RemoteShard,
+    fetch,
+    in_threads,
+    is_elsewhere,
+    look_up,
+    remote_index,
+)
 from .sample import Sample
 from .storage import ShardChangedError, persistently, read_ranges
 
@@ -25,7 +41,9 @@ _MAX_KNOWN = 4_000_000  # samples whose indexes are kept, some 250 MB at most
 
 
 def open_shards(
-    pattern: str | Path | Sequence[str], show_progress: bool | None = False, storage: StorageConfig | None = None
+    pattern: str | Path | Sequence[str],
+    show_progress: bool | None = False,
+    storage: StorageConfig | None = None,
 ) -> ShardSet:
     """The shards of a file, folder, glob, brace pattern, URL or list, indexed (sidecars are written where missing)."""
     storage = storage or StorageConfig()
@@ -40,21 +58,30 @@ class ShardSet:
     """
 
     def __init__(
-        self, paths: Sequence[Location], show_progress: bool | None = False, storage: StorageConfig | None = None
+        self,
+        paths: Sequence[Location],
+        show_progress: bool | None = False,
+        storage: StorageConfig | None = None,
     ) -> None:
         """Raises ValueError or OSError, naming the shard, if one is not there or no tar."""
-        self.paths = tuple(path.absolute() if isinstance(path, Path) else path for path in paths)
+        self.paths = tuple(
+            path.absolute() if isinstance(path, Path) else path for path in paths
+        )
         storage = storage or StorageConfig()
         self._patience = storage.patience
         self._threads = storage.prefetch
         self._cache = ShardCache(storage.folder, int(storage.cache_gib * 2**30))
         self._remote: dict[int, RemoteShard] = {}
-        self._unsaved: dict[int, ShardIndex] = {}  # without a sidecar to be read from again: they travel with the set
+        self._unsaved: dict[
+            int, ShardIndex
+        ] = {}  # without a sidecar to be read from again: they travel with the set
         sizes = []
         digests = []
         contents = []
         self.truncated = dict[Location, str]()
-        with progress_bar("reading shard indexes", len(self.paths), show_progress) as advance:
+        with progress_bar(
+            "reading shard indexes", len(self.paths), show_progress
+        ) as advance:
             for number, index in enumerate(self._indexes()):
                 sizes.append(len(index))
                 digests.append(index.digest)
@@ -78,7 +105,9 @@ class ShardSet:
 
     def _indexes(self) -> Iterator[ShardIndex]:
         if any(is_elsewhere(path) for path in self.paths):
-            return in_threads(self._index, len(self.paths))  # a storage far away answers late, and many at once
+            return in_threads(
+                self._index, len(self.paths)
+            )  # a storage far away answers late, and many at once
         return map(self._index, range(len(self.paths)))
 
     def _index(self, shard: int) -> ShardIndex:
@@ -110,7 +139,9 @@ class ShardSet:
         The folder or storage that they lie in does not count.
         """
         names = [str(path).rpartition("/")[2] for path in self.paths]
-        return hashlib.blake2b(repr((names, self.num_samples, self.digests)).encode(), digest_size=8).hexdigest()
+        return hashlib.blake2b(
+            repr((names, self.num_samples, self.digests)).encode(), digest_size=8
+        ).hexdigest()
 
     def key(self, shard: int, sample: int) -> str:
         """A sample's key without reading it."""
@@ -130,7 +161,9 @@ class ShardSet:
     def read_many(self, places: Sequence[tuple[int, int]]) -> list[Sample]:
         """The samples at (shard, sample), in as few requests as neighbours allow where there is no disk between."""
         samples: list[Sample | None] = []
-        asked: list[tuple[int, ShardIndex, int, int]] = []  # number, index, sample and where it starts
+        asked: list[
+            tuple[int, ShardIndex, int, int]
+        ] = []  # number, index, sample and where it starts
         requests: list[tuple[str, int, int]] = []
         for shard, sample in places:
             opened = self._opened(shard)
@@ -144,7 +177,9 @@ class ShardSet:
                 content = self._read_local(shard, opened, start, stop - start)
                 samples.append(_cut(content, start, key, parts, index.checksum(sample)))
         contents = read_ranges(requests, self._patience) if requests else []
-        for (number, index, sample, start), content in zip(asked, contents, strict=True):
+        for (number, index, sample, start), content in zip(
+            asked, contents, strict=True
+        ):
             key, _, _, parts = index.locate(sample)
             samples[number] = _cut(content, start, key, parts, index.checksum(sample))
         return [sample for sample in samples if sample is not None]
@@ -164,15 +199,23 @@ class ShardSet:
             if opened is not None:
                 self._open.move_to_end(shard)
                 return opened
-        opened = persistently(lambda: self._open_shard(shard), str(self.paths[shard]), self._patience.deadline)
+        opened = persistently(
+            lambda: self._open_shard(shard),
+            str(self.paths[shard]),
+            self._patience.deadline,
+        )
         with self._lock:
             self._open[shard] = opened
             self._num_opened += 1
             if self._remote and self._num_opened % 32 == 0:
                 # What the cache has removed takes room on the disk for as long as it is open.
-                for number in [number for number, one in self._open.items() if one.is_removed()]:
+                for number in [
+                    number for number, one in self._open.items() if one.is_removed()
+                ]:
                     del self._open[number]
-            while len(self._open) > _max_open():  # dropped, not closed: another thread may be reading one
+            while (
+                len(self._open) > _max_open()
+            ):  # dropped, not closed: another thread may be reading one
                 self._open.popitem(last=False)
         return opened
 
@@ -205,10 +248,16 @@ class ShardSet:
         known = self._known.get(shard)
         if known is not None and known[0] == identity:
             return known[1]
-        index = self._unsaved.get(shard) or (known[1] if known is not None else None) or self._sidecar(shard)
+        index = (
+            self._unsaved.get(shard)
+            or (known[1] if known is not None else None)
+            or self._sidecar(shard)
+        )
         if index is None or (descriptor is not None and not _fits(index, descriptor)):
             index = self._index(shard)  # of the file as it is now
-        if index.digest != self.digests[shard] or (descriptor is not None and not _fits(index, descriptor)):
+        if index.digest != self.digests[shard] or (
+            descriptor is not None and not _fits(index, descriptor)
+        ):
             raise ShardChangedError(
                 f"shard {self.paths[shard]} is not the one that was indexed, it was written again; start anew (and "
                 f"remove a stale {sidecar(Path('NAME.tar')).name} beside it)."
@@ -216,7 +265,9 @@ class ShardSet:
         with self._lock:
             before = self._known.pop(shard, None)
             self._known[shard] = identity, index
-            self._num_known += len(index) - (len(before[1]) if before is not None else 0)
+            self._num_known += len(index) - (
+                len(before[1]) if before is not None else 0
+            )
             while len(self._known) > 1 and self._num_known > _MAX_KNOWN:
                 self._num_known -= len(self._known.popitem(last=False)[1][1])
         return index
@@ -226,21 +277,41 @@ class ShardSet:
         path = self.paths[shard]
         return read_sidecar(sidecar(remote.path if remote is not None else Path(path)))
 
-    def _read_local(self, shard: int, opened: _OpenShard, offset: int, size: int) -> bytes:
+    def _read_local(
+        self, shard: int, opened: _OpenShard, offset: int, size: int
+    ) -> bytes:
         assert opened.descriptor is not None
         try:
             content = os.pread(opened.descriptor, size, offset)
         except OSError:  # a network disk that hiccups
             self._open.pop(shard, None)
             return persistently(
-                lambda: _read_exactly(self._opened(shard), offset, size, self.paths[shard]),
-                str(self.paths[shard]), self._patience.deadline,
-            )  # fmt: skip
-        return content if len(content) == size else _read_exactly(opened, offset, size, self.paths[shard])
+                lambda: _read_exactly(
+                    self._opened(shard), offset, size, self.paths[shard]
+                ),
+                str(self.paths[shard]),
+                self._patience.deadline,
+            )
+        return (
+            content
+            if len(content) == size
+            else _read_exactly(opened, offset, size, self.paths[shard])
+        )
 
     def __getstate__(self) -> dict[str, Any]:
-        of_process = ("_lock", "_open", "_num_opened", "_known", "_num_known", "_prefetcher")
-        return {name: value for name, value in self.__dict__.items() if name not in of_process}
+        of_process = (
+            "_lock",
+            "_open",
+            "_num_opened",
+            "_known",
+            "_num_known",
+            "_prefetcher",
+        )
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in of_process
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -263,12 +334,16 @@ class _OpenShard:
         """Whether the file has no name any more."""
         return self.descriptor is not None and not os.fstat(self.descriptor).st_nlink
 
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # at the interpreter's end there is no os
+    def __del__(
+        self, close: Callable[[int], None] = os.close
+    ) -> None:  # at the interpreter's end there is no os
         if self.descriptor is not None:
             close(self.descriptor)
 
 
-FileIdentity: TypeAlias = tuple[int, int, int, int]  # device, inode, size, time of the last change
+FileIdentity: TypeAlias = tuple[
+    int, int, int, int
+]  # device, inode, size, time of the last change
 
 
 def _identity_of(descriptor: int | None) -> FileIdentity:
@@ -297,8 +372,21 @@ def _read_exactly(opened: _OpenShard, offset: int, size: int, path: Location) ->
     return content
 
 
-def _cut(content: bytes, start: int, key: str, parts: list[tuple[str, int, int]], checksum: int | None) -> Sample:
-    found = {name: content[offset - start : offset - start + size] for name, offset, size in parts}
+def _cut(
+    content: bytes,
+    start: int,
+    key: str,
+    parts: list[tuple[str, int, int]],
+    checksum: int | None,
+) -> Sample:
+    found = {
+        name: content[offset - start : offset - start + size]
+        for name, offset, size in parts
+    }
     if checksum is not None and checksum_of(content) != checksum:
-        return Sample(key, found, f"sample {key!r} is not what was indexed (its checksum differs); pack it again.")
+        return Sample(
+            key,
+            found,
+            f"sample {key!r} is not what was indexed (its checksum differs); pack it again.",
+        )
     return Sample(key, found)

@@ -22,12 +22,34 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 from .cache import ShardCache
 from .find import Location, is_compressed
-from .index import SUFFIX, ShardIndex, build_index, fits, read_sidecar, sidecar, write_sidecar
-from .storage import FileState, Patience, download, filesystem, persistently, read_file, read_ranges, state_of
+from .index import (
+    SUFFIX,
+    ShardIndex,
+    build_index,
+    fits,
+    read_sidecar,
+    sidecar,
+    write_sidecar,
+)
+from .storage import (
+    FileState,
+    Patience,
+    download,
+    filesystem,
+    persistently,
+    read_file,
+    read_ranges,
+    state_of,
+)
 
 _T = TypeVar("_T")
 
-_OPENERS: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_OPENERS: dict[str, Callable[[Any], Any]] = {
+    ".gz": gzip.open,
+    ".tgz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}
 
 
 class RemoteShard(NamedTuple):
@@ -40,7 +62,9 @@ class RemoteShard(NamedTuple):
     @property
     def is_plain(self) -> bool:
         """Whether its bytes are those of the tar."""
-        return not is_compressed(self.location) and not str(self.location).startswith("pipe:")
+        return not is_compressed(self.location) and not str(self.location).startswith(
+            "pipe:"
+        )
 
 
 def is_elsewhere(location: Location) -> bool:
@@ -59,7 +83,9 @@ def look_up(location: Location, cache: ShardCache, patience: Patience) -> Remote
         state = state_of(location, patience)
     shard = RemoteShard(location, state, cache.path_of(str(location), repr(state)))
     if not cache.limit and not shard.is_plain:
-        raise ValueError(f"shard {location} has to be unpacked onto a disk; set storage.cache_gib above 0.")
+        raise ValueError(
+            f"shard {location} has to be unpacked onto a disk; set storage.cache_gib above 0."
+        )
     return shard
 
 
@@ -80,10 +106,14 @@ def fetch(
             return download(str(shard.location), file, shard.state, patience)
         return _unpack(shard, cache, patience, file)
 
-    cache.fetch(shard.path, shard.state.size if shard.is_plain else None, write, wait, look)
+    cache.fetch(
+        shard.path, shard.state.size if shard.is_plain else None, write, wait, look
+    )
 
 
-def remote_index(shard: RemoteShard, cache: ShardCache, patience: Patience) -> ShardIndex:
+def remote_index(
+    shard: RemoteShard, cache: ShardCache, patience: Patience
+) -> ShardIndex:
     """The index of a shard: kept here from an earlier time, or lying beside it, or made by reading it once."""
     kept = sidecar(shard.path)
     index = read_sidecar(kept)
@@ -98,7 +128,9 @@ def remote_index(shard: RemoteShard, cache: ShardCache, patience: Patience) -> S
     return index
 
 
-def _index_beside(shard: RemoteShard, cache: ShardCache, patience: Patience) -> ShardIndex | None:
+def _index_beside(
+    shard: RemoteShard, cache: ShardCache, patience: Patience
+) -> ShardIndex | None:
     url, mark, query = str(shard.location).partition("?")
     try:
         content = read_file(url + SUFFIX + mark + query, patience)
@@ -108,15 +140,25 @@ def _index_beside(shard: RemoteShard, cache: ShardCache, patience: Patience) -> 
     if index is None or index.tar_size != shard.state.size:
         return None
     # A whole shard is compared with its index when it comes; bytes that are asked for one by one never are.
-    return index if cache.limit or fits(index, index.tar_size, range_reader(shard, patience)) else None
+    return (
+        index
+        if cache.limit or fits(index, index.tar_size, range_reader(shard, patience))
+        else None
+    )
 
 
-def range_reader(shard: RemoteShard, patience: Patience) -> Callable[[list[tuple[int, int]]], list[bytes]]:
+def range_reader(
+    shard: RemoteShard, patience: Patience
+) -> Callable[[list[tuple[int, int]]], list[bytes]]:
     """Reads (start, stop) of each from the storage."""
-    return lambda ranges: read_ranges([(str(shard.location), start, stop) for start, stop in ranges], patience)
+    return lambda ranges: read_ranges(
+        [(str(shard.location), start, stop) for start, stop in ranges], patience
+    )
 
 
-def _index_by_reading(shard: RemoteShard, cache: ShardCache, patience: Patience) -> ShardIndex:
+def _index_by_reading(
+    shard: RemoteShard, cache: ShardCache, patience: Patience
+) -> ShardIndex:
     if cache.limit:
         made: list[ShardIndex] = []
 
@@ -126,7 +168,10 @@ def _index_by_reading(shard: RemoteShard, cache: ShardCache, patience: Patience)
         while not made:
             fetch(shard, cache, patience, look=look)
             if not made:
-                with suppress(FileNotFoundError), shard.path.open("rb") as file:  # it was there, and may have left now
+                with (
+                    suppress(FileNotFoundError),
+                    shard.path.open("rb") as file,
+                ):  # it was there, and may have left now
                     look(file)
         return made[0]
 
@@ -138,11 +183,15 @@ def _index_by_reading(shard: RemoteShard, cache: ShardCache, patience: Patience)
     return persistently(read, str(shard.location), patience.deadline)
 
 
-def _unpack(shard: RemoteShard, cache: ShardCache, patience: Patience, file: BinaryIO) -> int:
+def _unpack(
+    shard: RemoteShard, cache: ShardCache, patience: Patience, file: BinaryIO
+) -> int:
     location = shard.location
     if isinstance(location, str) and location.startswith("pipe:"):
         return _run(location, cache, file)
-    opener = next(opener for suffix, opener in _OPENERS.items() if str(location).endswith(suffix))
+    opener = next(
+        opener for suffix, opener in _OPENERS.items() if str(location).endswith(suffix)
+    )
     try:
         if isinstance(location, Path):
             with opener(location) as plain:
@@ -153,23 +202,31 @@ def _unpack(shard: RemoteShard, cache: ShardCache, patience: Patience, file: Bin
             with opener(packed) as plain:
                 return _copy(plain, file, cache, location)
     except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise ValueError(f"shard {location} cannot be unpacked ({error}); write it again.") from None
+        raise ValueError(
+            f"shard {location} cannot be unpacked ({error}); write it again."
+        ) from None
 
 
 def _run(location: str, cache: ShardCache, file: BinaryIO) -> int:
     try:
         from webdataset.gopen import gopen
     except ImportError:
-        raise ImportError('reading pipe: needs webdataset: pip install "unimodal[train]".') from None
+        raise ImportError(
+            'reading pipe: needs webdataset: pip install "unimodal[train]".'
+        ) from None
     try:
         with gopen(location) as stream:
             written = _copy(stream, file, cache, location)
     except OSError as error:
         if error.errno is not None:  # of this side's disk
             raise
-        raise OSError(f"shard {location}: the command failed ({str(error).split(')')[-1].strip()}); run it.") from None
+        raise OSError(
+            f"shard {location}: the command failed ({str(error).split(')')[-1].strip()}); run it."
+        ) from None
     if not written:
-        raise ValueError(f"shard {location}: the command printed nothing; run it and see.")
+        raise ValueError(
+            f"shard {location}: the command printed nothing; run it and see."
+        )
     return written
 
 
@@ -183,7 +240,9 @@ def _copy(source: Any, file: BinaryIO, cache: ShardCache, location: Location) ->
     return file.tell()
 
 
-def in_threads(work: Callable[[int], _T], count: int, threads: int = 16) -> Iterator[_T]:
+def in_threads(
+    work: Callable[[int], _T], count: int, threads: int = 16
+) -> Iterator[_T]:
     """work(0), work(1), ..., many at once, in order.
 
     The threads are daemons: whoever is interrupted does not wait for a storage that answers nobody.
@@ -244,4 +303,6 @@ class Prefetcher:
             # Whoever reads the shard meets the same failure, and says it.
             with suppress(OSError, ValueError):
                 fetch(shard, self._cache, self._patience, wait=False)
-            self._told.discard(shard.path)  # it may leave the cache, and be wanted again
+            self._told.discard(
+                shard.path
+            )  # it may leave the cache, and be wanted again

@@ -27,7 +27,9 @@ class TextPair(NamedTuple):
     document: str
     negatives: tuple[str, ...] = ()
     score: float | None = None
-    teacher: tuple[float, ...] = ()  # another model's similarities of the query with the document and each negative
+    teacher: tuple[
+        float, ...
+    ] = ()  # another model's similarities of the query with the document and each negative
     label: str = ""  # the class that the query is of
 
 
@@ -39,12 +41,20 @@ def captions_of(sample: Sample) -> list[str]:
     record = record_of(sample) if "json" in sample.parts else {}
     captions = record.get("captions")
     if captions is None:
-        captions = [_decode(sample, "txt") if "txt" in sample.parts else record.get("caption")]
-    if not isinstance(captions, list) or not all(one is None or isinstance(one, str) for one in captions):
+        captions = [
+            _decode(sample, "txt") if "txt" in sample.parts else record.get("caption")
+        ]
+    if not isinstance(captions, list) or not all(
+        one is None or isinstance(one, str) for one in captions
+    ):
         raise _unusable(sample, "has captions that are no list of texts")
     captions = [one.strip() for one in captions if one and one.strip()]
     if not captions:
-        raise _unusable(sample, "has no caption", "" if sample.parts.keys() & {"txt", "json"} else _layout_of(sample))
+        raise _unusable(
+            sample,
+            "has no caption",
+            "" if sample.parts.keys() & {"txt", "json"} else _layout_of(sample),
+        )
     return captions
 
 
@@ -67,18 +77,27 @@ def text_pair_of(sample: Sample) -> TextPair:
     negatives = record.get("negatives") or []
     score = record.get("score")
     teacher = record.get("teacher") or []
-    if not isinstance(negatives, list) or not all(isinstance(one, str) and one.strip() for one in negatives):
+    if not isinstance(negatives, list) or not all(
+        isinstance(one, str) and one.strip() for one in negatives
+    ):
         raise _unusable(sample, "has negatives that are no list of texts")
     if score is not None and not _is_number(score):
         raise _unusable(sample, f"has a score that is no finite number ({score!r})")
     if not isinstance(teacher, list) or not all(map(_is_number, teacher)):
         raise _unusable(sample, "has a teacher that is no list of finite numbers")
     if teacher and len(teacher) != 1 + len(negatives):
-        raise _unusable(sample, f"has {len(teacher)} teacher's numbers for a document and {len(negatives)} negatives")
+        raise _unusable(
+            sample,
+            f"has {len(teacher)} teacher's numbers for a document and {len(negatives)} negatives",
+        )
     return TextPair(
-        record["query"], record["document"], tuple(negatives), None if score is None else float(score),
-        tuple(map(float, teacher)), _label(record),
-    )  # fmt: skip
+        record["query"],
+        record["document"],
+        tuple(negatives),
+        None if score is None else float(score),
+        tuple(map(float, teacher)),
+        _label(record),
+    )
 
 
 def label_of(sample: Sample) -> str:
@@ -91,7 +110,11 @@ def _label(record: dict[str, Any]) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    )
 
 
 def record_of(sample: Sample) -> dict[str, Any]:
@@ -113,7 +136,9 @@ def _check_escapes(sample: Sample, record: dict[str, Any]) -> None:
     try:
         json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise _unusable(sample, "has a .json with half a surrogate pair, which is not valid Unicode") from None
+        raise _unusable(
+            sample, "has a .json with half a surrogate pair, which is not valid Unicode"
+        ) from None
 
 
 def _decode(sample: Sample, extension: str) -> str:
@@ -121,7 +146,8 @@ def _decode(sample: Sample, extension: str) -> str:
         return sample.parts[extension].decode()
     except UnicodeDecodeError as error:
         raise _unusable(
-            sample, f"has a .{extension} that is not UTF-8 ({error.reason} at byte {error.start})"
+            sample,
+            f"has a .{extension} that is not UTF-8 ({error.reason} at byte {error.start})",
         ) from None
 
 
@@ -141,5 +167,7 @@ def _layout_of(sample: Sample) -> str:
 
 
 def _unusable(sample: Sample, what: str, rule: str = "") -> ValueError:
-    parts = ", ".join(f"{name} ({len(content):,} bytes)" for name, content in sample.parts.items())
+    parts = ", ".join(
+        f"{name} ({len(content):,} bytes)" for name, content in sample.parts.items()
+    )
     return ValueError(f"sample {sample.key!r} {what}; its parts are {parts}{rule}.")

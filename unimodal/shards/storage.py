@@ -19,8 +19,12 @@ from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.core import url_to_fs
 
 BLOCK = 16 << 20  # bytes asked for at once
-_SMALLEST = 1 << 18  # bytes: on a line that carries fewer in `timeout` seconds nothing can be trained
-_GAP = 256 << 10  # bytes between two ranges that are cheaper to read over than to ask for apart
+_SMALLEST = (
+    1 << 18
+)  # bytes: on a line that carries fewer in `timeout` seconds nothing can be trained
+_GAP = (
+    256 << 10
+)  # bytes between two ranges that are cheaper to read over than to ask for apart
 _TRIES_IN_SILENCE = 6  # some three seconds
 _LONGEST_PAUSE = 30.0  # seconds between two tries
 
@@ -50,7 +54,9 @@ class Clock:
 class Patience:
     """How long a storage is waited for, in seconds."""
 
-    deadline: float = 300.0  # for one file, or one block of a large one, retries included
+    deadline: float = (
+        300.0  # for one file, or one block of a large one, retries included
+    )
     timeout: float = 30.0  # for the answer to one request
 
 
@@ -73,11 +79,15 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
         way_out = f'pip install "unimodal[{extra}]"' if extra else str(error)
         raise ImportError(f"reading {url} needs a package: {way_out}.") from None
     except ValueError as error:
-        raise ValueError(f"{url} is no URL that can be read ({error}); use http(s)://, s3:// or gs://.") from None
+        raise ValueError(
+            f"{url} is no URL that can be read ({error}); use http(s)://, s3:// or gs://."
+        ) from None
     return found
 
 
-def persistently(action: Callable[[], _T], what: str, deadline: float, clock: Clock | None = None) -> _T:
+def persistently(
+    action: Callable[[], _T], what: str, deadline: float, clock: Clock | None = None
+) -> _T:
     """action(), tried again while it fails for a reason that may pass (a 503, a reset, a stall, a short read).
 
     Pauses double from a tenth of a second to half a minute, with jitter, so that a thousand ranks do not come back at
@@ -97,45 +107,80 @@ def persistently(action: Callable[[], _T], what: str, deadline: float, clock: Cl
         except Exception as failure:  # the storages' libraries raise many kinds
             error = _cause(failure)
             if _is_hopeless(error):
-                kind = FileNotFoundError if isinstance(failure, FileNotFoundError) else OSError
-                why = "it is not there" if kind is FileNotFoundError else _describe(error)
-                raise kind(f"{what} cannot be read: {why}; check the address and the rights.") from error
+                kind = (
+                    FileNotFoundError
+                    if isinstance(failure, FileNotFoundError)
+                    else OSError
+                )
+                why = (
+                    "it is not there" if kind is FileNotFoundError else _describe(error)
+                )
+                raise kind(
+                    f"{what} cannot be read: {why}; check the address and the rights."
+                ) from error
             if not _may_pass(error):
                 raise
-            pause = min(_LONGEST_PAUSE, 0.1 * 2 ** min(tries - 1, 16)) * random.uniform(0.5, 1)
+            pause = min(_LONGEST_PAUSE, 0.1 * 2 ** min(tries - 1, 16)) * random.uniform(
+                0.5, 1
+            )
             if clock.now() - started + pause > deadline:
                 raise OSError(
                     f"{what} could not be read in {tries} tries over {clock.now() - started:.0f} s, the last because: "
                     f"{_describe(error)}; check the storage, or give it longer (deadline {deadline:g} s)."
                 ) from error
             if tries == _TRIES_IN_SILENCE:
-                warnings.warn(f"{what}: {_describe(error)}; trying on for up to {deadline:g} s.", stacklevel=2)
+                warnings.warn(
+                    f"{what}: {_describe(error)}; trying on for up to {deadline:g} s.",
+                    stacklevel=2,
+                )
             clock.sleep(pause)
 
 
 def _cause(error: Exception) -> Exception:
     """fsspec's http calls whatever keeps it from a file's size a missing file: what it was stands behind."""
-    while isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
+    while isinstance(error, FileNotFoundError) and isinstance(
+        error.__cause__, Exception
+    ):
         error = error.__cause__
     return error
 
 
 def _is_hopeless(error: Exception) -> bool:
     """Whether the same request will get the same answer tomorrow."""
-    if isinstance(error, (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)):
+    if isinstance(
+        error,
+        (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError),
+    ):
         return True
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+    if isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EFBIG,
+    ):
         return True  # this side's disk
     if "Credentials" in type(error).__name__:
         return True
-    status = error.status if hasattr(error, "status") else getattr(error, "code", None)  # aiohttp's, gcsfs's
-    return isinstance(status, int) and 400 <= status < 500 and status not in (408, 425, 429)
+    status = (
+        error.status if hasattr(error, "status") else getattr(error, "code", None)
+    )  # aiohttp's, gcsfs's
+    return (
+        isinstance(status, int)
+        and 400 <= status < 500
+        and status not in (408, 425, 429)
+    )
 
 
 def _may_pass(error: Exception) -> bool:
     if isinstance(error, (OSError, EOFError, asyncio.TimeoutError)):
         return True
-    return type(error).__module__.partition(".")[0] in ("aiohttp", "aiobotocore", "botocore", "gcsfs", "google")
+    return type(error).__module__.partition(".")[0] in (
+        "aiohttp",
+        "aiobotocore",
+        "botocore",
+        "gcsfs",
+        "google",
+    )
 
 
 def _describe(error: Exception) -> str:
@@ -143,10 +188,14 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}{': ' + said if said else ''}"
 
 
-def ask(fs: AbstractFileSystem, method: str, *args: Any, timeout: float, **options: Any) -> Any:
+def ask(
+    fs: AbstractFileSystem, method: str, *args: Any, timeout: float, **options: Any
+) -> Any:
     """fs.METHOD(*args), given up after `timeout` seconds; a synchronous file system has limits of its own."""
     if isinstance(fs, AsyncFileSystem) and hasattr(fs, f"_{method}"):
-        return sync(fs.loop, getattr(fs, f"_{method}"), *args, timeout=timeout, **options)
+        return sync(
+            fs.loop, getattr(fs, f"_{method}"), *args, timeout=timeout, **options
+        )
     return getattr(fs, method)(*args, **options)
 
 
@@ -157,8 +206,20 @@ def state_of(url: str, patience: Patience) -> FileState:
         fs, path = filesystem(url)
         fs.invalidate_cache()
         info = ask(fs, "info", path, timeout=patience.timeout)
-        versions = ("ETag", "etag", "Content-MD5", "md5Hash", "Last-Modified", "LastModified", "mtime", "created")
-        return FileState(info.get("size"), str(next((info[key] for key in versions if info.get(key)), "")))
+        versions = (
+            "ETag",
+            "etag",
+            "Content-MD5",
+            "md5Hash",
+            "Last-Modified",
+            "LastModified",
+            "mtime",
+            "created",
+        )
+        return FileState(
+            info.get("size"),
+            str(next((info[key] for key in versions if info.get(key)), "")),
+        )
 
     return persistently(look, url, patience.deadline)
 
@@ -174,7 +235,9 @@ def read_file(url: str, patience: Patience) -> bytes:
     return persistently(read, url, patience.deadline)
 
 
-def read_ranges(requests: Sequence[tuple[str, int, int]], patience: Patience) -> list[bytes]:
+def read_ranges(
+    requests: Sequence[tuple[str, int, int]], patience: Patience
+) -> list[bytes]:
     """The bytes of each (url, start, stop), in as few requests as neighbours allow; all urls of one file system.
 
     Requests that failed are sent again, the others not. Raises OSError naming a file.
@@ -196,23 +259,40 @@ def read_ranges(requests: Sequence[tuple[str, int, int]], patience: Patience) ->
         paths = [filesystem(runs[run][0])[1] for run in missing]
         starts = [runs[run][1] for run in missing]
         stops = [runs[run][2] for run in missing]
-        found = ask(fs, "cat_ranges", paths, starts, stops, on_error="return", timeout=patience.timeout)
+        found = ask(
+            fs,
+            "cat_ranges",
+            paths,
+            starts,
+            stops,
+            on_error="return",
+            timeout=patience.timeout,
+        )
         failure: Exception | None = None
         for run, content in zip(missing, found, strict=True):
             url, start, stop, _ = runs[run]
             if isinstance(content, Exception):
                 failure = content
             elif len(content) > stop - start:
-                raise ShardChangedError(f"the server of {url} ignores ranges; set storage.cache_gib above 0.")
+                raise ShardChangedError(
+                    f"the server of {url} ignores ranges; set storage.cache_gib above 0."
+                )
             elif len(content) < stop - start:
-                failure = EOFError(f"{stop - start - len(content):,} of {stop - start:,} bytes of {url} are missing")
+                failure = EOFError(
+                    f"{stop - start - len(content):,} of {stop - start:,} bytes of {url} are missing"
+                )
             else:
                 got[run] = content
         if failure is not None:
             raise failure
 
-    persistently(read, runs[0][0] if len({run[0] for run in runs}) == 1 else f"one of {len(runs)} ranges, the first of "
-                 f"{runs[0][0]},", patience.deadline)  # fmt: skip
+    persistently(
+        read,
+        runs[0][0]
+        if len({run[0] for run in runs}) == 1
+        else f"one of {len(runs)} ranges, the first of {runs[0][0]},",
+        patience.deadline,
+    )
     contents = [b""] * len(requests)
     for run, (_, first, _, numbers) in enumerate(runs):
         for number in numbers:
@@ -241,9 +321,13 @@ def download(url: str, file: BinaryIO, state: FileState, patience: Patience) -> 
         fs, path = filesystem(url)
         stop = min(done + block, size)
         try:
-            content: bytes = ask(fs, "cat_file", path, start=done, end=stop, timeout=patience.timeout)
+            content: bytes = ask(
+                fs, "cat_file", path, start=done, end=stop, timeout=patience.timeout
+            )
             if len(content) not in (stop - done, size):
-                raise EOFError(f"{len(content):,} bytes came where {stop - done:,} were asked for")
+                raise EOFError(
+                    f"{len(content):,} bytes came where {stop - done:,} were asked for"
+                )
         except Exception:
             block = max(_SMALLEST, block // 2)
             raise
@@ -252,7 +336,9 @@ def download(url: str, file: BinaryIO, state: FileState, patience: Patience) -> 
 
     while done < size:
         content = persistently(read, url, patience.deadline)
-        if len(content) == size and done:  # the server has changed its mind about ranges
+        if (
+            len(content) == size and done
+        ):  # the server has changed its mind about ranges
             file.seek(0)
             done = 0
         file.write(content)

@@ -17,13 +17,26 @@ from typing import Any
 import numpy as np
 
 from unimodal.config import parse_config
-from unimodal.tables.fields import Row, UnreadableImageError, has_field, image_folder, missing_field
+from unimodal.tables.fields import (
+    Row,
+    UnreadableImageError,
+    has_field,
+    image_folder,
+    missing_field,
+)
 from unimodal.tables.readers import num_rows, read_numbered_rows
 from unimodal.tables.skipped import json_lines, limit_of, too_many
 
 from ..progress import progress_bar
 from .config import PackConfig, PackRecipe
-from .convert import Siblings, fields_of, image_sample, key_of, pair_sample, paraphrase_samples
+from .convert import (
+    Siblings,
+    fields_of,
+    image_sample,
+    key_of,
+    pair_sample,
+    paraphrase_samples,
+)
 from .index import load_index
 from .read import ShardSet
 from .sample import Sample
@@ -42,18 +55,26 @@ class PackSummary:
     bytes: int
 
 
-def pack_all(recipe: PackRecipe, overwrite: bool = False, show_progress: bool | None = None) -> dict[str, PackSummary]:
+def pack_all(
+    recipe: PackRecipe, overwrite: bool = False, show_progress: bool | None = None
+) -> dict[str, PackSummary]:
     """Pack every set of a recipe; a set that is there, complete and of the same configuration, is left as it is."""
     summaries: dict[str, PackSummary] = {}
     for name, config in recipe.sets.items():
         out = Path(recipe.out) / name
         packed = None if overwrite else _packed_before(config, out)
-        summaries[name] = packed or pack(config, out, Path(recipe.data_root), overwrite, show_progress)
+        summaries[name] = packed or pack(
+            config, out, Path(recipe.data_root), overwrite, show_progress
+        )
     return summaries
 
 
 def pack(
-    config: PackConfig, out: Path, root: Path = Path(), overwrite: bool = False, show_progress: bool | None = None
+    config: PackConfig,
+    out: Path,
+    root: Path = Path(),
+    overwrite: bool = False,
+    show_progress: bool | None = None,
 ) -> PackSummary:
     """Write OUT/000000.tar, 000001.tar, ... with an index beside each, and OUT/pack.json.
 
@@ -68,15 +89,24 @@ def pack(
     with _put_in_place(out) as folder:
         samples = _samples(config, root, skipped, show_progress)
         if config.shuffle:
-            samples = _shuffled(samples, folder / "unshuffled", config.seed, show_progress)
+            samples = _shuffled(
+                samples, folder / "unshuffled", config.seed, show_progress
+            )
         num_samples = _write_tars(samples, folder, config.samples_per_shard)
         if not num_samples:
             reason = skipped[0]["reason"]
-            raise ValueError(f"all {len(skipped):,} rows of {config.input} had to be skipped; the first: {reason}.")
+            raise ValueError(
+                f"all {len(skipped):,} rows of {config.input} had to be skipped; the first: {reason}."
+            )
         shards = sorted(folder.glob("*.tar"))
         for shard in shards:
             load_index(shard, checksums=True)
-        summary = PackSummary(num_samples, len(shards), len(skipped), sum(shard.stat().st_size for shard in shards))
+        summary = PackSummary(
+            num_samples,
+            len(shards),
+            len(skipped),
+            sum(shard.stat().st_size for shard in shards),
+        )
         _write_records(folder, config, summary, skipped)
     return summary
 
@@ -85,13 +115,20 @@ def _refuse_to_destroy(out: Path, overwrite: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / RECORD).is_file():
-        raise ValueError(f"{out} holds something that was not packed here (no {RECORD}); pack into another folder.")
+        raise ValueError(
+            f"{out} holds something that was not packed here (no {RECORD}); pack into another folder."
+        )
     if not overwrite:
-        raise ValueError(f"{out} is packed already; pass --overwrite or pack into another folder.")
+        raise ValueError(
+            f"{out} is packed already; pass --overwrite or pack into another folder."
+        )
 
 
 def _samples(
-    config: PackConfig, root: Path, skipped: list[dict[str, Any]], show_progress: bool | None
+    config: PackConfig,
+    root: Path,
+    skipped: list[dict[str, Any]],
+    show_progress: bool | None,
 ) -> Iterator[Sample]:
     """Every sample in the order of the rows; rows that cannot be packed go to `skipped`."""
     siblings = Siblings(config, root)
@@ -108,7 +145,9 @@ def _samples(
         skipped.append({"row": number, "key": f"{number:09d}", "reason": reason})
         unreadable.append(f"row {number}: {reason}")
 
-    with progress_bar(f"reading {config.input}", num_rows(config, root), show_progress) as advance:
+    with progress_bar(
+        f"reading {config.input}", num_rows(config, root), show_progress
+    ) as advance:
         for number, row in read_numbered_rows(config, root, skip):
             advance(number + 1)
             num_read += 1
@@ -119,7 +158,11 @@ def _samples(
                 samples = _samples_of_row(row, config, key, siblings, image_root)
             except ValueError as reason:
                 skipped.append({"row": number, "key": key, "reason": str(reason)})
-                unreadable += [f"row {number}: {reason}"] if isinstance(reason, UnreadableImageError) else []
+                unreadable += (
+                    [f"row {number}: {reason}"]
+                    if isinstance(reason, UnreadableImageError)
+                    else []
+                )
                 continue
             if config.key and row_of_key.setdefault(key, number) != number:
                 raise ValueError(
@@ -137,15 +180,22 @@ def _samples(
         )
 
 
-def _samples_of_row(row: Row, config: PackConfig, key: str, siblings: Siblings, image_root: Path) -> list[Sample]:
+def _samples_of_row(
+    row: Row, config: PackConfig, key: str, siblings: Siblings, image_root: Path
+) -> list[Sample]:
     if config.image:
         return [Sample(key, image_sample(row, config, image_root))]
     if config.query:
         return [Sample(key, pair_sample(row, config, siblings, key))]
-    return [Sample(f"{key}-{pair}", parts) for pair, parts in enumerate(paraphrase_samples(row, config))]
+    return [
+        Sample(f"{key}-{pair}", parts)
+        for pair, parts in enumerate(paraphrase_samples(row, config))
+    ]
 
 
-def _shuffled(samples: Iterable[Sample], folder: Path, seed: int, show_progress: bool | None) -> Iterator[Sample]:
+def _shuffled(
+    samples: Iterable[Sample], folder: Path, seed: int, show_progress: bool | None
+) -> Iterator[Sample]:
     """The samples in an order that depends on their number and the seed alone.
 
     They go through a tar on the disk: a table with its pictures inside need not fit into memory.
@@ -167,23 +217,37 @@ def _write_tars(samples: Iterable[Sample], folder: Path, samples_per_shard: int)
     try:
         from webdataset import ShardWriter
     except ImportError:
-        raise ImportError('packing shards needs webdataset: pip install "unimodal[train]"') from None
+        raise ImportError(
+            'packing shards needs webdataset: pip install "unimodal[train]"'
+        ) from None
     pattern = str(folder.resolve()).replace("%", "%%") + "/%06d.tar"
     count = 0
     # mtime 0: the same rows and configuration give the same bytes.
-    with ShardWriter(pattern, maxcount=samples_per_shard, verbose=0, encoder=False, mtime=0) as writer:
+    with ShardWriter(
+        pattern, maxcount=samples_per_shard, verbose=0, encoder=False, mtime=0
+    ) as writer:
         for sample in samples:
             writer.write({"__key__": sample.key, **sample.parts})
             count += 1
     return count
 
 
-def _write_records(folder: Path, config: PackConfig, summary: PackSummary, skipped: list[dict[str, Any]]) -> None:
+def _write_records(
+    folder: Path,
+    config: PackConfig,
+    summary: PackSummary,
+    skipped: list[dict[str, Any]],
+) -> None:
     if skipped:
         (folder / SKIPPED).write_text(json_lines(skipped), encoding="utf-8")
     record = {"config": config.model_dump(mode="json"), "summary": asdict(summary)}
-    is_unicode = not any("\ud800" <= letter <= "\udfff" for letter in config.input)  # a file's name is bytes
-    (folder / RECORD).write_text(json.dumps(record, ensure_ascii=not is_unicode, indent=2) + "\n", encoding="utf-8")
+    is_unicode = not any(
+        "\ud800" <= letter <= "\udfff" for letter in config.input
+    )  # a file's name is bytes
+    (folder / RECORD).write_text(
+        json.dumps(record, ensure_ascii=not is_unicode, indent=2) + "\n",
+        encoding="utf-8",
+    )
 
 
 def _packed_before(config: PackConfig, out: Path) -> PackSummary | None:
@@ -192,8 +256,14 @@ def _packed_before(config: PackConfig, out: Path) -> PackSummary | None:
     record = json.loads((out / RECORD).read_text(encoding="utf-8"))
     before = parse_config(PackConfig, record["config"], source=str(out / RECORD))
     if before != config:
-        keys = ", ".join(key for key in PackConfig.model_fields if getattr(before, key) != getattr(config, key))
-        raise ValueError(f"{out} was packed with another {keys}; pass --overwrite or pack into another folder.")
+        keys = ", ".join(
+            key
+            for key in PackConfig.model_fields
+            if getattr(before, key) != getattr(config, key)
+        )
+        raise ValueError(
+            f"{out} was packed with another {keys}; pass --overwrite or pack into another folder."
+        )
     return PackSummary(**record["summary"])
 
 

@@ -34,10 +34,17 @@ _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 # Between two placeholders: what belongs to the first, what separates them, what belongs to the second.
 # A mark within a word, as in T-shirt, separates nothing.
 _MARKS = r"[,;:|/·•.\n–—-]"
-_MARKED = re.compile(rf"(.*?)(\s*(?:(?<!\w){_MARKS}|{_MARKS}(?!\w))+\s*)(.*)", re.DOTALL)
+_MARKED = re.compile(
+    rf"(.*?)(\s*(?:(?<!\w){_MARKS}|{_MARKS}(?!\w))+\s*)(.*)", re.DOTALL
+)
 _UNMARKED = re.compile(r"([)\]}>»”\"']*)(\s*)(.*)", re.DOTALL)
 _LARGEST_WHOLE_FLOAT = 2.0**53
-_NOT_IN_AN_ID = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, surrogates, line and paragraph separators
+_NOT_IN_AN_ID = (
+    "Cc",
+    "Cs",
+    "Zl",
+    "Zp",
+)  # Unicode's control characters, surrogates, line and paragraph separators
 
 
 class UnreadableImageError(ValueError):
@@ -64,7 +71,9 @@ def is_missing(value: Any) -> bool:
         return all(is_missing(one) for one in value)
     if isinstance(value, Decimal):
         return value.is_nan()
-    if isinstance(value, (float, datetime)):  # NaT is a datetime that differs from itself, as NaN does
+    if isinstance(
+        value, (float, datetime)
+    ):  # NaT is a datetime that differs from itself, as NaN does
         return bool(value != value)
     return type(value).__name__ == "NAType"  # pandas'
 
@@ -98,7 +107,9 @@ def value_of(row: Mapping[str, Any], field: str) -> Any:
 
 def missing_field(row: Mapping[str, Any], field: str, place: str) -> ValueError:
     """The error for a field that is not there; it names the nearest one that is."""
-    return ValueError(f"field {field!r} is not in {place}; {nearest(field, list(_names(row)))}")
+    return ValueError(
+        f"field {field!r} is not in {place}; {nearest(field, list(_names(row)))}"
+    )
 
 
 def names_in(spec: str) -> list[str]:
@@ -119,7 +130,10 @@ def texts_of(row: Mapping[str, Any], spec: str, *, verbatim: bool = False) -> li
     names = _PLACEHOLDER.findall(spec)
     if not names:
         return _texts_in(value_of(row, spec), spec, verbatim)
-    values = {name: ", ".join(_texts_in(value_of(row, name), name, verbatim)) for name in names}
+    values = {
+        name: ", ".join(_texts_in(value_of(row, name), name, verbatim))
+        for name in names
+    }
     filled = fill_template(spec, values)
     return [filled] if filled else []
 
@@ -165,7 +179,9 @@ def images_in(value: Any) -> list[str | bytes | Image.Image]:
         if is_missing(one):
             continue
         if not isinstance(one, (str, bytes, Image.Image)):
-            raise UnreadableImageError(f"an image is a path or bytes, and this is {shown(one)}")
+            raise UnreadableImageError(
+                f"an image is a path or bytes, and this is {shown(one)}"
+            )
         found.append(one)
     return found
 
@@ -202,13 +218,19 @@ def image_path(name: str, folder: Path) -> Path:
     UnreadableImageError for a path outside, for a URL, and for a data URI.
     """
     if re.match(r"(https?|s3|gs)://", name):
-        raise UnreadableImageError(f"image {name!r:.200} is a URL, and images are read from files; download it first")
+        raise UnreadableImageError(
+            f"image {name!r:.200} is a URL, and images are read from files; download it first"
+        )
     if name.lstrip()[:5].lower() == "data:":
-        raise UnreadableImageError("the image is a data URI, and images are read from files; write it to a file")
+        raise UnreadableImageError(
+            "the image is a data URI, and images are read from files; write it to a file"
+        )
     top = os.path.abspath(folder)
     path = os.path.normpath(os.path.join(folder, name))
     if not Path(os.path.abspath(path)).is_relative_to(top):
-        raise UnreadableImageError(f"image {name!r:.200} is not below {top}; set image_root to a folder above it")
+        raise UnreadableImageError(
+            f"image {name!r:.200} is not below {top}; set image_root to a folder above it"
+        )
     return Path(path)
 
 
@@ -218,19 +240,29 @@ def image_file(name: str, folder: Path) -> Path:
     Where no file has this name, it is read as `written_name` writes the names that are not Unicode text.
     """
     path = image_path(name, folder)
-    if os.path.isfile(path):  # Path.is_file raises OSError for what is too long to be a name
+    if os.path.isfile(
+        path
+    ):  # Path.is_file raises OSError for what is too long to be a name
         return path
     if "%" in name:
         named = image_path(read_name(name), folder)
         if os.path.isfile(named):
             return named
-    reason = "is a link to a file that does not exist" if os.path.islink(path) else "does not exist"
+    reason = (
+        "is a link to a file that does not exist"
+        if os.path.islink(path)
+        else "does not exist"
+    )
     raise UnreadableImageError(f"image {str(path)!r:.200} {reason}")
 
 
 def without_point(value: Any) -> Any:
     """A whole number as an int (pandas makes floats of ids where one of them is missing); any other value as it is."""
-    if isinstance(value, float) and abs(value) <= _LARGEST_WHOLE_FLOAT and value.is_integer():
+    if (
+        isinstance(value, float)
+        and abs(value) <= _LARGEST_WHOLE_FLOAT
+        and value.is_integer()
+    ):
         return int(value)
     return value
 
@@ -243,12 +275,18 @@ def id_of(value: Any, field: str) -> str:
     """
     value = plain(value)
     value = without_point(value)
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or is_missing(value):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (str, int))
+        or is_missing(value)
+    ):
         found = "empty" if is_missing(value) else shown(value)
         raise ValueError(f"{field} is {found}, and an id is a text or a whole number")
     text = str(value)
     if any(unicodedata.category(letter) in _NOT_IN_AN_ID for letter in text):
-        raise ValueError(f"{field} is {text!r:.60}, and an id is one line of Unicode text")
+        raise ValueError(
+            f"{field} is {text!r:.60}, and an id is one line of Unicode text"
+        )
     return text
 
 

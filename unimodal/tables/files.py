@@ -10,12 +10,34 @@ from urllib.parse import unquote_to_bytes
 # The endings of files that are images, in lower case. Of one that cannot be read here (HEIC) the reader says so:
 # nothing in a folder of images is left out without a word.
 IMAGE_EXTENSIONS = (
-    "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "tif", "tiff", "avif", "heic", "heif",
-)  # fmt: skip
+    "jpg",
+    "jpeg",
+    "jpe",
+    "jfif",
+    "png",
+    "apng",
+    "webp",
+    "gif",
+    "bmp",
+    "tif",
+    "tiff",
+    "avif",
+    "heic",
+    "heif",
+)
 IMAGE_ENDINGS = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
 
-_OF_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini")  # what macOS's archives and Windows' folders hold besides
-_UNWRITABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, surrogates, line and paragraph separators
+_OF_SYSTEMS = (
+    "__macosx",
+    "thumbs.db",
+    "desktop.ini",
+)  # what macOS's archives and Windows' folders hold besides
+_UNWRITABLE = (
+    "Cc",
+    "Cs",
+    "Zl",
+    "Zp",
+)  # Unicode's control characters, surrogates, line and paragraph separators
 
 
 def is_hidden(name: str) -> bool:
@@ -54,7 +76,10 @@ def written_name(name: str) -> str:
     """
     if not any(_is_unwritable(letter) for letter in name):
         return name
-    return "".join(_percent(letter) if letter == "%" or _is_unwritable(letter) else letter for letter in name)
+    return "".join(
+        _percent(letter) if letter == "%" or _is_unwritable(letter) else letter
+        for letter in name
+    )
 
 
 def read_name(written: str) -> str:

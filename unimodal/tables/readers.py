@@ -17,10 +17,20 @@ from pydantic import Field, field_validator, model_validator
 
 from unimodal.config import Config, nearest
 from unimodal.json_text import name_kind, parse_json
-from unimodal.tables.fields import Row, field_of, has_field, is_missing, missing_field, value_of, without_point
+from unimodal.tables.fields import (
+    Row,
+    field_of,
+    has_field,
+    is_missing,
+    missing_field,
+    value_of,
+    without_point,
+)
 from unimodal.tables.files import is_hidden, is_image_name
 
-_LONGEST_CELL = 2**31 - 1  # characters; the csv module would end at 131,072, and a page of HTML or base64 has more
+_LONGEST_CELL = (
+    2**31 - 1
+)  # characters; the csv module would end at 131,072, and a page of HTML or base64 has more
 
 
 class RowsConfig(Config):
@@ -28,26 +38,40 @@ class RowsConfig(Config):
 
     input: str  # .jsonl, .json, .csv, .tsv, .parquet, .txt, a glob of them, a save_to_disk folder, or hf:NAME[:CONFIG]
     split: str = "train"  # of a Hugging Face data set
-    join: dict[str, str] = Field({})  # field: "FILE:COLUMN" puts the row of FILE with that COLUMN in the value's place
-    where: dict[str, Any] = Field({})  # keep rows whose field equals the value, or one of a list; null: is missing
-    hash_field: str = ""  # hold out by hash: keep rows whose hash of this field falls in hash_range
+    join: dict[str, str] = Field(
+        {}
+    )  # field: "FILE:COLUMN" puts the row of FILE with that COLUMN in the value's place
+    where: dict[str, Any] = Field(
+        {}
+    )  # keep rows whose field equals the value, or one of a list; null: is missing
+    hash_field: str = (
+        ""  # hold out by hash: keep rows whose hash of this field falls in hash_range
+    )
     hash_range: tuple[int, int] = (0, 100)  # percent, [low, high)
-    exclude: dict[str, str] = Field({})  # field: "FILE:COLUMN[,COLUMN]" drops rows whose value is listed there
+    exclude: dict[str, str] = Field(
+        {}
+    )  # field: "FILE:COLUMN[,COLUMN]" drops rows whose value is listed there
 
     @field_validator("input")
     @classmethod
     def _input_has_a_name(cls, name: str) -> str:
         if not name.strip():  # as of a variable of the shell that is not set; it would be the current folder
-            raise ValueError("it is empty; name a table, a folder or shards (. is the current folder).")
+            raise ValueError(
+                "it is empty; name a table, a folder or shards (. is the current folder)."
+            )
         return name
 
     @model_validator(mode="after")
     def _range_is_a_range(self) -> RowsConfig:
         low, high = self.hash_range
         if not 0 <= low < high <= 100:
-            raise ValueError(f"hash_range ({low}, {high}) is no range of percent; write for example (0, 90).")
+            raise ValueError(
+                f"hash_range ({low}, {high}) is no range of percent; write for example (0, 90)."
+            )
         if self.hash_range != (0, 100) and not self.hash_field:
-            raise ValueError(f"hash_range ({low}, {high}) needs a field to hash; set hash_field.")
+            raise ValueError(
+                f"hash_range ({low}, {high}) needs a field to hash; set hash_field."
+            )
         return self
 
 
@@ -58,7 +82,11 @@ class BadRow(NamedTuple):
     reason: str  # as it continues the place: "is not JSON (...)"
 
 
-def read_rows(config: RowsConfig, root: Path = Path(), skip: Callable[[int, str], None] | None = None) -> Iterator[Row]:
+def read_rows(
+    config: RowsConfig,
+    root: Path = Path(),
+    skip: Callable[[int, str], None] | None = None,
+) -> Iterator[Row]:
     """The wanted rows in the order of the file; files are relative to `root`.
 
     skip: called with the number of a line that cannot be read and the reason; without it, such a line is an error.
@@ -69,7 +97,9 @@ def read_rows(config: RowsConfig, root: Path = Path(), skip: Callable[[int, str]
 
 
 def read_numbered_rows(
-    config: RowsConfig, root: Path = Path(), skip: Callable[[int, str], None] | None = None
+    config: RowsConfig,
+    root: Path = Path(),
+    skip: Callable[[int, str], None] | None = None,
 ) -> Iterator[tuple[int, Row]]:
     """As read_rows, each with its number in the unfiltered input: a name for the row that no filter changes."""
     wanted = RowFilter(config, root)
@@ -94,7 +124,9 @@ def read_numbered_rows(
     if not num_rows:
         raise ValueError(f"{config.input} has no rows; check that the file is whole.")
     if not num_kept and (not num_bad or num_bad < num_rows):
-        raise ValueError(f"{config.input}: 0 of {num_rows} rows are left; loosen where, hash_range or exclude.")
+        raise ValueError(
+            f"{config.input}: 0 of {num_rows} rows are left; loosen where, hash_range or exclude."
+        )
 
 
 class RowFilter:
@@ -103,26 +135,46 @@ class RowFilter:
     def __init__(self, config: RowsConfig, root: Path = Path()) -> None:
         self.config = config
         self.seen: set[str] = set()  # fields of `where` that some row had
-        self._where_joined = {name: one for name, one in config.where.items() if name.partition(".")[0] in config.join}
-        self._where_own = {name: one for name, one in config.where.items() if name not in self._where_joined}
-        self._joins = {field: _lookup(field, place, root) for field, place in config.join.items()}
-        self._excluded = {field: _listed(place, root) for field, place in config.exclude.items()}
+        self._where_joined = {
+            name: one
+            for name, one in config.where.items()
+            if name.partition(".")[0] in config.join
+        }
+        self._where_own = {
+            name: one
+            for name, one in config.where.items()
+            if name not in self._where_joined
+        }
+        self._joins = {
+            field: _lookup(field, place, root) for field, place in config.join.items()
+        }
+        self._excluded = {
+            field: _listed(place, root) for field, place in config.exclude.items()
+        }
 
     def __call__(self, row: Row, place: str) -> Row | None:
         """The row with what is joined to it, or None if it is not wanted; place: what errors call it."""
         config = self.config
-        if not _matches(row, self._where_own, self.seen):  # first, for a row may be dropped for want of what is joined
+        if not _matches(
+            row, self._where_own, self.seen
+        ):  # first, for a row may be dropped for want of what is joined
             return None
         for field, lookup in self._joins.items():
             row = {**row, field: lookup(_strict(row, field, place), place)}
         if not _matches(row, self._where_joined, self.seen):
             return None
-        if config.hash_field and not _in_range(_strict(row, config.hash_field, place), config, place):
+        if config.hash_field and not _in_range(
+            _strict(row, config.hash_field, place), config, place
+        ):
             return None
         for field, values in self._excluded.items():
             value = _strict(row, field, place)
-            if isinstance(value, Mapping):  # as a joined row is, of which no text is in a list
-                raise ValueError(f"exclude: {field!r} is an object in {place}; name what of it is meant, {field}.NAME.")
+            if isinstance(
+                value, Mapping
+            ):  # as a joined row is, of which no text is in a list
+                raise ValueError(
+                    f"exclude: {field!r} is an object in {place}; name what of it is meant, {field}.NAME."
+                )
             if _texts(value) & values:
                 return None
         return row
@@ -140,13 +192,19 @@ def num_rows(config: RowsConfig, root: Path = Path()) -> int | None:
             total += int(pyarrow_parquet().ParquetFile(path).metadata.num_rows)
         else:
             with path.open("rb") as file:
-                total += sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+                total += sum(
+                    block.count(b"\n")
+                    for block in iter(lambda: file.read(1 << 20), b"")
+                )
     return total
 
 
 def hash_percent(value: str) -> int:
     """0..99 from the value alone: the same on every machine and for ever, so that held out stays held out."""
-    return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "big") % 100
+    return (
+        int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "big")
+        % 100
+    )
 
 
 def _strict(row: Row, field: str, place: str) -> Any:
@@ -159,24 +217,39 @@ def _strict(row: Row, field: str, place: str) -> Any:
 def _matches(row: Row, where: Mapping[str, Any], seen: set[str]) -> bool:
     matches = True
     for field, wanted in where.items():
-        if has_field(row, field):  # rows of JSON lines may leave a field out; that it is in no row at all is the error
+        if has_field(
+            row, field
+        ):  # rows of JSON lines may leave a field out; that it is in no row at all is the error
             seen.add(field)
         value = value_of(row, field)
-        matches = matches and any(_equal(value, one) for one in (wanted if isinstance(wanted, list) else [wanted]))
+        matches = matches and any(
+            _equal(value, one)
+            for one in (wanted if isinstance(wanted, list) else [wanted])
+        )
     return matches
 
 
 def _equal(value: Any, wanted: Any) -> bool:
     if is_missing(value) or is_missing(wanted):
         return is_missing(value) and is_missing(wanted)
-    if isinstance(value, str) and not isinstance(wanted, str):  # a CSV knows strings only
-        return value.lower() == str(wanted).lower() if isinstance(wanted, bool) else value == str(wanted)
-    return isinstance(value, bool) is isinstance(wanted, bool) and bool(value == wanted)  # True == 1 in Python
+    if isinstance(value, str) and not isinstance(
+        wanted, str
+    ):  # a CSV knows strings only
+        return (
+            value.lower() == str(wanted).lower()
+            if isinstance(wanted, bool)
+            else value == str(wanted)
+        )
+    return isinstance(value, bool) is isinstance(wanted, bool) and bool(
+        value == wanted
+    )  # True == 1 in Python
 
 
 def _in_range(value: Any, config: RowsConfig, place: str) -> bool:
     if is_missing(value):
-        raise ValueError(f"{config.hash_field!r} is empty in {place}; hold out by a field that every row has.")
+        raise ValueError(
+            f"{config.hash_field!r} is empty in {place}; hold out by a field that every row has."
+        )
     return config.hash_range[0] <= hash_percent(str(value)) < config.hash_range[1]
 
 
@@ -198,10 +271,14 @@ def _lookup(field: str, place: str, root: Path) -> Callable[[Any, str], Row]:
 
     def find(value: Any, row_place: str) -> Row:
         if is_missing(value):
-            raise ValueError(f"{field} is empty in {row_place}, and a row of {place} is joined by it; filter it out.")
+            raise ValueError(
+                f"{field} is empty in {row_place}, and a row of {place} is joined by it; filter it out."
+            )
         text = str(without_point(value))
         if text not in table:
-            raise ValueError(f"{field} {value!r} in {row_place} is in no row of {place}; add it or filter it out.")
+            raise ValueError(
+                f"{field} {value!r} in {row_place} is in no row of {place}; add it or filter it out."
+            )
         return table[text]
 
     return find
@@ -220,7 +297,9 @@ def _listed(place: str, root: Path) -> set[str]:
 def _columns(place: str, option: str) -> tuple[str, list[str]]:
     name, _, columns = place.rpartition(":")
     if not name or not columns:
-        raise ValueError(f"{option} {place!r} names no column; write FILE:COLUMN, for example held_out.csv:id.")
+        raise ValueError(
+            f"{option} {place!r} names no column; write FILE:COLUMN, for example held_out.csv:id."
+        )
     return name, columns.split(",")
 
 
@@ -246,7 +325,8 @@ def _records(name: str, split: str, root: Path) -> Iterator[Row | BadRow]:
     if name.startswith("hf:"):
         return iter(hub_data_set(name, split))
     return itertools.chain.from_iterable(
-        saved_data_set(path, split) if path.is_dir() else READERS[path.suffix](path) for path in table_paths(name, root)
+        saved_data_set(path, split) if path.is_dir() else READERS[path.suffix](path)
+        for path in table_paths(name, root)
     )
 
 
@@ -258,16 +338,24 @@ def table_paths(name: str, root: Path) -> list[Path]:
     elif any(mark in name for mark in "*?["):
         anchor = Path(path.anchor)
         found = sorted(anchor.glob(str(path.relative_to(anchor))))
-        paths = [one for one in found if path.name.startswith(".") or not is_hidden(one.name)]
+        paths = [
+            one for one in found if path.name.startswith(".") or not is_hidden(one.name)
+        ]
     else:
         paths = []
     if not paths:
-        raise ValueError(f"input {str(path)!r} does not exist; give a file, a glob of files or a save_to_disk folder.")
+        raise ValueError(
+            f"input {str(path)!r} does not exist; give a file, a glob of files or a save_to_disk folder."
+        )
     for path in paths:
         if path.is_file() and is_image_name(path):
-            raise ValueError(f"{path} is an image and not a table; give a table that names it.")
+            raise ValueError(
+                f"{path} is an image and not a table; give a table that names it."
+            )
         if path.is_file() and path.suffix not in READERS:
-            raise ValueError(f"{path} has the ending {path.suffix!r}; rows are read from {', '.join(READERS)}.")
+            raise ValueError(
+                f"{path} has the ending {path.suffix!r}; rows are read from {', '.join(READERS)}."
+            )
     return paths
 
 
@@ -288,9 +376,13 @@ def _read_json(path: Path) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         raise not_utf8(f"{path}", error) from None
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); one object a line goes into a .jsonl file.") from None
+        raise ValueError(
+            f"{path} is not JSON ({error}); one object a line goes into a .jsonl file."
+        ) from None
     if not isinstance(rows, list):
-        raise ValueError(f"{path} holds {name_kind(rows)}; it must be a list of objects.")
+        raise ValueError(
+            f"{path} holds {name_kind(rows)}; it must be a list of objects."
+        )
     for number, row in enumerate(rows):
         yield as_row(row, f"{path}, item {number}")
 
@@ -311,7 +403,9 @@ def parse_line(line: bytes) -> Row:
 def as_row(row: Any, place: str) -> Row:
     """What was read at a place, if it is an object of fields; raises ValueError if it is not."""
     if not isinstance(row, dict):
-        raise ValueError(f"{place} holds {name_kind(row)}; a row is an object of fields and values.")
+        raise ValueError(
+            f"{place} holds {name_kind(row)}; a row is an object of fields and values."
+        )
     return row
 
 
@@ -352,12 +446,17 @@ def _read_csv(path: Path) -> Iterator[Row | BadRow]:
             lines.clear()
             header = header or row
             if row and len(row) != len(header):
-                yield BadRow(f"{path}, line {line}", f"cannot be read ({wrong_number(row, header)})")
+                yield BadRow(
+                    f"{path}, line {line}",
+                    f"cannot be read ({wrong_number(row, header)})",
+                )
             elif row and row is not header:
                 yield dict(zip(header, row, strict=True))
 
 
-def cells_of(file: BinaryIO, path: Path, taken: list[bytes], at_start: bool = True) -> Iterator[list[str]]:
+def cells_of(
+    file: BinaryIO, path: Path, taken: list[bytes], at_start: bool = True
+) -> Iterator[list[str]]:
     """Rows of cells from where the file stands; `taken` gets the lines that each is made of.
 
     Raises ValueError for a header that cannot be used, a quote that is not closed, and bytes that are not UTF-8.
@@ -370,7 +469,9 @@ def cells_of(file: BinaryIO, path: Path, taken: list[bytes], at_start: bool = Tr
             taken.append(line)
             yield decode_line(line, is_first=at_start and not number)
 
-    reader = csv.reader(lines(), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+    reader = csv.reader(
+        lines(), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True
+    )
     try:
         for number, row in enumerate(reader):
             if at_start and not number:
@@ -395,13 +496,17 @@ def cells_of(file: BinaryIO, path: Path, taken: list[bytes], at_start: bool = Tr
 
 def wrong_number(row: Sequence[str], header: Sequence[str]) -> str:
     """What is said of a row that has not the cells of the header."""
-    return f"{len(row)} cell{'' if len(row) == 1 else 's'} under a header of {len(header)}"
+    return (
+        f"{len(row)} cell{'' if len(row) == 1 else 's'} under a header of {len(header)}"
+    )
 
 
 def _check_header(header: Sequence[str], path: Path) -> None:
     mark = next((mark for mark in ";\t" if len(header) == 1 and mark in header[0]), "")
     if mark:
-        raise ValueError(f"{path}: its columns are separated by {mark!r}; save it with commas, or as .tsv with tabs.")
+        raise ValueError(
+            f"{path}: its columns are separated by {mark!r}; save it with commas, or as .tsv with tabs."
+        )
     check_columns(header, path)
 
 
@@ -410,13 +515,17 @@ def check_columns(names: Sequence[str], path: Path) -> None:
 
     Columns without a name, as spreadsheets append them, may be several.
     """
-    twice = next((name for name, count in Counter(names).items() if name and count > 1), "")
+    twice = next(
+        (name for name, count in Counter(names).items() if name and count > 1), ""
+    )
     if twice:
         raise ValueError(f"{path} has the column {twice!r} twice; rename one of them.")
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
-    for batch in open_parquet(path).iter_batches(batch_size=256):  # small: a row may hold a whole image
+    for batch in open_parquet(path).iter_batches(
+        batch_size=256
+    ):  # small: a row may hold a whole image
         yield from batch.to_pylist()
 
 
@@ -436,7 +545,9 @@ def open_parquet(path: Path) -> Any:
     try:
         file = pyarrow_parquet().ParquetFile(path)
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
-        raise ValueError(f"{path} is not a readable Parquet file ({error}); write it again.") from None
+        raise ValueError(
+            f"{path} is not a readable Parquet file ({error}); write it again."
+        ) from None
     check_columns(file.schema_arrow.names, path)
     return file
 
@@ -446,7 +557,9 @@ def pyarrow_parquet() -> Any:
     try:
         from pyarrow import parquet
     except ImportError:
-        raise ImportError('reading Parquet needs pyarrow: pip install "unimodal[train]"') from None
+        raise ImportError(
+            'reading Parquet needs pyarrow: pip install "unimodal[train]"'
+        ) from None
     return parquet
 
 
@@ -454,7 +567,9 @@ def _datasets() -> Any:
     try:
         import datasets
     except ImportError:
-        raise ImportError('reading Hugging Face data sets needs datasets: pip install "unimodal[train]"') from None
+        raise ImportError(
+            'reading Hugging Face data sets needs datasets: pip install "unimodal[train]"'
+        ) from None
     return datasets
 
 
@@ -463,10 +578,14 @@ def saved_data_set(path: Path, split: str) -> Any:
     try:
         loaded = _datasets().load_from_disk(str(path))
     except FileNotFoundError:
-        raise ValueError(f"{path} is a folder without a data set; write one with datasets.save_to_disk.") from None
+        raise ValueError(
+            f"{path} is a folder without a data set; write one with datasets.save_to_disk."
+        ) from None
     if isinstance(loaded, Mapping):
         if split not in loaded:
-            raise ValueError(f"{path} has no split {split!r}; {nearest(split, list(loaded))}")
+            raise ValueError(
+                f"{path} has no split {split!r}; {nearest(split, list(loaded))}"
+            )
         loaded = loaded[split]
     return _keep_bytes(loaded)
 
@@ -478,7 +597,9 @@ def hub_data_set(name: str, split: str) -> Any:
         return _keep_bytes(_datasets().load_dataset(path, config or None, split=split))
     except (FileNotFoundError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{name} cannot be loaded ({reason}); check the name, its configuration and split.") from None
+        raise ValueError(
+            f"{name} cannot be loaded ({reason}); check the name, its configuration and split."
+        ) from None
 
 
 def _keep_bytes(dataset: Any) -> Any:

@@ -16,7 +16,11 @@ def too_many(skipped: int, rows: int, allowed: float) -> bool:
 
 def limit_of(allowed: float) -> str:
     """The limit in words, for the error of a run that ends."""
-    return f"over max_skipped {allowed:g}, and more than {MIN_SKIPPED}" if allowed else "and max_skipped is 0"
+    return (
+        f"over max_skipped {allowed:g}, and more than {MIN_SKIPPED}"
+        if allowed
+        else "and max_skipped is 0"
+    )
 
 
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -19,9 +19,12 @@ FieldType = Literal["string", "int", "float", "bool", "strings"]
 
 FieldValue = str | int | float | bool | list[str] | None
 _NAMES: dict[FieldType, str] = {
-    "string": "a string", "strings": "a list of strings", "int": "a whole number of 64 bits", "float": "a number",
+    "string": "a string",
+    "strings": "a list of strings",
+    "int": "a whole number of 64 bits",
+    "float": "a number",
     "bool": "true or false",
-}  # fmt: skip
+}
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 _INT64 = 2**63
 # 007 is a name, as is 12e5.
@@ -45,7 +48,9 @@ class FieldSource(Config):
         if not colon:
             return {"source": value}
         if kind not in get_args(FieldType):
-            raise ValueError(f"{value!r} ends with the type {kind!r}; {nearest(kind, get_args(FieldType))}")
+            raise ValueError(
+                f"{value!r} ends with the type {kind!r}; {nearest(kind, get_args(FieldType))}"
+            )
         return {"source": source, "type": kind}
 
 
@@ -59,7 +64,9 @@ def named_fields(fields: Any) -> Any:
     for field in fields:
         if not isinstance(field, str):
             hint = (
-                " (YAML reads on, off, yes and no as truth values: quote the name)" if isinstance(field, bool) else ""
+                " (YAML reads on, off, yes and no as truth values: quote the name)"
+                if isinstance(field, bool)
+                else ""
             )
             raise ValueError(
                 f"field {field!r} is not a name{hint}; write fields=[price:float], or a mapping of names to those."
@@ -67,7 +74,9 @@ def named_fields(fields: Any) -> Any:
         source = field.rpartition(":")[0] or field
         name = source.rpartition(".")[2]
         if name in named:
-            raise ValueError(f"two fields would be called {name!r}; name them: fields={{NAME: {source}}}.")
+            raise ValueError(
+                f"two fields would be called {name!r}; name them: fields={{NAME: {source}}}."
+            )
         named[name] = field
     return named
 
@@ -81,7 +90,11 @@ def infer_type(values: Iterable[Any], *, from_text: bool = False) -> FieldType:
     for value in values:
         value = _present(value)
         if value is not None and not isinstance(value, Mapping):  # which fits no type
-            seen[_type_of_text(value) if from_text and isinstance(value, str) else _type_of(value)] += 1
+            seen[
+                _type_of_text(value)
+                if from_text and isinstance(value, str)
+                else _type_of(value)
+            ] += 1
     lists = seen.pop("strings", 0)
     if lists and lists >= seen.total():
         return "strings"
@@ -98,13 +111,23 @@ def cast(value: Any, kind: FieldType) -> FieldValue:
     try:
         return _CASTS[kind](value)
     except (ValueError, TypeError, OverflowError):
-        raise ValueError(f"{shown(value, 80)} is not {_NAMES[kind]}, {_why_not(value, kind)}") from None
+        raise ValueError(
+            f"{shown(value, 80)} is not {_NAMES[kind]}, {_why_not(value, kind)}"
+        ) from None
 
 
-def unstorable(values: Mapping[str, Any], max_bytes: int | None, max_strings: int | None) -> str:
+def unstorable(
+    values: Mapping[str, Any], max_bytes: int | None, max_strings: int | None
+) -> str:
     """Why a store cannot keep these values, empty if it can. max_bytes: of a text. max_strings: of a list."""
     for name, value in values.items():
-        texts = value if isinstance(value, list) else [value] if isinstance(value, str) else []
+        texts = (
+            value
+            if isinstance(value, list)
+            else [value]
+            if isinstance(value, str)
+            else []
+        )
         if max_strings is not None and len(texts) > max_strings:
             return f"{name} has {len(texts):,} strings, and the store keeps {max_strings:,}"
         try:
@@ -156,12 +179,26 @@ def _string(value: Any) -> str:
         raise ValueError
     if isinstance(value, bool):
         return str(value).lower()
-    return value if isinstance(value, str) else str(value.isoformat() if hasattr(value, "isoformat") else value)
+    return (
+        value
+        if isinstance(value, str)
+        else str(value.isoformat() if hasattr(value, "isoformat") else value)
+    )
 
 
 def _int(value: Any) -> int:
-    number = value if isinstance(value, int) else int(value) if isinstance(value, str) else float(value)
-    if isinstance(value, bool) or number != int(number) or not -_INT64 <= number < _INT64:
+    number = (
+        value
+        if isinstance(value, int)
+        else int(value)
+        if isinstance(value, str)
+        else float(value)
+    )
+    if (
+        isinstance(value, bool)
+        or number != int(number)
+        or not -_INT64 <= number < _INT64
+    ):
         raise ValueError
     return int(number)
 
@@ -187,5 +224,9 @@ def _strings(value: Any) -> list[str]:
 
 
 _CASTS: Mapping[FieldType, Callable[[Any], FieldValue]] = {
-    "string": _string, "int": _int, "float": _float, "bool": _bool, "strings": _strings,
-}  # fmt: skip
+    "string": _string,
+    "int": _int,
+    "float": _float,
+    "bool": _bool,
+    "strings": _strings,
+}

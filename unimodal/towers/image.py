@@ -18,13 +18,24 @@ from .light_imports import import_timm
 from .open_clip import open_clip_model, without_folder
 from .pooling import POOLING, AttentionPool
 
-_RESIZE: dict[str, Literal["crop", "pad", "squash"]] = {"shortest": "crop", "longest": "pad", "squash": "squash"}
+_RESIZE: dict[str, Literal["crop", "pad", "squash"]] = {
+    "shortest": "crop",
+    "longest": "pad",
+    "squash": "squash",
+}
 
 
 class ImageTower(nn.Module):
     """Normalised pixels (B, 3, S, S) -> (B, width)."""
 
-    def __init__(self, backbone: nn.Module, width: int, pooling: str, num_prefix: int, is_open_clip: bool) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        width: int,
+        pooling: str,
+        num_prefix: int,
+        is_open_clip: bool,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.width = width
@@ -41,13 +52,17 @@ class ImageTower(nn.Module):
         if self.attention_pool is not None:
             return self.attention_pool(tokens, None)  # type: ignore[no-any-return]
         # The mean is over patches alone: class and register tokens come first.
-        return POOLING[self.pooling](tokens if self.pooling == "cls" else tokens[:, self._num_prefix :], None)
+        return POOLING[self.pooling](
+            tokens if self.pooling == "cls" else tokens[:, self._num_prefix :], None
+        )
 
     def _tokens(self, pixels: Tensor) -> Tensor:
         if self._is_open_clip:
             return self.backbone(pixels)[1]  # type: ignore[no-any-return]  # (pooled, tokens); the class token is not in it
         states: Tensor = self.backbone.forward_features(pixels)  # type: ignore[operator]
-        return states.flatten(2).transpose(1, 2) if states.ndim == 4 else states  # a map (B, W, h, w) has h * w tokens
+        return (
+            states.flatten(2).transpose(1, 2) if states.ndim == 4 else states
+        )  # a map (B, W, h, w) has h * w tokens
 
 
 def build_image_tower(
@@ -58,7 +73,9 @@ def build_image_tower(
     keep_preprocess: use `preprocess` as given; otherwise pretrained weights bring their own mean, deviation and size.
     Raises ValueError for an unknown name, or a pooling that the backbone does not offer.
     """
-    return (_from_timm if config.library == "timm" else _from_open_clip)(config, preprocess, keep_preprocess)
+    return (_from_timm if config.library == "timm" else _from_open_clip)(
+        config, preprocess, keep_preprocess
+    )
 
 
 def _timm_name(config: ImageTowerConfig) -> str:
@@ -67,10 +84,15 @@ def _timm_name(config: ImageTowerConfig) -> str:
 
     architecture, _, tag = config.name.partition(".")
     if not timm.is_model(architecture):
-        raise ValueError(f"image.name {config.name!r} is not a timm model; {nearest(architecture, timm.list_models())}")
+        raise ValueError(
+            f"image.name {config.name!r} is not a timm model; {nearest(architecture, timm.list_models())}"
+        )
     if isinstance(config.pretrained, str):
         tag = config.pretrained
-    tags = [model.partition(".")[2] for model in timm.list_models(f"{architecture}.*", pretrained=True)]
+    tags = [
+        model.partition(".")[2]
+        for model in timm.list_models(f"{architecture}.*", pretrained=True)
+    ]
     if (tag and tag not in tags) or (config.pretrained and not tags):
         way_out = nearest(tag, tags) if tags else "set pretrained to false."
         raise ValueError(f"timm has no weights {tag!r} of {architecture}; {way_out}")
@@ -87,7 +109,9 @@ def _from_timm(
     if config.pretrained and not keep_preprocess and settings is not None:
         preprocess = PreprocessConfig(
             image_size=settings.input_size[1],
-            interpolation="bilinear" if settings.interpolation == "bilinear" else "bicubic",
+            interpolation="bilinear"
+            if settings.interpolation == "bilinear"
+            else "bicubic",
             mean=settings.mean,
             std=settings.std,
         )
@@ -96,13 +120,25 @@ def _from_timm(
         kwargs.setdefault("img_size", preprocess.image_size)
     backbone = _timm_backbone(name, bool(config.pretrained), kwargs)
     if config.pooling == "cls" and not getattr(backbone, "num_prefix_tokens", 0):
-        raise ValueError(f"image.pooling 'cls' needs a class token and {config.name} has none; use 'native' or 'mean'.")
+        raise ValueError(
+            f"image.pooling 'cls' needs a class token and {config.name} has none; use 'native' or 'mean'."
+        )
     width = backbone.num_features
-    if config.pooling == "native":  # heads differ in what they put between features and classifier: one look tells
+    if (
+        config.pooling == "native"
+    ):  # heads differ in what they put between features and classifier: one look tells
         with torch.no_grad():
-            width = backbone.eval()(torch.zeros(1, 3, preprocess.image_size, preprocess.image_size)).shape[-1]
+            width = backbone.eval()(
+                torch.zeros(1, 3, preprocess.image_size, preprocess.image_size)
+            ).shape[-1]
         backbone.train()
-    tower = ImageTower(backbone, width, config.pooling, getattr(backbone, "num_prefix_tokens", 0), False)
+    tower = ImageTower(
+        backbone,
+        width,
+        config.pooling,
+        getattr(backbone, "num_prefix_tokens", 0),
+        False,
+    )
     return tower, preprocess, config.model_copy(update={"pretrained": False})
 
 
@@ -115,9 +151,17 @@ def check_timm_weights(config: ImageTowerConfig) -> None:
 
     name = _timm_name(config)
     settings = timm.get_pretrained_cfg(name)
-    is_elsewhere = settings is not None and settings.hf_hub_id and "pretrained_cfg_overlay" not in config.kwargs
+    is_elsewhere = (
+        settings is not None
+        and settings.hf_hub_id
+        and "pretrained_cfg_overlay" not in config.kwargs
+    )
     if is_elsewhere:
-        check_files(settings.hf_hub_id, f"the weights of image.name {name!r}", ("*.safetensors", "*.bin"))
+        check_files(
+            settings.hf_hub_id,
+            f"the weights of image.name {name!r}",
+            ("*.safetensors", "*.bin"),
+        )
 
 
 def _timm_backbone(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
@@ -130,7 +174,9 @@ def _timm_backbone(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
 
     # Without a head timm skips what is missing or unknown; with the head it is strict.
     try:
-        with torch.random.fork_rng(devices=[]):  # what is drawn after it does not depend on this second model
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # what is drawn after it does not depend on this second model
             with_head = timm.create_model(name, pretrained=True, **kwargs)
     except (RuntimeError, OSError) as error:
         why = shorten(" ".join(str(error).split()), 300, placeholder=" ...")
@@ -150,7 +196,9 @@ def _timm_backbone(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
 def _from_open_clip(
     config: ImageTowerConfig, preprocess: PreprocessConfig, keep_preprocess: bool
 ) -> tuple[ImageTower, PreprocessConfig, ImageTowerConfig]:
-    model, kwargs = open_clip_model(config.name, config.pretrained, config.kwargs, "image")
+    model, kwargs = open_clip_model(
+        config.name, config.pretrained, config.kwargs, "image"
+    )
     backbone = model.visual
     size = backbone.image_size
     found = backbone.preprocess_cfg
@@ -172,5 +220,11 @@ def _from_open_clip(
         backbone.output_tokens = True
         width = backbone.ln_post.normalized_shape[0]
         backbone.proj = None
-    resolved = config.model_copy(update={"name": without_folder(config.name), "pretrained": False, "kwargs": kwargs})
+    resolved = config.model_copy(
+        update={
+            "name": without_folder(config.name),
+            "pretrained": False,
+            "kwargs": kwargs,
+        }
+    )
     return ImageTower(backbone, width, config.pooling, 0, True), preprocess, resolved

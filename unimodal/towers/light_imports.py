@@ -19,13 +19,20 @@ from types import ModuleType
 from typing import Any
 
 _COMPILER = {
-    "torch._dynamo": ("allow_in_graph", "assume_constant_result"),  # transformers.integrations
+    "torch._dynamo": (
+        "allow_in_graph",
+        "assume_constant_result",
+    ),  # transformers.integrations
     "torch._dynamo.utils": ("is_compile_supported",),  # torchvision.ops
-    "torch._dynamo._trace_wrapped_higher_order_op": ("TransformGetItemToIndex",),  # transformers.masking_utils
+    "torch._dynamo._trace_wrapped_higher_order_op": (
+        "TransformGetItemToIndex",
+    ),  # transformers.masking_utils
 }
 _OPTIMIZER = {"scipy.optimize": ("linear_sum_assignment",)}  # transformers.loss
 
-_LOCK = threading.RLock()  # one import at a time: two would put back each other's stand-ins
+_LOCK = (
+    threading.RLock()
+)  # one import at a time: two would put back each other's stand-ins
 
 
 def import_timm() -> Any:
@@ -36,7 +43,11 @@ def import_timm() -> Any:
 
 def import_transformers() -> Any:
     """The package transformers with what every text tower of it imports, ready for `from transformers import ...`."""
-    _import("transformers.modeling_layers", "transformers.masking_utils", modules=_COMPILER | _OPTIMIZER)
+    _import(
+        "transformers.modeling_layers",
+        "transformers.masking_utils",
+        modules=_COMPILER | _OPTIMIZER,
+    )
     return sys.modules["transformers"]
 
 
@@ -77,14 +88,20 @@ def _later(modules: dict[str, tuple[str, ...]]) -> Iterator[None]:
     """Within, `from module import function` does not import the module, and `torch.compiler.disable` no compiler."""
     import torch
 
-    stand_ins = {name: _StandIn(name, functions) for name, functions in modules.items() if name not in sys.modules}
+    stand_ins = {
+        name: _StandIn(name, functions)
+        for name, functions in modules.items()
+        if name not in sys.modules
+    }
     if not stand_ins:
         yield
         return
 
     disable = torch.compiler.disable
 
-    def disable_later(function: Callable[..., Any] | None = None, **options: Any) -> Any:
+    def disable_later(
+        function: Callable[..., Any] | None = None, **options: Any
+    ) -> Any:
         def decorate(one: Callable[..., Any]) -> Callable[..., Any]:
             return _decorated(lambda: functools.partial(disable, **options), one)
 
@@ -103,7 +120,9 @@ def _later(modules: dict[str, tuple[str, ...]]) -> Iterator[None]:
 
 def _real(name: str) -> ModuleType:
     """The module itself; while stand-ins stand for it or its parents, they make way."""
-    for other in [one for one, module in sys.modules.items() if isinstance(module, _StandIn)]:
+    for other in [
+        one for one, module in sys.modules.items() if isinstance(module, _StandIn)
+    ]:
         if other.partition(".")[0] == name.partition(".")[0]:
             del sys.modules[other]
     return importlib.import_module(name)
@@ -113,7 +132,9 @@ def _is_decorating(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return len(args) == 1 and not kwargs and callable(args[0])
 
 
-def _decorated(decorator: Callable[[], Callable[..., Any]], function: Callable[..., Any]) -> Callable[..., Any]:
+def _decorated(
+    decorator: Callable[[], Callable[..., Any]], function: Callable[..., Any]
+) -> Callable[..., Any]:
     """The function, decorated when it is called."""
 
     @functools.wraps(function)

@@ -27,13 +27,40 @@ _FOLDER = "local-dir:"
 SCHEMAS = ("hf-hub:", _FOLDER)
 
 # What a file of weights that is something else raises, in one of several libraries.
-_UNREADABLE = (RuntimeError, OSError, ValueError, KeyError, AttributeError, EOFError, UnpicklingError, SafetensorError)
+_UNREADABLE = (
+    RuntimeError,
+    OSError,
+    ValueError,
+    KeyError,
+    AttributeError,
+    EOFError,
+    UnpicklingError,
+    SafetensorError,
+)
 
-_BACKBONE = "hf_config"  # in a spelt-out text_cfg: the configuration of the transformers model
+_BACKBONE = (
+    "hf_config"  # in a spelt-out text_cfg: the configuration of the transformers model
+)
 # The half that is not wanted, as small as open_clip makes it.
 _SMALLEST = {
-    "image": {"vision_cfg": {"image_size": 32, "patch_size": 32, "layers": 1, "width": 64, "head_width": 64}},
-    "text": {"text_cfg": {"context_length": 8, "vocab_size": 8, "width": 8, "heads": 1, "layers": 1}},
+    "image": {
+        "vision_cfg": {
+            "image_size": 32,
+            "patch_size": 32,
+            "layers": 1,
+            "width": 64,
+            "head_width": 64,
+        }
+    },
+    "text": {
+        "text_cfg": {
+            "context_length": 8,
+            "vocab_size": 8,
+            "width": 8,
+            "heads": 1,
+            "layers": 1,
+        }
+    },
 }
 
 
@@ -64,15 +91,22 @@ def open_clip_settings(name: str) -> dict[str, Any]:
         raise _not_made(name, error) from None
 
     if settings is None:
-        raise ValueError(f"{name!r} is not an open_clip model; {nearest(name, open_clip.list_models())}")
+        raise ValueError(
+            f"{name!r} is not an open_clip model; {nearest(name, open_clip.list_models())}"
+        )
     missing = {"embed_dim", "vision_cfg", "text_cfg"} - settings.keys()
     if missing:
-        raise ValueError(f"{name!r} has an open_clip_config.json without {', '.join(sorted(missing))}; copy it again.")
+        raise ValueError(
+            f"{name!r} has an open_clip_config.json without {', '.join(sorted(missing))}; copy it again."
+        )
     return settings
 
 
 def open_clip_model(
-    name: str, pretrained: bool | str, kwargs: Mapping[str, Any], kind: Literal["image", "text"]
+    name: str,
+    pretrained: bool | str,
+    kwargs: Mapping[str, Any],
+    kind: Literal["image", "text"],
 ) -> tuple[Any, dict[str, Any]]:
     """Make an open_clip model of which one half is used.
 
@@ -89,8 +123,13 @@ def open_clip_model(
     import open_clip
 
     is_spelt_out = {"embed_dim", "vision_cfg", "text_cfg"} <= kwargs.keys()
-    settings = {**({} if is_spelt_out and not pretrained else open_clip_settings(name)), **kwargs}
-    is_standalone = is_spelt_out or has_schema(name) or "hf_model_name" in settings["text_cfg"]
+    settings = {
+        **({} if is_spelt_out and not pretrained else open_clip_settings(name)),
+        **kwargs,
+    }
+    is_standalone = (
+        is_spelt_out or has_schema(name) or "hf_model_name" in settings["text_cfg"]
+    )
 
     if pretrained is True and not has_schema(name):
         tags = open_clip.list_pretrained_tags_by_model(name)
@@ -98,7 +137,9 @@ def open_clip_model(
             f"open_clip weights have tags; set pretrained to one of {name}'s: {', '.join(tags) or 'none'}."
         )
 
-    with _only_errors(quiet=not pretrained):  # it warns of random weights, which were asked for
+    with _only_errors(
+        quiet=not pretrained
+    ):  # it warns of random weights, which were asked for
         try:
             if is_standalone and not pretrained:
                 model = _from_settings(settings, kind)
@@ -137,16 +178,25 @@ def _from_settings(settings: Mapping[str, Any], kind: Literal["image", "text"]) 
         text = dict(settings["text_cfg"])
         backbone = text.pop(_BACKBONE, None)
         if backbone is not None:
-            (Path(folder) / "config.json").write_text(json.dumps(backbone), encoding="utf-8")
+            (Path(folder) / "config.json").write_text(
+                json.dumps(backbone), encoding="utf-8"
+            )
             text["hf_model_name"] = folder
         content = {"model_cfg": {**settings, "text_cfg": text}}
-        (Path(folder) / "open_clip_config.json").write_text(json.dumps(content), encoding="utf-8")
+        (Path(folder) / "open_clip_config.json").write_text(
+            json.dumps(content), encoding="utf-8"
+        )
         return open_clip.create_model(
-            f"local-dir:{folder}", load_weights=False, force_custom_text=True, pretrained_text=False
+            f"local-dir:{folder}",
+            load_weights=False,
+            force_custom_text=True,
+            pretrained_text=False,
         )
 
 
-def _spell_out(settings: Mapping[str, Any], model: Any, kind: Literal["image", "text"]) -> dict[str, Any]:
+def _spell_out(
+    settings: Mapping[str, Any], model: Any, kind: Literal["image", "text"]
+) -> dict[str, Any]:
     """All that builds one half again; what the other half is made of stays out."""
     spelt_out = {**settings, **_SMALLEST["text" if kind == "image" else "image"]}
     spelt_out.pop("multimodal_cfg", None)
@@ -157,7 +207,11 @@ def _spell_out(settings: Mapping[str, Any], model: Any, kind: Literal["image", "
         text["hf_model_name"] = backbone.model_type
         text["hf_model_pretrained"] = False
         text.pop("hf_tokenizer_name", None)  # the tokenizer is saved beside it
-        text[_BACKBONE] = {key: value for key, value in backbone.to_dict().items() if key != "_name_or_path"}
+        text[_BACKBONE] = {
+            key: value
+            for key, value in backbone.to_dict().items()
+            if key != "_name_or_path"
+        }
     spelt_out["text_cfg"] = text
     return spelt_out
 
@@ -172,7 +226,9 @@ def _only_errors(quiet: bool) -> Iterator[None]:
         logging.disable(before)
 
 
-def _not_made(name: str, error: Exception, pretrained: bool | str = False) -> ValueError:
+def _not_made(
+    name: str, error: Exception, pretrained: bool | str = False
+) -> ValueError:
     why = shorten(" ".join(str(error).split()), 300, placeholder=" ...")
     weights = f" with weights {pretrained!r}" if pretrained else ""
     return ValueError(f"open_clip cannot make {name!r}{weights} ({why}).")

@@ -34,7 +34,9 @@ class AttentionPool(nn.Module):
 
     def __init__(self, width: int, num_heads: int | None = None) -> None:
         super().__init__()
-        heads = num_heads or next(count for count in (width // 64, 8, 4, 2, 1) if count and width % count == 0)
+        heads = num_heads or next(
+            count for count in (width // 64, 8, 4, 2, 1) if count and width % count == 0
+        )
         self.query = nn.Parameter(torch.randn(1, 1, width) * width**-0.5)
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
         self.norm = nn.LayerNorm(width)
@@ -44,7 +46,9 @@ class AttentionPool(nn.Module):
         tokens = self.norm(tokens)
         query = self.query.expand(len(tokens), -1, -1)  # (B, 1, W)
         hidden = None if mask is None else ~mask
-        pooled, _ = self.attention(query, tokens, tokens, key_padding_mask=hidden, need_weights=False)
+        pooled, _ = self.attention(
+            query, tokens, tokens, key_padding_mask=hidden, need_weights=False
+        )
         return pooled[:, 0]  # type: ignore[no-any-return]  # nn.Module calls are untyped
 
 

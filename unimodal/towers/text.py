@@ -19,13 +19,20 @@ from .light_imports import import_transformers
 from .open_clip import open_clip_model, without_folder
 from .pooling import POOLING, AttentionPool
 
-_COMPUTED = ("position_ids", "token_type_ids", "inv_freq", "masked_bias")  # buffers that older versions saved
+_COMPUTED = (
+    "position_ids",
+    "token_type_ids",
+    "inv_freq",
+    "masked_bias",
+)  # buffers that older versions saved
 
 
 class TextTower(nn.Module):
     """Token ids and mask (B, L) -> (B, width)."""
 
-    def __init__(self, backbone: nn.Module, width: int, pooling: str, is_open_clip: bool) -> None:
+    def __init__(
+        self, backbone: nn.Module, width: int, pooling: str, is_open_clip: bool
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.width = width
@@ -53,8 +60,14 @@ class TextTower(nn.Module):
         else:
             # No mask where nothing is padded: the attention then takes its fastest path.
             attention_mask = None if bool(mask.all()) else mask.long()
-            tokens = self.backbone(input_ids=ids, attention_mask=attention_mask).last_hidden_state  # (B, L, W)
-        pool = self.attention_pool if self.attention_pool is not None else POOLING[self.pooling]
+            tokens = self.backbone(
+                input_ids=ids, attention_mask=attention_mask
+            ).last_hidden_state  # (B, L, W)
+        pool = (
+            self.attention_pool
+            if self.attention_pool is not None
+            else POOLING[self.pooling]
+        )
         return pool(tokens, mask)  # type: ignore[no-any-return]
 
 
@@ -63,7 +76,9 @@ def build_text_tower(config: TextTowerConfig) -> tuple[TextTower, TextTowerConfi
 
     Raises ValueError for an unknown name, or a pooling that the backbone does not offer.
     """
-    return (_from_transformers if config.library == "transformers" else _from_open_clip)(config)
+    return (
+        _from_transformers if config.library == "transformers" else _from_open_clip
+    )(config)
 
 
 def _from_transformers(config: TextTowerConfig) -> tuple[TextTower, TextTowerConfig]:
@@ -72,19 +87,29 @@ def _from_transformers(config: TextTowerConfig) -> tuple[TextTower, TextTowerCon
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     if config.pooling == "native":
-        raise ValueError("text.pooling 'native' is for open_clip towers; use 'mean', 'cls', 'last' or 'attention'.")
+        raise ValueError(
+            "text.pooling 'native' is for open_clip towers; use 'mean', 'cls', 'last' or 'attention'."
+        )
 
     if config.name in CONFIG_MAPPING and not Path(config.name).is_dir():
         if config.pretrained:
-            raise ValueError(f"text.name {config.name!r} is a model type without weights; give a hub id or a folder.")
+            raise ValueError(
+                f"text.name {config.name!r} is a model type without weights; give a hub id or a folder."
+            )
         settings = AutoConfig.for_model(config.name, **config.kwargs)
     else:
         settings = read_settings(config.name, config.kwargs)
     # The config of a T5 encoder that was saved alone says False, and transformers makes both halves of it all the same.
     if settings.is_encoder_decoder or hasattr(settings, "num_decoder_layers"):
-        raise ValueError(f"text.name {config.name!r} is an encoder-decoder, which is not supported; use an encoder.")
+        raise ValueError(
+            f"text.name {config.name!r} is an encoder-decoder, which is not supported; use an encoder."
+        )
 
-    backbone = _read_backbone(config.name, settings) if config.pretrained else AutoModel.from_config(settings)
+    backbone = (
+        _read_backbone(config.name, settings)
+        if config.pretrained
+        else AutoModel.from_config(settings)
+    )
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None  # its parameters would never get a gradient
     backbone = backbone.float()
@@ -96,12 +121,27 @@ def _from_transformers(config: TextTowerConfig) -> tuple[TextTower, TextTowerCon
     spelt_out = {
         key: value
         for key, value in settings.to_dict().items()
-        if key not in ("_name_or_path", "architectures", "transformers_version", "model_type", "dtype", "torch_dtype")
+        if key
+        not in (
+            "_name_or_path",
+            "architectures",
+            "transformers_version",
+            "model_type",
+            "dtype",
+            "torch_dtype",
+        )
     }
-    if "attn_implementation" in config.kwargs:  # to_dict leaves it out, and another kernel rounds otherwise
+    if (
+        "attn_implementation" in config.kwargs
+    ):  # to_dict leaves it out, and another kernel rounds otherwise
         spelt_out["attn_implementation"] = config.kwargs["attn_implementation"]
     resolved = config.model_copy(
-        update={"name": settings.model_type, "pretrained": False, "kwargs": spelt_out, "tokenizer": ""}
+        update={
+            "name": settings.model_type,
+            "pretrained": False,
+            "kwargs": spelt_out,
+            "tokenizer": "",
+        }
     )
     return TextTower(backbone, settings.hidden_size, config.pooling, False), resolved
 
@@ -128,9 +168,13 @@ def read_settings(name: str, kwargs: Mapping[str, Any]) -> Any:
         raise _not_found(name, error) from None
 
     if not isinstance(values, dict):
-        raise ValueError(f"{name} has a config.json that is not an object; copy it again.")
+        raise ValueError(
+            f"{name} has a config.json that is not an object; copy it again."
+        )
     if not values:
-        raise ValueError(f"{name} has no config.json that says what model it is; give the folder of a text encoder.")
+        raise ValueError(
+            f"{name} has no config.json that says what model it is; give the folder of a text encoder."
+        )
 
     code = values.get("auto_map") or {}
     if "AutoConfig" in code or "AutoModel" in code:
@@ -174,7 +218,11 @@ def _read_backbone(name: str, settings: Any) -> Any:
             )
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise _not_found(name, error) from None
-    except (KeyError, TypeError, AttributeError) as error:  # of a value in config.json that it does not check
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as error:  # of a value in config.json that it does not check
         raise ValueError(
             f"transformers cannot build what config.json of {name} says ({error!r:.200}); copy the file again."
         ) from None
@@ -226,15 +274,23 @@ def _num_positions(backbone: nn.Module) -> int | None:
     table = getattr(getattr(backbone, "embeddings", None), "position_embeddings", None)
     if not isinstance(table, nn.Embedding):
         return None
-    return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)  # RoBERTa counts from pad
+    return table.num_embeddings - (
+        0 if table.padding_idx is None else table.padding_idx + 1
+    )  # RoBERTa counts from pad
 
 
 def _from_open_clip(config: TextTowerConfig) -> tuple[TextTower, TextTowerConfig]:
-    model, kwargs = open_clip_model(config.name, config.pretrained, config.kwargs, "text")
+    model, kwargs = open_clip_model(
+        config.name, config.pretrained, config.kwargs, "text"
+    )
     backbone: Any = model.text
     # Its attention mask has one size, and towers without one (SigLIP) were trained with the padding in sight.
     # A transformers tower inside open_clip takes any length: the tokenizer's is what it was trained at.
-    length = backbone.context_length if hasattr(backbone, "positional_embedding") else config.max_length
+    length = (
+        backbone.context_length
+        if hasattr(backbone, "positional_embedding")
+        else config.max_length
+    )
     resolved = config.model_copy(
         update={
             "name": without_folder(config.name),

@@ -19,7 +19,15 @@ from ...analysis.neighbours import Clusters, Duplicates
 from ...analysis.space_map import SpaceMap
 from ...scoring.results import Row, TaskResult
 from ...scoring.summary import BALANCE
-from ..layout import Comparisons, changes_of, halves_of, lines_of, number, section_of, variants_of
+from ..layout import (
+    Comparisons,
+    changes_of,
+    halves_of,
+    lines_of,
+    number,
+    section_of,
+    variants_of,
+)
 from .failures import failure_sections
 from .inputs import Thumbnails
 from .overlap import overlap_tables
@@ -60,7 +68,9 @@ VARIANTS_SAID = (
 )
 MAP_SAID = "Texts and pictures in two dimensions. Point at one to read or see it, and what belongs to it."
 CLUSTERS_SAID = "Documents in groups that the model made by itself, named by the words that set them apart."
-DUPLICATES_SAID = "Documents so close to another that a ranking tells them apart by luck alone."
+DUPLICATES_SAID = (
+    "Documents so close to another that a ranking tells them apart by luck alone."
+)
 OVERLAP_SAID = "Texts and pictures of the suite that also stand in the training data, and examples of them."
 FAILURES_SAID = "The queries that went worst in each task: what was asked, what was right, and what came first."
 FOOTER = (
@@ -76,7 +86,9 @@ class ModelReport:
 
     results: Sequence[TaskResult]
     rows: Sequence[Row] = ()  # of the analyses, beside those of the results
-    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)  # {"parameters": "22.7 M", ...}
+    facts: Mapping[str, str] = dataclasses.field(
+        default_factory=dict
+    )  # {"parameters": "22.7 M", ...}
     maps: Sequence[SpaceMap] = ()
     clusters: Sequence[Clusters] = ()
     duplicates: Sequence[Duplicates] = ()
@@ -106,14 +118,20 @@ def write_report(
     """
     names = list(models)
     rows = {name: report.all_rows for name, report in models.items()}
-    halves = {task: half for report in models.values() for task, half in halves_of(report.results).items()}
+    halves = {
+        task: half
+        for report in models.values()
+        for task, half in halves_of(report.results).items()
+    }
     lines = lines_of(rows)
     variants = variants_of(rows)
     if overlaps:
         variants.pop("contamination", None)  # has a section of its own
     on_maps = Thumbnails(max_pictures // 3)
     thumbnails = Thumbnails(max_pictures - max_pictures // 3)
-    failures = failure_sections({name: report.results for name, report in models.items()}, thumbnails)
+    failures = failure_sections(
+        {name: report.results for name, report in models.items()}, thumbnails
+    )
     compared = comparison_tables(comparisons or {}, lines, names[0])
     num_dims = {
         name: one.queries.shape[1]
@@ -189,19 +207,30 @@ def _tiles(models: Mapping[str, ModelReport], halves: Mapping[str, str]) -> str:
         for summary, value in _summary(report, halves).items()
     )
     known = {"model": name, **report.facts} if name else report.facts
-    facts = "".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in known.items())
+    facts = "".join(
+        f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>"
+        for key, value in known.items()
+    )
     return f'<dl class="tiles">{scores}</dl><dl class="tiles facts">{facts}</dl>'
 
 
 def _side_by_side(models: Mapping[str, ModelReport], halves: Mapping[str, str]) -> str:
     """The same of several models, a row each."""
     summaries = {name: _summary(report, halves) for name, report in models.items()}
-    columns = list(dict.fromkeys(key for summary in summaries.values() for key in summary))
-    facts = list(dict.fromkeys(key for report in models.values() for key in report.facts))
+    columns = list(
+        dict.fromkeys(key for summary in summaries.values() for key in summary)
+    )
+    facts = list(
+        dict.fromkeys(key for report in models.values() for key in report.facts)
+    )
     rows = []
     for place, (name, report) in enumerate(models.items()):
-        scores = "".join(number_cell(summaries[name].get(key), classes="score") for key in columns)
-        said = "".join(f"<td>{escape(report.facts.get(key, '–'))}</td>" for key in facts)
+        scores = "".join(
+            number_cell(summaries[name].get(key), classes="score") for key in columns
+        )
+        said = "".join(
+            f"<td>{escape(report.facts.get(key, '–'))}</td>" for key in facts
+        )
         rows.append(f"<tr><td>{model_html(name, place)}</td>{scores}{said}</tr>")
     scored = [(key, "number") for key in columns]
     known = [(key, "text") for key in facts]
@@ -210,18 +239,33 @@ def _side_by_side(models: Mapping[str, ModelReport], halves: Mapping[str, str]) 
 
 def _summary(report: ModelReport, halves: Mapping[str, str]) -> dict[str, float | None]:
     """What stands for whole halves: the balance first, then other rows of no single task."""
-    rows = [row for row in report.all_rows if not row.variant and section_of((row.task, row.metric), halves) == ""]
+    rows = [
+        row
+        for row in report.all_rows
+        if not row.variant and section_of((row.task, row.metric), halves) == ""
+    ]
     rows.sort(key=lambda row: row.task != BALANCE)
-    named = {row: BALANCES.get(row.metric) if row.task == BALANCE else None for row in rows}
-    return {name or f"{row.task}, {row.metric}".replace("->", " → "): row.value for row, name in named.items()}
+    named = {
+        row: BALANCES.get(row.metric) if row.task == BALANCE else None for row in rows
+    }
+    return {
+        name or f"{row.task}, {row.metric}".replace("->", " → "): row.value
+        for row, name in named.items()
+    }
 
 
-def _of_each(models: Mapping[str, ModelReport], body: Callable[[ModelReport], str]) -> str:
+def _of_each(
+    models: Mapping[str, ModelReport], body: Callable[[ModelReport], str]
+) -> str:
     """The same of every model, under its name where there are several."""
     parts = []
     for place, (name, report) in enumerate(models.items()):
         if inside := body(report):
-            parts.append(f'<h3 class="whose">{model_html(name, place)}</h3>{inside}' if len(models) > 1 else inside)
+            parts.append(
+                f'<h3 class="whose">{model_html(name, place)}</h3>{inside}'
+                if len(models) > 1
+                else inside
+            )
     return "".join(parts)
 
 
@@ -234,4 +278,6 @@ def _asset(name: str) -> str:
 
 
 def _hash(inline: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+    return (
+        "sha256-" + base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+    )

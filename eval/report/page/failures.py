@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from ...analysis.failures import Found, WorstPair, WorstQuery, worst_pairs, worst_queries
+from ...analysis.failures import (
+    Found,
+    WorstPair,
+    WorstQuery,
+    worst_pairs,
+    worst_queries,
+)
 from ...data.datasets import Fused
 from ...scoring.results import TaskResult
 from ..layout import number
@@ -15,7 +21,9 @@ from .tables import model_html, number_cell, table, task_html
 MAX_SHOWN = 6  # of a task: queries of all models together
 
 
-def failure_sections(results: Mapping[str, Sequence[TaskResult]], thumbnails: Thumbnails) -> str:
+def failure_sections(
+    results: Mapping[str, Sequence[TaskResult]], thumbnails: Thumbnails
+) -> str:
     """A section that opens for each task, with its worst queries or pairs by each model; "" if nothing went wrong."""
     tasks = dict.fromkeys(result.name for found in results.values() for result in found)
     count = max(2, MAX_SHOWN // max(1, len(results)))
@@ -26,7 +34,11 @@ def failure_sections(results: Mapping[str, Sequence[TaskResult]], thumbnails: Th
             result = next((one for one in found if one.name == task), None)
             shown = "" if result is None else _worst_html(result, count, thumbnails)
             if shown:
-                named = f'<h4 class="whose">{model_html(model, place)}</h4>' if len(results) > 1 else ""
+                named = (
+                    f'<h4 class="whose">{model_html(model, place)}</h4>'
+                    if len(results) > 1
+                    else ""
+                )
                 inside.append(named + shown)
         if inside:
             opened = " open" if not parts else ""
@@ -44,7 +56,11 @@ def _worst_html(result: TaskResult, count: int, thumbnails: Thumbnails) -> str:
 
 
 def _query_html(worst: WorstQuery, thumbnails: Thumbnails) -> str:
-    value = "" if worst.value is None else f" · {escape(worst.metric)} {number(worst.value)}"
+    value = (
+        ""
+        if worst.value is None
+        else f" · {escape(worst.metric)} {number(worst.value)}"
+    )
     right = "".join(_found_html(one, thumbnails) for one in worst.relevant)
     found = "".join(_found_html(one, thumbnails) for one in worst.found)
     return (
@@ -57,7 +73,13 @@ def _query_html(worst: WorstQuery, thumbnails: Thumbnails) -> str:
 
 def _found_html(found: Found, thumbnails: Thumbnails) -> str:
     """A right one says so in words too, so that nobody needs to see its colour."""
-    shape = "words" if isinstance(found.input, str) else "fused" if isinstance(found.input, Fused) else "picture"
+    shape = (
+        "words"
+        if isinstance(found.input, str)
+        else "fused"
+        if isinstance(found.input, Fused)
+        else "picture"
+    )
     right = " right" if found.is_relevant else ""
     said = '<span class="badge">✓ right</span> ' if found.is_relevant else ""
     return (
@@ -72,7 +94,12 @@ def _pairs_html(pairs: Sequence[WorstPair]) -> str:
         f"<td>{_place_html(one)}</td></tr>"
         for one in pairs
     ]
-    heads = [("one text", "text"), ("the other", "text"), ("people", "number"), ("cosine", "number")]
+    heads = [
+        ("one text", "text"),
+        ("the other", "text"),
+        ("people", "number"),
+        ("cosine", "number"),
+    ]
     return table([*heads, ("the model finds them", "text")], rows)
 
 

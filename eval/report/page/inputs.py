@@ -34,9 +34,15 @@ class Thumbnails:
 
 def input_html(one: Input, thumbnails: Thumbnails) -> str:
     """A text as a paragraph, a picture as an image; both where both are asked together."""
-    parts = [_picture_html(one.image, thumbnails), _text_html(one.text)] if isinstance(one, Fused) else None
+    parts = (
+        [_picture_html(one.image, thumbnails), _text_html(one.text)]
+        if isinstance(one, Fused)
+        else None
+    )
     if parts is None:
-        parts = [_text_html(one) if isinstance(one, str) else _picture_html(one, thumbnails)]  # type: ignore[arg-type]
+        parts = [
+            _text_html(one) if isinstance(one, str) else _picture_html(one, thumbnails)
+        ]  # type: ignore[arg-type]
     return "".join(parts)
 
 
@@ -50,7 +56,9 @@ def picture_name(picture: Picture) -> str:
 def shortened(text: str, max_length: int) -> str:
     """The text in one line, cut at a word with an ellipsis."""
     line = " ".join(text.split())
-    return line if len(line) <= max_length else line[:max_length].rsplit(" ", 1)[0] + " …"
+    return (
+        line if len(line) <= max_length else line[:max_length].rsplit(" ", 1)[0] + " …"
+    )
 
 
 def _text_html(text: str) -> str:
@@ -67,10 +75,14 @@ def _picture_html(picture: Picture, thumbnails: Thumbnails) -> str:
 
 def _data_uri(picture: Picture) -> str:
     try:
-        image = decode_image(picture.read() if isinstance(picture, Deferred) else picture)
+        image = decode_image(
+            picture.read() if isinstance(picture, Deferred) else picture
+        )
     except (ValueError, OSError):
         return ""
     image.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return (
+        f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    )

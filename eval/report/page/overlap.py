@@ -26,13 +26,20 @@ def overlap_tables(overlaps: Sequence[TaskOverlap]) -> str:
         ("queries seen", "number"),
         ("relevant documents seen", "number"),
     ]
-    examples = list(dict.fromkeys(match for one in overlaps for match in one.examples()))[:MAX_EXAMPLES]
+    examples = list(
+        dict.fromkeys(match for one in overlaps for match in one.examples())
+    )[:MAX_EXAMPLES]
     shown = [
         f"<tr><td>{escape(shortened(match.item, 240))}</td><td>{escape(match.kind)}</td>"
         f"<td>{escape(match.shard)}</td><td>{escape(match.key)}</td></tr>"
         for match in examples
     ]
-    columns = [("of the suite", "text"), ("how", "text"), ("shard", "text"), ("key", "text")]
+    columns = [
+        ("of the suite", "text"),
+        ("how", "text"),
+        ("shard", "text"),
+        ("key", "text"),
+    ]
     listed = table(columns, shown) if shown else ""
     return table(heads, rows) + listed
 

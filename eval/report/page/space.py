@@ -26,17 +26,25 @@ MAX_GROUPS = 8
 MAX_MEMBERS = 5  # shown of a task
 
 
-def map_figures(maps: Sequence[SpaceMap], results: Sequence[TaskResult], thumbnails: Thumbnails) -> str:
+def map_figures(
+    maps: Sequence[SpaceMap], results: Sequence[TaskResult], thumbnails: Thumbnails
+) -> str:
     """A drawing of each map, a dot a text and a square a picture; whoever points at one reads it and sees its mates."""
     by_name = {result.name.removesuffix("/text->image"): result for result in results}
-    return "".join(_map_figure(one, by_name[one.task], thumbnails) for one in maps if one.points)
+    return "".join(
+        _map_figure(one, by_name[one.task], thumbnails) for one in maps if one.points
+    )
 
 
-def cluster_sections(clusters: Sequence[Clusters], results: Sequence[TaskResult], thumbnails: Thumbnails) -> str:
+def cluster_sections(
+    clusters: Sequence[Clusters], results: Sequence[TaskResult], thumbnails: Thumbnails
+) -> str:
     """What the documents of each task are about: each cluster's words and share, and what stands in its middle."""
     by_name = {result.name: result for result in results}
     parts = []
-    for place, (tasks, one) in enumerate(_alike([(one.task, one.clusters, one) for one in clusters])):
+    for place, (tasks, one) in enumerate(
+        _alike([(one.task, one.clusters, one) for one in clusters])
+    ):
         documents = _documents(by_name[one.task])
         cards = "".join(
             f'<article class="cluster"><h4>{escape(", ".join(cluster.words) or "no words of its own")}</h4>'
@@ -46,11 +54,19 @@ def cluster_sections(clusters: Sequence[Clusters], results: Sequence[TaskResult]
         )
         more = len(one.clusters) - MAX_CLUSTERS
         said = f'<p class="quiet">and {more} smaller ones</p>' if more > 0 else ""
-        parts.append(_opening(tasks, f'<div class="clusters">{cards}</div>{said}', is_open=place == 0))
+        parts.append(
+            _opening(
+                tasks, f'<div class="clusters">{cards}</div>{said}', is_open=place == 0
+            )
+        )
     return "".join(parts)
 
 
-def duplicate_sections(duplicates: Sequence[Duplicates], results: Sequence[TaskResult], thumbnails: Thumbnails) -> str:
+def duplicate_sections(
+    duplicates: Sequence[Duplicates],
+    results: Sequence[TaskResult],
+    thumbnails: Thumbnails,
+) -> str:
     """Documents that the model can hardly tell apart, the largest groups of each task; "" if no task has any."""
     by_name = {result.name: result for result in results}
     parts = []
@@ -62,10 +78,14 @@ def duplicate_sections(duplicates: Sequence[Duplicates], results: Sequence[TaskR
             for group in one.groups[:MAX_GROUPS]
         )
         if groups:
-            share = (
-                f'<span class="direction">{one.share:.1%} have another at a cosine of {one.threshold:g} or more</span>'
+            share = f'<span class="direction">{one.share:.1%} have another at a cosine of {one.threshold:g} or more</span>'
+            parts.append(
+                _opening(
+                    f"{tasks} {share}",
+                    f'<ul class="groups">{groups}</ul>',
+                    is_open=False,
+                )
             )
-            parts.append(_opening(f"{tasks} {share}", f'<ul class="groups">{groups}</ul>', is_open=False))
     return "".join(parts)
 
 
@@ -76,7 +96,14 @@ def _alike(found: Sequence[tuple[str, object, Found]]) -> list[tuple[str, Found]
     """
     together: list[tuple[list[str], object, Found]] = []
     for task, key, one in found:
-        known = next((names for names, other, _ in together if other == key and _set(names[0]) == _set(task)), None)
+        known = next(
+            (
+                names
+                for names, other, _ in together
+                if other == key and _set(names[0]) == _set(task)
+            ),
+            None,
+        )
         if known is None:
             together.append(([task], key, one))
         else:
@@ -96,10 +123,19 @@ def _map_figure(drawn: SpaceMap, result: TaskResult, thumbnails: Thumbnails) -> 
         else f'<rect class="point image" x="{x - 3:.1f}" y="{y - 3:.1f}" width="6" height="6"/>'
         for point, (x, y) in zip(drawn.points, places, strict=True)
     ]
-    counts = {kind: sum(point.modality == kind for point in drawn.points) for kind in ("text", "image")}
-    axes = "" if drawn.explained is None else f"; the axes hold {sum(drawn.explained):.0%} of the variance"
+    counts = {
+        kind: sum(point.modality == kind for point in drawn.points)
+        for kind in ("text", "image")
+    }
+    axes = (
+        ""
+        if drawn.explained is None
+        else f"; the axes hold {sum(drawn.explained):.0%} of the variance"
+    )
     said = f"map of {counts['text']} texts and {counts['image']} pictures; arrow keys go from one to the next"
-    method = f"{escape(drawn.method.upper())}{axes}; lines lead to what belongs together"
+    method = (
+        f"{escape(drawn.method.upper())}{axes}; lines lead to what belongs together"
+    )
     return (
         f'<figure class="map"><div class="legend">{_toggle("text", "texts", counts["text"])}'
         f"{_toggle('image', 'pictures', counts['image'])}</div>"
@@ -112,11 +148,17 @@ def _map_figure(drawn: SpaceMap, result: TaskResult, thumbnails: Thumbnails) -> 
 
 
 def _points_json(
-    drawn: SpaceMap, result: TaskResult, places: Sequence[tuple[float, float]], thumbnails: Thumbnails
+    drawn: SpaceMap,
+    result: TaskResult,
+    places: Sequence[tuple[float, float]],
+    thumbnails: Thumbnails,
 ) -> str:
     """[[x, y, 0 text or 1 picture, label, thumbnail, [numbers of the points that belong to it]], ...]"""
     assert isinstance(result.data, RetrievalData)
-    numbers = {(point.modality, point.index): number for number, point in enumerate(drawn.points)}
+    numbers = {
+        (point.modality, point.index): number
+        for number, point in enumerate(drawn.points)
+    }
     matches = matches_of(result.data)
     mates: list[list[int]] = [[] for _ in drawn.points]
     for number, point in enumerate(drawn.points):
@@ -125,11 +167,21 @@ def _points_json(
                 mates[number].append(other)
                 mates[other].append(number)
     points = [
-        [x, y, int(point.modality == "image"), shortened(point.label, MAX_LABEL),
-         _thumbnail(result.data.documents[point.index], thumbnails) if point.modality == "image" else "", mates[number]]
+        [
+            x,
+            y,
+            int(point.modality == "image"),
+            shortened(point.label, MAX_LABEL),
+            _thumbnail(result.data.documents[point.index], thumbnails)
+            if point.modality == "image"
+            else "",
+            mates[number],
+        ]
         for number, (point, (x, y)) in enumerate(zip(drawn.points, places, strict=True))
-    ]  # fmt: skip
-    return json.dumps(points, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    ]
+    return json.dumps(points, ensure_ascii=False, separators=(",", ":")).replace(
+        "<", "\\u003c"
+    )
 
 
 def _placed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -137,17 +189,24 @@ def _placed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     xs = [x for x, _ in points]
     ys = [y for _, y in points]
     scale = min(
-        (WIDTH - 2 * MARGIN) / max(max(xs) - min(xs), 1e-9), (HEIGHT - 2 * MARGIN) / max(max(ys) - min(ys), 1e-9)
+        (WIDTH - 2 * MARGIN) / max(max(xs) - min(xs), 1e-9),
+        (HEIGHT - 2 * MARGIN) / max(max(ys) - min(ys), 1e-9),
     )
     middle_x = (max(xs) + min(xs)) / 2
     middle_y = (max(ys) + min(ys)) / 2
     return [
-        (round(WIDTH / 2 + (x - middle_x) * scale, 1), round(HEIGHT / 2 - (y - middle_y) * scale, 1)) for x, y in points
+        (
+            round(WIDTH / 2 + (x - middle_x) * scale, 1),
+            round(HEIGHT / 2 - (y - middle_y) * scale, 1),
+        )
+        for x, y in points
     ]
 
 
 def _thumbnail(one: Input, thumbnails: Thumbnails) -> str:
-    return "" if isinstance(one, (str, Fused)) else thumbnails.uri(one)  # a map has neither
+    return (
+        "" if isinstance(one, (str, Fused)) else thumbnails.uri(one)
+    )  # a map has neither
 
 
 def _toggle(kind: str, name: str, count: int) -> str:

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.analysis.likeness import NUM_WORDS, Likeness, are_alike, bands, likeness, run_hashes, words_of
+from eval.analysis.likeness import (
+    NUM_WORDS,
+    Likeness,
+    are_alike,
+    bands,
+    likeness,
+    run_hashes,
+    words_of,
+)
 
 
 def picture(seed: int, width: int = 200, height: int = 150) -> Image.Image:
@@ -44,13 +52,29 @@ def test_accents_vowel_signs_and_words_make_another_text() -> None:
 
 
 def test_scripts_without_spaces_have_a_word_for_each_character() -> None:
-    assert words_of("红色的帽子 on 桌子") == ["红", "色", "的", "帽", "子", "on", "桌", "子"]
+    assert words_of("红色的帽子 on 桌子") == [
+        "红",
+        "色",
+        "的",
+        "帽",
+        "子",
+        "on",
+        "桌",
+        "子",
+    ]
 
 
 def test_runs_lie_within_one_text_and_are_all_there() -> None:
-    texts = [[f"{name}{n}" for n in range(length)] for name, length in (("a", 14), ("b", 3), ("c", 13), ("d", 12))]
+    texts = [
+        [f"{name}{n}" for n in range(length)]
+        for name, length in (("a", 14), ("b", 3), ("c", 13), ("d", 12))
+    ]
     hashes, numbers, starts = run_hashes(texts)
-    assert list(zip(numbers.tolist(), starts.tolist(), strict=True)) == [(0, 0), (0, 1), (2, 0)]
+    assert list(zip(numbers.tolist(), starts.tolist(), strict=True)) == [
+        (0, 0),
+        (0, 1),
+        (2, 0),
+    ]
     assert len(set(hashes.tolist())) == 3
     assert run_hashes([texts[0][1:]])[0].tolist() == [hashes[1]]
     assert not len(run_hashes([texts[3]])[0])
@@ -76,7 +100,12 @@ def test_a_picture_is_known_after_another_encoding_and_size(changed: bytes) -> N
 
 def test_other_pictures_are_others() -> None:
     known = [likeness(encoded(picture(seed))) for seed in range(40)]
-    assert not [(i, j) for i in range(40) for j in range(i) if are_alike(known[i], known[j], 6, 6.0)]
+    assert not [
+        (i, j)
+        for i in range(40)
+        for j in range(i)
+        if are_alike(known[i], known[j], 6, 6.0)
+    ]
 
 
 def test_one_shape_in_two_colours_is_two_pictures() -> None:

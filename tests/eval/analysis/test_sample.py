@@ -5,7 +5,9 @@ import numpy as np
 from eval.analysis.sample import sampled
 
 
-def test_a_sample_holds_distinct_numbers_in_their_order_and_is_the_same_at_every_look() -> None:
+def test_a_sample_holds_distinct_numbers_in_their_order_and_is_the_same_at_every_look() -> (
+    None
+):
     numbers = np.arange(100, 1100)
     found = sampled(numbers, 50)
     assert len(found) == 50

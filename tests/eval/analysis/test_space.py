@@ -18,25 +18,45 @@ from unimodal.calibration import fit_calibration
 
 
 def unit(vectors: npt.NDArray[Any]) -> Vectors:
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
+    return np.asarray(
+        vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32
+    )
 
 
-def space_with_gap(matches: list[list[int]], num_pictures: int, gap: float = 3.0) -> list[TaskResult]:
+def space_with_gap(
+    matches: list[list[int]], num_pictures: int, gap: float = 3.0
+) -> list[TaskResult]:
     """Both directions of a task: a text lies near its pictures, but for a step that all texts take aside."""
     rng = np.random.default_rng(0)
     pictures = rng.standard_normal((num_pictures, 8))
-    texts = np.stack([pictures[one].mean(axis=0) for one in matches]) + 0.3 * rng.standard_normal((len(matches), 8))
+    texts = np.stack(
+        [pictures[one].mean(axis=0) for one in matches]
+    ) + 0.3 * rng.standard_normal((len(matches), 8))
     texts[:, 0] += gap
     pictures[:, 0] -= gap
     queries: list[Input] = [f"text {number}" for number in range(len(matches))]
-    documents: list[Input] = [Deferred(f"picture {number}", bytes) for number in range(num_pictures)]
+    documents: list[Input] = [
+        Deferred(f"picture {number}", bytes) for number in range(num_pictures)
+    ]
     data = RetrievalData(queries, documents, matches, both_ways=True)
     text_vectors = unit(texts)
     image_vectors = unit(pictures)
     return [
-        TaskResult("figures/text->image", "cross-modal", data, [], queries=text_vectors, documents=image_vectors),
         TaskResult(
-            "figures/image->text", "cross-modal", swap_sides(data), [], queries=image_vectors, documents=text_vectors
+            "figures/text->image",
+            "cross-modal",
+            data,
+            [],
+            queries=text_vectors,
+            documents=image_vectors,
+        ),
+        TaskResult(
+            "figures/image->text",
+            "cross-modal",
+            swap_sides(data),
+            [],
+            queries=image_vectors,
+            documents=text_vectors,
         ),
     ]
 
@@ -51,27 +71,51 @@ def results() -> list[TaskResult]:
 
 
 def numbers(rows: list[Row], variant: str = "") -> dict[str, float]:
-    return {f"{row.task} {row.metric}": row.value for row in rows if row.variant == variant and row.value is not None}
+    return {
+        f"{row.task} {row.metric}": row.value
+        for row in rows
+        if row.variant == variant and row.value is not None
+    }
 
 
 def naive_uniformity(pairs: list[tuple[Vectors, Vectors]]) -> float:
-    return math.log(sum(math.exp(-2 * float(((a - b) ** 2).sum())) for a, b in pairs) / len(pairs))
+    return math.log(
+        sum(math.exp(-2 * float(((a - b) ** 2).sum())) for a, b in pairs) / len(pairs)
+    )
 
 
-def test_gap_alignment_and_uniformity_equal_their_formulas(results: list[TaskResult]) -> None:
+def test_gap_alignment_and_uniformity_equal_their_formulas(
+    results: list[TaskResult],
+) -> None:
     texts = results[0].queries
     pictures = results[0].documents
     assert texts is not None
     assert pictures is not None
     found = numbers(space_rows(results))
     within = {
-        name: [(a, b) for i, a in enumerate(vectors) for j, b in enumerate(vectors) if i != j]
+        name: [
+            (a, b)
+            for i, a in enumerate(vectors)
+            for j, b in enumerate(vectors)
+            if i != j
+        ]
         for name, vectors in (("text", texts), ("image", pictures))
     }
-    across = [(x, y) for i, x in enumerate(texts) for j, y in enumerate(pictures) if j not in MATCHES[i]]
-    matched = [float(((texts[i] - pictures[j]) ** 2).sum()) for i, one in enumerate(MATCHES) for j in one]
+    across = [
+        (x, y)
+        for i, x in enumerate(texts)
+        for j, y in enumerate(pictures)
+        if j not in MATCHES[i]
+    ]
+    matched = [
+        float(((texts[i] - pictures[j]) ** 2).sum())
+        for i, one in enumerate(MATCHES)
+        for j in one
+    ]
     expected = {
-        "figures modality_gap": float(np.linalg.norm(texts.mean(axis=0) - pictures.mean(axis=0))),
+        "figures modality_gap": float(
+            np.linalg.norm(texts.mean(axis=0) - pictures.mean(axis=0))
+        ),
         "figures alignment": sum(matched) / len(matched),
         "figures uniformity_text": naive_uniformity(within["text"]),
         "figures uniformity_image": naive_uniformity(within["image"]),
@@ -81,14 +125,20 @@ def test_gap_alignment_and_uniformity_equal_their_formulas(results: list[TaskRes
     assert len(matched) == 25
 
 
-def test_blocks_and_one_piece_agree(results: list[TaskResult], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_and_one_piece_agree(
+    results: list[TaskResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = [*space_rows(results), *mixed_rows(results)]
     monkeypatch.setattr(space, "BLOCK_SCORES", 100)
     cut = [*space_rows(results), *mixed_rows(results)]
-    assert [row.value for row in cut] == pytest.approx([row.value for row in whole], abs=1e-6)
+    assert [row.value for row in cut] == pytest.approx(
+        [row.value for row in whole], abs=1e-6
+    )
 
 
-def test_a_sample_of_a_large_space_comes_near_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_of_a_large_space_comes_near_the_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     large = space_with_gap([[number] for number in range(400)], 400)
     whole = numbers([*space_rows(large), *mixed_rows(large)])
     monkeypatch.setattr(space, "MAX_ROWS", 150)
@@ -98,38 +148,79 @@ def test_a_sample_of_a_large_space_comes_near_the_whole(monkeypatch: pytest.Monk
     assert sampled == pytest.approx(whole, abs=0.1)
 
 
-def naive_mixture(pool: Vectors, first: int, relevant: list[set[int]], num_texts: int) -> tuple[float, float]:
+def naive_mixture(
+    pool: Vectors, first: int, relevant: list[set[int]], num_texts: int
+) -> tuple[float, float]:
     """nDCG at 10 and the share of pictures in the top 10, each item of `relevant` asking without itself."""
     ndcg = []
     share = []
     for own, wanted in enumerate(relevant, start=first):
-        order = [other for other in np.argsort(-(pool @ pool[own])) if other != own][:10]
-        dcg = sum(1 / math.log2(rank + 2) for rank, other in enumerate(order) if other in wanted)
-        ndcg.append(dcg / sum(1 / math.log2(rank + 2) for rank in range(min(10, len(wanted)))))
+        order = [other for other in np.argsort(-(pool @ pool[own])) if other != own][
+            :10
+        ]
+        dcg = sum(
+            1 / math.log2(rank + 2)
+            for rank, other in enumerate(order)
+            if other in wanted
+        )
+        ndcg.append(
+            dcg / sum(1 / math.log2(rank + 2) for rank in range(min(10, len(wanted))))
+        )
         share.append(sum(other >= num_texts for other in order) / 10)
     return float(np.mean(ndcg)), float(np.mean(share))
 
 
-def test_a_text_finds_its_pictures_and_their_other_texts_but_never_itself(results: list[TaskResult]) -> None:
-    pool = np.concatenate([vectors for vectors in (results[0].queries, results[0].documents) if vectors is not None])
+def test_a_text_finds_its_pictures_and_their_other_texts_but_never_itself(
+    results: list[TaskResult],
+) -> None:
+    pool = np.concatenate(
+        [
+            vectors
+            for vectors in (results[0].queries, results[0].documents)
+            if vectors is not None
+        ]
+    )
     relevant = [
-        {other for other, theirs in enumerate(MATCHES) if set(theirs) & set(own)} - {text} | {24 + one for one in own}
+        {other for other, theirs in enumerate(MATCHES) if set(theirs) & set(own)}
+        - {text}
+        | {24 + one for one in own}
         for text, own in enumerate(MATCHES)
     ]
     ndcg, share = naive_mixture(pool, 0, relevant, 24)
-    rows = {row.metric: row for row in mixed_rows(results) if row.task == "figures/text->mixed" and not row.variant}
+    rows = {
+        row.metric: row
+        for row in mixed_rows(results)
+        if row.task == "figures/text->mixed" and not row.variant
+    }
     assert rows["ndcg_at_10"].value == pytest.approx(ndcg, abs=1e-6)
     assert rows["image_share_at_10"].value == pytest.approx(share, abs=1e-6)
     assert rows["image_share_at_10"].chance == pytest.approx(12 / 35)
 
 
-def test_a_picture_finds_its_texts_and_their_other_pictures_but_never_itself(results: list[TaskResult]) -> None:
-    pool = np.concatenate([vectors for vectors in (results[0].queries, results[0].documents) if vectors is not None])
-    texts_of = [{text for text, own in enumerate(MATCHES) if picture in own} for picture in range(12)]
+def test_a_picture_finds_its_texts_and_their_other_pictures_but_never_itself(
+    results: list[TaskResult],
+) -> None:
+    pool = np.concatenate(
+        [
+            vectors
+            for vectors in (results[0].queries, results[0].documents)
+            if vectors is not None
+        ]
+    )
+    texts_of = [
+        {text for text, own in enumerate(MATCHES) if picture in own}
+        for picture in range(12)
+    ]
     others = {2: {24 + 7}, 7: {24 + 2}}  # the two pictures of the caption of two
-    relevant = [texts | others.get(picture, set()) for picture, texts in enumerate(texts_of)]
+    relevant = [
+        texts | others.get(picture, set()) for picture, texts in enumerate(texts_of)
+    ]
     ndcg, share = naive_mixture(pool, 24, relevant, 24)
-    rows = {row.metric: row for row in mixed_rows(results) if row.task == "figures/image->mixed" and not row.variant}
+    rows = {
+        row.metric: row
+        for row in mixed_rows(results)
+        if row.task == "figures/image->mixed" and not row.variant
+    }
     assert rows["ndcg_at_10"].value == pytest.approx(ndcg, abs=1e-6)
     assert rows["image_share_at_10"].value == pytest.approx(share, abs=1e-6)
     assert rows["image_share_at_10"].chance == pytest.approx(11 / 35)
@@ -142,11 +233,16 @@ def test_centring_lets_texts_find_pictures_in_a_mixed_index() -> None:
     after = numbers(rows, "centred")
     assert before["figures/text->mixed image_share_at_10"] < 0.1
     assert 0.4 < after["figures/text->mixed image_share_at_10"] < 0.6
-    assert after["figures/text->mixed ndcg_at_10"] > before["figures/text->mixed ndcg_at_10"] + 0.3
+    assert (
+        after["figures/text->mixed ndcg_at_10"]
+        > before["figures/text->mixed ndcg_at_10"] + 0.3
+    )
     assert after["figures modality_gap"] < 0.2 < 1 < before["figures modality_gap"]
 
 
-def test_the_calibration_of_a_model_is_a_variant_of_its_own(results: list[TaskResult]) -> None:
+def test_the_calibration_of_a_model_is_a_variant_of_its_own(
+    results: list[TaskResult],
+) -> None:
     texts = results[0].queries
     pictures = results[0].documents
     assert texts is not None
@@ -158,7 +254,9 @@ def test_the_calibration_of_a_model_is_a_variant_of_its_own(results: list[TaskRe
         assert numbers(rows, "calibrated") == numbers(rows, "centred")
 
 
-def test_each_task_is_looked_at_once_and_only_where_texts_search_pictures(results: list[TaskResult]) -> None:
+def test_each_task_is_looked_at_once_and_only_where_texts_search_pictures(
+    results: list[TaskResult],
+) -> None:
     vectors = unit(np.eye(8)[:2])
     others: list[tuple[list[Input], list[Input]]] = [
         (["a", "b"], ["c", "d"]),
@@ -166,7 +264,12 @@ def test_each_task_is_looked_at_once_and_only_where_texts_search_pictures(result
     ]
     more = [
         TaskResult(
-            f"other {number}", "text", RetrievalData(left, right, [[0], [1]]), [], queries=vectors, documents=vectors
+            f"other {number}",
+            "text",
+            RetrievalData(left, right, [[0], [1]]),
+            [],
+            queries=vectors,
+            documents=vectors,
         )
         for number, (left, right) in enumerate(others)
     ]
@@ -177,9 +280,17 @@ def test_each_task_is_looked_at_once_and_only_where_texts_search_pictures(result
 
 
 def test_what_is_relevant_with_a_gain_of_nothing_is_no_match() -> None:
-    data = RetrievalData(["a", "b"], [b"0", b"1"], [[0, 1], [1]], gains=[[1.0, 0.0], [1.0]])
+    data = RetrievalData(
+        ["a", "b"], [b"0", b"1"], [[0, 1], [1]], gains=[[1.0, 0.0], [1.0]]
+    )
     vectors = unit(np.eye(4)[:2])
-    rows = space_rows([TaskResult("shop", "cross-modal", data, [], queries=vectors, documents=vectors)])
+    rows = space_rows(
+        [
+            TaskResult(
+                "shop", "cross-modal", data, [], queries=vectors, documents=vectors
+            )
+        ]
+    )
     assert numbers(rows)["shop alignment"] == 0
 
 
@@ -188,11 +299,22 @@ def test_equal_texts_and_pictures_tie_in_a_mixed_index() -> None:
     some = rng.standard_normal((500, 384))
     place = rng.permutation(1000)  # where each of the two copies stands
     pictures = unit(np.concatenate([some, some])[np.argsort(place)])
-    twins = [sorted((500 + int(place[number]), 500 + int(place[500 + number])), key=str) for number in range(500)]
-    texts = unit(pictures[[one - 500 for one, _ in twins]] + 0.01 * rng.standard_normal((500, 384)))
+    twins = [
+        sorted((500 + int(place[number]), 500 + int(place[500 + number])), key=str)
+        for number in range(500)
+    ]
+    texts = unit(
+        pictures[[one - 500 for one, _ in twins]]
+        + 0.01 * rng.standard_normal((500, 384))
+    )
     pool = np.concatenate([texts, pictures])
-    for twin, rank in ((0, 2), (1, 1)):  # of two equal ones that of the higher id is ahead
-        found, _ = mixed_index(pool, np.arange(500), [[one[twin]] for one in twins], 500)
+    for twin, rank in (
+        (0, 2),
+        (1, 1),
+    ):  # of two equal ones that of the higher id is ahead
+        found, _ = mixed_index(
+            pool, np.arange(500), [[one[twin]] for one in twins], 500
+        )
         assert found.flat.tolist() == [rank] * 500
 
 
@@ -202,12 +324,18 @@ def test_a_text_that_equals_another_text_is_not_found_by_itself() -> None:
     assert found.flat.tolist() == [2, 1, 2, 1, 2, 1]
 
 
-def graded(relevant: list[list[int]], gains: list[list[float]], hit_gain: float) -> TaskResult:
+def graded(
+    relevant: list[list[int]], gains: list[list[float]], hit_gain: float
+) -> TaskResult:
     """Text n has the vector of picture n."""
     pictures: list[Input] = [b"%d" % number for number in range(4)]
-    data = RetrievalData(["a", "b", "c", "d"], pictures, relevant, gains=gains, hit_gain=hit_gain)
+    data = RetrievalData(
+        ["a", "b", "c", "d"], pictures, relevant, gains=gains, hit_gain=hit_gain
+    )
     vectors = unit(np.eye(4))
-    return TaskResult("shop", "cross-modal", data, [], queries=vectors, documents=vectors)
+    return TaskResult(
+        "shop", "cross-modal", data, [], queries=vectors, documents=vectors
+    )
 
 
 def test_of_graded_pictures_those_of_the_highest_grade_are_matches() -> None:
@@ -215,7 +343,9 @@ def test_of_graded_pictures_those_of_the_highest_grade_are_matches() -> None:
     task = graded(same_category, [[3.0, 2.0, 1.0, 1.0]] * 4, hit_gain=3.0)
     assert numbers(space_rows([task]))["shop alignment"] == 0
     found = numbers(mixed_rows([task]))
-    assert found["shop/text->mixed ndcg_at_10"] == 1  # the picture of the product, not one like it
+    assert (
+        found["shop/text->mixed ndcg_at_10"] == 1
+    )  # the picture of the product, not one like it
     assert found["shop/image->mixed ndcg_at_10"] == 1
 
 
@@ -231,6 +361,12 @@ def test_texts_whose_product_has_no_picture_are_not_asked() -> None:
 def test_a_collapsed_model_is_not_centred() -> None:
     data = RetrievalData(["a", "b"], [b"0", b"1"], [[0], [1]])
     vectors = unit(np.ones((2, 4)))
-    rows = space_rows([TaskResult("shop", "cross-modal", data, [], queries=vectors, documents=vectors)])
+    rows = space_rows(
+        [
+            TaskResult(
+                "shop", "cross-modal", data, [], queries=vectors, documents=vectors
+            )
+        ]
+    )
     assert {row.variant for row in rows} == {""}
     assert numbers(rows)["shop uniformity_text"] == pytest.approx(0, abs=1e-6)

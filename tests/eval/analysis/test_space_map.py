@@ -23,25 +23,49 @@ def figures(count: int = 60) -> list[TaskResult]:
     pictures[:2] = [b"bytes", Deferred("shard.tar/1", bytes)]
     data = RetrievalData(texts, pictures, [[number] for number in range(count)])
     return [
-        TaskResult("figures/text->image", "cross-modal", data, [], queries=vectors, documents=near),
-        TaskResult("figures/image->text", "cross-modal", swap_sides(data), [], queries=near, documents=vectors),
+        TaskResult(
+            "figures/text->image",
+            "cross-modal",
+            data,
+            [],
+            queries=vectors,
+            documents=near,
+        ),
+        TaskResult(
+            "figures/image->text",
+            "cross-modal",
+            swap_sides(data),
+            [],
+            queries=near,
+            documents=vectors,
+        ),
     ]
 
 
 def test_axes_are_those_of_the_largest_variance() -> None:
-    vectors = np.random.default_rng(1).standard_normal((50, 6)).astype(np.float32) * [5, 1, 3, 0.2, 0.2, 0.2] + 7
+    vectors = (
+        np.random.default_rng(1).standard_normal((50, 6)).astype(np.float32)
+        * [5, 1, 3, 0.2, 0.2, 0.2]
+        + 7
+    )
     places, explained = pca(vectors.astype(np.float32))
     variances, axes = np.linalg.eigh(np.cov(vectors.T))
     expected = (vectors - vectors.mean(axis=0)) @ axes[:, [-1, -2]]
     np.testing.assert_allclose(np.abs(places), np.abs(expected), atol=1e-4)
-    assert explained == pytest.approx([variances[-1] / variances.sum(), variances[-2] / variances.sum()], abs=1e-5)
+    assert explained == pytest.approx(
+        [variances[-1] / variances.sum(), variances[-2] / variances.sum()], abs=1e-5
+    )
     mirrored, _ = pca(-vectors.astype(np.float32))
-    np.testing.assert_allclose(mirrored, -places, atol=1e-4)  # an axis does not turn with what lies on it
+    np.testing.assert_allclose(
+        mirrored, -places, atol=1e-4
+    )  # an axis does not turn with what lies on it
 
 
 def test_two_points_are_a_map_too() -> None:
     places, explained = pca(np.eye(2, dtype=np.float32))
-    np.testing.assert_allclose(np.abs(places), [[0.5**0.5, 0], [0.5**0.5, 0]], atol=1e-6)
+    np.testing.assert_allclose(
+        np.abs(places), [[0.5**0.5, 0], [0.5**0.5, 0]], atol=1e-6
+    )
     assert explained == pytest.approx((1, 0))
 
 
@@ -58,7 +82,9 @@ def test_one_map_a_task_with_all_its_texts_and_pictures() -> None:
     assert queries is not None
     assert documents is not None
     places, explained = pca(np.concatenate([queries, documents]))
-    np.testing.assert_allclose([(point.x, point.y) for point in found.points], places, atol=1e-4)
+    np.testing.assert_allclose(
+        [(point.x, point.y) for point in found.points], places, atol=1e-4
+    )
     assert found.explained == explained
 
 
@@ -71,11 +97,15 @@ def test_a_sample_shows_texts_with_their_pictures_and_is_drawn_by_the_seed() -> 
     assert space_maps(figures(), max_points=20, seed=1) != [found]
 
 
-def test_a_sample_shows_the_picture_of_a_product_rather_than_those_of_its_category() -> None:
+def test_a_sample_shows_the_picture_of_a_product_rather_than_those_of_its_category() -> (
+    None
+):
     (result, _) = figures()
     assert isinstance(result.data, RetrievalData)
     relevant = [[*sorted({*range(60)} - {number}), number] for number in range(60)]
-    data = dataclasses.replace(result.data, relevant=relevant, gains=[[1.0] * 59 + [3.0]] * 60, hit_gain=3.0)
+    data = dataclasses.replace(
+        result.data, relevant=relevant, gains=[[1.0] * 59 + [3.0]] * 60, hit_gain=3.0
+    )
     (found,) = space_maps([dataclasses.replace(result, data=data)], max_points=20)
     texts = [point.index for point in found.points if point.modality == "text"]
     assert texts == [point.index for point in found.points if point.modality == "image"]
@@ -97,7 +127,9 @@ def test_umap_puts_neighbours_together() -> None:
     assert space_maps(figures(), "umap") == [found]
 
 
-def test_umap_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_umap_that_is_not_installed_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(ImportError, match="pip install umap-learn"):
         space_maps(figures(), "umap")

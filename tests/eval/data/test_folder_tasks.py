@@ -52,28 +52,52 @@ TASKS: dict[str, dict[str, Any]] = {
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the data of all of TASKS."""
     folder = tmp_path_factory.mktemp("data")
-    write_captioned(folder / "flickr", [["a red mug", "mug"], ["blue shoe"], ["green ball"], ["yellow lamp"]])
+    write_captioned(
+        folder / "flickr",
+        [["a red mug", "mug"], ["blue shoe"], ["green ball"], ["yellow lamp"]],
+    )
     write_classes(folder / "classes", ["0", "1", "1"])
     write_beir(folder / "texts")
     for name in ("tex", "unix"):
-        write_beir(folder / "forums" / name, qrels=[row for row in QRELS if row[0] == "q1" or name == "tex"])
+        write_beir(
+            folder / "forums" / name,
+            qrels=[row for row in QRELS if row[0] == "q1" or name == "tex"],
+        )
     (folder / "sts").mkdir()
     for name in ("test", "validation"):
-        with gzip.open(folder / "sts" / f"{name}.jsonl.gz", "wt", encoding="utf-8") as file:
+        with gzip.open(
+            folder / "sts" / f"{name}.jsonl.gz", "wt", encoding="utf-8"
+        ) as file:
             for number, words in enumerate(("red mug", "blue shoe", "green ball")):
-                row = {"sentence1": words, "sentence2": f"{name} {words[:4]}", "score": number}
+                row = {
+                    "sentence1": words,
+                    "sentence2": f"{name} {words[:4]}",
+                    "score": number,
+                }
                 file.write(json.dumps(row) + "\n")
     write_crossmodal3600(folder / "xm3600")
     write_xtd10(folder / "xtd10")
     for number in range(3):
         (folder / f"{number}.jpg").write_bytes(picture(number))
-    rows = [{"image": f"{number}.jpg", "captions": [f"mug {number}"]} for number in range(3)]
-    (folder / "pictures.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    rows = [{"query": f"mug {number}", "document": f"lamp {number}"} for number in range(3)]
+    rows = [
+        {"image": f"{number}.jpg", "captions": [f"mug {number}"]} for number in range(3)
+    ]
+    (folder / "pictures.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows)
+    )
+    rows = [
+        {"query": f"mug {number}", "document": f"lamp {number}"} for number in range(3)
+    ]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for name, fields in (("pictures", {"image": "image", "captions": "captions"}),
-                         ("pairs", {"query": "query", "document": "document"})):  # fmt: skip
-        pack(parse_config(PackConfig, {"input": f"{name}.jsonl", **fields}), folder / "shards" / name, folder)
+    for name, fields in (
+        ("pictures", {"image": "image", "captions": "captions"}),
+        ("pairs", {"query": "query", "document": "document"}),
+    ):
+        pack(
+            parse_config(PackConfig, {"input": f"{name}.jsonl", **fields}),
+            folder / "shards" / name,
+            folder,
+        )
     return folder
 
 
@@ -84,9 +108,20 @@ def suite_of(tasks: dict[str, Any]) -> Suite:
 def test_each_language_subset_and_split_is_read(root: Path) -> None:
     loaded = load_tasks(suite_of(TASKS), root, "test")
     assert list(loaded) == [
-        "flickr", "half", "classes", "texts", "forums/tex", "forums/unix", "sts", "xm3600/de", "xm3600/en", "xtd10/en",
-        "xtd10/jp", "pictures", "pairs",
-    ]  # fmt: skip
+        "flickr",
+        "half",
+        "classes",
+        "texts",
+        "forums/tex",
+        "forums/unix",
+        "sts",
+        "xm3600/de",
+        "xm3600/en",
+        "xtd10/en",
+        "xtd10/jp",
+        "pictures",
+        "pairs",
+    ]
     half = loaded["half"]
     forum = loaded["forums/unix"]
     sts = loaded["sts"]
@@ -104,44 +139,84 @@ def test_each_language_subset_and_split_is_read(root: Path) -> None:
     assert validation["sts"].right[0] == "validation red "
 
 
-def test_a_model_is_scored_on_every_kind(root: Path, tiny_embedder: Callable[[int], Embedder]) -> None:
+def test_a_model_is_scored_on_every_kind(
+    root: Path, tiny_embedder: Callable[[int], Embedder]
+) -> None:
     results = evaluate(tiny_embedder(0), suite_of(TASKS), root)
     assert [result.name for result in results] == [
-        "flickr/text->image", "flickr/image->text", "half/text->image", "half/image->text", "classes", "texts",
-        "forums/tex", "forums/unix", "sts", "xm3600/de/text->image", "xm3600/de/image->text", "xm3600/en/text->image",
-        "xm3600/en/image->text", "xtd10/en/text->image", "xtd10/en/image->text", "xtd10/jp/text->image",
-        "xtd10/jp/image->text", "pictures/text->image", "pictures/image->text", "pairs",
-    ]  # fmt: skip
-    assert all(row.value is not None and np.isfinite(row.value) for row in rows_of(results))
+        "flickr/text->image",
+        "flickr/image->text",
+        "half/text->image",
+        "half/image->text",
+        "classes",
+        "texts",
+        "forums/tex",
+        "forums/unix",
+        "sts",
+        "xm3600/de/text->image",
+        "xm3600/de/image->text",
+        "xm3600/en/text->image",
+        "xm3600/en/image->text",
+        "xtd10/en/text->image",
+        "xtd10/en/image->text",
+        "xtd10/jp/text->image",
+        "xtd10/jp/image->text",
+        "pictures/text->image",
+        "pictures/image->text",
+        "pairs",
+    ]
+    assert all(
+        row.value is not None and np.isfinite(row.value) for row in rows_of(results)
+    )
 
 
 def test_shards_have_the_splits_that_are_named(root: Path) -> None:
-    with pytest.raises(ValueError, match=r"split 'val' is not in this task; there is: test"):
+    with pytest.raises(
+        ValueError, match=r"split 'val' is not in this task; there is: test"
+    ):
         load_tasks(suite_of({"pairs": TASKS["pairs"]}), root, "val")
 
 
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ({"kind": "webdataset", "pictures": "first"}, r"tasks\.task\.pictures: Input should be a list"),
+        (
+            {"kind": "webdataset", "pictures": "first"},
+            r"tasks\.task\.pictures: Input should be a list",
+        ),
         (
             {"kind": "webdataset", "splits": {"val": {"picture": [0, 1]}}},
             r"unknown key 'picture'; did you mean 'pictures'",
         ),
         ({"kind": "xtd10", "languages": []}, "languages"),
-        ({"kind": "webdatasets"}, r"task 'task' has the kind 'webdatasets'; did you mean 'webdataset'"),
+        (
+            {"kind": "webdatasets"},
+            r"task 'task' has the kind 'webdatasets'; did you mean 'webdataset'",
+        ),
     ],
 )
-def test_a_mistake_is_told_when_the_suite_is_read(task: dict[str, Any], message: str) -> None:
+def test_a_mistake_is_told_when_the_suite_is_read(
+    task: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         suite_of({"task": task})
 
 
-def test_tasks_of_mteb_are_scored_by_their_name(hub: Path, tiny_embedder: Callable[[int], Embedder]) -> None:
+def test_tasks_of_mteb_are_scored_by_their_name(
+    hub: Path, tiny_embedder: Callable[[int], Embedder]
+) -> None:
     tasks = {
-        "pictures": {"kind": "mteb", "task": "Flickr30kT2IRetrieval", "path": "mteb/flickr30kt2i"},
+        "pictures": {
+            "kind": "mteb",
+            "task": "Flickr30kT2IRetrieval",
+            "path": "mteb/flickr30kt2i",
+        },
         "classes": {"kind": "mteb", "task": "CIFAR10ZeroShot", "path": "mteb/cifar10"},
-        "sts": {"kind": "mteb", "task": "STSBenchmark", "path": "mteb/stsbenchmark-sts"},
+        "sts": {
+            "kind": "mteb",
+            "task": "STSBenchmark",
+            "path": "mteb/stsbenchmark-sts",
+        },
     }
     rows: list[Row] = rows_of(evaluate(tiny_embedder(0), suite_of(tasks), hub))
     assert {row.task for row in rows} == {"pictures", "classes", "sts"}
@@ -166,7 +241,9 @@ def _grades(data: RetrievalData) -> dict[str, dict[int, float]]:
     assert data.gains is not None
     return {
         query: dict(zip(relevant, gains, strict=True))
-        for query, relevant, gains in zip(data.query_ids, data.relevant, data.gains, strict=True)
+        for query, relevant, gains in zip(
+            data.query_ids, data.relevant, data.gains, strict=True
+        )
     }
 
 

@@ -11,7 +11,11 @@ def test_the_three_kinds_of_picture_give_their_bytes_and_a_name(tmp_path: Path) 
     file.write_bytes(b"abc")
     pictures = (file, b"abc", Deferred("0.tar, a.jpg", lambda: b"abc"))
     assert [bytes_of(picture) for picture in pictures] == [b"abc"] * 3
-    assert [name_of(picture) for picture in pictures] == [str(file), "a picture of 3 bytes", "0.tar, a.jpg"]
+    assert [name_of(picture) for picture in pictures] == [
+        str(file),
+        "a picture of 3 bytes",
+        "0.tar, a.jpg",
+    ]
 
 
 def test_a_text_with_a_picture_has_two_parts_and_all_else_is_its_own() -> None:

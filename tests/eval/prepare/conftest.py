@@ -26,7 +26,9 @@ class Origins:
         self.repositories: dict[str, dict[str, bytes]] = {}  # of the hub
         self.files: dict[str, bytes] = {}  # path -> content
         self.asked: list[tuple[str, str]] = []  # path, range
-        self.faults: list[Any] = []  # of the next answers: a status, or the bytes after which the line goes dead
+        self.faults: list[
+            Any
+        ] = []  # of the next answers: a status, or the bytes after which the line goes dead
         self.ranges = True
         self.lengths = True
 
@@ -70,10 +72,19 @@ def origins(monkeypatch: pytest.MonkeyPatch) -> Iterator[Origins]:
             for repository, files in state.repositories.items():
                 if path.startswith(f"/api/datasets/{repository}/revision/"):
                     siblings = [{"rfilename": name} for name in files]
-                    return self.answer(json.dumps({"id": repository, "sha": COMMIT, "siblings": siblings}).encode())
+                    return self.answer(
+                        json.dumps(
+                            {"id": repository, "sha": COMMIT, "siblings": siblings}
+                        ).encode()
+                    )
                 if path.startswith(f"/api/datasets/{repository}/tree/"):
                     entries = [
-                        {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+                        {
+                            "type": "file",
+                            "path": name,
+                            "size": len(content),
+                            "oid": hashlib.sha1(content).hexdigest(),
+                        }
                         for name, content in files.items()
                     ]
                     return self.answer(json.dumps(entries).encode())
@@ -82,15 +93,28 @@ def origins(monkeypatch: pytest.MonkeyPatch) -> Iterator[Origins]:
                     if state.faults:
                         return self.answer(b"", state.faults.pop(0))
                     return self.answer(files[name])
-            self.answer(b'{"error": "Repository not found"}', 404, {"X-Error-Code": "RepoNotFound"})
+            self.answer(
+                b'{"error": "Repository not found"}',
+                404,
+                {"X-Error-Code": "RepoNotFound"},
+            )
 
         def answer(
-            self, content: bytes, status: int = 200, headers: dict[str, str] | None = None, cut: int | None = None
+            self,
+            content: bytes,
+            status: int = 200,
+            headers: dict[str, str] | None = None,
+            cut: int | None = None,
         ) -> None:
             tag = f'"{hashlib.sha1(content).hexdigest()}"'
             asked = self.headers.get("Range")
             start = 0
-            if asked and state.ranges and self.headers.get("If-Range", tag) == tag and status == 200:
+            if (
+                asked
+                and state.ranges
+                and self.headers.get("If-Range", tag) == tag
+                and status == 200
+            ):
                 start = int(asked.removeprefix("bytes=").partition("-")[0])
                 status = 206
                 if start >= len(content):
@@ -99,7 +123,11 @@ def origins(monkeypatch: pytest.MonkeyPatch) -> Iterator[Origins]:
             self.send_response(status)
             if state.lengths:
                 self.send_header("Content-Length", str(len(content)))
-            for key, value in {"ETag": tag, "X-Repo-Commit": COMMIT, **(headers or {})}.items():
+            for key, value in {
+                "ETag": tag,
+                "X-Repo-Commit": COMMIT,
+                **(headers or {}),
+            }.items():
                 self.send_header(key, value)
             self.end_headers()
             if self.command == "GET":
@@ -118,7 +146,14 @@ def origins(monkeypatch: pytest.MonkeyPatch) -> Iterator[Origins]:
     state.url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setenv("HF_ENDPOINT", state.url)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+    for name in (
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+    ):
         monkeypatch.delenv(name, raising=False)
     yield state
     server.shutdown()

@@ -35,15 +35,30 @@ def zipped(path: Path, files: dict[str, bytes], mode: int = 0) -> Path:
     return path
 
 
-FILES = {"top/LICENSE": b"free", "top/data/a/1.jpg": b"one", "top/data/2.jpg": b"two", "top/code.py": b"print()"}
+FILES = {
+    "top/LICENSE": b"free",
+    "top/data/a/1.jpg": b"one",
+    "top/data/2.jpg": b"two",
+    "top/code.py": b"print()",
+}
 
 
 @pytest.mark.parametrize("make", [tar, zipped])
-def test_the_wanted_files_are_written_without_the_leading_folder(make: object, tmp_path: Path) -> None:
+def test_the_wanted_files_are_written_without_the_leading_folder(
+    make: object, tmp_path: Path
+) -> None:
     assert callable(make)
-    count = unpack(make(tmp_path / "archive", FILES), tmp_path / "out", ["LICENSE", "data/*.jpg"], 1000, strip=1)
+    count = unpack(
+        make(tmp_path / "archive", FILES),
+        tmp_path / "out",
+        ["LICENSE", "data/*.jpg"],
+        1000,
+        strip=1,
+    )
     written = {
-        path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()
+        path.relative_to(tmp_path / "out").as_posix()
+        for path in (tmp_path / "out").rglob("*")
+        if path.is_file()
     }
     assert written == {"LICENSE", "data/a/1.jpg", "data/2.jpg"}
     assert count == 3
@@ -52,37 +67,61 @@ def test_the_wanted_files_are_written_without_the_leading_folder(make: object, t
 
 def test_folders_are_left_out_where_wanted(tmp_path: Path) -> None:
     unpack(tar(tmp_path / "a", FILES), tmp_path / "out", ["*.jpg"], 1000, flat=True)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.jpg", "2.jpg"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "1.jpg",
+        "2.jpg",
+    ]
 
 
-def test_two_files_that_would_become_one_without_their_folders_are_said(tmp_path: Path) -> None:
+def test_two_files_that_would_become_one_without_their_folders_are_said(
+    tmp_path: Path,
+) -> None:
     one = tar(tmp_path / "a", {"a/x.jpg": b"one", "b/y.jpg": b"two"})
     for _ in range(2):  # what an earlier try wrote is no second file
         assert unpack(one, tmp_path / "out", ["*.jpg"], 1000, flat=True) == 2
     both = tar(tmp_path / "b", {"a/x.jpg": b"one", "b/x.jpg": b"two"})
-    with pytest.raises(ValueError, match=r"b holds 'a/x\.jpg' and 'b/x\.jpg', which would be one file"):
+    with pytest.raises(
+        ValueError, match=r"b holds 'a/x\.jpg' and 'b/x\.jpg', which would be one file"
+    ):
         unpack(both, tmp_path / "out", ["*.jpg"], 1000, flat=True)
     assert unpack(both, tmp_path / "apart", ["*.jpg"], 1000) == 2
 
 
 @pytest.mark.parametrize("make", [tar, zipped])
-@pytest.mark.parametrize("name", ["../evil.jpg", "top/../../../evil.jpg", "/tmp/evil.jpg", "top/a\\..\\evil.jpg"])
+@pytest.mark.parametrize(
+    "name",
+    ["../evil.jpg", "top/../../../evil.jpg", "/tmp/evil.jpg", "top/a\\..\\evil.jpg"],
+)
 def test_nothing_lands_elsewhere(make: object, name: str, tmp_path: Path) -> None:
     assert callable(make)
     with pytest.raises(ValueError, match="would land elsewhere"):
-        unpack(make(tmp_path / "a", {name: b"evil"}), tmp_path / "deep" / "out", ["*"], 1000)
+        unpack(
+            make(tmp_path / "a", {name: b"evil"}),
+            tmp_path / "deep" / "out",
+            ["*"],
+            1000,
+        )
     assert not list(tmp_path.rglob("*evil*"))
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE]
+)
 def test_links_and_devices_are_refused(kind: bytes, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds 'x\.jpg', a link or device"):
-        unpack(tar(tmp_path / "a", {"x.jpg": b""}, type=kind, linkname="/etc/passwd"), tmp_path / "out", ["*"], 1000)
+        unpack(
+            tar(tmp_path / "a", {"x.jpg": b""}, type=kind, linkname="/etc/passwd"),
+            tmp_path / "out",
+            ["*"],
+            1000,
+        )
     assert not (tmp_path / "out" / "x.jpg").exists()
 
 
 def test_links_in_a_zip_are_refused(tmp_path: Path) -> None:
-    archive = zipped(tmp_path / "a", {"x.jpg": b"/etc/passwd"}, mode=stat.S_IFLNK | 0o777)
+    archive = zipped(
+        tmp_path / "a", {"x.jpg": b"/etc/passwd"}, mode=stat.S_IFLNK | 0o777
+    )
     with pytest.raises(ValueError, match="a link or device"):
         unpack(archive, tmp_path / "out", ["*"], 1000)
 
@@ -107,13 +146,29 @@ def test_a_bomb_ends_at_the_limit(tmp_path: Path) -> None:
 
 
 def test_a_layout_that_has_changed_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"has no file like 'data/\*\.png'; its layout has changed"):
-        unpack(tar(tmp_path / "a", FILES), tmp_path / "out", ["LICENSE", "data/*.png"], 1000, strip=1)
+    with pytest.raises(
+        ValueError, match=r"has no file like 'data/\*\.png'; its layout has changed"
+    ):
+        unpack(
+            tar(tmp_path / "a", FILES),
+            tmp_path / "out",
+            ["LICENSE", "data/*.png"],
+            1000,
+            strip=1,
+        )
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>sorry</html>" * 100, None], ids=["empty", "a page", "cut short"])
-def test_what_is_no_whole_archive_is_said(content: bytes | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"<html>sorry</html>" * 100, None],
+    ids=["empty", "a page", "cut short"],
+)
+def test_what_is_no_whole_archive_is_said(
+    content: bytes | None, tmp_path: Path
+) -> None:
     path = tar(tmp_path / "a.tar.gz", {"a": os.urandom(5000), "b": os.urandom(5000)})
     path.write_bytes(path.read_bytes()[:6000] if content is None else content)
-    with pytest.raises(ValueError, match=r"a\.tar\.gz cannot be unpacked .*; fetch it again"):
+    with pytest.raises(
+        ValueError, match=r"a\.tar\.gz cannot be unpacked .*; fetch it again"
+    ):
         unpack(path, tmp_path / "out", ["*"], 100_000)

@@ -19,7 +19,10 @@ NUM_DOCUMENTS = 130
 def relevance(seed: int = 0) -> list[list[int]]:
     """One to sixty relevant documents for each query: some have more than are counted one by one."""
     random = np.random.default_rng(seed)
-    return [random.permutation(NUM_DOCUMENTS)[: random.integers(1, 61)].tolist() for _ in range(NUM_QUERIES)]
+    return [
+        random.permutation(NUM_DOCUMENTS)[: random.integers(1, 61)].tolist()
+        for _ in range(NUM_QUERIES)
+    ]
 
 
 def float_vectors() -> tuple[Vectors, Vectors]:
@@ -41,7 +44,11 @@ def naive_ranks(scores: Vectors, relevant: Sequence[Sequence[int]]) -> list[list
     """Sort by score, then by the id as a string, both descending."""
     found = []
     for row, positions in zip(scores, relevant, strict=True):
-        order = sorted(range(len(row)), key=lambda document: (row[document], str(document)), reverse=True)
+        order = sorted(
+            range(len(row)),
+            key=lambda document: (row[document], str(document)),
+            reverse=True,
+        )
         found.append([order.index(position) + 1 for position in positions])
     return found
 
@@ -51,10 +58,14 @@ def test_ranks_equal_a_sort(vectors: MakeVectors) -> None:
     queries, documents = vectors()
     found = ranks(queries, documents, relevance())
     assert any(len(positions) >= module.MANY for positions in relevance())
-    assert [ranks_of_one.tolist() for ranks_of_one in found] == naive_ranks(queries @ documents.T, relevance())
+    assert [ranks_of_one.tolist() for ranks_of_one in found] == naive_ranks(
+        queries @ documents.T, relevance()
+    )
 
 
-def test_ranks_do_not_depend_on_the_size_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_do_not_depend_on_the_size_of_a_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     queries, documents = tied_vectors()
     whole = ranks(queries, documents, relevance()).flat
     monkeypatch.setattr(module, "BLOCK_SCORES", 3 * NUM_DOCUMENTS)
@@ -62,24 +73,36 @@ def test_ranks_do_not_depend_on_the_size_of_a_block(monkeypatch: pytest.MonkeyPa
     np.testing.assert_array_equal(ranks(queries, documents, relevance()).flat, whole)
 
 
-def test_ranks_of_many_documents_come_in_blocks_of_both(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_of_many_documents_come_in_blocks_of_both(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     queries, documents = tied_vectors()
     excluded = [[query, query + 1] for query in range(NUM_QUERIES)]
     whole = ranks(queries, documents, relevance(), excluded=excluded).flat
     for name, value in (("WIDE", 100), ("WIDE_ROWS", 7), ("WIDE_COLUMNS", 31)):
         monkeypatch.setattr(module, name, value)
-    np.testing.assert_array_equal(ranks(queries, documents, relevance(), excluded=excluded).flat, whole)
+    np.testing.assert_array_equal(
+        ranks(queries, documents, relevance(), excluded=excluded).flat, whole
+    )
 
 
 def test_ties_stand_in_descending_order_of_their_ids_as_strings() -> None:
     scores = [np.zeros((1, 3), dtype=np.float32)]
-    assert ranks_of_scores(scores, [[0, 1, 2]], 3, ["9", "10", "a"])[0].tolist() == [2, 3, 1]
+    assert ranks_of_scores(scores, [[0, 1, 2]], 3, ["9", "10", "a"])[0].tolist() == [
+        2,
+        3,
+        1,
+    ]
 
 
 @pytest.mark.parametrize("wide", [False, True])
-def test_equal_documents_tie_wherever_they_stand(wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_documents_tie_wherever_they_stand(
+    wide: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     random = np.random.default_rng(3)
-    some, queries = (random.standard_normal((count, 384)).astype(np.float32) for count in (1003, 50))
+    some, queries = (
+        random.standard_normal((count, 384)).astype(np.float32) for count in (1003, 50)
+    )
     place = random.permutation(2006)  # where each of the two copies stands
     documents = np.concatenate([some, some])[np.argsort(place)]
     twins = [[int(place[number]), int(place[1003 + number])] for number in range(50)]
@@ -91,14 +114,22 @@ def test_equal_documents_tie_wherever_they_stand(wide: bool, monkeypatch: pytest
         scores[:, 1::2] = np.nextafter(scores[:, 1::2], np.float32(np.inf))
         return scores
 
-    monkeypatch.setattr(module, "_products", lambda *sides: map(rounded, products(*sides)))
-    monkeypatch.setattr(module, "_columns", lambda *sides: ((at, rounded(some)) for at, some in columns(*sides)))
+    monkeypatch.setattr(
+        module, "_products", lambda *sides: map(rounded, products(*sides))
+    )
+    monkeypatch.setattr(
+        module,
+        "_columns",
+        lambda *sides: ((at, rounded(some)) for at, some in columns(*sides)),
+    )
     if wide:
         monkeypatch.setattr(module, "WIDE", 1000)
         monkeypatch.setattr(module, "WIDE_COLUMNS", 301)
     found = ranks(queries, documents, twins)
     assert [abs(int(one - other)) for one, other in found] == [1] * 50
-    assert [one < other for one, other in found] == [str(one) > str(other) for one, other in twins]
+    assert [one < other for one, other in found] == [
+        str(one) > str(other) for one, other in twins
+    ]
     alone = ranks(queries, documents, [[other] for _, other in twins])
     assert alone.flat.tolist() == [int(ranks_of_one[1]) for ranks_of_one in found]
 
@@ -108,13 +139,19 @@ def test_a_document_that_a_query_does_not_search_is_ahead_of_none() -> None:
         return [np.array([[3, 2, 1], [3, 2, 1]], dtype=np.float32)]
 
     assert ranks_of_scores(scores(), [[1], [1]], 3).flat.tolist() == [2, 2]
-    assert ranks_of_scores(scores(), [[1], [1]], 3, excluded=[[0], []]).flat.tolist() == [1, 2]
-    assert ranks_of_scores(scores(), [[1], [1, 2]], 3, excluded=[[0], [1]]).flat.tolist() == [1, NEVER, 2]
+    assert ranks_of_scores(
+        scores(), [[1], [1]], 3, excluded=[[0], []]
+    ).flat.tolist() == [1, 2]
+    assert ranks_of_scores(
+        scores(), [[1], [1, 2]], 3, excluded=[[0], [1]]
+    ).flat.tolist() == [1, NEVER, 2]
 
 
 def test_a_gain_of_zero_is_not_relevant() -> None:
     queries, documents = float_vectors()
-    found = ranks(queries[:2], documents, [[0, 1], [2, 3, 4]], gains=[[0, 2], [1, -1, 3]])
+    found = ranks(
+        queries[:2], documents, [[0, 1], [2, 3, 4]], gains=[[0, 2], [1, -1, 3]]
+    )
     whole = ranks(queries[:2], documents, [[1], [2, 4]])
     assert found.flat.tolist() == whole.flat.tolist()
     assert found.gains.tolist() == [2, 1, 3]
@@ -122,7 +159,9 @@ def test_a_gain_of_zero_is_not_relevant() -> None:
 
 
 @pytest.mark.parametrize("gains", [None, [[1.0], [0.0]]])
-def test_a_query_without_a_relevant_document_is_refused(gains: list[list[float]] | None) -> None:
+def test_a_query_without_a_relevant_document_is_refused(
+    gains: list[list[float]] | None,
+) -> None:
     queries, documents = float_vectors()
     with pytest.raises(ValueError, match="query 1 has no relevant document"):
         ranks(queries[:2], documents, [[0], [1] if gains else []], gains=gains)

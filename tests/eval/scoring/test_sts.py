@@ -33,7 +33,9 @@ def test_bm25_similarity_equals_its_formula() -> None:
 
 
 def test_a_text_without_words_is_like_no_other() -> None:
-    assert bm25_similarities(PairData(["...", "?"], ["...", "a ball"], [5, 0])).tolist() == [0.0, 0.0]
+    assert bm25_similarities(
+        PairData(["...", "?"], ["...", "a ball"], [5, 0])
+    ).tolist() == [0.0, 0.0]
 
 
 def test_the_similarity_of_a_pair_is_its_cosine() -> None:
@@ -43,11 +45,21 @@ def test_the_similarity_of_a_pair_is_its_cosine() -> None:
 def test_groups_are_scored_apart_and_metrics_beside_each_other() -> None:
     rows, values = sts_rows("pairs", PAIRS, ["spearman", "pearson"], LEFT, RIGHT)
     assert [(row.task, row.metric) for row in rows] == [
-        ("pairs", "spearman"), ("pairs", "pearson"), ("pairs/ends", "spearman"), ("pairs/ends", "pearson"),
-    ]  # fmt: skip
+        ("pairs", "spearman"),
+        ("pairs", "pearson"),
+        ("pairs/ends", "spearman"),
+        ("pairs/ends", "pearson"),
+    ]
     assert (rows[0].value, rows[0].chance) == (1.0, 0.0)
-    assert [row.num for row in rows] == [4, 4, len(PAIRS.groups["ends"]), len(PAIRS.groups["ends"])]
-    assert rows[1].value == pytest.approx(np.corrcoef([1, 0.6, 0, 0.8], PAIRS.scores)[0, 1])
+    assert [row.num for row in rows] == [
+        4,
+        4,
+        len(PAIRS.groups["ends"]),
+        len(PAIRS.groups["ends"]),
+    ]
+    assert rows[1].value == pytest.approx(
+        np.corrcoef([1, 0.6, 0, 0.8], PAIRS.scores)[0, 1]
+    )
     assert rows[0].baseline is not None
     np.testing.assert_allclose(values["cosine"], [1, 0.6, 0, 0.8], atol=1e-7)
 
@@ -74,22 +86,35 @@ def test_without_vectors_rows_have_the_words_alone() -> None:
     ("scores", "right", "note"),
     [
         ([3, 3, 3, 3], RIGHT, "the scores of all 4 pairs are 3"),
-        ([5, 3, 0, 4], RIGHT[[1, 1, 1, 1]], "the model gives all 4 pairs the same similarity"),
+        (
+            [5, 3, 0, 4],
+            RIGHT[[1, 1, 1, 1]],
+            "the model gives all 4 pairs the same similarity",
+        ),
     ],
 )
-def test_an_undefined_correlation_has_no_value_and_says_why(scores: list[float], right: Vectors, note: str) -> None:
+def test_an_undefined_correlation_has_no_value_and_says_why(
+    scores: list[float], right: Vectors, note: str
+) -> None:
     pairs = dataclasses.replace(PAIRS, scores=scores, groups={"first": [0], "none": []})
-    with pytest.warns(UserWarning, match=f"pairs: spearman and pearson undefined: {note}"):
+    with pytest.warns(
+        UserWarning, match=f"pairs: spearman and pearson undefined: {note}"
+    ):
         rows, _ = sts_rows("pairs", pairs, ["spearman", "pearson"], LEFT, right)
-    assert [(row.value, row.low, row.note) for row in rows[:2]] == [(None, None, note)] * 2
+    assert [(row.value, row.low, row.note) for row in rows[:2]] == [
+        (None, None, note)
+    ] * 2
     assert [(row.task, row.value, row.note) for row in rows[2::2]] == [
-        ("pairs/first", None, "1 pair"), ("pairs/none", None, "0 pairs"),
-    ]  # fmt: skip
+        ("pairs/first", None, "1 pair"),
+        ("pairs/none", None, "0 pairs"),
+    ]
     assert all(row.is_undefined for row in rows)
 
 
 def test_a_baseline_that_is_undefined_is_none() -> None:
-    pairs = PairData(["one", "two", "three"], ["four", "five", "six"], [1, 2, 3])  # no two share a word
+    pairs = PairData(
+        ["one", "two", "three"], ["four", "five", "six"], [1, 2, 3]
+    )  # no two share a word
     (row,), _ = sts_rows("pairs", pairs, ["spearman"], LEFT[:3], RIGHT[:3])
     assert row.value is not None
     assert row.baseline is None

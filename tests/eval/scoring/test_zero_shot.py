@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from eval.data.datasets import ZeroShotData
-from eval.scoring.zero_shot import ZERO_SHOT_METRICS, class_vectors, zero_shot_rows, zero_shot_values
+from eval.scoring.zero_shot import (
+    ZERO_SHOT_METRICS,
+    class_vectors,
+    zero_shot_rows,
+    zero_shot_values,
+)
 
 NAMES = [f"class {number}" for number in range(8)]
 
@@ -15,7 +20,10 @@ def random_task(seed: int = 0) -> tuple[ZeroShotData, np.ndarray, np.ndarray]:  
     labels = random.integers(0, 6, 60)
     classes = random.standard_normal((8, 16))
     pictures = classes[labels] + 3 * random.standard_normal((60, 16))
-    pictures, classes = (side / np.linalg.norm(side, axis=1, keepdims=True) for side in (pictures, classes))
+    pictures, classes = (
+        side / np.linalg.norm(side, axis=1, keepdims=True)
+        for side in (pictures, classes)
+    )
     data = ZeroShotData([b"jpeg"] * 60, labels.tolist(), NAMES, ["a photo of a {c}."])
     return data, pictures.astype(np.float32), classes.astype(np.float32)
 
@@ -28,9 +36,14 @@ def test_metrics_equal_their_formulas_from_all_scores() -> None:
     first_five = np.argsort(-scores, axis=1)[:, :5]
     values = zero_shot_values(data, ZERO_SHOT_METRICS, pictures, classes)
     assert 0.2 < values["accuracy"].mean() < 0.8
-    assert 5 in (np.argsort(np.argsort(-scores, axis=1), axis=1) + 1)[np.arange(60), labels]  # one comes in fifth
+    assert (
+        5
+        in (np.argsort(np.argsort(-scores, axis=1), axis=1) + 1)[np.arange(60), labels]
+    )  # one comes in fifth
     assert values["accuracy"].mean() == pytest.approx(np.mean(guessed == labels))
-    assert values["accuracy_at_5"].mean() == pytest.approx(np.mean((first_five == labels[:, None]).any(axis=1)))
+    assert values["accuracy_at_5"].mean() == pytest.approx(
+        np.mean((first_five == labels[:, None]).any(axis=1))
+    )
     recalls = [np.mean(guessed[labels == label] == label) for label in range(6)]
     assert values["mean_class_recall"].mean() == pytest.approx(np.mean(recalls))
 
@@ -52,5 +65,9 @@ def test_rows_have_chance_and_an_interval() -> None:
 
 
 def test_a_class_is_the_normalised_mean_of_its_templates() -> None:
-    texts = np.array([[1, 0], [0, 1], [0.6, 0.8], [0.6, 0.8]], dtype=np.float32)  # two classes in two templates
-    np.testing.assert_allclose(class_vectors(texts, 2), [[0.5**0.5, 0.5**0.5], [0.6, 0.8]], atol=1e-6)
+    texts = np.array(
+        [[1, 0], [0, 1], [0.6, 0.8], [0.6, 0.8]], dtype=np.float32
+    )  # two classes in two templates
+    np.testing.assert_allclose(
+        class_vectors(texts, 2), [[0.5**0.5, 0.5**0.5], [0.6, 0.8]], atol=1e-6
+    )

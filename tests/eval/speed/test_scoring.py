@@ -11,7 +11,15 @@ import pytest
 import torch
 
 from eval.speed import scoring
-from eval.speed.scoring import NAMES, Shape, bench_eval_scoring, draw_vectors, mteb_run, our_run, peak_of
+from eval.speed.scoring import (
+    NAMES,
+    Shape,
+    bench_eval_scoring,
+    draw_vectors,
+    mteb_run,
+    our_run,
+    peak_of,
+)
 from unimodal.compare import in_fresh_process
 
 SMALL = Shape("small", 60, 40, 8, ">= 20", "<= 0.2")
@@ -33,10 +41,16 @@ def test_queries_lie_near_their_document() -> None:
     assert cosines.mean() > (queries @ documents.T).mean() + 0.05
 
 
-def test_bench_has_a_row_for_time_and_one_for_memory_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_has_a_row_for_time_and_one_for_memory_where_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     peaks = {"ours": 1.0, "mteb": 8.0}
-    monkeypatch.setattr(scoring, "in_fresh_process", lambda function, name, shape: peaks[name])  # takes seconds
-    rows = bench_eval_scoring([SMALL, dataclasses.replace(SMALL, memory_target="")], rounds=1)
+    monkeypatch.setattr(
+        scoring, "in_fresh_process", lambda function, name, shape: peaks[name]
+    )  # takes seconds
+    rows = bench_eval_scoring(
+        [SMALL, dataclasses.replace(SMALL, memory_target="")], rounds=1
+    )
     assert [row.target for row in rows] == [">= 20", "<= 0.2", ">= 20"]
     assert rows[0].ratio == pytest.approx(rows[0].theirs / rows[0].ours)
     assert (rows[1].ratio, rows[1].unit) == (1 / 8, "MB")
@@ -53,5 +67,7 @@ def test_other_scores_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         return lambda: [torch.full((len(NAMES),), 0.5)]
 
     monkeypatch.setattr(scoring, "our_run", other)
-    with pytest.raises(FloatingPointError, match="the results of 'mteb' and 'ours' differ"):
+    with pytest.raises(
+        FloatingPointError, match="the results of 'mteb' and 'ours' differ"
+    ):
         bench_eval_scoring([SMALL], rounds=1)

@@ -16,7 +16,9 @@ from eval.with_mteb.models import MtebEncoder, load_mteb_model
 from eval.with_mteb.tasks import find_mteb_task, load_mteb_task
 from tests.eval.mteb_hub import WORDS, jpeg
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of mteb, about models without a name
+pytestmark = pytest.mark.filterwarnings(
+    "ignore"
+)  # of mteb, about models without a name
 TEXTS = ["a red mug", "not like a chair, and very well made", "blue"]
 
 
@@ -35,19 +37,43 @@ def minilm(mteb: Any, minilm_folder: Path) -> MtebEncoder:
 def clip(mteb: Any, tmp_path_factory: pytest.TempPathFactory) -> MtebEncoder:
     """mteb's own wrapper around a small CLIP of random weights."""
     from mteb.models.model_implementations.clip_models import CLIPModel as Wrapper
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
+    from transformers import (
+        CLIPConfig,
+        CLIPImageProcessor,
+        CLIPModel,
+        CLIPProcessor,
+        PreTrainedTokenizerFast,
+    )
 
     from unimodal.preprocess.tokenizers import train_tokenizer
 
     folder = tmp_path_factory.mktemp("clip")
     train_tokenizer([WORDS], folder / "learned.json", vocab_size=120)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(folder / "learned.json"), pad_token="[PAD]", eos_token="[SEP]", model_max_length=16
+        tokenizer_file=str(folder / "learned.json"),
+        pad_token="[PAD]",
+        eos_token="[SEP]",
+        model_max_length=16,
     )
     torch.manual_seed(0)
-    width = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {**width, "vocab_size": 120, "max_position_embeddings": 16, "eos_token_id": 3, "bos_token_id": 2}
-    config = CLIPConfig(text_config=text, vision_config={**width, "image_size": 16, "patch_size": 8}, projection_dim=24)
+    width = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    text = {
+        **width,
+        "vocab_size": 120,
+        "max_position_embeddings": 16,
+        "eos_token_id": 3,
+        "bos_token_id": 2,
+    }
+    config = CLIPConfig(
+        text_config=text,
+        vision_config={**width, "image_size": 16, "patch_size": 8},
+        projection_dim=24,
+    )
     CLIPModel(config).save_pretrained(folder)
     sizes = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
     CLIPProcessor(CLIPImageProcessor(**sizes), tokenizer).save_pretrained(folder)
@@ -65,35 +91,55 @@ def test_texts_are_encoded_as_the_library_itself_does(minilm: MtebEncoder) -> No
     assert minilm.modalities == {"text"}
 
 
-def test_queries_and_documents_get_the_prompts_of_the_model(minilm: MtebEncoder, minilm_folder: Path) -> None:
+def test_queries_and_documents_get_the_prompts_of_the_model(
+    minilm: MtebEncoder, minilm_folder: Path
+) -> None:
     from mteb.models import SentenceTransformerEncoderWrapper
 
     prompts = {"query": "query: ", "document": "passage: "}
-    model = MtebEncoder(SentenceTransformerEncoderWrapper(str(minilm_folder), model_prompts=prompts, device="cpu"))
-    assert model.encode_query(TEXTS) == pytest.approx(minilm.encode([f"query: {text}" for text in TEXTS]), abs=1e-6)
-    assert model.encode_document(TEXTS) == pytest.approx(minilm.encode([f"passage: {t}" for t in TEXTS]), abs=1e-6)
+    model = MtebEncoder(
+        SentenceTransformerEncoderWrapper(
+            str(minilm_folder), model_prompts=prompts, device="cpu"
+        )
+    )
+    assert model.encode_query(TEXTS) == pytest.approx(
+        minilm.encode([f"query: {text}" for text in TEXTS]), abs=1e-6
+    )
+    assert model.encode_document(TEXTS) == pytest.approx(
+        minilm.encode([f"passage: {t}" for t in TEXTS]), abs=1e-6
+    )
     assert model.encode(TEXTS) == pytest.approx(minilm.encode(TEXTS), abs=1e-6)
 
 
-def test_texts_and_pictures_come_out_in_the_order_of_the_inputs(clip: MtebEncoder, tmp_path: Path) -> None:
+def test_texts_and_pictures_come_out_in_the_order_of_the_inputs(
+    clip: MtebEncoder, tmp_path: Path
+) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg(0, "red"))
     mixed = clip.encode([jpeg(1, "blue"), TEXTS[0], tmp_path / "a.jpg"])
     assert mixed.shape == (3, 24)
     assert np.linalg.norm(mixed, axis=1) == pytest.approx(1, abs=1e-6)
-    alone = [clip.encode([one])[0] for one in (jpeg(1, "blue"), TEXTS[0], jpeg(0, "red"))]
+    alone = [
+        clip.encode([one])[0] for one in (jpeg(1, "blue"), TEXTS[0], jpeg(0, "red"))
+    ]
     assert mixed == pytest.approx(np.stack(alone), abs=1e-5)
 
 
-def test_our_scores_of_a_model_of_mtebs_are_mtebs(mteb: Any, clip: MtebEncoder, hub: Path) -> None:
+def test_our_scores_of_a_model_of_mtebs_are_mtebs(
+    mteb: Any, clip: MtebEncoder, hub: Path
+) -> None:
     store = EmbeddingStore(clip)
     for name in ("Flickr30kT2IRetrieval", "Flickr30kI2TRetrieval"):
         data = load_mteb_task(name, folder=hub)
         assert isinstance(data, RetrievalData)
         queries = store.encode(data.queries, "query")
         documents = store.encode(data.documents, "document")
-        ours = ndcg_at_k(ranks(queries, documents, data.relevant, data.document_ids), 10).mean()
+        ours = ndcg_at_k(
+            ranks(queries, documents, data.relevant, data.document_ids), 10
+        ).mean()
         task = find_mteb_task(name, folder=hub)
-        theirs = mteb.evaluate(clip.model, task, cache=None, co2_tracker=False, show_progress_bar=False)
+        theirs = mteb.evaluate(
+            clip.model, task, cache=None, co2_tracker=False, show_progress_bar=False
+        )
         assert ours == pytest.approx(theirs.task_results[0].get_score(), abs=5.1e-6)
 
 
@@ -103,7 +149,9 @@ def test_the_fingerprint_follows_the_files_of_a_folder(
     assert len(minilm.fingerprint()) == 32
     shutil.copytree(minilm_folder, tmp_path / "model")
     before = MtebEncoder(minilm.model, files=tmp_path / "model").fingerprint()
-    (tmp_path / "model/modules.json").write_text((tmp_path / "model/modules.json").read_text() + " ")
+    (tmp_path / "model/modules.json").write_text(
+        (tmp_path / "model/modules.json").read_text() + " "
+    )
     assert MtebEncoder(minilm.model, files=tmp_path / "model").fingerprint() != before
 
 
@@ -116,7 +164,9 @@ def test_the_fingerprint_of_a_named_model_is_of_its_revision(clip: MtebEncoder) 
     assert (before == clip.fingerprint(), before == after) == (True, False)
 
 
-def test_weights_that_neither_a_revision_nor_files_name_have_no_fingerprint(clip: MtebEncoder) -> None:
+def test_weights_that_neither_a_revision_nor_files_name_have_no_fingerprint(
+    clip: MtebEncoder,
+) -> None:
     meta = clip.model.mteb_model_meta
     clip.model.mteb_model_meta = meta.model_copy(update={"revision": None})
     found = clip.fingerprint()
@@ -124,17 +174,25 @@ def test_weights_that_neither_a_revision_nor_files_name_have_no_fingerprint(clip
     assert found == ""
 
 
-def test_the_same_text_as_query_and_as_document_is_told_apart(minilm_folder: Path, mteb: Any) -> None:
+def test_the_same_text_as_query_and_as_document_is_told_apart(
+    minilm_folder: Path, mteb: Any
+) -> None:
     from mteb.models import SentenceTransformerEncoderWrapper
 
     prompts = {"query": "query: ", "document": "passage: "}
-    model = MtebEncoder(SentenceTransformerEncoderWrapper(str(minilm_folder), model_prompts=prompts, device="cpu"))
+    model = MtebEncoder(
+        SentenceTransformerEncoderWrapper(
+            str(minilm_folder), model_prompts=prompts, device="cpu"
+        )
+    )
     store = EmbeddingStore(model)
     assert (store.encode(TEXTS, "query") != store.encode(TEXTS, "document")).any()
 
 
 def test_a_picture_is_refused_by_a_model_of_texts(minilm: MtebEncoder) -> None:
-    with pytest.raises(ValueError, match=r"input 1 is a picture, and mteb model .* embeds text only"):
+    with pytest.raises(
+        ValueError, match=r"input 1 is a picture, and mteb model .* embeds text only"
+    ):
         minilm.encode([TEXTS[0], jpeg(0, "red")])
 
 
@@ -144,7 +202,9 @@ def test_a_broken_picture_is_named(clip: MtebEncoder) -> None:
 
 
 def test_models_that_give_no_single_vector_are_refused(mteb: Any) -> None:
-    with pytest.raises(ValueError, match=r"baseline-random-cross-encoder' .* gives no single vector"):
+    with pytest.raises(
+        ValueError, match=r"baseline-random-cross-encoder' .* gives no single vector"
+    ):
         load_mteb_model("mteb/baseline-random-cross-encoder")
 
 
@@ -157,19 +217,21 @@ def test_a_model_that_is_not_compared_by_cosine_is_refused(minilm: MtebEncoder) 
                 update={"similarity_fn_name": type(meta.similarity_fn_name).DOT_PRODUCT}
             )
 
-    with pytest.raises(ValueError, match="is compared by dot and scores here are cosines"):
+    with pytest.raises(
+        ValueError, match="is compared by dot and scores here are cosines"
+    ):
         MtebEncoder(Dotted())
 
 
 def test_names_that_mteb_does_not_know_are_refused(mteb: Any) -> None:
-    way_out = (
-        r"mteb cannot load the model 'nobody/nothing' \(.*\); give a name that mteb or the hub has, .* or a folder"
-    )
+    way_out = r"mteb cannot load the model 'nobody/nothing' \(.*\); give a name that mteb or the hub has, .* or a folder"
     with pytest.raises(ValueError, match=way_out):
         load_mteb_model("nobody/nothing")
 
 
-def test_instruction_models_find_an_instruction_for_inputs_of_no_task(mteb: Any) -> None:
+def test_instruction_models_find_an_instruction_for_inputs_of_no_task(
+    mteb: Any,
+) -> None:
     from mteb.models.abs_encoder import AbsEncoder
 
     class Instructed(AbsEncoder):
@@ -180,7 +242,14 @@ def test_instruction_models_find_an_instruction_for_inputs_of_no_task(mteb: Any)
         def __init__(self) -> None:
             pass
 
-        def encode(self, inputs: Any, *, task_metadata: Any, prompt_type: Any = None, **options: Any) -> Any:
+        def encode(
+            self,
+            inputs: Any,
+            *,
+            task_metadata: Any,
+            prompt_type: Any = None,
+            **options: Any,
+        ) -> Any:
             self.asked.append(self.get_task_instruction(task_metadata, prompt_type))
             return torch.ones(sum(len(batch["text"]) for batch in inputs), 2)
 

@@ -30,8 +30,12 @@ def _lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def test_the_ledger_says_which_source_gave_how_many_samples_in_which_epoch(recipe: Recipe, world: Path) -> None:
-    config = recipe({"steps": 12})  # six steps a task: 144 of 79 pictures (three batches an epoch), 72 of 61 pairs
+def test_the_ledger_says_which_source_gave_how_many_samples_in_which_epoch(
+    recipe: Recipe, world: Path
+) -> None:
+    config = recipe(
+        {"steps": 12}
+    )  # six steps a task: 144 of 79 pictures (three batches an epoch), 72 of 61 pairs
     model = train(config)
     ledger = _ledger(config)
     names = ("task", "source", "epoch", "last_epoch", "samples", "of")
@@ -49,7 +53,14 @@ def test_the_ledger_says_which_source_gave_how_many_samples_in_which_epoch(recip
 
 
 def test_stages_without_names_have_rows_of_their_own(recipe: Recipe) -> None:
-    config = recipe({"stages": [{"steps": 2, "tasks": {"pairs": None}}, {"steps": 2, "tasks": {"pictures": None}}]})
+    config = recipe(
+        {
+            "stages": [
+                {"steps": 2, "tasks": {"pairs": None}},
+                {"steps": 2, "tasks": {"pictures": None}},
+            ]
+        }
+    )
     train(config)
     assert [(row["stage"], row["path"]) for row in _ledger(config)["seen"]] == [
         ("stage 0", "pictures"),
@@ -65,19 +76,33 @@ def test_weights_may_change_at_resume_and_that_is_said_and_kept(
     shutil.copytree(world / "shards/pairs", world / "shards/others", dirs_exist_ok=True)
 
     def config(weight: float) -> TrainConfig:
-        sources = {"pairs": {"weight": weight}, "others": {"path": "others", "weight": 1}}
+        sources = {
+            "pairs": {"weight": weight},
+            "others": {"path": "others", "weight": 1},
+        }
         return recipe({"tasks": {"pairs": {"sources": sources}, "pictures": None}})
 
     first = config(3)
     _train_until(first, 4)
-    assert [(row["source"], row["samples"]) for row in _ledger(first)["seen"]] == [("pairs", 36), ("others", 12)]
+    assert [(row["source"], row["samples"]) for row in _ledger(first)["seen"]] == [
+        ("pairs", 36),
+        ("others", 12),
+    ]
     second = config(0)
     train(second, resume=True)
     ledger = _ledger(second)
-    assert [(row["source"], row["samples"]) for row in ledger["seen"]] == [("pairs", 36), ("others", 60)]
-    assert "from step 4 on, source 'pairs' of task 'pairs' in stage 'main'" in ledger["changes"][0]
+    assert [(row["source"], row["samples"]) for row in ledger["seen"]] == [
+        ("pairs", 36),
+        ("others", 60),
+    ]
+    assert (
+        "from step 4 on, source 'pairs' of task 'pairs' in stage 'main'"
+        in ledger["changes"][0]
+    )
     assert ledger["changes"][0] in capsys.readouterr().err
-    stretches = read_state(checkpoints(Path(second.run))[-1]).mixtures["0/pairs"]["stretches"]
+    stretches = read_state(checkpoints(Path(second.run))[-1]).mixtures["0/pairs"][
+        "stretches"
+    ]
     assert [(one["start"], one["weights"], one["counts"]) for one in stretches] == [
         (0, [3.0, 1.0], [[0, 0]]),
         (4, [0.0, 1.0], [[3, 1]]),
@@ -104,8 +129,16 @@ def _train_until(config: TrainConfig, step: int) -> None:
 def test_a_path_that_changes_at_resume_is_refused(recipe: Recipe) -> None:
     config = recipe({"save_every": 1})
     _train_until(config, 2)
-    other = recipe({"save_every": 1, "tasks": {"pairs": {"sources": {"pairs": {"path": "pictures"}}}}})
-    with pytest.raises(ValueError, match=r'tasks\.pairs\.sources\.pairs\.path="pairs" and the recipe says "pictures"'):
+    other = recipe(
+        {
+            "save_every": 1,
+            "tasks": {"pairs": {"sources": {"pairs": {"path": "pictures"}}}},
+        }
+    )
+    with pytest.raises(
+        ValueError,
+        match=r'tasks\.pairs\.sources\.pairs\.path="pairs" and the recipe says "pictures"',
+    ):
         train(other, resume=True)
 
 
@@ -118,16 +151,23 @@ def test_a_shard_written_again_is_refused_at_resume_by_its_name(
     _train_until(config, 2)
     shard = sorted((tmp_path / "shards/pairs").glob("*.tar"))[1]
     content = bytearray(shard.read_bytes())
-    place = content.index(b'"query": "') + 10  # of the first sample, where shards without checksums are looked at
+    place = (
+        content.index(b'"query": "') + 10
+    )  # of the first sample, where shards without checksums are looked at
     content[place] ^= 1  # as long as before, and the headers are the same
     shard.write_bytes(content)
     sidecar(shard).unlink()
     load_index(shard, checksums=has_checksums)
-    with pytest.raises(ValueError, match=rf"trained on: {shard.name} of 'pairs' was written again; bring those back"):
+    with pytest.raises(
+        ValueError,
+        match=rf"trained on: {shard.name} of 'pairs' was written again; bring those back",
+    ):
         train(config, resume=True)
 
 
-def test_the_same_shards_elsewhere_are_the_same(recipe: Recipe, world: Path, tmp_path: Path) -> None:
+def test_the_same_shards_elsewhere_are_the_same(
+    recipe: Recipe, world: Path, tmp_path: Path
+) -> None:
     config = recipe({"save_every": 1})
     _train_until(config, 2)
     shutil.copytree(world / "shards", tmp_path / "moved")
@@ -140,7 +180,9 @@ def _shard(file: Path, count: int, bad: set[int]) -> None:
     with tarfile.open(file, "w") as tar:
         for number in range(count):
             image = io.BytesIO()
-            Image.new("RGB", (16, 16), (number % 256, number // 256, 20)).save(image, "PNG")
+            Image.new("RGB", (16, 16), (number % 256, number // 256, 20)).save(
+                image, "PNG"
+            )
             for name, content in (
                 (f"{number:04}.png", b"<html>" if number in bad else image.getvalue()),
                 (f"{number:04}.txt", f"a caption {number}".encode()),
@@ -152,7 +194,9 @@ def _shard(file: Path, count: int, bad: set[int]) -> None:
 
 def _pictures(recipe: Recipe, file: Path, **changes: Any) -> TrainConfig:
     source = {"squares": {"path": str(file)}}
-    return recipe({"tasks": {"pictures": {"sources": source}, "pairs": None}, **changes})
+    return recipe(
+        {"tasks": {"pictures": {"sources": source}, "pairs": None}, **changes}
+    )
 
 
 def test_a_few_corrupt_samples_are_counted_and_too_many_end_the_run(
@@ -162,20 +206,34 @@ def test_a_few_corrupt_samples_are_counted_and_too_many_end_the_run(
     config = _pictures(recipe, tmp_path / "few/0.tar", steps=10)
     train(config)
     assert _ledger(config)["skipped"] == 3
-    assert "3 of 240 samples could not be used and were replaced; they are in" in capsys.readouterr().err
+    assert (
+        "3 of 240 samples could not be used and were replaced; they are in"
+        in capsys.readouterr().err
+    )
     assert len(_lines(Path(config.run) / "skipped.jsonl")) == 3
-    assert sum(row["skipped"] for row in _lines(Path(config.run) / "metrics.jsonl")) == 3
+    assert (
+        sum(row["skipped"] for row in _lines(Path(config.run) / "metrics.jsonl")) == 3
+    )
     _shard(tmp_path / "many/0.tar", 480, set(range(0, 480, 3)))
-    many = _pictures(recipe, tmp_path / "many/0.tar", steps=20, run=str(tmp_path / "run2"))
-    with pytest.raises(ValueError, match=r"1\d\d of \d\d\d samples could not be used, over max_skipped 0.01: look at"):
+    many = _pictures(
+        recipe, tmp_path / "many/0.tar", steps=20, run=str(tmp_path / "run2")
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"1\d\d of \d\d\d samples could not be used, over max_skipped 0.01: look at",
+    ):
         train(many)
     assert len(_lines(Path(many.run) / "skipped.jsonl")) > 100
     train(many.model_copy(update={"max_skipped": 0.6}), overwrite=True)
-    with pytest.raises(ValueError, match=r"1 of \d+ samples could not be used, over max_skipped 0:"):
+    with pytest.raises(
+        ValueError, match=r"1 of \d+ samples could not be used, over max_skipped 0:"
+    ):
         train(config.model_copy(update={"max_skipped": 0.0}), overwrite=True)
 
 
-def test_corrupt_samples_are_counted_on_where_a_run_was_stopped(recipe: Recipe, tmp_path: Path) -> None:
+def test_corrupt_samples_are_counted_on_where_a_run_was_stopped(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     _shard(tmp_path / "few/0.tar", 240, {3, 77, 200})
     config = _pictures(recipe, tmp_path / "few/0.tar", steps=10)
     _train_until(config, 6)
@@ -185,12 +243,16 @@ def test_corrupt_samples_are_counted_on_where_a_run_was_stopped(recipe: Recipe, 
     assert (state.num_skipped, state.num_samples) == (3, 240)
 
 
-def test_a_cut_tar_is_reported_and_its_whole_samples_are_used(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_cut_tar_is_reported_and_its_whole_samples_are_used(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     _shard(tmp_path / "cut/0.tar", 100, set())
     file = tmp_path / "cut/0.tar"
     os.truncate(file, file.stat().st_size // 2 + 700)
     config = _pictures(recipe, file, steps=2)
-    with pytest.warns(UserWarning, match=r"0\.tar is cut short \(.*\): its whole samples are used"):
+    with pytest.warns(
+        UserWarning, match=r"0\.tar is cut short \(.*\): its whole samples are used"
+    ):
         train(config)
     (row,) = _lines(Path(config.run) / "skipped.jsonl")
     assert (row["shard"], row["key"], row["step"]) == (str(file), "", 0)

@@ -36,9 +36,14 @@ from unimodal.model import build_model
 from unimodal.shards.storage import Clock
 
 CHECKPOINT = [
-    "README.md", "checksums.json", "config.json", "model.safetensors", "optimizer/rank-00000-of-00001.safetensors",
-    "state.json", "tokenizer.json",
-]  # fmt: skip
+    "README.md",
+    "checksums.json",
+    "config.json",
+    "model.safetensors",
+    "optimizer/rank-00000-of-00001.safetensors",
+    "state.json",
+    "tokenizer.json",
+]
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +55,10 @@ def s3() -> Iterator[str]:
     server.start()
     host, port = server.get_host_and_port()
     options = {
-        "FSSPEC_S3_ENDPOINT_URL": f"http://{host}:{port}", "FSSPEC_S3_KEY": "key", "FSSPEC_S3_SECRET": "secret",
-    }  # fmt: skip
+        "FSSPEC_S3_ENDPOINT_URL": f"http://{host}:{port}",
+        "FSSPEC_S3_KEY": "key",
+        "FSSPEC_S3_SECRET": "secret",
+    }
     os.environ.update(options)
     fsspec.config.set_conf_env(fsspec.config.conf)
     fsspec.filesystem("s3").mkdir("bucket")
@@ -68,7 +75,11 @@ def mirror(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     name = tmp_path.name
     if request.param == "s3":
         return f"{request.getfixturevalue('s3')}/{name}"
-    return f"memory://{name}" if request.param == "memory" else f"file://{tmp_path}/elsewhere"
+    return (
+        f"memory://{name}"
+        if request.param == "memory"
+        else f"file://{tmp_path}/elsewhere"
+    )
 
 
 @pytest.fixture
@@ -107,18 +118,28 @@ def test_another_machine_goes_on_from_the_newest_whole_checkpoint_there_to_the_s
     beside = [name for name in LISTS if (Path(first.run) / name).is_file()]
     assert {"config.yaml", "metrics.jsonl"} <= set(beside)
     assert _files(mirror) == sorted(
-        [*beside, *(f"step-0000000{step}/{name}" for step in (4, 6) for name in CHECKPOINT)]
+        [
+            *beside,
+            *(f"step-0000000{step}/{name}" for step in (4, 6) for name in CHECKPOINT),
+        ]
     )
     _spoil(mirror, "step-00000006/model.safetensors")
     second = first.model_copy(update={"run": str(tmp_path / "second")})
-    with pytest.warns(UserWarning, match=r"step-00000006 is passed over: model.safetensors is not what was written"):
+    with pytest.warns(
+        UserWarning,
+        match=r"step-00000006 is passed over: model.safetensors is not what was written",
+    ):
         train(second, resume=True)
     assert _rows(second.run) == _rows(whole.run)
     _assert_same_weights(Path(second.run), Path(whole.run), exact=True)
-    assert [folder.name for folder in checkpoints(Path(second.run))] == ["step-00000004", "step-00000006"]
+    assert [folder.name for folder in checkpoints(Path(second.run))] == [
+        "step-00000004",
+        "step-00000006",
+    ]
     shutil.rmtree(second.run)
     assert (
-        fetch(mirror, Path(second.run), second) == Path(second.run) / "checkpoints/step-00000006"
+        fetch(mirror, Path(second.run), second)
+        == Path(second.run) / "checkpoints/step-00000006"
     )  # it is whole again
 
 
@@ -138,14 +159,20 @@ def test_one_without_its_manifest_is_not_complete_and_where_all_are_broken_nothi
     elsewhere = config.model_copy(update={"run": str(tmp_path / "third")})
     with (
         pytest.warns(UserWarning, match="step-00000001 is passed over: config.json"),
-        pytest.raises(ValueError, match=r"none of the checkpoints in memory://.* is whole"),
+        pytest.raises(
+            ValueError, match=r"none of the checkpoints in memory://.* is whole"
+        ),
     ):
         train(elsewhere, resume=True)
 
 
 @pytest.mark.usefixtures("paced")
-def test_a_run_whose_own_checkpoints_are_all_broken_goes_on_from_the_mirror(recipe: Recipe, tmp_path: Path) -> None:
-    config = recipe({"steps": 2, "save_every": 1, "mirror": f"memory://{tmp_path.name}"})
+def test_a_run_whose_own_checkpoints_are_all_broken_goes_on_from_the_mirror(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    config = recipe(
+        {"steps": 2, "save_every": 1, "mirror": f"memory://{tmp_path.name}"}
+    )
     model = train(config)
     before = (model / "model.safetensors").read_bytes()
     for folder in checkpoints(Path(config.run)):
@@ -153,19 +180,30 @@ def test_a_run_whose_own_checkpoints_are_all_broken_goes_on_from_the_mirror(reci
     assert (train(config, resume=True) / "model.safetensors").read_bytes() == before
 
 
-def test_a_mirror_that_holds_a_run_is_refused_unless_that_is_to_be_lost(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_mirror_that_holds_a_run_is_refused_unless_that_is_to_be_lost(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     mirror = f"memory://{tmp_path.name}"
     train(recipe({"run": str(tmp_path / "one"), "steps": 4, "mirror": mirror}))
     other = recipe({"run": str(tmp_path / "two"), "steps": 2, "mirror": mirror})
-    with pytest.raises(ValueError, match=r"memory://.* holds a run; go on with --resume, start anew with --overwrite"):
+    with pytest.raises(
+        ValueError,
+        match=r"memory://.* holds a run; go on with --resume, start anew with --overwrite",
+    ):
         train(other)
     train(other, overwrite=True)
-    assert {name.partition("/")[0] for name in _files(mirror)} - set(LISTS) == {"step-00000002"}
+    assert {name.partition("/")[0] for name in _files(mirror)} - set(LISTS) == {
+        "step-00000002"
+    }
 
 
 @pytest.mark.usefixtures("paced")
 @pytest.mark.parametrize(
-    "mirror", ["file://{folder}/file/run", pytest.param("s3://nowhere/run", marks=pytest.mark.slow)]
+    "mirror",
+    [
+        "file://{folder}/file/run",
+        pytest.param("s3://nowhere/run", marks=pytest.mark.slow),
+    ],
 )
 def test_a_mirror_that_cannot_be_reached_is_a_warning_and_a_count_and_training_goes_on(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror: str
@@ -184,11 +222,17 @@ def test_a_mirror_that_cannot_be_reached_is_a_warning_and_a_count_and_training_g
         warnings.simplefilter("always")
         train(config)
     said = [str(one.message) for one in caught]
-    assert any(f"mirror {mirror} cannot be reached" in one and "starts without it" in one for one in said)
+    assert any(
+        f"mirror {mirror} cannot be reached" in one and "starts without it" in one
+        for one in said
+    )
     lost = [one for one in said if f"could not be copied to {mirror}" in one]
     assert len(lost) == 3
     assert sum(row["failed_saves"] for row in _rows(config.run)) == 3
-    assert [folder.name for folder in checkpoints(Path(config.run))] == ["step-00000002", "step-00000003"]
+    assert [folder.name for folder in checkpoints(Path(config.run))] == [
+        "step-00000002",
+        "step-00000003",
+    ]
     other = config.model_copy(update={"run": config.run + "2"})
     with pytest.raises(OSError, match=mirror):  # not silently from the first step
         train(other, resume=True)
@@ -208,8 +252,13 @@ def test_what_is_uploaded_again_loses_its_manifest_first(
 
     with pytest.raises(Abandoned):
         upload(
-            checkpoints(Path(config.run))[0], Path(config.run), mirror, 2, give_up, MirrorPatience(1.0, Clock())
-        )  # fmt: skip
+            checkpoints(Path(config.run))[0],
+            Path(config.run),
+            mirror,
+            2,
+            give_up,
+            MirrorPatience(1.0, Clock()),
+        )
 
 
 @pytest.mark.parametrize("stopped_at", [2, 3])
@@ -222,7 +271,9 @@ def test_a_stop_waits_no_longer_for_a_mirror_that_does_not_answer(
         is_tried.set()
         raise OSError("503")
 
-    def score(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float]:
+    def score(
+        embedder: Embedder, should_stop: Callable[[], bool]
+    ) -> Mapping[str, float]:
         assert is_tried.wait(30)
         started.append(time.perf_counter())
         os.kill(os.getpid(), signal.SIGTERM)
@@ -232,11 +283,21 @@ def test_a_stop_waits_no_longer_for_a_mirror_that_does_not_answer(
     is_tried = threading.Event()
     monkeypatch.setattr(training.run.mirror, "_put", refuse)
     monkeypatch.setattr(training.run.uploads, "LAST_MIRROR_DEADLINE", 0.3)
-    config = recipe({"steps": 8, "save_every": 2, "mirror": f"memory://{tmp_path.name}", "eval": {
-        "suite": "none", "every": stopped_at}})  # fmt: skip
+    config = recipe(
+        {
+            "steps": 8,
+            "save_every": 2,
+            "mirror": f"memory://{tmp_path.name}",
+            "eval": {"suite": "none", "every": stopped_at},
+        }
+    )
     with (
-        pytest.warns(UserWarning, match=f"step-0000000{stopped_at} could not be copied to memory"),
-        pytest.raises(Stopped, match=f"stopped at step {stopped_at} of 8; go on with --resume"),
+        pytest.warns(
+            UserWarning, match=f"step-0000000{stopped_at} could not be copied to memory"
+        ),
+        pytest.raises(
+            Stopped, match=f"stopped at step {stopped_at} of 8; go on with --resume"
+        ),
     ):
         train(config, evaluate=score)
     assert time.perf_counter() - started[0] < 5
@@ -244,12 +305,17 @@ def test_a_stop_waits_no_longer_for_a_mirror_that_does_not_answer(
 
 
 @pytest.mark.parametrize("name", ["../../escaped", "/tmp/escaped"])
-def test_a_manifest_that_names_a_file_outside_is_not_followed(recipe: Recipe, tmp_path: Path, name: str) -> None:
+def test_a_manifest_that_names_a_file_outside_is_not_followed(
+    recipe: Recipe, tmp_path: Path, name: str
+) -> None:
     mirror = f"memory://{tmp_path.name}{len(name)}"
     config = recipe({"steps": 1, "mirror": mirror})
     train(config)
     fs, root = fsspec.core.url_to_fs(mirror)
-    fs.pipe_file(f"{root}/step-00000001/{MANIFEST}", b'{"files": {"%b": {"size": 1, "sha256": ""}}}' % name.encode())
+    fs.pipe_file(
+        f"{root}/step-00000001/{MANIFEST}",
+        b'{"files": {"%b": {"size": 1, "sha256": ""}}}' % name.encode(),
+    )
     with (
         pytest.warns(UserWarning, match="names '.*escaped', which is outside of it"),
         pytest.raises(ValueError, match="none of the checkpoints"),
@@ -260,7 +326,9 @@ def test_a_manifest_that_names_a_file_outside_is_not_followed(recipe: Recipe, tm
 def _train_until(config: TrainConfig, step: int, resume: bool = False) -> None:
     """Train, and stop as after a signal once the checkpoint of a step is there."""
 
-    def score(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float]:
+    def score(
+        embedder: Embedder, should_stop: Callable[[], bool]
+    ) -> Mapping[str, float]:
         os.kill(os.getpid(), signal.SIGTERM)
         return {}
 
@@ -278,7 +346,15 @@ def test_a_machine_that_comes_back_goes_on_from_where_another_one_has_come_to_an
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mirror = f"memory://{tmp_path.name}"
-    first = recipe({"run": str(tmp_path / "first"), "steps": 8, "save_every": 1, "keep": 2, "mirror": mirror})
+    first = recipe(
+        {
+            "run": str(tmp_path / "first"),
+            "steps": 8,
+            "save_every": 1,
+            "keep": 2,
+            "mirror": mirror,
+        }
+    )
     second = first.model_copy(update={"run": str(tmp_path / "second")})
     _train_until(first, 2)
     _train_until(second, 6, resume=True)
@@ -286,7 +362,10 @@ def test_a_machine_that_comes_back_goes_on_from_where_another_one_has_come_to_an
     capsys.readouterr()
     _train_until(first, 7, resume=True)
     (said,) = [line for line in capsys.readouterr().err.splitlines() if mirror in line]
-    assert said == f"{mirror} has step-00000006: going on from it, not from step-00000002 of {first.run}"
+    assert (
+        said
+        == f"{mirror} has step-00000006: going on from it, not from step-00000002 of {first.run}"
+    )
     assert _steps(mirror) == [6, 7]
     whole = first.model_copy(update={"run": str(tmp_path / "whole"), "mirror": ""})
     _train_until(whole, 7)
@@ -294,12 +373,21 @@ def test_a_machine_that_comes_back_goes_on_from_where_another_one_has_come_to_an
 
 
 @pytest.mark.usefixtures("paced")
-def test_a_later_checkpoint_in_the_mirror_outlives_the_upload_of_an_earlier_one(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_later_checkpoint_in_the_mirror_outlives_the_upload_of_an_earlier_one(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     mirror = f"memory://{tmp_path.name}"
     config = recipe({"steps": 3, "save_every": 1, "keep": 3, "mirror": mirror})
     train(config)
     for folder in checkpoints(Path(config.run))[:2]:
-        upload(folder, Path(config.run), mirror, 1, lambda failure: None, MirrorPatience(1.0, Clock()))
+        upload(
+            folder,
+            Path(config.run),
+            mirror,
+            1,
+            lambda failure: None,
+            MirrorPatience(1.0, Clock()),
+        )
     assert _steps(mirror) == [2, 3]
 
 
@@ -312,33 +400,59 @@ def test_with_a_checkpoint_of_its_own_a_run_goes_on_without_a_mirror_that_cannot
     config = recipe({"steps": 3, "save_every": 2})
     _train_until(config, 2)
     lost = config.model_copy(update={"mirror": f"file://{tmp_path}/file/run"})
-    with pytest.warns(UserWarning, match=r"file/run cannot be reached .*; going on from step-00000002 of "):
+    with pytest.warns(
+        UserWarning,
+        match=r"file/run cannot be reached .*; going on from step-00000002 of ",
+    ):
         train(lost, resume=True)
     assert [row["step"] for row in _rows(config.run)][:3] == [1, 2, 3]
 
 
-def test_a_mirror_of_another_run_is_refused_before_it_overwrites_anything(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_mirror_of_another_run_is_refused_before_it_overwrites_anything(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     mirror = f"memory://{tmp_path.name}"
-    train(recipe({"run": str(tmp_path / "other"), "steps": 4, "optim": {"lr": 0.5}, "mirror": mirror}))
+    train(
+        recipe(
+            {
+                "run": str(tmp_path / "other"),
+                "steps": 4,
+                "optim": {"lr": 0.5},
+                "mirror": mirror,
+            }
+        )
+    )
     config = recipe({"steps": 4})
     _train_until(config, 2)
-    before = {name: (Path(config.run) / name).read_bytes() for name in ("config.yaml", "metrics.jsonl")}
-    with pytest.raises(ValueError, match=rf"{mirror} was started with .*lr=0\.5 and the recipe says 0\.001"):
+    before = {
+        name: (Path(config.run) / name).read_bytes()
+        for name in ("config.yaml", "metrics.jsonl")
+    }
+    with pytest.raises(
+        ValueError,
+        match=rf"{mirror} was started with .*lr=0\.5 and the recipe says 0\.001",
+    ):
         train(config.model_copy(update={"mirror": mirror}), resume=True)
     assert before == {name: (Path(config.run) / name).read_bytes() for name in before}
-    assert [folder.name for folder in checkpoints(Path(config.run))] == ["step-00000002"]
+    assert [folder.name for folder in checkpoints(Path(config.run))] == [
+        "step-00000002"
+    ]
 
 
 class Puts:
     """Stands before what sends a file to a mirror: notes the step, and waits or fails where a test wants it to."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, failing: int = -1, held: int = -1) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, failing: int = -1, held: int = -1
+    ) -> None:
         self.is_held = threading.Event()
         self.is_open = threading.Event()
         self.tried: list[int] = []
         put = training.run.mirror._put
 
-        def wait_and_put(fs: fsspec.AbstractFileSystem, file: Path, remote: str) -> None:
+        def wait_and_put(
+            fs: fsspec.AbstractFileSystem, file: Path, remote: str
+        ) -> None:
             step = int(remote.rpartition("step-")[2][:8]) if "step-" in remote else 0
             self.tried.append(step)
             if step == failing:
@@ -359,8 +473,12 @@ def _save(saver: Saver, step: int) -> float:
     """Save a small model and wait for it; returns the seconds."""
     tower = ImageTowerConfig(name="test_vit", kwargs={"depth": 1})
     model = build_model(ModelConfig(embed_dim=8, image=tower))
-    moments = Moments({"a/exp_avg": torch.full((2, 3), float(step))}, {"a/exp_avg": [0, 0]})
-    snapshot = Snapshot(model.config, copy_weights(model, {}), moments, RunState(step), "# A card\n")
+    moments = Moments(
+        {"a/exp_avg": torch.full((2, 3), float(step))}, {"a/exp_avg": [0, 0]}
+    )
+    snapshot = Snapshot(
+        model.config, copy_weights(model, {}), moments, RunState(step), "# A card\n"
+    )
     started = time.perf_counter()
     saver.wait()
     saver.save(snapshot)
@@ -400,7 +518,10 @@ def test_a_copy_that_fails_is_given_up_once_a_newer_checkpoint_is_there_and_neve
     assert _steps(mirror) == [2]
     assert puts.tried[puts.tried.index(2) :].count(1) == 0
     (said,) = saver.failures()
-    assert f"checkpoint step-00000001 could not be copied to {mirror} (a newer one is there; the last try: " in said
+    assert (
+        f"checkpoint step-00000001 could not be copied to {mirror} (a newer one is there; the last try: "
+        in said
+    )
     assert "503" in said
 
 
@@ -413,7 +534,10 @@ def test_a_copy_that_is_slow_is_finished_and_the_newest_is_next_and_none_is_remo
     for step in (1, 2, 3):
         _save(saver, step)
         assert puts.is_held.wait(5)
-    assert [folder.name for folder in checkpoints(tmp_path)] == ["step-00000001", "step-00000003"]
+    assert [folder.name for folder in checkpoints(tmp_path)] == [
+        "step-00000001",
+        "step-00000003",
+    ]
     threading.Timer(0.5, puts.is_open.set).start()
     saver.close()
     assert sorted(set(puts.tried) - {0}) == [1, 3]
@@ -447,13 +571,19 @@ def test_a_request_that_is_never_answered_is_given_up_by_its_own_limit(
     monkeypatch.setenv("FSSPEC_S3_KEY", "key")
     monkeypatch.setenv("FSSPEC_S3_SECRET", "secret")
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setenv("FSSPEC_S3_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv(
+            "FSSPEC_S3_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}"
+        )
         fsspec.config.set_conf_env(fsspec.config.conf)
         fs, root = fsspec.core.url_to_fs("s3://silent/run")
         started = time.perf_counter()
         with pytest.raises(FSTimeoutError):
-            training.run.mirror._put(fs, tmp_path / "state.json", f"{root}/step-00000001/state.json")
-        with pytest.raises(OSError, match="s3://silent/run could not be read in 1 tries"):
+            training.run.mirror._put(
+                fs, tmp_path / "state.json", f"{root}/step-00000001/state.json"
+            )
+        with pytest.raises(
+            OSError, match="s3://silent/run could not be read in 1 tries"
+        ):
             has_checkpoints("s3://silent/run")
         assert time.perf_counter() - started < 5
     fsspec.config.conf.pop("s3", None)

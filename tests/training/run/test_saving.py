@@ -52,8 +52,12 @@ def made(recipe: Recipe) -> tuple[DualEncoder, Tokenizer]:
 
 
 def _snapshot(model: DualEncoder, step: int) -> Snapshot:
-    moments = Moments({"a/exp_avg": torch.full((2, 3), float(step))}, {"a/exp_avg": [0, 0]})
-    return Snapshot(model.config, copy_weights(model, {}), moments, RunState(step), "# A card\n")
+    moments = Moments(
+        {"a/exp_avg": torch.full((2, 3), float(step))}, {"a/exp_avg": [0, 0]}
+    )
+    return Snapshot(
+        model.config, copy_weights(model, {}), moments, RunState(step), "# A card\n"
+    )
 
 
 def _saver(run: Path, tokenizer: Tokenizer, keep: int = 2) -> Saver:
@@ -104,7 +108,10 @@ def test_saving_returns_at_once_and_what_the_next_step_changes_is_not_in_the_che
 def test_checkpoints_written_while_steps_go_on_are_those_of_a_run_that_waits(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = [recipe({"run": str(tmp_path / name), "save_every": 3, "keep": 9}) for name in ("waits", "goes_on")]
+    runs = [
+        recipe({"run": str(tmp_path / name), "save_every": 3, "keep": 9})
+        for name in ("waits", "goes_on")
+    ]
     save = Saver.save
 
     def save_and_wait(self: Saver, *arguments: Any, **options: Any) -> None:
@@ -122,9 +129,14 @@ def test_checkpoints_written_while_steps_go_on_are_those_of_a_run_that_waits(
     monkeypatch.setattr(training.run.saving, "write_moments", write_late)
     train(runs[1])
     waited, went_on = (checkpoints(Path(run.run)) for run in runs)
-    assert [folder.name for folder in went_on] == [f"step-{step:08d}" for step in (3, 6, 8)]
+    assert [folder.name for folder in went_on] == [
+        f"step-{step:08d}" for step in (3, 6, 8)
+    ]
     for first, second in zip(waited, went_on, strict=True):
-        for read in (lambda folder: load_file(folder / "model.safetensors"), read_moments):
+        for read in (
+            lambda folder: load_file(folder / "model.safetensors"),
+            read_moments,
+        ):
             ours = read(first)
             theirs = read(second)
             assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -146,7 +158,10 @@ def test_the_last_good_checkpoint_stays_until_the_new_one_has_been_read_back(
         saver.save(_snapshot(made[0], 2))
         saver.wait()
     (said,) = saver.failures()
-    assert "checkpoint step-00000002 could not be written (what was read back is not what was written" in said
+    assert (
+        "checkpoint step-00000002 could not be written (what was read back is not what was written"
+        in said
+    )
     assert "the newest is step-00000001, and training goes on" in said
     assert _names(tmp_path) == ["step-00000001"]
     saver.save(_snapshot(made[0], 3))
@@ -154,7 +169,9 @@ def test_the_last_good_checkpoint_stays_until_the_new_one_has_been_read_back(
     assert _names(tmp_path) == ["step-00000003"]
 
 
-def test_checkpoints_that_are_broken_do_not_count_as_kept(made: tuple[DualEncoder, Tokenizer], tmp_path: Path) -> None:
+def test_checkpoints_that_are_broken_do_not_count_as_kept(
+    made: tuple[DualEncoder, Tokenizer], tmp_path: Path
+) -> None:
     saver = _saver(tmp_path, made[1], keep=9)
     for step in (1, 2, 3):
         saver.save(_snapshot(made[0], step))
@@ -189,13 +206,17 @@ def test_what_is_no_fault_of_a_disk_is_raised_and_not_taken_for_one(
     made: tuple[DualEncoder, Tokenizer], tmp_path: Path
 ) -> None:
     saver = _saver(tmp_path, made[1])
-    saver.save(_snapshot(made[0], 1)._replace(state=RunState(1, log={"sums": object()})))
+    saver.save(
+        _snapshot(made[0], 1)._replace(state=RunState(1, log={"sums": object()}))
+    )
     saver.wait()
     with pytest.raises(TypeError, match="not JSON serializable"):
         saver.failures()
 
 
-def test_a_line_that_a_full_disk_cuts_short_is_taken_back_and_written_with_the_next(tmp_path: Path) -> None:
+def test_a_line_that_a_full_disk_cuts_short_is_taken_back_and_written_with_the_next(
+    tmp_path: Path,
+) -> None:
     lines = Lines(tmp_path / "metrics.jsonl")
     file = tmp_path / "metrics.jsonl"
     assert not lines.append([{"step": 1}])
@@ -214,12 +235,16 @@ def _wait_for_the_saver() -> None:
             assert not thread.is_alive()
 
 
-def _full_between(first: int, last: int, size: int) -> Callable[..., Mapping[str, float]]:
+def _full_between(
+    first: int, last: int, size: int
+) -> Callable[..., Mapping[str, float]]:
     """A validation after which files may not grow beyond `size`, from one step to another."""
     steps = iter(range(1, 99))
     limits: list[Any] = []
 
-    def score(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float]:
+    def score(
+        embedder: Embedder, should_stop: Callable[[], bool]
+    ) -> Mapping[str, float]:
         step = next(steps)
         _wait_for_the_saver()
         if step == first:
@@ -236,7 +261,12 @@ def test_a_disk_that_is_full_for_a_while_costs_checkpoints_and_a_warning_each_an
     recipe: Recipe, tmp_path: Path
 ) -> None:
     """Full after step 3 and until after step 5, to the byte: lists and the best model cannot be written either."""
-    changes = {"steps": 7, "save_every": 2, "keep": 9, "eval": {"suite": "none", "every": 1, "best": "some score"}}
+    changes = {
+        "steps": 7,
+        "save_every": 2,
+        "keep": 9,
+        "eval": {"suite": "none", "every": 1, "best": "some score"},
+    }
     whole = recipe({"run": str(tmp_path / "whole"), **changes})
     train(whole, evaluate=lambda embedder, should_stop: {"some score": 0.0})
     config = recipe({"run": str(tmp_path / "run"), **changes})
@@ -244,15 +274,30 @@ def test_a_disk_that_is_full_for_a_while_costs_checkpoints_and_a_warning_each_an
         warnings.simplefilter("always")
         train(config, evaluate=_full_between(3, 5, 0))
     said = [str(one.message) for one in caught]
-    assert sum("checkpoint step-00000004 could not be written" in one for one in said) == 1
+    assert (
+        sum("checkpoint step-00000004 could not be written" in one for one in said) == 1
+    )
     assert any(
-        "metrics.jsonl could not be written ([Errno 27] File too large); its rows are kept" in one for one in said
+        "metrics.jsonl could not be written ([Errno 27] File too large); its rows are kept"
+        in one
+        for one in said
     )
     assert any("the best model, of step 4, could not be written" in one for one in said)
-    assert _names(Path(config.run)) == ["step-00000002", "step-00000006", "step-00000007"]
+    assert _names(Path(config.run)) == [
+        "step-00000002",
+        "step-00000006",
+        "step-00000007",
+    ]
     assert not list(Path(config.run).rglob("*.part"))
     ours, theirs = (
-        [{name: value for name, value in row.items() if name not in ("failed_saves", "val/some score")} for row in rows]
+        [
+            {
+                name: value
+                for name, value in row.items()
+                if name not in ("failed_saves", "val/some score")
+            }
+            for row in rows
+        ]
         for rows in (_rows(config.run), _rows(whole.run))
     )
     assert ours == theirs
@@ -263,15 +308,20 @@ def test_a_disk_that_is_full_for_a_while_costs_checkpoints_and_a_warning_each_an
 def test_a_finished_model_that_cannot_be_written_is_an_error_that_says_where_the_newest_checkpoint_is(
     recipe: Recipe,
 ) -> None:
-    config = recipe({"steps": 4, "save_every": 2, "eval": {"suite": "none", "every": 1}})
+    config = recipe(
+        {"steps": 4, "save_every": 2, "eval": {"suite": "none", "every": 1}}
+    )
     score = _full_between(3, 99, 20_000)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         with (
             pytest.raises(
-                OSError, match=r"the model could not be written to .*model .*step-00000002: make room and go"
+                OSError,
+                match=r"the model could not be written to .*model .*step-00000002: make room and go",
             ),
-            pytest.warns(UserWarning, match="checkpoint step-00000004 could not be written"),
+            pytest.warns(
+                UserWarning, match="checkpoint step-00000004 could not be written"
+            ),
         ):
             train(config, evaluate=score)
     finally:
@@ -282,9 +332,13 @@ def test_a_finished_model_that_cannot_be_written_is_an_error_that_says_where_the
 
 
 def test_a_stop_on_a_full_disk_says_which_step_is_lost(recipe: Recipe) -> None:
-    config = recipe({"steps": 6, "save_every": 2, "eval": {"suite": "none", "every": 1}})
+    config = recipe(
+        {"steps": 6, "save_every": 2, "eval": {"suite": "none", "every": 1}}
+    )
 
-    def score(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float]:
+    def score(
+        embedder: Embedder, should_stop: Callable[[], bool]
+    ) -> Mapping[str, float]:
         import os
         import signal
 
@@ -297,8 +351,14 @@ def test_a_stop_on_a_full_disk_says_which_step_is_lost(recipe: Recipe) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         with (
-            pytest.warns(UserWarning, match=r"step-00000003 could not be written|metrics.jsonl could not be written"),
-            pytest.raises(Stopped, match=r"at step 3 of 6, which could not be saved \(the newest .* is of 2\)"),
+            pytest.warns(
+                UserWarning,
+                match=r"step-00000003 could not be written|metrics.jsonl could not be written",
+            ),
+            pytest.raises(
+                Stopped,
+                match=r"at step 3 of 6, which could not be saved \(the newest .* is of 2\)",
+            ),
         ):
             train(config, evaluate=score)
     finally:
@@ -319,7 +379,15 @@ def _one_rank_is_full(folder: str, rank: int) -> Any:
         moments = Moments({"a/exp_avg": part}, {"a/exp_avg": [2 * rank, 0]})
         if step == 2 and rank == 1:
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, limit[1]))
-        saver.save(Snapshot(model.config, copy_weights(model, {}), moments, RunState(step), "# A card\n"))
+        saver.save(
+            Snapshot(
+                model.config,
+                copy_weights(model, {}),
+                moments,
+                RunState(step),
+                "# A card\n",
+            )
+        )
         if step == 3:
             saver.abandon(4)
         saver.wait()
@@ -328,24 +396,42 @@ def _one_rank_is_full(folder: str, rank: int) -> Any:
     return said
 
 
-def test_a_disk_that_is_full_on_one_rank_costs_a_checkpoint_and_no_rank_waits(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_on_one_rank_costs_a_checkpoint_and_no_rank_waits(
+    tmp_path: Path,
+) -> None:
     answers = _two(tmp_path, partial(_one_rank_is_full, str(tmp_path)))
     assert answers[1] == [[], [], [], []]
     assert [len(said) for said in answers[0]] == [0, 1, 0, 0]
     assert "checkpoint step-00000002 could not be written" in answers[0][1][0]
     assert "rank-00001-of-00002.safetensors" in answers[0][1][0]
     names = _names(tmp_path / "run")
-    assert {"step-00000001", "step-00000004"} <= set(names) <= {"step-00000001", "step-00000003", "step-00000004"}
+    assert (
+        {"step-00000001", "step-00000004"}
+        <= set(names)
+        <= {"step-00000001", "step-00000003", "step-00000004"}
+    )
     for folder in checkpoints(tmp_path / "run"):
         assert not problem_of(folder)
         step = int(folder.name[-1])
-        expected = torch.tensor([10.0 * step, 10.0 * step + 1]).repeat_interleave(2)[:, None].expand(4, 3)
+        expected = (
+            torch.tensor([10.0 * step, 10.0 * step + 1])
+            .repeat_interleave(2)[:, None]
+            .expand(4, 3)
+        )
         assert torch.equal(read_moments(folder)["a/exp_avg"], expected)
 
 
-def test_of_the_lines_of_metrics_only_validations_are_kept_in_memory(recipe: Recipe, tmp_path: Path) -> None:
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "lr": 0.1}\n{"step": 1, "val/a task hit": 0.5}\n')
+def test_of_the_lines_of_metrics_only_validations_are_kept_in_memory(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    (tmp_path / "metrics.jsonl").write_text(
+        '{"step": 1, "lr": 0.1}\n{"step": 1, "val/a task hit": 0.5}\n'
+    )
     log = MetricsLog(tmp_path, recipe(), 1, None)
     log.append({"step": 2, "lr": 0.1})
     assert log.validations == [{"step": 1, "val/a task hit": 0.5}]
-    assert (log.has_validated(1), log.has_validated(2), log.last_validation()) == (True, False, {"a task hit": 0.5})
+    assert (log.has_validated(1), log.has_validated(2), log.last_validation()) == (
+        True,
+        False,
+        {"a task hit": 0.5},
+    )

@@ -28,22 +28,51 @@ def model(recipe: Recipe, tmp_path: Path) -> Path:
 @pytest.fixture
 def products(world: Path, tmp_path: Path) -> Path:
     """A table beside the pictures of the world."""
-    rows = [{"sku": f"s{n}", "title": f"lamp {n}", "photo": f"images/{n}.png", "price": str(n)} for n in range(5)]
-    rows.append({"sku": "no image", "title": "lamp", "photo": "images/none.png", "price": "1"})
+    rows = [
+        {
+            "sku": f"s{n}",
+            "title": f"lamp {n}",
+            "photo": f"images/{n}.png",
+            "price": str(n),
+        }
+        for n in range(5)
+    ]
+    rows.append(
+        {"sku": "no image", "title": "lamp", "photo": "images/none.png", "price": "1"}
+    )
     rows.append({"sku": "bad", "title": "", "photo": "", "price": "1"})
-    (tmp_path / "products.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "products.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+    )
     return tmp_path / "products.jsonl"
 
 
-def test_index_says_what_it_did_and_does_it_once(model: Path, products: Path, world: Path, tmp_path: Path) -> None:
+def test_index_says_what_it_did_and_does_it_once(
+    model: Path, products: Path, world: Path, tmp_path: Path
+) -> None:
     words = [
-        "index", model, products, tmp_path / "shop", "id=sku", "text=title", "image=photo", f"image_root={world}",
-        "fields=[price:float]", "--device", "cpu",
-    ]  # fmt: skip
+        "index",
+        model,
+        products,
+        tmp_path / "shop",
+        "id=sku",
+        "text=title",
+        "image=photo",
+        f"image_root={world}",
+        "fields=[price:float]",
+        "--device",
+        "cpu",
+    ]
     first = CliRunner().invoke(app, list(map(str, words)))
     assert first.exit_code == 0, first.exception
-    assert f"6 items in {tmp_path}/shop: 6 new or changed, 0 as they were, 0 taken out; 1 row of" in first.stderr
-    assert f"{products} skipped (reasons in {tmp_path}/shop.embeddings/_skipped.jsonl" in first.stderr
+    assert (
+        f"6 items in {tmp_path}/shop: 6 new or changed, 0 as they were, 0 taken out; 1 row of"
+        in first.stderr
+    )
+    assert (
+        f"{products} skipped (reasons in {tmp_path}/shop.embeddings/_skipped.jsonl"
+        in first.stderr
+    )
     assert "; 1 item without image, which cannot be read (reasons in" in first.stderr
     again = CliRunner().invoke(app, list(map(str, words)))
     assert again.exit_code == 0, again.exception
@@ -67,13 +96,20 @@ def test_a_dry_run_a_list_a_reason_and_the_end_of_an_input(
     assert not (tmp_path / "shop").exists()
     call(*index)
     assert re.search(
-        r"20.*products.jsonl: 6 items, 6 of them in the store, 1 row skipped", call("index", "--list", "shop")
+        r"20.*products.jsonl: 6 items, 6 of them in the store, 1 row skipped",
+        call("index", "--list", "shop"),
     )
     assert "s1 is in the store, from" in call("why", "shop", "s1")
     assert "row 6 of products.jsonl of" in call("why", "shop", "bad")
-    assert "0 items in shop without products.jsonl: 6 taken out" in call("index", "--forget", "products.jsonl", "shop")
+    assert "0 items in shop without products.jsonl: 6 taken out" in call(
+        "index", "--forget", "products.jsonl", "shop"
+    )
     assert call("index", "--list", "shop") == "no inputs\n"
-    for words in (["index", "--list"], ["index", "--forget", "a", "b", "c"], ["index", str(model)]):
+    for words in (
+        ["index", "--list"],
+        ["index", "--forget", "a", "b", "c"],
+        ["index", str(model)],
+    ):
         assert CliRunner().invoke(app, words).exit_code == 2
 
 
@@ -88,6 +124,8 @@ def test_a_dry_run_a_list_a_reason_and_the_end_of_an_input(
 def test_what_does_not_fit_is_said_before_a_model_is_loaded(
     products: Path, tmp_path: Path, words: list[str], message: str
 ) -> None:
-    result = CliRunner().invoke(app, ["index", "no model", str(products), str(tmp_path / "shop"), *words])
+    result = CliRunner().invoke(
+        app, ["index", "no model", str(products), str(tmp_path / "shop"), *words]
+    )
     assert isinstance(result.exception, ValueError)
     assert message in str(result.exception)

@@ -56,42 +56,74 @@ def shop(recipe: Recipe, tmp_path: Path) -> Path:
     draw = np.random.default_rng(0)
     rows = []
     (tmp_path / "images").mkdir()
-    for number, (thing, colour) in enumerate((thing, colour) for thing in THINGS for colour in COLOURS):
+    for number, (thing, colour) in enumerate(
+        (thing, colour) for thing in THINGS for colour in COLOURS
+    ):
         images = [f"images/{number}_{view}.png" for view in ("main", "back")]
         for image in images:
-            pixels = np.clip(np.array(COLOURS[colour]) + draw.normal(0, 30, (16, 16, 3)), 0, 255).astype(np.uint8)
+            pixels = np.clip(
+                np.array(COLOURS[colour]) + draw.normal(0, 30, (16, 16, 3)), 0, 255
+            ).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / image)
         category = ["Home/Kitchen"] if thing == "mug" else ["Home"]
         rows.append(
-            {"sku": f"{thing}-{colour}", "parent": thing, "title": f"[b]{thing}[/b] number {number}",
-             "colour": colour, "category": category, "price": str(10 + number), "images": images}
-        )  # fmt: skip
-    (tmp_path / "products.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            {
+                "sku": f"{thing}-{colour}",
+                "parent": thing,
+                "title": f"[b]{thing}[/b] number {number}",
+                "colour": colour,
+                "category": category,
+                "price": str(10 + number),
+                "images": images,
+            }
+        )
+    (tmp_path / "products.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows)
+    )
     torch.manual_seed(0)
-    config = recipe({"model": {"prompts": {"query": "a query for ", "document": "this is "}}}).model
+    config = recipe(
+        {"model": {"prompts": {"query": "a query for ", "document": "this is "}}}
+    ).model
     assert config is not None
     assert config.text is not None
     save_model(tmp_path / "model", build_model(config), load_tokenizer(config.text)[0])
-    indexed = unimodal("index", tmp_path / "model", tmp_path / "products.jsonl", tmp_path / "store", "id=sku",
-                       'text="{title}, {colour}"', "image=images", "fields=[title,colour,category,price:float]",
-                       "parent=parent", "thumbnail=0")  # fmt: skip
+    indexed = unimodal(
+        "index",
+        tmp_path / "model",
+        tmp_path / "products.jsonl",
+        tmp_path / "store",
+        "id=sku",
+        'text="{title}, {colour}"',
+        "image=images",
+        "fields=[title,colour,category,price:float]",
+        "parent=parent",
+        "thumbnail=0",
+    )
     assert indexed.exit_code == 0, indexed.output
     return tmp_path
 
 
 def _store_of(folder: Path, ids: list[str], titles: list[str]) -> Path:
-    schema = Schema(dim=8, fingerprint="none", vectors=("text",), fields={"title": "string"})
+    schema = Schema(
+        dim=8, fingerprint="none", vectors=("text",), fields={"title": "string"}
+    )
     store = create_store(str(folder / "store"), schema)
     vectors = unit(np.random.default_rng(0).standard_normal((len(ids), 8)))
     if ids:
-        columns = {"id": ids, "vector_text": fixed_size_list(vectors, np.ones(len(ids), bool)), "title": titles}
+        columns = {
+            "id": ids,
+            "vector_text": fixed_size_list(vectors, np.ones(len(ids), bool)),
+            "title": titles,
+        }
         store.upsert(pa.table(columns), fingerprint="none")
     store.close()
     return folder / "store"
 
 
 def unimodal(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    return CliRunner().invoke(
+        app, [str(word) for word in words], catch_exceptions=False
+    )
 
 
 def hits(*words: object) -> list[dict[str, Any]]:
@@ -105,47 +137,98 @@ def test_words_a_photo_both_and_an_item_find_products_with_filters(shop: Path) -
     store = shop / "store"
     photo = shop / "images/0_main.png"
     assert len(hits(store, "mug")) == 10
-    assert hits(store, "--image", photo, "--vectors", "image", "-k", 1)[0]["id"] == "mug-red"
-    both = hits(store, "in blue", "--image", photo, "--weight", 0.3, "--where", "price < 20 and colour = 'blue'")
-    assert {hit["id"]: hit["fields"]["price"] for hit in both} == {"mug-blue": 12.0, "chair-blue": 16.0}
+    assert (
+        hits(store, "--image", photo, "--vectors", "image", "-k", 1)[0]["id"]
+        == "mug-red"
+    )
+    both = hits(
+        store,
+        "in blue",
+        "--image",
+        photo,
+        "--weight",
+        0.3,
+        "--where",
+        "price < 20 and colour = 'blue'",
+    )
+    assert {hit["id"]: hit["fields"]["price"] for hit in both} == {
+        "mug-blue": 12.0,
+        "chair-blue": 16.0,
+    }
     like = hits(store, "--like", "mug-red", "--where", "category = 'Home/Kitchen'")
     assert {hit["id"] for hit in like} == {"mug-green", "mug-blue", "mug-yellow"}
     grouped = hits(store, "mug", "--group-by", "parent", "--fields", "title")
     assert len(grouped) == len(THINGS)
-    assert all(hit["more"] == len(COLOURS) - 1 and list(hit["fields"]) == ["title"] for hit in grouped)
-    merged = hits(store, "mug", "--vectors", "text,image", "-k", len(THINGS) * len(COLOURS))
+    assert all(
+        hit["more"] == len(COLOURS) - 1 and list(hit["fields"]) == ["title"]
+        for hit in grouped
+    )
+    merged = hits(
+        store, "mug", "--vectors", "text,image", "-k", len(THINGS) * len(COLOURS)
+    )
     assert {hit["vector"] for hit in merged} == {"text", "image"}
-    assert sorted((hit["score"] for hit in merged), reverse=True) == [hit["score"] for hit in merged]
-    assert any(hit["score"] != hit["cosine"] for hit in merged)  # standardised, for the model is not calibrated
+    assert sorted((hit["score"] for hit in merged), reverse=True) == [
+        hit["score"] for hit in merged
+    ]
+    assert any(
+        hit["score"] != hit["cosine"] for hit in merged
+    )  # standardised, for the model is not calibrated
     hybrid = hits(store, "mug red", "--hybrid", "--without", "yellow chair")
-    assert "mug-red" in {hit["id"] for hit in hybrid[:3]}  # the first of those that the words find
+    assert "mug-red" in {
+        hit["id"] for hit in hybrid[:3]
+    }  # the first of those that the words find
     assert all(hit["score"] <= 2 / 61 and hit["cosine"] is not None for hit in hybrid)
 
 
 def test_more_like_an_item_needs_no_model(shop: Path) -> None:
     (shop / "model").rename(shop / "gone")
     assert len(hits(shop / "store", "--like", "mug-red", "-k", 3)) == 3
-    with pytest.raises(ValueError, match=r"the store's model cannot be loaded: .*Say where it lies now with --model"):
+    with pytest.raises(
+        ValueError,
+        match=r"the store's model cannot be loaded: .*Say where it lies now with --model",
+    ):
         unimodal("search", shop / "store", "mug")
     assert len(hits(shop / "store", "mug", "--model", shop / "gone", "-k", 3)) == 3
 
 
-def test_a_line_shows_rank_score_id_and_the_fields_as_they_are(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_shows_rank_score_id_and_the_fields_as_they_are(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "140")
-    result = unimodal("search", shop / "store", "mug", "-k", 2, "--fields", "price,title,colour,category")
+    result = unimodal(
+        "search",
+        shop / "store",
+        "mug",
+        "-k",
+        2,
+        "--fields",
+        "price,title,colour,category",
+    )
     (hit, _) = hits(shop / "store", "mug", "-k", 2)
     line = next(line for line in result.output.splitlines() if hit["id"] in line)
     fields = hit["fields"]
     assert re.split(" {2,}", line.strip()) == [
-        "1", f"{hit['score']:.3f}", hit["id"], fields["title"],
+        "1",
+        f"{hit['score']:.3f}",
+        hit["id"],
+        fields["title"],
         f"price {fields['price']:g} · {fields['colour']} · {fields['category'][0]}",
-    ]  # fmt: skip
+    ]
     assert "2 of 24 items;" in result.output
     assert "ms to search" in result.output
 
 
-def test_a_truth_value_is_shown_as_json_writes_it(capsys: pytest.CaptureFixture[str]) -> None:
-    hit = Found(id="a", score=0.5, cosine=0.5, vector="text", more=0, fields={"title": "a hat", "sale": True})
+def test_a_truth_value_is_shown_as_json_writes_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hit = Found(
+        id="a",
+        score=0.5,
+        cosine=0.5,
+        vector="text",
+        more=0,
+        fields={"title": "a hat", "sale": True},
+    )
     _print([hit], Console(width=80))
     assert "sale true" in capsys.readouterr().out
 
@@ -155,20 +238,38 @@ def test_no_line_is_wider_than_the_terminal_and_each_field_is_there(
     shop: Path, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    output = unimodal("search", shop / "store", "mug", "--where", "id = 'mug-green'").stdout
+    output = unimodal(
+        "search", shop / "store", "mug", "--where", "id = 'mug-green'"
+    ).stdout
     assert max(map(len, output.splitlines())) <= width
     assert len(output.splitlines()) <= 1 + {40: 4, 80: 2, 140: 1}[width]
     words = output.split()
-    assert not [one for one in ("mug-green", "[b]mug[/b]", "green", "Home/Kitchen", "price", "11") if one not in words]
+    assert not [
+        one
+        for one in ("mug-green", "[b]mug[/b]", "green", "Home/Kitchen", "price", "11")
+        if one not in words
+    ]
 
 
-def test_the_installed_command_shows_ids_whole_on_a_narrow_terminal(recipe: Recipe, tmp_path: Path) -> None:
+def test_the_installed_command_shows_ids_whole_on_a_narrow_terminal(
+    recipe: Recipe, tmp_path: Path
+) -> None:
     """80 columns; ids of 36 letters, long texts, a cell in brackets, wide letters."""
     ids = [f"0f8fad5b-d9cb-469f-a165-70867728950{number}" for number in range(3)]
     store = _store_of(tmp_path, ids, ["a mug " * 50, "[red]/mug", "杯子" * 30])
-    command = [str(Path(sys.executable).with_name("unimodal")), "search", str(store), "--like", ids[0], "-k", "2"]
+    command = [
+        str(Path(sys.executable).with_name("unimodal")),
+        "search",
+        str(store),
+        "--like",
+        ids[0],
+        "-k",
+        "2",
+    ]
     environment = {**os.environ, "COLUMNS": "80", "PYTHONIOENCODING": "utf-8"}
-    result = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=100, env=environment)
+    result = subprocess.run(
+        command, capture_output=True, encoding="utf-8", timeout=100, env=environment
+    )
     assert result.returncode == 0, result.stderr
     assert max(map(cell_len, result.stdout.splitlines())) <= 80
     assert all(one in result.stdout for one in ids[1:])
@@ -177,49 +278,81 @@ def test_the_installed_command_shows_ids_whole_on_a_narrow_terminal(recipe: Reci
     assert len(result.stdout.splitlines()) <= 12
 
 
-def test_an_empty_store_says_how_to_fill_it_and_its_json_is_json(tmp_path: Path) -> None:
+def test_an_empty_store_says_how_to_fill_it_and_its_json_is_json(
+    tmp_path: Path,
+) -> None:
     store = _store_of(tmp_path, [], [])
     for words in (["mug"], ["mug", "--json"]):
         command = [sys.executable, "-m", "unimodal", "search", str(store), *words]
         result = subprocess.run(command, capture_output=True, text=True, timeout=100)
         assert result.returncode == 1
-        assert result.stderr == f"error: the store {store} is empty; run `unimodal index` to put items into it.\n"
+        assert (
+            result.stderr
+            == f"error: the store {store} is empty; run `unimodal index` to put items into it.\n"
+        )
         assert not result.stdout or json.loads(result.stdout)["hits"] == []
     assert result.stdout
 
 
 def test_an_empty_filter_is_refused_and_not_ignored(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "unimodal", "search", str(tmp_path / "store"), "mug", "--where", ""]
+    command = [
+        sys.executable,
+        "-m",
+        "unimodal",
+        "search",
+        str(tmp_path / "store"),
+        "mug",
+        "--where",
+        "",
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert result.returncode == 1
-    assert "error: where: expected a field's name at character 1, found the end; write for example" in result.stderr
+    assert (
+        "error: where: expected a field's name at character 1, found the end; write for example"
+        in result.stderr
+    )
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
         (["--where", "price > 1e6"], "0 of 24 items; .*nothing matches --where"),
-        (["--where", "price > 0", "--min-score", 1], "0 of 24 items; .*; loosen --where or --min-score"),
+        (
+            ["--where", "price > 0", "--min-score", 1],
+            "0 of 24 items; .*; loosen --where or --min-score",
+        ),
         (["--min-score", 1], "0 of 24 items; .*; loosen --min-score"),
     ],
 )
-def test_where_nothing_is_found_it_says_what_kept_everything_out(shop: Path, words: list[Any], says: str) -> None:
+def test_where_nothing_is_found_it_says_what_kept_everything_out(
+    shop: Path, words: list[Any], says: str
+) -> None:
     assert re.search(says, unimodal("search", shop / "store", "mug", *words).stderr)
 
 
 def test_which_vector_was_nearest_is_shown_where_hits_differ_in_it(shop: Path) -> None:
     one = unimodal("search", shop / "store", "mug", "--vectors", "text").stdout
-    several = unimodal("search", shop / "store", "mug", "--vectors", "text,image", "-k", 24).stdout
+    several = unimodal(
+        "search", shop / "store", "mug", "--vectors", "text,image", "-k", 24
+    ).stdout
     assert one.splitlines()[0].split() == ["score", "id"]
     assert several.splitlines()[0].split() == ["score", "cosine", "by", "id"]
 
 
 def test_a_group_shows_how_many_more_it_has(shop: Path) -> None:
-    assert unimodal("search", shop / "store", "mug", "--group-by", "parent").stdout.count("+3 more") == len(THINGS)
+    assert unimodal(
+        "search", shop / "store", "mug", "--group-by", "parent"
+    ).stdout.count("+3 more") == len(THINGS)
 
 
 def test_a_catalogue_steers_no_terminal_and_breaks_no_line() -> None:
-    hit = Found("a\x1b[2Jb", 0.5, "text", {"title": "red\n\x1b]0;hat\x07", "words": "x" * 1000}, cosine=0.5)
+    hit = Found(
+        "a\x1b[2Jb",
+        0.5,
+        "text",
+        {"title": "red\n\x1b]0;hat\x07", "words": "x" * 1000},
+        cosine=0.5,
+    )
     _print([hit], Console(width=300, file=(written := io.StringIO())))
     line = written.getvalue().splitlines()[1]
     assert line.split() == ["1", "0.500", "a[2Jb", "red", "]0;hat", "x" * 99 + "…"]
@@ -238,14 +371,23 @@ def test_what_is_wrong_is_one_line(shop: Path) -> None:
     ):
         with pytest.raises(ValueError, match=says):
             unimodal("search", shop / "store", *words)
-    command = [sys.executable, "-m", "unimodal", "search", str(shop / "no store"), "mug"]
+    command = [
+        sys.executable,
+        "-m",
+        "unimodal",
+        "search",
+        str(shop / "no store"),
+        "mug",
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert result.returncode == 1
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
 
 
-def test_fields_and_copies_that_the_store_has_not_are_refused_before_the_model_is_loaded(shop: Path) -> None:
+def test_fields_and_copies_that_the_store_has_not_are_refused_before_the_model_is_loaded(
+    shop: Path,
+) -> None:
     (shop / "model").rename(shop / "gone")
     for option, value in (("--fields", "titel"), ("--coarse", "prefix:99")):
         with pytest.raises(ValueError, match=f"{option[2:]}: the store has no"):
@@ -256,7 +398,10 @@ def test_the_store_finds_what_the_evaluation_of_the_shop_says(shop: Path) -> Non
     (shop / "suite.yaml").write_text(SUITE)
     embedder = load(shop / "model")
     store = open_store(str(shop / "store"))
-    skus = [json.loads(line)["sku"] for line in (shop / "products.jsonl").read_text().splitlines()]
+    skus = [
+        json.loads(line)["sku"]
+        for line in (shop / "products.jsonl").read_text().splitlines()
+    ]
     results = evaluate(embedder, read_suite(str(shop / "suite.yaml")), shop)
     assert len(results) == 9  # three kinds of questions to three forms of the catalogue
     for result in results:
@@ -275,13 +420,20 @@ def test_the_store_finds_what_the_evaluation_of_the_shop_says(shop: Path) -> Non
             values["hit_rate_at_1"].append(best[0] == 3)
             values["hit_rate_at_10"].append(3 in best[:10])
         for row in result.rows:
-            assert np.mean(values[row.metric]) == pytest.approx(row.value, abs=1e-9), (row.task, row.metric)
+            assert np.mean(values[row.metric]) == pytest.approx(row.value, abs=1e-9), (
+                row.task,
+                row.metric,
+            )
 
 
 def _parts(question: Any) -> dict[str, Any]:
     if isinstance(question, str):
         return {"text": question}
-    return {"image": question} if isinstance(question, Path) else {"text": question.text, "image": question.image}
+    return (
+        {"image": question}
+        if isinstance(question, Path)
+        else {"text": question.text, "image": question.image}
+    )
 
 
 def _dcg(gains: list[float]) -> float:

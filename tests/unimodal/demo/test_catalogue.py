@@ -27,7 +27,11 @@ def splits() -> dict[str, list[Product]]:
 
 
 def texts_of(products: list[Product]) -> list[str]:
-    return [text for p in products for text in (*p.captions, p.title, p.description, p.query)]
+    return [
+        text
+        for p in products
+        for text in (*p.captions, p.title, p.description, p.query)
+    ]
 
 
 def words_of(texts: list[str]) -> set[str]:
@@ -38,18 +42,31 @@ def names_in(text: str, names: dict[str, list[str]]) -> set[str]:
     """Which entries a text names; the longest name wins, so that "light blue" is not also "blue"."""
     owner = {name: entry for entry, all_names in names.items() for name in all_names}
     pattern = "|".join(re.escape(name) for name in sorted(owner, key=len, reverse=True))
-    return {owner[found] for found in re.findall(rf"(?<![\w-])(?:{pattern})(?![\w-])", text.lower())}
+    return {
+        owner[found]
+        for found in re.findall(rf"(?<![\w-])(?:{pattern})(?![\w-])", text.lower())
+    }
 
 
-def test_splits_share_no_combination_of_kind_colour_and_pattern(splits: dict[str, list[Product]]) -> None:
-    train, val, test = ({product.identity for product in splits[split]} for split in SPLITS)
+def test_splits_share_no_combination_of_kind_colour_and_pattern(
+    splits: dict[str, list[Product]],
+) -> None:
+    train, val, test = (
+        {product.identity for product in splits[split]} for split in SPLITS
+    )
     assert not train & val
     assert not train & test
     assert not val & test
 
 
-def test_every_test_product_has_an_identity_of_its_own(splits: dict[str, list[Product]]) -> None:
-    assert len(splits["test"]) == len({product.identity for product in splits["test"]}) == 1024
+def test_every_test_product_has_an_identity_of_its_own(
+    splits: dict[str, list[Product]],
+) -> None:
+    assert (
+        len(splits["test"])
+        == len({product.identity for product in splits["test"]})
+        == 1024
+    )
 
 
 def test_every_attribute_is_seen_in_training(splits: dict[str, list[Product]]) -> None:
@@ -57,29 +74,61 @@ def test_every_attribute_is_seen_in_training(splits: dict[str, list[Product]]) -
     assert seen == {*KINDS, *COLOURS, *PATTERNS, *MATERIALS, *SCENES}
 
 
-def test_every_pair_of_attributes_of_a_test_product_is_seen_in_training(splits: dict[str, list[Product]]) -> None:
+def test_every_pair_of_attributes_of_a_test_product_is_seen_in_training(
+    splits: dict[str, list[Product]],
+) -> None:
     for first, second in ((0, 1), (0, 2), (1, 2)):
-        seen = {(product.identity[first], product.identity[second]) for product in splits["train"]}
-        unseen = {(p.identity[first], p.identity[second]) for p in splits["test"]} - seen
+        seen = {
+            (product.identity[first], product.identity[second])
+            for product in splits["train"]
+        }
+        unseen = {
+            (p.identity[first], p.identity[second]) for p in splits["test"]
+        } - seen
         assert len(unseen) <= 2, unseen
 
 
-def test_held_out_wordings_are_new_sentences_of_known_words(splits: dict[str, list[Product]]) -> None:
+def test_held_out_wordings_are_new_sentences_of_known_words(
+    splits: dict[str, list[Product]],
+) -> None:
     held_out = texts_of(splits["test"] + splits["val"])
-    documents = [text for row in plan_texts(splits["train"], seed=0) for text in row.values()]
+    documents = [
+        text for row in plan_texts(splits["train"], seed=0) for text in row.values()
+    ]
     trained = texts_of(splits["train"]) + documents
     assert not set(held_out) & set(trained)
     assert words_of(held_out) <= words_of(trained)
 
 
-def test_held_out_sentences_stay_out_of_training_whatever_they_are_about(splits: dict[str, list[Product]]) -> None:
+def test_held_out_sentences_stay_out_of_training_whatever_they_are_about(
+    splits: dict[str, list[Product]],
+) -> None:
     def skeletons(products: list[Product]) -> set[str]:
-        names = [n for table in (KINDS, COLOURS, PATTERNS) for entry in table.values() for n in entry.names]
+        names = [
+            n
+            for table in (KINDS, COLOURS, PATTERNS)
+            for entry in table.values()
+            for n in entry.names
+        ]
         names += [motif for entry in PATTERNS.values() for motif in entry.motifs]
-        names += [name for table in (MATERIALS, SCENES) for entry in table.values() for name in entry]
-        slot = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
-        texts = [text for p in products for text in (*p.captions, p.title, p.query, *p.description.split(". "))]
-        return {re.sub(rf"\b(?:an? )?(?:{slot})\b|\$\d+", "_", text.lower()).strip(". ") for text in texts}
+        names += [
+            name
+            for table in (MATERIALS, SCENES)
+            for entry in table.values()
+            for name in entry
+        ]
+        slot = "|".join(
+            re.escape(name) for name in sorted(names, key=len, reverse=True)
+        )
+        texts = [
+            text
+            for p in products
+            for text in (*p.captions, p.title, p.query, *p.description.split(". "))
+        ]
+        return {
+            re.sub(rf"\b(?:an? )?(?:{slot})\b|\$\d+", "_", text.lower()).strip(". ")
+            for text in texts
+        }
 
     assert not skeletons(splits["train"]) & skeletons(splits["test"] + splits["val"])
 
@@ -89,9 +138,16 @@ def test_captions_queries_titles_and_descriptions_name_the_product_and_no_other(
 ) -> None:
     kinds = {key: list(kind.names) for key, kind in KINDS.items()}
     colours = {key: list(colour.names) for key, colour in COLOURS.items()}
-    patterns = {key: [*pattern.names, *pattern.motifs] for key, pattern in PATTERNS.items()}
+    patterns = {
+        key: [*pattern.names, *pattern.motifs] for key, pattern in PATTERNS.items()
+    }
     for product in splits["test"] + splits["val"] + splits["train"][:500]:
-        for text in (*product.captions, product.title, product.description, product.query):
+        for text in (
+            *product.captions,
+            product.title,
+            product.description,
+            product.query,
+        ):
             assert names_in(text, kinds) == {product.kind}, text
             assert names_in(text, colours) == {product.colour}, text
             assert names_in(text, patterns) == {product.pattern}, text
@@ -110,12 +166,24 @@ def test_plan_refuses_to_leave_nothing_to_train_on() -> None:
 def test_build_writes_all_files_and_finds_them_again(tmp_path: Path) -> None:
     folder = tmp_path / "shop"
     built = build_catalogue(folder, size=32, workers=1, **SMALL)
-    assert (built.num_train, built.num_val, built.num_test, built.num_texts) == (24, 4, 8, 48)
-    assert [path.name for path in tmp_path.iterdir()] == ["shop"]  # nothing unfinished stays behind
+    assert (built.num_train, built.num_val, built.num_test, built.num_texts) == (
+        24,
+        4,
+        8,
+        48,
+    )
+    assert [path.name for path in tmp_path.iterdir()] == [
+        "shop"
+    ]  # nothing unfinished stays behind
     for split in SPLITS:
-        assert all((folder / product.image).is_file() for product in read_products(folder, split))
+        assert all(
+            (folder / product.image).is_file()
+            for product in read_products(folder, split)
+        )
     assert len(read_texts(folder)) == 48
-    assert words_of(texts_of(read_products(folder, "train"))) <= words_of(list(training_texts(folder)))
+    assert words_of(texts_of(read_products(folder, "train"))) <= words_of(
+        list(training_texts(folder))
+    )
     written = (folder / "manifest.json").stat().st_mtime_ns
     assert build_catalogue(folder, size=32, workers=1, **SMALL) == built
     assert (folder / "manifest.json").stat().st_mtime_ns == written
@@ -124,19 +192,38 @@ def test_build_writes_all_files_and_finds_them_again(tmp_path: Path) -> None:
 def test_two_builds_are_the_same_to_the_byte(tmp_path: Path) -> None:
     for name in ("one", "two"):
         build_catalogue(tmp_path / name, size=32, workers=1, **SMALL)
-    files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
+    files = sorted(
+        path.relative_to(tmp_path / "one")
+        for path in (tmp_path / "one").rglob("*")
+        if path.is_file()
+    )
     assert len(files) == 36 + 5
-    assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
+    assert all(
+        (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+        for file in files
+    )
 
 
 def test_two_processes_draw_what_one_draws(tmp_path: Path) -> None:
     for workers in (1, 2):
-        build_catalogue(tmp_path / str(workers), size=16, workers=workers, num_train=120, num_val=1, num_test=1)
+        build_catalogue(
+            tmp_path / str(workers),
+            size=16,
+            workers=workers,
+            num_train=120,
+            num_val=1,
+            num_test=1,
+        )
     for picture in (tmp_path / "1" / "images").iterdir():
-        assert picture.read_bytes() == (tmp_path / "2" / "images" / picture.name).read_bytes()
+        assert (
+            picture.read_bytes()
+            == (tmp_path / "2" / "images" / picture.name).read_bytes()
+        )
 
 
-def test_build_refuses_a_folder_of_another_seed_or_of_something_else(tmp_path: Path) -> None:
+def test_build_refuses_a_folder_of_another_seed_or_of_something_else(
+    tmp_path: Path,
+) -> None:
     build_catalogue(tmp_path / "shop", size=32, workers=1, **SMALL)
     with pytest.raises(ValueError, match="seed 0, not 1"):
         build_catalogue(tmp_path / "shop", seed=1, size=32, workers=1, **SMALL)
@@ -144,7 +231,9 @@ def test_build_refuses_a_folder_of_another_seed_or_of_something_else(tmp_path: P
         build_catalogue(tmp_path, size=32, workers=1, **SMALL)
 
 
-def test_a_failed_build_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_build_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full_disk(*_: object) -> None:
         raise OSError("no space left")
 

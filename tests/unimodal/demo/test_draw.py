@@ -60,5 +60,10 @@ def test_no_two_values_of_an_attribute_look_alike(looks: list[Look]) -> None:
 
 def test_plain_sheet_has_one_colour_and_a_printed_one_has_more() -> None:
     for pattern in PATTERNS:
-        colours = print_pattern(pattern, "red", (200, 30, 40), 60, random.Random(0)).getcolors(4000) or []
+        colours = (
+            print_pattern(
+                pattern, "red", (200, 30, 40), 60, random.Random(0)
+            ).getcolors(4000)
+            or []
+        )
         assert (len(colours) == 1) == (pattern == "plain")

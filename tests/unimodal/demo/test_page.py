@@ -34,21 +34,32 @@ def test_groups_cover_four_directions_and_mark_the_right_product() -> None:
             if isinstance(item, Path):
                 with Image.open(item) as picture:
                     seen_pictures.append(picture.size)
-            rows.append(vectors[position[item]] if isinstance(item, str) else vectors[0])
+            rows.append(
+                vectors[position[item]] if isinstance(item, str) else vectors[0]
+            )
         return np.stack(rows)
 
     groups = build_groups(shop, vectors, vectors, encode, num_queries=2, size=40)
-    assert [group.direction for group in groups] == [direction for direction in DIRECTIONS for _ in range(2)]
+    assert [group.direction for group in groups] == [
+        direction for direction in DIRECTIONS for _ in range(2)
+    ]
     assert seen_pictures == [(40, 40), (40, 40)]
     for group in groups:
-        if group.direction != "picture → picture":  # its query is a new drawing, which this encoder takes for product 0
+        if (
+            group.direction != "picture → picture"
+        ):  # its query is a new drawing, which this encoder takes for product 0
             assert group.right_rank == 1
-            assert [result.right for result in group.results] == [True] + [False] * (len(group.results) - 1)
+            assert [result.right for result in group.results] == [True] + [False] * (
+                len(group.results) - 1
+            )
             assert group.results[0].shared == ("kind", "colour", "pattern")
         else:
             assert not group.results[0].right
             assert group.right_rank > 1
-        assert all((result.picture is not None) == group.direction.endswith("picture") for result in group.results)
+        assert all(
+            (result.picture is not None) == group.direction.endswith("picture")
+            for result in group.results
+        )
 
 
 def test_page_escapes_every_text_and_needs_nothing_else(tmp_path: Path) -> None:
@@ -66,7 +77,15 @@ def test_page_escapes_every_text_and_needs_nothing_else(tmp_path: Path) -> None:
         title=evil,
         introduction=evil,
         groups=groups,
-        scores=[{"task": evil, "metric": evil, "value": 0.96781, "chance": evil, "baseline": None}],
+        scores=[
+            {
+                "task": evil,
+                "metric": evil,
+                "value": 0.96781,
+                "chance": evil,
+                "baseline": None,
+            }
+        ],
         facts={evil: evil},
         showcase=[(evil, picture)],
         footer=evil,

@@ -28,8 +28,19 @@ from unimodal.formats.open_clip import from_open_clip
 from unimodal.model import DualEncoder, build_model
 from unimodal.preprocess.tokenizers import Tokenizer, load_tokenizer
 
-SMALL = {"vocab_size": 120, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
+SMALL = {
+    "vocab_size": 120,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+SPECIAL = (
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "cls_token_id",
+    "sep_token_id",
+)
 FILES = ["README.md", "config.json", "model.safetensors", "tokenizer.json"]
 
 
@@ -52,14 +63,24 @@ def test_a_model_saved_before_there_was_a_choice_drops_alpha_and_keeps_its_name(
     loaded = unimodal.load(folder, device="cpu")
     assert loaded.config.preprocess.transparency == "drop"
     nothing = Image.new("RGBA", (32, 32), (200, 30, 30, 0))
-    assert np.array_equal(loaded.encode(nothing), embedder.encode(nothing.convert("RGB")))
-    assert np.array_equal(embedder.encode(nothing), embedder.encode(Image.new("RGB", (32, 32), "white")))
+    assert np.array_equal(
+        loaded.encode(nothing), embedder.encode(nothing.convert("RGB"))
+    )
+    assert np.array_equal(
+        embedder.encode(nothing), embedder.encode(Image.new("RGB", (32, 32), "white"))
+    )
 
     digest = xxhash.xxh3_128()  # what the fingerprint was before the key
     del config["text"]["tokenizer"]
-    parts = [json.dumps(config, sort_keys=True).encode(), tokenizer.backend.to_str().encode()]
+    parts = [
+        json.dumps(config, sort_keys=True).encode(),
+        tokenizer.backend.to_str().encode(),
+    ]
     for name, tensor in sorted(loaded.models[0].state_dict().items()):
-        parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), tensor.numpy().tobytes()]
+        parts += [
+            f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(),
+            tensor.numpy().tobytes(),
+        ]
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)
     assert loaded.fingerprint() == digest.hexdigest() != embedder.fingerprint()
@@ -69,7 +90,9 @@ def test_a_model_saved_before_there_was_a_choice_drops_alpha_and_keeps_its_name(
     assert (again.config, again.fingerprint()) == (loaded.config, loaded.fingerprint())
 
 
-def test_a_loaded_model_gives_bit_identical_vectors(folder: Path, embedder: Embedder, mixture: list[Item]) -> None:
+def test_a_loaded_model_gives_bit_identical_vectors(
+    folder: Path, embedder: Embedder, mixture: list[Item]
+) -> None:
     loaded = unimodal.load(folder, device="cpu")
     assert loaded.config == embedder.config
     assert np.array_equal(loaded.encode(mixture), embedder.encode(mixture))
@@ -79,30 +102,69 @@ def test_a_loaded_model_gives_bit_identical_vectors(folder: Path, embedder: Embe
 @pytest.mark.parametrize(
     ("image", "text"),
     [
-        (ImageTowerConfig(name="test_vit", kwargs={"depth": 1}, pooling="mean", projection="mlp"), None),
-        (ImageTowerConfig(name="resnet18", kwargs={"layers": [1] * 4, "channels": [8] * 4}, pooling="attention"), None),
+        (
+            ImageTowerConfig(
+                name="test_vit", kwargs={"depth": 1}, pooling="mean", projection="mlp"
+            ),
+            None,
+        ),
+        (
+            ImageTowerConfig(
+                name="resnet18",
+                kwargs={"layers": [1] * 4, "channels": [8] * 4},
+                pooling="attention",
+            ),
+            None,
+        ),
         (None, {"pooling": "attention", "projection": "mlp"}),
-        (None, {"name": "modernbert", "pooling": "cls", "kwargs": {**SMALL, **dict.fromkeys(SPECIAL, 1)}}),
-        (None, {"name": "qwen3", "pooling": "last", "kwargs": {**SMALL, "num_key_value_heads": 1, "head_dim": 16}}),
+        (
+            None,
+            {
+                "name": "modernbert",
+                "pooling": "cls",
+                "kwargs": {**SMALL, **dict.fromkeys(SPECIAL, 1)},
+            },
+        ),
+        (
+            None,
+            {
+                "name": "qwen3",
+                "pooling": "last",
+                "kwargs": {**SMALL, "num_key_value_heads": 1, "head_dim": 16},
+            },
+        ),
     ],
 )
 def test_models_of_every_make_come_back(
-    tmp_path: Path, tiny: ModelConfig, image: ImageTowerConfig | None, text: dict[str, Any] | None,
-    texts: list[str], pictures: list[Image.Image],
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    tiny: ModelConfig,
+    image: ImageTowerConfig | None,
+    text: dict[str, Any] | None,
+    texts: list[str],
+    pictures: list[Image.Image],
+) -> None:
     assert tiny.text is not None
     torch.manual_seed(0)
     text_config = None if text is None else tiny.text.model_copy(update=text)
     tokenizer = None if text_config is None else load_tokenizer(text_config)[0]
-    made = Embedder(build_model(tiny.model_copy(update={"image": image, "text": text_config})), tokenizer, device="cpu")
+    made = Embedder(
+        build_model(tiny.model_copy(update={"image": image, "text": text_config})),
+        tokenizer,
+        device="cpu",
+    )
     items: list[Any] = [*(texts if text else ()), *(pictures if image else ())]
     save_model(tmp_path / "model", made.models[0], tokenizer)
     torch.manual_seed(1)
     assert names(tmp_path / "model") == (FILES if text else FILES[:3])
-    assert np.array_equal(unimodal.load(tmp_path / "model", device="cpu").encode(items), made.encode(items))
+    assert np.array_equal(
+        unimodal.load(tmp_path / "model", device="cpu").encode(items),
+        made.encode(items),
+    )
 
 
-def test_an_open_clip_model_comes_back(tmp_path: Path, open_clip_name: str, mixture: list[Item]) -> None:
+def test_an_open_clip_model_comes_back(
+    tmp_path: Path, open_clip_name: str, mixture: list[Item]
+) -> None:
     made = Embedder(*from_open_clip(open_clip_name), device="cpu")
     save_model(tmp_path / "model", made.models[0], made.tokenizer)
     loaded = unimodal.load(tmp_path / "model", device="cpu")
@@ -110,10 +172,14 @@ def test_an_open_clip_model_comes_back(tmp_path: Path, open_clip_name: str, mixt
     assert np.array_equal(loaded.encode(mixture), made.encode(mixture))
 
 
-def test_a_loaded_model_is_saved_again_as_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+def test_a_loaded_model_is_saved_again_as_the_same_bytes(
+    folder: Path, tmp_path: Path
+) -> None:
     save_model(tmp_path / "again", *load_model(folder))
     for name in FILES:
-        assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes(), name
+        assert (tmp_path / "again" / name).read_bytes() == (
+            folder / name
+        ).read_bytes(), name
 
 
 def test_a_model_directory_holds_these_files_and_no_pickle(folder: Path) -> None:
@@ -133,11 +199,16 @@ def test_files_are_as_readable_as_the_umask_says(
         save_model(tmp_path / "model", model, tokenizer)
     finally:
         os.umask(before)
-    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
+    modes = {
+        path.name: path.stat().st_mode & 0o777
+        for path in (tmp_path / "model").iterdir()
+    }
     assert modes == dict.fromkeys(FILES, 0o666 & ~mask)
 
 
-def test_the_logit_scales_are_saved_with_the_model(tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer) -> None:
+def test_the_logit_scales_are_saved_with_the_model(
+    tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer
+) -> None:
     with torch.no_grad():
         model.logit_scales["texts"].fill_(1.25)
     save_model(tmp_path / "model", model, tokenizer)
@@ -160,7 +231,10 @@ def change_tensors(folder: Path, **changes: torch.Tensor | None) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"text_projection__weight": None}, "lacks 1 tensor, first 'text_projection.weight'"),
+        (
+            {"text_projection__weight": None},
+            "lacks 1 tensor, first 'text_projection.weight'",
+        ),
         ({"head__weight": torch.ones(3)}, "has 1 unknown tensor, first 'head.weight'"),
         (
             {"text_projection__weight": torch.ones(24, 31)},
@@ -171,7 +245,11 @@ def change_tensors(folder: Path, **changes: torch.Tensor | None) -> None:
             "model.safetensors has 1 tensor with values that are not finite .NaN or infinity., first 'text_proj",
         ),
         (
-            {"text_projection__weight": None, "head__weight": torch.ones(3), "image_projection__weight": torch.ones(2)},
+            {
+                "text_projection__weight": None,
+                "head__weight": torch.ones(3),
+                "image_projection__weight": torch.ones(2),
+            },
             "lacks 1 tensor, first .*, and has 1 unknown tensor, first .*, and has 1 tensor of another shape, first",
         ),
         (
@@ -214,7 +292,9 @@ def test_a_broken_file_is_refused(folder: Path, name: str, content: bytes) -> No
 def test_a_cut_weights_file_is_refused(folder: Path) -> None:
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"model.safetensors is not a readable safetensors file"):
+    with pytest.raises(
+        ValueError, match=r"model.safetensors is not a readable safetensors file"
+    ):
         load_model(folder)
 
 
@@ -225,9 +305,13 @@ def test_a_cut_weights_file_is_refused(folder: Path) -> None:
         ({"embed_dims": 24}, "unknown key 'embed_dims'; did you mean 'embed_dim'"),
     ],
 )
-def test_a_configuration_of_another_kind_is_refused(folder: Path, change: dict[str, Any], message: str) -> None:
+def test_a_configuration_of_another_kind_is_refused(
+    folder: Path, change: dict[str, Any], message: str
+) -> None:
     values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps({**values, **change}), encoding="utf-8")
+    (folder / "config.json").write_text(
+        json.dumps({**values, **change}), encoding="utf-8"
+    )
     with pytest.raises(ValueError, match=message):
         load_model(folder)
 
@@ -250,7 +334,11 @@ class BreaksOnSaving(Tokenizer):
 
 
 def test_nothing_is_half_written_if_writing_fails(
-    folder: Path, tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer, text_config: TextTowerConfig
+    folder: Path,
+    tmp_path: Path,
+    model: DualEncoder,
+    tokenizer: Tokenizer,
+    text_config: TextTowerConfig,
 ) -> None:
     before = {name: (folder / name).read_bytes() for name in FILES}
     breaking = BreaksOnSaving(tokenizer.backend, text_config)
@@ -261,7 +349,9 @@ def test_nothing_is_half_written_if_writing_fails(
             save_model(place, model, breaking, overwrite=True)
     assert {name: (folder / name).read_bytes() for name in FILES} == before
     assert not (tmp_path / "new").exists()
-    save_model(tmp_path / "new", model, tokenizer)  # what was left of the first attempt is in nobody's way
+    save_model(
+        tmp_path / "new", model, tokenizer
+    )  # what was left of the first attempt is in nobody's way
     assert names(tmp_path / "new") == FILES
     assert not list(tmp_path.glob("new.*"))
 
@@ -325,43 +415,85 @@ def test_tied_weights_survive(tmp_path: Path) -> None:
     assert other.head.weight is other.table.weight
 
 
-def test_tensors_that_share_memory_or_are_laid_out_otherwise_come_back(tmp_path: Path) -> None:
+def test_tensors_that_share_memory_or_are_laid_out_otherwise_come_back(
+    tmp_path: Path,
+) -> None:
     whole = torch.arange(12.0).reshape(3, 4)
     image = torch.rand(1, 3, 2, 2).contiguous(memory_format=torch.channels_last)
-    tensors = {"whole": whole, "part": whole[1:], "turned": whole.T, "image": image, "half": whole.bfloat16()}
+    tensors = {
+        "whole": whole,
+        "part": whole[1:],
+        "turned": whole.T,
+        "image": image,
+        "half": whole.bfloat16(),
+    }
     write_tensors(tmp_path / "a.safetensors", tensors)
     loaded = load_file(tmp_path / "a.safetensors")
     assert loaded.keys() == tensors.keys()
     assert all(
-        torch.equal(loaded[name], tensors[name]) and loaded[name].dtype == tensors[name].dtype for name in loaded
+        torch.equal(loaded[name], tensors[name])
+        and loaded[name].dtype == tensors[name].dtype
+        for name in loaded
     )
 
 
-def test_the_card_says_what_it_is_how_to_use_it_and_what_it_scored(tiny: ModelConfig) -> None:
+def test_the_card_says_what_it_is_how_to_use_it_and_what_it_scored(
+    tiny: ModelConfig,
+) -> None:
     scores = [
-        {"task": "figures", "metric": "ndcg", "value": 0.12345, "chance": 0.01, "baseline": None},
-        {"task": "sts", "metric": "spearman", "value": 0.5, "chance": 0.0, "baseline": 0.25},
+        {
+            "task": "figures",
+            "metric": "ndcg",
+            "value": 0.12345,
+            "chance": 0.01,
+            "baseline": None,
+        },
+        {
+            "task": "sts",
+            "metric": "spearman",
+            "value": 0.5,
+            "chance": 0.0,
+            "baseline": 0.25,
+        },
     ]
     card = model_card(tiny, 1_234_567, scores, "Trained on nothing.")
     assert card.startswith("---\nlibrary_name: unimodal\n")
-    assert "24 dimensions, 1.2 M parameters: image tower `test_vit` (timm), text tower `bert` (transformers)." in card
+    assert (
+        "24 dimensions, 1.2 M parameters: image tower `test_vit` (timm), text tower `bert` (transformers)."
+        in card
+    )
     assert "Trained on nothing." in card
     assert "unimodal.load(" in card
-    assert "| figures | ndcg | 0.123 | 0.010 | - |\n| sts | spearman | 0.500 | 0.000 | 0.250 |\n" in card
+    assert (
+        "| figures | ndcg | 0.123 | 0.010 | - |\n| sts | spearman | 0.500 | 0.000 | 0.250 |\n"
+        in card
+    )
 
 
 def test_the_card_is_written_anew_with_scores_and_nothing_else_changes(
     folder: Path, model: DualEncoder, tiny: ModelConfig
 ) -> None:
     before = {name: (folder / name).read_bytes() for name in FILES}
-    scores = [{"task": "figures", "metric": "ndcg", "value": 0.5, "chance": 0.1, "baseline": 0.2}]
+    scores = [
+        {
+            "task": "figures",
+            "metric": "ndcg",
+            "value": 0.5,
+            "chance": 0.1,
+            "baseline": 0.2,
+        }
+    ]
     write_card(folder, scores, "Trained on figures.")
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert card == model_card(tiny, count_parameters(model), scores, "Trained on figures.")
+    assert card == model_card(
+        tiny, count_parameters(model), scores, "Trained on figures."
+    )
     assert all((folder / name).read_bytes() == before[name] for name in FILES[1:])
 
 
-def test_a_card_of_ones_own_is_kept(tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer) -> None:
+def test_a_card_of_ones_own_is_kept(
+    tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer
+) -> None:
     save_model(tmp_path / "model", model, tokenizer, card="# Mine\n")
     assert (tmp_path / "model" / "README.md").read_text(encoding="utf-8") == "# Mine\n"
 
@@ -383,7 +515,19 @@ def test_loading_needs_no_hub_no_network_and_no_file_but_its_own(
 ) -> None:
     moved = tmp_path / "elsewhere"
     folder.rename(moved)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)}
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "home"),
+        "HOME": str(tmp_path),
+    }
     arguments = [str(moved), str(tmp_path / "vectors.npy")]
-    subprocess.run([sys.executable, "-c", OFFLINE, *arguments], check=True, env=environment)
-    np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), embedder.encode(["a red hat"]), rtol=0, atol=1e-6)
+    subprocess.run(
+        [sys.executable, "-c", OFFLINE, *arguments], check=True, env=environment
+    )
+    np.testing.assert_allclose(
+        np.load(tmp_path / "vectors.npy"),
+        embedder.encode(["a red hat"]),
+        rtol=0,
+        atol=1e-6,
+    )

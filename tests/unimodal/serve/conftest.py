@@ -30,7 +30,9 @@ def served(tiny: ModelConfig) -> Embedder:
     """The model behind `serve`; the same weights as `embedder`'s."""
     torch.manual_seed(0)
     assert tiny.text is not None
-    return Embedder(build_model(tiny).eval(), load_tokenizer(tiny.text)[0], device="cpu")
+    return Embedder(
+        build_model(tiny).eval(), load_tokenizer(tiny.text)[0], device="cpu"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,9 @@ def serve(served: Embedder) -> Iterator[Serve]:
     with ExitStack() as running:
 
         def start(embedder: Embedder = served, **keys: Any) -> TestClient:
-            config = ServeConfig.model_validate({"model": "runs/shop/model", "names": ["tiny"], **keys})
+            config = ServeConfig.model_validate(
+                {"model": "runs/shop/model", "names": ["tiny"], **keys}
+            )
             app = create_app(Engine(embedder, config), config)
             return running.enter_context(TestClient(app, raise_server_exceptions=False))
 
@@ -58,7 +62,9 @@ def png() -> Callable[[int], bytes]:
 
     def make(number: int) -> bytes:
         buffer = io.BytesIO()
-        pixels = np.random.default_rng(number).integers(0, 256, (30, 20 + number % 7, 3), dtype=np.uint8)
+        pixels = np.random.default_rng(number).integers(
+            0, 256, (30, 20 + number % 7, 3), dtype=np.uint8
+        )
         Image.fromarray(pixels).save(buffer, "PNG")
         return buffer.getvalue()
 
@@ -68,4 +74,6 @@ def png() -> Callable[[int], bytes]:
 @pytest.fixture(scope="session")
 def data_uri(png: Callable[[int], bytes]) -> Callable[[int], str]:
     """The same as a data URI."""
-    return lambda number: "data:image/png;base64," + base64.b64encode(png(number)).decode()
+    return lambda number: (
+        "data:image/png;base64," + base64.b64encode(png(number)).decode()
+    )

@@ -38,32 +38,55 @@ def png(number: int) -> bytes:
 
 def title(number: int) -> str:
     """Product 7's title tries to be a script."""
-    return INJECTED if number == 7 else f"{list(COLOURS)[number % 3]} {KINDS[number // 6]} number {number}"
+    return (
+        INJECTED
+        if number == 7
+        else f"{list(COLOURS)[number % 3]} {KINDS[number // 6]} number {number}"
+    )
 
 
-def build_shop(folder: Path, embedder: Embedder, *, thumbnails: bool = True) -> VectorStore:
+def build_shop(
+    folder: Path, embedder: Embedder, *, thumbnails: bool = True
+) -> VectorStore:
     """The store, filled; ids are `p/0` to `p/29`, and one is a script too."""
     numbers = range(30)
     titles = [title(number) for number in numbers]
     texts = embedder.encode_query(titles)
     pictures = embedder.encode([picture(number) for number in numbers])
     schema = Schema(
-        dim=texts.shape[1], fingerprint=embedder.fingerprint(), vectors=("text", "image", "fused"), words=True,
-        fields={"title": "string", "price": "float", "stock": "int", "category": "strings", "colour": "string",
-                "new": "bool", "parent": "string"},
-        thumbnails=thumbnails, about={"model": "tiny", "parent": "parent"},
-    )  # fmt: skip
+        dim=texts.shape[1],
+        fingerprint=embedder.fingerprint(),
+        vectors=("text", "image", "fused"),
+        words=True,
+        fields={
+            "title": "string",
+            "price": "float",
+            "stock": "int",
+            "category": "strings",
+            "colour": "string",
+            "new": "bool",
+            "parent": "string",
+        },
+        thumbnails=thumbnails,
+        about={"model": "tiny", "parent": "parent"},
+    )
     rows = {
         "id": ["p/" + (INJECTED if number == 8 else str(number)) for number in numbers],
-        "vector_text": list(texts), "vector_image": list(pictures), "vector_fused": list(unit(texts + pictures)),
-        "words": titles, "title": titles,
+        "vector_text": list(texts),
+        "vector_image": list(pictures),
+        "vector_fused": list(unit(texts + pictures)),
+        "words": titles,
+        "title": titles,
         "price": [None if number == 29 else 5.0 + number for number in numbers],
         "stock": [number % 4 for number in numbers],
-        "category": [[KINDS[number // 6], "sale"] if number % 2 else [KINDS[number // 6]] for number in numbers],
+        "category": [
+            [KINDS[number // 6], "sale"] if number % 2 else [KINDS[number // 6]]
+            for number in numbers
+        ],
         "colour": [list(COLOURS)[number % 3] for number in numbers],
         "new": [number < 10 for number in numbers],
         "parent": [f"parent-{number // 3}" for number in numbers],
-    }  # fmt: skip
+    }
     if thumbnails:
         rows["thumbnail"] = [jpeg(number) for number in numbers]
     store = create_store(str(folder), schema)

@@ -43,17 +43,23 @@ class Running:
     def memory(self, kind: str = "VmRSS") -> float:
         """Megabytes that it holds ("VmRSS") or held at most ("VmHWM")."""
         with open(f"/proc/{self.process.pid}/status", encoding="ascii") as lines:
-            return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(kind))
+            return next(
+                int(line.split()[1]) / 1024 for line in lines if line.startswith(kind)
+            )
 
 
 @contextmanager
 def running(model: ModelConfig, seconds: float, **keys: Any) -> Iterator[Running]:
     """A server whose model takes so many seconds for each forward pass."""
-    config = ServeConfig.model_validate({"model": "slow", "port": 0, "names": ["*"], "log": "json", **keys})
+    config = ServeConfig.model_validate(
+        {"model": "slow", "port": 0, "names": ["*"], "log": "json", **keys}
+    )
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(model, seconds, config, theirs), daemon=True)
+    process = context.Process(
+        target=_serve, args=(model, seconds, config, theirs), daemon=True
+    )
     process.start()
     theirs.close()
     try:
@@ -63,11 +69,15 @@ def running(model: ModelConfig, seconds: float, **keys: Any) -> Iterator[Running
         process.join()
 
 
-def _serve(model: ModelConfig, seconds: float, config: ServeConfig, port: Connection) -> None:
+def _serve(
+    model: ModelConfig, seconds: float, config: ServeConfig, port: Connection
+) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     assert model.text is not None
-    embedder = Embedder(build_model(model).eval(), load_tokenizer(model.text)[0], device="cpu")
+    embedder = Embedder(
+        build_model(model).eval(), load_tokenizer(model.text)[0], device="cpu"
+    )
     encode_prepared = embedder.encode_prepared
 
     def slowly(batch: Sequence[Prepared], copy: int = 0) -> Vectors:
@@ -76,7 +86,9 @@ def _serve(model: ModelConfig, seconds: float, config: ServeConfig, port: Connec
 
     embedder.encode_prepared = slowly  # type: ignore[method-assign]
     write_logs(config.log)
-    logging.getLogger("unimodal").setLevel(logging.WARNING)  # not a line for each of thousands of requests
+    logging.getLogger("unimodal").setLevel(
+        logging.WARNING
+    )  # not a line for each of thousands of requests
     engine = Engine(embedder, config)
     listener = bound_socket(config.host, config.port)
     app = create_app(engine, config)

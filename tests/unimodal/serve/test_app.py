@@ -46,17 +46,37 @@ def locked(serve: Serve) -> TestClient:
         {"api-key": KEY},
     ],
 )
-def test_any_of_the_keys_opens_as_bearer_or_as_x_api_key(locked: TestClient, headers: dict[str, str]) -> None:
-    assert locked.post("/v1/embeddings", json={"input": "a"}, headers=headers).status_code == 200
+def test_any_of_the_keys_opens_as_bearer_or_as_x_api_key(
+    locked: TestClient, headers: dict[str, str]
+) -> None:
+    assert (
+        locked.post("/v1/embeddings", json={"input": "a"}, headers=headers).status_code
+        == 200
+    )
 
 
 @pytest.mark.parametrize(
-    "headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {KEY}"}, {"X-API-Key": KEY + "x"},
-                {"Authorization": "Bearer"}, {"X-API-Key": "ключ".encode()}],
-)  # fmt: skip
-def test_without_a_key_there_is_401_everywhere_but_health_and_documents(locked: TestClient, headers: Any) -> None:
-    for method, path in (("POST", "/v1/embeddings"), ("POST", "/v2/embed"), ("POST", "/vectorize"),
-                         ("GET", "/v1/models"), ("GET", "/metrics"), ("GET", "/nothing")):  # fmt: skip
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": f"Basic {KEY}"},
+        {"X-API-Key": KEY + "x"},
+        {"Authorization": "Bearer"},
+        {"X-API-Key": "ключ".encode()},
+    ],
+)
+def test_without_a_key_there_is_401_everywhere_but_health_and_documents(
+    locked: TestClient, headers: Any
+) -> None:
+    for method, path in (
+        ("POST", "/v1/embeddings"),
+        ("POST", "/v2/embed"),
+        ("POST", "/vectorize"),
+        ("GET", "/v1/models"),
+        ("GET", "/metrics"),
+        ("GET", "/nothing"),
+    ):
         response = locked.request(method, path, headers=headers, json={"input": "a"})
         assert response.status_code == 401, path
         assert response.headers["WWW-Authenticate"] == "Bearer"
@@ -67,12 +87,17 @@ def test_without_a_key_there_is_401_everywhere_but_health_and_documents(locked: 
 
 def test_a_wrong_key_is_told_apart_from_none(locked: TestClient) -> None:
     for headers, said in (
-        ({}, "an API key is needed; send it as Authorization: Bearer KEY, as x-api-key or as api-key."),
+        (
+            {},
+            "an API key is needed; send it as Authorization: Bearer KEY, as x-api-key or as api-key.",
+        ),
         ({"Authorization": f"Basic {KEY}"}, "an API key is needed"),
         ({"Authorization": "Bearer wrong"}, "this API key is not known"),
         ({"X-API-Key": KEY + "x"}, "this API key is not known"),
     ):
-        assert said in locked.get("/v1/models", headers=headers).json()["error"]["message"]
+        assert (
+            said in locked.get("/v1/models", headers=headers).json()["error"]["message"]
+        )
 
 
 def test_errors_come_in_the_shape_of_who_is_asked(locked: TestClient) -> None:
@@ -93,16 +118,26 @@ def test_a_wrong_method_is_told_the_right_one(client: TestClient) -> None:
 def test_what_can_be_got_has_a_head(client: TestClient, path: str) -> None:
     got = client.get(path)
     head = client.head(path)
-    assert (head.status_code, head.headers["content-type"]) == (got.status_code, got.headers["content-type"])
+    assert (head.status_code, head.headers["content-type"]) == (
+        got.status_code,
+        got.headers["content-type"],
+    )
     assert head.content == b""
 
 
 def test_a_sane_request_id_is_kept_and_another_is_replaced(client: TestClient) -> None:
-    assert client.get("/health/live", headers={"X-Request-ID": "order-17:b"}).headers["X-Request-ID"] == "order-17:b"
+    assert (
+        client.get("/health/live", headers={"X-Request-ID": "order-17:b"}).headers[
+            "X-Request-ID"
+        ]
+        == "order-17:b"
+    )
     made = {client.get("/health/live").headers["X-Request-ID"] for _ in range(3)}
     assert len(made) == 3
     for odd in ("a b", "x" * 101, "é", '"}'):
-        given = client.get("/health/live", headers={b"X-Request-ID": odd.encode()}).headers["X-Request-ID"]
+        given = client.get(
+            "/health/live", headers={b"X-Request-ID": odd.encode()}
+        ).headers["X-Request-ID"]
         assert given not in (odd, "")
 
 
@@ -113,7 +148,9 @@ def test_a_body_that_is_too_large_is_refused_by_its_head(serve: Serve) -> None:
     assert "1000 bytes" in response.json()["error"]["message"]
 
 
-def test_a_body_that_does_not_say_its_size_is_refused_once_it_is_too_large(serve: Serve) -> None:
+def test_a_body_that_does_not_say_its_size_is_refused_once_it_is_too_large(
+    serve: Serve,
+) -> None:
     taken = 0
 
     def endless() -> Any:
@@ -165,14 +202,20 @@ def fetched(monkeypatch: pytest.MonkeyPatch, png: Callable[[int], bytes]) -> Fet
 
 
 def pictures(count: int) -> dict[str, Any]:
-    return {"input": [{"image": f"https://img.shop.com/{number}"} for number in range(count)]}
+    return {
+        "input": [
+            {"image": f"https://img.shop.com/{number}"} for number in range(count)
+        ]
+    }
 
 
 def test_a_pictures_url_gives_the_vector_of_its_bytes(
     client: TestClient, served: Embedder, png: Callable[[int], bytes], fetched: Fetched
 ) -> None:
     data = client.post("/v1/embeddings", json=pictures(1)).json()["data"]
-    np.testing.assert_allclose([data[0]["embedding"]], served.encode([png(0)]), atol=1e-5)
+    np.testing.assert_allclose(
+        [data[0]["embedding"]], served.encode([png(0)]), atol=1e-5
+    )
     assert fetched == ["https://img.shop.com/0"]
     assert gate_of(client).held_bytes == 0
 
@@ -186,7 +229,9 @@ def test_fetched_pictures_count_as_a_body_does(serve: Serve, fetched: Fetched) -
     assert gate_of(small).held_bytes == 0
 
 
-def test_fetched_pictures_of_all_requests_are_bounded_together(serve: Serve, fetched: Fetched) -> None:
+def test_fetched_pictures_of_all_requests_are_bounded_together(
+    serve: Serve, fetched: Fetched
+) -> None:
     bounded = serve(max_body_bytes=50_000, queue_bytes=100_000)
     gate = gate_of(bounded)
     gate.held_bytes = 95_000
@@ -204,19 +249,33 @@ def test_a_full_queue_has_nothing_fetched(serve: Serve, fetched: Fetched) -> Non
     assert (response.status_code, fetched) == (429, [])
 
 
-def test_pages_of_other_origins_may_ask_only_when_they_are_named(client: TestClient, serve: Serve) -> None:
+def test_pages_of_other_origins_may_ask_only_when_they_are_named(
+    client: TestClient, serve: Serve
+) -> None:
     asked = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
-    assert "access-control-allow-origin" not in client.options("/v1/embeddings", headers=asked).headers
+    assert (
+        "access-control-allow-origin"
+        not in client.options("/v1/embeddings", headers=asked).headers
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(API_KEYS, KEY)  # which a browser's first question does not bring
         shop = serve(cors=["https://shop.example"])
     allowed = shop.options("/v1/embeddings", headers=asked)
-    assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, "https://shop.example")
+    assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (
+        200,
+        "https://shop.example",
+    )
     assert "access-control-allow-credentials" not in allowed.headers
     other = {**asked, "Origin": "https://evil.example"}
-    assert "access-control-allow-origin" not in shop.options("/v1/embeddings", headers=other).headers
+    assert (
+        "access-control-allow-origin"
+        not in shop.options("/v1/embeddings", headers=other).headers
+    )
     refused = shop.post("/v1/embeddings", headers={"Origin": "https://shop.example"})
-    assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "https://shop.example")
+    assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (
+        401,
+        "https://shop.example",
+    )
 
 
 @pytest.mark.parametrize(
@@ -236,14 +295,26 @@ def test_a_browsers_question_may_name_any_header(serve: Serve, headers: str) -> 
     }
     allowed = shop.options("/v1/embeddings", headers=asked)
     assert allowed.status_code == 200
-    assert set(headers.split(",")) <= set(allowed.headers["access-control-allow-headers"].lower().split(","))
-    answer = shop.post("/v1/embeddings", json={"input": "a"}, headers={"Origin": "https://shop.example"})
+    assert set(headers.split(",")) <= set(
+        allowed.headers["access-control-allow-headers"].lower().split(",")
+    )
+    answer = shop.post(
+        "/v1/embeddings",
+        json={"input": "a"},
+        headers={"Origin": "https://shop.example"},
+    )
     assert "X-Unimodal-Ignored" in answer.headers["access-control-expose-headers"]
 
 
-@pytest.mark.parametrize("path", ["/v1/embeddings/", "/v2/embed/", "/embeddings//", "/v1/embed/"])
+@pytest.mark.parametrize(
+    "path", ["/v1/embeddings/", "/v2/embed/", "/embeddings//", "/v1/embed/"]
+)
 def test_a_slash_at_the_end_is_not_a_redirect(client: TestClient, path: str) -> None:
-    body = {"input": ["a"]} if "embeddings" in path else {"texts": ["a"], "input_type": "classification"}
+    body = (
+        {"input": ["a"]}
+        if "embeddings" in path
+        else {"texts": ["a"], "input_type": "classification"}
+    )
     assert client.post(path, json=body, follow_redirects=False).status_code == 200
 
 
@@ -258,7 +329,9 @@ def test_a_full_queue_is_429_with_the_time_to_wait(serve: Serve) -> None:
     assert response.json()["error"]["code"] == "rate_limit_exceeded"
 
 
-def test_what_breaks_inside_is_500_without_a_word_about_it(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_breaks_inside_is_500_without_a_word_about_it(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
     broken = serve()
     app: Any = broken.app
 
@@ -274,7 +347,9 @@ def test_what_breaks_inside_is_500_without_a_word_about_it(serve: Serve, caplog:
     assert "secret path" in caplog.text  # in the log it is
 
 
-def test_metrics_count_every_request_that_was_sent(serve: Serve, texts: list[str]) -> None:
+def test_metrics_count_every_request_that_was_sent(
+    serve: Serve, texts: list[str]
+) -> None:
     counted = serve()
     for _ in range(3):
         counted.post("/v1/embeddings", json={"input": texts})
@@ -300,18 +375,30 @@ def test_a_request_is_one_line_of_the_log_without_what_was_sent(
 ) -> None:
     with caplog.at_level(logging.INFO, "unimodal"):
         headers = {"Authorization": f"Bearer {KEY}", "X-Request-ID": "order-18"}
-        locked.post("/v1/embeddings?note=1", json={"input": ["private words", "more"]}, headers=headers)
+        locked.post(
+            "/v1/embeddings?note=1",
+            json={"input": ["private words", "more"]},
+            headers=headers,
+        )
         locked.get("/health/live")
     (record,) = caplog.records
     line = json.loads(JsonLines().format(record))
     told = {key: line[key] for key in ("level", "method", "path", "status", "items")}
-    assert told == {"level": "info", "method": "POST", "path": "/v1/embeddings", "status": 200, "items": 2}
+    assert told == {
+        "level": "info",
+        "method": "POST",
+        "path": "/v1/embeddings",
+        "status": 200,
+        "items": 2,
+    }
     assert line["ms"] > 0
     assert "private" not in str(line)
     assert KEY not in str(line)
 
 
-def test_a_path_forges_no_line_of_a_text_log(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_path_forges_no_line_of_a_text_log(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO, "unimodal"):
         client.get("/a%0A12:00:00 INFO forged %1B[2J")
     line = TextLines().format(caplog.records[0])
@@ -319,7 +406,9 @@ def test_a_path_forges_no_line_of_a_text_log(client: TestClient, caplog: pytest.
     assert line.isprintable()
 
 
-def test_a_signal_that_comes_amid_a_request_is_logged_without_its_id(served: Embedder) -> None:
+def test_a_signal_that_comes_amid_a_request_is_logged_without_its_id(
+    served: Embedder,
+) -> None:
     engine = Engine(served, ServeConfig(model="tiny"))
     server = Server(uvicorn.Config(FastAPI()), engine, delay_seconds=0)
     lines = io.StringIO()
@@ -341,7 +430,9 @@ def test_a_signal_that_comes_amid_a_request_is_logged_without_its_id(served: Emb
     assert "order-19" not in lines.getvalue()
 
 
-def test_it_is_not_ready_before_the_model_has_run_nor_when_it_goes_down(serve: Serve, embedder: Embedder) -> None:
+def test_it_is_not_ready_before_the_model_has_run_nor_when_it_goes_down(
+    serve: Serve, embedder: Embedder
+) -> None:
     may_run = threading.Event()
     encode_prepared = embedder.encode_prepared
 
@@ -351,7 +442,10 @@ def test_it_is_not_ready_before_the_model_has_run_nor_when_it_goes_down(serve: S
 
     embedder.encode_prepared = held_back  # type: ignore[method-assign]  # a model that loads slowly
     client = serve(embedder)
-    assert client.get("/health/ready").json() == {"status": "not ready", "reason": "warming up"}
+    assert client.get("/health/ready").json() == {
+        "status": "not ready",
+        "reason": "warming up",
+    }
     assert client.get("/.well-known/ready").status_code == 503
     assert client.get("/health/live").status_code == 200
     may_run.set()
@@ -376,11 +470,24 @@ def test_the_documents_need_nothing_from_elsewhere(client: TestClient) -> None:
 
 
 def test_vectors_do_not_depend_on_who_else_asks(
-    client: TestClient, served: Embedder, texts: list[str], data_uri: Callable[[int], str]
+    client: TestClient,
+    served: Embedder,
+    texts: list[str],
+    data_uri: Callable[[int], str],
 ) -> None:
     alone = np.array(
-        [client.post("/v1/embeddings", json={"input": text}).json()["data"][0]["embedding"] for text in texts]
+        [
+            client.post("/v1/embeddings", json={"input": text}).json()["data"][0][
+                "embedding"
+            ]
+            for text in texts
+        ]
     )
     mixed: list[Any] = [*texts, {"image": data_uri(0)}, *texts]
     together = client.post("/v1/embeddings", json={"input": mixed}).json()["data"]
-    assert np.abs(np.array([one["embedding"] for one in together[: len(texts)]]) - alone).max() <= 1e-5
+    assert (
+        np.abs(
+            np.array([one["embedding"] for one in together[: len(texts)]]) - alone
+        ).max()
+        <= 1e-5
+    )

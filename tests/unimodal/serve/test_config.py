@@ -27,32 +27,56 @@ def test_a_server_listens_on_loopback_and_fetches_nothing_unless_told() -> None:
 
 def test_keys_are_overridden_one_by_one() -> None:
     values = apply_overrides(
-        {"model": "m"}, ["port=9000", "urls.allow=[img.shop.com, '*.cdn.com']", "device=[cpu, cpu]"]
+        {"model": "m"},
+        ["port=9000", "urls.allow=[img.shop.com, '*.cdn.com']", "device=[cpu, cpu]"],
     )
     found = parse_config(ServeConfig, values)
-    assert (found.port, found.urls.allow, found.device) == (9000, ("img.shop.com", "*.cdn.com"), ("cpu", "cpu"))
+    assert (found.port, found.urls.allow, found.device) == (
+        9000,
+        ("img.shop.com", "*.cdn.com"),
+        ("cpu", "cpu"),
+    )
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"prot": 1}, "unknown key 'prot'; did you mean 'port'"),
-        ({"api_keys": "x"}, "unknown key 'api_keys'; did you mean 'api_keys_file'"),  # it would show in `ps`
+        (
+            {"api_keys": "x"},
+            "unknown key 'api_keys'; did you mean 'api_keys_file'",
+        ),  # it would show in `ps`
         ({"queue_items": 10}, "max_items 2048 is more than queue_items 10"),
         ({"queue_bytes": 10}, "max_body_bytes 64000000 is more than queue_bytes 10"),
-        ({"cors": ["shop.com"]}, "cors 'shop.com' is no origin; write it as https://shop.com"),
-        ({"proxies": ["proxy.local"]}, "proxies 'proxy.local' is not an address; write 10.0.0.7"),
-        ({"urls": {"allow": ["https://shop.com"]}}, "allow 'https://shop.com' is no host name"),
+        (
+            {"cors": ["shop.com"]},
+            "cors 'shop.com' is no origin; write it as https://shop.com",
+        ),
+        (
+            {"proxies": ["proxy.local"]},
+            "proxies 'proxy.local' is not an address; write 10.0.0.7",
+        ),
+        (
+            {"urls": {"allow": ["https://shop.com"]}},
+            "allow 'https://shop.com' is no host name",
+        ),
         ({"urls": {"allow": ["*"]}}, r"allow '\*' is no host name"),
-        ({"urls": {"allow": ["shop.com:8080"]}}, "allow 'shop.com:8080' is no host name"),
+        (
+            {"urls": {"allow": ["shop.com:8080"]}},
+            "allow 'shop.com:8080' is no host name",
+        ),
     ],
 )
-def test_what_cannot_work_is_refused_at_once(values: dict[str, Any], message: str) -> None:
+def test_what_cannot_work_is_refused_at_once(
+    values: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         config(**values)
 
 
-def test_keys_come_from_the_environment_and_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_come_from_the_environment_and_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(API_KEYS, raising=False)
     assert read_api_keys(config()) == ()
     file = tmp_path / "keys"
@@ -61,15 +85,22 @@ def test_keys_come_from_the_environment_and_a_file(tmp_path: Path, monkeypatch: 
     assert read_api_keys(config(api_keys_file=str(file))) == (KEY, OTHER)
 
 
-def test_a_file_without_keys_does_not_open_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_without_keys_does_not_open_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(API_KEYS, raising=False)
     (tmp_path / "keys").write_text("\n")
-    for file, message in ((tmp_path / "keys", "holds no key"), (tmp_path / "nowhere", "does not exist")):
+    for file, message in (
+        (tmp_path / "keys", "holds no key"),
+        (tmp_path / "nowhere", "does not exist"),
+    ):
         with pytest.raises(ValueError, match=message):
             read_api_keys(config(api_keys_file=str(file)))
 
 
-def test_a_short_key_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_key_is_refused_without_being_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv(API_KEYS, f"{KEY},hunter2")
     with pytest.raises(ValueError, match="API key 2 has 7 characters") as refusal:
         read_api_keys(config())

@@ -12,14 +12,22 @@ from uvicorn.server import ServerState
 from unimodal.serve.connections import HEAD_BYTES, bounded_protocol
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-ENDING = b"1\r\na\r\n0\r\n"  # of a chunked body; a line end more, and the request is whole
+ENDING = (
+    b"1\r\na\r\n0\r\n"  # of a chunked body; a line end more, and the request is whole
+)
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[bytes]]
 
 
 async def answer_ok(scope: Any, receive: Any, send: Any) -> None:
     while (await receive()).get("more_body"):
         pass
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-length", b"2")],
+        }
+    )
     await send({"type": "http.response.body", "body": b"ok"})
 
 
@@ -27,7 +35,13 @@ def spoken(talk: Talk, seconds: float = 0.1) -> bytes:
     """What a client gets that talks so to a server in which a request has to be whole in so many seconds."""
 
     async def main() -> bytes:
-        config = uvicorn.Config(answer_ok, log_config=None, access_log=False, timeout_keep_alive=1, lifespan="off")
+        config = uvicorn.Config(
+            answer_ok,
+            log_config=None,
+            access_log=False,
+            timeout_keep_alive=1,
+            lifespan="off",
+        )
         config.load()
         protocol = bounded_protocol(seconds)
         state = ServerState()
@@ -35,9 +49,13 @@ def spoken(talk: Talk, seconds: float = 0.1) -> bytes:
         def connection() -> asyncio.Protocol:
             return protocol(config=config, server_state=state, app_state={})
 
-        server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
+        server = await asyncio.get_running_loop().create_server(
+            connection, "127.0.0.1", 0
+        )
         async with server:
-            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2])
+            reader, writer = await asyncio.open_connection(
+                *server.sockets[0].getsockname()[:2]
+            )
             try:
                 return await asyncio.wait_for(talk(reader, writer), 5)
             finally:

@@ -15,7 +15,9 @@ from starlette.testclient import TestClient
 
 from unimodal.serve.api.search import SearchBody
 
-GUIDE = (Path(__file__).parents[3] / "docs" / "guides" / "serve.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).parents[3] / "docs" / "guides" / "serve.md").read_text(
+    encoding="utf-8"
+)
 
 
 def requests() -> list[tuple[str, Any]]:
@@ -25,7 +27,9 @@ def requests() -> list[tuple[str, Any]]:
         for command in re.split(r"^(?=curl )", block, flags=re.M):
             words = shlex.split(command)
             if words[:1] == ["curl"]:
-                found.append((urlsplit(words[1]).path, json.loads(words[words.index("-d") + 1])))
+                found.append(
+                    (urlsplit(words[1]).path, json.loads(words[words.index("-d") + 1]))
+                )
     return found
 
 
@@ -48,5 +52,9 @@ def test_a_request_of_the_guide_is_answered(
 
 
 def test_every_route_that_embeds_is_in_the_guide(client: TestClient) -> None:
-    embedding = {path for path, way in client.get("/openapi.json").json()["paths"].items() if "post" in way}
+    embedding = {
+        path
+        for path, way in client.get("/openapi.json").json()["paths"].items()
+        if "post" in way
+    }
     assert embedding <= set(re.findall(r"`POST (/[^`?]*)`", GUIDE))

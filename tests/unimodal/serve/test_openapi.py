@@ -26,7 +26,9 @@ def test_every_route_is_described(client: TestClient) -> None:
         "/metrics",
     } <= spec["paths"].keys()
     body = spec["components"]["schemas"]["EmbeddingsBody"]
-    assert {"input", "messages", "dimensions", "late_chunking"} <= body["properties"].keys()
+    assert {"input", "messages", "dimensions", "late_chunking"} <= body[
+        "properties"
+    ].keys()
     assert body["additionalProperties"]  # ignored, and named in a header
 
 
@@ -39,20 +41,30 @@ def test_nothing_that_can_be_sent_gives_a_5xx(serve: Serve, examples: int) -> No
     def ask(case: Any) -> None:
         sent = case.as_transport_kwargs(base_url="http://testserver")
         response = client.request(
-            sent["method"], sent["url"], params=sent.get("params"), headers=dict(sent.get("headers") or {}),
-            json=sent.get("json"), content=sent.get("data"),
-        )  # fmt: skip
+            sent["method"],
+            sent["url"],
+            params=sent.get("params"),
+            headers=dict(sent.get("headers") or {}),
+            json=sent.get("json"),
+            content=sent.get("data"),
+        )
         statuses[response.status_code] += 1
         assert response.status_code < 500, f"{sent} -> {response.text}"
 
     for result in schema.get_all_operations():
         operation = result.ok()
-        for mode in schemathesis.GenerationMode:  # what fits the description, and what does not
+        for mode in (
+            schemathesis.GenerationMode
+        ):  # what fits the description, and what does not
             if mode == schemathesis.GenerationMode.NEGATIVE and not operation.body:
                 continue  # nothing to get wrong
             fuzz = given(case=operation.as_strategy(generation_mode=mode))(ask)
             settings(
-                max_examples=examples, derandomize=True, deadline=None, database=None, phases=[Phase.generate],
+                max_examples=examples,
+                derandomize=True,
+                deadline=None,
+                database=None,
+                phases=[Phase.generate],
                 suppress_health_check=list(HealthCheck),
-            )(fuzz)()  # fmt: skip
+            )(fuzz)()
     assert {200, 400} <= statuses.keys()

@@ -27,7 +27,9 @@ KEY = "a-key-of-the-shop-1234"
 
 
 @pytest.fixture(scope="module")
-def shop(served: Embedder, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Embedder, Any]]:
+def shop(
+    served: Embedder, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Embedder, Any]]:
     store = build_shop(tmp_path_factory.mktemp("shop") / "store", served)
     yield served, store
     store.close()
@@ -44,8 +46,12 @@ class Running:
         listener.bind(("127.0.0.1", 0))
         self.address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         app = create_app(Engine(embedder, config), config, store)
-        self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]}, daemon=True)
+        self.server = uvicorn.Server(
+            uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1)
+        )
+        self.thread = threading.Thread(
+            target=self.server.run, kwargs={"sockets": [listener]}, daemon=True
+        )
         self.thread.start()
         while not self.server.started:
             time.sleep(0.01)
@@ -74,7 +80,9 @@ class Watched:
         self.page.on(
             "request",
             lambda request: (
-                None if request.url.startswith((address, "data:", "blob:")) else self.complaints.append(request.url)
+                None
+                if request.url.startswith((address, "data:", "blob:"))
+                else self.complaints.append(request.url)
             ),
         )
 
@@ -120,7 +128,9 @@ def box(page: Any, value: str) -> Any:
 
 
 def query(page: Any) -> str:
-    return str(page.evaluate("decodeURIComponent(location.search.replaceAll('+', ' '))"))
+    return str(
+        page.evaluate("decodeURIComponent(location.search.replaceAll('+', ' '))")
+    )
 
 
 def compare_with(page: Any, kind: str) -> None:
@@ -128,7 +138,9 @@ def compare_with(page: Any, kind: str) -> None:
     settled(page)
 
 
-def test_words_find_products_with_their_scores_and_the_time_it_took(opened: Any) -> None:
+def test_words_find_products_with_their_scores_and_the_time_it_took(
+    opened: Any,
+) -> None:
     ask(opened, title(4))
     compare_with(opened, "text")
     best = opened.locator(".hit").first
@@ -138,13 +150,19 @@ def test_words_find_products_with_their_scores_and_the_time_it_took(opened: Any)
     assert best.locator(".facts").inner_text().startswith("9.00")
     best.locator("img").evaluate("image => image.decode()")
     assert best.locator("img").evaluate("image => image.naturalWidth") == 48
-    assert re.search(r"24 items, best first · \d+ ms", opened.locator("#status").inner_text())
+    assert re.search(
+        r"24 items, best first · \d+ ms", opened.locator("#status").inner_text()
+    )
     assert opened.locator("#catalogue").inner_text() == "30 items"
     assert opened.title() == f"{title(4)} – search"
 
 
-def test_a_chosen_picture_finds_its_product_and_words_mix_in_by_the_slider(opened: Any) -> None:
-    opened.set_input_files("#file", {"name": "mine.png", "mimeType": "image/png", "buffer": png(11)})
+def test_a_chosen_picture_finds_its_product_and_words_mix_in_by_the_slider(
+    opened: Any,
+) -> None:
+    opened.set_input_files(
+        "#file", {"name": "mine.png", "mimeType": "image/png", "buffer": png(11)}
+    )
     opened.wait_for_selector("#example:visible")
     settled(opened)
     compare_with(opened, "image")
@@ -186,10 +204,18 @@ def test_a_picture_can_be_pasted_and_dropped(opened: Any, way: str) -> None:
 
 def test_a_large_picture_is_sent_small(opened: Any) -> None:
     sent = []
-    opened.on("request", lambda request: sent.append(request.post_data or "") if "search" in request.url else None)
+    opened.on(
+        "request",
+        lambda request: (
+            sent.append(request.post_data or "") if "search" in request.url else None
+        ),
+    )
     buffer = io.BytesIO()
     Image.effect_noise((1800, 1200), 60).save(buffer, "JPEG", quality=95)
-    opened.set_input_files("#file", {"name": "big.jpg", "mimeType": "image/jpeg", "buffer": buffer.getvalue()})
+    opened.set_input_files(
+        "#file",
+        {"name": "big.jpg", "mimeType": "image/jpeg", "buffer": buffer.getvalue()},
+    )
     opened.wait_for_selector("#example:visible")
     settled(opened)
     assert 0 < max(map(len, sent)) < 1_400_000 < len(buffer.getvalue())
@@ -203,7 +229,10 @@ def test_filters_narrow_the_results_are_named_and_taken_away_again(opened: Any) 
     opened.keyboard.press("Enter")
     settled(opened)
     assert sorted(titles(opened)) == sorted(title(number) for number in (0, 3, 6, 9))
-    assert opened.locator("#chosen").inner_text().split("\n") == ["Colour: Red", "Price: up to 14"]
+    assert opened.locator("#chosen").inner_text().split("\n") == [
+        "Colour: Red",
+        "Price: up to 14",
+    ]
     assert "is.colour=Red" in query(opened)
     opened.get_by_role("button", name="Remove the filter Colour: Red").click()
     settled(opened)
@@ -233,8 +262,12 @@ def test_a_click_on_a_product_finds_more_like_it_and_words_turn_it(opened: Any) 
     assert "q=blue" in query(opened)
 
 
-def test_the_address_is_the_search_and_the_back_button_brings_back_a_picture(opened: Any, address: str) -> None:
-    opened.set_input_files("#file", {"name": "mine.png", "mimeType": "image/png", "buffer": png(11)})
+def test_the_address_is_the_search_and_the_back_button_brings_back_a_picture(
+    opened: Any, address: str
+) -> None:
+    opened.set_input_files(
+        "#file", {"name": "mine.png", "mimeType": "image/png", "buffer": png(11)}
+    )
     opened.wait_for_selector("#example:visible")
     settled(opened)
     with_picture = titles(opened)
@@ -244,7 +277,9 @@ def test_the_address_is_the_search_and_the_back_button_brings_back_a_picture(ope
     opened.wait_for_selector("#example:visible")
     settled(opened)
     assert titles(opened) == with_picture
-    opened.goto(f"{address}?q=lamp&is.colour=Blue&from.price=20&without=chair&one=1&unknown=1&is.nothing=2")
+    opened.goto(
+        f"{address}?q=lamp&is.colour=Blue&from.price=20&without=chair&one=1&unknown=1&is.nothing=2"
+    )
     settled(opened)
     assert opened.locator("#text").input_value() == "lamp"
     assert opened.locator("#without").input_value() == "chair"
@@ -257,11 +292,16 @@ def test_what_the_catalogue_holds_is_shown_as_text_and_never_run(opened: Any) ->
     ask(opened, INJECTED)
     compare_with(opened, "text")
     assert titles(opened)[0] == INJECTED
-    opened.get_by_role("button", name=re.compile(re.escape(title(8)))).click()  # its id is a script
+    opened.get_by_role(
+        "button", name=re.compile(re.escape(title(8)))
+    ).click()  # its id is a script
     settled(opened)
     assert opened.locator("#example-name").inner_text() == f"like {title(8)}"
     assert opened.locator("script").count() == 1
-    assert opened.evaluate("document.querySelectorAll('img[onerror], body > img').length") == 0
+    assert (
+        opened.evaluate("document.querySelectorAll('img[onerror], body > img').length")
+        == 0
+    )
     assert "owned" not in opened.title()
 
 
@@ -287,16 +327,23 @@ def test_more_are_shown_on_demand(opened: Any) -> None:
 
 
 def test_a_broken_file_is_a_readable_error_and_the_page_goes_on(opened: Any) -> None:
-    opened.set_input_files("#file", {"name": "broken.png", "mimeType": "image/png", "buffer": b"no picture"})
+    opened.set_input_files(
+        "#file",
+        {"name": "broken.png", "mimeType": "image/png", "buffer": b"no picture"},
+    )
     opened.wait_for_selector("#trouble:visible")
-    assert "“broken.png” cannot be read as one" in opened.locator("#trouble").inner_text()
+    assert (
+        "“broken.png” cannot be read as one" in opened.locator("#trouble").inner_text()
+    )
     opened.get_by_role("button", name="Go on without it").click()
     settled(opened)
     assert opened.locator("#trouble").is_hidden()
     assert len(titles(opened)) == 24
 
 
-def test_an_open_page_follows_the_store(opened: Any, shop: tuple[Embedder, Any]) -> None:
+def test_an_open_page_follows_the_store(
+    opened: Any, shop: tuple[Embedder, Any]
+) -> None:
     embedder, store = shop
     assert opened.inner_text("#catalogue") == "30 items"
     row = pa.Table.from_batches(list(store.scan(where=parse_where("id = 'p/3'"))))
@@ -389,7 +436,9 @@ def test_a_server_that_is_gone_is_said_and_the_search_is_kept(
     page.close()
 
 
-def test_a_link_keeps_its_filters_when_the_store_answers_only_at_the_second_try(page: Any, address: str) -> None:
+def test_a_link_keeps_its_filters_when_the_store_answers_only_at_the_second_try(
+    page: Any, address: str
+) -> None:
     page.route("**/v1/store", lambda route: route.abort(), times=1)
     page.goto(f"{address}?q=lamp&is.colour=Blue")
     page.click("#again:visible")
@@ -398,7 +447,9 @@ def test_a_link_keeps_its_filters_when_the_store_answers_only_at_the_second_try(
     assert page.locator("#text").input_value() == "lamp"
 
 
-def test_words_sent_before_the_store_has_answered_join_the_links_filters(page: Any, address: str) -> None:
+def test_words_sent_before_the_store_has_answered_join_the_links_filters(
+    page: Any, address: str
+) -> None:
     held: list[Any] = []
     page.route("**/v1/store", lambda route: held.append(route))
     page.goto(f"{address}?q=lamp&is.colour=Blue")
@@ -409,10 +460,17 @@ def test_words_sent_before_the_store_has_answered_join_the_links_filters(page: A
     page.wait_for_selector(".hit")
     assert len(held) == 1
     assert query(page) == "?q=mug&is.colour=Blue"
-    assert page.locator("#vector option").all_inner_texts() == ["best choice", "texts", "pictures", "both at once"]
+    assert page.locator("#vector option").all_inner_texts() == [
+        "best choice",
+        "texts",
+        "pictures",
+        "both at once",
+    ]
 
 
-def test_words_that_found_no_store_are_sent_by_try_again(page: Any, address: str) -> None:
+def test_words_that_found_no_store_are_sent_by_try_again(
+    page: Any, address: str
+) -> None:
     page.route("**/v1/store", lambda route: route.abort(), times=2)
     page.goto(address)
     page.wait_for_selector("#trouble:visible")
@@ -424,8 +482,12 @@ def test_words_that_found_no_store_are_sent_by_try_again(page: Any, address: str
     assert page.locator("#text").input_value() == "mug"
 
 
-def test_an_items_picture_that_is_gone_costs_no_more_than_the_picture(page: Any, address: str) -> None:
-    page.add_init_script("sessionStorage.setItem('unimodal-key', 'with a key, pictures are asked for by script')")
+def test_an_items_picture_that_is_gone_costs_no_more_than_the_picture(
+    page: Any, address: str
+) -> None:
+    page.add_init_script(
+        "sessionStorage.setItem('unimodal-key', 'with a key, pictures are asked for by script')"
+    )
     page.route("**/v1/thumbnails/**", lambda route: route.fulfill(status=404))
     page.goto(address)
     page.locator(".hit").nth(2).click()
@@ -459,24 +521,53 @@ def test_numbers_are_shown_as_they_are(opened: Any) -> None:
     assert texts[0]["text"] == "Made: 20240131 to 0.3"
 
 
-def test_the_page_may_run_and_load_nothing_but_its_own(shop: tuple[Embedder, Any]) -> None:
+def test_the_page_may_run_and_load_nothing_but_its_own(
+    shop: tuple[Embedder, Any],
+) -> None:
     config = ServeConfig(model="tiny")
-    client = TestClient(create_app(Engine(shop[0], config), config, shop[1]))  # not entered: the engine is not started
+    client = TestClient(
+        create_app(Engine(shop[0], config), config, shop[1])
+    )  # not entered: the engine is not started
     for path in ("/", "/page/app.js", "/page/style.css", "/page/icon.svg"):
         answer = client.get(path)
         assert answer.status_code == 200
-        policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
-        assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
-        assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+        policy = dict(
+            part.split(" ", 1)
+            for part in answer.headers["content-security-policy"].split("; ")
+        )
+        assert (
+            policy["default-src"]
+            == policy["frame-ancestors"]
+            == policy["base-uri"]
+            == "'none'"
+        )
+        assert (
+            policy["script-src"]
+            == policy["style-src"]
+            == policy["connect-src"]
+            == "'self'"
+        )
         assert answer.headers["x-content-type-options"] == "nosniff"
-        assert client.get(path, headers={"If-None-Match": answer.headers["etag"]}).status_code == 304
+        assert (
+            client.get(
+                path, headers={"If-None-Match": answer.headers["etag"]}
+            ).status_code
+            == 304
+        )
     html = client.get("/").text
-    assert not re.findall(r"https?://|<script(?! type=\"module\" src=\"page/)|style=|\son\w+=", html)
+    assert not re.findall(
+        r"https?://|<script(?! type=\"module\" src=\"page/)|style=|\son\w+=", html
+    )
     assert client.get("/page/routes.py").status_code == 404
     assert client.get("/page/..%2Froutes.py").status_code == 404
 
 
 def test_no_script_of_the_page_writes_html() -> None:
     folder = Path(__file__).parents[3] / "unimodal" / "serve" / "page"
-    written = "\n".join(file.read_text(encoding="utf-8") for file in folder.glob("*.js"))
-    assert not re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function", written)
+    written = "\n".join(
+        file.read_text(encoding="utf-8") for file in folder.glob("*.js")
+    )
+    assert not re.findall(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function",
+        written,
+    )

@@ -50,11 +50,21 @@ class Shop:
         self.folder = folder / "some-store"
         self.save(embedder)
         build_shop(self.folder, embedder).close()
-        config = ServeConfig(model=str(self.model), store=str(self.folder), device="cpu", **keys)
+        config = ServeConfig(
+            model=str(self.model), store=str(self.folder), device="cpu", **keys
+        )
         self.store = open_store(str(self.folder))
-        app = create_app(Engine(load(self.model, device="cpu"), config), config, self.store)
+        app = create_app(
+            Engine(load(self.model, device="cpu"), config), config, self.store
+        )
         self.client = TestClient(app, raise_server_exceptions=False)
-        self.secrets = [str(folder), "some-model/", "some-store", f"{Path.home()}/", "lance"]
+        self.secrets = [
+            str(folder),
+            "some-model/",
+            "some-store",
+            f"{Path.home()}/",
+            "lance",
+        ]
 
     def save(self, embedder: Embedder) -> None:
         shutil.rmtree(self.model, ignore_errors=True)
@@ -88,7 +98,9 @@ class Shop:
 
 
 @pytest.fixture
-def shop(tmp_path: Path, served: Embedder, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+def shop(
+    tmp_path: Path, served: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Shop]:
     monkeypatch.setattr(served_store, "WATCH_SECONDS", 0.05)
     shop = Shop(tmp_path, served)
     with shop.client:
@@ -120,8 +132,19 @@ def test_a_store_of_another_model_is_503_until_it_is_the_servers_again(
     shop: Shop, served: Embedder, other: Embedder
 ) -> None:
     shop.index(other)
-    assert shop.statuses() <= {200, 503}  # what needs no vector may still be answered, until it is found out
-    until(lambda: shop.ready() == (503, "the store holds vectors of another model than the one that is served"))
+    assert shop.statuses() <= {
+        200,
+        503,
+    }  # what needs no vector may still be answered, until it is found out
+    until(
+        lambda: (
+            shop.ready()
+            == (
+                503,
+                "the store holds vectors of another model than the one that is served",
+            )
+        )
+    )
     assert shop.statuses() == {503}
     shop.index(served)
     until(lambda: shop.ready()[0] == 200)
@@ -139,12 +162,17 @@ def test_the_first_search_of_another_models_store_is_503(
         answer = shop.client.post("/v1/search", json={"text": "mug"})
         assert answer.status_code == 503
         message = answer.json()["error"]["message"]
-        assert message == "the store holds vectors of another model than the one that is served; try again later."
+        assert (
+            message
+            == "the store holds vectors of another model than the one that is served; try again later."
+        )
         assert shop.ready()[0] == 503
     shop.store.close()
 
 
-def test_a_store_that_was_made_again_with_the_same_model_is_searched_at_once(shop: Shop, served: Embedder) -> None:
+def test_a_store_that_was_made_again_with_the_same_model_is_searched_at_once(
+    shop: Shop, served: Embedder
+) -> None:
     shop.index(served)
     assert shop.statuses() == {200}
 
@@ -165,13 +193,19 @@ def test_the_stores_model_is_loaded_again_where_that_is_allowed(
         shop.index(other)
         until(lambda: shop.ready()[0] == 503)
         time.sleep(0.5)
-        assert shop.ready()[0] == 503  # the model that lies there is still the first one
+        assert (
+            shop.ready()[0] == 503
+        )  # the model that lies there is still the first one
         stop = threading.Event()
         statuses = set()
 
         def ask() -> None:
             while not stop.is_set():
-                statuses.add(shop.client.post("/v1/embeddings", json={"input": ["a", "b"]}).status_code)
+                statuses.add(
+                    shop.client.post(
+                        "/v1/embeddings", json={"input": ["a", "b"]}
+                    ).status_code
+                )
 
         asking = threading.Thread(target=ask)
         asking.start()
@@ -180,15 +214,21 @@ def test_the_stores_model_is_loaded_again_where_that_is_allowed(
         stop.set()
         asking.join()
         assert statuses <= {200, 503}
-        hits = shop.client.post("/v1/search", json={"text": title(4), "vectors": ["text"], "k": 1}).json()["hits"]
+        hits = shop.client.post(
+            "/v1/search", json={"text": title(4), "vectors": ["text"], "k": 1}
+        ).json()["hits"]
         assert hits[0]["id"] == "p/4"
         assert hits[0]["cosine"] == pytest.approx(1, abs=1e-5)
-        found = shop.client.post("/v1/embeddings", json={"input": "a hat"}).json()["data"][0]["embedding"]
+        found = shop.client.post("/v1/embeddings", json={"input": "a hat"}).json()[
+            "data"
+        ][0]["embedding"]
         assert found == pytest.approx(other.encode("a hat")[0].tolist(), abs=1e-5)
     shop.store.close()
 
 
-def test_the_model_is_not_loaded_again_unless_that_is_allowed(shop: Shop, other: Embedder) -> None:
+def test_the_model_is_not_loaded_again_unless_that_is_allowed(
+    shop: Shop, other: Embedder
+) -> None:
     shop.save(other)
     shop.index(other)
     until(lambda: shop.ready()[0] == 503)
@@ -199,7 +239,14 @@ def test_the_model_is_not_loaded_again_unless_that_is_allowed(shop: Shop, other:
 def test_no_answer_holds_the_place_of_the_store_or_the_model(shop: Shop) -> None:
     def ask_everything() -> None:
         for body in BODIES:
-            for path in ("/v1/search", "/v1/embeddings", "/v2/embed", "/v1/embed", "/embed", "/vectorize"):
+            for path in (
+                "/v1/search",
+                "/v1/embeddings",
+                "/v2/embed",
+                "/v1/embed",
+                "/embed",
+                "/vectorize",
+            ):
                 shop.keeps_secrets(shop.client.post(path, json=body).text)
         for path in (
             "/v1/store",
@@ -213,7 +260,11 @@ def test_no_answer_holds_the_place_of_the_store_or_the_model(shop: Shop) -> None
             shop.keeps_secrets(shop.client.get(path).text)
 
     ask_everything()
-    for place in (shop.folder / "items.lance" / "_versions", shop.folder / "items.lance" / "data", shop.folder):
+    for place in (
+        shop.folder / "items.lance" / "_versions",
+        shop.folder / "items.lance" / "data",
+        shop.folder,
+    ):
         shutil.rmtree(place)
         ask_everything()
 

@@ -63,7 +63,9 @@ async def ask_all(
     async def one(session: aiohttp.ClientSession, number: int) -> None:
         for turn in range(each):
             started = time.perf_counter()
-            async with session.post(f"{url}/v1/embeddings", json={"input": f"ball {number} {turn}"}) as response:
+            async with session.post(
+                f"{url}/v1/embeddings", json={"input": f"ball {number} {turn}"}
+            ) as response:
                 await response.read()
                 statuses[response.status] += 1
                 if response.status == 200:
@@ -72,7 +74,9 @@ async def ask_all(
                     headers.append(dict(response.headers))
 
     connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(timeout)) as session:
+    async with aiohttp.ClientSession(
+        connector=connector, timeout=aiohttp.ClientTimeout(timeout)
+    ) as session:
         await asyncio.gather(*(one(session, number) for number in range(clients)))
     return statuses, seconds, headers
 
@@ -94,32 +98,63 @@ def wait_until(is_true: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 def test_openais_own_client_gets_the_embedders_vectors(
-    tiny: ModelConfig, served: Embedder, texts: list[str], png: Callable[[int], bytes], tmp_path: Path
+    tiny: ModelConfig,
+    served: Embedder,
+    texts: list[str],
+    png: Callable[[int], bytes],
+    tmp_path: Path,
 ) -> None:
     (tmp_path / "keys").write_text(KEY + "\n")
     uri = "data:image/png;base64," + base64.encodebytes(png(3)).decode()
     with running(tiny, 0.0, names=[], api_keys_file=str(tmp_path / "keys")) as server:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0)
-        by_default = client.embeddings.create(input=texts, model="text-embedding-3-small")  # as base64
-        image = client.embeddings.create(input=["a hat", uri], model="text-embedding-ada-002").data[1].embedding
-        azure = openai.AzureOpenAI(azure_endpoint=server.url, api_key=KEY, api_version="2024-10-21", max_retries=0)
+        by_default = client.embeddings.create(
+            input=texts, model="text-embedding-3-small"
+        )  # as base64
+        image = (
+            client.embeddings.create(
+                input=["a hat", uri], model="text-embedding-ada-002"
+            )
+            .data[1]
+            .embedding
+        )
+        azure = openai.AzureOpenAI(
+            azure_endpoint=server.url,
+            api_key=KEY,
+            api_version="2024-10-21",
+            max_retries=0,
+        )
         of_azure = azure.embeddings.create(input=texts, model="shop").data
-        as_floats = client.embeddings.create(input=texts, model="tiny", encoding_format="float", dimensions=8)
+        as_floats = client.embeddings.create(
+            input=texts, model="tiny", encoding_format="float", dimensions=8
+        )
         assert [model.id for model in client.models.list()] == ["slow"]
-        with pytest.raises(openai.BadRequestError, match="not between 1 and embed_dim 24"):
+        with pytest.raises(
+            openai.BadRequestError, match="not between 1 and embed_dim 24"
+        ):
             client.embeddings.create(input=texts, model="tiny", dimensions=99)
-        with pytest.raises(openai.AuthenticationError, match="this API key is not known"):
-            client.with_options(api_key="wrong").embeddings.create(input=texts, model="tiny")
+        with pytest.raises(
+            openai.AuthenticationError, match="this API key is not known"
+        ):
+            client.with_options(api_key="wrong").embeddings.create(
+                input=texts, model="tiny"
+            )
     for data in (by_default.data, of_azure):
-        np.testing.assert_allclose([one.embedding for one in data], served.encode(texts), atol=1e-5)
+        np.testing.assert_allclose(
+            [one.embedding for one in data], served.encode(texts), atol=1e-5
+        )
     np.testing.assert_allclose([image], served.encode(png(3)), atol=1e-5)
     np.testing.assert_allclose(
-        [one.embedding for one in as_floats.data], served.encode(texts, truncate_dim=8), atol=1e-5
+        [one.embedding for one in as_floats.data],
+        served.encode(texts, truncate_dim=8),
+        atol=1e-5,
     )
     assert by_default.usage.total_tokens > len(texts)
 
 
-def test_600_clients_at_once_get_200_or_429_in_bounded_time_and_memory(server: Running) -> None:
+def test_600_clients_at_once_get_200_or_429_in_bounded_time_and_memory(
+    server: Running,
+) -> None:
     asyncio.run(ask_all(server.url, 20))
     before = server.memory()
     statuses, seconds, headers = asyncio.run(ask_all(server.url, 600, each=3))
@@ -141,13 +176,19 @@ async def queued(session: aiohttp.ClientSession, url: str, items: int) -> None:
         await asyncio.sleep(0.01)
 
 
-def test_the_items_of_a_client_that_is_gone_never_reach_the_model(slow: Running) -> None:
+def test_the_items_of_a_client_that_is_gone_never_reach_the_model(
+    slow: Running,
+) -> None:
     async def ask_and_go() -> int:
         def ask(texts: list[str]) -> asyncio.Task[aiohttp.ClientResponse]:
-            return asyncio.ensure_future(session.post(f"{slow.url}/v1/embeddings", json={"input": texts}))
+            return asyncio.ensure_future(
+                session.post(f"{slow.url}/v1/embeddings", json={"input": texts})
+            )
 
         async with aiohttp.ClientSession() as session:
-            first = ask(["a hat"])  # the model is busy with it while the others come and go
+            first = ask(
+                ["a hat"]
+            )  # the model is busy with it while the others come and go
             await queued(session, slow.url, 1)
             gone = [ask(["ball"] * 10) for _ in range(5)]
             await queued(session, slow.url, 51)
@@ -164,10 +205,16 @@ def test_the_items_of_a_client_that_is_gone_never_reach_the_model(slow: Running)
     assert after["unimodal_items_total"] - before["unimodal_items_total"] == 1
 
 
-def test_what_is_not_done_when_the_drain_ends_is_answered_503_and_told_by_the_exit_status(slow: Running) -> None:
+def test_what_is_not_done_when_the_drain_ends_is_answered_503_and_told_by_the_exit_status(
+    slow: Running,
+) -> None:
     async def ask_and_stop() -> int:
         async with aiohttp.ClientSession() as session:
-            asked = asyncio.ensure_future(session.post(f"{slow.url}/v1/embeddings", json={"input": ["a hat"] * 40}))
+            asked = asyncio.ensure_future(
+                session.post(
+                    f"{slow.url}/v1/embeddings", json={"input": ["a hat"] * 40}
+                )
+            )
             await queued(session, slow.url, 40)
             assert slow.process.pid is not None
             os.kill(slow.process.pid, signal.SIGTERM)
@@ -187,7 +234,9 @@ def test_what_is_not_done_when_the_drain_ends_is_answered_503_and_told_by_the_ex
     ],
     ids=["nothing", "half a head", "half a body"],
 )
-def test_a_request_that_does_not_arrive_in_time_loses_its_connection(hasty: Running, sent: bytes) -> None:
+def test_a_request_that_does_not_arrive_in_time_loses_its_connection(
+    hasty: Running, sent: bytes
+) -> None:
     with socket.create_connection(("127.0.0.1", hasty.port), timeout=15) as client:
         started = time.monotonic()
         client.sendall(sent)
@@ -212,7 +261,10 @@ def test_150_open_requests_are_all_answered_after_sigterm(tiny: ModelConfig) -> 
             async with aiohttp.ClientSession() as session:
                 while True:
                     async with session.get(f"{server.url}/metrics") as response:
-                        if "unimodal_queue_items 1" in (text := await response.text()) and _queued(text) >= 120:
+                        if (
+                            "unimodal_queue_items 1" in (text := await response.text())
+                            and _queued(text) >= 120
+                        ):
                             break
                     await asyncio.sleep(0.01)
                 assert server.process.pid is not None
@@ -220,7 +272,9 @@ def test_150_open_requests_are_all_answered_after_sigterm(tiny: ModelConfig) -> 
                 await asyncio.sleep(0.3)
                 async with session.get(f"{server.url}/health/ready") as ready:
                     pass
-            late = (await ask_all(server.url, 1))[0]  # on a new connection, before the port is closed
+            late = (await ask_all(server.url, 1))[
+                0
+            ]  # on a new connection, before the port is closed
             return (await wait)[0], ready.status, late
 
         statuses, ready, late = asyncio.run(ask_and_stop())
@@ -248,7 +302,9 @@ def test_a_model_that_hangs_ends_the_process(tiny: ModelConfig) -> None:
 
 
 @pytest.mark.parametrize(("seconds", "status"), [(60.0, 3), (0.2, 0)])
-def test_a_thread_that_does_not_come_back_does_not_keep_the_process(seconds: float, status: int) -> None:
+def test_a_thread_that_does_not_come_back_does_not_keep_the_process(
+    seconds: float, status: int
+) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=_leave, args=(seconds,))
@@ -271,4 +327,8 @@ def test_a_port_that_is_taken_is_known_before_a_model_is_loaded() -> None:
 
 
 def _queued(metrics: str) -> float:
-    return next(float(line.split()[1]) for line in metrics.splitlines() if line.startswith("unimodal_queue_items "))
+    return next(
+        float(line.split()[1])
+        for line in metrics.splitlines()
+        if line.startswith("unimodal_queue_items ")
+    )

@@ -20,7 +20,9 @@ def put(cache: ShardCache, name: str, size: int) -> Path:
     return path
 
 
-def test_the_least_recently_used_leave_first_and_the_limit_holds(tmp_path: Path) -> None:
+def test_the_least_recently_used_leave_first_and_the_limit_holds(
+    tmp_path: Path,
+) -> None:
     cache = ShardCache(tmp_path, 1000)
     paths = [put(cache, name, 300) for name in "abc"]
     for age, path in enumerate(paths):
@@ -34,10 +36,14 @@ def test_the_least_recently_used_leave_first_and_the_limit_holds(tmp_path: Path)
 
 def test_another_version_is_another_shard(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, 1000)
-    assert cache.path_of("http://host/a.tar", "etag 1") != cache.path_of("http://host/a.tar", "etag 2")
+    assert cache.path_of("http://host/a.tar", "etag 1") != cache.path_of(
+        "http://host/a.tar", "etag 2"
+    )
 
 
-def test_a_shard_of_another_size_or_whose_fetching_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_shard_of_another_size_or_whose_fetching_fails_leaves_nothing(
+    tmp_path: Path,
+) -> None:
     cache = ShardCache(tmp_path, 1000)
     path = cache.path_of("a", "1")
     with pytest.raises(OSError, match="99 bytes came where 100 were announced"):
@@ -52,15 +58,23 @@ def test_a_shard_of_another_size_or_whose_fetching_fails_leaves_nothing(tmp_path
     assert not list(tmp_path.glob("??/*.tar")) + list(tmp_path.glob("??/*.part"))
 
 
-def test_a_shard_larger_than_the_cache_and_a_full_disk_say_the_way_out(tmp_path: Path) -> None:
+def test_a_shard_larger_than_the_cache_and_a_full_disk_say_the_way_out(
+    tmp_path: Path,
+) -> None:
     cache = ShardCache(tmp_path, 1000)
-    with pytest.raises(ValueError, match=r"2,000 bytes does not fit the cache .*; raise storage.cache_gib"):
+    with pytest.raises(
+        ValueError,
+        match=r"2,000 bytes does not fit the cache .*; raise storage.cache_gib",
+    ):
         put(cache, "a", 2000)
 
     def fill(_: BinaryIO) -> int:
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match=r"the disk of the cache .* is full; lower storage.cache_gib, or move it"):
+    with pytest.raises(
+        OSError,
+        match=r"the disk of the cache .* is full; lower storage.cache_gib, or move it",
+    ):
         cache.fetch(cache.path_of("b", "1"), 10, fill)
 
 
@@ -78,7 +92,12 @@ def _fetch_slowly(folder: Path, log: Path) -> None:
 
 def test_processes_that_want_one_shard_fetch_it_once(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_fetch_slowly, args=(tmp_path / "cache", tmp_path / "log")) for _ in range(4)]
+    processes = [
+        context.Process(
+            target=_fetch_slowly, args=(tmp_path / "cache", tmp_path / "log")
+        )
+        for _ in range(4)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -99,11 +118,17 @@ def _fetch_and_hang(folder: Path) -> None:
     cache.fetch(cache.path_of("a", "1"), 800, write)
 
 
-def test_what_a_killed_process_left_gives_way_and_what_one_is_writing_does_not(tmp_path: Path) -> None:
-    process = multiprocessing.get_context("fork").Process(target=_fetch_and_hang, args=(tmp_path,))
+def test_what_a_killed_process_left_gives_way_and_what_one_is_writing_does_not(
+    tmp_path: Path,
+) -> None:
+    process = multiprocessing.get_context("fork").Process(
+        target=_fetch_and_hang, args=(tmp_path,)
+    )
     process.start()
     deadline = time.monotonic() + 30
-    while not (parts := list(tmp_path.glob("??/*.part"))) or not parts[0].stat().st_size:
+    while (
+        not (parts := list(tmp_path.glob("??/*.part"))) or not parts[0].stat().st_size
+    ):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     cache = ShardCache(tmp_path, 1000)

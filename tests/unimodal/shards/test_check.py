@@ -49,14 +49,22 @@ BROKEN = {
     "alone": {"txt": b"a"},
 }
 GOOD = {
-    "pair": {"json": json.dumps({"query": "a b", "document": "c", "negatives": ["d"], "score": 1}).encode()},
+    "pair": {
+        "json": json.dumps(
+            {"query": "a b", "document": "c", "negatives": ["d"], "score": 1}
+        ).encode()
+    },
     "jpeg": {"jpg": picture(), "json": b'{"captions": ["one two three", "four"]}'},
     "webp": {"webp": picture("WEBP"), "txt": b"five"},
 }
 
 
 def members(samples: dict[str, dict[str, bytes]]) -> dict[str, bytes]:
-    return {f"{key}.{name}": content for key, parts in samples.items() for name, content in parts.items()}
+    return {
+        f"{key}.{name}": content
+        for key, parts in samples.items()
+        for name, content in parts.items()
+    }
 
 
 def test_good_shards_are_measured(tmp_path: Path) -> None:
@@ -64,10 +72,19 @@ def test_good_shards_are_measured(tmp_path: Path) -> None:
     assert (report.exit_status, report.samples, report.broken) == (0, 3, [])
     assert report.kinds == {"text-pair": 1, "image-caption": 2}
     assert report.bytes == sum(map(len, members(GOOD).values()))
-    assert report.measures["width"] == {"count": 2, "min": 32, "median": 32, "p95": 32, "max": 32}
+    assert report.measures["width"] == {
+        "count": 2,
+        "min": 32,
+        "median": 32,
+        "p95": 32,
+        "max": 32,
+    }
     words = report.measures["caption, words"]
     assert (words["count"], words["min"], words["median"], words["max"]) == (3, 1, 1, 3)
-    assert json.loads(json.dumps(report.to_json()))["measures"]["query, characters"]["max"] == 3
+    assert (
+        json.loads(json.dumps(report.to_json()))["measures"]["query, characters"]["max"]
+        == 3
+    )
 
 
 def test_every_broken_sample_is_reported_and_no_other(tmp_path: Path) -> None:
@@ -84,7 +101,10 @@ def test_broken_shards_are_reported_beside_the_good_ones(tmp_path: Path) -> None
     (tmp_path / "2.tar").write_bytes(b"<html>" * 200)
     report = check(tmp_path)
     assert report.samples == 4
-    assert [(Path(entry.shard).name, entry.key) for entry in report.broken] == [("1.tar", ""), ("2.tar", "")]
+    assert [(Path(entry.shard).name, entry.key) for entry in report.broken] == [
+        ("1.tar", ""),
+        ("2.tar", ""),
+    ]
     assert report.duplicate_keys == {"pair": 2}
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(render(report))

@@ -21,7 +21,12 @@ MEMBERS = {
     "sub.dir/c.txt": "käse".encode(),
     f"{'long' * 40}.txt": b"a name beyond 100 bytes needs another header",
 }
-SAMPLES = {"a": ["jpg", "json"], "b": ["seg.png", "json"], "sub.dir/c": ["txt"], "long" * 40: ["txt"]}
+SAMPLES = {
+    "a": ["jpg", "json"],
+    "b": ["seg.png", "json"],
+    "sub.dir/c": ["txt"],
+    "long" * 40: ["txt"],
+}
 
 
 def write_tar(path: Path, members: dict[str, bytes] = MEMBERS) -> Path:
@@ -39,13 +44,21 @@ def build_index(path: Path) -> ShardIndex:
 
 
 def test_the_index_is_what_tarfile_sees(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "s.tar", {"__meta__/x.json": b"{}", ".hidden": b"", **MEMBERS})
+    path = write_tar(
+        tmp_path / "s.tar", {"__meta__/x.json": b"{}", ".hidden": b"", **MEMBERS}
+    )
     index = build_index(path)
     assert {index.key(n): list(index.parts(n)) for n in range(len(index))} == SAMPLES
     assert not index.truncated
     with tarfile.open(path) as tar:
-        places = [(member.offset_data, member.size) for member in tar if member.name in MEMBERS]
-    assert [place for n in range(len(index)) for place in index.parts(n).values()] == places
+        places = [
+            (member.offset_data, member.size)
+            for member in tar
+            if member.name in MEMBERS
+        ]
+    assert [
+        place for n in range(len(index)) for place in index.parts(n).values()
+    ] == places
 
 
 def test_the_sidecar_is_used_until_the_tar_changes(tmp_path: Path) -> None:
@@ -55,11 +68,16 @@ def test_the_sidecar_is_used_until_the_tar_changes(tmp_path: Path) -> None:
     stamp = sidecar.stat().st_mtime_ns
     assert load_index(path).key(3) == built.key(3)
     assert sidecar.stat().st_mtime_ns == stamp
-    write_tar(path, {name.replace("a.", "z."): content for name, content in MEMBERS.items()})  # of the same size
+    write_tar(
+        path, {name.replace("a.", "z."): content for name, content in MEMBERS.items()}
+    )  # of the same size
     assert load_index(path).key(0) == "z"
     sidecar.write_bytes(sidecar.read_bytes()[:100])
     assert load_index(path).key(0) == "z"
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["s.tar", f"s.tar{SUFFIX}"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "s.tar",
+        f"s.tar{SUFFIX}",
+    ]
 
 
 def test_a_damaged_sidecar_is_none(tmp_path: Path) -> None:
@@ -70,7 +88,9 @@ def test_a_damaged_sidecar_is_none(tmp_path: Path) -> None:
         content = bytearray(whole)
         content[place] ^= 1 << place % 8
         (tmp_path / "damaged.npz").write_bytes(content)
-        index_module.read_sidecar(tmp_path / "damaged.npz")  # the index, or None; nothing is raised
+        index_module.read_sidecar(
+            tmp_path / "damaged.npz"
+        )  # the index, or None; nothing is raised
 
 
 def test_every_cut_is_flagged_and_only_whole_samples_remain(tmp_path: Path) -> None:
@@ -82,8 +102,14 @@ def test_every_cut_is_flagged_and_only_whole_samples_remain(tmp_path: Path) -> N
         path.write_bytes(content[:cut])
         index = build_index(path)
         assert index.truncated, cut
-        assert all(offset + size <= cut for n in range(len(index)) for offset, size in index.parts(n).values())
-        assert [index.parts(n) for n in range(len(index))] == [whole.parts(n) for n in range(len(index))]
+        assert all(
+            offset + size <= cut
+            for n in range(len(index))
+            for offset, size in index.parts(n).values()
+        )
+        assert [index.parts(n) for n in range(len(index))] == [
+            whole.parts(n) for n in range(len(index))
+        ]
 
 
 def test_a_damaged_header_is_flagged(tmp_path: Path) -> None:
@@ -104,7 +130,9 @@ def test_a_damaged_header_is_flagged(tmp_path: Path) -> None:
         ("s.tar", b"", "is no tar file"),
     ],
 )
-def test_what_is_no_plain_tar_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_what_is_no_plain_tar_is_refused(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         build_index(tmp_path / name)

@@ -26,9 +26,23 @@ from unimodal.tables.fields import (
 )
 
 MISSING = [
-    None, float("nan"), np.float32("nan"), Decimal("NaN"), pd.NA, pd.NaT, np.datetime64("NaT"), "", " \n\t", b"", [],
-    {}, [None, " "], ("",), {"de": None, "en": float("nan")}, np.array([float("nan")]),
-]  # fmt: skip
+    None,
+    float("nan"),
+    np.float32("nan"),
+    Decimal("NaN"),
+    pd.NA,
+    pd.NaT,
+    np.datetime64("NaT"),
+    "",
+    " \n\t",
+    b"",
+    [],
+    {},
+    [None, " "],
+    ("",),
+    {"de": None, "en": float("nan")},
+    np.array([float("nan")]),
+]
 
 
 @pytest.mark.parametrize("value", MISSING, ids=repr)
@@ -39,12 +53,16 @@ def test_a_missing_value_is_missing_whatever_wrote_it(value: Any) -> None:
     assert texts_of(row, "{title}, {color}") == ["Hat"]
     assert value_of(row, "color") is None
     assert images_in(value) == []
-    with pytest.raises(ValueError, match=r"color is .* and an id is a text or a whole number"):
+    with pytest.raises(
+        ValueError, match=r"color is .* and an id is a text or a whole number"
+    ):
         id_of(value, "color")
 
 
 @pytest.mark.parametrize(
-    "value", [0, 0.0, False, "NA", "null", "None", "nan", [0], {"a": 0}, pd.Timestamp(0)], ids=repr
+    "value",
+    [0, 0.0, False, "NA", "null", "None", "nan", [0], {"a": 0}, pd.Timestamp(0)],
+    ids=repr,
 )
 def test_what_says_something_is_not_missing(value: Any) -> None:
     assert not is_missing(value)
@@ -68,7 +86,9 @@ def test_lists_and_objects_give_each_of_their_texts_and_a_template_joins_them() 
 
 
 def test_a_text_has_no_blanks_around_it_and_json_s_words_for_truths() -> None:
-    assert texts_of({"title": " Hat\n", "new": True}, "{title}, new: {new}") == ["Hat, new: true"]
+    assert texts_of({"title": " Hat\n", "new": True}, "{title}, new: {new}") == [
+        "Hat, new: true"
+    ]
 
 
 def test_bytes_are_not_a_text() -> None:
@@ -109,7 +129,10 @@ def test_a_template_names_its_fields() -> None:
     assert names_in("title") == ["title"]
 
 
-@pytest.mark.parametrize(("value", "text"), [("A 1", "A 1"), (7, "7"), (7.0, "7"), (np.int64(7), "7"), ("007", "007")])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("A 1", "A 1"), (7, "7"), (7.0, "7"), (np.int64(7), "7"), ("007", "007")],
+)
 def test_an_id_is_a_text_or_a_whole_number(value: Any, text: str) -> None:
     assert id_of(value, "id") == text
 
@@ -120,17 +143,29 @@ def test_what_is_neither_is_not_an_id(value: Any) -> None:
         id_of(value, "id")
 
 
-@pytest.mark.parametrize("value", ["a\nb", "a\r", "\0", "tab\there", "a\u2028b", "\ud83d"])
+@pytest.mark.parametrize(
+    "value", ["a\nb", "a\r", "\0", "tab\there", "a\u2028b", "\ud83d"]
+)
 def test_an_id_with_a_line_break_is_refused(value: str) -> None:
-    with pytest.raises(ValueError, match=r"id is .* and an id is one line of Unicode text"):
+    with pytest.raises(
+        ValueError, match=r"id is .* and an id is one line of Unicode text"
+    ):
         id_of(value, "id")
 
 
-def test_an_image_is_a_path_bytes_or_what_a_data_set_holds_and_of_a_list_the_first(tmp_path: Path) -> None:
+def test_an_image_is_a_path_bytes_or_what_a_data_set_holds_and_of_a_list_the_first(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "a.png").write_bytes(b"png")
     image = Image.new("RGB", (1, 1))
     path = tmp_path / "a.png"
-    for value in ("a.png", ["a.png", "b.png"], {"bytes": None, "path": "a.png"}, [None, "a.png"], str(path)):
+    for value in (
+        "a.png",
+        ["a.png", "b.png"],
+        {"bytes": None, "path": "a.png"},
+        [None, "a.png"],
+        str(path),
+    ):
         assert image_of({"photo": value}, "photo", tmp_path) == path
     for content in (b"png", {"bytes": b"png", "path": "a.png"}, [{"bytes": b"png"}]):
         assert image_of({"photo": content}, "photo", tmp_path) == b"png"
@@ -148,17 +183,28 @@ def test_what_is_not_an_image_is_refused(tmp_path: Path, value: Any) -> None:
     ("name", "reason"),
     [
         ("b.png", "b.png' does not exist"),
-        ("../a.png", r"image '../a.png' is not below .*; set image_root to a folder above it"),
+        (
+            "../a.png",
+            r"image '../a.png' is not below .*; set image_root to a folder above it",
+        ),
         ("/etc/passwd", "image '/etc/passwd' is not below"),
-        ("https://shop.example/a.png", "is a URL, and images are read from files; download it first"),
-        ("data:image/png;base64,AAAA", "the image is a data URI, and images are read from files; write it to a file"),
+        (
+            "https://shop.example/a.png",
+            "is a URL, and images are read from files; download it first",
+        ),
+        (
+            "data:image/png;base64,AAAA",
+            "the image is a data URI, and images are read from files; write it to a file",
+        ),
         ("link.png", "link.png' is a link to a file that does not exist"),
         ("\ud83d.png", "does not exist"),
         ("a" * 5000, "does not exist"),
         ("50%/" + "a" * 300, "does not exist"),
     ],
 )
-def test_an_image_that_cannot_be_read_says_why(tmp_path: Path, name: str, reason: str) -> None:
+def test_an_image_that_cannot_be_read_says_why(
+    tmp_path: Path, name: str, reason: str
+) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "a.png").touch()
     (tmp_path / "shop" / "link.png").symlink_to("nowhere")

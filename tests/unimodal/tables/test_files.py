@@ -9,11 +9,21 @@ from pathlib import Path
 import pytest
 
 from unimodal.tables.fields import image_of
-from unimodal.tables.files import files_below, is_hidden, is_image_name, read_name, written_name
+from unimodal.tables.files import (
+    files_below,
+    is_hidden,
+    is_image_name,
+    read_name,
+    written_name,
+)
 
 
-@pytest.mark.parametrize("name", [".a.jpg", "._a.jpg", ".DS_Store", "__MACOSX", "Thumbs.db", "desktop.ini"])
-def test_what_a_system_puts_into_a_folder_is_not_an_input(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [".a.jpg", "._a.jpg", ".DS_Store", "__MACOSX", "Thumbs.db", "desktop.ini"]
+)
+def test_what_a_system_puts_into_a_folder_is_not_an_input(
+    tmp_path: Path, name: str
+) -> None:
     assert is_hidden(name)
     (tmp_path / name).mkdir()
     (tmp_path / name / "a.jpg").touch()
@@ -29,8 +39,13 @@ def test_the_files_of_a_hidden_folder_that_is_named_are_inputs(tmp_path: Path) -
     assert files_below(tmp_path / ".cache") == [tmp_path / ".cache" / "a.jpg"]
 
 
-def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"the folder .*/gone cannot be read \(No such file or directory\)"):
+def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"the folder .*/gone cannot be read \(No such file or directory\)",
+    ):
         files_below(tmp_path / "gone")
 
 
@@ -57,10 +72,14 @@ def test_another_name_is_written_with_its_bytes_and_comes_back_as_it_was(
     tmp_path: Path, name: bytes, written: str
 ) -> None:
     assert written_name(os.fsdecode(name)) == written
-    assert json.loads(json.dumps(written, ensure_ascii=False).encode().decode()) == written
+    assert (
+        json.loads(json.dumps(written, ensure_ascii=False).encode().decode()) == written
+    )
     assert os.fsencode(read_name(written)) == name
     (tmp_path / os.fsdecode(name)).touch()
-    assert image_of({"photo": written}, "photo", tmp_path) == tmp_path / os.fsdecode(name)
+    assert image_of({"photo": written}, "photo", tmp_path) == tmp_path / os.fsdecode(
+        name
+    )
 
 
 def test_a_written_name_does_not_lead_out_of_its_folder(tmp_path: Path) -> None:

@@ -15,15 +15,28 @@ from unimodal.tables.skipped import json_lines, too_many
 def test_a_list_is_unicode_text_and_half_of_a_surrogate_pair_an_escape() -> None:
     lines = json_lines([{"reason": "grün"}, {"reason": "\ud800"}])
     assert lines == '{"reason": "grün"}\n{"reason": "\\ud800"}\n'
-    assert [json.loads(line)["reason"] for line in lines.splitlines()] == ["grün", "\ud800"]
+    assert [json.loads(line)["reason"] for line in lines.splitlines()] == [
+        "grün",
+        "\ud800",
+    ]
 
 
-def test_the_fields_of_a_bad_row_are_listed_whatever_their_names(tmp_path: Path) -> None:
-    (tmp_path / "rows.jsonl").write_text('{"id": 1, "text": "a", "\\ud800": 1}\n', encoding="utf-8")
-    config = IndexConfig(input=str(tmp_path / "rows.jsonl"), text=("text",), hash_field="key")
+def test_the_fields_of_a_bad_row_are_listed_whatever_their_names(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "rows.jsonl").write_text(
+        '{"id": 1, "text": "a", "\\ud800": 1}\n', encoding="utf-8"
+    )
+    config = IndexConfig(
+        input=str(tmp_path / "rows.jsonl"), text=("text",), hash_field="key"
+    )
     (unit,) = units(config)
     (bad,) = items(unit, config, {})
-    head = {"input": config.input, "label": unit.label, "skipped": [{"row": 0, "id": "", "reason": bad.fault}]}
+    head = {
+        "input": config.input,
+        "label": unit.label,
+        "skipped": [{"row": 0, "id": "", "reason": bad.fault}],
+    }
     write_skipped(tmp_path, listed(head))
     (line,) = (tmp_path / SKIPPED).read_text(encoding="utf-8").splitlines()
     assert "there is: id, text, \ud800" in json.loads(line)["reason"]
@@ -39,5 +52,7 @@ def test_the_fields_of_a_bad_row_are_listed_whatever_their_names(tmp_path: Path)
         (0, 5, 0, False),
     ],
 )
-def test_a_run_ends_over_the_share_and_over_a_hundred(skipped: int, rows: int, allowed: float, ends: bool) -> None:
+def test_a_run_ends_over_the_share_and_over_a_hundred(
+    skipped: int, rows: int, allowed: float, ends: bool
+) -> None:
     assert too_many(skipped, rows, allowed) is ends

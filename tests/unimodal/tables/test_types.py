@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 from unimodal.config import parse_config
-from unimodal.tables.types import FieldSource, FieldValue, cast, infer_type, named_fields, unstorable
+from unimodal.tables.types import (
+    FieldSource,
+    FieldValue,
+    cast,
+    infer_type,
+    named_fields,
+    unstorable,
+)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +59,9 @@ def test_a_type_is_seen_from_the_values(values: list[Any], kind: str) -> None:
         (["٣"], "string"),
     ],
 )
-def test_what_reads_as_a_number_everywhere_in_a_csv_is_one(values: list[str], kind: str) -> None:
+def test_what_reads_as_a_number_everywhere_in_a_csv_is_one(
+    values: list[str], kind: str
+) -> None:
     assert infer_type(values, from_text=True) == kind
 
 
@@ -78,7 +87,9 @@ def test_what_reads_as_a_number_everywhere_in_a_csv_is_one(values: list[str], ki
         (None, "int", None),
     ],
 )
-def test_a_value_takes_the_type_of_its_field(value: Any, kind: Any, wanted: Any) -> None:
+def test_a_value_takes_the_type_of_its_field(
+    value: Any, kind: Any, wanted: Any
+) -> None:
     found = cast(value, kind)
     assert found == wanted
     assert type(found) is type(wanted)
@@ -87,42 +98,77 @@ def test_a_value_takes_the_type_of_its_field(value: Any, kind: Any, wanted: Any)
 @pytest.mark.parametrize(
     ("value", "kind"),
     [
-        ("cheap", "float"), (52.5, "int"), ("52.5", "int"), (True, "int"), (True, "float"), ("inf", "float"),
-        (float("inf"), "float"), (2**63, "int"), ("yes", "bool"), (2, "bool"), (["a"], "string"), 
+        ("cheap", "float"),
+        (52.5, "int"),
+        ("52.5", "int"),
+        (True, "int"),
+        (True, "float"),
+        ("inf", "float"),
+        (float("inf"), "float"),
+        (2**63, "int"),
+        ("yes", "bool"),
+        (2, "bool"),
+        (["a"], "string"),
     ],
-)  # fmt: skip
+)
 def test_a_value_that_does_not_fit_is_refused(value: Any, kind: Any) -> None:
-    with pytest.raises(ValueError, match=rf"is not .+, it (is of type (?!{kind}$)|cannot be kept)"):
+    with pytest.raises(
+        ValueError, match=rf"is not .+, it (is of type (?!{kind}$)|cannot be kept)"
+    ):
         cast(value, kind)
 
 
 @pytest.mark.parametrize(
     ("value", "kind", "message"),
     [
-        ({"a": 1}, "strings", '{"a": 1} is not a list of strings, it is an object; name what of it is wanted'),
+        (
+            {"a": 1},
+            "strings",
+            '{"a": 1} is not a list of strings, it is an object; name what of it is wanted',
+        ),
         ({"a": 1}, "string", '{"a": 1} is not a string, it is an object'),
         (b"a", "string", "1 bytes is not a string, it is bytes"),
-        (10.5, "int", "10.5 is not a whole number of 64 bits, it is of type float; name the type, as in fields=["),
-        (2**63, "int", "9223372036854775808 is not a whole number of 64 bits, it cannot be kept as one"),
+        (
+            10.5,
+            "int",
+            "10.5 is not a whole number of 64 bits, it is of type float; name the type, as in fields=[",
+        ),
+        (
+            2**63,
+            "int",
+            "9223372036854775808 is not a whole number of 64 bits, it cannot be kept as one",
+        ),
     ],
 )
-def test_a_value_that_fits_no_type_is_told_by_what_it_is(value: Any, kind: Any, message: str) -> None:
+def test_a_value_that_fits_no_type_is_told_by_what_it_is(
+    value: Any, kind: Any, message: str
+) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         cast(value, kind)
 
 
 def test_a_list_of_fields_is_named_by_the_last_part() -> None:
     named = named_fields(["price:float", "attributes.material", "colour"])
-    assert named == {"price": "price:float", "material": "attributes.material", "colour": "colour"}
+    assert named == {
+        "price": "price:float",
+        "material": "attributes.material",
+        "colour": "colour",
+    }
 
 
 def test_two_fields_of_one_name_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"two fields would be called 'name'; name them: fields=\{NAME: b.name\}"):
+    with pytest.raises(
+        ValueError,
+        match=r"two fields would be called 'name'; name them: fields=\{NAME: b.name\}",
+    ):
         named_fields(["a.name", "b.name:string"])
 
 
 def test_a_type_that_there_is_not_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match="'price:flaot' ends with the type 'flaot'; did you mean 'float'"):
+    with pytest.raises(
+        ValueError,
+        match="'price:flaot' ends with the type 'flaot'; did you mean 'float'",
+    ):
         FieldSource.model_validate("price:flaot")
 
 

@@ -13,19 +13,55 @@ from unimodal.model import DualEncoder
 from unimodal.preprocess.tokenizers import Tokenizer
 
 HEAVY = {  # what takes a second or more together, and no command needs before it has something to encode
-    "torch", "numpy", "PIL", "timm", "transformers", "open_clip", "torchvision", "pandas", "pyarrow", "scipy",
-    "datasets", "mteb", "bm25s", "lancedb", "fastapi", "matplotlib", "ray", "pymilvus", "jinja2", "huggingface_hub",
-}  # fmt: skip
+    "torch",
+    "numpy",
+    "PIL",
+    "timm",
+    "transformers",
+    "open_clip",
+    "torchvision",
+    "pandas",
+    "pyarrow",
+    "scipy",
+    "datasets",
+    "mteb",
+    "bm25s",
+    "lancedb",
+    "fastapi",
+    "matplotlib",
+    "ray",
+    "pymilvus",
+    "jinja2",
+    "huggingface_hub",
+}
 UNUSED = {  # by an evaluation of captions and images, once its model is loaded
-    "torch._dynamo", "torch._inductor", "triton", "scipy", "pandas", "pyarrow", "datasets", "mteb", "bm25s",
-    "open_clip", "sklearn", "matplotlib", "lancedb", "fastapi", "ray", "pymilvus", "peft", "sentence_transformers",
-}  # fmt: skip
+    "torch._dynamo",
+    "torch._inductor",
+    "triton",
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "datasets",
+    "mteb",
+    "bm25s",
+    "open_clip",
+    "sklearn",
+    "matplotlib",
+    "lancedb",
+    "fastapi",
+    "ray",
+    "pymilvus",
+    "peft",
+    "sentence_transformers",
+}
 
 
 def modules_after(program: str) -> set[str]:
     """Names in sys.modules of a process of its own that has run the program."""
     asked = f"{program}\nimport json, sys\nprint('\\n' + json.dumps([*sys.modules]))"
-    finished = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    finished = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, check=True
+    )
     names: list[str] = json.loads(finished.stdout.splitlines()[-1])
     return set(names)
 
@@ -53,16 +89,34 @@ def test_an_evaluation_imports_nothing_that_it_does_not_use(
     model: DualEncoder, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     save_model(tmp_path / "model", model, tokenizer)
-    rows = [{"image": f"{colour}.png", "text": f"a {colour} mug"} for colour in ("red", "green", "blue")]
+    rows = [
+        {"image": f"{colour}.png", "text": f"a {colour} mug"}
+        for colour in ("red", "green", "blue")
+    ]
     for row, colour in zip(rows, ("red", "green", "blue"), strict=True):
         Image.new("RGB", (20, 20), colour).save(tmp_path / row["image"])
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (tmp_path / "suite.yaml").write_text("tasks: {mugs: {kind: image-text, rows: {input: rows.jsonl}}}")
-    words = ["eval", str(tmp_path / "model"), "--suite", str(tmp_path / "suite.yaml"), "--data", str(tmp_path)]
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows)
+    )
+    (tmp_path / "suite.yaml").write_text(
+        "tasks: {mugs: {kind: image-text, rows: {input: rows.jsonl}}}"
+    )
+    words = [
+        "eval",
+        str(tmp_path / "model"),
+        "--suite",
+        str(tmp_path / "suite.yaml"),
+        "--data",
+        str(tmp_path),
+    ]
     found = modules_after(command(*words))
     assert {"torch", "timm", "transformers"} <= found
     # The newest transformers for Python 3.10 imports scikit-learn, which imports these.
-    older = {"sklearn", "scipy", "pandas", "pyarrow"} if sys.version_info < (3, 11) else set()
+    older = (
+        {"sklearn", "scipy", "pandas", "pyarrow"}
+        if sys.version_info < (3, 11)
+        else set()
+    )
     assert not found & (UNUSED - older)
 
 
@@ -102,8 +156,12 @@ assert torch._dynamo.config is sys.modules["torch._dynamo.config"]
     modules_after(f"import sys\n{program}")
 
 
-def test_a_package_that_imports_a_part_of_the_compiler_gets_the_real_one(tmp_path: Path) -> None:
-    (tmp_path / "newer_timm.py").write_text("from torch._dynamo.eval_frame import OptimizedModule")
+def test_a_package_that_imports_a_part_of_the_compiler_gets_the_real_one(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "newer_timm.py").write_text(
+        "from torch._dynamo.eval_frame import OptimizedModule"
+    )
     program = f"""
 import sys
 sys.path.insert(0, {str(tmp_path)!r})

@@ -15,7 +15,10 @@ from unimodal.towers.pooling import POOLING, AttentionPool
 Naive = Callable[[Tensor], Tensor]
 NAIVE: dict[str, Naive] = {
     "cls": lambda tokens: tokens[0],
-    "mean": lambda tokens: sum(tokens, start=torch.zeros(tokens.shape[1], dtype=tokens.dtype)) / len(tokens),
+    "mean": lambda tokens: (
+        sum(tokens, start=torch.zeros(tokens.shape[1], dtype=tokens.dtype))
+        / len(tokens)
+    ),
     "last": lambda tokens: tokens[-1],
 }
 LENGTHS = (1, 7, 4, 5)
@@ -24,8 +27,13 @@ LENGTHS = (1, 7, 4, 5)
 def padded() -> tuple[list[Tensor], Tensor, Tensor]:
     """Texts of four lengths, together (B, L, W) with large junk as padding, and their mask (B, L)."""
     generator = torch.Generator().manual_seed(0)
-    texts = [torch.randn(length, 16, generator=generator, dtype=torch.float64) for length in LENGTHS]
-    tokens = 1e4 * torch.randn(len(texts), max(LENGTHS), 16, generator=generator, dtype=torch.float64)
+    texts = [
+        torch.randn(length, 16, generator=generator, dtype=torch.float64)
+        for length in LENGTHS
+    ]
+    tokens = 1e4 * torch.randn(
+        len(texts), max(LENGTHS), 16, generator=generator, dtype=torch.float64
+    )
     mask = torch.zeros(len(texts), max(LENGTHS), dtype=torch.bool)
     for row, text in enumerate(texts):
         tokens[row, : len(text)] = text
@@ -37,14 +45,18 @@ def padded() -> tuple[list[Tensor], Tensor, Tensor]:
 def test_pooling_equals_the_naive_loop_whatever_the_padding_holds(name: str) -> None:
     texts, tokens, mask = padded()
     expected = torch.stack([NAIVE[name](text) for text in texts])
-    torch.testing.assert_close(POOLING[name](tokens, mask), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        POOLING[name](tokens, mask), expected, rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("name", POOLING)
 def test_no_mask_means_that_all_tokens_are_real(name: str) -> None:
     texts, _, _ = padded()
     for text in texts:
-        torch.testing.assert_close(POOLING[name](text[None], None)[0], NAIVE[name](text), rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            POOLING[name](text[None], None)[0], NAIVE[name](text), rtol=0, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("name", POOLING)
@@ -61,8 +73,13 @@ def naive_attention(pool: AttentionPool, tokens: Tensor) -> Tensor:
     """One text (L, W) -> (W,): softmax(q k / sqrt(w)) v of every head, written out."""
     width = tokens.shape[1]
     heads = pool.attention.num_heads
-    normed = torch.nn.functional.layer_norm(tokens, (width,), pool.norm.weight, pool.norm.bias)
-    (wq, wk, wv), (bq, bk, bv) = pool.attention.in_proj_weight.chunk(3), pool.attention.in_proj_bias.chunk(3)
+    normed = torch.nn.functional.layer_norm(
+        tokens, (width,), pool.norm.weight, pool.norm.bias
+    )
+    (wq, wk, wv), (bq, bk, bv) = (
+        pool.attention.in_proj_weight.chunk(3),
+        pool.attention.in_proj_bias.chunk(3),
+    )
     query = wq @ pool.query[0, 0] + bq
     keys = normed @ wk.T + bk
     values = normed @ wv.T + bv
@@ -70,8 +87,14 @@ def naive_attention(pool: AttentionPool, tokens: Tensor) -> Tensor:
     parts = []
     for head in range(heads):
         part = slice(head * size, (head + 1) * size)
-        weights = [math.exp(float(key[part] @ query[part]) / math.sqrt(size)) for key in keys]
-        parts.append(sum(w / sum(weights) * v[part] for w, v in zip(weights, values, strict=True)))
+        weights = [
+            math.exp(float(key[part] @ query[part]) / math.sqrt(size)) for key in keys
+        ]
+        parts.append(
+            sum(
+                w / sum(weights) * v[part] for w, v in zip(weights, values, strict=True)
+            )
+        )
     return pool.attention.out_proj(torch.cat(parts))  # type: ignore[no-any-return, arg-type]  # sum() may be int
 
 
@@ -88,7 +111,9 @@ def test_attention_pooling_equals_the_naive_loop_whatever_the_padding_holds() ->
     pool, (texts, tokens, mask) = attention_pool(), padded()
     expected = torch.stack([naive_attention(pool, text) for text in texts])
     torch.testing.assert_close(pool(tokens, mask), expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close(pool(texts[1][None], None)[0], expected[1], rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        pool(texts[1][None], None)[0], expected[1], rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("width", [1, 6, 7, 24, 48, 64, 192, 384])

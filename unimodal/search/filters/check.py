@@ -27,12 +27,25 @@ from .tree import (
     Predicate,
     StartsWith,
     Value,
-)  # fmt: skip
+)
 
 __all__ = [
-    "And", "Compare", "In", "IsNull", "Leaf", "Not", "Operator", "Or", "Predicate", "StartsWith", "Value",
-    "checked", "matches", "parse_where", "push_not_down",
-]  # fmt: skip
+    "And",
+    "Compare",
+    "In",
+    "IsNull",
+    "Leaf",
+    "Not",
+    "Operator",
+    "Or",
+    "Predicate",
+    "StartsWith",
+    "Value",
+    "checked",
+    "matches",
+    "parse_where",
+    "push_not_down",
+]
 
 
 def checked(predicate: Predicate, schema: Schema) -> Predicate:
@@ -47,18 +60,26 @@ def checked(predicate: Predicate, schema: Schema) -> Predicate:
     def check(part: Predicate, depth: int) -> Predicate:
         nonlocal num_leaves
         if depth > MAX_DEPTH:
-            raise ValueError(f"the filter is nested deeper than {MAX_DEPTH}; write it flatter.")
+            raise ValueError(
+                f"the filter is nested deeper than {MAX_DEPTH}; write it flatter."
+            )
         if isinstance(part, Not):
             return Not(check(part.part, depth + 1))
         if isinstance(part, (And, Or)):
             if not part.parts:
-                raise ValueError("the filter has an empty and/or; give it parts, or no filter at all.")
+                raise ValueError(
+                    "the filter has an empty and/or; give it parts, or no filter at all."
+                )
             return type(part)(tuple(check(one, depth + 1) for one in part.parts))
         num_leaves += 1
         if num_leaves > MAX_LEAVES:
-            raise ValueError(f"the filter has more than {MAX_LEAVES} comparisons; join those of a field with in (...).")
+            raise ValueError(
+                f"the filter has more than {MAX_LEAVES} comparisons; join those of a field with in (...)."
+            )
         if part.field not in fields:
-            raise ValueError(f"the filter names {part.field!r}, which is no field; {nearest(part.field, fields)}")
+            raise ValueError(
+                f"the filter names {part.field!r}, which is no field; {nearest(part.field, fields)}"
+            )
         return _checked_leaf(part, fields[part.field])
 
     return check(predicate, 1)
@@ -104,22 +125,37 @@ def _truth(predicate: Predicate, row: Mapping[str, Any]) -> bool | None:
     if value is None:
         return None
     if isinstance(predicate, StartsWith):
-        return any(one.startswith(predicate.prefix) for one in (value if isinstance(value, list) else [value]))
+        return any(
+            one.startswith(predicate.prefix)
+            for one in (value if isinstance(value, list) else [value])
+        )
     if isinstance(predicate, In):
-        return any(one in predicate.values for one in value) if isinstance(value, list) else value in predicate.values
+        return (
+            any(one in predicate.values for one in value)
+            if isinstance(value, list)
+            else value in predicate.values
+        )
     if isinstance(value, list):
         return (predicate.value in value) is (predicate.operator == "=")
     return bool(_OPERATORS[predicate.operator](value, predicate.value))
 
 
 _OPERATORS: dict[Operator, Callable[[Any, Any], Any]] = {
-    "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
-}  # fmt: skip
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 
 _EXAMPLES = {
-    "string": "a text such as 'Red'", "strings": "a text such as 'Red'", "int": "a whole number such as 50",
-    "float": "a number such as 9.5", "bool": "true or false",
-}  # fmt: skip
+    "string": "a text such as 'Red'",
+    "strings": "a text such as 'Red'",
+    "int": "a whole number such as 50",
+    "float": "a number such as 9.5",
+    "bool": "true or false",
+}
 
 
 def _checked_leaf(leaf: Leaf, kind: FieldType) -> Predicate:
@@ -127,23 +163,39 @@ def _checked_leaf(leaf: Leaf, kind: FieldType) -> Predicate:
         return leaf
     if isinstance(leaf, StartsWith):
         if kind not in ("string", "strings"):
-            raise ValueError(f"the filter asks how {leaf.field!r} begins, but it holds {kind}; compare it with =.")
-        return StartsWith(leaf.field, str(_checked_value(leaf.prefix, leaf.field, kind)))
+            raise ValueError(
+                f"the filter asks how {leaf.field!r} begins, but it holds {kind}; compare it with =."
+            )
+        return StartsWith(
+            leaf.field, str(_checked_value(leaf.prefix, leaf.field, kind))
+        )
     if isinstance(leaf, In):
-        return In(leaf.field, tuple(_checked_value(value, leaf.field, kind) for value in leaf.values))
+        return In(
+            leaf.field,
+            tuple(_checked_value(value, leaf.field, kind) for value in leaf.values),
+        )
     if leaf.operator not in _OPERATORS:
         raise ValueError(
             f"the filter compares {leaf.field!r} by {leaf.operator!r}; {nearest(leaf.operator, list(_OPERATORS))}"
         )
     if kind in ("bool", "strings") and leaf.operator not in ("=", "!="):
-        raise ValueError(f"the filter compares {leaf.field!r} by {leaf.operator}, but it holds {kind}; use = or !=.")
-    if kind == "int" and isinstance(leaf.value, float) and math.isfinite(leaf.value) and leaf.operator[0] in "<>":
+        raise ValueError(
+            f"the filter compares {leaf.field!r} by {leaf.operator}, but it holds {kind}; use = or !=."
+        )
+    if (
+        kind == "int"
+        and isinstance(leaf.value, float)
+        and math.isfinite(leaf.value)
+        and leaf.operator[0] in "<>"
+    ):
         # The nearest whole number says the same: n < 5.5 is n <= 5.
         below = leaf.operator[0] == "<"
         whole = math.floor(leaf.value) if below else math.ceil(leaf.value)
         sharp = leaf.operator if whole == leaf.value else ("<=" if below else ">=")
         return Compare(leaf.field, sharp, _checked_value(whole, leaf.field, kind))
-    return Compare(leaf.field, leaf.operator, _checked_value(leaf.value, leaf.field, kind))
+    return Compare(
+        leaf.field, leaf.operator, _checked_value(leaf.value, leaf.field, kind)
+    )
 
 
 def _checked_value(value: Value, field: str, kind: FieldType) -> Value:
@@ -152,19 +204,35 @@ def _checked_value(value: Value, field: str, kind: FieldType) -> Value:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise ValueError(f"the filter's value {value!r} for {field!r} is no text; repair its encoding.") from None
+            raise ValueError(
+                f"the filter's value {value!r} for {field!r} is no text; repair its encoding."
+            ) from None
         return value
     if kind == "bool" and isinstance(value, bool):
         return value
-    if kind in ("int", "float") and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not abs(value) <= sys.float_info.max or (kind == "int" and abs(value) >= 2**63):
-            raise ValueError(f"the filter's value {value!r:.40} for {field!r} is out of range; give one of 64 bits.")
+    if (
+        kind in ("int", "float")
+        and isinstance(value, (int, float))
+        and not isinstance(value, bool)
+    ):
+        if not abs(value) <= sys.float_info.max or (
+            kind == "int" and abs(value) >= 2**63
+        ):
+            raise ValueError(
+                f"the filter's value {value!r:.40} for {field!r} is out of range; give one of 64 bits."
+            )
         if kind == "float":
             return float(value)
         if value == int(value):
             return int(value)
     way_out = f"compare it with {_EXAMPLES[kind]}"
-    if kind == "string" and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if (
+        kind == "string"
+        and isinstance(value, (int, float))
+        and not isinstance(value, bool)
+    ):
         way_out += f", or index it as a number: fields=[{field}:float]"
     shown = str(value).lower() if isinstance(value, bool) else repr(value)
-    raise ValueError(f"the filter's value {shown} does not fit {field!r}, which holds {kind}; {way_out}.")
+    raise ValueError(
+        f"the filter's value {shown} does not fit {field!r}, which holds {kind}; {way_out}."
+    )

@@ -12,14 +12,32 @@ from __future__ import annotations
 import re
 from typing import NoReturn
 
-from .tree import MAX_DEPTH, And, Compare, In, IsNull, Not, Operator, Or, Predicate, StartsWith, Value
+from .tree import (
+    MAX_DEPTH,
+    And,
+    Compare,
+    In,
+    IsNull,
+    Not,
+    Operator,
+    Or,
+    Predicate,
+    StartsWith,
+    Value,
+)
 
 # kind, text, position
 Token = tuple[str, str, int]
 
 OPERATORS: dict[str, Operator] = {
-    "=": "=", "!=": "!=", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">=",
-}  # fmt: skip
+    "=": "=",
+    "!=": "!=",
+    "<>": "!=",
+    "<": "<",
+    "<=": "<=",
+    ">": ">",
+    ">=": ">=",
+}
 KEYWORDS = ("and", "or", "not", "in", "between", "like", "is", "null", "true", "false")
 
 _TOKEN = re.compile(
@@ -108,7 +126,9 @@ class _Parser:
             self.expect("and", "and")
             return And((Compare(field, ">=", low), Compare(field, "<=", self.value())))
         if self.take("like"):
-            return StartsWith(field, _prefix(self.expect("text", "a text in single quotes")))
+            return StartsWith(
+                field, _prefix(self.expect("text", "a text in single quotes"))
+            )
         _fail("a comparison such as = or in", self.next)
 
     def values(self) -> tuple[Value, ...]:
@@ -123,7 +143,11 @@ class _Parser:
     def value(self) -> Value:
         kind, text, position = token = self.next
         if kind in ("name", "quoted"):
-            _fail("a value", token, f"texts stand in single quotes: '{text.strip(chr(34))}'.")
+            _fail(
+                "a value",
+                token,
+                f"texts stand in single quotes: '{text.strip(chr(34))}'.",
+            )
         if kind not in ("text", "number", "true", "false"):
             _fail("a value", token)
         self.read()
@@ -131,7 +155,11 @@ class _Parser:
             return text[1:-1].replace("''", "'")
         if kind == "number":
             if len(text) > 40:  # no field holds such a one, and to read it takes time
-                _fail("a value", ("long", f"a number of {len(text)} digits", position), "shorten it.")
+                _fail(
+                    "a value",
+                    ("long", f"a number of {len(text)} digits", position),
+                    "shorten it.",
+                )
             return int(text) if text.lstrip("+-").isdecimal() else float(text)
         return kind == "true"
 
@@ -163,8 +191,12 @@ def _tokens(text: str) -> list[Token]:
         if match is None:
             position += len(text[position:]) - len(text[position:].lstrip())
             if text[position] in "'\"":
-                raise ValueError(f"where: the quote at character {position + 1} is never closed; close it.")
-            _fail("a field, a comparison or a value", ("other", text[position], position))
+                raise ValueError(
+                    f"where: the quote at character {position + 1} is never closed; close it."
+                )
+            _fail(
+                "a field, a comparison or a value", ("other", text[position], position)
+            )
         kind = str(match.lastgroup)
         word = match[kind]
         start = match.start(kind)
@@ -180,7 +212,11 @@ def _prefix(token: Token) -> str:
     pattern = token[1][1:-1].replace("''", "'")
     match = re.fullmatch(r"((?:[^%\\]|\\[%\\])*)%", pattern, re.DOTALL)
     if match is None:
-        _fail("a pattern with % at its end and nowhere else", token, r"for = write =, for a percent sign \%.")
+        _fail(
+            "a pattern with % at its end and nowhere else",
+            token,
+            r"for = write =, for a percent sign \%.",
+        )
     return re.sub(r"\\(.)", r"\1", match[1])
 
 
@@ -188,4 +224,6 @@ def _fail(expected: str, token: Token, way_out: str = "") -> NoReturn:
     kind, text, position = token
     found = {"end": "the end", "long": text}.get(kind, repr(text[:40]))
     way_out = way_out or "write for example price < 50 and category = 'Bags'."
-    raise ValueError(f"where: expected {expected} at character {position + 1}, found {found}; {way_out}")
+    raise ValueError(
+        f"where: expected {expected} at character {position + 1}, found {found}; {way_out}"
+    )

@@ -45,8 +45,16 @@ if TYPE_CHECKING:
 _JPEG_QUALITY = 85
 # What has no part in a unit's vectors and rows.
 _ASIDE = {
-    "input", "per_unit", "batch", "max_skipped", "max_removed", "prefix_dims", "binary", "calibrated", "weight",
-}  # fmt: skip
+    "input",
+    "per_unit",
+    "batch",
+    "max_skipped",
+    "max_removed",
+    "prefix_dims",
+    "binary",
+    "calibrated",
+    "weight",
+}
 
 
 @dataclass(frozen=True)
@@ -78,9 +86,21 @@ class Plan:
         values = self.config.model_dump(mode="json", exclude=_ASIDE)
         made_of = [
             self.config.input,
-            *(FORMAT_VERSION, RULES, self.model, list(self.schema.vectors), dict(self.schema.fields), values),
+            *(
+                FORMAT_VERSION,
+                RULES,
+                self.model,
+                list(self.schema.vectors),
+                dict(self.schema.fields),
+                values,
+            ),
             *(self.max_text_bytes, self.max_strings),
-            *(unit.identity, unit.rows, picture_identity(unit, self.config), _states_of_tables(self.config)),
+            *(
+                unit.identity,
+                unit.rows,
+                picture_identity(unit, self.config),
+                _states_of_tables(self.config),
+            ),
         ]
         return xxhash.xxh3_128_hexdigest(json.dumps(made_of, sort_keys=True).encode())
 
@@ -114,11 +134,18 @@ def jobs_of(plan: Plan, units: Sequence[Unit]) -> list[Job]:
 
 def unfinished(plan: Plan, jobs: Sequence[Job]) -> list[Job]:
     """Those whose file is missing or broken."""
-    return [job for job in jobs if read_head(find_file(plan.folder, job.file)).get("digest") != job.digest]
+    return [
+        job
+        for job in jobs
+        if read_head(find_file(plan.folder, job.file)).get("digest") != job.digest
+    ]
 
 
 def embed_jobs(
-    plan: Plan, jobs: Sequence[Job], embedder: Embedder, advance: Callable[[int], None] = lambda rows: None
+    plan: Plan,
+    jobs: Sequence[Job],
+    embedder: Embedder,
+    advance: Callable[[int], None] = lambda rows: None,
 ) -> None:
     """Make the files of units, one after the other; the next items are decoded while the model runs.
 
@@ -130,7 +157,11 @@ def embed_jobs(
     done = 0
     tables = list[Any]()
     skipped = list[Skipped]()
-    chunks = ((job, chunk) for job in jobs for chunk in itertools.chain(prepare(plan, job.unit), [None]))
+    chunks = (
+        (job, chunk)
+        for job in jobs
+        for chunk in itertools.chain(prepare(plan, job.unit), [None])
+    )
     for job, chunk in _ahead(chunks):
         if chunk is None:
             write_unit(plan, job, tables, skipped)
@@ -148,20 +179,38 @@ def prepare(plan: Plan, unit: Unit) -> Iterator[Chunk]:
     """A unit read and decoded, `batch` items at a time: what needs no model."""
     found = items(unit, plan.config, plan.schema.fields)
     done = 0
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as decoders:  # Pillow lets other threads run while it decodes
+    with ThreadPoolExecutor(
+        max_workers=os.cpu_count()
+    ) as decoders:  # Pillow lets other threads run while it decodes
         while block := list(itertools.islice(found, plan.config.batch)):
             rows = list(decoders.map(lambda item: _decoded(item, plan), block))
             done += len(block)
-            skipped = tuple(row if isinstance(row, Skipped) else row["_fault"] for row in rows if _is_listed(row))
-            yield Chunk(_table([row for row in rows if not isinstance(row, Skipped)], plan), len(block), skipped)
+            skipped = tuple(
+                row if isinstance(row, Skipped) else row["_fault"]
+                for row in rows
+                if _is_listed(row)
+            )
+            yield Chunk(
+                _table([row for row in rows if not isinstance(row, Skipped)], plan),
+                len(block),
+                skipped,
+            )
     yield Chunk(_table([], plan), unit.rows - done, ())  # what the filters dropped
 
 
 def known_before(plan: Plan) -> Before:
     """The vectors of the model that the folder has, of whichever input; the newest are looked at first."""
-    newest = [find_file(plan.folder, name) for one in reversed(read_inputs(plan.folder)) for name in one.files]
+    newest = [
+        find_file(plan.folder, name)
+        for one in reversed(read_inputs(plan.folder))
+        for name in one.files
+    ]
     others = sorted([*plan.folder.glob("*.parquet"), *plan.folder.glob("*.old")])
-    files = [file for file in dict.fromkeys([*newest, *others]) if read_head(file).get("model") == plan.model]
+    files = [
+        file
+        for file in dict.fromkeys([*newest, *others])
+        if read_head(file).get("model") == plan.model
+    ]
     return Before(files, plan.schema)
 
 
@@ -177,38 +226,66 @@ def embed(plan: Plan, table: Any, embedder: Embedder, before: Before) -> Any:
     contents = [content_of(text, one) for text, one in zip(texts, pixels, strict=True)]
     known = before.vectors(contents)
     new = [row for row, vectors in enumerate(known) if vectors is None]
-    encoded = _encode(plan, [texts[row] for row in new], [pixels[row] for row in new], embedder)
+    encoded = _encode(
+        plan, [texts[row] for row in new], [pixels[row] for row in new], embedder
+    )
     columns = {}
     for name in plan.schema.vectors:
-        vectors = np.array([np.zeros(plan.schema.dim) if one is None else one[name] for one in known], dtype=np.float32)
+        vectors = np.array(
+            [np.zeros(plan.schema.dim) if one is None else one[name] for one in known],
+            dtype=np.float32,
+        )
         vectors = vectors.reshape(-1, plan.schema.dim)
         vectors[new] = encoded[name]
-        columns[vector_column(name)] = fixed_size_list(vectors, np.asarray(vectors.any(axis=1)))
-    kept = {name: table[name] for name in plan.schema.item_columns if name not in columns}
-    rows = pa.table({**kept, **columns}).select(plan.schema.item_columns).cast(arrow_schema(plan.schema, copies=False))
+        columns[vector_column(name)] = fixed_size_list(
+            vectors, np.asarray(vectors.any(axis=1))
+        )
+    kept = {
+        name: table[name] for name in plan.schema.item_columns if name not in columns
+    }
+    rows = (
+        pa.table({**kept, **columns})
+        .select(plan.schema.item_columns)
+        .cast(arrow_schema(plan.schema, copies=False))
+    )
     return rows.append_column(CONTENT, pa.array(contents, pa.binary(16)))
 
 
 def _encode(
-    plan: Plan, texts: Sequence[str | None], pixels: Sequence[bytes | None], embedder: Embedder
+    plan: Plan,
+    texts: Sequence[str | None],
+    pixels: Sequence[bytes | None],
+    embedder: Embedder,
 ) -> dict[str, NDArray[np.float32]]:
     """Name -> (n, D) unit vectors, zeros where an item has no such part."""
     size = plan.preprocess.image_size
-    pictures = [one and Image.frombuffer("RGB", (size, size), one, "raw", "RGB", 0, 1) for one in pixels]
-    vectors = {kind: np.zeros((len(texts), plan.schema.dim), dtype=np.float32) for kind in ("text", "image")}
+    pictures = [
+        one and Image.frombuffer("RGB", (size, size), one, "raw", "RGB", 0, 1)
+        for one in pixels
+    ]
+    vectors = {
+        kind: np.zeros((len(texts), plan.schema.dim), dtype=np.float32)
+        for kind in ("text", "image")
+    }
     for kind, parts in (("text", texts), ("image", pictures)):
         there = [row for row, part in enumerate(parts) if part]
         if kind in plan.parts and there:
             wanted: list[Any] = [parts[row] for row in there]
             vectors[kind][there] = embedder.encode_document(wanted, show_progress=False)
     weight = np.float32(plan.config.weight)
-    both = vectors["text"].any(axis=1, keepdims=True) & vectors["image"].any(axis=1, keepdims=True)
+    both = vectors["text"].any(axis=1, keepdims=True) & vectors["image"].any(
+        axis=1, keepdims=True
+    )
     summed = (1 - weight) * vectors["text"] + weight * vectors["image"]
-    vectors["fused"] = unit_length(np.where(both, summed, vectors["text"] + vectors["image"]))
+    vectors["fused"] = unit_length(
+        np.where(both, summed, vectors["text"] + vectors["image"])
+    )
     return vectors
 
 
-def write_unit(plan: Plan, job: Job, tables: Sequence[Any], skipped: Sequence[Skipped]) -> None:
+def write_unit(
+    plan: Plan, job: Job, tables: Sequence[Any], skipped: Sequence[Skipped]
+) -> None:
     """Put a unit's file in place, where it waits until those of the whole input are there."""
     import pyarrow as pa
 
@@ -216,9 +293,14 @@ def write_unit(plan: Plan, job: Job, tables: Sequence[Any], skipped: Sequence[Sk
     file = staged(plan.folder, job.file)
     table = pa.concat_tables(tables)
     head = {
-        "format_version": FORMAT_VERSION, "digest": job.digest, "model": plan.model, "input": plan.config.input,
-        "label": unit.label, "items": table.num_rows, "skipped": [one._asdict() for one in skipped],
-    }  # fmt: skip
+        "format_version": FORMAT_VERSION,
+        "digest": job.digest,
+        "model": plan.model,
+        "input": plan.config.input,
+        "label": unit.label,
+        "items": table.num_rows,
+        "skipped": [one._asdict() for one in skipped],
+    }
     table = table.replace_schema_metadata({HEAD: json.dumps(head).encode()})
     part = file.with_suffix(".part")
     pyarrow_parquet().write_table(table, part, compression="zstd")
@@ -230,18 +312,36 @@ def write_unit(plan: Plan, job: Job, tables: Sequence[Any], skipped: Sequence[Sk
 
 def read_columns(file: Path) -> dict[str, Any]:
     """The columns of a store's rows that a file has -> their Arrow types."""
-    return {column.name: column.type for column in pyarrow_parquet().read_schema(file) if column.name != CONTENT}
+    return {
+        column.name: column.type
+        for column in pyarrow_parquet().read_schema(file)
+        if column.name != CONTENT
+    }
 
 
 def _states_of_tables(config: IndexConfig) -> list[tuple[int, int]]:
     """Size and time of the files that rows are joined with or excluded by; what lies on a hub has its name alone."""
-    names = [place.rpartition(":")[0] for place in (*config.join.values(), *config.exclude.values())]
-    paths = [path for name in names if not name.startswith("hf:") for path in table_paths(name, Path())]
-    files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    names = [
+        place.rpartition(":")[0]
+        for place in (*config.join.values(), *config.exclude.values())
+    ]
+    paths = [
+        path
+        for name in names
+        if not name.startswith("hf:")
+        for path in table_paths(name, Path())
+    ]
+    files = [
+        file
+        for path in paths
+        for file in (sorted(path.rglob("*")) if path.is_dir() else [path])
+    ]
     return [(status.st_size, status.st_mtime_ns) for status in map(Path.stat, files)]
 
 
-def check_skipped(plan: Plan, jobs: Sequence[Job], job: Job, skipped: Sequence[Skipped]) -> None:
+def check_skipped(
+    plan: Plan, jobs: Sequence[Job], job: Job, skipped: Sequence[Skipped]
+) -> None:
     """Raises ValueError when the share of bad items of a job is over the limit, once those of all files are listed."""
     unit = job.unit
     allowed = plan.config.max_skipped
@@ -258,7 +358,11 @@ def check_skipped(plan: Plan, jobs: Sequence[Job], job: Job, skipped: Sequence[S
     for name in [*others, *(one.file for one in jobs if one != job)]:
         head = read_head(find_file(plan.folder, name))
         lines += listed(head) if head else []
-    found = {"input": plan.config.input, "label": unit.label, "skipped": [one._asdict() for one in skipped]}
+    found = {
+        "input": plan.config.input,
+        "label": unit.label,
+        "skipped": [one._asdict() for one in skipped],
+    }
     write_skipped(plan.folder, [*lines, *listed(found)])
     first = f"the first, row {skipped[0].row}: {skipped[0].reason}"
     what = f"{len(skipped):,} of {unit.rows:,} rows of {unit.path} cannot be indexed ({first})"
@@ -272,35 +376,57 @@ def _is_listed(row: dict[str, Any] | Skipped) -> bool:
 def _decoded(item: Item | RawRow, plan: Plan) -> dict[str, Any] | Skipped:
     """The row of a chunk; no field of a store begins with an underscore."""
     if isinstance(item, RawRow):
-        return Skipped(item.number, item.id.encode(errors="replace").decode(), item.fault)
+        return Skipped(
+            item.number, item.id.encode(errors="replace").decode(), item.fault
+        )
     row: dict[str, Any] = {"id": item.id, "words": item.words or None, **item.fields}
-    fault = unstorable(row, plan.max_text_bytes, plan.max_strings) or unstorable({"text": item.text}, None, None)
+    fault = unstorable(row, plan.max_text_bytes, plan.max_strings) or unstorable(
+        {"text": item.text}, None, None
+    )
     if fault:
         return Skipped(item.number, item.id.encode(errors="replace").decode(), fault)
     row["_text"] = item.text or None
     has_text = bool(item.text) and "text" in plan.parts
     if not has_text and not (item.picture is not None and "image" in plan.parts):
-        return Skipped(item.number, item.id, item.fault or f"it has no {' and no '.join(sorted(plan.parts))}")
+        return Skipped(
+            item.number,
+            item.id,
+            item.fault or f"it has no {' and no '.join(sorted(plan.parts))}",
+        )
     if item.picture is None:
-        return {**row, "_fault": Skipped(item.number, item.id, item.fault, kept=True)} if item.fault else row
+        return (
+            {**row, "_fault": Skipped(item.number, item.id, item.fault, kept=True)}
+            if item.fault
+            else row
+        )
     try:
         image = load_image(item.picture)
         if "image" in plan.parts:
-            pixels = image_to_pixels(image, plan.preprocess).permute(1, 2, 0)  # (S, S, 3)
+            pixels = image_to_pixels(image, plan.preprocess).permute(
+                1, 2, 0
+            )  # (S, S, 3)
             row["_pixels"] = pixels.contiguous().numpy().tobytes()
         if plan.config.thumbnail:
             row["thumbnail"] = _thumbnail(image, plan.config.thumbnail)
-    except Exception as error:  # Pillow's readers raise whatever a broken file leads them into
+    except (
+        Exception
+    ) as error:  # Pillow's readers raise whatever a broken file leads them into
         fault = " ".join(str(error).split()) or type(error).__name__
         if not has_text or plan.config.missing_image == "skip":
             return Skipped(item.number, item.id, fault)
-        without = {name: value for name, value in row.items() if name not in ("_pixels", "thumbnail")}
+        without = {
+            name: value
+            for name, value in row.items()
+            if name not in ("_pixels", "thumbnail")
+        }
         return {**without, "_fault": Skipped(item.number, item.id, fault, kept=True)}
     return row
 
 
 def _thumbnail(image: Image.Image, size: int) -> bytes:
-    small = to_rgb(image).copy()  # over white, as pages are, whatever the model makes of transparent pixels
+    small = to_rgb(
+        image
+    ).copy()  # over white, as pages are, whatever the model makes of transparent pixels
     small.thumbnail((size, size))
     file = io.BytesIO()
     small.save(file, "JPEG", quality=_JPEG_QUALITY)
@@ -315,7 +441,10 @@ def _table(rows: Sequence[dict[str, Any]], plan: Plan) -> Any:
     vectors = {vector_column(name) for name in plan.schema.vectors}
     columns = [pa.field("_text", pa.string()), pa.field("_pixels", pa.binary())]
     columns += [field for field in known if field.name not in vectors]
-    arrays = [pa.array([row.get(column.name) for row in rows], column.type) for column in columns]
+    arrays = [
+        pa.array([row.get(column.name) for row in rows], column.type)
+        for column in columns
+    ]
     return pa.table(arrays, pa.schema(columns))
 
 

@@ -26,7 +26,13 @@ from ..filters.check import In
 from ..stores.base import VectorStore
 from ..stores.columns import vectors_of
 from ..stores.open import create_store, open_store, store_exists
-from ..stores.schema import MADE, Schema, schema_from_json, schema_to_json, vector_column
+from ..stores.schema import (
+    MADE,
+    Schema,
+    schema_from_json,
+    schema_to_json,
+    vector_column,
+)
 from .folder import IndexedInput, find_file, publish, read_head, read_inputs
 from .removed import RemovedItem, note_removed
 
@@ -44,10 +50,14 @@ class Filled(NamedTuple):
     stored: int  # items that it had not, or had otherwise
     kept: int  # items that it had as they are
     removed: int
-    left_out: dict[Path, frozenset[str]]  # the ids of each file that another file's items stand for
+    left_out: dict[
+        Path, frozenset[str]
+    ]  # the ids of each file that another file's items stand for
 
 
-def make_store(store_url: str, folder: Path, schema: Schema, *, overwrite: bool = False) -> None:
+def make_store(
+    store_url: str, folder: Path, schema: Schema, *, overwrite: bool = False
+) -> None:
     """An empty store, which is the one that the folder fills from now on."""
     schema = replace(schema, about={**schema.about, MADE: uuid4().hex})
     create_store(store_url, schema, overwrite=overwrite).close()
@@ -76,7 +86,9 @@ def fill(store_url: str, folder: Path, *, show_progress: bool | None = None) -> 
     if not store_exists(store_url):
         schema_there = _schema_of(folder)
         if schema_there is None:
-            raise ValueError(f"{folder} has not filled a store; run `unimodal index` first.")
+            raise ValueError(
+                f"{folder} has not filled a store; run `unimodal index` first."
+            )
         make_store(store_url, folder, schema_there)
     store = open_store(store_url)
     try:
@@ -87,11 +99,18 @@ def fill(store_url: str, folder: Path, *, show_progress: bool | None = None) -> 
         files = files_by_rank(folder, inputs)
         hashes = [hash_ids(file) for file in files]
         left_out = find_repeated(files, hashes)
-        states = {file.name: _state(file, left_out.get(file, frozenset())) for file in files}
-        sizes = {file.name: len(one) - len(left_out.get(file, ())) for file, one in zip(files, hashes, strict=True)}
+        states = {
+            file.name: _state(file, left_out.get(file, frozenset())) for file in files
+        }
+        sizes = {
+            file.name: len(one) - len(left_out.get(file, ()))
+            for file, one in zip(files, hashes, strict=True)
+        }
         there = _filled(folder / RECORD)
         gone = [folder / name for name in there if name not in states]
-        gone += [file for file in sorted(folder.glob("*.old")) if file not in gone]  # an earlier version's
+        gone += [
+            file for file in sorted(folder.glob("*.old")) if file not in gone
+        ]  # an earlier version's
         missing = [file for file in files if there.get(file.name) != states[file.name]]
         # Before anything is put in or taken out: these may be in the store in part.
         there |= {file.name: "" for file in (*gone, *missing)}
@@ -99,9 +118,15 @@ def fill(store_url: str, folder: Path, *, show_progress: bool | None = None) -> 
         is_new = store.count() == 0
         stored = 0
         done = 0
-        with progress_bar("filling the store", sum(sizes[file.name] for file in missing), show_progress) as advance:
+        with progress_bar(
+            "filling the store",
+            sum(sizes[file.name] for file in missing),
+            show_progress,
+        ) as advance:
             for file in missing:
-                for rows in _rows(file, schema.item_columns, left_out.get(file, frozenset())):
+                for rows in _rows(
+                    file, schema.item_columns, left_out.get(file, frozenset())
+                ):
                     done += rows.num_rows
                     rows = rows if is_new else _changed(store, rows)
                     stored += store.upsert(rows, fingerprint=schema.fingerprint)
@@ -132,24 +157,36 @@ def hash_ids(file: Path) -> Hashes:
 
 
 def _hashed(ids: Sequence[str]) -> Hashes:
-    return np.array([xxhash.xxh3_64_intdigest(one.encode()) for one in ids], dtype=np.uint64)
+    return np.array(
+        [xxhash.xxh3_64_intdigest(one.encode()) for one in ids], dtype=np.uint64
+    )
 
 
 def read_ids(file: Path) -> list[str]:
     """The ids of a file's items."""
-    ids: list[str] = pyarrow_parquet().read_table(file, columns=["id"])["id"].to_pylist()
+    ids: list[str] = (
+        pyarrow_parquet().read_table(file, columns=["id"])["id"].to_pylist()
+    )
     return ids
 
 
-def find_repeated(files: Sequence[Path], hashes: Sequence[Hashes]) -> dict[Path, frozenset[str]]:
+def find_repeated(
+    files: Sequence[Path], hashes: Sequence[Hashes]
+) -> dict[Path, frozenset[str]]:
     """The ids of each file that a file before it has too."""
-    found, counts = np.unique(np.concatenate([*hashes, np.zeros(0, np.uint64)]), return_counts=True)
+    found, counts = np.unique(
+        np.concatenate([*hashes, np.zeros(0, np.uint64)]), return_counts=True
+    )
     several = found[counts > 1]
     seen = set[str]()
     repeated = dict[Path, frozenset[str]]()
     for file, of_file in zip(files, hashes, strict=True):
         if several.size and (suspects := np.isin(of_file, several)).any():
-            ids = [one for one, suspect in zip(read_ids(file), suspects, strict=True) if suspect]
+            ids = [
+                one
+                for one, suspect in zip(read_ids(file), suspects, strict=True)
+                if suspect
+            ]
             repeated[file] = frozenset(seen.intersection(ids))
             seen.update(ids)
     return {file: ids for file, ids in repeated.items() if ids}
@@ -169,7 +206,9 @@ def _state(file: Path, left_out: frozenset[str]) -> str:
 
 
 def _filled(record: Path) -> dict[str, str]:
-    return dict(json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else {}
+    return (
+        dict(json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else {}
+    )
 
 
 def _rows(file: Path, columns: list[str], left_out: frozenset[str]) -> Iterator[Any]:
@@ -177,10 +216,14 @@ def _rows(file: Path, columns: list[str], left_out: frozenset[str]) -> Iterator[
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    for batch in pyarrow_parquet().ParquetFile(file).iter_batches(AT_A_TIME, columns=columns):
+    for batch in (
+        pyarrow_parquet().ParquetFile(file).iter_batches(AT_A_TIME, columns=columns)
+    ):
         rows = pa.Table.from_batches([batch])
         if left_out:
-            rows = rows.filter(pc.invert(pc.is_in(rows["id"], pa.array(sorted(left_out)))))
+            rows = rows.filter(
+                pc.invert(pc.is_in(rows["id"], pa.array(sorted(left_out))))
+            )
         if rows.num_rows:
             yield rows
 
@@ -193,24 +236,38 @@ def _changed(store: VectorStore, rows: Any) -> Any:
     there = dict[str, bytes]()
     for start in range(0, len(ids), 1000):
         for batch in store.scan(where=In("id", tuple(ids[start : start + 1000]))):
-            there |= zip(batch["id"].to_pylist(), _digests(batch, store.schema), strict=True)
+            there |= zip(
+                batch["id"].to_pylist(), _digests(batch, store.schema), strict=True
+            )
     digests = zip(ids, _digests(rows, store.schema), strict=True)
-    return rows.filter(pa.array([there.get(one) != digest for one, digest in digests], pa.bool_()))
+    return rows.filter(
+        pa.array([there.get(one) != digest for one, digest in digests], pa.bool_())
+    )
 
 
 def _digests(rows: Any, schema: Schema) -> list[bytes]:
     """Of each row of a table or batch, whole."""
     columns = [vector_column(name) for name in schema.vectors]
     vectors = [vectors_of(rows[column], schema.dim)[0] for column in columns]
-    others = rows.select([name for name in schema.item_columns if name not in columns]).to_pylist()
+    others = rows.select(
+        [name for name in schema.item_columns if name not in columns]
+    ).to_pylist()
     return [
-        xxhash.xxh3_128_digest(b"".join([repr(other).encode(), *(array[row].tobytes() for array in vectors)]))
+        xxhash.xxh3_128_digest(
+            b"".join(
+                [repr(other).encode(), *(array[row].tobytes() for array in vectors)]
+            )
+        )
         for row, other in enumerate(others)
     ]
 
 
 def _take_out(
-    store: VectorStore, folder: Path, gone: Sequence[Path], hashes: Sequence[Hashes], inputs: set[str]
+    store: VectorStore,
+    folder: Path,
+    gone: Sequence[Path],
+    hashes: Sequence[Hashes],
+    inputs: set[str],
 ) -> int:
     """Delete what only these files hold, and note it -> how many items that were.
 
@@ -228,10 +285,16 @@ def _take_out(
             is_any_unreadable = True
             continue
         source = read_head(file).get("input", "")
-        reason = "it is not in the input any more" if source in inputs else "the input was forgotten"
+        reason = (
+            "it is not in the input any more"
+            if source in inputs
+            else "the input was forgotten"
+        )
         removed += _delete(store, folder, _not_in(kept, ids), source, reason)
     if is_any_unreadable:  # the store alone knows what was in it
-        stored = [one for rows in store.scan(columns=["id"]) for one in rows["id"].to_pylist()]
+        stored = [
+            one for rows in store.scan(columns=["id"]) for one in rows["id"].to_pylist()
+        ]
         reason = "its file of embeddings was missing or broken, and no input has it now"
         removed += _delete(store, folder, _not_in(kept, stored), "", reason)
     return removed
@@ -242,7 +305,9 @@ def _not_in(kept: Hashes, ids: Sequence[str]) -> list[str]:
     return [one for one, is_one in zip(ids, is_kept, strict=True) if not is_one]
 
 
-def _delete(store: VectorStore, folder: Path, ids: Sequence[str], source: str, reason: str) -> int:
+def _delete(
+    store: VectorStore, folder: Path, ids: Sequence[str], source: str, reason: str
+) -> int:
     """Delete items and note them -> how many were there; source: the input that had them, if known."""
     removed = 0
     for start in range(0, len(ids), AT_A_TIME):

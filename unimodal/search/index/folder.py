@@ -69,14 +69,20 @@ def read_inputs(folder: Path) -> list[IndexedInput]:
             f"{file} has format {version}, and this version of unimodal reads {FORMAT_VERSION}; update unimodal."
         )
     try:
-        return [IndexedInput(**{**one, "files": tuple(one["files"])}) for one in values["inputs"]]
+        return [
+            IndexedInput(**{**one, "files": tuple(one["files"])})
+            for one in values["inputs"]
+        ]
     except (TypeError, KeyError):
         raise ValueError(broken) from None
 
 
 def write_inputs(folder: Path, inputs: Sequence[IndexedInput]) -> None:
     """Replace the list, from the oldest indexing to the newest."""
-    values = {"format_version": FORMAT_VERSION, "inputs": [asdict(one) for one in inputs]}
+    values = {
+        "format_version": FORMAT_VERSION,
+        "inputs": [asdict(one) for one in inputs],
+    }
     replace_text(folder / INPUTS, json.dumps(values, indent=1))
 
 
@@ -109,7 +115,9 @@ def unlisted(folder: Path, inputs: Sequence[IndexedInput]) -> dict[str, list[Pat
     return found
 
 
-def remove_unlisted(folder: Path, inputs: Sequence[IndexedInput], names: Sequence[str]) -> None:
+def remove_unlisted(
+    folder: Path, inputs: Sequence[IndexedInput], names: Sequence[str]
+) -> None:
     """Remove the files of these inputs that are not in the list, and what was left half written."""
     found = unlisted(folder, inputs)
     for name in {*names, ""}:
@@ -144,7 +152,9 @@ def _inputs_without_a_list(folder: Path) -> list[IndexedInput]:
     heads: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for file in sorted(folder.glob("*.parquet")):
         head = read_head(file)
-        if head and head["digest"] not in file.name:  # else it is of a first run, which did not finish
+        if (
+            head and head["digest"] not in file.name
+        ):  # else it is of a first run, which did not finish
             heads.setdefault(head["input"], []).append((file.name, head))
     return [
         IndexedInput(

@@ -33,7 +33,14 @@ from unimodal.tables.fields import (
 )
 from unimodal.tables.readers import RowFilter, RowsConfig
 
-from ...tables.types import FieldSource, FieldType, FieldValue, cast, infer_type, named_fields
+from ...tables.types import (
+    FieldSource,
+    FieldType,
+    FieldValue,
+    cast,
+    infer_type,
+    named_fields,
+)
 from .partitions import find_units
 from .reading import RawRow, Unit, read_unit
 
@@ -48,12 +55,20 @@ class ItemsConfig(RowsConfig):
     """An input and what of its rows is embedded; wherever a text is asked for, a template of fields will do."""
 
     id: str = ""  # the field that tells items apart; default: `id` where rows have it, else file and number of the row
-    text: tuple[str, ...] = ()  # one field or several, joined by line breaks; of shards the captions
-    image: str = ""  # a path (of a list the first), bytes, {"bytes", "path"} or a PIL image
+    text: tuple[
+        str, ...
+    ] = ()  # one field or several, joined by line breaks; of shards the captions
+    image: str = (
+        ""  # a path (of a list the first), bytes, {"bytes", "path"} or a PIL image
+    )
     image_root: str = ""  # the folder of the images' paths, which none may leave; default: the folder of the input
-    missing_image: Literal["keep", "skip"] = "keep"  # an item whose image cannot be read: its text alone, or nothing
+    missing_image: Literal["keep", "skip"] = (
+        "keep"  # an item whose image cannot be read: its text alone, or nothing
+    )
     max_image_bytes: int = Field(50_000_000, gt=0)  # of one image
-    max_skipped: float = Field(0.01, ge=0, le=1)  # the share of skipped items, and more than 100, that end a run
+    max_skipped: float = Field(
+        0.01, ge=0, le=1
+    )  # the share of skipped items, and more than 100, that end a run
     batch: int = Field(256, gt=0)  # items that are decoded and encoded at a time
 
     @field_validator("text", mode="before")
@@ -65,17 +80,29 @@ class ItemsConfig(RowsConfig):
 class IndexConfig(ItemsConfig):
     """An input and what of it is indexed; wherever a text is asked for, a template of fields will do."""
 
-    fields: dict[str, FieldSource] = Field({})  # to filter by and to show: [price:float], or {material: a.material}
-    vectors: tuple[VectorName, ...] = ()  # default: text, image and, with both, fused, as far as input and model go
+    fields: dict[str, FieldSource] = Field(
+        {}
+    )  # to filter by and to show: [price:float], or {material: a.material}
+    vectors: tuple[
+        VectorName, ...
+    ] = ()  # default: text, image and, with both, fused, as far as input and model go
     weight: float = Field(0.5, ge=0, le=1)  # the picture's share of `fused`
-    words: tuple[str, ...] | None = None  # fields for full-text search; default: those of `text`; []: none
+    words: tuple[str, ...] | None = (
+        None  # fields for full-text search; default: those of `text`; []: none
+    )
     parent: str = ""  # the field of what an item is a variant of
-    thumbnail: int = Field(256, ge=0)  # pixels of the longer side of a small picture to show; 0: none
+    thumbnail: int = Field(
+        256, ge=0
+    )  # pixels of the longer side of a small picture to show; 0: none
     prefix_dims: tuple[int, ...] = ()  # shorter copies of each vector, for a first pass
     binary: bool = False  # one-bit copies of each vector, for a first pass
     calibrated: bool = False  # close the gap between texts and pictures (`unimodal calibrate` comes before)
-    max_removed: float = Field(0.2, ge=0, le=1)  # the share of its items, and more than 10, that may leave the store
-    per_unit: int = Field(10_000, gt=0)  # rows that become one file, and are redone when a run was killed in it
+    max_removed: float = Field(
+        0.2, ge=0, le=1
+    )  # the share of its items, and more than 10, that may leave the store
+    per_unit: int = Field(
+        10_000, gt=0
+    )  # rows that become one file, and are redone when a run was killed in it
 
     @field_validator("words", mode="before")
     @classmethod
@@ -94,7 +121,9 @@ class IndexConfig(ItemsConfig):
 
     @model_validator(mode="after")
     def _parent_is_a_field(self) -> IndexConfig:
-        if self.parent and self.parent not in [field.source for field in self.fields.values()]:
+        if self.parent and self.parent not in [
+            field.source for field in self.fields.values()
+        ]:
             name = self.parent_field
             if name in self.fields:
                 raise ValueError(
@@ -107,7 +136,9 @@ class IndexConfig(ItemsConfig):
     @property
     def parent_field(self) -> str:
         """The parent's name among the fields."""
-        named = [name for name, field in self.fields.items() if field.source == self.parent]
+        named = [
+            name for name, field in self.fields.items() if field.source == self.parent
+        ]
         return named[0] if named else self.parent.rpartition(".")[2]
 
     @property
@@ -133,7 +164,9 @@ def units(config: IndexConfig) -> list[Unit]:
     """The units of the input, in its order; raises ValueError if it holds nothing."""
     found = find_units(config.input, config.split, config.per_unit)
     if not found:
-        raise ValueError(f"{config.input} holds no rows; give a folder of images, a table or shards.")
+        raise ValueError(
+            f"{config.input} holds no rows; give a folder of images, a table or shards."
+        )
     return found
 
 
@@ -152,7 +185,11 @@ def surveyed(
         raise _nothing_left(wanted, cut)
     if not config.id and has_field(rows[0], "id"):
         config = config.model_copy(update={"id": "id"})
-    missing = {field for field in _fields_of(config) if not any(has_field(row, field) for row in rows)}
+    missing = {
+        field
+        for field in _fields_of(config)
+        if not any(has_field(row, field) for row in rows)
+    }
     if missing:
         for row in itertools.islice(_wanted(wanted, cut), SURVEYED, None):
             missing -= {field for field in missing if has_field(row, field)}
@@ -169,13 +206,17 @@ def surveyed(
     types = {
         name: field.type
         or known.get(name)
-        or infer_type((value_of(row, field.source) for row in rows), from_text=from_text)
+        or infer_type(
+            (value_of(row, field.source) for row in rows), from_text=from_text
+        )
         for name, field in config.fields.items()
     }
     return config, types
 
 
-def items(unit: Unit, config: IndexConfig, types: Mapping[str, FieldType]) -> Iterator[Item | RawRow]:
+def items(
+    unit: Unit, config: IndexConfig, types: Mapping[str, FieldType]
+) -> Iterator[Item | RawRow]:
     """The items of a unit in order; a row that is none comes as it is, with its `fault`."""
     wanted = RowFilter(config)
     first = dict[str, int]()
@@ -187,9 +228,13 @@ def items(unit: Unit, config: IndexConfig, types: Mapping[str, FieldType]) -> It
             row = wanted(raw.row, "it")
             if row is None:
                 continue
-            item = item_of(raw._replace(row=row), config, types, default_id(unit, raw), folder)
+            item = item_of(
+                raw._replace(row=row), config, types, default_id(unit, raw), folder
+            )
             if item.id in first:
-                raise ValueError(f"its id {item.id!r} is that of row {first[item.id]} too")
+                raise ValueError(
+                    f"its id {item.id!r} is that of row {first[item.id]} too"
+                )
             first[item.id] = raw.number
             yield item
         except ValueError as error:
@@ -197,7 +242,11 @@ def items(unit: Unit, config: IndexConfig, types: Mapping[str, FieldType]) -> It
 
 
 def item_of(
-    raw: RawRow, config: IndexConfig, types: Mapping[str, FieldType], default: str, folder: Path = Path()
+    raw: RawRow,
+    config: IndexConfig,
+    types: Mapping[str, FieldType],
+    default: str,
+    folder: Path = Path(),
 ) -> Item:
     """A row as an item.
 
@@ -223,7 +272,9 @@ def item_of(
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     words = text_of(row, config.word_fields)
-    return Item(raw.number, _id(row, config.id, default), text, content, words, fields, fault)
+    return Item(
+        raw.number, _id(row, config.id, default), text, content, words, fields, fault
+    )
 
 
 def default_id(unit: Unit, raw: RawRow) -> str:
@@ -238,14 +289,22 @@ def picture_identity(unit: Unit, config: IndexConfig) -> str:
     digest = xxhash.xxh3_128()
     folder = image_folder(config.input, config.image_root)
     for row in _wanted(RowFilter(config), [unit]):
-        with suppress(UnreadableImageError):  # of an image that `items` will do without, with the reason
+        with suppress(
+            UnreadableImageError
+        ):  # of an image that `items` will do without, with the reason
             content = next(iter(images_in(value_of(row, config.image))), None)
-            if isinstance(content, bytes):  # a table with the images inside: they are part of it
+            if isinstance(
+                content, bytes
+            ):  # a table with the images inside: they are part of it
                 return ""
             if isinstance(content, str):
                 path = image_path(content, folder)
-                status = path.stat() if os.path.isfile(path) else None  # Path.is_file refuses a long name
-                state = (status.st_size, status.st_mtime_ns) if status is not None else None
+                status = (
+                    path.stat() if os.path.isfile(path) else None
+                )  # Path.is_file refuses a long name
+                state = (
+                    (status.st_size, status.st_mtime_ns) if status is not None else None
+                )
                 digest.update(f"{content} {state}\n".encode(errors="surrogatepass"))
     return digest.hexdigest()
 
@@ -256,7 +315,9 @@ def _with_defaults(config: IndexConfig, first: Unit) -> IndexConfig:
     if first.kind == "texts":
         return config.model_copy(update={"text": ("text",)})
     rows = [raw.row for raw in itertools.islice(read_unit(first), 100) if not raw.fault]
-    changes: dict[str, Any] = {"text": ("captions",)} if any("captions" in row for row in rows) else {}
+    changes: dict[str, Any] = (
+        {"text": ("captions",)} if any("captions" in row for row in rows) else {}
+    )
     changes |= {"image": "image"} if any("image" in row for row in rows) else {}
     return config.model_copy(update=changes)
 
@@ -265,20 +326,28 @@ def _wanted(wanted: RowFilter, cut: list[Unit]) -> Iterator[Row]:
     """The rows that can be read and pass the filters."""
     for unit in cut:
         for raw in read_unit(unit):
-            with suppress(ValueError):  # of a row that `items` will skip, with the reason
+            with suppress(
+                ValueError
+            ):  # of a row that `items` will skip, with the reason
                 row = None if raw.fault else wanted(raw.row, "it")
                 if row is not None:
                     yield row
 
 
 def _nothing_left(wanted: RowFilter, cut: list[Unit]) -> ValueError:
-    first = next((raw for unit in cut for raw in read_unit(unit)), RawRow(0, {}, "there is none"))
+    first = next(
+        (raw for unit in cut for raw in read_unit(unit)), RawRow(0, {}, "there is none")
+    )
     if first.fault:
-        return ValueError(f"{wanted.config.input}: no row can be read; the first: {first.fault}.")
+        return ValueError(
+            f"{wanted.config.input}: no row can be read; the first: {first.fault}."
+        )
     for field in wanted.config.where:
         if field not in wanted.seen:
             return missing_field(first.row, field, f"any row of {wanted.config.input}")
-    return ValueError(f"{wanted.config.input}: 0 rows are left; loosen where, hash_range or exclude.")
+    return ValueError(
+        f"{wanted.config.input}: 0 rows are left; loosen where, hash_range or exclude."
+    )
 
 
 def _fields_of(config: IndexConfig) -> list[str]:
@@ -305,7 +374,15 @@ def _id_if_any(unit: Unit, raw: RawRow, config: IndexConfig) -> str:
 def _image(row: Row, config: IndexConfig, folder: Path) -> Content | None:
     """The image's file or bytes, within the cap of bytes; None where it is missing."""
     content = image_of(row, config.image, folder) if config.image else None
-    size = content.stat().st_size if isinstance(content, Path) else len(content) if isinstance(content, bytes) else 0
+    size = (
+        content.stat().st_size
+        if isinstance(content, Path)
+        else len(content)
+        if isinstance(content, bytes)
+        else 0
+    )
     if size > config.max_image_bytes:
-        raise UnreadableImageError(f"an image of {size:,} bytes, over the cap of {config.max_image_bytes:,}")
+        raise UnreadableImageError(
+            f"an image of {size:,} bytes, over the cap of {config.max_image_bytes:,}"
+        )
     return content

@@ -19,7 +19,13 @@ from unimodal.shards.find import COMPRESSED, find_shards
 from unimodal.shards.read import ShardSet
 from unimodal.shards.storage import is_remote
 from unimodal.tables.files import files_below, is_hidden, is_image_name, written_name
-from unimodal.tables.readers import READERS, cells_of, open_parquet, read_lines, table_paths
+from unimodal.tables.readers import (
+    READERS,
+    cells_of,
+    open_parquet,
+    read_lines,
+    table_paths,
+)
 
 from .reading import Unit, data_set, whole_list
 
@@ -47,7 +53,9 @@ def find_units(name: str, split: str, per_unit: int) -> list[Unit]:
         unit
         for path, label in zip(paths, labels, strict=True)
         for unit in (
-            _of_folder(path, split, per_unit) if path.is_dir() else _CUTTERS[path.suffix](path, label, per_unit)
+            _of_folder(path, split, per_unit)
+            if path.is_dir()
+            else _CUTTERS[path.suffix](path, label, per_unit)
         )
     ]
 
@@ -57,12 +65,18 @@ def _labels(name: str, paths: Iterable[Path]) -> list[str]:
     path = Path(name)
     folder = path if path.is_dir() else path.parent
     if not path.exists():
-        folder = Path(*itertools.takewhile(lambda part: not set(part) & set("*?[{"), path.parts))
-    return [written_name(Path(os.path.relpath(path, folder)).as_posix()) for path in paths]
+        folder = Path(
+            *itertools.takewhile(lambda part: not set(part) & set("*?[{"), path.parts)
+        )
+    return [
+        written_name(Path(os.path.relpath(path, folder)).as_posix()) for path in paths
+    ]
 
 
 def _of_folder(folder: Path, split: str, per_unit: int) -> list[Unit]:
-    if any((folder / file).is_file() for file in ("dataset_info.json", "dataset_dict.json")):
+    if any(
+        (folder / file).is_file() for file in ("dataset_info.json", "dataset_dict.json")
+    ):
         return _of_data_set(str(folder), folder.name, split, per_unit)
     if any(not is_hidden(path.name) for path in folder.glob("*.tar*")):
         return _of_shards(str(folder))
@@ -71,8 +85,16 @@ def _of_folder(folder: Path, split: str, per_unit: int) -> list[Unit]:
     if not images:
         endings = sorted({path.suffix for path in files if path.suffix})
         tables = [ending for ending in endings if ending in READERS]
-        hint = f"give its tables as {str(folder / ('*' + tables[0]))!r}" if tables else "give a folder of images"
-        found = f"holds {', '.join(endings) or 'files'}, but no image and no .tar" if files else "is empty"
+        hint = (
+            f"give its tables as {str(folder / ('*' + tables[0]))!r}"
+            if tables
+            else "give a folder of images"
+        )
+        found = (
+            f"holds {', '.join(endings) or 'files'}, but no image and no .tar"
+            if files
+            else "is empty"
+        )
         raise ValueError(f"{folder} {found}; {hint}, a table or shards.")
     return _of_images(folder, images, per_unit)
 
@@ -84,11 +106,25 @@ def _of_images(folder: Path, images: Sequence[Path], per_unit: int) -> list[Unit
         some = images[first : first + per_unit]
         digest = xxhash.xxh3_128()
         for path in some:
-            status = path.stat() if path.exists() else None  # a broken link is an item that is skipped
-            state = f"{status.st_size} {status.st_mtime_ns}" if status is not None else ""
+            status = (
+                path.stat() if path.exists() else None
+            )  # a broken link is an item that is skipped
+            state = (
+                f"{status.st_size} {status.st_mtime_ns}" if status is not None else ""
+            )
             digest.update(os.fsencode(f"{path.relative_to(folder)} {state}\n"))
         names = tuple(path.relative_to(folder).as_posix() for path in some)
-        units.append(Unit(label, str(folder), "pictures", first, len(some), digest.hexdigest(), names=names))
+        units.append(
+            Unit(
+                label,
+                str(folder),
+                "pictures",
+                first,
+                len(some),
+                digest.hexdigest(),
+                names=names,
+            )
+        )
     return units
 
 
@@ -96,11 +132,18 @@ def _of_shards(pattern: str) -> list[Unit]:
     paths = find_shards(pattern)
     shards = ShardSet(paths, show_progress=None)
     names = [str(path) for path in paths]
-    labels = _labels(pattern, map(Path, names)) if not any(map(is_remote, names)) else names
+    labels = (
+        _labels(pattern, map(Path, names)) if not any(map(is_remote, names)) else names
+    )
     return [
         Unit(label, name, "shard", 0, rows, digest + contents)
         for label, name, rows, digest, contents in zip(
-            labels, names, shards.num_samples, shards.digests, shards.contents, strict=True
+            labels,
+            names,
+            shards.num_samples,
+            shards.digests,
+            shards.contents,
+            strict=True,
         )
     ]
 
@@ -108,7 +151,15 @@ def _of_shards(pattern: str) -> list[Unit]:
 def _of_data_set(name: str, label: str, split: str, per_unit: int) -> list[Unit]:
     table = data_set(name, split)
     return [
-        Unit(label, name, "data set", first, min(per_unit, len(table) - first), table._fingerprint, split=split)
+        Unit(
+            label,
+            name,
+            "data set",
+            first,
+            min(per_unit, len(table) - first),
+            table._fingerprint,
+            split=split,
+        )
         for first in range(0, len(table), per_unit)
     ]
 
@@ -145,7 +196,9 @@ def _of_list(path: Path, label: str, per_unit: int) -> list[Unit]:
     rows = whole_list(path, path.stat().st_mtime_ns)
     identity = xxhash.xxh3_128_hexdigest(path.read_bytes())
     return [
-        Unit(label, str(path), "list", first, min(per_unit, len(rows) - first), identity)
+        Unit(
+            label, str(path), "list", first, min(per_unit, len(rows) - first), identity
+        )
         for first in range(0, len(rows), per_unit)
     ]
 
@@ -164,14 +217,20 @@ def _of_parquet(path: Path, label: str, per_unit: int) -> list[Unit]:
     identity = f"{status.st_size} {status.st_mtime_ns}"
     starts = itertools.accumulate(sizes, initial=0)
     return [
-        Unit(label, str(path), "parquet", first, rows, identity) for first, rows in zip(starts, sizes, strict=False)
+        Unit(label, str(path), "parquet", first, rows, identity)
+        for first, rows in zip(starts, sizes, strict=False)
     ]
 
 
 _CUTTERS = {
-    ".jsonl": _of_lines, ".ndjson": _of_lines, ".json": _of_list, ".csv": _of_cells, ".tsv": _of_cells,
-    ".parquet": _of_parquet, ".txt": _of_texts,
-}  # fmt: skip
+    ".jsonl": _of_lines,
+    ".ndjson": _of_lines,
+    ".json": _of_list,
+    ".csv": _of_cells,
+    ".tsv": _of_cells,
+    ".parquet": _of_parquet,
+    ".txt": _of_texts,
+}
 
 
 class _Cutter:
@@ -189,7 +248,9 @@ class _Cutter:
         if is_row and self._unit.rows == self._per_unit:
             self._finish()
         if not (is_row or self._unit.rows):
-            self._unit = replace(self._unit, start=self._position + len(content))  # a header, or an empty line before
+            self._unit = replace(
+                self._unit, start=self._position + len(content)
+            )  # a header, or an empty line before
         self._digest.update(content)  # of a header too: it names the values
         self._position += len(content)
         if is_row:
@@ -204,5 +265,7 @@ class _Cutter:
     def _finish(self) -> None:
         unit = replace(self._unit, identity=self._digest.hexdigest())
         self._done.append(unit)
-        self._unit = replace(unit, first=unit.first + unit.rows, rows=0, start=self._position)
+        self._unit = replace(
+            unit, first=unit.first + unit.rows, rows=0, start=self._position
+        )
         self._digest = xxhash.xxh3_128()

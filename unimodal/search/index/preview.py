@@ -39,7 +39,9 @@ class Preview:
     embedded: int  # items that would go through the model
     first_reason: str  # of the first row that is skipped or has no image; empty where there is none
     hashes: Hashes = field(repr=False)  # of the ids of the input
-    refused: str = ""  # why `index` would leave the store as it is; empty where it would not
+    refused: str = (
+        ""  # why `index` would leave the store as it is; empty where it would not
+    )
 
 
 class _Items(NamedTuple):
@@ -65,7 +67,9 @@ def preview(
     faults = list[Skipped]()
     embedded = 0
     done = 0
-    with progress_bar("reading", sum(job.unit.rows for job in jobs), show_progress) as advance:
+    with progress_bar(
+        "reading", sum(job.unit.rows for job in jobs), show_progress
+    ) as advance:
         for job in jobs:
             for chunk in prepare(plan, job.unit):
                 table = _as_in_a_file(chunk.table)
@@ -80,7 +84,12 @@ def preview(
     old = _first_of_each(_joined(_of_inputs(plan.folder, there)))
     now = _first_of_each(_joined([own, *_of_inputs(plan.folder, others)]))
     is_there = np.isin(now.ids, old.ids)
-    same = int((now.states[is_there] == old.states[np.searchsorted(old.ids, now.ids[is_there])]).sum())
+    same = int(
+        (
+            now.states[is_there]
+            == old.states[np.searchsorted(old.ids, now.ids[is_there])]
+        ).sum()
+    )
     without_image = sum(one.kept for one in faults)
     skipped = len(faults) - without_image
     repeated = len(mine.ids) - len(own.ids)
@@ -118,7 +127,9 @@ def _as_in_a_file(table: Any) -> Any:
 
     pairs = zip(table["_text"].to_pylist(), table["_pixels"].to_pylist(), strict=True)
     contents = [content_of(text, pixels) for text, pixels in pairs]
-    return table.drop_columns(["_text", "_pixels"]).append_column(CONTENT, pa.array(contents, pa.binary(16)))
+    return table.drop_columns(["_text", "_pixels"]).append_column(
+        CONTENT, pa.array(contents, pa.binary(16))
+    )
 
 
 def _items_of(table: Any, model: str) -> _Items:
@@ -130,7 +141,10 @@ def _items_of(table: Any, model: str) -> _Items:
 
 def _joined(parts: Sequence[_Items] | Iterator[_Items]) -> _Items:
     every = [_Items(np.zeros(0, np.uint64), np.zeros(0, np.uint64)), *parts]
-    return _Items(np.concatenate([one.ids for one in every]), np.concatenate([one.states for one in every]))
+    return _Items(
+        np.concatenate([one.ids for one in every]),
+        np.concatenate([one.states for one in every]),
+    )
 
 
 def _first_of_each(items: _Items) -> _Items:

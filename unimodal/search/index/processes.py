@@ -16,7 +16,9 @@ from .folder import now
 
 Unit = TypeVar("Unit")
 Seen = TypeVar("Seen")
-_PATIENCE = timedelta(days=30)  # that the fast wait for the slow; a process that ends is noticed at once
+_PATIENCE = timedelta(
+    days=30
+)  # that the fast wait for the slow; a process that ends is noticed at once
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,11 @@ class Ranks:
         """The GPU that is this process's own among several; None: no choice is made here."""
         import torch
 
-        return f"cuda:{os.environ['LOCAL_RANK']}" if self.world > 1 and torch.cuda.is_available() else None
+        return (
+            f"cuda:{os.environ['LOCAL_RANK']}"
+            if self.world > 1 and torch.cuda.is_available()
+            else None
+        )
 
     def share(self, units: Sequence[Unit]) -> Sequence[Unit]:
         """What this process embeds."""
@@ -66,7 +72,9 @@ def _another_may_end() -> Iterator[None]:
         yield
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:120]
-        raise OSError(f"another process of this run ended early ({reason}); see what it said, and run again.") from None
+        raise OSError(
+            f"another process of this run ended early ({reason}); see what it said, and run again."
+        ) from None
 
 
 @contextmanager
@@ -92,9 +100,13 @@ def alone(folder: Path, ranks: Ranks) -> Iterator[None]:
     Raises ValueError too where the folder is a file.
     """
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file, and embeddings need a folder; choose another with --embeddings.")
+        raise ValueError(
+            f"{folder} is a file, and embeddings need a folder; choose another with --embeddings."
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f".lock{ranks.rank}").open("a+", encoding="utf-8") as file:  # "w" would empty it for its holder
+    with (folder / f".lock{ranks.rank}").open(
+        "a+", encoding="utf-8"
+    ) as file:  # "w" would empty it for its holder
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 Rows = Mapping[str, Any]  # a batch of Ray's: a column's name -> its values
 
 
-def embed_jobs_on_ray(plan: Plan, jobs: Sequence[Job], model: str, dtype: str, advance: Callable[[int], None]) -> None:
+def embed_jobs_on_ray(
+    plan: Plan,
+    jobs: Sequence[Job],
+    model: str,
+    dtype: str,
+    advance: Callable[[int], None],
+) -> None:
     """As `bulk.embed_jobs`, on the cluster that $RAY_ADDRESS names, or one on this machine.
 
     model: is loaded by every actor, so it has to be there under the same name on every node, as do the input and the
@@ -43,9 +49,18 @@ def embed_jobs_on_ray(plan: Plan, jobs: Sequence[Job], model: str, dtype: str, a
             advance(done)
             finished = _finished(parts[number])
             if finished is not None:
-                skipped = [Skipped(*one) for part in finished for one in json.loads(part["skipped"])]
+                skipped = [
+                    Skipped(*one)
+                    for part in finished
+                    for one in json.loads(part["skipped"])
+                ]
                 check_skipped(plan, jobs, jobs[number], skipped)
-                write_unit(plan, jobs[number], [_table(part["table"]) for part in finished], skipped)
+                write_unit(
+                    plan,
+                    jobs[number],
+                    [_table(part["table"]) for part in finished],
+                    skipped,
+                )
                 del parts[number]
     finally:
         if is_ours:
@@ -65,16 +80,24 @@ def _embedded(ray: Any, plan: Plan, jobs: list[Job], model: str, dtype: str) -> 
         actors = ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, cores // 2))
         # Ray makes one stage of two that need the same, as it should where there is but one core.
         need = {"num_cpus": 0.99 if cores > 1 else 1}
-    numbers = ray.data.from_items([{"job": number} for number in range(len(jobs))], override_num_blocks=len(jobs))
+    numbers = ray.data.from_items(
+        [{"job": number} for number in range(len(jobs))], override_num_blocks=len(jobs)
+    )
     chunks = numbers.map_batches(_Decoder(plan, jobs), batch_size=1, num_cpus=1)
     words = (plan, model, dtype)
-    return chunks.map_batches(_Encoder, fn_constructor_args=words, batch_size=1, compute=actors, **need)
+    return chunks.map_batches(
+        _Encoder, fn_constructor_args=words, batch_size=1, compute=actors, **need
+    )
 
 
 def _finished(parts: Mapping[int, Rows]) -> list[Rows] | None:
     """The chunks of a unit in order, once all are there."""
     last = next((number for number, part in parts.items() if part["is_last"]), None)
-    return [parts[number] for number in range(last + 1)] if last is not None and len(parts) == last + 1 else None
+    return (
+        [parts[number] for number in range(last + 1)]
+        if last is not None and len(parts) == last + 1
+        else None
+    )
 
 
 class _Decoder:
@@ -92,9 +115,13 @@ class _Decoder:
             while True:
                 coming = next(chunks, None)
                 yield {
-                    "job": [int(number)], "chunk": [position], "is_last": [coming is None], "rows": [chunk.rows],
-                    "skipped": [json.dumps(chunk.skipped)], "table": [_bytes(chunk.table)],
-                }  # fmt: skip
+                    "job": [int(number)],
+                    "chunk": [position],
+                    "is_last": [coming is None],
+                    "rows": [chunk.rows],
+                    "skipped": [json.dumps(chunk.skipped)],
+                    "table": [_bytes(chunk.table)],
+                }
                 if coming is None:
                     break
                 chunk = coming
@@ -108,10 +135,15 @@ class _Encoder:
         from unimodal.embedder import load
 
         self.plan, self.before = plan, known_before(plan)
-        self.embedder: Embedder = load(model, dtype=dtype, calibrated=plan.config.calibrated)
+        self.embedder: Embedder = load(
+            model, dtype=dtype, calibrated=plan.config.calibrated
+        )
 
     def __call__(self, batch: Rows) -> dict[str, Any]:
-        tables = [_bytes(embed(self.plan, _table(table), self.embedder, self.before)) for table in batch["table"]]
+        tables = [
+            _bytes(embed(self.plan, _table(table), self.embedder, self.before))
+            for table in batch["table"]
+        ]
         return {**batch, "table": tables}
 
 
@@ -135,5 +167,7 @@ def _ray() -> Any:
         import ray
         import ray.data
     except ImportError:
-        raise ImportError('embedding on a cluster needs Ray: pip install "unimodal[ray]"') from None
+        raise ImportError(
+            'embedding on a cluster needs Ray: pip install "unimodal[ray]"'
+        ) from None
     return ray

@@ -29,7 +29,9 @@ from unimodal.tables.readers import (
     wrong_number,
 )
 
-Kind = Literal["lines", "texts", "cells", "list", "parquet", "data set", "pictures", "shard"]
+Kind = Literal[
+    "lines", "texts", "cells", "list", "parquet", "data set", "pictures", "shard"
+]
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ class Unit:
         Of ASCII, for a name may have 255 bytes; and what begins with `_` or `.` is not read by Arrow.
         """
         safe = re.sub(r"[^A-Za-z0-9._-]", "_", self.label)[-80:].lstrip("_.")
-        return f"{safe}-{xxhash.xxh32_hexdigest(os.fsencode(self.path))}-{self.first:010d}"
+        return (
+            f"{safe}-{xxhash.xxh32_hexdigest(os.fsencode(self.path))}-{self.first:010d}"
+        )
 
 
 class RawRow(NamedTuple):
@@ -108,7 +112,9 @@ def _read_cells(unit: Unit) -> Iterator[RawRow]:
         header = next(cells_of(file, path, []), [])
         file.seek(unit.start)
         rows = (row for row in cells_of(file, path, [], at_start=False) if row)
-        for number, row in enumerate(itertools.islice(rows, unit.rows), start=unit.first):
+        for number, row in enumerate(
+            itertools.islice(rows, unit.rows), start=unit.first
+        ):
             if len(row) == len(header):
                 yield RawRow(number, dict(zip(header, row, strict=True)))
             else:
@@ -141,8 +147,12 @@ def _read_parquet(unit: Unit) -> Iterator[RawRow]:
             groups.append(group)
         position += size
     position = start
-    for batch in file.iter_batches(batch_size=256, row_groups=groups):  # small: a row may hold a whole picture
-        wanted = batch.slice(max(0, unit.first - position), max(0, last - max(position, unit.first)))
+    for batch in file.iter_batches(
+        batch_size=256, row_groups=groups
+    ):  # small: a row may hold a whole picture
+        wanted = batch.slice(
+            max(0, unit.first - position), max(0, last - max(position, unit.first))
+        )
         number = max(position, unit.first)
         position += batch.num_rows
         for row in wanted.to_pylist() if position > unit.first else ():
@@ -154,11 +164,17 @@ def _read_parquet(unit: Unit) -> Iterator[RawRow]:
 
 @lru_cache(maxsize=1)
 def data_set(name: str, split: str) -> Any:
-    return hub_data_set(name, split) if name.startswith("hf:") else saved_data_set(Path(name), split)
+    return (
+        hub_data_set(name, split)
+        if name.startswith("hf:")
+        else saved_data_set(Path(name), split)
+    )
 
 
 def _read_data_set(unit: Unit) -> Iterator[RawRow]:
-    rows = data_set(unit.path, unit.split).select(range(unit.first, unit.first + unit.rows))
+    rows = data_set(unit.path, unit.split).select(
+        range(unit.first, unit.first + unit.rows)
+    )
     for number, row in enumerate(rows, start=unit.first):
         yield RawRow(number, row)
 
@@ -177,18 +193,34 @@ def _read_shard(unit: Unit) -> Iterator[RawRow]:
         except ValueError as error:
             yield RawRow(number, {}, str(error))
     for reason in shard.truncated.values():
-        yield RawRow(unit.rows, {}, f"the shard is truncated ({reason}), and what followed is lost; write it again")
+        yield RawRow(
+            unit.rows,
+            {},
+            f"the shard is truncated ({reason}), and what followed is lost; write it again",
+        )
 
 
 def _row_of(sample: Sample) -> Row:
     row: Row = record_of(sample) if "json" in sample.parts else {}
     if "txt" in sample.parts or row.keys() & {"captions", "caption"}:
         row = {**row, "captions": captions_of(sample)}
-    picture = next((sample.parts[name] for name in IMAGE_EXTENSIONS if name in sample.parts), None)
-    return {**row, "key": sample.key, **({"image": picture} if picture is not None else {})}
+    picture = next(
+        (sample.parts[name] for name in IMAGE_EXTENSIONS if name in sample.parts), None
+    )
+    return {
+        **row,
+        "key": sample.key,
+        **({"image": picture} if picture is not None else {}),
+    }
 
 
 _READERS = {
-    "lines": _read_lines, "texts": _read_texts, "cells": _read_cells, "list": _read_list, "parquet": _read_parquet,
-    "data set": _read_data_set, "pictures": _read_pictures, "shard": _read_shard,
-}  # fmt: skip
+    "lines": _read_lines,
+    "texts": _read_texts,
+    "cells": _read_cells,
+    "list": _read_list,
+    "parquet": _read_parquet,
+    "data set": _read_data_set,
+    "pictures": _read_pictures,
+    "shard": _read_shard,
+}

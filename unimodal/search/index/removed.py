@@ -12,7 +12,9 @@ from unimodal.files import replace_text
 from .folder import now
 
 REMOVED = "_removed.jsonl"  # in the folder of the embeddings
-MOST_LISTED = 100_000  # of the latest; when there are twice as many, the older half is dropped
+MOST_LISTED = (
+    100_000  # of the latest; when there are twice as many, the older half is dropped
+)
 
 
 class RemovedItem(NamedTuple):
@@ -29,7 +31,9 @@ def note_removed(folder: Path, removed: Sequence[RemovedItem]) -> None:
     file = folder / REMOVED
     time = now()
     with file.open("a", encoding="utf-8") as out:
-        for one in removed:  # the line break comes first: what a kill cuts is a line of its own
+        for one in (
+            removed
+        ):  # the line break comes first: what a kill cuts is a line of its own
             out.write("\n" + json.dumps(one._replace(at=time)._asdict()))
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     if len(lines) > 2 * MOST_LISTED:

@@ -23,7 +23,9 @@ from ..stores.schema import Schema, vector_column
 CONTENT = "_content"  # the column of a unit's file; no field of a store begins with an underscore
 MOST_FILES = 4  # that are read for some items, and held: what else they have in common with the past is embedded again
 
-Vectors = Mapping[str, NDArray[np.float32]]  # (D,) by name, zeros for one that an item lacks
+Vectors = Mapping[
+    str, NDArray[np.float32]
+]  # (D,) by name, zeros for one that an item lacks
 
 
 def content_of(text: str | None, pixels: bytes | None) -> bytes:
@@ -40,12 +42,18 @@ class Before:
         """files: the first that has an item is read; those without all vectors of the schema are not used."""
         self._schema = schema
         self._vector_columns = {name: vector_column(name) for name in schema.vectors}
-        self._files = [file for file in files if set(self._vector_columns.values()) <= set(_names(file))]
+        self._files = [
+            file
+            for file in files
+            if set(self._vector_columns.values()) <= set(_names(file))
+        ]
         keys = [_keys(_contents(file)) for file in self._files]
         every = np.concatenate([*keys, np.zeros(0, np.uint64)])
         order = np.argsort(every, kind="stable")
         self._keys = every[order]
-        self._owners = np.repeat(np.arange(len(keys), dtype=np.uint32), [len(one) for one in keys])[order]
+        self._owners = np.repeat(
+            np.arange(len(keys), dtype=np.uint32), [len(one) for one in keys]
+        )[order]
         self._vectors = lru_cache(maxsize=MOST_FILES)(self._read)
 
     def vectors(self, contents: Sequence[bytes]) -> list[Vectors | None]:
@@ -56,7 +64,9 @@ class Before:
         known: dict[bytes, Vectors] = {}
         for number, _ in Counter(self._owners[found].tolist()).most_common(MOST_FILES):
             there = self._vectors(number)
-            known |= {content: there[content] for content in contents if content in there}
+            known |= {
+                content: there[content] for content in contents if content in there
+            }
         return [known.get(content) for content in contents]
 
     def _read(self, number: int) -> Mapping[bytes, Vectors]:
@@ -64,7 +74,10 @@ class Before:
         table = _columns(self._files[number], [CONTENT, *columns.values()])
         if table is None:
             return {}
-        arrays = {name: vectors_of(table[column], self._schema.dim)[0] for name, column in columns.items()}
+        arrays = {
+            name: vectors_of(table[column], self._schema.dim)[0]
+            for name, column in columns.items()
+        }
         return {
             content: {name: array[row] for name, array in arrays.items()}
             for row, content in enumerate(table[CONTENT].to_pylist())

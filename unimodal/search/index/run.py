@@ -29,7 +29,16 @@ from ..stores.columns import arrow_schema
 from ..stores.open import check_store, open_store, store_exists, store_type
 from ..stores.schema import Schema
 from .embed import Job, Plan, embed_jobs, jobs_of, read_columns, unfinished
-from .fill import Filled, check_folder, files_by_rank, fill, find_repeated, hash_ids, make_store, read_ids
+from .fill import (
+    Filled,
+    check_folder,
+    files_by_rank,
+    fill,
+    find_repeated,
+    hash_ids,
+    make_store,
+    read_ids,
+)
 from .folder import (
     IndexedInput,
     find_file,
@@ -66,8 +75,12 @@ class Summary:
     kept: int  # items of the store that are as they were
     removed: int  # items that were taken out of the store
     seconds: float
-    rank: int = 0  # of this process among those of the run; the first has filled the store
-    shared: int = 0  # items of this input that another has too: this one's are in the store
+    rank: int = (
+        0  # of this process among those of the run; the first has filled the store
+    )
+    shared: int = (
+        0  # items of this input that another has too: this one's are in the store
+    )
 
 
 class _Found(NamedTuple):
@@ -104,17 +117,25 @@ def index(
     many rows are bad (`max_skipped`) or too many items would leave the store (`max_removed`), before it is changed.
     """
     if engine == "ray" and device is not None:
-        raise ValueError(f"device {device!r} is of one machine, and Ray gives each model one of its own; leave it out.")
+        raise ValueError(
+            f"device {device!r} is of one machine, and Ray gives each model one of its own; leave it out."
+        )
     began = time.monotonic()
     folder = embeddings or default_folder(store_url)
     with ranks_of_run() as ranks, alone(folder, ranks):
-        plan, cut, embedder = _plan(model, config, store_url, folder, engine, device, dtype, overwrite, ranks)
+        plan, cut, embedder = _plan(
+            model, config, store_url, folder, engine, device, dtype, overwrite, ranks
+        )
         inputs = read_inputs(folder)
-        others = [] if replace else [one for one in inputs if one.input != plan.config.input]
+        others = (
+            [] if replace else [one for one in inputs if one.input != plan.config.input]
+        )
         others = _that_fit(plan, others, overwrite, warn=ranks.rank == 0)
         jobs = jobs_of(plan, ranks.share(cut))
         todo = unfinished(plan, jobs)
-        with progress_bar("embedding", sum(job.unit.rows for job in todo), show_progress) as advance:
+        with progress_bar(
+            "embedding", sum(job.unit.rows for job in todo), show_progress
+        ) as advance:
             if engine == "ray":
                 from .ray import embed_jobs_on_ray
 
@@ -131,7 +152,9 @@ def index(
             entry = _checked(plan, ordered, inputs, overwrite, replace)
             # From here on the store changes.
             if overwrite or _is_unbound(store_url):
-                make_store(store_url, folder, plan.schema, overwrite=store_exists(store_url))
+                make_store(
+                    store_url, folder, plan.schema, overwrite=store_exists(store_url)
+                )
             write_inputs(folder, [*others, entry])
             filled = _fill(store_url, folder, show_progress)
             _clean_up(folder, inputs, entry.input)
@@ -169,19 +192,31 @@ def dry_run(
     Raises ValueError for what `index` would refuse before it embeds; what it would refuse after that is in the answer.
     """
     folder = embeddings or default_folder(store_url)
-    plan, cut, _ = _plan(model, config, store_url, folder, "process", device, dtype, overwrite, Ranks())
+    plan, cut, _ = _plan(
+        model, config, store_url, folder, "process", device, dtype, overwrite, Ranks()
+    )
     inputs = read_inputs(folder)
-    others = [] if replace else [one for one in inputs if one.input != plan.config.input]
+    others = (
+        [] if replace else [one for one in inputs if one.input != plan.config.input]
+    )
     others = _that_fit(plan, others, overwrite, warn=True)
     there = [] if _is_unbound(store_url) else inputs
     found = preview(plan, jobs_of(plan, cut), there, others, show_progress)
-    refused = _skipped_refusal(plan, found.skipped, found.without_image, found.rows, found.first_reason)
+    refused = _skipped_refusal(
+        plan, found.skipped, found.without_image, found.rows, found.first_reason
+    )
     if refused is None and not overwrite:
         refused = _removed_refusal(plan, inputs, found.hashes, replace)
     return dataclasses.replace(found, refused=str(refused or ""))
 
 
-def forget(store_url: str, name: str, *, embeddings: Path | None = None, show_progress: bool | None = None) -> Filled:
+def forget(
+    store_url: str,
+    name: str,
+    *,
+    embeddings: Path | None = None,
+    show_progress: bool | None = None,
+) -> Filled:
     """Take an input out of a store. Items that an older input has too come back as they are there.
 
     name: as `index` had it, or as `--list` shows it. Raises ValueError for an input that is not there, and where a
@@ -193,10 +228,14 @@ def forget(store_url: str, name: str, *, embeddings: Path | None = None, show_pr
         inputs = read_inputs(folder)
         unfinished_ones = set(unlisted(folder, inputs)) - {""}
         there = [*(one.input for one in inputs), *unfinished_ones]
-        wanted = next((one for one in there if name in (one, written_name(one))), _whole(name))
+        wanted = next(
+            (one for one in there if name in (one, written_name(one))), _whole(name)
+        )
         if wanted not in there:
             names = [written_name(one) for one in there]
-            raise ValueError(f"{store_url} has no input {name!r}; {nearest(name, names)}")
+            raise ValueError(
+                f"{store_url} has no input {name!r}; {nearest(name, names)}"
+            )
         kept = [one for one in inputs if one.input != wanted]
         for one in kept:
             read_heads(folder, one)  # raises while nothing has changed
@@ -214,7 +253,9 @@ class InputState:
     in_store: int  # items that no newer input has
 
 
-def list_inputs(store_url: str, *, embeddings: Path | None = None) -> tuple[list[InputState], dict[str, int]]:
+def list_inputs(
+    store_url: str, *, embeddings: Path | None = None
+) -> tuple[list[InputState], dict[str, int]]:
     """The inputs of a store, oldest indexing first, and how many files each has of runs that did not finish.
 
     Raises ValueError where a file of an input is missing or broken.
@@ -229,8 +270,14 @@ def list_inputs(store_url: str, *, embeddings: Path | None = None) -> tuple[list
     states = []
     for one in inputs:
         out = sum(len(left_out.get(find_file(folder, name), ())) for name in one.files)
-        states.append(InputState(one, one.items + one.repeated - out if one.indexed else one.items - out))
-    others = {name: len(found) for name, found in unlisted(folder, inputs).items() if name}
+        states.append(
+            InputState(
+                one, one.items + one.repeated - out if one.indexed else one.items - out
+            )
+        )
+    others = {
+        name: len(found) for name, found in unlisted(folder, inputs).items() if name
+    }
     return states, others
 
 
@@ -253,29 +300,55 @@ def default_folder(store_url: str) -> Path:
     return path.with_name(path.name.removesuffix(".db") + ".embeddings")
 
 
-def _schema(model: str, dtype: str, config: IndexConfig, types: Mapping[str, FieldType], embedder: Embedder) -> Schema:
-    has = {kind for kind, fields in (("text", config.text), ("image", config.image)) if fields}
+def _schema(
+    model: str,
+    dtype: str,
+    config: IndexConfig,
+    types: Mapping[str, FieldType],
+    embedder: Embedder,
+) -> Schema:
+    has = {
+        kind
+        for kind, fields in (("text", config.text), ("image", config.image))
+        if fields
+    }
     for name in set(config.vectors) & {"text", "image"}:
         if name not in has:
-            raise ValueError(f"vectors {name!r} are wanted and no field for them is named; add {name}=FIELD.")
+            raise ValueError(
+                f"vectors {name!r} are wanted and no field for them is named; add {name}=FIELD."
+            )
         if name not in embedder.modalities:
-            raise ValueError(f"vectors {name!r} are wanted and {model} embeds {min(embedder.modalities)} alone.")
+            raise ValueError(
+                f"vectors {name!r} are wanted and {model} embeds {min(embedder.modalities)} alone."
+            )
     usable = has & embedder.modalities
     if not usable:
         raise ValueError(
             f"the input has {' and '.join(sorted(has))}, and {model} embeds {min(embedder.modalities)} alone."
         )
-    vectors = config.vectors or tuple(name for name in VECTORS if name in usable or usable == {"text", "image"})
-    about = {"model": _absolute(model), "dtype": dtype, "calibrated": str(config.calibrated).lower()}
+    vectors = config.vectors or tuple(
+        name for name in VECTORS if name in usable or usable == {"text", "image"}
+    )
+    about = {
+        "model": _absolute(model),
+        "dtype": dtype,
+        "calibrated": str(config.calibrated).lower(),
+    }
     if "fused" in vectors:
         about["weight"] = str(config.weight)
     if config.parent:
         about["parent"] = config.parent_field
     return Schema(
-        dim=embedder.config.embed_dim, fingerprint=embedder.fingerprint(), vectors=vectors, fields=types,
-        words=bool(config.word_fields), thumbnails=bool(config.image and config.thumbnail),
-        prefix_dims=config.prefix_dims, binary=config.binary, about=about,
-    )  # fmt: skip
+        dim=embedder.config.embed_dim,
+        fingerprint=embedder.fingerprint(),
+        vectors=vectors,
+        fields=types,
+        words=bool(config.word_fields),
+        thumbnails=bool(config.image and config.thumbnail),
+        prefix_dims=config.prefix_dims,
+        binary=config.binary,
+        about=about,
+    )
 
 
 def _absolute(model: str) -> str:
@@ -306,7 +379,9 @@ def _plan(
     """
     from unimodal.embedder import load
 
-    there = ranks.from_first(lambda: _schema_of(store_url))  # raises for what is not ours to overwrite
+    there = ranks.from_first(
+        lambda: _schema_of(store_url)
+    )  # raises for what is not ours to overwrite
     there = None if overwrite else there
     config = config.model_copy(update={"input": _whole(config.input)})
     cut = units(config)
@@ -317,7 +392,9 @@ def _plan(
     schema = _schema(model, dtype, config, types, embedder)
     store = store_type(store_url)
     limits = store.max_text_bytes, store.max_strings
-    plan = Plan(config, schema, folder, embedder.config.preprocess, embedder.modalities, *limits)
+    plan = Plan(
+        config, schema, folder, embedder.config.preprocess, embedder.modalities, *limits
+    )
     if there is not None:
         _check_same(store_url, there, schema)
         check_folder(store_url, there, folder)
@@ -352,21 +429,36 @@ def _check_same(store_url: str, there: Schema, wanted: Schema) -> None:
             f"{store_url} was made with {models[0]}, and this is {models[1]}; name another store, or add --overwrite "
             "to make it again."
         )
-    for name in ("dim", "vectors", "fields", "words", "thumbnails", "prefix_dims", "binary", "weight"):
-        before, now = (getattr(schema, name, schema.about.get(name)) for schema in (there, wanted))
+    for name in (
+        "dim",
+        "vectors",
+        "fields",
+        "words",
+        "thumbnails",
+        "prefix_dims",
+        "binary",
+        "weight",
+    ):
+        before, now = (
+            getattr(schema, name, schema.about.get(name)) for schema in (there, wanted)
+        )
         if before != now:
             raise ValueError(
                 f"{store_url} was made with {name} {before}, and this is {now}; add --overwrite to make it again."
             )
 
 
-def _that_fit(plan: Plan, others: Sequence[IndexedInput], overwrite: bool, *, warn: bool) -> list[IndexedInput]:
+def _that_fit(
+    plan: Plan, others: Sequence[IndexedInput], overwrite: bool, *, warn: bool
+) -> list[IndexedInput]:
     """The other inputs that go into one store with this; those that do not are left out of one that is made again.
 
     warn: say which are left out. Raises ValueError for one that does not fit, unless the store is made again, and for
     one whose file is missing or broken.
     """
-    columns = {column.name: column.type for column in arrow_schema(plan.schema, copies=False)}
+    columns = {
+        column.name: column.type for column in arrow_schema(plan.schema, copies=False)
+    }
     fitting = []
     for one in others:
         files = [find_file(plan.folder, name) for name in one.files]
@@ -385,7 +477,8 @@ def _that_fit(plan: Plan, others: Sequence[IndexedInput], overwrite: bool, *, wa
         if not warn:
             continue
         warnings.warn(
-            f"{one.input} is left out of the store, for it was indexed with {reason}; index it again.", stacklevel=3
+            f"{one.input} is left out of the store, for it was indexed with {reason}; index it again.",
+            stacklevel=3,
         )
     return fitting
 
@@ -397,7 +490,11 @@ def _found(plan: Plan, job: Job) -> _Found:
 
 
 def _checked(
-    plan: Plan, jobs: Sequence[Job], inputs: Sequence[IndexedInput], overwrite: bool, replace: bool
+    plan: Plan,
+    jobs: Sequence[Job],
+    inputs: Sequence[IndexedInput],
+    overwrite: bool,
+    replace: bool,
 ) -> IndexedInput:
     """The input as it goes into the list. Raises ValueError where its bad rows or what it removes are too much."""
     files = [find_file(plan.folder, job.file) for job in jobs]
@@ -411,7 +508,9 @@ def _checked(
     names = tuple(job.file for job in jobs)
     entry = IndexedInput(plan.config.input, names, items, skipped, repeated, now())
     first_reason = faults[0]["reason"] if faults else ""
-    refused = _skipped_refusal(plan, skipped, without_image, items + skipped, first_reason)
+    refused = _skipped_refusal(
+        plan, skipped, without_image, items + skipped, first_reason
+    )
     if refused is not None:
         others = [one for one in inputs if one.input != entry.input]
         _write_skipped(plan.folder, [*others, entry])
@@ -423,7 +522,9 @@ def _checked(
     return entry
 
 
-def _skipped_refusal(plan: Plan, skipped: int, without_image: int, rows: int, first_reason: str) -> ValueError | None:
+def _skipped_refusal(
+    plan: Plan, skipped: int, without_image: int, rows: int, first_reason: str
+) -> ValueError | None:
     """The error where too many rows of an input are bad."""
     name = plan.config.input
     allowed = plan.config.max_skipped
@@ -440,20 +541,29 @@ def _skipped_refusal(plan: Plan, skipped: int, without_image: int, rows: int, fi
 
 
 def _removed_refusal(
-    plan: Plan, inputs: Sequence[IndexedInput], hashes: NDArray[np.uint64], replace: bool
+    plan: Plan,
+    inputs: Sequence[IndexedInput],
+    hashes: NDArray[np.uint64],
+    replace: bool,
 ) -> ValueError | None:
     """The error where too much of what is there would go; hashes: of the ids that the input has now."""
     name = plan.config.input
     allowed = plan.config.max_removed
     before = [one for one in inputs if replace or one.input == name]
     files = [find_file(plan.folder, file) for one in before for file in one.files]
-    old = [hash_ids(file) for file in files if read_head(file)]  # what a broken file had is not known
+    old = [
+        hash_ids(file) for file in files if read_head(file)
+    ]  # what a broken file had is not known
     there = np.unique(np.concatenate([*old, np.zeros(0, np.uint64)]))
     removed = int((~np.isin(there, hashes)).sum())
     if removed <= allowed * len(there) or (allowed and removed <= MIN_REMOVED):
         return None
     what = "the store" if replace else name
-    over = f"over max_removed {allowed:g}, and more than {MIN_REMOVED}" if allowed else "and max_removed is 0"
+    over = (
+        f"over max_removed {allowed:g}, and more than {MIN_REMOVED}"
+        if allowed
+        else "and max_removed is 0"
+    )
     return ValueError(
         f"{removed:,} of {len(there):,} items of {what} are not in {name} any more, {over}: the store is as it was; "
         f"if they shall go, add max_removed={_rounded_up(removed / len(there))}."
@@ -479,9 +589,17 @@ def _write_skipped(folder: Path, inputs: Sequence[IndexedInput]) -> None:
         files = [find_file(folder, name) for name in one.files]
         heads = {file: read_head(file) for file in files}
         lines += [line for head in heads.values() for line in listed(head)]
-        repeated = find_repeated(files, [hash_ids(file) for file in files]) if one.repeated else {}
+        repeated = (
+            find_repeated(files, [hash_ids(file) for file in files])
+            if one.repeated
+            else {}
+        )
         for file, ids in repeated.items():
-            where = {"input": written_name(one.input), "file": heads[file]["label"], "row": None}
+            where = {
+                "input": written_name(one.input),
+                "file": heads[file]["label"],
+                "row": None,
+            }
             lines += [{**where, "id": id_, "reason": reason} for id_ in sorted(ids)]
     write_skipped(folder, lines)
 
@@ -497,7 +615,9 @@ def _clean_up(folder: Path, before: Sequence[IndexedInput], name: str) -> None:
     remove_unlisted(folder, inputs, [name, *gone])
 
 
-def _count_shared(folder: Path, others: Sequence[IndexedInput], entry: IndexedInput, filled: Filled) -> int:
+def _count_shared(
+    folder: Path, others: Sequence[IndexedInput], entry: IndexedInput, filled: Filled
+) -> int:
     """How many items of an input others have too."""
     left_out = set[str]()
     for one in others:
@@ -505,4 +625,6 @@ def _count_shared(folder: Path, others: Sequence[IndexedInput], entry: IndexedIn
             left_out |= filled.left_out.get(folder / name, frozenset())
     if not left_out:
         return 0
-    return sum(len(left_out.intersection(read_ids(folder / name))) for name in entry.files)
+    return sum(
+        len(left_out.intersection(read_ids(folder / name))) for name in entry.files
+    )

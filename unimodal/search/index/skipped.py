@@ -26,7 +26,10 @@ class Skipped(NamedTuple):
 
 def listed(head: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The lines of the list for a file of embeddings, by its head."""
-    return [{"input": written_name(head["input"]), "file": head["label"], **one} for one in head["skipped"]]
+    return [
+        {"input": written_name(head["input"]), "file": head["label"], **one}
+        for one in head["skipped"]
+    ]
 
 
 def write_skipped(folder: Path, lines: Sequence[dict[str, Any]]) -> None:

@@ -57,7 +57,10 @@ def _held(store_url: str, holders: list[IndexedInput], item: str) -> list[str]:
     first = f"{item} is in the store, from {_shown(holders[0])}."
     if not is_there:
         first = f"{item} is in {_shown(holders[0])}, but not in the store yet; run `unimodal index` again."
-    rest = [f"{_shown(one)} has it too, and was indexed before that one." for one in holders[1:]]
+    rest = [
+        f"{_shown(one)} has it too, and was indexed before that one."
+        for one in holders[1:]
+    ]
     return [first, *rest]
 
 
@@ -67,16 +70,22 @@ def _shown(one: IndexedInput) -> str:
 
 
 def _has(file: Path, item: str) -> bool:
-    found = pyarrow_parquet().read_table(file, columns=["id"], filters=[("id", "==", item)])
+    found = pyarrow_parquet().read_table(
+        file, columns=["id"], filters=[("id", "==", item)]
+    )
     return bool(found.num_rows)
 
 
-def _skipped(one: IndexedInput, files: list[Path], holding: list[Path], item: str) -> Iterator[str]:
+def _skipped(
+    one: IndexedInput, files: list[Path], holding: list[Path], item: str
+) -> Iterator[str]:
     """holding: the files that have the item."""
     for file in files:
         for line in listed(read_head(file)):
             if line["id"] == item:
-                became = "is there without its image" if line.get("kept") else "was skipped"
+                became = (
+                    "is there without its image" if line.get("kept") else "was skipped"
+                )
                 yield f"row {line['row']} of {line['file']} of {_shown(one)} {became}: {line['reason'].rstrip('.')}."
     if one.repeated and len(holding) > 1:
         for file in find_repeated(holding, [hash_ids(file) for file in holding]):

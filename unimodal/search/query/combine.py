@@ -15,7 +15,9 @@ from unimodal.vectors import unit
 
 Vector = NDArray[np.float32]
 
-CANCELLED = 1e-3  # a length below which a sum of unit vectors has no direction but rounding's
+CANCELLED = (
+    1e-3  # a length below which a sum of unit vectors has no direction but rounding's
+)
 
 
 def weighted(text: Vector | None, picture: Vector | None, weight: float) -> Vector:
@@ -27,7 +29,10 @@ def weighted(text: Vector | None, picture: Vector | None, weight: float) -> Vect
         alone = picture if text is None else text
         assert alone is not None
         return alone
-    return _of_length_1((1 - weight) * text + weight * picture, "the words and the picture cancel each other out")
+    return _of_length_1(
+        (1 - weight) * text + weight * picture,
+        "the words and the picture cancel each other out",
+    )
 
 
 def moved_away(query: Vector, negatives: Sequence[Vector], weight: float) -> Vector:

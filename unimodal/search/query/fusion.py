@@ -61,10 +61,14 @@ class _Sample:
         return len(self.vectors) < ENOUGH
 
 
-_SAMPLES: weakref.WeakKeyDictionary[VectorStore, dict[str, _Sample]] = weakref.WeakKeyDictionary()
+_SAMPLES: weakref.WeakKeyDictionary[VectorStore, dict[str, _Sample]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
-def standards_of(store: VectorStore, asked: Mapping[str, Vector]) -> dict[str, Standard]:
+def standards_of(
+    store: VectorStore, asked: Mapping[str, Vector]
+) -> dict[str, Standard]:
     """Mean and standard deviation of each query's cosines with a sample of the kind of vectors that it asks.
 
     asked: kind -> (D,) unit vector. The sample is drawn once and kept while the store is open: it is made of vectors
@@ -74,13 +78,25 @@ def standards_of(store: VectorStore, asked: Mapping[str, Vector]) -> dict[str, S
     samples = _SAMPLES.setdefault(store, {})
     now = time.monotonic()
     missing = [
-        kind for kind in asked
-        if kind not in samples or (samples[kind].is_small and now - samples[kind].drawn >= REDRAWN)
-    ]  # fmt: skip
+        kind
+        for kind in asked
+        if kind not in samples
+        or (samples[kind].is_small and now - samples[kind].drawn >= REDRAWN)
+    ]
     if missing:
-        samples.update({kind: _Sample(vectors, now) for kind, vectors in _drawn(store, missing).items()})
-    scores = {kind: samples[kind].vectors @ vector for kind, vector in asked.items()}  # kind -> (S,)
-    means = {kind: float(of_kind.mean()) if len(of_kind) else 0.0 for kind, of_kind in scores.items()}
+        samples.update(
+            {
+                kind: _Sample(vectors, now)
+                for kind, vectors in _drawn(store, missing).items()
+            }
+        )
+    scores = {
+        kind: samples[kind].vectors @ vector for kind, vector in asked.items()
+    }  # kind -> (S,)
+    means = {
+        kind: float(of_kind.mean()) if len(of_kind) else 0.0
+        for kind, of_kind in scores.items()
+    }
     pooled = np.concatenate([of_kind - means[kind] for kind, of_kind in scores.items()])
     standards = {}
     for kind, of_kind in scores.items():
@@ -95,7 +111,9 @@ def _drawn(store: VectorStore, kinds: Sequence[str]) -> dict[str, NDArray[np.flo
     num_read = 0
     for batch in store.scan(columns=[vector_column(kind) for kind in kinds]):
         for kind in kinds:
-            vectors, there = vectors_of(batch.column(vector_column(kind)), store.schema.dim)
+            vectors, there = vectors_of(
+                batch.column(vector_column(kind)), store.schema.dim
+            )
             found[kind].append(vectors[there])
         num_read += batch.num_rows
         if num_read >= ROWS_READ:
@@ -109,7 +127,9 @@ def _drawn(store: VectorStore, kinds: Sequence[str]) -> dict[str, NDArray[np.flo
     return samples
 
 
-def best_of_kinds(lists: Iterable[Sequence[Hit]], standards: Mapping[str, Standard]) -> list[Found]:
+def best_of_kinds(
+    lists: Iterable[Sequence[Hit]], standards: Mapping[str, Standard]
+) -> list[Found]:
     """One list of all items, each by the kind of vector that it scores highest with, best first.
 
     standards: by which scores are standardised; empty: cosines are compared as they are.
@@ -119,13 +139,21 @@ def best_of_kinds(lists: Iterable[Sequence[Hit]], standards: Mapping[str, Standa
     for hits in lists:
         for hit in hits:
             standard = standards.get(hit.vector)
-            score = hit.score if standard is None else (hit.score - standard.mean) / standard.spread
+            score = (
+                hit.score
+                if standard is None
+                else (hit.score - standard.mean) / standard.spread
+            )
             if hit.id not in best or score > best[hit.id].score:
-                best[hit.id] = Found(hit.id, score, hit.vector, hit.fields, cosine=hit.score)
+                best[hit.id] = Found(
+                    hit.id, score, hit.vector, hit.fields, cosine=hit.score
+                )
     return sorted(best.values(), key=best_first)
 
 
-def fused_by_rank(nearest: Sequence[Found], by_words: Sequence[Hit], *, after: int = 0) -> list[Found]:
+def fused_by_rank(
+    nearest: Sequence[Found], by_words: Sequence[Hit], *, after: int = 0
+) -> list[Found]:
     """Reciprocal rank fusion: the score of an item is the sum of 1 / (60 + rank) over the lists that it is in.
 
     (Cormack et al., 2009, https://doi.org/10.1145/1571941.1572114.) after: how many ranks of each list went before.
@@ -135,7 +163,9 @@ def fused_by_rank(nearest: Sequence[Found], by_words: Sequence[Hit], *, after: i
         fused.setdefault(hit.id, Found(hit.id, 0.0, "words", hit.fields))
     for hits in (nearest, by_words):
         for rank, one in enumerate(hits, start=after + 1):
-            fused[one.id] = replace(fused[one.id], score=fused[one.id].score + 1 / (RRF_CONSTANT + rank))
+            fused[one.id] = replace(
+                fused[one.id], score=fused[one.id].score + 1 / (RRF_CONSTANT + rank)
+            )
     return sorted(fused.values(), key=best_first)
 
 

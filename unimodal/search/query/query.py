@@ -39,7 +39,15 @@ from ..stores.base import Hit, VectorStore
 from ..stores.columns import vectors_of
 from ..stores.schema import ForeignModelError, Schema, vector_column
 from .combine import Vector, moved_away, weighted
-from .fusion import Found, Standard, best_first, best_of_groups, best_of_kinds, fused_by_rank, standards_of
+from .fusion import (
+    Found,
+    Standard,
+    best_first,
+    best_of_groups,
+    best_of_kinds,
+    fused_by_rank,
+    standards_of,
+)
 
 HYBRID_DEPTH = 100  # each list that is fused by rank is at least so deep
 GROUP_DEPTH = 4  # items that a round fetches for each group wanted
@@ -57,32 +65,51 @@ class Query:
     like: str = ""  # the id of an item: more like this, without the item itself
     where: Predicate | None = None
     k: int = 10
-    vectors: Sequence[str] = ()  # kinds of vectors to search; (): as the table above says
+    vectors: Sequence[
+        str
+    ] = ()  # kinds of vectors to search; (): as the table above says
     hybrid: bool = False  # the words by full text too, merged by reciprocal rank
     group_by: str = ""  # a field: the best item of each of its values
     coarse: str = ""  # a first pass by shorter copies, "prefix:256" or "binary", re-ranked by whole vectors
     candidates: int = 0  # how many the first pass takes; 0: ten times k, at least 100
     exact: bool = False
-    min_score: float | None = None  # the least cosine; what full text finds beside is not bound by it
+    min_score: float | None = (
+        None  # the least cosine; what full text finds beside is not bound by it
+    )
 
     def __post_init__(self) -> None:
         if not self.text.strip() and self.image is None and not self.like:
-            raise ValueError("a query asks for nothing; give words, a picture or the id of an item to find more like.")
+            raise ValueError(
+                "a query asks for nothing; give words, a picture or the id of an item to find more like."
+            )
         if self.image is not None and self.like:
-            raise ValueError(f"a picture and more like {self.like!r} are two queries; ask with one of them.")
+            raise ValueError(
+                f"a picture and more like {self.like!r} are two queries; ask with one of them."
+            )
         if self.hybrid and not self.text.strip():
-            raise ValueError("a hybrid search reads words, and the query has none; give some, or leave hybrid out.")
+            raise ValueError(
+                "a hybrid search reads words, and the query has none; give some, or leave hybrid out."
+            )
         if any(not words.strip() for words in self.negatives):
-            raise ValueError(f"negatives {list(self.negatives)} hold an empty text; leave it out.")
-        for name, share in (("weight", self.weight), ("negative_weight", self.negative_weight)):
+            raise ValueError(
+                f"negatives {list(self.negatives)} hold an empty text; leave it out."
+            )
+        for name, share in (
+            ("weight", self.weight),
+            ("negative_weight", self.negative_weight),
+        ):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} {share} is not between 0 and 1.")
         if self.min_score is not None and not -1 <= self.min_score <= 1:
-            raise ValueError(f"min_score {self.min_score} is no cosine; give a number between -1 and 1.")
+            raise ValueError(
+                f"min_score {self.min_score} is no cosine; give a number between -1 and 1."
+            )
         if self.k < 1:
             raise ValueError(f"k {self.k} asks for no hits; ask for 1 or more.")
         if self.candidates and not self.coarse:
-            raise ValueError(f"candidates {self.candidates} are of a first pass; set coarse, or leave it at 0.")
+            raise ValueError(
+                f"candidates {self.candidates} are of a first pass; set coarse, or leave it at 0."
+            )
 
 
 def inputs_of(query: Query) -> list[tuple[str, Item]]:
@@ -93,13 +120,23 @@ def inputs_of(query: Query) -> list[tuple[str, Item]]:
     return parts + [("negative", words) for words in query.negatives]
 
 
-def search(store: VectorStore, embedder: Embedder, query: Query, *, fields: Sequence[str] | None = None) -> list[Found]:
+def search(
+    store: VectorStore,
+    embedder: Embedder,
+    query: Query,
+    *,
+    fields: Sequence[str] | None = None,
+) -> list[Found]:
     """What the store has for a query, best first; fields: those that the hits carry, None is all."""
     return search_many(store, embedder, [query], fields=fields)[0]
 
 
 def search_many(
-    store: VectorStore, embedder: Embedder, queries: Sequence[Query], *, fields: Sequence[str] | None = None
+    store: VectorStore,
+    embedder: Embedder,
+    queries: Sequence[Query],
+    *,
+    fields: Sequence[str] | None = None,
 ) -> list[list[Found]]:
     """As `search`; all queries are embedded at once, and the model is told apart from others once."""
     fingerprint = embedder.fingerprint()
@@ -108,9 +145,17 @@ def search_many(
         check_query(store.schema, query, fields)
     inputs = [inputs_of(query) for query in queries]
     items = [item for parts in inputs for _, item in parts]
-    vectors: Iterator[Vector] = iter(embedder.encode_query(items)) if items else iter(())
+    vectors: Iterator[Vector] = (
+        iter(embedder.encode_query(items)) if items else iter(())
+    )
     return [
-        find(store, query, [next(vectors) for _ in parts], fingerprint=fingerprint, fields=fields)
+        find(
+            store,
+            query,
+            [next(vectors) for _ in parts],
+            fingerprint=fingerprint,
+            fields=fields,
+        )
         for query, parts in zip(queries, inputs, strict=True)
     ]
 
@@ -124,40 +169,59 @@ def check_model(schema: Schema, fingerprint: str) -> None:
         )
 
 
-def check_query(schema: Schema, query: Query, fields: Sequence[str] | None = None) -> None:
+def check_query(
+    schema: Schema, query: Query, fields: Sequence[str] | None = None
+) -> None:
     """Raises ValueError, before anything is embedded, for vectors, fields and words that the store has not."""
     fields_to_show(schema, fields)
-    copies = [*(f"prefix:{dims}" for dims in schema.prefix_dims), *(["binary"] if schema.binary else [])]
+    copies = [
+        *(f"prefix:{dims}" for dims in schema.prefix_dims),
+        *(["binary"] if schema.binary else []),
+    ]
     if query.coarse and not copies:
         raise ValueError(
             f"coarse: the store has no copies {query.coarse!r}; index again with binary=true or prefix_dims=[DIMS], "
             "or leave coarse out."
         )
     if query.coarse and query.coarse not in copies:
-        raise ValueError(f"coarse: the store has no copies {query.coarse!r}; {nearest(query.coarse, copies)}")
+        raise ValueError(
+            f"coarse: the store has no copies {query.coarse!r}; {nearest(query.coarse, copies)}"
+        )
     for kind in query.vectors:
         if kind not in schema.vectors:
-            raise ValueError(f"the store has no vector {kind!r}; {nearest(kind, schema.vectors)}")
+            raise ValueError(
+                f"the store has no vector {kind!r}; {nearest(kind, schema.vectors)}"
+            )
     if query.where is not None:
         checked(query.where, schema)
     if query.hybrid and not schema.words:
-        raise ValueError("hybrid: the store keeps no words to search; index again with words, or leave hybrid out.")
+        raise ValueError(
+            "hybrid: the store keeps no words to search; index again with words, or leave hybrid out."
+        )
     if query.group_by and query.group_by not in schema.fields:
         raise ValueError(
             f"group_by: the store has no field {query.group_by!r}; {nearest(query.group_by, schema.fields)}"
         )
     if query.group_by and schema.fields[query.group_by] == "strings":
-        raise ValueError(f"group_by: an item has several {query.group_by!r}; group by a field of one value.")
+        raise ValueError(
+            f"group_by: an item has several {query.group_by!r}; group by a field of one value."
+        )
 
 
 def fields_to_show(schema: Schema, fields: Sequence[str] | None) -> list[str]:
     """The fields that hits carry, each once; None is all. Raises ValueError for one that the store does not have."""
     if fields is None:
         return list(schema.fields)
-    carried = [name for name in schema.item_columns if name != "id" and not name.startswith("vector_")]
+    carried = [
+        name
+        for name in schema.item_columns
+        if name != "id" and not name.startswith("vector_")
+    ]
     for name in fields:
         if name not in carried:
-            raise ValueError(f"fields: the store has no field {name!r}; {nearest(name, carried)}")
+            raise ValueError(
+                f"fields: the store has no field {name!r}; {nearest(name, carried)}"
+            )
     return list(dict.fromkeys(fields))
 
 
@@ -180,15 +244,23 @@ def find(
     names = fields_to_show(store.schema, fields)
     carried = names if query.group_by in ("", *names) else [*names, query.group_by]
     look = partial(
-        _ranked, store, asked=asked, standards=standards, options={"fingerprint": fingerprint, "fields": carried}
+        _ranked,
+        store,
+        asked=asked,
+        standards=standards,
+        options={"fingerprint": fingerprint, "fields": carried},
     )
     if not query.group_by:
         return look(query, query.k)[0][: query.k]
     hits = _with_sizes(store, query, _best_groups(query, look))
-    return [replace(hit, fields={name: hit.fields[name] for name in names}) for hit in hits]
+    return [
+        replace(hit, fields={name: hit.fields[name] for name in names}) for hit in hits
+    ]
 
 
-def _best_groups(query: Query, look: Callable[..., tuple[list[Found], bool]]) -> list[Found]:
+def _best_groups(
+    query: Query, look: Callable[..., tuple[list[Found], bool]]
+) -> list[Found]:
     """The best item of each of the k best groups, best first; look: `_ranked` of a query, a depth and earlier rounds.
 
     Each round leaves out the groups that were found before it, so that the items of a large one are not read again.
@@ -201,13 +273,19 @@ def _best_groups(query: Query, look: Callable[..., tuple[list[Found], bool]]) ->
         hits += best_of_groups(ranked, query.group_by)
         if len(hits) >= query.k or (is_all and exact):
             break
-        exact = exact or is_all  # a list that ended early may be an approximate index's: the last word has every row
+        exact = (
+            exact or is_all
+        )  # a list that ended early may be an approximate index's: the last word has every row
     return sorted(hits, key=best_first)[: query.k]
 
 
 def _but(query: Query, hits: Sequence[Found]) -> Predicate | None:
     """The query's filter without the groups of these hits; an item without a value is a group of its own."""
-    groups = tuple(hit.fields[query.group_by] for hit in hits if hit.fields[query.group_by] is not None)
+    groups = tuple(
+        hit.fields[query.group_by]
+        for hit in hits
+        if hit.fields[query.group_by] is not None
+    )
     alone = tuple(hit.id for hit in hits if hit.fields[query.group_by] is None)
     parts = [query.where] if query.where is not None else []
     if groups:
@@ -222,33 +300,60 @@ def is_calibrated(schema: Schema) -> bool:
     return schema.about.get("calibrated") == "true"
 
 
-def _asked(store: VectorStore, query: Query, vectors: Sequence[Vector]) -> dict[str, Vector]:
+def _asked(
+    store: VectorStore, query: Query, vectors: Sequence[Vector]
+) -> dict[str, Vector]:
     """Which kinds of vectors are searched, and with what: kind -> (D,)."""
     roles = [role for role, _ in inputs_of(query)]
     given = dict(zip(roles, vectors, strict=True))
-    negatives = [vector for role, vector in zip(roles, vectors, strict=True) if role == "negative"]
-    kinds = list(query.vectors) or (["fused"] if "fused" in store.schema.vectors else list(store.schema.vectors))
+    negatives = [
+        vector
+        for role, vector in zip(roles, vectors, strict=True)
+        if role == "negative"
+    ]
+    kinds = list(query.vectors) or (
+        ["fused"] if "fused" in store.schema.vectors else list(store.schema.vectors)
+    )
     pictures: Mapping[str, Vector | None] = dict.fromkeys(kinds, given.get("image"))
     if query.like:
         pictures = _vectors_of_item(store, query.like, kinds)
     return {
-        kind: moved_away(weighted(given.get("text"), picture, query.weight), negatives, query.negative_weight)
+        kind: moved_away(
+            weighted(given.get("text"), picture, query.weight),
+            negatives,
+            query.negative_weight,
+        )
         for kind, picture in pictures.items()
     }
 
 
-def _vectors_of_item(store: VectorStore, item: str, kinds: Sequence[str]) -> dict[str, Vector]:
+def _vectors_of_item(
+    store: VectorStore, item: str, kinds: Sequence[str]
+) -> dict[str, Vector]:
     """What each of these kinds is asked with, kind -> (D,): the item's own vector of it, else another that it has."""
     there = store.schema.vectors
-    for batch in store.scan(where=Compare("id", "=", item), columns=[vector_column(kind) for kind in there]):
+    for batch in store.scan(
+        where=Compare("id", "=", item), columns=[vector_column(kind) for kind in there]
+    ):
         if batch.num_rows:
-            found = [vectors_of(batch.column(vector_column(kind)), store.schema.dim) for kind in there]
-            own = {kind: vectors[0] for kind, (vectors, valid) in zip(there, found, strict=True) if valid[0]}
+            found = [
+                vectors_of(batch.column(vector_column(kind)), store.schema.dim)
+                for kind in there
+            ]
+            own = {
+                kind: vectors[0]
+                for kind, (vectors, valid) in zip(there, found, strict=True)
+                if valid[0]
+            }
             if not own:
-                raise ValueError(f"like: item {item!r} has no vector; give the id of one that has.")
+                raise ValueError(
+                    f"like: item {item!r} has no vector; give the id of one that has."
+                )
             other = next(iter(own.values()))
             return {kind: own.get(kind, other) for kind in kinds}
-    raise ValueError(f"like: the store has no item {item!r}; give the id of one that is there.")
+    raise ValueError(
+        f"like: the store has no item {item!r}; give the id of one that is there."
+    )
 
 
 def _ranked(
@@ -268,19 +373,30 @@ def _ranked(
     deep = max(depth, HYBRID_DEPTH) if query.hybrid else depth
     deep += bool(query.like)  # it finds itself
     options = {**options, "where": query.where}
-    how: dict[str, Any] = {"coarse": query.coarse, "candidates": query.candidates, "exact": query.exact}
+    how: dict[str, Any] = {
+        "coarse": query.coarse,
+        "candidates": query.candidates,
+        "exact": query.exact,
+    }
     lists: list[list[Hit]] = [
-        store.search(vector[None], deep, vector=kind, **options, **how)[0] for kind, vector in asked.items()
+        store.search(vector[None], deep, vector=kind, **options, **how)[0]
+        for kind, vector in asked.items()
     ]
     is_all = all(len(hits) < deep for hits in lists)
     if query.min_score is not None:
-        enough = [[hit for hit in hits if hit.score >= query.min_score] for hits in lists]
+        enough = [
+            [hit for hit in hits if hit.score >= query.min_score] for hits in lists
+        ]
         is_all = all(len(hits) < deep for hits in enough)
         lists = enough
     found = best_of_kinds(lists, standards)
-    found = found if is_all else found[:deep]  # what comes after may lack items that stood too deep in every list
+    found = (
+        found if is_all else found[:deep]
+    )  # what comes after may lack items that stood too deep in every list
     if query.hybrid:
-        by_words = store.search_words(query.text, deep, where=query.where, fields=options["fields"])
+        by_words = store.search_words(
+            query.text, deep, where=query.where, fields=options["fields"]
+        )
         is_all = is_all and len(by_words) < deep
         found = fused_by_rank(found, by_words, after=rounds * deep)
     return [hit for hit in found if hit.id != query.like], is_all
@@ -298,4 +414,7 @@ def _with_sizes(store: VectorStore, query: Query, hits: Sequence[Found]) -> list
     for batch in store.scan(where=where, columns=[query.group_by]):
         for value in batch.column(query.group_by).to_pylist():
             counts[value] = counts.get(value, 0) + 1
-    return [replace(hit, more=max(0, counts.get(group, 1) - 1)) for hit, group in zip(hits, groups, strict=True)]
+    return [
+        replace(hit, more=max(0, counts.get(group, 1) - 1))
+        for hit, group in zip(hits, groups, strict=True)
+    ]

@@ -25,14 +25,36 @@ from numpy.typing import NDArray
 from unimodal.config import nearest
 
 from ...tables.types import FieldType
-from ..filters.check import And, In, Not, Or, Predicate, StartsWith, checked, push_not_down
+from ..filters.check import (
+    And,
+    In,
+    Not,
+    Or,
+    Predicate,
+    StartsWith,
+    checked,
+    push_not_down,
+)
 from .columns import check_unit, checked_rows, with_copies
-from .schema import ForeignModelError, Schema, binary_column, prefix_column, vector_column
+from .schema import (
+    ForeignModelError,
+    Schema,
+    binary_column,
+    prefix_column,
+    vector_column,
+)
 
 __all__ = [
-    "FieldType", "Hit", "IndexSpec", "Schema", "UnsupportedError", "VectorStore", "Vectors",
-    "best_first", "check_capabilities",
-]  # fmt: skip
+    "FieldType",
+    "Hit",
+    "IndexSpec",
+    "Schema",
+    "UnsupportedError",
+    "VectorStore",
+    "Vectors",
+    "best_first",
+    "check_capabilities",
+]
 
 Vectors = NDArray[np.float32]
 
@@ -59,7 +81,9 @@ class IndexSpec:
 
     def wants_hnsw(self, num_rows: int) -> bool:
         """Whether so many rows get a graph."""
-        return self.kind == "hnsw" or (self.kind == "auto" and num_rows > self.exact_up_to)
+        return self.kind == "hnsw" or (
+            self.kind == "auto" and num_rows > self.exact_up_to
+        )
 
 
 @dataclass(frozen=True)
@@ -106,14 +130,21 @@ class VectorStore(ABC):
             self._upsert(with_copies(table, self.schema))
         return int(table.num_rows)
 
-    def delete(self, *, ids: Sequence[str] | None = None, where: Predicate | None = None) -> int:
+    def delete(
+        self, *, ids: Sequence[str] | None = None, where: Predicate | None = None
+    ) -> int:
         """Remove these items, or all that the filter keeps -> how many there were. One of the two must be given."""
         if (ids is None) == (where is None):
-            raise ValueError("delete wants ids or where, one of the two; to empty a store, create it again.")
+            raise ValueError(
+                "delete wants ids or where, one of the two; to empty a store, create it again."
+            )
         if where is not None:
             return self._delete(self._filter(where))
         unique = tuple(dict.fromkeys(ids or ()))
-        return sum(self._delete(In("id", unique[start : start + 1000])) for start in range(0, len(unique), 1000))
+        return sum(
+            self._delete(In("id", unique[start : start + 1000]))
+            for start in range(0, len(unique), 1000)
+        )
 
     def search(
         self,
@@ -139,42 +170,70 @@ class VectorStore(ABC):
         self._refuse_foreign(fingerprint, "queries")
         queries = self._checked_queries(queries, k)
         if vector not in self.schema.vectors:
-            raise ValueError(f"the store has no vector {vector!r}; {nearest(vector, self.schema.vectors)}")
+            raise ValueError(
+                f"the store has no vector {vector!r}; {nearest(vector, self.schema.vectors)}"
+            )
         where = self._filter(where) if where is not None else None
         columns = self._carried(fields)
         if not coarse:
-            found = self._nearest(queries, k, vector, vector_column(vector), where, columns, exact)
+            found = self._nearest(
+                queries, k, vector, vector_column(vector), where, columns, exact
+            )
             return [sorted(hits, key=best_first) for hits in found]
         column = self._coarse_column(coarse, vector)
         whole = vector_column(vector)
         num = max(k, candidates or max(10 * k, 100))
-        found = self._nearest(queries, num, vector, column, where, [*columns, whole], exact)
-        return [_re_ranked(query, hits, whole)[:k] for query, hits in zip(queries, found, strict=True)]
+        found = self._nearest(
+            queries, num, vector, column, where, [*columns, whole], exact
+        )
+        return [
+            _re_ranked(query, hits, whole)[:k]
+            for query, hits in zip(queries, found, strict=True)
+        ]
 
     def search_words(
-        self, query: str, k: int, *, where: Predicate | None = None, fields: Sequence[str] | None = None
+        self,
+        query: str,
+        k: int,
+        *,
+        where: Predicate | None = None,
+        fields: Sequence[str] | None = None,
     ) -> list[Hit]:
         """The k best items by BM25 over `words`, best first; the score is BM25's. A query without a word finds none."""
         self._need("words")
         if not self.schema.words:
-            raise ValueError("the store keeps no words to search; index again with words.")
+            raise ValueError(
+                "the store keeps no words to search; index again with words."
+            )
         if k < 1:
             raise ValueError(f"k {k} asks for no hits; ask for 1 or more.")
         where = self._filter(where) if where is not None else None
         columns = self._carried(fields)
         # Punctuation is syntax to some engines, and a word to none.
         words = " ".join(re.findall(r"\w+", query))
-        return sorted(self._by_words(words, k, where, columns), key=best_first) if words else []
+        return (
+            sorted(self._by_words(words, k, where, columns), key=best_first)
+            if words
+            else []
+        )
 
     def scan(
-        self, *, where: Predicate | None = None, columns: Sequence[str] | None = None, batch: int = 10_000
+        self,
+        *,
+        where: Predicate | None = None,
+        columns: Sequence[str] | None = None,
+        batch: int = 10_000,
     ) -> Iterator[Any]:
         """All rows (or those the filter keeps) as pyarrow RecordBatches, in no order; columns: None is all of them."""
         for column in columns or ():
             if column not in self.schema.item_columns:
-                raise ValueError(f"the store has no column {column!r}; {nearest(column, self.schema.item_columns)}")
+                raise ValueError(
+                    f"the store has no column {column!r}; {nearest(column, self.schema.item_columns)}"
+                )
         where = self._filter(where) if where is not None else None
-        return self._scan(where, list(self.schema.item_columns if columns is None else columns), batch)
+        return self._scan(
+            where, list(self.schema.item_columns if columns is None else columns), batch
+        )
 
     def build(self, spec: IndexSpec = IndexSpec()) -> None:
         """Index and compact what is there. Rows that come later are found all the same."""
@@ -231,11 +290,15 @@ class VectorStore(ABC):
         """
 
     @abstractmethod
-    def _by_words(self, query: str, k: int, where: Predicate | None, columns: list[str]) -> list[Hit]:
+    def _by_words(
+        self, query: str, k: int, where: Predicate | None, columns: list[str]
+    ) -> list[Hit]:
         """The k best by BM25; query: one or more words of letters, digits and underscores."""
 
     @abstractmethod
-    def _scan(self, where: Predicate | None, columns: list[str], batch: int) -> Iterator[Any]:
+    def _scan(
+        self, where: Predicate | None, columns: list[str], batch: int
+    ) -> Iterator[Any]:
         """RecordBatches of at most `batch` rows, of these columns."""
 
     @abstractmethod
@@ -270,7 +333,10 @@ class VectorStore(ABC):
             return Not(self._with_values(part.part))
         if isinstance(part, (And, Or)):
             return type(part)(tuple(self._with_values(one) for one in part.parts))
-        if not isinstance(part, StartsWith) or self.schema.fields.get(part.field) != "strings":
+        if (
+            not isinstance(part, StartsWith)
+            or self.schema.fields.get(part.field) != "strings"
+        ):
             return part
         found: set[str] = set()
         for rows in self._scan(None, [part.field], 10_000):
@@ -293,38 +359,58 @@ class VectorStore(ABC):
     def _carried(self, fields: Sequence[str] | None) -> list[str]:
         if fields is None:
             return list(self.schema.fields)
-        there = [name for name in self.schema.item_columns if name != "id" and not name.startswith("vector_")]
+        there = [
+            name
+            for name in self.schema.item_columns
+            if name != "id" and not name.startswith("vector_")
+        ]
         for name in fields:
             if name not in there:
-                raise ValueError(f"the store has no field {name!r}; {nearest(name, there)}")
+                raise ValueError(
+                    f"the store has no field {name!r}; {nearest(name, there)}"
+                )
         return list(fields)
 
     def _coarse_column(self, coarse: str, vector: str) -> str:
         if coarse == "binary":
             self._need("binary")
             if not self.schema.binary:
-                raise ValueError("coarse 'binary' is not kept in the store; index again with binary=true.")
+                raise ValueError(
+                    "coarse 'binary' is not kept in the store; index again with binary=true."
+                )
             return binary_column(vector)
         dims = coarse.removeprefix("prefix:")
         if dims == coarse or not dims.isdecimal():
-            raise ValueError(f"coarse {coarse!r} is neither 'binary' nor a prefix such as 'prefix:256'.")
+            raise ValueError(
+                f"coarse {coarse!r} is neither 'binary' nor a prefix such as 'prefix:256'."
+            )
         self._need("prefix")
         if int(dims) not in self.schema.prefix_dims:
             kept = ", ".join(map(str, self.schema.prefix_dims)) or "none"
-            raise ValueError(f"coarse {coarse!r} is not kept in the store (prefix_dims: {kept}); index again with it.")
+            raise ValueError(
+                f"coarse {coarse!r} is not kept in the store (prefix_dims: {kept}); index again with it."
+            )
         return prefix_column(vector, int(dims))
 
 
-def check_capabilities(name: str, capabilities: frozenset[str], wanted: Sequence[str]) -> None:
+def check_capabilities(
+    name: str, capabilities: frozenset[str], wanted: Sequence[str]
+) -> None:
     """Raises UnsupportedError for the first ability that is wanted and not there; name: the engine's."""
     for one in wanted:
         if one not in capabilities:
-            raise UnsupportedError(f"{name} cannot {CAPABILITIES[one]}; do without it, or choose another store.")
+            raise UnsupportedError(
+                f"{name} cannot {CAPABILITIES[one]}; do without it, or choose another store."
+            )
 
 
 def wanted_capabilities(schema: Schema) -> list[str]:
     """What a store needs for items of this schema; for `check_capabilities` when a store is created."""
-    wishes = {"words": schema.words, "prefix": bool(schema.prefix_dims), "binary": schema.binary}
+    wishes = {
+        "words": schema.words,
+        "prefix": bool(schema.prefix_dims),
+        "binary": schema.binary,
+    }
     return [name for name, wanted in wishes.items() if wanted]
 
 
@@ -335,7 +421,12 @@ def _re_ranked(query: NDArray[np.float32], hits: list[Hit], whole: str) -> list[
     vectors = np.stack([hit.fields[whole] for hit in hits])  # (n, D)
     scores = vectors @ query / np.linalg.norm(vectors, axis=1)
     ranked = [
-        Hit(hit.id, float(score), hit.vector, {name: value for name, value in hit.fields.items() if name != whole})
+        Hit(
+            hit.id,
+            float(score),
+            hit.vector,
+            {name: value for name, value in hit.fields.items() if name != whole},
+        )
         for hit, score in zip(hits, scores, strict=True)
     ]
     return sorted(ranked, key=best_first)

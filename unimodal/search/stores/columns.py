@@ -15,7 +15,9 @@ from unimodal.vectors import unit
 
 from .schema import Schema, binary_column, prefix_column, vector_column
 
-LENGTH_TOLERANCE = 1e-3  # of a unit vector: float16 vectors are accepted, unnormalised ones are not
+LENGTH_TOLERANCE = (
+    1e-3  # of a unit vector: float16 vectors are accepted, unnormalised ones are not
+)
 
 
 def arrow_schema(schema: Schema, *, copies: bool) -> Any:
@@ -27,14 +29,27 @@ def arrow_schema(schema: Schema, *, copies: bool) -> Any:
     derived = []
     if copies:
         for name in schema.vectors:
-            derived += [(prefix_column(name, dims), pa.list_(pa.float32(), dims)) for dims in schema.prefix_dims]
-            derived += [(binary_column(name), pa.list_(pa.uint8(), -(-schema.dim // 8)))] if schema.binary else []
+            derived += [
+                (prefix_column(name, dims), pa.list_(pa.float32(), dims))
+                for dims in schema.prefix_dims
+            ]
+            derived += (
+                [(binary_column(name), pa.list_(pa.uint8(), -(-schema.dim // 8)))]
+                if schema.binary
+                else []
+            )
     return pa.schema(
         [
             pa.field("id", pa.string(), nullable=False),
-            *(pa.field(vector_column(name), pa.list_(pa.float32(), schema.dim)) for name in schema.vectors),
+            *(
+                pa.field(vector_column(name), pa.list_(pa.float32(), schema.dim))
+                for name in schema.vectors
+            ),
             *(pa.field(name, kind) for name, kind in optional),
-            *(pa.field(name, _field_type(kind)) for name, kind in schema.fields.items()),
+            *(
+                pa.field(name, _field_type(kind))
+                for name, kind in schema.fields.items()
+            ),
             *(pa.field(name, kind) for name, kind in derived),
         ]
     )
@@ -52,7 +67,9 @@ def checked_rows(rows: Any, schema: Schema) -> Any:
     table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
     for name in table.column_names:
         if name not in schema.item_columns:
-            raise ValueError(f"column {name!r} is not in the store's schema; {nearest(name, schema.item_columns)}")
+            raise ValueError(
+                f"column {name!r} is not in the store's schema; {nearest(name, schema.item_columns)}"
+            )
     columns = []
     for column in arrow_schema(schema, copies=False):
         if column.name not in table.column_names:
@@ -75,9 +92,13 @@ def with_copies(table: Any, schema: Schema) -> Any:
             prefix = unit(vectors[:, :dims])
             # A prefix of zeros has no direction, and is no candidate.
             there = valid & (np.linalg.norm(prefix, axis=1) > 0.5)
-            table = table.append_column(prefix_column(name, dims), fixed_size_list(prefix, there))
+            table = table.append_column(
+                prefix_column(name, dims), fixed_size_list(prefix, there)
+            )
         if schema.binary:
-            table = table.append_column(binary_column(name), fixed_size_list(signs(vectors), valid))
+            table = table.append_column(
+                binary_column(name), fixed_size_list(signs(vectors), valid)
+            )
     return table.cast(arrow_schema(schema, copies=True))
 
 
@@ -107,10 +128,14 @@ def fixed_size_list(values: NDArray[Any], valid: NDArray[np.bool_]) -> Any:
     return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=mask)
 
 
-def check_unit(vectors: NDArray[np.float32], valid: NDArray[np.bool_] | Literal[True], what: str) -> None:
+def check_unit(
+    vectors: NDArray[np.float32], valid: NDArray[np.bool_] | Literal[True], what: str
+) -> None:
     """Raises ValueError unless all of (n, D) that are valid, (n,), are finite and of length 1."""
     norms = np.linalg.norm(vectors, axis=1)
-    bad = np.flatnonzero(~(np.abs(norms - 1) <= LENGTH_TOLERANCE) & valid)  # NaN and infinity are bad too
+    bad = np.flatnonzero(
+        ~(np.abs(norms - 1) <= LENGTH_TOLERANCE) & valid
+    )  # NaN and infinity are bad too
     if bad.size:
         raise ValueError(
             f"{what} {bad[0]} has length {norms[bad[0]]:.4g}, not 1; give what Embedder.encode returns, or divide by "
@@ -125,12 +150,20 @@ def _vectors(column: Any, field: Any, dim: int) -> Any:
     kind = column.type
     if pa.types.is_null(kind):
         return pa.nulls(len(column), field.type)
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-        raise ValueError(f"column {field.name!r} is of type {kind}; give a list of {dim} numbers for each row.")
+    if not (
+        pa.types.is_list(kind)
+        or pa.types.is_large_list(kind)
+        or pa.types.is_fixed_size_list(kind)
+    ):
+        raise ValueError(
+            f"column {field.name!r} is of type {kind}; give a list of {dim} numbers for each row."
+        )
     lengths = pc.unique(pc.list_value_length(column).drop_null()).to_pylist()
     if any(length != dim for length in lengths):
         wrong = next(length for length in lengths if length != dim)
-        raise ValueError(f"column {field.name!r} has a vector of {wrong} dimensions; the store's have {dim}.")
+        raise ValueError(
+            f"column {field.name!r} has a vector of {wrong} dimensions; the store's have {dim}."
+        )
     vectors, valid = vectors_of(column, dim)
     check_unit(vectors, valid, f"the vector of {field.name!r} in row")
     return fixed_size_list(vectors, valid)
@@ -148,9 +181,13 @@ def _cast(column: Any, field: Any) -> Any:
             f"column {field.name!r} of type {column.type} does not fit {field.type} ({reason}); give {field.type}."
         ) from None
     if pa.types.is_floating(field.type):
-        cast = pc.if_else(pc.is_nan(cast), pa.scalar(None, field.type), cast)  # pandas' sign of a missing value
+        cast = pc.if_else(
+            pc.is_nan(cast), pa.scalar(None, field.type), cast
+        )  # pandas' sign of a missing value
     if pa.types.is_list(field.type) and pc.list_flatten(cast).null_count:
-        raise ValueError(f"column {field.name!r} has a list with a null in it; leave the element out.")
+        raise ValueError(
+            f"column {field.name!r} has a list with a null in it; leave the element out."
+        )
     return cast
 
 
@@ -161,14 +198,21 @@ def _check_ids(ids: Any) -> None:
         raise ValueError("an id is empty; every row needs one of its own.")
     counts = pc.value_counts(ids)
     if len(counts) < len(ids):
-        twice = next(pair["values"] for pair in counts.to_pylist() if pair["counts"] > 1)
-        raise ValueError(f"id {twice!r} is there twice; give every row an id of its own.")
+        twice = next(
+            pair["values"] for pair in counts.to_pylist() if pair["counts"] > 1
+        )
+        raise ValueError(
+            f"id {twice!r} is there twice; give every row an id of its own."
+        )
 
 
 def _field_type(kind: str) -> Any:
     import pyarrow as pa
 
     return {
-        "string": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(),
+        "string": pa.string(),
+        "int": pa.int64(),
+        "float": pa.float64(),
+        "bool": pa.bool_(),
         "strings": pa.list_(pa.string()),
-    }[kind]  # fmt: skip
+    }[kind]

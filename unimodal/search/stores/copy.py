@@ -22,7 +22,11 @@ LEAST_RECALL = 0.95
 
 
 def copy_store(
-    source: VectorStore, target_url: str, *, overwrite: bool = False, show_progress: bool | None = None
+    source: VectorStore,
+    target_url: str,
+    *,
+    overwrite: bool = False,
+    show_progress: bool | None = None,
 ) -> int:
     """All items into a new store, which is then built -> how many. Nobody may write to the source meanwhile.
 
@@ -37,9 +41,13 @@ def copy_store(
         is_source = there.place() == source.place()
         there.close()
         if is_source:
-            raise ValueError(f"{target_url} is the store that is copied; choose another place.")
+            raise ValueError(
+                f"{target_url} is the store that is copied; choose another place."
+            )
     about = {name: value for name, value in source.schema.about.items() if name != MADE}
-    target = create_store(target_url, replace(source.schema, about=about), overwrite=overwrite)
+    target = create_store(
+        target_url, replace(source.schema, about=about), overwrite=overwrite
+    )
     try:
         sample = _Sample(source.schema.vectors, every=max(1, num_rows // NUM_QUERIES))
         done = 0
@@ -83,13 +91,17 @@ class _Sample:
             kept.extend(vectors[picked][valid[picked]])
 
 
-def _recall(source: VectorStore, target: VectorStore, vector: str, queries: list[Any]) -> float:
+def _recall(
+    source: VectorStore, target: VectorStore, vector: str, queries: list[Any]
+) -> float:
     """The share of the source's exact hits that the target finds; queries: each (D,)."""
     if not queries:
         return 1.0
     fingerprint = source.schema.fingerprint
     stacked = np.stack(queries)  # (Q, D)
-    wanted = source.search(stacked, K, fingerprint=fingerprint, vector=vector, fields=(), exact=True)
+    wanted = source.search(
+        stacked, K, fingerprint=fingerprint, vector=vector, fields=(), exact=True
+    )
     found = target.search(stacked, K, fingerprint=fingerprint, vector=vector, fields=())
     num_found = 0
     for exact, hits in zip(wanted, found, strict=True):

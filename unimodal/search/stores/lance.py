@@ -30,7 +30,9 @@ from .base import Hit, IndexSpec, Vectors, VectorStore
 from .columns import arrow_schema, signs, vectors_of
 from .schema import Schema, schema_from_json, schema_to_json
 
-CAPABILITIES = frozenset({"filter", "words", "prefix", "binary", "multiwriter", "persistent"})
+CAPABILITIES = frozenset(
+    {"filter", "words", "prefix", "binary", "multiwriter", "persistent"}
+)
 TABLE = "items"
 EF = 100  # candidates that a walk through the graph keeps: recall .97 at 200k x 768, 1.0 with the re-ranking
 REFINE = 5  # candidates a hit that are compared by their full vectors
@@ -64,7 +66,9 @@ def create(location: str, schema: Schema, *, overwrite: bool) -> LanceStore:
     except ValueError as error:
         if "already exists" not in str(error):
             raise
-        raise ValueError(f"{location} holds a store already; open it, choose another place or overwrite it.") from None
+        raise ValueError(
+            f"{location} holds a store already; open it, choose another place or overwrite it."
+        ) from None
     store = LanceStore(table, schema)
     store.index_fields()
     return store
@@ -113,12 +117,20 @@ class LanceStore(VectorStore):
         return _read_schema(self.table, "what is in the store's folder now")
 
     def _upsert(self, table: Any) -> None:
-        merge = self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+        merge = (
+            self.table.merge_insert("id")
+            .when_matched_update_all()
+            .when_not_matched_insert_all()
+        )
         # "null" is LanceDB's word for letting a vector that is missing be missing.
         _committed(lambda: merge.execute(table, on_bad_vectors="null"))
 
     def _delete(self, where: Predicate) -> int:
-        return int(_committed(lambda: self.table.delete(to_sql(where, self.schema.fields))).num_deleted_rows)
+        return int(
+            _committed(
+                lambda: self.table.delete(to_sql(where, self.schema.fields))
+            ).num_deleted_rows
+        )
 
     def _nearest(
         self,
@@ -132,10 +144,20 @@ class LanceStore(VectorStore):
     ) -> list[list[Hit]]:
         binary = column.startswith("binary_")
         wanted = signs(queries) if binary else _cut(queries, column)
-        query = self.table.query().nearest_to(list(wanted) if len(wanted) > 1 else wanted[0]).column(column)
-        query = query.distance_type("hamming" if binary else "cosine").limit(k).select(["id", *columns, "_distance"])
+        query = (
+            self.table.query()
+            .nearest_to(list(wanted) if len(wanted) > 1 else wanted[0])
+            .column(column)
+        )
+        query = (
+            query.distance_type("hamming" if binary else "cosine")
+            .limit(k)
+            .select(["id", *columns, "_distance"])
+        )
         if where is not None:
-            query = query.where(to_sql(where, self.schema.fields))  # before the search, unless one says otherwise
+            query = query.where(
+                to_sql(where, self.schema.fields)
+            )  # before the search, unless one says otherwise
         if exact:
             query = query.bypass_vector_index()
         elif not binary:
@@ -143,13 +165,21 @@ class LanceStore(VectorStore):
             query = query.ef(max(EF, refine * k)).refine_factor(refine)
         found = run(query.to_arrow())
         scores = 1 - np.asarray(found["_distance"], dtype=np.float64)
-        numbers = np.asarray(found["query_index"]) if len(wanted) > 1 else np.zeros(len(scores), dtype=int)
+        numbers = (
+            np.asarray(found["query_index"])
+            if len(wanted) > 1
+            else np.zeros(len(scores), dtype=int)
+        )
         hits: list[list[Hit]] = [[] for _ in wanted]
-        for number, hit in zip(numbers, _hits(found, scores, vector, columns, self.schema.dim), strict=True):
+        for number, hit in zip(
+            numbers, _hits(found, scores, vector, columns, self.schema.dim), strict=True
+        ):
             hits[number].append(hit)
         return hits
 
-    def _by_words(self, query: str, k: int, where: Predicate | None, columns: list[str]) -> list[Hit]:
+    def _by_words(
+        self, query: str, k: int, where: Predicate | None, columns: list[str]
+    ) -> list[Hit]:
         from lancedb.query import MatchQuery
 
         search = self.table.query().nearest_to_text(MatchQuery(query, "words")).limit(k)
@@ -157,9 +187,19 @@ class LanceStore(VectorStore):
         if where is not None:
             search = search.where(to_sql(where, self.schema.fields))
         found = run(search.to_arrow())
-        return list(_hits(found, np.asarray(found["_score"], dtype=np.float64), "words", columns, self.schema.dim))
+        return list(
+            _hits(
+                found,
+                np.asarray(found["_score"], dtype=np.float64),
+                "words",
+                columns,
+                self.schema.dim,
+            )
+        )
 
-    def _scan(self, where: Predicate | None, columns: list[str], batch: int) -> Iterator[Any]:
+    def _scan(
+        self, where: Predicate | None, columns: list[str], batch: int
+    ) -> Iterator[Any]:
         query = self.table.query().select(columns)
         if where is not None:
             query = query.where(to_sql(where, self.schema.fields))
@@ -168,7 +208,13 @@ class LanceStore(VectorStore):
             yield rows
 
     def _count(self, where: Predicate | None) -> int:
-        return int(run(self.table.count_rows(to_sql(where, self.schema.fields) if where is not None else None)))
+        return int(
+            run(
+                self.table.count_rows(
+                    to_sql(where, self.schema.fields) if where is not None else None
+                )
+            )
+        )
 
     def _build(self, spec: IndexSpec) -> None:
         from lancedb.index import HnswSq
@@ -192,7 +238,9 @@ class LanceStore(VectorStore):
 
         wanted: dict[str, Any] = {"id": kinds.BTree()}
         for name, kind in self.schema.fields.items():
-            wanted[name] = {"strings": kinds.LabelList, "bool": kinds.Bitmap}.get(kind, kinds.BTree)()
+            wanted[name] = {"strings": kinds.LabelList, "bool": kinds.Bitmap}.get(
+                kind, kinds.BTree
+            )()
         if self.schema.words:  # as they stand, because nothing says in which language
             wanted["words"] = kinds.FTS(stem=False, remove_stop_words=False)
         indexed = self.indexed()
@@ -202,7 +250,9 @@ class LanceStore(VectorStore):
 
     def indexed(self) -> dict[str, str]:
         """Column -> name of its index."""
-        return {index.columns[0]: index.name for index in run(self.table.list_indices())}
+        return {
+            index.columns[0]: index.name for index in run(self.table.list_indices())
+        }
 
     def _index(self, column: str, config: Any) -> None:
         _committed(lambda: self.table.create_index(column, config=config))
@@ -218,7 +268,11 @@ def to_sql(predicate: Predicate, fields: Mapping[str, FieldType]) -> str:
         return "(" + word.join(to_sql(part, fields) for part in predicate.parts) + ")"
     if isinstance(predicate, Not):
         # The optimiser makes "x NOT IN (1) OR x NOT IN (2)" true, which it is not where x is null.
-        there = f"{_quoted(predicate.part.field)} IS NOT NULL AND " if isinstance(predicate.part, In) else ""
+        there = (
+            f"{_quoted(predicate.part.field)} IS NOT NULL AND "
+            if isinstance(predicate.part, In)
+            else ""
+        )
         return f"({there}NOT ({to_sql(predicate.part, fields)}))"
     field, is_list = _quoted(predicate.field), fields.get(predicate.field) == "strings"
     if isinstance(predicate, IsNull):
@@ -229,7 +283,11 @@ def to_sql(predicate: Predicate, fields: Mapping[str, FieldType]) -> str:
         return "false"
     if isinstance(predicate, In):
         values = ", ".join(map(_literal, predicate.values))
-        return f"array_has_any({field}, [{values}])" if is_list else f"{field} IN ({values})"
+        return (
+            f"array_has_any({field}, [{values}])"
+            if is_list
+            else f"{field} IN ({values})"
+        )
     if is_list:
         return f"{'NOT ' * (predicate.operator == '!=')}array_has({field}, {_literal(predicate.value)})"
     return f"{field} {predicate.operator} {_literal(predicate.value)}"
@@ -241,14 +299,20 @@ def _quoted(column: str) -> str:
 
 
 def _literal(value: Value) -> str:
-    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else repr(value).lower()
+    return (
+        "'" + value.replace("'", "''") + "'"
+        if isinstance(value, str)
+        else repr(value).lower()
+    )
 
 
 def _connect(location: str) -> Any:
     try:
         import lancedb
     except ImportError:
-        raise ImportError('a store in a folder needs LanceDB: pip install "unimodal[search]"') from None
+        raise ImportError(
+            'a store in a folder needs LanceDB: pip install "unimodal[search]"'
+        ) from None
     # 0: always what was committed last.
     return run(lancedb.connect_async(location, read_consistency_interval=timedelta(0)))
 
@@ -256,7 +320,9 @@ def _connect(location: str) -> Any:
 def _refuse_file(location: str) -> None:
     path = Path(location)
     if path.exists() and not path.is_dir():
-        raise ValueError(f"{location} is a file, and a store is a folder; name another place for it.")
+        raise ValueError(
+            f"{location} is a file, and a store is a folder; name another place for it."
+        )
 
 
 def _table(location: str) -> Any | None:
@@ -274,22 +340,39 @@ def _table(location: str) -> Any | None:
 
 def _read_schema(table: Any, place: str) -> Schema:
     """What a table was told to remember; raises ValueError if we did not make it."""
-    return schema_from_json((run(table.schema()).metadata or {}).get(_METADATA, b"").decode(), place)
+    return schema_from_json(
+        (run(table.schema()).metadata or {}).get(_METADATA, b"").decode(), place
+    )
 
 
 def _cut(queries: Vectors, column: str) -> Vectors:
     """The queries (Q, D) as long as the vectors of a column."""
-    return unit(queries[:, : int(column.split("_")[1])]) if column.startswith("prefix_") else queries
+    return (
+        unit(queries[:, : int(column.split("_")[1])])
+        if column.startswith("prefix_")
+        else queries
+    )
 
 
-def _hits(found: Any, scores: NDArray[np.float64], vector: str, columns: list[str], dim: int) -> Iterator[Hit]:
+def _hits(
+    found: Any, scores: NDArray[np.float64], vector: str, columns: list[str], dim: int
+) -> Iterator[Hit]:
     """A Hit for each row that was found."""
     values = [
-        vectors_of(found[column], dim)[0] if column.startswith("vector_") else found[column].to_pylist()
+        vectors_of(found[column], dim)[0]
+        if column.startswith("vector_")
+        else found[column].to_pylist()
         for column in columns
     ]
-    for row, (key, score) in enumerate(zip(found["id"].to_pylist(), scores.tolist(), strict=True)):
-        yield Hit(key, score, vector, {column: value[row] for column, value in zip(columns, values, strict=True)})
+    for row, (key, score) in enumerate(
+        zip(found["id"].to_pylist(), scores.tolist(), strict=True)
+    ):
+        yield Hit(
+            key,
+            score,
+            vector,
+            {column: value[row] for column, value in zip(columns, values, strict=True)},
+        )
 
 
 async def _next(reader: Any) -> Any:

@@ -52,10 +52,16 @@ def _engine(url: str) -> tuple[Any, str]:
     if not separator or scheme == "lance":
         location = rest if separator else url
         if not location:
-            raise ValueError(f"store {url!r} names no folder; write lance:///abs/dir, or a path.")
+            raise ValueError(
+                f"store {url!r} names no folder; write lance:///abs/dir, or a path."
+            )
         if "://" in location:
-            raise ValueError(f"store {url!r} names a bucket, and LanceDB is used on disks; write lance:///abs/dir.")
+            raise ValueError(
+                f"store {url!r} names a bucket, and LanceDB is used on disks; write lance:///abs/dir."
+            )
         return import_module(".lance", __package__), location
     if scheme.partition("+")[0] == "milvus":
         return import_module(".milvus.store", __package__), url
-    raise ValueError(f"store {url!r} has a scheme that is not known; write lance:///dir, milvus://host:port or a path.")
+    raise ValueError(
+        f"store {url!r} has a scheme that is not known; write lance:///dir, milvus://host:port or a path."
+    )

@@ -35,20 +35,36 @@ MISSPELT = 0.8  # difflib's ratio, from which an unknown key is taken for a miss
 
 ITEM = {
     "anyOf": [
-        {"type": "string", "description": "A text, or an image as a data URI or base64."},
+        {
+            "type": "string",
+            "description": "A text, or an image as a data URI or base64.",
+        },
         {
             "type": "object",
             "properties": {
                 "text": {"type": "string"},
-                "image": {"type": "string", "description": "A data URI or base64; an https URL where it is allowed."},
-                "weight": {"type": "number", "minimum": 0, "maximum": 1, "description": "The image's share."},
+                "image": {
+                    "type": "string",
+                    "description": "A data URI or base64; an https URL where it is allowed.",
+                },
+                "weight": {
+                    "type": "number",
+                    "minimum": 0,
+                    "maximum": 1,
+                    "description": "The image's share.",
+                },
             },
             "additionalProperties": False,
         },
     ]
 }
 # Checked by hand, item by item: a fault in one must be told with its number, or left to that item alone.
-Inputs = Annotated[Any, WithJsonSchema({"anyOf": [*ITEM["anyOf"], {"type": "array", "items": ITEM, "minItems": 1}]})]
+Inputs = Annotated[
+    Any,
+    WithJsonSchema(
+        {"anyOf": [*ITEM["anyOf"], {"type": "array", "items": ITEM, "minItems": 1}]}
+    ),
+]
 TASKS = {  # Jina's tasks -> the name of a prompt
     "retrieval.query": "query",
     "retrieval.passage": "document",
@@ -92,7 +108,9 @@ class Body(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    other_words: ClassVar[Mapping[str, str]] = {}  # an unknown key -> the one that was meant
+    other_words: ClassVar[
+        Mapping[str, str]
+    ] = {}  # an unknown key -> the one that was meant
     ignores_unknown: ClassVar[bool] = True
 
     @model_validator(mode="before")
@@ -103,13 +121,19 @@ class Body(BaseModel):
         given = {key: value for key, value in values.items() if value is not None}
         unknown = [key for key in given if key not in cls.model_fields]
         if len(unknown) > MOST_UNKNOWN:
-            raise ValueError(f"the body has {len(unknown)} unknown keys, such as {unknown[0][:60]!r}; leave them out.")
+            raise ValueError(
+                f"the body has {len(unknown)} unknown keys, such as {unknown[0][:60]!r}; leave them out."
+            )
         for key in unknown:
             meant = cls.other_words.get(key) or _misspelt(key, list(cls.model_fields))
             if meant:
-                raise UnknownKeyError(f"unknown key {key[:60]!r}; did you mean {meant!r}?")
+                raise UnknownKeyError(
+                    f"unknown key {key[:60]!r}; did you mean {meant!r}?"
+                )
             if not cls.ignores_unknown:
-                raise UnknownKeyError(f"unknown key {key[:60]!r}; {nearest(key, cls.model_fields)}")
+                raise UnknownKeyError(
+                    f"unknown key {key[:60]!r}; {nearest(key, cls.model_fields)}"
+                )
         return given
 
 
@@ -128,7 +152,9 @@ def _one_type(value: Any) -> Any:
     """Jina's clients may send a list of types; one of them can be served."""
     if isinstance(value, list):
         if len(value) != 1:
-            raise ValueError(f"{len(value)} types are asked for; ask for one, or use /v2/embed.")
+            raise ValueError(
+                f"{len(value)} types are asked for; ask for one, or use /v2/embed."
+            )
         return value[0]
     return value
 
@@ -149,7 +175,9 @@ def _known_cut(value: Any) -> Any:
         return True
     if word in (False, "NONE"):
         return False
-    raise ValueError(f"{shown(value)} is not known; texts are cut at their end (END, true), or refused (NONE, false).")
+    raise ValueError(
+        f"{shown(value)} is not known; texts are cut at their end (END, true), or refused (NONE, false)."
+    )
 
 
 # true: a text that is too long is cut at its end; false: it is refused.
@@ -201,7 +229,9 @@ class Message(Part):
     """A message of vLLM's body, whose content is one input."""
 
     role: Literal["user"] = "user"
-    content: Annotated[list[TextOrImage], BeforeValidator(_parts_of_a_text)] = Field(min_length=1, fail_fast=True)
+    content: Annotated[list[TextOrImage], BeforeValidator(_parts_of_a_text)] = Field(
+        min_length=1, fail_fast=True
+    )
 
 
 class EmbeddingsBody(Body):
@@ -212,59 +242,95 @@ class EmbeddingsBody(Body):
     model: str = ""
     input: Inputs = None
     messages: Annotated[list[Message], FIRST_FAULT] | None = Field(
-        default=None, description="vLLM's: the texts and the image of all messages are one input."
+        default=None,
+        description="vLLM's: the texts and the image of all messages are one input.",
     )
     modality: Literal["text", "image"] | None = Field(
         default=None,
         description="infinity's: what the strings of `input` are. Default: texts, and data URIs and base64 are images.",
     )
-    encoding_format: Annotated[Literal["float", "base64"] | None, BeforeValidator(_no_number)] = None
+    encoding_format: Annotated[
+        Literal["float", "base64"] | None, BeforeValidator(_no_number)
+    ] = None
     embedding_type: Annotated[EmbeddingType | None, BeforeValidator(_one_type)] = Field(
-        default=None, description="What a vector is made of; with encoding_format=base64, its bytes."
+        default=None,
+        description="What a vector is made of; with encoding_format=base64, its bytes.",
     )
-    output_dtype: EmbeddingType | None = Field(default=None, description="The same for Voyage's and Mistral's clients.")
-    dimensions: StrictInt | None = Field(default=None, description="Keep the first N dimensions (matryoshka).")
+    output_dtype: EmbeddingType | None = Field(
+        default=None, description="The same for Voyage's and Mistral's clients."
+    )
+    dimensions: StrictInt | None = Field(
+        default=None, description="Keep the first N dimensions (matryoshka)."
+    )
     output_dimension: StrictInt | None = Field(default=None, description="The same.")
-    normalized: StrictBool | None = Field(default=None, description="false: do not normalise a shortened vector again.")
-    task: str | None = Field(default=None, description=f"Which prompt: {', '.join(TASKS)}, or a prompt's own name.")
-    input_type: str | None = Field(default=None, description=f"The same: {', '.join(INPUT_TYPES)}.")
-    prompt_name: str | None = Field(default=None, description="The same: the name of one of the model's prompts.")
+    normalized: StrictBool | None = Field(
+        default=None, description="false: do not normalise a shortened vector again."
+    )
+    task: str | None = Field(
+        default=None,
+        description=f"Which prompt: {', '.join(TASKS)}, or a prompt's own name.",
+    )
+    input_type: str | None = Field(
+        default=None, description=f"The same: {', '.join(INPUT_TYPES)}."
+    )
+    prompt_name: str | None = Field(
+        default=None, description="The same: the name of one of the model's prompts."
+    )
     prompt: Annotated[str, Field(max_length=10_000)] | None = Field(
         default=None, description="What is put before every text."
     )
     on_error: Literal["request", "item"] = Field(
-        default="request", description="item: what cannot be embedded gets an error in its place in the list."
+        default="request",
+        description="item: what cannot be embedded gets an error in its place in the list.",
     )
     truncate: Cut | None = Field(default=None, description=CUT)
-    truncation: Cut | None = Field(default=None, description="The same for Voyage's clients.")
+    truncation: Cut | None = Field(
+        default=None, description="The same for Voyage's clients."
+    )
     truncate_prompt_tokens: StrictInt | None = Field(
         default=None, description="vLLM's: -1, or no less than the model's length."
     )
     late_chunking: Literal[False] | None = Field(default=None, description=ONLY_THIS)
-    return_multivector: Literal[False] | None = Field(default=None, description=ONLY_THIS)
-    add_special_tokens: Literal[True] | None = Field(default=None, description=ONLY_THIS)
+    return_multivector: Literal[False] | None = Field(
+        default=None, description=ONLY_THIS
+    )
+    add_special_tokens: Literal[True] | None = Field(
+        default=None, description=ONLY_THIS
+    )
     normalize: Literal[True] | None = Field(default=None, description=ONLY_THIS)
     use_activation: Literal[True] | None = Field(default=None, description=ONLY_THIS)
     embed_dtype: Literal["float32"] | None = Field(default=None, description=ONLY_THIS)
-    endianness: Literal["native", "little"] | None = Field(default=None, description=ONLY_THIS)
+    endianness: Literal["native", "little"] | None = Field(
+        default=None, description=ONLY_THIS
+    )
     chat_template: Literal[""] | None = Field(default=None, description=ONLY_THIS)
     mm_processor_kwargs: Annotated[dict[str, Any], Field(max_length=0)] | None = Field(
         default=None, description=ONLY_THIS
     )
-    truncation_side: Literal["right"] | None = Field(default=None, description=ONLY_THIS)
+    truncation_side: Literal["right"] | None = Field(
+        default=None, description=ONLY_THIS
+    )
     user: str | None = Field(default=None, description=NOT_USED)
     priority: StrictInt | None = Field(default=None, description=NOT_USED)
     metadata: dict[str, Any] | None = Field(default=None, description=NOT_USED)
     request_id: str | None = Field(default=None, description=NOT_USED)
 
 
-InputType = Annotated[str, Field(description=f"Which prompt: {', '.join(INPUT_TYPES)}, or a prompt's own name.")]
+InputType = Annotated[
+    str,
+    Field(
+        description=f"Which prompt: {', '.join(INPUT_TYPES)}, or a prompt's own name."
+    ),
+]
 
 
 class CohereV1Body(Body):
     """Cohere's request, version 1: the old client's, and LangChain's."""
 
-    other_words: ClassVar[Mapping[str, str]] = {"input": "texts", "dimensions": "output_dimension"}
+    other_words: ClassVar[Mapping[str, str]] = {
+        "input": "texts",
+        "dimensions": "output_dimension",
+    }
 
     model: str = ""
     input_type: InputType | None = None
@@ -277,7 +343,10 @@ class CohereV1Body(Body):
 class CohereBody(Body):
     """Cohere's request, version 2."""
 
-    other_words: ClassVar[Mapping[str, str]] = {"input": "inputs", "dimensions": "output_dimension"}
+    other_words: ClassVar[Mapping[str, str]] = {
+        "input": "inputs",
+        "dimensions": "output_dimension",
+    }
 
     model: str = ""
     input_type: InputType
@@ -286,7 +355,9 @@ class CohereBody(Body):
     inputs: Annotated[list[Content], FIRST_FAULT] | None = None
     embedding_types: Annotated[list[EmbeddingType], FIRST_FAULT] | None = None
     output_dimension: StrictInt | None = None
-    max_tokens: StrictInt | None = Field(default=None, description="No less than the model's length.")
+    max_tokens: StrictInt | None = Field(
+        default=None, description="No less than the model's length."
+    )
     truncate: Cut | None = Field(default=None, description=CUT)
     priority: StrictInt | None = Field(default=None, description=NOT_USED)
 
@@ -297,10 +368,16 @@ class TeiBody(Body):
     other_words: ClassVar[Mapping[str, str]] = {**OTHER_WORDS, "input": "inputs"}
 
     inputs: Inputs
-    prompt_name: str | None = Field(default=None, description="The name of one of the model's prompts.")
-    dimensions: StrictInt | None = Field(default=None, description="Keep the first N dimensions (matryoshka).")
+    prompt_name: str | None = Field(
+        default=None, description="The name of one of the model's prompts."
+    )
+    dimensions: StrictInt | None = Field(
+        default=None, description="Keep the first N dimensions (matryoshka)."
+    )
     truncate: Cut | None = Field(default=None, description=CUT)
-    truncation_direction: Literal["Right", "right"] | None = Field(default=None, description=ONLY_THIS)
+    truncation_direction: Literal["Right", "right"] | None = Field(
+        default=None, description=ONLY_THIS
+    )
     normalize: Literal[True] | None = Field(default=None, description=ONLY_THIS)
 
 
@@ -311,15 +388,24 @@ class WeaviateBody(Body):
     images: Texts | None = None
 
 
-def prompt_of(body: EmbeddingsBody | TeiBody | CohereBody | CohereV1Body, prompts: Mapping[str, str]) -> str:
+def prompt_of(
+    body: EmbeddingsBody | TeiBody | CohereBody | CohereV1Body,
+    prompts: Mapping[str, str],
+) -> str:
     """The text to put before every text, which a body says in one of four ways; else the model's default.
 
     A task or an input type that is the name of one of the model's prompts means this prompt.
     """
     ways = ("task", "input_type", "prompt_name", "prompt")
-    said = {name: value for name in ways if (value := getattr(body, name, None)) is not None}
+    said = {
+        name: value for name in ways if (value := getattr(body, name, None)) is not None
+    }
     if len(said) > 1:
-        raise ApiError(400, f"{' and '.join(said)} say the same; send one of them.", param=next(iter(said)))
+        raise ApiError(
+            400,
+            f"{' and '.join(said)} say the same; send one of them.",
+            param=next(iter(said)),
+        )
     for way, name in said.items():
         if way == "prompt":
             return str(name)
@@ -327,8 +413,13 @@ def prompt_of(body: EmbeddingsBody | TeiBody | CohereBody | CohereV1Body, prompt
             return prompts[name]
         known = {"task": TASKS, "input_type": INPUT_TYPES}.get(way, {})
         if name not in known:
-            names = ", ".join(dict.fromkeys((*prompts, *known))) or "nothing: this model has no prompts"
-            raise ApiError(400, f"{way} {name[:60]!r} is not one of {names}.", param=way)
+            names = (
+                ", ".join(dict.fromkeys((*prompts, *known)))
+                or "nothing: this model has no prompts"
+            )
+            raise ApiError(
+                400, f"{way} {name[:60]!r} is not one of {names}.", param=way
+            )
         return prompts.get(known[name], "")
     return prompts.get("default", "")
 
@@ -338,14 +429,25 @@ def number_and_base64(body: EmbeddingsBody) -> tuple[Number, bool]:
     kind = one_of(body, "embedding_type", "output_dtype")
     if kind == "base64":
         if body.encoding_format == "float":
-            raise ApiError(400, "encoding_format and embedding_type contradict each other; send one.")
+            raise ApiError(
+                400,
+                "encoding_format and embedding_type contradict each other; send one.",
+            )
         return "float", True
     return kind or "float", body.encoding_format == "base64"
 
 
 def one_of(body: Body, name: str, other: str) -> Any:
     """The value of a key that has two names; both may be sent if they agree."""
-    values = [value for value in (getattr(body, name), getattr(body, other)) if value is not None]
+    values = [
+        value
+        for value in (getattr(body, name), getattr(body, other))
+        if value is not None
+    ]
     if len(values) == 2 and values[0] != values[1]:
-        raise ApiError(400, f"{name} and {other} say the same and contradict each other; send one.", param=name)
+        raise ApiError(
+            400,
+            f"{name} and {other} say the same and contradict each other; send one.",
+            param=name,
+        )
     return values[0] if values else None

@@ -18,7 +18,9 @@ from ...config import nearest
 from .errors import ApiError
 
 IGNORED = "X-Unimodal-Ignored"  # the header that names the keys of a body that are not known here
-INFLATED_AT_ONCE = 1_000_000  # bytes of a compressed body; a larger one is decompressed in a thread
+INFLATED_AT_ONCE = (
+    1_000_000  # bytes of a compressed body; a larger one is decompressed in a thread
+)
 SHOWN_KEYS = 20
 
 
@@ -40,7 +42,9 @@ class BodyRoute(APIRoute):
         ignored = list(body.model_extra or ())
         if ignored and scope["app"].state.engine.config.strict:
             key = ignored[0]
-            message = f"unknown key {key[:60]!r}; {nearest(key, type(body).model_fields)}"
+            message = (
+                f"unknown key {key[:60]!r}; {nearest(key, type(body).model_fields)}"
+            )
             raise ApiError(400, message, code="unknown_parameter", param=key[:60])
         response = await self.endpoint(body=body, request=Request(scope))
         if ignored:
@@ -50,7 +54,11 @@ class BodyRoute(APIRoute):
 
 def _header(keys: Sequence[str]) -> str:
     """Names of keys as a header can hold them."""
-    return ", ".join(key[:60].encode("ascii", "backslashreplace").decode() for key in keys[:SHOWN_KEYS] if _sane(key))
+    return ", ".join(
+        key[:60].encode("ascii", "backslashreplace").decode()
+        for key in keys[:SHOWN_KEYS]
+        if _sane(key)
+    )
 
 
 def _sane(key: str) -> bool:
@@ -74,7 +82,10 @@ async def _decompressed(scope: Scope, sent: bytes) -> bytes:
         return sent
     if coding not in (b"gzip", b"x-gzip"):
         said = coding[:20].decode("latin-1")
-        raise ApiError(415, f"Content-Encoding {said!r} is not read here; send the body as it is, or in gzip.")
+        raise ApiError(
+            415,
+            f"Content-Encoding {said!r} is not read here; send the body as it is, or in gzip.",
+        )
     most = scope["app"].state.engine.config.max_body_bytes
     if len(sent) > INFLATED_AT_ONCE:
         body = await asyncio.to_thread(_gunzip, sent, most)
@@ -90,16 +101,24 @@ def _gunzip(sent: bytes, most: int) -> bytes:
     try:
         body = inflater.decompress(sent, most + 1)
     except zlib.error:
-        raise ApiError(400, "the body is not gzip, as its Content-Encoding says; compress it again.") from None
+        raise ApiError(
+            400,
+            "the body is not gzip, as its Content-Encoding says; compress it again.",
+        ) from None
     if len(body) > most:
-        raise ApiError(413, f"the body is over {most} bytes when it is decompressed; send several requests.")
+        raise ApiError(
+            413,
+            f"the body is over {most} bytes when it is decompressed; send several requests.",
+        )
     if not inflater.eof or inflater.unused_data:
         raise ApiError(400, "the body is not one whole gzip stream; compress it again.")
     return body
 
 
 def _header_of(scope: Scope, wanted: bytes) -> bytes:
-    found: bytes = next((value for name, value in scope["headers"] if name == wanted), b"")
+    found: bytes = next(
+        (value for name, value in scope["headers"] if name == wanted), b""
+    )
     return found
 
 
@@ -110,14 +129,27 @@ def _parsed(scope: Scope, sent: bytes) -> Any:
     if not kind.startswith(b"application/") or not kind.endswith((b"/json", b"+json")):
         return sent
     try:
-        return json.loads(sent, parse_constant=_refuse_constant, object_pairs_hook=_without_repeats)
+        return json.loads(
+            sent, parse_constant=_refuse_constant, object_pairs_hook=_without_repeats
+        )
     except UnicodeDecodeError as error:
         said = parameters.decode("latin-1").strip()
-        why = f"byte {error.start} is not {error.encoding.upper()}" + (f", nor is {said} read here" if said else "")
-        message = f"the body is not UTF-8 ({why}); encode it as UTF-8, in which JSON is sent."
+        why = f"byte {error.start} is not {error.encoding.upper()}" + (
+            f", nor is {said} read here" if said else ""
+        )
+        message = (
+            f"the body is not UTF-8 ({why}); encode it as UTF-8, in which JSON is sent."
+        )
         raise ApiError(400, message, code="invalid_json") from None
-    except (ValueError, RecursionError) as error:  # of the syntax, too deep, a number of thousands of digits
-        why = f"{error.msg} at line {error.lineno}, column {error.colno}" if isinstance(error, _Syntax) else "too deep"
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # of the syntax, too deep, a number of thousands of digits
+        why = (
+            f"{error.msg} at line {error.lineno}, column {error.colno}"
+            if isinstance(error, _Syntax)
+            else "too deep"
+        )
         fault = {"type": "json_invalid", "loc": ("body",), "ctx": {"error": why}}
         raise RequestValidationError([fault]) from None
 
@@ -126,7 +158,11 @@ _Syntax = json.JSONDecodeError
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ApiError(400, f"the body is not JSON ({name} is not in it); send null.", code="invalid_json")
+    raise ApiError(
+        400,
+        f"the body is not JSON ({name} is not in it); send null.",
+        code="invalid_json",
+    )
 
 
 def _without_repeats(pairs: Sequence[tuple[str, Any]]) -> Mapping[str, Any]:
@@ -134,5 +170,9 @@ def _without_repeats(pairs: Sequence[tuple[str, Any]]) -> Mapping[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
         ((twice, _),) = Counter(key for key, _ in pairs).most_common(1)
-        raise ApiError(400, f"the body has the key {twice[:60]!r} twice; send it once.", param=twice[:60])
+        raise ApiError(
+            400,
+            f"the body has the key {twice[:60]!r} twice; send it once.",
+            param=twice[:60],
+        )
     return made

@@ -29,7 +29,9 @@ NUMBERS: tuple[Number, ...] = get_args(Number)
 ROOM = 8.0  # times the average size of a dimension, before it is cut
 
 
-def shortened(vectors: NDArray[np.float32], dimensions: int | None, normalized: bool = True) -> NDArray[np.float32]:
+def shortened(
+    vectors: NDArray[np.float32], dimensions: int | None, normalized: bool = True
+) -> NDArray[np.float32]:
     """(n, D) unit vectors, their first `dimensions` only and normalised again -> (n, dimensions); None leaves them."""
     if dimensions is None or dimensions == vectors.shape[1]:
         return vectors
@@ -43,9 +45,17 @@ def quantized(vectors: NDArray[np.float32], number: Number) -> NDArray[Any]:
         return vectors
     if number in ("binary", "ubinary"):
         packed = np.packbits(vectors > 0, axis=1)
-        return packed if number == "ubinary" else np.asarray(packed.astype(np.int16) - 128, dtype=np.int8)
+        return (
+            packed
+            if number == "ubinary"
+            else np.asarray(packed.astype(np.int16) - 128, dtype=np.int8)
+        )
     signed = np.clip(np.rint(vectors * (127 / reach(vectors.shape[1]))), -127, 127)
-    return np.asarray(signed, dtype=np.int8) if number == "int8" else np.asarray(signed + 128, dtype=np.uint8)
+    return (
+        np.asarray(signed, dtype=np.int8)
+        if number == "int8"
+        else np.asarray(signed + 128, dtype=np.uint8)
+    )
 
 
 def reach(dimensions: int) -> float:

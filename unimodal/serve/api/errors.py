@@ -27,7 +27,13 @@ NAMES = {  # status -> OpenAI's type and code
     500: ("server_error", "internal_error"),
     503: ("server_error", "unavailable"),
 }
-TEI_TYPES = {413: "Validation", 422: "Tokenizer", 429: "Overloaded", 500: "Backend", 503: "Unhealthy"}
+TEI_TYPES = {
+    413: "Validation",
+    422: "Tokenizer",
+    429: "Overloaded",
+    500: "Backend",
+    503: "Unhealthy",
+}
 COHERE_PATHS = ("/v1/embed", "/v2/embed")
 SHOWN = 60  # characters of a bad value that are repeated to who sent it
 
@@ -47,7 +53,13 @@ class ApiError(HTTPException):
     """
 
     def __init__(
-        self, status: int, message: str, *, code: str = "", param: str | None = None, retry_after: float | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str = "",
+        param: str | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(status, message)
         self.status = status
@@ -65,10 +77,17 @@ def error_response(path: str, error: ApiError) -> Response:
     elif path == "/vectorize":
         body = {"error": error.message}
     elif path == "/embed":
-        body = {"error": error.message, "error_type": TEI_TYPES.get(error.status, "Validation")}
+        body = {
+            "error": error.message,
+            "error_type": TEI_TYPES.get(error.status, "Validation"),
+        }
     else:
         body = {"error": error_object(error)}
-    headers = {} if error.retry_after is None else {"Retry-After": str(math.ceil(max(1.0, error.retry_after)))}
+    headers = (
+        {}
+        if error.retry_after is None
+        else {"Retry-After": str(math.ceil(max(1.0, error.retry_after)))}
+    )
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(orjson.dumps(body), error.status, headers, "application/json")
@@ -76,9 +95,16 @@ def error_response(path: str, error: ApiError) -> Response:
 
 def error_object(error: ApiError) -> dict[str, Any]:
     """OpenAI's four facts of an error."""
-    status = error.status if error.status in NAMES else (500 if error.status >= 500 else 400)
+    status = (
+        error.status if error.status in NAMES else (500 if error.status >= 500 else 400)
+    )
     kind, code = NAMES[status]
-    return {"message": error.message, "type": kind, "param": error.param, "code": error.code or code}
+    return {
+        "message": error.message,
+        "type": kind,
+        "param": error.param,
+        "code": error.code or code,
+    }
 
 
 def as_api_error(error: Exception) -> ApiError:
@@ -86,13 +112,23 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, OverloadedError):
-        return ApiError(429, "too many requests are waiting; try again later.", retry_after=error.retry_after)
+        return ApiError(
+            429,
+            "too many requests are waiting; try again later.",
+            retry_after=error.retry_after,
+        )
     if isinstance(error, UnavailableError):
-        return ApiError(503, f"{error}; try again later.", code="unavailable", retry_after=2)
+        return ApiError(
+            503, f"{error}; try again later.", code="unavailable", retry_after=2
+        )
     if isinstance(error, ReplacedError):
-        return ApiError(503, "the model was replaced while it was asked; try again.", retry_after=1)
+        return ApiError(
+            503, "the model was replaced while it was asked; try again.", retry_after=1
+        )
     if isinstance(error, DrainingError):
-        return ApiError(503, "the server is shutting down; ask another one.", retry_after=1)
+        return ApiError(
+            503, "the server is shutting down; ask another one.", retry_after=1
+        )
     if isinstance(error, ModelError):
         return ApiError(500, "the model failed on this request.", code="model_error")
     if isinstance(error, RequestValidationError):
@@ -118,7 +154,14 @@ def answer_errors(app: FastAPI) -> None:
             response.headers.update(error.headers)
         return response
 
-    kinds = (ApiError, OverloadedError, UnavailableError, ReplacedError, DrainingError, ModelError)
+    kinds = (
+        ApiError,
+        OverloadedError,
+        UnavailableError,
+        ReplacedError,
+        DrainingError,
+        ModelError,
+    )
     for kind in (*kinds, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer)
 
@@ -130,19 +173,38 @@ def _first_fault(error: RequestValidationError) -> ApiError:
     value = first.get("input")
     context = first.get("ctx", {})
     if kind == "json_invalid":
-        return ApiError(400, f"the body is not JSON ({context['error']}); send a JSON object.", code="invalid_json")
+        return ApiError(
+            400,
+            f"the body is not JSON ({context['error']}); send a JSON object.",
+            code="invalid_json",
+        )
     name = ".".join(_place(first["loc"][1:])) or None
     if name is None and kind != "value_error":
-        return ApiError(400, "the body is not a JSON object; send one, with Content-Type: application/json.")
+        return ApiError(
+            400,
+            "the body is not a JSON object; send one, with Content-Type: application/json.",
+        )
     if kind == "missing":
-        return ApiError(400, f"{name} is missing; send it.", code="missing_required_parameter", param=name)
+        return ApiError(
+            400,
+            f"{name} is missing; send it.",
+            code="missing_required_parameter",
+            param=name,
+        )
     if kind == "value_error":
         unknown = isinstance(context.get("error"), UnknownKeyError)
         said = str(first["msg"]).removeprefix("Value error, ")
         message = f"{name}: {said}" if name else said
-        return ApiError(400, message, code="unknown_parameter" if unknown else "", param=name)
+        return ApiError(
+            400, message, code="unknown_parameter" if unknown else "", param=name
+        )
     code = "invalid_type" if kind.endswith("_type") else ""
-    return ApiError(400, f"{name} is {shown(value)}; {_way_out(kind, context, first['msg'])}", code=code, param=name)
+    return ApiError(
+        400,
+        f"{name} is {shown(value)}; {_way_out(kind, context, first['msg'])}",
+        code=code,
+        param=name,
+    )
 
 
 def _place(parts: tuple[str | int, ...]) -> list[str]:
@@ -159,7 +221,9 @@ def _way_out(kind: str, context: dict[str, Any], message: str) -> str:
     """What may be sent in place of a value, by pydantic's name of the fault."""
     if kind in WAYS_OUT:
         return WAYS_OUT[kind].format_map(context)
-    if kind == "literal_error":  # 'a', 'b' or 'c'; of one value, Python's way to write it
+    if (
+        kind == "literal_error"
+    ):  # 'a', 'b' or 'c'; of one value, Python's way to write it
         expected = str(context["expected"])
         words = {"True": "true", "False": "false", "''": "an empty text"}
         return f"it may be {words.get(expected, expected)}, or be left out."

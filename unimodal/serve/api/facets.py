@@ -68,12 +68,18 @@ class Facets:
         """The number of items, and what their fields hold."""
         if self._found is None:
             return await asyncio.wrap_future(self.scan())
-        if self._scan is None and time.monotonic() >= self._not_before and await asyncio.to_thread(self._is_old):
+        if (
+            self._scan is None
+            and time.monotonic() >= self._not_before
+            and await asyncio.to_thread(self._is_old)
+        ):
             self.scan()
         scan = self._scan  # its thread may end it, and take it away, at any moment
         if scan is not None:
             with suppress(asyncio.TimeoutError):
-                return await asyncio.wait_for(asyncio.wrap_future(scan), PATIENCE_SECONDS)
+                return await asyncio.wait_for(
+                    asyncio.wrap_future(scan), PATIENCE_SECONDS
+                )
         return self._found
 
     def scan(self) -> Future[Found]:
@@ -95,10 +101,15 @@ class Facets:
         started = time.monotonic()
         try:
             store = self._store_of()
-            version = store.version()  # before: what changes in between is found by the next scan
+            version = (
+                store.version()
+            )  # before: what changes in between is found by the next scan
             found = store.count(), find_facets(store)
         except Exception as error:
-            log.warning("the fields of the store were not read; /v1/store tries again when it is asked", exc_info=error)
+            log.warning(
+                "the fields of the store were not read; /v1/store tries again when it is asked",
+                exc_info=error,
+            )
             self._scan = None
             scan.set_exception(error)
         else:
@@ -118,20 +129,30 @@ def find_facets(store: VectorStore) -> list[Facet]:
     import pyarrow.compute as pc
 
     values: dict[str, Counter[str | bool]] = {
-        name: Counter() for name, kind in types.items() if kind in ("string", "strings", "bool")
+        name: Counter()
+        for name, kind in types.items()
+        if kind in ("string", "strings", "bool")
     }
     values.pop(store.schema.about.get("parent", ""), None)
     ends: dict[str, tuple[float, float]] = {}
     for batch in store.scan(columns=list(types)):
         for name in list(values):
             column = batch.column(name)
-            _count_values(values[name], pc.list_flatten(column) if types[name] == "strings" else column)
-            if len(values[name]) > MOST_VALUES or any(len(str(value)) > LONGEST_VALUE for value in values[name]):
+            _count_values(
+                values[name],
+                pc.list_flatten(column) if types[name] == "strings" else column,
+            )
+            if len(values[name]) > MOST_VALUES or any(
+                len(str(value)) > LONGEST_VALUE for value in values[name]
+            ):
                 del values[name]
         for name, kind in types.items():
             if kind in ("int", "float"):
                 _widen(ends, name, pc.min_max(batch.column(name)).as_py())
-    return [_facet(name, kind, values.get(name), ends.get(name)) for name, kind in types.items()]
+    return [
+        _facet(name, kind, values.get(name), ends.get(name))
+        for name, kind in types.items()
+    ]
 
 
 def _count_values(counter: Counter[str | bool], column: Any) -> None:
@@ -142,19 +163,35 @@ def _count_values(counter: Counter[str | bool], column: Any) -> None:
             counter[pair["values"]] += pair["counts"]
 
 
-def _widen(ends: dict[str, tuple[float, float]], name: str, found: Mapping[str, float | None]) -> None:
+def _widen(
+    ends: dict[str, tuple[float, float]], name: str, found: Mapping[str, float | None]
+) -> None:
     low = found["min"]
     high = found["max"]
-    if low is not None and high is not None and math.isfinite(low) and math.isfinite(high):
+    if (
+        low is not None
+        and high is not None
+        and math.isfinite(low)
+        and math.isfinite(high)
+    ):
         lowest, highest = ends.get(name, (low, high))
         ends[name] = min(low, lowest), max(high, highest)
 
 
-def _facet(name: str, kind: FieldType, values: Counter[str | bool] | None, ends: tuple[float, float] | None) -> Facet:
+def _facet(
+    name: str,
+    kind: FieldType,
+    values: Counter[str | bool] | None,
+    ends: tuple[float, float] | None,
+) -> Facet:
     """Values that hardly come twice are names, whatever their number."""
     if values and (kind == "bool" or 2 * len(values) <= sum(values.values())):
         ranked = sorted(values.items(), key=lambda pair: (-pair[1], str(pair[0])))
-        return Facet(name=name, type=kind, choices=[Choice(value=value, count=count) for value, count in ranked])
+        return Facet(
+            name=name,
+            type=kind,
+            choices=[Choice(value=value, count=count) for value, count in ranked],
+        )
     if ends:
         return Facet(name=name, type=kind, low=ends[0], high=ends[1])
     return Facet(name=name, type=kind)

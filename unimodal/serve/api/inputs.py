@@ -29,7 +29,9 @@ Fetch = Callable[[str], Awaitable[bytes]]  # a URL -> the picture behind it
 Scope = MutableMapping[str, Any]
 
 
-async def read_items(inputs: Sequence[Any], engine: Engine, fetch: Fetch, strings: str = "") -> list[Item | Failed]:
+async def read_items(
+    inputs: Sequence[Any], engine: Engine, fetch: Fetch, strings: str = ""
+) -> list[Item | Failed]:
     """Each input -> a text, an image's bytes or {"text", "image", "weight"}; what is none of these fails alone.
 
     inputs: a str or an object with "text", "image" (a data URI, base64, or an https URL where the server fetches from
@@ -45,7 +47,11 @@ async def read_items(inputs: Sequence[Any], engine: Engine, fetch: Fetch, string
             param="input",
         )
     items = [_read(one, config, strings) for one in inputs]
-    links = [number for number, item in enumerate(items) if isinstance(item, dict) and "url" in item]
+    links = [
+        number
+        for number, item in enumerate(items)
+        if isinstance(item, dict) and "url" in item
+    ]
     if links:
         engine.check_room(len(inputs))
         fetched = await _fetch_all([items[number] for number in links], fetch)
@@ -79,20 +85,31 @@ async def embed(
         items = await asyncio.to_thread(_without_long_texts, items, prompt, embedder)
     _raise_first(items, on_error, param)
     good = [item for item in items if not isinstance(item, Failed)]
-    answers = iter(await engine.embed(good, prompt=prompt, embedder=embedder) if good else [])
+    answers = iter(
+        await engine.embed(good, prompt=prompt, embedder=embedder) if good else []
+    )
     results = [item if isinstance(item, Failed) else next(answers) for item in items]
     _raise_first(results, on_error, param)
     return results
 
 
-def _without_long_texts(items: Sequence[Item | Failed], prompt: str, embedder: Embedder) -> list[Item | Failed]:
+def _without_long_texts(
+    items: Sequence[Item | Failed], prompt: str, embedder: Embedder
+) -> list[Item | Failed]:
     """The same, but a text that would be cut has failed."""
-    return [item if isinstance(item, Failed) else _whole_or_failed(item, prompt, embedder) for item in items]
+    return [
+        item if isinstance(item, Failed) else _whole_or_failed(item, prompt, embedder)
+        for item in items
+    ]
 
 
 def _whole_or_failed(item: Item, prompt: str, embedder: Embedder) -> Item | Failed:
     text = item.get("text") if isinstance(item, Mapping) else item
-    if not isinstance(text, str) or embedder.tokenizer is None or not embedder.tokenizer.is_cut(prompt + text):
+    if (
+        not isinstance(text, str)
+        or embedder.tokenizer is None
+        or not embedder.tokenizer.is_cut(prompt + text)
+    ):
         return item
     length = embedder.config.text.max_length if embedder.config.text else 0
     reason = f"the text is longer than the {length} tokens that the model reads; shorten it, or have it cut."
@@ -110,10 +127,16 @@ def tokens(results: Sequence[Embedded | Failed]) -> int:
     return sum(result.tokens for result in results if isinstance(result, Embedded))
 
 
-def checked_dimensions(dimensions: int | None, engine: Engine, param: str = "dimensions") -> int | None:
+def checked_dimensions(
+    dimensions: int | None, engine: Engine, param: str = "dimensions"
+) -> int | None:
     """A length that the model's vectors can be cut to."""
     try:
-        return None if dimensions is None else check_truncation(engine.embedder.config, dimensions, param)
+        return (
+            None
+            if dimensions is None
+            else check_truncation(engine.embedder.config, dimensions, param)
+        )
     except ValueError as error:
         raise ApiError(400, str(error), param=param) from None
 
@@ -135,7 +158,9 @@ def _raise_first(results: Sequence[Any], on_error: str, param: str) -> None:
     for number, result in enumerate(results):
         if isinstance(result, Failed) and on_error == "request":
             message = f"{param} {number}: {result.reason}"
-            raise ApiError(result.status, message, code=result.code, param=f"{param}.{number}")
+            raise ApiError(
+                result.status, message, code=result.code, param=f"{param}.{number}"
+            )
 
 
 def _read(one: Any, config: ServeConfig, strings: str) -> Item | Failed:
@@ -164,7 +189,9 @@ async def _fetch_all(items: Sequence[Any], fetch: Fetch) -> list[Item | Failed]:
         return _plain(item)
 
     # No fetch may outlive the request that it is counted for: the first exception waits for the others.
-    results = await asyncio.gather(*(fetched(item) for item in items), return_exceptions=True)
+    results = await asyncio.gather(
+        *(fetched(item) for item in items), return_exceptions=True
+    )
     there: list[Item | Failed] = []
     for result in results:
         if isinstance(result, BaseException):
@@ -181,10 +208,14 @@ def _plain(item: dict[str, Any]) -> Item:
 def _checked(one: Any, strings: str) -> dict[str, Any]:
     """An input as an object of its own, without keys that are null; strings: as for `read_items`."""
     if isinstance(one, str):
-        is_image = strings == "image" or (not strings and (is_image_uri(one) or is_image_base64(one)))
+        is_image = strings == "image" or (
+            not strings and (is_image_uri(one) or is_image_base64(one))
+        )
         one = {"image" if is_image else "text": one}
     if not isinstance(one, Mapping):
-        raise ValueError(f"a {_kind(one)} is neither a text nor an object with 'text', 'image' or both.")
+        raise ValueError(
+            f"a {_kind(one)} is neither a text nor an object with 'text', 'image' or both."
+        )
     for key in one:
         if key not in KEYS:
             raise ValueError(f"unknown key {key[:60]!r}; {nearest(key, KEYS)}")
@@ -196,8 +227,14 @@ def _checked(one: Any, strings: str) -> dict[str, Any]:
             raise ValueError(f"{key!r} is a {_kind(given[key])}; send {SENT[key]}.")
     refuse_image_uri(given.get("text", ""))
     weight = given.get("weight", 0.5)
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight <= 1:
-        raise ValueError("'weight' is not a number between 0 (text alone) and 1 (image alone).")
+    if (
+        isinstance(weight, bool)
+        or not isinstance(weight, (int, float))
+        or not 0 <= weight <= 1
+    ):
+        raise ValueError(
+            "'weight' is not a number between 0 (text alone) and 1 (image alone)."
+        )
     if len(given) < 3:
         given.pop("weight", None)  # of one part, whose share is all
     return given

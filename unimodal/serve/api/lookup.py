@@ -37,15 +37,25 @@ def read_filters(filters: Any) -> dict[str, Wanted]:
     several types is refused in the names of all of them.
     """
     if not isinstance(filters, Mapping):
-        raise ValueError("it is not an object; send {FIELD: [VALUE, ...]} or {FIELD: {low, high}}.")
+        raise ValueError(
+            "it is not an object; send {FIELD: [VALUE, ...]} or {FIELD: {low, high}}."
+        )
     if len(filters) > MOST_FILTERS:  # counted before they are read
-        raise ValueError(f"{len(filters)} fields are filtered by, and {MOST_FILTERS} may be; leave some out.")
-    return {_name(field): _wanted(field, wanted) for field, wanted in filters.items() if wanted is not None}
+        raise ValueError(
+            f"{len(filters)} fields are filtered by, and {MOST_FILTERS} may be; leave some out."
+        )
+    return {
+        _name(field): _wanted(field, wanted)
+        for field, wanted in filters.items()
+        if wanted is not None
+    }
 
 
 def _name(field: str) -> str:
     if len(field) > LONGEST_NAME:
-        raise ValueError(f"{field[:60]!r}… is longer than {LONGEST_NAME} characters, and so not a field; shorten it.")
+        raise ValueError(
+            f"{field[:60]!r}… is longer than {LONGEST_NAME} characters, and so not a field; shorten it."
+        )
     return field
 
 
@@ -54,7 +64,9 @@ def _wanted(field: str, wanted: Any) -> Wanted:
         return _range(field, wanted)
     values = wanted if isinstance(wanted, list) else [wanted]
     if len(values) > MOST_VALUES:
-        raise ValueError(f"{field[:60]!r} has {len(values)} wanted values, and {MOST_VALUES} may be; leave some out.")
+        raise ValueError(
+            f"{field[:60]!r} has {len(values)} wanted values, and {MOST_VALUES} may be; leave some out."
+        )
     for value in values:
         if not isinstance(value, (str, int, float, bool)):
             raise ValueError(
@@ -67,9 +79,15 @@ def _wanted(field: str, wanted: Any) -> Wanted:
 def _range(field: str, ends: Mapping[str, Any]) -> Range:
     for end, value in ends.items():
         if end not in ("low", "high"):
-            raise ValueError(f'{field[:60]!r} has {end[:60]!r}; a range is {{"low": 5, "high": 20}}, both included.')
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise ValueError(f"{field[:60]!r} has a range whose {end} is {shown(value)}; send a number.")
+            raise ValueError(
+                f'{field[:60]!r} has {end[:60]!r}; a range is {{"low": 5, "high": 20}}, both included.'
+            )
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, (int, float))
+        ):
+            raise ValueError(
+                f"{field[:60]!r} has a range whose {end} is {shown(value)}; send a number."
+            )
     return Range(ends.get("low"), ends.get("high"))
 
 
@@ -93,18 +111,27 @@ def first_rows(
     """Up to k items that the filter keeps, in no order and without a score: what there is, before anything is asked."""
     names = fields_to_show(store.schema, fields)
     rows = itertools.chain.from_iterable(
-        batch.to_pylist() for batch in store.scan(where=where, columns=["id", *names], batch=k)
+        batch.to_pylist()
+        for batch in store.scan(where=where, columns=["id", *names], batch=k)
     )
     unranked = {"score": None, "cosine": None, "vector": "", "more": 0}
-    return [{**row_as_json(row, store.schema), **unranked} for row in itertools.islice(rows, k)]
+    return [
+        {**row_as_json(row, store.schema), **unranked}
+        for row in itertools.islice(rows, k)
+    ]
 
 
 def hit_as_json(hit: Found, schema: Schema) -> dict[str, Any]:
     """A hit, with where its picture is."""
     return {
-        "id": hit.id, "score": hit.score, "cosine": hit.cosine, "vector": hit.vector, "more": hit.more,
-        "fields": hit.fields, "thumbnail": thumbnail_path(hit.id, schema),
-    }  # fmt: skip
+        "id": hit.id,
+        "score": hit.score,
+        "cosine": hit.cosine,
+        "vector": hit.vector,
+        "more": hit.more,
+        "fields": hit.fields,
+        "thumbnail": thumbnail_path(hit.id, schema),
+    }
 
 
 def one_row(store: VectorStore, id: str, columns: Sequence[str]) -> dict[str, Any]:
@@ -112,13 +139,20 @@ def one_row(store: VectorStore, id: str, columns: Sequence[str]) -> dict[str, An
     for batch in store.scan(where=Compare("id", "=", id), columns=columns, batch=1):
         for row in batch.to_pylist():
             return dict(row)
-    raise ApiError(404, f"there is no item {id[:200]!r}; /v1/search gives the ids of those that are there.")
+    raise ApiError(
+        404,
+        f"there is no item {id[:200]!r}; /v1/search gives the ids of those that are there.",
+    )
 
 
 def row_as_json(row: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
     """A row of the store as JSON."""
     fields = {name: row[name] for name in schema.fields if name in row}
-    return {"id": row["id"], "fields": fields, "thumbnail": thumbnail_path(row["id"], schema)}
+    return {
+        "id": row["id"],
+        "fields": fields,
+        "thumbnail": thumbnail_path(row["id"], schema),
+    }
 
 
 def thumbnail_path(id: str, schema: Schema) -> str | None:

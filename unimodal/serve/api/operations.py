@@ -18,11 +18,18 @@ def operations_router(engine: Engine, metrics: Metrics) -> APIRouter:
         """200 while the server answers at all; a restart is due when it does not."""
         return json_response({"status": "live"})
 
-    @router.get("/health/ready", responses={503: {"description": "It must get no traffic now, and why"}})
+    @router.get(
+        "/health/ready",
+        responses={503: {"description": "It must get no traffic now, and why"}},
+    )
     async def ready() -> Response:
         """200 only after a forward pass of the model that went well lately, and while not shutting down."""
         is_ready, reason = engine.ready()
-        response = json_response({"status": "ready"} if is_ready else {"status": "not ready", "reason": reason})
+        response = json_response(
+            {"status": "ready"}
+            if is_ready
+            else {"status": "not ready", "reason": reason}
+        )
         response.status_code = 200 if is_ready else 503
         return response
 
@@ -31,7 +38,11 @@ def operations_router(engine: Engine, metrics: Metrics) -> APIRouter:
         """The same for Weaviate."""
         return Response(status_code=204)
 
-    @router.get("/.well-known/ready", status_code=204, responses={503: {"description": "Not ready"}})
+    @router.get(
+        "/.well-known/ready",
+        status_code=204,
+        responses={503: {"description": "Not ready"}},
+    )
     async def weaviate_ready() -> Response:
         """The same for Weaviate."""
         return Response(status_code=204 if engine.ready()[0] else 503)
@@ -39,6 +50,8 @@ def operations_router(engine: Engine, metrics: Metrics) -> APIRouter:
     @router.get("/metrics", responses={200: {"content": {"text/plain": {}}}})
     async def prometheus() -> Response:
         """Counters and histograms in Prometheus' text format."""
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(
+            metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
 
     return router

@@ -37,7 +37,11 @@ def reference_router(app: FastAPI) -> APIRouter:
 
     @router.get("/docs")
     async def docs() -> Response:
-        return Response(render(app.openapi()), media_type="text/html; charset=utf-8", headers=HEADERS)
+        return Response(
+            render(app.openapi()),
+            media_type="text/html; charset=utf-8",
+            headers=HEADERS,
+        )
 
     return router
 
@@ -57,22 +61,33 @@ def render(spec: Mapping[str, Any]) -> str:
     for path, operations in spec["paths"].items():
         for method, operation in operations.items():
             tag = (operation.get("tags") or ["other"])[0]
-            tags.setdefault(tag, []).append("".join(_operation(method, path, operation, spec)))
+            tags.setdefault(tag, []).append(
+                "".join(_operation(method, path, operation, spec))
+            )
     for tag, drawn in tags.items():
         parts += [f"<h2>{escape(tag)}</h2>", *drawn]
     return "".join([*parts, "</body></html>"])
 
 
-def _operation(method: str, path: str, operation: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterator[str]:
+def _operation(
+    method: str, path: str, operation: Mapping[str, Any], spec: Mapping[str, Any]
+) -> Iterator[str]:
     about = operation.get("description") or operation.get("summary", "")
     yield f"<details><summary><b>{method.upper()}</b> <code>{escape(path)}</code>"
     yield f"<span>{escape(about)}</span></summary>"
     if operation.get("parameters"):
         yield "<table><caption>Parameters</caption>"
         for one in operation["parameters"]:
-            yield _row(one["name"], one.get("schema", {}), one.get("required", False), spec)
+            yield _row(
+                one["name"], one.get("schema", {}), one.get("required", False), spec
+            )
         yield "</table>"
-    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
+    body = (
+        operation.get("requestBody", {})
+        .get("content", {})
+        .get("application/json", {})
+        .get("schema")
+    )
     if body:
         schema = _resolved(body, spec)
         yield "<table><caption>Body, as JSON</caption>"
@@ -85,10 +100,18 @@ def _operation(method: str, path: str, operation: Mapping[str, Any], spec: Mappi
     yield "</table></details>"
 
 
-def _row(name: str, schema: Mapping[str, Any], required: bool, spec: Mapping[str, Any]) -> str:
+def _row(
+    name: str, schema: Mapping[str, Any], required: bool, spec: Mapping[str, Any]
+) -> str:
     default = schema.get("default")
     told = [escape(_kind(schema, spec))]
-    told += ["required"] if required else [f"default {escape(repr(default))}"] if default not in (None, "", []) else []
+    told += (
+        ["required"]
+        if required
+        else [f"default {escape(repr(default))}"]
+        if default not in (None, "", [])
+        else []
+    )
     about = escape(schema.get("description", ""))
     return f"<tr><th><code>{escape(name)}</code></th><td>{', '.join(told)}<br>{about}</td></tr>"
 
@@ -96,7 +119,11 @@ def _row(name: str, schema: Mapping[str, Any], required: bool, spec: Mapping[str
 def _kind(schema: Mapping[str, Any], spec: Mapping[str, Any]) -> str:
     schema = _resolved(schema, spec)
     if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(kind for one in schema["anyOf"] if (kind := _kind(one, spec)) != "null"))
+        return " or ".join(
+            dict.fromkeys(
+                kind for one in schema["anyOf"] if (kind := _kind(one, spec)) != "null"
+            )
+        )
     if "enum" in schema:
         return " | ".join(map(str, schema["enum"]))
     if "const" in schema:

@@ -46,7 +46,10 @@ FILTERS = {  # as read_filters reads them
     "additionalProperties": {
         "anyOf": [
             {"type": "array", "items": {"type": ["string", "number", "boolean"]}},
-            {"type": "object", "properties": {"low": {"type": "number"}, "high": {"type": "number"}}},
+            {
+                "type": "object",
+                "properties": {"low": {"type": "number"}, "high": {"type": "number"}},
+            },
         ]
     },
 }
@@ -66,26 +69,46 @@ class SearchBody(Body):
     """What to look for: words, an image, both, or an item like which others are wanted; nothing lists the store."""
 
     other_words: ClassVar[Mapping[str, str]] = OTHER_WORDS
-    ignores_unknown: ClassVar[bool] = False  # no other service has this body: a key that is unknown is a mistake
+    ignores_unknown: ClassVar[bool] = (
+        False  # no other service has this body: a key that is unknown is a mistake
+    )
 
     text: Text = ""
-    image: str = Field("", description="A data URI or base64; an https URL where the server allows its host.")
-    weight: float = Field(0.5, ge=0, le=1, description="The image's share, where there are words too.")
-    negatives: list[Text] = Field([], max_length=16, fail_fast=True, description="Words for what is not wanted.")
+    image: str = Field(
+        "",
+        description="A data URI or base64; an https URL where the server allows its host.",
+    )
+    weight: float = Field(
+        0.5, ge=0, le=1, description="The image's share, where there are words too."
+    )
+    negatives: list[Text] = Field(
+        [], max_length=16, fail_fast=True, description="Words for what is not wanted."
+    )
     negative_weight: float = Field(0.5, ge=0, le=1)
     like: Name = Field("", description="The id of an item: more like this.")
-    where: Text = Field("", description="A filter, such as: price < 50 and category = 'Bags'")
-    filters: Annotated[dict[str, Any], BeforeValidator(read_filters), WithJsonSchema(FILTERS)] = Field(
+    where: Text = Field(
+        "", description="A filter, such as: price < 50 and category = 'Bags'"
+    )
+    filters: Annotated[
+        dict[str, Any], BeforeValidator(read_filters), WithJsonSchema(FILTERS)
+    ] = Field(
         {},
         description="The same as a form gives it: a field's wanted values (an empty list keeps nothing), or "
         "the range of a number, both ends included.",
     )
     k: int = Field(10, ge=1)
     vectors: list[Name] = Field(
-        [], max_length=16, fail_fast=True, description="Which of the items' vectors; none: the best choice."
+        [],
+        max_length=16,
+        fail_fast=True,
+        description="Which of the items' vectors; none: the best choice.",
     )
-    hybrid: bool = Field(False, description="Full-text search too, merged by reciprocal rank.")
-    group_by: Name = Field("", description="A field: the best item of each of its values.")
+    hybrid: bool = Field(
+        False, description="Full-text search too, merged by reciprocal rank."
+    )
+    group_by: Name = Field(
+        "", description="A field: the best item of each of its values."
+    )
     coarse: Name = Field("", description='A first pass: "prefix:256" or "binary".')
     candidates: int = Field(0, ge=0, le=100_000)
     exact: bool = False
@@ -104,9 +127,17 @@ class SearchBody(Body):
 
 LINK_KEYS = ("q", "like", "where", "k", "hybrid", "group_by")
 OF_A_QUERY = (
-    "weight", "negatives", "negative_weight", "vectors", "hybrid", "group_by", "coarse", "candidates", "exact",
+    "weight",
+    "negatives",
+    "negative_weight",
+    "vectors",
+    "hybrid",
+    "group_by",
+    "coarse",
+    "candidates",
+    "exact",
     "min_score",
-)  # fmt: skip
+)
 
 
 class Found(BaseModel):
@@ -116,10 +147,14 @@ class Found(BaseModel):
     score: float | None = Field(
         description="What the list is ordered by: the cosine, or the standardised or fused score of several lists."
     )
-    cosine: float | None = Field(description="Cosine similarity with the vector that was nearest.")
+    cosine: float | None = Field(
+        description="Cosine similarity with the vector that was nearest."
+    )
     vector: str = Field(description="Which of the item's vectors was nearest.")
     fields: dict[str, Any]
-    more: int = Field(description="Items of the same group beside it, where hits are grouped.")
+    more: int = Field(
+        description="Items of the same group beside it, where hits are grouped."
+    )
     thumbnail: str | None = Field(description="Where its picture is.")
 
 
@@ -152,8 +187,12 @@ class StoreResult(BaseModel):
     model: str
     count: int
     vectors: list[str]
-    words: bool = Field(description="Whether full-text search (`hybrid`) can be asked for.")
-    modalities: list[str] = Field(description="What a query may be made of: text, image.")
+    words: bool = Field(
+        description="Whether full-text search (`hybrid`) can be asked for."
+    )
+    modalities: list[str] = Field(
+        description="What a query may be made of: text, image."
+    )
     parent: str = Field(description="The field that groups items, or nothing.")
     max_k: int
     fields: list[Facet]
@@ -175,26 +214,39 @@ def search_router(engine: Engine, config: ServeConfig, store: VectorStore) -> AP
 
     async def answer(body: SearchBody, request: Request) -> Response:
         if body.k > config.max_hits:
-            raise ApiError(400, f"k {body.k} is more than {config.max_hits}, the most this server gives.", param="k")
+            raise ApiError(
+                400,
+                f"k {body.k} is more than {config.max_hits}, the most this server gives.",
+                param="k",
+            )
         started = time.perf_counter()
         schema = served.store.schema
         with refused_as_400():
-            where = all_of(parse_where(body.where) if body.where.strip() else None, body.filters)
+            where = all_of(
+                parse_where(body.where) if body.where.strip() else None, body.filters
+            )
             query = await query_of(body, where, engine, request.scope["fetch"])
             if query:
                 check_query(schema, query)
-        fingerprint = served.fingerprint  # nothing is awaited between here and the engine, which may get another model
+        fingerprint = (
+            served.fingerprint
+        )  # nothing is awaited between here and the engine, which may get another model
         vectors = await embed_query(engine, inputs_of(query)) if query else []
         embedded = time.perf_counter()
 
         def ask(store: VectorStore) -> list[dict[str, Any]]:
             if query is None:
                 return first_rows(store, where, body.k, body.fields)
-            found = find(store, query, vectors, fingerprint=fingerprint, fields=body.fields)
+            found = find(
+                store, query, vectors, fingerprint=fingerprint, fields=body.fields
+            )
             return [hit_as_json(hit, store.schema) for hit in found]
 
         hits = await served.run(ask)
-        took = {"embed": 1e3 * (embedded - started), "search": 1e3 * (time.perf_counter() - embedded)}
+        took = {
+            "embed": 1e3 * (embedded - started),
+            "search": 1e3 * (time.perf_counter() - embedded),
+        }
         return json_response({"hits": hits, "count": len(hits), "took_ms": took})
 
     @routes.post("/v1/search", response_model=SearchResult)
@@ -203,16 +255,23 @@ def search_router(engine: Engine, config: ServeConfig, store: VectorStore) -> AP
 
     @routes.get("/v1/search", response_model=SearchResult)
     async def search_by_link(
-        request: Request, q: Text = "", like: Name = "", where: Text = "", k: Annotated[int, Query(ge=1)] = 10,
-        hybrid: bool = False, group_by: Name = "",
-    ) -> Response:  # fmt: skip
+        request: Request,
+        q: Text = "",
+        like: Name = "",
+        where: Text = "",
+        k: Annotated[int, Query(ge=1)] = 10,
+        hybrid: bool = False,
+        group_by: Name = "",
+    ) -> Response:
         for key in request.query_params:
             if key not in LINK_KEYS:
                 message = f"unknown key {key[:60]!r}; {nearest(key, LINK_KEYS)}"
                 raise ApiError(400, message, code="unknown_parameter", param=key[:60])
         with refused_as_400():
             refuse_image_uri(q)
-        body = SearchBody(text=q, like=like, where=where, k=k, hybrid=hybrid, group_by=group_by)
+        body = SearchBody(
+            text=q, like=like, where=where, k=k, hybrid=hybrid, group_by=group_by
+        )
         return await answer(body, request)
 
     @routes.get("/v1/store", response_model=StoreResult)
@@ -222,31 +281,52 @@ def search_router(engine: Engine, config: ServeConfig, store: VectorStore) -> AP
             count, fields = await facets.now()
         except Exception as error:
             await served.look()
-            raise UnavailableError(engine.lifecycle.store_fault or UNREADABLE) from error
-        return json_response({
-            "model": shown_name(config), "count": count, "vectors": list(schema.vectors),
-            "words": schema.words, "modalities": sorted(engine.embedder.modalities),
-            "parent": schema.about.get("parent", ""), "max_k": config.max_hits,
-            "fields": [field.model_dump() for field in fields],
-        })  # fmt: skip
+            raise UnavailableError(
+                engine.lifecycle.store_fault or UNREADABLE
+            ) from error
+        return json_response(
+            {
+                "model": shown_name(config),
+                "count": count,
+                "vectors": list(schema.vectors),
+                "words": schema.words,
+                "modalities": sorted(engine.embedder.modalities),
+                "parent": schema.about.get("parent", ""),
+                "max_k": config.max_hits,
+                "fields": [field.model_dump() for field in fields],
+            }
+        )
 
     @routes.get("/v1/items/{id:any}", response_model=ItemResult)
     async def item(id: str) -> Response:
         def find_item(store: VectorStore) -> dict[str, Any]:
-            return row_as_json(one_row(store, id, ["id", *store.schema.fields]), store.schema)
+            return row_as_json(
+                one_row(store, id, ["id", *store.schema.fields]), store.schema
+            )
 
         return json_response(await served.run(find_item))
 
-    @routes.get("/v1/thumbnails/{id:any}", responses={200: {"content": {"image/jpeg": {}}}}, response_class=Response)
+    @routes.get(
+        "/v1/thumbnails/{id:any}",
+        responses={200: {"content": {"image/jpeg": {}}}},
+        response_class=Response,
+    )
     async def thumbnail(id: str, request: Request) -> Response:
         def find_thumbnail(store: VectorStore) -> bytes:
-            row = one_row(store, id, ["id", "thumbnail"]) if store.schema.thumbnails else {}
+            row = (
+                one_row(store, id, ["id", "thumbnail"])
+                if store.schema.thumbnails
+                else {}
+            )
             content: bytes = row.get("thumbnail") or b""
             return content
 
         content = await served.run(find_thumbnail)
         if not content:
-            raise ApiError(404, f"item {id[:200]!r} has no thumbnail; /v1/items has what is kept of it.")
+            raise ApiError(
+                404,
+                f"item {id[:200]!r} has no thumbnail; /v1/items has what is kept of it.",
+            )
         tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
         headers = {**THUMBNAIL_HEADERS, "ETag": tag}
         if request.headers.get("if-none-match") == tag:
@@ -279,27 +359,46 @@ THUMBNAIL_HEADERS = {
 }
 
 
-async def query_of(body: SearchBody, where: Predicate | None, engine: Engine, fetch: Fetch) -> StoreQuery | None:
+async def query_of(
+    body: SearchBody, where: Predicate | None, engine: Engine, fetch: Fetch
+) -> StoreQuery | None:
     """The body with its picture's bytes; None: it asks for nothing, and what would need a query is refused."""
     text = body.text.strip()
     if not (text or body.image or body.like):
         for name in OF_A_QUERY:
             if getattr(body, name) != SearchBody.model_fields[name].default:
-                raise ValueError(f"{name} belongs to a query; give text, image or like, or leave it out.")
+                raise ValueError(
+                    f"{name} belongs to a query; give text, image or like, or leave it out."
+                )
         return None
     return StoreQuery(
-        text=text, image=await picture_of(body.image, engine, fetch) if body.image else None, weight=body.weight,
-        negatives=tuple(words for words in body.negatives if words.strip()), negative_weight=body.negative_weight,
-        like=body.like, where=where, k=body.k, vectors=tuple(body.vectors), hybrid=body.hybrid, group_by=body.group_by,
-        coarse=body.coarse, candidates=body.candidates, exact=body.exact, min_score=body.min_score,
-    )  # fmt: skip
+        text=text,
+        image=await picture_of(body.image, engine, fetch) if body.image else None,
+        weight=body.weight,
+        negatives=tuple(words for words in body.negatives if words.strip()),
+        negative_weight=body.negative_weight,
+        like=body.like,
+        where=where,
+        k=body.k,
+        vectors=tuple(body.vectors),
+        hybrid=body.hybrid,
+        group_by=body.group_by,
+        coarse=body.coarse,
+        candidates=body.candidates,
+        exact=body.exact,
+        min_score=body.min_score,
+    )
 
 
-async def embed_query(engine: Engine, inputs: Sequence[tuple[str, Item]]) -> list[NDArray[np.float32]]:
+async def embed_query(
+    engine: Engine, inputs: Sequence[tuple[str, Item]]
+) -> list[NDArray[np.float32]]:
     """The query's parts in one request to the engine; a part that cannot be embedded is the request's error."""
     if not inputs:
         return []
-    results = await engine.embed([item for _, item in inputs], prompt=engine.embedder.prompts.get("query", ""))
+    results = await engine.embed(
+        [item for _, item in inputs], prompt=engine.embedder.prompts.get("query", "")
+    )
     vectors = []
     for (role, _), result in zip(inputs, results, strict=True):
         if isinstance(result, Failed):
@@ -314,4 +413,6 @@ def refused_as_400() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ApiError(413 if isinstance(error, TooLargeError) else 400, str(error)) from None
+        raise ApiError(
+            413 if isinstance(error, TooLargeError) else 400, str(error)
+        ) from None

@@ -75,7 +75,9 @@ class Job:
     share: float  # of its vector in its item's
     since: float  # when it was admitted
     tokens: int = 0
-    cost: int = 1  # what it takes of a batch's budget: tokens, padding included, or 1 picture
+    cost: int = (
+        1  # what it takes of a batch's budget: tokens, padding included, or 1 picture
+    )
 
 
 class FairQueue:
@@ -154,10 +156,14 @@ class Batcher:
             request.is_cancelled = True
             self._texts.remove(request)
             self._undecoded.remove(request)
-            self._decoded = deque(job for job in self._decoded if job.request is not request)
+            self._decoded = deque(
+                job for job in self._decoded if job.request is not request
+            )
             self._decode_ahead()
 
-    def next_batch(self, budgets: Mapping[str, int], idle_seconds: float) -> list[Job] | None:
+    def next_batch(
+        self, budgets: Mapping[str, int], idle_seconds: float
+    ) -> list[Job] | None:
         """Whatever is there, of one kind; the kinds take turns. Empty after `idle_seconds` of nothing, None at the end.
 
         budgets: the most tokens ("text") and pictures ("image") of a batch.
@@ -187,12 +193,19 @@ class Batcher:
             self._text_is_next = False
             return self._texts.take(budgets["text"])
         self._text_is_next = True
-        batch = [self._decoded.popleft() for _ in range(min(budgets["image"], len(self._decoded)))]
+        batch = [
+            self._decoded.popleft()
+            for _ in range(min(budgets["image"], len(self._decoded)))
+        ]
         self._decode_ahead()
         return batch
 
     def _decode_ahead(self) -> None:
-        while self._undecoded and not self._is_closed and self._num_decoding + len(self._decoded) < self._ahead:
+        while (
+            self._undecoded
+            and not self._is_closed
+            and self._num_decoding + len(self._decoded) < self._ahead
+        ):
             self._num_decoding += 1
             self._pool.submit(self._decode_one, self._undecoded.take(1)[0])
 
@@ -205,7 +218,10 @@ class Batcher:
             fault = Failed.of(error)
         except Exception:  # whatever it is, who asked waits for an answer
             log.exception("a picture could not be decoded")
-            fault = Failed("the picture could not be decoded; save it again, or in another format.", 500)
+            fault = Failed(
+                "the picture could not be decoded; save it again, or in another format.",
+                500,
+            )
         with self._changed:
             self._num_decoding -= 1
             if fault is None and not job.request.is_cancelled:

@@ -39,14 +39,18 @@ TOKENISED_AT_ONCE = 4_000  # characters, about a millisecond of the event loop's
 
 TOKENISERS = 2  # threads for those
 
-NO_TOKEN = Failed("the text has no token that the model reads, such as blanks alone; give words.", 400)
+NO_TOKEN = Failed(
+    "the text has no token that the model reads, such as blanks alone; give words.", 400
+)
 
 
 class OverloadedError(Exception):
     """The queue is full. retry_after: seconds until what waits now will have been answered."""
 
     def __init__(self, retry_after: float) -> None:
-        super().__init__(f"too many requests are waiting; try again in {retry_after:.0f} s.")
+        super().__init__(
+            f"too many requests are waiting; try again in {retry_after:.0f} s."
+        )
         self.retry_after = retry_after
 
 
@@ -92,19 +96,33 @@ class Engine:
         config = self.config
         copies = range(len(embedder.models))
         area = embedder.config.preprocess.image_size**2
-        pictures = max(1, config.batch_pixels // area) if config.batch_pixels else embedder.images_per_batch
-        budgets = {"text": config.batch_tokens or embedder.tokens_per_batch, "image": pictures}
+        pictures = (
+            max(1, config.batch_pixels // area)
+            if config.batch_pixels
+            else embedder.images_per_batch
+        )
+        budgets = {
+            "text": config.batch_tokens or embedder.tokens_per_batch,
+            "image": pictures,
+        }
         ahead = max(2 * pictures, config.decoders) * len(copies)
 
         def fail(job: Job, failed: Failed) -> None:
             self._answer([(job, failed)])
 
-        batcher = Batcher(partial(self._decode, embedder.config.preprocess), fail, self._pool, ahead)
+        batcher = Batcher(
+            partial(self._decode, embedder.config.preprocess), fail, self._pool, ahead
+        )
         seconds = config.ready_seconds / 3
-        workers = [Worker(embedder, copy, batcher, budgets, self.stats, self._answer, seconds) for copy in copies]
+        workers = [
+            Worker(embedder, copy, batcher, budgets, self.stats, self._answer, seconds)
+            for copy in copies
+        ]
         return batcher, workers
 
-    def _install(self, embedder: Embedder, batcher: Batcher, workers: list[Worker]) -> None:
+    def _install(
+        self, embedder: Embedder, batcher: Batcher, workers: list[Worker]
+    ) -> None:
         """Let what is asked from now on go to this model."""
         self.embedder = embedder
         self._batcher = batcher
@@ -137,7 +155,11 @@ class Engine:
         return True
 
     async def embed(
-        self, items: Sequence[Item], *, prompt: str = "", embedder: Embedder | None = None
+        self,
+        items: Sequence[Item],
+        *,
+        prompt: str = "",
+        embedder: Embedder | None = None,
     ) -> list[Outcome]:
         """The vector of each item, or why it has none, in order. Cancelled, its items never reach the model.
 
@@ -155,7 +177,9 @@ class Engine:
         if self._is_draining:
             raise DrainingError("the server is shutting down.")
         if len(items) > self.config.max_items:
-            raise ValueError(f"{len(items)} items are more than max_items {self.config.max_items}; ask in parts.")
+            raise ValueError(
+                f"{len(items)} items are more than max_items {self.config.max_items}; ask in parts."
+            )
         self.check_room(len(items))  # before any work is put into them
         loop = asyncio.get_running_loop()
         request = Request(loop, loop.create_future(), [None] * len(items))
@@ -168,7 +192,9 @@ class Engine:
         self.queued_bytes += request.num_bytes
         self._requests.add(request)
         try:
-            await self._tokenise([job for job in jobs if job.kind == "text"], embedder, loop)
+            await self._tokenise(
+                [job for job in jobs if job.kind == "text"], embedder, loop
+            )
             batcher.add([job for job in jobs if job.kind == "image" or job.content])
             await request.answered
             return _answer_of(request)
@@ -197,12 +223,16 @@ class Engine:
         for request in self._requests:
             request.is_cancelled = True
             if not request.answered.done():
-                request.answered.set_exception(DrainingError("the server is shutting down."))
+                request.answered.set_exception(
+                    DrainingError("the server is shutting down.")
+                )
         for pool in (self._pool, self._tokenisers):
             pool.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers:
             if worker.thread.is_alive():
-                worker.thread.join(timeout=1.0)  # one that is in a forward pass ends with the process
+                worker.thread.join(
+                    timeout=1.0
+                )  # one that is in a forward pass ends with the process
 
     def ready(self) -> tuple[bool, str]:
         """Whether to send requests here, and if not, why."""
@@ -230,7 +260,11 @@ class Engine:
         return any(
             (worker.busy_since or oldest) < oldest
             or (worker.failing_since or oldest) < oldest
-            or (worker.thread.ident is not None and not worker.thread.is_alive() and not self._is_draining)
+            or (
+                worker.thread.ident is not None
+                and not worker.thread.is_alive()
+                and not self._is_draining
+            )
             for worker in self._workers
         )
 
@@ -240,9 +274,13 @@ class Engine:
         if not has_room or self.queued_bytes + num_bytes > self.config.queue_bytes:
             self.stats.rejected += 1
             rate = sum(worker.items_per_second for worker in self._workers)
-            raise OverloadedError(min(60.0, max(1.0, self.queued_items / rate)) if rate else 1.0)
+            raise OverloadedError(
+                min(60.0, max(1.0, self.queued_items / rate)) if rate else 1.0
+            )
 
-    def _examine(self, items: Sequence[Item], prompt: str, request: Request) -> list[Job]:
+    def _examine(
+        self, items: Sequence[Item], prompt: str, request: Request
+    ) -> list[Job]:
         """The jobs of a request; what cannot be embedded has its outcome at once."""
         jobs: list[Job] = []
         now = time.monotonic()
@@ -251,7 +289,9 @@ class Engine:
                 parts = parts_of(item, self._modalities, allow_blank=True)
                 num_bytes = sum(self._num_bytes(part) for part in parts)
                 if request.num_bytes + num_bytes > self.config.queue_bytes:
-                    raise TooLargeError(f"the request is larger than {self.config.queue_bytes} bytes; ask in parts.")
+                    raise TooLargeError(
+                        f"the request is larger than {self.config.queue_bytes} bytes; ask in parts."
+                    )
                 request.num_bytes += num_bytes
             except ValueError as error:
                 request.outcomes[row] = Failed.of(error)
@@ -259,7 +299,17 @@ class Engine:
                 continue
             for kind, content, share in parts:
                 content = prompt + content if kind == "text" else content
-                jobs.append(Job(request, row, kind, content, share, now, tokens=self._picture_tokens))
+                jobs.append(
+                    Job(
+                        request,
+                        row,
+                        kind,
+                        content,
+                        share,
+                        now,
+                        tokens=self._picture_tokens,
+                    )
+                )
         request.jobs_left = len(jobs)
         return jobs
 
@@ -268,16 +318,22 @@ class Engine:
         content = part.content
         if isinstance(content, str):
             if len(content) > self.config.max_text_chars:
-                raise TooLargeError(f"the text is longer than {self.config.max_text_chars} characters; shorten it.")
+                raise TooLargeError(
+                    f"the text is longer than {self.config.max_text_chars} characters; shorten it."
+                )
             return len(content.encode())
         if isinstance(content, Path):
-            raise ValueError("a server opens no files by name; send the picture's bytes.")
+            raise ValueError(
+                "a server opens no files by name; send the picture's bytes."
+            )
         if isinstance(content, Image.Image):
             return 3 * content.width * content.height
         check_size(len(content), self.config)
         return len(content)
 
-    async def _tokenise(self, jobs: list[Job], embedder: Embedder, loop: asyncio.AbstractEventLoop) -> None:
+    async def _tokenise(
+        self, jobs: list[Job], embedder: Embedder, loop: asyncio.AbstractEventLoop
+    ) -> None:
         if not jobs:
             return
         assert embedder.tokenizer is not None
@@ -285,7 +341,9 @@ class Engine:
         if sum(map(len, texts)) <= TOKENISED_AT_ONCE:
             token_ids = embedder.tokenizer(texts)
         else:
-            token_ids = await loop.run_in_executor(self._tokenisers, embedder.tokenizer, texts)
+            token_ids = await loop.run_in_executor(
+                self._tokenisers, embedder.tokenizer, texts
+            )
         for job, ids in zip(jobs, token_ids, strict=True):
             job.content = ids
             job.tokens = len(ids)
@@ -298,14 +356,21 @@ class Engine:
     def _answer(self, outcomes: list[tuple[Job, Outcome]]) -> None:
         """Hand outcomes over to the event loop of who asked; called on any thread."""
         for loop in {job.request.loop for job, _ in outcomes}:
-            with suppress(RuntimeError):  # a loop that was closed: nobody waits there any more
-                loop.call_soon_threadsafe(_receive, [pair for pair in outcomes if pair[0].request.loop is loop])
+            with suppress(
+                RuntimeError
+            ):  # a loop that was closed: nobody waits there any more
+                loop.call_soon_threadsafe(
+                    _receive,
+                    [pair for pair in outcomes if pair[0].request.loop is loop],
+                )
 
 
 def load_embedder(config: ServeConfig) -> Embedder:
     """The model that a server is configured with; raises ValueError if it cannot be loaded."""
     device = list(config.device) if isinstance(config.device, tuple) else config.device
-    return load(config.model, device=device, dtype=config.dtype, calibrated=config.calibrated)
+    return load(
+        config.model, device=device, dtype=config.dtype, calibrated=config.calibrated
+    )
 
 
 def _start(embedder: Embedder, workers: Sequence[Worker]) -> None:
@@ -319,8 +384,13 @@ def _receive(outcomes: list[tuple[Job, Outcome]]) -> None:
     for job, outcome in outcomes:
         request = job.request
         other = request.outcomes[job.row]
-        if isinstance(other, Embedded) and isinstance(outcome, Embedded):  # the text and the picture of one item
-            outcome = Embedded(unit((other.vector + outcome.vector)[None])[0], other.tokens + outcome.tokens)
+        if isinstance(other, Embedded) and isinstance(
+            outcome, Embedded
+        ):  # the text and the picture of one item
+            outcome = Embedded(
+                unit((other.vector + outcome.vector)[None])[0],
+                other.tokens + outcome.tokens,
+            )
         request.outcomes[job.row] = other if isinstance(other, Failed) else outcome
         request.jobs_left -= 1
         if not request.jobs_left and not request.answered.done():

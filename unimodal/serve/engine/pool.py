@@ -34,17 +34,23 @@ class Waiting:
     async def run(self, call: Callable[[], Result]) -> Result:
         """Run it in a thread; raises OverloadedError when too many wait. Cancelled while it waits, it never runs."""
         if self.admitted >= self.threads + self.queue:
-            raise OverloadedError(max(1.0, self.admitted * self._seconds / self.threads))
+            raise OverloadedError(
+                max(1.0, self.admitted * self._seconds / self.threads)
+            )
         self.admitted += 1
         loop = asyncio.get_running_loop()
         try:
-            result, seconds = await loop.run_in_executor(self._pool, _timed, call, loop.time)
+            result, seconds = await loop.run_in_executor(
+                self._pool, _timed, call, loop.time
+            )
         finally:
             self.admitted -= 1
         self._seconds += 0.1 * (seconds - self._seconds)
         return result
 
 
-def _timed(call: Callable[[], Result], clock: Callable[[], float]) -> tuple[Result, float]:
+def _timed(
+    call: Callable[[], Result], clock: Callable[[], float]
+) -> tuple[Result, float]:
     started = clock()
     return call(), clock() - started

@@ -23,7 +23,9 @@ class LaneStats:
 class Stats:
     """Counters since the start."""
 
-    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)  # held by several models' threads to count
+    lock: threading.Lock = field(
+        default_factory=threading.Lock, repr=False
+    )  # held by several models' threads to count
     text: LaneStats = field(default_factory=LaneStats)
     image: LaneStats = field(default_factory=LaneStats)
     requests: int = 0  # admitted

@@ -19,7 +19,9 @@ from .stats import Stats
 
 log = logging.getLogger(__name__)
 
-MODEL_FAULT = Failed("the model failed on this input; try again later, or another input.", 500)
+MODEL_FAULT = Failed(
+    "the model failed on this input; try again later, or another input.", 500
+)
 GROW_AFTER = 100  # batches that fitted, before a budget that was halved for want of memory is doubled again
 RETRY_SECONDS = 1.0  # between probes of a model that fails
 
@@ -28,9 +30,15 @@ class Worker:
     """Takes batches as soon as its model is free; a batch that fails is tried again in smaller ones."""
 
     def __init__(
-        self, embedder: Embedder, copy: int, batcher: Batcher, budgets: dict[str, int], stats: Stats,
-        answer: Callable[[list[tuple[Job, Outcome]]], None], probe_seconds: float,
-    ) -> None:  # fmt: skip
+        self,
+        embedder: Embedder,
+        copy: int,
+        batcher: Batcher,
+        budgets: dict[str, int],
+        stats: Stats,
+        answer: Callable[[list[tuple[Job, Outcome]]], None],
+        probe_seconds: float,
+    ) -> None:
         """budgets: the most tokens ("text") and pictures ("image") of a batch.
 
         answer: told what became of jobs, on this worker's thread.
@@ -51,13 +59,16 @@ class Worker:
         self.busy_since: float | None = None
         self.failing_since: float | None = None
         self.failed_in_a_row = 0
-        self.thread = threading.Thread(target=self._work, name=f"model-{copy}", daemon=True)
+        self.thread = threading.Thread(
+            target=self._work, name=f"model-{copy}", daemon=True
+        )
 
     def _work(self) -> None:
         self._probe()  # a warm-up: the first pass of a process takes many times longer
         while True:
             batch = self._batcher.next_batch(
-                self.budgets, RETRY_SECONDS if self.failed_in_a_row else self._probe_seconds
+                self.budgets,
+                RETRY_SECONDS if self.failed_in_a_row else self._probe_seconds,
             )
             if batch is None:
                 return
@@ -66,7 +77,9 @@ class Worker:
             elif batch[0].kind == "image":
                 self._forward(batch)
             else:
-                for chunk in length_sorted_chunks([job.cost for job in batch], self.budgets["text"]):
+                for chunk in length_sorted_chunks(
+                    [job.cost for job in batch], self.budgets["text"]
+                ):
                     self._forward([batch[index] for index in chunk])
 
     def _probe(self) -> None:
@@ -95,7 +108,12 @@ class Worker:
         else:
             self._went_well()
             self._count(jobs, started)
-            self._answer([(job, _embedded(job, vector)) for job, vector in zip(jobs, vectors, strict=True)])
+            self._answer(
+                [
+                    (job, _embedded(job, vector))
+                    for job, vector in zip(jobs, vectors, strict=True)
+                ]
+            )
             return
         # Outside of `except`, whose traceback would hold the failed pass's tensors. By halves, what one input spoils is
         # found in a few passes, and what did not fit is made to fit.
@@ -114,7 +132,9 @@ class Worker:
             vectors = unit(self._embedder.encode_prepared(prepared, self._copy))
         finally:
             self.busy_since = None
-        if not np.isfinite(vectors[:, 0]).all():  # a unit vector is finite in all places or in none
+        if not np.isfinite(
+            vectors[:, 0]
+        ).all():  # a unit vector is finite in all places or in none
             raise FloatingPointError("the model gave NaN or infinity.")
         return vectors
 
@@ -126,7 +146,11 @@ class Worker:
         kind = jobs[0].kind
         self._fitted = 0
         self.budgets[kind] = max(1, sum(job.cost for job in jobs) // 2)
-        log.warning("out of memory with %d inputs; batches of %ss are half of that for a while", len(jobs), kind)
+        log.warning(
+            "out of memory with %d inputs; batches of %ss are half of that for a while",
+            len(jobs),
+            kind,
+        )
 
     def _count(self, jobs: list[Job], started: float) -> None:
         now = time.monotonic()
@@ -139,10 +163,15 @@ class Worker:
             lane.wait_seconds += sum(started - job.since for job in jobs)
             lane.forward_seconds += now - started
         rate = len(jobs) / max(now - started, 1e-6)
-        self.items_per_second += (0.1 if self.items_per_second else 1.0) * (rate - self.items_per_second)
+        self.items_per_second += (0.1 if self.items_per_second else 1.0) * (
+            rate - self.items_per_second
+        )
         self._fitted += 1
         if self._fitted % GROW_AFTER == 0:
-            self.budgets = {kind: min(most, 2 * self.budgets[kind]) for kind, most in self._most.items()}
+            self.budgets = {
+                kind: min(most, 2 * self.budgets[kind])
+                for kind, most in self._most.items()
+            }
 
     def _went_well(self) -> None:
         self.last_good = time.monotonic()
@@ -158,8 +187,16 @@ def picture_tokens(embedder: Embedder) -> int:
     """What a picture counts as tokens: its patches, and one."""
     if embedder.models[0].image is None:
         return 0
-    convolutions = [module for module in embedder.models[0].image.modules() if isinstance(module, nn.Conv2d)]
-    patches = (layer.stride[0] for layer in convolutions if layer.stride == layer.kernel_size and layer.stride[0] > 1)
+    convolutions = [
+        module
+        for module in embedder.models[0].image.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    patches = (
+        layer.stride[0]
+        for layer in convolutions
+        if layer.stride == layer.kernel_size and layer.stride[0] > 1
+    )
     return (
         embedder.config.preprocess.image_size // next(patches, 32)
     ) ** 2 + 1  # 32: what convolutional towers reduce by
@@ -167,13 +204,22 @@ def picture_tokens(embedder: Embedder) -> int:
 
 def _is_out_of_memory(error: Exception) -> bool:
     """Also of a CPU, whose allocator has no error of its own."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
+    return isinstance(
+        error, (torch.OutOfMemoryError, MemoryError)
+    ) or "DefaultCPUAllocator" in str(error)
 
 
 def _probes(embedder: Embedder) -> list[Prepared]:
     size = embedder.config.preprocess.image_size
-    pixels: list[Prepared] = [torch.zeros(3, size, size, dtype=torch.uint8)] if "image" in embedder.modalities else []
-    return [*pixels, *([embedder.prepare("a photo")] if "text" in embedder.modalities else [])]
+    pixels: list[Prepared] = (
+        [torch.zeros(3, size, size, dtype=torch.uint8)]
+        if "image" in embedder.modalities
+        else []
+    )
+    return [
+        *pixels,
+        *([embedder.prepare("a photo")] if "text" in embedder.modalities else []),
+    ]
 
 
 def _embedded(job: Job, vector: Vector) -> Embedded:

@@ -23,20 +23,33 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
     for picture in pictures:
         Image.new("RGB", (64, 64), "red").save(picture)
     vectors = np.eye(12, dtype=np.float32)
-    data = RetrievalData([f"text {n}" for n in range(6)], list(pictures), [[n] for n in range(6)])
+    data = RetrievalData(
+        [f"text {n}" for n in range(6)], list(pictures), [[n] for n in range(6)]
+    )
     rows = [
         Row("red/text->image", "hit_rate_at_1", 0.2, 0.1, None),
         Row("red/text->image", "hit_rate_at_5", None, 0.1, None),
         Row("red/text->image", "hit_rate_at_10", 0.9, 0.1, None),
     ]
-    result = TaskResult("red/text->image", "cross-modal", data, rows, {}, vectors[:6], vectors[6:])
-    write_report(tmp_path / "page.html", {"": ModelReport([result], maps=space_maps([result]))}, title="t")
+    result = TaskResult(
+        "red/text->image", "cross-modal", data, rows, {}, vectors[:6], vectors[6:]
+    )
+    write_report(
+        tmp_path / "page.html",
+        {"": ModelReport([result], maps=space_maps([result]))},
+        title="t",
+    )
     page = browser.new_page(viewport={"width": 1000, "height": 800})
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on(
-        "request", lambda request: complaints.append(request.url) if request.url[:5] not in ("file:", "data:") else 0
+        "request",
+        lambda request: (
+            complaints.append(request.url)
+            if request.url[:5] not in ("file:", "data:")
+            else 0
+        ),
     )
     page.goto((tmp_path / "page.html").as_uri())
     yield page
@@ -49,7 +62,9 @@ def metrics(page: Any) -> list[str]:
     return rows
 
 
-def test_a_key_on_a_head_sorts_its_column_and_a_third_gives_the_order_back(opened: Any) -> None:
+def test_a_key_on_a_head_sorts_its_column_and_a_third_gives_the_order_back(
+    opened: Any,
+) -> None:
     head = opened.locator("#scores th").nth(2)
     orders = [metrics(opened)]
     head.locator("button").focus()
@@ -59,7 +74,12 @@ def test_a_key_on_a_head_sorts_its_column_and_a_third_gives_the_order_back(opene
     assert orders == [
         ["hit_rate_at_1", "hit_rate_at_5", "hit_rate_at_10"],
         ["hit_rate_at_10", "hit_rate_at_1", "hit_rate_at_5", "descending"],
-        ["hit_rate_at_1", "hit_rate_at_10", "hit_rate_at_5", "ascending"],  # what is missing stays last
+        [
+            "hit_rate_at_1",
+            "hit_rate_at_10",
+            "hit_rate_at_5",
+            "ascending",
+        ],  # what is missing stays last
         ["hit_rate_at_1", "hit_rate_at_5", "hit_rate_at_10", None],
     ]
 
@@ -99,15 +119,24 @@ def test_the_links_to_all_sections_are_reached_without_a_bar_and_hide_no_title(
 ) -> None:
     opened.set_viewport_size({"width": width, "height": 640})
     links = opened.locator("nav .inner")
-    links.evaluate("nav => { while (nav.children.length < 14) nav.append(nav.firstChild.cloneNode(true)); }")
-    links.evaluate("nav => nav.querySelectorAll('a').forEach(link => { link.textContent = 'Changed vectors'; })")
+    links.evaluate(
+        "nav => { while (nav.children.length < 14) nav.append(nav.firstChild.cloneNode(true)); }"
+    )
+    links.evaluate(
+        "nav => nav.querySelectorAll('a').forEach(link => { link.textContent = 'Changed vectors'; })"
+    )
     height, tops, is_wide, bar = links.evaluate(
         "nav => [nav.offsetHeight, new Set([...nav.children].map(link => link.offsetTop)).size,"
         " nav.scrollWidth > nav.clientWidth, getComputedStyle(nav).scrollbarWidth]"
     )
     assert tops == rows
     assert not is_wide or bar == "none"
-    assert opened.evaluate("parseFloat(getComputedStyle(document.documentElement).scrollPaddingTop)") >= height
+    assert (
+        opened.evaluate(
+            "parseFloat(getComputedStyle(document.documentElement).scrollPaddingTop)"
+        )
+        >= height
+    )
 
 
 def test_a_phone_needs_no_sideways_scrolling(opened: Any) -> None:

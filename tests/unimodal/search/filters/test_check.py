@@ -21,13 +21,18 @@ from unimodal.search.filters.check import (
     matches,
     parse_where,
     push_not_down,
-)  # fmt: skip
+)
 from unimodal.search.stores.schema import Schema
 from unimodal.tables.types import FieldType
 
 FIELDS: dict[str, FieldType] = {
-    "price": "float", "stock": "int", "colour": "string", "Made_In": "string", "sale": "bool", "tags": "strings",
-}  # fmt: skip
+    "price": "float",
+    "stock": "int",
+    "colour": "string",
+    "Made_In": "string",
+    "sale": "bool",
+    "tags": "strings",
+}
 SCHEMA = Schema(dim=4, fingerprint="f", fields=FIELDS)
 STRINGS = [
     "Red",
@@ -45,9 +50,12 @@ STRINGS = [
     "🎈",
 ]
 VALUES: dict[FieldType, list[Any]] = {
-    "float": [0.0, -1.5, 9.99, 1e-7, 2.5e22, 50.0], "int": [0, -3, 7, 2**62, -(2**63) + 1], "string": STRINGS,
-    "bool": [True, False], "strings": STRINGS,
-}  # fmt: skip
+    "float": [0.0, -1.5, 9.99, 1e-7, 2.5e22, 50.0],
+    "int": [0, -3, 7, 2**62, -(2**63) + 1],
+    "string": STRINGS,
+    "bool": [True, False],
+    "strings": STRINGS,
+}
 
 
 def random_tree(rng: random.Random, depth: int = 3) -> Predicate:
@@ -66,13 +74,19 @@ def random_tree(rng: random.Random, depth: int = 3) -> Predicate:
         return In(field, tuple(rng.sample(VALUES[kind], rng.randint(0, 2))))
     if draw < 0.6 and kind in ("string", "strings"):
         return StartsWith(field, rng.choice(STRINGS)[: rng.randint(0, 4)])
-    operators = ["=", "!="] if kind in ("bool", "strings") else ["=", "!=", "<", "<=", ">", ">="]
+    operators = (
+        ["=", "!="]
+        if kind in ("bool", "strings")
+        else ["=", "!=", "<", "<=", ">", ">="]
+    )
     return Compare(field, rng.choice(operators), rng.choice(VALUES[kind]))  # type: ignore[arg-type]  # of those six
 
 
 def random_row(rng: random.Random) -> dict[str, Any]:
     """A value or none for each field."""
-    row: dict[str, Any] = {name: rng.choice([None, *VALUES[kind]]) for name, kind in FIELDS.items()}
+    row: dict[str, Any] = {
+        name: rng.choice([None, *VALUES[kind]]) for name, kind in FIELDS.items()
+    }
     row["tags"] = rng.choice([None, [], rng.sample(STRINGS, 1), rng.sample(STRINGS, 3)])
     return row
 
@@ -95,7 +109,11 @@ def text_of(predicate: Predicate) -> str:
 
 
 def value_text(value: Any) -> str:
-    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value).lower()
+    return (
+        "'" + value.replace("'", "''") + "'"
+        if isinstance(value, str)
+        else str(value).lower()
+    )
 
 
 def test_a_tree_written_as_text_reads_back_as_the_same_tree() -> None:
@@ -115,7 +133,9 @@ def test_a_long_list_of_values_is_read_in_time_that_grows_with_its_length() -> N
 
 def test_and_binds_closer_than_or_and_not_closer_than_and() -> None:
     tree = parse_where("not a = 1 and b = 2 or c = 3")
-    assert tree == Or((And((Not(Compare("a", "=", 1)), Compare("b", "=", 2))), Compare("c", "=", 3)))
+    assert tree == Or(
+        (And((Not(Compare("a", "=", 1)), Compare("b", "=", 2))), Compare("c", "=", 3))
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,9 +159,15 @@ def test_the_same_is_said_in_several_ways(text: str, same: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("price <", "expected a value at character 8, found the end; write for example"),
+        (
+            "price <",
+            "expected a value at character 8, found the end; write for example",
+        ),
         ("price < and", "expected a value at character 9, found 'and'"),
-        ("category = Bags", "expected a value at character 12, found 'Bags'; texts stand in single quotes: 'Bags'"),
+        (
+            "category = Bags",
+            "expected a value at character 12, found 'Bags'; texts stand in single quotes: 'Bags'",
+        ),
         ('category = "Bags"', "texts stand in single quotes: 'Bags'"),
         ("a = 'x", "the quote at character 5 is never closed"),
         ("a = 1 b = 2", "expected and, or or the end at character 7, found 'b'"),
@@ -149,7 +175,10 @@ def test_the_same_is_said_in_several_ways(text: str, same: str) -> None:
         ("a ~ 1", "at character 3, found '~'"),
         ("", "expected a field's name at character 1, found the end"),
         ("a in (1", "expected , or \\) at character 8"),
-        ("a like 'b'", "expected a pattern with % at its end and nowhere else at character 8"),
+        (
+            "a like 'b'",
+            "expected a pattern with % at its end and nowhere else at character 8",
+        ),
         ("a like '%b%'", "expected a pattern with % at its end and nowhere else"),
         ("a = 1and b = 2", "at character 5, found '1'"),
         ("a is 5", "expected null at character 6"),
@@ -168,7 +197,10 @@ def test_a_text_that_cannot_be_read_says_where(text: str, message: str) -> None:
     ("text", "message"),
     [
         ("prize < 5", "'prize', which is no field; did you mean 'price'"),
-        ("price < 'x'", "'x' does not fit 'price', which holds float; compare it with a number such as 9.5."),
+        (
+            "price < 'x'",
+            "'x' does not fit 'price', which holds float; compare it with a number such as 9.5.",
+        ),
         (
             "colour = 5",
             r"5 does not fit 'colour', which holds string; compare it with a text such as 'Red', or index it as a "
@@ -186,7 +218,9 @@ def test_a_text_that_cannot_be_read_says_where(text: str, message: str) -> None:
         ("not " * 30 + "stock = 1", "nested deeper than 20"),
     ],
 )
-def test_a_filter_that_does_not_fit_the_fields_is_refused(text: str, message: str) -> None:
+def test_a_filter_that_does_not_fit_the_fields_is_refused(
+    text: str, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         checked(parse_where(text), SCHEMA)
 
@@ -212,12 +246,16 @@ def test_values_take_the_type_of_their_field() -> None:
 
 
 @pytest.mark.parametrize("operator", ["<", "<=", ">", ">="])
-def test_a_fraction_beside_whole_numbers_becomes_the_whole_number_that_says_the_same(operator: str) -> None:
+def test_a_fraction_beside_whole_numbers_becomes_the_whole_number_that_says_the_same(
+    operator: str,
+) -> None:
     tree = parse_where(f"stock {operator} 5.5")
     whole = checked(tree, SCHEMA)
     assert isinstance(whole, Compare)
     assert isinstance(whole.value, int)
-    assert [matches(whole, {"stock": n}) for n in range(9)] == [matches(tree, {"stock": n}) for n in range(9)]
+    assert [matches(whole, {"stock": n}) for n in range(9)] == [
+        matches(tree, {"stock": n}) for n in range(9)
+    ]
 
 
 def test_pushing_not_down_changes_nothing_but_where_it_stands() -> None:
@@ -227,7 +265,9 @@ def test_pushing_not_down_changes_nothing_but_where_it_stands() -> None:
         tree = random_tree(rng)
         pushed = push_not_down(tree)
         assert not_only_above_leaves(pushed)
-        assert [matches(pushed, row) for row in rows] == [matches(tree, row) for row in rows]
+        assert [matches(pushed, row) for row in rows] == [
+            matches(tree, row) for row in rows
+        ]
 
 
 def not_only_above_leaves(tree: Predicate) -> bool:
@@ -236,8 +276,16 @@ def not_only_above_leaves(tree: Predicate) -> bool:
     return not (isinstance(tree, Not) and isinstance(tree.part, (And, Or, Not)))
 
 
-def test_an_item_without_a_value_satisfies_neither_a_comparison_nor_its_negation() -> None:
-    for text in ("price < 5", "not price < 5", "price != 5", "price in (5.0)", "not price in (5.0)"):
+def test_an_item_without_a_value_satisfies_neither_a_comparison_nor_its_negation() -> (
+    None
+):
+    for text in (
+        "price < 5",
+        "not price < 5",
+        "price != 5",
+        "price in (5.0)",
+        "not price in (5.0)",
+    ):
         assert not matches(parse_where(text), {"price": None})
         assert not matches(parse_where(text), {})
         assert not matches(parse_where(text), {"price": float("nan")})
@@ -247,14 +295,24 @@ def test_an_item_without_a_value_satisfies_neither_a_comparison_nor_its_negation
 
 def test_a_list_equals_each_of_its_elements() -> None:
     row = {"tags": ["a", "b"]}
-    texts = {"tags = 'a'": True, "tags != 'a'": False, "tags != 'c'": True, "tags in ('c', 'b')": True}
+    texts = {
+        "tags = 'a'": True,
+        "tags != 'a'": False,
+        "tags != 'c'": True,
+        "tags in ('c', 'b')": True,
+    }
     assert {text: matches(parse_where(text), row) for text in texts} == texts
     assert not matches(parse_where("tags = 'a'"), {"tags": []})
 
 
 def test_a_list_begins_as_one_of_its_elements_does() -> None:
     row = {"tags": ["blue", "red/dark"]}
-    texts = {"tags like 'red/%'": True, "tags like 'dark%'": False, "tags like '%'": True, "not tags like 'b%'": False}
+    texts = {
+        "tags like 'red/%'": True,
+        "tags like 'dark%'": False,
+        "tags like '%'": True,
+        "not tags like 'b%'": False,
+    }
     assert {text: matches(parse_where(text), row) for text in texts} == texts
     for text in ("tags like '%'", "not tags like 'a%'"):
         assert not matches(parse_where(text), {"tags": None})
@@ -263,8 +321,16 @@ def test_a_list_begins_as_one_of_its_elements_does() -> None:
 
 
 def test_nothing_is_among_no_values() -> None:
-    texts = {"colour in ()": False, "not colour in ()": True, "colour not in ()": True, "tags in ()": False}
-    assert {text: matches(parse_where(text), {"colour": "Red", "tags": ["a"]}) for text in texts} == texts
+    texts = {
+        "colour in ()": False,
+        "not colour in ()": True,
+        "colour not in ()": True,
+        "tags in ()": False,
+    }
+    assert {
+        text: matches(parse_where(text), {"colour": "Red", "tags": ["a"]})
+        for text in texts
+    } == texts
     for text in texts:
         assert not matches(parse_where(text), {"colour": None, "tags": None})
     assert checked(parse_where("colour in ()"), SCHEMA) == In("colour", ())

@@ -18,7 +18,10 @@ OPTIONS = {"text": "title", "fields": ["price:int"]}
 
 def write_day(file: Path, prices: Mapping[str, int]) -> str:
     """A table with a product for each id."""
-    rows = [{"id": id_, "title": f"a hat {id_}", "price": price} for id_, price in prices.items()]
+    rows = [
+        {"id": id_, "title": f"a hat {id_}", "price": price}
+        for id_, price in prices.items()
+    ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(file)
 
@@ -37,7 +40,11 @@ def index_day(model: str, name: str, store: str, **options: Any) -> Summary:
 def prices_in(store: str) -> dict[str, int]:
     """What a store has now."""
     opened = open_store(store)
-    rows = [row for batch in opened.scan(columns=["id", "price"]) for row in batch.to_pylist()]
+    rows = [
+        row
+        for batch in opened.scan(columns=["id", "price"])
+        for row in batch.to_pylist()
+    ]
     opened.close()
     assert len(rows) == len({row["id"] for row in rows})
     return {row["id"]: row["price"] for row in rows}

@@ -22,14 +22,18 @@ IMPORTED = [
 class Run:
     """One process: what it answers, and its end."""
 
-    def __init__(self, model: str, values: Mapping[str, Any], store: str, **options: Any) -> None:
+    def __init__(
+        self, model: str, values: Mapping[str, Any], store: str, **options: Any
+    ) -> None:
         """options: `slow`, the seconds that each call of `what` takes longer; `engine`; others are environment."""
         # Not fork: the store's threads of this process would be missing in the child.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(IMPORTED)
         self._answers, theirs = context.Pipe(duplex=False)
         words = (theirs, model, dict(values), store, options)
-        self.process: BaseProcess = context.Process(target=_index, args=words, daemon=True)
+        self.process: BaseProcess = context.Process(
+            target=_index, args=words, daemon=True
+        )
         self.process.start()
         theirs.close()
 
@@ -54,7 +58,13 @@ def wait_until(holds: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.005)
 
 
-def _index(answers: Connection, model: str, values: dict[str, Any], store: str, options: dict[str, Any]) -> None:
+def _index(
+    answers: Connection,
+    model: str,
+    values: dict[str, Any],
+    store: str,
+    options: dict[str, Any],
+) -> None:
     import torch
 
     from unimodal.config import parse_config
@@ -68,7 +78,15 @@ def _index(answers: Connection, model: str, values: dict[str, Any], store: str, 
     torch.set_num_threads(1)
     device = "cpu" if engine == "process" else None
     try:
-        answers.send(index(model, parse_config(IndexConfig, values), store, device=device, engine=engine))
+        answers.send(
+            index(
+                model,
+                parse_config(IndexConfig, values),
+                store,
+                device=device,
+                engine=engine,
+            )
+        )
     except OSError as error:
         answers.send(error)
 

@@ -20,11 +20,26 @@ from unimodal.search.stores.schema import Schema
 
 
 def plan_of(folder: Path, rows: list[dict[str, Any]], **limits: int) -> Plan:
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    values = {"input": str(folder / "rows.jsonl"), "id": "id", "text": "title", "fields": ["tags"]}
+    (folder / "rows.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+    )
+    values = {
+        "input": str(folder / "rows.jsonl"),
+        "id": "id",
+        "text": "title",
+        "fields": ["tags"],
+    }
     config = parse_config(IndexConfig, values)
-    schema = Schema(dim=4, fingerprint="m", vectors=("text",), fields={"tags": "strings"}, words=True)
-    return Plan(config, schema, folder, PreprocessConfig(), frozenset({"text"}), **limits)
+    schema = Schema(
+        dim=4,
+        fingerprint="m",
+        vectors=("text",),
+        fields={"tags": "strings"},
+        words=True,
+    )
+    return Plan(
+        config, schema, folder, PreprocessConfig(), frozenset({"text"}), **limits
+    )
 
 
 def skipped(plan: Plan) -> list[Skipped]:
@@ -40,12 +55,19 @@ def skipped(plan: Plan) -> list[Skipped]:
         ({"tags": ["a"] * 3}, "tags has 3 strings, and the store keeps 2"),
         ({"id": "a" * 21}, "id has 21 bytes, and the store keeps 20"),
         ({"title": "half a \ud83d"}, "words is no Unicode text"),
-        ({"id": "half a \ud83d"}, "id is 'half a \\ud83d', and an id is one line of Unicode text"),
+        (
+            {"id": "half a \ud83d"},
+            "id is 'half a \\ud83d', and an id is one line of Unicode text",
+        ),
     ],
 )
-def test_a_row_that_the_store_cannot_keep_is_skipped(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+def test_a_row_that_the_store_cannot_keep_is_skipped(
+    tmp_path: Path, row: dict[str, Any], reason: str
+) -> None:
     good = {"id": "good", "title": "a" * 20, "tags": ["a" * 20, "b"]}
-    plan = plan_of(tmp_path, [good, {**good, "id": "bad", **row}], max_text_bytes=20, max_strings=2)
+    plan = plan_of(
+        tmp_path, [good, {**good, "id": "bad", **row}], max_text_bytes=20, max_strings=2
+    )
     (one,) = skipped(plan)
     assert one.row == 1
     assert one.reason.startswith(reason)
@@ -54,8 +76,14 @@ def test_a_row_that_the_store_cannot_keep_is_skipped(tmp_path: Path, row: dict[s
 
 def test_a_store_of_other_limits_makes_the_files_anew(tmp_path: Path) -> None:
     rows = [{"id": "a", "title": "a", "tags": []}]
-    digests = [plan.digest(unit) for plan in (plan_of(tmp_path, rows), plan_of(tmp_path, rows, max_text_bytes=20))
-               for unit in units(plan.config)]  # fmt: skip
+    digests = [
+        plan.digest(unit)
+        for plan in (
+            plan_of(tmp_path, rows),
+            plan_of(tmp_path, rows, max_text_bytes=20),
+        )
+        for unit in units(plan.config)
+    ]
     assert digests[0] != digests[1]
 
 
@@ -64,18 +92,30 @@ def test_a_text_that_is_too_long_for_milvus_leaves_the_others_in(
 ) -> None:
     pytest.importorskip("milvus_lite")
     save_model(tmp_path / "model", model, tokenizer)
-    rows = [{"id": "a", "title": "a hat", "tags": ["b"]}, {"id": "b", "title": "a" * 65_536, "tags": ["b"]}]
+    rows = [
+        {"id": "a", "title": "a hat", "tags": ["b"]},
+        {"id": "b", "title": "a" * 65_536, "tags": ["b"]},
+    ]
     config = plan_of(tmp_path, rows).config
-    found = index(str(tmp_path / "model"), config, f"milvus://{tmp_path}/shop.db", device="cpu")
+    found = index(
+        str(tmp_path / "model"), config, f"milvus://{tmp_path}/shop.db", device="cpu"
+    )
     assert (found.items, found.skipped, found.stored) == (1, 1, 1)
 
 
-def test_milvus_has_an_item_as_it_was_put_in(tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer) -> None:
+def test_milvus_has_an_item_as_it_was_put_in(
+    tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer
+) -> None:
     pytest.importorskip("milvus_lite")
     save_model(tmp_path / "model", model, tokenizer)
     url = f"milvus://{tmp_path}/shop.db"
-    rows: list[dict[str, Any]] = [{"id": "a", "title": "a hat", "tags": ["a"]}, {"id": "b", "title": "a"}]
+    rows: list[dict[str, Any]] = [
+        {"id": "a", "title": "a hat", "tags": ["a"]},
+        {"id": "b", "title": "a"},
+    ]
     index(str(tmp_path / "model"), plan_of(tmp_path, rows).config, url, device="cpu")
     rows.append({"id": "c", "title": "a", "tags": ["b"]})
-    again = index(str(tmp_path / "model"), plan_of(tmp_path, rows).config, url, device="cpu")
+    again = index(
+        str(tmp_path / "model"), plan_of(tmp_path, rows).config, url, device="cpu"
+    )
     assert (again.stored, again.kept) == (1, 2)

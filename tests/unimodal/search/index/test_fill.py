@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.unimodal.search.index.days import config_of, index_day, inputs_of, prices_in, write_day
+from tests.unimodal.search.index.days import (
+    config_of,
+    index_day,
+    inputs_of,
+    prices_in,
+    write_day,
+)
 from tests.unimodal.search.index.runs import Run, wait_until
 from unimodal.embedder import Embedder
 from unimodal.search.index.fill import RECORD, SCHEMA, fill
@@ -32,7 +38,9 @@ def milvus(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("url", [lance, milvus])
-def test_the_newest_indexing_of_an_id_wins(saved: str, tmp_path: Path, url: Url) -> None:
+def test_the_newest_indexing_of_an_id_wins(
+    saved: str, tmp_path: Path, url: Url
+) -> None:
     store = url(tmp_path)
     day1 = write_day(tmp_path / "day1.jsonl", {"a": 1, "b": 1, "c": 1})
     index_day(saved, day1, store)
@@ -78,7 +86,12 @@ def test_what_a_lost_file_of_embeddings_had_leaves_the_store_with_its_input(
     index_day(saved, day1, store)
     index_day(saved, write_day(tmp_path / "day2.jsonl", {"b": 2, "c": 2}), store)
 
-    (lost,) = [folder / name for one in read_inputs(folder) if one.input == day1 for name in one.files]
+    (lost,) = [
+        folder / name
+        for one in read_inputs(folder)
+        if one.input == day1
+        for name in one.files
+    ]
     if what == "cut":
         lost.write_bytes(lost.read_bytes()[:100])
     else:
@@ -87,10 +100,15 @@ def test_what_a_lost_file_of_embeddings_had_leaves_the_store_with_its_input(
     assert prices_in(store) == {"b": 2, "c": 2}
     (removed,) = read_removed(folder)
     assert removed.id == "a"
-    assert removed.reason == "its file of embeddings was missing or broken, and no input has it now"
+    assert (
+        removed.reason
+        == "its file of embeddings was missing or broken, and no input has it now"
+    )
 
 
-def test_a_lost_file_of_embeddings_is_named_before_anything_changes(saved: str, tmp_path: Path) -> None:
+def test_a_lost_file_of_embeddings_is_named_before_anything_changes(
+    saved: str, tmp_path: Path
+) -> None:
     store = lance(tmp_path)
     folder = default_folder(store)
     day1 = write_day(tmp_path / "day1.jsonl", {"a": 1, "b": 1})
@@ -98,7 +116,12 @@ def test_a_lost_file_of_embeddings_is_named_before_anything_changes(saved: str, 
     day2 = write_day(tmp_path / "day2.jsonl", {"b": 2, "c": 2})
     index_day(saved, day2, store)
 
-    (lost,) = [folder / name for one in read_inputs(folder) if one.input == day1 for name in one.files]
+    (lost,) = [
+        folder / name
+        for one in read_inputs(folder)
+        if one.input == day1
+        for name in one.files
+    ]
     lost.unlink()
     named = r"has no readable day1.* of .*day1.jsonl any more; index that input again, or take it out with --forget"
     with pytest.raises(ValueError, match=named):
@@ -140,15 +163,21 @@ def test_what_another_day_has_embedded_is_not_embedded_again(
         return encode(self, inputs, **options)
 
     monkeypatch.setattr(Embedder, "encode", counted)
-    index_day(saved, write_day(tmp_path / "day2.jsonl", {"a": 2, "b": 2, "new": 2}), store)
+    index_day(
+        saved, write_day(tmp_path / "day2.jsonl", {"a": 2, "b": 2, "new": 2}), store
+    )
     assert counts == [1]
 
 
 @pytest.mark.parametrize("what", ["write_inputs", "upsert", "delete"])
-def test_a_kill_leaves_what_the_next_run_completes(saved: str, tmp_path: Path, what: str) -> None:
+def test_a_kill_leaves_what_the_next_run_completes(
+    saved: str, tmp_path: Path, what: str
+) -> None:
     store = lance(tmp_path)
     folder = default_folder(store)
-    index_day(saved, write_day(tmp_path / "day1.jsonl", {"a": 1, "b": 1, "c": 1}), store)
+    index_day(
+        saved, write_day(tmp_path / "day1.jsonl", {"a": 1, "b": 1, "c": 1}), store
+    )
     day2 = write_day(tmp_path / "day2.jsonl", {"a": 2, "b": 2, "d": 2})
     index_day(saved, day2, store)
     write_day(tmp_path / "day2.jsonl", {"a": 3, "e": 3})
@@ -168,7 +197,9 @@ def test_a_kill_leaves_what_the_next_run_completes(saved: str, tmp_path: Path, w
     index_day(saved, other, store)
     # A run that did not get so far as to change the list has changed nothing for another one.
     wanted = {"a": 3, "b": 1, "c": 1, "e": 3, "o": 9}
-    assert prices_in(store) == ({"a": 2, "b": 2, "c": 1, "d": 2, "o": 9} if what == "write_inputs" else wanted)
+    assert prices_in(store) == (
+        {"a": 2, "b": 2, "c": 1, "d": 2, "o": 9} if what == "write_inputs" else wanted
+    )
     assert index_day(saved, day2, store).embedded == 0
     assert prices_in(store) == wanted
     assert not list(folder.glob("_*.parquet"))
@@ -179,8 +210,12 @@ def test_a_folder_of_an_earlier_version_is_read(saved: str, tmp_path: Path) -> N
     folder = default_folder(store)
     day1 = write_day(tmp_path / "day1.jsonl", {"a": 1, "b": 1})
     index_day(saved, day1, store)
-    index_day(saved, write_day(tmp_path / "day2.jsonl", {"a": 2, "b": 2, "c": 2}), store)
-    (folder / INPUTS).unlink()  # as it was: no list, names without what they are made of, and other side files
+    index_day(
+        saved, write_day(tmp_path / "day2.jsonl", {"a": 2, "b": 2, "c": 2}), store
+    )
+    (
+        folder / INPUTS
+    ).unlink()  # as it was: no list, names without what they are made of, and other side files
     record = {}
     for name, state in json.loads((folder / RECORD).read_text()).items():
         old = name.replace(f".{read_head(folder / name)['digest']}", "")
@@ -189,10 +224,17 @@ def test_a_folder_of_an_earlier_version_is_read(saved: str, tmp_path: Path) -> N
     (folder / RECORD).write_text(json.dumps(record))
     (folder / SCHEMA).rename(folder / "index.json")
     (folder / "skipped.jsonl").write_text("")
-    assert [Path(one.input).name for one in read_inputs(folder)] == ["day2.jsonl", "day1.jsonl"]
+    assert [Path(one.input).name for one in read_inputs(folder)] == [
+        "day2.jsonl",
+        "day1.jsonl",
+    ]
 
     index_day(saved, write_day(tmp_path / "day3.jsonl", {"a": 3}), store)
-    assert prices_in(store) == {"a": 3, "b": 1, "c": 2}  # of the older ones the first by name, as it was
+    assert prices_in(store) == {
+        "a": 3,
+        "b": 1,
+        "c": 2,
+    }  # of the older ones the first by name, as it was
     index_day(saved, day1, store)
     assert prices_in(store) == {"a": 1, "b": 1, "c": 2}
     assert len(list(folder.glob("*.parquet"))) == 3

@@ -21,17 +21,24 @@ from unimodal.search.index.partitions import find_units
 from unimodal.search.index.reading import RawRow, Unit, read_unit
 from unimodal.tables.readers import RowsConfig, read_numbered_rows
 
-ROWS = [{"id": f"p{n}", "title": f"hat\n“{n}”, red", "price": str(n)} for n in range(23)]
+ROWS = [
+    {"id": f"p{n}", "title": f"hat\n“{n}”, red", "price": str(n)} for n in range(23)
+]
 
 
 def _write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    lines = [json.dumps(row) + ("\r\n" if number % 2 else "\n") for number, row in enumerate(rows)]
+    lines = [
+        json.dumps(row) + ("\r\n" if number % 2 else "\n")
+        for number, row in enumerate(rows)
+    ]
     path.write_text("\n" + "\n\n".join(lines), encoding="utf-8", newline="")
 
 
 def _write_cells(path: Path, rows: list[dict[str, Any]]) -> None:
     with path.open("w", encoding="utf-8-sig", newline="") as file:
-        cells = csv.DictWriter(file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ",")
+        cells = csv.DictWriter(
+            file, list(rows[0]), delimiter="\t" if path.suffix == ".tsv" else ","
+        )
         cells.writeheader()
         for row in rows:
             cells.writerow(row)
@@ -49,9 +56,12 @@ def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 WRITERS: dict[str, Callable[[Path, list[dict[str, Any]]], None]] = {
-    "a.jsonl": _write_lines, "a.csv": _write_cells, "a.tsv": _write_cells, "a.json": _write_list,
+    "a.jsonl": _write_lines,
+    "a.csv": _write_cells,
+    "a.tsv": _write_cells,
+    "a.json": _write_list,
     "a.parquet": _write_parquet,
-}  # fmt: skip
+}
 
 
 def rows_of(units: list[Unit]) -> list[dict[str, Any]]:
@@ -60,14 +70,20 @@ def rows_of(units: list[Unit]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("per_unit", [1, 5, 23, 100])
 @pytest.mark.parametrize("name", WRITERS)
-def test_the_units_of_a_table_give_its_rows(tmp_path: Path, name: str, per_unit: int) -> None:
+def test_the_units_of_a_table_give_its_rows(
+    tmp_path: Path, name: str, per_unit: int
+) -> None:
     path = tmp_path / name
     WRITERS[name](path, ROWS)
     units = find_units(str(path), "train", per_unit)
     assert rows_of(units) == ROWS
     numbers = [raw.number for unit in units for raw in read_unit(unit)]
-    assert numbers == [number for number, _ in read_numbered_rows(RowsConfig(input=str(path)))]
-    assert [unit.rows for unit in units] == [len(list(read_unit(unit))) for unit in units]
+    assert numbers == [
+        number for number, _ in read_numbered_rows(RowsConfig(input=str(path)))
+    ]
+    assert [unit.rows for unit in units] == [
+        len(list(read_unit(unit))) for unit in units
+    ]
     assert max(unit.rows for unit in units) <= per_unit
     assert len({unit.name for unit in units}) == len(units)
 
@@ -85,17 +101,26 @@ def test_a_unit_is_read_without_those_before_it(tmp_path: Path, name: str) -> No
 def test_a_parquet_file_is_cut_where_its_row_groups_end(tmp_path: Path) -> None:
     _write_parquet(tmp_path / "a.parquet", ROWS)
     units = find_units(str(tmp_path / "a.parquet"), "train", 7)
-    assert [(unit.first, unit.rows) for unit in units] == [(0, 4), (4, 7), (11, 7), (18, 5)]
+    assert [(unit.first, unit.rows) for unit in units] == [
+        (0, 4),
+        (4, 7),
+        (11, 7),
+        (18, 5),
+    ]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
-def test_rows_that_are_added_leave_the_units_before_them_as_they_are(tmp_path: Path, name: str) -> None:
+def test_rows_that_are_added_leave_the_units_before_them_as_they_are(
+    tmp_path: Path, name: str
+) -> None:
     path = tmp_path / name
     WRITERS[name](path, ROWS[:20])
     before = find_units(str(path), "train", 10)
     WRITERS[name](path, ROWS)
     after = find_units(str(path), "train", 10)
-    assert [unit.identity for unit in after[:1]] == [unit.identity for unit in before[:1]]
+    assert [unit.identity for unit in after[:1]] == [
+        unit.identity for unit in before[:1]
+    ]
     assert len(after) == 3
 
 
@@ -105,11 +130,15 @@ def test_a_row_that_changes_changes_its_unit(tmp_path: Path, name: str) -> None:
     WRITERS[name](path, ROWS)
     before = find_units(str(path), "train", 10)
     WRITERS[name](path, [*ROWS[:-1], {**ROWS[-1], "price": "9"}])
-    os.utime(path, ns=(0, before[0].rows))  # a Parquet file is told by its size and its time
+    os.utime(
+        path, ns=(0, before[0].rows)
+    )  # a Parquet file is told by its size and its time
     after = find_units(str(path), "train", 10)
     assert after[-1].identity != before[-1].identity
     if name in ("a.jsonl", "a.csv"):
-        assert [unit.identity for unit in after[:-1]] == [unit.identity for unit in before[:-1]]
+        assert [unit.identity for unit in after[:-1]] == [
+            unit.identity for unit in before[:-1]
+        ]
 
 
 def test_a_line_that_is_no_object_says_so(tmp_path: Path) -> None:
@@ -118,8 +147,14 @@ def test_a_line_that_is_no_object_says_so(tmp_path: Path) -> None:
     assert rows[0] == RawRow(0, {"id": 1})
     assert rows[4] == RawRow(4, {"id": 5})
     faults = [row.fault for row in rows[1:4]]
-    expected = ["the line is not JSON (", "the line is a list and not an object", "the line is not UTF-8 ("]
-    assert [fault[: len(start)] for fault, start in zip(faults, expected, strict=True)] == expected
+    expected = [
+        "the line is not JSON (",
+        "the line is a list and not an object",
+        "the line is not UTF-8 (",
+    ]
+    assert [
+        fault[: len(start)] for fault, start in zip(faults, expected, strict=True)
+    ] == expected
 
 
 def test_a_row_of_too_few_cells_says_so(tmp_path: Path) -> None:
@@ -138,7 +173,9 @@ def test_several_tables_are_units_under_their_own_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["*/a.jsonl", "202?/*.jsonl"])
-def test_a_table_has_its_name_whatever_lies_beside_it(tmp_path: Path, name: str) -> None:
+def test_a_table_has_its_name_whatever_lies_beside_it(
+    tmp_path: Path, name: str
+) -> None:
     for folder in ("2024", "2025"):
         (tmp_path / folder).mkdir()
         _write_lines(tmp_path / folder / "a.jsonl", ROWS)
@@ -147,7 +184,9 @@ def test_a_table_has_its_name_whatever_lies_beside_it(tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize("name", ["*/a.tar", "{2024,2024}/a.tar"])
-def test_a_shard_has_its_name_whatever_lies_beside_it(tmp_path: Path, name: str) -> None:
+def test_a_shard_has_its_name_whatever_lies_beside_it(
+    tmp_path: Path, name: str
+) -> None:
     (tmp_path / "2024").mkdir()
     with tarfile.open(tmp_path / "2024" / "a.tar", "w") as tar:
         add_sample(tar, "000", b"pixels", b"{}")
@@ -155,7 +194,9 @@ def test_a_shard_has_its_name_whatever_lies_beside_it(tmp_path: Path, name: str)
     assert alone.label == "2024/a.tar"
 
 
-def test_a_shard_that_was_cut_short_gives_its_whole_samples_and_a_row_that_says_so(tmp_path: Path) -> None:
+def test_a_shard_that_was_cut_short_gives_its_whole_samples_and_a_row_that_says_so(
+    tmp_path: Path,
+) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for key in ("000", "001"):
             add_sample(tar, key, b"pixels", b"{}")
@@ -170,7 +211,9 @@ def test_a_shard_that_was_cut_short_gives_its_whole_samples_and_a_row_that_says_
     assert rows[1].fault.startswith("the shard is truncated (")
 
 
-def test_a_folder_gives_its_pictures_by_their_paths(tmp_path: Path, pictures: list[Image.Image]) -> None:
+def test_a_folder_gives_its_pictures_by_their_paths(
+    tmp_path: Path, pictures: list[Image.Image]
+) -> None:
     (tmp_path / "deep").mkdir()
     for name in ("b.png", "deep/a.JPG", "c.webp"):
         pictures[0].save(tmp_path / name, "JPEG" if name.endswith("JPG") else None)
@@ -180,19 +223,29 @@ def test_a_folder_gives_its_pictures_by_their_paths(tmp_path: Path, pictures: li
     assert rows_of(units)[0] == {"id": "b.png", "image": "b.png"}
 
 
-def test_a_link_to_no_picture_is_a_row(tmp_path: Path, pictures: list[Image.Image]) -> None:
+def test_a_link_to_no_picture_is_a_row(
+    tmp_path: Path, pictures: list[Image.Image]
+) -> None:
     pictures[0].save(tmp_path / "a.png")
     (tmp_path / "b.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    assert [row["id"] for row in rows_of(find_units(str(tmp_path), "train", 2))] == ["a.png", "b.jpg"]
+    assert [row["id"] for row in rows_of(find_units(str(tmp_path), "train", 2))] == [
+        "a.png",
+        "b.jpg",
+    ]
 
 
-def test_a_picture_that_is_replaced_changes_its_unit(tmp_path: Path, pictures: list[Image.Image]) -> None:
+def test_a_picture_that_is_replaced_changes_its_unit(
+    tmp_path: Path, pictures: list[Image.Image]
+) -> None:
     for number in range(4):
         pictures[0].save(tmp_path / f"{number}.png")
     before = find_units(str(tmp_path), "train", 2)
     pictures[1].save(tmp_path / "3.png")
     after = find_units(str(tmp_path), "train", 2)
-    assert [a.identity == b.identity for a, b in zip(after, before, strict=True)] == [True, False]
+    assert [a.identity == b.identity for a, b in zip(after, before, strict=True)] == [
+        True,
+        False,
+    ]
 
 
 def test_a_tar_is_a_unit(tmp_path: Path) -> None:
@@ -200,13 +253,18 @@ def test_a_tar_is_a_unit(tmp_path: Path) -> None:
         with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
             for sample in range(3):
                 add_sample(
-                    tar, f"{sample:03}", b"pixels", json.dumps({"captions": ["a", "b"], "price": sample}).encode()
+                    tar,
+                    f"{sample:03}",
+                    b"pixels",
+                    json.dumps({"captions": ["a", "b"], "price": sample}).encode(),
                 )
     units = find_units(str(tmp_path), "train", 1)
     assert [(unit.label, unit.rows) for unit in units] == [("0.tar", 3), ("1.tar", 3)]
     wanted = {"captions": ["a", "b"], "price": 2, "key": "002", "image": b"pixels"}
     assert rows_of(units[:1])[2] == wanted
-    assert rows_of(find_units(str(tmp_path / "{0..1}.tar"), "train", 1)) == rows_of(units)
+    assert rows_of(find_units(str(tmp_path / "{0..1}.tar"), "train", 1)) == rows_of(
+        units
+    )
 
 
 def test_a_sample_that_is_broken_says_so(tmp_path: Path) -> None:
@@ -215,7 +273,11 @@ def test_a_sample_that_is_broken_says_so(tmp_path: Path) -> None:
         add_sample(tar, "001", b"pixels", b'{"captions": "not a list"}')
         add_sample(tar, "002", b"pixels", b'{"captions": ["a"]}')
     rows = list(read_unit(find_units(str(tmp_path / "0.tar"), "train", 1)[0]))
-    assert ["is not JSON" in rows[0].fault, "no list of texts" in rows[1].fault, rows[2].fault] == [True, True, ""]
+    assert [
+        "is not JSON" in rows[0].fault,
+        "no list of texts" in rows[1].fault,
+        rows[2].fault,
+    ] == [True, True, ""]
 
 
 def test_a_data_set_is_cut_into_ranges(tmp_path: Path) -> None:
@@ -230,17 +292,28 @@ def test_a_data_set_is_cut_into_ranges(tmp_path: Path) -> None:
     [
         ("nothing", "'.*nothing' does not exist"),
         ("empty", "empty is empty; give a folder of images, a table or shards"),
-        ("tables", r"tables holds .csv, but no image and no .tar; give its tables as '.*tables/\*.csv'"),
+        (
+            "tables",
+            r"tables holds .csv, but no image and no .tar; give its tables as '.*tables/\*.csv'",
+        ),
         ("notes.doc", "has the ending '.doc'; rows are read from .jsonl"),
         ("broken.parquet", "broken.parquet is not a readable Parquet file"),
         ("broken.tar", "broken.tar is no tar file"),
         ("broken.json", "broken.json is not JSON"),
     ],
 )
-def test_what_is_no_input_is_refused_by_what_it_is(tmp_path: Path, name: str, message: str) -> None:
+def test_what_is_no_input_is_refused_by_what_it_is(
+    tmp_path: Path, name: str, message: str
+) -> None:
     for folder in ("empty", "tables"):
         (tmp_path / folder).mkdir()
-    for file in ("tables/a.csv", "notes.doc", "broken.parquet", "broken.tar", "broken.json"):
+    for file in (
+        "tables/a.csv",
+        "notes.doc",
+        "broken.parquet",
+        "broken.tar",
+        "broken.json",
+    ):
         (tmp_path / file).write_text("no", encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         find_units(str(tmp_path / name), "train", 10)

@@ -24,7 +24,11 @@ def counts(found: Preview) -> tuple[int, int, int, int]:
 
 
 def files_in(folder: Path) -> dict[str, int]:
-    return {str(file): file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
+    return {
+        str(file): file.stat().st_mtime_ns
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
 
 
 def test_a_dry_run_says_what_indexing_does_and_writes_nothing(
@@ -46,7 +50,12 @@ def test_a_dry_run_says_what_indexing_does_and_writes_nothing(
         found = look(saved, day2, store)
         replaced = look(saved, day2, store, replace=True)
     assert files_in(tmp_path) == before
-    assert (counts(found), found.embedded, found.skipped, found.rows) == ((1, 1, 2, 0), 1, 1, 4)
+    assert (counts(found), found.embedded, found.skipped, found.rows) == (
+        (1, 1, 2, 0),
+        1,
+        1,
+        4,
+    )
     assert "is not JSON" in found.first_reason
     assert counts(replaced) == (1, 1, 1, 1)
 
@@ -54,12 +63,19 @@ def test_a_dry_run_says_what_indexing_does_and_writes_nothing(
     assert (summary.stored, summary.kept, summary.removed) == (2, 2, 0)
     again = look(saved, day2, store)
     assert (counts(again), again.embedded) == ((0, 0, 4, 0), 0)
-    assert counts(look(saved, day1, store)) == (0, 1, 3, 0)  # the older export again: its price comes back
+    assert counts(look(saved, day1, store)) == (
+        0,
+        1,
+        3,
+        0,
+    )  # the older export again: its price comes back
 
 
 def test_a_dry_run_says_what_would_be_refused(saved: str, tmp_path: Path) -> None:
     store = str(tmp_path / "shop")
-    day = write_day(tmp_path / "day.jsonl", {f"p{number}": number for number in range(30)})
+    day = write_day(
+        tmp_path / "day.jsonl", {f"p{number}": number for number in range(30)}
+    )
     index_day(saved, day, store)
     write_day(tmp_path / "day.jsonl", {"p0": 0, "p1": 1})
     found = look(saved, day, store)
@@ -68,8 +84,17 @@ def test_a_dry_run_says_what_would_be_refused(saved: str, tmp_path: Path) -> Non
     assert "max_removed=0.94" in found.refused
     assert not look(saved, day, store, max_removed=1).refused
     assert not look(saved, day, store, overwrite=True).refused
-    assert "all 2 rows" in look(saved, day, store, where={"id": ["p0", "p1"]}, fields={"price": "title:int"},
-                               overwrite=True).refused  # fmt: skip
+    assert (
+        "all 2 rows"
+        in look(
+            saved,
+            day,
+            store,
+            where={"id": ["p0", "p1"]},
+            fields={"price": "title:int"},
+            overwrite=True,
+        ).refused
+    )
     assert len(prices_in(store)) == 30
 
 
@@ -77,7 +102,9 @@ def test_a_dry_run_refuses_a_cut_export_for_a_store_that_was_removed_as_indexing
     saved: str, tmp_path: Path
 ) -> None:
     store = str(tmp_path / "shop")
-    day = write_day(tmp_path / "day.jsonl", {f"p{number}": number for number in range(30)})
+    day = write_day(
+        tmp_path / "day.jsonl", {f"p{number}": number for number in range(30)}
+    )
     index_day(saved, day, store)
     Path(store).rename(tmp_path / "gone")
     write_day(tmp_path / "day.jsonl", {"p0": 0, "p1": 1})
@@ -87,7 +114,9 @@ def test_a_dry_run_refuses_a_cut_export_for_a_store_that_was_removed_as_indexing
         index_day(saved, day, store)
 
 
-def test_a_dry_run_of_a_store_that_was_removed_has_all_as_new(saved: str, tmp_path: Path) -> None:
+def test_a_dry_run_of_a_store_that_was_removed_has_all_as_new(
+    saved: str, tmp_path: Path
+) -> None:
     store = str(tmp_path / "shop")
     day = write_day(tmp_path / "day.jsonl", {"a": 1})
     index_day(saved, day, store)

@@ -19,7 +19,10 @@ def write(file: Path, texts: list[str]) -> Path:
     """A file of embeddings in which the vector of a text is (its length, 0)."""
     vectors = np.array([[len(text), 0] for text in texts], dtype=np.float32)
     contents = pa.array([content_of(text, None) for text in texts], pa.binary(16))
-    columns = {"vector_text": fixed_size_list(vectors, np.ones(len(texts), dtype=bool)), CONTENT: contents}
+    columns = {
+        "vector_text": fixed_size_list(vectors, np.ones(len(texts), dtype=bool)),
+        CONTENT: contents,
+    }
     parquet.write_table(pa.table(columns), file)
     return file
 
@@ -39,14 +42,22 @@ def test_a_vector_is_found_in_whichever_file_has_it(tmp_path: Path) -> None:
 def test_a_file_without_the_vectors_of_the_schema_is_not_used(tmp_path: Path) -> None:
     contents = pa.array([content_of("a", None)], pa.binary(16))
     parquet.write_table(pa.table({CONTENT: contents}), tmp_path / "0.parquet")
-    before = Before([tmp_path / "0.parquet", write(tmp_path / "1.parquet", ["a"])], SCHEMA)
+    before = Before(
+        [tmp_path / "0.parquet", write(tmp_path / "1.parquet", ["a"])], SCHEMA
+    )
     assert lengths(before, ["a"]) == [1]
 
 
 def test_of_many_files_those_that_have_most_are_read(tmp_path: Path) -> None:
-    files = [write(tmp_path / f"{n}.parquet", ["a" * (n + 1), "b" * (n + 1)]) for n in range(MOST_FILES + 1)]
+    files = [
+        write(tmp_path / f"{n}.parquet", ["a" * (n + 1), "b" * (n + 1)])
+        for n in range(MOST_FILES + 1)
+    ]
     before = Before(files, SCHEMA)
-    texts = ["a", *(letter * (n + 1) for n in range(1, MOST_FILES + 1) for letter in "ab")]
+    texts = [
+        "a",
+        *(letter * (n + 1) for n in range(1, MOST_FILES + 1) for letter in "ab"),
+    ]
     assert lengths(before, texts) == [None, *(len(text) for text in texts[1:])]
 
 

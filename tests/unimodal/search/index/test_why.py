@@ -33,7 +33,10 @@ def test_what_became_of_an_item(saved: str, tmp_path: Path) -> None:
     (skipped,) = explain(store, folder, "x")
     assert skipped.startswith(f"row 1 of day2.jsonl of {day2}")
     assert "neither text nor" in skipped
-    assert ["is in the store" in line for line in explain(store, folder, "b")] == [True, False]
+    assert ["is in the store" in line for line in explain(store, folder, "b")] == [
+        True,
+        False,
+    ]
 
     write_day(tmp_path / "day1.jsonl", {"b": 1})
     index_day(saved, day1, store)
@@ -41,12 +44,16 @@ def test_what_became_of_an_item(saved: str, tmp_path: Path) -> None:
     assert "was taken out of the store at 20" in gone
     assert gone.endswith(f": it is not in the input any more ({day1}).")
     forget(store, day1)
-    assert explain(store, folder, "b")[-1].endswith(f": the input was forgotten ({day1}).")
+    assert explain(store, folder, "b")[-1].endswith(
+        f": the input was forgotten ({day1})."
+    )
     with pytest.raises(ValueError, match=r"no input of .*shop has an item 'nothing'"):
         explain(store, folder, "nothing")
 
 
-def test_a_reason_that_is_a_sentence_ends_with_one_full_stop(saved: str, tmp_path: Path) -> None:
+def test_a_reason_that_is_a_sentence_ends_with_one_full_stop(
+    saved: str, tmp_path: Path
+) -> None:
     (tmp_path / "images").mkdir()
     Image.new("RGB", (20, 20)).save(tmp_path / "images" / "a.png")
     (tmp_path / "images" / "b.png").write_bytes(b"not an image")

@@ -20,7 +20,9 @@ def test_words_and_a_picture_have_the_vector_that_the_embedder_gives_both(
     embedder: Embedder, pictures: list[Image.Image], weight: float
 ) -> None:
     text, picture = embedder.encode(["a red hat", pictures[0]])
-    both = embedder.encode({"text": "a red hat", "image": pictures[0], "weight": weight})[0]
+    both = embedder.encode(
+        {"text": "a red hat", "image": pictures[0], "weight": weight}
+    )[0]
     np.testing.assert_allclose(weighted(text, picture, weight), both, atol=1e-6)
 
 
@@ -33,13 +35,20 @@ def test_a_part_alone_is_its_own_vector_whatever_the_weight() -> None:
 def test_negatives_are_subtracted_as_their_mean_and_the_rest_normalised() -> None:
     query, first, second = vectors(3)
     expected = query - 0.4 * (first + second) / 2
-    np.testing.assert_allclose(moved_away(query, [first, second], 0.4), expected / np.linalg.norm(expected), atol=1e-6)
+    np.testing.assert_allclose(
+        moved_away(query, [first, second], 0.4),
+        expected / np.linalg.norm(expected),
+        atol=1e-6,
+    )
     assert moved_away(query, [], 0.4) is query
 
 
 def test_parts_that_cancel_each_other_out_are_refused() -> None:
     (part,) = vectors(1)
-    with pytest.raises(ValueError, match="words and the picture cancel each other out; say it in other words"):
+    with pytest.raises(
+        ValueError,
+        match="words and the picture cancel each other out; say it in other words",
+    ):
         weighted(part, -part, 0.5)
     with pytest.raises(ValueError, match="what is wanted and what is not cancel"):
         moved_away(part, [part], 1.0)

@@ -36,8 +36,14 @@ def store_of(texts: NDArray[np.float32], pictures: NDArray[np.float32]) -> Exact
     store = ExactStore(Schema(dim=DIM, fingerprint="f", vectors=("text", "image")))
     both = np.concatenate([texts, pictures])
     is_text = np.arange(len(both)) < len(texts)
-    columns = {"vector_text": fixed_size_list(both, is_text), "vector_image": fixed_size_list(both, ~is_text)}
-    store.upsert(pa.table({"id": [str(row) for row in range(len(both))], **columns}), fingerprint="f")
+    columns = {
+        "vector_text": fixed_size_list(both, is_text),
+        "vector_image": fixed_size_list(both, ~is_text),
+    }
+    store.upsert(
+        pa.table({"id": [str(row) for row in range(len(both))], **columns}),
+        fingerprint="f",
+    )
     return store
 
 
@@ -60,20 +66,30 @@ def test_standardised_scores_order_the_list_and_the_cosine_stays_to_be_seen() ->
     assert [hit.score for hit in found] == pytest.approx([4.0, 2.0])
 
 
-def test_a_standard_is_mean_and_deviation_of_a_querys_cosines_with_all_vectors_of_a_small_store() -> None:
+def test_a_standard_is_mean_and_deviation_of_a_querys_cosines_with_all_vectors_of_a_small_store() -> (
+    None
+):
     texts, pictures, (query,) = drawn(150, 0), drawn(130, 1), drawn(1, 2)
     standards = standards_of(store_of(texts, pictures), {"text": query, "image": query})
-    assert standards["text"].mean == pytest.approx(float((texts @ query).mean()), abs=1e-6)
-    assert standards["image"].spread == pytest.approx(float((pictures @ query).std()), abs=1e-6)
+    assert standards["text"].mean == pytest.approx(
+        float((texts @ query).mean()), abs=1e-6
+    )
+    assert standards["image"].spread == pytest.approx(
+        float((pictures @ query).std()), abs=1e-6
+    )
 
 
-def test_a_large_store_is_read_in_part_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_store_is_read_in_part_and_only_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(fusion, "ROWS_READ", 200)
     monkeypatch.setattr(fusion, "SAMPLE", 150)
     store, (query,) = store_of(drawn(500, 0), drawn(0, 1)), drawn(1, 2)
     num_read = 0
 
-    def in_small_batches(self: ExactStore, where: None, columns: list[str], batch: int) -> Iterator[pa.RecordBatch]:
+    def in_small_batches(
+        self: ExactStore, where: None, columns: list[str], batch: int
+    ) -> Iterator[pa.RecordBatch]:
         nonlocal num_read
         for rows in self.table.select(columns).to_batches(max_chunksize=50):
             num_read += rows.num_rows
@@ -87,12 +103,17 @@ def test_a_large_store_is_read_in_part_and_only_once(monkeypatch: pytest.MonkeyP
     assert num_read == 200
 
 
-def test_a_sample_that_is_too_small_is_drawn_again_when_more_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sample_that_is_too_small_is_drawn_again_when_more_has_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(fusion, "REDRAWN", 0.0)
     texts, pictures, (query,) = drawn(300, 0), drawn(20, 1), drawn(1, 2)
     store = store_of(texts, pictures[:1])
     standards_of(store, {"text": query, "image": query})
-    store.upsert(store_of(texts, pictures).table.select(["id", "vector_text", "vector_image"]), fingerprint="f")
+    store.upsert(
+        store_of(texts, pictures).table.select(["id", "vector_text", "vector_image"]),
+        fingerprint="f",
+    )
     mean = standards_of(store, {"text": query, "image": query})["image"].mean
     assert mean == pytest.approx(float((pictures @ query).mean()), abs=1e-6)
 
@@ -100,14 +121,20 @@ def test_a_sample_that_is_too_small_is_drawn_again_when_more_has_come(monkeypatc
 def test_a_kind_of_few_vectors_has_the_spread_of_all_kinds_around_their_means() -> None:
     texts, pictures, (query,) = drawn(300, 0), drawn(3, 1), drawn(1, 2)
     standards = standards_of(store_of(texts, pictures), {"text": query, "image": query})
-    around = np.concatenate([kind @ query - (kind @ query).mean() for kind in (texts, pictures)])
-    assert standards["text"].spread == pytest.approx(float((texts @ query).std()), abs=1e-6)
+    around = np.concatenate(
+        [kind @ query - (kind @ query).mean() for kind in (texts, pictures)]
+    )
+    assert standards["text"].spread == pytest.approx(
+        float((texts @ query).std()), abs=1e-6
+    )
     assert standards["image"].spread == pytest.approx(float(around.std()), abs=1e-6)
 
 
 def test_the_only_picture_of_a_store_does_not_stand_out_without_bounds() -> None:
     texts, pictures, (query,) = drawn(300, 0), drawn(1, 1), drawn(1, 2)
-    standard = standards_of(store_of(texts, pictures), {"text": query, "image": query})["image"]
+    standard = standards_of(store_of(texts, pictures), {"text": query, "image": query})[
+        "image"
+    ]
     assert (1 - standard.mean) / standard.spread < 10
 
 
@@ -127,11 +154,16 @@ def test_reciprocal_rank_fusion_sums_one_over_sixty_and_the_rank() -> None:
     assert {hit.id: hit.score for hit in found} == pytest.approx(expected)
     assert [hit.id for hit in found] == ["c", "a", "b", "d"]
     assert [(hit.vector, hit.cosine) for hit in found] == [
-        ("fused", 0.7), ("fused", 0.9), ("fused", 0.8), ("words", None),
-    ]  # fmt: skip
+        ("fused", 0.7),
+        ("fused", 0.9),
+        ("fused", 0.8),
+        ("words", None),
+    ]
 
 
-def test_the_best_of_each_group_stays_in_order_and_items_without_one_stand_for_themselves() -> None:
+def test_the_best_of_each_group_stays_in_order_and_items_without_one_stand_for_themselves() -> (
+    None
+):
     found = [
         Found(name, 1.0, "text", {"parent": parent})
         for name, parent in zip("abcdef", ["x", None, "x", "y", None, "y"], strict=True)

@@ -18,10 +18,16 @@ from numpy.typing import NDArray
 
 from tests.unimodal.search.filters.test_check import FIELDS, random_row, random_tree
 from unimodal.search.filters.check import checked, matches, parse_where
-from unimodal.search.stores.base import CAPABILITIES, IndexSpec, UnsupportedError, Vectors, VectorStore
+from unimodal.search.stores.base import (
+    CAPABILITIES,
+    IndexSpec,
+    UnsupportedError,
+    Vectors,
+    VectorStore,
+)
 from unimodal.search.stores.columns import fixed_size_list
 from unimodal.search.stores.copy import copy_store
-from unimodal.search.stores.open import create_store, open_store, store_exists  # fmt: skip
+from unimodal.search.stores.open import create_store, open_store, store_exists
 from unimodal.search.stores.schema import Schema
 
 # N rows, D dimensions, Q queries
@@ -49,12 +55,16 @@ def unit_vectors(num: int, seed: int, dim: int = DIM) -> Vectors:
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(99).normal(size=(100, dim))
     vectors = centres[rng.integers(0, 100, num)] + 0.7 * rng.normal(size=(num, dim))
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
+    return np.asarray(
+        vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32
+    )
 
 
 def column(vectors: Vectors, valid: NDArray[np.bool_] | None = None) -> Any:
     """A column of vectors, null where not valid."""
-    return fixed_size_list(vectors, np.ones(len(vectors), dtype=bool) if valid is None else valid)
+    return fixed_size_list(
+        vectors, np.ones(len(vectors), dtype=bool) if valid is None else valid
+    )
 
 
 def best(scores: NDArray[np.float32], k: int) -> set[int]:
@@ -78,7 +88,11 @@ class Conformance:
 
     @classmethod
     def schema(cls, **options: Any) -> Schema:
-        options = {"vectors": ("text", "image"), "words": "words" in cls.capabilities, **options}
+        options = {
+            "vectors": ("text", "image"),
+            "words": "words" in cls.capabilities,
+            **options,
+        }
         return Schema(DIM, MODEL, **options)
 
     @pytest.fixture(scope="class")
@@ -111,7 +125,9 @@ class Conformance:
     def small(self, tmp_path: Path) -> Any:
         """Ten rows, not built: `a0` to `a9`, the n-th axis each."""
         fields = {"price": "float", "tags": "strings"}
-        store = create_store(self.url(tmp_path), self.schema(fields=fields, thumbnails=True))
+        store = create_store(
+            self.url(tmp_path), self.schema(fields=fields, thumbnails=True)
+        )
         store.upsert(self.ten_rows(), fingerprint=MODEL)
         yield store
         store.close()
@@ -133,38 +149,60 @@ class Conformance:
         assert store.capabilities == self.capabilities
         assert store.capabilities <= set(CAPABILITIES)
 
-    def test_an_hnsw_index_finds_95_percent_of_what_an_exact_search_finds(self, store: VectorStore) -> None:
-        found = store.search(self.queries, 10, fingerprint=MODEL, vector="text", fields=["number"])
+    def test_an_hnsw_index_finds_95_percent_of_what_an_exact_search_finds(
+        self, store: VectorStore
+    ) -> None:
+        found = store.search(
+            self.queries, 10, fingerprint=MODEL, vector="text", fields=["number"]
+        )
         wanted = [best(row, 10) for row in self.queries @ self.vectors.T]
         assert recall(found, wanted) >= 0.95
         assert all(len(hits) == 10 for hits in found)
 
     def test_scores_are_cosines_best_first(self, store: VectorStore) -> None:
         for query, hits in zip(
-            self.queries, store.search(self.queries, 5, fingerprint=MODEL, vector="text"), strict=True
+            self.queries,
+            store.search(self.queries, 5, fingerprint=MODEL, vector="text"),
+            strict=True,
         ):
-            cosines = [float(query @ self.vectors[hit.fields["number"]]) for hit in hits]
+            cosines = [
+                float(query @ self.vectors[hit.fields["number"]]) for hit in hits
+            ]
             assert [hit.score for hit in hits] == pytest.approx(cosines, abs=2e-5)
             assert cosines == sorted(cosines, reverse=True)
 
-    def test_a_filter_that_keeps_2_percent_costs_no_recall(self, store: VectorStore) -> None:
+    def test_a_filter_that_keeps_2_percent_costs_no_recall(
+        self, store: VectorStore
+    ) -> None:
         where = parse_where("kind = 'kind-7'")
         kept = np.arange(NUM_ROWS) % NUM_KINDS == 7
-        found = store.search(self.queries, 10, fingerprint=MODEL, vector="text", where=where)
-        wanted = [best(np.where(kept, row, -9), 10) for row in self.queries @ self.vectors.T]
+        found = store.search(
+            self.queries, 10, fingerprint=MODEL, vector="text", where=where
+        )
+        wanted = [
+            best(np.where(kept, row, -9), 10) for row in self.queries @ self.vectors.T
+        ]
         assert recall(found, wanted) >= 0.95
         assert all(hit.fields["kind"] == "kind-7" for hits in found for hit in hits)
 
     def test_an_exact_search_is_exact(self, store: VectorStore) -> None:
-        found = store.search(self.queries, 10, fingerprint=MODEL, vector="text", exact=True)
+        found = store.search(
+            self.queries, 10, fingerprint=MODEL, vector="text", exact=True
+        )
         wanted = [best(row, 10) for row in self.queries @ self.vectors.T]
         assert recall(found, wanted) == 1
 
-    def test_an_item_without_a_vector_is_not_found_by_it(self, store: VectorStore) -> None:
+    def test_an_item_without_a_vector_is_not_found_by_it(
+        self, store: VectorStore
+    ) -> None:
         some = -self.vectors[:50:5]  # whose own image is missing
         for exact in (False, True):
-            found = store.search(some, 50, fingerprint=MODEL, vector="image", exact=exact)
-            assert all(self.has_image[hit.fields["number"]] for hits in found for hit in hits)
+            found = store.search(
+                some, 50, fingerprint=MODEL, vector="image", exact=exact
+            )
+            assert all(
+                self.has_image[hit.fields["number"]] for hits in found for hit in hits
+            )
             assert all(len(hits) == 50 and hits[0].vector == "image" for hits in found)
 
     @pytest.mark.parametrize("coarse", ["prefix:16", "binary"])
@@ -173,38 +211,64 @@ class Conformance:
     ) -> None:
         ability = coarse.partition(":")[0]
         if ability not in self.capabilities:
-            options = {"prefix_dims": (16,)} if ability == "prefix" else {"binary": True}
+            options = (
+                {"prefix_dims": (16,)} if ability == "prefix" else {"binary": True}
+            )
             with pytest.raises(UnsupportedError, match="cannot keep"):
                 create_store(self.url(tmp_path), self.schema(**options))
             return
         where = parse_where("number >= 1000")
         found = store.search(
-            self.queries, 10, fingerprint=MODEL, vector="text", where=where, coarse=coarse, candidates=500
+            self.queries,
+            10,
+            fingerprint=MODEL,
+            vector="text",
+            where=where,
+            coarse=coarse,
+            candidates=500,
         )
         kept = np.arange(NUM_ROWS) >= 1000
-        wanted = [best(np.where(kept, row, -9), 10) for row in self.queries @ self.vectors.T]
+        wanted = [
+            best(np.where(kept, row, -9), 10) for row in self.queries @ self.vectors.T
+        ]
         assert recall(found, wanted) >= 0.95
         for query, hits in zip(self.queries, found, strict=True):
-            cosines = [float(query @ self.vectors[hit.fields["number"]]) for hit in hits]
+            cosines = [
+                float(query @ self.vectors[hit.fields["number"]]) for hit in hits
+            ]
             assert [hit.score for hit in hits] == pytest.approx(cosines, abs=1e-6)
             assert cosines == sorted(cosines, reverse=True)
             assert set(hits[0].fields) == {"kind", "number"}
 
-    def test_more_hits_than_there_are_items_are_all_items(self, store: VectorStore) -> None:
+    def test_more_hits_than_there_are_items_are_all_items(
+        self, store: VectorStore
+    ) -> None:
         where = parse_where("number < 30")
-        found = store.search(self.queries[:1], 400, fingerprint=MODEL, vector="text", where=where)
+        found = store.search(
+            self.queries[:1], 400, fingerprint=MODEL, vector="text", where=where
+        )
         assert {hit.fields["number"] for hit in found[0]} == set(range(30))
 
-    def test_rows_that_come_after_the_build_are_found_and_old_ones_are_not(self, tmp_path: Path) -> None:
+    def test_rows_that_come_after_the_build_are_found_and_old_ones_are_not(
+        self, tmp_path: Path
+    ) -> None:
         store = create_store(self.url(tmp_path), self.schema(fields={"kind": "string"}))
         vectors = unit_vectors(600, seed=2)
         ids = [f"i{n}" for n in range(600)]
-        rows = {"id": ids[:500], "vector_text": column(vectors[:500]), "kind": ["old"] * 500}
+        rows = {
+            "id": ids[:500],
+            "vector_text": column(vectors[:500]),
+            "kind": ["old"] * 500,
+        }
         if self.schema().words:
             rows["words"] = [f"word{n}" for n in range(500)]
         store.upsert(pa.table(rows), fingerprint=MODEL)
         store.build(IndexSpec(kind="hnsw"))
-        late = {"id": [*ids[:10], *ids[500:]], "vector_text": column(vectors[490:]), "kind": ["new"] * 110}
+        late = {
+            "id": [*ids[:10], *ids[500:]],
+            "vector_text": column(vectors[490:]),
+            "kind": ["new"] * 110,
+        }
         if self.schema().words:
             late["words"] = [f"late{n}" for n in range(110)]
         store.upsert(pa.table(late), fingerprint=MODEL)
@@ -224,22 +288,43 @@ class Conformance:
         store.close()
 
     def test_an_upsert_replaces_the_whole_row(self, small: VectorStore) -> None:
-        rows = {"id": ["a1", "b"], "vector_text": column(np.eye(12, DIM, dtype=np.float32)[10:]), "price": [7.5, 8.5]}
+        rows = {
+            "id": ["a1", "b"],
+            "vector_text": column(np.eye(12, DIM, dtype=np.float32)[10:]),
+            "price": [7.5, 8.5],
+        }
         assert small.upsert(pa.table(rows), fingerprint=MODEL) == 2
         assert small.count() == 11
-        (hit,) = small.search(np.eye(12, DIM, dtype=np.float32)[10:11], 1, fingerprint=MODEL, vector="text")[0]
+        (hit,) = small.search(
+            np.eye(12, DIM, dtype=np.float32)[10:11],
+            1,
+            fingerprint=MODEL,
+            vector="text",
+        )[0]
         assert (hit.id, hit.fields) == ("a1", {"price": 7.5, "tags": None})
-        old = small.search(np.eye(2, DIM, dtype=np.float32)[1:], 11, fingerprint=MODEL, vector="text")[0]
+        old = small.search(
+            np.eye(2, DIM, dtype=np.float32)[1:], 11, fingerprint=MODEL, vector="text"
+        )[0]
         assert max(hit.score for hit in old) < 0.1
         (row,) = everything(small, where=parse_where("id = 'a1'"))
         assert row["thumbnail"] is None
 
-    def test_deleting_by_id_and_by_filter_counts_what_was_there(self, small: VectorStore) -> None:
+    def test_deleting_by_id_and_by_filter_counts_what_was_there(
+        self, small: VectorStore
+    ) -> None:
         assert small.delete(ids=["a1", "a2", "a1", "nobody"]) == 2
         assert small.delete(ids=["a1"]) == 0
         assert small.delete(where=parse_where("price > 6")) == 3
-        assert {row["id"] for row in everything(small)} == {"a0", "a3", "a4", "a5", "a6"}
-        found = small.search(np.eye(10, DIM, dtype=np.float32)[1:3], 10, fingerprint=MODEL, vector="text")
+        assert {row["id"] for row in everything(small)} == {
+            "a0",
+            "a3",
+            "a4",
+            "a5",
+            "a6",
+        }
+        found = small.search(
+            np.eye(10, DIM, dtype=np.float32)[1:3], 10, fingerprint=MODEL, vector="text"
+        )
         assert all(len(hits) == 5 for hits in found)
         with pytest.raises(ValueError, match="ids or where"):
             small.delete()
@@ -252,47 +337,84 @@ class Conformance:
             assert {name: there[name] for name in row} == row
             assert there["vector_image"] is None
 
-    def test_a_scan_takes_the_columns_and_the_batch_that_were_asked_for(self, small: VectorStore) -> None:
-        batches = list(small.scan(where=parse_where("price >= 4"), columns=["price", "id"], batch=4))
-        assert all(isinstance(batch, pa.RecordBatch) and 0 < len(batch) <= 4 for batch in batches)
+    def test_a_scan_takes_the_columns_and_the_batch_that_were_asked_for(
+        self, small: VectorStore
+    ) -> None:
+        batches = list(
+            small.scan(
+                where=parse_where("price >= 4"), columns=["price", "id"], batch=4
+            )
+        )
+        assert all(
+            isinstance(batch, pa.RecordBatch) and 0 < len(batch) <= 4
+            for batch in batches
+        )
         assert batches[0].schema.names == ["price", "id"]
-        assert sorted(id for batch in batches for id in batch["id"].to_pylist()) == ["a4", "a5", "a6", "a7", "a8", "a9"]
+        assert sorted(id for batch in batches for id in batch["id"].to_pylist()) == [
+            "a4",
+            "a5",
+            "a6",
+            "a7",
+            "a8",
+            "a9",
+        ]
 
-    def test_hits_carry_the_fields_that_were_asked_for(self, small: VectorStore) -> None:
+    def test_hits_carry_the_fields_that_were_asked_for(
+        self, small: VectorStore
+    ) -> None:
         query = np.eye(6, DIM, dtype=np.float32)[5:]
         carried = {
-            names: small.search(query, 1, fingerprint=MODEL, vector="text", fields=names)[0][0].fields
+            names: small.search(
+                query, 1, fingerprint=MODEL, vector="text", fields=names
+            )[0][0].fields
             for names in (None, (), ("tags",), ("thumbnail", "price"))
         }
         assert carried == {
-            None: {"price": 5.0, "tags": []}, (): {}, ("tags",): {"tags": []},
+            None: {"price": 5.0, "tags": []},
+            (): {},
+            ("tags",): {"tags": []},
             ("thumbnail", "price"): {"thumbnail": b"\xff\xd8\x05", "price": 5.0},
-        }  # fmt: skip
+        }
 
-    def test_equal_scores_come_in_the_order_of_their_ids(self, small: VectorStore) -> None:
+    def test_equal_scores_come_in_the_order_of_their_ids(
+        self, small: VectorStore
+    ) -> None:
         ids = ["q", "c", "z", "m"]
         vectors = np.repeat(np.eye(20, DIM, dtype=np.float32)[19:], 4, axis=0)
-        small.upsert(pa.table({"id": ids, "vector_text": column(vectors)}), fingerprint=MODEL)
+        small.upsert(
+            pa.table({"id": ids, "vector_text": column(vectors)}), fingerprint=MODEL
+        )
         found = small.search(vectors[:1], 4, fingerprint=MODEL, vector="text")[0]
         assert [hit.id for hit in found] == sorted(ids)
 
-    def test_words_find_what_has_them_the_rarest_first(self, small: VectorStore) -> None:
+    def test_words_find_what_has_them_the_rarest_first(
+        self, small: VectorStore
+    ) -> None:
         if "words" not in self.capabilities:
             with pytest.raises(UnsupportedError, match="cannot search words"):
                 small.search_words("shoe", 3)
             return
         assert small.search_words("Five shoe", 3)[0].id == "a4"
         where = parse_where("price in (2.0, 5.0) or price is null")
-        found = small.search_words('shoe AND "(', 10, where=where, fields=["price", "words"])
+        found = small.search_words(
+            'shoe AND "(', 10, where=where, fields=["price", "words"]
+        )
         assert {hit.id for hit in found} == {"a2", "a3", "a5"}
-        assert all(hit.vector == "words" and hit.score > 0 and "shoe" in hit.fields["words"] for hit in found)
+        assert all(
+            hit.vector == "words" and hit.score > 0 and "shoe" in hit.fields["words"]
+            for hit in found
+        )
         assert small.search_words("boot", 3) == small.search_words("?!", 3) == []
 
-    def test_an_empty_store_finds_nothing_and_can_be_built(self, tmp_path: Path) -> None:
+    def test_an_empty_store_finds_nothing_and_can_be_built(
+        self, tmp_path: Path
+    ) -> None:
         store = create_store(self.url(tmp_path), self.schema(fields={"price": "float"}))
         for _ in range(2):
             assert store.count() == 0
-            assert store.search(self.queries[:2], 3, fingerprint=MODEL, vector="text") == [[], []]
+            assert store.search(
+                self.queries[:2], 3, fingerprint=MODEL, vector="text"
+            ) == [[], []]
             assert list(store.scan()) == []
             assert not store.schema.words or store.search_words("shoe", 3) == []
             store.build(IndexSpec(kind="hnsw"))
@@ -304,60 +426,120 @@ class Conformance:
         store = create_store(self.url(tmp_path), self.schema(fields=FIELDS))
         table = pa.Table.from_pylist(rows)
         store.upsert(
-            table.append_column("vector_text", column(unit_vectors(120, seed=4))).slice(0, 90), fingerprint=MODEL
+            table.append_column("vector_text", column(unit_vectors(120, seed=4))).slice(
+                0, 90
+            ),
+            fingerprint=MODEL,
         )
         # The first once was true of everything, null or not, to an engine's optimiser.
-        trees = [parse_where("stock not in (1) or stock not in (2)"), *(random_tree(rng) for _ in range(60))]
+        trees = [
+            parse_where("stock not in (1) or stock not in (2)"),
+            *(random_tree(rng) for _ in range(60)),
+        ]
         for num_rows in (90, 120):
             for tree in trees:
                 meant = checked(tree, store.schema)
                 wanted = {row["id"] for row in rows[:num_rows] if matches(meant, row)}
-                ids = [id for batch in store.scan(where=tree, columns=["id"]) for id in batch["id"].to_pylist()]
+                ids = [
+                    id
+                    for batch in store.scan(where=tree, columns=["id"])
+                    for id in batch["id"].to_pylist()
+                ]
                 assert sorted(ids) == sorted(wanted), tree
                 assert store.count(tree) == len(wanted), tree
             # Again with indexes, and rows that came after them.
             store.build()
-            store.upsert(table.append_column("vector_text", column(unit_vectors(120, seed=4))), fingerprint=MODEL)
+            store.upsert(
+                table.append_column("vector_text", column(unit_vectors(120, seed=4))),
+                fingerprint=MODEL,
+            )
         store.close()
 
     def test_a_search_never_drops_its_filter(self, store: VectorStore) -> None:
-        for text, num in [("kind = 'nothing such'", 0), ("number in (1, 2)", 2), ("not number > 1", 2)]:
+        for text, num in [
+            ("kind = 'nothing such'", 0),
+            ("number in (1, 2)", 2),
+            ("not number > 1", 2),
+        ]:
             for coarse in ("", *(["prefix:16"] if store.schema.prefix_dims else [])):
                 found = store.search(
-                    self.queries[:3], 10, fingerprint=MODEL, vector="text", where=parse_where(text), coarse=coarse
+                    self.queries[:3],
+                    10,
+                    fingerprint=MODEL,
+                    vector="text",
+                    where=parse_where(text),
+                    coarse=coarse,
                 )
                 assert [len(hits) for hits in found] == [num] * 3
-        with pytest.raises(ValueError, match="'nummer', which is no field; did you mean 'number'"):
-            store.search(self.queries, 10, fingerprint=MODEL, vector="text", where=parse_where("nummer = 1"))
+        with pytest.raises(
+            ValueError, match="'nummer', which is no field; did you mean 'number'"
+        ):
+            store.search(
+                self.queries,
+                10,
+                fingerprint=MODEL,
+                vector="text",
+                where=parse_where("nummer = 1"),
+            )
 
-    def test_vectors_and_queries_of_another_model_are_refused(self, small: VectorStore) -> None:
+    def test_vectors_and_queries_of_another_model_are_refused(
+        self, small: VectorStore
+    ) -> None:
         with pytest.raises(ValueError, match="these vectors are of the model 'other'"):
             small.upsert(self.ten_rows(), fingerprint="other")
         with pytest.raises(ValueError, match="these queries are of the model 'other'"):
             small.search(self.queries, 1, fingerprint="other", vector="text")
 
-    def test_a_store_that_another_made_anew_is_known_by_its_new_model(self, tmp_path: Path) -> None:
+    def test_a_store_that_another_made_anew_is_known_by_its_new_model(
+        self, tmp_path: Path
+    ) -> None:
         url = self.url(tmp_path)
         store = create_store(url, self.schema())
-        store.upsert(pa.table({"id": ["a"], "vector_text": column(self.queries[:1])}), fingerprint=MODEL)
-        anew = create_store(url, replace(self.schema(), fingerprint="other"), overwrite=True)
-        anew.upsert(pa.table({"id": ["b"], "vector_text": column(self.queries[:1])}), fingerprint="other")
+        store.upsert(
+            pa.table({"id": ["a"], "vector_text": column(self.queries[:1])}),
+            fingerprint=MODEL,
+        )
+        anew = create_store(
+            url, replace(self.schema(), fingerprint="other"), overwrite=True
+        )
+        anew.upsert(
+            pa.table({"id": ["b"], "vector_text": column(self.queries[:1])}),
+            fingerprint="other",
+        )
         with pytest.raises(ValueError, match="and the store holds vectors of"):
             store.search(self.queries, 1, fingerprint=MODEL, vector="text")
         with pytest.raises(ValueError, match="and the store holds vectors of"):
-            store.upsert(pa.table({"id": ["c"], "vector_text": column(self.queries[:1])}), fingerprint=MODEL)
-        assert store.search(self.queries[:1], 2, fingerprint="other", vector="text")[0][0].id == "b"
+            store.upsert(
+                pa.table({"id": ["c"], "vector_text": column(self.queries[:1])}),
+                fingerprint=MODEL,
+            )
+        assert (
+            store.search(self.queries[:1], 2, fingerprint="other", vector="text")[0][
+                0
+            ].id
+            == "b"
+        )
         assert store.count() == 1
         store.close()
         anew.close()
 
-    def test_a_store_is_not_copied_over_itself(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_store_is_not_copied_over_itself(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         url = self.url(tmp_path)
         store = create_store(url, self.schema())
-        store.upsert(pa.table({"id": ["a"], "vector_text": column(self.queries[:1])}), fingerprint=MODEL)
+        store.upsert(
+            pa.table({"id": ["a"], "vector_text": column(self.queries[:1])}),
+            fingerprint=MODEL,
+        )
         monkeypatch.chdir(tmp_path)
-        for spelled in (url, f"{url.partition('://')[0]}://{tmp_path}/../{tmp_path.name}/{Path(url).name}"):
-            with pytest.raises(ValueError, match="is the store that is copied; choose another place"):
+        for spelled in (
+            url,
+            f"{url.partition('://')[0]}://{tmp_path}/../{tmp_path.name}/{Path(url).name}",
+        ):
+            with pytest.raises(
+                ValueError, match="is the store that is copied; choose another place"
+            ):
                 copy_store(store, spelled, overwrite=True)
         assert store.count() == 1
         store.close()
@@ -365,7 +547,11 @@ class Conformance:
     def test_a_store_opened_again_is_the_same(self, tmp_path: Path) -> None:
         url = self.url(tmp_path)
         assert not store_exists(url)
-        schema = self.schema(fields={"price": "float", "tags": "strings"}, thumbnails=True, about={"model": "größer"})
+        schema = self.schema(
+            fields={"price": "float", "tags": "strings"},
+            thumbnails=True,
+            about={"model": "größer"},
+        )
         store = create_store(url, schema)
         store.upsert(self.ten_rows(), fingerprint=MODEL)
         rows = everything(store)
@@ -382,11 +568,16 @@ class Conformance:
         assert store.schema == self.schema()
         store.close()
 
-    def test_kill_9_loses_nothing_that_an_upsert_returned_for(self, tmp_path: Path) -> None:
+    def test_kill_9_loses_nothing_that_an_upsert_returned_for(
+        self, tmp_path: Path
+    ) -> None:
         url = self.url(tmp_path)
         create_store(url, self.schema()).close()
         with subprocess.Popen(
-            [sys.executable, "-c", WRITER, url, "100000"], stdout=subprocess.PIPE, text=True, env=quiet()
+            [sys.executable, "-c", WRITER, url, "100000"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=quiet(),
         ) as writer:
             assert writer.stdout is not None
             acknowledged = [next(writer.stdout) for _ in range(6)]
@@ -395,16 +586,24 @@ class Conformance:
         store = open_store(url)
         ids = {row["id"] for row in everything(store, columns=["id"])}
         assert ids >= {f"{int(batch)}-{n}" for batch in acknowledged for n in range(20)}
-        assert store.count() == len(ids) == 20 * len({id.partition("-")[0] for id in ids})  # a batch is in or not
+        assert (
+            store.count() == len(ids) == 20 * len({id.partition("-")[0] for id in ids})
+        )  # a batch is in or not
         store.build()
         assert store.count() == len(ids)
         store.close()
 
-    def test_a_second_process_writes_beside_this_one_or_is_refused_in_words(self, tmp_path: Path) -> None:
+    def test_a_second_process_writes_beside_this_one_or_is_refused_in_words(
+        self, tmp_path: Path
+    ) -> None:
         url = self.url(tmp_path)
         store = create_store(url, self.schema())
         second = subprocess.run(
-            [sys.executable, "-c", WRITER, url, "3"], capture_output=True, text=True, env=quiet(), check=False
+            [sys.executable, "-c", WRITER, url, "3"],
+            capture_output=True,
+            text=True,
+            env=quiet(),
+            check=False,
         )
         if "multiwriter" in self.capabilities:
             assert second.returncode == 0, second.stderr
@@ -427,7 +626,9 @@ def recall(found: list[list[Any]], wanted: list[set[int]]) -> float:
 
 def everything(store: VectorStore, **options: Any) -> list[dict[str, Any]]:
     """The rows of a scan, by id."""
-    rows: list[dict[str, Any]] = [row for batch in store.scan(**options) for row in batch.to_pylist()]
+    rows: list[dict[str, Any]] = [
+        row for batch in store.scan(**options) for row in batch.to_pylist()
+    ]
     return sorted(rows, key=lambda row: str(row["id"]))
 
 

@@ -10,7 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.unimodal.search.stores.conformance import DIM, MODEL, column, everything, unit_vectors
+from tests.unimodal.search.stores.conformance import (
+    DIM,
+    MODEL,
+    column,
+    everything,
+    unit_vectors,
+)
 from unimodal.search.filters.check import IsNull
 from unimodal.search.stores.base import VectorStore
 from unimodal.search.stores.copy import BATCH, copy_store
@@ -22,9 +28,16 @@ pytest.importorskip("lancedb")
 
 NUM_ROWS = BATCH + 500  # more than one batch
 SCHEMA = Schema(
-    DIM, MODEL, vectors=("text", "image"), fields={"n": "int"}, words=True, thumbnails=True, prefix_dims=(16,),
-    binary=True, about={"model": "m"},
-)  # fmt: skip
+    DIM,
+    MODEL,
+    vectors=("text", "image"),
+    fields={"n": "int"},
+    words=True,
+    thumbnails=True,
+    prefix_dims=(16,),
+    binary=True,
+    about={"model": "m"},
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,31 +45,48 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VectorStore]:
     store = create_store(str(tmp_path_factory.mktemp("source") / "store"), SCHEMA)
     vectors = unit_vectors(NUM_ROWS, seed=5)
     rows: dict[str, Any] = {
-        "id": [f"i{n}" for n in range(NUM_ROWS)], "vector_text": column(vectors),
-        "vector_image": column(vectors, np.arange(NUM_ROWS) % 3 == 0), "n": list(range(NUM_ROWS)),
-        "words": [f"word {n}" for n in range(NUM_ROWS)], "thumbnail": [b"x"] * NUM_ROWS,
-    }  # fmt: skip
+        "id": [f"i{n}" for n in range(NUM_ROWS)],
+        "vector_text": column(vectors),
+        "vector_image": column(vectors, np.arange(NUM_ROWS) % 3 == 0),
+        "n": list(range(NUM_ROWS)),
+        "words": [f"word {n}" for n in range(NUM_ROWS)],
+        "thumbnail": [b"x"] * NUM_ROWS,
+    }
     store.upsert(pa.table(rows), fingerprint=MODEL)
     yield store
     store.close()
 
 
-def test_a_copy_has_every_item_with_all_its_columns(source: VectorStore, tmp_path: Path) -> None:
+def test_a_copy_has_every_item_with_all_its_columns(
+    source: VectorStore, tmp_path: Path
+) -> None:
     url = str(tmp_path / "copy")
     assert copy_store(source, url) == NUM_ROWS
     target = open_store(url)
     assert target.schema == source.schema
     assert everything(target) == everything(source)
     query = unit_vectors(NUM_ROWS, seed=5)[7:8]
-    assert target.search(query, 1, fingerprint=MODEL, vector="text", coarse="binary")[0][0].id == "i7"
+    assert (
+        target.search(query, 1, fingerprint=MODEL, vector="text", coarse="binary")[0][
+            0
+        ].id
+        == "i7"
+    )
     target.close()
 
 
 def test_an_empty_store_is_copied_too(tmp_path: Path) -> None:
-    assert copy_store(create_store(str(tmp_path / "empty"), SCHEMA), str(tmp_path / "copy")) == 0
+    assert (
+        copy_store(
+            create_store(str(tmp_path / "empty"), SCHEMA), str(tmp_path / "copy")
+        )
+        == 0
+    )
 
 
-def test_what_is_at_the_target_is_replaced_only_on_request(source: VectorStore, tmp_path: Path) -> None:
+def test_what_is_at_the_target_is_replaced_only_on_request(
+    source: VectorStore, tmp_path: Path
+) -> None:
     url = str(tmp_path / "copy")
     create_store(url, SCHEMA).close()
     with pytest.raises(ValueError, match="holds a store already"):
@@ -75,9 +105,13 @@ class Emptied(LanceStore):
 
 def test_a_source_that_is_emptied_meanwhile_is_reported(tmp_path: Path) -> None:
     store = create(str(tmp_path / "source"), SCHEMA, overwrite=False)
-    rows = pa.table({"id": ["a", "b", "c"], "vector_text": column(unit_vectors(3, seed=6))})
+    rows = pa.table(
+        {"id": ["a", "b", "c"], "vector_text": column(unit_vectors(3, seed=6))}
+    )
     store.upsert(rows, fingerprint=MODEL)
-    with pytest.raises(ValueError, match="has 0 items, where the source had 3 and now has 0"):
+    with pytest.raises(
+        ValueError, match="has 0 items, where the source had 3 and now has 0"
+    ):
         copy_store(Emptied(store.table, SCHEMA), str(tmp_path / "copy"))
 
 
@@ -86,12 +120,19 @@ class Busy(LanceStore):
 
     def _scan(self, *options: Any) -> Iterator[Any]:
         yield from super()._scan(*options)
-        self.upsert(pa.table({"id": ["late"], "vector_text": column(unit_vectors(1, seed=7))}), fingerprint=MODEL)
+        self.upsert(
+            pa.table({"id": ["late"], "vector_text": column(unit_vectors(1, seed=7))}),
+            fingerprint=MODEL,
+        )
 
 
 def test_a_source_that_is_written_to_meanwhile_is_reported(tmp_path: Path) -> None:
     store = create(str(tmp_path / "source"), SCHEMA, overwrite=False)
-    rows = pa.table({"id": ["a", "b", "c"], "vector_text": column(unit_vectors(3, seed=6))})
+    rows = pa.table(
+        {"id": ["a", "b", "c"], "vector_text": column(unit_vectors(3, seed=6))}
+    )
     store.upsert(rows, fingerprint=MODEL)
-    with pytest.raises(ValueError, match="has 3 items, where the source had 3 and now has 4"):
+    with pytest.raises(
+        ValueError, match="has 3 items, where the source had 3 and now has 4"
+    ):
         copy_store(Busy(store.table, SCHEMA), str(tmp_path / "copy"))

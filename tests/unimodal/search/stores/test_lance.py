@@ -12,7 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.unimodal.search.stores.conformance import DIM, MODEL, Conformance, column, everything, quiet, unit_vectors
+from tests.unimodal.search.stores.conformance import (
+    DIM,
+    MODEL,
+    Conformance,
+    column,
+    everything,
+    quiet,
+    unit_vectors,
+)
 from unimodal.search.filters.check import parse_where
 from unimodal.search.stores import lance
 from unimodal.search.stores.base import IndexSpec
@@ -21,7 +29,13 @@ from unimodal.search.stores.schema import Schema
 
 pytest.importorskip("lancedb")
 
-SCHEMA = Schema(DIM, MODEL, vectors=("text",), fields={"writer": "string", "batch": "int"}, words=True)
+SCHEMA = Schema(
+    DIM,
+    MODEL,
+    vectors=("text",),
+    fields={"writer": "string", "batch": "int"},
+    words=True,
+)
 
 WRITER_OF_THE_SAME_IDS = """
 import sys
@@ -46,16 +60,21 @@ class TestLance(Conformance):
         return f"lance://{folder}/store"
 
 
-def test_writers_of_the_same_ids_leave_each_once_while_others_read_and_build(tmp_path: Path) -> None:
+def test_writers_of_the_same_ids_leave_each_once_while_others_read_and_build(
+    tmp_path: Path,
+) -> None:
     url = str(tmp_path / "store")
     store = create_store(url, SCHEMA)
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", WRITER_OF_THE_SAME_IDS, url, name],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=quiet(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=quiet(),
         )
         for name in ("first", "second")
-    ]  # fmt: skip
+    ]
     for writer in writers:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "open\n"
@@ -75,53 +94,89 @@ def test_writers_of_the_same_ids_leave_each_once_while_others_read_and_build(tmp
         assert writer.wait() == 0
     rows = everything(store)
     assert sorted(row["id"] for row in rows) == sorted(f"i{n}" for n in range(40))
-    assert {(row["batch"], row["writer"] == row["words"]) for row in rows} == {(7, True)}
+    assert {(row["batch"], row["writer"] == row["words"]) for row in rows} == {
+        (7, True)
+    }
     store.close()
 
 
-def test_an_index_is_made_above_the_threshold_and_taken_away_for_exact(tmp_path: Path) -> None:
+def test_an_index_is_made_above_the_threshold_and_taken_away_for_exact(
+    tmp_path: Path,
+) -> None:
     store = create_store(str(tmp_path / "store"), SCHEMA)
     vectors = unit_vectors(300, seed=8)
     ids = [f"i{n}" for n in range(300)]
-    store.upsert(pa.table({"id": ids, "vector_text": column(vectors)}), fingerprint=MODEL)
+    store.upsert(
+        pa.table({"id": ids, "vector_text": column(vectors)}), fingerprint=MODEL
+    )
     indexes = {}
-    for spec in (IndexSpec(exact_up_to=300), IndexSpec(exact_up_to=299), IndexSpec(), IndexSpec(kind="exact")):
+    for spec in (
+        IndexSpec(exact_up_to=300),
+        IndexSpec(exact_up_to=299),
+        IndexSpec(),
+        IndexSpec(kind="exact"),
+    ):
         store.build(spec)
         assert isinstance(store, lance.LanceStore)
         indexes[spec] = "vector_text" in store.indexed()
-        assert [hits[0].id for hits in store.search(vectors, 1, fingerprint=MODEL, vector="text")] == ids
-    assert list(indexes.values()) == [False, True, True, False]  # one that is there is kept
+        assert [
+            hits[0].id
+            for hits in store.search(vectors, 1, fingerprint=MODEL, vector="text")
+        ] == ids
+    assert list(indexes.values()) == [
+        False,
+        True,
+        True,
+        False,
+    ]  # one that is there is kept
 
 
 def test_one_row_can_be_indexed(tmp_path: Path) -> None:
     store = create_store(str(tmp_path / "store"), SCHEMA)
     query = np.eye(1, DIM, dtype=np.float32)
-    store.upsert(pa.table({"id": ["a"], "vector_text": column(query)}), fingerprint=MODEL)
+    store.upsert(
+        pa.table({"id": ["a"], "vector_text": column(query)}), fingerprint=MODEL
+    )
     store.build(IndexSpec(kind="hnsw"))
     assert store.search(query, 5, fingerprint=MODEL, vector="text")[0][0].id == "a"
 
 
-def test_a_store_whose_making_was_cut_short_is_completed_by_a_build(tmp_path: Path) -> None:
+def test_a_store_whose_making_was_cut_short_is_completed_by_a_build(
+    tmp_path: Path,
+) -> None:
     url = str(tmp_path / "store")
     store: Any = create_store(url, SCHEMA)
     for name in store.indexed().values():
         lance.run(store.table.drop_index(name))
     store = open_store(url)
-    store.upsert(pa.table({"id": ["a"], "words": ["red shoe"], "writer": ["x"]}), fingerprint=MODEL)
+    store.upsert(
+        pa.table({"id": ["a"], "words": ["red shoe"], "writer": ["x"]}),
+        fingerprint=MODEL,
+    )
     store.build()
-    assert [hit.id for hit in store.search_words("shoe", 5, where=parse_where("writer = 'x'"))] == ["a"]
+    assert [
+        hit.id
+        for hit in store.search_words("shoe", 5, where=parse_where("writer = 'x'"))
+    ] == ["a"]
 
 
 def test_a_disk_that_is_full_is_said_and_loses_nothing(tmp_path: Path) -> None:
     num = 100_000 // DIM  # in one file, four times as much as is allowed
     store = create_store(str(tmp_path / "shop"), Schema(DIM, MODEL, vectors=("text",)))
     vectors = column(unit_vectors(num, seed=1))
-    rows = pa.table({"id": [f"i{number}" for number in range(num)], "vector_text": vectors})
+    rows = pa.table(
+        {"id": [f"i{number}" for number in range(num)], "vector_text": vectors}
+    )
     store.upsert(rows.slice(0, 10), fingerprint=MODEL)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # of any file: it fails as on a full disk
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (100_000, hard)
+    )  # of any file: it fails as on a full disk
     try:
-        with pytest.raises(OSError, match=r"cannot use the store's folder: File too large; nothing that was in"):
+        with pytest.raises(
+            OSError,
+            match=r"cannot use the store's folder: File too large; nothing that was in",
+        ):
             store.upsert(rows, fingerprint=MODEL)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

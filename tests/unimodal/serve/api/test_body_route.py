@@ -16,8 +16,12 @@ from tests.unimodal.serve.conftest import Serve
 PATHS = ["/v1/embeddings", "/v1/embed", "/v2/embed", "/embed", "/vectorize"]
 
 
-def _told(client: TestClient, path: str, sent: bytes, kind: str | None = "application/json") -> str:
-    response = client.post(path, content=sent, headers={} if kind is None else {"Content-Type": kind})
+def _told(
+    client: TestClient, path: str, sent: bytes, kind: str | None = "application/json"
+) -> str:
+    response = client.post(
+        path, content=sent, headers={} if kind is None else {"Content-Type": kind}
+    )
     assert response.status_code == 400
     body: dict[str, Any] = response.json()
     return _message(body)
@@ -35,21 +39,37 @@ def test_what_is_no_json_is_told_so(client: TestClient, path: str, sent: bytes) 
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded"])
-def test_json_that_is_not_said_to_be_json_is_refused(client: TestClient, path: str, kind: str | None) -> None:
-    assert "send one, with Content-Type: application/json" in _told(client, path, b'{"input": "a"}', kind)
+@pytest.mark.parametrize(
+    "kind", [None, "text/plain", "application/x-www-form-urlencoded"]
+)
+def test_json_that_is_not_said_to_be_json_is_refused(
+    client: TestClient, path: str, kind: str | None
+) -> None:
+    assert "send one, with Content-Type: application/json" in _told(
+        client, path, b'{"input": "a"}', kind
+    )
 
 
-@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "Application/JSON", "application/vnd.api+json"])
+@pytest.mark.parametrize(
+    "kind",
+    ["application/json; charset=utf-8", "Application/JSON", "application/vnd.api+json"],
+)
 def test_json_has_several_names(client: TestClient, kind: str) -> None:
     headers = {"Content-Type": kind}
-    assert client.post("/v1/embeddings", content=b'{"input": "a"}', headers=headers).status_code == 200
+    assert (
+        client.post(
+            "/v1/embeddings", content=b'{"input": "a"}', headers=headers
+        ).status_code
+        == 200
+    )
 
 
 def test_a_body_in_parts_is_one(client: TestClient) -> None:
     headers = {"Content-Type": "application/json"}
     parts = iter([b'{"inp', b'ut": "a"}'])
-    assert client.post("/v1/embeddings", content=parts, headers=headers).status_code == 200
+    assert (
+        client.post("/v1/embeddings", content=parts, headers=headers).status_code == 200
+    )
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -61,14 +81,36 @@ def test_a_body_in_parts_is_one(client: TestClient) -> None:
             "application/json",
             "(byte 11 is not UTF-8); encode",
         ),
-        (b"\xff", "application/json; charset=iso-8859-1", "nor is charset=iso-8859-1 read here); encode it as UTF-8"),
-        (b'{"weight": NaN}', "application/json", "the body is not JSON (NaN is not in it); send null."),
-        (b'{"input": "a", "input": "b"}', "application/json", "the body has the key 'input' twice; send it once."),
-        (b'{"input": [{"text": "a", "text": "b"}]}', "application/json", "the key 'text' twice"),
-        (b'{"input" "a"}', "application/json", "Expecting ':' delimiter at line 1, column 10"),
+        (
+            b"\xff",
+            "application/json; charset=iso-8859-1",
+            "nor is charset=iso-8859-1 read here); encode it as UTF-8",
+        ),
+        (
+            b'{"weight": NaN}',
+            "application/json",
+            "the body is not JSON (NaN is not in it); send null.",
+        ),
+        (
+            b'{"input": "a", "input": "b"}',
+            "application/json",
+            "the body has the key 'input' twice; send it once.",
+        ),
+        (
+            b'{"input": [{"text": "a", "text": "b"}]}',
+            "application/json",
+            "the key 'text' twice",
+        ),
+        (
+            b'{"input" "a"}',
+            "application/json",
+            "Expecting ':' delimiter at line 1, column 10",
+        ),
     ],
 )
-def test_what_is_wrong_with_a_body_is_named(client: TestClient, path: str, sent: bytes, kind: str, said: str) -> None:
+def test_what_is_wrong_with_a_body_is_named(
+    client: TestClient, path: str, sent: bytes, kind: str, said: str
+) -> None:
     assert said in _told(client, path, sent, kind)
 
 
@@ -85,24 +127,41 @@ def test_a_body_in_gzip_is_read(client: TestClient, coding: str) -> None:
     plain = json.dumps({"input": ["red hat", "blue hat"]}).encode()
     headers = {**JSON, "Content-Encoding": coding}
     found = client.post("/v1/embeddings", content=gzip.compress(plain), headers=headers)
-    assert found.json()["data"] == client.post("/v1/embeddings", content=plain, headers=JSON).json()["data"]
+    assert (
+        found.json()["data"]
+        == client.post("/v1/embeddings", content=plain, headers=JSON).json()["data"]
+    )
 
 
 def test_a_body_in_gzip_may_become_as_large_as_a_plain_one(serve: Serve) -> None:
     small = serve(max_body_bytes=10_000)
-    plain = json.dumps({"input": [random.Random(number).randbytes(40).hex() for number in range(100)]}).encode()
+    plain = json.dumps(
+        {"input": [random.Random(number).randbytes(40).hex() for number in range(100)]}
+    ).encode()
     sent = gzip.compress(plain)
     assert len(plain) < 10_000 < len(plain) + len(sent)
-    assert small.post("/v1/embeddings", content=sent, headers={**JSON, "Content-Encoding": "gzip"}).status_code == 200
+    assert (
+        small.post(
+            "/v1/embeddings", content=sent, headers={**JSON, "Content-Encoding": "gzip"}
+        ).status_code
+        == 200
+    )
 
 
 @pytest.mark.parametrize("coding", ["deflate", "br", "zstd", "gzip, gzip"])
-def test_another_coding_is_415_and_says_which_one_is_read(client: TestClient, coding: str) -> None:
+def test_another_coding_is_415_and_says_which_one_is_read(
+    client: TestClient, coding: str
+) -> None:
     headers = {**JSON, "Content-Encoding": coding}
-    response = client.post("/v1/embeddings", content=zlib.compress(b'{"input": "a"}'), headers=headers)
+    response = client.post(
+        "/v1/embeddings", content=zlib.compress(b'{"input": "a"}'), headers=headers
+    )
     assert response.status_code == 415
     error = response.json()["error"]
-    assert error["message"] == f"Content-Encoding {coding!r} is not read here; send the body as it is, or in gzip."
+    assert (
+        error["message"]
+        == f"Content-Encoding {coding!r} is not read here; send the body as it is, or in gzip."
+    )
     assert error["code"] == "unsupported_media_type"
 
 
@@ -110,9 +169,14 @@ def test_a_small_body_that_grows_over_the_cap_is_413(serve: Serve) -> None:
     small = serve(max_body_bytes=10_000)
     bomb = gzip.compress(b'{"input": "' + b"a" * 1_000_000 + b'"}')
     assert len(bomb) < 2_000
-    response = small.post("/v1/embeddings", content=bomb, headers={**JSON, "Content-Encoding": "gzip"})
+    response = small.post(
+        "/v1/embeddings", content=bomb, headers={**JSON, "Content-Encoding": "gzip"}
+    )
     assert response.status_code == 413
-    assert "over 10000 bytes when it is decompressed" in response.json()["error"]["message"]
+    assert (
+        "over 10000 bytes when it is decompressed"
+        in response.json()["error"]["message"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,6 +188,8 @@ def test_a_small_body_that_grows_over_the_cap_is_413(serve: Serve) -> None:
     ],
 )
 def test_broken_gzip_is_named(client: TestClient, sent: bytes, said: str) -> None:
-    response = client.post("/v1/embeddings", content=sent, headers={**JSON, "Content-Encoding": "gzip"})
+    response = client.post(
+        "/v1/embeddings", content=sent, headers={**JSON, "Content-Encoding": "gzip"}
+    )
     assert response.status_code == 400
     assert said in response.json()["error"]["message"]

@@ -15,7 +15,15 @@ from tests.unimodal.serve.conftest import Serve
 from unimodal.config import ModelConfig
 from unimodal.embedder import Embedder
 from unimodal.model import build_model
-from unimodal.serve.api.bodies import TASKS, Body, CohereBody, CohereV1Body, EmbeddingsBody, TeiBody, WeaviateBody
+from unimodal.serve.api.bodies import (
+    TASKS,
+    Body,
+    CohereBody,
+    CohereV1Body,
+    EmbeddingsBody,
+    TeiBody,
+    WeaviateBody,
+)
 from unimodal.serve.api.encodings import quantized
 from unimodal.vectors import unit
 
@@ -29,7 +37,9 @@ def vectors_of(client: TestClient, value: Any, **more: Any) -> NDArray[np.float3
     return np.array([one["embedding"] for one in response.json()["data"]], np.float32)
 
 
-def refused(client: TestClient, body: Any, path: str = "/v1/embeddings", status: int = 400) -> str:
+def refused(
+    client: TestClient, body: Any, path: str = "/v1/embeddings", status: int = 400
+) -> str:
     response = client.post(path, json=body)
     assert response.status_code == status, response.text
     answer = response.json()
@@ -44,34 +54,62 @@ def test_texts_and_pictures_in_one_list_get_the_embedders_vectors(
     client: TestClient, served: Embedder, texts: list[str], png: Png, data_uri: DataUri
 ) -> None:
     plain = base64.b64encode(png(2)).decode()
-    asked = [texts[0], {"text": texts[1]}, {"image": data_uri(1)}, {"image": plain}, texts[2],
-             {"text": texts[3], "image": data_uri(4)},
-             {"text": texts[4], "image": data_uri(5), "weight": 0.8}]  # fmt: skip
-    expected = served.encode([
-        texts[0], texts[1], png(1), png(2), texts[2], {"text": texts[3], "image": png(4)},
-        {"text": texts[4], "image": png(5), "weight": 0.8},
-    ])  # fmt: skip
+    asked = [
+        texts[0],
+        {"text": texts[1]},
+        {"image": data_uri(1)},
+        {"image": plain},
+        texts[2],
+        {"text": texts[3], "image": data_uri(4)},
+        {"text": texts[4], "image": data_uri(5), "weight": 0.8},
+    ]
+    expected = served.encode(
+        [
+            texts[0],
+            texts[1],
+            png(1),
+            png(2),
+            texts[2],
+            {"text": texts[3], "image": png(4)},
+            {"text": texts[4], "image": png(5), "weight": 0.8},
+        ]
+    )
     np.testing.assert_allclose(vectors_of(client, asked), expected, atol=1e-5)
 
 
-def test_a_single_text_and_a_single_object_need_no_list(client: TestClient, served: Embedder) -> None:
-    np.testing.assert_allclose(vectors_of(client, "red hat"), served.encode("red hat"), atol=1e-5)
-    np.testing.assert_allclose(vectors_of(client, {"text": "red hat"}), served.encode("red hat"), atol=1e-5)
+def test_a_single_text_and_a_single_object_need_no_list(
+    client: TestClient, served: Embedder
+) -> None:
+    np.testing.assert_allclose(
+        vectors_of(client, "red hat"), served.encode("red hat"), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        vectors_of(client, {"text": "red hat"}), served.encode("red hat"), atol=1e-5
+    )
 
 
-def test_base64_holds_the_bytes_of_the_floats(client: TestClient, texts: list[str]) -> None:
+def test_base64_holds_the_bytes_of_the_floats(
+    client: TestClient, texts: list[str]
+) -> None:
     body = {"input": texts, "encoding_format": "base64"}
-    coded = [one["embedding"] for one in client.post("/v1/embeddings", json=body).json()["data"]]
+    coded = [
+        one["embedding"]
+        for one in client.post("/v1/embeddings", json=body).json()["data"]
+    ]
     decoded = np.stack([np.frombuffer(base64.b64decode(text), "<f4") for text in coded])
     floats = client.post("/v1/embeddings", json={"input": texts}).json()["data"]
-    assert np.array_equal(decoded, np.array([one["embedding"] for one in floats], np.float32))
+    assert np.array_equal(
+        decoded, np.array([one["embedding"] for one in floats], np.float32)
+    )
 
 
 def test_dimensions_cut_and_normalise_as_the_embedder_does(
     client: TestClient, served: Embedder, texts: list[str]
 ) -> None:
     expected = served.encode(texts, truncate_dim=8)
-    np.testing.assert_allclose(vectors_of(client, texts, dimensions=8), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        vectors_of(client, texts, dimensions=8), expected, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", ["int8", "uint8", "binary", "ubinary"])
@@ -80,30 +118,47 @@ def test_a_type_of_jinas_may_be_asked_for_as_numbers_or_as_bytes(
 ) -> None:
     expected = quantized(vectors_of(client, texts), kind)
     body = {"input": texts, "embedding_type": kind}
-    numbers = [one["embedding"] for one in client.post("/v1/embeddings", json=body).json()["data"]]
+    numbers = [
+        one["embedding"]
+        for one in client.post("/v1/embeddings", json=body).json()["data"]
+    ]
     assert np.array_equal(np.array(numbers), expected)
     body["encoding_format"] = "base64"
-    coded = [one["embedding"] for one in client.post("/v1/embeddings", json=body).json()["data"]]
-    assert [base64.b64decode(text) for text in coded] == [row.tobytes() for row in expected]
+    coded = [
+        one["embedding"]
+        for one in client.post("/v1/embeddings", json=body).json()["data"]
+    ]
+    assert [base64.b64decode(text) for text in coded] == [
+        row.tobytes() for row in expected
+    ]
 
 
 @pytest.mark.parametrize(
     "asked",
     [
-        {"task": "retrieval.query"}, {"input_type": "query"}, {"input_type": "search_query"}, {"prompt_name": "query"},
+        {"task": "retrieval.query"},
+        {"input_type": "query"},
+        {"input_type": "search_query"},
+        {"prompt_name": "query"},
         {"prompt": "search query: "},
     ],
-)  # fmt: skip
+)
 def test_a_task_puts_the_models_prompt_before_each_text(
     client: TestClient, served: Embedder, texts: list[str], asked: dict[str, str]
 ) -> None:
-    np.testing.assert_allclose(vectors_of(client, texts, **asked), served.encode_query(texts), atol=1e-5)
+    np.testing.assert_allclose(
+        vectors_of(client, texts, **asked), served.encode_query(texts), atol=1e-5
+    )
 
 
-def test_documents_and_pairs_have_their_own_prompts(client: TestClient, served: Embedder, texts: list[str]) -> None:
+def test_documents_and_pairs_have_their_own_prompts(
+    client: TestClient, served: Embedder, texts: list[str]
+) -> None:
     documents = vectors_of(client, texts, task="retrieval.passage")
     np.testing.assert_allclose(documents, served.encode_document(texts), atol=1e-5)
-    np.testing.assert_allclose(vectors_of(client, texts, task="text-matching"), served.encode(texts), atol=1e-5)
+    np.testing.assert_allclose(
+        vectors_of(client, texts, task="text-matching"), served.encode(texts), atol=1e-5
+    )
 
 
 def test_two_ways_to_say_the_prompt_are_refused(client: TestClient) -> None:
@@ -123,11 +178,17 @@ def test_one_bad_picture_among_64_never_fails_its_neighbours(
     assert data[17]["error"]["message"]
     rest = [number for number in range(64) if number != 17]
     found = np.array([data[number]["embedding"] for number in rest], np.float32)
-    np.testing.assert_allclose(found, served.encode([png(number) for number in rest]), atol=1e-5)
+    np.testing.assert_allclose(
+        found, served.encode([png(number) for number in rest]), atol=1e-5
+    )
 
 
-def test_one_bad_picture_is_named_by_its_number_by_default(client: TestClient, data_uri: DataUri) -> None:
-    inputs = [{"image": data_uri(number)} for number in range(5)] + [{"image": "data:image/png;base64,AAAA"}]
+def test_one_bad_picture_is_named_by_its_number_by_default(
+    client: TestClient, data_uri: DataUri
+) -> None:
+    inputs = [{"image": data_uri(number)} for number in range(5)] + [
+        {"image": "data:image/png;base64,AAAA"}
+    ]
     response = client.post("/v1/embeddings", json={"input": inputs})
     assert response.status_code == 400
     assert response.json()["error"]["message"].startswith("input 5:")
@@ -143,11 +204,23 @@ def test_one_bad_picture_is_named_by_its_number_by_default(client: TestClient, d
         ({"input": "a", "dimensions": 25}, "not between 1 and embed_dim 24"),
         ({"input": "a", "dimensions": 0}, "not between 1 and embed_dim 24"),
         ({"input": "a", "encoding_format": "hex"}, "'hex'"),
-        ({"input": "a", "embedding_type": ["float", "binary"]}, "2 types are asked for"),
-        ({"input": "a", "task": "translation"}, "task 'translation' is not one of query, document, retrieval.query"),
+        (
+            {"input": "a", "embedding_type": ["float", "binary"]},
+            "2 types are asked for",
+        ),
+        (
+            {"input": "a", "task": "translation"},
+            "task 'translation' is not one of query, document, retrieval.query",
+        ),
         ({"input": "a", "prompt_name": "poem"}, "not one of query, document"),
-        ({"input": "a", "late_chunking": True}, "late_chunking is true; it may be false, or be left out."),
-        ({"input": "a", "encoding_format": "int8"}, "'int8' is asked for as embedding_type"),
+        (
+            {"input": "a", "late_chunking": True},
+            "late_chunking is true; it may be false, or be left out.",
+        ),
+        (
+            {"input": "a", "encoding_format": "int8"},
+            "'int8' is asked for as embedding_type",
+        ),
         ({"input": 5}, "input 0: a number is neither a text nor"),
         ({"input": True}, "input 0: a truth value"),
         ({"input": [1, 2, 3]}, "token ids"),
@@ -156,13 +229,18 @@ def test_one_bad_picture_is_named_by_its_number_by_default(client: TestClient, d
         ({"input": ["a", ""]}, "input 1"),
         ({"input": [{"txt": "a"}]}, "did you mean 'text'?"),
         ({"input": [{"image": 7}]}, "input 0: 'image' is a number"),
-        ({"input": [{"text": "a", "image": "b", "weight": 2}]}, "'weight' is not a number between 0"),
+        (
+            {"input": [{"text": "a", "image": "b", "weight": 2}]},
+            "'weight' is not a number between 0",
+        ),
         ({"input": [{"weight": 0.5}]}, "needs 'text', 'image' or both"),
         ({"input": [{"image": "https://example.org/a.jpg"}]}, "input 0"),
         ([1], "not a JSON object"),
     ],
-)  # fmt: skip
-def test_what_cannot_be_done_is_told_in_one_sentence(client: TestClient, body: Any, said: str) -> None:
+)
+def test_what_cannot_be_done_is_told_in_one_sentence(
+    client: TestClient, body: Any, said: str
+) -> None:
     assert said in refused(client, body)
 
 
@@ -184,7 +262,11 @@ def test_a_body_full_of_faults_ends_at_the_first(kind: type[Body], body: Any) ->
 
 def test_of_a_huge_value_a_little_is_told(client: TestClient) -> None:
     huge = "k" * 1_000_000
-    for body in ({"input": {huge: 0}}, {"input": "a", "dimensions": huge}, {"input": "a", "task": huge}):
+    for body in (
+        {"input": {huge: 0}},
+        {"input": "a", "dimensions": huge},
+        {"input": "a", "task": huge},
+    ):
         assert len(refused(client, body)) < 400
 
 
@@ -197,21 +279,29 @@ def test_a_model_with_a_default_prompt_puts_it_before_texts_of_no_task(
     np.testing.assert_allclose(vectors_of(client, ["a red ball"]), expected, atol=1e-5)
     answer = client.post("/vectorize", json={"texts": ["a red ball"]}).json()
     np.testing.assert_allclose(answer["textVectors"], expected, atol=1e-5)
-    np.testing.assert_allclose(vectors_of(client, ["a red ball"], prompt=""), before, atol=1e-5)
+    np.testing.assert_allclose(
+        vectors_of(client, ["a red ball"], prompt=""), before, atol=1e-5
+    )
 
 
 def test_half_a_surrogate_pair_is_refused(client: TestClient) -> None:
     headers = {"Content-Type": "application/json"}
-    response = client.post("/v1/embeddings", content=b'{"input": ["\\ud800"]}', headers=headers)
+    response = client.post(
+        "/v1/embeddings", content=b'{"input": ["\\ud800"]}', headers=headers
+    )
     assert response.status_code == 400
     assert "Unicode" in response.json()["error"]["message"]
 
 
 def test_more_inputs_than_the_server_takes_are_refused(serve: Serve) -> None:
-    assert "3 inputs, and this server takes 2" in refused(serve(max_items=2), {"input": ["a", "b", "c"]})
+    assert "3 inputs, and this server takes 2" in refused(
+        serve(max_items=2), {"input": ["a", "b", "c"]}
+    )
 
 
-def test_another_models_name_is_not_found_and_any_name_can_be_allowed(client: TestClient, serve: Serve) -> None:
+def test_another_models_name_is_not_found_and_any_name_can_be_allowed(
+    client: TestClient, serve: Serve
+) -> None:
     body = {"input": "a", "model": "text-embedding-3-small"}
     response = client.post("/v1/embeddings", json=body)
     assert response.status_code == 404
@@ -219,10 +309,17 @@ def test_another_models_name_is_not_found_and_any_name_can_be_allowed(client: Te
     assert response.json()["error"]["message"] == (
         "model 'text-embedding-3-small' is not served here; ask for 'tiny' (a server without names takes any name)."
     )
-    several = serve(names=["tiny", "shop"]).post("/v1/embeddings", json=body).json()["error"]["message"]
+    several = (
+        serve(names=["tiny", "shop"])
+        .post("/v1/embeddings", json=body)
+        .json()["error"]["message"]
+    )
     assert "ask for 'tiny' or 'shop'" in several
     for names in ([], ["*"]):
-        assert serve(names=names).post("/v1/embeddings", json=body).json()["model"] == "text-embedding-3-small"
+        assert (
+            serve(names=names).post("/v1/embeddings", json=body).json()["model"]
+            == "text-embedding-3-small"
+        )
 
 
 def test_usage_counts_tokens_and_a_pictures_patches_and_one(
@@ -231,7 +328,9 @@ def test_usage_counts_tokens_and_a_pictures_patches_and_one(
     assert served.tokenizer is not None
     words = len(served.tokenizer(["a red ball"])[0])
     one = client.post("/v1/embeddings", json={"input": "a red ball"}).json()["usage"]
-    both = client.post("/v1/embeddings", json={"input": ["a red ball", {"image": data_uri(0)}]}).json()["usage"]
+    both = client.post(
+        "/v1/embeddings", json={"input": ["a red ball", {"image": data_uri(0)}]}
+    ).json()["usage"]
     assert one == {"prompt_tokens": words, "total_tokens": words}
     assert both["total_tokens"] > words + 1
 
@@ -265,13 +364,20 @@ DATA_URI_BODIES: Sequence[tuple[str, Callable[[str], Any], Callable[[Any], Any]]
 
 @pytest.mark.parametrize(("path", "body", "vector"), DATA_URI_BODIES)
 def test_an_image_as_a_data_uri_is_an_image_in_every_body(
-    client: TestClient, served: Embedder, png: Png, path: str, body: Callable[[str], Any], vector: Callable[[Any], Any]
+    client: TestClient,
+    served: Embedder,
+    png: Png,
+    path: str,
+    body: Callable[[str], Any],
+    vector: Callable[[Any], Any],
 ) -> None:
     plain = base64.encodebytes(png(3)).decode()  # in lines
     uri = f"data:image/png;charset=utf-8;base64,{plain}"
     response = client.post(path, json=body(uri))
     assert response.status_code == 200, response.text
-    np.testing.assert_allclose([vector(response.json())], served.encode(png(3)), atol=1e-5)
+    np.testing.assert_allclose(
+        [vector(response.json())], served.encode(png(3)), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -280,19 +386,35 @@ def test_an_image_as_a_data_uri_is_an_image_in_every_body(
         ("/v1/embeddings", {"input": [{"text": "data:image/png;base64,AAAA"}]}),
         ("/v1/embeddings", {"input": "data:image/png;base64,AAAA", "modality": "text"}),
         ("/v1/embed", {"texts": ["data:image/png;base64,AAAA"]}),
-        ("/v2/embed", {"texts": ["data:image/png;base64,AAAA"], "input_type": "classification"}),
+        (
+            "/v2/embed",
+            {"texts": ["data:image/png;base64,AAAA"], "input_type": "classification"},
+        ),
         ("/vectorize", {"texts": ["data:;base64,AAAA"]}),
     ],
 )
-def test_a_data_uri_where_a_text_is_asked_for_is_refused(client: TestClient, path: str, body: Any) -> None:
-    assert "the text is an image as a data URI; send it as an image." in refused(client, body, path)
+def test_a_data_uri_where_a_text_is_asked_for_is_refused(
+    client: TestClient, path: str, body: Any
+) -> None:
+    assert "the text is an image as a data URI; send it as an image." in refused(
+        client, body, path
+    )
 
 
-def test_a_string_that_is_an_image_in_base64_is_an_image(client: TestClient, served: Embedder, png: Png) -> None:
+def test_a_string_that_is_an_image_in_base64_is_an_image(
+    client: TestClient, served: Embedder, png: Png
+) -> None:
     plain = base64.b64encode(png(3)).decode()
-    np.testing.assert_allclose(vectors_of(client, plain), served.encode(png(3)), atol=1e-5)
-    for path, body in (("/v1/embed", {"texts": [plain]}), ("/v1/embeddings", {"input": [{"text": plain}]})):
-        assert "the text is an image in base64; send it as an image." in refused(client, body, path)
+    np.testing.assert_allclose(
+        vectors_of(client, plain), served.encode(png(3)), atol=1e-5
+    )
+    for path, body in (
+        ("/v1/embed", {"texts": [plain]}),
+        ("/v1/embeddings", {"input": [{"text": plain}]}),
+    ):
+        assert "the text is an image in base64; send it as an image." in refused(
+            client, body, path
+        )
 
 
 def test_a_broken_image_as_a_data_uri_is_not_a_text(client: TestClient) -> None:
@@ -301,12 +423,16 @@ def test_a_broken_image_as_a_data_uri_is_not_a_text(client: TestClient) -> None:
     assert "readable" in said
 
 
-def test_a_text_that_begins_like_a_data_uri_is_a_text(client: TestClient, served: Embedder) -> None:
+def test_a_text_that_begins_like_a_data_uri_is_a_text(
+    client: TestClient, served: Embedder
+) -> None:
     text = "data: the new oil, they say"
     np.testing.assert_allclose(vectors_of(client, text), served.encode(text), atol=1e-5)
 
 
-def test_blanks_alone_do_not_fail_their_neighbours(client: TestClient, served: Embedder) -> None:
+def test_blanks_alone_do_not_fail_their_neighbours(
+    client: TestClient, served: Embedder
+) -> None:
     vectors = vectors_of(client, ["red hat", "  \n"])
     np.testing.assert_allclose(vectors[:1], served.encode("red hat"), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(vectors[1]), 1, atol=1e-5)
@@ -325,7 +451,9 @@ NULL: dict[str, tuple[str, Any, type[Body]]] = {
 @pytest.mark.parametrize("path", NULL)
 def test_a_key_that_is_null_is_absent(client: TestClient, path: str) -> None:
     key, value, kind = NULL[path]
-    body: dict[str, Any] = {"input_type": "classification"} if path == "/v2/embed" else {}
+    body: dict[str, Any] = (
+        {"input_type": "classification"} if path == "/v2/embed" else {}
+    )
     plain = client.post(path, json={**body, key: value})
     nulls = {name: None for name in kind.model_fields if name not in (key, *body)}
     response = client.post(path, json={**nulls, **body, key: value})
@@ -341,21 +469,59 @@ def test_a_key_that_is_null_is_absent(client: TestClient, path: str) -> None:
 
 # Extra keys as the clients of these services send them.
 EXTRAS: Sequence[dict[str, Any]] = [
-    {"input_type": None, "truncation": True, "output_dimension": None, "output_dtype": "float"},  # Voyage
-    {"input_type": "document", "truncation": True, "output_dimension": 16, "output_dtype": "int8"},
-    {"output_dtype": "float", "output_dimension": 16, "metadata": {"run": "a"}},  # Mistral
-    {"input_type": "query", "truncate": "END", "encoding_format": "float", "user": "u"},  # NVIDIA
+    {
+        "input_type": None,
+        "truncation": True,
+        "output_dimension": None,
+        "output_dtype": "float",
+    },  # Voyage
+    {
+        "input_type": "document",
+        "truncation": True,
+        "output_dimension": 16,
+        "output_dtype": "int8",
+    },
+    {
+        "output_dtype": "float",
+        "output_dimension": 16,
+        "metadata": {"run": "a"},
+    },  # Mistral
+    {
+        "input_type": "query",
+        "truncate": "END",
+        "encoding_format": "float",
+        "user": "u",
+    },  # NVIDIA
     {"input_type": "passage", "truncate": "NONE", "modality": "text"},
-    {"truncate_prompt_tokens": -1, "add_special_tokens": True, "priority": 0, "normalize": None},  # vLLM
-    {"embed_dtype": "float32", "endianness": "native", "use_activation": True, "request_id": "r"},
-    {"late_chunking": False, "normalized": True, "embedding_type": "float", "truncate": True},  # Jina
+    {
+        "truncate_prompt_tokens": -1,
+        "add_special_tokens": True,
+        "priority": 0,
+        "normalize": None,
+    },  # vLLM
+    {
+        "embed_dtype": "float32",
+        "endianness": "native",
+        "use_activation": True,
+        "request_id": "r",
+    },
+    {
+        "late_chunking": False,
+        "normalized": True,
+        "embedding_type": "float",
+        "truncate": True,
+    },  # Jina
     {"modality": "text", "encoding_format": "float"},  # infinity
 ]
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
-@pytest.mark.parametrize("path", ["/v1/embeddings", "/embeddings", "/openai/deployments/shop/embeddings"])
-def test_extra_keys_of_other_services_are_taken(client: TestClient, path: str, extra: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "path", ["/v1/embeddings", "/embeddings", "/openai/deployments/shop/embeddings"]
+)
+def test_extra_keys_of_other_services_are_taken(
+    client: TestClient, path: str, extra: dict[str, Any]
+) -> None:
     body = {"model": "tiny", "input": ["red hat", "blue hat"], **extra}
     response = client.post(path, json=body, params={"api-version": "2024-10-21"})
     assert response.status_code == 200, response.text
@@ -367,36 +533,82 @@ def test_extra_keys_of_other_services_are_taken(client: TestClient, path: str, e
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ({"input": "a", "late_chunking": True}, "late_chunking is true; it may be false"),
-        ({"input": "a", "add_special_tokens": False}, "add_special_tokens is false; it may be true"),
+        (
+            {"input": "a", "late_chunking": True},
+            "late_chunking is true; it may be false",
+        ),
+        (
+            {"input": "a", "add_special_tokens": False},
+            "add_special_tokens is false; it may be true",
+        ),
         ({"input": "a", "normalize": False}, "normalize is false; it may be true"),
-        ({"input": "a", "embed_dtype": "float16"}, "embed_dtype is 'float16'; it may be 'float32'"),
-        ({"input": "a", "endianness": "big"}, "endianness is 'big'; it may be 'native' or 'little'"),
-        ({"input": "a", "truncate_prompt_tokens": 3}, "truncate_prompt_tokens 3 is less than the"),
+        (
+            {"input": "a", "embed_dtype": "float16"},
+            "embed_dtype is 'float16'; it may be 'float32'",
+        ),
+        (
+            {"input": "a", "endianness": "big"},
+            "endianness is 'big'; it may be 'native' or 'little'",
+        ),
+        (
+            {"input": "a", "truncate_prompt_tokens": 3},
+            "truncate_prompt_tokens 3 is less than the",
+        ),
         ({"input": "a", "chat_template": "x"}, "chat_template is 'x'"),
-        ({"input": "a", "mm_processor_kwargs": {"size": 3}}, "mm_processor_kwargs is an object"),
-        ({"input": "a", "truncate": "START"}, "'START' is not known; texts are cut at their end"),
-        ({"input": "a", "modality": "audio"}, "modality is 'audio'; it may be 'text' or 'image'"),
+        (
+            {"input": "a", "mm_processor_kwargs": {"size": 3}},
+            "mm_processor_kwargs is an object",
+        ),
+        (
+            {"input": "a", "truncate": "START"},
+            "'START' is not known; texts are cut at their end",
+        ),
+        (
+            {"input": "a", "modality": "audio"},
+            "modality is 'audio'; it may be 'text' or 'image'",
+        ),
         ({"input": "a", "dimension": 8}, "did you mean 'dimensions'?"),
         ({"input": "a", "dim": 8}, "did you mean 'dimensions'?"),
         ({"input": "a", "image": "AAAA"}, "did you mean 'input'?"),
         ({"input": "a", "instruction": "find"}, "did you mean 'prompt'?"),
-        ({"input": "a", "dimensions": 8, "output_dimension": 16}, "say the same and contradict each other"),
-        ({"input": "a", "messages": [{"role": "user", "content": "a"}]}, "send input, or messages, one of the two"),
+        (
+            {"input": "a", "dimensions": 8, "output_dimension": 16},
+            "say the same and contradict each other",
+        ),
+        (
+            {"input": "a", "messages": [{"role": "user", "content": "a"}]},
+            "send input, or messages, one of the two",
+        ),
         ({"messages": []}, "messages is an empty list"),
-        ({"messages": [{"role": "system", "content": "a"}]}, "role is 'system'; it may be 'user'"),
+        (
+            {"messages": [{"role": "system", "content": "a"}]},
+            "role is 'system'; it may be 'user'",
+        ),
         ({"input": None}, "send input, or messages, one of the two."),
         ({"input": "a", "dimensions": "8"}, "dimensions is '8'; send a whole number."),
         ({"input": "a", "user": 5}, "user is 5; send a text."),
-        ({"input": "a", "normalized": [None]}, "normalized is a list of 1; send true or false."),
+        (
+            {"input": "a", "normalized": [None]},
+            "normalized is a list of 1; send true or false.",
+        ),
     ],
 )
-def test_what_would_change_a_vector_is_not_ignored(client: TestClient, body: Any, said: str) -> None:
+def test_what_would_change_a_vector_is_not_ignored(
+    client: TestClient, body: Any, said: str
+) -> None:
     assert said in refused(client, body)
 
 
-def test_unknown_keys_are_ignored_and_named_unless_the_server_is_strict(client: TestClient, serve: Serve) -> None:
-    body = {"input": "a", "cache_salt": "x", "zusätzlich": 1, "of, two": 2, "nothing": None}
+def test_unknown_keys_are_ignored_and_named_unless_the_server_is_strict(
+    client: TestClient, serve: Serve
+) -> None:
+    body = {
+        "input": "a",
+        "cache_salt": "x",
+        "zusätzlich": 1,
+        "of, two": 2,
+        "nothing": None,
+    }
     response = client.post("/v1/embeddings", json=body)
     assert response.status_code == 200
     assert response.headers["X-Unimodal-Ignored"] == r"cache_salt, zus\xe4tzlich"
@@ -405,11 +617,16 @@ def test_unknown_keys_are_ignored_and_named_unless_the_server_is_strict(client: 
     assert error.status_code == 400
     assert error.json()["error"]["code"] == "unknown_parameter"
     assert error.json()["error"]["message"].startswith("unknown key 'cache_salt'; ")
-    assert strict.post("/v1/embeddings", json={"input": "a", "nothing": None}).status_code == 200
+    assert (
+        strict.post("/v1/embeddings", json={"input": "a", "nothing": None}).status_code
+        == 200
+    )
 
 
 def test_a_body_of_unknown_keys_is_refused(client: TestClient) -> None:
-    assert "25 unknown keys" in refused(client, {"input": "a", **{f"key{number}": 0 for number in range(25)}})
+    assert "25 unknown keys" in refused(
+        client, {"input": "a", **{f"key{number}": 0 for number in range(25)}}
+    )
 
 
 def test_an_input_type_that_is_the_name_of_a_prompt_is_this_prompt(
@@ -417,13 +634,21 @@ def test_an_input_type_that_is_the_name_of_a_prompt_is_this_prompt(
 ) -> None:
     torch.manual_seed(0)
     prompts = {"query": "q: ", "document": "d: ", "clustering": "cluster: "}
-    embedder = Embedder(build_model(tiny.model_copy(update={"prompts": prompts})), served.tokenizer, device="cpu")
+    embedder = Embedder(
+        build_model(tiny.model_copy(update={"prompts": prompts})),
+        served.tokenizer,
+        device="cpu",
+    )
     client = serve(embedder)
     expected = embedder.encode(texts, prompt="cluster: ")
     for key in ("input_type", "task", "prompt_name"):
-        np.testing.assert_allclose(vectors_of(client, texts, **{key: "clustering"}), expected, atol=1e-5)
+        np.testing.assert_allclose(
+            vectors_of(client, texts, **{key: "clustering"}), expected, atol=1e-5
+        )
     body = {"texts": texts, "input_type": "clustering"}
-    np.testing.assert_allclose(client.post("/v1/embed", json=body).json()["embeddings"], expected, atol=1e-5)
+    np.testing.assert_allclose(
+        client.post("/v1/embed", json=body).json()["embeddings"], expected, atol=1e-5
+    )
     assert client.post("/v2/embed", json=body).status_code == 200
     assert "input_type 'poem' is not one of query, document, clustering" in refused(
         client, {**body, "input_type": "poem"}, "/v2/embed"
@@ -447,38 +672,73 @@ def test_a_text_that_may_not_be_cut_is_refused_where_it_would_be(
     long = "red hat " * served.config.text.max_length
     assert client.post(path, json={**body, key: ["red hat"]}).status_code == 200
     said = refused(client, {**body, key: ["red hat", long]}, path)
-    assert f"{key} 1: the text is longer than the {served.config.text.max_length} tokens that the model reads" in said
+    assert (
+        f"{key} 1: the text is longer than the {served.config.text.max_length} tokens that the model reads"
+        in said
+    )
 
 
 def test_dimensions_of_a_model_that_was_not_trained_to_be_cut_are_refused(
     serve: Serve, tiny: ModelConfig, served: Embedder
 ) -> None:
-    plain = Embedder(build_model(tiny.model_copy(update={"matryoshka_dims": ()})), served.tokenizer, device="cpu")
+    plain = Embedder(
+        build_model(tiny.model_copy(update={"matryoshka_dims": ()})),
+        served.tokenizer,
+        device="cpu",
+    )
     client = serve(plain)
     said = refused(client, {"input": "a", "dimensions": 8})
     assert "dimensions 8: this model was not trained to be cut" in said
-    assert client.post("/v1/embeddings", json={"input": "a", "dimensions": 24}).status_code == 200
+    assert (
+        client.post("/v1/embeddings", json={"input": "a", "dimensions": 24}).status_code
+        == 200
+    )
     body = {"texts": ["a"], "input_type": "classification", "output_dimension": 8}
-    assert "output_dimension 8: this model was not trained" in refused(client, body, "/v2/embed")
-    assert "dimensions 8: this model was not trained" in refused(client, {"inputs": "a", "dimensions": 8}, "/embed")
+    assert "output_dimension 8: this model was not trained" in refused(
+        client, body, "/v2/embed"
+    )
+    assert "dimensions 8: this model was not trained" in refused(
+        client, {"inputs": "a", "dimensions": 8}, "/embed"
+    )
 
 
-def test_vllms_messages_are_one_input(client: TestClient, served: Embedder, png: Png, data_uri: DataUri) -> None:
+def test_vllms_messages_are_one_input(
+    client: TestClient, served: Embedder, png: Png, data_uri: DataUri
+) -> None:
     image = {"type": "image_url", "image_url": {"url": data_uri(3)}}
-    messages = [{"role": "user", "content": [image, {"type": "text", "text": "red hat"}]}]
+    messages = [
+        {"role": "user", "content": [image, {"type": "text", "text": "red hat"}]}
+    ]
     data = client.post("/v1/embeddings", json={"messages": messages}).json()["data"]
     expected = unit(served.encode("red hat") + served.encode(png(3)))
     np.testing.assert_allclose([one["embedding"] for one in data], expected, atol=1e-5)
-    data = client.post("/v1/embeddings", json={"messages": [{"role": "user", "content": "red hat"}]}).json()["data"]
-    np.testing.assert_allclose([one["embedding"] for one in data], served.encode("red hat"), atol=1e-5)
+    data = client.post(
+        "/v1/embeddings", json={"messages": [{"role": "user", "content": "red hat"}]}
+    ).json()["data"]
+    np.testing.assert_allclose(
+        [one["embedding"] for one in data], served.encode("red hat"), atol=1e-5
+    )
 
 
-def test_tei_gets_a_list_of_vectors_and_its_own_errors(client: TestClient, served: Embedder) -> None:
+def test_tei_gets_a_list_of_vectors_and_its_own_errors(
+    client: TestClient, served: Embedder
+) -> None:
     for inputs in ("red hat", ["red hat", "blue hat"]):
-        body = {"inputs": inputs, "truncate": True, "truncation_direction": "Right", "normalize": True}
-        np.testing.assert_allclose(client.post("/embed", json=body).json(), served.encode(inputs), atol=1e-5)
+        body = {
+            "inputs": inputs,
+            "truncate": True,
+            "truncation_direction": "Right",
+            "normalize": True,
+        }
+        np.testing.assert_allclose(
+            client.post("/embed", json=body).json(), served.encode(inputs), atol=1e-5
+        )
     body = {"inputs": "red hat", "prompt_name": "query"}
-    np.testing.assert_allclose(client.post("/embed", json=body).json(), served.encode_query("red hat"), atol=1e-5)
+    np.testing.assert_allclose(
+        client.post("/embed", json=body).json(),
+        served.encode_query("red hat"),
+        atol=1e-5,
+    )
     error = client.post("/embed", json={"inputs": []})
     assert error.status_code == 400
     said = "inputs is an empty list; send a text, an image, or a list of them."
@@ -514,16 +774,27 @@ JINA: Sequence[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("body", JINA)
-def test_jinas_bodies_get_jinas_answers(serve: Serve, data_uri: DataUri, body: dict[str, Any]) -> None:
+def test_jinas_bodies_get_jinas_answers(
+    serve: Serve, data_uri: DataUri, body: dict[str, Any]
+) -> None:
     inputs = [
-        {"image": data_uri(one["image"])} if isinstance(one, dict) and "image" in one else one for one in body["input"]
+        {"image": data_uri(one["image"])}
+        if isinstance(one, dict) and "image" in one
+        else one
+        for one in body["input"]
     ]
-    answer = serve(names=["*"]).post("/v1/embeddings", json={**body, "input": inputs}).json()
+    answer = (
+        serve(names=["*"]).post("/v1/embeddings", json={**body, "input": inputs}).json()
+    )
     assert answer.keys() == {"model", "object", "usage", "data"}
     assert answer["model"] == body["model"]
     assert answer["usage"].keys() == {"total_tokens", "prompt_tokens"}
-    assert [(one["object"], one["index"]) for one in answer["data"]] == [("embedding", n) for n in range(len(inputs))]
-    assert all(len(one["embedding"]) == body.get("dimensions", 24) for one in answer["data"])
+    assert [(one["object"], one["index"]) for one in answer["data"]] == [
+        ("embedding", n) for n in range(len(inputs))
+    ]
+    assert all(
+        len(one["embedding"]) == body.get("dimensions", 24) for one in answer["data"]
+    )
 
 
 COHERE: Sequence[dict[str, Any]] = [
@@ -541,14 +812,24 @@ def _with_pictures(value: Any, data_uri: DataUri) -> Any:
     """The body with a picture where it has {"url": number} or {"images": [number]}."""
     if isinstance(value, dict):
         return {
-            key: data_uri(one) if key == "url" else [data_uri(n) for n in one] if key == "images" else
-            _with_pictures(one, data_uri) for key, one in value.items()
-        }  # fmt: skip
-    return [_with_pictures(one, data_uri) for one in value] if isinstance(value, list) else value
+            key: data_uri(one)
+            if key == "url"
+            else [data_uri(n) for n in one]
+            if key == "images"
+            else _with_pictures(one, data_uri)
+            for key, one in value.items()
+        }
+    return (
+        [_with_pictures(one, data_uri) for one in value]
+        if isinstance(value, list)
+        else value
+    )
 
 
 @pytest.mark.parametrize("body", COHERE)
-def test_coheres_bodies_get_coheres_answers(serve: Serve, data_uri: DataUri, body: dict[str, Any]) -> None:
+def test_coheres_bodies_get_coheres_answers(
+    serve: Serve, data_uri: DataUri, body: dict[str, Any]
+) -> None:
     response = serve(names=["*"]).post("/v2/embed", json=_with_pictures(body, data_uri))
     assert response.status_code == 200, response.text
     answer = response.json()
@@ -590,9 +871,15 @@ def test_coheres_old_bodies_get_coheres_old_answers(
         np.testing.assert_allclose(answer["embeddings"], expected, atol=1e-5)
 
 
-def test_coheres_types_are_the_same_vector_and_have_its_prompt(client: TestClient, served: Embedder) -> None:
+def test_coheres_types_are_the_same_vector_and_have_its_prompt(
+    client: TestClient, served: Embedder
+) -> None:
     kinds = ["float", "base64", "int8", "uint8", "binary", "ubinary"]
-    body = {"texts": ["red hat"], "input_type": "search_query", "embedding_types": kinds}
+    body = {
+        "texts": ["red hat"],
+        "input_type": "search_query",
+        "embedding_types": kinds,
+    }
     found = client.post("/v2/embed", json=body).json()["embeddings"]
     exact = served.encode_query(["red hat"])
     np.testing.assert_allclose(found["float"], exact, atol=1e-5)
@@ -605,10 +892,15 @@ def test_coheres_types_are_the_same_vector_and_have_its_prompt(client: TestClien
 def test_coheres_fused_input_is_the_sum_of_text_and_picture(
     client: TestClient, served: Embedder, png: Png, data_uri: DataUri
 ) -> None:
-    content = [{"type": "text", "text": "red hat"}, {"type": "image_url", "image_url": {"url": data_uri(3)}}]
+    content = [
+        {"type": "text", "text": "red hat"},
+        {"type": "image_url", "image_url": {"url": data_uri(3)}},
+    ]
     body = {"inputs": [{"content": content}], "input_type": "clustering"}
     found = client.post("/v2/embed", json=body).json()["embeddings"]["float"]
-    np.testing.assert_allclose(found, unit(served.encode("red hat") + served.encode(png(3))), atol=1e-5)
+    np.testing.assert_allclose(
+        found, unit(served.encode("red hat") + served.encode(png(3))), atol=1e-5
+    )
 
 
 def content_of(*parts: Any) -> dict[str, Any]:
@@ -620,21 +912,49 @@ def content_of(*parts: Any) -> dict[str, Any]:
     [
         ({"texts": ["a"]}, "input_type"),
         ({"input_type": "search_query"}, "send one of texts, images and inputs"),
-        ({"input_type": "search_query", "texts": ["a"], "images": ["b"]}, "send one of texts, images and inputs"),
+        (
+            {"input_type": "search_query", "texts": ["a"], "images": ["b"]},
+            "send one of texts, images and inputs",
+        ),
         (
             {"input_type": "search_query", "texts": ["a"], "truncate": "START"},
             "'START' is not known; texts are cut at their end",
         ),
-        ({"input_type": "search_query", "texts": ["a"], "output_dimension": 99}, "output_dimension 99"),
-        ({"input_type": "image", "images": ["data:image/png;base64,AAAA"]}, "images 0:"),
-        (content_of({"type": "text", "text": "a"}, {"type": "image_url"}), "image_url is missing; send it."),
-        (content_of({"type": "text", "text": "a"}, {"type": "image_url", "image_url": {}}), "url is missing; send it."),
-        (content_of({"type": "text", "text": "a"}, {"type": "text", "text": ""}), "content.1.text.text"),
-        (content_of({"type": "text", "text": "a", "image_url": {"url": ""}}), "unknown key 'image_url'"),
-        (content_of(*2 * [{"type": "image_url", "image_url": {"url": "AAAA"}}]), "one image at most"),
+        (
+            {"input_type": "search_query", "texts": ["a"], "output_dimension": 99},
+            "output_dimension 99",
+        ),
+        (
+            {"input_type": "image", "images": ["data:image/png;base64,AAAA"]},
+            "images 0:",
+        ),
+        (
+            content_of({"type": "text", "text": "a"}, {"type": "image_url"}),
+            "image_url is missing; send it.",
+        ),
+        (
+            content_of(
+                {"type": "text", "text": "a"}, {"type": "image_url", "image_url": {}}
+            ),
+            "url is missing; send it.",
+        ),
+        (
+            content_of({"type": "text", "text": "a"}, {"type": "text", "text": ""}),
+            "content.1.text.text",
+        ),
+        (
+            content_of({"type": "text", "text": "a", "image_url": {"url": ""}}),
+            "unknown key 'image_url'",
+        ),
+        (
+            content_of(*2 * [{"type": "image_url", "image_url": {"url": "AAAA"}}]),
+            "one image at most",
+        ),
     ],
 )
-def test_what_cohere_cannot_have_is_told_in_coheres_shape(client: TestClient, body: Any, said: str) -> None:
+def test_what_cohere_cannot_have_is_told_in_coheres_shape(
+    client: TestClient, body: Any, said: str
+) -> None:
     assert said in refused(client, body, "/v2/embed")
 
 
@@ -642,11 +962,22 @@ def test_weaviates_vectorizer_gets_its_two_lists(
     client: TestClient, served: Embedder, texts: list[str], png: Png
 ) -> None:
     images = [base64.b64encode(png(number)).decode() for number in range(2)]
-    answer = client.post("/vectorize", json={"texts": texts[:3], "images": images}).json()
+    answer = client.post(
+        "/vectorize", json={"texts": texts[:3], "images": images}
+    ).json()
     assert answer.keys() == {"textVectors", "imageVectors"}
-    np.testing.assert_allclose(answer["textVectors"], served.encode(texts[:3]), atol=1e-5)
-    np.testing.assert_allclose(answer["imageVectors"], served.encode([png(0), png(1)]), atol=1e-5)
-    assert client.post("/vectorize", json={"texts": ["a"], "images": None}).json()["imageVectors"] == []
+    np.testing.assert_allclose(
+        answer["textVectors"], served.encode(texts[:3]), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        answer["imageVectors"], served.encode([png(0), png(1)]), atol=1e-5
+    )
+    assert (
+        client.post("/vectorize", json={"texts": ["a"], "images": None}).json()[
+            "imageVectors"
+        ]
+        == []
+    )
     assert client.get("/meta").json()["dimensions"] == 24
     assert "texts" in refused(client, {"texts": 5}, "/vectorize")
 

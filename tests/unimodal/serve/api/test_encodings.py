@@ -17,23 +17,34 @@ def vectors() -> NDArray[np.float32]:
     return unit(np.random.default_rng(0).standard_normal((50, 768)).astype(np.float32))
 
 
-def test_base64_is_exactly_the_bytes_of_the_floats(vectors: NDArray[np.float32]) -> None:
-    decoded = [np.frombuffer(base64.b64decode(text), "<f4") for text in wire(vectors, "float", in_base64=True)]
+def test_base64_is_exactly_the_bytes_of_the_floats(
+    vectors: NDArray[np.float32],
+) -> None:
+    decoded = [
+        np.frombuffer(base64.b64decode(text), "<f4")
+        for text in wire(vectors, "float", in_base64=True)
+    ]
     assert np.array_equal(np.stack(decoded), vectors)
 
 
-def test_a_shortened_vector_is_that_of_the_embedder(embedder: Embedder, texts: list[str]) -> None:
+def test_a_shortened_vector_is_that_of_the_embedder(
+    embedder: Embedder, texts: list[str]
+) -> None:
     whole = embedder.encode(texts)
     short = embedder.encode(texts, truncate_dim=8)
     np.testing.assert_allclose(shortened(whole, 8), short, atol=1e-6)
 
 
-def test_a_shortened_vector_need_not_be_normalised_again(vectors: NDArray[np.float32]) -> None:
+def test_a_shortened_vector_need_not_be_normalised_again(
+    vectors: NDArray[np.float32],
+) -> None:
     assert np.array_equal(shortened(vectors, 64, normalized=False), vectors[:, :64])
 
 
 @pytest.mark.parametrize("number", ["binary", "ubinary"])
-def test_bits_are_those_of_sentence_transformers(vectors: NDArray[np.float32], number: Number) -> None:
+def test_bits_are_those_of_sentence_transformers(
+    vectors: NDArray[np.float32], number: Number
+) -> None:
     theirs = quantize_embeddings(vectors, precision=number)
     ours = quantized(vectors, number)
     assert ours.dtype == theirs.dtype
@@ -45,10 +56,14 @@ def test_bytes_are_those_of_sentence_transformers_but_for_rounding(
     vectors: NDArray[np.float32], number: Number
 ) -> None:
     ends = np.full(768, reach(768), np.float32)
-    theirs = quantize_embeddings(vectors, precision=number, ranges=np.stack([-ends, ends]))
+    theirs = quantize_embeddings(
+        vectors, precision=number, ranges=np.stack([-ends, ends])
+    )
     ours = quantized(vectors, number)
     assert ours.dtype == theirs.dtype
-    assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 2  # they round down, with 255 steps to our 254
+    assert (
+        np.abs(ours.astype(int) - theirs.astype(int)).max() <= 2
+    )  # they round down, with 255 steps to our 254
 
 
 def test_bytes_keep_cosines_to_four_thousandths(vectors: NDArray[np.float32]) -> None:

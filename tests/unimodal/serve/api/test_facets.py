@@ -26,25 +26,42 @@ from unimodal.serve.engine.engine import Engine
 
 NUMBER = 240
 FIELDS: dict[str, Any] = {
-    "colour": "string", "tags": "strings", "new": "bool", "price": "float", "stock": "int", "title": "string",
-    "many": "string", "long": "string", "parent": "string", "nothing": "float",
-}  # fmt: skip
+    "colour": "string",
+    "tags": "strings",
+    "new": "bool",
+    "price": "float",
+    "stock": "int",
+    "title": "string",
+    "many": "string",
+    "long": "string",
+    "parent": "string",
+    "nothing": "float",
+}
 
 
 def rows(numbers: range) -> pa.Table:
-    return pa.table({
-        "id": [str(number) for number in numbers],
-        "vector_fused": [np.eye(4, dtype=np.float32)[number % 4] for number in numbers],
-        "colour": [["Red", "Blue", None, "Red"][number % 4] for number in numbers],
-        "tags": [[["sale", "new"], ["sale"], [], None][number % 4] for number in numbers],
-        "new": [[True, False, None, False][number % 4] for number in numbers],
-        "price": [[1.5, None, 99.25, 3.0][number % 4] for number in numbers],
-        "stock": [number - 7 for number in numbers],
-        "title": [f"title {number}" for number in numbers],
-        "many": [f"value {number % 110}" for number in numbers],
-        "long": ["one long text of a description, which is the same for all of the items here" for _ in numbers],
-        "parent": [f"parent {number % 5}" for number in numbers],
-    })  # fmt: skip
+    return pa.table(
+        {
+            "id": [str(number) for number in numbers],
+            "vector_fused": [
+                np.eye(4, dtype=np.float32)[number % 4] for number in numbers
+            ],
+            "colour": [["Red", "Blue", None, "Red"][number % 4] for number in numbers],
+            "tags": [
+                [["sale", "new"], ["sale"], [], None][number % 4] for number in numbers
+            ],
+            "new": [[True, False, None, False][number % 4] for number in numbers],
+            "price": [[1.5, None, 99.25, 3.0][number % 4] for number in numbers],
+            "stock": [number - 7 for number in numbers],
+            "title": [f"title {number}" for number in numbers],
+            "many": [f"value {number % 110}" for number in numbers],
+            "long": [
+                "one long text of a description, which is the same for all of the items here"
+                for _ in numbers
+            ],
+            "parent": [f"parent {number % 5}" for number in numbers],
+        }
+    )
 
 
 @pytest.fixture
@@ -69,7 +86,9 @@ def test_every_field_is_there_in_its_order(store: VectorStore) -> None:
     assert list(found(store)) == list(FIELDS)
 
 
-def test_values_that_come_again_are_choices_the_commonest_first(store: VectorStore) -> None:
+def test_values_that_come_again_are_choices_the_commonest_first(
+    store: VectorStore,
+) -> None:
     assert choices(found(store)["colour"]) == [("Red", 120), ("Blue", 60)]
     assert choices(found(store)["new"]) == [(False, 120), (True, 60)]
 
@@ -79,14 +98,18 @@ def test_of_a_list_each_value_is_counted(store: VectorStore) -> None:
 
 
 def test_numbers_have_their_ends(store: VectorStore) -> None:
-    price, stock, nothing = (found(store)[name] for name in ("price", "stock", "nothing"))
+    price, stock, nothing = (
+        found(store)[name] for name in ("price", "stock", "nothing")
+    )
     assert (price.low, price.high, price.choices) == (1.5, 99.25, None)
     assert (stock.low, stock.high) == (-7, NUMBER - 8)
     assert (nothing.low, nothing.high) == (None, None)
 
 
 @pytest.mark.parametrize("name", ["title", "many", "long", "parent"])
-def test_names_long_texts_and_what_groups_items_are_no_choices(store: VectorStore, name: str) -> None:
+def test_names_long_texts_and_what_groups_items_are_no_choices(
+    store: VectorStore, name: str
+) -> None:
     assert found(store)[name].choices is None
 
 
@@ -111,15 +134,22 @@ def test_they_follow_the_store(store: VectorStore) -> None:
         await until(kept, NUMBER + 4)
         store.delete(ids=["0", "1"])
         await until(kept, NUMBER + 2)
-        store.upsert(rows(range(2, 3)).set_column(5, "price", pa.array([500.0])), fingerprint="f")
+        store.upsert(
+            rows(range(2, 3)).set_column(5, "price", pa.array([500.0])), fingerprint="f"
+        )
         async with asyncio.timeout(20):  # the count is the same
-            while next(one for one in (await kept.now())[1] if one.name == "price").high != 500:
+            while (
+                next(one for one in (await kept.now())[1] if one.name == "price").high
+                != 500
+            ):
                 await asyncio.sleep(0.01)
 
     asyncio.run(ask())
 
 
-def test_a_store_that_does_not_change_is_not_scanned_again(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_does_not_change_is_not_scanned_again(
+    store: VectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     held = Held(monkeypatch)
     held.go.set()
     monkeypatch.setattr(facets, "REST", 0.0)
@@ -176,7 +206,9 @@ class Held:
         return find_facets(store)
 
 
-def test_old_ones_are_given_to_who_has_waited(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_ones_are_given_to_who_has_waited(
+    store: VectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(facets, "REST", 0.0)
     monkeypatch.setattr(facets, "PATIENCE_SECONDS", 0.05)
 
@@ -194,7 +226,9 @@ def test_old_ones_are_given_to_who_has_waited(store: VectorStore, monkeypatch: p
     asyncio.run(ask())
 
 
-def test_who_stops_waiting_stops_no_scan(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_stops_waiting_stops_no_scan(
+    store: VectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     held = Held(monkeypatch)
 
     async def ask() -> None:
@@ -208,7 +242,9 @@ def test_who_stops_waiting_stops_no_scan(store: VectorStore, monkeypatch: pytest
     asyncio.run(ask())
 
 
-def test_a_scan_that_fails_is_an_error_and_tried_again(store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scan_that_fails_is_an_error_and_tried_again(
+    store: VectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def ask() -> None:
         kept = Facets(lambda: store)
         with monkeypatch.context() as broken:
@@ -225,8 +261,13 @@ def test_searching_goes_on_while_they_are_found(
 ) -> None:
     held = Held(monkeypatch)
     config = ServeConfig(model="tiny")
-    store = create_store(str(tmp_path / "store"), Schema(dim=4, fingerprint=embedder.fingerprint()))
-    with TestClient(create_app(Engine(embedder, config), config, store)) as client, ThreadPoolExecutor(8) as pages:
+    store = create_store(
+        str(tmp_path / "store"), Schema(dim=4, fingerprint=embedder.fingerprint())
+    )
+    with (
+        TestClient(create_app(Engine(embedder, config), config, store)) as client,
+        ThreadPoolExecutor(8) as pages,
+    ):
         loads = [pages.submit(client.get, "/v1/store") for _ in range(8)]
         try:
             assert client.post("/v1/search", json={}).status_code == 200

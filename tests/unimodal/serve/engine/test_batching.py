@@ -33,11 +33,18 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 def jobs_of(
-    loop: asyncio.AbstractEventLoop, contents: Sequence[Any], *, kind: str = "text", cost: int = 1
+    loop: asyncio.AbstractEventLoop,
+    contents: Sequence[Any],
+    *,
+    kind: str = "text",
+    cost: int = 1,
 ) -> list[Job]:
     """The jobs of one new request."""
     request = Request(loop, loop.create_future(), [None] * len(contents))
-    return [Job(request, row, kind, content, 1.0, 0.0, cost=cost) for row, content in enumerate(contents)]
+    return [
+        Job(request, row, kind, content, 1.0, 0.0, cost=cost)
+        for row, content in enumerate(contents)
+    ]
 
 
 def queue_of(*requests: Sequence[Job]) -> FairQueue:
@@ -62,19 +69,29 @@ def decode(content: Any) -> Tensor:
     return torch.tensor(float(content))
 
 
-def test_a_batch_takes_one_from_each_request_in_turn(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_batch_takes_one_from_each_request_in_turn(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
     queue = queue_of(jobs_of(loop, "abcdef"), jobs_of(loop, "1"), jobs_of(loop, "xyz"))
     assert [contents(queue.take(4)) for _ in range(3)] == ["a1xb", "yczd", "ef"]
     assert not queue
 
 
-def test_a_batch_is_within_its_budget_unless_one_job_alone_is_over_it(loop: asyncio.AbstractEventLoop) -> None:
-    queue = queue_of(jobs_of(loop, "abc", cost=4), jobs_of(loop, "1", cost=30), jobs_of(loop, "x", cost=3))
+def test_a_batch_is_within_its_budget_unless_one_job_alone_is_over_it(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    queue = queue_of(
+        jobs_of(loop, "abc", cost=4),
+        jobs_of(loop, "1", cost=30),
+        jobs_of(loop, "x", cost=3),
+    )
     assert [contents(queue.take(10)) for _ in range(4)] == ["a", "1", "xb", "c"]
     assert queue.take(10) == []
 
 
-def test_a_request_that_is_removed_leaves_the_others_in_their_order(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_request_that_is_removed_leaves_the_others_in_their_order(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
     gone = jobs_of(loop, "123")
     queue = queue_of(jobs_of(loop, "ab"), gone, jobs_of(loop, "xy"))
     queue.remove(gone[0].request)
@@ -91,7 +108,10 @@ def test_a_batch_is_of_one_kind_and_the_kinds_take_turns(
     pool.shutdown()  # all are decoded
     batcher.add(jobs_of(loop, "abcd", cost=5))
     batches = [batcher.next_batch(BUDGETS, 20) or [] for _ in range(4)]
-    assert [(batch[0].kind, len(batch)) for batch in batches] == [("text", 2), ("image", 2)] * 2
+    assert [(batch[0].kind, len(batch)) for batch in batches] == [
+        ("text", 2),
+        ("image", 2),
+    ] * 2
 
 
 def test_nothing_to_do_gives_an_empty_batch_and_the_end_none(
@@ -103,7 +123,9 @@ def test_nothing_to_do_gives_an_empty_batch_and_the_end_none(
     assert batcher.next_batch(BUDGETS, 20) is None
 
 
-def test_whoever_waits_gets_what_comes_at_once(loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor) -> None:
+def test_whoever_waits_gets_what_comes_at_once(
+    loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor
+) -> None:
     batcher = Batcher(decode, lambda job, failed: None, pool, ahead=2)
     waiting = [pool.submit(batcher.next_batch, BUDGETS, 20) for _ in range(2)]
     while len(batcher._changed._waiters) < 2:  # type: ignore[attr-defined]
@@ -116,12 +138,21 @@ def test_a_picture_that_cannot_be_decoded_is_told_of_whatever_the_decoder_raised
     loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor
 ) -> None:
     told: dict[str, Failed] = {}
-    batcher = Batcher(decode, lambda job, failed: told.update({job.content: failed}), pool, ahead=1)
+    batcher = Batcher(
+        decode, lambda job, failed: told.update({job.content: failed}), pool, ahead=1
+    )
     batcher.add(jobs_of(loop, ["broken", "odd", "large", 7], kind="image"))
     assert [job.row for job in batcher.next_batch(BUDGETS, 20) or ()] == [3]
     pool.shutdown()
-    assert {name: failed.status for name, failed in told.items()} == {"broken": 400, "odd": 500, "large": 413}
-    assert told["odd"].reason == "the picture could not be decoded; save it again, or in another format."
+    assert {name: failed.status for name, failed in told.items()} == {
+        "broken": 400,
+        "odd": 500,
+        "large": 413,
+    }
+    assert (
+        told["odd"].reason
+        == "the picture could not be decoded; save it again, or in another format."
+    )
 
 
 def test_texts_that_were_cancelled_make_room_in_the_batch(

@@ -21,7 +21,14 @@ from unimodal.embedder import Embedder, Item, Prepared, Vectors
 from unimodal.model import DualEncoder
 from unimodal.preprocess.tokenizers import Tokenizer
 from unimodal.serve.config import ServeConfig
-from unimodal.serve.engine.engine import DrainingError, Embedded, Engine, Failed, ModelError, OverloadedError
+from unimodal.serve.engine.engine import (
+    DrainingError,
+    Embedded,
+    Engine,
+    Failed,
+    ModelError,
+    OverloadedError,
+)
 from unimodal.serve.engine.worker import MODEL_FAULT
 
 PATIENCE = 20.0  # seconds until something that should happen at once counts as lost
@@ -34,7 +41,9 @@ class Watched:
         self.batches: list[int] = []
         self.opened = threading.Event()
         self.opened.set()
-        self.fault: Callable[[Sequence[Prepared]], Exception | None] = lambda batch: None
+        self.fault: Callable[[Sequence[Prepared]], Exception | None] = lambda batch: (
+            None
+        )
         self._forward = embedder.encode_prepared
         embedder.encode_prepared = self  # type: ignore[method-assign, assignment]
 
@@ -89,7 +98,9 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 def vectors_of(outcomes: Sequence[Embedded | Failed]) -> Vectors:
     assert all(isinstance(outcome, Embedded) for outcome in outcomes), outcomes
-    return np.stack([outcome.vector for outcome in outcomes if isinstance(outcome, Embedded)])
+    return np.stack(
+        [outcome.vector for outcome in outcomes if isinstance(outcome, Embedded)]
+    )
 
 
 def jpeg(picture: Image.Image) -> bytes:
@@ -106,12 +117,22 @@ def test_an_engine_gives_the_vectors_of_encode(
     embedder: Embedder, texts: list[str], pictures: list[Image.Image]
 ) -> None:
     files = [jpeg(picture) for picture in pictures]
-    items: list[Item] = [*texts, *files, {"text": texts[0], "image": files[1], "weight": 0.3}, {"text": texts[2]}]
-    items += [{"image": files[3], "weight": 0.1}, {"text": texts[3], "image": pictures[0]}]
+    items: list[Item] = [
+        *texts,
+        *files,
+        {"text": texts[0], "image": files[1], "weight": 0.3},
+        {"text": texts[2]},
+    ]
+    items += [
+        {"image": files[3], "weight": 0.1},
+        {"text": texts[3], "image": pictures[0]},
+    ]
     expected = embedder.encode(items)
     prompted = embedder.encode(items, prompt="search query: ")
     with started(embedder) as engine:
-        np.testing.assert_allclose(vectors_of(run(engine.embed(items))), expected, atol=1e-6)
+        np.testing.assert_allclose(
+            vectors_of(run(engine.embed(items))), expected, atol=1e-6
+        )
         found = vectors_of(run(engine.embed(items, prompt="search query: ")))
         np.testing.assert_allclose(found, prompted, atol=1e-6)
         assert run(engine.embed([])) == []
@@ -122,20 +143,34 @@ def test_tokens_are_those_of_the_text_and_the_patches_of_the_picture_and_one(
     embedder: Embedder, pictures: list[Image.Image]
 ) -> None:
     with started(embedder) as engine:
-        text, picture, both = run(engine.embed(["a red hat", pictures[0], {"text": "a red hat", "image": pictures[0]}]))
-    assert (text.tokens, picture.tokens, both.tokens) == (5, 5, 10)  # 32 x 32 in patches of 16
+        text, picture, both = run(
+            engine.embed(
+                ["a red hat", pictures[0], {"text": "a red hat", "image": pictures[0]}]
+            )
+        )
+    assert (text.tokens, picture.tokens, both.tokens) == (
+        5,
+        5,
+        10,
+    )  # 32 x 32 in patches of 16
 
 
 def test_a_vector_does_not_depend_on_its_company(
     embedder: Embedder, texts: list[str], pictures: list[Image.Image]
 ) -> None:
-    pool: list[Item] = [*texts, *pictures, *({"text": text, "image": pictures[0]} for text in texts[:4])]
+    pool: list[Item] = [
+        *texts,
+        *pictures,
+        *({"text": text, "image": pictures[0]} for text in texts[:4]),
+    ]
     alone = np.concatenate([embedder.encode(item) for item in pool])
     draw = np.random.default_rng(0)
     requests = [draw.integers(0, len(pool), size) for size in draw.integers(1, 12, 60)]
 
     async def ask(engine: Engine) -> list[Any]:
-        return await asyncio.gather(*(engine.embed([pool[index] for index in wanted]) for wanted in requests))
+        return await asyncio.gather(
+            *(engine.embed([pool[index] for index in wanted]) for wanted in requests)
+        )
 
     with started(embedder, batch_tokens=256, batch_pixels=3 * 32 * 32) as engine:
         for wanted, outcomes in zip(requests, run(ask(engine)), strict=True):
@@ -165,7 +200,9 @@ def test_an_idle_model_starts_at_once_and_a_busy_one_gathers(
         assert engine.stats.text.forward_seconds > 0
 
 
-def test_a_query_passes_two_thousand_items_of_another_request(embedder: Embedder, watched: Watched) -> None:
+def test_a_query_passes_two_thousand_items_of_another_request(
+    embedder: Embedder, watched: Watched
+) -> None:
     async def ask(engine: Engine) -> int:
         watched.opened.clear()
         crowd = asyncio.create_task(engine.embed(["a cup"] * 2000))
@@ -183,7 +220,9 @@ def test_a_query_passes_two_thousand_items_of_another_request(embedder: Embedder
         assert sum(watched.batches) == 2001
 
 
-def test_texts_and_pictures_take_turns(embedder: Embedder, watched: Watched, pictures: list[Image.Image]) -> None:
+def test_texts_and_pictures_take_turns(
+    embedder: Embedder, watched: Watched, pictures: list[Image.Image]
+) -> None:
     kinds: list[str] = []
 
     def note(batch: Sequence[Prepared]) -> None:
@@ -210,15 +249,21 @@ def test_texts_and_pictures_take_turns(embedder: Embedder, watched: Watched, pic
     assert kinds == ["text", "image", "text", "image", "text", "image"]
 
 
-def test_one_broken_picture_among_64_fails_alone(embedder: Embedder, pictures: list[Image.Image]) -> None:
+def test_one_broken_picture_among_64_fails_alone(
+    embedder: Embedder, pictures: list[Image.Image]
+) -> None:
     items: list[Item] = [jpeg(pictures[number % 6]) for number in range(64)]
     items[17] = jpeg(pictures[0])[:-40]
     good = [row for row in range(64) if row != 17]
     with started(embedder) as engine:
         outcomes = run(engine.embed(items))
-    assert outcomes[17] == Failed("it is not a readable image; send a whole JPEG, PNG, WebP or GIF.", 400)
+    assert outcomes[17] == Failed(
+        "it is not a readable image; send a whole JPEG, PNG, WebP or GIF.", 400
+    )
     expected = embedder.encode([items[row] for row in good])
-    np.testing.assert_allclose(vectors_of([outcomes[row] for row in good]), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        vectors_of([outcomes[row] for row in good]), expected, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -261,7 +306,12 @@ def test_a_request_that_does_not_fit_whole_is_refused_whole(
         last = asyncio.create_task(engine.embed(texts[:2]))
         await soon(lambda: engine.queued_items == 20)
         watched.opened.set()
-        assert [len(outcomes) for outcomes in await asyncio.gather(*waiting, last)] == [6, 6, 6, 2]
+        assert [len(outcomes) for outcomes in await asyncio.gather(*waiting, last)] == [
+            6,
+            6,
+            6,
+            2,
+        ]
 
     with started(embedder, queue_items=20, max_items=20) as engine:
         run(ask(engine))
@@ -271,7 +321,9 @@ def test_a_request_that_does_not_fit_whole_is_refused_whole(
             run(engine.embed(["a"] * 21))
 
 
-def test_the_queue_is_bounded_in_bytes_too(embedder: Embedder, watched: Watched) -> None:
+def test_the_queue_is_bounded_in_bytes_too(
+    embedder: Embedder, watched: Watched
+) -> None:
     async def ask(engine: Engine) -> None:
         watched.opened.clear()
         waiting = asyncio.create_task(engine.embed(["a" * 600]))
@@ -282,14 +334,19 @@ def test_the_queue_is_bounded_in_bytes_too(embedder: Embedder, watched: Watched)
         await waiting
         first, second = await engine.embed(["a" * 600, "a" * 600])
         assert isinstance(first, Embedded)
-        assert second == Failed("the request is larger than 1000 bytes; ask in parts.", 413)
+        assert second == Failed(
+            "the request is larger than 1000 bytes; ask in parts.", 413
+        )
 
     with started(embedder, queue_bytes=1000, max_body_bytes=1000) as engine:
         run(ask(engine))
 
 
 def test_pictures_are_decoded_just_ahead_of_the_model(
-    embedder: Embedder, watched: Watched, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+    embedder: Embedder,
+    watched: Watched,
+    pictures: list[Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     decoded: list[int] = []
 
@@ -298,7 +355,9 @@ def test_pictures_are_decoded_just_ahead_of_the_model(
         task = asyncio.create_task(engine.embed(pictures * 10))
         await soon(lambda: watched.batches and len(decoded) >= watched.batches[0] + 4)
         await asyncio.sleep(0.1)
-        assert len(decoded) == watched.batches[0] + 4  # what the model has, and two batches of two
+        assert (
+            len(decoded) == watched.batches[0] + 4
+        )  # what the model has, and two batches of two
         watched.opened.set()
         vectors_of(await task)
 
@@ -370,7 +429,9 @@ def test_draining_answers_all_that_was_admitted_and_takes_nothing_new(
 ) -> None:
     async def ask(engine: Engine) -> list[list[Embedded | Failed]]:
         watched.opened.clear()
-        waiting = [asyncio.create_task(engine.embed([*texts, *pictures])) for _ in range(20)]
+        waiting = [
+            asyncio.create_task(engine.embed([*texts, *pictures])) for _ in range(20)
+        ]
         await soon(lambda: engine.queued_items == 320)
         draining = asyncio.create_task(engine.drain())
         await asyncio.sleep(0)
@@ -400,7 +461,9 @@ def test_draining_does_not_wait_for_a_client_that_goes_away_while_its_text_is_to
 
     async def ask(engine: Engine) -> None:
         monkeypatch.setattr(embedder, "tokenizer", slowly)
-        gone = asyncio.create_task(engine.embed(["a" * 5000]))  # so long that the pool does it
+        gone = asyncio.create_task(
+            engine.embed(["a" * 5000])
+        )  # so long that the pool does it
         await soon(lambda: engine.queued_items)
         draining = asyncio.create_task(engine.drain())
         await asyncio.sleep(0.01)
@@ -412,7 +475,9 @@ def test_draining_does_not_wait_for_a_client_that_goes_away_while_its_text_is_to
         run(ask(engine))
 
 
-def test_closing_lets_those_who_wait_go(embedder: Embedder, watched: Watched, texts: list[str]) -> None:
+def test_closing_lets_those_who_wait_go(
+    embedder: Embedder, watched: Watched, texts: list[str]
+) -> None:
     async def ask(engine: Engine) -> None:
         watched.opened.clear()
         waiting = [asyncio.create_task(engine.embed([text])) for text in texts]
@@ -426,7 +491,9 @@ def test_closing_lets_those_who_wait_go(embedder: Embedder, watched: Watched, te
         run(ask(engine))
 
 
-def test_an_engine_is_ready_once_both_towers_have_run(embedder: Embedder, watched: Watched) -> None:
+def test_an_engine_is_ready_once_both_towers_have_run(
+    embedder: Embedder, watched: Watched
+) -> None:
     watched.opened.clear()
     engine = Engine(embedder, ServeConfig(model="m"))
     engine.start()
@@ -446,7 +513,11 @@ def test_an_idle_engine_proves_itself_and_stays_ready(
         until(lambda: len(watched.batches) >= 4)
         assert engine.ready() == (True, "ready")
         watched.fault = lambda batch: RuntimeError("the device is gone")
-        until(lambda: "times in a row" in engine.ready()[1] or "s ago" in engine.ready()[1])
+        until(
+            lambda: (
+                "times in a row" in engine.ready()[1] or "s ago" in engine.ready()[1]
+            )
+        )
 
 
 def test_a_model_that_hangs_is_stuck(embedder: Embedder, watched: Watched) -> None:
@@ -469,8 +540,12 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved_until_it_does(
 ) -> None:
     expected = embedder.encode(texts)
     with started(embedder) as engine:
-        watched.fault = lambda batch: torch.OutOfMemoryError("too much") if len(batch) > 3 else None
-        np.testing.assert_allclose(vectors_of(run(engine.embed(texts))), expected, atol=1e-6)
+        watched.fault = lambda batch: (
+            torch.OutOfMemoryError("too much") if len(batch) > 3 else None
+        )
+        np.testing.assert_allclose(
+            vectors_of(run(engine.embed(texts))), expected, atol=1e-6
+        )
         assert watched.batches == [10, 5, 2, 3, 5, 2, 3]
         assert engine.stats.out_of_memory == 3
         assert engine.stats.failures == 0
@@ -478,15 +553,23 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved_until_it_does(
 
 
 def test_after_an_out_of_memory_batches_are_smaller_and_grow_again(
-    embedder: Embedder, watched: Watched, texts: list[str], monkeypatch: pytest.MonkeyPatch
+    embedder: Embedder,
+    watched: Watched,
+    texts: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("unimodal.serve.engine.worker.GROW_AFTER", 4)
     costs = [embedder.padded_length(embedder.prepare(text)) for text in texts]  # type: ignore[arg-type]  # of texts
     with started(embedder, batch_tokens=400) as engine:
         (worker,) = engine._workers
-        watched.fault = lambda batch: torch.OutOfMemoryError("too much") if len(batch) > 5 else None
+        watched.fault = lambda batch: (
+            torch.OutOfMemoryError("too much") if len(batch) > 5 else None
+        )
         run(engine.embed(texts))
-        assert (worker.budgets["text"], watched.batches) == (sum(costs) // 2, [10, 5, 5])
+        assert (worker.budgets["text"], watched.batches) == (
+            sum(costs) // 2,
+            [10, 5, 5],
+        )
         watched.fault = lambda batch: None
         for _ in range(2):
             run(engine.embed(["a hat"]))
@@ -499,13 +582,17 @@ def test_the_halves_of_a_batch_that_did_not_fit_do_not_make_the_next_one_smaller
     cost = embedder.padded_length(embedder.prepare(texts[0]))  # type: ignore[arg-type]  # of a text
     with started(embedder, batch_tokens=1000 * cost) as engine:
         (worker,) = engine._workers
-        watched.fault = lambda batch: torch.OutOfMemoryError("too much") if len(batch) > 2 else None
+        watched.fault = lambda batch: (
+            torch.OutOfMemoryError("too much") if len(batch) > 2 else None
+        )
         run(engine.embed(texts[:1] * 8))
         assert watched.batches == [8, 4, 2, 2, 4, 2, 2]
         assert worker.budgets["text"] == 2 * cost
 
 
-def test_a_cpu_without_memory_counts_as_out_of_memory(embedder: Embedder, watched: Watched, texts: list[str]) -> None:
+def test_a_cpu_without_memory_counts_as_out_of_memory(
+    embedder: Embedder, watched: Watched, texts: list[str]
+) -> None:
     def too_much(batch: Sequence[Prepared]) -> Exception | None:
         try:
             torch.empty(1 << 60 if len(batch) > 5 else 1, dtype=torch.uint8)
@@ -523,8 +610,14 @@ def test_an_item_that_does_not_fit_alone_fails_alone(
     embedder: Embedder, watched: Watched, pictures: list[Image.Image]
 ) -> None:
     with started(embedder) as engine:
-        watched.fault = lambda batch: None if is_text(batch) else torch.OutOfMemoryError("too much")
-        text, picture, both = run(engine.embed(["a hat", pictures[0], {"text": "a hat", "image": pictures[1]}]))
+        watched.fault = lambda batch: (
+            None if is_text(batch) else torch.OutOfMemoryError("too much")
+        )
+        text, picture, both = run(
+            engine.embed(
+                ["a hat", pictures[0], {"text": "a hat", "image": pictures[1]}]
+            )
+        )
         assert isinstance(text, Embedded)
         assert picture == both == MODEL_FAULT
         assert engine.stats.failures == 2
@@ -535,7 +628,9 @@ def test_an_input_that_the_model_fails_on_does_not_fail_its_neighbours(
 ) -> None:
     poison = embedder.prepare(texts[3])
     with started(embedder) as engine:
-        watched.fault = lambda batch: RuntimeError("secret 0x7f") if poison in batch else None
+        watched.fault = lambda batch: (
+            RuntimeError("secret 0x7f") if poison in batch else None
+        )
         outcomes = run(engine.embed(texts))
         assert outcomes[3] == MODEL_FAULT
         assert len(vectors_of(outcomes[:3] + outcomes[4:])) == 9
@@ -545,7 +640,9 @@ def test_an_input_that_the_model_fails_on_does_not_fail_its_neighbours(
             run(engine.embed([texts[3]]))
 
 
-def test_a_vector_that_is_no_number_is_a_failure(embedder: Embedder, model: DualEncoder, texts: list[str]) -> None:
+def test_a_vector_that_is_no_number_is_a_failure(
+    embedder: Embedder, model: DualEncoder, texts: list[str]
+) -> None:
     with started(embedder) as engine:
         with torch.no_grad():
             next(model.text_projection.parameters()).fill_(float("nan"))  # type: ignore[union-attr]
@@ -554,7 +651,10 @@ def test_a_vector_that_is_no_number_is_a_failure(embedder: Embedder, model: Dual
 
 
 def test_a_model_that_fails_again_and_again_is_not_ready_until_it_works(
-    embedder: Embedder, watched: Watched, texts: list[str], monkeypatch: pytest.MonkeyPatch
+    embedder: Embedder,
+    watched: Watched,
+    texts: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("unimodal.serve.engine.worker.RETRY_SECONDS", 0.05)
     with started(embedder, failures=3) as engine:
@@ -600,7 +700,9 @@ def test_several_copies_of_the_model_work_at_the_same_time(
         np.testing.assert_allclose(run(ask(engine)), expected, atol=1e-6)
 
 
-def test_every_copy_of_the_model_has_to_have_run_lately(model: DualEncoder, tokenizer: Tokenizer) -> None:
+def test_every_copy_of_the_model_has_to_have_run_lately(
+    model: DualEncoder, tokenizer: Tokenizer
+) -> None:
     with started(Embedder(model, tokenizer, device=["cpu", "cpu"])) as engine:
         until(lambda: engine.ready()[0])
         engine._workers[1].last_good = time.monotonic() - 100

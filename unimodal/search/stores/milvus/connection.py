@@ -38,14 +38,26 @@ class Place:
 def parse_place(url: str) -> Place:
     """`milvus://host:port[/db][?collection=NAME]`, `milvus+tls://...` or `milvus:///path/to/file.db`."""
     parts = urlsplit(url)
-    if parts.username or parts.password:  # the URL goes into logs and lists of processes; it is not repeated here
-        raise ValueError("a Milvus URL carries no user or password; put the token, or user:password, in $MILVUS_TOKEN.")
+    if (
+        parts.username or parts.password
+    ):  # the URL goes into logs and lists of processes; it is not repeated here
+        raise ValueError(
+            "a Milvus URL carries no user or password; put the token, or user:password, in $MILVUS_TOKEN."
+        )
     options = parse_qs(parts.query)
-    if parts.scheme not in ("milvus", "milvus+tls") or set(options) - {"collection"} or not _has_port(parts):
-        raise ValueError(f"store {url!r} is no address of Milvus; write milvus://host:port[/db][?collection=NAME].")
+    if (
+        parts.scheme not in ("milvus", "milvus+tls")
+        or set(options) - {"collection"}
+        or not _has_port(parts)
+    ):
+        raise ValueError(
+            f"store {url!r} is no address of Milvus; write milvus://host:port[/db][?collection=NAME]."
+        )
     collection = options.get("collection", [COLLECTION])[0]
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,254}", collection):
-        raise ValueError(f"collection {collection!r} is no name for Milvus; take letters, digits and underscores.")
+        raise ValueError(
+            f"collection {collection!r} is no name for Milvus; take letters, digits and underscores."
+        )
     path = unquote(parts.path)
     if not parts.hostname:
         if not path.endswith(".db"):
@@ -55,10 +67,14 @@ def parse_place(url: str) -> Place:
         return Place(os.path.abspath(path), "", collection, is_lite=True)
     database = path.strip("/")
     if "/" in database or database.endswith(".db"):
-        raise ValueError(f"store {url!r} has {database!r} for a database; a file of Milvus Lite has three slashes.")
+        raise ValueError(
+            f"store {url!r} has {database!r} for a database; a file of Milvus Lite has three slashes."
+        )
     scheme = "https" if parts.scheme == "milvus+tls" else "http"
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return Place(f"{scheme}://{host}:{parts.port or PORT}", database, collection, is_lite=False)
+    return Place(
+        f"{scheme}://{host}:{parts.port or PORT}", database, collection, is_lite=False
+    )
 
 
 def _has_port(parts: SplitResult) -> bool:
@@ -115,7 +131,9 @@ def _pymilvus() -> Any:
     try:
         import pymilvus
     except ImportError:
-        raise ImportError('a store on Milvus needs pymilvus: pip install "unimodal[milvus]"') from None
+        raise ImportError(
+            'a store on Milvus needs pymilvus: pip install "unimodal[milvus]"'
+        ) from None
     # Both log with a traceback what they raise as well, and Lite's lack of a clock at each scan.
     for name in ("pymilvus", "milvus_lite"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -126,7 +144,9 @@ def _lite_servers() -> Any:
     try:
         from milvus_lite.server_manager import server_manager_instance
     except ImportError:
-        raise ImportError('a store in a file of Milvus needs Milvus Lite: pip install "milvus-lite>=3.2,<4"') from None
+        raise ImportError(
+            'a store in a file of Milvus needs Milvus Lite: pip install "milvus-lite>=3.2,<4"'
+        ) from None
     return server_manager_instance
 
 
@@ -149,5 +169,7 @@ def _lite_uri(path: str) -> str:
                 f"{path} cannot be opened by Milvus Lite ({error}); give a path where nothing is (what a Milvus Lite "
                 "before 3.0 wrote, it does not read)."
             ) from None
-        raise ValueError(f"{path} could not be opened by Milvus Lite a moment ago, but can be now; try again.")
+        raise ValueError(
+            f"{path} could not be opened by Milvus Lite a moment ago, but can be now; try again."
+        )
     return str(uri)

@@ -9,7 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ....tables.types import FieldType
-from ...filters.check import And, In, IsNull, Leaf, Not, Operator, Or, Predicate, StartsWith, Value
+from ...filters.check import (
+    And,
+    In,
+    IsNull,
+    Leaf,
+    Not,
+    Operator,
+    Or,
+    Predicate,
+    StartsWith,
+    Value,
+)
 
 NOTHING = 'id == ""'  # no item has an empty id
 
@@ -25,7 +36,9 @@ def expression(predicate: Predicate, fields: Mapping[str, FieldType]) -> str:
         joint = " and " if isinstance(predicate, And) else " or "
         return joint.join(f"({expression(part, fields)})" for part in predicate.parts)
     if isinstance(predicate, Not):
-        assert not isinstance(predicate.part, (And, Or, Not)), "push_not_down was forgotten"
+        assert not isinstance(predicate.part, (And, Or, Not)), (
+            "push_not_down was forgotten"
+        )
         return _leaf(predicate.part, True, fields)
     return _leaf(predicate, False, fields)
 
@@ -39,14 +52,25 @@ def literal(value: Value) -> str:
     return repr(value)
 
 
-_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+_ESCAPES = str.maketrans(
+    {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+)
 
-_OPPOSITE: dict[Operator, Operator] = {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
+_OPPOSITE: dict[Operator, Operator] = {
+    "=": "!=",
+    "!=": "=",
+    "<": ">=",
+    ">=": "<",
+    ">": "<=",
+    "<=": ">",
+}
 
 
 def _leaf(leaf: Leaf, negated: bool, fields: Mapping[str, FieldType]) -> str:
     column = field_column(leaf.field)
-    there = NOTHING.replace("==", "!=") if leaf.field == "id" else f"{column} is not null"
+    there = (
+        NOTHING.replace("==", "!=") if leaf.field == "id" else f"{column} is not null"
+    )
     if isinstance(leaf, IsNull):
         if leaf.field == "id":  # never null, and Milvus refuses the question
             return there if negated else NOTHING
@@ -54,22 +78,32 @@ def _leaf(leaf: Leaf, negated: bool, fields: Mapping[str, FieldType]) -> str:
     if isinstance(leaf, StartsWith):
         return _begins(column, leaf.prefix, negated, there)
     if isinstance(leaf, In):
-        return _among(column, leaf.values, negated, there, fields.get(leaf.field) == "strings")
+        return _among(
+            column, leaf.values, negated, there, fields.get(leaf.field) == "strings"
+        )
     operator = _OPPOSITE[leaf.operator] if negated else leaf.operator
     if fields.get(leaf.field) == "strings":
         return _among(column, (leaf.value,), operator == "!=", there, True)
-    comparison = f"{column} {'==' if operator == '=' else operator} {literal(leaf.value)}"
+    comparison = (
+        f"{column} {'==' if operator == '=' else operator} {literal(leaf.value)}"
+    )
     return f"({there}) and ({comparison})" if operator == "!=" else comparison
 
 
-def _among(column: str, values: tuple[Value, ...], negated: bool, there: str, is_list: bool) -> str:
+def _among(
+    column: str, values: tuple[Value, ...], negated: bool, there: str, is_list: bool
+) -> str:
     if not values:
         return there if negated else NOTHING
     listed = "[" + ", ".join(map(literal, values)) + "]"
     if is_list:
         contains = f"array_contains_any({column}, {listed})"
         return f"({there}) and (not ({contains}))" if negated else contains
-    return f"({there}) and ({column} not in {listed})" if negated else f"{column} in {listed}"
+    return (
+        f"({there}) and ({column} not in {listed})"
+        if negated
+        else f"{column} in {listed}"
+    )
 
 
 def _begins(column: str, prefix: str, negated: bool, there: str) -> str:
@@ -84,5 +118,11 @@ def _begins(column: str, prefix: str, negated: bool, there: str) -> str:
     if not stem:
         return f"{column} < {low}" if negated else f"{column} >= {low}"
     code = ord(stem[-1]) + 1
-    high = literal(stem[:-1] + chr(0xE000 if 0xD800 <= code < 0xE000 else code))  # surrogates are no characters
-    return f"({column} < {low}) or ({column} >= {high})" if negated else f"({column} >= {low}) and ({column} < {high})"
+    high = literal(
+        stem[:-1] + chr(0xE000 if 0xD800 <= code < 0xE000 else code)
+    )  # surrogates are no characters
+    return (
+        f"({column} < {low}) or ({column} >= {high})"
+        if negated
+        else f"({column} >= {low}) and ({column} < {high})"
+    )

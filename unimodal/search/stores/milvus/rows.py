@@ -16,7 +16,14 @@ from typing import Any
 import numpy as np
 
 from ..columns import arrow_schema, fixed_size_list, vectors_of
-from ..schema import Schema, binary_column, prefix_column, schema_from_json, schema_to_json, vector_column
+from ..schema import (
+    Schema,
+    binary_column,
+    prefix_column,
+    schema_from_json,
+    schema_to_json,
+    vector_column,
+)
 from .connection import Place
 from .filter import field_column
 
@@ -26,7 +33,9 @@ SPARSE_COLUMN = "words_bm25"  # what Milvus makes of `words`
 # Milvus's own limits (https://milvus.io/docs/limitations.md).
 MAX_STRING_BYTES = 65_535
 MAX_LIST = 4_096
-CALL_SECONDS = 60.0  # without a limit the client asks an unreachable server again for minutes
+CALL_SECONDS = (
+    60.0  # without a limit the client asks an unreachable server again for minutes
+)
 
 
 def has_column(vector: str) -> str:
@@ -37,7 +46,11 @@ def has_column(vector: str) -> str:
 def float_columns(schema: Schema) -> dict[str, int]:
     """The columns of whole and shortened vectors, and how many dimensions each has."""
     columns = {vector_column(name): schema.dim for name in schema.vectors}
-    return columns | {prefix_column(name, dims): dims for name in schema.vectors for dims in schema.prefix_dims}
+    return columns | {
+        prefix_column(name, dims): dims
+        for name in schema.vectors
+        for dims in schema.prefix_dims
+    }
 
 
 def index_types(schema: Schema, *, is_lite: bool) -> dict[str, str]:
@@ -48,7 +61,11 @@ def index_types(schema: Schema, *, is_lite: bool) -> dict[str, str]:
     if schema.words:
         types[SPARSE_COLUMN] = "SPARSE_INVERTED_INDEX"
     # Lite indexes no lists.
-    indexed = [name for name, kind in schema.fields.items() if not (is_lite and kind == "strings")]
+    indexed = [
+        name
+        for name, kind in schema.fields.items()
+        if not (is_lite and kind == "strings")
+    ]
     return types | {field_column(name): "INVERTED" for name in indexed}
 
 
@@ -61,12 +78,30 @@ def index_params(client: Any, types: Mapping[str, str]) -> Any:
     """The indexes of some columns, as the client takes them."""
     params = client.prepare_index_params()
     for column, kind in types.items():
-        metric = {"BIN_FLAT": "HAMMING", "SPARSE_INVERTED_INDEX": "BM25", "INVERTED": None}.get(kind, "IP")
-        options: dict[str, Any] = {"M": 16, "efConstruction": 100} if kind == "HNSW" else {}
+        metric = {
+            "BIN_FLAT": "HAMMING",
+            "SPARSE_INVERTED_INDEX": "BM25",
+            "INVERTED": None,
+        }.get(kind, "IP")
+        options: dict[str, Any] = (
+            {"M": 16, "efConstruction": 100} if kind == "HNSW" else {}
+        )
         if kind == "HNSW_SQ":  # whole vectors beside the 8-bit ones, for re-ranking
-            options = {"M": 16, "efConstruction": 200, "sq_type": "SQ8", "refine": True, "refine_type": "FP32"}
+            options = {
+                "M": 16,
+                "efConstruction": 200,
+                "sq_type": "SQ8",
+                "refine": True,
+                "refine_type": "FP32",
+            }
         named = {"metric_type": metric} if metric else {}
-        params.add_index(column, index_type=kind, index_name=index_name(column), params=options, **named)
+        params.add_index(
+            column,
+            index_type=kind,
+            index_name=index_name(column),
+            params=options,
+            **named,
+        )
     return params
 
 
@@ -94,11 +129,15 @@ def collection_schema(client: Any, schema: Schema) -> Any:
     for name in schema.vectors:
         columns.add_field(has_column(name), DataType.BOOL)
         if schema.binary:
-            columns.add_field(binary_column(name), DataType.BINARY_VECTOR, dim=-(-schema.dim // 8) * 8)
+            columns.add_field(
+                binary_column(name), DataType.BINARY_VECTOR, dim=-(-schema.dim // 8) * 8
+            )
     if schema.words:
         columns.add_field("words", enable_analyzer=True, **string)
         columns.add_field(SPARSE_COLUMN, DataType.SPARSE_FLOAT_VECTOR)
-        columns.add_function(Function("bm25", FunctionType.BM25, ["words"], [SPARSE_COLUMN]))
+        columns.add_function(
+            Function("bm25", FunctionType.BM25, ["words"], [SPARSE_COLUMN])
+        )
     if schema.thumbnails:
         columns.add_field("thumbnail", nullable=True, **string)
     for name, kind in schema.fields.items():
@@ -133,13 +172,26 @@ def read_schema(client: Any, place: Place, location: str) -> Schema:
 
 def stored_names(schema: Schema, columns: Sequence[str]) -> list[str]:
     """The collection's columns that hold these of a row."""
-    has = [has_column(name) for name in schema.vectors if vector_column(name) in columns]
-    return list(dict.fromkeys(["id", *has, *(field_column(c) if c in schema.fields else c for c in columns)]))
+    has = [
+        has_column(name) for name in schema.vectors if vector_column(name) in columns
+    ]
+    return list(
+        dict.fromkeys(
+            [
+                "id",
+                *has,
+                *(field_column(c) if c in schema.fields else c for c in columns),
+            ]
+        )
+    )
 
 
 def bytes_of(schema: Schema, columns: Sequence[str]) -> int:
     """Of these columns of one row on the wire, roughly."""
-    sizes = {name: 4 * dims for name, dims in float_columns(schema).items()} | {"thumbnail": 20_000, "words": 4_000}
+    sizes = {name: 4 * dims for name, dims in float_columns(schema).items()} | {
+        "thumbnail": 20_000,
+        "words": 4_000,
+    }
     return 500 + sum(sizes.get(column, 100) for column in columns)
 
 
@@ -161,7 +213,9 @@ def check_sizes(table: Any) -> None:
         elif pa.types.is_list(kind):
             strings = pc.max(pc.binary_length(pc.list_flatten(column))).as_py() or 0
             if strings > MAX_STRING_BYTES:
-                raise ValueError(f"a string of {name!r} has {strings} bytes; Milvus keeps {MAX_STRING_BYTES}.")
+                raise ValueError(
+                    f"a string of {name!r} has {strings} bytes; Milvus keeps {MAX_STRING_BYTES}."
+                )
             sizes = pc.list_value_length(column)
             limit = MAX_LIST
             what = "strings"
@@ -191,7 +245,9 @@ def to_stored(table: Any, schema: Schema) -> Iterator[dict[str, Any]]:
         columns["words"] = [words or "" for words in table["words"].to_pylist()]
     if schema.thumbnails:
         pictures = table["thumbnail"].to_pylist()
-        columns["thumbnail"] = [None if one is None else base64.b64encode(one).decode() for one in pictures]
+        columns["thumbnail"] = [
+            None if one is None else base64.b64encode(one).decode() for one in pictures
+        ]
     for name in schema.fields:
         columns[field_column(name)] = table[name].to_pylist()
     for values in zip(*columns.values(), strict=True):
@@ -215,7 +271,9 @@ def value_of(stored: Mapping[str, Any], column: str, schema: Schema) -> Any:
     return value or None if column == "words" else value
 
 
-def record_batch(stored: Sequence[Mapping[str, Any]], columns: Sequence[str], schema: Schema) -> Any:
+def record_batch(
+    stored: Sequence[Mapping[str, Any]], columns: Sequence[str], schema: Schema
+) -> Any:
     """Some columns of rows that the collection holds, as a pyarrow RecordBatch."""
     import pyarrow as pa
 
@@ -224,7 +282,10 @@ def record_batch(stored: Sequence[Mapping[str, Any]], columns: Sequence[str], sc
     for kind in kinds:
         values = [value_of(row, kind.name, schema) for row in stored]
         if kind.name.startswith("vector_"):
-            valid = np.array([row[has_column(kind.name.removeprefix("vector_"))] for row in stored], dtype=bool)
+            valid = np.array(
+                [row[has_column(kind.name.removeprefix("vector_"))] for row in stored],
+                dtype=bool,
+            )
             arrays.append(fixed_size_list(np.stack(values), valid))
         else:
             arrays.append(pa.array(values, kind.type))

@@ -28,7 +28,14 @@ from numpy.typing import NDArray
 from unimodal.vectors import unit
 
 from ...filters.check import Predicate
-from ..base import Hit, IndexSpec, Vectors, VectorStore, check_capabilities, wanted_capabilities
+from ..base import (
+    Hit,
+    IndexSpec,
+    Vectors,
+    VectorStore,
+    check_capabilities,
+    wanted_capabilities,
+)
 from ..columns import signs
 from ..schema import Schema, binary_column
 from .connection import Place, connect, disconnect, parse_place
@@ -57,7 +64,9 @@ from .rows import (
 LITE_CAPABILITIES = frozenset({"filter", "words", "prefix", "persistent"})
 SERVER_CAPABILITIES = LITE_CAPABILITIES | {"binary", "multiwriter"}
 
-MAX_HITS = 16_384  # of one query, and rows of one page (https://milvus.io/docs/limitations.md)
+MAX_HITS = (
+    16_384  # of one query, and rows of one page (https://milvus.io/docs/limitations.md)
+)
 MESSAGE_BYTES = 24 << 20  # of the 64 MB that one call may carry
 BUILD_SECONDS = 3600.0  # to flush, to make an index of many rows, or to load it
 
@@ -82,7 +91,9 @@ def create(location: str, schema: Schema, *, overwrite: bool = False) -> MilvusS
     try:
         if is_there:
             if not overwrite:
-                raise ValueError(f"{location} holds a store already; open it, or overwrite it and lose what is in it.")
+                raise ValueError(
+                    f"{location} holds a store already; open it, or overwrite it and lose what is in it."
+                )
             read_schema(client, place, location)  # what is not ours is not ours to drop
             client.drop_collection(place.collection, timeout=CALL_SECONDS)
         create_collection(client, place, schema)
@@ -133,9 +144,17 @@ class MilvusStore(VectorStore):
         self._collection = place.collection
         self._is_open = True
         # Only what has all its indexes can be loaded, and a process may have died before it made them.
-        made = set(client.list_indexes(self._collection, timeout=CALL_SECONDS))  # Lite gives the columns' own names
+        made = set(
+            client.list_indexes(self._collection, timeout=CALL_SECONDS)
+        )  # Lite gives the columns' own names
         types = index_types(schema, is_lite=place.is_lite)
-        self._make_indexes({name: kind for name, kind in types.items() if not made & {name, index_name(name)}})
+        self._make_indexes(
+            {
+                name: kind
+                for name, kind in types.items()
+                if not made & {name, index_name(name)}
+            }
+        )
         client.load_collection(self._collection, timeout=BUILD_SECONDS)
 
     def close(self) -> None:
@@ -146,11 +165,15 @@ class MilvusStore(VectorStore):
     def place(self) -> str:
         if self._place.is_lite:
             return f"{Path(self._place.uri).resolve()} {self._collection}"
-        described = self._client.describe_collection(self._collection, timeout=CALL_SECONDS)
+        described = self._client.describe_collection(
+            self._collection, timeout=CALL_SECONDS
+        )
         return f"{described['collection_id']}"  # a server has several addresses
 
     def _current_schema(self) -> Schema:
-        return read_schema(self._client, self._place, f"what is in collection {self._collection!r} now")
+        return read_schema(
+            self._client, self._place, f"what is in collection {self._collection!r} now"
+        )
 
     def _upsert(self, table: Any) -> None:
         check_sizes(table)
@@ -169,7 +192,9 @@ class MilvusStore(VectorStore):
     def _delete(self, where: Predicate) -> int:
         num = self._count(where)  # a server's own answer is of how many ids it was told
         if num:
-            self._client.delete(self._collection, filter=self._expression(where), timeout=CALL_SECONDS)
+            self._client.delete(
+                self._collection, filter=self._expression(where), timeout=CALL_SECONDS
+            )
         return num
 
     def _nearest(
@@ -189,20 +214,37 @@ class MilvusStore(VectorStore):
         else:
             wanted = unit(queries[:, : float_columns(self.schema)[column]])
             if k > MAX_HITS or (exact and self._index_type(column) != "FLAT"):
-                return self._compared_with_all(wanted, k, vector, column, condition, columns)
+                return self._compared_with_all(
+                    wanted, k, vector, column, condition, columns
+                )
         step = max(1, min(1000, MESSAGE_BYTES // (k * bytes_of(self.schema, columns))))
         # Lite's graph passes by what the filter drops, one by one: .31 at 100 and 1.0 at 5,000, of 20,000 rows.
         ef = FILTERED_EF if self._place.is_lite and where is not None else EF
         params = {"ef": max(ef, REFINE * k), "refine_k": REFINE}
         hits: list[list[Hit]] = []
         for start in range(0, len(queries), step):
-            found = self._search(column, wanted[start : start + step], k, condition, columns, params)
-            hits += [[self._hit(one["id"], one["distance"], vector, one["entity"], columns) for one in of_query]
-                     for of_query in found]  # fmt: skip
+            found = self._search(
+                column, wanted[start : start + step], k, condition, columns, params
+            )
+            hits += [
+                [
+                    self._hit(
+                        one["id"], one["distance"], vector, one["entity"], columns
+                    )
+                    for one in of_query
+                ]
+                for of_query in found
+            ]
         return hits
 
     def _compared_with_all(
-        self, queries: Vectors, k: int, vector: str, column: str, condition: str, columns: list[str]
+        self,
+        queries: Vectors,
+        k: int,
+        vector: str,
+        column: str,
+        condition: str,
+        columns: list[str],
     ) -> list[list[Hit]]:
         """A search of every row in this process, since a graph visits only some and answers are short.
 
@@ -210,11 +252,17 @@ class MilvusStore(VectorStore):
         """
         ids: NDArray[Any] = np.empty((len(queries), 0), dtype=object)  # (Q, up to k)
         scores: Vectors = np.empty((len(queries), 0), dtype=np.float32)  # (Q, up to k)
-        for rows in self._pages(condition, ["id", column], bytes_of(self.schema, [column]), MAX_HITS):
-            vectors = np.asarray([row[column] for row in rows], dtype=np.float32)  # (n, dimensions)
+        for rows in self._pages(
+            condition, ["id", column], bytes_of(self.schema, [column]), MAX_HITS
+        ):
+            vectors = np.asarray(
+                [row[column] for row in rows], dtype=np.float32
+            )  # (n, dimensions)
             names = np.array([row["id"] for row in rows], dtype=object)
             scores = np.concatenate([scores, queries @ vectors.T], axis=1)
-            ids = np.concatenate([ids, np.broadcast_to(names, (len(queries), len(names)))], axis=1)
+            ids = np.concatenate(
+                [ids, np.broadcast_to(names, (len(queries), len(names)))], axis=1
+            )
             best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
             scores = np.take_along_axis(scores, best, 1)
             ids = np.take_along_axis(ids, best, 1)
@@ -228,14 +276,25 @@ class MilvusStore(VectorStore):
             for pair in zip(ids, scores, strict=True)
         ]
 
-    def _by_words(self, query: str, k: int, where: Predicate | None, columns: list[str]) -> list[Hit]:
-        found = self._search(SPARSE_COLUMN, [query], k, self._expression(where), columns, {})[0]
+    def _by_words(
+        self, query: str, k: int, where: Predicate | None, columns: list[str]
+    ) -> list[Hit]:
+        found = self._search(
+            SPARSE_COLUMN, [query], k, self._expression(where), columns, {}
+        )[0]
         # Lite's scores are negative.
-        return [self._hit(one["id"], abs(one["distance"]), "words", one["entity"], columns) for one in found]
+        return [
+            self._hit(one["id"], abs(one["distance"]), "words", one["entity"], columns)
+            for one in found
+        ]
 
-    def _scan(self, where: Predicate | None, columns: list[str], batch: int) -> Iterator[Any]:
+    def _scan(
+        self, where: Predicate | None, columns: list[str], batch: int
+    ) -> Iterator[Any]:
         stored = stored_names(self.schema, columns)
-        for rows in self._pages(self._expression(where), stored, bytes_of(self.schema, columns), batch):
+        for rows in self._pages(
+            self._expression(where), stored, bytes_of(self.schema, columns), batch
+        ):
             yield record_batch(rows, columns, self.schema)
 
     def _build(self, spec: IndexSpec) -> None:
@@ -247,11 +306,17 @@ class MilvusStore(VectorStore):
             kind = "HNSW" if spec.kind == "hnsw" else "FLAT"
         else:
             kind = "HNSW_SQ" if spec.wants_hnsw(self._count(None)) else "FLAT"
-        changed = {column: kind for column in float_columns(self.schema) if self._index_type(column) != kind}
+        changed = {
+            column: kind
+            for column in float_columns(self.schema)
+            if self._index_type(column) != kind
+        }
         if changed:
             self._client.release_collection(self._collection, timeout=CALL_SECONDS)
             for column in changed:
-                self._client.drop_index(self._collection, index_name(column), timeout=CALL_SECONDS)
+                self._client.drop_index(
+                    self._collection, index_name(column), timeout=CALL_SECONDS
+                )
             self._make_indexes(changed)
             self._client.load_collection(self._collection, timeout=BUILD_SECONDS)
         for column in float_columns(self.schema):
@@ -261,7 +326,13 @@ class MilvusStore(VectorStore):
         return int(self._query(self._expression(where), ["count(*)"])[0]["count(*)"])
 
     def _search(
-        self, column: str, queries: Any, k: int, condition: str, columns: list[str], params: dict[str, int]
+        self,
+        column: str,
+        queries: Any,
+        k: int,
+        condition: str,
+        columns: list[str],
+        params: dict[str, int],
     ) -> Any:
         if k > MAX_HITS:
             raise ValueError(
@@ -282,7 +353,11 @@ class MilvusStore(VectorStore):
     def _query(self, condition: str, names: list[str], **options: Any) -> Any:
         """Of all that was acknowledged: Strong is the collection's own level of consistency."""
         return self._client.query(
-            self._collection, filter=condition, output_fields=names, timeout=CALL_SECONDS, **options
+            self._collection,
+            filter=condition,
+            output_fields=names,
+            timeout=CALL_SECONDS,
+            **options,
         )
 
     def _by_id(self, ids: list[str], columns: list[str]) -> dict[str, Any]:
@@ -294,7 +369,9 @@ class MilvusStore(VectorStore):
             stored |= {row["id"]: row for row in rows}
         return stored
 
-    def _pages(self, condition: str, names: list[str], row_bytes: int, batch: int) -> Iterator[list[dict[str, Any]]]:
+    def _pages(
+        self, condition: str, names: list[str], row_bytes: int, batch: int
+    ) -> Iterator[list[dict[str, Any]]]:
         """All rows that meet the condition, by id.
 
         As the client's own iterator does it, but that one takes an id for a part of its expression if it has quotes.
@@ -302,7 +379,15 @@ class MilvusStore(VectorStore):
         size = max(1, min(batch, MAX_HITS, MESSAGE_BYTES // row_bytes))
         rest = condition
         while True:
-            rows = list(self._query(rest, names, limit=size, iterator="True", reduce_stop_for_best="True"))
+            rows = list(
+                self._query(
+                    rest,
+                    names,
+                    limit=size,
+                    iterator="True",
+                    reduce_stop_for_best="True",
+                )
+            )
             if rows:
                 yield rows
             if len(rows) < size:
@@ -314,14 +399,18 @@ class MilvusStore(VectorStore):
         if types:
             params = index_params(self._client, types)
             # Not waiting (sync): the client waits half a second for each; what has to wait for them does so itself.
-            self._client.create_index(self._collection, params, timeout=BUILD_SECONDS, sync=False)
+            self._client.create_index(
+                self._collection, params, timeout=BUILD_SECONDS, sync=False
+            )
 
     def _wait_for_index(self, column: str) -> None:
         """Until the rows that are there are indexed; Lite's are at once."""
         deadline = time.monotonic() + BUILD_SECONDS
         while True:
             index = self._index(column)
-            if index["state"] not in ("Unissued", "InProgress", "Failed") or not int(index["pending_index_rows"]):
+            if index["state"] not in ("Unissued", "InProgress", "Failed") or not int(
+                index["pending_index_rows"]
+            ):
                 return
             if index["state"] == "Failed" or time.monotonic() > deadline:
                 raise ValueError(
@@ -331,17 +420,33 @@ class MilvusStore(VectorStore):
             time.sleep(1.0)
 
     def _index(self, column: str) -> dict[str, Any]:
-        return dict(self._client.describe_index(self._collection, index_name(column), timeout=CALL_SECONDS))
+        return dict(
+            self._client.describe_index(
+                self._collection, index_name(column), timeout=CALL_SECONDS
+            )
+        )
 
     def _index_type(self, column: str) -> str:
         return str(self._index(column)["index_type"])
 
     def _expression(self, where: Predicate | None, *more: str) -> str:
-        parts = [*more, *([expression(where, self.schema.fields)] if where is not None else [])]
-        return parts[0] if len(parts) == 1 else " and ".join(f"({part})" for part in parts)
+        parts = [
+            *more,
+            *([expression(where, self.schema.fields)] if where is not None else []),
+        ]
+        return (
+            parts[0] if len(parts) == 1 else " and ".join(f"({part})" for part in parts)
+        )
 
-    def _hit(self, item: str, score: float, vector: str, stored: Any, columns: list[str]) -> Hit:
-        return Hit(item, float(score), vector, {name: value_of(stored, name, self.schema) for name in columns})
+    def _hit(
+        self, item: str, score: float, vector: str, stored: Any, columns: list[str]
+    ) -> Hit:
+        return Hit(
+            item,
+            float(score),
+            vector,
+            {name: value_of(stored, name, self.schema) for name in columns},
+        )
 
 
 def _capabilities(place: Place) -> frozenset[str]:

@@ -18,8 +18,14 @@ pytest.importorskip("pymilvus")
     ("url", "place"),
     [
         ("milvus://host", Place("http://host:19530", "", "unimodal", False)),
-        ("milvus://host:1/shop?collection=c", Place("http://host:1", "shop", "c", False)),
-        ("milvus+tls://h.example:443/", Place("https://h.example:443", "", "unimodal", False)),
+        (
+            "milvus://host:1/shop?collection=c",
+            Place("http://host:1", "shop", "c", False),
+        ),
+        (
+            "milvus+tls://h.example:443/",
+            Place("https://h.example:443", "", "unimodal", False),
+        ),
         ("milvus://[::1]:19530", Place("http://[::1]:19530", "", "unimodal", False)),
         ("milvus:///data/a%20b.db", Place("/data/a b.db", "", "unimodal", True)),
         ("milvus:///data/x.db?collection=c", Place("/data/x.db", "", "c", True)),
@@ -47,7 +53,9 @@ def test_a_url_that_says_no_place_is_refused(url: str, message: str) -> None:
 
 
 def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
-    with pytest.raises(ValueError, match=r"put the token, or user:password, in \$MILVUS_TOKEN") as refusal:
+    with pytest.raises(
+        ValueError, match=r"put the token, or user:password, in \$MILVUS_TOKEN"
+    ) as refusal:
         parse_place("milvus://root:secret@host")
     assert "secret" not in str(refusal.value)
 
@@ -57,12 +65,16 @@ def test_a_server_that_is_not_there_is_said_within_seconds() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     start = time.monotonic()
-    with pytest.raises(ValueError, match=f"Milvus at http://127.0.0.1:{port} does not let us in"):
+    with pytest.raises(
+        ValueError, match=f"Milvus at http://127.0.0.1:{port} does not let us in"
+    ):
         milvus.open(f"milvus://127.0.0.1:{port}")
     assert time.monotonic() - start < 5 * milvus_connection.CONNECT_SECONDS
 
 
-def test_a_server_that_accepts_and_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_accepts_and_is_silent_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(milvus_connection, "CONNECT_SECONDS", 0.5)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
