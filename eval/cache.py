@@ -1,8 +1,10 @@
-"""Vectors of inputs: each distinct text and picture is encoded once, whatever the tasks, directions and metrics.
+"""Vectors of inputs: each distinct text and picture is encoded once, whatever the tasks, directions
+and metrics.
 
-A vector is known by what was encoded (the bytes of a text or of a picture's file) and the prompt before it; on the disk
-there is a folder for each model, by its fingerprint, which preprocessing is part of. So an evaluation that was
-killed goes on where it was, and the next one with the same model encodes only what it has not seen.
+A vector is known by what was encoded (the bytes of a text or of a picture's file) and the prompt
+before it; on the disk there is a folder for each model, by its fingerprint, which preprocessing is
+part of. So an evaluation that was killed goes on where it was, and the next one with the same model
+encodes only what it has not seen.
 
 n inputs, D embedding dimension.
 """
@@ -75,9 +77,11 @@ class EmbeddingStore:
         should_stop: Callable[[], bool] = lambda: False,
         show_progress: bool | None = False,
     ) -> None:
-        """folder: where vectors are kept for the next time; None: in memory, up to 4 GiB of those used last.
+        """folder: where vectors are kept for the next time; None: in memory, up to 4 GiB of those
+        used last.
 
-        dtype: what is kept. float16 halves the room; a cosine of stored vectors is then off by about 1e-5.
+        dtype: what is kept. float16 halves the room; a cosine of stored vectors is then off by
+            about 1e-5.
         should_stop: asked before each block of about two seconds.
 
         Raises ValueError for another dtype, and if what the folder holds is broken.
@@ -111,7 +115,9 @@ class EmbeddingStore:
         return self.encoder.modalities
 
     def encode(self, inputs: Sequence[Input], prompt: Prompt = "") -> Vectors:
-        """(n, D) float32 unit vectors of the inputs, in their order; what is not known is encoded, as by `fill`."""
+        """(n, D) float32 unit vectors of the inputs, in their order; what is not known is encoded,
+        as by `fill`.
+        """
         if not len(inputs):
             return np.zeros((0, 0), dtype=np.float32)
         self.fill([(inputs, prompt)])
@@ -128,8 +134,8 @@ class EmbeddingStore:
     def fill(self, asked: Iterable[Asked]) -> None:
         """Encode what is not known of all that is asked, texts by length, under one progress bar.
 
-        What is done is kept block by block. Raises Stopped once asked to stop; ValueError, when all others are done,
-        that names the pictures that cannot be decoded.
+        What is done is kept block by block. Raises Stopped once asked to stop; ValueError, when all
+        others are done, that names the pictures that cannot be decoded.
         """
         missing = self.missing(asked)
         if not missing:
@@ -153,7 +159,9 @@ class EmbeddingStore:
             )
 
     def check_images(self, parts: Iterable[Part]) -> None:
-        """Decode every image that has no vector yet; ValueError that names those that cannot be decoded."""
+        """Decode every image that has no vector yet; ValueError that names those that cannot be
+        decoded.
+        """
         images = [
             part for part in parts if part.kind == "image" and not self.knows(part)
         ]
@@ -187,7 +195,8 @@ class EmbeddingStore:
                 for content in parts_of(one):
                     if isinstance(content, str) and not content.strip():
                         raise ValueError(
-                            f"input {row} of {len(inputs):,} is {content!r}; take it out of the data."
+                            f"input {row} of {len(inputs):,} is {content!r}; take it out "
+                            "of the data."
                         )
                     key = self._key(content, prompt)
                     found.setdefault(
@@ -220,7 +229,9 @@ class EmbeddingStore:
     def _encode_all(
         self, missing: Sequence[Part], done: int, broken: list[str], advance: Advance
     ) -> int:
-        """Encode in blocks of about two seconds, each kept before the next begins; how many are done, with `done`."""
+        """Encode in blocks of about two seconds, each kept before the next begins; how many are
+        done, with `done`.
+        """
         start = 0
         budget = float(_FIRST[missing[0].kind]) if missing else 0.0
         while start < len(missing):
@@ -296,8 +307,9 @@ def cost_of(one: Part) -> int:
 def _broken_text(broken: Sequence[str], count: int, otherwise: str) -> str:
     more = f" and {len(broken) - _NAMED:,} more" if len(broken) > _NAMED else ""
     return (
-        f"{len(broken):,} of {count:,} images cannot be decoded: {'; '.join(broken[:_NAMED])}{more}; mend them or take "
-        f"them out of the data ({otherwise})."
+        f"{len(broken):,} of {count:,} images cannot be decoded: "
+        f"{'; '.join(broken[:_NAMED])}{more}; mend them or take them out of the data "
+        f"({otherwise})."
     )
 
 

@@ -1,9 +1,10 @@
 """Vectors by key, kept in memory, or in a folder that survives whatever ends the process.
 
-A folder holds `vectors`, rows of D numbers one after another, and `index`, a record for each block of rows that was
-added: how many, their keys, and checksums of keys and rows. Rows are forced to the disk before their record is
-written, so that an end in between leaves rows without a key, which the next writer cuts off, and never a key without
-its row. One process writes at a time; any number reads.
+A folder holds `vectors`, rows of D numbers one after another, and `index`, a record for each block
+of rows that was
+added: how many, their keys, and checksums of keys and rows. Rows are forced to the disk before
+their record is written, so that an end in between leaves rows without a key, which the next writer
+cuts off, and never a key without its row. One process writes at a time; any number reads.
 
 n keys, D embedding dimension.
 """
@@ -66,7 +67,9 @@ class Storage(Protocol):
 
 
 class Memory:
-    """Vectors in memory, those that were used last: what is forgotten is encoded again when it is asked for."""
+    """Vectors in memory, those that were used last: what is forgotten is encoded again when it is
+    asked for.
+    """
 
     def __init__(self, dtype: Precision, max_bytes: int) -> None:
         self._dtype = dtype
@@ -106,7 +109,9 @@ class Memory:
 
 
 class VectorFile:
-    """Vectors in a folder. Raises ValueError if its files are broken, or if vectors of another length are added."""
+    """Vectors in a folder. Raises ValueError if its files are broken, or if vectors of another
+    length are added.
+    """
 
     def __init__(self, folder: Path, dtype: Precision) -> None:
         self.folder = folder
@@ -141,11 +146,14 @@ class VectorFile:
         return np.asarray(self._map[numbers], dtype=np.float32)
 
     def append(self, keys: Sequence[Key], vectors: Vectors) -> None:
-        """Keep (n, D) vectors: on the disk when this returns. Raises OSError, keeping none of them, if it is full."""
+        """Keep (n, D) vectors: on the disk when this returns. Raises OSError, keeping none of them,
+        if it is full.
+        """
         if self._dim and vectors.shape[1] != self._dim:
             raise ValueError(
-                f"{self.folder} keeps vectors of {self._dim} dimensions and these have {vectors.shape[1]}; "
-                "the model says that it is the same one: name another folder."
+                f"{self.folder} keeps vectors of {self._dim} dimensions and these have "
+                f"{vectors.shape[1]}; the model says that it is the same one: name another "
+                "folder."
             )
         rows = np.ascontiguousarray(vectors, dtype=self._dtype)
         record = _record(keys, rows)
@@ -156,8 +164,8 @@ class VectorFile:
             with suppress(OSError):
                 self._cut_tails()
             raise OSError(
-                f"{len(keys):,} vectors could not be written to {self.folder} ({error}); make room and start again: "
-                "what is there already stays."
+                f"{len(keys):,} vectors could not be written to {self.folder} ({error}); make "
+                "room and start again: what is there already stays."
             ) from error
         self._refresh()
 
@@ -225,7 +233,8 @@ class VectorFile:
                 if end >= len(added) or not any(added[at:]):
                     return  # the last one: a machine that lost its power can leave zeros
                 raise ValueError(
-                    f"{self._index} is broken at byte {self._end}; remove {self.folder} and encode again."
+                    f"{self._index} is broken at byte {self._end}; remove {self.folder} "
+                    "and encode again."
                 )
             if (self._num_rows + count) * dim * self._dtype.itemsize > num_bytes:
                 return

@@ -46,16 +46,18 @@ def evaluate(
     split: `val` for choosing a model, `test` for reporting it.
     tasks: what `load_tasks` gave, where it is there already.
     store: of this encoder, where vectors are to be kept; None: one in memory.
-    validation: scores that training looks at while it goes on: no intervals, and a collapsed embedding is a warning.
-    should_stop: asked before each task and, in a store made here, before each block of inputs; once true, the results
-        so far are returned.
+    validation: scores that training looks at while it goes on: no intervals, and a collapsed
+        embedding is a warning.
+    should_stop: asked before each task and, in a store made here, before each block of inputs; once
+        true, the results so far are returned.
 
-    Where the suite's `analysis.dims` say so, the first so many dimensions, normalised again, are scored too (rows of
-    the variant "64 dims"; matryoshka, Kusupati et al., 2022, https://arxiv.org/abs/2205.13147); nothing is encoded for
-    that, and what is longer than the model's vectors is left out with a warning. A task with a modality that the model
-    has not is left unscored: its rows have the value None.
-    Raises ValueError, before anything is encoded, for missing data and for metrics that a task cannot have; and later,
-    by the name of the task, for vectors that are not finite, not of length 1 or all alike.
+    Where the suite's `analysis.dims` say so, the first so many dimensions, normalised again, are
+    scored too (rows of the variant "64 dims"; matryoshka, Kusupati et al., 2022,
+    https://arxiv.org/abs/2205.13147); nothing is encoded for that, and what is longer than the
+    model's vectors is left out with a warning. A task with a modality that the model has not is
+    left unscored: its rows have the value None. Raises ValueError, before anything is encoded, for
+    missing data and for metrics that a task cannot have; and later, by the name of the task, for
+    vectors that are not finite, not of length 1 or all alike.
     """
     loaded = tasks or load_tasks(
         suite, data_root, split, with_pictures="image" in encoder.modalities
@@ -109,7 +111,9 @@ def score_task(
     validation: bool = False,
     show_progress: bool | None = False,
 ) -> list[TaskResult]:
-    """Score one task: one result, or one for each direction ("name/text->image") of captions and pictures."""
+    """Score one task: one result, or one for each direction ("name/text->image") of captions and
+    pictures.
+    """
     queries, documents = _vectors(store, data)
     sides = [(name, data, queries, documents)]
     if isinstance(data, RetrievalData) and data.both_ways:
@@ -196,7 +200,9 @@ def _rows(
 def _vectors(
     store: EmbeddingStore, data: TaskData
 ) -> tuple[Vectors, Vectors] | tuple[None, None]:
-    """Those of queries and documents, of both sides of pairs, of pictures and classes; None for want of a modality."""
+    """Those of queries and documents, of both sides of pairs, of pictures and classes; None for
+    want of a modality.
+    """
     asked = asked_of(data, store.modalities)
     if not asked:
         return None, None
@@ -213,7 +219,9 @@ def _half(data: TaskData) -> Half:
 
 
 def _metrics(name: str, data: TaskData, wanted: Sequence[str]) -> Sequence[str]:
-    """What a task is to print: what it asks for, once it is seen that there is such a metric, or what is usual."""
+    """What a task is to print: what it asks for, once it is seen that there is such a metric, or
+    what is usual.
+    """
     try:
         for metric in wanted:
             if isinstance(data, RetrievalData):

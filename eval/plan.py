@@ -21,7 +21,9 @@ _TIMED = {"text": 16, "image": 4}  # a batch that is timed
 
 @dataclass(frozen=True)
 class Needs:
-    """Distinct texts and pictures, with a prompt or without: how many there are, how many are to be encoded."""
+    """Distinct texts and pictures, with a prompt or without: how many there are, how many are to be
+    encoded.
+    """
 
     texts: int
     pictures: int
@@ -43,9 +45,9 @@ def plan(
 ) -> Plan:
     """Count what the tasks ask the store to encode.
 
-    measure: encode two small batches of texts and two of pictures, whose vectors the store keeps, and tell from the
-        second ones how long the rest will take. Raises what `EmbeddingStore.fill` raises; if an image of these batches
-        cannot be decoded, the error names all that cannot.
+    measure: encode two small batches of texts and two of pictures, whose vectors the store keeps,
+        and tell from the second ones how long the rest will take. Raises what `EmbeddingStore.fill`
+        raises; if an image of these batches cannot be decoded, the error names all that cannot.
     """
     parts = {
         name: store.parts(asked_of(data, store.modalities))
@@ -85,7 +87,10 @@ def plan_table(plan: Plan, title: str = "") -> Table:
 def missing_table(missing: Sequence[Missing], data_root: Path) -> Table:
     """What a suite lacks, task by task, and how long `commands_for` it take, for a terminal."""
     megabytes = megabytes_of(missing)
-    size = f"at least {megabytes:,.0f} MB to download: {_words(megabytes / MEGABYTES_A_SECOND)} at 100 Mbit/s"
+    size = (
+        f"at least {megabytes:,.0f} MB to download: {_words(megabytes / MEGABYTES_A_SECOND)} "
+        "at 100 Mbit/s"
+    )
     table = Table(
         "task",
         title=f"not in {data_root}",

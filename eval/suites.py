@@ -1,6 +1,8 @@
-"""A suite is a list of tasks, written in YAML: where the data is, which of it is held out, and which field is what.
+"""A suite is a list of tasks, written in YAML: where the data is, which of it is held out, and
+which field is what.
 
-A task's `rows` are narrowed by one entry of its `splits`: `val` for choosing between models, `test` for reporting.
+A task's `rows` are narrowed by one entry of its `splits`: `val` for choosing between models, `test`
+for reporting.
 
     tasks:
       figures:
@@ -86,7 +88,8 @@ class Analysis(Config):
     dims: list[PositiveInt] = Field(
         default=[]
     )  # lengths that the vectors are cut to and scored again (matryoshka)
-    space: bool = False  # modality gap, alignment, uniformity, and a mixed index of texts and pictures
+    # modality gap, alignment, uniformity, and a mixed index of texts and pictures
+    space: bool = False
     compression: bool = False  # int8 and binary vectors, with re-ranking
     neighbours: bool = False  # near-duplicates and clusters of documents
     map: Literal["none", "pca", "umap"] = "none"  # texts and pictures in two dimensions
@@ -151,7 +154,8 @@ class Suite(Config):
         return self.tasks[owner]
 
     def averages_of(self, names: Iterable[str]) -> dict[str, list[str]]:
-        """Averages over languages and subsets: "xtd10/text->image" -> "xtd10/de/text->image", "xtd10/en/text->image"...
+        """Averages over languages and subsets: "xtd10/text->image" -> "xtd10/de/text->image",
+        "xtd10/en/text->image"...
 
         names: of rows; those of no task of the suite are passed over.
         """
@@ -217,19 +221,26 @@ def missing_of(suite: Suite, data_root: Path, split: str) -> list[Missing]:
 
 
 def commands_for(missing: Iterable[Missing], data_root: Path) -> list[str]:
-    """The commands that get what is missing, for a shell; what neither `get` nor the hub has is in none."""
+    """The commands that get what is missing, for a shell; what neither `get` nor the hub has is in
+    none.
+    """
     missing = list(missing)
     sets = " ".join(dict.fromkeys(one.get for one in missing if one.get))
     hub = " ".join(dict.fromkeys(one.hub for one in missing if one.hub))
     folder = shlex.quote(str(data_root))
-    loop = f"for set in {hub}; do hf download --repo-type dataset $set --local-dir {folder}/$set; done"
+    loop = (
+        f"for set in {hub}; do hf download --repo-type dataset $set --local-dir "
+        f"{folder}/$set; done"
+    )
     return [f"unimodal prepare {sets} --data {folder}"] * bool(sets) + [loop] * bool(
         hub
     )
 
 
 def megabytes_of(missing: Iterable[Missing]) -> float:
-    """How much `unimodal prepare` downloads for what is missing; of the hub's own repositories it is not known."""
+    """How much `unimodal prepare` downloads for what is missing; of the hub's own repositories it
+    is not known.
+    """
     table = data_sets()
     return sum(
         table[one].megabytes
@@ -241,12 +252,13 @@ def megabytes_of(missing: Iterable[Missing]) -> float:
 def load_tasks(
     suite: Suite, data_root: Path, split: str, *, with_pictures: bool = True
 ) -> dict[str, TaskData]:
-    """Read the data of every task; of one with languages, subsets or several questions by each: "xtd10/de".
+    """Read the data of every task; of one with languages, subsets or several questions by each:
+    "xtd10/de".
 
     with_pictures: also see to it that every picture is there.
 
-    Raises one ValueError that names everything missing, so that it can be fetched in one go, and ValueError for data
-    that cannot be scored.
+    Raises one ValueError that names everything missing, so that it can be fetched in one go, and
+    ValueError for data that cannot be scored.
     """
     _refuse_missing(missing_of(suite, data_root, split), data_root)
     loaded = {
@@ -292,6 +304,7 @@ def _refuse_missing(missing: Sequence[Missing], root: Path) -> None:
     size = f" (at least {megabytes:,.0f} MB)" if megabytes else ""
     fetch = f"get them with `{' && '.join(commands)}`{size}, " if commands else ""
     raise ValueError(
-        f"files of the suite that are missing ({len(paths)}): {named}; {fetch}put them below data_root {str(root)!r}, "
-        "set another data_root, or leave a task out with tasks.NAME=null."
+        f"files of the suite that are missing ({len(paths)}): {named}; {fetch}put them below "
+        f"data_root {str(root)!r}, set another data_root, or leave a task out with "
+        "tasks.NAME=null."
     )

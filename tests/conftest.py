@@ -1,4 +1,6 @@
-"""A tiny world to train in: coloured squares with captions, pairs of texts with hard negatives, a tokenizer."""
+"""A tiny world to train in: coloured squares with captions, pairs of texts with hard negatives, a
+tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with shards/pictures (79 samples in 4 uneven tars), shards/pairs (61 in 3) and tokenizer.json."""
+    """A folder with shards/pictures (79 samples in 4 uneven tars), shards/pairs (61 in 3) and
+    tokenizer.json.
+    """
     folder = tmp_path_factory.mktemp("world")
     draw = np.random.default_rng(0)
     (folder / "images").mkdir()
@@ -198,7 +202,8 @@ def describe_skipped(reports: Iterable[Any]) -> str:
         counts = files.setdefault(str(reason).removeprefix("Skipped: "), Counter())
         counts[report.nodeid.partition("::")[0]] += 1
     lines = [
-        "not run: tests marked slow (make test-all), matrix (make matrix) and torture (make torture)"
+        "not run: tests marked slow (make test-all), matrix (make matrix) and torture "
+        "(make torture)"
     ]
     for reason, counts in sorted(files.items()):
         places = ", ".join(

@@ -91,7 +91,9 @@ def test_a_programs_files_import_each_other_relatively(folder: str) -> None:
 
 @pytest.mark.parametrize("folder", ["training", "eval"])
 def test_relative_imports_stay_inside_their_program(folder: str) -> None:
-    """One dot too many would reach the library where it is installed, and nothing in the checkout."""
+    """One dot too many would reach the library where it is installed, and nothing
+    in the checkout.
+    """
     for path in sources(folder):
         depth = len(path.relative_to(ROOT).parent.parts)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,4 +1,6 @@
-"""What is installed is what is in the tree, under names that take nobody else's place, and it runs from there."""
+"""What is installed is what is in the tree, under names that take nobody else's place, and it runs
+from there.
+"""
 
 from __future__ import annotations
 
@@ -191,7 +193,9 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(
     installed: Path, elsewhere: Path, *arguments: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python where the checkout is not the working folder and the installed files come first."""
+    """Run Python where the checkout is not the working folder and the installed
+    files come first.
+    """
     environment = {**os.environ, "PYTHONPATH": str(installed), "COLUMNS": "200"}
     return subprocess.run(
         [sys.executable, *arguments],

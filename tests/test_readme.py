@@ -1,7 +1,9 @@
-"""The blocks of the README and of docs/guides run, page by page, in order, each page in a folder with a demo in it.
+"""The blocks of the README and of docs/guides run, page by page, in order, each page in a folder
+with a demo in it.
 
-A word behind the language of a block says how: `no-run` never, `long` only in `make test-all`, where the demo is the
-real one. In `make test` a demo of a few products stands in for it, whose model has hardly learned anything.
+A word behind the language of a block says how: `no-run` never, `long` only in `make test-all`,
+where the demo is the real one. In `make test` a demo of a few products stands in for it, whose
+model has hardly learned anything.
 """
 
 from __future__ import annotations

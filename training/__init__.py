@@ -1,1 +1,3 @@
-"""All that changes weights: tasks, losses, the step, its data and its schedule. Installed as `unimodal.training`."""
+"""All that changes weights: tasks, losses, the step, its data and its schedule. Installed as
+`unimodal.training`.
+"""

@@ -1,4 +1,6 @@
-"""A recipe: everything that decides what weights come out, typed and checked before anything is loaded."""
+"""A recipe: everything that decides what weights come out, typed and checked before anything is
+loaded.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from unimodal.shards.config import StorageConfig
 class SourceConfig(Config):
     """Shards that one task draws from."""
 
-    # A tar, a folder of tars, a glob, a brace pattern or a list of those: relative to data_root, or a URL.
+    # A tar, a folder of tars, a glob, a brace pattern or a list of those: relative to data_root, or
+    # a URL.
     path: str | tuple[str, ...]
     weight: float = Field(
         default=1.0, ge=0
@@ -48,13 +51,15 @@ class AugmentConfig(Config):
         ):
             if not 0 < low <= high or (name == "crop_scale" and high > 1):
                 raise ValueError(
-                    f"{name} ({low}, {high}) is no range of positive numbers; write for example (0.9, 1.0)."
+                    f"{name} ({low}, {high}) is no range of positive numbers; write for "
+                    "example (0.9, 1.0)."
                 )
         return self
 
 
 class NegativesConfig(Config):
-    """What InfoNCE takes as negative beside the documents of the other queries, and how much it counts.
+    """What InfoNCE takes as negative beside the documents of the other queries, and how much it
+    counts.
 
     The sources of each are in `training.losses.contrastive.Negatives`, which this fills.
     """
@@ -72,14 +77,16 @@ class NegativesConfig(Config):
 
 
 class TaskConfig(Config):
-    """One contrastive task: what its batches hold, its batch size, text length, loss and temperature.
+    """One contrastive task: what its batches hold, its batch size, text length, loss and
+    temperature.
 
     A global batch comes from one source (unless `mixed`), and its negatives never leave it.
     """
 
     kind: Literal["image-text", "text-text"]
     sources: dict[str, SourceConfig] = Field(min_length=1)
-    mixed: bool = False  # a global batch holds samples of all sources by their weights, instead of being of one
+    # a global batch holds samples of all sources by their weights, instead of being of one
+    mixed: bool = False
     global_batch: int = Field(gt=1)
     streams: int | None = Field(
         default=None, gt=0
@@ -95,20 +102,23 @@ class TaskConfig(Config):
         "random"  # image-text: which of a picture's captions
     )
     augment: AugmentConfig = AugmentConfig()
-    # Jina CLIP v1 (Koukounas et al., 2024, section 4): text fixed at 0.05, image learned from 0.07 with the scale
-    # clamped at 100 (Radford et al., 2021, section 2.5). None takes that default of the kind.
+    # Jina CLIP v1 (Koukounas et al., 2024, section 4): text fixed at 0.05, image learned from 0.07
+    # with the scale clamped at 100 (Radford et al., 2021, section 2.5). None takes that default of
+    # the kind.
     temperature: float | None = Field(default=None, gt=0)
     learn_temperature: bool | None = None
     max_scale: float = Field(default=100.0, gt=0)
-    # sigmoid learns a bias as well; cosent wants samples with a score, distillation with a teacher's similarities of
-    # the document and each hard negative; own_negatives sees no other queries' documents (classification).
+    # sigmoid learns a bias as well; cosent wants samples with a score, distillation with a
+    # teacher's similarities of the document and each hard negative; own_negatives sees no other
+    # queries' documents (classification).
     loss: Literal["info_nce", "sigmoid", "cosent", "distillation", "own_negatives"] = (
         "info_nce"
     )
     matryoshka_dims: tuple[
         int, ...
     ] = ()  # prefixes that are trained beside the whole vector
-    mask_duplicates: bool = True  # pairs that share a text, a picture or a label are not each other's negatives
+    # pairs that share a text, a picture or a label are not each other's negatives
+    mask_duplicates: bool = True
     negatives: NegativesConfig = NegativesConfig()
     bias: float = -10.0  # sigmoid: where its bias starts (SigLIP's)
     teacher_temperature: float = Field(
@@ -147,17 +157,20 @@ class TaskConfig(Config):
     def _fits_together(self) -> TaskConfig:
         if self.global_batch % self.num_streams:
             raise ValueError(
-                f"global_batch {self.global_batch} is not a multiple of streams {self.streams}; set global_batch to "
+                f"global_batch {self.global_batch} is not a multiple of streams {self.streams}; "
+                "set global_batch to "
                 f"{-(-self.global_batch // self.num_streams) * self.num_streams}, or streams to "
                 f"{math.gcd(self.global_batch, self.num_streams)}."
             )
         if not any(source.weight for source in self.sources.values()):
             raise ValueError(
-                f"the sources {', '.join(self.sources)} all have weight 0; give one a weight above it."
+                f"the sources {', '.join(self.sources)} all have weight 0; give one a "
+                "weight above it."
             )
         if self.mixed and any(source.epochs for source in self.sources.values()):
             raise ValueError(
-                "epochs of a source bound its batches and mixed=true has none of one source; drop one."
+                "epochs of a source bound its batches and mixed=true has none of one "
+                "source; drop one."
             )
         if self.num_negatives and self.kind == "image-text":
             raise ValueError(
@@ -182,7 +195,8 @@ class TaskConfig(Config):
             )
         if self.loss != "info_nce" and self.negatives != NegativesConfig():
             raise ValueError(
-                f"negatives.* belong to the loss 'info_nce' and loss is {self.loss!r}; take them out."
+                f"negatives.* belong to the loss 'info_nce' and loss is {self.loss!r}; "
+                "take them out."
             )
         for name, loss in (
             ("bias", "sigmoid"),
@@ -197,15 +211,17 @@ class TaskConfig(Config):
                 )
         if self.negatives.hard_negative_hardness and not self.num_negatives:
             raise ValueError(
-                "negatives.hard_negative_hardness needs hard negatives; set num_negatives, or take it out."
+                "negatives.hard_negative_hardness needs hard negatives; set "
+                "num_negatives, or take it out."
             )
         if (
             self.learns_temperature
             and not 1 <= 1 / self.start_temperature <= self.max_scale * (1 + 1e-9)
         ):
             raise ValueError(
-                f"temperature {self.start_temperature:g} is a scale of {1 / self.start_temperature:g}, which is not "
-                f"between 1 and max_scale {self.max_scale:g}; {self._way_out_of_scale()}."
+                f"temperature {self.start_temperature:g} is a scale of "
+                f"{1 / self.start_temperature:g}, which is not between 1 and max_scale "
+                f"{self.max_scale:g}; {self._way_out_of_scale()}."
             )
         return self
 
@@ -225,7 +241,8 @@ class TaskConfig(Config):
     def _different_lengths(cls, dims: tuple[int, ...]) -> tuple[int, ...]:
         if any(dim < 1 for dim in dims) or len(set(dims)) < len(dims):
             raise ValueError(
-                f"matryoshka_dims {list(dims)} are no different lengths from 1 on; write for example [64, 256]."
+                f"matryoshka_dims {list(dims)} are no different lengths from 1 on; write "
+                "for example [64, 256]."
             )
         return tuple(sorted(dims))
 
@@ -254,7 +271,8 @@ class TowerOptimConfig(Config):
     patch_dropout: float = Field(
         default=0.0, ge=0, lt=1
     )  # image: share of the patches left out (FLIP; Li et al., 2023)
-    freeze: bool = False  # the backbone stays as it is (and in evaluation mode); its projection still learns
+    # the backbone stays as it is (and in evaluation mode); its projection still learns
+    freeze: bool = False
     frozen_layers: int = Field(
         default=0, ge=0
     )  # the embeddings and so many of its first blocks stay as they are
@@ -284,8 +302,8 @@ class StepConfig(Config):
     token_budget: int = Field(
         default=4096, gt=0
     )  # padded tokens of one length-sorted chunk of texts
-    # GiB of activations kept between forward and backward pass; chunks over it are computed twice. None: what is free,
-    # 0: every chunk is computed twice, as GradCache does.
+    # GiB of activations kept between forward and backward pass; chunks over it are computed twice.
+    # None: what is free, 0: every chunk is computed twice, as GradCache does.
     graph_memory: float | None = Field(default=None, ge=0)
     loss_tile: int = Field(
         default=1024, gt=0
@@ -326,7 +344,9 @@ class Stage(Config):
 
 
 class TrainConfig(Config):
-    """A run. Without `stages` it is one stage; each entry of `stages` is laid over the values given here."""
+    """A run. Without `stages` it is one stage; each entry of `stages` is laid over the values given
+    here.
+    """
 
     run: str  # the folder that it writes
     seed: int = 0
@@ -400,7 +420,8 @@ class TrainConfig(Config):
         for name in ("logit_scales", "logit_biases", "matryoshka_dims"):
             if self.model is not None and getattr(self.model, name):
                 raise ValueError(
-                    f"model.{name} is what training finds out; take it out and set tasks.NAME.* instead."
+                    f"model.{name} is what training finds out; take it out and set "
+                    "tasks.NAME.* instead."
                 )
         if self.model is not None and self.init is not None:
             raise ValueError(
@@ -408,11 +429,13 @@ class TrainConfig(Config):
             )
         if self.model is None and self.init is None:
             raise ValueError(
-                "neither model (towers by name) nor init (a model to start from) is given; give one."
+                "neither model (towers by name) nor init (a model to start from) is "
+                "given; give one."
             )
         if not self.tasks and not any("tasks" in stage for stage in self.stages):
             raise ValueError(
-                "there is no task to train; give one, for example tasks.NAME with its kind and sources."
+                "there is no task to train; give one, for example tasks.NAME with its "
+                "kind and sources."
             )
         names = [stage.name for stage in self.plan]
         if len(set(names)) < len(names):
@@ -431,13 +454,16 @@ class TrainConfig(Config):
                 ]
                 if missing:
                     raise ValueError(
-                        f"task {name!r} is {task.kind} and the model has no {missing[0]} tower; add model.{missing[0]}."
+                        f"task {name!r} is {task.kind} and the model has no {missing[0]} "
+                        f"tower; add model.{missing[0]}."
                     )
         return self
 
 
 def _check_fits(name: str, task: TaskConfig, model: ModelConfig) -> None:
-    """Raise ValueError for lengths that the model cannot have. What open_clip's texts can be long, only it knows."""
+    """Raise ValueError for lengths that the model cannot have. What open_clip's texts can be long,
+    only it knows.
+    """
     text = model.text
     if (
         text is not None
@@ -445,8 +471,9 @@ def _check_fits(name: str, task: TaskConfig, model: ModelConfig) -> None:
         and task.max_length > text.max_length
     ):
         raise ValueError(
-            f"max_length {task.max_length} of task {name!r} is over the text tower's {text.max_length}; set "
-            f"tasks.{name}.max_length to {text.max_length}, or model.text.max_length to {task.max_length}."
+            f"max_length {task.max_length} of task {name!r} is over the text tower's "
+            f"{text.max_length}; set tasks.{name}.max_length to {text.max_length}, or "
+            f"model.text.max_length to {task.max_length}."
         )
     check_prefixes(task.matryoshka_dims, model.embed_dim)
 
@@ -456,6 +483,6 @@ def check_prefixes(dims: Sequence[int], embed_dim: int) -> None:
     too_long = [dim for dim in dims if dim >= embed_dim]
     if too_long:
         raise ValueError(
-            f"matryoshka_dims has {too_long[0]}, which is not a prefix of the {embed_dim} dimensions of the space "
-            "(those are always trained); lower it or take it out."
+            f"matryoshka_dims has {too_long[0]}, which is not a prefix of the {embed_dim} "
+            "dimensions of the space (those are always trained); lower it or take it out."
         )

@@ -1,7 +1,9 @@
-"""Whether a batch asks anything: how many of its pairs are masked as duplicates, and what is left to compare.
+"""Whether a batch asks anything: how many of its pairs are masked as duplicates, and what is left
+to compare.
 
-A contrastive loss learns from differences. In a batch whose samples all share one text, InfoNCE has no negative: its
-loss and its gradient are 0, and a run would end in good order with the model that it began with.
+A contrastive loss learns from differences. In a batch whose samples all share one text, InfoNCE has
+no negative: its loss and its gradient are 0, and a run would end in good order with the model that
+it began with.
 
 B local batch, G global batch, K hard negatives per query, A ids per pair.
 """
@@ -25,16 +27,21 @@ _IN_BATCH = (
 
 
 class Contrast(NamedTuple):
-    """What a global batch has to compare; the same on every rank, but for the example in `lacks`."""
+    """What a global batch has to compare; the same on every rank, but for the
+    example in `lacks`.
+    """
 
     masked: (
         float | None
     )  # share of the pairs of different samples that are masked as duplicates; None: none ever is
-    lacks: str  # why there is nothing to learn from it, with an example; "" where there is something
+    # why there is nothing to learn from it, with an example; "" where there is something
+    lacks: str
 
 
 def contrast_of(batch: Batch, task: TaskConfig) -> Contrast:
-    """Look at the ids and scores of the global batch of which `batch` is this rank's part; every rank calls it."""
+    """Look at the ids and scores of the global batch of which `batch` is this rank's part; every
+    rank calls it.
+    """
     if task.loss in _IN_BATCH:
         return _in_batch(batch, task)
     if task.loss == "cosent":
@@ -43,14 +50,17 @@ def contrast_of(batch: Batch, task: TaskConfig) -> Contrast:
         highest, lowest = distributed.largest(
             [float(scores.max()), -float(scores.min())]
         )
-        said = f"all its samples have the score {highest:g}, and cosent learns from pairs of different scores"
+        said = (
+            f"all its samples have the score {highest:g}, and cosent learns from pairs of "
+            "different scores"
+        )
         return Contrast(None, said if highest == -lowest else "")
     if task.loss == "distillation":
         assert batch.scores is not None
         is_flat = bool((batch.scores == batch.scores[:, :1]).all())
         said = (
-            "the teacher's similarities are the same for the document and all hard negatives of each query "
-            f"(of sample {batch.keys[0]}: {float(batch.scores[0, 0]):g})"
+            "the teacher's similarities are the same for the document and all hard negatives of "
+            f"each query (of sample {batch.keys[0]}: {float(batch.scores[0, 0]):g})"
         )
         return Contrast(None, said if distributed.smallest([is_flat])[0] else "")
     is_own = bool((batch.hard_negative_ids == batch.ids[:, 1:2]).all())
@@ -68,17 +78,21 @@ def _in_batch(batch: Batch, task: TaskConfig) -> Contrast:
     if is_idle and task.loss == "info_nce" and batch.hard_negative_ids.numel():
         hard = distributed.gather_values(batch.hard_negative_ids).flatten()
         is_idle = count_members(ids, hard) == len(ids) * len(hard)
-    said = "each of its samples shares a text, an image or a label with each other one, so that none is a negative"
+    said = (
+        "each of its samples shares a text, an image or a label with each other one, so "
+        "that none is a negative"
+    )
     return Contrast(
         num_masked / num_pairs, f"{said}{_example(batch)}" if is_idle else ""
     )
 
 
 def count_sharing(ids: Tensor) -> int:
-    """(G, A) -> how many of the G x (G - 1) ordered pairs of different rows share an id, without a (G, G) matrix.
+    """(G, A) -> how many of the G x (G - 1) ordered pairs of different rows share an id, without a
+    (G, G) matrix.
 
-    By inclusion and exclusion: the rows that share an id with row i are those that hold one of its ids, less those that
-    hold two of them, and so on.
+    By inclusion and exclusion: the rows that share an id with row i are those that hold one of its
+    ids, less those that hold two of them, and so on.
     """
     size, count = ids.shape
     ids = ids.sort(1).values

@@ -30,14 +30,16 @@ def start(device: str | None, timeout: float, start_timeout: float) -> torch.dev
     """Join the process group that torchrun announced, if any, and choose this rank's device.
 
     timeout: seconds that a rank waits for another once all have joined.
-    start_timeout: seconds that a rank waits for all to join; importing torch from a cold disk may take minutes.
+    start_timeout: seconds that a rank waits for all to join; importing torch from a cold disk may
+        take minutes.
 
     Raises ConnectionError, naming the ranks that have not joined, when that takes longer.
     """
     local = int(os.environ.get("LOCAL_RANK", "0"))
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if "RANK" in os.environ and not dist.is_initialized():
-        # Host tensors go through gloo whatever the device: agreeing on a number must not wait for the GPU.
+        # Host tensors go through gloo whatever the device: agreeing on a number must not wait for
+        # the GPU.
         backend = "cpu:gloo,cuda:nccl" if name.startswith("cuda") else "cpu:gloo"
         _join(backend, timeout, start_timeout)
     if name == "cuda":
@@ -53,8 +55,9 @@ def _join(backend: str, timeout: float, start_timeout: float) -> None:
     except dist.DistError as error:
         raise ConnectionError(
             f"rank {os.environ['RANK']} cannot reach rank 0 at {os.environ.get('MASTER_ADDR')}:"
-            f"{os.environ.get('MASTER_PORT')} ({str(error).partition(chr(10))[0]}); see what rank 0 says, or raise "
-            f"start_timeout ({start_timeout:g} s) if it is only slow to start."
+            f"{os.environ.get('MASTER_PORT')} ({str(error).partition(chr(10))[0]}); see what "
+            f"rank 0 says, or raise start_timeout ({start_timeout:g} s) if it is only slow to "
+            "start."
         ) from error
     store.set_timeout(timedelta(seconds=timeout))
     dist.init_process_group(
@@ -84,7 +87,9 @@ def _open_store(seconds: float) -> tuple[Store, int, int]:
 
 
 def _wait_for_all(store: Store, number: int, count: int, seconds: float) -> None:
-    """Return when all ranks have called this; raises ConnectionError, on all that have, if that takes too long."""
+    """Return when all ranks have called this; raises ConnectionError, on all that have, if that
+    takes too long.
+    """
     store.set(f"joined/{number}", "")
     store.add("joined", 1)
     until = time.monotonic() + seconds
@@ -96,9 +101,9 @@ def _wait_for_all(store: Store, number: int, count: int, seconds: float) -> None
             if number == 0:  # it holds the store
                 time.sleep(_FAREWELL)
             raise ConnectionError(
-                f"only {len(joined)} of {count} ranks joined within start_timeout, {seconds:g} s: ranks "
-                f"{_list(joined)} did, and ranks {_list(missing)} did not; see what those say, start them, or raise "
-                "start_timeout if they are only slow to start."
+                f"only {len(joined)} of {count} ranks joined within start_timeout, {seconds:g} "
+                f"s: ranks {_list(joined)} did, and ranks {_list(missing)} did not; see what "
+                "those say, start them, or raise start_timeout if they are only slow to start."
             )
         time.sleep(_LOOK)
 
@@ -139,16 +144,18 @@ def waiting_for_peers(doing: str) -> Iterator[None]:
             raise  # of another kind
         said = str(error).partition("\n")[0]
         raise ConnectionError(
-            f"rank {rank()} of {world_size()} waited in vain for another rank while it was {doing}: one has died or "
-            f"hangs (raise `timeout` if it is only slow); start again with --resume. [{said}]"
+            f"rank {rank()} of {world_size()} waited in vain for another rank while it was "
+            f"{doing}: one has died or hangs (raise `timeout` if it is only slow); start again "
+            f"with --resume. [{said}]"
         ) from error
 
 
 def gather(local: Tensor) -> Tensor:
     """(B, ...) of every rank -> (G, ...), in rank order, with gradient.
 
-    Every rank then computes the same loss of the whole batch, so the gradient of the local rows is the plain slice
-    times the number of ranks, and `average_gradients` gives what one process would have got.
+    Every rank then computes the same loss of the whole batch, so the gradient of the local rows is
+    the plain slice times the number of ranks, and `average_gradients` gives what one process would
+    have got.
     """
     return local if world_size() == 1 else _Gather.apply(local)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -196,8 +203,9 @@ def log_sum_exp(values: Tensor) -> Tensor:
 def average_gradients(module: nn.Module) -> None:
     """Average the gradients that exist over the ranks, in one reduction a data type.
 
-    An idle tower's parameters have no gradient on any rank, since all ranks are at the same task: nothing is sent for
-    them, and no wrapper needs to be told which are unused. Sharded parameters were reduced in their backward pass.
+    An idle tower's parameters have no gradient on any rank, since all ranks are at the same task:
+    nothing is sent for them, and no wrapper needs to be told which are unused. Sharded parameters
+    were reduced in their backward pass.
     """
     if world_size() == 1:
         return
@@ -239,7 +247,9 @@ def _agree(values: Sequence[float], how: Any) -> list[float]:
 
 
 def check_same(values: Mapping[str, Any]) -> None:
-    """Raise ValueError, naming the first key that differs, unless every rank has the same values."""
+    """Raise ValueError, naming the first key that differs, unless every rank has
+    the same values.
+    """
     if world_size() == 1:
         return
     found: list[Any] = [None] * world_size()
@@ -252,8 +262,8 @@ def check_same(values: Mapping[str, Any]) -> None:
         for number, value in enumerate(seen):
             if value != seen[0]:
                 raise ValueError(
-                    f"ranks disagree on {key}: it is {seen[0]} on rank 0 and {value} on rank {number}; start every "
-                    "rank with the same recipe, data and code."
+                    f"ranks disagree on {key}: it is {seen[0]} on rank 0 and {value} on rank "
+                    f"{number}; start every rank with the same recipe, data and code."
                 )
 
 
@@ -268,10 +278,11 @@ def on_main(
     is_asked: Callable[[], bool] = lambda: False,
     help_out: Callable[[], object] = lambda: None,
 ) -> None:
-    """Run something long on rank 0 while the others wait, however long it takes, as long as rank 0 is alive.
+    """Run something long on rank 0 while the others wait, however long it takes, as long as rank 0
+    is alive.
 
-    Rank 0 gives a sign of life from a thread, every second or four times a timeout; that another rank is gone it says
-    when it is done, or when it next calls for help.
+    Rank 0 gives a sign of life from a thread, every second or four times a timeout; that another
+    rank is gone it says when it is done, or when it next calls for help.
     is_asked: whether this rank was asked to stop; `asked_elsewhere` then says so to the work.
     help_out: what the others do each time that the work is within `called`.
     """
@@ -328,14 +339,18 @@ def asked_elsewhere() -> bool:
 
 @contextmanager
 def called() -> Iterator[None]:
-    """Within the work of `on_main`: the other ranks do what `help_out` says, and this rank in the block its part."""
+    """Within the work of `on_main`: the other ranks do what `help_out` says, and this rank in the
+    block its part.
+    """
     with _turn:
         _tell(_CALL)
         yield
 
 
 def hand_out(objects: Sequence[Any] | None) -> Any:
-    """One object to each rank from rank 0, which alone gives the list of them; every rank calls it."""
+    """One object to each rank from rank 0, which alone gives the list of them;
+    every rank calls it.
+    """
     found: list[Any] = [None]
     with waiting_for_peers("handing out inputs"):
         dist.scatter_object_list(found, list(objects) if objects is not None else None)

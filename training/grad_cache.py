@@ -1,10 +1,13 @@
-"""Encoding a batch in chunks: any batch fits, since only those chunks keep their graphs that memory is there for.
+"""Encoding a batch in chunks: any batch fits, since only those chunks keep their graphs that memory
+is there for.
 
-Cached gradients (GradCache; Gao et al., 2021): encode every chunk, compute the loss of the whole batch and its
-gradient by the vectors, then let each chunk pass its rows' gradient on to the weights. A chunk whose graph was not kept
-is encoded a second time for that; GradCache encodes every chunk twice. With all graphs kept it is a plain step.
+Cached gradients (GradCache; Gao et al., 2021): encode every chunk, compute the loss of the whole
+batch and its gradient by the vectors, then let each chunk pass its rows' gradient on to the
+weights. A chunk whose graph was not kept is encoded a second time for that; GradCache encodes every
+chunk twice. With all graphs kept it is a plain step.
 
-Which chunks keep their graphs changes no bit of the result: gradients are added in the order of the chunks.
+Which chunks keep their graphs changes no bit of the result: gradients are added in the order of the
+    chunks.
 
 B local batch, D embedding dimension.
 """
@@ -52,8 +55,8 @@ def cut(
 ) -> dict[str, list[Chunk]]:
     """The chunks of each tower: pictures as they come, texts by length, longest first.
 
-    Their number is the same on every rank: sharded weights are gathered in each forward pass, and unequal numbers of
-    those would never meet.
+    Their number is the same on every rank: sharded weights are gathered in each forward pass, and
+    unequal numbers of those would never meet.
     """
     chunks: dict[str, list[Chunk]] = {}
     rows: dict[str, list[list[int]]] = {}
@@ -96,11 +99,14 @@ def cut(
 
 
 def encode(chunks: list[Chunk], limit: float, seed: int, model: nn.Module) -> Encoded:
-    """Encode all chunks of a tower; as many as fit into the limit, from the first on, keep their graphs.
+    """Encode all chunks of a tower; as many as fit into the limit, from the first on, keep their
+    graphs.
 
-    limit: bytes of activations. The first chunk tells what the others need; it keeps its graph wherever the limit is
-    above 0, since going back through any chunk needs that much anyway. The number kept is agreed by all ranks.
-    seed: of the dropout and patch dropout masks of chunk 0; those of chunk n are drawn from seed + n.
+    limit: bytes of activations. The first chunk tells what the others need; it keeps its graph
+    wherever the limit is above 0, since going back through any chunk needs that much anyway. The
+    number kept is agreed by all ranks.
+    seed: of the dropout and patch dropout masks of chunk 0; those of chunk n are drawn from seed +
+        n.
     """
     parts: list[Tensor] = []
     graphs: list[Tensor] = []
@@ -124,7 +130,9 @@ def encode(chunks: list[Chunk], limit: float, seed: int, model: nn.Module) -> En
 
 
 def backward(encoded: Encoded) -> None:
-    """Pass the gradient of the vectors on to the weights, chunk by chunk; graphs are let go as they are used."""
+    """Pass the gradient of the vectors on to the weights, chunk by chunk; graphs are let go as they
+    are used.
+    """
     gradient = encoded.vectors.grad
     assert gradient is not None
     kept = encoded.graphs[::-1]
@@ -143,7 +151,9 @@ def backward(encoded: Encoded) -> None:
 
 
 def graph_limit(config: StepConfig, model: nn.Module, device: torch.device) -> float:
-    """Bytes that kept graphs may take: what the recipe says, else most of what is free beside the gradients to come."""
+    """Bytes that kept graphs may take: what the recipe says, else most of what is free beside the
+    gradients to come.
+    """
     if config.graph_memory is not None:
         return config.graph_memory * 2**30
     weights = [
@@ -161,7 +171,8 @@ class _Meter:
 
 @contextmanager
 def measure_graph(model: nn.Module) -> Iterator[_Meter]:
-    """Count the bytes that autograd saves for the backward pass, each storage once and weights not at all.
+    """Count the bytes that autograd saves for the backward pass, each storage once and weights not
+    at all.
 
     Weights that FSDP gathers for a forward pass do count: an upper bound there.
     """
@@ -196,7 +207,9 @@ def _how_many_fit(costs: Sequence[float], limit: float) -> int:
 
 
 def _split_until(chunks: list[list[int]], count: int) -> list[list[int]]:
-    """Halve the largest chunk until there are `count`: a rank with fewer than another has chunks to spare."""
+    """Halve the largest chunk until there are `count`: a rank with fewer than another has chunks to
+    spare.
+    """
     chunks = list(chunks)
     while len(chunks) < count:
         largest = max(range(len(chunks)), key=lambda number: len(chunks[number]))
@@ -227,7 +240,9 @@ def _encode_texts(
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """bfloat16 towers with float32 weights, or nothing; anew for each chunk, since it remembers weights it has cast."""
+    """bfloat16 towers with float32 weights, or nothing; anew for each chunk, since it remembers
+    weights it has cast.
+    """
     return (
         torch.autocast(device.type, torch.bfloat16)
         if precision == "bfloat16"

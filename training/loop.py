@@ -42,12 +42,16 @@ __all__ = ["Evaluate", "Stopped", "train"]
 MIN_SKIPPED = (
     100  # so many corrupt samples are no reason to end a run, unless max_skipped is 0
 )
-MAX_IDLE = 10  # batches of a source with nothing to learn from, and none that has something: it has nothing at all
-MAX_NONFINITE = 10  # steps in a row without an update: weights, data or learning rate are beyond waiting
+# batches of a source with nothing to learn from, and none that has something: it has nothing at all
+MAX_IDLE = 10
+# steps in a row without an update: weights, data or learning rate are beyond waiting
+MAX_NONFINITE = 10
 
 
 class Evaluate(Protocol):
-    """What the command line hands over: scores of a model, by name; None stands for one that is undefined."""
+    """What the command line hands over: scores of a model, by name; None stands for one that is
+    undefined.
+    """
 
     def __call__(
         self, embedder: Embedder, should_stop: Callable[[], bool]
@@ -65,23 +69,28 @@ def train(
 ) -> Path:
     """Run a recipe; returns the model directory RUN/model.
 
-    RUN also gets config.yaml, metrics.jsonl, checkpoints/ and, with `eval.best`, the best model in best/.
+    RUN also gets config.yaml, metrics.jsonl, checkpoints/ and, with `eval.best`, the best model in
+    best/.
     evaluate: scores a model; called every `eval.every` steps and at the end.
-    load: called on rank 0, which alone calls `evaluate`, before anything else is read: what `evaluate` needs. What it
-        raises, every rank raises.
-    resume: go on from the newest checkpoint of RUN that is still what was written, or of the mirror where that one is
-        later; one that is broken is passed over with a warning. Where there is none at all, start.
-    overwrite: remove what an earlier run wrote into RUN. Without either, a RUN that holds anything is refused.
+    load: called on rank 0, which alone calls `evaluate`, before anything else is read: what
+        `evaluate` needs. What it raises, every rank raises.
+    resume: go on from the newest checkpoint of RUN that is still what was written, or of the mirror
+        where that one is later; one that is broken is passed over with a warning. Where there is
+        none at all, start.
+    overwrite: remove what an earlier run wrote into RUN. Without either, a RUN that holds anything
+        is refused.
 
-    Raises ValueError for what the recipe gets wrong, before anything is written, and where all checkpoints are broken;
-    FloatingPointError if ten steps in a row have a loss or gradient that is not finite (fewer at the end are a
-    warning); ConnectionError for a process that has died or hangs; OSError if the finished model cannot be written (a
-    checkpoint that cannot is a warning and a count); Stopped after SIGTERM or SIGINT, once the current step is done and
-    saved, or at once before the first (a second signal kills).
+    Raises ValueError for what the recipe gets wrong, before anything is written, and where all
+    checkpoints are broken; FloatingPointError if ten steps in a row have a loss or gradient that is
+    not finite (fewer at the end are a warning); ConnectionError for a process that has died or
+    hangs; OSError if the finished model cannot be written (a checkpoint that cannot is a warning
+    and a count); Stopped after SIGTERM or SIGINT, once the current step is done and saved, or at
+    once before the first (a second signal kills).
     """
     if config.eval is not None and evaluate is None:
         raise ValueError(
-            "the recipe has eval and train() was handed no evaluate; pass a function or set eval=null."
+            "the recipe has eval and train() was handed no evaluate; pass a function or "
+            "set eval=null."
         )
     joined = distributed.is_joined()
     device = distributed.start(config.device, config.timeout, config.start_timeout)
@@ -173,8 +182,9 @@ def _count(run: Run, batches: list[Batch], num_skipped: int) -> None:
     if run.num_skipped > max(MIN_SKIPPED if share else 0, share * run.num_samples):
         _note(run, run.skipped.append(skipped_rows(run.step + 1, batches)))
         raise ValueError(
-            f"{run.num_skipped:,} of {run.num_samples:,} samples could not be used, over max_skipped {share:g}: look "
-            f"at them in {run.folder / 'skipped.jsonl'}, mend the shards, or raise max_skipped."
+            f"{run.num_skipped:,} of {run.num_samples:,} samples could not be used, over "
+            f"max_skipped {share:g}: look at them in {run.folder / 'skipped.jsonl'}, mend the "
+            "shards, or raise max_skipped."
         )
 
 
@@ -208,7 +218,9 @@ def _step(run: Run, batches: list[Batch], rate: float) -> StepStats:
 def _watch_idle(
     run: Run, batches: list[Batch], stats: StepStats, is_resumed: bool
 ) -> None:
-    """Warn of a source's first batch that teaches nothing; raises ValueError if the first ten of a run do not."""
+    """Warn of a source's first batch that teaches nothing; raises ValueError if the first ten of a
+    run do not.
+    """
     for batch, lacks in zip(batches, stats.lacks, strict=True):
         seen = run.sources.setdefault((batch.place.task, batch.place.source), Seen())
         seen.num_batches += 1
@@ -216,8 +228,9 @@ def _watch_idle(
         if not lacks:
             continue
         said = (
-            f"of task {batch.place.task!r}, source {batch.place.source!r}, teaches nothing: {lacks}; shuffle or mend "
-            "its shards, take the source out, or change the task's loss or mask_duplicates."
+            f"of task {batch.place.task!r}, source {batch.place.source!r}, teaches nothing: "
+            f"{lacks}; shuffle or mend its shards, take the source out, or change the task's "
+            "loss or mask_duplicates."
         )
         if seen.num_idle == seen.num_batches == MAX_IDLE and not is_resumed:
             raise ValueError(f"each of the first {MAX_IDLE} batches {said}")
@@ -228,7 +241,9 @@ def _watch_idle(
 
 
 def _refuse_idle_run(run: Run) -> None:
-    """Raise ValueError if no batch of the run had anything to learn from: its model is the one that it began with."""
+    """Raise ValueError if no batch of the run had anything to learn from: its model is the one that
+    it began with.
+    """
     seen = list(run.sources.values())
     if seen and all(one.num_idle == one.num_batches for one in seen):
         raise ValueError(
@@ -279,7 +294,9 @@ def _write_ledger(run: Run) -> None:
 
 
 def _validate(run: Run, evaluate: Evaluate | None, signals: StopSignals) -> int:
-    """Score the model if that is due and not done; returns the signal that asked to stop meanwhile, or 0."""
+    """Score the model if that is due and not done; returns the signal that asked to stop meanwhile,
+    or 0.
+    """
     settings = run.config.eval
     if settings is None or evaluate is None or run.step == 0:
         return 0
@@ -334,7 +351,8 @@ def _keep_best(run: Run, scores: Mapping[str, float | None]) -> None:
     if best and score is None:
         _note(
             run,
-            f"eval.best {best!r} is undefined at step {run.step}, so this model is not compared with others.",
+            f"eval.best {best!r} is undefined at step {run.step}, so this model is not "
+            "compared with others.",
         )
     if score is not None and score > before:
         known = {name: value for name, value in scores.items() if value is not None}
@@ -350,7 +368,8 @@ def _keep_best(run: Run, scores: Mapping[str, float | None]) -> None:
         except OSError as error:
             _note(
                 run,
-                f"the best model, of step {run.step}, could not be written ({error}); training goes on.",
+                f"the best model, of step {run.step}, could not be written ({error}); "
+                "training goes on.",
             )
 
 
@@ -384,11 +403,14 @@ def _finish(run: Run, signals: StopSignals) -> Path:
             return
         if run.num_skipped:
             print(
-                f"{run.num_skipped:,} of {run.num_samples:,} samples could not be used and were replaced; they are in "
-                f"{run.folder / 'skipped.jsonl'}",
+                f"{run.num_skipped:,} of {run.num_samples:,} samples could not be used and were "
+                f"replaced; they are in {run.folder / 'skipped.jsonl'}",
                 file=sys.stderr,
             )
-        trained_on = f"Trained for {run.step} steps with unimodal on {describe_seen(run.dataset, run.step)}."
+        trained_on = (
+            f"Trained for {run.step} steps with unimodal on "
+            f"{describe_seen(run.dataset, run.step)}."
+        )
         card = _card(run.whole, trained_on, run.log.last_validation())
         try:
             save_model(
@@ -429,9 +451,10 @@ def _describe_nonfinite(run: Run, count: int, batches: list[Batch]) -> str:
     more = f" and {len(batch.keys) - 8:,} more" if len(batch.keys) > 8 else ""
     overrides = start_from(run.folder, run.config, run.step - count)
     return (
-        f"loss or gradient was not finite in {count} steps in a row, the last being step {run.step} (task "
-        f"{batch.place.task!r}, source {batch.place.source!r}, samples {', '.join(batch.keys[:8])}{more}); nothing was "
-        f"updated in them: look at the samples in {run.folder / 'nonfinite.jsonl'}, or start a run with a lower "
+        f"loss or gradient was not finite in {count} steps in a row, the last being step "
+        f"{run.step} (task {batch.place.task!r}, source {batch.place.source!r}, samples "
+        f"{', '.join(batch.keys[:8])}{more}); nothing was updated in them: look at the samples "
+        f"in {run.folder / 'nonfinite.jsonl'}, or start a run with a lower "
         f"optim.lr{f' from the last checkpoint before them ({overrides})' if overrides else ''}."
     )
 

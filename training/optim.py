@@ -60,7 +60,8 @@ def update(
 def make_optimizer(
     model: DualEncoder, optim: OptimConfig, towers: TowersConfig
 ) -> AdamW:
-    """AdamW with a group for each tower with and without weight decay; frozen backbones are left out.
+    """AdamW with a group for each tower with and without weight decay; frozen backbones are left
+    out.
 
     Vectors and scalars (biases, norms, logit scales) are not decayed.
     """

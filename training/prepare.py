@@ -33,7 +33,8 @@ def make_model(
         tokenizer = embedder.tokenizer
         if tokenizer is None:
             raise ValueError(
-                f"init {str(source)!r} has no text tower, and every task has a text side; start from another model."
+                f"init {str(source)!r} has no text tower, and every task has a text "
+                "side; start from another model."
             )
         if checkpoint is None:
             check_towers(config, embedder.modalities)
@@ -91,7 +92,8 @@ def prepare_model(
 ) -> DualEncoder:
     """Put the model on its device in its precision and freeze what is to be frozen.
 
-    Raises ValueError if nothing would learn, or for live batch normalisation in a batch that is cut or spread.
+    Raises ValueError if nothing would learn, or for live batch normalisation in a batch that is cut
+    or spread.
     """
     model = model.to(
         device, torch.float64 if config.precision == "float64" else torch.float32
@@ -137,12 +139,15 @@ def prepare_model(
 
 
 def _drop_patches(tower: nn.Module | None, kind: str, share: float) -> None:
-    """Leave out a share of the patches while training (FLIP; Li et al., 2023), by the backbone's own module for it."""
+    """Leave out a share of the patches while training (FLIP; Li et al., 2023), by the backbone's
+    own module for it.
+    """
     backbone: Any = getattr(tower, "backbone", None)
     if kind == "image" and hasattr(backbone, "patch_drop"):
         from timm.layers import PatchDropout, PatchDropoutWithIndices
 
-        # Those without an identity there (EVA, NaFlex) turn their rotary positions by the indices that are kept.
+        # Those without an identity there (EVA, NaFlex) turn their rotary positions by the indices
+        # that are kept.
         turns = isinstance(backbone.patch_drop, (type(None), PatchDropoutWithIndices))
         kind_of_drop = PatchDropoutWithIndices if turns else PatchDropout
         backbone.patch_drop = kind_of_drop(
@@ -154,12 +159,15 @@ def _drop_patches(tower: nn.Module | None, kind: str, share: float) -> None:
         backbone.patch_dropout = OpenClipPatchDropout(share)
     else:
         raise ValueError(
-            f"towers.{kind}.patch_dropout {share} needs a vision transformer, and that tower is none; set it to 0."
+            f"towers.{kind}.patch_dropout {share} needs a vision transformer, and that "
+            "tower is none; set it to 0."
         )
 
 
 def _refuse_live_batch_norm(model: DualEncoder, config: TrainConfig) -> None:
-    """Batch normalisation sees what is encoded together: its gradients would hang on how a batch is cut or spread."""
+    """Batch normalisation sees what is encoded together: its gradients would hang on how a batch is
+    cut or spread.
+    """
     ranks = distributed.world_size()
     pictures = [
         task.global_batch // ranks
@@ -181,8 +189,9 @@ def _refuse_live_batch_norm(model: DualEncoder, config: TrainConfig) -> None:
         ):
             how = f"spread over {ranks} ranks" if ranks > 1 else "cut into chunks"
             raise ValueError(
-                f"{name} normalises over the batch, which is {how} here, so that its gradients would depend on that; "
-                "use a tower with LayerNorm or GroupNorm, freeze it, or train in one process without micro_batch."
+                f"{name} normalises over the batch, which is {how} here, so that its gradients "
+                "would depend on that; use a tower with LayerNorm or GroupNorm, freeze it, or "
+                "train in one process without micro_batch."
             )
 
 
@@ -190,7 +199,8 @@ def _check_task_learns(model: DualEncoder, task: str, kinds: tuple[str, ...]) ->
     for kind in kinds:
         if getattr(model, kind) is None:
             raise ValueError(
-                f"task {task!r} needs {kind} and the model has no {kind} tower; start from another model."
+                f"task {task!r} needs {kind} and the model has no {kind} tower; start "
+                "from another model."
             )
     parts = [
         part
@@ -201,20 +211,25 @@ def _check_task_learns(model: DualEncoder, task: str, kinds: tuple[str, ...]) ->
         parameter.requires_grad for part in parts for parameter in part.parameters()
     ):
         raise ValueError(
-            f"task {task!r} would train nothing: its towers are frozen and have no projection; unfreeze one."
+            f"task {task!r} would train nothing: its towers are frozen and have no "
+            "projection; unfreeze one."
         )
 
 
 def _freeze_first_layers(backbone: nn.Module, count: int, kind: str) -> None:
-    """Freeze what comes before the blocks (embeddings, stem) and the first `count` of them: no backward pass there."""
+    """Freeze what comes before the blocks (embeddings, stem) and the first `count` of them: no
+    backward pass there.
+    """
     blocks = blocks_of(backbone)
     if not blocks:
         raise ValueError(
-            f"towers.{kind}.frozen_layers needs a tower that is one row of blocks; use freeze, or set it to 0."
+            f"towers.{kind}.frozen_layers needs a tower that is one row of blocks; use "
+            "freeze, or set it to 0."
         )
     if count > len(blocks):
         raise ValueError(
-            f"towers.{kind}.frozen_layers {count} is over the {len(blocks)} blocks of that tower; lower it."
+            f"towers.{kind}.frozen_layers {count} is over the {len(blocks)} blocks of "
+            "that tower; lower it."
         )
     first = next(iter(blocks[0].parameters()))
     for parameter in backbone.parameters():

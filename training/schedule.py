@@ -1,4 +1,6 @@
-"""What happens at which step: pure functions, so that a run resumed anywhere knows its past without replaying it."""
+"""What happens at which step: pure functions, so that a run resumed anywhere knows its past without
+replaying it.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,13 @@ from .config import OptimConfig, Stage
 
 
 def interleave(position: int, weights: Sequence[float]) -> tuple[int, int]:
-    """Who is at `position` of a sequence that gives each its share, and how often it was there before.
+    """Who is at `position` of a sequence that gives each its share, and how often it was there
+    before.
 
-    The first takes a position whenever position x (its share) reaches a new whole number, the others divide the
-    positions that are left in the same way. Shares are exact fractions, so at every position, however far, the count of
-    the first is within one of its share, and that of each later one within one more; the cost does not grow with it.
+    The first takes a position whenever position x (its share) reaches a new whole number, the
+    others divide the positions that are left in the same way. Shares are exact fractions, so at
+    every position, however far, the count of the first is within one of its share, and that of each
+    later one within one more; the cost does not grow with it.
     """
     whole = whole_weights(tuple(weights))
     left = position
@@ -100,7 +104,9 @@ def task_steps_before(stages: Sequence[Stage], step: int) -> dict[tuple[int, str
 
 
 def learning_rate(optim: OptimConfig, step: int, steps: int) -> float:
-    """Linear warm-up over `warmup_steps`, then half a cosine down to `min_lr` at the stage's last step."""
+    """Linear warm-up over `warmup_steps`, then half a cosine down to `min_lr` at the stage's last
+    step.
+    """
     if step < optim.warmup_steps:
         return optim.lr * (step + 1) / optim.warmup_steps
     progress = (step - optim.warmup_steps) / max(1, steps - optim.warmup_steps)

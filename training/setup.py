@@ -1,4 +1,6 @@
-"""All that happens before the first step: what a run goes on from, its data, model and optimiser, its folder."""
+"""All that happens before the first step: what a run goes on from, its data, model and optimiser,
+its folder.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,8 @@ class Run:
     device: torch.device
     dataset: StepDataset
     model: DualEncoder  # what trains; in shards with FSDP2
-    whole: DualEncoder  # what is validated and saved at the end: the model, or a copy that gather_weights fills
+    # what is validated and saved at the end: the model, or a copy that gather_weights fills
+    whole: DualEncoder
     tokenizer: Tokenizer
     optimizer: Optimizer
     saver: Saver
@@ -94,9 +97,11 @@ class Run:
 def begin(
     config: TrainConfig, device: torch.device, resume: bool, overwrite: bool
 ) -> Run:
-    """Make or load everything; the same on every rank. Nothing is written before all of it is known to fit.
+    """Make or load everything; the same on every rank. Nothing is written before all of it is known
+    to fit.
 
-    Raises ValueError for what the recipe gets wrong, and OSError for a storage that cannot be reached.
+    Raises ValueError for what the recipe gets wrong, and OSError for a storage that cannot be
+    reached.
     """
     folder = Path(config.run)
     stages = config.plan
@@ -182,7 +187,8 @@ def begin(
 
 
 def check_shared(folder: Path) -> None:
-    """Raise ValueError, on every rank, unless RUN is one folder for all; it is made, and else left as it is.
+    """Raise ValueError, on every rank, unless RUN is one folder for all; it is made, and else left
+    as it is.
 
     Raises OSError if rank 0 cannot write into it.
     """
@@ -219,8 +225,8 @@ def check_shared(folder: Path) -> None:
         mark.unlink(missing_ok=True)
     if any(missing):
         raise ValueError(
-            f"run {folder} is not the same folder on rank 0 and rank {missing.index(1)}; set run= to a folder that all "
-            "machines share."
+            f"run {folder} is not the same folder on rank 0 and rank {missing.index(1)}; set "
+            "run= to a folder that all machines share."
         )
 
 
@@ -246,14 +252,17 @@ def _holds_anything(folder: Path) -> bool:
 def _choose_checkpoint(
     folder: Path, config: TrainConfig, resume: bool, overwrite: bool
 ) -> Path | None:
-    """The checkpoint to go on from, the same on every rank, of a run that may be gone on with; None to start anew.
+    """The checkpoint to go on from, the same on every rank, of a run that may be gone on with; None
+    to start anew.
 
-    Rank 0 reads checkpoints through, and fetches one from the mirror that is later than those that are whole.
+    Rank 0 reads checkpoints through, and fetches one from the mirror that is later than those that
+    are whole.
     """
     check_shared(folder)
     if not resume and not overwrite and _holds_anything(folder):
         raise ValueError(
-            f"{folder} exists already; go on with --resume, start anew with --overwrite, or set run=."
+            f"{folder} exists already; go on with --resume, start anew with --overwrite, "
+            "or set run=."
         )
     newest = _agree_on_newest(folder, config, resume, overwrite)
     if resume and (newest is not None or (folder / "config.yaml").is_file()):
@@ -295,7 +304,9 @@ def _agree_on_newest(
 
 
 def _newest(folder: Path, config: TrainConfig) -> Path | None:
-    """The newest good checkpoint, be it in the folder or in the mirror; None where there is none at all."""
+    """The newest good checkpoint, be it in the folder or in the mirror; None where there is none at
+    all.
+    """
     found = None
     broken = None
     try:
@@ -315,12 +326,15 @@ def _newest(folder: Path, config: TrainConfig) -> Path | None:
             if found is None:
                 raise
             warnings.warn(
-                f"mirror {config.mirror} cannot be reached ({error}); going on from {found.name} of {folder}, whatever "
-                "is there.",
+                f"mirror {config.mirror} cannot be reached ({error}); going on from {found.name} "
+                f"of {folder}, whatever is there.",
                 stacklevel=2,
             )
     if later is not None and found is not None:
-        said = f"{config.mirror} has {later.name}: going on from it, not from {found.name} of {folder}"
+        said = (
+            f"{config.mirror} has {later.name}: going on from it, not from {found.name} of "
+            f"{folder}"
+        )
         print(said, file=sys.stderr)
     if later is None and broken is not None:
         raise broken
@@ -330,7 +344,9 @@ def _newest(folder: Path, config: TrainConfig) -> Path | None:
 def _state_of(
     newest: Path | None, folder: Path, dataset: StepDataset
 ) -> tuple[RunState, list[str]]:
-    """What a checkpoint says of the run, once the data is known to fit it; and what changes of it, a sentence each."""
+    """What a checkpoint says of the run, once the data is known to fit it; and what changes of it,
+    a sentence each.
+    """
     if newest is None:
         return RunState(), []
     state = read_state(newest)
@@ -349,7 +365,8 @@ def _check_mirror(mirror: str, overwrite: bool) -> None:
     try:
         if has_checkpoints(mirror) and not overwrite:
             raise ValueError(
-                f"{mirror} holds a run; go on with --resume, start anew with --overwrite, or set mirror=."
+                f"{mirror} holds a run; go on with --resume, start anew with "
+                "--overwrite, or set mirror=."
             )
     except OSError as error:
         warnings.warn(

@@ -1,4 +1,6 @@
-"""Weights in shards, one a rank (`parallel: fsdp`): FSDP2, and back to a whole model to save or evaluate."""
+"""Weights in shards, one a rank (`parallel: fsdp`): FSDP2, and back to a whole model to save or
+evaluate.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from .prepare import blocks_of
 
 
 def shard(model: DualEncoder) -> DualEncoder:
-    """Leave a shard of every tower and projection on this rank; each block's weights are gathered while it computes.
+    """Leave a shard of every tower and projection on this rank; each block's weights are gathered
+    while it computes.
 
     A tower is gathered by itself, so that an idle one costs nothing. Logit scales stay whole.
     Raises ValueError in a process that torchrun did not start.
@@ -29,7 +32,8 @@ def shard(model: DualEncoder) -> DualEncoder:
         raise ValueError(
             "parallel=fsdp shards weights over processes; start with torchrun, or use parallel=ddp."
         )
-    # It warns of in-place changes to a tower's output, which is a view; nothing here changes one in place.
+    # It warns of in-place changes to a tower's output, which is a view; nothing here changes one in
+    # place.
     warnings.filterwarnings(
         "ignore", message="FSDP2-wrapped module .* returned a view tensor"
     )
@@ -49,7 +53,9 @@ def shard(model: DualEncoder) -> DualEncoder:
 
 
 def whole_copy(model: DualEncoder) -> DualEncoder:
-    """A copy to keep aside before sharding, for `gather_weights` to fill; on the host, and empty but on rank 0."""
+    """A copy to keep aside before sharding, for `gather_weights` to fill; on the host, and empty
+    but on rank 0.
+    """
     device = model.device
     whole = copy.deepcopy(model.cpu())  # there may be no room for two on the device
     model.to(device)
@@ -61,7 +67,9 @@ def whole_copy(model: DualEncoder) -> DualEncoder:
 def gather_weights(
     model: DualEncoder, whole: DualEncoder, *, everywhere: bool = False
 ) -> None:
-    """Fill the whole copy of rank 0, or of every rank, with the weights of all shards; every rank calls it."""
+    """Fill the whole copy of rank 0, or of every rank, with the weights of all shards; every rank
+    calls it.
+    """
     fills = everywhere or distributed.rank() == 0
     if fills:
         _set_parameters(whole, "cpu", lambda parameter: parameter.is_meta)
@@ -75,7 +83,9 @@ def gather_weights(
 
 
 def empty(whole: DualEncoder) -> None:
-    """Give back the memory of a copy's parameters until it is filled again; what is computed, and not saved, stays."""
+    """Give back the memory of a copy's parameters until it is filled again; what is computed, and
+    not saved, stays.
+    """
     whole.cpu()
     _set_parameters(whole, "meta", lambda parameter: True)
 
@@ -94,7 +104,8 @@ def _set_parameters(
 
 
 def copy_weights(model: DualEncoder, spare: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A whole copy of the weights by name, on the host of rank 0 (none on others); every rank calls it.
+    """A whole copy of the weights by name, on the host of rank 0 (none on others); every rank calls
+    it.
 
     What the next step changes, it does not change: a checkpoint is written from it meanwhile.
     spare: an earlier copy that is no longer needed, or nothing.
@@ -112,7 +123,8 @@ def copy_weights(model: DualEncoder, spare: Mapping[str, Tensor]) -> dict[str, T
 def copy_to_host(tensor: Tensor, spare: Tensor | None) -> Tensor:
     """A copy on the host, in the memory of a tensor that is no longer needed, where that fits.
 
-    No step can run meanwhile, and into memory that the process has not touched yet it takes ten times as long.
+    No step can run meanwhile, and into memory that the process has not touched yet it takes ten
+    times as long.
     """
     if spare is None or spare.shape != tensor.shape or spare.dtype != tensor.dtype:
         return tensor.to("cpu", copy=True)
@@ -130,7 +142,9 @@ def local_part(tensor: Tensor) -> Tensor:
 
 
 def offsets_of(tensor: Tensor) -> list[int] | None:
-    """Where this rank's shard begins in the whole tensor, by dimension; None for one that is not sharded."""
+    """Where this rank's shard begins in the whole tensor, by dimension; None for one that is not
+    sharded.
+    """
     if not isinstance(tensor, DTensor):
         return None
     (chunk,) = tensor.__create_chunk_list__()  # type: ignore[no-untyped-call]  # what torch's own checkpoints ask
@@ -138,7 +152,9 @@ def offsets_of(tensor: Tensor) -> list[int] | None:
 
 
 def shard_like(parameter: nn.Parameter, tensor: Tensor) -> Tensor:
-    """This rank's shard of a tensor that lies beside a sharded parameter, such as a moment of its optimiser."""
+    """This rank's shard of a tensor that lies beside a sharded parameter, such as a moment of its
+    optimiser.
+    """
     if not isinstance(parameter, DTensor) or tensor.ndim == 0:
         return tensor
     return distribute_tensor(

@@ -1,4 +1,5 @@
-"""What a run's model is made of: whether it is there, and whether it has the towers that the tasks need.
+"""What a run's model is made of: whether it is there, and whether it has the towers that the tasks
+need.
 
 A dry run asks this before torch is imported and before any weights are fetched.
 """
@@ -30,8 +31,8 @@ _TOKENIZERS = (
 def check_start(config: TrainConfig) -> None:
     """Refuse a recipe whose model a run could not make.
 
-    Raises ValueError for an `init`, a tokenizer or pretrained weights that are not there, and for a model to start from
-    that lacks a tower.
+    Raises ValueError for an `init`, a tokenizer or pretrained weights that are not there, and for a
+    model to start from that lacks a tower.
     """
     if config.init is not None:
         check_towers(config, _towers_of(config.init))
@@ -55,11 +56,12 @@ def check_towers(config: TrainConfig, towers: Collection[str]) -> None:
             kind, colon, source = str(config.init).partition(":")
             if colon and kind == "hf" and missing == "image":
                 way_out = (
-                    "leave init out and give the towers by name: "
-                    f"model.text.name={source} model.text.pretrained=true model.image.name=... model.embed_dim=..."
+                    f"leave init out and give the towers by name: model.text.name={source} "
+                    "model.text.pretrained=true model.image.name=... model.embed_dim=..."
                 )
             raise ValueError(
-                f"init {str(config.init)!r} has no {missing} tower, which task {name!r} needs; {way_out}."
+                f"init {str(config.init)!r} has no {missing} tower, which task {name!r} "
+                f"needs; {way_out}."
             )
 
 
@@ -85,7 +87,8 @@ def _towers_of(init: str) -> tuple[str, ...]:
         return ("image", "text")  # at the hub: its config.json is not fetched for this
     if not file.is_file():
         raise ValueError(
-            f"init {init!r} has no config.json; give a model directory, or hf:FOLDER for other models."
+            f"init {init!r} has no config.json; give a model directory, or hf:FOLDER for "
+            "other models."
         )
     try:
         values = json.loads(file.read_text(encoding="utf-8"))

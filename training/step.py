@@ -1,7 +1,7 @@
 """One optimisation step: encode in chunks, loss, gradients of the global batch, update.
 
-One path: a plain step keeps the graph of every chunk, a cached one of as many as there is memory for, and an
-accumulated one adds the gradients of several global batches.
+One path: a plain step keeps the graph of every chunk, a cached one of as many as there is memory
+for, and an accumulated one adds the gradients of several global batches.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ def train_step(
 ) -> StepStats:
     """One update from the batches of one global step.
 
-    Several batches of a task (`accumulate`) count as their mean; with `schedule: joint` the tasks' losses are added.
-    A tower that is idle keeps gradients of None: neither decayed nor moved by its old momentum.
-    If a loss or the gradient is not finite, nothing is updated.
+    Several batches of a task (`accumulate`) count as their mean; with `schedule: joint` the tasks'
+    losses are added. A tower that is idle keeps gradients of None: neither decayed nor moved by its
+    old momentum. If a loss or the gradient is not finite, nothing is updated.
     seed: of dropout; it should differ between ranks and steps.
     """
     optimizer.zero_grad(set_to_none=True)

@@ -11,11 +11,14 @@ from typing import Any
 
 from . import distributed
 
-_ECHO = 1.0  # seconds: launchers pass on the SIGTERM that a scheduler has sent to every process itself
+# seconds: launchers pass on the SIGTERM that a scheduler has sent to every process itself
+_ECHO = 1.0
 
 
 class Stopped(Exception):  # noqa: N818  # not an error: it was asked for
-    """A signal asked the run to stop, and it did, with a checkpoint if there was anything to save."""
+    """A signal asked the run to stop, and it did, with a checkpoint if there was
+    anything to save.
+    """
 
     def __init__(self, said: str, number: int) -> None:
         super().__init__(said)
@@ -30,7 +33,9 @@ class StopSignals:
         self._holds = False
 
     def hold(self) -> None:
-        """From now on a signal is a mark that the run looks at; until now, nothing being lost, it raised Stopped."""
+        """From now on a signal is a mark that the run looks at; until now, nothing being lost, it
+        raised Stopped.
+        """
         self._holds = True
 
     def should_stop(self) -> bool:
@@ -56,7 +61,9 @@ class StopSignals:
 
 
 def signal_of(terminated: float, interrupted: float) -> int:
-    """The signal to obey when so many ranks were sent each: SIGTERM before SIGINT; 0 if none was sent any."""
+    """The signal to obey when so many ranks were sent each: SIGTERM before SIGINT; 0 if none was
+    sent any.
+    """
     return int(signal.SIGTERM if terminated else signal.SIGINT if interrupted else 0)
 
 
@@ -64,8 +71,8 @@ def signal_of(terminated: float, interrupted: float) -> int:
 def stop_signals() -> Iterator[StopSignals]:
     """Catch the first SIGTERM or SIGINT while the block runs; the second does what it always did.
 
-    A SIGTERM within a second of the first signal is the same stop once more, and does nothing. Outside the main thread
-    nothing is caught.
+    A SIGTERM within a second of the first signal is the same stop once more, and does nothing.
+    Outside the main thread nothing is caught.
     """
     signals = StopSignals()
     before: dict[int, Any] = {}

@@ -1,6 +1,7 @@
 """Validation on all ranks: rank 0 scores, and every rank encodes a share of what it asks for.
 
-Rank 0 alone needs the data, files of pictures included, and asks in whatever order and in whatever portions it likes.
+Rank 0 alone needs the data, files of pictures included, and asks in whatever order and in whatever
+portions it likes.
 
 n inputs, D embedding dimension.
 """
@@ -20,8 +21,8 @@ from unimodal.embedder import Embedder, Item, Vectors
 
 from . import distributed
 
-# What the ranks encode between two signs of life: at two inputs a second, the pace of a large tower on a CPU, in a
-# quarter of the usual timeout.
+# What the ranks encode between two signs of life: at two inputs a second, the pace of a large tower
+# on a CPU, in a quarter of the usual timeout.
 INPUTS_PER_RANK = 256
 BYTES_PER_CALL = (
     64 << 20
@@ -29,10 +30,11 @@ BYTES_PER_CALL = (
 
 
 def load_on_main(load: Callable[[], object], timeout: float) -> None:
-    """Rank 0 loads what validation needs, and what it raises every rank raises; every rank calls it.
+    """Rank 0 loads what validation needs, and what it raises every rank raises; every rank calls
+    it.
 
-    timeout: seconds that a rank waits for a sign of life of rank 0.
-    Raises, on the others, ValueError, OSError or ImportError where `load` did, and else RuntimeError with its words;
+    timeout: seconds that a rank waits for a sign of life of rank 0. Raises, on the others,
+    ValueError, OSError or ImportError where `load` did, and else RuntimeError with its words;
     ConnectionError if a rank dies or hangs.
     """
     if distributed.world_size() == 1:
@@ -63,11 +65,12 @@ def validate(
     timeout: float,
     is_asked: Callable[[], bool],
 ) -> None:
-    """Rank 0 runs `work` with an embedder that all ranks share; every rank calls it, with its own copy of the model.
+    """Rank 0 runs `work` with an embedder that all ranks share; every rank calls it, with its own
+    copy of the model.
 
     timeout: seconds that a rank waits for a sign of life of rank 0.
-    is_asked: whether this rank was asked to stop: `distributed.asked_elsewhere` says so to the work, which is left
-        where it asks for more than is encoded at once.
+    is_asked: whether this rank was asked to stop: `distributed.asked_elsewhere` says so to the
+        work, which is left where it asks for more than is encoded at once.
     Raises ConnectionError if a rank dies or hangs.
     """
 
@@ -90,7 +93,9 @@ class _StoppedError(Exception):
 
 
 class _Failure(NamedTuple):
-    """An exception in words: not every one can be pickled, and a rank that cannot send it would leave."""
+    """An exception in words: not every one can be pickled, and a rank that cannot send it would
+    leave.
+    """
 
     kind: type[
         Exception
@@ -114,7 +119,9 @@ class SharedEmbedder(Embedder):
         truncate_dim: int | None = None,
         show_progress: bool | None = None,
     ) -> Vectors:
-        """As `Embedder.encode`; what a rank raises that is no ValueError, OSError or ImportError is a RuntimeError."""
+        """As `Embedder.encode`; what a rank raises that is no ValueError, OSError or ImportError is
+        a RuntimeError.
+        """
         options = {"prompt": prompt, "truncate_dim": truncate_dim}
         ranks = distributed.world_size()
         if (
@@ -146,7 +153,9 @@ class SharedEmbedder(Embedder):
 
 
 def _portions(inputs: Sequence[Item], count: int) -> Iterator[list[tuple[int, Item]]]:
-    """(row, item) of pictures, then of texts by length, so many at once; files are read when their portion is due."""
+    """(row, item) of pictures, then of texts by length, so many at once; files are read when their
+    portion is due.
+    """
     portion: list[tuple[int, Item]] = []
     size = 0
     for row in sorted(range(len(inputs)), key=lambda row: _length(inputs[row])):
@@ -162,7 +171,9 @@ def _portions(inputs: Sequence[Item], count: int) -> Iterator[list[tuple[int, It
 
 
 def _take_share(embedder: Embedder, jobs: Sequence[Any] | None = None) -> list[Any]:
-    """Encode this rank's share; on rank 0, which gives the jobs, what each rank found: vectors or a failure."""
+    """Encode this rank's share; on rank 0, which gives the jobs, what each rank found: vectors or a
+    failure.
+    """
     inputs, options = distributed.hand_out(jobs)
     found: Vectors | _Failure
     try:
@@ -182,7 +193,9 @@ def _failure_of(error: Exception) -> _Failure:
 def _with_place(
     failure: _Failure, rank: int, rows: list[int], inputs: Sequence[Item]
 ) -> Exception:
-    """The exception of a share, with the place among all inputs and the file that the share had no name of."""
+    """The exception of a share, with the place among all inputs and the file that the share had no
+    name of.
+    """
     if failure.kind is RuntimeError:
         return RuntimeError(f"rank {rank}: {failure.words}")
     found = re.match(r"input (\d+)", failure.words)

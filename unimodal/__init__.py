@@ -1,6 +1,7 @@
 """One embedding space for text and pictures: `unimodal.load(...)` gives an Embedder.
 
-Names are imported when first used, so that `import unimodal` (and `unimodal --help`) needs no torch.
+Names are imported when first used, so that `import unimodal` (and `unimodal --help`) needs no
+torch.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
-"""BM25, the lexical baseline: how well the words alone find a document (Robertson and Zaragoza, 2009).
+"""BM25, the lexical baseline: how well the words alone find a document (Robertson and Zaragoza,
+2009).
 
-Figures to print beside a learned model's, so the choices are the plainest ones: lower case, every run of letters and
-digits is a word, no stop words, no stemming, k1 = 1.2 and b = 0.75 as Lucene has them. A word that a query repeats
-counts once: long queries such as captions otherwise reward documents full of "the" (OpenStax caption -> alt text,
-hit rate at 1: .530 counted once, .509 counted as often as it stands).
+Figures to print beside a learned model's, so the choices are the plainest ones: lower case, every
+run of letters and digits is a word, no stop words, no stemming, k1 = 1.2 and b = 0.75 as Lucene has
+them. A word that a query repeats counts once: long queries such as captions otherwise reward
+documents full of "the" (OpenStax caption -> alt text, hit rate at 1: .530 counted once, .509
+counted as often as it stands).
 """
 
 from __future__ import annotations
@@ -35,11 +37,14 @@ class Bm25Index:
             self._index.index(tokens, show_progress=False)
 
     def scores(self, queries: Sequence[str]) -> Scores:
-        """(Q, N) scores, higher is better, exactly 0 for a document that shares no word with the query."""
+        """(Q, N) scores, higher is better, exactly 0 for a document that shares no word with the
+        query.
+        """
         scores = np.zeros((len(queries), self.num_documents), dtype=np.float32)
         if self._index is not None:
             for row, query in enumerate(queries):
-                # Sorted, because the order of a set changes from one process to the next and float sums with it.
+                # Sorted, because the order of a set changes from one process to the next and float
+                # sums with it.
                 known = self._index.get_tokens_ids(sorted(set(words(query))))
                 if known:
                     scores[row] = self._index.get_scores_from_ids(known)
@@ -48,7 +53,9 @@ class Bm25Index:
     def score_blocks(
         self, queries: Sequence[str], block_size: int = 256
     ) -> Iterator[Scores]:
-        """As `scores`, a few queries at a time, for collections whose (Q, N) would not fit into memory."""
+        """As `scores`, a few queries at a time, for collections whose (Q, N) would not fit into
+        memory.
+        """
         for start in range(0, len(queries), block_size):
             yield self.scores(queries[start : start + block_size])
 
@@ -65,7 +72,9 @@ def bm25_scores(
 
 
 def words(text: str) -> list[str]:
-    """The words of a text as BM25 sees them: lower case, split at everything that is no letter, digit or underscore."""
+    """The words of a text as BM25 sees them: lower case, split at everything that is no letter,
+    digit or underscore.
+    """
     return re.findall(r"\w+", text.lower())
 
 

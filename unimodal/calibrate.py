@@ -1,4 +1,6 @@
-"""`unimodal calibrate`: fit a model's mean-centring on the pictures and captions of a table or of shards."""
+"""`unimodal calibrate`: fit a model's mean-centring on the pictures and captions of a table or of
+shards.
+"""
 
 from __future__ import annotations
 
@@ -36,21 +38,24 @@ def calibrate_model(
     seed: int = 0,
     device: str | None = None,
 ) -> tuple[int, int]:
-    """Fit on texts and pictures of the training side, write the means into the model directory, return both counts.
+    """Fit on texts and pictures of the training side, write the means into the model directory,
+    return both counts.
 
     folder: a model directory with both towers.
-    source: shards of pictures with captions (a tar, a folder of tars, a glob, a brace pattern or a URL); or a table, of
-        which `options` say the fields and rows as in `unimodal shards pack`: "image=photo", "captions=[title]",
-        "where.split=train".
-    limit: take at most so many pictures, drawn by the seed; a mean's error falls with the root of their number.
+    source: shards of pictures with captions (a tar, a folder of tars, a glob, a brace pattern or a
+        URL); or a table, of which `options` say the fields and rows as in `unimodal shards pack`:
+        "image=photo", "captions=[title]", "where.split=train".
+    limit: take at most so many pictures, drawn by the seed; a mean's error falls with the root of
+        their number.
 
-    Warns of samples that cannot be used. Raises ValueError for a model or source that cannot be read, a model that
-    lacks a tower, and fewer than two usable samples.
+    Warns of samples that cannot be used. Raises ValueError for a model or source that cannot be
+    read, a model that lacks a tower, and fewer than two usable samples.
     """
     embedder = load(folder, device=device)
     if embedder.modalities != {"text", "image"}:
         raise ValueError(
-            f"{folder} embeds {min(embedder.modalities)} alone; there is no gap between modalities to close."
+            f"{folder} embeds {min(embedder.modalities)} alone; there is no gap between "
+            "modalities to close."
         )
     rng = np.random.default_rng(seed)
     samples = (
@@ -154,7 +159,9 @@ def _of_table(
 def _drawn(
     rows: Iterator[tuple[int, Row]], limit: int, rng: np.random.Generator
 ) -> list[tuple[int, Row]]:
-    """A uniform sample of a stream whose length is not known (reservoir sampling; Vitter, 1985, algorithm R)."""
+    """A uniform sample of a stream whose length is not known (reservoir sampling; Vitter, 1985,
+    algorithm R).
+    """
     kept: list[tuple[int, Row]] = []
     for seen, row in enumerate(rows):
         if seen < limit:

@@ -1,16 +1,18 @@
 """Mean-centring: what puts texts and pictures of one space into the same place.
 
-Contrastive models leave texts in one narrow cone of the sphere and pictures in another (the modality gap; Liang et al.,
-2022, https://arxiv.org/abs/2203.02053). Among pictures alone, or texts alone, that does no harm; in an index that holds
-both, a text is nearer to any other text than to the picture it describes. Subtracting from each vector the mean of its
-modality, and normalising again, closes the gap of the means.
+Contrastive models leave texts in one narrow cone of the sphere and pictures in another (the
+modality gap; Liang et al., 2022, https://arxiv.org/abs/2203.02053). Among pictures alone, or texts
+alone, that does no harm; in an index that holds both, a text is nearer to any other text than to
+the picture it describes. Subtracting from each vector the mean of its modality, and normalising
+again, closes the gap of the means.
 
-The means lie in the model directory as `calibration.safetensors`, an optional file: to remove it is to remove the
-calibration, and a model that is saved anew has none.
+The means lie in the model directory as `calibration.safetensors`, an optional file: to remove it is
+to remove the calibration, and a model that is saved anew has none.
 
-With fewer dimensions (matryoshka) a vector is centred first, at full length, and then cut and normalised: a
-normalisation only scales, so this is the same as cutting vector and mean alike. Hence calibrated vectors may be stored
-and cut later. A vector that was cut and normalised before cannot be centred exactly any more: its length is lost.
+With fewer dimensions (matryoshka) a vector is centred first, at full length, and then cut and
+normalised: a normalisation only scales, so this is the same as cutting vector and mean alike. Hence
+calibrated vectors may be stored and cut later. A vector that was cut and normalised before cannot
+be centred exactly any more: its length is lost.
 
 n vectors, D embedding dimension.
 """
@@ -34,7 +36,8 @@ from .vectors import unit
 Vectors = NDArray[np.float32]
 
 CALIBRATION_FILE = "calibration.safetensors"
-COLLAPSED = 1e-3  # a spread of unit vectors below which nothing is left of them once they are centred
+# a spread of unit vectors below which nothing is left of them once they are centred
+COLLAPSED = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,16 +49,18 @@ class Calibration:
 
 
 def fit_calibration(text_vectors: Vectors, image_vectors: Vectors) -> Calibration:
-    """The means of both modalities; fit it on what the model was trained on, or on an index, never on a test's labels.
+    """The means of both modalities; fit it on what the model was trained on, or on an index, never
+    on a test's labels.
 
-    text_vectors: (n, D), image_vectors: (m, D), unit vectors of full length; they need not belong together.
+    text_vectors: (n, D), image_vectors: (m, D), unit vectors of full length; they need not belong
+        together.
 
     Raises ValueError for vectors of different lengths, that are not finite, or that are all alike.
     """
     if text_vectors.shape[1:] != image_vectors.shape[1:]:
         raise ValueError(
-            f"texts of shape {text_vectors.shape} and pictures of {image_vectors.shape} are not of one space; "
-            "encode both with one model."
+            f"texts of shape {text_vectors.shape} and pictures of {image_vectors.shape} are not "
+            "of one space; encode both with one model."
         )
     return Calibration(_mean(text_vectors, "text"), _mean(image_vectors, "image"))
 
@@ -76,7 +81,8 @@ def save_calibration(folder: Path, calibration: Calibration) -> None:
     """
     if not (folder / "config.json").is_file():
         raise ValueError(
-            f"{folder} is no model directory: config.json is missing; give a folder written by unimodal."
+            f"{folder} is no model directory: config.json is missing; give a folder "
+            "written by unimodal."
         )
     part = folder / (CALIBRATION_FILE + ".part")
     tensors = {"text_mean": calibration.text_mean, "image_mean": calibration.image_mean}
@@ -99,7 +105,8 @@ def load_calibration(folder: Path, embed_dim: int) -> Calibration:
     file = folder / CALIBRATION_FILE
     if not file.is_file():
         raise ValueError(
-            f"{folder} has no {CALIBRATION_FILE}; make one with `unimodal calibrate`, or load it without."
+            f"{folder} has no {CALIBRATION_FILE}; make one with `unimodal calibrate`, or "
+            "load it without."
         )
     try:
         found = load_file(file)
@@ -110,7 +117,8 @@ def load_calibration(folder: Path, embed_dim: int) -> Calibration:
     shapes = {name: mean.shape for name, mean in found.items()}
     if shapes != {"text_mean": (embed_dim,), "image_mean": (embed_dim,)}:
         raise ValueError(
-            f"{file} holds {shapes}, not the two means of {embed_dim} dimensions; calibrate the model again."
+            f"{file} holds {shapes}, not the two means of {embed_dim} dimensions; "
+            "calibrate the model again."
         )
     if not all(np.isfinite(mean).all() for mean in found.values()):
         raise ValueError(f"{file} holds NaN or infinity; calibrate the model again.")
@@ -122,16 +130,19 @@ def load_calibration(folder: Path, embed_dim: int) -> Calibration:
 def _mean(vectors: Vectors, modality: str) -> Vectors:
     if len(vectors) < 2:
         raise ValueError(
-            f"{len(vectors)} {modality} vector(s) have no mean to speak of; give at least 2, better 1,000."
+            f"{len(vectors)} {modality} vector(s) have no mean to speak of; give at "
+            "least 2, better 1,000."
         )
     exact = vectors.astype(np.float64)
     if not np.isfinite(exact).all():
         raise ValueError(
-            f"{modality} vectors hold NaN or infinity; the model has diverged or overflows its precision."
+            f"{modality} vectors hold NaN or infinity; the model has diverged or "
+            "overflows its precision."
         )
     spread = float(np.sqrt(exact.var(axis=0).sum()))
     if spread < COLLAPSED:
         raise ValueError(
-            f"all {len(vectors)} {modality} vectors are alike (spread {spread:.1e}); nothing would be left."
+            f"all {len(vectors)} {modality} vectors are alike (spread {spread:.1e}); "
+            "nothing would be left."
         )
     return np.asarray(exact.mean(axis=0), dtype=np.float32)

@@ -1,4 +1,6 @@
-"""What the comparisons share: both sides timed in turns in one process, and no speed without the same results."""
+"""What the comparisons share: both sides timed in turns in one process, and no speed without the
+same results.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class Clock(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One comparison. The ratio is theirs / ours where the target is to be so many times faster, else ours / theirs."""
+    """One comparison. The ratio is theirs / ours where the target is to be so many times faster,
+    else ours / theirs.
+    """
 
     name: str
     peer: str
@@ -52,13 +56,17 @@ class Row:
 def make_row(
     name: str, peer: str, target: str, ours: float, theirs: float, unit: str
 ) -> Row:
-    """A row with its ratio, which is read as the target is: ">= 3" is a speed-up, "<= 0.6" a share."""
+    """A row with its ratio, which is read as the target is: ">= 3" is a speed-up,
+    "<= 0.6" a share.
+    """
     ratio = theirs / ours if target.startswith(">=") else ours / theirs
     return Row(name, peer, ratio, target, ours, theirs, unit)
 
 
 def cpu_clock() -> Clock:
-    """CPU seconds where torch has one thread, which a busy machine does not stretch; else wall time."""
+    """CPU seconds where torch has one thread, which a busy machine does not stretch; else wall
+    time.
+    """
     count = torch.get_num_threads()
     if count == 1:
         return Clock(time.process_time, "CPU s, 1 thread")
@@ -84,7 +92,8 @@ def timed(
     tolerance: float = 1e-4,
     part: Callable[[list[Tensor]], list[Tensor]] = lambda results: results,
 ) -> dict[str, float]:
-    """Median seconds of each run; each round has all of them, so that a busy machine is busy for all.
+    """Median seconds of each run; each round has all of them, so that a busy machine is busy for
+    all.
 
     A round before the first warms up, and its results must agree with those of the first run.
     part: of the results, what is compared.
@@ -151,7 +160,9 @@ def _memory(key: str) -> float:
 
 @contextmanager
 def measuring(what: str, total: int, threads: int | None) -> Iterator[Tick]:
-    """A progress bar that goes one further with each tick; so many torch threads meanwhile (None: its own number)."""
+    """A progress bar that goes one further with each tick; so many torch threads meanwhile (None:
+    its own number).
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     count = itertools.count()

@@ -1,4 +1,6 @@
-"""Typed, frozen configuration: YAML files, `key=value` overrides, and errors that name the nearest valid key."""
+"""Typed, frozen configuration: YAML files, `key=value` overrides, and errors that name the nearest
+valid key.
+"""
 
 from __future__ import annotations
 
@@ -84,10 +86,11 @@ def nearest(word: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
 def read_config(
     cls: type[ConfigT], name: str | Path, overrides: Sequence[str] = ()
 ) -> ConfigT:
-    """Read a YAML file (a path, or the name of a recipe that ships with the package), apply `key=value`, check it.
+    """Read a YAML file (a path, or the name of a recipe that ships with the package), apply
+    `key=value`, check it.
 
-    A file may say `base: OTHER`: it is then laid over that recipe (found beside it, or by name), mapping by mapping; a
-    value of null takes an entry of the base away.
+    A file may say `base: OTHER`: it is then laid over that recipe (found beside it, or by name),
+    mapping by mapping; a value of null takes an entry of the base away.
 
     Raises ValueError (one sentence) for a missing file, an unknown key or a bad value.
     """
@@ -99,7 +102,9 @@ def read_config(
 def parse_config(
     cls: type[ConfigT], values: Mapping[str, Any], source: str = "config"
 ) -> ConfigT:
-    """Check a mapping against a Config class; raises ValueError with the first fault as one sentence."""
+    """Check a mapping against a Config class; raises ValueError with the first fault as one
+    sentence.
+    """
     try:
         return cls.model_validate(dict(values))
     except ValidationError as error:
@@ -162,7 +167,9 @@ def _place(error: ErrorDetails, values: Any) -> str:
 
 
 def _advice(error: ErrorDetails) -> str:
-    """The way out of a text that YAML reads as something else, and of something else that it reads as a text."""
+    """The way out of a text that YAML reads as something else, and of something else that it reads
+    as a text.
+    """
     if error["type"] == "string_type" and error["input"] is not None:
         return "; put a text in quotes."
     if (
@@ -175,7 +182,8 @@ def _advice(error: ErrorDetails) -> str:
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Lay `a.b.c=value` over a nested mapping. Values are YAML; null takes away, an integer indexes a list.
+    """Lay `a.b.c=value` over a nested mapping. Values are YAML; null takes away, an integer indexes
+    a list.
 
     Raises ValueError for one that is not YAML, has no value, or sets what another one sets.
     """
@@ -198,8 +206,8 @@ def _patch_of(override: str) -> dict[str, Any]:
         )
     if not text.strip():
         raise ValueError(
-            f"{override!r} has no value; write '{path}=null' to take away what was given and have the default, or "
-            f"'{path}=\"\"' for an empty text."
+            f"{override!r} has no value; write '{path}=null' to take away what was given and "
+            f"have the default, or '{path}=\"\"' for an empty text."
         )
     if text.strip() == "~":
         raise ValueError(
@@ -218,7 +226,9 @@ def _patch_of(override: str) -> dict[str, Any]:
 def _refuse_twice(
     first: str, earlier: Mapping[str, Any], second: str, later: Mapping[str, Any]
 ) -> None:
-    """Raise ValueError where the later of two overrides undoes the earlier; what was taken away may be given again."""
+    """Raise ValueError where the later of two overrides undoes the earlier; what was taken away may
+    be given again.
+    """
     for path, value in _leaves(earlier):
         for other, _ in _leaves(later):
             shared = min(len(path), len(other))
@@ -264,7 +274,8 @@ def _read_yaml(
     path = next((candidate for candidate in candidates if candidate.is_file()), None)
     if path is None:
         raise ValueError(
-            f"recipe {str(name)!r} is neither a file nor a shipped recipe; {nearest(str(name), recipe_names())}"
+            f"recipe {str(name)!r} is neither a file nor a shipped recipe; "
+            f"{nearest(str(name), recipe_names())}"
         )
     if path.resolve() in above:
         raise ValueError(
@@ -275,7 +286,8 @@ def _read_yaml(
         return {}
     if not isinstance(values, dict):
         raise ValueError(
-            f"{path} holds {show(values)}; a recipe is a mapping of keys to values, such as `steps: 100`."
+            f"{path} holds {show(values)}; a recipe is a mapping of keys to values, such "
+            "as `steps: 100`."
         )
     base = values.pop("base", None)
     if base is not None and not (isinstance(base, str) and base):
@@ -290,7 +302,9 @@ def _read_yaml(
 
 
 def merge(below: Any, above: Any) -> Any:
-    """Lay one nested mapping over another; null takes an entry away. An integer key indexes a list."""
+    """Lay one nested mapping over another; null takes an entry away. An integer
+    key indexes a list.
+    """
     if (
         isinstance(below, list)
         and isinstance(above, dict)
@@ -323,7 +337,9 @@ def merge(below: Any, above: Any) -> Any:
 
 
 class PreprocessConfig(Config):
-    """How an image becomes pixels; saved with the model and used by training, evaluation and serving alike."""
+    """How an image becomes pixels; saved with the model and used by training, evaluation and
+    serving alike.
+    """
 
     image_size: int = Field(default=224, gt=0)
     resize: Literal["crop", "squash", "pad"] = (
@@ -336,16 +352,18 @@ class PreprocessConfig(Config):
         0.40821073,
     )  # CLIP's (Radford et al., 2021, code)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-    # Transparent pixels: laid over white or black before the resize | drop: the colours that they hide are shown |
-    # open_clip: the image is resized as it is stored (with alpha, palette, CMYK) and then made RGB by Pillow.
+    # Transparent pixels: laid over white or black before the resize | drop: the colours that they
+    # hide are shown | open_clip: the image is resized as it is stored (with alpha, palette, CMYK)
+    # and then made RGB by Pillow.
     transparency: Literal["white", "black", "drop", "open_clip"] = "white"
 
 
 def with_transparency(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a saved model's configuration; one that lacks `preprocess.transparency` dropped alpha.
+    """The values of a saved model's configuration; one that lacks `preprocess.transparency` dropped
+    alpha.
 
-    Models were saved without the key before there was a choice, and their vectors stay what they were. In a recipe the
-    absent key means the default.
+    Models were saved without the key before there was a choice, and their vectors stay what they
+    were. In a recipe the absent key means the default.
     """
     preprocess = model.get("preprocess")
     if not isinstance(preprocess, Mapping) or "transparency" in preprocess:
@@ -354,10 +372,13 @@ def with_transparency(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_words_of_old_yaml(value: Any) -> Any:
-    """`yes` was true in YAML 1.1; as a text it would be taken for the name of pretrained weights."""
+    """`yes` was true in YAML 1.1; as a text it would be taken for the name of
+    pretrained weights.
+    """
     if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off", "y", "n"):
         raise ValueError(
-            f"{show(value)} is a text in YAML 1.2; write true or false, or the name of pretrained weights."
+            f"{show(value)} is a text in YAML 1.2; write true or false, or the name of "
+            "pretrained weights."
         )
     return value
 
@@ -366,7 +387,9 @@ Pretrained = Annotated[bool | str, BeforeValidator(_refuse_words_of_old_yaml)]
 
 
 class ImageTowerConfig(Config):
-    """An image backbone by name, how its tokens are pooled, and its projection into the shared space."""
+    """An image backbone by name, how its tokens are pooled, and its projection into the shared
+    space.
+    """
 
     library: Literal["timm", "open_clip"] = "timm"
     name: str  # a timm model, or the open_clip model whose image tower is taken
@@ -381,7 +404,9 @@ class ImageTowerConfig(Config):
 
 
 class TextTowerConfig(Config):
-    """A text backbone by name, its tokenizer, how its tokens are pooled, and its projection into the shared space."""
+    """A text backbone by name, its tokenizer, how its tokens are pooled, and its projection into
+    the shared space.
+    """
 
     library: Literal["transformers", "open_clip"] = "transformers"
     name: str  # a hub id, a folder, a transformers model type ("bert"), or an open_clip model
@@ -389,28 +414,32 @@ class TextTowerConfig(Config):
     kwargs: dict[
         str, Any
     ] = {}  # values of the backbone's own config, e.g. {hidden_size: 192}
-    tokenizer: str = ""  # a hub id, a folder or a tokenizer.json; empty: the one that belongs to `name`
+    # a hub id, a folder or a tokenizer.json; empty: the one that belongs to `name`
+    tokenizer: str = ""
     max_length: int = Field(default=77, gt=2)  # tokens, special ones included
     pad_id: int = 0
     pad_to_max_length: bool = (
         False  # for towers that take one length only (open_clip's)
     )
-    # Before the tokenizer: as is | lower case | open_clip's: CLIP's repair of html and unicode in lower case, the same
-    # without lower case, and SigLIP's without punctuation.
+    # Before the tokenizer: as is | lower case | open_clip's: CLIP's repair of html and unicode in
+    # lower case, the same without lower case, and SigLIP's without punctuation.
     clean: Literal["none", "lower", "clip", "whitespace", "canonicalize"] = "none"
     pooling: Literal["native", "cls", "mean", "last", "attention"] = "mean"
     projection: Literal["linear", "mlp", "none"] = "linear"
 
 
 class ModelConfig(Config):
-    """A dual encoder. Either tower may be absent: a text-only model still embeds, searches and is evaluated."""
+    """A dual encoder. Either tower may be absent: a text-only model still embeds, searches and is
+    evaluated.
+    """
 
     format_version: Literal[1] = 1
     embed_dim: int = Field(gt=0)
     image: ImageTowerConfig | None = None
     text: TextTowerConfig | None = None
     preprocess: PreprocessConfig = PreprocessConfig()
-    # Put before a text by encode_query and encode_document, and by encode where there is a "default".
+    # Put before a text by encode_query and encode_document, and by encode where there is a
+    # "default".
     prompts: dict[str, str] = {"query": "", "document": ""}
     logit_scales: tuple[
         str, ...
@@ -432,20 +461,22 @@ class ModelConfig(Config):
 def check_truncation(config: ModelConfig, dim: int, name: str = "truncate_dim") -> int:
     """Return the length that vectors are to be cut to, if they may be cut to it.
 
-    A model that was trained to be cut has `matryoshka_dims` and may be cut to any length, also between those; a model
-    without them gives its whole vectors only.
+    A model that was trained to be cut has `matryoshka_dims` and may be cut to any length, also
+    between those; a model without them gives its whole vectors only.
 
     config: the model's configuration.
     dim: the wanted length.
     name: what the caller's users call it, for the message.
 
-    Raises ValueError for a length that the vectors do not have, or that the model was not trained for.
+    Raises ValueError for a length that the vectors do not have, or that the model was not trained
+    for.
     """
     whole = config.embed_dim
 
     if isinstance(dim, bool) or not isinstance(dim, Integral):
         raise ValueError(
-            f"{name} {dim!r} is of type {type(dim).__name__}; give a whole number from 1 to {whole}."
+            f"{name} {dim!r} is of type {type(dim).__name__}; give a whole number from 1 "
+            f"to {whole}."
         )
 
     if not 0 < dim <= whole:
@@ -453,9 +484,10 @@ def check_truncation(config: ModelConfig, dim: int, name: str = "truncate_dim") 
 
     if dim < whole and not config.matryoshka_dims:
         raise ValueError(
-            f"{name} {dim}: this model was not trained to be cut (its config.json has no matryoshka_dims), so its "
-            f"vectors stay {whole} long; leave {name} out, train with tasks.NAME.matryoshka_dims=[{dim}], or measure "
-            f"what a cut costs with unimodal eval --dims {dim}."
+            f"{name} {dim}: this model was not trained to be cut (its config.json has no "
+            f"matryoshka_dims), so its vectors stay {whole} long; leave {name} out, train with "
+            f"tasks.NAME.matryoshka_dims=[{dim}], or measure what a cut costs with unimodal eval "
+            f"--dims {dim}."
         )
 
     return dim

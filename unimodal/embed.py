@@ -1,4 +1,5 @@
-"""Many inputs -> a folder of vectors: vectors.npy (n, D) float32, and items.jsonl with what each row is.
+"""Many inputs -> a folder of vectors: vectors.npy (n, D) float32, and items.jsonl with what each
+row is.
 
 An input is read as `unimodal index` reads it. What cannot be embedded is listed in skipped.jsonl.
 """
@@ -32,7 +33,9 @@ SKIPPED = "skipped.jsonl"
 
 
 class Embedded(NamedTuple):
-    """What came of embedding; rows that were skipped or have no image are listed in skipped.jsonl with the reasons."""
+    """What came of embedding; rows that were skipped or have no image are listed in skipped.jsonl
+    with the reasons.
+    """
 
     rows: int
     dim: int
@@ -54,10 +57,12 @@ def embed_source(
     """Embed a folder of images, a .txt of one text per line, shards, or a table's fields.
 
     overrides: `KEY=VALUE` of ItemsConfig, as for `unimodal index`.
-    text, image: fields of a table, or templates of them; with both, a row's vector is that of the two together.
+    text, image: fields of a table, or templates of them; with both, a row's vector is that of the
+        two together.
 
-    Raises ValueError for an input that holds nothing or that the model does not embed, for more bad rows than
-    `max_skipped` allows, and for an `out` that exists and is not to be overwritten, or holds anything else.
+    Raises ValueError for an input that holds nothing or that the model does not embed, for more bad
+    rows than `max_skipped` allows, and for an `out` that exists and is not to be overwritten, or
+    holds anything else.
     """
     _refuse_to_destroy(out, overwrite)
     given = {
@@ -101,7 +106,9 @@ def embed_source(
 
 
 def _refuse_to_destroy(out: Path, overwrite: bool) -> None:
-    """Raises ValueError where something is that is not to be replaced, or that was not written here."""
+    """Raises ValueError where something is that is not to be replaced, or that was not written
+    here.
+    """
     if not out.exists():
         return
     others = [out.name]
@@ -122,7 +129,9 @@ def _refuse_to_destroy(out: Path, overwrite: bool) -> None:
 
 
 class _Block(NamedTuple):
-    """Vectors of some rows, what each is, and the rows that are not among them, or there without their image."""
+    """Vectors of some rows, what each is, and the rows that are not among them, or there without
+    their image.
+    """
 
     vectors: Vectors
     records: list[dict[str, str]]
@@ -133,14 +142,17 @@ def _check_kinds(config: IndexConfig, embedder: Embedder, model: str) -> None:
     for kind in ("text", "image"):
         if getattr(config, kind) and kind not in embedder.modalities:
             raise ValueError(
-                f"{config.input} has {kind}s to embed, and {model} embeds {min(embedder.modalities)} alone."
+                f"{config.input} has {kind}s to embed, and {model} embeds "
+                f"{min(embedder.modalities)} alone."
             )
 
 
 def _blocks(
     cut: Sequence[Unit], config: IndexConfig
 ) -> Iterator[tuple[Unit, list[Item | RawRow]]]:
-    """The rows of all units, `batch` at a time; a row whose id was there before is one that cannot be embedded."""
+    """The rows of all units, `batch` at a time; a row whose id was there before is one that cannot
+    be embedded.
+    """
     seen: dict[str, str] = {}
     for unit in cut:
         found = items(unit, config, {})
@@ -163,7 +175,9 @@ def _once(item: Item | RawRow, unit: Unit, seen: dict[str, str]) -> Item | RawRo
 def _embed_block(
     block: Sequence[Item | RawRow], embedder: Embedder, config: IndexConfig
 ) -> _Block:
-    """The usable items of a block embedded at once; where that fails, those with a bad image are found one by one."""
+    """The usable items of a block embedded at once; where that fails, those with a bad image are
+    found one by one.
+    """
     usable: list[Item] = []
     skipped: list[Skipped] = []
     for item in block:

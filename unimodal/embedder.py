@@ -42,7 +42,8 @@ Prepared: TypeAlias = (
     list[int] | Tensor
 )  # the token ids of a text | (3, S, S) uint8 pixels of a picture
 
-TOKENS_PER_BATCH = 1024  # on a CPU 4 % faster than 2,048 and 10 % than 4,096: a feed-forward layer's stay in the cache
+# on a CPU 4 % faster than 2,048 and 10 % than 4,096: a feed-forward layer's stay in the cache
+TOKENS_PER_BATCH = 1024
 IMAGES_PER_BATCH = 32
 ON_A_GPU = 32, 16  # times as many tokens, and pictures
 DTYPES = {
@@ -69,12 +70,15 @@ class Embedder:
         truncate_dim: int | None = None,
         calibration: Calibration | None = None,
     ) -> None:
-        """device: one name or several (a copy of the model on each); None takes a GPU where there is one.
+        """device: one name or several (a copy of the model on each); None takes a GPU where there
+        is one.
 
-        dtype: float32, bfloat16, float16 or float64: the precision of the towers; vectors come out as float32.
-        truncate_dim: keep the first dimensions only, normalised again; of a model that was trained for it
-            (`matryoshka_dims`).
-        calibration: take the mean of its modality from every text and picture, before they are summed or cut.
+        dtype: float32, bfloat16, float16 or float64: the precision of the towers; vectors come out
+            as float32.
+        truncate_dim: keep the first dimensions only, normalised again; of a model that was trained
+            for it (`matryoshka_dims`).
+        calibration: take the mean of its modality from every text and picture, before they are
+            summed or cut.
         """
         if dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
@@ -104,12 +108,14 @@ class Embedder:
 
     @property
     def prompts(self) -> Mapping[str, str]:
-        """What `encode_query` ("query"), `encode_document` ("document") and `encode` ("default") put before a text."""
+        """What `encode_query` ("query"), `encode_document` ("document") and `encode` ("default")
+        put before a text.
+        """
         return self.config.prompts
 
     def fingerprint(self) -> str:
-        """32 hexadecimal digits for exactly the vectors that this gives: the model's (`unimodal.fingerprint`), and
-        another where they are calibrated or cut."""
+        """32 hexadecimal digits for exactly the vectors that this gives: the model's
+        (`unimodal.fingerprint`), and another where they are calibrated or cut."""
         digest = model_fingerprint(self.models[0], self.tokenizer)
         means = self.calibration
         if means is not None:
@@ -128,16 +134,19 @@ class Embedder:
         truncate_dim: int | None = None,
         show_progress: bool | None = None,
     ) -> Vectors:
-        """Embed texts, pictures or mixtures -> (n, D) float32 unit vectors, in the order of the inputs.
+        """Embed texts, pictures or mixtures -> (n, D) float32 unit vectors, in the order of the
+        inputs.
 
-        inputs: one item or a sequence of: a str (text); a PIL image, Path or bytes (picture); a mapping
-            {"text": ..., "image": ..., "weight": w}, whose vector is the normalised sum of (1 - w) x text and w x
-            picture (w is the picture's share, 0.5 unless given; either part may be missing).
+        inputs: one item or a sequence of: a str (text); a PIL image, Path or bytes (picture); a
+            mapping {"text": ..., "image": ..., "weight": w}, whose vector is the normalised sum of
+            (1 - w) x text and w x picture (w is the picture's share, 0.5 unless given; either part
+            may be missing).
         prompt: put before every text; None: the model's default prompt, if it has one.
         truncate_dim: keep the first dimensions only, normalised again.
         show_progress: on stderr, as by `progress_bar`; False: nothing.
 
-        Raises ValueError for an empty text, what is no picture, or an item of another kind, with its position.
+        Raises ValueError for an empty text, what is no picture, or an item of another kind, with
+        its position.
         """
         kept = (
             self.truncate_dim if truncate_dim is None else self._checked(truncate_dim)
@@ -190,19 +199,23 @@ class Embedder:
     def similarity(self, left: Any, right: Any) -> Vectors:
         """Cosines of vectors of any length and type of number: (n, D), (m, D) -> (n, m).
 
-        Raises ValueError for vectors of two lengths, and for one that is zero or not finite, with its position.
+        Raises ValueError for vectors of two lengths, and for one that is zero or not finite, with
+        its position.
         """
         return cosines(left, right)
 
     def prepare(self, part: str | Picture) -> Prepared:
-        """What can be done for one text (its prompt included) or picture on any thread before a model is free."""
+        """What can be done for one text (its prompt included) or picture on any thread before a
+        model is free.
+        """
         if isinstance(part, str):
             assert self.tokenizer is not None
             return self.tokenizer([part])[0]
         return image_to_pixels(load_image(part), self.config.preprocess)
 
     def encode_prepared(self, batch: Sequence[Prepared], copy: int = 0) -> Vectors:
-        """One forward pass over texts alone or pictures alone -> (B, D) float32 unit vectors of full length.
+        """One forward pass over texts alone or pictures alone -> (B, D) float32 unit vectors of
+        full length.
 
         copy: which of `models` to use; each may work on one batch at a time, in evaluation mode.
         """
@@ -300,7 +313,9 @@ class Embedder:
         prepared: Callable[[list[int]], Sequence[Prepared]],
         done: Callable[[int], None],
     ) -> Vectors:
-        """Hand each batch of row numbers to whichever copy of the model is free; gather the rows in order."""
+        """Hand each batch of row numbers to whichever copy of the model is free; gather the rows in
+        order.
+        """
         vectors = np.zeros((count, self.config.embed_dim), dtype=np.float32)
         free: queue.SimpleQueue[int] = queue.SimpleQueue()
         for number in range(len(self.models)):
@@ -349,13 +364,14 @@ def load(
 ) -> Embedder:
     """Load a model as an Embedder.
 
-    source: a model directory, the hub id of one, "open_clip:NAME" or "open_clip:NAME/TAG", or "hf:NAME" (a
-        transformers or sentence-transformers text model: a folder or a hub id).
+    source: a model directory, the hub id of one, "open_clip:NAME" or "open_clip:NAME/TAG", or
+        "hf:NAME" (a transformers or sentence-transformers text model: a folder or a hub id).
     device, dtype, truncate_dim: as for `Embedder`.
-    calibrated: centre texts and pictures by the means in the model directory (`unimodal calibrate` makes them).
+    calibrated: centre texts and pictures by the means in the model directory (`unimodal calibrate`
+        makes them).
 
-    Raises ValueError if there is no such model, if its files do not fit together, or if it is to be calibrated and has
-    no means.
+    Raises ValueError if there is no such model, if its files do not fit together, or if it is to be
+    calibrated and has no means.
     """
     kind, colon, name = str(source).partition(":")
     if colon and kind == "open_clip":
@@ -375,7 +391,8 @@ def load(
     if calibrated:
         if folder is None:
             raise ValueError(
-                f"{source} is no model directory and has no calibration; load it without calibrated=True."
+                f"{source} is no model directory and has no calibration; load it without "
+                "calibrated=True."
             )
         means = load_calibration(folder, model.config.embed_dim)
     return Embedder(
@@ -391,7 +408,9 @@ def load(
 def _devices(
     device: str | torch.device | Sequence[str | torch.device] | None,
 ) -> list[torch.device]:
-    """The devices of the model's copies; refuses what is not one, and one that this machine does not have."""
+    """The devices of the model's copies; refuses what is not one, and one that this machine does
+    not have.
+    """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     given = (
@@ -422,7 +441,9 @@ def _devices(
 
 
 def _items(inputs: Item | Sequence[Item]) -> list[Item]:
-    """The inputs as a list; what is neither an item nor a sequence becomes the one item that is then refused."""
+    """The inputs as a list; what is neither an item nor a sequence becomes the one item that is
+    then refused.
+    """
     if isinstance(inputs, (str, bytes, Path, Image.Image, Mapping)):
         return [inputs]
     if isinstance(inputs, (set, frozenset)):
@@ -431,8 +452,8 @@ def _items(inputs: Item | Sequence[Item]) -> list[Item]:
         )
     if hasattr(inputs, "columns"):  # pandas' gives the names of its columns, one by one
         raise ValueError(
-            f"a {type(inputs).__name__} is a table; give one column of it (list(table['title'])), or a list of "
-            "mappings."
+            f"a {type(inputs).__name__} is a table; give one column of it "
+            "(list(table['title'])), or a list of mappings."
         )
     is_numbers = isinstance(inputs, (Tensor, bytearray, memoryview)) or (
         isinstance(inputs, np.ndarray)
@@ -447,7 +468,9 @@ def _items(inputs: Item | Sequence[Item]) -> list[Item]:
 def _parts(
     items: Sequence[Item], modalities: frozenset[str]
 ) -> tuple[list[tuple[int, str, float]], list[tuple[int, Picture, float]]]:
-    """(row, text, share) and (row, picture, share) of all items; refuses what cannot be embedded, with its row."""
+    """(row, text, share) and (row, picture, share) of all items; refuses what cannot be embedded,
+    with its row.
+    """
     found: dict[str, list[tuple[int, Any, float]]] = {"text": [], "image": []}
     for row, item in enumerate(items):
         try:

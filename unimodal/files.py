@@ -13,7 +13,8 @@ def write_text(file: Path, text: str) -> None:
 
 
 def replace_folder(part: Path, folder: Path) -> None:
-    """Put a finished folder in its place; what stood there is removed only once the new one is there.
+    """Put a finished folder in its place; what stood there is removed only once the new one is
+    there.
 
     All of it is forced to the disk first, and its name afterwards.
     """

@@ -12,11 +12,13 @@ from .preprocess.tokenizers import Tokenizer
 
 
 def model_fingerprint(model: DualEncoder, tokenizer: Tokenizer | None) -> str:
-    """32 hexadecimal digits (XXH3, 128 bits) of all that a vector depends on, wherever the model lies.
+    """32 hexadecimal digits (XXH3, 128 bits) of all that a vector depends on, wherever the model
+    lies.
 
-    Weights (names, types, shapes and bytes, so the precision of the towers too), architecture, preprocessing, prompts
-    and tokenizer. Not the length that vectors are cut to, nor the device. An architecture is told in the words of the
-    library that builds it: another release of that library may give the same model another fingerprint.
+    Weights (names, types, shapes and bytes, so the precision of the towers too), architecture,
+    preprocessing, prompts and tokenizer. Not the length that vectors are cut to, nor the device. An
+    architecture is told in the words of the library that builds it: another release of that library
+    may give the same model another fingerprint.
     """
     digest = xxhash.xxh3_128()
 
@@ -28,7 +30,8 @@ def model_fingerprint(model: DualEncoder, tokenizer: Tokenizer | None) -> str:
 
     # Where a tokenizer came from is no property of the model; its content follows.
     config = model.config.model_dump(mode="json", exclude={"text": {"tokenizer"}})
-    # What was embedded before there was this key keeps its model's name; and it is nothing to a model of texts alone.
+    # What was embedded before there was this key keeps its model's name; and it is nothing to a
+    # model of texts alone.
     if model.config.image is None or model.config.preprocess.transparency == "drop":
         del config["preprocess"]["transparency"]
     add(json.dumps(config, sort_keys=True).encode())

@@ -10,7 +10,8 @@ FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "README.md")
 
 
 def local_folder(name: str, source: str) -> Path:
-    """The folder itself, or the snapshot of a hub repository (weights as safetensors, configuration, tokenizer).
+    """The folder itself, or the snapshot of a hub repository (weights as safetensors,
+    configuration, tokenizer).
 
     name: a folder or a hub id.
     source: the name as it was given, for what goes wrong.
@@ -48,7 +49,8 @@ def check_files(name: str, source: str, patterns: Sequence[str]) -> None:
     source: what names it, for what goes wrong: "init 'owner/name'".
     patterns: of the files, one of which must be there.
 
-    Raises ValueError unless the folder has one, or the hub has the repository, or a copy of it on this machine has one.
+    Raises ValueError unless the folder has one, or the hub has the repository, or a copy of it on
+    this machine has one.
     """
     if Path(name).is_dir():
         if not _has_any(Path(name), patterns):
@@ -85,5 +87,6 @@ def _has_any(folder: Path, patterns: Sequence[str]) -> bool:
 def _not_there(source: str, error: Exception) -> ValueError:
     why = shorten(str(error), 160, placeholder=" …")
     return ValueError(
-        f"{source} is not a folder here and the hub gave none ({why}); check the name and the connection."
+        f"{source} is not a folder here and the hub gave none ({why}); check the name "
+        "and the connection."
     )

@@ -27,9 +27,11 @@ class Part(NamedTuple):
 def parts_of(
     item: Item, modalities: frozenset[str], *, allow_blank: bool = False
 ) -> list[Part]:
-    """The one or two parts of an item; raises ValueError for what a model of these modalities cannot embed.
+    """The one or two parts of an item; raises ValueError for what a model of these modalities
+    cannot embed.
 
-    allow_blank: take a text of blanks alone, as the APIs of other services do; an empty one is always refused.
+    allow_blank: take a text of blanks alone, as the APIs of other services do; an empty one is
+        always refused.
     """
     shares = {"text": 1.0, "image": 1.0}
     if isinstance(item, Mapping):
@@ -44,7 +46,8 @@ def parts_of(
             )
         if not contents:
             raise ValueError(
-                "neither its text nor its image has a value; give one of them, or leave the item out."
+                "neither its text nor its image has a value; give one of them, or leave "
+                "the item out."
             )
         weight = 0.5 if item.get("weight") is None else item["weight"]
         if not isinstance(weight, Real) or not 0 <= float(weight) <= 1:
@@ -70,14 +73,15 @@ def parts_of(
     for kind, content in contents.items():
         if kind not in modalities:
             raise ValueError(
-                f"it is {_NAMED[kind]}, and this model embeds {' and '.join(sorted(modalities))} only."
+                f"it is {_NAMED[kind]}, and this model embeds "
+                f"{' and '.join(sorted(modalities))} only."
             )
         if kind == "text":
             _check_text(content, allow_blank)
         elif not isinstance(content, Picture):
             raise ValueError(
-                f"an image is a PIL image, a Path or bytes, and this is of type {type(content).__name__}; "
-                "a str is always text."
+                "an image is a PIL image, a Path or bytes, and this is of type "
+                f"{type(content).__name__}; a str is always text."
             )
     return [Part(kind, content, shares[kind]) for kind, content in contents.items()]
 
@@ -85,8 +89,8 @@ def parts_of(
 def check_unicode(text: str, name: str = "text") -> str:
     """Return a text that a tokenizer can read.
 
-    text: any str. Half a surrogate pair comes from JSON's escapes and from bytes that are not UTF-8 (a command line,
-        a file name).
+    text: any str. Half a surrogate pair comes from JSON's escapes and from bytes that are not UTF-8
+        (a command line, a file name).
     name: what it is called in the message.
 
     Raises ValueError for half a surrogate pair, with its place.
@@ -99,8 +103,9 @@ def check_unicode(text: str, name: str = "text") -> str:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{name} {text!r:.60} is not valid Unicode: character {error.start} is half a surrogate pair "
-            f"(U+{ord(text[error.start]):04X}); give text that was decoded as UTF-8."
+            f"{name} {text!r:.60} is not valid Unicode: character {error.start} is half a "
+            f"surrogate pair (U+{ord(text[error.start]):04X}); give text that was decoded as "
+            "UTF-8."
         ) from None
     return text
 

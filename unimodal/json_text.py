@@ -1,6 +1,8 @@
-"""JSON as we read it: an object that has one key twice is refused, where Python would keep the last one in silence.
+"""JSON as we read it: an object that has one key twice is refused, where Python would keep the last
+one in silence.
 
-What is nested deeper than anybody means is refused too: what reads it level by level would end in a RecursionError.
+What is nested deeper than anybody means is refused too: what reads it level by level would end in a
+    RecursionError.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from typing import Any
 
 MOST_LEVELS = 100  # of lists and objects in one another
 
-# What a value is called in a message: in JSON's words, for a table's values come from JSON more often than not.
+# What a value is called in a message: in JSON's words, for a table's values come from JSON more
+# often than not.
 JSON_NAMES = {
     int: "number",
     float: "number",
@@ -30,7 +33,9 @@ def name_kind(value: Any) -> str:
 
 
 def shown(value: Any, length: int = 60) -> str:
-    """A value as a message shows it: as JSON writes it, but texts in single quotes; cut to a length."""
+    """A value as a message shows it: as JSON writes it, but texts in single quotes; cut to a
+    length.
+    """
     if isinstance(value, bytes):
         return f"{len(value):,} bytes"
     is_json = isinstance(value, (list, dict, bool, int, float, type(None)))
@@ -45,8 +50,9 @@ def shown(value: Any, length: int = 60) -> str:
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text.
 
-    Raises ValueError for what is not JSON, for an object that has a key twice, and for lists and objects that are
-    nested too deeply; UnicodeDecodeError for bytes that are not UTF-8, UTF-16 or UTF-32.
+    Raises ValueError for what is not JSON, for an object that has a key twice, and for lists and
+    objects that are nested too deeply; UnicodeDecodeError for bytes that are not UTF-8, UTF-16 or
+    UTF-32.
     """
     too_deep = f"it is nested more than {MOST_LEVELS} levels deep"
     try:

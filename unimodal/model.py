@@ -22,8 +22,8 @@ INITIAL_LOGIT_BIAS = -10.0  # SigLIP (Zhai et al., 2023, section 3.2)
 
 
 class DualEncoder(nn.Module):
-    """An image tower, a text tower or both, each projected to `embed_dim`, and the tasks' logit scales (as logs)
-    and, where their loss is the sigmoid one, biases."""
+    """An image tower, a text tower or both, each projected to `embed_dim`, and the tasks' logit
+    scales (as logs) and, where their loss is the sigmoid one, biases."""
 
     def __init__(
         self, config: ModelConfig, image: ImageTower | None, text: TextTower | None
@@ -93,7 +93,9 @@ class DualEncoder(nn.Module):
         return (pixels.to(dtype) - mean) / std
 
     def set_grad_checkpointing(self) -> None:
-        """Recompute each block's activations in the backward pass: less memory, about a third more time."""
+        """Recompute each block's activations in the backward pass: less memory, about a third more
+        time.
+        """
         for tower in (self.image, self.text):
             if tower is None:
                 continue
@@ -108,14 +110,17 @@ class DualEncoder(nn.Module):
                 backbone.set_grad_checkpointing(True)
             else:
                 raise ValueError(
-                    f"{type(backbone).__name__} has no gradient checkpointing; set grad_checkpointing=false."
+                    f"{type(backbone).__name__} has no gradient checkpointing; set "
+                    "grad_checkpointing=false."
                 )
 
 
 def build_model(config: ModelConfig) -> DualEncoder:
-    """Make a model from names: pretrained towers are loaded, others drawn from torch's random generator.
+    """Make a model from names: pretrained towers are loaded, others drawn from torch's random
+    generator.
 
-    The model's own `config` has everything spelt out that a name stood for, so that the model directory needs no hub.
+    The model's own `config` has everything spelt out that a name stood for, so that the model
+    directory needs no hub.
     """
     image = text = None
     update: dict[str, object] = {}
@@ -132,7 +137,9 @@ def build_model(config: ModelConfig) -> DualEncoder:
 
 
 def length_sorted_chunks(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Cut texts into chunks, longest first, of at most `token_budget` padded tokens each (at least one text)."""
+    """Cut texts into chunks, longest first, of at most `token_budget` padded tokens each (at least
+    one text).
+    """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     chunks: list[list[int]] = []
     start = 0
@@ -152,7 +159,8 @@ def _projection(kind: str, width: int, dim: int, tower: str) -> nn.Module:
         )
     if width != dim:
         raise ValueError(
-            f"{tower}.projection 'none' needs embed_dim {dim} to equal the tower's width {width}; use 'linear'."
+            f"{tower}.projection 'none' needs embed_dim {dim} to equal the tower's width "
+            f"{width}; use 'linear'."
         )
     return nn.Identity()
 

@@ -1,9 +1,11 @@
-"""Pictures that draw themselves and cost what photographs cost, and shards of them, for comparisons of speed.
+"""Pictures that draw themselves and cost what photographs cost, and shards of them, for comparisons
+of speed.
 
-Leaves whose sizes follow a power law lie over each other (Lee, Mumford and Huang, 2001, "Occlusion models for natural
-images"), with noise at all scales: there are edges and texture however far a picture is scaled down. JPEGs of quality
-90 have 23.6 KB in the mean at 341 x 256 pixels and 69 KB at 682 x 512, 2.2 and 1.6 bits a pixel; three photographs that
-come with scikit-learn and matplotlib have 2.3 and 2.0, and take 5 % longer to decode, by the pixel.
+Leaves whose sizes follow a power law lie over each other (Lee, Mumford and Huang, 2001, "Occlusion
+models for natural images"), with noise at all scales: there are edges and texture however far a
+picture is scaled down. JPEGs of quality 90 have 23.6 KB in the mean at 341 x 256 pixels and 69 KB
+at 682 x 512, 2.2 and 1.6 bits a pixel; three photographs that come with scikit-learn and matplotlib
+have 2.3 and 2.0, and take 5 % longer to decode, by the pixel.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ _SHARDS = 2
 
 
 def draw_photograph(seed: int, short: int = 512) -> Image.Image:
-    """A picture of short x 4/3 short pixels, upright or lying. The same seed gives the same picture."""
+    """A picture of short x 4/3 short pixels, upright or lying. The same seed gives the same
+    picture.
+    """
     random = np.random.default_rng(seed)
     size = (short, short * 4 // 3) if seed % 2 else (short * 4 // 3, short)
     width = 2 * size[0]
@@ -72,7 +76,9 @@ def encode(picture: Image.Image, short: int) -> bytes:
 
 
 def draw_captions(count: int) -> list[str]:
-    """Sentences of a shop, of 13 tokens in the mean; one in ten has letters beyond ASCII, an entity or a line break."""
+    """Sentences of a shop, of 13 tokens in the mean; one in ten has letters beyond ASCII, an entity
+    or a line break.
+    """
     products = plan_products(seed=0, num_train=count, num_val=0, num_test=0)["train"]
     captions = [product.captions[0] for product in products]
     for place in range(0, count, 10):
@@ -81,7 +87,9 @@ def draw_captions(count: int) -> list[str]:
 
 
 def pack(pictures: Sequence[bytes], count: int, folder: Path) -> list[Path]:
-    """Shards as img2dataset writes them (.jpg, .txt, .json) of `count` samples; pictures are taken in turn."""
+    """Shards as img2dataset writes them (.jpg, .txt, .json) of `count` samples; pictures are taken
+    in turn.
+    """
     folder.mkdir()
     shards = [folder / f"{number:05d}.tar" for number in range(_SHARDS)]
     captions = draw_captions(count)

@@ -1,6 +1,7 @@
 """What a command shows: how far it is while it works, and its tables at their whole width.
 
-On a terminal that is a live bar. Elsewhere (a log, CI, `nohup`) it is a plain line at least every 30 seconds.
+On a terminal that is a live bar. Elsewhere (a log, CI, `nohup`) it is a plain line at least every
+30 seconds.
 """
 
 from __future__ import annotations
@@ -44,10 +45,11 @@ class Advance(Protocol):
 def progress_bar(
     what: str, total: int | None, show: bool | None = None, *, start: int = 0
 ) -> Iterator[Advance]:
-    """Show progress on standard error while the block runs: a bar on a terminal, a line every 30 s elsewhere.
+    """Show progress on standard error while the block runs: a bar on a terminal, a line every 30 s
+    elsewhere.
 
-    The lines come from a thread, so that one long item does not hold them up; a block that is done before the first is
-    due writes nothing. The bar goes away at the end.
+    The lines come from a thread, so that one long item does not hold them up; a block that is done
+    before the first is due writes nothing. The bar goes away at the end.
 
     total: None where it is not known.
     show: False: nothing. True: also a last line in a log, however short the block was.
@@ -64,7 +66,9 @@ def progress_bar(
 
 
 def open_console(stderr: bool = False) -> Console:
-    """A console for tables: as wide as the terminal or $COLUMNS, and without a limit where there is neither."""
+    """A console for tables: as wide as the terminal or $COLUMNS, and without a limit where there is
+    neither.
+    """
     console = Console(stderr=stderr)
     if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         console.width = _ANY_WIDTH
@@ -87,7 +91,8 @@ class PlainProgress:
         self._clock = clock
         self._began = clock()
         self._newest = (self._began, start)
-        # (time, done) when the last lines were written: the rate is that of the last two minutes, at most.
+        # (time, done) when the last lines were written: the rate is that of the last two minutes,
+        # at most.
         self._marks = deque([self._newest], maxlen=4)
 
     def advance(self, done: int, what: str | None = None) -> None:
@@ -121,7 +126,10 @@ class PlainProgress:
 
     def last_line(self) -> str:
         """What was done, and how long it took."""
-        return f"{self._head(self._newest[1])}, {describe_seconds(self._clock() - self._began)}{self._described()}"
+        return (
+            f"{self._head(self._newest[1])}, "
+            f"{describe_seconds(self._clock() - self._began)}{self._described()}"
+        )
 
     def _head(self, done: int) -> str:
         name = self._detail if self._detail.startswith(self._what) else self._what
@@ -194,7 +202,9 @@ def _live_bar(what: str, total: int | None, start: int) -> Iterator[Advance]:
 
 @contextmanager
 def _innermost(progress: Progress) -> Iterator[None]:
-    """Show a bar in place of the one around it, which comes back afterwards: two would overwrite each other."""
+    """Show a bar in place of the one around it, which comes back afterwards: two would overwrite
+    each other.
+    """
     with _LOCK:
         if _SHOWN:
             _SHOWN[-1].stop()

@@ -1,4 +1,6 @@
-"""Whether weights fit the model that they are loaded into. What does not fit is refused, never filled in."""
+"""Whether weights fit the model that they are loaded into. What does not fit is refused, never
+filled in.
+"""
 
 from __future__ import annotations
 
@@ -47,8 +49,8 @@ def check_fit(
 
     if faults:
         raise ValueError(
-            f"{source} {', and '.join(faults)}; these weights are of another architecture or not whole, "
-            "so give the files that belong together."
+            f"{source} {', and '.join(faults)}; these weights are of another architecture or not "
+            "whole, so give the files that belong together."
         )
 
 
@@ -68,8 +70,8 @@ def check_finite(source: str, tensors: Mapping[str, Tensor]) -> None:
 
     if broken:
         raise ValueError(
-            f"{source} has {_count(broken)} with values that are not finite (NaN or infinity), first "
-            f"{_first(broken)}; copy the file again, or take an earlier checkpoint."
+            f"{source} has {_count(broken)} with values that are not finite (NaN or infinity), "
+            f"first {_first(broken)}; copy the file again, or take an earlier checkpoint."
         )
 
 

@@ -1,8 +1,8 @@
 """YAML as we read and write it: the core schema of YAML 1.2, and nothing wrong without a word.
 
-Only `true` and `false` are booleans: `on`, `yes` and `n` are texts, as are `12:30`, `1_000` and `2026-11-30`, and `010`
-is ten.
-A key that is written twice is an error, and so is `{a:b}`, which YAML reads as the key "a:b" without a value.
+Only `true` and `false` are booleans: `on`, `yes` and `n` are texts, as are `12:30`, `1_000` and
+`2026-11-30`, and `010` is ten. A key that is written twice is an error, and so is `{a:b}`, which
+YAML reads as the key "a:b" without a value.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ _CORE_SCHEMA = [
 def read_yaml(path: Path) -> Any:
     """Read a YAML file; None for one without any content.
 
-    Raises ValueError, naming file and line, for what is not YAML, and for what is not UTF-8 (or UTF-16 with its mark).
+    Raises ValueError, naming file and line, for what is not YAML, and for what is not UTF-8 (or
+    UTF-16 with its mark).
     """
     return parse_yaml(_decode(path.read_bytes(), str(path)), str(path))
 
@@ -55,7 +56,8 @@ def parse_yaml(text: str, source: str) -> Any:
 def parse_value(text: str) -> Any:
     """The value of a YAML text of one line, such as stands behind the = of an override.
 
-    Raises ValueError, without a place, for what is not YAML, and where `#` begins a comment: it would be lost.
+    Raises ValueError, without a place, for what is not YAML, and where `#` begins a comment: it
+    would be lost.
     """
     value, rest = _parse(text, "", "column ")
     if rest:
@@ -66,7 +68,9 @@ def parse_value(text: str) -> Any:
 
 
 def dump_yaml(values: Any) -> str:
-    """A YAML text that `parse_yaml` and readers of YAML 1.1 take for the same; keys stay in their order."""
+    """A YAML text that `parse_yaml` and readers of YAML 1.1 take for the same; keys stay in their
+    order.
+    """
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
@@ -111,7 +115,8 @@ def _decode(content: bytes, source: str) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"{source}, line {line} is not UTF-8 (byte 0x{content[error.start]:02x}); save the file as UTF-8."
+            f"{source}, line {line} is not UTF-8 (byte 0x{content[error.start]:02x}); "
+            "save the file as UTF-8."
         ) from None
 
 
@@ -156,10 +161,13 @@ def _advice_on_value(key: str) -> str:
     name, colon, rest = key.partition(":")
     if colon and rest:
         return (
-            f"{{{key}}} has the one key {key!r} and no value; write a blank after the colon, {{{name}: {rest}}}, "
-            "or put the text in quotes."
+            f"{{{key}}} has the one key {key!r} and no value; write a blank after the colon, "
+            f"{{{name}: {rest}}}, or put the text in quotes."
         )
-    return f"{{{key}}} is a mapping whose key {key!r} has no value; put a text in quotes, '{{{key}}}', or write a value."
+    return (
+        f"{{{key}}} is a mapping whose key {key!r} has no value; put a text in quotes, "
+        f"'{{{key}}}', or write a value."
+    )
 
 
 def _construct_int(_loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:

@@ -30,10 +30,12 @@ def analyse(
     overlaps: Sequence[TaskOverlap] = (),
     show_progress: bool | None = False,
 ) -> ModelReport:
-    """Means over tasks, and all that `suite.analysis` asks for: rows, and what the report's page draws.
+    """Means over tasks, and all that `suite.analysis` asks for: rows, and what the report's page
+    draws.
 
     results: of `evaluate`. store: of the model; changed queries are encoded with it.
-    facts: for the page. calibration: of the model directory, if it has one. overlaps: of `contamination`.
+    facts: for the page. calibration: of the model directory, if it has one. overlaps: of
+        `contamination`.
     """
     analysis = suite.analysis
     rows = summary_rows(results, suite)

@@ -1,15 +1,19 @@
-"""What smaller vectors cost: fewer dimensions, a byte or a bit a dimension, with and without re-ranking.
+"""What smaller vectors cost: fewer dimensions, a byte or a bit a dimension, with and without
+re-ranking.
 
-Q queries, N documents, D embedding dimension. Documents are compressed, as they are what fills an index. Scores are
-those of the metric that a task prints first, beside its plain score.
+Q queries, N documents, D embedding dimension. Documents are compressed, as they are what fills an
+index. Scores are those of the metric that a task prints first, beside its plain score.
 
-`int8`: documents in 256 steps between the lowest and the highest value of each dimension among the documents; queries
-    stay as they are, and scores are their products with what the steps stand for.
-`binary`: the signs of queries and documents; the score is the number of dimensions in which they agree.
-`... + re-ranked`: the 4 x 10 best of these, and what ties with the last of them, ordered by the full vectors; all
+`int8`: documents in 256 steps between the lowest and the highest value of each dimension among the
+    documents; queries stay as they are, and scores are their products with what the steps stand
+    for.
+`binary`: the signs of queries and documents; the score is the number of dimensions in which they
+agree. `... + re-ranked`: the 4 x 10 best of these, and what ties with the last of them, ordered by
+the full vectors; all
     others behind them as they were.
 
-Codes are those of sentence_transformers.util.quantization.quantize_embeddings ("int8" and "ubinary").
+Codes are those of sentence_transformers.util.quantization.quantize_embeddings ("int8" and
+"ubinary").
 """
 
 from __future__ import annotations
@@ -34,7 +38,8 @@ FULL_BYTES = 4  # of a float32
 
 
 def compression_rows(results: Iterable[TaskResult]) -> list[Row]:
-    """Each task's score with documents of a byte or a bit a dimension, and how many bytes each vector then has.
+    """Each task's score with documents of a byte or a bit a dimension, and how many bytes each
+    vector then has.
 
     With re-ranking these are the bytes of what is searched; the full vectors lie beside them.
     """
@@ -64,7 +69,9 @@ def int8_ranges(documents: Vectors) -> Vectors:
 
 
 def to_int8(vectors: Vectors, ranges: Vectors) -> npt.NDArray[np.int8]:
-    """(n, D) codes -128..127: which of 256 equal steps of its dimension's range a value falls into. ranges: (2, D)."""
+    """(n, D) codes -128..127: which of 256 equal steps of its dimension's range a value falls into.
+    ranges: (2, D).
+    """
     codes = np.clip(np.floor((vectors - ranges[0]) / _steps(ranges)), 0, 255)
     return np.asarray(codes - 128, dtype=np.int8)
 
@@ -100,7 +107,8 @@ def reranked(
     documents: Vectors,
     excluded: Sequence[Sequence[int]] | None = None,
 ) -> Vectors:
-    """(Q, N) scores in which the RERANKED best are those of the full vectors, and the others stand below them.
+    """(Q, N) scores in which the RERANKED best are those of the full vectors, and the others stand
+    below them.
 
     scores: (Q, N) of compressed vectors, queries: (Q, D), documents: (N, D) unit vectors.
     excluded: for each query the documents that it does not search.
@@ -187,7 +195,9 @@ def _correlation_row(
 def _scored(
     results: Iterable[TaskResult],
 ) -> Iterator[tuple[TaskResult, Vectors, Vectors]]:
-    """Results of retrieval and of pairs whose vectors are there, with queries and documents (or both sides)."""
+    """Results of retrieval and of pairs whose vectors are there, with queries and documents (or
+    both sides).
+    """
     for result in results:
         if (
             isinstance(result.data, (RetrievalData, PairData))

@@ -1,10 +1,12 @@
 """What of a suite stands in the training shards, and what a model scores on the rest.
 
-The suite is kept in memory, as hashes of its texts and pictures; the shards, however many, stream past it once. A text
-counts as seen if a training text has the same words, or shares a run of 13 words with it (likeness.py); a picture if a
-training picture has the same bytes, or is the same after another encoding or size.
+The suite is kept in memory, as hashes of its texts and pictures; the shards, however many, stream
+past it once. A text counts as seen if a training text has the same words, or shares a run of 13
+words with it (likeness.py); a picture if a training picture has the same bytes, or is the same
+after another encoding or size.
 
-Looked for are the queries and the documents that are relevant for one: what is never an answer gives nothing away.
+Looked for are the queries and the documents that are relevant for one: what is never an answer
+    gives nothing away.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ from .likeness import (
 )
 from .parts import Numbers, part_scores, part_values
 
-MAX_DISTANCE = 6  # bits of the dHash; finds 95 to 99 in 100 pictures that were re-encoded and scaled to a half
+# bits of the dHash; finds 95 to 99 in 100 pictures that were re-encoded and scaled to a half
+MAX_DISTANCE = 6
 MAX_DIFFERENCE = 6.0  # of 255, mean over the thumbnail
 VARIANT = "without overlap"
 
@@ -97,7 +100,9 @@ class TaskOverlap:
 
     @property
     def document_share(self) -> float | None:
-        """Of the relevant documents, how many were seen; None without any, as in a zero-shot task."""
+        """Of the relevant documents, how many were seen; None without any, as in a
+        zero-shot task.
+        """
         return len(self.documents) / self.num_documents if self.num_documents else None
 
 
@@ -111,9 +116,9 @@ def contamination(
     """Look for every task's queries and relevant documents in training shards.
 
     shards: a file, folder, glob, brace pattern, URL or a list of those, as recipes name them.
-    Zero-shot tasks have their pictures as queries, and no documents: the name of a class gives nothing away.
-    A picture of the suite that is not there is not looked for, with a warning.
-    Raises ValueError or OSError, naming it, for a shard that is not there or no tar.
+    Zero-shot tasks have their pictures as queries, and no documents: the name of a class gives
+    nothing away. A picture of the suite that is not there is not looked for, with a warning. Raises
+    ValueError or OSError, naming it, for a shard that is not there or no tar.
     """
     tasks = list(results)
     sides = [_sides(task) for task in tasks]
@@ -246,7 +251,9 @@ def _overlap(
 
 
 class _Seen:
-    """Texts and pictures of the suite by their hashes, and where each was met first in what streams past."""
+    """Texts and pictures of the suite by their hashes, and where each was met first in what streams
+    past.
+    """
 
     def __init__(self, parts: Iterable[Part]) -> None:
         self.matches: dict[Part, Match] = {}
@@ -319,7 +326,9 @@ class _Seen:
                         self._found(self._pictures[number], "same picture", shard, key)
 
     def finish(self) -> None:
-        """Compare the runs of the texts that have gathered: a thousand texts at once cost little more than one."""
+        """Compare the runs of the texts that have gathered: a thousand texts at once cost little
+        more than one.
+        """
         hashes, numbers, starts = run_hashes([words for _, _, words in self._waiting])
         first = np.searchsorted(self._runs, hashes, side="left")
         last = np.searchsorted(self._runs, hashes, side="right")
@@ -353,7 +362,8 @@ def _those_there(
     if missing:
         warnings.warn(
             f"{len(missing)} of {len(pictures)} pictures are not there and not looked for "
-            f"({next(iter(missing))} first), so the share of those seen is a lower bound; fetch their data set.",
+            f"({next(iter(missing))} first), so the share of those seen is a lower bound; fetch "
+            "their data set.",
             stacklevel=2,
         )
     return [one for one in pictures if one not in missing]

@@ -1,4 +1,5 @@
-"""Where a model fails: the queries that score lowest and what they found, the pairs that it sees least as people do.
+"""Where a model fails: the queries that score lowest and what they found, the pairs that it sees
+least as people do.
 
 Q queries, N documents, P pairs, D embedding dimension.
 """
@@ -16,9 +17,11 @@ from ..report.layout import lines_of, main_metrics
 from ..scoring.ranks import Ranks, ranks
 from ..scoring.results import TaskResult, Values
 
-MAX_CANDIDATES = 2048  # of the lowest queries the first so many are ranked, so that no task of millions is searched again
+# of the lowest queries the first so many are ranked, so that no task of millions is searched again
+MAX_CANDIDATES = 2048
 CLOSE = 1e-6  # cosines that may be ties: a product rounds a column by where it stands
-MAX_NEAR = 64  # so many of them are ranked, or a model that sees no difference would have all of them ranked
+# so many of them are ranked, or a model that sees no difference would have all of them ranked
+MAX_NEAR = 64
 
 Scores = npt.NDArray[np.float32]
 Positions = npt.NDArray[np.int64]
@@ -61,10 +64,12 @@ class WorstPair:
 def worst_queries(
     result: TaskResult, count: int = 8, *, num_found: int = 4, num_relevant: int = 2
 ) -> list[WorstQuery]:
-    """The queries of a retrieval or zero-shot task with the lowest value of its first metric, worst first.
+    """The queries of a retrieval or zero-shot task with the lowest value of its first metric, worst
+    first.
 
-    Among equals the one whose best relevant document comes last is the worst. Of a hit rate the relevant documents are
-    those that it counts. Queries without one, and tasks of pairs or of no vectors, give none.
+    Among equals the one whose best relevant document comes last is the worst. Of a hit rate the
+    relevant documents are those that it counts. Queries without one, and tasks of pairs or of no
+    vectors, give none.
     """
     if (
         isinstance(result.data, PairData)
@@ -109,7 +114,9 @@ def worst_queries(
 
 
 def worst_pairs(result: TaskResult, count: int = 8) -> list[WorstPair]:
-    """The pairs of an STS task whose place by the model is furthest from their place by people, worst first."""
+    """The pairs of an STS task whose place by the model is furthest from their place by people,
+    worst first.
+    """
     data = result.data
     if (
         not isinstance(data, PairData)
@@ -223,7 +230,9 @@ def _met(
 def _first(
     scores: Scores, searched: Positions, count: int, ids: Sequence[str] | None
 ) -> list[int]:
-    """The positions that may be among the first: the best scores, and what ties with the last of them."""
+    """The positions that may be among the first: the best scores, and what ties with the last of
+    them.
+    """
     known = scores[searched]
     last = np.partition(known, -min(count, len(known)))[-min(count, len(known))]
     ahead = searched[known > last + CLOSE]
@@ -235,7 +244,9 @@ def _first(
 
 
 def _places(values: Values) -> Values:
-    """The share of the others that lie below each value; equal ones share the middle of their places."""
+    """The share of the others that lie below each value; equal ones share the middle of their
+    places.
+    """
     ordered = np.sort(values)
     below = np.searchsorted(ordered, values, "left")
     up_to = np.searchsorted(ordered, values, "right")

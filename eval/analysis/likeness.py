@@ -1,7 +1,9 @@
-"""When two texts, or two pictures, count as the same: normalised words, runs of 13 of them, and a picture's dHash.
+"""When two texts, or two pictures, count as the same: normalised words, runs of 13 of them, and a
+picture's dHash.
 
-13-grams: Brown et al. (2020), "Language Models are Few-Shot Learners", appendix C. dHash: Krawetz (2013), "Kind of
-like that": does a picture, shrunk to nine columns and eight rows, grow brighter from each cell to the next?
+13-grams: Brown et al. (2020), "Language Models are Few-Shot Learners", appendix C. dHash: Krawetz
+(2013), "Kind of like that": does a picture, shrunk to nine columns and eight rows, grow brighter
+from each cell to the next?
 """
 
 from __future__ import annotations
@@ -30,14 +32,18 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses 
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in Unicode's NFKC form and without case, punctuation, symbols and spaces between them."""
+    """The words of a text in Unicode's NFKC form and without case, punctuation, symbols and spaces
+    between them.
+    """
     return _UNSPACED.sub(
         r" \1 ", unicodedata.normalize("NFKC", text).casefold().translate(_SPACES)
     ).split()
 
 
 class _Spaces(dict[int, int]):
-    """A table for str.translate that grows with the characters met: what is no part of a word becomes a space."""
+    """A table for str.translate that grows with the characters met: what is no part of a word
+    becomes a space.
+    """
 
     def __missing__(self, code: int) -> int:
         self[code] = ord(" ") if unicodedata.category(chr(code))[0] in "PSZC" else code
@@ -50,7 +56,8 @@ _SPACES = _Spaces()
 def run_hashes(
     texts: Sequence[Sequence[str]],
 ) -> tuple[Hashes, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """A hash of every run of 13 words of each text, with the text's number and the place of its first word.
+    """A hash of every run of 13 words of each text, with the text's number and the place of its
+    first word.
 
     texts: each as its words. The hashes hold within one process.
     """
@@ -95,8 +102,9 @@ def are_alike(
 ) -> bool:
     """Whether the hashes differ in few bits and the thumbnails by little.
 
-    max_distance: bits. max_difference: mean over the thumbnail's values, of 255; without it, flat pictures and things
-    of one shape in several colours, whose hashes are equal, would pass for each other.
+    max_distance: bits. max_difference: mean over the thumbnail's values, of 255; without it, flat
+    pictures and things of one shape in several colours, whose hashes are equal, would pass for each
+    other.
     """
     if (left.dhash ^ right.dhash).bit_count() > max_distance:
         return False

@@ -1,4 +1,5 @@
-"""What lies together: near-duplicates among the documents of a task, and clusters of them named by their words.
+"""What lies together: near-duplicates among the documents of a task, and clusters of them named by
+their words.
 
 N documents, D embedding dimension, K clusters.
 """
@@ -19,7 +20,8 @@ from ..data.datasets import Fused, Input, RetrievalData
 from ..scoring.results import Row, TaskResult, Vectors
 from .sample import Positions, sampled
 
-MAX_DOCUMENTS = 50_000  # compared with each other, or clustered; beyond that a sample, drawn with seed 0
+# compared with each other, or clustered; beyond that a sample, drawn with seed 0
+MAX_DOCUMENTS = 50_000
 MAX_CLUSTERS = 20
 ROUNDS = 30
 WORD = re.compile(r"[^\W\d_]{2,}")
@@ -59,7 +61,8 @@ class Clusters:
 def duplicates_of(
     results: Iterable[TaskResult], threshold: float = DUPLICATE
 ) -> list[Duplicates]:
-    """Near-duplicates of each retrieval task's documents; of more than MAX_DOCUMENTS only a sample is compared.
+    """Near-duplicates of each retrieval task's documents; of more than MAX_DOCUMENTS only a sample
+    is compared.
 
     A sample holds fewer of them, so its share is a lower bound.
     """
@@ -79,7 +82,9 @@ def duplicates_of(
 
 
 def duplicate_rows(duplicates: Iterable[Duplicates]) -> list[Row]:
-    """The share of documents that have a near-duplicate: a ranking can tell those apart by luck alone."""
+    """The share of documents that have a near-duplicate: a ranking can tell those apart by luck
+    alone.
+    """
     return [
         Row(
             one.task,
@@ -98,8 +103,9 @@ def clusters_of(
 ) -> list[Clusters]:
     """The documents of each retrieval task in clusters.
 
-    A picture is named by the texts that should find it. num_clusters: None: the root of half the documents, at most 20.
-    Empty clusters are left out. Of more than MAX_DOCUMENTS a sample is clustered.
+    A picture is named by the texts that should find it. num_clusters: None: the root of half the
+    documents, at most 20. Empty clusters are left out. Of more than MAX_DOCUMENTS a sample is
+    clustered.
     """
     found = []
     for result, documents in _with_documents(results):
@@ -135,7 +141,8 @@ def clusters_of(
 def k_means(
     vectors: Vectors, num_clusters: int, seed: int = 0
 ) -> tuple[Positions, Vectors]:
-    """Spherical k-means (Dhillon and Modha, 2001) from k-means++: (N,) cluster of each vector, (K, D) centres.
+    """Spherical k-means (Dhillon and Modha, 2001) from k-means++: (N,) cluster of each vector, (K,
+    D) centres.
 
     vectors: (N, D) unit vectors. It ends when no vector changes its cluster, or after ROUNDS.
     """
@@ -153,7 +160,9 @@ def k_means(
 
 
 def _seeds(vectors: Vectors, count: int, rng: np.random.Generator) -> list[int]:
-    """Positions by greedy k-means++ (Arthur and Vassilvitskii, 2007): of a few drawn the best is kept."""
+    """Positions by greedy k-means++ (Arthur and Vassilvitskii, 2007): of a few drawn the best is
+    kept.
+    """
     seeds = [int(rng.integers(len(vectors)))]
     far = _distances(vectors, seeds)[:, 0]  # of each vector to the nearest seed
     while len(seeds) < count:
@@ -179,9 +188,11 @@ def _distances(vectors: Vectors, seeds: list[int]) -> npt.NDArray[np.float64]:
 def typical_words(
     texts: Sequence[str], labels: Positions, num_clusters: int
 ) -> list[list[str]]:
-    """The words of each cluster with the highest tf-idf: texts of it that hold a word x log(N / all texts that do).
+    """The words of each cluster with the highest tf-idf: texts of it that hold a word x log(N / all
+    texts that do).
 
-    texts: N. labels: (N,) the cluster of each. Words of all texts alike say nothing and are left out.
+    texts: N. labels: (N,) the cluster of each. Words of all texts alike say nothing and are left
+        out.
     """
     in_all: Counter[str] = Counter()
     in_cluster: list[Counter[str]] = [Counter() for _ in range(num_clusters)]

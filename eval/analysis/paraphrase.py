@@ -56,7 +56,8 @@ _KNOWN = re.compile(
 
 
 def paraphrase(text: str) -> str:
-    """The text with two in three of the phrases that the table knows in other words; at least one, where there is one.
+    """The text with two in three of the phrases that the table knows in other words; at least one,
+    where there is one.
 
     The same text always becomes the same. A text without such a phrase comes back as it is.
     """

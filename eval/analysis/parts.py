@@ -42,7 +42,8 @@ def part_values(
 ) -> dict[str, Values]:
     """metric -> (n,) each query's value; of pairs "cosine" -> (n,), as a correlation has no parts.
 
-    result: with vectors. numbers: (n,) which of its queries. queries: (n, D) their vectors; None: those they have.
+    result: with vectors. numbers: (n,) which of its queries. queries: (n, D) their vectors; None:
+        those they have.
     """
     assert result.queries is not None
     assert result.documents is not None

@@ -1,7 +1,8 @@
-"""How much a score falls when queries are not as clean as a benchmark's: typos, other words, poor pictures.
+"""How much a score falls when queries are not as clean as a benchmark's: typos, other words, poor
+pictures.
 
-The queries alone are changed and encoded again; the documents stay as they are. What is changed, and how, hangs on the
-query alone, so that every model and every run is asked the same.
+The queries alone are changed and encoded again; the documents stay as they are. What is changed,
+and how, hangs on the query alone, so that every model and every run is asked the same.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def typos(text: str) -> str:
 
 
 def _slip(word: str, draw: random.Random) -> str:
-    """A neighbouring key, two letters swapped, one left out or struck twice; never in the first letter."""
+    """A neighbouring key, two letters swapped, one left out or struck twice; never in the first
+    letter.
+    """
     places = [place for place, letter in enumerate(word) if letter.isalpha()][1:]
     place = draw.choice(places)
     letter = word[place]
@@ -141,9 +144,11 @@ KINDS = (*TEXT_CHANGES, *IMAGE_CHANGES)
 
 
 def changed(query: Input, kind: str) -> Input | None:
-    """The query after one of `KINDS`; None where it has nothing to change: a picture no letters, a text no known word.
+    """The query after one of `KINDS`; None where it has nothing to change: a picture no letters, a
+    text no known word.
 
-    Of a text with a picture the one that the kind is about is changed. A picture is changed when it is read.
+    Of a text with a picture the one that the kind is about is changed. A picture is changed when it
+    is read.
     """
     if kind in TEXT_CHANGES:
         text = query.text if isinstance(query, Fused) else query
@@ -161,12 +166,12 @@ def robustness(
 ) -> list[Row]:
     """Score a task again with changed queries.
 
-    result: scored, with its vectors; without them there are no rows. kinds: of `KINDS`; those that its queries do not
-    have (letters of a picture) give none.
+    result: scored, with its vectors; without them there are no rows. kinds: of `KINDS`; those that
+    its queries do not have (letters of a picture) give none.
 
-    For each kind and metric two rows over the queries that it changes: the score ("typos") and how far that lies above
-    the same queries' score before ("typos, difference").
-    Raises ValueError for an unknown kind, and for changed queries whose vectors are not finite or not of length 1.
+    For each kind and metric two rows over the queries that it changes: the score ("typos") and how
+    far that lies above the same queries' score before ("typos, difference"). Raises ValueError for
+    an unknown kind, and for changed queries whose vectors are not finite or not of length 1.
     """
     for kind in kinds:
         if kind not in KINDS:

@@ -9,7 +9,9 @@ Positions = npt.NDArray[np.int64]
 
 
 def sampled(numbers: Positions, limit: int) -> Positions:
-    """(n,) numbers in their order, if there are more than `limit` only so many of them, drawn with seed 0."""
+    """(n,) numbers in their order, if there are more than `limit` only so many of them, drawn with
+    seed 0.
+    """
     if len(numbers) <= limit:
         return numbers
     return np.sort(np.random.default_rng(0).choice(numbers, limit, replace=False))

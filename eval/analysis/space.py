@@ -1,14 +1,15 @@
-"""How texts and pictures lie in one space: the gap between them, alignment and uniformity, and one index of both.
+"""How texts and pictures lie in one space: the gap between them, alignment and uniformity, and one
+index of both.
 
 T texts, P pictures, N of both, D embedding dimension; x a text's vector, y a picture's.
 
 `modality_gap`: ||mean x - mean y||, the distance of the centroids (Liang et al., 2022,
     https://arxiv.org/abs/2203.02053); 0 where both modalities lie in one place, at most 2.
-`alignment`: E ||x - y||^2 over texts and the pictures they belong to; 0 is best (Wang and Isola, 2020,
-    https://arxiv.org/abs/2005.10242, with the two modalities as the two views).
-`uniformity_text`, `uniformity_image`: log E exp(-2 ||a - b||^2) over all pairs of different texts, of different
-    pictures (the same paper); 0 for a collapsed space, about -4 for one that
-    fills the sphere.
+`alignment`: E ||x - y||^2 over texts and the pictures they belong to; 0 is best (Wang and Isola,
+    2020, https://arxiv.org/abs/2005.10242, with the two modalities as the two views).
+`uniformity_text`, `uniformity_image`: log E exp(-2 ||a - b||^2) over all pairs of different texts,
+    of different pictures (the same paper); 0 for a collapsed space, about -4 for one that fills the
+    sphere.
 `uniformity_across`: the same over texts and pictures that do not belong together.
 """
 
@@ -29,7 +30,8 @@ from ..scoring.ranks import BLOCK_SCORES, Ranks, equals_of, ranks_of_scores
 from ..scoring.results import Row, TaskResult, Vectors
 from .sample import Positions, sampled
 
-MAX_ROWS = 4096  # vectors whose distances to all others are averaged; beyond that a sample, drawn with seed 0
+# vectors whose distances to all others are averaged; beyond that a sample, drawn with seed 0
+MAX_ROWS = 4096
 MAX_QUERIES = 5000  # asked of a mixed index; beyond that a sample, drawn with seed 0
 TOP = 10
 NDCG = f"ndcg_at_{TOP}"
@@ -52,9 +54,10 @@ def space_rows(
 ) -> list[Row]:
     """Gap, alignment and uniformity of each task that searches pictures by texts.
 
-    They come as the model gives them, then `centred`: each modality without its own mean in this task (no labels are
-    used, and an index can do the same). calibration: that of the model directory; adds `calibrated`.
-    Of graded pictures those of the highest grade belong to a text (`matches_of`).
+    They come as the model gives them, then `centred`: each modality without its own mean in this
+    task (no labels are used, and an index can do the same). calibration: that of the model
+    directory; adds `calibrated`. Of graded pictures those of the highest grade belong to a text
+    (`matches_of`).
     """
     rows: list[Row] = []
     for sides in cross_modal_sides(results):
@@ -90,17 +93,19 @@ def mixed_rows(
 ) -> list[Row]:
     """What each task's texts and pictures find in one index of all its texts and pictures.
 
-    A text asks all pictures and all texts but itself. Relevant are its pictures and the other texts of these pictures;
-    where a picture has one text, the picture alone, and every other text is a distractor. A picture asks likewise: its
-    texts and the other pictures of these texts are relevant. Of graded pictures those of the highest grade belong to a
-    text, all alike (`matches_of`); what has nothing to find is not asked. Rows of "TASK/text->mixed" and
+    A text asks all pictures and all texts but itself. Relevant are its pictures and the other texts
+    of these pictures; where a picture has one text, the picture alone, and every other text is a
+    distractor. A picture asks likewise: its texts and the other pictures of these texts are
+    relevant. Of graded pictures those of the highest grade belong to a text, all alike
+    (`matches_of`); what has nothing to find is not asked. Rows of "TASK/text->mixed" and
     "TASK/image->mixed":
 
-    `ndcg_at_10`; chance is that of a random order.
-    `image_share_at_10`: how many of the ten found are pictures (the others are texts); chance is the share of pictures
+    `ndcg_at_10`; chance is that of a random order. `image_share_at_10`: how many of the ten found
+    are pictures (the others are texts); chance is the share of pictures
         in what is searched. A space with a gap answers texts by texts and pictures by pictures.
 
-    The vectors are those of the task, without a prompt where the task has none. Variants as for `space_rows`.
+    The vectors are those of the task, without a prompt where the task has none. Variants as for
+    `space_rows`.
     """
     rows: list[Row] = []
     for sides in cross_modal_sides(results):
@@ -139,7 +144,9 @@ def mixed_rows(
 
 
 def cross_modal_sides(results: Iterable[TaskResult]) -> Iterator[Sides]:
-    """The tasks in which texts search pictures, one direction of each; those that the model cannot do are left out."""
+    """The tasks in which texts search pictures, one direction of each; those that the model cannot
+    do are left out.
+    """
     for result in results:
         data = result.data
         texts = result.queries
@@ -156,7 +163,8 @@ def cross_modal_sides(results: Iterable[TaskResult]) -> Iterator[Sides]:
 def matches_of(data: RetrievalData) -> list[list[int]]:
     """For each query the documents that belong to it; of graded ones those that hit rates count.
 
-    A product of the same category is relevant too, by a lower grade, but is no picture of what the text describes.
+    A product of the same category is relevant too, by a lower grade, but is no picture of what the
+    text describes.
     """
     if data.gains is None:
         return data.relevant
@@ -205,10 +213,11 @@ def alignment(
 def uniformity(
     left: Vectors, right: Vectors, ignored: Sequence[Sequence[int]]
 ) -> float | None:
-    """log of the mean of exp(-2 ||a - b||^2) over pairs; beyond MAX_ROWS rows of `left`, over a sample of those.
+    """log of the mean of exp(-2 ||a - b||^2) over pairs; beyond MAX_ROWS rows of `left`, over a
+    sample of those.
 
-    left: (n, D), right: (m, D), unit vectors. ignored: for each row of `left` the rows of `right` that do not count.
-    None where no pair is left.
+    left: (n, D), right: (m, D), unit vectors. ignored: for each row of `left` the rows of `right`
+    that do not count. None where no pair is left.
     """
     rows = sampled(np.arange(len(left)), MAX_ROWS)
     step = max(1, BLOCK_SCORES // max(1, len(right)))
@@ -229,7 +238,8 @@ def mixed_index(
 ) -> tuple[Ranks, float]:
     """Ranks of what should be found, and the mean share of pictures among the ten found.
 
-    pool: (N, D) unit vectors, texts before pictures. asked: which of them search the pool, each without itself.
+    pool: (N, D) unit vectors, texts before pictures. asked: which of them search the pool, each
+        without itself.
     relevant: of each of those the positions in the pool that it should find.
     """
     shares: list[float] = []
@@ -258,7 +268,9 @@ def mixed_index(
 
 
 def _relevant_in_mixture(sides: Sides) -> tuple[list[list[int]], list[list[int]]]:
-    """For each text and for each picture what it should find in the pool of texts, then pictures."""
+    """For each text and for each picture what it should find in the pool of texts,
+    then pictures.
+    """
     num_texts = len(sides.texts)
     texts_of: list[list[int]] = [[] for _ in sides.pictures]
     for text, pictures in enumerate(sides.matches):
@@ -283,7 +295,8 @@ def _variants(
     yield "", sides.texts, sides.pictures
     try:
         own = fit_calibration(sides.texts, sides.pictures)
-    except ValueError:  # one picture, or a collapsed model, of which the plain score has warned: nothing to centre
+    # one picture, or a collapsed model, of which the plain score has warned: nothing to centre
+    except ValueError:
         own = None
     for variant, means in (("centred", own), ("calibrated", calibration)):
         if means is not None:

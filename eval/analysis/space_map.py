@@ -55,8 +55,10 @@ def space_maps(
 ) -> list[SpaceMap]:
     """A map of each task in which texts search pictures.
 
-    method: "pca" keeps distances as well as two axes can; "umap" (McInnes et al., 2018) keeps neighbourhoods.
-    max_points: draw so many texts and pictures at most: half are texts, by the seed, with pictures that they belong to.
+    method: "pca" keeps distances as well as two axes can; "umap" (McInnes et al., 2018) keeps
+        neighbourhoods.
+    max_points: draw so many texts and pictures at most: half are texts, by the seed, with pictures
+        that they belong to.
 
     Raises ImportError for "umap" where umap-learn is not installed.
     """
@@ -85,8 +87,8 @@ def space_maps(
 def pca(vectors: Vectors) -> tuple[Vectors, tuple[float, float]]:
     """(n, 2) places on the two axes of the largest variance, and the share of the variance on each.
 
-    vectors: (n, D). By singular values of the centred vectors; each axis points to where its largest weight
-        is positive.
+    vectors: (n, D). By singular values of the centred vectors; each axis points to where its
+        largest weight is positive.
     """
     centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
     _, values, axes = np.linalg.svd(centred, full_matrices=False)
@@ -122,7 +124,9 @@ def _umap(vectors: Vectors, seed: int) -> Vectors:
 def _drawn(
     data: RetrievalData, count: int, rng: np.random.Generator
 ) -> tuple[Positions, Positions]:
-    """Positions of texts, and of pictures: first those of the texts, then others until there are `count`."""
+    """Positions of texts, and of pictures: first those of the texts, then others until there are
+    `count`.
+    """
     asked = rng.permutation(len(data.queries))[:count]
     matches = matches_of(data)
     matching = [document for text in asked for document in matches[text]]

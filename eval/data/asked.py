@@ -9,7 +9,9 @@ from .datasets import Fused, Input, PairData, RetrievalData, TaskData
 
 
 def asked_of(data: TaskData, modalities: Iterable[str]) -> list[Asked]:
-    """What a task asks to encode, with which prompt; nothing if the model lacks what one side of it is made of."""
+    """What a task asks to encode, with which prompt; nothing if the model lacks what one side of it
+    is made of.
+    """
     if isinstance(data, PairData):
         asked: list[Asked] = [(data.left, ""), (data.right, "")]
     elif isinstance(data, RetrievalData):

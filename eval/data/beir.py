@@ -1,6 +1,8 @@
-"""Retrieval sets in BEIR's form: a corpus, queries, and qrels that say which document is how relevant to which query.
+"""Retrieval sets in BEIR's form: a corpus, queries, and qrels that say which document is how
+relevant to which query.
 
-Either BEIR's own folders (corpus.jsonl, queries.jsonl, qrels/test.tsv; Thakur et al., 2021) or a repository of the
+Either BEIR's own folders (corpus.jsonl, queries.jsonl, qrels/test.tsv; Thakur et al., 2021) or a
+repository of the
 hub: mteb/scifact, zeta-alpha-ai/NanoSciFact, and with pictures vidore/docvqa_test_subsampled_beir.
 """
 
@@ -24,19 +26,21 @@ def read_beir(
 ) -> RetrievalData:
     """Queries and documents, texts or images, with graded relevance and the ids of the set.
 
-    split: of the qrels. subset: a language or another part of a repository that holds several ("en" has the
-        configurations en-corpus, en-queries and en-qrels).
-    without_itself: a query does not search the document that has its id (mteb's `ignore_identical_ids`).
+    split: of the qrels. subset: a language or another part of a repository that holds several ("en"
+        has the configurations en-corpus, en-queries and en-qrels).
+    without_itself: a query does not search the document that has its id (mteb's
+        `ignore_identical_ids`).
 
-    A document is its title and its text, as mteb joins them; what has neither stands as ".". Queries that the split
-    does not judge are those of other splits and are left out.
+    A document is its title and its text, as mteb joins them; what has neither stands as ".".
+    Queries that the split does not judge are those of other splits and are left out.
 
-    Judgements are scored as trec_eval does: a relevant document that is not in the corpus is never found, and stays in
-    the ideal ranking and among those that recall counts. Judged queries that are not there, or without anything
-    relevant, are left out. `notes` and warnings count all of these.
+    Judgements are scored as trec_eval does: a relevant document that is not in the corpus is never
+    found, and stays in the ideal ranking and among those that recall counts. Judged queries that
+    are not there, or without anything relevant, are left out. `notes` and warnings count all of
+    these.
 
-    Raises ValueError, naming the folder: an id twice, ids that differ in case or blanks alone, qrels none of whose
-    relevant documents is there, two grades for one document, no qrels at all.
+    Raises ValueError, naming the folder: an id twice, ids that differ in case or blanks alone,
+    qrels none of whose relevant documents is there, two grades for one document, no qrels at all.
     """
     prefix = f"{subset}-" if subset else ""
     qrels = table_files(
@@ -91,7 +95,8 @@ def read_beir(
         ),
         *_counted(
             len(lost_documents),
-            f"relevant documents (of {num_hit} queries) are not in the corpus and count as not found",
+            f"relevant documents (of {num_hit} queries) are not in the corpus and count "
+            "as not found",
             lost_documents,
         ),
     ]
@@ -127,7 +132,9 @@ def read_beir(
 
 
 def id_of(value: object) -> str:
-    """An id as it is compared: as that of any row, without blanks around it. Raises ValueError for a missing one."""
+    """An id as it is compared: as that of any row, without blanks around it. Raises ValueError for
+    a missing one.
+    """
     return fields.id_of(value, "the id").strip()
 
 
@@ -161,16 +168,19 @@ def _refuse_foreign_qrels(
     queries: Iterable[str],
     folder: Path,
 ) -> None:
-    """Qrels that find nothing at all are those of another set, unless they hold nothing relevant."""
+    """Qrels that find nothing at all are those of another set, unless they hold
+    nothing relevant.
+    """
     query = next((query for query, grades in found.items() if grades), None)
     if query is None:
         raise ValueError(
             f"qrels of {folder} hold no grade above 0; check the split and the column of the grade."
         )
     raise ValueError(
-        f"qrels of {folder} fit none of its queries and documents: they name query {query!r} and document "
-        f"{next(iter(found[query]))!r}, and the set has query {next(iter(queries), '')!r} and document "
-        f"{next(iter(documents), '')!r}; fetch all files of one set."
+        f"qrels of {folder} fit none of its queries and documents: they name query {query!r} and "
+        f"document {next(iter(found[query]))!r}, and the set has query "
+        f"{next(iter(queries), '')!r} and document {next(iter(documents), '')!r}; fetch all "
+        "files of one set."
     )
 
 
@@ -181,7 +191,8 @@ def _inputs(files: list[Path], id_column: str, what: str) -> dict[str, Input]:
         column = next((name for name in ("_id", "id", id_column) if name in row), None)
         if column is None:
             raise ValueError(
-                f"{what}: row {number} of {files[0].name} has no _id, id or {id_column}; it has {[*row]}."
+                f"{what}: row {number} of {files[0].name} has no _id, id or {id_column}; "
+                f"it has {[*row]}."
             )
         try:
             name = id_of(row[column])
@@ -209,7 +220,9 @@ def _input(row: Row) -> Input:
 def _judgements(
     rows: Iterable[Row], folder: Path
 ) -> tuple[dict[str, dict[str, float]], int]:
-    """Query -> the documents judged and how relevant each is (0 or less: not), and how many rows say it again."""
+    """Query -> the documents judged and how relevant each is (0 or less: not), and how many rows
+    say it again.
+    """
     judged: dict[str, dict[str, float]] = {}
     num_repeated = 0
     for row in rows:
@@ -228,8 +241,8 @@ def _judgements(
         of_query = judged.setdefault(query, {})
         if of_query.get(document, grade) != grade:
             raise ValueError(
-                f"qrels of {folder} judge document {document!r} for query {query!r} as {of_query[document]:g} and as "
-                f"{grade:g}; keep one."
+                f"qrels of {folder} judge document {document!r} for query {query!r} as "
+                f"{of_query[document]:g} and as {grade:g}; keep one."
             )
         num_repeated += document in of_query
         of_query[document] = grade
@@ -244,7 +257,8 @@ def _qrels_rows(files: Iterable[Path]) -> Iterator[Row]:
 
 
 def _qrels_lines(path: Path) -> Iterator[Row]:
-    """Judgements as text: query, document and grade, or trec_eval's four columns, with or without a header.
+    """Judgements as text: query, document and grade, or trec_eval's four columns, with or without a
+    header.
 
     Columns are separated by tabs, or without any by blanks; nothing is quoted.
     """
@@ -264,7 +278,8 @@ def _qrels_lines(path: Path) -> Iterator[Row]:
         columns = columns or _columns_of(cells)
         if len(cells) <= max(columns.values()):
             raise ValueError(
-                f"{path}, line {number}: {line!r} is not query-id, corpus-id and score; repair the row."
+                f"{path}, line {number}: {line!r} is not query-id, corpus-id and score; "
+                "repair the row."
             )
         row = {name: cells[place] for name, place in columns.items()}
         if is_first and (row["query-id"] == "query-id" or not _is_number(row["score"])):
@@ -273,7 +288,9 @@ def _qrels_lines(path: Path) -> Iterator[Row]:
 
 
 def _columns_of(cells: Sequence[str]) -> dict[str, int]:
-    """Where the ids and the grade stand: as a header names them, or in the order of BEIR's or trec_eval's columns."""
+    """Where the ids and the grade stand: as a header names them, or in the order of BEIR's or
+    trec_eval's columns.
+    """
     if "query-id" in cells and "corpus-id" in cells:
         return {
             name: cells.index(name)

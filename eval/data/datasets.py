@@ -1,8 +1,9 @@
-"""What a task is made of: queries, documents and which belong together; or pairs with a similarity score.
+"""What a task is made of: queries, documents and which belong together; or pairs with a similarity
+score.
 
-Built from rows of a table. Rows that repeat a query or a document are merged: one query then has several relevant
-documents, as nothing else would be fair to a model that finds the other one. Rows that repeat a query together with its
-document count once, and a warning says how many they are.
+Built from rows of a table. Rows that repeat a query or a document are merged: one query then has
+several relevant documents, as nothing else would be fair to a model that finds the other one. Rows
+that repeat a query together with its document count once, and a warning says how many they are.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from unimodal.tables.fields import (
 
 @dataclass(frozen=True)
 class Deferred:
-    """A picture that is read when it is needed: a part of a tar, a cell of a table. Its name says which it is."""
+    """A picture that is read when it is needed: a part of a tar, a cell of a table. Its name says
+    which it is.
+    """
 
     name: str
     read: Callable[[], bytes] = field(compare=False, repr=False)
@@ -41,7 +44,9 @@ Picture: TypeAlias = Path | bytes | Deferred
 
 @dataclass(frozen=True)
 class Fused:
-    """A text and a picture that are asked, or found, together: their vector is the normalised sum of both."""
+    """A text and a picture that are asked, or found, together: their vector is the normalised sum
+    of both.
+    """
 
     text: str
     image: Picture
@@ -56,7 +61,9 @@ Input: TypeAlias = Plain | Deferred | Fused
 
 @dataclass(frozen=True)
 class RetrievalData:
-    """Queries, the documents they search, and for each query the positions of its relevant documents."""
+    """Queries, the documents they search, and for each query the positions of its relevant
+    documents.
+    """
 
     queries: list[Input]
     documents: list[Input]
@@ -71,7 +78,8 @@ class RetrievalData:
     excluded: list[list[int]] | None = (
         None  # documents that a query does not search, though others do: itself
     )
-    hit_gain: float = 0.0  # hit rates count documents of at least this gain: the product itself, not one like it
+    # hit rates count documents of at least this gain: the product itself, not one like it
+    hit_gain: float = 0.0
     both_ways: bool = False  # captions and pictures: score `swap_sides` of it too
     lost: list[list[float]] | None = (
         None  # gains of relevant documents that are not there: missed, whatever is found
@@ -119,9 +127,12 @@ def image_text_data(
     """Texts as queries, pictures as documents; `swap_sides` gives the other direction.
 
     folder: what the pictures' paths are relative to.
-    image, text: a field (a list holds several) or, for the text, a template such as "{title}, {color}".
-    first_caption: take only the first of several texts, so that no picture counts more than another.
-    source: what the rows are of, for the warning that counts those left out for want of a text or a picture.
+    image, text: a field (a list holds several) or, for the text, a template such as "{title},
+        {color}".
+    first_caption: take only the first of several texts, so that no picture counts more than
+        another.
+    source: what the rows are of, for the warning that counts those left out for want of a text or a
+        picture.
 
     Raises ValueError if that leaves no row.
     """
@@ -151,13 +162,15 @@ def text_retrieval_data(
     every: int = 1,
     source: str = "",
 ) -> RetrievalData:
-    """Texts that search a pool of texts; relevant are the documents of all rows of the pool with the query's text.
+    """Texts that search a pool of texts; relevant are the documents of all rows of the pool with
+    the query's text.
 
     rows: those whose queries are asked. pool: those whose documents are searched.
-    first_of: fields; of the rows of the pool that share their values only the first gives a document. A row without
-        one of these values stands alone.
+    first_of: fields; of the rows of the pool that share their values only the first gives a
+        document. A row without one of these values stands alone.
     every: ask only every n-th of the distinct queries.
-    source: what the rows are of, for the warning that counts those left out for want of a query or a document.
+    source: what the rows are of, for the warning that counts those left out for want of a query or
+        a document.
 
     Raises ValueError if that leaves no row to ask, or none to search.
     """
@@ -226,7 +239,8 @@ def _refuse_all_empty(empty: Sequence[Sequence[str]], source: str) -> None:
     if empty and all(empty):
         rows = "the only row has" if len(empty) == 1 else f"all {len(empty)} rows have"
         raise ValueError(
-            f"{_of(source)}{rows} an empty {_named(empty)}; name the field that holds it, or fill it."
+            f"{_of(source)}{rows} an empty {_named(empty)}; name the field that holds "
+            "it, or fill it."
         )
 
 
@@ -247,7 +261,9 @@ def pair_data(
     score: str,
     groups: Mapping[str, set[int]] | None = None,
 ) -> PairData:
-    """Pairs of texts with their score, from numbered rows; groups: name -> the numbers of its rows."""
+    """Pairs of texts with their score, from numbered rows; groups: name -> the
+    numbers of its rows.
+    """
     pairs = PairData([], [], [], {name: [] for name in groups or {}})
     numbered = list(rows)
     check_fields([row for _, row in numbered], (left, right, score), "")
@@ -278,7 +294,9 @@ def pair_data(
 
 
 def swap_sides(data: RetrievalData) -> RetrievalData:
-    """The same pairs searched in the other direction; a document that nobody asked for asks nothing."""
+    """The same pairs searched in the other direction; a document that nobody asked for asks
+    nothing.
+    """
     gains = data.gains or [[1.0] * len(documents) for documents in data.relevant]
     found: dict[int, list[tuple[int, float]]] = {}
     for query, documents in enumerate(data.relevant):
@@ -302,9 +320,9 @@ def swap_sides(data: RetrievalData) -> RetrievalData:
 def checked(name: str, data: TaskData) -> TaskData:
     """The data as it is, once it is seen that it can be scored.
 
-    Raises ValueError, naming the task, for no queries or documents, ids that are not distinct, a query without a
-    relevant document, empty texts, a label without a class. A query whose relevant documents are lost, or not among
-    those it searches, scores 0; a note counts the latter.
+    Raises ValueError, naming the task, for no queries or documents, ids that are not distinct, a
+    query without a relevant document, empty texts, a label without a class. A query whose relevant
+    documents are lost, or not among those it searches, scores 0; a note counts the latter.
     """
     if isinstance(data, RetrievalData):
         _check_retrieval(name, data)
@@ -321,7 +339,8 @@ def checked(name: str, data: TaskData) -> TaskData:
         )
         if unknown is not None:
             raise ValueError(
-                f"{name}: the score of pair {unknown} is {data.scores[unknown]}; remove or repair the pair."
+                f"{name}: the score of pair {unknown} is {data.scores[unknown]}; remove "
+                "or repair the pair."
             )
     else:
         _refuse_empty(name, "pictures", data.images)
@@ -331,13 +350,15 @@ def checked(name: str, data: TaskData) -> TaskData:
         )
         if outside:
             raise ValueError(
-                f"{name}: label {outside[0]} is of none of its {len(data.class_names)} classes; add it."
+                f"{name}: label {outside[0]} is of none of its {len(data.class_names)} "
+                "classes; add it."
             )
         same = [one for one, count in Counter(data.class_names).items() if count > 1]
         if same:
             warnings.warn(
-                f"{name}: {same[0]!r} is the name of several classes ({len(same)} such names), which no model can tell "
-                "apart: all images but those of one of them count as wrong; write other words into classnames.txt.",
+                f"{name}: {same[0]!r} is the name of several classes ({len(same)} such names), "
+                "which no model can tell apart: all images but those of one of them count as "
+                "wrong; write other words into classnames.txt.",
                 stacklevel=2,
             )
         if (
@@ -345,7 +366,8 @@ def checked(name: str, data: TaskData) -> TaskData:
             or not data.templates
         ):
             raise ValueError(
-                f'{name}: templates {data.templates[:2]} must say where the class goes; write "{{c}}".'
+                f"{name}: templates {data.templates[:2]} must say where the class goes; "
+                f'write "{{c}}".'
             )
     return data
 
@@ -381,7 +403,10 @@ def _with_note_of_hopeless(data: RetrievalData) -> RetrievalData:
     )
     if not count:
         return data
-    note = f"{count} of {len(data.queries)} queries search none of their relevant documents and score 0"
+    note = (
+        f"{count} of {len(data.queries)} queries search none of their relevant documents and "
+        "score 0"
+    )
     return dataclasses.replace(data, notes=(*data.notes, note))
 
 
@@ -406,7 +431,9 @@ class RetrievalMaker:
         self._relevant: dict[Input, dict[int, None]] = {}
 
     def add(self, query: Input, documents: Iterable[Input]) -> bool:
-        """Say that these documents are relevant for this query, known ones are merged; whether that was news."""
+        """Say that these documents are relevant for this query, known ones are merged; whether that
+        was news.
+        """
         is_news = False
         for document in documents:
             position = self._documents.setdefault(document, len(self._documents))
@@ -416,7 +443,9 @@ class RetrievalMaker:
         return is_news
 
     def build(self, queries: Sequence[Input] | None = None) -> RetrievalData:
-        """All documents, with these queries (those without a document are left out) or with all there are."""
+        """All documents, with these queries (those without a document are left out) or with all
+        there are.
+        """
         asked = [
             query
             for query in (self._relevant if queries is None else queries)
@@ -430,7 +459,9 @@ class RetrievalMaker:
 
 
 def pictures_of(row: Row, name: str, folder: Path) -> list[Path | bytes]:
-    """The images of a field: paths below `folder`, bytes, or the {"bytes", "path"} of a Hugging Face data set."""
+    """The images of a field: paths below `folder`, bytes, or the {"bytes", "path"} of a Hugging
+    Face data set.
+    """
     images: list[Path | bytes] = []
     for one in images_in(value_of(row, name)):
         if not isinstance(one, (str, bytes)):
@@ -442,12 +473,16 @@ def pictures_of(row: Row, name: str, folder: Path) -> list[Path | bytes]:
 
 
 def texts_of(row: Row, name: str) -> list[str]:
-    """The texts of a field or template, with their blanks: a model gets a benchmark's texts as they are."""
+    """The texts of a field or template, with their blanks: a model gets a benchmark's texts as they
+    are.
+    """
     return fields.texts_of(row, name, verbatim=True)
 
 
 def check_fields(rows: Sequence[Row], specs: Iterable[str], source: str) -> None:
-    """Raises ValueError for a field that is in no row, naming the nearest; of some rows it may be missing."""
+    """Raises ValueError for a field that is in no row, naming the nearest; of some rows it may be
+    missing.
+    """
     for name in [name for spec in specs for name in names_in(spec)]:
         if rows and not any(has_field(row, name) for row in rows):
             raise missing_field(

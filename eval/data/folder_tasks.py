@@ -58,7 +58,9 @@ class FolderTask(Task):
 
 
 class WebdatasetTask(FolderTask):
-    """A data set of CLIP_benchmark: pictures and captions, or zero-shot classification, as its files say."""
+    """A data set of CLIP_benchmark: pictures and captions, or zero-shot classification, as its
+    files say.
+    """
 
     kind: Literal["webdataset"]
     pictures: tuple[int, int | None] = (
@@ -73,7 +75,9 @@ class WebdatasetTask(FolderTask):
 
 
 class ShardsTask(Task):
-    """Shards of ours: pictures with captions, pairs of texts, or pairs with a score, as their samples say."""
+    """Shards of ours: pictures with captions, pairs of texts, or pairs with a score, as their
+    samples say.
+    """
 
     kind: Literal["shards"]
     splits: dict[str, str | list[str]] = Field(
@@ -113,7 +117,8 @@ class BeirTask(FolderTask):
     subsets: list[str] = Field(
         default=[]
     )  # parts that are scored apart; "{subset}" in `path`: each has a folder
-    without_itself: bool = False  # a query does not search the document that has its id: mteb's ignore_identical_ids
+    # a query does not search the document that has its id: mteb's ignore_identical_ids
+    without_itself: bool = False
 
     @property
     def parts(self) -> list[str]:
@@ -217,7 +222,9 @@ class Xtd10Task(Task):
 
 
 class MtebTask(FolderTask):
-    """A task of mteb by its name; `path` is its data set's id on the hub, and the folder below the data root."""
+    """A task of mteb by its name; `path` is its data set's id on the hub, and the folder below the
+    data root.
+    """
 
     kind: Literal["mteb"]
     task: str

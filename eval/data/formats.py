@@ -34,11 +34,13 @@ Part: TypeAlias = tuple[Path, int, int]  # of a tar: its file, offset and size
 def read_webdataset(
     folder: Path, split: str = "test", pictures: tuple[int, int | None] = (0, None)
 ) -> RetrievalData | ZeroShotData:
-    """A data set of CLIP_benchmark (https://github.com/LAION-AI/CLIP_benchmark), as in clip-benchmark/wds_* of the hub.
+    """A data set of CLIP_benchmark (https://github.com/LAION-AI/CLIP_benchmark), as in
+    clip-benchmark/wds_* of the hub.
 
-    folder: holds SPLIT/nshards.txt, SPLIT/0.tar, ... and dataset_type.txt with the word retrieval (pictures with a
-        .txt of one caption a line), or classnames.txt and zeroshot_classification_templates.txt (pictures with a
-        .cls). Without dataset_type.txt it is retrieval if every picture has a .txt and none a .cls.
+    folder: holds SPLIT/nshards.txt, SPLIT/0.tar, ... and dataset_type.txt with the word retrieval
+        (pictures with a .txt of one caption a line), or classnames.txt and
+        zeroshot_classification_templates.txt (pictures with a .cls). Without dataset_type.txt it is
+        retrieval if every picture has a .txt and none a .cls.
     pictures: the first one and the one behind the last, by position.
 
     Every caption asks, as in CLIP_benchmark, even if two pictures share it: each finds its own.
@@ -60,18 +62,20 @@ def read_webdataset(
 
 
 def read_shards(shards: str | Sequence[str]) -> RetrievalData | PairData:
-    """Shards of ours, here or elsewhere: pictures with captions, pairs of texts, or pairs with a score.
+    """Shards of ours, here or elsewhere: pictures with captions, pairs of texts, or pairs with a
+    score.
 
     shards: a file, folder, glob, brace pattern, URL or a list of those.
 
-    Texts that say the same query are merged, as are equal documents. Raises ValueError, naming the shard, for one that
-    is cut short, for kinds that are mixed, and for samples that cannot be used.
+    Texts that say the same query are merged, as are equal documents. Raises ValueError, naming the
+    shard, for one that is cut short, for kinds that are mixed, and for samples that cannot be used.
     """
     opened = open_shards(shards)
     if opened.truncated:
         shard, why = next(iter(opened.truncated.items()))
         raise ValueError(
-            f"shard {shard} is not whole ({why}); fetch or pack it again, as a part of a set gives other scores."
+            f"shard {shard} is not whole ({why}); fetch or pack it again, as a part of a "
+            "set gives other scores."
         )
     places = [
         (shard, sample)
@@ -97,9 +101,11 @@ def read_shards(shards: str | Sequence[str]) -> RetrievalData | PairData:
 def read_crossmodal3600(
     folder: Path, languages: Sequence[str], *, first_caption: bool = False
 ) -> dict[str, RetrievalData]:
-    """Crossmodal-3600 (Thapliyal et al., 2022): captions.jsonl and images/KEY.jpg, in some of its 36 languages.
+    """Crossmodal-3600 (Thapliyal et al., 2022): captions.jsonl and images/KEY.jpg, in some of its
+    36 languages.
 
-    first_caption: of the two or three of a picture only the first, as CLIP_benchmark takes it; mteb takes all.
+    first_caption: of the two or three of a picture only the first, as CLIP_benchmark takes it; mteb
+        takes all.
 
     Raises ValueError for a missing file and for a language that it has not.
     """
@@ -129,10 +135,11 @@ def read_crossmodal3600(
 
 
 def read_xtd10(folder: Path, language: str) -> RetrievalData:
-    """XTD10 (Aggarwal & Kale, 2020): 1,000 pictures of COCO, each with one caption in each of 11 languages.
+    """XTD10 (Aggarwal & Kale, 2020): 1,000 pictures of COCO, each with one caption in each of 11
+    languages.
 
-    folder: the repository adobe-research/Cross-lingual-Test-Dataset-XTD10 (XTD10/, MIC/ for German and French, STAIR/
-        for Japanese) with the pictures in images/.
+    folder: the repository adobe-research/Cross-lingual-Test-Dataset-XTD10 (XTD10/, MIC/ for German
+        and French, STAIR/ for Japanese) with the pictures in images/.
     """
     captions = {
         path.stem.removeprefix("test_1kcaptions_"): path
@@ -147,7 +154,8 @@ def read_xtd10(folder: Path, language: str) -> RetrievalData:
     texts = _lines(_read_text(captions[language]))
     if len(names) != len(texts):
         raise ValueError(
-            f"{captions[language]} has {len(texts)} captions for {len(names)} pictures; fetch it again."
+            f"{captions[language]} has {len(texts)} captions for {len(names)} pictures; "
+            "fetch it again."
         )
     return _captioned(
         [folder / "images" / name for name in names], [[text] for text in texts], names
@@ -162,7 +170,8 @@ def read_hub_pairs(
 ) -> PairData:
     """Pairs with a similarity score, as in mteb/stsbenchmark-sts of the hub.
 
-    subset: a language pair or year of a repository that holds several ("en-en"). fields: left, right and score.
+    subset: a language pair or year of a repository that holds several ("en-en"). fields: left,
+        right and score.
     """
     rows = table_rows(
         table_files(
@@ -175,7 +184,9 @@ def read_hub_pairs(
 def _captioned(
     images: list[Input], captions: list[list[str]], keys: list[str]
 ) -> RetrievalData:
-    """Each caption asks for its picture; ids are the key of the picture and the caption's number."""
+    """Each caption asks for its picture; ids are the key of the picture and the
+    caption's number.
+    """
     without = next(
         (key for key, texts in zip(keys, captions, strict=True) if not texts), None
     )
@@ -223,8 +234,8 @@ def _tars(folder: Path, split: str) -> list[Path]:
             f"split {split!r} is not in {str(folder)!r}; {nearest(split, splits)}"
         )
     raise ValueError(
-        f"{str(folder)!r} has no {split}/nshards.txt and no {split}/*.tar, which a webdataset task is read from; fetch "
-        "it again, or give its shards to a task of kind shards."
+        f"{str(folder)!r} has no {split}/nshards.txt and no {split}/*.tar, which a webdataset "
+        "task is read from; fetch it again, or give its shards to a task of kind shards."
     )
 
 
@@ -257,7 +268,8 @@ def _picture(key: str, parts: dict[str, Part]) -> Deferred:
     extension = next((one for one in IMAGE_EXTENSIONS if one in parts), None)
     if extension is None:
         raise ValueError(
-            f"sample {key!r} has no picture; its parts are {', '.join(parts)}; {layout_rule(parts)}."
+            f"sample {key!r} has no picture; its parts are {', '.join(parts)}; "
+            f"{layout_rule(parts)}."
         )
     tar = parts[extension][0]
     return Deferred(
@@ -281,8 +293,8 @@ def _read_part(part: Part) -> bytes:
 def _text(key: str, parts: dict[str, Part], extension: str) -> str:
     if extension not in parts:
         raise ValueError(
-            f"sample {key!r} of {_path_of(parts)} has no .{extension}; its parts are {', '.join(parts)}; "
-            f"{layout_rule(parts)}."
+            f"sample {key!r} of {_path_of(parts)} has no .{extension}; its parts are "
+            f"{', '.join(parts)}; {layout_rule(parts)}."
         )
     try:
         return _read_part(parts[extension]).decode()

@@ -1,8 +1,10 @@
-"""Tables as repositories of the Hugging Face hub hold them: which files a configuration's split is, and their rows.
+"""Tables as repositories of the Hugging Face hub hold them: which files a configuration's split is,
+and their rows.
 
-A repository's README.md says in its front matter which files belong to which configuration and split
-(https://huggingface.co/docs/hub/datasets-manual-configuration); without it the usual places are looked at. Pictures
-are not read with their row: a parquet file's cell is fetched when it is needed.
+A repository's README.md says in its front matter which files belong to which configuration and
+split (https://huggingface.co/docs/hub/datasets-manual-configuration); without it the usual places
+are looked at. Pictures are not read with their row: a parquet file's cell is fetched when it is
+needed.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from unimodal.tables.readers import RowsConfig, read_rows
 from .datasets import Deferred
 
 READABLE = (".parquet", ".jsonl", ".jsonl.gz", ".json.gz", ".tsv", ".csv", ".json")
-# {c} configuration, {s} split; BEIR's own folders first (corpus.jsonl, qrels/test.tsv), then the hub's habits.
+# {c} configuration, {s} split; BEIR's own folders first (corpus.jsonl, qrels/test.tsv), then the
+# hub's habits.
 USUAL_PLACES = (
     "{c}.jsonl",
     "{c}.jsonl.gz",
@@ -42,7 +45,8 @@ USUAL_PLACES = (
 def table_files(folder: Path, configs: list[str], split: str) -> list[Path]:
     """The files of the first of these configurations that the folder has, in their order.
 
-    configs: names for one and the same, such as default and qrels; "" or "default" is the folder itself too.
+    configs: names for one and the same, such as default and qrels; "" or "default" is the folder
+        itself too.
     split: a configuration that has one split only is taken whatever that is called.
 
     Raises ValueError naming the folder and what it has.
@@ -69,13 +73,15 @@ def table_files(folder: Path, configs: list[str], split: str) -> list[Path]:
         path.name for path in folder.iterdir() if not path.name.startswith(".")
     )
     raise ValueError(
-        f"{str(folder)!r} has no table {' or '.join(filter(None, configs)) or 'of rows'} for the split {split!r}; it "
-        f"holds {', '.join(there[:8]) or 'nothing'}."
+        f"{str(folder)!r} has no table {' or '.join(filter(None, configs)) or 'of rows'} for the "
+        f"split {split!r}; it holds {', '.join(there[:8]) or 'nothing'}."
     )
 
 
 def table_rows(files: list[Path], picture: str = "image") -> Iterator[Row]:
-    """The rows of the files; a cell of the column `picture` is a Deferred, or None where there is no picture."""
+    """The rows of the files; a cell of the column `picture` is a Deferred, or None where there is
+    no picture.
+    """
     return itertools.chain.from_iterable(_rows_of(path, picture) for path in files)
 
 
@@ -123,7 +129,8 @@ def _files_of_config(
     ):  # a stranger's; links are not looked at: a cache of the hub's is made of them
         if PurePosixPath(pattern).is_absolute() or ".." in PurePosixPath(pattern).parts:
             raise ValueError(
-                f"{folder}/README.md names {pattern!r}, which is not within its folder; tell its owner."
+                f"{folder}/README.md names {pattern!r}, which is not within its folder; "
+                "tell its owner."
             )
     files = list(
         dict.fromkeys(
@@ -192,7 +199,9 @@ def _parquet_rows(path: Path, picture: str) -> Iterator[Row]:
 
 
 def _pictures_there(file: Any, group: int, picture: str, num_rows: int) -> list[bool]:
-    """Which rows of a group have a picture, a few at a time: a group of pictures may be gigabytes."""
+    """Which rows of a group have a picture, a few at a time: a group of pictures
+    may be gigabytes.
+    """
     there: list[bool] = []
     for batch in file.iter_batches(
         batch_size=64, row_groups=[group], columns=[picture]

@@ -8,7 +8,9 @@ from .datasets import Deferred, Fused, Input, Picture, Plain
 
 
 def parts_of(one: Input) -> tuple[Plain | Deferred, ...]:
-    """What has a vector of its own: the text and the picture of a fused input, else the input itself."""
+    """What has a vector of its own: the text and the picture of a fused input, else the input
+    itself.
+    """
     return (one.text, one.image) if isinstance(one, Fused) else (one,)
 
 

@@ -1,4 +1,6 @@
-"""Product lookup: a text, a photo or both find a product among texts, pictures or both, with graded relevance."""
+"""Product lookup: a text, a photo or both find a product among texts, pictures or both, with graded
+relevance.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ class Described(Config):
         default=[]
     )  # fields, joined by commas; empty ones are left out
     image: str = ""  # a field: paths relative to `image_root`
-    image_root: str = ""  # the folder of the images' paths, which none may leave; default: the folder of the input
+    # the folder of the images' paths, which none may leave; default: the folder of the input
+    image_root: str = ""
 
     @model_validator(mode="after")
     def _is_described(self) -> Described:
@@ -43,7 +46,9 @@ class Described(Config):
 
 
 class Catalogue(Described):
-    """The products that are searched, by their text, by the first of their pictures, and by both together."""
+    """The products that are searched, by their text, by the first of their pictures, and by both
+    together.
+    """
 
     rows: RowsConfig
 
@@ -56,7 +61,8 @@ class Questions(Described):
     skip: int = Field(
         default=0, ge=0
     )  # pictures of a row that are not asked with: the first is the catalogue's
-    sibling: str = ""  # the photo is of another row with the same value here, the text of the one asked for: "in red"
+    # the photo is of another row with the same value here, the text of the one asked for: "in red"
+    sibling: str = ""
     fields: dict[str, str] = Field(
         default={}
     )  # a graded field of the catalogue: what it is called here
@@ -74,13 +80,14 @@ def lookup_data(
     """Questions to a catalogue in one of its forms.
 
     asked: rows that are asked about. catalogue: rows that are found.
-    grades: a field -> how relevant a product is that agrees with the question in it; the highest counts.
+    grades: a field -> how relevant a product is that agrees with the question in it; the highest
+        counts.
     form: "text", "image" or "fused": what of a product is searched.
     root: what the inputs of both are relative to.
 
-    A photo that is in the catalogue is not asked with: it would find itself. A hit is a product of the highest grade.
-    A question without one, though with products like it, stays: its hit rate is 0 whatever is found, which a warning
-    says once. One without any relevant product is left out.
+    A photo that is in the catalogue is not asked with: it would find itself. A hit is a product of
+    the highest grade. A question without one, though with products like it, stays: its hit rate is
+    0 whatever is found, which a warning says once. One without any relevant product is left out.
     Raises ValueError, naming the row, for a product without its text or picture.
     """
     check_fields(catalogue, _fields_of(described, grades), described.rows.input)
@@ -133,8 +140,9 @@ def _warn_of_no_hits(
     ]
     if without:
         warnings.warn(
-            f"{len(without)} of {len(questions)} questions have no product of grade {grade:g} in the catalogue (first "
-            f"{without[0]!r:.80}), so hit rates count them as missed; leave them out with `where`.",
+            f"{len(without)} of {len(questions)} questions have no product of grade {grade:g} in "
+            f"the catalogue (first {without[0]!r:.80}), so hit rates count them as missed; leave "
+            "them out with `where`.",
             stacklevel=3,
         )
 

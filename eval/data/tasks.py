@@ -1,7 +1,9 @@
-"""Kinds of task that are made of rows of a table: the keys of each, what it needs, and how its data is read.
+"""Kinds of task that are made of rows of a table: the keys of each, what it needs, and how its data
+is read.
 
-A kind of task, here and in folder_tasks.py, has two methods: `needs` names the files and folders that must be there,
-`load` reads the data. Most tasks give one; those with languages, subsets or several questions give one for each.
+A kind of task, here and in folder_tasks.py, has two methods: `needs` names the files and folders
+that must be there, `load` reads the data. Most tasks give one; those with languages, subsets or
+several questions give one for each.
 """
 
 from __future__ import annotations
@@ -74,7 +76,8 @@ class ImageTextTask(TaskRows):
 
     kind: Literal["image-text"]
     image: str = "image"  # a field: paths relative to `image_root`
-    image_root: str = ""  # the folder of the images' paths, which none may leave; default: the folder of the input
+    # the folder of the images' paths, which none may leave; default: the folder of the input
+    image_root: str = ""
     text: str = "text"  # a field, or a template such as "{title}, {color}"
     captions: Literal["all", "first"] = "all"  # of a field that holds several texts
 
@@ -211,7 +214,9 @@ class LookupTask(Task):
 
 
 def distinct(values: list[T]) -> list[T]:
-    """The values; ValueError for one that is there twice, which would be scored, and counted in a mean, twice."""
+    """The values; ValueError for one that is there twice, which would be scored, and counted in a
+    mean, twice.
+    """
     for value in values:
         if values.count(value) > 1:
             raise ValueError(f"{value!r} is there twice; name each once.")

@@ -1,4 +1,6 @@
-"""Files out of archives that strangers made: only regular ones, only where they belong, and not too much."""
+"""Files out of archives that strangers made: only regular ones, only where they belong, and not too
+much.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,14 @@ def unpack(
 ) -> int:
     """Write the wanted files of an archive below `target`; returns how many.
 
-    archive: .zip, .tar, or a compressed .tar. files: patterns of names (* crosses folders). strip: leading folders of
-    every name that are left out, such as the one that a commit's archive has around all of it. flat: leave out all.
+    archive: .zip, .tar, or a compressed .tar. files: patterns of names (* crosses folders). strip:
+    leading folders of every name that are left out, such as the one that a commit's archive has
+    around all of it. flat: leave out all.
     max_bytes: of all files together.
 
-    Raises ValueError, naming archive and member, for what is no archive or cut short, for a wanted member that is a
-    link or would land outside of `target`, for two that `flat` would make one, for a pattern that no file fits, and
-    when there is too much.
+    Raises ValueError, naming archive and member, for what is no archive or cut short, for a wanted
+    member that is a link or would land outside of `target`, for two that `flat` would make one, for
+    a pattern that no file fits, and when there is too much.
     """
     written = 0
     total = 0
@@ -51,7 +54,8 @@ def unpack(
             unused -= fitting
             if not is_regular:
                 raise ValueError(
-                    f"{archive.name} holds {name!r}, a link or device; it is not unpacked, tell its owner."
+                    f"{archive.name} holds {name!r}, a link or device; it is not "
+                    "unpacked, tell its owner."
                 )
             place = (target / (path.name if flat else path)).resolve()
             if not place.is_relative_to(target) or "\\" in name:
@@ -60,8 +64,8 @@ def unpack(
                 )
             if flat and place in flattened:
                 raise ValueError(
-                    f"{archive.name} holds {flattened[place]!r} and {name!r}, which would be one file without their "
-                    "folders; its layout has changed."
+                    f"{archive.name} holds {flattened[place]!r} and {name!r}, which would be one "
+                    "file without their folders; its layout has changed."
                 )
             if flat:
                 flattened[place] = name
@@ -71,7 +75,8 @@ def unpack(
                     total += len(block)
                     if total > max_bytes:
                         raise ValueError(
-                            f"{archive.name} unpacked is over {max_bytes:,} bytes; is it the right file?"
+                            f"{archive.name} unpacked is over {max_bytes:,} bytes; is it "
+                            "the right file?"
                         )
                     file.write(block)
             written += 1

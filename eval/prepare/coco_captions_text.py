@@ -1,6 +1,8 @@
-"""Captions of COCO's 2017 validation pictures, and people's judgement of how similar two of them are.
+"""Captions of COCO's 2017 validation pictures, and people's judgement of how similar two of them
+are.
 
-Parekh et al. (2021), "Crisscrossed Captions": graded similarity of captions, of one picture and of several.
+Parekh et al. (2021), "Crisscrossed Captions": graded similarity of captions, of one picture and of
+several.
 """
 
 from __future__ import annotations

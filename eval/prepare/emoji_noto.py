@@ -39,7 +39,9 @@ Annotations = dict[str, dict[str, list[str]]]
 
 
 def convert_emoji_noto(source: Path, target: Path) -> None:
-    """noto/png/72 and cldr/cldr-json -> emoji.jsonl and images/; without skin tones and what CLDR has no name for."""
+    """noto/png/72 and cldr/cldr-json -> emoji.jsonl and images/; without skin tones and what CLDR
+    has no name for.
+    """
     annotations = {
         language: _annotations(source / "cldr" / "cldr-json", language)
         for language in LANGUAGES

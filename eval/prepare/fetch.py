@@ -1,4 +1,6 @@
-"""Files from the hub, from GitHub and from a URL: tried persistently, taken up where they were left, and whole."""
+"""Files from the hub, from GitHub and from a URL: tried persistently, taken up where they were
+left, and whole.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +35,16 @@ def fetch_from_hub(
     patience: Patience,
     reached: set[str] | None = None,
 ) -> str:
-    """Bring the wanted files of a data set repository into a folder; returns the commit that they are of.
+    """Bring the wanted files of a data set repository into a folder; returns the commit that they
+    are of.
 
-    The hub is that of HF_ENDPOINT, the token that of HF_TOKEN or `hf auth login`. Files that are there already are
-    not asked for again, and half of a file is taken up. reached: the origins that have answered, this one added; one
-    that is not among them and cannot be reached is given up within seconds.
+    The hub is that of HF_ENDPOINT, the token that of HF_TOKEN or `hf auth login`. Files that are
+    there already are not asked for again, and half of a file is taken up. reached: the origins that
+    have answered, this one added; one that is not among them and cannot be reached is given up
+    within seconds.
 
-    Raises ValueError if the hub has no such repository, revision or files, or does not let us have them; OSError when
-    it cannot be reached.
+    Raises ValueError if the hub has no such repository, revision or files, or does not let us have
+    them; OSError when it cannot be reached.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import (
@@ -51,7 +55,8 @@ def fetch_from_hub(
         RevisionNotFoundError,
     )
 
-    # Not what the library read when it was imported: that may have been before the variable was set.
+    # Not what the library read when it was imported: that may have been before the variable was
+    # set.
     endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
     reached = set() if reached is None else reached
 
@@ -73,7 +78,8 @@ def fetch_from_hub(
             )
         except GatedRepoError:
             raise _RefusedError(
-                f"{repository} asks for its terms to be accepted on its page; do so, and set HF_TOKEN."
+                f"{repository} asks for its terms to be accepted on its page; do so, and "
+                "set HF_TOKEN."
             ) from None
         except (RepositoryNotFoundError, RevisionNotFoundError):
             raise _RefusedError(
@@ -83,12 +89,14 @@ def fetch_from_hub(
             status = error.response.status_code if error.response is not None else 500
             if 400 <= status < 500 and status not in (408, 425, 429):
                 raise _RefusedError(
-                    f"the hub refuses data set {repository!r} ({status}); check the name and HF_TOKEN."
+                    f"the hub refuses data set {repository!r} ({status}); check the name "
+                    "and HF_TOKEN."
                 ) from None
             raise
         except OfflineModeIsEnabled:
             raise _UnreachableError(
-                f"{repository} could not be fetched: {endpoint} must not be asked (HF_HUB_OFFLINE is set); unset it."
+                f"{repository} could not be fetched: {endpoint} must not be asked "
+                "(HF_HUB_OFFLINE is set); unset it."
             ) from None
         except OSError:
             raise
@@ -175,7 +183,8 @@ def fetch_file(
         expected = int(total) + (have if continues else 0) if total else None
         if expected is not None and expected > max_bytes:
             raise ValueError(
-                f"{url} has {expected:,} bytes, more than the {max_bytes:,} that it should; is it the right file?"
+                f"{url} has {expected:,} bytes, more than the {max_bytes:,} that it "
+                "should; is it the right file?"
             )
         etag = answer.headers.get("ETag") or ""
         if etag and not etag.startswith("W/"):  # a weak one says nothing of the bytes
@@ -208,7 +217,9 @@ def _fetch(
     patience: Patience,
     reached: set[str],
 ) -> _T:
-    """persistently(bring), but an origin that no way leads to is given up soon, unless it has answered before."""
+    """persistently(bring), but an origin that no way leads to is given up soon, unless it has
+    answered before.
+    """
     started = time.monotonic()
     tries = 0
 
@@ -224,7 +235,8 @@ def _fetch(
             if tries < _FIRST_TRIES and time.monotonic() - started < _FIRST_SECONDS:
                 raise
             raise _UnreachableError(
-                f"{name} could not be fetched: {origin} cannot be reached ({no_way}); is there a network?"
+                f"{name} could not be fetched: {origin} cannot be reached ({no_way}); is "
+                "there a network?"
             ) from error
 
     try:

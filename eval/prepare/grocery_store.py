@@ -1,4 +1,6 @@
-"""Klasson et al. (2019), "A Hierarchical Grocery Store Image Dataset": 81 products and photos of them in shops."""
+"""Klasson et al. (2019), "A Hierarchical Grocery Store Image Dataset": 81 products and photos of
+them in shops.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ _PHOTOS = {
 
 
 def convert_grocery_store(source: Path, target: Path) -> None:
-    """dataset/ -> products.jsonl with iconic pictures (224 pixels), and photos.jsonl with photos (112 pixels)."""
+    """dataset/ -> products.jsonl with iconic pictures (224 pixels), and photos.jsonl with photos
+    (112 pixels).
+    """
     dataset = source / "dataset"
     with (dataset / "classes.csv").open(encoding="utf-8", newline="") as file:
         classes = list(csv.DictReader(file))

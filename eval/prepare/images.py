@@ -13,7 +13,9 @@ from unimodal.preprocess.images import decode_image
 
 
 def shrink(source: Path, target: Path, size: int, quality: int = 82) -> None:
-    """Write a picture as JPEG of at most `size` pixels along its longer edge. ValueError if it cannot be decoded."""
+    """Write a picture as JPEG of at most `size` pixels along its longer edge. ValueError if it
+    cannot be decoded.
+    """
     image = decode_image(source)
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
     target.parent.mkdir(parents=True, exist_ok=True)

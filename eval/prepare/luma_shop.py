@@ -35,7 +35,9 @@ _ATTRIBUTES = (
 
 
 def convert_luma_shop(source: Path, target: Path) -> None:
-    """-> products.jsonl and images/ (224 pixels). A product's sizes are one row, its colours are several."""
+    """-> products.jsonl and images/ (224 pixels). A product's sizes are one row, its colours are
+    several.
+    """
     rows = [*_clothes(source), *_gear(source)]
     for path in dict.fromkeys(path for row in rows for path in row["images"]):
         shrink(source / _PICTURES / path.lstrip("/"), target / _picture(path), 224)

@@ -54,14 +54,15 @@ def prepare(
 ) -> list[Path]:
     """Fetch a data set, or all of a group, to data_root/NAME; returns the folders.
 
-    What is there already, from the same origin, is left as it is. A try that failed or was killed is taken up where it
+    What is there already, from the same origin, is left as it is. A try that failed or was killed
+    is taken up where it
     was: until all is well it lies in the hidden folder data_root/.NAME.partial.
 
     overwrite: also replace what another origin, or another version of sets.yaml, has prepared.
     github: where archives of commits come from. table: other data sets than those of sets.yaml.
 
-    Raises ValueError for an unknown name, a folder with something else in it, a full disk, and files that are not what
-    they should be; OSError for an origin that cannot be reached.
+    Raises ValueError for an unknown name, a folder with something else in it, a full disk, and
+    files that are not what they should be; OSError for an origin that cannot be reached.
     """
     table = data_sets() if table is None else table
     names = [
@@ -101,7 +102,8 @@ def _is_prepared(folder: Path, data_set: DataSet, overwrite: bool) -> bool:
         return True
     if not overwrite:
         raise ValueError(
-            f"{folder} was prepared from another origin or in another way; pass --overwrite to replace it."
+            f"{folder} was prepared from another origin or in another way; pass "
+            "--overwrite to replace it."
         )
     return False
 
@@ -128,7 +130,8 @@ def _check_room(data_root: Path, megabytes: float, missing: list[DataSet]) -> No
     free = shutil.disk_usage(there).free / 1e6
     if megabytes + on_the_way > free:
         raise ValueError(
-            f"{data_root} has {free:,.0f} MB free and {megabytes + on_the_way:,.0f} are needed; give another --data."
+            f"{data_root} has {free:,.0f} MB free and {megabytes + on_the_way:,.0f} are "
+            "needed; give another --data."
         )
 
 
@@ -222,7 +225,8 @@ def _fetch(
         for pattern in source.files:
             if not fnmatch.filter(there, pattern):
                 raise ValueError(
-                    f"{source.hub} ({commit[:7]}) has no file like {pattern!r}; its layout has changed."
+                    f"{source.hub} ({commit[:7]}) has no file like {pattern!r}; its "
+                    "layout has changed."
                 )
     else:
         commit = source.revision
@@ -267,7 +271,8 @@ def _fetch_each(
     ) in names:  # of a list that strangers made, and a * of the pattern crosses folders
         if "/" in name or "\\" in name or name in (".", ".."):
             raise ValueError(
-                f"{each.names} lists {name!r}, which is not the name of a file; tell the list's owner."
+                f"{each.names} lists {name!r}, which is not the name of a file; tell the "
+                "list's owner."
             )
     missing = [name for name in names if not (sources / each.into / name).is_file()]
     limit = int(each.max_megabytes * 1e6)
@@ -296,10 +301,12 @@ def _fetch_each(
 
 @contextmanager
 def _working_folder(folder: Path, origin: dict[str, Any]) -> Iterator[Path]:
-    """The hidden folder beside the data set's, with what an earlier try from the same origin left in it.
+    """The hidden folder beside the data set's, with what an earlier try from the same origin left
+    in it.
 
-    One process at a time has it: the lock is on the folder itself, so that nothing else lies about. After an error it
-    stays for the next try if anything was fetched; else it goes, with the folders above it that were made for it.
+    One process at a time has it: the lock is on the folder itself, so that nothing else lies about.
+    After an error it stays for the next try if anything was fetched; else it goes, with the folders
+    above it that were made for it.
     """
     work = folder.with_name(f".{folder.name}.partial")
     new = [parent for parent in work.parents if not parent.exists()]

@@ -23,7 +23,9 @@ Converter = Literal[
 
 
 class Source(Config):
-    """One origin: a data set repository of the hub, a commit of a GitHub repository, or a file at a URL."""
+    """One origin: a data set repository of the hub, a commit of a GitHub repository, or a file at a
+    URL.
+    """
 
     hub: str = ""  # OWNER/NAME
     github: str = ""  # OWNER/NAME
@@ -99,7 +101,9 @@ class DataSet(Config):
 
 @functools.cache
 def data_sets() -> dict[str, DataSet]:
-    """All that can be prepared, by name; a name with a slash is one of a group ("nanobeir/scifact")."""
+    """All that can be prepared, by name; a name with a slash is one of a group
+    ("nanobeir/scifact").
+    """
     text = (
         resources.files(__package__).joinpath("sets.yaml").read_text(encoding="utf-8")
     )

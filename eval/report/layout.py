@@ -1,4 +1,6 @@
-"""How rows are laid out, in the terminal as on a page: lines, halves of the space, languages, variants, numbers."""
+"""How rows are laid out, in the terminal as on a page: lines, halves of the space, languages,
+variants, numbers.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ SECTIONS = {
 NEUTRAL = re.compile(
     r"modality_gap|alignment|uniformity|image_share|overlapping|near_duplicate|bytes"
 )  # no more is better
-UNDEFINED = "undefined"  # stands for a value that does not exist, as - stands for one that was not measured
+# stands for a value that does not exist, as - stands for one that was not measured
+UNDEFINED = "undefined"
 SURE = 0.05  # p values below are marked
 LANGUAGE = re.compile(
     r"(?P<set>.+)/(?P<language>[a-z]{2,3}(-[A-Za-z]{2,4})?)(?P<direction>/[a-z]+->[a-z]+)?"
@@ -32,7 +35,8 @@ LANGUAGE = re.compile(
 ALIKE = 0.7  # share of their lines that variants of one table have in common
 MIN_LANGUAGES = 3  # of a set of tasks, to be shown as a sheet
 DIMS = re.compile(r"(\d+) dims")
-DIFFERENCE = ", difference"  # ends the variant of rows that hold how far another variant lies above the plain score
+# ends the variant of rows that hold how far another variant lies above the plain score
+DIFFERENCE = ", difference"
 WITHOUT_OVERLAP = (
     "without overlap"  # of some of the queries: what it differs by may be theirs
 )
@@ -44,7 +48,9 @@ def halves_of(results: Iterable[TaskResult]) -> dict[str, str]:
 
 
 def lines_of(models: Mapping[str, Iterable[Row]]) -> dict[Line, dict[str, Row]]:
-    """(task, metric) -> model -> row of what was not varied, in the order in which they first occur."""
+    """(task, metric) -> model -> row of what was not varied, in the order in which they first
+    occur.
+    """
     lines: dict[Line, dict[str, Row]] = {}
     for name, rows in models.items():
         for row in rows:
@@ -80,9 +86,11 @@ def variants_of(
 def changes_of(
     models: Mapping[str, Iterable[Row]],
 ) -> dict[str, dict[tuple[str, str, str], float]]:
-    """variant -> (task, metric, model) -> how far above the same queries' plain score, where that is known.
+    """variant -> (task, metric, model) -> how far above the same queries' plain score, where that
+    is known.
 
-    Variants that change some queries alone bring rows of the difference; most others are of all queries.
+    Variants that change some queries alone bring rows of the difference; most others are of all
+    queries.
     """
     changes: dict[str, dict[tuple[str, str, str], float]] = {}
     for name, rows in models.items():
@@ -104,7 +112,9 @@ def changes_of(
 def variant_groups(
     variants: Mapping[str, Collection[tuple[str, str, str]]],
 ) -> list[list[str]]:
-    """Which variants stand in one table: those that are of the same lines, but for a few; dimensions are left out."""
+    """Which variants stand in one table: those that are of the same lines, but for a few;
+    dimensions are left out.
+    """
     groups: list[tuple[set[tuple[str, str, str]], list[str]]] = []
     for name, cells in variants.items():
         if dims_of(name) or not cells:
@@ -121,7 +131,9 @@ def variant_groups(
 
 
 def languages_of(lines: Iterable[Line]) -> dict[str, dict[str, dict[str, Line]]]:
-    """set -> language -> "direction metric" -> line, of the sets of tasks that come in three languages or more."""
+    """set -> language -> "direction metric" -> line, of the sets of tasks that come in three
+    languages or more.
+    """
     sheets: dict[str, dict[str, dict[str, Line]]] = {}
     for task, metric in lines:
         if match := LANGUAGE.fullmatch(task):
@@ -144,11 +156,16 @@ def sure_lines(comparisons: Comparisons) -> dict[str, set[Line]]:
 
 def difference_said(first: str) -> str:
     """What the mark of a line says, and how often it is wrong."""
-    return f"differs from {first} (paired test, p < {SURE}; of twenty such tests between equals one is below)"
+    return (
+        f"differs from {first} (paired test, p < {SURE}; of twenty such tests between equals "
+        "one is below)"
+    )
 
 
 def section_of(line: Line, halves: Mapping[str, str]) -> str:
-    """The half of the space that a line belongs to, or "space" for how it lies; "" for what is about both halves."""
+    """The half of the space that a line belongs to, or "space" for how it lies; "" for what is
+    about both halves.
+    """
     task, metric = line
     if task in halves:
         return halves[task]
@@ -166,7 +183,9 @@ def dims_of(variant: str) -> int | None:
 
 
 def is_score(metric: str) -> bool:
-    """Whether more of it is better; a distance between the modalities, say, is neither good nor bad."""
+    """Whether more of it is better; a distance between the modalities, say, is neither good nor
+    bad.
+    """
     return NEUTRAL.match(metric) is None
 
 
@@ -195,7 +214,8 @@ def value_text(row: Row | None) -> str:
 
 
 def notes_of(rows: Iterable[Row]) -> dict[str, str]:
-    """task and metrics -> what is to be known of their values: why one is undefined, or what it leaves out.
+    """task and metrics -> what is to be known of their values: why one is undefined, or what it
+    leaves out.
 
     What is said of several metrics or variants of a task is said once.
     """

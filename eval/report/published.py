@@ -1,4 +1,6 @@
-"""Scores of published models, to print beside ours: a table of facts in published.yaml, each with its source."""
+"""Scores of published models, to print beside ours: a table of facts in published.yaml, each with
+its source.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,16 @@ class PublishedScore:
     task: str  # as in our suites
     metric: str
     value: float
-    tolerance: float  # how far apart sound tools came on one model: a smaller difference says nothing
+    # how far apart sound tools came on one model: a smaller difference says nothing
+    tolerance: float
     source: str  # where it stands
     url: str
 
 
 def published_scores(task: str, metric: str) -> list[PublishedScore]:
-    """The published scores of exactly this task in exactly this metric, best first; empty where there are none."""
+    """The published scores of exactly this task in exactly this metric, best first; empty where
+    there are none.
+    """
     found = [
         score
         for score in read_published()

@@ -57,14 +57,19 @@ def results_table(
     comparisons: Comparisons | None = None,
     width: int | None = None,
 ) -> Group:
-    """The scores: one table with a line for each task and metric and a column for each model, and one of variants.
+    """The scores: one table with a line for each task and metric and a column for each model, and
+    one of variants.
 
-    The best model of a line is bold; ± is the further end of the 95 % interval, left out where it does not fit. Below
-    stands why a score is undefined, and what of a task's data its scores leave out.
+    The best model of a line is bold; ± is the further end of the 95 % interval, left out where it
+    does not fit. Below stands why a score is undefined, and what of a task's data its scores leave
+    out.
 
-    halves: task -> which half of the space it is about (`halves_of`); the table gets a section for each.
-    comparisons: model -> `eval.scoring.statistics.compare` of the first model and it; what differs is marked with a *.
-    width: columns to fit into; None: those of the terminal, and without a limit where there is none.
+    halves: task -> which half of the space it is about (`halves_of`); the table gets a section for
+        each.
+    comparisons: model -> `eval.scoring.statistics.compare` of the first model and it; what differs
+        is marked with a *.
+    width: columns to fit into; None: those of the terminal, and without a limit where there is
+        none.
     """
     models = by_model(results)
     width = width or open_console().width
@@ -82,13 +87,14 @@ def results_table(
 def results_json(
     results: Results, facts: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[dict[str, Any]]:
-    """Rows of {task, metric, value, chance, baseline}, and low, high, variant, num and note where they are set.
+    """Rows of {task, metric, value, chance, baseline}, and low, high, variant, num and note where
+    they are set.
 
     The value is null where it is undefined; the note says why.
 
-    facts: model -> what is true of all its rows ({"fingerprint": ..., "suite": ..., "split": ...}), said in each of
-        them, so that rows of several files can be laid together. With several models, or with facts, each row also
-        has its `model`.
+    facts: model -> what is true of all its rows ({"fingerprint": ..., "suite": ..., "split": ...}),
+        said in each of them, so that rows of several files can be laid together. With several
+        models, or with facts, each row also has its `model`.
     """
     models = by_model(results)
     named = isinstance(results, Mapping)
@@ -106,7 +112,9 @@ def results_json(
 def write_json(
     results: Results, file: Path, facts: Mapping[str, Mapping[str, Any]] | None = None
 ) -> None:
-    """Write the rows as a JSON list; the folder is made if need be. facts: as for `results_json`."""
+    """Write the rows as a JSON list; the folder is made if need be. facts: as for
+    `results_json`.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(
         results_json(results, facts), indent=1, ensure_ascii=False, allow_nan=False
@@ -276,7 +284,9 @@ def _value_of(cells: Mapping[str, Row], model: str) -> str:
 
 
 def _variant_tables(models: Mapping[str, Sequence[Row]], width: int) -> list[Table]:
-    """Dimensions in one table, all else in others: a line for each task's first metric, a column a variant."""
+    """Dimensions in one table, all else in others: a line for each task's first metric, a column a
+    variant.
+    """
     lines = lines_of(models)
     main = main_metrics(lines)
     variants = {
@@ -317,7 +327,9 @@ def _keys(
 def _varied_cells(
     variant: str, keys: Sequence[Key], rows: Cells, changes: Mapping[Key, float]
 ) -> dict[Key, Text]:
-    """A column: scores, and beside each the difference to the same queries' plain score; not of dimensions."""
+    """A column: scores, and beside each the difference to the same queries' plain score; not of
+    dimensions.
+    """
     values = {key: value_text(rows.get(key)) for key in keys}
     said = {
         key: signed(changes[key])

@@ -1,4 +1,5 @@
-"""What a random order of the documents would score: the expected value of each metric, to print beside a model's.
+"""What a random order of the documents would score: the expected value of each metric, to print
+beside a model's.
 
 N documents, R relevant ones of a query, all orders alike.
 """
@@ -18,7 +19,8 @@ from .results import Values
 def chance(metric: str, num_documents: int, ranks: Ranks) -> float:
     """Expected mean over the queries.
 
-    ranks: of these only how many there are for a query, their gains, and which of them are NEVER found, matters.
+    ranks: of these only how many there are for a query, their gains, and which of them are NEVER
+        found, matters.
     """
     family, k = parse_metric(metric)
     if num_documents == 0:  # a query that searches nothing finds nothing
@@ -44,7 +46,8 @@ def chance(metric: str, num_documents: int, ranks: Ranks) -> float:
 
 
 def chance_hit_rate(num_documents: int, num_relevant: npt.ArrayLike, k: int) -> Values:
-    """Expected hit rate at k of a random order: 1 - C(N - R, k) / C(N, k), the hypergeometric chance of no hit in k.
+    """Expected hit rate at k of a random order: 1 - C(N - R, k) / C(N, k), the hypergeometric
+    chance of no hit in k.
 
     num_relevant: R, a number or one for each query.
     """
@@ -79,7 +82,8 @@ def chance_precision(num_documents: int, num_relevant: npt.ArrayLike, k: int) ->
 def chance_map(num_documents: int, num_relevant: npt.ArrayLike, k: int) -> Values:
     """Expected average precision at k.
 
-    Rank r is relevant with probability R / N, and each of the r - 1 before it is then with (R - 1) / (N - 1).
+    Rank r is relevant with probability R / N, and each of the r - 1 before it is then with (R - 1)
+    / (N - 1).
     """
     relevant = np.asarray(num_relevant, dtype=np.float64)[..., None]
     place = np.arange(1, min(k, num_documents) + 1)
@@ -88,7 +92,9 @@ def chance_map(num_documents: int, num_relevant: npt.ArrayLike, k: int) -> Value
 
 
 def chance_mrr(num_documents: int, num_relevant: npt.ArrayLike, k: int) -> Values:
-    """Expected 1 / rank of the first relevant document: the chance of a first hit at r, summed over r = 1..k."""
+    """Expected 1 / rank of the first relevant document: the chance of a first hit at r, summed over
+    r = 1..k.
+    """
     misses = _misses(num_documents, num_relevant, k)
     place = np.arange(1, len(misses)).reshape(-1, *[1] * (misses.ndim - 1))
     return np.asarray(((misses[:-1] - misses[1:]) / place).sum(axis=0))

@@ -1,11 +1,13 @@
-"""What a ranking or a similarity is worth: hit rate, recall, precision, nDCG, MAP, MRR, Spearman, Pearson.
+"""What a ranking or a similarity is worth: hit rate, recall, precision, nDCG, MAP, MRR, Spearman,
+Pearson.
 
-Every retrieval metric here depends only on the ranks of the relevant documents. A rank is one plus the number of
-documents with a better score, so no sorting, no top-k and no dictionaries are needed: a matrix product and a count.
+Every retrieval metric here depends only on the ranks of the relevant documents. A rank is one plus
+the number of documents with a better score, so no sorting, no top-k and no dictionaries are needed:
+a matrix product and a count.
 
-The definitions are trec_eval's (https://github.com/usnistgov/trec_eval), which pytrec_eval and mteb use too: documents
-with equal scores stand in descending order of their ids, compared as strings. A model cannot gain from ties then,
-as it could if they were all counted as found.
+The definitions are trec_eval's (https://github.com/usnistgov/trec_eval), which pytrec_eval and mteb
+use too: documents with equal scores stand in descending order of their ids, compared as strings. A
+model cannot gain from ties then, as it could if they were all counted as found.
 """
 
 from __future__ import annotations
@@ -21,10 +23,15 @@ from unimodal.config import nearest
 from .ranks import NEVER, Ranks
 from .results import Values, Vectors
 
-# Q queries, N documents, D embedding dimension, P pairs of a query and one of its relevant documents
-COLLAPSED = 1e-3  # spread of unit vectors below which float32 cosines (steps of 6e-8) can hardly tell two of them apart
-NORM_TOLERANCE = 1e-3  # of a unit vector's length: bfloat16 towers normalised in float32 are within 1e-6
-ROUNDING = 1e-6  # cosines of float32 vectors that differ by less may be equal: each is off by up to 2e-7
+# Q queries, N documents, D embedding dimension, P pairs of a query and one of its relevant
+# documents
+# spread of unit vectors below which float32 cosines (steps of 6e-8) can hardly tell two of them
+# apart
+COLLAPSED = 1e-3
+# of a unit vector's length: bfloat16 towers normalised in float32 are within 1e-6
+NORM_TOLERANCE = 1e-3
+# cosines of float32 vectors that differ by less may be equal: each is off by up to 2e-7
+ROUNDING = 1e-6
 BLOCK_ROWS = 1 << 14  # vectors looked at together
 
 
@@ -38,19 +45,25 @@ def hit_rate_at_k(ranks: Ranks, k: int) -> Values:
 
 
 def recall_at_k(ranks: Ranks, k: int) -> Values:
-    """(Q,) the share of a query's relevant documents that is in the top k: at most k / R of R relevant ones."""
+    """(Q,) the share of a query's relevant documents that is in the top k: at most k / R of R
+    relevant ones.
+    """
     return _sums(ranks, ranks.flat <= k) / ranks.counts
 
 
 def precision_at_k(ranks: Ranks, k: int) -> Values:
-    """(Q,) the share of the top k that is relevant; k counts in full where there are fewer documents."""
+    """(Q,) the share of the top k that is relevant; k counts in full where there are fewer
+    documents.
+    """
     return _sums(ranks, ranks.flat <= k) / k
 
 
 def ndcg_at_k(ranks: Ranks, k: int) -> Values:
-    """(Q,) normalised discounted cumulative gain (Järvelin and Kekäläinen, 2002) as trec_eval's ndcg_cut_k.
+    """(Q,) normalised discounted cumulative gain (Järvelin and Kekäläinen, 2002) as trec_eval's
+    ndcg_cut_k.
 
-    DCG = sum of gain / log2(1 + rank) over the relevant documents with rank <= k, divided by the best DCG there can be.
+    DCG = sum of gain / log2(1 + rank) over the relevant documents with rank <= k, divided by the
+    best DCG there can be.
     """
     gained = np.where(ranks.flat <= k, ranks.gains / np.log2(1.0 + ranks.flat), 0.0)
     return _sums(ranks, gained) / best_dcg(ranks, k)
@@ -66,7 +79,9 @@ def best_dcg(ranks: Ranks, k: int) -> Values:
 
 
 def map_at_k(ranks: Ranks, k: int) -> Values:
-    """(Q,) mean over all relevant documents of the precision at their rank, 0 for those below the top k (map_cut_k)."""
+    """(Q,) mean over all relevant documents of the precision at their rank, 0 for those below the
+    top k (map_cut_k).
+    """
     ascending = ranks.flat[np.lexsort((ranks.flat, ranks.queries))]  # within each query
     return (
         _sums(ranks, np.where(ascending <= k, ranks.places / ascending, 0.0))
@@ -97,7 +112,9 @@ def metric_values(metric: str, ranks: Ranks) -> Values:
 
 
 def parse_metric(metric: str) -> tuple[str, int]:
-    """("ndcg", 10) of "ndcg_at_10"; ValueError, with the nearest name, for what is no metric of a ranking."""
+    """("ndcg", 10) of "ndcg_at_10"; ValueError, with the nearest name, for what is no metric of a
+    ranking.
+    """
     family, _, k = metric.rpartition("_at_")
     if family not in METRICS or not k.isdecimal() or int(k) == 0:
         wanted = [
@@ -112,8 +129,8 @@ def parse_metric(metric: str) -> tuple[str, int]:
 def spearman(left: npt.ArrayLike, right: npt.ArrayLike) -> float:
     """Spearman's rank correlation, tied values sharing their average rank.
 
-    NaN where it is undefined: one side is constant, or there are fewer than two pairs. That is the answer of scipy and
-    mteb too; `unordered` puts it into words.
+    NaN where it is undefined: one side is constant, or there are fewer than two pairs. That is the
+    answer of scipy and mteb too; `unordered` puts it into words.
     """
     return pearson(average_ranks(left), average_ranks(right))
 
@@ -131,7 +148,9 @@ def pearson(left: npt.ArrayLike, right: npt.ArrayLike) -> float:
 
 
 def _is_constant(values: Values) -> bool:
-    """Whether all are equal, to the bit: a mean of equal numbers may differ from them, and its deviations from 0."""
+    """Whether all are equal, to the bit: a mean of equal numbers may differ from them, and its
+    deviations from 0.
+    """
     return bool((values == values[0]).all())
 
 
@@ -140,8 +159,8 @@ def unordered(cosines: npt.ArrayLike, human: npt.ArrayLike) -> str:
 
     cosines: (P,) of the model. human: (P,) scores of the pairs.
 
-    Cosines that are equal but for the rounding of float32 (`ROUNDING`) order nothing either: their order would be that
-    of their last bits.
+    Cosines that are equal but for the rounding of float32 (`ROUNDING`) order nothing either: their
+    order would be that of their last bits.
     """
     similarities, scores = (
         np.asarray(side, dtype=np.float64) for side in (cosines, human)
@@ -167,13 +186,16 @@ def average_ranks(values: npt.ArrayLike) -> Values:
 def check_vectors(
     vectors: Vectors, name: str, *, refuse_collapsed: bool = True
 ) -> None:
-    """Refuse vectors that cannot be scored: not finite, not of length 1, or (nearly) the same for all inputs.
+    """Refuse vectors that cannot be scored: not finite, not of length 1, or (nearly) the same for
+    all inputs.
 
-    Comparisons with NaN are false, so a broken model would rank its relevant documents first and look perfect; equal
-    vectors are ranked by the ids of the documents and score anything but what chance would.
+    Comparisons with NaN are false, so a broken model would rank its relevant documents first and
+    look perfect; equal vectors are ranked by the ids of the documents and score anything but what
+    chance would.
 
     vectors: (n, D). name: what they are of, for the message.
-    refuse_collapsed: False warns of an embedding that gives all inputs the same vector, and goes on.
+    refuse_collapsed: False warns of an embedding that gives all inputs the same vector, and goes
+        on.
     """
     broken = 0
     worst = 1.0
@@ -192,13 +214,14 @@ def check_vectors(
         squares += float(squared[finite].sum())
     if broken:
         raise ValueError(
-            f"{name}: {broken} of {len(vectors)} vectors hold NaN or infinity; the model has diverged or overflows "
-            "its precision, so go back to an earlier checkpoint or encode in float32."
+            f"{name}: {broken} of {len(vectors)} vectors hold NaN or infinity; the model has "
+            "diverged or overflows its precision, so go back to an earlier checkpoint or encode "
+            "in float32."
         )
     if abs(worst - 1.0) > NORM_TOLERANCE:
         raise ValueError(
-            f"{name}: a vector has the length {worst:.4g}, not 1; normalise vectors before they are scored, "
-            "for their product is no cosine otherwise."
+            f"{name}: a vector has the length {worst:.4g}, not 1; normalise vectors before they "
+            "are scored, for their product is no cosine otherwise."
         )
     mean = total / max(1, len(vectors))
     spread = float(
@@ -206,8 +229,8 @@ def check_vectors(
     )
     if len(vectors) > 1 and spread < COLLAPSED:
         message = (
-            f"{name}: all {len(vectors)} vectors are nearly equal (spread {spread:.1e}); the embedding has collapsed "
-            "and its scores mean nothing"
+            f"{name}: all {len(vectors)} vectors are nearly equal (spread {spread:.1e}); the "
+            "embedding has collapsed and its scores mean nothing"
         )
         if refuse_collapsed:
             raise ValueError(f"{message}, so go back to an earlier checkpoint.")

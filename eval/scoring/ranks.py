@@ -1,4 +1,5 @@
-"""At which rank does each relevant document of a query stand? Counted in blocks, without sorting and without a top k.
+"""At which rank does each relevant document of a query stand? Counted in blocks, without sorting
+and without a top k.
 
 Q queries, N documents, D embedding dimension, P pairs of a query and one of its relevant documents.
 """
@@ -20,13 +21,15 @@ Integers = npt.NDArray[np.int64]
 BLOCK_SCORES = (
     1 << 22
 )  # scores held at a time, 16 MB: they are counted while they are in the cache
-BLOCK_ROWS = 64  # queries of a block at least, or the product is as slow as reading all documents for each
+# queries of a block at least, or the product is as slow as reading all documents for each
+BLOCK_ROWS = 64
 WIDE = (
     1 << 18
 )  # with more documents than that (64 MB of scores) these come in blocks too
 WIDE_ROWS = 2048
 WIDE_COLUMNS = 8192  # of those blocks
-MANY = 48  # relevant documents of one query from which on sorting its scores beats counting for each
+# relevant documents of one query from which on sorting its scores beats counting for each
+MANY = 48
 NEVER = int(
     np.iinfo(np.int64).max // 2
 )  # the rank of a document that its query does not search, or that is lost
@@ -35,9 +38,11 @@ LOST = -1  # the position of a document that is judged and not there
 
 @dataclasses.dataclass(frozen=True)
 class Ranks:
-    """Ranks (1 is best) of the relevant documents of each query, end to end; `ranks[q]` are those of query q.
+    """Ranks (1 is best) of the relevant documents of each query, end to end; `ranks[q]` are those
+    of query q.
 
-    They stand in the order in which the relevant documents were given, without those of a gain of 0 or less.
+    They stand in the order in which the relevant documents were given, without those of a gain of 0
+    or less.
     """
 
     flat: Integers  # (P,)
@@ -93,12 +98,15 @@ def ranks(
 ) -> Ranks:
     """Ranks of the relevant documents of each query by dot product.
 
-    query_vectors: (Q, D), document_vectors: (N, D), unit vectors in float32: a lower precision creates ties.
+    query_vectors: (Q, D), document_vectors: (N, D), unit vectors in float32: a lower precision
+        creates ties.
     relevant: for each query the positions of its relevant documents.
     document_ids: what ties are ordered by; without them the position as a string.
     gains: how relevant each of them is; those of 0 or less are not. None: 1 each.
-    excluded: for each query the documents that it does not search; a relevant one of them has the rank NEVER.
-    lost: for each query the gains of relevant documents that are not there; they come last, with the rank NEVER.
+    excluded: for each query the documents that it does not search; a relevant one of them has the
+        rank NEVER.
+    lost: for each query the gains of relevant documents that are not there; they come last, with
+        the rank NEVER.
 
     Raises ValueError for a query without a relevant document.
     """
@@ -138,7 +146,8 @@ def ranks_of_scores(
 ) -> Ranks:
     """As `ranks`, from scores that come in blocks (some queries, N) in the order of the queries.
 
-    equals: of `equals_of`, where the scores are products with vectors: equal documents tie then, as they do in `ranks`.
+    equals: of `equals_of`, where the scores are products with vectors: equal documents tie then, as
+        they do in `ranks`.
 
     Scores of excluded documents, and of those that equal a relevant one, are overwritten.
     """
@@ -159,7 +168,9 @@ def ranks_of_lists(
 
 
 def equals_of(documents: Vectors) -> dict[int, Integers]:
-    """Of each document (N, D) that is not the only one with its vector: all that have it, in their order."""
+    """Of each document (N, D) that is not the only one with its vector: all that have it, in their
+    order.
+    """
     groups: dict[bytes, list[int]] = {}
     for number, row in enumerate(np.ascontiguousarray(documents)):
         groups.setdefault(xxhash.xxh3_128_digest(row), []).append(number)
@@ -199,8 +210,8 @@ class _Counter:
     def add_wide(self, blocks: Callable[[], Iterator[tuple[int, Vectors]]]) -> None:
         """Take the scores of the next queries in blocks of documents (first document, scores).
 
-        The products are made twice: first to find the scores of the relevant documents, then to count what is better.
-        Products of other shapes may differ in their last bit.
+        The products are made twice: first to find the scores of the relevant documents, then to
+        count what is better. Products of other shapes may differ in their last bit.
         """
         own = np.zeros(0, dtype=np.float32)
         num_queries = 0
@@ -240,7 +251,9 @@ class _Counter:
                 scores[row, inside] = -np.inf
 
     def _own(self, scores: Vectors, first: int, own: Vectors) -> Vectors:
-        """The scores of the relevant documents themselves, as far as they are in this block; of equals the first's."""
+        """The scores of the relevant documents themselves, as far as they are in this block; of
+        equals the first's.
+        """
         pairs = self._pairs(len(scores))
         columns = self.columns[pairs] - first
         if self.equals:
@@ -290,7 +303,9 @@ class _Counter:
                 self.flat[pair] += better
 
     def _let_equals_tie(self, scores: Vectors, first: int, own: Vectors) -> None:
-        """Give equal documents one score: a product rounds a column by where it stands, and ties would be none."""
+        """Give equal documents one score: a product rounds a column by where it stands, and ties
+        would be none.
+        """
         if self.equals:
             counts = np.diff(self.offsets[self.done : self.done + len(scores) + 1])
             columns = self.columns[self._pairs(len(scores))].tolist()

@@ -1,4 +1,5 @@
-"""What an evaluation is about and what it gave: who encodes, rows of numbers, and the vectors that they come from.
+"""What an evaluation is about and what it gave: who encodes, rows of numbers, and the vectors that
+they come from.
 
 Q queries, N documents, D embedding dimension.
 """
@@ -29,10 +30,11 @@ class Encoder(Protocol):
 
     @property
     def prompts(self) -> Mapping[str, str]:
-        """What `encode_query` ("query"), `encode_document` ("document") and `encode` ("default") put before a text.
+        """What `encode_query` ("query"), `encode_document` ("document") and `encode` ("default")
+        put before a text.
 
-        A role may be missing. Roles with the same prompt share their vectors. An image has no prompt: `encode` alone
-        embeds it.
+        A role may be missing. Roles with the same prompt share their vectors. An image has no
+        prompt: `encode` alone embeds it.
         """
         ...
 
@@ -75,7 +77,8 @@ class Row:
     baseline: float | None  # BM25; None where there are no words on one side
     low: float | None = None  # of a 95 % confidence interval of the value
     high: float | None = None
-    variant: str = ""  # what was done to vectors or inputs: "64 dims", "int8", "typos", ...; empty: nothing
+    # what was done to vectors or inputs: "64 dims", "int8", "typos", ...; empty: nothing
+    variant: str = ""
     num: int | None = None  # queries, pairs or pictures that the value is of
     note: str = (
         ""  # why the value is undefined; or what of the task's data is missing in it
@@ -83,7 +86,9 @@ class Row:
 
     @property
     def is_undefined(self) -> bool:
-        """Whether there is a reason why it has no value, other than a model that lacks a modality."""
+        """Whether there is a reason why it has no value, other than a model that
+        lacks a modality.
+        """
         return self.value is None and bool(self.note)
 
 

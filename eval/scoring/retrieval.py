@@ -41,7 +41,9 @@ def usual_metrics(data: RetrievalData) -> tuple[str, ...]:
 
 
 def half_of(data: RetrievalData) -> Half:
-    """Which half of the space a task is about: cross-modal unless both sides are of one modality."""
+    """Which half of the space a task is about: cross-modal unless both sides are
+    of one modality.
+    """
     modalities = modalities_of(data.queries) | modalities_of(data.documents)
     if len(modalities) > 1:
         return "cross-modal"
@@ -67,7 +69,8 @@ def retrieval_rows(
 ) -> tuple[list[Row], dict[str, Values]]:
     """A row for each metric, beside chance and BM25, and each query's values.
 
-    queries: (Q, D), documents: (N, D), unit vectors; None where the model has none: rows have the value None then.
+    queries: (Q, D), documents: (N, D), unit vectors; None where the model has none: rows have the
+        value None then.
     with_intervals: also 95 % intervals (`statistics.score_intervals`).
     """
     values = {}
@@ -128,7 +131,9 @@ def vector_values(
     query_vectors: Vectors,
     document_vectors: Vectors,
 ) -> dict[str, Values]:
-    """metric -> (Q,) each query's value, by cosine. query_vectors: (Q, D), document_vectors: (N, D), unit vectors."""
+    """metric -> (Q,) each query's value, by cosine. query_vectors: (Q, D), document_vectors: (N,
+    D), unit vectors.
+    """
     found = vector_ranks(data, query_vectors, document_vectors)
     return {metric: metric_values(metric, found) for metric in metrics}
 
@@ -150,7 +155,9 @@ def vector_ranks(
 
 
 def chances(data: RetrievalData, metrics: Sequence[str]) -> dict[str, float]:
-    """metric -> what a random order of the documents would score: for each query of those that it searches."""
+    """metric -> what a random order of the documents would score: for each query of those that it
+    searches.
+    """
     totals = dict.fromkeys(metrics, 0.0)
     for num_documents, part in _by_size(data):
         for metric in totals:
@@ -159,7 +166,8 @@ def chances(data: RetrievalData, metrics: Sequence[str]) -> dict[str, float]:
 
 
 def bm25_values(data: RetrievalData, metrics: Sequence[str]) -> dict[str, Values]:
-    """metric -> (Q,) each query's value by BM25; none where a side has inputs without words, or both are too large.
+    """metric -> (Q,) each query's value by BM25; none where a side has inputs without words, or
+    both are too large.
 
     Remembered, as an evaluation inside training asks again and again.
     """
@@ -215,9 +223,11 @@ def _words(one: Input) -> str:
 
 
 def _by_size(data: RetrievalData) -> Iterator[tuple[int, Ranks]]:
-    """How many documents are searched, and the relevant ones among them of the queries that search so many.
+    """How many documents are searched, and the relevant ones among them of the queries that search
+    so many.
 
-    The ranks are not known, but for those of documents that a query does not search, or that are lost.
+    The ranks are not known, but for those of documents that a query does not search, or that are
+    lost.
     """
     every = [[1.0] * len(documents) for documents in data.relevant]
     parts: dict[int, tuple[list[list[int]], list[list[float]]]] = {}

@@ -1,10 +1,11 @@
-"""How sure is a score, and is one model really better than another? Seeded: the same numbers give the same answer.
+"""How sure is a score, and is one model really better than another? Seeded: the same numbers give
+the same answer.
 
-An interval is the percentile bootstrap's (Efron, 1979): queries are drawn with replacement as often as there are
-queries, a thousand times, and the middle 95 % of the scores are the interval. Of a share (a hit rate, an accuracy) it
-is Wilson's (1927), as no resample of ten hits out of ten ever misses. A difference of two models on the same
-queries is tested by flipping its sign (Fisher, 1935): if the models were alike, which of the two had which score would
-be chance.
+An interval is the percentile bootstrap's (Efron, 1979): queries are drawn with replacement as often
+as there are queries, a thousand times, and the middle 95 % of the scores are the interval. Of a
+share (a hit rate, an accuracy) it is Wilson's (1927), as no resample of ten hits out of ten ever
+misses. A difference of two models on the same queries is tested by flipping its sign (Fisher,
+1935): if the models were alike, which of the two had which score would be chance.
 
 Q queries, P pairs, R resamples, M metrics.
 """
@@ -28,7 +29,8 @@ MAX_STATES = (
 )  # sums of flipped differences that are all gone through, so that the p value is exact
 MAX_SWAPS = 2000  # of pairs, each of which has to be ranked anew
 BLOCK = 1 << 22  # drawn numbers held at a time, 32 MB
-CONSTANT = 1e-24  # share of the squares that a variance has to be: what float64 leaves of equal values is below
+# share of the squares that a variance has to be: what float64 leaves of equal values is below
+CONSTANT = 1e-24
 
 Bounds = tuple[
     float | None, float | None
@@ -66,9 +68,9 @@ def compare(
 ) -> list[Comparison]:
     """Every metric of every task that both models were scored on.
 
-    Tests stand alone: of twenty comparisons of equal models one has p < 0.05. What is undefined for one of them (the
-    correlation of equal scores) is not compared.
-    Raises ValueError for a task that has other queries or pairs in the two.
+    Tests stand alone: of twenty comparisons of equal models one has p < 0.05. What is undefined for
+    one of them (the correlation of equal scores) is not compared. Raises ValueError for a task that
+    has other queries or pairs in the two.
     """
     others = {result.name: result for result in second}
     found: list[Comparison] = []
@@ -78,8 +80,8 @@ def compare(
             continue
         if len(one.queries) != len(other.queries):
             raise ValueError(
-                f"{one.name} has {len(one.queries)} queries for one model and {len(other.queries)} for the other; "
-                "score both on the same data."
+                f"{one.name} has {len(one.queries)} queries for one model and "
+                f"{len(other.queries)} for the other; score both on the same data."
             )
         found += (
             _compare_pairs(one, other)
@@ -92,8 +94,8 @@ def compare(
 def score_intervals(values: Sequence[Values]) -> list[Bounds]:
     """95 % intervals of the scores of several metrics, each the mean of its values (Q,) from 0 up.
 
-    Wilson's where every value is 0 or 1, the bootstrap's elsewhere; (None, None) where all are the same and not 0 or 1,
-    as nothing says then how far another query would lie.
+    Wilson's where every value is 0 or 1, the bootstrap's elsewhere; (None, None) where all are the
+    same and not 0 or 1, as nothing says then how far another query would lie.
     """
     return [
         _wilson(one)
@@ -106,9 +108,11 @@ def score_intervals(values: Sequence[Values]) -> list[Bounds]:
 def mean_intervals(
     values: Sequence[Values], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> list[Bounds]:
-    """95 % intervals of the means of several differences (Q,) each, over the same resamples of the queries.
+    """95 % intervals of the means of several differences (Q,) each, over the same resamples of the
+    queries.
 
-    (None, None) where all are the same, or there is one: nothing says how far another query would lie.
+    (None, None) where all are the same, or there is one: nothing says how far another query would
+    lie.
     """
     table = np.stack(values, axis=1)  # (Q, M)
     means = np.concatenate(
@@ -128,20 +132,23 @@ def correlation_intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[Bounds]:
-    """95 % intervals of correlations ("spearman", "pearson") of two sides (P,), over resamples of the pairs.
+    """95 % intervals of correlations ("spearman", "pearson") of two sides (P,), over resamples of
+    the pairs.
 
-    (None, None) where all resamples have the same: a perfect order stays perfect, however few pairs it is of. Resamples
-    in which the correlation is undefined are left out.
+    (None, None) where all resamples have the same: a perfect order stays perfect, however few pairs
+    it is of. Resamples in which the correlation is undefined are left out.
     """
     return _percentiles(_resampled_correlations(left, right, metrics, resamples, seed))
 
 
 def sign_flip_test(differences: Values, *, flips: int = FLIPS, seed: int = 0) -> float:
-    """The two-sided p value of a mean difference: in how many of all flips of signs is it at least as far from 0?
+    """The two-sided p value of a mean difference: in how many of all flips of signs is it at least
+    as far from 0?
 
-    differences: (Q,) of two models on the same queries. Equal sizes are flipped together (how many of n stay positive
-    is binomial), so that for hit rates, and wherever there are up to 65,536 different sums, all are gone through and p
-    is exact; else it is estimated from `flips` draws, the observed one counted in.
+    differences: (Q,) of two models on the same queries. Equal sizes are flipped together (how many
+    of n stay positive is binomial), so that for hit rates, and wherever there are up to 65,536
+    different sums, all are gone through and p is exact; else it is estimated from `flips` draws,
+    the observed one counted in.
     """
     sizes, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
     if not len(sizes):
@@ -178,8 +185,9 @@ def swap_test(
 ) -> float:
     """The two-sided p value of a difference of two correlations with `human`: (P,) each.
 
-    If the models were alike, their similarities of a pair could change places. Models differ in the scale of their
-    cosines, so for Spearman ranks change places, for Pearson similarities of mean 0 and variance 1.
+    If the models were alike, their similarities of a pair could change places. Models differ in the
+    scale of their cosines, so for Spearman ranks change places, for Pearson similarities of mean 0
+    and variance 1.
     """
     correlation = CORRELATIONS[metric]
     sides = [
@@ -302,7 +310,9 @@ def _resampled_correlations(
 
 
 def _correlations(left: Values, right: Values, counts: Values, metric: str) -> Values:
-    """(R,) correlations of two sides (P,) whose pairs count (R, P) times; NaN where one side is constant."""
+    """(R,) correlations of two sides (P,) whose pairs count (R, P) times; NaN where one side is
+    constant.
+    """
     x, y = (
         _weighted_ranks(side, counts)
         if metric == "spearman"
@@ -326,7 +336,9 @@ def _correlations(left: Values, right: Values, counts: Values, metric: str) -> V
 
 
 def _weighted_ranks(values: Values, counts: Values) -> Values:
-    """(R, P) average ranks of values (P,) that occur (R, P) times: sorted once for all resamples."""
+    """(R, P) average ranks of values (P,) that occur (R, P) times: sorted once for
+    all resamples.
+    """
     _, first, positions = np.unique(
         np.sort(values), return_index=True, return_inverse=True
     )
@@ -339,7 +351,9 @@ def _weighted_ranks(values: Values, counts: Values) -> Values:
 
 
 def _percentiles(drawn: Values) -> list[Bounds]:
-    """(R, M) -> the middle 95 % of each metric, of the resamples in which it is defined; None without any."""
+    """(R, M) -> the middle 95 % of each metric, of the resamples in which it is defined; None
+    without any.
+    """
     bounds: list[Bounds] = []
     for values in drawn.T:
         defined = values[~np.isnan(values)]

@@ -32,14 +32,15 @@ def sts_rows(
     *,
     with_intervals: bool = True,
 ) -> tuple[list[Row], dict[str, Values]]:
-    """A row for each metric ("spearman", "pearson") over all pairs, then over each group apart ("task/group").
+    """A row for each metric ("spearman", "pearson") over all pairs, then over each group apart
+    ("task/group").
 
     left, right: (P, D) unit vectors; None where the model has none: rows have the value None then.
     with_intervals: also 95 % intervals, from resampled pairs.
 
-    Chance is 0, the baseline BM25's. The values are those of each pair, under "cosine": a correlation has no parts.
-    An undefined correlation (all scores alike, all cosines alike, one pair) has the value None, a note that says why,
-    and a warning.
+    Chance is 0, the baseline BM25's. The values are those of each pair, under "cosine": a
+    correlation has no parts. An undefined correlation (all scores alike, all cosines alike, one
+    pair) has the value None, a note that says why, and a warning.
     """
     groups = {task: list(range(len(pairs.scores)))}
     groups.update(
@@ -104,9 +105,9 @@ def cosines(left: Vectors, right: Vectors) -> Values:
 def bm25_similarities(pairs: PairData) -> Values:
     """How similar two texts are by their words: BM25 made symmetric.
 
-    Over the distinct texts of the task as the collection, s(a, b) = BM25(query a, document b) + BM25(query b,
-    document a), divided by the geometric mean of s(a, a) and s(b, b) so that long texts do not win by their length:
-    1 for equal texts, 0 for texts without a common word.
+    Over the distinct texts of the task as the collection, s(a, b) = BM25(query a, document b) +
+    BM25(query b, document a), divided by the geometric mean of s(a, a) and s(b, b) so that long
+    texts do not win by their length: 1 for equal texts, 0 for texts without a common word.
     """
     return _bm25_similarities(tuple(pairs.left), tuple(pairs.right))
 

@@ -1,4 +1,6 @@
-"""Means over tasks: of languages and subsets, of what a suite averages, and the balance of both halves of the space."""
+"""Means over tasks: of languages and subsets, of what a suite averages, and the balance of both
+halves of the space.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,11 @@ HALVES: tuple[Half, ...] = ("text", "cross-modal")
 
 
 def summary_rows(results: Sequence[TaskResult], suite: Suite) -> list[Row]:
-    """Means over languages and subsets, the suite's own averages, and the balance; each variant apart.
+    """Means over languages and subsets, the suite's own averages, and the balance; each variant
+    apart.
 
-    A mean is left out where one of its tasks is not there, or the model cannot do it. Undefined scores are left out of
-    a mean, whose note names them.
+    A mean is left out where one of its tasks is not there, or the model cannot do it. Undefined
+    scores are left out of a mean, whose note names them.
     """
     rows = [row for result in results for row in result.rows]
     known = {(row.task, row.metric, row.variant): row for row in rows}
@@ -49,11 +52,13 @@ def summary_rows(results: Sequence[TaskResult], suite: Suite) -> list[Row]:
 
 
 def balance_rows(results: Iterable[TaskResult]) -> list[Row]:
-    """How good a model is in both halves at once: their mean scores, the lower of both, and the harmonic mean.
+    """How good a model is in both halves at once: their mean scores, the lower of both, and the
+    harmonic mean.
 
-    The score of a half is the mean over its tasks of each one's main metric (the first that it prints); directions,
-    languages and subsets of a task are averaged first, so that a task of 36 languages counts as one. Undefined scores
-    are left out, and named in the note. No rows without both halves.
+    The score of a half is the mean over its tasks of each one's main metric (the first that it
+    prints); directions, languages and subsets of a task are averaged first, so that a task of 36
+    languages counts as one. Undefined scores are left out, and named in the note. No rows without
+    both halves.
     """
     found: dict[Half, dict[str, list[float]]] = {half: {} for half in HALVES}
     main = [

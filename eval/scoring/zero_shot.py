@@ -31,8 +31,8 @@ def zero_shot_rows(
 ) -> tuple[list[Row], dict[str, Values]]:
     """A row for each metric beside chance, and each picture's values.
 
-    pictures: (Q, D) unit vectors, classes: (C, D), of `class_vectors`; None where the model has none: rows have the
-        value None then.
+    pictures: (Q, D) unit vectors, classes: (C, D), of `class_vectors`; None where the model has
+        none: rows have the value None then.
     with_intervals: also 95 % intervals (`statistics.score_intervals`).
     """
     values: dict[str, Values] = {}
@@ -54,8 +54,9 @@ def zero_shot_values(
     """metric -> (Q,) each picture's value; the metric is their mean.
 
     accuracy: 1 where its class comes first. accuracy_at_5: among the first five.
-    mean_class_recall: the mean over the classes that have pictures of the share that is right, so that rare classes
-        count as much as common ones; a picture of a class of n of them counts Q / (n x classes with pictures).
+    mean_class_recall: the mean over the classes that have pictures of the share that is right, so
+        that rare classes count as much as common ones; a picture of a class of n of them counts Q /
+        (n x classes with pictures).
     """
     found = ranks(pictures, classes, [[label] for label in data.labels]).flat
     first = np.asarray(found == 1, dtype=np.float64)
@@ -73,13 +74,15 @@ def check_zero_shot_metric(metric: str) -> None:
     """Refuse, with the nearest name, what is no metric of a classification."""
     if metric not in ZERO_SHOT_METRICS:
         raise ValueError(
-            f"there is no metric {metric!r} of a classification; {nearest(metric, ZERO_SHOT_METRICS)}"
+            f"there is no metric {metric!r} of a classification; "
+            f"{nearest(metric, ZERO_SHOT_METRICS)}"
         )
 
 
 def class_vectors(texts: Vectors, num_classes: int) -> Vectors:
     """(C x T, D) unit vectors of each class in each template, class by class -> (C, D).
 
-    The mean of a class's templates, normalised (Radford et al., 2021, section 3.1.4; CLIP_benchmark does the same).
+    The mean of a class's templates, normalised (Radford et al., 2021, section 3.1.4; CLIP_benchmark
+    does the same).
     """
     return unit(texts.reshape(num_classes, -1, texts.shape[1]).mean(axis=1))

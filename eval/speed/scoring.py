@@ -1,8 +1,9 @@
-"""How fast a task is scored once its vectors are there, and in how much memory, beside mteb.evaluate.
+"""How fast a task is scored once its vectors are there, and in how much memory, beside
+mteb.evaluate.
 
-Both get the same vectors and give hit rate, recall, precision, nDCG, MAP and MRR at 1, 3, 5, 10, 20, 100 and 1,000;
-only when these are equal is a time given. mteb also gives nAUC, which is not computed here. Vectors are random, a
-query's a little closer to its document's than to the rest.
+Both get the same vectors and give hit rate, recall, precision, nDCG, MAP and MRR at 1, 3, 5, 10,
+20, 100 and 1,000; only when these are equal is a time given. mteb also gives nAUC, which is not
+computed here. Vectors are random, a query's a little closer to its document's than to the rest.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def bench_eval_scoring(
 ) -> list[Row]:
     """Time both in turns and take the medians; peak memory in a fresh process for each.
 
-    rounds: after one that warms up and compares the scores. threads: of torch; None: its own number, and wall time.
+    rounds: after one that warms up and compares the scores. threads: of torch; None: its own
+        number, and wall time.
     """
     names = ("ours", "mteb")
     total = sum(

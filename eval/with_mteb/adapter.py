@@ -1,8 +1,9 @@
 """A model of ours as one of mteb's.
 
-mteb asks an Encoder for vectors and then searches by itself, with a heap for each query. The object made here is its
-Encoder and its Search at once (mteb.models.models_protocols), so that mteb hands over whole tables: pictures are not
-decoded on the way, each distinct input is encoded once across tasks, and the search is one product and one top-k.
+mteb asks an Encoder for vectors and then searches by itself, with a heap for each query. The object
+made here is its Encoder and its Search at once (mteb.models.models_protocols), so that mteb hands
+over whole tables: pictures are not decoded on the way, each distinct input is encoded once across
+tasks, and the search is one product and one top-k.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class MtebModel:
     def __init__(
         self, store: EmbeddingStore, meta: Any, dims: int | None = None
     ) -> None:
-        """store: encodes. meta: mteb's ModelMeta. dims: keep the first dimensions only, normalised again."""
+        """store: encodes. meta: mteb's ModelMeta. dims: keep the first dimensions only, normalised
+        again.
+        """
         self.store = store
         self.mteb_model_meta = meta
         self.dims = dims
@@ -53,11 +56,12 @@ class MtebModel:
     ) -> Vectors:
         """(n, D) float32 unit vectors of what a DataLoader of mteb's gives, in its order.
 
-        A row with a text and a picture becomes the normalised sum of both. The model's query and document prompts
-        stand before texts of that prompt_type, and none where mteb names none (STS, zero-shot).
+        A row with a text and a picture becomes the normalised sum of both. The model's query and
+        document prompts stand before texts of that prompt_type, and none where mteb names none
+        (STS, zero-shot).
 
-        Raises ValueError for encode_kwargs that would have no effect (`check_encode_kwargs`), and for rows without a
-        modality of the model.
+        Raises ValueError for encode_kwargs that would have no effect (`check_encode_kwargs`), and
+        for rows without a modality of the model.
         """
         self._obey(encode_kwargs)
         where = "/".join((task_metadata.name, hf_split, hf_subset))
@@ -104,7 +108,8 @@ class MtebModel:
         num_proc: int | None = None,
         **options: Any,
     ) -> Found:
-        """The top_k documents of each query, or of the candidates that top_ranked gives it, with their cosines.
+        """The top_k documents of each query, or of the candidates that top_ranked gives it, with
+        their cosines.
 
         Raises ValueError as `encode` does.
         """
@@ -125,7 +130,9 @@ class MtebModel:
         )
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
-        """Cosines, (n, D) and (m, D) -> (n, m), of vectors of any length and type: mteb may compress ours."""
+        """Cosines, (n, D) and (m, D) -> (n, m), of vectors of any length and type: mteb may
+        compress ours.
+        """
         from mteb.similarity_functions import cos_sim
 
         return cos_sim(*_in_float32(embeddings1, embeddings2))
@@ -179,31 +186,34 @@ class MtebModel:
 
 
 def check_encode_kwargs(encode_kwargs: Mapping[str, Any]) -> None:
-    """Refuse what mteb hands to every encoder and this one does not do, so that no result is filed as if it had.
+    """Refuse what mteb hands to every encoder and this one does not do, so that no result is filed
+    as if it had.
 
-    `show_progress_bar` is obeyed. `batch_size` changes no vector, as an embedder packs its batches by tokens; another
-    one than mteb's own 32 gets a warning.
+    `show_progress_bar` is obeyed. `batch_size` changes no vector, as an embedder packs its batches
+    by tokens; another one than mteb's own 32 gets a warning.
 
     Raises ValueError for a `precision` other than float32, and for any other name.
     """
     precision = encode_kwargs.get("precision")
     if precision not in (None, "float32"):
         raise ValueError(
-            f"encode_kwargs: precision {precision!r} is not made here, where vectors are float32; let mteb compress "
-            "them: mteb.models.CompressionWrapper(model, mteb.types.OutputDType.UINT8)."
+            f"encode_kwargs: precision {precision!r} is not made here, where vectors are "
+            "float32; let mteb compress them: mteb.models.CompressionWrapper(model, "
+            "mteb.types.OutputDType.UINT8)."
         )
     unknown = sorted(
         set(encode_kwargs) - {"precision", "batch_size", "show_progress_bar"}
     )
     if unknown:
         raise ValueError(
-            f"encode_kwargs: {', '.join(map(repr, unknown))} would have no effect; leave it out (known are batch_size, "
-            "precision and show_progress_bar)."
+            f"encode_kwargs: {', '.join(map(repr, unknown))} would have no effect; leave it out "
+            "(known are batch_size, precision and show_progress_bar)."
         )
     if encode_kwargs.get("batch_size", MTEB_BATCH_SIZE) != MTEB_BATCH_SIZE:
         warnings.warn(
-            f"encode_kwargs: batch_size {encode_kwargs['batch_size']} is not used; the embedder packs batches by "
-            "tokens_per_batch and images_per_batch, and no vector depends on them.",
+            f"encode_kwargs: batch_size {encode_kwargs['batch_size']} is not used; the embedder "
+            "packs batches by tokens_per_batch and images_per_batch, and no vector depends on "
+            "them.",
             stacklevel=4,
         )
 
@@ -224,11 +234,13 @@ def mteb_model(
     """A model of ours as one of mteb's.
 
     name: of the model in the results, "owner/name"; see `run.mteb_name`.
-    dims: keep the first dimensions only (matryoshka); results lie apart, as an experiment of the same model.
+    dims: keep the first dimensions only (matryoshka); results lie apart, as an experiment of the
+        same model.
     store: an embedding store of this embedder, shared by several dims; a new one if left out.
 
-    The revision is the fingerprint of weights, preprocessing and prompts: mteb returns old scores for a model whose
-    name and revision it has seen before. Raises ValueError for dims that the model has not.
+    The revision is the fingerprint of weights, preprocessing and prompts: mteb returns old scores
+    for a model whose name and revision it has seen before. Raises ValueError for dims that the
+    model has not.
     """
     import_mteb()
     from mteb.models.model_meta import ModelMeta, ScoringFunction

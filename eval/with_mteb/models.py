@@ -28,9 +28,11 @@ class MtebEncoder:
     def __init__(
         self, model: Any, *, batch_size: int = 32, files: Path | None = None
     ) -> None:
-        """model: has mteb's Encoder protocol. batch_size: as mteb's. files: the folder that the weights were read from.
+        """model: has mteb's Encoder protocol. batch_size: as mteb's. files: the folder that the
+        weights were read from.
 
-        Raises ValueError for a model that gives no single vector for an input, or is not compared by the cosine.
+        Raises ValueError for a model that gives no single vector for an input, or is not compared
+        by the cosine.
         """
         import_mteb()
         from mteb.models import EncoderProtocol
@@ -38,8 +40,8 @@ class MtebEncoder:
         meta = model.mteb_model_meta
         if not isinstance(model, EncoderProtocol) or "dense" not in meta.model_type:
             raise ValueError(
-                f"mteb model {meta.name!r} ({', '.join(meta.model_type)}) gives no single vector for an input; "
-                "mteb itself scores it."
+                f"mteb model {meta.name!r} ({', '.join(meta.model_type)}) gives no single vector "
+                "for an input; mteb itself scores it."
             )
         similarity = str(
             getattr(
@@ -48,8 +50,8 @@ class MtebEncoder:
         )
         if similarity != "cosine":
             raise ValueError(
-                f"mteb model {meta.name!r} is compared by {similarity} and scores here are cosines; "
-                "mteb itself scores it."
+                f"mteb model {meta.name!r} is compared by {similarity} and scores here are "
+                "cosines; mteb itself scores it."
             )
         self.model: Any = model
         self.batch_size = batch_size
@@ -62,11 +64,14 @@ class MtebEncoder:
 
     @property
     def prompts(self) -> dict[str, str]:
-        """What tells its queries and documents apart; the words themselves are the model's own affair."""
+        """What tells its queries and documents apart; the words themselves are the model's own
+        affair.
+        """
         return {"query": "query", "document": "document"}
 
     def fingerprint(self) -> str:
-        """32 hexadecimal digits of its name, revision and options, and of its files where it is a folder.
+        """32 hexadecimal digits of its name, revision and options, and of its files where it is a
+        folder.
 
         Empty where neither a revision nor files say which weights they are.
         """
@@ -101,7 +106,9 @@ class MtebEncoder:
     def encode_document(
         self, inputs: Sequence[Plain], *, show_progress: bool | None = None
     ) -> Vectors:
-        """(n, D) float32 unit vectors, with the model's prompt for documents of a retrieval task."""
+        """(n, D) float32 unit vectors, with the model's prompt for documents of a
+        retrieval task.
+        """
         return self._encode(inputs, "document", show_progress)
 
     def _encode(
@@ -116,8 +123,9 @@ class MtebEncoder:
             for kind, numbers in rows.items():
                 if numbers and kind not in self.modalities:
                     raise ValueError(
-                        f"input {numbers[0]} is {'a text' if kind == 'text' else 'a picture'}, and mteb model "
-                        f"{self.model.mteb_model_meta.name!r} embeds {' and '.join(sorted(self.modalities))} only."
+                        f"input {numbers[0]} is {'a text' if kind == 'text' else 'a picture'}, "
+                        f"and mteb model {self.model.mteb_model_meta.name!r} embeds "
+                        f"{' and '.join(sorted(self.modalities))} only."
                     )
                 for start in range(0, len(numbers), CHUNK):
                     chunk = numbers[start : start + CHUNK]
@@ -163,7 +171,8 @@ def load_mteb_model(
     device: str | None = None,
     batch_size: int = 32,
 ) -> MtebEncoder:
-    """A model by the name that mteb, or the hub, knows it by; or a folder of a sentence-transformers model.
+    """A model by the name that mteb, or the hub, knows it by; or a folder of a
+    sentence-transformers model.
 
     revision, device: as mteb.get_model's.
 
@@ -185,8 +194,8 @@ def load_mteb_model(
             :300
         ].rstrip(".")
         raise ValueError(
-            f"mteb cannot load the model {name!r} ({reason}); give a name that mteb or the hub has, as owner/name, or "
-            "a folder of a sentence-transformers model."
+            f"mteb cannot load the model {name!r} ({reason}); give a name that mteb or the hub "
+            "has, as owner/name, or a folder of a sentence-transformers model."
         ) from None
     return MtebEncoder(model, batch_size=batch_size)
 
@@ -200,7 +209,9 @@ def is_mteb_model(name: str) -> bool:
 
 
 def _metadata(kind: Kind, prompt: str | None) -> Any:
-    """What mteb's wrappers choose prompts and instructions by, for inputs that belong to no task of mteb's."""
+    """What mteb's wrappers choose prompts and instructions by, for inputs that belong to no task of
+    mteb's.
+    """
     from mteb.abstasks.task_metadata import TaskMetadata
 
     retrieval = prompt is not None
@@ -237,7 +248,9 @@ def _text_rows(texts: list[str], prompt: str | None) -> Any:
 
 
 def _picture_rows(pictures: Sequence[Path | bytes]) -> Any:
-    """A data set that decodes as our own models do: RGB, turned as the EXIF says, a broken picture named."""
+    """A data set that decodes as our own models do: RGB, turned as the EXIF says, a broken picture
+    named.
+    """
     import datasets
 
     cells = [

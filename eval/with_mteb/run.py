@@ -1,4 +1,6 @@
-"""Official results, in mteb's layout, of a model that mteb does not know: each task is scored by mteb itself."""
+"""Official results, in mteb's layout, of a model that mteb does not know: each task is scored by
+mteb itself.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ from .tasks import (
 
 
 def mteb_name(source: str) -> str:
-    """The name of a model in mteb's results: a hub id as it is, else "unimodal/" and what it was loaded from.
+    """The name of a model in mteb's results: a hub id as it is, else "unimodal/" and what it was
+    loaded from.
 
     >>> mteb_name("runs/demo/model"), mteb_name("open_clip:ViT-B-32/openai"), mteb_name("jinaai/jina-clip-v1")
     ('unimodal/runs-demo-model', 'unimodal/open_clip-ViT-B-32-openai', 'jinaai/jina-clip-v1')
@@ -60,11 +63,12 @@ def run_mteb(
     dims: also score the first dimensions alone; these lie in REVISION/experiments/dims_N/.
     data: a folder of data sets laid out as on the hub; see `find_mteb_task`.
     store: an embedding store of this embedder; a new one if left out.
-    should_stop: asked before each task and while a new store encodes; once true, the rows so far are returned.
+    should_stop: asked before each task and while a new store encodes; once true, the rows so far
+        are returned.
 
-    Returns a row with the main score of each task and subset; its value is None where the model lacks a modality.
-    What has been scored before, with the same weights and the same data, is read from the files.
-    Raises ValueError, before anything is encoded, that names all missing data.
+    Returns a row with the main score of each task and subset; its value is None where the model
+    lacks a modality. What has been scored before, with the same weights and the same data, is read
+    from the files. Raises ValueError, before anything is encoded, that names all missing data.
     """
     mteb = import_mteb()
     cache = mteb.ResultCache(folder)

@@ -1,6 +1,8 @@
-"""The best documents of each query as mteb wants them: a dictionary of scores a query, ties in trec_eval's order.
+"""The best documents of each query as mteb wants them: a dictionary of scores a query, ties in
+trec_eval's order.
 
-Our own metrics need none of this (see `metrics.ranks`); official results do, as mteb scores the dictionaries.
+Our own metrics need none of this (see `metrics.ranks`); official results do, as mteb scores the
+dictionaries.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ BLOCK_SCORES = 1 << 24  # scores held at a time: 64 MB in float32
 def top_documents(
     queries: Vectors, documents: Vectors, document_ids: Sequence[str], top_k: int
 ) -> Iterator[dict[str, float]]:
-    """For each query its top_k documents and their scores, best first; of equal scores the higher id is better.
+    """For each query its top_k documents and their scores, best first; of equal scores the higher
+    id is better.
 
-    mteb sorts each of them several times, and what is in order already is sorted in a third of the time.
+    mteb sorts each of them several times, and what is in order already is sorted in a third of the
+    time.
 
     queries: (Q, D), documents: (N, D), float32 unit vectors.
     """
@@ -48,8 +52,8 @@ def top_documents(
 def _distinct(vectors: Vectors) -> tuple[Vectors, Tensor]:
     """The distinct rows (U, D), and which of them each row is, (N,).
 
-    A product rounds a column by where it stands, so equal vectors would get scores that differ in the last bit, and a
-    tie would be none.
+    A product rounds a column by where it stands, so equal vectors would get scores that differ in
+    the last bit, and a tie would be none.
     """
     import torch
 
@@ -64,7 +68,9 @@ def _distinct(vectors: Vectors) -> tuple[Vectors, Tensor]:
 
 
 def _best(scores: Tensor, top_k: int) -> Tensor:
-    """(B, min(top_k, N)) columns of the highest scores of (B, N), highest first; of equal scores the first columns."""
+    """(B, min(top_k, N)) columns of the highest scores of (B, N), highest first; of equal scores
+    the first columns.
+    """
     import torch
 
     if top_k >= scores.shape[1]:

@@ -1,4 +1,6 @@
-"""Tables of mteb's (Hugging Face data sets) as inputs of ours: texts as mteb joins them, pictures as they lie there."""
+"""Tables of mteb's (Hugging Face data sets) as inputs of ours: texts as mteb joins them, pictures
+as they lie there.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ def table_inputs(
     rows: columns id, and text, title, instruction, image as there are.
     where: what the rows are, for the names of pictures.
     modalities: what of a row counts; a row that has a text and a picture gives both, fused.
-    prompt: "document": the text follows its title; "query": the instruction follows it; as mteb joins them.
+    prompt: "document": the text follows its title; "query": the instruction follows it; as mteb
+        joins them.
     """
     columns = [
         name
@@ -69,7 +72,8 @@ def table_inputs(
 def loader_inputs(loader: Any, where: str, modalities: Iterable[str]) -> list[Input]:
     """What a DataLoader of mteb's gives, in its order.
 
-    A loader that goes straight through a table is not asked, so that no picture is decoded only to be written again.
+    A loader that goes straight through a table is not asked, so that no picture is decoded only to
+    be written again.
     """
     import datasets
     from torch.utils.data import SequentialSampler
@@ -80,7 +84,8 @@ def loader_inputs(loader: Any, where: str, modalities: Iterable[str]) -> list[In
         and rows.format["type"] is None
         and type(loader.sampler) is SequentialSampler
     ):
-        # with the fingerprint of the table, as both sides of a pair come without ids and under one name
+        # with the fingerprint of the table, as both sides of a pair come without ids and under one
+        # name
         return table_inputs(rows, f"{where} {rows._fingerprint}", modalities, "")
     inputs: list[Input] = []
     for batch in loader:
@@ -146,7 +151,9 @@ def texts_or_dots(texts: Sequence[str | None], where: str) -> list[str]:
 
 
 def _kept(picture: Any) -> Deferred:
-    """A PIL image as a file without loss, named after its pixels so that equal ones are encoded once."""
+    """A PIL image as a file without loss, named after its pixels so that equal ones are encoded
+    once.
+    """
     image = load_image(picture)
     if image.mode == "RGB" and not image.has_transparency_data:
         file = io.BytesIO()

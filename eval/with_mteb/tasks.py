@@ -1,7 +1,9 @@
-"""Tasks of mteb (https://github.com/embeddings-benchmark/mteb) as data of ours: retrieval, STS, zero-shot.
+"""Tasks of mteb (https://github.com/embeddings-benchmark/mteb) as data of ours: retrieval, STS,
+zero-shot.
 
-The rows come from the hub's cache or from a local folder laid out as the hub's. Pictures stay in the table they lie in
-until they are encoded, and are not decoded here. Ids are kept, as mteb orders equal scores by them.
+The rows come from the hub's cache or from a local folder laid out as the hub's. Pictures stay in
+the table they lie in until they are encoded, and are not decoded here. Ids are kept, as mteb orders
+equal scores by them.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ def import_mteb() -> Any:
 
 
 def list_mteb_tasks(benchmark: str) -> list[str]:
-    """Names of the tasks of one of mteb's benchmarks ("NanoBEIR", "MIEB(lite)"); an aggregate gives its parts.
+    """Names of the tasks of one of mteb's benchmarks ("NanoBEIR", "MIEB(lite)"); an aggregate gives
+    its parts.
 
     Raises ValueError for a benchmark that mteb does not know.
     """
@@ -66,7 +69,9 @@ def list_mteb_tasks(benchmark: str) -> list[str]:
 
 
 def parts_of(task: MtebTask) -> list[MtebTask]:
-    """The tasks that an aggregate averages (VisualSTS-b-Eng, CQADupstackRetrieval), or the task itself."""
+    """The tasks that an aggregate averages (VisualSTS-b-Eng, CQADupstackRetrieval), or the task
+    itself.
+    """
     return (
         [part for one in task.metadata.tasks for part in parts_of(one)]
         if task.is_aggregate
@@ -83,11 +88,12 @@ def find_mteb_task(
 ) -> MtebTask:
     """A task of mteb by its name, not loaded yet.
 
-    folder: where data sets lie as on the hub, each below its id (FOLDER/mteb/scifact) or below the last part of it;
-        None: the hub, or its cache.
+    folder: where data sets lie as on the hub, each below its id (FOLDER/mteb/scifact) or below the
+        last part of it; None: the hub, or its cache.
     split, subset: only these.
 
-    Raises ValueError for a name, a split or a subset that is not mteb's, and for data that is not in `folder`.
+    Raises ValueError for a name, a split or a subset that is not mteb's, and for data that is not
+    in `folder`.
     """
     mteb = import_mteb()
     try:
@@ -105,7 +111,8 @@ def find_mteb_task(
         ) from None
     if split is not None and split not in task.metadata.eval_splits:
         raise ValueError(
-            f"mteb task {name!r} has no split {split!r}; choose of {', '.join(task.metadata.eval_splits)}."
+            f"mteb task {name!r} has no split {split!r}; choose of "
+            f"{', '.join(task.metadata.eval_splits)}."
         )
     if folder is not None:
         for part in parts_of(task):
@@ -116,7 +123,8 @@ def find_mteb_task(
 def repoint(task: MtebTask, folder: Path) -> None:
     """Let a task read a local folder that is laid out as its data set on the hub.
 
-    The recorded revision becomes "local-" and a hash of the files, so that results say what they are results of.
+    The recorded revision becomes "local-" and a hash of the files, so that results say what they
+    are results of.
     """
     digest = xxhash.xxh3_128()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -131,7 +139,8 @@ def repoint(task: MtebTask, folder: Path) -> None:
         "path": str(folder.resolve()),
         "revision": LOCAL + digest.hexdigest(),
     }
-    # The metadata belongs to the class of the task: a copy, or every other task of the class moves too.
+    # The metadata belongs to the class of the task: a copy, or every other task of the class moves
+    # too.
     task.metadata = task.metadata.model_copy(update={"dataset": settings})
 
 
@@ -142,19 +151,21 @@ def load_mteb_task(
     split: str | None = None,
     subset: str | None = None,
 ) -> RetrievalData | PairData | ZeroShotData:
-    """Read a task of mteb: retrieval of texts and pictures, STS, or zero-shot classification of pictures.
+    """Read a task of mteb: retrieval of texts and pictures, STS, or zero-shot classification of
+    pictures.
 
     folder: as for `find_mteb_task`.
     split: the one that mteb scores; needed where it scores several.
     subset: of a task in several languages, the one to read.
 
-    Raises ValueError for a kind of task that is not read, for missing data (with how to get it) and for ids that
-    are not unique.
+    Raises ValueError for a kind of task that is not read, for missing data (with how to get it) and
+    for ids that are not unique.
     """
     task = find_mteb_task(name, folder=folder, split=split, subset=subset)
     if task.is_aggregate:
         raise ValueError(
-            f"mteb task {name!r} is an average; read {', '.join(t.metadata.name for t in parts_of(task))}."
+            f"mteb task {name!r} is an average; read "
+            f"{', '.join(t.metadata.name for t in parts_of(task))}."
         )
     split = _only(task.eval_splits, name, "split")
     subset = _only(task.hf_subsets, name, "subset")
@@ -176,8 +187,9 @@ def load_data(task: MtebTask) -> None:
         name = task.metadata.name
         path = task.metadata.dataset["path"]
         raise ValueError(
-            f"the data of mteb task {name!r} cannot be read from {path!r} ({' '.join(str(error).split())[:200]}); "
-            f"with the hub in reach, fetch it below a folder DATA with: {_fetch_command(task, Path('DATA'))}"
+            f"the data of mteb task {name!r} cannot be read from {path!r} "
+            f"({' '.join(str(error).split())[:200]}); with the hub in reach, fetch it below a "
+            f"folder DATA with: {_fetch_command(task, Path('DATA'))}"
         ) from None
     if hasattr(task, "convert_v1_dataset_format_to_v2"):
         task.convert_v1_dataset_format_to_v2(num_proc=None)
@@ -185,7 +197,9 @@ def load_data(task: MtebTask) -> None:
 
 @contextlib.contextmanager
 def _own_cache(revision: str) -> Iterator[None]:
-    """A cache for each state of a local folder: `datasets` would return what it read there before its files changed."""
+    """A cache for each state of a local folder: `datasets` would return what it read there before
+    its files changed.
+    """
     import datasets
 
     usual = datasets.config.HF_DATASETS_CACHE
@@ -227,15 +241,17 @@ def read_mteb_task(
     ):
         return _zero_shot(task, rows, where)
     raise ValueError(
-        f"mteb task {task.metadata.name!r} is of the type {task.metadata.type}; retrieval, STS of texts and zero-shot "
-        "classification are read as data, and mteb itself scores the others."
+        f"mteb task {task.metadata.name!r} is of the type {task.metadata.type}; retrieval, STS "
+        "of texts and zero-shot classification are read as data, and mteb itself scores the "
+        "others."
     )
 
 
 def _retrieval(task: MtebTask, part: Any, where: str) -> RetrievalData:
     if part["top_ranked"]:
         raise ValueError(
-            f"mteb task {where!r} ranks given candidates again and not a whole corpus; mteb scores it."
+            f"mteb task {where!r} ranks given candidates again and not a whole corpus; "
+            "mteb scores it."
         )
     judged = part["relevant_docs"]
     metadata = task.metadata
@@ -249,7 +265,8 @@ def _retrieval(task: MtebTask, part: Any, where: str) -> RetrievalData:
     asked = [number for number, relevant in enumerate(found) if relevant]
     if not any(name in position for relevant in found for name in relevant):
         raise ValueError(
-            f"no query of mteb task {where!r} has a relevant document; the qrels do not fit the corpus."
+            f"no query of mteb task {where!r} has a relevant document; the qrels do not "
+            "fit the corpus."
         )
     notes = _notes_of_lost(judged, found, position, set(all_ids))
     for note in notes:
@@ -303,7 +320,9 @@ def _themselves(
     document_ids: Sequence[str],
     where: str,
 ) -> list[list[int]]:
-    """For each query the document that is the query itself, where mteb leaves out the best result for being it."""
+    """For each query the document that is the query itself, where mteb leaves out the best result
+    for being it.
+    """
     same: dict[object, int] = {}
     for number in sorted(
         range(len(documents)), key=document_ids.__getitem__
@@ -313,8 +332,8 @@ def _themselves(
     strange = sum(1 for one in found if one is None)
     if strange:
         warnings.warn(
-            f"{where}: {strange} of {len(queries)} queries are not among the documents; mteb leaves out their best "
-            "result all the same, and here they search all documents.",
+            f"{where}: {strange} of {len(queries)} queries are not among the documents; mteb "
+            "leaves out their best result all the same, and here they search all documents.",
             stacklevel=2,
         )
     return [[] if one is None else [one] for one in found]
@@ -332,7 +351,9 @@ def _notes_of_lost(
     position: Mapping[str, int],
     query_ids: set[str],
 ) -> list[str]:
-    """What is judged and not there; scored as mteb and trec_eval do, but for queries without relevant documents."""
+    """What is judged and not there; scored as mteb and trec_eval do, but for queries without
+    relevant documents.
+    """
     lost = list(
         dict.fromkeys(
             name for relevant in found for name in relevant if name not in position
@@ -347,13 +368,13 @@ def _notes_of_lost(
     notes = []
     if silent:
         notes.append(
-            f"{len(silent)} queries have no relevant document and are left out, where mteb counts them as 0 (first "
-            f"{silent[0]!r})"
+            f"{len(silent)} queries have no relevant document and are left out, where mteb "
+            f"counts them as 0 (first {silent[0]!r})"
         )
     if lost:
         notes.append(
-            f"{len(lost)} relevant documents (of {num_hit} queries) are not in the corpus and count as not found "
-            f"(first {lost[0]!r})"
+            f"{len(lost)} relevant documents (of {num_hit} queries) are not in the corpus and "
+            f"count as not found (first {lost[0]!r})"
         )
     return notes
 

@@ -1,4 +1,6 @@
-"""mteb without the network and outside the home folder, its data sets small, and a tiny model for them."""
+"""mteb without the network and outside the home folder, its data sets small, and a tiny model for
+them.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ TinyEmbedder = Callable[[int], Embedder]
 
 @pytest.fixture(scope="session")
 def mteb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The package; it takes seconds to import, so this is done once, and only by tests that ask for it."""
+    """The package; it takes seconds to import, so this is done once, and only by tests that ask for
+    it.
+    """
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("mteb")
         patch.setitem(os.environ, "MTEB_CACHE", str(folder / "cache"))
@@ -50,7 +54,9 @@ def hub(mteb: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_embedder(tmp_path_factory: pytest.TempPathFactory) -> TinyEmbedder:
-    """A function from a seed to a model of random weights for texts and pictures, in 24 dimensions."""
+    """A function from a seed to a model of random weights for texts and pictures,
+    in 24 dimensions.
+    """
     tokenizer = tmp_path_factory.mktemp("tiny") / "tokenizer.json"
     train_tokenizer([WORDS, "query: title 0123456789"], tokenizer, vocab_size=120)
     text = TextTowerConfig(

@@ -1,4 +1,6 @@
-"""Small data sets laid out as others lay theirs out: tars, tables and pictures for the tests of the readers."""
+"""Small data sets laid out as others lay theirs out: tars, tables and pictures for the tests of the
+readers.
+"""
 
 from __future__ import annotations
 

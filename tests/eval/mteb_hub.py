@@ -1,4 +1,6 @@
-"""Data sets laid out as those of mteb's on the hub, small: SciFact, Flickr30k both ways, STS-B, CIFAR-10."""
+"""Data sets laid out as those of mteb's on the hub, small: SciFact, Flickr30k both ways, STS-B,
+CIFAR-10.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ COLOURS = {
     "yellow": (220, 210, 40),
 }
 THINGS = ("mug", "chair", "lamp", "shoe", "ball")
-WORDS = "a red green blue yellow mug chair lamp shoe ball number this is very well made and not like"
+WORDS = (
+    "a red green blue yellow mug chair lamp shoe ball number this is very well made and not "
+    "like"
+)
 RETRIEVAL_CARD = """---
 configs:
 - config_name: corpus
@@ -49,7 +54,9 @@ def write_retrieval(
     queries: datasets.Dataset,
     judged: Mapping[str, Mapping[str, int]],
 ) -> None:
-    """Write one retrieval data set as the hub has them; judged: query id -> document id -> relevance."""
+    """Write one retrieval data set as the hub has them; judged: query id -> document id ->
+    relevance.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
         {"query-id": q, "corpus-id": d, "score": s}
@@ -87,7 +94,9 @@ def pictures(cells: list[bytes], **columns: Any) -> datasets.Dataset:
 
 
 def _write_scifact(folder: Path) -> None:
-    """60 documents, of which every sixth text is there twice; graded relevance, and a judgement of 0."""
+    """60 documents, of which every sixth text is there twice; graded relevance, and a judgement of
+    0.
+    """
     draw = np.random.default_rng(0)
     texts = [" ".join(draw.choice(WORDS.split(), 8)) for _ in range(60)]
     titles = ["" if number % 3 else f"title {number % 7}" for number in range(60)]

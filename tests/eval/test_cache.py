@@ -1,4 +1,6 @@
-"""Each input is encoded once, ever; a kill loses a block at most and never gives an input another's vector."""
+"""Each input is encoded once, ever; a kill loses a block at most and never gives an input another's
+vector.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def vector_of(content: bytes, dim: int = D) -> Vectors:
 
 
 class HashEncoder:
-    """A random unit vector for each text with its prompt, and for each picture; remembers what it was asked."""
+    """A random unit vector for each text with its prompt, and for each picture; remembers what it
+    was asked.
+    """
 
     modalities = frozenset(["text", "image"])
 

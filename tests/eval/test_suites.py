@@ -214,10 +214,11 @@ def test_one_command_gets_all_that_is_missing() -> None:
     with pytest.raises(ValueError, match="are missing") as told:
         load_tasks(suite, Path("my data"), "test")
     assert str(told.value) == (
-        "files of the suite that are missing (5): my data/a, my data/c, my data/e, my data/flickr30k, "
-        "my data/mteb/food101; get them with `unimodal prepare flickr30k beir/nq --data 'my data' && for set in "
-        "mteb/food101; do hf download --repo-type dataset $set --local-dir 'my data'/$set; done` (at least 646 MB), "
-        "put them below data_root 'my data', set another data_root, or leave a task out with tasks.NAME=null."
+        "files of the suite that are missing (5): my data/a, my data/c, my data/e, my "
+        "data/flickr30k, my data/mteb/food101; get them with `unimodal prepare flickr30k "
+        "beir/nq --data 'my data' && for set in mteb/food101; do hf download --repo-type "
+        "dataset $set --local-dir 'my data'/$set; done` (at least 646 MB), put them below "
+        "data_root 'my data', set another data_root, or leave a task out with tasks.NAME=null."
     )
 
 

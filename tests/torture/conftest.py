@@ -1,4 +1,6 @@
-"""What the torture suite shares: its figures, the nursery that runs are born in, and a source of several epochs."""
+"""What the torture suite shares: its figures, the nursery that runs are born in, and a source of
+several epochs.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ SIZES = (
 
 @pytest.fixture
 def figure() -> Figure:
-    """Note a figure: name, value, unit. All are printed at the end and, if $TORTURE_JSON is set, written to it."""
+    """Note a figure: name, value, unit. All are printed at the end and, if $TORTURE_JSON is set,
+    written to it.
+    """
 
     def note(name: str, value: float, unit: str) -> None:
         _FIGURES.append({"name": name, "value": value, "unit": unit})
@@ -78,12 +82,15 @@ def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
 
 @pytest.fixture
 def start(nursery: Nursery) -> Iterator[Start]:
-    """A function from a recipe to a running `unimodal train` of it; further words and options as `Nursery.start`."""
+    """A function from a recipe to a running `unimodal train` of it; further words and options as
+    `Nursery.start`.
+    """
     lives: list[Life] = []
 
     def begin(config: TrainConfig, *words: str, **options: Any) -> Life:
         file = Path(config.run).with_suffix(".yaml")
-        # Ranks of one run are started one after the other: the first may be reading this file already.
+        # Ranks of one run are started one after the other: the first may be reading this file
+        # already.
         unfinished = file.with_suffix(".unfinished")
         unfinished.write_text(
             yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8"
@@ -114,7 +121,9 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stretched(seconds: float) -> float:
-    """A limit of wall time for a machine that has nothing else to do, on one that is as busy as this one is now."""
+    """A limit of wall time for a machine that has nothing else to do, on one that is as busy as
+    this one is now.
+    """
     return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 

@@ -1,7 +1,8 @@
-"""What a child of the nursery changes in itself before it runs: it writes down what it trains on, or goes slower.
+"""What a child of the nursery changes in itself before it runs: it writes down what it trains on,
+or goes slower.
 
-The command line imports `unimodal.training`, which is what is changed here; each function is for one process and undoes
-nothing.
+The command line imports `unimodal.training`, which is what is changed here; each function is for
+one process and undoes nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Any
 
 
 def record(file: str) -> None:
-    """Append a line `STEP DIGEST` for each step that was computed: of keys, pixels and token ids of its batches."""
+    """Append a line `STEP DIGEST` for each step that was computed: of keys, pixels and token ids of
+    its batches.
+    """
     loop = _module("training.loop")
     steps_from = loop.steps_from
     train_step = loop.train_step
@@ -96,14 +99,18 @@ def small_shared_memory(size: int) -> None:
 
 
 def own_tracker() -> None:
-    """What removes a killed process's semaphores is a process of its own, as that of a run without a nursery."""
+    """What removes a killed process's semaphores is a process of its own, as that of a run without
+    a nursery.
+    """
     from multiprocessing import resource_tracker
 
     resource_tracker._resource_tracker = resource_tracker.ResourceTracker()
 
 
 def repeat_batches(every: int) -> None:
-    """Break the run on purpose: one batch in so many is that of the step before. What is proved must then fail."""
+    """Break the run on purpose: one batch in so many is that of the step before. What is proved
+    must then fail.
+    """
     loop = _module("training.loop")
     steps_from = loop.steps_from
 

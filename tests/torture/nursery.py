@@ -1,8 +1,9 @@
-"""A process that has imported everything and forks runs of the command line, so that a start costs no imports.
+"""A process that has imported everything and forks runs of the command line, so that a start costs
+no imports.
 
-Each child is a session of its own, so it can be killed alone or with all its loader workers. A child runs
-`unimodal.cli.main` on its words, after the named functions of `tests/torture/instruments.py` (what it trains on is
-written down, steps take longer, ...).
+Each child is a session of its own, so it can be killed alone or with all its loader workers. A
+child runs `unimodal.cli.main` on its words, after the named functions of
+`tests/torture/instruments.py` (what it trains on is written down, steps take longer, ...).
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class Life:
         return self._status
 
     def until(self, holds: Callable[[], bool], seconds: float) -> bool:
-        """Whether something came true before the life ended; raises TimeoutError when neither happened in time."""
+        """Whether something came true before the life ended; raises TimeoutError when neither
+        happened in time.
+        """
         deadline = time.monotonic() + seconds
         while not holds():
             if self.status() is not None:
@@ -71,7 +74,9 @@ class Life:
         os.kill(self.pid, number)
 
     def signal_all(self, number: int) -> None:
-        """Send a signal to the process and to all of its session, as a terminal or a cluster does."""
+        """Send a signal to the process and to all of its session, as a terminal or
+        a cluster does.
+        """
         for pid in session(self.pid):
             with suppress(ProcessLookupError):  # it has just ended
                 os.kill(pid, number)
@@ -81,7 +86,9 @@ class Life:
         return self._stderr.read_text(errors="replace") if self._stderr.exists() else ""
 
     def descendants(self) -> list[int]:
-        """The living processes of its session except itself: loader workers and what started them."""
+        """The living processes of its session except itself: loader workers and
+        what started them.
+        """
         return [pid for pid in session(self.pid) if pid != self.pid]
 
     def bury(self) -> None:
@@ -112,7 +119,9 @@ class Nursery:
         before: Mapping[str, Mapping[str, Any]] | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Life:
-        """Run `unimodal WORDS`; before: functions of instruments.py with their arguments, called first."""
+        """Run `unimodal WORDS`; before: functions of instruments.py with their arguments, called
+        first.
+        """
         self._lives += 1
         stderr = self._folder / f"life-{self._lives:04d}.txt"
         request = {

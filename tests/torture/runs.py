@@ -1,4 +1,6 @@
-"""What a run was, from what it left: its steps, its rows, its weights; and the batches of a recipe without a run."""
+"""What a run was, from what it left: its steps, its rows, its weights; and the batches of a recipe
+without a run.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class History(NamedTuple):
 
 
 def read_history(file: Path) -> History:
-    """The lives of a run, laid over one another: each goes on at the step of the checkpoint that it found."""
+    """The lives of a run, laid over one another: each goes on at the step of the checkpoint that it
+    found.
+    """
     steps: dict[int, str] = {}
     taken = gaps = expected = 0
     for first, rest in _lines(file):
@@ -58,7 +62,9 @@ def _lines(file: Path) -> list[tuple[str, str]]:
 
 
 def assert_same_run(run: Path, reference: Path) -> History:
-    """Weights, rows and all that was trained on, in any of its lives, are those of the reference; the history."""
+    """Weights, rows and all that was trained on, in any of its lives, are those of the reference;
+    the history.
+    """
     ours = read_history(steps_file(run))
     theirs = read_history(steps_file(reference))
     lives = [
@@ -143,7 +149,9 @@ def dataset_of(config: TrainConfig, rank: int = 0, world_size: int = 1) -> StepD
 def global_batches(
     config: TrainConfig, start: int, stop: int, world_size: int = 1, workers: int = 0
 ) -> list[list[bytes]]:
-    """For each step a digest of every sample of the global batch, sorted: key, augmented pixels, token ids."""
+    """For each step a digest of every sample of the global batch, sorted: key, augmented pixels,
+    token ids.
+    """
     ranks = [
         steps_from(dataset_of(config, rank, world_size), start, stop, workers)
         for rank in range(world_size)

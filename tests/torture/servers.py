@@ -1,4 +1,6 @@
-"""A real HTTP server on loopback that serves a folder and can be as bad as storage is: slow, failing, cut short."""
+"""A real HTTP server on loopback that serves a folder and can be as bad as storage is: slow,
+failing, cut short.
+"""
 
 from __future__ import annotations
 
@@ -41,11 +43,11 @@ class Server:
     def __init__(
         self,
         folder: Path,
-        faults: Faults = Faults(),
+        faults: Faults = Faults(),  # noqa: B008
         *,
         ranges: bool = True,
         seed: int = 0,
-    ) -> None:  # noqa: B008
+    ) -> None:
         """ranges: whether it understands Range; without, it answers with the whole file."""
         self.folder = folder
         self.faults = faults
@@ -82,7 +84,9 @@ class Server:
         return sum(request.what == what for request in list(self.requests))
 
     def draw_fault(self) -> str:
-        """What happens to the next request; the same seed and order of requests give the same faults."""
+        """What happens to the next request; the same seed and order of requests give the same
+        faults.
+        """
         with self._lock:
             chance = self._draw.random()
         for name in ("unavailable", "short", "fewer", "reset", "stall"):

@@ -1,4 +1,6 @@
-"""The same batches for any number of ranks and workers and for any moment of going on; the order at full size."""
+"""The same batches for any number of ranks and workers and for any moment of going on; the order at
+full size.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ WORLDS = (1, 2, 3, 4, 6, 12)
 @pytest.fixture
 def config(recipe: Recipe, many: Path) -> TrainConfig:
     """Pictures in global batches of 48, pairs in batches of 12, both in 12 streams."""
-    # Workers that find their imports done start in milliseconds; it counts only before the first worker of a session.
+    # Workers that find their imports done start in milliseconds; it counts only before the first
+    # worker of a session.
     get_context("forkserver").set_forkserver_preload(["training.data.loader"])
     source = {"squares": {"path": str(many)}}
     return recipe(

@@ -1,4 +1,6 @@
-"""Whatever is broken inside a shard: each broken sample is reported once read, none is missed, every batch is full."""
+"""Whatever is broken inside a shard: each broken sample is reported once read, none is missed,
+every batch is full.
+"""
 
 from __future__ import annotations
 
@@ -83,7 +85,9 @@ def broken(number: int) -> tuple[bytes, bytes, str]:
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A folder of four tars with 768 samples, and the kinds of the broken ones by key: one in 15, at random places."""
+    """A folder of four tars with 768 samples, and the kinds of the broken ones by key: one in 15,
+    at random places.
+    """
     folder = tmp_path_factory.mktemp("planted")
     draw = np.random.default_rng(2)
     numbers = set(draw.choice(SAMPLES, SAMPLES // 15, replace=False).tolist())

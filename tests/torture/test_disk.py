@@ -1,4 +1,6 @@
-"""Disks that are full, files that may not grow, bytes that turn over, a small /dev/shm: the run survives them."""
+"""Disks that are full, files that may not grow, bytes that turn over, a small /dev/shm: the run
+survives them.
+"""
 
 from __future__ import annotations
 

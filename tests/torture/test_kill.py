@@ -1,4 +1,6 @@
-"""kill -9 at any moment, a flipped bit, a dead worker: the run that goes on ends as one that was never disturbed."""
+"""kill -9 at any moment, a flipped bit, a dead worker: the run that goes on ends as one that was
+never disturbed.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ from tests.torture.runs import assert_same_run, named, recording, steps_file
 from training.config import TrainConfig
 
 KILLS = 100
-# Of a hundred: in the middle of a checkpoint's writing, at any moment, at any moment with loader workers, and workers.
+# Of a hundred: in the middle of a checkpoint's writing, at any moment, at any moment with loader
+# workers, and workers.
 KINDS = ["save"] * 34 + ["any"] * 54 + ["any, workers"] * 5 + ["worker"] * 7
 
 
@@ -118,7 +121,9 @@ def kill_at_a_moment(kind: str, life: Life, run: Path, draw: random.Random) -> b
 
 
 def kill_a_worker(life: Life, steps: Path, draw: random.Random) -> float:
-    """Kill a loader worker once steps are taken; how long it took the run to say so, 0 where it had ended before."""
+    """Kill a loader worker once steps are taken; how long it took the run to say so, 0 where it had
+    ended before.
+    """
     size = steps.stat().st_size if steps.exists() else 0
     life.until(lambda: steps.exists() and steps.stat().st_size > size + 60, 60)
     workers = workers_of(life)

@@ -1,4 +1,6 @@
-"""Memory that stays flat over epochs, is bounded by pieces and not by batches, and nothing left behind by kill -9."""
+"""Memory that stays flat over epochs, is bounded by pieces and not by batches, and nothing left
+behind by kill -9.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ MIB = 1 << 20
 
 @contextmanager
 def command_line(config: TrainConfig) -> Iterator[int]:
-    """`python -m unimodal train` as a process of its own, in a session of its own: nothing is shared with a parent."""
+    """`python -m unimodal train` as a process of its own, in a session of its own: nothing is
+    shared with a parent.
+    """
     file = Path(config.run).with_suffix(".yaml")
     file.write_text(yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -105,7 +109,9 @@ def test_memory_is_flat_over_three_epochs(
 def test_memory_of_the_loader_does_not_grow_with_the_global_batch(
     recipe: Recipe, many: Path, tmp_path: Path, figure: Figure
 ) -> None:
-    """Workers that nobody takes anything from fetch pieces ahead until they may not; what they then hold."""
+    """Workers that nobody takes anything from fetch pieces ahead until they may not; what they then
+    hold.
+    """
     held = {}
     for copy in range(16):
         for tar in many.glob("*.tar"):
@@ -134,7 +140,9 @@ def test_memory_of_the_loader_does_not_grow_with_the_global_batch(
 
 
 def held_by_workers(config: TrainConfig) -> int:
-    """Bytes that two workers hold once they have fetched ahead all that they may: the first step is one of texts."""
+    """Bytes that two workers hold once they have fetched ahead all that they may: the first step is
+    one of texts.
+    """
     before = set(multiprocessing.active_children())
     batches = steps_from(dataset_of(config), 0, 8, workers=2)
     assert next(batches)[0].place.task == "pairs"

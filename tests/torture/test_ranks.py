@@ -1,4 +1,6 @@
-"""Ranks that are killed: the others say so, and any number of ranks goes on where the last ones were."""
+"""Ranks that are killed: the others say so, and any number of ranks goes on where the last ones
+were.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""SIGTERM at any time: a checkpoint, exit status 143 within a step, a save and two seconds, and the same end later."""
+"""SIGTERM at any time: a checkpoint, exit status 143 within a step, a save and two seconds, and the
+same end later.
+"""
 
 from __future__ import annotations
 
@@ -132,7 +134,9 @@ def test_a_group_that_is_told_with_its_workers(
 def assert_goes_on(
     config: TrainConfig, reference: Path, start: Start, **options: Any
 ) -> None:
-    """The run, gone on with, ends as the reference; a stop in the warm-up has left nothing in the way."""
+    """The run, gone on with, ends as the reference; a stop in the warm-up has left nothing in the
+    way.
+    """
     life = start(config, "--resume", before=recording(config), **options)
     assert life.wait(60) == 0, life.said()
     assert_same_run(Path(config.run), reference)

@@ -1,4 +1,6 @@
-"""Storage that fails, stalls and cuts short: the same order, a named error for what is gone, and no hang in a day."""
+"""Storage that fails, stalls and cuts short: the same order, a named error for what is gone, and no
+hang in a day.
+"""
 
 from __future__ import annotations
 
@@ -214,7 +216,9 @@ def test_a_missing_shard_is_an_error_that_names_it_within_five_seconds(
 
 
 def named_error_after(life: Life) -> float:
-    """The seconds until a run says in one sentence which shard it cannot read, and ends with status 1."""
+    """The seconds until a run says in one sentence which shard it cannot read, and ends with status
+    1.
+    """
     started = time.perf_counter()
     life.until(lambda: "error: " in life.said(), 60)
     seconds = time.perf_counter() - started
@@ -264,7 +268,8 @@ def test_a_stop_while_the_storage_stalls(
 
 
 class Day:
-    """A virtual clock, and a storage that in its time is slow, fails, stalls and is gone for a while every hour.
+    """A virtual clock, and a storage that in its time is slow, fails, stalls and is gone for a
+    while every hour.
 
     Twice it is gone for longer than anybody waits.
     """

@@ -14,7 +14,9 @@ from torch.utils._pytree import tree_leaves
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Tensors this small lose more to threads that wait for each other than they win, on a busy machine a lot."""
+    """Tensors this small lose more to threads that wait for each other than they win, on a busy
+    machine a lot.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

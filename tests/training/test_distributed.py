@@ -1,4 +1,6 @@
-"""Ranks: they agree or say on what they do not, and one that dies or hangs is an error on the others, never a wait."""
+"""Ranks: they agree or say on what they do not, and one that dies or hangs is an error on the
+others, never a wait.
+"""
 
 from __future__ import annotations
 
@@ -116,8 +118,9 @@ def test_ranks_that_do_not_start_are_named_by_those_that_did_within_the_bound_of
 ):
     for said, seconds in _started([0, 3], 3.0).values():
         assert said == (
-            "only 2 of 4 ranks joined within start_timeout, 3 s: ranks 0, 3 did, and ranks 1, 2 did not; see what "
-            "those say, start them, or raise start_timeout if they are only slow to start."
+            "only 2 of 4 ranks joined within start_timeout, 3 s: ranks 0, 3 did, and ranks 1, 2 "
+            "did not; see what those say, start them, or raise start_timeout if they are only "
+            "slow to start."
         )
         assert seconds > 2.5
 
@@ -171,8 +174,8 @@ def _disagree(rank: int) -> None:
 def test_ranks_that_disagree_name_the_key_and_both_values(tmp_path: Path) -> None:
     for found in _two(tmp_path, _disagree).values():
         assert (
-            "ValueError: ranks disagree on tasks.pairs.max_length: it is 24 on rank 0 and 32 on rank 1"
-            in found
+            "ValueError: ranks disagree on tasks.pairs.max_length: it is 24 on rank 0 "
+            "and 32 on rank 1" in found
         )
 
 

@@ -1,4 +1,6 @@
-"""Chunks: whatever is kept or encoded again, the gradients are the same to the bit, with dropout on."""
+"""Chunks: whatever is kept or encoded again, the gradients are the same to the bit, with dropout
+on.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def _start(config: TrainConfig) -> tuple[DualEncoder, list[Batch]]:
 
 
 def _gradients(config: TrainConfig, **changes: Any) -> tuple[dict[str, Tensor], int]:
-    """Of a step with other settings of the cut, and the number of chunks that were encoded twice."""
+    """Of a step with other settings of the cut, and the number of chunks that were
+    encoded twice.
+    """
     model, batches = _start(config)
     optimizer = make_optimizer(model, config.optim, config.towers)
     step = config.step.model_copy(update=changes)

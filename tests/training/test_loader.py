@@ -1,4 +1,6 @@
-"""Reading from elsewhere: each rank fetches its own part, ahead of need; pieces make the batch they were cut from."""
+"""Reading from elsewhere: each rank fetches its own part, ahead of need; pieces make the batch they
+were cut from.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +122,8 @@ def test_what_a_small_source_begins_anew_fetches_nothing_of_a_large_one_in_mixed
         _dataset(config, 0, 1), 0, 100, 0
     ):  # 400 samples: 36 of the large source, 18 epochs of the small
         pass
-    # Two windows of five samples ahead of 36 samples: three shards at most, and the ring may begin inside one.
+    # Two windows of five samples ahead of 36 samples: three shards at most, and the ring may begin
+    # inside one.
     assert len(_fetched(server) - {"/000000.tar"}) <= 5
 
 

@@ -1,4 +1,6 @@
-"""A run: stopped and resumed equals never stopped, ranks equal one process, bad input stops before harm is done."""
+"""A run: stopped and resumed equals never stopped, ranks equal one process, bad input stops before
+harm is done.
+"""
 
 from __future__ import annotations
 
@@ -627,7 +629,9 @@ def test_two_and_three_ranks_give_the_losses_and_weights_of_one_process_in_float
 def test_weights_in_shards_give_the_run_of_one_process_which_goes_on_from_their_checkpoint(
     recipe: Recipe, tmp_path: Path
 ) -> None:
-    """Two ranks with FSDP2 train, validate and save four steps, and are stopped; one process trains the rest."""
+    """Two ranks with FSDP2 train, validate and save four steps, and are stopped; one process trains
+    the rest.
+    """
     changes = {"precision": "float64", "steps": 6, "save_every": 2, "keep": 9}
     one = recipe({"run": str(tmp_path / "one"), **changes})
     train(one)

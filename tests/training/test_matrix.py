@@ -1,14 +1,17 @@
-"""The gradients do not depend on how the batch was cut: one table of settings, one float64 process as the truth.
+"""The gradients do not depend on how the batch was cut: one table of settings, one float64 process
+as the truth.
 
-{1, 2, 4 ranks} x {plain, cached, accumulated} x {plain, tiled} x {pairs, triplets} x {matryoshka} x {masks} x
-{ddp, fsdp}, each over four alternating steps of AdamW with an idle tower (pictures, texts, pictures, texts). The truth
-is written out here: the whole batch through each tower at once, the loss anchor by anchor.
+{1, 2, 4 ranks} x {plain, cached, accumulated} x {plain, tiled} x {pairs, triplets} x {matryoshka} x
+{masks} x {ddp, fsdp}, each over four alternating steps of AdamW with an idle tower (pictures,
+texts, pictures, texts). The truth is written out here: the whole batch through each tower at once,
+the loss anchor by anchor.
 
-Tolerances. float64: every parameter's gradient in every step within 1e-12 of the norm of the whole gradient. float32:
-the gradients of the four steps no further from the truth than twice what the truth's own code is in float32. There each
-step starts from the truth's weights, rounded to float32, and the truth is computed again from those: AdamW divides a
-gradient by its own size, and so turns the rounding of one that is nearly zero into a whole step of the learning rate.
-From its second step on, a float32 trajectory would show which processor it ran on, and not what the code does.
+Tolerances. float64: every parameter's gradient in every step within 1e-12 of the norm of the whole
+gradient. float32: the gradients of the four steps no further from the truth than twice what the
+truth's own code is in float32. There each step starts from the truth's weights, rounded to float32,
+and the truth is computed again from those: AdamW divides a gradient by its own size, and so turns
+the rounding of one that is nearly zero into a whole step of the learning rate. From its second step
+on, a float32 trajectory would show which processor it ran on, and not what the code does.
 """
 
 from __future__ import annotations
@@ -88,7 +91,9 @@ def _pairs(cell: Cell) -> set[tuple[int, object, int, object]]:
 
 
 def _sample() -> list[Cell]:
-    """Some cells in which each value of each setting stands beside each value of every other one, taken greedily."""
+    """Some cells in which each value of each setting stands beside each value of every other one,
+    taken greedily.
+    """
     chosen = []
     missing = set().union(*map(_pairs, TABLE))
     while missing:
@@ -161,7 +166,9 @@ def _num_negatives(cell: Cell) -> int:
 
 
 def _batches(cell: Cell, step: int, rank: int = 0, ranks: int = 1) -> list[Batch]:
-    """This rank's part of the global batches of a step; texts of many lengths, some contents more than once."""
+    """This rank's part of the global batches of a step; texts of many lengths, some contents more
+    than once.
+    """
     batches = []
     for number in range(1 + (cell.step == "accumulated")):
         draw = np.random.default_rng([step, number])
@@ -276,7 +283,9 @@ class Point(NamedTuple):
 
 @functools.cache
 def _trajectory(cell: Cell) -> list[Point]:
-    """The float64 steps by the code above in one process; `cell` has one rank, plain loss and ddp."""
+    """The float64 steps by the code above in one process; `cell` has one rank,
+    plain loss and ddp.
+    """
     model = copy.deepcopy(_model()).double().train()
     optimizer = make_optimizer(model, OPTIM, TowersConfig())
     points = []
@@ -298,7 +307,9 @@ def _trajectory(cell: Cell) -> list[Point]:
 def _single_steps(
     cell: Cell, precision: torch.dtype, is_reversed: bool = False
 ) -> list[dict[str, Tensor]]:
-    """The gradients of each step by the code above, each from the trajectory's weights rounded to float32."""
+    """The gradients of each step by the code above, each from the trajectory's weights rounded to
+    float32.
+    """
     found = []
     for step, point in enumerate(_trajectory(cell)):
         model = _model_from(point.weights, precision)
@@ -328,7 +339,9 @@ def _model_from(weights: Mapping[str, Tensor], precision: torch.dtype) -> DualEn
 
 
 def _run(cell: Cell, rank: int) -> dict[str, Tensor]:
-    """The gradients of float64 steps by the code that trains, one after the other, under "step/parameter"."""
+    """The gradients of float64 steps by the code that trains, one after the other, under
+    "step/parameter".
+    """
     model = copy.deepcopy(_model()).double().train()
     if cell.parallel == "fsdp":
         model = shard(model)
@@ -408,7 +421,9 @@ def _rank(rank: int, ranks: int, cells: Sequence[Cell], folder: str) -> None:
 def results(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, Path]:
-    """A folder of gradients for each number of ranks: one start of processes for all cells that were asked for."""
+    """A folder of gradients for each number of ranks: one start of processes for all cells that
+    were asked for.
+    """
     wanted = {
         item.callspec.params["cell"]
         for item in request.session.items
@@ -456,7 +471,8 @@ def test_gradients_are_those_of_one_process_that_cuts_nothing(
     )
     truth = _single_steps(like, torch.float64)
     ours = _length(_errors(truth, single_steps))
-    # The rounding of a step is one draw of many: the plain step's is the larger of two orders of the same rows.
+    # The rounding of a step is one draw of many: the plain step's is the larger of two orders of
+    # the same rows.
     plain = max(
         _length(
             _errors(truth, _by_step(_single_steps(like, torch.float32, is_reversed)))

@@ -1,4 +1,6 @@
-"""Sources take turns by a pure function with exact shares; a change of weights leaves the past as it was."""
+"""Sources take turns by a pure function with exact shares; a change of weights leaves the past as
+it was.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ BATCH = 16
 
 
 def _plan(steps: int = 800, sizes: int = 320, **changes: Any) -> Plan:
-    """One task with sources a, b, c; changes: of the task, or {source}_weight and {source}_epochs."""
+    """One task with sources a, b, c; changes: of the task, or {source}_weight and
+    {source}_epochs.
+    """
     sources = {
         name: SourceConfig(
             path=name,
@@ -120,7 +124,8 @@ def _order_of(sizes: Sequence[int], **changes: Any) -> Order:
         (
             [200, 100],
             {"global_batch": 384, "streams": 12},
-            "global_batch 384 of task 'texts' is larger than the source 's' of 300 samples; set global_batch to 300.",
+            "global_batch 384 of task 'texts' is larger than the source 's' of 300 "
+            "samples; set global_batch to 300.",
         ),
         ([79], {"global_batch": 240}, "of 79 samples; set global_batch to 64."),
         ([7], {"global_batch": 64}, "of 7 samples; set global_batch to 7."),
@@ -143,7 +148,8 @@ def _order_of(sizes: Sequence[int], **changes: Any) -> Order:
         (
             [5],
             {"global_batch": 24, "mixed": True},
-            "streams 8 of task 'texts' is larger than the source 's' of 5 samples; set streams to 4.",
+            "streams 8 of task 'texts' is larger than the source 's' of 5 samples; set "
+            "streams to 4.",
         ),
         ([1], {"global_batch": 24, "mixed": True}, "of 1 samples; set streams to 1."),
     ],

@@ -1,4 +1,6 @@
-"""The order is a pure function: any world size, any number of workers, any moment of resuming, the same batches."""
+"""The order is a pure function: any world size, any number of workers, any moment of resuming, the
+same batches.
+"""
 
 from __future__ import annotations
 
@@ -209,7 +211,9 @@ def _stream(
     start: int = 0,
     steps: int = 7,
 ) -> list[Rows]:
-    """Each step's global batch as key -> (pixels with their augmentation, token ids of every side)."""
+    """Each step's global batch as key -> (pixels with their augmentation, token
+    ids of every side).
+    """
     ranks = [
         list(steps_from(_dataset(config, rank, world_size), start, steps, workers))
         for rank in range(world_size)

@@ -1,4 +1,6 @@
-"""The training decoder: the random crop does what it may, pixels are close to Pillow's, and faults stay faults."""
+"""The training decoder: the random crop does what it may, pixels are close to Pillow's, and faults
+stay faults.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +66,9 @@ def png(image: Image.Image) -> bytes:
 def gap(
     content: bytes, preprocess: PreprocessConfig, seed: int, *, same_order: bool
 ) -> tuple[float, float, int]:
-    """PSNR in dB, mean and largest difference in levels between the training pixels and Pillow's of the same crop."""
+    """PSNR in dB, mean and largest difference in levels between the training pixels and Pillow's of
+    the same crop.
+    """
     config = AugmentConfig()
     size = preprocess.image_size
     ours = (
@@ -324,7 +328,8 @@ def test_a_jpeg_cut_anywhere_is_refused(kind: str) -> None:
     exif = turned(6)
     options: dict[str, dict[str, object]] = {
         "baseline": {}, "progressive": {"progressive": True}, "turned": {"exif": exif},
-        "with a thumbnail": {"exif": exif + jpeg(photo(8, 8))},  # which ends as a whole picture does
+        # which ends as a whole picture does
+        "with a thumbnail": {"exif": exif + jpeg(photo(8, 8))},
     }  # fmt: skip
     content = jpeg(small, **options[kind])
     for cut in range(len(content)):

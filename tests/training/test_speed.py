@@ -1,4 +1,6 @@
-"""The comparisons of `unimodal bench`, small: both sides compute the same; how fast they are is nobody's promise."""
+"""The comparisons of `unimodal bench`, small: both sides compute the same; how fast they are is
+nobody's promise.
+"""
 
 from __future__ import annotations
 

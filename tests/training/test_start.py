@@ -105,7 +105,8 @@ def start_from(recipe: Recipe, init: str, **changes: Any) -> TrainConfig:
                     "kwargs": {},
                 }
             },
-            "open_clip has no weights 'opena' of 'ViT-B-32', nor is it a file; did you mean 'openai'",
+            "open_clip has no weights 'opena' of 'ViT-B-32', nor is it a file; did you "
+            "mean 'openai'",
         ),
     ],
 )
@@ -170,7 +171,10 @@ def test_a_text_model_for_image_tasks_is_refused_with_a_way_out_that_works(
     recipe: Recipe, text_model: Path
 ) -> None:
     config = start_from(recipe, f"hf:{text_model}", tasks={"pairs": None})
-    message = "has no image tower, which task 'pictures' needs; leave init out and give the towers by name: "
+    message = (
+        "has no image tower, which task 'pictures' needs; leave init out and give the "
+        "towers by name: "
+    )
     for refuse in (check_start, train):
         with pytest.raises(ValueError, match=message) as caught:
             refuse(config)

@@ -1,4 +1,6 @@
-"""Stopping: heard while data stalls and before the first step, agreed by all ranks, told in the exit status."""
+"""Stopping: heard while data stalls and before the first step, agreed by all ranks, told in the
+exit status.
+"""
 
 from __future__ import annotations
 

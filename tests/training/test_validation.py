@@ -1,4 +1,6 @@
-"""Validation on two ranks: the vectors and scores of one, stopped at once, and no rank waits for one that is gone."""
+"""Validation on two ranks: the vectors and scores of one, stopped at once, and no rank waits for
+one that is gone.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,10 @@ from unimodal.preprocess.tokenizers import (
     train_tokenizer,
 )
 
-WORDS = "a red green small large ball hat cup shoe lamp on under the old table beside two other things of wood"
+WORDS = (
+    "a red green small large ball hat cup shoe lamp on under the old table beside two other "
+    "things of wood"
+)
 
 
 @pytest.fixture(scope="session")

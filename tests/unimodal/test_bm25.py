@@ -27,7 +27,9 @@ DATA = Path(
 def naive_bm25(
     query: str, document: str, documents: list[str], k1: float = 1.2, b: float = 0.75
 ) -> float:
-    """Sum over the distinct query words of ln(1 + (N - n + .5) / (n + .5)) f / (f + k1 (1 - b + b L / mean L))."""
+    """Sum over the distinct query words of ln(1 + (N - n + .5) / (n + .5)) f / (f + k1 (1 - b + b L
+    / mean L)).
+    """
     mean_length = sum(len(words(one)) for one in documents) / len(documents)
     score = 0.0
     for word in set(words(query)):

@@ -1,4 +1,6 @@
-"""Centred vectors have no mean; the means travel with the model directory and are checked when they are read."""
+"""Centred vectors have no mean; the means travel with the model directory and are checked when they
+are read.
+"""
 
 from __future__ import annotations
 

@@ -255,7 +255,8 @@ def test_an_override_without_a_value_is_refused_and_its_advice_works(
         ),
         (
             "extra.a=red #5",
-            "'extra.a=red #5': what comes from '#5' on is a comment in YAML; put the text in quotes",
+            "'extra.a=red #5': what comes from '#5' on is a comment in YAML; put the "
+            "text in quotes",
         ),
         ("extra.a=#5", "'extra.a=#5': what comes from '#5' on is a comment"),
         ("extra.a={b: 1, b: 2}", "the key 'b' is written twice; keep one"),
@@ -373,7 +374,8 @@ def test_a_base_that_is_not_a_name_is_refused(tmp_path: Path, base: str) -> None
         ),
         (
             {"optim": "lr:3"},
-            'recipe: optim: Input should be a mapping, as of Inner (got "lr:3"); write a blank after',
+            'recipe: optim: Input should be a mapping, as of Inner (got "lr:3"); write '
+            "a blank after",
         ),
         ({"names": 12}, "recipe: names: Input should be a text or a list (got 12)"),
         (

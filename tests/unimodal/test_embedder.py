@@ -1,4 +1,6 @@
-"""Anything goes in, unit vectors come out, in order; what cannot be embedded is named with its position."""
+"""Anything goes in, unit vectors come out, in order; what cannot be embedded is named with its
+position.
+"""
 
 from __future__ import annotations
 

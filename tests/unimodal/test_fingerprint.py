@@ -1,4 +1,6 @@
-"""The same model has the same fingerprint wherever it lies; whatever changes a vector gives another."""
+"""The same model has the same fingerprint wherever it lies; whatever changes a vector gives
+another.
+"""
 
 from __future__ import annotations
 

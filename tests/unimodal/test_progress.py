@@ -1,4 +1,6 @@
-"""A bar on a terminal, a line every 30 seconds elsewhere; on standard error, and only where it is wanted."""
+"""A bar on a terminal, a line every 30 seconds elsewhere; on standard error, and only where it is
+wanted.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""YAML is read as version 1.2 says, what YAML loses without a word is refused, and what is written comes back."""
+"""YAML is read as version 1.2 says, what YAML loses without a word is refused, and what is written
+comes back.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,8 @@ def test_not_a_number_is_a_float() -> None:
         ),
         (
             "a:\n  b: {c:d}",
-            "line 2: {c:d} has the one key 'c:d' and no value; write a blank after the colon, {c: d}",
+            "line 2: {c:d} has the one key 'c:d' and no value; write a blank after the "
+            "colon, {c: d}",
         ),
         ("a: [1\nb: 2", "line 2 is not YAML: "),
         (

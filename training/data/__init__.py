@@ -1,1 +1,3 @@
-"""Which sample when (order.py), which source when (mixture.py), and reading them (loader.py, collate.py)."""
+"""Which sample when (order.py), which source when (mixture.py), and reading them (loader.py,
+collate.py).
+"""

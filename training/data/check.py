@@ -1,4 +1,6 @@
-"""What a dry run knows of the data, from the recipe and the shards' sidecars alone: no torch, no sample is read."""
+"""What a dry run knows of the data, from the recipe and the shards' sidecars alone: no torch, no
+sample is read.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,9 @@ def check_data(
 ) -> dict[tuple[int, str, str], Found]:
     """By stage, task and source, what is there.
 
-    world_size: how many processes the run will have, if that is known.
-    Raises ValueError for a source that is too small for its batches or for its steps, and for a world size that does
-    not fit.
+    world_size: how many processes the run will have, if that is known. Raises ValueError for a
+    source that is too small for its batches or for its steps, and for a world size that does not
+    fit.
     """
     found: dict[tuple[int, str, str], Found] = {}
     orders: dict[tuple[int, str, str], Order] = {}

@@ -1,4 +1,6 @@
-"""Raw samples -> a piece of a batch (what a worker sends) -> one rank's batch: pictures as uint8, token ids."""
+"""Raw samples -> a piece of a batch (what a worker sends) -> one rank's batch: pictures as uint8,
+token ids.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ NUM_IDS = 3  # query, document, label
 
 
 class Example(NamedTuple):
-    """One decoded sample: a picture with its caption, or a query with its document and hard negatives."""
+    """One decoded sample: a picture with its caption, or a query with its document and hard
+    negatives.
+    """
 
     key: str
     pixels: NDArray[np.uint8] | None  # (3, S, S)
@@ -63,12 +67,15 @@ class TokenLists(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One rank's part of a global batch. B pictures or queries, K hard negatives each, A ids a pair."""
+    """One rank's part of a global batch. B pictures or queries, K hard negatives each, A ids a
+    pair.
+    """
 
     place: BatchPlace
     keys: list[str]
     pixels: Tensor | None  # (B, 3, S, S) uint8; image-text
-    texts: TokenLists  # image-text: B captions; text-text: B queries, B documents, then B x K hard negatives
+    # image-text: B captions; text-text: B queries, B documents, then B x K hard negatives
+    texts: TokenLists
     ids: Tensor  # (B, A) int64, of what each pair consists of
     hard_negative_ids: Tensor  # (B, K) int64
     scores: (
@@ -86,7 +93,8 @@ def make_example(
 ) -> Example:
     """Decode a sample as its task wants it; `draw` decides crop, flip and caption.
 
-    Raises ValueError for a corrupt sample, one with too few hard negatives, or without the scores that the loss wants.
+    Raises ValueError for a corrupt sample, one with too few hard negatives, or without the scores
+    that the loss wants.
     """
     if sample.fault:
         raise ValueError(sample.fault)
@@ -104,7 +112,8 @@ def make_example(
     pair = text_pair_of(sample)
     if len(pair.negatives) < task.num_negatives:
         raise ValueError(
-            f"sample {sample.key!r} has {len(pair.negatives)} negatives and num_negatives is {task.num_negatives}."
+            f"sample {sample.key!r} has {len(pair.negatives)} negatives and "
+            f"num_negatives is {task.num_negatives}."
         )
     scores: tuple[float, ...] = ()
     if task.loss == "cosent":
@@ -133,7 +142,9 @@ def make_example(
 
 
 def _ids(label: str, *contents: bytes) -> tuple[int, ...]:
-    """A hash of each content, the label's after the second (of a pair without a label, the first content's again)."""
+    """A hash of each content, the label's after the second (of a pair without a label, the first
+    content's again).
+    """
     hashed = [_hash(content) for content in contents]
     return (
         *hashed[:2],
@@ -200,7 +211,9 @@ def _flat(ids: Sequence[Sequence[int]]) -> NDArray[np.int32]:
 
 
 def merge(place: BatchPlace, size: int, pieces: Iterable[Piece]) -> Batch:
-    """One rank's batch of `size` examples from its pieces, in order; each is let go before the next is asked for."""
+    """One rank's batch of `size` examples from its pieces, in order; each is let go before the next
+    is asked for.
+    """
     taken: list[Piece] = []
     pixels: Tensor | None = None
     for piece in pieces:

@@ -15,7 +15,8 @@ from .. import distributed
 from ..stopping import StopSignals, signal_of
 from .collate import Batch
 
-_PATIENCE = 0.2  # seconds that a rank waits for its batch before all ask each other whether to go on waiting
+# seconds that a rank waits for its batch before all ask each other whether to go on waiting
+_PATIENCE = 0.2
 
 
 class Fed(NamedTuple):
@@ -35,9 +36,11 @@ class Feed:
         ahead: bool = True,
         workers: Sequence[BaseProcess] = (),
     ) -> None:
-        """ahead: put the next step's together while one is computed; it takes the memory of one more.
+        """ahead: put the next step's together while one is computed; it takes the memory of one
+        more.
 
-        workers: the processes of the loader, which may grow while it starts them; `close` kills them and no others.
+        workers: the processes of the loader, which may grow while it starts them; `close` kills
+            them and no others.
         """
         self._workers = workers
         self._ready: queue.Queue[list[Batch] | BaseException] = queue.Queue(maxsize=1)
@@ -50,10 +53,11 @@ class Feed:
         self._thread.start()
 
     def next(self, signals: StopSignals) -> Fed:
-        """The batches of the next step, once every rank has its own or any was asked to stop; every rank calls it.
+        """The batches of the next step, once every rank has its own or any was asked to stop; every
+        rank calls it.
 
-        One small reduction a step. Ranks that have theirs meet those that wait every fifth of a second, so that none is
-        held in a reduction that a stalled storage keeps the others from.
+        One small reduction a step. Ranks that have theirs meet those that wait every fifth of a
+        second, so that none is held in a reduction that a stalled storage keeps the others from.
         """
         batches: list[Batch] | None = None
         if not self._ahead:
@@ -69,7 +73,9 @@ class Feed:
                 return Fed(batches or [], int(skipped), 0)
 
     def close(self) -> None:
-        """Let the thread end, and the loader's processes: they ignore signals and may wait for a storage."""
+        """Let the thread end, and the loader's processes: they ignore signals and may wait for a
+        storage.
+        """
         self._is_closed.set()
         self._kill_workers()
         self._thread.join(timeout=0.1)
@@ -77,7 +83,8 @@ class Feed:
 
     def _kill_workers(self) -> None:
         for worker in list(self._workers):
-            # 255: how it ended is not known, for a signal to the whole group has killed the server that started it.
+            # 255: how it ended is not known, for a signal to the whole group has killed the server
+            # that started it.
             if worker.pid is not None and worker.exitcode in (None, 255):
                 with suppress(ProcessLookupError):
                     os.kill(worker.pid, signal.SIGKILL)

@@ -61,7 +61,9 @@ class StepDataset(Dataset[Piece]):
         world_size: int = 1,
         storage: StorageConfig | None = None,
     ) -> None:
-        """Opens every source; raises ValueError for a missing or too small one, and if ranks do not fit the streams."""
+        """Opens every source; raises ValueError for a missing or too small one, and if ranks do not
+        fit the streams.
+        """
         assert model.text is not None
         self._stages = stages
         self._model = model
@@ -82,7 +84,8 @@ class StepDataset(Dataset[Piece]):
                 if task.max_length > model.text.max_length:
                     raise ValueError(
                         f"max_length {task.max_length} of task {name!r} is over the text tower's "
-                        f"{model.text.max_length}; set tasks.{name}.max_length to {model.text.max_length}."
+                        f"{model.text.max_length}; set tasks.{name}.max_length to "
+                        f"{model.text.max_length}."
                     )
                 self._slots[number, name] = slots_of_rank(
                     task.global_batch, task.num_streams, rank, world_size
@@ -151,7 +154,9 @@ class StepDataset(Dataset[Piece]):
         return self._pieces_in_step() <= self._pieces_in_memory()
 
     def num_ahead(self) -> int:
-        """Pieces that may wait for training: those of the largest step, if memory bounds them not sooner."""
+        """Pieces that may wait for training: those of the largest step, if memory bounds them not
+        sooner.
+        """
         return max(2, min(self._pieces_in_memory(), 2 * self._pieces_in_step()))
 
     def _pieces_in_memory(self) -> int:
@@ -177,7 +182,9 @@ class StepDataset(Dataset[Piece]):
         return dict(self._fingerprints)
 
     def shard_rows(self) -> list[dict[str, Any]]:
-        """Of every shard: its source's path, name, samples, digest (of a few places), hash of all samples, cut."""
+        """Of every shard: its source's path, name, samples, digest (of a few places), hash of all
+        samples, cut.
+        """
         return [
             {
                 "path": path,
@@ -266,12 +273,15 @@ class StepDataset(Dataset[Piece]):
             sample = shards.read(shard, row)
         path = below(self._root, task.sources[place.source].paths[0])
         raise ValueError(
-            f"{MAX_SUBSTITUTES} samples in a row of source {place.source!r} cannot be used, the last because: "
-            f"{skipped[-1].reason} Look at them with `unimodal shards check {path}`."
+            f"{MAX_SUBSTITUTES} samples in a row of source {place.source!r} cannot be used, the "
+            f"last because: {skipped[-1].reason} Look at them with `unimodal shards check "
+            f"{path}`."
         )
 
     def _prefetch(self, batch: BatchPlace, places: Iterable[BatchPlace]) -> None:
-        """Begin to fetch what the rank's streams read in these windows and the next, once a window."""
+        """Begin to fetch what the rank's streams read in these windows and the
+        next, once a window.
+        """
         for place in places:
             order, shards = self._source(place)
             window = order.window_at(place.step)
@@ -320,8 +330,8 @@ def steps_from(
 
     context: gets to know those processes.
 
-    The loader has a generator of its own: iter(DataLoader) draws from the global one otherwise, and a resumed run would
-    part from one that never stopped.
+    The loader has a generator of its own: iter(DataLoader) draws from the global one otherwise, and
+    a resumed run would part from one that never stopped.
     """
     places = (
         place for step in range(start, stop) for place in dataset.plan.batches_at(step)
@@ -377,7 +387,8 @@ class _ErrorsAsItems(Dataset[Any]):
 
 
 class _Guard:
-    """A worker ends when the run ends it, or ends; signals to the whole group of processes are the run's to answer.
+    """A worker ends when the run ends it, or ends; signals to the whole group of processes are the
+    run's to answer.
 
     It also may open as many files as the machine allows: streams read across many shards.
     """
@@ -407,7 +418,9 @@ class _Guard:
 
 
 def _end_with_the_run() -> None:
-    """torch watches the parent process, which with forkserver is not the run: after a kill -9 nobody would end."""
+    """torch watches the parent process, which with forkserver is not the run: after a kill -9
+    nobody would end.
+    """
     run = multiprocessing.parent_process()
     if run is not None:
         run.join()

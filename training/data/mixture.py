@@ -1,7 +1,8 @@
 """Which source when: a pure function of the position, in stretches of unchanging weights.
 
-A stretch ends where a source has been seen often enough (`epochs`), or where a run went on with other weights. It is
-kept with the counts at its beginning, so that the past is never worked out from weights that it did not have.
+A stretch ends where a source has been seen often enough (`epochs`), or where a run went on with
+other weights. It is kept with the counts at its beginning, so that the past is never worked out
+from weights that it did not have.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from .order import Order
 
 
 class BatchPlace(NamedTuple):
-    """One global batch: whose, and where in its source (of a mixed one: all its sources, and its number)."""
+    """One global batch: whose, and where in its source (of a mixed one: all its sources, and its
+    number).
+    """
 
     stage: int
     task: str
@@ -35,7 +38,8 @@ def make_order(
 ) -> Order:
     """The order of one source of a task.
 
-    sizes: samples in each shard. Raises ValueError, with a way out that works, if they do not fill one batch.
+    sizes: samples in each shard. Raises ValueError, with a way out that works, if they do not fill
+        one batch.
     """
     num_samples = sum(sizes)
     num_streams = task.num_streams
@@ -53,7 +57,8 @@ def make_order(
             else f"global_batch {task.global_batch}"
         )
         raise ValueError(
-            f"{wanted} of task {name!r} is larger than the source {source!r} of {num_samples:,} samples; {way_out}"
+            f"{wanted} of task {name!r} is larger than the source {source!r} of "
+            f"{num_samples:,} samples; {way_out}"
         )
     return Order(sizes, batch, num_streams, key)
 
@@ -94,10 +99,11 @@ class Stretch(NamedTuple):
 
 
 class Mixture:
-    """The sources of one task. Positions are its steps; where batches are mixed, the rows of each canonical stream.
+    """The sources of one task. Positions are its steps; where batches are mixed, the rows of each
+    canonical stream.
 
-    The streams of mixed batches go through the same sequence, each one further than the one before: so every batch has
-    nearly the shares of the weights, and every stream in the long run exactly.
+    The streams of mixed batches go through the same sequence, each one further than the one before:
+    so every batch has nearly the shares of the weights, and every stream in the long run exactly.
     """
 
     def __init__(self, stretches: Sequence[Stretch]) -> None:
@@ -160,8 +166,8 @@ def lay_out(
                 else "raise epochs or lower accumulate"
             )
             raise ValueError(
-                f"the sources {', '.join(task.sources)} are good for {start} steps of their task within their epochs, "
-                f"and it has {steps}; {way_out}."
+                f"the sources {', '.join(task.sources)} are good for {start} steps of their task "
+                f"within their epochs, and it has {steps}; {way_out}."
             )
         stretch = Stretch(start, tuple(weights), counts)
         stretches.append(stretch)
@@ -219,7 +225,8 @@ class Plan:
         ]
 
     def batches_at(self, step: int) -> list[BatchPlace]:
-        """The global batches of a step: `accumulate` of one task with `schedule: alternate`, of each with `joint`.
+        """The global batches of a step: `accumulate` of one task with `schedule: alternate`, of
+        each with `joint`.
 
         Those of one task are of one source, unless it mixes them.
         """
@@ -249,7 +256,9 @@ class Plan:
         return places
 
     def slot_at(self, place: BatchPlace, slot: int) -> tuple[BatchPlace, int]:
-        """Where in its own source a slot of a batch lies: there `sample_at(epoch, step, slot)` is its sample."""
+        """Where in its own source a slot of a batch lies: there `sample_at(epoch, step, slot)` is
+        its sample.
+        """
         task = self.stages[place.stage].tasks[place.task]
         if not task.mixed:
             return place, slot
@@ -266,7 +275,9 @@ class Plan:
         return BatchPlace(place.stage, place.task, source, epoch, row), stream
 
     def resume(self, saved: Mapping[str, Any], step: int) -> list[str]:
-        """Take up the mixtures of a checkpoint at a step; returns a sentence for each weight that changed there."""
+        """Take up the mixtures of a checkpoint at a step; returns a sentence for each weight that
+        changed there.
+        """
         changes = []
         done = task_steps_before(self.stages, step)
         for (stage, name), steps in self._tasks().items():
@@ -297,8 +308,8 @@ class Plan:
             )
             for source, (old, new) in changed.items():
                 changes.append(
-                    f"from step {step} on, source {source!r} of task {name!r} in stage {self.stages[stage].name!r} has "
-                    f"{new} instead of {old}."
+                    f"from step {step} on, source {source!r} of task {name!r} in stage "
+                    f"{self.stages[stage].name!r} has {new} instead of {old}."
                 )
         return changes
 
@@ -315,7 +326,8 @@ class Plan:
     def seen(self, step: int) -> list[dict[str, Any]]:
         """What a model has seen before a step: samples of each source in each of its epochs.
 
-        Neighbouring epochs that gave as many are one row: those from `epoch` to `last_epoch` had `samples` each.
+        Neighbouring epochs that gave as many are one row: those from `epoch` to `last_epoch` had
+            `samples` each.
         """
         rows = []
         for (number, name), done in task_steps_before(self.stages, step).items():
@@ -358,7 +370,9 @@ class Plan:
 def _epochs(
     done: Sequence[tuple[int, int]], steps_per_epoch: int
 ) -> list[tuple[int, int, int]]:
-    """(first epoch, last epoch, steps in each); done: whole epochs of each stream, and its steps in the next."""
+    """(first epoch, last epoch, steps in each); done: whole epochs of each stream, and its steps in
+    the next.
+    """
     changes = sorted(
         {0, *(whole for whole, _ in done), *(whole + 1 for whole, _ in done)}
     )

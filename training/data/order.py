@@ -1,9 +1,11 @@
-"""Which sample when: a pure function of (key, epoch, step, slot), so that nothing has to be remembered.
+"""Which sample when: a pure function of (key, epoch, step, slot), so that nothing has to be
+remembered.
 
-The shards of an epoch are shuffled by a counter-based generator and laid end to end on a ring that is turned by a
-random amount; the ring is cut into C equal canonical streams; each stream is permuted in windows. Slot s of a batch
-reads stream s mod C, so the batches are the same for every world size that divides C and for every number of workers,
-and a seek costs nothing. Equal cuts lose fewer than C + global_batch samples an epoch, other ones each time.
+The shards of an epoch are shuffled by a counter-based generator and laid end to end on a ring that
+is turned by a random amount; the ring is cut into C equal canonical streams; each stream is
+permuted in windows. Slot s of a batch reads stream s mod C, so the batches are the same for every
+world size that divides C and for every number of workers, and a seek costs nothing. Equal cuts lose
+fewer than C + global_batch samples an epoch, other ones each time.
 
 Whole shards are not given to streams: on 48 uneven shards that dropped 13.9 % of an epoch.
 """
@@ -28,7 +30,9 @@ def generator(*key: object) -> np.random.Generator:
 
 
 class Order:
-    """The order of one source. Its state is a cache: every answer is a function of the arguments."""
+    """The order of one source. Its state is a cache: every answer is a function of
+    the arguments.
+    """
 
     def __init__(
         self,
@@ -37,7 +41,8 @@ class Order:
         num_streams: int,
         key: tuple[object, ...],
     ) -> None:
-        """sizes: samples in each shard, enough for one batch (`make_order` in mixture.py sees to it).
+        """sizes: samples in each shard, enough for one batch (`make_order` in mixture.py sees to
+        it).
 
         key: what the order depends on besides the epoch, for example (seed, source).
         """
@@ -88,7 +93,9 @@ class Order:
     def substitute_at(
         self, epoch: int, step: int, slot: int, attempt: int
     ) -> tuple[int, int]:
-        """What stands in for a corrupt sample: one half an epoch away in the same stream, if it is long enough."""
+        """What stands in for a corrupt sample: one half an epoch away in the same stream, if it is
+        long enough.
+        """
         position = (
             step * self.per_step
             + slot // self.num_streams
@@ -107,7 +114,9 @@ class Order:
         return step * self.per_step // WINDOW
 
     def shards_in(self, epoch: int, window: int, streams: Sequence[int]) -> list[int]:
-        """The shards that some streams read in a window of an epoch, each once; none past the end of the epoch."""
+        """The shards that some streams read in a window of an epoch, each once; none past the end
+        of the epoch.
+        """
         self._start(epoch)
         found: dict[int, None] = {}
         first = window * WINDOW
@@ -167,11 +176,14 @@ class Order:
 def slots_of_rank(
     global_batch: int, num_streams: int, rank: int, world_size: int
 ) -> list[int]:
-    """The slots whose streams belong to a rank; raises ValueError unless the world size divides the streams."""
+    """The slots whose streams belong to a rank; raises ValueError unless the world size divides the
+    streams.
+    """
     if num_streams % world_size:
         raise ValueError(
-            f"world size {world_size} does not divide the {num_streams} streams of a global batch of {global_batch}; "
-            f"use a number of processes that does, or set the task's streams and global_batch to multiples of it."
+            f"world size {world_size} does not divide the {num_streams} streams of a global "
+            f"batch of {global_batch}; use a number of processes that does, or set the task's "
+            "streams and global_batch to multiples of it."
         )
     share = num_streams // world_size
     return [slot for slot in range(global_batch) if slot % num_streams // share == rank]

@@ -1,10 +1,12 @@
-"""An image as training sees it: decoded, cropped at random and resized, in less than half of Pillow's time.
+"""An image as training sees it: decoded, cropped at random and resized, in less than half of
+Pillow's time.
 
-JPEGs are decoded by torchvision, to the very pixels of Pillow, and every crop is resized by torch, in uint8 with
-antialiasing. Where Pillow's resize of the same crop takes the horizontal pass first, as torch does, the two differ by
-one or two levels in few places (mostly over 70 dB, at least 62). Where that is less work Pillow takes the vertical pass
-first, and the rounding between the passes then differs: 54 dB, a fifth of a level in the mean. Both are as far from the
-resize in floating point. Evaluation and serving keep Pillow's pixels: `unimodal.preprocess.images`.
+JPEGs are decoded by torchvision, to the very pixels of Pillow, and every crop is resized by torch,
+in uint8 with antialiasing. Where Pillow's resize of the same crop takes the horizontal pass first,
+as torch does, the two differ by one or two levels in few places (mostly over 70 dB, at least 62).
+Where that is less work Pillow takes the vertical pass first, and the rounding between the passes
+then differs: 54 dB, a fifth of a level in the mean. Both are as far from the resize in floating
+point. Evaluation and serving keep Pillow's pixels: `unimodal.preprocess.images`.
 
 S image size.
 """
@@ -36,7 +38,8 @@ from ..config import AugmentConfig
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
-# What EXIF orientations ask for: whether rows become columns, then which dimensions of (3, H, W) are mirrored.
+# What EXIF orientations ask for: whether rows become columns, then which dimensions of (3, H, W)
+# are mirrored.
 _TURNS: dict[object, tuple[bool, tuple[int, ...]]] = {
     2: (False, (2,)), 3: (False, (1, 2)), 4: (False, (1,)),
     5: (True, ()), 6: (True, (2,)), 7: (True, (1, 2)), 8: (True, (1,)),
@@ -49,13 +52,16 @@ def train_pixels(
     augment: AugmentConfig,
     draw: np.random.Generator,
 ) -> Tensor:
-    """Decode an image, take a random crop of it, resize that and perhaps mirror it -> (3, S, S) uint8.
+    """Decode an image, take a random crop of it, resize that and perhaps mirror it -> (3, S, S)
+    uint8.
 
-    content: a file in any format of `load_image`. draw: decides crop and mirroring, by the turned image's size.
+    content: a file in any format of `load_image`. draw: decides crop and mirroring, by the turned
+        image's size.
 
-    Raises ValueError as `load_image` does: for what is not an image, is cut short, or claims too many pixels, which its
-    header shows before anything is decoded. Damage inside the compressed pixels of a JPEG that leaves its end in place
-    is seen by neither decoder: both paint on, in grey or in colours that drift.
+    Raises ValueError as `load_image` does: for what is not an image, is cut short, or claims too
+    many pixels, which its header shows before anything is decoded. Damage inside the compressed
+    pixels of a JPEG that leaves its end in place is seen by neither decoder: both paint on, in grey
+    or in colours that drift.
     """
     pixels = _decode_jpeg(content)
     image = load_image(content) if pixels is None else None
@@ -103,7 +109,9 @@ def _crop(pixels: Tensor, preprocess: PreprocessConfig, box: Box) -> NDArray[np.
 def _crop_as_stored(
     image: Image.Image, preprocess: PreprocessConfig, box: Box
 ) -> NDArray[np.uint8]:
-    """A box of an image that is made RGB after the resize, as evaluation does for such a model -> (S, S, 3)."""
+    """A box of an image that is made RGB after the resize, as evaluation does for such a model ->
+    (S, S, 3).
+    """
     squash = preprocess.model_copy(update={"resize": "squash"})
     return image_to_pixels(image.crop(box), squash).permute(1, 2, 0).numpy()
 
@@ -111,10 +119,11 @@ def _crop_as_stored(
 def draw_box(
     width: int, height: int, config: AugmentConfig, draw: np.random.Generator
 ) -> Box:
-    """A random crop (Szegedy et al., 2015, as torchvision's RandomResizedCrop) of a picture of width x height.
+    """A random crop (Szegedy et al., 2015, as torchvision's RandomResizedCrop) of a picture of
+    width x height.
 
-    Where ten draws do not fit into the picture (it is too long for the share asked), the largest centred crop of the
-    nearest allowed ratio is taken.
+    Where ten draws do not fit into the picture (it is too long for the share asked), the largest
+    centred crop of the nearest allowed ratio is taken.
     """
     (least, most), (low, high) = config.crop_scale, config.crop_ratio
     log_low = math.log(low)
@@ -138,7 +147,9 @@ def draw_box(
 
 
 def _decode_jpeg(content: bytes) -> Tensor | None:
-    """(3, H, W) uint8 of a plain JPEG; None for what Pillow shall judge: other formats, CMYK, odd and damaged ones."""
+    """(3, H, W) uint8 of a plain JPEG; None for what Pillow shall judge: other formats, CMYK, odd
+    and damaged ones.
+    """
     header = _jpeg_header(content)
     if header is None:
         return None
@@ -149,7 +160,8 @@ def _decode_jpeg(content: bytes) -> Tensor | None:
     if decode is None:
         return None
     try:
-        # One reader of EXIF for both decoders: torchvision's own overlooks an orientation that only XMP gives.
+        # One reader of EXIF for both decoders: torchvision's own overlooks an orientation that only
+        # XMP gives.
         turn = None
         if has_exif:
             with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
@@ -167,8 +179,8 @@ def _decode_jpeg(content: bytes) -> Tensor | None:
 def _torchvision() -> Callable[[Tensor], Tensor] | None:
     """Its decoder to RGB, imported late: that takes a second, which workers without pictures spare.
 
-    The operator, not `decode_jpeg` around it, which takes 17 us to say that it will move to torchcodec (torchvision
-    0.29). None where it is gone: Pillow's pixels are the same.
+    The operator, not `decode_jpeg` around it, which takes 17 us to say that it will move to
+    torchcodec (torchvision 0.29). None where it is gone: Pillow's pixels are the same.
     """
     try:
         from torchvision.io import ImageReadMode
@@ -181,10 +193,12 @@ def _torchvision() -> Callable[[Tensor], Tensor] | None:
 
 
 def _jpeg_header(content: bytes) -> tuple[int, int, int, bool] | None:
-    """Width, height, channels and whether there is EXIF or XMP; None unless the header is plainly a JPEG's.
+    """Width, height, channels and whether there is EXIF or XMP; None unless the header is plainly a
+    JPEG's.
 
-    A marker is 0xFF, its code and, but for a few that no header has, the length of what follows with its own two bytes
-    (ITU-T T.81, annex B). Thirty times faster than opening the file with Pillow.
+    A marker is 0xFF, its code and, but for a few that no header has, the length of what follows
+    with its own two bytes (ITU-T T.81, annex B). Thirty times faster than opening the file with
+    Pillow.
     """
     found: tuple[int, int, int] | None = None
     has_exif = False

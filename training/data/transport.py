@@ -1,7 +1,8 @@
 """Pixels from a worker to the training process through memory that has no name.
 
-torch sends tensors through files in /dev/shm: containers often give that 64 MB, a bus error when it is full, and a
-process that is killed may leave its file there. A memfd has no name, no such limit, and goes with its last user.
+torch sends tensors through files in /dev/shm: containers often give that 64 MB, a bus error when it
+is full, and a process that is killed may leave its file there. A memfd has no name, no such limit,
+and goes with its last user.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ def _receive(duplicate: Any, shape: tuple[int, ...], dtype: str) -> Shared:
         descriptor = duplicate.detach()
     except (EOFError, OSError) as error:
         raise ConnectionError(
-            f"a loader process ended before its pictures were taken ({type(error).__name__}); was it killed, for want "
-            "of memory perhaps? Go on with --resume."
+            f"a loader process ended before its pictures were taken ({type(error).__name__}); "
+            "was it killed, for want of memory perhaps? Go on with --resume."
         ) from None
     try:
         memory = mmap.mmap(descriptor, 0)

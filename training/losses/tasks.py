@@ -105,7 +105,9 @@ def task_loss(
 def sides(
     batch: Batch, vectors: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Pictures and captions, or queries, documents and hard negatives -> (B, D), (B, D), (B, K, D) or None."""
+    """Pictures and captions, or queries, documents and hard negatives -> (B, D), (B, D), (B, K, D)
+    or None.
+    """
     texts = vectors["text"]
     if batch.pixels is not None:
         return vectors["image"], texts, None
@@ -130,6 +132,8 @@ def logit_scale(model: DualEncoder, name: str, task: TaskConfig) -> Tensor:
 
 
 def clamp_logit_scale(model: DualEncoder, name: str, task: TaskConfig) -> None:
-    """Keep a learned scale between 1 and max_scale (CLIP: 100), as open_clip does after each update."""
+    """Keep a learned scale between 1 and max_scale (CLIP: 100), as open_clip does after each
+    update.
+    """
     if task.learns_temperature:
         model.logit_scales[name].data.clamp_(0, math.log(task.max_scale))

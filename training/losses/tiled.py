@@ -1,21 +1,26 @@
-"""InfoNCE without the matrix of similarities: as exact as `info_nce`, in memory that does not grow with G x G.
+"""InfoNCE without the matrix of similarities: as exact as `info_nce`, in memory that does not grow
+with G x G.
 
-B local batch, G global batch, K hard negatives per query, C candidates, D embedding dimension, M prefix lengths.
+B local batch, G global batch, K hard negatives per query, C candidates, D embedding dimension, M
+prefix lengths.
 
-A block is one matrix of logits: this rank's anchors against candidates of all ranks. Two passes over its tiles:
+A block is one matrix of logits: this rank's anchors against candidates of all ranks. Two passes
+    over its tiles:
 
-1. the logarithm of each anchor's partition: one exp an element serves the rows (queries choosing a document) and the
-   columns (documents choosing a query);
-2. the logits again, the softmax of both directions with the positives subtracted inside the tile (subtracting them
-   after the product cancels badly once the loss is small), and the gradient of the vectors.
+1. the logarithm of each anchor's partition: one exp an element serves the rows (queries choosing a
+   document) and the columns (documents choosing a query);
+2. the logits again, the softmax of both directions with the positives subtracted inside the tile
+   (subtracting them after the product cancels badly once the loss is small), and the gradient of
+   the vectors.
 
-The gradient is ready when the forward pass is: four matrix products in all, where a plain loss takes six. Cosines are
-bounded, so that one constant shift keeps every exp in range; an anchor so far from its positive that its own terms
-could vanish beside that shift is "weak", and tiles that hold one take their shift row by row (and column by column), as
-do tiles under a margin, whose two directions differ.
+The gradient is ready when the forward pass is: four matrix products in all, where a plain loss
+takes six. Cosines are bounded, so that one constant shift keeps every exp in range; an anchor so
+far from its positive that its own terms could vanish beside that shift is "weak", and tiles that
+hold one take their shift row by row (and column by column), as do tiles under a margin, whose two
+directions differ.
 
-Every rank computes the rows of its own queries; partitions of columns and gradients of candidates are summed over the
-ranks, so nothing is computed twice.
+Every rank computes the rows of its own queries; partitions of columns and gradients of candidates
+are summed over the ranks, so nothing is computed twice.
 """
 
 from __future__ import annotations
@@ -47,13 +52,16 @@ def tiled_info_nce(
     dims: Sequence[int] = (),
     tile: int = 1024,
 ) -> Tensor:
-    """`info_nce` of the global batch of which the arguments are this rank's part; the other ranks call it too.
+    """`info_nce` of the global batch of which the arguments are this rank's part; the other ranks
+    call it too.
 
-    query, document: (B, D), hard_negatives: (B, K, D) unit vectors; ids: (B, A), hard_negative_ids: (B, K) int64.
+    query, document: (B, D), hard_negatives: (B, K, D) unit vectors; ids: (B, A), hard_negative_ids:
+        (B, K) int64.
     scale: () already exponentiated. tile: rows and columns of logits held at a time.
 
-    Returns () the loss of the global batch, the same on every rank. As with `gather`, gradients of the vectors are
-    those of one process times the number of ranks, for `average_gradients` to divide. It has no second derivative.
+    Returns () the loss of the global batch, the same on every rank. As with `gather`, gradients of
+    the vectors are those of one process times the number of ranks, for `average_gradients` to
+    divide. It has no second derivative.
     """
     loss: Tensor = _TiledInfoNCE.apply(  # type: ignore[no-untyped-call]
         query,
@@ -122,7 +130,9 @@ class _Block(NamedTuple):
 
     @property
     def is_cross(self) -> bool:
-        """Queries against documents: the columns are anchors too, and the diagonal holds the positives."""
+        """Queries against documents: the columns are anchors too, and the diagonal holds the
+        positives.
+        """
         return (self.anchors, self.candidates) == (QUERY, DOCUMENT)
 
     @property
@@ -139,9 +149,12 @@ class _Tile(NamedTuple):
 
 
 class _Softmax(NamedTuple):
-    """Partitions (M, 2, G) in the two forms that divide by them without the rounding of a large logarithm."""
+    """Partitions (M, 2, G) in the two forms that divide by them without the rounding of a large
+    logarithm.
+    """
 
-    weights: Tensor  # exp(shift - partition), for terms under the constant shift; infinite where an anchor is weak
+    # exp(shift - partition), for terms under the constant shift; infinite where an anchor is weak
+    weights: Tensor
     rounded: Tensor  # the logarithm as a float of the logits' kind, to subtract from them ...
     rest: Tensor  # ... and exp of what the rounding took off, to multiply with
 
@@ -186,7 +199,8 @@ class _Tiles:
         self._buffers: list[Tensor] = []
 
     def log_partitions(self) -> Tensor:
-        """-> (M, 2, G) float64, of every query and of every document of the global batch, for each prefix.
+        """-> (M, 2, G) float64, of every query and of every document of the global batch, for each
+        prefix.
 
         In float32 the rounding of a logarithm near 100 would be the largest error of all.
         """
@@ -246,7 +260,8 @@ class _Tiles:
         softmax = _Softmax(weights, rounded, rest)
         of_rows = [torch.zeros_like(side) for side in self.local]
         of_columns = [torch.zeros_like(side) for side in self.sides]
-        # Sums over a vector's similarities of gradient x cosine: what the norms of its prefixes pass on.
+        # Sums over a vector's similarities of gradient x cosine: what the norms of its prefixes
+        # pass on.
         inner = [side.new_zeros(len(self.ends) - 1, len(side)) for side in self.sides]
         for block in self.blocks:
             for tile in self._tiles(block):
@@ -262,7 +277,8 @@ class _Tiles:
                         )
                         slope.mul_(self.norms[block.candidates][prefix][tile.columns])
                     slopes.append(slope if cosines is None else slope.clone())
-                # The products of a prefix are in every longer one: its slice gets the slopes of all of them.
+                # The products of a prefix are in every longer one: its slice gets the slopes of all
+                # of them.
                 for prefix in range(len(self.ends) - 1, -1, -1):
                     if prefix + 1 < len(slopes):
                         slopes[prefix].add_(slopes[prefix + 1])
@@ -293,7 +309,9 @@ class _Tiles:
     def _finish(
         self, kind: int, of_rows: Tensor, of_columns: Tensor, inner: Tensor
     ) -> Tensor:
-        """The gradient as row and as column, less the part along each prefix that normalising it takes out."""
+        """The gradient as row and as column, less the part along each prefix that normalising it
+        takes out.
+        """
         own = slice(
             distributed.rank() * len(of_rows), (distributed.rank() + 1) * len(of_rows)
         )
@@ -326,9 +344,11 @@ class _Tiles:
     def _logits(
         self, block: _Block, tile: _Tile
     ) -> Iterator[tuple[int, Tensor, Tensor | None]]:
-        """Each prefix with its (rows, columns) logits, and the cosines where the prefix is normalised.
+        """Each prefix with its (rows, columns) logits, and the cosines where the prefix is
+        normalised.
 
-        Both are buffers that the next prefix overwrites: what no anchor may see is -inf, positives are as they count.
+        Both are buffers that the next prefix overwrites: what no anchor may see is -inf, positives
+            are as they count.
         """
         products, out, cosines = self._tile_buffers(tile)
         anchors = self.sides[block.anchors][tile.anchors]
@@ -366,7 +386,9 @@ class _Tiles:
     def _slope(
         self, block: _Block, tile: _Tile, prefix: int, logits: Tensor, softmax: _Softmax
     ) -> Tensor:
-        """The derivative of the loss (x 2 G) by each cosine (/ scale): probabilities, less one a positive."""
+        """The derivative of the loss (x 2 G) by each cosine (/ scale): probabilities, less one a
+        positive.
+        """
         if tile.is_exact:
             by_rows = self._masked(block, tile, prefix, logits, by_columns=False)
             rows = (prefix, block.anchors, tile.anchors, None)
@@ -409,7 +431,9 @@ class _Tiles:
         *,
         by_columns: bool,
     ) -> Tensor:
-        """Without the candidates that are more similar to the anchor than its positive by more than the margin."""
+        """Without the candidates that are more similar to the anchor than its positive by more than
+        the margin.
+        """
         if self.margin is None:
             return logits
         limit = (self.scale + block.hardness) * (
@@ -446,7 +470,9 @@ class _Tiles:
 
     @property
     def _ids_collide(self) -> tuple[bool, bool]:
-        """Whether two pairs share an id, and whether a hard negative is in a pair's ids: most batches have none."""
+        """Whether two pairs share an id, and whether a hard negative is in a pair's ids: most
+        batches have none.
+        """
         if not hasattr(self, "_collisions"):
             assert self.ids is not None
             pairs = self.ids[QUERY].sort(1).values  # (G, A)
@@ -471,10 +497,11 @@ class _Tiles:
         return torch.stack([*prefixes, whole])
 
     def _choose_shift(self) -> None:
-        """The shift that keeps every exp and every sum from overflowing, and the anchors that it would drown.
+        """The shift that keeps every exp and every sum from overflowing, and the anchors that it
+        would drown.
 
-        An anchor's partition is at least its positive: what underflows beside a positive that is e^32 above the
-        smallest number is less than 1e-13 of it a term.
+        An anchor's partition is at least its positive: what underflows beside a positive that is
+        e^32 above the smallest number is less than 1e-13 of it a term.
         """
         numbers = torch.finfo(self.positive.dtype)
         longest = max(
@@ -508,7 +535,9 @@ class _Tiles:
         return self._buffer(0, *shape), self._buffer(1, *shape), self._buffer(2, *shape)
 
     def _buffer(self, number: int, rows: int, columns: int) -> Tensor:
-        """A (rows, columns) part of memory that stays: a tile of fresh memory would cost its page faults."""
+        """A (rows, columns) part of memory that stays: a tile of fresh memory would cost its page
+        faults.
+        """
         while len(self._buffers) <= number:
             self._buffers.append(
                 torch.empty(0, dtype=self.positive.dtype, device=self.positive.device)
@@ -525,7 +554,9 @@ def _log_sum_exp(logits: Tensor, dim: int) -> Tensor:
 
 
 def _diagonal(rows: slice, columns: slice) -> tuple[slice, slice, slice] | None:
-    """Where a tile crosses the diagonal of its matrix: there in rows, there in columns, there in the whole."""
+    """Where a tile crosses the diagonal of its matrix: there in rows, there in columns, there in
+    the whole.
+    """
     start = max(rows.start, columns.start)
     stop = min(rows.stop, columns.stop)
     if start >= stop:

@@ -1,4 +1,6 @@
-"""What makes a checkpoint whole: checksums.json, written last, with the size and the SHA-256 of every other file."""
+"""What makes a checkpoint whole: checksums.json, written last, with the size and the SHA-256 of
+every other file.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +35,17 @@ def checksum_of(file: Path) -> Checksum:
 
 
 def write_checksums(folder: Path, checksums: Mapping[str, Checksum]) -> None:
-    """Write the manifest; checksums are by path relative to the folder, with '/' between its parts."""
+    """Write the manifest; checksums are by path relative to the folder, with '/'
+    between its parts.
+    """
     files = {name: checksums[name]._asdict() for name in sorted(checksums)}
     replace_text(folder / MANIFEST, json.dumps({"files": files}, indent=2) + "\n")
 
 
 def parse_checksums(content: bytes) -> dict[str, Checksum]:
-    """The manifest's entries; raises ValueError if it is broken or names a file outside its folder."""
+    """The manifest's entries; raises ValueError if it is broken or names a file
+    outside its folder.
+    """
     try:
         files = json.loads(content)["files"]
         found = {
@@ -55,7 +61,9 @@ def parse_checksums(content: bytes) -> dict[str, Checksum]:
 
 
 def problem_of(folder: Path) -> str:
-    """What is wrong with a folder, read through and compared with its manifest, in a few words; "" if nothing."""
+    """What is wrong with a folder, read through and compared with its manifest, in a few words; ""
+    if nothing.
+    """
     try:
         checksums = parse_checksums((folder / MANIFEST).read_bytes())
     except FileNotFoundError:

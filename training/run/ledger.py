@@ -1,4 +1,6 @@
-"""What a model has seen: RUN/ledger.json, its sources by epoch, and RUN/shards.jsonl, every shard with its digest."""
+"""What a model has seen: RUN/ledger.json, its sources by epoch, and RUN/shards.jsonl, every shard
+with its digest.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from .resume import LEDGER, SHARDS
 
 
 def write_shards(run: Path, dataset: StepDataset) -> None:
-    """Write RUN/shards.jsonl: path, name, samples and hashes of every shard, and why it is cut short, or ""."""
+    """Write RUN/shards.jsonl: path, name, samples and hashes of every shard, and why it is cut
+    short, or "".
+    """
     replace_text(
         run / SHARDS, "".join(json.dumps(row) + "\n" for row in dataset.shard_rows())
     )
@@ -24,7 +28,8 @@ def write_shards(run: Path, dataset: StepDataset) -> None:
 def write_ledger(
     run: Path, dataset: StepDataset, step: int, skipped: int, changes: Sequence[str]
 ) -> None:
-    """Write RUN/ledger.json: how many samples of which source in which of its epochs the first `step` steps had.
+    """Write RUN/ledger.json: how many samples of which source in which of its epochs the first
+    `step` steps had.
 
     skipped: corrupt samples that others stood in for. changes: of the weights, a sentence each.
     """
@@ -54,7 +59,9 @@ def describe_seen(dataset: StepDataset, step: int) -> str:
 
 
 def check_shards(run: Path, before: dict[str, str], dataset: StepDataset) -> None:
-    """Raise ValueError, naming the first shard, unless the shards are those whose fingerprints are given."""
+    """Raise ValueError, naming the first shard, unless the shards are those whose fingerprints are
+    given.
+    """
     now = dataset.fingerprints()
     changed = [path for path in now if before.get(path) != now[path]]
     known = {(row["path"], row["shard"]): row for row in _read(run / SHARDS)}
@@ -69,8 +76,9 @@ def check_shards(run: Path, before: dict[str, str], dataset: StepDataset) -> Non
     if changed or what:
         more = f" (and {len(what) - 1} more)" if len(what) > 1 else ""
         raise ValueError(
-            f"the shards are not those that {run} was trained on: {what[0] if what else repr(changed[0])}{more}; bring "
-            "those back, or start a new run."
+            f"the shards are not those that {run} was trained on: "
+            f"{what[0] if what else repr(changed[0])}{more}; bring those back, or start a new "
+            "run."
         )
 
 
@@ -83,7 +91,9 @@ def _differ(row: dict[str, Any], before: dict[str, Any]) -> bool:
 
 
 def cut_shards(dataset: StepDataset) -> list[dict[str, Any]]:
-    """Rows for RUN/skipped.jsonl of the shards that are cut short, with a warning that counts them."""
+    """Rows for RUN/skipped.jsonl of the shards that are cut short, with a warning
+    that counts them.
+    """
     cut = [
         (str(shard), reason)
         for shards in dataset.shards.values()
@@ -92,8 +102,8 @@ def cut_shards(dataset: StepDataset) -> list[dict[str, Any]]:
     if cut:
         more = f" and {len(cut) - 1} more" if len(cut) > 1 else ""
         warnings.warn(
-            f"{cut[0][0]}{more} is cut short ({cut[0][1]}): its whole samples are used, what was behind them is lost; "
-            "fetch or pack it again.",
+            f"{cut[0][0]}{more} is cut short ({cut[0][1]}): its whole samples are used, what was "
+            "behind them is lost; fetch or pack it again.",
             stacklevel=2,
         )
     return [

@@ -21,7 +21,9 @@ from ..step import StepStats
 
 
 class Lines:
-    """A file of JSON lines that outlives a full disk: what cannot be written is kept, and written with the next."""
+    """A file of JSON lines that outlives a full disk: what cannot be written is kept, and written
+    with the next.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -42,7 +44,10 @@ class Lines:
                     file.truncate(end)  # no torn line
                     raise
         except OSError as error:
-            return f"{self._file.name} could not be written ({error}); its rows are kept, and training goes on."
+            return (
+                f"{self._file.name} could not be written ({error}); its rows are kept, and "
+                "training goes on."
+            )
         self._unwritten = b""
         return ""
 
@@ -55,7 +60,9 @@ def skipped_rows(step: int, batches: list[Batch]) -> list[dict[str, Any]]:
 
 
 def nonfinite_rows(step: int, batches: list[Batch]) -> list[dict[str, Any]]:
-    """This rank's samples of a step whose loss or gradient was not finite, for RUN/nonfinite.jsonl."""
+    """This rank's samples of a step whose loss or gradient was not finite, for
+    RUN/nonfinite.jsonl.
+    """
     return [
         {
             "step": step,
@@ -68,12 +75,16 @@ def nonfinite_rows(step: int, batches: list[Batch]) -> list[dict[str, Any]]:
 
 
 class MetricsLog:
-    """RUN/metrics.jsonl and whatever else was asked for: averages since the last line, then validation scores."""
+    """RUN/metrics.jsonl and whatever else was asked for: averages since the last line, then
+    validation scores.
+    """
 
     def __init__(
         self, run: Path, config: TrainConfig, step: int, state: Mapping[str, Any] | None
     ) -> None:
-        """step, state: of the checkpoint that is resumed from; after it, the past is written anew."""
+        """step, state: of the checkpoint that is resumed from; after it, the past
+        is written anew.
+        """
         self.validations = [
             row for row in _cut(run / "metrics.jsonl", step) if _is_validation(row)
         ]
@@ -87,7 +98,9 @@ class MetricsLog:
         self._sinks = _sinks(run, config)
 
     def state(self) -> dict[str, Any]:
-        """Sums since the last line, for a checkpoint: the run that goes on from it writes the line that was due."""
+        """Sums since the last line, for a checkpoint: the run that goes on from it writes the line
+        that was due.
+        """
         return {
             "sums": dict(self._sums),
             "counts": dict(self._counts),
@@ -109,7 +122,9 @@ class MetricsLog:
         waited: float,
         seconds: float,
     ) -> None:
-        """Take in one step: corrupt samples on all ranks, seconds in all, of which `waited` for data."""
+        """Take in one step: corrupt samples on all ranks, seconds in all, of which `waited` for
+        data.
+        """
         ranks = distributed.world_size()
         found: list[tuple[str, float]] = [
             ("data_wait", waited),

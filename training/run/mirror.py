@@ -1,4 +1,5 @@
-"""A copy of a run elsewhere (`mirror: s3://bucket/run`): MIRROR/step-N, complete once its checksums.json is there.
+"""A copy of a run elsewhere (`mirror: s3://bucket/run`): MIRROR/step-N, complete once its
+checksums.json is there.
 
 The run's config.yaml and its lists lie beside, as in RUN, so that another machine can go on.
 """
@@ -50,10 +51,11 @@ def upload(
     check: Callable[[Exception | None], None],
     patience: MirrorPatience,
 ) -> None:
-    """Copy a whole checkpoint and what lies beside; then remove all but the newest `keep` up to it, and none later.
+    """Copy a whole checkpoint and what lies beside; then remove all but the newest `keep` up to it,
+    and none later.
 
-    check: called before each try of each file, with what the last try of it failed of; what it raises goes through,
-        unless it is an OSError.
+    check: called before each try of each file, with what the last try of it failed of; what it
+        raises goes through, unless it is an OSError.
     Raises OSError if a file cannot be copied.
     """
     fs, root = filesystem(mirror)
@@ -98,11 +100,12 @@ def upload(
 
 
 def fetch(mirror: str, run: Path, config: TrainConfig, after: int = -1) -> Path | None:
-    """Copy the newest complete checkpoint whose checksums pass into RUN, with what lies beside; None if there is none.
+    """Copy the newest complete checkpoint whose checksums pass into RUN, with what lies beside;
+    None if there is none.
 
-    after: only later steps are looked at, and a broken one of them is passed over.
-    Raises OSError if the mirror cannot be reached; ValueError if its run is of another recipe, or if it has complete
-    checkpoints and all are broken.
+    after: only later steps are looked at, and a broken one of them is passed over. Raises OSError
+    if the mirror cannot be reached; ValueError if its run is of another recipe, or if it has
+    complete checkpoints and all are broken.
     """
     fs, root = filesystem(mirror)
     problem = ""
@@ -124,13 +127,16 @@ def fetch(mirror: str, run: Path, config: TrainConfig, after: int = -1) -> Path 
         warnings.warn(f"{mirror}/{name} is passed over: {problem}.", stacklevel=2)
     if problem and after < 0:
         raise ValueError(
-            f"none of the checkpoints in {mirror} is whole; start anew with --overwrite, or set mirror=."
+            f"none of the checkpoints in {mirror} is whole; start anew with --overwrite, "
+            "or set mirror=."
         )
     return None
 
 
 def has_checkpoints(mirror: str) -> bool:
-    """Whether a run has left complete ones there; raises OSError if the mirror cannot be reached."""
+    """Whether a run has left complete ones there; raises OSError if the mirror
+    cannot be reached.
+    """
     fs, root = filesystem(mirror)
     return bool(persistently(lambda: _complete(fs, root), mirror, _DEADLINE))
 
@@ -166,7 +172,9 @@ def _fetch_lists(
     mirror: str,
     config: TrainConfig,
 ) -> None:
-    """Put the lists there in the place of those in RUN, once it is known that they are of the same run."""
+    """Put the lists there in the place of those in RUN, once it is known that they are of the same
+    run.
+    """
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     there = persistently(lambda: _names(fs, root), mirror, _DEADLINE)
@@ -200,7 +208,9 @@ def _put(fs: AbstractFileSystem, file: Path, remote: str) -> None:
 
 
 def _names(fs: AbstractFileSystem, remote: str) -> list[str]:
-    """What lies in a remote folder; nothing if there is none. (fs.exists takes a storage that is down for empty.)"""
+    """What lies in a remote folder; nothing if there is none. (fs.exists takes a storage that is
+    down for empty.)
+    """
     fs.invalidate_cache()
     try:
         found = ask(fs, "ls", remote, detail=False, timeout=_TIMEOUT)
@@ -224,7 +234,9 @@ def _is_complete(fs: AbstractFileSystem, remote: str) -> bool:
 
 
 def _remove(fs: AbstractFileSystem, remote: str) -> None:
-    """Remove a file, or a checkpoint: its manifest first, so that what is left half-way is not taken for one."""
+    """Remove a file, or a checkpoint: its manifest first, so that what is left half-way is not
+    taken for one.
+    """
     for path in (f"{remote}/{MANIFEST}", remote):
         with suppress(FileNotFoundError):
             ask(fs, "rm", path, recursive=path == remote, timeout=_TIMEOUT)

@@ -1,8 +1,10 @@
-"""The optimiser's moments in a checkpoint: optimizer/, one safetensors file a rank that has a part of them.
+"""The optimiser's moments in a checkpoint: optimizer/, one safetensors file a rank that has a part
+of them.
 
-With weights in shards each rank writes its own part, in the layout of torch.distributed.checkpoint's safetensors
-storage, which reads them again for any number of ranks. Its writer is not used: it serialises in memory and holds the
-interpreter while it does (1.8 s for 0.8 GB, in which no step can run), and its ranks have to meet.
+With weights in shards each rank writes its own part, in the layout of
+torch.distributed.checkpoint's safetensors storage, which reads them again for any number of ranks.
+Its writer is not used: it serialises in memory and holds the interpreter while it does (1.8 s for
+0.8 GB, in which no step can run), and its ranks have to meet.
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ def write_moments(folder: Path, moments: Moments) -> None:
 
 
 def read_moments(folder: Path) -> dict[str, Tensor]:
-    """The whole moments of a checkpoint by "parameter/key", on the host, whatever ranks wrote them."""
+    """The whole moments of a checkpoint by "parameter/key", on the host, whatever
+    ranks wrote them.
+    """
     # Here, for importing it takes a second.
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -90,7 +94,9 @@ def read_moments(folder: Path) -> dict[str, Tensor]:
 
 
 def load_moments(folder: Path, model: DualEncoder, optimizer: Optimizer) -> None:
-    """Put the optimiser's state back; raises ValueError if it has some for what this run does not train."""
+    """Put the optimiser's state back; raises ValueError if it has some for what this run does not
+    train.
+    """
     entries: dict[str, dict[str, Tensor]] = {}
     for name, tensor in read_moments(folder).items():
         parameter, _, key = name.rpartition("/")
@@ -99,7 +105,8 @@ def load_moments(folder: Path, model: DualEncoder, optimizer: Optimizer) -> None
     unknown = entries.keys() - {name for name, _ in trained}
     if unknown:
         raise ValueError(
-            f"{folder} has optimiser state for {sorted(unknown)[0]!r}, which this recipe does not train."
+            f"{folder} has optimiser state for {sorted(unknown)[0]!r}, which this recipe "
+            "does not train."
         )
     current = optimizer.state_dict()
     current["state"] = {

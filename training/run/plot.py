@@ -1,4 +1,6 @@
-"""The curves of a run: loss and logit scale of each task, learning rate, gradient norm, speed, validation."""
+"""The curves of a run: loss and logit scale of each task, learning rate, gradient norm, speed,
+validation.
+"""
 
 from __future__ import annotations
 

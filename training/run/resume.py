@@ -1,4 +1,6 @@
-"""The checkpoints of a run: the newest that is still what was written, and whether a recipe may go on from it."""
+"""The checkpoints of a run: the newest that is still what was written, and whether a recipe may go
+on from it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from unimodal.yaml_text import dump_yaml, read_yaml
 from ..config import TrainConfig
 from .checksums import problem_of
 
-# What a run writes into its folder beside checkpoints/: files that tell of it, which its mirror gets too, and models.
+# What a run writes into its folder beside checkpoints/: files that tell of it, which its mirror
+# gets too, and models.
 LEDGER = "ledger.json"
 SHARDS = "shards.jsonl"
 LISTS = (
@@ -30,7 +33,8 @@ LISTS = (
 )
 MODELS = ("model", "best")
 
-# What may differ between a run and its resumption: nothing here changes a weight beyond rounding (and dropout's masks).
+# What may differ between a run and its resumption: nothing here changes a weight beyond rounding
+# (and dropout's masks).
 FREE_KEYS = (
     "run",
     "data_root",
@@ -50,14 +54,17 @@ FREE_KEYS = (
     "eval",
     "max_skipped",
 )
-# A source may get another part of the batches to come: checkpoints keep what came before (data/mixture.py).
+# A source may get another part of the batches to come: checkpoints keep what came before
+# (data/mixture.py).
 _FREE_IN_SOURCES = re.compile(
     r"(stages\.\d+\.)?tasks\.[^.]+\.sources\..+\.(weight|epochs)"
 )
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The finished checkpoints of a run, oldest first; whether one is still what was written, `problem_of` says."""
+    """The finished checkpoints of a run, oldest first; whether one is still what was written,
+    `problem_of` says.
+    """
     return sorted(
         path for path in (run / "checkpoints").glob("step-*") if path.suffix == ""
     )
@@ -92,14 +99,16 @@ def newest_good(run: Path) -> Path | None:
     if passed_over:
         name, what = passed_over[0]
         raise ValueError(
-            f"none of the {len(passed_over)} checkpoint(s) in {run} is whole (of {name}: {what}); copy a good one "
-            "there, or start anew with --overwrite."
+            f"none of the {len(passed_over)} checkpoint(s) in {run} is whole (of {name}: "
+            f"{what}); copy a good one there, or start anew with --overwrite."
         )
     return None
 
 
 def remove_leftovers(run: Path) -> None:
-    """Remove what a run that was killed left half written; a model that it had moved aside, it gets back."""
+    """Remove what a run that was killed left half written; a model that it had moved aside, it gets
+    back.
+    """
     for name in MODELS:
         old = run / f"{name}.old"
         if (
@@ -117,7 +126,9 @@ def remove_leftovers(run: Path) -> None:
 
 
 def remove_run(run: Path) -> None:
-    """Remove what a run writes and nothing else: the shards of the demo, say, lie in the folder of its run."""
+    """Remove what a run writes and nothing else: the shards of the demo, say, lie in the folder of
+    its run.
+    """
     for name in (
         "checkpoints",
         "tensorboard",
@@ -138,7 +149,9 @@ def _remove(path: Path) -> None:
 
 @dataclass(frozen=True)
 class RunState:
-    """What a checkpoint says of the run beside weights and moments: its state.json, and what a run begins with."""
+    """What a checkpoint says of the run beside weights and moments: its state.json, and what a run
+    begins with.
+    """
 
     step: int = 0  # how many are done
     num_skipped: int = 0  # corrupt samples in them
@@ -169,14 +182,16 @@ def write_config(run: Path, config: TrainConfig) -> None:
 
 
 def check_resumable(run: Path, config: TrainConfig, name: str = "") -> None:
-    """Raise ValueError naming the first value in which the recipe differs from the run that it resumes.
+    """Raise ValueError naming the first value in which the recipe differs from the run that it
+    resumes.
 
     name: of the run, for the message; its folder, if not given.
     """
     file = run / "config.yaml"
     if not file.is_file():
         raise ValueError(
-            f"{name or run} holds no config.yaml to resume from; start without --resume, or check the path."
+            f"{name or run} holds no config.yaml to resume from; start without --resume, "
+            "or check the path."
         )
     before = read_yaml(file)
     now = _values(config)
@@ -191,13 +206,15 @@ def check_resumable(run: Path, config: TrainConfig, name: str = "") -> None:
             )
             overrides = "" if name else start_from(run, config)
             raise ValueError(
-                f"{name or run} was started with {key}={show(was)} and the recipe says {show(is_now)}{why}; resume "
-                f"with the former, or start another run{f' from its weights ({overrides})' if overrides else ''}."
+                f"{name or run} was started with {key}={show(was)} and the recipe says "
+                f"{show(is_now)}{why}; resume with the former, or start another "
+                f"run{f' from its weights ({overrides})' if overrides else ''}."
             )
 
 
 def start_from(run: Path, config: TrainConfig, last: int | None = None) -> str:
-    """The overrides with which another run starts from the weights of this one's newest checkpoint; "" without one.
+    """The overrides with which another run starts from the weights of this one's newest checkpoint;
+    "" without one.
 
     last: the newest step that will do.
     """
@@ -211,7 +228,9 @@ def start_from(run: Path, config: TrainConfig, last: int | None = None) -> str:
 
 
 def _values(config: TrainConfig) -> dict[str, Any]:
-    """All values; preprocessing that was not given is left out, for then pretrained towers bring their own."""
+    """All values; preprocessing that was not given is left out, for then pretrained towers bring
+    their own.
+    """
     values = config.model_dump(mode="json")
     if config.model is not None and "preprocess" not in config.model.model_fields_set:
         del values["model"]["preprocess"]

@@ -1,8 +1,10 @@
-"""Writing checkpoints beside the training: a copy is taken at the step, and a thread writes, checks and mirrors it.
+"""Writing checkpoints beside the training: a copy is taken at the step, and a thread writes, checks
+and mirrors it.
 
-RUN/checkpoints/step-N is a model directory with optimizer/ (the moments), state.json and checksums.json. It is written
-as step-N.part, forced to the disk and renamed, so that a process killed at any point leaves whole checkpoints and a
-.part. An older one is removed only once the new one has been read back.
+RUN/checkpoints/step-N is a model directory with optimizer/ (the moments), state.json and
+checksums.json. It is written as step-N.part, forced to the disk and renamed, so that a process
+killed at any point leaves whole checkpoints and a .part. An older one is removed only once the new
+one has been read back.
 """
 
 from __future__ import annotations
@@ -55,10 +57,11 @@ class Snapshot(NamedTuple):
 
 
 class Saver:
-    """One rank's thread that writes checkpoints, one at a time; with whole weights rank 0 alone has anything to write.
+    """One rank's thread that writes checkpoints, one at a time; with whole weights rank 0 alone has
+    anything to write.
 
-    save, wait, abandon and close are called at the same steps on every rank. A disk that is full, or a mirror that
-    cannot be reached, is a sentence in `failures`, and training goes on.
+    save, wait, abandon and close are called at the same steps on every rank. A disk that is full,
+    or a mirror that cannot be reached, is a sentence in `failures`, and training goes on.
     """
 
     def __init__(
@@ -70,7 +73,9 @@ class Saver:
         newest: Path | None,
         sharded: bool,
     ) -> None:
-        """newest: the checkpoint that the run goes on from, which has been checked. sharded: every rank writes."""
+        """newest: the checkpoint that the run goes on from, which has been checked. sharded: every
+        rank writes.
+        """
         self._run = run
         self._tokenizer = tokenizer
         self._keep = keep
@@ -92,7 +97,8 @@ class Saver:
             remove_leftovers(
                 run
             )  # before any other rank can write: it has to wait for this one in the next lines
-        # The thread meets those of other ranks in a group of its own; that a rank is gone its main thread finds out.
+        # The thread meets those of other ranks in a group of its own; that a rank is gone its main
+        # thread finds out.
         self._group: Any = None
         if sharded and distributed.world_size() > 1:
             self._group = dist.new_group(backend="gloo", timeout=timedelta(days=7))
@@ -114,7 +120,9 @@ class Saver:
 
     @property
     def spare(self) -> Snapshot | None:
-        """The last snapshot, whose memory the next one may take once nothing is being written (`wait`)."""
+        """The last snapshot, whose memory the next one may take once nothing is being written
+        (`wait`).
+        """
         return self._last
 
     def wait(self) -> None:
@@ -127,9 +135,11 @@ class Saver:
                 return
 
     def abandon(self, step: int) -> None:
-        """Give up what is being written, unless it is of this step: it will be written anew, of a later step.
+        """Give up what is being written, unless it is of this step: it will be written anew, of a
+        later step.
 
-        From now on there is little time for the mirror either, and what is there of other steps is enough.
+        From now on there is little time for the mirror either, and what is there of other steps is
+        enough.
         """
         self._hurries = True
         if self._last is not None and self._last.step != step:
@@ -140,7 +150,8 @@ class Saver:
             )
 
     def close(self, is_asked: Callable[[], bool] = lambda: False) -> None:
-        """Wait until all is written, and the last checkpoint copied to the mirror; that one not for ever.
+        """Wait until all is written, and the last checkpoint copied to the mirror; that one not for
+        ever.
 
         is_asked: whether this rank was asked to stop, which is to hurry.
         """
@@ -168,7 +179,9 @@ class Saver:
                 self._prune()  # the one that was being copied may be one too many
 
     def failures(self) -> list[str]:
-        """What could not be written since this was last asked, a sentence each; raises what is no storage's fault."""
+        """What could not be written since this was last asked, a sentence each; raises what is no
+        storage's fault.
+        """
         if self._errors:
             raise self._errors.pop()
         said = self._uploads.failures if self._uploads is not None else []
@@ -211,7 +224,9 @@ class Saver:
             self._failures.append(f"{failed} ({error}); {state}, and training goes on.")
 
     def _write(self, folder: Path, snapshot: Snapshot) -> None:
-        """Write step-N.part on all ranks that have a part of it; rank 0 makes it step-N once it has all of them."""
+        """Write step-N.part on all ranks that have a part of it; rank 0 makes it step-N once it has
+        all of them.
+        """
         part = folder.with_name(folder.name + ".part")
         checksums: dict[str, Checksum] = {}
         failure: Exception | None = None
@@ -273,7 +288,9 @@ class Saver:
             raise OSError(f"what was read back is not what was written: {problem}")
 
     def _of_every_rank(self, found: Any) -> list[Any]:
-        """Each rank's, where every rank writes: as none can finish before all have, this is where they meet."""
+        """Each rank's, where every rank writes: as none can finish before all have, this is where
+        they meet.
+        """
         if self._group is None:
             return [found]
         gathered: list[Any] = [None] * distributed.world_size()
@@ -286,8 +303,8 @@ class Saver:
             raise Abandoned
 
     def _prune(self) -> None:
-        """Remove all but the newest `keep` good ones, and the one that is being copied; one that is not known to be
-        good is read through first.
+        """Remove all but the newest `keep` good ones, and the one that is being copied; one that is
+        not known to be good is read through first.
         """
         num_good = 0
         for folder in reversed(checkpoints(self._run)):

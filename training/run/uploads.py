@@ -1,4 +1,6 @@
-"""Copying checkpoints to the mirror in a thread: no step waits for it, and the end of a run not for ever."""
+"""Copying checkpoints to the mirror in a thread: no step waits for it, and the end of a run not for
+ever.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from unimodal.shards.storage import Clock
 
 from .mirror import MirrorPatience, seconds_for, upload
 
-MIRROR_DEADLINE = 120.0  # seconds that a file is sent again and again, and that the end of a run waits beside the bytes
+# seconds that a file is sent again and again, and that the end of a run waits beside the bytes
+MIRROR_DEADLINE = 120.0
 LAST_MIRROR_DEADLINE = 5.0  # seconds in all, once a signal asked to stop
 
 
@@ -31,10 +34,11 @@ class _Copy:
 
 
 class Uploads:
-    """Copies whole checkpoints one at a time. While one is on its way, of those that come the newest alone waits.
+    """Copies whole checkpoints one at a time. While one is on its way, of those that come the
+    newest alone waits.
 
-    One that fails is given up when a newer one waits; one that does not fail is finished, so that with a slow mirror
-    not every one is begun and none finished.
+    One that fails is given up when a newer one waits; one that does not fail is finished, so that
+    with a slow mirror not every one is begun and none finished.
     """
 
     def __init__(self, run: Path, mirror: str, keep: int) -> None:
@@ -79,7 +83,9 @@ class Uploads:
         return MIRROR_DEADLINE + seconds_for(num_bytes)
 
     def give_up(self, why: str, but: Path | None = None) -> None:
-        """Give up all but one: what is on its way after its current file, whose time out is not waited for."""
+        """Give up all but one: what is on its way after its current file, whose time out is not
+        waited for.
+        """
         with self._changed:
             if self._waiting is not None and self._waiting.folder != but:
                 self._tell(self._waiting, why)
@@ -139,6 +145,6 @@ class Uploads:
             else ""
         )
         self.failures.append(
-            f"checkpoint {copy.folder.name} could not be copied to {self._mirror} ({why}{last}); it is in RUN, and "
-            "training goes on."
+            f"checkpoint {copy.folder.name} could not be copied to {self._mirror} ({why}{last}); "
+            "it is in RUN, and training goes on."
         )

@@ -1,1 +1,3 @@
-"""How fast a training step and its parts are beside the libraries that others train with: `unimodal bench`."""
+"""How fast a training step and its parts are beside the libraries that others train with: `unimodal
+bench`.
+"""

@@ -1,7 +1,9 @@
-"""`unimodal bench data`: from shards to batches beside what open_clip trains with: webdataset, Pillow, float32 tensors.
+"""`unimodal bench data`: from shards to batches beside what open_clip trains with: webdataset,
+Pillow, float32 tensors.
 
-open_clip_torch 3.3 with webdataset 1.0.2 fails on training shards (KeyError 'fname'), so the peer is the stages that
-`open_clip_train.data` puts together, with webdataset's own reader of tars. Pictures and captions: `photographs`.
+open_clip_torch 3.3 with webdataset 1.0.2 fails on training shards (KeyError 'fname'), so the peer
+is the stages that `open_clip_train.data` puts together, with webdataset's own reader of tars.
+Pictures and captions: `photographs`.
 
 B pictures of a batch, S image size, L tokens.
 """
@@ -65,7 +67,9 @@ FULL = DataSizes()
 def bench_data(
     sizes: DataSizes = FULL, rounds: int = 3, threads: int | None = 1
 ) -> list[Row]:
-    """Time from shards to batches, and of its parts; CPU seconds, so that a busy machine does not stretch them."""
+    """Time from shards to batches, and of its parts; CPU seconds, so that a busy machine does not
+    stretch them.
+    """
     ticks = 2 * (rounds + 1) * (len(sizes.short_sides) + 2) + 2 * rounds
     with (
         measuring("bench data", ticks, threads) as tick,
@@ -121,8 +125,8 @@ def _from_shards_to_batches(
     ours, peer = timed(runs, rounds, tick, clock := cpu_clock()).values()
     size = sum(map(len, pictures)) / len(pictures) / 1000
     name = (
-        f"{sizes.pictures} JPEGs of {short} px and {size:.0f} KB with captions, from shards to batches of "
-        f"{sizes.batch} at {sizes.image_size} px"
+        f"{sizes.pictures} JPEGs of {short} px and {size:.0f} KB with captions, from shards to "
+        f"batches of {sizes.batch} at {sizes.image_size} px"
     )
     return make_row(
         name, f"{_open_clip()} over {_webdataset()}", target, ours, peer, clock.unit
@@ -161,7 +165,9 @@ def open_dataset(
 def open_clip_batches(
     shards: Sequence[Path], sizes: DataSizes
 ) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
-    """The stages of open_clip_train's `get_wds_dataset` for training -> (B, 3, S, S) float32 and (B, L) int64."""
+    """The stages of open_clip_train's `get_wds_dataset` for training -> (B, 3, S, S) float32 and
+    (B, L) int64.
+    """
     import open_clip
     from open_clip.transform import AugmentationCfg, image_transform
 
@@ -224,7 +230,10 @@ def _without_decoding(
         tick,
         clock := cpu_clock(),
     ).values()
-    name = f"{sizes.samples:,} samples (.jpg, .txt, .json) from shards as bytes; ours in training's order"
+    name = (
+        f"{sizes.samples:,} samples (.jpg, .txt, .json) from shards as bytes; ours in "
+        "training's order"
+    )
     return make_row(
         name,
         f"{_webdataset()} tarfile_to_samples, in the tar's order",
@@ -264,8 +273,14 @@ def _from_worker_to_main(
         [statistics.median(column) for column in zip(*values, strict=True)]
         for values in found.values()
     )
-    name = f"a batch of {sizes.batch} decoded pictures of {sizes.image_size} px from one worker to the main process"
-    peer = "torch DataLoader of float32 pictures and padded int64 texts, as open_clip's pipeline gives"
+    name = (
+        f"a batch of {sizes.batch} decoded pictures of {sizes.image_size} px from one worker "
+        "to the main process"
+    )
+    peer = (
+        "torch DataLoader of float32 pictures and padded int64 texts, as open_clip's "
+        "pipeline gives"
+    )
     return [
         make_row(f"{name}: bytes", peer, "<= 0.25", size / 1e6, their_size / 1e6, "MB"),
         make_row(
@@ -282,10 +297,11 @@ def _from_worker_to_main(
 def _cpu_and_bytes(
     items: Iterator[tuple[Any, Sequence[Tensor | None]]],
 ) -> tuple[float, float]:
-    """CPU seconds of both processes and bytes a batch, from the first batch, which has the start-up in it, to the last.
+    """CPU seconds of both processes and bytes a batch, from the first batch, which has the start-up
+    in it, to the last.
 
-    items: the CPU seconds of the worker when it made the batch, and the batch's tensors, of which a byte of each page
-    is read: memory that was not touched has not arrived.
+    items: the CPU seconds of the worker when it made the batch, and the batch's tensors, of which a
+    byte of each page is read: memory that was not touched has not arrived.
     """
     times = []
     sizes = []
@@ -364,8 +380,8 @@ def _tokenising(sizes: DataSizes, rounds: int, tick: Tick) -> Row:
 
     if not torch.equal(ours_run()[0], peer_run()[0]):
         raise FloatingPointError(
-            "our token ids are not those of open_clip; no time is given for different results: look at the versions of "
-            "open_clip_torch and tokenizers."
+            "our token ids are not those of open_clip; no time is given for different results: "
+            "look at the versions of open_clip_torch and tokenizers."
         )
     ours, peer = timed(
         {"captions, ours": ours_run, "captions, open_clip": peer_run},

@@ -1,4 +1,5 @@
-"""`unimodal bench loss`: InfoNCE tile by tile beside open_clip's ClipLoss and sentence-transformers' cached loss.
+"""`unimodal bench loss`: InfoNCE tile by tile beside open_clip's ClipLoss and
+sentence-transformers' cached loss.
 
 B batch, D embedding dimension.
 """
@@ -42,7 +43,8 @@ class LossSizes(NamedTuple):
     dim: int = 512
     gpu_batch: int = 32768
     gpu_dim: int = 768
-    gpu_tile: int = 4096  # 1,024, which suits a CPU's caches, leaves a GPU waiting for its next kernel
+    # 1,024, which suits a CPU's caches, leaves a GPU waiting for its next kernel
+    gpu_tile: int = 4096
 
 
 FULL = LossSizes()
@@ -51,7 +53,9 @@ FULL = LossSizes()
 def bench_loss(
     sizes: LossSizes = FULL, rounds: int = 5, threads: int | None = None
 ) -> list[Row]:
-    """Time and memory of the loss's forward and backward pass; where there is a GPU, on it as well."""
+    """Time and memory of the loss's forward and backward pass; where there is a
+    GPU, on it as well.
+    """
     has_gpu = torch.cuda.is_available()
     with measuring(
         "bench loss", (4 + 2 * has_gpu) * (rounds + 1) + 2 + 2 * has_gpu, threads
@@ -97,8 +101,8 @@ def _time_beside_cached(batch: int, dim: int, rounds: int, tick: Tick) -> Row:
     left, right = draw_vectors(batch, dim)
 
     def along_the_sphere(gradients: list[Tensor]) -> list[Tensor]:
-        # Their cosine normalises once more, which takes out what a gradient has along the vector. So does the
-        # normalising in our encoder: the weights get the same gradient.
+        # Their cosine normalises once more, which takes out what a gradient has along the vector.
+        # So does the normalising in our encoder: the weights get the same gradient.
         pairs = zip(gradients, (left, right), strict=True)
         return [
             gradient - (gradient * vectors).sum(1, keepdim=True) * vectors
@@ -111,8 +115,9 @@ def _time_beside_cached(batch: int, dim: int, rounds: int, tick: Tick) -> Row:
     }
     seconds = timed(runs, rounds, tick, clock := cpu_clock(), part=along_the_sphere)
     peer = (
-        f"sentence-transformers {version('sentence-transformers')} CachedMultipleNegativesRankingLoss.calculate_loss, "
-        "its mini_batch_size of 32, both directions"
+        f"sentence-transformers {version('sentence-transformers')} "
+        "CachedMultipleNegativesRankingLoss.calculate_loss, its mini_batch_size of 32, both "
+        "directions"
     )
     name = f"loss stage of a cached step, B {batch:,}, d {dim}, float32"
     return make_row(
@@ -183,7 +188,9 @@ def clip(left: Tensor, right: Tensor) -> list[Tensor]:
 
 
 def cached(left: Tensor, right: Tensor) -> Run:
-    """The loss stage of sentence-transformers' cached loss, which takes the vectors in mini-batches."""
+    """The loss stage of sentence-transformers' cached loss, which takes the vectors in
+    mini-batches.
+    """
     try:
         from sentence_transformers.sentence_transformer.losses import (
             CachedMultipleNegativesRankingLoss,
@@ -211,7 +218,9 @@ def cached(left: Tensor, right: Tensor) -> Run:
 
 
 def draw_vectors(batch: int, dim: int) -> tuple[Tensor, Tensor]:
-    """Two times (B, D) random unit vectors, row i of one a little closer to row i of the other than to the rest."""
+    """Two times (B, D) random unit vectors, row i of one a little closer to row i of the other than
+    to the rest.
+    """
     generator = torch.Generator().manual_seed(0)
     left, noise = (
         F.normalize(torch.randn(batch, dim, generator=generator), dim=1)

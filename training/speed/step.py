@@ -1,7 +1,8 @@
-"""`unimodal bench step`: a training step beside GradCache, padded texts and sentence-transformers' cached loss.
+"""`unimodal bench step`: a training step beside GradCache, padded texts and sentence-transformers'
+cached loss.
 
-A step here is what `train_step` does up to the gradients of the weights: chunks, loss of the batch, back through the
-chunks. B pairs, D embedding dimension.
+A step here is what `train_step` does up to the gradients of the weights: chunks, loss of the batch,
+back through the chunks. B pairs, D embedding dimension.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ EVERYTHING = 1e6  # GiB of graphs: more than there is
 
 
 class Cached(NamedTuple):
-    """A step on pictures and captions in small chunks: ViT-Ti and a BERT of six layers. Smaller in the tests."""
+    """A step on pictures and captions in small chunks: ViT-Ti and a BERT of six layers. Smaller in
+    the tests.
+    """
 
     batch: int = 32
     chunk: int = 4
@@ -53,7 +56,8 @@ class Cached(NamedTuple):
     layers: int = 6
     width: int = 192
     tokens: int = 32  # of every caption
-    kept: float = 0.9  # of the activations: three chunks in four, since pictures come first and are larger
+    # of the activations: three chunks in four, since pictures come first and are larger
+    kept: float = 0.9
 
 
 class Texts(NamedTuple):
@@ -75,7 +79,9 @@ def bench_step(
     rounds: int = 3,
     threads: int | None = 1,
 ) -> list[Row]:
-    """Time of a step up to its gradients; CPU seconds of one thread vary so little that three rounds are enough."""
+    """Time of a step up to its gradients; CPU seconds of one thread vary so little that three
+    rounds are enough.
+    """
     with measuring("bench step", 6 * (rounds + 1), threads) as tick:
         return [
             _beside_grad_cache(cached, rounds, tick),
@@ -104,8 +110,8 @@ def _beside_grad_cache(sizes: Cached, rounds: int, tick: Tick) -> Row:
     }
     seconds = timed(runs, rounds, tick, clock := cpu_clock())
     name = (
-        f"cached step, ViT-Ti {sizes.image_size} px + BERT L{sizes.layers} d{sizes.width}, B {sizes.batch}, chunks of "
-        f"{sizes.chunk}, {kept} of {count} chunks keep their graphs"
+        f"cached step, ViT-Ti {sizes.image_size} px + BERT L{sizes.layers} d{sizes.width}, B "
+        f"{sizes.batch}, chunks of {sizes.chunk}, {kept} of {count} chunks keep their graphs"
     )
     peer = "GradCache's algorithm, which encodes every chunk twice"
     return make_row(
@@ -130,9 +136,9 @@ def _beside_padding(sizes: Texts, rounds: int, tick: Tick) -> list[Row]:
     mean = np.mean(batch.texts.lengths)
     p95 = np.quantile(batch.texts.lengths, 0.95)
     name = (
-        f"text-text step, BERT L{sizes.layers} d{sizes.width}, {sizes.pairs} pairs, texts of {mean:.0f} tokens (p95 "
-        f"{p95:.0f}, at most {max(batch.texts.lengths)}), chunks sorted by length of {sizes.token_budget:,} tokens, "
-        "all graphs kept"
+        f"text-text step, BERT L{sizes.layers} d{sizes.width}, {sizes.pairs} pairs, texts of "
+        f"{mean:.0f} tokens (p95 {p95:.0f}, at most {max(batch.texts.lengths)}), chunks sorted "
+        f"by length of {sizes.token_budget:,} tokens, all graphs kept"
     )
     library = f"sentence-transformers {version('sentence-transformers')}"
     peers = {
@@ -170,7 +176,8 @@ def grad_cache_step(
 ) -> list[Tensor]:
     """GradCache (Gao et al., 2021, section 3.2), which PyPI has not: no chunk keeps its graph.
 
-    The state of the random generator is kept with each chunk, and the second time it is encoded in a fork of it.
+    The state of the random generator is kept with each chunk, and the second time it is encoded in
+    a fork of it.
     """
     model.zero_grad()
     cut = grad_cache.cut(model, batch, config, "float32")
@@ -284,7 +291,9 @@ def random_model(
     image: ImageTowerConfig | None = None,
     image_size: int = 224,
 ) -> DualEncoder:
-    """A BERT, and a vision transformer where one is named, with random weights and without dropout."""
+    """A BERT, and a vision transformer where one is named, with random weights and
+    without dropout.
+    """
     torch.manual_seed(0)
     backbone = {
         "vocab_size": VOCABULARY,
@@ -309,7 +318,9 @@ def random_model(
 
 
 def make_batch(lengths: list[int], pixels: Tensor | None = None) -> Batch:
-    """Random texts of these lengths: the captions of pixels (B, 3, S, S), or B queries and then B documents."""
+    """Random texts of these lengths: the captions of pixels (B, 3, S, S), or B queries and then B
+    documents.
+    """
     size = len(lengths) if pixels is not None else len(lengths) // 2
     flat = torch.randint(
         1,
@@ -331,7 +342,9 @@ def make_batch(lengths: list[int], pixels: Tensor | None = None) -> Batch:
 
 
 def long_tailed_lengths(count: int) -> list[int]:
-    """As many tokens as documents have, in random order: the quantiles of a log-normal, so that few are like many."""
+    """As many tokens as documents have, in random order: the quantiles of a log-normal, so that few
+    are like many.
+    """
     normal = NormalDist(math.log(MEDIAN_TOKENS), SPREAD)
     found = [
         min(MAX_TOKENS, round(math.exp(normal.inv_cdf((place + 0.5) / count))))
@@ -343,7 +356,8 @@ def long_tailed_lengths(count: int) -> list[int]:
     ):
         if abs(value / wanted - 1) > 0.03:
             raise ValueError(
-                f"{count} lengths have a {measure} of {value:.0f} and not {wanted}; draw more of them."
+                f"{count} lengths have a {measure} of {value:.0f} and not {wanted}; draw "
+                "more of them."
             )
     return [
         found[place]

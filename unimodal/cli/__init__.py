@@ -1,7 +1,8 @@
-"""The command line: the one place that names the library, training and evaluation, and puts the demo together.
+"""The command line: the one place that names the library, training and evaluation, and puts the
+demo together.
 
-Everything is imported where it is used, so that `unimodal --help` is instant and a search backend needs no training
-dependency.
+Everything is imported where it is used, so that `unimodal --help` is instant and a search backend
+needs no training dependency.
 """
 
 from __future__ import annotations

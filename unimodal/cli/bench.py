@@ -26,14 +26,17 @@ def bench(
         int | None,
         typer.Option(
             min=1,
-            help="Of torch; 1 counts CPU seconds, more wall time. Default: step and data 1, others torch's own.",
+            help="Of torch; 1 counts CPU seconds, more wall time. Default: step and data 1, "
+            "others torch's own.",
         ),
     ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write the rows there.")
     ] = None,
 ) -> None:
-    """Time what training, evaluation, search and the server do beside what others use, on this machine and now."""
+    """Time what training, evaluation, search and the server do beside what others use, on this
+    machine and now.
+    """
     from unimodal.compare import rows_table, write_json
     from unimodal.config import nearest
     from unimodal.progress import open_console

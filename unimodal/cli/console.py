@@ -15,7 +15,8 @@ from typer.core import TyperCommand
 if TYPE_CHECKING:
     from unimodal.config import Config
 
-# A key of a configuration in its source: name, type and default on one line, and a comment behind them.
+# A key of a configuration in its source: name, type and default on one line, and a comment behind
+# them.
 _KEY = re.compile(r"^    (\w+): .*?  # (.+)$", re.MULTILINE)
 
 Overrides = Annotated[
@@ -30,7 +31,9 @@ def set_text(key: str, path: Path) -> str:
 
 
 def with_keys_of(module: str, name: str, but: set[str]) -> type[TyperCommand]:
-    """A command whose --help lists the keys of a configuration, which is imported only then; but: the arguments."""
+    """A command whose --help lists the keys of a configuration, which is imported only then; but:
+    the arguments.
+    """
 
     class WithKeys(TyperCommand):
         def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -90,7 +93,9 @@ def _keys(cls: type[Config], above: str = "") -> list[tuple[str, str, str]]:
 
 
 def _as_written(default: Any) -> str:
-    """A default as it would be written after the =; nothing for what is empty or has to be given."""
+    """A default as it would be written after the =; nothing for what is empty or
+    has to be given.
+    """
     from pydantic_core import PydanticUndefined
 
     if default in (None, "", (), {}, PydanticUndefined):

@@ -19,7 +19,9 @@ def demo(
         "runs/demo"
     ),
 ) -> None:
-    """Draw a catalogue, train on it, score it on products never seen, write a page of what is found, and index it."""
+    """Draw a catalogue, train on it, score it on products never seen, write a page of what is
+    found, and index it.
+    """
     from unimodal.config import read_config
     from unimodal.demo.catalogue import build_catalogue, read_products, training_texts
     from unimodal.demo.page import write_page
@@ -76,8 +78,9 @@ def demo(
     write_page(
         folder / "index.html",
         title="One space for pictures and words",
-        introduction="A small model, trained on this machine on products that draw themselves, searches products whose "
-        "combination of kind, colour and pattern it has never seen, asked in wordings it has never read.",
+        introduction="A small model, trained on this machine on products that draw themselves, "
+        "searches products whose combination of kind, colour and pattern it has never "
+        "seen, asked in wordings it has never read.",
         groups=groups,
         scores=results_json(rows),
         facts={
@@ -91,11 +94,13 @@ def demo(
         results_table(rows, "products and wordings never seen in training")
     )
     say(
-        f"{time.perf_counter() - started:.0f} s in all; the model is in {model}, the page is {folder / 'index.html'}"
+        f"{time.perf_counter() - started:.0f} s in all; the model is in {model}, the "
+        f"page is {folder / 'index.html'}"
     )
     if find_spec("lancedb") is None:
         say(
-            'to search the catalogue yourself: pip install "unimodal[search,serve]", and this command again'
+            'to search the catalogue yourself: pip install "unimodal[search,serve]", '
+            "and this command again"
         )
         return
     index_catalogue(model, data, folder / "store")
@@ -103,7 +108,9 @@ def demo(
 
 
 def index_catalogue(model: Path, data: Path, store: Path) -> None:
-    """The test products in a store: title, description and picture; what was embedded before is not embedded again."""
+    """The test products in a store: title, description and picture; what was embedded before is not
+    embedded again.
+    """
     from unimodal.search.index.items import IndexConfig
     from unimodal.search.index.run import index
 
@@ -132,7 +139,8 @@ def index_catalogue(model: Path, data: Path, store: Path) -> None:
 def offer_search(model: Path, store: Path) -> None:
     """Say how the store is searched; to somebody at a terminal, offer to serve it at once."""
     say(
-        f'search it: unimodal search {store} "a navy mug with stripes" --where "price < 50" --fields title,price'
+        f'search it: unimodal search {store} "a navy mug with stripes" --where "price < '
+        '50" --fields title,price'
     )
     say(f"serve it, with a page: unimodal serve {model} --store {store}")
     if find_spec("uvicorn") is None or not (sys.stdin.isatty() and sys.stderr.isatty()):

@@ -22,8 +22,8 @@ Models = Annotated[
     list[str],
     typer.Argument(
         metavar="MODEL... [KEY=VALUE]...",
-        help="Model directories, hub ids, open_clip:NAME/TAG, hf:NAME or mteb:NAME; then values laid over the suite "
-        "(tasks.NAME=null leaves one out).",
+        help="Model directories, hub ids, open_clip:NAME/TAG, hf:NAME or mteb:NAME; then "
+        "values laid over the suite (tasks.NAME=null leaves one out).",
     ),
 ]
 Data = Annotated[
@@ -73,7 +73,9 @@ def evaluate(
         ),
     ] = False,
 ) -> None:
-    """Score models on a suite: one table, chance and BM25 beside every number, intervals, a test between models."""
+    """Score models on a suite: one table, chance and BM25 beside every number, intervals, a test
+    between models.
+    """
     from unimodal.eval.analysis.analyse import analyse
     from unimodal.eval.analysis.contamination import contamination
     from unimodal.eval.cache import EmbeddingStore
@@ -92,7 +94,8 @@ def evaluate(
     same = [name.rstrip("/") for name in names]
     if len(set(same)) < len(same):
         raise ValueError(
-            f"{next(one for one in same if same.count(one) > 1)} is given twice; name each model once."
+            f"{next(one for one in same if same.count(one) > 1)} is given twice; name "
+            "each model once."
         )
     if not names:
         raise ValueError(
@@ -113,7 +116,8 @@ def evaluate(
                 "\n".join(["get it with:", *commands])
             )  # not in the table, which would wrap them
         raise ValueError(
-            f"{len(missing)} tasks of suite {suite} lack data in {data}; get it, or set tasks.NAME=null."
+            f"{len(missing)} tasks of suite {suite} lack data in {data}; get it, or set "
+            "tasks.NAME=null."
         )
     _find_models(names)
     reports: dict[str, ModelReport] = {}
@@ -137,7 +141,8 @@ def evaluate(
         if left_out:
             lacks = " or ".join({"text", "image"} - encoder.modalities)
             say(
-                f"{name} embeds no {lacks}, so {len(left_out)} tasks have no score: {', '.join(left_out)}"
+                f"{name} embeds no {lacks}, so {len(left_out)} tasks have no score: "
+                f"{', '.join(left_out)}"
             )
         say(f"{name}: {said_of(work)}")
         results = score(
@@ -241,7 +246,9 @@ def mteb(
     device: Device = None,
     dtype: Dtype = "float32",
 ) -> None:
-    """Let mteb score a model of ours: its official result files, under a revision that is the model's fingerprint."""
+    """Let mteb score a model of ours: its official result files, under a revision that is the
+    model's fingerprint.
+    """
     from unimodal.embedder import load
     from unimodal.eval.cache import EmbeddingStore
     from unimodal.eval.report.terminal import results_table
@@ -270,7 +277,8 @@ def _parse_dims(text: str) -> list[int]:
     for word in words:
         if not word.isdecimal() or int(word) == 0:
             raise ValueError(
-                f"--dims {text!r} holds {word!r}; give whole numbers above 0 with commas between: 64,256."
+                f"--dims {text!r} holds {word!r}; give whole numbers above 0 with commas "
+                "between: 64,256."
             )
         if words.count(word) > 1:
             raise ValueError(
@@ -280,7 +288,9 @@ def _parse_dims(text: str) -> list[int]:
 
 
 def _find_models(names: Sequence[str]) -> None:
-    """Refuse a model that is not there before another one is scored for hours; one of the hub is fetched."""
+    """Refuse a model that is not there before another one is scored for hours; one of the hub is
+    fetched.
+    """
     from unimodal.hub import local_folder
 
     for name in names if len(names) > 1 else ():
@@ -289,7 +299,9 @@ def _find_models(names: Sequence[str]) -> None:
 
 
 def _check_dims(dims: Sequence[int], encoder: Encoder, name: str) -> None:
-    """Refuse more dimensions than the model has, where that is known before it has encoded anything."""
+    """Refuse more dimensions than the model has, where that is known before it has encoded
+    anything.
+    """
     from unimodal.embedder import Embedder
 
     if not isinstance(encoder, Embedder):
@@ -303,7 +315,9 @@ def _check_dims(dims: Sequence[int], encoder: Encoder, name: str) -> None:
 
 
 def _load(source: str, device: str | None, dtype: str) -> Encoder:
-    """A model of ours, or by mteb:NAME one of mteb's, whose implementation may run code of the model's repository."""
+    """A model of ours, or by mteb:NAME one of mteb's, whose implementation may run code of the
+    model's repository.
+    """
     from importlib.util import find_spec
 
     from unimodal.embedder import load
@@ -312,7 +326,8 @@ def _load(source: str, device: str | None, dtype: str) -> Encoder:
     if colon and kind == "mteb":
         if dtype != "float32":
             raise ValueError(
-                f"--dtype {dtype} is for models of ours; leave it out for {source}, whose precision is mteb's."
+                f"--dtype {dtype} is for models of ours; leave it out for {source}, "
+                "whose precision is mteb's."
             )
         from unimodal.eval.with_mteb.models import load_mteb_model
 
@@ -326,7 +341,10 @@ def _load(source: str, device: str | None, dtype: str) -> Encoder:
 
         if not is_mteb_model(source):
             raise
-        asked = f"mteb:{source} is mteb's, whose implementation may run code of the model's repository"
+        asked = (
+            f"mteb:{source} is mteb's, whose implementation may run code of the model's "
+            "repository"
+        )
         raise ValueError(f"{str(error).rstrip('.')}; {asked}.") from None
 
 
@@ -360,7 +378,9 @@ def _facts(encoder: Encoder, results: Sequence[TaskResult]) -> dict[str, str]:
 
 
 def _short_names(models: list[str]) -> list[str]:
-    """The last parts of the paths, as many as it takes to tell them apart; RUN/model is named by its run."""
+    """The last parts of the paths, as many as it takes to tell them apart; RUN/model is named by
+    its run.
+    """
     parts = [model.rstrip("/").removesuffix("/model").split("/") for model in models]
     for count in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-count:]) for part in parts]

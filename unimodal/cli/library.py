@@ -45,7 +45,9 @@ def embed(
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace OUT if it exists.")] = False,
 ) -> None:
-    """Embed a folder, a list or a table into OUT/vectors.npy, with what each row is in OUT/items.jsonl."""
+    """Embed a folder, a list or a table into OUT/vectors.npy, with what each row is in
+    OUT/items.jsonl.
+    """
     from unimodal.embed import embed_source
 
     texts: str | list[str] = text
@@ -63,7 +65,10 @@ def embed(
     )
     listed = ""
     if embedded.skipped or embedded.without_image:
-        counts = f"rows skipped: {embedded.skipped:,}, without their image: {embedded.without_image:,}"
+        counts = (
+            f"rows skipped: {embedded.skipped:,}, without their image: "
+            f"{embedded.without_image:,}"
+        )
         listed = f"; {counts}; the reasons are in {out / 'skipped.jsonl'}"
     say(f"{embedded.rows:,} vectors of {embedded.dim} dimensions in {out}{listed}")
 
@@ -84,7 +89,9 @@ def calibrate(
         str | None, typer.Option(help="Default: a GPU where there is one.")
     ] = None,
 ) -> None:
-    """Write the means of texts and pictures into a model: `load(MODEL, calibrated=True)` then closes the gap."""
+    """Write the means of texts and pictures into a model: `load(MODEL, calibrated=True)` then
+    closes the gap.
+    """
     from unimodal.calibrate import calibrate_model
 
     texts, pictures = calibrate_model(
@@ -106,7 +113,9 @@ def pack(
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
 ) -> None:
-    """Pack a table into WebDataset shards: `pack products.csv image=photo captions=\\[title] --out shards`."""
+    """Pack a table into WebDataset shards: `pack products.csv image=photo captions=\\[title] --out
+    shards`.
+    """
     from unimodal.config import apply_overrides, parse_config, read_config, recipe_names
     from unimodal.shards.config import PackConfig, PackRecipe
     from unimodal.shards.write import pack as pack_rows
@@ -173,7 +182,9 @@ def index(
         ),
     ],
 ) -> None:
-    """Write an index with checksums beside each shard: for tars that others packed, and before they are uploaded."""
+    """Write an index with checksums beside each shard: for tars that others packed, and before they
+    are uploaded.
+    """
     from unimodal.progress import progress_bar
     from unimodal.shards.find import find_shards
     from unimodal.shards.index import load_index
@@ -187,7 +198,8 @@ def index(
     ]
     if not paths:
         raise ValueError(
-            f"{shards} names no plain .tar on this machine; index shards before you upload or pack them."
+            f"{shards} names no plain .tar on this machine; index shards before you "
+            "upload or pack them."
         )
     with progress_bar("indexing", len(paths)) as advance:
         for number, path in enumerate(paths):
@@ -203,5 +215,6 @@ def _say_packed(summary: PackSummary, out: Path) -> None:
         else ""
     )
     say(
-        f"{summary.samples:,} samples in {summary.shards} shards, {summary.bytes / 1e6:.1f} MB, in {out}{skipped}"
+        f"{summary.samples:,} samples in {summary.shards} shards, "
+        f"{summary.bytes / 1e6:.1f} MB, in {out}{skipped}"
     )

@@ -16,7 +16,8 @@ def check_outputs(files: Mapping[str, Path]) -> None:
     """
     if len(set(files.values())) < len(files):
         raise ValueError(
-            f"{' and '.join(files)} name the same file, {next(iter(files.values()))}; give each its own."
+            f"{' and '.join(files)} name the same file, {next(iter(files.values()))}; "
+            "give each its own."
         )
     for option, file in files.items():
         if file.is_dir():

@@ -94,7 +94,8 @@ def index(
         ),
     ] = None,
 ) -> None:
-    """Embed the items of INPUT and put them into STORE; what is there and has not changed is not done again.
+    """Embed the items of INPUT and put them into STORE; what is there and has not changed is not
+    done again.
 
     Of items with one id in several inputs, the store has that of the input that was indexed last.
     """
@@ -161,21 +162,29 @@ def index(
     reasons = f"reasons in {folder / SKIPPED}, where the first row is 0"
     skipped = f"; {rows} of {source} skipped ({reasons})" if summary.skipped else ""
     if summary.without_image:
-        skipped += f"; {_counted(summary.without_image, 'item')} without image, which cannot be read ({reasons})"
+        skipped += (
+            f"; {_counted(summary.without_image, 'item')} without image, which cannot be "
+            f"read ({reasons})"
+        )
     shared = ""
     if summary.shared:
-        shared = f"; {_counted(summary.shared, 'item')} of {source} stand for those of inputs indexed before"
+        shared = (
+            f"; {_counted(summary.shared, 'item')} of {source} stand for those of inputs "
+            "indexed before"
+        )
     say(
-        f"{_counted(summary.stored + summary.kept, 'item')} in {store}: {summary.stored:,} new or changed, "
-        f"{summary.kept:,} as they were, {summary.removed:,} taken out{skipped}{shared}; "
-        f"{summary.embedded:,} of {_counted(units, 'unit')} embedded, {summary.seconds:.1f} s"
+        f"{_counted(summary.stored + summary.kept, 'item')} in {store}: {summary.stored:,} new "
+        f"or changed, {summary.kept:,} as they were, {summary.removed:,} taken "
+        f"out{skipped}{shared}; {summary.embedded:,} of {_counted(units, 'unit')} embedded, "
+        f"{summary.seconds:.1f} s"
     )
 
 
 def _print_preview(found: Preview, source: str, store: str) -> None:
     typer.echo(
-        f"{store} would get {found.new:,} new, {found.changed:,} changed and {found.same:,} same items, and lose "
-        f"{found.removed:,}; {found.skipped:,} of {_counted(found.rows, 'row')} of {source} skipped"
+        f"{store} would get {found.new:,} new, {found.changed:,} changed and {found.same:,} same "
+        f"items, and lose {found.removed:,}; {found.skipped:,} of {_counted(found.rows, 'row')} "
+        f"of {source} skipped"
         + (
             f", {_counted(found.without_image, 'item')} without image"
             if found.without_image
@@ -202,7 +211,8 @@ def _list(store: str, embeddings: Path | None) -> None:
         )
     for name, files in others.items():
         typer.echo(
-            f"not in the store  {written_name(name)}: {_counted(files, 'unit')} of a run that did not finish"
+            f"not in the store  {written_name(name)}: {_counted(files, 'unit')} of a run "
+            "that did not finish"
         )
     if not states and not others:
         typer.echo("no inputs")
@@ -213,8 +223,9 @@ def _forget(store: str, name: str, embeddings: Path | None) -> None:
 
     filled = forget(store, name, embeddings=embeddings)
     say(
-        f"{_counted(filled.stored + filled.kept, 'item')} in {store} without {name}: {filled.removed:,} taken out, "
-        f"{filled.stored:,} as an input indexed before has them, {filled.kept:,} as they were"
+        f"{_counted(filled.stored + filled.kept, 'item')} in {store} without {name}: "
+        f"{filled.removed:,} taken out, {filled.stored:,} as an input indexed before has them, "
+        f"{filled.kept:,} as they were"
     )
 
 
@@ -230,7 +241,9 @@ def why(
         ),
     ] = None,
 ) -> None:
-    """Say what became of an item: in STORE from which input, skipped and why, or taken out and when."""
+    """Say what became of an item: in STORE from which input, skipped and why, or taken out and
+    when.
+    """
     from unimodal.search.index.run import check_listed, default_folder
     from unimodal.search.index.why import explain
 
@@ -314,7 +327,9 @@ def search(
         bool, typer.Option("--json", help="Print JSON instead of a table.")
     ] = False,
 ) -> None:
-    """Find by words, a picture, both, or an item: `search STORE "in red" --image bag.jpg --where "price < 50"`."""
+    """Find by words, a picture, both, or an item: `search STORE "in red" --image bag.jpg --where
+    "price < 50"`.
+    """
     from unimodal.progress import open_console
     from unimodal.search.filters.parser import parse_where
     from unimodal.search.query.query import (
@@ -370,7 +385,10 @@ def search(
         _print_json(found, took)
     elif found:
         _print(found, open_console())
-    said = f"{len(found)} of {opened.count():,} items; {took['embed']:.0f} ms to embed, {took['search']:.0f} ms to search"
+    said = (
+        f"{len(found)} of {opened.count():,} items; {took['embed']:.0f} ms to embed, "
+        f"{took['search']:.0f} ms to search"
+    )
     say(said if found else said + _advice(opened, query))
     opened.close()
 
@@ -480,7 +498,9 @@ def _table(found: Sequence[Found], between: str, half: int) -> Table:
 
 
 def _described(hit: Found, between: str) -> Text:
-    """An item's first text, then its other fields, dim; numbers with their names, since texts explain themselves."""
+    """An item's first text, then its other fields, dim; numbers with their names, since texts
+    explain themselves.
+    """
     from rich.text import Text
 
     there = {

@@ -22,7 +22,9 @@ def serve(
         ),
     ] = "",
 ) -> None:
-    """Serve a model over HTTP: `serve runs/demo/model --store runs/demo/store port=8080 host=0.0.0.0`."""
+    """Serve a model over HTTP: `serve runs/demo/model --store runs/demo/store port=8080
+    host=0.0.0.0`.
+    """
     from unimodal.config import apply_overrides, parse_config
 
     try:

@@ -38,7 +38,9 @@ def train(
         bool, typer.Option(help="Check the recipe and print what would happen.")
     ] = False,
 ) -> None:
-    """Train a model by a recipe; `torchrun --nproc-per-node N -m unimodal train ...` uses N processes."""
+    """Train a model by a recipe; `torchrun --nproc-per-node N -m unimodal train ...` uses N
+    processes.
+    """
     from unimodal.config import read_config
     from unimodal.training.config import TrainConfig
 
@@ -80,7 +82,9 @@ def run_training_by(
 def _evaluator(
     config: TrainConfig,
 ) -> tuple[Evaluate, Callable[[], None]] | tuple[None, None]:
-    """Validation during training: scores by "task metric" of the suite that the recipe names, and what loads it."""
+    """Validation during training: scores by "task metric" of the suite that the recipe names, and
+    what loads it.
+    """
     if config.eval is None:
         return None, None
     from unimodal.config import nearest
@@ -100,7 +104,8 @@ def _evaluator(
         names = score_names(suite, loaded)
         if settings.best and settings.best not in names:
             raise ValueError(
-                f"eval.best {settings.best!r} is not a validation score; {nearest(settings.best, names)}"
+                f"eval.best {settings.best!r} is not a validation score; "
+                f"{nearest(settings.best, names)}"
             )
 
     def validate(
@@ -134,7 +139,8 @@ def _read_suite(settings: EvalConfig) -> Suite:
     for name in settings.tasks:
         if name not in suite.tasks:
             raise ValueError(
-                f"eval.tasks: {name!r} is not in suite {settings.suite!r}; {nearest(name, suite.tasks)}"
+                f"eval.tasks: {name!r} is not in suite {settings.suite!r}; "
+                f"{nearest(name, suite.tasks)}"
             )
     left_out = [
         f"tasks.{name}=null"
@@ -154,7 +160,8 @@ def _read_suite(settings: EvalConfig) -> Suite:
 
 
 def _print_plan(config: TrainConfig) -> None:
-    """What a run would do, from the recipe and the sidecars of shards alone: no data, no model and no torch is needed.
+    """What a run would do, from the recipe and the sidecars of shards alone: no data, no model and
+    no torch is needed.
 
     Raises ValueError for what a run would be refused for.
     """

@@ -1,1 +1,3 @@
-"""A shop that draws itself: pictures, texts and queries to train on and to search, with nothing downloaded."""
+"""A shop that draws itself: pictures, texts and queries to train on and to search, with nothing
+downloaded.
+"""

@@ -1,7 +1,8 @@
 """Build the demo's catalogue: choose the products, write their texts, draw their pictures.
 
-A product's identity is its (kind, colour, pattern). Every identity belongs to one split only; the test products have
-one picture each, so that exactly one picture is right for a test text, and are spoken of in held-out wordings. On disk:
+A product's identity is its (kind, colour, pattern). Every identity belongs to one split only; the
+test products have one picture each, so that exactly one picture is right for a test text, and are
+spoken of in held-out wordings. On disk:
 
     manifest.json                             how the catalogue was made
     images/*.jpg
@@ -155,7 +156,9 @@ def _found(folder: Path, wanted: dict[str, int]) -> Catalogue:
 def plan_products(
     *, seed: int, num_train: int, num_val: int, num_test: int
 ) -> dict[str, list[Product]]:
-    """All products of the three splits, without their pictures. The same seed gives the same products."""
+    """All products of the three splits, without their pictures. The same seed gives the same
+    products.
+    """
     identities = list(itertools.product(KINDS, COLOURS, PATTERNS))
     if num_val + num_test >= len(identities):
         asked = f"num_val {num_val} + num_test {num_test}"
@@ -182,7 +185,9 @@ def plan_products(
 
 
 def plan_product(identity: Identity, split: str, number: int, seed: int) -> Product:
-    """One product of the identity; material, scene, price and wordings are drawn by (seed, split, number)."""
+    """One product of the identity; material, scene, price and wordings are drawn by (seed, split,
+    number).
+    """
     product_id = f"{split}-{number:05d}"
     rng = random.Random(f"{seed} {product_id}")
     held_out = split != "train"
@@ -217,7 +222,9 @@ def plan_product(identity: Identity, split: str, number: int, seed: int) -> Prod
 def plan_texts(
     products: Sequence[Product], *, seed: int, queries_each: int = 2
 ) -> list[dict[str, str]]:
-    """Queries with the descriptions that answer them, all in training wordings; `queries_each` a product."""
+    """Queries with the descriptions that answer them, all in training wordings; `queries_each` a
+    product.
+    """
     pairs = []
     for turn in range(queries_each):
         for product in products:

@@ -1,7 +1,8 @@
-"""Draw one product: its parts in its colour and pattern, lit as its material is, standing in a scene.
+"""Draw one product: its parts in its colour and pattern, lit as its material is, standing in a
+scene.
 
-Everything is a function of the look (which carries a seed) and in units of the canvas, so that the same product can be
-drawn small for a model and large for a reader.
+Everything is a function of the look (which carries a seed) and in units of the canvas, so that the
+same product can be drawn small for a model and large for a reader.
 """
 
 import colorsys
@@ -107,7 +108,9 @@ def draw_product(look: Look, size: int) -> Image.Image:
 
 
 def _varied(paint: Rgb, rng: random.Random) -> Rgb:
-    """The same colour as another camera would see it: a little lighter or darker, a little off in hue."""
+    """The same colour as another camera would see it: a little lighter or darker, a little off in
+    hue.
+    """
     hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255 for channel in paint))
     hue = (hue + rng.uniform(-0.008, 0.008)) % 1
     saturation = min(1.0, saturation * rng.uniform(0.94, 1.06))
@@ -262,7 +265,9 @@ def _streak(mask: Image.Image, size: int, rng: random.Random) -> Floats:
 
 @lru_cache(maxsize=16)
 def _texture(name: str, size: int) -> Floats:
-    """A field between about -1 and 1; its noise is made at one size, so that a larger picture has the same grain."""
+    """A field between about -1 and 1; its noise is made at one size, so that a larger picture has
+    the same grain.
+    """
     across = np.arange(size, dtype=np.float32)[None, :] * (100 / size)
     down = np.arange(size, dtype=np.float32)[:, None] * (100 / size)
     if name == "weave":
@@ -302,7 +307,9 @@ def _noise(across: int, down: int, size: int) -> Floats:
 
 
 def _shadowed(scene: Image.Image, mask: Image.Image, standing: bool) -> Image.Image:
-    """The scene with the product's soft shadow, to the lower right and, for what stands, on the floor."""
+    """The scene with the product's soft shadow, to the lower right and, for what stands, on the
+    floor.
+    """
     coarse = scene.width // 4
     shadow = Image.new("L", (coarse, coarse), 0)
     shadow.paste(

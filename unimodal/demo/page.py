@@ -1,4 +1,6 @@
-"""The demo's page: the scores and a dozen searches, in one HTML file that needs nothing else, light or dark."""
+"""The demo's page: the scores and a dozen searches, in one HTML file that needs nothing else, light
+or dark.
+"""
 
 import base64
 import io
@@ -14,7 +16,8 @@ from .results import Result, ResultGroup
 EXPLANATIONS = {
     "text → picture": "A customer's words, found among pictures. No picture has any text with it.",
     "picture → text": "A picture, found among descriptions.",
-    "picture → picture": "A product drawn again, from another angle and in another place, found among the pictures.",
+    "picture → picture": "A product drawn again, from another angle and in another place, found among the "
+    "pictures.",
     "text → text": "A customer's words, found among descriptions.",
 }
 
@@ -86,7 +89,8 @@ def write_page(
     """Write the page to `path`. All texts are escaped; pictures are embedded.
 
     groups: the searches, those of one direction after each other (`build_groups`).
-    scores: a row a measurement: "task", "metric", "value", "chance", "baseline"; numbers, texts, or None for a dash.
+    scores: a row a measurement: "task", "metric", "value", "chance", "baseline"; numbers, texts, or
+        None for a dash.
     facts: what to know at a glance, such as {"products": "1,024", "training": "92 s"}.
     showcase: titles and pictures for the head of the page (`draw_showcase`).
     """
@@ -122,7 +126,10 @@ def write_page(
 def _showcase(pictures: Sequence[tuple[str, Image.Image]]) -> str:
     if not pictures:
         return ""
-    return f'<div class="showcase">{"".join(_picture(picture, name) for name, picture in pictures)}</div>'
+    return (
+        "<div "
+        f'class="showcase">{"".join(_picture(picture, name) for name, picture in pictures)}</div>'
+    )
 
 
 def _facts(facts: Mapping[str, str]) -> str:
@@ -156,7 +163,10 @@ def _number(value: object) -> str:
 def _section(direction: str, searches: list[ResultGroup]) -> str:
     explanation = escape(EXPLANATIONS.get(direction, ""))
     blocks = "".join(_search(group) for group in searches)
-    return f'<h2>{escape(direction.capitalize())}</h2>\n<p class="quiet">{explanation}</p>\n{blocks}'
+    return (
+        f"<h2>{escape(direction.capitalize())}</h2>\n<p "
+        f'class="quiet">{explanation}</p>\n{blocks}'
+    )
 
 
 def _search(group: ResultGroup) -> str:
@@ -182,7 +192,9 @@ def _search(group: ResultGroup) -> str:
 
 
 def _result(result: Result) -> str:
-    """A card; the right one says so in words and has a thicker frame, so that nobody needs to see its colour."""
+    """A card; the right one says so in words and has a thicker frame, so that nobody needs to see
+    its colour.
+    """
     picture = "" if result.picture is None else _picture(result.picture, result.title)
     text = f"<div>{escape(result.text)}</div>" if result.picture is None else ""
     verdict = f"<span>{'same ' + ' and '.join(result.shared) if result.shared else 'another product'}</span>"

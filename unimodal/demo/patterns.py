@@ -18,7 +18,9 @@ GOLD: Rgb = (255, 206, 64)
 def print_pattern(
     pattern: str, colour: str, paint: Rgb, size: int, rng: random.Random
 ) -> Image.Image:
-    """A square RGB sheet of `size` pixels in `paint`, printed with the ink that goes with the colour."""
+    """A square RGB sheet of `size` pixels in `paint`, printed with the ink that goes with the
+    colour.
+    """
     sheet = Image.new("RGB", (size, size), paint)
     if pattern != "plain":
         PRINTERS[pattern](sheet, colour, paint, rng)

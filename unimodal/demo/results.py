@@ -1,4 +1,6 @@
-"""Search the demo's catalogue in the four directions, for the page: the queries are drawn by lot, not chosen."""
+"""Search the demo's catalogue in the four directions, for the page: the queries are drawn by lot,
+not chosen.
+"""
 
 import random
 import tempfile
@@ -23,7 +25,9 @@ PAGE_PICTURE = (
 
 
 class Result(NamedTuple):
-    """One product that was found; it is shown by its picture, or by its texts where `picture` is None."""
+    """One product that was found; it is shown by its picture, or by its texts where `picture` is
+    None.
+    """
 
     picture: Image.Image | None
     title: str
@@ -59,8 +63,9 @@ def build_groups(
 
     picture_vectors, text_vectors: (N, D) unit vectors of the products' pictures and descriptions.
     encode: unit vectors (n, D) of texts and of pictures' paths.
-    size: of the catalogue's pictures. A picture that looks for pictures is a new drawing of a product (another scene,
-    another angle): with the catalogue's own picture, the first answer would be the query itself.
+    size: of the catalogue's pictures. A picture that looks for pictures is a new drawing of a
+    product (another scene, another angle): with the catalogue's own picture, the first answer would
+    be the query itself.
     """
     rng = random.Random(f"{seed} queries")
     chosen = _by_lot(products, 4 * num_queries, rng)

@@ -1,4 +1,6 @@
-"""Where the products stand: pale, muted backgrounds, so that no scene takes the part of a product's colour."""
+"""Where the products stand: pale, muted backgrounds, so that no scene takes the part of a product's
+colour.
+"""
 
 import itertools
 import random

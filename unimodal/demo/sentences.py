@@ -1,8 +1,9 @@
 """How the demo's shop and its customers say things: captions, titles, descriptions and queries.
 
-Every kind of text has wordings for training and wordings that are held out: test products are described, and asked for,
-only in the latter. What is new in a held-out wording is the sentence; each of its words is in some training wording (a
-test says so), as a model cannot know the meaning of a word that it never met.
+Every kind of text has wordings for training and wordings that are held out: test products are
+described, and asked for, only in the latter. What is new in a held-out wording is the sentence;
+each of its words is in some training wording (a test says so), as a model cannot know the meaning
+of a word that it never met.
 
 Slots: {kind} {colour} {pattern} {motif} {material} {scene} {budget}. "a(n)" becomes "a" or "an".
 """
@@ -92,7 +93,8 @@ QUERIES = Wordings(
     ),
 )
 
-# A description is one sentence of each of the following: what it is, what it is made of, what it is for.
+# A description is one sentence of each of the following: what it is, what it is made of, what it is
+# for.
 OPENERS = Wordings(
     train=(
         "Meet our {pattern} {kind} in {colour}.",

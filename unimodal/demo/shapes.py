@@ -1,8 +1,10 @@
-"""What the demo's products are composed of: outlines on a canvas of 100 x 100, with the floor at about y = 86.
+"""What the demo's products are composed of: outlines on a canvas of 100 x 100, with the floor at
+about y = 86.
 
-A product is a list of parts, painted in order. A part is a filled outline or a stroke of some width, and has a paint:
-"body" (the product's colour and pattern), "trim" and "inside" (a lighter or darker shade of its colour, without the
-pattern), "seam" (a thin dark line), or a paint that does not depend on the product ("metal", "wood", "cream", "dark").
+A product is a list of parts, painted in order. A part is a filled outline or a stroke of some
+width, and has a paint: "body" (the product's colour and pattern), "trim" and "inside" (a lighter or
+darker shade of its colour, without the pattern), "seam" (a thin dark line), or a paint that does
+not depend on the product ("metal", "wood", "cream", "dark").
 """
 
 import math
@@ -27,7 +29,9 @@ def ellipse(
     start: float = 0.0,
     stop: float = 360.0,
 ) -> list[Point]:
-    """Points of an arc, clockwise from the right; `across` and `down` are radii, angles in degrees."""
+    """Points of an arc, clockwise from the right; `across` and `down` are radii,
+    angles in degrees.
+    """
     steps = max(8, int(abs(stop - start) / 7.5))
     angles = [
         math.radians(start + (stop - start) * step / steps) for step in range(steps + 1)
@@ -38,7 +42,9 @@ def ellipse(
 
 
 def rounded(corners: list[Point], radius: float) -> list[Point]:
-    """A polygon whose corners are cut by quadratic curves that begin `radius` before each corner."""
+    """A polygon whose corners are cut by quadratic curves that begin `radius`
+    before each corner.
+    """
     points: list[Point] = []
     for index, corner in enumerate(corners):
         before = corners[index - 1]

@@ -1,8 +1,9 @@
 """What the demo's shop sells, and the words for it: kinds, colours, patterns, materials and scenes.
 
-A product's identity is its kind, colour and pattern. Each of them has several names, so that a model has to learn that
-a navy rucksack is a dark blue backpack. No name belongs to two entries of the same table, and no colour, kind or
-pattern is named in a scene or a material: otherwise a query could have two right answers.
+A product's identity is its kind, colour and pattern. Each of them has several names, so that a
+model has to learn that a navy rucksack is a dark blue backpack. No name belongs to two entries of
+the same table, and no colour, kind or pattern is named in a scene or a material: otherwise a query
+could have two right answers.
 """
 
 from typing import NamedTuple
@@ -20,7 +21,9 @@ class Kind(NamedTuple):
 
 
 class Colour(NamedTuple):
-    """One colour: what it is called, how it is painted, and the paint of the pattern that is printed on it."""
+    """One colour: what it is called, how it is painted, and the paint of the pattern that is
+    printed on it.
+    """
 
     names: tuple[str, ...]
     paint: Rgb
@@ -28,7 +31,9 @@ class Colour(NamedTuple):
 
 
 class Pattern(NamedTuple):
-    """One pattern, as adjectives ("a striped mug") and as what follows "with" ("a mug with stripes")."""
+    """One pattern, as adjectives ("a striped mug") and as what follows "with" ("a mug with
+    stripes").
+    """
 
     names: tuple[str, ...]
     motifs: tuple[str, ...]

@@ -69,8 +69,9 @@ def write_card(
     config = read_config(folder / "config.json")
     with safe_open(folder / "model.safetensors", "pt") as tensors:
         num_parameters = sum(
-            math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys()
-        )  # noqa: SIM118
+            math.prod(tensors.get_slice(name).get_shape())
+            for name in tensors.keys()  # noqa: SIM118
+        )
     (folder / "README.md").write_text(
         model_card(config, num_parameters, scores, trained_on), encoding="utf-8"
     )
@@ -90,6 +91,7 @@ def read_config(file: Path) -> ModelConfig:
         ) from None
     if not isinstance(values, dict):
         raise ValueError(
-            f"{file} holds a {type(values).__name__}, not a model's configuration; save the model again."
+            f"{file} holds a {type(values).__name__}, not a model's configuration; save "
+            "the model again."
         )
     return parse_config(ModelConfig, with_transparency(values), source=str(file))

@@ -1,4 +1,6 @@
-"""The model directory: config.json, model.safetensors, tokenizer.json, README.md. Nothing pickled, no remote code."""
+"""The model directory: config.json, model.safetensors, tokenizer.json, README.md. Nothing pickled,
+no remote code.
+"""
 
 from __future__ import annotations
 
@@ -28,10 +30,11 @@ def save_model(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write a model directory, whole or not at all: into a temporary folder that is renamed once it is on the disk.
+    """Write a model directory, whole or not at all: into a temporary folder that is renamed once it
+    is on the disk.
 
-    card: README.md, the model card. Raises ValueError if the folder exists and is not to be overwritten; OSError if
-    it cannot be written (a full disk), and then nothing is left behind.
+    card: README.md, the model card. Raises ValueError if the folder exists and is not to be
+    overwritten; OSError if it cannot be written (a full disk), and then nothing is left behind.
     """
     if folder.exists() and not overwrite:
         raise ValueError(
@@ -60,7 +63,8 @@ def model_writers(
     tokenizer: Tokenizer | None,
     card: str,
 ) -> list[Callable[[], None]]:
-    """What writes the files of a model directory into a folder that is there, a call a file; each may raise OSError.
+    """What writes the files of a model directory into a folder that is there, a call a file; each
+    may raise OSError.
 
     weights: a state_dict. card: README.md.
     """
@@ -91,14 +95,16 @@ def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
 def load_model(folder: Path) -> tuple[DualEncoder, Tokenizer | None]:
     """Read a model directory.
 
-    Raises ValueError if a file is missing or broken, or if a tensor is missing, unknown or of another shape.
+    Raises ValueError if a file is missing or broken, or if a tensor is missing, unknown or of
+    another shape.
     """
     config_file = folder / "config.json"
     weights_file = folder / "model.safetensors"
     for file in (config_file, weights_file):
         if not file.is_file():
             raise ValueError(
-                f"{folder} is no model directory: {file.name} is missing; give a folder written by unimodal."
+                f"{folder} is no model directory: {file.name} is missing; give a folder "
+                "written by unimodal."
             )
     config = read_config(config_file)
     tokenizer = (
@@ -112,7 +118,8 @@ def load_model(folder: Path) -> tuple[DualEncoder, Tokenizer | None]:
 def write_tensors(
     file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write named tensors as safetensors and force them to the disk; tied tensors are written once each.
+    """Write named tensors as safetensors and force them to the disk; tied tensors are written once
+    each.
 
     metadata: of the file's head. Raises OSError if they cannot be written.
     """
@@ -129,7 +136,9 @@ def write_tensors(
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor contiguous on the host and in memory of its own, as the format wants it; copied where it is not."""
+    """Each tensor contiguous on the host and in memory of its own, as the format wants it; copied
+    where it is not.
+    """
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():

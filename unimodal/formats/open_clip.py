@@ -21,7 +21,8 @@ from ..towers.open_clip import has_schema, open_clip_settings
 
 
 def from_open_clip(spec: str) -> tuple[DualEncoder, Tokenizer]:
-    """Both towers of an open_clip model with their own pooling, projection, tokenizer and preprocessing.
+    """Both towers of an open_clip model with their own pooling, projection, tokenizer and
+    preprocessing.
 
     spec: "ViT-B-32", "ViT-B-32/openai", "hf-hub:OWNER/NAME" or "local-dir:FOLDER".
 
@@ -30,8 +31,8 @@ def from_open_clip(spec: str) -> tuple[DualEncoder, Tokenizer]:
     name, pretrained, settings = check_source(spec)
     if not pretrained:
         warnings.warn(
-            f"open_clip:{spec} names no weights, so they are random, and others each time; give a tag, such as "
-            f"open_clip:{spec}/{next(iter(_tags(name)), 'FILE')}.",
+            f"open_clip:{spec} names no weights, so they are random, and others each time; give "
+            f"a tag, such as open_clip:{spec}/{next(iter(_tags(name)), 'FILE')}.",
             stacklevel=3,
         )
     text = TextTowerConfig(
@@ -62,7 +63,8 @@ def check_source(spec: str) -> tuple[str, bool | str, dict[str, Any]]:
 
     Returns open_clip's name of it, what `pretrained` is for its weights, and its architecture.
 
-    Raises ValueError for an unknown name or tag, and for weights that neither lie here nor can be fetched.
+    Raises ValueError for an unknown name or tag, and for weights that neither lie here nor can be
+    fetched.
     """
     if has_schema(spec):
         if spec.startswith("hf-hub:"):
@@ -94,7 +96,8 @@ def _find_weights(name: str, tag: str) -> None:
     weights = open_clip.get_pretrained_cfg(name, tag)
     if not weights and not Path(tag).is_file():
         raise ValueError(
-            f"open_clip has no weights {tag!r} of {name!r}, nor is it a file; {nearest(tag, _tags(name))}"
+            f"open_clip has no weights {tag!r} of {name!r}, nor is it a file; "
+            f"{nearest(tag, _tags(name))}"
         )
     repository = (weights or {}).get("hf_hub", "").rpartition("/")[0]
     if repository:  # else it is a file, a URL, or no such tag
@@ -102,7 +105,9 @@ def _find_weights(name: str, tag: str) -> None:
 
 
 def _find_repository(repository: str, what: str) -> None:
-    """Ask the hub once for no file at all: open_clip itself would try for a minute where there is no network."""
+    """Ask the hub once for no file at all: open_clip itself would try for a minute where there is
+    no network.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 

@@ -1,7 +1,8 @@
-"""sentence-transformers' text models: a folder or hub id with modules.json, as a text-only model of ours.
+"""sentence-transformers' text models: a folder or hub id with modules.json, as a text-only model of
+ours.
 
-Its settings lie in several files. Each is obeyed, so that the vectors are those of sentence-transformers, or refused by
-its name:
+Its settings lie in several files. Each is obeyed, so that the vectors are those of
+sentence-transformers, or refused by its name:
 
     modules.json                       Transformer, Pooling and Normalize are obeyed, other modules refused
     sentence_bert_config.json          max_seq_length, do_lower_case
@@ -75,12 +76,13 @@ class _Layout(NamedTuple):
 
 
 def from_transformers(folder: Path) -> tuple[DualEncoder, Tokenizer]:
-    """A transformers text encoder, pooled as its sentence-transformers files say, or by the mean where there are none.
+    """A transformers text encoder, pooled as its sentence-transformers files say, or by the mean
+    where there are none.
 
     folder: of a sentence-transformers or a transformers model.
 
-    Raises ValueError, with its name, for a module or a setting that is not supported, and for weights or a tokenizer
-    that are not whole.
+    Raises ValueError, with its name, for a module or a setting that is not supported, and for
+    weights or a tokenizer that are not whole.
     """
     layout = _read_layout(folder)
     module = _read_module(layout.backbone)
@@ -88,7 +90,8 @@ def from_transformers(folder: Path) -> tuple[DualEncoder, Tokenizer]:
     width = getattr(settings, "hidden_size", None)
     if width is None:
         raise ValueError(
-            f"{layout.backbone} has no config.json with a hidden_size; give the folder of a text encoder."
+            f"{layout.backbone} has no config.json with a hidden_size; give the folder "
+            "of a text encoder."
         )
 
     whole = _read(folder / "config_sentence_transformers.json")
@@ -120,7 +123,9 @@ def from_transformers(folder: Path) -> tuple[DualEncoder, Tokenizer]:
 
 
 def _read_layout(folder: Path) -> _Layout:
-    """Where the backbone and the pooling are: modules.json says, and only it says what else the model is made of."""
+    """Where the backbone and the pooling are: modules.json says, and only it says what else the
+    model is made of.
+    """
     if (folder / "adapter_config.json").is_file():
         raise ValueError(
             f"{folder} is an adapter (adapter_config.json); merge it into its model and save that."
@@ -135,7 +140,8 @@ def _read_layout(folder: Path) -> _Layout:
         kind = module["type"].rsplit(".", 1)[-1]
         if kind not in ("Transformer", "Pooling", "Normalize"):
             raise ValueError(
-                f"{folder} has a {module['type']} module, which is not supported; use a model of Transformer + Pooling."
+                f"{folder} has a {module['type']} module, which is not supported; use a "
+                "model of Transformer + Pooling."
             )
         paths[kind] = folder / module["path"]
 
@@ -161,14 +167,15 @@ def _read_module(backbone: Path) -> dict[str, Any]:
             }
         if value != plain:
             raise ValueError(
-                f"{file} sets {key} to {value!r:.100}, which is not supported; use a model that does not set it."
+                f"{file} sets {key} to {value!r:.100}, which is not supported; use a "
+                "model that does not set it."
             )
 
     modalities = module.get("modality_config") or {"text": _PLAIN_TEXT}
     if modalities.get("text") != _PLAIN_TEXT:
         raise ValueError(
-            f"{file} reads text as {modalities.get('text')!r:.100} (modality_config), which is not supported; "
-            f"use a model that reads it as {_PLAIN_TEXT}."
+            f"{file} reads text as {modalities.get('text')!r:.100} (modality_config), which is "
+            f"not supported; use a model that reads it as {_PLAIN_TEXT}."
         )
     return module
 
@@ -183,8 +190,8 @@ def _read_pooling(folder: Path) -> Literal["mean", "cls", "last"]:
 
     if settings.get("include_prompt", True) is not True:
         raise ValueError(
-            f"{file} leaves the prompt out of the pooling (include_prompt), which is not supported; use a model that "
-            "pools over the prompt too."
+            f"{file} leaves the prompt out of the pooling (include_prompt), which is not "
+            "supported; use a model that pools over the prompt too."
         )
 
     mode = settings.get("pooling_mode")
@@ -215,8 +222,8 @@ def _max_length(backbone: Path, module: Mapping[str, Any], settings: Any) -> int
     if length:
         if isinstance(length, bool) or not isinstance(length, int) or length < 3:
             raise ValueError(
-                f"{backbone} has max_seq_length {length!r:.60} in its sentence_bert_config.json; write how many tokens "
-                "a text is cut to (3 or more), or take it out."
+                f"{backbone} has max_seq_length {length!r:.60} in its sentence_bert_config.json; "
+                "write how many tokens a text is cut to (3 or more), or take it out."
             )
         return length
 
@@ -231,7 +238,8 @@ def _max_length(backbone: Path, module: Mapping[str, Any], settings: Any) -> int
     ]
     if not known:
         raise ValueError(
-            f"{backbone} does not say how long a text may be; put max_seq_length into its sentence_bert_config.json."
+            f"{backbone} does not say how long a text may be; put max_seq_length into "
+            "its sentence_bert_config.json."
         )
     return min(known)
 
@@ -240,7 +248,8 @@ def _check_model(folder: Path, whole: Mapping[str, Any], is_normalized: bool) ->
     kind = whole.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
         raise ValueError(
-            f"{folder} is a {kind}, which does not give one vector of a text; use a SentenceTransformer."
+            f"{folder} is a {kind}, which does not give one vector of a text; use a "
+            "SentenceTransformer."
         )
 
     similarity = whole.get("similarity_fn_name") or "cosine"
@@ -249,8 +258,9 @@ def _check_model(folder: Path, whole: Mapping[str, Any], is_normalized: bool) ->
     )  # of unit vectors they rank alike
     if similarity not in alike:
         raise ValueError(
-            f"{folder} compares vectors by {similarity!r} (similarity_fn_name), and here they have length 1 and are "
-            "compared by cosine, which would rank otherwise; use a model that is made for cosine."
+            f"{folder} compares vectors by {similarity!r} (similarity_fn_name), and here they "
+            "have length 1 and are compared by cosine, which would rank otherwise; use a model "
+            "that is made for cosine."
         )
 
 
@@ -259,7 +269,8 @@ def _truncated(folder: Path, wanted: Any, width: int) -> int:
         return width
     if not isinstance(wanted, int) or wanted < 1:
         raise ValueError(
-            f"{folder} has truncate_dim {wanted!r}; write a number from 1 to {width}, or take it out."
+            f"{folder} has truncate_dim {wanted!r}; write a number from 1 to {width}, or "
+            "take it out."
         )
     return min(wanted, width)
 
@@ -282,8 +293,8 @@ def _prompts(folder: Path, whole: Mapping[str, Any]) -> dict[str, str]:
     if default is not None:
         if default not in known:
             raise ValueError(
-                f"{folder} has default_prompt_name {default!r}, which is not one of its prompts {sorted(known)}; "
-                "add it to them, or set it to null."
+                f"{folder} has default_prompt_name {default!r}, which is not one of its prompts "
+                f"{sorted(known)}; add it to them, or set it to null."
             )
         prompts["default"] = known[default] or ""
     return prompts
@@ -300,7 +311,9 @@ def _matryoshka_dims(settings: Any, dim: int) -> tuple[int, ...]:
 
 
 def _read(file: Path, kind: type[Any] = dict) -> Any:
-    """A JSON file, which must hold an object (or a list); an empty one where the file is not there."""
+    """A JSON file, which must hold an object (or a list); an empty one where the
+    file is not there.
+    """
     if not file.is_file():
         return kind()
     try:

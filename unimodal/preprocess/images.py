@@ -1,6 +1,8 @@
-"""What happens to an image and a text before a tower sees them: one spec for training, evaluation and serving.
+"""What happens to an image and a text before a tower sees them: one spec for training, evaluation
+and serving.
 
-Pixels travel as uint8 and are normalised on the device (model.py), which moves a quarter of the bytes.
+Pixels travel as uint8 and are normalised on the device (model.py), which moves a quarter of the
+bytes.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ FORMATS = (
     *(["AVIF"] if features.check("avif") else []),
 )
 
-# Pillow warns above a cap of its own, which is higher: load_image refuses these. For the process: a filter of its own
-# is not for a thread to set.
+# Pillow warns above a cap of its own, which is higher: load_image refuses these. For the process: a
+# filter of its own is not for a thread to set.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _INTERPOLATION = {
@@ -59,7 +61,8 @@ def decode_image(
     max_pixels: int = MAX_PIXELS,
     transparency: str = "white",
 ) -> Image.Image:
-    """An image as RGB: first frame, turned as its EXIF says, decoded whole, laid over white where it is transparent.
+    """An image as RGB: first frame, turned as its EXIF says, decoded whole, laid over white where
+    it is transparent.
 
     max_pixels, transparency, raises: as `load_image` and `to_rgb`.
     """
@@ -73,13 +76,15 @@ def load_image(
 ) -> Image.Image:
     """An image in the mode it is stored in: first frame, turned as its EXIF says, decoded whole.
 
-    The one judge of what is an image: training, evaluation, indexing, packing and serving all ask here.
+    The one judge of what is an image: training, evaluation, indexing, packing and serving all ask
+        here.
 
     max_pixels: the cap on width x height.
     formats: what a file may be, by Pillow's names.
 
-    Raises ValueError for what is not an image, cannot be decoded to its end, has no pixels, has pixels without a known
-    range (32-bit integers, floating point), or whose header claims more than `max_pixels`.
+    Raises ValueError for what is not an image, cannot be decoded to its end, has no pixels, has
+    pixels without a known range (32-bit integers, floating point), or whose header claims more than
+    `max_pixels`.
     """
     name = _name_of(source)
     if isinstance(source, Path) and not source.is_file():
@@ -119,7 +124,10 @@ def _name_of(source: bytes | Path | Image.Image) -> str:
 def _checked(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     width, height = image.size
     if width * height > max_pixels:
-        message = f"{name} is {width} x {height} pixels, over the cap of {max_pixels} pixels; scale it down first."
+        message = (
+            f"{name} is {width} x {height} pixels, over the cap of {max_pixels} pixels; "
+            "scale it down first."
+        )
         raise TooManyPixelsError(message)
 
     if not width * height:
@@ -130,7 +138,10 @@ def _checked(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
 
     if image.mode in ("I", "F"):
         numbers = "32-bit integers" if image.mode == "I" else "floating-point numbers"
-        message = f"{name} has pixels of {numbers}, whose range it does not say; convert it to 8 or 16 bits."
+        message = (
+            f"{name} has pixels of {numbers}, whose range it does not say; convert it to 8 "
+            "or 16 bits."
+        )
         raise UnusableImageError(message)
 
     key = _colour_key(image)
@@ -152,7 +163,8 @@ def _checked(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     )  # from La Pillow knows no way to RGB
 
 
-# EXIF orientation -> how to undo it. Not ImageOps.exif_transpose: it writes the EXIF anew and fails on broken ones.
+# EXIF orientation -> how to undo it. Not ImageOps.exif_transpose: it writes the EXIF anew and fails
+# on broken ones.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -171,7 +183,9 @@ _ORIENTED = (
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The EXIF (or XMP) orientation of an opened image, 1 to 8; 1 where there is none, or a broken one."""
+    """The EXIF (or XMP) orientation of an opened image, 1 to 8; 1 where there is none, or a broken
+    one.
+    """
     try:
         found = image.getexif().get(ExifTags.Base.Orientation)
     except (
@@ -186,12 +200,14 @@ def orientation_of(image: Image.Image) -> int:
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
-# What Pillow multiplies the samples of a PNG by, or shifts them by, and forgets to do to the transparent colour.
+# What Pillow multiplies the samples of a PNG by, or shifts them by, and forgets to do to the
+# transparent colour.
 _KEY_SCALES = {"1": 255, "L;2": 85, "L;4": 17}
 
 
 def _colour_key(image: Image.Image) -> Any:
-    """The colour (or palette entry) that is transparent, in the values of the decoded pixels; None without one.
+    """The colour (or palette entry) that is transparent, in the values of the decoded pixels; None
+    without one.
 
     Of 16 bits a channel Pillow keeps the high byte, and so does the key.
     """
@@ -268,7 +284,8 @@ def _resized(image: Image.Image, config: PreprocessConfig) -> Image.Image:
         return image.resize((size, size), method)
 
     if config.resize == "crop":
-        # The long edge is cut to an integer as torchvision's Resize does, so that pixels equal open_clip's.
+        # The long edge is cut to an integer as torchvision's Resize does, so that pixels equal
+        # open_clip's.
         scaled = (
             (size, int(size * height / width))
             if width <= height
@@ -276,8 +293,8 @@ def _resized(image: Image.Image, config: PreprocessConfig) -> Image.Image:
         )
         if scaled[0] * scaled[1] > MAX_PIXELS:
             raise ValueError(
-                f"an image of {width} x {height} pixels is too narrow to crop; crop it first, or use a model whose "
-                "preprocess.resize is 'pad'."
+                f"an image of {width} x {height} pixels is too narrow to crop; crop it first, or "
+                "use a model whose preprocess.resize is 'pad'."
             )
         image = image if scaled == image.size else image.resize(scaled, method)
         left = round((scaled[0] - size) / 2)

@@ -22,7 +22,9 @@ _FEWEST_WORDS = 10  # of a vocabulary, beside its special tokens
 
 
 class Tokenizer:
-    """Text -> token ids, cut to `max_length`; the `tokenizers` backend of every tower (half the cost of a wrapper)."""
+    """Text -> token ids, cut to `max_length`; the `tokenizers` backend of every tower (half the
+    cost of a wrapper).
+    """
 
     def __init__(self, backend: TokenizerBackend, config: TextTowerConfig) -> None:
         backend.no_padding()
@@ -48,9 +50,11 @@ class Tokenizer:
         return [encoding.ids for encoding in encodings]
 
     def fit_to(self, num_tokens: int) -> None:
-        """See to it that all ids are below `num_tokens`, the rows of a text tower's table of embeddings.
+        """See to it that all ids are below `num_tokens`, the rows of a text tower's table of
+        embeddings.
 
-        Special tokens beyond them that no text has of its own (`<image_soft_token>` of Gemma 3) become plain text.
+        Special tokens beyond them that no text has of its own (`<image_soft_token>` of Gemma 3)
+        become plain text.
 
         Raises ValueError if other tokens are beyond them: the tokenizer is that of another tower.
         """
@@ -64,8 +68,9 @@ class Tokenizer:
         if num_words > num_tokens or is_foreign:
             size = max([num_words, *(id + 1 for id in added)])
             raise ValueError(
-                f"the tokenizer has {size:,} tokens and the text tower embeds {num_tokens:,}; give the tokenizer that "
-                "belongs to the tower (text.tokenizer), or a tower with a larger vocab_size."
+                f"the tokenizer has {size:,} tokens and the text tower embeds {num_tokens:,}; "
+                "give the tokenizer that belongs to the tower (text.tokenizer), or a tower with "
+                "a larger vocab_size."
             )
 
         if beyond:
@@ -93,16 +98,18 @@ class Tokenizer:
 def load_tokenizer(
     config: TextTowerConfig, folder: Path | None = None
 ) -> tuple[Tokenizer, TextTowerConfig]:
-    """The tokenizer of a text tower, and its config with `pad_id`, `max_length` and `clean` made definite.
+    """The tokenizer of a text tower, and its config with `pad_id`, `max_length` and `clean` made
+    definite.
 
-    folder: a model directory, whose tokenizer.json is read. Without it, `config.tokenizer` or `config.name` says which.
-    Raises ValueError if there is none.
+    folder: a model directory, whose tokenizer.json is read. Without it, `config.tokenizer` or
+    `config.name` says which. Raises ValueError if there is none.
     """
     if folder is not None:
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise ValueError(
-                f"model directory {folder} has no tokenizer.json; save the model again or copy the file there."
+                f"model directory {folder} has no tokenizer.json; save the model again "
+                "or copy the file there."
             )
         return Tokenizer(_read_tokenizer(file), config), config
     if config.library == "open_clip" and not config.tokenizer:
@@ -156,18 +163,22 @@ def tokenizer_settings(name: str) -> dict[str, Any]:
 
 
 def _read_transformers_tokenizer(name: str, settings: Mapping[str, Any]) -> Any:
-    """The tokenizer as transformers makes it: tokenizer_config.json may change what tokenizer.json says."""
+    """The tokenizer as transformers makes it: tokenizer_config.json may change what tokenizer.json
+    says.
+    """
     from transformers import AutoTokenizer
 
     if "AutoTokenizer" in (settings.get("auto_map") or {}):
         raise ValueError(
-            f"{name} has a tokenizer of its own code (tokenizer_config.json's auto_map), which is not run here, and "
-            "another one would give other tokens; set text.tokenizer to one that transformers itself has."
+            f"{name} has a tokenizer of its own code (tokenizer_config.json's auto_map), which "
+            "is not run here, and another one would give other tokens; set text.tokenizer to "
+            "one that transformers itself has."
         )
     try:
         wrapper = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         wrapper.backend_tokenizer  # noqa: B018  # a slow tokenizer has none
-    except Exception as error:  # the library raises many kinds for one fact: there is no tokenizer under that name
+    # the library raises many kinds for one fact: there is no tokenizer under that name
+    except Exception as error:
         raise _no_tokenizer(name, error) from None
     _check_side(name, wrapper.truncation_side)
     return wrapper
@@ -184,29 +195,36 @@ def _check_side(name: str | Path, side: str) -> None:
     """Refuse a tokenizer that keeps the end of a long text: ours keep its beginning."""
     if side.lower() != "right":
         raise ValueError(
-            f"{name} cuts long texts at the {side.lower()} (truncation_side in tokenizer_config.json, or the direction "
-            "of truncation in tokenizer.json), which is not supported; use a tokenizer that cuts at the right."
+            f"{name} cuts long texts at the {side.lower()} (truncation_side in "
+            "tokenizer_config.json, or the direction of truncation in tokenizer.json), which is "
+            "not supported; use a tokenizer that cuts at the right."
         )
 
 
 def _check_words(name: str, backend: TokenizerBackend, special: Sequence[str]) -> None:
-    """Refuse a tokenizer without words: transformers makes one, quietly, of a folder without a tokenizer's files."""
+    """Refuse a tokenizer without words: transformers makes one, quietly, of a folder without a
+    tokenizer's files.
+    """
     added = {str(token) for token in backend.get_added_tokens_decoder().values()}
     words = backend.get_vocab(with_added_tokens=False).keys() - added - set(special)
     if len(words) < _FEWEST_WORDS:
         raise ValueError(
-            f"no tokenizer found for {name!r} (its vocabulary has {len(words)} words, so every text would be the "
-            "same); copy the tokenizer's files there, or set text.tokenizer to a hub id, a folder or a tokenizer.json."
+            f"no tokenizer found for {name!r} (its vocabulary has {len(words)} words, so every "
+            "text would be the same); copy the tokenizer's files there, or set text.tokenizer "
+            "to a hub id, a folder or a tokenizer.json."
         )
 
 
 def _check_unknown_words(name: str, backend: TokenizerBackend) -> None:
-    """Refuse a vocabulary that was cut short: without its token for unknown words a text with one would fail."""
+    """Refuse a vocabulary that was cut short: without its token for unknown words a text with one
+    would fail.
+    """
     try:
         backend.encode("\N{SNOWMAN} snowman's")
     except Exception as error:  # the library raises nothing more precise
         raise ValueError(
-            f"the tokenizer of {name!r} cannot read every text ({error}); its files are not whole, so copy them again."
+            f"the tokenizer of {name!r} cannot read every text ({error}); its files are "
+            "not whole, so copy them again."
         ) from None
 
 
@@ -232,7 +250,8 @@ def _open_clip_tokenizer(config: TextTowerConfig) -> tuple[Tokenizer, TextTowerC
     if isinstance(tokenizer, open_clip.tokenizer.HFTokenizer):
         if tokenizer.strip_sep_token or tokenizer.tokenizer_mode:
             raise ValueError(
-                f"the tokenizer of {config.name} changes ids in a way that is not supported; use another model."
+                f"the tokenizer of {config.name} changes ids in a way that is not "
+                "supported; use another model."
             )
         cleaners = {
             open_clip.tokenizer.get_clean_fn(kind): kind
@@ -253,9 +272,11 @@ def _open_clip_tokenizer(config: TextTowerConfig) -> tuple[Tokenizer, TextTowerC
 
 
 def clip_tokenizer() -> TokenizerBackend:
-    """CLIP's byte-pair encoding (Radford et al., 2021) from the merges that open_clip ships, without downloading.
+    """CLIP's byte-pair encoding (Radford et al., 2021) from the merges that open_clip ships,
+    without downloading.
 
-    The ids are those of open_clip's SimpleTokenizer, two to three times faster; a test compares them.
+    The ids are those of open_clip's SimpleTokenizer, two to three times faster; a test compares
+    them.
     """
     from open_clip.tokenizer import bytes_to_unicode, default_bpe
 
@@ -278,7 +299,8 @@ def clip_tokenizer() -> TokenizerBackend:
     )
     backend.add_special_tokens(special)
     backend.normalizer = normalizers.Lowercase()
-    # Its expression ignores case: a long s is an s there, and U+0345, whose capital is a letter, matches nothing.
+    # Its expression ignores case: a long s is an s there, and U+0345, whose capital is a letter,
+    # matches nothing.
     pattern = (
         r"'[s\x{17F}]|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}\x{345}]+"
     )
@@ -296,15 +318,16 @@ def clip_tokenizer() -> TokenizerBackend:
 
 
 def train_tokenizer(texts: Iterable[str], file: Path, vocab_size: int) -> None:
-    """Learn a lower-casing WordPiece vocabulary (BERT's) from texts and write it as a tokenizer.json.
+    """Learn a lower-casing WordPiece vocabulary (BERT's) from texts and write it as a
+    tokenizer.json.
 
     The same texts give the same file.
     """
     texts = list(texts)
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     learner = _word_pieces(models.WordPiece(unk_token="[UNK]"))
-    # The trainer numbers the letters inside words in the order of a hash table, and breaks ties by number. Numbered
-    # here, in order, they make the result depend on the texts alone.
+    # The trainer numbers the letters inside words in the order of a hash table, and breaks ties by
+    # number. Numbered here, in order, they make the result depend on the texts alone.
     normal = map(learner.normalizer.normalize_str, texts)
     words = {
         word
@@ -362,7 +385,9 @@ _CLEAN: dict[str, Callable[[str], str] | None] = {
 def pad_ids(
     token_ids: Sequence[Sequence[int]], pad_id: int, length: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Pad to the longest (or to `length`) -> ids (B, L) int64 and mask (B, L) bool, true at real tokens."""
+    """Pad to the longest (or to `length`) -> ids (B, L) int64 and mask (B, L) bool, true at real
+    tokens.
+    """
     longest = length or max(len(ids) for ids in token_ids)
     padded = np.full((len(token_ids), longest), pad_id, dtype=np.int64)
     lengths = np.array([len(ids) for ids in token_ids])

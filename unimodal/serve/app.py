@@ -1,4 +1,6 @@
-"""The parts of the server put together as one ASGI app: routes, errors, gate, CORS, and the engine's life."""
+"""The parts of the server put together as one ASGI app: routes, errors, gate, CORS, and the
+engine's life.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,8 @@ Images are sent as data URIs or base64; as https URLs only from hosts that the s
 def create_app(
     engine: Engine, config: ServeConfig, store: VectorStore | None = None
 ) -> FastAPI:
-    """The whole server as an ASGI app, which starts the engine with it and lets it finish at its end.
+    """The whole server as an ASGI app, which starts the engine with it and lets it finish at its
+    end.
 
     Raises ValueError for a store of another model's vectors, and for keys that are none.
     """
@@ -53,7 +56,8 @@ def create_app(
         lifespan=life,
         docs_url=None,
         redoc_url=None,
-        redirect_slashes=False,  # to an address that a proxy may have another name for; the gate takes the slash away
+        # to an address that a proxy may have another name for; the gate takes the slash away
+        redirect_slashes=False,
     )
     app.state.engine = engine
     answer_errors(app)
@@ -81,7 +85,9 @@ def create_app(
 
 
 def add_cors(app: FastAPI, origins: Sequence[str]) -> None:
-    """Let pages of these origins ask; around the gate, because a browser's first question brings no key."""
+    """Let pages of these origins ask; around the gate, because a browser's first question brings no
+    key.
+    """
     app.add_middleware(
         CORSMiddleware,
         allow_origins=list(origins),

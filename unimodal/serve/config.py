@@ -1,4 +1,6 @@
-"""What a server is told: model, address, and every bound that keeps it standing. Each key can be `key=value`."""
+"""What a server is told: model, address, and every bound that keeps it standing. Each key can be
+`key=value`.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ class UrlsConfig(Config):
         for host in self.allow:
             if not _HOST.fullmatch(host):
                 raise ValueError(
-                    f"allow {host!r} is no host name; write img.shop.com, or *.shop.com for all below it."
+                    f"allow {host!r} is no host name; write img.shop.com, or *.shop.com "
+                    "for all below it."
                 )
         return self
 
@@ -46,7 +49,8 @@ class ServeConfig(Config):
     names: tuple[
         str, ...
     ] = ()  # what clients must call it, the first is shown; none or *: any name
-    strict: bool = False  # refuse unknown keys of a body; false: ignore them, and name them in a header
+    # refuse unknown keys of a body; false: ignore them, and name them in a header
+    strict: bool = False
     store: str = ""  # an index to search, e.g. lance:///dir; empty: embeddings only
     reload: bool = False  # load the model again once the store was indexed with what lies there now
     host: str = "127.0.0.1"
@@ -57,7 +61,8 @@ class ServeConfig(Config):
         False  # take the modality gap out, as the model directory's calibration says
     )
 
-    api_keys_file: str = ""  # a key a line; more come from $UNIMODAL_API_KEYS (commas); none at all: open to everyone
+    # a key a line; more come from $UNIMODAL_API_KEYS (commas); none at all: open to everyone
+    api_keys_file: str = ""
     cors: tuple[
         str, ...
     ] = ()  # whose pages may ask, e.g. https://shop.com; * is every page, without credentials
@@ -118,23 +123,27 @@ class ServeConfig(Config):
     def _fits_together(self) -> ServeConfig:
         if self.max_items > self.queue_items:
             raise ValueError(
-                f"max_items {self.max_items} is more than queue_items {self.queue_items}, so that the largest request "
-                "would never be admitted; lower the one or raise the other."
+                f"max_items {self.max_items} is more than queue_items {self.queue_items}, so "
+                "that the largest request would never be admitted; lower the one or raise the "
+                "other."
             )
         if self.max_body_bytes > self.queue_bytes:
             raise ValueError(
-                f"max_body_bytes {self.max_body_bytes} is more than queue_bytes {self.queue_bytes}, so the largest "
-                "request would never be admitted; lower the one or raise the other."
+                f"max_body_bytes {self.max_body_bytes} is more than queue_bytes "
+                f"{self.queue_bytes}, so the largest request would never be admitted; lower the "
+                "one or raise the other."
             )
         for proxy in self.proxies:
             if proxy != "*" and not _is_network(proxy):
                 raise ValueError(
-                    f"proxies {proxy!r} is not an address; write 10.0.0.7, 10.0.0.0/8, or * for anyone."
+                    f"proxies {proxy!r} is not an address; write 10.0.0.7, 10.0.0.0/8, "
+                    "or * for anyone."
                 )
         for origin in self.cors:
             if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
                 raise ValueError(
-                    f"cors {origin!r} is no origin; write it as https://shop.com, or * for every page."
+                    f"cors {origin!r} is no origin; write it as https://shop.com, or * "
+                    "for every page."
                 )
         return self
 
@@ -148,7 +157,8 @@ def _is_network(text: str) -> bool:
 
 
 def read_api_keys(config: ServeConfig) -> tuple[str, ...]:
-    """The keys that open the server, from its file and the environment; none: it is open to everyone.
+    """The keys that open the server, from its file and the environment; none: it is open to
+    everyone.
 
     Raises ValueError for a file that is missing or has no key, and for keys too short to be secret.
     """
@@ -159,7 +169,8 @@ def read_api_keys(config: ServeConfig) -> tuple[str, ...]:
         file = Path(config.api_keys_file)
         if not file.is_file():
             raise ValueError(
-                f"api_keys_file {config.api_keys_file!r} does not exist; write a key a line into it."
+                f"api_keys_file {config.api_keys_file!r} does not exist; write a key a "
+                "line into it."
             )
         found = [
             line.strip()
@@ -174,6 +185,7 @@ def read_api_keys(config: ServeConfig) -> tuple[str, ...]:
     for number, key in enumerate(keys, start=1):
         if len(key) < 16 or not key.isascii():
             raise ValueError(
-                f"API key {number} has {len(key)} characters; a key is 16 or more characters of ASCII."
+                f"API key {number} has {len(key)} characters; a key is 16 or more "
+                "characters of ASCII."
             )
     return tuple(dict.fromkeys(keys))

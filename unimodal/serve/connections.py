@@ -1,4 +1,6 @@
-"""Connections that end when a request does not arrive in time: uvicorn itself would wait for ever."""
+"""Connections that end when a request does not arrive in time: uvicorn itself
+would wait for ever.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ HEAD_BYTES = 32_768  # of a request's line and headers, or of what follows its b
 
 
 def bounded_protocol(request_seconds: float) -> type[HttpToolsProtocol]:
-    """uvicorn's connection, which ends when a request is not whole after so many seconds, or its head is too large."""
+    """uvicorn's connection, which ends when a request is not whole after so many seconds, or its
+    head is too large.
+    """
 
     class BoundedProtocol(HttpToolsProtocol):
         _deadline: TimerHandle | None = None
@@ -35,7 +39,8 @@ def bounded_protocol(request_seconds: float) -> type[HttpToolsProtocol]:
             ):
                 self._stop_waiting()  # for the client; it is the client who waits
                 return
-            self._await_rest()  # even of a stray line end: it has stopped uvicorn's clock for idle connections
+            # even of a stray line end: it has stopped uvicorn's clock for idle connections
+            self._await_rest()
             self._head_bytes = 0 if self._is_body else self._head_bytes + len(data)
             if self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
                 self.send_400_response(

@@ -1,7 +1,8 @@
 """What every request passes before a route sees it, and what is noted when it has been answered.
 
-Who asks (a key), how much may be sent, a name for the request in answer and log, and the end of the work when the
-client is gone. Plain ASGI: as Starlette's middleware class it would cost more than the rest of the server.
+Who asks (a key), how much may be sent, a name for the request in answer and log, and the end of the
+work when the client is gone. Plain ASGI: as Starlette's middleware class it would cost more than
+the rest of the server.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ class Gate:
         self.metrics = metrics
         self.lifecycle = lifecycle
         self.keys = [key.encode() for key in keys]
-        self.held_bytes = 0  # of the bodies and the fetched pictures of all requests that are not answered yet
+        # of the bodies and the fetched pictures of all requests that are not answered yet
+        self.held_bytes = 0
         self.fetching = asyncio.Semaphore(FETCHES)
 
     async def __call__(
@@ -125,7 +127,9 @@ class Gate:
             raise self.too_large()
 
     def _check_key(self, headers: dict[bytes, bytes]) -> None:
-        """Compared with every key in constant time, whichever fits: how long it takes tells nothing."""
+        """Compared with every key in constant time, whichever fits: how long it takes tells
+        nothing.
+        """
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         given = token.strip() if scheme.lower() == b"bearer" else b""
         given = (
@@ -135,7 +139,10 @@ class Gate:
         for key in self.keys:
             fits |= hmac.compare_digest(given, key)
         if not given:
-            message = "an API key is needed; send it as Authorization: Bearer KEY, as x-api-key or as api-key."
+            message = (
+                "an API key is needed; send it as Authorization: Bearer KEY, as x-api-key "
+                "or as api-key."
+            )
             raise ApiError(401, message)
         if not fits:
             raise ApiError(
@@ -166,7 +173,8 @@ class Gate:
                 "items": scope.get("num_items", 0),
                 "client": (scope.get("client") or ("",))[0],
             }
-            # Made by hand: log.info would look through the stack for who called, which no reader needs.
+            # Made by hand: log.info would look through the stack for who called, which no reader
+            # needs.
             log.handle(
                 log.makeRecord(
                     log.name,
@@ -182,7 +190,9 @@ class Gate:
 
 
 class Passage:
-    """One request on its way: what it brings is counted, its client is watched, its status is kept."""
+    """One request on its way: what it brings is counted, its client is watched,
+    its status is kept.
+    """
 
     def __init__(
         self,
@@ -225,7 +235,9 @@ class Passage:
                 self.watch.cancel()
 
     async def receive(self) -> Message:
-        """The next part of the body; once it is whole, somebody looks out for the client's going."""
+        """The next part of the body; once it is whole, somebody looks out for the
+        client's going.
+        """
         if self.watch is not None:
             return await asyncio.shield(self.watch)
         message = await self._receive()

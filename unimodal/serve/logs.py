@@ -1,4 +1,6 @@
-"""Log lines: JSON for machines, text for people. What clients send is in none of them, nor are their keys."""
+"""Log lines: JSON for machines, text for people. What clients send is in none of them, nor are
+their keys.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ request_id: ContextVar[str] = ContextVar(
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, id of the request, the line's facts, and a trace."""
+    """One JSON object a line: time, level, logger, message, id of the request, the line's facts,
+    and a trace.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line."""
@@ -54,7 +58,9 @@ class TextLines(logging.Formatter):
 
 
 def write_logs(kind: Literal["auto", "json", "text"]) -> None:
-    """Send this package's lines, and uvicorn's warnings, to stderr; "auto" is text on a terminal and JSON elsewhere."""
+    """Send this package's lines, and uvicorn's warnings, to stderr; "auto" is text on a terminal
+    and JSON elsewhere.
+    """
     as_json = kind == "json" or (kind == "auto" and not sys.stderr.isatty())
     to_stderr = logging.StreamHandler(sys.stderr)
     to_stderr.setFormatter(JsonLines() if as_json else TextLines())

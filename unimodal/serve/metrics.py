@@ -42,7 +42,9 @@ class Metrics:
         self.registry.register(EngineCollector(engine))
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:
-        """One request is done. method, route: from a short list each, since every pair of them is kept for ever."""
+        """One request is done. method, route: from a short list each, since every pair of them is
+        kept for ever.
+        """
         found = self._kept.get((method, route, status))
         if found is None:  # to look one up by its labels takes longer than to count
             found = (
@@ -59,7 +61,9 @@ class Metrics:
 
 
 class EngineCollector(Collector):
-    """The engine's counters, read when they are asked for: the engine knows nothing of Prometheus."""
+    """The engine's counters, read when they are asked for: the engine knows
+    nothing of Prometheus.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine

@@ -1,8 +1,10 @@
-"""The store that a server searches, as it is now: it may be written to, made again or moved while it is served.
+"""The store that a server searches, as it is now: it may be written to, made again or moved while
+it is served.
 
-It is looked at every few seconds, and whenever a search of it fails. While it cannot be read, or holds vectors of
-another model, searches are answered 503 and the server is not ready; both end as soon as the store is right again.
-What a library says of a store holds its path: it goes to the log, and never into an answer.
+It is looked at every few seconds, and whenever a search of it fails. While it cannot be read, or
+holds vectors of another model, searches are answered 503 and the server is not ready; both end as
+soon as the store is right again. What a library says of a store holds its path: it goes to the log,
+and never into an answer.
 """
 
 from __future__ import annotations
@@ -82,7 +84,8 @@ class ServedStore:
     async def run(self, call: Callable[[VectorStore], Result]) -> Result:
         """Call with the store, in a thread; once more if it was made again in between.
 
-        Raises ApiError with 400 for what the store refuses, and UnavailableError if it cannot be read.
+        Raises ApiError with 400 for what the store refuses, and UnavailableError if it cannot be
+        read.
         """
         for is_last in (False, True):
             store = self.store
@@ -134,7 +137,9 @@ class ServedStore:
                 log.warning("the store was not looked at", exc_info=error)
 
     def _fault(self) -> str:
-        """Why the store cannot be searched, or nothing; reads it again, and opens it again where that fails."""
+        """Why the store cannot be searched, or nothing; reads it again, and opens it again where
+        that fails.
+        """
         try:
             schema = self._store.refresh()
         except Exception as error:
@@ -152,7 +157,9 @@ class ServedStore:
         return "" if schema.fingerprint == self.fingerprint else OTHER_MODEL
 
     def _is_worth_a_try(self) -> bool:
-        """Whether the model's files or the store's model have changed since they were last found not to fit."""
+        """Whether the model's files or the store's model have changed since they were last found
+        not to fit.
+        """
         state = (self._store.schema.fingerprint, _state_of(Path(self._config.model)))
         is_new = state != self._tried
         self._tried = state
@@ -174,7 +181,8 @@ class ServedStore:
             return False
         if fingerprint != wanted:
             log.error(
-                "the model was loaded again, and is another than the one that the store was indexed with"
+                "the model was loaded again, and is another than the one that the store "
+                "was indexed with"
             )
             return False
         if not await self._engine.replace(embedder):
@@ -197,7 +205,9 @@ def _state_of(place: Path) -> object:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether this package refused what was asked for, in a sentence of its own; libraries' may hold a path."""
+    """Whether this package refused what was asked for, in a sentence of its own; libraries' may
+    hold a path.
+    """
     if not isinstance(error, ValueError) or isinstance(error, ForeignModelError):
         return False
     place: TracebackType | None = error.__traceback__

@@ -34,9 +34,11 @@ log = logging.getLogger(__name__)
 
 
 def serve(config: ServeConfig) -> int:
-    """Serve until a signal comes -> the exit status: 0 if every request that was taken was answered.
+    """Serve until a signal comes -> the exit status: 0 if every request that was taken was
+    answered.
 
-    Raises ValueError for a model, a store, keys or an address that cannot be used, before anything is served.
+    Raises ValueError for a model, a store, keys or an address that cannot be used, before anything
+    is served.
     """
     write_logs(config.log)
     keys = read_api_keys(config)
@@ -94,8 +96,8 @@ def run(
 
 
 def leave_behind(begun: Collection[threading.Thread], status: int) -> None:
-    """End the process if a thread, but for those begun earlier, does not come back: Python would wait for it for ever,
-    and a store must not be closed under a search."""
+    """End the process if a thread, but for those begun earlier, does not come back: Python would
+    wait for it for ever, and a store must not be closed under a search."""
     until = time.monotonic() + LAST_SECONDS
     for thread in threading.enumerate():
         if thread.daemon or thread in begun:
@@ -108,7 +110,9 @@ def leave_behind(begun: Collection[threading.Thread], status: int) -> None:
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
-    """Take the port before the model is loaded: that it is in use should not be known a minute later."""
+    """Take the port before the model is loaded: that it is in use should not be known a minute
+    later.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -117,16 +121,18 @@ def bound_socket(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ValueError(
-            f"cannot listen at {host} port {port} ({error.strerror or error}); choose another with port=, host=."
+            f"cannot listen at {host} port {port} ({error.strerror or error}); choose "
+            "another with port=, host=."
         ) from None
     return listener
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which after SIGTERM says that it is not ready, goes on accepting for a moment, and then drains.
+    """uvicorn, which after SIGTERM says that it is not ready, goes on accepting for a moment, and
+    then drains.
 
-    A load balancer goes on sending until it has heard; what it sends meanwhile would find a closed port. A second
-    signal ends everything at once, and so does a model that hangs.
+    A load balancer goes on sending until it has heard; what it sends meanwhile would find a closed
+    port. A second signal ends everything at once, and so does a model that hangs.
     """
 
     def __init__(
@@ -144,7 +150,8 @@ class Server(uvicorn.Server):
         if self.lifecycle.draining:
             os._exit(CUT_OFF)
         self.lifecycle.draining = True
-        # In no context: a signal is handled wherever Python just was, which may be in a request that it is not about.
+        # In no context: a signal is handled wherever Python just was, which may be in a request
+        # that it is not about.
         Context().run(log.info, "not ready any more: finishing what was begun")
         self._stop_at = time.monotonic() + (
             self.delay_seconds if sig == signal.SIGTERM else 0

@@ -1,7 +1,9 @@
-"""Whole shards on this machine's disk, shared by all its processes, the least recently used ones leaving first.
+"""Whole shards on this machine's disk, shared by all its processes, the least recently used ones
+leaving first.
 
-A shard comes under a temporary name, is looked at for its size and is renamed; a lock on a file keeps two processes
-from fetching it twice. A process that is killed leaves a temporary file, which the next to need room removes.
+A shard comes under a temporary name, is looked at for its size and is renamed; a lock on a file
+keeps two processes from fetching it twice. A process that is killed leaves a temporary file, which
+the next to need room removes.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ _PART = ".part"
 
 
 class ShardCache:
-    """A folder of shards of at most `limit` bytes. It holds no state: processes and threads may each have their own."""
+    """A folder of shards of at most `limit` bytes. It holds no state: processes and threads may
+    each have their own.
+    """
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder = folder
@@ -40,14 +44,15 @@ class ShardCache:
     ) -> bool:
         """Have a shard at `path`, by write(file) -> bytes written, if it is not there.
 
-        size: bytes that it must have; None where that is not known. wait: for another process that fetches it now; if
-        not, returns False. look: called with the whole file if it was written now, before others can remove it to make
-        room. Raises ValueError if it is larger than the cache, OSError if it comes in another size.
+        size: bytes that it must have; None where that is not known. wait: for another process that
+        fetches it now; if not, returns False. look: called with the whole file if it was written
+        now, before others can remove it to make room. Raises ValueError if it is larger than the
+        cache, OSError if it comes in another size.
         """
         if size is not None and size > self.limit:
             raise ValueError(
-                f"a shard of {size:,} bytes does not fit the cache {self.folder} of {self.limit:,}; raise "
-                "storage.cache_gib, or set it to 0 to do without a disk."
+                f"a shard of {size:,} bytes does not fit the cache {self.folder} of "
+                f"{self.limit:,}; raise storage.cache_gib, or set it to 0 to do without a disk."
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(_lock_of(path), wait) as held:
@@ -73,8 +78,8 @@ class ShardCache:
                     raise
                 raise OSError(
                     error.errno,
-                    f"the disk of the cache {self.folder} is full; lower storage.cache_gib, or move it "
-                    "with storage.cache.",
+                    f"the disk of the cache {self.folder} is full; lower storage.cache_gib, or "
+                    "move it with storage.cache.",
                 ) from error
             finally:
                 part.unlink(missing_ok=True)
@@ -101,7 +106,8 @@ class ShardCache:
                     break
                 if path.suffix == _PART and not _is_orphan(path):
                     continue
-                # A reader that has it open goes on reading; the index stays, it is small and saves a whole fetch.
+                # A reader that has it open goes on reading; the index stays, it is small and saves
+                # a whole fetch.
                 path.unlink(missing_ok=True)
                 with _locked(_lock_of(path), False) as is_free:
                     if is_free:

@@ -37,7 +37,9 @@ class Broken(NamedTuple):
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a set of shards holds; `measures` are "width", "height", and characters and words of each kind of text."""
+    """What a set of shards holds; `measures` are "width", "height", and characters and words of
+    each kind of text.
+    """
 
     shards: int
     samples: int
@@ -70,7 +72,9 @@ def check(
     show_progress: bool | None = None,
     storage: StorageConfig | None = None,
 ) -> CheckReport:
-    """Read all samples, decode every picture whole and parse every text; raises ValueError if there is no shard."""
+    """Read all samples, decode every picture whole and parse every text; raises ValueError if there
+    is no shard.
+    """
     storage = storage or StorageConfig()
     paths = find_shards(pattern, storage.patience)
     broken: list[Broken] = []
@@ -80,7 +84,8 @@ def check(
     num_bytes = 0
     measures: defaultdict[str, array[int]] = defaultdict(lambda: array("q"))
     done = 0
-    # Threads, not processes: decoding releases the lock, and findings keep the order of the samples.
+    # Threads, not processes: decoding releases the lock, and findings keep the order of the
+    # samples.
     with (
         progress_bar("checking", len(shards), show_progress) as advance,
         ThreadPoolExecutor() as pool,
@@ -112,7 +117,10 @@ def check(
 def render(report: CheckReport, max_listed: int = 50) -> RenderableType:
     """The report as tables for rich.print."""
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.kinds.items())
-    title = f"{report.samples:,} samples in {report.shards:,} shards, {report.bytes / 1e6:,.1f} MB: {kinds or 'nothing'}"
+    title = (
+        f"{report.samples:,} samples in {report.shards:,} shards, {report.bytes / 1e6:,.1f} "
+        f"MB: {kinds or 'nothing'}"
+    )
     measures = Table("", "count", "min", "median", "95 %", "max", title=title)
     for name, spread in report.measures.items():
         measures.add_row(name, *(f"{value:,.0f}" for value in spread.values()))

@@ -1,4 +1,6 @@
-"""What to pack: which fields of a table become samples, and how they are laid out; how shards are reached."""
+"""What to pack: which fields of a table become samples, and how they are laid out; how shards are
+reached.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ class PackConfig(RowsConfig):
     image: str = (
         ""  # a path, bytes, {"bytes", "path"} or a PIL image; of a list the first
     )
-    image_root: str = ""  # the folder of the images' paths, which none may leave; default: the folder of the input
+    # the folder of the images' paths, which none may leave; default: the folder of the input
+    image_root: str = ""
     max_skipped: float = Field(
         0.01, ge=0, le=1
     )  # the share of unreadable images, and more than 100, that end a run
@@ -32,15 +35,20 @@ class PackConfig(RowsConfig):
     document: str = ""
     negatives: str = ""  # a list of documents that do not answer the query
     score: str = ""  # how close query and document are, for graded similarity
-    teacher: str = ""  # a list of another model's similarities: of the document, then of each of the `negatives`
-    label: str = ""  # the class of a row: training takes no two of one class for each other's negatives
-    negatives_from: str = ""  # rows of equal value are siblings: their documents to other queries are hard negatives
+    # a list of another model's similarities: of the document, then of each of the `negatives`
+    teacher: str = ""
+    # the class of a row: training takes no two of one class for each other's negatives
+    label: str = ""
+    # rows of equal value are siblings: their documents to other queries are hard negatives
+    negatives_from: str = ""
     num_negatives: int = Field(0, ge=0)  # at most so many of the siblings
 
-    pairs_of: str = ""  # instead of query and document: a list of texts that mean the same, paired 0-1, 2-3, ...
+    # instead of query and document: a list of texts that mean the same, paired 0-1, 2-3, ...
+    pairs_of: str = ""
 
     key: str = ""  # names the samples; default: the number of the row
-    shuffle: bool = True  # so that a shard is not one book; the order depends on the rows and the seed alone
+    # so that a shard is not one book; the order depends on the rows and the seed alone
+    shuffle: bool = True
     seed: int = 0
     samples_per_shard: int = Field(1000, gt=0)
 
@@ -58,7 +66,8 @@ class PackConfig(RowsConfig):
         ]
         if sum(kinds) != 1:
             raise ValueError(
-                "a sample is one of image with captions, query with document, or pairs_of; set just one."
+                "a sample is one of image with captions, query with document, or "
+                "pairs_of; set just one."
             )
         if bool(self.image) is not bool(self.captions):
             raise ValueError(
@@ -78,7 +87,8 @@ class PackConfig(RowsConfig):
             self.negatives or self.negatives_from or self.score or self.teacher
         ):
             raise ValueError(
-                "negatives, negatives_from, score and teacher belong to a query and its document; set those."
+                "negatives, negatives_from, score and teacher belong to a query and its "
+                "document; set those."
             )
         if self.teacher and self.negatives_from:
             raise ValueError(
@@ -100,9 +110,12 @@ class PackRecipe(Config):
 
 
 class StorageConfig(Config):
-    """How shards that lie elsewhere (a URL, `pipe:COMMAND`, a compressed tar) come to this machine."""
+    """How shards that lie elsewhere (a URL, `pipe:COMMAND`, a compressed tar) come
+    to this machine.
+    """
 
-    cache: str = ""  # the folder of whole shards; default: $UNIMODAL_CACHE, else ~/.cache/unimodal/shards
+    # the folder of whole shards; default: $UNIMODAL_CACHE, else ~/.cache/unimodal/shards
+    cache: str = ""
     cache_gib: float = Field(
         default=50.0, ge=0
     )  # what it may hold; 0: no disk, the bytes of a batch are asked for

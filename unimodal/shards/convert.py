@@ -1,4 +1,6 @@
-"""From one row of a table to the parts of its samples. A ValueError here says why a row cannot be packed."""
+"""From one row of a table to the parts of its samples. A ValueError here says why a row cannot be
+packed.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,8 @@ from .config import PackConfig
 
 Parts = dict[str, bytes]  # extension -> content
 
-# An image in one of these formats is packed byte for byte. A phone's MPO is a JPEG with more images behind it.
+# An image in one of these formats is packed byte for byte. A phone's MPO is a JPEG with more images
+# behind it.
 _KEPT_FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 _MAX_KEY_BYTES = (
     80  # with its extension a name must fit the 100 bytes of a plain tar header
@@ -37,7 +40,9 @@ _MAX_KEY_BYTES = (
 
 
 class Siblings:
-    """The (query, document) pairs of each group of rows; what a row's neighbours say that it does not."""
+    """The (query, document) pairs of each group of rows; what a row's neighbours say that it does
+    not.
+    """
 
     def __init__(self, config: PackConfig, root: Path) -> None:
         self._groups: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
@@ -55,7 +60,9 @@ class Siblings:
     def negatives(
         self, row: Row, config: PackConfig, query: str, document: str, key: str
     ) -> list[str]:
-        """Up to `num_negatives` documents that siblings hold to other queries, chosen by seed and key alone."""
+        """Up to `num_negatives` documents that siblings hold to other queries, chosen by seed and
+        key alone.
+        """
         pairs = [
             pair
             for group in texts_of(row, config.negatives_from)[:1]
@@ -118,7 +125,9 @@ def pair_sample(row: Row, config: PackConfig, siblings: Siblings, key: str) -> P
 
 
 def _teacher(row: Row, config: PackConfig, count: int) -> list[float]:
-    """As many numbers as the sample has candidates: a negative that was left out would shift those behind it."""
+    """As many numbers as the sample has candidates: a negative that was left out would shift those
+    behind it.
+    """
     values = value_of(row, config.teacher)
     try:
         numbers = [_finite(value) for value in values]
@@ -126,7 +135,8 @@ def _teacher(row: Row, config: PackConfig, count: int) -> list[float]:
         raise ValueError(f"{config.teacher} is not a list of finite numbers") from None
     if len(numbers) != count:
         raise ValueError(
-            f"{config.teacher} has {len(numbers)} numbers for the document and {count - 1} other negatives"
+            f"{config.teacher} has {len(numbers)} numbers for the document and "
+            f"{count - 1} other negatives"
         )
     return numbers
 
@@ -143,7 +153,9 @@ def _label(row: Row, config: PackConfig) -> dict[str, str]:
 
 
 def paraphrase_samples(row: Row, config: PackConfig) -> list[Parts]:
-    """Texts 0 and 1 as a pair, 2 and 3, and so on: disjoint, so that no text is seen twice an epoch."""
+    """Texts 0 and 1 as a pair, 2 and 3, and so on: disjoint, so that no text is seen twice an
+    epoch.
+    """
     texts = list(dict.fromkeys(texts_of(row, config.pairs_of)))
     if len(texts) < 2:
         raise ValueError(
@@ -198,7 +210,8 @@ def _text(row: Row, field: str) -> str:
 def _image(row: Row, field: str, image_root: Path) -> tuple[str, bytes]:
     """(extension, bytes) of an image that has been decoded whole and whose size is under the cap.
 
-    What is packed anew becomes a PNG that keeps its transparency: shards are made before a model is known.
+    What is packed anew becomes a PNG that keeps its transparency: shards are made before a model is
+        known.
     """
     source = image_of(row, field, image_root)
     if source is None:

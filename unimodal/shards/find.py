@@ -19,11 +19,13 @@ _SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 def find_shards(
     pattern: str | Path | Sequence[str], patience: Patience | None = None
 ) -> list[Location]:
-    """The tars of a file name, a folder, a glob, a brace pattern (`train/{000000..000012}.tar`) or a list of those.
+    """The tars of a file name, a folder, a glob, a brace pattern (`train/{000000..000012}.tar`) or
+    a list of those.
 
-    Each may be a URL (http, s3, gs, ... through fsspec; a server that lists nothing knows no folders and no globs), or
-    `pipe:COMMAND` whose output is a tar. They are sorted, so that the order of a run does not hang on how it was asked
-    for. Raises ValueError if a named file is missing here, or if there is no shard at all.
+    Each may be a URL (http, s3, gs, ... through fsspec; a server that lists nothing knows no
+    folders and no globs), or `pipe:COMMAND` whose output is a tar. They are sorted, so that the
+    order of a run does not hang on how it was asked for. Raises ValueError if a named file is
+    missing here, or if there is no shard at all.
     """
     if isinstance(pattern, (list, tuple)):
         found = {shard for one in pattern for shard in find_shards(one, patience)}
@@ -82,12 +84,15 @@ def _here(path: Path) -> list[Location]:
             one for one in found if path.name.startswith(".") or not is_hidden(one.name)
         ]
     raise ValueError(
-        f"shard {str(path)!r} does not exist; give a .tar file, a folder, a glob or a brace pattern."
+        f"shard {str(path)!r} does not exist; give a .tar file, a folder, a glob or a "
+        "brace pattern."
     )
 
 
 def _elsewhere(url: str, patience: Patience) -> list[Location]:
-    """A URL that ends like a tar is taken as it is: whether it is there shows when its index is read."""
+    """A URL that ends like a tar is taken as it is: whether it is there shows when its index is
+    read.
+    """
     if url.startswith("pipe:"):
         return [url]
     is_pattern = any(mark in url for mark in "*[")  # ? begins a URL's query
@@ -110,7 +115,9 @@ def _elsewhere(url: str, patience: Patience) -> list[Location]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """`{000..012}` counts, `{a,b}` lists, several multiply; a command's other braces than the first are the shell's."""
+    """`{000..012}` counts, `{a,b}` lists, several multiply; a command's other braces than the first
+    are the shell's.
+    """
     match = re.search(
         r"\{(\d+\.\.\d+)\}" if pattern.startswith("pipe:") else r"\{([^{}]*)\}", pattern
     )

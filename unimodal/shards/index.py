@@ -1,7 +1,8 @@
-"""The sidecar beside each tar: where every sample's bytes lie, so that any sample is one `pread` away.
+"""The sidecar beside each tar: where every sample's bytes lie, so that any sample is one `pread`
+away.
 
-webdataset's rules say what a sample is: a member's name is cut at the first dot of its base name into key and
-extension (lower-cased), and consecutive members with one key are one sample.
+webdataset's rules say what a sample is: a member's name is cut at the first dot of its base name
+into key and extension (lower-cased), and consecutive members with one key are one sample.
 """
 
 from __future__ import annotations
@@ -113,7 +114,9 @@ class ShardIndex:
 
 
 class _Views(NamedTuple):
-    """The arrays of an index as memory whose elements are plain numbers: three times as fast as an array's."""
+    """The arrays of an index as memory whose elements are plain numbers: three times as fast as an
+    array's.
+    """
 
     keys: memoryview[int]
     key_starts: memoryview[int]
@@ -125,7 +128,8 @@ class _Views(NamedTuple):
 
 
 def load_index(shard: Path, *, checksums: bool = False) -> ShardIndex:
-    """The index of a shard: its sidecar where that fits the tar, else built, and written beside it where possible.
+    """The index of a shard: its sidecar where that fits the tar, else built, and written beside it
+    where possible.
 
     checksums: have those of the samples in it, for which all of the tar is read once.
     """
@@ -159,8 +163,9 @@ def fits(index: ShardIndex, size: int, read: Read) -> bool:
 def build_index(file: BinaryIO, shard: str, checksums: bool = False) -> ShardIndex:
     """Read a tar's headers once, and its contents too if checksums are wanted.
 
-    file: the tar, open. shard: its name, for errors. Raises ValueError if it is no uncompressed tar, or holds one name
-    twice in a sample. A tar that was cut short gives its whole samples and says so in `truncated`.
+    file: the tar, open. shard: its name, for errors. Raises ValueError if it is no uncompressed
+    tar, or holds one name twice in a sample. A tar that was cut short gives its whole samples and
+    says so in `truncated`.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -213,7 +218,9 @@ def build_index(file: BinaryIO, shard: str, checksums: bool = False) -> ShardInd
 
 
 def checksum_of(content: bytes) -> int:
-    """Of a sample's bytes from its first part to its last: XXH3, 64 bits, against accidents. Half a microsecond."""
+    """Of a sample's bytes from its first part to its last: XXH3, 64 bits, against accidents. Half a
+    microsecond.
+    """
     return xxhash.xxh3_64_intdigest(content)
 
 
@@ -230,7 +237,9 @@ class _Part(NamedTuple):
 
 
 def _read_members(file: BinaryIO, shard: str, size: int) -> tuple[list[_Member], str]:
-    """The regular files of a tar, and why it is cut short, or ""; of a cut one the last file may not be whole."""
+    """The regular files of a tar, and why it is cut short, or ""; of a cut one the last file may
+    not be whole.
+    """
     members: list[_Member] = []
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -274,8 +283,8 @@ def _samples(
         extension = match[2].lower()
         if any(part.extension == extension for part in parts):
             raise ValueError(
-                f"shard {shard} holds {name!r} twice in one sample; webdataset ends a key at the first dot of a file's "
-                "name: pack it again under distinct keys without dots."
+                f"shard {shard} holds {name!r} twice in one sample; webdataset ends a key at the "
+                "first dot of a file's name: pack it again under distinct keys without dots."
             )
         parts.append(_Part(extension, offset, size))
     if parts:
@@ -290,7 +299,9 @@ Read: TypeAlias = Callable[
 def _digests(
     read: Read, tar_size: int, part_offsets: NDArray[np.int64]
 ) -> tuple[str, str]:
-    """Of the size and of up to 16 parts, first and last among them: of header and first bytes, of the header alone."""
+    """Of the size and of up to 16 parts, first and last among them: of header and first bytes, of
+    the header alone.
+    """
     chosen = part_offsets
     if len(chosen) > 16:
         chosen = chosen[np.linspace(0, len(chosen) - 1, 16).astype(np.int64)]
@@ -318,7 +329,9 @@ def reads_of(file: BinaryIO) -> Read:
 
 
 def read_sidecar(source: Path | BinaryIO) -> ShardIndex | None:
-    """An index as it was written, or None where there is none, or a damaged one, or one of another version."""
+    """An index as it was written, or None where there is none, or a damaged one, or one of another
+    version.
+    """
     try:
         with np.load(source, allow_pickle=False) as stored:
             if int(stored["format_version"]) != FORMAT_VERSION:

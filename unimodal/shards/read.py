@@ -45,7 +45,9 @@ def open_shards(
     show_progress: bool | None = False,
     storage: StorageConfig | None = None,
 ) -> ShardSet:
-    """The shards of a file, folder, glob, brace pattern, URL or list, indexed (sidecars are written where missing)."""
+    """The shards of a file, folder, glob, brace pattern, URL or list, indexed (sidecars are written
+    where missing).
+    """
     storage = storage or StorageConfig()
     return ShardSet(find_shards(pattern, storage.patience), show_progress, storage)
 
@@ -53,8 +55,8 @@ def open_shards(
 class ShardSet:
     """Shards opened for reading at random.
 
-    It can be pickled and forked: indexes, file descriptors and file systems belong to the process that reads, and are
-    opened there at the first read. Threads may share it.
+    It can be pickled and forked: indexes, file descriptors and file systems belong to the process
+    that reads, and are opened there at the first read. Threads may share it.
     """
 
     def __init__(
@@ -134,7 +136,8 @@ class ShardSet:
         return bool(self._remote)
 
     def fingerprint(self) -> str:
-        """Of names, counts and contents of the shards: a run that resumes on other data would repeat another order.
+        """Of names, counts and contents of the shards: a run that resumes on other data would
+        repeat another order.
 
         The folder or storage that they lie in does not count.
         """
@@ -154,12 +157,15 @@ class ShardSet:
     def read(self, shard: int, sample: int) -> Sample:
         """One sample, by one read of the bytes from its first part to its last.
 
-        Raises OSError naming the shard when the bytes are not there: that is the storage's fault, not the sample's.
+        Raises OSError naming the shard when the bytes are not there: that is the storage's fault,
+            not the sample's.
         """
         return self.read_many([(shard, sample)])[0]
 
     def read_many(self, places: Sequence[tuple[int, int]]) -> list[Sample]:
-        """The samples at (shard, sample), in as few requests as neighbours allow where there is no disk between."""
+        """The samples at (shard, sample), in as few requests as neighbours allow where there is no
+        disk between.
+        """
         samples: list[Sample | None] = []
         asked: list[
             tuple[int, ShardIndex, int, int]
@@ -185,7 +191,9 @@ class ShardSet:
         return [sample for sample in samples if sample is not None]
 
     def prefetch(self, shards: Sequence[int]) -> None:
-        """Begin to fetch, in the background, shards that will be read next; those on this disk are passed over."""
+        """Begin to fetch, in the background, shards that will be read next; those on this disk are
+        passed over.
+        """
         wanted = [self._remote[shard] for shard in shards if shard in self._remote]
         if not wanted or not self._cache.limit or not self._threads:
             return
@@ -243,7 +251,9 @@ class ShardSet:
                 return os.open(remote.path, os.O_RDONLY)
 
     def _checked_index(self, shard: int, descriptor: int | None) -> ShardIndex:
-        """The index of a shard, once it was seen to be that of the open file; as long as the file is the same, once."""
+        """The index of a shard, once it was seen to be that of the open file; as long as the file
+        is the same, once.
+        """
         identity = _identity_of(descriptor)
         known = self._known.get(shard)
         if known is not None and known[0] == identity:
@@ -259,8 +269,9 @@ class ShardSet:
             descriptor is not None and not _fits(index, descriptor)
         ):
             raise ShardChangedError(
-                f"shard {self.paths[shard]} is not the one that was indexed, it was written again; start anew (and "
-                f"remove a stale {sidecar(Path('NAME.tar')).name} beside it)."
+                f"shard {self.paths[shard]} is not the one that was indexed, it was written "
+                f"again; start anew (and remove a stale {sidecar(Path('NAME.tar')).name} beside "
+                "it)."
             )
         with self._lock:
             before = self._known.pop(shard, None)
@@ -319,12 +330,16 @@ class ShardSet:
 
 
 def _max_open() -> int:
-    """Descriptors that one set keeps, for there are several; what was closed is opened again in microseconds."""
+    """Descriptors that one set keeps, for there are several; what was closed is opened again in
+    microseconds.
+    """
     return max(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
 
 
 class _OpenShard:
-    """A descriptor (None: the bytes are asked for at a URL) and the index, closed when the last reader lets go."""
+    """A descriptor (None: the bytes are asked for at a URL) and the index, closed when the last
+    reader lets go.
+    """
 
     def __init__(self, index: ShardIndex, descriptor: int | None) -> None:
         self.index = index
@@ -366,7 +381,8 @@ def _read_exactly(opened: _OpenShard, offset: int, size: int, path: Location) ->
         more = os.pread(opened.descriptor, size - len(content), offset + len(content))
         if not more:
             raise ShardChangedError(
-                f"shard {path} ends {size - len(content):,} bytes short of its index; it was cut or replaced."
+                f"shard {path} ends {size - len(content):,} bytes short of its index; it "
+                "was cut or replaced."
             )
         content += more
     return content

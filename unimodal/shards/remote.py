@@ -1,7 +1,8 @@
-"""Shards that are no plain tars on this machine's disk: at a URL, compressed, or what a command prints.
+"""Shards that are no plain tars on this machine's disk: at a URL, compressed, or what a command
+prints.
 
-They are made plain tars in the cache, whole, and then read like all others; with no disk, the bytes of a URL are asked
-for as they are needed.
+They are made plain tars in the cache, whole, and then read like all others; with no disk, the bytes
+of a URL are asked for as they are needed.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ def fetch(
     wait: bool = True,
     look: Callable[[BinaryIO], None] | None = None,
 ) -> None:
-    """Have the shard as a plain tar in the cache; with wait=False not if another process is fetching it.
+    """Have the shard as a plain tar in the cache; with wait=False not if another process is
+    fetching it.
 
     look: called with the tar if it was not there, before the cache can let it go.
     """
@@ -114,7 +116,9 @@ def fetch(
 def remote_index(
     shard: RemoteShard, cache: ShardCache, patience: Patience
 ) -> ShardIndex:
-    """The index of a shard: kept here from an earlier time, or lying beside it, or made by reading it once."""
+    """The index of a shard: kept here from an earlier time, or lying beside it, or made by reading
+    it once.
+    """
     kept = sidecar(shard.path)
     index = read_sidecar(kept)
     if index is None and shard.is_plain:
@@ -139,7 +143,8 @@ def _index_beside(
     index = read_sidecar(io.BytesIO(content))
     if index is None or index.tar_size != shard.state.size:
         return None
-    # A whole shard is compared with its index when it comes; bytes that are asked for one by one never are.
+    # A whole shard is compared with its index when it comes; bytes that are asked for one by one
+    # never are.
     return (
         index
         if cache.limit or fits(index, index.tar_size, range_reader(shard, patience))
@@ -235,7 +240,8 @@ def _copy(source: Any, file: BinaryIO, cache: ShardCache, location: Location) ->
         file.write(block)
         if file.tell() > cache.limit:  # also the end of a compressed bomb
             raise ValueError(
-                f"shard {location} unpacked is over the cache of {cache.limit:,} bytes; raise storage.cache_gib."
+                f"shard {location} unpacked is over the cache of {cache.limit:,} bytes; "
+                "raise storage.cache_gib."
             )
     return file.tell()
 
@@ -283,7 +289,9 @@ class Prefetcher:
         self._told: set[Path] = set()
 
     def want(self, shards: list[RemoteShard]) -> None:
-        """Fetch these, as far as half of the cache holds them; what is there or was told before is passed over."""
+        """Fetch these, as far as half of the cache holds them; what is there or was told before is
+        passed over.
+        """
         room = self._cache.limit / 2
         for shard in shards:
             room -= shard.state.size or 0

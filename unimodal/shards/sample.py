@@ -1,4 +1,6 @@
-"""What a sample's parts mean: a picture with captions, or a pair of texts. A ValueError says why one cannot be used."""
+"""What a sample's parts mean: a picture with captions, or a pair of texts. A ValueError says why
+one cannot be used.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ class TextPair(NamedTuple):
 
 
 def captions_of(sample: Sample) -> list[str]:
-    """The captions: the list `captions` of its .json, else its .txt, else `caption` of its .json (img2dataset).
+    """The captions: the list `captions` of its .json, else its .txt, else `caption` of its .json
+    (img2dataset).
 
     Raises ValueError, as do the functions below, naming the key and its parts.
     """
@@ -67,7 +70,9 @@ def image_bytes_of(sample: Sample) -> bytes:
 
 
 def text_pair_of(sample: Sample) -> TextPair:
-    """The pair in its .json: `query`, `document`, and perhaps `negatives`, `score`, `teacher` and `label`."""
+    """The pair in its .json: `query`, `document`, and perhaps `negatives`, `score`, `teacher` and
+    `label`.
+    """
     if "json" not in sample.parts:
         raise _unusable(sample, "has no text pair", _layout_of(sample))
     record = record_of(sample)
@@ -152,14 +157,19 @@ def _decode(sample: Sample, extension: str) -> str:
 
 
 def layout_rule(extensions: Iterable[str]) -> str:
-    """The rule of webdataset that a sample without one of its parts may have broken; extensions: those that it has."""
+    """The rule of webdataset that a sample without one of its parts may have broken; extensions:
+    those that it has.
+    """
     dotted = next((extension for extension in extensions if "." in extension), "")
     if dotted:
         return (
-            f"webdataset ends a key at the first dot of a file's name and takes the rest, {dotted!r}, for the "
-            "extension; use keys without dots"
+            "webdataset ends a key at the first dot of a file's name and takes the rest, "
+            f"{dotted!r}, for the extension; use keys without dots"
         )
-    return "webdataset takes only files that are adjacent in the tar for one sample; write it with tar --sort=name"
+    return (
+        "webdataset takes only files that are adjacent in the tar for one sample; write it "
+        "with tar --sort=name"
+    )
 
 
 def _layout_of(sample: Sample) -> str:

@@ -1,4 +1,5 @@
-"""Files that lie elsewhere (http, s3, gs, ... through fsspec): asked for persistently, and never for ever.
+"""Files that lie elsewhere (http, s3, gs, ... through fsspec): asked for persistently, and never
+for ever.
 
 A file system is opened where it is used: none of fsspec's survives a fork.
 """
@@ -68,8 +69,9 @@ def is_remote(location: str) -> bool:
 def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     """The file system of a URL, and the URL's path in it.
 
-    Its options come from fsspec's own configuration: a file, or the environment (`FSSPEC_S3_ENDPOINT_URL=...`).
-    Raises ValueError for an unknown protocol, ImportError for one whose package is missing.
+    Its options come from fsspec's own configuration: a file, or the environment
+    (`FSSPEC_S3_ENDPOINT_URL=...`). Raises ValueError for an unknown protocol, ImportError for one
+    whose package is missing.
     """
     try:
         found: tuple[AbstractFileSystem, str] = url_to_fs(url)
@@ -88,12 +90,13 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
 def persistently(
     action: Callable[[], _T], what: str, deadline: float, clock: Clock | None = None
 ) -> _T:
-    """action(), tried again while it fails for a reason that may pass (a 503, a reset, a stall, a short read).
+    """action(), tried again while it fails for a reason that may pass (a 503, a reset, a stall, a
+    short read).
 
-    Pauses double from a tenth of a second to half a minute, with jitter, so that a thousand ranks do not come back at
-    one moment. what: the file, for the error. deadline: seconds, of all tries together.
-    Raises OSError that names `what`: at once if waiting will not help (a missing file, no permission), else at the
-    deadline. Errors that are no storage's go through.
+    Pauses double from a tenth of a second to half a minute, with jitter, so that a thousand ranks
+    do not come back at one moment. what: the file, for the error. deadline: seconds, of all tries
+    together. Raises OSError that names `what`: at once if waiting will not help (a missing file, no
+    permission), else at the deadline. Errors that are no storage's go through.
     """
     clock = clock or Clock()
     started = clock.now()
@@ -125,8 +128,9 @@ def persistently(
             )
             if clock.now() - started + pause > deadline:
                 raise OSError(
-                    f"{what} could not be read in {tries} tries over {clock.now() - started:.0f} s, the last because: "
-                    f"{_describe(error)}; check the storage, or give it longer (deadline {deadline:g} s)."
+                    f"{what} could not be read in {tries} tries over {clock.now() - started:.0f} "
+                    f"s, the last because: {_describe(error)}; check the storage, or give it "
+                    f"longer (deadline {deadline:g} s)."
                 ) from error
             if tries == _TRIES_IN_SILENCE:
                 warnings.warn(
@@ -137,7 +141,9 @@ def persistently(
 
 
 def _cause(error: Exception) -> Exception:
-    """fsspec's http calls whatever keeps it from a file's size a missing file: what it was stands behind."""
+    """fsspec's http calls whatever keeps it from a file's size a missing file: what it was stands
+    behind.
+    """
     while isinstance(error, FileNotFoundError) and isinstance(
         error.__cause__, Exception
     ):
@@ -191,7 +197,9 @@ def _describe(error: Exception) -> str:
 def ask(
     fs: AbstractFileSystem, method: str, *args: Any, timeout: float, **options: Any
 ) -> Any:
-    """fs.METHOD(*args), given up after `timeout` seconds; a synchronous file system has limits of its own."""
+    """fs.METHOD(*args), given up after `timeout` seconds; a synchronous file system has limits of
+    its own.
+    """
     if isinstance(fs, AsyncFileSystem) and hasattr(fs, f"_{method}"):
         return sync(
             fs.loop, getattr(fs, f"_{method}"), *args, timeout=timeout, **options
@@ -238,7 +246,8 @@ def read_file(url: str, patience: Patience) -> bytes:
 def read_ranges(
     requests: Sequence[tuple[str, int, int]], patience: Patience
 ) -> list[bytes]:
-    """The bytes of each (url, start, stop), in as few requests as neighbours allow; all urls of one file system.
+    """The bytes of each (url, start, stop), in as few requests as neighbours allow; all urls of one
+    file system.
 
     Requests that failed are sent again, the others not. Raises OSError naming a file.
     """
@@ -279,7 +288,8 @@ def read_ranges(
                 )
             elif len(content) < stop - start:
                 failure = EOFError(
-                    f"{stop - start - len(content):,} of {stop - start:,} bytes of {url} are missing"
+                    f"{stop - start - len(content):,} of {stop - start:,} bytes of {url} "
+                    "are missing"
                 )
             else:
                 got[run] = content
@@ -304,9 +314,10 @@ def read_ranges(
 def download(url: str, file: BinaryIO, state: FileState, patience: Patience) -> int:
     """Copy a whole file, block by block: a fault costs one block. Returns the bytes written.
 
-    A block that fails is asked for in halves, so that a slow line is not one that stalls. A server that ignores ranges
-    sends everything for the first block, and is taken at its word; one that names no size is asked once for all.
-    Raises OSError naming the file: also when it is not as long as its state said.
+    A block that fails is asked for in halves, so that a slow line is not one that stalls. A server
+    that ignores ranges sends everything for the first block, and is taken at its word; one that
+    names no size is asked once for all. Raises OSError naming the file: also when it is not as long
+    as its state said.
     """
     if state.size is None:
         content = read_file(url, patience)

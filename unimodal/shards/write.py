@@ -1,7 +1,7 @@
 """From rows of a table to shards: WebDataset tars, each with its index beside it.
 
-An image-caption sample is KEY.jpg|png|webp and KEY.json {"captions": [...]}; a text pair is KEY.json {"query": ...,
-"document": ..., "negatives": [...], "score": ...}.
+An image-caption sample is KEY.jpg|png|webp and KEY.json {"captions": [...]}; a text pair is
+KEY.json {"query": ..., "document": ..., "negatives": [...], "score": ...}.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ SKIPPED = "skipped.jsonl"
 
 @dataclass(frozen=True)
 class PackSummary:
-    """What came of packing one set; the skipped rows are listed in skipped.jsonl with the reasons."""
+    """What came of packing one set; the skipped rows are listed in skipped.jsonl
+    with the reasons.
+    """
 
     samples: int
     shards: int
@@ -58,7 +60,9 @@ class PackSummary:
 def pack_all(
     recipe: PackRecipe, overwrite: bool = False, show_progress: bool | None = None
 ) -> dict[str, PackSummary]:
-    """Pack every set of a recipe; a set that is there, complete and of the same configuration, is left as it is."""
+    """Pack every set of a recipe; a set that is there, complete and of the same configuration, is
+    left as it is.
+    """
     summaries: dict[str, PackSummary] = {}
     for name, config in recipe.sets.items():
         out = Path(recipe.out) / name
@@ -78,11 +82,11 @@ def pack(
 ) -> PackSummary:
     """Write OUT/000000.tar, 000001.tar, ... with an index beside each, and OUT/pack.json.
 
-    Rows without text, with an unreadable image, or of a line that is not a row are skipped, counted and listed in
-    OUT/skipped.jsonl. All is written into a hidden folder beside OUT, which takes its place at the end: OUT is whole
-    or not there.
-    Raises ValueError if OUT holds something (`overwrite` replaces what was packed before, and nothing else), if a
-    field is in no row, if two rows share a key, or if nothing is left.
+    Rows without text, with an unreadable image, or of a line that is not a row are skipped, counted
+    and listed in OUT/skipped.jsonl. All is written into a hidden folder beside OUT, which takes its
+    place at the end: OUT is whole or not there. Raises ValueError if OUT holds something
+    (`overwrite` replaces what was packed before, and nothing else), if a field is in no row, if two
+    rows share a key, or if nothing is left.
     """
     _refuse_to_destroy(out, overwrite)
     skipped: list[dict[str, Any]] = []
@@ -96,7 +100,8 @@ def pack(
         if not num_samples:
             reason = skipped[0]["reason"]
             raise ValueError(
-                f"all {len(skipped):,} rows of {config.input} had to be skipped; the first: {reason}."
+                f"all {len(skipped):,} rows of {config.input} had to be skipped; the "
+                f"first: {reason}."
             )
         shards = sorted(folder.glob("*.tar"))
         for shard in shards:
@@ -116,7 +121,8 @@ def _refuse_to_destroy(out: Path, overwrite: bool) -> None:
         return
     if not (out / RECORD).is_file():
         raise ValueError(
-            f"{out} holds something that was not packed here (no {RECORD}); pack into another folder."
+            f"{out} holds something that was not packed here (no {RECORD}); pack into "
+            "another folder."
         )
     if not overwrite:
         raise ValueError(
@@ -175,8 +181,9 @@ def _samples(
     num_read += len(bad_lines)
     if too_many(len(unreadable), num_read, config.max_skipped):
         raise ValueError(
-            f"{len(unreadable):,} of {num_read:,} rows of {config.input} cannot be read, or their image cannot (the "
-            f"first, {unreadable[0]}), {limit_of(config.max_skipped)}; repair them, or raise max_skipped."
+            f"{len(unreadable):,} of {num_read:,} rows of {config.input} cannot be read, or "
+            f"their image cannot (the first, {unreadable[0]}), {limit_of(config.max_skipped)}; "
+            "repair them, or raise max_skipped."
         )
 
 

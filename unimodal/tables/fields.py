@@ -1,8 +1,9 @@
-"""A field or template of a row -> its texts, its images, its id: the one rule that all commands read rows by.
+"""A field or template of a row -> its texts, its images, its id: the one rule that all commands
+read rows by.
 
-A value is missing when it is null, NaN, pandas' NA or NaT, a text of blanks, or a list or object of nothing else. The
-words "NA" and "null" in a text are words. A field may reach into a nested value with dots: `names.de` is
-row["names"]["de"].
+A value is missing when it is null, NaN, pandas' NA or NaT, a text of blanks, or a list or object of
+nothing else. The words "NA" and "null" in a text are words. A field may reach into a nested value
+with dots: `names.de` is row["names"]["de"].
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from .files import read_name
 Row: TypeAlias = dict[str, Any]
 ImageSource: TypeAlias = Path | bytes | Image.Image
 
-# Raise it when the same row gives another text, image or id than before: what was embedded of tables is then compared
-# with the rows again.
+# Raise it when the same row gives another text, image or id than before: what was embedded of
+# tables is then compared with the rows again.
 RULES = 1
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
-# Between two placeholders: what belongs to the first, what separates them, what belongs to the second.
-# A mark within a word, as in T-shirt, separates nothing.
+# Between two placeholders: what belongs to the first, what separates them, what belongs to the
+# second. A mark within a word, as in T-shirt, separates nothing.
 _MARKS = r"[,;:|/·•.\n–—-]"
 _MARKED = re.compile(
     rf"(.*?)(\s*(?:(?<!\w){_MARKS}|{_MARKS}(?!\w))+\s*)(.*)", re.DOTALL
@@ -57,7 +58,9 @@ def plain(value: Any) -> Any:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value says nothing: null, NaN, NA, NaT, blanks, or a list or object of such values alone."""
+    """Whether a value says nothing: null, NaN, NA, NaT, blanks, or a list or object of such values
+    alone.
+    """
     value = plain(value)
     if value is None:
         return True
@@ -79,7 +82,9 @@ def is_missing(value: Any) -> bool:
 
 
 def field_of(row: Mapping[str, Any], field: str) -> Any:
-    """The value of a field, dots reaching into nested mappings; KeyError if the row does not have it."""
+    """The value of a field, dots reaching into nested mappings; KeyError if the row does not have
+    it.
+    """
     if field in row:
         return row[field]
     head, _, rest = field.partition(".")
@@ -118,10 +123,12 @@ def names_in(spec: str) -> list[str]:
 
 
 def texts_of(row: Mapping[str, Any], spec: str, *, verbatim: bool = False) -> list[str]:
-    """The texts of a field, or the one text of a template such as "{title}, {color}"; missing ones are left out.
+    """The texts of a field, or the one text of a template such as "{title}, {color}"; missing ones
+    are left out.
 
-    A list or object gives each of its texts; within a template they are joined by commas. Of a template whose field is
-    missing, that field is left out with the words and brackets around it, and one separator: see `fill_template`.
+    A list or object gives each of its texts; within a template they are joined by commas. Of a
+    template whose field is missing, that field is left out with the words and brackets around it,
+    and one separator: see `fill_template`.
 
     verbatim: keep the blanks before and after a text, as a benchmark's texts are kept.
 
@@ -144,11 +151,13 @@ def text_of(row: Mapping[str, Any], specs: Sequence[str], separator: str = "\n")
 
 
 def fill_template(template: str, values: Mapping[str, str]) -> str:
-    """A template with its placeholders filled; an empty value is left out, and all empty ones give an empty text.
+    """A template with its placeholders filled; an empty value is left out, and all empty ones give
+    an empty text.
 
-    What stands between two placeholders is cut at its first separator (a comma, colon, dash, full stop, line break, or
-    else the blank): what is before belongs to the first, what is behind to the second, and goes with it. Without the
-    size, "{title}, size {size} cm. In {color}" is "Hat. In red"; without the color it is "Hat, size 4 cm".
+    What stands between two placeholders is cut at its first separator (a comma, colon, dash, full
+    stop, line break, or else the blank): what is before belongs to the first, what is behind to the
+    second, and goes with it. Without the size, "{title}, size {size} cm. In {color}" is "Hat. In
+    red"; without the color it is "Hat, size 4 cm".
     """
     names = _PLACEHOLDER.findall(template)
     between = [_split(part) for part in _PLACEHOLDER.split(template)[::2]]
@@ -167,7 +176,8 @@ def fill_template(template: str, values: Mapping[str, str]) -> str:
 
 
 def images_in(value: Any) -> list[str | bytes | Image.Image]:
-    """The paths, bytes and PIL images of a value: one of them, a {"bytes", "path"} object, or a list of these.
+    """The paths, bytes and PIL images of a value: one of them, a {"bytes", "path"} object, or a
+    list of these.
 
     Raises UnreadableImageError for a value of another kind.
     """
@@ -189,7 +199,8 @@ def images_in(value: Any) -> list[str | bytes | Image.Image]:
 def image_of(row: Mapping[str, Any], field: str, folder: Path) -> ImageSource | None:
     """The first image of a field; None where it is missing.
 
-    Raises UnreadableImageError for a file that is not there or not below `folder`, and what is not an image.
+    Raises UnreadableImageError for a file that is not there or not below `folder`, and what is not
+    an image.
     """
     found = images_in(value_of(row, field))
     if not found:
@@ -198,9 +209,11 @@ def image_of(row: Mapping[str, Any], field: str, folder: Path) -> ImageSource | 
 
 
 def image_folder(name: str, image_root: str, root: Path = Path()) -> Path:
-    """The folder that the paths of a table's images begin in: `image_root`, or else that of the table.
+    """The folder that the paths of a table's images begin in: `image_root`, or else that of the
+    table.
 
-    name: the table, a glob of tables (their folder is what stands before the first wildcard) or hf:NAME.
+    name: the table, a glob of tables (their folder is what stands before the first wildcard) or
+        hf:NAME.
     root: the folder that both are relative to.
     """
     if image_root or name.startswith("hf:"):
@@ -212,10 +225,11 @@ def image_folder(name: str, image_root: str, root: Path = Path()) -> Path:
 
 
 def image_path(name: str, folder: Path) -> Path:
-    """The path of an image below the folder of the images: a table must not read what lies elsewhere.
+    """The path of an image below the folder of the images: a table must not read what lies
+    elsewhere.
 
-    It is judged by the path alone: a link in the folder was put there by whoever keeps the folder. Raises
-    UnreadableImageError for a path outside, for a URL, and for a data URI.
+    It is judged by the path alone: a link in the folder was put there by whoever keeps the folder.
+    Raises UnreadableImageError for a path outside, for a URL, and for a data URI.
     """
     if re.match(r"(https?|s3|gs)://", name):
         raise UnreadableImageError(
@@ -237,7 +251,8 @@ def image_path(name: str, folder: Path) -> Path:
 def image_file(name: str, folder: Path) -> Path:
     """As `image_path`; raises UnreadableImageError for a file that does not exist too.
 
-    Where no file has this name, it is read as `written_name` writes the names that are not Unicode text.
+    Where no file has this name, it is read as `written_name` writes the names that are not Unicode
+    text.
     """
     path = image_path(name, folder)
     if os.path.isfile(
@@ -257,7 +272,9 @@ def image_file(name: str, folder: Path) -> Path:
 
 
 def without_point(value: Any) -> Any:
-    """A whole number as an int (pandas makes floats of ids where one of them is missing); any other value as it is."""
+    """A whole number as an int (pandas makes floats of ids where one of them is missing); any other
+    value as it is.
+    """
     if (
         isinstance(value, float)
         and abs(value) <= _LARGEST_WHOLE_FLOAT
@@ -270,8 +287,8 @@ def without_point(value: Any) -> Any:
 def id_of(value: Any, field: str) -> str:
     """An id as a text.
 
-    Raises ValueError for what is neither a text nor a whole number, and for a text with line breaks, other control
-    characters or half of a surrogate pair.
+    Raises ValueError for what is neither a text nor a whole number, and for a text with line
+    breaks, other control characters or half of a surrogate pair.
     """
     value = plain(value)
     value = without_point(value)

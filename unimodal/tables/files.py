@@ -1,4 +1,6 @@
-"""Files of a folder as inputs: which of them are images, and their names where they are not Unicode text."""
+"""Files of a folder as inputs: which of them are images, and their names where they are not Unicode
+text.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ import unicodedata
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-# The endings of files that are images, in lower case. Of one that cannot be read here (HEIC) the reader says so:
-# nothing in a folder of images is left out without a word.
+# The endings of files that are images, in lower case. Of one that cannot be read here (HEIC) the
+# reader says so: nothing in a folder of images is left out without a word.
 IMAGE_EXTENSIONS = (
     "jpg",
     "jpeg",
@@ -41,14 +43,18 @@ _UNWRITABLE = (
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is not an input: hidden (.x), a Mac's (._x.jpg), or the system's."""
+    """Whether a file or folder of this name is not an input: hidden (.x), a Mac's (._x.jpg), or the
+    system's.
+    """
     return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
 def files_below(folder: Path) -> list[Path]:
-    """The files of a folder and of the folders in it, in the order of their names, without hidden ones.
+    """The files of a folder and of the folders in it, in the order of their names, without hidden
+    ones.
 
-    Raises ValueError for a folder that cannot be read: without its files the others would look like all.
+    Raises ValueError for a folder that cannot be read: without its files the others would look like
+        all.
     """
     found: list[Path] = []
     for top, folders, names in os.walk(folder, onerror=_refuse_unreadable):
@@ -71,8 +77,9 @@ def is_image_name(path: Path) -> bool:
 def written_name(name: str) -> str:
     """A name of a file as one line of Unicode text: what an id, JSON and a store can hold.
 
-    Nearly always it is the name itself. A name is bytes; where they are not UTF-8, or hold a line break or another
-    control character, each such byte is written %XX, and a percent sign of that name as %25.
+    Nearly always it is the name itself. A name is bytes; where they are not UTF-8, or hold a line
+    break or another control character, each such byte is written %XX, and a percent sign of that
+    name as %25.
     """
     if not any(_is_unwritable(letter) for letter in name):
         return name

@@ -36,7 +36,9 @@ _LONGEST_CELL = (
 class RowsConfig(Config):
     """A table and which of its rows are wanted."""
 
-    input: str  # .jsonl, .json, .csv, .tsv, .parquet, .txt, a glob of them, a save_to_disk folder, or hf:NAME[:CONFIG]
+    # .jsonl, .json, .csv, .tsv, .parquet, .txt, a glob of them, a save_to_disk folder, or
+    # hf:NAME[:CONFIG]
+    input: str
     split: str = "train"  # of a Hugging Face data set
     join: dict[str, str] = Field(
         {}
@@ -55,7 +57,8 @@ class RowsConfig(Config):
     @field_validator("input")
     @classmethod
     def _input_has_a_name(cls, name: str) -> str:
-        if not name.strip():  # as of a variable of the shell that is not set; it would be the current folder
+        # as of a variable of the shell that is not set; it would be the current folder
+        if not name.strip():
             raise ValueError(
                 "it is empty; name a table, a folder or shards (. is the current folder)."
             )
@@ -89,9 +92,11 @@ def read_rows(
 ) -> Iterator[Row]:
     """The wanted rows in the order of the file; files are relative to `root`.
 
-    skip: called with the number of a line that cannot be read and the reason; without it, such a line is an error.
+    skip: called with the number of a line that cannot be read and the reason; without it, such a
+        line is an error.
 
-    Raises ValueError for a missing file or field, a line that cannot be read, and when no row is left.
+    Raises ValueError for a missing file or field, a line that cannot be read, and when no row is
+    left.
     """
     return (row for _, row in read_numbered_rows(config, root, skip))
 
@@ -101,7 +106,9 @@ def read_numbered_rows(
     root: Path = Path(),
     skip: Callable[[int, str], None] | None = None,
 ) -> Iterator[tuple[int, Row]]:
-    """As read_rows, each with its number in the unfiltered input: a name for the row that no filter changes."""
+    """As read_rows, each with its number in the unfiltered input: a name for the row that no filter
+    changes.
+    """
     wanted = RowFilter(config, root)
     first: Row = {}
     num_rows = num_kept = num_bad = 0
@@ -153,7 +160,9 @@ class RowFilter:
         }
 
     def __call__(self, row: Row, place: str) -> Row | None:
-        """The row with what is joined to it, or None if it is not wanted; place: what errors call it."""
+        """The row with what is joined to it, or None if it is not wanted; place: what errors call
+        it.
+        """
         config = self.config
         if not _matches(
             row, self._where_own, self.seen
@@ -173,7 +182,8 @@ class RowFilter:
                 value, Mapping
             ):  # as a joined row is, of which no text is in a list
                 raise ValueError(
-                    f"exclude: {field!r} is an object in {place}; name what of it is meant, {field}.NAME."
+                    f"exclude: {field!r} is an object in {place}; name what of it is "
+                    f"meant, {field}.NAME."
                 )
             if _texts(value) & values:
                 return None
@@ -181,7 +191,9 @@ class RowFilter:
 
 
 def num_rows(config: RowsConfig, root: Path = Path()) -> int | None:
-    """How many rows the input has before any filter, if that can be told at a glance; for progress bars."""
+    """How many rows the input has before any filter, if that can be told at a glance; for progress
+    bars.
+    """
     if config.input.startswith("hf:"):
         return None
     total = 0
@@ -200,7 +212,9 @@ def num_rows(config: RowsConfig, root: Path = Path()) -> int | None:
 
 
 def hash_percent(value: str) -> int:
-    """0..99 from the value alone: the same on every machine and for ever, so that held out stays held out."""
+    """0..99 from the value alone: the same on every machine and for ever, so that held out stays
+    held out.
+    """
     return (
         int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "big")
         % 100
@@ -265,19 +279,21 @@ def _lookup(field: str, place: str, root: Path) -> Callable[[Any, str], Row]:
         table[text] = row
         if numbers.setdefault(text, number) != number:
             raise ValueError(
-                f"rows {numbers[text]} and {number} of {name} both have the {columns[0]} {key!r}; join by a "
-                "column that tells rows apart."
+                f"rows {numbers[text]} and {number} of {name} both have the {columns[0]} "
+                f"{key!r}; join by a column that tells rows apart."
             )
 
     def find(value: Any, row_place: str) -> Row:
         if is_missing(value):
             raise ValueError(
-                f"{field} is empty in {row_place}, and a row of {place} is joined by it; filter it out."
+                f"{field} is empty in {row_place}, and a row of {place} is joined by it; "
+                "filter it out."
             )
         text = str(without_point(value))
         if text not in table:
             raise ValueError(
-                f"{field} {value!r} in {row_place} is in no row of {place}; add it or filter it out."
+                f"{field} {value!r} in {row_place} is in no row of {place}; add it or "
+                "filter it out."
             )
         return table[text]
 
@@ -309,7 +325,9 @@ def _texts(value: Any) -> set[str]:
 
 
 def _whole(name: str, root: Path) -> Iterator[Row]:
-    """Every row of a table that others are joined with or excluded by: one that cannot be read is an error."""
+    """Every row of a table that others are joined with or excluded by: one that cannot be read is
+    an error.
+    """
     for row in _records(name, "train", root):
         if isinstance(row, BadRow):
             raise _bad_row(row)
@@ -331,7 +349,9 @@ def _records(name: str, split: str, root: Path) -> Iterator[Row | BadRow]:
 
 
 def table_paths(name: str, root: Path) -> list[Path]:
-    """The files of a table by its name or glob; raises ValueError where there is none, or one that is no table."""
+    """The files of a table by its name or glob; raises ValueError where there is none, or one that
+    is no table.
+    """
     path = root / name
     if path.exists():
         paths = [path]
@@ -345,7 +365,8 @@ def table_paths(name: str, root: Path) -> list[Path]:
         paths = []
     if not paths:
         raise ValueError(
-            f"input {str(path)!r} does not exist; give a file, a glob of files or a save_to_disk folder."
+            f"input {str(path)!r} does not exist; give a file, a glob of files or a "
+            "save_to_disk folder."
         )
     for path in paths:
         if path.is_file() and is_image_name(path):
@@ -388,7 +409,9 @@ def _read_json(path: Path) -> Iterator[Row]:
 
 
 def parse_line(line: bytes) -> Row:
-    """A line of JSON as a row. Raises ValueError with what the line is instead: "not JSON (...)", "not UTF-8 (...)"."""
+    """A line of JSON as a row. Raises ValueError with what the line is instead: "not JSON (...)",
+    "not UTF-8 (...)".
+    """
     try:
         row = parse_json(line)
     except UnicodeDecodeError as error:
@@ -416,7 +439,9 @@ def _read_texts(path: Path) -> Iterator[Row]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[bytes, str]]:
-    """The lines of a file, as bytes and as text; raises ValueError, naming the line, for one that is not UTF-8."""
+    """The lines of a file, as bytes and as text; raises ValueError, naming the line, for one that
+    is not UTF-8.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -427,7 +452,9 @@ def read_lines(path: Path) -> Iterator[tuple[bytes, str]]:
 
 
 def decode_line(line: bytes, *, is_first: bool) -> str:
-    """A line of a file as a text; an editor's byte-order mark would become part of the first one."""
+    """A line of a file as a text; an editor's byte-order mark would become part of
+    the first one.
+    """
     return line.decode("utf-8-sig" if is_first else "utf-8")
 
 
@@ -459,7 +486,8 @@ def cells_of(
 ) -> Iterator[list[str]]:
     """Rows of cells from where the file stands; `taken` gets the lines that each is made of.
 
-    Raises ValueError for a header that cannot be used, a quote that is not closed, and bytes that are not UTF-8.
+    Raises ValueError for a header that cannot be used, a quote that is not closed, and bytes that
+    are not UTF-8.
     """
     csv.field_size_limit(_LONGEST_CELL)
     num_read = 0  # lines of the rows that are complete
@@ -505,7 +533,8 @@ def _check_header(header: Sequence[str], path: Path) -> None:
     mark = next((mark for mark in ";\t" if len(header) == 1 and mark in header[0]), "")
     if mark:
         raise ValueError(
-            f"{path}: its columns are separated by {mark!r}; save it with commas, or as .tsv with tabs."
+            f"{path}: its columns are separated by {mark!r}; save it with commas, or as "
+            ".tsv with tabs."
         )
     check_columns(header, path)
 

@@ -33,7 +33,9 @@ _FLOAT = re.compile(r"-?(0|[1-9][0-9]*)?\.[0-9]+([eE][-+]?[0-9]+)?")
 
 
 class FieldSource(Config):
-    """A field of the input, dots reaching into nested values, and its type; empty: it is seen from the values."""
+    """A field of the input, dots reaching into nested values, and its type; empty: it is seen from
+    the values.
+    """
 
     source: str
     type: FieldType | None = None
@@ -55,7 +57,9 @@ class FieldSource(Config):
 
 
 def named_fields(fields: Any) -> Any:
-    """A list of fields as a mapping from the names that filters use: the last part of `attributes.material`."""
+    """A list of fields as a mapping from the names that filters use: the last part of
+    `attributes.material`.
+    """
     if isinstance(fields, str):
         fields = [fields]
     if not isinstance(fields, (list, tuple)):
@@ -69,7 +73,8 @@ def named_fields(fields: Any) -> Any:
                 else ""
             )
             raise ValueError(
-                f"field {field!r} is not a name{hint}; write fields=[price:float], or a mapping of names to those."
+                f"field {field!r} is not a name{hint}; write fields=[price:float], or a "
+                "mapping of names to those."
             )
         source = field.rpartition(":")[0] or field
         name = source.rpartition(".")[2]
@@ -82,7 +87,8 @@ def named_fields(fields: Any) -> Any:
 
 
 def infer_type(values: Iterable[Any], *, from_text: bool = False) -> FieldType:
-    """The type that all values fit; a value of None counts for none, and lists where they are fewer than what is none.
+    """The type that all values fit; a value of None counts for none, and lists where they are fewer
+    than what is none.
 
     from_text: they are a CSV's, which says no types: what reads as a number everywhere is one.
     """
@@ -104,7 +110,9 @@ def infer_type(values: Iterable[Any], *, from_text: bool = False) -> FieldType:
 
 
 def cast(value: Any, kind: FieldType) -> FieldValue:
-    """A value in the type of its field; None where it is missing. Raises ValueError for one that does not fit."""
+    """A value in the type of its field; None where it is missing. Raises ValueError for one that
+    does not fit.
+    """
     value = _present(value)
     if value is None:
         return None
@@ -119,7 +127,9 @@ def cast(value: Any, kind: FieldType) -> FieldValue:
 def unstorable(
     values: Mapping[str, Any], max_bytes: int | None, max_strings: int | None
 ) -> str:
-    """Why a store cannot keep these values, empty if it can. max_bytes: of a text. max_strings: of a list."""
+    """Why a store cannot keep these values, empty if it can. max_bytes: of a text. max_strings: of
+    a list.
+    """
     for name, value in values.items():
         texts = (
             value
@@ -135,7 +145,10 @@ def unstorable(
         except UnicodeEncodeError as error:  # JSON can say one half of a surrogate pair
             return f"{name} is no Unicode text ({error.reason})"
         if max_bytes is not None and size > max_bytes:
-            return f"{name} has {size:,} bytes, and the store keeps {max_bytes:,}; shorten it, or leave it out"
+            return (
+                f"{name} has {size:,} bytes, and the store keeps {max_bytes:,}; shorten it, "
+                "or leave it out"
+            )
     return ""
 
 

@@ -68,10 +68,12 @@ class ImageTower(nn.Module):
 def build_image_tower(
     config: ImageTowerConfig, preprocess: PreprocessConfig, keep_preprocess: bool
 ) -> tuple[ImageTower, PreprocessConfig, ImageTowerConfig]:
-    """Make the tower, the preprocessing it wants, and its config, by which it can be built again without a hub.
+    """Make the tower, the preprocessing it wants, and its config, by which it can be built again
+    without a hub.
 
-    keep_preprocess: use `preprocess` as given; otherwise pretrained weights bring their own mean, deviation and size.
-    Raises ValueError for an unknown name, or a pooling that the backbone does not offer.
+    keep_preprocess: use `preprocess` as given; otherwise pretrained weights bring their own mean,
+    deviation and size. Raises ValueError for an unknown name, or a pooling that the backbone does
+    not offer.
     """
     return (_from_timm if config.library == "timm" else _from_open_clip)(
         config, preprocess, keep_preprocess
@@ -85,7 +87,8 @@ def _timm_name(config: ImageTowerConfig) -> str:
     architecture, _, tag = config.name.partition(".")
     if not timm.is_model(architecture):
         raise ValueError(
-            f"image.name {config.name!r} is not a timm model; {nearest(architecture, timm.list_models())}"
+            f"image.name {config.name!r} is not a timm model; "
+            f"{nearest(architecture, timm.list_models())}"
         )
     if isinstance(config.pretrained, str):
         tag = config.pretrained
@@ -121,7 +124,8 @@ def _from_timm(
     backbone = _timm_backbone(name, bool(config.pretrained), kwargs)
     if config.pooling == "cls" and not getattr(backbone, "num_prefix_tokens", 0):
         raise ValueError(
-            f"image.pooling 'cls' needs a class token and {config.name} has none; use 'native' or 'mean'."
+            f"image.pooling 'cls' needs a class token and {config.name} has none; use "
+            "'native' or 'mean'."
         )
     width = backbone.num_features
     if (
@@ -145,7 +149,8 @@ def _from_timm(
 def check_timm_weights(config: ImageTowerConfig) -> None:
     """Look whether timm's pretrained weights are there, without fetching them.
 
-    Raises ValueError for an unknown name or tag, and for weights that neither lie here nor can be fetched.
+    Raises ValueError for an unknown name or tag, and for weights that neither lie here nor can be
+    fetched.
     """
     timm = import_timm()
 
@@ -165,7 +170,9 @@ def check_timm_weights(config: ImageTowerConfig) -> None:
 
 
 def _timm_backbone(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
-    """A timm model without its head; raises ValueError unless its weights, where it has some, are whole and fit."""
+    """A timm model without its head; raises ValueError unless its weights, where it has some, are
+    whole and fit.
+    """
     timm = import_timm()
 
     backbone = timm.create_model(name, num_classes=0, **kwargs)
@@ -181,8 +188,8 @@ def _timm_backbone(name: str, pretrained: bool, kwargs: dict[str, Any]) -> Any:
     except (RuntimeError, OSError) as error:
         why = shorten(" ".join(str(error).split()), 300, placeholder=" ...")
         raise ValueError(
-            f"timm's weights of {name} cannot be loaded ({why}); take back image.kwargs that change the architecture, "
-            "make the hub reachable, or set image.pretrained to false."
+            f"timm's weights of {name} cannot be loaded ({why}); take back image.kwargs that "
+            "change the architecture, make the hub reachable, or set image.pretrained to false."
         ) from None
     found = with_head.state_dict()
     wanted = backbone.state_dict()
@@ -215,7 +222,8 @@ def _from_open_clip(
     if config.pooling != "native":
         if config.pooling == "cls" or not hasattr(backbone, "output_tokens"):
             raise ValueError(
-                f"image.pooling {config.pooling!r} is not offered by open_clip's {config.name}; use 'native'."
+                f"image.pooling {config.pooling!r} is not offered by open_clip's "
+                f"{config.name}; use 'native'."
             )
         backbone.output_tokens = True
         width = backbone.ln_post.normalized_shape[0]

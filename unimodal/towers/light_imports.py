@@ -1,10 +1,12 @@
 """Import timm and transformers without what they import and a tower does not use.
 
-torchvision, timm and transformers pull in torch's compiler for a handful of functions and decorators that a tower never
-calls, and transformers pulls in scipy's optimizer for the loss of object detection. Together that is more than half of
-the time that it takes to import them. Here these functions get a stand-in, which imports the real thing when it is
-called; whatever else is asked of the compiler while timm and transformers are imported gives the real one. A submodule
-that a newer version imports cannot be found through a stand-in: then the package is imported in the plain way.
+torchvision, timm and transformers pull in torch's compiler for a handful of functions and
+decorators that a tower never calls, and transformers pulls in scipy's optimizer for the loss of
+object detection. Together that is more than half of the time that it takes to import them. Here
+these functions get a stand-in, which imports the real thing when it is called; whatever else is
+asked of the compiler while timm and transformers are imported gives the real one. A submodule that
+a newer version imports cannot be found through a stand-in: then the package is imported in the
+plain way.
 """
 
 from __future__ import annotations
@@ -36,13 +38,17 @@ _LOCK = (
 
 
 def import_timm() -> Any:
-    """The package timm, which brings torchvision; call it before `import open_clip` too, which brings both."""
+    """The package timm, which brings torchvision; call it before `import open_clip` too, which
+    brings both.
+    """
     _import("timm", modules=_COMPILER)
     return sys.modules["timm"]
 
 
 def import_transformers() -> Any:
-    """The package transformers with what every text tower of it imports, ready for `from transformers import ...`."""
+    """The package transformers with what every text tower of it imports, ready for `from
+    transformers import ...`.
+    """
     _import(
         "transformers.modeling_layers",
         "transformers.masking_utils",
@@ -52,7 +58,9 @@ def import_transformers() -> Any:
 
 
 def _import(*names: str, modules: dict[str, tuple[str, ...]]) -> None:
-    """Import packages while stand-ins stand for `modules`, and without them what that cannot import."""
+    """Import packages while stand-ins stand for `modules`, and without them what that cannot
+    import.
+    """
     with _LOCK:
         with suppress(ImportError), _later(modules):
             for name in names:
@@ -63,7 +71,9 @@ def _import(*names: str, modules: dict[str, tuple[str, ...]]) -> None:
 
 
 class _StandIn(ModuleType):
-    """Stands for a module that is imported when one of these functions is called, or anything else is asked of it."""
+    """Stands for a module that is imported when one of these functions is called, or anything else
+    is asked of it.
+    """
 
     def __init__(self, name: str, functions: tuple[str, ...]) -> None:
         super().__init__(name)
@@ -85,7 +95,9 @@ class _StandIn(ModuleType):
 
 @contextmanager
 def _later(modules: dict[str, tuple[str, ...]]) -> Iterator[None]:
-    """Within, `from module import function` does not import the module, and `torch.compiler.disable` no compiler."""
+    """Within, `from module import function` does not import the module, and
+    `torch.compiler.disable` no compiler.
+    """
     import torch
 
     stand_ins = {

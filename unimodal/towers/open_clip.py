@@ -1,8 +1,9 @@
 """open_clip's models, from which the two towers take their halves.
 
-A model is one of open_clip's own architectures by its name, or lies in a folder ("local-dir:FOLDER") or at the hub
-("hf-hub:OWNER/NAME"). The architecture of the latter, and of text towers that transformers makes, is spelt out in the
-tower's `kwargs` once it is known, so that a model directory needs neither the folder nor the hub.
+A model is one of open_clip's own architectures by its name, or lies in a folder
+("local-dir:FOLDER") or at the hub ("hf-hub:OWNER/NAME"). The architecture of the latter, and of
+text towers that transformers makes, is spelt out in the tower's `kwargs` once it is known, so that
+a model directory needs neither the folder nor the hub.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ def open_clip_settings(name: str) -> dict[str, Any]:
 
     name: one of open_clip's architectures, "hf-hub:OWNER/NAME" or "local-dir:FOLDER".
 
-    Raises ValueError for an unknown name, a folder without open_clip_config.json, or a hub that does not answer.
+    Raises ValueError for an unknown name, a folder without open_clip_config.json, or a hub that
+    does not answer.
     """
     import_timm()
     import open_clip
@@ -97,7 +99,8 @@ def open_clip_settings(name: str) -> dict[str, Any]:
     missing = {"embed_dim", "vision_cfg", "text_cfg"} - settings.keys()
     if missing:
         raise ValueError(
-            f"{name!r} has an open_clip_config.json without {', '.join(sorted(missing))}; copy it again."
+            f"{name!r} has an open_clip_config.json without "
+            f"{', '.join(sorted(missing))}; copy it again."
         )
     return settings
 
@@ -117,7 +120,8 @@ def open_clip_model(
 
     Returns the model, with `embed_dim` set on it, and the kwargs by which the tower is built again.
 
-    Raises ValueError for an unknown name or tag, and for weights that are not there, not whole or not finite.
+    Raises ValueError for an unknown name or tag, and for weights that are not there, not whole or
+    not finite.
     """
     import_timm()
     import open_clip
@@ -134,7 +138,8 @@ def open_clip_model(
     if pretrained is True and not has_schema(name):
         tags = open_clip.list_pretrained_tags_by_model(name)
         raise ValueError(
-            f"open_clip weights have tags; set pretrained to one of {name}'s: {', '.join(tags) or 'none'}."
+            f"open_clip weights have tags; set pretrained to one of {name}'s: "
+            f"{', '.join(tags) or 'none'}."
         )
 
     with _only_errors(
@@ -150,7 +155,8 @@ def open_clip_model(
                     load_weights=bool(pretrained),
                     require_pretrained=bool(pretrained),
                     force_custom_text=True,
-                    pretrained_text=False,  # a transformers tower's own weights: not asked for, or overwritten at once
+                    # a transformers tower's own weights: not asked for, or overwritten at once
+                    pretrained_text=False,
                     **kwargs,
                 )
         except _UNREADABLE as error:
@@ -166,7 +172,9 @@ def open_clip_model(
 
 
 def _from_settings(settings: Mapping[str, Any], kind: Literal["image", "text"]) -> Any:
-    """A model of random weights, by way of a folder as open_clip reads one: it has no other way without a name."""
+    """A model of random weights, by way of a folder as open_clip reads one: it has no other way
+    without a name.
+    """
     import_timm()
     import open_clip
 

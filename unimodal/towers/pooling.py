@@ -30,7 +30,9 @@ def last_pool(tokens: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class AttentionPool(nn.Module):
-    """One learned query attends to the tokens (Set Transformer's PMA, Lee et al., 2019; the MAP head of SigLIP)."""
+    """One learned query attends to the tokens (Set Transformer's PMA, Lee et al., 2019; the MAP
+    head of SigLIP).
+    """
 
     def __init__(self, width: int, num_heads: int | None = None) -> None:
         super().__init__()

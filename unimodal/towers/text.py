@@ -72,7 +72,8 @@ class TextTower(nn.Module):
 
 
 def build_text_tower(config: TextTowerConfig) -> tuple[TextTower, TextTowerConfig]:
-    """Make the tower, and its config with the architecture spelt out, so that it can be built again without a hub.
+    """Make the tower, and its config with the architecture spelt out, so that it can be built again
+    without a hub.
 
     Raises ValueError for an unknown name, or a pooling that the backbone does not offer.
     """
@@ -88,21 +89,25 @@ def _from_transformers(config: TextTowerConfig) -> tuple[TextTower, TextTowerCon
 
     if config.pooling == "native":
         raise ValueError(
-            "text.pooling 'native' is for open_clip towers; use 'mean', 'cls', 'last' or 'attention'."
+            "text.pooling 'native' is for open_clip towers; use 'mean', 'cls', 'last' "
+            "or 'attention'."
         )
 
     if config.name in CONFIG_MAPPING and not Path(config.name).is_dir():
         if config.pretrained:
             raise ValueError(
-                f"text.name {config.name!r} is a model type without weights; give a hub id or a folder."
+                f"text.name {config.name!r} is a model type without weights; give a hub "
+                "id or a folder."
             )
         settings = AutoConfig.for_model(config.name, **config.kwargs)
     else:
         settings = read_settings(config.name, config.kwargs)
-    # The config of a T5 encoder that was saved alone says False, and transformers makes both halves of it all the same.
+    # The config of a T5 encoder that was saved alone says False, and transformers makes both halves
+    # of it all the same.
     if settings.is_encoder_decoder or hasattr(settings, "num_decoder_layers"):
         raise ValueError(
-            f"text.name {config.name!r} is an encoder-decoder, which is not supported; use an encoder."
+            f"text.name {config.name!r} is an encoder-decoder, which is not supported; "
+            "use an encoder."
         )
 
     backbone = (
@@ -116,7 +121,8 @@ def _from_transformers(config: TextTowerConfig) -> tuple[TextTower, TextTowerCon
     positions = _num_positions(backbone)
     if positions is not None and config.max_length > positions:
         raise ValueError(
-            f"text.max_length {config.max_length} is over {config.name}'s {positions} positions; lower it."
+            f"text.max_length {config.max_length} is over {config.name}'s {positions} "
+            "positions; lower it."
         )
     spelt_out = {
         key: value
@@ -154,8 +160,8 @@ def read_settings(name: str, kwargs: Mapping[str, Any]) -> Any:
 
     Returns the transformers configuration.
 
-    Raises ValueError if there is none, or if the model is made by code that this does not have: transformers would
-    build something else of the same name, and its vectors would be others.
+    Raises ValueError if there is none, or if the model is made by code that this does not have:
+    transformers would build something else of the same name, and its vectors would be others.
     """
     import_transformers()
     from transformers import AutoConfig, PreTrainedConfig, __version__
@@ -173,27 +179,28 @@ def read_settings(name: str, kwargs: Mapping[str, Any]) -> Any:
         )
     if not values:
         raise ValueError(
-            f"{name} has no config.json that says what model it is; give the folder of a text encoder."
+            f"{name} has no config.json that says what model it is; give the folder of a "
+            "text encoder."
         )
 
     code = values.get("auto_map") or {}
     if "AutoConfig" in code or "AutoModel" in code:
         raise ValueError(
-            f"{name} is a model of its own code ({code.get('AutoModel') or code['AutoConfig']} in config.json's "
-            "auto_map), which is not run here, and other code would give other vectors; use a model of an "
-            "architecture that transformers itself has."
+            f"{name} is a model of its own code ({code.get('AutoModel') or code['AutoConfig']} "
+            "in config.json's auto_map), which is not run here, and other code would give other "
+            "vectors; use a model of an architecture that transformers itself has."
         )
 
     kind = values.get("model_type")
     if kind is None:
         raise ValueError(
-            f"{name} has a config.json without model_type, so its architecture is not known; give the folder of a text "
-            "encoder, or copy it again."
+            f"{name} has a config.json without model_type, so its architecture is not known; "
+            "give the folder of a text encoder, or copy it again."
         )
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         raise ValueError(
-            f"{name} has model_type {kind!r}, which is not an architecture that transformers {__version__} knows; "
-            f"{nearest(str(kind), list(CONFIG_MAPPING))}"
+            f"{name} has model_type {kind!r}, which is not an architecture that transformers "
+            f"{__version__} knows; {nearest(str(kind), list(CONFIG_MAPPING))}"
         )
 
     try:
@@ -224,7 +231,8 @@ def _read_backbone(name: str, settings: Any) -> Any:
         AttributeError,
     ) as error:  # of a value in config.json that it does not check
         raise ValueError(
-            f"transformers cannot build what config.json of {name} says ({error!r:.200}); copy the file again."
+            f"transformers cannot build what config.json of {name} says "
+            f"({error!r:.200}); copy the file again."
         ) from None
 
     missing = {key for key in found["missing_keys"] if not key.startswith("pooler.")}
@@ -253,8 +261,9 @@ def _quiet() -> Iterator[None]:
 def _is_part_of(key: str, backbone: Any) -> bool:
     """Whether a tensor that a backbone has no place for belongs to what it computes.
 
-    A head beside the backbone (of masked words, of classes) and the pooler are not used, and tables of positions are
-    computed; a tensor inside one of the backbone's own modules means that the module is another.
+    A head beside the backbone (of masked words, of classes) and the pooler are not used, and tables
+    of positions are computed; a tensor inside one of the backbone's own modules means that the
+    module is another.
     """
     first = key.removeprefix(f"{backbone.base_model_prefix}.").partition(".")[0]
     modules = {name for name, _ in backbone.named_children()} - {"pooler"}
@@ -284,8 +293,9 @@ def _from_open_clip(config: TextTowerConfig) -> tuple[TextTower, TextTowerConfig
         config.name, config.pretrained, config.kwargs, "text"
     )
     backbone: Any = model.text
-    # Its attention mask has one size, and towers without one (SigLIP) were trained with the padding in sight.
-    # A transformers tower inside open_clip takes any length: the tokenizer's is what it was trained at.
+    # Its attention mask has one size, and towers without one (SigLIP) were trained with the padding
+    # in sight. A transformers tower inside open_clip takes any length: the tokenizer's is what it
+    # was trained at.
     length = (
         backbone.context_length
         if hasattr(backbone, "positional_embedding")
@@ -305,7 +315,8 @@ def _from_open_clip(config: TextTowerConfig) -> tuple[TextTower, TextTowerConfig
     if config.pooling != "native":
         if not hasattr(backbone, "token_embedding"):
             raise ValueError(
-                f"text.pooling {config.pooling!r} is not offered by open_clip's {config.name}; use 'native'."
+                f"text.pooling {config.pooling!r} is not offered by open_clip's "
+                f"{config.name}; use 'native'."
             )
         backbone.output_tokens = True
         width = backbone.width

@@ -1,7 +1,7 @@
 """The report as one HTML file that needs nothing else: no network, no server, no library.
 
-All that comes from data is escaped. A content security policy allows the page's own style and script by their hashes,
-pictures that lie in it, and nothing from anywhere.
+All that comes from data is escaped. A content security policy allows the page's own style and
+script by their hashes, pictures that lie in it, and nothing from anywhere.
 """
 
 from __future__ import annotations
@@ -52,31 +52,54 @@ BALANCES = {
     "harmonic_mean": "balance (harmonic mean)",
 }
 SCORES_SAID = (
-    "Each score stands with half of its 95 % interval, beside chance and, where both sides are words, BM25. In the "
-    "drawing a dot is a model with its interval, the tick is chance, the diamond BM25."
+    "Each score stands with half of its 95 % interval, beside chance and, where both sides are "
+    "words, BM25. In the drawing a dot is a model with its interval, the tick is chance, the "
+    "diamond BM25."
 )
-NOTES_SAID = "Why a score is undefined (it is left out of means), and what of a task's data is missing."
+NOTES_SAID = (
+    "Why a score is undefined (it is left out of means), and what of a task's data is "
+    "missing."
+)
 COMPARED_SAID = (
-    "The same queries asked of both: how much better the second is, and how often chance alone would make the models "
-    "differ as much (p). Every test stands alone: of twenty between equals one is below 0.05."
+    "The same queries asked of both: how much better the second is, and how often chance alone "
+    "would make the models differ as much (p). Every test stands alone: of twenty between "
+    "equals one is below 0.05."
 )
-PUBLISHED_SAID = "What others published of the same task in the same metric. Definitions are never mixed in a column."
-DIMS_SAID = "The first dimensions of each vector, normalised again: what a smaller index would score."
+PUBLISHED_SAID = (
+    "What others published of the same task in the same metric. Definitions are never mixed "
+    "in a column."
+)
+DIMS_SAID = (
+    "The first dimensions of each vector, normalised again: what a smaller index would "
+    "score."
+)
 VARIANTS_SAID = (
-    "What was done stands above each column, and beside each score the difference that it makes to the same queries. "
-    "The plain score is of all queries."
+    "What was done stands above each column, and beside each score the difference that it makes "
+    "to the same queries. The plain score is of all queries."
 )
-MAP_SAID = "Texts and pictures in two dimensions. Point at one to read or see it, and what belongs to it."
-CLUSTERS_SAID = "Documents in groups that the model made by itself, named by the words that set them apart."
+MAP_SAID = (
+    "Texts and pictures in two dimensions. Point at one to read or see it, and what belongs "
+    "to it."
+)
+CLUSTERS_SAID = (
+    "Documents in groups that the model made by itself, named by the words that set them "
+    "apart."
+)
 DUPLICATES_SAID = (
     "Documents so close to another that a ranking tells them apart by luck alone."
 )
-OVERLAP_SAID = "Texts and pictures of the suite that also stand in the training data, and examples of them."
-FAILURES_SAID = "The queries that went worst in each task: what was asked, what was right, and what came first."
+OVERLAP_SAID = (
+    "Texts and pictures of the suite that also stand in the training data, and examples of "
+    "them."
+)
+FAILURES_SAID = (
+    "The queries that went worst in each task: what was asked, what was right, and what "
+    "came first."
+)
 FOOTER = (
-    "hit_rate_at_k: share of queries with a relevant document among the first k (R@k in papers on CLIP). recall_at_k: "
-    "share of the relevant documents among the first k. Intervals are Wilson's for shares of queries, else "
-    "bootstrapped over queries."
+    "hit_rate_at_k: share of queries with a relevant document among the first k (R@k in papers "
+    "on CLIP). recall_at_k: share of the relevant documents among the first k. Intervals are "
+    "Wilson's for shares of queries, else bootstrapped over queries."
 )
 
 
@@ -114,7 +137,8 @@ def write_report(
     models: by the name that the page calls them.
     overlaps: what of the suite stands in the training data; from `eval.analysis.contamination`.
     comparisons: of each other model with the first; from `eval.scoring.statistics.compare`.
-    max_pictures: thumbnails in the page, of some 4 kB each: a third in maps, the others first where it fails.
+    max_pictures: thumbnails in the page, of some 4 kB each: a third in maps, the others first where
+        it fails.
     """
     names = list(models)
     rows = {name: report.all_rows for name, report in models.items()}
@@ -161,8 +185,8 @@ def write_report(
     style = _asset("style.css")
     script = _asset("script.js")
     policy = (
-        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src "
+        f"'{_hash(script)}'; base-uri 'none'; form-action 'none'"
     )
     links = "".join(f'<a href="#{key}">{escape(name)}</a>' for key, name, _, _ in shown)
     html = f"""<!doctype html>

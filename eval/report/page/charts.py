@@ -1,4 +1,6 @@
-"""Drawings of the page, as SVG without a library: a score between chance and 1, and a curve over dimensions."""
+"""Drawings of the page, as SVG without a library: a score between chance and 1, and a curve over
+dimensions.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ COLOURS = 6  # classes m0 ... m5 of the style sheet; more models start again
 
 
 def score_plot(cells: Mapping[str, Row], models: Sequence[str]) -> str:
-    """One line from 0 to 1: a tick for chance, a diamond for BM25, a dot with its interval for each model."""
+    """One line from 0 to 1: a tick for chance, a diamond for BM25, a dot with its interval for each
+    model.
+    """
     width = 168
     height = 8 + 8 * len(models)
     lowest = 0.0
@@ -30,7 +34,8 @@ def score_plot(cells: Mapping[str, Row], models: Sequence[str]) -> str:
     ]
     if known.chance is not None:
         parts.append(
-            f'<line class="chance" x1="{x(known.chance)}" x2="{x(known.chance)}" y1="1" y2="{height - 1}"/>'
+            f'<line class="chance" x1="{x(known.chance)}" x2="{x(known.chance)}" y1="1" '
+            f'y2="{height - 1}"/>'
         )
     if known.baseline is not None:
         parts.append(
@@ -44,7 +49,8 @@ def score_plot(cells: Mapping[str, Row], models: Sequence[str]) -> str:
         colour = f"m{place % COLOURS}"
         if row.low is not None and row.high is not None:
             parts.append(
-                f'<line class="interval {colour}" x1="{x(row.low)}" x2="{x(row.high)}" y1="{y}" y2="{y}"/>'
+                f'<line class="interval {colour}" x1="{x(row.low)}" x2="{x(row.high)}" '
+                f'y1="{y}" y2="{y}"/>'
             )
         parts.append(
             f'<circle class="dot {colour}" cx="{x(row.value)}" cy="{y}" r="3.5"/>'
@@ -56,7 +62,8 @@ def score_plot(cells: Mapping[str, Row], models: Sequence[str]) -> str:
 
 
 def dims_curve(title: str, curves: Mapping[str, Mapping[int, float]]) -> str:
-    """A score over the number of dimensions that are kept, on a logarithmic axis; a line for each model.
+    """A score over the number of dimensions that are kept, on a logarithmic axis; a line for each
+    model.
 
     curves: model -> dimensions -> score.
     """
@@ -111,8 +118,8 @@ def _svg(
     width: float, height: float, label: str, parts: Sequence[str], name: str
 ) -> str:
     return (
-        f'<svg class="{name}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" '
-        f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
+        f'<svg class="{name}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
     )
 
 

@@ -1,4 +1,6 @@
-"""What went worst, task by task: the query, what it should have found, and what it found instead."""
+"""What went worst, task by task: the query, what it should have found, and what it
+found instead.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ MAX_SHOWN = 6  # of a task: queries of all models together
 def failure_sections(
     results: Mapping[str, Sequence[TaskResult]], thumbnails: Thumbnails
 ) -> str:
-    """A section that opens for each task, with its worst queries or pairs by each model; "" if nothing went wrong."""
+    """A section that opens for each task, with its worst queries or pairs by each model; "" if
+    nothing went wrong.
+    """
     tasks = dict.fromkeys(result.name for found in results.values() for result in found)
     count = max(2, MAX_SHOWN // max(1, len(results)))
     parts: list[str] = []
@@ -44,7 +48,8 @@ def failure_sections(
             opened = " open" if not parts else ""
             body = "".join(inside)
             parts.append(
-                f"<details{opened}><summary>{task_html(task)}</summary><div class=inside>{body}</div></details>"
+                f"<details{opened}><summary>{task_html(task)}</summary><div "
+                f"class=inside>{body}</div></details>"
             )
     return "".join(parts)
 
@@ -64,10 +69,11 @@ def _query_html(worst: WorstQuery, thumbnails: Thumbnails) -> str:
     right = "".join(_found_html(one, thumbnails) for one in worst.relevant)
     found = "".join(_found_html(one, thumbnails) for one in worst.found)
     return (
-        f'<article class="failure"><div class="asked"><h4>asked</h4>{input_html(worst.query, thumbnails)}'
-        f'<p class="quiet">right answer at rank {worst.rank:,}{value}</p></div>'
-        f'<div class="right-answers"><h4>should have found</h4><ul>{right}</ul></div>'
-        f'<div class="found"><h4>found</h4><ul>{found}</ul></div></article>'
+        '<article class="failure"><div '
+        f'class="asked"><h4>asked</h4>{input_html(worst.query, thumbnails)}<p '
+        f'class="quiet">right answer at rank {worst.rank:,}{value}</p></div><div '
+        f'class="right-answers"><h4>should have found</h4><ul>{right}</ul></div><div '
+        f'class="found"><h4>found</h4><ul>{found}</ul></div></article>'
     )
 
 
@@ -105,4 +111,7 @@ def _pairs_html(pairs: Sequence[WorstPair]) -> str:
 
 def _place_html(pair: WorstPair) -> str:
     direction = "too close" if pair.place > pair.human_place else "too far apart"
-    return f"{direction}: more alike than {pair.place:.0%} of the pairs, for people than {pair.human_place:.0%}"
+    return (
+        f"{direction}: more alike than {pair.place:.0%} of the pairs, for people than "
+        f"{pair.human_place:.0%}"
+    )

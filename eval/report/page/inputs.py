@@ -1,4 +1,6 @@
-"""Texts and pictures of a task as HTML: texts escaped and cut, pictures as small JPEGs inside the page."""
+"""Texts and pictures of a task as HTML: texts escaped and cut, pictures as small JPEGs inside the
+page.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ MAX_TEXT = 600  # characters
 
 
 class Thumbnails:
-    """Pictures as data URIs, each made once, and no more than `limit` of them: the page is to stay small."""
+    """Pictures as data URIs, each made once, and no more than `limit` of them: the page is to stay
+    small.
+    """
 
     def __init__(self, limit: int = 400) -> None:
         self.limit = limit

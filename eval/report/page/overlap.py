@@ -13,7 +13,9 @@ MAX_EXAMPLES = 12  # of all tasks together
 
 
 def overlap_tables(overlaps: Sequence[TaskOverlap]) -> str:
-    """Shares of the queries and documents that were seen, by task, then some of them; "" if nothing was looked for."""
+    """Shares of the queries and documents that were seen, by task, then some of them; "" if nothing
+    was looked for.
+    """
     if not overlaps:
         return ""
     rows = [
@@ -48,4 +50,7 @@ def _share(seen: int, of: int) -> str:
     if not of:
         return number_cell(None)
     share = seen / of
-    return f'<td class="number" data-value="{share:.6g}">{share:.1%} <span class="half">{seen:,} of {of:,}</span></td>'
+    return (
+        f'<td class="number" data-value="{share:.6g}">{share:.1%} <span '
+        f'class="half">{seen:,} of {of:,}</span></td>'
+    )

@@ -1,4 +1,6 @@
-"""The space to be looked at: a map of texts and pictures, clusters by what they are about, near-duplicates."""
+"""The space to be looked at: a map of texts and pictures, clusters by what they are about,
+near-duplicates.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ MAX_MEMBERS = 5  # shown of a task
 def map_figures(
     maps: Sequence[SpaceMap], results: Sequence[TaskResult], thumbnails: Thumbnails
 ) -> str:
-    """A drawing of each map, a dot a text and a square a picture; whoever points at one reads it and sees its mates."""
+    """A drawing of each map, a dot a text and a square a picture; whoever points at one reads it
+    and sees its mates.
+    """
     by_name = {result.name.removesuffix("/text->image"): result for result in results}
     return "".join(
         _map_figure(one, by_name[one.task], thumbnails) for one in maps if one.points
@@ -39,7 +43,9 @@ def map_figures(
 def cluster_sections(
     clusters: Sequence[Clusters], results: Sequence[TaskResult], thumbnails: Thumbnails
 ) -> str:
-    """What the documents of each task are about: each cluster's words and share, and what stands in its middle."""
+    """What the documents of each task are about: each cluster's words and share, and what stands in
+    its middle.
+    """
     by_name = {result.name: result for result in results}
     parts = []
     for place, (tasks, one) in enumerate(
@@ -47,9 +53,10 @@ def cluster_sections(
     ):
         documents = _documents(by_name[one.task])
         cards = "".join(
-            f'<article class="cluster"><h4>{escape(", ".join(cluster.words) or "no words of its own")}</h4>'
-            f'<p class="quiet">{cluster.share:.1%} of the documents</p>'
-            f'<ul class="items">{_items([documents[at] for at in cluster.typical], thumbnails)}</ul></article>'
+            "<article "
+            f'class="cluster"><h4>{escape(", ".join(cluster.words) or "no words of its own")}</h4>'
+            f'<p class="quiet">{cluster.share:.1%} of the documents</p><ul '
+            f'class="items">{_items([documents[at] for at in cluster.typical], thumbnails)}</ul></article>'
             for cluster in one.clusters[:MAX_CLUSTERS]
         )
         more = len(one.clusters) - MAX_CLUSTERS
@@ -67,7 +74,9 @@ def duplicate_sections(
     results: Sequence[TaskResult],
     thumbnails: Thumbnails,
 ) -> str:
-    """Documents that the model can hardly tell apart, the largest groups of each task; "" if no task has any."""
+    """Documents that the model can hardly tell apart, the largest groups of each task; "" if no
+    task has any.
+    """
     by_name = {result.name: result for result in results}
     parts = []
     for tasks, one in _alike([(one.task, one.groups, one) for one in duplicates]):
@@ -78,7 +87,10 @@ def duplicate_sections(
             for group in one.groups[:MAX_GROUPS]
         )
         if groups:
-            share = f'<span class="direction">{one.share:.1%} have another at a cosine of {one.threshold:g} or more</span>'
+            share = (
+                f'<span class="direction">{one.share:.1%} have another at a cosine of '
+                f"{one.threshold:g} or more</span>"
+            )
             parts.append(
                 _opening(
                     f"{tasks} {share}",
@@ -132,7 +144,10 @@ def _map_figure(drawn: SpaceMap, result: TaskResult, thumbnails: Thumbnails) -> 
         if drawn.explained is None
         else f"; the axes hold {sum(drawn.explained):.0%} of the variance"
     )
-    said = f"map of {counts['text']} texts and {counts['image']} pictures; arrow keys go from one to the next"
+    said = (
+        f"map of {counts['text']} texts and {counts['image']} pictures; arrow keys go from "
+        "one to the next"
+    )
     method = (
         f"{escape(drawn.method.upper())}{axes}; lines lead to what belongs together"
     )
@@ -153,7 +168,9 @@ def _points_json(
     places: Sequence[tuple[float, float]],
     thumbnails: Thumbnails,
 ) -> str:
-    """[[x, y, 0 text or 1 picture, label, thumbnail, [numbers of the points that belong to it]], ...]"""
+    """[[x, y, 0 text or 1 picture, label, thumbnail, [numbers of the points that belong to it]],
+    ...]
+    """
     assert isinstance(result.data, RetrievalData)
     numbers = {
         (point.modality, point.index): number
@@ -210,7 +227,10 @@ def _thumbnail(one: Input, thumbnails: Thumbnails) -> str:
 
 
 def _toggle(kind: str, name: str, count: int) -> str:
-    return f'<button type="button" class="{kind}" data-kind="{kind}" aria-pressed="true">{count:,} {name}</button>'
+    return (
+        f'<button type="button" class="{kind}" data-kind="{kind}" '
+        f'aria-pressed="true">{count:,} {name}</button>'
+    )
 
 
 def _documents(result: TaskResult) -> Sequence[Input]:
@@ -224,4 +244,7 @@ def _items(inputs: Iterable[Input], thumbnails: Thumbnails) -> str:
 
 def _opening(summary: str, body: str, *, is_open: bool) -> str:
     opened = " open" if is_open else ""
-    return f'<details{opened}><summary>{summary}</summary><div class="inside">{body}</div></details>'
+    return (
+        f"<details{opened}><summary>{summary}</summary><div "
+        f'class="inside">{body}</div></details>'
+    )

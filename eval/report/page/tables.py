@@ -1,4 +1,6 @@
-"""The tables of the page: scores beside published ones, languages, variants. Each can be sorted by any column."""
+"""The tables of the page: scores beside published ones, languages, variants. Each can be sorted by
+any column.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ Variants = Mapping[str, Mapping[tuple[str, str, str], Row]]
 Changes = Mapping[str, Mapping[tuple[str, str, str], float]]
 MAX_PUBLISHED = 14  # models beside ours in one table, the best ones
 MEANINGS = {
-    "hit_rate": "share of queries with a relevant document among the first k; papers on CLIP call it R@k",
+    "hit_rate": "share of queries with a relevant document among the first k; papers on CLIP call "
+    "it R@k",
     "recall": "share of the relevant documents that are among the first k",
     "ndcg": "normalised discounted cumulative gain of the first k; 1 is the best order",
     "mrr": "mean of 1 / rank of the first relevant document",
@@ -56,7 +59,9 @@ def score_tables(
     halves: Mapping[str, str],
     comparisons: Comparisons,
 ) -> str:
-    """A table for each half of the space, a row for each task and metric; languages have tables of their own."""
+    """A table for each half of the space, a row for each task and metric; languages have tables of
+    their own.
+    """
     sheets = languages_of(lines).values()
     elsewhere = {
         line
@@ -80,7 +85,9 @@ def score_tables(
 
 
 def comparison_tables(comparisons: Comparisons, lines: Lines, first: str) -> str:
-    """The differences of the other models to the first, of the lines, with interval and p value; "" without any."""
+    """The differences of the other models to the first, of the lines, with interval and p value; ""
+    without any.
+    """
     parts = []
     for name, compared in comparisons.items():
         rows = [
@@ -99,7 +106,9 @@ def comparison_tables(comparisons: Comparisons, lines: Lines, first: str) -> str
 
 
 def published_tables(lines: Lines, models: Sequence[str]) -> str:
-    """For each task that others published scores of, theirs beside ours, in the same metrics; "" without any."""
+    """For each task that others published scores of, theirs beside ours, in the same metrics; ""
+    without any.
+    """
     tasks: dict[str, dict[str, list[PublishedScore]]] = {}
     for task, metric in lines:
         if found := published_scores(task, metric):
@@ -121,7 +130,9 @@ def language_tables(lines: Lines, models: Sequence[str]) -> str:
 def curves(
     variants: Variants, lines: Lines, models: Sequence[str], num_dims: Mapping[str, int]
 ) -> str:
-    """A curve for each task's first metric that was scored in fewer dimensions. num_dims: model -> all that it has."""
+    """A curve for each task's first metric that was scored in fewer dimensions. num_dims: model ->
+    all that it has.
+    """
     main = main_metrics(lines)
     found: dict[Line, dict[str, dict[int, float]]] = {}
     for variant, cells in variants.items():
@@ -143,7 +154,8 @@ def curves(
                 curve[num_dims[model]] = whole
     return "".join(
         f"<figure>{dims_curve(f'{task}, {metric}, by dimensions', by_model)}"
-        f"<figcaption>{task_html(task)} {metric_html(metric)}{_enough(by_model, models)}</figcaption></figure>"
+        f"<figcaption>{task_html(task)} "
+        f"{metric_html(metric)}{_enough(by_model, models)}</figcaption></figure>"
         for (task, metric), by_model in found.items()
     )
 
@@ -151,7 +163,9 @@ def curves(
 def variant_tables(
     variants: Variants, changes: Changes, lines: Lines, models: Sequence[str]
 ) -> str:
-    """Whatever was done to vectors or inputs, beside the plain score, with the difference it makes (`changes_of`)."""
+    """Whatever was done to vectors or inputs, beside the plain score, with the difference it makes
+    (`changes_of`).
+    """
     return "".join(
         _variant_table(names, variants, changes, lines, models)
         for names in variant_groups(variants)
@@ -178,7 +192,10 @@ def number_cell(
 ) -> str:
     """A cell that sorts by its value. shown: HTML instead of the number; extra: behind it."""
     key = "" if value is None else f' data-value="{value:.6g}"'
-    return f'<td class="number {classes}"{key}>{shown or ("–" if value is None else number(value))}{extra}</td>'
+    return (
+        '<td class="number '
+        f'{classes}"{key}>{shown or ("–" if value is None else number(value))}{extra}</td>'
+    )
 
 
 def task_html(task: str) -> str:
@@ -385,7 +402,9 @@ def _variant_table(
 
 
 def _empty_cell(row: Row | None) -> str:
-    """Of what was not measured, or is undefined: why, for those who point at it (and below the table, for all)."""
+    """Of what was not measured, or is undefined: why, for those who point at it (and below the
+    table, for all).
+    """
     if row is None or not row.is_undefined:
         return number_cell(None)
     return number_cell(

@@ -1,4 +1,6 @@
-"""Compressed vectors score what brute force gives them, and their codes are those of sentence-transformers."""
+"""Compressed vectors score what brute force gives them, and their codes are those of
+sentence-transformers.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def documents() -> Vectors:
 
 @pytest.fixture
 def retrieval(documents: Vectors) -> TaskResult:
-    """Thirty queries near a document each, with a second relevant document; the first three do not search one."""
+    """Thirty queries near a document each, with a second relevant document; the first three do not
+    search one.
+    """
     rng = np.random.default_rng(1)
     queries = unit(documents[:30] + 0.25 * rng.standard_normal((30, DIM)))
     relevant = [[number, number + 40] for number in range(30)]

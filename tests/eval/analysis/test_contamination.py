@@ -1,4 +1,6 @@
-"""What was planted in the training shards is found and nothing else; scores without it are those of the rest."""
+"""What was planted in the training shards is found and nothing else; scores without it are those of
+the rest.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ from unimodal.config import parse_config
 from unimodal.shards.config import PackConfig, StorageConfig
 from unimodal.shards.write import pack
 
-LONG = "the quick brown fox jumps over the lazy dog while twenty small birds sing in tall old trees near the river"
+LONG = (
+    "the quick brown fox jumps over the lazy dog while twenty small birds sing in tall old "
+    "trees near the river"
+)
 
 
 def jpeg(seed: int, size: tuple[int, int] = (160, 120), quality: int = 90) -> bytes:
@@ -45,7 +50,9 @@ def jpeg(seed: int, size: tuple[int, int] = (160, 120), quality: int = 90) -> by
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Callable[[list[str], list[tuple[bytes, str]]], Path]:
-    """A function from documents, and from pictures with captions, to a folder of training shards."""
+    """A function from documents, and from pictures with captions, to a folder of
+    training shards.
+    """
 
     def make(documents: list[str], pictures: list[tuple[bytes, str]]) -> Path:
         (tmp_path / "train").mkdir()

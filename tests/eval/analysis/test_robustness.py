@@ -1,4 +1,6 @@
-"""Changed queries are changed as said, the same way every time, and scored against documents that stay."""
+"""Changed queries are changed as said, the same way every time, and scored against documents that
+stay.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def picture(seed: int = 0, size: tuple[int, int] = (320, 240)) -> bytes:
 
 
 class Words:
-    """Embeds a text as the bag of its words, with the prompt as one of them, and a picture as its mean colour."""
+    """Embeds a text as the bag of its words, with the prompt as one of them, and a picture as its
+    mean colour.
+    """
 
     modalities = frozenset({"text", "image"})
     prompts: Mapping[str, str] = {"query": "ask", "document": "tell"}
@@ -346,7 +350,8 @@ def test_gains_and_documents_that_are_not_searched_stay_with_their_query() -> No
         "graded", "text", data, [], {"ndcg_at_10": np.ones(3)}, queries, documents
     )
     score, _ = robustness(result, store, ["paraphrase"])
-    # "red sofa" finds the one of gain 1 before that of gain 3; "large lamp" does not search the one that says so.
+    # "red sofa" finds the one of gain 1 before that of gain 3; "large lamp" does not search the one
+    # that says so.
     best = 3 + 1 / np.log2(3)
     assert score.value == pytest.approx(((1 + 3 / np.log2(3)) / best + 1) / 2)
 

@@ -26,7 +26,9 @@ def unit(vectors: npt.NDArray[Any]) -> Vectors:
 def space_with_gap(
     matches: list[list[int]], num_pictures: int, gap: float = 3.0
 ) -> list[TaskResult]:
-    """Both directions of a task: a text lies near its pictures, but for a step that all texts take aside."""
+    """Both directions of a task: a text lies near its pictures, but for a step that all texts take
+    aside.
+    """
     rng = np.random.default_rng(0)
     pictures = rng.standard_normal((num_pictures, 8))
     texts = np.stack(
@@ -151,7 +153,9 @@ def test_a_sample_of_a_large_space_comes_near_the_whole(
 def naive_mixture(
     pool: Vectors, first: int, relevant: list[set[int]], num_texts: int
 ) -> tuple[float, float]:
-    """nDCG at 10 and the share of pictures in the top 10, each item of `relevant` asking without itself."""
+    """nDCG at 10 and the share of pictures in the top 10, each item of `relevant` asking without
+    itself.
+    """
     ndcg = []
     share = []
     for own, wanted in enumerate(relevant, start=first):

@@ -1,4 +1,6 @@
-"""The map is that of principal components, shows texts beside their pictures, and is the same at each look."""
+"""The map is that of principal components, shows texts beside their pictures, and is the same at
+each look.
+"""
 
 from __future__ import annotations
 

@@ -239,7 +239,8 @@ def test_what_is_lost_counts_as_not_found_and_is_said(tmp_path: Path) -> None:
     assert data.notes == (
         "1 judgements are there twice and count once",
         "1 judged queries are not among the queries and are left out (first 'q9')",
-        "2 relevant documents (of 2 queries) are not in the corpus and count as not found (first 'd9')",
+        "2 relevant documents (of 2 queries) are not in the corpus and count as not "
+        "found (first 'd9')",
     )
 
 

@@ -1,4 +1,6 @@
-"""Repositories become tables with the columns that suites and recipes name; each is tried on a small one like it."""
+"""Repositories become tables with the columns that suites and recipes name; each is tried on a
+small one like it.
+"""
 
 from __future__ import annotations
 

@@ -142,7 +142,10 @@ def test_a_difference_is_marked_and_how_sure_that_is_is_explained() -> None:
     lines = printed(results_table(both, comparisons={"second": [sure, chance]}))
     assert lines[3].split()[-2:] == ["0.800*", "±.020"]
     assert "*" not in "".join(lines[4:-2])
-    said = "* differs from first (paired test, p < 0.05; of twenty such tests between equals one is below)"
+    said = (
+        "* differs from first (paired test, p < 0.05; of twenty such tests between equals "
+        "one is below)"
+    )
     assert " ".join(" ".join(lines).split()).endswith(said)
 
 

@@ -49,7 +49,9 @@ def float_vectors(num_documents: int = 130) -> tuple[Vectors, Vectors]:
 
 
 def tied_vectors(num_documents: int = 130) -> tuple[Vectors, Vectors]:
-    """Small whole numbers: their products are exact, and most documents share their score with many others."""
+    """Small whole numbers: their products are exact, and most documents share their score with many
+    others.
+    """
     random = np.random.default_rng(2)
     queries = random.integers(-1, 2, (NUM_QUERIES, 3))
     documents = random.integers(-1, 2, (num_documents, 3))
@@ -112,7 +114,9 @@ def test_metrics_equal_pytrec_eval(
 def test_lost_documents_count_as_in_pytrec_eval(
     graded: bool, wide: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They stay in the ideal ranking and among those that recall counts; a query that lost all of them scores 0."""
+    """They stay in the ideal ranking and among those that recall counts; a query that lost all of
+    them scores 0.
+    """
     if wide:
         monkeypatch.setattr(ranks_module, "WIDE", 16)
         monkeypatch.setattr(ranks_module, "WIDE_COLUMNS", 37)

@@ -17,7 +17,9 @@ NUM_DOCUMENTS = 130
 
 
 def relevance(seed: int = 0) -> list[list[int]]:
-    """One to sixty relevant documents for each query: some have more than are counted one by one."""
+    """One to sixty relevant documents for each query: some have more than are
+    counted one by one.
+    """
     random = np.random.default_rng(seed)
     return [
         random.permutation(NUM_DOCUMENTS)[: random.integers(1, 61)].tolist()
@@ -33,7 +35,9 @@ def float_vectors() -> tuple[Vectors, Vectors]:
 
 
 def tied_vectors() -> tuple[Vectors, Vectors]:
-    """Small whole numbers: their products are exact, and most documents share their score with many others."""
+    """Small whole numbers: their products are exact, and most documents share their score with many
+    others.
+    """
     random = np.random.default_rng(2)
     queries = random.integers(-1, 2, (NUM_QUERIES, 3))
     documents = random.integers(-1, 2, (NUM_DOCUMENTS, 3))
@@ -109,7 +113,8 @@ def test_equal_documents_tie_wherever_they_stand(
     products = module._products
     columns = module._columns
 
-    # BLAS may round a column by where it stands; where it does depends on processor and threads, so here all do.
+    # BLAS may round a column by where it stands; where it does depends on processor and threads, so
+    # here all do.
     def rounded(scores: Vectors) -> Vectors:
         scores[:, 1::2] = np.nextafter(scores[:, 1::2], np.float32(np.inf))
         return scores

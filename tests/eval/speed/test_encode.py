@@ -1,4 +1,6 @@
-"""The comparison of encoding, small: both sides give the same vectors; how fast they are is nobody's promise."""
+"""The comparison of encoding, small: both sides give the same vectors; how fast they are is
+nobody's promise.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The comparison of `unimodal bench eval`, small: both sides give the same scores; how fast is nobody's promise."""
+"""The comparison of `unimodal bench eval`, small: both sides give the same scores; how fast is
+nobody's promise.
+"""
 
 from __future__ import annotations
 

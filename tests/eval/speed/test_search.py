@@ -1,4 +1,6 @@
-"""The comparison of search, small: both sides find the same rows; how fast they are is nobody's promise."""
+"""The comparison of search, small: both sides find the same rows; how fast they are is nobody's
+promise.
+"""
 
 from __future__ import annotations
 

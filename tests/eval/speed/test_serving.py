@@ -1,4 +1,6 @@
-"""The comparison of servers, small: what the clients count, how servers start and end; speed is nobody's promise."""
+"""The comparison of servers, small: what the clients count, how servers start and end; speed is
+nobody's promise.
+"""
 
 from __future__ import annotations
 

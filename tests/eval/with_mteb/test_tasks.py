@@ -133,7 +133,8 @@ def test_judgements_of_documents_that_are_not_there_are_told(
         [[1.0], [1.0]],
     )
     assert data.notes == (
-        "1 relevant documents (of 2 queries) are not in the corpus and count as not found (first 'z')",
+        "1 relevant documents (of 2 queries) are not in the corpus and count as not "
+        "found (first 'z')",
     )
 
 

@@ -86,7 +86,8 @@ def _assert_as_finite_differences(
 def _pairs(num_hard: int, *, with_ids: bool) -> tuple[list[Tensor], dict[str, Any]]:
     """-> query, document, scale and hard negatives of a batch of 6, and its ids where wanted.
 
-    Pairs 0 and 2 share their document, the query of 3 is the document of 1, and pairs 2 and 4 have one label.
+    Pairs 0 and 2 share their document, the query of 3 is the document of 1, and pairs 2 and 4 have
+    one label.
     """
     inputs = [_vectors(6, 8, seed=0), _vectors(6, 8, seed=1), _number(5.0)]
     inputs += [_vectors(6, num_hard, 8, seed=2)] if num_hard else []
@@ -115,7 +116,9 @@ def _naive_info_nce(
     negatives: Negatives = PLAIN,
     dims: Sequence[int] = (),
 ) -> Tensor:
-    """- log(e^(scale cos+) / (e^(scale cos+) + sum of weight x e^(scale cos) over negatives)), anchor by anchor."""
+    """- log(e^(scale cos+) / (e^(scale cos+) + sum of weight x e^(scale cos) over negatives)),
+    anchor by anchor.
+    """
     size = len(query)
     hard = query.new_zeros(size, 0, query.shape[1]) if hard is None else hard
     known = (

@@ -29,7 +29,9 @@ DIMS = [(), (3, 5)]  # of vectors of 8: the whole alone, and with two prefixes
 def _batch(
     size: int, width: int, num_hard: int, scale: float, noise: float = 1.0
 ) -> list[Tensor]:
-    """-> query, document, scale and hard negatives where there are; noise: how far a document is from its query."""
+    """-> query, document, scale and hard negatives where there are; noise: how far a document is
+    from its query.
+    """
     draw = torch.Generator().manual_seed(0)
 
     def near(vectors: Tensor, *shape: int) -> Tensor:
@@ -44,7 +46,9 @@ def _batch(
 
 
 def _ids(size: int, num_hard: int) -> dict[str, Tensor]:
-    """Some pairs share a document or a label; a hard negative is another pair's document, another has its own label."""
+    """Some pairs share a document or a label; a hard negative is another pair's document, another
+    has its own label.
+    """
     ids = torch.arange(3 * size).view(size, 3)  # query, document, label
     ids[2, 1], ids[size - 1, 0], ids[4, 2] = ids[0, 1], ids[1, 1], ids[2, 2]
     if not num_hard:
@@ -81,10 +85,12 @@ def _assert_equal(
 def _assert_as_exact_as_plain(
     inputs: Sequence[Tensor], *, tile: int, **options: Any
 ) -> None:
-    """In float32, by the float64 truth: every vector's gradient has at most twice the error of `info_nce`.
+    """In float32, by the float64 truth: every vector's gradient has at most twice the error of
+    `info_nce`.
 
-    The loss and the gradient of the scale are single numbers and exact by luck at times. They may be off by what the
-    rounding of logits and the errors of gradients come to in a sum over the batch.
+    The loss and the gradient of the scale are single numbers and exact by luck at times. They may
+    be off by what the rounding of logits and the errors of gradients come to in a sum over the
+    batch.
     """
     inputs = [each.float() for each in inputs]
     truth = _value_and_gradients(
@@ -228,7 +234,9 @@ def test_a_solved_batch_scores_nothing_in_float32(scale: float) -> None:
 
 
 def _opposite(size: int) -> list[Tensor]:
-    """The document of a query is its opposite and the next pair's document the query itself, every other two pairs."""
+    """The document of a query is its opposite and the next pair's document the query itself, every
+    other two pairs.
+    """
     query, document, scale, hard = _batch(size, 8, 1, 100.0)
     for i in range(0, size - 1, 4):
         query[i + 1] = document[i] = -query[i]
@@ -255,7 +263,9 @@ def _far(size: int) -> list[Tensor]:
 
 
 def _stray(size: int) -> list[Tensor]:
-    """The first document points away from all queries; most tiles that it is in hold no such query."""
+    """The first document points away from all queries; most tiles that it is in
+    hold no such query.
+    """
     query, document, scale, hard = _two_camps(size)
     document[0] *= -1
     return [query * query[:, :1].sign(), document, scale, hard]
@@ -367,7 +377,9 @@ def _check_case(
     tile: int,
     **options: Any,
 ) -> None:
-    """The gradients of this rank's vectors are its rows of one process's, times the ranks; the scale has its whole."""
+    """The gradients of this rank's vectors are its rows of one process's, times the ranks; the
+    scale has its whole.
+    """
     rank = dist.get_rank()
     world_size = dist.get_world_size()
     size = len(inputs[0]) // world_size

@@ -1,4 +1,6 @@
-"""What a run has seen is written down, what it could not use is counted, and other data than before is refused."""
+"""What a run has seen is written down, what it could not use is counted, and other data than before
+is refused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The copy elsewhere: complete or not there, pruned, gone on from by another machine, and never a reason to stop."""
+"""The copy elsewhere: complete or not there, pruned, gone on from by another machine, and never a
+reason to stop.
+"""
 
 from __future__ import annotations
 
@@ -265,7 +267,9 @@ def test_what_is_uploaded_again_loses_its_manifest_first(
 def test_a_stop_waits_no_longer_for_a_mirror_that_does_not_answer(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
 ) -> None:
-    """While step 2 is being copied: after it, whose copy gets no more time, and after another, which is saved then."""
+    """While step 2 is being copied: after it, whose copy gets no more time, and after another,
+    which is saved then.
+    """
 
     def refuse(*arguments: object) -> None:
         is_tried.set()
@@ -440,7 +444,9 @@ def test_a_mirror_of_another_run_is_refused_before_it_overwrites_anything(
 
 
 class Puts:
-    """Stands before what sends a file to a mirror: notes the step, and waits or fails where a test wants it to."""
+    """Stands before what sends a file to a mirror: notes the step, and waits or fails where a test
+    wants it to.
+    """
 
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, failing: int = -1, held: int = -1
@@ -519,8 +525,8 @@ def test_a_copy_that_fails_is_given_up_once_a_newer_checkpoint_is_there_and_neve
     assert puts.tried[puts.tried.index(2) :].count(1) == 0
     (said,) = saver.failures()
     assert (
-        f"checkpoint step-00000001 could not be copied to {mirror} (a newer one is there; the last try: "
-        in said
+        f"checkpoint step-00000001 could not be copied to {mirror} (a newer one is "
+        "there; the last try: " in said
     )
     assert "503" in said
 

@@ -1,4 +1,6 @@
-"""Going on: from the newest checkpoint that is still what was written, as if nothing had happened."""
+"""Going on: from the newest checkpoint that is still what was written, as if
+nothing had happened.
+"""
 
 from __future__ import annotations
 
@@ -184,7 +186,9 @@ def _stop(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, f
 def test_every_line_of_metrics_is_equal_with_and_without_a_stop_between_two_lines(
     recipe: Recipe, tmp_path: Path, stopped_at: int
 ) -> None:
-    """Losses, learning rate, gradient norm, samples and counts: averages go on where the checkpoint left them."""
+    """Losses, learning rate, gradient norm, samples and counts: averages go on where the checkpoint
+    left them.
+    """
     whole = recipe({"run": str(tmp_path / "whole"), "steps": 9, "log_every": 3})
     train(whole)
     stopped = recipe({"run": str(tmp_path / "stopped"), "steps": 9, "log_every": 3})
@@ -249,8 +253,8 @@ def test_a_run_that_is_not_one_folder_for_all_ranks_is_refused_on_all_of_them(
     config = recipe({"run": str(tmp_path / "disk")})
     for rank, said in _two(tmp_path, partial(_start_on_its_own_disk, config)).items():
         assert said == (
-            f"ValueError: run {config.run}/{rank} is not the same folder on rank 0 and rank 1; set run= to a folder "
-            "that all machines share."
+            f"ValueError: run {config.run}/{rank} is not the same folder on rank 0 and rank 1; "
+            "set run= to a folder that all machines share."
         )
     assert not [path for path in Path(config.run).rglob("*") if path.is_file()]
 
@@ -289,7 +293,9 @@ ALL_LEGS = [(4, "fsdp"), (2, "fsdp"), (1, "fsdp"), (1, "ddp"), (2, "fsdp"), (2, 
 def test_a_run_in_shards_is_gone_on_with_by_fewer_ranks_by_more_and_with_whole_weights(
     recipe: Recipe, tmp_path: Path, legs: list[tuple[int, str]]
 ) -> None:
-    """Each leg takes one step from the checkpoint of another number of ranks; in all they equal one process."""
+    """Each leg takes one step from the checkpoint of another number of ranks; in all they equal one
+    process.
+    """
     changes = {"precision": "float64", "steps": len(legs), "save_every": 1, "keep": 9}
     one = recipe({"run": str(tmp_path / "one"), **changes})
     train(one)
@@ -371,7 +377,9 @@ def test_a_process_killed_while_it_saves_leaves_a_part_and_goes_on_to_the_same_e
 def test_a_folder_that_was_moved_aside_is_put_back_unless_its_successor_is_there(
     tmp_path: Path,
 ) -> None:
-    """As after a kill between the two renames by which one model replaces another, and after one behind them."""
+    """As after a kill between the two renames by which one model replaces another, and after one
+    behind them.
+    """
     for name in ("best.old", "best.part", "model", "model.old", "checkpoints"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "of").write_text(name)

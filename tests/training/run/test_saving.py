@@ -1,4 +1,6 @@
-"""Writing beside the training: what is saved is what was there, no step waits for it, and a full disk ends nothing."""
+"""Writing beside the training: what is saved is what was there, no step waits for it, and a full
+disk ends nothing.
+"""
 
 from __future__ import annotations
 
@@ -228,7 +230,9 @@ def test_a_line_that_a_full_disk_cuts_short_is_taken_back_and_written_with_the_n
 
 
 def _wait_for_the_saver() -> None:
-    """Wait until what is being written beside the steps is written or refused, before the disk changes."""
+    """Wait until what is being written beside the steps is written or refused, before the disk
+    changes.
+    """
     for thread in threading.enumerate():
         if thread.name == "saver":
             thread.join(60)
@@ -260,7 +264,9 @@ def _full_between(
 def test_a_disk_that_is_full_for_a_while_costs_checkpoints_and_a_warning_each_and_nothing_else(
     recipe: Recipe, tmp_path: Path
 ) -> None:
-    """Full after step 3 and until after step 5, to the byte: lists and the best model cannot be written either."""
+    """Full after step 3 and until after step 5, to the byte: lists and the best model cannot be
+    written either.
+    """
     changes = {
         "steps": 7,
         "save_every": 2,
@@ -366,7 +372,9 @@ def test_a_stop_on_a_full_disk_says_which_step_is_lost(recipe: Recipe) -> None:
 
 
 def _one_rank_is_full(folder: str, rank: int) -> Any:
-    """Two ranks with a part each; the second save fails on rank 1 alone, the third is given up on both."""
+    """Two ranks with a part each; the second save fails on rank 1 alone, the third is given up on
+    both.
+    """
     run = Path(folder) / "run"
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     torch.manual_seed(0)

@@ -1,4 +1,6 @@
-"""The command line as a user meets it: in a process of its own, with its exit status and one-line errors."""
+"""The command line as a user meets it: in a process of its own, with its exit status and one-line
+errors.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +125,8 @@ def test_train_resume_plot_eval_and_embed_follow_each_other(
 
     suite = tmp_path / "suite.yaml"
     suite.write_text(
-        "tasks:\n  squares:\n    kind: image-text\n    rows: {input: pictures.jsonl}\n    text: captions\n"
+        "tasks:\n  squares:\n    kind: image-text\n    rows: {input: "
+        "pictures.jsonl}\n    text: captions\n"
     )
     on_suite = ["--suite", suite, "--data", world, "--store", tmp_path / "store"]
     scored = _unimodal(

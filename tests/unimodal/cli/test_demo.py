@@ -1,4 +1,6 @@
-"""How the demo ends: its products in a store, the commands to search it, and an offer to whoever sits at a terminal."""
+"""How the demo ends: its products in a store, the commands to search it, and an offer to whoever
+sits at a terminal.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ from unimodal.serve.engine.engine import Engine
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a catalogue of 12 products, a model that has learned nothing, and the store of both."""
+    """A folder with a catalogue of 12 products, a model that has learned nothing, and the store of
+    both.
+    """
     folder = tmp_path_factory.mktemp("demo")
     build_catalogue(
         folder / "data", size=32, num_train=24, num_val=4, num_test=12, workers=1

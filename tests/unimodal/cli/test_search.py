@@ -91,7 +91,10 @@ def test_a_dry_run_a_list_a_reason_and_the_end_of_an_input(
     monkeypatch.chdir(tmp_path)
     options = ["id=sku", "text=title", "fields=[price:float]", "--device", "cpu"]
     index = ["index", str(model), "products.jsonl", "shop", *options]
-    would = "shop would get 6 new, 0 changed and 0 same items, and lose 0; 1 of 7 rows of products.jsonl skipped (the"
+    would = (
+        "shop would get 6 new, 0 changed and 0 same items, and lose 0; 1 of 7 rows of "
+        "products.jsonl skipped (the"
+    )
     assert would in call(*index, "--dry-run")
     assert not (tmp_path / "shop").exists()
     call(*index)

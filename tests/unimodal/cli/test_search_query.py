@@ -1,4 +1,6 @@
-"""A shop's catalogue is indexed and asked from the command line, and finds what its evaluation says that it finds."""
+"""A shop's catalogue is indexed and asked from the command line, and finds what its evaluation says
+that it finds.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ tasks:
 
 @pytest.fixture
 def shop(recipe: Recipe, tmp_path: Path) -> Path:
-    """A folder with products.jsonl, 24 products in 6 groups with two photos each; a model; and a store of both."""
+    """A folder with products.jsonl, 24 products in 6 groups with two photos each; a model; and a
+    store of both.
+    """
     draw = np.random.default_rng(0)
     rows = []
     (tmp_path / "images").mkdir()

@@ -32,7 +32,9 @@ TITLES = ["red mug", "green chair", "blue lamp", "yellow shoe"]
 
 @pytest.fixture(autouse=True)
 def _own_loggers() -> Iterator[None]:
-    """`serve` sends this package's lines to stderr for good; other tests look for them elsewhere."""
+    """`serve` sends this package's lines to stderr for good; other tests look for
+    them elsewhere.
+    """
     loggers = [logging.getLogger(name) for name in ("unimodal", "uvicorn")]
     before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     yield

@@ -1,4 +1,6 @@
-"""The demo's catalogue: what is held out is held out, and the same seed gives the same catalogue."""
+"""The demo's catalogue: what is held out is held out, and the same seed gives the
+same catalogue.
+"""
 
 import re
 from pathlib import Path
@@ -39,7 +41,9 @@ def words_of(texts: list[str]) -> set[str]:
 
 
 def names_in(text: str, names: dict[str, list[str]]) -> set[str]:
-    """Which entries a text names; the longest name wins, so that "light blue" is not also "blue"."""
+    """Which entries a text names; the longest name wins, so that "light blue" is
+    not also "blue".
+    """
     owner = {name: entry for entry, all_names in names.items() for name in all_names}
     pattern = "|".join(re.escape(name) for name in sorted(owner, key=len, reverse=True))
     return {

@@ -1,4 +1,6 @@
-"""The demo's pictures: every product can be drawn, the same way each time, and looks unlike its neighbours."""
+"""The demo's pictures: every product can be drawn, the same way each time, and looks unlike its
+neighbours.
+"""
 
 import itertools
 import random

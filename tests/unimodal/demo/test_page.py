@@ -1,4 +1,6 @@
-"""The demo's page: it searches in four directions, marks what is right in words, and escapes every text."""
+"""The demo's page: it searches in four directions, marks what is right in words, and escapes every
+text.
+"""
 
 import re
 from pathlib import Path

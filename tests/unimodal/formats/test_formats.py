@@ -1,4 +1,6 @@
-"""Other people's models load with their own pooling, length and prompts, from a folder and over the hub's protocol."""
+"""Other people's models load with their own pooling, length and prompts, from a folder and over the
+hub's protocol.
+"""
 
 from __future__ import annotations
 
@@ -466,7 +468,9 @@ def test_a_folder_that_is_no_text_encoder_is_refused(
 
 
 def change_weights(folder: Path, changes: dict[str, torch.Tensor | None]) -> None:
-    """Put tensors into a folder's weights, or take them out: those whose name holds the key, where it is None."""
+    """Put tensors into a folder's weights, or take them out: those whose name holds the key, where
+    it is None.
+    """
     tensors = load_file(folder / "model.safetensors")
     for name, tensor in changes.items():
         if tensor is None:
@@ -679,7 +683,9 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @contextmanager
 def hub(repository: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Serve a folder as a repository, as the hub would; gives its address and the list of what was asked for."""
+    """Serve a folder as a repository, as the hub would; gives its address and the list of what was
+    asked for.
+    """
     asked: list[str] = []
     files = {
         path.relative_to(folder).as_posix(): path.read_bytes()
@@ -774,7 +780,9 @@ for number, source in enumerate(sys.argv[2:]):
 
 
 def load_elsewhere(home: Path, endpoint: str, *sources: str) -> list[str]:
-    """Load models and embed two texts in a process that knows another hub; gives the lines of its errors."""
+    """Load models and embed two texts in a process that knows another hub; gives the lines of its
+    errors.
+    """
     home.mkdir(exist_ok=True)
     environment = {
         **{

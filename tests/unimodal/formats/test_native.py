@@ -1,4 +1,6 @@
-"""A model directory holds everything, is written whole or not at all, and is refused if anything in it is amiss."""
+"""A model directory holds everything, is written whole or not at all, and is refused if anything in
+it is amiss.
+"""
 
 from __future__ import annotations
 
@@ -242,7 +244,8 @@ def change_tensors(folder: Path, **changes: torch.Tensor | None) -> None:
         ),
         (
             {"text_projection__weight": torch.full((24, 32), torch.nan)},
-            "model.safetensors has 1 tensor with values that are not finite .NaN or infinity., first 'text_proj",
+            "model.safetensors has 1 tensor with values that are not finite .NaN or "
+            "infinity., first 'text_proj",
         ),
         (
             {
@@ -250,7 +253,8 @@ def change_tensors(folder: Path, **changes: torch.Tensor | None) -> None:
                 "head__weight": torch.ones(3),
                 "image_projection__weight": torch.ones(2),
             },
-            "lacks 1 tensor, first .*, and has 1 unknown tensor, first .*, and has 1 tensor of another shape, first",
+            "lacks 1 tensor, first .*, and has 1 unknown tensor, first .*, and has 1 "
+            "tensor of another shape, first",
         ),
         (
             {"logit_scales__texts": torch.ones(1)},
@@ -359,7 +363,9 @@ def test_nothing_is_half_written_if_writing_fails(
 def test_on_a_full_disk_the_model_that_was_there_stays_and_nothing_is_left_beside_it(
     folder: Path, model: DualEncoder, tokenizer: Tokenizer
 ) -> None:
-    """Files may not grow beyond a size that the weights are over, then one that the tokenizer is over."""
+    """Files may not grow beyond a size that the weights are over, then one that the tokenizer is
+    over.
+    """
     before = {name: (folder / name).read_bytes() for name in FILES}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     sizes = [len(before["model.safetensors"]) - 1, len(before["tokenizer.json"]) - 1, 0]
@@ -459,8 +465,8 @@ def test_the_card_says_what_it_is_how_to_use_it_and_what_it_scored(
     card = model_card(tiny, 1_234_567, scores, "Trained on nothing.")
     assert card.startswith("---\nlibrary_name: unimodal\n")
     assert (
-        "24 dimensions, 1.2 M parameters: image tower `test_vit` (timm), text tower `bert` (transformers)."
-        in card
+        "24 dimensions, 1.2 M parameters: image tower `test_vit` (timm), text tower "
+        "`bert` (transformers)." in card
     )
     assert "Trained on nothing." in card
     assert "unimodal.load(" in card

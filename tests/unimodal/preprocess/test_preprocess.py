@@ -1,4 +1,6 @@
-"""Pixels and token ids are those of open_clip, whatever the picture or the text; what is no picture is refused."""
+"""Pixels and token ids are those of open_clip, whatever the picture or the text; what is no picture
+is refused.
+"""
 
 from __future__ import annotations
 
@@ -177,7 +179,9 @@ def raw_png(
     key: bytes,
     palette: bytes = b"",
 ) -> bytes:
-    """A PNG by hand: Pillow writes neither 2 bits nor 16 bits a channel with a transparent colour."""
+    """A PNG by hand: Pillow writes neither 2 bits nor 16 bits a channel with a
+    transparent colour.
+    """
     header = struct.pack(">IIBBBBB", width, len(rows), depth, kind, 0, 0, 0)
     chunks = [
         (b"IHDR", header),
@@ -595,8 +599,9 @@ def test_a_header_over_the_cap_is_told_by_the_error_alone(tmp_path: Path) -> Non
         png_that_claims(12000, 10000)
     )  # where Pillow would warn
     code = (
-        "import sys\nfrom pathlib import Path\nfrom unimodal.preprocess.images import decode_image\n"
-        "try:\n  decode_image(Path(sys.argv[1]))\nexcept ValueError as error:\n  print(error)"
+        "import sys\nfrom pathlib import Path\nfrom unimodal.preprocess.images import "
+        "decode_image\ntry:\n  decode_image(Path(sys.argv[1]))\nexcept ValueError as error:\n  "
+        "print(error)"
     )
     words = [sys.executable, "-c", code, str(tmp_path / "large.png")]
     done = subprocess.run(words, capture_output=True, text=True, check=True)

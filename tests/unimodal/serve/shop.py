@@ -1,4 +1,5 @@
-"""A shop of 30 products to search in, small and real: drawn pictures, a tiny model's vectors, a store in a folder.
+"""A shop of 30 products to search in, small and real: drawn pictures, a tiny model's vectors, a
+store in a folder.
 
 The texts are embedded as queries are, so that a product's own title finds it with a cosine of 1.
 """
@@ -19,7 +20,10 @@ from unimodal.vectors import unit
 
 COLOURS = {"Red": (200, 30, 30), "Green": (30, 160, 60), "Blue": (40, 60, 200)}
 KINDS = ("bag", "mug", "lamp", "chair", "scarf")
-INJECTED = '<img src=x onerror="document.body.innerHTML=\'owned\'"><script>document.title="owned"</script>'
+INJECTED = (
+    "<img src=x "
+    'onerror="document.body.innerHTML=\'owned\'"><script>document.title="owned"</script>'
+)
 
 
 def picture(number: int) -> Image.Image:

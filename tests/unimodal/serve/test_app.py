@@ -89,7 +89,8 @@ def test_a_wrong_key_is_told_apart_from_none(locked: TestClient) -> None:
     for headers, said in (
         (
             {},
-            "an API key is needed; send it as Authorization: Bearer KEY, as x-api-key or as api-key.",
+            "an API key is needed; send it as Authorization: Bearer KEY, as x-api-key "
+            "or as api-key.",
         ),
         ({"Authorization": f"Basic {KEY}"}, "an API key is needed"),
         ({"Authorization": "Bearer wrong"}, "this API key is not known"),

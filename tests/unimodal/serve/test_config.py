@@ -1,4 +1,6 @@
-"""A server's configuration: bounds that fit together, hosts and origins that mean something, keys kept secret."""
+"""A server's configuration: bounds that fit together, hosts and origins that mean something, keys
+kept secret.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The search page in a real browser, before the real server: what a customer does, and what must never happen."""
+"""The search page in a real browser, before the real server: what a customer does, and what must
+never happen.
+"""
 
 from __future__ import annotations
 
@@ -413,7 +415,9 @@ def test_a_phone_needs_no_sideways_scrolling(opened: Any, width: int) -> None:
 def test_a_server_that_is_gone_is_said_and_the_search_is_kept(
     browser: Any, shop: tuple[Embedder, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And one that wants a key asks for it, shows pictures by it, and is asked again when it is back."""
+    """And one that wants a key asks for it, shows pictures by it, and is asked again when it is
+    back.
+    """
     monkeypatch.setenv(API_KEYS, KEY)
     running = Running(*shop)
     page = Watched(browser, running.address).page
@@ -516,7 +520,8 @@ def test_what_belongs_to_a_query_waits_for_one(opened: Any) -> None:
 
 def test_numbers_are_shown_as_they_are(opened: Any) -> None:
     texts = opened.evaluate(
-        "import('/page/filters.js').then((filters) => filters.filterNames({made: {low: 20240131, high: 0.1 + 0.2}}))"
+        "import('/page/filters.js').then((filters) => filters.filterNames({made: {low: "
+        "20240131, high: 0.1 + 0.2}}))"
     )
     assert texts[0]["text"] == "Made: 20240131 to 0.3"
 

@@ -164,7 +164,8 @@ def test_the_first_search_of_another_models_store_is_503(
         message = answer.json()["error"]["message"]
         assert (
             message
-            == "the store holds vectors of another model than the one that is served; try again later."
+            == "the store holds vectors of another model than the one that is served; try "
+            "again later."
         )
         assert shop.ready()[0] == 503
     shop.store.close()

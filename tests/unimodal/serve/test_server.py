@@ -55,7 +55,9 @@ def hasty(tiny: ModelConfig) -> Iterator[Running]:
 async def ask_all(
     url: str, clients: int, each: int = 1, timeout: float = 120.0
 ) -> tuple[Counter[int], list[float], list[dict[str, str]]]:
-    """So many clients, each on a connection of its own: statuses, seconds of the 200s, headers of the others."""
+    """So many clients, each on a connection of its own: statuses, seconds of the 200s, headers of
+    the others.
+    """
     statuses: Counter[int] = Counter()
     seconds: list[float] = []
     headers: list[dict[str, str]] = []
@@ -162,7 +164,8 @@ def test_600_clients_at_once_get_200_or_429_in_bounded_time_and_memory(
     assert statuses.total() == 1800
     assert all(int(one["Retry-After"]) >= 1 for one in headers if "Retry-After" in one)
     assert all("Retry-After" in one for one in headers)
-    # 50 items wait at most, in batches of 20 ms; the rest of the time is 600 clients on this machine.
+    # 50 items wait at most, in batches of 20 ms; the rest of the time is 600 clients on this
+    # machine.
     assert np.quantile(seconds, 0.99) < 10
     assert server.memory("VmHWM") - before < 100
 

@@ -1,4 +1,6 @@
-"""A random read gives what webdataset streams, in any process, and the parts of a sample mean what they say."""
+"""A random read gives what webdataset streams, in any process, and the parts of a sample mean what
+they say.
+"""
 
 from __future__ import annotations
 

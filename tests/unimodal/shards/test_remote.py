@@ -1,4 +1,6 @@
-"""Shards elsewhere hold the same samples as here: over HTTP, in an S3, compressed, or printed by a command."""
+"""Shards elsewhere hold the same samples as here: over HTTP, in an S3, compressed, or printed by a
+command.
+"""
 
 from __future__ import annotations
 
@@ -220,7 +222,8 @@ def test_what_the_cache_has_removed_is_not_kept_open(
     size = (folder / NAMES[0]).stat().st_size
     storage = storage.model_copy(update={"cache_gib": 2.5 * size / 2**30})
     shards = open_shards(server.url + "/{00000..00099}.tar", storage=storage)
-    # Many are indexed at a time, and the cache has room for two: what one fetches must not be lost to the others.
+    # Many are indexed at a time, and the cache has room for two: what one fetches must not be lost
+    # to the others.
     assert (
         sum(r.method == "GET" and r.path.endswith(".tar") for r in server.requests)
         == 100

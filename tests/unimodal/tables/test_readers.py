@@ -1,4 +1,6 @@
-"""Rows are the same from every kind of file, filters keep what they say, and errors name the way out."""
+"""Rows are the same from every kind of file, filters keep what they say, and errors name the way
+out.
+"""
 
 from __future__ import annotations
 

@@ -131,7 +131,8 @@ def test_a_value_that_does_not_fit_is_refused(value: Any, kind: Any) -> None:
         (
             10.5,
             "int",
-            "10.5 is not a whole number of 64 bits, it is of type float; name the type, as in fields=[",
+            "10.5 is not a whole number of 64 bits, it is of type float; name the type, "
+            "as in fields=[",
         ),
         (
             2**63,

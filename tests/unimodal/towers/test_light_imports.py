@@ -12,7 +12,8 @@ from unimodal.formats.native import save_model
 from unimodal.model import DualEncoder
 from unimodal.preprocess.tokenizers import Tokenizer
 
-HEAVY = {  # what takes a second or more together, and no command needs before it has something to encode
+# what takes a second or more together, and no command needs before it has something to encode
+HEAVY = {
     "torch",
     "numpy",
     "PIL",

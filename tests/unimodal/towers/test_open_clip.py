@@ -1,4 +1,6 @@
-"""open_clip's models of every kind give its vectors, and need none of its files once they are saved."""
+"""open_clip's models of every kind give its vectors, and need none of its files once they are
+saved.
+"""
 
 from __future__ import annotations
 

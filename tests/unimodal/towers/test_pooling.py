@@ -25,7 +25,9 @@ LENGTHS = (1, 7, 4, 5)
 
 
 def padded() -> tuple[list[Tensor], Tensor, Tensor]:
-    """Texts of four lengths, together (B, L, W) with large junk as padding, and their mask (B, L)."""
+    """Texts of four lengths, together (B, L, W) with large junk as padding, and
+    their mask (B, L).
+    """
     generator = torch.Generator().manual_seed(0)
     texts = [
         torch.randn(length, 16, generator=generator, dtype=torch.float64)

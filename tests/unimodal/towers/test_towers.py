@@ -1,4 +1,6 @@
-"""Towers by name: what each library's model gives, pooled as asked, and errors that name the nearest name."""
+"""Towers by name: what each library's model gives, pooled as asked, and errors that name the
+nearest name.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Filters: the tree that each store renders in its own language, what it means, and how it is checked."""
+"""Filters: the tree that each store renders in its own language, what it means, and how it is
+checked.
+"""
 
 from __future__ import annotations
 
@@ -51,8 +53,9 @@ __all__ = [
 def checked(predicate: Predicate, schema: Schema) -> Predicate:
     """The same filter with each value in its field's type; `id` may be named as a field may.
 
-    Raises ValueError for a field that the schema has not (naming the nearest), a comparison that its type does not
-    allow, a value of the wrong type, and a tree that is empty, too deep or too large.
+    Raises ValueError for a field that the schema has not (naming the nearest), a comparison that
+    its type does not allow, a value of the wrong type, and a tree that is empty, too deep or too
+    large.
     """
     fields: dict[str, FieldType] = {"id": "string", **schema.fields}
     num_leaves = 0
@@ -74,7 +77,8 @@ def checked(predicate: Predicate, schema: Schema) -> Predicate:
         num_leaves += 1
         if num_leaves > MAX_LEAVES:
             raise ValueError(
-                f"the filter has more than {MAX_LEAVES} comparisons; join those of a field with in (...)."
+                f"the filter has more than {MAX_LEAVES} comparisons; join those of a "
+                "field with in (...)."
             )
         if part.field not in fields:
             raise ValueError(
@@ -86,7 +90,9 @@ def checked(predicate: Predicate, schema: Schema) -> Predicate:
 
 
 def push_not_down(predicate: Predicate) -> Predicate:
-    """The same filter with no `Not` but directly above a leaf (De Morgan; it holds for SQL's null too)."""
+    """The same filter with no `Not` but directly above a leaf (De Morgan; it holds for SQL's null
+    too).
+    """
     if isinstance(predicate, (And, Or)):
         return type(predicate)(tuple(push_not_down(part) for part in predicate.parts))
     if not isinstance(predicate, Not):
@@ -164,7 +170,8 @@ def _checked_leaf(leaf: Leaf, kind: FieldType) -> Predicate:
     if isinstance(leaf, StartsWith):
         if kind not in ("string", "strings"):
             raise ValueError(
-                f"the filter asks how {leaf.field!r} begins, but it holds {kind}; compare it with =."
+                f"the filter asks how {leaf.field!r} begins, but it holds {kind}; "
+                "compare it with =."
             )
         return StartsWith(
             leaf.field, str(_checked_value(leaf.prefix, leaf.field, kind))
@@ -176,11 +183,13 @@ def _checked_leaf(leaf: Leaf, kind: FieldType) -> Predicate:
         )
     if leaf.operator not in _OPERATORS:
         raise ValueError(
-            f"the filter compares {leaf.field!r} by {leaf.operator!r}; {nearest(leaf.operator, list(_OPERATORS))}"
+            f"the filter compares {leaf.field!r} by {leaf.operator!r}; "
+            f"{nearest(leaf.operator, list(_OPERATORS))}"
         )
     if kind in ("bool", "strings") and leaf.operator not in ("=", "!="):
         raise ValueError(
-            f"the filter compares {leaf.field!r} by {leaf.operator}, but it holds {kind}; use = or !=."
+            f"the filter compares {leaf.field!r} by {leaf.operator}, but it holds "
+            f"{kind}; use = or !=."
         )
     if (
         kind == "int"
@@ -219,7 +228,8 @@ def _checked_value(value: Value, field: str, kind: FieldType) -> Value:
             kind == "int" and abs(value) >= 2**63
         ):
             raise ValueError(
-                f"the filter's value {value!r:.40} for {field!r} is out of range; give one of 64 bits."
+                f"the filter's value {value!r:.40} for {field!r} is out of range; give "
+                "one of 64 bits."
             )
         if kind == "float":
             return float(value)

@@ -57,8 +57,8 @@ _TOKEN = re.compile(
 def parse_where(text: str) -> Predicate:
     """The tree of a filter; raises ValueError with the place where the text could not be read.
 
-    A field that is called like a word of the language stands in double quotes. Whether the fields exist is for
-    `checked` to say, which knows the schema.
+    A field that is called like a word of the language stands in double quotes. Whether the fields
+    exist is for `checked` to say, which knows the schema.
     """
     parser = _Parser(text)
     predicate = parser.either()

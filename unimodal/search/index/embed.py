@@ -1,7 +1,9 @@
-"""Bulk embedding: a unit of the input in, a Parquet file of its items' vectors out, whole or not at all.
+"""Bulk embedding: a unit of the input in, a Parquet file of its items' vectors out, whole or not at
+all.
 
-The file has the columns of a store's rows, and in its name and its metadata what it was made of: a run that was killed
-skips the files that are finished and redoes the others; an input, a model or an option that changed makes other files.
+The file has the columns of a store's rows, and in its name and its metadata what it was made of: a
+run that was killed skips the files that are finished and redoes the others; an input, a model or an
+option that changed makes other files.
 
 n items, D dimensions, S pixels a side.
 """
@@ -77,12 +79,16 @@ class Plan:
 
     @property
     def model(self) -> str:
-        """What vectors depend on besides texts and pictures; the picture's share only where both are summed."""
+        """What vectors depend on besides texts and pictures; the picture's share only where both
+        are summed.
+        """
         weight = self.config.weight if "fused" in self.schema.vectors else ""
         return f"{self.schema.fingerprint} {weight}"
 
     def digest(self, unit: Unit) -> str:
-        """Of all that the file of a unit depends on, and of the input: each has its own, of a file that two name."""
+        """Of all that the file of a unit depends on, and of the input: each has its own, of a file
+        that two name.
+        """
         values = self.config.model_dump(mode="json", exclude=_ASIDE)
         made_of = [
             self.config.input,
@@ -109,7 +115,8 @@ class Plan:
 class Chunk:
     """Some items of a unit, decoded, as Arrow has them."""
 
-    table: Any  # of _text, _pixels (S x S x 3 bytes) and the columns of the store that are no vectors
+    # of _text, _pixels (S x S x 3 bytes) and the columns of the store that are no vectors
+    table: Any
     rows: int  # of the input, skipped ones and filtered ones among them
     skipped: tuple[Skipped, ...]
 
@@ -147,9 +154,11 @@ def embed_jobs(
     embedder: Embedder,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> None:
-    """Make the files of units, one after the other; the next items are decoded while the model runs.
+    """Make the files of units, one after the other; the next items are decoded while the model
+    runs.
 
-    advance: called with the number of rows that are done. Raises ValueError when too many items are skipped.
+    advance: called with the number of rows that are done. Raises ValueError when too many items are
+        skipped.
     """
     if not jobs:
         return
@@ -199,7 +208,9 @@ def prepare(plan: Plan, unit: Unit) -> Iterator[Chunk]:
 
 
 def known_before(plan: Plan) -> Before:
-    """The vectors of the model that the folder has, of whichever input; the newest are looked at first."""
+    """The vectors of the model that the folder has, of whichever input; the newest are looked at
+    first.
+    """
     newest = [
         find_file(plan.folder, name)
         for one in reversed(read_inputs(plan.folder))
@@ -217,7 +228,8 @@ def known_before(plan: Plan) -> Before:
 def embed(plan: Plan, table: Any, embedder: Embedder, before: Before) -> Any:
     """The table of a chunk -> the rows of a store, and what the model saw of each.
 
-    Each text and each picture goes through the model once, and not at all where a file of before has it.
+    Each text and each picture goes through the model once, and not at all where a file of before
+    has it.
     """
     import pyarrow as pa
 
@@ -320,7 +332,9 @@ def read_columns(file: Path) -> dict[str, Any]:
 
 
 def _states_of_tables(config: IndexConfig) -> list[tuple[int, int]]:
-    """Size and time of the files that rows are joined with or excluded by; what lies on a hub has its name alone."""
+    """Size and time of the files that rows are joined with or excluded by; what lies on a hub has
+    its name alone.
+    """
     names = [
         place.rpartition(":")[0]
         for place in (*config.join.values(), *config.exclude.values())
@@ -342,7 +356,9 @@ def _states_of_tables(config: IndexConfig) -> list[tuple[int, int]]:
 def check_skipped(
     plan: Plan, jobs: Sequence[Job], job: Job, skipped: Sequence[Skipped]
 ) -> None:
-    """Raises ValueError when the share of bad items of a job is over the limit, once those of all files are listed."""
+    """Raises ValueError when the share of bad items of a job is over the limit, once those of all
+    files are listed.
+    """
     unit = job.unit
     allowed = plan.config.max_skipped
     if not too_many(len(skipped), unit.rows, allowed):

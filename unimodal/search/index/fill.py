@@ -1,8 +1,9 @@
 """A folder of embeddings -> a store of the same items, without any model.
 
-A folder fills one store, and a store is filled from one folder: both carry the id of the store's making, and the
-folder keeps the record of which of its files are in. Of items with one id in several inputs, that of the input that
-was indexed last is taken; of those with one id in one input, the first.
+A folder fills one store, and a store is filled from one folder: both carry the id of the store's
+making, and the folder keeps the record of which of its files are in. Of items with one id in
+several inputs, that of the input that was indexed last is taken; of those with one id in one input,
+the first.
 """
 
 from __future__ import annotations
@@ -67,21 +68,24 @@ def make_store(
 
 
 def check_folder(store_url: str, schema: Schema, folder: Path) -> None:
-    """Raises ValueError where a folder does not fill the store of this schema, but another or none."""
+    """Raises ValueError where a folder does not fill the store of this schema, but
+    another or none.
+    """
     there = _schema_of(folder)
     if there is None or there.about.get(MADE) != schema.about.get(MADE):
         raise ValueError(
-            f"{store_url} is not the store that {folder} fills, and each folder of embeddings fills one; give the "
-            "store's own folder with --embeddings, or make the store again from this one with --overwrite."
+            f"{store_url} is not the store that {folder} fills, and each folder of embeddings "
+            "fills one; give the store's own folder with --embeddings, or make the store again "
+            "from this one with --overwrite."
         )
 
 
 def fill(store_url: str, folder: Path, *, show_progress: bool | None = None) -> Filled:
     """Bring a store to the state of a folder of embeddings.
 
-    Files that are in already are skipped, so that a kill costs the file in flight, and so are items of others that the
-    store has as they are. What was in a file that is not listed any more, and is in no other, is taken out. A store
-    that is not there is made.
+    Files that are in already are skipped, so that a kill costs the file in flight, and so are items
+    of others that the store has as they are. What was in a file that is not listed any more, and is
+    in no other, is taken out. A store that is not there is made.
     """
     if not store_exists(store_url):
         schema_there = _schema_of(folder)
@@ -147,7 +151,9 @@ def fill(store_url: str, folder: Path, *, show_progress: bool | None = None) -> 
 
 
 def files_by_rank(folder: Path, inputs: Sequence[IndexedInput]) -> list[Path]:
-    """The files of a folder, those of the newest indexing first: of items with one id the first counts."""
+    """The files of a folder, those of the newest indexing first: of items with one id the first
+    counts.
+    """
     return [find_file(folder, name) for one in reversed(inputs) for name in one.files]
 
 
@@ -202,7 +208,10 @@ def _schema_of(folder: Path) -> Schema | None:
 
 def _state(file: Path, left_out: frozenset[str]) -> str:
     """What of a file goes into a store, as a name."""
-    return f"{read_head(file)['digest']} {xxhash.xxh3_64_hexdigest(repr(sorted(left_out)).encode())}"
+    return (
+        f"{read_head(file)['digest']} "
+        f"{xxhash.xxh3_64_hexdigest(repr(sorted(left_out)).encode())}"
+    )
 
 
 def _filled(record: Path) -> dict[str, str]:
@@ -308,7 +317,9 @@ def _not_in(kept: Hashes, ids: Sequence[str]) -> list[str]:
 def _delete(
     store: VectorStore, folder: Path, ids: Sequence[str], source: str, reason: str
 ) -> int:
-    """Delete items and note them -> how many were there; source: the input that had them, if known."""
+    """Delete items and note them -> how many were there; source: the input that
+    had them, if known.
+    """
     removed = 0
     for start in range(0, len(ids), AT_A_TIME):
         some = ids[start : start + AT_A_TIME]

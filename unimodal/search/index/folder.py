@@ -50,7 +50,8 @@ def now() -> str:
 
 
 def read_inputs(folder: Path) -> list[IndexedInput]:
-    """The inputs of a folder, from the oldest indexing to the newest; none where there is no folder.
+    """The inputs of a folder, from the oldest indexing to the newest; none where there is no
+    folder.
 
     A folder of an earlier version has no list: there the first file of an id won, by name.
     Raises ValueError for a list that is not one, or of a newer version.
@@ -66,7 +67,8 @@ def read_inputs(folder: Path) -> list[IndexedInput]:
         raise ValueError(broken) from None
     if version != FORMAT_VERSION:
         raise ValueError(
-            f"{file} has format {version}, and this version of unimodal reads {FORMAT_VERSION}; update unimodal."
+            f"{file} has format {version}, and this version of unimodal reads "
+            f"{FORMAT_VERSION}; update unimodal."
         )
     try:
         return [
@@ -138,12 +140,14 @@ def read_head(file: Path) -> dict[str, Any]:
 
 
 def read_heads(folder: Path, one: IndexedInput) -> list[dict[str, Any]]:
-    """What each file of an input was made of; raises ValueError for a file that is missing or broken."""
+    """What each file of an input was made of; raises ValueError for a file that is missing or
+    broken.
+    """
     heads = [read_head(find_file(folder, name)) for name in one.files]
     if not all(heads):
         raise ValueError(
-            f"{folder} has no readable {one.files[heads.index({})]} of {one.input} any more; index that input again, "
-            "or take it out with --forget."
+            f"{folder} has no readable {one.files[heads.index({})]} of {one.input} any more; "
+            "index that input again, or take it out with --forget."
         )
     return heads
 

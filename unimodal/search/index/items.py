@@ -1,4 +1,5 @@
-"""What of an input becomes an index, and a row as an item: its id, its text, its picture and its fields.
+"""What of an input becomes an index, and a row as an item: its id, its text, its picture and its
+fields.
 
 A ValueError of `item_of` says why a row cannot be indexed.
 """
@@ -52,16 +53,21 @@ Content: TypeAlias = ImageSource
 
 
 class ItemsConfig(RowsConfig):
-    """An input and what of its rows is embedded; wherever a text is asked for, a template of fields will do."""
+    """An input and what of its rows is embedded; wherever a text is asked for, a template of fields
+    will do.
+    """
 
-    id: str = ""  # the field that tells items apart; default: `id` where rows have it, else file and number of the row
+    # the field that tells items apart; default: `id` where rows have it, else file and number of
+    # the row
+    id: str = ""
     text: tuple[
         str, ...
     ] = ()  # one field or several, joined by line breaks; of shards the captions
     image: str = (
         ""  # a path (of a list the first), bytes, {"bytes", "path"} or a PIL image
     )
-    image_root: str = ""  # the folder of the images' paths, which none may leave; default: the folder of the input
+    # the folder of the images' paths, which none may leave; default: the folder of the input
+    image_root: str = ""
     missing_image: Literal["keep", "skip"] = (
         "keep"  # an item whose image cannot be read: its text alone, or nothing
     )
@@ -78,7 +84,9 @@ class ItemsConfig(RowsConfig):
 
 
 class IndexConfig(ItemsConfig):
-    """An input and what of it is indexed; wherever a text is asked for, a template of fields will do."""
+    """An input and what of it is indexed; wherever a text is asked for, a template of fields will
+    do.
+    """
 
     fields: dict[str, FieldSource] = Field(
         {}
@@ -96,7 +104,8 @@ class IndexConfig(ItemsConfig):
     )  # pixels of the longer side of a small picture to show; 0: none
     prefix_dims: tuple[int, ...] = ()  # shorter copies of each vector, for a first pass
     binary: bool = False  # one-bit copies of each vector, for a first pass
-    calibrated: bool = False  # close the gap between texts and pictures (`unimodal calibrate` comes before)
+    # close the gap between texts and pictures (`unimodal calibrate` comes before)
+    calibrated: bool = False
     max_removed: float = Field(
         0.2, ge=0, le=1
     )  # the share of its items, and more than 10, that may leave the store
@@ -127,8 +136,8 @@ class IndexConfig(ItemsConfig):
             name = self.parent_field
             if name in self.fields:
                 raise ValueError(
-                    f"parent {self.parent!r} would be called {name!r}, as is {self.fields[name].source!r}; name it: "
-                    f"fields={{NAME: {self.parent}}}."
+                    f"parent {self.parent!r} would be called {name!r}, as is "
+                    f"{self.fields[name].source!r}; name it: fields={{NAME: {self.parent}}}."
                 )
             self.fields[name] = FieldSource(source=self.parent)
         return self
@@ -173,10 +182,12 @@ def units(config: IndexConfig) -> list[Unit]:
 def surveyed(
     config: IndexConfig, cut: list[Unit], known: Mapping[str, FieldType]
 ) -> tuple[IndexConfig, dict[str, FieldType]]:
-    """The configuration with its defaults made definite, and the types of the fields; known: what a store has.
+    """The configuration with its defaults made definite, and the types of the fields; known: what a
+    store has.
 
-    Reads 1,000 rows, and as many more as it takes until every field was in one of them. Raises ValueError for a field
-    that is in no row, naming the nearest, and where neither text nor picture is said.
+    Reads 1,000 rows, and as many more as it takes until every field was in one of them. Raises
+    ValueError for a field that is in no row, naming the nearest, and where neither text nor picture
+    is said.
     """
     config = _with_defaults(config, cut[0])
     wanted = RowFilter(config)
@@ -199,8 +210,8 @@ def surveyed(
         raise missing_field(rows[0], min(missing), f"any row of {config.input}")
     if not (config.text or config.image):
         raise ValueError(
-            f"which fields of {config.input} are embedded is not said; add text=FIELD, image=FIELD or both, of: "
-            f"{', '.join(rows[0])}."
+            f"which fields of {config.input} are embedded is not said; add text=FIELD, "
+            f"image=FIELD or both, of: {', '.join(rows[0])}."
         )
     from_text = cut[0].kind == "cells"
     types = {
@@ -283,7 +294,9 @@ def default_id(unit: Unit, raw: RawRow) -> str:
 
 
 def picture_identity(unit: Unit, config: IndexConfig) -> str:
-    """Of the files that the rows of a table name: a picture that was replaced makes another unit of it."""
+    """Of the files that the rows of a table name: a picture that was replaced makes another unit of
+    it.
+    """
     if not config.image or unit.kind in ("pictures", "shard"):
         return ""
     digest = xxhash.xxh3_128()

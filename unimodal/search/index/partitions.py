@@ -1,8 +1,10 @@
-"""An input cut into units: what is embedded at a time, becomes one file, and is redone when a run was killed in it.
+"""An input cut into units: what is embedded at a time, becomes one file, and is redone when a run
+was killed in it.
 
-A tar is a unit. A table is cut every `per_unit` rows (a Parquet file where its row groups end), and a unit of lines or
-cells knows the byte that it begins at, so that reading it parses nothing before it. A row group of more than `per_unit`
-rows is read from its start for each of its units. A unit's identity changes with its content.
+A tar is a unit. A table is cut every `per_unit` rows (a Parquet file where its row groups end), and
+a unit of lines or cells knows the byte that it begins at, so that reading it parses nothing before
+it. A row group of more than `per_unit` rows is read from its start for each of its units. A unit's
+identity changes with its content.
 """
 
 from __future__ import annotations
@@ -33,9 +35,10 @@ from .reading import Unit, data_set, whole_list
 def find_units(name: str, split: str, per_unit: int) -> list[Unit]:
     """The units of an input, in its order.
 
-    name: an image or a folder of images, a .txt of one text per line, a table or a glob of tables (.jsonl, .json,
-        .csv, .tsv, .parquet), a save_to_disk folder, hf:NAME, or WebDataset shards (a tar, a folder or glob of tars, a
-        brace pattern, a URL). Hidden files are not part of a folder.
+    name: an image or a folder of images, a .txt of one text per line, a table or a glob of tables
+        (.jsonl, .json, .csv, .tsv, .parquet), a save_to_disk folder, hf:NAME, or WebDataset shards
+        (a tar, a folder or glob of tars, a brace pattern, a URL). Hidden files are not part of a
+        folder.
     Raises ValueError for what is none of these, saying what was found.
     """
     if name.startswith("hf:"):

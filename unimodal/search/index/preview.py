@@ -1,4 +1,5 @@
-"""What indexing an input would do to a store: it is read and decoded, but not embedded, and nothing is written.
+"""What indexing an input would do to a store: it is read and decoded, but not embedded, and nothing
+is written.
 
 n items.
 """
@@ -60,7 +61,8 @@ def preview(
 ) -> Preview:
     """What would become of a store.
 
-    there: the inputs that it is made of, oldest first. others: those that would stay beside this one.
+    there: the inputs that it is made of, oldest first. others: those that would stay beside this
+        one.
     """
     before = known_before(plan)
     parts = list[_Items]()
@@ -122,7 +124,9 @@ def _of_inputs(folder: Path, inputs: Sequence[IndexedInput]) -> Iterator[_Items]
 
 
 def _as_in_a_file(table: Any) -> Any:
-    """The table of a chunk with what the model would see of an item as the column that a file has of it."""
+    """The table of a chunk with what the model would see of an item as the column that a file has
+    of it.
+    """
     import pyarrow as pa
 
     pairs = zip(table["_text"].to_pylist(), table["_pixels"].to_pylist(), strict=True)

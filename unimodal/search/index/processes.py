@@ -1,4 +1,6 @@
-"""The processes of one run, as torchrun starts them: each takes its share of the units, and one fills the store."""
+"""The processes of one run, as torchrun starts them: each takes its share of the units, and one
+fills the store.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ def _another_may_end() -> Iterator[None]:
 
 @contextmanager
 def ranks_of_run() -> Iterator[Ranks]:
-    """This process among those that torchrun started (or whose RANK and WORLD_SIZE say so), connected with them."""
+    """This process among those that torchrun started (or whose RANK and WORLD_SIZE say so),
+    connected with them.
+    """
     ranks = Ranks(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
     if ranks.world == 1:
         yield ranks
@@ -95,7 +99,8 @@ def ranks_of_run() -> Iterator[Ranks]:
 
 @contextmanager
 def alone(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Hold a folder for one run. Raises ValueError if another holds it, saying which; the lock goes with the process.
+    """Hold a folder for one run. Raises ValueError if another holds it, saying which; the lock goes
+    with the process.
 
     Raises ValueError too where the folder is a file.
     """
@@ -113,7 +118,8 @@ def alone(folder: Path, ranks: Ranks) -> Iterator[None]:
             file.seek(0)
             holder = file.read(500) or "a process that has not said which"
             raise ValueError(
-                f"another run writes embeddings to {folder} ({holder}); wait for it, or choose another folder."
+                f"another run writes embeddings to {folder} ({holder}); wait for it, or "
+                "choose another folder."
             ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}")

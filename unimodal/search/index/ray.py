@@ -1,7 +1,8 @@
 """The same units on a Ray cluster: CPU workers read and decode, GPU actors hold the model.
 
-A unit's chunks come back to this process in any order, and its file is put in place by it when all are there. So
-resuming depends on the files alone, and a run killed at any moment redoes the units that were in flight.
+A unit's chunks come back to this process in any order, and its file is put in place by it when all
+are there. So resuming depends on the files alone, and a run killed at any moment redoes the units
+that were in flight.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def embed_jobs_on_ray(
 ) -> None:
     """As `bulk.embed_jobs`, on the cluster that $RAY_ADDRESS names, or one on this machine.
 
-    model: is loaded by every actor, so it has to be there under the same name on every node, as do the input and the
-        folder of the embeddings.
+    model: is loaded by every actor, so it has to be there under the same name on every node, as do
+        the input and the folder of the embeddings.
     """
     if not jobs:
         return

@@ -1,4 +1,6 @@
-"""A unit of an input, and its rows; those of lines and cells are read from the byte where it begins."""
+"""A unit of an input, and its rows; those of lines and cells are read from the byte where it
+begins.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,8 @@ class Unit:
     def name(self) -> str:
         """Its name as a file: the same for the same rows of the same file.
 
-        Of ASCII, for a name may have 255 bytes; and what begins with `_` or `.` is not read by Arrow.
+        Of ASCII, for a name may have 255 bytes; and what begins with `_` or `.` is not read by
+        Arrow.
         """
         safe = re.sub(r"[^A-Za-z0-9._-]", "_", self.label)[-80:].lstrip("_.")
         return (
@@ -72,7 +75,8 @@ class RawRow(NamedTuple):
 def read_unit(unit: Unit) -> Iterator[RawRow]:
     """The rows of a unit; one that cannot be read says why.
 
-    A row of a folder has `id` and `image`; one of a shard the fields of its .json, and `key`, `captions` and `image`.
+    A row of a folder has `id` and `image`; one of a shard the fields of its .json, and `key`,
+    `captions` and `image`.
     """
     return _READERS[unit.kind](unit)
 

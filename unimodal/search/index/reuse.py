@@ -1,4 +1,5 @@
-"""Items whose text and picture are what they were: a new price costs no forward pass, nor does a row that moved.
+"""Items whose text and picture are what they were: a new price costs no forward pass, nor does a
+row that moved.
 
 n items, D dimensions.
 """
@@ -21,7 +22,9 @@ from ..stores.columns import vectors_of
 from ..stores.schema import Schema, vector_column
 
 CONTENT = "_content"  # the column of a unit's file; no field of a store begins with an underscore
-MOST_FILES = 4  # that are read for some items, and held: what else they have in common with the past is embedded again
+# that are read for some items, and held: what else they have in common with the past is embedded
+# again
+MOST_FILES = 4
 
 Vectors = Mapping[
     str, NDArray[np.float32]
@@ -39,7 +42,9 @@ class Before:
     """The vectors that some files have by now, by what the model saw; 12 bytes an item are held."""
 
     def __init__(self, files: Sequence[Path], schema: Schema) -> None:
-        """files: the first that has an item is read; those without all vectors of the schema are not used."""
+        """files: the first that has an item is read; those without all vectors of the schema are
+        not used.
+        """
         self._schema = schema
         self._vector_columns = {name: vector_column(name) for name in schema.vectors}
         self._files = [

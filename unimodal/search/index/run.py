@@ -1,7 +1,8 @@
 """`unimodal index`: an input -> Parquet files of embeddings, the source of truth -> a store.
 
-The folder of the embeddings is that of one store. A run embeds first, then looks at all that it found, and may refuse
-it; only then is the input put into the folder's list, and the store brought to the state of the folder.
+The folder of the embeddings is that of one store. A run embeds first, then looks at all that it
+found, and may refuse it; only then is the input put into the folder's list, and the store brought
+to the state of the folder.
 """
 
 from __future__ import annotations
@@ -59,12 +60,15 @@ from .skipped import SKIPPED, listed, refusal, too_many, write_skipped
 if TYPE_CHECKING:
     from unimodal.embedder import Embedder
 
-MIN_REMOVED = 10  # that many items may leave a store whatever their share: small inputs change by more
+# that many items may leave a store whatever their share: small inputs change by more
+MIN_REMOVED = 10
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What indexing did; items that were skipped or have no image are listed in _skipped.jsonl with the reasons."""
+    """What indexing did; items that were skipped or have no image are listed in _skipped.jsonl with
+    the reasons.
+    """
 
     items: int  # of this input
     skipped: int  # rows of this input
@@ -106,19 +110,23 @@ def index(
 ) -> Summary:
     """Embed what is new or changed of an input, and bring a store to the same state.
 
-    embeddings: the folder of the Parquet files, of this store alone; default: beside the store. They are kept whatever
-        happens to the store: it is filled from them again without embedding anything.
-    engine: "process" is this process, or under torchrun each of them its share; "ray" uses a Ray cluster, and no
-        device of this process.
-    overwrite: make the store again; inputs that were indexed otherwise are left out, with a warning.
+    embeddings: the folder of the Parquet files, of this store alone; default: beside the store.
+        They are kept whatever happens to the store: it is filled from them again without embedding
+        anything.
+    engine: "process" is this process, or under torchrun each of them its share; "ray" uses a Ray
+        cluster, and no device of this process.
+    overwrite: make the store again; inputs that were indexed otherwise are left out, with a
+        warning.
     replace: this input is the whole store; the others are forgotten.
 
-    Raises ValueError for an input, a model or an option that does not fit, before anything is embedded, and where too
-    many rows are bad (`max_skipped`) or too many items would leave the store (`max_removed`), before it is changed.
+    Raises ValueError for an input, a model or an option that does not fit, before anything is
+    embedded, and where too many rows are bad (`max_skipped`) or too many items would leave the
+    store (`max_removed`), before it is changed.
     """
     if engine == "ray" and device is not None:
         raise ValueError(
-            f"device {device!r} is of one machine, and Ray gives each model one of its own; leave it out."
+            f"device {device!r} is of one machine, and Ray gives each model one of its "
+            "own; leave it out."
         )
     began = time.monotonic()
     folder = embeddings or default_folder(store_url)
@@ -189,7 +197,8 @@ def dry_run(
 ) -> Preview:
     """What `index` would do, read and decoded, but nothing embedded and nothing written.
 
-    Raises ValueError for what `index` would refuse before it embeds; what it would refuse after that is in the answer.
+    Raises ValueError for what `index` would refuse before it embeds; what it would refuse after
+    that is in the answer.
     """
     folder = embeddings or default_folder(store_url)
     plan, cut, _ = _plan(
@@ -219,8 +228,8 @@ def forget(
 ) -> Filled:
     """Take an input out of a store. Items that an older input has too come back as they are there.
 
-    name: as `index` had it, or as `--list` shows it. Raises ValueError for an input that is not there, and where a
-    file of another input is missing or broken.
+    name: as `index` had it, or as `--list` shows it. Raises ValueError for an input that is not
+    there, and where a file of another input is missing or broken.
     """
     folder = embeddings or default_folder(store_url)
     check_listed(store_url, folder)
@@ -256,7 +265,8 @@ class InputState:
 def list_inputs(
     store_url: str, *, embeddings: Path | None = None
 ) -> tuple[list[InputState], dict[str, int]]:
-    """The inputs of a store, oldest indexing first, and how many files each has of runs that did not finish.
+    """The inputs of a store, oldest indexing first, and how many files each has of runs that did
+    not finish.
 
     Raises ValueError where a file of an input is missing or broken.
     """
@@ -285,7 +295,8 @@ def check_listed(store_url: str, folder: Path) -> None:
     """Raises ValueError where there is no folder of embeddings for a store."""
     if not folder.is_dir():
         raise ValueError(
-            f"{store_url} has no embeddings in {folder}; give their folder with --embeddings, or index first."
+            f"{store_url} has no embeddings in {folder}; give their folder with "
+            "--embeddings, or index first."
         )
 
 
@@ -324,7 +335,8 @@ def _schema(
     usable = has & embedder.modalities
     if not usable:
         raise ValueError(
-            f"the input has {' and '.join(sorted(has))}, and {model} embeds {min(embedder.modalities)} alone."
+            f"the input has {' and '.join(sorted(has))}, and {model} embeds "
+            f"{min(embedder.modalities)} alone."
         )
     vectors = config.vectors or tuple(
         name for name in VECTORS if name in usable or usable == {"text", "image"}
@@ -426,8 +438,8 @@ def _check_same(store_url: str, there: Schema, wanted: Schema) -> None:
             for schema in (there, wanted)
         ]
         raise ValueError(
-            f"{store_url} was made with {models[0]}, and this is {models[1]}; name another store, or add --overwrite "
-            "to make it again."
+            f"{store_url} was made with {models[0]}, and this is {models[1]}; name another "
+            "store, or add --overwrite to make it again."
         )
     for name in (
         "dim",
@@ -444,17 +456,19 @@ def _check_same(store_url: str, there: Schema, wanted: Schema) -> None:
         )
         if before != now:
             raise ValueError(
-                f"{store_url} was made with {name} {before}, and this is {now}; add --overwrite to make it again."
+                f"{store_url} was made with {name} {before}, and this is {now}; add "
+                "--overwrite to make it again."
             )
 
 
 def _that_fit(
     plan: Plan, others: Sequence[IndexedInput], overwrite: bool, *, warn: bool
 ) -> list[IndexedInput]:
-    """The other inputs that go into one store with this; those that do not are left out of one that is made again.
+    """The other inputs that go into one store with this; those that do not are left out of one that
+    is made again.
 
-    warn: say which are left out. Raises ValueError for one that does not fit, unless the store is made again, and for
-    one whose file is missing or broken.
+    warn: say which are left out. Raises ValueError for one that does not fit, unless the store is
+    made again, and for one whose file is missing or broken.
     """
     columns = {
         column.name: column.type for column in arrow_schema(plan.schema, copies=False)
@@ -471,13 +485,15 @@ def _that_fit(
             continue
         if not overwrite:
             raise ValueError(
-                f"{plan.folder} has {one.input} too, indexed with {reason}; choose another folder with --embeddings, "
-                "or add --overwrite to make the store again without it."
+                f"{plan.folder} has {one.input} too, indexed with {reason}; choose another "
+                "folder with --embeddings, or add --overwrite to make the store again without "
+                "it."
             )
         if not warn:
             continue
         warnings.warn(
-            f"{one.input} is left out of the store, for it was indexed with {reason}; index it again.",
+            f"{one.input} is left out of the store, for it was indexed with {reason}; "
+            "index it again.",
             stacklevel=3,
         )
     return fitting
@@ -496,7 +512,9 @@ def _checked(
     overwrite: bool,
     replace: bool,
 ) -> IndexedInput:
-    """The input as it goes into the list. Raises ValueError where its bad rows or what it removes are too much."""
+    """The input as it goes into the list. Raises ValueError where its bad rows or what it removes
+    are too much.
+    """
     files = [find_file(plan.folder, job.file) for job in jobs]
     hashes = [hash_ids(file) for file in files]
     repeated = sum(map(len, find_repeated(files, hashes).values()))
@@ -535,7 +553,10 @@ def _skipped_refusal(
         )
     bad = skipped + without_image
     if too_many(bad, rows, allowed):
-        what = f"{bad:,} of {rows:,} rows of {name} cannot be indexed, or have an image that cannot be read"
+        what = (
+            f"{bad:,} of {rows:,} rows of {name} cannot be indexed, or have an image that "
+            "cannot be read"
+        )
         return refusal(what, plan.folder, allowed)
     return None
 
@@ -546,7 +567,9 @@ def _removed_refusal(
     hashes: NDArray[np.uint64],
     replace: bool,
 ) -> ValueError | None:
-    """The error where too much of what is there would go; hashes: of the ids that the input has now."""
+    """The error where too much of what is there would go; hashes: of the ids that the input has
+    now.
+    """
     name = plan.config.input
     allowed = plan.config.max_removed
     before = [one for one in inputs if replace or one.input == name]
@@ -565,8 +588,9 @@ def _removed_refusal(
         else "and max_removed is 0"
     )
     return ValueError(
-        f"{removed:,} of {len(there):,} items of {what} are not in {name} any more, {over}: the store is as it was; "
-        f"if they shall go, add max_removed={_rounded_up(removed / len(there))}."
+        f"{removed:,} of {len(there):,} items of {what} are not in {name} any more, {over}: the "
+        "store is as it was; if they shall go, add "
+        f"max_removed={_rounded_up(removed / len(there))}."
     )
 
 
@@ -605,7 +629,8 @@ def _write_skipped(folder: Path, inputs: Sequence[IndexedInput]) -> None:
 
 
 def _clean_up(folder: Path, before: Sequence[IndexedInput], name: str) -> None:
-    """Remove what no input needs any more; before: the inputs of before the run. name: the input of the run.
+    """Remove what no input needs any more; before: the inputs of before the run. name: the input of
+    the run.
 
     What a run over another input has embedded that has not finished stays.
     """

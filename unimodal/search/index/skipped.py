@@ -44,5 +44,6 @@ def write_skipped(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
 def refusal(what: str, folder: Path, allowed: float) -> ValueError:
     """The error of a run that ends; what: how many rows of what cannot be indexed."""
     return ValueError(
-        f"{what}, {limit_of(allowed)}; repair what is listed in {folder / SKIPPED}, or raise max_skipped."
+        f"{what}, {limit_of(allowed)}; repair what is listed in {folder / SKIPPED}, or "
+        "raise max_skipped."
     )

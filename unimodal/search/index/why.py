@@ -19,8 +19,8 @@ from .skipped import listed
 def explain(store_url: str, folder: Path, item: str) -> list[str]:
     """What became of an item, a sentence for each input that has or had it; first what is so now.
 
-    folder: of the store's embeddings. Raises ValueError where none has or had it, and where a file of an input is
-    missing or broken.
+    folder: of the store's embeddings. Raises ValueError where none has or had it, and where a file
+    of an input is missing or broken.
     """
     holders = list[IndexedInput]()
     skipped = list[str]()
@@ -32,15 +32,17 @@ def explain(store_url: str, folder: Path, item: str) -> list[str]:
         skipped += _skipped(one, files, holding, item)
     lines = _held(store_url, holders, item)
     removed = [
-        f"{item} was taken out of the store at {one.at}: {one.reason} ({written_name(one.input) or 'not known'})."
+        f"{item} was taken out of the store at {one.at}: {one.reason} "
+        f"({written_name(one.input) or 'not known'})."
         for one in read_removed(folder)
         if one.id == item
     ]
     lines += [*skipped, *reversed(removed)]
     if not lines:
         raise ValueError(
-            f"no input of {store_url} has an item {item!r}, skipped one, or is known to have had one (the last "
-            f"{MOST_LISTED:,} that were taken out are listed); see its inputs with `unimodal index --list`."
+            f"no input of {store_url} has an item {item!r}, skipped one, or is known to have had "
+            f"one (the last {MOST_LISTED:,} that were taken out are listed); see its inputs with "
+            "`unimodal index --list`."
         )
     return lines
 
@@ -56,7 +58,10 @@ def _held(store_url: str, holders: list[IndexedInput], item: str) -> list[str]:
         store.close()
     first = f"{item} is in the store, from {_shown(holders[0])}."
     if not is_there:
-        first = f"{item} is in {_shown(holders[0])}, but not in the store yet; run `unimodal index` again."
+        first = (
+            f"{item} is in {_shown(holders[0])}, but not in the store yet; run `unimodal "
+            "index` again."
+        )
     rest = [
         f"{_shown(one)} has it too, and was indexed before that one."
         for one in holders[1:]
@@ -86,8 +91,14 @@ def _skipped(
                 became = (
                     "is there without its image" if line.get("kept") else "was skipped"
                 )
-                yield f"row {line['row']} of {line['file']} of {_shown(one)} {became}: {line['reason'].rstrip('.')}."
+                yield (
+                    f"row {line['row']} of {line['file']} of {_shown(one)} {became}: "
+                    f"{line['reason'].rstrip('.')}."
+                )
     if one.repeated and len(holding) > 1:
         for file in find_repeated(holding, [hash_ids(file) for file in holding]):
             label = read_head(file)["label"]
-            yield f"a row of {label} of {_shown(one)} was skipped: an earlier row of the input has its id."
+            yield (
+                f"a row of {label} of {_shown(one)} was skipped: an earlier row of the input "
+                "has its id."
+            )

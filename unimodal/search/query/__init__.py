@@ -1,1 +1,3 @@
-"""Queries: by words, by an image, by an item, with filters; fusing ranked lists; near-duplicates."""
+"""Queries: by words, by an image, by an item, with filters; fusing ranked lists;
+near-duplicates.
+"""

@@ -1,4 +1,5 @@
-"""The vector that a query asks with: a weighted sum of its parts, moved away from what is not wanted.
+"""The vector that a query asks with: a weighted sum of its parts, moved away from what is not
+wanted.
 
 D embedding dimension, n of one kind.
 """
@@ -21,7 +22,8 @@ CANCELLED = (
 
 
 def weighted(text: Vector | None, picture: Vector | None, weight: float) -> Vector:
-    """(1 - weight) x text + weight x picture, of length 1: what `Embedder.encode` gives for both at once.
+    """(1 - weight) x text + weight x picture, of length 1: what `Embedder.encode` gives for both at
+    once.
 
     text, picture: (D,) unit vectors; of one alone the weight does not matter.
     """
@@ -36,10 +38,11 @@ def weighted(text: Vector | None, picture: Vector | None, weight: float) -> Vect
 
 
 def moved_away(query: Vector, negatives: Sequence[Vector], weight: float) -> Vector:
-    """query - weight x mean of the negatives, of length 1: Rocchio's formula for what is not relevant.
+    """query - weight x mean of the negatives, of length 1: Rocchio's formula for what is not
+    relevant.
 
-    (Rocchio, 1971; Manning et al., Introduction to Information Retrieval, 2008, section 9.1.1, with alpha = 1 and
-    gamma = weight.) query: (D,) unit vector. negatives: unit vectors of (D,).
+    (Rocchio, 1971; Manning et al., Introduction to Information Retrieval, 2008, section 9.1.1, with
+    alpha = 1 and gamma = weight.) query: (D,) unit vector. negatives: unit vectors of (D,).
     """
     if not negatives:
         return query

@@ -1,4 +1,5 @@
-"""Near-duplicates: which vectors, or which items of a store, hang together by a cosine over a threshold.
+"""Near-duplicates: which vectors, or which items of a store, hang together by a cosine over a
+threshold.
 
 n vectors, D embedding dimension.
 """
@@ -34,9 +35,11 @@ def near_duplicates(
     where: Predicate | None = None,
     show_progress: bool | None = None,
 ) -> list[list[str]]:
-    """Groups of ids whose vectors of one kind hang together, the largest group first; items alone are left out.
+    """Groups of ids whose vectors of one kind hang together, the largest group first; items alone
+    are left out.
 
-    Every pair is compared, whatever the index: for 100,000 items of 768 dimensions 0.3 GB and a minute and a half.
+    Every pair is compared, whatever the index: for 100,000 items of 768 dimensions 0.3 GB and a
+        minute and a half.
     show_progress: on stderr, as by `progress_bar`; False: nothing.
     """
     if vector not in store.schema.vectors:
@@ -76,10 +79,11 @@ def groups_of_near(
     *,
     show_progress: bool | None = False,
 ) -> list[list[int]]:
-    """Groups of rows that hang together by cosines of at least the threshold, the largest first; others are left out.
+    """Groups of rows that hang together by cosines of at least the threshold, the largest first;
+    others are left out.
 
-    vectors: (n, D) unit vectors. Cosines are made in blocks, and groups joined by union-find: two members of a group
-    may be less alike, if a chain of others lies between them.
+    vectors: (n, D) unit vectors. Cosines are made in blocks, and groups joined by union-find: two
+    members of a group may be less alike, if a chain of others lies between them.
     """
     parents = np.arange(len(vectors))
     step = max(1, BLOCK_SCORES // max(1, len(vectors)))

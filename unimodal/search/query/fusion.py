@@ -1,9 +1,11 @@
-"""Several ranked lists -> one: by scores that are made comparable, by ranks, or the best of each group.
+"""Several ranked lists -> one: by scores that are made comparable, by ranks, or the best of each
+group.
 
-Cosines of two kinds of vectors are not comparable where a model leaves texts and pictures in different cones (the
-modality gap, see `unimodal.calibration`): to a text, any text is nearer than the picture that it describes. So each
-kind's scores are standardised by what the query at hand scores with a sample of that kind: (cosine - mean) / spread
-says how far a hit stands out among its own.
+Cosines of two kinds of vectors are not comparable where a model leaves texts and pictures in
+different cones (the modality gap, see `unimodal.calibration`): to a text, any text is nearer than
+the picture that it describes. So each kind's scores are standardised by what the query at hand
+scores with a sample of that kind: (cosine - mean) / spread says how far a hit stands out among its
+own.
 
 S vectors of a sample, D embedding dimension.
 """
@@ -24,19 +26,22 @@ from ..stores.schema import vector_column
 from .combine import Vector
 
 SAMPLE = 2_000  # vectors of a kind: the mean is then known to 2 % of the spread
-ROWS_READ = 20_000  # from which they are drawn: the whole of a small store, the first rows of a large one
+# from which they are drawn: the whole of a small store, the first rows of a large one
+ROWS_READ = 20_000
 ENOUGH = 100  # vectors that tell the spread of their kind, to 7 %
 REDRAWN = 10.0  # seconds after which a sample of fewer is drawn again
-RRF_CONSTANT = 60  # Cormack et al., 2009: what makes the first ranks of a list not outweigh all else
+# Cormack et al., 2009: what makes the first ranks of a list not outweigh all else
+RRF_CONSTANT = 60
 FLAT = 1e-6  # a spread that is none: all vectors of a kind are alike
 
 
 @dataclass(frozen=True)
 class Found(Hit):
-    """A hit: `score` is what the list is ordered by, `cosine` the similarity with the vector that was nearest.
+    """A hit: `score` is what the list is ordered by, `cosine` the similarity with the vector that
+    was nearest.
 
-    The two are the same but where the score is standardised (several kinds of vectors of a model that is not
-    calibrated) or fused from ranks (a hybrid search).
+    The two are the same but where the score is standardised (several kinds of vectors of a model
+    that is not calibrated) or fused from ranks (a hybrid search).
     """
 
     cosine: float | None = None  # None: only the words found it
@@ -69,11 +74,13 @@ _SAMPLES: weakref.WeakKeyDictionary[VectorStore, dict[str, _Sample]] = (
 def standards_of(
     store: VectorStore, asked: Mapping[str, Vector]
 ) -> dict[str, Standard]:
-    """Mean and standard deviation of each query's cosines with a sample of the kind of vectors that it asks.
+    """Mean and standard deviation of each query's cosines with a sample of the kind of vectors that
+    it asks.
 
-    asked: kind -> (D,) unit vector. The sample is drawn once and kept while the store is open: it is made of vectors
-    alone, and a catalogue that changes day by day still looks much the same. One that is too small to tell a spread is
-    drawn again later, and has until then the spread of all kinds around their means.
+    asked: kind -> (D,) unit vector. The sample is drawn once and kept while the store is open: it
+    is made of vectors alone, and a catalogue that changes day by day still looks much the same. One
+    that is too small to tell a spread is drawn again later, and has until then the spread of all
+    kinds around their means.
     """
     samples = _SAMPLES.setdefault(store, {})
     now = time.monotonic()
@@ -154,9 +161,11 @@ def best_of_kinds(
 def fused_by_rank(
     nearest: Sequence[Found], by_words: Sequence[Hit], *, after: int = 0
 ) -> list[Found]:
-    """Reciprocal rank fusion: the score of an item is the sum of 1 / (60 + rank) over the lists that it is in.
+    """Reciprocal rank fusion: the score of an item is the sum of 1 / (60 + rank) over the lists
+    that it is in.
 
-    (Cormack et al., 2009, https://doi.org/10.1145/1571941.1572114.) after: how many ranks of each list went before.
+    (Cormack et al., 2009, https://doi.org/10.1145/1571941.1572114.) after: how many ranks of each
+    list went before.
     """
     fused = {hit.id: replace(hit, score=0.0) for hit in nearest}
     for hit in by_words:
@@ -170,7 +179,9 @@ def fused_by_rank(
 
 
 def best_of_groups(hits: Iterable[Found], field: str) -> list[Found]:
-    """The best item of each value of the field, in the order of the hits; an item without a value is its own group."""
+    """The best item of each value of the field, in the order of the hits; an item without a value
+    is its own group.
+    """
     groups: dict[Hashable, Found] = {}
     for hit in hits:
         value = hit.fields.get(field)

@@ -1,13 +1,14 @@
-"""Ask a store: by words, a picture, both, or an item, with filters, negative words, full text and groups.
+"""Ask a store: by words, a picture, both, or an item, with filters, negative words, full text and
+groups.
 
     from unimodal.embedder import load
     from unimodal.search.filters.check import parse_where
     from unimodal.search.query.query import Query, search
     from unimodal.search.stores.base import open_store
 
-    store, embedder = open_store("runs/shop"), load("runs/model")
-    query = Query(text="in red", image=Path("bag.jpg"), weight=0.7, where=parse_where("price < 50"), k=5)
-    for hit in search(store, embedder, query):
+    store, embedder = open_store("runs/shop"), load("runs/model") query = Query(text="in red",
+    image=Path("bag.jpg"), weight=0.7, where=parse_where("price < 50"), k=5) for hit in
+    search(store, embedder, query):
         print(hit.score, hit.id, hit.fields["title"])
 
 Which of an item's vectors are compared, where the query does not say:
@@ -17,10 +18,11 @@ Which of an item's vectors are compared, where the query does not say:
     text and image     both, merged into one list              its text vector with text, its picture's with image
     one of them        that one                                the same kind
 
-An item that lacks a kind asks it with another vector that it has: a picture without words finds texts, too.
+An item that lacks a kind asks it with another vector that it has: a picture without words finds
+    texts, too.
 
-Fused vectors are of one kind, and their cosines are compared as they are: where most items have a text or a picture but
-not both, `vectors=("text", "image")` is the fairer list (see `fusion`).
+Fused vectors are of one kind, and their cosines are compared as they are: where most items have a
+text or a picture but not both, `vectors=("text", "image")` is the fairer list (see `fusion`).
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ class Query:
 
     text: str = ""
     image: Picture | None = None
-    weight: float = 0.5  # the share of the picture (or of the item `like`) where there are words too
+    # the share of the picture (or of the item `like`) where there are words too
+    weight: float = 0.5
     negatives: Sequence[str] = ()  # words for what is not wanted
     negative_weight: float = 0.5
     like: str = ""  # the id of an item: more like this, without the item itself
@@ -70,7 +73,8 @@ class Query:
     ] = ()  # kinds of vectors to search; (): as the table above says
     hybrid: bool = False  # the words by full text too, merged by reciprocal rank
     group_by: str = ""  # a field: the best item of each of its values
-    coarse: str = ""  # a first pass by shorter copies, "prefix:256" or "binary", re-ranked by whole vectors
+    # a first pass by shorter copies, "prefix:256" or "binary", re-ranked by whole vectors
+    coarse: str = ""
     candidates: int = 0  # how many the first pass takes; 0: ten times k, at least 100
     exact: bool = False
     min_score: float | None = (
@@ -80,7 +84,8 @@ class Query:
     def __post_init__(self) -> None:
         if not self.text.strip() and self.image is None and not self.like:
             raise ValueError(
-                "a query asks for nothing; give words, a picture or the id of an item to find more like."
+                "a query asks for nothing; give words, a picture or the id of an item "
+                "to find more like."
             )
         if self.image is not None and self.like:
             raise ValueError(
@@ -88,7 +93,8 @@ class Query:
             )
         if self.hybrid and not self.text.strip():
             raise ValueError(
-                "a hybrid search reads words, and the query has none; give some, or leave hybrid out."
+                "a hybrid search reads words, and the query has none; give some, or "
+                "leave hybrid out."
             )
         if any(not words.strip() for words in self.negatives):
             raise ValueError(
@@ -113,7 +119,9 @@ class Query:
 
 
 def inputs_of(query: Query) -> list[tuple[str, Item]]:
-    """What has to be embedded, with the query prompt, as (role, item): text, image, then each negative."""
+    """What has to be embedded, with the query prompt, as (role, item): text, image, then each
+    negative.
+    """
     parts: list[tuple[str, Item]] = [("text", query.text)] if query.text.strip() else []
     if query.image is not None:
         parts.append(("image", query.image))
@@ -127,7 +135,9 @@ def search(
     *,
     fields: Sequence[str] | None = None,
 ) -> list[Found]:
-    """What the store has for a query, best first; fields: those that the hits carry, None is all."""
+    """What the store has for a query, best first; fields: those that the hits
+    carry, None is all.
+    """
     return search_many(store, embedder, [query], fields=fields)[0]
 
 
@@ -138,7 +148,9 @@ def search_many(
     *,
     fields: Sequence[str] | None = None,
 ) -> list[list[Found]]:
-    """As `search`; all queries are embedded at once, and the model is told apart from others once."""
+    """As `search`; all queries are embedded at once, and the model is told apart
+    from others once.
+    """
     fingerprint = embedder.fingerprint()
     check_model(store.schema, fingerprint)
     for query in queries:
@@ -164,15 +176,18 @@ def check_model(schema: Schema, fingerprint: str) -> None:
     """Raises ValueError, with the model that the store wants, for a fingerprint of another one."""
     if fingerprint != schema.fingerprint:
         raise ForeignModelError(
-            f"the store holds vectors of {schema.about.get('model') or 'another model'} (fingerprint "
-            f"{schema.fingerprint}), and the query's model is another ({fingerprint}); load that one, or index again."
+            f"the store holds vectors of {schema.about.get('model') or 'another model'} "
+            f"(fingerprint {schema.fingerprint}), and the query's model is another "
+            f"({fingerprint}); load that one, or index again."
         )
 
 
 def check_query(
     schema: Schema, query: Query, fields: Sequence[str] | None = None
 ) -> None:
-    """Raises ValueError, before anything is embedded, for vectors, fields and words that the store has not."""
+    """Raises ValueError, before anything is embedded, for vectors, fields and words that the store
+    has not.
+    """
     fields_to_show(schema, fields)
     copies = [
         *(f"prefix:{dims}" for dims in schema.prefix_dims),
@@ -180,8 +195,8 @@ def check_query(
     ]
     if query.coarse and not copies:
         raise ValueError(
-            f"coarse: the store has no copies {query.coarse!r}; index again with binary=true or prefix_dims=[DIMS], "
-            "or leave coarse out."
+            f"coarse: the store has no copies {query.coarse!r}; index again with binary=true or "
+            "prefix_dims=[DIMS], or leave coarse out."
         )
     if query.coarse and query.coarse not in copies:
         raise ValueError(
@@ -196,11 +211,13 @@ def check_query(
         checked(query.where, schema)
     if query.hybrid and not schema.words:
         raise ValueError(
-            "hybrid: the store keeps no words to search; index again with words, or leave hybrid out."
+            "hybrid: the store keeps no words to search; index again with words, or "
+            "leave hybrid out."
         )
     if query.group_by and query.group_by not in schema.fields:
         raise ValueError(
-            f"group_by: the store has no field {query.group_by!r}; {nearest(query.group_by, schema.fields)}"
+            f"group_by: the store has no field {query.group_by!r}; "
+            f"{nearest(query.group_by, schema.fields)}"
         )
     if query.group_by and schema.fields[query.group_by] == "strings":
         raise ValueError(
@@ -209,7 +226,9 @@ def check_query(
 
 
 def fields_to_show(schema: Schema, fields: Sequence[str] | None) -> list[str]:
-    """The fields that hits carry, each once; None is all. Raises ValueError for one that the store does not have."""
+    """The fields that hits carry, each once; None is all. Raises ValueError for one that the store
+    does not have.
+    """
     if fields is None:
         return list(schema.fields)
     carried = [
@@ -235,7 +254,8 @@ def find(
 ) -> list[Found]:
     """What the store has for a query whose parts are embedded, best first.
 
-    vectors: (D,) of each of `inputs_of(query)`. fingerprint: of the model that made them. fields: as for `search`.
+    vectors: (D,) of each of `inputs_of(query)`. fingerprint: of the model that made them. fields:
+        as for `search`.
     """
     check_query(store.schema, query, fields)
     asked = _asked(store, query, vectors)
@@ -261,9 +281,11 @@ def find(
 def _best_groups(
     query: Query, look: Callable[..., tuple[list[Found], bool]]
 ) -> list[Found]:
-    """The best item of each of the k best groups, best first; look: `_ranked` of a query, a depth and earlier rounds.
+    """The best item of each of the k best groups, best first; look: `_ranked` of a query, a depth
+    and earlier rounds.
 
-    Each round leaves out the groups that were found before it, so that the items of a large one are not read again.
+    Each round leaves out the groups that were found before it, so that the items of a large one are
+    not read again.
     """
     hits: list[Found] = []
     exact = query.exact
@@ -280,7 +302,9 @@ def _best_groups(
 
 
 def _but(query: Query, hits: Sequence[Found]) -> Predicate | None:
-    """The query's filter without the groups of these hits; an item without a value is a group of its own."""
+    """The query's filter without the groups of these hits; an item without a value is a group of
+    its own.
+    """
     groups = tuple(
         hit.fields[query.group_by]
         for hit in hits
@@ -330,7 +354,9 @@ def _asked(
 def _vectors_of_item(
     store: VectorStore, item: str, kinds: Sequence[str]
 ) -> dict[str, Vector]:
-    """What each of these kinds is asked with, kind -> (D,): the item's own vector of it, else another that it has."""
+    """What each of these kinds is asked with, kind -> (D,): the item's own vector of it, else
+    another that it has.
+    """
     there = store.schema.vectors
     for batch in store.scan(
         where=Compare("id", "=", item), columns=[vector_column(kind) for kind in there]

@@ -1,4 +1,5 @@
-"""What every vector store offers, whichever engine is behind it, and what is done once for all of them.
+"""What every vector store offers, whichever engine is behind it, and what is done once for all of
+them.
 
 A row of a table that goes into a store, or comes out of it:
 
@@ -74,7 +75,9 @@ class UnsupportedError(ValueError):
 
 @dataclass(frozen=True)
 class IndexSpec:
-    """How a store is made fast. `auto`: exact up to 50,000 rows, HNSW on 8-bit vectors with re-ranking above."""
+    """How a store is made fast. `auto`: exact up to 50,000 rows, HNSW on 8-bit vectors with
+    re-ranking above.
+    """
 
     kind: Literal["auto", "exact", "hnsw"] = "auto"
     exact_up_to: int = 50_000
@@ -104,9 +107,10 @@ def best_first(hit: Hit) -> tuple[float, str]:
 class VectorStore(ABC):
     """A store of items, open for reading and writing. Made by `create_store` and `open_store`.
 
-    The public methods check once for every engine; an engine's adapter sets `name`, `schema` and `capabilities`, and
-    fills in the methods that begin with an underscore, which get what has been checked: tables in the types of
-    `arrow_schema(schema, copies=True)`, filters without `Not` but directly above a leaf and naming `id` or fields only.
+    The public methods check once for every engine; an engine's adapter sets `name`, `schema` and
+    `capabilities`, and fills in the methods that begin with an underscore, which get what has been
+    checked: tables in the types of `arrow_schema(schema, copies=True)`, filters without `Not` but
+    directly above a leaf and naming `id` or fields only.
     """
 
     name: str  # of the engine, for messages
@@ -118,10 +122,12 @@ class VectorStore(ABC):
     max_strings: int | None = None  # of a list
 
     def upsert(self, rows: Any, *, fingerprint: str) -> int:
-        """Put the rows of a pyarrow Table in, replacing those whose id is there; durable when it returns.
+        """Put the rows of a pyarrow Table in, replacing those whose id is there; durable when it
+        returns.
 
-        Raises ValueError for vectors of another model (fingerprint) or that are not finite unit vectors of (n, D), an
-        id that is empty or twice in the table, and columns that the schema has not. A column left out is null.
+        Raises ValueError for vectors of another model (fingerprint) or that are not finite unit
+        vectors of (n, D), an id that is empty or twice in the table, and columns that the schema
+        has not. A column left out is null.
         """
         self.schema = self._current_schema()
         self._refuse_foreign(fingerprint, "vectors")
@@ -133,7 +139,9 @@ class VectorStore(ABC):
     def delete(
         self, *, ids: Sequence[str] | None = None, where: Predicate | None = None
     ) -> int:
-        """Remove these items, or all that the filter keeps -> how many there were. One of the two must be given."""
+        """Remove these items, or all that the filter keeps -> how many there were. One of the two
+        must be given.
+        """
         if (ids is None) == (where is None):
             raise ValueError(
                 "delete wants ids or where, one of the two; to empty a store, create it again."
@@ -159,12 +167,15 @@ class VectorStore(ABC):
         candidates: int = 0,
         exact: bool = False,
     ) -> list[list[Hit]]:
-        """The k nearest items of each query by one of their vectors, best first, those of equal score by id.
+        """The k nearest items of each query by one of their vectors, best first, those of equal
+        score by id.
 
-        queries: (Q, D) unit vectors. vector: one of `schema.vectors`. fields: those the hits carry (None: all of
-            `schema.fields`; words and thumbnail, which are large, come when they are named).
-        coarse: "" searches the whole vector; "prefix:256" or "binary" takes `candidates` (0: 10 x k, at least 100) by
-            the shorter copy, and re-ranks them by the whole vector. exact: compare with every row, whatever the index.
+        queries: (Q, D) unit vectors. vector: one of `schema.vectors`. fields: those the hits carry
+            (None: all of `schema.fields`; words and thumbnail, which are large, come when they are
+            named).
+        coarse: "" searches the whole vector; "prefix:256" or "binary" takes `candidates` (0: 10 x
+            k, at least 100) by the shorter copy, and re-ranks them by the whole vector. exact:
+            compare with every row, whatever the index.
         """
         self.schema = self._current_schema()
         self._refuse_foreign(fingerprint, "queries")
@@ -199,7 +210,9 @@ class VectorStore(ABC):
         where: Predicate | None = None,
         fields: Sequence[str] | None = None,
     ) -> list[Hit]:
-        """The k best items by BM25 over `words`, best first; the score is BM25's. A query without a word finds none."""
+        """The k best items by BM25 over `words`, best first; the score is BM25's. A query without a
+        word finds none.
+        """
         self._need("words")
         if not self.schema.words:
             raise ValueError(
@@ -224,11 +237,14 @@ class VectorStore(ABC):
         columns: Sequence[str] | None = None,
         batch: int = 10_000,
     ) -> Iterator[Any]:
-        """All rows (or those the filter keeps) as pyarrow RecordBatches, in no order; columns: None is all of them."""
+        """All rows (or those the filter keeps) as pyarrow RecordBatches, in no order; columns: None
+        is all of them.
+        """
         for column in columns or ():
             if column not in self.schema.item_columns:
                 raise ValueError(
-                    f"the store has no column {column!r}; {nearest(column, self.schema.item_columns)}"
+                    f"the store has no column {column!r}; "
+                    f"{nearest(column, self.schema.item_columns)}"
                 )
         where = self._filter(where) if where is not None else None
         return self._scan(
@@ -244,12 +260,16 @@ class VectorStore(ABC):
         return self._count(self._filter(where) if where is not None else None)
 
     def refresh(self) -> Schema:
-        """Read what the items are again, for another process may have made the store anew -> `schema`."""
+        """Read what the items are again, for another process may have made the store anew ->
+        `schema`.
+        """
         self.schema = self._current_schema()
         return self.schema
 
     def version(self) -> Hashable | None:
-        """A value that is another one after every change of the items; None where the engine cannot tell cheaply."""
+        """A value that is another one after every change of the items; None where the engine cannot
+        tell cheaply.
+        """
         return None
 
     def place(self) -> str:
@@ -261,7 +281,9 @@ class VectorStore(ABC):
         """Let go of files and connections."""
 
     def _current_schema(self) -> Schema:
-        """What the items are now: another process may have made the store anew since it was opened."""
+        """What the items are now: another process may have made the store anew
+        since it was opened.
+        """
         return self.schema
 
     @abstractmethod
@@ -283,10 +305,12 @@ class VectorStore(ABC):
         columns: list[str],
         exact: bool,
     ) -> list[list[Hit]]:
-        """The k nearest of each query; rows whose vector is null are never found, and the order is not asked for.
+        """The k nearest of each query; rows whose vector is null are never found, and the order is
+        not asked for.
 
-        queries: (Q, D). vector: what the hits say it was. column: `vector_...`, or the copy to search, for which the
-            adapter cuts or packs the queries. columns: what `Hit.fields` carries; of a `vector_...`, (D,) float32.
+        queries: (Q, D). vector: what the hits say it was. column: `vector_...`, or the copy to
+            search, for which the adapter cuts or packs the queries. columns: what `Hit.fields`
+            carries; of a `vector_...`, (D,) float32.
         """
 
     @abstractmethod
@@ -313,8 +337,8 @@ class VectorStore(ABC):
         if fingerprint != self.schema.fingerprint:
             model = self.schema.about.get("model", "another model")
             raise ForeignModelError(
-                f"these {what} are of the model {fingerprint!r}, and the store holds vectors of {model} "
-                f"({self.schema.fingerprint!r}); use that model, or index again."
+                f"these {what} are of the model {fingerprint!r}, and the store holds vectors of "
+                f"{model} ({self.schema.fingerprint!r}); use that model, or index again."
             )
 
     def _need(self, capability: str) -> None:
@@ -348,8 +372,8 @@ class VectorStore(ABC):
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.schema.dim:
             raise ValueError(
-                f"queries of shape {queries.shape} are not (Q, {self.schema.dim}); give a row of {self.schema.dim} "
-                "numbers for each."
+                f"queries of shape {queries.shape} are not (Q, {self.schema.dim}); give a row of "
+                f"{self.schema.dim} numbers for each."
             )
         if k < 1:
             raise ValueError(f"k {k} asks for no hits; ask for 1 or more.")
@@ -388,7 +412,8 @@ class VectorStore(ABC):
         if int(dims) not in self.schema.prefix_dims:
             kept = ", ".join(map(str, self.schema.prefix_dims)) or "none"
             raise ValueError(
-                f"coarse {coarse!r} is not kept in the store (prefix_dims: {kept}); index again with it."
+                f"coarse {coarse!r} is not kept in the store (prefix_dims: {kept}); "
+                "index again with it."
             )
         return prefix_column(vector, int(dims))
 
@@ -396,7 +421,9 @@ class VectorStore(ABC):
 def check_capabilities(
     name: str, capabilities: frozenset[str], wanted: Sequence[str]
 ) -> None:
-    """Raises UnsupportedError for the first ability that is wanted and not there; name: the engine's."""
+    """Raises UnsupportedError for the first ability that is wanted and not there; name: the
+    engine's.
+    """
     for one in wanted:
         if one not in capabilities:
             raise UnsupportedError(
@@ -405,7 +432,9 @@ def check_capabilities(
 
 
 def wanted_capabilities(schema: Schema) -> list[str]:
-    """What a store needs for items of this schema; for `check_capabilities` when a store is created."""
+    """What a store needs for items of this schema; for `check_capabilities` when a store is
+    created.
+    """
     wishes = {
         "words": schema.words,
         "prefix": bool(schema.prefix_dims),

@@ -1,4 +1,5 @@
-"""Rows on their way into a store: checked once for every engine, in the types of the schema, with the shorter copies.
+"""Rows on their way into a store: checked once for every engine, in the types of the schema, with
+the shorter copies.
 
 n rows, D dimensions.
 """
@@ -21,7 +22,9 @@ LENGTH_TOLERANCE = (
 
 
 def arrow_schema(schema: Schema, *, copies: bool) -> Any:
-    """The pyarrow schema of the rows; copies: with the prefix and binary columns that `with_copies` makes."""
+    """The pyarrow schema of the rows; copies: with the prefix and binary columns that `with_copies`
+    makes.
+    """
     import pyarrow as pa
 
     optional = [("words", pa.string())] if schema.words else []
@@ -56,11 +59,12 @@ def arrow_schema(schema: Schema, *, copies: bool) -> Any:
 
 
 def checked_rows(rows: Any, schema: Schema) -> Any:
-    """A pyarrow Table (or RecordBatch) -> Table in exactly the columns and types of `arrow_schema(schema)`.
+    """A pyarrow Table (or RecordBatch) -> Table in exactly the columns and types of
+    `arrow_schema(schema)`.
 
-    A column that is left out is null, and so is a NaN of a float field. Raises ValueError for a column that the schema
-    has not, an id that is empty or twice there, a value that does not fit its field, and vectors that are not finite
-    unit vectors of (n, D).
+    A column that is left out is null, and so is a NaN of a float field. Raises ValueError for a
+    column that the schema has not, an id that is empty or twice there, a value that does not fit
+    its field, and vectors that are not finite unit vectors of (n, D).
     """
     import pyarrow as pa
 
@@ -68,7 +72,8 @@ def checked_rows(rows: Any, schema: Schema) -> Any:
     for name in table.column_names:
         if name not in schema.item_columns:
             raise ValueError(
-                f"column {name!r} is not in the store's schema; {nearest(name, schema.item_columns)}"
+                f"column {name!r} is not in the store's schema; "
+                f"{nearest(name, schema.item_columns)}"
             )
     columns = []
     for column in arrow_schema(schema, copies=False):
@@ -84,7 +89,9 @@ def checked_rows(rows: Any, schema: Schema) -> Any:
 
 
 def with_copies(table: Any, schema: Schema) -> Any:
-    """Rows as `checked_rows` gives them, and the prefix and binary columns beside -> `arrow_schema(copies=True)`."""
+    """Rows as `checked_rows` gives them, and the prefix and binary columns beside ->
+    `arrow_schema(copies=True)`.
+    """
     for name in schema.vectors:
         if schema.prefix_dims or schema.binary:
             vectors, valid = vectors_of(table[vector_column(name)], schema.dim)
@@ -108,7 +115,9 @@ def signs(vectors: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def vectors_of(column: Any, dim: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """A column of lists of D -> (n, D) float32, zeros where there is none, and (n,) which are there."""
+    """A column of lists of D -> (n, D) float32, zeros where there is none, and (n,) which are
+    there.
+    """
     array = column.combine_chunks() if hasattr(column, "combine_chunks") else column
     valid = np.asarray(array.is_valid())
     flat = array.flatten().to_numpy(zero_copy_only=False)  # without those of the nulls
@@ -138,8 +147,8 @@ def check_unit(
     )  # NaN and infinity are bad too
     if bad.size:
         raise ValueError(
-            f"{what} {bad[0]} has length {norms[bad[0]]:.4g}, not 1; give what Embedder.encode returns, or divide by "
-            "the length."
+            f"{what} {bad[0]} has length {norms[bad[0]]:.4g}, not 1; give what Embedder.encode "
+            "returns, or divide by the length."
         )
 
 
@@ -178,7 +187,8 @@ def _cast(column: Any, field: Any) -> Any:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"column {field.name!r} of type {column.type} does not fit {field.type} ({reason}); give {field.type}."
+            f"column {field.name!r} of type {column.type} does not fit {field.type} "
+            f"({reason}); give {field.type}."
         ) from None
     if pa.types.is_floating(field.type):
         cast = pc.if_else(

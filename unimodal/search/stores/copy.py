@@ -1,4 +1,6 @@
-"""From one store into another, whichever engines they are on: `lance:///dir` -> `milvus://host:port`."""
+"""From one store into another, whichever engines they are on: `lance:///dir` ->
+`milvus://host:port`.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +30,13 @@ def copy_store(
     overwrite: bool = False,
     show_progress: bool | None = None,
 ) -> int:
-    """All items into a new store, which is then built -> how many. Nobody may write to the source meanwhile.
+    """All items into a new store, which is then built -> how many. Nobody may write to the source
+    meanwhile.
 
-    show_progress: on stderr, as by `progress_bar`; False: nothing.
-    Raises ValueError where a store is at the target already, or the source itself; UnsupportedError where its engine
-    lacks an ability that the source's schema asks for; and ValueError if in the end it has not all items or does not
-    find them again.
+    show_progress: on stderr, as by `progress_bar`; False: nothing. Raises ValueError where a store
+    is at the target already, or the source itself; UnsupportedError where its engine lacks an
+    ability that the source's schema asks for; and ValueError if in the end it has not all items or
+    does not find them again.
     """
     num_rows = source.count()
     if overwrite and store_exists(target_url):
@@ -60,15 +63,16 @@ def copy_store(
             target.build()
         if not target.count() == done == source.count() == num_rows:
             raise ValueError(
-                f"{target_url} has {target.count()} items, where the source had {num_rows} and now has "
-                f"{source.count()}; let nobody write to the source, and copy again with overwrite."
+                f"{target_url} has {target.count()} items, where the source had {num_rows} and "
+                f"now has {source.count()}; let nobody write to the source, and copy again with "
+                "overwrite."
             )
         for vector in source.schema.vectors:
             recall = _recall(source, target, vector, sample.vectors[vector])
             if recall < LEAST_RECALL:
                 raise ValueError(
-                    f"{target_url} finds {recall:.0%} of what an exact search of {vector!r} finds in the source; build "
-                    "it again."
+                    f"{target_url} finds {recall:.0%} of what an exact search of {vector!r} "
+                    "finds in the source; build it again."
                 )
     finally:
         target.close()

@@ -1,11 +1,13 @@
 """The embedded store: LanceDB, a folder on a disk, with no process beside one's own.
 
-One table `items`; its Arrow metadata holds the Schema, so that a store is created by one commit or not at all. Several
-processes may read and write: every commit is atomic, readers see the latest, and two writers of one id cannot both
-insert it, because `id` is the table's primary key (without that mark LanceDB does insert twice: lancedb#2463).
+One table `items`; its Arrow metadata holds the Schema, so that a store is created by one commit or
+not at all. Several processes may read and write: every commit is atomic, readers see the latest,
+and two writers of one id cannot both insert it, because `id` is the table's primary key (without
+that mark LanceDB does insert twice: lancedb#2463).
 
-Above 50,000 rows a graph on 8-bit vectors (IVF_HNSW_SQ) is searched, with 5 times as many candidates as hits compared
-by their full vectors; filters are applied before the search. Below, every row is compared, which is exact.
+Above 50,000 rows a graph on 8-bit vectors (IVF_HNSW_SQ) is searched, with 5 times as many
+candidates as hits compared by their full vectors; filters are applied before the search. Below,
+every row is compared, which is exact.
 """
 
 from __future__ import annotations
@@ -34,9 +36,11 @@ CAPABILITIES = frozenset(
     {"filter", "words", "prefix", "binary", "multiwriter", "persistent"}
 )
 TABLE = "items"
-EF = 100  # candidates that a walk through the graph keeps: recall .97 at 200k x 768, 1.0 with the re-ranking
+# candidates that a walk through the graph keeps: recall .97 at 200k x 768, 1.0 with the re-ranking
+EF = 100
 REFINE = 5  # candidates a hit that are compared by their full vectors
-# A reader that holds an old version, such as a long scan, goes on with it for so long after a build.
+# A reader that holds an old version, such as a long scan, goes on with it for so long after a
+# build.
 KEEP_VERSIONS = timedelta(hours=1)
 ATTEMPTS = 8  # of a commit that other writers got ahead of; LanceDB itself makes several in each
 
@@ -50,7 +54,9 @@ def check(location: str, schema: Schema) -> None:
 
 
 def create(location: str, schema: Schema, *, overwrite: bool) -> LanceStore:
-    """A new store in a folder. Raises ValueError where one is, unless it is one of ours and may be overwritten."""
+    """A new store in a folder. Raises ValueError where one is, unless it is one of ours and may be
+    overwritten.
+    """
     import pyarrow as pa
 
     columns = [
@@ -90,8 +96,8 @@ def exists(location: str) -> bool:
 class LanceStore(VectorStore):
     """A store in a folder, open. Threads may share it.
 
-    LanceDB's asynchronous table is driven, on the loop that its synchronous one has: that one crosses from thread to
-    thread six times in a search (5.6 ms of CPU, against 3.2).
+    LanceDB's asynchronous table is driven, on the loop that its synchronous one has: that one
+    crosses from thread to thread six times in a search (5.6 ms of CPU, against 3.2).
     """
 
     name = "LanceDB"
@@ -108,7 +114,9 @@ class LanceStore(VectorStore):
         return str(Path(run(self.table.uri())).resolve())
 
     def version(self) -> Hashable:
-        """The table's version, and when it was committed: a table that was made again counts from 1."""
+        """The table's version, and when it was committed: a table that was made again counts from
+        1.
+        """
         version = int(run(self.table.version()))
         commits = Path(run(self.table.uri())) / "_versions"
         return version, commits.stat().st_mtime_ns
@@ -233,7 +241,9 @@ class LanceStore(VectorStore):
                 self._index(column, HnswSq(distance_type="cosine"))
 
     def index_fields(self) -> None:
-        """Index the id, which upserts look up, what filters name, and the words, which are searched by index only."""
+        """Index the id, which upserts look up, what filters name, and the words, which are searched
+        by index only.
+        """
         import lancedb.index as kinds
 
         wanted: dict[str, Any] = {"id": kinds.BTree()}
@@ -262,7 +272,9 @@ class LanceStore(VectorStore):
 
 
 def to_sql(predicate: Predicate, fields: Mapping[str, FieldType]) -> str:
-    """A filter, checked before, as LanceDB's SQL; fields: the schema's, to know which hold lists."""
+    """A filter, checked before, as LanceDB's SQL; fields: the schema's, to know
+    which hold lists.
+    """
     if isinstance(predicate, (And, Or)):
         word = " AND " if isinstance(predicate, And) else " OR "
         return "(" + word.join(to_sql(part, fields) for part in predicate.parts) + ")"
@@ -289,7 +301,10 @@ def to_sql(predicate: Predicate, fields: Mapping[str, FieldType]) -> str:
             else f"{field} IN ({values})"
         )
     if is_list:
-        return f"{'NOT ' * (predicate.operator == '!=')}array_has({field}, {_literal(predicate.value)})"
+        return (
+            f"{'NOT ' * (predicate.operator == '!=')}array_has({field}, "
+            f"{_literal(predicate.value)})"
+        )
     return f"{field} {predicate.operator} {_literal(predicate.value)}"
 
 
@@ -393,7 +408,9 @@ def _committed(commit: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
 
 
 def run(coroutine: Any) -> Any:
-    """Its result, from LanceDB's own thread. Raises OSError where the disk is full or does not answer."""
+    """Its result, from LanceDB's own thread. Raises OSError where the disk is full or does not
+    answer.
+    """
     from lancedb.background_loop import LOOP
 
     try:
@@ -404,8 +421,8 @@ def run(coroutine: Any) -> Any:
             raise
         reason = os.strerror(int(number[1]))
         raise OSError(
-            f"LanceDB cannot use the store's folder: {reason}; nothing that was in it is lost: mend that, and run "
-            "this again."
+            f"LanceDB cannot use the store's folder: {reason}; nothing that was in it is lost: "
+            "mend that, and run this again."
         ) from None
 
 

@@ -12,8 +12,9 @@ from .schema import Schema
 def create_store(url: str, schema: Schema, *, overwrite: bool = False) -> VectorStore:
     """A new, empty store. Raises ValueError where one is already, unless it may be overwritten.
 
-    url: `lance:///abs/dir`, `lance://rel/dir` or a bare path: LanceDB in a folder. `milvus:///path/to/file.db`: Milvus
-    Lite. `milvus://host:port[/db][?collection=NAME]`: a Milvus cluster, with the token of $MILVUS_TOKEN.
+    url: `lance:///abs/dir`, `lance://rel/dir` or a bare path: LanceDB in a folder.
+    `milvus:///path/to/file.db`: Milvus Lite. `milvus://host:port[/db][?collection=NAME]`: a Milvus
+    cluster, with the token of $MILVUS_TOKEN.
     """
     engine, location = _engine(url)
     store: VectorStore = engine.create(location, schema, overwrite=overwrite)
@@ -21,7 +22,9 @@ def create_store(url: str, schema: Schema, *, overwrite: bool = False) -> Vector
 
 
 def open_store(url: str) -> VectorStore:
-    """The store that `create_store` made there. Raises ValueError for what is none, or is of a newer format."""
+    """The store that `create_store` made there. Raises ValueError for what is none, or is of a
+    newer format.
+    """
     engine, location = _engine(url)
     store: VectorStore = engine.open(location)
     return store
@@ -34,7 +37,9 @@ def store_exists(url: str) -> bool:
 
 
 def check_store(url: str, schema: Schema) -> None:
-    """Raises ValueError where no store for such items could be made: the place or an ability does not fit."""
+    """Raises ValueError where no store for such items could be made: the place or an ability does
+    not fit.
+    """
     engine, location = _engine(url)
     engine.check(location, schema)
 
@@ -47,7 +52,9 @@ def store_type(url: str) -> type[VectorStore]:
 
 
 def _engine(url: str) -> tuple[Any, str]:
-    """The module of the engine, which is imported only now, and what it calls the place: a folder, or a whole URL."""
+    """The module of the engine, which is imported only now, and what it calls the place: a folder,
+    or a whole URL.
+    """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme == "lance":
         location = rest if separator else url
@@ -57,11 +64,13 @@ def _engine(url: str) -> tuple[Any, str]:
             )
         if "://" in location:
             raise ValueError(
-                f"store {url!r} names a bucket, and LanceDB is used on disks; write lance:///abs/dir."
+                f"store {url!r} names a bucket, and LanceDB is used on disks; write "
+                "lance:///abs/dir."
             )
         return import_module(".lance", __package__), location
     if scheme.partition("+")[0] == "milvus":
         return import_module(".milvus.store", __package__), url
     raise ValueError(
-        f"store {url!r} has a scheme that is not known; write lance:///dir, milvus://host:port or a path."
+        f"store {url!r} has a scheme that is not known; write lance:///dir, "
+        "milvus://host:port or a path."
     )

@@ -1,4 +1,6 @@
-"""What the items of a store are, written into the store when it is created and read when it is opened."""
+"""What the items of a store are, written into the store when it is created and read when it is
+opened.
+"""
 
 from __future__ import annotations
 
@@ -20,16 +22,20 @@ class ForeignModelError(ValueError):
     """Vectors of one model beside those of another."""
 
 
-# And what begins with vector_, prefix_, binary_, has_; LanceDB puts query_index beside the columns of several queries.
+# And what begins with vector_, prefix_, binary_, has_; LanceDB puts query_index beside the columns
+# of several queries.
 RESERVED = ("id", "words", "thumbnail", "query_index")
 
 
 @dataclass(frozen=True)
 class Schema:
-    """What the items of a store are. Raises ValueError for a name that is taken or that no store could carry."""
+    """What the items of a store are. Raises ValueError for a name that is taken or that no store
+    could carry.
+    """
 
     dim: int
-    fingerprint: str  # of the model whose vectors these are (`Embedder.fingerprint()`); others are refused
+    # of the model whose vectors these are (`Embedder.fingerprint()`); others are refused
+    fingerprint: str
     vectors: tuple[str, ...] = ("fused",)  # an item's vectors, e.g. text, image, fused
     fields: Mapping[str, FieldType] = field(
         default_factory=dict
@@ -39,7 +45,8 @@ class Schema:
     prefix_dims: tuple[
         int, ...
     ] = ()  # matryoshka: shorter copies of each vector, for a first pass that is re-ranked
-    binary: bool = False  # one bit a dimension of each vector (its sign), for a first pass that is re-ranked
+    # one bit a dimension of each vector (its sign), for a first pass that is re-ranked
+    binary: bool = False
     about: Mapping[str, str] = field(
         default_factory=dict
     )  # model, calibrated, parent: what a reader has to know
@@ -55,7 +62,8 @@ class Schema:
             )
         if not self.vectors or len(set(self.vectors)) < len(self.vectors):
             raise ValueError(
-                f"vectors {self.vectors} must be one or more different names, for example ('fused',)."
+                f"vectors {self.vectors} must be one or more different names, for "
+                "example ('fused',)."
             )
         for name in self.vectors:
             if not _IDENTIFIER.fullmatch(name):
@@ -70,12 +78,15 @@ class Schema:
         for dims in self.prefix_dims:
             if not 0 < dims < self.dim:
                 raise ValueError(
-                    f"prefix_dims {dims} is not shorter than the vectors; choose less than {self.dim}."
+                    f"prefix_dims {dims} is not shorter than the vectors; choose less "
+                    f"than {self.dim}."
                 )
 
     @property
     def item_columns(self) -> list[str]:
-        """The columns of a row, in order; the copies that a store derives from the vectors are not among them."""
+        """The columns of a row, in order; the copies that a store derives from the vectors are not
+        among them.
+        """
         optional = [
             *(["words"] if self.words else []),
             *(["thumbnail"] if self.thumbnails else []),
@@ -99,7 +110,9 @@ def prefix_column(vector: str, dims: int) -> str:
 
 
 def binary_column(vector: str) -> str:
-    """The column of a vector's signs, eight to a byte, the first dimension in the highest bit: ceil(D / 8) uint8."""
+    """The column of a vector's signs, eight to a byte, the first dimension in the highest bit:
+    ceil(D / 8) uint8.
+    """
     return f"binary_{vector}"
 
 
@@ -111,7 +124,9 @@ def schema_to_json(schema: Schema) -> str:
 
 
 def schema_from_json(text: str, place: str) -> Schema:
-    """What `schema_to_json` wrote; raises ValueError for what it did not, or what a newer version of it did."""
+    """What `schema_to_json` wrote; raises ValueError for what it did not, or what a newer version
+    of it did.
+    """
     try:
         values: dict[str, Any] = json.loads(text)
         version = values.pop("format_version")
@@ -121,15 +136,16 @@ def schema_from_json(text: str, place: str) -> Schema:
         ) from None
     if version != FORMAT_VERSION:
         raise ValueError(
-            f"{place} has format {version}, and this version of unimodal reads {FORMAT_VERSION}; update unimodal, or "
-            "index again."
+            f"{place} has format {version}, and this version of unimodal reads {FORMAT_VERSION}; "
+            "update unimodal, or index again."
         )
     for name in ("vectors", "prefix_dims"):
         values[name] = tuple(values[name])
     return Schema(**values)
 
 
-# Names that are the same whether or not an engine folds case, and that need no quotes in any of them.
+# Names that are the same whether or not an engine folds case, and that need no quotes in any of
+# them.
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
 _FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -139,7 +155,8 @@ def _check_fields(fields: Mapping[str, FieldType]) -> None:
     for name, kind in fields.items():
         if not _FIELD.fullmatch(name):
             raise ValueError(
-                f"field {name!r} is no name that a filter can use; take letters, digits and underscores, for example "
+                f"field {name!r} is no name that a filter can use; take letters, digits and "
+                "underscores, for example "
                 f"{re.sub(r'[^A-Za-z0-9]+', '_', name).strip('_') or 'colour'!r}."
             )
         if name.lower() in RESERVED or name.lower().startswith(
@@ -150,7 +167,8 @@ def _check_fields(fields: Mapping[str, FieldType]) -> None:
             )
         if name.lower() in seen:
             raise ValueError(
-                f"fields {seen[name.lower()]!r} and {name!r} differ only in case; rename one of them."
+                f"fields {seen[name.lower()]!r} and {name!r} differ only in case; rename "
+                "one of them."
             )
         if kind not in get_args(FieldType):
             raise ValueError(

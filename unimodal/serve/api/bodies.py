@@ -1,8 +1,9 @@
-"""What clients may send to be embedded: OpenAI's, Jina's, Voyage's and vLLM's body, Cohere's, TEI's, and Weaviate's.
+"""What clients may send to be embedded: OpenAI's, Jina's, Voyage's and vLLM's body, Cohere's,
+TEI's, and Weaviate's.
 
-A key that is null is absent. A key that nobody here knows is ignored and named in the answer's header
-`X-Unimodal-Ignored`, or refused by a server with `strict: true`. What would change a vector is never ignored: it is
-obeyed, or refused with the value that may be sent.
+A key that is null is absent. A key that nobody here knows is ignored and named in the answer's
+header `X-Unimodal-Ignored`, or refused by a server with `strict: true`. What would change a vector
+is never ignored: it is obeyed, or refused with the value that may be sent.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from ...config import nearest
 from .encodings import Number
 from .errors import ApiError, UnknownKeyError, shown
 
-# A list ends at its first fault: one for each of its items would hold up the event loop, and only the first is told.
+# A list ends at its first fault: one for each of its items would hold up the event loop, and only
+# the first is told.
 FIRST_FAULT = Field(fail_fast=True)
 Texts = Annotated[list[str], FIRST_FAULT]
 EmbeddingType = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
@@ -58,7 +60,8 @@ ITEM = {
         },
     ]
 }
-# Checked by hand, item by item: a fault in one must be told with its number, or left to that item alone.
+# Checked by hand, item by item: a fault in one must be told with its number, or left to that item
+# alone.
 Inputs = Annotated[
     Any,
     WithJsonSchema(
@@ -84,7 +87,8 @@ INPUT_TYPES = {  # Cohere's, Voyage's, NVIDIA's and others'
     "clustering": "",
     "image": "",
 }
-OTHER_WORDS = {  # keys that elsewhere mean what has another name here: ignored, they would change what comes back
+# keys that elsewhere mean what has another name here: ignored, they would change what comes back
+OTHER_WORDS = {
     "dim": "dimensions",
     "dims": "dimensions",
     "output_dim": "dimensions",
@@ -104,7 +108,9 @@ OTHER_WORDS = {  # keys that elsewhere mean what has another name here: ignored,
 
 
 class Body(BaseModel):
-    """A JSON object that a client sends: null is absent, and keys that are not known are kept in `model_extra`."""
+    """A JSON object that a client sends: null is absent, and keys that are not known are kept in
+    `model_extra`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -122,7 +128,8 @@ class Body(BaseModel):
         unknown = [key for key in given if key not in cls.model_fields]
         if len(unknown) > MOST_UNKNOWN:
             raise ValueError(
-                f"the body has {len(unknown)} unknown keys, such as {unknown[0][:60]!r}; leave them out."
+                f"the body has {len(unknown)} unknown keys, such as {unknown[0][:60]!r}; "
+                "leave them out."
             )
         for key in unknown:
             meant = cls.other_words.get(key) or _misspelt(key, list(cls.model_fields))
@@ -138,7 +145,9 @@ class Body(BaseModel):
 
 
 class Part(Body):
-    """What is inside of a body: an unknown key may be half of what was to be embedded, and is refused."""
+    """What is inside of a body: an unknown key may be half of what was to be embedded, and is
+    refused.
+    """
 
     ignores_unknown: ClassVar[bool] = False
 
@@ -160,23 +169,29 @@ def _one_type(value: Any) -> Any:
 
 
 def _no_number(value: Any) -> Any:
-    """Other services ask for the numbers of a vector where OpenAI's clients ask for its spelling."""
+    """Other services ask for the numbers of a vector where OpenAI's clients ask
+    for its spelling.
+    """
     if value in ("int8", "uint8", "binary", "ubinary"):
         raise ValueError(
-            f"{value!r} is asked for as embedding_type; leave encoding_format out, or say float or base64."
+            f"{value!r} is asked for as embedding_type; leave encoding_format out, or "
+            "say float or base64."
         )
     return value
 
 
 def _known_cut(value: Any) -> Any:
-    """Where a text that is too long is cut: at its end (true, "END"), or not at all (false, "NONE")."""
+    """Where a text that is too long is cut: at its end (true, "END"), or not at all (false,
+    "NONE").
+    """
     word = value.upper() if isinstance(value, str) else value
     if word in (True, "END", "RIGHT"):
         return True
     if word in (False, "NONE"):
         return False
     raise ValueError(
-        f"{shown(value)} is not known; texts are cut at their end (END, true), or refused (NONE, false)."
+        f"{shown(value)} is not known; texts are cut at their end (END, true), or "
+        "refused (NONE, false)."
     )
 
 
@@ -186,7 +201,10 @@ Cut = Annotated[
     BeforeValidator(_known_cut),
     WithJsonSchema({"anyOf": [{"type": "boolean"}, {"enum": ["END", "NONE"]}]}),
 ]
-CUT = "Whether a text that is longer than the model's length is cut at its end (the default), or refused (false, NONE)."
+CUT = (
+    "Whether a text that is longer than the model's length is cut at its end (the default), "
+    "or refused (false, NONE)."
+)
 NOT_USED = "Accepted and not used."
 ONLY_THIS = "Another value would change the vectors, and is refused."
 
@@ -235,7 +253,9 @@ class Message(Part):
 
 
 class EmbeddingsBody(Body):
-    """OpenAI's, Jina's, Voyage's, Mistral's, NVIDIA's, infinity's and vLLM's request: texts, images, and both."""
+    """OpenAI's, Jina's, Voyage's, Mistral's, NVIDIA's, infinity's and vLLM's request: texts,
+    images, and both.
+    """
 
     other_words: ClassVar[Mapping[str, str]] = OTHER_WORDS
 
@@ -247,7 +267,8 @@ class EmbeddingsBody(Body):
     )
     modality: Literal["text", "image"] | None = Field(
         default=None,
-        description="infinity's: what the strings of `input` are. Default: texts, and data URIs and base64 are images.",
+        description="infinity's: what the strings of `input` are. Default: texts, and data URIs and "
+        "base64 are images.",
     )
     encoding_format: Annotated[
         Literal["float", "base64"] | None, BeforeValidator(_no_number)
@@ -392,7 +413,8 @@ def prompt_of(
     body: EmbeddingsBody | TeiBody | CohereBody | CohereV1Body,
     prompts: Mapping[str, str],
 ) -> str:
-    """The text to put before every text, which a body says in one of four ways; else the model's default.
+    """The text to put before every text, which a body says in one of four ways; else the model's
+    default.
 
     A task or an input type that is the name of one of the model's prompts means this prompt.
     """

@@ -1,4 +1,6 @@
-"""The route of a request that is a JSON body and nothing else, at a small part of what FastAPI's own costs."""
+"""The route of a request that is a JSON body and nothing else, at a small part of what FastAPI's
+own costs.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ SHOWN_KEYS = 20
 
 
 class BodyRoute(APIRoute):
-    """FastAPI describes it, this runs it: the endpoint takes `body` (a model) and `request`, and gives a Response."""
+    """FastAPI describes it, this runs it: the endpoint takes `body` (a model) and `request`, and
+    gives a Response.
+    """
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body, check it, answer."""
@@ -76,7 +80,9 @@ async def _whole_body(receive: Receive) -> bytes | None:
 
 
 async def _decompressed(scope: Scope, sent: bytes) -> bytes:
-    """The body as it was before it was compressed; what it grows by counts as if it had been sent."""
+    """The body as it was before it was compressed; what it grows by counts as if
+    it had been sent.
+    """
     coding = _header_of(scope, b"content-encoding").strip().lower()
     if coding in (b"", b"identity"):
         return sent
@@ -96,7 +102,9 @@ async def _decompressed(scope: Scope, sent: bytes) -> bytes:
 
 
 def _gunzip(sent: bytes, most: int) -> bytes:
-    """Raises ApiError for what is not gzip, or would be larger than `most` bytes, of which no more is kept."""
+    """Raises ApiError for what is not gzip, or would be larger than `most` bytes, of which no more
+    is kept.
+    """
     inflater = zlib.decompressobj(wbits=31)
     try:
         body = inflater.decompress(sent, most + 1)
@@ -123,7 +131,9 @@ def _header_of(scope: Scope, wanted: bytes) -> bytes:
 
 
 def _parsed(scope: Scope, sent: bytes) -> Any:
-    """JSON, if it is said to be: a page of another origin can send the same as plain text without having to ask."""
+    """JSON, if it is said to be: a page of another origin can send the same as plain text without
+    having to ask.
+    """
     kind, _, parameters = _header_of(scope, b"content-type").lower().partition(b";")
     kind = kind.strip()
     if not kind.startswith(b"application/") or not kind.endswith((b"/json", b"+json")):

@@ -1,4 +1,5 @@
-"""The routes that turn texts and images into vectors, under the names and in the shapes that clients know.
+"""The routes that turn texts and images into vectors, under the names and in the shapes that
+clients know.
 
     /v1/embeddings, /embeddings, /openai/...   OpenAI's and Azure's clients, Jina, Voyage, NVIDIA, vLLM, infinity
     /v1/embed, /v2/embed                       Cohere's two versions
@@ -66,7 +67,8 @@ def embeddings_router(engine: Engine, config: ServeConfig) -> APIRouter:
         if not takes_any and asked not in names:
             raise ApiError(
                 404,
-                f"model {asked[:80]!r} is not served here; ask for {told} (a server without names takes any name).",
+                f"model {asked[:80]!r} is not served here; ask for {told} (a server "
+                "without names takes any name).",
                 code="model_not_found",
                 param="model",
             )
@@ -78,7 +80,9 @@ def embeddings_router(engine: Engine, config: ServeConfig) -> APIRouter:
     )  # Azure's, and with a deployment below
     @router.post("/openai/deployments/{deployment}/embeddings", include_in_schema=False)
     async def embeddings(body: EmbeddingsBody, request: Request) -> Response:
-        """Texts, images, or both at once, mixed in one list (OpenAI's, Jina's, Voyage's, vLLM's and others' shapes)."""
+        """Texts, images, or both at once, mixed in one list (OpenAI's, Jina's, Voyage's, vLLM's and
+        others' shapes).
+        """
         asked = body.model or request.scope.get("path_params", {}).get("deployment", "")
         check_model(asked)
         number, in_base64 = number_and_base64(body)
@@ -144,7 +148,9 @@ def embeddings_router(engine: Engine, config: ServeConfig) -> APIRouter:
 
     @router.post("/embed", responses=ANSWER)  # type: ignore[arg-type]  # as above
     async def tei_embed(body: TeiBody, request: Request) -> Response:
-        """The shape of Hugging Face's text-embeddings-inference: a list of vectors and nothing else."""
+        """The shape of Hugging Face's text-embeddings-inference: a list of vectors and nothing
+        else.
+        """
         dimensions = checked_dimensions(body.dimensions, engine)
         prompt = prompt_of(body, engine.embedder.prompts)
         inputs = _as_list(body.inputs, "inputs")
@@ -210,7 +216,9 @@ def embeddings_router(engine: Engine, config: ServeConfig) -> APIRouter:
 
 
 def shown_name(config: ServeConfig) -> str:
-    """What the model is called: the first of its names, or the end of its path: where it lies is nobody's business."""
+    """What the model is called: the first of its names, or the end of its path: where it lies is
+    nobody's business.
+    """
     for name in config.names:
         if name != "*":
             return name
@@ -311,7 +319,9 @@ def _of_parts(parts: Sequence[TextOrImage], place: str) -> dict[str, Any]:
 
 
 def check_length(length: int | None, key: str, engine: Engine) -> None:
-    """Raises ApiError for a number of tokens that would cut texts shorter than the model does; -1 is the model's."""
+    """Raises ApiError for a number of tokens that would cut texts shorter than the model does; -1
+    is the model's.
+    """
     text = engine.embedder.config.text
     if (
         length is not None
@@ -353,8 +363,8 @@ def _as_list(value: Any, key: str) -> Sequence[Any]:
     ):
         raise ApiError(
             400,
-            f"{key} holds token ids, and those of another tokenizer would mean other words; send texts "
-            "(LangChain: check_embedding_ctx_length=False).",
+            f"{key} holds token ids, and those of another tokenizer would mean other words; send "
+            "texts (LangChain: check_embedding_ctx_length=False).",
             param=key,
         )
     return inputs

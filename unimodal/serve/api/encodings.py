@@ -8,10 +8,11 @@ n vectors, D dimensions.
     ubinary    one bit a dimension, 1 where x > 0, the first dimension in the highest bit of the first byte
     binary     the same bytes minus 128, as signed numbers
 
-One r for all vectors of one length, so that the order by dot product and by cosine stays: a unit vector's dimensions
-are 1 / sqrt(D) on average, and 8 times that leaves room for the large ones. At 768 dimensions a cosine of two int8
-vectors is within 0.003 of the exact one. Sentence-transformers' int8 with ranges of -r ... r is the same but for
-rounding; its binary and ubinary, and Cohere's, are these exactly.
+One r for all vectors of one length, so that the order by dot product and by cosine stays: a unit
+vector's dimensions are 1 / sqrt(D) on average, and 8 times that leaves room for the large ones. At
+768 dimensions a cosine of two int8 vectors is within 0.003 of the exact one. Sentence-transformers'
+int8 with ranges of -r ... r is the same but for rounding; its binary and ubinary, and Cohere's, are
+these exactly.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ ROOM = 8.0  # times the average size of a dimension, before it is cut
 def shortened(
     vectors: NDArray[np.float32], dimensions: int | None, normalized: bool = True
 ) -> NDArray[np.float32]:
-    """(n, D) unit vectors, their first `dimensions` only and normalised again -> (n, dimensions); None leaves them."""
+    """(n, D) unit vectors, their first `dimensions` only and normalised again -> (n, dimensions);
+    None leaves them.
+    """
     if dimensions is None or dimensions == vectors.shape[1]:
         return vectors
     kept = np.ascontiguousarray(vectors[:, :dimensions])
@@ -64,7 +67,9 @@ def reach(dimensions: int) -> float:
 
 
 def wire(vectors: NDArray[np.float32], number: Number, in_base64: bool) -> list[Any]:
-    """One value for each vector that orjson writes: a row of numbers, or the row's bytes (little endian) in base64."""
+    """One value for each vector that orjson writes: a row of numbers, or the row's bytes (little
+    endian) in base64.
+    """
     rows = np.ascontiguousarray(quantized(vectors, number))
     if not in_base64:
         return list(rows)

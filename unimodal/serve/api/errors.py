@@ -1,4 +1,6 @@
-"""What goes wrong, in the words of whoever asked: OpenAI's, Cohere's or Weaviate's shape, one sentence each."""
+"""What goes wrong, in the words of whoever asked: OpenAI's, Cohere's or Weaviate's shape, one
+sentence each.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ SHOWN = 60  # characters of a bad value that are repeated to who sent it
 
 
 class UnavailableError(Exception):
-    """What was asked cannot be answered now, and can be later; the reason is a sentence's beginning, without a path."""
+    """What was asked cannot be answered now, and can be later; the reason is a sentence's
+    beginning, without a path.
+    """
 
 
 class UnknownKeyError(ValueError):
@@ -49,7 +53,8 @@ class UnknownKeyError(ValueError):
 class ApiError(HTTPException):
     """A request that is refused: the status, and a sentence that says what to do instead.
 
-    An HTTPException, because FastAPI takes any other that comes up while it reads a body for a broken body.
+    An HTTPException, because FastAPI takes any other that comes up while it reads a body for a
+    broken body.
     """
 
     def __init__(
@@ -138,13 +143,18 @@ def as_api_error(error: Exception) -> ApiError:
         if message == "Not Found":
             message = "there is nothing at this address; see /docs for what there is."
         elif message == "Method Not Allowed":
-            message = f"this address is asked with {(error.headers or {}).get('Allow')}; see /docs for what there is."
+            message = (
+                f"this address is asked with {(error.headers or {}).get('Allow')}; see /docs "
+                "for what there is."
+            )
         return ApiError(error.status_code, message)
     return ApiError(500, "something went wrong in the server.")
 
 
 def answer_errors(app: FastAPI) -> None:
-    """Every error that a route raises, and that is the client's or the load's, becomes an answer."""
+    """Every error that a route raises, and that is the client's or the load's,
+    becomes an answer.
+    """
 
     async def answer(request: Request, error: Exception) -> Response:
         if isinstance(error, ModelError):

@@ -1,7 +1,9 @@
-"""What a store's fields hold, as the page's filters need it: the values of a short list, the ends of a range.
+"""What a store's fields hold, as the page's filters need it: the values of a short list, the ends
+of a range.
 
-A field of texts is offered as a list to choose from if it has few values and they come again and again (a category, a
-colour; not a title, not a description); a number as its smallest and largest value. One scan finds all of it.
+A field of texts is offered as a list to choose from if it has few values and they come again and
+again (a category, a colour; not a title, not a description); a number as its smallest and largest
+value. One scan finds all of it.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ from ...search.stores.base import FieldType, VectorStore
 
 MOST_VALUES = 100  # more is no list to choose from
 LONGEST_VALUE = 60  # characters; more is a text to read
-FRESH_SECONDS = 10.0  # that they are kept where a store does not tell cheaply whether it was written to
+# that they are kept where a store does not tell cheaply whether it was written to
+FRESH_SECONDS = 10.0
 PATIENCE_SECONDS = 2.0  # to wait for new ones, while there are old ones
-REST = 4.0  # times what a scan took, before the next: a store that is always written to is not always scanned
+# times what a scan took, before the next: a store that is always written to is not always scanned
+REST = 4.0
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +55,11 @@ Found = tuple[int, list[Facet]]
 
 
 class Facets:
-    """A store's facets, found by a thread beside those that search: at the start, and whenever the store has changed.
+    """A store's facets, found by a thread beside those that search: at the start, and whenever the
+    store has changed.
 
-    To be asked by one event loop. Old facets are good enough for who has waited for new ones for a while.
+    To be asked by one event loop. Old facets are good enough for who has waited for new ones for a
+    while.
     """
 
     def __init__(self, store_of: Callable[[], VectorStore]) -> None:
@@ -122,7 +128,9 @@ class Facets:
 
 
 def find_facets(store: VectorStore) -> list[Facet]:
-    """The facets of all fields, by one scan of them; a field that groups items (`parent`) has no choices."""
+    """The facets of all fields, by one scan of them; a field that groups items (`parent`) has no
+    choices.
+    """
     types = store.schema.fields
     if not types:
         return []

@@ -1,6 +1,8 @@
-"""What a request wants embedded: texts, images and both at once, from JSON to items, each fault in its own place.
+"""What a request wants embedded: texts, images and both at once, from JSON to items, each fault in
+its own place.
 
-A string alone is a text, unless it is an image's data URI or base64. Where a text is wanted by name, both are refused.
+A string alone is a text, unless it is an image's data URI or base64. Where a text is wanted by
+name, both are refused.
 
 n inputs.
 """
@@ -32,18 +34,20 @@ Scope = MutableMapping[str, Any]
 async def read_items(
     inputs: Sequence[Any], engine: Engine, fetch: Fetch, strings: str = ""
 ) -> list[Item | Failed]:
-    """Each input -> a text, an image's bytes or {"text", "image", "weight"}; what is none of these fails alone.
+    """Each input -> a text, an image's bytes or {"text", "image", "weight"}; what is none of these
+    fails alone.
 
-    inputs: a str or an object with "text", "image" (a data URI, base64, or an https URL where the server fetches from
-        its host) or both.
-    strings: what a str is: "text", "image", or "": a text, or an image if it is an image's data URI or base64.
-    Raises OverloadedError before anything is fetched for a full queue.
+    inputs: a str or an object with "text", "image" (a data URI, base64, or an https URL where the
+        server fetches from its host) or both.
+    strings: what a str is: "text", "image", or "": a text, or an image if it is an image's data URI
+    or base64. Raises OverloadedError before anything is fetched for a full queue.
     """
     config = engine.config
     if len(inputs) > config.max_items:
         raise ApiError(
             400,
-            f"the request has {len(inputs)} inputs, and this server takes {config.max_items}; send several requests.",
+            f"the request has {len(inputs)} inputs, and this server takes "
+            f"{config.max_items}; send several requests.",
             param="input",
         )
     items = [_read(one, config, strings) for one in inputs]
@@ -74,7 +78,8 @@ async def embed(
     """The inputs' vectors in their order.
 
     scope: the request's, with the gate's `fetch`; it is given the number of inputs.
-    on_error: "request" raises ApiError for the first that failed, with its number; "item" leaves it in the list.
+    on_error: "request" raises ApiError for the first that failed, with its number; "item" leaves it
+        in the list.
     strings: as for `read_items`.
     whole: a text that is longer than what the model reads fails, where it would be cut.
     """
@@ -112,7 +117,10 @@ def _whole_or_failed(item: Item, prompt: str, embedder: Embedder) -> Item | Fail
     ):
         return item
     length = embedder.config.text.max_length if embedder.config.text else 0
-    reason = f"the text is longer than the {length} tokens that the model reads; shorten it, or have it cut."
+    reason = (
+        f"the text is longer than the {length} tokens that the model reads; shorten it, or "
+        "have it cut."
+    )
     return Failed(reason, 400, "context_length_exceeded")
 
 
@@ -142,7 +150,9 @@ def checked_dimensions(
 
 
 async def picture_of(text: str, engine: Engine, fetch: Fetch) -> bytes:
-    """The bytes of the picture that a data URI, base64 or an https URL stands for; as `read_items`, of one."""
+    """The bytes of the picture that a data URI, base64 or an https URL stands for; as `read_items`,
+    of one.
+    """
     if not is_url(text):
         return picture_bytes(text, engine.config)
     engine.check_room(1)
@@ -188,7 +198,8 @@ async def _fetch_all(items: Sequence[Any], fetch: Fetch) -> list[Item | Failed]:
                 return Failed.of(error)
         return _plain(item)
 
-    # No fetch may outlive the request that it is counted for: the first exception waits for the others.
+    # No fetch may outlive the request that it is counted for: the first exception waits for the
+    # others.
     results = await asyncio.gather(
         *(fetched(item) for item in items), return_exceptions=True
     )
@@ -206,7 +217,9 @@ def _plain(item: dict[str, Any]) -> Item:
 
 
 def _checked(one: Any, strings: str) -> dict[str, Any]:
-    """An input as an object of its own, without keys that are null; strings: as for `read_items`."""
+    """An input as an object of its own, without keys that are null; strings: as
+    for `read_items`.
+    """
     if isinstance(one, str):
         is_image = strings == "image" or (
             not strings and (is_image_uri(one) or is_image_base64(one))
@@ -241,7 +254,9 @@ def _checked(one: Any, strings: str) -> dict[str, Any]:
 
 
 def refuse_image_uri(text: str) -> None:
-    """Raises ValueError for an image's data URI or base64 where a text is wanted: as a text it would mean nothing."""
+    """Raises ValueError for an image's data URI or base64 where a text is wanted: as a text it
+    would mean nothing.
+    """
     if is_image_uri(text):
         raise ValueError("the text is an image as a data URI; send it as an image.")
     if is_image_base64(text):

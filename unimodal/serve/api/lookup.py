@@ -31,10 +31,11 @@ Wanted: TypeAlias = "tuple[Value, ...] | Range"
 
 
 def read_filters(filters: Any) -> dict[str, Wanted]:
-    """A body's `filters`: field -> the values that are wanted, or a range; null is absent, and so asks for nothing.
+    """A body's `filters`: field -> the values that are wanted, or a range; null is absent, and so
+    asks for nothing.
 
-    Raises ValueError with the field's name for the first that is neither. By hand, because what is read into one of
-    several types is refused in the names of all of them.
+    Raises ValueError with the field's name for the first that is neither. By hand, because what is
+    read into one of several types is refused in the names of all of them.
     """
     if not isinstance(filters, Mapping):
         raise ValueError(
@@ -54,7 +55,8 @@ def read_filters(filters: Any) -> dict[str, Wanted]:
 def _name(field: str) -> str:
     if len(field) > LONGEST_NAME:
         raise ValueError(
-            f"{field[:60]!r}… is longer than {LONGEST_NAME} characters, and so not a field; shorten it."
+            f"{field[:60]!r}… is longer than {LONGEST_NAME} characters, and so not a "
+            "field; shorten it."
         )
     return field
 
@@ -65,7 +67,8 @@ def _wanted(field: str, wanted: Any) -> Wanted:
     values = wanted if isinstance(wanted, list) else [wanted]
     if len(values) > MOST_VALUES:
         raise ValueError(
-            f"{field[:60]!r} has {len(values)} wanted values, and {MOST_VALUES} may be; leave some out."
+            f"{field[:60]!r} has {len(values)} wanted values, and {MOST_VALUES} may be; "
+            "leave some out."
         )
     for value in values:
         if not isinstance(value, (str, int, float, bool)):
@@ -80,7 +83,8 @@ def _range(field: str, ends: Mapping[str, Any]) -> Range:
     for end, value in ends.items():
         if end not in ("low", "high"):
             raise ValueError(
-                f'{field[:60]!r} has {end[:60]!r}; a range is {{"low": 5, "high": 20}}, both included.'
+                f'{field[:60]!r} has {end[:60]!r}; a range is {{"low": 5, "high": 20}}, '
+                "both included."
             )
         if value is not None and (
             isinstance(value, bool) or not isinstance(value, (int, float))
@@ -92,7 +96,9 @@ def _range(field: str, ends: Mapping[str, Any]) -> Range:
 
 
 def all_of(where: Predicate | None, filters: Mapping[str, Wanted]) -> Predicate | None:
-    """One filter that asks for both; an empty list of wanted values keeps nothing, a range with no end everything."""
+    """One filter that asks for both; an empty list of wanted values keeps nothing, a range with no
+    end everything.
+    """
     parts: list[Predicate] = [] if where is None else [where]
     for field, wanted in filters.items():
         if not isinstance(wanted, Range):
@@ -108,7 +114,9 @@ def all_of(where: Predicate | None, filters: Mapping[str, Wanted]) -> Predicate 
 def first_rows(
     store: VectorStore, where: Predicate | None, k: int, fields: Sequence[str] | None
 ) -> list[dict[str, Any]]:
-    """Up to k items that the filter keeps, in no order and without a score: what there is, before anything is asked."""
+    """Up to k items that the filter keeps, in no order and without a score: what there is, before
+    anything is asked.
+    """
     names = fields_to_show(store.schema, fields)
     rows = itertools.chain.from_iterable(
         batch.to_pylist()

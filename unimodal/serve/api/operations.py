@@ -23,7 +23,9 @@ def operations_router(engine: Engine, metrics: Metrics) -> APIRouter:
         responses={503: {"description": "It must get no traffic now, and why"}},
     )
     async def ready() -> Response:
-        """200 only after a forward pass of the model that went well lately, and while not shutting down."""
+        """200 only after a forward pass of the model that went well lately, and while not shutting
+        down.
+        """
         is_ready, reason = engine.ready()
         response = json_response(
             {"status": "ready"}

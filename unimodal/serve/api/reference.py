@@ -1,4 +1,6 @@
-"""`/docs`: the OpenAPI description as one page, drawn here, because the usual ones load their script from elsewhere."""
+"""`/docs`: the OpenAPI description as one page, drawn here, because the usual ones load their
+script from elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,8 @@ th { font-weight: 500; width: 14rem } a { color: var(--accent) }
 """
 _HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 HEADERS = {
-    "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{_HASH}'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
+    "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{_HASH}'; base-uri 'none'; form-action "
+    "'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
 }
 

@@ -1,7 +1,7 @@
 """`/v1/search`, the items that it finds, and what the page has to know of the store.
 
-A query's texts and picture go through the engine, in batches with everybody's, under the same guards; the store is then
-asked in a thread, and only so many requests may wait for one.
+A query's texts and picture go through the engine, in batches with everybody's, under the same
+guards; the store is then asked in a thread, and only so many requests may wait for one.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ OTHER_WORDS = {  # what other services and the command line call a key of the bo
 
 
 class SearchBody(Body):
-    """What to look for: words, an image, both, or an item like which others are wanted; nothing lists the store."""
+    """What to look for: words, an image, both, or an item like which others are wanted; nothing
+    lists the store.
+    """
 
     other_words: ClassVar[Mapping[str, str]] = OTHER_WORDS
     ignores_unknown: ClassVar[bool] = (
@@ -93,8 +95,8 @@ class SearchBody(Body):
         dict[str, Any], BeforeValidator(read_filters), WithJsonSchema(FILTERS)
     ] = Field(
         {},
-        description="The same as a form gives it: a field's wanted values (an empty list keeps nothing), or "
-        "the range of a number, both ends included.",
+        description="The same as a form gives it: a field's wanted values (an empty list keeps "
+        "nothing), or the range of a number, both ends included.",
     )
     k: int = Field(10, ge=1)
     vectors: list[Name] = Field(
@@ -145,7 +147,8 @@ class Found(BaseModel):
 
     id: str
     score: float | None = Field(
-        description="What the list is ordered by: the cosine, or the standardised or fused score of several lists."
+        description="What the list is ordered by: the cosine, or the standardised or fused score of "
+        "several lists."
     )
     cosine: float | None = Field(
         description="Cosine similarity with the vector that was nearest."
@@ -199,7 +202,9 @@ class StoreResult(BaseModel):
 
 
 def search_router(engine: Engine, config: ServeConfig, store: VectorStore) -> APIRouter:
-    """The routes for one store; raises ValueError if its vectors are another model's than the engine's."""
+    """The routes for one store; raises ValueError if its vectors are another model's than the
+    engine's.
+    """
     threads = Waiting(THREADS, QUEUE)
     served = ServedStore(store, engine, config, threads)
     facets = Facets(lambda: served.store)
@@ -353,7 +358,8 @@ class AnyConvertor(Convertor[str]):
 register_url_convertor("any", AnyConvertor())
 
 THUMBNAIL_HEADERS = {
-    "Cache-Control": "private, max-age=10",  # private: it may have taken a key to see it; then asked by its ETag
+    # private: it may have taken a key to see it; then asked by its ETag
+    "Cache-Control": "private, max-age=10",
     "Content-Security-Policy": "default-src 'none'",
     "X-Content-Type-Options": "nosniff",
 }
@@ -362,7 +368,9 @@ THUMBNAIL_HEADERS = {
 async def query_of(
     body: SearchBody, where: Predicate | None, engine: Engine, fetch: Fetch
 ) -> StoreQuery | None:
-    """The body with its picture's bytes; None: it asks for nothing, and what would need a query is refused."""
+    """The body with its picture's bytes; None: it asks for nothing, and what would need a query is
+    refused.
+    """
     text = body.text.strip()
     if not (text or body.image or body.like):
         for name in OF_A_QUERY:
@@ -393,7 +401,9 @@ async def query_of(
 async def embed_query(
     engine: Engine, inputs: Sequence[tuple[str, Item]]
 ) -> list[NDArray[np.float32]]:
-    """The query's parts in one request to the engine; a part that cannot be embedded is the request's error."""
+    """The query's parts in one request to the engine; a part that cannot be embedded is the
+    request's error.
+    """
     if not inputs:
         return []
     results = await engine.embed(
@@ -409,7 +419,9 @@ async def embed_query(
 
 @contextmanager
 def refused_as_400() -> Iterator[None]:
-    """What the store or the filter's parser refuses is the client's to mend; their sentences say how."""
+    """What the store or the filter's parser refuses is the client's to mend; their sentences say
+    how.
+    """
     try:
         yield
     except ValueError as error:

@@ -1,7 +1,8 @@
-"""The queue between requests and the models: fair between requests, pictures decoded just ahead, emptied in batches.
+"""The queue between requests and the models: fair between requests, pictures decoded just ahead,
+emptied in batches.
 
-Fair means: each request has a line of its own, and a batch takes one from every line in turn. So a single query waits
-for one batch, however many items another request has brought.
+Fair means: each request has a line of its own, and a batch takes one from every line in turn. So a
+single query waits for one batch, however many items another request has brought.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ Vector: TypeAlias = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """One item's vector, of full length, and how many tokens the model read for it (a picture: patches + 1)."""
+    """One item's vector, of full length, and how many tokens the model read for it (a picture:
+    patches + 1).
+    """
 
     vector: Vector  # (D,) unit vector
     tokens: int
@@ -37,7 +40,9 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Why one item has no vector, in a sentence for who sent it, and the HTTP status and code of such a fault."""
+    """Why one item has no vector, in a sentence for who sent it, and the HTTP status and code of
+    such a fault.
+    """
 
     reason: str
     status: int
@@ -94,7 +99,9 @@ class FairQueue:
         self._lines.setdefault(job.request, deque()).append(job)
 
     def take(self, budget: int) -> list[Job]:
-        """One job from every line in turn, as long as their cost is within the budget; at least one if any waits."""
+        """One job from every line in turn, as long as their cost is within the budget; at least one
+        if any waits.
+        """
         taken: list[Job] = []
         while self._lines:
             request, line = next(iter(self._lines.items()))
@@ -123,7 +130,8 @@ class Batcher:
         pool: ThreadPoolExecutor,
         ahead: int,
     ) -> None:
-        """decode: a picture as it came -> pixels, run in the pool; ValueError is that picture's own fault.
+        """decode: a picture as it came -> pixels, run in the pool; ValueError is that picture's own
+        fault.
 
         failed: told of a picture that could not be decoded.
         ahead: how many pictures may be decoded, or under way to it, before a model takes them.
@@ -164,7 +172,8 @@ class Batcher:
     def next_batch(
         self, budgets: Mapping[str, int], idle_seconds: float
     ) -> list[Job] | None:
-        """Whatever is there, of one kind; the kinds take turns. Empty after `idle_seconds` of nothing, None at the end.
+        """Whatever is there, of one kind; the kinds take turns. Empty after `idle_seconds` of
+        nothing, None at the end.
 
         budgets: the most tokens ("text") and pictures ("image") of a batch.
         """
@@ -174,7 +183,8 @@ class Batcher:
                 if self._texts or self._decoded:
                     batch = self._take(budgets)
                     if self._texts or self._decoded:
-                        self._changed.notify()  # another model's thread may sleep beside what is left
+                        # another model's thread may sleep beside what is left
+                        self._changed.notify()
                     return batch
                 left = until - time.monotonic()
                 if left <= 0:

@@ -1,11 +1,12 @@
 """From many small requests to few large forward passes, beside the event loop of a server.
 
-    embed() -> texts are tokenised at once (long ones in a thread), pictures wait to be decoded in a pool
-            -> a thread for each copy of the model takes whatever is ready, up to a budget, as soon as it is free
-            -> a request is answered when the last of its items is
+    embed() -> texts are tokenised at once (long ones in a thread), pictures wait to be decoded in a
+            pool -> a thread for each copy of the model takes whatever is ready, up to a budget, as
+            soon as it is free -> a request is answered when the last of its items is
 
-Nothing waits for company: batches come about because requests arrive while the model works. Decoding keeps just ahead
-of the models, so that memory is bounded by the queue (inputs as they came) and a few batches of pixels.
+Nothing waits for company: batches come about because requests arrive while the model works.
+Decoding keeps just ahead of the models, so that memory is bounded by the queue (inputs as they
+came) and a few batches of pixels.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from .images import TooLargeError, check_size, open_checked
 from .stats import Stats
 from .worker import MODEL_FAULT, Worker, picture_tokens
 
-TOKENISED_AT_ONCE = 4_000  # characters, about a millisecond of the event loop's time; more go to a thread
+# characters, about a millisecond of the event loop's time; more go to a thread
+TOKENISED_AT_ONCE = 4_000
 
 TOKENISERS = 2  # threads for those
 
@@ -67,7 +69,9 @@ class ReplacedError(Exception):
 
 
 class Lifecycle:
-    """Whether the server goes down, and what that cost; and why its store cannot be searched, if it cannot."""
+    """Whether the server goes down, and what that cost; and why its store cannot be searched, if it
+    cannot.
+    """
 
     draining = False  # not ready any more, though what comes is still taken
     cut_off = 0  # requests that were given up in the end
@@ -131,11 +135,14 @@ class Engine:
         self._picture_tokens = picture_tokens(embedder)
 
     def start(self) -> None:
-        """Start the threads; `ready()` is true once every copy of the model has made its first forward passes."""
+        """Start the threads; `ready()` is true once every copy of the model has made its first
+        forward passes.
+        """
         _start(self.embedder, self._workers)
 
     async def replace(self, embedder: Embedder) -> bool:
-        """Serve another model, once it has made its first forward passes -> whether it is served now.
+        """Serve another model, once it has made its first forward passes -> whether it is served
+        now.
 
         What was admitted before is answered by the model that it was admitted for.
         """
@@ -161,14 +168,17 @@ class Engine:
         prompt: str = "",
         embedder: Embedder | None = None,
     ) -> list[Outcome]:
-        """The vector of each item, or why it has none, in order. Cancelled, its items never reach the model.
+        """The vector of each item, or why it has none, in order. Cancelled, its items never reach
+        the model.
 
-        items: texts, pictures (bytes or PIL images, never paths) and {"text", "image", "weight"}; at most `max_items`.
+        items: texts, pictures (bytes or PIL images, never paths) and {"text", "image", "weight"};
+            at most `max_items`.
         prompt: put before every text.
         embedder: the model that they are meant for; None: whichever is served.
 
-        Raises OverloadedError when they do not all fit into the queue, DrainingError after `drain`, ReplacedError if
-        another model is served by now, and ModelError when the model failed on every one of them.
+        Raises OverloadedError when they do not all fit into the queue, DrainingError after `drain`,
+        ReplacedError if another model is served by now, and ModelError when the model failed on
+        every one of them.
         """
         if embedder not in (None, self.embedder):
             raise ReplacedError("the model was replaced.")
@@ -254,8 +264,8 @@ class Engine:
         return True, "ready"
 
     def stuck(self) -> bool:
-        """Whether only a new process can help: a forward pass that does not end, a thread that died, or a model that
-        for `stuck_seconds` has failed on everything, probes too."""
+        """Whether only a new process can help: a forward pass that does not end, a thread that
+        died, or a model that for `stuck_seconds` has failed on everything, probes too."""
         oldest = time.monotonic() - self.config.stuck_seconds
         return any(
             (worker.busy_since or oldest) < oldest

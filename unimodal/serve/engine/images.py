@@ -1,7 +1,8 @@
 """Pictures from strangers: what is read before it is trusted, and where a URL may lead.
 
-A picture is judged by its header before a byte of it is decoded; a URL by the address that is really dialled, at the
-moment it is dialled. Between a check of the name and the connection, the name's owner could change where it points.
+A picture is judged by its header before a byte of it is decoded; a URL by the address that is
+really dialled, at the moment it is dialled. Between a check of the name and the connection, the
+name's owner could change where it points.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ AddressInfo: TypeAlias = tuple[
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
 _IMAGE_TYPE = re.compile(r"data:\s*image/[a-z0-9.+*-]+\s*(;|$)", re.IGNORECASE)
 _BASE64_END = re.compile(r";\s*base64\s*$", re.IGNORECASE)
-# How a JPEG, PNG, GIF or WebP begins in base64 of either alphabet, long enough that it cannot be words.
+# How a JPEG, PNG, GIF or WebP begins in base64 of either alphabet, long enough that it cannot be
+# words.
 _IMAGE_BASE64 = re.compile(
     r"(?:[/_]9j[/_]|iVBORw0KGgo|R0lGOD[dl]h|UklGR.{6}XRUJQ)[A-Za-z0-9+/_-]{40}"
 )
@@ -82,16 +84,19 @@ def is_image_uri(text: str) -> bool:
 
 
 def is_image_base64(text: str) -> bool:
-    """Whether a text is the base64 of a JPEG, PNG, GIF or WebP, which as words would mean nothing."""
+    """Whether a text is the base64 of a JPEG, PNG, GIF or WebP, which as words
+    would mean nothing.
+    """
     start = "".join(text[:MAX_HEAD].split())
     return _IMAGE_BASE64.match(start) is not None
 
 
 def picture_bytes(text: str, config: ServeConfig) -> bytes:
-    """The bytes of an image from a data URI or plain base64; raises ValueError for what is neither, or too large.
+    """The bytes of an image from a data URI or plain base64; raises ValueError for what is neither,
+    or too large.
 
-    Base64 is read as the world writes it: either alphabet, with or without padding, broken into lines, and in a data
-    URI percent-encoded too, which may have any parameters.
+    Base64 is read as the world writes it: either alphabet, with or without padding, broken into
+    lines, and in a data URI percent-encoded too, which may have any parameters.
     """
     encoded = text.strip()
     if encoded[:5].lower() == "data:":
@@ -107,7 +112,8 @@ def picture_bytes(text: str, config: ServeConfig) -> bytes:
         if "%" in encoded:
             encoded = unquote(encoded, errors="replace")
     try:
-        # Blanks and line ends are left out; what else is not base64 stays, and is found by the length below.
+        # Blanks and line ends are left out; what else is not base64 stays, and is found by the
+        # length below.
         letters = (
             encoded.encode("ascii").translate(_ALPHABET, b" \t\r\n\f").rstrip(b"=")
         )
@@ -118,10 +124,12 @@ def picture_bytes(text: str, config: ServeConfig) -> bytes:
         decoded = binascii.a2b_base64(letters + b"=" * (-len(letters) % 4))
     except binascii.Error:
         decoded = b""
-    # The decoder skips what is not base64, so that fewer bytes come out; a regular expression would be much slower.
+    # The decoder skips what is not base64, so that fewer bytes come out; a regular expression would
+    # be much slower.
     if not decoded or len(letters) % 4 == 1 or len(decoded) != len(letters) * 3 // 4:
         raise ValueError(
-            "the image is neither a data URI nor base64; send data:image/jpeg;base64,... or plain base64."
+            "the image is neither a data URI nor base64; send "
+            "data:image/jpeg;base64,... or plain base64."
         )
     return decoded
 
@@ -135,11 +143,12 @@ def check_size(num_bytes: int, config: ServeConfig) -> None:
 
 
 def open_checked(picture: bytes | Image.Image, config: ServeConfig) -> Image.Image:
-    """An image exactly as `load_image` gives it: first frame, turned as its EXIF says, in the mode it is stored in.
+    """An image exactly as `load_image` gives it: first frame, turned as its EXIF says, in the mode
+    it is stored in.
 
-    Raises TooLargeError for a header that claims more than `max_pixels`, before anything is decoded, and ValueError for
-    what cannot be decoded, or would take for ever; what the decoder said goes to the log alone, for it may tell of the
-    server's memory.
+    Raises TooLargeError for a header that claims more than `max_pixels`, before anything is
+    decoded, and ValueError for what cannot be decoded, or would take for ever; what the decoder
+    said goes to the log alone, for it may tell of the server's memory.
     """
     if (
         isinstance(picture, bytes)
@@ -163,7 +172,9 @@ def open_checked(picture: bytes | Image.Image, config: ServeConfig) -> Image.Ima
 
 
 def _num_scans(jpeg: bytes) -> int:
-    """How often a JPEG draws the whole picture; once more than `MAX_SCANS` is as far as it counts."""
+    """How often a JPEG draws the whole picture; once more than `MAX_SCANS` is as
+    far as it counts.
+    """
     at = scans = 0
     while (
         scans <= MAX_SCANS
@@ -186,12 +197,14 @@ async def fetch_picture(
     tls: ssl.SSLContext | None = None,
     port: int = 443,
 ) -> bytes:
-    """The bytes behind an https URL whose host is in `urls.allow`; redirects are followed only to such URLs.
+    """The bytes behind an https URL whose host is in `urls.allow`; redirects are followed only to
+    such URLs.
 
-    dial, resolver, tls, port: in place of `public_socket`, the system's resolver, its certificates, and the one port
-        that is dialled.
-    Raises ValueError for what is not allowed, not there, too large or too slow. It does not say which address was
-    dialled, or what was found there: that would make the server a scanner of its own network.
+    dial, resolver, tls, port: in place of `public_socket`, the system's resolver, its certificates,
+        and the one port that is dialled.
+    Raises ValueError for what is not allowed, not there, too large or too slow. It does not say
+    which address was dialled, or what was found there: that would make the server a scanner of its
+    own network.
     """
     import aiohttp
 
@@ -264,9 +277,11 @@ async def _body(response: Any, max_bytes: int) -> bytes:
 
 
 def _allowed(text: str, urls: UrlsConfig, port: int) -> Any:
-    """The URL as the client library reads it; raises ValueError unless its scheme, host and port are allowed.
+    """The URL as the client library reads it; raises ValueError unless its scheme, host and port
+    are allowed.
 
-    What two parsers might read differently (a backslash, a user, a space before the host) is refused outright.
+    What two parsers might read differently (a backslash, a user, a space before the host) is
+    refused outright.
     """
     from yarl import URL
 
@@ -297,7 +312,9 @@ def _allowed(text: str, urls: UrlsConfig, port: int) -> Any:
 
 
 def public_socket(address: AddressInfo) -> socket.socket:
-    """A socket for an address about to be dialled; raises OSError unless it is one of the public internet."""
+    """A socket for an address about to be dialled; raises OSError unless it is one of the public
+    internet.
+    """
     family, kind, protocol, _, target = address
     if not is_public(str(target[0])):
         raise OSError("the address is not public.")

@@ -14,7 +14,9 @@ Result = TypeVar("Result")
 
 
 class Waiting:
-    """A pool of `threads`, for which at most `queue` requests wait; the next one is refused at once."""
+    """A pool of `threads`, for which at most `queue` requests wait; the next one is refused at
+    once.
+    """
 
     def __init__(self, threads: int, queue: int) -> None:
         self.threads = threads
@@ -32,7 +34,9 @@ class Waiting:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def run(self, call: Callable[[], Result]) -> Result:
-        """Run it in a thread; raises OverloadedError when too many wait. Cancelled while it waits, it never runs."""
+        """Run it in a thread; raises OverloadedError when too many wait. Cancelled while it waits,
+        it never runs.
+        """
         if self.admitted >= self.threads + self.queue:
             raise OverloadedError(
                 max(1.0, self.admitted * self._seconds / self.threads)

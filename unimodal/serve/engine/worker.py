@@ -1,4 +1,6 @@
-"""One copy of a model and the thread that feeds it: forward passes, what to do when one fails, and how it fares."""
+"""One copy of a model and the thread that feeds it: forward passes, what to do when one fails, and
+how it fares.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,15 @@ log = logging.getLogger(__name__)
 MODEL_FAULT = Failed(
     "the model failed on this input; try again later, or another input.", 500
 )
-GROW_AFTER = 100  # batches that fitted, before a budget that was halved for want of memory is doubled again
+# batches that fitted, before a budget that was halved for want of memory is doubled again
+GROW_AFTER = 100
 RETRY_SECONDS = 1.0  # between probes of a model that fails
 
 
 class Worker:
-    """Takes batches as soon as its model is free; a batch that fails is tried again in smaller ones."""
+    """Takes batches as soon as its model is free; a batch that fails is tried again in smaller
+    ones.
+    """
 
     def __init__(
         self,
@@ -115,8 +120,8 @@ class Worker:
                 ]
             )
             return
-        # Outside of `except`, whose traceback would hold the failed pass's tensors. By halves, what one input spoils is
-        # found in a few passes, and what did not fit is made to fit.
+        # Outside of `except`, whose traceback would hold the failed pass's tensors. By halves, what
+        # one input spoils is found in a few passes, and what did not fit is made to fit.
         if len(jobs) > 1:
             self._forward(jobs[: len(jobs) // 2])
             self._forward(jobs[len(jobs) // 2 :])

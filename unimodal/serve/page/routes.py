@@ -1,7 +1,8 @@
-"""Hands out the search page: a few static files, read once, under a policy that lets nothing else run.
+"""Hands out the search page: a few static files, read once, under a policy that lets nothing else
+run.
 
-Whatever a catalogue's titles hold, the page can run no script but its own, load nothing from elsewhere, be framed by
-nobody and send nothing but to the server that it came from.
+Whatever a catalogue's titles hold, the page can run no script but its own, load nothing from
+elsewhere, be framed by nobody and send nothing but to the server that it came from.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ POLICY = "; ".join(
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
-        "img-src 'self' data: blob:",  # blob: the chosen picture, and thumbnails that were fetched with a key
+        # blob: the chosen picture, and thumbnails that were fetched with a key
+        "img-src 'self' data: blob:",
         "connect-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",
@@ -39,7 +41,9 @@ HEADERS = {
 
 
 def router() -> APIRouter:
-    """`/` is the page; `/page/NAME` are the files that it is made of. Neither is part of the API."""
+    """`/` is the page; `/page/NAME` are the files that it is made of. Neither is
+    part of the API.
+    """
     files = {
         entry.name: entry.read_bytes()
         for entry in resources.files(__package__).iterdir()

@@ -18,7 +18,9 @@ from eval.scoring.results import Row, TaskResult
 
 @pytest.fixture
 def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
-    """A page of six texts that find six pictures, with a table of three scores; it may not complain."""
+    """A page of six texts that find six pictures, with a table of three scores; it may not
+    complain.
+    """
     pictures = [tmp_path / f"{number}.png" for number in range(6)]
     for picture in pictures:
         Image.new("RGB", (64, 64), "red").save(picture)
@@ -123,7 +125,8 @@ def test_the_links_to_all_sections_are_reached_without_a_bar_and_hide_no_title(
         "nav => { while (nav.children.length < 14) nav.append(nav.firstChild.cloneNode(true)); }"
     )
     links.evaluate(
-        "nav => nav.querySelectorAll('a').forEach(link => { link.textContent = 'Changed vectors'; })"
+        "nav => nav.querySelectorAll('a').forEach(link => { link.textContent = 'Changed "
+        "vectors'; })"
     )
     height, tops, is_wide, bar = links.evaluate(
         "nav => [nav.offsetHeight, new Set([...nav.children].map(link => link.offsetTop)).size,"

@@ -28,7 +28,9 @@ VOID = {"meta", "img", "input"}
 
 
 class Reader(HTMLParser):
-    """Checks that what opens is closed in order, and collects tags with their attributes, and the text."""
+    """Checks that what opens is closed in order, and collects tags with their attributes, and the
+    text.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +77,9 @@ def picture(folder: Path, number: int) -> Path:
 
 
 def results(folder: Path, seed: int = 0) -> list[TaskResult]:
-    """Texts find pictures, products are found by a photo with words, and pairs; all texts are evil."""
+    """Texts find pictures, products are found by a photo with words, and pairs;
+    all texts are evil.
+    """
     pictures = [picture(folder, number) for number in range(6)]
     data = RetrievalData(
         [f"{EVIL} {n}" for n in range(6)], list(pictures), [[n] for n in range(6)]
@@ -260,8 +264,8 @@ def test_scores_stand_with_interval_mark_and_balance(page: Path) -> None:
     html = page.read_text(encoding="utf-8")
     assert html.count('class="sure"') == 1
     assert (
-        "differs from the first model (paired test, p &lt; 0.05; of twenty such tests between equals one is"
-        in html
+        "differs from the first model (paired test, p &lt; 0.05; of twenty such tests "
+        "between equals one is" in html
     )
 
 

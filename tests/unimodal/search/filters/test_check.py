@@ -1,4 +1,6 @@
-"""Filters: the text form reads back, errors name the place and the way out, and a tree means what SQL says."""
+"""Filters: the text form reads back, errors name the place and the way out, and a tree means what
+SQL says.
+"""
 
 from __future__ import annotations
 

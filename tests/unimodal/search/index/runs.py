@@ -1,4 +1,6 @@
-"""Runs of `index` in processes of their own, which share one import of everything and can be slowed and killed."""
+"""Runs of `index` in processes of their own, which share one import of everything and can be slowed
+and killed.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ class Run:
     def __init__(
         self, model: str, values: Mapping[str, Any], store: str, **options: Any
     ) -> None:
-        """options: `slow`, the seconds that each call of `what` takes longer; `engine`; others are environment."""
+        """options: `slow`, the seconds that each call of `what` takes longer; `engine`; others are
+        environment.
+        """
         # Not fork: the store's threads of this process would be missing in the child.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(IMPORTED)

@@ -110,7 +110,10 @@ def test_the_parent_is_a_field(tmp_path: Path) -> None:
 
 
 def test_a_parent_by_the_name_of_another_field_is_refused() -> None:
-    message = "parent 'meta.group' would be called 'group', as is 'shelf'; name it: fields={NAME: meta.group}"
+    message = (
+        "parent 'meta.group' would be called 'group', as is 'shelf'; name it: fields={NAME: "
+        "meta.group}"
+    )
     with pytest.raises(ValueError, match=message):
         parse_config(
             IndexConfig,
@@ -364,7 +367,8 @@ def test_filters_and_joins_are_those_of_tables(tmp_path: Path) -> None:
         ),
         (
             {},
-            "which fields of .* are embedded is not said; add text=FIELD, image=FIELD or both, of: sku, title",
+            "which fields of .* are embedded is not said; add text=FIELD, image=FIELD "
+            "or both, of: sku, title",
         ),
     ],
 )

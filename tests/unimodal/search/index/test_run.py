@@ -46,7 +46,9 @@ NUM = 10
 def catalogue(
     tmp_path: Path, texts: list[str], pictures: list[Image.Image]
 ) -> Catalogue:
-    """A function that writes ten products, with some of their fields replaced (None: without the row)."""
+    """A function that writes ten products, with some of their fields replaced (None: without the
+    row).
+    """
     for number, picture in enumerate(pictures):
         picture.save(tmp_path / f"{number}.png")
 

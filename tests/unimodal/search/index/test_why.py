@@ -22,7 +22,8 @@ def test_what_became_of_an_item(saved: str, tmp_path: Path) -> None:
     day2 = tmp_path / "day2.jsonl"
     day2.write_text(
         '{"id": "a", "title": "a hat", "price": 2}\n{"id": "x", "title": "", "price": 2}\n'
-        '{"id": "b", "title": "a hat", "price": "many"}\n{"id": "a", "title": "a hat", "price": 3}\n'
+        '{"id": "b", "title": "a hat", "price": "many"}\n{"id": "a", "title": "a hat", "price": '
+        "3}\n"
     )
     index_day(saved, str(day2), store, per_unit=3)
     first, older, repeated = explain(store, folder, "a")

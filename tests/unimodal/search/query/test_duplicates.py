@@ -1,4 +1,6 @@
-"""Near-duplicates hang together, however the blocks are cut, among vectors and among the items of a store."""
+"""Near-duplicates hang together, however the blocks are cut, among vectors and among the items of a
+store.
+"""
 
 from __future__ import annotations
 

@@ -97,8 +97,8 @@ def nearest(
 
 
 def found_by(
-    store: VectorStore, query: Query, vectors: NDArray[np.float32] | list[Any] = []
-) -> list[Found]:  # noqa: B006
+    store: VectorStore, query: Query, vectors: NDArray[np.float32] | Sequence[Any] = ()
+) -> list[Found]:
     return find(store, query, list(vectors), fingerprint="model")
 
 
@@ -165,7 +165,9 @@ def test_merged_kinds_of_a_calibrated_model_miss_no_item(
 def test_texts_do_not_crowd_pictures_out_where_a_model_keeps_them_in_another_cone() -> (
     None
 ):
-    """Item n is a text or a picture of one of six things; texts lie around one axis, pictures around another."""
+    """Item n is a text or a picture of one of six things; texts lie around one axis, pictures
+    around another.
+    """
     rng = np.random.default_rng(3)
     across = np.arange(DIM) > 1  # what is meant has no part in either axis
     things = unit(rng.standard_normal((6, DIM)) * across)

@@ -1,4 +1,6 @@
-"""What every store has to hold, whichever engine is behind it; test_lance.py and test_milvus.py run it."""
+"""What every store has to hold, whichever engine is behind it; test_lance.py and test_milvus.py run
+it.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,9 @@ from unimodal.search.stores.schema import Schema
 
 
 class ExactStore(VectorStore):
-    """All queries are answered by comparing with every row. `depths` says how many hits each search was asked for."""
+    """All queries are answered by comparing with every row. `depths` says how many hits each search
+    was asked for.
+    """
 
     name = "the exact store"
     capabilities = frozenset({"filter", "words", "prefix", "binary"})

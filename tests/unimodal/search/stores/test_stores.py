@@ -1,4 +1,6 @@
-"""What is checked once for every store: rows, queries, names and abilities, with errors that say the way out."""
+"""What is checked once for every store: rows, queries, names and abilities, with errors that say
+the way out.
+"""
 
 from __future__ import annotations
 

@@ -307,7 +307,8 @@ def test_another_models_name_is_not_found_and_any_name_can_be_allowed(
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "model_not_found"
     assert response.json()["error"]["message"] == (
-        "model 'text-embedding-3-small' is not served here; ask for 'tiny' (a server without names takes any name)."
+        "model 'text-embedding-3-small' is not served here; ask for 'tiny' (a server "
+        "without names takes any name)."
     )
     several = (
         serve(names=["tiny", "shop"])
@@ -673,8 +674,8 @@ def test_a_text_that_may_not_be_cut_is_refused_where_it_would_be(
     assert client.post(path, json={**body, key: ["red hat"]}).status_code == 200
     said = refused(client, {**body, key: ["red hat", long]}, path)
     assert (
-        f"{key} 1: the text is longer than the {served.config.text.max_length} tokens that the model reads"
-        in said
+        f"{key} 1: the text is longer than the {served.config.text.max_length} tokens "
+        "that the model reads" in said
     )
 
 
@@ -760,7 +761,8 @@ def test_every_error_has_a_code(client: TestClient, body: Any, code: str) -> Non
     assert client.post("/v1/embeddings", json=body).json()["error"]["code"] == code
 
 
-# Requests as the providers' own documentation and clients write them, but for pictures, which are small ones of ours.
+# Requests as the providers' own documentation and clients write them, but for pictures, which are
+# small ones of ours.
 JINA: Sequence[dict[str, Any]] = [
     {"model": "jina-embeddings-v3", "task": "text-matching", "late_chunking": False, "dimensions": 16,
      "embedding_type": "float", "input": ["Organic skincare for sensitive skin with aloe vera and chamomile",

@@ -1,4 +1,6 @@
-"""Jobs stand in line by request, batches take one from each in turn, and pictures are decoded just ahead."""
+"""Jobs stand in line by request, batches take one from each in turn, and pictures are decoded just
+ahead.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Requests go in together or not at all, each item has its own fate, and the model is fed as soon as it is free."""
+"""Requests go in together or not at all, each item has its own fate, and the model is fed as soon
+as it is free.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ PATIENCE = 20.0  # seconds until something that should happen at once counts as 
 
 
 class Watched:
-    """Stands before an embedder's forward pass: notes what the model is given, holds it up, or makes it fail."""
+    """Stands before an embedder's forward pass: notes what the model is given, holds it up, or
+    makes it fail.
+    """
 
     def __init__(self, embedder: Embedder) -> None:
         self.batches: list[int] = []

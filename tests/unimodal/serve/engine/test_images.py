@@ -1,4 +1,6 @@
-"""Pictures from strangers are judged before they are decoded, and URLs lead nowhere but to allowed public hosts."""
+"""Pictures from strangers are judged before they are decoded, and URLs lead nowhere but to allowed
+public hosts.
+"""
 
 from __future__ import annotations
 
@@ -472,7 +474,9 @@ class Names(AbstractResolver):
 
 
 class Canary:
-    """A web server with TLS on this machine's loopback (IPv4, and IPv6 on the same port), that counts who connects."""
+    """A web server with TLS on this machine's loopback (IPv4, and IPv6 on the same port), that
+    counts who connects.
+    """
 
     def __init__(self, folder: Path, picture: bytes) -> None:
         self.connections = 0
@@ -606,7 +610,9 @@ def allowing(*hosts: str, **values: Any) -> ServeConfig:
 
 
 def fetched(url: str, config: ServeConfig, canary: Canary, **options: Any) -> bytes:
-    """As a server does, but that the canary's port and certificate are as good as 443 and the system's."""
+    """As a server does, but that the canary's port and certificate are as good as 443 and the
+    system's.
+    """
     return asyncio.run(
         fetch_picture(
             url, config, resolver=Names(), tls=canary.trust, port=canary.port, **options
@@ -615,7 +621,9 @@ def fetched(url: str, config: ServeConfig, canary: Canary, **options: Any) -> by
 
 
 def anywhere(address: Any) -> socket.socket:
-    """A guard that lets everything pass: without it the canary must be reached, or the tests below prove nothing."""
+    """A guard that lets everything pass: without it the canary must be reached, or the tests below
+    prove nothing.
+    """
     return socket.socket(*address[:3])
 
 

@@ -1,4 +1,6 @@
-"""Where a Milvus collection is, and a client that is connected to it within seconds or says why not."""
+"""Where a Milvus collection is, and a client that is connected to it within seconds or says why
+not.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ COLLECTION = "unimodal"  # where the URL names none
 PORT = 19530
 CONNECT_SECONDS = 5.0
 
-# How many stores of this process have a file of Lite open: they share its server, which the last one stops.
+# How many stores of this process have a file of Lite open: they share its server, which the last
+# one stops.
 _users: Counter[str] = Counter()
 _lock = threading.RLock()
 
@@ -36,13 +39,16 @@ class Place:
 
 
 def parse_place(url: str) -> Place:
-    """`milvus://host:port[/db][?collection=NAME]`, `milvus+tls://...` or `milvus:///path/to/file.db`."""
+    """`milvus://host:port[/db][?collection=NAME]`, `milvus+tls://...` or
+    `milvus:///path/to/file.db`.
+    """
     parts = urlsplit(url)
     if (
         parts.username or parts.password
     ):  # the URL goes into logs and lists of processes; it is not repeated here
         raise ValueError(
-            "a Milvus URL carries no user or password; put the token, or user:password, in $MILVUS_TOKEN."
+            "a Milvus URL carries no user or password; put the token, or user:password, "
+            "in $MILVUS_TOKEN."
         )
     options = parse_qs(parts.query)
     if (
@@ -51,24 +57,28 @@ def parse_place(url: str) -> Place:
         or not _has_port(parts)
     ):
         raise ValueError(
-            f"store {url!r} is no address of Milvus; write milvus://host:port[/db][?collection=NAME]."
+            f"store {url!r} is no address of Milvus; write "
+            "milvus://host:port[/db][?collection=NAME]."
         )
     collection = options.get("collection", [COLLECTION])[0]
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,254}", collection):
         raise ValueError(
-            f"collection {collection!r} is no name for Milvus; take letters, digits and underscores."
+            f"collection {collection!r} is no name for Milvus; take letters, digits and "
+            "underscores."
         )
     path = unquote(parts.path)
     if not parts.hostname:
         if not path.endswith(".db"):
             raise ValueError(
-                f"store {url!r} names no host and no file that ends with .db; write milvus:///dir/file.db."
+                f"store {url!r} names no host and no file that ends with .db; write "
+                "milvus:///dir/file.db."
             )
         return Place(os.path.abspath(path), "", collection, is_lite=True)
     database = path.strip("/")
     if "/" in database or database.endswith(".db"):
         raise ValueError(
-            f"store {url!r} has {database!r} for a database; a file of Milvus Lite has three slashes."
+            f"store {url!r} has {database!r} for a database; a file of Milvus Lite has "
+            "three slashes."
         )
     scheme = "https" if parts.scheme == "milvus+tls" else "http"
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
@@ -88,7 +98,8 @@ def _has_port(parts: SplitResult) -> bool:
 def connect(place: Place) -> tuple[Any, bool]:
     """A client that `disconnect` lets go of, and whether the collection is there.
 
-    Raises ValueError for a server that does not answer, or not to us, and for a file that another process has open.
+    Raises ValueError for a server that does not answer, or not to us, and for a file that another
+    process has open.
     """
     pymilvus = _pymilvus()
     with _lock:
@@ -109,8 +120,9 @@ def connect(place: Place) -> tuple[Any, bool]:
             if place.is_lite and not _users[place.uri]:
                 _lite_servers().release_server(place.uri)
             raise ValueError(
-                f"{place.engine} at {place.uri} does not let us in ({error.message}); is it running, are the address "
-                "and the database right, and is its token in $MILVUS_TOKEN?"
+                f"{place.engine} at {place.uri} does not let us in ({error.message}); is it "
+                "running, are the address and the database right, and is its token in "
+                "$MILVUS_TOKEN?"
             ) from None
         if place.is_lite:
             _users[place.uri] += 1
@@ -151,7 +163,9 @@ def _lite_servers() -> Any:
 
 
 def _lite_uri(path: str) -> str:
-    """The address of Lite's server in this process, which has the file open; it is started where none has."""
+    """The address of Lite's server in this process, which has the file open; it is started where
+    none has.
+    """
     uri = _lite_servers().start_and_get_uri(path)
     if uri is None:  # the reason was only logged
         from milvus_lite.db import MilvusLite
@@ -161,13 +175,13 @@ def _lite_uri(path: str) -> str:
             MilvusLite(path).close()
         except DataDirLockedError:
             raise ValueError(
-                f"{path} is open in another process, and Milvus Lite serves one at a time; close it there, or run a "
-                "Milvus server (deploy/milvus)."
+                f"{path} is open in another process, and Milvus Lite serves one at a time; close "
+                "it there, or run a Milvus server (deploy/milvus)."
             ) from None
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"{path} cannot be opened by Milvus Lite ({error}); give a path where nothing is (what a Milvus Lite "
-                "before 3.0 wrote, it does not read)."
+                f"{path} cannot be opened by Milvus Lite ({error}); give a path where nothing is "
+                "(what a Milvus Lite before 3.0 wrote, it does not read)."
             ) from None
         raise ValueError(
             f"{path} could not be opened by Milvus Lite a moment ago, but can be now; try again."

@@ -1,7 +1,8 @@
-"""A filter's tree in the language of Milvus's boolean expressions (https://milvus.io/docs/boolean.md).
+"""A filter's tree in the language of Milvus's boolean expressions
+(https://milvus.io/docs/boolean.md).
 
-Milvus Lite and the server need not agree about null (`not in` of Lite keeps it); what is written here asks for it, so
-that it means the same in both, and what `predicate.matches` says.
+Milvus Lite and the server need not agree about null (`not in` of Lite keeps it); what is written
+here asks for it, so that it means the same in both, and what `predicate.matches` says.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ NOTHING = 'id == ""'  # no item has an empty id
 
 
 def field_column(name: str) -> str:
-    """The column of a field; with a prefix, because its own name may be a word of the language, such as `like`."""
+    """The column of a field; with a prefix, because its own name may be a word of the language,
+    such as `like`.
+    """
     return "id" if name == "id" else f"field_{name}"
 
 

@@ -1,8 +1,9 @@
-"""A collection of Milvus for our rows: its columns, its indexes, what it remembers, and each row on its way in and out.
+"""A collection of Milvus for our rows: its columns, its indexes, what it remembers, and each row on
+its way in and out.
 
-`vector_NAME` and its copies are zeros where an item has no such vector, and `has_NAME` is false, which every search
-asks for (null vectors are new in Milvus 3.0); a field F is the column `field_F`; a thumbnail is base64; words that are
-missing are empty.
+`vector_NAME` and its copies are zeros where an item has no such vector, and `has_NAME` is false,
+which every search asks for (null vectors are new in Milvus 3.0); a field F is the column `field_F`;
+a thumbnail is base64; words that are missing are empty.
 
 n rows, D dimensions.
 """
@@ -54,7 +55,9 @@ def float_columns(schema: Schema) -> dict[str, int]:
 
 
 def index_types(schema: Schema, *, is_lite: bool) -> dict[str, str]:
-    """The index of each column of a new collection: every vector compared, and fields that filters need not read."""
+    """The index of each column of a new collection: every vector compared, and fields that filters
+    need not read.
+    """
     types = dict.fromkeys(float_columns(schema), "FLAT")
     if schema.binary:
         types |= {binary_column(name): "BIN_FLAT" for name in schema.vectors}
@@ -70,7 +73,9 @@ def index_types(schema: Schema, *, is_lite: bool) -> dict[str, str]:
 
 
 def index_name(column: str) -> str:
-    """The name of a column's index; Lite drops the indexes of all columns unless one is named so."""
+    """The name of a column's index; Lite drops the indexes of all columns unless
+    one is named so.
+    """
     return f"{column}_idx"
 
 
@@ -146,7 +151,9 @@ def collection_schema(client: Any, schema: Schema) -> Any:
 
 
 def create_collection(client: Any, place: Place, schema: Schema) -> None:
-    """An empty collection, without indexes; raises ValueError with the server's reason for what it refuses."""
+    """An empty collection, without indexes; raises ValueError with the server's reason for what it
+    refuses.
+    """
     from pymilvus import MilvusException
 
     try:
@@ -159,8 +166,9 @@ def create_collection(client: Any, place: Place, schema: Schema) -> None:
         )
     except MilvusException as error:
         raise ValueError(
-            f"{place.engine} refuses a collection {place.collection!r} for these items ({error.message}); with more "
-            "than four vectors an item, copies and words counted, it wants proxy.maxVectorFieldNum (deploy/milvus)."
+            f"{place.engine} refuses a collection {place.collection!r} for these items "
+            f"({error.message}); with more than four vectors an item, copies and words counted, "
+            "it wants proxy.maxVectorFieldNum (deploy/milvus)."
         ) from None
 
 
@@ -225,8 +233,8 @@ def check_sizes(table: Any) -> None:
         if longest > limit:
             item = table["id"][pc.index(sizes, longest).as_py()].as_py()
             raise ValueError(
-                f"{name} of item {item[:100]!r} has {longest} {what}, and Milvus keeps {limit}; shorten it, or take a "
-                "store in a folder (lance://)."
+                f"{name} of item {item[:100]!r} has {longest} {what}, and Milvus keeps {limit}; "
+                "shorten it, or take a store in a folder (lance://)."
             )
 
 

@@ -3,14 +3,16 @@
     milvus://host:19530[/database][?collection=NAME]    a server; milvus+tls:// for an encrypted connection
     milvus:///path/to/file.db[?collection=NAME]         Milvus Lite
 
-Lite is a rewrite in Python for development: a search costs time for every row (11 ms of CPU for 10,000 x 384, and 30
-times that before `build` has taken the rows out of memory), so keep it to about 20,000 items; and only one process may
-have the file open. Both are driven by the same calls; `is_lite` marks what differs.
+Lite is a rewrite in Python for development: a search costs time for every row (11 ms of CPU for
+10,000 x 384, and 30 times that before `build` has taken the rows out of memory), so keep it to
+about 20,000 items; and only one process may have the file open. Both are driven by the same calls;
+`is_lite` marks what differs.
 
-Consistency: a search sees what this process wrote before it ("Session"), and what others wrote within moments; counts,
-scans and deletions see all that was acknowledged ("Strong", which may cost a server hundreds of milliseconds). What
-`upsert` acknowledges lies in the server's write-ahead log, or in Lite's, which outlives a killed process (Lite does not
-wait for the disk: it may lose the last moments when the power fails).
+Consistency: a search sees what this process wrote before it ("Session"), and what others wrote
+within moments; counts, scans and deletions see all that was acknowledged ("Strong", which may cost
+a server hundreds of milliseconds). What `upsert` acknowledges lies in the server's write-ahead log,
+or in Lite's, which outlives a killed process (Lite does not wait for the disk: it may lose the last
+moments when the power fails).
 
 n rows, Q queries, D dimensions, k hits.
 """
@@ -82,7 +84,9 @@ def check(location: str, schema: Schema) -> None:
 
 
 def create(location: str, schema: Schema, *, overwrite: bool = False) -> MilvusStore:
-    """A new, empty collection. Raises ValueError where one is, unless it is one of ours and may be overwritten."""
+    """A new, empty collection. Raises ValueError where one is, unless it is one of ours and may be
+    overwritten.
+    """
     check(location, schema)
     place = parse_place(location)
     if place.is_lite:
@@ -92,7 +96,8 @@ def create(location: str, schema: Schema, *, overwrite: bool = False) -> MilvusS
         if is_there:
             if not overwrite:
                 raise ValueError(
-                    f"{location} holds a store already; open it, or overwrite it and lose what is in it."
+                    f"{location} holds a store already; open it, or overwrite it and "
+                    "lose what is in it."
                 )
             read_schema(client, place, location)  # what is not ours is not ours to drop
             client.drop_collection(place.collection, timeout=CALL_SECONDS)
@@ -143,7 +148,8 @@ class MilvusStore(VectorStore):
         self._place = place
         self._collection = place.collection
         self._is_open = True
-        # Only what has all its indexes can be loaded, and a process may have died before it made them.
+        # Only what has all its indexes can be loaded, and a process may have died before it made
+        # them.
         made = set(
             client.list_indexes(self._collection, timeout=CALL_SECONDS)
         )  # Lite gives the columns' own names
@@ -218,7 +224,8 @@ class MilvusStore(VectorStore):
                     wanted, k, vector, column, condition, columns
                 )
         step = max(1, min(1000, MESSAGE_BYTES // (k * bytes_of(self.schema, columns))))
-        # Lite's graph passes by what the filter drops, one by one: .31 at 100 and 1.0 at 5,000, of 20,000 rows.
+        # Lite's graph passes by what the filter drops, one by one: .31 at 100 and 1.0 at 5,000, of
+        # 20,000 rows.
         ef = FILTERED_EF if self._place.is_lite and where is not None else EF
         params = {"ef": max(ef, REFINE * k), "refine_k": REFINE}
         hits: list[list[Hit]] = []
@@ -246,7 +253,8 @@ class MilvusStore(VectorStore):
         condition: str,
         columns: list[str],
     ) -> list[list[Hit]]:
-        """A search of every row in this process, since a graph visits only some and answers are short.
+        """A search of every row in this process, since a graph visits only some and answers are
+        short.
 
         queries: (Q, dimensions of column).
         """
@@ -298,11 +306,14 @@ class MilvusStore(VectorStore):
             yield record_batch(rows, columns, self.schema)
 
     def _build(self, spec: IndexSpec) -> None:
-        """Milvus compacts by itself. A change of index takes the collection out of service while it is made."""
+        """Milvus compacts by itself. A change of index takes the collection out of service while it
+        is made.
+        """
         self._client.flush(self._collection, timeout=BUILD_SECONDS)
         if self._place.is_lite:
-            # Its 8-bit graph does not re-rank; and any graph costs minutes to save less than its own work per row, so
-            # that only who asks for one gets it (20,000 x 256: 34 s to build; 1.3 ms a query against 1.1 ms without).
+            # Its 8-bit graph does not re-rank; and any graph costs minutes to save less than its
+            # own work per row, so that only who asks for one gets it (20,000 x 256: 34 s to build;
+            # 1.3 ms a query against 1.1 ms without).
             kind = "HNSW" if spec.kind == "hnsw" else "FLAT"
         else:
             kind = "HNSW_SQ" if spec.wants_hnsw(self._count(None)) else "FLAT"
@@ -336,7 +347,8 @@ class MilvusStore(VectorStore):
     ) -> Any:
         if k > MAX_HITS:
             raise ValueError(
-                f"{self.name} gives at most {MAX_HITS} hits by words or signs, and {k} were asked for; ask for fewer."
+                f"{self.name} gives at most {MAX_HITS} hits by words or signs, and {k} "
+                "were asked for; ask for fewer."
             )
         return self._client.search(
             self._collection,
@@ -374,7 +386,8 @@ class MilvusStore(VectorStore):
     ) -> Iterator[list[dict[str, Any]]]:
         """All rows that meet the condition, by id.
 
-        As the client's own iterator does it, but that one takes an id for a part of its expression if it has quotes.
+        As the client's own iterator does it, but that one takes an id for a part of its expression
+        if it has quotes.
         """
         size = max(1, min(batch, MAX_HITS, MESSAGE_BYTES // row_bytes))
         rest = condition
@@ -398,7 +411,8 @@ class MilvusStore(VectorStore):
     def _make_indexes(self, types: dict[str, str]) -> None:
         if types:
             params = index_params(self._client, types)
-            # Not waiting (sync): the client waits half a second for each; what has to wait for them does so itself.
+            # Not waiting (sync): the client waits half a second for each; what has to wait for them
+            # does so itself.
             self._client.create_index(
                 self._collection, params, timeout=BUILD_SECONDS, sync=False
             )
@@ -414,8 +428,9 @@ class MilvusStore(VectorStore):
                 return
             if index["state"] == "Failed" or time.monotonic() > deadline:
                 raise ValueError(
-                    f"{self.name} has not indexed {index['pending_index_rows']} rows of {column} ({index['state']}); "
-                    "see its logs, and build again (searches find them all the same)."
+                    f"{self.name} has not indexed {index['pending_index_rows']} rows of {column} "
+                    f"({index['state']}); see its logs, and build again (searches find them all "
+                    "the same)."
                 )
             time.sleep(1.0)
 

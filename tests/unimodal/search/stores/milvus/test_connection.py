@@ -1,4 +1,6 @@
-"""A Milvus URL says where a collection is, and what does not answer there is said within seconds."""
+"""A Milvus URL says where a collection is, and what does not answer there is said
+within seconds.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What a Milvus server is told of our items where Lite is told something else; that it obeys is not tested here."""
+"""What a Milvus server is told of our items where Lite is told something else; that it obeys is not
+tested here.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,11 @@ import yaml
 
 pymilvus = pytest.importorskip("pymilvus")
 
-from unimodal.search.stores.milvus.rows import (
+from unimodal.search.stores.milvus.rows import (  # noqa: E402  # after the skip
     collection_schema,
     index_params,
     index_types,
-)  # noqa: E402  # after the skip
+)
 from unimodal.search.stores.schema import Schema  # noqa: E402
 
 SCHEMA = Schema(

@@ -1,4 +1,6 @@
-"""A store on Milvus holds what every store has to: in a file of Milvus Lite, which the same client drives."""
+"""A store on Milvus holds what every store has to: in a file of Milvus Lite, which the same client
+drives.
+"""
 
 from __future__ import annotations
 
