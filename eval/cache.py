@@ -1,7 +1,7 @@
-"""Vectors of inputs: each distinct text and picture is encoded once, whatever the tasks, directions
+"""Vectors of inputs: each distinct text and image is encoded once, whatever the tasks, directions
 and metrics.
 
-A vector is known by what was encoded (the bytes of a text or of a picture's file) and the prompt
+A vector is known by what was encoded (the bytes of a text or of an image's file) and the prompt
 before it; on the disk there is a folder for each model, by its fingerprint, which preprocessing is
 part of. So an evaluation that was killed goes on where it was, and the next one with the same model
 encodes only what it has not seen.
@@ -43,21 +43,21 @@ _SECONDS = 2.0  # of a block: what a kill loses, and how long a stop waits
 _FIRST = {
     "text": 4096,
     "image": 8,
-}  # characters, pictures: a block before the speed is known
+}  # characters, images: a block before the speed is known
 _MOST = {
     "text": 1 << 24,
     "image": 512,
-}  # a block of pictures from tars is held in memory as bytes
+}  # a block of images from tars is held in memory as bytes
 _OF_A_TEXT = 16  # characters that a text costs besides its own
-_NAMED = 8  # broken pictures in a message
+_NAMED = 8  # broken images in a message
 
 
 class Part(NamedTuple):
-    """A text or a picture that has one vector."""
+    """A text or an image that has one vector."""
 
     key: Key
     content: Plain | Deferred
-    prompt: Prompt  # empty for pictures
+    prompt: Prompt  # empty for images
 
     @property
     def kind(self) -> Literal["text", "image"]:
@@ -107,7 +107,7 @@ class EmbeddingStore:
         self._rounds = dtype != "float32"
         self._digests: dict[
             Path | Deferred, bytes
-        ] = {}  # of pictures that were read once
+        ] = {}  # of images that were read once
 
     @property
     def modalities(self) -> frozenset[str]:
@@ -135,7 +135,7 @@ class EmbeddingStore:
         """Encode what is not known of all that is asked, texts by length, under one progress bar.
 
         What is done is kept block by block. Raises Stopped once asked to stop; ValueError, when all
-        others are done, that names the pictures that cannot be decoded.
+        others are done, that names the images that cannot be decoded.
         """
         missing = self.missing(asked)
         if not missing:
@@ -185,9 +185,9 @@ class EmbeddingStore:
         return part.key in self._vectors
 
     def parts(self, asked: Iterable[Asked]) -> list[Part]:
-        """Each distinct text and picture of all that is asked; pictures are read, not decoded.
+        """Each distinct text and image of all that is asked; images are read, not decoded.
 
-        Raises ValueError for an empty text and for a picture that cannot be read.
+        Raises ValueError for an empty text and for an image that cannot be read.
         """
         found: dict[Key, Part] = {}
         for inputs, prompt in asked:
@@ -300,7 +300,7 @@ def _block(missing: Sequence[Part], start: int, budget: float) -> list[Part]:
 
 
 def cost_of(one: Part) -> int:
-    """What it takes to encode a part, in characters of a text or in pictures."""
+    """What it takes to encode a part, in characters of a text or in images."""
     return len(one.content) + _OF_A_TEXT if isinstance(one.content, str) else 1
 
 
@@ -313,24 +313,22 @@ def _broken_text(broken: Sequence[str], count: int, otherwise: str) -> str:
     )
 
 
-def _read(picture: Path | Deferred) -> bytes:
+def _read(image: Path | Deferred) -> bytes:
     try:
-        return bytes_of(picture)
+        return bytes_of(image)
     except OSError as error:
         raise ValueError(
-            f"{name_of(picture)} cannot be read ({error}); put it there or leave it out."
+            f"{name_of(image)} cannot be read ({error}); put it there or leave it out."
         ) from None
 
 
-def _fault(picture: Plain | Deferred) -> str:
-    """What is wrong with a picture; empty if it can be decoded."""
-    assert not isinstance(picture, str)
+def _fault(image: Plain | Deferred) -> str:
+    """What is wrong with an image; empty if it can be decoded."""
+    assert not isinstance(image, str)
     try:
         decode_image(
-            picture.read() if isinstance(picture, Deferred) else picture
+            image.read() if isinstance(image, Deferred) else image
         )  # a Path gives the error its name
     except ValueError as error:
-        return (
-            str(error) if isinstance(picture, Path) else f"{name_of(picture)}: {error}"
-        )
+        return str(error) if isinstance(image, Path) else f"{name_of(image)}: {error}"
     return ""

@@ -60,7 +60,7 @@ def evaluate(
     vectors that are not finite, not of length 1 or all alike.
     """
     loaded = tasks or load_tasks(
-        suite, data_root, split, with_pictures="image" in encoder.modalities
+        suite, data_root, split, with_images="image" in encoder.modalities
     )
     metrics = {
         name: _metrics(name, data, suite.task_of(name).metrics)
@@ -112,7 +112,7 @@ def score_task(
     show_progress: bool | None = False,
 ) -> list[TaskResult]:
     """Score one task: one result, or one for each direction ("name/text->image") of captions and
-    pictures.
+    images.
     """
     queries, documents = _vectors(store, data)
     sides = [(name, data, queries, documents)]
@@ -200,7 +200,7 @@ def _rows(
 def _vectors(
     store: EmbeddingStore, data: TaskData
 ) -> tuple[Vectors, Vectors] | tuple[None, None]:
-    """Those of queries and documents, of both sides of pairs, of pictures and classes; None for
+    """Those of queries and documents, of both sides of pairs, of images and classes; None for
     want of a modality.
     """
     asked = asked_of(data, store.modalities)

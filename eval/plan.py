@@ -21,14 +21,14 @@ _TIMED = {"text": 16, "image": 4}  # a batch that is timed
 
 @dataclass(frozen=True)
 class Needs:
-    """Distinct texts and pictures, with a prompt or without: how many there are, how many are to be
+    """Distinct texts and images, with a prompt or without: how many there are, how many are to be
     encoded.
     """
 
     texts: int
-    pictures: int
+    images: int
     missing_texts: int
-    missing_pictures: int
+    missing_images: int
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def plan(
 ) -> Plan:
     """Count what the tasks ask the store to encode.
 
-    measure: encode two small batches of texts and two of pictures, whose vectors the store keeps,
+    measure: encode two small batches of texts and two of images, whose vectors the store keeps,
         and tell from the second ones how long the rest will take. Raises what `EmbeddingStore.fill`
         raises; if an image of these batches cannot be decoded, the error names all that cannot.
     """
@@ -65,7 +65,7 @@ def said_of(plan: Plan) -> str:
     """The plan in one line."""
     needs = plan.total
     spent = "" if plan.seconds is None else f", about {_words(plan.seconds)}"
-    return f"{needs.missing_texts:,} texts and {needs.missing_pictures:,} pictures to encode{spent}"
+    return f"{needs.missing_texts:,} texts and {needs.missing_images:,} images to encode{spent}"
 
 
 def plan_table(plan: Plan, title: str = "") -> Table:
@@ -75,7 +75,7 @@ def plan_table(plan: Plan, title: str = "") -> Table:
         title=said, box=box.SIMPLE_HEAD, header_style="bold", title_justify="left"
     )
     table.add_column("task", overflow="fold")
-    for column in ("texts", "pictures", "texts to encode", "pictures to encode"):
+    for column in ("texts", "pictures", "texts to encode", "images to encode"):
         table.add_column(column, justify="right")
     for name, needs in plan.tasks.items():
         table.add_row(name, *_numbers(needs))
@@ -148,9 +148,9 @@ def _numbers(needs: Needs) -> list[str]:
         f"{count:,}"
         for count in (
             needs.texts,
-            needs.pictures,
+            needs.images,
             needs.missing_texts,
-            needs.missing_pictures,
+            needs.missing_images,
         )
     ]
 

@@ -13,7 +13,7 @@ for reporting.
         text: alt
       flickr30k: {kind: webdataset, get: flickr30k}  # in data_root/flickr30k
     averages:
-      pictures: {tasks: [figures/text->image, flickr30k/text->image], metric: hit_rate_at_1}
+      images: {tasks: [figures/text->image, flickr30k/text->image], metric: hit_rate_at_1}
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ class Analysis(Config):
     dims: list[PositiveInt] = Field(
         default=[]
     )  # lengths that the vectors are cut to and scored again (matryoshka)
-    # modality gap, alignment, uniformity, and a mixed index of texts and pictures
+    # modality gap, alignment, uniformity, and a mixed index of texts and images
     space: bool = False
     compression: bool = False  # int8 and binary vectors, with re-ranking
     neighbours: bool = False  # near-duplicates and clusters of documents
-    map: Literal["none", "pca", "umap"] = "none"  # texts and pictures in two dimensions
+    map: Literal["none", "pca", "umap"] = "none"  # texts and images in two dimensions
     robustness: list[str] = Field(
         default=[]
     )  # what is done to queries: typos, first half, poor jpeg, ...
@@ -250,12 +250,12 @@ def megabytes_of(missing: Iterable[Missing]) -> float:
 
 
 def load_tasks(
-    suite: Suite, data_root: Path, split: str, *, with_pictures: bool = True
+    suite: Suite, data_root: Path, split: str, *, with_images: bool = True
 ) -> dict[str, TaskData]:
     """Read the data of every task; of one with languages, subsets or several questions by each:
     "xtd10/de".
 
-    with_pictures: also see to it that every picture is there.
+    with_images: also see to it that every image is there.
 
     Raises one ValueError that names everything missing, so that it can be fetched in one go, and
     ValueError for data that cannot be scored.
@@ -268,15 +268,13 @@ def load_tasks(
     }
     for name, data in loaded.items():
         checked(name, data)
-    if with_pictures:
-        absent = [
-            Missing(name, _missing_pictures(data)) for name, data in loaded.items()
-        ]
+    if with_images:
+        absent = [Missing(name, _missing_images(data)) for name, data in loaded.items()]
         _refuse_missing([one for one in absent if one.paths], data_root)
     return loaded
 
 
-def _missing_pictures(data: TaskData) -> list[Path]:
+def _missing_images(data: TaskData) -> list[Path]:
     if isinstance(data, PairData):
         return []
     inputs: list[Input] = (

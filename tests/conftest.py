@@ -65,7 +65,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     draw = np.random.default_rng(0)
     (folder / "images").mkdir()
-    pictures = []
+    images = []
     pairs = []
     for number in range(79):
         name, colour = list(COLOURS.items())[number % 4]
@@ -74,7 +74,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             np.array(colour) + draw.normal(0, 20, (20, 20, 3)), 0, 255
         ).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"images/{number}.png")
-        pictures.append(
+        images.append(
             {
                 "image": f"images/{number}.png",
                 "captions": [f"a {name} {thing} number {number}", f"{name} {thing}"],
@@ -92,7 +92,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "negatives": negatives,
             }
         )
-    for name, rows in (("pictures", pictures), ("pairs", pairs)):
+    for name, rows in (("pictures", images), ("pairs", pairs)):
         (folder / f"{name}.jsonl").write_text(
             "".join(json.dumps(row) + "\n" for row in rows)
         )
@@ -105,7 +105,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             PackConfig, {"input": f"{name}.jsonl", "samples_per_shard": 24, **fields}
         )
         pack(config, folder / "shards" / name, folder)
-    texts = [caption for row in pictures for caption in row["captions"]] + [
+    texts = [caption for row in images for caption in row["captions"]] + [
         str(row["document"]) for row in pairs
     ]
     train_tokenizer(texts, folder / "tokenizer.json", vocab_size=200)

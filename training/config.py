@@ -34,14 +34,14 @@ class SourceConfig(Config):
 
 
 class AugmentConfig(Config):
-    """What training does to a picture on top of the model's preprocessing."""
+    """What training does to an image on top of the model's preprocessing."""
 
     crop_scale: tuple[float, float] = (
         0.9,
         1.0,
     )  # share of the area that a random crop keeps (open_clip's default)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: bool = False  # mirror one picture in two: wrong for pictures with writing
+    flip: bool = False  # mirror one image in two: wrong for images with writing
 
     @model_validator(mode="after")
     def _are_ranges(self) -> AugmentConfig:
@@ -99,7 +99,7 @@ class TaskConfig(Config):
         default=0, ge=0
     )  # text-text: hard negatives a query; samples must have that many
     caption: Literal["random", "first", "shortest", "longest"] = (
-        "random"  # image-text: which of a picture's captions
+        "random"  # image-text: which of an image's captions
     )
     augment: AugmentConfig = AugmentConfig()
     # Jina CLIP v1 (Koukounas et al., 2024, section 4): text fixed at 0.05, image learned from 0.07
@@ -117,7 +117,7 @@ class TaskConfig(Config):
     matryoshka_dims: tuple[
         int, ...
     ] = ()  # prefixes that are trained beside the whole vector
-    # pairs that share a text, a picture or a label are not each other's negatives
+    # pairs that share a text, an image or a label are not each other's negatives
     mask_duplicates: bool = True
     negatives: NegativesConfig = NegativesConfig()
     bias: float = -10.0  # sigmoid: where its bias starts (SigLIP's)
@@ -298,7 +298,7 @@ class StepConfig(Config):
 
     micro_batch: int | None = Field(
         default=None, gt=0
-    )  # pictures of one chunk; None: a rank's whole batch
+    )  # images of one chunk; None: a rank's whole batch
     token_budget: int = Field(
         default=4096, gt=0
     )  # padded tokens of one length-sorted chunk of texts

@@ -36,7 +36,7 @@ class Chunk(NamedTuple):
     """Rows of one tower's inputs that are encoded together."""
 
     rows: list[int]
-    cost: int  # what its activations grow with: pictures or padded tokens
+    cost: int  # what its activations grow with: images or padded tokens
     encode: Callable[[], Tensor]  # -> (rows, D) unit vectors
 
 
@@ -53,7 +53,7 @@ class Encoded(NamedTuple):
 def cut(
     model: DualEncoder, batch: Batch, config: StepConfig, precision: str
 ) -> dict[str, list[Chunk]]:
-    """The chunks of each tower: pictures as they come, texts by length, longest first.
+    """The chunks of each tower: images as they come, texts by length, longest first.
 
     Their number is the same on every rank: sharded weights are gathered in each forward pass, and
     unequal numbers of those would never meet.
@@ -82,7 +82,7 @@ def cut(
                     Chunk(
                         part,
                         len(part),
-                        partial(_encode_pictures, model, batch, part, precision),
+                        partial(_encode_images, model, batch, part, precision),
                     )
                 )
             else:
@@ -221,7 +221,7 @@ def _split_until(chunks: list[list[int]], count: int) -> list[list[int]]:
     return chunks
 
 
-def _encode_pictures(
+def _encode_images(
     model: DualEncoder, batch: Batch, rows: list[int], precision: str
 ) -> Tensor:
     assert batch.pixels is not None

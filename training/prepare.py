@@ -169,7 +169,7 @@ def _refuse_live_batch_norm(model: DualEncoder, config: TrainConfig) -> None:
     cut or spread.
     """
     ranks = distributed.world_size()
-    pictures = [
+    images = [
         task.global_batch // ranks
         for stage in config.plan
         for task in stage.tasks.values()
@@ -177,7 +177,7 @@ def _refuse_live_batch_norm(model: DualEncoder, config: TrainConfig) -> None:
     ]
     is_cut = {
         "image": config.step.micro_batch is not None
-        and config.step.micro_batch < max(pictures, default=0),
+        and config.step.micro_batch < max(images, default=0),
         "text": True,  # into chunks of a token budget
     }
     for name, module in model.named_modules():

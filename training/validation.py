@@ -1,6 +1,6 @@
 """Validation on all ranks: rank 0 scores, and every rank encodes a share of what it asks for.
 
-Rank 0 alone needs the data, files of pictures included, and asks in whatever order and in whatever
+Rank 0 alone needs the data, files of images included, and asks in whatever order and in whatever
 portions it likes.
 
 n inputs, D embedding dimension.
@@ -26,7 +26,7 @@ from . import distributed
 INPUTS_PER_RANK = 256
 BYTES_PER_CALL = (
     64 << 20
-)  # of pictures and texts that rank 0 holds to hand them out; one input may be more
+)  # of images and texts that rank 0 holds to hand them out; one input may be more
 
 
 def load_on_main(load: Callable[[], object], timeout: float) -> None:
@@ -153,7 +153,7 @@ class SharedEmbedder(Embedder):
 
 
 def _portions(inputs: Sequence[Item], count: int) -> Iterator[list[tuple[int, Item]]]:
-    """(row, item) of pictures, then of texts by length, so many at once; files are read when their
+    """(row, item) of images, then of texts by length, so many at once; files are read when their
     portion is due.
     """
     portion: list[tuple[int, Item]] = []
@@ -202,7 +202,7 @@ def _with_place(
     if found is None:
         return failure.kind(failure.words)
     row = rows[int(found[1])]
-    path = _picture(inputs[row])
+    path = _image(inputs[row])
     name = (
         f" ({path})"
         if isinstance(path, Path) and str(path) not in failure.words
@@ -211,13 +211,13 @@ def _with_place(
     return failure.kind(f"input {row}{name}{failure.words[found.end() :]}")
 
 
-def _picture(one: Item) -> Any:
+def _image(one: Item) -> Any:
     return one.get("image") if isinstance(one, Mapping) else one
 
 
 def _read(one: Item) -> Item:
-    """With the bytes of a picture's file in the place of its path."""
-    path = _picture(one)
+    """With the bytes of an image's file in the place of its path."""
+    path = _image(one)
     if not isinstance(path, Path):
         return one
     try:

@@ -1,4 +1,4 @@
-"""One embedding space for text and pictures: `unimodal.load(...)` gives an Embedder.
+"""One embedding space for text and images: `unimodal.load(...)` gives an Embedder.
 
 Names are imported when first used, so that `import unimodal` (and `unimodal --help`) needs no
 torch.

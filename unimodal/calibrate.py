@@ -1,4 +1,4 @@
-"""`unimodal calibrate`: fit a model's mean-centring on the pictures and captions of a table or of
+"""`unimodal calibrate`: fit a model's mean-centring on the images and captions of a table or of
 shards.
 """
 
@@ -26,7 +26,7 @@ from .shards.storage import is_remote
 from .tables.fields import image_folder
 from .tables.readers import read_numbered_rows
 
-SAMPLES_AT_A_TIME = 512  # whose pictures are held
+SAMPLES_AT_A_TIME = 512  # whose images are held
 
 
 def calibrate_model(
@@ -38,14 +38,14 @@ def calibrate_model(
     seed: int = 0,
     device: str | None = None,
 ) -> tuple[int, int]:
-    """Fit on texts and pictures of the training side, write the means into the model directory,
+    """Fit on texts and images of the training side, write the means into the model directory,
     return both counts.
 
     folder: a model directory with both towers.
-    source: shards of pictures with captions (a tar, a folder of tars, a glob, a brace pattern or a
+    source: shards of images with captions (a tar, a folder of tars, a glob, a brace pattern or a
         URL); or a table, of which `options` say the fields and rows as in `unimodal shards pack`:
         "image=photo", "captions=[title]", "where.split=train".
-    limit: take at most so many pictures, drawn by the seed; a mean's error falls with the root of
+    limit: take at most so many images, drawn by the seed; a mean's error falls with the root of
         their number.
 
     Warns of samples that cannot be used. Raises ValueError for a model or source that cannot be
@@ -74,15 +74,13 @@ def calibrate_model(
                 captions = [caption for captions, _ in usable for caption in captions]
                 text_vectors.append(embedder.encode(captions, show_progress=False))
                 image_vectors.append(
-                    embedder.encode(
-                        [picture for _, picture in usable], show_progress=False
-                    )
+                    embedder.encode([image for _, image in usable], show_progress=False)
                 )
             num_read += len(block)
             advance(num_read)
     if not image_vectors:
         raise ValueError(
-            f"{source} gives no picture with a caption: {faults[0] if faults else 'it is empty'}"
+            f"{source} gives no image with a caption: {faults[0] if faults else 'it is empty'}"
         )
     if faults:
         warnings.warn(
@@ -90,15 +88,15 @@ def calibrate_model(
             stacklevel=2,
         )
     texts = np.concatenate(text_vectors)
-    pictures = np.concatenate(image_vectors)
-    save_calibration(folder, fit_calibration(texts, pictures))
-    return len(texts), len(pictures)
+    images = np.concatenate(image_vectors)
+    save_calibration(folder, fit_calibration(texts, images))
+    return len(texts), len(images)
 
 
 def _pairs(
     samples: Sequence[Sample], faults: list[str]
 ) -> Iterator[tuple[list[str], bytes]]:
-    """Captions and picture of each; why one cannot be used goes to `faults`."""
+    """Captions and image of each; why one cannot be used goes to `faults`."""
     for sample in samples:
         try:
             if sample.fault:

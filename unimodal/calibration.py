@@ -1,9 +1,9 @@
-"""Mean-centring: what puts texts and pictures of one space into the same place.
+"""Mean-centring: what puts texts and images of one space into the same place.
 
-Contrastive models leave texts in one narrow cone of the sphere and pictures in another (the
-modality gap; Liang et al., 2022, https://arxiv.org/abs/2203.02053). Among pictures alone, or texts
+Contrastive models leave texts in one narrow cone of the sphere and images in another (the
+modality gap; Liang et al., 2022, https://arxiv.org/abs/2203.02053). Among images alone, or texts
 alone, that does no harm; in an index that holds both, a text is nearer to any other text than to
-the picture it describes. Subtracting from each vector the mean of its modality, and normalising
+the image it describes. Subtracting from each vector the mean of its modality, and normalising
 again, closes the gap of the means.
 
 The means lie in the model directory as `calibration.safetensors`, an optional file: to remove it is
@@ -42,7 +42,7 @@ COLLAPSED = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Where the texts and the pictures of a space lie on average."""
+    """Where the texts and the images of a space lie on average."""
 
     text_mean: Vectors  # (D,)
     image_mean: Vectors  # (D,)
@@ -59,7 +59,7 @@ def fit_calibration(text_vectors: Vectors, image_vectors: Vectors) -> Calibratio
     """
     if text_vectors.shape[1:] != image_vectors.shape[1:]:
         raise ValueError(
-            f"texts of shape {text_vectors.shape} and pictures of {image_vectors.shape} are not "
+            f"texts of shape {text_vectors.shape} and images of {image_vectors.shape} are not "
             "of one space; encode both with one model."
         )
     return Calibration(_mean(text_vectors, "text"), _mean(image_vectors, "image"))

@@ -28,8 +28,8 @@ from .config import ModelConfig, check_truncation
 from .fingerprint import model_fingerprint
 from .formats.native import load_model
 from .hub import local_folder
+from .inputs import ImageInput as ImageInput
 from .inputs import Item as Item
-from .inputs import Picture as Picture
 from .inputs import check_unicode, parts_of
 from .model import DualEncoder, length_sorted_chunks
 from .preprocess.images import image_to_pixels, load_image
@@ -40,12 +40,12 @@ from .vectors import cosines, unit
 Vectors: TypeAlias = NDArray[np.float32]
 Prepared: TypeAlias = (
     list[int] | Tensor
-)  # the token ids of a text | (3, S, S) uint8 pixels of a picture
+)  # the token ids of a text | (3, S, S) uint8 pixels of an image
 
 # on a CPU 4 % faster than 2,048 and 10 % than 4,096: a feed-forward layer's stay in the cache
 TOKENS_PER_BATCH = 1024
 IMAGES_PER_BATCH = 32
-ON_A_GPU = 32, 16  # times as many tokens, and pictures
+ON_A_GPU = 32, 16  # times as many tokens, and images
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -55,9 +55,9 @@ DTYPES = {
 
 
 class Embedder:
-    """A model ready to use: text, pictures and both at once -> (n, D) float32 unit vectors.
+    """A model ready to use: text, images and both at once -> (n, D) float32 unit vectors.
 
-    Made by `unimodal.load`. A str is always text; a picture is a PIL image, a Path or bytes.
+    Made by `unimodal.load`. A str is always text; an image is a PIL image, a Path or bytes.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Embedder:
             as float32.
         truncate_dim: keep the first dimensions only, normalised again; of a model that was trained
             for it (`matryoshka_dims`).
-        calibration: take the mean of its modality from every text and picture, before they are
+        calibration: take the mean of its modality from every text and image, before they are
             summed or cut.
         """
         if dtype not in DTYPES:
@@ -134,18 +134,18 @@ class Embedder:
         truncate_dim: int | None = None,
         show_progress: bool | None = None,
     ) -> Vectors:
-        """Embed texts, pictures or mixtures -> (n, D) float32 unit vectors, in the order of the
+        """Embed texts, images or mixtures -> (n, D) float32 unit vectors, in the order of the
         inputs.
 
-        inputs: one item or a sequence of: a str (text); a PIL image, Path or bytes (picture); a
+        inputs: one item or a sequence of: a str (text); a PIL image, Path or bytes (image); a
             mapping {"text": ..., "image": ..., "weight": w}, whose vector is the normalised sum of
-            (1 - w) x text and w x picture (w is the picture's share, 0.5 unless given; either part
+            (1 - w) x text and w x image (w is the image's share, 0.5 unless given; either part
             may be missing).
         prompt: put before every text; None: the model's default prompt, if it has one.
         truncate_dim: keep the first dimensions only, normalised again.
         show_progress: on stderr, as by `progress_bar`; False: nothing.
 
-        Raises ValueError for an empty text, what is no picture, or an item of another kind, with
+        Raises ValueError for an empty text, what is no image, or an item of another kind, with
         its position.
         """
         kept = (
@@ -175,8 +175,8 @@ class Embedder:
                 ),
                 (
                     pictures,
-                    self._encode_pictures(
-                        [(row, picture) for row, picture, _ in pictures], done
+                    self._encode_images(
+                        [(row, image) for row, image, _ in pictures], done
                     ),
                 ),
             ):
@@ -204,8 +204,8 @@ class Embedder:
         """
         return cosines(left, right)
 
-    def prepare(self, part: str | Picture) -> Prepared:
-        """What can be done for one text (its prompt included) or picture on any thread before a
+    def prepare(self, part: str | ImageInput) -> Prepared:
+        """What can be done for one text (its prompt included) or image on any thread before a
         model is free.
         """
         if isinstance(part, str):
@@ -214,7 +214,7 @@ class Embedder:
         return image_to_pixels(load_image(part), self.config.preprocess)
 
     def encode_prepared(self, batch: Sequence[Prepared], copy: int = 0) -> Vectors:
-        """One forward pass over texts alone or pictures alone -> (B, D) float32 unit vectors of
+        """One forward pass over texts alone or images alone -> (B, D) float32 unit vectors of
         full length.
 
         copy: which of `models` to use; each may work on one batch at a time, in evaluation mode.
@@ -266,8 +266,8 @@ class Embedder:
             len(texts), chunks, lambda chunk: [token_ids[row] for row in chunk], done
         )
 
-    def _encode_pictures(
-        self, pictures: list[tuple[int, Picture]], done: Callable[[int], None]
+    def _encode_images(
+        self, pictures: list[tuple[int, ImageInput]], done: Callable[[int], None]
     ) -> Vectors:
         size = self.images_per_batch
         batches = [
@@ -275,7 +275,7 @@ class Embedder:
             for start in range(0, len(pictures), size)
         ]
 
-        def pixels_of(numbered: tuple[int, Picture]) -> Tensor:
+        def pixels_of(numbered: tuple[int, ImageInput]) -> Tensor:
             try:
                 return cast(Tensor, self.prepare(numbered[1]))
             except ValueError as error:
@@ -367,7 +367,7 @@ def load(
     source: a model directory, the hub id of one, "open_clip:NAME" or "open_clip:NAME/TAG", or
         "hf:NAME" (a transformers or sentence-transformers text model: a folder or a hub id).
     device, dtype, truncate_dim: as for `Embedder`.
-    calibrated: centre texts and pictures by the means in the model directory (`unimodal calibrate`
+    calibrated: centre texts and images by the means in the model directory (`unimodal calibrate`
         makes them).
 
     Raises ValueError if there is no such model, if its files do not fit together, or if it is to be
@@ -467,8 +467,8 @@ def _items(inputs: Item | Sequence[Item]) -> list[Item]:
 
 def _parts(
     items: Sequence[Item], modalities: frozenset[str]
-) -> tuple[list[tuple[int, str, float]], list[tuple[int, Picture, float]]]:
-    """(row, text, share) and (row, picture, share) of all items; refuses what cannot be embedded,
+) -> tuple[list[tuple[int, str, float]], list[tuple[int, ImageInput, float]]]:
+    """(row, text, share) and (row, image, share) of all items; refuses what cannot be embedded,
     with its row.
     """
     found: dict[str, list[tuple[int, Any, float]]] = {"text": [], "image": []}

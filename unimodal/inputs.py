@@ -9,18 +9,18 @@ from typing import Any, NamedTuple, TypeAlias
 
 from PIL import Image
 
-Picture: TypeAlias = Image.Image | Path | bytes
-Item: TypeAlias = str | Picture | Mapping[str, Any]
+ImageInput: TypeAlias = Image.Image | Path | bytes
+Item: TypeAlias = str | ImageInput | Mapping[str, Any]
 
 _NAMED = {"text": "a text", "image": "an image"}
 _GIVE = {"text": "a str (text)", "image": "a PIL image, a Path or bytes (image)"}
 
 
 class Part(NamedTuple):
-    """A text or a picture of an item, and its share in the item's vector."""
+    """A text or an image of an item, and its share in the item's vector."""
 
     kind: str  # "text" or "image"
-    content: Any  # a str, or a Picture
+    content: Any  # a str, or a Image
     share: float
 
 
@@ -52,13 +52,13 @@ def parts_of(
         weight = 0.5 if item.get("weight") is None else item["weight"]
         if not isinstance(weight, Real) or not 0 <= float(weight) <= 1:
             raise ValueError(
-                f"weight {weight!r} is not between 0 (text alone) and 1 (picture alone)."
+                f"weight {weight!r} is not between 0 (text alone) and 1 (image alone)."
             )
         if len(contents) == 2:
             shares = {"text": 1 - float(weight), "image": float(weight)}
     elif isinstance(item, str):
         contents = {"text": item}
-    elif isinstance(item, Picture):
+    elif isinstance(item, ImageInput):
         contents = {"image": item}
     else:
         way_out = " or ".join(_GIVE[kind] for kind in sorted(modalities))
@@ -78,7 +78,7 @@ def parts_of(
             )
         if kind == "text":
             _check_text(content, allow_blank)
-        elif not isinstance(content, Picture):
+        elif not isinstance(content, ImageInput):
             raise ValueError(
                 "an image is a PIL image, a Path or bytes, and this is of type "
                 f"{type(content).__name__}; a str is always text."

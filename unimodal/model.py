@@ -75,7 +75,7 @@ class DualEncoder(nn.Module):
     def encode_text(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids: (B, L) int64, mask: (B, L) bool, true at real tokens -> (B, D) unit vectors."""
         if self.text is None or self.text_projection is None:
-            raise ValueError("this model has no text tower; it embeds pictures alone.")
+            raise ValueError("this model has no text tower; it embeds images alone.")
         dtype = _at_least_fp32(next(self.text.parameters()).dtype)
         return F.normalize(self.text_projection(self.text(ids, mask)).to(dtype), dim=-1)
 

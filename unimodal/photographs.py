@@ -1,9 +1,9 @@
-"""Pictures that draw themselves and cost what photographs cost, and shards of them, for comparisons
+"""Images that draw themselves and cost what photographs cost, and shards of them, for comparisons
 of speed.
 
 Leaves whose sizes follow a power law lie over each other (Lee, Mumford and Huang, 2001, "Occlusion
 models for natural images"), with noise at all scales: there are edges and texture however far a
-picture is scaled down. JPEGs of quality 90 have 23.6 KB in the mean at 341 x 256 pixels and 69 KB
+image is scaled down. JPEGs of quality 90 have 23.6 KB in the mean at 341 x 256 pixels and 69 KB
 at 682 x 512, 2.2 and 1.6 bits a pixel; three photographs that come with scikit-learn and matplotlib
 have 2.3 and 2.0, and take 5 % longer to decode, by the pixel.
 """
@@ -29,8 +29,8 @@ _SHARDS = 2
 
 
 def draw_photograph(seed: int, short: int = 512) -> Image.Image:
-    """A picture of short x 4/3 short pixels, upright or lying. The same seed gives the same
-    picture.
+    """An image of short x 4/3 short pixels, upright or lying. The same seed gives the same
+    image.
     """
     random = np.random.default_rng(seed)
     size = (short, short * 4 // 3) if seed % 2 else (short * 4 // 3, short)
@@ -54,24 +54,22 @@ def draw_photograph(seed: int, short: int = 512) -> Image.Image:
             for angle in corners
         ]
         pen.polygon(outline, fill=tuple(colour.tolist()))
-    picture = np.asarray(canvas.resize(size, Image.Resampling.LANCZOS)).astype(
-        np.float32
-    )
+    image = np.asarray(canvas.resize(size, Image.Resampling.LANCZOS)).astype(np.float32)
     for octave in range(1, 11):
         shape = min(2**octave, size[1]), min(2**octave, size[0])
         noise = Image.fromarray(random.normal(size=shape).astype(np.float32)).resize(
             size, Image.Resampling.BICUBIC
         )
-        picture += _NOISE / octave * np.asarray(noise)[:, :, None]
-    return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+        image += _NOISE / octave * np.asarray(noise)[:, :, None]
+    return Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
 
 
-def encode(picture: Image.Image, short: int) -> bytes:
-    """The picture as a JPEG whose shorter side has so many pixels."""
-    scale = short / min(picture.size)
-    size = round(picture.width * scale), round(picture.height * scale)
+def encode(image: Image.Image, short: int) -> bytes:
+    """The image as a JPEG whose shorter side has so many pixels."""
+    scale = short / min(image.size)
+    size = round(image.width * scale), round(image.height * scale)
     file = io.BytesIO()
-    picture.resize(size, Image.Resampling.LANCZOS).save(file, "JPEG", quality=_QUALITY)
+    image.resize(size, Image.Resampling.LANCZOS).save(file, "JPEG", quality=_QUALITY)
     return file.getvalue()
 
 
@@ -86,8 +84,8 @@ def draw_captions(count: int) -> list[str]:
     return captions
 
 
-def pack(pictures: Sequence[bytes], count: int, folder: Path) -> list[Path]:
-    """Shards as img2dataset writes them (.jpg, .txt, .json) of `count` samples; pictures are taken
+def pack(images: Sequence[bytes], count: int, folder: Path) -> list[Path]:
+    """Shards as img2dataset writes them (.jpg, .txt, .json) of `count` samples; images are taken
     in turn.
     """
     folder.mkdir()
@@ -107,7 +105,7 @@ def pack(pictures: Sequence[bytes], count: int, folder: Path) -> list[Path]:
                     "status": "success",
                 }
                 parts = {
-                    "jpg": pictures[sample % len(pictures)],
+                    "jpg": images[sample % len(images)],
                     "txt": caption.encode(),
                     "json": json.dumps(record).encode(),
                 }

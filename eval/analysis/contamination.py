@@ -1,8 +1,8 @@
 """What of a suite stands in the training shards, and what a model scores on the rest.
 
-The suite is kept in memory, as hashes of its texts and pictures; the shards, however many, stream
+The suite is kept in memory, as hashes of its texts and images; the shards, however many, stream
 past it once. A text counts as seen if a training text has the same words, or shares a run of 13
-words with it (likeness.py); a picture if a training picture has the same bytes, or is the same
+words with it (likeness.py); an image if a training image has the same bytes, or is the same
 after another encoding or size.
 
 Looked for are the queries and the documents that are relevant for one: what is never an answer
@@ -43,28 +43,28 @@ from .likeness import (
 )
 from .parts import Numbers, part_scores, part_values
 
-# bits of the dHash; finds 95 to 99 in 100 pictures that were re-encoded and scaled to a half
+# bits of the dHash; finds 95 to 99 in 100 images that were re-encoded and scaled to a half
 MAX_DISTANCE = 6
 MAX_DIFFERENCE = 6.0  # of 255, mean over the thumbnail
 VARIANT = "without overlap"
 
-Kind = Literal["same text", "13 words", "same bytes", "same picture"]
-Part = str | Path | bytes | Deferred  # a text or a picture, never both
+Kind = Literal["same text", "13 words", "same bytes", "same image"]
+Part = str | Path | bytes | Deferred  # a text or an image, never both
 _STRENGTH: dict[Kind, int] = {
     "same text": 2,
     "13 words": 1,
     "same bytes": 2,
-    "same picture": 1,
+    "same image": 1,
 }
 _TEXT_FIELDS = ("captions", "caption", "query", "document", "negatives")
 
 
 @dataclass(frozen=True)
 class Match:
-    """One text or picture of the suite, and where in the training data it was met first."""
+    """One text or image of the suite, and where in the training data it was met first."""
 
     kind: Kind
-    item: str  # the text, or the picture's name
+    item: str  # the text, or the image's name
     shard: str
     key: str
 
@@ -116,8 +116,8 @@ def contamination(
     """Look for every task's queries and relevant documents in training shards.
 
     shards: a file, folder, glob, brace pattern, URL or a list of those, as recipes name them.
-    Zero-shot tasks have their pictures as queries, and no documents: the name of a class gives
-    nothing away. A picture of the suite that is not there is not looked for, with a warning. Raises
+    Zero-shot tasks have their images as queries, and no documents: the name of a class gives
+    nothing away. An image of the suite that is not there is not looked for, with a warning. Raises
     ValueError or OSError, naming it, for a shard that is not there or no tar.
     """
     tasks = list(results)
@@ -129,7 +129,7 @@ def contamination(
         for part in parts_of(one)
     )
     stream = _stream(
-        open_shards(shards, show_progress, storage), seen.has_pictures, show_progress
+        open_shards(shards, show_progress, storage), seen.has_images, show_progress
     )
     for location, key, texts, pictures in stream:
         seen.look(location, key, texts, pictures)
@@ -251,7 +251,7 @@ def _overlap(
 
 
 class _Seen:
-    """Texts and pictures of the suite by their hashes, and where each was met first in what streams
+    """Texts and images of the suite by their hashes, and where each was met first in what streams
     past.
     """
 
@@ -268,7 +268,7 @@ class _Seen:
         order = np.argsort(hashes, kind="stable")
         self._runs = hashes[order]
         self._texts_of_runs = numbers[order]
-        self._pictures = _those_there(
+        self._images = _those_there(
             [part for part in distinct if not isinstance(part, str)]
         )
         self._bytes: dict[int, list[int]] = defaultdict(list)
@@ -276,7 +276,7 @@ class _Seen:
         self._likeness: list[Likeness | None] = []
         with ThreadPoolExecutor() as pool:
             for number, (digest, like) in enumerate(
-                pool.map(lambda one: _look_at(bytes_of(one)), self._pictures)
+                pool.map(lambda one: _look_at(bytes_of(one)), self._images)
             ):
                 self._bytes[digest].append(number)
                 self._likeness.append(like)
@@ -288,9 +288,9 @@ class _Seen:
         self._num_waiting = 0
 
     @property
-    def has_pictures(self) -> bool:
+    def has_images(self) -> bool:
         """Whether there are any to look for."""
-        return bool(self._pictures)
+        return bool(self._images)
 
     def look(
         self,
@@ -299,7 +299,7 @@ class _Seen:
         texts: Iterable[str],
         pictures: Iterable[tuple[int, Likeness | None]],
     ) -> None:
-        """Compare one training sample. pictures: as `_look_at` gives them."""
+        """Compare one training sample. images: as `_look_at` gives them."""
         for text in texts:
             words = words_of(text)
             for number in self._whole.get(" ".join(words), ()):
@@ -311,7 +311,7 @@ class _Seen:
             self.finish()
         for digest, like in pictures:
             for number in self._bytes.get(digest, ()):
-                self._found(self._pictures[number], "same bytes", shard, key)
+                self._found(self._images[number], "same bytes", shard, key)
             if like is not None:
                 near = {
                     number
@@ -323,7 +323,7 @@ class _Seen:
                     if known is not None and are_alike(
                         known, like, MAX_DISTANCE, MAX_DIFFERENCE
                     ):
-                        self._found(self._pictures[number], "same picture", shard, key)
+                        self._found(self._images[number], "same image", shard, key)
 
     def finish(self) -> None:
         """Compare the runs of the texts that have gathered: a thousand texts at once cost little
@@ -355,13 +355,13 @@ class _Seen:
 def _those_there(
     pictures: list[Path | bytes | Deferred],
 ) -> list[Path | bytes | Deferred]:
-    """The pictures whose file is there: a model that sees no pictures is scored without them."""
+    """The images whose file is there: a model that sees no images is scored without them."""
     missing = dict.fromkeys(
         one for one in pictures if isinstance(one, Path) and not one.is_file()
     )
     if missing:
         warnings.warn(
-            f"{len(missing)} of {len(pictures)} pictures are not there and not looked for "
+            f"{len(missing)} of {len(pictures)} images are not there and not looked for "
             f"({next(iter(missing))} first), so the share of those seen is a lower bound; fetch "
             "their data set.",
             stacklevel=2,
@@ -370,9 +370,9 @@ def _those_there(
 
 
 def _stream(
-    shards: ShardSet, with_pictures: bool, show_progress: bool | None
+    shards: ShardSet, with_images: bool, show_progress: bool | None
 ) -> Iterator[tuple[str, str, list[str], list[tuple[int, Likeness | None]]]]:
-    """Shard, key, texts and pictures of every sample; the next ones are decoded meanwhile."""
+    """Shard, key, texts and images of every sample; the next ones are decoded meanwhile."""
     with (
         progress_bar(
             "comparing with training data", len(shards), show_progress
@@ -390,8 +390,8 @@ def _stream(
                     [(shard, number) for number in range(start, stop)]
                 )
                 looks = (
-                    list(pool.map(_pictures_of, samples))
-                    if with_pictures
+                    list(pool.map(_images_of, samples))
+                    if with_images
                     else [[] for _ in samples]
                 )
                 for sample, pictures in zip(samples, looks, strict=True):
@@ -417,7 +417,7 @@ def _texts_of(sample: Sample) -> list[str]:
     return [text for text in texts if isinstance(text, str)]
 
 
-def _pictures_of(sample: Sample) -> list[tuple[int, Likeness | None]]:
+def _images_of(sample: Sample) -> list[tuple[int, Likeness | None]]:
     return [
         _look_at(content)
         for name, content in sample.parts.items()
@@ -426,7 +426,7 @@ def _pictures_of(sample: Sample) -> list[tuple[int, Likeness | None]]:
 
 
 def _look_at(content: bytes) -> tuple[int, Likeness | None]:
-    """A hash of a picture's bytes, and its likeness; None for one that cannot be decoded."""
+    """A hash of an image's bytes, and its likeness; None for one that cannot be decoded."""
     try:
         like = likeness(content)
     except ValueError:

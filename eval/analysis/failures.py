@@ -142,7 +142,7 @@ def worst_pairs(result: TaskResult, count: int = 8) -> list[WorstPair]:
 
 
 def _as_retrieval(data: RetrievalData | ZeroShotData) -> RetrievalData:
-    """A class is what a picture of a zero-shot task should find."""
+    """A class is what an image of a zero-shot task should find."""
     if isinstance(data, RetrievalData):
         return data
     return RetrievalData(

@@ -1,8 +1,8 @@
-"""When two texts, or two pictures, count as the same: normalised words, runs of 13 of them, and a
-picture's dHash.
+"""When two texts, or two images, count as the same: normalised words, runs of 13 of them, and a
+image's dHash.
 
 13-grams: Brown et al. (2020), "Language Models are Few-Shot Learners", appendix C. dHash: Krawetz
-(2013), "Kind of like that": does a picture, shrunk to nine columns and eight rows, grow brighter
+(2013), "Kind of like that": does an image, shrunk to nine columns and eight rows, grow brighter
 from each cell to the next?
 """
 
@@ -80,14 +80,14 @@ def run_hashes(
 
 
 class Likeness(NamedTuple):
-    """What is kept of a picture to know it again."""
+    """What is kept of an image to know it again."""
 
     dhash: int  # 64 bits
     thumbnail: Thumbnail
 
 
 def likeness(content: bytes) -> Likeness:
-    """Of an encoded picture; ValueError if it cannot be decoded."""
+    """Of an encoded image; ValueError if it cannot be decoded."""
     image = decode_image(content)
     cells = np.asarray(
         image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=np.int16
@@ -103,7 +103,7 @@ def are_alike(
     """Whether the hashes differ in few bits and the thumbnails by little.
 
     max_distance: bits. max_difference: mean over the thumbnail's values, of 255; without it, flat
-    pictures and things of one shape in several colours, whose hashes are equal, would pass for each
+    images and things of one shape in several colours, whose hashes are equal, would pass for each
     other.
     """
     if (left.dhash ^ right.dhash).bit_count() > max_distance:

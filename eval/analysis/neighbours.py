@@ -103,7 +103,7 @@ def clusters_of(
 ) -> list[Clusters]:
     """The documents of each retrieval task in clusters.
 
-    A picture is named by the texts that should find it. num_clusters: None: the root of half the
+    An image is named by the texts that should find it. num_clusters: None: the root of half the
     documents, at most 20. Empty clusters are left out. Of more than MAX_DOCUMENTS a sample is
     clustered.
     """

@@ -8,8 +8,8 @@ import re
 # a = b: either may stand for the other; a > b: only b for a, as b has other meanings too.
 _PAIRS = """
 next to = beside; in front of > before; on top of = atop; close to = near; a lot of = lots of; a group of > several
-a number of > several; a couple of > two; a pair of > two; a bunch of > several; a picture of > a photo of
-a photograph of > a photo of; an image of > a picture of; made of > made from; made out of > made from
+a number of > several; a couple of > two; a pair of > two; a bunch of > several; an image of > a photo of
+a photograph of > a photo of; an image of > an image of; made of > made from; made out of > made from
 with no = without; in the middle of = amid; because of = due to; as well as > and also; talking on > speaking on
 looking at > gazing at; gazing at > looking at; filled with = full of; getting ready to > preparing to
 about to > ready to; sitting on = seated on; lying on > resting on; laying on > resting on; sitting at = seated at
@@ -25,7 +25,7 @@ bike = bicycle; bikes = bicycles; motorcycle = motorbike; motorcycles = motorbik
 car > automobile; plane > airplane; airplane > aeroplane; planes > airplanes; tv = television; couch = sofa
 rug = carpet; street > road; forest > woods; store > shop; meadow > field; ocean > sea; garbage = trash
 telephone > phone; cellphone = mobile phone; cell phone = mobile phone; sweater = jumper; sneakers > running shoes
-picture > image; photo > photograph; pictures > images; photos > photographs; sandwich > filled roll
+image > image; photo > photograph; images > images; photos > photographs; sandwich > filled roll
 veggies = vegetables; assorted > various; various > different; several > a few; many > numerous; nearly = almost
 underneath > below; beneath > under; inside > within; begins > starts; begin > start; purchase > buy; obtain > get
 requires > needs; assists > helps; jumping > leaping; jumps > leaps; walking > strolling; strolling > walking

@@ -1,5 +1,5 @@
 """How much a score falls when queries are not as clean as a benchmark's: typos, other words, poor
-pictures.
+images.
 
 The queries alone are changed and encoded again; the documents stay as they are. What is changed,
 and how, hangs on the query alone, so that every model and every run is asked the same.
@@ -21,7 +21,7 @@ from unimodal.preprocess.images import decode_image
 
 from ..cache import EmbeddingStore
 from ..data.asked import asked_of
-from ..data.datasets import Deferred, Fused, Input, Picture, ZeroShotData
+from ..data.datasets import Deferred, Fused, ImageSource, Input, ZeroShotData
 from ..data.inputs import bytes_of, name_of
 from ..scoring.metrics import check_vectors
 from ..scoring.results import Row, TaskResult, Vectors
@@ -144,10 +144,10 @@ KINDS = (*TEXT_CHANGES, *IMAGE_CHANGES)
 
 
 def changed(query: Input, kind: str) -> Input | None:
-    """The query after one of `KINDS`; None where it has nothing to change: a picture no letters, a
+    """The query after one of `KINDS`; None where it has nothing to change: an image no letters, a
     text no known word.
 
-    Of a text with a picture the one that the kind is about is changed. A picture is changed when it
+    Of a text with an image the one that the kind is about is changed. An image is changed when it
     is read.
     """
     if kind in TEXT_CHANGES:
@@ -157,8 +157,8 @@ def changed(query: Input, kind: str) -> Input | None:
             return None
         return Fused(other, query.image) if isinstance(query, Fused) else other
     if isinstance(query, Fused):
-        return Fused(query.text, _changed_picture(query.image, kind))
-    return None if isinstance(query, str) else _changed_picture(query, kind)
+        return Fused(query.text, _changed_image(query.image, kind))
+    return None if isinstance(query, str) else _changed_image(query, kind)
 
 
 def robustness(
@@ -167,7 +167,7 @@ def robustness(
     """Score a task again with changed queries.
 
     result: scored, with its vectors; without them there are no rows. kinds: of `KINDS`; those that
-    its queries do not have (letters of a picture) give none.
+    its queries do not have (letters of an image) give none.
 
     For each kind and metric two rows over the queries that it changes: the score ("typos") and how
     far that lies above the same queries' score before ("typos, difference"). Raises ValueError for
@@ -250,17 +250,17 @@ def _rows(
     return rows
 
 
-def _changed_picture(picture: Picture, kind: str) -> Deferred:
+def _changed_image(source: ImageSource, kind: str) -> Deferred:
     name = (
-        hashlib.sha256(picture).hexdigest()
-        if isinstance(picture, bytes)
-        else name_of(picture)
+        hashlib.sha256(source).hexdigest()
+        if isinstance(source, bytes)
+        else name_of(source)
     )
-    return Deferred(f"{kind} of {name}", partial(_change_picture, picture, kind))
+    return Deferred(f"{kind} of {name}", partial(_change_image, source, kind))
 
 
-def _change_picture(picture: Picture, kind: str) -> bytes:
-    content = bytes_of(picture)
+def _change_image(source: ImageSource, kind: str) -> bytes:
+    content = bytes_of(source)
     return IMAGE_CHANGES[kind](decode_image(content), random.Random(content))
 
 

@@ -1,16 +1,16 @@
-"""How texts and pictures lie in one space: the gap between them, alignment and uniformity, and one
+"""How texts and images lie in one space: the gap between them, alignment and uniformity, and one
 index of both.
 
-T texts, P pictures, N of both, D embedding dimension; x a text's vector, y a picture's.
+T texts, P images, N of both, D embedding dimension; x a text's vector, y an image's.
 
 `modality_gap`: ||mean x - mean y||, the distance of the centroids (Liang et al., 2022,
     https://arxiv.org/abs/2203.02053); 0 where both modalities lie in one place, at most 2.
-`alignment`: E ||x - y||^2 over texts and the pictures they belong to; 0 is best (Wang and Isola,
+`alignment`: E ||x - y||^2 over texts and the images they belong to; 0 is best (Wang and Isola,
     2020, https://arxiv.org/abs/2005.10242, with the two modalities as the two views).
 `uniformity_text`, `uniformity_image`: log E exp(-2 ||a - b||^2) over all pairs of different texts,
-    of different pictures (the same paper); 0 for a collapsed space, about -4 for one that fills the
+    of different images (the same paper); 0 for a collapsed space, about -4 for one that fills the
     sphere.
-`uniformity_across`: the same over texts and pictures that do not belong together.
+`uniformity_across`: the same over texts and images that do not belong together.
 """
 
 from __future__ import annotations
@@ -41,37 +41,37 @@ UNSEEN = -2.0  # as a score: below every cosine
 
 @dataclass(frozen=True)
 class Sides:
-    """The texts and pictures of one task, and which belong together."""
+    """The texts and images of one task, and which belong together."""
 
     task: str  # without its direction
     texts: Vectors  # (T, D)
-    pictures: Vectors  # (P, D)
-    matches: list[list[int]]  # of each text: its pictures, as `matches_of` says
+    images: Vectors  # (P, D)
+    matches: list[list[int]]  # of each text: its images, as `matches_of` says
 
 
 def space_rows(
     results: Iterable[TaskResult], calibration: Calibration | None = None
 ) -> list[Row]:
-    """Gap, alignment and uniformity of each task that searches pictures by texts.
+    """Gap, alignment and uniformity of each task that searches images by texts.
 
     They come as the model gives them, then `centred`: each modality without its own mean in this
     task (no labels are used, and an index can do the same). calibration: that of the model
-    directory; adds `calibrated`. Of graded pictures those of the highest grade belong to a text
+    directory; adds `calibrated`. Of graded images those of the highest grade belong to a text
     (`matches_of`).
     """
     rows: list[Row] = []
     for sides in cross_modal_sides(results):
-        for variant, texts, pictures in _variants(sides, calibration):
+        for variant, texts, images in _variants(sides, calibration):
             values = {
-                "modality_gap": modality_gap(texts, pictures),
-                "alignment": alignment(texts, pictures, sides.matches),
+                "modality_gap": modality_gap(texts, images),
+                "alignment": alignment(texts, images, sides.matches),
                 "uniformity_text": uniformity(
                     texts, texts, [[row] for row in range(len(texts))]
                 ),
                 "uniformity_image": uniformity(
-                    pictures, pictures, [[row] for row in range(len(pictures))]
+                    images, images, [[row] for row in range(len(images))]
                 ),
-                "uniformity_across": uniformity(texts, pictures, sides.matches),
+                "uniformity_across": uniformity(texts, images, sides.matches),
             }
             rows += [
                 Row(
@@ -91,18 +91,18 @@ def space_rows(
 def mixed_rows(
     results: Iterable[TaskResult], calibration: Calibration | None = None
 ) -> list[Row]:
-    """What each task's texts and pictures find in one index of all its texts and pictures.
+    """What each task's texts and images find in one index of all its texts and images.
 
-    A text asks all pictures and all texts but itself. Relevant are its pictures and the other texts
-    of these pictures; where a picture has one text, the picture alone, and every other text is a
-    distractor. A picture asks likewise: its texts and the other pictures of these texts are
-    relevant. Of graded pictures those of the highest grade belong to a text, all alike
+    A text asks all images and all texts but itself. Relevant are its images and the other texts
+    of these images; where an image has one text, the image alone, and every other text is a
+    distractor. An image asks likewise: its texts and the other images of these texts are
+    relevant. Of graded images those of the highest grade belong to a text, all alike
     (`matches_of`); what has nothing to find is not asked. Rows of "TASK/text->mixed" and
     "TASK/image->mixed":
 
     `ndcg_at_10`; chance is that of a random order. `image_share_at_10`: how many of the ten found
-    are pictures (the others are texts); chance is the share of pictures
-        in what is searched. A space with a gap answers texts by texts and pictures by pictures.
+    are images (the others are texts); chance is the share of images
+        in what is searched. A space with a gap answers texts by texts and images by images.
 
     The vectors are those of the task, without a prompt where the task has none. Variants as for
     `space_rows`.
@@ -110,10 +110,10 @@ def mixed_rows(
     rows: list[Row] = []
     for sides in cross_modal_sides(results):
         num_texts = len(sides.texts)
-        num_pictures = len(sides.pictures)
+        num_images = len(sides.images)
         to_text, to_image = _relevant_in_mixture(sides)
-        for variant, texts, pictures in _variants(sides, calibration):
-            pool = np.concatenate([texts, pictures])  # (N, D)
+        for variant, texts, images in _variants(sides, calibration):
+            pool = np.concatenate([texts, images])  # (N, D)
             for direction, relevant, first in (
                 ("text", to_text, 0),
                 ("image", to_image, num_texts),
@@ -127,7 +127,7 @@ def mixed_rows(
                 found, share = mixed_index(pool, asked + first, wanted, num_texts)
                 ndcg = float(metric_values(NDCG, found).mean())
                 by_chance = chance(NDCG, len(pool) - 1, found)
-                pictures_searched = num_pictures - (direction == "image")
+                images_searched = num_images - (direction == "image")
                 task = f"{sides.task}/{direction}->mixed"
                 rows += [
                     Row(task, NDCG, ndcg, by_chance, None, variant=variant),
@@ -135,7 +135,7 @@ def mixed_rows(
                         task,
                         f"image_share_at_{TOP}",
                         share,
-                        pictures_searched / (len(pool) - 1),
+                        images_searched / (len(pool) - 1),
                         None,
                         variant=variant,
                     ),
@@ -144,18 +144,18 @@ def mixed_rows(
 
 
 def cross_modal_sides(results: Iterable[TaskResult]) -> Iterator[Sides]:
-    """The tasks in which texts search pictures, one direction of each; those that the model cannot
+    """The tasks in which texts search images, one direction of each; those that the model cannot
     do are left out.
     """
     for result in results:
         data = result.data
         texts = result.queries
-        pictures = result.documents
-        if searches_pictures(data) and texts is not None and pictures is not None:
+        images = result.documents
+        if searches_images(data) and texts is not None and images is not None:
             yield Sides(
                 result.name.removesuffix("/text->image"),
                 texts,
-                pictures,
+                images,
                 matches_of(data),
             )
 
@@ -163,7 +163,7 @@ def cross_modal_sides(results: Iterable[TaskResult]) -> Iterator[Sides]:
 def matches_of(data: RetrievalData) -> list[list[int]]:
     """For each query the documents that belong to it; of graded ones those that hit rates count.
 
-    A product of the same category is relevant too, by a lower grade, but is no picture of what the
+    A product of the same category is relevant too, by a lower grade, but is no image of what the
     text describes.
     """
     if data.gains is None:
@@ -178,8 +178,8 @@ def matches_of(data: RetrievalData) -> list[list[int]]:
     ]
 
 
-def searches_pictures(data: TaskData) -> TypeGuard[RetrievalData]:
-    """Whether all queries are texts and all documents pictures."""
+def searches_images(data: TaskData) -> TypeGuard[RetrievalData]:
+    """Whether all queries are texts and all documents images."""
     return (
         isinstance(data, RetrievalData)
         and all(isinstance(one, str) for one in data.queries)
@@ -187,24 +187,24 @@ def searches_pictures(data: TaskData) -> TypeGuard[RetrievalData]:
     )
 
 
-def modality_gap(texts: Vectors, pictures: Vectors) -> float:
-    """Distance of the centroids. texts: (T, D), pictures: (P, D)."""
-    means = [vectors.mean(axis=0, dtype=np.float64) for vectors in (texts, pictures)]
+def modality_gap(texts: Vectors, images: Vectors) -> float:
+    """Distance of the centroids. texts: (T, D), images: (P, D)."""
+    means = [vectors.mean(axis=0, dtype=np.float64) for vectors in (texts, images)]
     return float(np.linalg.norm(means[0] - means[1]))
 
 
 def alignment(
-    texts: Vectors, pictures: Vectors, matches: Sequence[Sequence[int]]
+    texts: Vectors, images: Vectors, matches: Sequence[Sequence[int]]
 ) -> float | None:
-    """Mean squared distance of texts and their pictures; None where no text has one.
+    """Mean squared distance of texts and their images; None where no text has one.
 
-    texts: (T, D), pictures: (P, D). matches: of each text.
+    texts: (T, D), images: (P, D). matches: of each text.
     """
     total = 0.0
     count = 0
     for start in range(0, len(texts), MAX_ROWS):
         found, other = _flat(matches[start : start + MAX_ROWS])
-        difference = texts[start + found] - pictures[other]
+        difference = texts[start + found] - images[other]
         total += float(np.einsum("nd,nd->", difference, difference, dtype=np.float64))
         count += len(found)
     return total / count if count else None
@@ -236,9 +236,9 @@ def uniformity(
 def mixed_index(
     pool: Vectors, asked: Positions, relevant: Sequence[Sequence[int]], num_texts: int
 ) -> tuple[Ranks, float]:
-    """Ranks of what should be found, and the mean share of pictures among the ten found.
+    """Ranks of what should be found, and the mean share of images among the ten found.
 
-    pool: (N, D) unit vectors, texts before pictures. asked: which of them search the pool, each
+    pool: (N, D) unit vectors, texts before images. asked: which of them search the pool, each
         without itself.
     relevant: of each of those the positions in the pool that it should find.
     """
@@ -268,23 +268,21 @@ def mixed_index(
 
 
 def _relevant_in_mixture(sides: Sides) -> tuple[list[list[int]], list[list[int]]]:
-    """For each text and for each picture what it should find in the pool of texts,
-    then pictures.
+    """For each text and for each image what it should find in the pool of texts,
+    then images.
     """
     num_texts = len(sides.texts)
-    texts_of: list[list[int]] = [[] for _ in sides.pictures]
-    for text, pictures in enumerate(sides.matches):
-        for picture in pictures:
-            texts_of[picture].append(text)
+    texts_of: list[list[int]] = [[] for _ in sides.images]
+    for text, images in enumerate(sides.matches):
+        for image in images:
+            texts_of[image].append(text)
     to_text = []
-    for text, pictures in enumerate(sides.matches):
-        others = {other for picture in pictures for other in texts_of[picture]} - {text}
-        to_text.append(
-            [*sorted(others), *(num_texts + picture for picture in pictures)]
-        )
+    for text, images in enumerate(sides.matches):
+        others = {other for image in images for other in texts_of[image]} - {text}
+        to_text.append([*sorted(others), *(num_texts + image for image in images)])
     to_image = []
-    for picture, texts in enumerate(texts_of):
-        others = {other for text in texts for other in sides.matches[text]} - {picture}
+    for image, texts in enumerate(texts_of):
+        others = {other for text in texts for other in sides.matches[text]} - {image}
         to_image.append([*texts, *(num_texts + other for other in sorted(others))])
     return to_text, to_image
 
@@ -292,10 +290,10 @@ def _relevant_in_mixture(sides: Sides) -> tuple[list[list[int]], list[list[int]]
 def _variants(
     sides: Sides, calibration: Calibration | None
 ) -> Iterator[tuple[str, Vectors, Vectors]]:
-    yield "", sides.texts, sides.pictures
+    yield "", sides.texts, sides.images
     try:
-        own = fit_calibration(sides.texts, sides.pictures)
-    # one picture, or a collapsed model, of which the plain score has warned: nothing to centre
+        own = fit_calibration(sides.texts, sides.images)
+    # one image, or a collapsed model, of which the plain score has warned: nothing to centre
     except ValueError:
         own = None
     for variant, means in (("centred", own), ("calibrated", calibration)):
@@ -303,7 +301,7 @@ def _variants(
             yield (
                 variant,
                 centre(sides.texts, means.text_mean),
-                centre(sides.pictures, means.image_mean),
+                centre(sides.images, means.image_mean),
             )
 
 

@@ -1,4 +1,4 @@
-"""Texts and pictures of a task in two dimensions, to be looked at.
+"""Texts and images of a task in two dimensions, to be looked at.
 
 n points, D embedding dimension.
 """
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..data.datasets import Deferred, Input, RetrievalData
 from ..scoring.results import TaskResult, Vectors
-from .space import matches_of, searches_pictures
+from .space import matches_of, searches_images
 
 Positions = npt.NDArray[np.int64]
 Method = Literal["pca", "umap"]
@@ -25,13 +25,13 @@ MAX_POINTS = 2000
 
 @dataclass(frozen=True)
 class Point:
-    """One text or picture."""
+    """One text or image."""
 
     x: float
     y: float
     modality: Literal["text", "image"]
-    label: str  # the text, or the name of the picture
-    index: int  # of a text among the queries, of a picture among the documents
+    label: str  # the text, or the name of the image
+    index: int  # of a text among the queries, of an image among the documents
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SpaceMap:
 
     task: str
     method: Method
-    points: list[Point]  # the texts, then the pictures
+    points: list[Point]  # the texts, then the images
     explained: (
         tuple[float, float] | None
     )  # share of the variance along x and y; None for UMAP
@@ -53,11 +53,11 @@ def space_maps(
     max_points: int = MAX_POINTS,
     seed: int = 0,
 ) -> list[SpaceMap]:
-    """A map of each task in which texts search pictures.
+    """A map of each task in which texts search images.
 
     method: "pca" keeps distances as well as two axes can; "umap" (McInnes et al., 2018) keeps
         neighbourhoods.
-    max_points: draw so many texts and pictures at most: half are texts, by the seed, with pictures
+    max_points: draw so many texts and images at most: half are texts, by the seed, with images
         that they belong to.
 
     Raises ImportError for "umap" where umap-learn is not installed.
@@ -66,11 +66,11 @@ def space_maps(
     for result in results:
         data = result.data
         texts = result.queries
-        pictures = result.documents
-        if not searches_pictures(data) or texts is None or pictures is None:
+        images = result.documents
+        if not searches_images(data) or texts is None or images is None:
             continue
         asked, shown = _drawn(data, max_points // 2, np.random.default_rng(seed))
-        vectors = np.concatenate([texts[asked], pictures[shown]])
+        vectors = np.concatenate([texts[asked], images[shown]])
         places, explained = (
             pca(vectors) if method == "pca" else (_umap(vectors, seed), None)
         )
@@ -124,7 +124,7 @@ def _umap(vectors: Vectors, seed: int) -> Vectors:
 def _drawn(
     data: RetrievalData, count: int, rng: np.random.Generator
 ) -> tuple[Positions, Positions]:
-    """Positions of texts, and of pictures: first those of the texts, then others until there are
+    """Positions of texts, and of images: first those of the texts, then others until there are
     `count`.
     """
     asked = rng.permutation(len(data.queries))[:count]
@@ -157,4 +157,4 @@ def _points(
 def _label(one: Input, index: int) -> str:
     if isinstance(one, str):
         return one
-    return one.name if isinstance(one, (Path, Deferred)) else f"picture {index}"
+    return one.name if isinstance(one, (Path, Deferred)) else f"image {index}"

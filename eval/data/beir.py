@@ -3,7 +3,7 @@ relevant to which query.
 
 Either BEIR's own folders (corpus.jsonl, queries.jsonl, qrels/test.tsv; Thakur et al., 2021) or a
 repository of the
-hub: mteb/scifact, zeta-alpha-ai/NanoSciFact, and with pictures vidore/docvqa_test_subsampled_beir.
+hub: mteb/scifact, zeta-alpha-ai/NanoSciFact, and with images vidore/docvqa_test_subsampled_beir.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _refuse_foreign_qrels(
 
 
 def _inputs(files: list[Path], id_column: str, what: str) -> dict[str, Input]:
-    """Id -> text, picture or both; of those that are neither an empty text."""
+    """Id -> text, image or both; of those that are neither an empty text."""
     inputs: dict[str, Input] = {}
     for number, row in enumerate(table_rows(files)):
         column = next((name for name in ("_id", "id", id_column) if name in row), None)
@@ -210,10 +210,10 @@ def _inputs(files: list[Path], id_column: str, what: str) -> dict[str, Input]:
 
 def _input(row: Row) -> Input:
     texts = texts_of(row, "text") or texts_of(row, "query")
-    picture = row.get("image")
+    image = row.get("image")
     text = " ".join([*texts_of(row, "title"), ", ".join(texts)]).strip()
-    if isinstance(picture, Deferred):
-        return Fused(text, picture) if text else picture
+    if isinstance(image, Deferred):
+        return Fused(text, image) if text else image
     return text
 
 

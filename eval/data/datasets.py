@@ -31,7 +31,7 @@ from unimodal.tables.fields import (
 
 @dataclass(frozen=True)
 class Deferred:
-    """A picture that is read when it is needed: a part of a tar, a cell of a table. Its name says
+    """An image that is read when it is needed: a part of a tar, a cell of a table. Its name says
     which it is.
     """
 
@@ -39,23 +39,23 @@ class Deferred:
     read: Callable[[], bytes] = field(compare=False, repr=False)
 
 
-Picture: TypeAlias = Path | bytes | Deferred
+ImageSource: TypeAlias = Path | bytes | Deferred
 
 
 @dataclass(frozen=True)
 class Fused:
-    """A text and a picture that are asked, or found, together: their vector is the normalised sum
+    """A text and an image that are asked, or found, together: their vector is the normalised sum
     of both.
     """
 
     text: str
-    image: Picture
+    image: ImageSource
 
 
 NO_TEXT = "."  # stands for an empty text, which no model of ours embeds and which some corpora hold
 Plain: TypeAlias = (
     str | Path | bytes
-)  # what a model takes: a str is a text, a Path or bytes a picture
+)  # what a model takes: a str is a text, a Path or bytes an image
 Input: TypeAlias = Plain | Deferred | Fused
 
 
@@ -80,7 +80,7 @@ class RetrievalData:
     )
     # hit rates count documents of at least this gain: the product itself, not one like it
     hit_gain: float = 0.0
-    both_ways: bool = False  # captions and pictures: score `swap_sides` of it too
+    both_ways: bool = False  # captions and images: score `swap_sides` of it too
     lost: list[list[float]] | None = (
         None  # gains of relevant documents that are not there: missed, whatever is found
     )
@@ -101,13 +101,13 @@ class PairData:
 
 @dataclass(frozen=True)
 class ZeroShotData:
-    """Pictures, the class of each, and how a class is put into words.
+    """Images, the class of each, and how a class is put into words.
 
     The vector of a class is the mean of its templates' vectors, as CLIP's prompt ensembles make it.
     """
 
     images: list[Input]
-    labels: list[int]  # of each picture: a position in class_names
+    labels: list[int]  # of each image: a position in class_names
     class_names: list[str]
     templates: list[str]  # "{c}" stands for the name of the class: "a photo of a {c}."
 
@@ -124,15 +124,15 @@ def image_text_data(
     first_caption: bool = False,
     source: str = "",
 ) -> RetrievalData:
-    """Texts as queries, pictures as documents; `swap_sides` gives the other direction.
+    """Texts as queries, images as documents; `swap_sides` gives the other direction.
 
-    folder: what the pictures' paths are relative to.
+    folder: what the images' paths are relative to.
     image, text: a field (a list holds several) or, for the text, a template such as "{title},
         {color}".
-    first_caption: take only the first of several texts, so that no picture counts more than
+    first_caption: take only the first of several texts, so that no image counts more than
         another.
     source: what the rows are of, for the warning that counts those left out for want of a text or a
-        picture.
+        image.
 
     Raises ValueError if that leaves no row.
     """
@@ -143,7 +143,7 @@ def image_text_data(
     check_fields(rows, (image, text), source)
     for row in rows:
         texts = texts_of(row, text)[: 1 if first_caption else None]
-        pictures = pictures_of(row, image, folder)
+        pictures = images_of(row, image, folder)
         empty.append(_empty_of({text: texts, image: pictures}))
         news = [data.add(one, pictures) for one in texts]
         repeated.append(not empty[-1] and not any(news))
@@ -458,7 +458,7 @@ class RetrievalMaker:
         )
 
 
-def pictures_of(row: Row, name: str, folder: Path) -> list[Path | bytes]:
+def images_of(row: Row, name: str, folder: Path) -> list[Path | bytes]:
     """The images of a field: paths below `folder`, bytes, or the {"bytes", "path"} of a Hugging
     Face data set.
     """

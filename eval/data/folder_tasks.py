@@ -58,24 +58,24 @@ class FolderTask(Task):
 
 
 class WebdatasetTask(FolderTask):
-    """A data set of CLIP_benchmark: pictures and captions, or zero-shot classification, as its
+    """A data set of CLIP_benchmark: images and captions, or zero-shot classification, as its
     files say.
     """
 
     kind: Literal["webdataset"]
-    pictures: tuple[int, int | None] = (
+    images: tuple[int, int | None] = (
         0,
         None,
     )  # the first one and the one behind the last
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
-        """Its pictures, with captions or labels."""
+        """Its images, with captions or labels."""
         task = self.of_split(split)
-        return {"": read_webdataset(root / task.path, task.split, task.pictures)}
+        return {"": read_webdataset(root / task.path, task.split, task.images)}
 
 
 class ShardsTask(Task):
-    """Shards of ours: pictures with captions, pairs of texts, or pairs with a score, as their
+    """Shards of ours: images with captions, pairs of texts, or pairs with a score, as their
     samples say.
     """
 
@@ -111,7 +111,7 @@ class ShardsTask(Task):
 
 
 class BeirTask(FolderTask):
-    """Retrieval among texts or pictures in BEIR's form."""
+    """Retrieval among texts or images in BEIR's form."""
 
     kind: Literal["beir"]
     subsets: list[str] = Field(
@@ -173,7 +173,7 @@ class HubPairsTask(FolderTask):
 
 
 class Crossmodal3600Task(Task):
-    """Crossmodal-3600: pictures from all over the world, captions in 36 languages."""
+    """Crossmodal-3600: images from all over the world, captions in 36 languages."""
 
     kind: Literal["crossmodal3600"]
     path: str
@@ -192,7 +192,7 @@ class Crossmodal3600Task(Task):
         return [root / self.path / "captions.jsonl", root / self.path / "images"]
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
-        """The same pictures, with the captions of each language."""
+        """The same images, with the captions of each language."""
         return dict(
             read_crossmodal3600(
                 root / self.path, self.languages, first_caption=self.captions == "first"
@@ -201,7 +201,7 @@ class Crossmodal3600Task(Task):
 
 
 class Xtd10Task(Task):
-    """XTD10: 1,000 pictures of COCO with a caption in each of 11 languages."""
+    """XTD10: 1,000 images of COCO with a caption in each of 11 languages."""
 
     kind: Literal["xtd10"]
     path: str
@@ -217,7 +217,7 @@ class Xtd10Task(Task):
         return [root / self.path / "XTD10", root / self.path / "images"]
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
-        """The same pictures, with the caption of each language."""
+        """The same images, with the caption of each language."""
         return {one: read_xtd10(root / self.path, one) for one in self.languages}
 
 

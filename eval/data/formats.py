@@ -1,6 +1,6 @@
-"""Data sets of pictures and of pairs as others lay them out: readers into what a task is made of.
+"""Data sets of images and of pairs as others lay them out: readers into what a task is made of.
 
-Pictures stay where they lie, in a tar or a folder, until they are encoded.
+Images stay where they lie, in a tar or a folder, until they are encoded.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ def read_webdataset(
     clip-benchmark/wds_* of the hub.
 
     folder: holds SPLIT/nshards.txt, SPLIT/0.tar, ... and dataset_type.txt with the word retrieval
-        (pictures with a .txt of one caption a line), or classnames.txt and
-        zeroshot_classification_templates.txt (pictures with a .cls). Without dataset_type.txt it is
-        retrieval if every picture has a .txt and none a .cls.
-    pictures: the first one and the one behind the last, by position.
+        (images with a .txt of one caption a line), or classnames.txt and
+        zeroshot_classification_templates.txt (images with a .cls). Without dataset_type.txt it is
+        retrieval if every image has a .txt and none a .cls.
+    images: the first one and the one behind the last, by position.
 
-    Every caption asks, as in CLIP_benchmark, even if two pictures share it: each finds its own.
+    Every caption asks, as in CLIP_benchmark, even if two images share it: each finds its own.
     Raises ValueError, naming file and sample, for what is missing or cannot be read.
     """
     samples = list(
         itertools.islice(_tar_samples(_tars(folder, split)), pictures[0], pictures[1])
     )
-    images: list[Input] = [_picture(key, parts) for key, parts in samples]
+    images: list[Input] = [_image(key, parts) for key, parts in samples]
     if _is_retrieval(folder / "dataset_type.txt", samples):
         captions = [_lines(_text(key, parts, "txt")) for key, parts in samples]
         return _captioned(images, captions, [key for key, _ in samples])
@@ -62,7 +62,7 @@ def read_webdataset(
 
 
 def read_shards(shards: str | Sequence[str]) -> RetrievalData | PairData:
-    """Shards of ours, here or elsewhere: pictures with captions, pairs of texts, or pairs with a
+    """Shards of ours, here or elsewhere: images with captions, pairs of texts, or pairs with a
     score.
 
     shards: a file, folder, glob, brace pattern, URL or a list of those.
@@ -82,9 +82,9 @@ def read_shards(shards: str | Sequence[str]) -> RetrievalData | PairData:
         for shard, count in enumerate(opened.num_samples)
         for sample in range(count)
     ]
-    kinds = {_is_picture(opened.extensions(*place)) for place in places}
+    kinds = {_is_image(opened.extensions(*place)) for place in places}
     if len(kinds) != 1:
-        what = "both pictures and pairs of texts" if kinds else "no sample"
+        what = "both images and pairs of texts" if kinds else "no sample"
         raise ValueError(f"shards {shards!r} hold {what}; give those of one kind.")
     samples = (
         (place, sample)
@@ -95,7 +95,7 @@ def read_shards(shards: str | Sequence[str]) -> RetrievalData | PairData:
             strict=True,
         )
     )
-    return _of_pictures(opened, samples) if kinds == {True} else _of_pairs(samples)
+    return _of_images(opened, samples) if kinds == {True} else _of_pairs(samples)
 
 
 def read_crossmodal3600(
@@ -104,7 +104,7 @@ def read_crossmodal3600(
     """Crossmodal-3600 (Thapliyal et al., 2022): captions.jsonl and images/KEY.jpg, in some of its
     36 languages.
 
-    first_caption: of the two or three of a picture only the first, as CLIP_benchmark takes it; mteb
+    first_caption: of the two or three of an image only the first, as CLIP_benchmark takes it; mteb
         takes all.
 
     Raises ValueError for a missing file and for a language that it has not.
@@ -135,11 +135,11 @@ def read_crossmodal3600(
 
 
 def read_xtd10(folder: Path, language: str) -> RetrievalData:
-    """XTD10 (Aggarwal & Kale, 2020): 1,000 pictures of COCO, each with one caption in each of 11
+    """XTD10 (Aggarwal & Kale, 2020): 1,000 images of COCO, each with one caption in each of 11
     languages.
 
     folder: the repository adobe-research/Cross-lingual-Test-Dataset-XTD10 (XTD10/, MIC/ for German
-        and French, STAIR/ for Japanese) with the pictures in images/.
+        and French, STAIR/ for Japanese) with the images in images/.
     """
     captions = {
         path.stem.removeprefix("test_1kcaptions_"): path
@@ -154,7 +154,7 @@ def read_xtd10(folder: Path, language: str) -> RetrievalData:
     texts = _lines(_read_text(captions[language]))
     if len(names) != len(texts):
         raise ValueError(
-            f"{captions[language]} has {len(texts)} captions for {len(names)} pictures; "
+            f"{captions[language]} has {len(texts)} captions for {len(names)} images; "
             "fetch it again."
         )
     return _captioned(
@@ -184,16 +184,14 @@ def read_hub_pairs(
 def _captioned(
     images: list[Input], captions: list[list[str]], keys: list[str]
 ) -> RetrievalData:
-    """Each caption asks for its picture; ids are the key of the picture and the
+    """Each caption asks for its image; ids are the key of the image and the
     caption's number.
     """
     without = next(
         (key for key, texts in zip(keys, captions, strict=True) if not texts), None
     )
     if without is not None:
-        raise ValueError(
-            f"picture {without!r} has no caption; leave it out of the set."
-        )
+        raise ValueError(f"image {without!r} has no caption; leave it out of the set.")
     owners = [number for number, texts in enumerate(captions) for _ in texts]
     return RetrievalData(
         queries=[text for texts in captions for text in texts],
@@ -264,11 +262,11 @@ def _tar_samples(tars: Sequence[Path]) -> Iterator[tuple[str, dict[str, Part]]]:
             yield f"{tar.stem}/{index.key(sample)}", parts
 
 
-def _picture(key: str, parts: dict[str, Part]) -> Deferred:
+def _image(key: str, parts: dict[str, Part]) -> Deferred:
     extension = next((one for one in IMAGE_EXTENSIONS if one in parts), None)
     if extension is None:
         raise ValueError(
-            f"sample {key!r} has no picture; its parts are {', '.join(parts)}; "
+            f"sample {key!r} has no image; its parts are {', '.join(parts)}; "
             f"{layout_rule(parts)}."
         )
     tar = parts[extension][0]
@@ -330,14 +328,14 @@ def _lines(text: str) -> list[str]:
     ]  # not at U+2028, as splitlines does
 
 
-def _is_picture(extensions: Sequence[str]) -> bool:
+def _is_image(extensions: Sequence[str]) -> bool:
     return any(extension in IMAGE_EXTENSIONS for extension in extensions)
 
 
 Samples: TypeAlias = Iterator[tuple[tuple[int, int], Sample]]
 
 
-def _of_pictures(shards: ShardSet, samples: Samples) -> RetrievalData:
+def _of_images(shards: ShardSet, samples: Samples) -> RetrievalData:
     images: list[Input] = []
     captions = []
     keys = []

@@ -3,7 +3,7 @@ and their rows.
 
 A repository's README.md says in its front matter which files belong to which configuration and
 split (https://huggingface.co/docs/hub/datasets-manual-configuration); without it the usual places
-are looked at. Pictures are not read with their row: a parquet file's cell is fetched when it is
+are looked at. Images are not read with their row: a parquet file's cell is fetched when it is
 needed.
 """
 
@@ -78,11 +78,11 @@ def table_files(folder: Path, configs: list[str], split: str) -> list[Path]:
     )
 
 
-def table_rows(files: list[Path], picture: str = "image") -> Iterator[Row]:
-    """The rows of the files; a cell of the column `picture` is a Deferred, or None where there is
-    no picture.
+def table_rows(files: list[Path], image: str = "image") -> Iterator[Row]:
+    """The rows of the files; a cell of the column `image` is a Deferred, or None where there is
+    no image.
     """
-    return itertools.chain.from_iterable(_rows_of(path, picture) for path in files)
+    return itertools.chain.from_iterable(_rows_of(path, image) for path in files)
 
 
 def _declared(folder: Path) -> dict[str, Any]:
@@ -156,11 +156,11 @@ def _split_of(path: Path) -> str:
     return path.name.partition(".")[0].partition("-")[0]
 
 
-def _rows_of(path: Path, picture: str) -> Iterator[Row]:
+def _rows_of(path: Path, image: str) -> Iterator[Row]:
     if path.name.endswith((".jsonl", ".gz")):
         yield from _lines_of_json(path)
     elif path.suffix == ".parquet":
-        yield from _parquet_rows(path, picture)
+        yield from _parquet_rows(path, image)
     else:
         yield from read_rows(RowsConfig(input=str(path)))
 
@@ -180,17 +180,17 @@ def _lines_of_json(path: Path) -> Iterator[Row]:
         raise ValueError(f"{path} cannot be read ({error}); fetch it again.") from None
 
 
-def _parquet_rows(path: Path, picture: str) -> Iterator[Row]:
+def _parquet_rows(path: Path, image: str) -> Iterator[Row]:
     file = _parquet_file(path)
-    columns = [name for name in file.schema_arrow.names if name != picture]
-    has_pictures = len(columns) < len(file.schema_arrow.names)
+    columns = [name for name in file.schema_arrow.names if name != image]
+    has_images = len(columns) < len(file.schema_arrow.names)
     for group in range(file.num_row_groups):
         rows = file.read_row_group(group, columns=columns).to_pylist()
-        there = _pictures_there(file, group, picture, len(rows)) if has_pictures else ()
+        there = _images_there(file, group, image, len(rows)) if has_images else ()
         for number, row in enumerate(rows):
-            if has_pictures:
-                read = functools.partial(_read_cell, path, group, number, picture)
-                row[picture] = (
+            if has_images:
+                read = functools.partial(_read_cell, path, group, number, image)
+                row[image] = (
                     Deferred(f"{path}:{group}:{number}", read)
                     if there[number]
                     else None
@@ -198,14 +198,12 @@ def _parquet_rows(path: Path, picture: str) -> Iterator[Row]:
             yield row
 
 
-def _pictures_there(file: Any, group: int, picture: str, num_rows: int) -> list[bool]:
-    """Which rows of a group have a picture, a few at a time: a group of pictures
+def _images_there(file: Any, group: int, image: str, num_rows: int) -> list[bool]:
+    """Which rows of a group have an image, a few at a time: a group of images
     may be gigabytes.
     """
     there: list[bool] = []
-    for batch in file.iter_batches(
-        batch_size=64, row_groups=[group], columns=[picture]
-    ):
+    for batch in file.iter_batches(batch_size=64, row_groups=[group], columns=[image]):
         column = batch.column(0)
         cells = column.field("bytes") if hasattr(column, "field") else column
         valid = cells.is_valid() if column.null_count == 0 else column.is_valid()
@@ -214,8 +212,8 @@ def _pictures_there(file: Any, group: int, picture: str, num_rows: int) -> list[
     return there
 
 
-def _read_cell(path: Path, group: int, number: int, picture: str) -> bytes:
-    cell = _cells(path, group, picture)[number].as_py()
+def _read_cell(path: Path, group: int, number: int, image: str) -> bytes:
+    cell = _cells(path, group, image)[number].as_py()
     content = cell["bytes"] if isinstance(cell, Mapping) else cell
     assert isinstance(content, bytes)
     return content
@@ -223,9 +221,9 @@ def _read_cell(path: Path, group: int, number: int, picture: str) -> bytes:
 
 @functools.lru_cache(
     maxsize=2
-)  # pictures are asked for in their order: a group is read once
-def _cells(path: Path, group: int, picture: str) -> Any:
-    return _parquet_file(path).read_row_group(group, columns=[picture]).column(0)
+)  # images are asked for in their order: a group is read once
+def _cells(path: Path, group: int, image: str) -> Any:
+    return _parquet_file(path).read_row_group(group, columns=[image]).column(0)
 
 
 def _parquet_file(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Product lookup: a text, a photo or both find a product among texts, pictures or both, with graded
+"""Product lookup: a text, a photo or both find a product among texts, images or both, with graded
 relevance.
 """
 
@@ -17,17 +17,17 @@ from unimodal.tables.readers import RowsConfig, read_rows
 
 from .datasets import (
     Fused,
+    ImageSource,
     Input,
-    Picture,
     RetrievalData,
     check_fields,
-    pictures_of,
+    images_of,
     texts_of,
 )
 
 
 class Described(Config):
-    """Which fields put a row into words and pictures."""
+    """Which fields put a row into words and images."""
 
     text: list[str] = Field(
         default=[]
@@ -46,7 +46,7 @@ class Described(Config):
 
 
 class Catalogue(Described):
-    """The products that are searched, by their text, by the first of their pictures, and by both
+    """The products that are searched, by their text, by the first of their images, and by both
     together.
     """
 
@@ -60,7 +60,7 @@ class Questions(Described):
     splits: dict[str, dict[str, Any]] = Field(default={})
     skip: int = Field(
         default=0, ge=0
-    )  # pictures of a row that are not asked with: the first is the catalogue's
+    )  # images of a row that are not asked with: the first is the catalogue's
     # the photo is of another row with the same value here, the text of the one asked for: "in red"
     sibling: str = ""
     fields: dict[str, str] = Field(
@@ -88,7 +88,7 @@ def lookup_data(
     A photo that is in the catalogue is not asked with: it would find itself. A hit is a product of
     the highest grade. A question without one, though with products like it, stays: its hit rate is
     0 whatever is found, which a warning says once. One without any relevant product is left out.
-    Raises ValueError, naming the row, for a product without its text or picture.
+    Raises ValueError, naming the row, for a product without its text or image.
     """
     check_fields(catalogue, _fields_of(described, grades), described.rows.input)
     asked_fields = [questions.fields.get(name, name) for name in grades]
@@ -99,7 +99,7 @@ def lookup_data(
     )
     folder = image_folder(described.rows.input, described.image_root, root)
     shown = [
-        _first(pictures_of(row, described.image, folder)) if described.image else None
+        _first(images_of(row, described.image, folder)) if described.image else None
         for row in catalogue
     ]
     documents = [
@@ -163,7 +163,10 @@ def rows_of_catalogue(described: Catalogue, root: Path) -> list[Row]:
 
 
 def _questions(
-    rows: Sequence[Row], questions: Questions, folder: Path, shown: set[Picture | None]
+    rows: Sequence[Row],
+    questions: Questions,
+    folder: Path,
+    shown: set[ImageSource | None],
 ) -> Iterator[tuple[Input, Row]]:
     """Each question and the row that it is about."""
     siblings: dict[str, list[Row]] = {}
@@ -190,16 +193,19 @@ def _questions(
 
 
 def _photos(
-    rows: Iterable[Row], questions: Questions, folder: Path, shown: set[Picture | None]
-) -> Iterator[Picture]:
+    rows: Iterable[Row],
+    questions: Questions,
+    folder: Path,
+    shown: set[ImageSource | None],
+) -> Iterator[ImageSource]:
     for row in rows:
-        for photo in pictures_of(row, questions.image, folder)[questions.skip :]:
+        for photo in images_of(row, questions.image, folder)[questions.skip :]:
             if photo not in shown:
                 yield photo
 
 
 def _product(
-    row: Row, picture: Picture | None, fields: Sequence[str], form: str
+    row: Row, picture: ImageSource | None, fields: Sequence[str], form: str
 ) -> Input:
     text = _text(row, fields)
     if (form != "image" and not text) or (form != "text" and picture is None):
@@ -217,8 +223,8 @@ def _text(row: Row, fields: Sequence[str]) -> str:
     return ", ".join(text for name in fields for text in texts_of(row, name))
 
 
-def _first(pictures: Sequence[Path | bytes]) -> Path | bytes | None:
-    return pictures[0] if pictures else None
+def _first(images: Sequence[Path | bytes]) -> Path | bytes | None:
+    return images[0] if images else None
 
 
 def _places(catalogue: Sequence[Row], name: str) -> dict[str, list[int]]:

@@ -72,7 +72,7 @@ class TaskRows(Task):
 
 
 class ImageTextTask(TaskRows):
-    """A text finds its picture and a picture its text: hit rates in both directions."""
+    """A text finds its image and an image its text: hit rates in both directions."""
 
     kind: Literal["image-text"]
     image: str = "image"  # a field: paths relative to `image_root`
@@ -82,7 +82,7 @@ class ImageTextTask(TaskRows):
     captions: Literal["all", "first"] = "all"  # of a field that holds several texts
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
-        """Texts and pictures of the rows."""
+        """Texts and images of the rows."""
         rows = self.rows_of(split)
         folder = image_folder(rows.input, self.image_root, root)
         first = self.captions == "first"

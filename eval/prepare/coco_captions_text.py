@@ -1,7 +1,7 @@
-"""Captions of COCO's 2017 validation pictures, and people's judgement of how similar two of them
+"""Captions of COCO's 2017 validation images, and people's judgement of how similar two of them
 are.
 
-Parekh et al. (2021), "Crisscrossed Captions": graded similarity of captions, of one picture and of
+Parekh et al. (2021), "Crisscrossed Captions": graded similarity of captions, of one image and of
 several.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .images import write_rows
 
-# Pictures whose captions are kept for evaluation.
+# Images whose captions are kept for evaluation.
 _RESERVED = """
 285 785 872 885 1000 1268 1296 1993 2149 2153 2473 2592 3501 3553 5001 6012 6723 6818 7281 7511 7574 7991 8021 8690
 8762 8844 9483 10092 10707 11149 11511 12062 12120 12280 12667 13004 20247 30213 41888 58636 62554 75612 98261 99053
@@ -30,7 +30,7 @@ _COLUMNS = ("sentence1", "sentence2", "score", "split", "sampling", "image1", "i
 def convert_coco_captions_text(source: Path, target: Path) -> None:
     """annotations/captions_val2017.json and data/sts_*.csv -> captions.jsonl and cxc_sts.tsv.
 
-    Of the pairs those are kept whose captions are both of these pictures.
+    Of the pairs those are kept whose captions are both of these images.
     """
     content = json.loads(
         (source / "annotations/captions_val2017.json").read_text(encoding="utf-8")
@@ -39,19 +39,19 @@ def convert_coco_captions_text(source: Path, target: Path) -> None:
         one["id"]: (one["image_id"], " ".join(one["caption"].split()))
         for one in content["annotations"]
     }
-    of_picture: dict[int, list[str]] = {}
-    for picture, text in captions.values():
-        of_picture.setdefault(picture, []).append(text)
+    of_image: dict[int, list[str]] = {}
+    for image, text in captions.values():
+        of_image.setdefault(image, []).append(text)
     reserved = set(map(int, _RESERVED.split()))
     write_rows(
         target / "captions.jsonl",
         (
             {
                 "coco_id": number,
-                "captions": of_picture[number],
+                "captions": of_image[number],
                 "in_coco_open": number in reserved,
             }
-            for number in sorted(of_picture)
+            for number in sorted(of_image)
         ),
     )
     lines = ["\t".join(_COLUMNS)]

@@ -48,8 +48,8 @@ def convert_emoji_noto(source: Path, target: Path) -> None:
     }
     (target / "images").mkdir()
     rows = []
-    for picture in sorted((source / "noto" / "png" / "72").glob("emoji_u*.png")):
-        number = picture.stem.removeprefix("emoji_u")
+    for image in sorted((source / "noto" / "png" / "72").glob("emoji_u*.png")):
+        number = image.stem.removeprefix("emoji_u")
         character = "".join(chr(int(code, 16)) for code in number.split("_"))
         known = {
             language: _of(character, annotations[language]) for language in LANGUAGES
@@ -77,7 +77,7 @@ def convert_emoji_noto(source: Path, target: Path) -> None:
                 "skin_tone": False,
             }
         )
-        shutil.copy(picture, target / f"images/{number}.png")
+        shutil.copy(image, target / f"images/{number}.png")
     write_rows(target / "emoji.jsonl", rows)
     shutil.copy(
         source / "noto" / "LICENSE", target / "LICENSE.noto-emoji.Apache-2.0.txt"

@@ -22,7 +22,7 @@ _PHOTOS = {
 
 
 def convert_grocery_store(source: Path, target: Path) -> None:
-    """dataset/ -> products.jsonl with iconic pictures (224 pixels), and photos.jsonl with photos
+    """dataset/ -> products.jsonl with iconic images (224 pixels), and photos.jsonl with photos
     (112 pixels).
     """
     dataset = source / "dataset"

@@ -1,4 +1,4 @@
-"""Pictures of a repository, made small enough to be looked at by a tower."""
+"""Images of a repository, made small enough to be looked at by a tower."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unimodal.preprocess.images import decode_image
 
 
 def shrink(source: Path, target: Path, size: int, quality: int = 82) -> None:
-    """Write a picture as JPEG of at most `size` pixels along its longer edge. ValueError if it
+    """Write an image as JPEG of at most `size` pixels along its longer edge. ValueError if it
     cannot be decoded.
     """
     image = decode_image(source)

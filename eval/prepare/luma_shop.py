@@ -1,4 +1,4 @@
-"""The clothes shop of magento/magento2-sample-data: products by colour, with their pictures."""
+"""The clothes shop of magento/magento2-sample-data: products by colour, with their images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GEAR_TABLES = (
     "fitness_equipment_strap",
     "watches",
 )
-_PICTURES = "pub/media/catalog/product"
+_IMAGES = "pub/media/catalog/product"
 _ATTRIBUTES = (
     "material",
     "style_general",
@@ -40,10 +40,10 @@ def convert_luma_shop(source: Path, target: Path) -> None:
     """
     rows = [*_clothes(source), *_gear(source)]
     for path in dict.fromkeys(path for row in rows for path in row["images"]):
-        shrink(source / _PICTURES / path.lstrip("/"), target / _picture(path), 224)
+        shrink(source / _IMAGES / path.lstrip("/"), target / _image(path), 224)
     write_rows(
         target / "products.jsonl",
-        ({**row, "images": list(map(_picture, row["images"]))} for row in rows),
+        ({**row, "images": list(map(_image, row["images"]))} for row in rows),
     )
     shutil.copy(source / "LICENSE.txt", target / "LICENSE.OSL-3.0.txt")
     shutil.copy(source / "LICENSE_AFL.txt", target / "LICENSE.AFL-3.0.txt")
@@ -137,5 +137,5 @@ def _plain(text: str) -> str:
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
 
 
-def _picture(path: str) -> str:
+def _image(path: str) -> str:
     return f"images/{Path(path).name}"

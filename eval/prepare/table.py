@@ -88,7 +88,7 @@ class DataSet(Config):
     )  # megabytes needed on the way; default: twice the download
     sources: list[Source] = Field(min_length=1)
     each: list[Each] = Field(default=[])
-    convert: Converter = ""  # how the files of the sources become tables and pictures
+    convert: Converter = ""  # how the files of the sources become tables and images
     shards: dict[str, PackConfig] = Field(
         default={}
     )  # name: how its tables are packed for training, into shards/NAME

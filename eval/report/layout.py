@@ -18,7 +18,7 @@ Comparisons: TypeAlias = Mapping[
 
 SECTIONS = {
     "text": "text",
-    "cross-modal": "text and pictures",
+    "cross-modal": "text and images",
     "image": "pictures",
     "space": "the space",
     "": "all together",

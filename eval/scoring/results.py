@@ -79,7 +79,7 @@ class Row:
     high: float | None = None
     # what was done to vectors or inputs: "64 dims", "int8", "typos", ...; empty: nothing
     variant: str = ""
-    num: int | None = None  # queries, pairs or pictures that the value is of
+    num: int | None = None  # queries, pairs or images that the value is of
     note: str = (
         ""  # why the value is undefined; or what of the task's data is missing in it
     )

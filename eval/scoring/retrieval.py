@@ -24,7 +24,7 @@ OTHER_METRICS = (
     "ndcg_at_10",
     "hit_rate_at_1",
     "hit_rate_at_10",
-)  # product lookup, pictures of documents
+)  # product lookup, images of documents
 MAX_BM25_SCORES = (
     5_000_000_000  # queries x documents: some minutes; with more there is no baseline
 )
@@ -33,7 +33,7 @@ MAX_BM25_SCORES = (
 def usual_metrics(data: RetrievalData) -> tuple[str, ...]:
     """What is printed of a task that asks for nothing else, the main one first.
 
-    Captions and pictures have the hit rates of CLIP papers, texts the nDCG of BEIR.
+    Captions and images have the hit rates of CLIP papers, texts the nDCG of BEIR.
     """
     if data.both_ways:
         return IMAGE_TEXT_METRICS

@@ -1,6 +1,6 @@
-"""Zero-shot classification: a picture's class is the one whose words lie closest to it.
+"""Zero-shot classification: an image's class is the one whose words lie closest to it.
 
-Q pictures, C classes, T templates, D embedding dimension.
+Q images, C classes, T templates, D embedding dimension.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ def zero_shot_rows(
     task: str,
     data: ZeroShotData,
     metrics: Sequence[str],
-    pictures: Vectors | None,
+    images: Vectors | None,
     classes: Vectors | None,
     *,
     with_intervals: bool = True,
 ) -> tuple[list[Row], dict[str, Values]]:
-    """A row for each metric beside chance, and each picture's values.
+    """A row for each metric beside chance, and each image's values.
 
-    pictures: (Q, D) unit vectors, classes: (C, D), of `class_vectors`; None where the model has
+    images: (Q, D) unit vectors, classes: (C, D), of `class_vectors`; None where the model has
         none: rows have the value None then.
     with_intervals: also 95 % intervals (`statistics.score_intervals`).
     """
     values: dict[str, Values] = {}
-    if pictures is not None and classes is not None:
-        values = zero_shot_values(data, metrics, pictures, classes)
+    if images is not None and classes is not None:
+        values = zero_shot_values(data, metrics, images, classes)
     count = len(data.class_names)
     chance = {
         metric: min(1.0, (5 if metric == "accuracy_at_5" else 1) / count)
@@ -49,16 +49,16 @@ def zero_shot_rows(
 
 
 def zero_shot_values(
-    data: ZeroShotData, metrics: Sequence[str], pictures: Vectors, classes: Vectors
+    data: ZeroShotData, metrics: Sequence[str], images: Vectors, classes: Vectors
 ) -> dict[str, Values]:
-    """metric -> (Q,) each picture's value; the metric is their mean.
+    """metric -> (Q,) each image's value; the metric is their mean.
 
     accuracy: 1 where its class comes first. accuracy_at_5: among the first five.
-    mean_class_recall: the mean over the classes that have pictures of the share that is right, so
-        that rare classes count as much as common ones; a picture of a class of n of them counts Q /
-        (n x classes with pictures).
+    mean_class_recall: the mean over the classes that have images of the share that is right, so
+        that rare classes count as much as common ones; an image of a class of n of them counts Q /
+        (n x classes with images).
     """
-    found = ranks(pictures, classes, [[label] for label in data.labels]).flat
+    found = ranks(images, classes, [[label] for label in data.labels]).flat
     first = np.asarray(found == 1, dtype=np.float64)
     counts = np.bincount(data.labels, minlength=len(data.class_names))
     weights = len(found) / (counts[data.labels] * np.count_nonzero(counts))

@@ -1,8 +1,8 @@
-"""How fast texts and pictures become vectors, beside the loops that others evaluate with.
+"""How fast texts and images become vectors, beside the loops that others evaluate with.
 
 Texts: all-MiniLM-L6-v2 beside sentence-transformers' `encode`, on documents whose lengths are
 spread as passages and answers of textbooks are (log-normal, 110 tokens in the mean, one in thirteen
-cut at 256). Pictures: ViT-B/32 beside open_clip's transform and model in batches of 32, on JPEGs
+cut at 256). Images: ViT-B/32 beside open_clip's transform and model in batches of 32, on JPEGs
 whose shorter side has 512 pixels. Both sides start from text or bytes and give unit vectors; only
 where each is within a cosine of 0.9999 of the other's is a time given.
 """
@@ -35,8 +35,8 @@ class EncodeSizes(NamedTuple):
     """How much is encoded; less in the tests."""
 
     documents: int = 256
-    pictures: int = 64
-    short: int = 512  # of a picture, in pixels
+    images: int = 64
+    short: int = 512  # of an image, in pixels
     clip: str = "ViT-B-32"
 
 
@@ -52,7 +52,7 @@ def bench_eval_encode(
     """
     sizes = sizes or EncodeSizes()
     with measuring("bench encode", 2 * 3 * (1 + rounds), threads) as tick:
-        return [*_texts(sizes, rounds, tick), *_pictures(sizes, rounds, tick)]
+        return [*_texts(sizes, rounds, tick), *_images(sizes, rounds, tick)]
 
 
 def draw_documents(count: int, seed: int = 0) -> list[str]:
@@ -110,17 +110,15 @@ def _texts(sizes: EncodeSizes, rounds: int, tick: Tick) -> list[Row]:
     )
 
 
-def _pictures(sizes: EncodeSizes, rounds: int, tick: Tick) -> list[Row]:
+def _images(sizes: EncodeSizes, rounds: int, tick: Tick) -> list[Row]:
     import open_clip
 
     peer, _, transform = open_clip.create_model_and_transforms(sizes.clip)
     peer.eval()
-    drawn = [
-        draw_photograph(seed, sizes.short) for seed in range(min(8, sizes.pictures))
-    ]
+    drawn = [draw_photograph(seed, sizes.short) for seed in range(min(8, sizes.images))]
     jpegs = [
         encode(drawn[number % len(drawn)], sizes.short)
-        for number in range(sizes.pictures)
+        for number in range(sizes.images)
     ]
     embedders = [
         load(f"open_clip:{sizes.clip}", device="cpu", dtype=dtype)
@@ -145,7 +143,7 @@ def _pictures(sizes: EncodeSizes, rounds: int, tick: Tick) -> list[Row]:
 
     name = f"open_clip {version('open_clip_torch')}, transform and model, fp32"
     return _rows(
-        f"pictures, {sizes.clip}",
+        f"images, {sizes.clip}",
         name,
         jpegs,
         embedders,

@@ -2,7 +2,7 @@
 pool of threads.
 
     python -m unimodal.eval.speed.peers sentences FOLDER PORT    sentence-transformers' encode of a text
-    python -m unimodal.eval.speed.peers pictures NAME FILE PORT  open_clip's transform and model, weights of a file
+    python -m unimodal.eval.speed.peers images NAME FILE PORT  open_clip's transform and model, weights of a file
 
 Both answer /v1/embeddings in OpenAI's shape: `input` is a list of texts, or of {"image": base64}.
 """
@@ -54,7 +54,7 @@ def sentences(folder: str) -> Encode:
     )
 
 
-def pictures(name: str, weights: str) -> Encode:
+def images(name: str, weights: str) -> Encode:
     """open_clip, on the CPU; weights: a safetensors file of the whole model."""
     import open_clip
     import torch
@@ -87,4 +87,4 @@ def run_plain(encode: Encode, port: int) -> None:
 
 if __name__ == "__main__":
     kind, *where, port = sys.argv[1:]
-    run_plain(sentences(*where) if kind == "sentences" else pictures(*where), int(port))
+    run_plain(sentences(*where) if kind == "sentences" else images(*where), int(port))

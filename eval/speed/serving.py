@@ -4,7 +4,7 @@ bench serve`.
 Every server is a process of its own on this machine, and the clients are another. Both sides of a
 comparison run at the same time, and are put under load in turns; where a model is asked, both have
 the same weights, and a speed is given only if their vectors agree. Requests hold one short text, or
-one picture, as those of a search box do.
+one image, as those of a search box do.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class ServeSizes(NamedTuple):
     seconds: float = 5.0  # that a server is under load in a round
     requests: int = 4000  # whose CPU time is counted
     crowd: int = 600  # clients that are too many
-    pictures: int = 32
-    short: int = 320  # of a picture, in pixels
+    images: int = 32
+    short: int = 320  # of an image, in pixels
     clip: str = "ViT-B-32"
 
 
@@ -79,7 +79,7 @@ def bench_serve(
     sizes = sizes or ServeSizes()
     loads = (
         3 + 2 + (3 + bool(infinity_server(""))) + 3
-    )  # of a round: overhead, batching, texts, pictures
+    )  # of a round: overhead, batching, texts, images
     with (
         tempfile.TemporaryDirectory() as folder,
         client_process() as send,
@@ -90,7 +90,7 @@ def bench_serve(
             *_overhead(bench),
             *_batching(bench),
             *_texts(bench),
-            *_pictures(bench),
+            *_images(bench),
             *_crowd(bench),
         ]
 
@@ -176,10 +176,10 @@ def _texts(bench: Bench) -> list[Row]:
     )
 
 
-def _pictures(bench: Bench) -> list[Row]:
+def _images(bench: Bench) -> list[Row]:
     model, weights = _same_weights(bench.sizes.clip, bench.folder)
     drawn = (
-        draw_photograph(seed, bench.sizes.short) for seed in range(bench.sizes.pictures)
+        draw_photograph(seed, bench.sizes.short) for seed in range(bench.sizes.images)
     )
     bodies = _bodies(
         [
@@ -196,7 +196,7 @@ def _pictures(bench: Bench) -> list[Row]:
         "{port}",
     )
     return _beside(
-        bench, f"pictures, {bench.sizes.clip}", str(model), [plain], bodies, clients=16
+        bench, f"images, {bench.sizes.clip}", str(model), [plain], bodies, clients=16
     )
 
 

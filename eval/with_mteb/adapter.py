@@ -2,7 +2,7 @@
 
 mteb asks an Encoder for vectors and then searches by itself, with a heap for each query. The object
 made here is its Encoder and its Search at once (mteb.models.models_protocols), so that mteb hands
-over whole tables: pictures are not decoded on the way, each distinct input is encoded once across
+over whole tables: images are not decoded on the way, each distinct input is encoded once across
 tasks, and the search is one product and one top-k.
 """
 
@@ -56,7 +56,7 @@ class MtebModel:
     ) -> Vectors:
         """(n, D) float32 unit vectors of what a DataLoader of mteb's gives, in its order.
 
-        A row with a text and a picture becomes the normalised sum of both. The model's query and
+        A row with a text and an image becomes the normalised sum of both. The model's query and
         document prompts stand before texts of that prompt_type, and none where mteb names none
         (STS, zero-shot).
 

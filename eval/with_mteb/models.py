@@ -18,7 +18,7 @@ from ..data.datasets import Plain
 from ..scoring.results import Vectors
 from .tasks import import_mteb
 
-CHUNK = 1024  # inputs of one call of the model: what it holds of pictures at a time
+CHUNK = 1024  # inputs of one call of the model: what it holds of images at a time
 Kind = Literal["text", "image"]
 
 
@@ -151,7 +151,7 @@ class MtebEncoder:
         if kind == "text":
             rows = _text_rows([str(one) for one in inputs], prompt)
         else:
-            rows = _picture_rows([one for one in inputs if not isinstance(one, str)])
+            rows = _image_rows([one for one in inputs if not isinstance(one, str)])
         found = self.model.encode(
             DataLoader(rows, batch_size=self.batch_size, collate_fn=_as_lists),
             task_metadata=_metadata(kind, prompt),
@@ -247,8 +247,8 @@ def _text_rows(texts: list[str], prompt: str | None) -> Any:
     return Dataset.from_dict(columns)
 
 
-def _picture_rows(pictures: Sequence[Path | bytes]) -> Any:
-    """A data set that decodes as our own models do: RGB, turned as the EXIF says, a broken picture
+def _image_rows(pictures: Sequence[Path | bytes]) -> Any:
+    """A data set that decodes as our own models do: RGB, turned as the EXIF says, a broken image
     named.
     """
     import datasets

@@ -1,4 +1,4 @@
-"""Tables of mteb's (Hugging Face data sets) as inputs of ours: texts as mteb joins them, pictures
+"""Tables of mteb's (Hugging Face data sets) as inputs of ours: texts as mteb joins them, images
 as they lie there.
 """
 
@@ -26,8 +26,8 @@ def table_inputs(
     """The queries or documents of a table of mteb's.
 
     rows: columns id, and text, title, instruction, image as there are.
-    where: what the rows are, for the names of pictures.
-    modalities: what of a row counts; a row that has a text and a picture gives both, fused.
+    where: what the rows are, for the names of images.
+    modalities: what of a row counts; a row that has a text and an image gives both, fused.
     prompt: "document": the text follows its title; "query": the instruction follows it; as mteb
         joins them.
     """
@@ -41,12 +41,10 @@ def table_inputs(
             f"{where} has the columns {rows.column_names} and none for {' and '.join(modalities)}."
         )
     pictures = (
-        table_pictures(rows, "image", where)
-        if "image" in columns
-        else [None] * len(rows)
+        table_images(rows, "image", where) if "image" in columns else [None] * len(rows)
     )
     if "text" not in columns:
-        return [given_picture(picture, where) for picture in pictures]
+        return [given_image(picture, where) for picture in pictures]
     texts = _table_texts(rows, prompt)
     if "image" not in columns:
         return list(texts_or_dots(texts, where))
@@ -72,7 +70,7 @@ def table_inputs(
 def loader_inputs(loader: Any, where: str, modalities: Iterable[str]) -> list[Input]:
     """What a DataLoader of mteb's gives, in its order.
 
-    A loader that goes straight through a table is not asked, so that no picture is decoded only to
+    A loader that goes straight through a table is not asked, so that no image is decoded only to
     be written again.
     """
     import datasets
@@ -112,8 +110,8 @@ def loader_inputs(loader: Any, where: str, modalities: Iterable[str]) -> list[In
     return inputs
 
 
-def table_pictures(rows: Table, column: str, where: str) -> list[Deferred | None]:
-    """The pictures of a column as the bytes that lie in it; None where a row has none."""
+def table_images(rows: Table, column: str, where: str) -> list[Deferred | None]:
+    """The images of a column as the bytes that lie in it; None where a row has none."""
     import datasets
 
     table = rows.select_columns([column])
@@ -198,10 +196,10 @@ def _table_texts(rows: Table, prompt: Prompt) -> list[str]:
     return texts
 
 
-def given_picture(picture: Deferred | None, where: str) -> Input:
-    """The picture; ValueError where there is none."""
+def given_image(picture: Deferred | None, where: str) -> Input:
+    """The image; ValueError where there is none."""
     if picture is None:
-        raise ValueError(f"{where} has a row without a picture; leave it out.")
+        raise ValueError(f"{where} has a row without an image; leave it out.")
     return picture
 
 
@@ -211,5 +209,5 @@ def _bytes_of(cell: Any, name: str) -> bytes:
     if cell.get("path") and Path(cell["path"]).is_file():
         return Path(cell["path"]).read_bytes()
     raise ValueError(
-        f"the picture {name} has no bytes and no file; fetch the data set again."
+        f"the image {name} has no bytes and no file; fetch the data set again."
     )

@@ -1,7 +1,7 @@
 """Tasks of mteb (https://github.com/embeddings-benchmark/mteb) as data of ours: retrieval, STS,
 zero-shot.
 
-The rows come from the hub's cache or from a local folder laid out as the hub's. Pictures stay in
+The rows come from the hub's cache or from a local folder laid out as the hub's. Images stay in
 the table they lie in until they are encoded, and are not decoded here. Ids are kept, as mteb orders
 equal scores by them.
 """
@@ -26,7 +26,7 @@ from ..data.datasets import (
     RetrievalData,
     ZeroShotData,
 )
-from .tables import Table, given_picture, table_inputs, table_pictures, texts_or_dots
+from .tables import Table, given_image, table_images, table_inputs, texts_or_dots
 
 LOCAL = "local-"  # begins the revision of data in a local folder
 MtebTask = Any  # mteb.abstasks.AbsTask: mteb is imported where it is used, as that takes seconds
@@ -151,8 +151,8 @@ def load_mteb_task(
     split: str | None = None,
     subset: str | None = None,
 ) -> RetrievalData | PairData | ZeroShotData:
-    """Read a task of mteb: retrieval of texts and pictures, STS, or zero-shot classification of
-    pictures.
+    """Read a task of mteb: retrieval of texts and images, STS, or zero-shot classification of
+    images.
 
     folder: as for `find_mteb_task`.
     split: the one that mteb scores; needed where it scores several.
@@ -390,11 +390,11 @@ def _zero_shot(task: MtebTask, rows: Table, where: str) -> ZeroShotData:
                 f"label {unknown[0]!r} of {where} is none of its classes, {', '.join(names[:8])}."
             )
         labels = [position[label] for label in labels]
-    pictures = [
-        given_picture(one, where)
-        for one in table_pictures(rows, task.input_column_name, where)
+    images = [
+        given_image(one, where)
+        for one in table_images(rows, task.input_column_name, where)
     ]
-    return ZeroShotData(pictures, [int(label) for label in labels], names, ["{c}"])
+    return ZeroShotData(images, [int(label) for label in labels], names, ["{c}"])
 
 
 def _unique_ids(rows: Table, where: str) -> list[str]:

@@ -54,7 +54,7 @@ def hub(mteb: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_embedder(tmp_path_factory: pytest.TempPathFactory) -> TinyEmbedder:
-    """A function from a seed to a model of random weights for texts and pictures,
+    """A function from a seed to a model of random weights for texts and images,
     in 24 dimensions.
     """
     tokenizer = tmp_path_factory.mktemp("tiny") / "tokenizer.json"

@@ -1,4 +1,4 @@
-"""Small data sets laid out as others lay theirs out: tars, tables and pictures for the tests of the
+"""Small data sets laid out as others lay theirs out: tars, tables and images for the tests of the
 readers.
 """
 
@@ -27,7 +27,7 @@ QUERIES = [
 QRELS = [("q1", "d2", 2), ("q1", "d1", 1), ("q1", "q2", 0), ("q2", "d2", 1)]
 
 
-def picture(number: int, form: str = "JPEG") -> bytes:
+def make_image(number: int, form: str = "JPEG") -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 6), (number * 20, 0, 0)).save(buffer, form)
     return buffer.getvalue()
@@ -51,7 +51,7 @@ def write_captioned(
         numbers = range(tar * per_tar, min((tar + 1) * per_tar, len(captions)))
         parts: dict[str, bytes] = {}
         for number in numbers:
-            parts[f"s{number:07d}.{form}"] = picture(
+            parts[f"s{number:07d}.{form}"] = make_image(
                 number, {"jpg": "JPEG"}.get(form, form.upper())
             )
             parts[f"s{number:07d}.txt"] = "\n".join(captions[number]).encode()
@@ -65,7 +65,7 @@ def write_classes(root: Path, labels: list[str]) -> Path:
     """As clip-benchmark/wds_vtab-cifar10 lies on the hub."""
     parts: dict[str, bytes] = {}
     for number, label in enumerate(labels):
-        parts[f"s{number:07d}.webp"] = picture(number, "WEBP")
+        parts[f"s{number:07d}.webp"] = make_image(number, "WEBP")
         parts[f"s{number:07d}.cls"] = label.encode()
     write_tar(root / "test" / "0.tar", parts)
     (root / "test" / "nshards.txt").write_text("1\n")
@@ -80,7 +80,7 @@ def write_crossmodal3600(root: Path) -> Path:
     (root / "images").mkdir(parents=True)
     rows = []
     for number in range(3):
-        (root / "images" / f"key{number}.jpg").write_bytes(picture(number))
+        (root / "images" / f"key{number}.jpg").write_bytes(make_image(number))
         words = {
             one: {
                 "caption": [f"{one} {number} {n}" for n in range(2)],
@@ -103,7 +103,7 @@ def write_xtd10(root: Path) -> Path:
     (root / "XTD10" / "test_image_names.txt").write_text("a.jpg\nb.jpg\nc.jpg\n")
     (root / "images").mkdir()
     for number, name in enumerate("abc"):
-        (root / "images" / f"{name}.jpg").write_bytes(picture(number))
+        (root / "images" / f"{name}.jpg").write_bytes(make_image(number))
     return root
 
 

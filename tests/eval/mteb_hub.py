@@ -83,8 +83,8 @@ def jpeg(number: int, colour: str) -> bytes:
     return kept.getvalue()
 
 
-def pictures(cells: list[bytes], **columns: Any) -> datasets.Dataset:
-    """A table with a column of pictures, as the hub has them: bytes that are decoded when asked."""
+def image_rows(cells: list[bytes], **columns: Any) -> datasets.Dataset:
+    """A table with a column of images, as the hub has them: bytes that are decoded when asked."""
     features = {"image": datasets.Image()}
     features.update({name: datasets.Value("string") for name in columns})
     image = [{"bytes": cell, "path": None} for cell in cells]
@@ -130,7 +130,7 @@ def _write_flickr(root: Path) -> None:
         for n, name in enumerate(names)
         for k in range(3)
     ]
-    shown = pictures(cells, id=[f"{n}.jpg" for n in range(24)])
+    shown = image_rows(cells, id=[f"{n}.jpg" for n in range(24)])
     said = datasets.Dataset.from_dict(
         {"id": [f"c{n}" for n in range(72)], "text": captions}
     )

@@ -37,7 +37,7 @@ def vector_of(content: bytes, dim: int = D) -> Vectors:
 
 
 class HashEncoder:
-    """A random unit vector for each text with its prompt, and for each picture; remembers what it
+    """A random unit vector for each text with its prompt, and for each image; remembers what it
     was asked.
     """
 
@@ -92,7 +92,7 @@ def _bytes(one: Plain, prompt: str = "") -> bytes:
     )
 
 
-def picture(seed: int) -> bytes:
+def make_image(seed: int) -> bytes:
     file = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(file, "PNG")
@@ -105,13 +105,13 @@ TEXTS = [f"text {number} " + "and more of it " * (number % 7) for number in rang
 def test_an_input_that_comes_again_in_another_form_place_or_task_is_not_encoded_again(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "a.png").write_bytes(picture(0))
+    (tmp_path / "a.png").write_bytes(make_image(0))
     encoder = HashEncoder()
     store = EmbeddingStore(encoder)
     same: list[Input] = [
         tmp_path / "a.png",
-        picture(0),
-        Deferred("tar/0.png", lambda: picture(0)),
+        make_image(0),
+        Deferred("tar/0.png", lambda: make_image(0)),
         "a",
         "a",
     ]
@@ -120,7 +120,7 @@ def test_an_input_that_comes_again_in_another_form_place_or_task_is_not_encoded_
     assert len(encoder.asked) == 2
     np.testing.assert_array_equal(
         found,
-        np.stack([vector_of(_bytes(one)) for one in [picture(0)] * 3 + ["a"] * 2]),
+        np.stack([vector_of(_bytes(one)) for one in [make_image(0)] * 3 + ["a"] * 2]),
     )
 
 
@@ -128,13 +128,20 @@ def test_an_input_that_comes_again_in_another_form_place_or_task_is_not_encoded_
 def test_vectors_come_in_the_order_of_the_inputs_whatever_the_order_they_are_encoded_in(
     tmp_path: Path, folder: str | None
 ) -> None:
-    inputs: list[Input] = [*TEXTS[:40], picture(1), *TEXTS[20:60], picture(2), TEXTS[0]]
+    inputs: list[Input] = [
+        *TEXTS[:40],
+        make_image(1),
+        *TEXTS[20:60],
+        make_image(2),
+        TEXTS[0],
+    ]
     found = EmbeddingStore(HashEncoder(), tmp_path / folder if folder else None).encode(
         inputs
     )
     np.testing.assert_array_equal(
-        found, np.stack([vector_of(_bytes(one)) for one in inputs])
-    )  # type: ignore[arg-type]  # all plain
+        found,
+        np.stack([vector_of(_bytes(one)) for one in inputs]),  # type: ignore[arg-type]  # plain
+    )
 
 
 def test_roles_share_a_text_where_their_prompts_are_the_same_and_only_there() -> None:
@@ -166,21 +173,22 @@ def test_a_prompt_is_not_mistaken_for_the_beginning_of_a_text() -> None:
     )
 
 
-def test_a_picture_has_one_vector_whatever_the_role() -> None:
+def test_an_image_has_one_vector_whatever_the_role() -> None:
     encoder = HashEncoder(prompts={"query": "q: ", "document": "d: "})
     store = EmbeddingStore(encoder)
     assert (
-        store.encode([picture(0)], "query") == store.encode([picture(0)], "document")
+        store.encode([make_image(0)], "query")
+        == store.encode([make_image(0)], "document")
     ).all()
     assert len(encoder.asked) == 1
 
 
-def test_a_text_with_a_picture_is_their_normalised_sum_and_its_parts_are_kept() -> None:
+def test_a_text_with_an_image_is_their_normalised_sum_and_its_parts_are_kept() -> None:
     encoder = HashEncoder(prompts={"query": "q: "})
     store = EmbeddingStore(encoder)
     text = vector_of(b"q: red")
-    image = vector_of(picture(0))
-    found = store.encode([Fused("red", picture(0)), "red"], "query")
+    image = vector_of(make_image(0))
+    found = store.encode([Fused("red", make_image(0)), "red"], "query")
     np.testing.assert_allclose(
         found[0], (text + image) / np.linalg.norm(text + image), atol=1e-6
     )
@@ -297,11 +305,11 @@ def test_blocks_grow_to_about_two_seconds_and_hold_texts_of_like_length(
     assert len(blocks[-1]) > 8 * len(blocks[0])
 
 
-def test_all_broken_pictures_are_named_and_all_others_are_encoded(
+def test_all_broken_images_are_named_and_all_others_are_encoded(
     tmp_path: Path,
 ) -> None:
-    good = [picture(number) for number in range(20)]
-    (tmp_path / "cut.png").write_bytes(picture(30)[:60])
+    good = [make_image(number) for number in range(20)]
+    (tmp_path / "cut.png").write_bytes(make_image(30)[:60])
     broken: list[Input] = [
         tmp_path / "cut.png",
         Deferred("test/0.tar: 17.jpg", lambda: b"<html>"),
@@ -313,11 +321,11 @@ def test_all_broken_pictures_are_named_and_all_others_are_encoded(
         store.encode([*good[:9], *broken, *good[9:]])
     assert str(tmp_path / "cut.png") in str(caught.value)
     assert "test/0.tar: 17.jpg" in str(caught.value)
-    assert "a picture of 7 bytes" in str(caught.value)
+    assert "an image of 7 bytes" in str(caught.value)
     assert len(store.encode(good)) == len(encoder.asked) == 20
 
 
-def test_an_empty_text_and_a_picture_that_is_gone_are_named() -> None:
+def test_an_empty_text_and_an_image_that_is_gone_are_named() -> None:
     store = EmbeddingStore(HashEncoder())
     with pytest.raises(ValueError, match=r"input 1 of 2 is ' '"):
         store.encode(["a", " "])

@@ -20,20 +20,18 @@ from eval.data.datasets import (
 )
 from eval.plan import Needs, plan, plan_table
 
-from .test_cache import HashEncoder, picture
+from .test_cache import HashEncoder, make_image
 
-PICTURES: list[Input] = [picture(number) for number in range(30)]
+IMAGES: list[Input] = [make_image(number) for number in range(30)]
 CAPTIONS: list[Input] = [f"caption {number}" for number in range(30)]
 TASKS: dict[str, TaskData] = {
     "pictures": RetrievalData(
-        CAPTIONS, PICTURES, [[number] for number in range(30)], both_ways=True
+        CAPTIONS, IMAGES, [[number] for number in range(30)], both_ways=True
     ),
-    "shop": RetrievalData(
-        ["a", Fused("b", PICTURES[0])], [*PICTURES[:5], "a"], [[0], [5]]
-    ),  # type: ignore[arg-type]  # bytes
+    "shop": RetrievalData(["a", Fused("b", IMAGES[0])], [*IMAGES[:5], "a"], [[0], [5]]),  # type: ignore[arg-type]  # bytes
     "pairs": PairData(["caption 0", "x"], ["y", "x"], [0.0, 1.0]),
     "classes": ZeroShotData(
-        PICTURES[:4], [0, 1, 0, 1], ["cat", "dog"], ["a {c}", "the {c}"]
+        IMAGES[:4], [0, 1, 0, 1], ["cat", "dog"], ["a {c}", "the {c}"]
     ),
 }
 
@@ -53,7 +51,7 @@ def test_distinct_inputs_are_counted_by_task_and_once_in_all(tmp_path: Path) -> 
 
 
 def test_what_the_store_has_is_not_to_be_encoded(tmp_path: Path) -> None:
-    EmbeddingStore(HashEncoder(), tmp_path).encode([*CAPTIONS[:10], *PICTURES[:3]])
+    EmbeddingStore(HashEncoder(), tmp_path).encode([*CAPTIONS[:10], *IMAGES[:3]])
     found = plan(EmbeddingStore(HashEncoder(), tmp_path), TASKS, measure=False)
     assert found.tasks["pictures"] == Needs(30, 30, 20, 27)
 
@@ -106,7 +104,7 @@ def test_the_table_has_a_line_a_task_and_the_time() -> None:
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(plan_table(plan(EmbeddingStore(HashEncoder()), TASKS), "mini"))
     printed = console.export_text()
-    assert "mini: 38 texts and 30 pictures to encode, about 0 s" in printed
+    assert "mini: 38 texts and 30 images to encode, about 0 s" in printed
     assert ["pictures", "30", "30", "30", "30"] in [
         line.split() for line in printed.splitlines()
     ]
@@ -120,7 +118,7 @@ def test_all_broken_images_are_named_before_the_others_are_encoded() -> None:
     broken: list[Input] = [b"broken %d" % number for number in range(10)]
     data = RetrievalData(
         CAPTIONS,
-        [*PICTURES[:20], *broken],
+        [*IMAGES[:20], *broken],
         [[number] for number in range(30)],
         both_ways=True,
     )

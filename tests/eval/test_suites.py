@@ -123,19 +123,17 @@ def test_everything_missing_is_named_in_one_error(tmp_path: Path) -> None:
         load_tasks(suite_of(one=PAIRS, two=other), tmp_path, "test")
 
 
-def test_missing_pictures_are_named_unless_they_are_not_wanted(tmp_path: Path) -> None:
+def test_missing_images_are_named_unless_they_are_not_wanted(tmp_path: Path) -> None:
     write_rows(
         tmp_path / "rows.jsonl",
         {"image": "a.jpg", "text": "one"},
         {"image": "b.jpg", "text": "two"},
     )
     (tmp_path / "a.jpg").touch()
-    suite = suite_of(pictures={"kind": "image-text", "rows": {"input": "rows.jsonl"}})
+    suite = suite_of(images={"kind": "image-text", "rows": {"input": "rows.jsonl"}})
     with pytest.raises(ValueError, match=r"missing \(1\): .*b\.jpg; "):
         load_tasks(suite, tmp_path, "test")
-    assert list(load_tasks(suite, tmp_path, "test", with_pictures=False)) == [
-        "pictures"
-    ]
+    assert list(load_tasks(suite, tmp_path, "test", with_images=False)) == ["pictures"]
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def start(nursery: Nursery) -> Iterator[Start]:
 
 @pytest.fixture(scope="session")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of eight uneven tars with 1,204 small pictures, each with two captions."""
+    """A folder of eight uneven tars with 1,204 small images, each with two captions."""
     folder = tmp_path_factory.mktemp("many")
     draw = np.random.default_rng(1)
     number = 0
@@ -114,7 +114,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with tarfile.open(folder / f"{shard:06}.tar", "w") as tar:
             for _ in range(size):
                 add_sample(
-                    tar, f"{number:06}", picture(number, draw), captions_of(number)
+                    tar, f"{number:06}", make_image(number, draw), captions_of(number)
                 )
                 number += 1
     return folder
@@ -127,7 +127,7 @@ def stretched(seconds: float) -> float:
     return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
-def picture(number: int, draw: np.random.Generator, format: str = "PNG") -> bytes:
+def make_image(number: int, draw: np.random.Generator, format: str = "PNG") -> bytes:
     """A noisy square of 20 x 20 in the colour that its caption says."""
     colour = list(COLOURS.values())[number % len(COLOURS)]
     pixels = np.clip(np.array(colour) + draw.normal(0, 20, (20, 20, 3)), 0, 255).astype(
@@ -139,7 +139,7 @@ def picture(number: int, draw: np.random.Generator, format: str = "PNG") -> byte
 
 
 def captions_of(number: int) -> bytes:
-    """The .json of a picture."""
+    """The .json of an image."""
     colour = list(COLOURS)[number % len(COLOURS)]
     thing = THINGS[number % len(THINGS)]
     return json.dumps(
@@ -154,7 +154,7 @@ def add_sample(
     captions: bytes,
     extension: str = "png",
 ) -> None:
-    """Append a picture and its captions to a tar."""
+    """Append an image and its captions to a tar."""
     for name, content in ((f"{key}.{extension}", image), (f"{key}.json", captions)):
         member = tarfile.TarInfo(name)
         member.size = len(content)

@@ -22,13 +22,13 @@ from training.data.loader import steps_from
 from training.data.order import Order, slots_of_rank
 from unimodal.shards.read import ShardSet
 
-STEPS = 30  # 15 of pictures (of 25 an epoch) and 15 of pairs (of 5 an epoch)
+STEPS = 30  # 15 of images (of 25 an epoch) and 15 of pairs (of 5 an epoch)
 WORLDS = (1, 2, 3, 4, 6, 12)
 
 
 @pytest.fixture
 def config(recipe: Recipe, many: Path) -> TrainConfig:
-    """Pictures in global batches of 48, pairs in batches of 12, both in 12 streams."""
+    """Images in global batches of 48, pairs in batches of 12, both in 12 streams."""
     # Workers that find their imports done start in milliseconds; it counts only before the first
     # worker of a session.
     get_context("forkserver").set_forkserver_preload(["training.data.loader"])

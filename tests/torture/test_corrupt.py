@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Recipe
-from tests.torture.conftest import Figure, Start, add_sample, captions_of, picture
+from tests.torture.conftest import Figure, Start, add_sample, captions_of, make_image
 from tests.torture.runs import dataset_of
 from training.config import TrainConfig
 from training.data.loader import steps_from
@@ -29,7 +29,7 @@ CAPTION = b'{"captions": ["a red mug"]}'
 
 
 def jpeg(number: int) -> bytes:
-    """A noisy picture of 64 x 48 as JPEG, progressive every other time."""
+    """A noisy image of 64 x 48 as JPEG, progressive every other time."""
     draw = np.random.default_rng(number)
     file = io.BytesIO()
     pixels = draw.integers(0, 255, (48, 64, 3), dtype=np.uint8)
@@ -63,14 +63,14 @@ def bomb(width: int = 30_000, height: int = 30_000) -> bytes:
 
 
 def broken(number: int) -> tuple[bytes, bytes, str]:
-    """The picture, the .json and the kind of a broken sample."""
-    png = picture(number, np.random.default_rng(number))
+    """The image, the .json and the kind of a broken sample."""
+    png = make_image(number, np.random.default_rng(number))
     kinds: list[tuple[bytes, bytes, str]] = [
         (jpeg(number)[: len(jpeg(number)) // 2], CAPTION, "cut jpeg"),
         (jpeg(number)[:-2], CAPTION, "jpeg without its end"),
         (png[: len(png) * 2 // 3], CAPTION, "cut png"),
         (b"<html><body>404 Not Found</body></html>", CAPTION, "html"),
-        (b"", CAPTION, "empty picture"),
+        (b"", CAPTION, "empty image"),
         (bomb(), CAPTION, "bomb"),
         (flipped(jpeg(number), 1), CAPTION, "jpeg, start marker flipped"),
         (flipped(jpeg(number), 3), CAPTION, "jpeg, second marker flipped"),
@@ -98,7 +98,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, s
                 if number in numbers:
                     image, captions, kinds[f"{number:06}"] = broken(len(kinds))
                 else:
-                    image = picture(number, draw)
+                    image = make_image(number, draw)
                     captions = captions_of(number)
                 add_sample(tar, f"{number:06}", image, captions)
     return folder, kinds

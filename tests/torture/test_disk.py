@@ -204,7 +204,7 @@ def flip(file: Path, draw: np.random.Generator) -> None:
 def test_a_shared_memory_of_64_mb_is_enough(
     recipe: Recipe, many: Path, start: Start, figure: Figure
 ) -> None:
-    config = large_pictures(recipe, many, {"steps": 12, "workers": 2})
+    config = large_images(recipe, many, {"steps": 12, "workers": 2})
     started = time.perf_counter()
     life = start(config, before={"small_shared_memory": {"size": 64 << 20}})
     status = life.wait(120)
@@ -212,13 +212,13 @@ def test_a_shared_memory_of_64_mb_is_enough(
         pytest.skip("mounting is not permitted")
     assert status == 0, life.said()
     figure(
-        "run of 12 steps of 256 pictures of 160 px with 64 MB of /dev/shm",
+        "run of 12 steps of 256 images of 160 px with 64 MB of /dev/shm",
         time.perf_counter() - started,
         "s",
     )
 
 
-def large_pictures(recipe: Recipe, many: Path, changes: dict[str, Any]) -> TrainConfig:
+def large_images(recipe: Recipe, many: Path, changes: dict[str, Any]) -> TrainConfig:
     """Batches of 20 MB: what two workers would fetch ahead does not fit into 64 MB."""
     source = {"squares": {"path": str(many)}}
     return recipe(

@@ -117,7 +117,7 @@ def test_memory_of_the_loader_does_not_grow_with_the_global_batch(
         for tar in many.glob("*.tar"):
             (tmp_path / f"{copy:02}-{tar.name}").symlink_to(tar)
     for global_batch in (512, 4096, 16_384):
-        pictures = {
+        images = {
             "kind": "image-text",
             "global_batch": global_batch,
             "max_length": 16,
@@ -126,7 +126,7 @@ def test_memory_of_the_loader_does_not_grow_with_the_global_batch(
         config = recipe(
             {
                 "model": {"preprocess": {"image_size": 224}},
-                "tasks": {"pictures": None, "more": pictures},
+                "tasks": {"pictures": None, "more": images},
             }
         )
         held[global_batch] = held_by_workers(config)

@@ -80,8 +80,9 @@ def test_a_killed_rank_is_an_error_on_the_others_and_other_numbers_of_ranks_go_o
             break
         before = num_rows(run)
         assert ranks[0].until(
-            lambda before=before: num_rows(run) > before + 5, START
-        ), ranks[0].said()  # type: ignore[misc]
+            lambda before=before: num_rows(run) > before + 5,  # type: ignore[misc]
+            START,
+        ), ranks[0].said()
         time.sleep(draw.uniform(0, 0.1))
         killed = draw.choice(ranks)
         killed.signal()

@@ -35,7 +35,7 @@ PATTERN = f"{{000000..{len(SIZES) - 1:06}}}.tar"
 
 @pytest.fixture(scope="module")
 def served(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the shards of `many` in `pictures`, each with its index beside it."""
+    """A folder with the shards of `many` in `images`, each with its index beside it."""
     folder = tmp_path_factory.mktemp("served")
     shutil.copytree(many, folder / "pictures")
     open_shards(folder / "pictures")
@@ -43,7 +43,7 @@ def served(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def from_url(recipe: Recipe, path: str, cache: Path, **changes: Any) -> TrainConfig:
-    """Pictures alone, in batches of 48, from wherever the path says."""
+    """Images alone, in batches of 48, from wherever the path says."""
     storage = {
         "cache": str(cache),
         "cache_gib": 1,

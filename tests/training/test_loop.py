@@ -174,7 +174,7 @@ def test_joint_adds_the_losses_and_both_towers_learn_in_every_step(
 def test_an_idle_tower_is_neither_decayed_nor_moved_by_its_momentum(
     recipe: Recipe, tmp_path: Path
 ) -> None:
-    # Steps 0, 2, ... are pictures, steps 1, 3, ... pairs: the image tower rests in the last step.
+    # Steps 0, 2, ... are images, steps 1, 3, ... pairs: the image tower rests in the last step.
     short = recipe(
         {
             "run": str(tmp_path / "a"),
@@ -591,7 +591,7 @@ def test_resuming_on_other_shards_is_refused(
         ),
         (
             {"model": {"image": None}},
-            "task 'pictures' is image-text and the model has no image tower",
+            "task 'images' is image-text and the model has no image tower",
         ),
         ({"init": "somewhere"}, "model and init are both given; take one of them out"),
     ],

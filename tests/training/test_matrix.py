@@ -2,8 +2,8 @@
 as the truth.
 
 {1, 2, 4 ranks} x {plain, cached, accumulated} x {plain, tiled} x {pairs, triplets} x {matryoshka} x
-{masks} x {ddp, fsdp}, each over four alternating steps of AdamW with an idle tower (pictures,
-texts, pictures, texts). The truth is written out here: the whole batch through each tower at once,
+{masks} x {ddp, fsdp}, each over four alternating steps of AdamW with an idle tower (images,
+texts, images, texts). The truth is written out here: the whole batch through each tower at once,
 the loss anchor by anchor.
 
 Tolerances. float64: every parameter's gradient in every step within 1e-12 of the norm of the whole
@@ -172,9 +172,9 @@ def _batches(cell: Cell, step: int, rank: int = 0, ranks: int = 1) -> list[Batch
     batches = []
     for number in range(1 + (cell.step == "accumulated")):
         draw = np.random.default_rng([step, number])
-        is_pictures = step % 2 == 0
+        is_images = step % 2 == 0
         count = _num_negatives(cell)
-        num_sides = 1 if is_pictures else 2 + count
+        num_sides = 1 if is_images else 2 + count
         texts = [
             [
                 draw.integers(4, 60, draw.integers(3, 12)).tolist()
@@ -195,7 +195,7 @@ def _batches(cell: Cell, step: int, rank: int = 0, ranks: int = 1) -> list[Batch
             texts[row][side] for side in range(min(2, num_sides)) for row in own
         ]
         laid_out += [
-            texts[row][2 + k] for row in own for k in range(count) if not is_pictures
+            texts[row][2 + k] for row in own for k in range(count) if not is_images
         ]
         flat = torch.tensor(
             [token for text in laid_out for token in text], dtype=torch.int32
@@ -203,14 +203,14 @@ def _batches(cell: Cell, step: int, rank: int = 0, ranks: int = 1) -> list[Batch
         batches.append(
             Batch(
                 place=BatchPlace(
-                    0, "pictures" if is_pictures else "texts", "made", 0, step
+                    0, "pictures" if is_images else "texts", "made", 0, step
                 ),
                 keys=[str(row) for row in own],
-                pixels=pixels[own.start : own.stop] if is_pictures else None,
+                pixels=pixels[own.start : own.stop] if is_images else None,
                 texts=TokenLists(flat, [len(text) for text in laid_out]),
                 ids=torch.from_numpy(ids)[own.start : own.stop],
                 hard_negative_ids=torch.from_numpy(hard_ids)[
-                    own.start : own.stop, : 0 if is_pictures else count
+                    own.start : own.stop, : 0 if is_images else count
                 ],
                 scores=None,
                 skipped=[],
@@ -231,14 +231,14 @@ def _true_loss(
         return rows.flip(0) if is_reversed else rows
 
     texts = turn(model.encode_text(*map(turn, pad_ids(batch.texts.lists(), 0))))
-    is_pictures = batch.pixels is not None
+    is_images = batch.pixels is not None
     query = (
         turn(model.encode_image(turn(batch.pixels)))
         if batch.pixels is not None
         else texts[:GLOBAL]
     )
-    document = texts if is_pictures else texts[GLOBAL : 2 * GLOBAL]
-    count = 0 if is_pictures else _num_negatives(cell)
+    document = texts if is_images else texts[GLOBAL : 2 * GLOBAL]
+    count = 0 if is_images else _num_negatives(cell)
     hard = texts[2 * GLOBAL :].split(count) if count else ()
     scale = model.logit_scales[batch.place.task].exp()
     total = torch.zeros((), dtype=texts.dtype)
@@ -436,9 +436,9 @@ def results(
         for like in {_like(cell) for cell in cells}:
             for step, point in enumerate(_trajectory(like)):
                 save_file(point.weights, folders[ranks] / f"{like}-weights-{step}")
-        torch.multiprocessing.spawn(
+        torch.multiprocessing.spawn(  # type: ignore[no-untyped-call, attr-defined]
             _rank, (ranks, cells, str(folders[ranks])), nprocs=ranks
-        )  # type: ignore[no-untyped-call, attr-defined]
+        )
     return folders
 
 

@@ -148,7 +148,7 @@ def test_a_corrupt_sample_is_replaced_and_named_and_the_batch_stays_full(
     with tarfile.open(tmp_path / "broken/000000.tar", "w") as tar:
         for number in range(30):
             for name, content in (
-                (f"{number:03}.jpg", b"no picture"),
+                (f"{number:03}.jpg", b"no image"),
                 (f"{number:03}.txt", b"a caption"),
             ):
                 if name == "007.jpg" or number == 7 or name.endswith("txt"):

@@ -175,7 +175,7 @@ def test_without_torchvision_s_decoder_the_pixels_are_the_same(
 
 
 @pytest.mark.parametrize("orientation", range(10))
-def test_both_decoders_turn_a_picture_alike(orientation: int) -> None:
+def test_both_decoders_turn_an_image_alike(orientation: int) -> None:
     image = photo(60, 40)
     for options in (
         {"exif": turned(orientation)},
@@ -328,7 +328,7 @@ def test_a_jpeg_cut_anywhere_is_refused(kind: str) -> None:
     exif = turned(6)
     options: dict[str, dict[str, object]] = {
         "baseline": {}, "progressive": {"progressive": True}, "turned": {"exif": exif},
-        # which ends as a whole picture does
+        # which ends as a whole image does
         "with a thumbnail": {"exif": exif + jpeg(photo(8, 8))},
     }  # fmt: skip
     content = jpeg(small, **options[kind])
@@ -349,7 +349,7 @@ def test_a_jpeg_cut_anywhere_is_refused(kind: str) -> None:
         b"\0\0\0\0" + jpeg(photo(9, 9))[4:],
     ],
 )
-def test_what_is_no_picture_is_refused_in_one_sentence(content: bytes) -> None:
+def test_what_is_no_image_is_refused_in_one_sentence(content: bytes) -> None:
     with pytest.raises(
         ValueError, match=r"bytes is not a readable image \(.*\); give JPEG, PNG"
     ):
@@ -437,7 +437,7 @@ def test_the_box_is_what_torchvision_s_formula_gives_for_the_same_draws() -> Non
 
 
 def plane(width: int, height: int) -> bytes:
-    """A picture whose red is the column and whose green is the row, in 0..255 of its own size."""
+    """An image whose red is the column and whose green is the row, in 0..255 of its own size."""
     x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     return png(Image.fromarray(np.stack([x, y, 0 * x], axis=-1).astype(np.uint8)))
 
@@ -463,7 +463,7 @@ def test_a_crop_keeps_the_share_and_the_ratio_that_were_asked_for(
         assert 0.8 < (wide * size[0]) / (high * size[1]) < 1.25
 
 
-def test_a_picture_too_long_for_the_share_gives_its_largest_centred_crop_not_a_squashed_one() -> (
+def test_an_image_too_long_for_the_share_gives_its_largest_centred_crop_not_a_squashed_one() -> (
     None
 ):
     wide, high = seen(

@@ -41,7 +41,7 @@ SMALL_DATA = data.DataSizes(
     image_size=16,
     short_sides=((48, ">= 3.3"), (64, ">= 2.8")),
     drawn=2,
-    pictures=16,
+    images=16,
     batch=8,
     samples=24,
     captions=40,
@@ -95,12 +95,12 @@ def test_bench_data_has_a_row_for_each_peer() -> None:
     ]
 
 
-def test_both_loaders_give_the_same_pictures_and_captions(tmp_path: Path) -> None:
-    pictures = [
+def test_both_loaders_give_the_same_images_and_captions(tmp_path: Path) -> None:
+    images = [
         photographs.encode(photographs.draw_photograph(seed, 64), 64)
         for seed in range(3)
     ]
-    shards = photographs.pack(pictures, 16, tmp_path / "shards")
+    shards = photographs.pack(images, 16, tmp_path / "shards")
     dataset = data.open_dataset(tmp_path / "shards", SMALL_DATA)
     theirs = data.open_clip_batches(shards, SMALL_DATA)
     ours = [batch for step in steps_from(dataset, 0, 2, workers=0) for batch in step]

@@ -135,7 +135,7 @@ def _encode_where_only_the_first_has_files(
 
 
 @pytest.mark.parametrize("largest", [1, 1 << 20])
-def test_the_first_rank_alone_needs_the_files_of_pictures(
+def test_the_first_rank_alone_needs_the_files_of_images(
     recipe: Recipe, world: Path, tmp_path: Path, largest: int
 ) -> None:
     config = recipe()
@@ -254,7 +254,7 @@ def _encode_something_broken(rank: int, config: TrainConfig, items: list[Item]) 
 def test_what_one_rank_cannot_encode_is_raised_by_the_first_and_all_go_on(
     recipe: Recipe, tmp_path: Path, place: int
 ) -> None:
-    items: list[Item] = [*TEXTS[:place], b"no picture", *TEXTS[place:]]
+    items: list[Item] = [*TEXTS[:place], b"no image", *TEXTS[place:]]
     found = _two(
         tmp_path,
         functools.partial(_encode_something_broken, config=recipe(), items=items),
@@ -316,7 +316,7 @@ except ValueError as error:
 def scores(embedder: Embedder, should_stop: Callable[[], bool]) -> dict[str, float]:
     """How well captions find squares of their colour."""
     world = Path(os.environ["WORLD"])
-    pictures = embedder.encode([world / f"images/{number}.png" for number in range(40)])
+    images = embedder.encode([world / f"images/{number}.png" for number in range(40)])
     if os.environ.get("STOPS"):
         assert type(embedder).__name__ == "SharedEmbedder"
         os.kill(os.getpid(), signal.SIGTERM)
@@ -328,7 +328,7 @@ def scores(embedder: Embedder, should_stop: Callable[[], bool]) -> dict[str, flo
             for number in range(40)
         ]
     )
-    similarities = embedder.similarity(texts, pictures)
+    similarities = embedder.similarity(texts, images)
     return {
         "squares mean": float(similarities.mean()),
         "squares own": float(np.diag(similarities).mean()),
@@ -460,7 +460,7 @@ def test_the_first_rank_alone_loads_and_what_it_raises_is_raised_by_all(
 
 def _validated_by(suite: Path, recipe: Recipe, steps: int) -> TrainConfig:
     suite.write_text(
-        "tasks: {squares: {kind: image-text, rows: {input: pictures.jsonl}, text: captions}}\n"
+        "tasks: {squares: {kind: image-text, rows: {input: images.jsonl}, text: captions}}\n"
     )
     return recipe(
         {
@@ -491,7 +491,7 @@ def test_missing_data_of_validation_is_said_by_both_ranks_before_the_run_begins(
     printed = _run_two(config, tmp_path, tmp_path / "empty", COMMAND)
     for rank in range(2):
         assert (
-            f"rank {rank}: files of the suite that are missing (1): pictures.jsonl"
+            f"rank {rank}: files of the suite that are missing (1): images.jsonl"
             in printed
         )
     assert not Path(config.run).exists()

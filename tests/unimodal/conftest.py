@@ -1,4 +1,4 @@
-"""Tiny models, pictures and texts that the library's tests share."""
+"""Tiny models, images and texts that the library's tests share."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def image_config() -> ImageTowerConfig:
 
 @pytest.fixture(scope="session")
 def tiny(image_config: ImageTowerConfig, text_config: TextTowerConfig) -> ModelConfig:
-    """A ViT for pictures of 32 x 32 and a BERT, into 24 dimensions."""
+    """A ViT for images of 32 x 32 and a BERT, into 24 dimensions."""
     return ModelConfig(
         embed_dim=24,
         image=image_config,
@@ -110,8 +110,8 @@ def texts() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def pictures() -> list[Image.Image]:
-    """Six pictures of noise of odd sizes."""
+def images() -> list[Image.Image]:
+    """Six images of noise of odd sizes."""
     rng = np.random.default_rng(0)
     return [
         Image.fromarray(
@@ -122,9 +122,9 @@ def pictures() -> list[Image.Image]:
 
 
 @pytest.fixture(scope="session")
-def mixture(texts: list[str], pictures: list[Image.Image]) -> list[Item]:
-    """All texts, then all pictures."""
-    return [*texts, *pictures]
+def mixture(texts: list[str], images: list[Image.Image]) -> list[Item]:
+    """All texts, then all images."""
+    return [*texts, *images]
 
 
 @pytest.fixture(scope="session")

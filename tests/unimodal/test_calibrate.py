@@ -59,15 +59,15 @@ def test_the_means_are_those_of_the_wanted_rows(model: Path, table: Path) -> Non
         for n, colour in enumerate(("red", "green", "blue", "black"))
         for text in (f"a {colour} ball", f"{n} hats")
     ]
-    pictures = [table.parent / f"{number}.png" for number in range(4)]
+    images = [table.parent / f"{number}.png" for number in range(4)]
     np.testing.assert_allclose(
         found.text_mean, embedder.encode(texts).mean(axis=0), atol=1e-6
     )
     np.testing.assert_allclose(
-        found.image_mean, embedder.encode(pictures).mean(axis=0), atol=1e-6
+        found.image_mean, embedder.encode(images).mean(axis=0), atol=1e-6
     )
     assert (
-        np.abs(centre(embedder.encode(pictures), found.image_mean).mean(axis=0)).max()
+        np.abs(centre(embedder.encode(images), found.image_mean).mean(axis=0)).max()
         < 0.3
     )
 
@@ -107,7 +107,7 @@ def test_a_limit_draws_rows_by_the_seed(model: Path, table: Path) -> None:
 def test_rows_that_cannot_be_used_are_counted_in_a_warning(
     model: Path, table: Path
 ) -> None:
-    (table.parent / "1.png").write_bytes(b"no picture")
+    (table.parent / "1.png").write_bytes(b"no image")
     with pytest.warns(UserWarning, match="1 samples .* the first: row 1: "):
         assert calibrate_model(model, str(table), OPTIONS) == (6, 3)
 
@@ -142,8 +142,8 @@ def test_a_table_needs_its_fields_named(model: Path, table: Path) -> None:
         calibrate_model(model, str(table))
 
 
-def test_a_source_without_usable_pictures_says_why(model: Path, table: Path) -> None:
-    with pytest.raises(ValueError, match="no picture with a caption: row 0: "):
+def test_a_source_without_usable_images_says_why(model: Path, table: Path) -> None:
+    with pytest.raises(ValueError, match="no image with a caption: row 0: "):
         calibrate_model(model, str(table), ["image=title", "captions=[note]"])
 
 

@@ -37,12 +37,12 @@ def folder(tmp_path: Path) -> Path:
 
 def test_centring_closes_the_gap_between_the_means() -> None:
     texts = cone(0, 0)
-    pictures = cone(1, 5)
-    calibration = fit_calibration(texts, pictures)
+    images = cone(1, 5)
+    calibration = fit_calibration(texts, images)
     moved_texts = centre(texts, calibration.text_mean)
-    moved_pictures = centre(pictures, calibration.image_mean)
-    assert np.linalg.norm(texts.mean(axis=0) - pictures.mean(axis=0)) > 1
-    assert np.linalg.norm(moved_texts.mean(axis=0) - moved_pictures.mean(axis=0)) < 0.1
+    moved_images = centre(images, calibration.image_mean)
+    assert np.linalg.norm(texts.mean(axis=0) - images.mean(axis=0)) > 1
+    assert np.linalg.norm(moved_texts.mean(axis=0) - moved_images.mean(axis=0)) < 0.1
     np.testing.assert_allclose(np.linalg.norm(moved_texts, axis=1), 1, atol=1e-6)
     assert moved_texts.dtype == np.float32
 

@@ -28,12 +28,12 @@ def saved(tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer) -> str:
 
 
 @pytest.fixture
-def gallery(tmp_path: Path, pictures: list[Image.Image]) -> Path:
+def gallery(tmp_path: Path, images: list[Image.Image]) -> Path:
     folder = tmp_path / "gallery"
     (folder / "deep").mkdir(parents=True)
-    for name, picture in zip(NAMES, pictures, strict=True):
+    for name, picture in zip(NAMES, images, strict=True):
         picture.save(folder / name, "JPEG" if name.endswith("JPG") else None)
-    (folder / "notes.md").write_text("no picture", encoding="utf-8")
+    (folder / "notes.md").write_text("no image", encoding="utf-8")
     return folder
 
 
@@ -42,7 +42,7 @@ def embedded(out: Path) -> tuple[Any, list[dict[str, Any]]]:
     return np.load(out / "vectors.npy"), [json.loads(line) for line in lines]
 
 
-def test_a_folder_gives_its_pictures_in_the_order_of_their_names(
+def test_a_folder_gives_its_images_in_the_order_of_their_names(
     saved: str, gallery: Path, tmp_path: Path, embedder: Embedder
 ) -> None:
     assert embed_source(saved, gallery, tmp_path / "out", device="cpu") == (6, 24, 0, 0)
@@ -89,10 +89,12 @@ def test_a_table_gives_the_fields_that_are_named(
     (gallery / "rows.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
     )
-    options = {{"title": "text", "photo": "image"}[field]: field for field in fields}
+    options: Any = {
+        {"title": "text", "photo": "image"}[field]: field for field in fields
+    }
     assert embed_source(
         saved, gallery / "rows.jsonl", tmp_path / "out", device="cpu", **options
-    ) == (2, 24, 0, 0)  # type: ignore[arg-type]  # text and image only
+    ) == (2, 24, 0, 0)
     wanted = [
         {
             kind: gallery / row[field] if kind == "image" else row[field]
@@ -130,7 +132,7 @@ def test_a_table_gives_the_fields_that_are_named(
     ],
 )
 def test_a_field_that_cannot_be_embedded_is_refused(
-    saved: str, tmp_path: Path, options: dict[str, str], message: str
+    saved: str, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     (tmp_path / "rows.jsonl").write_text(
         '{"title": "a", "photos": ["b.png"]}\n', encoding="utf-8"
@@ -138,7 +140,7 @@ def test_a_field_that_cannot_be_embedded_is_refused(
     with pytest.raises(ValueError, match=message):
         embed_source(
             saved, tmp_path / "rows.jsonl", tmp_path / "out", device="cpu", **options
-        )  # type: ignore[arg-type]  # text and image only
+        )
     assert not (tmp_path / "out").exists()
 
 

@@ -59,9 +59,9 @@ def test_vectors_are_those_of_the_model(
         pixels = [
             image_to_pixels(picture, model.config.preprocess) for picture in pictures
         ]
-        expected_pictures = model.encode_image(torch.stack(pixels))
+        expected_images = model.encode_image(torch.stack(pixels))
     assert_close(embedder.encode(texts), expected_texts)
-    assert_close(embedder.encode(pictures), expected_pictures)
+    assert_close(embedder.encode(pictures), expected_images)
 
 
 def test_the_order_of_a_mixture_is_kept_however_it_is_batched(
@@ -95,7 +95,7 @@ def test_an_empty_list_gives_no_rows(embedder: Embedder) -> None:
 
 
 @pytest.mark.parametrize("weight", [None, 0, 0.25, 1])
-def test_text_and_picture_together_are_their_normalised_weighted_sum(
+def test_text_and_image_together_are_their_normalised_weighted_sum(
     embedder: Embedder, pictures: list[Image.Image], weight: float | None
 ) -> None:
     text, picture = embedder.encode(["a red hat", pictures[0]])
@@ -117,7 +117,7 @@ def test_a_mapping_with_one_part_is_that_part_whatever_the_weight(
     assert_close(embedder.encode(one_each), expected)
 
 
-def test_a_str_is_a_text_even_if_a_picture_has_that_name(
+def test_a_str_is_a_text_even_if_an_image_has_that_name(
     embedder: Embedder,
     pictures: list[Image.Image],
     tmp_path: Path,
@@ -130,7 +130,7 @@ def test_a_str_is_a_text_even_if_a_picture_has_that_name(
     assert not np.allclose(embedder.encode(Path("hat.png")), before)
 
 
-def test_a_path_its_bytes_and_the_opened_picture_have_one_vector(
+def test_a_path_its_bytes_and_the_opened_image_have_one_vector(
     embedder: Embedder, pictures: list[Image.Image], tmp_path: Path
 ) -> None:
     exif = Image.Exif()
@@ -611,7 +611,7 @@ def test_the_open_clip_models_that_others_publish_load_by_name(
     assert embedder.config.preprocess.image_size == 32
 
 
-def test_the_next_batch_of_pictures_and_no_more_is_decoded_while_the_model_runs(
+def test_the_next_batch_of_images_and_no_more_is_decoded_while_the_model_runs(
     embedder: Embedder, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = embedder.encode(pictures)
@@ -641,7 +641,7 @@ def test_the_next_batch_of_pictures_and_no_more_is_decoded_while_the_model_runs(
     assert waits == [4, 2, 0]  # its own two and the next two; the last two; none
 
 
-def test_several_copies_of_a_model_give_the_pictures_in_order(
+def test_several_copies_of_a_model_give_the_images_in_order(
     model: DualEncoder, tokenizer: Tokenizer, pictures: list[Image.Image]
 ) -> None:
     several = Embedder(model, tokenizer, device=["cpu", "cpu", "cpu"])

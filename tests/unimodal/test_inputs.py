@@ -1,4 +1,4 @@
-"""An item is a text, a picture or both with shares that add up to one."""
+"""An item is a text, an image or both with shares that add up to one."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def test_a_bf16_model_gives_nearly_the_same_vectors(model: DualEncoder) -> None:
     )
 
 
-def test_a_text_only_model_embeds_texts_and_refuses_pictures(
+def test_a_text_only_model_embeds_texts_and_refuses_images(
     text_config: TextTowerConfig,
 ) -> None:
     model = build_model(ModelConfig(embed_dim=24, text=text_config))
@@ -123,7 +123,7 @@ def test_a_text_only_model_embeds_texts_and_refuses_pictures(
         model.encode_image(pixels())
 
 
-def test_an_image_only_model_embeds_pictures_and_refuses_texts(
+def test_an_image_only_model_embeds_images_and_refuses_texts(
     image_config: ImageTowerConfig,
 ) -> None:
     model = build_model(
@@ -132,7 +132,7 @@ def test_an_image_only_model_embeds_pictures_and_refuses_texts(
         )
     )
     assert model.encode_image(pixels()).shape == (4, 24)
-    with pytest.raises(ValueError, match="no text tower; it embeds pictures alone"):
+    with pytest.raises(ValueError, match="no text tower; it embeds images alone"):
         model.encode_text(*pad_ids(token_lists(), 0))
 
 

@@ -1,4 +1,4 @@
-"""Raw samples -> a piece of a batch (what a worker sends) -> one rank's batch: pictures as uint8,
+"""Raw samples -> a piece of a batch (what a worker sends) -> one rank's batch: images as uint8,
 token ids.
 """
 
@@ -32,7 +32,7 @@ NUM_IDS = 3  # query, document, label
 
 
 class Example(NamedTuple):
-    """One decoded sample: a picture with its caption, or a query with its document and hard
+    """One decoded sample: an image with its caption, or a query with its document and hard
     negatives.
     """
 
@@ -67,7 +67,7 @@ class TokenLists(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One rank's part of a global batch. B pictures or queries, K hard negatives each, A ids a
+    """One rank's part of a global batch. B images or queries, K hard negatives each, A ids a
     pair.
     """
 

@@ -35,7 +35,7 @@ from .mixture import BatchPlace, Plan, make_order
 from .order import Order, generator, slots_of_rank
 
 MAX_SUBSTITUTES = 16
-PIECE = 128  # samples: 20 MB of pictures at 224 pixels
+PIECE = 128  # samples: 20 MB of images at 224 pixels
 _AHEAD = 1 << 30  # bytes of pieces that may wait for training
 
 
@@ -150,7 +150,7 @@ class StepDataset(Dataset[Piece]):
 
     @property
     def is_small(self) -> bool:
-        """Whether the next step's pictures may wait beside those of the one that is computed."""
+        """Whether the next step's images may wait beside those of the one that is computed."""
         return self._pieces_in_step() <= self._pieces_in_memory()
 
     def num_ahead(self) -> int:
@@ -161,12 +161,12 @@ class StepDataset(Dataset[Piece]):
 
     def _pieces_in_memory(self) -> int:
         size = self._model.preprocess.image_size
-        pictures = any(
+        images = any(
             task.kind == "image-text"
             for stage in self._stages
             for task in stage.tasks.values()
         )
-        return _AHEAD // (PIECE * 3 * size * size if pictures else 1 << 20)
+        return _AHEAD // (PIECE * 3 * size * size if images else 1 << 20)
 
     def _pieces_in_step(self) -> int:
         return max(

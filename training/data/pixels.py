@@ -119,17 +119,17 @@ def _crop_as_stored(
 def draw_box(
     width: int, height: int, config: AugmentConfig, draw: np.random.Generator
 ) -> Box:
-    """A random crop (Szegedy et al., 2015, as torchvision's RandomResizedCrop) of a picture of
+    """A random crop (Szegedy et al., 2015, as torchvision's RandomResizedCrop) of an image of
     width x height.
 
-    Where ten draws do not fit into the picture (it is too long for the share asked), the largest
+    Where ten draws do not fit into the image (it is too long for the share asked), the largest
     centred crop of the nearest allowed ratio is taken.
     """
     (least, most), (low, high) = config.crop_scale, config.crop_ratio
     log_low = math.log(low)
     log_high = math.log(high)
     for _ in range(10):
-        # As draw.uniform, in half the time: of a picture of 4:3 six draws in the mean do not fit.
+        # As draw.uniform, in half the time: of an image of 4:3 six draws in the mean do not fit.
         area = width * height * (least + (most - least) * draw.random())
         ratio = math.exp(log_low + (log_high - log_low) * draw.random())
         crop_width = round(math.sqrt(area * ratio))
@@ -177,7 +177,7 @@ def _decode_jpeg(content: bytes) -> Tensor | None:
 
 @functools.cache
 def _torchvision() -> Callable[[Tensor], Tensor] | None:
-    """Its decoder to RGB, imported late: that takes a second, which workers without pictures spare.
+    """Its decoder to RGB, imported late: that takes a second, which workers without images spare.
 
     The operator, not `decode_jpeg` around it, which takes 17 us to say that it will move to
     torchcodec (torchvision 0.29). None where it is gone: Pillow's pixels are the same.

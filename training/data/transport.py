@@ -47,7 +47,7 @@ def _receive(duplicate: Any, shape: tuple[int, ...], dtype: str) -> Shared:
         descriptor = duplicate.detach()
     except (EOFError, OSError) as error:
         raise ConnectionError(
-            f"a loader process ended before its pictures were taken ({type(error).__name__}); "
+            f"a loader process ended before its images were taken ({type(error).__name__}); "
             "was it killed, for want of memory perhaps? Go on with --resume."
         ) from None
     try:

@@ -36,7 +36,7 @@ def task_loss(
 ) -> Tensor:
     """The loss of the global batch that this rank holds a part of -> (), the same on every rank.
 
-    vectors: of each tower, the (B, D) pictures and the texts as the batch lays them out.
+    vectors: of each tower, the (B, D) images and the texts as the batch lays them out.
     tile: InfoNCE of more than two tiles of queries is computed tile by tile.
     """
     query, document, hard = sides(batch, vectors)
@@ -105,7 +105,7 @@ def task_loss(
 def sides(
     batch: Batch, vectors: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Pictures and captions, or queries, documents and hard negatives -> (B, D), (B, D), (B, K, D)
+    """Images and captions, or queries, documents and hard negatives -> (B, D), (B, D), (B, K, D)
     or None.
     """
     texts = vectors["text"]

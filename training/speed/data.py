@@ -3,9 +3,9 @@ Pillow, float32 tensors.
 
 open_clip_torch 3.3 with webdataset 1.0.2 fails on training shards (KeyError 'fname'), so the peer
 is the stages that `open_clip_train.data` puts together, with webdataset's own reader of tars.
-Pictures and captions: `photographs`.
+Images and captions: `photographs`.
 
-B pictures of a batch, S image size, L tokens.
+B images of a batch, S image size, L tokens.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class DataSizes(NamedTuple):
         (256, ">= 3.3"),
         (512, ">= 2.8"),
     )  # of the JPEGs, and the targets
-    drawn: int = 32  # different pictures
-    pictures: int = 256
+    drawn: int = 32  # different images
+    images: int = 256
     batch: int = 128
     samples: int = 2048  # read without decoding
     captions: int = 4096
@@ -79,10 +79,10 @@ def bench_data(
         drawn = [draw_photograph(seed, largest) for seed in range(sizes.drawn)]
         rows = []
         for short, target in sizes.short_sides:
-            pictures = [encode(picture, short) for picture in drawn]
+            images = [encode(picture, short) for picture in drawn]
             rows.append(
                 _from_shards_to_batches(
-                    pictures, short, target, Path(name), sizes, rounds, tick
+                    images, short, target, Path(name), sizes, rounds, tick
                 )
             )
         smallest = [
@@ -95,7 +95,7 @@ def bench_data(
 
 
 def _from_shards_to_batches(
-    pictures: Sequence[bytes],
+    images: Sequence[bytes],
     short: int,
     target: str,
     root: Path,
@@ -103,12 +103,12 @@ def _from_shards_to_batches(
     rounds: int,
     tick: Tick,
 ) -> Row:
-    shards = pack(pictures, sizes.pictures, root / f"{short} px")
+    shards = pack(images, sizes.images, root / f"{short} px")
     dataset = open_dataset(shards[0].parent, sizes)
     theirs = open_clip_batches(shards, sizes)
 
     def ours_run() -> list[Tensor]:
-        steps = steps_from(dataset, 0, sizes.pictures // sizes.batch, workers=0)
+        steps = steps_from(dataset, 0, sizes.images // sizes.batch, workers=0)
         return [
             _shape(
                 batch.pixels
@@ -123,9 +123,9 @@ def _from_shards_to_batches(
         f"{short} px, open_clip": lambda: [_shape(pixels for pixels, _ in theirs())],
     }
     ours, peer = timed(runs, rounds, tick, clock := cpu_clock()).values()
-    size = sum(map(len, pictures)) / len(pictures) / 1000
+    size = sum(map(len, images)) / len(images) / 1000
     name = (
-        f"{sizes.pictures} JPEGs of {short} px and {size:.0f} KB with captions, from shards to "
+        f"{sizes.images} JPEGs of {short} px and {size:.0f} KB with captions, from shards to "
         f"batches of {sizes.batch} at {sizes.image_size} px"
     )
     return make_row(
@@ -134,14 +134,14 @@ def _from_shards_to_batches(
 
 
 def _shape(batches: Iterator[Tensor]) -> Tensor:
-    """() how many numbers all the pictures have."""
+    """() how many numbers all the images have."""
     return torch.tensor(sum(pixels.numel() for pixels in batches))
 
 
 def open_dataset(
     folder: Path, sizes: DataSizes, kind: type[StepDataset] = StepDataset
 ) -> StepDataset:
-    """Our loader of the shards in a folder: every step is one batch of pictures."""
+    """Our loader of the shards in a folder: every step is one batch of images."""
     tokenizer, text = load_tokenizer(CLIP)
     task = TaskConfig(
         kind="image-text",
@@ -193,9 +193,9 @@ def open_clip_batches(
 
 
 def _without_decoding(
-    pictures: Sequence[bytes], root: Path, sizes: DataSizes, rounds: int, tick: Tick
+    images: Sequence[bytes], root: Path, sizes: DataSizes, rounds: int, tick: Tick
 ) -> Row:
-    shards = pack(pictures, sizes.samples, root / "samples")
+    shards = pack(images, sizes.samples, root / "samples")
     dataset = open_dataset(shards[0].parent, sizes)
     (order,), (shard_set,), wds = (
         dataset.plan.orders.values(),
@@ -274,11 +274,11 @@ def _from_worker_to_main(
         for values in found.values()
     )
     name = (
-        f"a batch of {sizes.batch} decoded pictures of {sizes.image_size} px from one worker "
+        f"a batch of {sizes.batch} decoded images of {sizes.image_size} px from one worker "
         "to the main process"
     )
     peer = (
-        "torch DataLoader of float32 pictures and padded int64 texts, as open_clip's "
+        "torch DataLoader of float32 images and padded int64 texts, as open_clip's "
         "pipeline gives"
     )
     return [
@@ -315,7 +315,7 @@ def _cpu_and_bytes(
 
 
 class ReadyPieces(StepDataset):
-    """Our batches where pictures are decoded already: what is left is to stack and to send them.
+    """Our batches where images are decoded already: what is left is to stack and to send them.
 
     The first key is the CPU time of the worker.
     """
@@ -323,12 +323,10 @@ class ReadyPieces(StepDataset):
     def __getitem__(self, place: PiecePlace) -> Piece:
         size = self._model.preprocess.image_size
         count = place.stop - place.start
-        pictures: list[NDArray[np.uint8]] = [
-            np.zeros((3, size, size), np.uint8)
-        ] * count
+        images: list[NDArray[np.uint8]] = [np.zeros((3, size, size), np.uint8)] * count
         return Piece(
             keys=[str(time.process_time())] * count,
-            pixels=Shared(np.stack(pictures)),
+            pixels=Shared(np.stack(images)),
             texts=[(np.zeros(16 * count, np.int32), [16] * count)],
             ids=np.zeros((count, 3), np.int64),
             scores=np.zeros((count, 0)),
@@ -337,7 +335,7 @@ class ReadyPieces(StepDataset):
 
 
 class ReadyBatches(IterableDataset[tuple[float, Tensor, Tensor]]):
-    """The peer's batches where pictures are decoded already, with the CPU time of the worker."""
+    """The peer's batches where images are decoded already, with the CPU time of the worker."""
 
     def __init__(self, sizes: DataSizes) -> None:
         self._sizes = sizes

@@ -45,7 +45,7 @@ EVERYTHING = 1e6  # GiB of graphs: more than there is
 
 
 class Cached(NamedTuple):
-    """A step on pictures and captions in small chunks: ViT-Ti and a BERT of six layers. Smaller in
+    """A step on images and captions in small chunks: ViT-Ti and a BERT of six layers. Smaller in
     the tests.
     """
 
@@ -56,7 +56,7 @@ class Cached(NamedTuple):
     layers: int = 6
     width: int = 192
     tokens: int = 32  # of every caption
-    # of the activations: three chunks in four, since pictures come first and are larger
+    # of the activations: three chunks in four, since images come first and are larger
     kept: float = 0.9
 
 

@@ -23,7 +23,7 @@ from .serve import serve
 from .train import plot, train
 
 app = typer.Typer(
-    help="Train, measure and serve one embedding space for text and pictures.",
+    help="Train, measure and serve one embedding space for text and images.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -77,7 +77,7 @@ def demo(
     )
     write_page(
         folder / "index.html",
-        title="One space for pictures and words",
+        title="One space for images and words",
         introduction="A small model, trained on this machine on products that draw themselves, "
         "searches products whose combination of kind, colour and pattern it has never "
         "seen, asked in wordings it has never read.",
@@ -108,7 +108,7 @@ def demo(
 
 
 def index_catalogue(model: Path, data: Path, store: Path) -> None:
-    """The test products in a store: title, description and picture; what was embedded before is not
+    """The test products in a store: title, description and image; what was embedded before is not
     embedded again.
     """
     from unimodal.search.index.items import IndexConfig
@@ -146,7 +146,7 @@ def offer_search(model: Path, store: Path) -> None:
     if find_spec("uvicorn") is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return
     if typer.confirm(
-        "Serve it now, and search by words and pictures in your browser?",
+        "Serve it now, and search by words and images in your browser?",
         default=True,
         err=True,
     ):

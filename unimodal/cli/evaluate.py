@@ -127,7 +127,7 @@ def evaluate(
         _check_dims(asked_dims, encoder, name)
         vectors = EmbeddingStore(encoder, store, dtype=store_dtype, show_progress=None)
         loaded = load_tasks(
-            tasks, data, split, with_pictures="image" in encoder.modalities
+            tasks, data, split, with_images="image" in encoder.modalities
         )
         work = plan(vectors, loaded)
         if dry_run:

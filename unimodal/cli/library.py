@@ -83,21 +83,21 @@ def calibrate(
     ],
     overrides: Overrides = None,
     limit: Annotated[
-        int, typer.Option(min=2, help="Take at most so many pictures.")
+        int, typer.Option(min=2, help="Take at most so many images.")
     ] = 2000,
     device: Annotated[
         str | None, typer.Option(help="Default: a GPU where there is one.")
     ] = None,
 ) -> None:
-    """Write the means of texts and pictures into a model: `load(MODEL, calibrated=True)` then
+    """Write the means of texts and images into a model: `load(MODEL, calibrated=True)` then
     closes the gap.
     """
     from unimodal.calibrate import calibrate_model
 
-    texts, pictures = calibrate_model(
+    texts, images = calibrate_model(
         model, source, overrides or [], limit=limit, device=device
     )
-    say(f"{model} is calibrated on {texts:,} texts and {pictures:,} pictures")
+    say(f"{model} is calibrated on {texts:,} texts and {images:,} images")
 
 
 def pack(

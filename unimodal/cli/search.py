@@ -266,7 +266,7 @@ def search(
     ] = "",
     image: Annotated[
         Path | None,
-        typer.Option(help="A picture to look for; with WORDS, both together."),
+        typer.Option(help="An image to look for; with WORDS, both together."),
     ] = None,
     like: Annotated[
         str,
@@ -276,7 +276,7 @@ def search(
     ] = "",
     weight: Annotated[
         float,
-        typer.Option(help="The picture's share (0 to 1), or the item's, beside WORDS."),
+        typer.Option(help="The image's share (0 to 1), or the item's, beside WORDS."),
     ] = 0.5,
     without: Annotated[
         list[str] | None,
@@ -327,7 +327,7 @@ def search(
         bool, typer.Option("--json", help="Print JSON instead of a table.")
     ] = False,
 ) -> None:
-    """Find by words, a picture, both, or an item: `search STORE "in red" --image bag.jpg --where
+    """Find by words, an image, both, or an item: `search STORE "in red" --image bag.jpg --where
     "price < 50"`.
     """
     from unimodal.progress import open_console

@@ -1,3 +1,3 @@
-"""A shop that draws itself: pictures, texts and queries to train on and to search, with nothing
+"""A shop that draws itself: images, texts and queries to train on and to search, with nothing
 downloaded.
 """

@@ -1,7 +1,7 @@
-"""Build the demo's catalogue: choose the products, write their texts, draw their pictures.
+"""Build the demo's catalogue: choose the products, write their texts, draw their images.
 
 A product's identity is its (kind, colour, pattern). Every identity belongs to one split only; the
-test products have one picture each, so that exactly one picture is right for a test text, and are
+test products have one image each, so that exactly one image is right for a test text, and are
 spoken of in held-out wordings. On disk:
 
     manifest.json                             how the catalogue was made
@@ -35,7 +35,7 @@ Identity = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Product:
-    """One product: its picture, its texts, and the attributes that both are made from."""
+    """One product: its image, its texts, and the attributes that both are made from."""
 
     id: str
     image: str  # relative to the catalogue's folder
@@ -95,7 +95,7 @@ def build_catalogue(
 ) -> Catalogue:
     """Write the catalogue into `folder`, or find it there. The folder appears whole or not at all.
 
-    size: of the pictures' sides, in pixels.
+    size: of the images' sides, in pixels.
     workers: processes that draw; by default one a core. With 1, this process draws.
     """
     folder = Path(folder)
@@ -156,7 +156,7 @@ def _found(folder: Path, wanted: dict[str, int]) -> Catalogue:
 def plan_products(
     *, seed: int, num_train: int, num_val: int, num_test: int
 ) -> dict[str, list[Product]]:
-    """All products of the three splits, without their pictures. The same seed gives the same
+    """All products of the three splits, without their images. The same seed gives the same
     products.
     """
     identities = list(itertools.product(KINDS, COLOURS, PATTERNS))
@@ -263,11 +263,11 @@ def _draw_all(
 
 def _draw_one(job: tuple[Look, str, int]) -> None:
     look, path, size = job
-    save_picture(look, Path(path), size)
+    save_image(look, Path(path), size)
 
 
-def save_picture(look: Look, path: Path, size: int) -> None:
-    """Draw a product into a JPEG file, as the catalogue's pictures are."""
+def save_image(look: Look, path: Path, size: int) -> None:
+    """Draw a product into a JPEG file, as the catalogue's images are."""
     draw_product(look, size).save(path, quality=92, subsampling=0)
 
 

@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class Look(NamedTuple):
-    """All that decides a picture; `seed` places, turns and lights the product."""
+    """All that decides an image; `seed` places, turns and lights the product."""
 
     kind: str
     colour: str
@@ -88,7 +88,7 @@ FIXED_PAINTS: dict[str, Rgb] = {
 
 
 def draw_product(look: Look, size: int) -> Image.Image:
-    """An RGB picture of `size` x `size` pixels."""
+    """An RGB image of `size` x `size` pixels."""
     rng = random.Random(look.seed)
     canvas = size * (
         3 if size <= 128 else 2
@@ -265,7 +265,7 @@ def _streak(mask: Image.Image, size: int, rng: random.Random) -> Floats:
 
 @lru_cache(maxsize=16)
 def _texture(name: str, size: int) -> Floats:
-    """A field between about -1 and 1; its noise is made at one size, so that a larger picture has
+    """A field between about -1 and 1; its noise is made at one size, so that a larger image has
     the same grain.
     """
     across = np.arange(size, dtype=np.float32)[None, :] * (100 / size)

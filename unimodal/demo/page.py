@@ -14,9 +14,9 @@ from PIL import Image
 from .results import Result, ResultGroup
 
 EXPLANATIONS = {
-    "text → picture": "A customer's words, found among pictures. No picture has any text with it.",
-    "picture → text": "A picture, found among descriptions.",
-    "picture → picture": "A product drawn again, from another angle and in another place, found among the "
+    "text → image": "A customer's words, found among images. No image has any text with it.",
+    "image → text": "An image, found among descriptions.",
+    "image → image": "A product drawn again, from another angle and in another place, found among the "
     "pictures.",
     "text → text": "A customer's words, found among descriptions.",
 }
@@ -86,13 +86,13 @@ def write_page(
     showcase: Sequence[tuple[str, Image.Image]] = (),
     footer: str = "",
 ) -> None:
-    """Write the page to `path`. All texts are escaped; pictures are embedded.
+    """Write the page to `path`. All texts are escaped; images are embedded.
 
     groups: the searches, those of one direction after each other (`build_groups`).
     scores: a row a measurement: "task", "metric", "value", "chance", "baseline"; numbers, texts, or
         None for a dash.
     facts: what to know at a glance, such as {"products": "1,024", "training": "92 s"}.
-    showcase: titles and pictures for the head of the page (`draw_showcase`).
+    showcase: titles and images for the head of the page (`draw_showcase`).
     """
     sections = [
         _section(direction, list(searches))
@@ -123,12 +123,12 @@ def write_page(
     path.write_text(html, encoding="utf-8")
 
 
-def _showcase(pictures: Sequence[tuple[str, Image.Image]]) -> str:
-    if not pictures:
+def _showcase(images: Sequence[tuple[str, Image.Image]]) -> str:
+    if not images:
         return ""
     return (
         "<div "
-        f'class="showcase">{"".join(_picture(picture, name) for name, picture in pictures)}</div>'
+        f'class="showcase">{"".join(_image(image, name) for name, image in images)}</div>'
     )
 
 
@@ -173,16 +173,14 @@ def _search(group: ResultGroup) -> str:
     if isinstance(group.query, str):
         query = f"<blockquote>{escape(group.query)}</blockquote>"
     else:
-        query = _picture(group.query, "the picture that was searched with")
+        query = _image(group.query, "the image that was searched with")
     rank = (
         "the right product came first"
         if group.right_rank == 1
         else f"the right product came at rank {group.right_rank}"
     )
     shape = (
-        "pictures"
-        if group.results and group.results[0].picture is not None
-        else "texts"
+        "pictures" if group.results and group.results[0].image is not None else "texts"
     )
     return f"""<div class="search">
 <div class="query"><div class="label">searched with</div>{query}<div class="rank quiet">{rank}</div></div>
@@ -195,21 +193,21 @@ def _result(result: Result) -> str:
     """A card; the right one says so in words and has a thicker frame, so that nobody needs to see
     its colour.
     """
-    picture = "" if result.picture is None else _picture(result.picture, result.title)
-    text = f"<div>{escape(result.text)}</div>" if result.picture is None else ""
+    image = "" if result.image is None else _image(result.image, result.title)
+    text = f"<div>{escape(result.text)}</div>" if result.image is None else ""
     verdict = f"<span>{'same ' + ' and '.join(result.shared) if result.shared else 'another product'}</span>"
     if result.right:
         verdict = '<span class="badge">✓ right</span>'
     return (
-        f'<li class="{"right" if result.right else "other"}">{picture}<div class="words">'
+        f'<li class="{"right" if result.right else "other"}">{image}<div class="words">'
         f'<div class="title">{escape(result.title)}</div>{text}'
         f'<div class="meta">{verdict}<span>similarity {result.similarity:.2f}</span>'
         f"<span>${result.price:.2f}</span></div></div></li>"
     )
 
 
-def _picture(picture: Image.Image, alternative: str) -> str:
+def _image(image: Image.Image, alternative: str) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=88)
+    image.save(buffer, "JPEG", quality=88)
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
     return f'<img src="data:image/jpeg;base64,{encoded}" alt="{escape(alternative)}">'

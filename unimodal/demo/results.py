@@ -13,23 +13,23 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from .catalogue import Product, save_picture
+from .catalogue import Product, save_image
 from .draw import draw_product
 from .words import SCENES
 
 Vectors = npt.NDArray[np.float32]
 Encode = Callable[[list[str | Path]], Vectors]
-PAGE_PICTURE = (
+PAGE_IMAGE = (
     224  # pixels: the page shows the products drawn larger than the model sees them
 )
 
 
 class Result(NamedTuple):
-    """One product that was found; it is shown by its picture, or by its texts where `picture` is
+    """One product that was found; it is shown by its image, or by its texts where `image` is
     None.
     """
 
-    picture: Image.Image | None
+    image: Image.Image | None
     title: str
     text: str
     price: float
@@ -41,9 +41,9 @@ class Result(NamedTuple):
 
 
 class ResultGroup(NamedTuple):
-    """One query, as text or as a picture, and the best of what was found."""
+    """One query, as text or as an image, and the best of what was found."""
 
-    direction: str  # such as "text → picture"
+    direction: str  # such as "text → image"
     query: str | Image.Image
     results: list[Result]
     right_rank: int  # of the right product among all, from 1
@@ -51,7 +51,7 @@ class ResultGroup(NamedTuple):
 
 def build_groups(
     products: Sequence[Product],
-    picture_vectors: Vectors,
+    image_vectors: Vectors,
     text_vectors: Vectors,
     encode: Encode,
     *,
@@ -61,10 +61,10 @@ def build_groups(
 ) -> list[ResultGroup]:
     """`num_queries` queries for each direction, and what was found among the products.
 
-    picture_vectors, text_vectors: (N, D) unit vectors of the products' pictures and descriptions.
-    encode: unit vectors (n, D) of texts and of pictures' paths.
-    size: of the catalogue's pictures. A picture that looks for pictures is a new drawing of a
-    product (another scene, another angle): with the catalogue's own picture, the first answer would
+    image_vectors, text_vectors: (N, D) unit vectors of the products' images and descriptions.
+    encode: unit vectors (n, D) of texts and of images' paths.
+    size: of the catalogue's images. An image that looks for images is a new drawing of a
+    product (another scene, another angle): with the catalogue's own image, the first answer would
     be the query itself.
     """
     rng = random.Random(f"{seed} queries")
@@ -79,23 +79,23 @@ def build_groups(
     ):
         groups.append(
             _group(
-                "text → picture",
+                "text → image",
                 products[index].query,
                 index,
                 vector,
                 products,
-                picture_vectors,
+                image_vectors,
                 True,
             )
         )
     for index in turns[1]:
-        shown = draw_product(products[index].look, PAGE_PICTURE)
+        shown = draw_product(products[index].look, PAGE_IMAGE)
         groups.append(
             _group(
-                "picture → text",
+                "image → text",
                 shown,
                 index,
-                picture_vectors[index],
+                image_vectors[index],
                 products,
                 text_vectors,
                 False,
@@ -105,15 +105,15 @@ def build_groups(
     for index, product, vector in zip(
         turns[2], again, _encode_drawings(again, encode, size), strict=True
     ):
-        shown = draw_product(product.look, PAGE_PICTURE)
+        shown = draw_product(product.look, PAGE_IMAGE)
         groups.append(
             _group(
-                "picture → picture",
+                "image → image",
                 shown,
                 index,
                 vector,
                 products,
-                picture_vectors,
+                image_vectors,
                 True,
             )
         )
@@ -148,12 +148,12 @@ def _drawn_again(product: Product, rng: random.Random) -> Product:
 
 
 def _encode_drawings(drawings: Sequence[Product], encode: Encode, size: int) -> Vectors:
-    """Through files, as the catalogue's pictures went."""
+    """Through files, as the catalogue's images went."""
     with tempfile.TemporaryDirectory() as folder:
         paths: list[str | Path] = []
         for number, product in enumerate(drawings):
             path = Path(folder) / f"{number}.jpg"
-            save_picture(product.look, path, size)
+            save_image(product.look, path, size)
             paths.append(path)
         return encode(paths)
 
@@ -165,18 +165,16 @@ def _group(
     vector: Vectors,
     products: Sequence[Product],
     vectors: Vectors,
-    with_pictures: bool,
+    with_images: bool,
 ) -> ResultGroup:
     similarities = vectors @ vector  # (N,)
     order = np.argsort(-similarities, kind="stable")
     results = []
-    for found in order[: 5 if with_pictures else 3]:
+    for found in order[: 5 if with_images else 3]:
         product = products[found]
         results.append(
             Result(
-                picture=draw_product(product.look, PAGE_PICTURE)
-                if with_pictures
-                else None,
+                image=draw_product(product.look, PAGE_IMAGE) if with_images else None,
                 title=product.title,
                 text=product.description,
                 price=product.price,
@@ -201,7 +199,7 @@ def _shared(wanted: Product, found: Product) -> tuple[str, ...]:
 def draw_showcase(
     products: Sequence[Product], count: int = 24, size: int = 160
 ) -> list[tuple[str, Image.Image]]:
-    """(title, picture) of some products of as many kinds as possible, for the head of the page."""
+    """(title, image) of some products of as many kinds as possible, for the head of the page."""
     chosen = _by_lot(products, count, random.Random("showcase"))
     return [
         (products[index].title, draw_product(products[index].look, size))

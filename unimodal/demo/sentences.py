@@ -26,7 +26,7 @@ CAPTIONS = Wordings(
     train=(
         "a(n) {colour} {pattern} {kind}",
         "a photo of a(n) {pattern} {kind} in {colour}",
-        "a picture of a(n) {colour} {kind} with {motif}",
+        "an image of a(n) {colour} {kind} with {motif}",
         "this {kind} is {colour} and has {motif}",
         "{pattern} {colour} {kind} made of {material}",
         "a(n) {material} {kind}, {pattern}, in {colour}, {scene}",
@@ -45,7 +45,7 @@ CAPTIONS = Wordings(
         "photo of our new {kind}: {material}, {colour}, {pattern}",
         "close-up {scene}: a(n) {kind} with {motif} in {colour}",
         "this is a(n) {pattern} {colour} {material} {kind}",
-        "a product picture, one {colour} {kind} made of {material} with {motif}",
+        "a product image, one {colour} {kind} made of {material} with {motif}",
     ),
 )
 
@@ -244,7 +244,7 @@ def _with_articles(text: str) -> str:
 def captions(
     subject: Subject, count: int, held_out: bool, rng: random.Random
 ) -> list[str]:
-    """`count` different sentences about the picture."""
+    """`count` different sentences about the image."""
     return [
         say(template, subject, rng)
         for template in rng.sample(_of(CAPTIONS, held_out), count)

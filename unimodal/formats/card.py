@@ -36,7 +36,7 @@ def model_card(
         "pipeline_tag: feature-extraction",
         "---",
         "",
-        "# An embedding space for text and pictures",
+        "# An embedding space for text and images",
         "",
         f"{config.embed_dim} dimensions, {num_parameters / 1e6:.1f} M parameters: {towers}.",
         trained_on,

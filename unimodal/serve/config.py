@@ -20,7 +20,7 @@ _HOST = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 
 class UrlsConfig(Config):
-    """From where pictures are fetched when a client sends a URL; an empty `allow` fetches none."""
+    """From where images are fetched when a client sends a URL; an empty `allow` fetches none."""
 
     allow: tuple[
         str, ...
@@ -76,7 +76,7 @@ class ServeConfig(Config):
     )  # admitted and not yet answered, of all requests; more get 429
     queue_bytes: int = Field(
         default=512_000_000, gt=0
-    )  # the same in bytes of texts and pictures as they came
+    )  # the same in bytes of texts and images as they came
     batch_tokens: int | None = Field(
         default=None, gt=0
     )  # of one forward pass, padding included; default: by device
@@ -85,14 +85,14 @@ class ServeConfig(Config):
     )  # of one pass, as the model sees them; default: by device
     decoders: int = Field(
         default=4, gt=0
-    )  # threads that decode pictures; each holds one picture in full size
+    )  # threads that decode images; each holds one image in full size
 
     max_text_chars: int = Field(default=200_000, gt=0)
     max_body_bytes: int = Field(default=64_000_000, gt=0)
     max_image_bytes: int = Field(default=20_000_000, gt=0)
     max_pixels: int = Field(
         default=MAX_PIXELS, gt=0
-    )  # by a picture's header, before any of it is decoded
+    )  # by an image's header, before any of it is decoded
     urls: UrlsConfig = UrlsConfig()
 
     max_hits: int = Field(default=1000, gt=0)  # that one search may ask for

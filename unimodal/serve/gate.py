@@ -23,7 +23,7 @@ from fastapi import Response
 from .api.errors import ApiError, as_api_error, error_response
 from .config import ServeConfig
 from .engine.engine import Lifecycle
-from .engine.images import fetch_picture
+from .engine.images import fetch_image
 from .logs import request_id
 from .metrics import Metrics
 
@@ -55,7 +55,7 @@ QUIET = {
     "/metrics",
 }  # not logged when well
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
-FETCHES = 16  # pictures that are fetched at a time, for all requests together
+FETCHES = 16  # images that are fetched at a time, for all requests together
 CLIENT_GONE = 499  # nginx's number; nobody is there to read it
 
 log = logging.getLogger("unimodal.serve.access")
@@ -78,7 +78,7 @@ class Gate:
         self.metrics = metrics
         self.lifecycle = lifecycle
         self.keys = [key.encode() for key in keys]
-        # of the bodies and the fetched pictures of all requests that are not answered yet
+        # of the bodies and the fetched images of all requests that are not answered yet
         self.held_bytes = 0
         self.fetching = asyncio.Semaphore(FETCHES)
 
@@ -154,7 +154,7 @@ class Gate:
         most = self.config.max_body_bytes
         return ApiError(
             413,
-            f"the body and the pictures of its URLs are over {most} bytes; send several requests.",
+            f"the body and the images of its URLs are over {most} bytes; send several requests.",
         )
 
     def _note(
@@ -250,12 +250,12 @@ class Passage:
         return message
 
     async def fetch(self, url: str) -> bytes:
-        """The picture behind a URL, which counts as if it had come in the body."""
+        """The image behind a URL, which counts as if it had come in the body."""
         async with self.gate.fetching:
             self._hold(0)
-            picture = await fetch_picture(url, self.gate.config)
-        self._hold(len(picture))
-        return picture
+            image = await fetch_image(url, self.gate.config)
+        self._hold(len(image))
+        return image
 
     def _hold(self, size: int) -> None:
         self.received += size

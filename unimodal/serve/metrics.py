@@ -104,7 +104,7 @@ class EngineCollector(Collector):
         lanes = {"text": stats.text, "image": stats.image}
         for name, about in (
             ("items", "Items that the model embedded."),
-            ("tokens", "Tokens that it read; a picture counts its patches and one."),
+            ("tokens", "Tokens that it read; an image counts its patches and one."),
             ("wait_seconds", "From admission to the forward pass, summed over items."),
             ("forward_seconds", "In forward passes, summed."),
         ):

@@ -72,7 +72,7 @@ def check(
     show_progress: bool | None = None,
     storage: StorageConfig | None = None,
 ) -> CheckReport:
-    """Read all samples, decode every picture whole and parse every text; raises ValueError if there
+    """Read all samples, decode every image whole and parse every text; raises ValueError if there
     is no shard.
     """
     storage = storage or StorageConfig()
@@ -180,13 +180,13 @@ def _inspect(shards: ShardSet, shard: int, number: int) -> _Finding:
         return _Finding(shards.key(shard, number), "unreadable", 0, [], [str(error)])
     if not sample.parts.keys().isdisjoint(IMAGE_EXTENSIONS):
         kind = "image-caption"
-        inspections = [_inspect_picture, _inspect_captions]
+        inspections = [_inspect_image, _inspect_captions]
     elif "json" in sample.parts:
         kind = "text-pair"
         inspections = [_inspect_pair]
     else:
         kind = "unknown"
-        inspections = [_inspect_picture]
+        inspections = [_inspect_image]
     measures: list[tuple[str, int]] = []
     reasons = [sample.fault] if sample.fault else []
     for inspect in inspections:
@@ -199,7 +199,7 @@ def _inspect(shards: ShardSet, shard: int, number: int) -> _Finding:
     )
 
 
-def _inspect_picture(sample: Sample) -> list[tuple[str, int]]:
+def _inspect_image(sample: Sample) -> list[tuple[str, int]]:
     image = load_image(image_bytes_of(sample))
     return [("width", image.width), ("height", image.height)]
 

@@ -16,7 +16,7 @@ from .storage import Patience
 
 
 class PackConfig(RowsConfig):
-    """One table and the samples made of its rows: pictures with captions, or pairs of texts.
+    """One table and the samples made of its rows: images with captions, or pairs of texts.
 
     Wherever a field is asked for, a template of fields will do: `{title} in {color}`.
     """

@@ -1,4 +1,4 @@
-"""What a sample's parts mean: a picture with captions, or a pair of texts. A ValueError says why
+"""What a sample's parts mean: an image with captions, or a pair of texts. A ValueError says why
 one cannot be used.
 """
 
@@ -62,11 +62,11 @@ def captions_of(sample: Sample) -> list[str]:
 
 
 def image_bytes_of(sample: Sample) -> bytes:
-    """The picture as it was packed."""
+    """The image as it was packed."""
     for extension in IMAGE_EXTENSIONS:
         if extension in sample.parts:
             return sample.parts[extension]
-    raise _unusable(sample, "has no picture", _layout_of(sample))
+    raise _unusable(sample, "has no image", _layout_of(sample))
 
 
 def text_pair_of(sample: Sample) -> TextPair:
@@ -106,7 +106,7 @@ def text_pair_of(sample: Sample) -> TextPair:
 
 
 def label_of(sample: Sample) -> str:
-    """The class that a picture's .json says it is of; empty where it says nothing."""
+    """The class that an image's .json says it is of; empty where it says nothing."""
     return _label(record_of(sample)) if "json" in sample.parts else ""
 
 

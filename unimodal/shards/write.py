@@ -205,7 +205,7 @@ def _shuffled(
 ) -> Iterator[Sample]:
     """The samples in an order that depends on their number and the seed alone.
 
-    They go through a tar on the disk: a table with its pictures inside need not fit into memory.
+    They go through a tar on the disk: a table with its images inside need not fit into memory.
     """
     folder.mkdir()
     _write_tars(samples, folder, 1 << 62)

@@ -603,7 +603,7 @@ def _datasets() -> Any:
 
 
 def saved_data_set(path: Path, split: str) -> Any:
-    """A folder of save_to_disk; pictures are the bytes that were put in."""
+    """A folder of save_to_disk; images are the bytes that were put in."""
     try:
         loaded = _datasets().load_from_disk(str(path))
     except FileNotFoundError:
@@ -620,7 +620,7 @@ def saved_data_set(path: Path, split: str) -> Any:
 
 
 def hub_data_set(name: str, split: str) -> Any:
-    """hf:NAME[:CONFIG]; pictures are the bytes that were put in."""
+    """hf:NAME[:CONFIG]; images are the bytes that were put in."""
     path, _, config = name.removeprefix("hf:").partition(":")
     try:
         return _keep_bytes(_datasets().load_dataset(path, config or None, split=split))
@@ -632,7 +632,7 @@ def hub_data_set(name: str, split: str) -> Any:
 
 
 def _keep_bytes(dataset: Any) -> Any:
-    """Hand out pictures as their original bytes instead of decoding them."""
+    """Hand out images as their original bytes instead of decoding them."""
     image = _datasets().Image
     for column, feature in dataset.features.items():
         if isinstance(feature, image):

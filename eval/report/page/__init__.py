@@ -1,7 +1,7 @@
 """The report as one HTML file that needs nothing else: no network, no server, no library.
 
 All that comes from data is escaped. A content security policy allows the page's own style and
-script by their hashes, pictures that lie in it, and nothing from anywhere.
+script by their hashes, images that lie in it, and nothing from anywhere.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from .tables import (
 
 BALANCES = {
     "text_mean": "text half",
-    "cross-modal_mean": "text and pictures half",
+    "cross-modal_mean": "text and images half",
     "min": "weaker half",
     "harmonic_mean": "balance (harmonic mean)",
 }
@@ -78,7 +78,7 @@ VARIANTS_SAID = (
     "to the same queries. The plain score is of all queries."
 )
 MAP_SAID = (
-    "Texts and pictures in two dimensions. Point at one to read or see it, and what belongs "
+    "Texts and images in two dimensions. Point at one to read or see it, and what belongs "
     "to it."
 )
 CLUSTERS_SAID = (
@@ -89,7 +89,7 @@ DUPLICATES_SAID = (
     "Documents so close to another that a ranking tells them apart by luck alone."
 )
 OVERLAP_SAID = (
-    "Texts and pictures of the suite that also stand in the training data, and examples of "
+    "Texts and images of the suite that also stand in the training data, and examples of "
     "them."
 )
 FAILURES_SAID = (
@@ -130,14 +130,14 @@ def write_report(
     introduction: str = "",
     overlaps: Sequence[TaskOverlap] = (),
     comparisons: Comparisons | None = None,
-    max_pictures: int = 500,
+    max_images: int = 500,
 ) -> None:
     """Write the report of one model, or of several side by side.
 
     models: by the name that the page calls them.
     overlaps: what of the suite stands in the training data; from `eval.analysis.contamination`.
     comparisons: of each other model with the first; from `eval.scoring.statistics.compare`.
-    max_pictures: thumbnails in the page, of some 4 kB each: a third in maps, the others first where
+    max_images: thumbnails in the page, of some 4 kB each: a third in maps, the others first where
         it fails.
     """
     names = list(models)
@@ -151,8 +151,8 @@ def write_report(
     variants = variants_of(rows)
     if overlaps:
         variants.pop("contamination", None)  # has a section of its own
-    on_maps = Thumbnails(max_pictures // 3)
-    thumbnails = Thumbnails(max_pictures - max_pictures // 3)
+    on_maps = Thumbnails(max_images // 3)
+    thumbnails = Thumbnails(max_images - max_images // 3)
     failures = failure_sections(
         {name: report.results for name, report in models.items()}, thumbnails
     )

@@ -1,4 +1,4 @@
-"""Texts and pictures of a task as HTML: texts escaped and cut, pictures as small JPEGs inside the
+"""Texts and images of a task as HTML: texts escaped and cut, images as small JPEGs inside the
 page.
 """
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from unimodal.preprocess.images import decode_image
 
-from ...data.datasets import Deferred, Fused, Input, Picture
+from ...data.datasets import Deferred, Fused, ImageSource, Input
 
 SIZE = 112  # pixels of the longer side; shown at 96 or less
 QUALITY = 72
@@ -21,40 +21,35 @@ MAX_TEXT = 600  # characters
 
 
 class Thumbnails:
-    """Pictures as data URIs, each made once, and no more than `limit` of them: the page is to stay
+    """Images as data URIs, each made once, and no more than `limit` of them: the page is to stay
     small.
     """
 
     def __init__(self, limit: int = 400) -> None:
         self.limit = limit
-        self._known: dict[Picture, str] = {}
+        self._known: dict[ImageSource, str] = {}
 
-    def uri(self, picture: Picture) -> str:
-        """A JPEG as a data URI; "" for a picture that cannot be read, and once there are enough."""
-        if picture not in self._known and len(self._known) < self.limit:
-            self._known[picture] = _data_uri(picture)
-        return self._known.get(picture, "")
+    def uri(self, source: ImageSource) -> str:
+        """A JPEG as a data URI; "" for an image that cannot be read, and once there are enough."""
+        if source not in self._known and len(self._known) < self.limit:
+            self._known[source] = _data_uri(source)
+        return self._known.get(source, "")
 
 
 def input_html(one: Input, thumbnails: Thumbnails) -> str:
-    """A text as a paragraph, a picture as an image; both where both are asked together."""
-    parts = (
-        [_picture_html(one.image, thumbnails), _text_html(one.text)]
-        if isinstance(one, Fused)
-        else None
-    )
-    if parts is None:
-        parts = [
-            _text_html(one) if isinstance(one, str) else _picture_html(one, thumbnails)
-        ]  # type: ignore[arg-type]
-    return "".join(parts)
+    """A text as a paragraph, an image as an image; both where both are searched with together."""
+    if isinstance(one, Fused):
+        return _image_html(one.image, thumbnails) + _text_html(one.text)
+    if isinstance(one, str):
+        return _text_html(one)
+    return _image_html(one, thumbnails)
 
 
-def picture_name(picture: Picture) -> str:
+def image_name(source: ImageSource) -> str:
     """The name of its file, or of what it is a part of."""
-    if isinstance(picture, Path):
-        return picture.name
-    return picture.name if isinstance(picture, Deferred) else "picture"
+    if isinstance(source, Path):
+        return source.name
+    return source.name if isinstance(source, Deferred) else "source"
 
 
 def shortened(text: str, max_length: int) -> str:
@@ -69,19 +64,17 @@ def _text_html(text: str) -> str:
     return f'<p class="text">{escape(shortened(text, MAX_TEXT))}</p>'
 
 
-def _picture_html(picture: Picture, thumbnails: Thumbnails) -> str:
-    uri = thumbnails.uri(picture)
-    name = escape(shortened(picture_name(picture), 120))
+def _image_html(source: ImageSource, thumbnails: Thumbnails) -> str:
+    uri = thumbnails.uri(source)
+    name = escape(shortened(image_name(source), 120))
     if not uri:
         return f'<p class="text quiet">{name}</p>'
     return f'<img src="{uri}" alt="{name}" title="{name}">'
 
 
-def _data_uri(picture: Picture) -> str:
+def _data_uri(source: ImageSource) -> str:
     try:
-        image = decode_image(
-            picture.read() if isinstance(picture, Deferred) else picture
-        )
+        image = decode_image(source.read() if isinstance(source, Deferred) else source)
     except (ValueError, OSError):
         return ""
     image.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""The space to be looked at: a map of texts and pictures, clusters by what they are about,
+"""The space to be looked at: a map of texts and images, clusters by what they are about,
 near-duplicates.
 """
 
@@ -31,7 +31,7 @@ MAX_MEMBERS = 5  # shown of a task
 def map_figures(
     maps: Sequence[SpaceMap], results: Sequence[TaskResult], thumbnails: Thumbnails
 ) -> str:
-    """A drawing of each map, a dot a text and a square a picture; whoever points at one reads it
+    """A drawing of each map, a dot a text and a square an image; whoever points at one reads it
     and sees its mates.
     """
     by_name = {result.name.removesuffix("/text->image"): result for result in results}
@@ -145,7 +145,7 @@ def _map_figure(drawn: SpaceMap, result: TaskResult, thumbnails: Thumbnails) -> 
         else f"; the axes hold {sum(drawn.explained):.0%} of the variance"
     )
     said = (
-        f"map of {counts['text']} texts and {counts['image']} pictures; arrow keys go from "
+        f"map of {counts['text']} texts and {counts['image']} images; arrow keys go from "
         "one to the next"
     )
     method = (
@@ -168,7 +168,7 @@ def _points_json(
     places: Sequence[tuple[float, float]],
     thumbnails: Thumbnails,
 ) -> str:
-    """[[x, y, 0 text or 1 picture, label, thumbnail, [numbers of the points that belong to it]],
+    """[[x, y, 0 text or 1 image, label, thumbnail, [numbers of the points that belong to it]],
     ...]
     """
     assert isinstance(result.data, RetrievalData)

@@ -43,13 +43,13 @@ MEANINGS = {
     "mrr": "mean of 1 / rank of the first relevant document",
     "map": "mean average precision",
     "precision": "share of the first k that is relevant",
-    "accuracy": "share of pictures whose class comes first",
+    "accuracy": "share of images whose class comes first",
     "spearman": "rank correlation of cosine and human score",
     "pearson": "linear correlation of cosine and human score",
-    "modality_gap": "distance between the centroid of the texts and that of the pictures",
+    "modality_gap": "distance between the centroid of the texts and that of the images",
     "alignment": "mean squared distance between what belongs together; lower is closer",
     "uniformity": "how evenly the sphere is filled; lower is more even",
-    "image_share": "share of pictures among the first ten of one index of both",
+    "image_share": "share of images among the first ten of one index of both",
 }
 
 

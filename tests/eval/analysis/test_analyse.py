@@ -13,17 +13,17 @@ from eval.cache import EmbeddingStore
 from eval.evaluate import evaluate
 from eval.report.page import ModelReport
 from eval.suites import Suite
-from tests.eval.analysis.test_robustness import Words, picture
+from tests.eval.analysis.test_robustness import Words, make_image
 from unimodal.config import parse_config
 
 
 def _report(folder: Path, analysis: dict[str, Any]) -> ModelReport:
     rows = [
-        {"image": f"{number}.png", "text": f"number {number} of all pictures"}
+        {"image": f"{number}.png", "text": f"number {number} of all images"}
         for number in range(12)
     ]
     for number, row in enumerate(rows):
-        (folder / row["image"]).write_bytes(picture(number, (40, 30)))
+        (folder / row["image"]).write_bytes(make_image(number, (40, 30)))
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = {"kind": "image-text", "rows": {"input": "rows.jsonl"}}
     suite = parse_config(

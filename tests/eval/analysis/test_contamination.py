@@ -50,13 +50,13 @@ def jpeg(seed: int, size: tuple[int, int] = (160, 120), quality: int = 90) -> by
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Callable[[list[str], list[tuple[bytes, str]]], Path]:
-    """A function from documents, and from pictures with captions, to a folder of
+    """A function from documents, and from images with captions, to a folder of
     training shards.
     """
 
-    def make(documents: list[str], pictures: list[tuple[bytes, str]]) -> Path:
+    def make(documents: list[str], images: list[tuple[bytes, str]]) -> Path:
         (tmp_path / "train").mkdir()
-        for number, (content, _) in enumerate(pictures):
+        for number, (content, _) in enumerate(images):
             (tmp_path / f"{number}.jpg").write_bytes(content)
         tables: dict[str, list[dict[str, Any]]] = {
             "texts": [
@@ -65,7 +65,7 @@ def shards(tmp_path: Path) -> Callable[[list[str], list[tuple[bytes, str]]], Pat
             ],
             "pictures": [
                 {"image": f"{n}.jpg", "captions": [text]}
-                for n, (_, text) in enumerate(pictures)
+                for n, (_, text) in enumerate(images)
             ],
         }
         fields = {
@@ -202,29 +202,27 @@ def test_runs_of_many_long_texts_are_all_compared(shards: Shards) -> None:
     }
 
 
-def test_planted_pictures_are_found_and_no_others(
-    shards: Shards, tmp_path: Path
-) -> None:
-    pictures = [(jpeg(seed), f"caption {seed}") for seed in range(100, 200)]
-    pictures[13] = jpeg(1), "one"
-    pictures[77] = jpeg(2, (90, 70), 60), "two"  # encoded again, and smaller
+def test_planted_images_are_found_and_no_others(shards: Shards, tmp_path: Path) -> None:
+    images = [(jpeg(seed), f"caption {seed}") for seed in range(100, 200)]
+    images[13] = jpeg(1), "one"
+    images[77] = jpeg(2, (90, 70), 60), "two"  # encoded again, and smaller
     (tmp_path / "two.jpg").write_bytes(jpeg(2))
     documents: list[Input] = [
         jpeg(1),
         tmp_path / "two.jpg",
         Deferred("three", lambda: jpeg(3)),
-        b"no picture",
+        b"no image",
     ]
     data = RetrievalData(["a", "b", "c", "d"], documents, [[0], [1], [2], [3]])
     task = scored("pictures", data, [1.0, 1.0, 0.0, 1.0])
-    (overlap,) = contamination([task], shards([], pictures), show_progress=False)
+    (overlap,) = contamination([task], shards([], images), show_progress=False)
     found = {
         document: (match.kind, match.key)
         for document, match in overlap.documents.items()
     }
-    assert found == {0: ("same bytes", "000000013"), 1: ("same picture", "000000077")}
+    assert found == {0: ("same bytes", "000000013"), 1: ("same image", "000000077")}
     assert overlap.queries == {}
-    assert overlap.tainted == [0, 1]  # their picture was seen
+    assert overlap.tainted == [0, 1]  # their image was seen
     rows = {(row.metric, row.variant): row.value for row in overlap_rows(task, overlap)}
     assert rows == {
         ("overlapping_queries", "contamination"): 0.0,
@@ -280,10 +278,10 @@ def test_what_has_a_gain_of_nothing_is_no_answer(shards: Shards) -> None:
     assert (overlap.num_documents, overlap.documents, overlap.tainted) == (2, {}, [])
 
 
-def test_pictures_that_are_not_there_are_counted_and_not_looked_for(
+def test_images_that_are_not_there_are_counted_and_not_looked_for(
     shards: Shards, tmp_path: Path
 ) -> None:
-    """A model of texts alone is scored without the pictures of its suite."""
+    """A model of texts alone is scored without the images of its suite."""
     documents: list[Input] = [tmp_path / "gone.jpg", jpeg(1), tmp_path / "gone too.jpg"]
     task = TaskResult(
         "pictures",
@@ -293,7 +291,7 @@ def test_pictures_that_are_not_there_are_counted_and_not_looked_for(
     )
     with pytest.warns(
         UserWarning,
-        match=r"2 of 3 pictures are not there and not looked for \(.*gone.jpg first\)",
+        match=r"2 of 3 images are not there and not looked for \(.*gone.jpg first\)",
     ):
         (overlap,) = contamination(
             [task], shards([], [(jpeg(1), "caption")]), show_progress=False
@@ -301,7 +299,7 @@ def test_pictures_that_are_not_there_are_counted_and_not_looked_for(
     assert list(overlap.documents) == [1]
 
 
-def test_what_has_a_text_and_a_picture_is_seen_if_either_is(shards: Shards) -> None:
+def test_what_has_a_text_and_an_image_is_seen_if_either_is(shards: Shards) -> None:
     queries = [
         Fused("unseen", jpeg(1)),
         Fused("seen text", jpeg(2)),
@@ -322,7 +320,7 @@ def test_what_has_a_text_and_a_picture_is_seen_if_either_is(shards: Shards) -> N
     }
 
 
-def test_pictures_of_a_zero_shot_task_are_looked_for_and_names_of_classes_are_not(
+def test_images_of_a_zero_shot_task_are_looked_for_and_names_of_classes_are_not(
     shards: Shards,
 ) -> None:
     data = ZeroShotData(
@@ -387,7 +385,7 @@ def test_broken_samples_and_foreign_fields_do_not_stop_it(tmp_path: Path) -> Non
     with tarfile.open(tmp_path / "odd.tar", "w") as tar:
         parts = {
             "a.json": b"{not json",
-            "a.jpg": b"no picture",
+            "a.jpg": b"no image",
             "b.json": b"[1]",
             "c.txt": b"\xff\xfe",
             "d.json": json.dumps({"negatives": ["seen", 3], "caption": None}).encode(),

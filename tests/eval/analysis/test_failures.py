@@ -165,7 +165,7 @@ def test_a_query_that_found_its_document_first_is_no_failure() -> None:
     assert worst_queries(result_of(data, vectors, vectors)) == []
 
 
-def test_a_picture_of_the_wrong_class_shows_the_classes() -> None:
+def test_an_image_of_the_wrong_class_shows_the_classes() -> None:
     data = ZeroShotData(
         [Path("cat.jpg"), Path("dog.jpg")],
         [0, 1],

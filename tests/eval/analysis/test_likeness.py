@@ -1,4 +1,4 @@
-"""Texts and pictures that are the same in other clothes are known again, and others are not."""
+"""Texts and images that are the same in other clothes are known again, and others are not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from eval.analysis.likeness import (
 )
 
 
-def picture(seed: int, width: int = 200, height: int = 150) -> Image.Image:
+def make_image(seed: int, width: int = 200, height: int = 150) -> Image.Image:
     """Soft blobs of colour, as a photograph has them."""
     cells = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC)
@@ -88,18 +88,18 @@ def test_the_order_of_words_counts() -> None:
 @pytest.mark.parametrize(
     "changed",
     [
-        encoded(picture(1), "JPEG", 40),
-        encoded(picture(1).resize((90, 70)), "JPEG", 80),
-        encoded(picture(1).resize((400, 300)), "PNG"),
+        encoded(make_image(1), "JPEG", 40),
+        encoded(make_image(1).resize((90, 70)), "JPEG", 80),
+        encoded(make_image(1).resize((400, 300)), "PNG"),
     ],
     ids=["encoded again", "half the size", "twice the size"],
 )
-def test_a_picture_is_known_after_another_encoding_and_size(changed: bytes) -> None:
-    assert are_alike(likeness(encoded(picture(1))), likeness(changed), 6, 6.0)
+def test_an_image_is_known_after_another_encoding_and_size(changed: bytes) -> None:
+    assert are_alike(likeness(encoded(make_image(1))), likeness(changed), 6, 6.0)
 
 
-def test_other_pictures_are_others() -> None:
-    known = [likeness(encoded(picture(seed))) for seed in range(40)]
+def test_other_images_are_others() -> None:
+    known = [likeness(encoded(make_image(seed))) for seed in range(40)]
     assert not [
         (i, j)
         for i in range(40)
@@ -108,7 +108,7 @@ def test_other_pictures_are_others() -> None:
     ]
 
 
-def test_one_shape_in_two_colours_is_two_pictures() -> None:
+def test_one_shape_in_two_colours_is_two_images() -> None:
     """Their dHash is one: a red and a blue square on white."""
     squares = []
     for colour in ("#c01010", "#1010c0"):
@@ -119,9 +119,9 @@ def test_one_shape_in_two_colours_is_two_pictures() -> None:
     assert not are_alike(squares[0], squares[1], 6, 6.0)
 
 
-def test_what_is_no_picture_is_refused() -> None:
+def test_what_is_no_image_is_refused() -> None:
     with pytest.raises(ValueError, match="not a readable image"):
-        likeness(b"no picture")
+        likeness(b"no image")
 
 
 @pytest.mark.parametrize("distance", [0, 3, 6, 10])
@@ -139,7 +139,7 @@ def test_bands_hold_all_bits_of_a_hash() -> None:
     assert sum(bits.bit_count() for _, bits in bands(2**64 - 1, 6)) == 64
 
 
-def test_too_many_bits_are_another_picture() -> None:
+def test_too_many_bits_are_another_image() -> None:
     flat = np.zeros((16, 16, 3), np.uint8)
     assert are_alike(Likeness(0, flat), Likeness(0b111, flat), 3, 6.0)
     assert not are_alike(Likeness(0, flat), Likeness(0b1111, flat), 3, 6.0)

@@ -120,12 +120,12 @@ def test_clusters_are_named_by_the_texts_of_their_documents() -> None:
     vectors = vectors[:30]  # both of 15
     kinds = ["mug of clay", "sofa of wood"]
     texts: list[Input] = [f"{kinds[number % 2]} {number}" for number in range(30)]
-    pictures: list[Input] = [Path(f"{number}.jpg") for number in range(30)]
+    images: list[Input] = [Path(f"{number}.jpg") for number in range(30)]
     both: list[Input] = [
         Fused(f"{kinds[number % 2]} {number}", Path(f"{number}.jpg"))
         for number in range(30)
     ]
-    for documents, queries in ((texts, None), (pictures, texts), (both, pictures)):
+    for documents, queries in ((texts, None), (images, texts), (both, images)):
         (found,) = clusters_of([result(documents, vectors, queries)], 2)
         assert sorted(cluster.words for cluster in found.clusters) == [
             ["clay", "mug"],

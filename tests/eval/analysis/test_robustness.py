@@ -39,7 +39,7 @@ from eval.suites import read_suite
 from unimodal.preprocess.images import decode_image
 
 
-def picture(seed: int = 0, size: tuple[int, int] = (320, 240)) -> bytes:
+def make_image(seed: int = 0, size: tuple[int, int] = (320, 240)) -> bytes:
     cells = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(cells).resize(size, Image.Resampling.BICUBIC).save(buffer, "PNG")
@@ -47,7 +47,7 @@ def picture(seed: int = 0, size: tuple[int, int] = (320, 240)) -> bytes:
 
 
 class Words:
-    """Embeds a text as the bag of its words, with the prompt as one of them, and a picture as its
+    """Embeds a text as the bag of its words, with the prompt as one of them, and an image as its
     mean colour.
     """
 
@@ -148,7 +148,7 @@ def test_the_first_half_is_of_words(text: str, half: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_query_always_becomes_the_same(kind: str) -> None:
     query: Input = (
-        SENTENCE.title() + " and a couch" if kind in TEXT_CHANGES else picture()
+        SENTENCE.title() + " and a couch" if kind in TEXT_CHANGES else make_image()
     )
     first = changed(query, kind)
     second = changed(query, kind)
@@ -161,7 +161,7 @@ def test_a_query_always_becomes_the_same(kind: str) -> None:
 @pytest.mark.parametrize(
     ("query", "kind"),
     [
-        (picture(), "typos"),
+        (make_image(), "typos"),
         ("red hat", "blur"),
         ("hat", "first half"),
         ("hat", "lower case"),
@@ -175,10 +175,10 @@ def test_what_a_kind_cannot_change_is_left_out(query: Input, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", IMAGE_CHANGES)
 @pytest.mark.parametrize("form", ["bytes", "path", "deferred"])
-def test_a_changed_picture_is_a_poorer_one_of_the_same(
+def test_a_changed_image_is_a_poorer_one_of_the_same(
     kind: str, form: str, tmp_path: Path
 ) -> None:
-    content = picture()
+    content = make_image()
     (tmp_path / "a.png").write_bytes(content)
     queries: dict[str, Input] = {
         "bytes": content,
@@ -201,16 +201,16 @@ def test_a_changed_picture_is_a_poorer_one_of_the_same(
     assert other.read() != content
 
 
-def test_large_pictures_are_noisy_at_the_size_that_towers_see() -> None:
-    other = changed(picture(size=(1600, 1200)), "noise")
+def test_large_images_are_noisy_at_the_size_that_towers_see() -> None:
+    other = changed(make_image(size=(1600, 1200)), "noise")
     assert isinstance(other, Deferred)
     assert decode_image(other.read()).size == (341, 256)
 
 
-def test_two_pictures_changed_alike_have_two_names(tmp_path: Path) -> None:
+def test_two_images_changed_alike_have_two_names(tmp_path: Path) -> None:
     queries: list[Input] = [
-        picture(1),
-        picture(2),
+        make_image(1),
+        make_image(2),
         tmp_path / "a",
         Deferred("b", bytes),
         Deferred("c", bytes),
@@ -223,8 +223,8 @@ def test_two_pictures_changed_alike_have_two_names(tmp_path: Path) -> None:
     assert len(names) == 5
 
 
-def test_of_a_text_with_a_picture_one_is_changed() -> None:
-    query = Fused("a red couch", picture())
+def test_of_a_text_with_an_image_one_is_changed() -> None:
+    query = Fused("a red couch", make_image())
     assert changed(query, "paraphrase") == Fused("a red sofa", query.image)
     other = changed(query, "small")
     assert isinstance(other, Fused)
@@ -378,9 +378,9 @@ def test_pairs_are_correlated_again(tmp_path: Path) -> None:
     assert difference.low is None
 
 
-def test_pictures_are_classified_again() -> None:
+def test_images_are_classified_again() -> None:
     store = EmbeddingStore(Words())
-    images: list[Input] = [picture(seed) for seed in range(4)]
+    images: list[Input] = [make_image(seed) for seed in range(4)]
     data = ZeroShotData(images, [0, 1, 0, 1], ["hat", "shoe"], ["a {c}"])
     vectors = store.encode(images), store.encode(["a hat", "a shoe"])
     result = TaskResult(

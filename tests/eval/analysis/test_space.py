@@ -24,25 +24,25 @@ def unit(vectors: npt.NDArray[Any]) -> Vectors:
 
 
 def space_with_gap(
-    matches: list[list[int]], num_pictures: int, gap: float = 3.0
+    matches: list[list[int]], num_images: int, gap: float = 3.0
 ) -> list[TaskResult]:
-    """Both directions of a task: a text lies near its pictures, but for a step that all texts take
+    """Both directions of a task: a text lies near its images, but for a step that all texts take
     aside.
     """
     rng = np.random.default_rng(0)
-    pictures = rng.standard_normal((num_pictures, 8))
+    images = rng.standard_normal((num_images, 8))
     texts = np.stack(
-        [pictures[one].mean(axis=0) for one in matches]
+        [images[one].mean(axis=0) for one in matches]
     ) + 0.3 * rng.standard_normal((len(matches), 8))
     texts[:, 0] += gap
-    pictures[:, 0] -= gap
+    images[:, 0] -= gap
     queries: list[Input] = [f"text {number}" for number in range(len(matches))]
     documents: list[Input] = [
-        Deferred(f"picture {number}", bytes) for number in range(num_pictures)
+        Deferred(f"image {number}", bytes) for number in range(num_images)
     ]
     data = RetrievalData(queries, documents, matches, both_ways=True)
     text_vectors = unit(texts)
-    image_vectors = unit(pictures)
+    image_vectors = unit(images)
     return [
         TaskResult(
             "figures/text->image",
@@ -63,8 +63,8 @@ def space_with_gap(
     ]
 
 
-MATCHES = [[number // 2] for number in range(24)]  # two captions a picture
-MATCHES[5] = [2, 7]  # and a caption of two pictures
+MATCHES = [[number // 2] for number in range(24)]  # two captions an image
+MATCHES[5] = [2, 7]  # and a caption of two images
 
 
 @pytest.fixture
@@ -90,9 +90,9 @@ def test_gap_alignment_and_uniformity_equal_their_formulas(
     results: list[TaskResult],
 ) -> None:
     texts = results[0].queries
-    pictures = results[0].documents
+    images = results[0].documents
     assert texts is not None
-    assert pictures is not None
+    assert images is not None
     found = numbers(space_rows(results))
     within = {
         name: [
@@ -101,22 +101,22 @@ def test_gap_alignment_and_uniformity_equal_their_formulas(
             for j, b in enumerate(vectors)
             if i != j
         ]
-        for name, vectors in (("text", texts), ("image", pictures))
+        for name, vectors in (("text", texts), ("image", images))
     }
     across = [
         (x, y)
         for i, x in enumerate(texts)
-        for j, y in enumerate(pictures)
+        for j, y in enumerate(images)
         if j not in MATCHES[i]
     ]
     matched = [
-        float(((texts[i] - pictures[j]) ** 2).sum())
+        float(((texts[i] - images[j]) ** 2).sum())
         for i, one in enumerate(MATCHES)
         for j in one
     ]
     expected = {
         "figures modality_gap": float(
-            np.linalg.norm(texts.mean(axis=0) - pictures.mean(axis=0))
+            np.linalg.norm(texts.mean(axis=0) - images.mean(axis=0))
         ),
         "figures alignment": sum(matched) / len(matched),
         "figures uniformity_text": naive_uniformity(within["text"]),
@@ -153,7 +153,7 @@ def test_a_sample_of_a_large_space_comes_near_the_whole(
 def naive_mixture(
     pool: Vectors, first: int, relevant: list[set[int]], num_texts: int
 ) -> tuple[float, float]:
-    """nDCG at 10 and the share of pictures in the top 10, each item of `relevant` asking without
+    """nDCG at 10 and the share of images in the top 10, each item of `relevant` asking without
     itself.
     """
     ndcg = []
@@ -174,7 +174,7 @@ def naive_mixture(
     return float(np.mean(ndcg)), float(np.mean(share))
 
 
-def test_a_text_finds_its_pictures_and_their_other_texts_but_never_itself(
+def test_a_text_finds_its_images_and_their_other_texts_but_never_itself(
     results: list[TaskResult],
 ) -> None:
     pool = np.concatenate(
@@ -201,7 +201,7 @@ def test_a_text_finds_its_pictures_and_their_other_texts_but_never_itself(
     assert rows["image_share_at_10"].chance == pytest.approx(12 / 35)
 
 
-def test_a_picture_finds_its_texts_and_their_other_pictures_but_never_itself(
+def test_an_image_finds_its_texts_and_their_other_images_but_never_itself(
     results: list[TaskResult],
 ) -> None:
     pool = np.concatenate(
@@ -212,12 +212,12 @@ def test_a_picture_finds_its_texts_and_their_other_pictures_but_never_itself(
         ]
     )
     texts_of = [
-        {text for text, own in enumerate(MATCHES) if picture in own}
-        for picture in range(12)
+        {text for text, own in enumerate(MATCHES) if image in own}
+        for image in range(12)
     ]
-    others = {2: {24 + 7}, 7: {24 + 2}}  # the two pictures of the caption of two
+    others = {2: {24 + 7}, 7: {24 + 2}}  # the two images of the caption of two
     relevant = [
-        texts | others.get(picture, set()) for picture, texts in enumerate(texts_of)
+        texts | others.get(image, set()) for image, texts in enumerate(texts_of)
     ]
     ndcg, share = naive_mixture(pool, 24, relevant, 24)
     rows = {
@@ -230,7 +230,7 @@ def test_a_picture_finds_its_texts_and_their_other_pictures_but_never_itself(
     assert rows["image_share_at_10"].chance == pytest.approx(11 / 35)
 
 
-def test_centring_lets_texts_find_pictures_in_a_mixed_index() -> None:
+def test_centring_lets_texts_find_images_in_a_mixed_index() -> None:
     results = space_with_gap([[number] for number in range(60)], 60)
     rows = [*mixed_rows(results), *space_rows(results)]
     before = numbers(rows)
@@ -248,17 +248,17 @@ def test_the_calibration_of_a_model_is_a_variant_of_its_own(
     results: list[TaskResult],
 ) -> None:
     texts = results[0].queries
-    pictures = results[0].documents
+    images = results[0].documents
     assert texts is not None
-    assert pictures is not None
-    own = fit_calibration(texts, pictures)
+    assert images is not None
+    own = fit_calibration(texts, images)
     for analysis in (mixed_rows, space_rows):
         rows = analysis(results, own)
         assert {row.variant for row in rows} == {"", "centred", "calibrated"}
         assert numbers(rows, "calibrated") == numbers(rows, "centred")
 
 
-def test_each_task_is_looked_at_once_and_only_where_texts_search_pictures(
+def test_each_task_is_looked_at_once_and_only_where_texts_search_images(
     results: list[TaskResult],
 ) -> None:
     vectors = unit(np.eye(8)[:2])
@@ -298,20 +298,19 @@ def test_what_is_relevant_with_a_gain_of_nothing_is_no_match() -> None:
     assert numbers(rows)["shop alignment"] == 0
 
 
-def test_equal_texts_and_pictures_tie_in_a_mixed_index() -> None:
+def test_equal_texts_and_images_tie_in_a_mixed_index() -> None:
     rng = np.random.default_rng(0)
     some = rng.standard_normal((500, 384))
     place = rng.permutation(1000)  # where each of the two copies stands
-    pictures = unit(np.concatenate([some, some])[np.argsort(place)])
+    images = unit(np.concatenate([some, some])[np.argsort(place)])
     twins = [
         sorted((500 + int(place[number]), 500 + int(place[500 + number])), key=str)
         for number in range(500)
     ]
     texts = unit(
-        pictures[[one - 500 for one, _ in twins]]
-        + 0.01 * rng.standard_normal((500, 384))
+        images[[one - 500 for one, _ in twins]] + 0.01 * rng.standard_normal((500, 384))
     )
-    pool = np.concatenate([texts, pictures])
+    pool = np.concatenate([texts, images])
     for twin, rank in (
         (0, 2),
         (1, 1),
@@ -323,7 +322,7 @@ def test_equal_texts_and_pictures_tie_in_a_mixed_index() -> None:
 
 
 def test_a_text_that_equals_another_text_is_not_found_by_itself() -> None:
-    pool = unit(np.eye(8)[[0, 0, 0, 1, 2]])  # three equal texts, then two pictures
+    pool = unit(np.eye(8)[[0, 0, 0, 1, 2]])  # three equal texts, then two images
     found, _ = mixed_index(pool, np.array([0, 1, 2]), [[1, 2], [0, 2], [0, 1]], 3)
     assert found.flat.tolist() == [2, 1, 2, 1, 2, 1]
 
@@ -331,10 +330,10 @@ def test_a_text_that_equals_another_text_is_not_found_by_itself() -> None:
 def graded(
     relevant: list[list[int]], gains: list[list[float]], hit_gain: float
 ) -> TaskResult:
-    """Text n has the vector of picture n."""
-    pictures: list[Input] = [b"%d" % number for number in range(4)]
+    """Text n has the vector of image n."""
+    images: list[Input] = [b"%d" % number for number in range(4)]
     data = RetrievalData(
-        ["a", "b", "c", "d"], pictures, relevant, gains=gains, hit_gain=hit_gain
+        ["a", "b", "c", "d"], images, relevant, gains=gains, hit_gain=hit_gain
     )
     vectors = unit(np.eye(4))
     return TaskResult(
@@ -342,18 +341,18 @@ def graded(
     )
 
 
-def test_of_graded_pictures_those_of_the_highest_grade_are_matches() -> None:
+def test_of_graded_images_those_of_the_highest_grade_are_matches() -> None:
     same_category = [[number, *{0, 1, 2, 3} - {number}] for number in range(4)]
     task = graded(same_category, [[3.0, 2.0, 1.0, 1.0]] * 4, hit_gain=3.0)
     assert numbers(space_rows([task]))["shop alignment"] == 0
     found = numbers(mixed_rows([task]))
     assert (
         found["shop/text->mixed ndcg_at_10"] == 1
-    )  # the picture of the product, not one like it
+    )  # the image of the product, not one like it
     assert found["shop/image->mixed ndcg_at_10"] == 1
 
 
-def test_texts_whose_product_has_no_picture_are_not_asked() -> None:
+def test_texts_whose_product_has_no_image_are_not_asked() -> None:
     one = graded([[0], [1], [2], [3]], [[3.0], [1.0], [1.0], [1.0]], hit_gain=3.0)
     assert numbers(space_rows([one]))["shop alignment"] == 0
     assert numbers(mixed_rows([one]))["shop/text->mixed ndcg_at_10"] == 1

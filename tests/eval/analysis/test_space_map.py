@@ -1,4 +1,4 @@
-"""The map is that of principal components, shows texts beside their pictures, and is the same at
+"""The map is that of principal components, shows texts beside their images, and is the same at
 each look.
 """
 
@@ -21,9 +21,9 @@ def figures(count: int = 60) -> list[TaskResult]:
     vectors = rng.standard_normal((count, 8)).astype(np.float32)
     near = vectors + 0.05 * rng.standard_normal((count, 8)).astype(np.float32)
     texts: list[Input] = [f"text {number}" for number in range(count)]
-    pictures: list[Input] = [Path(f"folder/{number}.jpg") for number in range(count)]
-    pictures[:2] = [b"bytes", Deferred("shard.tar/1", bytes)]
-    data = RetrievalData(texts, pictures, [[number] for number in range(count)])
+    images: list[Input] = [Path(f"folder/{number}.jpg") for number in range(count)]
+    images[:2] = [b"bytes", Deferred("shard.tar/1", bytes)]
+    data = RetrievalData(texts, images, [[number] for number in range(count)])
     return [
         TaskResult(
             "figures/text->image",
@@ -71,14 +71,14 @@ def test_two_points_are_a_map_too() -> None:
     assert explained == pytest.approx((1, 0))
 
 
-def test_one_map_a_task_with_all_its_texts_and_pictures() -> None:
+def test_one_map_a_task_with_all_its_texts_and_images() -> None:
     (found,) = space_maps(figures())
     assert (found.task, found.method) == ("figures", "pca")
     assert [(point.modality, point.index) for point in found.points] == [
         (modality, number) for modality in ("text", "image") for number in range(60)
     ]
     labels = [point.label for point in found.points[:1] + found.points[60:63]]
-    assert labels == ["text 0", "picture 0", "shard.tar/1", "2.jpg"]
+    assert labels == ["text 0", "image 0", "shard.tar/1", "2.jpg"]
     queries = figures()[0].queries
     documents = figures()[0].documents
     assert queries is not None
@@ -90,7 +90,7 @@ def test_one_map_a_task_with_all_its_texts_and_pictures() -> None:
     assert found.explained == explained
 
 
-def test_a_sample_shows_texts_with_their_pictures_and_is_drawn_by_the_seed() -> None:
+def test_a_sample_shows_texts_with_their_images_and_is_drawn_by_the_seed() -> None:
     (found,) = space_maps(figures(), max_points=20)
     texts = [point.index for point in found.points if point.modality == "text"]
     assert texts == [point.index for point in found.points if point.modality == "image"]
@@ -99,7 +99,7 @@ def test_a_sample_shows_texts_with_their_pictures_and_is_drawn_by_the_seed() -> 
     assert space_maps(figures(), max_points=20, seed=1) != [found]
 
 
-def test_a_sample_shows_the_picture_of_a_product_rather_than_those_of_its_category() -> (
+def test_a_sample_shows_the_image_of_a_product_rather_than_those_of_its_category() -> (
     None
 ):
     (result, _) = figures()

@@ -75,7 +75,7 @@ def test_nanobeir_has_no_scores_and_its_split_is_train(tmp_path: Path) -> None:
     assert data.documents == ["Cells are small.", "Atoms are smaller.", "Quarks"]
 
 
-def test_pages_are_found_as_pictures(tmp_path: Path) -> None:
+def test_pages_are_found_as_images(tmp_path: Path) -> None:
     corpus = [
         {"corpus-id": n, "image": {"bytes": b"page %d" % n, "path": None}}
         for n in range(3)
@@ -93,7 +93,7 @@ def test_pages_are_found_as_pictures(tmp_path: Path) -> None:
     ]
 
 
-def test_a_picture_with_a_text_is_both_together(tmp_path: Path) -> None:
+def test_an_image_with_a_text_is_both_together(tmp_path: Path) -> None:
     corpus = [{"id": "a", "text": "a page", "image": {"bytes": b"page", "path": None}}]
     data = read_beir(
         write_tables(

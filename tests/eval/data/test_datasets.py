@@ -13,8 +13,8 @@ from eval.data.datasets import (
     ZeroShotData,
     checked,
     image_text_data,
+    images_of,
     pair_data,
-    pictures_of,
     swap_sides,
     text_retrieval_data,
     texts_of,
@@ -67,7 +67,7 @@ def test_every_second_query_is_asked() -> None:
     ).queries == ["Cells", "Quarks"]
 
 
-def test_a_picture_has_all_its_captions_or_the_first() -> None:
+def test_an_image_has_all_its_captions_or_the_first() -> None:
     rows = [
         {"image": "a.jpg", "alt": ["one", "two"]},
         {"image": "b.jpg", "alt": ["two", ""]},
@@ -101,7 +101,7 @@ def test_rows_that_are_left_out_for_an_empty_text_are_counted() -> None:
         text_retrieval_data(ASKED[:1], [row for row in ASKED if row["d"]], "q", "d")
 
 
-def test_rows_that_are_left_out_for_an_empty_caption_or_picture_are_counted() -> None:
+def test_rows_that_are_left_out_for_an_empty_caption_or_image_are_counted() -> None:
     rows: list[Row] = [
         {"image": "a.jpg", "alt": ["one", ""]},
         {"image": "b.jpg", "alt": ["", ""]},
@@ -278,9 +278,9 @@ def test_a_text_is_a_field_a_nested_field_or_a_template() -> None:
     assert texts_of(row, "tags") == ["a"]
 
 
-def test_pictures_are_paths_or_bytes() -> None:
+def test_images_are_paths_or_bytes() -> None:
     row = {"image": [{"bytes": b"jpeg", "path": None}, b"png", "a.jpg", None]}
-    assert pictures_of(row, "image", Path("root")) == [
+    assert images_of(row, "image", Path("root")) == [
         b"jpeg",
         b"png",
         Path("root/a.jpg"),

@@ -18,7 +18,7 @@ from eval.suites import Suite, load_tasks
 from eval.with_mteb.tasks import load_mteb_task
 from tests.eval.layouts import (
     QRELS,
-    picture,
+    make_image,
     write_beir,
     write_captioned,
     write_classes,
@@ -78,7 +78,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_crossmodal3600(folder / "xm3600")
     write_xtd10(folder / "xtd10")
     for number in range(3):
-        (folder / f"{number}.jpg").write_bytes(picture(number))
+        (folder / f"{number}.jpg").write_bytes(make_image(number))
     rows = [
         {"image": f"{number}.jpg", "captions": [f"mug {number}"]} for number in range(3)
     ]
@@ -186,7 +186,7 @@ def test_shards_have_the_splits_that_are_named(root: Path) -> None:
         ),
         (
             {"kind": "webdataset", "splits": {"val": {"picture": [0, 1]}}},
-            r"unknown key 'picture'; did you mean 'pictures'",
+            r"unknown key 'image'; did you mean 'images'",
         ),
         ({"kind": "xtd10", "languages": []}, "languages"),
         (

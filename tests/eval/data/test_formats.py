@@ -21,7 +21,7 @@ from eval.data.formats import (
     read_xtd10,
 )
 from tests.eval.layouts import (
-    picture,
+    make_image,
     write_captioned,
     write_classes,
     write_crossmodal3600,
@@ -36,7 +36,7 @@ CAPTIONS = [["one", "uno"], ["two"], ["three", "one", "drei"]]
 
 
 @pytest.mark.parametrize("form", ["jpg", "png", "webp"])
-def test_captions_of_a_webdataset_ask_for_their_pictures(
+def test_captions_of_a_webdataset_ask_for_their_images(
     tmp_path: Path, form: str
 ) -> None:
     data = read_webdataset(write_captioned(tmp_path, CAPTIONS, form=form))
@@ -46,7 +46,7 @@ def test_captions_of_a_webdataset_ask_for_their_pictures(
     assert data.both_ways
     kind = {"jpg": "JPEG"}.get(form, form.upper())
     assert [one.read() for one in data.documents if isinstance(one, Deferred)] == [
-        picture(n, kind) for n in range(3)
+        make_image(n, kind) for n in range(3)
     ]
     assert data.document_ids == ["0/s0000000", "0/s0000001", "1/s0000002"]
     assert checked("task", data) is data
@@ -60,7 +60,7 @@ def test_tars_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert data.queries == [str(number) for number in range(12)]
 
 
-def test_some_pictures_of_a_webdataset_by_position(tmp_path: Path) -> None:
+def test_some_images_of_a_webdataset_by_position(tmp_path: Path) -> None:
     data = read_webdataset(write_captioned(tmp_path, CAPTIONS), pictures=(1, 2))
     assert isinstance(data, RetrievalData)
     assert (data.queries, data.relevant, len(data.documents)) == (["two"], [[0]], 1)
@@ -73,7 +73,7 @@ def test_classes_of_a_webdataset_make_a_zero_shot_task(tmp_path: Path) -> None:
     assert data.class_names == ["cat", "dog"]
     assert data.templates == ["a photo of a {c}.", "a drawing of a {c}."]
     assert isinstance(data.images[2], Deferred)
-    assert data.images[2].read() == picture(2, "WEBP")
+    assert data.images[2].read() == make_image(2, "WEBP")
 
 
 def test_a_webdataset_of_captions_needs_no_word_that_it_is_one(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_class_beside_a_caption_makes_a_zero_shot_task_unless_the_folder_says_
     write_classes(tmp_path, ["1"])
     write_tar(
         tmp_path / "test" / "0.tar",
-        {"a.jpg": picture(0), "a.cls": b"1", "a.txt": b"a dog"},
+        {"a.jpg": make_image(0), "a.cls": b"1", "a.txt": b"a dog"},
     )
     assert isinstance(read_webdataset(tmp_path), ZeroShotData)
     (tmp_path / "dataset_type.txt").write_text("retrieval")
@@ -105,7 +105,7 @@ def test_a_class_beside_a_caption_makes_a_zero_shot_task_unless_the_folder_says_
 def test_what_a_webdataset_lacks_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"split 'val' is not in '.*'; there is: test"):
         read_webdataset(write_captioned(tmp_path / "a", CAPTIONS), "val")
-    with pytest.raises(ValueError, match=r"picture '0/s0000001' has no caption"):
+    with pytest.raises(ValueError, match=r"image '0/s0000001' has no caption"):
         read_webdataset(write_captioned(tmp_path / "b", [["one"], [" "]]))
     with pytest.raises(
         ValueError, match=r"class of sample '0/s0000001' is 'dog'; it must be a number"
@@ -114,7 +114,7 @@ def test_what_a_webdataset_lacks_is_named(tmp_path: Path) -> None:
     (write_classes(tmp_path / "d", ["0"]) / "classnames.txt").unlink()
     with pytest.raises(ValueError, match=r"classnames\.txt' does not exist"):
         read_webdataset(tmp_path / "d")
-    write_tar(tmp_path / "e" / "test" / "0.tar", {"a.jpg": picture(0)})
+    write_tar(tmp_path / "e" / "test" / "0.tar", {"a.jpg": make_image(0)})
     (tmp_path / "e" / "test" / "nshards.txt").write_text("2")
     (tmp_path / "e" / "dataset_type.txt").write_text("retrieval")
     with pytest.raises(ValueError, match=r"1\.tar' does not exist"):
@@ -185,10 +185,10 @@ def packed(tmp_path: Path) -> Pack:
     return make
 
 
-def test_shards_of_pictures_with_captions(packed: Pack, tmp_path: Path) -> None:
+def test_shards_of_images_with_captions(packed: Pack, tmp_path: Path) -> None:
     rows = []
     for number, captions in enumerate(CAPTIONS):
-        (tmp_path / f"{number}.jpg").write_bytes(picture(number))
+        (tmp_path / f"{number}.jpg").write_bytes(make_image(number))
         rows.append({"image": f"{number}.jpg", "captions": captions})
     data = read_shards(
         str(packed("pictures", rows, image="image", captions=["captions"]))
@@ -196,7 +196,7 @@ def test_shards_of_pictures_with_captions(packed: Pack, tmp_path: Path) -> None:
     assert isinstance(data, RetrievalData)
     assert data.queries == ["one", "uno", "two", "three", "one", "drei"]
     assert [one.read() for one in data.documents if isinstance(one, Deferred)] == [
-        picture(n) for n in range(3)
+        make_image(n) for n in range(3)
     ]
     assert data.both_ways
 
@@ -238,7 +238,7 @@ def test_shards_of_pairs_with_scores_are_graded_similarity(packed: Pack) -> None
 def test_shards_elsewhere_read_as_those_here(
     packed: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "0.jpg").write_bytes(picture(0))
+    (tmp_path / "0.jpg").write_bytes(make_image(0))
     folder = packed(
         "pictures",
         [{"image": "0.jpg", "captions": "one"}],
@@ -261,14 +261,14 @@ def test_shards_elsewhere_read_as_those_here(
         ]
         assert isinstance(loaded, RetrievalData)
         assert isinstance(loaded.documents[0], Deferred)
-        assert (loaded.queries, loaded.documents[0].read()) == (["one"], picture(0))
+        assert (loaded.queries, loaded.documents[0].read()) == (["one"], make_image(0))
         server.shutdown()
 
 
 def test_shards_of_several_kinds_or_cut_short_are_refused(
     packed: Pack, tmp_path: Path
 ) -> None:
-    (tmp_path / "0.jpg").write_bytes(picture(0))
+    (tmp_path / "0.jpg").write_bytes(make_image(0))
     pictures = packed(
         "pictures",
         [{"image": "0.jpg", "captions": "one"}],
@@ -283,7 +283,7 @@ def test_shards_of_several_kinds_or_cut_short_are_refused(
     )
     with pytest.raises(
         ValueError,
-        match="hold both pictures and pairs of texts; give those of one kind",
+        match="hold both images and pairs of texts; give those of one kind",
     ):
         read_shards([str(pictures), str(pairs)])
     tar = next(pairs.glob("*.tar"))
@@ -294,7 +294,7 @@ def test_shards_of_several_kinds_or_cut_short_are_refused(
         read_shards(str(pairs))
 
 
-def test_crossmodal3600_has_the_same_pictures_in_every_language(tmp_path: Path) -> None:
+def test_crossmodal3600_has_the_same_images_in_every_language(tmp_path: Path) -> None:
     write_crossmodal3600(tmp_path)
     german, other = read_crossmodal3600(tmp_path, ["de", "en"]).values()
     english = read_crossmodal3600(tmp_path, ["en"], first_caption=True)["en"]
@@ -315,7 +315,7 @@ def test_crossmodal3600_has_the_same_pictures_in_every_language(tmp_path: Path) 
         read_crossmodal3600(tmp_path, ["dn"])
 
 
-def test_xtd10_has_a_caption_a_picture_in_each_language(tmp_path: Path) -> None:
+def test_xtd10_has_a_caption_an_image_in_each_language(tmp_path: Path) -> None:
     write_xtd10(tmp_path)
     for language in ("en", "de", "jp"):
         data = read_xtd10(tmp_path, language)
@@ -330,7 +330,7 @@ def test_xtd10_has_a_caption_a_picture_in_each_language(tmp_path: Path) -> None:
         read_xtd10(tmp_path, "ja")
     (tmp_path / "MIC" / "test_1kcaptions_de.txt").write_text("eins\n")
     with pytest.raises(
-        ValueError, match=r"test_1kcaptions_de\.txt has 1 captions for 3 pictures"
+        ValueError, match=r"test_1kcaptions_de\.txt has 1 captions for 3 images"
     ):
         read_xtd10(tmp_path, "de")
 

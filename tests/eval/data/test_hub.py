@@ -11,7 +11,7 @@ import pytest
 
 from eval.data.datasets import Deferred
 from eval.data.hub import table_files, table_rows
-from tests.eval.layouts import picture
+from tests.eval.layouts import make_image
 
 
 def write_parquet(file: Path, rows: list[dict[str, Any]], group: int = 2) -> None:
@@ -137,10 +137,10 @@ def test_a_table_that_is_not_there_is_named_with_what_is(tmp_path: Path) -> None
         table_files(tmp_path / "nowhere", ["qrels"], "test")
 
 
-def test_pictures_of_a_parquet_file_are_read_when_they_are_needed(
+def test_images_of_a_parquet_file_are_read_when_they_are_needed(
     tmp_path: Path,
 ) -> None:
-    contents = [picture(number) for number in range(5)]
+    contents = [make_image(number) for number in range(5)]
     cells: list[dict[str, Any] | None] = [
         {"bytes": one, "path": None} for one in contents
     ]

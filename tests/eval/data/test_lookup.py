@@ -10,7 +10,7 @@ import pytest
 from eval.data.datasets import Fused, RetrievalData
 from eval.evaluate import evaluate, rows_of
 from eval.suites import Suite, load_tasks
-from tests.eval.layouts import picture
+from tests.eval.layouts import make_image
 from unimodal.config import parse_config
 from unimodal.embedder import Embedder
 
@@ -52,7 +52,7 @@ TASK: dict[str, Any] = {
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
-    """A folder with shop/products.jsonl and its pictures."""
+    """A folder with shop/products.jsonl and its images."""
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "products.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in PRODUCTS)
@@ -60,7 +60,7 @@ def shop(tmp_path: Path) -> Path:
     for number, name in enumerate(
         sorted({image for row in PRODUCTS for image in row["images"]})
     ):
-        (tmp_path / "shop" / name).write_bytes(picture(number))
+        (tmp_path / "shop" / name).write_bytes(make_image(number))
     return tmp_path
 
 
@@ -181,12 +181,12 @@ def test_a_catalogue_of_texts_alone_has_one_form(shop: Path) -> None:
     assert list(load(shop, texts)) == ["shop/text->text"]
 
 
-def test_a_product_without_a_picture_is_named(shop: Path) -> None:
+def test_a_product_without_an_image_is_named(shop: Path) -> None:
     (shop / "shop" / "products.jsonl").write_text(
         json.dumps({**PRODUCTS[0], "images": []}) + "\n"
     )
     with pytest.raises(
-        ValueError, match=r"a product without a picture: .*hat-red.*; leave its row out"
+        ValueError, match=r"a product without an image: .*hat-red.*; leave its row out"
     ):
         load(shop)
 

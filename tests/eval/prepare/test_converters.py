@@ -38,7 +38,7 @@ def write(path: Path, content: str | bytes) -> None:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
-def picture(path: Path, size: tuple[int, int] = (400, 500)) -> None:
+def image(path: Path, size: tuple[int, int] = (400, 500)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.zeros((size[1], size[0], 3), np.uint8)).save(path)
 
@@ -57,12 +57,12 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_pictures_shrink_and_do_not_grow(tmp_path: Path) -> None:
+def test_images_shrink_and_do_not_grow(tmp_path: Path) -> None:
     for name, size, expected in (
         ("large", (400, 500), (179, 224)),
         ("small", (30, 20), (30, 20)),
     ):
-        picture(tmp_path / f"{name}.png", size)
+        image(tmp_path / f"{name}.png", size)
         shrink(tmp_path / f"{name}.png", tmp_path / f"{name}.jpg", 224)
         assert Image.open(tmp_path / f"{name}.jpg").size == expected
 
@@ -130,9 +130,9 @@ def test_sizes_of_a_garment_are_one_row_and_colours_are_several(
             gear / f"images_gear_{name}.csv",
             [{"sku": f"24-{name}", "image": f"/g/e/{name}.jpg"}],
         )
-        picture(source / f"pub/media/catalog/product/g/e/{name}.jpg")
+        image(source / f"pub/media/catalog/product/g/e/{name}.jpg")
     for name in ("red_main", "red_back", "blue_main"):
-        picture(source / f"pub/media/catalog/product/m/h/{name}.jpg")
+        image(source / f"pub/media/catalog/product/m/h/{name}.jpg")
     write(source / "LICENSE.txt", "OSL")
     write(source / "LICENSE_AFL.txt", "AFL")
 
@@ -172,12 +172,12 @@ def grocery(source: Path) -> None:
                 "Product Description Path (str)": f"{folder}_Description.txt",
             }
         )
-        picture(source / f"dataset{folder}_Iconic.jpg", (300, 300))
+        image(source / f"dataset{folder}_Iconic.jpg", (300, 300))
         write(source / f"dataset{folder}_Description.txt", f"{name} is\ngood.\n")
         for split in lines:
             for photo in range(1, 3 if number else 23):
                 path = f"{split}/{name}/{name}_{photo:03d}.jpg"
-                picture(source / "dataset" / path, (150, 100))
+                image(source / "dataset" / path, (150, 100))
                 lines[split].append(f"{path}, {number}, 0")
     write(
         source / "dataset/iconic/Pink-Lady/Pink-Lady_Information.txt",
@@ -244,7 +244,7 @@ def test_emoji_have_names_where_a_language_has_one_and_no_skin_tones(
         "☀": {
             "default": ["sun"],
             "tts": ["sun"],
-        },  # written without the variation that the picture's name has
+        },  # written without the variation that the image's name has
         "👋🏽": {"tts": ["waving hand: medium skin tone"]},
     }
     for package, key in (
@@ -263,7 +263,7 @@ def test_emoji_have_names_where_a_language_has_one_and_no_skin_tones(
                 json.dumps(content),
             )
     for code in ("1f600", "2600_fe0f", "1f44b_1f3fd", "fe4e5"):
-        picture(source / f"noto/png/72/emoji_u{code}.png", (72, 72))
+        image(source / f"noto/png/72/emoji_u{code}.png", (72, 72))
     write(source / "noto/LICENSE", "Apache")
     write(source / "cldr/LICENSE", "Unicode")
     convert_emoji_noto(source, target)
@@ -287,7 +287,7 @@ def test_emoji_have_names_where_a_language_has_one_and_no_skin_tones(
     ]
 
 
-def test_pairs_of_captions_are_those_of_known_pictures(
+def test_pairs_of_captions_are_those_of_known_images(
     source: Path, target: Path
 ) -> None:
     annotations = [

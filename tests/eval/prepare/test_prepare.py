@@ -83,9 +83,9 @@ def tar_of(files: dict[str, bytes]) -> bytes:
 def test_a_set_of_the_hub_is_scored_from_where_it_was_put(
     origins: Origins, tmp_path: Path, patience: Patience
 ) -> None:
-    picture = io.BytesIO()
-    Image.new("RGB", (8, 8), "red").save(picture, "JPEG")
-    tar = tar_of({"0.jpg": picture.getvalue(), "0.txt": b"a red square\nred\n"})
+    image = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(image, "JPEG")
+    tar = tar_of({"0.jpg": image.getvalue(), "0.txt": b"a red square\nred\n"})
     origins.repositories["clip-benchmark/wds_flickr30k"] = {
         "test/0.tar": tar,
         "test/nshards.txt": b"1\n",

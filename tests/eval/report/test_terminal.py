@@ -54,7 +54,7 @@ def test_each_half_has_a_section_with_chance_bm25_and_the_interval_beside_the_mo
         "0.710",
         "±.010",
     ]
-    assert lines[4].strip() == "text and pictures"
+    assert lines[4].strip() == "text and images"
     assert lines[5].split() == [
         "figures/text->image",
         "hit_rate_at_1",
@@ -76,7 +76,7 @@ def test_a_task_stands_in_the_section_of_its_result() -> None:
     )[2:]
     assert [line.strip() for line in lines[::2]] == [
         "text",
-        "text and pictures",
+        "text and images",
         "all together",
     ]
     assert lines[-1].split()[0] == "balance"

@@ -182,7 +182,7 @@ def test_metrics_equal_their_formulas_by_hand() -> None:
         np.testing.assert_allclose(metric_values(metric, found), values, err_msg=metric)
 
 
-def test_five_captions_of_a_picture_are_one_hit_and_a_fifth_of_the_recall() -> None:
+def test_five_captions_of_an_image_are_one_hit_and_a_fifth_of_the_recall() -> None:
     found = ranks_of_lists([[1, 9, 8, 7, 6]])
     assert metric_values("hit_rate_at_1", found).tolist() == [1.0]
     assert metric_values("recall_at_1", found).tolist() == [0.2]

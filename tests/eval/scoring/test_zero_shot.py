@@ -15,26 +15,25 @@ NAMES = [f"class {number}" for number in range(8)]
 
 
 def random_task(seed: int = 0) -> tuple[ZeroShotData, np.ndarray, np.ndarray]:  # type: ignore[type-arg]  # of any type
-    """Sixty pictures of six of eight classes, some of which look like theirs."""
+    """Sixty images of six of eight classes, some of which look like theirs."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, 6, 60)
     classes = random.standard_normal((8, 16))
-    pictures = classes[labels] + 3 * random.standard_normal((60, 16))
-    pictures, classes = (
-        side / np.linalg.norm(side, axis=1, keepdims=True)
-        for side in (pictures, classes)
+    images = classes[labels] + 3 * random.standard_normal((60, 16))
+    images, classes = (
+        side / np.linalg.norm(side, axis=1, keepdims=True) for side in (images, classes)
     )
     data = ZeroShotData([b"jpeg"] * 60, labels.tolist(), NAMES, ["a photo of a {c}."])
-    return data, pictures.astype(np.float32), classes.astype(np.float32)
+    return data, images.astype(np.float32), classes.astype(np.float32)
 
 
 def test_metrics_equal_their_formulas_from_all_scores() -> None:
-    data, pictures, classes = random_task()
-    scores = pictures @ classes.T
+    data, images, classes = random_task()
+    scores = images @ classes.T
     labels = np.array(data.labels)
     guessed = scores.argmax(axis=1)
     first_five = np.argsort(-scores, axis=1)[:, :5]
-    values = zero_shot_values(data, ZERO_SHOT_METRICS, pictures, classes)
+    values = zero_shot_values(data, ZERO_SHOT_METRICS, images, classes)
     assert 0.2 < values["accuracy"].mean() < 0.8
     assert (
         5
@@ -49,8 +48,8 @@ def test_metrics_equal_their_formulas_from_all_scores() -> None:
 
 
 def test_rows_have_chance_and_an_interval() -> None:
-    data, pictures, classes = random_task()
-    rows, values = zero_shot_rows("shapes", data, ZERO_SHOT_METRICS, pictures, classes)
+    data, images, classes = random_task()
+    rows, values = zero_shot_rows("shapes", data, ZERO_SHOT_METRICS, images, classes)
     assert [row.metric for row in rows] == list(ZERO_SHOT_METRICS)
     assert [row.chance for row in rows] == [1 / 8, 5 / 8, 1 / 8]
     for row in rows:

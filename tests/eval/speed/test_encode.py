@@ -17,7 +17,7 @@ from eval.speed import encode
 from eval.speed.encode import EncodeSizes, bench_eval_encode, draw_documents
 from unimodal.embedder import Embedder, Item, Vectors, load
 
-SMALL = EncodeSizes(documents=6, pictures=3, short=96, clip="tiny-clip-for-speed")
+SMALL = EncodeSizes(documents=6, images=3, short=96, clip="tiny-clip-for-speed")
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def test_four_rows_with_their_targets() -> None:
     assert [(row.name, row.target) for row in rows] == [
         ("documents, MiniLM, fp32", ">= 1.4"),
         ("documents, MiniLM, bf16", ">= 2.2"),
-        ("pictures, tiny-clip-for-speed, fp32", ">= 1"),
-        ("pictures, tiny-clip-for-speed, bf16", ">= 1.8"),
+        ("images, tiny-clip-for-speed, fp32", ">= 1"),
+        ("images, tiny-clip-for-speed, bf16", ">= 1.8"),
     ]
     assert all(
         row.ratio == pytest.approx(row.theirs / row.ours) and row.ours > 0

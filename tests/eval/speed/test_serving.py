@@ -134,7 +134,7 @@ def test_no_two_short_texts_are_alike() -> None:
 @pytest.mark.timeout(1500)
 def test_bench_has_a_row_for_each_promise() -> None:
     rows = bench_serve(
-        ServeSizes(seconds=0.5, requests=64, crowd=300, pictures=2, short=96), rounds=1
+        ServeSizes(seconds=0.5, requests=64, crowd=300, images=2, short=96), rounds=1
     )
     assert [row.target for row in rows if row.name.startswith("overhead")] == [
         "<= 1",

@@ -19,7 +19,7 @@ from eval.with_mteb.search import top_documents
 from eval.with_mteb.tables import loader_inputs
 from eval.with_mteb.tasks import find_mteb_task, load_mteb_task
 from tests.eval.conftest import TinyEmbedder
-from tests.eval.mteb_hub import jpeg, pictures, write_retrieval
+from tests.eval.mteb_hub import image_rows, jpeg, write_retrieval
 from unimodal.embedder import Embedder
 
 RETRIEVAL = ["SciFact", "Flickr30kT2IRetrieval", "Flickr30kI2TRetrieval"]
@@ -179,11 +179,11 @@ def test_fewer_dimensions_are_an_experiment_of_the_same_model(results: Path) -> 
     assert whole["main_score"] != part["main_score"]
 
 
-def test_a_text_and_its_picture_are_fused(mteb: Any, embedder: Embedder) -> None:
+def test_a_text_and_its_image_are_fused(mteb: Any, embedder: Embedder) -> None:
     from torch.utils.data import DataLoader
 
     model = mteb_model(embedder, "unimodal/tiny")
-    table = pictures(
+    table = image_rows(
         [jpeg(0, "red"), jpeg(1, "blue")],
         id=["a", "b"],
         text=["a red mug", "a blue lamp"],
@@ -211,7 +211,7 @@ def test_a_loader_that_must_be_asked_gives_the_same_inputs(
 ) -> None:
     from torch.utils.data import DataLoader
 
-    table = pictures(
+    table = image_rows(
         [jpeg(n, "green") for n in range(5)],
         id=list("abcde"),
         text=[f"mug {n}" for n in range(5)],

@@ -111,7 +111,7 @@ def test_queries_and_documents_get_the_prompts_of_the_model(
     assert model.encode(TEXTS) == pytest.approx(minilm.encode(TEXTS), abs=1e-6)
 
 
-def test_texts_and_pictures_come_out_in_the_order_of_the_inputs(
+def test_texts_and_images_come_out_in_the_order_of_the_inputs(
     clip: MtebEncoder, tmp_path: Path
 ) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg(0, "red"))
@@ -189,16 +189,16 @@ def test_the_same_text_as_query_and_as_document_is_told_apart(
     assert (store.encode(TEXTS, "query") != store.encode(TEXTS, "document")).any()
 
 
-def test_a_picture_is_refused_by_a_model_of_texts(minilm: MtebEncoder) -> None:
+def test_an_image_is_refused_by_a_model_of_texts(minilm: MtebEncoder) -> None:
     with pytest.raises(
-        ValueError, match=r"input 1 is a picture, and mteb model .* embeds text only"
+        ValueError, match=r"input 1 is an image, and mteb model .* embeds text only"
     ):
         minilm.encode([TEXTS[0], jpeg(0, "red")])
 
 
-def test_a_broken_picture_is_named(clip: MtebEncoder) -> None:
+def test_a_broken_image_is_named(clip: MtebEncoder) -> None:
     with pytest.raises(ValueError, match="is not a readable image"):
-        clip.encode([b"no picture"])
+        clip.encode([b"no image"])
 
 
 def test_models_that_give_no_single_vector_are_refused(mteb: Any) -> None:

@@ -89,7 +89,7 @@ def test_missing_data_of_all_tasks_is_named_before_anything_is_encoded(
     assert not list(tmp_path.rglob("*.json"))
 
 
-def test_pictures_that_two_directions_share_are_encoded_once(
+def test_images_that_two_directions_share_are_encoded_once(
     embedder: Embedder, hub: Path, tmp_path: Path
 ) -> None:
     store = EmbeddingStore(embedder)
@@ -108,7 +108,7 @@ def test_pictures_that_two_directions_share_are_encoded_once(
     assert sum(one.kind == "image" for one in encoded) == 24
 
 
-def test_a_text_model_leaves_tasks_with_pictures_unscored(
+def test_a_text_model_leaves_tasks_with_images_unscored(
     embedder: Embedder, hub: Path, tmp_path: Path
 ) -> None:
     from unimodal.model import build_model
@@ -155,7 +155,7 @@ def test_names_in_results_are_those_of_the_hub_or_say_where_the_model_came_from(
     assert mteb_name("jinaai/jina-clip-v1") == "jinaai/jina-clip-v1"
 
 
-def test_pairs_of_pictures_are_scored(
+def test_pairs_of_images_are_scored(
     mteb: Any, embedder: Embedder, tmp_path: Path
 ) -> None:
     import datasets

@@ -16,7 +16,7 @@ from eval.data.datasets import (
     ZeroShotData,
     checked,
 )
-from eval.with_mteb.tables import table_inputs, table_pictures
+from eval.with_mteb.tables import table_images, table_inputs
 from eval.with_mteb.tasks import (
     find_mteb_task,
     import_mteb,
@@ -24,7 +24,7 @@ from eval.with_mteb.tasks import (
     load_mteb_task,
     read_mteb_task,
 )
-from tests.eval.mteb_hub import jpeg, pictures, write_retrieval
+from tests.eval.mteb_hub import image_rows, jpeg, write_retrieval
 
 
 def retrieval(name: str, hub: Path) -> RetrievalData:
@@ -59,18 +59,18 @@ def test_an_empty_document_stands_as_a_dot_and_is_told(hub: Path) -> None:
         assert retrieval("SciFact", hub).documents[7] == NO_TEXT
 
 
-def test_pictures_are_the_bytes_in_the_table_and_named_after_their_task(
+def test_images_are_the_bytes_in_the_table_and_named_after_their_task(
     hub: Path,
 ) -> None:
     data = retrieval("Flickr30kT2IRetrieval", hub)
-    picture = data.documents[2]
-    assert isinstance(picture, Deferred)
-    assert picture.name == "Flickr30kT2IRetrieval/test document 2.jpg"
-    assert picture.read() == jpeg(2, "blue")
+    image = data.documents[2]
+    assert isinstance(image, Deferred)
+    assert image.name == "Flickr30kT2IRetrieval/test document 2.jpg"
+    assert image.read() == jpeg(2, "blue")
     assert data.gains is None
     turned = retrieval("Flickr30kI2TRetrieval", hub).queries[2]
     assert isinstance(turned, Deferred)
-    assert turned.read() == picture.read()
+    assert turned.read() == image.read()
 
 
 def test_sts_and_zero_shot_tasks_are_read(hub: Path) -> None:
@@ -100,11 +100,11 @@ def test_a_query_does_not_search_itself_where_mteb_ignores_equal_ids(
     assert retrieval("ArguAna", tmp_path).excluded == [[1], []]
 
 
-def test_a_picture_does_not_search_itself_where_mteb_skips_the_first_result(
+def test_an_image_does_not_search_itself_where_mteb_skips_the_first_result(
     mteb: Any, tmp_path: Path
 ) -> None:
-    shown = pictures([jpeg(n, "red") for n in range(4)], id=["d0", "d1", "d2", "d3"])
-    asked = pictures([jpeg(2, "red"), jpeg(9, "red")], id=["q0", "q1"])
+    shown = image_rows([jpeg(n, "red") for n in range(4)], id=["d0", "d1", "d2", "d3"])
+    asked = image_rows([jpeg(2, "red"), jpeg(9, "red")], id=["q0", "q1"])
     write_retrieval(
         tmp_path / "cub200_retrieval", shown, asked, {"q0": {"d1": 1}, "q1": {"d3": 1}}
     )
@@ -172,7 +172,7 @@ def test_one_task_that_reads_a_folder_leaves_others_on_the_hub(hub: Path) -> Non
     assert usual.metadata.dataset["path"] == "mteb/scifact"
 
 
-def test_a_row_may_have_a_text_a_picture_or_both(mteb: Any) -> None:
+def test_a_row_may_have_a_text_an_image_or_both(mteb: Any) -> None:
     import datasets
 
     cells = [
@@ -192,14 +192,14 @@ def test_a_row_may_have_a_text_a_picture_or_both(mteb: Any) -> None:
     )
     found = table_inputs(rows, "x", ["text", "image"], "query")
     assert [type(one) for one in found] == [Fused, Deferred, str]
-    with pytest.raises(ValueError, match="x has a row without a picture"):
+    with pytest.raises(ValueError, match="x has a row without an image"):
         table_inputs(rows, "x", ["image"], "query")
 
 
 def test_a_table_without_what_the_task_asks_for_is_refused(mteb: Any) -> None:
     with pytest.raises(ValueError, match="and none for image"):
         table_inputs(
-            pictures([jpeg(0, "red")]).rename_column("image", "img"),
+            image_rows([jpeg(0, "red")]).rename_column("image", "img"),
             "x",
             ["image"],
             "query",
@@ -229,9 +229,11 @@ def test_a_conversation_becomes_one_text(mteb: Any) -> None:
     assert table_inputs(rows, "x", ["text"], "query") == ["user: one; assistant: two"]
 
 
-def test_a_picture_in_a_selected_table_is_its_own(mteb: Any) -> None:
-    rows = pictures([jpeg(n, "red") for n in range(5)], id=list("abcde")).select([3, 1])
-    found = table_pictures(rows, "image", "x")
+def test_an_image_in_a_selected_table_is_its_own(mteb: Any) -> None:
+    rows = image_rows([jpeg(n, "red") for n in range(5)], id=list("abcde")).select(
+        [3, 1]
+    )
+    found = table_images(rows, "image", "x")
     assert [one.name for one in found if one] == ["x d", "x b"]
     assert [one.read() for one in found if one] == [jpeg(3, "red"), jpeg(1, "red")]
 

@@ -37,7 +37,7 @@ def test_the_ledger_says_which_source_gave_how_many_samples_in_which_epoch(
 ) -> None:
     config = recipe(
         {"steps": 12}
-    )  # six steps a task: 144 of 79 pictures (three batches an epoch), 72 of 61 pairs
+    )  # six steps a task: 144 of 79 images (three batches an epoch), 72 of 61 pairs
     model = train(config)
     ledger = _ledger(config)
     names = ("task", "source", "epoch", "last_epoch", "samples", "of")
@@ -51,7 +51,7 @@ def test_the_ledger_says_which_source_gave_how_many_samples_in_which_epoch(
     shards = _lines(Path(config.run) / "shards.jsonl")
     assert sum(row["samples"] for row in shards) == 79 + 61
     assert len({row["digest"] for row in shards}) == len(shards) == 7
-    assert "pictures (144 samples, 1.82 epochs)" in (model / "README.md").read_text()
+    assert "images (144 samples, 1.82 epochs)" in (model / "README.md").read_text()
 
 
 def test_stages_without_names_have_rows_of_their_own(recipe: Recipe) -> None:
@@ -139,7 +139,7 @@ def test_a_path_that_changes_at_resume_is_refused(recipe: Recipe) -> None:
     )
     with pytest.raises(
         ValueError,
-        match=r'tasks\.pairs\.sources\.pairs\.path="pairs" and the recipe says "pictures"',
+        match=r'tasks\.pairs\.sources\.pairs\.path="pairs" and the recipe says "images"',
     ):
         train(other, resume=True)
 
@@ -194,7 +194,7 @@ def _shard(file: Path, count: int, bad: set[int]) -> None:
                 tar.addfile(member, io.BytesIO(content))
 
 
-def _pictures(recipe: Recipe, file: Path, **changes: Any) -> TrainConfig:
+def _images(recipe: Recipe, file: Path, **changes: Any) -> TrainConfig:
     source = {"squares": {"path": str(file)}}
     return recipe(
         {"tasks": {"pictures": {"sources": source}, "pairs": None}, **changes}
@@ -205,7 +205,7 @@ def test_a_few_corrupt_samples_are_counted_and_too_many_end_the_run(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _shard(tmp_path / "few/0.tar", 240, {3, 77, 200})
-    config = _pictures(recipe, tmp_path / "few/0.tar", steps=10)
+    config = _images(recipe, tmp_path / "few/0.tar", steps=10)
     train(config)
     assert _ledger(config)["skipped"] == 3
     assert (
@@ -217,7 +217,7 @@ def test_a_few_corrupt_samples_are_counted_and_too_many_end_the_run(
         sum(row["skipped"] for row in _lines(Path(config.run) / "metrics.jsonl")) == 3
     )
     _shard(tmp_path / "many/0.tar", 480, set(range(0, 480, 3)))
-    many = _pictures(
+    many = _images(
         recipe, tmp_path / "many/0.tar", steps=20, run=str(tmp_path / "run2")
     )
     with pytest.raises(
@@ -237,7 +237,7 @@ def test_corrupt_samples_are_counted_on_where_a_run_was_stopped(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     _shard(tmp_path / "few/0.tar", 240, {3, 77, 200})
-    config = _pictures(recipe, tmp_path / "few/0.tar", steps=10)
+    config = _images(recipe, tmp_path / "few/0.tar", steps=10)
     _train_until(config, 6)
     train(config, resume=True)
     assert _ledger(config)["skipped"] == 3
@@ -251,7 +251,7 @@ def test_a_cut_tar_is_reported_and_its_whole_samples_are_used(
     _shard(tmp_path / "cut/0.tar", 100, set())
     file = tmp_path / "cut/0.tar"
     os.truncate(file, file.stat().st_size // 2 + 700)
-    config = _pictures(recipe, file, steps=2)
+    config = _images(recipe, file, steps=2)
     with pytest.warns(
         UserWarning, match=r"0\.tar is cut short \(.*\): its whole samples are used"
     ):

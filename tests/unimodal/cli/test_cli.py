@@ -126,7 +126,7 @@ def test_train_resume_plot_eval_and_embed_follow_each_other(
     suite = tmp_path / "suite.yaml"
     suite.write_text(
         "tasks:\n  squares:\n    kind: image-text\n    rows: {input: "
-        "pictures.jsonl}\n    text: captions\n"
+        "images.jsonl}\n    text: captions\n"
     )
     on_suite = ["--suite", suite, "--data", world, "--store", tmp_path / "store"]
     scored = _unimodal(
@@ -148,7 +148,7 @@ def test_train_resume_plot_eval_and_embed_follow_each_other(
     )
     assert scored.returncode == 0, scored.stderr
     assert "squares/text->image" in scored.stdout
-    assert "0 texts and 0 pictures to encode" not in scored.stderr
+    assert "0 texts and 0 images to encode" not in scored.stderr
     rows = json.loads((tmp_path / "scores.json").read_text())
     assert set(rows[0]) >= {
         "task",
@@ -170,7 +170,7 @@ def test_train_resume_plot_eval_and_embed_follow_each_other(
     }
     assert "<svg" in (tmp_path / "report.html").read_text()
     again = _unimodal("eval", run / "model", *on_suite, "--dry-run")
-    assert "0 texts and 0 pictures to encode" in again.stdout, again.stderr
+    assert "0 texts and 0 images to encode" in again.stdout, again.stderr
     longer = _unimodal("eval", run / "model", *on_suite, "--dims", "4096")
     assert "error: --dims 4096 is more than the " in longer.stderr
     second = _unimodal("eval", run / "model", tmp_path / "not" / "there", *on_suite)
@@ -201,7 +201,7 @@ def test_validation_during_training_is_written_and_its_best_model_kept(
 ) -> None:
     suite = tmp_path / "suite.yaml"
     suite.write_text(
-        "tasks:\n  squares: {kind: image-text, rows: {input: pictures.jsonl}, text: captions}\n"
+        "tasks:\n  squares: {kind: image-text, rows: {input: images.jsonl}, text: captions}\n"
         "  pairs: {kind: text-retrieval, rows: {input: pairs.jsonl}}\n"
     )
     settings = {

@@ -73,7 +73,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_demos_products_are_in_its_store_with_their_texts_pictures_and_prices(
+def test_the_demos_products_are_in_its_store_with_their_texts_images_and_prices(
     demo: Path,
 ) -> None:
     store = open_store(str(demo / "store"))

@@ -27,7 +27,7 @@ def model(recipe: Recipe, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def products(world: Path, tmp_path: Path) -> Path:
-    """A table beside the pictures of the world."""
+    """A table beside the images of the world."""
     rows = [
         {
             "sku": f"s{n}",

@@ -24,7 +24,7 @@ SMALL = {"num_train": 24, "num_val": 4, "num_test": 8}
 
 @pytest.fixture(scope="module")
 def splits() -> dict[str, list[Product]]:
-    """The whole default catalogue, without its pictures."""
+    """The whole default catalogue, without its images."""
     return plan_products(seed=0, num_train=4400, num_val=192, num_test=1024)
 
 

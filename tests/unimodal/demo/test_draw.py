@@ -1,4 +1,4 @@
-"""The demo's pictures: every product can be drawn, the same way each time, and looks unlike its
+"""The demo's images: every product can be drawn, the same way each time, and looks unlike its
 neighbours.
 """
 
@@ -29,8 +29,8 @@ def test_every_word_of_the_tables_can_be_drawn() -> None:
         material = KINDS[kind].materials[number % len(KINDS[kind].materials)]
         pattern = list(PATTERNS)[number % len(PATTERNS)]
         scene = list(SCENES)[number % len(SCENES)]
-        picture = draw_product(Look(kind, colour, pattern, material, scene, number), 24)
-        assert (picture.size, picture.mode) == ((24, 24), "RGB")
+        image = draw_product(Look(kind, colour, pattern, material, scene, number), 24)
+        assert (image.size, image.mode) == ((24, 24), "RGB")
 
 
 def test_drawing_is_a_function_of_the_look() -> None:
@@ -38,7 +38,7 @@ def test_drawing_is_a_function_of_the_look() -> None:
     assert not np.array_equal(pixels(MUG), pixels(MUG._replace(seed=8)))
 
 
-def test_larger_drawing_shows_the_same_picture() -> None:
+def test_larger_drawing_shows_the_same_image() -> None:
     small = pixels(MUG, 64)
     large = pixels(MUG, 192)
     reduced = large.reshape(64, 3, 64, 3, 3).mean((1, 3))

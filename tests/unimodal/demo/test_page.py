@@ -13,7 +13,7 @@ from unimodal.demo.catalogue import Product, plan_products
 from unimodal.demo.page import write_page
 from unimodal.demo.results import Result, ResultGroup, build_groups, draw_showcase
 
-DIRECTIONS = ["text → picture", "picture → text", "picture → picture", "text → text"]
+DIRECTIONS = ["text → image", "image → text", "image → image", "text → text"]
 
 
 def products() -> list[Product]:
@@ -28,14 +28,14 @@ def test_groups_cover_four_directions_and_mark_the_right_product() -> None:
     shop = products()
     vectors = one_hot(len(shop))
     position = {product.query: index for index, product in enumerate(shop)}
-    seen_pictures: list[tuple[int, int]] = []
+    seen_images: list[tuple[int, int]] = []
 
     def encode(items: list[str | Path]) -> npt.NDArray[np.float32]:
         rows = []
         for item in items:
             if isinstance(item, Path):
-                with Image.open(item) as picture:
-                    seen_pictures.append(picture.size)
+                with Image.open(item) as image:
+                    seen_images.append(image.size)
             rows.append(
                 vectors[position[item]] if isinstance(item, str) else vectors[0]
             )
@@ -45,10 +45,10 @@ def test_groups_cover_four_directions_and_mark_the_right_product() -> None:
     assert [group.direction for group in groups] == [
         direction for direction in DIRECTIONS for _ in range(2)
     ]
-    assert seen_pictures == [(40, 40), (40, 40)]
+    assert seen_images == [(40, 40), (40, 40)]
     for group in groups:
         if (
-            group.direction != "picture → picture"
+            group.direction != "image → image"
         ):  # its query is a new drawing, which this encoder takes for product 0
             assert group.right_rank == 1
             assert [result.right for result in group.results] == [True] + [False] * (
@@ -59,19 +59,19 @@ def test_groups_cover_four_directions_and_mark_the_right_product() -> None:
             assert not group.results[0].right
             assert group.right_rank > 1
         assert all(
-            (result.picture is not None) == group.direction.endswith("picture")
+            (result.image is not None) == group.direction.endswith("picture")
             for result in group.results
         )
 
 
 def test_page_escapes_every_text_and_needs_nothing_else(tmp_path: Path) -> None:
     evil = "<script>alert('&\"')</script>"
-    picture = Image.new("RGB", (8, 8), (200, 30, 40))
+    image = Image.new("RGB", (8, 8), (200, 30, 40))
     found = Result(None, evil, evil, 3.5, 0.91, True, ("kind",))
-    shown = Result(picture, evil, evil, 3.5, 0.5, False, ())
+    shown = Result(image, evil, evil, 3.5, 0.5, False, ())
     groups = [
         ResultGroup("text → text", evil, [found], 1),
-        ResultGroup(evil, picture, [shown], 12),
+        ResultGroup(evil, image, [shown], 12),
     ]
     path = tmp_path / "deep" / "page.html"
     write_page(
@@ -89,7 +89,7 @@ def test_page_escapes_every_text_and_needs_nothing_else(tmp_path: Path) -> None:
             }
         ],
         facts={evil: evil},
-        showcase=[(evil, picture)],
+        showcase=[(evil, image)],
         footer=evil,
     )
     html = path.read_text(encoding="utf-8")

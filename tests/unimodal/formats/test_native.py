@@ -143,7 +143,7 @@ def test_models_of_every_make_come_back(
     image: ImageTowerConfig | None,
     text: dict[str, Any] | None,
     texts: list[str],
-    pictures: list[Image.Image],
+    images: list[Image.Image],
 ) -> None:
     assert tiny.text is not None
     torch.manual_seed(0)
@@ -154,7 +154,7 @@ def test_models_of_every_make_come_back(
         tokenizer,
         device="cpu",
     )
-    items: list[Any] = [*(texts if text else ()), *(pictures if image else ())]
+    items: list[Any] = [*(texts if text else ()), *(images if image else ())]
     save_model(tmp_path / "model", made.models[0], tokenizer)
     torch.manual_seed(1)
     assert names(tmp_path / "model") == (FILES if text else FILES[:3])

@@ -1,4 +1,4 @@
-"""Pixels and token ids are those of open_clip, whatever the picture or the text; what is no picture
+"""Pixels and token ids are those of open_clip, whatever the image or the text; what is no image
 is refused.
 """
 
@@ -521,7 +521,7 @@ def test_a_profile_of_colours_is_not_looked_at() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["bytes", "path", "PIL"])
-def test_a_picture_is_turned_as_its_exif_says(
+def test_an_image_is_turned_as_its_exif_says(
     tmp_path: Path, orientation: int, kind: str
 ) -> None:
     upright = np.asarray(noise(5, 3))
@@ -554,7 +554,7 @@ def test_the_first_frame_of_a_gif_is_taken() -> None:
 
 
 @pytest.mark.parametrize("mode", ["P", "RGBA", "LA", "L", "1", "CMYK", "PA"])
-def test_a_picture_of_any_mode_becomes_rgb(mode: str) -> None:
+def test_an_image_of_any_mode_becomes_rgb(mode: str) -> None:
     image = Image.new("RGB", (6, 4), (255, 255, 255)).convert(mode)
     name = {"CMYK": "JPEG", "PA": "TIFF"}.get(mode, "PNG")
     decoded = decode_image(encoded(image, name) if mode != "PA" else image)
@@ -629,13 +629,13 @@ def test_a_header_over_the_cap_is_told_by_the_error_alone(tmp_path: Path) -> Non
         ),
     ],
 )
-def test_what_is_no_picture_is_refused(source: bytes | Path, message: str) -> None:
+def test_what_is_no_image_is_refused(source: bytes | Path, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         decode_image(source)
     assert "\n" not in str(caught.value)
 
 
-def test_a_cut_picture_that_was_opened_lazily_is_refused_too(tmp_path: Path) -> None:
+def test_a_cut_image_that_was_opened_lazily_is_refused_too(tmp_path: Path) -> None:
     file = tmp_path / "cut.jpg"
     file.write_bytes(encoded(noise(64, 64), "JPEG")[:-900])
     with (
@@ -873,5 +873,5 @@ def test_broken_exif_turns_nothing_and_breaks_nothing() -> None:
             content[start + 6 + rng.randrange(60)] = rng.randrange(256)
         sizes.add(
             decode_image(bytes(content)).size
-        )  # whatever the EXIF says, the picture is there
+        )  # whatever the EXIF says, the image is there
     assert sizes == {(6, 8), (8, 6)}

@@ -58,7 +58,7 @@ def client(serve: Serve) -> TestClient:
 
 @pytest.fixture(scope="session")
 def png() -> Callable[[int], bytes]:
-    """A function from a number to a small picture of its own."""
+    """A function from a number to a small image of its own."""
 
     def make(number: int) -> bytes:
         buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""A shop of 30 products to search in, small and real: drawn pictures, a tiny model's vectors, a
+"""A shop of 30 products to search in, small and real: drawn images, a tiny model's vectors, a
 store in a folder.
 
 The texts are embedded as queries are, so that a product's own title finds it with a cosine of 1.
@@ -26,8 +26,8 @@ INJECTED = (
 )
 
 
-def picture(number: int) -> Image.Image:
-    """The picture of product `number`: a square of its colour on noise of its own."""
+def image(number: int) -> Image.Image:
+    """The image of product `number`: a square of its colour on noise of its own."""
     noise = np.random.default_rng(number).integers(0, 256, (48, 48, 3), dtype=np.uint8)
     noise[12:36, 12:36] = list(COLOURS.values())[number % 3]
     return Image.fromarray(noise)
@@ -36,7 +36,7 @@ def picture(number: int) -> Image.Image:
 def png(number: int) -> bytes:
     """The same as a PNG file, which loses nothing."""
     buffer = io.BytesIO()
-    picture(number).save(buffer, "PNG")
+    image(number).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -56,7 +56,7 @@ def build_shop(
     numbers = range(30)
     titles = [title(number) for number in numbers]
     texts = embedder.encode_query(titles)
-    pictures = embedder.encode([picture(number) for number in numbers])
+    images = embedder.encode([image(number) for number in numbers])
     schema = Schema(
         dim=texts.shape[1],
         fingerprint=embedder.fingerprint(),
@@ -77,8 +77,8 @@ def build_shop(
     rows = {
         "id": ["p/" + (INJECTED if number == 8 else str(number)) for number in numbers],
         "vector_text": list(texts),
-        "vector_image": list(pictures),
-        "vector_fused": list(unit(texts + pictures)),
+        "vector_image": list(images),
+        "vector_fused": list(unit(texts + images)),
         "words": titles,
         "title": titles,
         "price": [None if number == 29 else 5.0 + number for number in numbers],
@@ -102,5 +102,5 @@ def build_shop(
 def jpeg(number: int) -> bytes:
     """The thumbnail of product `number`."""
     buffer = io.BytesIO()
-    picture(number).save(buffer, "JPEG")
+    image(number).save(buffer, "JPEG")
     return buffer.getvalue()

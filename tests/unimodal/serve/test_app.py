@@ -190,19 +190,19 @@ Fetched = list[str]
 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch, png: Callable[[int], bytes]) -> Fetched:
-    """The URLs that were fetched; there is a picture of 10 kB behind each, a while later."""
+    """The URLs that were fetched; there is an image of 10 kB behind each, a while later."""
     urls: Fetched = []
 
-    async def fetch_picture(url: str, _: ServeConfig) -> bytes:
+    async def fetch_image(url: str, _: ServeConfig) -> bytes:
         urls.append(url)
         await asyncio.sleep(0.01)
         return png(0) + bytes(10_000)
 
-    monkeypatch.setattr(gate_module, "fetch_picture", fetch_picture)
+    monkeypatch.setattr(gate_module, "fetch_picture", fetch_image)
     return urls
 
 
-def pictures(count: int) -> dict[str, Any]:
+def images(count: int) -> dict[str, Any]:
     return {
         "input": [
             {"image": f"https://img.shop.com/{number}"} for number in range(count)
@@ -210,10 +210,10 @@ def pictures(count: int) -> dict[str, Any]:
     }
 
 
-def test_a_pictures_url_gives_the_vector_of_its_bytes(
+def test_an_images_url_gives_the_vector_of_its_bytes(
     client: TestClient, served: Embedder, png: Callable[[int], bytes], fetched: Fetched
 ) -> None:
-    data = client.post("/v1/embeddings", json=pictures(1)).json()["data"]
+    data = client.post("/v1/embeddings", json=images(1)).json()["data"]
     np.testing.assert_allclose(
         [data[0]["embedding"]], served.encode([png(0)]), atol=1e-5
     )
@@ -221,22 +221,22 @@ def test_a_pictures_url_gives_the_vector_of_its_bytes(
     assert gate_of(client).held_bytes == 0
 
 
-def test_fetched_pictures_count_as_a_body_does(serve: Serve, fetched: Fetched) -> None:
+def test_fetched_images_count_as_a_body_does(serve: Serve, fetched: Fetched) -> None:
     small = serve(max_body_bytes=50_000)
-    response = small.post("/v1/embeddings", json=pictures(100))
+    response = small.post("/v1/embeddings", json=images(100))
     assert (response.status_code, response.headers["connection"]) == (413, "close")
-    assert "the pictures of its URLs" in response.json()["error"]["message"]
+    assert "the images of its URLs" in response.json()["error"]["message"]
     assert len(fetched) < 20  # no more than were on their way
     assert gate_of(small).held_bytes == 0
 
 
-def test_fetched_pictures_of_all_requests_are_bounded_together(
+def test_fetched_images_of_all_requests_are_bounded_together(
     serve: Serve, fetched: Fetched
 ) -> None:
     bounded = serve(max_body_bytes=50_000, queue_bytes=100_000)
     gate = gate_of(bounded)
     gate.held_bytes = 95_000
-    response = bounded.post("/v1/embeddings", json=pictures(2))
+    response = bounded.post("/v1/embeddings", json=images(2))
     assert (response.status_code, response.headers["Retry-After"]) == (429, "1")
     assert gate.held_bytes == 95_000
 
@@ -245,7 +245,7 @@ def test_a_full_queue_has_nothing_fetched(serve: Serve, fetched: Fetched) -> Non
     full = serve(max_items=2, queue_items=2)
     engine = full.app.state.engine  # type: ignore[attr-defined]  # FastAPI's
     engine.queued_items = 2
-    response = full.post("/v1/embeddings", json=pictures(1))
+    response = full.post("/v1/embeddings", json=images(1))
     engine.queued_items = 0
     assert (response.status_code, fetched) == (429, [])
 

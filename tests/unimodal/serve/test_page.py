@@ -159,7 +159,7 @@ def test_words_find_products_with_their_scores_and_the_time_it_took(
     assert opened.title() == f"{title(4)} – search"
 
 
-def test_a_chosen_picture_finds_its_product_and_words_mix_in_by_the_slider(
+def test_a_chosen_image_finds_its_product_and_words_mix_in_by_the_slider(
     opened: Any,
 ) -> None:
     opened.set_input_files(
@@ -173,7 +173,7 @@ def test_a_chosen_picture_finds_its_product_and_words_mix_in_by_the_slider(
     ask(opened, title(4))
     slider = opened.locator("#weight")
     slider.focus()
-    opened.keyboard.press("End")  # all picture
+    opened.keyboard.press("End")  # all image
     settled(opened)
     assert titles(opened)[0] == title(11)
     assert "100" in query(opened)
@@ -188,7 +188,7 @@ def test_a_chosen_picture_finds_its_product_and_words_mix_in_by_the_slider(
 
 
 @pytest.mark.parametrize("way", ["paste", "drop"])
-def test_a_picture_can_be_pasted_and_dropped(opened: Any, way: str) -> None:
+def test_an_image_can_be_pasted_and_dropped(opened: Any, way: str) -> None:
     opened.evaluate(
         """([way, bytes]) => {
             const transfer = new DataTransfer();
@@ -204,7 +204,7 @@ def test_a_picture_can_be_pasted_and_dropped(opened: Any, way: str) -> None:
     assert titles(opened)[0] == title(11)
 
 
-def test_a_large_picture_is_sent_small(opened: Any) -> None:
+def test_a_large_image_is_sent_small(opened: Any) -> None:
     sent = []
     opened.on(
         "request",
@@ -264,7 +264,7 @@ def test_a_click_on_a_product_finds_more_like_it_and_words_turn_it(opened: Any) 
     assert "q=blue" in query(opened)
 
 
-def test_the_address_is_the_search_and_the_back_button_brings_back_a_picture(
+def test_the_address_is_the_search_and_the_back_button_brings_back_an_image(
     opened: Any, address: str
 ) -> None:
     opened.set_input_files(
@@ -272,13 +272,13 @@ def test_the_address_is_the_search_and_the_back_button_brings_back_a_picture(
     )
     opened.wait_for_selector("#example:visible")
     settled(opened)
-    with_picture = titles(opened)
+    with_image = titles(opened)
     opened.click("#example-remove")
     settled(opened)
     opened.go_back()
     opened.wait_for_selector("#example:visible")
     settled(opened)
-    assert titles(opened) == with_picture
+    assert titles(opened) == with_image
     opened.goto(
         f"{address}?q=lamp&is.colour=Blue&from.price=20&without=chair&one=1&unknown=1&is.nothing=2"
     )
@@ -331,7 +331,7 @@ def test_more_are_shown_on_demand(opened: Any) -> None:
 def test_a_broken_file_is_a_readable_error_and_the_page_goes_on(opened: Any) -> None:
     opened.set_input_files(
         "#file",
-        {"name": "broken.png", "mimeType": "image/png", "buffer": b"no picture"},
+        {"name": "broken.png", "mimeType": "image/png", "buffer": b"no image"},
     )
     opened.wait_for_selector("#trouble:visible")
     assert (
@@ -415,7 +415,7 @@ def test_a_phone_needs_no_sideways_scrolling(opened: Any, width: int) -> None:
 def test_a_server_that_is_gone_is_said_and_the_search_is_kept(
     browser: Any, shop: tuple[Embedder, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And one that wants a key asks for it, shows pictures by it, and is asked again when it is
+    """And one that wants a key asks for it, shows images by it, and is asked again when it is
     back.
     """
     monkeypatch.setenv(API_KEYS, KEY)
@@ -486,11 +486,11 @@ def test_words_that_found_no_store_are_sent_by_try_again(
     assert page.locator("#text").input_value() == "mug"
 
 
-def test_an_items_picture_that_is_gone_costs_no_more_than_the_picture(
+def test_an_items_image_that_is_gone_costs_no_more_than_the_image(
     page: Any, address: str
 ) -> None:
     page.add_init_script(
-        "sessionStorage.setItem('unimodal-key', 'with a key, pictures are asked for by script')"
+        "sessionStorage.setItem('unimodal-key', 'with a key, images are asked for by script')"
     )
     page.route("**/v1/thumbnails/**", lambda route: route.fulfill(status=404))
     page.goto(address)

@@ -16,7 +16,7 @@ from rich.console import Console
 from unimodal.shards.check import check, render
 
 
-def picture(form: str = "JPEG") -> bytes:
+def image(form: str = "JPEG") -> bytes:
     buffer = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
     Image.fromarray(noise).save(buffer, form)
@@ -32,18 +32,18 @@ def write_tar(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-BOMB = bytearray(picture("PNG"))
+BOMB = bytearray(image("PNG"))
 BOMB[16:24] = (30_000).to_bytes(4, "big") * 2  # the header claims 900 megapixels
 BOMB[29:33] = zlib.crc32(BOMB[12:29]).to_bytes(4, "big")
 
 BROKEN = {
-    "cut": {"jpg": picture()[:-200], "txt": b"a"},
+    "cut": {"jpg": image()[:-200], "txt": b"a"},
     "html": {"jpg": b"<html>not found</html>", "txt": b"a"},
     "empty": {"jpg": b"", "txt": b"a"},
     "bomb": {"png": bytes(BOMB), "txt": b"a"},
-    "flip": {"png": picture("PNG")[:60] + b"#" + picture("PNG")[61:], "txt": b"a"},
-    "utf8": {"jpg": picture(), "txt": b"caf\xe9"},
-    "silent": {"jpg": picture(), "txt": b" "},
+    "flip": {"png": image("PNG")[:60] + b"#" + image("PNG")[61:], "txt": b"a"},
+    "utf8": {"jpg": image(), "txt": b"caf\xe9"},
+    "silent": {"jpg": image(), "txt": b" "},
     "json": {"json": b'{"query": '},
     "half": {"json": b'{"query": "a"}'},
     "alone": {"txt": b"a"},
@@ -54,8 +54,8 @@ GOOD = {
             {"query": "a b", "document": "c", "negatives": ["d"], "score": 1}
         ).encode()
     },
-    "jpeg": {"jpg": picture(), "json": b'{"captions": ["one two three", "four"]}'},
-    "webp": {"webp": picture("WEBP"), "txt": b"five"},
+    "jpeg": {"jpg": image(), "json": b'{"captions": ["one two three", "four"]}'},
+    "webp": {"webp": image("WEBP"), "txt": b"five"},
 }
 
 

@@ -39,7 +39,7 @@ def write_tar(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def img2dataset_shard(path: Path, first: int) -> Path:
-    """Members as img2dataset writes them: picture, caption, metadata."""
+    """Members as img2dataset writes them: image, caption, metadata."""
     members = {}
     for n in range(first, first + 5):
         metadata = {
@@ -288,8 +288,8 @@ def test_a_broken_text_pair_says_what_is_wrong(
         text_pair_of(sample(**parts))
 
 
-def test_a_sample_without_a_picture_says_so() -> None:
-    with pytest.raises(ValueError, match="has no picture"):
+def test_a_sample_without_an_image_says_so() -> None:
+    with pytest.raises(ValueError, match="has no image"):
         image_bytes_of(sample(txt=b"x"))
 
 

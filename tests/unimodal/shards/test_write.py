@@ -26,7 +26,7 @@ from unimodal.shards.write import RECORD, SKIPPED, PackSummary, pack, pack_all
 webdataset = pytest.importorskip("webdataset")
 
 
-def picture(n: int, form: str = "JPEG") -> bytes:
+def make_image(n: int, form: str = "JPEG") -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (8 + n, 8), (n * 20, 0, 99)).save(buffer, form)
     return buffer.getvalue()
@@ -37,12 +37,12 @@ def jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
     return path.name
 
 
-def write_pictures(folder: Path) -> str:
+def write_images(folder: Path) -> str:
     (folder / "images").mkdir()
     rows = []
     for n, form in enumerate(["JPEG", "PNG", "WEBP", "GIF", "JPEG", "JPEG"]):
         name = f"images/{n}.{form.lower()}"
-        (folder / name).write_bytes(picture(n, form))
+        (folder / name).write_bytes(make_image(n, form))
         rows.append(
             {
                 "id": f"p.{n}/x",
@@ -69,10 +69,10 @@ def run(folder: Path, **options: Any) -> list[Sample]:
     return samples(folder / "out")
 
 
-def test_pictures_are_packed_byte_for_byte_with_their_captions(tmp_path: Path) -> None:
+def test_images_are_packed_byte_for_byte_with_their_captions(tmp_path: Path) -> None:
     found = run(
         tmp_path,
-        input=write_pictures(tmp_path),
+        input=write_images(tmp_path),
         image="image",
         captions=["alt", "caption"],
         key="id",
@@ -93,7 +93,7 @@ def test_pictures_are_packed_byte_for_byte_with_their_captions(tmp_path: Path) -
 def test_webdataset_reads_the_shards(tmp_path: Path) -> None:
     expected = run(
         tmp_path,
-        input=write_pictures(tmp_path),
+        input=write_images(tmp_path),
         image="image",
         captions=["alt"],
         samples_per_shard=4,
@@ -133,7 +133,7 @@ def test_text_pairs_from_any_table_are_the_same(tmp_path: Path, name: str) -> No
 
 
 @pytest.mark.parametrize("kind", ["image", "images", "bytes"])
-def test_pictures_inside_a_hugging_face_table_keep_their_bytes(
+def test_images_inside_a_hugging_face_table_keep_their_bytes(
     tmp_path: Path, kind: str
 ) -> None:
     datasets = pytest.importorskip("datasets")
@@ -142,7 +142,7 @@ def test_pictures_inside_a_hugging_face_table_keep_their_bytes(
         "images": [datasets.Image()],
         "bytes": datasets.Value("binary"),
     }[kind]
-    contents = [picture(n) for n in range(3)]
+    contents = [make_image(n) for n in range(3)]
     cells = [
         {"image": {"bytes": raw}, "images": [{"bytes": raw}], "bytes": raw}[kind]
         for raw in contents
@@ -238,9 +238,9 @@ def test_shuffling_depends_on_the_seed_alone_and_loses_nothing(tmp_path: Path) -
 def test_rows_that_cannot_be_packed_are_skipped_counted_and_named(
     tmp_path: Path,
 ) -> None:
-    (tmp_path / "good.jpg").write_bytes(picture(0))
+    (tmp_path / "good.jpg").write_bytes(make_image(0))
     (tmp_path / "page.jpg").write_bytes(b"<html>not found</html>")
-    bomb = bytearray(picture(0, "PNG"))
+    bomb = bytearray(make_image(0, "PNG"))
     bomb[16:24] = (8_000).to_bytes(4, "big") * 2  # the header claims 64 megapixels
     bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
     (tmp_path / "bomb.png").write_bytes(bomb)
@@ -354,7 +354,7 @@ def test_a_table_of_lines_that_cannot_be_read_says_why(tmp_path: Path) -> None:
 
 
 def test_too_many_unreadable_images_end_a_pack(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(picture(0))
+    (tmp_path / "a.jpg").write_bytes(make_image(0))
     rows = [{"i": name, "t": "a"} for name in ("a.jpg", "nowhere.jpg")] + [
         {"i": "a.jpg", "t": None}
     ]
@@ -420,7 +420,7 @@ def test_a_file_that_cannot_be_decoded_to_its_end_is_not_packed(
         buffer, form
     )
     (tmp_path / "cut.jpg").write_bytes(buffer.getvalue()[:-900])
-    (tmp_path / "good.png").write_bytes(picture(0))  # whatever its name says
+    (tmp_path / "good.png").write_bytes(make_image(0))  # whatever its name says
     rows = [{"i": "cut.jpg", "t": "a"}, {"i": "good.png", "t": "b"}]
     found = run(
         tmp_path, input=jsonl(tmp_path / "t.jsonl", rows), image="i", captions="t"

@@ -152,7 +152,7 @@ def test_a_folder_of_open_clip_s_gives_its_vectors_and_is_not_needed_again(
     tokenizer_file: Path,
     kind: str,
     texts: list[str],
-    pictures: list[Image.Image],
+    images: list[Image.Image],
 ) -> None:
     settings = architecture(kind, tmp_path / "backbone", tokenizer_file)
     theirs = saved_by_open_clip(settings, tmp_path / "theirs")
@@ -162,7 +162,7 @@ def test_a_folder_of_open_clip_s_gives_its_vectors_and_is_not_needed_again(
         is_train=False,
     )
     expected_images = theirs.encode_image(
-        torch.stack([transform(image) for image in pictures]), normalize=True
+        torch.stack([transform(image) for image in images]), normalize=True
     )
     expected_texts = theirs.encode_text(
         open_clip.get_tokenizer(spec)(texts), normalize=True
@@ -173,7 +173,7 @@ def test_a_folder_of_open_clip_s_gives_its_vectors_and_is_not_needed_again(
         embedder.encode(texts), expected_texts, rtol=0, atol=1e-6
     )
     np.testing.assert_allclose(
-        embedder.encode(pictures), expected_images, rtol=0, atol=1e-6
+        embedder.encode(images), expected_images, rtol=0, atol=1e-6
     )
     assert embedder.config.preprocess.mean == (0.5, 0.5, 0.5)
 
@@ -181,7 +181,7 @@ def test_a_folder_of_open_clip_s_gives_its_vectors_and_is_not_needed_again(
     shutil.rmtree(tmp_path / "theirs")
     shutil.rmtree(tmp_path / "backbone", ignore_errors=True)
     again = unimodal.load(tmp_path / "ours", device="cpu")
-    items: list[Item] = [*texts, *pictures]
+    items: list[Item] = [*texts, *images]
     assert np.array_equal(again.encode(items), embedder.encode(items))
     assert again.fingerprint() == embedder.fingerprint()
     assert str(tmp_path) not in (tmp_path / "ours" / "config.json").read_text(

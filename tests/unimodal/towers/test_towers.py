@@ -417,7 +417,7 @@ def open_clip_itself(name: str, ours: nn.Module) -> Any:
 
 
 @torch.no_grad()
-def test_an_open_clip_model_of_ours_equals_open_clip_on_pictures_and_texts(
+def test_an_open_clip_model_of_ours_equals_open_clip_on_images_and_texts(
     open_clip_name: str, pictures: list[Any], texts: list[str]
 ) -> None:
     import open_clip

@@ -36,7 +36,7 @@ from ...tables.types import unstorable
 from ..stores.columns import arrow_schema, fixed_size_list
 from ..stores.schema import Schema, vector_column
 from .folder import FORMAT_VERSION, HEAD, find_file, read_head, read_inputs, staged
-from .items import IndexConfig, Item, items, picture_identity
+from .items import IndexConfig, Item, image_identity, items
 from .reading import RawRow, Unit
 from .reuse import CONTENT, Before, content_of
 from .skipped import Skipped, listed, refusal, too_many, write_skipped
@@ -79,7 +79,7 @@ class Plan:
 
     @property
     def model(self) -> str:
-        """What vectors depend on besides texts and pictures; the picture's share only where both
+        """What vectors depend on besides texts and images; the image's share only where both
         are summed.
         """
         weight = self.config.weight if "fused" in self.schema.vectors else ""
@@ -104,7 +104,7 @@ class Plan:
             *(
                 unit.identity,
                 unit.rows,
-                picture_identity(unit, self.config),
+                image_identity(unit, self.config),
                 _states_of_tables(self.config),
             ),
         ]
@@ -228,7 +228,7 @@ def known_before(plan: Plan) -> Before:
 def embed(plan: Plan, table: Any, embedder: Embedder, before: Before) -> Any:
     """The table of a chunk -> the rows of a store, and what the model saw of each.
 
-    Each text and each picture goes through the model once, and not at all where a file of before
+    Each text and each image goes through the model once, and not at all where a file of before
     has it.
     """
     import pyarrow as pa

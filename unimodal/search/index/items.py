@@ -1,4 +1,4 @@
-"""What of an input becomes an index, and a row as an item: its id, its text, its picture and its
+"""What of an input becomes an index, and a row as an item: its id, its text, its image and its
 fields.
 
 A ValueError of `item_of` says why a row cannot be indexed.
@@ -94,17 +94,17 @@ class IndexConfig(ItemsConfig):
     vectors: tuple[
         VectorName, ...
     ] = ()  # default: text, image and, with both, fused, as far as input and model go
-    weight: float = Field(0.5, ge=0, le=1)  # the picture's share of `fused`
+    weight: float = Field(0.5, ge=0, le=1)  # the image's share of `fused`
     words: tuple[str, ...] | None = (
         None  # fields for full-text search; default: those of `text`; []: none
     )
     parent: str = ""  # the field of what an item is a variant of
     thumbnail: int = Field(
         256, ge=0
-    )  # pixels of the longer side of a small picture to show; 0: none
+    )  # pixels of the longer side of a small image to show; 0: none
     prefix_dims: tuple[int, ...] = ()  # shorter copies of each vector, for a first pass
     binary: bool = False  # one-bit copies of each vector, for a first pass
-    # close the gap between texts and pictures (`unimodal calibrate` comes before)
+    # close the gap between texts and images (`unimodal calibrate` comes before)
     calibrated: bool = False
     max_removed: float = Field(
         0.2, ge=0, le=1
@@ -186,7 +186,7 @@ def surveyed(
     store has.
 
     Reads 1,000 rows, and as many more as it takes until every field was in one of them. Raises
-    ValueError for a field that is in no row, naming the nearest, and where neither text nor picture
+    ValueError for a field that is in no row, naming the nearest, and where neither text nor image
     is said.
     """
     config = _with_defaults(config, cut[0])
@@ -293,8 +293,8 @@ def default_id(unit: Unit, raw: RawRow) -> str:
     return f"{unit.label.removesuffix('.tar')}/{raw.row.get('key', raw.number) if unit.kind == 'shard' else raw.number}"
 
 
-def picture_identity(unit: Unit, config: IndexConfig) -> str:
-    """Of the files that the rows of a table name: a picture that was replaced makes another unit of
+def image_identity(unit: Unit, config: IndexConfig) -> str:
+    """Of the files that the rows of a table name: an image that was replaced makes another unit of
     it.
     """
     if not config.image or unit.kind in ("pictures", "shard"):

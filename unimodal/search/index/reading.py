@@ -38,7 +38,7 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Unit:
-    """Some consecutive rows of one file, or some pictures of a folder."""
+    """Some consecutive rows of one file, or some images of a folder."""
 
     label: str  # the file's name below the input
     path: str
@@ -48,7 +48,7 @@ class Unit:
     identity: str  # of the content
     start: int = 0  # the byte where the first row begins, of lines and cells
     split: str = ""  # of a data set
-    names: tuple[str, ...] = ()  # of pictures
+    names: tuple[str, ...] = ()  # of images
 
     @property
     def name(self) -> str:
@@ -153,7 +153,7 @@ def _read_parquet(unit: Unit) -> Iterator[RawRow]:
     position = start
     for batch in file.iter_batches(
         batch_size=256, row_groups=groups
-    ):  # small: a row may hold a whole picture
+    ):  # small: a row may hold a whole image
         wanted = batch.slice(
             max(0, unit.first - position), max(0, last - max(position, unit.first))
         )
@@ -183,7 +183,7 @@ def _read_data_set(unit: Unit) -> Iterator[RawRow]:
         yield RawRow(number, row)
 
 
-def _read_pictures(unit: Unit) -> Iterator[RawRow]:
+def _read_images(unit: Unit) -> Iterator[RawRow]:
     for number, name in enumerate(unit.names, start=unit.first):
         yield RawRow(number, {"id": written_name(name), "image": name})
 
@@ -208,13 +208,13 @@ def _row_of(sample: Sample) -> Row:
     row: Row = record_of(sample) if "json" in sample.parts else {}
     if "txt" in sample.parts or row.keys() & {"captions", "caption"}:
         row = {**row, "captions": captions_of(sample)}
-    picture = next(
+    image = next(
         (sample.parts[name] for name in IMAGE_EXTENSIONS if name in sample.parts), None
     )
     return {
         **row,
         "key": sample.key,
-        **({"image": picture} if picture is not None else {}),
+        **({"image": image} if image is not None else {}),
     }
 
 
@@ -225,6 +225,6 @@ _READERS = {
     "list": _read_list,
     "parquet": _read_parquet,
     "data set": _read_data_set,
-    "pictures": _read_pictures,
+    "pictures": _read_images,
     "shard": _read_shard,
 }

@@ -1,4 +1,4 @@
-"""Items whose text and picture are what they were: a new price costs no forward pass, nor does a
+"""Items whose text and image are what they were: a new price costs no forward pass, nor does a
 row that moved.
 
 n items, D dimensions.

@@ -21,19 +21,19 @@ CANCELLED = (
 )
 
 
-def weighted(text: Vector | None, picture: Vector | None, weight: float) -> Vector:
-    """(1 - weight) x text + weight x picture, of length 1: what `Embedder.encode` gives for both at
+def weighted(text: Vector | None, image: Vector | None, weight: float) -> Vector:
+    """(1 - weight) x text + weight x image, of length 1: what `Embedder.encode` gives for both at
     once.
 
-    text, picture: (D,) unit vectors; of one alone the weight does not matter.
+    text, image: (D,) unit vectors; of one alone the weight does not matter.
     """
-    if text is None or picture is None:
-        alone = picture if text is None else text
+    if text is None or image is None:
+        alone = image if text is None else text
         assert alone is not None
         return alone
     return _of_length_1(
-        (1 - weight) * text + weight * picture,
-        "the words and the picture cancel each other out",
+        (1 - weight) * text + weight * image,
+        "the words and the image cancel each other out",
     )
 
 

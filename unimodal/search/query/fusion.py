@@ -1,9 +1,9 @@
 """Several ranked lists -> one: by scores that are made comparable, by ranks, or the best of each
 group.
 
-Cosines of two kinds of vectors are not comparable where a model leaves texts and pictures in
+Cosines of two kinds of vectors are not comparable where a model leaves texts and images in
 different cones (the modality gap, see `unimodal.calibration`): to a text, any text is nearer than
-the picture that it describes. So each kind's scores are standardised by what the query at hand
+the image that it describes. So each kind's scores are standardised by what the query at hand
 scores with a sample of that kind: (cosine - mean) / spread says how far a hit stands out among its
 own.
 

@@ -1,4 +1,4 @@
-"""Ask a store: by words, a picture, both, or an item, with filters, negative words, full text and
+"""Ask a store: by words, an image, both, or an item, with filters, negative words, full text and
 groups.
 
     from unimodal.embedder import load
@@ -13,16 +13,16 @@ groups.
 
 Which of an item's vectors are compared, where the query does not say:
 
-    the store has      words, a picture, both of them          like=ID
+    the store has      words, an image, both of them          like=ID
     fused              fused                                   the item's own fused vector with fused
-    text and image     both, merged into one list              its text vector with text, its picture's with image
+    text and image     both, merged into one list              its text vector with text, its image's with image
     one of them        that one                                the same kind
 
-An item that lacks a kind asks it with another vector that it has: a picture without words finds
+An item that lacks a kind asks it with another vector that it has: an image without words finds
     texts, too.
 
 Fused vectors are of one kind, and their cosines are compared as they are: where most items have a
-text or a picture but not both, `vectors=("text", "image")` is the fairer list (see `fusion`).
+text or an image but not both, `vectors=("text", "image")` is the fairer list (see `fusion`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from itertools import count
 from typing import Any
 
 from unimodal.config import nearest
-from unimodal.embedder import Embedder, Item, Picture
+from unimodal.embedder import Embedder, ImageInput, Item
 
 from ..filters.check import And, Compare, In, IsNull, Not, Or, Predicate, Value, checked
 from ..stores.base import Hit, VectorStore
@@ -60,8 +60,8 @@ class Query:
     """What to look for. Raises ValueError for what asks for nothing or contradicts itself."""
 
     text: str = ""
-    image: Picture | None = None
-    # the share of the picture (or of the item `like`) where there are words too
+    image: ImageInput | None = None
+    # the share of the image (or of the item `like`) where there are words too
     weight: float = 0.5
     negatives: Sequence[str] = ()  # words for what is not wanted
     negative_weight: float = 0.5
@@ -84,12 +84,12 @@ class Query:
     def __post_init__(self) -> None:
         if not self.text.strip() and self.image is None and not self.like:
             raise ValueError(
-                "a query asks for nothing; give words, a picture or the id of an item "
+                "a query asks for nothing; give words, an image or the id of an item "
                 "to find more like."
             )
         if self.image is not None and self.like:
             raise ValueError(
-                f"a picture and more like {self.like!r} are two queries; ask with one of them."
+                f"an image and more like {self.like!r} are two queries; ask with one of them."
             )
         if self.hybrid and not self.text.strip():
             raise ValueError(
@@ -320,7 +320,7 @@ def _but(query: Query, hits: Sequence[Found]) -> Predicate | None:
 
 
 def is_calibrated(schema: Schema) -> bool:
-    """Whether texts and pictures were centred, so that cosines of both are comparable."""
+    """Whether texts and images were centred, so that cosines of both are comparable."""
     return schema.about.get("calibrated") == "true"
 
 
@@ -338,16 +338,16 @@ def _asked(
     kinds = list(query.vectors) or (
         ["fused"] if "fused" in store.schema.vectors else list(store.schema.vectors)
     )
-    pictures: Mapping[str, Vector | None] = dict.fromkeys(kinds, given.get("image"))
+    images: Mapping[str, Vector | None] = dict.fromkeys(kinds, given.get("image"))
     if query.like:
-        pictures = _vectors_of_item(store, query.like, kinds)
+        images = _vectors_of_item(store, query.like, kinds)
     return {
         kind: moved_away(
             weighted(given.get("text"), picture, query.weight),
             negatives,
             query.negative_weight,
         )
-        for kind, picture in pictures.items()
+        for kind, picture in images.items()
     }
 
 

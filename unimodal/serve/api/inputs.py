@@ -21,13 +21,13 @@ from ...embedder import Embedder, Item
 from ...json_text import JSON_NAMES
 from ..config import ServeConfig
 from ..engine.engine import Embedded, Engine, Failed
-from ..engine.images import is_image_base64, is_image_uri, picture_bytes
+from ..engine.images import image_bytes, is_image_base64, is_image_uri
 from .errors import ApiError
 
 KEYS = ("text", "image", "weight")
 SENT = {"text": "a string", "image": "a data URI, base64 or an https URL"}
-FETCHES = 8  # pictures that one request fetches at a time
-Fetch = Callable[[str], Awaitable[bytes]]  # a URL -> the picture behind it
+FETCHES = 8  # images that one request fetches at a time
+Fetch = Callable[[str], Awaitable[bytes]]  # a URL -> the image behind it
 Scope = MutableMapping[str, Any]
 
 
@@ -131,7 +131,7 @@ def stacked(results: Sequence[Embedded | Failed], dim: int) -> NDArray[np.float3
 
 
 def tokens(results: Sequence[Embedded | Failed]) -> int:
-    """How many tokens the model read; a picture counts its patches and one."""
+    """How many tokens the model read; an image counts its patches and one."""
     return sum(result.tokens for result in results if isinstance(result, Embedded))
 
 
@@ -149,18 +149,18 @@ def checked_dimensions(
         raise ApiError(400, str(error), param=param) from None
 
 
-async def picture_of(text: str, engine: Engine, fetch: Fetch) -> bytes:
-    """The bytes of the picture that a data URI, base64 or an https URL stands for; as `read_items`,
+async def image_of(text: str, engine: Engine, fetch: Fetch) -> bytes:
+    """The bytes of the image that a data URI, base64 or an https URL stands for; as `read_items`,
     of one.
     """
     if not is_url(text):
-        return picture_bytes(text, engine.config)
+        return image_bytes(text, engine.config)
     engine.check_room(1)
     return await fetch(text)
 
 
 def is_url(image: str) -> bool:
-    """Whether a picture is to be fetched; else it is there, as a data URI or base64."""
+    """Whether an image is to be fetched; else it is there, as a data URI or base64."""
     return image.startswith(("http:", "https:"))
 
 
@@ -180,14 +180,14 @@ def _read(one: Any, config: ServeConfig, strings: str) -> Item | Failed:
         if "image" in item:
             if is_url(item["image"]):
                 return {**item, "url": item["image"]}
-            item["image"] = picture_bytes(item["image"], config)
+            item["image"] = image_bytes(item["image"], config)
     except ValueError as error:
         return Failed.of(error)
     return _plain(item)
 
 
 async def _fetch_all(items: Sequence[Any], fetch: Fetch) -> list[Item | Failed]:
-    """The same once their pictures are there."""
+    """The same once their images are there."""
     turn = asyncio.Semaphore(FETCHES)
 
     async def fetched(item: Any) -> Item | Failed:

@@ -130,7 +130,7 @@ def first_rows(
 
 
 def hit_as_json(hit: Found, schema: Schema) -> dict[str, Any]:
-    """A hit, with where its picture is."""
+    """A hit, with where its image is."""
     return {
         "id": hit.id,
         "score": hit.score,
@@ -164,5 +164,5 @@ def row_as_json(row: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
 
 
 def thumbnail_path(id: str, schema: Schema) -> str | None:
-    """Where the item's picture is; an id may be a path, or anything else."""
+    """Where the item's image is; an id may be a path, or anything else."""
     return f"/v1/thumbnails/{quote(id, safe='')}" if schema.thumbnails else None

@@ -1,6 +1,6 @@
 """`/v1/search`, the items that it finds, and what the page has to know of the store.
 
-A query's texts and picture go through the engine, in batches with everybody's, under the same
+A query's texts and image go through the engine, in batches with everybody's, under the same
 guards; the store is then asked in a thread, and only so many requests may wait for one.
 """
 
@@ -34,7 +34,7 @@ from .body_route import BodyRoute
 from .embeddings import json_response, shown_name
 from .errors import ApiError, UnavailableError
 from .facets import Facet, Facets
-from .inputs import Fetch, picture_of, refuse_image_uri
+from .inputs import Fetch, image_of, refuse_image_uri
 from .lookup import all_of, first_rows, hit_as_json, one_row, read_filters, row_as_json
 
 THREADS = 4  # that ask the store; Lance and numpy let go of the interpreter meanwhile
@@ -158,7 +158,7 @@ class Found(BaseModel):
     more: int = Field(
         description="Items of the same group beside it, where hits are grouped."
     )
-    thumbnail: str | None = Field(description="Where its picture is.")
+    thumbnail: str | None = Field(description="Where its image is.")
 
 
 class Took(BaseModel):
@@ -368,7 +368,7 @@ THUMBNAIL_HEADERS = {
 async def query_of(
     body: SearchBody, where: Predicate | None, engine: Engine, fetch: Fetch
 ) -> StoreQuery | None:
-    """The body with its picture's bytes; None: it asks for nothing, and what would need a query is
+    """The body with its image's bytes; None: it asks for nothing, and what would need a query is
     refused.
     """
     text = body.text.strip()
@@ -381,7 +381,7 @@ async def query_of(
         return None
     return StoreQuery(
         text=text,
-        image=await picture_of(body.image, engine, fetch) if body.image else None,
+        image=await image_of(body.image, engine, fetch) if body.image else None,
         weight=body.weight,
         negatives=tuple(words for words in body.negatives if words.strip()),
         negative_weight=body.negative_weight,

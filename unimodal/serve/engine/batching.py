@@ -1,4 +1,4 @@
-"""The queue between requests and the models: fair between requests, pictures decoded just ahead,
+"""The queue between requests and the models: fair between requests, images decoded just ahead,
 emptied in batches.
 
 Fair means: each request has a line of its own, and a batch takes one from every line in turn. So a
@@ -30,7 +30,7 @@ Vector: TypeAlias = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """One item's vector, of full length, and how many tokens the model read for it (a picture:
+    """One item's vector, of full length, and how many tokens the model read for it (an image:
     patches + 1).
     """
 
@@ -71,17 +71,17 @@ class Request:
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """One text or picture on its way to a model."""
+    """One text or image on its way to a model."""
 
     request: Request
     row: int
     kind: str  # "text" or "image"
-    content: Any  # a text, then its token ids | a picture as it came, then its pixels
+    content: Any  # a text, then its token ids | an image as it came, then its pixels
     share: float  # of its vector in its item's
     since: float  # when it was admitted
     tokens: int = 0
     cost: int = (
-        1  # what it takes of a batch's budget: tokens, padding included, or 1 picture
+        1  # what it takes of a batch's budget: tokens, padding included, or 1 image
     )
 
 
@@ -121,7 +121,7 @@ class FairQueue:
 
 
 class Batcher:
-    """Texts and pictures in line; `next_batch` gives those of one kind. Safe between threads."""
+    """Texts and images in line; `next_batch` gives those of one kind. Safe between threads."""
 
     def __init__(
         self,
@@ -130,11 +130,11 @@ class Batcher:
         pool: ThreadPoolExecutor,
         ahead: int,
     ) -> None:
-        """decode: a picture as it came -> pixels, run in the pool; ValueError is that picture's own
+        """decode: an image as it came -> pixels, run in the pool; ValueError is that image's own
         fault.
 
-        failed: told of a picture that could not be decoded.
-        ahead: how many pictures may be decoded, or under way to it, before a model takes them.
+        failed: told of an image that could not be decoded.
+        ahead: how many images may be decoded, or under way to it, before a model takes them.
         """
         self._decode = decode
         self._failed = failed
@@ -175,7 +175,7 @@ class Batcher:
         """Whatever is there, of one kind; the kinds take turns. Empty after `idle_seconds` of
         nothing, None at the end.
 
-        budgets: the most tokens ("text") and pictures ("image") of a batch.
+        budgets: the most tokens ("text") and images ("image") of a batch.
         """
         until = time.monotonic() + idle_seconds
         with self._changed:
@@ -227,9 +227,9 @@ class Batcher:
         except ValueError as error:
             fault = Failed.of(error)
         except Exception:  # whatever it is, who asked waits for an answer
-            log.exception("a picture could not be decoded")
+            log.exception("an image could not be decoded")
             fault = Failed(
-                "the picture could not be decoded; save it again, or in another format.",
+                "the image could not be decoded; save it again, or in another format.",
                 500,
             )
         with self._changed:

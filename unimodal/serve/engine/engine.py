@@ -1,6 +1,6 @@
 """From many small requests to few large forward passes, beside the event loop of a server.
 
-    embed() -> texts are tokenised at once (long ones in a thread), pictures wait to be decoded in a
+    embed() -> texts are tokenised at once (long ones in a thread), images wait to be decoded in a
             pool -> a thread for each copy of the model takes whatever is ready, up to a budget, as
             soon as it is free -> a request is answered when the last of its items is
 
@@ -34,7 +34,7 @@ from .batching import Embedded as Embedded
 from .batching import Failed as Failed
 from .images import TooLargeError, check_size, open_checked
 from .stats import Stats
-from .worker import MODEL_FAULT, Worker, picture_tokens
+from .worker import MODEL_FAULT, Worker, image_tokens
 
 # characters, about a millisecond of the event loop's time; more go to a thread
 TOKENISED_AT_ONCE = 4_000
@@ -132,7 +132,7 @@ class Engine:
         self._batcher = batcher
         self._workers = workers
         self._modalities = embedder.modalities
-        self._picture_tokens = picture_tokens(embedder)
+        self._image_tokens = image_tokens(embedder)
 
     def start(self) -> None:
         """Start the threads; `ready()` is true once every copy of the model has made its first
@@ -171,7 +171,7 @@ class Engine:
         """The vector of each item, or why it has none, in order. Cancelled, its items never reach
         the model.
 
-        items: texts, pictures (bytes or PIL images, never paths) and {"text", "image", "weight"};
+        items: texts, images (bytes or PIL images, never paths) and {"text", "image", "weight"};
             at most `max_items`.
         prompt: put before every text.
         embedder: the model that they are meant for; None: whichever is served.
@@ -317,7 +317,7 @@ class Engine:
                         content,
                         share,
                         now,
-                        tokens=self._picture_tokens,
+                        tokens=self._image_tokens,
                     )
                 )
         request.jobs_left = len(jobs)
@@ -333,9 +333,7 @@ class Engine:
                 )
             return len(content.encode())
         if isinstance(content, Path):
-            raise ValueError(
-                "a server opens no files by name; send the picture's bytes."
-            )
+            raise ValueError("a server opens no files by name; send the image's bytes.")
         if isinstance(content, Image.Image):
             return 3 * content.width * content.height
         check_size(len(content), self.config)
@@ -396,7 +394,7 @@ def _receive(outcomes: list[tuple[Job, Outcome]]) -> None:
         other = request.outcomes[job.row]
         if isinstance(other, Embedded) and isinstance(
             outcome, Embedded
-        ):  # the text and the picture of one item
+        ):  # the text and the image of one item
             outcome = Embedded(
                 unit((other.vector + outcome.vector)[None])[0],
                 other.tokens + outcome.tokens,

@@ -1,6 +1,6 @@
-"""Pictures from strangers: what is read before it is trusted, and where a URL may lead.
+"""Images from strangers: what is read before it is trusted, and where a URL may lead.
 
-A picture is judged by its header before a byte of it is decoded; a URL by the address that is
+An image is judged by its header before a byte of it is decoded; a URL by the address that is
 really dialled, at the moment it is dialled. Between a check of the name and the connection, the
 name's owner could change where it points.
 """
@@ -31,7 +31,7 @@ FORMATS = (
     "WEBP",
     "GIF",
 )  # what browsers show; each further decoder is one more to attack
-NO_PICTURE = "it is not a readable image; send a whole JPEG, PNG, WebP or GIF."
+NO_IMAGE = "it is not a readable image; send a whole JPEG, PNG, WebP or GIF."
 MAX_SCANS = 100  # of a JPEG; encoders write about ten
 MAX_URL = 2048
 MAX_HEAD = 300  # characters of a data URI before its content
@@ -67,7 +67,7 @@ _URL = re.compile(
 
 
 class TooLargeError(ValueError):
-    """A picture or a text over one of the server's caps."""
+    """An image or a text over one of the server's caps."""
 
 
 def is_image_uri(text: str) -> bool:
@@ -91,7 +91,7 @@ def is_image_base64(text: str) -> bool:
     return _IMAGE_BASE64.match(start) is not None
 
 
-def picture_bytes(text: str, config: ServeConfig) -> bytes:
+def image_bytes(text: str, config: ServeConfig) -> bytes:
     """The bytes of an image from a data URI or plain base64; raises ValueError for what is neither,
     or too large.
 
@@ -135,14 +135,14 @@ def picture_bytes(text: str, config: ServeConfig) -> bytes:
 
 
 def check_size(num_bytes: int, config: ServeConfig) -> None:
-    """Raises TooLargeError for a picture of more bytes than one may have."""
+    """Raises TooLargeError for an image of more bytes than one may have."""
     if num_bytes > config.max_image_bytes:
         raise TooLargeError(
-            f"the picture is larger than {config.max_image_bytes} bytes; scale it down first."
+            f"the image is larger than {config.max_image_bytes} bytes; scale it down first."
         )
 
 
-def open_checked(picture: bytes | Image.Image, config: ServeConfig) -> Image.Image:
+def open_checked(image: bytes | Image.Image, config: ServeConfig) -> Image.Image:
     """An image exactly as `load_image` gives it: first frame, turned as its EXIF says, in the mode
     it is stored in.
 
@@ -151,13 +151,13 @@ def open_checked(picture: bytes | Image.Image, config: ServeConfig) -> Image.Ima
     said goes to the log alone, for it may tell of the server's memory.
     """
     if (
-        isinstance(picture, bytes)
-        and picture.startswith(b"\xff\xd8")
-        and _num_scans(picture) > MAX_SCANS
+        isinstance(image, bytes)
+        and image.startswith(b"\xff\xd8")
+        and _num_scans(image) > MAX_SCANS
     ):
         raise ValueError(f"the JPEG has more than {MAX_SCANS} scans; save it again.")
     try:
-        return load_image(picture, config.max_pixels, FORMATS)
+        return load_image(image, config.max_pixels, FORMATS)
     except TooManyPixelsError:
         raise TooLargeError(
             f"the image has more than {config.max_pixels} pixels; scale it down first."
@@ -168,11 +168,11 @@ def open_checked(picture: bytes | Image.Image, config: ServeConfig) -> Image.Ima
         log.info(
             "an image could not be decoded: %s", type(error.__cause__ or error).__name__
         )
-        raise ValueError(NO_PICTURE) from None
+        raise ValueError(NO_IMAGE) from None
 
 
 def _num_scans(jpeg: bytes) -> int:
-    """How often a JPEG draws the whole picture; once more than `MAX_SCANS` is as
+    """How often a JPEG draws the whole image; once more than `MAX_SCANS` is as
     far as it counts.
     """
     at = scans = 0
@@ -188,7 +188,7 @@ def _num_scans(jpeg: bytes) -> int:
     return scans
 
 
-async def fetch_picture(
+async def fetch_image(
     url: str,
     config: ServeConfig,
     *,
@@ -210,7 +210,7 @@ async def fetch_picture(
 
     if not config.urls.allow:
         raise ValueError(
-            "this server fetches no URLs; send the picture as a data URI or base64."
+            "this server fetches no URLs; send the image as a data URI or base64."
         )
     connector = aiohttp.TCPConnector(
         socket_factory=dial or public_socket,
@@ -236,12 +236,12 @@ async def fetch_picture(
             )
     except asyncio.TimeoutError:
         raise ValueError(
-            f"the picture did not arrive in {config.urls.seconds:g} s; send it as base64."
+            f"the image did not arrive in {config.urls.seconds:g} s; send it as base64."
         ) from None
     except (aiohttp.ClientError, OSError) as error:
-        log.info("a picture could not be fetched: %s", type(error).__name__)
+        log.info("an image could not be fetched: %s", type(error).__name__)
         raise ValueError(
-            "the picture's URL could not be read; send the picture as base64."
+            "the image's URL could not be read; send the image as base64."
         ) from None
 
 
@@ -255,11 +255,11 @@ async def _follow(session: Any, url: str, urls: UrlsConfig, port: int) -> bytes:
                 continue
             if response.status != 200:
                 raise ValueError(
-                    "the picture's URL could not be read; send the picture as base64."
+                    "the image's URL could not be read; send the image as base64."
                 )
             return await _body(response, urls.max_bytes)
     raise ValueError(
-        f"the picture's URL leads on more than {urls.redirects} times; give where it ends."
+        f"the image's URL leads on more than {urls.redirects} times; give where it ends."
     )
 
 
@@ -271,7 +271,7 @@ async def _body(response: Any, max_bytes: int) -> bytes:
             len(body) > max_bytes
         ):  # counted, because a Content-Length may be missing or lie
             raise TooLargeError(
-                f"the picture behind the URL is larger than {max_bytes} bytes; scale it down first."
+                f"the image behind the URL is larger than {max_bytes} bytes; scale it down first."
             )
     return bytes(body)
 
@@ -287,7 +287,7 @@ def _allowed(text: str, urls: UrlsConfig, port: int) -> Any:
 
     if len(text) > MAX_URL or not _URL.match(text):
         raise ValueError(
-            "the picture's URL is not plain https://host/path; send such a one, or base64."
+            "the image's URL is not plain https://host/path; send such a one, or base64."
         )
     try:
         url = URL(text)
@@ -295,18 +295,18 @@ def _allowed(text: str, urls: UrlsConfig, port: int) -> Any:
         dialled = url.port
     except ValueError:
         raise ValueError(
-            "the picture's URL is not plain https://host/path; send such a one, or base64."
+            "the image's URL is not plain https://host/path; send such a one, or base64."
         ) from None
     if not any(
         host == one or (one.startswith("*.") and host.endswith(one[1:]))
         for one in urls.allow
     ):
         raise ValueError(
-            "the picture's URL is on a host that this server does not fetch from; send base64."
+            "the image's URL is on a host that this server does not fetch from; send base64."
         )
     if dialled != port:
         raise ValueError(
-            f"the picture's URL names port {dialled}; only {port} is fetched from."
+            f"the image's URL names port {dialled}; only {port} is fetched from."
         )
     return url
 

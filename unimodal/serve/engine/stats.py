@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class LaneStats:
-    """What became of texts, or of pictures."""
+    """What became of texts, or of images."""
 
     items: int = 0  # that the model embedded
     tokens: int = 0
@@ -31,6 +31,6 @@ class Stats:
     requests: int = 0  # admitted
     rejected: int = 0  # requests for which there was no room
     cancelled: int = 0  # requests whose client went away
-    refused: int = 0  # items that cannot be embedded: no picture, too large, ...
+    refused: int = 0  # items that cannot be embedded: no image, too large, ...
     failures: int = 0  # items that the model failed on
     out_of_memory: int = 0  # forward passes that did not fit

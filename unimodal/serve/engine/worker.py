@@ -44,7 +44,7 @@ class Worker:
         answer: Callable[[list[tuple[Job, Outcome]]], None],
         probe_seconds: float,
     ) -> None:
-        """budgets: the most tokens ("text") and pictures ("image") of a batch.
+        """budgets: the most tokens ("text") and images ("image") of a batch.
 
         answer: told what became of jobs, on this worker's thread.
         probe_seconds: of nothing to do, after which the model proves itself.
@@ -188,8 +188,8 @@ class Worker:
         self.failing_since = self.failing_since or time.monotonic()
 
 
-def picture_tokens(embedder: Embedder) -> int:
-    """What a picture counts as tokens: its patches, and one."""
+def image_tokens(embedder: Embedder) -> int:
+    """What an image counts as tokens: its patches, and one."""
     if embedder.models[0].image is None:
         return 0
     convolutions = [

@@ -17,7 +17,7 @@ POLICY = "; ".join(
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
-        # blob: the chosen picture, and thumbnails that were fetched with a key
+        # blob: the chosen image, and thumbnails that were fetched with a key
         "img-src 'self' data: blob:",
         "connect-src 'self'",
         "base-uri 'none'",

@@ -18,15 +18,15 @@ from eval.scoring.results import Row, TaskResult
 
 @pytest.fixture
 def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
-    """A page of six texts that find six pictures, with a table of three scores; it may not
+    """A page of six texts that find six images, with a table of three scores; it may not
     complain.
     """
-    pictures = [tmp_path / f"{number}.png" for number in range(6)]
-    for picture in pictures:
-        Image.new("RGB", (64, 64), "red").save(picture)
+    images = [tmp_path / f"{number}.png" for number in range(6)]
+    for image in images:
+        Image.new("RGB", (64, 64), "red").save(image)
     vectors = np.eye(12, dtype=np.float32)
     data = RetrievalData(
-        [f"text {n}" for n in range(6)], list(pictures), [[n] for n in range(6)]
+        [f"text {n}" for n in range(6)], list(images), [[n] for n in range(6)]
     )
     rows = [
         Row("red/text->image", "hit_rate_at_1", 0.2, 0.1, None),
@@ -86,7 +86,7 @@ def test_a_key_on_a_head_sorts_its_column_and_a_third_gives_the_order_back(
     ]
 
 
-def test_pointing_at_a_text_of_the_map_shows_it_and_its_picture(opened: Any) -> None:
+def test_pointing_at_a_text_of_the_map_shows_it_and_its_image(opened: Any) -> None:
     point = opened.locator(".map .point.text").nth(3)
     point.scroll_into_view_if_needed()
     box = point.bounding_box()

@@ -70,19 +70,19 @@ def unit(rows: int, seed: int) -> Vectors:
     )
 
 
-def picture(folder: Path, number: int) -> Path:
-    file = folder / f"picture {number}.png"
+def image(folder: Path, number: int) -> Path:
+    file = folder / f"image {number}.png"
     Image.new("RGB", (400, 200), (20 * number, 90, 200)).save(file)
     return file
 
 
 def results(folder: Path, seed: int = 0) -> list[TaskResult]:
-    """Texts find pictures, products are found by a photo with words, and pairs;
+    """Texts find images, products are found by a photo with words, and pairs;
     all texts are evil.
     """
-    pictures = [picture(folder, number) for number in range(6)]
+    images = [image(folder, number) for number in range(6)]
     data = RetrievalData(
-        [f"{EVIL} {n}" for n in range(6)], list(pictures), [[n] for n in range(6)]
+        [f"{EVIL} {n}" for n in range(6)], list(images), [[n] for n in range(6)]
     )
     hits = np.array([0.0, 1, 0, 1, 0, 1])
     rows = [
@@ -93,8 +93,8 @@ def results(folder: Path, seed: int = 0) -> list[TaskResult]:
         Row("flickr30k/text->image", "hit_rate_at_1", 0.2, 0.1, None, variant=EVIL),
     ]
     asked = RetrievalData(
-        [Fused(EVIL, pictures[0])],
-        [EVIL, Deferred("a tar", pictures[1].read_bytes)],
+        [Fused(EVIL, images[0])],
+        [EVIL, Deferred("a tar", images[1].read_bytes)],
         [[0]],
     )
     pairs = PairData([EVIL, "a", "b"], ["x", "y", EVIL], [1.0, 2.0, 3.0])
@@ -313,7 +313,7 @@ def test_every_column_but_drawings_can_be_sorted_by_key(page: Path) -> None:
     assert {kind for kind, button in heads if button} == {"text", "number"}
 
 
-def test_failures_show_pictures_as_small_jpegs(page: Path) -> None:
+def test_failures_show_images_as_small_jpegs(page: Path) -> None:
     sources = [
         str(attributes["src"]) for tag, attributes in read(page).tags if tag == "img"
     ]
@@ -324,9 +324,9 @@ def test_failures_show_pictures_as_small_jpegs(page: Path) -> None:
         assert len(content) < 4000
 
 
-def test_there_are_no_more_pictures_than_allowed(tmp_path: Path) -> None:
+def test_there_are_no_more_images_than_allowed(tmp_path: Path) -> None:
     write_report(
-        tmp_path / "page.html", {"": report(tmp_path)}, title="t", max_pictures=3
+        tmp_path / "page.html", {"": report(tmp_path)}, title="t", max_images=3
     )
     sources = [
         str(attributes["src"])
@@ -349,8 +349,8 @@ def test_a_report_of_scores_alone_has_no_empty_section(tmp_path: Path) -> None:
     ] == ["scores"]
 
 
-def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "broken <b>.png").write_bytes(b"no picture")
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "broken <b>.png").write_bytes(b"no image")
     html = input_html(tmp_path / "broken <b>.png", Thumbnails())
     assert html == '<p class="text quiet">broken &lt;b&gt;.png</p>'
 
@@ -364,7 +364,7 @@ def test_a_thumbnail_shows_what_is_transparent_on_white(tmp_path: Path) -> None:
 
 def test_a_thumbnail_is_made_once(tmp_path: Path) -> None:
     reads: list[int] = []
-    content = picture(tmp_path, 1).read_bytes()
+    content = image(tmp_path, 1).read_bytes()
     deferred = Deferred("one", lambda: reads.append(1) or content)  # type: ignore[func-returns-value]
     thumbnails = Thumbnails()
     assert thumbnails.uri(deferred) == thumbnails.uri(deferred) != ""
@@ -386,18 +386,18 @@ def test_a_map_knows_what_each_point_shows_and_what_belongs_to_it(page: Path) ->
     assert points[2][3] == f"{EVIL} 2"
     assert points[2][5] == [8]
     assert points[8][3:] == [
-        "picture 2.png",
-        Thumbnails().uri(page.parents[1] / "picture 2.png"),
+        "image 2.png",
+        Thumbnails().uri(page.parents[1] / "image 2.png"),
         [2],
     ]
     assert all(0 <= x <= 960 and 0 <= y <= 600 for x, y, *_ in points)
     assert html.count('class="point text"') == html.count('class="point image"') == 12
 
 
-def test_a_map_joins_a_text_to_the_pictures_that_are_hits(tmp_path: Path) -> None:
-    pictures = [picture(tmp_path, number) for number in range(3)]
+def test_a_map_joins_a_text_to_the_images_that_are_hits(tmp_path: Path) -> None:
+    images = [image(tmp_path, number) for number in range(3)]
     graded = RetrievalData(
-        ["q"], list(pictures), [[0, 1, 2]], gains=[[1.0, 0.5, 0.0]], hit_gain=1.0
+        ["q"], list(images), [[0, 1, 2]], gains=[[1.0, 0.5, 0.0]], hit_gain=1.0
     )
     points = [
         Point(0.0, 0.0, "text", "q", 0),

@@ -1,4 +1,4 @@
-"""Rows become items: id, text, picture and fields; one that cannot says why."""
+"""Rows become items: id, text, image and fields; one that cannot says why."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from unimodal.config import parse_config
 from unimodal.search.index.items import (
     IndexConfig,
     Item,
+    image_identity,
     items,
-    picture_identity,
     surveyed,
     units,
 )
@@ -121,10 +121,10 @@ def test_a_parent_by_the_name_of_another_field_is_refused() -> None:
         )
 
 
-def test_a_picture_is_a_path_below_the_input_the_first_of_a_list_or_bytes(
-    tmp_path: Path, pictures: list[Image.Image]
+def test_an_image_is_a_path_below_the_input_the_first_of_a_list_or_bytes(
+    tmp_path: Path, images: list[Image.Image]
 ) -> None:
-    pictures[0].save(tmp_path / "a.png")
+    images[0].save(tmp_path / "a.png")
     content = (tmp_path / "a.png").read_bytes()
     name = table(
         tmp_path,
@@ -143,11 +143,11 @@ def test_a_picture_is_a_path_below_the_input_the_first_of_a_list_or_bytes(
     assert [item.picture for item in inside if isinstance(item, Item)] == [content] * 2
 
 
-def test_pictures_may_lie_in_another_folder(
-    tmp_path: Path, pictures: list[Image.Image]
+def test_images_may_lie_in_another_folder(
+    tmp_path: Path, images: list[Image.Image]
 ) -> None:
     (tmp_path / "photos").mkdir()
-    pictures[0].save(tmp_path / "photos" / "a.png")
+    images[0].save(tmp_path / "photos" / "a.png")
     (first,) = found(
         table(tmp_path, [{"photo": "a.png"}]),
         image="photo",
@@ -160,11 +160,11 @@ def test_pictures_may_lie_in_another_folder(
 @pytest.mark.parametrize(
     "outside", ["../secret.png", "photos/../../secret.png", "{}/secret.png"]
 )
-def test_a_picture_outside_of_its_folder_is_not_read(
-    tmp_path: Path, pictures: list[Image.Image], outside: str
+def test_an_image_outside_of_its_folder_is_not_read(
+    tmp_path: Path, images: list[Image.Image], outside: str
 ) -> None:
     (tmp_path / "shop" / "photos").mkdir(parents=True)
-    pictures[0].save(tmp_path / "secret.png")
+    images[0].save(tmp_path / "secret.png")
     rows: list[dict[str, Any]] = [
         {"title": "a", "photo": None},
         {"title": "b", "photo": outside.format(tmp_path)},
@@ -176,10 +176,10 @@ def test_a_picture_outside_of_its_folder_is_not_read(
     )
 
 
-def test_a_picture_may_be_named_from_the_root_if_it_is_below_its_folder(
-    tmp_path: Path, pictures: list[Image.Image]
+def test_an_image_may_be_named_from_the_root_if_it_is_below_its_folder(
+    tmp_path: Path, images: list[Image.Image]
 ) -> None:
-    pictures[0].save(tmp_path / "a.png")
+    images[0].save(tmp_path / "a.png")
     (first,) = found(
         table(tmp_path, [{"photo": str(tmp_path / "a.png")}]), image="photo"
     )
@@ -322,10 +322,8 @@ def test_an_id_that_is_not_one_line_of_text_is_refused(
     assert "and an id is one line of Unicode text" in faults(name, text="title")[1]
 
 
-def test_a_link_to_no_picture_says_so(
-    tmp_path: Path, pictures: list[Image.Image]
-) -> None:
-    pictures[0].save(tmp_path / "a.png")
+def test_a_link_to_no_image_says_so(tmp_path: Path, images: list[Image.Image]) -> None:
+    images[0].save(tmp_path / "a.png")
     (tmp_path / "b.jpg").symlink_to(tmp_path / "nowhere.jpg")
     assert "b.jpg' is a link to a file that does not exist" in faults(str(tmp_path))[1]
 
@@ -389,27 +387,27 @@ def test_a_field_that_few_rows_have_is_found(
     assert last.fields == {"sale": 3}
 
 
-def test_a_picture_that_a_table_names_is_part_of_its_unit(
-    tmp_path: Path, pictures: list[Image.Image]
+def test_an_image_that_a_table_names_is_part_of_its_unit(
+    tmp_path: Path, images: list[Image.Image]
 ) -> None:
-    pictures[0].save(tmp_path / "a.png")
+    images[0].save(tmp_path / "a.png")
     config = parse_config(
         IndexConfig, {"input": table(tmp_path, [{"photo": "a.png"}]), "image": "photo"}
     )
-    before = picture_identity(units(config)[0], config)
-    assert picture_identity(units(config)[0], config) == before
-    pictures[1].save(tmp_path / "a.png")
-    assert picture_identity(units(config)[0], config) != before
+    before = image_identity(units(config)[0], config)
+    assert image_identity(units(config)[0], config) == before
+    images[1].save(tmp_path / "a.png")
+    assert image_identity(units(config)[0], config) != before
 
 
-def test_a_picture_whose_name_is_no_unicode_text_does_not_exist(tmp_path: Path) -> None:
+def test_an_image_whose_name_is_no_unicode_text_does_not_exist(tmp_path: Path) -> None:
     name = table(
         tmp_path, [{"title": "a", "photo": "\ud83d.png"}, {"title": "b", "photo": None}]
     )
     config = parse_config(
         IndexConfig, {"input": name, "text": "title", "image": "photo"}
     )
-    assert picture_identity(units(config)[0], config)
+    assert image_identity(units(config)[0], config)
     assert (
         "does not exist"
         in faults(name, text="title", image="photo", missing_image="skip")[0]

@@ -211,22 +211,20 @@ def test_a_shard_that_was_cut_short_gives_its_whole_samples_and_a_row_that_says_
     assert rows[1].fault.startswith("the shard is truncated (")
 
 
-def test_a_folder_gives_its_pictures_by_their_paths(
-    tmp_path: Path, pictures: list[Image.Image]
+def test_a_folder_gives_its_images_by_their_paths(
+    tmp_path: Path, images: list[Image.Image]
 ) -> None:
     (tmp_path / "deep").mkdir()
     for name in ("b.png", "deep/a.JPG", "c.webp"):
-        pictures[0].save(tmp_path / name, "JPEG" if name.endswith("JPG") else None)
+        images[0].save(tmp_path / name, "JPEG" if name.endswith("JPG") else None)
     (tmp_path / "notes.txt").touch()
     units = find_units(str(tmp_path), "train", 2)
     assert [row["id"] for row in rows_of(units)] == ["b.png", "c.webp", "deep/a.JPG"]
     assert rows_of(units)[0] == {"id": "b.png", "image": "b.png"}
 
 
-def test_a_link_to_no_picture_is_a_row(
-    tmp_path: Path, pictures: list[Image.Image]
-) -> None:
-    pictures[0].save(tmp_path / "a.png")
+def test_a_link_to_no_image_is_a_row(tmp_path: Path, images: list[Image.Image]) -> None:
+    images[0].save(tmp_path / "a.png")
     (tmp_path / "b.jpg").symlink_to(tmp_path / "nowhere.jpg")
     assert [row["id"] for row in rows_of(find_units(str(tmp_path), "train", 2))] == [
         "a.png",
@@ -234,13 +232,13 @@ def test_a_link_to_no_picture_is_a_row(
     ]
 
 
-def test_a_picture_that_is_replaced_changes_its_unit(
-    tmp_path: Path, pictures: list[Image.Image]
+def test_an_image_that_is_replaced_changes_its_unit(
+    tmp_path: Path, images: list[Image.Image]
 ) -> None:
     for number in range(4):
-        pictures[0].save(tmp_path / f"{number}.png")
+        images[0].save(tmp_path / f"{number}.png")
     before = find_units(str(tmp_path), "train", 2)
-    pictures[1].save(tmp_path / "3.png")
+    images[1].save(tmp_path / "3.png")
     after = find_units(str(tmp_path), "train", 2)
     assert [a.identity == b.identity for a, b in zip(after, before, strict=True)] == [
         True,

@@ -92,7 +92,7 @@ def test_rays_files_are_those_of_one_process_and_a_kill_costs_what_was_in_flight
     model: DualEncoder,
     tokenizer: Tokenizer,
     texts: list[str],
-    pictures: list[Image.Image],
+    images: list[Image.Image],
 ) -> None:
     save_model(tmp_path / "model", model, tokenizer)
     rows = [
@@ -103,8 +103,8 @@ def test_rays_files_are_those_of_one_process_and_a_kill_costs_what_was_in_flight
     (tmp_path / "rows.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
     )
-    for number, picture in enumerate(pictures):
-        picture.save(tmp_path / f"{number}.png")
+    for number, image in enumerate(images):
+        image.save(tmp_path / f"{number}.png")
     values = {
         "input": str(tmp_path / "rows.jsonl"),
         "text": "title",

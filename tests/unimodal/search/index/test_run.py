@@ -43,19 +43,17 @@ NUM = 10
 
 
 @pytest.fixture
-def catalogue(
-    tmp_path: Path, texts: list[str], pictures: list[Image.Image]
-) -> Catalogue:
+def catalogue(tmp_path: Path, texts: list[str], images: list[Image.Image]) -> Catalogue:
     """A function that writes ten products, with some of their fields replaced (None: without the
     row).
     """
-    for number, picture in enumerate(pictures):
+    for number, picture in enumerate(images):
         picture.save(tmp_path / f"{number}.png")
 
     def write(**changes: dict[str, Any] | None) -> str:
         rows = []
         for number, text in enumerate(texts[:NUM]):
-            photo = f"{number}.png" if number < len(pictures) else None
+            photo = f"{number}.png" if number < len(images) else None
             row = {"id": f"p{number}", "title": text, "photo": photo, "price": number}
             change = changes.get(f"p{number}", {})
             rows += [] if change is None else [row | change]
@@ -105,7 +103,7 @@ def skipped(store: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many texts or pictures each call of the model had."""
+    """How many texts or images each call of the model had."""
     counts: list[int] = []
     encode = Embedder.encode
 
@@ -181,7 +179,7 @@ def test_an_item_of_one_part_has_its_vector_as_the_fused_one(
     )
 
 
-def test_each_text_and_picture_goes_through_the_model_once(
+def test_each_text_and_image_goes_through_the_model_once(
     saved: str, catalogue: Catalogue, tmp_path: Path, forwards: list[int]
 ) -> None:
     run(saved, catalogue(), tmp_path / "store", per_unit=100)
@@ -273,21 +271,21 @@ def test_a_row_that_moves_into_another_file_costs_no_forward_pass(
     assert after == before
 
 
-def test_a_title_or_a_picture_that_changes_costs_one(
+def test_a_title_or_an_image_that_changes_costs_one(
     saved: str,
     catalogue: Catalogue,
     tmp_path: Path,
     forwards: list[int],
-    pictures: list[Image.Image],
+    images: list[Image.Image],
     embedder: Embedder,
 ) -> None:
     run(saved, catalogue(), tmp_path / "store")
-    pictures[0].save(tmp_path / "1.png")
+    images[0].save(tmp_path / "1.png")
     forwards.clear()
     run(saved, catalogue(p8={"title": "a new lamp"}), tmp_path / "store")
     assert forwards == [1, 1, 1]  # both parts of p1, and the text of p8
     rows = stored(tmp_path / "store")
-    wanted = embedder.encode_document([pictures[0], "a new lamp"])
+    wanted = embedder.encode_document([images[0], "a new lamp"])
     np.testing.assert_allclose(
         [rows["p1"]["vector_image"], rows["p8"]["vector_text"]],
         wanted,
@@ -377,7 +375,7 @@ def test_a_row_that_is_joined_is_part_of_what_is_indexed(
     catalogue: Catalogue,
     tmp_path: Path,
     forwards: list[int],
-    pictures: list[Image.Image],
+    images: list[Image.Image],
 ) -> None:
     def write(stock: int) -> None:
         rows = [{"number": n, "stock": stock, "photo": "0.png"} for n in range(NUM)]
@@ -399,7 +397,7 @@ def test_a_row_that_is_joined_is_part_of_what_is_indexed(
     assert run(saved, name, tmp_path / "store", **options).stored == NUM
     assert {row["stock"] for row in stored(tmp_path / "store").values()} == {22}
     assert not forwards
-    pictures[1].save(tmp_path / "0.png")
+    images[1].save(tmp_path / "0.png")
     assert run(saved, name, tmp_path / "store", **options).stored == NUM
     assert forwards
 
@@ -516,7 +514,7 @@ def test_a_broken_file_of_embeddings_is_made_again(
 def test_bad_items_are_listed_and_the_others_indexed(
     saved: str, catalogue: Catalogue, tmp_path: Path
 ) -> None:
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"no image")
     whole = (tmp_path / "4.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     name = catalogue(

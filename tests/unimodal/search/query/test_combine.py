@@ -16,14 +16,14 @@ def vectors(count: int) -> list[Vector]:
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
-def test_words_and_a_picture_have_the_vector_that_the_embedder_gives_both(
-    embedder: Embedder, pictures: list[Image.Image], weight: float
+def test_words_and_an_image_have_the_vector_that_the_embedder_gives_both(
+    embedder: Embedder, images: list[Image.Image], weight: float
 ) -> None:
-    text, picture = embedder.encode(["a red hat", pictures[0]])
-    both = embedder.encode(
-        {"text": "a red hat", "image": pictures[0], "weight": weight}
-    )[0]
-    np.testing.assert_allclose(weighted(text, picture, weight), both, atol=1e-6)
+    text, image = embedder.encode(["a red hat", images[0]])
+    both = embedder.encode({"text": "a red hat", "image": images[0], "weight": weight})[
+        0
+    ]
+    np.testing.assert_allclose(weighted(text, image, weight), both, atol=1e-6)
 
 
 def test_a_part_alone_is_its_own_vector_whatever_the_weight() -> None:
@@ -47,7 +47,7 @@ def test_parts_that_cancel_each_other_out_are_refused() -> None:
     (part,) = vectors(1)
     with pytest.raises(
         ValueError,
-        match="words and the picture cancel each other out; say it in other words",
+        match="words and the image cancel each other out; say it in other words",
     ):
         weighted(part, -part, 0.5)
     with pytest.raises(ValueError, match="what is wanted and what is not cancel"):

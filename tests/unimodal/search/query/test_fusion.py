@@ -31,10 +31,10 @@ def hits(vector: str, **scores: float) -> list[Hit]:
     return [Hit(name, score, vector, {}) for name, score in scores.items()]
 
 
-def store_of(texts: NDArray[np.float32], pictures: NDArray[np.float32]) -> ExactStore:
-    """The texts are items of their own, and so are the pictures."""
+def store_of(texts: NDArray[np.float32], images: NDArray[np.float32]) -> ExactStore:
+    """The texts are items of their own, and so are the images."""
     store = ExactStore(Schema(dim=DIM, fingerprint="f", vectors=("text", "image")))
-    both = np.concatenate([texts, pictures])
+    both = np.concatenate([texts, images])
     is_text = np.arange(len(both)) < len(texts)
     columns = {
         "vector_text": fixed_size_list(both, is_text),
@@ -69,13 +69,13 @@ def test_standardised_scores_order_the_list_and_the_cosine_stays_to_be_seen() ->
 def test_a_standard_is_mean_and_deviation_of_a_querys_cosines_with_all_vectors_of_a_small_store() -> (
     None
 ):
-    texts, pictures, (query,) = drawn(150, 0), drawn(130, 1), drawn(1, 2)
-    standards = standards_of(store_of(texts, pictures), {"text": query, "image": query})
+    texts, images, (query,) = drawn(150, 0), drawn(130, 1), drawn(1, 2)
+    standards = standards_of(store_of(texts, images), {"text": query, "image": query})
     assert standards["text"].mean == pytest.approx(
         float((texts @ query).mean()), abs=1e-6
     )
     assert standards["image"].spread == pytest.approx(
-        float((pictures @ query).std()), abs=1e-6
+        float((images @ query).std()), abs=1e-6
     )
 
 
@@ -107,22 +107,22 @@ def test_a_sample_that_is_too_small_is_drawn_again_when_more_has_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(fusion, "REDRAWN", 0.0)
-    texts, pictures, (query,) = drawn(300, 0), drawn(20, 1), drawn(1, 2)
-    store = store_of(texts, pictures[:1])
+    texts, images, (query,) = drawn(300, 0), drawn(20, 1), drawn(1, 2)
+    store = store_of(texts, images[:1])
     standards_of(store, {"text": query, "image": query})
     store.upsert(
-        store_of(texts, pictures).table.select(["id", "vector_text", "vector_image"]),
+        store_of(texts, images).table.select(["id", "vector_text", "vector_image"]),
         fingerprint="f",
     )
     mean = standards_of(store, {"text": query, "image": query})["image"].mean
-    assert mean == pytest.approx(float((pictures @ query).mean()), abs=1e-6)
+    assert mean == pytest.approx(float((images @ query).mean()), abs=1e-6)
 
 
 def test_a_kind_of_few_vectors_has_the_spread_of_all_kinds_around_their_means() -> None:
-    texts, pictures, (query,) = drawn(300, 0), drawn(3, 1), drawn(1, 2)
-    standards = standards_of(store_of(texts, pictures), {"text": query, "image": query})
+    texts, images, (query,) = drawn(300, 0), drawn(3, 1), drawn(1, 2)
+    standards = standards_of(store_of(texts, images), {"text": query, "image": query})
     around = np.concatenate(
-        [kind @ query - (kind @ query).mean() for kind in (texts, pictures)]
+        [kind @ query - (kind @ query).mean() for kind in (texts, images)]
     )
     assert standards["text"].spread == pytest.approx(
         float((texts @ query).std()), abs=1e-6
@@ -130,9 +130,9 @@ def test_a_kind_of_few_vectors_has_the_spread_of_all_kinds_around_their_means() 
     assert standards["image"].spread == pytest.approx(float(around.std()), abs=1e-6)
 
 
-def test_the_only_picture_of_a_store_does_not_stand_out_without_bounds() -> None:
-    texts, pictures, (query,) = drawn(300, 0), drawn(1, 1), drawn(1, 2)
-    standard = standards_of(store_of(texts, pictures), {"text": query, "image": query})[
+def test_the_only_image_of_a_store_does_not_stand_out_without_bounds() -> None:
+    texts, images, (query,) = drawn(300, 0), drawn(1, 1), drawn(1, 2)
+    standard = standards_of(store_of(texts, images), {"text": query, "image": query})[
         "image"
     ]
     assert (1 - standard.mean) / standard.spread < 10

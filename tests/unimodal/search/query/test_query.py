@@ -97,18 +97,18 @@ def nearest(
 
 
 def found_by(
-    store: VectorStore, query: Query, vectors: NDArray[np.float32] | Sequence[Any] = ()
+    store: VectorStore, query: Query, vectors: NDArray[np.float32] | tuple[()] = ()
 ) -> list[Found]:
     return find(store, query, list(vectors), fingerprint="model")
 
 
-def test_what_is_embedded_are_words_picture_and_each_negative(
-    pictures: list[Image.Image],
+def test_what_is_embedded_are_words_image_and_each_negative(
+    images: list[Image.Image],
 ) -> None:
-    query = Query(text="a hat", image=pictures[0], negatives=("red", "wood"))
+    query = Query(text="a hat", image=images[0], negatives=("red", "wood"))
     assert inputs_of(query) == [
         ("text", "a hat"),
-        ("image", pictures[0]),
+        ("image", images[0]),
         ("negative", "red"),
         ("negative", "wood"),
     ]
@@ -162,10 +162,10 @@ def test_merged_kinds_of_a_calibrated_model_miss_no_item(
         assert ids(found_by(store, Query(text="a hat", k=k), asked)) == expected
 
 
-def test_texts_do_not_crowd_pictures_out_where_a_model_keeps_them_in_another_cone() -> (
+def test_texts_do_not_crowd_images_out_where_a_model_keeps_them_in_another_cone() -> (
     None
 ):
-    """Item n is a text or a picture of one of six things; texts lie around one axis, pictures
+    """Item n is a text or an image of one of six things; texts lie around one axis, images
     around another.
     """
     rng = np.random.default_rng(3)
@@ -213,15 +213,15 @@ def test_texts_do_not_crowd_pictures_out_where_a_model_keeps_them_in_another_con
     assert 0.3 < shares["false"] < 0.7
 
 
-def test_words_and_a_picture_are_asked_as_one_vector(
-    embedder: Embedder, pictures: list[Image.Image], store: ExactStore
+def test_words_and_an_image_are_asked_as_one_vector(
+    embedder: Embedder, images: list[Image.Image], store: ExactStore
 ) -> None:
     both = embedder.encode_query(
-        {"text": "a red hat", "image": pictures[0], "weight": 0.3}
+        {"text": "a red hat", "image": images[0], "weight": 0.3}
     )
     store = store_with(fingerprint=embedder.fingerprint())
     found = search(
-        store, embedder, Query(text="a red hat", image=pictures[0], weight=0.3, k=60)
+        store, embedder, Query(text="a red hat", image=images[0], weight=0.3, k=60)
     )
     assert ids(found) == nearest("fused", both[0], 60)
 
@@ -236,14 +236,14 @@ def test_words_are_asked_with_the_query_prompt(embedder: Embedder) -> None:
 
 
 def test_many_queries_find_what_each_finds_alone(
-    embedder: Embedder, pictures: list[Image.Image]
+    embedder: Embedder, images: list[Image.Image]
 ) -> None:
     store = store_with(fingerprint=embedder.fingerprint())
     queries = [
         Query(text="a red hat", negatives=("wood",)),
         Query(like="i07"),
-        Query(image=pictures[0]),
-        Query(text="old lamp", image=pictures[1], k=3),
+        Query(image=images[0]),
+        Query(text="old lamp", image=images[1], k=3),
     ]
     together = search_many(store, embedder, queries)
     assert [ids(found) for found in together] == [
@@ -540,7 +540,7 @@ def test_what_the_store_has_not_is_refused_before_anything_is_embedded(
 ) -> None:
     store = store_with(fingerprint=embedder.fingerprint())
     with pytest.raises(ValueError, match=says):
-        search(store, embedder, Query(image=b"no picture", **wrong), fields=fields)
+        search(store, embedder, Query(image=b"no image", **wrong), fields=fields)
 
 
 def test_words_are_a_field_that_hits_carry_where_they_are_named(
@@ -571,7 +571,7 @@ def test_another_models_query_is_refused_by_the_name_of_the_stores_before_it_is_
     with pytest.raises(
         ValueError, match=r"the store holds vectors of runs/shop/model .*load that one"
     ):
-        search(store, embedder, Query(image=b"no picture"))
+        search(store, embedder, Query(image=b"no image"))
     with pytest.raises(ValueError, match="runs/shop/model"):
         find(store, Query(text="a hat"), [vectors_of("text")[0]], fingerprint="another")
 

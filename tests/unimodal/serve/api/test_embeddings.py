@@ -50,7 +50,7 @@ def refused(
     return str(said)
 
 
-def test_texts_and_pictures_in_one_list_get_the_embedders_vectors(
+def test_texts_and_images_in_one_list_get_the_embedders_vectors(
     client: TestClient, served: Embedder, texts: list[str], png: Png, data_uri: DataUri
 ) -> None:
     plain = base64.b64encode(png(2)).decode()
@@ -166,11 +166,11 @@ def test_two_ways_to_say_the_prompt_are_refused(client: TestClient) -> None:
     assert "task and prompt say the same" in refused(client, body)
 
 
-def test_one_bad_picture_among_64_never_fails_its_neighbours(
+def test_one_bad_image_among_64_never_fails_its_neighbours(
     client: TestClient, served: Embedder, png: Png, data_uri: DataUri
 ) -> None:
     inputs = [{"image": data_uri(number)} for number in range(64)]
-    inputs[17] = {"image": base64.b64encode(b"this is no picture").decode()}
+    inputs[17] = {"image": base64.b64encode(b"this is no image").decode()}
     response = client.post("/v1/embeddings", json={"input": inputs, "on_error": "item"})
     data = response.json()["data"]
     assert [one["index"] for one in data] == list(range(64))
@@ -183,7 +183,7 @@ def test_one_bad_picture_among_64_never_fails_its_neighbours(
     )
 
 
-def test_one_bad_picture_is_named_by_its_number_by_default(
+def test_one_bad_image_is_named_by_its_number_by_default(
     client: TestClient, data_uri: DataUri
 ) -> None:
     inputs = [{"image": data_uri(number)} for number in range(5)] + [
@@ -323,7 +323,7 @@ def test_another_models_name_is_not_found_and_any_name_can_be_allowed(
         )
 
 
-def test_usage_counts_tokens_and_a_pictures_patches_and_one(
+def test_usage_counts_tokens_and_an_images_patches_and_one(
     client: TestClient, served: Embedder, data_uri: DataUri
 ) -> None:
     assert served.tokenizer is not None
@@ -761,7 +761,7 @@ def test_every_error_has_a_code(client: TestClient, body: Any, code: str) -> Non
     assert client.post("/v1/embeddings", json=body).json()["error"]["code"] == code
 
 
-# Requests as the providers' own documentation and clients write them, but for pictures, which are
+# Requests as the providers' own documentation and clients write them, but for images, which are
 # small ones of ours.
 JINA: Sequence[dict[str, Any]] = [
     {"model": "jina-embeddings-v3", "task": "text-matching", "late_chunking": False, "dimensions": 16,
@@ -810,19 +810,19 @@ COHERE: Sequence[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-def _with_pictures(value: Any, data_uri: DataUri) -> Any:
-    """The body with a picture where it has {"url": number} or {"images": [number]}."""
+def _with_images(value: Any, data_uri: DataUri) -> Any:
+    """The body with an image where it has {"url": number} or {"images": [number]}."""
     if isinstance(value, dict):
         return {
             key: data_uri(one)
             if key == "url"
             else [data_uri(n) for n in one]
             if key == "images"
-            else _with_pictures(one, data_uri)
+            else _with_images(one, data_uri)
             for key, one in value.items()
         }
     return (
-        [_with_pictures(one, data_uri) for one in value]
+        [_with_images(one, data_uri) for one in value]
         if isinstance(value, list)
         else value
     )
@@ -832,7 +832,7 @@ def _with_pictures(value: Any, data_uri: DataUri) -> Any:
 def test_coheres_bodies_get_coheres_answers(
     serve: Serve, data_uri: DataUri, body: dict[str, Any]
 ) -> None:
-    response = serve(names=["*"]).post("/v2/embed", json=_with_pictures(body, data_uri))
+    response = serve(names=["*"]).post("/v2/embed", json=_with_images(body, data_uri))
     assert response.status_code == 200, response.text
     answer = response.json()
     count = len(body.get("texts") or body.get("images") or body["inputs"])
@@ -891,7 +891,7 @@ def test_coheres_types_are_the_same_vector_and_have_its_prompt(
         assert np.array_equal(found[kind], quantized(floats, kind)), kind  # type: ignore[arg-type]  # one of them
 
 
-def test_coheres_fused_input_is_the_sum_of_text_and_picture(
+def test_coheres_fused_input_is_the_sum_of_text_and_image(
     client: TestClient, served: Embedder, png: Png, data_uri: DataUri
 ) -> None:
     content = [

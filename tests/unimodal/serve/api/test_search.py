@@ -1,4 +1,4 @@
-"""Search over HTTP: every kind of query, filters, what is refused, items and their pictures."""
+"""Search over HTTP: every kind of query, filters, what is refused, items and their images."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_words_find_the_item_that_they_are_the_title_of(client: TestClient) -> N
     [data_uri(11), base64.b64encode(png(11)).decode()],
     ids=["data URI", "base64"],
 )
-def test_a_picture_finds_the_item_that_it_is_of(client: TestClient, image: str) -> None:
+def test_an_image_finds_the_item_that_it_is_of(client: TestClient, image: str) -> None:
     best = found(client, image=image, vectors=["image"], k=3)[0]
     assert best["id"] == "p/11"
     assert best["cosine"] == pytest.approx(1, abs=1e-4)
@@ -85,7 +85,7 @@ def test_a_picture_finds_the_item_that_it_is_of(client: TestClient, image: str) 
 @pytest.mark.parametrize(
     ("weight", "kind", "first"), [(0, "text", "p/4"), (1, "image", "p/11")]
 )
-def test_the_weight_is_the_pictures_share(
+def test_the_weight_is_the_images_share(
     client: TestClient, weight: float, kind: str, first: str
 ) -> None:
     assert ids(

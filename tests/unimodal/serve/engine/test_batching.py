@@ -1,4 +1,4 @@
-"""Jobs stand in line by request, batches take one from each in turn, and pictures are decoded just
+"""Jobs stand in line by request, batches take one from each in turn, and images are decoded just
 ahead.
 """
 
@@ -136,7 +136,7 @@ def test_whoever_waits_gets_what_comes_at_once(
     assert sorted(contents(one.result(10)) for one in waiting) == ["ab", "cd"]
 
 
-def test_a_picture_that_cannot_be_decoded_is_told_of_whatever_the_decoder_raised(
+def test_an_image_that_cannot_be_decoded_is_told_of_whatever_the_decoder_raised(
     loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor
 ) -> None:
     told: dict[str, Failed] = {}
@@ -153,7 +153,7 @@ def test_a_picture_that_cannot_be_decoded_is_told_of_whatever_the_decoder_raised
     }
     assert (
         told["odd"].reason
-        == "the picture could not be decoded; save it again, or in another format."
+        == "the image could not be decoded; save it again, or in another format."
     )
 
 
@@ -168,7 +168,7 @@ def test_texts_that_were_cancelled_make_room_in_the_batch(
     assert contents(batcher.next_batch(BUDGETS, 20)) == "ab"
 
 
-def test_pictures_that_were_cancelled_are_neither_decoded_nor_batched(
+def test_images_that_were_cancelled_are_neither_decoded_nor_batched(
     loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor
 ) -> None:
     decoded: list[Any] = []

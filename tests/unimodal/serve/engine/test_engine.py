@@ -118,9 +118,9 @@ def is_text(batch: Sequence[Prepared]) -> bool:
 
 
 def test_an_engine_gives_the_vectors_of_encode(
-    embedder: Embedder, texts: list[str], pictures: list[Image.Image]
+    embedder: Embedder, texts: list[str], images: list[Image.Image]
 ) -> None:
-    files = [jpeg(picture) for picture in pictures]
+    files = [jpeg(picture) for picture in images]
     items: list[Item] = [
         *texts,
         *files,
@@ -129,7 +129,7 @@ def test_an_engine_gives_the_vectors_of_encode(
     ]
     items += [
         {"image": files[3], "weight": 0.1},
-        {"text": texts[3], "image": pictures[0]},
+        {"text": texts[3], "image": images[0]},
     ]
     expected = embedder.encode(items)
     prompted = embedder.encode(items, prompt="search query: ")
@@ -143,13 +143,13 @@ def test_an_engine_gives_the_vectors_of_encode(
         assert engine.queued_items == engine.queued_bytes == 0
 
 
-def test_tokens_are_those_of_the_text_and_the_patches_of_the_picture_and_one(
-    embedder: Embedder, pictures: list[Image.Image]
+def test_tokens_are_those_of_the_text_and_the_patches_of_the_image_and_one(
+    embedder: Embedder, images: list[Image.Image]
 ) -> None:
     with started(embedder) as engine:
         text, picture, both = run(
             engine.embed(
-                ["a red hat", pictures[0], {"text": "a red hat", "image": pictures[0]}]
+                ["a red hat", images[0], {"text": "a red hat", "image": images[0]}]
             )
         )
     assert (text.tokens, picture.tokens, both.tokens) == (
@@ -160,12 +160,12 @@ def test_tokens_are_those_of_the_text_and_the_patches_of_the_picture_and_one(
 
 
 def test_a_vector_does_not_depend_on_its_company(
-    embedder: Embedder, texts: list[str], pictures: list[Image.Image]
+    embedder: Embedder, texts: list[str], images: list[Image.Image]
 ) -> None:
     pool: list[Item] = [
         *texts,
-        *pictures,
-        *({"text": text, "image": pictures[0]} for text in texts[:4]),
+        *images,
+        *({"text": text, "image": images[0]} for text in texts[:4]),
     ]
     alone = np.concatenate([embedder.encode(item) for item in pool])
     draw = np.random.default_rng(0)
@@ -224,8 +224,8 @@ def test_a_query_passes_two_thousand_items_of_another_request(
         assert sum(watched.batches) == 2001
 
 
-def test_texts_and_pictures_take_turns(
-    embedder: Embedder, watched: Watched, pictures: list[Image.Image]
+def test_texts_and_images_take_turns(
+    embedder: Embedder, watched: Watched, images: list[Image.Image]
 ) -> None:
     kinds: list[str] = []
 
@@ -238,7 +238,7 @@ def test_texts_and_pictures_take_turns(
         await soon(lambda: watched.batches)
         others = [
             asyncio.create_task(engine.embed(["a large hat"] * 4)),
-            asyncio.create_task(engine.embed(pictures)),
+            asyncio.create_task(engine.embed(images)),
         ]
         await soon(lambda: len(engine._batcher._decoded) == 4)
         watched.opened.set()
@@ -253,11 +253,11 @@ def test_texts_and_pictures_take_turns(
     assert kinds == ["text", "image", "text", "image", "text", "image"]
 
 
-def test_one_broken_picture_among_64_fails_alone(
-    embedder: Embedder, pictures: list[Image.Image]
+def test_one_broken_image_among_64_fails_alone(
+    embedder: Embedder, images: list[Image.Image]
 ) -> None:
-    items: list[Item] = [jpeg(pictures[number % 6]) for number in range(64)]
-    items[17] = jpeg(pictures[0])[:-40]
+    items: list[Item] = [jpeg(images[number % 6]) for number in range(64)]
+    items[17] = jpeg(images[0])[:-40]
     good = [row for row in range(64) if row != 17]
     with started(embedder) as engine:
         outcomes = run(engine.embed(items))
@@ -277,7 +277,7 @@ def test_one_broken_picture_among_64_fails_alone(
         ({"txt": "a"}, 400, "its keys are"),
         (b"<html>", 400, "not a readable image"),
         ("a" * 101, 413, "the text is longer than 100 characters"),
-        (b"\xff" * 5001, 413, "the picture is larger than 5000 bytes"),
+        (b"\xff" * 5001, 413, "the image is larger than 5000 bytes"),
         (png_header(30_000, 30_000), 413, "more than 40000000 pixels"),
         (Path("/etc/hostname"), 400, "a server opens no files by name"),
         ("half a pair: \ud800", 400, "half a surrogate pair"),
@@ -346,17 +346,17 @@ def test_the_queue_is_bounded_in_bytes_too(
         run(ask(engine))
 
 
-def test_pictures_are_decoded_just_ahead_of_the_model(
+def test_images_are_decoded_just_ahead_of_the_model(
     embedder: Embedder,
     watched: Watched,
-    pictures: list[Image.Image],
+    images: list[Image.Image],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     decoded: list[int] = []
 
     async def ask(engine: Engine) -> None:
         watched.opened.clear()
-        task = asyncio.create_task(engine.embed(pictures * 10))
+        task = asyncio.create_task(engine.embed(images * 10))
         await soon(lambda: watched.batches and len(decoded) >= watched.batches[0] + 4)
         await asyncio.sleep(0.1)
         assert (
@@ -378,13 +378,13 @@ def test_pictures_are_decoded_just_ahead_of_the_model(
 
 
 def test_the_items_of_a_client_that_went_away_never_reach_the_model(
-    embedder: Embedder, watched: Watched, texts: list[str], pictures: list[Image.Image]
+    embedder: Embedder, watched: Watched, texts: list[str], images: list[Image.Image]
 ) -> None:
     async def ask(engine: Engine) -> None:
         watched.opened.clear()
         first = asyncio.create_task(engine.embed(["a hat"]))
         await soon(lambda: watched.batches)
-        gone = asyncio.create_task(engine.embed([*texts, *pictures]))
+        gone = asyncio.create_task(engine.embed([*texts, *images]))
         stays = asyncio.create_task(engine.embed(["a cup", "a shoe"]))
         await soon(lambda: engine.queued_items == 19)
         await soon(lambda: engine._batcher._decoded)
@@ -402,12 +402,12 @@ def test_the_items_of_a_client_that_went_away_never_reach_the_model(
 
 
 def test_a_long_text_does_not_wait_for_the_decoders(
-    embedder: Embedder, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+    embedder: Embedder, images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_go_on = threading.Event()
 
     async def ask(engine: Engine) -> None:
-        slow = asyncio.create_task(engine.embed(pictures))
+        slow = asyncio.create_task(engine.embed(images))
         await soon(lambda: engine._batcher._num_decoding)
         vectors_of(await engine.embed(["a hat " * 1000]))
         assert not slow.done()
@@ -429,12 +429,12 @@ def test_a_long_text_does_not_wait_for_the_decoders(
 
 
 def test_draining_answers_all_that_was_admitted_and_takes_nothing_new(
-    embedder: Embedder, watched: Watched, texts: list[str], pictures: list[Image.Image]
+    embedder: Embedder, watched: Watched, texts: list[str], images: list[Image.Image]
 ) -> None:
     async def ask(engine: Engine) -> list[list[Embedded | Failed]]:
         watched.opened.clear()
         waiting = [
-            asyncio.create_task(engine.embed([*texts, *pictures])) for _ in range(20)
+            asyncio.create_task(engine.embed([*texts, *images])) for _ in range(20)
         ]
         await soon(lambda: engine.queued_items == 320)
         draining = asyncio.create_task(engine.drain())
@@ -611,16 +611,14 @@ def test_a_cpu_without_memory_counts_as_out_of_memory(
 
 
 def test_an_item_that_does_not_fit_alone_fails_alone(
-    embedder: Embedder, watched: Watched, pictures: list[Image.Image]
+    embedder: Embedder, watched: Watched, images: list[Image.Image]
 ) -> None:
     with started(embedder) as engine:
         watched.fault = lambda batch: (
             None if is_text(batch) else torch.OutOfMemoryError("too much")
         )
         text, picture, both = run(
-            engine.embed(
-                ["a hat", pictures[0], {"text": "a hat", "image": pictures[1]}]
-            )
+            engine.embed(["a hat", images[0], {"text": "a hat", "image": images[1]}])
         )
         assert isinstance(text, Embedded)
         assert picture == both == MODEL_FAULT

@@ -1,4 +1,4 @@
-"""Pictures from strangers are judged before they are decoded, and URLs lead nowhere but to allowed
+"""Images from strangers are judged before they are decoded, and URLs lead nowhere but to allowed
 public hosts.
 """
 
@@ -38,12 +38,12 @@ from unimodal.preprocess.images import decode_image, to_rgb
 from unimodal.serve.config import ServeConfig, UrlsConfig
 from unimodal.serve.engine.images import (
     TooLargeError,
-    fetch_picture,
+    fetch_image,
+    image_bytes,
     is_image_base64,
     is_image_uri,
     is_public,
     open_checked,
-    picture_bytes,
     public_socket,
 )
 
@@ -91,14 +91,14 @@ def saved(picture: Image.Image, form: str, **options: Any) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def picture() -> Image.Image:
+def make_image() -> Image.Image:
     return Image.fromarray(
         np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
     )
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF"])
-def test_a_picture_is_exactly_what_the_library_decodes(
+def test_an_image_is_exactly_what_the_library_decodes(
     picture: Image.Image, form: str
 ) -> None:
     exif = Image.Exif()
@@ -121,7 +121,7 @@ def test_a_jpeg_that_draws_itself_again_and_again_is_refused_before_it_is_decode
         open_checked(many, CONFIG)
     hidden = (
         content[:2] + b"\xff\xe1\x00\x04\xff\xd9" + many[2:]
-    )  # the end of a picture, inside of a comment
+    )  # the end of an image, inside of a comment
     with pytest.raises(ValueError, match="more than 100 scans"):
         open_checked(hidden, CONFIG)
 
@@ -144,7 +144,7 @@ def test_of_an_animation_the_first_frame_is_taken(picture: Image.Image) -> None:
     )
 
 
-def test_a_picture_of_one_pixel_is_a_picture() -> None:
+def test_an_image_of_one_pixel_is_an_image() -> None:
     assert open_checked(saved(Image.new("L", (1, 1)), "PNG"), CONFIG).size == (1, 1)
 
 
@@ -157,7 +157,7 @@ def test_other_formats_are_refused(picture: Image.Image, form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF"])
-def test_a_broken_picture_is_refused_in_one_sentence_whatever_is_broken(
+def test_a_broken_image_is_refused_in_one_sentence_whatever_is_broken(
     picture: Image.Image, form: str
 ) -> None:
     content = saved(picture, form)
@@ -173,7 +173,7 @@ def test_a_broken_picture_is_refused_in_one_sentence_whatever_is_broken(
         broken.append(bytes(spoilt))
     said = [
         refusal for refusal in map(refusal_of, broken) if refusal
-    ]  # what is still a picture may pass
+    ]  # what is still an image may pass
     assert len(said) >= 40
     assert {"it is not a readable image; send a whole JPEG, PNG, WebP or GIF."} >= {
         refusal for refusal in said if "pixels" not in refusal
@@ -188,7 +188,7 @@ def refusal_of(content: bytes) -> str:
     return ""
 
 
-def test_a_picture_over_the_cap_of_pixels_is_refused(picture: Image.Image) -> None:
+def test_an_image_over_the_cap_of_pixels_is_refused(picture: Image.Image) -> None:
     config = ServeConfig(model="m", max_pixels=31 * 20 - 1)
     for one in (
         picture,
@@ -296,7 +296,7 @@ def test_bytes_come_from_a_data_uri_or_base64(picture: Image.Image) -> None:
             "DATA:;base64,",
             "data:image/svg+xml;charset=utf-8;base64,",
         ):
-            assert picture_bytes(head + encoded, CONFIG) == content + bytes(count)
+            assert image_bytes(head + encoded, CONFIG) == content + bytes(count)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_bytes_come_from_a_data_uri_or_base64(picture: Image.Image) -> None:
 )
 def test_what_is_not_base64_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="base64"):
-        picture_bytes(text, CONFIG)
+        image_bytes(text, CONFIG)
 
 
 PNG_HEAD = "data:image/png;charset=utf-8;name=a.png;base64,"
@@ -349,7 +349,7 @@ def test_base64_is_read_as_the_world_writes_it(
     if head:
         ways += [quote(plain), quote(plain, safe="")]
     for encoded in ways:
-        assert picture_bytes(head + encoded, CONFIG) == content, encoded[:40]
+        assert image_bytes(head + encoded, CONFIG) == content, encoded[:40]
 
 
 @pytest.mark.parametrize(
@@ -398,10 +398,10 @@ def test_a_text_that_begins_as_base64_is_a_text(text: str) -> None:
 
 def test_base64_over_the_cap_is_refused_before_it_is_decoded() -> None:
     config = ServeConfig(model="m", max_image_bytes=300)
-    assert picture_bytes("A" * 400, config) == bytes(300)
+    assert image_bytes("A" * 400, config) == bytes(300)
     for text in ("A" * 404, "data:image/png;base64," + "A" * 404, "!" * 404):
         with pytest.raises(TooLargeError, match="larger than 300 bytes"):
-            picture_bytes(text, config)
+            image_bytes(text, config)
 
 
 @pytest.mark.parametrize(
@@ -614,7 +614,7 @@ def fetched(url: str, config: ServeConfig, canary: Canary, **options: Any) -> by
     system's.
     """
     return asyncio.run(
-        fetch_picture(
+        fetch_image(
             url, config, resolver=Names(), tls=canary.trust, port=canary.port, **options
         )
     )
@@ -664,7 +664,7 @@ def test_the_system_resolver_does_not_lead_to_loopback_either(canary: Canary) ->
         url = f"https://{host}:{canary.port}/"
         with pytest.raises(ValueError, match="could not be read"):
             asyncio.run(
-                fetch_picture(
+                fetch_image(
                     url, allowing(host, "127.0.0.1"), tls=canary.trust, port=canary.port
                 )
             )
@@ -881,7 +881,7 @@ def test_a_proxy_of_the_environment_is_not_used(
 
 def test_an_untrusted_certificate_is_refused(canary: Canary) -> None:
     config = allowing("shop.com")
-    coroutine = fetch_picture(
+    coroutine = fetch_image(
         f"https://shop.com:{canary.port}/",
         config,
         dial=anywhere,

@@ -252,9 +252,9 @@ def to_stored(table: Any, schema: Schema) -> Iterator[dict[str, Any]]:
     if schema.words:
         columns["words"] = [words or "" for words in table["words"].to_pylist()]
     if schema.thumbnails:
-        pictures = table["thumbnail"].to_pylist()
+        images = table["thumbnail"].to_pylist()
         columns["thumbnail"] = [
-            None if one is None else base64.b64encode(one).decode() for one in pictures
+            None if one is None else base64.b64encode(one).decode() for one in images
         ]
     for name in schema.fields:
         columns[field_column(name)] = table[name].to_pylist()

@@ -278,13 +278,13 @@ def test_a_large_upsert_goes_in_several_messages(
 
     monkeypatch.setattr(milvus, "MESSAGE_BYTES", 5000)
     monkeypatch.setattr(store._client, "upsert", counted)
-    pictures = [bytes([n]) * 300 for n in range(50)]
+    images = [bytes([n]) * 300 for n in range(50)]
     store.upsert(
-        rows([f"i{n:02d}" for n in range(50)], thumbnail=pictures), fingerprint=MODEL
+        rows([f"i{n:02d}" for n in range(50)], thumbnail=images), fingerprint=MODEL
     )
     assert sum(sizes) == 50
     assert 1 < max(sizes) < 10
-    assert [row["thumbnail"] for row in everything(store)] == pictures
+    assert [row["thumbnail"] for row in everything(store)] == images
     found = store.search(
         unit_vectors(50, seed=5),
         5,
@@ -292,7 +292,7 @@ def test_a_large_upsert_goes_in_several_messages(
         vector="text",
         fields=["thumbnail"],
     )
-    assert [hits[0].fields["thumbnail"] for hits in found] == pictures
+    assert [hits[0].fields["thumbnail"] for hits in found] == images
 
 
 @pytest.mark.parametrize(
