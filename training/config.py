@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from unimodal.config import Config, ModelConfig, merge, parse_config
+from unimodal.config import Config, merge, parse_config
+from unimodal.model_config import ModelConfig
 from unimodal.shards.config import StorageConfig
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from unimodal.config import ModelConfig
 from unimodal.embedder import load
 from unimodal.formats.card import count_parameters
 from unimodal.model import DualEncoder, build_model
+from unimodal.model_config import ModelConfig
 from unimodal.preprocess.tokenizers import Tokenizer, load_tokenizer
 
 from . import distributed

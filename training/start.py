@@ -10,8 +10,9 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
-from unimodal.config import ModelConfig, parse_config
+from unimodal.config import parse_config
 from unimodal.hub import check_files
+from unimodal.model_config import ModelConfig
 
 from .config import TrainConfig
 

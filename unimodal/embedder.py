@@ -24,7 +24,6 @@ from PIL import Image
 from torch import Tensor
 
 from .calibration import Calibration, centre, load_calibration
-from .config import ModelConfig, check_truncation
 from .fingerprint import model_fingerprint
 from .formats.native import load_model
 from .hub import local_folder
@@ -32,6 +31,7 @@ from .inputs import ImageInput as ImageInput
 from .inputs import Item as Item
 from .inputs import check_unicode, parts_of
 from .model import DualEncoder, length_sorted_chunks
+from .model_config import ModelConfig, check_truncation
 from .preprocess.images import image_to_pixels, load_image
 from .preprocess.tokenizers import Tokenizer, pad_ids
 from .progress import progress_bar

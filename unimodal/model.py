@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import ModelConfig
+from .model_config import ModelConfig
 from .towers.image import ImageTower, build_image_tower
 from .towers.text import TextTower, build_text_tower
 

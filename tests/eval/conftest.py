@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from tests.eval.mteb_hub import WORDS, write_hub
-from unimodal.config import (
+from unimodal.embedder import Embedder
+from unimodal.model import build_model
+from unimodal.model_config import (
     ImageTowerConfig,
     ModelConfig,
     PreprocessConfig,
     TextTowerConfig,
 )
-from unimodal.embedder import Embedder
-from unimodal.model import build_model
 from unimodal.preprocess.tokenizers import load_tokenizer, train_tokenizer
 
 TinyEmbedder = Callable[[int], Embedder]

@@ -20,8 +20,8 @@ from training.grad_cache import measure_graph
 from training.optim import make_optimizer
 from training.prepare import make_model, prepare_model
 from training.step import encode_batch, train_step
-from unimodal.config import ImageTowerConfig
 from unimodal.model import DualEncoder
+from unimodal.model_config import ImageTowerConfig
 
 DROPOUT = {
     "text": {

@@ -38,8 +38,9 @@ from training.data.mixture import BatchPlace
 from training.optim import make_optimizer
 from training.sharding import full_tensor, shard
 from training.step import train_step
-from unimodal.config import ModelConfig, parse_config
+from unimodal.config import parse_config
 from unimodal.model import DualEncoder, build_model
+from unimodal.model_config import ModelConfig
 from unimodal.preprocess.tokenizers import pad_ids
 
 GLOBAL = 8

@@ -17,7 +17,7 @@ from training.config import AugmentConfig
 from training.data import pixels
 from training.data.order import generator
 from training.data.pixels import draw_box, train_pixels
-from unimodal.config import PreprocessConfig
+from unimodal.model_config import PreprocessConfig
 from unimodal.preprocess.images import decode_image, image_to_pixels, load_image
 from unimodal.serve.config import ServeConfig
 from unimodal.serve.engine.images import open_checked

@@ -22,7 +22,7 @@ from training.step import encode_batch
 from unimodal import photographs
 from unimodal.cli import app
 from unimodal.compare import relative_difference
-from unimodal.config import PreprocessConfig
+from unimodal.model_config import PreprocessConfig
 from unimodal.preprocess.tokenizers import load_tokenizer
 from unimodal.shards.read import open_shards
 

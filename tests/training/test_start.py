@@ -13,9 +13,10 @@ from tests.conftest import Recipe
 from training.config import TrainConfig
 from training.loop import train
 from training.start import check_start
-from unimodal.config import ModelConfig, TextTowerConfig, merge, parse_config
+from unimodal.config import merge, parse_config
 from unimodal.formats.native import save_model
 from unimodal.model import build_model
+from unimodal.model_config import ModelConfig, TextTowerConfig
 from unimodal.preprocess.tokenizers import load_tokenizer
 
 

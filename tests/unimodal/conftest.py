@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unimodal.config import (
+from unimodal.embedder import Embedder, Item
+from unimodal.model import DualEncoder, build_model
+from unimodal.model_config import (
     ImageTowerConfig,
     ModelConfig,
     PreprocessConfig,
     TextTowerConfig,
 )
-from unimodal.embedder import Embedder, Item
-from unimodal.model import DualEncoder, build_model
 from unimodal.preprocess.tokenizers import (
     Tokenizer,
     load_tokenizer,

@@ -11,10 +11,10 @@ from PIL import Image
 
 from unimodal.calibrate import _drawn, calibrate_model
 from unimodal.calibration import centre, load_calibration
-from unimodal.config import ModelConfig
 from unimodal.embedder import load
 from unimodal.formats.native import save_model
 from unimodal.model import build_model
+from unimodal.model_config import ModelConfig
 from unimodal.preprocess.tokenizers import Tokenizer
 from unimodal.shards.config import PackConfig
 from unimodal.shards.write import pack

@@ -15,7 +15,6 @@ from eval.suites import Suite
 from training.config import TrainConfig
 from unimodal.config import (
     Config,
-    ModelConfig,
     apply_overrides,
     merge,
     parse_config,
@@ -204,21 +203,6 @@ def test_a_tilde_is_not_taken_for_null() -> None:
     assert apply_overrides({}, ["run=~/runs/a"]) == {"run": "~/runs/a"}
 
 
-@pytest.mark.parametrize("word", ["yes", "no", "On", "off", "n"])
-@pytest.mark.parametrize("tower", ["image", "text"])
-def test_pretrained_takes_no_word_of_old_yaml_for_the_name_of_weights(
-    word: str, tower: str
-) -> None:
-    values = apply_overrides(
-        {"embed_dim": 8, tower: {"name": "x"}}, [f"{tower}.pretrained={word}"]
-    )
-    with pytest.raises(
-        ValueError,
-        match=rf'{tower}\.pretrained: "{word}" is a text in YAML 1\.2; write true or false',
-    ):
-        parse_config(ModelConfig, values)
-
-
 @pytest.mark.parametrize("override", ["steps=", "steps= ", "optim.lr=\t"])
 def test_an_override_without_a_value_is_refused_and_its_advice_works(
     override: str,
@@ -401,11 +385,6 @@ def test_a_fault_is_told_in_the_words_of_yaml(
 
 def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     assert read_config(Recipe, write(tmp_path, "empty.yaml", "")) == Recipe()
-
-
-def test_a_model_without_towers_is_refused() -> None:
-    with pytest.raises(ValueError, match="an image tower, a text tower or both"):
-        parse_config(ModelConfig, {"embed_dim": 8})
 
 
 def test_every_recipe_in_the_folder_ships() -> None:

@@ -22,17 +22,17 @@ import unimodal
 import unimodal.embedder
 from tests.unimodal.conftest import encode_token_lists
 from unimodal.calibration import fit_calibration
-from unimodal.config import ModelConfig
 from unimodal.embedder import Embedder, Item
 from unimodal.formats.native import save_model
 from unimodal.model import DualEncoder, build_model
+from unimodal.model_config import ModelConfig
 from unimodal.preprocess.images import image_to_pixels, load_image
 from unimodal.preprocess.tokenizers import Tokenizer
 
 
-def png(picture: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -51,24 +51,22 @@ def test_vectors_are_float32_unit_rows_of_numpy(
 
 
 def test_vectors_are_those_of_the_model(
-    embedder: Embedder, texts: list[str], pictures: list[Image.Image]
+    embedder: Embedder, texts: list[str], images: list[Image.Image]
 ) -> None:
     model = embedder.models[0]
     with torch.no_grad():
         expected_texts = encode_token_lists(model, embedder.tokenizer(texts))  # type: ignore[misc]
-        pixels = [
-            image_to_pixels(picture, model.config.preprocess) for picture in pictures
-        ]
+        pixels = [image_to_pixels(image, model.config.preprocess) for image in images]
         expected_images = model.encode_image(torch.stack(pixels))
     assert_close(embedder.encode(texts), expected_texts)
-    assert_close(embedder.encode(pictures), expected_images)
+    assert_close(embedder.encode(images), expected_images)
 
 
 def test_the_order_of_a_mixture_is_kept_however_it_is_batched(
-    embedder: Embedder, texts: list[str], pictures: list[Image.Image]
+    embedder: Embedder, texts: list[str], images: list[Image.Image]
 ) -> None:
     items: list[Item] = [
-        item for pair in zip(texts, pictures, strict=False) for item in pair
+        item for pair in zip(texts, images, strict=False) for item in pair
     ]
     items += texts[6:]
     expected = np.concatenate([embedder.encode(item) for item in items])
@@ -79,10 +77,8 @@ def test_the_order_of_a_mixture_is_kept_however_it_is_batched(
     assert_close(embedder.encode(items[::-1]), expected[::-1])
 
 
-def test_one_item_alone_is_a_row(
-    embedder: Embedder, pictures: list[Image.Image]
-) -> None:
-    for item in ("a hat", pictures[0], png(pictures[0]), {"text": "a hat"}):
+def test_one_item_alone_is_a_row(embedder: Embedder, images: list[Image.Image]) -> None:
+    for item in ("a hat", images[0], png(images[0]), {"text": "a hat"}):
         assert embedder.encode(item).shape == (1, 24)
     assert embedder.encode(iter(["a hat", "a cup"])).shape == (2, 24)  # type: ignore[arg-type]  # any iterable will do
 
@@ -96,47 +92,47 @@ def test_an_empty_list_gives_no_rows(embedder: Embedder) -> None:
 
 @pytest.mark.parametrize("weight", [None, 0, 0.25, 1])
 def test_text_and_image_together_are_their_normalised_weighted_sum(
-    embedder: Embedder, pictures: list[Image.Image], weight: float | None
+    embedder: Embedder, images: list[Image.Image], weight: float | None
 ) -> None:
-    text, picture = embedder.encode(["a red hat", pictures[0]])
+    text, image = embedder.encode(["a red hat", images[0]])
     share = 0.5 if weight is None else weight
-    expected = (1 - share) * text + share * picture
-    item: dict[str, Any] = {"text": "a red hat", "image": pictures[0]}
+    expected = (1 - share) * text + share * image
+    item: dict[str, Any] = {"text": "a red hat", "image": images[0]}
     vector = embedder.encode(item if weight is None else {**item, "weight": weight})[0]
     assert_close(vector, expected / np.linalg.norm(expected))
 
 
 def test_a_mapping_with_one_part_is_that_part_whatever_the_weight(
-    embedder: Embedder, pictures: list[Image.Image]
+    embedder: Embedder, images: list[Image.Image]
 ) -> None:
-    expected = embedder.encode(["a red hat", pictures[0]])
+    expected = embedder.encode(["a red hat", images[0]])
     one_each: list[dict[str, Any]] = [
         {"text": "a red hat", "weight": 1},
-        {"image": pictures[0], "text": None},
+        {"image": images[0], "text": None},
     ]
     assert_close(embedder.encode(one_each), expected)
 
 
 def test_a_str_is_a_text_even_if_an_image_has_that_name(
     embedder: Embedder,
-    pictures: list[Image.Image],
+    images: list[Image.Image],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = embedder.encode("hat.png")
-    pictures[0].save("hat.png")
+    images[0].save("hat.png")
     assert np.array_equal(embedder.encode("hat.png"), before)
     assert not np.allclose(embedder.encode(Path("hat.png")), before)
 
 
 def test_a_path_its_bytes_and_the_opened_image_have_one_vector(
-    embedder: Embedder, pictures: list[Image.Image], tmp_path: Path
+    embedder: Embedder, images: list[Image.Image], tmp_path: Path
 ) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned
     file = tmp_path / "a.png"
-    pictures[1].save(file, exif=exif)
+    images[1].save(file, exif=exif)
     vectors = embedder.encode([file, file.read_bytes(), Image.open(file)])
     assert np.array_equal(vectors, vectors[[0, 0, 0]])
 
@@ -168,7 +164,7 @@ def test_a_model_that_was_not_trained_to_be_cut_gives_whole_vectors_only(
     tiny: ModelConfig, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     plain = build_model(tiny.model_copy(update={"matryoshka_dims": ()}))
-    message = r"truncate_dim 8: this model was not trained to be cut .* stay 24 long; leave truncate_dim out, train"
+    message = "truncate_dim 8: .* matryoshka_dims.* 24"
     with pytest.raises(ValueError, match=message):
         Embedder(plain, tokenizer, device="cpu", truncate_dim=8)
     with pytest.raises(ValueError, match=message):
@@ -182,7 +178,7 @@ def test_a_model_that_was_not_trained_to_be_cut_gives_whole_vectors_only(
 
 
 def test_prompts_are_put_before_texts_alone(
-    embedder: Embedder, texts: list[str], pictures: list[Image.Image]
+    embedder: Embedder, texts: list[str], images: list[Image.Image]
 ) -> None:
     assert_close(
         embedder.encode_query(texts),
@@ -196,7 +192,7 @@ def test_prompts_are_put_before_texts_alone(
         embedder.encode(texts, prompt="old "),
         embedder.encode([f"old {text}" for text in texts]),
     )
-    assert_close(embedder.encode_query(pictures), embedder.encode(pictures))
+    assert_close(embedder.encode_query(images), embedder.encode(images))
     assert not np.allclose(
         embedder.encode_query(texts), embedder.encode_document(texts)
     )
@@ -318,23 +314,23 @@ def test_two_black_logos_on_nothing_are_not_one_black_square(
     ["1", "L", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I;16"],
 )
 def test_a_pil_image_of_any_mode_with_a_known_range_is_embedded(
-    embedder: Embedder, pictures: list[Image.Image], mode: str
+    embedder: Embedder, images: list[Image.Image], mode: str
 ) -> None:
     if mode == "I;16":
         image = Image.fromarray(
-            np.asarray(pictures[0].convert("L")).astype(np.uint16) * 257
+            np.asarray(images[0].convert("L")).astype(np.uint16) * 257
         )
-        assert_close(embedder.encode(image), embedder.encode(pictures[0].convert("L")))
+        assert_close(embedder.encode(image), embedder.encode(images[0].convert("L")))
     elif mode == "LAB":
         image = Image.new("LAB", (40, 30), (128, 0, 0))
         assert_close(embedder.encode(image), embedder.encode(image.convert("RGB")))
     else:
-        image = pictures[0].convert(mode)
+        image = images[0].convert(mode)
         assert_close(embedder.encode(image), embedder.encode(image.convert("RGB")))
 
 
 def test_a_model_of_one_kind_refuses_the_other(
-    tiny: ModelConfig, tokenizer: Tokenizer, pictures: list[Image.Image]
+    tiny: ModelConfig, tokenizer: Tokenizer, images: list[Image.Image]
 ) -> None:
     text_only = Embedder(
         build_model(tiny.model_copy(update={"image": None})), tokenizer, device="cpu"
@@ -346,17 +342,15 @@ def test_a_model_of_one_kind_refuses_the_other(
         frozenset({"text"}),
         frozenset({"image"}),
     )
-    assert (
-        text_only.encode("a").shape == image_only.encode(pictures[0]).shape == (1, 24)
-    )
+    assert text_only.encode("a").shape == image_only.encode(images[0]).shape == (1, 24)
     with pytest.raises(
         ValueError, match="input 1: it is an image, and this model embeds text only"
     ):
-        text_only.encode(["a", pictures[0]])
+        text_only.encode(["a", images[0]])
     with pytest.raises(
         ValueError, match="input 1: it is a text, and this model embeds image only"
     ):
-        image_only.encode([pictures[0], {"text": "a", "image": pictures[0]}])
+        image_only.encode([images[0], {"text": "a", "image": images[0]}])
     for wrong in (None, 3, ["a"]):
         with pytest.raises(
             ValueError,
@@ -420,13 +414,13 @@ def test_several_devices_give_the_vectors_of_one(
 
 
 def test_several_devices_pass_an_error_on_and_go_on_working(
-    model: DualEncoder, tokenizer: Tokenizer, pictures: list[Image.Image]
+    model: DualEncoder, tokenizer: Tokenizer, images: list[Image.Image]
 ) -> None:
     several = Embedder(model, tokenizer, device=["cpu", "cpu"])
     several.images_per_batch = 1
     with pytest.raises(ValueError, match="input 3: "):
-        several.encode([*pictures[:3], b"broken", *pictures[3:]])
-    assert several.encode(pictures).shape == (6, 24)
+        several.encode([*images[:3], b"broken", *images[3:]])
+    assert several.encode(images).shape == (6, 24)
 
 
 def modes(models: Sequence[DualEncoder]) -> list[bool]:
@@ -612,16 +606,16 @@ def test_the_open_clip_models_that_others_publish_load_by_name(
 
 
 def test_the_next_batch_of_images_and_no_more_is_decoded_while_the_model_runs(
-    embedder: Embedder, pictures: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+    embedder: Embedder, images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = embedder.encode(pictures)
+    expected = embedder.encode(images)
     decoded = queue.Queue[int]()
     model = embedder.models[0]
     waits: list[int] = []
 
-    def decode(picture: Image.Image) -> Image.Image:
+    def decode(image: Image.Image) -> Image.Image:
         decoded.put(1)
-        return load_image(picture)
+        return load_image(image)
 
     def encode_image(pixels: Tensor) -> Tensor:
         waits.append(
@@ -637,23 +631,23 @@ def test_the_next_batch_of_images_and_no_more_is_decoded_while_the_model_runs(
     monkeypatch.setattr(unimodal.embedder, "load_image", decode)
     monkeypatch.setattr(model, "encode_image", encode_image)
     embedder.images_per_batch = 2
-    np.testing.assert_allclose(embedder.encode(pictures), expected, atol=1e-6)
+    np.testing.assert_allclose(embedder.encode(images), expected, atol=1e-6)
     assert waits == [4, 2, 0]  # its own two and the next two; the last two; none
 
 
 def test_several_copies_of_a_model_give_the_images_in_order(
-    model: DualEncoder, tokenizer: Tokenizer, pictures: list[Image.Image]
+    model: DualEncoder, tokenizer: Tokenizer, images: list[Image.Image]
 ) -> None:
     several = Embedder(model, tokenizer, device=["cpu", "cpu", "cpu"])
     several.images_per_batch = 1
-    expected = Embedder(model, tokenizer, device="cpu").encode(pictures * 5)
-    np.testing.assert_allclose(several.encode(pictures * 5), expected, atol=1e-6)
+    expected = Embedder(model, tokenizer, device="cpu").encode(images * 5)
+    np.testing.assert_allclose(several.encode(images * 5), expected, atol=1e-6)
 
 
 def test_what_was_prepared_apart_gives_the_vectors_of_encode(
-    embedder: Embedder, texts: list[str], pictures: list[Image.Image]
+    embedder: Embedder, texts: list[str], images: list[Image.Image]
 ) -> None:
-    kinds: tuple[Sequence[str | Image.Image], ...] = (texts, pictures)
+    kinds: tuple[Sequence[str | Image.Image], ...] = (texts, images)
     for parts in kinds:
         vectors = embedder.encode_prepared([embedder.prepare(part) for part in parts])
         assert vectors.dtype == np.float32
@@ -664,12 +658,12 @@ def test_a_calibrated_embedder_centres_what_was_prepared(
     model: DualEncoder,
     tokenizer: Tokenizer,
     texts: list[str],
-    pictures: list[Image.Image],
+    images: list[Image.Image],
 ) -> None:
     plain = Embedder(model, tokenizer, device="cpu")
-    calibration = fit_calibration(plain.encode(texts), plain.encode(pictures))
+    calibration = fit_calibration(plain.encode(texts), plain.encode(images))
     centred = Embedder(model, tokenizer, device="cpu", calibration=calibration)
-    parts: list[str | Image.Image] = [texts[0], pictures[0]]
+    parts: list[str | Image.Image] = [texts[0], images[0]]
     expected = centred.encode(parts)
     for part, vector in zip(parts, expected, strict=True):
         assert_close(centred.encode_prepared([centred.prepare(part)])[0], vector)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from unimodal.config import ModelConfig
 from unimodal.embedder import Embedder, load
 from unimodal.fingerprint import model_fingerprint
 from unimodal.formats.native import save_model
 from unimodal.model import DualEncoder, build_model
+from unimodal.model_config import ModelConfig
 from unimodal.preprocess.tokenizers import Tokenizer, train_tokenizer
 
 

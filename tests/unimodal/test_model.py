@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from tests.unimodal.conftest import encode_token_lists
-from unimodal.config import (
+from unimodal.model import DualEncoder, build_model, length_sorted_chunks
+from unimodal.model_config import (
     ImageTowerConfig,
     ModelConfig,
     PreprocessConfig,
     TextTowerConfig,
 )
-from unimodal.model import DualEncoder, build_model, length_sorted_chunks
 from unimodal.preprocess.tokenizers import Tokenizer, pad_ids
 
 LENGTHS = (3, 20, 7, 7, 32, 4, 9, 3, 28, 15)

@@ -13,7 +13,7 @@ import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unimodal.config import PreprocessConfig
+from unimodal.model_config import PreprocessConfig
 from unimodal.preprocess.tokenizers import Tokenizer
 from unimodal.shards.sample import (
     Sample,

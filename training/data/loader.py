@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from unimodal.config import ModelConfig
+from unimodal.model_config import ModelConfig
 from unimodal.preprocess.tokenizers import Tokenizer
 from unimodal.shards.config import StorageConfig
 from unimodal.shards.find import below

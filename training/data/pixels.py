@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from unimodal.config import PreprocessConfig
+from unimodal.model_config import PreprocessConfig
 from unimodal.preprocess.images import (
     MAX_PIXELS,
     image_to_pixels,

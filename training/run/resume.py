@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unimodal.config import show, with_transparency
+from unimodal.config import show
 from unimodal.files import replace_text
+from unimodal.model_config import with_transparency
 from unimodal.yaml_text import dump_yaml, read_yaml
 
 from ..config import TrainConfig

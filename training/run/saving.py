@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import torch.distributed as dist
 from torch import Tensor
 
-from unimodal.config import ModelConfig
 from unimodal.files import replace_folder
 from unimodal.formats.native import model_writers
+from unimodal.model_config import ModelConfig
 from unimodal.preprocess.tokenizers import Tokenizer
 
 from .. import distributed

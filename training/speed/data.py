@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from unimodal.compare import Row, Run, Tick, cpu_clock, make_row, measuring, timed
-from unimodal.config import (
+from unimodal.model_config import (
     ImageTowerConfig,
     ModelConfig,
     PreprocessConfig,

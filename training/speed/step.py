@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from unimodal.compare import Row, Run, Tick, cpu_clock, make_row, measuring, timed
-from unimodal.config import (
+from unimodal.model import DualEncoder, build_model
+from unimodal.model_config import (
     ImageTowerConfig,
     ModelConfig,
     PreprocessConfig,
     TextTowerConfig,
 )
-from unimodal.model import DualEncoder, build_model
 
 from .. import grad_cache
 from ..config import SourceConfig, StepConfig, TaskConfig

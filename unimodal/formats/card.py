@@ -10,8 +10,9 @@ from typing import Any
 from safetensors import safe_open
 from torch import nn
 
-from ..config import ModelConfig, parse_config, with_transparency
+from ..config import parse_config
 from ..json_text import parse_json
+from ..model_config import ModelConfig, with_transparency
 
 
 def model_card(

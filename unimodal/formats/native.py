@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..config import ModelConfig
 from ..files import replace_folder, sync, write_text
 from ..model import DualEncoder, build_model
+from ..model_config import ModelConfig
 from ..preprocess.tokenizers import Tokenizer, load_tokenizer
 from ..weights import check_finite, check_fit
 from .card import count_parameters, model_card, read_config

@@ -13,8 +13,9 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from ..config import ImageTowerConfig, ModelConfig, TextTowerConfig, nearest
+from ..config import nearest
 from ..model import DualEncoder, build_model
+from ..model_config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from ..preprocess.tokenizers import Tokenizer, load_tokenizer
 from ..towers.light_imports import import_timm
 from ..towers.open_clip import has_schema, open_clip_settings

@@ -21,8 +21,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
-from ..config import ModelConfig, TextTowerConfig
 from ..model import DualEncoder, build_model
+from ..model_config import ModelConfig, TextTowerConfig
 from ..preprocess.tokenizers import Tokenizer, load_tokenizer, tokenizer_settings
 from ..towers.text import read_settings
 

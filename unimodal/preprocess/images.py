@@ -19,7 +19,7 @@ import torch
 from PIL import ExifTags, Image, UnidentifiedImageError, features
 from torch import Tensor
 
-from ..config import PreprocessConfig
+from ..model_config import PreprocessConfig
 
 MAX_PIXELS = (
     40_000_000  # a header that claims more is refused before a byte of it is decoded

@@ -15,8 +15,8 @@ from tokenizers import Regex, models, normalizers, pre_tokenizers, processors, t
 from tokenizers import Tokenizer as TokenizerBackend
 from torch import Tensor
 
-from ..config import TextTowerConfig
 from ..inputs import check_unicode
+from ..model_config import TextTowerConfig
 
 _FEWEST_WORDS = 10  # of a vocabulary, beside its special tokens
 

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..config import ImageTowerConfig, PreprocessConfig, nearest
+from ..config import nearest
 from ..hub import check_files
+from ..model_config import ImageTowerConfig, PreprocessConfig
 from ..weights import check_finite, check_fit
 from .light_imports import import_timm
 from .open_clip import open_clip_model, without_folder

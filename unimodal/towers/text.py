@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..config import TextTowerConfig, nearest
+from ..config import nearest
+from ..model_config import TextTowerConfig
 from ..weights import check_finite, check_fit
 from .light_imports import import_transformers
 from .open_clip import open_clip_model, without_folder

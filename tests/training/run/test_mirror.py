@@ -32,9 +32,9 @@ from training.run.resume import LISTS, RunState, checkpoints
 from training.run.saving import Saver, Snapshot
 from training.run.uploads import Abandoned
 from training.sharding import copy_weights
-from unimodal.config import ImageTowerConfig, ModelConfig
 from unimodal.embedder import Embedder
 from unimodal.model import build_model
+from unimodal.model_config import ImageTowerConfig, ModelConfig
 from unimodal.shards.storage import Clock
 
 CHECKPOINT = [

@@ -30,10 +30,10 @@ from training.run.moments import Moments, read_moments, write_moments
 from training.run.resume import RunState, checkpoints
 from training.run.saving import Saver, Snapshot
 from training.sharding import copy_weights
-from unimodal.config import ImageTowerConfig, ModelConfig
 from unimodal.embedder import Embedder, load
 from unimodal.files import replace_folder
 from unimodal.model import DualEncoder, build_model
+from unimodal.model_config import ImageTowerConfig, ModelConfig
 from unimodal.preprocess.tokenizers import Tokenizer
 
 

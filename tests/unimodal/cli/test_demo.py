@@ -17,11 +17,11 @@ import typer
 from starlette.testclient import TestClient
 
 from unimodal.cli.demo import index_catalogue, offer_search
-from unimodal.config import ModelConfig
 from unimodal.demo.catalogue import build_catalogue, read_products, training_texts
 from unimodal.embedder import load
 from unimodal.formats.native import save_model
 from unimodal.model import build_model
+from unimodal.model_config import ModelConfig
 from unimodal.preprocess.tokenizers import load_tokenizer, train_tokenizer
 from unimodal.search.stores.open import open_store
 from unimodal.serve.app import create_app

@@ -25,12 +25,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import unimodal
-from unimodal.config import TextTowerConfig
 from unimodal.embedder import Embedder
 from unimodal.formats.native import save_model
 from unimodal.formats.open_clip import _find_weights, from_open_clip
 from unimodal.formats.sentence_transformers import _max_length
 from unimodal.model import DualEncoder
+from unimodal.model_config import TextTowerConfig
 from unimodal.preprocess.tokenizers import Tokenizer, load_tokenizer
 from unimodal.towers.text import build_text_tower
 

@@ -21,13 +21,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import unimodal
-from unimodal.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from unimodal.embedder import Embedder, Item
 from unimodal.files import replace_folder, replace_text
 from unimodal.formats.card import count_parameters, model_card, write_card
 from unimodal.formats.native import load_model, load_tensors, save_model, write_tensors
 from unimodal.formats.open_clip import from_open_clip
 from unimodal.model import DualEncoder, build_model
+from unimodal.model_config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from unimodal.preprocess.tokenizers import Tokenizer, load_tokenizer
 
 SMALL = {

@@ -23,13 +23,13 @@ import torch
 from PIL import ExifTags, Image
 from tokenizers import Tokenizer as TokenizerBackend
 
-from unimodal.config import (
+from unimodal.model import build_model
+from unimodal.model_config import (
     ImageTowerConfig,
     ModelConfig,
     PreprocessConfig,
     TextTowerConfig,
 )
-from unimodal.model import build_model
 from unimodal.preprocess.images import (
     FORMATS,
     decode_image,

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from starlette.testclient import TestClient
 
-from unimodal.config import ModelConfig
 from unimodal.embedder import Embedder
 from unimodal.model import build_model
+from unimodal.model_config import ModelConfig
 from unimodal.preprocess.tokenizers import load_tokenizer
 from unimodal.serve.app import create_app
 from unimodal.serve.config import ServeConfig

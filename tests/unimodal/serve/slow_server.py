@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from unimodal.config import ModelConfig
 from unimodal.embedder import Embedder, Prepared, Vectors
 from unimodal.model import build_model
+from unimodal.model_config import ModelConfig
 from unimodal.preprocess.tokenizers import load_tokenizer
 from unimodal.serve.app import create_app
 from unimodal.serve.config import ServeConfig

@@ -14,10 +14,10 @@ import torch
 from starlette.testclient import TestClient
 
 from tests.unimodal.serve.shop import build_shop, title
-from unimodal.config import ModelConfig
 from unimodal.embedder import Embedder, load
 from unimodal.formats.native import save_model
 from unimodal.model import build_model
+from unimodal.model_config import ModelConfig
 from unimodal.search.stores.open import open_store
 from unimodal.serve import served_store
 from unimodal.serve.app import create_app

@@ -23,8 +23,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.unimodal.serve.slow_server import PRELOADED, Running, running
-from unimodal.config import ModelConfig
 from unimodal.embedder import Embedder
+from unimodal.model_config import ModelConfig
 from unimodal.serve.server import CUT_OFF, STUCK, bound_socket, leave_behind
 
 KEY = "a-key-of-some-length"

@@ -18,11 +18,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import unimodal
-from unimodal.config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from unimodal.embedder import Embedder, Item
 from unimodal.formats.native import save_model
 from unimodal.formats.open_clip import from_open_clip
 from unimodal.model import build_model
+from unimodal.model_config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from unimodal.preprocess.tokenizers import load_tokenizer
 from unimodal.towers.open_clip import open_clip_settings
 

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
 from tests.unimodal.conftest import encode_token_lists
-from unimodal.config import (
+from unimodal.config import parse_config
+from unimodal.formats.open_clip import from_open_clip
+from unimodal.model import build_model
+from unimodal.model_config import (
     ImageTowerConfig,
     ModelConfig,
     PreprocessConfig,
     TextTowerConfig,
-    parse_config,
 )
-from unimodal.formats.open_clip import from_open_clip
-from unimodal.model import build_model
 from unimodal.preprocess.images import image_to_pixels
 from unimodal.preprocess.tokenizers import Tokenizer, load_tokenizer, pad_ids
 from unimodal.towers.image import ImageTower, build_image_tower
@@ -418,7 +418,7 @@ def open_clip_itself(name: str, ours: nn.Module) -> Any:
 
 @torch.no_grad()
 def test_an_open_clip_model_of_ours_equals_open_clip_on_images_and_texts(
-    open_clip_name: str, pictures: list[Any], texts: list[str]
+    open_clip_name: str, images: list[Any], texts: list[str]
 ) -> None:
     import open_clip
 
@@ -430,10 +430,10 @@ def test_an_open_clip_model_of_ours_equals_open_clip_on_images_and_texts(
         is_train=False,
     )
     expected = theirs.encode_image(
-        torch.stack([transform(picture) for picture in pictures]), normalize=True
+        torch.stack([transform(image) for image in images]), normalize=True
     )
     pixels = torch.stack(
-        [image_to_pixels(picture, model.config.preprocess) for picture in pictures]
+        [image_to_pixels(image, model.config.preprocess) for image in images]
     )
     torch.testing.assert_close(model.encode_image(pixels), expected, rtol=0, atol=1e-6)
     expected = theirs.encode_text(

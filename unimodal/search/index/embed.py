@@ -25,8 +25,8 @@ import xxhash
 from numpy.typing import NDArray
 from PIL import Image
 
-from unimodal.config import PreprocessConfig
 from unimodal.files import sync
+from unimodal.model_config import PreprocessConfig
 from unimodal.preprocess.images import image_to_pixels, load_image, to_rgb
 from unimodal.tables.fields import RULES
 from unimodal.tables.readers import pyarrow_parquet, table_paths

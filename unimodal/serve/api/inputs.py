@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...config import check_truncation, nearest
+from ...config import nearest
 from ...embedder import Embedder, Item
 from ...json_text import JSON_NAMES
+from ...model_config import check_truncation
 from ..config import ServeConfig
 from ..engine.engine import Embedded, Engine, Failed
 from ..engine.images import image_bytes, is_image_base64, is_image_uri

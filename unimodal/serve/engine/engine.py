@@ -23,9 +23,9 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from ...config import PreprocessConfig
 from ...embedder import Embedder, Item, load
 from ...inputs import Part, parts_of
+from ...model_config import PreprocessConfig
 from ...preprocess.images import image_to_pixels
 from ...vectors import unit
 from ..config import ServeConfig

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from unimodal.config import PreprocessConfig, parse_config
+from unimodal.config import parse_config
 from unimodal.formats.native import save_model
 from unimodal.model import DualEncoder
+from unimodal.model_config import PreprocessConfig
 from unimodal.preprocess.tokenizers import Tokenizer
 from unimodal.search.index.embed import Plan, prepare
 from unimodal.search.index.items import IndexConfig, units
