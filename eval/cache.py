@@ -22,14 +22,16 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 import numpy as np
 import xxhash
 
+from unimodal.encoder import Encoder
+from unimodal.inputs import Plain
 from unimodal.preprocess.images import decode_image
 from unimodal.progress import Advance, progress_bar
 from unimodal.vectors import unit
 
 from .cache_file import Key, Memory, Precision, Stopped, Storage, VectorFile
-from .data.datasets import Deferred, Fused, Input, Plain
+from .data.datasets import Deferred, Fused, Input
 from .data.inputs import bytes_of, name_of, parts_of
-from .scoring.results import Encoder, Vectors
+from .scoring.results import Vectors
 
 __all__ = ["Asked", "EmbeddingStore", "Part", "Prompt", "Stopped", "cost_of"]
 

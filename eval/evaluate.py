@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from unimodal.config import nearest
+from unimodal.encoder import Encoder
 from unimodal.progress import progress_bar
 from unimodal.vectors import unit
 
@@ -15,7 +16,7 @@ from .cache import EmbeddingStore, Stopped
 from .data.asked import asked_of
 from .data.datasets import PairData, RetrievalData, TaskData, ZeroShotData, swap_sides
 from .scoring.metrics import check_vectors, parse_metric
-from .scoring.results import Encoder, Half, Row, TaskResult, Values, Vectors
+from .scoring.results import Half, Row, TaskResult, Values, Vectors
 from .scoring.retrieval import half_of, retrieval_rows, usual_metrics
 from .scoring.statistics import CORRELATIONS
 from .scoring.sts import STS_METRICS, sts_rows

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 
 from unimodal.embedder import Embedder
+from unimodal.encoder import Encoder
 from unimodal.formats.card import count_parameters, model_card
 from unimodal.formats.native import save_model
 from unimodal.model import DualEncoder
@@ -54,7 +55,7 @@ class Evaluate(Protocol):
     """
 
     def __call__(
-        self, embedder: Embedder, should_stop: Callable[[], bool]
+        self, encoder: Encoder, should_stop: Callable[[], bool], /
     ) -> Mapping[str, float | None]: ...
 
 
@@ -306,11 +307,11 @@ def _validate(run: Run, evaluate: Evaluate | None, signals: StopSignals) -> int:
     def should_stop() -> bool:
         return signals.should_stop() or distributed.asked_elsewhere()
 
-    def score(embedder: Embedder) -> None:
+    def score(encoder: Encoder) -> None:
         if run.log is None or run.log.has_validated(run.step):
             return
         began = time.perf_counter()
-        scores = evaluate(embedder, should_stop)
+        scores = evaluate(encoder, should_stop)
         seconds = time.perf_counter() - began
         if (
             not should_stop()

@@ -61,7 +61,7 @@ def load_on_main(load: Callable[[], object], timeout: float) -> None:
 
 def validate(
     embedder: Embedder,
-    work: Callable[[Embedder], object],
+    work: Callable[[Embedder | SharedEncoder], object],
     timeout: float,
     is_asked: Callable[[], bool],
 ) -> None:
@@ -77,7 +77,7 @@ def validate(
     def score() -> None:
         with contextlib.suppress(_StoppedError):
             work(
-                SharedEmbedder(
+                SharedEncoder(
                     embedder, lambda: is_asked() or distributed.asked_elsewhere()
                 )
             )
@@ -103,32 +103,54 @@ class _Failure(NamedTuple):
     words: str
 
 
-class SharedEmbedder(Embedder):
-    """Rank 0's embedder, while the other ranks wait to help."""
+class SharedEncoder:
+    """Rank 0's encoder: every rank encodes a share of its inputs."""
 
     def __init__(self, embedder: Embedder, should_stop: Callable[[], bool]) -> None:
-        self.__dict__.update(embedder.__dict__)  # the same model, not another one
         self._own = embedder
         self._should_stop = should_stop
 
+    @property
+    def modalities(self) -> frozenset[str]:
+        """What the model can embed."""
+        return self._own.modalities
+
+    @property
+    def prompts(self) -> Mapping[str, str]:
+        """The model's prompts."""
+        return self._own.prompts
+
+    def fingerprint(self) -> str:
+        """Name the model; see `Embedder.fingerprint`."""
+        return self._own.fingerprint()
+
     def encode(
-        self,
-        inputs: Item | Sequence[Item],
-        *,
-        prompt: str | None = None,
-        truncate_dim: int | None = None,
-        show_progress: bool | None = None,
+        self, inputs: Sequence[Item], *, show_progress: bool | None = None
     ) -> Vectors:
-        """As `Embedder.encode`; what a rank raises that is no ValueError, OSError or ImportError is
-        a RuntimeError.
+        """Embed inputs as `Embedder.encode` does.
+
+        An exception of a rank other than ValueError, OSError and ImportError becomes a
+        RuntimeError.
         """
-        options = {"prompt": prompt, "truncate_dim": truncate_dim}
+        return self._encode(inputs, None)
+
+    def encode_query(
+        self, inputs: Sequence[Item], *, show_progress: bool | None = None
+    ) -> Vectors:
+        """Embed inputs as `Embedder.encode_query` does."""
+        return self._encode(inputs, self.prompts.get("query", ""))
+
+    def encode_document(
+        self, inputs: Sequence[Item], *, show_progress: bool | None = None
+    ) -> Vectors:
+        """Embed inputs as `Embedder.encode_document` does."""
+        return self._encode(inputs, self.prompts.get("document", ""))
+
+    def _encode(self, inputs: Sequence[Item], prompt: str | None) -> Vectors:
+        """Hand the inputs out in portions and put the vectors of all ranks in order."""
         ranks = distributed.world_size()
-        if (
-            isinstance(inputs, (str, bytes, Path, Image.Image, Mapping))
-            or len(inputs) < 2 * ranks
-        ):
-            return self._own.encode(inputs, **options, show_progress=False)  # type: ignore[arg-type]  # one of each
+        if len(inputs) < 2 * ranks:
+            return self._own.encode(inputs, prompt=prompt, show_progress=False)
         vectors: Vectors | None = None
         for portion in _portions(inputs, ranks * INPUTS_PER_RANK):
             if vectors is not None and self._should_stop():
@@ -139,7 +161,7 @@ class SharedEmbedder(Embedder):
             with distributed.called():
                 found = _take_share(
                     self._own,
-                    [([item for _, item in share], options) for share in shares],
+                    [([item for _, item in share], prompt) for share in shares],
                 )
             for rank, (share, some) in enumerate(zip(shares, found, strict=True)):
                 rows = [row for row, _ in share]
@@ -174,10 +196,10 @@ def _take_share(embedder: Embedder, jobs: Sequence[Any] | None = None) -> list[A
     """Encode this rank's share; on rank 0, which gives the jobs, what each rank found: vectors or a
     failure.
     """
-    inputs, options = distributed.hand_out(jobs)
+    inputs, prompt = distributed.hand_out(jobs)
     found: Vectors | _Failure
     try:
-        found = embedder.encode(inputs, **options, show_progress=False)
+        found = embedder.encode(inputs, prompt=prompt, show_progress=False)
     except Exception as error:  # raised by rank 0; this rank goes on helping
         found = _failure_of(error)
     return distributed.collect(found)

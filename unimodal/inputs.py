@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 from PIL import Image
 
 ImageInput: TypeAlias = Image.Image | Path | bytes
+Plain: TypeAlias = str | Path | bytes  # what every Encoder takes: a text, or an image
 Item: TypeAlias = str | ImageInput | Mapping[str, Any]
 
 _NAMED = {"text": "a text", "image": "an image"}

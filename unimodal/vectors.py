@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+Vectors: TypeAlias = NDArray[np.float32]
 
 
 def unit(vectors: NDArray[Any]) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from unimodal.inputs import Plain
 from unimodal.tables import fields
 from unimodal.tables.fields import (
     Row,
@@ -53,9 +54,6 @@ class Fused:
 
 
 NO_TEXT = "."  # stands for an empty text, which no model of ours embeds and which some corpora hold
-Plain: TypeAlias = (
-    str | Path | bytes
-)  # what a model takes: a str is a text, a Path or bytes an image
 Input: TypeAlias = Plain | Deferred | Fused
 
 

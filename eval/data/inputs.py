@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .datasets import Deferred, Fused, ImageSource, Input, Plain
+from unimodal.inputs import Plain
+
+from .datasets import Deferred, Fused, ImageSource, Input
 
 
 def parts_of(one: Input) -> tuple[Plain | Deferred, ...]:

@@ -7,61 +7,16 @@ Q queries, N documents, D embedding dimension.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from ..data.datasets import Plain, TaskData
+from ..data.datasets import TaskData
 
 Vectors = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
 Half = Literal["text", "cross-modal", "image"]
-
-
-class Encoder(Protocol):
-    """What is asked of a model; `unimodal.embedder.Embedder` is one."""
-
-    @property
-    def modalities(self) -> frozenset[str]:
-        """What it can embed: "text", "image" or both."""
-        ...
-
-    @property
-    def prompts(self) -> Mapping[str, str]:
-        """What `encode_query` ("query"), `encode_document` ("document") and `encode` ("default")
-        put before a text.
-
-        A role may be missing. Roles with the same prompt share their vectors. An image has no
-        prompt: `encode` alone embeds it.
-        """
-        ...
-
-    def fingerprint(self) -> str:
-        """Stands for exactly this model: another for any other weights, preprocessing or prompts.
-
-        Empty: not known, and then no vector is kept on the disk.
-        """
-        ...
-
-    def encode(
-        self, inputs: Sequence[Plain], *, show_progress: bool | None = None
-    ) -> Vectors:
-        """(n, D) unit vectors."""
-        ...
-
-    def encode_query(
-        self, inputs: Sequence[Plain], *, show_progress: bool | None = None
-    ) -> Vectors:
-        """(n, D) unit vectors of what is searched for."""
-        ...
-
-    def encode_document(
-        self, inputs: Sequence[Plain], *, show_progress: bool | None = None
-    ) -> Vectors:
-        """(n, D) unit vectors of what is found."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True)

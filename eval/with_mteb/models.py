@@ -10,11 +10,11 @@ import numpy as np
 import xxhash
 from PIL import Image
 
+from unimodal.inputs import Plain
 from unimodal.preprocess.images import decode_image
 from unimodal.progress import progress_bar
 from unimodal.vectors import unit
 
-from ..data.datasets import Plain
 from ..scoring.results import Vectors
 from .tasks import import_mteb
 

@@ -22,9 +22,10 @@ from PIL import Image
 import eval.cache
 from eval.cache import EmbeddingStore, Stopped
 from eval.cache_file import Memory, VectorFile
-from eval.data.datasets import Deferred, Fused, Input, Plain
+from eval.data.datasets import Deferred, Fused, Input
 from eval.scoring.results import Vectors
 from unimodal.embedder import Embedder
+from unimodal.inputs import Plain
 from unimodal.preprocess.images import decode_image
 
 D = 24

@@ -15,10 +15,11 @@ from eval.analysis.parts import part_values
 from eval.cache import EmbeddingStore
 from eval.data.datasets import Fused, Input, RetrievalData, ZeroShotData
 from eval.evaluate import evaluate, rows_of, score_task
-from eval.scoring.results import Encoder, Row
+from eval.scoring.results import Row
 from eval.scoring.retrieval import vector_values
 from eval.suites import Suite, read_suite
 from unimodal.config import parse_config
+from unimodal.encoder import Encoder
 
 if TYPE_CHECKING:
     from unimodal.embedder import Embedder

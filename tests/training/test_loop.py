@@ -27,7 +27,8 @@ from training.run.moments import read_moments
 from training.run.resume import checkpoints, write_config
 from training.step import train_step
 from unimodal.config import apply_overrides, parse_config
-from unimodal.embedder import Embedder, load
+from unimodal.embedder import load
+from unimodal.encoder import Encoder
 
 
 def _rows(run: str | Path) -> list[dict[str, Any]]:
@@ -98,7 +99,7 @@ def _every(steps: int) -> Any:
 
 
 def _stop_here(
-    embedder: Embedder, should_stop: Callable[[], bool]
+    encoder: Encoder, should_stop: Callable[[], bool]
 ) -> Mapping[str, float]:
     os.kill(os.getpid(), 15)
     assert should_stop()

@@ -28,10 +28,12 @@ from training.config import TrainConfig
 from training.loop import train
 from training.run.resume import write_config
 from training.stopping import StopSignals
-from training.validation import load_on_main, validate
+from training.validation import SharedEncoder, load_on_main, validate
 from unimodal.embedder import Embedder, Item, Vectors
+from unimodal.encoder import Encoder
 from unimodal.model import build_model
 from unimodal.preprocess.tokenizers import load_tokenizer
+from unimodal.vectors import cosines
 
 TEXTS = [
     f"a {colour} mug " + "and so on " * (number % 5)
@@ -103,7 +105,7 @@ def _stop_while_encoding(rank: int, config: TrainConfig) -> Any:
     signals.hold()
     began = time.perf_counter()
 
-    def work(shared: Embedder) -> None:
+    def work(shared: Embedder | SharedEncoder) -> None:
         while not distributed.asked_elsewhere() and time.perf_counter() - began < 30:
             shared.encode(TEXTS)
         seconds.append(time.perf_counter() - began < 10)
@@ -211,7 +213,7 @@ def _fail_with_what_cannot_be_sent(rank: int, config: TrainConfig, fails: int) -
         embedder.tokenizer = own
         raise LocalError("no room")
 
-    def work(shared: Embedder) -> None:
+    def work(shared: Embedder | SharedEncoder) -> None:
         try:
             shared.encode(TEXTS)
         except RuntimeError as error:
@@ -239,7 +241,7 @@ def _encode_something_broken(rank: int, config: TrainConfig, items: list[Item]) 
     embedder = embedder_of(config)
     said = []
 
-    def work(shared: Embedder) -> None:
+    def work(shared: Embedder | SharedEncoder) -> None:
         try:
             shared.encode(items)
         except ValueError as error:
@@ -313,22 +315,22 @@ except ValueError as error:
 """
 
 
-def scores(embedder: Embedder, should_stop: Callable[[], bool]) -> dict[str, float]:
+def scores(encoder: Encoder, should_stop: Callable[[], bool]) -> dict[str, float]:
     """How well captions find squares of their colour."""
     world = Path(os.environ["WORLD"])
-    images = embedder.encode([world / f"images/{number}.png" for number in range(40)])
+    images = encoder.encode([world / f"images/{number}.png" for number in range(40)])
     if os.environ.get("STOPS"):
-        assert type(embedder).__name__ == "SharedEmbedder"
+        assert type(encoder).__name__ == "SharedEncoder"
         os.kill(os.getpid(), signal.SIGTERM)
         assert should_stop()
         return {}
-    texts = embedder.encode_query(
+    texts = encoder.encode_query(
         [
             f"{('red', 'green', 'blue', 'yellow')[number % 4]} mug"
             for number in range(40)
         ]
     )
-    similarities = embedder.similarity(texts, images)
+    similarities = cosines(texts, images)
     return {
         "squares mean": float(similarities.mean()),
         "squares own": float(np.diag(similarities).mean()),

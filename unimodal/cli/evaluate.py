@@ -14,9 +14,10 @@ from .outputs import check_outputs
 
 if TYPE_CHECKING:
     from unimodal.calibration import Calibration
+    from unimodal.encoder import Encoder
     from unimodal.eval.analysis.contamination import TaskOverlap
     from unimodal.eval.report.page import ModelReport
-    from unimodal.eval.scoring.results import Encoder, TaskResult
+    from unimodal.eval.scoring.results import TaskResult
 
 Models = Annotated[
     list[str],
@@ -331,7 +332,8 @@ def _load(source: str, device: str | None, dtype: str) -> Encoder:
             )
         from unimodal.eval.with_mteb.models import load_mteb_model
 
-        return load_mteb_model(name, device=device)
+        encoder: Encoder = load_mteb_model(name, device=device)
+        return encoder
     try:
         return load(source, device=device, dtype=dtype)
     except ValueError as error:

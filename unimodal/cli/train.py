@@ -12,7 +12,7 @@ import typer
 from .console import Overrides, say
 
 if TYPE_CHECKING:
-    from unimodal.embedder import Embedder
+    from unimodal.encoder import Encoder
     from unimodal.eval.data.datasets import TaskData
     from unimodal.eval.suites import Suite
     from unimodal.training.config import EvalConfig, Stage, TrainConfig
@@ -109,7 +109,7 @@ def _evaluator(
             )
 
     def validate(
-        embedder: Embedder, should_stop: Callable[[], bool]
+        encoder: Encoder, should_stop: Callable[[], bool]
     ) -> Mapping[str, float | None]:
         options = {
             "split": settings.split,
@@ -117,7 +117,7 @@ def _evaluator(
             "validation": True,
             "should_stop": should_stop,
         }
-        rows = rows_of(score(embedder, suite, root, **options))
+        rows = rows_of(score(encoder, suite, root, **options))
         return {
             f"{row.task} {row.metric}": row.value
             for row in rows

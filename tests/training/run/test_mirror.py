@@ -32,7 +32,7 @@ from training.run.resume import LISTS, RunState, checkpoints
 from training.run.saving import Saver, Snapshot
 from training.run.uploads import Abandoned
 from training.sharding import copy_weights
-from unimodal.embedder import Embedder
+from unimodal.encoder import Encoder
 from unimodal.model import build_model
 from unimodal.model_config import ImageTowerConfig, ModelConfig
 from unimodal.shards.storage import Clock
@@ -275,9 +275,7 @@ def test_a_stop_waits_no_longer_for_a_mirror_that_does_not_answer(
         is_tried.set()
         raise OSError("503")
 
-    def score(
-        embedder: Embedder, should_stop: Callable[[], bool]
-    ) -> Mapping[str, float]:
+    def score(encoder: Encoder, should_stop: Callable[[], bool]) -> Mapping[str, float]:
         assert is_tried.wait(30)
         started.append(time.perf_counter())
         os.kill(os.getpid(), signal.SIGTERM)
@@ -330,9 +328,7 @@ def test_a_manifest_that_names_a_file_outside_is_not_followed(
 def _train_until(config: TrainConfig, step: int, resume: bool = False) -> None:
     """Train, and stop as after a signal once the checkpoint of a step is there."""
 
-    def score(
-        embedder: Embedder, should_stop: Callable[[], bool]
-    ) -> Mapping[str, float]:
+    def score(encoder: Encoder, should_stop: Callable[[], bool]) -> Mapping[str, float]:
         os.kill(os.getpid(), signal.SIGTERM)
         return {}
 

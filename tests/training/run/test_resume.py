@@ -34,7 +34,7 @@ from training.run.resume import (
     write_config,
 )
 from training.setup import check_shared
-from unimodal.embedder import Embedder
+from unimodal.encoder import Encoder
 
 
 def _flip(folder: Path) -> None:
@@ -174,7 +174,7 @@ def test_a_checkpoint_holds_these_files_and_no_pickle(
     }
 
 
-def _stop(embedder: Embedder, should_stop: Callable[[], bool]) -> Mapping[str, float]:
+def _stop(encoder: Encoder, should_stop: Callable[[], bool]) -> Mapping[str, float]:
     import os
     import signal
 

@@ -30,7 +30,8 @@ from training.run.moments import Moments, read_moments, write_moments
 from training.run.resume import RunState, checkpoints
 from training.run.saving import Saver, Snapshot
 from training.sharding import copy_weights
-from unimodal.embedder import Embedder, load
+from unimodal.embedder import load
+from unimodal.encoder import Encoder
 from unimodal.files import replace_folder
 from unimodal.model import DualEncoder, build_model
 from unimodal.model_config import ImageTowerConfig, ModelConfig
@@ -246,9 +247,7 @@ def _full_between(
     steps = iter(range(1, 99))
     limits: list[Any] = []
 
-    def score(
-        embedder: Embedder, should_stop: Callable[[], bool]
-    ) -> Mapping[str, float]:
+    def score(encoder: Encoder, should_stop: Callable[[], bool]) -> Mapping[str, float]:
         step = next(steps)
         _wait_for_the_saver()
         if step == first:
@@ -342,9 +341,7 @@ def test_a_stop_on_a_full_disk_says_which_step_is_lost(recipe: Recipe) -> None:
         {"steps": 6, "save_every": 2, "eval": {"suite": "none", "every": 1}}
     )
 
-    def score(
-        embedder: Embedder, should_stop: Callable[[], bool]
-    ) -> Mapping[str, float]:
+    def score(encoder: Encoder, should_stop: Callable[[], bool]) -> Mapping[str, float]:
         import os
         import signal
 
