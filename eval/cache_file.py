@@ -11,14 +11,12 @@ n keys, D embedding dimension.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import struct
-import time
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -26,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from unimodal.files import sync
+from unimodal.files import append, locked, sync
 
 Vectors = npt.NDArray[np.float32]
 Precision = Literal["float32", "float16"]
@@ -37,7 +35,9 @@ _HEAD = struct.Struct(
     "<4sIIQQ"
 )  # magic, keys, D, checksum of the record, checksum of the rows
 _MAGIC = b"UMV1"
-_LOOK = 0.2  # seconds between two looks whether another writer has finished
+_STOP_INTERVAL = (
+    0.2  # seconds between two checks for a stop while another process writes
+)
 
 
 class Stopped(Exception):  # noqa: N818  # not an error: it was asked for
@@ -158,8 +158,8 @@ class VectorFile:
         rows = np.ascontiguousarray(vectors, dtype=self._dtype)
         record = _record(keys, rows)
         try:
-            _append(self._vectors, rows.reshape(-1).view(np.uint8).data)
-            _append(self._index, memoryview(record))
+            append(self._vectors, rows.reshape(-1).view(np.uint8).data)
+            append(self._index, memoryview(record))
         except OSError as error:
             with suppress(OSError):
                 self._cut_tails()
@@ -171,47 +171,41 @@ class VectorFile:
 
     @contextmanager
     def writing(self, should_stop: Callable[[], bool]) -> Iterator[None]:
-        """Hold the one lock there is, once whoever has it is done; what it has added is known then.
+        """Hold the lock of the folder, once other writers are done; what they added is known then.
 
         Raises Stopped if asked to stop while waiting.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise OSError(
-                f"vectors cannot be kept in {self.folder} ({error}); name another folder."
-            ) from error
-        try:
-            self._wait_for(lock, should_stop)
+        with ExitStack() as stack:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                is_held = stack.enter_context(locked(self.folder / "lock", timeout=0))
+            except OSError as error:
+                raise OSError(
+                    f"vectors cannot be kept in {self.folder} ({error}); name another folder."
+                ) from error
+            if not is_held:
+                self._wait_for_lock(stack, should_stop)
             self._refresh()
             self._cut_tails()
             sync(self.folder)
             yield
-        finally:
-            os.close(lock)  # which gives it back
 
     def trim(self) -> None:
         """Nothing: there is room."""
 
-    def _wait_for(self, lock: int, should_stop: Callable[[], bool]) -> None:
-        is_said = False
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if not is_said:
-                    warnings.warn(
-                        f"another process is encoding into {self.folder}; waiting for it.",
-                        stacklevel=2,
-                    )
-                    is_said = True
-                if should_stop():
-                    raise Stopped(
-                        "stopped while another process was encoding; nothing is lost."
-                    ) from None
-                time.sleep(_LOOK)
+    def _wait_for_lock(self, stack: ExitStack, should_stop: Callable[[], bool]) -> None:
+        warnings.warn(
+            f"another process is encoding into {self.folder}; waiting for it.",
+            stacklevel=2,
+        )
+        is_held = False
+        while not is_held:
+            if should_stop():
+                raise Stopped(
+                    "stopped while another process was encoding; nothing is lost."
+                )
+            lock = locked(self.folder / "lock", timeout=_STOP_INTERVAL)
+            is_held = stack.enter_context(lock)
 
     def _refresh(self) -> None:
         """Take note of the blocks that were added since, here or by another process."""
@@ -289,12 +283,3 @@ def _sum(magic: bytes, count: int, dim: int, rows_sum: int, keys: bytes) -> int:
     return int(
         xxhash.xxh3_64_intdigest(_HEAD.pack(magic, count, dim, 0, rows_sum) + keys)
     )
-
-
-def _append(file: Path, content: memoryview) -> None:
-    with file.open(
-        "ab", buffering=0
-    ) as opened:  # unbuffered: closing a buffer would write once more
-        while content:
-            content = content[opened.write(content) :]
-        os.fsync(opened.fileno())

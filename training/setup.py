@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from unimodal.files import PART
 from unimodal.formats.native import load_tensors
 from unimodal.model import DualEncoder
 from unimodal.preprocess.tokenizers import Tokenizer
@@ -199,7 +200,7 @@ def check_shared(folder: Path) -> None:
     failure = None
     number = secrets.randbelow(1 << 50) if is_main else 0
     mark = (
-        folder / f"rank-0-{int(distributed.add_up([number])[0])}.part"
+        folder / f"rank-0-{int(distributed.add_up([number])[0])}{PART}"
     )  # a name that no file system has looked up
     try:
         if is_main:
@@ -236,8 +237,7 @@ def _holds_anything(folder: Path) -> bool:
         return folder.exists()
     for path in folder.iterdir():
         is_leftover = (
-            path.name in ("config.yaml", SHARDS, "tensorboard")
-            or path.suffix == ".part"
+            path.name in ("config.yaml", SHARDS, "tensorboard") or path.suffix == PART
         )
         is_empty = (
             path.stat().st_size == 0

@@ -19,7 +19,6 @@ n vectors, D embedding dimension.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from .files import sync
+from .files import replacing_file
 from .formats.native import write_tensors
 from .vectors import unit
 
@@ -84,17 +83,11 @@ def save_calibration(folder: Path, calibration: Calibration) -> None:
             f"{folder} is no model directory: config.json is missing; give a folder "
             "written by unimodal."
         )
-    part = folder / (CALIBRATION_FILE + ".part")
     tensors = {"text_mean": calibration.text_mean, "image_mean": calibration.image_mean}
-    try:
+    with replacing_file(folder / CALIBRATION_FILE) as part:
         write_tensors(
             part, {name: torch.from_numpy(mean) for name, mean in tensors.items()}
         )
-        os.replace(part, folder / CALIBRATION_FILE)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-    sync(folder)
 
 
 def load_calibration(folder: Path, embed_dim: int) -> Calibration:

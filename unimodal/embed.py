@@ -7,7 +7,6 @@ An input is read as `unimodal index` reads it. What cannot be embedded is listed
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 from .config import apply_overrides, parse_config
 from .embedder import Embedder, Vectors, load
 from .embedder import Item as Input
-from .files import replace_folder
+from .files import replace_text, replacing_folder, write_text
 from .progress import progress_bar
 from .search.index.items import IndexConfig, Item, ItemsConfig, items, surveyed, units
 from .search.index.reading import RawRow, Unit
@@ -257,7 +256,7 @@ def _check_skipped(
         return
     file = out.with_name(f"{out.name}.{SKIPPED}")
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json_lines(skipped), encoding="utf-8")
+    replace_text(file, json_lines(skipped))
     first = f"the first, row {skipped[0]['row']}: {skipped[0]['reason'].rstrip('.')}"
     raise ValueError(
         f"{len(skipped):,} of {num_rows:,} rows of {config.input} cannot be embedded ({first}), "
@@ -268,11 +267,8 @@ def _check_skipped(
 def _write(
     out: Path, vectors: Vectors, records: Sequence[Any], skipped: Sequence[Any]
 ) -> None:
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    np.save(part / VECTORS, vectors)
-    (part / ITEMS).write_text(json_lines(records), encoding="utf-8")
-    if skipped:
-        (part / SKIPPED).write_text(json_lines(skipped), encoding="utf-8")
-    replace_folder(part, out)
+    with replacing_folder(out) as part:
+        np.save(part / VECTORS, vectors)
+        write_text(part / ITEMS, json_lines(records))
+        if skipped:
+            write_text(part / SKIPPED, json_lines(skipped))

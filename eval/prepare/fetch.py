@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from unimodal.files import part_of, sync
 from unimodal.progress import Advance
 from unimodal.shards.storage import Patience, persistently
 
@@ -141,12 +142,12 @@ def fetch_file(
 ) -> None:
     """Download a file; what an earlier try left of it is taken up where the server can do that.
 
-    path: where it goes once it is whole; until then it is PATH.partial. max_bytes: more is refused.
+    path: where it goes once it is whole; until then it is PATH.part. max_bytes: more is refused.
     advance: told the bytes that are there. reached: as for `fetch_from_hub`.
 
     Raises FileNotFoundError or OSError naming the URL, ValueError if it is too large.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    part = part_of(path)
     tag = path.with_name(f"{path.name}.etag")
     path.parent.mkdir(parents=True, exist_ok=True)
     parts = urllib.parse.urlsplit(url)
@@ -154,7 +155,7 @@ def fetch_file(
     reached = set() if reached is None else reached
 
     def bring() -> None:
-        have = partial.stat().st_size if partial.is_file() and tag.is_file() else 0
+        have = part.stat().st_size if part.is_file() and tag.is_file() else 0
         headers = {"User-Agent": "unimodal"}
         if have:  # only if the file is still the same
             headers |= {
@@ -192,7 +193,7 @@ def fetch_file(
         elif not continues:
             tag.unlink(missing_ok=True)
         done = have if continues else 0
-        with partial.open("ab" if continues else "wb") as file:
+        with part.open("ab" if continues else "wb") as file:
             while block := answer.read(1 << 18):
                 done += len(block)
                 if done > max_bytes:
@@ -205,7 +206,8 @@ def fetch_file(
             raise EOFError(f"{done:,} of {expected:,} bytes came")
 
     _fetch(bring, url, url, origin, patience, reached)
-    partial.replace(path)
+    sync(part)
+    part.replace(path)
     tag.unlink(missing_ok=True)
 
 

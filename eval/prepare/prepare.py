@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
 import fnmatch
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from unimodal.files import (
+    PART,
+    locked,
+    part_of,
+    replace_folder,
+    replace_text,
+    sync_tree,
+    write_text,
+)
 from unimodal.progress import progress_bar
 from unimodal.shards.storage import Patience
 from unimodal.shards.write import pack
@@ -29,6 +36,10 @@ from .table import Converter, DataSet, Each, Source, data_sets, names_of
 
 RECORD = "prepared.json"  # where it came from; where it is, the folder is complete
 _NOTE = "origin.json"  # in the folder of an unfinished try: what it is a try of
+_LOCK = "lock"  # there too
+_LOCK_TIMEOUT = (
+    0.2  # seconds: long enough to see that a process has just removed the folder
+)
 _MARGIN = 3.0  # an archive may have grown to so many times what sets.yaml says, and no further
 
 
@@ -55,8 +66,7 @@ def prepare(
     """Fetch a data set, or all of a group, to data_root/NAME; returns the folders.
 
     What is there already, from the same origin, is left as it is. A try that failed or was killed
-    is taken up where it
-    was: until all is well it lies in the hidden folder data_root/.NAME.partial.
+    is taken up where it was: until all is well it lies in the hidden folder data_root/.NAME.part.
 
     overwrite: also replace what another origin, or another version of sets.yaml, has prepared.
     github: where archives of commits come from. table: other data sets than those of sets.yaml.
@@ -180,15 +190,9 @@ def _prepare(
             "origin": _origin(data_set),
             "commits": commits,
         }
-        (made / RECORD).write_text(
-            json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
-        )
-        old = work / "old"
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        made.rename(folder)
-        shutil.rmtree(work)
+        text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
+        write_text(made / RECORD, text)
+        replace_folder(made, folder)
 
 
 def _fetch(
@@ -251,7 +255,8 @@ def _fetch(
             raise ValueError(f"{source.name}: {error}") from None
         finally:
             archive.unlink()  # a broken one is asked for again next time
-    done.write_text(commit, encoding="utf-8")
+    sync_tree(target)
+    replace_text(done, commit)
     return commit
 
 
@@ -304,36 +309,53 @@ def _working_folder(folder: Path, origin: dict[str, Any]) -> Iterator[Path]:
     """The hidden folder beside the data set's, with what an earlier try from the same origin left
     in it.
 
-    One process at a time has it: the lock is on the folder itself, so that nothing else lies about.
-    After an error it stays for the next try if anything was fetched; else it goes, with the folders
-    above it that were made for it.
+    One process at a time has it, by a lock in the folder. When all is well it is removed. After an
+    error it stays for the next try if anything was fetched; else it goes, with the folders above it
+    that were made for it.
     """
-    work = folder.with_name(f".{folder.name}.partial")
+    work = part_of(folder, hidden=True)
     new = [parent for parent in work.parents if not parent.exists()]
-    while True:
-        work.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(work, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not work.exists() or work.stat().st_ino != os.fstat(descriptor).st_ino:
-                continue  # another process has just finished and removed it
-            _forget_another_origin(work, origin)
-            try:
-                yield work
-            except BaseException:
-                _leave_nothing_empty(work, new)
-                raise
-            return
-        except BlockingIOError:
+    _adopt_earlier_version(folder, work)
+    with ExitStack() as stack:
+        if not _lock(work, stack):
             raise ValueError(
                 f"{folder} is being prepared by another process; wait for it."
-            ) from None
-        finally:
-            os.close(descriptor)
+            )
+        _forget_another_origin(work, origin)
+        try:
+            yield work
+        except BaseException:
+            _leave_nothing_empty(work, new)
+            raise
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _adopt_earlier_version(folder: Path, work: Path) -> None:
+    """Take over an unfinished try of an earlier version, which called it .NAME.partial."""
+    before = folder.with_name(f".{folder.name}.partial")
+    if not before.is_dir():
+        return
+    if work.exists():
+        shutil.rmtree(before)
+        return
+    before.rename(work)
+    for file in list(work.rglob("*.partial")):
+        file.rename(file.with_suffix(PART))
+
+
+def _lock(work: Path, stack: ExitStack) -> bool:
+    """Lock the folder, made where it is missing, until the stack closes; returns whether it is."""
+    while True:
+        work.mkdir(parents=True, exist_ok=True)
+        # Not found: another process has just finished and removed the folder.
+        with suppress(FileNotFoundError):
+            return stack.enter_context(locked(work / _LOCK, timeout=_LOCK_TIMEOUT))
 
 
 def _leave_nothing_empty(work: Path, new: list[Path]) -> None:
-    if any(path.is_file() and path.name != _NOTE for path in work.rglob("*")):
+    if any(
+        path.is_file() and path.name not in (_NOTE, _LOCK) for path in work.rglob("*")
+    ):
         return
     shutil.rmtree(work)
     for parent in new:
@@ -346,5 +368,8 @@ def _forget_another_origin(work: Path, origin: dict[str, Any]) -> None:
     text = json.dumps(origin, sort_keys=True)
     if not note.is_file() or note.read_text(encoding="utf-8") != text:
         for path in work.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        note.write_text(text, encoding="utf-8")
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != _LOCK:
+                path.unlink()
+        write_text(note, text)

@@ -4,34 +4,13 @@ every other file.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
-from unimodal.files import replace_text
+from unimodal.files import Checksum, checksum_of, replace_text
 
 MANIFEST = "checksums.json"
-_BLOCK = 4 << 20  # bytes
-
-
-class Checksum(NamedTuple):
-    """Of one file."""
-
-    size: int  # bytes
-    sha256: str  # hexadecimal
-
-
-def checksum_of(file: Path) -> Checksum:
-    """Read a file through; raises OSError if that fails."""
-    digest = hashlib.sha256()
-    size = 0
-    with file.open("rb", buffering=0) as content:
-        while block := content.read(_BLOCK):
-            digest.update(block)
-            size += len(block)
-    return Checksum(size, digest.hexdigest())
 
 
 def write_checksums(folder: Path, checksums: Mapping[str, Checksum]) -> None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from unimodal.files import replace_folder
+from unimodal.files import part_of, replace_folder
 from unimodal.shards.storage import Clock, ask, filesystem, persistently
 
 from ..config import TrainConfig
@@ -113,7 +113,7 @@ def fetch(mirror: str, run: Path, config: TrainConfig, after: int = -1) -> Path 
         folder = checkpoint_folder(run, step_of(Path(name)))
         if step_of(folder) <= after:
             break
-        part = folder.with_name(folder.name + ".part")
+        part = part_of(folder)
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         problem = _fetch_checkpoint(fs, f"{root}/{name}", part, f"{mirror}/{name}")

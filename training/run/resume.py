@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unimodal.config import show
-from unimodal.files import replace_text
+from unimodal.files import OLD, PART, part_of, replace_text
 from unimodal.model_config import with_transparency
 from unimodal.yaml_text import dump_yaml, read_yaml
 
@@ -111,16 +111,16 @@ def remove_leftovers(run: Path) -> None:
     back.
     """
     for name in MODELS:
-        old = run / f"{name}.old"
+        old = run / f"{name}{OLD}"
         if (
             old.is_dir() and not (run / name).exists()
         ):  # killed between the two renames of `replace_folder`
             old.rename(run / name)
         _remove(old)
-    parts = (run / f"{name}.part" for name in (*MODELS, *LISTS))
+    parts = (part_of(run / name) for name in (*MODELS, *LISTS))
     for path in [
         *parts,
-        *run.glob("rank-0-*.part"),
+        *run.glob(f"rank-0-*{PART}"),
         *(run / "checkpoints").glob("step-*.*"),
     ]:
         _remove(path)
@@ -135,7 +135,7 @@ def remove_run(run: Path) -> None:
         "tensorboard",
         "plots.png",
         *MODELS,
-        *(f"{name}.old" for name in MODELS),
+        *(f"{name}{OLD}" for name in MODELS),
         *LISTS,
     ):
         _remove(run / name)

@@ -9,7 +9,6 @@ one has been read back.
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
@@ -22,13 +21,13 @@ from typing import Any, NamedTuple
 import torch.distributed as dist
 from torch import Tensor
 
-from unimodal.files import replace_folder
+from unimodal.files import Checksum, checksum_of, part_of, remove_folder, replace_folder
 from unimodal.formats.native import model_writers
 from unimodal.model_config import ModelConfig
 from unimodal.preprocess.tokenizers import Tokenizer
 
 from .. import distributed
-from .checksums import Checksum, checksum_of, problem_of, write_checksums
+from .checksums import problem_of, write_checksums
 from .moments import FOLDER, Moments, write_moments
 from .resume import (
     RunState,
@@ -227,7 +226,7 @@ class Saver:
         """Write step-N.part on all ranks that have a part of it; rank 0 makes it step-N once it has
         all of them.
         """
-        part = folder.with_name(folder.name + ".part")
+        part = part_of(folder)
         checksums: dict[str, Checksum] = {}
         failure: Exception | None = None
         try:
@@ -284,7 +283,7 @@ class Saver:
         replace_folder(part, folder)
         problem = problem_of(folder)  # read back before anything older is removed
         if problem:
-            _remove(folder)
+            remove_folder(folder)
             raise OSError(f"what was read back is not what was written: {problem}")
 
     def _of_every_rank(self, found: Any) -> list[Any]:
@@ -316,12 +315,4 @@ class Saver:
                 self._good.add(folder.name)
                 num_good += 1
             elif self._uploads is None or folder != self._uploads.current:
-                _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a checkpoint; killed half-way, what is left is not taken for one."""
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    os.replace(folder, part)
-    shutil.rmtree(part)
+                remove_folder(folder)

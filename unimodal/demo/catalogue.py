@@ -15,13 +15,13 @@ import json
 import os
 import random
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+from ..files import part_of, sync, sync_tree
 from ..progress import progress_bar
 from . import sentences
 from .draw import Look, draw_product
@@ -104,7 +104,9 @@ def build_catalogue(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         return _found(folder, wanted)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    # unique: several processes may draw it at once, and the first to finish puts it in place.
+    unfinished = part_of(folder, hidden=True, unique=True)
+    unfinished.mkdir()
     try:
         splits = plan_products(
             seed=seed, num_train=num_train, num_val=num_val, num_test=num_test
@@ -125,11 +127,12 @@ def build_catalogue(
         (unfinished / "manifest.json").write_text(
             json.dumps({**wanted, "num_texts": len(texts)}, indent=1)
         )
-        unfinished.chmod(0o755)  # a temporary folder is private
+        sync_tree(unfinished)
         try:
             unfinished.rename(folder)
         except OSError:  # another process was faster
             return _found(folder, wanted)
+        sync(folder.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return _found(folder, wanted)

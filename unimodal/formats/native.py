@@ -5,7 +5,6 @@ no remote code.
 from __future__ import annotations
 
 import json
-import shutil
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..files import replace_folder, sync, write_text
+from ..files import replacing_folder, sync, write_text
 from ..model import DualEncoder, build_model
 from ..model_config import ModelConfig
 from ..preprocess.tokenizers import Tokenizer, load_tokenizer
@@ -40,20 +39,12 @@ def save_model(
         raise ValueError(
             f"{folder} exists already; choose another folder or ask for it to be overwritten."
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
     card = card or model_card(model.config, count_parameters(model))
-    try:
+    with replacing_folder(folder) as part:
         for write in model_writers(
             part, model.config, model.state_dict(), tokenizer, card
         ):
             write()
-        replace_folder(part, folder)
-    except OSError:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
 
 
 def model_writers(

@@ -9,15 +9,14 @@ the next to need room removes.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-_PART = ".part"
+from ..files import PART, locked, replacing_file
 
 
 class ShardCache:
@@ -55,15 +54,14 @@ class ShardCache:
                 f"{self.limit:,}; raise storage.cache_gib, or set it to 0 to do without a disk."
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(_lock_of(path), wait) as held:
+        with locked(_lock_of(path), None if wait else 0) as held:
             if not held:
                 return False
             if path.exists():
                 return True
             self._make_room(size or 0)
-            part = path.with_suffix(_PART)
             try:
-                with part.open("w+b") as file:
+                with replacing_file(path) as part, part.open("w+b") as file:
                     written = write(file)
                     if size is not None and written != size:
                         raise OSError(
@@ -72,7 +70,6 @@ class ShardCache:
                     if look is not None:
                         file.seek(0)
                         look(file)
-                part.replace(path)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                     raise
@@ -81,8 +78,6 @@ class ShardCache:
                     f"the disk of the cache {self.folder} is full; lower storage.cache_gib, or "
                     "move it with storage.cache.",
                 ) from error
-            finally:
-                part.unlink(missing_ok=True)
             self._make_room(0)  # others may have fetched at the same time
         return True
 
@@ -93,10 +88,10 @@ class ShardCache:
 
     def _make_room(self, size: int) -> None:
         """Remove the shards that were not used for longest until `size` more bytes fit."""
-        with _locked(self.folder / "lock", True):
+        with locked(self.folder / "lock"):
             found: list[tuple[float, int, Path]] = []
             for path in self.folder.glob("??/*"):
-                if path.suffix in (".tar", _PART):
+                if path.suffix in (".tar", PART):
                     with suppress(FileNotFoundError):  # removed by its owner just now
                         status = path.stat()
                         found.append((status.st_mtime, status.st_size, path))
@@ -104,42 +99,24 @@ class ShardCache:
             for _, held, path in sorted(found):
                 if room >= 0:
                     break
-                if path.suffix == _PART and not _is_orphan(path):
+                if path.suffix == PART and not _is_orphan(path):
                     continue
                 # A reader that has it open goes on reading; the index stays, it is small and saves
                 # a whole fetch.
                 path.unlink(missing_ok=True)
-                with _locked(_lock_of(path), False) as is_free:
+                with locked(_lock_of(path), 0) as is_free:
                     if is_free:
                         _lock_of(path).unlink(missing_ok=True)
                 room += held
 
 
 def _lock_of(path: Path) -> Path:
-    return path.with_suffix(".lock")
+    """The lock of a shard, or of its temporary file: KEY.tar.part, or KEY.part of earlier versions."""
+    key = path.name.partition(".")[0]
+    return path.with_name(f"{key}.lock")
 
 
 def _is_orphan(part: Path) -> bool:
     """Whether whoever was writing a temporary file is gone."""
-    with _locked(_lock_of(part), False) as held:
+    with locked(_lock_of(part), 0) as held:
         return held
-
-
-@contextmanager
-def _locked(file: Path, wait: bool) -> Iterator[bool]:
-    """Hold a lock that ends with the process; yields whether it is held."""
-    while True:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            is_held = (
-                os.fstat(descriptor).st_nlink > 0
-            )  # else it was removed meanwhile: others lock another file
-        except BlockingIOError:
-            is_held = False
-        try:
-            if is_held or not wait:
-                yield is_held
-                return
-        finally:
-            os.close(descriptor)

@@ -12,7 +12,6 @@ import os
 import re
 import struct
 import tarfile
-import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -25,6 +24,8 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
+
+from ..files import replacing_file
 
 SUFFIX = ".index.npz"
 FORMAT_VERSION = 2
@@ -365,15 +366,9 @@ def read_sidecar(source: Path | BinaryIO) -> ShardIndex | None:
 
 def write_sidecar(path: Path, index: ShardIndex) -> None:
     """Write an index, whole or not at all."""
-    partial = path.with_name(
-        f"{path.name}.{uuid.uuid4().hex}.partial"
-    )  # several processes may index at once
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, format_version=FORMAT_VERSION, **asdict(index))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # unique: several processes may index a shard at once.
+    with replacing_file(path, unique=True) as part, part.open("wb") as file:
+        np.savez(file, format_version=FORMAT_VERSION, **asdict(index))
 
 
 def sidecar(shard: Path) -> Path:

@@ -27,6 +27,7 @@ from unimodal.tables.fields import (
 from unimodal.tables.readers import num_rows, read_numbered_rows
 from unimodal.tables.skipped import json_lines, limit_of, too_many
 
+from ..files import replacing_folder
 from ..progress import progress_bar
 from .config import PackConfig, PackRecipe
 from .convert import (
@@ -90,7 +91,7 @@ def pack(
     """
     _refuse_to_destroy(out, overwrite)
     skipped: list[dict[str, Any]] = []
-    with _put_in_place(out) as folder:
+    with _replacing(out) as folder:
         samples = _samples(config, root, skipped, show_progress)
         if config.shuffle:
             samples = _shuffled(
@@ -275,18 +276,8 @@ def _packed_before(config: PackConfig, out: Path) -> PackSummary | None:
 
 
 @contextmanager
-def _put_in_place(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that becomes `out` if the block succeeds, and goes if it fails."""
-    partial = out.with_name(f".{out.name}.partial")
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(partial, ignore_errors=True)  # left over from a run that was killed
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if out.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            out.rename(old)
-        partial.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def _replacing(out: Path) -> Iterator[Path]:
+    """As `replacing_folder`; also removes what a killed run of an earlier version left."""
+    shutil.rmtree(out.with_name(f".{out.name}.partial"), ignore_errors=True)
+    with replacing_folder(out, hidden=True) as part:
+        yield part

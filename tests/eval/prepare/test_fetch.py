@@ -87,7 +87,7 @@ def test_parts_that_are_more_than_the_file_are_thrown_away(
     import hashlib
 
     origins.files["/a"] = CONTENT
-    (tmp_path / "a.partial").write_bytes(CONTENT + b"more")
+    (tmp_path / "a.part").write_bytes(CONTENT + b"more")
     (tmp_path / "a.etag").write_text(f'"{hashlib.sha1(CONTENT).hexdigest()}"')
     fetch_file(f"{origins.url}/a", tmp_path / "a", patience, 1 << 21)
     assert (tmp_path / "a").read_bytes() == CONTENT

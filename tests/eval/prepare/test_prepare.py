@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
 import multiprocessing
@@ -17,11 +16,12 @@ import pytest
 from PIL import Image
 
 from eval.data.datasets import RetrievalData
-from eval.prepare.prepare import RECORD, prepare
+from eval.prepare.prepare import RECORD, _adopt_earlier_version, prepare
 from eval.prepare.table import DataSet, data_sets, names_of
 from eval.suites import load_tasks, read_suite
 from tests.eval.prepare.conftest import COMMIT, Origins, archive
 from unimodal.config import parse_config
+from unimodal.files import locked
 from unimodal.shards.read import open_shards
 from unimodal.shards.sample import text_pair_of
 from unimodal.shards.storage import Patience
@@ -410,14 +410,25 @@ def test_a_full_disk_is_said_before_anything_is_fetched(
 def test_two_processes_do_not_prepare_one_set_at_once(
     shop: dict[str, DataSet], tmp_path: Path
 ) -> None:
-    (tmp_path / ".shop.partial").mkdir()
-    descriptor = os.open(tmp_path / ".shop.partial", os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    try:
-        with pytest.raises(ValueError, match="is being prepared by another process"):
-            prepare("shop", tmp_path, table=shop)
-    finally:
-        os.close(descriptor)
+    work = tmp_path / ".shop.part"
+    work.mkdir()
+    with (
+        locked(work / "lock"),
+        pytest.raises(ValueError, match="is being prepared by another process"),
+    ):
+        prepare("shop", tmp_path, table=shop)
+
+
+def test_an_unfinished_try_of_an_earlier_version_is_taken_over(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / ".shop.partial" / "sources").mkdir(parents=True)
+    photo = tmp_path / ".shop.partial" / "sources" / "photo.jpg.partial"
+    photo.write_bytes(b"half")
+    _adopt_earlier_version(tmp_path / "shop", tmp_path / ".shop.part")
+    photo = tmp_path / ".shop.part" / "sources" / "photo.jpg.part"
+    assert photo.read_bytes() == b"half"
+    assert not (tmp_path / ".shop.partial").exists()
 
 
 def test_a_group_is_all_of_its_sets(

@@ -25,7 +25,7 @@ import xxhash
 from numpy.typing import NDArray
 from PIL import Image
 
-from unimodal.files import sync
+from unimodal.files import replacing_file
 from unimodal.model_config import PreprocessConfig
 from unimodal.preprocess.images import image_to_pixels, load_image, to_rgb
 from unimodal.tables.fields import RULES
@@ -314,12 +314,10 @@ def write_unit(
         "skipped": [one._asdict() for one in skipped],
     }
     table = table.replace_schema_metadata({HEAD: json.dumps(head).encode()})
-    part = file.with_suffix(".part")
-    pyarrow_parquet().write_table(table, part, compression="zstd")
-    sync(part)
-    (plan.folder / job.file).unlink(missing_ok=True)  # it is there only if it is broken
-    os.replace(part, file)
-    sync(file.parent)
+    with replacing_file(file) as part:
+        pyarrow_parquet().write_table(table, part, compression="zstd")
+        # A file under the final name is there only if it is broken.
+        (plan.folder / job.file).unlink(missing_ok=True)
 
 
 def read_columns(file: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from unimodal.files import replace_text
+from unimodal.files import PART, replace_text
 from unimodal.tables.readers import pyarrow_parquet
 
 INPUTS = "_inputs.json"
@@ -125,7 +125,7 @@ def remove_unlisted(
     for name in {*names, ""}:
         for file in found.get(name, []):
             file.unlink()
-    for part in folder.glob("*.part"):
+    for part in folder.glob(f"*{PART}"):
         part.unlink()
 
 

@@ -4,7 +4,6 @@ fills the store.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar, cast
+
+from unimodal.files import locked, write_text
 
 from .folder import now
 
@@ -109,19 +110,15 @@ def alone(folder: Path, ranks: Ranks) -> Iterator[None]:
             f"{folder} is a file, and embeddings need a folder; choose another with --embeddings."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f".lock{ranks.rank}").open(
-        "a+", encoding="utf-8"
-    ) as file:  # "w" would empty it for its holder
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            holder = file.read(500) or "a process that has not said which"
+    lock = folder / f".lock{ranks.rank}"
+    with locked(lock, timeout=0) as is_held:
+        if not is_held:
+            holder = lock.read_text(encoding="utf-8")[:500] or "an unknown process"
             raise ValueError(
                 f"another run writes embeddings to {folder} ({holder}); wait for it, or "
                 "choose another folder."
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {now()}")
-        file.flush()
+            )
+        write_text(
+            lock, f"process {os.getpid()} on {socket.gethostname()} since {now()}"
+        )
         yield
