@@ -34,21 +34,21 @@ def test_a_position_far_away_costs_nothing_and_keeps_the_exact_share() -> None:
 
 
 def test_alternate_gives_each_step_to_one_task_at_the_exact_ratio() -> None:
-    stage = _stage("alternate", images=3, texts=1)
+    stage = _stage("alternate", pictures=3, texts=1)
     tasks = [tasks_at(stage, step) for step in range(400)]
     assert all(len(at) == 1 for at in tasks)
     assert Counter(at[0][0] for at in tasks) == {"pictures": 300, "texts": 100}
 
 
 def test_joint_runs_every_task_in_every_step() -> None:
-    stage = _stage("joint", images=3, texts=1)
+    stage = _stage("joint", pictures=3, texts=1)
     assert tasks_at(stage, 7) == [("pictures", 7), ("texts", 7)]
 
 
 def test_a_global_step_lies_in_its_stage() -> None:
     stages = [
-        _stage("alternate", steps=3, images=1),
-        _stage("joint", steps=2, images=1),
+        _stage("alternate", steps=3, pictures=1),
+        _stage("joint", steps=2, pictures=1),
     ]
     assert [tuple(place_of(stages, step)) for step in range(5)] == [
         (0, 0),

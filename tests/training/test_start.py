@@ -173,7 +173,7 @@ def test_a_text_model_for_image_tasks_is_refused_with_a_way_out_that_works(
 ) -> None:
     config = start_from(recipe, f"hf:{text_model}", tasks={"pairs": None})
     message = (
-        "has no image tower, which task 'images' needs; leave init out and give the "
+        "has no image tower, which task 'pictures' needs; leave init out and give the "
         "towers by name: "
     )
     for refuse in (check_start, train):
@@ -200,7 +200,7 @@ def test_a_model_of_ours_without_an_image_tower_is_refused_for_image_tasks_alone
     init = str(tmp_path / "ours")
     with pytest.raises(
         ValueError,
-        match="has no image tower, which task 'images' needs; start from another model",
+        match="has no image tower, which task 'pictures' needs; start from another model",
     ):
         check_start(start_from(recipe, init))
     check_start(start_from(recipe, init, tasks={"pictures": None}))

@@ -35,7 +35,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "half": {
         "kind": "webdataset",
         "path": "flickr",
-        "splits": {"val": {"pictures": [2, 4]}, "test": {"pictures": [0, 2]}},
+        "splits": {"val": {"images": [2, 4]}, "test": {"images": [0, 2]}},
     },
     "classes": {"kind": "webdataset"},
     "texts": {"kind": "beir"},
@@ -181,8 +181,8 @@ def test_shards_have_the_splits_that_are_named(root: Path) -> None:
     ("task", "message"),
     [
         (
-            {"kind": "webdataset", "pictures": "first"},
-            r"tasks\.task\.pictures: Input should be a list",
+            {"kind": "webdataset", "images": "first"},
+            r"tasks\.task\.images: Input should be a list",
         ),
         (
             {"kind": "webdataset", "splits": {"val": {"picture": [0, 1]}}},

@@ -51,7 +51,7 @@ def test_the_ledger_says_which_source_gave_how_many_samples_in_which_epoch(
     shards = _lines(Path(config.run) / "shards.jsonl")
     assert sum(row["samples"] for row in shards) == 79 + 61
     assert len({row["digest"] for row in shards}) == len(shards) == 7
-    assert "images (144 samples, 1.82 epochs)" in (model / "README.md").read_text()
+    assert "pictures (144 samples, 1.82 epochs)" in (model / "README.md").read_text()
 
 
 def test_stages_without_names_have_rows_of_their_own(recipe: Recipe) -> None:
@@ -139,7 +139,7 @@ def test_a_path_that_changes_at_resume_is_refused(recipe: Recipe) -> None:
     )
     with pytest.raises(
         ValueError,
-        match=r'tasks\.pairs\.sources\.pairs\.path="pairs" and the recipe says "images"',
+        match=r'tasks\.pairs\.sources\.pairs\.path="pairs" and the recipe says "pictures"',
     ):
         train(other, resume=True)
 

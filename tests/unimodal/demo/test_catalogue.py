@@ -241,7 +241,7 @@ def test_a_failed_build_leaves_nothing_behind(
     def full_disk(*_: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("unimodal.demo.catalogue.save_picture", full_disk)
+    monkeypatch.setattr("unimodal.demo.catalogue.save_image", full_disk)
     with pytest.raises(OSError, match="no space"):
         build_catalogue(tmp_path / "shop", size=32, workers=1, **SMALL)
     assert not list(tmp_path.iterdir())

@@ -198,7 +198,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch, png: Callable[[int], bytes]) -> Fet
         await asyncio.sleep(0.01)
         return png(0) + bytes(10_000)
 
-    monkeypatch.setattr(gate_module, "fetch_picture", fetch_image)
+    monkeypatch.setattr(gate_module, "fetch_image", fetch_image)
     return urls
 
 

@@ -42,7 +42,7 @@ MODEL = "fingerprint-of-the-model"
 WRITER = """
 import sys
 import numpy as np, pyarrow as pa
-from unimodal.search.stores.base import open_store
+from unimodal.search.stores.open import open_store
 store = open_store(sys.argv[1])
 vector = np.eye(1, store.schema.dim, dtype=np.float32)[0]
 for batch in range(int(sys.argv[2])):

@@ -40,7 +40,7 @@ SCHEMA = Schema(
 WRITER_OF_THE_SAME_IDS = """
 import sys
 import numpy as np, pyarrow as pa
-from unimodal.search.stores.base import open_store
+from unimodal.search.stores.open import open_store
 store, name = open_store(sys.argv[1]), sys.argv[2]
 vector = np.eye(1, store.schema.dim, dtype=np.float32)[0]
 print("open", flush=True)

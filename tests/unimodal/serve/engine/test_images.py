@@ -91,7 +91,7 @@ def saved(picture: Image.Image, form: str, **options: Any) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def make_image() -> Image.Image:
+def picture() -> Image.Image:
     return Image.fromarray(
         np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
     )
