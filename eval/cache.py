@@ -26,12 +26,11 @@ from unimodal.encoder import Encoder
 from unimodal.inputs import Plain
 from unimodal.preprocess.images import decode_image
 from unimodal.progress import Advance, progress_bar
-from unimodal.vectors import unit
+from unimodal.vectors import Vectors, fuse
 
 from .cache_file import Key, Memory, Precision, Stopped, Storage, VectorFile
 from .data.datasets import Deferred, Fused, Input
 from .data.inputs import bytes_of, name_of, parts_of
-from .scoring.results import Vectors
 
 __all__ = ["Asked", "EmbeddingStore", "Part", "Prompt", "Stopped", "cost_of"]
 
@@ -126,10 +125,10 @@ class EmbeddingStore:
         first = self._rows([self._key(parts_of(one)[0], prompt) for one in inputs])
         fused = [row for row, one in enumerate(inputs) if isinstance(one, Fused)]
         if fused:
-            total = first[fused] + self._rows(
+            second = self._rows(
                 [self._key(parts_of(inputs[row])[1], prompt) for row in fused]
             )
-            first[fused] = unit(total)
+            first[fused] = fuse(first[fused], second, 0.5)
         self._vectors.trim()
         return first
 

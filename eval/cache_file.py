@@ -25,8 +25,8 @@ import numpy.typing as npt
 import xxhash
 
 from unimodal.files import append, locked, sync
+from unimodal.vectors import Vectors
 
-Vectors = npt.NDArray[np.float32]
 Precision = Literal["float32", "float16"]
 Key = bytes  # 16
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from unimodal.config import nearest
 from unimodal.encoder import Encoder
 from unimodal.progress import progress_bar
-from unimodal.vectors import unit
+from unimodal.vectors import Vectors, truncate
 
 from .cache import EmbeddingStore, Stopped
 from .data.asked import asked_of
 from .data.datasets import PairData, RetrievalData, TaskData, ZeroShotData, swap_sides
 from .scoring.metrics import check_vectors, parse_metric
-from .scoring.results import Half, Row, TaskResult, Values, Vectors
+from .scoring.results import Half, Row, TaskResult, Values
 from .scoring.retrieval import half_of, retrieval_rows, usual_metrics
 from .scoring.statistics import CORRELATIONS
 from .scoring.sts import STS_METRICS, sts_rows
@@ -162,7 +162,7 @@ def _result(
             )
             continue
         cut, cut_documents = (
-            None if side is None else unit(side[:, :dim])
+            None if side is None else truncate(side, dim)
             for side in (queries, documents)
         )
         cut_rows, _ = _rows(name, data, metrics, cut, cut_documents, not validation)

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from unimodal.embedder import Embedder, Item, Vectors
+from unimodal.embedder import Embedder, Item
+from unimodal.vectors import Vectors
 
 from . import distributed
 

@@ -24,15 +24,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from .files import replacing_file
 from .formats.native import write_tensors
-from .vectors import unit
-
-Vectors = NDArray[np.float32]
+from .vectors import Vectors, normalize
 
 CALIBRATION_FILE = "calibration.safetensors"
 # a spread of unit vectors below which nothing is left of them once they are centred
@@ -70,7 +67,7 @@ def centre(vectors: Vectors, mean: Vectors) -> Vectors:
     vectors: (n, D) unit vectors of full length. mean: (D,), `text_mean` or `image_mean`.
     A vector that equals the mean has no direction left and stays zero.
     """
-    return unit(vectors - mean)
+    return normalize(vectors - mean)
 
 
 def save_calibration(folder: Path, calibration: Calibration) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .config import apply_overrides, parse_config
-from .embedder import Embedder, Vectors, load
+from .embedder import Embedder, load
 from .embedder import Item as Input
 from .files import replace_text, replacing_folder, write_text
 from .progress import progress_bar
@@ -25,6 +25,7 @@ from .search.index.skipped import Skipped
 from .tables.files import written_name
 from .tables.skipped import json_lines, limit_of, too_many
 from .tables.types import unstorable
+from .vectors import Vectors
 
 VECTORS = "vectors.npy"
 ITEMS = "items.jsonl"

@@ -19,7 +19,6 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import torch
 import xxhash
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -35,9 +34,8 @@ from .model_config import ModelConfig, check_truncation
 from .preprocess.images import image_to_pixels, load_image
 from .preprocess.tokenizers import Tokenizer, pad_ids
 from .progress import progress_bar
-from .vectors import cosines, unit
+from .vectors import Vectors, cosines, truncate
 
-Vectors: TypeAlias = NDArray[np.float32]
 Prepared: TypeAlias = (
     list[int] | Tensor
 )  # the token ids of a text | (3, S, S) uint8 pixels of an image
@@ -182,7 +180,7 @@ class Embedder:
             ):
                 for (row, _, share), vector in zip(parts, encoded, strict=True):
                     vectors[row] += share * vector
-        return unit(vectors[:, :kept])
+        return truncate(vectors, kept)
 
     def encode_query(self, inputs: Item | Sequence[Item], **options: Any) -> Vectors:
         """`encode` with the model's query prompt."""

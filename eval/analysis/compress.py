@@ -24,10 +24,18 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from unimodal.vectors import (
+    Vectors,
+    int8_ranges,
+    pack_signs,
+    quantize_int8_in_ranges,
+    restore_int8_in_ranges,
+)
+
 from ..data.datasets import PairData, RetrievalData
 from ..scoring.metrics import metric_values, unordered
 from ..scoring.ranks import BLOCK_ROWS, BLOCK_SCORES, equals_of, ranks_of_scores
-from ..scoring.results import Row, TaskResult, Vectors
+from ..scoring.results import Row, TaskResult
 from ..scoring.statistics import CORRELATIONS
 from ..scoring.sts import cosines
 
@@ -47,9 +55,9 @@ def compression_rows(results: Iterable[TaskResult]) -> list[Row]:
     lengths: set[int] = set()
     for result, queries, documents in _scored(results):
         lengths.add(documents.shape[1])
-        restored = from_int8(
-            to_int8(documents, int8_ranges(documents)), int8_ranges(documents)
-        )
+        ranges = int8_ranges(documents)
+        codes = quantize_int8_in_ranges(documents, ranges)
+        restored = restore_int8_in_ranges(codes, ranges)
         if isinstance(result.data, PairData):
             agreeing = np.count_nonzero((queries > 0) == (documents > 0), axis=1)
             rows.append(_correlation_row(result, cosines(queries, restored), "int8"))
@@ -61,32 +69,6 @@ def compression_rows(results: Iterable[TaskResult]) -> list[Row]:
         sizes |= {f"{name} + re-ranked": sizes[name] for name in ("int8", "binary")}
         rows += [_bytes_row(size, variant) for variant, size in sizes.items()]
     return rows
-
-
-def int8_ranges(documents: Vectors) -> Vectors:
-    """(2, D): the lowest and the highest value of each dimension. documents: (N, D)."""
-    return np.stack([documents.min(axis=0), documents.max(axis=0)])
-
-
-def to_int8(vectors: Vectors, ranges: Vectors) -> npt.NDArray[np.int8]:
-    """(n, D) codes -128..127: which of 256 equal steps of its dimension's range a value falls into.
-    ranges: (2, D).
-    """
-    codes = np.clip(np.floor((vectors - ranges[0]) / _steps(ranges)), 0, 255)
-    return np.asarray(codes - 128, dtype=np.int8)
-
-
-def from_int8(codes: npt.NDArray[np.int8], ranges: Vectors) -> Vectors:
-    """(n, D) float32: the middle of each code's step. ranges: (2, D)."""
-    return np.asarray(
-        ranges[0] + (codes.astype(np.float32) + 128.5) * _steps(ranges),
-        dtype=np.float32,
-    )
-
-
-def to_binary(vectors: Vectors) -> npt.NDArray[np.uint8]:
-    """(n, ceil(D / 8)) bytes: a bit a dimension, set where the value is over 0."""
-    return np.packbits(vectors > 0, axis=1)
 
 
 def hamming_distances(
@@ -133,8 +115,8 @@ def _retrieval_rows(
 ) -> list[Row]:
     data = result.data
     assert isinstance(data, RetrievalData)
-    query_bits = to_binary(queries)
-    document_bits = to_binary(documents)
+    query_bits = pack_signs(queries)
+    document_bits = pack_signs(documents)
     equals = equals_of(restored)
     copies = list(equals)
     firsts = [int(equals[copy][0]) for copy in copies]
@@ -221,11 +203,6 @@ def _row(result: TaskResult, value: float | None, variant: str, note: str = "") 
 
 def _bytes_row(size: int, variant: str) -> Row:
     return Row("index", "bytes_per_vector", size, None, None, variant=variant)
-
-
-def _steps(ranges: Vectors) -> Vectors:
-    steps = (ranges[1] - ranges[0]) / np.float32(255)
-    return np.where(steps == 0, np.float32(1), steps)
 
 
 def _words(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:

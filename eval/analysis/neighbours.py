@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from unimodal.search.query.duplicates import DUPLICATE, groups_of_near
+from unimodal.vectors import Vectors
 
 from ..data.datasets import Fused, Input, RetrievalData
-from ..scoring.results import Row, TaskResult, Vectors
+from ..scoring.results import Row, TaskResult
 from .sample import Positions, sampled
 
 # compared with each other, or clustered; beyond that a sample, drawn with seed 0

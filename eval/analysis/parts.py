@@ -12,9 +12,11 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from unimodal.vectors import Vectors
+
 from ..data.datasets import PairData, RetrievalData
 from ..scoring.metrics import unordered
-from ..scoring.results import TaskResult, Values, Vectors
+from ..scoring.results import TaskResult, Values
 from ..scoring.retrieval import vector_values
 from ..scoring.statistics import (
     CORRELATIONS,

@@ -18,13 +18,14 @@ from PIL import Image, ImageFilter
 
 from unimodal.config import nearest
 from unimodal.preprocess.images import decode_image
+from unimodal.vectors import Vectors
 
 from ..cache import EmbeddingStore
 from ..data.asked import asked_of
 from ..data.datasets import Deferred, Fused, ImageSource, Input, ZeroShotData
 from ..data.inputs import bytes_of, name_of
 from ..scoring.metrics import check_vectors
-from ..scoring.results import Row, TaskResult, Vectors
+from ..scoring.results import Row, TaskResult
 from ..scoring.statistics import Bounds, mean_intervals
 from .paraphrase import paraphrase
 from .parts import Numbers, part_scores, part_values

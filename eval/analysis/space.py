@@ -22,12 +22,13 @@ from typing import TypeGuard
 import numpy as np
 
 from unimodal.calibration import Calibration, centre, fit_calibration
+from unimodal.vectors import Vectors
 
 from ..data.datasets import Fused, RetrievalData, TaskData
 from ..scoring.chance import chance
 from ..scoring.metrics import metric_values
 from ..scoring.ranks import BLOCK_SCORES, Ranks, equals_of, ranks_of_scores
-from ..scoring.results import Row, TaskResult, Vectors
+from ..scoring.results import Row, TaskResult
 from .sample import Positions, sampled
 
 # vectors whose distances to all others are averaged; beyond that a sample, drawn with seed 0

@@ -13,8 +13,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from unimodal.vectors import Vectors
+
 from ..data.datasets import Deferred, Input, RetrievalData
-from ..scoring.results import TaskResult, Vectors
+from ..scoring.results import TaskResult
 from .space import matches_of, searches_images
 
 Positions = npt.NDArray[np.int64]

@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from unimodal.config import nearest
+from unimodal.vectors import Vectors
 
 from .ranks import NEVER, Ranks
-from .results import Values, Vectors
+from .results import Values
 
 # Q queries, N documents, D embedding dimension, P pairs of a query and one of its relevant
 # documents

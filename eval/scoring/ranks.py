@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from .results import Values, Vectors
+from unimodal.vectors import Vectors
+
+from .results import Values
 
 Integers = npt.NDArray[np.int64]
 

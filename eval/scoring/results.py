@@ -12,9 +12,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from unimodal.vectors import Vectors
+
 from ..data.datasets import TaskData
 
-Vectors = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
 Half = Literal["text", "cross-modal", "image"]
 

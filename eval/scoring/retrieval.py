@@ -10,12 +10,13 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 
 from unimodal.bm25 import Bm25Index
+from unimodal.vectors import Vectors
 
 from ..data.datasets import Fused, Input, RetrievalData
 from .chance import chance
 from .metrics import metric_values
 from .ranks import NEVER, Ranks, ranks, ranks_of_lists, ranks_of_scores
-from .results import Half, Row, Values, Vectors
+from .results import Half, Row, Values
 from .statistics import score_intervals
 
 IMAGE_TEXT_METRICS = ("hit_rate_at_1", "hit_rate_at_5", "hit_rate_at_10")

@@ -14,10 +14,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from unimodal.bm25 import Bm25Index
+from unimodal.vectors import Vectors
 
 from ..data.datasets import PairData
 from .metrics import unordered
-from .results import Row, Values, Vectors
+from .results import Row, Values
 from .statistics import CORRELATIONS, Bounds, correlation_intervals
 
 STS_METRICS = ("spearman",)

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from unimodal.config import nearest
-from unimodal.vectors import unit
+from unimodal.vectors import Vectors, normalize
 
 from ..data.datasets import ZeroShotData
 from .ranks import ranks
-from .results import Row, Values, Vectors
+from .results import Row, Values
 from .retrieval import mean_rows
 
 ZERO_SHOT_METRICS = ("accuracy", "accuracy_at_5", "mean_class_recall")
@@ -85,4 +85,4 @@ def class_vectors(texts: Vectors, num_classes: int) -> Vectors:
     The mean of a class's templates, normalised (Radford et al., 2021, section 3.1.4; CLIP_benchmark
     does the same).
     """
-    return unit(texts.reshape(num_classes, -1, texts.shape[1]).mean(axis=1))
+    return normalize(texts.reshape(num_classes, -1, texts.shape[1]).mean(axis=1))

@@ -17,11 +17,12 @@ from functools import cache
 import numpy as np
 
 from unimodal.config import apply_overrides, parse_config
-from unimodal.embedder import Embedder, Prepared, Vectors
+from unimodal.embedder import Embedder, Prepared
 from unimodal.model import build_model
 from unimodal.model_config import ModelConfig, TextTowerConfig
 from unimodal.preprocess.tokenizers import load_tokenizer
 from unimodal.serve.config import ServeConfig
+from unimodal.vectors import Vectors
 
 from .peers import run_plain
 

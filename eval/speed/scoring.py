@@ -32,10 +32,10 @@ from unimodal.compare import (
     peak_memory,
     timed,
 )
+from unimodal.vectors import Vectors
 
 from ..data.datasets import RetrievalData
 from ..scoring.metrics import METRICS
-from ..scoring.results import Vectors
 from ..scoring.retrieval import vector_values
 from ..with_mteb.tasks import import_mteb
 

@@ -24,8 +24,8 @@ from unimodal.search.filters.check import Compare
 from unimodal.search.stores.base import VectorStore
 from unimodal.search.stores.open import create_store
 from unimodal.search.stores.schema import Schema, vector_column
+from unimodal.vectors import Vectors
 
-Vectors = NDArray[np.float32]
 Find = Callable[
     [Vectors], list[int]
 ]  # of a query (D,): the rows that are nearest, best first

@@ -13,11 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from unimodal.embedder import Embedder
-from unimodal.vectors import unit
+from unimodal.vectors import Vectors, truncate
 
 from ..cache import EmbeddingStore, Prompt
 from ..scoring.metrics import check_vectors
-from ..scoring.results import Vectors
 from .search import top_documents
 from .tables import Table, loader_inputs, table_inputs
 from .tasks import import_mteb
@@ -164,7 +163,7 @@ class MtebModel:
     def _vectors(self, inputs: list[Any], prompt: Prompt, where: str) -> Vectors:
         vectors = self.store.encode(inputs, prompt)
         check_vectors(vectors, where)
-        return vectors if self.dims is None else unit(vectors[:, : self.dims])
+        return vectors if self.dims is None else truncate(vectors, self.dims)
 
     def _ranked_again(
         self,

@@ -13,9 +13,8 @@ from PIL import Image
 from unimodal.inputs import Plain
 from unimodal.preprocess.images import decode_image
 from unimodal.progress import progress_bar
-from unimodal.vectors import unit
+from unimodal.vectors import Vectors, normalize
 
-from ..scoring.results import Vectors
 from .tasks import import_mteb
 
 CHUNK = 1024  # inputs of one call of the model: what it holds of images at a time
@@ -161,7 +160,7 @@ class MtebEncoder:
             batch_size=self.batch_size,
             show_progress_bar=False,
         )
-        return unit(torch.as_tensor(found).detach().cpu().float().numpy())
+        return normalize(torch.as_tensor(found).detach().cpu().float().numpy())
 
 
 def load_mteb_model(

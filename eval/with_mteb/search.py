@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xxhash
 
-from ..scoring.results import Vectors
+from unimodal.vectors import Vectors
 
 if TYPE_CHECKING:
     from torch import Tensor

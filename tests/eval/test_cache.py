@@ -23,10 +23,10 @@ import eval.cache
 from eval.cache import EmbeddingStore, Stopped
 from eval.cache_file import Memory, VectorFile
 from eval.data.datasets import Deferred, Fused, Input
-from eval.scoring.results import Vectors
 from unimodal.embedder import Embedder
 from unimodal.inputs import Plain
 from unimodal.preprocess.images import decode_image
+from unimodal.vectors import Vectors
 
 D = 24
 

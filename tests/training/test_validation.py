@@ -29,11 +29,11 @@ from training.loop import train
 from training.run.resume import write_config
 from training.stopping import StopSignals
 from training.validation import SharedEncoder, load_on_main, validate
-from unimodal.embedder import Embedder, Item, Vectors
+from unimodal.embedder import Embedder, Item
 from unimodal.encoder import Encoder
 from unimodal.model import build_model
 from unimodal.preprocess.tokenizers import load_tokenizer
-from unimodal.vectors import cosines
+from unimodal.vectors import Vectors, cosines
 
 TEXTS = [
     f"a {colour} mug " + "and so on " * (number % 5)

@@ -12,12 +12,12 @@ from safetensors.numpy import save_file
 
 from unimodal.calibration import (
     CALIBRATION_FILE,
-    Vectors,
     centre,
     fit_calibration,
     load_calibration,
     save_calibration,
 )
+from unimodal.vectors import Vectors
 
 
 def cone(seed: int, direction: int, count: int = 300, dim: int = 16) -> Vectors:

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from ..vectors import Vectors
 from .catalogue import Product, save_image
 from .draw import draw_product
 from .words import SCENES
 
-Vectors = npt.NDArray[np.float32]
 Encode = Callable[[list[str | Path]], Vectors]
 PAGE_IMAGE = (
     224  # pixels: the page shows the products drawn larger than the model sees them

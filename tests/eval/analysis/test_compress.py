@@ -15,16 +15,13 @@ import pytest
 from eval.analysis import compress
 from eval.analysis.compress import (
     compression_rows,
-    from_int8,
     hamming_distances,
-    int8_ranges,
     reranked,
-    to_binary,
-    to_int8,
 )
 from eval.data.datasets import Input, PairData, RetrievalData
 from eval.scoring.metrics import spearman
-from eval.scoring.results import Row, TaskResult, Vectors
+from eval.scoring.results import Row, TaskResult
+from unimodal.vectors import Vectors, int8_ranges, pack_signs, quantize_int8_in_ranges
 
 DIM = 20
 NUM_DOCUMENTS = 90
@@ -133,33 +130,6 @@ def naive_rerank(result: TaskResult, scores: npt.NDArray[Any]) -> npt.NDArray[An
     return found
 
 
-def test_codes_are_those_of_sentence_transformers(documents: Vectors) -> None:
-    quantization = pytest.importorskip("sentence_transformers.util.quantization")
-    outside = documents * 1.3  # some values beyond the ranges
-    outside[:, 3] = documents[:, 3] = 0.1  # and a dimension without a range
-    ranges = int8_ranges(documents)
-    expected = quantization.quantize_embeddings(outside, "int8", ranges=ranges)
-    np.testing.assert_array_equal(to_int8(outside, ranges), expected)
-    assert expected.min() == -128
-    assert expected.max() == 127
-    expected = quantization.quantize_embeddings(
-        documents, "int8", calibration_embeddings=documents
-    )
-    np.testing.assert_array_equal(to_int8(documents, ranges), expected)
-    np.testing.assert_array_equal(
-        to_binary(documents), quantization.quantize_embeddings(documents, "ubinary")
-    )
-
-
-def test_a_restored_value_is_within_half_a_step(documents: Vectors) -> None:
-    ranges = int8_ranges(documents)
-    error = np.abs(from_int8(to_int8(documents, ranges), ranges) - documents)
-    inside = (
-        documents < ranges[1]
-    )  # the highest value itself lies at the edge of the last step
-    assert (error <= 0.5001 * (ranges[1] - ranges[0]) / 255)[inside].all()
-
-
 @pytest.mark.parametrize("dim", [3, 8, 64, 100])
 def test_hamming_distances_count_the_signs_that_differ(dim: int) -> None:
     left, right = (
@@ -170,7 +140,7 @@ def test_hamming_distances_count_the_signs_that_differ(dim: int) -> None:
         [int(((one > 0) != (other > 0)).sum()) for other in right] for one in left
     ]
     np.testing.assert_array_equal(
-        hamming_distances(to_binary(left), to_binary(right)), expected
+        hamming_distances(pack_signs(left), pack_signs(right)), expected
     )
 
 
@@ -189,7 +159,10 @@ def test_compressed_scores_equal_brute_force(
     steps = (ranges[1] - ranges[0]).astype(np.float64) / 255
     coded = np.array(
         [
-            [float(sum(q * steps * code)) for code in to_int8(documents, ranges)]
+            [
+                float(sum(q * steps * code))
+                for code in quantize_int8_in_ranges(documents, ranges)
+            ]
             for q in queries
         ]
     )

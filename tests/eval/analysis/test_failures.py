@@ -8,8 +8,9 @@ import pytest
 from eval.analysis.failures import worst_pairs, worst_queries
 from eval.data.datasets import PairData, RetrievalData, ZeroShotData
 from eval.scoring.metrics import metric_values
-from eval.scoring.results import Row, TaskResult, Vectors
+from eval.scoring.results import Row, TaskResult
 from eval.scoring.retrieval import vector_ranks
+from unimodal.vectors import Vectors
 
 
 def unit(rows: int, seed: int) -> Vectors:

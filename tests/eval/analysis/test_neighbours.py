@@ -18,7 +18,8 @@ from eval.analysis.neighbours import (
     typical_words,
 )
 from eval.data.datasets import Fused, Input, RetrievalData
-from eval.scoring.results import TaskResult, Vectors
+from eval.scoring.results import TaskResult
+from unimodal.vectors import Vectors
 
 
 def unit(vectors: npt.NDArray[Any]) -> Vectors:

@@ -33,10 +33,11 @@ from eval.data.datasets import (
 )
 from eval.evaluate import evaluate
 from eval.scoring.metrics import spearman
-from eval.scoring.results import Row, TaskResult, Vectors
+from eval.scoring.results import Row, TaskResult
 from eval.scoring.sts import cosines
 from eval.suites import read_suite
 from unimodal.preprocess.images import decode_image
+from unimodal.vectors import Vectors
 
 
 def make_image(seed: int = 0, size: tuple[int, int] = (320, 240)) -> bytes:

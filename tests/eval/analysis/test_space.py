@@ -13,8 +13,9 @@ import pytest
 from eval.analysis import space
 from eval.analysis.space import mixed_index, mixed_rows, space_rows
 from eval.data.datasets import Deferred, Fused, Input, RetrievalData, swap_sides
-from eval.scoring.results import Row, TaskResult, Vectors
+from eval.scoring.results import Row, TaskResult
 from unimodal.calibration import fit_calibration
+from unimodal.vectors import Vectors
 
 
 def unit(vectors: npt.NDArray[Any]) -> Vectors:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import pytrec_eval
 import scipy.stats
@@ -23,8 +22,8 @@ from eval.scoring.metrics import (
     unordered,
 )
 from eval.scoring.ranks import Ranks, ranks, ranks_of_lists
+from unimodal.vectors import Vectors
 
-Vectors: TypeAlias = npt.NDArray[np.float32]
 MakeVectors: TypeAlias = Callable[[int], tuple[Vectors, Vectors]]
 KS = (1, 3, 5, 10, 20, 100, 1000)
 PYTREC = {

@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from eval.scoring import ranks as module
 from eval.scoring.ranks import NEVER, ranks, ranks_of_lists, ranks_of_scores
+from unimodal.vectors import Vectors
 
-Vectors: TypeAlias = npt.NDArray[np.float32]
 MakeVectors: TypeAlias = Callable[[], tuple[Vectors, Vectors]]
 NUM_QUERIES = 40
 NUM_DOCUMENTS = 130

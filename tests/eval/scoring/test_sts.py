@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from eval.data.datasets import PairData
-from eval.scoring.results import Vectors
 from eval.scoring.sts import bm25_similarities, cosines, sts_rows
 from unimodal.bm25 import bm25_scores
+from unimodal.vectors import Vectors
 
 TEXTS = ["a red ball", "a blue ball", "the hat", "a red and a red and a blue ball"]
 PAIRS = PairData(

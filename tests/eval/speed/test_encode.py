@@ -15,7 +15,8 @@ import pytest
 
 from eval.speed import encode
 from eval.speed.encode import EncodeSizes, bench_eval_encode, draw_documents
-from unimodal.embedder import Embedder, Item, Vectors, load
+from unimodal.embedder import Embedder, Item, load
+from unimodal.vectors import Vectors
 
 SMALL = EncodeSizes(documents=6, images=3, short=96, clip="tiny-clip-for-speed")
 

@@ -36,7 +36,7 @@ from unimodal.search.query.query import Query, search_many
 from unimodal.search.stores.columns import fixed_size_list
 from unimodal.search.stores.open import create_store, open_store
 from unimodal.search.stores.schema import Schema
-from unimodal.vectors import unit
+from unimodal.vectors import normalize
 
 SUITE = """
 tasks:
@@ -112,7 +112,7 @@ def _store_of(folder: Path, ids: list[str], titles: list[str]) -> Path:
         dim=8, fingerprint="none", vectors=("text",), fields={"title": "string"}
     )
     store = create_store(str(folder / "store"), schema)
-    vectors = unit(np.random.default_rng(0).standard_normal((len(ids), 8)))
+    vectors = normalize(np.random.default_rng(0).standard_normal((len(ids), 8)))
     if ids:
         columns = {
             "id": ids,

@@ -25,7 +25,7 @@ from unimodal.model import build_model
 from unimodal.preprocess.tokenizers import load_tokenizer
 from unimodal.search.stores.base import Schema
 from unimodal.search.stores.open import create_store
-from unimodal.vectors import unit
+from unimodal.vectors import normalize
 
 TITLES = ["red mug", "green chair", "blue lamp", "yellow shoe"]
 
@@ -135,7 +135,7 @@ def test_a_store_of_another_models_vectors_is_refused_before_anything_is_served(
     model: Path, tmp_path: Path
 ) -> None:
     dim = load(model, device="cpu").config.embed_dim
-    vectors = unit(np.random.default_rng(0).standard_normal((len(TITLES), dim)))
+    vectors = normalize(np.random.default_rng(0).standard_normal((len(TITLES), dim)))
     store = _store(tmp_path / "store", "0" * 32, vectors)
     result = CliRunner().invoke(
         app, ["serve", str(model), "--store", str(store), "port=0", "device=cpu"]

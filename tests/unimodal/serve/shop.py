@@ -16,7 +16,7 @@ from PIL import Image
 from unimodal.embedder import Embedder
 from unimodal.search.stores.base import Schema, VectorStore
 from unimodal.search.stores.open import create_store
-from unimodal.vectors import unit
+from unimodal.vectors import normalize
 
 COLOURS = {"Red": (200, 30, 30), "Green": (30, 160, 60), "Blue": (40, 60, 200)}
 KINDS = ("bag", "mug", "lamp", "chair", "scarf")
@@ -78,7 +78,7 @@ def build_shop(
         "id": ["p/" + (INJECTED if number == 8 else str(number)) for number in numbers],
         "vector_text": list(texts),
         "vector_image": list(images),
-        "vector_fused": list(unit(texts + images)),
+        "vector_fused": list(normalize(texts + images)),
         "words": titles,
         "title": titles,
         "price": [None if number == 29 else 5.0 + number for number in numbers],

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from unimodal.embedder import Embedder, Prepared, Vectors
+from unimodal.embedder import Embedder, Prepared
 from unimodal.model import build_model
 from unimodal.model_config import ModelConfig
 from unimodal.preprocess.tokenizers import load_tokenizer
@@ -24,6 +24,7 @@ from unimodal.serve.config import ServeConfig
 from unimodal.serve.engine.engine import Engine
 from unimodal.serve.logs import write_logs
 from unimodal.serve.server import bound_socket, run
+from unimodal.vectors import Vectors
 
 # Imported once for all servers, with torch: what building a model would import in each of them.
 PRELOADED = [__name__, "timm", "transformers.models.bert.modeling_bert"]

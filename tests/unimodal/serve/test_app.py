@@ -18,13 +18,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from tests.unimodal.serve.conftest import Serve
-from unimodal.embedder import Embedder, Prepared, Vectors
+from unimodal.embedder import Embedder, Prepared
 from unimodal.serve import gate as gate_module
 from unimodal.serve.config import API_KEYS, ServeConfig
 from unimodal.serve.engine.engine import Engine
 from unimodal.serve.gate import Gate
 from unimodal.serve.logs import JsonLines, TextLines, request_id
 from unimodal.serve.server import Server
+from unimodal.vectors import Vectors
 
 KEY = "a-key-of-some-length"
 OTHER_KEY = "another-key-of-some-length"

@@ -30,7 +30,7 @@ from unimodal.model_config import PreprocessConfig
 from unimodal.preprocess.images import image_to_pixels, load_image, to_rgb
 from unimodal.tables.fields import RULES
 from unimodal.tables.readers import pyarrow_parquet, table_paths
-from unimodal.vectors import unit as unit_length
+from unimodal.vectors import fuse
 
 from ...tables.types import unstorable
 from ..stores.columns import arrow_schema, fixed_size_list
@@ -285,13 +285,7 @@ def _encode(
             wanted: list[Any] = [parts[row] for row in there]
             vectors[kind][there] = embedder.encode_document(wanted, show_progress=False)
     weight = np.float32(plan.config.weight)
-    both = vectors["text"].any(axis=1, keepdims=True) & vectors["image"].any(
-        axis=1, keepdims=True
-    )
-    summed = (1 - weight) * vectors["text"] + weight * vectors["image"]
-    vectors["fused"] = unit_length(
-        np.where(both, summed, vectors["text"] + vectors["image"])
-    )
+    vectors["fused"] = fuse(vectors["text"], vectors["image"], weight)
     return vectors
 
 

@@ -17,6 +17,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from unimodal.tables.readers import pyarrow_parquet
+from unimodal.vectors import Vectors
 
 from ..stores.columns import vectors_of
 from ..stores.schema import Schema, vector_column
@@ -26,9 +27,8 @@ CONTENT = "_content"  # the column of a unit's file; no field of a store begins 
 # again
 MOST_FILES = 4
 
-Vectors = Mapping[
-    str, NDArray[np.float32]
-]  # (D,) by name, zeros for one that an item lacks
+# The (D,) vectors of one item by name, zeros for a part that it does not have.
+ItemVectors = Mapping[str, Vectors]
 
 
 def content_of(text: str | None, pixels: bytes | None) -> bytes:
@@ -61,12 +61,12 @@ class Before:
         )[order]
         self._vectors = lru_cache(maxsize=MOST_FILES)(self._read)
 
-    def vectors(self, contents: Sequence[bytes]) -> list[Vectors | None]:
+    def vectors(self, contents: Sequence[bytes]) -> list[ItemVectors | None]:
         """Of each item, or None where no file has it."""
         asked = _keys(contents)
         found = np.searchsorted(self._keys, asked)
         found = found[np.isin(asked, self._keys)]
-        known: dict[bytes, Vectors] = {}
+        known: dict[bytes, ItemVectors] = {}
         for number, _ in Counter(self._owners[found].tolist()).most_common(MOST_FILES):
             there = self._vectors(number)
             known |= {
@@ -74,7 +74,7 @@ class Before:
             }
         return [known.get(content) for content in contents]
 
-    def _read(self, number: int) -> Mapping[bytes, Vectors]:
+    def _read(self, number: int) -> Mapping[bytes, ItemVectors]:
         columns = self._vector_columns
         table = _columns(self._files[number], [CONTENT, *columns.values()])
         if table is None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unimodal.vectors import unit
+from unimodal.vectors import normalize, weighted_sum
 
 Vector = NDArray[np.float32]
 
@@ -32,7 +32,7 @@ def weighted(text: Vector | None, image: Vector | None, weight: float) -> Vector
         assert alone is not None
         return alone
     return _of_length_1(
-        (1 - weight) * text + weight * image,
+        weighted_sum(text, image, weight),
         "the words and the image cancel each other out",
     )
 
@@ -53,5 +53,5 @@ def moved_away(query: Vector, negatives: Sequence[Vector], weight: float) -> Vec
 def _of_length_1(vector: NDArray[Any], fault: str) -> Vector:
     if np.linalg.norm(vector) < CANCELLED:
         raise ValueError(f"{fault}; say it in other words, or give another weight.")
-    (normalised,) = unit(vector[None])
+    (normalised,) = normalize(vector[None])
     return np.asarray(normalised)

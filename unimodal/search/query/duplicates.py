@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from unimodal.config import nearest
 from unimodal.progress import progress_bar
+from unimodal.vectors import Vectors
 
 from ..filters.check import Predicate
 from ..stores.base import VectorStore
 from ..stores.columns import vectors_of
 from ..stores.schema import vector_column
 
-Vectors = NDArray[np.float32]
 Positions = NDArray[np.int64]
 
 DUPLICATE = 0.95  # cosine from which on two items are called near-duplicates

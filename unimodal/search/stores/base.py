@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimodal.config import nearest
+from unimodal.vectors import Vectors
 
 from ...tables.types import FieldType
 from ..filters.check import (
@@ -57,7 +58,6 @@ __all__ = [
     "check_capabilities",
 ]
 
-Vectors = NDArray[np.float32]
 
 CAPABILITIES = {  # what a store may lack, and how that is said
     "filter": "filter its searches",

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimodal.config import nearest
-from unimodal.vectors import unit
+from unimodal.vectors import pack_signs, truncate
 
 from .schema import Schema, binary_column, prefix_column, vector_column
 
@@ -96,7 +96,7 @@ def with_copies(table: Any, schema: Schema) -> Any:
         if schema.prefix_dims or schema.binary:
             vectors, valid = vectors_of(table[vector_column(name)], schema.dim)
         for dims in schema.prefix_dims:
-            prefix = unit(vectors[:, :dims])
+            prefix = truncate(vectors, dims)
             # A prefix of zeros has no direction, and is no candidate.
             there = valid & (np.linalg.norm(prefix, axis=1) > 0.5)
             table = table.append_column(
@@ -104,14 +104,9 @@ def with_copies(table: Any, schema: Schema) -> Any:
             )
         if schema.binary:
             table = table.append_column(
-                binary_column(name), fixed_size_list(signs(vectors), valid)
+                binary_column(name), fixed_size_list(pack_signs(vectors), valid)
             )
     return table.cast(arrow_schema(schema, copies=True))
-
-
-def signs(vectors: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """(n, D) -> (n, ceil(D / 8)): one bit a dimension, 1 where it is positive."""
-    return np.packbits(vectors > 0, axis=1)
 
 
 def vectors_of(column: Any, dim: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unimodal.vectors import unit
+from unimodal.vectors import Vectors, pack_signs, truncate
 
 from ...tables.types import FieldType
 from ..filters.check import And, In, IsNull, Not, Or, Predicate, StartsWith, Value
-from .base import Hit, IndexSpec, Vectors, VectorStore
-from .columns import arrow_schema, signs, vectors_of
+from .base import Hit, IndexSpec, VectorStore
+from .columns import arrow_schema, vectors_of
 from .schema import Schema, schema_from_json, schema_to_json
 
 CAPABILITIES = frozenset(
@@ -151,7 +151,7 @@ class LanceStore(VectorStore):
         exact: bool,
     ) -> list[list[Hit]]:
         binary = column.startswith("binary_")
-        wanted = signs(queries) if binary else _cut(queries, column)
+        wanted = pack_signs(queries) if binary else _cut(queries, column)
         query = (
             self.table.query()
             .nearest_to(list(wanted) if len(wanted) > 1 else wanted[0])
@@ -363,7 +363,7 @@ def _read_schema(table: Any, place: str) -> Schema:
 def _cut(queries: Vectors, column: str) -> Vectors:
     """The queries (Q, D) as long as the vectors of a column."""
     return (
-        unit(queries[:, : int(column.split("_")[1])])
+        truncate(queries, int(column.split("_")[1]))
         if column.startswith("prefix_")
         else queries
     )

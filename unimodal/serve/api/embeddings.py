@@ -15,13 +15,12 @@ import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 import orjson
 from fastapi import APIRouter, Request, Response
-from numpy.typing import NDArray
 
+from ...vectors import Vectors
 from ..config import ServeConfig
 from ..engine.engine import Embedded, Engine, Failed
 from .bodies import (
@@ -43,8 +42,6 @@ from .body_route import BodyRoute
 from .encodings import NUMBERS, shortened, wire
 from .errors import ApiError, error_object
 from .inputs import checked_dimensions, embed, stacked, tokens
-
-Vectors: TypeAlias = NDArray[np.float32]
 
 ANSWER = {
     200: {

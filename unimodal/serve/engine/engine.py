@@ -27,7 +27,7 @@ from ...embedder import Embedder, Item, load
 from ...inputs import Part, parts_of
 from ...model_config import PreprocessConfig
 from ...preprocess.images import image_to_pixels
-from ...vectors import unit
+from ...vectors import normalize
 from ..config import ServeConfig
 from .batching import Batcher, Job, Outcome, Request
 from .batching import Embedded as Embedded
@@ -396,7 +396,7 @@ def _receive(outcomes: list[tuple[Job, Outcome]]) -> None:
             outcome, Embedded
         ):  # the text and the image of one item
             outcome = Embedded(
-                unit((other.vector + outcome.vector)[None])[0],
+                normalize((other.vector + outcome.vector)[None])[0],
                 other.tokens + outcome.tokens,
             )
         request.outcomes[job.row] = other if isinstance(other, Failed) else outcome

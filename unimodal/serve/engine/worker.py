@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...embedder import Embedder, Prepared, Vectors
+from ...embedder import Embedder, Prepared
 from ...model import length_sorted_chunks
-from ...vectors import unit
+from ...vectors import Vectors, normalize
 from .batching import Batcher, Embedded, Failed, Job, Outcome, Vector
 from .stats import Stats
 
@@ -134,7 +134,7 @@ class Worker:
     def _encode(self, prepared: Sequence[Prepared]) -> Vectors:
         self.busy_since = time.monotonic()
         try:
-            vectors = unit(self._embedder.encode_prepared(prepared, self._copy))
+            vectors = normalize(self._embedder.encode_prepared(prepared, self._copy))
         finally:
             self.busy_since = None
         if not np.isfinite(

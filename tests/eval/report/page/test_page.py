@@ -20,8 +20,9 @@ from eval.data.datasets import Deferred, Fused, PairData, RetrievalData
 from eval.report.page import ModelReport, write_report
 from eval.report.page.inputs import Thumbnails, input_html, shortened
 from eval.report.page.space import duplicate_sections, map_figures
-from eval.scoring.results import Row, TaskResult, Vectors
+from eval.scoring.results import Row, TaskResult
 from eval.scoring.statistics import Comparison
+from unimodal.vectors import Vectors
 
 EVIL = "<script>alert(1)</script> <img src=x onerror=alert(2)> \" ' & </td>"
 VOID = {"meta", "img", "input"}

@@ -8,11 +8,11 @@ from PIL import Image
 
 from unimodal.embedder import Embedder
 from unimodal.search.query.combine import Vector, moved_away, weighted
-from unimodal.vectors import unit
+from unimodal.vectors import normalize
 
 
 def vectors(count: int) -> list[Vector]:
-    return list(unit(np.random.default_rng(0).standard_normal((count, 8))))
+    return list(normalize(np.random.default_rng(0).standard_normal((count, 8))))
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])

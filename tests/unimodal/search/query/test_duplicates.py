@@ -14,10 +14,10 @@ import pytest
 from tests.unimodal.search.stores.exact_store import ExactStore
 from unimodal.search.filters.check import Compare
 from unimodal.search.query import duplicates
-from unimodal.search.query.duplicates import Vectors, groups_of_near, near_duplicates
+from unimodal.search.query.duplicates import groups_of_near, near_duplicates
 from unimodal.search.stores.columns import fixed_size_list
 from unimodal.search.stores.schema import Schema
-from unimodal.vectors import unit
+from unimodal.vectors import Vectors, normalize
 
 
 def naive_groups(vectors: Vectors, threshold: float) -> list[list[int]]:
@@ -47,7 +47,7 @@ def test_groups_are_those_of_all_pairs(
     block: int, threshold: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(duplicates, "BLOCK_SCORES", block)
-    vectors = unit(np.random.default_rng(4).standard_normal((150, 4)))
+    vectors = normalize(np.random.default_rng(4).standard_normal((150, 4)))
     expected = naive_groups(vectors, threshold)
     assert groups_of_near(vectors, threshold) == expected
     assert expected
@@ -55,17 +55,17 @@ def test_groups_are_those_of_all_pairs(
 
 def test_a_chain_of_near_duplicates_is_one_group() -> None:
     angles = np.deg2rad([0, 90, 10, 20, 30, 180])
-    vectors = unit(np.stack([np.cos(angles), np.sin(angles)], axis=1))
+    vectors = normalize(np.stack([np.cos(angles), np.sin(angles)], axis=1))
     assert groups_of_near(vectors, 0.98) == [[0, 2, 3, 4]]
 
 
 def test_at_a_threshold_of_one_every_pair_of_equal_vectors_is_found() -> None:
-    vectors = unit(np.random.default_rng(0).standard_normal((200, 96)))
+    vectors = normalize(np.random.default_rng(0).standard_normal((200, 96)))
     assert len(groups_of_near(np.concatenate([vectors, vectors]), 1.0)) == 200
 
 
 def test_all_vectors_of_a_collapsed_model_are_one_group() -> None:
-    assert groups_of_near(unit(np.ones((3000, 4))), 0.95) == [list(range(3000))]
+    assert groups_of_near(normalize(np.ones((3000, 4))), 0.95) == [list(range(3000))]
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def store() -> ExactStore:
         Schema(dim=6, fingerprint="f", vectors=("image",), fields={"price": "float"})
     )
     there: npt.NDArray[Any] = np.arange(8) != 6
-    vectors = fixed_size_list(unit(np.eye(6)[[0, 1, 0, 2, 1, 0, 3, 4]]), there)
+    vectors = fixed_size_list(normalize(np.eye(6)[[0, 1, 0, 2, 1, 0, 3, 4]]), there)
     ids = [f"item {number}" for number in range(8)]
     store.upsert(
         pa.table(

@@ -22,7 +22,7 @@ from unimodal.search.query.fusion import (
 from unimodal.search.stores.base import Hit
 from unimodal.search.stores.columns import fixed_size_list
 from unimodal.search.stores.schema import Schema
-from unimodal.vectors import unit
+from unimodal.vectors import normalize
 
 DIM = 16
 
@@ -48,7 +48,7 @@ def store_of(texts: NDArray[np.float32], images: NDArray[np.float32]) -> ExactSt
 
 
 def drawn(count: int, seed: int) -> NDArray[np.float32]:
-    return unit(np.random.default_rng(seed).standard_normal((count, DIM)))
+    return normalize(np.random.default_rng(seed).standard_normal((count, DIM)))
 
 
 def test_an_item_found_by_several_vectors_counts_once_by_its_best() -> None:

@@ -20,7 +20,7 @@ from unimodal.search.query.query import Query, find, inputs_of, search, search_m
 from unimodal.search.stores.base import Hit, UnsupportedError, VectorStore
 from unimodal.search.stores.columns import fixed_size_list
 from unimodal.search.stores.schema import Schema
-from unimodal.vectors import unit
+from unimodal.vectors import normalize
 
 DIM = 24
 NUM_ITEMS = 60
@@ -35,7 +35,9 @@ GONE = {
 
 def vectors_of(kind: str) -> NDArray[np.float32]:
     rng = np.random.default_rng(0)
-    return {name: unit(rng.standard_normal((NUM_ITEMS, DIM))) for name in KINDS}[kind]
+    return {name: normalize(rng.standard_normal((NUM_ITEMS, DIM))) for name in KINDS}[
+        kind
+    ]
 
 
 def store_with(
@@ -81,7 +83,7 @@ def store() -> ExactStore:
 
 @pytest.fixture
 def asked() -> NDArray[np.float32]:
-    return unit(np.random.default_rng(9).standard_normal((1, DIM)))
+    return normalize(np.random.default_rng(9).standard_normal((1, DIM)))
 
 
 def ids(found: list[Found]) -> list[str]:
@@ -170,12 +172,12 @@ def test_texts_do_not_crowd_images_out_where_a_model_keeps_them_in_another_cone(
     """
     rng = np.random.default_rng(3)
     across = np.arange(DIM) > 1  # what is meant has no part in either axis
-    things = unit(rng.standard_normal((6, DIM)) * across)
+    things = normalize(rng.standard_normal((6, DIM)) * across)
     meant = np.tile(things, (20, 1)) + 0.1 * rng.standard_normal((120, DIM)) * across
     is_text = np.arange(120) < 60
     cones = np.where(is_text[:, None], 4 * np.eye(DIM)[0], 4 * np.eye(DIM)[1])
-    vectors = unit(meant + cones)
-    questions = unit(things + 4 * np.eye(DIM)[0])
+    vectors = normalize(meant + cones)
+    questions = normalize(things + 4 * np.eye(DIM)[0])
     shares = {}
     for calibrated in (
         "true",
@@ -252,7 +254,7 @@ def test_many_queries_find_what_each_finds_alone(
 
 
 def test_negative_words_move_the_query_away_from_them(store: ExactStore) -> None:
-    wanted, not_wanted = unit(np.random.default_rng(5).standard_normal((2, DIM)))
+    wanted, not_wanted = normalize(np.random.default_rng(5).standard_normal((2, DIM)))
     query = Query(text="a hat", negatives=("red",), negative_weight=0.8, k=60)
     moved = wanted - 0.8 * not_wanted
     assert ids(found_by(store, query, np.stack([wanted, not_wanted]))) == nearest(
@@ -506,7 +508,7 @@ def test_hits_under_the_least_cosine_are_left_out(
 def test_a_first_pass_re_ranks_its_candidates_by_the_whole_vector(
     store: ExactStore, asked: NDArray[np.float32]
 ) -> None:
-    short = unit(vectors_of("fused")[:, :8]) @ unit(asked[:, :8])[0]
+    short = normalize(vectors_of("fused")[:, :8]) @ normalize(asked[:, :8])[0]
     candidates = {f"i{row:02}" for row in np.argsort(-short)[:20]}
     expected = [name for name in nearest("fused", asked[0], 60) if name in candidates][
         :5

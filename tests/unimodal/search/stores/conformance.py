@@ -24,13 +24,13 @@ from unimodal.search.stores.base import (
     CAPABILITIES,
     IndexSpec,
     UnsupportedError,
-    Vectors,
     VectorStore,
 )
 from unimodal.search.stores.columns import fixed_size_list
 from unimodal.search.stores.copy import copy_store
 from unimodal.search.stores.open import create_store, open_store, store_exists
 from unimodal.search.stores.schema import Schema
+from unimodal.vectors import Vectors
 
 # N rows, D dimensions, Q queries
 

@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from unimodal.bm25 import bm25_scores
 from unimodal.search.filters.check import Predicate, matches
-from unimodal.search.stores.base import Hit, IndexSpec, Vectors, VectorStore
+from unimodal.search.stores.base import Hit, IndexSpec, VectorStore
 from unimodal.search.stores.columns import arrow_schema, vectors_of
 from unimodal.search.stores.schema import Schema
+from unimodal.vectors import Vectors
 
 
 class ExactStore(VectorStore):

@@ -18,7 +18,6 @@ from unimodal.search.stores.base import UnsupportedError, VectorStore
 from unimodal.search.stores.columns import (
     arrow_schema,
     checked_rows,
-    signs,
     vectors_of,
     with_copies,
 )
@@ -248,7 +247,6 @@ def test_the_shorter_copies_are_the_vectors_first_dimensions_and_signs() -> None
     bits = np.unpackbits(np.array(table["binary_text"][0].as_py(), dtype=np.uint8))
     np.testing.assert_array_equal(bits, vectors[0] > 0)
     assert table["binary_text"].null_count == 1
-    assert signs(np.ones((1, 9), dtype=np.float32)).tolist() == [[255, 128]]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from unimodal.serve.api.bodies import (
     WeaviateBody,
 )
 from unimodal.serve.api.encodings import quantized
-from unimodal.vectors import unit
+from unimodal.vectors import normalize
 
 Png = Callable[[int], bytes]
 DataUri = Callable[[int], str]
@@ -712,7 +712,7 @@ def test_vllms_messages_are_one_input(
         {"role": "user", "content": [image, {"type": "text", "text": "red hat"}]}
     ]
     data = client.post("/v1/embeddings", json={"messages": messages}).json()["data"]
-    expected = unit(served.encode("red hat") + served.encode(png(3)))
+    expected = normalize(served.encode("red hat") + served.encode(png(3)))
     np.testing.assert_allclose([one["embedding"] for one in data], expected, atol=1e-5)
     data = client.post(
         "/v1/embeddings", json={"messages": [{"role": "user", "content": "red hat"}]}
@@ -902,7 +902,7 @@ def test_coheres_fused_input_is_the_sum_of_text_and_image(
     body = {"inputs": [{"content": content}], "input_type": "clustering"}
     found = client.post("/v2/embed", json=body).json()["embeddings"]["float"]
     np.testing.assert_allclose(
-        found, unit(served.encode("red hat") + served.encode(png(3))), atol=1e-5
+        found, normalize(served.encode("red hat") + served.encode(png(3))), atol=1e-5
     )
 
 

@@ -8,13 +8,15 @@ from numpy.typing import NDArray
 from sentence_transformers.util.quantization import quantize_embeddings
 
 from unimodal.embedder import Embedder
-from unimodal.serve.api.encodings import Number, quantized, reach, shortened, wire
-from unimodal.vectors import unit
+from unimodal.serve.api.encodings import Number, quantized, shortened, wire
+from unimodal.vectors import int8_reach, normalize
 
 
 @pytest.fixture(scope="module")
 def vectors() -> NDArray[np.float32]:
-    return unit(np.random.default_rng(0).standard_normal((50, 768)).astype(np.float32))
+    return normalize(
+        np.random.default_rng(0).standard_normal((50, 768)).astype(np.float32)
+    )
 
 
 def test_base64_is_exactly_the_bytes_of_the_floats(
@@ -55,7 +57,7 @@ def test_bits_are_those_of_sentence_transformers(
 def test_bytes_are_those_of_sentence_transformers_but_for_rounding(
     vectors: NDArray[np.float32], number: Number
 ) -> None:
-    ends = np.full(768, reach(768), np.float32)
+    ends = np.full(768, int8_reach(768), np.float32)
     theirs = quantize_embeddings(
         vectors, precision=number, ranges=np.stack([-ends, ends])
     )
@@ -69,8 +71,8 @@ def test_bytes_are_those_of_sentence_transformers_but_for_rounding(
 def test_bytes_keep_cosines_to_four_thousandths(vectors: NDArray[np.float32]) -> None:
     exact = vectors @ vectors.T
     signed = quantized(vectors, "int8").astype(np.float32)
-    assert np.abs(unit(signed) @ unit(signed).T - exact).max() < 4e-3
-    assert np.abs(signed @ signed.T * (reach(768) / 127) ** 2 - exact).max() < 2e-2
+    assert np.abs(normalize(signed) @ normalize(signed).T - exact).max() < 4e-3
+    assert np.abs(signed @ signed.T * (int8_reach(768) / 127) ** 2 - exact).max() < 2e-2
 
 
 def test_a_dimension_beyond_the_reach_is_cut_and_not_wrapped() -> None:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from tests.unimodal.serve.engine.test_images import png_header
-from unimodal.embedder import Embedder, Item, Prepared, Vectors
+from unimodal.embedder import Embedder, Item, Prepared
 from unimodal.model import DualEncoder
 from unimodal.preprocess.tokenizers import Tokenizer
 from unimodal.serve.config import ServeConfig
@@ -32,6 +32,7 @@ from unimodal.serve.engine.engine import (
     OverloadedError,
 )
 from unimodal.serve.engine.worker import MODEL_FAULT
+from unimodal.vectors import Vectors
 
 PATIENCE = 20.0  # seconds until something that should happen at once counts as lost
 

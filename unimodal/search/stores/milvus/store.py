@@ -27,18 +27,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unimodal.vectors import unit
+from unimodal.vectors import Vectors, pack_signs, truncate
 
 from ...filters.check import Predicate
 from ..base import (
     Hit,
     IndexSpec,
-    Vectors,
     VectorStore,
     check_capabilities,
     wanted_capabilities,
 )
-from ..columns import signs
 from ..schema import Schema, binary_column
 from .connection import Place, connect, disconnect, parse_place
 from .filter import expression, literal
@@ -216,9 +214,9 @@ class MilvusStore(VectorStore):
         condition = self._expression(where, f"{has_column(vector)} == true")
         wanted: Any
         if column == binary_column(vector):
-            wanted = [row.tobytes() for row in signs(queries)]
+            wanted = [row.tobytes() for row in pack_signs(queries)]
         else:
-            wanted = unit(queries[:, : float_columns(self.schema)[column]])
+            wanted = truncate(queries, float_columns(self.schema)[column])
             if k > MAX_HITS or (exact and self._index_type(column) != "FLAT"):
                 return self._compared_with_all(
                     wanted, k, vector, column, condition, columns
