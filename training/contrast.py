@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import distributed
+from unimodal import distributed
+
 from .config import TaskConfig
 from .data.collate import Batch
 
@@ -47,7 +48,7 @@ def contrast_of(batch: Batch, task: TaskConfig) -> Contrast:
     if task.loss == "cosent":
         assert batch.scores is not None
         scores = batch.scores[:, 0]
-        highest, lowest = distributed.largest(
+        highest, lowest = distributed.all_reduce_max(
             [float(scores.max()), -float(scores.min())]
         )
         said = (
@@ -62,21 +63,21 @@ def contrast_of(batch: Batch, task: TaskConfig) -> Contrast:
             "the teacher's similarities are the same for the document and all hard negatives of "
             f"each query (of sample {batch.keys[0]}: {float(batch.scores[0, 0]):g})"
         )
-        return Contrast(None, said if distributed.smallest([is_flat])[0] else "")
+        return Contrast(None, said if distributed.all_reduce_min([is_flat])[0] else "")
     is_own = bool((batch.hard_negative_ids == batch.ids[:, 1:2]).all())
     said = f"each query's hard negatives are its own document (as of sample {batch.keys[0]})"
-    return Contrast(None, said if distributed.smallest([is_own])[0] else "")
+    return Contrast(None, said if distributed.all_reduce_min([is_own])[0] else "")
 
 
 def _in_batch(batch: Batch, task: TaskConfig) -> Contrast:
     if not task.mask_duplicates:
         return Contrast(None, "")
-    ids = distributed.gather_values(batch.ids)  # (G, A), on the host
+    ids = distributed.all_gather(batch.ids)  # (G, A), on the host
     num_pairs = len(ids) * (len(ids) - 1)
     num_masked = count_sharing(ids)
     is_idle = num_masked == num_pairs
     if is_idle and task.loss == "info_nce" and batch.hard_negative_ids.numel():
-        hard = distributed.gather_values(batch.hard_negative_ids).flatten()
+        hard = distributed.all_gather(batch.hard_negative_ids).flatten()
         is_idle = count_members(ids, hard) == len(ids) * len(hard)
     said = (
         "each of its samples shares a text, an image or a label with each other one, so "

@@ -23,10 +23,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from unimodal import distributed
 from unimodal.model import DualEncoder, length_sorted_chunks
 from unimodal.preprocess.tokenizers import pad_ids
 
-from . import distributed
 from .config import StepConfig
 from .data.collate import Batch
 from .sharding import local_part
@@ -73,7 +73,7 @@ def cut(
         text.max_length if text.pad_to_max_length else len(ids) for ids in token_ids
     ]
     rows["text"] = length_sorted_chunks(lengths, config.token_budget)
-    counts = distributed.largest([len(found) for found in rows.values()])
+    counts = distributed.all_reduce_max([len(found) for found in rows.values()])
     for (tower, found), count in zip(rows.items(), counts, strict=True):
         chunks[tower] = []
         for part in _split_until(found, int(count)):
@@ -203,7 +203,7 @@ def _how_many_fit(costs: Sequence[float], limit: float) -> int:
     while count < len(costs) and costs[count] <= room:
         room -= costs[count]
         count += 1
-    return int(distributed.smallest([count])[0])
+    return int(distributed.all_reduce_min([count])[0])
 
 
 def _split_until(chunks: list[list[int]], count: int) -> list[list[int]]:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 
+from unimodal import distributed
 from unimodal.embedder import Embedder
 from unimodal.encoder import Encoder
 from unimodal.formats.card import count_parameters, model_card
@@ -20,19 +21,19 @@ from unimodal.model import DualEncoder
 from unimodal.preprocess.tokenizers import Tokenizer
 from unimodal.progress import progress_bar
 
-from . import distributed
 from .config import Stage, TrainConfig
 from .data.collate import Batch
 from .data.feed import Feed
 from .data.loader import LoaderContext, steps_from
 from .data.order import generator
+from .main_rank import on_main, stop_requested
 from .run.ledger import describe_seen, write_ledger
 from .run.log import nonfinite_rows, skipped_rows
 from .run.moments import moments_of
 from .run.resume import RunState, start_from
 from .run.saving import Snapshot
 from .schedule import learning_rate, place_of
-from .setup import Run, Seen, begin
+from .setup import Run, Seen, begin, join_ranks
 from .sharding import copy_weights, empty, gather_weights
 from .step import StepStats, train_step
 from .stopping import Stopped, StopSignals, stop_signals
@@ -93,8 +94,8 @@ def train(
             "the recipe has eval and train() was handed no evaluate; pass a function or "
             "set eval=null."
         )
-    joined = distributed.is_joined()
-    device = distributed.start(config.device, config.timeout, config.start_timeout)
+    joined = distributed.is_initialized()
+    device = join_ranks(config.device, config.timeout, config.start_timeout)
     try:
         if load is not None:
             load_on_main(
@@ -106,7 +107,7 @@ def train(
             return _train(run, evaluate, show_progress, signals)
     finally:
         if not joined:
-            distributed.stop()
+            distributed.destroy_process_group()
 
 
 def _train(
@@ -305,7 +306,7 @@ def _validate(run: Run, evaluate: Evaluate | None, signals: StopSignals) -> int:
         return 0
 
     def should_stop() -> bool:
-        return signals.should_stop() or distributed.asked_elsewhere()
+        return signals.should_stop() or stop_requested()
 
     def score(encoder: Encoder) -> None:
         if run.log is None or run.log.has_validated(run.step):
@@ -379,7 +380,7 @@ def _stop(run: Run, number: int, signals: StopSignals) -> Stopped:
     run.saver.abandon(run.step)
     run.saver.wait()
     is_saved = run.step == run.saver.newest_step
-    if distributed.add_up([run.log is not None and not is_saved])[0]:
+    if distributed.all_reduce_sum([run.log is not None and not is_saved])[0]:
         _save(run)
     _end_writing(run, signals)
     is_saved = run.step == run.saver.newest_step or run.log is None
@@ -428,7 +429,7 @@ def _finish(run: Run, signals: StopSignals) -> Path:
                 + "make room and go on with --resume."
             ) from error
 
-    distributed.on_main(write, run.config.timeout)
+    on_main(write, run.config.timeout)
     distributed.barrier()
     return run.folder / "model"
 

@@ -5,15 +5,37 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW, Optimizer
 
+from unimodal import distributed
 from unimodal.model import DualEncoder
 
-from . import distributed
 from .config import OptimConfig, TowersConfig
 from .sharding import local_part
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Average the gradients that exist over the ranks, in one reduction per data type.
+
+    An idle tower's parameters have no gradient on any rank, since all ranks are at the same task:
+    nothing is sent for them, and no wrapper needs to know which are unused. Sharded parameters
+    were reduced in their backward pass.
+    """
+    if distributed.world_size() == 1:
+        return
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for parameter in module.parameters():
+        if parameter.grad is not None and not isinstance(parameter.grad, DTensor):
+            by_dtype.setdefault(parameter.grad.dtype, []).append(parameter.grad)
+    for grads in by_dtype.values():
+        flat = distributed.all_reduce(torch.cat([grad.flatten() for grad in grads]))
+        flat /= distributed.world_size()
+        sizes = [grad.numel() for grad in grads]
+        for grad, part in zip(grads, flat.split(sizes), strict=True):
+            grad.copy_(part.view_as(grad))
 
 
 def gradient_norm(model: nn.Module) -> float:
@@ -27,7 +49,9 @@ def gradient_norm(model: nn.Module) -> float:
             whole.append(parameter.grad)
     norm = float(nn.utils.get_total_norm(whole))
     if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
-        (squares,) = distributed.add_up([float(nn.utils.get_total_norm(shards)) ** 2])
+        (squares,) = distributed.all_reduce_sum(
+            [float(nn.utils.get_total_norm(shards)) ** 2]
+        )
         norm = math.sqrt(norm**2 + squares)
     return norm
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from unimodal import distributed
 from unimodal.embedder import load
 from unimodal.formats.card import count_parameters
 from unimodal.model import DualEncoder, build_model
 from unimodal.model_config import ModelConfig
 from unimodal.preprocess.tokenizers import Tokenizer, load_tokenizer
 
-from . import distributed
 from .config import TrainConfig, check_prefixes
 from .start import check_towers
 

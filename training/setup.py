@@ -4,6 +4,7 @@ its folder.
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 import time
@@ -15,15 +16,16 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from unimodal import distributed
 from unimodal.files import PART
 from unimodal.formats.native import load_tensors
 from unimodal.model import DualEncoder
 from unimodal.preprocess.tokenizers import Tokenizer
 from unimodal.shards.find import below, find_shards
 
-from . import distributed
 from .config import Stage, TrainConfig
 from .data.loader import StepDataset
+from .main_rank import on_main
 from .optim import make_optimizer
 from .prepare import make_model, prepare_model
 from .run.ledger import check_shards, cut_shards, write_shards
@@ -93,6 +95,26 @@ class Run:
     sources: dict[tuple[str, str], Seen] = field(
         default_factory=dict
     )  # by task and source
+
+
+def join_ranks(
+    device: str | None, timeout: float, start_timeout: float
+) -> torch.device:
+    """Join the process group that torchrun announced, if any; returns the device of this rank.
+
+    timeout, start_timeout: as for `init_process_group`.
+    """
+    name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if "RANK" in os.environ and not distributed.is_initialized():
+        # Host tensors go through gloo whatever the device: agreeing on a number must not wait for
+        # the GPU.
+        backend = "cpu:gloo,cuda:nccl" if name.startswith("cuda") else "cpu:gloo"
+        distributed.init_process_group(backend, timeout, start_timeout)
+    if name == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        torch.cuda.set_device(local)
+        return torch.device("cuda", local)
+    return torch.device(name)
 
 
 def begin(
@@ -200,7 +222,7 @@ def check_shared(folder: Path) -> None:
     failure = None
     number = secrets.randbelow(1 << 50) if is_main else 0
     mark = (
-        folder / f"rank-0-{int(distributed.add_up([number])[0])}{PART}"
+        folder / f"rank-0-{int(distributed.all_reduce_sum([number])[0])}{PART}"
     )  # a name that no file system has looked up
     try:
         if is_main:
@@ -208,7 +230,7 @@ def check_shared(folder: Path) -> None:
             mark.touch()
     except OSError as error:
         failure = error
-    if distributed.add_up([failure is not None])[0]:
+    if distributed.all_reduce_sum([failure is not None])[0]:
         raise failure or ValueError(
             f"rank 0 cannot write into run {folder}; set run= to a folder where it can."
         )
@@ -216,7 +238,7 @@ def check_shared(folder: Path) -> None:
         _LOOKS
     ):  # a network's file system may believe for a while that it is not there
         is_missing = not mark.exists()
-        missing = distributed.add_up(
+        missing = distributed.all_reduce_sum(
             [is_missing and rank == distributed.rank() for rank in range(ranks)]
         )
         if not any(missing):
@@ -290,8 +312,8 @@ def _agree_on_newest(
         except (ValueError, OSError) as error:
             failures.append(error)
 
-    distributed.on_main(choose, config.timeout)
-    (number,) = distributed.add_up(
+    on_main(choose, config.timeout)
+    (number,) = distributed.all_reduce_sum(
         [-1 if failures else step_of(chosen[0]) + 1 if chosen else 0]
     )
     if failures:

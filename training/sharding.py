@@ -15,9 +15,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from unimodal import distributed
 from unimodal.model import DualEncoder
 
-from . import distributed
 from .prepare import blocks_of
 
 

@@ -12,14 +12,15 @@ from typing import NamedTuple
 
 from torch.optim import Optimizer
 
+from unimodal import distributed
 from unimodal.model import DualEncoder
 
-from . import distributed, grad_cache
+from . import grad_cache
 from .config import Stage, StepConfig
 from .contrast import contrast_of
 from .data.collate import Batch
 from .losses.tasks import clamp_logit_scale, task_loss
-from .optim import gradient_norm, update
+from .optim import average_gradients, gradient_norm, update
 
 
 class StepStats(NamedTuple):
@@ -79,12 +80,12 @@ def train_step(
         (loss * weight).backward()
         for found in encoded.values():
             grad_cache.backward(found)
-    distributed.average_gradients(model)
+    average_gradients(model)
     grad_norm = gradient_norm(model)
     is_finite = (
-        distributed.smallest([all(map(math.isfinite, (*losses.values(), grad_norm)))])[
-            0
-        ]
+        distributed.all_reduce_min(
+            [all(map(math.isfinite, (*losses.values(), grad_norm)))]
+        )[0]
         > 0
     )
     if is_finite:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from . import distributed
+from unimodal import distributed
 
 # seconds: launchers pass on the SIGTERM that a scheduler has sent to every process itself
 _ECHO = 1.0
@@ -44,7 +44,7 @@ class StopSignals:
 
     def agree(self) -> int:
         """The signal that any rank was sent, on every rank; 0 if none was."""
-        terminated, interrupted = distributed.add_up(self.votes())
+        terminated, interrupted = distributed.all_reduce_sum(self.votes())
         return signal_of(terminated, interrupted)
 
     def votes(self) -> tuple[bool, bool]:

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from unimodal import distributed
 from unimodal.embedder import Embedder, Item
 from unimodal.vectors import Vectors
 
-from . import distributed
+from .main_rank import called, on_main, stop_requested
 
 # What the ranks encode between two signs of life: at two inputs a second, the pace of a large tower
 # on a CPU, in a quarter of the usual timeout.
@@ -49,9 +50,9 @@ def load_on_main(load: Callable[[], object], timeout: float) -> None:
         except Exception as error:  # raised below, once the others know
             raised.append(error)
 
-    distributed.on_main(attempt, timeout)
+    on_main(attempt, timeout)
     failure = _failure_of(raised[0]) if raised else None
-    said = distributed.hand_out(
+    said = distributed.scatter_objects(
         [failure] * distributed.world_size() if distributed.rank() == 0 else None
     )
     if raised:
@@ -70,23 +71,19 @@ def validate(
     copy of the model.
 
     timeout: seconds that a rank waits for a sign of life of rank 0.
-    is_asked: whether this rank was asked to stop: `distributed.asked_elsewhere` says so to the
+    is_asked: whether this rank was asked to stop: `stop_requested` says so to the
         work, which is left where it asks for more than is encoded at once.
     Raises ConnectionError if a rank dies or hangs.
     """
 
     def score() -> None:
         with contextlib.suppress(_StoppedError):
-            work(
-                SharedEncoder(
-                    embedder, lambda: is_asked() or distributed.asked_elsewhere()
-                )
-            )
+            work(SharedEncoder(embedder, lambda: is_asked() or stop_requested()))
 
     if distributed.world_size() == 1:
         work(embedder)
     else:
-        distributed.on_main(score, timeout, is_asked, lambda: _take_share(embedder))
+        on_main(score, timeout, is_asked, lambda: _take_share(embedder))
 
 
 class _StoppedError(Exception):
@@ -159,7 +156,7 @@ class SharedEncoder:
             shares = [
                 portion[rank::ranks] for rank in range(ranks)
             ]  # each has short and long ones
-            with distributed.called():
+            with called():
                 found = _take_share(
                     self._own,
                     [([item for _, item in share], prompt) for share in shares],
@@ -197,13 +194,13 @@ def _take_share(embedder: Embedder, jobs: Sequence[Any] | None = None) -> list[A
     """Encode this rank's share; on rank 0, which gives the jobs, what each rank found: vectors or a
     failure.
     """
-    inputs, prompt = distributed.hand_out(jobs)
+    inputs, prompt = distributed.scatter_objects(jobs)
     found: Vectors | _Failure
     try:
         found = embedder.encode(inputs, prompt=prompt, show_progress=False)
     except Exception as error:  # raised by rank 0; this rank goes on helping
         found = _failure_of(error)
-    return distributed.collect(found)
+    return distributed.gather_objects(found)
 
 
 def _failure_of(error: Exception) -> _Failure:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.conftest import Recipe
-from training import distributed, grad_cache
+from training import grad_cache
 from training.config import StepConfig, TrainConfig
 from training.data.collate import Batch, TokenLists
 from training.data.loader import StepDataset, steps_from
@@ -20,6 +20,7 @@ from training.grad_cache import measure_graph
 from training.optim import make_optimizer
 from training.prepare import make_model, prepare_model
 from training.step import encode_batch, train_step
+from unimodal import distributed
 from unimodal.model import DualEncoder
 from unimodal.model_config import ImageTowerConfig
 
@@ -160,7 +161,7 @@ def test_ranks_with_fewer_chunks_cut_theirs_further(
 ) -> None:
     model, batches = _start(recipe())
     monkeypatch.setattr(
-        distributed, "largest", lambda counts: [count + 3 for count in counts]
+        distributed, "all_reduce_max", lambda counts: [count + 3 for count in counts]
     )
     for found in grad_cache.cut(
         model, batches[0], StepConfig(micro_batch=10, token_budget=200), "float32"

@@ -20,17 +20,18 @@ import pytest
 import training.loop
 import training.setup
 from tests.conftest import Recipe
-from tests.training.test_distributed import _two
 from tests.training.test_loop import _assert_same_weights, _rows
-from training import distributed
+from tests.unimodal.test_distributed import _two
 from training.data.feed import Feed
 from training.data.loader import LoaderContext, StepDataset, steps_from
 from training.loop import Stopped, train
+from training.main_rank import on_main, stop_requested
 from training.prepare import make_model
 from training.run.checksums import problem_of
 from training.run.resume import checkpoints, write_config
 from training.step import train_step
 from training.stopping import StopSignals, stop_signals
+from unimodal import distributed
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 
@@ -192,7 +193,7 @@ def _stalls_on_rank_1(rank: int) -> Any:
     started = time.perf_counter()
     second = feed.next(signals)
     seconds = time.perf_counter() - started
-    (after,) = distributed.add_up([1.0])  # nobody is left in a reduction
+    (after,) = distributed.all_reduce_sum([1.0])  # nobody is left in a reduction
     return first.signal, second.signal, 0.9 < seconds < 3, after
 
 
@@ -211,13 +212,13 @@ def _asked_on_rank_1_while_rank_0_validates(rank: int) -> Any:
 
     def validate() -> None:
         started = time.perf_counter()
-        while not distributed.asked_elsewhere() and time.perf_counter() - started < 30:
+        while not stop_requested() and time.perf_counter() - started < 30:
             time.sleep(0.05)
         found.append(time.perf_counter() - started < 5)
 
     if rank == 1:
         signals.receive(int(signal.SIGTERM))
-    distributed.on_main(validate, 60.0, signals.should_stop)
+    on_main(validate, 60.0, signals.should_stop)
     return signals.agree(), found
 
 
@@ -351,6 +352,7 @@ import training.loop
 from training.config import TrainConfig
 from training.loop import Stopped, train
 from training.step import train_step
+from unimodal import distributed
 from unimodal.config import read_config
 
 def step(*arguments, **options):

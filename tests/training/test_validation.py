@@ -21,14 +21,16 @@ import pytest
 import torch
 
 from tests.conftest import Recipe
-from tests.training.test_distributed import TIMEOUT, _two
 from tests.training.test_loop import _rows
-from training import distributed, validation
+from tests.unimodal.test_distributed import TIMEOUT, _two
+from training import validation
 from training.config import TrainConfig
 from training.loop import train
+from training.main_rank import stop_requested
 from training.run.resume import write_config
 from training.stopping import StopSignals
 from training.validation import SharedEncoder, load_on_main, validate
+from unimodal import distributed
 from unimodal.embedder import Embedder, Item
 from unimodal.encoder import Encoder
 from unimodal.model import build_model
@@ -106,7 +108,7 @@ def _stop_while_encoding(rank: int, config: TrainConfig) -> Any:
     began = time.perf_counter()
 
     def work(shared: Embedder | SharedEncoder) -> None:
-        while not distributed.asked_elsewhere() and time.perf_counter() - began < 30:
+        while not stop_requested() and time.perf_counter() - began < 30:
             shared.encode(TEXTS)
         seconds.append(time.perf_counter() - began < 10)
 

@@ -11,7 +11,8 @@ from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
-from .. import distributed
+from unimodal import distributed
+
 from ..stopping import StopSignals, signal_of
 from .collate import Batch
 
@@ -66,7 +67,9 @@ class Feed:
             batches = batches if batches is not None else self._get()
             num_skipped = sum(len(batch.skipped) for batch in batches or ())
             votes = (*signals.votes(), batches is None, num_skipped)
-            terminated, interrupted, num_waiting, skipped = distributed.add_up(votes)
+            terminated, interrupted, num_waiting, skipped = distributed.all_reduce_sum(
+                votes
+            )
             if terminated or interrupted:
                 return Fed([], 0, signal_of(terminated, interrupted))
             if not num_waiting:

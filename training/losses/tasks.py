@@ -11,11 +11,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from unimodal.distributed import all_gather, all_gather_with_grad, world_size
 from unimodal.model import DualEncoder
 
 from ..config import TaskConfig
 from ..data.collate import Batch
-from ..distributed import gather, gather_values, world_size
 from .contrastive import (
     Negatives,
     cosent_loss,
@@ -66,20 +66,20 @@ def task_loss(
                     tile=tile,
                 )
             return info_nce(
-                gather(query),
-                gather(document),
+                all_gather_with_grad(query),
+                all_gather_with_grad(document),
                 scale,
-                None if hard is None else gather(hard),
-                ids=None if ids is None else gather_values(ids),
-                hard_negative_ids=None if hard_ids is None else gather_values(hard_ids),
+                None if hard is None else all_gather_with_grad(hard),
+                ids=None if ids is None else all_gather(ids),
+                hard_negative_ids=None if hard_ids is None else all_gather(hard_ids),
                 negatives=negatives,
                 dims=dims,
             )
-        query = gather(query)
-        document = gather(document)
-        hard = None if hard is None else gather(hard)
+        query = all_gather_with_grad(query)
+        document = all_gather_with_grad(document)
+        hard = None if hard is None else all_gather_with_grad(hard)
         if task.loss == "sigmoid":
-            ids = None if ids is None else gather_values(ids)
+            ids = None if ids is None else all_gather(ids)
             return sigmoid_loss(
                 query,
                 document,
@@ -92,7 +92,7 @@ def task_loss(
             assert hard is not None
             return own_negatives_loss(query, document, hard, scale, dims=dims)
         assert batch.scores is not None
-        scores = gather_values(batch.scores.to(query))
+        scores = all_gather(batch.scores.to(query))
         if task.loss == "cosent":
             return cosent_loss(query, document, scores[:, 0], scale, dims=dims)
         assert hard is not None

@@ -32,7 +32,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import distributed
+from unimodal import distributed
+
 from .contrastive import PLAIN, Negatives, inverse_norms, share_an_id
 
 QUERY = 0
@@ -177,9 +178,9 @@ class _Tiles:
         self.margin = negatives.margin
         self.batch = len(local[QUERY])
         self.offset = distributed.rank() * self.batch
-        self.sides = [distributed.gather_values(side) for side in local]
+        self.sides = [distributed.all_gather(side) for side in local]
         self.ids = (
-            None if ids is None else [distributed.gather_values(side) for side in ids]
+            None if ids is None else [distributed.all_gather(side) for side in ids]
         )
         self.ends = (*sorted(dims), local[QUERY].shape[1])
         self.norms = [
@@ -249,7 +250,7 @@ class _Tiles:
                                 of_columns,
                                 terms.sum(0).double().log_().add_(self.shift),
                             )
-        return distributed.log_sum_exp(totals)
+        return distributed.all_reduce_logsumexp(totals)
 
     def gradients(self, partitions: Tensor) -> tuple[list[Tensor], float]:
         """partitions: (M, 2, G) -> the gradient of each local side, and of the scale."""
@@ -304,7 +305,7 @@ class _Tiles:
             )
             for kind in range(len(self.local))
         ]
-        return gradients, distributed.add_up([by_scale])[0] * factor
+        return gradients, distributed.all_reduce_sum([by_scale])[0] * factor
 
     def _finish(
         self, kind: int, of_rows: Tensor, of_columns: Tensor, inner: Tensor
@@ -315,9 +316,9 @@ class _Tiles:
         own = slice(
             distributed.rank() * len(of_rows), (distributed.rank() + 1) * len(of_rows)
         )
-        gradient = of_rows.add_(distributed.sum_values(of_columns)[own])
+        gradient = of_rows.add_(distributed.all_reduce(of_columns)[own])
         if len(inner):
-            inner = distributed.sum_values(inner)[:, own]
+            inner = distributed.all_reduce(inner)[:, own]
         for sums, norms, end in zip(
             inner, self.norms[kind], self.ends[:-1], strict=True
         ):

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unimodal import distributed
 from unimodal.files import replace_text
 from unimodal.model import DualEncoder
 
-from .. import distributed
 from ..config import Stage, TrainConfig
 from ..data.collate import Batch
 from ..step import StepStats

@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 import torch.distributed as dist
 from torch import Tensor
 
+from unimodal import distributed
 from unimodal.files import Checksum, checksum_of, part_of, remove_folder, replace_folder
 from unimodal.formats.native import model_writers
 from unimodal.model_config import ModelConfig
 from unimodal.preprocess.tokenizers import Tokenizer
 
-from .. import distributed
 from .checksums import problem_of, write_checksums
 from .moments import FOLDER, Moments, write_moments
 from .resume import (
@@ -130,7 +130,7 @@ class Saver:
             if self._thread is not None:
                 self._thread.join(timeout=5.0)
             is_busy = self._thread is not None and self._thread.is_alive()
-            if not distributed.add_up([is_busy])[0]:
+            if not distributed.all_reduce_sum([is_busy])[0]:
                 return
 
     def abandon(self, step: int) -> None:
@@ -161,7 +161,9 @@ class Saver:
         while True:
             left = started + allowed - time.monotonic()
             is_busy = uploads is not None and not uploads.wait(min(1.0, max(0.0, left)))
-            num_busy, num_asked = distributed.add_up([is_busy and left > 0, is_asked()])
+            num_busy, num_asked = distributed.all_reduce_sum(
+                [is_busy and left > 0, is_asked()]
+            )
             if not num_busy:
                 break
             if num_asked and uploads is not None:
@@ -292,10 +294,9 @@ class Saver:
         """
         if self._group is None:
             return [found]
-        gathered: list[Any] = [None] * distributed.world_size()
-        with distributed.waiting_for_peers("writing a checkpoint"):
-            dist.all_gather_object(gathered, found, group=self._group)
-        return gathered
+        return distributed.all_gather_objects(
+            found, "writing a checkpoint", self._group
+        )
 
     def _check_abandoned(self) -> None:
         if self._abandon.is_set():

@@ -20,8 +20,8 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.conftest import Recipe
-from tests.training.test_distributed import _two
 from tests.training.test_loop import _assert_same_weights, _rows, _torchrun
+from tests.unimodal.test_distributed import _two
 from training.config import TrainConfig
 from training.loop import Stopped, train
 from training.run.checksums import MANIFEST

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 
 import training.run.saving
 from tests.conftest import Recipe
-from tests.training.test_distributed import _two
 from tests.training.test_loop import _assert_same_weights, _rows
+from tests.unimodal.test_distributed import _two
 from training.loop import Stopped, train
 from training.prepare import make_model
 from training.run.checksums import problem_of

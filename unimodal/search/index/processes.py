@@ -9,9 +9,8 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 from unimodal.files import locked, write_text
 
@@ -19,9 +18,8 @@ from .folder import now
 
 Unit = TypeVar("Unit")
 Seen = TypeVar("Seen")
-_PATIENCE = timedelta(
-    days=30
-)  # that the fast wait for the slow; a process that ends is noticed at once
+# Seconds that the fast wait for the slow: a process that ends is noticed at once.
+_TIMEOUT = 30 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -50,52 +48,39 @@ class Ranks:
         """What all processes have found, once all of them are here."""
         if self.world == 1:
             return dict(found)
-        import torch
+        from unimodal.distributed import all_gather_objects
 
-        everywhere: list[Any] = [None] * self.world
-        with _another_may_end():
-            torch.distributed.all_gather_object(everywhere, dict(found))
-        return {name: one for of_rank in everywhere for name, one in of_rank.items()}
+        gathered: dict[str, Seen] = {}
+        for of_rank in all_gather_objects(dict(found), "embedding its share"):
+            gathered |= of_rank
+        return gathered
 
     def from_first(self, look: Callable[[], Seen]) -> Seen:
         """What the first process sees, in all of them: some stores let no second process in."""
         if self.world == 1:
             return look()
-        import torch
+        from unimodal.distributed import broadcast_object
 
-        seen = [look() if self.rank == 0 else None]
-        with _another_may_end():
-            torch.distributed.broadcast_object_list(seen)
-        return cast(Seen, seen[0])
-
-
-@contextmanager
-def _another_may_end() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:120]
-        raise OSError(
-            f"another process of this run ended early ({reason}); see what it said, and run again."
-        ) from None
+        return cast(Seen, broadcast_object(look() if self.rank == 0 else None))
 
 
 @contextmanager
 def ranks_of_run() -> Iterator[Ranks]:
-    """This process among those that torchrun started (or whose RANK and WORLD_SIZE say so),
-    connected with them.
+    """This process among those that torchrun started, connected with them.
+
+    Other launchers set RANK and WORLD_SIZE to the same effect.
     """
     ranks = Ranks(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
     if ranks.world == 1:
         yield ranks
         return
-    import torch
+    from unimodal.distributed import destroy_process_group, init_process_group
 
-    torch.distributed.init_process_group("gloo", timeout=_PATIENCE)
+    init_process_group("gloo", _TIMEOUT, start_timeout=_TIMEOUT)
     try:
         yield ranks
     finally:
-        torch.distributed.destroy_process_group()
+        destroy_process_group()
 
 
 @contextmanager

@@ -20,7 +20,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from training import distributed
+from training.main_rank import on_main
+from unimodal import distributed
 
 TIMEOUT = 4.0  # seconds; the tests' own deadline has five times that and the start of the processes
 START = 240.0  # seconds in which a busy machine starts two processes that import torch
@@ -81,7 +82,7 @@ def _start(rank: int, port: int, seconds: float, together: Any, answers: Any) ->
     )
     began = time.monotonic()
     try:
-        distributed.start("cpu", 0.5, seconds)
+        distributed.init_process_group("cpu:gloo", 0.5, seconds)
         found = "joined"
     except ConnectionError as error:
         found = str(error)
@@ -117,11 +118,8 @@ def test_ranks_that_do_not_start_are_named_by_those_that_did_within_the_bound_of
     None
 ):
     for said, seconds in _started([0, 3], 3.0).values():
-        assert said == (
-            "only 2 of 4 ranks joined within start_timeout, 3 s: ranks 0, 3 did, and ranks 1, 2 "
-            "did not; see what those say, start them, or raise start_timeout if they are only "
-            "slow to start."
-        )
+        assert "only 2 of 4 ranks joined within start_timeout, 3 s" in said
+        assert "ranks 0, 3 did, and ranks 1, 2 did not" in said
         assert seconds > 2.5
 
 
@@ -137,7 +135,7 @@ def _log_sum_exp(rank: int) -> list[float]:
     values = torch.tensor([[1000.0, -torch.inf, 3.0], [1001.0, -500.0, -torch.inf]])[
         rank
     ]
-    return distributed.log_sum_exp(values).tolist()
+    return distributed.all_reduce_logsumexp(values).tolist()
 
 
 def test_log_sum_exp_over_ranks_neither_overflows_nor_minds_minus_infinity(
@@ -150,7 +148,7 @@ def test_log_sum_exp_over_ranks_neither_overflows_nor_minds_minus_infinity(
 
 def _gather_with_gradient(rank: int) -> tuple[list[float], list[float]]:
     local = torch.tensor([1.0 + rank, 5.0 + rank], requires_grad=True)
-    whole = distributed.gather(local)
+    whole = distributed.all_gather_with_grad(local)
     (whole * torch.arange(1.0, 5.0)).sum().backward()
     assert local.grad is not None
     return whole.tolist(), local.grad.tolist()
@@ -182,13 +180,13 @@ def test_ranks_that_disagree_name_the_key_and_both_values(tmp_path: Path) -> Non
 def _die(rank: int) -> list[float]:
     if rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    return distributed.add_up([1.0])
+    return distributed.all_reduce_sum([1.0])
 
 
 def _hang(rank: int) -> list[float]:
     if rank == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
-    return distributed.add_up([1.0])
+    return distributed.all_reduce_sum([1.0])
 
 
 @pytest.mark.parametrize("job", [_die, _hang])
@@ -201,7 +199,7 @@ def test_a_dead_or_stopped_rank_is_an_error_within_the_timeout(
 
 def _long_work(rank: int) -> float:
     started = time.monotonic()
-    distributed.on_main(lambda: time.sleep(2.5 * TIMEOUT), TIMEOUT)
+    on_main(lambda: time.sleep(2.5 * TIMEOUT), TIMEOUT)
     return time.monotonic() - started
 
 
@@ -214,7 +212,7 @@ def test_ranks_wait_for_the_first_one_longer_than_the_timeout_while_it_is_alive(
 
 
 def _die_at_work(rank: int) -> None:
-    distributed.on_main(lambda: os.kill(os.getpid(), signal.SIGKILL), TIMEOUT)
+    on_main(lambda: os.kill(os.getpid(), signal.SIGKILL), TIMEOUT)
 
 
 def test_a_first_rank_that_dies_at_work_is_an_error_on_those_that_wait(
