@@ -25,7 +25,7 @@ else:
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("unimodal", "training", "eval", "configs")
-RECIPES = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
+RECIPES = sorted(path.name for path in (ROOT / "configs").glob("*/*.yaml"))
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 LOCKED = re.compile(r"[a-z0-9-]+==[0-9][a-z0-9.]*( ; [^/]+)?")  # no address and no path
 

@@ -249,8 +249,13 @@ def _leaves(
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that ship with the package (`unimodal.configs`)."""
-    return sorted(path.stem for path in _recipe_folder().glob("*.yaml"))
+    """List the names of the recipes that ship with the package (`unimodal.configs`)."""
+    return sorted(_shipped_recipes())
+
+
+def _shipped_recipes() -> dict[str, Path]:
+    """Name -> file of train/, shards/ and suites/; a name is in one of them only."""
+    return {path.stem: path for path in _recipe_folder().glob("*/*.yaml")}
 
 
 def _recipe_folder() -> Path:
@@ -260,19 +265,25 @@ def _recipe_folder() -> Path:
         return Path(__file__).resolve().parent.parent / "configs"
 
 
+def _find_recipe(name: str, beside: Path, shipped: Mapping[str, Path]) -> Path | None:
+    """Find a file by its path or name in a folder, or a shipped recipe by its name."""
+    for candidate in (beside / name, beside / f"{name}.yaml"):
+        if candidate.is_file():
+            return candidate
+    if name.startswith("configs/"):  # where shipped recipes lay before they had folders
+        name = name.removeprefix("configs/").removesuffix(".yaml")
+    return shipped.get(name)
+
+
 def _read_yaml(
     name: str | Path, beside: Path, above: tuple[Path, ...] = ()
 ) -> dict[str, Any]:
-    candidates = [
-        beside / name,
-        beside / f"{name}.yaml",
-        _recipe_folder() / f"{name}.yaml",
-    ]
-    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    shipped = _shipped_recipes()
+    path = _find_recipe(str(name), beside, shipped)
     if path is None:
         raise ValueError(
             f"recipe {str(name)!r} is neither a file nor a shipped recipe; "
-            f"{nearest(str(name), recipe_names())}"
+            f"{nearest(str(name), sorted(shipped))}"
         )
     if path.resolve() in above:
         raise ValueError(

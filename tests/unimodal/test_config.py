@@ -388,12 +388,21 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
 
 
 def test_every_recipe_in_the_folder_ships() -> None:
-    assert recipe_names() == sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    assert recipe_names() == sorted(path.stem for path in RECIPES.glob("*/*.yaml"))
     assert recipe_names()
 
 
+def test_names_of_shipped_recipes_are_unique() -> None:
+    assert len(set(recipe_names())) == len(list(RECIPES.glob("*/*.yaml")))
+
+
+def test_the_former_path_of_a_shipped_recipe_leads_to_it() -> None:
+    by_path = read_config(TrainConfig, "configs/demo.yaml")
+    assert by_path == read_config(TrainConfig, "demo")
+
+
 @pytest.mark.parametrize(
-    "path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem
+    "path", sorted(RECIPES.glob("*/*.yaml")), ids=lambda path: path.stem
 )
 def test_every_recipe_parses(path: Path) -> None:
     keys = yaml.safe_load(path.read_text(encoding="utf-8"))
