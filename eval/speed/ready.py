@@ -78,7 +78,7 @@ def main(kind: str, port: str, *arguments: str) -> None:
         return
     from unimodal.serve.app import create_app
     from unimodal.serve.engine.engine import Engine
-    from unimodal.serve.server import bound_socket, run
+    from unimodal.serve.server import bind_socket, run
 
     tokenizer, launch, each, *options = arguments
     config = parse_config(
@@ -89,7 +89,7 @@ def main(kind: str, port: str, *arguments: str) -> None:
         create_app(engine, config),
         engine,
         config,
-        bound_socket(config.host, config.port),
+        bind_socket(config.host, config.port),
     )
 
 

@@ -1,6 +1,4 @@
-"""Log lines: JSON for machines, text for people. What clients send is in none of them, nor are
-their keys.
-"""
+"""Log lines: JSON for machines, text for people, without what clients send and without keys."""
 
 from __future__ import annotations
 
@@ -8,25 +6,25 @@ import logging
 import sys
 import time
 from contextvars import ContextVar
-from typing import Literal
+from typing import Any, Literal
 
 import orjson
 
-request_id: ContextVar[str] = ContextVar(
-    "request_id", default=""
-)  # of the request that a line is about
+# of the request that a line is about
+request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, id of the request, the line's facts,
-    and a trace.
+    """One JSON object per line.
+
+    It has time, level, logger, message, the id of the request, the line's facts, and a trace.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as one line."""
-        line = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-            + f".{int(record.msecs):03d}Z",
+        """Format the record as one line."""
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, Any] = {
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -46,26 +44,28 @@ class TextLines(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's own name
-        """The line without the trace."""
-        facts = getattr(record, "facts", {})
-        # Escaped: a path may hold line ends and a terminal's commands.
-        told = "".join(
-            f" {key}={str(value).encode('unicode_escape').decode()}"
-            for key, value in facts.items()
-        )
-        name = request_id.get()
-        return super().formatMessage(record) + told + (f" id={name}" if name else "")
+        """Format the line without the trace."""
+        line = super().formatMessage(record)
+        for key, value in getattr(record, "facts", {}).items():
+            # a path may hold line ends and a terminal's commands
+            escaped = str(value).encode("unicode_escape").decode()
+            line += f" {key}={escaped}"
+        if name := request_id.get():
+            line += f" id={name}"
+        return line
 
 
 def write_logs(kind: Literal["auto", "json", "text"]) -> None:
-    """Send this package's lines, and uvicorn's warnings, to stderr; "auto" is text on a terminal
-    and JSON elsewhere.
+    """Send the package's lines, and uvicorn's warnings, to stderr.
+
+    "auto" is text on a terminal and JSON elsewhere.
     """
     as_json = kind == "json" or (kind == "auto" and not sys.stderr.isatty())
     to_stderr = logging.StreamHandler(sys.stderr)
     to_stderr.setFormatter(JsonLines() if as_json else TextLines())
-    for name in ("unimodal", "uvicorn"):
+    levels = {"unimodal": logging.INFO, "uvicorn": logging.WARNING}
+    for name, level in levels.items():
         logger = logging.getLogger(name)
         logger.handlers = [to_stderr]
         logger.propagate = False
-        logger.setLevel(logging.INFO if name == "unimodal" else logging.WARNING)
+        logger.setLevel(level)

@@ -1,10 +1,9 @@
-"""The store that a server searches, as it is now: it may be written to, made again or moved while
-it is served.
+"""The store that a server searches; it may be written to, rebuilt or moved while it is served.
 
-It is looked at every few seconds, and whenever a search of it fails. While it cannot be read, or
-holds vectors of another model, searches are answered 503 and the server is not ready; both end as
-soon as the store is right again. What a library says of a store holds its path: it goes to the log,
-and never into an answer.
+The store is checked every few seconds, and whenever a search of it fails. While it cannot be read,
+or holds vectors of another model, searches are answered 503 and the server is not ready; both end
+as soon as the store is right again. Messages of the storage libraries contain the store's path: they
+go to the log, and never into an answer.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -24,10 +24,11 @@ from ..search.stores.open import open_store
 from ..search.stores.schema import ForeignModelError
 from .api.errors import ApiError, UnavailableError
 from .config import ServeConfig
-from .engine.engine import Engine, OverloadedError, load_embedder
-from .engine.pool import Waiting
+from .engine.engine import Engine, load_embedder
+from .engine.errors import OverloadedError
+from .engine.pool import BoundedPool
 
-WATCH_SECONDS = 2.0  # between two looks at the store
+WATCH_SECONDS = 2.0  # between two checks of the store
 UNREADABLE = "the store cannot be read now"
 OTHER_MODEL = "the store holds vectors of another model than the one that is served"
 LOADING = "the model that the store was indexed with is being loaded"
@@ -38,31 +39,35 @@ log = logging.getLogger(__name__)
 
 
 class ServedStore:
-    """A store and the model that it is asked with.
+    """A store and the model that it is searched with.
 
-    fingerprint: of the model that is served; of the vectors that may be compared with the store's.
+    fingerprint: of the served model; only its vectors may be compared with the store's.
     """
 
     def __init__(
-        self, store: VectorStore, engine: Engine, config: ServeConfig, threads: Waiting
+        self,
+        store: VectorStore,
+        engine: Engine,
+        config: ServeConfig,
+        threads: BoundedPool,
     ) -> None:
         """Raises ValueError if the store's vectors are another model's than the engine's."""
         self.fingerprint = engine.embedder.fingerprint()
         check_model(store.schema, self.fingerprint)
-        self._given = self._store = store  # who gave it closes it
+        self._store = store
+        self._owned_by_caller = store  # the caller closes it
         self._engine = engine
         self._config = config
         self._threads = threads
         self._url = config.store or store.place()
-        self._looking = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._checker = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._turn = asyncio.Lock()
-        self._tried: object = (
-            None  # the state of the model's files that did not fit the store
-        )
+        # the state of the model's files that did not fit the store
+        self._rejected_state: object = None
 
     @asynccontextmanager
     async def life(self) -> AsyncIterator[None]:
-        """Look at the store until the end."""
+        """Check the store until the end."""
         watch = asyncio.ensure_future(self._watch())
         try:
             yield
@@ -70,19 +75,19 @@ class ServedStore:
             watch.cancel()
             with suppress(asyncio.CancelledError):
                 await watch
-            self._looking.shutdown(wait=False, cancel_futures=True)
-            if self._store is not self._given:
+            self._checker.shutdown(wait=False, cancel_futures=True)
+            if self._store is not self._owned_by_caller:
                 self._store.close()
 
     @property
     def store(self) -> VectorStore:
-        """The store, as it was found last; raises UnavailableError while it cannot be searched."""
+        """The store, as last checked; raises UnavailableError while it cannot be searched."""
         if self._engine.lifecycle.store_fault:
             raise UnavailableError(self._engine.lifecycle.store_fault)
         return self._store
 
     async def run(self, call: Callable[[VectorStore], Result]) -> Result:
-        """Call with the store, in a thread; once more if it was made again in between.
+        """Call with the store, in a thread; a second time if the store failed and was reopened.
 
         Raises ApiError with 400 for what the store refuses, and UnavailableError if it cannot be
         read.
@@ -90,99 +95,97 @@ class ServedStore:
         for is_last in (False, True):
             store = self.store
             try:
-                return await self._threads.run(lambda: call(store))  # noqa: B023  # run before the next turn
+                return await self._threads.run(partial(call, store))
             except (ApiError, OverloadedError):
                 raise
             except Exception as error:
                 if _is_refusal(error):
                     raise ApiError(400, str(error)) from None
                 log.warning("the store was not searched", exc_info=error)
-                await self.look()
+                await self.check()
                 if is_last:
-                    raise UnavailableError(
-                        self._engine.lifecycle.store_fault or UNREADABLE
-                    ) from None
+                    reason = self._engine.lifecycle.store_fault or UNREADABLE
+                    raise UnavailableError(reason) from None
         raise AssertionError
 
-    async def look(self) -> None:
-        """Find out whether the store can be searched, and load its model where that is allowed."""
+    async def check(self) -> None:
+        """Find out whether the store can be searched; load its model if that is allowed."""
         async with self._turn:
             loop = asyncio.get_running_loop()
-            fault = await loop.run_in_executor(self._looking, self._fault)
-            if fault == OTHER_MODEL and self._config.reload and self._is_worth_a_try():
+            fault = await loop.run_in_executor(self._checker, self._find_fault)
+            if fault == OTHER_MODEL and self._config.reload and self._has_changed():
                 self._note(LOADING)
-                if await self._load_again():
+                if await self._reload_model():
                     fault = ""
             self._note(fault)
 
     def _note(self, fault: str) -> None:
+        """Set the fault of the store, and log when it changes."""
         before = self._engine.lifecycle.store_fault
         self._engine.lifecycle.store_fault = fault
-        if fault != before:
-            if fault:
-                log.error(
-                    "%s (%s); searches are answered 503 until it is right",
-                    fault,
-                    self._url,
-                )
-            else:
-                log.info("the store is searched again")
+        if fault == before:
+            return
+        if fault:
+            log.error(
+                "%s (%s); searches are answered 503 until it is right", fault, self._url
+            )
+        else:
+            log.info("the store is searched again")
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             try:
-                await self.look()
-            except Exception as error:  # whatever it is, the next look may go well
-                log.warning("the store was not looked at", exc_info=error)
+                await self.check()
+            except Exception as error:  # whatever it is, the next check may succeed
+                log.warning("the store was not checked", exc_info=error)
 
-    def _fault(self) -> str:
-        """Why the store cannot be searched, or nothing; reads it again, and opens it again where
-        that fails.
+    def _find_fault(self) -> str:
+        """Why the store cannot be searched, or nothing.
+
+        Reads the store again, and opens it again if that fails.
         """
         try:
             schema = self._store.refresh()
         except Exception as error:
             log.debug("the store is opened again", exc_info=error)
             try:
-                again = open_store(self._url)
-            except Exception as fault:
-                log.debug("the store was not opened", exc_info=fault)
+                reopened = open_store(self._url)
+            except Exception as open_error:
+                log.debug("the store was not opened", exc_info=open_error)
                 return UNREADABLE
-            before = self._store
-            self._store = again
-            schema = again.schema
+            broken = self._store
+            self._store = reopened
+            schema = reopened.schema
             with suppress(Exception):  # whatever is left of it
-                before.close()
+                broken.close()
         return "" if schema.fingerprint == self.fingerprint else OTHER_MODEL
 
-    def _is_worth_a_try(self) -> bool:
-        """Whether the model's files or the store's model have changed since they were last found
-        not to fit.
-        """
-        state = (self._store.schema.fingerprint, _state_of(Path(self._config.model)))
-        is_new = state != self._tried
-        self._tried = state
-        return is_new
+    def _has_changed(self) -> bool:
+        """Whether the model's files or the store's model have changed since the last mismatch."""
+        files = _state_of(Path(self._config.model))
+        state = (self._store.schema.fingerprint, files)
+        has_changed = state != self._rejected_state
+        self._rejected_state = state
+        return has_changed
 
-    async def _load_again(self) -> bool:
-        """Load the model again, and serve it if it is the store's."""
+    async def _reload_model(self) -> bool:
+        """Load the model again, and serve it if it is the store's -> whether it is served."""
         loop = asyncio.get_running_loop()
-        wanted = self._store.schema.fingerprint
+        expected = self._store.schema.fingerprint
         try:
             embedder = await loop.run_in_executor(
-                self._looking, load_embedder, self._config
+                self._checker, load_embedder, self._config
             )
             fingerprint = await loop.run_in_executor(
-                self._looking, embedder.fingerprint
+                self._checker, embedder.fingerprint
             )
         except Exception as error:
             log.error("the model was not loaded again", exc_info=error)
             return False
-        if fingerprint != wanted:
+        if fingerprint != expected:
             log.error(
-                "the model was loaded again, and is another than the one that the store "
-                "was indexed with"
+                "the model was loaded again, but the store was indexed with another one"
             )
             return False
         if not await self._engine.replace(embedder):
@@ -192,27 +195,28 @@ class ServedStore:
         return True
 
 
-def _state_of(place: Path) -> object:
+def _state_of(folder: Path) -> object:
     """What changes when the files of a model do."""
     state = []
-    with suppress(
-        OSError
-    ):  # not a folder, or one whose files are being replaced: the next look sees another state
-        for entry in place.iterdir():
+    # not a folder, or one whose files are being replaced: the next check sees another state
+    with suppress(OSError):
+        for entry in folder.iterdir():
             status = entry.stat()
             state.append((entry.name, status.st_mtime_ns, status.st_size))
     return sorted(state)
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether this package refused what was asked for, in a sentence of its own; libraries' may
-    hold a path.
+    """Whether this package refused the request, in its own words.
+
+    Messages of libraries may contain a path.
     """
     if not isinstance(error, ValueError) or isinstance(error, ForeignModelError):
         return False
-    place: TracebackType | None = error.__traceback__
-    while place is not None and place.tb_next is not None:
-        place = place.tb_next
-    return place is not None and str(
-        place.tb_frame.f_globals.get("__name__", "")
-    ).startswith("unimodal.")
+    origin: TracebackType | None = error.__traceback__
+    while origin is not None and origin.tb_next is not None:
+        origin = origin.tb_next
+    if origin is None:
+        return False
+    module = str(origin.tb_frame.f_globals.get("__name__", ""))
+    return module.startswith("unimodal.")

@@ -23,7 +23,7 @@ from unimodal.serve.app import create_app
 from unimodal.serve.config import ServeConfig
 from unimodal.serve.engine.engine import Engine
 from unimodal.serve.logs import write_logs
-from unimodal.serve.server import bound_socket, run
+from unimodal.serve.server import bind_socket, run
 from unimodal.vectors import Vectors
 
 # Imported once for all servers, with torch: what building a model would import in each of them.
@@ -91,7 +91,7 @@ def _serve(
         logging.WARNING
     )  # not a line for each of thousands of requests
     engine = Engine(embedder, config)
-    listener = bound_socket(config.host, config.port)
+    listener = bind_socket(config.host, config.port)
     app = create_app(engine, config)
     listener.listen(4096)
     port.send(listener.getsockname()[1])

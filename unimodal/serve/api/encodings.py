@@ -1,16 +1,15 @@
-"""Vectors -> what goes over the wire: shorter, in fewer bits, as numbers or as base64.
+"""Vectors as they are sent: shorter, in fewer bits, as numbers or as base64.
 
 n vectors, D dimensions.
 
-    float      float32, as the model gives it
-    int8       one byte a dimension, by one scale for all vectors (`unimodal.vectors.quantize_int8`)
+    float      float32, as the model returns it
+    int8       one byte per dimension, by one scale for all vectors (`vectors.quantize_int8`)
     uint8      the same plus 128
-    ubinary    one bit a dimension, 1 where x > 0, the first dimension in the highest bit of the first byte
+    ubinary    one bit per dimension, 1 where the value is positive (`vectors.pack_signs`)
     binary     the same bytes minus 128, as signed numbers
 
-Sentence-transformers'
-int8 with ranges of -r ... r is the same but for rounding; its binary and ubinary, and Cohere's, are
-these exactly.
+Sentence-transformers' int8 with ranges of -r ... r differs by rounding only; its binary and
+ubinary, and Cohere's, are equal to these.
 """
 
 from __future__ import annotations
@@ -21,26 +20,24 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ...vectors import pack_signs, quantize_int8, truncate
+from ...vectors import Vectors, pack_signs, quantize_int8, truncate
 
 Number = Literal["float", "int8", "uint8", "binary", "ubinary"]
 NUMBERS: tuple[Number, ...] = get_args(Number)
 
 
-def shortened(
-    vectors: NDArray[np.float32], dimensions: int | None, normalized: bool = True
-) -> NDArray[np.float32]:
-    """(n, D) unit vectors, their first `dimensions` only and normalised again -> (n, dimensions);
-    None leaves them.
-    """
+def shorten(
+    vectors: Vectors, dimensions: int | None, normalize: bool = True
+) -> Vectors:
+    """(n, D) unit vectors -> (n, dimensions), normalized again; None keeps all dimensions."""
     if dimensions is None or dimensions == vectors.shape[1]:
         return vectors
-    if normalized:
+    if normalize:
         return truncate(vectors, dimensions)
     return np.ascontiguousarray(vectors[:, :dimensions])
 
 
-def quantized(vectors: NDArray[np.float32], number: Number) -> NDArray[Any]:
+def quantize(vectors: Vectors, number: Number) -> NDArray[Any]:
     """(n, D) float32 -> (n, D) float32, int8 or uint8, or (n, ceil(D / 8)) packed bits."""
     if number == "float":
         return vectors
@@ -54,11 +51,9 @@ def quantized(vectors: NDArray[np.float32], number: Number) -> NDArray[Any]:
     return np.asarray(signed.astype(np.int16) + 128, dtype=np.uint8)
 
 
-def wire(vectors: NDArray[np.float32], number: Number, in_base64: bool) -> list[Any]:
-    """One value for each vector that orjson writes: a row of numbers, or the row's bytes (little
-    endian) in base64.
-    """
-    rows = np.ascontiguousarray(quantized(vectors, number))
+def encode_wire(vectors: Vectors, number: Number, in_base64: bool) -> list[Any]:
+    """One value per vector for orjson: a row of numbers, or its little-endian bytes in base64."""
+    rows = np.ascontiguousarray(quantize(vectors, number))
     if not in_base64:
         return list(rows)
     if number == "float":

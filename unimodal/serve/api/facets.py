@@ -1,9 +1,8 @@
-"""What a store's fields hold, as the page's filters need it: the values of a short list, the ends
-of a range.
+"""What a store's fields hold, as the page's filters need it: a short list of values, or a range.
 
-A field of texts is offered as a list to choose from if it has few values and they come again and
-again (a category, a colour; not a title, not a description); a number as its smallest and largest
-value. One scan finds all of it.
+A field of texts is a list to choose from if it has few values that repeat (a category, a colour;
+not a title or a description). A number is its smallest and largest value. One scan of the store
+finds all of it.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import BaseModel
 
 from ...search.stores.base import FieldType, VectorStore
 
-MOST_VALUES = 100  # more is no list to choose from
-LONGEST_VALUE = 60  # characters; more is a text to read
-# that they are kept where a store does not tell cheaply whether it was written to
+MAX_CHOICES = 100  # a longer list is not one to choose from
+MAX_CHARS = 60  # a longer value is a text to read
+# how long facets are used, if a store cannot tell cheaply whether it has changed
 FRESH_SECONDS = 10.0
-PATIENCE_SECONDS = 2.0  # to wait for new ones, while there are old ones
-# times what a scan took, before the next: a store that is always written to is not always scanned
+PATIENCE_SECONDS = 2.0  # to wait for a new scan, while there is an old one
+# times the duration of a scan, before the next: a store that always changes is not always scanned
 REST = 4.0
 
 log = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ class Choice(BaseModel):
 
 
 class Facet(BaseModel):
-    """One field: `choices` where it is a short list, `low` and `high` where it is a number."""
+    """One field: `choices` if it has a short list of values, `low` and `high` if it is a number."""
 
     name: str
     type: FieldType
@@ -51,155 +50,150 @@ class Facet(BaseModel):
     high: float | None = None
 
 
-Found = tuple[int, list[Facet]]
+# the number of items, and a facet per field
+StoreFacets: TypeAlias = tuple[int, list[Facet]]
+Counts: TypeAlias = Counter[str | bool]
 
 
 class Facets:
-    """A store's facets, found by a thread beside those that search: at the start, and whenever the
-    store has changed.
+    """A store's facets, scanned in a thread at the start and whenever the store has changed.
 
-    To be asked by one event loop. Old facets are good enough for who has waited for new ones for a
-    while.
+    Used by one event loop. Whoever has waited for new facets for a while gets the old ones.
     """
 
-    def __init__(self, store_of: Callable[[], VectorStore]) -> None:
-        """store_of: gives the store, as it is now."""
-        self._store_of = store_of
-        self._found: Found | None = None
-        self._scan: Future[Found] | None = None  # the one that is under way
-        self._version: Hashable | None = None  # of the store that was found
-        self._found_at = self._not_before = -math.inf
+    def __init__(self, current_store: Callable[[], VectorStore]) -> None:
+        """current_store: returns the store as it is now."""
+        self._current_store = current_store
+        self._facets: StoreFacets | None = None
+        self._scan: Future[StoreFacets] | None = None  # the one in progress
+        self._version: Hashable | None = None  # of the store that was scanned
+        self._scanned_at = -math.inf
+        self._next_scan_at = -math.inf
 
-    async def now(self) -> Found:
+    async def now(self) -> StoreFacets:
         """The number of items, and what their fields hold."""
-        if self._found is None:
+        if self._facets is None:
             return await asyncio.wrap_future(self.scan())
-        if (
-            self._scan is None
-            and time.monotonic() >= self._not_before
-            and await asyncio.to_thread(self._is_old)
-        ):
+        may_scan = self._scan is None and time.monotonic() >= self._next_scan_at
+        if may_scan and await asyncio.to_thread(self._is_old):
             self.scan()
-        scan = self._scan  # its thread may end it, and take it away, at any moment
+        scan = self._scan  # read once: its thread may reset it at any moment
         if scan is not None:
             with suppress(asyncio.TimeoutError):
-                return await asyncio.wait_for(
-                    asyncio.wrap_future(scan), PATIENCE_SECONDS
-                )
-        return self._found
+                waiting = asyncio.wrap_future(scan)
+                return await asyncio.wait_for(waiting, PATIENCE_SECONDS)
+        return self._facets
 
-    def scan(self) -> Future[Found]:
-        """The scan that is under way, or a new one."""
+    def scan(self) -> Future[StoreFacets]:
+        """The scan in progress, or a new one."""
         scan = self._scan
         if scan is None:
-            self._scan = scan = Future()
-            scan.set_running_or_notify_cancel()  # who goes away does not cancel it for the others
+            scan = Future()
+            self._scan = scan
+            # running, so that a client that disconnects does not cancel it for the others
+            scan.set_running_or_notify_cancel()
             threading.Thread(target=self._run, args=(scan,), name="facets").start()
         return scan
 
     def _is_old(self) -> bool:
-        version = self._store_of().version()
+        version = self._current_store().version()
         if version is None:
-            return time.monotonic() > self._found_at + FRESH_SECONDS
+            return time.monotonic() > self._scanned_at + FRESH_SECONDS
         return version != self._version
 
-    def _run(self, scan: Future[Found]) -> None:
+    def _run(self, scan: Future[StoreFacets]) -> None:
         started = time.monotonic()
         try:
-            store = self._store_of()
-            version = (
-                store.version()
-            )  # before: what changes in between is found by the next scan
-            found = store.count(), find_facets(store)
+            store = self._current_store()
+            # read before the scan, so that the next scan finds what changes meanwhile
+            version = store.version()
+            facets = store.count(), find_facets(store)
         except Exception as error:
             log.warning(
-                "the fields of the store were not read; /v1/store tries again when it is asked",
+                "the fields of the store were not read; the next request to /v1/store tries again",
                 exc_info=error,
             )
             self._scan = None
             scan.set_exception(error)
-        else:
-            self._found = found
-            self._version = version
-            self._found_at = time.monotonic()
-            self._not_before = self._found_at + REST * (self._found_at - started)
-            self._scan = None
-            scan.set_result(found)
+            return
+        self._facets = facets
+        self._version = version
+        self._scanned_at = time.monotonic()
+        self._next_scan_at = self._scanned_at + REST * (self._scanned_at - started)
+        self._scan = None
+        scan.set_result(facets)
 
 
 def find_facets(store: VectorStore) -> list[Facet]:
-    """The facets of all fields, by one scan of them; a field that groups items (`parent`) has no
-    choices.
-    """
+    """The facets of all fields, by one scan; a field that groups items (`parent`) has no choices."""
     types = store.schema.fields
     if not types:
         return []
-    import pyarrow.compute as pc
-
-    values: dict[str, Counter[str | bool]] = {
+    counts: dict[str, Counts] = {
         name: Counter()
         for name, kind in types.items()
         if kind in ("string", "strings", "bool")
     }
-    values.pop(store.schema.about.get("parent", ""), None)
-    ends: dict[str, tuple[float, float]] = {}
+    counts.pop(store.schema.about.get("parent", ""), None)
+    ranges: dict[str, tuple[float, float]] = {}
     for batch in store.scan(columns=list(types)):
-        for name in list(values):
-            column = batch.column(name)
-            _count_values(
-                values[name],
-                pc.list_flatten(column) if types[name] == "strings" else column,
-            )
-            if len(values[name]) > MOST_VALUES or any(
-                len(str(value)) > LONGEST_VALUE for value in values[name]
-            ):
-                del values[name]
-        for name, kind in types.items():
-            if kind in ("int", "float"):
-                _widen(ends, name, pc.min_max(batch.column(name)).as_py())
+        _count_batch(counts, batch, types)
+        _widen_ranges(ranges, batch, types)
     return [
-        _facet(name, kind, values.get(name), ends.get(name))
+        _facet(name, kind, counts.get(name), ranges.get(name))
         for name, kind in types.items()
     ]
 
 
-def _count_values(counter: Counter[str | bool], column: Any) -> None:
+def _count_batch(
+    counts: dict[str, Counts], batch: Any, types: Mapping[str, FieldType]
+) -> None:
+    """Add the values of a batch, and drop fields that are not lists to choose from."""
     import pyarrow.compute as pc
 
-    for pair in pc.value_counts(column).to_pylist():
-        if pair["values"] not in (None, ""):
-            counter[pair["values"]] += pair["counts"]
+    for name in list(counts):
+        column = batch.column(name)
+        if types[name] == "strings":
+            column = pc.list_flatten(column)
+        counter = counts[name]
+        for pair in pc.value_counts(column).to_pylist():
+            if pair["values"] not in (None, ""):
+                counter[pair["values"]] += pair["counts"]
+        is_long = any(len(str(value)) > MAX_CHARS for value in counter)
+        if len(counter) > MAX_CHOICES or is_long:
+            del counts[name]
 
 
-def _widen(
-    ends: dict[str, tuple[float, float]], name: str, found: Mapping[str, float | None]
+def _widen_ranges(
+    ranges: dict[str, tuple[float, float]], batch: Any, types: Mapping[str, FieldType]
 ) -> None:
-    low = found["min"]
-    high = found["max"]
-    if (
-        low is not None
-        and high is not None
-        and math.isfinite(low)
-        and math.isfinite(high)
-    ):
-        lowest, highest = ends.get(name, (low, high))
-        ends[name] = min(low, lowest), max(high, highest)
+    """Widen the ranges of numbers to those of a batch."""
+    import pyarrow.compute as pc
+
+    for name, kind in types.items():
+        if kind not in ("int", "float"):
+            continue
+        ends = pc.min_max(batch.column(name)).as_py()
+        low = ends["min"]
+        high = ends["max"]
+        if low is None or high is None:
+            continue
+        if math.isfinite(low) and math.isfinite(high):
+            lowest, highest = ranges.get(name, (low, high))
+            ranges[name] = min(low, lowest), max(high, highest)
 
 
 def _facet(
     name: str,
     kind: FieldType,
-    values: Counter[str | bool] | None,
+    counts: Counts | None,
     ends: tuple[float, float] | None,
 ) -> Facet:
-    """Values that hardly come twice are names, whatever their number."""
-    if values and (kind == "bool" or 2 * len(values) <= sum(values.values())):
-        ranked = sorted(values.items(), key=lambda pair: (-pair[1], str(pair[0])))
-        return Facet(
-            name=name,
-            type=kind,
-            choices=[Choice(value=value, count=count) for value, count in ranked],
-        )
+    """The facet of a field; values that rarely repeat are names, however few there are."""
+    if counts and (kind == "bool" or 2 * len(counts) <= sum(counts.values())):
+        ranked = sorted(counts.items(), key=lambda pair: (-pair[1], str(pair[0])))
+        choices = [Choice(value=value, count=count) for value, count in ranked]
+        return Facet(name=name, type=kind, choices=choices)
     if ends:
         return Facet(name=name, type=kind, low=ends[0], high=ends[1])
     return Facet(name=name, type=kind)

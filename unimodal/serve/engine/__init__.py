@@ -1,1 +1,1 @@
-"""The engine: from many small requests to few large forward passes."""
+"""The engine turns many small requests into few large forward passes."""

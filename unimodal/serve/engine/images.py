@@ -1,141 +1,104 @@
-"""Images from strangers: what is read before it is trusted, and where a URL may lead.
-
-An image is judged by its header before a byte of it is decoded; a URL by the address that is
-really dialled, at the moment it is dialled. Between a check of the name and the connection, the
-name's owner could change where it points.
-"""
+"""Images from clients: recognize, decode base64, and judge by the header before decoding."""
 
 from __future__ import annotations
 
-import asyncio
 import binascii
-import ipaddress
 import logging
 import re
-import socket
-import ssl
-from collections.abc import Callable
-from typing import Any, TypeAlias
-from urllib.parse import unquote, urljoin
+from urllib.parse import unquote
 
 from PIL import Image
 
 from ...preprocess.images import TooManyPixelsError, UnusableImageError, load_image
-from ..config import ServeConfig, UrlsConfig
+from ..config import ServeConfig
+from .errors import TooLargeError
 
 log = logging.getLogger(__name__)
 
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "WEBP",
-    "GIF",
-)  # what browsers show; each further decoder is one more to attack
-NO_IMAGE = "it is not a readable image; send a whole JPEG, PNG, WebP or GIF."
+# what browsers show; each further decoder is one more to attack
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+UNREADABLE_IMAGE = "it is not a readable image; send a whole JPEG, PNG, WebP or GIF."
 MAX_SCANS = 100  # of a JPEG; encoders write about ten
-MAX_URL = 2048
 MAX_HEAD = 300  # characters of a data URI before its content
-GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
-NAT64 = ipaddress.ip_network(
-    "64:ff9b::/96"
-)  # an IPv4 address as IPv6-only networks write it
-TUNNELS = (
-    ipaddress.ip_network("2002::/16"),
-    ipaddress.ip_network("2001::/32"),
-)  # 6to4, Teredo: IPv4 inside
-CLOUD_AGENTS = frozenset(
-    {ipaddress.ip_address("168.63.129.16")}
-)  # Azure's, a public address that answers inside only
 
-AddressInfo: TypeAlias = tuple[
-    Any, Any, int, str, tuple[Any, ...]
-]  # as getaddrinfo gives it
-
-# What follows FF in a JPEG, but for stuffed zeros, padding and the markers that have no content.
+# What follows FF in a JPEG, except stuffed zeros, padding and the markers without content.
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
 _IMAGE_TYPE = re.compile(r"data:\s*image/[a-z0-9.+*-]+\s*(;|$)", re.IGNORECASE)
 _BASE64_END = re.compile(r";\s*base64\s*$", re.IGNORECASE)
-# How a JPEG, PNG, GIF or WebP begins in base64 of either alphabet, long enough that it cannot be
-# words.
+# The start of a JPEG, PNG, GIF or WebP in base64 of either alphabet, long enough not to be words.
 _IMAGE_BASE64 = re.compile(
     r"(?:[/_]9j[/_]|iVBORw0KGgo|R0lGOD[dl]h|UklGR.{6}XRUJQ)[A-Za-z0-9+/_-]{40}"
 )
-_ALPHABET = bytes.maketrans(b"-_", b"+/")  # of URL-safe base64 -> of the usual one
-_URL = re.compile(
-    r"https://[A-Za-z0-9.\-_:\[\]]+(?:[/?#][\x21-\x5b\x5d-\x7e]*)?\Z", re.IGNORECASE
-)
-
-
-class TooLargeError(ValueError):
-    """An image or a text over one of the server's caps."""
+_STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")  # from that of URL-safe base64
 
 
 def is_image_uri(text: str) -> bool:
-    """Whether a text is an image as a data URI, or says so of any other content in base64."""
+    """Whether a text is a data URI of an image, or of any content in base64."""
     start = text.lstrip()[:MAX_HEAD]
     if start[:5].lower() != "data:":
         return False
     head, comma, _ = start.partition(",")
-    if (
-        not comma and len(start) == MAX_HEAD
-    ):  # more parameters than are read: it is refused as an image
-        return bool(_IMAGE_TYPE.match(head))
-    return bool(comma and (_IMAGE_TYPE.match(head) or _BASE64_END.search(head)))
+    is_image = _IMAGE_TYPE.match(head) is not None
+    if comma:
+        return is_image or _BASE64_END.search(head) is not None
+    # with more parameters than are read, it is refused as an image
+    return is_image and len(start) == MAX_HEAD
 
 
 def is_image_base64(text: str) -> bool:
-    """Whether a text is the base64 of a JPEG, PNG, GIF or WebP, which as words
-    would mean nothing.
-    """
+    """Whether a text is the base64 of a JPEG, PNG, GIF or WebP, and so not words."""
     start = "".join(text[:MAX_HEAD].split())
     return _IMAGE_BASE64.match(start) is not None
 
 
 def image_bytes(text: str, config: ServeConfig) -> bytes:
-    """The bytes of an image from a data URI or plain base64; raises ValueError for what is neither,
-    or too large.
+    """The bytes of an image from a data URI or plain base64.
 
-    Base64 is read as the world writes it: either alphabet, with or without padding, broken into
-    lines, and in a data URI percent-encoded too, which may have any parameters.
+    Base64 is read as it is written in practice: either alphabet, with or without padding, broken
+    into lines. A data URI may have further parameters and be percent-encoded.
+
+    Raises ValueError for what is neither, or is too large.
     """
     encoded = text.strip()
     if encoded[:5].lower() == "data:":
-        head, comma, encoded = encoded.partition(",")
-        if not comma or len(head) > MAX_HEAD:
-            raise ValueError(
-                "the data URI has no content; write data:image/jpeg;base64,..."
-            )
-        if not _BASE64_END.search(head):
-            raise ValueError(
-                "the data URI is not in base64; write data:image/jpeg;base64,..."
-            )
-        if "%" in encoded:
-            encoded = unquote(encoded, errors="replace")
+        encoded = _data_uri_content(encoded)
     try:
-        # Blanks and line ends are left out; what else is not base64 stays, and is found by the
-        # length below.
-        letters = (
-            encoded.encode("ascii").translate(_ALPHABET, b" \t\r\n\f").rstrip(b"=")
-        )
+        # Whitespace is removed; other characters outside of base64 stay, and change the length
+        # that is compared below.
+        letters = encoded.encode("ascii")
     except ValueError:
         letters = b""
-    check_size(len(letters) * 3 // 4, config)
+    letters = letters.translate(_STANDARD_ALPHABET, b" \t\r\n\f").rstrip(b"=")
+    num_bytes = len(letters) * 3 // 4
+    check_size(num_bytes, config)
     try:
         decoded = binascii.a2b_base64(letters + b"=" * (-len(letters) % 4))
     except binascii.Error:
         decoded = b""
-    # The decoder skips what is not base64, so that fewer bytes come out; a regular expression would
+    # The decoder skips what is not base64, and then returns fewer bytes. A regular expression would
     # be much slower.
-    if not decoded or len(letters) % 4 == 1 or len(decoded) != len(letters) * 3 // 4:
+    if not decoded or len(letters) % 4 == 1 or len(decoded) != num_bytes:
         raise ValueError(
-            "the image is neither a data URI nor base64; send "
-            "data:image/jpeg;base64,... or plain base64."
+            "the image is neither a data URI nor base64; send data:image/jpeg;base64,... "
+            "or plain base64."
         )
     return decoded
 
 
+def _data_uri_content(uri: str) -> str:
+    """The base64 part of a data URI."""
+    head, comma, encoded = uri.partition(",")
+    if not comma or len(head) > MAX_HEAD:
+        raise ValueError("the data URI has no content; send data:image/jpeg;base64,...")
+    if not _BASE64_END.search(head):
+        raise ValueError(
+            "the data URI is not in base64; send data:image/jpeg;base64,..."
+        )
+    return unquote(encoded, errors="replace") if "%" in encoded else encoded
+
+
 def check_size(num_bytes: int, config: ServeConfig) -> None:
-    """Raises TooLargeError for an image of more bytes than one may have."""
+    """Raise TooLargeError for an image of more bytes than allowed."""
     if num_bytes > config.max_image_bytes:
         raise TooLargeError(
             f"the image is larger than {config.max_image_bytes} bytes; scale it down first."
@@ -143,18 +106,13 @@ def check_size(num_bytes: int, config: ServeConfig) -> None:
 
 
 def open_checked(image: bytes | Image.Image, config: ServeConfig) -> Image.Image:
-    """An image exactly as `load_image` gives it: first frame, turned as its EXIF says, in the mode
-    it is stored in.
+    """An image exactly as `load_image` returns it: first frame, rotated by EXIF, in its own mode.
 
     Raises TooLargeError for a header that claims more than `max_pixels`, before anything is
-    decoded, and ValueError for what cannot be decoded, or would take for ever; what the decoder
-    said goes to the log alone, for it may tell of the server's memory.
+    decoded, and ValueError for what cannot be decoded, or would take too long. What the decoder
+    reported goes to the log only, because it may reveal the server's memory.
     """
-    if (
-        isinstance(image, bytes)
-        and image.startswith(b"\xff\xd8")
-        and _num_scans(image) > MAX_SCANS
-    ):
+    if isinstance(image, bytes) and _num_scans(image) > MAX_SCANS:
         raise ValueError(f"the JPEG has more than {MAX_SCANS} scans; save it again.")
     try:
         return load_image(image, config.max_pixels, FORMATS)
@@ -164,180 +122,23 @@ def open_checked(image: bytes | Image.Image, config: ServeConfig) -> Image.Image
         ) from None
     except UnusableImageError:
         raise
-    except Exception as error:  # decoders raise whatever a broken file leads them to
-        log.info(
-            "an image could not be decoded: %s", type(error.__cause__ or error).__name__
-        )
-        raise ValueError(NO_IMAGE) from None
+    except Exception as error:  # decoders raise anything for a broken file
+        kind = type(error.__cause__ or error).__name__
+        log.info("an image could not be decoded: %s", kind)
+        raise ValueError(UNREADABLE_IMAGE) from None
 
 
-def _num_scans(jpeg: bytes) -> int:
-    """How often a JPEG draws the whole image; once more than `MAX_SCANS` is as
-    far as it counts.
-    """
-    at = scans = 0
-    while (
-        scans <= MAX_SCANS
-        and (marker := _MARKER.search(jpeg, at))
-        and marker[1] != b"\xd9"
-    ):  # the end
+def _num_scans(content: bytes) -> int:
+    """How often a JPEG draws the whole image, counted up to `MAX_SCANS` + 1; 0 of other formats."""
+    if not content.startswith(b"\xff\xd8"):
+        return 0
+    scans = 0
+    position = 0
+    while scans <= MAX_SCANS:
+        marker = _MARKER.search(content, position)
+        if marker is None or marker[1] == b"\xd9":  # end of the image
+            break
         scans += marker[1] == b"\xda"
-        at = marker.end() + int.from_bytes(
-            jpeg[marker.end() : marker.end() + 2], "big"
-        )  # what it holds is skipped
+        length = int.from_bytes(content[marker.end() : marker.end() + 2], "big")
+        position = marker.end() + length  # skips the marker's content
     return scans
-
-
-async def fetch_image(
-    url: str,
-    config: ServeConfig,
-    *,
-    dial: Callable[[AddressInfo], socket.socket] | None = None,
-    resolver: Any = None,
-    tls: ssl.SSLContext | None = None,
-    port: int = 443,
-) -> bytes:
-    """The bytes behind an https URL whose host is in `urls.allow`; redirects are followed only to
-    such URLs.
-
-    dial, resolver, tls, port: in place of `public_socket`, the system's resolver, its certificates,
-        and the one port that is dialled.
-    Raises ValueError for what is not allowed, not there, too large or too slow. It does not say
-    which address was dialled, or what was found there: that would make the server a scanner of its
-    own network.
-    """
-    import aiohttp
-
-    if not config.urls.allow:
-        raise ValueError(
-            "this server fetches no URLs; send the image as a data URI or base64."
-        )
-    connector = aiohttp.TCPConnector(
-        socket_factory=dial or public_socket,
-        resolver=resolver,
-        ssl=True if tls is None else tls,
-        force_close=True,
-    )
-    session = aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,
-        auto_decompress=False,
-        headers={
-            "Accept": "image/*",
-            "Accept-Encoding": "identity",
-            "User-Agent": "unimodal",
-        },
-    )
-    try:
-        async with session:
-            return await asyncio.wait_for(
-                _follow(session, url, config.urls, port), config.urls.seconds
-            )
-    except asyncio.TimeoutError:
-        raise ValueError(
-            f"the image did not arrive in {config.urls.seconds:g} s; send it as base64."
-        ) from None
-    except (aiohttp.ClientError, OSError) as error:
-        log.info("an image could not be fetched: %s", type(error).__name__)
-        raise ValueError(
-            "the image's URL could not be read; send the image as base64."
-        ) from None
-
-
-async def _follow(session: Any, url: str, urls: UrlsConfig, port: int) -> bytes:
-    for _ in range(urls.redirects + 1):
-        async with session.get(
-            _allowed(url, urls, port), allow_redirects=False
-        ) as response:
-            if response.status in (301, 302, 303, 307, 308):
-                url = urljoin(str(response.url), response.headers.get("Location", ""))
-                continue
-            if response.status != 200:
-                raise ValueError(
-                    "the image's URL could not be read; send the image as base64."
-                )
-            return await _body(response, urls.max_bytes)
-    raise ValueError(
-        f"the image's URL leads on more than {urls.redirects} times; give where it ends."
-    )
-
-
-async def _body(response: Any, max_bytes: int) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_chunked(1 << 16):
-        body += chunk
-        if (
-            len(body) > max_bytes
-        ):  # counted, because a Content-Length may be missing or lie
-            raise TooLargeError(
-                f"the image behind the URL is larger than {max_bytes} bytes; scale it down first."
-            )
-    return bytes(body)
-
-
-def _allowed(text: str, urls: UrlsConfig, port: int) -> Any:
-    """The URL as the client library reads it; raises ValueError unless its scheme, host and port
-    are allowed.
-
-    What two parsers might read differently (a backslash, a user, a space before the host) is
-    refused outright.
-    """
-    from yarl import URL
-
-    if len(text) > MAX_URL or not _URL.match(text):
-        raise ValueError(
-            "the image's URL is not plain https://host/path; send such a one, or base64."
-        )
-    try:
-        url = URL(text)
-        host = (url.raw_host or "").lower()
-        dialled = url.port
-    except ValueError:
-        raise ValueError(
-            "the image's URL is not plain https://host/path; send such a one, or base64."
-        ) from None
-    if not any(
-        host == one or (one.startswith("*.") and host.endswith(one[1:]))
-        for one in urls.allow
-    ):
-        raise ValueError(
-            "the image's URL is on a host that this server does not fetch from; send base64."
-        )
-    if dialled != port:
-        raise ValueError(
-            f"the image's URL names port {dialled}; only {port} is fetched from."
-        )
-    return url
-
-
-def public_socket(address: AddressInfo) -> socket.socket:
-    """A socket for an address about to be dialled; raises OSError unless it is one of the public
-    internet.
-    """
-    family, kind, protocol, _, target = address
-    if not is_public(str(target[0])):
-        raise OSError("the address is not public.")
-    return socket.socket(family, kind, protocol)
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address is anybody's on the internet, and no way around to one that is not."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        inside = ip.ipv4_mapped or (
-            ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in NAT64 else None
-        )
-        if inside is None:
-            return (
-                ip in GLOBAL_UNICAST
-                and ip.is_global
-                and not any(ip in net for net in TUNNELS)
-            )
-        ip = inside
-    return (
-        ip.is_global
-        and not ip.is_multicast
-        and not ip.is_reserved
-        and ip not in CLOUD_AGENTS
-    )

@@ -40,7 +40,7 @@ HEADERS = {
 }
 
 
-def router() -> APIRouter:
+def page_router() -> APIRouter:
     """`/` is the page; `/page/NAME` are the files that it is made of. Neither is
     part of the API.
     """
