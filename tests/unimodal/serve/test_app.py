@@ -90,10 +90,10 @@ def test_a_wrong_key_is_told_apart_from_none(locked: TestClient) -> None:
     for headers, said in (
         (
             {},
-            "an API key is needed; send it as Authorization: Bearer KEY, as x-api-key "
+            "the request has no API key; send it as Authorization: Bearer KEY, as x-api-key "
             "or as api-key.",
         ),
-        ({"Authorization": f"Basic {KEY}"}, "an API key is needed"),
+        ({"Authorization": f"Basic {KEY}"}, "the request has no API key"),
         ({"Authorization": "Bearer wrong"}, "this API key is not known"),
         ({"X-API-Key": KEY + "x"}, "this API key is not known"),
     ):
@@ -113,7 +113,7 @@ def test_errors_come_in_the_shape_of_who_is_asked(locked: TestClient) -> None:
 def test_a_wrong_method_is_told_the_right_one(client: TestClient) -> None:
     response = client.get("/v1/embeddings")
     assert (response.status_code, response.headers["allow"]) == (405, "POST")
-    assert "is asked with POST" in response.json()["error"]["message"]
+    assert "accepts POST only" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("path", ["/", "/health/live", "/health/ready", "/v1/models"])
@@ -245,9 +245,9 @@ def test_fetched_images_of_all_requests_are_bounded_together(
 def test_a_full_queue_has_nothing_fetched(serve: Serve, fetched: Fetched) -> None:
     full = serve(max_items=2, queue_items=2)
     engine = full.app.state.engine  # type: ignore[attr-defined]  # FastAPI's
-    engine.queued_items = 2
+    engine.queue.num_items = 2
     response = full.post("/v1/embeddings", json=images(1))
-    engine.queued_items = 0
+    engine.queue.num_items = 0
     assert (response.status_code, fetched) == (429, [])
 
 
@@ -323,9 +323,9 @@ def test_a_slash_at_the_end_is_not_a_redirect(client: TestClient, path: str) -> 
 def test_a_full_queue_is_429_with_the_time_to_wait(serve: Serve) -> None:
     full = serve(max_items=2, queue_items=2)
     engine = full.app.state.engine  # type: ignore[attr-defined]  # FastAPI's
-    engine.queued_items = 2
+    engine.queue.num_items = 2
     response = full.post("/v1/embeddings", json={"input": "a"})
-    engine.queued_items = 0
+    engine.queue.num_items = 0
     assert response.status_code == 429
     assert int(response.headers["Retry-After"]) >= 1
     assert response.json()["error"]["code"] == "rate_limit_exceeded"

@@ -9,7 +9,7 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from unimodal.serve.connections import HEAD_BYTES, bounded_protocol
+from unimodal.serve.connections import MAX_HEAD_BYTES, bounded_protocol
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 ENDING = (
@@ -104,7 +104,7 @@ def test_a_trailer_without_an_end_ends_the_connection() -> None:
 
 def test_a_body_in_chunks_of_one_byte_is_taken() -> None:
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-        writer.write(CHUNKED + HEAD_BYTES * ENDING[:6] + b"0\r\n\r\n")
+        writer.write(CHUNKED + MAX_HEAD_BYTES * ENDING[:6] + b"0\r\n\r\n")
         return await reader.readuntil(b"ok")
 
     assert spoken(talk).startswith(b"HTTP/1.1 200")

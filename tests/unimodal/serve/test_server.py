@@ -25,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.unimodal.serve.slow_server import PRELOADED, Running, running
 from unimodal.embedder import Embedder
 from unimodal.model_config import ModelConfig
-from unimodal.serve.server import CUT_OFF, STUCK, bound_socket, leave_behind
+from unimodal.serve.server import CUT_OFF, STUCK, bind_socket, end_threads
 
 KEY = "a-key-of-some-length"
 
@@ -317,16 +317,16 @@ def test_a_thread_that_does_not_come_back_does_not_keep_the_process(
 
 
 def _leave(seconds: float) -> None:
-    begun = threading.enumerate()
+    earlier = threading.enumerate()
     threading.Thread(target=time.sleep, args=(seconds,)).start()
-    leave_behind(begun, 3)
+    end_threads(earlier, 3)
 
 
 def test_a_port_that_is_taken_is_known_before_a_model_is_loaded() -> None:
-    with bound_socket("127.0.0.1", 0) as taken:
+    with bind_socket("127.0.0.1", 0) as taken:
         taken.listen()
         with pytest.raises(ValueError, match="choose another with port="):
-            bound_socket("127.0.0.1", taken.getsockname()[1])
+            bind_socket("127.0.0.1", taken.getsockname()[1])
 
 
 def _queued(metrics: str) -> float:

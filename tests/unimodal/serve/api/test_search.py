@@ -217,7 +217,7 @@ def test_a_link_searches_as_a_body_does(client: TestClient) -> None:
         ({"text": "x", "filter": "price < 20"}, "did you mean 'where'?"),
         (
             {"filters": {str(number): [] for number in range(101)}},
-            "101 fields are filtered by",
+            "101 fields",
         ),
         ({"negatives": ["mug"]}, "negatives belongs to a query"),
         ({"where": "price < 20", "min_score": 0.9}, "min_score belongs to a query"),
@@ -297,12 +297,12 @@ def test_a_list_of_strings_begins_as_one_of_its_elements_does(
         ),
         (
             {"colour": [None]},
-            "filters: 'colour' is to be null; send a list of texts, numbers or truth values",
+            "filters: 'colour' has the value null",
         ),
-        ({"colour": [["Red"]]}, "filters: 'colour' is to be a list of 1; send"),
+        ({"colour": [["Red"]]}, "filters: 'colour' has the value a list of 1"),
         (
             {"colour": ["Red"] * 1001},
-            "filters: 'colour' has 1001 wanted values, and 1000 may be",
+            "filters: 'colour' has 1001 values, and 1000",
         ),
         ({"c" * 2000: ["Red"]}, "is longer than 1000 characters"),
     ],
@@ -475,7 +475,7 @@ def test_an_id_may_be_anything(client: TestClient) -> None:
 def test_an_item_that_is_not_there_is_404(client: TestClient, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 404
-    assert "there is no item" in answer.json()["error"]["message"]
+    assert "does not exist" in answer.json()["error"]["message"]
 
 
 def test_the_store_says_what_a_page_needs(client: TestClient) -> None:

@@ -15,8 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from unimodal.serve.engine.batching import Batcher, Failed, FairQueue, Job, Request
-from unimodal.serve.engine.images import TooLargeError
+from unimodal.serve.engine.batching import Batcher, FairQueue
+from unimodal.serve.engine.errors import TooLargeError
+from unimodal.serve.engine.jobs import EncodeJob, Failed, PendingRequest
 
 BUDGETS = {"text": 10, "image": 2}
 
@@ -40,16 +41,16 @@ def jobs_of(
     *,
     kind: str = "text",
     cost: int = 1,
-) -> list[Job]:
+) -> list[EncodeJob]:
     """The jobs of one new request."""
-    request = Request(loop, loop.create_future(), [None] * len(contents))
+    request = PendingRequest(loop, loop.create_future(), [None] * len(contents))
     return [
-        Job(request, row, kind, content, 1.0, 0.0, cost=cost)
+        EncodeJob(request, row, kind, content, 1.0, 0.0, cost=cost)
         for row, content in enumerate(contents)
     ]
 
 
-def queue_of(*requests: Sequence[Job]) -> FairQueue:
+def queue_of(*requests: Sequence[EncodeJob]) -> FairQueue:
     queue = FairQueue()
     for jobs in requests:
         for job in jobs:
@@ -57,7 +58,7 @@ def queue_of(*requests: Sequence[Job]) -> FairQueue:
     return queue
 
 
-def contents(batch: Sequence[Job] | None) -> str:
+def contents(batch: Sequence[EncodeJob] | None) -> str:
     return "".join(str(job.content) for job in batch or ())
 
 
@@ -130,8 +131,7 @@ def test_whoever_waits_gets_what_comes_at_once(
 ) -> None:
     batcher = Batcher(decode, lambda job, failed: None, pool, ahead=2)
     waiting = [pool.submit(batcher.next_batch, BUDGETS, 20) for _ in range(2)]
-    while len(batcher._changed._waiters) < 2:  # type: ignore[attr-defined]
-        time.sleep(0.001)
+    time.sleep(0.2)  # both wait now, or find the jobs at once
     batcher.add(jobs_of(loop, "abcd", cost=5))  # two batches, one notice
     assert sorted(contents(one.result(10)) for one in waiting) == ["ab", "cd"]
 
@@ -144,7 +144,7 @@ def test_an_image_that_cannot_be_decoded_is_told_of_whatever_the_decoder_raised(
         decode, lambda job, failed: told.update({job.content: failed}), pool, ahead=1
     )
     batcher.add(jobs_of(loop, ["broken", "odd", "large", 7], kind="image"))
-    assert [job.row for job in batcher.next_batch(BUDGETS, 20) or ()] == [3]
+    assert [job.index for job in batcher.next_batch(BUDGETS, 20) or ()] == [3]
     pool.shutdown()
     assert {name: failed.status for name, failed in told.items()} == {
         "broken": 400,
