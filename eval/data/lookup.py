@@ -209,9 +209,9 @@ def _product(
 ) -> Input:
     text = _text(row, fields)
     if (form != "image" and not text) or (form != "text" and picture is None):
-        missing = "picture" if picture is None and form != "text" else "text"
+        missing = "an image" if picture is None and form != "text" else "a text"
         raise ValueError(
-            f"a product without a {missing}: {str(row)[:120]}; leave its row out with `where`."
+            f"a product without {missing}: {str(row)[:120]}; leave its row out with `where`."
         )
     if form == "text":
         return text

@@ -122,7 +122,7 @@ class MtebEncoder:
             for kind, numbers in rows.items():
                 if numbers and kind not in self.modalities:
                     raise ValueError(
-                        f"input {numbers[0]} is {'a text' if kind == 'text' else 'a picture'}, "
+                        f"input {numbers[0]} is {'a text' if kind == 'text' else 'an image'}, "
                         f"and mteb model {self.model.mteb_model_meta.name!r} embeds "
                         f"{' and '.join(sorted(self.modalities))} only."
                     )

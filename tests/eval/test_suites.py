@@ -133,7 +133,7 @@ def test_missing_images_are_named_unless_they_are_not_wanted(tmp_path: Path) -> 
     suite = suite_of(images={"kind": "image-text", "rows": {"input": "rows.jsonl"}})
     with pytest.raises(ValueError, match=r"missing \(1\): .*b\.jpg; "):
         load_tasks(suite, tmp_path, "test")
-    assert list(load_tasks(suite, tmp_path, "test", with_images=False)) == ["pictures"]
+    assert list(load_tasks(suite, tmp_path, "test", with_images=False)) == ["images"]
 
 
 @pytest.mark.parametrize(

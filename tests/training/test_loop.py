@@ -592,7 +592,7 @@ def test_resuming_on_other_shards_is_refused(
         ),
         (
             {"model": {"image": None}},
-            "task 'images' is image-text and the model has no image tower",
+            "task 'pictures' is image-text and the model has no image tower",
         ),
         ({"init": "somewhere"}, "model and init are both given; take one of them out"),
     ],

@@ -464,7 +464,7 @@ def test_the_first_rank_alone_loads_and_what_it_raises_is_raised_by_all(
 
 def _validated_by(suite: Path, recipe: Recipe, steps: int) -> TrainConfig:
     suite.write_text(
-        "tasks: {squares: {kind: image-text, rows: {input: images.jsonl}, text: captions}}\n"
+        "tasks: {squares: {kind: image-text, rows: {input: pictures.jsonl}, text: captions}}\n"
     )
     return recipe(
         {
@@ -495,7 +495,7 @@ def test_missing_data_of_validation_is_said_by_both_ranks_before_the_run_begins(
     printed = _run_two(config, tmp_path, tmp_path / "empty", COMMAND)
     for rank in range(2):
         assert (
-            f"rank {rank}: files of the suite that are missing (1): images.jsonl"
+            f"rank {rank}: files of the suite that are missing (1): pictures.jsonl"
             in printed
         )
     assert not Path(config.run).exists()

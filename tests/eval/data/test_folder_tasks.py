@@ -185,7 +185,7 @@ def test_shards_have_the_splits_that_are_named(root: Path) -> None:
             r"tasks\.task\.images: Input should be a list",
         ),
         (
-            {"kind": "webdataset", "splits": {"val": {"picture": [0, 1]}}},
+            {"kind": "webdataset", "splits": {"val": {"image": [0, 1]}}},
             r"unknown key 'image'; did you mean 'images'",
         ),
         ({"kind": "xtd10", "languages": []}, "languages"),

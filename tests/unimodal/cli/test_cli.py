@@ -126,7 +126,7 @@ def test_train_resume_plot_eval_and_embed_follow_each_other(
     suite = tmp_path / "suite.yaml"
     suite.write_text(
         "tasks:\n  squares:\n    kind: image-text\n    rows: {input: "
-        "images.jsonl}\n    text: captions\n"
+        "pictures.jsonl}\n    text: captions\n"
     )
     on_suite = ["--suite", suite, "--data", world, "--store", tmp_path / "store"]
     scored = _unimodal(
@@ -201,7 +201,7 @@ def test_validation_during_training_is_written_and_its_best_model_kept(
 ) -> None:
     suite = tmp_path / "suite.yaml"
     suite.write_text(
-        "tasks:\n  squares: {kind: image-text, rows: {input: images.jsonl}, text: captions}\n"
+        "tasks:\n  squares: {kind: image-text, rows: {input: pictures.jsonl}, text: captions}\n"
         "  pairs: {kind: text-retrieval, rows: {input: pairs.jsonl}}\n"
     )
     settings = {

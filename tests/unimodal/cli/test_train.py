@@ -84,7 +84,7 @@ def test_a_dry_run_says_what_is_not_there(recipe: Recipe, tmp_path: Path) -> Non
             "model and init are both given; take one of them out, with model=null or init=null",
         ),
         (
-            ["tasks={images: null, pairs: null}"],
+            ["tasks={pictures: null, pairs: null}"],
             "there is no task to train; give one",
         ),
         (
@@ -207,7 +207,7 @@ def test_a_best_score_that_validation_does_not_give_is_refused_before_the_first_
 ) -> None:
     suite = tmp_path / "suite.yaml"
     suite.write_text(
-        "tasks: {squares: {kind: image-text, rows: {input: images.jsonl}, text: captions}}"
+        "tasks: {squares: {kind: image-text, rows: {input: pictures.jsonl}, text: captions}}"
     )
     settings = {
         "suite": str(suite),

@@ -59,7 +59,7 @@ def test_groups_cover_four_directions_and_mark_the_right_product() -> None:
             assert not group.results[0].right
             assert group.right_rank > 1
         assert all(
-            (result.image is not None) == group.direction.endswith("picture")
+            (result.image is not None) == group.direction.endswith("image")
             for result in group.results
         )
 
