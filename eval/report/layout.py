@@ -1,5 +1,5 @@
-"""How rows are laid out, in the terminal as on a page: lines, halves of the space, languages,
-variants, numbers.
+"""How rows are laid out, in the terminal and on the page: lines, halves of the space, languages,
+variants and numbers.
 """
 
 from __future__ import annotations
@@ -12,45 +12,46 @@ from ..scoring.results import Row, TaskResult
 from ..scoring.statistics import Comparison
 
 Line: TypeAlias = tuple[str, str]  # (task, metric)
-Comparisons: TypeAlias = Mapping[
-    str, Sequence[Comparison]
-]  # of each other model with the first
+Key: TypeAlias = tuple[str, str, str]  # (task, metric, model)
+Lines: TypeAlias = Mapping[Line, Mapping[str, Row]]  # line -> model -> row
+Variants: TypeAlias = Mapping[str, Mapping[Key, Row]]
+Changes: TypeAlias = Mapping[str, Mapping[Key, float]]
+# Each other model compared with the first.
+Comparisons: TypeAlias = Mapping[str, Sequence[Comparison]]
 
 SECTIONS = {
     "text": "text",
     "cross-modal": "text and images",
-    "image": "pictures",
+    "image": "images",
     "space": "the space",
     "": "all together",
 }
+# Metrics of which more is neither better nor worse.
 NEUTRAL = re.compile(
     r"modality_gap|alignment|uniformity|image_share|overlapping|near_duplicate|bytes"
-)  # no more is better
-# stands for a value that does not exist, as - stands for one that was not measured
+)
+# A value that does not exist; "-" is a value that was not measured.
 UNDEFINED = "undefined"
-SURE = 0.05  # p values below are marked
+SIGNIFICANT = 0.05  # differences with a p value below this are marked
 LANGUAGE = re.compile(
     r"(?P<set>.+)/(?P<language>[a-z]{2,3}(-[A-Za-z]{2,4})?)(?P<direction>/[a-z]+->[a-z]+)?"
 )
-ALIKE = 0.7  # share of their lines that variants of one table have in common
-MIN_LANGUAGES = 3  # of a set of tasks, to be shown as a sheet
+MIN_SHARED = 0.7  # share of lines that variants in one table have in common
+MIN_LANGUAGES = 3  # fewer languages of a set of tasks do not get a table of their own
 DIMS = re.compile(r"(\d+) dims")
-# ends the variant of rows that hold how far another variant lies above the plain score
+# Ends the variant of rows that hold the difference of another variant to the plain score.
 DIFFERENCE = ", difference"
-WITHOUT_OVERLAP = (
-    "without overlap"  # of some of the queries: what it differs by may be theirs
-)
+# Scores only some of the queries, so its difference to the plain score may come from the others.
+WITHOUT_OVERLAP = "without overlap"
 
 
 def halves_of(results: Iterable[TaskResult]) -> dict[str, str]:
-    """Which half of the space each task of the rows is about."""
+    """task -> the half of the space that it is about."""
     return {row.task: result.half for result in results for row in result.rows}
 
 
 def lines_of(models: Mapping[str, Iterable[Row]]) -> dict[Line, dict[str, Row]]:
-    """(task, metric) -> model -> row of what was not varied, in the order in which they first
-    occur.
-    """
+    """(task, metric) -> model -> plain row, in the order of their first occurrence."""
     lines: dict[Line, dict[str, Row]] = {}
     for name, rows in models.items():
         for row in rows:
@@ -60,68 +61,61 @@ def lines_of(models: Mapping[str, Iterable[Row]]) -> dict[Line, dict[str, Row]]:
 
 
 def main_metrics(lines: Iterable[Line]) -> dict[str, str]:
-    """task -> the metric that its lines begin with."""
-    return dict(reversed(list(lines)))
+    """task -> its first metric."""
+    metrics: dict[str, str] = {}
+    for task, metric in lines:
+        metrics.setdefault(task, metric)
+    return metrics
 
 
-def variants_of(
-    models: Mapping[str, Iterable[Row]],
-) -> dict[str, dict[tuple[str, str, str], Row]]:
-    """variant -> (task, metric, model) -> row, dimensions first and in their order."""
-    variants: dict[str, dict[tuple[str, str, str], Row]] = {}
+def variants_of(models: Mapping[str, Iterable[Row]]) -> dict[str, dict[Key, Row]]:
+    """variant -> (task, metric, model) -> row; dimensions first, in ascending order."""
+    variants: dict[str, dict[Key, Row]] = {}
     for name, rows in models.items():
         for row in rows:
-            if row.variant and not row.variant.endswith(
-                DIFFERENCE
-            ):  # `changes_of` has those
-                variants.setdefault(row.variant, {})[row.task, row.metric, name] = row
-    return dict(
-        sorted(
-            variants.items(),
-            key=lambda item: (dims_of(item[0]) is None, dims_of(item[0]) or 0),
-        )
-    )
+            # `changes_of` has the rows of differences
+            if row.variant and not row.variant.endswith(DIFFERENCE):
+                cells = variants.setdefault(row.variant, {})
+                cells[row.task, row.metric, name] = row
+    return {name: variants[name] for name in sorted(variants, key=_dims_first)}
 
 
-def changes_of(
-    models: Mapping[str, Iterable[Row]],
-) -> dict[str, dict[tuple[str, str, str], float]]:
-    """variant -> (task, metric, model) -> how far above the same queries' plain score, where that
-    is known.
+def _dims_first(variant: str) -> tuple[bool, int]:
+    dims = dims_of(variant)
+    return dims is None, dims or 0
 
-    Variants that change some queries alone bring rows of the difference; most others are of all
-    queries.
+
+def changes_of(models: Mapping[str, Iterable[Row]]) -> dict[str, dict[Key, float]]:
+    """variant -> (task, metric, model) -> difference to the plain score of the same queries.
+
+    A variant that changes only some queries brings rows of the difference; most others are
+    scored on all queries. What is known from neither is left out.
     """
-    changes: dict[str, dict[tuple[str, str, str], float]] = {}
+    changes: dict[str, dict[Key, float]] = {}
     for name, rows in models.items():
         plain = {(row.task, row.metric): row.value for row in rows if not row.variant}
         for row in rows:
-            before = plain.get((row.task, row.metric))
-            key = (row.task, row.metric, name)
             if row.value is None or not row.variant:
                 continue
+            key = (row.task, row.metric, name)
+            before = plain.get((row.task, row.metric))
             if row.variant.endswith(DIFFERENCE):
-                changes.setdefault(row.variant.removesuffix(DIFFERENCE), {})[key] = (
-                    row.value
-                )
+                variant = row.variant.removesuffix(DIFFERENCE)
+                changes.setdefault(variant, {})[key] = row.value
             elif before is not None and row.variant != WITHOUT_OVERLAP:
                 changes.setdefault(row.variant, {}).setdefault(key, row.value - before)
     return changes
 
 
-def variant_groups(
-    variants: Mapping[str, Collection[tuple[str, str, str]]],
-) -> list[list[str]]:
-    """Which variants stand in one table: those that are of the same lines, but for a few;
-    dimensions are left out.
-    """
-    groups: list[tuple[set[tuple[str, str, str]], list[str]]] = []
+def variant_groups(variants: Mapping[str, Collection[Key]]) -> list[list[str]]:
+    """The variants of each table: those that share most of their lines. Leaves dimensions out."""
+    groups: list[tuple[set[Key], list[str]]] = []
     for name, cells in variants.items():
         if dims_of(name) or not cells:
             continue
         lines = set(cells)
         for known, names in groups:
-            if len(known & lines) >= ALIKE * len(known | lines):
+            if len(known & lines) >= MIN_SHARED * len(known | lines):
                 known |= lines
                 names.append(name)
                 break
@@ -130,42 +124,61 @@ def variant_groups(
     return [names for _, names in groups]
 
 
+def variant_keys(
+    names: Iterable[str], variants: Variants, models: Sequence[str]
+) -> list[Key]:
+    """(task, metric, model) of all that any of the named variants scored, model by model."""
+    scored = [variants[name] for name in names]
+    lines = dict.fromkeys(key[:2] for cells in scored for key in cells)
+    keys = [(task, metric, model) for task, metric in lines for model in models]
+    return [key for key in keys if any(key in cells for cells in scored)]
+
+
 def languages_of(lines: Iterable[Line]) -> dict[str, dict[str, dict[str, Line]]]:
-    """set -> language -> "direction metric" -> line, of the sets of tasks that come in three
-    languages or more.
+    """set -> language -> "direction metric" -> line, for sets of tasks in three languages or
+    more.
     """
-    sheets: dict[str, dict[str, dict[str, Line]]] = {}
+    sets: dict[str, dict[str, dict[str, Line]]] = {}
     for task, metric in lines:
-        if match := LANGUAGE.fullmatch(task):
-            column = f"{(match['direction'] or '').strip('/')} {metric}".strip()
-            sheets.setdefault(match["set"], {}).setdefault(match["language"], {})[
-                column
-            ] = (task, metric)
+        match = LANGUAGE.fullmatch(task)
+        if match is None:
+            continue
+        direction = (match["direction"] or "").strip("/")
+        column = f"{direction} {metric}".strip()
+        languages = sets.setdefault(match["set"], {})
+        languages.setdefault(match["language"], {})[column] = (task, metric)
     return {
-        name: sheet for name, sheet in sheets.items() if len(sheet) >= MIN_LANGUAGES
+        name: languages
+        for name, languages in sets.items()
+        if len(languages) >= MIN_LANGUAGES
     }
 
 
-def sure_lines(comparisons: Comparisons) -> dict[str, set[Line]]:
-    """model -> the lines where it differs from the first model, as far as one test tells."""
+def language_lines(lines: Iterable[Line]) -> set[Line]:
+    """The lines that stand in the tables of languages, and so not in the table of scores."""
+    found: set[Line] = set()
+    for languages in languages_of(lines).values():
+        for columns in languages.values():
+            found.update(columns.values())
+    return found
+
+
+def significant_lines(comparisons: Comparisons) -> dict[str, set[Line]]:
+    """model -> the lines on which one test tells it from the first model."""
     return {
-        name: {(one.task, one.metric) for one in compared if one.p_value < SURE}
+        name: {(one.task, one.metric) for one in compared if one.p_value < SIGNIFICANT}
         for name, compared in comparisons.items()
     }
 
 
-def difference_said(first: str) -> str:
-    """What the mark of a line says, and how often it is wrong."""
-    return (
-        f"differs from {first} (paired test, p < {SURE}; of twenty such tests between equals "
-        "one is below)"
-    )
+def explain_mark(first: str) -> str:
+    """What the * beside a score means, and how often it is wrong."""
+    test = f"paired test, p < {SIGNIFICANT}, not corrected for multiple tests"
+    return f"differs from {first} ({test})"
 
 
 def section_of(line: Line, halves: Mapping[str, str]) -> str:
-    """The half of the space that a line belongs to, or "space" for how it lies; "" for what is
-    about both halves.
-    """
+    """The half of the space that a line is about; "space" for its geometry, "" for both halves."""
     task, metric = line
     if task in halves:
         return halves[task]
@@ -177,77 +190,71 @@ def section_of(line: Line, halves: Mapping[str, str]) -> str:
 
 
 def dims_of(variant: str) -> int | None:
-    """64 of "64 dims"; None of another variant."""
+    """64 for "64 dims"; None for any other variant."""
     match = DIMS.fullmatch(variant)
     return int(match[1]) if match else None
 
 
 def is_score(metric: str) -> bool:
-    """Whether more of it is better; a distance between the modalities, say, is neither good nor
-    bad.
-    """
+    """Whether more is better; a distance between the modalities is neither good nor bad."""
     return NEUTRAL.match(metric) is None
 
 
 def best_of(metric: str, values: Iterable[float | None]) -> float | None:
-    """The best of several values of a score; None where there is nothing to choose between."""
-    known = [one for one in values if one is not None]
+    """The best of several values of a score; None if there is nothing to choose from."""
+    known = [value for value in values if value is not None]
     return max(known) if is_score(metric) and len(known) > 1 else None
 
 
-def number(value: float | None) -> str:
-    """Three decimals, none of a size in whole bytes, say; a dash for what there is not."""
+def format_number(value: float | None) -> str:
+    """Three decimals, or none for large and whole numbers such as a size in bytes; "-" for None."""
     if value is None:
         return "-"
-    return (
-        f"{value:,.0f}"
-        if abs(value) >= 10 or (value >= 2 and value == int(value))
-        else f"{value:.3f}"
-    )
+    is_whole = value >= 2 and value == int(value)
+    if abs(value) >= 10 or is_whole:
+        return f"{value:,.0f}"
+    return f"{value:.3f}"
 
 
-def value_text(row: Row | None) -> str:
-    """The value of a row as `number` writes it, or that it is undefined."""
+def format_value(row: Row | None) -> str:
+    """The value of a row as `format_number` writes it, or that it is undefined."""
     if row is None:
-        return number(None)
-    return UNDEFINED if row.is_undefined else number(row.value)
+        return format_number(None)
+    return UNDEFINED if row.is_undefined else format_number(row.value)
 
 
-def notes_of(rows: Iterable[Row]) -> dict[str, str]:
-    """task and metrics -> what is to be known of their values: why one is undefined, or what it
-    leaves out.
-
-    What is said of several metrics or variants of a task is said once.
-    """
-    metrics: dict[tuple[str, str], dict[str, None]] = {}
-    for row in rows:
-        if row.note:
-            named = metrics.setdefault((row.task, row.note), {})
-            if (
-                row.is_undefined and row.metric not in named
-            ):  # else it is said of the plain score already
-                named[f"{row.metric} {row.variant}".strip()] = None
-    return {
-        f"{task} {', '.join(filter(None, names))}".strip(): note
-        for (task, note), names in metrics.items()
-    }
+def format_change(change: float) -> str:
+    """+0.012 or -0.012, without decimals from ten on; ±0 if it would round to zero."""
+    if abs(change) < 0.0005:
+        return "±0"
+    if abs(change) >= 10:
+        return f"{change:+,.0f}"
+    return f"{change:+.3f}"
 
 
-def signed(change: float) -> str:
-    """+0.012 or -0.012, without decimals from ten on; ±0 where nothing of it would be seen."""
-    return (
-        "±0"
-        if abs(change) < 0.0005
-        else f"{change:+,.0f}"
-        if abs(change) >= 10
-        else f"{change:+.3f}"
-    )
-
-
-def half_interval(row: Row) -> str:
-    """±.012: the further end of the 95 % interval, seen from the value."""
+def format_interval(row: Row) -> str:
+    """±.012: the distance from the value to the further end of its 95 % interval."""
     assert row.value is not None
     assert row.low is not None
     assert row.high is not None
     half = max(row.high - row.value, row.value - row.low)
     return f"±{half:.3f}".replace("±0.", "±.")
+
+
+def notes_of(rows: Iterable[Row]) -> dict[str, str]:
+    """ "TASK METRICS" -> why these values are undefined, or what they leave out.
+
+    A note that several metrics or variants of a task share appears once.
+    """
+    metrics: dict[tuple[str, str], dict[str, None]] = {}
+    for row in rows:
+        if not row.note:
+            continue
+        names = metrics.setdefault((row.task, row.note), {})
+        # the note of a variant is that of the plain score, which came first
+        if row.is_undefined and row.metric not in names:
+            names[f"{row.metric} {row.variant}".strip()] = None
+    return {
+        f"{task} {', '.join(filter(None, names))}".strip(): note
+        for (task, note), names in metrics.items()
+    }

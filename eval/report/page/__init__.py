@@ -1,7 +1,8 @@
-"""The report as one HTML file that needs nothing else: no network, no server, no library.
+"""The report as one HTML file that needs no network, no server and no library.
 
-All that comes from data is escaped. A content security policy allows the page's own style and
-script by their hashes, images that lie in it, and nothing from anywhere.
+Python prepares plain values; the Jinja templates of this folder escape them and lay them out. A
+content security policy allows the page's own style and script by their hashes, images inside the
+page, and nothing else.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ import base64
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
-from importlib.resources import files
 from pathlib import Path
 
 from ...analysis.contamination import TaskOverlap
@@ -22,28 +21,36 @@ from ...scoring.summary import BALANCE
 from ..layout import (
     Comparisons,
     changes_of,
+    format_number,
     halves_of,
     lines_of,
-    number,
     section_of,
     variants_of,
 )
-from .failures import failure_sections
+from .cells import (
+    Cell,
+    Head,
+    ModelName,
+    Table,
+    TableRow,
+    TextCell,
+    model_name,
+    number_cell,
+)
+from .failures import task_failures
 from .inputs import Thumbnails
 from .overlap import overlap_tables
 from .space import cluster_sections, duplicate_sections, map_figures
 from .tables import (
     comparison_tables,
-    curves,
+    dims_figures,
     language_tables,
-    model_html,
-    notes_list,
-    number_cell,
+    notes,
     published_tables,
     score_tables,
-    table,
     variant_tables,
 )
+from .templates import render
 
 BALANCES = {
     "text_mean": "text half",
@@ -51,50 +58,39 @@ BALANCES = {
     "min": "weaker half",
     "harmonic_mean": "balance (harmonic mean)",
 }
-SCORES_SAID = (
-    "Each score stands with half of its 95 % interval, beside chance and, where both sides are "
-    "words, BM25. In the drawing a dot is a model with its interval, the tick is chance, the "
+ABOUT_SCORES = (
+    "Each score with half of its 95 % interval, beside chance and, for tasks with text on both "
+    "sides, BM25. In the drawing a dot is a model with its interval, the tick is chance, the "
     "diamond BM25."
 )
-NOTES_SAID = (
-    "Why a score is undefined (it is left out of means), and what of a task's data is "
-    "missing."
+ABOUT_NOTES = (
+    "Why a score is undefined (means leave it out), and what a task's data lacks."
 )
-COMPARED_SAID = (
-    "The same queries asked of both: how much better the second is, and how often chance alone "
-    "would make the models differ as much (p). Every test stands alone: of twenty between "
-    "equals one is below 0.05."
+ABOUT_COMPARISONS = (
+    "Both models on the same queries: how much better the second one is, and how often chance "
+    "alone would make them differ as much (p). p values are not corrected for multiple tests."
 )
-PUBLISHED_SAID = (
-    "What others published of the same task in the same metric. Definitions are never mixed "
-    "in a column."
+ABOUT_PUBLISHED = (
+    "Published scores of the same task in the same metric; no column mixes definitions."
 )
-DIMS_SAID = (
-    "The first dimensions of each vector, normalised again: what a smaller index would "
-    "score."
+ABOUT_DIMS = "The first dimensions of each vector, normalised again: the scores of a smaller index."
+ABOUT_VARIANTS = (
+    "Each column names the change. Beside each score is the difference that it makes to the same "
+    "queries. The plain score is of all queries."
 )
-VARIANTS_SAID = (
-    "What was done stands above each column, and beside each score the difference that it makes "
-    "to the same queries. The plain score is of all queries."
+ABOUT_MAP = (
+    "Texts and images in two dimensions. Point at one to see it and what belongs to it."
 )
-MAP_SAID = (
-    "Texts and images in two dimensions. Point at one to read or see it, and what belongs "
-    "to it."
+ABOUT_CLUSTERS = (
+    "Groups of documents that the model puts close together, named by the words that are "
+    "typical of them."
 )
-CLUSTERS_SAID = (
-    "Documents in groups that the model made by itself, named by the words that set them "
-    "apart."
+ABOUT_DUPLICATES = "Documents that the model can hardly tell apart."
+ABOUT_OVERLAP = (
+    "Texts and images of the suite that also occur in the training data, with examples."
 )
-DUPLICATES_SAID = (
-    "Documents so close to another that a ranking tells them apart by luck alone."
-)
-OVERLAP_SAID = (
-    "Texts and images of the suite that also stand in the training data, and examples of "
-    "them."
-)
-FAILURES_SAID = (
-    "The queries that went worst in each task: what was asked, what was right, and what "
-    "came first."
+ABOUT_FAILURES = (
+    "The worst queries of each task: the query, the right answer, and what came first."
 )
 FOOTER = (
     "hit_rate_at_k: share of queries with a relevant document among the first k (R@k in papers "
@@ -109,9 +105,8 @@ class ModelReport:
 
     results: Sequence[TaskResult]
     rows: Sequence[Row] = ()  # of the analyses, beside those of the results
-    facts: Mapping[str, str] = dataclasses.field(
-        default_factory=dict
-    )  # {"parameters": "22.7 M", ...}
+    # {"parameters": "22.7 M", ...}
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     maps: Sequence[SpaceMap] = ()
     clusters: Sequence[Clusters] = ()
     duplicates: Sequence[Duplicates] = ()
@@ -119,7 +114,27 @@ class ModelReport:
     @property
     def all_rows(self) -> list[Row]:
         """The rows of the results, then those of the analyses."""
-        return [*(row for result in self.results for row in result.rows), *self.rows]
+        rows = [row for result in self.results for row in result.rows]
+        return [*rows, *self.rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A section of the page; `layout` names the part of report.html.j2 that shows its content."""
+
+    key: str
+    title: str
+    about: str
+    layout: str
+    content: Sequence[object]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelPart:
+    """What a section shows of one model; it is named if the page has several models."""
+
+    model: ModelName | None
+    content: Sequence[object]
 
 
 def write_report(
@@ -134,174 +149,178 @@ def write_report(
 ) -> None:
     """Write the report of one model, or of several side by side.
 
-    models: by the name that the page calls them.
-    overlaps: what of the suite stands in the training data; from `eval.analysis.contamination`.
+    models: by the name that the page shows.
+    overlaps: what of the suite occurs in the training data; from `eval.analysis.contamination`.
     comparisons: of each other model with the first; from `eval.scoring.statistics.compare`.
-    max_images: thumbnails in the page, of some 4 kB each: a third in maps, the others first where
-        it fails.
+    max_images: thumbnails in the page, of some 4 kB each: a third in maps, the others first
+        among the failures.
     """
-    names = list(models)
-    rows = {name: report.all_rows for name, report in models.items()}
     halves = {
         task: half
         for report in models.values()
         for task, half in halves_of(report.results).items()
     }
-    lines = lines_of(rows)
-    variants = variants_of(rows)
-    if overlaps:
-        variants.pop("contamination", None)  # has a section of its own
-    on_maps = Thumbnails(max_images // 3)
-    thumbnails = Thumbnails(max_images - max_images // 3)
-    failures = failure_sections(
-        {name: report.results for name, report in models.items()}, thumbnails
+    summaries = {name: _summary(report, halves) for name, report in models.items()}
+    sections = _sections(models, halves, overlaps, comparisons or {}, max_images)
+    style = _read_asset("style.css")
+    script = _read_asset("script.js")
+    html = render(
+        "report.html.j2",
+        title=title,
+        introduction=introduction,
+        scores=_score_tiles(summaries),
+        facts=_fact_tiles(models),
+        side_by_side=_side_by_side(models, summaries) if len(models) > 1 else None,
+        sections=[section for section in sections if section.content],
+        footer=FOOTER,
+        style=style,
+        style_hash=_hash(style),
+        script=script,
+        script_hash=_hash(script),
     )
-    compared = comparison_tables(comparisons or {}, lines, names[0])
-    num_dims = {
-        name: one.queries.shape[1]
-        for name, report in models.items()
-        for one in report.results
-        if one.queries is not None
-    }
-    sections = [
-        ("scores", "Scores", SCORES_SAID, score_tables(lines, names, halves, comparisons or {})),
-        ("notes", "What to know of these scores", NOTES_SAID, notes_list(rows)),
-        ("compared", "One model against the other", COMPARED_SAID, compared),
-        ("published", "Beside published models", PUBLISHED_SAID, published_tables(lines, names)),
-        ("languages", "Languages", "", language_tables(lines, names)),
-        ("dimensions", "Fewer dimensions", DIMS_SAID, _wrapped("charts", curves(variants, lines, names, num_dims))),
-        ("variants", "Changed vectors, changed inputs", VARIANTS_SAID,
-         variant_tables(variants, changes_of(rows), lines, names)),
-        ("map", "A map of the space", MAP_SAID,
-         _of_each(models, lambda one: map_figures(one.maps, one.results, on_maps))),
-        ("clusters", "What it is about", CLUSTERS_SAID,
-         _of_each(models, lambda one: cluster_sections(one.clusters, one.results, thumbnails))),
-        ("duplicates", "Near-duplicates", DUPLICATES_SAID,
-         _of_each(models, lambda one: duplicate_sections(one.duplicates, one.results, thumbnails))),
-        ("contamination", "Seen in training", OVERLAP_SAID, overlap_tables(overlaps)),
-        ("failures", "Where it fails", FAILURES_SAID, failures),
-    ]  # fmt: skip
-    shown = [section for section in sections if section[3]]
-    style = _asset("style.css")
-    script = _asset("script.js")
-    policy = (
-        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src "
-        f"'{_hash(script)}'; base-uri 'none'; form-action 'none'"
-    )
-    links = "".join(f'<a href="#{key}">{escape(name)}</a>' for key, name, _, _ in shown)
-    html = f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{escape(title)}</title>
-<style>{style}</style>
-</head>
-<body>
-<header><div class="inner">
-<h1>{escape(title)}</h1>
-{f"<p>{escape(introduction)}</p>" if introduction else ""}
-{_tiles(models, halves) if len(models) == 1 else _side_by_side(models, halves)}
-</div></header>
-<nav aria-label="sections"><div class="inner">{links}</div></nav>
-<main>
-{"".join(_section(*section) for section in shown)}
-</main>
-<footer>{escape(FOOTER)}</footer>
-<script>{script}</script>
-</body>
-</html>
-"""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(html, encoding="utf-8")
 
 
-def _section(key: str, title: str, said: str, body: str) -> str:
-    explained = f'<p class="said">{escape(said)}</p>' if said else ""
-    return f'<section id="{key}"><h2>{escape(title)}</h2>{explained}{body}</section>\n'
+def _sections(
+    models: Mapping[str, ModelReport],
+    halves: Mapping[str, str],
+    overlaps: Sequence[TaskOverlap],
+    comparisons: Comparisons,
+    max_images: int,
+) -> list[Section]:
+    """All sections, those without content too."""
+    names = list(models)
+    rows = {name: report.all_rows for name, report in models.items()}
+    lines = lines_of(rows)
+    variants = variants_of(rows)
+    if overlaps:
+        variants.pop("contamination", None)  # has a section of its own
+
+    on_maps = Thumbnails(max_images // 3)
+    thumbnails = Thumbnails(max_images - max_images // 3)
+    # failures come first, so that they have images even if the others have none left
+    results = {name: report.results for name, report in models.items()}
+    failures = task_failures(results, thumbnails)
+    maps = _per_model(
+        models, lambda report: map_figures(report.maps, report.results, on_maps)
+    )
+    clusters = _per_model(
+        models,
+        lambda report: cluster_sections(report.clusters, report.results, thumbnails),
+    )
+    duplicates = _per_model(
+        models,
+        lambda report: duplicate_sections(
+            report.duplicates, report.results, thumbnails
+        ),
+    )
+
+    scores = score_tables(lines, names, halves, comparisons)
+    compared = comparison_tables(comparisons, lines, names[0])
+    published = published_tables(lines, names)
+    languages = language_tables(lines, names)
+    dims = dims_figures(variants, lines, names, _num_dims(models))
+    changed = variant_tables(variants, changes_of(rows), lines, names)
+    overlap = overlap_tables(overlaps)
+    return [
+        Section("scores", "Scores", ABOUT_SCORES, "tables", scores),
+        Section("notes", "Notes on these scores", ABOUT_NOTES, "notes", notes(rows)),
+        Section("compared", "Comparison", ABOUT_COMPARISONS, "tables", compared),
+        Section("published", "Published models", ABOUT_PUBLISHED, "tables", published),
+        Section("languages", "Languages", "", "tables", languages),
+        Section("dimensions", "Fewer dimensions", ABOUT_DIMS, "charts", dims),
+        Section(
+            "variants", "Changed vectors and inputs", ABOUT_VARIANTS, "tables", changed
+        ),
+        Section("map", "A map of the space", ABOUT_MAP, "maps", maps),
+        Section("clusters", "Clusters", ABOUT_CLUSTERS, "clusters", clusters),
+        Section(
+            "duplicates", "Near-duplicates", ABOUT_DUPLICATES, "duplicates", duplicates
+        ),
+        Section("contamination", "Seen in training", ABOUT_OVERLAP, "tables", overlap),
+        Section("failures", "Failures", ABOUT_FAILURES, "failures", failures),
+    ]
 
 
-def _tiles(models: Mapping[str, ModelReport], halves: Mapping[str, str]) -> str:
-    """What to know of one model at a glance."""
+def _num_dims(models: Mapping[str, ModelReport]) -> dict[str, int]:
+    """model -> number of dimensions of its vectors, where they are known."""
+    num_dims = {}
+    for name, report in models.items():
+        for result in report.results:
+            if result.queries is not None:
+                num_dims[name] = result.queries.shape[1]
+    return num_dims
+
+
+def _per_model(
+    models: Mapping[str, ModelReport],
+    show: Callable[[ModelReport], Sequence[object]],
+) -> list[ModelPart]:
+    """What a section shows of each model, without the models that have nothing to show."""
+    parts = []
+    for place, (name, report) in enumerate(models.items()):
+        content = show(report)
+        if content:
+            model = model_name(name, place) if len(models) > 1 else None
+            parts.append(ModelPart(model, content))
+    return parts
+
+
+def _score_tiles(
+    summaries: Mapping[str, Mapping[str, float | None]],
+) -> dict[str, str]:
+    """The scores of whole halves by the first model, as texts."""
+    first = next(iter(summaries.values()))
+    return {name: format_number(value) for name, value in first.items()}
+
+
+def _fact_tiles(models: Mapping[str, ModelReport]) -> dict[str, str]:
+    """What to know of the first model at a glance."""
     name, report = next(iter(models.items()))
-    scores = "".join(
-        f'<div class="main"><dt>{escape(summary)}</dt><dd>{number(value)}</dd></div>'
-        for summary, value in _summary(report, halves).items()
-    )
-    known = {"model": name, **report.facts} if name else report.facts
-    facts = "".join(
-        f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>"
-        for key, value in known.items()
-    )
-    return f'<dl class="tiles">{scores}</dl><dl class="tiles facts">{facts}</dl>'
+    return {"model": name, **report.facts} if name else dict(report.facts)
 
 
-def _side_by_side(models: Mapping[str, ModelReport], halves: Mapping[str, str]) -> str:
-    """The same of several models, a row each."""
-    summaries = {name: _summary(report, halves) for name, report in models.items()}
-    columns = list(
-        dict.fromkeys(key for summary in summaries.values() for key in summary)
-    )
-    facts = list(
-        dict.fromkeys(key for report in models.values() for key in report.facts)
-    )
+def _side_by_side(
+    models: Mapping[str, ModelReport],
+    summaries: Mapping[str, Mapping[str, float | None]],
+) -> Table:
+    """Scores of whole halves and facts, one row per model."""
+    scores = dict.fromkeys(key for summary in summaries.values() for key in summary)
+    facts = dict.fromkeys(key for report in models.values() for key in report.facts)
     rows = []
     for place, (name, report) in enumerate(models.items()):
-        scores = "".join(
-            number_cell(summaries[name].get(key), classes="score") for key in columns
-        )
-        said = "".join(
-            f"<td>{escape(report.facts.get(key, '–'))}</td>" for key in facts
-        )
-        rows.append(f"<tr><td>{model_html(name, place)}</td>{scores}{said}</tr>")
-    scored = [(key, "number") for key in columns]
-    known = [(key, "text") for key in facts]
-    return table([("model", "text"), *scored, *known], rows)
+        cells: list[Cell] = [model_name(name, place)]
+        cells += [number_cell(summaries[name].get(key), "score") for key in scores]
+        cells += [TextCell(report.facts.get(key, "–")) for key in facts]
+        rows.append(TableRow(cells))
+    heads = [Head("model")]
+    heads += [Head(key, "number") for key in scores]
+    heads += [Head(key) for key in facts]
+    return Table(heads, rows)
 
 
 def _summary(report: ModelReport, halves: Mapping[str, str]) -> dict[str, float | None]:
-    """What stands for whole halves: the balance first, then other rows of no single task."""
+    """Scores of whole halves: the balance first, then other rows of more than one task."""
     rows = [
         row
         for row in report.all_rows
         if not row.variant and section_of((row.task, row.metric), halves) == ""
     ]
     rows.sort(key=lambda row: row.task != BALANCE)
-    named = {
-        row: BALANCES.get(row.metric) if row.task == BALANCE else None for row in rows
-    }
-    return {
-        name or f"{row.task}, {row.metric}".replace("->", " → "): row.value
-        for row, name in named.items()
-    }
+    summary = {}
+    for row in rows:
+        name = f"{row.task}, {row.metric}".replace("->", " → ")
+        if row.task == BALANCE:
+            name = BALANCES.get(row.metric) or name
+        summary[name] = row.value
+    return summary
 
 
-def _of_each(
-    models: Mapping[str, ModelReport], body: Callable[[ModelReport], str]
-) -> str:
-    """The same of every model, under its name where there are several."""
-    parts = []
-    for place, (name, report) in enumerate(models.items()):
-        if inside := body(report):
-            parts.append(
-                f'<h3 class="whose">{model_html(name, place)}</h3>{inside}'
-                if len(models) > 1
-                else inside
-            )
-    return "".join(parts)
-
-
-def _wrapped(name: str, inside: str) -> str:
-    return f'<div class="{name}">{inside}</div>' if inside else ""
-
-
-def _asset(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+def _read_asset(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def _hash(inline: str) -> str:
-    return (
-        "sha256-" + base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
-    )
+    digest = hashlib.sha256(inline.encode()).digest()
+    return "sha256-" + base64.b64encode(digest).decode()

@@ -1,140 +1,210 @@
-"""Drawings of the page, as SVG without a library: a score between chance and 1, and a curve over
-dimensions.
+"""The charts of the page, in the coordinates of their SVG: a score between chance and 1, and a
+score over the number of dimensions. `charts.html.j2` draws them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
 
 from ...scoring.results import Row
-from ..layout import number
+from ..layout import format_number
 
-COLOURS = 6  # classes m0 ... m5 of the style sheet; more models start again
+NUM_COLOURS = 6  # classes m0 ... m5 of the style sheet; more models start again
+PLOT_WIDTH = 168
+CHART_WIDTH = 340
+CHART_HEIGHT = 210
+LEFT = 40
+RIGHT = 14
+TOP = 14
+BOTTOM = 30
+MIN_TICK_DISTANCE = 28
+ROUND_TOPS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 
 
-def score_plot(cells: Mapping[str, Row], models: Sequence[str]) -> str:
-    """One line from 0 to 1: a tick for chance, a diamond for BM25, a dot with its interval for each
-    model.
-    """
-    width = 168
-    height = 8 + 8 * len(models)
+@dataclass(frozen=True)
+class Dot:
+    """A model's score; low and high are the ends of its interval, None without one."""
+
+    colour: int
+    x: float
+    y: int
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class ScorePlot:
+    """A line from 0 to 1: a tick for chance, a diamond for BM25, a dot for each model."""
+
+    label: str
+    width: int
+    height: int
+    middle: float
+    left: float
+    right: float
+    chance: float | None
+    baseline: float | None
+    dots: Sequence[Dot]
+
+
+@dataclass(frozen=True)
+class GridLine:
+    """A horizontal line with its value."""
+
+    y: float
+    value: float
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A number of dimensions on the axis."""
+
+    x: float
+    dim: int
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A score at a number of dimensions, with the text for a reader who points at it."""
+
+    x: float
+    y: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The points of one model, from few to many dimensions."""
+
+    colour: int
+    points: Sequence[CurvePoint]
+
+
+@dataclass(frozen=True)
+class DimsChart:
+    """A score over the number of dimensions, on a logarithmic axis; one curve per model."""
+
+    label: str
+    width: int
+    height: int
+    left: int
+    right: int
+    grid: Sequence[GridLine]
+    ticks: Sequence[Tick]
+    curves: Sequence[Curve]
+
+
+def score_plot(cells: Mapping[str, Row], models: Sequence[str]) -> ScorePlot:
+    """Place the scores of one task and metric. cells: model -> row."""
     lowest = 0.0
-    for one in cells.values():
-        lowest = min(lowest, one.value or 0.0, one.low or 0.0, one.baseline or 0.0)
+    for known in cells.values():
+        ends = (known.value, known.low, known.baseline)
+        lowest = min(lowest, *(end or 0.0 for end in ends))
 
     def x(value: float) -> float:
-        return round(4 + (width - 8) * (min(value, 1.0) - lowest) / (1 - lowest), 1)
+        share = (min(value, 1.0) - lowest) / (1 - lowest)
+        return round(4 + (PLOT_WIDTH - 8) * share, 1)
 
-    known = next(iter(cells.values()))
-    middle = height / 2
-    parts = [
-        f'<line class="axis" x1="{x(lowest)}" x2="{x(1)}" y1="{middle}" y2="{middle}"/>'
-    ]
-    if known.chance is not None:
-        parts.append(
-            f'<line class="chance" x1="{x(known.chance)}" x2="{x(known.chance)}" y1="1" '
-            f'y2="{height - 1}"/>'
-        )
-    if known.baseline is not None:
-        parts.append(
-            f'<path class="bm25" d="M{x(known.baseline)} {middle - 5}l5 5l-5 5l-5-5z"/>'
-        )
+    def x_or_none(value: float | None) -> float | None:
+        return None if value is None else x(value)
+
+    dots = []
     for place, name in enumerate(models):
         row = cells.get(name)
         if row is None or row.value is None:
             continue
-        y = 8 + 8 * place
-        colour = f"m{place % COLOURS}"
-        if row.low is not None and row.high is not None:
-            parts.append(
-                f'<line class="interval {colour}" x1="{x(row.low)}" x2="{x(row.high)}" '
-                f'y1="{y}" y2="{y}"/>'
-            )
-        parts.append(
-            f'<circle class="dot {colour}" cx="{x(row.value)}" cy="{y}" r="3.5"/>'
+        has_interval = row.low is not None and row.high is not None
+        dot = Dot(
+            colour=place % NUM_COLOURS,
+            x=x(row.value),
+            y=8 + 8 * place,
+            low=x_or_none(row.low) if has_interval else None,
+            high=x_or_none(row.high) if has_interval else None,
         )
-    named = [(name or "model", cells[name].value) for name in models if name in cells]
-    said = [f"{name} {number(value)}" for name, value in named]
-    said += [f"chance {number(known.chance)}", f"BM25 {number(known.baseline)}"]
-    return _svg(width, height, ", ".join(said), parts, "plot")
+        dots.append(dot)
 
-
-def dims_curve(title: str, curves: Mapping[str, Mapping[int, float]]) -> str:
-    """A score over the number of dimensions that are kept, on a logarithmic axis; a line for each
-    model.
-
-    curves: model -> dimensions -> score.
-    """
-    width = 340
-    height = 210
-    left = 40
-    right = 14
-    top = 14
-    bottom = 30
-    dims = sorted({dim for curve in curves.values() for dim in curve})
-    highest = _nice_top(
-        max(value for curve in curves.values() for value in curve.values())
+    first = next(iter(cells.values()))
+    height = 8 + 8 * len(models)
+    return ScorePlot(
+        label=_plot_label(cells, models, first),
+        width=PLOT_WIDTH,
+        height=height,
+        middle=height / 2,
+        left=x(lowest),
+        right=x(1),
+        chance=x_or_none(first.chance),
+        baseline=x_or_none(first.baseline),
+        dots=dots,
     )
-    lowest = min(
-        0.0, min(value for curve in curves.values() for value in curve.values())
-    )
+
+
+def _plot_label(cells: Mapping[str, Row], models: Sequence[str], first: Row) -> str:
+    """What the plot shows, for a reader who does not see it."""
+    parts = [
+        f"{name or 'model'} {format_number(cells[name].value)}"
+        for name in models
+        if name in cells
+    ]
+    parts.append(f"chance {format_number(first.chance)}")
+    parts.append(f"BM25 {format_number(first.baseline)}")
+    return ", ".join(parts)
+
+
+def dims_chart(label: str, scores: Mapping[str, Mapping[int, float]]) -> DimsChart:
+    """Place the scores of one task and metric. scores: model -> dimensions -> score."""
+    dims = sorted({dim for curve in scores.values() for dim in curve})
+    values = [value for curve in scores.values() for value in curve.values()]
+    highest = _round_top(max(values))
+    lowest = min(0.0, *values)
     span = math.log2(dims[-1] / dims[0]) or 1.0
 
     def x(dim: int) -> float:
-        return round(left + (width - left - right) * math.log2(dim / dims[0]) / span, 1)
+        share = math.log2(dim / dims[0]) / span
+        return round(LEFT + (CHART_WIDTH - LEFT - RIGHT) * share, 1)
 
     def y(value: float) -> float:
-        return round(
-            top + (height - top - bottom) * (highest - value) / (highest - lowest), 1
-        )
+        share = (highest - value) / (highest - lowest)
+        return round(TOP + (CHART_HEIGHT - TOP - BOTTOM) * share, 1)
 
-    parts = []
+    grid = []
     for step in range(5):
         value = lowest + (highest - lowest) * step / 4
-        parts.append(
-            f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y(value)}" y2="{y(value)}"/>'
-        )
-        parts.append(
-            f'<text class="tick end" x="{left - 6}" y="{y(value) + 4}">{value:.2f}</text>'
-        )
-    for dim in _spread(dims, x):
-        parts.append(
-            f'<text class="tick middle" x="{x(dim)}" y="{height - 10}">{dim}</text>'
-        )
-    for place, (name, curve) in enumerate(curves.items()):
-        colour = f"m{place % COLOURS}"
-        points = " ".join(f"{x(dim)},{y(curve[dim])}" for dim in sorted(curve))
-        parts.append(f'<polyline class="curve {colour}" points="{points}"/>')
+        grid.append(GridLine(y(value), value))
+
+    curves = []
+    for place, (name, curve) in enumerate(scores.items()):
+        points = []
         for dim in sorted(curve):
-            said = escape(f"{name or 'model'}: {curve[dim]:.3f} at {dim} dimensions")
-            circle = f'<circle class="dot {colour}" cx="{x(dim)}" cy="{y(curve[dim])}" r="3.5">'
-            parts.append(f"{circle}<title>{said}</title></circle>")
-    return _svg(width, height, title, parts, "chart")
+            text = f"{name or 'model'}: {curve[dim]:.3f} at {dim} dimensions"
+            points.append(CurvePoint(x(dim), y(curve[dim]), text))
+        curves.append(Curve(place % NUM_COLOURS, points))
 
-
-def _svg(
-    width: float, height: float, label: str, parts: Sequence[str], name: str
-) -> str:
-    return (
-        f'<svg class="{name}" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+    return DimsChart(
+        label=label,
+        width=CHART_WIDTH,
+        height=CHART_HEIGHT,
+        left=LEFT,
+        right=RIGHT,
+        grid=grid,
+        ticks=[Tick(x(dim), dim) for dim in _legible(dims, x)],
+        curves=curves,
     )
 
 
-def _nice_top(value: float) -> float:
-    """A round number above the value for an axis to end at."""
-    return next(
-        (top for top in (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0) if value <= top),
-        1.0,
-    )
+def _round_top(value: float) -> float:
+    """A round number above the value, for the axis to end at."""
+    for top in ROUND_TOPS:
+        if value <= top:
+            return top
+    return 1.0
 
 
-def _spread(dims: Sequence[int], x: Callable[[int], float]) -> list[int]:
-    """The ticks that stand apart enough to be read."""
+def _legible(dims: Sequence[int], x: Callable[[int], float]) -> list[int]:
+    """The ticks that stand far enough apart to be read."""
     kept: list[int] = []
     for dim in reversed(dims):
-        if not kept or x(kept[-1]) - x(dim) >= 28:
+        if not kept or x(kept[-1]) - x(dim) >= MIN_TICK_DISTANCE:
             kept.append(dim)
     return kept[::-1]

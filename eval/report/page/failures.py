@@ -1,11 +1,11 @@
-"""What went worst, task by task: the query, what it should have found, and what it
-found instead.
+"""The worst queries and pairs of each task: the query, what it should have found, and what it
+found. `failures.html.j2` lays them out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
+from dataclasses import dataclass
 
 from ...analysis.failures import (
     Found,
@@ -14,104 +14,135 @@ from ...analysis.failures import (
     worst_pairs,
     worst_queries,
 )
-from ...data.datasets import Fused
 from ...scoring.results import TaskResult
-from ..layout import number
-from .inputs import Thumbnails, input_html
-from .tables import model_html, number_cell, table, task_html
+from ..layout import format_number
+from .cells import (
+    Cell,
+    Head,
+    ModelName,
+    Table,
+    TableRow,
+    TaskName,
+    TextCell,
+    model_name,
+    number_cell,
+    task_name,
+)
+from .inputs import ShownInput, Thumbnails, show_input
 
-MAX_SHOWN = 6  # of a task: queries of all models together
+MAX_SHOWN = 6  # queries per task, of all models together
 
 
-def failure_sections(
+@dataclass(frozen=True)
+class ShownDocument:
+    """A document that was found, or should have been."""
+
+    input: ShownInput
+    rank: int
+    score: float
+    is_relevant: bool
+
+
+@dataclass(frozen=True)
+class FailedQuery:
+    """A query that went wrong."""
+
+    query: ShownInput
+    rank: int  # of its best relevant document
+    value: str  # "METRIC VALUE"; "" without any
+    relevant: Sequence[ShownDocument]
+    found: Sequence[ShownDocument]
+
+
+@dataclass(frozen=True)
+class ModelFailures:
+    """What went wrong by one model; it is named if the page has several models."""
+
+    model: ModelName | None
+    queries: Sequence[FailedQuery]
+    pairs: Table | None
+
+
+@dataclass(frozen=True)
+class TaskFailures:
+    """What went wrong in one task."""
+
+    task: TaskName
+    models: Sequence[ModelFailures]
+
+
+def task_failures(
     results: Mapping[str, Sequence[TaskResult]], thumbnails: Thumbnails
-) -> str:
-    """A section that opens for each task, with its worst queries or pairs by each model; "" if
-    nothing went wrong.
-    """
-    tasks = dict.fromkeys(result.name for found in results.values() for result in found)
+) -> list[TaskFailures]:
+    """The worst queries or pairs of each task by each model. results: by the model's name."""
+    tasks = dict.fromkeys(
+        result.name for by_task in results.values() for result in by_task
+    )
     count = max(2, MAX_SHOWN // max(1, len(results)))
-    parts: list[str] = []
+    sections = []
     for task in tasks:
-        inside = []
-        for place, (model, found) in enumerate(results.items()):
-            result = next((one for one in found if one.name == task), None)
-            shown = "" if result is None else _worst_html(result, count, thumbnails)
-            if shown:
-                named = (
-                    f'<h4 class="whose">{model_html(model, place)}</h4>'
-                    if len(results) > 1
-                    else ""
-                )
-                inside.append(named + shown)
-        if inside:
-            opened = " open" if not parts else ""
-            body = "".join(inside)
-            parts.append(
-                f"<details{opened}><summary>{task_html(task)}</summary><div "
-                f"class=inside>{body}</div></details>"
-            )
-    return "".join(parts)
+        models = []
+        for place, (model, by_task) in enumerate(results.items()):
+            result = next((one for one in by_task if one.name == task), None)
+            if result is None:
+                continue
+            named = model_name(model, place) if len(results) > 1 else None
+            failures = _failures_of(result, named, count, thumbnails)
+            if failures.queries or failures.pairs:
+                models.append(failures)
+        if models:
+            sections.append(TaskFailures(task_name(task), models))
+    return sections
 
 
-def _worst_html(result: TaskResult, count: int, thumbnails: Thumbnails) -> str:
-    queries = worst_queries(result, count)
-    cards = "".join(_query_html(one, thumbnails) for one in queries)
-    return cards + (_pairs_html(pairs) if (pairs := worst_pairs(result, count)) else "")
+def _failures_of(
+    result: TaskResult, model: ModelName | None, count: int, thumbnails: Thumbnails
+) -> ModelFailures:
+    queries = [_show_query(one, thumbnails) for one in worst_queries(result, count)]
+    pairs = worst_pairs(result, count)
+    return ModelFailures(model, queries, _pairs_table(pairs) if pairs else None)
 
 
-def _query_html(worst: WorstQuery, thumbnails: Thumbnails) -> str:
-    value = (
-        ""
-        if worst.value is None
-        else f" · {escape(worst.metric)} {number(worst.value)}"
-    )
-    right = "".join(_found_html(one, thumbnails) for one in worst.relevant)
-    found = "".join(_found_html(one, thumbnails) for one in worst.found)
-    return (
-        '<article class="failure"><div '
-        f'class="asked"><h4>asked</h4>{input_html(worst.query, thumbnails)}<p '
-        f'class="quiet">right answer at rank {worst.rank:,}{value}</p></div><div '
-        f'class="right-answers"><h4>should have found</h4><ul>{right}</ul></div><div '
-        f'class="found"><h4>found</h4><ul>{found}</ul></div></article>'
-    )
+def _show_query(worst: WorstQuery, thumbnails: Thumbnails) -> FailedQuery:
+    # in this order: documents get their thumbnails before the query does
+    relevant = [_show_document(document, thumbnails) for document in worst.relevant]
+    found = [_show_document(document, thumbnails) for document in worst.found]
+    query = show_input(worst.query, thumbnails)
+    value = ""
+    if worst.value is not None:
+        value = f"{worst.metric} {format_number(worst.value)}"
+    return FailedQuery(query, worst.rank, value, relevant, found)
 
 
-def _found_html(found: Found, thumbnails: Thumbnails) -> str:
-    """A right one says so in words too, so that nobody needs to see its colour."""
-    shape = (
-        "words"
-        if isinstance(found.input, str)
-        else "fused"
-        if isinstance(found.input, Fused)
-        else "picture"
-    )
-    right = " right" if found.is_relevant else ""
-    said = '<span class="badge">✓ right</span> ' if found.is_relevant else ""
-    return (
-        f'<li class="{shape}{right}">{input_html(found.input, thumbnails)}'
-        f'<p class="quiet">{said}#{found.rank:,} · {found.score:.3f}</p></li>'
-    )
+def _show_document(found: Found, thumbnails: Thumbnails) -> ShownDocument:
+    shown = show_input(found.input, thumbnails)
+    return ShownDocument(shown, found.rank, found.score, found.is_relevant)
 
 
-def _pairs_html(pairs: Sequence[WorstPair]) -> str:
-    rows = [
-        f"<tr><td>{escape(one.left)}</td><td>{escape(one.right)}</td>{number_cell(one.score)}{number_cell(one.cosine)}"
-        f"<td>{_place_html(one)}</td></tr>"
-        for one in pairs
-    ]
+def _pairs_table(pairs: Sequence[WorstPair]) -> Table:
+    rows = []
+    for pair in pairs:
+        cells: list[Cell] = [
+            TextCell(pair.left),
+            TextCell(pair.right),
+            number_cell(pair.score),
+            number_cell(pair.cosine),
+            TextCell(_describe_place(pair)),
+        ]
+        rows.append(TableRow(cells))
     heads = [
-        ("one text", "text"),
-        ("the other", "text"),
-        ("people", "number"),
-        ("cosine", "number"),
+        Head("one text"),
+        Head("the other"),
+        Head("people", "number"),
+        Head("cosine", "number"),
+        Head("the model finds them"),
     ]
-    return table([*heads, ("the model finds them", "text")], rows)
+    return Table(heads, rows)
 
 
-def _place_html(pair: WorstPair) -> str:
+def _describe_place(pair: WorstPair) -> str:
     direction = "too close" if pair.place > pair.human_place else "too far apart"
     return (
-        f"{direction}: more alike than {pair.place:.0%} of the pairs, for people than "
+        f"{direction}: more similar than {pair.place:.0%} of the pairs, for people than "
         f"{pair.human_place:.0%}"
     )

@@ -44,8 +44,8 @@ for (const figure of document.querySelectorAll("figure.map")) {
       Object.entries({ x1: x, y1: y, x2: mate[0], y2: mate[1] }).forEach(([key, at]) => line.setAttribute(key, at));
       lines.append(line);
     }
-    const said = [points[number], ...mates.slice(0, 2).map((other) => points[other])];
-    said.forEach((point, place) => {
+    const shown = [points[number], ...mates.slice(0, 2).map((other) => points[other])];
+    shown.forEach((point, place) => {
       const part = document.createElement("div");
       if (place) part.className = "mate";
       if (point[4]) {

@@ -1,208 +1,119 @@
-"""The space to be looked at: a map of texts and images, clusters by what they are about,
-near-duplicates.
+"""A map of texts and images, clusters by what they are about, and near-duplicates.
+
+`space.html.j2` lays them out.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
-from html import escape
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
-from ...analysis.neighbours import Clusters, Duplicates
+from ...analysis.neighbours import Cluster, Clusters, Duplicates
 from ...analysis.space import matches_of
 from ...analysis.space_map import SpaceMap
 from ...data.datasets import Fused, Input, RetrievalData
 from ...scoring.results import TaskResult
-from .inputs import Thumbnails, input_html, shortened
-from .tables import task_html
+from .cells import TaskName, task_name
+from .inputs import ShownInput, Thumbnails, shorten, show_input
 
-Found = TypeVar("Found")
+Found = TypeVar("Found", Clusters, Duplicates)
 
 WIDTH = 960
 HEIGHT = 600
 MARGIN = 16
 MAX_LABEL = 200  # characters
 MAX_CLUSTERS = 12
-MAX_GROUPS = 8
-MAX_MEMBERS = 5  # shown of a task
+MAX_GROUPS = 8  # per task
+MAX_MEMBERS = 5  # per group
+
+
+@dataclass(frozen=True)
+class MapFigure:
+    """A drawing of a map: a dot for each text and a square for each image."""
+
+    task: TaskName
+    method: str
+    explained: float | None  # share of the variance that the axes hold
+    width: int
+    height: int
+    texts: Sequence[tuple[float, float]]
+    images: Sequence[tuple[float, float]]
+    # For the script, per point: x, y, 0 for a text or 1 for an image, label, thumbnail, and the
+    # numbers of the points that belong to it.
+    points: Sequence[Sequence[object]]
+
+
+@dataclass(frozen=True)
+class ShownCluster:
+    """A cluster with its words and the documents nearest to its centre."""
+
+    words: str
+    share: float
+    documents: Sequence[ShownInput]
+
+
+@dataclass(frozen=True)
+class ClusterSection:
+    """The clusters of the documents of some tasks."""
+
+    tasks: Sequence[TaskName]
+    clusters: Sequence[ShownCluster]
+    num_more: int  # smaller ones that are not shown
+
+
+@dataclass(frozen=True)
+class ShownGroup:
+    """Documents that are near-duplicates, some of them shown."""
+
+    size: int
+    documents: Sequence[ShownInput]
+
+
+@dataclass(frozen=True)
+class DuplicateSection:
+    """The near-duplicates among the documents of some tasks."""
+
+    tasks: Sequence[TaskName]
+    share: float
+    threshold: float
+    groups: Sequence[ShownGroup]
 
 
 def map_figures(
     maps: Sequence[SpaceMap], results: Sequence[TaskResult], thumbnails: Thumbnails
-) -> str:
-    """A drawing of each map, a dot a text and a square an image; whoever points at one reads it
-    and sees its mates.
-    """
+) -> list[MapFigure]:
+    """A drawing of each map that has points."""
     by_name = {result.name.removesuffix("/text->image"): result for result in results}
-    return "".join(
-        _map_figure(one, by_name[one.task], thumbnails) for one in maps if one.points
-    )
-
-
-def cluster_sections(
-    clusters: Sequence[Clusters], results: Sequence[TaskResult], thumbnails: Thumbnails
-) -> str:
-    """What the documents of each task are about: each cluster's words and share, and what stands in
-    its middle.
-    """
-    by_name = {result.name: result for result in results}
-    parts = []
-    for place, (tasks, one) in enumerate(
-        _alike([(one.task, one.clusters, one) for one in clusters])
-    ):
-        documents = _documents(by_name[one.task])
-        cards = "".join(
-            "<article "
-            f'class="cluster"><h4>{escape(", ".join(cluster.words) or "no words of its own")}</h4>'
-            f'<p class="quiet">{cluster.share:.1%} of the documents</p><ul '
-            f'class="items">{_items([documents[at] for at in cluster.typical], thumbnails)}</ul></article>'
-            for cluster in one.clusters[:MAX_CLUSTERS]
-        )
-        more = len(one.clusters) - MAX_CLUSTERS
-        said = f'<p class="quiet">and {more} smaller ones</p>' if more > 0 else ""
-        parts.append(
-            _opening(
-                tasks, f'<div class="clusters">{cards}</div>{said}', is_open=place == 0
-            )
-        )
-    return "".join(parts)
-
-
-def duplicate_sections(
-    duplicates: Sequence[Duplicates],
-    results: Sequence[TaskResult],
-    thumbnails: Thumbnails,
-) -> str:
-    """Documents that the model can hardly tell apart, the largest groups of each task; "" if no
-    task has any.
-    """
-    by_name = {result.name: result for result in results}
-    parts = []
-    for tasks, one in _alike([(one.task, one.groups, one) for one in duplicates]):
-        documents = _documents(by_name[one.task])
-        groups = "".join(
-            f'<li><p class="quiet">{len(group)} alike</p><ul class="items">'
-            f"{_items([documents[at] for at in group[:MAX_MEMBERS]], thumbnails)}</ul></li>"
-            for group in one.groups[:MAX_GROUPS]
-        )
-        if groups:
-            share = (
-                f'<span class="direction">{one.share:.1%} have another at a cosine of '
-                f"{one.threshold:g} or more</span>"
-            )
-            parts.append(
-                _opening(
-                    f"{tasks} {share}",
-                    f'<ul class="groups">{groups}</ul>',
-                    is_open=False,
-                )
-            )
-    return "".join(parts)
-
-
-def _alike(found: Sequence[tuple[str, object, Found]]) -> list[tuple[str, Found]]:
-    """(the names of tasks as HTML, what was found), once for tasks that search the same documents.
-
-    found: (task, what it is told apart by, all of it).
-    """
-    together: list[tuple[list[str], object, Found]] = []
-    for task, key, one in found:
-        known = next(
-            (
-                names
-                for names, other, _ in together
-                if other == key and _set(names[0]) == _set(task)
-            ),
-            None,
-        )
-        if known is None:
-            together.append(([task], key, one))
-        else:
-            known.append(task)
-    return [(" · ".join(map(task_html, names)), one) for names, _, one in together]
-
-
-def _set(task: str) -> str:
-    return task.partition("/")[0]
-
-
-def _map_figure(drawn: SpaceMap, result: TaskResult, thumbnails: Thumbnails) -> str:
-    places = _placed([(point.x, point.y) for point in drawn.points])
-    shapes = [
-        f'<circle class="point text" cx="{x}" cy="{y}" r="3.5"/>'
-        if point.modality == "text"
-        else f'<rect class="point image" x="{x - 3:.1f}" y="{y - 3:.1f}" width="6" height="6"/>'
-        for point, (x, y) in zip(drawn.points, places, strict=True)
+    return [
+        _map_figure(space_map, by_name[space_map.task], thumbnails)
+        for space_map in maps
+        if space_map.points
     ]
-    counts = {
-        kind: sum(point.modality == kind for point in drawn.points)
-        for kind in ("text", "image")
-    }
-    axes = (
-        ""
-        if drawn.explained is None
-        else f"; the axes hold {sum(drawn.explained):.0%} of the variance"
-    )
-    said = (
-        f"map of {counts['text']} texts and {counts['image']} images; arrow keys go from "
-        "one to the next"
-    )
-    method = (
-        f"{escape(drawn.method.upper())}{axes}; lines lead to what belongs together"
-    )
-    return (
-        f'<figure class="map"><div class="legend">{_toggle("text", "texts", counts["text"])}'
-        f"{_toggle('image', 'pictures', counts['image'])}</div>"
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" tabindex="0" role="img" aria-label="{said}">'
-        f'<g class="mates"></g>{"".join(shapes)}<circle class="here" r="7" cx="-20" cy="-20"/></svg>'
-        f'<div class="tip" role="status" hidden></div>'
-        f'<figcaption>{task_html(drawn.task)}<span class="quiet">{method}</span></figcaption>'
-        f'<script type="application/json">{_points_json(drawn, result, places, thumbnails)}</script></figure>'
+
+
+def _map_figure(
+    space_map: SpaceMap, result: TaskResult, thumbnails: Thumbnails
+) -> MapFigure:
+    places = _scale([(point.x, point.y) for point in space_map.points])
+    by_modality: dict[str, list[tuple[float, float]]] = {"text": [], "image": []}
+    for point, place in zip(space_map.points, places, strict=True):
+        by_modality[point.modality].append(place)
+    explained = space_map.explained
+    return MapFigure(
+        task=task_name(space_map.task),
+        method=space_map.method.upper(),
+        explained=None if explained is None else sum(explained),
+        width=WIDTH,
+        height=HEIGHT,
+        texts=by_modality["text"],
+        images=by_modality["image"],
+        points=_map_points(space_map, result, places, thumbnails),
     )
 
 
-def _points_json(
-    drawn: SpaceMap,
-    result: TaskResult,
-    places: Sequence[tuple[float, float]],
-    thumbnails: Thumbnails,
-) -> str:
-    """[[x, y, 0 text or 1 image, label, thumbnail, [numbers of the points that belong to it]],
-    ...]
-    """
-    assert isinstance(result.data, RetrievalData)
-    numbers = {
-        (point.modality, point.index): number
-        for number, point in enumerate(drawn.points)
-    }
-    matches = matches_of(result.data)
-    mates: list[list[int]] = [[] for _ in drawn.points]
-    for number, point in enumerate(drawn.points):
-        for document in matches[point.index] if point.modality == "text" else ():
-            if (other := numbers.get(("image", document))) is not None:
-                mates[number].append(other)
-                mates[other].append(number)
-    points = [
-        [
-            x,
-            y,
-            int(point.modality == "image"),
-            shortened(point.label, MAX_LABEL),
-            _thumbnail(result.data.documents[point.index], thumbnails)
-            if point.modality == "image"
-            else "",
-            mates[number],
-        ]
-        for number, (point, (x, y)) in enumerate(zip(drawn.points, places, strict=True))
-    ]
-    return json.dumps(points, ensure_ascii=False, separators=(",", ":")).replace(
-        "<", "\\u003c"
-    )
-
-
-def _placed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points in the drawing, both axes at one scale, so that distances are seen as they are."""
+def _scale(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points in the drawing, with both axes at one scale, so that distances are kept."""
     xs = [x for x, _ in points]
     ys = [y for _, y in points]
     scale = min(
@@ -211,26 +122,130 @@ def _placed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     )
     middle_x = (max(xs) + min(xs)) / 2
     middle_y = (max(ys) + min(ys)) / 2
-    return [
-        (
-            round(WIDTH / 2 + (x - middle_x) * scale, 1),
-            round(HEIGHT / 2 - (y - middle_y) * scale, 1),
+    places = []
+    for x, y in points:
+        across = round(WIDTH / 2 + (x - middle_x) * scale, 1)
+        down = round(HEIGHT / 2 - (y - middle_y) * scale, 1)
+        places.append((across, down))
+    return places
+
+
+def _map_points(
+    space_map: SpaceMap,
+    result: TaskResult,
+    places: Sequence[tuple[float, float]],
+    thumbnails: Thumbnails,
+) -> list[list[object]]:
+    """The points for the script, as `MapFigure` describes them."""
+    documents = _documents(result)
+    mates = _mates(space_map, result)
+    points: list[list[object]] = []
+    for number, point in enumerate(space_map.points):
+        is_image = point.modality == "image"
+        uri = _thumbnail(documents[point.index], thumbnails) if is_image else ""
+        label = shorten(point.label, MAX_LABEL)
+        points.append([*places[number], int(is_image), label, uri, mates[number]])
+    return points
+
+
+def _mates(space_map: SpaceMap, result: TaskResult) -> list[list[int]]:
+    """For each point, the numbers of the points that belong to it."""
+    assert isinstance(result.data, RetrievalData)
+    images = {
+        point.index: number
+        for number, point in enumerate(space_map.points)
+        if point.modality == "image"
+    }
+    matches = matches_of(result.data)
+    mates: list[list[int]] = [[] for _ in space_map.points]
+    for number, point in enumerate(space_map.points):
+        if point.modality != "text":
+            continue
+        for document in matches[point.index]:
+            if document in images:
+                mates[number].append(images[document])
+                mates[images[document]].append(number)
+    return mates
+
+
+def _thumbnail(document: Input, thumbnails: Thumbnails) -> str:
+    # a map has images alone, no texts and no fused inputs
+    if isinstance(document, (str, Fused)):
+        return ""
+    return thumbnails.uri(document)
+
+
+def cluster_sections(
+    clusters: Sequence[Clusters], results: Sequence[TaskResult], thumbnails: Thumbnails
+) -> list[ClusterSection]:
+    """What the documents of each task are about: the words, the share and the middle of each
+    cluster.
+    """
+    by_name = {result.name: result for result in results}
+    sections = []
+    for tasks, found in _merge_tasks(clusters, lambda found: found.clusters):
+        documents = _documents(by_name[found.task])
+        section = ClusterSection(
+            tasks,
+            [
+                _show_cluster(cluster, documents, thumbnails)
+                for cluster in found.clusters[:MAX_CLUSTERS]
+            ],
+            num_more=len(found.clusters) - MAX_CLUSTERS,
         )
-        for x, y in points
-    ]
+        sections.append(section)
+    return sections
 
 
-def _thumbnail(one: Input, thumbnails: Thumbnails) -> str:
-    return (
-        "" if isinstance(one, (str, Fused)) else thumbnails.uri(one)
-    )  # a map has neither
+def _show_cluster(
+    cluster: Cluster, documents: Sequence[Input], thumbnails: Thumbnails
+) -> ShownCluster:
+    words = ", ".join(cluster.words) or "no words of its own"
+    shown = _show_inputs(documents, cluster.typical, thumbnails)
+    return ShownCluster(words, cluster.share, shown)
 
 
-def _toggle(kind: str, name: str, count: int) -> str:
-    return (
-        f'<button type="button" class="{kind}" data-kind="{kind}" '
-        f'aria-pressed="true">{count:,} {name}</button>'
-    )
+def duplicate_sections(
+    duplicates: Sequence[Duplicates],
+    results: Sequence[TaskResult],
+    thumbnails: Thumbnails,
+) -> list[DuplicateSection]:
+    """The largest groups of documents that the model can hardly tell apart, per task."""
+    by_name = {result.name: result for result in results}
+    sections = []
+    for tasks, found in _merge_tasks(duplicates, lambda found: found.groups):
+        documents = _documents(by_name[found.task])
+        groups = []
+        for members in found.groups[:MAX_GROUPS]:
+            shown = _show_inputs(documents, members[:MAX_MEMBERS], thumbnails)
+            groups.append(ShownGroup(len(members), shown))
+        if groups:
+            section = DuplicateSection(tasks, found.share, found.threshold, groups)
+            sections.append(section)
+    return sections
+
+
+def _merge_tasks(
+    found: Sequence[Found], content: Callable[[Found], object]
+) -> list[tuple[list[TaskName], Found]]:
+    """What was found, once for all tasks of a set that search the same documents.
+
+    content: what is equal for tasks that search the same documents.
+    """
+    merged: list[tuple[list[str], Found]] = []
+    for one in found:
+        for tasks, other in merged:
+            is_same_set = _set_of(tasks[0]) == _set_of(one.task)
+            if is_same_set and content(other) == content(one):
+                tasks.append(one.task)
+                break
+        else:
+            merged.append(([one.task], one))
+    return [(list(map(task_name, tasks)), one) for tasks, one in merged]
+
+
+def _set_of(task: str) -> str:
+    return task.partition("/")[0]
 
 
 def _documents(result: TaskResult) -> Sequence[Input]:
@@ -238,13 +253,7 @@ def _documents(result: TaskResult) -> Sequence[Input]:
     return result.data.documents
 
 
-def _items(inputs: Iterable[Input], thumbnails: Thumbnails) -> str:
-    return "".join(f"<li>{input_html(one, thumbnails)}</li>" for one in inputs)
-
-
-def _opening(summary: str, body: str, *, is_open: bool) -> str:
-    opened = " open" if is_open else ""
-    return (
-        f"<details{opened}><summary>{summary}</summary><div "
-        f'class="inside">{body}</div></details>'
-    )
+def _show_inputs(
+    documents: Sequence[Input], positions: Iterable[int], thumbnails: Thumbnails
+) -> list[ShownInput]:
+    return [show_input(documents[position], thumbnails) for position in positions]

@@ -18,8 +18,9 @@ from eval.analysis.neighbours import Cluster, Clusters, Duplicates
 from eval.analysis.space_map import Point, SpaceMap, space_maps
 from eval.data.datasets import Deferred, Fused, PairData, RetrievalData
 from eval.report.page import ModelReport, write_report
-from eval.report.page.inputs import Thumbnails, input_html, shortened
+from eval.report.page.inputs import Thumbnails, shorten, show_input
 from eval.report.page.space import duplicate_sections, map_figures
+from eval.report.page.templates import make_environment
 from eval.scoring.results import Row, TaskResult
 from eval.scoring.statistics import Comparison
 from unimodal.vectors import Vectors
@@ -263,11 +264,8 @@ def test_scores_stand_with_interval_mark_and_balance(page: Path) -> None:
         assert shown in text
     assert "-0.300" in text  # what the evil variant costs
     html = page.read_text(encoding="utf-8")
-    assert html.count('class="sure"') == 1
-    assert (
-        "differs from the first model (paired test, p &lt; 0.05; of twenty such tests "
-        "between equals one is" in html
-    )
+    assert html.count('class="significant"') == 1
+    assert re.search(r'title="differs from the first model [^"]* p &lt; 0.05', html)
 
 
 def test_how_many_queries_a_score_is_of_stands_beside_it_where_it_is_known(
@@ -352,8 +350,10 @@ def test_a_report_of_scores_alone_has_no_empty_section(tmp_path: Path) -> None:
 
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken <b>.png").write_bytes(b"no image")
-    html = input_html(tmp_path / "broken <b>.png", Thumbnails())
-    assert html == '<p class="text quiet">broken &lt;b&gt;.png</p>'
+    shown = show_input(tmp_path / "broken <b>.png", Thumbnails())
+    module = make_environment().get_template("inputs.html.j2").module
+    html = str(module.show(shown))  # type: ignore[attr-defined]
+    assert html.strip() == '<p class="text quiet">broken &lt;b&gt;.png</p>'
 
 
 def test_a_thumbnail_shows_what_is_transparent_on_white(tmp_path: Path) -> None:
@@ -366,15 +366,20 @@ def test_a_thumbnail_shows_what_is_transparent_on_white(tmp_path: Path) -> None:
 def test_a_thumbnail_is_made_once(tmp_path: Path) -> None:
     reads: list[int] = []
     content = image(tmp_path, 1).read_bytes()
-    deferred = Deferred("one", lambda: reads.append(1) or content)  # type: ignore[func-returns-value]
+
+    def read() -> bytes:
+        reads.append(1)
+        return content
+
+    deferred = Deferred("one", read)
     thumbnails = Thumbnails()
     assert thumbnails.uri(deferred) == thumbnails.uri(deferred) != ""
     assert len(reads) == 1
 
 
 def test_long_texts_are_cut_at_a_word() -> None:
-    assert shortened("one  two\nthree", 100) == "one two three"
-    assert shortened("one two three", 9) == "one two …"
+    assert shorten("one  two\nthree", 100) == "one two three"
+    assert shorten("one two three", 9) == "one two …"
 
 
 def test_a_map_knows_what_each_point_shows_and_what_belongs_to_it(page: Path) -> None:
@@ -409,10 +414,9 @@ def test_a_map_joins_a_text_to_the_images_that_are_hits(tmp_path: Path) -> None:
         (dataclasses.replace(graded, hit_gain=0.0), [1, 2]),
     ):
         result = TaskResult("shop/text->image", "cross-modal", data, [])
-        html = map_figures(
-            [SpaceMap("shop", "pca", points, None)], [result], Thumbnails()
-        )
-        assert json.loads(re.findall(r"json.>(.*?)</script>", html)[0])[0][5] == mates
+        space_map = SpaceMap("shop", "pca", points, None)
+        (figure,) = map_figures([space_map], [result], Thumbnails())
+        assert figure.points[0][5] == mates
 
 
 def test_a_map_keeps_distances_as_they_are(tmp_path: Path) -> None:
@@ -420,17 +424,14 @@ def test_a_map_keeps_distances_as_they_are(tmp_path: Path) -> None:
         Point(x, y, "text", "", 0) for x, y in ((0.0, 0.0), (3.0, 0.0), (0.0, 4.0))
     ]
     result = results(tmp_path)[0]
-    html = map_figures(
-        [SpaceMap("flickr30k", "umap", points, None)], [result], Thumbnails()
-    )
-    (a, b, c) = (
-        np.array(point[:2])
-        for point in json.loads(re.findall(r"json.>(.*?)</script>", html)[0])
-    )
+    space_map = SpaceMap("flickr30k", "umap", points, None)
+    (figure,) = map_figures([space_map], [result], Thumbnails())
+    (a, b, c) = (np.array(place) for place in figure.texts)
     assert np.linalg.norm(a - b) * 4 == pytest.approx(
         np.linalg.norm(a - c) * 3, rel=1e-2
     )
-    assert "UMAP; lines" in html
+    assert figure.method == "UMAP"
+    assert figure.explained is None
 
 
 def test_clusters_and_near_duplicates_show_what_is_in_them(page: Path) -> None:
@@ -438,7 +439,7 @@ def test_clusters_and_near_duplicates_show_what_is_in_them(page: Path) -> None:
     for shown in (
         "50.0% of the documents",
         "no words of its own",
-        "2 alike",
+        "2 near-duplicates",
         "100.0% have another at a cosine of 0.95",
     ):
         assert shown in text
@@ -461,12 +462,10 @@ def test_documents_that_several_tasks_search_are_shown_once(tmp_path: Path) -> N
         for asked in ("text", "photo")
     ]
     groups = [Duplicates(result.name, 0.95, 0.5, [[0, 1, 2]]) for result in tasks]
-    html = duplicate_sections(groups, tasks, Thumbnails())
-    assert html.count("<details") == 1
-    assert "text → image" in html
-    assert "photo → image" in html
+    (section,) = duplicate_sections(groups, tasks, Thumbnails())
+    assert [task.direction for task in section.tasks] == [
+        "text → image",
+        "photo → image",
+    ]
     other = Duplicates(tasks[1].name, 0.95, 0.5, [[3, 4]])
-    assert (
-        duplicate_sections([groups[0], other], tasks, Thumbnails()).count("<details")
-        == 2
-    )
+    assert len(duplicate_sections([groups[0], other], tasks, Thumbnails())) == 2
