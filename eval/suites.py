@@ -71,10 +71,10 @@ KINDS = (
 class Average(Config):
     """The mean of a metric over several tasks."""
 
-    tasks: list[str] = Field(
-        min_length=1
-    )  # as their rows name them: "figures/text->image", "nfcorpus"
+    tasks: list[str] = Field(min_length=1)
+    """Tasks by the names of their rows, such as "figures/text->image" or "nfcorpus"."""
     metric: str
+    """Metric to average."""
 
     @field_validator("tasks")
     @classmethod
@@ -85,20 +85,20 @@ class Average(Config):
 class Analysis(Config):
     """What is looked at beside the scores of the plain vectors."""
 
-    dims: list[PositiveInt] = Field(
-        default=[]
-    )  # lengths that the vectors are cut to and scored again (matryoshka)
-    # modality gap, alignment, uniformity, and a mixed index of texts and images
+    dims: list[PositiveInt] = Field(default=[])
+    """Lengths to truncate vectors to and score again (Matryoshka)."""
     space: bool = False
-    compression: bool = False  # int8 and binary vectors, with re-ranking
-    neighbours: bool = False  # near-duplicates and clusters of documents
-    map: Literal["none", "pca", "umap"] = "none"  # texts and images in two dimensions
-    robustness: list[str] = Field(
-        default=[]
-    )  # what is done to queries: typos, first half, poor jpeg, ...
-    contamination: list[str] = Field(
-        default=[]
-    )  # training shards in which the suite is looked for
+    """Measure modality gap, alignment, uniformity and a mixed index of texts and images."""
+    compression: bool = False
+    """Score int8 and binary vectors, with re-ranking."""
+    neighbours: bool = False
+    """Look for near-duplicates and clusters of documents."""
+    map: Literal["none", "pca", "umap"] = "none"
+    """Projection of texts and images to two dimensions."""
+    robustness: list[str] = Field(default=[])
+    """Changes of the queries to score: typos, first half, poor jpeg, ..."""
+    contamination: list[str] = Field(default=[])
+    """Training shards in which to look for the suite's data."""
 
     @field_validator("dims", "robustness", "contamination")
     @classmethod
@@ -122,10 +122,11 @@ class Suite(Config):
     """Named tasks, scored in this order."""
 
     tasks: dict[str, TaskConfig] = Field(min_length=1)
-    averages: dict[str, Average] = Field(
-        default={}
-    )  # one of which a task was left out is left out too
+    """Tasks by name."""
+    averages: dict[str, Average] = Field(default={})
+    """Averages over tasks by name; one with a missing task is left out."""
     analysis: Analysis = Analysis()
+    """Analyses beside the scores."""
 
     @field_validator("tasks", mode="before")
     @classmethod

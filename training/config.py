@@ -18,15 +18,12 @@ from unimodal.shards.config import StorageConfig
 class SourceConfig(Config):
     """Shards that one task draws from."""
 
-    # A tar, a folder of tars, a glob, a brace pattern or a list of those: relative to data_root, or
-    # a URL.
     path: str | tuple[str, ...]
-    weight: float = Field(
-        default=1.0, ge=0
-    )  # its share of the task's batches, relative to the other sources
-    epochs: int | None = Field(
-        default=None, gt=0
-    )  # how often it is seen at most; then the others share its part
+    """Tar, folder of tars, glob, brace pattern or list of them: below data_root, or a URL."""
+    weight: float = Field(default=1.0, ge=0)
+    """Share of the task's batches, relative to the other sources."""
+    epochs: int | None = Field(default=None, gt=0)
+    """Times it is seen at most; after that the other sources take its share."""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -40,9 +37,12 @@ class AugmentConfig(Config):
     crop_scale: tuple[float, float] = (
         0.9,
         1.0,
-    )  # share of the area that a random crop keeps (open_clip's default)
+    )
+    """Range of the share of the area that a random crop keeps (open_clip's default)."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: bool = False  # mirror one image in two: wrong for images with writing
+    """Range of a crop's aspect ratio, width / height (torchvision's default)."""
+    flip: bool = False
+    """Mirror one image in two; wrong for images with writing."""
 
     @model_validator(mode="after")
     def _are_ranges(self) -> AugmentConfig:
@@ -65,16 +65,16 @@ class NegativesConfig(Config):
     The sources of each are in `training.losses.contrastive.Negatives`, which this fills.
     """
 
-    # Leave out in-batch ones that are closer than the positive by more than this; Qwen3: 0.1.
     margin: float | None = Field(default=None, ge=0)
-    hardness: float = Field(
-        default=0.0, ge=0
-    )  # exp(hardness x cosine) weighs in-batch negatives; LLaVE: 9
-    hard_negative_hardness: float = Field(
-        default=0.0, ge=0
-    )  # the same for hard negatives; EmbeddingGemma: 5
+    """Leave out in-batch negatives closer than the positive by more than this (Qwen3: 0.1)."""
+    hardness: float = Field(default=0.0, ge=0)
+    """Weigh in-batch negatives by exp(hardness x cosine) (LLaVE: 9)."""
+    hard_negative_hardness: float = Field(default=0.0, ge=0)
+    """Weigh hard negatives by exp(hardness x cosine) (EmbeddingGemma: 5)."""
     query_query: bool = False
+    """Use the other queries as negatives of a query."""
     document_document: bool = False
+    """Use the other documents as negatives of a document."""
 
 
 class TaskConfig(Config):
@@ -85,49 +85,47 @@ class TaskConfig(Config):
     """
 
     kind: Literal["image-text", "text-text"]
+    """What the two sides of a pair are."""
     sources: dict[str, SourceConfig] = Field(min_length=1)
-    # a global batch holds samples of all sources by their weights, instead of being of one
+    """Shards to draw from, by name."""
     mixed: bool = False
+    """Fill a global batch from all sources by their weights, not from one."""
     global_batch: int = Field(gt=1)
-    streams: int | None = Field(
-        default=None, gt=0
-    )  # canonical streams; None: the largest power of two up to 64
-    share: float = Field(
-        default=1.0, gt=0
-    )  # schedule alternate: its part of the steps; joint: the weight of its loss
-    max_length: int = Field(default=77, gt=2)  # tokens
-    num_negatives: int = Field(
-        default=0, ge=0
-    )  # text-text: hard negatives a query; samples must have that many
-    caption: Literal["random", "first", "shortest", "longest"] = (
-        "random"  # image-text: which of an image's captions
-    )
+    """Samples per batch over all ranks; they are each other's negatives."""
+    streams: int | None = Field(default=None, gt=0)
+    """Canonical streams; default: the largest power of two up to 64 that divides the batch."""
+    share: float = Field(default=1.0, gt=0)
+    """Share of the steps (schedule alternate), or weight of the loss (joint)."""
+    max_length: int = Field(default=77, gt=2)
+    """Tokens that a text is cut to."""
+    num_negatives: int = Field(default=0, ge=0)
+    """Hard negatives per query (text-text); every sample must have that many."""
+    caption: Literal["random", "first", "shortest", "longest"] = "random"
+    """Which of an image's captions to use (image-text)."""
     augment: AugmentConfig = AugmentConfig()
-    # Jina CLIP v1 (Koukounas et al., 2024, section 4): text fixed at 0.05, image learned from 0.07
-    # with the scale clamped at 100 (Radford et al., 2021, section 2.5). None takes that default of
-    # the kind.
+    """Random changes of the images."""
     temperature: float | None = Field(default=None, gt=0)
+    """Temperature of the first step; default: 0.07 for image-text, 0.05 for text-text."""
     learn_temperature: bool | None = None
+    """Learn the logit scale; default: for image-text only (Jina CLIP v1, section 4)."""
     max_scale: float = Field(default=100.0, gt=0)
-    # sigmoid learns a bias as well; cosent wants samples with a score, distillation with a
-    # teacher's similarities of the document and each hard negative; own_negatives sees no other
-    # queries' documents (classification).
+    """Upper bound of the logit scale (Radford et al., 2021, section 2.5)."""
     loss: Literal["info_nce", "sigmoid", "cosent", "distillation", "own_negatives"] = (
         "info_nce"
     )
-    matryoshka_dims: tuple[
-        int, ...
-    ] = ()  # prefixes that are trained beside the whole vector
-    # pairs that share a text, an image or a label are not each other's negatives
+    """Loss; cosent needs scores, distillation a teacher, own_negatives ignores other queries."""
+    matryoshka_dims: tuple[int, ...] = ()
+    """Lengths of prefixes to train beside the whole vector."""
     mask_duplicates: bool = True
+    """Do not use pairs that share a text, image or label as each other's negatives."""
     negatives: NegativesConfig = NegativesConfig()
-    bias: float = -10.0  # sigmoid: where its bias starts (SigLIP's)
-    teacher_temperature: float = Field(
-        default=0.05, gt=0
-    )  # distillation: of the teacher's similarities
-    accumulate: int = Field(
-        default=1, gt=0
-    )  # global batches an update, each with its own negatives
+    """Weights and choice of negatives of InfoNCE."""
+    bias: float = -10.0
+    """First value of the bias of the loss sigmoid (SigLIP's)."""
+    teacher_temperature: float = Field(default=0.05, gt=0)
+    """Temperature of the teacher's similarities (distillation)."""
+    accumulate: int = Field(default=1, gt=0)
+    """Global batches per update, each with its own negatives."""
 
     @property
     def start_temperature(self) -> float:
@@ -252,31 +250,35 @@ class OptimConfig(Config):
     """AdamW, linear warm-up, cosine decay."""
 
     lr: float = Field(default=1e-3, gt=0)
+    """Peak learning rate."""
     betas: tuple[float, float] = (
         0.9,
         0.98,
-    )  # 0.98: beta2 of CLIP and Jina CLIP for transformers on large batches
+    )
+    """Betas of AdamW (0.98: CLIP's and Jina CLIP's for transformers on large batches)."""
     eps: float = 1e-6
-    weight_decay: float = Field(
-        default=0.05, ge=0
-    )  # of matrices; vectors, biases and logit scales have none
+    """Epsilon of AdamW."""
+    weight_decay: float = Field(default=0.05, ge=0)
+    """Weight decay of matrices; vectors, biases and logit scales have none."""
     warmup_steps: int = Field(default=0, ge=0)
-    min_lr: float = Field(default=0.0, ge=0)  # where the cosine ends
+    """Steps of linear warm-up."""
+    min_lr: float = Field(default=0.0, ge=0)
+    """Learning rate at the end of the cosine."""
     clip_norm: float = Field(default=1.0, gt=0)
+    """Norm that the gradient is clipped to."""
 
 
 class TowerOptimConfig(Config):
     """How one tower learns."""
 
-    lr_scale: float = Field(default=1.0, gt=0)  # its learning rate / optim.lr
-    patch_dropout: float = Field(
-        default=0.0, ge=0, lt=1
-    )  # image: share of the patches left out (FLIP; Li et al., 2023)
-    # the backbone stays as it is (and in evaluation mode); its projection still learns
+    lr_scale: float = Field(default=1.0, gt=0)
+    """Learning rate of the tower relative to optim.lr."""
+    patch_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the image patches left out (FLIP; Li et al., 2023)."""
     freeze: bool = False
-    frozen_layers: int = Field(
-        default=0, ge=0
-    )  # the embeddings and so many of its first blocks stay as they are
+    """Keep the backbone fixed, in evaluation mode; the projection still learns."""
+    frozen_layers: int = Field(default=0, ge=0)
+    """Blocks to keep fixed, with the embeddings below them."""
 
     @model_validator(mode="after")
     def _drops_what_it_trains(self) -> TowerOptimConfig:
@@ -291,47 +293,58 @@ class TowersConfig(Config):
     """How each tower learns."""
 
     image: TowerOptimConfig = TowerOptimConfig()
+    """How the image tower learns."""
     text: TowerOptimConfig = TowerOptimConfig()
+    """How the text tower learns."""
 
 
 class StepConfig(Config):
     """How a batch is cut and computed. Nothing here changes a gradient beyond rounding."""
 
-    micro_batch: int | None = Field(
-        default=None, gt=0
-    )  # images of one chunk; None: a rank's whole batch
-    token_budget: int = Field(
-        default=4096, gt=0
-    )  # padded tokens of one length-sorted chunk of texts
-    # GiB of activations kept between forward and backward pass; chunks over it are computed twice.
-    # None: what is free, 0: every chunk is computed twice, as GradCache does.
+    micro_batch: int | None = Field(default=None, gt=0)
+    """Images per chunk; default: the whole batch of a rank."""
+    token_budget: int = Field(default=4096, gt=0)
+    """Padded tokens per length-sorted chunk of texts."""
     graph_memory: float | None = Field(default=None, ge=0)
-    loss_tile: int = Field(
-        default=1024, gt=0
-    )  # InfoNCE of more than two tiles of queries is computed tile by tile
-    grad_checkpointing: bool = False  # recompute each block's activations
-    compile: bool = False  # torch.compile the towers
+    """GiB of activations to keep; further chunks are recomputed. Default: what is free."""
+    loss_tile: int = Field(default=1024, gt=0)
+    """Queries per tile of InfoNCE, which is tiled above two tiles."""
+    grad_checkpointing: bool = False
+    """Recompute each block's activations in the backward pass."""
+    compile: bool = False
+    """Compile the towers with torch.compile."""
 
 
 class EvalConfig(Config):
     """Validation during training."""
 
-    suite: str  # a shipped suite (mini) or a YAML file
-    data_root: str | None = None  # None: the recipe's
-    tasks: tuple[str, ...] = ()  # of the suite; empty: all
+    suite: str
+    """Name of a shipped suite, such as mini, or a YAML file."""
+    data_root: str | None = None
+    """Folder of the data sets; default: that of the recipe."""
+    tasks: tuple[str, ...] = ()
+    """Tasks of the suite to score; empty: all."""
     split: str = "val"
-    every: int = Field(gt=0)  # steps
-    best: str = ""  # "task metric" whose highest value decides what RUN/best keeps
+    """Split to score."""
+    every: int = Field(gt=0)
+    """Steps between two validations."""
+    best: str = ""
+    """"task metric" whose highest value decides what RUN/best keeps."""
 
 
 class Stage(Config):
     """A stretch of steps with one schedule, one set of tasks and one learning-rate curve."""
 
     name: str
+    """Name of the stage."""
     steps: int = Field(gt=0)
+    """Number of steps."""
     schedule: Literal["alternate", "joint"]
+    """Order of the tasks: alternate one per step, or joint in every step."""
     tasks: dict[str, TaskConfig] = Field(min_length=1)
+    """Tasks by name."""
     optim: OptimConfig
+    """Optimizer and learning-rate schedule."""
 
     @field_validator("tasks")
     @classmethod
@@ -349,46 +362,60 @@ class TrainConfig(Config):
     here.
     """
 
-    run: str  # the folder that it writes
+    run: str
+    """Folder that the run writes."""
     seed: int = 0
-    model: ModelConfig | None = None  # towers by name ...
-    init: str | None = (
-        None  # ... or a model directory (or anything that unimodal.load takes) to start from
-    )
+    """Seed of weights, data order, augmentation and dropout."""
+    model: ModelConfig | None = None
+    """Towers to build; instead of `init`."""
+    init: str | None = None
+    """Model to start from: a model directory, or what unimodal.load takes; instead of `model`."""
     towers: TowersConfig = TowersConfig()
+    """How each tower learns."""
     data_root: str = "."
+    """Folder that sources are relative to."""
     tasks: dict[str, TaskConfig] = Field({})
+    """Tasks by name."""
     schedule: Literal["alternate", "joint"] = "alternate"
+    """Order of the tasks: alternate one per step, or joint in every step."""
     steps: int = Field(default=1000, gt=0)
+    """Number of steps."""
     optim: OptimConfig = OptimConfig()
+    """Optimizer and learning-rate schedule."""
     stages: tuple[dict[str, Any], ...] = ()
+    """Stages in order, each laid over the values given here; empty: one stage."""
     eval: EvalConfig | None = None
-    precision: Literal["float32", "bfloat16", "float64"] = (
-        "float32"  # bfloat16: autocast, weights stay float32
-    )
-    device: str | None = None  # None: a GPU where there is one
+    """Validation during training; null: none."""
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Precision of the computation; bfloat16: autocast, weights stay float32."""
+    device: str | None = None
+    """Device; default: a GPU where there is one."""
     step: StepConfig = StepConfig()
-    parallel: Literal["ddp", "fsdp"] = (
-        "ddp"  # of several processes: every one has all weights | a shard of them (FSDP2)
-    )
-    timeout: float = Field(
-        default=600.0, gt=0
-    )  # seconds that a process waits for another one before it gives up
-    start_timeout: float = Field(
-        default=1800.0, gt=0
-    )  # the same at the start, until all have joined
-    workers: int = Field(default=2, ge=0)  # loader processes of each rank
-    storage: StorageConfig = StorageConfig()  # how shards that lie elsewhere come here
-    # The share of corrupt samples that ends a run, if they are over 100; 0: the first one does.
+    """How a batch is cut and computed."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Weights of several processes: ddp: all on each; fsdp: a shard on each (FSDP2)."""
+    timeout: float = Field(default=600.0, gt=0)
+    """Seconds that a process waits for another before it gives up."""
+    start_timeout: float = Field(default=1800.0, gt=0)
+    """Seconds that a process waits for all others to join at the start."""
+    workers: int = Field(default=2, ge=0)
+    """Loader processes per rank."""
+    storage: StorageConfig = StorageConfig()
+    """How remote shards are fetched and cached."""
     max_skipped: float = Field(default=0.01, ge=0, le=1)
+    """Share of corrupt samples that ends a run, above 100 of them; 0: the first one does."""
     log_every: int = Field(default=10, gt=0)
+    """Steps between two lines of the log."""
     save_every: int = Field(default=500, gt=0)
-    keep: int = Field(default=2, gt=0)  # checkpoints
-    mirror: str = (
-        ""  # a URL (s3://bucket/run, gs://...) where a copy of each checkpoint goes
-    )
+    """Steps between two checkpoints."""
+    keep: int = Field(default=2, gt=0)
+    """Checkpoints to keep."""
+    mirror: str = ""
+    """URL to copy each checkpoint to, such as s3://bucket/run."""
     tensorboard: bool = False
-    wandb: str = ""  # a Weights & Biases project
+    """Write the log for TensorBoard too."""
+    wandb: str = ""
+    """Weights & Biases project to log to."""
 
     @property
     def plan(self) -> list[Stage]:

@@ -38,7 +38,10 @@ _WORDS = {
 class Config(BaseModel):
     """Base of every configuration: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # The docstring below a field describes it in --help and in the JSON schema.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True
+    )
 
     @model_validator(mode="before")
     @classmethod

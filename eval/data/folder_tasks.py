@@ -29,11 +29,12 @@ FolderTaskT = TypeVar("FolderTaskT", bound="FolderTask")
 class FolderTask(Task):
     """A task whose data lies in a folder as others lay it out."""
 
-    path: str  # below the data root; a suite's task that says none lies in the folder of its name
-    split: str = "test"  # of the data set
-    splits: dict[str, dict[str, Any]] = Field(
-        default={}
-    )  # split: keys laid over the task; empty: every one is `split`
+    path: str
+    """Folder below the data root; in a suite it defaults to the name of the task."""
+    split: str = "test"
+    """Split of the data set."""
+    splits: dict[str, dict[str, Any]] = Field(default={})
+    """Keys to lay over the task, by split; empty: every split is `split`."""
 
     @model_validator(mode="after")
     def _every_split_is_valid(self) -> FolderTask:
@@ -63,10 +64,12 @@ class WebdatasetTask(FolderTask):
     """
 
     kind: Literal["webdataset"]
+    """Images with captions or classes in the layout of CLIP_benchmark."""
     images: tuple[int, int | None] = (
         0,
         None,
-    )  # the first one and the one behind the last
+    )
+    """First image, and the one after the last; null: to the end."""
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
         """Its images, with captions or labels."""
@@ -80,9 +83,9 @@ class ShardsTask(Task):
     """
 
     kind: Literal["shards"]
-    splits: dict[str, str | list[str]] = Field(
-        min_length=1
-    )  # split: a folder, glob, brace pattern, URL, ...
+    """Pairs in shards such as training reads."""
+    splits: dict[str, str | list[str]] = Field(min_length=1)
+    """Path of the shards of each split: a folder, glob, brace pattern or URL."""
 
     def needs(self, root: Path, split: str) -> list[Path]:
         """The files that must be there; what is asked of a URL shows when it is read."""
@@ -114,11 +117,11 @@ class BeirTask(FolderTask):
     """Retrieval among texts or images in BEIR's form."""
 
     kind: Literal["beir"]
-    subsets: list[str] = Field(
-        default=[]
-    )  # parts that are scored apart; "{subset}" in `path`: each has a folder
-    # a query does not search the document that has its id: mteb's ignore_identical_ids
+    """Queries, corpus and relevance judgements in the layout of BEIR."""
+    subsets: list[str] = Field(default=[])
+    """Parts to score separately; "{subset}" in `path` gives each its folder."""
     without_itself: bool = False
+    """Do not let a query find the document with its own id (mteb's ignore_identical_ids)."""
 
     @property
     def parts(self) -> list[str]:
@@ -148,12 +151,15 @@ class HubPairsTask(FolderTask):
     """Semantic textual similarity from a repository of the hub such as mteb/stsbenchmark-sts."""
 
     kind: Literal["hub-sts"]
-    subsets: list[str] = Field(
-        default=[]
-    )  # configurations that are scored apart: language pairs
+    """Pairs of sentences with a similarity score, in the layout of the hub."""
+    subsets: list[str] = Field(default=[])
+    """Configurations to score separately, such as language pairs."""
     left: str = "sentence1"
+    """Field of the first text."""
     right: str = "sentence2"
+    """Field of the second text."""
     score: str = "score"
+    """Field of the similarity."""
 
     @property
     def parts(self) -> list[str]:
@@ -176,11 +182,13 @@ class Crossmodal3600Task(Task):
     """Crossmodal-3600: images from all over the world, captions in 36 languages."""
 
     kind: Literal["crossmodal3600"]
+    """Images with captions in 36 languages, in the layout of Crossmodal-3600."""
     path: str
+    """Folder below the data root."""
     languages: list[str] = Field(min_length=1)
-    captions: Literal["all", "first"] = (
-        "first"  # CLIP_benchmark takes the first, mteb all
-    )
+    """Languages to score, such as `en`."""
+    captions: Literal["all", "first"] = "first"
+    """Captions per image: `first` as in CLIP_benchmark, `all` as in mteb."""
 
     @property
     def parts(self) -> list[str]:
@@ -204,8 +212,11 @@ class Xtd10Task(Task):
     """XTD10: 1,000 images of COCO with a caption in each of 11 languages."""
 
     kind: Literal["xtd10"]
+    """Images with a caption in 11 languages, in the layout of XTD10."""
     path: str
+    """Folder below the data root."""
     languages: list[str] = Field(min_length=1)
+    """Languages to score, such as `en`."""
 
     @property
     def parts(self) -> list[str]:
@@ -227,8 +238,11 @@ class MtebTask(FolderTask):
     """
 
     kind: Literal["mteb"]
+    """A task of mteb, by its name."""
     task: str
-    subsets: list[str] = Field(default=[])  # languages; empty: the only one there is
+    """Name of the task in mteb."""
+    subsets: list[str] = Field(default=[])
+    """Languages or other subsets; empty: the only one there is."""
 
     @property
     def parts(self) -> list[str]:

@@ -29,12 +29,12 @@ from .datasets import (
 class Described(Config):
     """Which fields put a row into words and images."""
 
-    text: list[str] = Field(
-        default=[]
-    )  # fields, joined by commas; empty ones are left out
-    image: str = ""  # a field: paths relative to `image_root`
-    # the folder of the images' paths, which none may leave; default: the folder of the input
+    text: list[str] = Field(default=[])
+    """Fields whose values are joined by commas; empty values are left out."""
+    image: str = ""
+    """Field of the image; paths are relative to `image_root`."""
     image_root: str = ""
+    """Folder of the images, which no path may leave; default: the folder of the input."""
 
     @model_validator(mode="after")
     def _is_described(self) -> Described:
@@ -51,21 +51,22 @@ class Catalogue(Described):
     """
 
     rows: RowsConfig
+    """Rows of the products."""
 
 
 class Questions(Described):
     """What is asked: texts, photos, or with both fields set each photo together with its text."""
 
     rows: RowsConfig
+    """Rows that are turned into queries."""
     splits: dict[str, dict[str, Any]] = Field(default={})
-    skip: int = Field(
-        default=0, ge=0
-    )  # images of a row that are not asked with: the first is the catalogue's
-    # the photo is of another row with the same value here, the text of the one asked for: "in red"
+    """Keys to lay over `rows`, by split; empty: every split has all rows."""
+    skip: int = Field(default=0, ge=0)
+    """Leading images of a row that are not used as queries: the first is the catalogue's."""
     sibling: str = ""
-    fields: dict[str, str] = Field(
-        default={}
-    )  # a graded field of the catalogue: what it is called here
+    """Field: the photo is of another row with its value, the text of the wanted row: "in red"."""
+    fields: dict[str, str] = Field(default={})
+    """Name of each graded field of the catalogue in these rows."""
 
 
 def lookup_data(

@@ -27,10 +27,10 @@ T = TypeVar("T")
 class Task(Config):
     """What every task has."""
 
-    metrics: list[str] = Field(
-        default=[]
-    )  # what to print of it; empty: what is usual for its kind
-    get: str = ""  # its data set's name for `unimodal prepare`
+    metrics: list[str] = Field(default=[])
+    """Metrics to print; empty: the usual ones of its kind."""
+    get: str = ""
+    """Name of its data set for `unimodal prepare`."""
 
     @field_validator("metrics")
     @classmethod
@@ -52,9 +52,9 @@ class TaskRows(Task):
     """A task made of rows of a table."""
 
     rows: RowsConfig
-    splits: dict[str, dict[str, Any]] = Field(
-        default={}
-    )  # split: keys laid over `rows`; empty: every split is all of the rows
+    """Rows of the task."""
+    splits: dict[str, dict[str, Any]] = Field(default={})
+    """Keys to lay over `rows`, by split; empty: every split has all rows."""
 
     @model_validator(mode="after")
     def _every_split_is_valid(self) -> TaskRows:
@@ -75,11 +75,15 @@ class ImageTextTask(TaskRows):
     """A text finds its image and an image its text: hit rates in both directions."""
 
     kind: Literal["image-text"]
-    image: str = "image"  # a field: paths relative to `image_root`
-    # the folder of the images' paths, which none may leave; default: the folder of the input
+    """Images and their captions, searched in both directions."""
+    image: str = "image"
+    """Field of the image; paths are relative to `image_root`."""
     image_root: str = ""
-    text: str = "text"  # a field, or a template such as "{title}, {color}"
-    captions: Literal["all", "first"] = "all"  # of a field that holds several texts
+    """Folder of the images, which no path may leave; default: the folder of the input."""
+    text: str = "text"
+    """Field of the caption, or a template such as "{title}, {color}"."""
+    captions: Literal["all", "first"] = "all"
+    """Captions to use of a field that holds several texts."""
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
         """Texts and images of the rows."""
@@ -101,15 +105,17 @@ class TextRetrievalTask(TaskRows):
     """A text finds its document among texts: nDCG and hit rate, beside BM25."""
 
     kind: Literal["text-retrieval"]
+    """Queries, each with one document to find."""
     query: str = "query"
+    """Field or template of the query."""
     document: str = "document"
-    pool: Literal["split", "all"] = (
-        "split"  # search the documents of the split's rows, or of all rows
-    )
-    first_of: list[str] = Field(
-        default=[]
-    )  # fields: rows that agree in them give one document, the first
-    every: int = Field(default=1, gt=0)  # ask every n-th query only
+    """Field or template of the document."""
+    pool: Literal["split", "all"] = "split"
+    """Documents to search: those of the split's rows, or of all rows."""
+    first_of: list[str] = Field(default=[])
+    """Fields: rows that agree in all of them give one document, the first."""
+    every: int = Field(default=1, gt=0)
+    """Use every n-th query only."""
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
         """Queries and documents of the rows."""
@@ -132,12 +138,15 @@ class StsTask(TaskRows):
     """Semantic textual similarity: the rank correlation of cosine and human score."""
 
     kind: Literal["sts"]
+    """Pairs of texts with a similarity score."""
     left: str = "sentence1"
+    """Field of the first text."""
     right: str = "sentence2"
+    """Field of the second text."""
     score: str = "score"
-    groups: dict[str, dict[str, Any]] = Field(
-        default={}
-    )  # name: where; pairs to score apart too
+    """Field of the similarity."""
+    groups: dict[str, dict[str, Any]] = Field(default={})
+    """Conditions on rows, by name: pairs to score separately too."""
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
         """Pairs of the rows."""
@@ -166,13 +175,13 @@ class LookupTask(Task):
     """
 
     kind: Literal["lookup"]
+    """Queries by text, photo or both for products of a catalogue."""
     catalogue: Catalogue
-    questions: dict[str, Questions] = Field(
-        min_length=1
-    )  # by what they are called: text, photo, photo+text
-    grades: dict[str, float] = Field(
-        min_length=1
-    )  # a field: how relevant a product is that agrees in it
+    """Products to search."""
+    questions: dict[str, Questions] = Field(min_length=1)
+    """Queries, by a name such as text, photo or photo+text."""
+    grades: dict[str, float] = Field(min_length=1)
+    """Relevance of a product that agrees with the wanted one in a field, by field."""
 
     @model_validator(mode="after")
     def _every_split_is_valid(self) -> LookupTask:

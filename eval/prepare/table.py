@@ -27,17 +27,20 @@ class Source(Config):
     URL.
     """
 
-    hub: str = ""  # OWNER/NAME
-    github: str = ""  # OWNER/NAME
-    url: str = ""  # of a .zip, .tar.gz or .tgz, which is unpacked
-    revision: str = (
-        ""  # a commit; of the hub "main" will do: which commit that was is written down
-    )
-    files: list[str] = Field(
-        default=["*"]
-    )  # which to keep: patterns; * crosses folders
-    flat: bool = False  # leave out the folders that they lie in
-    into: str = ""  # the folder below the data set's that they go to
+    hub: str = ""
+    """Data set repository on the hub, OWNER/NAME."""
+    github: str = ""
+    """Repository on GitHub, OWNER/NAME."""
+    url: str = ""
+    """URL of a .zip, .tar.gz or .tgz, which is unpacked."""
+    revision: str = ""
+    """Commit; for the hub also "main", whose commit is then recorded."""
+    files: list[str] = Field(default=["*"])
+    """Patterns of the files to keep; * also crosses folders."""
+    flat: bool = False
+    """Put all files into one folder."""
+    into: str = ""
+    """Folder below the data set's to put them in."""
 
     @model_validator(mode="after")
     def _is_one(self) -> Source:
@@ -62,11 +65,16 @@ class Source(Config):
 class Each(Config):
     """Single files whose names are listed in one of the sources' files."""
 
-    names: str  # the file with a name a line
-    like: str = "*"  # of these names only such
-    url: str  # with {name}
+    names: str
+    """File with one name per line."""
+    like: str = "*"
+    """Pattern of the names to fetch."""
+    url: str
+    """URL of a file, with {name}."""
     into: str = ""
-    max_megabytes: float = Field(default=20.0, gt=0)  # of one
+    """Folder below the data set's to put them in."""
+    max_megabytes: float = Field(default=20.0, gt=0)
+    """Largest size of one file."""
 
     @model_validator(mode="after")
     def _has_a_name_in_it(self) -> Each:
@@ -81,17 +89,21 @@ class DataSet(Config):
     """What `unimodal prepare NAME` brings to DIR/NAME."""
 
     about: str
+    """Description in one line."""
     licence: str
-    megabytes: float = Field(gt=0)  # to be downloaded
-    disk: float = Field(
-        default=0.0, ge=0
-    )  # megabytes needed on the way; default: twice the download
+    """Licence of the data."""
+    megabytes: float = Field(gt=0)
+    """Size of the download."""
+    disk: float = Field(default=0.0, ge=0)
+    """Megabytes needed while preparing; default: twice the download."""
     sources: list[Source] = Field(min_length=1)
+    """Where its files come from."""
     each: list[Each] = Field(default=[])
-    convert: Converter = ""  # how the files of the sources become tables and images
-    shards: dict[str, PackConfig] = Field(
-        default={}
-    )  # name: how its tables are packed for training, into shards/NAME
+    """Single files to fetch by listed names."""
+    convert: Converter = ""
+    """Conversion of the fetched files into tables and images."""
+    shards: dict[str, PackConfig] = Field(default={})
+    """Shards to pack for training into shards/NAME, by name."""
 
     @property
     def disk_megabytes(self) -> float:

@@ -1,5 +1,4 @@
-"""The command line: the one place that names the library, training and evaluation, and puts the
-demo together.
+"""The command line: the one place that names the library, training and evaluation.
 
 Everything is imported where it is used, so that `unimodal --help` is instant and a search backend
 needs no training dependency.
@@ -17,6 +16,7 @@ from .console import with_keys_of
 from .demo import demo
 from .evaluate import evaluate, mteb, prepare
 from .library import calibrate, check, embed, index, pack
+from .schema import schema
 from .search import index as index_items
 from .search import search, why
 from .serve import serve
@@ -30,9 +30,9 @@ app = typer.Typer(
 )
 shards_app = typer.Typer(help="Pack and check WebDataset shards.", no_args_is_help=True)
 
-app.command()(train)
+app.command(cls=with_keys_of("unimodal.training.config", "TrainConfig", set()))(train)
 app.command()(plot)
-app.command("eval")(evaluate)
+app.command("eval", cls=with_keys_of("unimodal.eval.suites", "Suite", set()))(evaluate)
 app.command()(prepare)
 app.command()(mteb)
 app.command(cls=with_keys_of("unimodal.search.index.items", "ItemsConfig", {"input"}))(
@@ -45,12 +45,15 @@ app.command(
 app.command()(search)
 app.command()(why)
 app.add_typer(shards_app, name="shards")
-shards_app.command()(pack)
+shards_app.command(cls=with_keys_of("unimodal.shards.config", "PackConfig", {"input"}))(
+    pack
+)
 shards_app.command()(check)
 shards_app.command()(index)
 app.command(
     cls=with_keys_of("unimodal.serve.config", "ServeConfig", {"model", "store"})
 )(serve)
+app.command()(schema)
 app.command()(bench)
 app.command()(demo)
 

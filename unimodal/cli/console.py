@@ -1,13 +1,11 @@
-"""What the commands take and say in the same way."""
+"""What the commands share: overrides, the keys in --help, and lines on stderr."""
 
 from __future__ import annotations
 
 import importlib
-import inspect
 import json
-import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -15,13 +13,13 @@ from typer.core import TyperCommand
 if TYPE_CHECKING:
     from unimodal.config import Config
 
-# A key of a configuration in its source: name, type and default on one line, and a comment behind
-# them.
-_KEY = re.compile(r"^    (\w+): .*?  # (.+)$", re.MULTILINE)
-
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Values laid over the recipe."),
+    typer.Argument(metavar="[KEY=VALUE]...", help="Change values of the recipe."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help="Run on this device; default: a GPU where there is one."),
 ]
 
 
@@ -31,8 +29,9 @@ def set_text(key: str, path: Path) -> str:
 
 
 def with_keys_of(module: str, name: str, but: set[str]) -> type[TyperCommand]:
-    """A command whose --help lists the keys of a configuration, which is imported only then; but:
-    the arguments.
+    """Return a command class whose --help lists the keys of a configuration.
+
+    The configuration is imported only then. but: keys that are arguments of the command.
     """
 
     class WithKeys(TyperCommand):
@@ -44,70 +43,28 @@ def with_keys_of(module: str, name: str, but: set[str]) -> type[TyperCommand]:
 
 
 def print_keys(cls: type[Config], but: set[str]) -> None:
-    """Every key with its default and what its comment in the source says."""
-    from rich.console import Console
+    """Print every key with its default and type, and its description below them."""
+    from rich.console import Console, Group
+    from rich.padding import Padding
     from rich.panel import Panel
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True, style="bold cyan")
-    for key, default, comment in _keys(cls):
-        if key not in but:
-            table.add_row(Text(f"{key}={default}"), Text(comment))
-    Console().print(
-        Panel(
-            table,
-            title="Keys and their defaults",
-            title_align="left",
-            border_style="dim",
+    from unimodal.config_keys import keys_of
+
+    lines: list[Text | Padding] = []
+    for key in keys_of(cls):
+        if key.name in but:
+            continue
+        default = (f"={key.default}", "cyan")
+        lines.append(
+            Text.assemble((key.name, "bold cyan"), default, (f"  {key.type}", "dim"))
         )
-    )
-
-
-def _keys(cls: type[Config], above: str = "") -> list[tuple[str, str, str]]:
-    """(key, default, comment) of a configuration and those within it."""
-    from unimodal.config import Config
-
-    comments: dict[str, str] = {}
-    for parent in reversed(cls.__mro__[: cls.__mro__.index(Config)]):
-        comments |= dict(_KEY.findall(inspect.getsource(parent)))
-    keys = []
-    for name, field in cls.model_fields.items():
-        if isinstance(field.default, Config):
-            keys += _keys(type(field.default), f"{above}{name}.")
-        else:
-            choices = (
-                get_args(field.annotation)
-                if get_origin(field.annotation) is Literal
-                else ()
-            )
-            keys.append(
-                (
-                    above + name,
-                    _as_written(field.default),
-                    comments.get(name, " | ".join(choices)),
-                )
-            )
-    return keys
-
-
-def _as_written(default: Any) -> str:
-    """A default as it would be written after the =; nothing for what is empty or
-    has to be given.
-    """
-    from pydantic_core import PydanticUndefined
-
-    if default in (None, "", (), {}, PydanticUndefined):
-        return ""
-    if isinstance(default, bool):
-        return str(default).lower()
-    return (
-        f"[{','.join(map(str, default))}]"
-        if isinstance(default, tuple)
-        else str(default)
-    )
+        lines.append(Padding(Text(key.description), (0, 0, 0, 4)))
+    title = "Keys, their defaults and types"
+    panel = Panel(Group(*lines), title=title, title_align="left", border_style="dim")
+    Console().print(panel)
 
 
 def say(message: str) -> None:
+    """Print a line for people, on stderr."""
     typer.echo(message, err=True)

@@ -22,14 +22,14 @@ _HOST = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 class UrlsConfig(Config):
     """From where images are fetched when a client sends a URL; an empty `allow` fetches none."""
 
-    allow: tuple[
-        str, ...
-    ] = ()  # host names, exact (img.shop.com) or with all below them (*.shop.com)
+    allow: tuple[str, ...] = ()
+    """Host names, exact (img.shop.com) or with all below them (*.shop.com); none: no URLs."""
     max_bytes: int = Field(default=10_000_000, gt=0)
-    seconds: float = Field(
-        default=5.0, gt=0
-    )  # for all of it: name, connection, redirects, body
+    """Largest size of one image."""
+    seconds: float = Field(default=5.0, gt=0)
+    """Time limit of one fetch: name, connection, redirects and body."""
     redirects: int = Field(default=3, ge=0)
+    """Number of redirects to follow."""
 
     @model_validator(mode="after")
     def _allows_hosts(self) -> UrlsConfig:
@@ -45,79 +45,76 @@ class UrlsConfig(Config):
 class ServeConfig(Config):
     """One server: `unimodal serve MODEL key=value ...`."""
 
-    model: str  # a model directory, a hub id, open_clip:NAME or hf:NAME
-    names: tuple[
-        str, ...
-    ] = ()  # what clients must call it, the first is shown; none or *: any name
-    # refuse unknown keys of a body; false: ignore them, and name them in a header
+    model: str
+    """Model directory, hub id, open_clip:NAME or hf:NAME."""
+    names: tuple[str, ...] = ()
+    """Model names that clients must use, the first is shown; none or *: any name."""
     strict: bool = False
-    store: str = ""  # an index to search, e.g. lance:///dir; empty: embeddings only
-    reload: bool = False  # load the model again once the store was indexed with what lies there now
+    """Refuse unknown keys of a body; false: ignore them, and name them in a header."""
+    store: str = ""
+    """Vector store to search, such as lance:///dir; empty: embeddings only."""
+    reload: bool = False
+    """Load the model again when the store was indexed with a changed one."""
     host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=0, le=65535)  # 0: any that is free
-    device: str | tuple[str, ...] | None = None  # several: a copy of the model on each
+    """Address to listen on."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0: any free one."""
+    device: str | tuple[str, ...] | None = None
+    """Device; a list: a copy of the model on each; default: a GPU where there is one."""
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
-    calibrated: bool = (
-        False  # take the modality gap out, as the model directory's calibration says
-    )
+    """Data type of weights and computation."""
+    calibrated: bool = False
+    """Remove the modality gap by the calibration in the model directory."""
 
-    # a key a line; more come from $UNIMODAL_API_KEYS (commas); none at all: open to everyone
     api_keys_file: str = ""
-    cors: tuple[
-        str, ...
-    ] = ()  # whose pages may ask, e.g. https://shop.com; * is every page, without credentials
-    proxies: tuple[
-        str, ...
-    ] = ()  # addresses whose X-Forwarded-For and -Proto are believed; * is anyone
+    """File with one API key per line, beside $UNIMODAL_API_KEYS (commas); no key: open."""
+    cors: tuple[str, ...] = ()
+    """Allowed CORS origins, such as https://shop.com; *: all, without credentials."""
+    proxies: tuple[str, ...] = ()
+    """Addresses of proxies whose X-Forwarded-For and -Proto are trusted; *: all."""
 
-    max_items: int = Field(default=2048, gt=0)  # of one request (OpenAI's limit)
-    queue_items: int = Field(
-        default=4096, gt=0
-    )  # admitted and not yet answered, of all requests; more get 429
-    queue_bytes: int = Field(
-        default=512_000_000, gt=0
-    )  # the same in bytes of texts and images as they came
-    batch_tokens: int | None = Field(
-        default=None, gt=0
-    )  # of one forward pass, padding included; default: by device
-    batch_pixels: int | None = Field(
-        default=None, gt=0
-    )  # of one pass, as the model sees them; default: by device
-    decoders: int = Field(
-        default=4, gt=0
-    )  # threads that decode images; each holds one image in full size
+    max_items: int = Field(default=2048, gt=0)
+    """Items per request (OpenAI's limit)."""
+    queue_items: int = Field(default=4096, gt=0)
+    """Items of all requests admitted at a time; further requests get 429."""
+    queue_bytes: int = Field(default=512_000_000, gt=0)
+    """Bytes of texts and images of all requests admitted at a time."""
+    batch_tokens: int | None = Field(default=None, gt=0)
+    """Tokens per forward pass, padding included; default: by device."""
+    batch_pixels: int | None = Field(default=None, gt=0)
+    """Pixels per forward pass, after preprocessing; default: by device."""
+    decoders: int = Field(default=4, gt=0)
+    """Threads that decode images; each holds one image in full size."""
 
     max_text_chars: int = Field(default=200_000, gt=0)
+    """Characters per text."""
     max_body_bytes: int = Field(default=64_000_000, gt=0)
+    """Bytes per request body."""
     max_image_bytes: int = Field(default=20_000_000, gt=0)
-    max_pixels: int = Field(
-        default=MAX_PIXELS, gt=0
-    )  # by an image's header, before any of it is decoded
+    """Bytes per image file."""
+    max_pixels: int = Field(default=MAX_PIXELS, gt=0)
+    """Pixels per image, checked in its header before it is decoded."""
     urls: UrlsConfig = UrlsConfig()
+    """Images that clients send as a URL."""
 
-    max_hits: int = Field(default=1000, gt=0)  # that one search may ask for
-    request_seconds: float = Field(
-        default=60.0, gt=0
-    )  # in which a request has to arrive whole
-    keep_alive_seconds: int = Field(
-        default=75, gt=0
-    )  # that an idle connection stays open
-    delay_seconds: float = Field(
-        default=2.0, ge=0
-    )  # after SIGTERM it is not ready, and still accepts for so long
-    drain_seconds: float = Field(
-        default=30.0, gt=0
-    )  # that admitted requests have after SIGTERM
-    ready_seconds: float = Field(
-        default=30.0, gt=0
-    )  # ready means a forward pass that went well no longer ago
-    failures: int = Field(
-        default=3, gt=0
-    )  # forward passes that failed in a row, after which it is not ready
-    stuck_seconds: float = Field(
-        default=120.0, gt=0
-    )  # a forward pass that takes longer ends the process
-    log: Literal["auto", "json", "text"] = "auto"  # text on a terminal, JSON elsewhere
+    max_hits: int = Field(default=1000, gt=0)
+    """Hits per search."""
+    request_seconds: float = Field(default=60.0, gt=0)
+    """Seconds in which a request has to arrive."""
+    keep_alive_seconds: int = Field(default=75, gt=0)
+    """Seconds to keep an idle connection open."""
+    delay_seconds: float = Field(default=2.0, ge=0)
+    """Seconds to keep accepting after SIGTERM, while /health/ready already fails."""
+    drain_seconds: float = Field(default=30.0, gt=0)
+    """Seconds to finish admitted requests after SIGTERM."""
+    ready_seconds: float = Field(default=30.0, gt=0)
+    """Seconds since the last successful forward pass within which the server is ready."""
+    failures: int = Field(default=3, gt=0)
+    """Failed forward passes in a row after which the server is not ready."""
+    stuck_seconds: float = Field(default=120.0, gt=0)
+    """Seconds after which a hanging forward pass ends the process."""
+    log: Literal["auto", "json", "text"] = "auto"
+    """Format of the log; auto: text on a terminal, JSON elsewhere."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> ServeConfig:

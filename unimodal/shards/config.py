@@ -21,36 +21,43 @@ class PackConfig(RowsConfig):
     Wherever a field is asked for, a template of fields will do: `{title} in {color}`.
     """
 
-    image: str = (
-        ""  # a path, bytes, {"bytes", "path"} or a PIL image; of a list the first
-    )
-    # the folder of the images' paths, which none may leave; default: the folder of the input
+    image: str = ""
+    """Field of the image: a path (of a list the first), bytes or {"bytes", "path"}."""
     image_root: str = ""
-    max_skipped: float = Field(
-        0.01, ge=0, le=1
-    )  # the share of unreadable images, and more than 100, that end a run
-    captions: tuple[str, ...] = ()  # each a text, a list of texts or a mapping of texts
+    """Folder of the images, which no path may leave; default: the folder of the input."""
+    max_skipped: float = Field(0.01, ge=0, le=1)
+    """Share of unreadable images that ends a run, above 100 of them."""
+    captions: tuple[str, ...] = ()
+    """Fields or templates of captions: a text, a list or a mapping of texts each."""
 
     query: str = ""
+    """Field or template of the query."""
     document: str = ""
-    negatives: str = ""  # a list of documents that do not answer the query
-    score: str = ""  # how close query and document are, for graded similarity
-    # a list of another model's similarities: of the document, then of each of the `negatives`
+    """Field or template of the document."""
+    negatives: str = ""
+    """Field with a list of documents that do not answer the query."""
+    score: str = ""
+    """Field of the similarity of query and document."""
     teacher: str = ""
-    # the class of a row: training takes no two of one class for each other's negatives
+    """Field with a teacher's similarities: of the document, then of each of `negatives`."""
     label: str = ""
-    # rows of equal value are siblings: their documents to other queries are hard negatives
+    """Field of the class; rows of one class are not each other's negatives."""
     negatives_from: str = ""
-    num_negatives: int = Field(0, ge=0)  # at most so many of the siblings
+    """Field: documents of rows with its value are hard negatives of each other's queries."""
+    num_negatives: int = Field(0, ge=0)
+    """Number of hard negatives to take from `negatives_from` at most."""
 
-    # instead of query and document: a list of texts that mean the same, paired 0-1, 2-3, ...
     pairs_of: str = ""
+    """Field with texts of one meaning, paired 0-1, 2-3, ...; instead of query and document."""
 
-    key: str = ""  # names the samples; default: the number of the row
-    # so that a shard is not one book; the order depends on the rows and the seed alone
+    key: str = ""
+    """Field that names the samples; default: the row number."""
     shuffle: bool = True
+    """Shuffle the rows, so that neighbours in the table do not share a shard."""
     seed: int = 0
+    """Seed of the order."""
     samples_per_shard: int = Field(1000, gt=0)
+    """Samples per tar."""
 
     @field_validator("captions", mode="before")
     @classmethod
@@ -104,9 +111,12 @@ class PackConfig(RowsConfig):
 class PackRecipe(Config):
     """All the sets of a run: each is packed into OUT/NAME."""
 
-    data_root: str = "."  # the folder that every input is relative to
+    data_root: str = "."
+    """Folder that inputs are relative to."""
     out: str
+    """Folder to write the sets to."""
     sets: dict[str, PackConfig]
+    """Sets by name; each is packed into OUT/NAME."""
 
 
 class StorageConfig(Config):
@@ -114,18 +124,16 @@ class StorageConfig(Config):
     to this machine.
     """
 
-    # the folder of whole shards; default: $UNIMODAL_CACHE, else ~/.cache/unimodal/shards
     cache: str = ""
-    cache_gib: float = Field(
-        default=50.0, ge=0
-    )  # what it may hold; 0: no disk, the bytes of a batch are asked for
-    deadline: float = Field(
-        default=300.0, gt=0
-    )  # seconds that a storage is waited for without getting on
-    timeout: float = Field(default=30.0, gt=0)  # seconds for one request
-    prefetch: int = Field(
-        default=2, ge=0
-    )  # threads of each loader process that fetch the shards needed next
+    """Folder of cached shards; default: $UNIMODAL_CACHE, else ~/.cache/unimodal/shards."""
+    cache_gib: float = Field(default=50.0, ge=0)
+    """GiB that the cache may hold; 0: no cache, the bytes of each batch are fetched."""
+    deadline: float = Field(default=300.0, gt=0)
+    """Seconds without progress after which a storage is given up."""
+    timeout: float = Field(default=30.0, gt=0)
+    """Seconds per request."""
+    prefetch: int = Field(default=2, ge=0)
+    """Threads per loader process that fetch the next shards."""
 
     @property
     def patience(self) -> Patience:
@@ -143,3 +151,4 @@ class ReadConfig(Config):
     """What reading shards needs to know besides their path."""
 
     storage: StorageConfig = StorageConfig()
+    """How remote shards are fetched and cached."""

@@ -36,23 +36,20 @@ _LONGEST_CELL = (
 class RowsConfig(Config):
     """A table and which of its rows are wanted."""
 
-    # .jsonl, .json, .csv, .tsv, .parquet, .txt, a glob of them, a save_to_disk folder, or
-    # hf:NAME[:CONFIG]
     input: str
-    split: str = "train"  # of a Hugging Face data set
-    join: dict[str, str] = Field(
-        {}
-    )  # field: "FILE:COLUMN" puts the row of FILE with that COLUMN in the value's place
-    where: dict[str, Any] = Field(
-        {}
-    )  # keep rows whose field equals the value, or one of a list; null: is missing
-    hash_field: str = (
-        ""  # hold out by hash: keep rows whose hash of this field falls in hash_range
-    )
-    hash_range: tuple[int, int] = (0, 100)  # percent, [low, high)
-    exclude: dict[str, str] = Field(
-        {}
-    )  # field: "FILE:COLUMN[,COLUMN]" drops rows whose value is listed there
+    """Table (.jsonl, .json, .csv, .tsv, .parquet, .txt), glob, save_to_disk folder or hf:NAME."""
+    split: str = "train"
+    """Split of a Hugging Face data set."""
+    join: dict[str, str] = Field({})
+    """Field: "FILE:COLUMN" replaces its value by the row of FILE with that COLUMN."""
+    where: dict[str, Any] = Field({})
+    """Rows to keep: field: value, or a list of values; null: the value is missing."""
+    hash_field: str = ""
+    """Field to split by: keep rows whose hash of it falls in hash_range."""
+    hash_range: tuple[int, int] = (0, 100)
+    """Percent of the hashes to keep, [low, high)."""
+    exclude: dict[str, str] = Field({})
+    """Rows to drop: field: "FILE:COLUMN[,COLUMN]", whose values are listed there."""
 
     @field_validator("input")
     @classmethod

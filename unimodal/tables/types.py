@@ -38,7 +38,9 @@ class FieldSource(Config):
     """
 
     source: str
+    """Field of the row, or a path into it such as a.material."""
     type: FieldType | None = None
+    """Type of the values; default: inferred from the rows."""
 
     @model_validator(mode="before")
     @classmethod

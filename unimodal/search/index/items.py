@@ -57,25 +57,22 @@ class ItemsConfig(RowsConfig):
     will do.
     """
 
-    # the field that tells items apart; default: `id` where rows have it, else file and number of
-    # the row
     id: str = ""
-    text: tuple[
-        str, ...
-    ] = ()  # one field or several, joined by line breaks; of shards the captions
-    image: str = (
-        ""  # a path (of a list the first), bytes, {"bytes", "path"} or a PIL image
-    )
-    # the folder of the images' paths, which none may leave; default: the folder of the input
+    """Field that identifies an item; default: `id` where rows have it, else file and row number."""
+    text: tuple[str, ...] = ()
+    """Fields or templates of the text, joined by line breaks; of shards the captions."""
+    image: str = ""
+    """Field of the image: a path (of a list the first), bytes or {"bytes", "path"}."""
     image_root: str = ""
-    missing_image: Literal["keep", "skip"] = (
-        "keep"  # an item whose image cannot be read: its text alone, or nothing
-    )
-    max_image_bytes: int = Field(50_000_000, gt=0)  # of one image
-    max_skipped: float = Field(
-        0.01, ge=0, le=1
-    )  # the share of skipped items, and more than 100, that end a run
-    batch: int = Field(256, gt=0)  # items that are decoded and encoded at a time
+    """Folder of the images, which no path may leave; default: the folder of the input."""
+    missing_image: Literal["keep", "skip"] = "keep"
+    """Item whose image cannot be read: keep its text, or skip it."""
+    max_image_bytes: int = Field(50_000_000, gt=0)
+    """Largest size of one image file."""
+    max_skipped: float = Field(0.01, ge=0, le=1)
+    """Share of skipped items that ends a run, above 100 of them."""
+    batch: int = Field(256, gt=0)
+    """Items to decode and encode at a time."""
 
     @field_validator("text", mode="before")
     @classmethod
@@ -88,30 +85,28 @@ class IndexConfig(ItemsConfig):
     do.
     """
 
-    fields: dict[str, FieldSource] = Field(
-        {}
-    )  # to filter by and to show: [price:float], or {material: a.material}
-    vectors: tuple[
-        VectorName, ...
-    ] = ()  # default: text, image and, with both, fused, as far as input and model go
-    weight: float = Field(0.5, ge=0, le=1)  # the image's share of `fused`
-    words: tuple[str, ...] | None = (
-        None  # fields for full-text search; default: those of `text`; []: none
-    )
-    parent: str = ""  # the field of what an item is a variant of
-    thumbnail: int = Field(
-        256, ge=0
-    )  # pixels of the longer side of a small image to show; 0: none
-    prefix_dims: tuple[int, ...] = ()  # shorter copies of each vector, for a first pass
-    binary: bool = False  # one-bit copies of each vector, for a first pass
-    # close the gap between texts and images (`unimodal calibrate` comes before)
+    fields: dict[str, FieldSource] = Field({})
+    """Fields to filter by and to show: [price:float], or {material: a.material}."""
+    vectors: tuple[VectorName, ...] = ()
+    """Vectors per item; default: text, image and, with both, fused, as input and model allow."""
+    weight: float = Field(0.5, ge=0, le=1)
+    """Weight of the image in `fused`."""
+    words: tuple[str, ...] | None = None
+    """Fields for full-text search; default: those of `text`; []: none."""
+    parent: str = ""
+    """Field of the product that an item is a variant of."""
+    thumbnail: int = Field(256, ge=0)
+    """Pixels of the longer side of the stored preview; 0: none."""
+    prefix_dims: tuple[int, ...] = ()
+    """Lengths of truncated copies of each vector, for a first pass."""
+    binary: bool = False
+    """Store one-bit copies of each vector, for a first pass."""
     calibrated: bool = False
-    max_removed: float = Field(
-        0.2, ge=0, le=1
-    )  # the share of its items, and more than 10, that may leave the store
-    per_unit: int = Field(
-        10_000, gt=0
-    )  # rows that become one file, and are redone when a run was killed in it
+    """Close the gap between texts and images (run `unimodal calibrate` first)."""
+    max_removed: float = Field(0.2, ge=0, le=1)
+    """Share of its items that a run may remove from the store, above 10 of them."""
+    per_unit: int = Field(10_000, gt=0)
+    """Rows per file, the unit that is redone after a kill."""
 
     @field_validator("words", mode="before")
     @classmethod
