@@ -1,3 +1,1 @@
-"""A shop that draws itself: images, texts and queries to train on and to search, with nothing
-downloaded.
-"""
+"""A shop of generated images, texts and queries to train on and to search, without a download."""

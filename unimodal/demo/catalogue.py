@@ -1,13 +1,13 @@
 """Build the demo's catalogue: choose the products, write their texts, draw their images.
 
-A product's identity is its (kind, colour, pattern). Every identity belongs to one split only; the
-test products have one image each, so that exactly one image is right for a test text, and are
-spoken of in held-out wordings. On disk:
+A product's identity is its (kind, colour, pattern). Every identity belongs to one split only. Test
+products have one image each, so that exactly one image is right for a test text, and their texts
+use held-out wordings. On disk:
 
     manifest.json                             how the catalogue was made
     images/*.jpg
-    train.jsonl, val.jsonl, test.jsonl        a line a product: the fields of `Product`
-    texts_train.jsonl                         {"query", "document"}: a customer's words and the description that answers
+    train.jsonl, val.jsonl, test.jsonl        one line per product: the fields of `Product`
+    texts_train.jsonl                         {"query", "document"}: a query and its description
 """
 
 import itertools
@@ -96,13 +96,13 @@ def build_catalogue(
     """Write the catalogue into `folder`, or find it there. The folder appears whole or not at all.
 
     size: of the images' sides, in pixels.
-    workers: processes that draw; by default one a core. With 1, this process draws.
+    workers: processes that draw; one per core by default. With 1, this process draws.
     """
     folder = Path(folder)
     counts = {"num_train": num_train, "num_val": num_val, "num_test": num_test}
     wanted = {"version": VERSION, "seed": seed, "size": size, **counts}
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        return _found(folder, wanted)
+        return _open_catalogue(folder, wanted)
     folder.parent.mkdir(parents=True, exist_ok=True)
     # unique: several processes may draw it at once, and the first to finish puts it in place.
     unfinished = part_of(folder, hidden=True, unique=True)
@@ -130,27 +130,27 @@ def build_catalogue(
         sync_tree(unfinished)
         try:
             unfinished.rename(folder)
-        except OSError:  # another process was faster
-            return _found(folder, wanted)
+        except OSError:  # another process has made it first
+            return _open_catalogue(folder, wanted)
         sync(folder.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return _found(folder, wanted)
+    return _open_catalogue(folder, wanted)
 
 
-def _found(folder: Path, wanted: dict[str, int]) -> Catalogue:
-    """The catalogue that is there; ValueError if it is not the one that is wanted."""
+def _open_catalogue(folder: Path, wanted: dict[str, int]) -> Catalogue:
+    """The catalogue in the folder; ValueError if it is not the one that is wanted."""
     manifest_path = folder / "manifest.json"
     if not manifest_path.is_file():
         raise ValueError(
-            f"{folder} is there and is no catalogue; choose another folder, or delete it."
+            f"{folder} exists and is not a catalogue; delete it, or choose another folder."
         )
     manifest = json.loads(manifest_path.read_text())
     for key, value in wanted.items():
         if manifest.get(key) != value:
-            seen = f"{key} {manifest.get(key)}, not {value}"
             raise ValueError(
-                f"{folder} is a catalogue with {seen}; delete it, or choose another folder."
+                f"{folder} is a catalogue with {key} {manifest.get(key)}, not {value}; "
+                "delete it, or choose another folder."
             )
     counts = {key: int(value) for key, value in manifest.items() if key != "version"}
     return Catalogue(folder=folder, **counts)
@@ -159,37 +159,34 @@ def _found(folder: Path, wanted: dict[str, int]) -> Catalogue:
 def plan_products(
     *, seed: int, num_train: int, num_val: int, num_test: int
 ) -> dict[str, list[Product]]:
-    """All products of the three splits, without their images. The same seed gives the same
-    products.
-    """
+    """The products of the three splits, without images. The same seed gives the same products."""
     identities = list(itertools.product(KINDS, COLOURS, PATTERNS))
-    if num_val + num_test >= len(identities):
-        asked = f"num_val {num_val} + num_test {num_test}"
+    held_out = num_val + num_test
+    if held_out >= len(identities):
         raise ValueError(
-            f"{asked} leave none of {len(identities)} combinations to train on; ask for less."
+            f"num_val {num_val} + num_test {num_test} leave none of {len(identities)} "
+            "combinations to train on; lower one of them."
         )
     random.Random(f"{seed} split").shuffle(identities)
+    seen = itertools.cycle(identities[held_out:])
     chosen = {
         "val": identities[:num_val],
-        "test": identities[num_val : num_val + num_test],
-        "train": list(
-            itertools.islice(
-                itertools.cycle(identities[num_val + num_test :]), num_train
-            )
-        ),
+        "test": identities[num_val:held_out],
+        "train": list(itertools.islice(seen, num_train)),
     }
-    return {
-        split: [
+    products = {}
+    for split in SPLITS:
+        products[split] = [
             plan_product(identity, split, number, seed)
             for number, identity in enumerate(chosen[split])
         ]
-        for split in SPLITS
-    }
+    return products
 
 
 def plan_product(identity: Identity, split: str, number: int, seed: int) -> Product:
-    """One product of the identity; material, scene, price and wordings are drawn by (seed, split,
-    number).
+    """One product of the identity.
+
+    Its material, scene, price and wordings are random by (seed, split, number).
     """
     product_id = f"{split}-{number:05d}"
     rng = random.Random(f"{seed} {product_id}")
@@ -225,9 +222,7 @@ def plan_product(identity: Identity, split: str, number: int, seed: int) -> Prod
 def plan_texts(
     products: Sequence[Product], *, seed: int, queries_each: int = 2
 ) -> list[dict[str, str]]:
-    """Queries with the descriptions that answer them, all in training wordings; `queries_each` a
-    product.
-    """
+    """Queries with their descriptions, all in training wordings; `queries_each` per product."""
     pairs = []
     for turn in range(queries_each):
         for product in products:
@@ -235,14 +230,11 @@ def plan_texts(
             subject = Subject(
                 *product.identity, product.material, product.background, product.price
             )
-            document = (
-                product.description
-                if turn == 0
-                else sentences.description(subject, False, rng)
-            )
-            pairs.append(
-                {"query": sentences.query(subject, False, rng), "document": document}
-            )
+            document = product.description
+            if turn > 0:
+                document = sentences.description(subject, False, rng)
+            query = sentences.query(subject, False, rng)
+            pairs.append({"query": query, "document": document})
     return pairs
 
 
@@ -251,26 +243,23 @@ def _draw_all(
 ) -> None:
     (folder / "images").mkdir()
     workers = min(workers or os.cpu_count() or 1, 1 + len(products) // 100)
-    jobs = [(product.look, str(folder / product.image), size) for product in products]
-    with progress_bar("drawing the catalogue", len(jobs)) as advance:
+    looks = [product.look for product in products]
+    paths = [folder / product.image for product in products]
+    sizes = itertools.repeat(size)
+    with progress_bar("drawing the catalogue", len(products)) as advance:
         if workers == 1:
-            for done, job in enumerate(jobs, start=1):
-                _draw_one(job)
+            for done, _ in enumerate(map(save_image, looks, paths, sizes), start=1):
                 advance(done)
             return
         # spawn: a forked process would inherit the locks of this process's threads
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            for done, _ in enumerate(pool.map(_draw_one, jobs, chunksize=32), start=1):
+            drawn = pool.map(save_image, looks, paths, sizes, chunksize=32)
+            for done, _ in enumerate(drawn, start=1):
                 advance(done)
 
 
-def _draw_one(job: tuple[Look, str, int]) -> None:
-    look, path, size = job
-    save_image(look, Path(path), size)
-
-
 def save_image(look: Look, path: Path, size: int) -> None:
-    """Draw a product into a JPEG file, as the catalogue's images are."""
+    """Draw a product into a JPEG file."""
     draw_product(look, size).save(path, quality=92, subsampling=0)
 
 
@@ -294,7 +283,7 @@ def read_texts(folder: Path) -> list[dict[str, str]]:
 
 
 def training_texts(folder: Path) -> Iterator[str]:
-    """Every text of the training split, as a tokenizer is trained on them."""
+    """Every text of the training split, to train a tokenizer on."""
     for product in read_products(folder, "train"):
         yield from (
             *product.captions,

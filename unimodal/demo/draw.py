@@ -1,5 +1,4 @@
-"""Draw one product: its parts in its colour and pattern, lit as its material is, standing in a
-scene.
+"""Draw one product: its parts in its colour and pattern, lit by its material, in a scene.
 
 Everything is a function of the look (which carries a seed) and in units of the canvas, so that the
 same product can be drawn small for a model and large for a reader.
@@ -16,17 +15,19 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
 
 from .household import HOUSEHOLD
-from .patterns import mixed, print_pattern
+from .patterns import mix, print_pattern
 from .scenes import draw_scene
 from .shapes import Part, Point
 from .wardrobe import WARDROBE
 from .words import COLOURS, Rgb
 
 Floats = npt.NDArray[np.float32]
+WHITE: Rgb = (255, 255, 255)
+SHADOW: Rgb = (58, 50, 56)
 
 
 class Look(NamedTuple):
-    """All that decides an image; `seed` places, turns and lights the product."""
+    """All that determines an image; `seed` places, turns and lights the product."""
 
     kind: str
     colour: str
@@ -37,7 +38,7 @@ class Look(NamedTuple):
 
 
 class Surface(NamedTuple):
-    """How a material takes the light."""
+    """How a material reflects light."""
 
     texture: str
     depth: float  # how strongly the texture shows
@@ -63,7 +64,7 @@ SURFACES: dict[str, Surface] = {
 }
 
 SHAPES = {**HOUSEHOLD, **WARDROBE}
-# What lies flat or hangs; everything else stands, and has a shadow on the floor.
+# Products that lie flat or hang; all others stand and have a shadow on the floor.
 FLAT = {
     "cushion",
     "dress",
@@ -90,9 +91,8 @@ FIXED_PAINTS: dict[str, Rgb] = {
 def draw_product(look: Look, size: int) -> Image.Image:
     """An RGB image of `size` x `size` pixels."""
     rng = random.Random(look.seed)
-    canvas = size * (
-        3 if size <= 128 else 2
-    )  # Pillow's polygons have hard edges: draw larger, then average
+    # Pillow's polygons have hard edges: draw larger, then average
+    canvas = size * (3 if size <= 128 else 2)
     scene = draw_scene(look.background, canvas, rng)
     paint = _varied(COLOURS[look.colour].paint, rng)
     parts = _placed(SHAPES[look.kind](), rng)
@@ -108,16 +108,13 @@ def draw_product(look: Look, size: int) -> Image.Image:
 
 
 def _varied(paint: Rgb, rng: random.Random) -> Rgb:
-    """The same colour as another camera would see it: a little lighter or darker, a little off in
-    hue.
-    """
+    """The colour by another camera: a little lighter or darker, a little off in hue."""
     hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255 for channel in paint))
     hue = (hue + rng.uniform(-0.008, 0.008)) % 1
     saturation = min(1.0, saturation * rng.uniform(0.94, 1.06))
     value = min(1.0, value * rng.uniform(0.95, 1.05))
-    red, green, blue = (
-        round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, saturation, value)
-    )
+    channels = colorsys.hsv_to_rgb(hue, saturation, value)
+    red, green, blue = (round(255 * channel) for channel in channels)
     return red, green, blue
 
 
@@ -131,15 +128,24 @@ def _placed(parts: list[Part], rng: random.Random) -> list[Part]:
     sin = math.sin(angle) * scale
     flip = rng.choice((-1, 1))
 
-    def moved(point: Point) -> Point:
+    def place(point: Point) -> Point:
         x = (point[0] - 50) * flip
         y = point[1] - 50
         return 50 + right + cos * x - sin * y, 50 + down + sin * x + cos * y
 
     return [
-        Part(part.paint, [moved(point) for point in part.points], part.width * scale)
+        Part(part.paint, [place(point) for point in part.points], part.width * scale)
         for part in parts
     ]
+
+
+def _paints(paint: Rgb) -> dict[str, Rgb]:
+    """The paint of every kind of part but the body, for a product of this paint."""
+    is_dark = sum(paint) <= 150
+    trim = mix(paint, WHITE, 0.14) if is_dark else mix(paint, (20, 16, 24), 0.2)
+    seam = mix(paint, WHITE, 0.3) if is_dark else mix(paint, (10, 8, 14), 0.5)
+    inside = mix(paint, (24, 18, 22), 0.55)
+    return {**FIXED_PAINTS, "trim": trim, "seam": seam, "inside": inside}
 
 
 def _painted(
@@ -147,21 +153,7 @@ def _painted(
 ) -> tuple[Image.Image, Image.Image]:
     """The flat product and its mask."""
     unit = canvas / 100
-    darker = (
-        mixed(paint, (20, 16, 24), 0.2)
-        if sum(paint) > 150
-        else mixed(paint, (255, 255, 255), 0.14)
-    )
-    paints = {
-        **FIXED_PAINTS,
-        "trim": darker,
-        "inside": mixed(paint, (24, 18, 22), 0.55),
-    }
-    seam = (
-        mixed(paint, (10, 8, 14), 0.5)
-        if sum(paint) > 150
-        else mixed(paint, (255, 255, 255), 0.3)
-    )
+    paints = _paints(paint)
     product = Image.new("RGB", (canvas, canvas), paint)
     mask = Image.new("L", (canvas, canvas), 0)
     on_product = ImageDraw.Draw(product)
@@ -173,20 +165,26 @@ def _painted(
             ImageDraw.Draw(stencil).polygon(points, 255)
             product.paste(sheet, (0, 0), stencil)
             on_mask.polygon(points, 255)
-            continue
-        colour = seam if part.paint == "seam" else paints[part.paint]
-        for draw, ink in ((on_product, colour), (on_mask, 255)):
-            if part.width:
-                width = max(1, round(part.width * unit))
-                draw.line(points, ink, width, joint="curve")
-                for x, y in (points[0], points[-1]) if width > 2 else ():
-                    draw.ellipse(
-                        (x - width / 2, y - width / 2, x + width / 2, y + width / 2),
-                        ink,
-                    )
-            else:
-                draw.polygon(points, ink)
+        elif part.width:
+            width = max(1, round(part.width * unit))
+            _stroke(on_product, points, paints[part.paint], width)
+            _stroke(on_mask, points, 255, width)
+        else:
+            on_product.polygon(points, paints[part.paint])
+            on_mask.polygon(points, 255)
     return product, mask
+
+
+def _stroke(
+    draw: ImageDraw.ImageDraw, points: list[Point], ink: Rgb | int, width: int
+) -> None:
+    """A line with round ends."""
+    draw.line(points, ink, width, joint="curve")
+    if width <= 2:
+        return
+    half = width / 2
+    for x, y in (points[0], points[-1]):
+        draw.ellipse((x - half, y - half, x + half, y + half), ink)
 
 
 def _lit(
@@ -195,50 +193,45 @@ def _lit(
     """Light from the upper left: round edges, the material's texture, and its highlights."""
     size = product.width
     coarse = size // 4
-    body = mask.resize((coarse, coarse), Image.Resampling.BOX).filter(
-        ImageFilter.GaussianBlur(coarse * 0.045)
-    )
-    height: Floats = np.asarray(body, np.float32) / np.float32(255)
+    body = mask.resize((coarse, coarse), Image.Resampling.BOX)
+    height = _shares(body.filter(ImageFilter.GaussianBlur(coarse * 0.045)))
     step = max(1, round(coarse * 0.03))
-    slope = np.roll(height, (-step, -step), (0, 1)) - np.roll(
-        height, (step, step), (0, 1)
-    )  # > 0 where it faces the light
+    towards = np.roll(height, (-step, -step), (0, 1))
+    away = np.roll(height, (step, step), (0, 1))
+    slope = towards - away  # > 0 where it faces the light
+
     light = 0.99 + 0.3 * slope - 0.16 * (1 - height)
     if surface.bands:
         light += surface.bands * _bands(coarse, rng)
     shine = np.clip(slope - 0.12, 0, 1) * surface.gloss * 0.55
     if surface.gloss:
-        shine += (
-            surface.gloss
-            * 0.42
-            * _streak(mask, coarse, rng)
-            * np.clip(height * 2 - 1, 0, 1)
-        )
-    fine = (
-        _enlarged(light, size)
-        * 2
-        * (1 + surface.depth * _texture(surface.texture, size))
-    )
+        streak = surface.gloss * 0.42 * _streak(mask, coarse, rng)
+        shine += streak * np.clip(height * 2 - 1, 0, 1)
+
+    texture = 1 + surface.depth * _texture(surface.texture, size)
+    fine = _enlarged(light, size) * 2 * texture
     pixels = np.asarray(product, np.float32) * fine[:, :, None]
     if surface.gloss:
         pixels += (255 - pixels) * _enlarged(shine * 2, size)[:, :, None]
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
+def _shares(image: Image.Image) -> Floats:
+    """The levels of a grey image, between 0 and 1."""
+    return np.asarray(image, np.float32) / np.float32(255)
+
+
 def _enlarged(field: Floats, size: int) -> Floats:
     """A coarse field of values between 0 and 2, smoothly enlarged and halved."""
     levels = Image.fromarray(np.clip(field * 127.5, 0, 255).astype(np.uint8))
-    return np.asarray(
-        levels.resize((size, size), Image.Resampling.BILINEAR), np.float32
-    ) / np.float32(255)
+    return _shares(levels.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _bands(size: int, rng: random.Random) -> Floats:
     """Soft slanting reflections."""
     across = np.linspace(0, 1, size, dtype=np.float32)
-    phase = (across[None, :] + 0.35 * across[:, None]) * rng.uniform(
-        2.6, 3.4
-    ) + rng.random()
+    slant = across[None, :] + 0.35 * across[:, None]
+    phase = slant * rng.uniform(2.6, 3.4) + rng.random()
     return np.cos(2 * np.pi * phase).astype(np.float32)
 
 
@@ -250,40 +243,35 @@ def _streak(mask: Image.Image, size: int, rng: random.Random) -> Floats:
     tall = (bottom - top) * scale
     x = left * scale + width * rng.uniform(0.24, 0.32)
     y = top * scale + tall * 0.2
-    streak = Image.new("L", (size, size), 0)
     points = [
         (x, y),
         (x + width * 0.1, y),
         (x + width * 0.07, y + tall * 0.45),
         (x + width * 0.01, y + tall * 0.45),
     ]
+    streak = Image.new("L", (size, size), 0)
     ImageDraw.Draw(streak).polygon(points, 255)
-    return np.asarray(
-        streak.filter(ImageFilter.GaussianBlur(size * 0.018)), np.float32
-    ) / np.float32(255)
+    return _shares(streak.filter(ImageFilter.GaussianBlur(size * 0.018)))
 
 
 @lru_cache(maxsize=16)
 def _texture(name: str, size: int) -> Floats:
-    """A field between about -1 and 1; its noise is made at one size, so that a larger image has
-    the same grain.
+    """A field between about -1 and 1.
+
+    Its noise is made at one size, so that a larger image has the same grain.
     """
     across = np.arange(size, dtype=np.float32)[None, :] * (100 / size)
     down = np.arange(size, dtype=np.float32)[:, None] * (100 / size)
     if name == "weave":
         field = np.sin(across * 4.2) * np.sin(down * 4.2)
     elif name == "knit":
-        field = (
-            np.sin((across - np.abs((down % 4) - 2) * 0.9) * 1.9) * 0.6
-            + np.sin(down * 3.14) * 0.4
-        )
+        stitches = np.sin((across - np.abs((down % 4) - 2) * 0.9) * 1.9)
+        field = stitches * 0.6 + np.sin(down * 3.14) * 0.4
     elif name == "brushed":
         field = _noise(1, 200, size)
     elif name == "grain":
-        field = (
-            np.sin(down * 0.9 + 5 * _noise(6, 10, size)) * 0.6
-            + _noise(3, 120, size) * 0.6
-        )
+        rings = np.sin(down * 0.9 + 5 * _noise(6, 10, size))
+        field = rings * 0.6 + _noise(3, 120, size) * 0.6
     elif name == "pebbles":
         field = _noise(110, 110, size)
     else:
@@ -292,46 +280,32 @@ def _texture(name: str, size: int) -> Floats:
 
 
 def _noise(across: int, down: int, size: int) -> Floats:
-    cells = (
-        (
-            np.random.default_rng(across * 1000 + down).normal(0, 60, (down, across))
-            + 128
-        )
-        .clip(0, 255)
-        .astype(np.uint8)
-    )
-    return np.asarray(
-        Image.fromarray(cells).resize((size, size), Image.Resampling.BICUBIC),
-        np.float32,
-    ) / np.float32(64) - np.float32(2)
+    rng = np.random.default_rng(across * 1000 + down)
+    levels = rng.normal(0, 60, (down, across)) + 128
+    cells = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+    smooth = cells.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(smooth, np.float32) / np.float32(64) - np.float32(2)
 
 
-def _shadowed(scene: Image.Image, mask: Image.Image, standing: bool) -> Image.Image:
-    """The scene with the product's soft shadow, to the lower right and, for what stands, on the
-    floor.
+def _shadowed(scene: Image.Image, mask: Image.Image, is_standing: bool) -> Image.Image:
+    """The scene with the product's soft shadow to the lower right, and on the floor if it
+    stands.
     """
     coarse = scene.width // 4
+    weak = [level * 2 // 5 for level in range(256)]
+    small = mask.resize((coarse, coarse), Image.Resampling.BOX).point(weak)
     shadow = Image.new("L", (coarse, coarse), 0)
-    shadow.paste(
-        mask.resize((coarse, coarse), Image.Resampling.BOX).point(
-            [level * 2 // 5 for level in range(256)]
-        ),
-        (round(coarse * 0.02), round(coarse * 0.025)),
-    )
-    if standing:
-        left, _, right, bottom = (
-            edge * coarse / mask.width for edge in mask.getbbox() or (0, 0, 1, 1)
+    shadow.paste(small, (round(coarse * 0.02), round(coarse * 0.025)))
+    if is_standing:
+        edges = mask.getbbox() or (0, 0, 1, 1)
+        left, _, right, bottom = (edge * coarse / mask.width for edge in edges)
+        floor = (
+            left,
+            bottom - coarse * 0.05,
+            right + coarse * 0.05,
+            bottom + coarse * 0.035,
         )
-        ImageDraw.Draw(shadow).ellipse(
-            (
-                left,
-                bottom - coarse * 0.05,
-                right + coarse * 0.05,
-                bottom + coarse * 0.035,
-            ),
-            130,
-        )
-    shadow = shadow.filter(ImageFilter.GaussianBlur(coarse * 0.022)).resize(
-        scene.size, Image.Resampling.BILINEAR
-    )
-    return Image.composite(Image.new("RGB", scene.size, (58, 50, 56)), scene, shadow)
+        ImageDraw.Draw(shadow).ellipse(floor, 130)
+    soft = shadow.filter(ImageFilter.GaussianBlur(coarse * 0.022))
+    soft = soft.resize(scene.size, Image.Resampling.BILINEAR)
+    return Image.composite(Image.new("RGB", scene.size, SHADOW), scene, soft)

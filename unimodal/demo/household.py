@@ -1,4 +1,4 @@
-"""The outlines of what the demo sells for the house, the garden and the holidays."""
+"""The outlines of the demo's products for the house, the garden and the holidays."""
 
 from collections.abc import Callable
 

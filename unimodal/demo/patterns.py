@@ -7,27 +7,27 @@ import math
 import random
 from collections.abc import Callable, Iterator
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from .shapes import Point
+from .pen import Pen, Point
 from .words import COLOURS, Rgb
 
 GOLD: Rgb = (255, 206, 64)
+AMBER: Rgb = (198, 110, 10)
+DARK_GOLD: Rgb = (222, 160, 20)
 
 
 def print_pattern(
     pattern: str, colour: str, paint: Rgb, size: int, rng: random.Random
 ) -> Image.Image:
-    """A square RGB sheet of `size` pixels in `paint`, printed with the ink that goes with the
-    colour.
-    """
+    """A square RGB sheet of `size` pixels in `paint`, printed with the ink of the colour."""
     sheet = Image.new("RGB", (size, size), paint)
     if pattern != "plain":
         PRINTERS[pattern](sheet, colour, paint, rng)
     return sheet
 
 
-def mixed(a: Rgb, b: Rgb, share: float) -> Rgb:
+def mix(a: Rgb, b: Rgb, share: float) -> Rgb:
     """`a` with a `share` of `b`."""
     red, green, blue = (round(x + (y - x) * share) for x, y in zip(a, b, strict=True))
     return red, green, blue
@@ -35,108 +35,84 @@ def mixed(a: Rgb, b: Rgb, share: float) -> Rgb:
 
 def stripes(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> None:
     """Broad bars, a few degrees off the horizontal."""
-    draw = ImageDraw.Draw(sheet)
-    unit = sheet.width / 100
+    pen = Pen(sheet)
     lean = rng.uniform(-0.1, 0.1)
     start = rng.uniform(0, 16.5)
     for row in range(-2, 8):
-        y = start + 16.5 * row
-        draw.polygon(
-            _scaled(
-                [
-                    (0, y),
-                    (100, y + 100 * lean),
-                    (100, y + 100 * lean + 7.2),
-                    (0, y + 7.2),
-                ],
-                unit,
-            ),
-            COLOURS[colour].ink,
-        )
+        left = start + 16.5 * row
+        right = left + 100 * lean
+        bar = [(0, left), (100, right), (100, right + 7.2), (0, left + 7.2)]
+        pen.polygon(bar, COLOURS[colour].ink)
 
 
 def checks(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> None:
     """Gingham: bars of half-strength ink both ways, full ink where they cross."""
-    draw = ImageDraw.Draw(sheet)
-    unit = sheet.width / 100
+    pen = Pen(sheet)
     ink = COLOURS[colour].ink
     pitch = 18.0
     bar = 9.0
     left = rng.uniform(-pitch, 0)
     top = rng.uniform(-pitch, 0)
     starts = [pitch * step for step in range(7)]
-    half = mixed(paint, ink, 0.5)
+    half = mix(paint, ink, 0.5)
     for start in starts:
-        draw.rectangle(_corners(left + start, 0, left + start + bar, 100, unit), half)
-        draw.rectangle(_corners(0, top + start, 100, top + start + bar, unit), half)
+        pen.rectangle(left + start, 0, left + start + bar, 100, half)
+        pen.rectangle(0, top + start, 100, top + start + bar, half)
     for x in starts:
         for y in starts:
-            draw.rectangle(
-                _corners(left + x, top + y, left + x + bar, top + y + bar, unit), ink
-            )
+            pen.rectangle(left + x, top + y, left + x + bar, top + y + bar, ink)
 
 
 def dots(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> None:
     """Round dots in staggered rows."""
-    draw = ImageDraw.Draw(sheet)
-    unit = sheet.width / 100
+    pen = Pen(sheet)
     for x, y in _staggered(15.5, rng):
-        draw.ellipse(
-            _corners(x - 4.5, y - 4.5, x + 4.5, y + 4.5, unit), COLOURS[colour].ink
-        )
+        pen.ellipse(x - 4.5, y - 4.5, x + 4.5, y + 4.5, COLOURS[colour].ink)
 
 
 def zigzags(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> None:
     """Chevrons: rows of sharp waves."""
-    draw = ImageDraw.Draw(sheet)
-    unit = sheet.width / 100
+    pen = Pen(sheet)
     left = rng.uniform(-18, 0)
     top = rng.uniform(-28, -10)
     for row in range(8):
         y = top + 18 * row
-        crest = [(left + 9 * step, y + (11 if step % 2 else 0)) for step in range(14)]
+        crest = [(left + 9 * step, y + 11 * (step % 2)) for step in range(14)]
         trough = [(x, edge + 7.5) for x, edge in reversed(crest)]
-        draw.polygon(_scaled(crest + trough, unit), COLOURS[colour].ink)
+        pen.polygon(crest + trough, COLOURS[colour].ink)
 
 
 def flowers(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> None:
     """Five-petalled flowers with a warm heart, each with two leaves in a shade of the ground."""
-    draw = ImageDraw.Draw(sheet)
-    unit = sheet.width / 100
+    pen = Pen(sheet)
     heart: Rgb = (232, 120, 40) if colour == "yellow" else (246, 190, 50)
-    leaf = mixed(paint, (30, 60, 34), 0.45) if colour != "black" else (96, 130, 92)
+    leaf: Rgb = (96, 130, 92)
+    if colour != "black":
+        leaf = mix(paint, (30, 60, 34), 0.45)
     for x, y in _staggered(25, rng):
         turn = rng.uniform(0, 72)
         for side in (-1, 1):
             leaf_x = x + side * 9.5
             leaf_y = y + 6.5
-            draw.ellipse(
-                _corners(leaf_x - 4, leaf_y - 2.2, leaf_x + 4, leaf_y + 2.2, unit), leaf
-            )
+            pen.ellipse(leaf_x - 4, leaf_y - 2.2, leaf_x + 4, leaf_y + 2.2, leaf)
         for petal in range(5):
             angle = math.radians(turn + 72 * petal)
             petal_x = x + 5 * math.cos(angle)
             petal_y = y + 5 * math.sin(angle)
-            draw.ellipse(
-                _corners(
-                    petal_x - 3.8, petal_y - 3.8, petal_x + 3.8, petal_y + 3.8, unit
-                ),
+            pen.ellipse(
+                petal_x - 3.8,
+                petal_y - 3.8,
+                petal_x + 3.8,
+                petal_y + 3.8,
                 COLOURS[colour].ink,
             )
-        draw.ellipse(_corners(x - 3.2, y - 3.2, x + 3.2, y + 3.2, unit), heart)
+        pen.ellipse(x - 3.2, y - 3.2, x + 3.2, y + 3.2, heart)
 
 
 def stars(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> None:
-    """Golden five-pointed stars, each turned its own way; in amber where gold would not show."""
-    draw = ImageDraw.Draw(sheet)
-    unit = sheet.width / 100
-    ink = (
-        (198, 110, 10)
-        if colour == "yellow"
-        else (222, 160, 20)
-        if colour == "white"
-        else GOLD
-    )
+    """Golden five-pointed stars, each turned its own way; darker where gold would not show."""
+    pen = Pen(sheet)
+    inks = {"yellow": AMBER, "white": DARK_GOLD}
     for x, y in _staggered(21, rng):
         turn = rng.uniform(0, 72)
         tips: list[Point] = []
@@ -144,7 +120,7 @@ def stars(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> No
             angle = math.radians(turn + 36 * step)
             reach = 7.6 if step % 2 == 0 else 3.3
             tips.append((x + reach * math.cos(angle), y + reach * math.sin(angle)))
-        draw.polygon(_scaled(tips, unit), ink)
+        pen.polygon(tips, inks.get(colour, GOLD))
 
 
 def fade(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> None:
@@ -152,13 +128,12 @@ def fade(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> Non
     ramp = Image.linear_gradient("L").resize(sheet.size)
     low = rng.uniform(0.22, 0.3)
     high = rng.uniform(0.72, 0.8)
-    ramp = ramp.point(
-        [
-            round(255 * min(max((level / 255 - low) / (high - low), 0), 1))
-            for level in range(256)
-        ]
-    )
-    sheet.paste(Image.new("RGB", sheet.size, COLOURS[colour].ink), (0, 0), ramp)
+    levels = []
+    for level in range(256):
+        share = (level / 255 - low) / (high - low)
+        levels.append(round(255 * min(max(share, 0), 1)))
+    ink = Image.new("RGB", sheet.size, COLOURS[colour].ink)
+    sheet.paste(ink, (0, 0), ramp.point(levels))
 
 
 def _staggered(pitch: float, rng: random.Random) -> Iterator[Point]:
@@ -169,17 +144,8 @@ def _staggered(pitch: float, rng: random.Random) -> Iterator[Point]:
     columns = int(100 / pitch) + 3
     for row in range(rows):
         for column in range(columns):
-            yield left + pitch * (column - 0.5 * (row % 2)), top + pitch * 0.82 * row
-
-
-def _scaled(points: list[Point], unit: float) -> list[Point]:
-    return [(x * unit, y * unit) for x, y in points]
-
-
-def _corners(
-    left: float, top: float, right: float, bottom: float, unit: float
-) -> tuple[float, float, float, float]:
-    return left * unit, top * unit, right * unit, bottom * unit
+            shift = 0.5 * (row % 2)
+            yield left + pitch * (column - shift), top + pitch * 0.82 * row
 
 
 PRINTERS: dict[str, Callable[[Image.Image, str, Rgb, random.Random], None]] = {

@@ -1,15 +1,14 @@
-"""How the demo's shop and its customers say things: captions, titles, descriptions and queries.
+"""The sentences of the demo's shop and its customers: captions, titles, descriptions and queries.
 
-Every kind of text has wordings for training and wordings that are held out: test products are
-described, and asked for, only in the latter. What is new in a held-out wording is the sentence;
-each of its words is in some training wording (a test says so), as a model cannot know the meaning
-of a word that it never met.
+Every kind of text has wordings for training and held-out wordings for the texts of test products.
+A held-out wording is a new sentence of known words: each word occurs in a training wording (a test
+checks it), since a model cannot know the meaning of a word that it has never seen.
 
 Slots: {kind} {colour} {pattern} {motif} {material} {scene} {budget}. "a(n)" becomes "a" or "an".
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .words import COLOURS, KINDS, MATERIALS, PATTERNS, SCENES
@@ -93,8 +92,7 @@ QUERIES = Wordings(
     ),
 )
 
-# A description is one sentence of each of the following: what it is, what it is made of, what it is
-# for.
+# A description has three sentences: what the product is, what it is made of, what it is for.
 OPENERS = Wordings(
     train=(
         "Meet our {pattern} {kind} in {colour}.",
@@ -215,8 +213,9 @@ class Subject(NamedTuple):
 
 
 def say(template: str, subject: Subject, rng: random.Random) -> str:
-    """The template about the subject, with a name of each attribute drawn from those it has."""
+    """Fill a template about the subject, with a random name for each attribute."""
     pattern = PATTERNS[subject.pattern]
+    affordable = [budget for budget in BUDGETS if budget >= subject.price]
     text = template.format(
         kind=rng.choice(KINDS[subject.kind].names),
         colour=rng.choice(COLOURS[subject.colour].names),
@@ -224,9 +223,7 @@ def say(template: str, subject: Subject, rng: random.Random) -> str:
         motif=rng.choice(pattern.motifs),
         material=rng.choice(MATERIALS[subject.material]),
         scene=rng.choice(SCENES[subject.background]),
-        budget=next(
-            (budget for budget in BUDGETS if budget >= subject.price), BUDGETS[-1]
-        ),
+        budget=affordable[0] if affordable else BUDGETS[-1],
     )
     return _with_articles(text)
 
@@ -235,9 +232,8 @@ def _with_articles(text: str) -> str:
     words = text.split(" ")
     for index, word in enumerate(words[:-1]):
         if word.lower() == "a(n)":
-            words[index] = word[0] + (
-                "n" if words[index + 1][0].lower() in "aeiou" else ""
-            )
+            has_vowel = words[index + 1][0].lower() in "aeiou"
+            words[index] = word[0] + ("n" if has_vowel else "")
     return " ".join(words)
 
 
@@ -245,35 +241,29 @@ def captions(
     subject: Subject, count: int, held_out: bool, rng: random.Random
 ) -> list[str]:
     """`count` different sentences about the image."""
-    return [
-        say(template, subject, rng)
-        for template in rng.sample(_of(CAPTIONS, held_out), count)
-    ]
+    templates = rng.sample(_choose(CAPTIONS, held_out), count)
+    return [say(template, subject, rng) for template in templates]
 
 
 def title(subject: Subject, held_out: bool, rng: random.Random) -> str:
     """The name of the product in the shop, its first letter a capital."""
-    text = say(rng.choice(_of(TITLES, held_out)), subject, rng)
+    text = say(rng.choice(_choose(TITLES, held_out)), subject, rng)
     return text[0].upper() + text[1:]
 
 
 def description(subject: Subject, held_out: bool, rng: random.Random) -> str:
     """Three sentences: what it is, what it is made of, what it is for."""
-    wordings: Mapping[str, Wordings] = {
-        "opener": OPENERS,
-        "make": MAKES,
-        "use": USES[KINDS[subject.kind].category],
-    }
-    return " ".join(
-        say(rng.choice(_of(options, held_out)), subject, rng)
-        for options in wordings.values()
-    )
+    parts = []
+    for wordings in (OPENERS, MAKES, USES[KINDS[subject.kind].category]):
+        template = rng.choice(_choose(wordings, held_out))
+        parts.append(say(template, subject, rng))
+    return " ".join(parts)
 
 
 def query(subject: Subject, held_out: bool, rng: random.Random) -> str:
     """What a customer types."""
-    return say(rng.choice(_of(QUERIES, held_out)), subject, rng)
+    return say(rng.choice(_choose(QUERIES, held_out)), subject, rng)
 
 
-def _of(wordings: Wordings, held_out: bool) -> Sequence[str]:
+def _choose(wordings: Wordings, held_out: bool) -> Sequence[str]:
     return wordings.held_out if held_out else wordings.train

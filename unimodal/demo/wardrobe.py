@@ -1,4 +1,4 @@
-"""The outlines of what the demo sells to wear and to carry."""
+"""The outlines of the demo's products to wear and to carry."""
 
 from collections.abc import Callable
 

@@ -1,9 +1,9 @@
-"""What the demo's shop sells, and the words for it: kinds, colours, patterns, materials and scenes.
+"""The words for the demo's products: kinds, colours, patterns, materials and scenes.
 
 A product's identity is its kind, colour and pattern. Each of them has several names, so that a
-model has to learn that a navy rucksack is a dark blue backpack. No name belongs to two entries of
-the same table, and no colour, kind or pattern is named in a scene or a material: otherwise a query
-could have two right answers.
+model has to learn that a navy rucksack is a dark blue backpack. No two entries of a table share a
+name, and no scene or material names a colour, kind or pattern: otherwise a query could have two
+right answers.
 """
 
 from typing import NamedTuple
@@ -21,9 +21,7 @@ class Kind(NamedTuple):
 
 
 class Colour(NamedTuple):
-    """One colour: what it is called, how it is painted, and the paint of the pattern that is
-    printed on it.
-    """
+    """One colour: its names, its paint, and the ink of the patterns printed on it."""
 
     names: tuple[str, ...]
     paint: Rgb

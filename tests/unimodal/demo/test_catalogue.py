@@ -218,10 +218,9 @@ def test_two_processes_draw_what_one_draws(tmp_path: Path) -> None:
             num_val=1,
             num_test=1,
         )
-    for picture in (tmp_path / "1" / "images").iterdir():
+    for image in (tmp_path / "1" / "images").iterdir():
         assert (
-            picture.read_bytes()
-            == (tmp_path / "2" / "images" / picture.name).read_bytes()
+            image.read_bytes() == (tmp_path / "2" / "images" / image.name).read_bytes()
         )
 
 
@@ -231,7 +230,7 @@ def test_build_refuses_a_folder_of_another_seed_or_of_something_else(
     build_catalogue(tmp_path / "shop", size=32, workers=1, **SMALL)
     with pytest.raises(ValueError, match="seed 0, not 1"):
         build_catalogue(tmp_path / "shop", seed=1, size=32, workers=1, **SMALL)
-    with pytest.raises(ValueError, match="no catalogue"):
+    with pytest.raises(ValueError, match="not a catalogue"):
         build_catalogue(tmp_path, size=32, workers=1, **SMALL)
 
 
