@@ -41,6 +41,72 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
                 )
 
 
+def imported_at_run_time(path: Path) -> Iterator[str]:
+    """Dotted names in the tree of all that a file imports, wherever it does, but for types alone."""
+    package = path.relative_to(ROOT).parent.parts
+    ignored: set[ast.AST] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            ignored |= {inner for line in node.body for inner in ast.walk(line)}
+        if node in ignored:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Module -> modules of the tree that it imports, by their names in the checkout."""
+    paths = [path for path, folder in files_and_folders() if folder != "configs"]
+    modules = {module_name(path): path for path in paths}
+    graph = {}
+    for name, path in modules.items():
+        targets = {
+            target.removeprefix("unimodal.")
+            if target.startswith(("unimodal.training", "unimodal.eval"))
+            else target
+            for target in imported_at_run_time(path)
+        }
+        # `from .losses import info_nce` names a module and then what is in it: a package in
+        # between counts only where its own file holds code.
+        used = {target for target in targets if target in modules}
+        graph[name] = {
+            target
+            for target in used - {name}
+            if not any(other.startswith(f"{target}.") for other in used)
+        }
+    return graph
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def circle_in(graph: dict[str, set[str]]) -> list[str]:
+    """The modules of a circle, the first one again at the end; nothing where there is none."""
+    done: set[str] = set()
+
+    def walk(name: str, above: list[str]) -> list[str]:
+        if name in above:
+            return [*above[above.index(name) :], name]
+        if name not in done:
+            for target in sorted(graph[name]):
+                if circle := walk(target, [*above, name]):
+                    return circle
+            done.add(name)
+        return []
+
+    for name in sorted(graph):
+        if circle := walk(name, []):
+            return circle
+    return []
+
+
 def belongs_to(name: str, folder: str) -> bool:
     """Whether a module is of a folder, under its name in the checkout or its installed one."""
     return any(
@@ -120,6 +186,15 @@ def test_every_relative_import_names_a_file_that_is_there() -> None:
                     target.with_suffix(".py").is_file()
                     or (target / "__init__.py").is_file()
                 ), f"{path}: {target}"
+
+
+def test_no_import_runs_in_a_circle() -> None:
+    assert " -> ".join(circle_in(import_graph())) == ""
+
+
+def test_a_circle_is_found() -> None:
+    graph = {"a": {"b"}, "b": {"c", "d"}, "c": set(), "d": {"b"}}
+    assert circle_in(graph) == ["b", "d", "b"]
 
 
 def test_no_file_is_called_utils() -> None:
