@@ -129,7 +129,7 @@ def _check_names(model: ModelConfig) -> None:
         _check_tokenizer(text.tokenizer, "model.text.tokenizer")
 
     if image is not None and image.pretrained and image.library == "timm":
-        from unimodal.towers.image import (
+        from unimodal.towers.timm import (
             check_timm_weights,
         )  # timm itself knows its names, and imports torch
 

@@ -17,7 +17,6 @@ from ..config import nearest
 from ..model import DualEncoder, build_model
 from ..model_config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from ..preprocess.tokenizers import Tokenizer, load_tokenizer
-from ..towers.light_imports import import_timm
 from ..towers.open_clip import has_schema, open_clip_settings
 
 
@@ -84,14 +83,12 @@ def check_source(spec: str) -> tuple[str, bool | str, dict[str, Any]]:
 
 
 def _tags(name: str) -> list[str]:
-    import_timm()
     import open_clip
 
     return list(open_clip.list_pretrained_tags_by_model(name))
 
 
 def _find_weights(name: str, tag: str) -> None:
-    import_timm()
     import open_clip
 
     weights = open_clip.get_pretrained_cfg(name, tag)

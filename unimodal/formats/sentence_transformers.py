@@ -24,7 +24,7 @@ from torch import nn
 from ..model import DualEncoder, build_model
 from ..model_config import ModelConfig, TextTowerConfig
 from ..preprocess.tokenizers import Tokenizer, load_tokenizer, tokenizer_settings
-from ..towers.text import read_settings
+from ..towers.transformers import read_settings
 
 _POOLING: dict[str, Literal["mean", "cls", "last"]] = {
     "pooling_mode_mean_tokens": "mean",

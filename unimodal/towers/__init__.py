@@ -1,1 +1,1 @@
-"""The two towers: image.py, text.py, and how their token states become one vector (pooling.py)."""
+"""The two towers of a model: one module per library that builds them, and pooling.py."""
