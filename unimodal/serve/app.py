@@ -16,13 +16,13 @@ from .api.error_answers import answer_errors
 from .api.models import models_router
 from .api.openai import openai_router
 from .api.operations import operations_router
-from .api.reference import reference_router
 from .api.tei import tei_router
 from .api.weaviate import weaviate_router
 from .config import ServeConfig, read_api_keys
 from .engine.engine import Engine
 from .gate import Gate
 from .metrics import Metrics
+from .page.reference import reference_router
 
 if TYPE_CHECKING:
     from ..search.stores.base import VectorStore

@@ -1,1 +1,1 @@
-"""The search page: static files that the server hands out."""
+"""The search page and the reference page."""

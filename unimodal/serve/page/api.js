@@ -1,11 +1,13 @@
-// Asks the server, with the key if it wants one. What goes wrong is a Problem whose words a visitor can read.
+// Sends requests to the server, with the API key if there is one. A failure is a Problem, whose
+// words are for visitors.
 
 const KEY = "unimodal-key";
 
 export class Problem extends Error {
-  constructor(title, message, way = "Try again") {
+  // action: the text of the button below the message
+  constructor(title, message, action = "Try again") {
     super(message);
-    Object.assign(this, { title, way }); // way: what the button under it says
+    Object.assign(this, { title, action });
   }
 }
 
@@ -13,8 +15,9 @@ export function hasKey() {
   return sessionStorage.getItem(KEY) !== null;
 }
 
-// -> the Response of a path such as "/v1/store"; it is asked beside the page, wherever that lies behind a proxy.
-export async function ask(path, { body, signal } = {}) {
+// Returns the Response of a path such as "/v1/store". The path is relative to the page, which a
+// proxy may serve below another path.
+export async function request(path, { body, signal } = {}) {
   const address = new URL(path.replace(/^\//, ""), document.baseURI);
   const options = { signal, headers: {}, credentials: "omit" };
   if (body !== undefined) {
@@ -28,60 +31,70 @@ export async function ask(path, { body, signal } = {}) {
     response = await fetch(address, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem("The server does not answer", "It may have been stopped, or the network is away. Your search is kept.");
+    throw new Problem(
+      "The server does not answer",
+      "It may be stopped, or the network is down. Your search is kept.",
+    );
   }
   if (response.ok) return response;
   if (response.status === 401) {
     const wasRefused = hasKey();
     sessionStorage.removeItem(KEY);
-    if (await askForKey(wasRefused)) return ask(path, { body, signal });
-    throw new Problem("A key is needed", "This server shows its catalogue only to those who have a key.");
+    if (await askForKey(wasRefused)) return request(path, { body, signal });
+    throw new Problem("An API key is needed", "This server shows its catalogue only with a key.");
   }
-  throw await problemOf(response);
+  throw await readProblem(response);
 }
 
-export async function askJson(path, options) {
-  return (await ask(path, options)).json();
+export async function requestJson(path, options) {
+  return (await request(path, options)).json();
 }
 
-async function problemOf(response) {
-  let message = "";
+async function readProblem(response) {
+  const { status } = response;
+  if (status === 429) {
+    const seconds = response.headers.get("Retry-After");
+    const when = seconds ? `in ${seconds} s` : "in a moment";
+    return new Problem("Too many searches at the moment", `Try again ${when}.`);
+  }
+  const message = (await readMessage(response)) || `The server answered ${status}.`;
+  if (status >= 500) return new Problem("The server could not answer", message);
+  return new Problem("This search is not possible", message);
+}
+
+async function readMessage(response) {
   try {
     const answer = await response.json();
-    message = answer.error?.message ?? answer.detail ?? answer.message ?? "";
+    return String(answer.error?.message ?? answer.detail ?? answer.message ?? "");
   } catch {
-    // no JSON: a proxy's own page, which says nothing to a visitor
+    return ""; // not JSON: a proxy's own page, which does not help a visitor
   }
-  if (response.status === 429) {
-    const seconds = response.headers.get("Retry-After");
-    return new Problem("Too many are searching now", seconds ? `Try again in ${seconds} s.` : "Try again in a moment.");
-  }
-  if (response.status >= 500) {
-    return new Problem("The server could not answer", String(message) || `It said ${response.status}.`);
-  }
-  return new Problem("This cannot be searched for", String(message) || `The server said ${response.status}.`);
 }
 
-// Several requests may be refused at the same time: they share one dialog. -> whether there is a key now.
-let asking = null;
+// Several requests may be refused at the same time: they share one dialog.
+let dialogResult = null;
 
+// Returns whether there is a key now.
 function askForKey(wasRefused) {
-  asking ??= new Promise((resolve) => {
+  dialogResult ??= new Promise((resolve) => {
     const dialog = document.getElementById("key");
     const field = document.getElementById("key-value");
-    if (wasRefused) document.getElementById("key-why").textContent = "That key was refused. Try another one.";
+    if (wasRefused) {
+      document.getElementById("key-why").textContent = "That key was refused. Try another one.";
+    }
     field.value = "";
     dialog.returnValue = "cancel";
-    dialog.addEventListener("close", () => {
+    const onClose = () => {
       const key = field.value.trim();
-      const given = dialog.returnValue === "use" && key !== "";
+      const hasNewKey = dialog.returnValue === "use" && key !== "";
       field.value = "";
-      if (given) sessionStorage.setItem(KEY, key);
-      asking = null;
-      resolve(given);
-    }, { once: true });
+      if (hasNewKey) sessionStorage.setItem(KEY, key);
+      dialogResult = null;
+      resolve(hasNewKey);
+    };
+    dialog.addEventListener("close", onClose, { once: true });
     dialog.showModal();
     field.focus();
   });
-  return asking;
+  return dialogResult;
 }

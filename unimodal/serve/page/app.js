@@ -1,16 +1,19 @@
-// The search page: what is asked for (state.js) goes to the server (api.js), what is found into the grid (results.js).
+// The search page: sends the search (state.js) to the server (api.js), and shows its hits (results.js).
 
-import { Problem, askJson } from "./api.js";
-import { buildFilters, element, filterNames } from "./filters.js";
-import { pictureIn, readPicture } from "./picture.js";
-import { showHits, showPicture, showWaiting, titles, walkByArrows } from "./results.js";
-import { PAGE, emptySearch, fromAddress, isAsking, toAddress, toBody } from "./state.js";
+import { Problem, requestJson } from "./api.js";
+import { buildFilters, describeFilters, element } from "./filters.js";
+import { imageIn, readImage } from "./image.js";
+import { makeTitles, moveByArrows, showHits, showImage, showPlaceholders } from "./results.js";
+import { PAGE, emptySearch, fromAddress, isQuery, toAddress, toBody } from "./state.js";
 
-const at = (id) => document.getElementById(id);
-let store = null; // what /v1/store says
-let reading = null; // the promise of it
-let readAt = 0; // when
-const FRESH = 3000; // milliseconds that it is taken for fresh
+const TITLE = "Search by words and images";
+const FRESH = 3000; // milliseconds for which the store's facts are used
+const VECTOR_NAMES = { text: "texts", image: "images", fused: "both at once" };
+const byId = (id) => document.getElementById(id);
+
+let store = null; // the answer of /v1/store
+let storeRequest = null; // a promise, while it is requested
+let storeTime = 0;
 let fields = new Map();
 let search = emptySearch();
 let setFilters = () => {};
@@ -19,83 +22,91 @@ let running = new AbortController();
 connect();
 restore();
 
-// The store, however many wait for it; the address can be read only when its fields are known.
+// Reads the store once, however many wait for it. The address needs the store's fields.
 async function readStore() {
   if (store) return;
   try {
-    await (reading ??= askJson("/v1/store").then(useStore));
+    await (storeRequest ??= requestJson("/v1/store").then(useStore));
   } finally {
-    reading = null;
+    storeRequest = null;
   }
 }
 
 function useStore(answer) {
   useFacts(answer);
   search = fromAddress(location.search, history.state, fields);
-  at("catalogue").title = store.model ? `Searched with ${store.model}` : "";
-  const seesPictures = store.modalities.includes("image");
-  document.querySelector(".pick").hidden = !seesPictures;
-  if (!seesPictures || matchMedia("(max-width: 560px)").matches) at("text").placeholder = "Describe it";
-  if (store.count && !store.modalities.includes("text")) at("text").disabled = true;
-  at("hybrid-choice").hidden = !store.words;
-  at("group-choice").hidden = !store.parent;
-  at("vector-choice").hidden = store.vectors.length < 2;
-  const names = { text: "texts", image: "pictures", fused: "both at once" };
-  for (const vector of store.vectors) at("vector").append(new Option(names[vector] ?? vector, vector));
+  byId("catalogue").title = store.model ? `Searched with ${store.model}` : "";
+  const acceptsImages = store.modalities.includes("image");
+  const isNarrow = matchMedia("(max-width: 560px)").matches;
+  document.querySelector(".pick").hidden = !acceptsImages;
+  if (!acceptsImages || isNarrow) byId("text").placeholder = "Describe it";
+  if (store.count && !store.modalities.includes("text")) byId("text").disabled = true;
+  byId("hybrid-choice").hidden = !store.words;
+  byId("group-choice").hidden = !store.parent;
+  byId("vector-choice").hidden = store.vectors.length < 2;
+  for (const vector of store.vectors) {
+    byId("vector").append(new Option(VECTOR_NAMES[vector] ?? vector, vector));
+  }
 }
 
 // What changes while a store is written to: its count, and the values of its fields.
 function useFacts(answer) {
   store = answer;
-  readAt = Date.now();
-  at("catalogue").textContent = `${store.count.toLocaleString()} items`;
+  storeTime = Date.now();
+  showCount(store.count);
   fields = new Map(store.fields.map((field) => [field.name, field]));
-  setFilters = buildFilters(at("filters-body"), store.fields, (field, wanted) => {
+  setFilters = buildFilters(byId("filters-body"), store.fields, (field, wanted) => {
     const filters = { ...search.filters };
     if (wanted) filters[field] = wanted;
     else delete filters[field];
     find({ filters, k: PAGE });
   });
-  at("filters").hidden = !at("filters-body").children.length;
+  byId("filters").hidden = !byId("filters-body").children.length;
 }
 
-// The store's facts again, beside hits that are fresh; not while somebody is at the filters that would be built again.
+function showCount(count) {
+  byId("catalogue").textContent = `${count.toLocaleString()} items`;
+}
+
+// Reads the store's facts again after a search. The filters are not rebuilt while they are in use.
 async function followStore() {
-  if (Date.now() - readAt < FRESH) return;
-  readAt = Date.now();
-  const answer = await askJson("/v1/store").catch(() => null); // the next search asks again
+  if (Date.now() - storeTime < FRESH) return;
+  storeTime = Date.now();
+  const answer = await requestJson("/v1/store").catch(() => null); // the next search tries again
   if (!answer) return;
   const isSame = JSON.stringify(answer.fields) === JSON.stringify(store.fields);
-  if (isSame || at("filters-body").contains(document.activeElement)) {
-    at("catalogue").textContent = `${answer.count.toLocaleString()} items`;
+  if (isSame || byId("filters-body").contains(document.activeElement)) {
+    showCount(answer.count);
     return;
   }
   useFacts(answer);
   setFilters(search.filters);
 }
 
-// What the address and the history say, shown and searched for.
+// Runs the search of the address and the history.
 async function restore() {
   showBusy();
   try {
     await readStore();
   } catch (error) {
-    return showProblem(error);
+    showProblem(error);
+    return;
   }
   search = fromAddress(location.search, history.state, fields);
   await run();
 }
 
-// A change of the search: a new entry of the history, then the results.
+// Changes the search: adds an entry to the history, and runs it.
 async function find(change) {
   showBusy();
   try {
     await readStore();
   } catch (error) {
-    return showProblem(error, () => find(change));
+    showProblem(error, () => find(change));
+    return;
   }
   search = { ...search, ...change };
-  const saved = { picture: search.picture, likeName: search.likeName, k: search.k };
+  const saved = { image: search.image, likeName: search.likeName, k: search.k };
   history.pushState(saved, "", toAddress(search));
   await run();
 }
@@ -107,93 +118,104 @@ async function run() {
   running = new AbortController();
   const { signal } = running;
   try {
-    const found = await askJson("/v1/search", { body: toBody(search, store), signal });
-    showFound(found);
+    const answer = await requestJson("/v1/search", { body: toBody(search, store), signal });
+    showAnswer(answer);
     followStore();
   } catch (error) {
     if (error.name !== "AbortError") showProblem(error);
   } finally {
-    if (!signal.aborted) at("hits").setAttribute("aria-busy", "false");
+    if (!signal.aborted) byId("hits").setAttribute("aria-busy", "false");
   }
 }
 
 function showBusy() {
-  at("trouble").hidden = at("empty").hidden = true;
-  const hits = at("hits");
+  byId("trouble").hidden = true;
+  byId("empty").hidden = true;
+  const hits = byId("hits");
   hits.setAttribute("aria-busy", "true");
-  if (!hits.querySelector(".hit")) showWaiting(hits, 12);
-  at("status").textContent = "Searching …";
+  if (!hits.querySelector(".hit")) showPlaceholders(hits, 12);
+  byId("status").textContent = "Searching …";
 }
 
-function showFound({ hits, took_ms: took }) {
-  const asked = isAsking(search);
-  showHits(at("hits"), hits, store, (hit, title) => {
-    find({ like: hit.id, likeName: title, text: "", picture: "", k: PAGE });
-    at("results").focus({ preventScroll: true });
+function showAnswer({ hits, took_ms: took }) {
+  showHits(byId("hits"), hits, store, (hit, title) => {
+    find({ like: hit.id, likeName: title, text: "", image: "", k: PAGE });
+    byId("results").focus({ preventScroll: true });
     scrollTo({ top: 0 });
   });
-  const items = `${hits.length} ${hits.length === 1 ? "item" : "items"}`;
-  const time = `${(took.embed + took.search).toFixed(0)} ms`;
-  const parts = took.embed >= 0.5 ? ` (${took.embed.toFixed(0)} to read the query, ${took.search.toFixed(0)} to search)` : "";
-  const order = !asked ? " of the catalogue" : hits.length > 1 ? ", best first" : "";
-  at("status").textContent = `${items}${order} · ${time}${parts}`;
-  const empty = hits.length === 0;
-  const filtered = Object.keys(search.filters).length > 0;
-  at("empty").hidden = !empty;
-  at("empty-why").textContent = filtered ? "No item passes these filters." : "There is nothing in this catalogue yet.";
-  at("empty-clear").hidden = !filtered;
-  at("more").hidden = hits.length < search.k || search.k >= store.max_k;
+  byId("status").textContent = describeAnswer(hits.length, took);
+  const hasFilters = Object.keys(search.filters).length > 0;
+  byId("empty").hidden = hits.length > 0;
+  byId("empty-why").textContent = hasFilters
+    ? "No item matches these filters."
+    : "This catalogue is empty.";
+  byId("empty-clear").hidden = !hasFilters;
+  byId("more").hidden = hits.length < search.k || search.k >= store.max_k;
 }
 
-function showProblem(error, again = restore) {
-  const known = error instanceof Problem;
-  if (!known) console.error(error);
-  at("hits").replaceChildren();
-  at("hits").setAttribute("aria-busy", "false");
-  at("status").textContent = "";
-  at("more").hidden = at("empty").hidden = true;
-  at("trouble").querySelector("h2").textContent = known ? error.title : "Something went wrong on this page";
-  at("trouble").querySelector("p").textContent = known ? error.message : "Load it again, please.";
-  at("again").textContent = error.way ?? "Try again";
-  at("again").onclick = again;
-  at("trouble").hidden = false;
+// For example "24 items, best first · 31 ms (20 to read the query, 11 to search)".
+function describeAnswer(count, took) {
+  const items = `${count} ${count === 1 ? "item" : "items"}`;
+  let order = "";
+  if (!isQuery(search)) order = " of the catalogue";
+  else if (count > 1) order = ", best first";
+  const text = `${items}${order} · ${(took.embed + took.search).toFixed(0)} ms`;
+  if (took.embed < 0.5) return text;
+  return `${text} (${took.embed.toFixed(0)} to read the query, ${took.search.toFixed(0)} to search)`;
 }
 
-// All controls say what is searched for.
+function showProblem(error, retry = restore) {
+  const isKnown = error instanceof Problem;
+  if (!isKnown) console.error(error);
+  byId("hits").replaceChildren();
+  byId("hits").setAttribute("aria-busy", "false");
+  byId("status").textContent = "";
+  byId("more").hidden = true;
+  byId("empty").hidden = true;
+  const box = byId("trouble");
+  box.querySelector("h2").textContent = isKnown ? error.title : "Something went wrong on this page";
+  box.querySelector("p").textContent = isKnown ? error.message : "Reload the page.";
+  byId("again").textContent = error.action ?? "Try again";
+  byId("again").onclick = retry;
+  box.hidden = false;
+}
+
+// Sets all controls to the search.
 function showSearch() {
-  at("text").value = search.text;
-  at("without").value = search.without;
-  at("weight").value = String(search.weight);
+  byId("text").value = search.text;
+  byId("without").value = search.without;
+  byId("weight").value = String(search.weight);
   showWeight();
-  at("vector").value = search.vector;
-  at("hybrid").checked = search.hybrid;
-  at("group").checked = search.group;
+  byId("vector").value = search.vector;
+  byId("hybrid").checked = search.hybrid;
+  byId("group").checked = search.group;
   showExample();
   setFilters(search.filters);
-  const names = filterNames(search.filters);
-  at("filters-count").textContent = String(names.length);
-  at("filters-count").hidden = names.length === 0;
-  at("chosen").replaceChildren(...names.map(chip));
-  document.body.classList.toggle("asking", isAsking(search));
-  allowOptions();
-  const what = search.text || search.likeName || (search.picture ? "a picture" : "");
-  document.title = what ? `${what} – search` : "Search by words and pictures";
+  const active = describeFilters(search.filters);
+  byId("filters-count").textContent = String(active.length);
+  byId("filters-count").hidden = active.length === 0;
+  byId("chosen").replaceChildren(...active.map(makeChip));
+  document.body.classList.toggle("asking", isQuery(search));
+  enableOptions();
+  const subject = search.text || search.likeName || (search.image ? "an image" : "");
+  document.title = subject ? `${subject} – search` : TITLE;
 }
 
-// What belongs to a query waits for one.
-function allowOptions() {
-  const asks = isAsking({ ...search, text: at("text").value.trim() });
-  for (const id of ["without", "vector", "hybrid", "group"]) at(id).disabled = !asks;
+// Options that belong to a query are disabled without one.
+function enableOptions() {
+  const hasQuery = isQuery({ ...search, text: byId("text").value.trim() });
+  for (const id of ["without", "vector", "hybrid", "group"]) byId(id).disabled = !hasQuery;
 }
 
-function chip({ field, value, text }) {
+// A chip that removes one filter.
+function makeChip({ field, value, text }) {
   const button = element("button", text, "chip");
   button.type = "button";
   button.setAttribute("aria-label", `Remove the filter ${text}`);
   button.addEventListener("click", () => {
     const filters = { ...search.filters };
-    const left = value === null ? [] : filters[field].filter((one) => one !== value);
-    if (left.length) filters[field] = left;
+    const rest = value === null ? [] : filters[field].filter((other) => other !== value);
+    if (rest.length) filters[field] = rest;
     else delete filters[field];
     find({ filters, k: PAGE });
   });
@@ -202,129 +224,149 @@ function chip({ field, value, text }) {
   return item;
 }
 
-// The picture, or the item, that is searched with.
+// Shows the image, or the item, of the search.
 function showExample() {
-  const picture = at("example-picture");
-  at("example").hidden = !(search.picture || search.like);
-  at("mix").hidden = !(search.text && (search.picture || search.like));
-  at("weight-of").textContent = search.like ? "This item" : "Picture";
-  at("example-name").textContent = search.like ? `like ${search.likeName || search.like}` : "";
-  at("example-name").title = search.likeName || search.like;
-  picture.hidden = !search.picture && !search.like;
-  if (search.picture) picture.src = search.picture;
-  else if (search.like) showItem(picture, search.like);
-  else picture.removeAttribute("src");
+  const hasExample = Boolean(search.image || search.like);
+  const image = byId("example-image");
+  byId("example").hidden = !hasExample;
+  byId("mix").hidden = !(search.text && hasExample);
+  byId("weight-name").textContent = search.like ? "This item" : "Image";
+  byId("example-name").textContent = search.like ? `like ${search.likeName || search.like}` : "";
+  byId("example-name").title = search.likeName || search.like;
+  image.hidden = !hasExample;
+  if (search.image) image.src = search.image;
+  else if (search.like) showItem(image, search.like);
+  else image.removeAttribute("src");
 }
 
-async function showItem(picture, id) {
+async function showItem(image, id) {
   try {
-    const item = await askJson(`/v1/items/${encodeURIComponent(id)}`);
+    const item = await requestJson(`/v1/items/${encodeURIComponent(id)}`);
     if (search.like !== id) return;
-    at("example-name").textContent = `like ${titles(store)(item)}`;
-    if (item.thumbnail) await showPicture(picture, item.thumbnail);
-    else picture.hidden = true;
+    byId("example-name").textContent = `like ${makeTitles(store)(item)}`;
+    if (item.thumbnail) await showImage(image, item.thumbnail);
+    else image.hidden = true;
   } catch {
-    picture.hidden = true; // the search itself says what is wrong
+    image.hidden = true; // the search itself reports what is wrong
   }
 }
 
 function showWeight() {
-  const share = Number(at("weight").value);
-  at("weight-shown").textContent = `${100 - share} : ${share}`;
-  at("weight").setAttribute("aria-valuetext", `${100 - share} parts words, ${share} parts ${search.like ? "this item" : "picture"}`);
+  const share = Number(byId("weight").value);
+  const name = search.like ? "this item" : "image";
+  byId("weight-shown").textContent = `${100 - share} : ${share}`;
+  byId("weight").setAttribute("aria-valuetext", `${100 - share} % words, ${share} % ${name}`);
 }
 
-async function usePicture(file) {
+async function useImage(file) {
   try {
-    const picture = await readPicture(file);
-    await find({ picture, like: "", likeName: "", text: at("text").value.trim(), k: PAGE });
+    const image = await readImage(file);
+    await find({ image, like: "", likeName: "", text: byId("text").value.trim(), k: PAGE });
   } catch (error) {
     showProblem(error);
   }
 }
 
 function connect() {
-  at("search").addEventListener("submit", (event) => {
-    event.preventDefault();
-    find({ text: at("text").value.trim(), without: at("without").value.trim(), k: PAGE });
-  });
-  at("text").addEventListener("search", () => {
-    if (!at("text").value && search.text) find({ text: "", k: PAGE }); // the field's own cross
-  });
-  at("text").addEventListener("input", allowOptions);
-  const choose = (change) => find({ text: at("text").value.trim(), ...change, k: PAGE });
-  at("without").addEventListener("change", () => choose({ without: at("without").value.trim() }));
-  at("vector").addEventListener("change", () => choose({ vector: at("vector").value }));
-  at("hybrid").addEventListener("change", () => choose({ hybrid: at("hybrid").checked }));
-  at("group").addEventListener("change", () => choose({ group: at("group").checked }));
-  at("weight").addEventListener("input", showWeight);
-  at("weight").addEventListener("change", () => choose({ weight: Number(at("weight").value) }));
-  at("example-remove").addEventListener("click", removeExample);
-  at("more").addEventListener("click", () => find({ k: search.k + PAGE }));
-  at("empty-clear").addEventListener("click", () => find({ filters: {}, k: PAGE }));
-  at("key-cancel").addEventListener("click", () => at("key").close("cancel")); // no submit button: Enter means the other
-  opens(at("filters-toggle"), at("filters-body"));
-  opens(at("options-toggle"), at("options"));
+  connectSearch();
+  byId("example-remove").addEventListener("click", removeExample);
+  byId("more").addEventListener("click", () => find({ k: search.k + PAGE }));
+  byId("empty-clear").addEventListener("click", () => find({ filters: {}, k: PAGE }));
+  // not a submit button, because Enter means the other one
+  byId("key-cancel").addEventListener("click", () => byId("key").close("cancel"));
+  connectToggle(byId("filters-toggle"), byId("filters-body"));
+  connectToggle(byId("options-toggle"), byId("options"));
   addEventListener("popstate", restore);
-  walkByArrows(at("hits"));
-  connectPictures();
+  moveByArrows(byId("hits"));
+  connectImages();
   connectKeys();
 }
 
-// On a phone, what takes room is shown on demand.
-function opens(button, part) {
+function connectSearch() {
+  byId("search").addEventListener("submit", (event) => {
+    event.preventDefault();
+    find({ text: byId("text").value.trim(), without: byId("without").value.trim(), k: PAGE });
+  });
+  byId("text").addEventListener("search", () => {
+    // the field's own button to clear it
+    if (!byId("text").value && search.text) find({ text: "", k: PAGE });
+  });
+  byId("text").addEventListener("input", enableOptions);
+  byId("weight").addEventListener("input", showWeight);
+  const onChange = (id, read) => byId(id).addEventListener("change", () => {
+    find({ text: byId("text").value.trim(), ...read(byId(id)), k: PAGE });
+  });
+  onChange("without", (control) => ({ without: control.value.trim() }));
+  onChange("vector", (control) => ({ vector: control.value }));
+  onChange("hybrid", (control) => ({ hybrid: control.checked }));
+  onChange("group", (control) => ({ group: control.checked }));
+  onChange("weight", (control) => ({ weight: Number(control.value) }));
+}
+
+// On a phone, large parts of the page are shown on demand.
+function connectToggle(button, part) {
   button.addEventListener("click", () => {
     button.setAttribute("aria-expanded", String(part.classList.toggle("open")));
   });
 }
 
 function removeExample() {
-  at("text").focus();
-  return find({ picture: "", like: "", likeName: "", k: PAGE });
+  byId("text").focus();
+  return find({ image: "", like: "", likeName: "", k: PAGE });
 }
 
-function connectPictures() {
-  at("file").addEventListener("change", () => {
-    const [file] = at("file").files;
-    at("file").value = ""; // the same file again is a change too
-    if (file) usePicture(file);
+function connectImages() {
+  byId("file").addEventListener("change", () => {
+    const [file] = byId("file").files;
+    byId("file").value = ""; // so that the same file again is a change
+    if (file) useImage(file);
   });
   addEventListener("paste", (event) => {
-    const file = pictureIn(event.clipboardData);
+    const file = imageIn(event.clipboardData);
     if (!file) return;
     event.preventDefault();
-    usePicture(file);
+    useImage(file);
   });
-  const holdsFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
   addEventListener("dragover", (event) => {
-    if (!holdsFile(event)) return;
+    const types = [...(event.dataTransfer?.types ?? [])];
+    if (!types.includes("Files")) return;
     event.preventDefault();
-    at("drop").hidden = false;
+    byId("drop").hidden = false;
   });
   addEventListener("dragleave", (event) => {
-    if (!event.relatedTarget) at("drop").hidden = true;
+    if (!event.relatedTarget) byId("drop").hidden = true;
   });
   addEventListener("drop", (event) => {
-    at("drop").hidden = true;
-    const file = pictureIn(event.dataTransfer);
+    byId("drop").hidden = true;
+    const file = imageIn(event.dataTransfer);
     if (!file) return;
     event.preventDefault();
-    usePicture(file);
+    useImage(file);
   });
 }
 
-// "/" goes to the search box. Escape there empties it; from anywhere else it goes there.
+// "/" and Escape move to the search box; Escape in the empty box removes the image or item.
 function connectKeys() {
   addEventListener("keydown", (event) => {
-    const typing = event.target.matches?.("input:not([type=checkbox], [type=range]), select") || at("key").open;
-    if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey) {
-      event.preventDefault();
-      at("text").select();
-      at("text").focus();
-    } else if (event.key === "Escape" && !at("key").open) {
-      at("drop").hidden = true;
-      if (event.target === at("text") && at("text").value === "" && (search.picture || search.like)) removeExample();
-      else if (event.target !== at("text")) at("text").focus();
-    }
+    if (event.key === "/") onSlash(event);
+    else if (event.key === "Escape" && !byId("key").open) onEscape(event);
   });
+}
+
+function onSlash(event) {
+  const isControl = event.target.matches?.("input:not([type=checkbox], [type=range]), select");
+  if (isControl || byId("key").open || event.ctrlKey || event.metaKey) return;
+  event.preventDefault();
+  byId("text").select();
+  byId("text").focus();
+}
+
+function onEscape(event) {
+  byId("drop").hidden = true;
+  if (event.target !== byId("text")) {
+    byId("text").focus();
+    return;
+  }
+  const hasExample = Boolean(search.image || search.like);
+  if (byId("text").value === "" && hasExample) removeExample();
 }

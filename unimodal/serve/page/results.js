@@ -1,108 +1,142 @@
-// The grid of what was found. Everything of the catalogue is set as text, never as HTML.
+// The grid of results. Everything from the catalogue is set as text, never as HTML.
 
-import { ask, hasKey } from "./api.js";
-import { element, nameOf, titleOf } from "./filters.js";
+import { hasKey, request } from "./api.js";
+import { element, formatValue, titleCase } from "./filters.js";
 
 const TITLES = ["title", "name", "product_name", "product", "label", "caption"];
-const FACTS = 3;
-const KINDS = { text: "text", image: "picture", fused: "picture + text", words: "exact words" };
-let loaded = []; // object URLs of the pictures that are shown
+const MAX_FACTS = 3;
+const VECTOR_NAMES = {
+  text: "text",
+  image: "image",
+  fused: "image + text",
+  words: "exact words",
+};
+let objectUrls = []; // of the images that are shown
 
-// -> a function item -> its title: the field that is called so, else the first text that is no choice, else the id.
-export function titles(store) {
+// Returns a function item -> its title: the field with such a name, otherwise the first text that is
+// not a list to choose from, otherwise the id.
+export function makeTitles(store) {
   const texts = store.fields.filter((field) => field.type === "string" && field.name !== store.parent);
-  const field = TITLES.map((name) => texts.find((one) => one.name.toLowerCase() === name)).find(Boolean)
-    ?? texts.find((one) => !one.choices);
+  const named = TITLES.map((title) => texts.find((field) => field.name.toLowerCase() === title));
+  const field = named.find(Boolean) ?? texts.find((text) => !text.choices);
   return (item) => String(item.fields?.[field?.name] || item.id);
 }
 
-export function showHits(place, hits, store, chosen) {
-  const title = titles(store);
+export function showHits(grid, hits, store, onChoose) {
+  const titleOf = makeTitles(store);
   const best = Math.max(...hits.map((hit) => hit.cosine ?? hit.score ?? 0), 1e-9);
-  loaded.forEach((address) => URL.revokeObjectURL(address));
-  loaded = [];
-  place.replaceChildren(...hits.map((hit) => card(hit, title(hit), store, best, chosen)));
+  objectUrls.forEach((address) => URL.revokeObjectURL(address));
+  objectUrls = [];
+  grid.replaceChildren(...hits.map((hit) => makeCard(hit, titleOf(hit), store, best, onChoose)));
 }
 
-function card(hit, title, store, best, chosen) {
+function makeCard(hit, title, store, best, onChoose) {
   const item = document.getElementById("hit").content.cloneNode(true).firstElementChild;
   const button = item.querySelector("button");
-  button.addEventListener("click", () => chosen(hit, title));
+  button.addEventListener("click", () => onChoose(hit, title));
   item.querySelector(".title").textContent = title;
   item.querySelector(".title").title = title;
   item.querySelector(".letter").textContent = [...title.trim()][0]?.toUpperCase() ?? "?";
-  item.querySelector(".facts").append(...facts(hit, title, store));
-  const frame = item.querySelector(".frame");
-  const picture = item.querySelector("img");
-  picture.addEventListener("load", () => frame.classList.add("loaded"));
-  picture.addEventListener("error", () => picture.remove());
-  if (hit.thumbnail) showPicture(picture, hit.thumbnail).catch(() => picture.remove());
-  else picture.remove();
-  const kind = KINDS[hit.vector] ?? hit.vector;
-  const similarity = hit.cosine ?? hit.score; // what the list is ordered by may be a rank's score, which says little
-  if (hit.score === null) {
-    item.querySelector(".score").remove();
-  } else {
-    item.querySelector(".badge").textContent = kind;
-    item.querySelector(".meter i").style.width = `${Math.max(0, Math.min(1, similarity / best)) * 100}%`;
-    item.querySelector(".number").textContent = similarity.toFixed(Math.abs(similarity) < 0.1 ? 4 : 3);
-  }
-  const score = hit.score === null ? "" : `, similarity ${similarity.toFixed(2)} by ${kind}`;
+  item.querySelector(".facts").append(...makeFacts(hit, title, store));
+  fillFrame(item, hit);
+  const score = fillScore(item, hit, best);
   button.setAttribute("aria-label", `${title}${score}. More like this.`);
   return item;
 }
 
-// A price first, then other numbers and choices; what the title already says is left out. -> elements
-function facts(hit, title, store) {
-  const made = [];
-  const isPrice = (field) => /price/i.test(field.name) && field.low != null;
-  for (const field of [...store.fields].sort((left, right) => isPrice(right) - isPrice(left))) {
-    const value = hit.fields?.[field.name];
-    if (made.length === FACTS || value == null || value === "" || value === title) continue;
-    if (isPrice(field)) made.push(element("b", value.toFixed(2)));
-    else if (field.low != null) made.push(element("span", `${titleOf(field.name)} ${value.toLocaleString()}`));
-    else if (field.type === "bool") made.push(...(value ? [element("span", titleOf(field.name))] : []));
-    else if (field.choices) made.push(element("span", lastOf(nameOf(Array.isArray(value) ? value[0] ?? "" : value))));
+function fillFrame(item, hit) {
+  const frame = item.querySelector(".frame");
+  const image = item.querySelector("img");
+  image.addEventListener("load", () => frame.classList.add("loaded"));
+  image.addEventListener("error", () => image.remove());
+  if (hit.thumbnail) showImage(image, hit.thumbnail).catch(() => image.remove());
+  else image.remove();
+}
+
+// Returns the score in words, for screen readers.
+function fillScore(item, hit, best) {
+  if (hit.score === null) {
+    item.querySelector(".score").remove();
+    return "";
   }
-  if (hit.more > 0) made.push(element("span", `+${hit.more} more`));
-  return made.filter((one) => one.textContent);
+  const kind = VECTOR_NAMES[hit.vector] ?? hit.vector;
+  // the score that orders the list may be a fused rank, which means little
+  const similarity = hit.cosine ?? hit.score;
+  const share = Math.max(0, Math.min(1, similarity / best));
+  item.querySelector(".badge").textContent = kind;
+  item.querySelector(".meter i").style.width = `${100 * share}%`;
+  item.querySelector(".number").textContent = similarity.toFixed(Math.abs(similarity) < 0.1 ? 4 : 3);
+  return `, similarity ${similarity.toFixed(2)} by ${kind}`;
 }
 
-// The leaf of a path of categories: "Men/Tops/Hoodies" is Hoodies, "24/7" stays.
-function lastOf(value) {
-  return /^[^/]{2,}(\/[^/]{2,})+$/.test(value) ? value.slice(value.lastIndexOf("/") + 1) : value;
+// Returns elements: the price first, then other numbers and choices, without what the title says.
+function makeFacts(hit, title, store) {
+  const facts = [];
+  const isPrice = (field) => /price/i.test(field.name) && field.low != null;
+  const fields = [...store.fields].sort((left, right) => isPrice(right) - isPrice(left));
+  for (const field of fields) {
+    if (facts.length === MAX_FACTS) break;
+    const value = hit.fields?.[field.name];
+    if (value == null || value === "" || value === title) continue;
+    const fact = isPrice(field) ? element("b", value.toFixed(2)) : makeFact(field, value);
+    if (fact) facts.push(fact);
+  }
+  if (hit.more > 0) facts.push(element("span", `+${hit.more} more`));
+  return facts.filter((fact) => fact.textContent);
 }
 
-// An <img> sends no key: with one, its bytes are asked for here.
-export async function showPicture(picture, path) {
+function makeFact(field, value) {
+  if (field.low != null) return element("span", `${titleCase(field.name)} ${value.toLocaleString()}`);
+  if (field.type === "bool") return value ? element("span", titleCase(field.name)) : null;
+  if (!field.choices) return null;
+  const first = Array.isArray(value) ? value[0] ?? "" : value;
+  return element("span", lastCategory(formatValue(first)));
+}
+
+// The last part of a path of categories: "Men/Tops/Hoodies" is Hoodies, "24/7" stays.
+function lastCategory(value) {
+  const isPath = /^[^/]{2,}(\/[^/]{2,})+$/.test(value);
+  return isPath ? value.slice(value.lastIndexOf("/") + 1) : value;
+}
+
+// An <img> sends no API key: with a key, its bytes are requested here.
+export async function showImage(image, path) {
   if (!hasKey()) {
-    picture.src = new URL(path.replace(/^\//, ""), document.baseURI);
+    image.src = new URL(path.replace(/^\//, ""), document.baseURI);
     return;
   }
-  const address = URL.createObjectURL(await (await ask(path)).blob());
-  loaded.push(address);
-  picture.src = address;
+  const response = await request(path);
+  const address = URL.createObjectURL(await response.blob());
+  objectUrls.push(address);
+  image.src = address;
 }
 
-export function showWaiting(place, count) {
-  place.replaceChildren(...Array.from({ length: count }, () => {
-    const item = document.createElement("li");
-    item.className = "waiting";
+export function showPlaceholders(grid, count) {
+  const placeholders = Array.from({ length: count }, () => {
+    const item = element("li", "", "waiting");
     item.setAttribute("aria-hidden", "true");
     return item;
-  }));
+  });
+  grid.replaceChildren(...placeholders);
 }
 
-// Arrow keys walk over the grid; the columns are counted from where the cards stand.
-export function walkByArrows(place) {
-  place.addEventListener("keydown", (event) => {
-    const cards = [...place.querySelectorAll(".hit")];
-    const at = cards.indexOf(document.activeElement);
-    if (at < 0 || event.altKey || event.ctrlKey || event.metaKey) return;
+// Arrow keys move over the grid; its columns are counted from the positions of the cards.
+export function moveByArrows(grid) {
+  grid.addEventListener("keydown", (event) => {
+    const cards = [...grid.querySelectorAll(".hit")];
+    const current = cards.indexOf(document.activeElement);
+    if (current < 0 || event.altKey || event.ctrlKey || event.metaKey) return;
     const top = (card) => Math.round(card.getBoundingClientRect().top);
-    const columns = cards.filter((one) => top(one) === top(cards[0])).length;
-    const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, Home: -at, End: cards.length - 1 - at };
-    const next = cards[at + steps[event.key]];
+    const columns = cards.filter((card) => top(card) === top(cards[0])).length;
+    const steps = {
+      ArrowRight: 1,
+      ArrowLeft: -1,
+      ArrowDown: columns,
+      ArrowUp: -columns,
+      Home: -current,
+      End: cards.length - 1 - current,
+    };
+    const next = cards[current + steps[event.key]];
     if (!(event.key in steps) || !next) return;
     event.preventDefault();
     next.focus();

@@ -1,8 +1,7 @@
-"""Hands out the search page: a few static files, read once, under a policy that lets nothing else
-run.
+"""The search page: a few static files, read once, under a policy that lets nothing else run.
 
-Whatever a catalogue's titles hold, the page can run no script but its own, load nothing from
-elsewhere, be framed by nobody and send nothing but to the server that it came from.
+Whatever a catalogue's titles contain, the page runs no script but its own, loads nothing from
+elsewhere, cannot be framed, and sends only to its own server.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ POLICY = "; ".join(
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
-        # blob: the chosen image, and thumbnails that were fetched with a key
+        # data: and blob: the chosen image, and thumbnails that were fetched with a key
         "img-src 'self' data: blob:",
         "connect-src 'self'",
         "base-uri 'none'",
@@ -34,34 +33,32 @@ TYPES = {
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",  # the address holds what was searched for
+    "Referrer-Policy": "no-referrer",  # the address contains the query
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Cache-Control": "no-cache",  # asked again each time, and answered 304
+    "Cache-Control": "no-cache",  # revalidated each time, and answered 304
 }
 
 
 def page_router() -> APIRouter:
-    """`/` is the page; `/page/NAME` are the files that it is made of. Neither is
-    part of the API.
-    """
+    """`/` is the page, and `/page/NAME` its files; neither is part of the API."""
     files = {
         entry.name: entry.read_bytes()
         for entry in resources.files(__package__).iterdir()
-        if entry.name.rpartition(".")[2] in TYPES
+        if _suffix(entry.name) in TYPES
     }
-    routes = APIRouter(include_in_schema=False)
+    router = APIRouter(include_in_schema=False)
 
-    @routes.get("/")
+    @router.get("/")
     async def index(request: Request) -> Response:
         return _answer(request, "index.html", files["index.html"])
 
-    @routes.get("/page/{name}")
+    @router.get("/page/{name}")
     async def file(request: Request, name: str) -> Response:
         if name not in files:
-            raise HTTPException(404, f"there is no file {name[:80]!r} of the page.")
+            raise HTTPException(404, f"the page has no file {name[:80]!r}.")
         return _answer(request, name, files[name])
 
-    return routes
+    return router
 
 
 def _answer(request: Request, name: str, content: bytes) -> Response:
@@ -69,4 +66,8 @@ def _answer(request: Request, name: str, content: bytes) -> Response:
     headers = {**HEADERS, "ETag": tag}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
-    return Response(content, media_type=TYPES[name.rpartition(".")[2]], headers=headers)
+    return Response(content, media_type=TYPES[_suffix(name)], headers=headers)
+
+
+def _suffix(name: str) -> str:
+    return name.rpartition(".")[2]

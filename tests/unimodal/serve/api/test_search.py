@@ -456,11 +456,11 @@ def test_an_item_and_its_thumbnail_are_found_under_an_id_with_a_slash(
     hit = found(client, text=title(5), vectors=["text"], k=1)[0]
     item = client.get("/v1/items/p%2F5").json()
     assert item == {"id": "p/5", "fields": hit["fields"], "thumbnail": hit["thumbnail"]}
-    picture = client.get(hit["thumbnail"])
-    assert picture.content == jpeg(5)
-    assert picture.headers["content-type"] == "image/jpeg"
-    assert picture.headers["x-content-type-options"] == "nosniff"
-    assert "max-age" in picture.headers["cache-control"]
+    image = client.get(hit["thumbnail"])
+    assert image.content == jpeg(5)
+    assert image.headers["content-type"] == "image/jpeg"
+    assert image.headers["x-content-type-options"] == "nosniff"
+    assert "max-age" in image.headers["cache-control"]
 
 
 def test_an_id_may_be_anything(client: TestClient) -> None:

@@ -88,9 +88,9 @@ def vectors_of(outcomes: Sequence[Embedded | Failed]) -> Vectors:
     )
 
 
-def jpeg(picture: Image.Image) -> bytes:
+def jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG")
+    image.save(buffer, "JPEG")
     return buffer.getvalue()
 
 

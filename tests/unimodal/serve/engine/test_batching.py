@@ -106,8 +106,8 @@ def test_a_batch_is_of_one_kind_and_the_kinds_take_turns(
     loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor
 ) -> None:
     batcher = Batcher(decode, lambda job, failed: None, pool, ahead=9)
-    pictures = jobs_of(loop, range(4), kind="image")
-    batcher.add(pictures)
+    images = jobs_of(loop, range(4), kind="image")
+    batcher.add(images)
     pool.shutdown()  # all are decoded
     batcher.add(jobs_of(loop, "abcd", cost=5))
     batches = [batcher.next_batch(BUDGETS, 20) or [] for _ in range(4)]

@@ -37,7 +37,7 @@ from unimodal.vectors import Vectors
 def test_an_engine_gives_the_vectors_of_encode(
     embedder: Embedder, texts: list[str], images: list[Image.Image]
 ) -> None:
-    files = [jpeg(picture) for picture in images]
+    files = [jpeg(image) for image in images]
     items: list[Item] = [
         *texts,
         *files,
@@ -64,12 +64,12 @@ def test_tokens_are_those_of_the_text_and_the_patches_of_the_image_and_one(
     embedder: Embedder, images: list[Image.Image]
 ) -> None:
     with started(embedder) as engine:
-        text, picture, both = run(
+        text, image, both = run(
             engine.embed(
                 ["a red hat", images[0], {"text": "a red hat", "image": images[0]}]
             )
         )
-    assert (text.tokens, picture.tokens, both.tokens) == (
+    assert (text.tokens, image.tokens, both.tokens) == (
         5,
         5,
         10,

@@ -152,11 +152,11 @@ def test_an_item_that_does_not_fit_alone_fails_alone(
         watched.fault = lambda batch: (
             None if is_text(batch) else torch.OutOfMemoryError("too much")
         )
-        text, picture, both = run(
+        text, image, both = run(
             engine.embed(["a hat", images[0], {"text": "a hat", "image": images[1]}])
         )
         assert isinstance(text, Embedded)
-        assert picture == both == MODEL_FAULT
+        assert image == both == MODEL_FAULT
         assert engine.stats.failures == 2
 
 

@@ -334,10 +334,8 @@ def test_a_broken_file_is_a_readable_error_and_the_page_goes_on(opened: Any) -> 
         {"name": "broken.png", "mimeType": "image/png", "buffer": b"no image"},
     )
     opened.wait_for_selector("#trouble:visible")
-    assert (
-        "“broken.png” cannot be read as one" in opened.locator("#trouble").inner_text()
-    )
-    opened.get_by_role("button", name="Go on without it").click()
+    assert "“broken.png” cannot be read" in opened.locator("#trouble").inner_text()
+    opened.get_by_role("button", name="Continue without it").click()
     settled(opened)
     assert opened.locator("#trouble").is_hidden()
     assert len(titles(opened)) == 24
@@ -465,9 +463,9 @@ def test_words_sent_before_the_store_has_answered_join_the_links_filters(
     assert len(held) == 1
     assert query(page) == "?q=mug&is.colour=Blue"
     assert page.locator("#vector option").all_inner_texts() == [
-        "best choice",
+        "automatic",
         "texts",
-        "pictures",
+        "images",
         "both at once",
     ]
 
@@ -496,7 +494,7 @@ def test_an_items_image_that_is_gone_costs_no_more_than_the_image(
     page.goto(address)
     page.locator(".hit").nth(2).click()
     page.get_by_text(f"like {title(2)}").wait_for()
-    page.wait_for_selector("#example-picture", state="hidden")
+    page.wait_for_selector("#example-image", state="hidden")
     ask(page, "mug")
     assert page.locator("#trouble").is_hidden()
     assert len(titles(page)) == 24
@@ -520,7 +518,7 @@ def test_what_belongs_to_a_query_waits_for_one(opened: Any) -> None:
 
 def test_numbers_are_shown_as_they_are(opened: Any) -> None:
     texts = opened.evaluate(
-        "import('/page/filters.js').then((filters) => filters.filterNames({made: {low: "
+        "import('/page/filters.js').then((filters) => filters.describeFilters({made: {low: "
         "20240131, high: 0.1 + 0.2}}))"
     )
     assert texts[0]["text"] == "Made: 20240131 to 0.3"
