@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Vectors: TypeAlias = NDArray[np.float32]
-Weight: TypeAlias = float | NDArray[np.floating[Any]]
+Weight: TypeAlias = float | np.floating[Any] | NDArray[np.floating[Any]]
 
 # How many times the average size of a dimension `quantize_int8` keeps before it clips.
 INT8_ROOM = 8.0

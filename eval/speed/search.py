@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimodal.compare import Clock, Row, Tick, cpu_clock, make_row, measuring
-from unimodal.search.filters.check import Compare
+from unimodal.search.filters.tree import Compare
 from unimodal.search.stores.base import VectorStore
 from unimodal.search.stores.open import create_store
 from unimodal.search.stores.schema import Schema, vector_column

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from unimodal.embedder import Embedder
     from unimodal.search.index.preview import Preview
-    from unimodal.search.query.fusion import Found
+    from unimodal.search.query.fusion import RankedHit
     from unimodal.search.query.query import Query
     from unimodal.search.stores.base import VectorStore
     from unimodal.search.stores.schema import Schema
@@ -332,14 +332,10 @@ def search(
     """
     from unimodal.progress import open_console
     from unimodal.search.filters.parser import parse_where
-    from unimodal.search.query.query import (
-        Query,
-        check_model,
-        check_query,
-        find,
-        inputs_of,
-    )
+    from unimodal.search.query.query import Query, check_query, inputs_of
+    from unimodal.search.query.search import find
     from unimodal.search.stores.open import open_store
+    from unimodal.search.stores.schema import check_model
 
     query = Query(
         text=words,
@@ -396,7 +392,7 @@ def search(
 def _model_of(schema: Schema, given: str, device: str | None) -> Embedder:
     from unimodal.embedder import load
     from unimodal.progress import progress_bar
-    from unimodal.search.query.query import is_calibrated
+    from unimodal.search.query.ranking import is_calibrated
 
     name = given or schema.about.get("model", "")
     if not name:
@@ -428,7 +424,7 @@ def _advice(store: VectorStore, query: Query) -> str:
     return f"; loosen {' or '.join(set_bounds)}" if set_bounds else ""
 
 
-def _print_json(found: Sequence[Found], took: dict[str, float]) -> None:
+def _print_json(found: Sequence[RankedHit], took: dict[str, float]) -> None:
     import orjson
 
     hits = [
@@ -450,7 +446,7 @@ def _print_json(found: Sequence[Found], took: dict[str, float]) -> None:
     )
 
 
-def _print(found: Sequence[Found], console: Console) -> None:
+def _print(found: Sequence[RankedHit], console: Console) -> None:
     """A line a hit, or, if one would not fit, the fields on lines of their own below the title."""
     table = _table(found, "  ", 0)
     widest = console.measure(
@@ -461,7 +457,7 @@ def _print(found: Sequence[Found], console: Console) -> None:
     )
 
 
-def _table(found: Sequence[Found], between: str, half: int) -> Table:
+def _table(found: Sequence[RankedHit], between: str, half: int) -> Table:
     """A hit is rank, score, id, title and fields; what is the same for all hits has no column."""
     from rich.table import Table
     from rich.text import Text
@@ -497,7 +493,7 @@ def _table(found: Sequence[Found], between: str, half: int) -> Table:
     return table
 
 
-def _described(hit: Found, between: str) -> Text:
+def _described(hit: RankedHit, between: str) -> Text:
     """An item's first text, then its other fields, dim; numbers with their names, since texts
     explain themselves.
     """

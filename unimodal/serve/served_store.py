@@ -18,10 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from ..search.query.query import check_model
 from ..search.stores.base import VectorStore
 from ..search.stores.open import open_store
-from ..search.stores.schema import ForeignModelError
+from ..search.stores.schema import ForeignModelError, check_model
 from .api.errors import ApiError, UnavailableError
 from .config import ServeConfig
 from .engine.engine import Engine, load_embedder

@@ -31,8 +31,9 @@ from unimodal.embedder import load
 from unimodal.formats.native import save_model
 from unimodal.model import build_model
 from unimodal.preprocess.tokenizers import load_tokenizer
-from unimodal.search.query.fusion import Found
-from unimodal.search.query.query import Query, search_many
+from unimodal.search.query.fusion import RankedHit
+from unimodal.search.query.query import Query
+from unimodal.search.query.search import search_many
 from unimodal.search.stores.columns import fixed_size_list
 from unimodal.search.stores.open import create_store, open_store
 from unimodal.search.stores.schema import Schema
@@ -225,7 +226,7 @@ def test_a_line_shows_rank_score_id_and_the_fields_as_they_are(
 def test_a_truth_value_is_shown_as_json_writes_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    hit = Found(
+    hit = RankedHit(
         id="a",
         score=0.5,
         cosine=0.5,
@@ -350,7 +351,7 @@ def test_a_group_shows_how_many_more_it_has(shop: Path) -> None:
 
 
 def test_a_catalogue_steers_no_terminal_and_breaks_no_line() -> None:
-    hit = Found(
+    hit = RankedHit(
         "a\x1b[2Jb",
         0.5,
         "text",
@@ -365,12 +366,12 @@ def test_a_catalogue_steers_no_terminal_and_breaks_no_line() -> None:
 def test_what_is_wrong_is_one_line(shop: Path) -> None:
     for words, says in (
         (["mug", "--where", "prise < 5"], "price"),
-        ([], "a query asks for nothing"),
+        ([], "the query is empty"),
         (["mug", "--image", shop / "nothing.png"], "nothing.png"),
         (["mug", "--group-by", "parnt"], "did you mean 'parent'"),
-        (["mug", "-k", 0], "k 0 asks for no hits"),
+        (["mug", "-k", 0], "k 0 gives no hits"),
         (["mug", "--weight", 2], "weight 2.0 is not between 0 and 1"),
-        (["mug", "--min-score", "nan"], "min_score nan is no cosine"),
+        (["mug", "--min-score", "nan"], "min_score nan is not a cosine"),
         (["--like", "cup"], "no item 'cup'"),
     ):
         with pytest.raises(ValueError, match=says):

@@ -23,8 +23,8 @@ from unimodal.embedder import load
 from unimodal.formats.native import save_model
 from unimodal.model import build_model
 from unimodal.preprocess.tokenizers import load_tokenizer
-from unimodal.search.stores.base import Schema
 from unimodal.search.stores.open import create_store
+from unimodal.search.stores.schema import Schema
 from unimodal.vectors import normalize
 
 TITLES = ["red mug", "green chair", "blue lamp", "yellow shoe"]

@@ -14,8 +14,9 @@ import pyarrow as pa
 from PIL import Image
 
 from unimodal.embedder import Embedder
-from unimodal.search.stores.base import Schema, VectorStore
+from unimodal.search.stores.base import VectorStore
 from unimodal.search.stores.open import create_store
+from unimodal.search.stores.schema import Schema
 from unimodal.vectors import normalize
 
 COLOURS = {"Red": (200, 30, 30), "Green": (30, 160, 60), "Blue": (40, 60, 200)}

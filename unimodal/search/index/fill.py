@@ -23,7 +23,7 @@ from unimodal.files import replace_text
 from unimodal.progress import progress_bar
 from unimodal.tables.readers import pyarrow_parquet
 
-from ..filters.check import In
+from ..filters.tree import In
 from ..stores.base import VectorStore
 from ..stores.columns import vectors_of
 from ..stores.open import create_store, open_store, store_exists

@@ -8,7 +8,7 @@ from pathlib import Path
 from unimodal.tables.files import written_name
 from unimodal.tables.readers import pyarrow_parquet
 
-from ..filters.check import In
+from ..filters.tree import In
 from ..stores.open import open_store, store_exists
 from .fill import find_repeated, hash_ids
 from .folder import IndexedInput, find_file, read_head, read_heads, read_inputs

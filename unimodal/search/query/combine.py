@@ -1,45 +1,39 @@
-"""The vector that a query asks with: a weighted sum of its parts, moved away from what is not
-wanted.
+"""The vector of a query: a weighted sum of its parts, moved away from what is not wanted.
 
-D embedding dimension, n of one kind.
+D embedding dimension.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from unimodal.vectors import normalize, weighted_sum
+from unimodal.vectors import Vectors, normalize, weighted_sum
 
-Vector = NDArray[np.float32]
-
-CANCELLED = (
-    1e-3  # a length below which a sum of unit vectors has no direction but rounding's
-)
+# A sum of unit vectors that is shorter than this has no direction but that of rounding.
+CANCELLED = 1e-3
 
 
-def weighted(text: Vector | None, image: Vector | None, weight: float) -> Vector:
-    """(1 - weight) x text + weight x image, of length 1: what `Embedder.encode` gives for both at
-    once.
+def combine_parts(
+    text: Vectors | None, image: Vectors | None, weight: float
+) -> Vectors:
+    """(1 - weight) x text + weight x image, normalized, as `Embedder.encode` gives for both.
 
-    text, image: (D,) unit vectors; of one alone the weight does not matter.
+    text, image: (D,) unit vectors; without one of them the other is the result, whatever the
+        weight. Raises ValueError where they cancel each other out.
     """
-    if text is None or image is None:
-        alone = image if text is None else text
-        assert alone is not None
-        return alone
-    return _of_length_1(
-        weighted_sum(text, image, weight),
-        "the words and the image cancel each other out",
-    )
+    if image is None:
+        assert text is not None
+        return text
+    if text is None:
+        return image
+    summed = weighted_sum(text, image, weight)
+    return _normalize(summed, "the words and the image cancel each other out")
 
 
-def moved_away(query: Vector, negatives: Sequence[Vector], weight: float) -> Vector:
-    """query - weight x mean of the negatives, of length 1: Rocchio's formula for what is not
-    relevant.
+def move_away(query: Vectors, negatives: Sequence[Vectors], weight: float) -> Vectors:
+    """query - weight x mean of the negatives, normalized: Rocchio's formula for the non-relevant.
 
     (Rocchio, 1971; Manning et al., Introduction to Information Retrieval, 2008, section 9.1.1, with
     alpha = 1 and gamma = weight.) query: (D,) unit vector. negatives: unit vectors of (D,).
@@ -47,11 +41,11 @@ def moved_away(query: Vector, negatives: Sequence[Vector], weight: float) -> Vec
     if not negatives:
         return query
     moved = query - weight * np.mean(negatives, axis=0)
-    return _of_length_1(moved, "what is wanted and what is not cancel each other out")
+    return _normalize(moved, "what is wanted and what is not cancel each other out")
 
 
-def _of_length_1(vector: NDArray[Any], fault: str) -> Vector:
+def _normalize(vector: Vectors, fault: str) -> Vectors:
     if np.linalg.norm(vector) < CANCELLED:
-        raise ValueError(f"{fault}; say it in other words, or give another weight.")
-    (normalised,) = normalize(vector[None])
-    return np.asarray(normalised)
+        raise ValueError(f"{fault}; use other words, or another weight.")
+    (normalized,) = normalize(vector[None])
+    return np.asarray(normalized)

@@ -13,7 +13,7 @@ from unimodal.config import nearest
 from unimodal.progress import progress_bar
 from unimodal.vectors import Vectors
 
-from ..filters.check import Predicate
+from ..filters.tree import Predicate
 from ..stores.base import VectorStore
 from ..stores.columns import vectors_of
 from ..stores.schema import vector_column
@@ -48,7 +48,7 @@ def near_duplicates(
         )
     if not -1 <= threshold <= 1:
         raise ValueError(
-            f"threshold {threshold} is no cosine; give one from -1 to 1, such as {DUPLICATE}."
+            f"threshold {threshold} is not a cosine; give one from -1 to 1, such as {DUPLICATE}."
         )
     ids: list[str] = []
     blocks = [np.zeros((0, store.schema.dim), dtype=np.float32)]

@@ -27,13 +27,14 @@ from numpy.typing import NDArray
 from unimodal.vectors import Vectors, pack_signs, truncate
 
 from ...tables.types import FieldType
-from ..filters.check import And, In, IsNull, Not, Or, Predicate, StartsWith, Value
-from .base import Hit, IndexSpec, VectorStore
+from ..filters.tree import And, In, IsNull, Not, Or, Predicate, StartsWith, Value
+from .base import IndexSpec, VectorStore
 from .columns import arrow_schema, vectors_of
+from .hits import Hit
 from .schema import Schema, schema_from_json, schema_to_json
 
 CAPABILITIES = frozenset(
-    {"filter", "words", "prefix", "binary", "multiwriter", "persistent"}
+    {"filter", "full_text", "prefix", "binary", "multiwriter", "persistent"}
 )
 TABLE = "items"
 # candidates that a walk through the graph keeps: recall .97 at 200k x 768, 1.0 with the re-ranking
@@ -185,7 +186,7 @@ class LanceStore(VectorStore):
             hits[number].append(hit)
         return hits
 
-    def _by_words(
+    def _full_text(
         self, query: str, k: int, where: Predicate | None, columns: list[str]
     ) -> list[Hit]:
         from lancedb.query import MatchQuery

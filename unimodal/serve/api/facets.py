@@ -20,7 +20,8 @@ from typing import Any, TypeAlias
 
 from pydantic import BaseModel
 
-from ...search.stores.base import FieldType, VectorStore
+from ...search.stores.base import VectorStore
+from ...tables.types import FieldType
 
 MAX_CHOICES = 100  # a longer list is not one to choose from
 MAX_CHARS = 60  # a longer value is a text to read

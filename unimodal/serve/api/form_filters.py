@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from ...search.filters.check import And, Compare, In, Predicate, Value
+from ...search.filters.tree import And, Compare, In, Predicate, Value
 from .body_faults import describe_value
 
 MAX_FILTERS = 100

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from ...search.filters.check import Compare, Predicate
-from ...search.query.fusion import Found as StoreHit
-from ...search.query.query import fields_to_show
-from ...search.stores.base import Schema, VectorStore
+from ...search.filters.tree import Compare, Predicate
+from ...search.query.fusion import RankedHit as StoreHit
+from ...search.stores.base import VectorStore
+from ...search.stores.schema import Schema, fields_to_show
 from .errors import ApiError
 
 UNRANKED = {"score": None, "cosine": None, "vector": "", "more": 0}

@@ -18,10 +18,12 @@ from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema, field_va
 
 from ...config import nearest
 from ...embedder import Item
-from ...search.filters.check import Predicate, parse_where
+from ...search.filters.parser import parse_where
+from ...search.filters.tree import Predicate
 from ...search.query.query import Query as StoreQuery
-from ...search.query.query import check_query, find
+from ...search.query.query import check_query
 from ...search.query.query import inputs_of as query_inputs
+from ...search.query.search import find
 from ...search.stores.base import VectorStore
 from ..engine.engine import Engine
 from ..engine.errors import TooLargeError

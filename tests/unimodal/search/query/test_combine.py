@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from unimodal.embedder import Embedder
-from unimodal.search.query.combine import Vector, moved_away, weighted
-from unimodal.vectors import normalize
+from unimodal.search.query.combine import combine_parts, move_away
+from unimodal.vectors import Vectors, normalize
 
 
-def vectors(count: int) -> list[Vector]:
+def vectors(count: int) -> list[Vectors]:
     return list(normalize(np.random.default_rng(0).standard_normal((count, 8))))
 
 
@@ -23,32 +23,32 @@ def test_words_and_an_image_have_the_vector_that_the_embedder_gives_both(
     both = embedder.encode({"text": "a red hat", "image": images[0], "weight": weight})[
         0
     ]
-    np.testing.assert_allclose(weighted(text, image, weight), both, atol=1e-6)
+    np.testing.assert_allclose(combine_parts(text, image, weight), both, atol=1e-6)
 
 
 def test_a_part_alone_is_its_own_vector_whatever_the_weight() -> None:
     (part,) = vectors(1)
-    assert weighted(part, None, 1.0) is part
-    assert weighted(None, part, 0.0) is part
+    assert combine_parts(part, None, 1.0) is part
+    assert combine_parts(None, part, 0.0) is part
 
 
 def test_negatives_are_subtracted_as_their_mean_and_the_rest_normalised() -> None:
     query, first, second = vectors(3)
     expected = query - 0.4 * (first + second) / 2
     np.testing.assert_allclose(
-        moved_away(query, [first, second], 0.4),
+        move_away(query, [first, second], 0.4),
         expected / np.linalg.norm(expected),
         atol=1e-6,
     )
-    assert moved_away(query, [], 0.4) is query
+    assert move_away(query, [], 0.4) is query
 
 
 def test_parts_that_cancel_each_other_out_are_refused() -> None:
     (part,) = vectors(1)
     with pytest.raises(
         ValueError,
-        match="words and the image cancel each other out; say it in other words",
+        match="words and the image cancel each other out",
     ):
-        weighted(part, -part, 0.5)
+        combine_parts(part, -part, 0.5)
     with pytest.raises(ValueError, match="what is wanted and what is not cancel"):
-        moved_away(part, [part], 1.0)
+        move_away(part, [part], 1.0)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from tests.unimodal.search.stores.exact_store import ExactStore
-from unimodal.search.filters.check import Compare
+from unimodal.search.filters.tree import Compare
 from unimodal.search.query import duplicates
 from unimodal.search.query.duplicates import groups_of_near, near_duplicates
 from unimodal.search.stores.columns import fixed_size_list
@@ -110,5 +110,5 @@ def test_a_vector_that_the_store_has_not_and_a_threshold_that_is_no_cosine_are_r
 ) -> None:
     with pytest.raises(ValueError, match="no vector 'imag'; did you mean 'image'"):
         near_duplicates(store, vector="imag")
-    with pytest.raises(ValueError, match="threshold 95 is no cosine"):
+    with pytest.raises(ValueError, match="threshold 95 is not a cosine"):
         near_duplicates(store, vector="image", threshold=95)

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from tests.unimodal.search.stores.exact_store import ExactStore
 from unimodal.search.query import fusion
 from unimodal.search.query.fusion import (
-    Found,
+    RankedHit,
     Standard,
-    best_of_groups,
     best_of_kinds,
-    fused_by_rank,
-    standards_of,
+    estimate_standards,
+    fuse_by_rank,
 )
-from unimodal.search.stores.base import Hit
+from unimodal.search.query.groups import best_of_groups
 from unimodal.search.stores.columns import fixed_size_list
+from unimodal.search.stores.hits import Hit
 from unimodal.search.stores.schema import Schema
 from unimodal.vectors import normalize
 
@@ -70,7 +70,9 @@ def test_a_standard_is_mean_and_deviation_of_a_querys_cosines_with_all_vectors_o
     None
 ):
     texts, images, (query,) = drawn(150, 0), drawn(130, 1), drawn(1, 2)
-    standards = standards_of(store_of(texts, images), {"text": query, "image": query})
+    standards = estimate_standards(
+        store_of(texts, images), {"text": query, "image": query}
+    )
     assert standards["text"].mean == pytest.approx(
         float((texts @ query).mean()), abs=1e-6
     )
@@ -96,31 +98,33 @@ def test_a_large_store_is_read_in_part_and_only_once(
             yield rows
 
     monkeypatch.setattr(ExactStore, "_scan", in_small_batches)
-    first = standards_of(store, {"text": query})
+    first = estimate_standards(store, {"text": query})
     assert num_read == 200
     store.delete(ids=[str(row) for row in range(500)])
-    assert standards_of(store, {"text": query}) == first
+    assert estimate_standards(store, {"text": query}) == first
     assert num_read == 200
 
 
 def test_a_sample_that_is_too_small_is_drawn_again_when_more_has_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fusion, "REDRAWN", 0.0)
+    monkeypatch.setattr(fusion, "REDRAW_SECONDS", 0.0)
     texts, images, (query,) = drawn(300, 0), drawn(20, 1), drawn(1, 2)
     store = store_of(texts, images[:1])
-    standards_of(store, {"text": query, "image": query})
+    estimate_standards(store, {"text": query, "image": query})
     store.upsert(
         store_of(texts, images).table.select(["id", "vector_text", "vector_image"]),
         fingerprint="f",
     )
-    mean = standards_of(store, {"text": query, "image": query})["image"].mean
+    mean = estimate_standards(store, {"text": query, "image": query})["image"].mean
     assert mean == pytest.approx(float((images @ query).mean()), abs=1e-6)
 
 
 def test_a_kind_of_few_vectors_has_the_spread_of_all_kinds_around_their_means() -> None:
     texts, images, (query,) = drawn(300, 0), drawn(3, 1), drawn(1, 2)
-    standards = standards_of(store_of(texts, images), {"text": query, "image": query})
+    standards = estimate_standards(
+        store_of(texts, images), {"text": query, "image": query}
+    )
     around = np.concatenate(
         [kind @ query - (kind @ query).mean() for kind in (texts, images)]
     )
@@ -132,9 +136,9 @@ def test_a_kind_of_few_vectors_has_the_spread_of_all_kinds_around_their_means() 
 
 def test_the_only_image_of_a_store_does_not_stand_out_without_bounds() -> None:
     texts, images, (query,) = drawn(300, 0), drawn(1, 1), drawn(1, 2)
-    standard = standards_of(store_of(texts, images), {"text": query, "image": query})[
-        "image"
-    ]
+    standard = estimate_standards(
+        store_of(texts, images), {"text": query, "image": query}
+    )["image"]
     assert (1 - standard.mean) / standard.spread < 10
 
 
@@ -142,14 +146,14 @@ def test_vectors_that_are_all_alike_and_a_kind_without_any_have_a_spread_too() -
     (query,) = drawn(1, 2)
     for count in (1, 5, 200):
         store = store_of(np.repeat(drawn(1, 0), count, axis=0), drawn(0, 1))
-        standards = standards_of(store, {"text": query, "image": query})
+        standards = estimate_standards(store, {"text": query, "image": query})
         assert standards["image"] == Standard(0.0, 1.0)
         assert standards["text"].spread == 1.0
 
 
 def test_reciprocal_rank_fusion_sums_one_over_sixty_and_the_rank() -> None:
     nearest = best_of_kinds([hits("fused", a=0.9, b=0.8, c=0.7)], {})
-    found = fused_by_rank(nearest, hits("words", c=12.0, d=7.0))
+    found = fuse_by_rank(nearest, hits("words", c=12.0, d=7.0))
     expected = {"c": 1 / 63 + 1 / 61, "a": 1 / 61, "b": 1 / 62, "d": 1 / 62}
     assert {hit.id: hit.score for hit in found} == pytest.approx(expected)
     assert [hit.id for hit in found] == ["c", "a", "b", "d"]
@@ -165,7 +169,7 @@ def test_the_best_of_each_group_stays_in_order_and_items_without_one_stand_for_t
     None
 ):
     found = [
-        Found(name, 1.0, "text", {"parent": parent})
+        RankedHit(name, 1.0, "text", {"parent": parent})
         for name, parent in zip("abcdef", ["x", None, "x", "y", None, "y"], strict=True)
     ]
     assert [hit.id for hit in best_of_groups(found, "parent")] == ["a", "b", "d", "e"]

@@ -13,12 +13,15 @@ from PIL import Image
 from tests.unimodal.search.stores.exact_store import ExactStore
 from unimodal.bm25 import bm25_scores
 from unimodal.embedder import Embedder
-from unimodal.search.filters.check import And, Compare, In, Predicate
-from unimodal.search.query import query as query_module
-from unimodal.search.query.fusion import Found
-from unimodal.search.query.query import Query, find, inputs_of, search, search_many
-from unimodal.search.stores.base import Hit, UnsupportedError, VectorStore
+from unimodal.search.filters.tree import And, Compare, In, Predicate
+from unimodal.search.query import groups, ranking
+from unimodal.search.query.fusion import RankedHit
+from unimodal.search.query.query import Query, inputs_of
+from unimodal.search.query.search import find, search, search_many
+from unimodal.search.stores.base import VectorStore
+from unimodal.search.stores.capabilities import UnsupportedError
 from unimodal.search.stores.columns import fixed_size_list
+from unimodal.search.stores.hits import Hit
 from unimodal.search.stores.schema import Schema
 from unimodal.vectors import normalize
 
@@ -86,7 +89,7 @@ def asked() -> NDArray[np.float32]:
     return normalize(np.random.default_rng(9).standard_normal((1, DIM)))
 
 
-def ids(found: list[Found]) -> list[str]:
+def ids(found: list[RankedHit]) -> list[str]:
     return [hit.id for hit in found]
 
 
@@ -100,7 +103,7 @@ def nearest(
 
 def found_by(
     store: VectorStore, query: Query, vectors: NDArray[np.float32] | tuple[()] = ()
-) -> list[Found]:
+) -> list[RankedHit]:
     return find(store, query, list(vectors), fingerprint="model")
 
 
@@ -441,8 +444,8 @@ def test_groups_found_in_several_rounds_are_each_there_once_best_first(
     hybrid: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(query_module, "HYBRID_DEPTH", 1)
-    monkeypatch.setattr(query_module, "GROUP_DEPTH", 1)
+    monkeypatch.setattr(ranking, "HYBRID_DEPTH", 1)
+    monkeypatch.setattr(groups, "GROUP_DEPTH", 1)
     found = found_by(
         store, Query(text="green hat", group_by="parent", k=20, hybrid=hybrid), asked
     )
@@ -562,7 +565,7 @@ def test_a_hybrid_search_of_a_store_without_words_is_refused(
     asked: NDArray[np.float32],
 ) -> None:
     store = ExactStore(Schema(dim=DIM, fingerprint="model"))
-    with pytest.raises(ValueError, match="hybrid: the store keeps no words to search"):
+    with pytest.raises(ValueError, match="hybrid: the store has no words"):
         found_by(store, Query(text="a hat", hybrid=True), asked)
 
 
@@ -581,21 +584,21 @@ def test_another_models_query_is_refused_by_the_name_of_the_stores_before_it_is_
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({}, "a query asks for nothing"),
-        ({"text": "  "}, "a query asks for nothing"),
-        ({"negatives": ("red",)}, "a query asks for nothing"),
+        ({}, "the query is empty"),
+        ({"text": "  "}, "the query is empty"),
+        ({"negatives": ("red",)}, "the query is empty"),
         ({"image": b"", "like": "i01"}, "two queries"),
-        ({"image": b"", "hybrid": True}, "a hybrid search reads words"),
+        ({"image": b"", "hybrid": True}, "hybrid: the query has no words"),
         ({"text": "a", "negatives": ("",)}, "hold an empty text"),
         ({"text": "a", "weight": 1.5}, "weight 1.5 is not between 0 and 1"),
         ({"text": "a", "negative_weight": -1}, "negative_weight -1 is not between"),
         ({"text": "a", "weight": float("nan")}, "weight nan is not between"),
-        ({"text": "a", "min_score": float("nan")}, "min_score nan is no cosine"),
-        ({"text": "a", "min_score": 1.5}, "min_score 1.5 is no cosine"),
-        ({"text": "a", "k": 0}, "k 0 asks for no hits"),
+        ({"text": "a", "min_score": float("nan")}, "min_score nan is not a cosine"),
+        ({"text": "a", "min_score": 1.5}, "min_score 1.5 is not a cosine"),
+        ({"text": "a", "k": 0}, "k 0 gives no hits"),
         (
             {"text": "a", "candidates": 50},
-            "candidates 50 are of a first pass; set coarse",
+            "candidates 50 .*set coarse",
         ),
     ],
 )
@@ -629,7 +632,7 @@ def test_what_the_store_has_not_is_refused(
 @pytest.mark.parametrize(
     ("lacking", "wish"),
     [
-        ("words", {"hybrid": True}),
+        ("full_text", {"hybrid": True}),
         ("filter", {"where": CHEAP}),
         ("prefix", {"coarse": "prefix:8"}),
     ],

@@ -10,9 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from unimodal.bm25 import bm25_scores
-from unimodal.search.filters.check import Predicate, matches
-from unimodal.search.stores.base import Hit, IndexSpec, VectorStore
+from unimodal.search.filters.check import matches
+from unimodal.search.filters.tree import Predicate
+from unimodal.search.stores.base import IndexSpec, VectorStore
 from unimodal.search.stores.columns import arrow_schema, vectors_of
+from unimodal.search.stores.hits import Hit
 from unimodal.search.stores.schema import Schema
 from unimodal.vectors import Vectors
 
@@ -23,7 +25,7 @@ class ExactStore(VectorStore):
     """
 
     name = "the exact store"
-    capabilities = frozenset({"filter", "words", "prefix", "binary"})
+    capabilities = frozenset({"filter", "full_text", "prefix", "binary"})
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
@@ -79,7 +81,7 @@ class ExactStore(VectorStore):
             for row in asked @ stored.T
         ]
 
-    def _by_words(
+    def _full_text(
         self, query: str, k: int, where: Predicate | None, columns: list[str]
     ) -> list[Hit]:
         kept = self._kept(where)

@@ -17,7 +17,7 @@ from tests.unimodal.search.stores.conformance import (
     everything,
     unit_vectors,
 )
-from unimodal.search.filters.check import IsNull
+from unimodal.search.filters.tree import IsNull
 from unimodal.search.stores.base import VectorStore
 from unimodal.search.stores.copy import BATCH, copy_store
 from unimodal.search.stores.lance import LanceStore, create

@@ -21,7 +21,7 @@ from tests.unimodal.search.stores.conformance import (
     quiet,
     unit_vectors,
 )
-from unimodal.search.filters.check import parse_where
+from unimodal.search.filters.parser import parse_where
 from unimodal.search.stores import lance
 from unimodal.search.stores.base import IndexSpec
 from unimodal.search.stores.open import create_store, open_store
@@ -156,7 +156,7 @@ def test_a_store_whose_making_was_cut_short_is_completed_by_a_build(
     store.build()
     assert [
         hit.id
-        for hit in store.search_words("shoe", 5, where=parse_where("writer = 'x'"))
+        for hit in store.search_full_text("shoe", 5, where=parse_where("writer = 'x'"))
     ] == ["a"]
 
 

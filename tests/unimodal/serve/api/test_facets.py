@@ -16,8 +16,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from unimodal.embedder import Embedder
-from unimodal.search.stores.base import Schema, VectorStore
+from unimodal.search.stores.base import VectorStore
 from unimodal.search.stores.open import create_store
+from unimodal.search.stores.schema import Schema
 from unimodal.serve.api import facets
 from unimodal.serve.api.facets import Facet, Facets, find_facets
 from unimodal.serve.app import create_app

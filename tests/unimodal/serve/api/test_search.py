@@ -21,7 +21,7 @@ from tests.unimodal.serve.shop import INJECTED, build_shop, jpeg, png, title
 from unimodal.embedder import Embedder
 from unimodal.model import build_model
 from unimodal.model_config import ModelConfig
-from unimodal.search.filters.check import parse_where
+from unimodal.search.filters.parser import parse_where
 from unimodal.serve.api.search import SearchBody
 from unimodal.serve.app import create_app
 from unimodal.serve.config import ServeConfig

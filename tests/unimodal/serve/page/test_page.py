@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 
 from tests.unimodal.serve.shop import INJECTED, build_shop, png, title
 from unimodal.embedder import Embedder
-from unimodal.search.filters.check import parse_where
+from unimodal.search.filters.parser import parse_where
 from unimodal.serve.app import create_app
 from unimodal.serve.config import API_KEYS, ServeConfig
 from unimodal.serve.engine.engine import Engine

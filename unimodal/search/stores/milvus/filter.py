@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ....tables.types import FieldType
-from ...filters.check import (
+from ...filters.tree import (
     And,
     In,
     IsNull,

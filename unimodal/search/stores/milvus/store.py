@@ -29,14 +29,10 @@ from numpy.typing import NDArray
 
 from unimodal.vectors import Vectors, pack_signs, truncate
 
-from ...filters.check import Predicate
-from ..base import (
-    Hit,
-    IndexSpec,
-    VectorStore,
-    check_capabilities,
-    wanted_capabilities,
-)
+from ...filters.tree import Predicate
+from ..base import IndexSpec, VectorStore
+from ..capabilities import check_capabilities, required_capabilities
+from ..hits import Hit
 from ..schema import Schema, binary_column
 from .connection import Place, connect, disconnect, parse_place
 from .filter import expression, literal
@@ -61,7 +57,7 @@ from .rows import (
     value_of,
 )
 
-LITE_CAPABILITIES = frozenset({"filter", "words", "prefix", "persistent"})
+LITE_CAPABILITIES = frozenset({"filter", "full_text", "prefix", "persistent"})
 SERVER_CAPABILITIES = LITE_CAPABILITIES | {"binary", "multiwriter"}
 
 MAX_HITS = (
@@ -78,7 +74,9 @@ FILTERED_EF = 5_000
 def check(location: str, schema: Schema) -> None:
     """Raises ValueError for what a collection there could not keep."""
     place = parse_place(location)
-    check_capabilities(place.engine, _capabilities(place), wanted_capabilities(schema))
+    check_capabilities(
+        place.engine, _capabilities(place), required_capabilities(schema)
+    )
 
 
 def create(location: str, schema: Schema, *, overwrite: bool = False) -> MilvusStore:
@@ -282,7 +280,7 @@ class MilvusStore(VectorStore):
             for pair in zip(ids, scores, strict=True)
         ]
 
-    def _by_words(
+    def _full_text(
         self, query: str, k: int, where: Predicate | None, columns: list[str]
     ) -> list[Hit]:
         found = self._search(

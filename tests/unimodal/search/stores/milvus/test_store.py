@@ -31,17 +31,13 @@ from unimodal.embedder import Embedder
 from unimodal.formats.native import save_model
 from unimodal.model import DualEncoder
 from unimodal.preprocess.tokenizers import Tokenizer
-from unimodal.search.filters.check import (
-    Compare,
-    Not,
-    StartsWith,
-    checked,
-    matches,
-    parse_where,
-)
+from unimodal.search.filters.check import check_filter, matches
+from unimodal.search.filters.parser import parse_where
+from unimodal.search.filters.tree import Compare, Not, StartsWith
 from unimodal.search.index.items import IndexConfig
 from unimodal.search.index.run import index
-from unimodal.search.query.query import Query, search
+from unimodal.search.query.query import Query
+from unimodal.search.query.search import search
 from unimodal.search.stores.base import IndexSpec, VectorStore
 from unimodal.search.stores.copy import copy_store
 from unimodal.search.stores.milvus import store as milvus
@@ -101,7 +97,7 @@ def test_the_negation_of_any_filter_means_what_the_tree_says(tmp_path: Path) -> 
     store.upsert(with_vectors.slice(60), fingerprint=MODEL)
     for _ in range(120):
         tree = Not(random_tree(rng))
-        meant = checked(tree, store.schema)
+        meant = check_filter(tree, store.schema.fields)
         assert store.count(tree) == sum(matches(meant, item) for item in items), tree
     store.close()
 
@@ -350,12 +346,12 @@ def test_more_hits_than_milvus_gives_are_found_here_and_by_words_refused(
         unit_vectors(1, seed=0), 30, fingerprint=MODEL, vector="text"
     )
     assert [hit.id for hit in many] == [hit.id for hit in few]
-    assert len(store.search_words("shoe", 7)) == 7
+    assert len(store.search_full_text("shoe", 7)) == 7
     with pytest.raises(
         ValueError,
         match="gives at most 7 hits by words or signs, and 30 were asked for",
     ):
-        store.search_words("shoe", 30)
+        store.search_full_text("shoe", 30)
 
 
 def test_a_change_of_index_leaves_the_other_indexes_alone(store: VectorStore) -> None:
@@ -371,7 +367,7 @@ def test_a_change_of_index_leaves_the_other_indexes_alone(store: VectorStore) ->
         assert (
             len(store._client.list_indexes(store._collection)) == 3
         )  # of vector_text, words and like
-        assert [hit.id for hit in store.search_words("red", 5)] == ["a"]
+        assert [hit.id for hit in store.search_full_text("red", 5)] == ["a"]
         assert store.count(Compare("like", "=", "y")) == 1
     assert kinds == ["HNSW", "FLAT", "HNSW", "FLAT"]
 
@@ -434,7 +430,7 @@ def test_a_store_whose_maker_died_before_its_indexes_were_made_opens(
     disconnect(client, place)
     store = milvus.open(url)
     store.upsert(rows(["a"], words=["shoe"]), fingerprint=MODEL)
-    assert [hit.id for hit in store.search_words("shoe", 1)] == ["a"]
+    assert [hit.id for hit in store.search_full_text("shoe", 1)] == ["a"]
     store.close()
 
 
@@ -447,9 +443,9 @@ def test_a_collection_that_is_not_ours_is_neither_opened_nor_overwritten(
     client.create_collection("theirs", dimension=4)
     assert not is_there
     disconnect(client, place)
-    with pytest.raises(ValueError, match="is no store of unimodal's"):
+    with pytest.raises(ValueError, match="is not a unimodal store"):
         milvus.open(url)
-    with pytest.raises(ValueError, match="is no store of unimodal's"):
+    with pytest.raises(ValueError, match="is not a unimodal store"):
         milvus.create(url, SCHEMA, overwrite=True)
     assert not milvus.exists(f"milvus://{tmp_path}/new.db")
     assert milvus.exists(url)
