@@ -20,6 +20,7 @@ from unimodal.formats.native import save_model
 from unimodal.model import DualEncoder
 from unimodal.preprocess.tokenizers import Tokenizer
 from unimodal.progress import progress_bar
+from unimodal.tables.skipped import is_over_limit
 
 from .config import Stage, TrainConfig
 from .data.collate import Batch
@@ -41,9 +42,6 @@ from .validation import load_on_main, validate
 
 __all__ = ["Evaluate", "Stopped", "train"]
 
-MIN_SKIPPED = (
-    100  # so many corrupt samples are no reason to end a run, unless max_skipped is 0
-)
 # batches of a source with nothing to learn from, and none that has something: it has nothing at all
 MAX_IDLE = 10
 # steps in a row without an update: weights, data or learning rate are beyond waiting
@@ -181,7 +179,7 @@ def _count(run: Run, batches: list[Batch], num_skipped: int) -> None:
         sum(len(batch.keys) for batch in batches) * distributed.world_size()
     )
     share = run.config.max_skipped
-    if run.num_skipped > max(MIN_SKIPPED if share else 0, share * run.num_samples):
+    if is_over_limit(run.num_skipped, run.num_samples, share):
         _note(run, run.skipped.append(skipped_rows(run.step + 1, batches)))
         raise ValueError(
             f"{run.num_skipped:,} of {run.num_samples:,} samples could not be used, over "

@@ -19,11 +19,18 @@ from .embedder import Embedder, load
 from .embedder import Item as Input
 from .files import replace_text, replacing_folder, write_text
 from .progress import progress_bar
-from .search.index.items import IndexConfig, Item, ItemsConfig, items, surveyed, units
-from .search.index.reading import RawRow, Unit
+from .search.index.items import (
+    IndexConfig,
+    Item,
+    ItemsConfig,
+    cut_input,
+    infer_types,
+    items,
+)
+from .search.index.reading import Partition, RawRow
 from .search.index.skipped import Skipped
 from .tables.files import written_name
-from .tables.skipped import json_lines, limit_of, too_many
+from .tables.skipped import describe_limit, is_over_limit, json_lines
 from .tables.types import unstorable
 from .vectors import Vectors
 
@@ -74,22 +81,22 @@ def embed_source(
         ItemsConfig, apply_overrides(given, overrides), source="options"
     )
     whole = IndexConfig(**config.model_dump(), words=())
-    cut = units(whole)
-    whole, _ = surveyed(whole, cut, {})
+    cut = cut_input(whole)
+    whole, _ = infer_types(whole, cut, {})
     embedder = load(model, device=device)
     _check_kinds(whole, embedder, model)
     vectors: list[Vectors] = []
     records: list[dict[str, str]] = []
     skipped: list[dict[str, Any]] = []
     with progress_bar(
-        "embedding", num_rows := sum(unit.rows for unit in cut)
+        "embedding", num_rows := sum(partition.rows for partition in cut)
     ) as advance:
-        for unit, block in _blocks(cut, whole):
+        for partition, block in _blocks(cut, whole):
             embedded = _embed_block(block, embedder, whole)
             vectors.append(embedded.vectors)
             records += embedded.records
             skipped += [
-                {"file": unit.label, **one._asdict()} for one in embedded.skipped
+                {"file": partition.label, **one._asdict()} for one in embedded.skipped
             ]
             _check_skipped(skipped, num_rows, whole, out)
             advance(len(records) + sum(not one["kept"] for one in skipped))
@@ -148,22 +155,24 @@ def _check_kinds(config: IndexConfig, embedder: Embedder, model: str) -> None:
 
 
 def _blocks(
-    cut: Sequence[Unit], config: IndexConfig
-) -> Iterator[tuple[Unit, list[Item | RawRow]]]:
-    """The rows of all units, `batch` at a time; a row whose id was there before is one that cannot
+    cut: Sequence[Partition], config: IndexConfig
+) -> Iterator[tuple[Partition, list[Item | RawRow]]]:
+    """The rows of all partitions, `batch` at a time; a row whose id was there before is one that cannot
     be embedded.
     """
     seen: dict[str, str] = {}
-    for unit in cut:
-        found = items(unit, config, {})
+    for partition in cut:
+        found = items(partition, config, {})
         while block := list(itertools.islice(found, config.batch)):
-            yield unit, [_once(item, unit, seen) for item in block]
+            yield partition, [_once(item, partition, seen) for item in block]
 
 
-def _once(item: Item | RawRow, unit: Unit, seen: dict[str, str]) -> Item | RawRow:
+def _once(
+    item: Item | RawRow, partition: Partition, seen: dict[str, str]
+) -> Item | RawRow:
     if isinstance(item, RawRow):
         return item
-    place = f"row {item.number} of {unit.label}"
+    place = f"row {item.number} of {partition.label}"
     first = seen.setdefault(item.id, place)
     if first == place:
         return item
@@ -214,17 +223,17 @@ def _embed_block(
         if number in faults:
             skipped.append(Skipped(item.number, item.id, faults[number], kept=is_kept))
         if is_kept:
-            kept.append(replace(item, picture=None) if number in faults else item)
+            kept.append(replace(item, image=None) if number in faults else item)
     skipped.sort()
     return _Block(_encode(kept, embedder), [_record(item) for item in kept], skipped)
 
 
 def _fault_of(item: Item, embedder: Embedder) -> str:
     """Why an item's image cannot be read; empty if it can."""
-    if item.picture is None:
+    if item.image is None:
         return ""
     try:
-        embedder.prepare(item.picture)
+        embedder.prepare(item.image)
     except (
         Exception
     ) as error:  # Pillow's readers raise whatever a broken file leads them into
@@ -237,7 +246,7 @@ def _encode(usable: Sequence[Item], embedder: Embedder) -> Vectors:
     for item in usable:
         parts = {**({"text": item.text} if item.text else {})}
         inputs.append(
-            {**parts, **({"image": item.picture} if item.picture is not None else {})}
+            {**parts, **({"image": item.image} if item.image is not None else {})}
         )
     return embedder.encode_document(inputs, show_progress=False)
 
@@ -245,15 +254,15 @@ def _encode(usable: Sequence[Item], embedder: Embedder) -> Vectors:
 def _record(item: Item) -> dict[str, str]:
     """The line of an item; an image that is inside the table or shard has no path."""
     record = {"id": item.id, **({"text": item.text} if item.text else {})}
-    if isinstance(item.picture, Path):
-        record["image"] = written_name(str(item.picture))
+    if isinstance(item.image, Path):
+        record["image"] = written_name(str(item.image))
     return record
 
 
 def _check_skipped(
     skipped: Sequence[dict[str, Any]], num_rows: int, config: IndexConfig, out: Path
 ) -> None:
-    if not too_many(len(skipped), num_rows, config.max_skipped):
+    if not is_over_limit(len(skipped), num_rows, config.max_skipped):
         return
     file = out.with_name(f"{out.name}.{SKIPPED}")
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -261,7 +270,7 @@ def _check_skipped(
     first = f"the first, row {skipped[0]['row']}: {skipped[0]['reason'].rstrip('.')}"
     raise ValueError(
         f"{len(skipped):,} of {num_rows:,} rows of {config.input} cannot be embedded ({first}), "
-        f"{limit_of(config.max_skipped)}; repair what is listed in {file}, or raise max_skipped."
+        f"{describe_limit(config.max_skipped)}; repair what is listed in {file}, or raise max_skipped."
     )
 
 

@@ -117,8 +117,7 @@ def test_a_table_gives_the_fields_that_are_named(
     [
         (
             {},
-            "which fields of .* are embedded is not said; add text=FIELD, image=FIELD "
-            "or both, of: title, photos",
+            "text=FIELD.*image=FIELD.*: title, photos",
         ),
         ({"text": "titel"}, "field 'titel' is not in .*did you mean 'title'"),
         (

@@ -9,7 +9,7 @@ import pytest
 
 from unimodal.formats.native import load_model
 from unimodal.json_text import name_kind, parse_json, shown
-from unimodal.search.index.items import IndexConfig, Item, items, units
+from unimodal.search.index.items import IndexConfig, Item, cut_input, items
 from unimodal.search.index.reading import RawRow
 from unimodal.shards.sample import Sample, record_of
 from unimodal.tables.readers import RowsConfig, read_rows
@@ -58,8 +58,8 @@ def test_what_is_nested_too_deeply_is_not_json(tmp_path: Path, depth: int) -> No
         '{"id": 0, "text": "x"}\n' + deep + "\n", encoding="utf-8"
     )
     config = IndexConfig(input=str(tmp_path / "rows.jsonl"), text=("text",))
-    (unit,) = units(config)
-    good, bad = items(unit, config, {})
+    (partition,) = cut_input(config)
+    good, bad = items(partition, config, {})
     assert isinstance(good, Item)
     assert isinstance(bad, RawRow)
     assert bad.fault == "the line is not JSON (it is nested more than 100 levels deep)"

@@ -118,6 +118,7 @@ def index(
 
     from unimodal.config import apply_overrides, parse_config
     from unimodal.search.index import run as indexing
+    from unimodal.search.index.inputs import default_folder
     from unimodal.search.index.items import IndexConfig
     from unimodal.search.index.skipped import SKIPPED
 
@@ -126,7 +127,7 @@ def index(
         apply_overrides({"input": source}, overrides or []),
         source="options",
     )
-    folder = embeddings or indexing.default_folder(store)
+    folder = embeddings or default_folder(store)
     if dry_run:
         if engine == "ray":
             raise typer.BadParameter(
@@ -199,7 +200,7 @@ def _print_preview(found: Preview, source: str, store: str) -> None:
 
 def _list(store: str, embeddings: Path | None) -> None:
     """A line per input, the oldest indexing first."""
-    from unimodal.search.index.run import list_inputs
+    from unimodal.search.index.inputs import list_inputs
     from unimodal.tables.files import written_name
 
     states, others = list_inputs(store, embeddings=embeddings)
@@ -219,7 +220,7 @@ def _list(store: str, embeddings: Path | None) -> None:
 
 
 def _forget(store: str, name: str, embeddings: Path | None) -> None:
-    from unimodal.search.index.run import forget
+    from unimodal.search.index.inputs import forget
 
     filled = forget(store, name, embeddings=embeddings)
     say(
@@ -244,7 +245,7 @@ def why(
     """Say what became of an item: in STORE from which input, skipped and why, or taken out and
     when.
     """
-    from unimodal.search.index.run import check_listed, default_folder
+    from unimodal.search.index.inputs import check_listed, default_folder
     from unimodal.search.index.why import explain
 
     folder = embeddings or default_folder(store)

@@ -25,7 +25,7 @@ from unimodal.tables.fields import (
     missing_field,
 )
 from unimodal.tables.readers import num_rows, read_numbered_rows
-from unimodal.tables.skipped import json_lines, limit_of, too_many
+from unimodal.tables.skipped import describe_limit, is_over_limit, json_lines
 
 from ..files import replacing_folder
 from ..progress import progress_bar
@@ -180,10 +180,10 @@ def _samples(
     for field in sorted(unseen) if num_read else ():
         raise missing_field(row, field, f"any row of {config.input}")
     num_read += len(bad_lines)
-    if too_many(len(unreadable), num_read, config.max_skipped):
+    if is_over_limit(len(unreadable), num_read, config.max_skipped):
         raise ValueError(
             f"{len(unreadable):,} of {num_read:,} rows of {config.input} cannot be read, or "
-            f"their image cannot (the first, {unreadable[0]}), {limit_of(config.max_skipped)}; "
+            f"their image cannot (the first, {unreadable[0]}), {describe_limit(config.max_skipped)}; "
             "repair them, or raise max_skipped."
         )
 

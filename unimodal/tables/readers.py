@@ -389,20 +389,28 @@ def _read_jsonl(path: Path) -> Iterator[Row | BadRow]:
 
 
 def _read_json(path: Path) -> Iterator[Row]:
+    yield from read_json(path.read_bytes(), path)
+
+
+def read_json(content: bytes, path: Path) -> list[Row]:
+    """The rows of a .json file with this content: a list of objects.
+
+    Raises ValueError for anything else.
+    """
     try:
-        rows = parse_json(path.read_bytes())
+        rows = parse_json(content)
     except UnicodeDecodeError as error:
         raise not_utf8(f"{path}", error) from None
     except ValueError as error:
         raise ValueError(
-            f"{path} is not JSON ({error}); one object a line goes into a .jsonl file."
+            f"{path} is not JSON ({error}); repair it, or write one object per line into a .jsonl "
+            "file."
         ) from None
     if not isinstance(rows, list):
         raise ValueError(
             f"{path} holds {name_kind(rows)}; it must be a list of objects."
         )
-    for number, row in enumerate(rows):
-        yield as_row(row, f"{path}, item {number}")
+    return [as_row(row, f"{path}, item {number}") for number, row in enumerate(rows)]
 
 
 def parse_line(line: bytes) -> Row:
@@ -431,8 +439,15 @@ def as_row(row: Any, place: str) -> Row:
 
 def _read_texts(path: Path) -> Iterator[Row]:
     for _, text in read_lines(path):
-        if text.strip():
-            yield {"text": text.strip()}
+        row = row_of_text(text)
+        if row is not None:
+            yield row
+
+
+def row_of_text(line: str) -> Row | None:
+    """A line of text as a row; None where it is blank."""
+    text = line.strip()
+    return {"text": text} if text else None
 
 
 def read_lines(path: Path) -> Iterator[tuple[bytes, str]]:
@@ -464,18 +479,27 @@ def _read_csv(path: Path) -> Iterator[Row | BadRow]:
     with path.open("rb") as file:
         lines: list[bytes] = []
         line = 0
-        header = list[str]()
-        for row in cells_of(file, path, lines):
+        header: list[str] = []
+        for cells in cells_of(file, path, lines):
             line += len(lines)
             lines.clear()
-            header = header or row
-            if row and len(row) != len(header):
-                yield BadRow(
-                    f"{path}, line {line}",
-                    f"cannot be read ({wrong_number(row, header)})",
-                )
-            elif row and row is not header:
-                yield dict(zip(header, row, strict=True))
+            if not header:
+                header = cells
+                continue
+            if not cells:  # an empty line
+                continue
+            try:
+                yield row_of_cells(cells, header)
+            except ValueError as error:
+                yield BadRow(f"{path}, line {line}", f"cannot be read ({error})")
+
+
+def row_of_cells(cells: Sequence[str], header: Sequence[str]) -> Row:
+    """The cells under a header as a row; raises ValueError where their numbers differ."""
+    if len(cells) != len(header):
+        plural = "" if len(cells) == 1 else "s"
+        raise ValueError(f"{len(cells)} cell{plural} under a header of {len(header)}")
+    return dict(zip(header, cells, strict=True))
 
 
 def cells_of(
@@ -498,10 +522,12 @@ def cells_of(
         lines(), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True
     )
     try:
-        for number, row in enumerate(reader):
-            if at_start and not number:
-                _check_header(row, path)
-            yield row
+        is_header_next = at_start
+        for cells in reader:
+            if is_header_next and cells:
+                _check_header(cells, path)
+                is_header_next = False
+            yield cells
             num_read = reader.line_num
     except UnicodeDecodeError as error:  # of the line after those that the reader got
         raise not_utf8(f"{path}, line {reader.line_num + 1}", error) from None
@@ -517,13 +543,6 @@ def cells_of(
             reason = "a quote is opened and never closed"
             way_out = 'close it, or write it twice within a cell, "".'
         raise ValueError(f"{place} cannot be read ({reason}); {way_out}") from None
-
-
-def wrong_number(row: Sequence[str], header: Sequence[str]) -> str:
-    """What is said of a row that has not the cells of the header."""
-    return (
-        f"{len(row)} cell{'' if len(row) == 1 else 's'} under a header of {len(header)}"
-    )
 
 
 def _check_header(header: Sequence[str], path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from unimodal.search.index.items import IndexConfig, items, units
+from unimodal.search.index.items import IndexConfig, cut_input, items
 from unimodal.search.index.skipped import SKIPPED, listed, write_skipped
-from unimodal.tables.skipped import json_lines, too_many
+from unimodal.tables.skipped import is_over_limit, json_lines
 
 
 def test_a_list_is_unicode_text_and_half_of_a_surrogate_pair_an_escape() -> None:
@@ -30,11 +30,11 @@ def test_the_fields_of_a_bad_row_are_listed_whatever_their_names(
     config = IndexConfig(
         input=str(tmp_path / "rows.jsonl"), text=("text",), hash_field="key"
     )
-    (unit,) = units(config)
-    (bad,) = items(unit, config, {})
+    (partition,) = cut_input(config)
+    (bad,) = items(partition, config, {})
     head = {
         "input": config.input,
-        "label": unit.label,
+        "label": partition.label,
         "skipped": [{"row": 0, "id": "", "reason": bad.fault}],
     }
     write_skipped(tmp_path, listed(head))
@@ -55,4 +55,4 @@ def test_the_fields_of_a_bad_row_are_listed_whatever_their_names(
 def test_a_run_ends_over_the_share_and_over_a_hundred(
     skipped: int, rows: int, allowed: float, ends: bool
 ) -> None:
-    assert too_many(skipped, rows, allowed) is ends
+    assert is_over_limit(skipped, rows, allowed) is ends

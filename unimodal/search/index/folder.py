@@ -1,6 +1,6 @@
 """The folder of embeddings that fills a store: its inputs, from the oldest indexing to the newest.
 
-    NAME.parquet      the vectors and fields of one unit of an input that is in the list
+    NAME.parquet      the vectors and fields of one partition of an input that is in the list
     _NAME.parquet     the same of a run that has not finished, or was refused: not in the list
     _inputs.json      the list: each input with its files, in the order in which the inputs were indexed
     _index.json       the schema of the store

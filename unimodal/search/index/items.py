@@ -1,18 +1,14 @@
-"""What of an input becomes an index, and a row as an item: its id, its text, its image and its
-fields.
-
-A ValueError of `item_of` says why a row cannot be indexed.
-"""
+"""What of an input becomes an index, and a row as an item: its id, text, image and fields."""
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import xxhash
 from pydantic import Field, field_validator, model_validator
@@ -33,8 +29,7 @@ from unimodal.tables.fields import (
     value_of,
 )
 from unimodal.tables.readers import RowFilter, RowsConfig
-
-from ...tables.types import (
+from unimodal.tables.types import (
     FieldSource,
     FieldType,
     FieldValue,
@@ -42,14 +37,14 @@ from ...tables.types import (
     infer_type,
     named_fields,
 )
-from .partitions import find_units
-from .reading import RawRow, Unit, read_unit
+
+from .partitions import find_partitions
+from .reading import Partition, RawRow, read_partition
 
 VectorName = Literal["text", "image", "fused"]
 VECTORS: tuple[VectorName, ...] = ("text", "image", "fused")
-SURVEYED = 1000  # rows from which types are seen, and whether a field is there at all
-
-Content: TypeAlias = ImageSource
+# Rows from which types are inferred, and that are looked at first for each field.
+NUM_INFERRED = 1000
 
 
 class ItemsConfig(RowsConfig):
@@ -158,85 +153,99 @@ class Item:
     number: int  # of the row in its file
     id: str
     text: str
-    picture: Content | None
-    words: str
+    image: ImageSource | None
+    full_text: str  # what full-text search reads
     fields: dict[str, FieldValue]
-    fault: str = ""  # why the image that it should have is not there
+    fault: str = ""  # why its image cannot be read
 
 
-def units(config: IndexConfig) -> list[Unit]:
-    """The units of the input, in its order; raises ValueError if it holds nothing."""
-    found = find_units(config.input, config.split, config.per_unit)
-    if not found:
+def cut_input(config: IndexConfig) -> list[Partition]:
+    """The partitions of the input, in its order; raises ValueError if it holds nothing."""
+    partitions = find_partitions(config.input, config.split, config.per_unit)
+    if not partitions:
         raise ValueError(
             f"{config.input} holds no rows; give a folder of images, a table or shards."
         )
-    return found
+    return partitions
 
 
-def surveyed(
-    config: IndexConfig, cut: list[Unit], known: Mapping[str, FieldType]
+def infer_types(
+    config: IndexConfig,
+    partitions: Sequence[Partition],
+    known: Mapping[str, FieldType],
 ) -> tuple[IndexConfig, dict[str, FieldType]]:
-    """The configuration with its defaults made definite, and the types of the fields; known: what a
-    store has.
+    """The configuration with its defaults filled in, and the types of the fields.
 
-    Reads 1,000 rows, and as many more as it takes until every field was in one of them. Raises
-    ValueError for a field that is in no row, naming the nearest, and where neither text nor image
-    is said.
+    Looks at 1,000 rows, and at more until every field was in one of them.
+
+    known: types that a store has; they are not inferred.
+
+    Raises ValueError for a field that is in no row, naming the nearest, and where neither `text`
+    nor `image` is set.
     """
-    config = _with_defaults(config, cut[0])
-    wanted = RowFilter(config)
-    rows = list(itertools.islice(_wanted(wanted, cut), SURVEYED))
+    config = _with_defaults(config, partitions[0])
+    row_filter = RowFilter(config)
+    rows = list(itertools.islice(_wanted_rows(row_filter, partitions), NUM_INFERRED))
     if not rows:
-        raise _nothing_left(wanted, cut)
+        raise _no_rows_left(row_filter, partitions)
     if not config.id and has_field(rows[0], "id"):
         config = config.model_copy(update={"id": "id"})
-    missing = {
-        field
-        for field in _fields_of(config)
-        if not any(has_field(row, field) for row in rows)
-    }
-    if missing:
-        for row in itertools.islice(_wanted(wanted, cut), SURVEYED, None):
-            missing -= {field for field in missing if has_field(row, field)}
-            if not missing:
-                break
-    if missing:
-        raise missing_field(rows[0], min(missing), f"any row of {config.input}")
+    _check_fields(config, rows, row_filter, partitions)
     if not (config.text or config.image):
         raise ValueError(
-            f"which fields of {config.input} are embedded is not said; add text=FIELD, "
-            f"image=FIELD or both, of: {', '.join(rows[0])}."
+            f"neither text nor image of {config.input} is set; add text=FIELD, image=FIELD or "
+            f"both, of: {', '.join(rows[0])}."
         )
-    from_text = cut[0].kind == "cells"
-    types = {
-        name: field.type
-        or known.get(name)
-        or infer_type(
-            (value_of(row, field.source) for row in rows), from_text=from_text
-        )
-        for name, field in config.fields.items()
-    }
+
+    from_text = partitions[0].kind == "cells"
+    types: dict[str, FieldType] = {}
+    for name, field in config.fields.items():
+        inferred = field.type or known.get(name)
+        if inferred is None:
+            values = (value_of(row, field.source) for row in rows)
+            inferred = infer_type(values, from_text=from_text)
+        types[name] = inferred
     return config, types
 
 
+def _check_fields(
+    config: IndexConfig,
+    rows: Sequence[Row],
+    row_filter: RowFilter,
+    partitions: Sequence[Partition],
+) -> None:
+    """Raises ValueError for a field that no row has; rows: the first ones of the partitions."""
+    missing = set()
+    for field in _fields_of(config):
+        if not any(has_field(row, field) for row in rows):
+            missing.add(field)
+    if missing:
+        later_rows = itertools.islice(
+            _wanted_rows(row_filter, partitions), NUM_INFERRED, None
+        )
+        for row in later_rows:
+            missing -= {field for field in missing if has_field(row, field)}
+            if not missing:
+                return
+        raise missing_field(rows[0], min(missing), f"any row of {config.input}")
+
+
 def items(
-    unit: Unit, config: IndexConfig, types: Mapping[str, FieldType]
+    partition: Partition, config: IndexConfig, types: Mapping[str, FieldType]
 ) -> Iterator[Item | RawRow]:
-    """The items of a unit in order; a row that is none comes as it is, with its `fault`."""
-    wanted = RowFilter(config)
+    """The items of a partition in order; a row that cannot become one comes with its `fault`."""
+    row_filter = RowFilter(config)
     first = dict[str, int]()
     folder = image_folder(config.input, config.image_root)
-    for raw in read_unit(unit):
+    for raw in read_partition(partition):
         try:
             if raw.fault:
                 raise ValueError(raw.fault)
-            row = wanted(raw.row, "it")
+            row = row_filter(raw.row, "it")
             if row is None:
                 continue
-            item = item_of(
-                raw._replace(row=row), config, types, default_id(unit, raw), folder
-            )
+            default = default_id(partition, raw)
+            item = item_of(raw._replace(row=row), config, types, default, folder)
             if item.id in first:
                 raise ValueError(
                     f"its id {item.id!r} is that of row {first[item.id]} too"
@@ -244,7 +253,7 @@ def items(
             first[item.id] = raw.number
             yield item
         except ValueError as error:
-            yield raw._replace(fault=str(error), id=_id_if_any(unit, raw, config))
+            yield raw._replace(fault=str(error), id=_id_if_any(partition, raw, config))
 
 
 def item_of(
@@ -256,141 +265,161 @@ def item_of(
 ) -> Item:
     """A row as an item.
 
-    default: its id where the configuration names no field for it. folder: that of the images.
+    default: its id where the configuration names no field for it.
+    folder: of the images.
+
+    Raises ValueError for a row that cannot be indexed.
     """
     row = raw.row
     fault = ""
     text = text_of(row, config.text)
     try:
-        content = _image(row, config, folder)
+        image = _image(row, config, folder)
     except UnreadableImageError as error:
         if not text or config.missing_image == "skip":
             raise
-        content = None
+        image = None
         fault = str(error)
-    if not text and content is None:
-        wanted = ", ".join([*config.text, *([config.image] if config.image else [])])
-        raise ValueError(f"neither text nor image in {wanted}")
+    if not text and image is None:
+        wanted = [*config.text]
+        if config.image:
+            wanted.append(config.image)
+        raise ValueError(f"neither text nor image in {', '.join(wanted)}")
+
     fields: dict[str, FieldValue] = {}
     for name, field in config.fields.items():
         try:
             fields[name] = cast(value_of(row, field.source), types[name])
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-    words = text_of(row, config.word_fields)
-    return Item(
-        raw.number, _id(row, config.id, default), text, content, words, fields, fault
-    )
+    full_text = text_of(row, config.word_fields)
+    id_ = _id(row, config.id, default)
+    return Item(raw.number, id_, text, image, full_text, fields, fault)
 
 
-def default_id(unit: Unit, raw: RawRow) -> str:
-    """An item's id where no field says it."""
-    return f"{unit.label.removesuffix('.tar')}/{raw.row.get('key', raw.number) if unit.kind == 'shard' else raw.number}"
+def default_id(partition: Partition, raw: RawRow) -> str:
+    """An item's id where no field holds one: its file, and its key or number there."""
+    name = raw.row.get("key", raw.number) if partition.kind == "shard" else raw.number
+    return f"{partition.label.removesuffix('.tar')}/{name}"
 
 
-def image_identity(unit: Unit, config: IndexConfig) -> str:
-    """Of the files that the rows of a table name: an image that was replaced makes another unit of
-    it.
+def image_identity(partition: Partition, config: IndexConfig) -> str:
+    """A checksum of the image files that a table's rows name.
+
+    It is part of what a partition's file is made of, so that a replaced image is embedded again.
     """
-    if not config.image or unit.kind in ("pictures", "shard"):
+    if not config.image or partition.kind in ("images", "shard"):
         return ""
     digest = xxhash.xxh3_128()
     folder = image_folder(config.input, config.image_root)
-    for row in _wanted(RowFilter(config), [unit]):
-        with suppress(
-            UnreadableImageError
-        ):  # of an image that `items` will do without, with the reason
-            content = next(iter(images_in(value_of(row, config.image))), None)
-            if isinstance(
-                content, bytes
-            ):  # a table with the images inside: they are part of it
-                return ""
-            if isinstance(content, str):
-                path = image_path(content, folder)
-                status = (
-                    path.stat() if os.path.isfile(path) else None
-                )  # Path.is_file refuses a long name
-                state = (
-                    (status.st_size, status.st_mtime_ns) if status is not None else None
-                )
-                digest.update(f"{content} {state}\n".encode(errors="surrogatepass"))
+    for row in _wanted_rows(RowFilter(config), [partition]):
+        # `items` skips a row with such an image, and gives the reason.
+        with suppress(UnreadableImageError):
+            image = next(iter(images_in(value_of(row, config.image))), None)
+            if isinstance(image, bytes):
+                return ""  # images inside the table are part of its content
+            if isinstance(image, str):
+                state = _state_of_image(image, folder)
+                digest.update(f"{image} {state}\n".encode(errors="surrogatepass"))
     return digest.hexdigest()
 
 
-def _with_defaults(config: IndexConfig, first: Unit) -> IndexConfig:
-    if config.text or config.image or first.kind not in ("pictures", "shard", "texts"):
+def _state_of_image(name: str, folder: Path) -> tuple[int, int] | None:
+    path = image_path(name, folder)
+    if not os.path.isfile(path):  # Path.is_file refuses a long name
+        return None
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _with_defaults(config: IndexConfig, first: Partition) -> IndexConfig:
+    if config.text or config.image or first.kind not in ("images", "shard", "texts"):
         return config
     if first.kind == "texts":
         return config.model_copy(update={"text": ("text",)})
-    rows = [raw.row for raw in itertools.islice(read_unit(first), 100) if not raw.fault]
-    changes: dict[str, Any] = (
-        {"text": ("captions",)} if any("captions" in row for row in rows) else {}
-    )
-    changes |= {"image": "image"} if any("image" in row for row in rows) else {}
+    rows = [
+        raw.row for raw in itertools.islice(read_partition(first), 100) if not raw.fault
+    ]
+    changes: dict[str, Any] = {}
+    if any("captions" in row for row in rows):
+        changes["text"] = ("captions",)
+    if any("image" in row for row in rows):
+        changes["image"] = "image"
     return config.model_copy(update=changes)
 
 
-def _wanted(wanted: RowFilter, cut: list[Unit]) -> Iterator[Row]:
+def _wanted_rows(
+    row_filter: RowFilter, partitions: Iterable[Partition]
+) -> Iterator[Row]:
     """The rows that can be read and pass the filters."""
-    for unit in cut:
-        for raw in read_unit(unit):
-            with suppress(
-                ValueError
-            ):  # of a row that `items` will skip, with the reason
-                row = None if raw.fault else wanted(raw.row, "it")
+    for partition in partitions:
+        for raw in read_partition(partition):
+            if raw.fault:
+                continue
+            # `items` skips a row that the filters cannot judge, and gives the reason.
+            with suppress(ValueError):
+                row = row_filter(raw.row, "it")
                 if row is not None:
                     yield row
 
 
-def _nothing_left(wanted: RowFilter, cut: list[Unit]) -> ValueError:
-    first = next(
-        (raw for unit in cut for raw in read_unit(unit)), RawRow(0, {}, "there is none")
-    )
+def _no_rows_left(row_filter: RowFilter, partitions: Sequence[Partition]) -> ValueError:
+    config = row_filter.config
+    first = RawRow(0, {}, "it has none")
+    for partition in partitions:
+        found = next(read_partition(partition), None)
+        if found is not None:
+            first = found
+            break
     if first.fault:
         return ValueError(
-            f"{wanted.config.input}: no row can be read; the first: {first.fault}."
+            f"{config.input}: no row can be read; the first: {first.fault}."
         )
-    for field in wanted.config.where:
-        if field not in wanted.seen:
-            return missing_field(first.row, field, f"any row of {wanted.config.input}")
+    for field in config.where:
+        if field not in row_filter.seen:
+            return missing_field(first.row, field, f"any row of {config.input}")
     return ValueError(
-        f"{wanted.config.input}: 0 rows are left; loosen where, hash_range or exclude."
+        f"{config.input}: 0 rows are left; loosen where, hash_range or exclude."
     )
 
 
 def _fields_of(config: IndexConfig) -> list[str]:
     """All fields that are read, templates taken apart."""
-    texts = (*config.text, *config.word_fields, config.image, config.id)
-    return [
-        *(name for spec in texts if spec for name in names_in(spec)),
-        *(field.source for field in config.fields.values()),
-    ]
+    names: list[str] = []
+    for spec in (*config.text, *config.word_fields, config.image, config.id):
+        if spec:
+            names += names_in(spec)
+    names += [field.source for field in config.fields.values()]
+    return names
 
 
 def _id(row: Row, field: str, default: str) -> str:
     return id_of(value_of(row, field), field) if field else default
 
 
-def _id_if_any(unit: Unit, raw: RawRow, config: IndexConfig) -> str:
-    """The id of a row that is skipped; empty where there is none to read."""
+def _id_if_any(partition: Partition, raw: RawRow, config: IndexConfig) -> str:
+    """The id of a row that is skipped; empty where none can be read."""
     try:
-        return _id(raw.row, config.id, default_id(unit, raw)) if raw.row else ""
+        return _id(raw.row, config.id, default_id(partition, raw)) if raw.row else ""
     except ValueError:
         return ""
 
 
-def _image(row: Row, config: IndexConfig, folder: Path) -> Content | None:
-    """The image's file or bytes, within the cap of bytes; None where it is missing."""
-    content = image_of(row, config.image, folder) if config.image else None
-    size = (
-        content.stat().st_size
-        if isinstance(content, Path)
-        else len(content)
-        if isinstance(content, bytes)
-        else 0
-    )
+def _image(row: Row, config: IndexConfig, folder: Path) -> ImageSource | None:
+    """The image's file or bytes; None where it is missing.
+
+    Raises UnreadableImageError for more bytes than `max_image_bytes`.
+    """
+    if not config.image:
+        return None
+    image = image_of(row, config.image, folder)
+    size = 0
+    if isinstance(image, Path):
+        size = image.stat().st_size
+    elif isinstance(image, bytes):
+        size = len(image)
     if size > config.max_image_bytes:
         raise UnreadableImageError(
-            f"an image of {size:,} bytes, over the cap of {config.max_image_bytes:,}"
+            f"the image has {size:,} bytes, and max_image_bytes is {config.max_image_bytes:,}"
         )
-    return content
+    return image

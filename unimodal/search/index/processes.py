@@ -1,6 +1,4 @@
-"""The processes of one run, as torchrun starts them: each takes its share of the units, and one
-fills the store.
-"""
+"""The processes of a run under torchrun: each embeds its share, and the first fills the store."""
 
 from __future__ import annotations
 
@@ -16,52 +14,49 @@ from unimodal.files import locked, write_text
 
 from .folder import now
 
-Unit = TypeVar("Unit")
-Seen = TypeVar("Seen")
+T = TypeVar("T")
 # Seconds that the fast wait for the slow: a process that ends is noticed at once.
 _TIMEOUT = 30 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this is."""
+    """The number of this process, and of all processes."""
 
     rank: int = 0
     world: int = 1
 
     @property
     def device(self) -> str | None:
-        """The GPU that is this process's own among several; None: no choice is made here."""
+        """The GPU of this process among several; None: the default device."""
         import torch
 
-        return (
-            f"cuda:{os.environ['LOCAL_RANK']}"
-            if self.world > 1 and torch.cuda.is_available()
-            else None
-        )
+        if self.world > 1 and torch.cuda.is_available():
+            return f"cuda:{os.environ['LOCAL_RANK']}"
+        return None
 
-    def share(self, units: Sequence[Unit]) -> Sequence[Unit]:
-        """What this process embeds."""
-        return units[self.rank :: self.world]
+    def share(self, partitions: Sequence[T]) -> Sequence[T]:
+        """The partitions that this process embeds."""
+        return partitions[self.rank :: self.world]
 
-    def gather(self, found: Mapping[str, Seen]) -> dict[str, Seen]:
-        """What all processes have found, once all of them are here."""
+    def gather(self, values: Mapping[str, T]) -> dict[str, T]:
+        """The values of all processes, once all of them are here."""
         if self.world == 1:
-            return dict(found)
+            return dict(values)
         from unimodal.distributed import all_gather_objects
 
-        gathered: dict[str, Seen] = {}
-        for of_rank in all_gather_objects(dict(found), "embedding its share"):
+        gathered: dict[str, T] = {}
+        for of_rank in all_gather_objects(dict(values), "embedding its share"):
             gathered |= of_rank
         return gathered
 
-    def from_first(self, look: Callable[[], Seen]) -> Seen:
+    def from_first(self, look: Callable[[], T]) -> T:
         """What the first process sees, in all of them: some stores let no second process in."""
         if self.world == 1:
             return look()
         from unimodal.distributed import broadcast_object
 
-        return cast(Seen, broadcast_object(look() if self.rank == 0 else None))
+        return cast(T, broadcast_object(look() if self.rank == 0 else None))
 
 
 @contextmanager
@@ -85,10 +80,9 @@ def ranks_of_run() -> Iterator[Ranks]:
 
 @contextmanager
 def alone(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Hold a folder for one run. Raises ValueError if another holds it, saying which; the lock goes
-    with the process.
+    """Hold a folder for one run; the lock ends with the process.
 
-    Raises ValueError too where the folder is a file.
+    Raises ValueError if another run holds the folder, naming it, and if the folder is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(
@@ -103,7 +97,6 @@ def alone(folder: Path, ranks: Ranks) -> Iterator[None]:
                 f"another run writes embeddings to {folder} ({holder}); wait for it, or "
                 "choose another folder."
             )
-        write_text(
-            lock, f"process {os.getpid()} on {socket.gethostname()} since {now()}"
-        )
+        holder = f"process {os.getpid()} on {socket.gethostname()} since {now()}"
+        write_text(lock, holder)
         yield

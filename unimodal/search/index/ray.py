@@ -1,8 +1,8 @@
-"""The same units on a Ray cluster: CPU workers read and decode, GPU actors hold the model.
+"""The same partitions on a Ray cluster: CPU workers read and decode, GPU actors hold the model.
 
-A unit's chunks come back to this process in any order, and its file is put in place by it when all
-are there. So resuming depends on the files alone, and a run killed at any moment redoes the units
-that were in flight.
+The blocks of a partition come back to this process in any order; it writes the partition's file
+when all are there. So resuming depends on the files alone, and a run killed at any moment redoes
+the partitions that were in flight.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .embed import Job, Plan, check_skipped, embed, known_before, prepare, write_unit
+from .decode import decode_partition
+from .embed import check_skipped, embed, known_vectors, write_partition
+from .plan import Job, Plan
 from .skipped import Skipped
 
 if TYPE_CHECKING:
     from unimodal.embedder import Embedder
 
-Rows = Mapping[str, Any]  # a batch of Ray's: a column's name -> its values
+Columns = Mapping[str, Any]  # a batch of Ray's: a column's name -> its values
 
 
 def embed_jobs_on_ray(
@@ -29,126 +31,132 @@ def embed_jobs_on_ray(
     dtype: str,
     advance: Callable[[int], None],
 ) -> None:
-    """As `bulk.embed_jobs`, on the cluster that $RAY_ADDRESS names, or one on this machine.
+    """As `embed_jobs`, on the cluster that $RAY_ADDRESS names, or on one on this machine.
 
-    model: is loaded by every actor, so it has to be there under the same name on every node, as do
-        the input and the folder of the embeddings.
+    model: every actor loads it, so it has to be on every node under the same name, as do the input
+        and the folder of the embeddings.
     """
     if not jobs:
         return
-    ray = _ray()
+    ray = _import_ray()
     is_ours = not ray.is_initialized()
     if is_ours:
         ray.init(logging_level="error", log_to_driver=False)
     try:
-        done = 0
-        parts: dict[int, dict[int, Rows]] = defaultdict(dict)
+        num_rows = 0
+        blocks: dict[int, dict[int, Columns]] = defaultdict(dict)
         for row in _embedded(ray, plan, list(jobs), model, dtype).iter_rows():
             number = row["job"]
-            parts[number][row["chunk"]] = row
-            done += row["rows"]
-            advance(done)
-            finished = _finished(parts[number])
-            if finished is not None:
-                skipped = [
-                    Skipped(*one)
-                    for part in finished
-                    for one in json.loads(part["skipped"])
-                ]
-                check_skipped(plan, jobs, jobs[number], skipped)
-                write_unit(
-                    plan,
-                    jobs[number],
-                    [_table(part["table"]) for part in finished],
-                    skipped,
-                )
-                del parts[number]
+            blocks[number][row["block"]] = row
+            num_rows += row["rows"]
+            advance(num_rows)
+            ordered = _in_order(blocks[number])
+            if ordered is not None:
+                _finish(plan, jobs, jobs[number], ordered)
+                del blocks[number]
     finally:
         if is_ours:
             ray.shutdown()
 
 
+def _finish(
+    plan: Plan, jobs: Sequence[Job], job: Job, blocks: Sequence[Columns]
+) -> None:
+    """Write the file of a job; blocks: all of it."""
+    skipped = []
+    for block in blocks:
+        for values in json.loads(block["skipped"]):
+            skipped.append(Skipped(*values))
+    check_skipped(plan, jobs, job, skipped)
+    tables = [_as_table(block["table"]) for block in blocks]
+    write_partition(plan, job, tables, skipped)
+
+
 def _embedded(ray: Any, plan: Plan, jobs: list[Job], model: str, dtype: str) -> Any:
-    """A data set of chunks with vectors, which is computed as it is read."""
+    """A data set of blocks with vectors, which is computed as it is read."""
     ray.data.DataContext.get_current().enable_progress_bars = False
     resources = ray.cluster_resources()
     need: dict[str, float]
-    if resources.get("GPU"):  # as many actors as there are, or come to be, GPUs
+    if resources.get("GPU"):
+        # As many actors as there are, or come to be, GPUs.
         actors = ray.data.ActorPoolStrategy(min_size=1)
         need = {"num_gpus": 1}
-    else:  # half of the cores: decoding needs some too, and waits for ever if there are none
+    else:
+        # Half of the cores: decoding needs some too, and waits for ever if it gets none.
         cores = int(resources["CPU"])
         actors = ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, cores // 2))
-        # Ray makes one stage of two that need the same, as it should where there is but one core.
+        # Ray makes one stage of two that need the same, which is right where there is one core.
         need = {"num_cpus": 0.99 if cores > 1 else 1}
     numbers = ray.data.from_items(
         [{"job": number} for number in range(len(jobs))], override_num_blocks=len(jobs)
     )
-    chunks = numbers.map_batches(_Decoder(plan, jobs), batch_size=1, num_cpus=1)
-    words = (plan, model, dtype)
-    return chunks.map_batches(
-        _Encoder, fn_constructor_args=words, batch_size=1, compute=actors, **need
+    decoded = numbers.map_batches(_Decoder(plan, jobs), batch_size=1, num_cpus=1)
+    return decoded.map_batches(
+        _Encoder,
+        fn_constructor_args=(plan, model, dtype),
+        batch_size=1,
+        compute=actors,
+        **need,
     )
 
 
-def _finished(parts: Mapping[int, Rows]) -> list[Rows] | None:
-    """The chunks of a unit in order, once all are there."""
-    last = next((number for number, part in parts.items() if part["is_last"]), None)
-    return (
-        [parts[number] for number in range(last + 1)]
-        if last is not None and len(parts) == last + 1
-        else None
-    )
+def _in_order(blocks: Mapping[int, Columns]) -> list[Columns] | None:
+    """The blocks of a partition in order; None while some are missing."""
+    last = next((number for number, block in blocks.items() if block["is_last"]), None)
+    if last is None or len(blocks) <= last:
+        return None
+    return [blocks[number] for number in range(last + 1)]
 
 
 class _Decoder:
-    """A job's number -> the unit's chunks, decoded, one after the other as they are ready."""
+    """A job's number -> the partition's blocks, decoded, one after the other as they are ready."""
 
     def __init__(self, plan: Plan, jobs: list[Job]) -> None:
         self.plan = plan
         self.jobs = jobs
 
-    def __call__(self, batch: Rows) -> Iterator[dict[str, list[Any]]]:
+    def __call__(self, batch: Columns) -> Iterator[dict[str, list[Any]]]:
         for number in batch["job"]:
-            chunks = prepare(self.plan, self.jobs[number].unit)
-            chunk = next(chunks)
+            blocks = decode_partition(self.plan, self.jobs[number].partition)
+            block = next(blocks)
             position = 0
             while True:
-                coming = next(chunks, None)
+                coming = next(blocks, None)
                 yield {
                     "job": [int(number)],
-                    "chunk": [position],
+                    "block": [position],
                     "is_last": [coming is None],
-                    "rows": [chunk.rows],
-                    "skipped": [json.dumps(chunk.skipped)],
-                    "table": [_bytes(chunk.table)],
+                    "rows": [block.rows],
+                    "skipped": [json.dumps(block.skipped)],
+                    "table": [_as_bytes(block.table)],
                 }
                 if coming is None:
                     break
-                chunk = coming
-                position = position + 1
+                block = coming
+                position += 1
 
 
 class _Encoder:
-    """Holds a model, and turns chunks that are decoded into such with vectors."""
+    """Holds a model, and adds vectors to decoded blocks."""
 
     def __init__(self, plan: Plan, model: str, dtype: str) -> None:
         from unimodal.embedder import load
 
-        self.plan, self.before = plan, known_before(plan)
+        self.plan = plan
+        self.known = known_vectors(plan)
         self.embedder: Embedder = load(
             model, dtype=dtype, calibrated=plan.config.calibrated
         )
 
-    def __call__(self, batch: Rows) -> dict[str, Any]:
-        tables = [
-            _bytes(embed(self.plan, _table(table), self.embedder, self.before))
-            for table in batch["table"]
-        ]
+    def __call__(self, batch: Columns) -> dict[str, Any]:
+        tables = []
+        for content in batch["table"]:
+            table = embed(self.plan, _as_table(content), self.embedder, self.known)
+            tables.append(_as_bytes(table))
         return {**batch, "table": tables}
 
 
-def _bytes(table: Any) -> bytes:
+def _as_bytes(table: Any) -> bytes:
     import pyarrow as pa
 
     file = io.BytesIO()
@@ -157,13 +165,13 @@ def _bytes(table: Any) -> bytes:
     return file.getvalue()
 
 
-def _table(content: bytes) -> Any:
+def _as_table(content: bytes) -> Any:
     import pyarrow as pa
 
     return pa.ipc.open_stream(content).read_all()
 
 
-def _ray() -> Any:
+def _import_ray() -> Any:
     try:
         import ray
         import ray.data

@@ -22,7 +22,7 @@ from unimodal.vectors import Vectors
 from ..stores.columns import vectors_of
 from ..stores.schema import Schema, vector_column
 
-CONTENT = "_content"  # the column of a unit's file; no field of a store begins with an underscore
+CONTENT = "_content"  # the column of a partition's file; no field of a store begins with an underscore
 # that are read for some items, and held: what else they have in common with the past is embedded
 # again
 MOST_FILES = 4
@@ -38,7 +38,7 @@ def content_of(text: str | None, pixels: bytes | None) -> bytes:
     return digest.digest()
 
 
-class Before:
+class KnownVectors:
     """The vectors that some files have by now, by what the model saw; 12 bytes an item are held."""
 
     def __init__(self, files: Sequence[Path], schema: Schema) -> None:
@@ -87,6 +87,12 @@ class Before:
             content: {name: array[row] for name, array in arrays.items()}
             for row, content in enumerate(table[CONTENT].to_pylist())
         }
+
+
+def read_columns(file: Path) -> dict[str, Any]:
+    """The columns of a store's rows that a file has -> their Arrow types."""
+    schema = pyarrow_parquet().read_schema(file)
+    return {column.name: column.type for column in schema if column.name != CONTENT}
 
 
 def _names(file: Path) -> list[str]:

@@ -9,8 +9,9 @@ from typing import Any
 
 from unimodal.config import parse_config
 from unimodal.search.index.folder import read_inputs
+from unimodal.search.index.inputs import default_folder
 from unimodal.search.index.items import IndexConfig
-from unimodal.search.index.run import Summary, default_folder, index
+from unimodal.search.index.run import Summary, index
 from unimodal.search.stores.open import open_store
 
 OPTIONS = {"text": "title", "fields": ["price:int"]}

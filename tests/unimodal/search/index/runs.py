@@ -97,6 +97,7 @@ def _index(
 
 def _slow_down(what: str, seconds: float) -> None:
     from unimodal.embedder import Embedder
+    from unimodal.search.index import plan as planning
     from unimodal.search.index import ray as on_ray
     from unimodal.search.index import run as indexing
     from unimodal.search.stores.base import VectorStore
@@ -105,8 +106,8 @@ def _slow_down(what: str, seconds: float) -> None:
         "encode": Embedder,
         "upsert": VectorStore,
         "delete": VectorStore,
-        "write_unit": on_ray,
-        "open_store": indexing,
+        "write_partition": on_ray,
+        "open_store": planning,
         "write_inputs": indexing,
     }
     owner: Any = owners[what]

@@ -1,4 +1,4 @@
-"""The rows of a unit are decoded for a store, and what it cannot keep is skipped."""
+"""The rows of a partition are decoded for a store, and what it cannot keep is skipped."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from unimodal.formats.native import save_model
 from unimodal.model import DualEncoder
 from unimodal.model_config import PreprocessConfig
 from unimodal.preprocess.tokenizers import Tokenizer
-from unimodal.search.index.embed import Plan, prepare
-from unimodal.search.index.items import IndexConfig, units
+from unimodal.search.index.decode import decode_partition
+from unimodal.search.index.items import IndexConfig, cut_input
+from unimodal.search.index.plan import Plan
 from unimodal.search.index.run import index
 from unimodal.search.index.skipped import Skipped
 from unimodal.search.stores.schema import Schema
@@ -44,8 +45,8 @@ def plan_of(folder: Path, rows: list[dict[str, Any]], **limits: int) -> Plan:
 
 
 def skipped(plan: Plan) -> list[Skipped]:
-    (unit,) = units(plan.config)
-    return [one for chunk in prepare(plan, unit) for one in chunk.skipped]
+    (partition,) = cut_input(plan.config)
+    return [one for chunk in decode_partition(plan, partition) for one in chunk.skipped]
 
 
 @pytest.mark.parametrize(
@@ -78,12 +79,12 @@ def test_a_row_that_the_store_cannot_keep_is_skipped(
 def test_a_store_of_other_limits_makes_the_files_anew(tmp_path: Path) -> None:
     rows = [{"id": "a", "title": "a", "tags": []}]
     digests = [
-        plan.digest(unit)
+        plan.digest(partition)
         for plan in (
             plan_of(tmp_path, rows),
             plan_of(tmp_path, rows, max_text_bytes=20),
         )
-        for unit in units(plan.config)
+        for partition in cut_input(plan.config)
     ]
     assert digests[0] != digests[1]
 

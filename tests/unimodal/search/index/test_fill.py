@@ -20,8 +20,8 @@ from tests.unimodal.search.index.runs import Run, wait_until
 from unimodal.embedder import Embedder
 from unimodal.search.index.fill import RECORD, SCHEMA, fill
 from unimodal.search.index.folder import INPUTS, read_head, read_inputs
+from unimodal.search.index.inputs import default_folder, forget, list_inputs
 from unimodal.search.index.removed import read_removed
-from unimodal.search.index.run import default_folder, forget, list_inputs
 from unimodal.search.index.skipped import SKIPPED
 from unimodal.search.index.why import explain
 

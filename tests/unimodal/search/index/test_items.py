@@ -16,10 +16,10 @@ from unimodal.config import parse_config
 from unimodal.search.index.items import (
     IndexConfig,
     Item,
+    cut_input,
     image_identity,
+    infer_types,
     items,
-    surveyed,
-    units,
 )
 from unimodal.search.index.reading import RawRow
 
@@ -50,9 +50,9 @@ def table(folder: Path, rows: list[dict[str, Any]]) -> str:
 
 def found(name: str, **options: Any) -> list[Item | RawRow]:
     config = parse_config(IndexConfig, {"input": name, **options})
-    cut = units(config)
-    config, types = surveyed(config, cut, {})
-    return [item for unit in cut for item in items(unit, config, types)]
+    cut = cut_input(config)
+    config, types = infer_types(config, cut, {})
+    return [item for partition in cut for item in items(partition, config, types)]
 
 
 def faults(name: str, **options: Any) -> dict[int, str]:
@@ -100,7 +100,7 @@ def test_an_id_is_that_of_the_rows_or_else_their_place(tmp_path: Path) -> None:
 def test_full_text_search_can_be_left_out(tmp_path: Path) -> None:
     first, _ = found(table(tmp_path, ROWS), text="title", words=[])
     assert isinstance(first, Item)
-    assert first.words == ""
+    assert first.full_text == ""
 
 
 def test_the_parent_is_a_field(tmp_path: Path) -> None:
@@ -135,12 +135,12 @@ def test_an_image_is_a_path_below_the_input_the_first_of_a_list_or_bytes(
         ],
     )
     assert [
-        item.picture for item in found(name, image="photo") if isinstance(item, Item)
+        item.image for item in found(name, image="photo") if isinstance(item, Item)
     ] == [tmp_path / "a.png"] * 3
     rows = [{"photo": content}, {"photo": content}]
     parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     inside = found(str(tmp_path / "a.parquet"), image="photo")
-    assert [item.picture for item in inside if isinstance(item, Item)] == [content] * 2
+    assert [item.image for item in inside if isinstance(item, Item)] == [content] * 2
 
 
 def test_images_may_lie_in_another_folder(
@@ -154,7 +154,7 @@ def test_images_may_lie_in_another_folder(
         image_root=str(tmp_path / "photos"),
     )
     assert isinstance(first, Item)
-    assert first.picture == tmp_path / "photos" / "a.png"
+    assert first.image == tmp_path / "photos" / "a.png"
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_an_image_may_be_named_from_the_root_if_it_is_below_its_folder(
         table(tmp_path, [{"photo": str(tmp_path / "a.png")}]), image="photo"
     )
     assert isinstance(first, Item)
-    assert first.picture == tmp_path / "a.png"
+    assert first.image == tmp_path / "a.png"
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_an_image_may_be_named_from_the_root_if_it_is_below_its_folder(
         ({"title": "a", "photo": "nowhere.png"}, "nowhere.png' does not exist"),
         (
             {"title": "a", "photo": "large.png"},
-            "an image of 1,001 bytes, over the cap of 1,000",
+            "1,001 bytes.*max_image_bytes is 1,000",
         ),
         (
             {"title": "a", "price": "cheap"},
@@ -242,7 +242,7 @@ def test_an_item_whose_image_cannot_be_read_stays_and_says_why(
     )
     item, row = found(name, text="title", image="photo", max_image_bytes=1000)
     assert isinstance(item, Item)
-    assert (item.text, item.picture) == ("a", None)
+    assert (item.text, item.image) == ("a", None)
     assert isinstance(row, RawRow)
     assert item.fault == row.fault != ""
 
@@ -272,7 +272,7 @@ def test_a_missing_value_is_missing_in_every_part_of_an_item(
     first, second = found(name, **options)
     assert isinstance(first, Item)
     assert isinstance(second, Item)
-    assert (first.text, first.picture, first.fault) == ("Hat", None, "")
+    assert (first.text, first.image, first.fault) == ("Hat", None, "")
     assert first.fields == {"price": None, "color": None, "tags": None}
     assert second.text == "Hat, red"
     assert second.fields == {"price": 2.5, "color": "red", "tags": ["a"]}
@@ -365,8 +365,7 @@ def test_filters_and_joins_are_those_of_tables(tmp_path: Path) -> None:
         ),
         (
             {},
-            "which fields of .* are embedded is not said; add text=FIELD, image=FIELD "
-            "or both, of: sku, title",
+            "text=FIELD.*image=FIELD.*: sku, title",
         ),
     ],
 )
@@ -380,24 +379,24 @@ def test_what_fits_no_row_at_all_ends_the_run_at_once(
 def test_a_field_that_few_rows_have_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unimodal.search.index.items.SURVEYED", 2)
+    monkeypatch.setattr("unimodal.search.index.items.NUM_INFERRED", 2)
     rows = [{"title": "a"}] * 5 + [{"title": "b", "sale": 3}]
     last = found(table(tmp_path, rows), text="title", fields=["sale:int"])[-1]
     assert isinstance(last, Item)
     assert last.fields == {"sale": 3}
 
 
-def test_an_image_that_a_table_names_is_part_of_its_unit(
+def test_an_image_that_a_table_names_is_part_of_its_partition(
     tmp_path: Path, images: list[Image.Image]
 ) -> None:
     images[0].save(tmp_path / "a.png")
     config = parse_config(
         IndexConfig, {"input": table(tmp_path, [{"photo": "a.png"}]), "image": "photo"}
     )
-    before = image_identity(units(config)[0], config)
-    assert image_identity(units(config)[0], config) == before
+    before = image_identity(cut_input(config)[0], config)
+    assert image_identity(cut_input(config)[0], config) == before
     images[1].save(tmp_path / "a.png")
-    assert image_identity(units(config)[0], config) != before
+    assert image_identity(cut_input(config)[0], config) != before
 
 
 def test_an_image_whose_name_is_no_unicode_text_does_not_exist(tmp_path: Path) -> None:
@@ -407,7 +406,7 @@ def test_an_image_whose_name_is_no_unicode_text_does_not_exist(tmp_path: Path) -
     config = parse_config(
         IndexConfig, {"input": name, "text": "title", "image": "photo"}
     )
-    assert image_identity(units(config)[0], config)
+    assert image_identity(cut_input(config)[0], config)
     assert (
         "does not exist"
         in faults(name, text="title", image="photo", missing_image="skip")[0]

@@ -1,12 +1,14 @@
-"""An input is cut into units that give its rows, each from the byte where it begins."""
+"""An input is cut into partitions that give its rows, each from the byte where it begins."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
+import pickle
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,8 @@ from PIL import Image
 from pyarrow import parquet
 
 from tests.torture.conftest import add_sample
-from unimodal.search.index.partitions import find_units
-from unimodal.search.index.reading import RawRow, Unit, read_unit
+from unimodal.search.index.partitions import find_partitions
+from unimodal.search.index.reading import Partition, RawRow, read_partition
 from unimodal.tables.readers import RowsConfig, read_numbered_rows
 
 ROWS = [
@@ -64,44 +66,77 @@ WRITERS: dict[str, Callable[[Path, list[dict[str, Any]]], None]] = {
 }
 
 
-def rows_of(units: list[Unit]) -> list[dict[str, Any]]:
-    return [raw.row for unit in units for raw in read_unit(unit)]
+def without_parsed(partitions: list[Partition]) -> list[Partition]:
+    return [replace(partition, parsed=None) for partition in partitions]
+
+
+def rows_of(partitions: list[Partition]) -> list[dict[str, Any]]:
+    return [raw.row for partition in partitions for raw in read_partition(partition)]
 
 
 @pytest.mark.parametrize("per_unit", [1, 5, 23, 100])
 @pytest.mark.parametrize("name", WRITERS)
-def test_the_units_of_a_table_give_its_rows(
+def test_the_partitions_of_a_table_give_its_rows(
     tmp_path: Path, name: str, per_unit: int
 ) -> None:
     path = tmp_path / name
     WRITERS[name](path, ROWS)
-    units = find_units(str(path), "train", per_unit)
-    assert rows_of(units) == ROWS
-    numbers = [raw.number for unit in units for raw in read_unit(unit)]
+    partitions = find_partitions(str(path), "train", per_unit)
+    assert rows_of(partitions) == ROWS
+    numbers = [
+        raw.number for partition in partitions for raw in read_partition(partition)
+    ]
     assert numbers == [
         number for number, _ in read_numbered_rows(RowsConfig(input=str(path)))
     ]
-    assert [unit.rows for unit in units] == [
-        len(list(read_unit(unit))) for unit in units
+    assert [partition.rows for partition in partitions] == [
+        len(list(read_partition(partition))) for partition in partitions
     ]
-    assert max(unit.rows for unit in units) <= per_unit
-    assert len({unit.name for unit in units}) == len(units)
+    assert max(partition.rows for partition in partitions) <= per_unit
+    assert len({partition.name for partition in partitions}) == len(partitions)
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_unit_is_read_without_those_before_it(tmp_path: Path, name: str) -> None:
+def test_rows_that_are_not_kept_are_read_from_the_file(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / name
     WRITERS[name](path, ROWS)
-    last = find_units(str(path), "train", 5)[-1]
-    assert [raw.row for raw in read_unit(last)] == ROWS[last.first :]
+    kept = find_partitions(str(path), "train", 5)
+    monkeypatch.setattr(
+        "unimodal.search.index.partitions.MAX_PARSED_BYTES", path.stat().st_size // 2
+    )
+    read = find_partitions(str(path), "train", 5)
+    assert read == kept
+    assert rows_of(read) == rows_of(kept) == ROWS
+    assert rows_of(pickle.loads(pickle.dumps(kept))) == ROWS
+    assert all(partition.parsed is not None for partition in kept)
+    assert (read[-1].parsed is None) is (name != "a.json")
+
+
+def test_an_empty_line_may_come_before_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("\n\nid,title\n1,a\n\n2,b\n", encoding="utf-8")
+    partitions = find_partitions(str(path), "train", 1)
+    rows = [{"id": "1", "title": "a"}, {"id": "2", "title": "b"}]
+    assert rows_of(partitions) == rows_of(without_parsed(partitions)) == rows
+    assert [row for _, row in read_numbered_rows(RowsConfig(input=str(path)))] == rows
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_partition_is_read_without_those_before_it(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    WRITERS[name](path, ROWS)
+    last = find_partitions(str(path), "train", 5)[-1]
+    assert [raw.row for raw in read_partition(last)] == ROWS[last.first :]
     if last.kind in ("lines", "cells"):
         assert last.start > path.stat().st_size // 2
 
 
 def test_a_parquet_file_is_cut_where_its_row_groups_end(tmp_path: Path) -> None:
     _write_parquet(tmp_path / "a.parquet", ROWS)
-    units = find_units(str(tmp_path / "a.parquet"), "train", 7)
-    assert [(unit.first, unit.rows) for unit in units] == [
+    partitions = find_partitions(str(tmp_path / "a.parquet"), "train", 7)
+    assert [(partition.first, partition.rows) for partition in partitions] == [
         (0, 4),
         (4, 7),
         (11, 7),
@@ -110,40 +145,42 @@ def test_a_parquet_file_is_cut_where_its_row_groups_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
-def test_rows_that_are_added_leave_the_units_before_them_as_they_are(
+def test_rows_that_are_added_leave_the_partitions_before_them_as_they_are(
     tmp_path: Path, name: str
 ) -> None:
     path = tmp_path / name
     WRITERS[name](path, ROWS[:20])
-    before = find_units(str(path), "train", 10)
+    before = find_partitions(str(path), "train", 10)
     WRITERS[name](path, ROWS)
-    after = find_units(str(path), "train", 10)
-    assert [unit.identity for unit in after[:1]] == [
-        unit.identity for unit in before[:1]
+    after = find_partitions(str(path), "train", 10)
+    assert [partition.identity for partition in after[:1]] == [
+        partition.identity for partition in before[:1]
     ]
     assert len(after) == 3
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_row_that_changes_changes_its_unit(tmp_path: Path, name: str) -> None:
+def test_a_row_that_changes_changes_its_partition(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     WRITERS[name](path, ROWS)
-    before = find_units(str(path), "train", 10)
+    before = find_partitions(str(path), "train", 10)
     WRITERS[name](path, [*ROWS[:-1], {**ROWS[-1], "price": "9"}])
     os.utime(
         path, ns=(0, before[0].rows)
     )  # a Parquet file is told by its size and its time
-    after = find_units(str(path), "train", 10)
+    after = find_partitions(str(path), "train", 10)
     assert after[-1].identity != before[-1].identity
     if name in ("a.jsonl", "a.csv"):
-        assert [unit.identity for unit in after[:-1]] == [
-            unit.identity for unit in before[:-1]
+        assert [partition.identity for partition in after[:-1]] == [
+            partition.identity for partition in before[:-1]
         ]
 
 
 def test_a_line_that_is_no_object_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"id": 1}\n{"id": \n[1]\n\xff\n{"id": 5}\n')
-    rows = list(read_unit(find_units(str(tmp_path / "a.jsonl"), "train", 10)[0]))
+    (partition,) = find_partitions(str(tmp_path / "a.jsonl"), "train", 10)
+    rows = list(read_partition(partition))
+    assert list(read_partition(replace(partition, parsed=None))) == rows
     assert rows[0] == RawRow(0, {"id": 1})
     assert rows[4] == RawRow(4, {"id": 5})
     faults = [row.fault for row in rows[1:4]]
@@ -159,17 +196,22 @@ def test_a_line_that_is_no_object_says_so(tmp_path: Path) -> None:
 
 def test_a_row_of_too_few_cells_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,title\n1,a\n2\n", encoding="utf-8")
-    rows = list(read_unit(find_units(str(tmp_path / "a.csv"), "train", 10)[0]))
+    (partition,) = find_partitions(str(tmp_path / "a.csv"), "train", 10)
+    rows = list(read_partition(partition))
+    assert list(read_partition(replace(partition, parsed=None))) == rows
     assert rows[1] == RawRow(1, {}, "1 cell under a header of 2")
 
 
-def test_several_tables_are_units_under_their_own_names(tmp_path: Path) -> None:
+def test_several_tables_are_partitions_under_their_own_names(tmp_path: Path) -> None:
     for folder in ("2023", "2024"):
         (tmp_path / folder).mkdir()
         _write_lines(tmp_path / folder / "a.jsonl", ROWS)
-    units = find_units(str(tmp_path / "*" / "a.jsonl"), "train", 100)
-    assert [unit.label for unit in units] == ["2023/a.jsonl", "2024/a.jsonl"]
-    assert len({unit.name for unit in units}) == 2
+    partitions = find_partitions(str(tmp_path / "*" / "a.jsonl"), "train", 100)
+    assert [partition.label for partition in partitions] == [
+        "2023/a.jsonl",
+        "2024/a.jsonl",
+    ]
+    assert len({partition.name for partition in partitions}) == 2
 
 
 @pytest.mark.parametrize("name", ["*/a.jsonl", "202?/*.jsonl"])
@@ -179,7 +221,7 @@ def test_a_table_has_its_name_whatever_lies_beside_it(
     for folder in ("2024", "2025"):
         (tmp_path / folder).mkdir()
         _write_lines(tmp_path / folder / "a.jsonl", ROWS)
-        first = find_units(str(tmp_path / name), "train", 100)[0]
+        first = find_partitions(str(tmp_path / name), "train", 100)[0]
         assert first.label == "2024/a.jsonl"
 
 
@@ -190,7 +232,7 @@ def test_a_shard_has_its_name_whatever_lies_beside_it(
     (tmp_path / "2024").mkdir()
     with tarfile.open(tmp_path / "2024" / "a.tar", "w") as tar:
         add_sample(tar, "000", b"pixels", b"{}")
-    (alone,) = find_units(str(tmp_path / name), "train", 100)
+    (alone,) = find_partitions(str(tmp_path / name), "train", 100)
     assert alone.label == "2024/a.tar"
 
 
@@ -203,8 +245,8 @@ def test_a_shard_that_was_cut_short_gives_its_whole_samples_and_a_row_that_says_
     whole = (tmp_path / "a.tar").read_bytes()
     (tmp_path / "a.tar").write_bytes(whole[: 5 * 512])  # within the second sample
 
-    (unit,) = find_units(str(tmp_path / "a.tar"), "train", 100)
-    rows = list(read_unit(unit))
+    (partition,) = find_partitions(str(tmp_path / "a.tar"), "train", 100)
+    rows = list(read_partition(partition))
 
     assert [row.number for row in rows] == [0, 1]
     assert rows[0].fault == ""
@@ -218,35 +260,41 @@ def test_a_folder_gives_its_images_by_their_paths(
     for name in ("b.png", "deep/a.JPG", "c.webp"):
         images[0].save(tmp_path / name, "JPEG" if name.endswith("JPG") else None)
     (tmp_path / "notes.txt").touch()
-    units = find_units(str(tmp_path), "train", 2)
-    assert [row["id"] for row in rows_of(units)] == ["b.png", "c.webp", "deep/a.JPG"]
-    assert rows_of(units)[0] == {"id": "b.png", "image": "b.png"}
+    partitions = find_partitions(str(tmp_path), "train", 2)
+    assert [row["id"] for row in rows_of(partitions)] == [
+        "b.png",
+        "c.webp",
+        "deep/a.JPG",
+    ]
+    assert rows_of(partitions)[0] == {"id": "b.png", "image": "b.png"}
 
 
 def test_a_link_to_no_image_is_a_row(tmp_path: Path, images: list[Image.Image]) -> None:
     images[0].save(tmp_path / "a.png")
     (tmp_path / "b.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    assert [row["id"] for row in rows_of(find_units(str(tmp_path), "train", 2))] == [
+    assert [
+        row["id"] for row in rows_of(find_partitions(str(tmp_path), "train", 2))
+    ] == [
         "a.png",
         "b.jpg",
     ]
 
 
-def test_an_image_that_is_replaced_changes_its_unit(
+def test_an_image_that_is_replaced_changes_its_partition(
     tmp_path: Path, images: list[Image.Image]
 ) -> None:
     for number in range(4):
         images[0].save(tmp_path / f"{number}.png")
-    before = find_units(str(tmp_path), "train", 2)
+    before = find_partitions(str(tmp_path), "train", 2)
     images[1].save(tmp_path / "3.png")
-    after = find_units(str(tmp_path), "train", 2)
+    after = find_partitions(str(tmp_path), "train", 2)
     assert [a.identity == b.identity for a, b in zip(after, before, strict=True)] == [
         True,
         False,
     ]
 
 
-def test_a_tar_is_a_unit(tmp_path: Path) -> None:
+def test_a_tar_is_a_partition(tmp_path: Path) -> None:
     for number in range(2):
         with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
             for sample in range(3):
@@ -256,13 +304,16 @@ def test_a_tar_is_a_unit(tmp_path: Path) -> None:
                     b"pixels",
                     json.dumps({"captions": ["a", "b"], "price": sample}).encode(),
                 )
-    units = find_units(str(tmp_path), "train", 1)
-    assert [(unit.label, unit.rows) for unit in units] == [("0.tar", 3), ("1.tar", 3)]
+    partitions = find_partitions(str(tmp_path), "train", 1)
+    assert [(partition.label, partition.rows) for partition in partitions] == [
+        ("0.tar", 3),
+        ("1.tar", 3),
+    ]
     wanted = {"captions": ["a", "b"], "price": 2, "key": "002", "image": b"pixels"}
-    assert rows_of(units[:1])[2] == wanted
-    assert rows_of(find_units(str(tmp_path / "{0..1}.tar"), "train", 1)) == rows_of(
-        units
-    )
+    assert rows_of(partitions[:1])[2] == wanted
+    assert rows_of(
+        find_partitions(str(tmp_path / "{0..1}.tar"), "train", 1)
+    ) == rows_of(partitions)
 
 
 def test_a_sample_that_is_broken_says_so(tmp_path: Path) -> None:
@@ -270,7 +321,7 @@ def test_a_sample_that_is_broken_says_so(tmp_path: Path) -> None:
         add_sample(tar, "000", b"pixels", b"{")
         add_sample(tar, "001", b"pixels", b'{"captions": "not a list"}')
         add_sample(tar, "002", b"pixels", b'{"captions": ["a"]}')
-    rows = list(read_unit(find_units(str(tmp_path / "0.tar"), "train", 1)[0]))
+    rows = list(read_partition(find_partitions(str(tmp_path / "0.tar"), "train", 1)[0]))
     assert [
         "is not JSON" in rows[0].fault,
         "no list of texts" in rows[1].fault,
@@ -280,9 +331,9 @@ def test_a_sample_that_is_broken_says_so(tmp_path: Path) -> None:
 
 def test_a_data_set_is_cut_into_ranges(tmp_path: Path) -> None:
     datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / "set"))
-    units = find_units(str(tmp_path / "set"), "train", 10)
-    assert [unit.rows for unit in units] == [10, 10, 3]
-    assert rows_of(units) == ROWS
+    partitions = find_partitions(str(tmp_path / "set"), "train", 10)
+    assert [partition.rows for partition in partitions] == [10, 10, 3]
+    assert rows_of(partitions) == ROWS
 
 
 @pytest.mark.parametrize(
@@ -314,4 +365,4 @@ def test_what_is_no_input_is_refused_by_what_it_is(
     ):
         (tmp_path / file).write_text("no", encoding="utf-8")
     with pytest.raises(ValueError, match=message):
-        find_units(str(tmp_path / name), "train", 10)
+        find_partitions(str(tmp_path / name), "train", 10)

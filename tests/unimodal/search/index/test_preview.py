@@ -10,8 +10,9 @@ import pytest
 
 from tests.unimodal.search.index.days import config_of, index_day, prices_in, write_day
 from unimodal.embedder import Embedder
+from unimodal.search.index.inputs import default_folder
 from unimodal.search.index.preview import Preview
-from unimodal.search.index.run import default_folder, dry_run
+from unimodal.search.index.run import dry_run
 
 
 def look(model: str, name: str, store: str, **options: Any) -> Preview:

@@ -19,8 +19,8 @@ from unimodal.embedder import load
 from unimodal.formats.native import save_model
 from unimodal.model import DualEncoder
 from unimodal.preprocess.tokenizers import Tokenizer
-from unimodal.search.index.embed import jobs_of
-from unimodal.search.index.items import IndexConfig, units
+from unimodal.search.index.items import IndexConfig, cut_input
+from unimodal.search.index.plan import make_jobs
 from unimodal.search.index.ray import _embedded, embed_jobs_on_ray
 from unimodal.search.index.run import index
 
@@ -45,7 +45,7 @@ def test_nothing_to_embed_starts_no_cluster(tmp_path: Path) -> None:
 
 def test_a_device_of_this_machine_is_refused(tmp_path: Path) -> None:
     config = parse_config(IndexConfig, {"input": "nowhere.jsonl", "text": "title"})
-    with pytest.raises(ValueError, match="device 'cuda:1' is of one machine"):
+    with pytest.raises(ValueError, match="device .cuda:1. .*Ray"):
         index("model", config, str(tmp_path / "store"), engine="ray", device="cuda:1")
 
 
@@ -79,7 +79,7 @@ def test_decoding_and_the_model_are_stages_of_their_own(
 ) -> None:
     plan = plan_of(tmp_path, [{"id": "a", "title": "a", "tags": []}])
     _embedded(
-        ray, plan, jobs_of(plan, units(plan.config)), "model", "float32"
+        ray, plan, make_jobs(plan, cut_input(plan.config)), "model", "float32"
     ).explain()
     _, made = capsys.readouterr().out.split("Physical Plan (Optimized)")
     assert "[MapBatches(_Encoder)]" in made
@@ -138,7 +138,7 @@ def test_rays_files_are_those_of_one_process_and_a_kill_costs_what_was_in_flight
     store = str(tmp_path / "killed")
     address = ray.get_runtime_context().gcs_address
     small = {**values, "per_unit": 1, "batch": 1}
-    slowly = {"what": "write_unit", "slow": 0.5, "RAY_ADDRESS": address}
+    slowly = {"what": "write_partition", "slow": 0.5, "RAY_ADDRESS": address}
     killed = Run(str(tmp_path / "model"), small, store, engine="ray", **slowly)
     wait_until(
         lambda: len(list((tmp_path / "killed.embeddings").glob("*.parquet"))) >= 2

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from unimodal.search.index.reuse import CONTENT, MOST_FILES, Before, content_of
+from unimodal.search.index.reuse import CONTENT, MOST_FILES, KnownVectors, content_of
 from unimodal.search.stores.columns import fixed_size_list
 from unimodal.search.stores.schema import Schema
 
@@ -27,22 +27,22 @@ def write(file: Path, texts: list[str]) -> Path:
     return file
 
 
-def lengths(before: Before, texts: list[str]) -> list[float | None]:
+def lengths(before: KnownVectors, texts: list[str]) -> list[float | None]:
     found = before.vectors([content_of(text, None) for text in texts])
     return [None if one is None else float(one["text"][0]) for one in found]
 
 
 def test_a_vector_is_found_in_whichever_file_has_it(tmp_path: Path) -> None:
     files = [write(tmp_path / f"{n}.parquet", ["a" * n, "b" * n]) for n in (1, 2, 3)]
-    before = Before(files, SCHEMA)
+    before = KnownVectors(files, SCHEMA)
     assert lengths(before, ["bbb", "a", "no", "bb"]) == [3, 1, None, 2]
-    assert lengths(Before([], SCHEMA), ["a"]) == [None]
+    assert lengths(KnownVectors([], SCHEMA), ["a"]) == [None]
 
 
 def test_a_file_without_the_vectors_of_the_schema_is_not_used(tmp_path: Path) -> None:
     contents = pa.array([content_of("a", None)], pa.binary(16))
     parquet.write_table(pa.table({CONTENT: contents}), tmp_path / "0.parquet")
-    before = Before(
+    before = KnownVectors(
         [tmp_path / "0.parquet", write(tmp_path / "1.parquet", ["a"])], SCHEMA
     )
     assert lengths(before, ["a"]) == [1]
@@ -53,7 +53,7 @@ def test_of_many_files_those_that_have_most_are_read(tmp_path: Path) -> None:
         write(tmp_path / f"{n}.parquet", ["a" * (n + 1), "b" * (n + 1)])
         for n in range(MOST_FILES + 1)
     ]
-    before = Before(files, SCHEMA)
+    before = KnownVectors(files, SCHEMA)
     texts = [
         "a",
         *(letter * (n + 1) for n in range(1, MOST_FILES + 1) for letter in "ab"),
@@ -63,4 +63,4 @@ def test_of_many_files_those_that_have_most_are_read(tmp_path: Path) -> None:
 
 def test_a_broken_file_has_none(tmp_path: Path) -> None:
     (tmp_path / "1.parquet").write_bytes(b"PAR1")
-    assert lengths(Before([tmp_path / "1.parquet"], SCHEMA), ["a"]) == [None]
+    assert lengths(KnownVectors([tmp_path / "1.parquet"], SCHEMA), ["a"]) == [None]

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from tests.unimodal.search.index.days import index_day, write_day
+from unimodal.search.index.inputs import default_folder, forget
 from unimodal.search.index.items import IndexConfig
 from unimodal.search.index.removed import RemovedItem, note_removed, read_removed
-from unimodal.search.index.run import default_folder, forget, index
+from unimodal.search.index.run import index
 from unimodal.search.index.why import explain
 
 
