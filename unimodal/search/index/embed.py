@@ -155,7 +155,7 @@ def _encode(
         if kind in plan.parts and there:
             wanted: list[Any] = [parts[row] for row in there]
             vectors[kind][there] = embedder.encode_document(wanted, show_progress=False)
-    weight = np.float32(plan.config.weight)
+    weight = np.asarray(plan.config.weight, dtype=np.float32)
     vectors["fused"] = fuse(vectors["text"], vectors["image"], weight)
     return vectors
 

@@ -45,7 +45,7 @@ def test_nothing_to_embed_starts_no_cluster(tmp_path: Path) -> None:
 
 def test_a_device_of_this_machine_is_refused(tmp_path: Path) -> None:
     config = parse_config(IndexConfig, {"input": "nowhere.jsonl", "text": "title"})
-    with pytest.raises(ValueError, match="device .cuda:1. .*Ray"):
+    with pytest.raises(ValueError, match=r"device .cuda:1. .*Ray"):
         index("model", config, str(tmp_path / "store"), engine="ray", device="cuda:1")
 
 

@@ -30,6 +30,7 @@ from unimodal.search.index.fill import fill
 from unimodal.search.index.inputs import default_folder
 from unimodal.search.index.items import IndexConfig
 from unimodal.search.index.run import index
+from unimodal.tables import readers
 
 
 def test_an_item_has_the_vectors_that_the_embedder_gives_it(
@@ -316,7 +317,7 @@ def test_an_input_is_opened_and_parsed_once(
     file = tmp_path / f"rows.{ending}"
     _write_rows(file)
     parsed: list[bytes] = []
-    parse_line = reading.parse_line
+    parse_line = readers.parse_line
 
     def noted(line: bytes) -> dict[str, Any]:
         parsed.append(line)
@@ -339,7 +340,7 @@ def test_a_parquet_file_is_opened_once(
     file = tmp_path / "rows.parquet"
     _write_rows(file)
     opened: list[Path] = []
-    open_parquet = partitions.open_parquet
+    open_parquet = readers.open_parquet
 
     def noted(path: Path) -> Any:
         opened.append(path)
@@ -368,7 +369,7 @@ def _write_rows(file: Path) -> None:
     if file.suffix == ".jsonl":
         lines = [json.dumps(row) for row in rows]
     elif file.suffix == ".txt":
-        lines = [row["text"] for row in rows]
+        lines = [str(row["text"]) for row in rows]
     else:
         mark = "," if file.suffix == ".csv" else "\t"
         lines = [
