@@ -1,5 +1,6 @@
-"""How fast encoding, scoring, search and the server are beside the tools that others use: `unimodal
-bench`.
+"""Time encoding, scoring, search and the server beside the tools that others use.
+
+The command is `unimodal bench`.
 """
 
 from __future__ import annotations
@@ -7,13 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from unimodal.compare import (
-        Row,
-    )  # modules here are started as servers and clients, which need none of torch
+    # Modules of this folder are started as servers and clients, which do not need torch.
+    from unimodal.compare import Row
 
 
 def bench_eval(*, rounds: int = 3, threads: int | None = None) -> list[Row]:
-    """Scoring beside mteb.evaluate, then encoding beside sentence-transformers and open_clip."""
+    """Time scoring beside mteb, and encoding beside sentence-transformers and open_clip."""
     from .encode import bench_eval_encode
     from .scoring import bench_eval_scoring
 

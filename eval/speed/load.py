@@ -1,8 +1,8 @@
-"""Many clients at once, in a process of their own: requests a second, latencies, statuses.
+"""Many clients at once, in a process of their own: requests per second, latencies, statuses.
 
-Each client is a connection that stays open, and sends its next request when the answer is there.
-HTTP is read with as little work as an answer with a Content-Length needs, so that on a small
-machine the time goes to the server.
+Each client is a connection that stays open and sends its next request after the answer. It reads
+only what an answer with a Content-Length needs, so that a small machine spends its time on the
+server.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Load:
-    """What is asked and by how many clients; it ends after so many seconds or requests, whichever
-    is first.
+    """The requests and the number of clients; ends after `seconds` or `requests`, the first of
+    them.
     """
 
     port: int
@@ -35,30 +35,28 @@ class Load:
 
 @dataclass
 class Answers:
-    """What came back."""
+    """The answers to a load."""
 
-    latencies: list[float] = field(
-        default_factory=list
-    )  # seconds, of the requests answered with 200
+    # seconds, of the requests answered with 200
+    latencies: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)  # 0: the connection broke
     seconds: float = 0.0  # from the first request to the last answer
 
     @property
     def per_second(self) -> float:
-        """Requests answered with 200."""
+        """Requests per second answered with 200."""
         return len(self.latencies) / self.seconds
 
     def latency(self, quantile: float) -> float:
-        """Seconds within which this share of the answers with 200 came."""
+        """Seconds within which this share of the answers with 200 arrived."""
         return float(np.quantile(self.latencies, quantile))
 
 
 @contextmanager
 def client_process() -> Iterator[Callable[[Load], Answers]]:
-    """A function that puts a server under load from another process, and waits for all answers."""
-    with ProcessPoolExecutor(
-        1, mp_context=multiprocessing.get_context("spawn")
-    ) as pool:
+    """A function that puts a server under load from another process and waits for all answers."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
         yield lambda load: pool.submit(_run, load).result()
 
 
@@ -68,18 +66,15 @@ def _run(load: Load) -> Answers:
 
 async def _send_all(load: Load) -> Answers:
     loop = asyncio.get_running_loop()
-    found = Answers()
-    requests = itertools.islice(
-        itertools.cycle([_request(load, body) for body in load.bodies]), load.requests
-    )
+    answers = Answers()
+    bodies = [_request(load, body) for body in load.bodies]
+    requests = itertools.islice(itertools.cycle(bodies), load.requests)
     started = loop.time()
-    clients = (
-        _client(load.port, requests, started + load.seconds, found)
-        for _ in range(load.clients)
-    )
+    end = started + load.seconds
+    clients = [_client(load.port, requests, end, answers) for _ in range(load.clients)]
     await asyncio.gather(*clients)
-    found.seconds = loop.time() - started
-    return found
+    answers.seconds = loop.time() - started
+    return answers
 
 
 def _request(load: Load, body: bytes) -> bytes:
@@ -88,24 +83,27 @@ def _request(load: Load, body: bytes) -> bytes:
 
 
 async def _client(
-    port: int, requests: Iterator[bytes], until: float, found: Answers
+    port: int, requests: Iterator[bytes], end: float, answers: Answers
 ) -> None:
+    """Send requests until the end, and add to the answers."""
     loop = asyncio.get_running_loop()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        while loop.time() < until and (request := next(requests, None)) is not None:
+        while loop.time() < end:
+            request = next(requests, None)
+            if request is None:
+                break
             sent = loop.time()
             writer.write(request)
             status = await _status(reader)
-            found.statuses[status] += 1
+            answers.statuses[status] += 1
             if status == 200:
-                found.latencies.append(loop.time() - sent)
+                answers.latencies.append(loop.time() - sent)
             elif status == 429:
-                await asyncio.sleep(
-                    0.01
-                )  # a client that is told to wait does not ask again at once
+                # a client that has to wait does not send again at once
+                await asyncio.sleep(0.01)
     except (ConnectionError, asyncio.IncompleteReadError):
-        found.statuses[0] += 1
+        answers.statuses[0] += 1
     finally:
         writer.close()
 

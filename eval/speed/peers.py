@@ -1,8 +1,7 @@
-"""The loop that one writes around a model in ten lines: FastAPI's plain endpoint, which runs in its
-pool of threads.
+"""The ten lines that one would write around a model: a plain endpoint of FastAPI, in its threads.
 
-    python -m unimodal.eval.speed.peers sentences FOLDER PORT    sentence-transformers' encode of a text
-    python -m unimodal.eval.speed.peers images NAME FILE PORT  open_clip's transform and model, weights of a file
+    python -m unimodal.eval.speed.peers sentences FOLDER PORT  sentence-transformers' encode
+    python -m unimodal.eval.speed.peers images NAME FILE PORT  open_clip with the weights of a file
 
 Both answer /v1/embeddings in OpenAI's shape: `input` is a list of texts, or of {"image": base64}.
 """
@@ -22,7 +21,7 @@ Encode = Callable[[list[Any]], NDArray[np.float32]]
 
 
 def plain_app(encode: Encode) -> Any:
-    """The app: a request is one call of the model, whatever else is asked meanwhile."""
+    """The app: one call of the model per request."""
     from fastapi import Body, FastAPI
 
     app = FastAPI()
@@ -32,14 +31,13 @@ def plain_app(encode: Encode) -> Any:
         return {"status": "ok"}
 
     @app.post("/v1/embeddings")
-    def embeddings(input: list[Any] = Body(embed=True)) -> dict[str, Any]:  # noqa: B008  # as OpenAI calls it
-        return {
-            "object": "list",
-            "data": [
-                {"index": n, "embedding": v.tolist()}
-                for n, v in enumerate(encode(input))
-            ],
-        }
+    def embeddings(
+        input: list[Any] = Body(embed=True),  # noqa: B008  # the name in OpenAI's API
+    ) -> dict[str, Any]:
+        data = []
+        for index, vector in enumerate(encode(input)):
+            data.append({"index": index, "embedding": vector.tolist()})
+        return {"object": "list", "data": data}
 
     return app
 
@@ -49,9 +47,14 @@ def sentences(folder: str) -> Encode:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(folder, device="cpu")
-    return lambda texts: np.asarray(
-        model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
-    )
+
+    def encode(texts: list[Any]) -> NDArray[np.float32]:
+        vectors = model.encode(
+            texts, normalize_embeddings=True, show_progress_bar=False
+        )
+        return np.asarray(vectors)
+
+    return encode
 
 
 def images(name: str, weights: str) -> Encode:
@@ -66,25 +69,25 @@ def images(name: str, weights: str) -> Encode:
     model.eval()
 
     def encode(items: list[Any]) -> NDArray[np.float32]:
-        opened = [
-            Image.open(io.BytesIO(base64.b64decode(item["image"]))) for item in items
-        ]
+        pixels = []
+        for item in items:
+            content = base64.b64decode(item["image"])
+            pixels.append(transform(Image.open(io.BytesIO(content))))
         with torch.inference_mode():
-            vectors = model.encode_image(
-                torch.stack([transform(one) for one in opened]), normalize=True
-            )
+            vectors = model.encode_image(torch.stack(pixels), normalize=True)
         return np.asarray(vectors.numpy())
 
     return encode
 
 
 def run_plain(encode: Encode, port: int) -> None:
-    """Serve until a signal comes."""
+    """Serve until a signal arrives."""
     import uvicorn
 
     uvicorn.run(plain_app(encode), port=port, log_level="warning")
 
 
 if __name__ == "__main__":
-    kind, *where, port = sys.argv[1:]
-    run_plain(sentences(*where) if kind == "sentences" else images(*where), int(port))
+    kind, *arguments, port = sys.argv[1:]
+    encode = sentences(*arguments) if kind == "sentences" else images(*arguments)
+    run_plain(encode, int(port))

@@ -1,10 +1,9 @@
-"""A server of ours, or a plain one, whose model costs nothing or a known time, so that the rest can
-be seen.
+"""A server of ours, or a plain one, whose model takes no time or a known time, to measure the rest.
 
     python -m unimodal.eval.speed.ready ours 8000 TOKENIZER LAUNCH EACH [key=value ...]
     python -m unimodal.eval.speed.ready plain 8000
 
-LAUNCH and EACH: what a forward pass takes for itself, and more for each text, in seconds.
+LAUNCH and EACH: seconds of a forward pass, and of each text in it.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ DIM = 768
 
 
 class ReadyEmbedder(Embedder):
-    """Texts are tokenised; then a forward pass waits, and hands out vectors that are ready."""
+    """Tokenizes texts; a forward pass then waits and returns fixed vectors."""
 
     launch = 0.0
     each = 0.0  # seconds
@@ -45,13 +44,14 @@ class ReadyEmbedder(Embedder):
 @cache
 def ready_vectors() -> Vectors:
     """(4096, DIM) unit vectors."""
-    drawn = np.random.default_rng(0).standard_normal((4096, DIM), dtype=np.float32)
-    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
-    return drawn
+    random = np.random.default_rng(0)
+    vectors = random.standard_normal((4096, DIM), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
 
 
 def ready_embedder(tokenizer: str, launch: float, each: float) -> ReadyEmbedder:
-    """With a real tokenizer, and a tower that is never asked."""
+    """A real tokenizer, and a tower that is never used."""
     tiny = {
         "vocab_size": 40_000,
         "hidden_size": 8,
@@ -72,7 +72,7 @@ def ready_embedder(tokenizer: str, launch: float, each: float) -> ReadyEmbedder:
 
 
 def main(kind: str, port: str, *arguments: str) -> None:
-    """Serve until a signal comes."""
+    """Serve until a signal arrives."""
     if kind == "plain":
         run_plain(lambda texts: ready_vectors()[: len(texts)], int(port))
         return
@@ -81,16 +81,11 @@ def main(kind: str, port: str, *arguments: str) -> None:
     from unimodal.serve.server import bind_socket, run
 
     tokenizer, launch, each, *options = arguments
-    config = parse_config(
-        ServeConfig, apply_overrides({"model": "ready", "port": int(port)}, options)
-    )
+    values = apply_overrides({"model": "ready", "port": int(port)}, options)
+    config = parse_config(ServeConfig, values)
     engine = Engine(ready_embedder(tokenizer, float(launch), float(each)), config)
-    run(
-        create_app(engine, config),
-        engine,
-        config,
-        bind_socket(config.host, config.port),
-    )
+    app = create_app(engine, config)
+    run(app, engine, config, bind_socket(config.host, config.port))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
-"""How fast a task is scored once its vectors are there, and in how much memory, beside
-mteb.evaluate.
+"""Time and memory of scoring a task from its vectors, beside mteb.evaluate.
 
 Both get the same vectors and give hit rate, recall, precision, nDCG, MAP and MRR at 1, 3, 5, 10,
-20, 100 and 1,000; only when these are equal is a time given. mteb also gives nAUC, which is not
-computed here. Vectors are random, a query's a little closer to its document's than to the rest.
+20, 100 and 1,000; a time is given only if these are equal. mteb also gives nAUC, which is not
+computed here. Vectors are random; a query is a little closer to its document than to the others.
 """
 
 from __future__ import annotations
@@ -12,7 +11,8 @@ import dataclasses
 import itertools
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -44,11 +44,12 @@ NAMES = [
     for family, k in itertools.product(METRICS, (1, 3, 5, 10, 20, 100, 1000))
 ]
 TOLERANCE = 2e-5  # mteb rounds to five decimals
+SIDES = ("ours", "mteb")
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """How many of what are scored, and how much faster than mteb that is to be."""
+    """The size of a task, and the goals beside mteb."""
 
     name: str
     num_queries: int
@@ -56,7 +57,7 @@ class Shape:
     dim: int
     target: str
     memory_target: str = ""  # empty: memory is not measured
-    rounds: int | None = None  # at most so many, where mteb takes minutes
+    rounds: int | None = None  # the maximum, where mteb takes minutes
 
 
 SHAPES = (
@@ -69,58 +70,62 @@ SHAPES = (
 def bench_eval_scoring(
     shapes: Sequence[Shape] = SHAPES, *, rounds: int = 3, threads: int | None = None
 ) -> list[Row]:
-    """Time both in turns and take the medians; peak memory in a fresh process for each.
+    """Time both in turns and take the medians; measure peak memory in a fresh process for each.
 
-    rounds: after one that warms up and compares the scores. threads: of torch; None: its own
+    rounds: after one that warms up and compares the scores. threads: of torch; None: torch's own
         number, and wall time.
     """
-    names = ("ours", "mteb")
-    total = sum(
-        len(names)
-        * (1 + min(rounds, shape.rounds or rounds) + bool(shape.memory_target))
-        for shape in shapes
-    )
+    total = sum(_num_ticks(shape, rounds) for shape in shapes)
     rows = []
     with measuring("bench eval", total, threads) as tick:
         for shape in shapes:
             rows.append(_time(shape, rounds, tick, cpu_clock()))
             if shape.memory_target:
-                peaks = {}
-                for name in names:
-                    tick(f"{name}, memory")
-                    peaks[name] = in_fresh_process(peak_of, name, shape)
-                title = f"{_title(shape)}: memory"
-                rows.append(
-                    make_row(
-                        title,
-                        _peer(),
-                        shape.memory_target,
-                        peaks["ours"],
-                        peaks["mteb"],
-                        "MB",
-                    )
-                )
+                rows.append(_memory(shape, tick))
     return rows
 
 
+def _num_ticks(shape: Shape, rounds: int) -> int:
+    warm_up = 1
+    memory = 1 if shape.memory_target else 0
+    return len(SIDES) * (warm_up + _num_rounds(shape, rounds) + memory)
+
+
+def _num_rounds(shape: Shape, rounds: int) -> int:
+    return min(rounds, shape.rounds or rounds)
+
+
+def _memory(shape: Shape, tick: Tick) -> Row:
+    peaks = {}
+    for name in SIDES:
+        tick(f"{name}, memory")
+        peaks[name] = in_fresh_process(peak_of, name, shape)
+    return make_row(
+        f"{_title(shape)}: memory",
+        _peer(),
+        shape.memory_target,
+        peaks["ours"],
+        peaks["mteb"],
+        "MB",
+    )
+
+
 def peak_of(name: str, shape: Shape) -> float:
-    """MB that scoring takes at most beside the vectors; name: "ours" or "mteb"."""
+    """Peak memory of scoring in MB, without the vectors; name: "ours" or "mteb"."""
     make = {"ours": our_run, "mteb": mteb_run}[name]
-    make(Shape("", 20, 30, 8, ""))()  # whatever is imported at the first call is
+    make(Shape("", 20, 30, 8, ""))()  # imports all that the first call imports
     return peak_memory(make(shape))
 
 
 def our_run(shape: Shape) -> Run:
     """Scores by ranks: one number for each of NAMES."""
     queries, documents, relevant = draw_vectors(shape)
-    texts = [
-        str(number) for number in range(max(shape.num_queries, shape.num_documents))
-    ]
+    document_ids = [str(number) for number in range(shape.num_documents)]
     data = RetrievalData(
-        list(texts[: shape.num_queries]),
-        list(texts[: shape.num_documents]),
+        [str(number) for number in range(shape.num_queries)],
+        list(document_ids),
         [[document] for document in relevant],
-        document_ids=texts[: shape.num_documents],
+        document_ids=document_ids,
     )
 
     def run() -> list[Tensor]:
@@ -131,30 +136,49 @@ def our_run(shape: Shape) -> Run:
 
 
 def mteb_run(shape: Shape) -> Run:
-    """The same by mteb.evaluate, of a model that hands out vectors that are ready."""
+    """The same by mteb.evaluate, with a model that returns the given vectors."""
     mteb = import_mteb()
-    from datasets import disable_progress_bars
-
-    disable_progress_bars()
-    logging.getLogger("mteb").setLevel(logging.ERROR)
     queries, documents, relevant = draw_vectors(shape)
     make_task = _task_maker(len(queries), len(documents), relevant)
     model = _ready_model(queries, documents)
 
     def run() -> list[Tensor]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = mteb.evaluate(
+        with _quiet():
+            results = mteb.evaluate(
                 model,
                 [make_task()],
                 cache=None,
                 co2_tracker=False,
                 show_progress_bar=False,
             )
-        scores = found.task_results[0].scores["test"][0]
+        scores = results.task_results[0].scores["test"][0]
         return [torch.tensor([float(scores[name]) for name in NAMES])]
 
     return run
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence progress bars of `datasets`, mteb's log and warnings, inside the block only."""
+    from datasets.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    logger = logging.getLogger("mteb")
+    level = logger.level
+    had_bars = not are_progress_bars_disabled()
+    logger.setLevel(logging.ERROR)
+    disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+        if had_bars:
+            enable_progress_bars()
 
 
 def draw_vectors(shape: Shape) -> tuple[Vectors, Vectors, list[int]]:
@@ -175,8 +199,7 @@ def draw_vectors(shape: Shape) -> tuple[Vectors, Vectors, list[int]]:
 
 def _time(shape: Shape, rounds: int, tick: Tick, clock: Clock) -> Row:
     runs = {"ours": our_run(shape), "mteb": mteb_run(shape)}
-    rounds = min(rounds, shape.rounds or rounds)
-    seconds = timed(runs, rounds, tick, clock, tolerance=TOLERANCE)
+    seconds = timed(runs, _num_rounds(shape, rounds), tick, clock, tolerance=TOLERANCE)
     return make_row(
         f"{_title(shape)}: time",
         _peer(),
@@ -198,7 +221,7 @@ def _peer() -> str:
 def _task_maker(
     num_queries: int, num_documents: int, relevant: Sequence[int]
 ) -> Callable[[], Any]:
-    """A function that makes the task anew: mteb empties one that it has scored."""
+    """A function that makes the task; mteb empties a task that it has scored."""
     from datasets import Dataset
     from mteb.abstasks.retrieval import AbsTaskRetrieval
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -226,7 +249,7 @@ def _task_maker(
         )
 
         def load_data(self, num_proc: int | None = None, **_: Any) -> None:
-            """There already."""
+            """Do nothing: the data is there already."""
 
     def rows(count: int) -> Dataset:
         names = [str(number) for number in range(count)]
@@ -234,13 +257,13 @@ def _task_maker(
 
     judged = {str(query): {str(document): 1} for query, document in enumerate(relevant)}
     corpus = rows(num_documents)
-    asked = rows(num_queries)
+    queries = rows(num_queries)
 
     def make() -> Ready:
         task = Ready()
         parts: Any = {
             "corpus": corpus,
-            "queries": asked,
+            "queries": queries,
             "relevant_docs": judged,
             "top_ranked": None,
         }

@@ -1,10 +1,9 @@
-"""How fast our default store answers beside exact search in numpy, and what it misses: `unimodal
-bench search`.
+"""Time and recall of our default store beside exact search in numpy: `unimodal bench search`.
 
-One query at a time, both sides in turns. Vectors lie in clusters of 100, their spectrum decays as
-that of a trained model does, and the queries are drawn as the vectors are: none of them is in the
-store. Exact search is one product of the matrix (n, D) with the query and a partition, over all
-rows or over those that the filter keeps.
+One query at a time, both sides in turns. Vectors lie in clusters of 100, with the spectrum of a
+trained model. Queries come from the same distribution and are not in the store. Exact search is
+one product of the matrix (n, D) with the query and a partition, over all rows or over those that
+the filter keeps.
 """
 
 from __future__ import annotations
@@ -26,16 +25,15 @@ from unimodal.search.stores.open import create_store
 from unimodal.search.stores.schema import Schema, vector_column
 from unimodal.vectors import Vectors
 
-Find = Callable[
-    [Vectors], list[int]
-]  # of a query (D,): the rows that are nearest, best first
+# A query (D,) -> the nearest rows, best first.
+Find = Callable[[Vectors], list[int]]
 
 K = 10
 SHELVES = 50  # a filter on one of them keeps 2 %
-FINGERPRINT = "drawn"
+FINGERPRINT = "random"
 _SHELF = Compare("shelf", "=", 7)
-_CLUSTER = 100  # rows a cluster
-_BATCH = 20_000  # rows an upsert
+_CLUSTER = 100  # rows per cluster
+_BATCH = 20_000  # rows per upsert
 
 
 class SearchSizes(NamedTuple):
@@ -50,10 +48,9 @@ class SearchSizes(NamedTuple):
 def bench_search(
     sizes: SearchSizes | None = None, *, rounds: int = 3, threads: int | None = None
 ) -> list[Row]:
-    """Build a store in a temporary folder, then time all queries once a round; the p50 of a kind is
-    over all of them.
+    """Build a store in a temporary folder, then time all queries once per round.
 
-    rounds: after one that warms up and counts what is missed. threads: of torch; 1: CPU time, of
+    rounds: after one that warms up and measures the recall. threads: of torch; 1: CPU time, of
         all threads.
     """
     sizes = sizes or SearchSizes()
@@ -65,14 +62,8 @@ def bench_search(
         with tempfile.TemporaryDirectory() as folder:
             store, filling, building = _filled(sizes, vectors, folder, tick)
             rows = _all_rows(sizes, store, vectors, queries, rounds, tick, cpu_clock())
-            disk = (
-                sum(
-                    file.stat().st_size
-                    for file in Path(folder).rglob("*")
-                    if file.is_file()
-                )
-                / 1e6
-            )
+            files = [file for file in Path(folder).rglob("*") if file.is_file()]
+            disk = sum(file.stat().st_size for file in files) / 1e6
             store.close()
     return [
         *rows,
@@ -93,9 +84,7 @@ def bench_search(
 def draw_clusters(
     rows: int, dim: int, queries: int, seed: int = 0
 ) -> tuple[Vectors, Vectors]:
-    """Unit vectors (rows, dim) and (queries, dim) of the same clusters. The same seed gives the
-    same.
-    """
+    """Unit vectors (rows, dim) and (queries, dim) of the same clusters; a function of the seed."""
     random = np.random.default_rng(seed)
     spectrum = (1 + np.arange(dim, dtype=np.float32) / 32) ** -0.5
     centres = random.standard_normal((-(-rows // _CLUSTER), dim), dtype=np.float32)
@@ -114,21 +103,21 @@ def exact(vectors: Vectors, kept: NDArray[np.int64] | None = None) -> Find:
     """Exact search in numpy; kept: the rows that a filter keeps, known beforehand."""
 
     def find(query: Vectors) -> list[int]:
-        scores = (vectors if kept is None else vectors[kept]) @ query
-        best = (
-            np.argpartition(-scores, K)[:K]
-            if len(scores) > K
-            else np.arange(len(scores))
-        )
+        candidates = vectors if kept is None else vectors[kept]
+        scores = candidates @ query
+        best = np.arange(len(scores))
+        if len(scores) > K:
+            best = np.argpartition(-scores, K)[:K]
         best = best[np.argsort(-scores[best])]
-        return [int(row) for row in (best if kept is None else kept[best])]
+        rows = best if kept is None else kept[best]
+        return [int(row) for row in rows]
 
     return find
 
 
 def _ways(sizes: SearchSizes) -> dict[str, tuple[dict[str, Any], str]]:
-    """The kinds of search by name: the options of `VectorStore.search`, and how long it may take of
-    exact search.
+    """The kinds of search by name: the options of `VectorStore.search`, and the goal beside exact
+    search.
     """
     return {
         "one query": ({}, "<= 0.2"),
@@ -144,7 +133,7 @@ def _ways(sizes: SearchSizes) -> dict[str, tuple[dict[str, Any], str]]:
 def _filled(
     sizes: SearchSizes, vectors: Vectors, folder: str, tick: Tick
 ) -> tuple[VectorStore, float, float]:
-    """The store, and the seconds that its rows and its indexes took."""
+    """The store, and the seconds for its rows and for its indexes."""
     schema = Schema(
         dim=sizes.dim,
         fingerprint=FINGERPRINT,
@@ -156,9 +145,8 @@ def _filled(
     started = time.perf_counter()
     for start in range(0, sizes.rows, _BATCH):
         tick(f"upsert of {sizes.rows:,} rows")
-        store.upsert(
-            _table(vectors[start : start + _BATCH], start), fingerprint=FINGERPRINT
-        )
+        batch = _table(vectors[start : start + _BATCH], start)
+        store.upsert(batch, fingerprint=FINGERPRINT)
     filled = time.perf_counter()
     tick("building the indexes, which takes minutes")
     store.build()
@@ -191,39 +179,39 @@ def _all_rows(
     tick: Tick,
     clock: Clock,
 ) -> list[Row]:
+    """Two rows for each kind of search: its time and its recall."""
     kept = np.arange(_SHELF.value, sizes.rows, SHELVES)
     peer = f"exact, numpy {version('numpy')}"
+    unit = clock.unit.replace("s wall", "ms wall").replace("CPU s", "CPU ms")
     rows = []
     for name, (options, target) in _ways(sizes).items():
+        title = f"{name}, {sizes.rows:,} x {sizes.dim}"
         ours = _in_store(store, options)
         theirs = exact(vectors, kept if "where" in options else None)
         tick(f"{name}: recall")
-        recall = np.mean(
-            [len({*ours(query)} & {*theirs(query)}) / K for query in queries]
-        )
+        recall = _recall(queries, ours, theirs)
         seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
         for _ in range(rounds):
             tick(name)
-            for side, taken in _timed(queries, ours, theirs, clock):
-                seconds[side].append(taken)
-        p50 = {side: 1000 * float(np.median(found)) for side, found in seconds.items()}
-        title = f"{name}, {sizes.rows:,} x {sizes.dim}"
-        unit = clock.unit.replace("s wall", "ms wall").replace("CPU s", "CPU ms")
-        rows.append(
-            make_row(f"{title}: p50", peer, target, p50["ours"], p50["theirs"], unit)
+            for side, duration in _timed(queries, ours, theirs, clock):
+                seconds[side].append(duration)
+        our_p50, their_p50 = (
+            1000 * float(np.median(seconds[side])) for side in seconds
         )
+        rows.append(make_row(f"{title}: p50", peer, target, our_p50, their_p50, unit))
         rows.append(
-            Row(
-                f"{title}: recall@{K}",
-                peer,
-                float(recall),
-                ">= 0.95",
-                float(recall),
-                1.0,
-                "",
-            )
+            Row(f"{title}: recall@{K}", peer, recall, ">= 0.95", recall, 1.0, "")
         )
     return rows
+
+
+def _recall(queries: Vectors, ours: Find, theirs: Find) -> float:
+    """The mean share of the exact results that the store finds."""
+    shares = []
+    for query in queries:
+        both = set(ours(query)) & set(theirs(query))
+        shares.append(len(both) / K)
+    return float(np.mean(shares))
 
 
 def _in_store(store: VectorStore, options: dict[str, Any]) -> Find:
@@ -244,6 +232,7 @@ def _in_store(store: VectorStore, options: dict[str, Any]) -> Find:
 def _timed(
     queries: Vectors, ours: Find, theirs: Find, clock: Clock
 ) -> Iterator[tuple[str, float]]:
+    """The side and the seconds of each search."""
     for query in queries:
         for side, find in (("ours", ours), ("theirs", theirs)):
             started = clock.now()

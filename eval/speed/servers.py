@@ -1,8 +1,8 @@
-"""Servers that are started to be timed, each a process of its own: ours, those of peers.py and
-ready.py, infinity-emb.
+"""The servers to time, each a process of its own: ours, those of peers.py and ready.py,
+infinity-emb.
 
-infinity-emb pins other versions of the same libraries, so it lies in a virtual environment of its
-own: its command is looked for as `infinity_emb` on the PATH, or where $INFINITY_EMB says.
+infinity-emb pins other versions of the same libraries, so it needs a virtual environment of its
+own. Its command is `infinity_emb` on the PATH, or what $INFINITY_EMB names.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-START_SECONDS = (
-    600.0  # infinity-emb measures itself first, which takes minutes on a busy machine
-)
+# infinity-emb measures itself first, which takes minutes on a busy machine.
+START_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
 class Server:
-    """How it is started, with {port} where its port goes, and where it answers."""
+    """The command that starts it, with {port} for its port, and the paths that it answers."""
 
     name: str
     command: Sequence[str]
@@ -37,31 +36,22 @@ class Server:
 
 @dataclass(frozen=True)
 class Running:
-    """One that answers."""
+    """A server that answers."""
 
     port: int
     pid: int
 
     def cpu_seconds(self) -> float:
-        """What it has used so far, all its threads (Linux)."""
-        fields = (
-            Path(f"/proc/{self.pid}/stat")
-            .read_text(encoding="ascii")
-            .rpartition(")")[2]
-            .split()
-        )
+        """CPU time that all its threads have used so far (Linux)."""
+        stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii")
+        fields = stat.rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def peak_memory(self) -> float:
-        """MB that it has held at most (Linux)."""
-        lines = (
-            Path(f"/proc/{self.pid}/status").read_text(encoding="ascii").splitlines()
-        )
-        return next(
-            int(line.split()[1]) * 1024 / 1e6
-            for line in lines
-            if line.startswith("VmHWM:")
-        )
+        """Its peak memory in MB (Linux)."""
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
+        (peak,) = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return int(peak.split()[1]) * 1024 / 1e6
 
 
 def our_server(model: str, *options: str) -> Server:
@@ -84,9 +74,7 @@ def server_of(module: str, name: str, *arguments: str) -> Server:
 
 
 def infinity_server(model: str) -> Server | None:
-    """infinity-emb on the same engine, torch in float32 on the CPU; None where it
-    is not installed.
-    """
+    """infinity-emb with torch in float32 on the CPU; None if it is not installed."""
     command = shutil.which(os.environ.get("INFINITY_EMB", "infinity_emb"))
     if command is None:
         return None
@@ -107,20 +95,17 @@ def infinity_server(model: str) -> Server | None:
 def running(
     server: Server, folder: Path, threads: int | None = None
 ) -> Iterator[Running]:
-    """The server from when it is ready.
+    """Start a server, wait until it is ready, and end it with the block.
 
-    folder: where what it prints goes, of which an error shows the end. threads: of its torch; None:
-        its own number.
+    folder: for its log, whose end an error shows. threads: of its torch; None: torch's own number.
     """
     port = _free_port()
     log = folder / f"{port}.log"
     command = [word.replace("{port}", str(port)) for word in server.command]
-    # Packages lie for it where they lie here; none reports home or asks a model hub.
-    paths = (
-        os.pathsep.join(path for path in sys.path if path)
-        if command[0] == sys.executable
-        else ""
-    )
+    # It finds our packages where we do; none of them reports home or queries a model hub.
+    paths = ""
+    if command[0] == sys.executable:
+        paths = os.pathsep.join(path for path in sys.path if path)
     environment = {
         **os.environ,
         "PYTHONPATH": paths,
@@ -154,7 +139,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
             time.sleep(0.1)
     end = log.read_text(encoding="utf-8", errors="replace")[-2000:]
     raise RuntimeError(
-        f"the server {process.args!r} did not get ready; it printed:\n{end}"
+        f"the server {process.args!r} did not become ready; it printed:\n{end}"
     )
 
 

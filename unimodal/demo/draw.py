@@ -16,8 +16,9 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from .household import HOUSEHOLD
 from .patterns import mix, print_pattern
+from .pen import Point
 from .scenes import draw_scene
-from .shapes import Part, Point
+from .shapes import Part
 from .wardrobe import WARDROBE
 from .words import COLOURS, Rgb
 

@@ -1,6 +1,4 @@
-"""The comparison of `unimodal bench eval`, small: both sides give the same scores; how fast is
-nobody's promise.
-"""
+"""The comparison of scoring, small: both sides give the same scores; no speed is promised."""
 
 from __future__ import annotations
 
@@ -62,6 +60,17 @@ def test_bench_has_a_row_for_time_and_one_for_memory_where_that_is_asked_for(
 def test_scoring_takes_little_more_memory_than_a_block_of_scores() -> None:
     shape = Shape("large", 6_000, 6_000, 16, ">= 10")  # 144 MB of scores
     assert in_fresh_process(peak_of, "ours", shape) < 60
+
+
+def test_mteb_is_silent_in_a_run_only() -> None:
+    import logging
+
+    from datasets.utils import are_progress_bars_disabled
+
+    logger = logging.getLogger("mteb")
+    before = (are_progress_bars_disabled(), logger.level)
+    mteb_run(SMALL)()
+    assert (are_progress_bars_disabled(), logger.level) == before
 
 
 def test_other_scores_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,4 @@
-"""The comparison of search, small: both sides find the same rows; how fast they are is nobody's
-promise.
-"""
+"""The comparison of search, small: both sides find the same rows; no speed is promised."""
 
 from __future__ import annotations
 
