@@ -6,138 +6,23 @@ from __future__ import annotations
 
 import io
 import re
-import socket
-import threading
-import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 from PIL import Image
-from starlette.testclient import TestClient
 
-from tests.unimodal.serve.shop import INJECTED, build_shop, png, title
+from tests.unimodal.serve.page.visiting import (
+    ask,
+    box,
+    compare_with,
+    query,
+    settled,
+    titles,
+)
+from tests.unimodal.serve.shop import INJECTED, png, title
 from unimodal.embedder import Embedder
 from unimodal.search.filters.parser import parse_where
-from unimodal.serve.app import create_app
-from unimodal.serve.config import API_KEYS, ServeConfig
-from unimodal.serve.engine.engine import Engine
-
-KEY = "a-key-of-the-shop-1234"
-
-
-@pytest.fixture(scope="module")
-def shop(
-    served: Embedder, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Embedder, Any]]:
-    store = build_shop(tmp_path_factory.mktemp("shop") / "store", served)
-    yield served, store
-    store.close()
-
-
-class Running:
-    """The server, on a port of this machine, in a thread."""
-
-    def __init__(self, embedder: Embedder, store: Any) -> None:
-        import uvicorn
-
-        config = ServeConfig(model="tiny")
-        listener = socket.socket()
-        listener.bind(("127.0.0.1", 0))
-        self.address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        app = create_app(Engine(embedder, config), config, store)
-        self.server = uvicorn.Server(
-            uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1)
-        )
-        self.thread = threading.Thread(
-            target=self.server.run, kwargs={"sockets": [listener]}, daemon=True
-        )
-        self.thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
-
-    def stop(self) -> None:
-        self.server.should_exit = True
-        self.thread.join(timeout=30)
-
-
-@pytest.fixture(scope="module")
-def address(shop: tuple[Embedder, Any]) -> Iterator[str]:
-    running = Running(*shop)
-    yield running.address
-    running.stop()
-
-
-class Watched:
-    """A page, and all that it or the browser complained of."""
-
-    def __init__(self, browser: Any, address: str) -> None:
-        self.page = browser.new_page(viewport={"width": 1200, "height": 900})
-        self.page.set_default_timeout(15_000)
-        self.complaints: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on(
-            "request",
-            lambda request: (
-                None
-                if request.url.startswith((address, "data:", "blob:"))
-                else self.complaints.append(request.url)
-            ),
-        )
-
-
-@pytest.fixture
-def opened(browser: Any, address: str) -> Iterator[Any]:
-    """The page as a visitor finds it; it may complain of nothing, and ask nobody but its server."""
-    watched = Watched(browser, address)
-    watched.page.goto(address)
-    watched.page.wait_for_selector(".hit")
-    yield watched.page
-    watched.page.close()
-    assert watched.complaints == []
-
-
-@pytest.fixture
-def page(browser: Any, address: str) -> Iterator[Any]:
-    """A page before it is opened, whose requests a test may hold back or fail."""
-    page = Watched(browser, address).page
-    yield page
-    page.close()
-
-
-def ask(page: Any, text: str) -> None:
-    page.fill("#text", text)
-    page.keyboard.press("Enter")
-    settled(page)
-
-
-def settled(page: Any) -> None:
-    """The answer to the last question is shown."""
-    page.wait_for_selector("#hits[aria-busy=false]", state="attached")
-
-
-def titles(page: Any) -> list[str]:
-    shown: list[str] = page.locator(".hit .title").all_inner_texts()
-    return shown
-
-
-def box(page: Any, value: str) -> Any:
-    """The filter's box for a value."""
-    return page.get_by_role("checkbox", name=value)
-
-
-def query(page: Any) -> str:
-    return str(
-        page.evaluate("decodeURIComponent(location.search.replaceAll('+', ' '))")
-    )
-
-
-def compare_with(page: Any, kind: str) -> None:
-    page.select_option("#vector", kind)
-    settled(page)
 
 
 def test_words_find_products_with_their_scores_and_the_time_it_took(
@@ -290,23 +175,6 @@ def test_the_address_is_the_search_and_the_back_button_brings_back_an_image(
     assert opened.locator("#chosen li").count() == 2
 
 
-def test_what_the_catalogue_holds_is_shown_as_text_and_never_run(opened: Any) -> None:
-    ask(opened, INJECTED)
-    compare_with(opened, "text")
-    assert titles(opened)[0] == INJECTED
-    opened.get_by_role(
-        "button", name=re.compile(re.escape(title(8)))
-    ).click()  # its id is a script
-    settled(opened)
-    assert opened.locator("#example-name").inner_text() == f"like {title(8)}"
-    assert opened.locator("script").count() == 1
-    assert (
-        opened.evaluate("document.querySelectorAll('img[onerror], body > img').length")
-        == 0
-    )
-    assert "owned" not in opened.title()
-
-
 def test_an_empty_result_says_so_and_offers_the_way_out(opened: Any) -> None:
     opened.get_by_label("Price, at least").nth(1).fill("33")
     opened.keyboard.press("Enter")
@@ -410,96 +278,6 @@ def test_a_phone_needs_no_sideways_scrolling(opened: Any, width: int) -> None:
     assert opened.evaluate("document.documentElement.scrollWidth") == width
 
 
-def test_a_server_that_is_gone_is_said_and_the_search_is_kept(
-    browser: Any, shop: tuple[Embedder, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And one that wants a key asks for it, shows images by it, and is asked again when it is
-    back.
-    """
-    monkeypatch.setenv(API_KEYS, KEY)
-    running = Running(*shop)
-    page = Watched(browser, running.address).page
-    page.goto(running.address)
-    page.wait_for_selector("#key[open]")
-    page.fill("#key-value", "not-the-key-not-the-key")
-    page.keyboard.press("Enter")
-    page.get_by_text("That key was refused").wait_for()
-    page.fill("#key-value", KEY)
-    page.keyboard.press("Enter")
-    page.wait_for_selector(".hit .frame.loaded")
-    assert page.locator(".hit img").first.get_attribute("src").startswith("blob:")
-    assert page.evaluate("document.cookie + JSON.stringify(localStorage)") == "{}"
-    running.stop()
-    page.fill("#text", "mug")
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#trouble:visible")
-    assert "The server does not answer" in page.locator("#trouble").inner_text()
-    assert page.locator("#text").input_value() == "mug"
-    page.close()
-
-
-def test_a_link_keeps_its_filters_when_the_store_answers_only_at_the_second_try(
-    page: Any, address: str
-) -> None:
-    page.route("**/v1/store", lambda route: route.abort(), times=1)
-    page.goto(f"{address}?q=lamp&is.colour=Blue")
-    page.click("#again:visible")
-    page.wait_for_selector(".hit")
-    assert page.locator("#chosen").inner_text() == "Colour: Blue"
-    assert page.locator("#text").input_value() == "lamp"
-
-
-def test_words_sent_before_the_store_has_answered_join_the_links_filters(
-    page: Any, address: str
-) -> None:
-    held: list[Any] = []
-    page.route("**/v1/store", lambda route: held.append(route))
-    page.goto(f"{address}?q=lamp&is.colour=Blue")
-    page.fill("#text", "mug")
-    page.keyboard.press("Enter")
-    for route in held:
-        route.continue_()
-    page.wait_for_selector(".hit")
-    assert len(held) == 1
-    assert query(page) == "?q=mug&is.colour=Blue"
-    assert page.locator("#vector option").all_inner_texts() == [
-        "automatic",
-        "texts",
-        "images",
-        "both at once",
-    ]
-
-
-def test_words_that_found_no_store_are_sent_by_try_again(
-    page: Any, address: str
-) -> None:
-    page.route("**/v1/store", lambda route: route.abort(), times=2)
-    page.goto(address)
-    page.wait_for_selector("#trouble:visible")
-    page.fill("#text", "mug")
-    page.keyboard.press("Enter")
-    page.click("#again")
-    page.wait_for_selector(".hit")
-    assert query(page) == "?q=mug"
-    assert page.locator("#text").input_value() == "mug"
-
-
-def test_an_items_image_that_is_gone_costs_no_more_than_the_image(
-    page: Any, address: str
-) -> None:
-    page.add_init_script(
-        "sessionStorage.setItem('unimodal-key', 'with a key, images are asked for by script')"
-    )
-    page.route("**/v1/thumbnails/**", lambda route: route.fulfill(status=404))
-    page.goto(address)
-    page.locator(".hit").nth(2).click()
-    page.get_by_text(f"like {title(2)}").wait_for()
-    page.wait_for_selector("#example-image", state="hidden")
-    ask(page, "mug")
-    assert page.locator("#trouble").is_hidden()
-    assert len(titles(page)) == 24
-
-
 def test_what_belongs_to_a_query_waits_for_one(opened: Any) -> None:
     without = opened.locator("#without")
     assert without.is_disabled()
@@ -522,55 +300,3 @@ def test_numbers_are_shown_as_they_are(opened: Any) -> None:
         "20240131, high: 0.1 + 0.2}}))"
     )
     assert texts[0]["text"] == "Made: 20240131 to 0.3"
-
-
-def test_the_page_may_run_and_load_nothing_but_its_own(
-    shop: tuple[Embedder, Any],
-) -> None:
-    config = ServeConfig(model="tiny")
-    client = TestClient(
-        create_app(Engine(shop[0], config), config, shop[1])
-    )  # not entered: the engine is not started
-    for path in ("/", "/page/app.js", "/page/style.css", "/page/icon.svg"):
-        answer = client.get(path)
-        assert answer.status_code == 200
-        policy = dict(
-            part.split(" ", 1)
-            for part in answer.headers["content-security-policy"].split("; ")
-        )
-        assert (
-            policy["default-src"]
-            == policy["frame-ancestors"]
-            == policy["base-uri"]
-            == "'none'"
-        )
-        assert (
-            policy["script-src"]
-            == policy["style-src"]
-            == policy["connect-src"]
-            == "'self'"
-        )
-        assert answer.headers["x-content-type-options"] == "nosniff"
-        assert (
-            client.get(
-                path, headers={"If-None-Match": answer.headers["etag"]}
-            ).status_code
-            == 304
-        )
-    html = client.get("/").text
-    assert not re.findall(
-        r"https?://|<script(?! type=\"module\" src=\"page/)|style=|\son\w+=", html
-    )
-    assert client.get("/page/routes.py").status_code == 404
-    assert client.get("/page/..%2Froutes.py").status_code == 404
-
-
-def test_no_script_of_the_page_writes_html() -> None:
-    folder = Path(__file__).parents[3] / "unimodal" / "serve" / "page"
-    written = "\n".join(
-        file.read_text(encoding="utf-8") for file in folder.glob("*.js")
-    )
-    assert not re.findall(
-        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function",
-        written,
-    )
