@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ...search.filters.tree import Compare, Predicate
-from ...search.query.fusion import RankedHit as StoreHit
+from ...search.query.fusion import RankedHit
 from ...search.stores.base import VectorStore
 from ...search.stores.schema import Schema, fields_to_show
 from .errors import ApiError
@@ -32,7 +32,7 @@ def first_rows(
     ]
 
 
-def hit_as_json(hit: StoreHit, schema: Schema) -> dict[str, Any]:
+def hit_as_json(hit: RankedHit, schema: Schema) -> dict[str, Any]:
     """A hit with the path of its thumbnail."""
     return {
         "id": hit.id,
