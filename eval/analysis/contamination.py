@@ -23,11 +23,11 @@ from typing import Literal
 import numpy as np
 import xxhash
 
+from unimodal.preprocess.image_formats import IMAGE_EXTENSIONS
 from unimodal.progress import progress_bar
 from unimodal.shards.config import StorageConfig
 from unimodal.shards.read import ShardSet, open_shards
 from unimodal.shards.sample import Sample
-from unimodal.tables.files import IMAGE_EXTENSIONS
 
 from ..data.datasets import Deferred, Input, PairData, RetrievalData
 from ..data.inputs import bytes_of, name_of, parts_of

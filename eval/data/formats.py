@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from unimodal.config import nearest
+from unimodal.preprocess.image_formats import IMAGE_EXTENSIONS
 from unimodal.shards.index import load_index
 from unimodal.shards.read import ShardSet, open_shards
 from unimodal.shards.sample import (
@@ -23,7 +24,7 @@ from unimodal.shards.sample import (
     layout_rule,
     text_pair_of,
 )
-from unimodal.tables.files import IMAGE_EXTENSIONS, is_hidden
+from unimodal.tables.files import is_hidden
 
 from .datasets import Deferred, Input, PairData, RetrievalData, ZeroShotData, pair_data
 from .hub import table_files, table_rows

@@ -16,22 +16,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError, features
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..model_config import PreprocessConfig
+from .image_formats import FORMATS
 
 MAX_PIXELS = (
     40_000_000  # a header that claims more is refused before a byte of it is decoded
-)
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "WEBP",
-    "GIF",
-    "BMP",
-    "TIFF",
-    *(["AVIF"] if features.check("avif") else []),
 )
 
 # Pillow warns above a cap of its own, which is higher: load_image refuses these. For the process: a

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from unimodal.preprocess.images import load_image
 
+from ..preprocess.image_formats import IMAGE_EXTENSIONS
 from ..progress import progress_bar
-from ..tables.files import IMAGE_EXTENSIONS
 from .config import StorageConfig
 from .find import Location, find_shards
 from .read import ShardSet

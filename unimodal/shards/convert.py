@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unimodal.preprocess.images import FORMATS, load_image, to_png
+from unimodal.preprocess.image_formats import FORMATS, SHARD_EXTENSIONS
+from unimodal.preprocess.images import load_image, to_png
 from unimodal.tables.fields import (
     Row,
     UnreadableImageError,
@@ -31,9 +32,6 @@ from .config import PackConfig
 
 Parts = dict[str, bytes]  # extension -> content
 
-# An image in one of these formats is packed byte for byte. A phone's MPO is a JPEG with more images
-# behind it.
-_KEPT_FORMATS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 _MAX_KEY_BYTES = (
     80  # with its extension a name must fit the 100 bytes of a plain tar header
 )
@@ -226,7 +224,9 @@ def _image(row: Row, field: str, image_root: Path) -> tuple[str, bytes]:
     except ValueError as error:
         raise UnreadableImageError(str(error)) from None
     extension = (
-        _KEPT_FORMATS.get(_format_of(content)) if isinstance(content, bytes) else None
+        SHARD_EXTENSIONS.get(_format_of(content))
+        if isinstance(content, bytes)
+        else None
     )
     if extension:
         assert isinstance(content, bytes)

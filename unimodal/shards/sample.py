@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..json_text import parse_json
+from ..preprocess.image_formats import IMAGE_EXTENSIONS
 from ..tables.fields import is_missing
-from ..tables.files import IMAGE_EXTENSIONS
 
 
 class Sample(NamedTuple):

@@ -1,8 +1,7 @@
-"""A field or template of a row -> its texts, its images, its id: the one rule that all commands
-read rows by.
+"""A field or template of a row -> its texts, images and id: one rule for all commands.
 
 A value is missing when it is null, NaN, pandas' NA or NaT, a text of blanks, or a list or object of
-nothing else. The words "NA" and "null" in a text are words. A field may reach into a nested value
+missing values. The words "NA" and "null" in a text are words. A field may reach into a nested value
 with dots: `names.de` is row["names"]["de"].
 """
 
@@ -22,13 +21,14 @@ from PIL import Image
 
 from ..config import nearest
 from ..json_text import shown
-from .files import read_name
+from ..preprocess.image_formats import is_image_base64, is_image_uri
+from .files import CONTROL_CATEGORIES, read_name
 
 Row: TypeAlias = dict[str, Any]
 ImageSource: TypeAlias = Path | bytes | Image.Image
 
-# Raise it when the same row gives another text, image or id than before: what was embedded of
-# tables is then compared with the rows again.
+# Raise it when the same row gives another text, image or id than before: embeddings of tables are
+# then made again where they differ.
 RULES = 1
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
@@ -40,12 +40,6 @@ _MARKED = re.compile(
 )
 _UNMARKED = re.compile(r"([)\]}>»”\"']*)(\s*)(.*)", re.DOTALL)
 _LARGEST_WHOLE_FLOAT = 2.0**53
-_NOT_IN_AN_ID = (
-    "Cc",
-    "Cs",
-    "Zl",
-    "Zp",
-)  # Unicode's control characters, surrogates, line and paragraph separators
 
 
 class UnreadableImageError(ValueError):
@@ -53,14 +47,12 @@ class UnreadableImageError(ValueError):
 
 
 def plain(value: Any) -> Any:
-    """A value of numpy's as Python's own; any other as it is."""
+    """A value of numpy as one of Python; any other unchanged."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value says nothing: null, NaN, NA, NaT, blanks, or a list or object of such values
-    alone.
-    """
+    """Whether a value is null, NaN, NA, NaT, blank, or a list or object of such values."""
     value = plain(value)
     if value is None:
         return True
@@ -69,21 +61,20 @@ def is_missing(value: Any) -> bool:
     if isinstance(value, bytes):
         return not value
     if isinstance(value, Mapping):
-        return all(is_missing(one) for one in value.values())
+        return all(is_missing(part) for part in value.values())
     if isinstance(value, (list, tuple, set, frozenset)):
-        return all(is_missing(one) for one in value)
+        return all(is_missing(part) for part in value)
     if isinstance(value, Decimal):
         return value.is_nan()
-    if isinstance(
-        value, (float, datetime)
-    ):  # NaT is a datetime that differs from itself, as NaN does
-        return bool(value != value)
+    if isinstance(value, (float, datetime)):
+        return bool(value != value)  # NaN, and NaT, which is a datetime
     return type(value).__name__ == "NAType"  # pandas'
 
 
 def field_of(row: Mapping[str, Any], field: str) -> Any:
-    """The value of a field, dots reaching into nested mappings; KeyError if the row does not have
-    it.
+    """The value of a field, with dots for nested mappings.
+
+    Raises KeyError if the row does not have the field.
     """
     if field in row:
         return row[field]
@@ -103,7 +94,7 @@ def has_field(row: Mapping[str, Any], field: str) -> bool:
 
 
 def value_of(row: Mapping[str, Any], field: str) -> Any:
-    """The value of a field; None where it is missing, and where the row does not have the field."""
+    """The value of a field; None where the value or the field is missing."""
     if not has_field(row, field):
         return None
     value = plain(field_of(row, field))
@@ -111,10 +102,9 @@ def value_of(row: Mapping[str, Any], field: str) -> Any:
 
 
 def missing_field(row: Mapping[str, Any], field: str, place: str) -> ValueError:
-    """The error for a field that is not there; it names the nearest one that is."""
-    return ValueError(
-        f"field {field!r} is not in {place}; {nearest(field, list(_names(row)))}"
-    )
+    """The error for a field that a row does not have; it names the nearest one that it has."""
+    hint = nearest(field, list(_names(row)))
+    return ValueError(f"field {field!r} is not in {place}; {hint}")
 
 
 def names_in(spec: str) -> list[str]:
@@ -123,16 +113,15 @@ def names_in(spec: str) -> list[str]:
 
 
 def texts_of(row: Mapping[str, Any], spec: str, *, verbatim: bool = False) -> list[str]:
-    """The texts of a field, or the one text of a template such as "{title}, {color}"; missing ones
-    are left out.
+    """The texts of a field, or the one text of a template such as "{title}, {color}".
 
-    A list or object gives each of its texts; within a template they are joined by commas. Of a
-    template whose field is missing, that field is left out with the words and brackets around it,
-    and one separator: see `fill_template`.
+    Missing texts are left out. A list or object gives each of its texts; within a template they are
+    joined by commas. A missing field of a template is left out with the words and brackets around
+    it, and one separator: see `fill_template`.
 
-    verbatim: keep the blanks before and after a text, as a benchmark's texts are kept.
+    verbatim: keep the blanks before and after a text, as benchmarks do.
 
-    Raises ValueError for bytes, which are not a text.
+    Raises ValueError for bytes, and for an image as a data URI or in base64: they are not texts.
     """
     names = _PLACEHOLDER.findall(spec)
     if not names:
@@ -147,17 +136,20 @@ def texts_of(row: Mapping[str, Any], spec: str, *, verbatim: bool = False) -> li
 
 def text_of(row: Mapping[str, Any], specs: Sequence[str], separator: str = "\n") -> str:
     """All texts of several fields or templates, joined; empty where all are missing."""
-    return separator.join(text for spec in specs for text in texts_of(row, spec))
+    texts: list[str] = []
+    for spec in specs:
+        texts += texts_of(row, spec)
+    return separator.join(texts)
 
 
 def fill_template(template: str, values: Mapping[str, str]) -> str:
-    """A template with its placeholders filled; an empty value is left out, and all empty ones give
-    an empty text.
+    """A template with its placeholders filled; empty values are left out.
 
-    What stands between two placeholders is cut at its first separator (a comma, colon, dash, full
-    stop, line break, or else the blank): what is before belongs to the first, what is behind to the
-    second, and goes with it. Without the size, "{title}, size {size} cm. In {color}" is "Hat. In
-    red"; without the color it is "Hat, size 4 cm".
+    The text between two placeholders is cut at its first separator (a comma, colon, dash, full
+    stop, line break, or else the blank). The part before the separator belongs to the first
+    placeholder, the part after it to the second, and each is left out with its placeholder. Without
+    the size, "{title}, size {size} cm. In {color}" is "Hat. In red"; without the color it is "Hat,
+    size 4 cm". If all values are empty, so is the text.
     """
     names = _PLACEHOLDER.findall(template)
     between = [_split(part) for part in _PLACEHOLDER.split(template)[::2]]
@@ -176,44 +168,47 @@ def fill_template(template: str, values: Mapping[str, str]) -> str:
 
 
 def images_in(value: Any) -> list[str | bytes | Image.Image]:
-    """The paths, bytes and PIL images of a value: one of them, a {"bytes", "path"} object, or a
-    list of these.
+    """The paths, bytes and PIL images of a value.
+
+    The value is one of them, a {"bytes", "path"} object, or a list of these.
 
     Raises UnreadableImageError for a value of another kind.
     """
     value = plain(value)
-    found: list[str | bytes | Image.Image] = []
-    for one in value if isinstance(value, (list, tuple)) else [value]:
-        if isinstance(one, Mapping) and one.keys() & {"bytes", "path"}:
-            one = one.get("bytes") or one.get("path")
-        if is_missing(one):
+    images: list[str | bytes | Image.Image] = []
+    for part in value if isinstance(value, (list, tuple)) else [value]:
+        image = part
+        if isinstance(part, Mapping) and part.keys() & {"bytes", "path"}:
+            image = part.get("bytes") or part.get("path")
+        if is_missing(image):
             continue
-        if not isinstance(one, (str, bytes, Image.Image)):
+        if not isinstance(image, (str, bytes, Image.Image)):
             raise UnreadableImageError(
-                f"an image is a path or bytes, and this is {shown(one)}"
+                f"the image is {shown(image)}; an image is a path or bytes"
             )
-        found.append(one)
-    return found
+        images.append(image)
+    return images
 
 
 def image_of(row: Mapping[str, Any], field: str, folder: Path) -> ImageSource | None:
     """The first image of a field; None where it is missing.
 
-    Raises UnreadableImageError for a file that is not there or not below `folder`, and what is not
-    an image.
+    Raises UnreadableImageError for a file that does not exist or is not below `folder`, and for a
+    value that is not an image.
     """
-    found = images_in(value_of(row, field))
-    if not found:
+    images = images_in(value_of(row, field))
+    if not images:
         return None
-    return image_file(found[0], folder) if isinstance(found[0], str) else found[0]
+    first = images[0]
+    return image_file(first, folder) if isinstance(first, str) else first
 
 
 def image_folder(name: str, image_root: str, root: Path = Path()) -> Path:
-    """The folder that the paths of a table's images begin in: `image_root`, or else that of the
-    table.
+    """The folder that a table's image paths are relative to: `image_root`, or the table's folder.
 
-    name: the table, a glob of tables (their folder is what stands before the first wildcard) or
-        hf:NAME.
+    The one rule of packing, indexing, embedding, calibration and evaluation.
+
+    name: the table, a glob of tables (whose folder stands before the first wildcard) or hf:NAME.
     root: the folder that both are relative to.
     """
     if image_root or name.startswith("hf:"):
@@ -225,19 +220,19 @@ def image_folder(name: str, image_root: str, root: Path = Path()) -> Path:
 
 
 def image_path(name: str, folder: Path) -> Path:
-    """The path of an image below the folder of the images: a table must not read what lies
-    elsewhere.
+    """The path of an image below the folder of the images: a table must not read other files.
 
-    It is judged by the path alone: a link in the folder was put there by whoever keeps the folder.
+    The path alone counts: whoever keeps the folder has put the links there.
+
     Raises UnreadableImageError for a path outside, for a URL, and for a data URI.
     """
     if re.match(r"(https?|s3|gs)://", name):
         raise UnreadableImageError(
-            f"image {name!r:.200} is a URL, and images are read from files; download it first"
+            f"image {name!r:.200} is a URL; download it, images are read from files"
         )
     if name.lstrip()[:5].lower() == "data:":
         raise UnreadableImageError(
-            "the image is a data URI, and images are read from files; write it to a file"
+            "the image is a data URI; write it to a file, images are read from files"
         )
     top = os.path.abspath(folder)
     path = os.path.normpath(os.path.join(folder, name))
@@ -249,58 +244,50 @@ def image_path(name: str, folder: Path) -> Path:
 
 
 def image_file(name: str, folder: Path) -> Path:
-    """As `image_path`; raises UnreadableImageError for a file that does not exist too.
+    """The path of an image that exists, below the folder of the images.
 
-    Where no file has this name, it is read as `written_name` writes the names that are not Unicode
-    text.
+    Where no file has this name, it is read as `written_name` writes a name that is not Unicode.
+
+    Raises UnreadableImageError as `image_path` does, and for a file that does not exist.
     """
     path = image_path(name, folder)
-    if os.path.isfile(
-        path
-    ):  # Path.is_file raises OSError for what is too long to be a name
+    if os.path.isfile(path):  # Path.is_file raises OSError for a name that is too long
         return path
     if "%" in name:
         named = image_path(read_name(name), folder)
         if os.path.isfile(named):
             return named
-    reason = (
-        "is a link to a file that does not exist"
-        if os.path.islink(path)
-        else "does not exist"
-    )
+    reason = "does not exist"
+    if os.path.islink(path):
+        reason = "is a link to a file that does not exist"
     raise UnreadableImageError(f"image {str(path)!r:.200} {reason}")
 
 
 def without_point(value: Any) -> Any:
-    """A whole number as an int (pandas makes floats of ids where one of them is missing); any other
-    value as it is.
+    """A whole number as an int; any other value unchanged.
+
+    pandas makes floats of a column of ids where one of them is missing.
     """
-    if (
-        isinstance(value, float)
-        and abs(value) <= _LARGEST_WHOLE_FLOAT
-        and value.is_integer()
-    ):
-        return int(value)
-    return value
+    if not isinstance(value, float) or abs(value) > _LARGEST_WHOLE_FLOAT:
+        return value
+    return int(value) if value.is_integer() else value
 
 
 def id_of(value: Any, field: str) -> str:
     """An id as a text.
 
-    Raises ValueError for what is neither a text nor a whole number, and for a text with line
-    breaks, other control characters or half of a surrogate pair.
+    Raises ValueError for a value that is neither a text nor a whole number, and for a text with
+    line breaks, other control characters or half of a surrogate pair.
     """
-    value = plain(value)
-    value = without_point(value)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (str, int))
-        or is_missing(value)
-    ):
-        found = "empty" if is_missing(value) else shown(value)
-        raise ValueError(f"{field} is {found}, and an id is a text or a whole number")
+    value = without_point(plain(value))
+    if is_missing(value):
+        raise ValueError(f"{field} is empty, and an id is a text or a whole number")
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise ValueError(
+            f"{field} is {shown(value)}, and an id is a text or a whole number"
+        )
     text = str(value)
-    if any(unicodedata.category(letter) in _NOT_IN_AN_ID for letter in text):
+    if any(unicodedata.category(letter) in CONTROL_CATEGORIES for letter in text):
         raise ValueError(
             f"{field} is {text!r:.60}, and an id is one line of Unicode text"
         )
@@ -330,10 +317,18 @@ def _texts_in(value: Any, field: str, verbatim: bool) -> list[str]:
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [text for one in value for text in _texts_in(one, field, verbatim)]
+        texts: list[str] = []
+        for part in value:
+            texts += _texts_in(part, field, verbatim)
+        return texts
     if isinstance(value, bool):
         return [str(value).lower()]
-    return [str(value) if verbatim else str(value).strip()]
+    text = str(value)
+    if is_image_uri(text):
+        raise ValueError(f"{field} holds an image as a data URI, which is not a text")
+    if is_image_base64(text):
+        raise ValueError(f"{field} holds an image in base64, which is not a text")
+    return [text if verbatim else text.strip()]
 
 
 def _names(row: Mapping[str, Any]) -> Iterator[str]:

@@ -1,6 +1,4 @@
-"""Files of a folder as inputs: which of them are images, and their names where they are not Unicode
-text.
-"""
+"""Files of a folder as inputs: which are read, which are images, and names that are not Unicode."""
 
 from __future__ import annotations
 
@@ -9,77 +7,50 @@ import unicodedata
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
-# The endings of files that are images, in lower case. Of one that cannot be read here (HEIC) the
-# reader says so: nothing in a folder of images is left out without a word.
-IMAGE_EXTENSIONS = (
-    "jpg",
-    "jpeg",
-    "jpe",
-    "jfif",
-    "png",
-    "apng",
-    "webp",
-    "gif",
-    "bmp",
-    "tif",
-    "tiff",
-    "avif",
-    "heic",
-    "heif",
-)
-IMAGE_ENDINGS = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
+from ..preprocess.image_formats import IMAGE_ENDINGS
 
-_OF_SYSTEMS = (
-    "__macosx",
-    "thumbs.db",
-    "desktop.ini",
-)  # what macOS's archives and Windows' folders hold besides
-_UNWRITABLE = (
-    "Cc",
-    "Cs",
-    "Zl",
-    "Zp",
-)  # Unicode's control characters, surrogates, line and paragraph separators
+# Unicode's control characters, surrogates, line and paragraph separators: not in a line of text.
+CONTROL_CATEGORIES = ("Cc", "Cs", "Zl", "Zp")
+
+# What macOS's archives and Windows' folders hold besides.
+_SYSTEM_FILES = ("__macosx", "thumbs.db", "desktop.ini")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is not an input: hidden (.x), a Mac's (._x.jpg), or the
-    system's.
-    """
-    return name.startswith(".") or name.lower() in _OF_SYSTEMS
+    """Whether a file or folder of this name is not an input: hidden (.x), macOS's or Windows'."""
+    return name.startswith(".") or name.lower() in _SYSTEM_FILES
 
 
 def files_below(folder: Path) -> list[Path]:
-    """The files of a folder and of the folders in it, in the order of their names, without hidden
-    ones.
+    """The files of a folder and of the folders in it, sorted by name, without hidden ones.
 
-    Raises ValueError for a folder that cannot be read: without its files the others would look like
-        all.
+    Raises ValueError for a folder that cannot be read: its files would be left out silently.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for top, folders, names in os.walk(folder, onerror=_refuse_unreadable):
         folders[:] = [name for name in folders if not is_hidden(name)]
-        found += [Path(top, name) for name in names if not is_hidden(name)]
-    return sorted(found)
+        files += [Path(top, name) for name in names if not is_hidden(name)]
+    return sorted(files)
 
 
 def _refuse_unreadable(error: OSError) -> None:
     raise ValueError(
-        f"the folder {error.filename} cannot be read ({error.strerror}); allow it, or move it away."
+        f"the folder {error.filename} cannot be read ({error.strerror}); allow reading it, or "
+        "move it away."
     ) from None
 
 
 def is_image_name(path: Path) -> bool:
-    """Whether a file is taken for an image by the ending of its name."""
+    """Whether the name of a file ends as that of an image."""
     return path.suffix.lower() in IMAGE_ENDINGS
 
 
 def written_name(name: str) -> str:
-    """A name of a file as one line of Unicode text: what an id, JSON and a store can hold.
+    """A file name as one line of Unicode text: what an id, JSON and a store can hold.
 
     Nearly always it is the name itself. A name is bytes; where they are not UTF-8, or hold a line
     break or another control character, each such byte is written %XX, and a percent sign of that
-    name as %25.
+    name %25.
     """
     if not any(_is_unwritable(letter) for letter in name):
         return name
@@ -95,7 +66,7 @@ def read_name(written: str) -> str:
 
 
 def _is_unwritable(letter: str) -> bool:
-    return unicodedata.category(letter) in _UNWRITABLE
+    return unicodedata.category(letter) in CONTROL_CATEGORIES
 
 
 def _percent(letter: str) -> str:

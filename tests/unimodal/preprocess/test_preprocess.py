@@ -30,8 +30,8 @@ from unimodal.model_config import (
     PreprocessConfig,
     TextTowerConfig,
 )
+from unimodal.preprocess.image_formats import FORMATS, IMAGE_ENDINGS
 from unimodal.preprocess.images import (
-    FORMATS,
     decode_image,
     image_to_pixels,
     load_image,
@@ -46,7 +46,6 @@ from unimodal.preprocess.tokenizers import (
     pad_ids,
     train_tokenizer,
 )
-from unimodal.tables.files import IMAGE_ENDINGS
 
 SIZES = [
     (1, 1),

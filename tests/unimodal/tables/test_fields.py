@@ -175,7 +175,9 @@ def test_an_image_is_a_path_bytes_or_what_a_data_set_holds_and_of_a_list_the_fir
 
 @pytest.mark.parametrize("value", [3, {"url": "a"}, [["a.png"]]])
 def test_what_is_not_an_image_is_refused(tmp_path: Path, value: Any) -> None:
-    with pytest.raises(ValueError, match="an image is a path or bytes, and this is"):
+    with pytest.raises(
+        ValueError, match=r"the image is .*; an image is a path or bytes"
+    ):
         image_of({"photo": value}, "photo", tmp_path)
 
 
@@ -190,11 +192,11 @@ def test_what_is_not_an_image_is_refused(tmp_path: Path, value: Any) -> None:
         ("/etc/passwd", "image '/etc/passwd' is not below"),
         (
             "https://shop.example/a.png",
-            "is a URL, and images are read from files; download it first",
+            "is a URL; download it",
         ),
         (
             "data:image/png;base64,AAAA",
-            "the image is a data URI, and images are read from files; write it to a file",
+            "data URI; write it to a file",
         ),
         ("link.png", "link.png' is a link to a file that does not exist"),
         ("\ud83d.png", "does not exist"),
@@ -220,3 +222,10 @@ def test_images_are_relative_to_the_folder_of_their_table(tmp_path: Path) -> Non
     assert image_folder("shop/day*/a.csv", "", tmp_path) == tmp_path / "shop"
     assert image_folder("shop/a.csv", "photos", tmp_path) == tmp_path / "photos"
     assert image_folder("hf:shop", "", tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize("spec", ["photo", "{title}: {photo}"])
+@pytest.mark.parametrize("content", ["data:image/png;base64,AAAA", "/9j/" + "A" * 60])
+def test_an_image_is_not_a_text(spec: str, content: str) -> None:
+    with pytest.raises(ValueError, match="photo holds an image"):
+        texts_of({"title": "a hat", "photo": [content]}, spec)

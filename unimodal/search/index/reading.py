@@ -13,11 +13,12 @@ from typing import Any, Literal, NamedTuple
 
 import xxhash
 
+from unimodal.preprocess.image_formats import IMAGE_EXTENSIONS
 from unimodal.shards.read import ShardSet
 from unimodal.shards.sample import Sample, captions_of, record_of
 from unimodal.shards.storage import is_remote
 from unimodal.tables.fields import Row
-from unimodal.tables.files import IMAGE_EXTENSIONS, written_name
+from unimodal.tables.files import written_name
 from unimodal.tables.readers import (
     cells_of,
     decode_line,

@@ -14,9 +14,10 @@ from typing import Any, TypeAlias
 from ...config import nearest
 from ...inputs import Part
 from ...json_text import JSON_NAMES
+from ...preprocess.image_formats import is_image_base64, is_image_uri
 from ..config import ServeConfig
 from ..engine.engine import Engine
-from ..engine.images import image_bytes, is_image_base64, is_image_uri
+from ..engine.images import image_bytes
 from ..engine.jobs import Failed
 from .errors import ApiError
 

@@ -9,46 +9,19 @@ from urllib.parse import unquote
 
 from PIL import Image
 
+from ...preprocess.image_formats import BASE64_END, BROWSER_FORMATS, MAX_URI_HEAD
 from ...preprocess.images import TooManyPixelsError, UnusableImageError, load_image
 from ..config import ServeConfig
 from .errors import TooLargeError
 
 log = logging.getLogger(__name__)
 
-# what browsers show; each further decoder is one more to attack
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 UNREADABLE_IMAGE = "it is not a readable image; send a whole JPEG, PNG, WebP or GIF."
 MAX_SCANS = 100  # of a JPEG; encoders write about ten
-MAX_HEAD = 300  # characters of a data URI before its content
 
 # What follows FF in a JPEG, except stuffed zeros, padding and the markers without content.
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
-_IMAGE_TYPE = re.compile(r"data:\s*image/[a-z0-9.+*-]+\s*(;|$)", re.IGNORECASE)
-_BASE64_END = re.compile(r";\s*base64\s*$", re.IGNORECASE)
-# The start of a JPEG, PNG, GIF or WebP in base64 of either alphabet, long enough not to be words.
-_IMAGE_BASE64 = re.compile(
-    r"(?:[/_]9j[/_]|iVBORw0KGgo|R0lGOD[dl]h|UklGR.{6}XRUJQ)[A-Za-z0-9+/_-]{40}"
-)
 _STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")  # from that of URL-safe base64
-
-
-def is_image_uri(text: str) -> bool:
-    """Whether a text is a data URI of an image, or of any content in base64."""
-    start = text.lstrip()[:MAX_HEAD]
-    if start[:5].lower() != "data:":
-        return False
-    head, comma, _ = start.partition(",")
-    is_image = _IMAGE_TYPE.match(head) is not None
-    if comma:
-        return is_image or _BASE64_END.search(head) is not None
-    # with more parameters than are read, it is refused as an image
-    return is_image and len(start) == MAX_HEAD
-
-
-def is_image_base64(text: str) -> bool:
-    """Whether a text is the base64 of a JPEG, PNG, GIF or WebP, and so not words."""
-    start = "".join(text[:MAX_HEAD].split())
-    return _IMAGE_BASE64.match(start) is not None
 
 
 def image_bytes(text: str, config: ServeConfig) -> bytes:
@@ -88,9 +61,9 @@ def image_bytes(text: str, config: ServeConfig) -> bytes:
 def _data_uri_content(uri: str) -> str:
     """The base64 part of a data URI."""
     head, comma, encoded = uri.partition(",")
-    if not comma or len(head) > MAX_HEAD:
+    if not comma or len(head) > MAX_URI_HEAD:
         raise ValueError("the data URI has no content; send data:image/jpeg;base64,...")
-    if not _BASE64_END.search(head):
+    if not BASE64_END.search(head):
         raise ValueError(
             "the data URI is not in base64; send data:image/jpeg;base64,..."
         )
@@ -115,7 +88,7 @@ def open_checked(image: bytes | Image.Image, config: ServeConfig) -> Image.Image
     if isinstance(image, bytes) and _num_scans(image) > MAX_SCANS:
         raise ValueError(f"the JPEG has more than {MAX_SCANS} scans; save it again.")
     try:
-        return load_image(image, config.max_pixels, FORMATS)
+        return load_image(image, config.max_pixels, BROWSER_FORMATS)
     except TooManyPixelsError:
         raise TooLargeError(
             f"the image has more than {config.max_pixels} pixels; scale it down first."
