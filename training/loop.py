@@ -15,8 +15,8 @@ import torch
 from unimodal import distributed
 from unimodal.embedder import Embedder
 from unimodal.encoder import Encoder
+from unimodal.formats import native
 from unimodal.formats.card import count_parameters, model_card
-from unimodal.formats.native import save_model
 from unimodal.model import DualEncoder
 from unimodal.preprocess.tokenizers import Tokenizer
 from unimodal.progress import progress_bar
@@ -362,7 +362,7 @@ def _keep_best(run: Run, scores: Mapping[str, float | None]) -> None:
             known,
         )
         try:
-            save_model(
+            native.save(
                 run.folder / "best", run.whole, run.tokenizer, card, overwrite=True
             )
         except OSError as error:
@@ -413,7 +413,7 @@ def _finish(run: Run, signals: StopSignals) -> Path:
         )
         card = _card(run.whole, trained_on, run.log.last_validation())
         try:
-            save_model(
+            native.save(
                 run.folder / "model", run.whole, run.tokenizer, card, overwrite=True
             )
         except OSError as error:

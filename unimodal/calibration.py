@@ -28,8 +28,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from .files import replacing_file
-from .formats.native import write_tensors
 from .vectors import Vectors, normalize
+from .weights import write_tensors
 
 CALIBRATION_FILE = "calibration.safetensors"
 # a spread of unit vectors below which nothing is left of them once they are centred
@@ -73,11 +73,11 @@ def centre(vectors: Vectors, mean: Vectors) -> Vectors:
 def save_calibration(folder: Path, calibration: Calibration) -> None:
     """Write it into a model directory, whole or not at all, in place of one that is there.
 
-    Raises ValueError if the folder is no model directory.
+    Raises ValueError if the folder is not a model directory.
     """
     if not (folder / "config.json").is_file():
         raise ValueError(
-            f"{folder} is no model directory: config.json is missing; give a folder "
+            f"{folder} is not a model directory: config.json is missing; give a folder "
             "written by unimodal."
         )
     tensors = {"text_mean": calibration.text_mean, "image_mean": calibration.image_mean}

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .calibration import Calibration, centre, load_calibration
 from .fingerprint import model_fingerprint
-from .formats.native import load_model
+from .formats import load_model, native
 from .hub import local_folder
 from .inputs import ImageInput as ImageInput
 from .inputs import Item as Item
@@ -371,35 +371,23 @@ def load(
     Raises ValueError if there is no such model, if its files do not fit together, or if it is to be
     calibrated and has no means.
     """
-    kind, colon, name = str(source).partition(":")
-    if colon and kind == "open_clip":
-        from .formats.open_clip import from_open_clip
-
-        model, tokenizer = from_open_clip(name)
-        folder = None
-    elif colon and kind == "hf":
-        from .formats.sentence_transformers import from_transformers
-
-        model, tokenizer = from_transformers(local_folder(name, str(source)))
-        folder = None
-    else:
-        folder = local_folder(str(source), str(source))
-        model, tokenizer = load_model(folder)  # type: ignore[assignment]
-    means = None
+    name = str(source)
+    model, tokenizer = load_model(name)
+    calibration = None
     if calibrated:
-        if folder is None:
+        if not native.detect(name):
             raise ValueError(
-                f"{source} is no model directory and has no calibration; load it without "
+                f"{source} is not a model directory, so it has no calibration; load it without "
                 "calibrated=True."
             )
-        means = load_calibration(folder, model.config.embed_dim)
+        calibration = load_calibration(local_folder(name, name), model.config.embed_dim)
     return Embedder(
         model.eval(),
         tokenizer,
         device=device,
         dtype=dtype,
         truncate_dim=truncate_dim,
-        calibration=means,
+        calibration=calibration,
     )
 
 

@@ -6,25 +6,38 @@ B batch, S image size, L tokens, D embedding dimension.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .model_config import ModelConfig
+from .model_config import (
+    ImageTowerConfig,
+    ModelConfig,
+    PreprocessConfig,
+    TextTowerConfig,
+)
 from .towers import open_clip, timm, transformers
 
 ImageTower: TypeAlias = timm.TimmTower | open_clip.OpenClipImageTower
 TextTower: TypeAlias = transformers.TransformersTower | open_clip.OpenClipTextTower
 
-# What builds a tower, by `image.library` and `text.library`.
-IMAGE_TOWERS = {
+BuildImageTower: TypeAlias = Callable[
+    [ImageTowerConfig, PreprocessConfig, bool],
+    tuple[ImageTower, PreprocessConfig, ImageTowerConfig],
+]
+BuildTextTower: TypeAlias = Callable[
+    [TextTowerConfig], tuple[TextTower, TextTowerConfig]
+]
+
+# The functions that build towers, by `image.library` and `text.library`.
+IMAGE_TOWERS: dict[str, BuildImageTower] = {
     "timm": timm.build_image_tower,
     "open_clip": open_clip.build_image_tower,
 }
-TEXT_TOWERS = {
+TEXT_TOWERS: dict[str, BuildTextTower] = {
     "transformers": transformers.build_text_tower,
     "open_clip": open_clip.build_text_tower,
 }

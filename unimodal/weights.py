@@ -1,17 +1,86 @@
-"""Whether weights fit the model that they are loaded into. What does not fit is refused, never
-filled in.
+"""Named tensors: their files, and whether they fit the model that they are loaded into.
+
+What does not fit is refused, never filled in.
 """
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .files import sync
 
 _NAMED = 3  # tensors of a kind that a message names; the others are counted
 
 Shape = Sequence[int]
+
+
+def load_tensors(module: nn.Module, file: Path) -> None:
+    """Load a safetensors file into a module.
+
+    Raises ValueError unless names and shapes match exactly and all values are finite.
+    """
+    try:
+        tensors = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{file} is not a readable safetensors file ({error}); copy it again."
+        ) from None
+
+    wanted = module.state_dict()
+    missing = wanted.keys() - tensors.keys()
+    unexpected = tensors.keys() - wanted.keys()
+    misshapen = {
+        name: (tensors[name].shape, wanted[name].shape)
+        for name in wanted.keys() & tensors.keys()
+        if tensors[name].shape != wanted[name].shape
+    }
+    check_fit(str(file), missing, unexpected, misshapen)
+    check_finite(str(file), tensors)
+    module.load_state_dict(tensors)
+
+
+def write_tensors(
+    file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write named tensors as safetensors and force them to the disk.
+
+    metadata: of the file's header.
+
+    Raises OSError if they cannot be written.
+    """
+    file.touch()
+    mode = stat.S_IMODE(file.stat().st_mode)
+    try:
+        save_file(_separate(tensors), file, metadata)
+        # safetensors replaces the file by one that only its owner can read.
+        file.chmod(mode)
+    except SafetensorError as error:  # a full disk
+        raise OSError(f"{file} could not be written: {error}") from error
+    sync(file)
+
+
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put each tensor on the host, contiguous and in memory of its own, as the format wants it.
+
+    Tied tensors become copies.
+    """
+    separate: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() in seen or storage.nbytes() != tensor.nbytes:
+            tensor = tensor.clone()
+        seen.add(tensor.untyped_storage().data_ptr())
+        separate[name] = tensor
+    return separate
 
 
 def check_fit(
@@ -49,8 +118,8 @@ def check_fit(
 
     if faults:
         raise ValueError(
-            f"{source} {', and '.join(faults)}; these weights are of another architecture or not "
-            "whole, so give the files that belong together."
+            f"{source} {', and '.join(faults)}; these weights are incomplete or of another "
+            "architecture; give the files that belong together."
         )
 
 

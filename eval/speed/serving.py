@@ -230,15 +230,15 @@ def _same_weights(clip: str, folder: Path) -> tuple[Path, Path]:
     import open_clip
     from safetensors.torch import save_file
 
-    from unimodal.formats.native import save_model
-    from unimodal.formats.open_clip import from_open_clip
+    from unimodal.formats import native
+    from unimodal.formats.open_clip import load
 
     peer = open_clip.create_model(clip)
     save_file(peer.state_dict(), folder / "open_clip.safetensors")
-    model, tokenizer = from_open_clip(clip)
+    model, tokenizer = load(f"open_clip:{clip}")
     assert model.image is not None
     model.image.backbone.load_state_dict(peer.visual.state_dict())
-    save_model(folder / "model", model, tokenizer)
+    native.save(folder / "model", model, tokenizer)
     return folder / "model", folder / "open_clip.safetensors"
 
 

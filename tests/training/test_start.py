@@ -14,7 +14,7 @@ from training.config import TrainConfig
 from training.loop import train
 from training.start import check_start
 from unimodal.config import merge, parse_config
-from unimodal.formats.native import save_model
+from unimodal.formats import native
 from unimodal.model import build_model
 from unimodal.model_config import ModelConfig, TextTowerConfig
 from unimodal.preprocess.tokenizers import load_tokenizer
@@ -95,7 +95,7 @@ def start_from(recipe: Recipe, init: str, **changes: Any) -> TrainConfig:
                     "kwargs": {},
                 }
             },
-            "the weights 'openai' of 'ViT-B-32' lie at the hub, which gave none",
+            "the weights 'openai' of 'ViT-B-32': the hub",
         ),
         (
             {
@@ -194,7 +194,7 @@ def test_a_model_of_ours_without_an_image_tower_is_refused_for_image_tasks_alone
 ) -> None:
     text = TextTowerConfig(name=str(text_model), max_length=24)
     tokenizer, text = load_tokenizer(text)
-    save_model(
+    native.save(
         tmp_path / "ours", build_model(ModelConfig(embed_dim=16, text=text)), tokenizer
     )
     init = str(tmp_path / "ours")

@@ -12,7 +12,7 @@ from PIL import Image
 from unimodal.calibrate import _drawn, calibrate_model
 from unimodal.calibration import centre, load_calibration
 from unimodal.embedder import load
-from unimodal.formats.native import save_model
+from unimodal.formats import native
 from unimodal.model import build_model
 from unimodal.model_config import ModelConfig
 from unimodal.preprocess.tokenizers import Tokenizer
@@ -22,7 +22,7 @@ from unimodal.shards.write import pack
 
 @pytest.fixture
 def model(tiny: ModelConfig, tokenizer: Tokenizer, tmp_path: Path) -> Path:
-    save_model(tmp_path / "model", build_model(tiny), tokenizer)
+    native.save(tmp_path / "model", build_model(tiny), tokenizer)
     return tmp_path / "model"
 
 
@@ -151,7 +151,7 @@ def test_a_text_model_has_no_gap(
     tiny: ModelConfig, tokenizer: Tokenizer, table: Path, tmp_path: Path
 ) -> None:
     config = ModelConfig(embed_dim=24, text=tiny.text)
-    save_model(tmp_path / "text", build_model(config), tokenizer)
+    native.save(tmp_path / "text", build_model(config), tokenizer)
     with pytest.raises(ValueError, match="embeds text alone"):
         calibrate_model(tmp_path / "text", str(table), OPTIONS)
 

@@ -85,7 +85,7 @@ def test_a_saved_calibration_is_read_back_and_nothing_else_is_left(
 
 def test_a_calibration_belongs_into_a_model_directory(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match=r"no model directory: config\.json is missing"
+        ValueError, match=r"not a model directory: config\.json is missing"
     ):
         save_calibration(tmp_path, fit_calibration(cone(0, 0), cone(1, 5)))
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from unimodal.embed import embed_source
 from unimodal.embedder import Embedder
-from unimodal.formats.native import save_model
+from unimodal.formats import native
 from unimodal.model import DualEncoder, build_model
 from unimodal.preprocess.tokenizers import Tokenizer
 from unimodal.tables.files import read_name
@@ -23,7 +23,7 @@ NAMES = ("b.png", "9.png", "a.JPG", "deep/c.webp", "10.png", "z.jpeg")
 
 @pytest.fixture
 def saved(tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer) -> str:
-    save_model(tmp_path / "model", model, tokenizer)
+    native.save(tmp_path / "model", model, tokenizer)
     return str(tmp_path / "model")
 
 
@@ -341,7 +341,7 @@ def test_a_list_in_another_encoding_is_refused_by_file_and_line(
 def test_a_model_without_images_refuses_images_at_once(
     gallery: Path, tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer
 ) -> None:
-    save_model(
+    native.save(
         tmp_path / "texts",
         build_model(model.config.model_copy(update={"image": None})),
         tokenizer,

@@ -23,7 +23,7 @@ import unimodal.embedder
 from tests.unimodal.conftest import encode_token_lists
 from unimodal.calibration import fit_calibration
 from unimodal.embedder import Embedder, Item
-from unimodal.formats.native import save_model
+from unimodal.formats import native
 from unimodal.model import DualEncoder, build_model
 from unimodal.model_config import ModelConfig
 from unimodal.preprocess.images import image_to_pixels, load_image
@@ -169,7 +169,7 @@ def test_a_model_that_was_not_trained_to_be_cut_gives_whole_vectors_only(
         Embedder(plain, tokenizer, device="cpu", truncate_dim=8)
     with pytest.raises(ValueError, match=message):
         Embedder(plain, tokenizer, device="cpu").encode("a hat", truncate_dim=8)
-    save_model(tmp_path / "model", plain, tokenizer)
+    native.save(tmp_path / "model", plain, tokenizer)
     with pytest.raises(ValueError, match=message):
         unimodal.load(tmp_path / "model", device="cpu", truncate_dim=8)
     assert unimodal.load(tmp_path / "model", device="cpu", truncate_dim=24).encode(

@@ -12,7 +12,7 @@ import torch
 
 from unimodal.embedder import Embedder, load
 from unimodal.fingerprint import model_fingerprint
-from unimodal.formats.native import save_model
+from unimodal.formats import native
 from unimodal.model import DualEncoder, build_model
 from unimodal.model_config import ModelConfig
 from unimodal.preprocess.tokenizers import Tokenizer, train_tokenizer
@@ -23,7 +23,7 @@ def test_a_model_that_is_saved_and_loaded_from_two_folders_keeps_its_fingerprint
 ) -> None:
     before = model_fingerprint(model, tokenizer)
     for name in ("one", "two"):
-        save_model(tmp_path / name, model, tokenizer)
+        native.save(tmp_path / name, model, tokenizer)
     assert {
         load(tmp_path / name, device="cpu").fingerprint() for name in ("one", "two")
     } == {before}

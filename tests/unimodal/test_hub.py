@@ -28,8 +28,8 @@ from tests.unimodal.formats.sentence_folders import (
     write_modules,
 )
 from unimodal.embedder import Embedder
-from unimodal.formats.native import save_model
-from unimodal.formats.open_clip import _find_weights
+from unimodal.formats import native
+from unimodal.formats.open_clip import _check_weights
 from unimodal.model import DualEncoder
 from unimodal.preprocess.tokenizers import Tokenizer
 
@@ -175,7 +175,7 @@ def test_models_load_by_their_hub_ids(
     embedder: Embedder,
     folder: Path,
 ) -> None:
-    save_model(tmp_path / "ours", model, tokenizer)
+    native.save(tmp_path / "ours", model, tokenizer)
     (tmp_path / "ours" / "pytorch_model.bin").write_bytes(b"\x80a pickle")
     (tmp_path / "ours" / "code.py").write_text("raise SystemExit", encoding="utf-8")
     with hub("someone/ours", tmp_path / "ours") as (endpoint, asked):
@@ -220,7 +220,7 @@ def test_open_clip_weights_without_a_hub_are_one_sentence_soon(tmp_path: Path) -
     )  # nearly all of it is imports, which are slow on a cold disk
     assert len(errors) == 1
     assert errors[0].startswith(
-        "the weights 'openai' of 'ViT-B-32' lie at the hub, which gave none (Got: ConnectError"
+        "the weights 'openai' of 'ViT-B-32': the hub did not give timm/vit_base_patch32_clip_224.openai (Got: ConnectError"
     )
 
 
@@ -229,15 +229,13 @@ def test_open_clip_weights_that_lie_here_need_no_hub(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(
-        ValueError, match="the weights 'openai' of 'ViT-B-32' lie at the hub"
-    ):
-        _find_weights("ViT-B-32", "openai")
+    with pytest.raises(ValueError, match="the weights 'openai' of 'ViT-B-32': the hub"):
+        _check_weights("ViT-B-32", "openai")
     repository = tmp_path / "models--timm--vit_base_patch32_clip_224.openai"
     (repository / "snapshots" / "abc").mkdir(parents=True)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc", encoding="utf-8")
-    _find_weights("ViT-B-32", "openai")
+    _check_weights("ViT-B-32", "openai")
 
 
 def test_an_open_clip_model_loads_by_its_hub_id(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unimodal.formats.native import load_model
+from unimodal.formats import native
 from unimodal.json_text import name_kind, parse_json, shown
 from unimodal.search.index.items import IndexConfig, Item, cut_input, items
 from unimodal.search.index.reading import RawRow
@@ -95,4 +95,4 @@ def test_a_model_directory_that_has_a_key_twice_is_refused(tmp_path: Path) -> No
         ValueError,
         match=r"config\.json is not JSON \(the key 'embed_dim' is written twice",
     ):
-        load_model(tmp_path)
+        native.load(tmp_path)

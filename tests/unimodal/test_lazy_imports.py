@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from unimodal.formats.native import save_model
+from unimodal.formats import native
 from unimodal.model import DualEncoder
 from unimodal.preprocess.tokenizers import Tokenizer
 
@@ -88,7 +88,7 @@ def test_the_help_of_a_command_imports_nothing_heavy(name: str) -> None:
 def test_an_evaluation_imports_nothing_that_it_does_not_use(
     model: DualEncoder, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    save_model(tmp_path / "model", model, tokenizer)
+    native.save(tmp_path / "model", model, tokenizer)
     rows = [
         {"image": f"{colour}.png", "text": f"a {colour} mug"}
         for colour in ("red", "green", "blue")

@@ -20,8 +20,8 @@ def test_all_that_does_not_fit_is_one_short_sentence() -> None:
     assert str(caught.value) == (
         "a file lacks 500 tensors, first 'layer.000', 'layer.001', 'layer.002', and has 1 "
         "unknown tensor, first 'head', and has 2 tensors of another shape, first 'b', which is "
-        "(3,) but the configuration says (2, 2); these weights are of another architecture or "
-        "not whole, so give the files that belong together."
+        "(3,) but the configuration says (2, 2); these weights are incomplete or of another "
+        "architecture; give the files that belong together."
     )
 
 

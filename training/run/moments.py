@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from unimodal import distributed
-from unimodal.formats.native import write_tensors
 from unimodal.model import DualEncoder
+from unimodal.weights import write_tensors
 
 from ..optim import trained_parameters
 from ..sharding import copy_to_host, local_part, offsets_of, shard_like

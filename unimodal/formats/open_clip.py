@@ -1,9 +1,9 @@
 """open_clip's models, by the names that open_clip itself gives them.
 
-open_clip:NAME                 an architecture of open_clip's, with random weights
+open_clip:NAME                 one of open_clip's architectures, with random weights
 open_clip:NAME/TAG             the same with published weights, or a file of them
 open_clip:hf-hub:OWNER/NAME    a repository at the hub
-open_clip:local-dir:FOLDER     a folder as open_clip saves one
+open_clip:local-dir:FOLDER     a folder that open_clip saved
 """
 
 from __future__ import annotations
@@ -19,22 +19,32 @@ from ..model_config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from ..preprocess.tokenizers import Tokenizer, load_tokenizer
 from ..towers.open_clip import has_schema, open_clip_settings
 
+PREFIX = "open_clip:"
 
-def from_open_clip(spec: str) -> tuple[DualEncoder, Tokenizer]:
-    """Both towers of an open_clip model with their own pooling, projection, tokenizer and
-    preprocessing.
 
-    spec: "ViT-B-32", "ViT-B-32/openai", "hf-hub:OWNER/NAME" or "local-dir:FOLDER".
+def detect(source: str) -> bool:
+    """Whether the source is "open_clip:NAME"."""
+    return source.startswith(PREFIX)
 
-    Raises ValueError for an unknown name, and for weights that neither lie here nor can be fetched.
+
+def load(source: str) -> tuple[DualEncoder, Tokenizer]:
+    """Load both towers of an open_clip model with its own pooling, projection, tokenizer and pixels.
+
+    source: "open_clip:NAME", such as "open_clip:ViT-B-32/openai".
+
+    Raises ValueError for an unknown name, and for weights that are neither on this machine nor at
+    the hub.
     """
+    spec = source.removeprefix(PREFIX)
     name, pretrained, settings = check_source(spec)
     if not pretrained:
+        tag = next(iter(_tags(name)), "FILE")
         warnings.warn(
-            f"open_clip:{spec} names no weights, so they are random, and others each time; give "
-            f"a tag, such as open_clip:{spec}/{next(iter(_tags(name)), 'FILE')}.",
-            stacklevel=3,
+            f"{source} names no weights, so they are random and differ each time; give "
+            f"a tag, such as {source}/{tag}.",
+            stacklevel=4,  # the caller of unimodal.load
         )
+
     text = TextTowerConfig(
         library="open_clip",
         name=name,
@@ -44,31 +54,27 @@ def from_open_clip(spec: str) -> tuple[DualEncoder, Tokenizer]:
         max_length=settings["text_cfg"].get("context_length", 77),
     )
     tokenizer, text = load_tokenizer(text)
-    model = build_model(
-        ModelConfig(
-            embed_dim=settings["embed_dim"],
-            image=ImageTowerConfig(
-                library="open_clip", name=name, pretrained=pretrained, projection="none"
-            ),
-            text=text,
-        )
+    image = ImageTowerConfig(
+        library="open_clip", name=name, pretrained=pretrained, projection="none"
     )
-    return model, tokenizer
+    config = ModelConfig(embed_dim=settings["embed_dim"], image=image, text=text)
+    return build_model(config), tokenizer
 
 
 def check_source(spec: str) -> tuple[str, bool | str, dict[str, Any]]:
-    """Look whether a model is there, without fetching its weights.
+    """Check that a model is available, without downloading its weights.
 
-    spec: as for `from_open_clip`.
+    spec: "ViT-B-32", "ViT-B-32/openai", "hf-hub:OWNER/NAME" or "local-dir:FOLDER".
 
-    Returns open_clip's name of it, what `pretrained` is for its weights, and its architecture.
+    Returns open_clip's name of the model, the value of `pretrained` for its weights, and its
+    architecture.
 
-    Raises ValueError for an unknown name or tag, and for weights that neither lie here nor can be
-    fetched.
+    Raises ValueError for an unknown name or tag, and for weights that are neither on this machine
+    nor at the hub.
     """
     if has_schema(spec):
         if spec.startswith("hf-hub:"):
-            _find_repository(spec.removeprefix("hf-hub:"), f"the model {spec!r} lies")
+            _check_repository(spec.removeprefix("hf-hub:"), f"the model {spec!r}")
         return spec, True, open_clip_settings(spec)
 
     name, slash, tag = spec.partition("/")
@@ -78,7 +84,7 @@ def check_source(spec: str) -> tuple[str, bool | str, dict[str, Any]]:
             f"open_clip:{spec} has no tag after the slash; {nearest('', _tags(name))}"
         )
     if tag:
-        _find_weights(name, tag)
+        _check_weights(name, tag)
     return name, tag or False, settings
 
 
@@ -88,24 +94,22 @@ def _tags(name: str) -> list[str]:
     return list(open_clip.list_pretrained_tags_by_model(name))
 
 
-def _find_weights(name: str, tag: str) -> None:
+def _check_weights(name: str, tag: str) -> None:
     import open_clip
 
-    weights = open_clip.get_pretrained_cfg(name, tag)
+    weights = open_clip.get_pretrained_cfg(name, tag) or {}
     if not weights and not Path(tag).is_file():
         raise ValueError(
             f"open_clip has no weights {tag!r} of {name!r}, nor is it a file; "
             f"{nearest(tag, _tags(name))}"
         )
-    repository = (weights or {}).get("hf_hub", "").rpartition("/")[0]
-    if repository:  # else it is a file, a URL, or no such tag
-        _find_repository(repository, f"the weights {tag!r} of {name!r} lie")
+    repository = weights.get("hf_hub", "").rpartition("/")[0]
+    if repository:  # else a file or a URL
+        _check_repository(repository, f"the weights {tag!r} of {name!r}")
 
 
-def _find_repository(repository: str, what: str) -> None:
-    """Ask the hub once for no file at all: open_clip itself would try for a minute where there is
-    no network.
-    """
+def _check_repository(repository: str, subject: str) -> None:
+    """Ask the hub once, for no file at all: without a network open_clip would try for a minute."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -114,9 +118,8 @@ def _find_repository(repository: str, what: str) -> None:
     except LocalEntryNotFoundError as error:
         why = shorten(str(error), 160, placeholder=" …")
         raise ValueError(
-            f"{what} at the hub, which gave none ({why}); check the name and the connection."
+            f"{subject}: the hub did not give {repository} ({why}); check the name and the "
+            "connection."
         ) from None
-    except (
-        Exception
-    ):  # a refusal, or a proxy's, in the terms of one of many HTTP clients
-        return  # open_clip says it with the file's name
+    except Exception:  # a refusal in the terms of one of many HTTP clients
+        return  # open_clip reports it with the file's name

@@ -1,14 +1,14 @@
-"""sentence-transformers' text models: a folder or hub id with modules.json, as a text-only model of
-ours.
+"""Text models of sentence-transformers and of transformers: "hf:FOLDER" or "hf:OWNER/NAME".
 
-Its settings lie in several files. Each is obeyed, so that the vectors are those of
+The settings lie in several files. Each one is obeyed, so that the vectors are those of
 sentence-transformers, or refused by its name:
 
-    modules.json                       Transformer, Pooling and Normalize are obeyed, other modules refused
+    modules.json                       Transformer, Pooling, Normalize; other modules are refused
     sentence_bert_config.json          max_seq_length, do_lower_case
     tokenizer_config.json              model_max_length, where there is no max_seq_length
-    1_Pooling/config.json              pooling by mean, class token or last token; include_prompt must be true
-    config_sentence_transformers.json  prompts, default_prompt_name, truncate_dim, similarity_fn_name
+    1_Pooling/config.json              mean, class or last token; include_prompt must be true
+    config_sentence_transformers.json  prompts, default_prompt_name, truncate_dim,
+                                       similarity_fn_name
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import nn
 
+from ..hub import local_folder
 from ..model import DualEncoder, build_model
 from ..model_config import ModelConfig, TextTowerConfig
 from ..preprocess.tokenizers import Tokenizer, load_tokenizer, tokenizer_settings
@@ -32,7 +33,7 @@ _POOLING: dict[str, Literal["mean", "cls", "last"]] = {
     "pooling_mode_lasttoken": "last",
 }
 
-# What a Transformer module does where its file does not say: anything else is refused.
+# The defaults of a Transformer module; any other value is refused.
 _PLAIN: dict[str, Any] = {
     "transformer_task": "feature-extraction",
     "module_output_name": "token_embeddings",
@@ -48,6 +49,7 @@ _PLAIN: dict[str, Any] = {
     "config_kwargs": {},
 }
 _PLAIN_TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
+# Older versions named the file after the architecture: sentence_roberta_config.json.
 _MODULE_FILES = (
     "bert",
     "roberta",
@@ -56,34 +58,39 @@ _MODULE_FILES = (
     "albert",
     "xlm-roberta",
     "xlnet",
-)  # of older versions
+)
 
 _NO_LIMIT = 1_000_000  # transformers writes 1e30 for a tokenizer without a length
-_COUNT_FROM_PAD = (
-    "roberta",
-    "xlm-roberta",
-    "camembert",
-    "mpnet",
-)  # their first position is after the padding's id
+# Their first position is the one after the padding's id.
+_COUNT_FROM_PAD = ("roberta", "xlm-roberta", "camembert", "mpnet")
+
+PREFIX = "hf:"
 
 
 class _Layout(NamedTuple):
-    """What modules.json says."""
+    """The modules of modules.json."""
 
     backbone: Path
     pooling: Path | None  # None: there is no modules.json
     is_normalized: bool
 
 
-def from_transformers(folder: Path) -> tuple[DualEncoder, Tokenizer]:
-    """A transformers text encoder, pooled as its sentence-transformers files say, or by the mean
-    where there are none.
+def detect(source: str) -> bool:
+    """Whether the source is "hf:NAME"."""
+    return source.startswith(PREFIX)
 
-    folder: of a sentence-transformers or a transformers model.
 
-    Raises ValueError, with its name, for a module or a setting that is not supported, and for
-    weights or a tokenizer that are not whole.
+def load(source: str) -> tuple[DualEncoder, Tokenizer]:
+    """Load a text encoder, pooled as its sentence-transformers files say.
+
+    Without these files the pooling is the mean.
+
+    source: "hf:FOLDER" or "hf:OWNER/NAME", a sentence-transformers or a transformers model.
+
+    Raises ValueError for a module or a setting that is not supported, by its name, and for
+    incomplete weights or an incomplete tokenizer.
     """
+    folder = local_folder(source.removeprefix(PREFIX), source)
     layout = _read_layout(folder)
     module = _read_module(layout.backbone)
     settings = read_settings(str(layout.backbone), {})
@@ -123,9 +130,7 @@ def from_transformers(folder: Path) -> tuple[DualEncoder, Tokenizer]:
 
 
 def _read_layout(folder: Path) -> _Layout:
-    """Where the backbone and the pooling are: modules.json says, and only it says what else the
-    model is made of.
-    """
+    """Find the backbone and the pooling by modules.json."""
     if (folder / "adapter_config.json").is_file():
         raise ValueError(
             f"{folder} is an adapter (adapter_config.json); merge it into its model and save that."
@@ -154,7 +159,7 @@ def _read_layout(folder: Path) -> _Layout:
 
 
 def _read_module(backbone: Path) -> dict[str, Any]:
-    """The settings of the Transformer module."""
+    """Read the settings of the Transformer module; refuses those that are not supported."""
     files = [backbone / f"sentence_{kind}_config.json" for kind in _MODULE_FILES]
     file = next((file for file in files if file.is_file()), files[0])
     module: dict[str, Any] = _read(file)
@@ -162,9 +167,8 @@ def _read_module(backbone: Path) -> dict[str, Any]:
     for key, plain in _PLAIN.items():
         value = module.get(key) or plain
         if isinstance(value, dict):
-            value = {
-                name: one for name, one in value.items() if name != "trust_remote_code"
-            }
+            value = dict(value)
+            value.pop("trust_remote_code", None)
         if value != plain:
             raise ValueError(
                 f"{file} sets {key} to {value!r:.100}, which is not supported; use a "
@@ -184,7 +188,7 @@ def _read_pooling(folder: Path) -> Literal["mean", "cls", "last"]:
     file = folder / "config.json"
     if not file.is_file():
         raise ValueError(
-            f"{file} is missing, so how the model pools is not known; copy the whole folder."
+            f"{file} is missing, so the pooling is unknown; copy the whole folder."
         )
     settings = _read(file)
 
@@ -197,18 +201,15 @@ def _read_pooling(folder: Path) -> Literal["mean", "cls", "last"]:
     mode = settings.get("pooling_mode")
     if isinstance(mode, list) and len(mode) == 1:
         mode = mode[0]
-    modes = [
-        key
-        for key, on in settings.items()
-        if on is True and key.startswith("pooling_mode_")
-    ]
     if mode is not None:
         modes = [f"pooling_mode_{mode}"]
-    chosen = [
-        known
-        for key, known in _POOLING.items()
-        if any(key.startswith(name) for name in modes)
-    ]
+    else:
+        keys = (key for key in settings if key.startswith("pooling_mode_"))
+        modes = [key for key in keys if settings[key] is True]
+
+    # "pooling_mode_mean" stands for "pooling_mode_mean_tokens".
+    prefixes = tuple(modes)
+    chosen = [known for key, known in _POOLING.items() if key.startswith(prefixes)]
     if len(chosen) != 1 or len(modes) != 1:
         raise ValueError(
             f"{folder} pools by {modes}; only one of {sorted(set(_POOLING.values()))} is supported."
@@ -217,15 +218,10 @@ def _read_pooling(folder: Path) -> Literal["mean", "cls", "last"]:
 
 
 def _max_length(backbone: Path, module: Mapping[str, Any], settings: Any) -> int:
-    """How many tokens a text is cut to."""
+    """The number of tokens that a text is cut to."""
     length = module.get("max_seq_length")
     if length:
-        if isinstance(length, bool) or not isinstance(length, int) or length < 3:
-            raise ValueError(
-                f"{backbone} has max_seq_length {length!r:.60} in its sentence_bert_config.json; "
-                "write how many tokens a text is cut to (3 or more), or take it out."
-            )
-        return length
+        return _checked_length(backbone, length)
 
     tokenizer = tokenizer_settings(str(backbone))
     positions = getattr(settings, "max_position_embeddings", None)
@@ -238,56 +234,54 @@ def _max_length(backbone: Path, module: Mapping[str, Any], settings: Any) -> int
     ]
     if not known:
         raise ValueError(
-            f"{backbone} does not say how long a text may be; put max_seq_length into "
-            "its sentence_bert_config.json."
+            f"{backbone} has no max_seq_length; write it into its sentence_bert_config.json."
         )
     return min(known)
+
+
+def _checked_length(backbone: Path, length: Any) -> int:
+    if isinstance(length, bool) or not isinstance(length, int) or length < 3:
+        raise ValueError(
+            f"{backbone} has max_seq_length {length!r:.60} in its sentence_bert_config.json; "
+            "write the number of tokens that a text is cut to (3 or more), or remove it."
+        )
+    return length
 
 
 def _check_model(folder: Path, whole: Mapping[str, Any], is_normalized: bool) -> None:
     kind = whole.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
         raise ValueError(
-            f"{folder} is a {kind}, which does not give one vector of a text; use a "
+            f"{folder} is a {kind}, which does not give one vector per text; use a "
             "SentenceTransformer."
         )
 
     similarity = whole.get("similarity_fn_name") or "cosine"
-    alike = (
-        ("cosine", "dot", "euclidean") if is_normalized else ("cosine",)
-    )  # of unit vectors they rank alike
-    if similarity not in alike:
+    # Unit vectors are ranked the same by all three.
+    same_ranking = ("cosine", "dot", "euclidean") if is_normalized else ("cosine",)
+    if similarity not in same_ranking:
         raise ValueError(
-            f"{folder} compares vectors by {similarity!r} (similarity_fn_name), and here they "
-            "have length 1 and are compared by cosine, which would rank otherwise; use a model "
-            "that is made for cosine."
+            f"{folder} compares vectors by {similarity!r} (similarity_fn_name), which ranks "
+            "differently from the cosine; use a model that was trained for the cosine."
         )
 
 
 def _truncated(folder: Path, wanted: Any, width: int) -> int:
+    """The length that the model truncates its vectors to."""
     if wanted is None:
         return width
     if not isinstance(wanted, int) or wanted < 1:
         raise ValueError(
             f"{folder} has truncate_dim {wanted!r}; write a number from 1 to {width}, or "
-            "take it out."
+            "remove it."
         )
     return min(wanted, width)
 
 
 def _prompts(folder: Path, whole: Mapping[str, Any]) -> dict[str, str]:
     known = whole.get("prompts") or {}
-    prompts = {
-        "query": known.get("query") or "",
-        "document": next(
-            (
-                known[kind]
-                for kind in ("document", "passage", "corpus")
-                if known.get(kind)
-            ),
-            "",
-        ),
-    }
+    document = known.get("document") or known.get("passage") or known.get("corpus")
+    prompts = {"query": known.get("query") or "", "document": document or ""}
 
     default = whole.get("default_prompt_name")
     if default is not None:
@@ -301,19 +295,18 @@ def _prompts(folder: Path, whole: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _matryoshka_dims(settings: Any, dim: int) -> tuple[int, ...]:
-    """The lengths that config.json says the model was trained to be cut to."""
-    dims = (
+    """The lengths in config.json that the model was trained to be truncated to."""
+    listed = (
         getattr(settings, "matryoshka_dims", None)
         or getattr(settings, "matryoshka_dimensions", None)
         or ()
     )
-    return tuple(sorted({int(one) for one in dims if 0 < int(one) < dim}))
+    lengths = {int(length) for length in listed}
+    return tuple(sorted(length for length in lengths if 0 < length < dim))
 
 
 def _read(file: Path, kind: type[Any] = dict) -> Any:
-    """A JSON file, which must hold an object (or a list); an empty one where the
-    file is not there.
-    """
+    """Read a JSON file that holds an object, or a list; a missing file is an empty one."""
     if not file.is_file():
         return kind()
     try:

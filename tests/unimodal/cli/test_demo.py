@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from unimodal.cli.demo import index_catalogue, offer_search
 from unimodal.demo.catalogue import build_catalogue, read_products, training_texts
 from unimodal.embedder import load
-from unimodal.formats.native import save_model
+from unimodal.formats import native
 from unimodal.model import build_model
 from unimodal.model_config import ModelConfig
 from unimodal.preprocess.tokenizers import load_tokenizer, train_tokenizer
@@ -66,7 +66,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     torch.manual_seed(0)
     assert config.text is not None
-    save_model(
+    native.save(
         folder / "model", build_model(config).eval(), load_tokenizer(config.text)[0]
     )
     index_catalogue(folder / "model", folder / "data", folder / "store")

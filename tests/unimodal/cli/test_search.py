@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from tests.conftest import Recipe
 from unimodal.cli import app
-from unimodal.formats.native import save_model
+from unimodal.formats import native
 from unimodal.model import build_model
 from unimodal.preprocess.tokenizers import load_tokenizer
 
@@ -21,7 +21,7 @@ def model(recipe: Recipe, tmp_path: Path) -> Path:
     config = recipe().model
     assert config is not None
     assert config.text is not None
-    save_model(tmp_path / "model", build_model(config), load_tokenizer(config.text)[0])
+    native.save(tmp_path / "model", build_model(config), load_tokenizer(config.text)[0])
     return tmp_path / "model"
 
 

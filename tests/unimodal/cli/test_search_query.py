@@ -28,7 +28,7 @@ from tests.conftest import COLOURS, THINGS, Recipe
 from unimodal.cli import app
 from unimodal.cli.search import LONGEST, _print
 from unimodal.embedder import load
-from unimodal.formats.native import save_model
+from unimodal.formats import native
 from unimodal.model import build_model
 from unimodal.preprocess.tokenizers import load_tokenizer
 from unimodal.search.query.fusion import RankedHit
@@ -91,7 +91,7 @@ def shop(recipe: Recipe, tmp_path: Path) -> Path:
     ).model
     assert config is not None
     assert config.text is not None
-    save_model(tmp_path / "model", build_model(config), load_tokenizer(config.text)[0])
+    native.save(tmp_path / "model", build_model(config), load_tokenizer(config.text)[0])
     indexed = unimodal(
         "index",
         tmp_path / "model",

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from tests.conftest import Recipe
 from unimodal.cli import app
 from unimodal.embedder import load
-from unimodal.formats.native import save_model
+from unimodal.formats import native
 from unimodal.model import build_model
 from unimodal.preprocess.tokenizers import load_tokenizer
 from unimodal.search.stores.open import create_store
@@ -50,7 +50,7 @@ def model(recipe: Recipe, tmp_path: Path) -> Path:
     config = recipe().model
     assert config is not None
     assert config.text is not None
-    save_model(
+    native.save(
         tmp_path / "shop" / "model", build_model(config), load_tokenizer(config.text)[0]
     )
     return tmp_path / "shop" / "model"

@@ -23,12 +23,13 @@ from torch import nn
 import unimodal
 from unimodal.embedder import Embedder, Item
 from unimodal.files import replace_folder, replace_text
+from unimodal.formats import native
 from unimodal.formats.card import count_parameters, model_card, write_card
-from unimodal.formats.native import load_model, load_tensors, save_model, write_tensors
-from unimodal.formats.open_clip import from_open_clip
+from unimodal.formats.open_clip import load as load_open_clip
 from unimodal.model import DualEncoder, build_model
 from unimodal.model_config import ImageTowerConfig, ModelConfig, TextTowerConfig
 from unimodal.preprocess.tokenizers import Tokenizer, load_tokenizer
+from unimodal.weights import load_tensors, write_tensors
 
 SMALL = {
     "vocab_size": 120,
@@ -48,7 +49,7 @@ FILES = ["README.md", "config.json", "model.safetensors", "tokenizer.json"]
 
 @pytest.fixture
 def folder(tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer) -> Path:
-    save_model(tmp_path / "deep" / "model", model, tokenizer)
+    native.save(tmp_path / "deep" / "model", model, tokenizer)
     return tmp_path / "deep" / "model"
 
 
@@ -87,7 +88,7 @@ def test_a_model_saved_before_there_was_a_choice_drops_alpha_and_keeps_its_name(
         digest.update(len(part).to_bytes(8, "little") + part)
     assert loaded.fingerprint() == digest.hexdigest() != embedder.fingerprint()
 
-    save_model(folder.with_name("again"), loaded.models[0], loaded.tokenizer)
+    native.save(folder.with_name("again"), loaded.models[0], loaded.tokenizer)
     again = unimodal.load(folder.with_name("again"), device="cpu")
     assert (again.config, again.fingerprint()) == (loaded.config, loaded.fingerprint())
 
@@ -155,7 +156,7 @@ def test_models_of_every_make_come_back(
         device="cpu",
     )
     items: list[Any] = [*(texts if text else ()), *(images if image else ())]
-    save_model(tmp_path / "model", made.models[0], tokenizer)
+    native.save(tmp_path / "model", made.models[0], tokenizer)
     torch.manual_seed(1)
     assert names(tmp_path / "model") == (FILES if text else FILES[:3])
     assert np.array_equal(
@@ -167,8 +168,8 @@ def test_models_of_every_make_come_back(
 def test_an_open_clip_model_comes_back(
     tmp_path: Path, open_clip_name: str, mixture: list[Item]
 ) -> None:
-    made = Embedder(*from_open_clip(open_clip_name), device="cpu")
-    save_model(tmp_path / "model", made.models[0], made.tokenizer)
+    made = Embedder(*load_open_clip(f"open_clip:{open_clip_name}"), device="cpu")
+    native.save(tmp_path / "model", made.models[0], made.tokenizer)
     loaded = unimodal.load(tmp_path / "model", device="cpu")
     mixture = ["fish &amp;  CHIPS", *mixture]
     assert np.array_equal(loaded.encode(mixture), made.encode(mixture))
@@ -177,7 +178,7 @@ def test_an_open_clip_model_comes_back(
 def test_a_loaded_model_is_saved_again_as_the_same_bytes(
     folder: Path, tmp_path: Path
 ) -> None:
-    save_model(tmp_path / "again", *load_model(folder))
+    native.save(tmp_path / "again", *native.load(folder))
     for name in FILES:
         assert (tmp_path / "again" / name).read_bytes() == (
             folder / name
@@ -198,7 +199,7 @@ def test_files_are_as_readable_as_the_umask_says(
 ) -> None:
     before = os.umask(mask)
     try:
-        save_model(tmp_path / "model", model, tokenizer)
+        native.save(tmp_path / "model", model, tokenizer)
     finally:
         os.umask(before)
     modes = {
@@ -213,12 +214,12 @@ def test_the_logit_scales_are_saved_with_the_model(
 ) -> None:
     with torch.no_grad():
         model.logit_scales["texts"].fill_(1.25)
-    save_model(tmp_path / "model", model, tokenizer)
-    assert load_model(tmp_path / "model")[0].logit_scales["texts"].item() == 1.25
+    native.save(tmp_path / "model", model, tokenizer)
+    assert native.load(tmp_path / "model")[0].logit_scales["texts"].item() == 1.25
 
 
 def test_a_loaded_model_is_in_evaluation_mode(folder: Path) -> None:
-    assert not any(module.training for module in load_model(folder)[0].modules())
+    assert not any(module.training for module in native.load(folder)[0].modules())
 
 
 def change_tensors(folder: Path, **changes: torch.Tensor | None) -> None:
@@ -267,21 +268,21 @@ def test_tensors_that_do_not_fit_are_refused(
 ) -> None:
     change_tensors(folder, **changes)
     with pytest.raises(ValueError, match=message):
-        load_model(folder)
+        native.load(folder)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("config.json", "is no model directory: config.json is missing"),
-        ("model.safetensors", "is no model directory: model.safetensors is missing"),
+        ("config.json", "is not a model directory: config.json is missing"),
+        ("model.safetensors", "is not a model directory: model.safetensors is missing"),
         ("tokenizer.json", "has no tokenizer.json"),
     ],
 )
 def test_a_missing_file_is_refused(folder: Path, name: str, message: str) -> None:
     (folder / name).unlink()
     with pytest.raises(ValueError, match=message):
-        load_model(folder)
+        native.load(folder)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
@@ -289,7 +290,7 @@ def test_a_missing_file_is_refused(folder: Path, name: str, message: str) -> Non
 def test_a_broken_file_is_refused(folder: Path, name: str, content: bytes) -> None:
     (folder / name).write_bytes(content)
     with pytest.raises(ValueError, match=name) as caught:
-        load_model(folder)
+        native.load(folder)
     assert "\n" not in str(caught.value)
 
 
@@ -299,7 +300,7 @@ def test_a_cut_weights_file_is_refused(folder: Path) -> None:
     with pytest.raises(
         ValueError, match=r"model.safetensors is not a readable safetensors file"
     ):
-        load_model(folder)
+        native.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -317,17 +318,17 @@ def test_a_configuration_of_another_kind_is_refused(
         json.dumps({**values, **change}), encoding="utf-8"
     )
     with pytest.raises(ValueError, match=message):
-        load_model(folder)
+        native.load(folder)
 
 
 def test_what_is_there_is_replaced_only_when_that_is_asked_for(
     folder: Path, model: DualEncoder, tokenizer: Tokenizer
 ) -> None:
     (folder / "more").touch()
-    with pytest.raises(ValueError, match="exists already; choose another folder"):
-        save_model(folder, model, tokenizer)
+    with pytest.raises(ValueError, match="already exists; choose another folder"):
+        native.save(folder, model, tokenizer)
     assert (folder / "more").exists()
-    save_model(folder, model, tokenizer, overwrite=True)
+    native.save(folder, model, tokenizer, overwrite=True)
     assert names(folder) == FILES
     assert names(folder.parent) == ["model"]
 
@@ -350,10 +351,10 @@ def test_nothing_is_half_written_if_writing_fails(
         model.logit_scales["texts"].fill_(1.25)
     for place in (folder, tmp_path / "new"):
         with pytest.raises(OSError, match="no space left"):
-            save_model(place, model, breaking, overwrite=True)
+            native.save(place, model, breaking, overwrite=True)
     assert {name: (folder / name).read_bytes() for name in FILES} == before
     assert not (tmp_path / "new").exists()
-    save_model(
+    native.save(
         tmp_path / "new", model, tokenizer
     )  # what was left of the first attempt is in nobody's way
     assert names(tmp_path / "new") == FILES
@@ -373,7 +374,7 @@ def test_on_a_full_disk_the_model_that_was_there_stays_and_nothing_is_left_besid
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
         try:
             with pytest.raises(OSError, match=r"(?i)file too large"):
-                save_model(folder, model, tokenizer, overwrite=True)
+                native.save(folder, model, tokenizer, overwrite=True)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert {name: (folder / name).read_bytes() for name in FILES} == before
@@ -500,7 +501,7 @@ def test_the_card_is_written_anew_with_scores_and_nothing_else_changes(
 def test_a_card_of_ones_own_is_kept(
     tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer
 ) -> None:
-    save_model(tmp_path / "model", model, tokenizer, card="# Mine\n")
+    native.save(tmp_path / "model", model, tokenizer, card="# Mine\n")
     assert (tmp_path / "model" / "README.md").read_text(encoding="utf-8") == "# Mine\n"
 
 

@@ -18,7 +18,7 @@ from tests.unimodal.formats.sentence_folders import (
     write_backbone,
     write_modules,
 )
-from unimodal.formats.native import save_model
+from unimodal.formats import native
 from unimodal.formats.sentence_transformers import _max_length
 
 
@@ -150,7 +150,7 @@ def test_the_default_prompt_of_a_sentence_model_stands_before_plain_texts(
         assert np.array_equal(
             encode(texts), embedder.encode(texts, prompt=prompts.get(name, ""))
         )
-    save_model(tmp_path / "ours", embedder.models[0], embedder.tokenizer)
+    native.save(tmp_path / "ours", embedder.models[0], embedder.tokenizer)
     assert np.array_equal(
         unimodal.load(tmp_path / "ours", device="cpu").encode(texts),
         embedder.encode(texts),
@@ -181,7 +181,7 @@ def test_a_sentence_model_that_is_cut_stays_cut(
         rtol=0,
         atol=1e-6,
     )
-    save_model(tmp_path / "ours", embedder.models[0], embedder.tokenizer)
+    native.save(tmp_path / "ours", embedder.models[0], embedder.tokenizer)
     assert np.array_equal(
         unimodal.load(tmp_path / "ours", device="cpu").encode(texts),
         embedder.encode(texts),
@@ -221,9 +221,7 @@ def test_a_plain_encoder_without_a_length_is_refused(folder: Path) -> None:
         == 512
     )
     change_json(folder / "tokenizer_config.json", model_max_length=10**30)
-    with pytest.raises(
-        ValueError, match="does not say how long a text may be; put max_seq_length"
-    ):
+    with pytest.raises(ValueError, match="has no max_seq_length"):
         _max_length(
             folder, {}, SimpleNamespace(model_type="xlnet", max_position_embeddings=-1)
         )
@@ -326,7 +324,7 @@ def test_a_sentence_model_without_its_pooling_is_refused(folder: Path) -> None:
     (folder / "1_Pooling" / "config.json").unlink()
     with pytest.raises(
         ValueError,
-        match=r"1_Pooling/config.json is missing, so how the model pools is not known",
+        match=r"1_Pooling/config.json is missing",
     ):
         unimodal.load(f"hf:{folder}", device="cpu")
 
@@ -369,7 +367,7 @@ def test_an_imported_model_is_saved_as_one_of_ours(
     folder: Path, tmp_path: Path, texts: list[str]
 ) -> None:
     embedder = unimodal.load(f"hf:{folder}", device="cpu")
-    save_model(tmp_path / "ours", embedder.models[0], embedder.tokenizer)
+    native.save(tmp_path / "ours", embedder.models[0], embedder.tokenizer)
     assert np.array_equal(
         unimodal.load(tmp_path / "ours", device="cpu").encode(texts),
         embedder.encode(texts),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from unimodal.formats.native import save_model
+from unimodal.formats import native
 from unimodal.model import DualEncoder
 from unimodal.preprocess.tokenizers import Tokenizer
 
@@ -14,5 +14,5 @@ pytest.register_assert_rewrite("tests.unimodal.search.stores.conformance")
 @pytest.fixture
 def saved(tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer) -> str:
     """The directory of a small model."""
-    save_model(tmp_path / "model", model, tokenizer)
+    native.save(tmp_path / "model", model, tokenizer)
     return str(tmp_path / "model")

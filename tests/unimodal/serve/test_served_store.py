@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from tests.unimodal.serve.shop import build_shop, title
 from unimodal.embedder import Embedder, load
-from unimodal.formats.native import save_model
+from unimodal.formats import native
 from unimodal.model import build_model
 from unimodal.model_config import ModelConfig
 from unimodal.search.stores.open import open_store
@@ -69,7 +69,7 @@ class Shop:
     def save(self, embedder: Embedder) -> None:
         shutil.rmtree(self.model, ignore_errors=True)
         assert embedder.tokenizer is not None
-        save_model(self.model, embedder.models[0], embedder.tokenizer)
+        native.save(self.model, embedder.models[0], embedder.tokenizer)
 
     def index(self, embedder: Embedder) -> None:
         """Make the store again, with this model."""

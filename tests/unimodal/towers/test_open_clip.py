@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.unimodal.conftest import encode_token_lists
-from unimodal.formats.open_clip import from_open_clip
+from unimodal.formats.open_clip import load as load_open_clip
 from unimodal.model_config import (
     ImageTowerConfig,
     PreprocessConfig,
@@ -120,7 +120,7 @@ def test_an_open_clip_model_of_ours_equals_open_clip_on_images_and_texts(
     import open_clip
 
     torch.manual_seed(0)
-    model, tokenizer = from_open_clip(open_clip_name)
+    model, tokenizer = load_open_clip(f"open_clip:{open_clip_name}")
     theirs = open_clip_itself(open_clip_name, model.eval())
     transform = open_clip.transform.image_transform_v2(
         open_clip.transform.PreprocessCfg(**theirs.visual.preprocess_cfg),
@@ -180,7 +180,7 @@ def test_an_open_clip_model_with_a_transformers_text_tower_equals_open_clip(
     (tmp_path / f"{name}.json").write_text(json.dumps(settings), encoding="utf-8")
     open_clip.add_model_config(tmp_path)
     torch.manual_seed(0)
-    model, tokenizer = from_open_clip(name)
+    model, tokenizer = load_open_clip(f"open_clip:{name}")
     nasty = [*texts, "A &amp; B,  red\n ball!", "It's “old”."]
     expected = open_clip_itself(name, model.eval()).encode_text(
         open_clip.get_tokenizer(name)(nasty), normalize=True

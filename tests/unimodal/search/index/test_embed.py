@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from unimodal.config import parse_config
-from unimodal.formats.native import save_model
+from unimodal.formats import native
 from unimodal.model import DualEncoder
 from unimodal.model_config import PreprocessConfig
 from unimodal.preprocess.tokenizers import Tokenizer
@@ -93,7 +93,7 @@ def test_a_text_that_is_too_long_for_milvus_leaves_the_others_in(
     tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer
 ) -> None:
     pytest.importorskip("milvus_lite")
-    save_model(tmp_path / "model", model, tokenizer)
+    native.save(tmp_path / "model", model, tokenizer)
     rows = [
         {"id": "a", "title": "a hat", "tags": ["b"]},
         {"id": "b", "title": "a" * 65_536, "tags": ["b"]},
@@ -109,7 +109,7 @@ def test_milvus_has_an_item_as_it_was_put_in(
     tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer
 ) -> None:
     pytest.importorskip("milvus_lite")
-    save_model(tmp_path / "model", model, tokenizer)
+    native.save(tmp_path / "model", model, tokenizer)
     url = f"milvus://{tmp_path}/shop.db"
     rows: list[dict[str, Any]] = [
         {"id": "a", "title": "a hat", "tags": ["a"]},

@@ -16,7 +16,7 @@ from tests.unimodal.search.index.runs import Run, wait_until
 from tests.unimodal.search.index.test_embed import plan_of
 from unimodal.config import parse_config
 from unimodal.embedder import load
-from unimodal.formats.native import save_model
+from unimodal.formats import native
 from unimodal.model import DualEncoder
 from unimodal.preprocess.tokenizers import Tokenizer
 from unimodal.search.index.items import IndexConfig, cut_input
@@ -55,7 +55,7 @@ def test_this_process_has_the_model_on_no_gpu(
     tokenizer: Tokenizer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    save_model(tmp_path / "model", model, tokenizer)
+    native.save(tmp_path / "model", model, tokenizer)
     config = plan_of(tmp_path, [{"id": "a", "title": "a", "tags": ["b"]}]).config
     index(str(tmp_path / "model"), config, str(tmp_path / "store"), device="cpu")
     devices = list[Any]()
@@ -94,7 +94,7 @@ def test_rays_files_are_those_of_one_process_and_a_kill_costs_what_was_in_flight
     texts: list[str],
     images: list[Image.Image],
 ) -> None:
-    save_model(tmp_path / "model", model, tokenizer)
+    native.save(tmp_path / "model", model, tokenizer)
     rows = [
         {"id": f"p{n}", "title": text, "photo": f"{n}.png" if n < 6 else None}
         for n, text in enumerate(texts)

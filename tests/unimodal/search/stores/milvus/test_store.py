@@ -28,7 +28,7 @@ from tests.unimodal.search.stores.conformance import (
 )
 from unimodal.config import parse_config
 from unimodal.embedder import Embedder
-from unimodal.formats.native import save_model
+from unimodal.formats import native
 from unimodal.model import DualEncoder
 from unimodal.preprocess.tokenizers import Tokenizer
 from unimodal.search.filters.check import check_filter, matches
@@ -196,7 +196,7 @@ def test_a_catalogue_is_indexed_and_asked_on_milvus_as_in_a_folder(
     texts: list[str],
 ) -> None:
     pytest.importorskip("lancedb")
-    save_model(tmp_path / "model", model, tokenizer)
+    native.save(tmp_path / "model", model, tokenizer)
     products = [
         {"id": f"p{n}", "title": text, "price": n / 2} for n, text in enumerate(texts)
     ]
