@@ -219,9 +219,8 @@ def test_open_clip_weights_without_a_hub_are_one_sentence_soon(tmp_path: Path) -
         time.monotonic() - started < 90
     )  # nearly all of it is imports, which are slow on a cold disk
     assert len(errors) == 1
-    assert errors[0].startswith(
-        "the weights 'openai' of 'ViT-B-32': the hub did not give timm/vit_base_patch32_clip_224.openai (Got: ConnectError"
-    )
+    assert errors[0].startswith("the weights 'openai' of 'ViT-B-32': the hub")
+    assert "(Got: ConnectError" in errors[0]
 
 
 def test_open_clip_weights_that_lie_here_need_no_hub(

@@ -11,7 +11,7 @@ from PIL import Image
 
 from eval.data.tasks import ImageTextTask
 from unimodal.embed import embed_source
-from unimodal.formats.native import save_model
+from unimodal.formats import native
 from unimodal.model import DualEncoder
 from unimodal.preprocess.tokenizers import Tokenizer
 from unimodal.search.index.items import (
@@ -60,7 +60,7 @@ def test_image_paths_are_relative_to_the_same_folder_in_every_command(
     rows = [{"image": name, "text": f"hat {name}"} for name in NAMES]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (tmp_path / "shop" / "rows.jsonl").write_text(lines, encoding="utf-8")
-    save_model(tmp_path / "model", model, tokenizer)
+    native.save(tmp_path / "model", model, tokenizer)
 
     assert _packed(table, image_root) == contents
     assert [path.read_bytes() for path in _indexed(table, image_root)] == contents

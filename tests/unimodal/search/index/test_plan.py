@@ -18,7 +18,7 @@ from tests.unimodal.search.index.products import (
 )
 from unimodal.calibration import Calibration, save_calibration
 from unimodal.embedder import load
-from unimodal.formats.native import save_model
+from unimodal.formats import native
 from unimodal.model import DualEncoder, build_model
 from unimodal.preprocess.tokenizers import Tokenizer
 from unimodal.search.index.inputs import default_folder
@@ -236,7 +236,7 @@ def test_embeddings_of_another_model_are_not_mixed_in(
 def test_a_text_model_indexes_texts_and_keeps_thumbnails(
     tmp_path: Path, catalogue: Catalogue, model: DualEncoder, tokenizer: Tokenizer
 ) -> None:
-    save_model(
+    native.save(
         tmp_path / "texts",
         build_model(model.config.model_copy(update={"image": None})),
         tokenizer,
