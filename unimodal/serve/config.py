@@ -1,12 +1,11 @@
-"""What a server is told: model, address, and every bound that keeps it standing. Each key can be
-`key=value`.
-"""
+"""The configuration of a server: model, address, and limits. Each key can be `key=value`."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -36,8 +35,8 @@ class UrlsConfig(Config):
         for host in self.allow:
             if not _HOST.fullmatch(host):
                 raise ValueError(
-                    f"allow {host!r} is no host name; write img.shop.com, or *.shop.com "
-                    "for all below it."
+                    f"allow {host!r} is not a host name; write img.shop.com, or "
+                    "*.shop.com for all below it."
                 )
         return self
 
@@ -120,15 +119,14 @@ class ServeConfig(Config):
     def _fits_together(self) -> ServeConfig:
         if self.max_items > self.queue_items:
             raise ValueError(
-                f"max_items {self.max_items} is more than queue_items {self.queue_items}, so "
-                "that the largest request would never be admitted; lower the one or raise the "
-                "other."
+                f"max_items {self.max_items} is more than queue_items {self.queue_items}, so the "
+                "largest request would never be admitted; lower max_items or raise queue_items."
             )
         if self.max_body_bytes > self.queue_bytes:
             raise ValueError(
                 f"max_body_bytes {self.max_body_bytes} is more than queue_bytes "
-                f"{self.queue_bytes}, so the largest request would never be admitted; lower the "
-                "one or raise the other."
+                f"{self.queue_bytes}, so the largest request would never be admitted; lower "
+                "max_body_bytes or raise queue_bytes."
             )
         for proxy in self.proxies:
             if proxy != "*" and not _is_network(proxy):
@@ -139,7 +137,7 @@ class ServeConfig(Config):
         for origin in self.cors:
             if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
                 raise ValueError(
-                    f"cors {origin!r} is no origin; write it as https://shop.com, or * "
+                    f"cors {origin!r} is not an origin; write it as https://shop.com, or * "
                     "for every page."
                 )
         return self
@@ -154,35 +152,37 @@ def _is_network(text: str) -> bool:
 
 
 def read_api_keys(config: ServeConfig) -> tuple[str, ...]:
-    """The keys that open the server, from its file and the environment; none: it is open to
-    everyone.
+    """The server's API keys, from its file and the environment; none: anyone may use it.
 
     Raises ValueError for a file that is missing or has no key, and for keys too short to be secret.
     """
-    keys = [
-        key.strip() for key in os.environ.get(API_KEYS, "").split(",") if key.strip()
-    ]
+    keys = _strip(os.environ.get(API_KEYS, "").split(","))
     if config.api_keys_file:
-        file = Path(config.api_keys_file)
-        if not file.is_file():
-            raise ValueError(
-                f"api_keys_file {config.api_keys_file!r} does not exist; write a key a "
-                "line into it."
-            )
-        found = [
-            line.strip()
-            for line in file.read_text(encoding="utf-8").splitlines()
-            if line.strip()
-        ]
-        if not found:  # must not mean an open server
-            raise ValueError(
-                f"api_keys_file {config.api_keys_file!r} holds no key; write one a line into it."
-            )
-        keys += found
+        keys += _read_keys_file(config.api_keys_file)
     for number, key in enumerate(keys, start=1):
         if len(key) < 16 or not key.isascii():
             raise ValueError(
-                f"API key {number} has {len(key)} characters; a key is 16 or more "
-                "characters of ASCII."
+                f"API key {number} has {len(key)} characters; a key has at least 16 characters, "
+                "all of them ASCII."
             )
     return tuple(dict.fromkeys(keys))
+
+
+def _read_keys_file(name: str) -> list[str]:
+    file = Path(name)
+    if not file.is_file():
+        raise ValueError(
+            f"api_keys_file {name!r} does not exist; write one key per line into it."
+        )
+    keys = _strip(file.read_text(encoding="utf-8").splitlines())
+    if not keys:  # must not mean an open server
+        raise ValueError(
+            f"api_keys_file {name!r} has no key; write one key per line into it."
+        )
+    return keys
+
+
+def _strip(texts: Iterable[str]) -> list[str]:
+    """The texts without blanks around them, and without empty texts."""
+    stripped = [text.strip() for text in texts]
+    return [text for text in stripped if text]

@@ -2,8 +2,8 @@
 
 The store is checked every few seconds, and whenever a search of it fails. While it cannot be read,
 or holds vectors of another model, searches are answered 503 and the server is not ready; both end
-as soon as the store is right again. Messages of the storage libraries contain the store's path: they
-go to the log, and never into an answer.
+as soon as the store is right again. Messages of the storage libraries contain the store's path:
+they go to the log, and never into an answer.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def bind_socket(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which after SIGTERM becomes not ready, keeps accepting for a moment, and then drains.
+    """uvicorn, which after SIGTERM is not ready, keeps accepting for a moment, and then drains.
 
     A load balancer keeps sending until it has noticed; its requests would find a closed port. A
     second signal ends the process immediately, and so does a model that hangs.

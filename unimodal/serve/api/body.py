@@ -141,7 +141,7 @@ ITEM = {
         },
     ]
 }
-# Checked item by item elsewhere: a fault is reported with the item's number, or fails that item only.
+# Checked item by item elsewhere: a fault is reported with the item's number, or fails that item.
 Inputs = Annotated[
     Any,
     WithJsonSchema(

@@ -126,7 +126,7 @@ class Facets:
 
 
 def find_facets(store: VectorStore) -> list[Facet]:
-    """The facets of all fields, by one scan; a field that groups items (`parent`) has no choices."""
+    """The facets of all fields, by one scan; the field that groups items has no choices."""
     types = store.schema.fields
     if not types:
         return []

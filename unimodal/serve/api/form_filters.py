@@ -63,7 +63,8 @@ def read_filters(filters: Any) -> dict[str, FieldFilter]:
 def _read_name(field: str) -> str:
     if len(field) > MAX_NAME:
         raise ValueError(
-            f"{field[:60]!r}… is longer than {MAX_NAME} characters, and so not a field; shorten it."
+            f"{field[:60]!r}… is longer than {MAX_NAME} characters, so it is not a field; "
+            "shorten it."
         )
     return field
 
@@ -74,13 +75,14 @@ def _read_filter(field: str, value: Any) -> FieldFilter:
     wanted = value if isinstance(value, list) else [value]
     if len(wanted) > MAX_VALUES:
         raise ValueError(
-            f"{field[:60]!r} has {len(wanted)} values, and {MAX_VALUES} are allowed; leave some out."
+            f"{field[:60]!r} has {len(wanted)} values, and {MAX_VALUES} are allowed; "
+            "leave some out."
         )
     for item in wanted:
         if not isinstance(item, (str, int, float, bool)):
             raise ValueError(
-                f"{field[:60]!r} has the value {describe_value(item)}; send a list of texts, numbers "
-                'or booleans, or a range {"low": 5, "high": 20}.'
+                f"{field[:60]!r} has the value {describe_value(item)}; send a list of texts, "
+                'numbers or booleans, or a range {"low": 5, "high": 20}.'
             )
     return tuple(wanted)
 

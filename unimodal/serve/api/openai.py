@@ -95,9 +95,9 @@ class Message(InnerBody):
 
 
 class EmbeddingsBody(Body):
-    """The request of OpenAI's, Jina's, Voyage's, Mistral's, NVIDIA's, infinity's and vLLM's clients.
+    """Texts, images, and both.
 
-    Texts, images, and both.
+    The request of OpenAI's, Jina's, Voyage's, Mistral's, NVIDIA's, infinity's and vLLM's clients.
     """
 
     synonyms: ClassVar[Mapping[str, str]] = SYNONYMS
@@ -119,7 +119,8 @@ class EmbeddingsBody(Body):
     embedding_type: Annotated[EmbeddingType | None, BeforeValidator(_single_type)] = (
         Field(
             default=None,
-            description="The type of a vector's numbers; with encoding_format=base64, of its bytes.",
+            description="The type of a vector's numbers; with encoding_format=base64, of its "
+            "bytes.",
         )
     )
     output_dtype: EmbeddingType | None = Field(
@@ -146,7 +147,8 @@ class EmbeddingsBody(Body):
     )
     on_error: Literal["request", "item"] = Field(
         default="request",
-        description="item: an input that cannot be embedded gets an error in its place in the list.",
+        description="item: an input that cannot be embedded gets an error in its place in the "
+        "list.",
     )
     truncate: Truncate | None = Field(default=None, description=TRUNCATE)
     truncation: Truncate | None = Field(

@@ -65,7 +65,7 @@ QUERY_KEYS = (  # that have a meaning only beside text, image or like
 
 
 class SearchBody(Body):
-    """A query: words, an image, both, or an item that others should resemble; nothing lists items."""
+    """A query: words, an image, both, or an item to find similar ones; nothing lists items."""
 
     synonyms: ClassVar[Mapping[str, str]] = SYNONYMS
     # no other service has this body, so an unknown key is a mistake

@@ -1,4 +1,5 @@
-// The search page: sends the search (state.js) to the server (api.js), and shows its hits (results.js).
+// The search page: sends a search (state.js) to the server (api.js), and shows the hits
+// (results.js).
 
 import { Problem, requestJson } from "./api.js";
 import { buildFilters, describeFilters, element } from "./filters.js";
@@ -161,7 +162,8 @@ function describeAnswer(count, took) {
   else if (count > 1) order = ", best first";
   const text = `${items}${order} · ${(took.embed + took.search).toFixed(0)} ms`;
   if (took.embed < 0.5) return text;
-  return `${text} (${took.embed.toFixed(0)} to read the query, ${took.search.toFixed(0)} to search)`;
+  const reading = `${took.embed.toFixed(0)} to read the query`;
+  return `${text} (${reading}, ${took.search.toFixed(0)} to search)`;
 }
 
 function showProblem(error, retry = restore) {

@@ -6,8 +6,8 @@ const SENT_UNCHANGED = ["image/jpeg", "image/png", "image/webp"];
 const MAX_BYTES = 1_000_000;
 const MAX_SIDE = 1024; // pixels; models read 224 to 512
 
-// Returns "data:image/...;base64,...": the file's own bytes if it is small, otherwise a smaller copy,
-// which the browser rotates by its EXIF.
+// Returns "data:image/...;base64,...": the file's own bytes if it is small, otherwise a smaller
+// copy, which the browser rotates by its EXIF.
 export async function readImage(file) {
   let bitmap;
   try {

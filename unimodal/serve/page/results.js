@@ -13,10 +13,11 @@ const VECTOR_NAMES = {
 };
 let objectUrls = []; // of the images that are shown
 
-// Returns a function item -> its title: the field with such a name, otherwise the first text that is
-// not a list to choose from, otherwise the id.
+// Returns a function item -> its title: the field with such a name, otherwise the first text that
+// is not a list to choose from, otherwise the id.
 export function makeTitles(store) {
-  const texts = store.fields.filter((field) => field.type === "string" && field.name !== store.parent);
+  const isText = (field) => field.type === "string" && field.name !== store.parent;
+  const texts = store.fields.filter(isText);
   const named = TITLES.map((title) => texts.find((field) => field.name.toLowerCase() === title));
   const field = named.find(Boolean) ?? texts.find((text) => !text.choices);
   return (item) => String(item.fields?.[field?.name] || item.id);
@@ -65,7 +66,8 @@ function fillScore(item, hit, best) {
   const share = Math.max(0, Math.min(1, similarity / best));
   item.querySelector(".badge").textContent = kind;
   item.querySelector(".meter i").style.width = `${100 * share}%`;
-  item.querySelector(".number").textContent = similarity.toFixed(Math.abs(similarity) < 0.1 ? 4 : 3);
+  const digits = Math.abs(similarity) < 0.1 ? 4 : 3;
+  item.querySelector(".number").textContent = similarity.toFixed(digits);
   return `, similarity ${similarity.toFixed(2)} by ${kind}`;
 }
 
@@ -86,8 +88,9 @@ function makeFacts(hit, title, store) {
 }
 
 function makeFact(field, value) {
-  if (field.low != null) return element("span", `${titleCase(field.name)} ${value.toLocaleString()}`);
-  if (field.type === "bool") return value ? element("span", titleCase(field.name)) : null;
+  const name = titleCase(field.name);
+  if (field.low != null) return element("span", `${name} ${value.toLocaleString()}`);
+  if (field.type === "bool") return value ? element("span", name) : null;
   if (!field.choices) return null;
   const first = Array.isArray(value) ? value[0] ?? "" : value;
   return element("span", lastCategory(formatValue(first)));
