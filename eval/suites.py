@@ -28,8 +28,6 @@ from pydantic import Field, PositiveInt, field_validator
 
 from unimodal.config import Config, nearest, read_config, recipe_names
 
-from .data.datasets import Fused, Input, PairData, ZeroShotData, checked
-from .data.datasets import TaskData as TaskData
 from .data.folder_tasks import (
     BeirTask,
     Crossmodal3600Task,
@@ -39,6 +37,8 @@ from .data.folder_tasks import (
     WebdatasetTask,
     Xtd10Task,
 )
+from .data.inputs import Fused
+from .data.task_data import TaskData as TaskData
 from .data.tasks import ImageTextTask, LookupTask, StsTask, TextRetrievalTask, distinct
 from .prepare.table import data_sets, names_of
 
@@ -267,8 +267,7 @@ def load_tasks(
         for name, task in suite.tasks.items()
         for part, data in task.load(data_root, split).items()
     }
-    for name, data in loaded.items():
-        checked(name, data)
+    loaded = {name: data.check(name) for name, data in loaded.items()}
     if with_images:
         absent = [Missing(name, _missing_images(data)) for name, data in loaded.items()]
         _refuse_missing([one for one in absent if one.paths], data_root)
@@ -276,19 +275,11 @@ def load_tasks(
 
 
 def _missing_images(data: TaskData) -> list[Path]:
-    if isinstance(data, PairData):
-        return []
-    inputs: list[Input] = (
-        data.images
-        if isinstance(data, ZeroShotData)
-        else [*data.queries, *data.documents]
-    )
-    pictures = (one.image if isinstance(one, Fused) else one for one in inputs)
-    return [
-        one
-        for one in dict.fromkeys(pictures)
-        if isinstance(one, Path) and not one.exists()
-    ]
+    """The files of images that do not exist."""
+    inputs = [value for side in data.inputs() for value in side.inputs]
+    images = [value.image if isinstance(value, Fused) else value for value in inputs]
+    paths = [image for image in dict.fromkeys(images) if isinstance(image, Path)]
+    return [path for path in paths if not path.exists()]
 
 
 def _refuse_missing(missing: Sequence[Missing], root: Path) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from unimodal.calibration import Calibration
 from unimodal.progress import progress_bar
 
-from ..cache import EmbeddingStore
+from ..cache import EmbeddingCache
 from ..report.page import ModelReport
-from ..scoring.results import Row, TaskResult
-from ..scoring.summary import summary_rows
+from ..results import TaskResult
+from ..scoring.score_row import ScoreRow
 from ..suites import Analysis, Suite
+from ..summary import summary_rows
 from .compress import compression_rows
 from .contamination import TaskOverlap, overlap_rows
 from .neighbours import clusters_of, duplicate_rows, duplicates_of
@@ -23,7 +24,7 @@ from .space_map import space_maps
 def analyse(
     results: Sequence[TaskResult],
     suite: Suite,
-    store: EmbeddingStore,
+    cache: EmbeddingCache,
     *,
     facts: Mapping[str, str] | None = None,
     calibration: Calibration | None = None,
@@ -33,7 +34,7 @@ def analyse(
     """Means over tasks, and all that `suite.analysis` asks for: rows, and what the report's page
     draws.
 
-    results: of `evaluate`. store: of the model; changed queries are encoded with it.
+    results: of `evaluate`. cache: of the model; changed queries are encoded with it.
     facts: for the page. calibration: of the model directory, if it has one. overlaps: of
         `contamination`.
     """
@@ -43,7 +44,7 @@ def analyse(
         "looking closer", 2 + len(results) * bool(analysis.robustness), show_progress
     ) as advance:
         for done, some in enumerate(
-            _rows(results, analysis, store, calibration, overlaps), 1
+            _rows(results, analysis, cache, calibration, overlaps), 1
         ):
             rows += some
             advance(done)
@@ -64,10 +65,10 @@ def analyse(
 def _rows(
     results: Sequence[TaskResult],
     analysis: Analysis,
-    store: EmbeddingStore,
+    cache: EmbeddingCache,
     calibration: Calibration | None,
     overlaps: Sequence[TaskOverlap],
-) -> Iterator[list[Row]]:
+) -> Iterator[list[ScoreRow]]:
     by_task = {overlap.task: overlap for overlap in overlaps}
     yield [
         *(compression_rows(results) if analysis.compression else ()),
@@ -85,4 +86,4 @@ def _rows(
     )
     if analysis.robustness:
         for result in results:
-            yield robustness(result, store, analysis.robustness)
+            yield robustness(result, cache, analysis.robustness)

@@ -32,10 +32,11 @@ from unimodal.vectors import (
     restore_int8_in_ranges,
 )
 
-from ..data.datasets import PairData, RetrievalData
+from ..results import TaskResult
 from ..scoring.metrics import metric_values, unordered
-from ..scoring.ranks import BLOCK_ROWS, BLOCK_SCORES, equals_of, ranks_of_scores
-from ..scoring.results import Row, TaskResult
+from ..scoring.ranks import BLOCK_ROWS, BLOCK_SCORES, equals_of
+from ..scoring.retrieval import Judgements, judged_ranks
+from ..scoring.score_row import ScoreRow
 from ..scoring.statistics import CORRELATIONS
 from ..scoring.sts import cosines
 
@@ -45,25 +46,30 @@ RERANKED = (
 FULL_BYTES = 4  # of a float32
 
 
-def compression_rows(results: Iterable[TaskResult]) -> list[Row]:
+def compression_rows(results: Iterable[TaskResult]) -> list[ScoreRow]:
     """Each task's score with documents of a byte or a bit a dimension, and how many bytes each
     vector then has.
 
     With re-ranking these are the bytes of what is searched; the full vectors lie beside them.
     """
-    rows: list[Row] = []
+    rows: list[ScoreRow] = []
     lengths: set[int] = set()
     for result, queries, documents in _scored(results):
         lengths.add(documents.shape[1])
         ranges = int8_ranges(documents)
         codes = quantize_int8_in_ranges(documents, ranges)
         restored = restore_int8_in_ranges(codes, ranges)
-        if isinstance(result.data, PairData):
+        pairs = result.data.as_pairs()
+        corpus = result.data.as_corpus()
+        if pairs is not None:
             agreeing = np.count_nonzero((queries > 0) == (documents > 0), axis=1)
-            rows.append(_correlation_row(result, cosines(queries, restored), "int8"))
-            rows.append(_correlation_row(result, agreeing, "binary"))
-        else:
-            rows += _retrieval_rows(result, queries, documents, restored)
+            by_bytes = cosines(queries, restored)
+            rows.append(_correlation_row(result, pairs.scores, by_bytes, "int8"))
+            rows.append(_correlation_row(result, pairs.scores, agreeing, "binary"))
+        elif corpus is not None:
+            rows += _retrieval_rows(
+                result, corpus.judgements, queries, documents, restored
+            )
     for full in sorted(lengths):
         sizes = {"": FULL_BYTES * full, "int8": full, "binary": -(-full // 8)}
         sizes |= {f"{name} + re-ranked": sizes[name] for name in ("int8", "binary")}
@@ -111,10 +117,12 @@ def reranked(
 
 
 def _retrieval_rows(
-    result: TaskResult, queries: Vectors, documents: Vectors, restored: Vectors
-) -> list[Row]:
-    data = result.data
-    assert isinstance(data, RetrievalData)
+    result: TaskResult,
+    judgements: Judgements,
+    queries: Vectors,
+    documents: Vectors,
+    restored: Vectors,
+) -> list[ScoreRow]:
     query_bits = pack_signs(queries)
     document_bits = pack_signs(documents)
     equals = equals_of(restored)
@@ -134,7 +142,7 @@ def _retrieval_rows(
                 scores = -hamming_distances(query_bits[some], document_bits).astype(
                     np.float32
                 )
-            excluded = data.excluded[some] if data.excluded else None
+            excluded = judgements.excluded[some] if judgements.excluded else None
             yield (
                 reranked(scores, queries[some], documents, excluded)
                 if again
@@ -144,17 +152,8 @@ def _retrieval_rows(
     rows = []
     for variant in ("int8", "binary"):
         for again in (False, True):
-            found = ranks_of_scores(
-                blocks(variant, again),
-                data.relevant,
-                len(documents),
-                data.document_ids,
-                gains=data.gains,
-                excluded=data.excluded,
-                lost=data.lost,
-            )
-            found = dataclasses.replace(found, hit_gain=data.hit_gain)
-            value = float(metric_values(_main_row(result).metric, found).mean())
+            ranked = judged_ranks(blocks(variant, again), judgements)
+            value = float(metric_values(_main_row(result).metric, ranked).mean())
             rows.append(
                 _row(result, value, f"{variant} + re-ranked" if again else variant)
             )
@@ -162,47 +161,44 @@ def _retrieval_rows(
 
 
 def _correlation_row(
-    result: TaskResult, similarities: npt.ArrayLike, variant: str
-) -> Row:
-    assert isinstance(result.data, PairData)
-    if reason := unordered(similarities, result.data.scores):
+    result: TaskResult,
+    human: Sequence[float],
+    similarities: npt.ArrayLike,
+    variant: str,
+) -> ScoreRow:
+    if reason := unordered(similarities, human):
         return _row(result, None, variant, reason)
-    return _row(
-        result,
-        CORRELATIONS[_main_row(result).metric](similarities, result.data.scores),
-        variant,
-    )
+    correlation = CORRELATIONS[_main_row(result).metric]
+    return _row(result, correlation(similarities, human), variant)
 
 
 def _scored(
     results: Iterable[TaskResult],
 ) -> Iterator[tuple[TaskResult, Vectors, Vectors]]:
-    """Results of retrieval and of pairs whose vectors are there, with queries and documents (or
-    both sides).
-    """
+    """Results of a corpus or of pairs, with the vectors of both sides."""
     for result in results:
-        if (
-            isinstance(result.data, (RetrievalData, PairData))
-            and result.queries is not None
-        ):
-            assert result.documents is not None
+        if result.data.as_corpus() is None and result.data.as_pairs() is None:
+            continue
+        if result.queries is not None and result.documents is not None:
             yield result, result.queries, result.documents
 
 
-def _main_row(result: TaskResult) -> Row:
+def _main_row(result: TaskResult) -> ScoreRow:
     return next(
         row for row in result.rows if row.task == result.name and not row.variant
     )
 
 
-def _row(result: TaskResult, value: float | None, variant: str, note: str = "") -> Row:
+def _row(
+    result: TaskResult, value: float | None, variant: str, note: str = ""
+) -> ScoreRow:
     return dataclasses.replace(
         _main_row(result), value=value, low=None, high=None, variant=variant, note=note
     )
 
 
-def _bytes_row(size: int, variant: str) -> Row:
-    return Row("index", "bytes_per_vector", size, None, None, variant=variant)
+def _bytes_row(size: int, variant: str) -> ScoreRow:
+    return ScoreRow("index", "bytes_per_vector", size, None, None, variant=variant)
 
 
 def _words(codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from unimodal.preprocess.image_formats import IMAGE_EXTENSIONS
@@ -29,9 +30,10 @@ from unimodal.shards.config import StorageConfig
 from unimodal.shards.read import ShardSet, open_shards
 from unimodal.shards.sample import Sample
 
-from ..data.datasets import Deferred, Input, PairData, RetrievalData
-from ..data.inputs import bytes_of, name_of, parts_of
-from ..scoring.results import Row, TaskResult
+from ..data.inputs import Deferred, Input, SingleInput, bytes_of, name_of, split_input
+from ..data.task_data import TaskData
+from ..results import TaskResult
+from ..scoring.score_row import ScoreRow
 from .likeness import (
     NUM_WORDS,
     Likeness,
@@ -41,7 +43,6 @@ from .likeness import (
     run_hashes,
     words_of,
 )
-from .parts import Numbers, part_scores, part_values
 
 # bits of the dHash; finds 95 to 99 in 100 images that were re-encoded and scaled to a half
 MAX_DISTANCE = 6
@@ -49,7 +50,6 @@ MAX_DIFFERENCE = 6.0  # of 255, mean over the thumbnail
 VARIANT = "without overlap"
 
 Kind = Literal["same text", "13 words", "same bytes", "same image"]
-Part = str | Path | bytes | Deferred  # a text or an image, never both
 _STRENGTH: dict[Kind, int] = {
     "same text": 2,
     "13 words": 1,
@@ -121,33 +121,28 @@ def contamination(
     ValueError or OSError, naming it, for a shard that is not there or no tar.
     """
     tasks = list(results)
-    sides = [_sides(task) for task in tasks]
-    seen = _Seen(
-        part
-        for queries, documents, _ in sides
-        for one in [*queries, *documents.values()]
-        for part in parts_of(one)
-    )
+    inputs: list[Input] = []
+    for result in tasks:
+        documents, _ = result.data.answers()
+        inputs += [*result.data.inputs()[0].inputs, *documents.values()]
+    seen = _Seen(single for value in inputs for single in split_input(value))
     stream = _stream(
         open_shards(shards, show_progress, storage), seen.has_images, show_progress
     )
     for location, key, texts, pictures in stream:
         seen.look(location, key, texts, pictures)
     seen.finish()
-    return [
-        _overlap(task.name, *side, seen.matches)
-        for task, side in zip(tasks, sides, strict=True)
-    ]
+    return [_overlap(result.name, result.data, seen.matches) for result in tasks]
 
 
-def overlap_rows(result: TaskResult, overlap: TaskOverlap) -> list[Row]:
+def overlap_rows(result: TaskResult, overlap: TaskOverlap) -> list[ScoreRow]:
     """The shares of what was seen, and each score over the queries that are not tainted.
 
     The value is None where fewer than two are left. A result without vectors has the shares alone.
     """
     shares = {"queries": overlap.query_share, "documents": overlap.document_share}
     rows = [
-        Row(
+        ScoreRow(
             result.name,
             f"overlapping_{what}",
             share,
@@ -165,18 +160,24 @@ def overlap_rows(result: TaskResult, overlap: TaskOverlap) -> list[Row]:
     return rows
 
 
-def _rows_of_rest(result: TaskResult, rest: Numbers) -> list[Row]:
+def _rows_of_rest(result: TaskResult, rest: npt.NDArray[np.int64]) -> list[ScoreRow]:
     if len(rest) < 2:
         metrics = dict.fromkeys(row.metric for row in result.rows)
         left = "none of the queries is" if len(rest) == 0 else "1 of the queries is"
         note = f"{left} left without those seen in training"
         return [
-            Row(result.name, metric, None, None, None, variant=VARIANT, note=note)
+            ScoreRow(result.name, metric, None, None, None, variant=VARIANT, note=note)
             for metric in metrics
         ]
-    scores = part_scores(result, rest, part_values(result, rest))
+    assert result.queries is not None
+    assert result.documents is not None
+    subset = result.data.score_subset(
+        result.metrics, rest, result.queries[rest], result.documents
+    )
+    if subset is None:
+        return []
     return [
-        Row(
+        ScoreRow(
             result.name,
             metric,
             score.value,
@@ -187,67 +188,37 @@ def _rows_of_rest(result: TaskResult, rest: Numbers) -> list[Row]:
             len(rest),
             score.note,
         )
-        for metric, score in scores.items()
+        for metric, score in subset.scores.items()
     ]
-
-
-def _sides(result: TaskResult) -> tuple[list[Input], dict[int, Input], list[list[int]]]:
-    """Queries, the documents looked for by their positions, and those of each query."""
-    data = result.data
-    if isinstance(data, RetrievalData):
-        relevant = data.relevant
-        if data.gains is not None:
-            pairs = (
-                zip(documents, gains, strict=True)
-                for documents, gains in zip(relevant, data.gains, strict=True)
-            )
-            relevant = [
-                [position for position, gain in some if gain > 0] for some in pairs
-            ]
-        wanted = sorted({position for positions in relevant for position in positions})
-        return (
-            data.queries,
-            {position: data.documents[position] for position in wanted},
-            relevant,
-        )
-    if isinstance(data, PairData):
-        return (
-            [*data.left],
-            dict(enumerate(data.right)),
-            [[pair] for pair in range(len(data.left))],
-        )
-    return data.images, {}, [[] for _ in data.images]
 
 
 def _overlap(
-    task: str,
-    queries: list[Input],
-    documents: dict[int, Input],
-    relevant: list[list[int]],
-    matches: dict[Part, Match],
+    task: str, data: TaskData, matches: dict[SingleInput, Match]
 ) -> TaskOverlap:
-    def seen(items: Iterable[tuple[int, Input]]) -> dict[int, Match]:
-        found = (
-            (
-                position,
-                next(
-                    (matches[part] for part in parts_of(one) if part in matches), None
-                ),
-            )
-            for position, one in items
-        )
-        return {position: match for position, match in found if match is not None}
-
-    of_queries = seen(enumerate(queries))
-    of_documents = seen(documents.items())
+    queries = data.inputs()[0].inputs
+    documents, answers = data.answers()
+    seen_queries = _matches_of(enumerate(queries), matches)
+    seen_documents = _matches_of(documents.items(), matches)
     tainted = [
         query
-        for query, positions in enumerate(relevant)
-        if query in of_queries or not of_documents.keys().isdisjoint(positions)
+        for query, positions in enumerate(answers)
+        if query in seen_queries or not seen_documents.keys().isdisjoint(positions)
     ]
     return TaskOverlap(
-        task, len(queries), len(documents), of_queries, of_documents, tainted
+        task, len(queries), len(documents), seen_queries, seen_documents, tainted
     )
+
+
+def _matches_of(
+    inputs: Iterable[tuple[int, Input]], matches: dict[SingleInput, Match]
+) -> dict[int, Match]:
+    """Position -> where the input, or a part of it, was seen; of those that were."""
+    seen = {}
+    for position, value in inputs:
+        found = [matches[single] for single in split_input(value) if single in matches]
+        if found:
+            seen[position] = found[0]
+    return seen
 
 
 class _Seen:
@@ -255,9 +226,9 @@ class _Seen:
     past.
     """
 
-    def __init__(self, parts: Iterable[Part]) -> None:
-        self.matches: dict[Part, Match] = {}
-        distinct = dict.fromkeys(parts)
+    def __init__(self, inputs: Iterable[SingleInput]) -> None:
+        self.matches: dict[SingleInput, Match] = {}
+        distinct = dict.fromkeys(inputs)
         self._texts = [part for part in distinct if isinstance(part, str)]
         self._words = [words_of(text) for text in self._texts]
         self._whole: dict[str, list[int]] = defaultdict(list)
@@ -344,7 +315,7 @@ class _Seen:
         self._waiting = []
         self._num_waiting = 0
 
-    def _found(self, part: Part, kind: Kind, shard: str, key: str) -> None:
+    def _found(self, part: SingleInput, kind: Kind, shard: str, key: str) -> None:
         known = self.matches.get(part)
         if known is None or _STRENGTH[kind] > _STRENGTH[known.kind]:
             self.matches[part] = Match(

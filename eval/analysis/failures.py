@@ -1,5 +1,4 @@
-"""Where a model fails: the queries that score lowest and what they found, the pairs that it sees
-least as people do.
+"""Where a model fails: the worst queries and what they found, and the worst pairs.
 
 Q queries, N documents, P pairs, D embedding dimension.
 """
@@ -12,15 +11,21 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..data.datasets import Input, PairData, RetrievalData, ZeroShotData
-from ..report.layout import lines_of, main_metrics
-from ..scoring.ranks import Ranks, ranks
-from ..scoring.results import TaskResult, Values
+from unimodal.vectors import Vectors
 
-# of the lowest queries the first so many are ranked, so that no task of millions is searched again
+from ..data.inputs import Input
+from ..data.task_data import Ranking
+from ..report.layout import lines_of, main_metrics
+from ..results import TaskResult
+from ..scoring.ranks import Ranks, ranks
+from ..scoring.retrieval import Judgements, select
+from ..scoring.score_row import Values
+from ..scoring.sts import cosines
+
+# the first of the lowest queries are ranked, so that a task of millions is not searched again
 MAX_CANDIDATES = 2048
-CLOSE = 1e-6  # cosines that may be ties: a product rounds a column by where it stands
-# so many of them are ranked, or a model that sees no difference would have all of them ranked
+CLOSE = 1e-6  # cosines that may be ties: a product rounds a column by its position
+# ties that are ranked at most, or a model that sees no difference would have all of them ranked
 MAX_NEAR = 64
 
 Scores = npt.NDArray[np.float32]
@@ -28,8 +33,8 @@ Positions = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Found:
-    """A document as a query met it."""
+class RankedDocument:
+    """A document at its rank for a query."""
 
     input: Input
     score: float  # the cosine
@@ -39,19 +44,19 @@ class Found:
 
 @dataclass(frozen=True)
 class WorstQuery:
-    """A query that went wrong, what it should have found, and what it found."""
+    """A query that went wrong, what it should have found, and what came first."""
 
     query: Input
     metric: str  # the task's first; "" without any
     value: float | None  # in that metric
     rank: int  # of its best relevant document
-    relevant: list[Found]  # best first
-    found: list[Found]  # best first
+    relevant: list[RankedDocument]  # best first
+    top: list[RankedDocument]  # best first
 
 
 @dataclass(frozen=True)
 class WorstPair:
-    """Two texts that the model holds for closer, or further apart, than people do."""
+    """Two texts that the model sees closer together, or further apart, than people do."""
 
     left: str
     right: str
@@ -61,192 +66,173 @@ class WorstPair:
     place: float  # share of the pairs that the model finds less similar
 
 
+@dataclass(frozen=True)
+class _Search:
+    """A ranking with its vectors, and the documents that each query should find."""
+
+    ranking: Ranking
+    queries: Vectors  # (Q, D)
+    documents: Vectors  # (N, D)
+    relevant: list[list[int]]
+
+    def ranks(self, queries: list[int], documents: list[list[int]]) -> Ranks:
+        """The rank at which each of these queries meets each of its documents, as when scored."""
+        judgements = self.ranking.judgements
+        excluded = judgements.excluded
+        return ranks(
+            self.queries[queries],
+            self.documents,
+            documents,
+            judgements.document_ids,
+            excluded=None if excluded is None else select(excluded, queries),
+        )
+
+
 def worst_queries(
-    result: TaskResult, count: int = 8, *, num_found: int = 4, num_relevant: int = 2
+    result: TaskResult, count: int = 8, *, num_top: int = 4, num_relevant: int = 2
 ) -> list[WorstQuery]:
-    """The queries of a retrieval or zero-shot task with the lowest value of its first metric, worst
-    first.
+    """The queries of a ranking with the lowest value of its first metric, worst first.
 
     Among equals the one whose best relevant document comes last is the worst. Of a hit rate the
-    relevant documents are those that it counts. Queries without one, and tasks of pairs or of no
-    vectors, give none.
+    relevant documents are those that it counts. Queries without one, tasks without a ranking and
+    results without vectors give none.
     """
-    if (
-        isinstance(result.data, PairData)
-        or result.queries is None
-        or result.documents is None
-    ):
+    ranking = result.data.as_ranking()
+    if ranking is None or result.queries is None or result.documents is None:
         return []
-    data = _as_retrieval(result.data)
     metric = main_metrics(lines_of({"": result.rows})).get(result.name, "")
-    values = result.values.get(metric)
-    relevant = [_relevant(data, query, metric) for query in range(len(data.queries))]
-    asked = [query for query, positions in enumerate(relevant) if positions]
-    asked.sort(
-        key=lambda query: 0.0 if values is None else values[query]
-    )  # stable: equals stay in their order
-    candidates = asked[:MAX_CANDIDATES]
-    ranked = _ranks(result, data, candidates, [relevant[query] for query in candidates])
-    best = {
-        query: int(np.min(one)) for query, one in zip(candidates, ranked, strict=True)
-    }
-    candidates.sort(
-        key=lambda query: (0.0 if values is None else values[query], -best[query])
-    )
-    worst = [
-        query
-        for query in candidates
-        if best[query] > 1 or (values is not None and values[query] < 1)
-    ][:count]
-    return [
-        WorstQuery(
-            data.queries[query],
-            metric,
-            None if values is None else float(values[query]),
-            best[query],
-            [one for one in met if one.is_relevant][:num_relevant],
-            [one for one in met if one.rank <= num_found],
-        )
-        for query, met in zip(
-            worst, _met(result, data, worst, relevant, num_found), strict=True
-        )
+    relevant = [
+        _counted_documents(ranking.judgements, query, metric)
+        for query in range(len(ranking.queries))
     ]
+    search = _Search(ranking, result.queries, result.documents, relevant)
+    values = result.values.get(metric)
+    worst = _worst_first(search, values)[:count]
+    queries = []
+    for (query, best_rank), met in zip(
+        worst, _meet(search, [query for query, _ in worst], num_top), strict=True
+    ):
+        queries.append(
+            WorstQuery(
+                ranking.queries[query],
+                metric,
+                None if values is None else float(values[query]),
+                best_rank,
+                [document for document in met if document.is_relevant][:num_relevant],
+                [document for document in met if document.rank <= num_top],
+            )
+        )
+    return queries
 
 
 def worst_pairs(result: TaskResult, count: int = 8) -> list[WorstPair]:
-    """The pairs of an STS task whose place by the model is furthest from their place by people,
-    worst first.
-    """
-    data = result.data
-    if (
-        not isinstance(data, PairData)
-        or result.queries is None
-        or result.documents is None
-    ):
+    """The pairs whose place by the model is furthest from their place by people, worst first."""
+    pairs = result.data.as_pairs()
+    if pairs is None or result.queries is None or result.documents is None:
         return []
-    cosines = np.einsum("pd,pd->p", result.queries, result.documents, dtype=np.float64)
-    human = _places(np.array(data.scores))
-    model = _places(cosines)
+    similarities = cosines(result.queries, result.documents)
+    human = _places(np.array(pairs.scores))
+    model = _places(similarities)
     worst = np.argsort(-np.abs(human - model), kind="stable")[:count]
     return [
         WorstPair(
-            data.left[p],
-            data.right[p],
-            data.scores[p],
-            float(cosines[p]),
-            float(human[p]),
-            float(model[p]),
+            pairs.left[pair],
+            pairs.right[pair],
+            pairs.scores[pair],
+            float(similarities[pair]),
+            float(human[pair]),
+            float(model[pair]),
         )
-        for p in map(int, worst)
+        for pair in worst.tolist()
     ]
 
 
-def _as_retrieval(data: RetrievalData | ZeroShotData) -> RetrievalData:
-    """A class is what an image of a zero-shot task should find."""
-    if isinstance(data, RetrievalData):
-        return data
-    return RetrievalData(
-        data.images, list(data.class_names), [[label] for label in data.labels]
-    )
+def _worst_first(search: _Search, values: Values | None) -> list[tuple[int, int]]:
+    """Queries that are not perfect, worst first, with the rank of their best relevant document."""
 
+    def value_of(query: int) -> float:
+        return 0.0 if values is None else float(values[query])
 
-def _relevant(data: RetrievalData, query: int, metric: str) -> list[int]:
-    """The documents that the metric counts and the query searches."""
-    lowest = data.hit_gain if metric.startswith("hit_rate") else 0.0
-    excluded = () if data.excluded is None else data.excluded[query]
-    gains = (
-        [1.0] * len(data.relevant[query]) if data.gains is None else data.gains[query]
-    )
-    graded = zip(data.relevant[query], gains, strict=True)
+    candidates = [query for query, some in enumerate(search.relevant) if some]
+    candidates.sort(key=value_of)  # stable: equals stay in their order
+    candidates = candidates[:MAX_CANDIDATES]
+    ranked = search.ranks(candidates, select(search.relevant, candidates))
+    best = {
+        query: int(np.min(own_ranks))
+        for query, own_ranks in zip(candidates, ranked, strict=True)
+    }
+    candidates.sort(key=lambda query: (value_of(query), -best[query]))
     return [
-        position
-        for position, gain in graded
-        if gain > 0 and gain >= lowest and position not in excluded
+        (query, best[query])
+        for query in candidates
+        if best[query] > 1 or (values is not None and values[query] < 1)
     ]
 
 
-def _ranks(
-    result: TaskResult,
-    data: RetrievalData,
-    queries: list[int],
-    documents: list[list[int]],
-) -> Ranks:
-    """At which rank each of the queries meets each of its documents, as when it was scored."""
-    assert result.queries is not None
-    assert result.documents is not None
-    excluded = (
-        None if data.excluded is None else [data.excluded[query] for query in queries]
-    )
-    return ranks(
-        result.queries[queries],
-        result.documents,
-        documents,
-        data.document_ids,
-        excluded=excluded,
-    )
+def _counted_documents(judgements: Judgements, query: int, metric: str) -> list[int]:
+    """The documents that the metric counts and the query searches."""
+    documents = judgements.relevant[query]
+    lowest = judgements.hit_gain if metric.startswith("hit_rate") else 0.0
+    excluded = () if judgements.excluded is None else judgements.excluded[query]
+    gains = [1.0] * len(documents)
+    if judgements.gains is not None:
+        gains = list(judgements.gains[query])
+    return [
+        document
+        for document, gain in zip(documents, gains, strict=True)
+        if gain > 0 and gain >= lowest and document not in excluded
+    ]
 
 
-def _met(
-    result: TaskResult,
-    data: RetrievalData,
-    queries: list[int],
-    relevant: list[list[int]],
-    num_found: int,
-) -> list[list[Found]]:
-    """Of each query the relevant documents and the first that it finds, best first."""
-    assert result.queries is not None
-    assert result.documents is not None
-    scores = result.queries[queries] @ result.documents.T  # (queries, N)
-    met: list[list[int]] = []
+def _meet(
+    search: _Search, queries: list[int], num_top: int
+) -> list[list[RankedDocument]]:
+    """Of each query the relevant documents and the first ones, best first."""
+    judgements = search.ranking.judgements
+    scores = search.queries[queries] @ search.documents.T  # (queries, N)
+    positions: list[list[int]] = []
     for query, row in zip(queries, scores, strict=True):
-        searched = np.setdiff1d(
-            np.arange(len(row)), [] if data.excluded is None else data.excluded[query]
-        )
-        met.append(
-            list(
-                dict.fromkeys(
-                    [
-                        *relevant[query],
-                        *_first(row, searched, num_found, data.document_ids),
-                    ]
-                )
-            )
-        )
-    found = []
-    for query, row, positions, places in zip(
-        queries, scores, met, _ranks(result, data, queries, met), strict=True
+        excluded = () if judgements.excluded is None else judgements.excluded[query]
+        searched = np.setdiff1d(np.arange(len(row)), excluded)
+        first = _first(row, searched, num_top, judgements.document_ids)
+        positions.append(list(dict.fromkeys([*search.relevant[query], *first])))
+
+    met = []
+    ranked = search.ranks(queries, positions)
+    for query, row, documents, own_ranks in zip(
+        queries, scores, positions, ranked, strict=True
     ):
-        ordered = sorted(zip(map(int, places), positions, strict=True))
-        wanted = set(relevant[query])
-        found.append(
+        relevant = set(search.relevant[query])
+        by_rank = sorted(zip(own_ranks.tolist(), documents, strict=True))
+        met.append(
             [
-                Found(data.documents[at], float(row[at]), rank, at in wanted)
-                for rank, at in ordered
+                RankedDocument(
+                    search.ranking.documents[document],
+                    float(row[document]),
+                    rank,
+                    document in relevant,
+                )
+                for rank, document in by_rank
             ]
         )
-    return found
+    return met
 
 
 def _first(
     scores: Scores, searched: Positions, count: int, ids: Sequence[str] | None
 ) -> list[int]:
-    """The positions that may be among the first: the best scores, and what ties with the last of
-    them.
-    """
+    """The positions that may be among the first: the best scores, and ties with the last of them."""
     known = scores[searched]
     last = np.partition(known, -min(count, len(known)))[-min(count, len(known))]
-    ahead = searched[known > last + CLOSE]
-    near = searched[np.abs(known - last) <= CLOSE]
-    by_id = sorted(
-        map(int, near), key=lambda at: str(at) if ids is None else ids[at], reverse=True
-    )  # as ties are
-    return [*map(int, ahead), *by_id[:MAX_NEAR]]
+    ahead = searched[known > last + CLOSE].tolist()
+    near = searched[np.abs(known - last) <= CLOSE].tolist()
+    # in the order of ties
+    near.sort(key=lambda at: str(at) if ids is None else ids[at], reverse=True)
+    return [*ahead, *near[:MAX_NEAR]]
 
 
 def _places(values: Values) -> Values:
-    """The share of the others that lie below each value; equal ones share the middle of their
-    places.
-    """
+    """The share of the others below each value; equal ones share the middle of their places."""
     ordered = np.sort(values)
     below = np.searchsorted(ordered, values, "left")
     up_to = np.searchsorted(ordered, values, "right")

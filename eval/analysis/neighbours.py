@@ -17,8 +17,10 @@ import numpy.typing as npt
 from unimodal.search.query.duplicates import DUPLICATE, groups_of_near
 from unimodal.vectors import Vectors
 
-from ..data.datasets import Fused, Input, RetrievalData
-from ..scoring.results import Row, TaskResult
+from ..data.inputs import text_of
+from ..data.task_data import Ranking
+from ..results import TaskResult
+from ..scoring.score_row import ScoreRow
 from .sample import Positions, sampled
 
 # compared with each other, or clustered; beyond that a sample, drawn with seed 0
@@ -68,7 +70,7 @@ def duplicates_of(
     A sample holds fewer of them, so its share is a lower bound.
     """
     found = []
-    for result, documents in _with_documents(results):
+    for result, _, documents in _corpora(results):
         sample = sampled(np.arange(len(documents)), MAX_DOCUMENTS)
         groups = [
             [int(sample[one]) for one in group]
@@ -82,12 +84,12 @@ def duplicates_of(
     return found
 
 
-def duplicate_rows(duplicates: Iterable[Duplicates]) -> list[Row]:
+def duplicate_rows(duplicates: Iterable[Duplicates]) -> list[ScoreRow]:
     """The share of documents that have a near-duplicate: a ranking can tell those apart by luck
     alone.
     """
     return [
-        Row(
+        ScoreRow(
             one.task,
             "near_duplicate_share",
             one.share,
@@ -109,15 +111,14 @@ def clusters_of(
     clustered.
     """
     found = []
-    for result, documents in _with_documents(results):
-        assert isinstance(result.data, RetrievalData)
+    for result, corpus, documents in _corpora(results):
         sample = sampled(np.arange(len(documents)), MAX_DOCUMENTS)
         vectors = documents[sample]
         wanted = num_clusters or min(
             MAX_CLUSTERS, max(2, round((len(sample) / 2) ** 0.5))
         )
         labels, centres = k_means(vectors, min(wanted, len(sample)), seed)
-        texts = _texts_of_documents(result.data)
+        texts = _texts_of_documents(corpus)
         names = typical_words([texts[one] for one in sample], labels, len(centres))
         clusters = []
         for number, centre in enumerate(centres):
@@ -215,24 +216,25 @@ def typical_words(
     return names
 
 
-def _texts_of_documents(data: RetrievalData) -> list[str]:
-    asked: list[list[str]] = [[] for _ in data.documents]
-    for query, documents in zip(data.queries, data.relevant, strict=True):
+def _texts_of_documents(corpus: Ranking) -> list[str]:
+    """The text of each document, or of the queries that should find it."""
+    query_texts: list[list[str]] = [[] for _ in corpus.documents]
+    for query, documents in zip(
+        corpus.queries, corpus.judgements.relevant, strict=True
+    ):
         for document in documents:
-            asked[document].append(_text_of(query))
+            query_texts[document].append(text_of(query))
     return [
-        _text_of(one) or " ".join(asked[number])
-        for number, one in enumerate(data.documents)
+        text_of(document) or " ".join(texts)
+        for document, texts in zip(corpus.documents, query_texts, strict=True)
     ]
 
 
-def _text_of(one: Input) -> str:
-    return one if isinstance(one, str) else one.text if isinstance(one, Fused) else ""
-
-
-def _with_documents(
+def _corpora(
     results: Iterable[TaskResult],
-) -> Iterator[tuple[TaskResult, Vectors]]:
+) -> Iterator[tuple[TaskResult, Ranking, Vectors]]:
+    """Results of a corpus, with the vectors of its documents."""
     for result in results:
-        if isinstance(result.data, RetrievalData) and result.documents is not None:
-            yield result, result.documents
+        corpus = result.data.as_corpus()
+        if corpus is not None and result.documents is not None:
+            yield result, corpus, result.documents

@@ -20,15 +20,14 @@ from unimodal.config import nearest
 from unimodal.preprocess.images import decode_image
 from unimodal.vectors import Vectors
 
-from ..cache import EmbeddingStore
-from ..data.asked import asked_of
-from ..data.datasets import Deferred, Fused, ImageSource, Input, ZeroShotData
-from ..data.inputs import bytes_of, name_of
+from ..cache import EmbeddingCache
+from ..data.inputs import Deferred, Fused, ImageSource, Input, bytes_of, name_of
+from ..data.task_data import Numbers, SubsetScores
+from ..results import TaskResult
 from ..scoring.metrics import check_vectors
-from ..scoring.results import Row, TaskResult
+from ..scoring.score_row import ScoreRow
 from ..scoring.statistics import Bounds, mean_intervals
 from .paraphrase import paraphrase
-from .parts import Numbers, part_scores, part_values
 
 _NEIGHBOURS = {
     "q": "wa",
@@ -163,8 +162,8 @@ def changed(query: Input, kind: str) -> Input | None:
 
 
 def robustness(
-    result: TaskResult, store: EmbeddingStore, kinds: Sequence[str] = KINDS
-) -> list[Row]:
+    result: TaskResult, cache: EmbeddingCache, kinds: Sequence[str] = KINDS
+) -> list[ScoreRow]:
     """Score a task again with changed queries.
 
     result: scored, with its vectors; without them there are no rows. kinds: of `KINDS`; those that
@@ -181,17 +180,16 @@ def robustness(
             )
     if result.queries is None or result.documents is None:
         return []
-    asked = asked_of(result.data, store.modalities)
-    queries, prompt = asked[1] if isinstance(result.data, ZeroShotData) else asked[0]
-    rows: list[Row] = []
+    queries = result.data.inputs()[0]
+    rows: list[ScoreRow] = []
     for kind in kinds:
         others = {
             number: other
-            for number, query in enumerate(queries)
+            for number, query in enumerate(queries.inputs)
             if (other := changed(query, kind)) is not None
         }
         if len(others) > 1:
-            vectors = store.encode(list(others.values()), prompt)
+            vectors = cache.encode(list(others.values()), queries.prompt)
             check_vectors(
                 vectors,
                 f"queries of {result.name} after {kind}",
@@ -203,52 +201,64 @@ def robustness(
 
 def _rows(
     result: TaskResult, kind: str, numbers: Numbers, vectors: Vectors
-) -> list[Row]:
-    values_before = part_values(result, numbers)
-    values = part_values(result, numbers, vectors)
-    before = part_scores(result, numbers, values_before)
-    after = part_scores(result, numbers, values)
-    intervals: dict[str, Bounds] = {}
-    if (
-        values.keys() == after.keys()
-    ):  # not of a correlation: it has no values of single queries to resample
-        differences = [values[metric] - values_before[metric] for metric in values]
-        intervals = dict(zip(values, mean_intervals(differences), strict=True))
+) -> list[ScoreRow]:
+    assert result.queries is not None
+    assert result.documents is not None
+    data = result.data
+    metrics = result.metrics
+    before = data.score_subset(
+        metrics, numbers, result.queries[numbers], result.documents
+    )
+    after = data.score_subset(metrics, numbers, vectors, result.documents)
+    if before is None or after is None:
+        return []
+    intervals = _difference_intervals(before, after)
     rows = []
-    for metric, score in after.items():
-        rows.append(
-            Row(
+    for metric, score in after.scores.items():
+        plain = before.scores[metric]
+        difference = None
+        if score.value is not None and plain.value is not None:
+            difference = score.value - plain.value
+        rows += [
+            ScoreRow(
                 result.name,
                 metric,
                 score.value,
                 None,
                 None,
                 *score.bounds,
-                kind,
-                len(numbers),
-                score.note,
-            )
-        )
-        plain = before[metric]
-        difference = (
-            None
-            if score.value is None or plain.value is None
-            else score.value - plain.value
-        )
-        rows.append(
-            Row(
+                variant=kind,
+                num=len(numbers),
+                note=score.note,
+            ),
+            ScoreRow(
                 result.name,
                 metric,
                 difference,
                 None,
                 None,
                 *intervals.get(metric, (None, None)),
-                f"{kind}, difference",
-                len(numbers),
-                score.note or plain.note,
-            )
-        )
+                variant=f"{kind}, difference",
+                num=len(numbers),
+                note=score.note or plain.note,
+            ),
+        ]
     return rows
+
+
+def _difference_intervals(
+    before: SubsetScores, after: SubsetScores
+) -> dict[str, Bounds]:
+    """metric -> a 95 % interval of the mean difference.
+
+    None for a correlation, which has no values of single queries to resample.
+    """
+    if after.values.keys() != after.scores.keys():
+        return {}
+    differences = [
+        after.values[metric] - before.values[metric] for metric in after.values
+    ]
+    return dict(zip(after.values, mean_intervals(differences), strict=True))
 
 
 def _changed_image(source: ImageSource, kind: str) -> Deferred:

@@ -17,18 +17,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
 
 import numpy as np
 
 from unimodal.calibration import Calibration, centre, fit_calibration
 from unimodal.vectors import Vectors
 
-from ..data.datasets import Fused, RetrievalData, TaskData
+from ..data.inputs import Fused
+from ..data.task_data import Ranking
+from ..results import TaskResult
 from ..scoring.chance import chance
 from ..scoring.metrics import metric_values
 from ..scoring.ranks import BLOCK_SCORES, Ranks, equals_of, ranks_of_scores
-from ..scoring.results import Row, TaskResult
+from ..scoring.retrieval import Judgements
+from ..scoring.score_row import ScoreRow
 from .sample import Positions, sampled
 
 # vectors whose distances to all others are averaged; beyond that a sample, drawn with seed 0
@@ -41,18 +43,18 @@ UNSEEN = -2.0  # as a score: below every cosine
 
 
 @dataclass(frozen=True)
-class Sides:
+class CrossModal:
     """The texts and images of one task, and which belong together."""
 
     task: str  # without its direction
     texts: Vectors  # (T, D)
     images: Vectors  # (P, D)
-    matches: list[list[int]]  # of each text: its images, as `matches_of` says
+    matches: Sequence[Sequence[int]]  # of each text: its images (`matches_of`)
 
 
 def space_rows(
     results: Iterable[TaskResult], calibration: Calibration | None = None
-) -> list[Row]:
+) -> list[ScoreRow]:
     """Gap, alignment and uniformity of each task that searches images by texts.
 
     They come as the model gives them, then `centred`: each modality without its own mean in this
@@ -60,7 +62,7 @@ def space_rows(
     directory; adds `calibrated`. Of graded images those of the highest grade belong to a text
     (`matches_of`).
     """
-    rows: list[Row] = []
+    rows: list[ScoreRow] = []
     for sides in cross_modal_sides(results):
         for variant, texts, images in _variants(sides, calibration):
             values = {
@@ -75,7 +77,7 @@ def space_rows(
                 "uniformity_across": uniformity(texts, images, sides.matches),
             }
             rows += [
-                Row(
+                ScoreRow(
                     sides.task,
                     name,
                     value,
@@ -91,7 +93,7 @@ def space_rows(
 
 def mixed_rows(
     results: Iterable[TaskResult], calibration: Calibration | None = None
-) -> list[Row]:
+) -> list[ScoreRow]:
     """What each task's texts and images find in one index of all its texts and images.
 
     A text asks all images and all texts but itself. Relevant are its images and the other texts
@@ -108,7 +110,7 @@ def mixed_rows(
     The vectors are those of the task, without a prompt where the task has none. Variants as for
     `space_rows`.
     """
-    rows: list[Row] = []
+    rows: list[ScoreRow] = []
     for sides in cross_modal_sides(results):
         num_texts = len(sides.texts)
         num_images = len(sides.images)
@@ -131,8 +133,8 @@ def mixed_rows(
                 images_searched = num_images - (direction == "image")
                 task = f"{sides.task}/{direction}->mixed"
                 rows += [
-                    Row(task, NDCG, ndcg, by_chance, None, variant=variant),
-                    Row(
+                    ScoreRow(task, NDCG, ndcg, by_chance, None, variant=variant),
+                    ScoreRow(
                         task,
                         f"image_share_at_{TOP}",
                         share,
@@ -144,47 +146,46 @@ def mixed_rows(
     return rows
 
 
-def cross_modal_sides(results: Iterable[TaskResult]) -> Iterator[Sides]:
-    """The tasks in which texts search images, one direction of each; those that the model cannot
-    do are left out.
-    """
+def cross_modal_sides(results: Iterable[TaskResult]) -> Iterator[CrossModal]:
+    """The tasks in which texts search images, one direction of each, if the model can do them."""
     for result in results:
-        data = result.data
-        texts = result.queries
-        images = result.documents
-        if searches_images(data) and texts is not None and images is not None:
-            yield Sides(
+        corpus = result.data.as_corpus()
+        if corpus is None or not searches_images(corpus):
+            continue
+        if result.queries is not None and result.documents is not None:
+            yield CrossModal(
                 result.name.removesuffix("/text->image"),
-                texts,
-                images,
-                matches_of(data),
+                result.queries,
+                result.documents,
+                matches_of(corpus.judgements),
             )
 
 
-def matches_of(data: RetrievalData) -> list[list[int]]:
+def matches_of(judgements: Judgements) -> Sequence[Sequence[int]]:
     """For each query the documents that belong to it; of graded ones those that hit rates count.
 
-    A product of the same category is relevant too, by a lower grade, but is no image of what the
+    A product of the same category is relevant too, by a lower gain, but is not an image of what the
     text describes.
     """
-    if data.gains is None:
-        return data.relevant
-    graded = (
-        zip(documents, gains, strict=True)
-        for documents, gains in zip(data.relevant, data.gains, strict=True)
-    )
-    return [
-        [document for document, gain in some if gain > 0 and gain >= data.hit_gain]
-        for some in graded
-    ]
+    if judgements.gains is None:
+        return judgements.relevant
+    matches = []
+    for documents, gains in zip(judgements.relevant, judgements.gains, strict=True):
+        graded = zip(documents, gains, strict=True)
+        matches.append(
+            [
+                document
+                for document, gain in graded
+                if gain > 0 and gain >= judgements.hit_gain
+            ]
+        )
+    return matches
 
 
-def searches_images(data: TaskData) -> TypeGuard[RetrievalData]:
+def searches_images(corpus: Ranking) -> bool:
     """Whether all queries are texts and all documents images."""
-    return (
-        isinstance(data, RetrievalData)
-        and all(isinstance(one, str) for one in data.queries)
-        and not any(isinstance(one, (str, Fused)) for one in data.documents)
+    return all(isinstance(query, str) for query in corpus.queries) and not any(
+        isinstance(document, (str, Fused)) for document in corpus.documents
     )
 
 
@@ -268,7 +269,7 @@ def mixed_index(
     return ranks, float(np.mean(shares))
 
 
-def _relevant_in_mixture(sides: Sides) -> tuple[list[list[int]], list[list[int]]]:
+def _relevant_in_mixture(sides: CrossModal) -> tuple[list[list[int]], list[list[int]]]:
     """For each text and for each image what it should find in the pool of texts,
     then images.
     """
@@ -289,7 +290,7 @@ def _relevant_in_mixture(sides: Sides) -> tuple[list[list[int]], list[list[int]]
 
 
 def _variants(
-    sides: Sides, calibration: Calibration | None
+    sides: CrossModal, calibration: Calibration | None
 ) -> Iterator[tuple[str, Vectors, Vectors]]:
     yield "", sides.texts, sides.images
     try:

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from unimodal.vectors import Vectors
 
-from ..data.datasets import Deferred, Input, RetrievalData
-from ..scoring.results import TaskResult
+from ..data.inputs import Deferred, Input
+from ..data.task_data import Ranking
+from ..results import TaskResult
 from .space import matches_of, searches_images
 
 Positions = npt.NDArray[np.int64]
@@ -66,18 +67,20 @@ def space_maps(
     """
     maps = []
     for result in results:
-        data = result.data
+        corpus = result.data.as_corpus()
         texts = result.queries
         images = result.documents
-        if not searches_images(data) or texts is None or images is None:
+        if corpus is None or texts is None or images is None:
             continue
-        asked, shown = _drawn(data, max_points // 2, np.random.default_rng(seed))
+        if not searches_images(corpus):
+            continue
+        asked, shown = _drawn(corpus, max_points // 2, np.random.default_rng(seed))
         vectors = np.concatenate([texts[asked], images[shown]])
         places, explained = (
             pca(vectors) if method == "pca" else (_umap(vectors, seed), None)
         )
-        points = _points("text", data.queries, asked, places[: len(asked)])
-        points += _points("image", data.documents, shown, places[len(asked) :])
+        points = _points("text", corpus.queries, asked, places[: len(asked)])
+        points += _points("image", corpus.documents, shown, places[len(asked) :])
         maps.append(
             SpaceMap(
                 result.name.removesuffix("/text->image"), method, points, explained
@@ -124,16 +127,16 @@ def _umap(vectors: Vectors, seed: int) -> Vectors:
 
 
 def _drawn(
-    data: RetrievalData, count: int, rng: np.random.Generator
+    corpus: Ranking, count: int, rng: np.random.Generator
 ) -> tuple[Positions, Positions]:
     """Positions of texts, and of images: first those of the texts, then others until there are
     `count`.
     """
-    asked = rng.permutation(len(data.queries))[:count]
-    matches = matches_of(data)
+    asked = rng.permutation(len(corpus.queries))[:count]
+    matches = matches_of(corpus.judgements)
     matching = [document for text in asked for document in matches[text]]
     shown = list(
-        dict.fromkeys([*matching, *rng.permutation(len(data.documents)).tolist()])
+        dict.fromkeys([*matching, *rng.permutation(len(corpus.documents)).tolist()])
     )[:count]
     return np.sort(asked), np.sort(np.array(shown, dtype=np.int64))
 

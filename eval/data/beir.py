@@ -17,8 +17,10 @@ from pathlib import Path
 from unimodal.tables import fields
 from unimodal.tables.fields import Row
 
-from .datasets import NO_TEXT, Deferred, Fused, Input, RetrievalData, texts_of
+from .from_rows import texts_of
 from .hub import table_files, table_rows
+from .inputs import NO_TEXT, Deferred, Fused, Input
+from .retrieval import RetrievalData
 
 
 def read_beir(

@@ -13,7 +13,6 @@ from unimodal.shards.find import below, expand_braces
 from unimodal.shards.storage import is_remote
 
 from .beir import read_beir
-from .datasets import TaskData
 from .formats import (
     read_crossmodal3600,
     read_hub_pairs,
@@ -21,6 +20,7 @@ from .formats import (
     read_webdataset,
     read_xtd10,
 )
+from .task_data import TaskData
 from .tasks import Task, patch_of_split
 
 FolderTaskT = TypeVar("FolderTaskT", bound="FolderTask")

@@ -26,8 +26,12 @@ from unimodal.shards.sample import (
 )
 from unimodal.tables.files import is_hidden
 
-from .datasets import Deferred, Input, PairData, RetrievalData, ZeroShotData, pair_data
+from .from_rows import pair_data
 from .hub import table_files, table_rows
+from .inputs import Deferred, Input
+from .pairs import PairData
+from .retrieval import RetrievalData
+from .zero_shot import ZeroShotData
 
 Part: TypeAlias = tuple[Path, int, int]  # of a tar: its file, offset and size
 

@@ -23,7 +23,7 @@ from unimodal.config import nearest
 from unimodal.tables.fields import Row
 from unimodal.tables.readers import RowsConfig, read_rows
 
-from .datasets import Deferred
+from .inputs import Deferred
 
 READABLE = (".parquet", ".jsonl", ".jsonl.gz", ".json.gz", ".tsv", ".csv", ".json")
 # {c} configuration, {s} split; BEIR's own folders first (corpus.jsonl, qrels/test.tsv), then the

@@ -15,15 +15,9 @@ from unimodal.config import Config
 from unimodal.tables.fields import Row, image_folder
 from unimodal.tables.readers import RowsConfig, read_rows
 
-from .datasets import (
-    Fused,
-    ImageSource,
-    Input,
-    RetrievalData,
-    check_fields,
-    images_of,
-    texts_of,
-)
+from .from_rows import check_fields, images_of, texts_of
+from .inputs import Fused, ImageSource, Input
+from .retrieval import RetrievalData
 
 
 class Described(Config):

@@ -18,8 +18,9 @@ from unimodal.config import Config, nearest, parse_config
 from unimodal.tables.fields import image_folder
 from unimodal.tables.readers import RowsConfig, read_numbered_rows, read_rows
 
-from .datasets import TaskData, image_text_data, pair_data, text_retrieval_data
+from .from_rows import image_text_data, pair_data, text_retrieval_data
 from .lookup import Catalogue, Questions, forms_of, lookup_data, rows_of_catalogue
+from .task_data import TaskData
 
 T = TypeVar("T")
 

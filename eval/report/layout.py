@@ -8,13 +8,14 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-from ..scoring.results import Row, TaskResult
+from ..results import TaskResult
+from ..scoring.score_row import ScoreRow
 from ..scoring.statistics import Comparison
 
 Line: TypeAlias = tuple[str, str]  # (task, metric)
 Key: TypeAlias = tuple[str, str, str]  # (task, metric, model)
-Lines: TypeAlias = Mapping[Line, Mapping[str, Row]]  # line -> model -> row
-Variants: TypeAlias = Mapping[str, Mapping[Key, Row]]
+Lines: TypeAlias = Mapping[Line, Mapping[str, ScoreRow]]  # line -> model -> row
+Variants: TypeAlias = Mapping[str, Mapping[Key, ScoreRow]]
 Changes: TypeAlias = Mapping[str, Mapping[Key, float]]
 # Each other model compared with the first.
 Comparisons: TypeAlias = Mapping[str, Sequence[Comparison]]
@@ -50,9 +51,11 @@ def halves_of(results: Iterable[TaskResult]) -> dict[str, str]:
     return {row.task: result.half for result in results for row in result.rows}
 
 
-def lines_of(models: Mapping[str, Iterable[Row]]) -> dict[Line, dict[str, Row]]:
+def lines_of(
+    models: Mapping[str, Iterable[ScoreRow]],
+) -> dict[Line, dict[str, ScoreRow]]:
     """(task, metric) -> model -> plain row, in the order of their first occurrence."""
-    lines: dict[Line, dict[str, Row]] = {}
+    lines: dict[Line, dict[str, ScoreRow]] = {}
     for name, rows in models.items():
         for row in rows:
             if not row.variant:
@@ -68,9 +71,11 @@ def main_metrics(lines: Iterable[Line]) -> dict[str, str]:
     return metrics
 
 
-def variants_of(models: Mapping[str, Iterable[Row]]) -> dict[str, dict[Key, Row]]:
+def variants_of(
+    models: Mapping[str, Iterable[ScoreRow]],
+) -> dict[str, dict[Key, ScoreRow]]:
     """variant -> (task, metric, model) -> row; dimensions first, in ascending order."""
-    variants: dict[str, dict[Key, Row]] = {}
+    variants: dict[str, dict[Key, ScoreRow]] = {}
     for name, rows in models.items():
         for row in rows:
             # `changes_of` has the rows of differences
@@ -85,7 +90,7 @@ def _dims_first(variant: str) -> tuple[bool, int]:
     return dims is None, dims or 0
 
 
-def changes_of(models: Mapping[str, Iterable[Row]]) -> dict[str, dict[Key, float]]:
+def changes_of(models: Mapping[str, Iterable[ScoreRow]]) -> dict[str, dict[Key, float]]:
     """variant -> (task, metric, model) -> difference to the plain score of the same queries.
 
     A variant that changes only some queries brings rows of the difference; most others are
@@ -216,7 +221,7 @@ def format_number(value: float | None) -> str:
     return f"{value:.3f}"
 
 
-def format_value(row: Row | None) -> str:
+def format_value(row: ScoreRow | None) -> str:
     """The value of a row as `format_number` writes it, or that it is undefined."""
     if row is None:
         return format_number(None)
@@ -232,7 +237,7 @@ def format_change(change: float) -> str:
     return f"{change:+.3f}"
 
 
-def format_interval(row: Row) -> str:
+def format_interval(row: ScoreRow) -> str:
     """±.012: the distance from the value to the further end of its 95 % interval."""
     assert row.value is not None
     assert row.low is not None
@@ -241,7 +246,7 @@ def format_interval(row: Row) -> str:
     return f"±{half:.3f}".replace("±0.", "±.")
 
 
-def notes_of(rows: Iterable[Row]) -> dict[str, str]:
+def notes_of(rows: Iterable[ScoreRow]) -> dict[str, str]:
     """ "TASK METRICS" -> why these values are undefined, or what they leave out.
 
     A note that several metrics or variants of a task share appears once.

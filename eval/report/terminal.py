@@ -15,7 +15,7 @@ from rich.text import Text
 
 from unimodal.progress import open_console
 
-from ..scoring.results import Row
+from ..scoring.score_row import ScoreRow
 from .layout import (
     SECTIONS,
     Comparisons,
@@ -45,7 +45,7 @@ from .layout import (
 )
 
 # Of one model, or by the name of each model.
-Results: TypeAlias = Sequence[Row] | Mapping[str, Sequence[Row]]
+Results: TypeAlias = Sequence[ScoreRow] | Mapping[str, Sequence[ScoreRow]]
 
 TITLES = ("dimensions", "changed vectors and inputs")  # of the tables of variants
 MIN_COLUMN = 5  # "0.123"
@@ -119,12 +119,12 @@ def write_json(
     file.write_text(text + "\n", encoding="utf-8")
 
 
-def by_model(results: Results) -> dict[str, Sequence[Row]]:
+def by_model(results: Results) -> dict[str, Sequence[ScoreRow]]:
     """The rows by the name of their model; a single model without a name is ""."""
     return dict(results) if isinstance(results, Mapping) else {"": results}
 
 
-def _notes(models: Mapping[str, Sequence[Row]]) -> list[Text]:
+def _notes(models: Mapping[str, Sequence[ScoreRow]]) -> list[Text]:
     """The notes below the tables; a note that is not true of all models names its models."""
     named: dict[tuple[str, str], list[str]] = {}
     for model, rows in models.items():
@@ -137,7 +137,7 @@ def _notes(models: Mapping[str, Sequence[Row]]) -> list[Text]:
     return lines
 
 
-def _plain(row: Row) -> dict[str, Any]:
+def _plain(row: ScoreRow) -> dict[str, Any]:
     return {
         name: value
         for name, value in dataclasses.asdict(row).items()
@@ -156,7 +156,7 @@ def _make_table(title: str | None) -> Table:
 
 
 def _score_table(
-    models: Mapping[str, Sequence[Row]],
+    models: Mapping[str, Sequence[ScoreRow]],
     title: str,
     halves: Mapping[str, str],
     significant: Mapping[str, set[Line]],
@@ -209,7 +209,7 @@ def _add_section(table: Table, cells: Mapping[Line, Sequence[Text]]) -> None:
 
 def _score_cells(
     line: Line,
-    rows: Mapping[str, Row],
+    rows: Mapping[str, ScoreRow],
     models: Iterable[str],
     significant: Mapping[str, set[Line]],
     with_intervals: bool,
@@ -233,7 +233,7 @@ def _score_cells(
     return texts
 
 
-def _language_tables(models: Mapping[str, Sequence[Row]]) -> list[Table]:
+def _language_tables(models: Mapping[str, Sequence[ScoreRow]]) -> list[Table]:
     """A line for each language, with the first metric of each direction by each model."""
     lines = lines_of(models)
     return [
@@ -268,7 +268,9 @@ def _language_table(
     return table
 
 
-def _variant_tables(models: Mapping[str, Sequence[Row]], width: int) -> list[Table]:
+def _variant_tables(
+    models: Mapping[str, Sequence[ScoreRow]], width: int
+) -> list[Table]:
     """Dimensions in one table, all else in others: a line for each task's first metric, a column
     for each variant.
     """
@@ -293,9 +295,9 @@ def _variant_tables(models: Mapping[str, Sequence[Row]], width: int) -> list[Tab
 
 def _main_variants(
     variants: Variants, main: Mapping[str, str]
-) -> dict[str, dict[Key, Row]]:
+) -> dict[str, dict[Key, ScoreRow]]:
     """The variants with the first metric of each task, and all metrics that are not scores."""
-    kept: dict[str, dict[Key, Row]] = {}
+    kept: dict[str, dict[Key, ScoreRow]] = {}
     for name, cells in variants.items():
         kept[name] = {}
         for key, row in cells.items():
@@ -308,7 +310,7 @@ def _main_variants(
 def _variant_cells(
     variant: str,
     keys: Sequence[Key],
-    rows: Mapping[Key, Row],
+    rows: Mapping[Key, ScoreRow],
     changes: Mapping[Key, float],
 ) -> dict[Key, Text]:
     """A column of scores, each with the difference to the plain score of the same queries.

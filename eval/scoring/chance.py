@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .metrics import best_dcg, parse_metric
 from .ranks import NEVER, Ranks
-from .results import Values
+from .score_row import Values
 
 
 def chance(metric: str, num_documents: int, ranks: Ranks) -> float:

@@ -22,7 +22,7 @@ from unimodal.config import nearest
 from unimodal.vectors import Vectors
 
 from .ranks import NEVER, Ranks
-from .results import Values
+from .score_row import Values
 
 # Q queries, N documents, D embedding dimension, P pairs of a query and one of its relevant
 # documents

@@ -16,7 +16,7 @@ import xxhash
 
 from unimodal.vectors import Vectors
 
-from .results import Values
+from .score_row import Values
 
 Integers = npt.NDArray[np.int64]
 
@@ -97,6 +97,7 @@ def ranks(
     gains: Sequence[Sequence[float]] | None = None,
     excluded: Sequence[Sequence[int]] | None = None,
     lost: Sequence[Sequence[float]] | None = None,
+    hit_gain: float = 0.0,
 ) -> Ranks:
     """Ranks of the relevant documents of each query by dot product.
 
@@ -109,6 +110,7 @@ def ranks(
         rank NEVER.
     lost: for each query the gains of relevant documents that are not there; they come last, with
         the rank NEVER.
+    hit_gain: hit rates count documents of at least this gain.
 
     Raises ValueError for a query without a relevant document.
     """
@@ -123,6 +125,7 @@ def ranks(
         document_ids,
         equals_of(documents),
         lost,
+        hit_gain,
     )
     if len(documents) <= WIDE:
         for scores in _products(queries, documents):
@@ -145,6 +148,7 @@ def ranks_of_scores(
     excluded: Sequence[Sequence[int]] | None = None,
     equals: Mapping[int, Integers] | None = None,
     lost: Sequence[Sequence[float]] | None = None,
+    hit_gain: float = 0.0,
 ) -> Ranks:
     """As `ranks`, from scores that come in blocks (some queries, N) in the order of the queries.
 
@@ -154,7 +158,14 @@ def ranks_of_scores(
     Scores of excluded documents, and of those that equal a relevant one, are overwritten.
     """
     count = _Counter(
-        relevant, gains, excluded, num_documents, document_ids, equals, lost
+        relevant,
+        gains,
+        excluded,
+        num_documents,
+        document_ids,
+        equals,
+        lost,
+        hit_gain,
     )
     for scores in blocks:
         count.add(scores)
@@ -162,11 +173,13 @@ def ranks_of_scores(
 
 
 def ranks_of_lists(
-    lists: Sequence[Sequence[int]], gains: Sequence[Sequence[float]] | None = None
+    lists: Sequence[Sequence[int]],
+    gains: Sequence[Sequence[float]] | None = None,
+    hit_gain: float = 0.0,
 ) -> Ranks:
     """Ranks that are known already: of each query the ranks of its relevant documents."""
     flat, offsets, known = _ragged(lists, gains)
-    return Ranks(flat, offsets, known)
+    return Ranks(flat, offsets, known, hit_gain)
 
 
 def equals_of(documents: Vectors) -> dict[int, Integers]:
@@ -192,6 +205,7 @@ class _Counter:
         document_ids: Sequence[str] | None,
         equals: Mapping[int, Integers] | None = None,
         lost: Sequence[Sequence[float]] | None = None,
+        hit_gain: float = 0.0,
     ) -> None:
         self.columns, self.offsets, self.gains = _ragged(
             *_with_lost(relevant, gains, lost)
@@ -201,6 +215,7 @@ class _Counter:
         self.num_documents = num_documents
         self.document_ids = document_ids
         self.equals = equals or {}
+        self.hit_gain = hit_gain
         self.done = 0  # queries
 
     def add(self, scores: Vectors) -> None:
@@ -228,7 +243,7 @@ class _Counter:
 
     def ranks(self) -> Ranks:
         assert self.done == len(self.offsets) - 1
-        return Ranks(self.flat, self.offsets, self.gains)
+        return Ranks(self.flat, self.offsets, self.gains, self.hit_gain)
 
     def _pairs(self, num_queries: int) -> slice:
         return slice(

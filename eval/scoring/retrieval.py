@@ -1,254 +1,185 @@
-"""Scores of a retrieval task, in vectors or in words.
+"""Scores of a ranking, by vectors, by words and by chance.
 
 Q queries, N documents, D embedding dimension.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 from unimodal.bm25 import Bm25Index
 from unimodal.vectors import Vectors
 
-from ..data.datasets import Fused, Input, RetrievalData
 from .chance import chance
 from .metrics import metric_values
 from .ranks import NEVER, Ranks, ranks, ranks_of_lists, ranks_of_scores
-from .results import Half, Row, Values
-from .statistics import score_intervals
+from .score_row import Values
 
 IMAGE_TEXT_METRICS = ("hit_rate_at_1", "hit_rate_at_5", "hit_rate_at_10")
 TEXT_METRICS = ("ndcg_at_10", "hit_rate_at_1")
-OTHER_METRICS = (
-    "ndcg_at_10",
-    "hit_rate_at_1",
-    "hit_rate_at_10",
-)  # product lookup, images of documents
-MAX_BM25_SCORES = (
-    5_000_000_000  # queries x documents: some minutes; with more there is no baseline
-)
+# of product lookup and of images of documents
+OTHER_METRICS = ("ndcg_at_10", "hit_rate_at_1", "hit_rate_at_10")
+# queries x documents: some minutes; a larger task has no baseline
+MAX_BM25_SCORES = 5_000_000_000
+
+_T = TypeVar("_T")
 
 
-def usual_metrics(data: RetrievalData) -> tuple[str, ...]:
-    """What is printed of a task that asks for nothing else, the main one first.
+@dataclass(frozen=True)
+class Judgements:
+    """Which documents are relevant for which query, and how much."""
 
-    Captions and images have the hit rates of CLIP papers, texts the nDCG of BEIR.
-    """
-    if data.both_ways:
-        return IMAGE_TEXT_METRICS
-    return TEXT_METRICS if half_of(data) == "text" else OTHER_METRICS
+    relevant: Sequence[Sequence[int]]  # of each query: positions of documents
+    num_documents: int
+    gains: Sequence[Sequence[float]] | None = (
+        None  # of the same documents; None: 1 each
+    )
+    document_ids: Sequence[str] | None = (
+        None  # ties are ordered by them; None: the positions
+    )
+    excluded: Sequence[Sequence[int]] | None = (
+        None  # documents that a query does not search
+    )
+    lost: Sequence[Sequence[float]] | None = (
+        None  # gains of relevant documents that are missing
+    )
+    hit_gain: float = 0.0  # hit rates count documents of at least this gain
 
-
-def half_of(data: RetrievalData) -> Half:
-    """Which half of the space a task is about: cross-modal unless both sides are
-    of one modality.
-    """
-    modalities = modalities_of(data.queries) | modalities_of(data.documents)
-    if len(modalities) > 1:
-        return "cross-modal"
-    return "text" if "text" in modalities else "image"
-
-
-def modalities_of(inputs: Sequence[Input]) -> frozenset[str]:
-    """What a model must be able to embed: "text", "image" or both."""
-    kinds = {type(one) for one in inputs}
-    if Fused in kinds:
-        return frozenset({"text", "image"})
-    return frozenset("text" if kind is str else "image" for kind in kinds)
-
-
-def retrieval_rows(
-    task: str,
-    data: RetrievalData,
-    metrics: Sequence[str],
-    queries: Vectors | None,
-    documents: Vectors | None,
-    *,
-    with_intervals: bool = True,
-) -> tuple[list[Row], dict[str, Values]]:
-    """A row for each metric, beside chance and BM25, and each query's values.
-
-    queries: (Q, D), documents: (N, D), unit vectors; None where the model has none: rows have the
-        value None then.
-    with_intervals: also 95 % intervals (`statistics.score_intervals`).
-    """
-    values = {}
-    if queries is not None and documents is not None:
-        values = vector_values(data, metrics, queries, documents)
-    words = {
-        metric: float(found.mean())
-        for metric, found in bm25_values(data, metrics).items()
-    }
-    return mean_rows(
-        task,
-        metrics,
-        values,
-        chances(data, metrics),
-        words,
-        with_intervals=with_intervals,
-    ), values
-
-
-def mean_rows(
-    task: str,
-    metrics: Sequence[str],
-    values: Mapping[str, Values],
-    chance: Mapping[str, float],
-    baseline: Mapping[str, float],
-    *,
-    with_intervals: bool,
-) -> list[Row]:
-    """A row for each metric that is the mean of its values; None where there are none."""
-    if not values:
-        return [
-            Row(task, metric, None, chance[metric], baseline.get(metric))
-            for metric in metrics
-        ]
-    rows = [
-        Row(
-            task,
-            metric,
-            float(values[metric].mean()),
-            chance[metric],
-            baseline.get(metric),
-            num=len(values[metric]),
+    def select(self, queries: Sequence[int]) -> Judgements:
+        """The judgements of some of the queries."""
+        return Judgements(
+            select(self.relevant, queries),
+            self.num_documents,
+            None if self.gains is None else select(self.gains, queries),
+            self.document_ids,
+            None if self.excluded is None else select(self.excluded, queries),
+            None if self.lost is None else select(self.lost, queries),
+            self.hit_gain,
         )
-        for metric in metrics
-    ]
-    if not with_intervals:
-        return rows
-    intervals = score_intervals([values[metric] for metric in metrics])
-    return [
-        dataclasses.replace(row, low=low, high=high)
-        for row, (low, high) in zip(rows, intervals, strict=True)
-    ]
+
+
+def select(values: Sequence[_T], numbers: Iterable[int]) -> list[_T]:
+    """The values at these positions."""
+    return [values[number] for number in numbers]
 
 
 def vector_values(
-    data: RetrievalData,
+    judgements: Judgements,
     metrics: Sequence[str],
     query_vectors: Vectors,
     document_vectors: Vectors,
 ) -> dict[str, Values]:
-    """metric -> (Q,) each query's value, by cosine. query_vectors: (Q, D), document_vectors: (N,
-    D), unit vectors.
+    """metric -> (Q,) each query's value, by cosine.
+
+    query_vectors: (Q, D), document_vectors: (N, D), unit vectors.
     """
-    found = vector_ranks(data, query_vectors, document_vectors)
-    return {metric: metric_values(metric, found) for metric in metrics}
+    ranked = vector_ranks(judgements, query_vectors, document_vectors)
+    return {metric: metric_values(metric, ranked) for metric in metrics}
 
 
 def vector_ranks(
-    data: RetrievalData, query_vectors: Vectors, document_vectors: Vectors
+    judgements: Judgements, query_vectors: Vectors, document_vectors: Vectors
 ) -> Ranks:
     """Ranks of the relevant documents by cosine similarity."""
-    found = ranks(
+    return ranks(
         query_vectors,
         document_vectors,
-        data.relevant,
-        data.document_ids,
-        gains=data.gains,
-        excluded=data.excluded,
-        lost=data.lost,
+        judgements.relevant,
+        judgements.document_ids,
+        gains=judgements.gains,
+        excluded=judgements.excluded,
+        lost=judgements.lost,
+        hit_gain=judgements.hit_gain,
     )
-    return dataclasses.replace(found, hit_gain=data.hit_gain)
 
 
-def chances(data: RetrievalData, metrics: Sequence[str]) -> dict[str, float]:
-    """metric -> what a random order of the documents would score: for each query of those that it
-    searches.
-    """
+def judged_ranks(blocks: Iterable[Vectors], judgements: Judgements) -> Ranks:
+    """Ranks of the relevant documents by scores that come in blocks (some queries, N)."""
+    return ranks_of_scores(
+        blocks,
+        judgements.relevant,
+        judgements.num_documents,
+        judgements.document_ids,
+        gains=judgements.gains,
+        excluded=judgements.excluded,
+        lost=judgements.lost,
+        hit_gain=judgements.hit_gain,
+    )
+
+
+def chances(judgements: Judgements, metrics: Sequence[str]) -> dict[str, float]:
+    """metric -> the expected score of a random order of the documents that each query searches."""
     totals = dict.fromkeys(metrics, 0.0)
-    for num_documents, part in _by_size(data):
+    for num_documents, ranked in _group_by_size(judgements):
         for metric in totals:
-            totals[metric] += chance(metric, num_documents, part) * len(part)
-    return {metric: total / len(data.queries) for metric, total in totals.items()}
+            totals[metric] += chance(metric, num_documents, ranked) * len(ranked)
+    return {
+        metric: total / len(judgements.relevant) for metric, total in totals.items()
+    }
 
 
-def bm25_values(data: RetrievalData, metrics: Sequence[str]) -> dict[str, Values]:
-    """metric -> (Q,) each query's value by BM25; none where a side has inputs without words, or
-    both are too large.
+def bm25_values(
+    judgements: Judgements,
+    metrics: Sequence[str],
+    queries: Sequence[str],
+    documents: Sequence[str],
+) -> dict[str, Values]:
+    """metric -> (Q,) each query's value by BM25.
 
-    Remembered, as an evaluation inside training asks again and again.
+    There are none if a text is empty, or if there are more than MAX_BM25_SCORES scores. The ranks
+    are remembered, as an evaluation inside training needs them again and again.
     """
-    queries, documents = (
-        tuple(map(_words, side)) for side in (data.queries, data.documents)
-    )
-    if (
-        not all(queries)
-        or not all(documents)
-        or len(queries) * len(documents) > MAX_BM25_SCORES
-    ):
+    if not all(queries) or not all(documents):
         return {}
-    found = _bm25_ranks(
-        queries,
-        documents,
-        tuple(map(tuple, data.relevant)),
-        None if data.gains is None else tuple(map(tuple, data.gains)),
-        None if data.excluded is None else tuple(map(tuple, data.excluded)),
-        None if data.document_ids is None else tuple(data.document_ids),
-        None if data.lost is None else tuple(map(tuple, data.lost)),
-    )
-    found = dataclasses.replace(found, hit_gain=data.hit_gain)
-    return {metric: metric_values(metric, found) for metric in metrics}
+    if len(queries) * len(documents) > MAX_BM25_SCORES:
+        return {}
+    ranked = _bm25_ranks(tuple(queries), tuple(documents), _hashable(judgements))
+    return {metric: metric_values(metric, ranked) for metric in metrics}
 
 
 @functools.lru_cache(maxsize=32)
 def _bm25_ranks(
-    queries: tuple[str, ...],
-    documents: tuple[str, ...],
-    relevant: tuple[tuple[int, ...], ...],
-    gains: tuple[tuple[float, ...], ...] | None,
-    excluded: tuple[tuple[int, ...], ...] | None,
-    document_ids: tuple[str, ...] | None,
-    lost: tuple[tuple[float, ...], ...] | None,
+    queries: tuple[str, ...], documents: tuple[str, ...], judgements: Judgements
 ) -> Ranks:
-    blocks = Bm25Index(documents).score_blocks(queries)
-    return ranks_of_scores(
-        blocks,
-        relevant,
-        len(documents),
-        document_ids,
-        gains=gains,
-        excluded=excluded,
-        lost=lost,
+    return judged_ranks(Bm25Index(documents).score_blocks(queries), judgements)
+
+
+def _hashable(judgements: Judgements) -> Judgements:
+    ids = judgements.document_ids
+    return Judgements(
+        _nested_tuples(judgements.relevant),
+        judgements.num_documents,
+        None if judgements.gains is None else _nested_tuples(judgements.gains),
+        None if ids is None else tuple(ids),
+        None if judgements.excluded is None else _nested_tuples(judgements.excluded),
+        None if judgements.lost is None else _nested_tuples(judgements.lost),
+        judgements.hit_gain,
     )
 
 
-def _words(one: Input) -> str:
-    """What of an input BM25 can read."""
-    if isinstance(one, Fused):
-        return one.text
-    return one if isinstance(one, str) else ""
+def _nested_tuples(lists: Sequence[Sequence[_T]]) -> tuple[tuple[_T, ...], ...]:
+    return tuple(tuple(values) for values in lists)
 
 
-def _by_size(data: RetrievalData) -> Iterator[tuple[int, Ranks]]:
-    """How many documents are searched, and the relevant ones among them of the queries that search
-    so many.
+def _group_by_size(judgements: Judgements) -> Iterator[tuple[int, Ranks]]:
+    """How many documents are searched, and the relevant ones of the queries that search that many.
 
-    The ranks are not known, but for those of documents that a query does not search, or that are
-    lost.
+    The ranks are unknown, except NEVER of documents that a query does not search or that are lost.
     """
-    every = [[1.0] * len(documents) for documents in data.relevant]
-    parts: dict[int, tuple[list[list[int]], list[list[float]]]] = {}
-    for query, (documents, gains) in enumerate(
-        zip(data.relevant, data.gains or every, strict=True)
-    ):
-        left_out = set(data.excluded[query]) if data.excluded else set()
-        absent = data.lost[query] if data.lost else []
-        places = [NEVER if one in left_out else one for one in documents] + [
-            NEVER
-        ] * len(absent)
-        relevant, known = parts.setdefault(
-            len(data.documents) - len(left_out), ([], [])
-        )
-        relevant.append(places)
-        known.append([*gains, *absent])
-    for num_documents, (relevant, known) in parts.items():
-        yield (
-            num_documents,
-            dataclasses.replace(
-                ranks_of_lists(relevant, known), hit_gain=data.hit_gain
-            ),
-        )
+    groups: dict[int, tuple[list[list[int]], list[list[float]]]] = {}
+    for query, documents in enumerate(judgements.relevant):
+        excluded = set(judgements.excluded[query]) if judgements.excluded else set()
+        lost = judgements.lost[query] if judgements.lost else []
+        gains = judgements.gains[query] if judgements.gains else [1.0] * len(documents)
+        positions = [
+            NEVER if document in excluded else document for document in documents
+        ]
+        num_searched = judgements.num_documents - len(excluded)
+        relevant, known_gains = groups.setdefault(num_searched, ([], []))
+        relevant.append([*positions, *[NEVER] * len(lost)])
+        known_gains.append([*gains, *lost])
+    for num_searched, (relevant, known_gains) in groups.items():
+        yield num_searched, ranks_of_lists(relevant, known_gains, judgements.hit_gain)

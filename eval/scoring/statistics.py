@@ -1,47 +1,54 @@
-"""How sure is a score, and is one model really better than another? Seeded: the same numbers give
-the same answer.
+"""How sure is a score, and is one model really better than another?
 
-An interval is the percentile bootstrap's (Efron, 1979): queries are drawn with replacement as often
-as there are queries, a thousand times, and the middle 95 % of the scores are the interval. Of a
-share (a hit rate, an accuracy) it is Wilson's (1927), as no resample of ten hits out of ten ever
-misses. A difference of two models on the same queries is tested by flipping its sign (Fisher,
-1935): if the models were alike, which of the two had which score would be chance.
+An interval is the percentile bootstrap's (Efron, 1979): queries are drawn with replacement, as many
+as there are, a thousand times, and the middle 95 % of the scores are the interval. Of a share (a
+hit rate, an accuracy) it is Wilson's (1927), as no resample of ten hits out of ten ever misses. A
+difference of two models on the same queries is tested by flipping its sign (Fisher, 1935): if the
+models were alike, which of the two had which score would be chance.
+
+Draws are seeded: the same numbers give the same answer.
 
 Q queries, P pairs, R resamples, M metrics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ..data.datasets import PairData
 from .metrics import average_ranks, pearson, spearman, unordered
-from .results import TaskResult, Values
+from .score_row import ScoreRow, Values
 
 RESAMPLES = 1000
 FLIPS = 10_000
-MAX_STATES = (
-    1 << 16
-)  # sums of flipped differences that are all gone through, so that the p value is exact
-MAX_SWAPS = 2000  # of pairs, each of which has to be ranked anew
+# up to so many sums of flipped differences all are computed, so that the p value is exact
+MAX_STATES = 1 << 16
+MAX_SWAPS = 2000  # of pairs, each of which has to be ranked again
 BLOCK = 1 << 22  # drawn numbers held at a time, 32 MB
-# share of the squares that a variance has to be: what float64 leaves of equal values is below
+# share of the squares that a variance must reach: rounding of equal values in float64 is below
 CONSTANT = 1e-24
-
-Bounds = tuple[
-    float | None, float | None
-]  # of an interval; None where it cannot be told
 NORMAL = (
-    1.959963984540054  # 95 % of a standard normal distribution lie within so many of 0
+    1.959963984540054  # 95 % of a standard normal distribution lie within this of 0
 )
+
+Bounds = tuple[float | None, float | None]  # of an interval; None where it is unknown
 CORRELATIONS: dict[str, Callable[[npt.ArrayLike, npt.ArrayLike], float]] = {
     "spearman": spearman,
     "pearson": pearson,
 }
+
+
+class Score(NamedTuple):
+    """A score and its 95 % interval."""
+
+    value: float | None  # None: undefined
+    bounds: Bounds = (None, None)
+    note: str = ""  # why it is undefined
 
 
 @dataclass(frozen=True)
@@ -53,42 +60,78 @@ class Comparison:
     first: float
     second: float
     difference: float  # second - first
-    low: (
-        float | None
-    )  # of a 95 % interval of the difference; None where all queries differ alike (or there is one)
+    # of a 95 % interval of the difference; None where all queries differ alike, or there is one
+    low: float | None
     high: float | None
     p_value: (
-        float  # of a difference at least as large either way, were the models alike
+        float  # of a difference at least as large either way, if the models were alike
     )
     num: int  # queries or pairs
 
 
-def compare(
-    first: Iterable[TaskResult], second: Iterable[TaskResult]
-) -> list[Comparison]:
-    """Every metric of every task that both models were scored on.
+def mean_scores(values: Mapping[str, Values]) -> dict[str, Score]:
+    """metric -> the mean of its values (Q,), with an interval."""
+    if not values:
+        return {}
+    intervals = score_intervals(list(values.values()))
+    return {
+        metric: Score(float(values[metric].mean()), bounds)
+        for metric, bounds in zip(values, intervals, strict=True)
+    }
 
-    Tests stand alone: of twenty comparisons of equal models one has p < 0.05. What is undefined for
-    one of them (the correlation of equal scores) is not compared. Raises ValueError for a task that
-    has other queries or pairs in the two.
-    """
-    others = {result.name: result for result in second}
-    found: list[Comparison] = []
-    for one in first:
-        other = others.get(one.name)
-        if other is None or one.queries is None or other.queries is None:
-            continue
-        if len(one.queries) != len(other.queries):
-            raise ValueError(
-                f"{one.name} has {len(one.queries)} queries for one model and "
-                f"{len(other.queries)} for the other; score both on the same data."
-            )
-        found += (
-            _compare_pairs(one, other)
-            if isinstance(one.data, PairData)
-            else _compare_queries(one, other)
+
+def mean_rows(
+    task: str,
+    metrics: Sequence[str],
+    values: Mapping[str, Values],
+    chance: Mapping[str, float],
+    baseline: Mapping[str, float],
+    *,
+    with_intervals: bool,
+) -> list[ScoreRow]:
+    """A row for each metric that is the mean of its values; None if there are no values."""
+    if not values:
+        return [
+            ScoreRow(task, metric, None, chance[metric], baseline.get(metric))
+            for metric in metrics
+        ]
+    rows = [
+        ScoreRow(
+            task,
+            metric,
+            float(values[metric].mean()),
+            chance[metric],
+            baseline.get(metric),
+            num=len(values[metric]),
         )
-    return found
+        for metric in metrics
+    ]
+    if not with_intervals:
+        return rows
+    intervals = score_intervals([values[metric] for metric in metrics])
+    return [
+        dataclasses.replace(row, low=low, high=high)
+        for row, (low, high) in zip(rows, intervals, strict=True)
+    ]
+
+
+def correlation_scores(
+    similarities: Values,
+    human: Values,
+    metrics: Sequence[str],
+    *,
+    with_intervals: bool = True,
+) -> list[Score]:
+    """Each metric's correlation of the two sides (P,); undefined scores have a note that says why."""
+    if reason := unordered(similarities, human):
+        return [Score(None, note=reason) for _ in metrics]
+    intervals: list[Bounds] = [(None, None)] * len(metrics)
+    if with_intervals:
+        intervals = correlation_intervals(similarities, human, metrics)
+    return [
+        Score(CORRELATIONS[metric](similarities, human), bounds)
+        for metric, bounds in zip(metrics, intervals, strict=True)
+    ]
 
 
 def score_intervals(values: Sequence[Values]) -> list[Bounds]:
@@ -209,16 +252,21 @@ def swap_test(
     return (1 + extreme) / (1 + swaps)
 
 
-def _compare_queries(one: TaskResult, other: TaskResult) -> list[Comparison]:
-    metrics = [metric for metric in one.values if metric in other.values]
-    differences = [other.values[metric] - one.values[metric] for metric in metrics]
-    intervals = mean_intervals(differences) if metrics else []
+def compare_means(
+    task: str, first: Mapping[str, Values], second: Mapping[str, Values]
+) -> list[Comparison]:
+    """Compare two models in every metric that both have, by each query's values (Q,)."""
+    metrics = [metric for metric in first if metric in second]
+    if not metrics:
+        return []
+    differences = [second[metric] - first[metric] for metric in metrics]
+    intervals = mean_intervals(differences)
     return [
         Comparison(
-            one.name,
+            task,
             metric,
-            float(one.values[metric].mean()),
-            float(other.values[metric].mean()),
+            float(first[metric].mean()),
+            float(second[metric].mean()),
             float(difference.mean()),
             low,
             high,
@@ -231,53 +279,38 @@ def _compare_queries(one: TaskResult, other: TaskResult) -> list[Comparison]:
     ]
 
 
-def _compare_pairs(one: TaskResult, other: TaskResult) -> list[Comparison]:
-    assert isinstance(one.data, PairData)
-    human = np.array(one.data.scores)
-    groups = {one.name: np.arange(len(human))}
-    groups.update(
-        {
-            f"{one.name}/{name}": np.array(positions)
-            for name, positions in one.data.groups.items()
-        }
-    )
-    metrics = [
-        metric
-        for metric in CORRELATIONS
-        if any(row.metric == metric for row in one.rows)
+def compare_correlations(
+    task: str, metrics: Sequence[str], human: Values, first: Values, second: Values
+) -> list[Comparison]:
+    """Compare two models in their correlations with `human`: (P,) each.
+
+    There is nothing to compare if the correlation of one of them is undefined.
+    """
+    if unordered(first, human) or unordered(second, human):
+        return []
+    drawn = [
+        _resampled_correlations(side, human, metrics, RESAMPLES, 0)
+        for side in (first, second)
     ]
-    found = []
-    for name, positions in groups.items():
-        wanted = human[positions]
-        first = one.values["cosine"][positions]
-        second = other.values["cosine"][positions]
-        if unordered(first, wanted) or unordered(second, wanted):
-            continue
-        drawn = [
-            _resampled_correlations(side, wanted, metrics, RESAMPLES, 0)
-            for side in (first, second)
-        ]
-        for metric, (low, high) in zip(
-            metrics, _percentiles(drawn[1] - drawn[0]), strict=True
-        ):
-            before, after = (
-                CORRELATIONS[metric](side, wanted) for side in (first, second)
+    intervals = _percentiles(drawn[1] - drawn[0])
+    comparisons = []
+    for metric, (low, high) in zip(metrics, intervals, strict=True):
+        before = CORRELATIONS[metric](first, human)
+        after = CORRELATIONS[metric](second, human)
+        comparisons.append(
+            Comparison(
+                task,
+                metric,
+                before,
+                after,
+                after - before,
+                low,
+                high,
+                swap_test(human, first, second, metric),
+                len(human),
             )
-            p_value = swap_test(wanted, first, second, metric)
-            found.append(
-                Comparison(
-                    name,
-                    metric,
-                    before,
-                    after,
-                    after - before,
-                    low,
-                    high,
-                    p_value,
-                    len(wanted),
-                )
-            )
-    return found
+        )
+    return comparisons
 
 
 def _resampled(count: int, resamples: int, seed: int) -> Iterator[Values]:

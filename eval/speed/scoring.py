@@ -34,7 +34,7 @@ from unimodal.compare import (
 )
 from unimodal.vectors import Vectors
 
-from ..data.datasets import RetrievalData
+from ..data.retrieval import RetrievalData
 from ..scoring.metrics import METRICS
 from ..scoring.retrieval import vector_values
 from ..with_mteb.tasks import import_mteb
@@ -129,7 +129,7 @@ def our_run(shape: Shape) -> Run:
     )
 
     def run() -> list[Tensor]:
-        values = vector_values(data, NAMES, queries, documents)
+        values = vector_values(data.judgements, NAMES, queries, documents)
         return [torch.tensor([float(values[name].mean()) for name in NAMES])]
 
     return run

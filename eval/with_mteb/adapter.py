@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 from unimodal.embedder import Embedder
 from unimodal.vectors import Vectors, truncate
 
-from ..cache import EmbeddingStore, Prompt
+from ..cache import EmbeddingCache
+from ..data.inputs import Prompt
 from ..scoring.metrics import check_vectors
 from .search import top_documents
 from .tables import Table, loader_inputs, table_inputs
@@ -32,12 +33,12 @@ class MtebModel:
     """What mteb.evaluate takes for a model; made by `mteb_model`."""
 
     def __init__(
-        self, store: EmbeddingStore, meta: Any, dims: int | None = None
+        self, cache: EmbeddingCache, meta: Any, dims: int | None = None
     ) -> None:
-        """store: encodes. meta: mteb's ModelMeta. dims: keep the first dimensions only, normalised
+        """cache: encodes. meta: mteb's ModelMeta. dims: keep the first dimensions only, normalised
         again.
         """
-        self.store = store
+        self.cache = cache
         self.mteb_model_meta = meta
         self.dims = dims
         self._ids: list[str] = []
@@ -67,7 +68,7 @@ class MtebModel:
         prompt: Prompt = "" if prompt_type is None else prompt_type.value
         where = f"{where} {prompt}".strip()
         return self._vectors(
-            loader_inputs(inputs, where, self.store.modalities), prompt, where
+            loader_inputs(inputs, where, self.cache.modalities), prompt, where
         )
 
     def index(
@@ -145,7 +146,7 @@ class MtebModel:
     def _obey(self, encode_kwargs: Mapping[str, Any]) -> None:
         check_encode_kwargs(encode_kwargs)
         if "show_progress_bar" in encode_kwargs:
-            self.store.show_progress = bool(encode_kwargs["show_progress_bar"])
+            self.cache.show_progress = bool(encode_kwargs["show_progress_bar"])
 
     def _encoded(
         self, rows: Table, prompt: Prompt, metadata: Any, split: str, subset: str
@@ -156,12 +157,12 @@ class MtebModel:
         wanted = [
             one
             for one in metadata.get_modalities(PromptType(prompt))
-            if one in self.store.modalities
+            if one in self.cache.modalities
         ]
         return self._vectors(table_inputs(rows, where, wanted, prompt), prompt, where)
 
     def _vectors(self, inputs: list[Any], prompt: Prompt, where: str) -> Vectors:
-        vectors = self.store.encode(inputs, prompt)
+        vectors = self.cache.encode(inputs, prompt)
         check_vectors(vectors, where)
         return vectors if self.dims is None else truncate(vectors, self.dims)
 
@@ -228,14 +229,14 @@ def mteb_model(
     name: str,
     *,
     dims: int | None = None,
-    store: EmbeddingStore | None = None,
+    cache: EmbeddingCache | None = None,
 ) -> MtebModel:
     """A model of ours as one of mteb's.
 
     name: of the model in the results, "owner/name"; see `run.mteb_name`.
     dims: keep the first dimensions only (matryoshka); results lie apart, as an experiment of the
         same model.
-    store: an embedding store of this embedder, shared by several dims; a new one if left out.
+    cache: an embedding cache of this embedder, shared by several dims; a new one if left out.
 
     The revision is the fingerprint of weights, preprocessing and prompts: mteb returns old scores
     for a model whose name and revision it has seen before. Raises ValueError for dims that the
@@ -281,4 +282,4 @@ def mteb_model(
         modalities=sorted(embedder.modalities, reverse=True),
         experiment_kwargs=None if kept == config.embed_dim else {"dims": kept},
     )
-    return MtebModel(store or EmbeddingStore(embedder), meta, dims)
+    return MtebModel(cache or EmbeddingCache(embedder), meta, dims)

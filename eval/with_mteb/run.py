@@ -13,8 +13,8 @@ from typing import Any
 from unimodal.embedder import Embedder
 from unimodal.progress import progress_bar
 
-from ..cache import EmbeddingStore, Stopped
-from ..scoring.results import Row
+from ..cache import EmbeddingCache, Stopped
+from ..scoring.score_row import ScoreRow
 from .adapter import MtebModel, mteb_model
 from .tasks import (
     MtebTask,
@@ -52,18 +52,18 @@ def run_mteb(
     name: str,
     dims: Sequence[int] = (),
     data: Path | None = None,
-    store: EmbeddingStore | None = None,
+    cache: EmbeddingCache | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     show_progress: bool | None = False,
-) -> list[Row]:
+) -> list[ScoreRow]:
     """Let mteb score a model and write its JSON files, FOLDER/results/NAME/REVISION/TASK.json.
 
     names: of tasks, or "benchmark:NAME" for all of a benchmark.
     name: of the model in the results; see `mteb_name`.
     dims: also score the first dimensions alone; these lie in REVISION/experiments/dims_N/.
     data: a folder of data sets laid out as on the hub; see `find_mteb_task`.
-    store: an embedding store of this embedder; a new one if left out.
-    should_stop: asked before each task and while a new store encodes; once true, the rows so far
+    cache: an embedding cache of this embedder; a new one if left out.
+    should_stop: asked before each task and while a new cache encodes; once true, the rows so far
         are returned.
 
     Returns a row with the main score of each task and subset; its value is None where the model
@@ -71,12 +71,12 @@ def run_mteb(
     from the files. Raises ValueError, before anything is encoded, that names all missing data.
     """
     mteb = import_mteb()
-    cache = mteb.ResultCache(folder)
-    store = store or EmbeddingStore(
+    result_cache = mteb.ResultCache(folder)
+    cache = cache or EmbeddingCache(
         embedder, should_stop=should_stop, show_progress=show_progress
     )
     models = [
-        mteb_model(embedder, name, dims=kept, store=store) for kept in (None, *dims)
+        mteb_model(embedder, name, dims=kept, cache=cache) for kept in (None, *dims)
     ]
     tasks = [find_mteb_task(one, folder=data) for one in _task_names(names)]
     able = [
@@ -86,22 +86,22 @@ def run_mteb(
         [
             task
             for task in able
-            if any(_is_missing(cache, task, model) for model in models)
+            if any(_is_missing(result_cache, task, model) for model in models)
         ]
     )
-    rows: list[Row] = []
+    rows: list[ScoreRow] = []
     for task in tasks:
         if should_stop():
             break
         if task not in able:
             rows.append(
-                Row(task.metadata.name, task.metadata.main_score, None, None, None)
+                ScoreRow(task.metadata.name, task.metadata.main_score, None, None, None)
             )
             continue
         try:
             for model in models:
                 with progress_bar(f"scoring {task.metadata.name}", None, show_progress):
-                    rows += _task_rows(mteb, cache, task, model)
+                    rows += _task_rows(mteb, result_cache, task, model)
         except Stopped:
             break
         for part in parts_of(task):
@@ -110,7 +110,9 @@ def run_mteb(
     return rows
 
 
-def _task_rows(mteb: Any, cache: Any, task: MtebTask, model: MtebModel) -> list[Row]:
+def _task_rows(
+    mteb: Any, cache: Any, task: MtebTask, model: MtebModel
+) -> list[ScoreRow]:
     mteb.evaluate(
         model,
         task,
@@ -139,7 +141,7 @@ def _task_rows(mteb: Any, cache: Any, task: MtebTask, model: MtebModel) -> list[
             )  # mteb files NaN where a score is undefined
             note = "" if is_defined else f"mteb gives {value}"
             rows.append(
-                Row(
+                ScoreRow(
                     name,
                     metric,
                     value if is_defined else None,

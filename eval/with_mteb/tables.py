@@ -14,8 +14,7 @@ import xxhash
 
 from unimodal.preprocess.images import load_image, to_png
 
-from ..cache import Prompt
-from ..data.datasets import NO_TEXT, Deferred, Fused, Input
+from ..data.inputs import NO_TEXT, Deferred, Fused, Input, Prompt
 
 Table = Any  # datasets.Dataset
 

@@ -18,14 +18,10 @@ from typing import Any
 import xxhash
 import yaml
 
-from ..data.datasets import (
-    Deferred,
-    Fused,
-    Input,
-    PairData,
-    RetrievalData,
-    ZeroShotData,
-)
+from ..data.inputs import Deferred, Fused, Input
+from ..data.pairs import PairData
+from ..data.retrieval import RetrievalData
+from ..data.zero_shot import ZeroShotData
 from .tables import Table, given_image, table_images, table_inputs, texts_or_dots
 
 LOCAL = "local-"  # begins the revision of data in a local folder

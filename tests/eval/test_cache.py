@@ -20,9 +20,9 @@ import pytest
 from PIL import Image
 
 import eval.cache
-from eval.cache import EmbeddingStore, Stopped
+from eval.cache import EmbeddingCache, Stopped
 from eval.cache_file import Memory, VectorFile
-from eval.data.datasets import Deferred, Fused, Input
+from eval.data.inputs import Deferred, Fused, Input
 from unimodal.embedder import Embedder
 from unimodal.inputs import Plain
 from unimodal.preprocess.images import decode_image
@@ -108,7 +108,7 @@ def test_an_input_that_comes_again_in_another_form_place_or_task_is_not_encoded_
 ) -> None:
     (tmp_path / "a.png").write_bytes(make_image(0))
     encoder = HashEncoder()
-    store = EmbeddingStore(encoder)
+    store = EmbeddingCache(encoder)
     same: list[Input] = [
         tmp_path / "a.png",
         make_image(0),
@@ -136,7 +136,7 @@ def test_vectors_come_in_the_order_of_the_inputs_whatever_the_order_they_are_enc
         make_image(2),
         TEXTS[0],
     ]
-    found = EmbeddingStore(HashEncoder(), tmp_path / folder if folder else None).encode(
+    found = EmbeddingCache(HashEncoder(), tmp_path / folder if folder else None).encode(
         inputs
     )
     np.testing.assert_array_equal(
@@ -152,7 +152,7 @@ def test_roles_share_a_text_where_their_prompts_are_the_same_and_only_there() ->
         ({"query": "q: ", "document": "d: "}, 3),
     ):
         encoder = HashEncoder(prompts=prompts)
-        store = EmbeddingStore(encoder)
+        store = EmbeddingCache(encoder)
         for role in ("", "query", "document"):
             expected = vector_of((prompts.get(role, "") + "a").encode())
             np.testing.assert_array_equal(store.encode(["a"], role)[0], expected)  # type: ignore[arg-type]  # a role
@@ -160,7 +160,7 @@ def test_roles_share_a_text_where_their_prompts_are_the_same_and_only_there() ->
 
 
 def test_a_prompt_is_not_mistaken_for_the_beginning_of_a_text() -> None:
-    store = EmbeddingStore(HashEncoder(prompts={"query": "a"}))
+    store = EmbeddingCache(HashEncoder(prompts={"query": "a"}))
     assert (
         len(
             {
@@ -176,7 +176,7 @@ def test_a_prompt_is_not_mistaken_for_the_beginning_of_a_text() -> None:
 
 def test_an_image_has_one_vector_whatever_the_role() -> None:
     encoder = HashEncoder(prompts={"query": "q: ", "document": "d: "})
-    store = EmbeddingStore(encoder)
+    store = EmbeddingCache(encoder)
     assert (
         store.encode([make_image(0)], "query")
         == store.encode([make_image(0)], "document")
@@ -186,7 +186,7 @@ def test_an_image_has_one_vector_whatever_the_role() -> None:
 
 def test_a_text_with_an_image_is_their_normalised_sum_and_its_parts_are_kept() -> None:
     encoder = HashEncoder(prompts={"query": "q: "})
-    store = EmbeddingStore(encoder)
+    store = EmbeddingCache(encoder)
     text = vector_of(b"q: red")
     image = vector_of(make_image(0))
     found = store.encode([Fused("red", make_image(0)), "red"], "query")
@@ -202,8 +202,8 @@ def test_another_store_in_the_same_folder_encodes_nothing_that_is_there(
 ) -> None:
     first = HashEncoder()
     second = HashEncoder()
-    EmbeddingStore(first, tmp_path).encode(TEXTS[:100])
-    found = EmbeddingStore(second, tmp_path).encode(TEXTS[:120])
+    EmbeddingCache(first, tmp_path).encode(TEXTS[:100])
+    found = EmbeddingCache(second, tmp_path).encode(TEXTS[:120])
     assert sorted(map(str, second.asked)) == sorted(TEXTS[100:120])
     np.testing.assert_array_equal(
         found, np.stack([vector_of(text.encode()) for text in TEXTS[:120]])
@@ -213,13 +213,13 @@ def test_another_store_in_the_same_folder_encodes_nothing_that_is_there(
 def test_another_model_finds_nothing_and_a_model_without_a_name_keeps_nothing(
     tmp_path: Path,
 ) -> None:
-    EmbeddingStore(HashEncoder("one"), tmp_path).encode(TEXTS[:10])
+    EmbeddingCache(HashEncoder("one"), tmp_path).encode(TEXTS[:10])
     other = HashEncoder("two")
-    EmbeddingStore(other, tmp_path).encode(TEXTS[:10])
+    EmbeddingCache(other, tmp_path).encode(TEXTS[:10])
     assert len(other.asked) == 10
     before = sorted(tmp_path.rglob("*"))
     with pytest.warns(UserWarning, match="does not say which one it is"):
-        EmbeddingStore(HashEncoder(""), tmp_path).encode(TEXTS[:10])
+        EmbeddingCache(HashEncoder(""), tmp_path).encode(TEXTS[:10])
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -236,8 +236,8 @@ def test_float16_takes_half_the_room_and_moves_a_cosine_by_less_than_a_ten_thous
         ) -> Vectors:
             return np.stack([vector_of(_bytes(one, prompt), 384) for one in inputs])
 
-    exact = EmbeddingStore(Wide(), tmp_path).encode(TEXTS)
-    rounded = EmbeddingStore(Wide(), tmp_path, dtype="float16").encode(TEXTS)
+    exact = EmbeddingCache(Wide(), tmp_path).encode(TEXTS)
+    rounded = EmbeddingCache(Wide(), tmp_path, dtype="float16").encode(TEXTS)
     sizes = [
         (tmp_path / f"one-{dtype}/vectors").stat().st_size
         for dtype in ("float32", "float16")
@@ -260,7 +260,7 @@ def test_what_float16_rounds_is_repaired_only_for_unit_vectors(tmp_path: Path) -
         ) -> Vectors:
             return 2 * super().encode(inputs, prompt=prompt)
 
-    found = EmbeddingStore(Long(), tmp_path, dtype="float16").encode(TEXTS[:9])
+    found = EmbeddingCache(Long(), tmp_path, dtype="float16").encode(TEXTS[:9])
     assert (
         np.linalg.norm(found, axis=1) > 1.9
     ).all()  # or nobody would notice such a model
@@ -271,13 +271,13 @@ def test_asked_to_stop_it_raises_within_a_block_and_what_was_done_is_kept(
 ) -> None:
     encoder = HashEncoder(seconds=0.001)
     asked = iter([False, False, True])
-    store = EmbeddingStore(encoder, tmp_path, should_stop=lambda: next(asked))
+    store = EmbeddingCache(encoder, tmp_path, should_stop=lambda: next(asked))
     with pytest.raises(Stopped, match="still to encode; the others are kept"):
         store.encode(TEXTS)
     done = list(encoder.asked)
     assert 0 < len(done) < 300
     again = HashEncoder()
-    EmbeddingStore(again, tmp_path).encode(TEXTS)
+    EmbeddingCache(again, tmp_path).encode(TEXTS)
     assert not set(again.asked) & set(done)
     assert len(again.asked) + len(done) == 300
 
@@ -299,7 +299,7 @@ def test_blocks_grow_to_about_two_seconds_and_hold_texts_of_like_length(
             blocks.append(list(inputs))
             return super().encode(inputs, prompt=prompt)
 
-    EmbeddingStore(Counting()).encode(TEXTS)
+    EmbeddingCache(Counting()).encode(TEXTS)
     lengths = [len(str(text)) for block in blocks for text in block]
     assert lengths == sorted(lengths, reverse=True)
     assert len(blocks) < 12
@@ -317,7 +317,7 @@ def test_all_broken_images_are_named_and_all_others_are_encoded(
         b"nothing",
     ]
     encoder = HashEncoder()
-    store = EmbeddingStore(encoder)
+    store = EmbeddingCache(encoder)
     with pytest.raises(ValueError, match="3 of 23 images cannot be decoded") as caught:
         store.encode([*good[:9], *broken, *good[9:]])
     assert str(tmp_path / "cut.png") in str(caught.value)
@@ -327,7 +327,7 @@ def test_all_broken_images_are_named_and_all_others_are_encoded(
 
 
 def test_an_empty_text_and_an_image_that_is_gone_are_named() -> None:
-    store = EmbeddingStore(HashEncoder())
+    store = EmbeddingCache(HashEncoder())
     with pytest.raises(ValueError, match=r"input 1 of 2 is ' '"):
         store.encode(["a", " "])
     with pytest.raises(ValueError, match=r"gone\.png cannot be read"):
@@ -455,7 +455,7 @@ def test_a_second_writer_waits_says_so_and_encodes_nothing_twice(
     slow = HashEncoder(seconds=0.004)
     second = HashEncoder()
     thread = threading.Thread(
-        target=EmbeddingStore(slow, tmp_path).encode, args=(TEXTS,)
+        target=EmbeddingCache(slow, tmp_path).encode, args=(TEXTS,)
     )
     thread.start()
     while not slow.asked:
@@ -463,7 +463,7 @@ def test_a_second_writer_waits_says_so_and_encodes_nothing_twice(
     with pytest.warns(
         UserWarning, match="another process is encoding into .*; waiting for it"
     ):
-        EmbeddingStore(second, tmp_path).encode(TEXTS)
+        EmbeddingCache(second, tmp_path).encode(TEXTS)
     thread.join()
     assert len(slow.asked) == 300
     assert not second.asked
@@ -471,7 +471,7 @@ def test_a_second_writer_waits_says_so_and_encodes_nothing_twice(
 
 def test_waiting_for_another_writer_ends_when_asked_to_stop(tmp_path: Path) -> None:
     held = VectorFile(tmp_path / "one-float32", "float32")
-    store = EmbeddingStore(HashEncoder(), tmp_path, should_stop=lambda: True)
+    store = EmbeddingCache(HashEncoder(), tmp_path, should_stop=lambda: True)
     with (
         held.writing(lambda: False),
         pytest.warns(UserWarning, match="waiting"),
@@ -481,8 +481,8 @@ def test_waiting_for_another_writer_ends_when_asked_to_stop(tmp_path: Path) -> N
 
 
 def test_a_reader_sees_what_a_writer_has_finished_meanwhile(tmp_path: Path) -> None:
-    reader = EmbeddingStore(HashEncoder(), tmp_path)
-    EmbeddingStore(HashEncoder(), tmp_path).encode(TEXTS)
+    reader = EmbeddingCache(HashEncoder(), tmp_path)
+    EmbeddingCache(HashEncoder(), tmp_path).encode(TEXTS)
     reader.encode(TEXTS)
     assert not reader.encoder.asked  # type: ignore[attr-defined]  # a HashEncoder
 
@@ -503,7 +503,7 @@ def _encode_until_killed(folder: Path, counter: Path) -> None:
     eval.cache._FIRST["text"] = eval.cache._MOST["text"] = (
         400  # many blocks: most kills fall into the writing of one
     )
-    EmbeddingStore(Telling(), folder).encode(TEXTS)
+    EmbeddingCache(Telling(), folder).encode(TEXTS)
 
 
 def test_kill_9_at_random_moments_loses_a_block_at_most_and_pairs_nothing_wrongly(
@@ -530,7 +530,7 @@ def test_kill_9_at_random_moments_loses_a_block_at_most_and_pairs_nothing_wrongl
         process.kill()
         process.join()
         reader = VectorFile(tmp_path / "store/one-float32", "float32")
-        store = EmbeddingStore(HashEncoder(), tmp_path / "store")
+        store = EmbeddingCache(HashEncoder(), tmp_path / "store")
         known = {one.key for one in store.missing([(TEXTS, "")])}
         keys = {text: store._key(text, "") for text in TEXTS}
         kept = [text for text in TEXTS if keys[text] not in known]
@@ -552,11 +552,11 @@ def test_an_embedder_is_an_encoder_whose_vectors_are_those_of_one_call(
     tiny_embedder: Callable[[int], Embedder], tmp_path: Path
 ) -> None:
     embedder = tiny_embedder(0)
-    found = EmbeddingStore(embedder, tmp_path).encode(TEXTS, "query")
+    found = EmbeddingCache(embedder, tmp_path).encode(TEXTS, "query")
     np.testing.assert_allclose(found, embedder.encode_query(TEXTS), atol=1e-6)
     assert (tmp_path / f"{embedder.fingerprint()}-float32/vectors").is_file()
 
 
 def test_another_precision_than_two_is_refused() -> None:
     with pytest.raises(ValueError, match="kept in float32 or float16, not in 'float8'"):
-        EmbeddingStore(HashEncoder(), dtype="float8")  # type: ignore[arg-type]  # what a user may write
+        EmbeddingCache(HashEncoder(), dtype="float8")  # type: ignore[arg-type]  # what a user may write

@@ -11,12 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from eval.analysis.parts import part_values
-from eval.cache import EmbeddingStore
-from eval.data.datasets import Fused, Input, RetrievalData, ZeroShotData
-from eval.evaluate import evaluate, rows_of, score_task
-from eval.scoring.results import Row
+from eval.cache import EmbeddingCache
+from eval.data.inputs import Fused, Input
+from eval.data.retrieval import RetrievalData
+from eval.data.zero_shot import ZeroShotData
+from eval.evaluate import evaluate, score_task
+from eval.results import rows_of
 from eval.scoring.retrieval import vector_values
+from eval.scoring.score_row import ScoreRow
 from eval.suites import Suite, read_suite
 from unimodal.config import parse_config
 from unimodal.encoder import Encoder
@@ -151,7 +153,7 @@ def test_every_task_is_scored_beside_chance_and_bm25(catalogue: Path) -> None:
     ]
     chance: Any = pytest.approx(1 / 15)
     low: Any = pytest.approx(15 / (15 + 1.96**2), abs=1e-4)
-    plain = Row(
+    plain = ScoreRow(
         "pictures/text->image", "hit_rate_at_1", 1.0, chance, None, low, 1.0, num=15
     )
     assert rows[0] == plain
@@ -200,8 +202,8 @@ def test_evaluation_stops_within_a_task_and_keeps_those_before_it(
     catalogue: Path,
 ) -> None:
     encoder = WordEncoder("text", "image")
-    store = EmbeddingStore(encoder, should_stop=lambda: len(encoder.encoded) >= 30)
-    results = evaluate(encoder, with_sts(catalogue), catalogue, store=store)
+    store = EmbeddingCache(encoder, should_stop=lambda: len(encoder.encoded) >= 30)
+    results = evaluate(encoder, with_sts(catalogue), catalogue, cache=store)
     assert [result.name for result in results] == [
         "pictures/text->image",
         "pictures/image->text",
@@ -247,11 +249,11 @@ def test_dims_are_scored_from_the_same_vectors(catalogue: Path) -> None:
     suite = with_sts(catalogue)
     plain = rows_of(evaluate(encoder, suite, catalogue))
     encoded = len(encoder.encoded)
-    store = EmbeddingStore(encoder)
+    store = EmbeddingCache(encoder)
     with pytest.warns(
         UserWarning, match="65 dims are left out: the model's vectors have 64"
     ):
-        results = evaluate(encoder, with_dims(suite, 4, 64, 65), catalogue, store=store)
+        results = evaluate(encoder, with_dims(suite, 4, 64, 65), catalogue, cache=store)
     assert len(encoder.encoded) == 2 * encoded
     rows = {
         variant: [row for row in rows_of(results) if row.variant == variant]
@@ -269,7 +271,7 @@ def test_dims_are_scored_from_the_same_vectors(catalogue: Path) -> None:
     )
     data = results[2].data
     assert isinstance(data, RetrievalData)
-    expected = vector_values(data, ["ndcg_at_10"], cut, cut_documents)[
+    expected = vector_values(data.judgements, ["ndcg_at_10"], cut, cut_documents)[
         "ndcg_at_10"
     ].mean()
     assert 0.3 < expected < 1
@@ -288,7 +290,14 @@ def test_values_come_with_the_vectors_that_they_are_of(catalogue: Path) -> None:
     ):
         assert result.queries is not None
         assert result.documents is not None
-        again = part_values(result, np.arange(len(result.queries)))
+        subset = result.data.score_subset(
+            result.metrics,
+            np.arange(len(result.queries)),
+            result.queries,
+            result.documents,
+        )
+        assert subset is not None
+        again = subset.values
         assert set(again) == set(result.values)
         for metric, values in result.values.items():
             np.testing.assert_array_equal(again[metric], values)
@@ -309,7 +318,7 @@ def test_images_that_nobody_asks_for_are_searched_and_ask_nothing() -> None:
     images: list[Input] = [b"green ball", b"blue shoe", b"red hat"]
     data = RetrievalData(["red hat", "blue shoe"], images, [[2], [1]], both_ways=True)
     forward, back = score_task(
-        EmbeddingStore(WordEncoder("text", "image")), "hats", data, ["hit_rate_at_1"]
+        EmbeddingCache(WordEncoder("text", "image")), "hats", data, ["hit_rate_at_1"]
     )
     assert [len(one.queries) for one in (forward, back) if one.queries is not None] == [
         2,
@@ -335,7 +344,7 @@ def test_a_photo_and_words_find_a_product_by_graded_relevance() -> None:
         gains=[[3.0, 1.0], [3.0]],
         hit_gain=3.0,
     )
-    store = EmbeddingStore(WordEncoder("text", "image"))
+    store = EmbeddingCache(WordEncoder("text", "image"))
     (result,) = score_task(
         store, "shop/photo->fused", data, ["ndcg_at_10", "hit_rate_at_1"]
     )
@@ -351,7 +360,7 @@ def test_images_are_classified_by_the_words_of_their_class() -> None:
     labels = [number % len(THINGS) for number in range(len(images))]
     data = ZeroShotData(images, labels, list(THINGS), ["one {c}", "a {c}"])
     encoder = WordEncoder("text", "image")
-    (result,) = score_task(EmbeddingStore(encoder), "things", data, ["accuracy"])
+    (result,) = score_task(EmbeddingCache(encoder), "things", data, ["accuracy"])
     assert {str(one) for one in encoder.encoded if isinstance(one, str)} == {
         f"{template} {thing}" for template in ("one", "a") for thing in THINGS
     }
@@ -361,7 +370,7 @@ def test_images_are_classified_by_the_words_of_their_class() -> None:
     assert result.documents is not None
     assert result.documents.shape == (5, 64)
     (unscored,) = score_task(
-        EmbeddingStore(WordEncoder("text")), "things", data, ["accuracy"]
+        EmbeddingCache(WordEncoder("text")), "things", data, ["accuracy"]
     )
     assert unscored.rows[0].value is None
 

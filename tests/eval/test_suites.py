@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from eval.data.datasets import PairData, RetrievalData
+from eval.data.pairs import PairData
+from eval.data.retrieval import RetrievalData
 from eval.data.tasks import TaskRows
 from eval.prepare.table import data_sets, names_of
 from eval.suites import Suite, load_tasks, missing_of, read_suite

@@ -28,8 +28,8 @@ def demo(
     from unimodal.demo.results import build_groups, draw_showcase
     from unimodal.embedder import load
     from unimodal.eval.evaluate import evaluate as score
-    from unimodal.eval.evaluate import rows_of
     from unimodal.eval.report.terminal import results_json, results_table, write_json
+    from unimodal.eval.results import rows_of
     from unimodal.eval.suites import read_suite
     from unimodal.formats.card import write_card
     from unimodal.preprocess.tokenizers import train_tokenizer

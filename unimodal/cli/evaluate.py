@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from unimodal.encoder import Encoder
     from unimodal.eval.analysis.contamination import TaskOverlap
     from unimodal.eval.report.page import ModelReport
-    from unimodal.eval.scoring.results import TaskResult
+    from unimodal.eval.results import TaskResult
 
 Models = Annotated[
     list[str],
@@ -32,15 +32,22 @@ Data = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")]
 Dtype = Annotated[str, typer.Option(help="Of the towers: float32, bfloat16, float16.")]
-Store = Annotated[
+Cache = Annotated[
     Path | None,
-    typer.Option(
-        help="Keep vectors in this folder: what is there is not encoded again, after a kill too."
-    ),
+    typer.Option(help="Keep vectors in this folder, so that nothing is encoded again."),
 ]
-StoreDtype = Annotated[
-    str,
-    typer.Option(help="Of what is kept there: float32, or float16 in half the room."),
+CacheDtype = Annotated[
+    str, typer.Option(help="Keep vectors as float32, or as float16 in half the space.")
+]
+FormerCache = Annotated[
+    Path | None,
+    typer.Option("--store", hidden=True, help="The former name of --cache."),
+]
+FormerCacheDtype = Annotated[
+    str | None,
+    typer.Option(
+        "--store-dtype", hidden=True, help="The former name of --cache-dtype."
+    ),
 ]
 
 
@@ -63,8 +70,10 @@ def evaluate(
     html: Annotated[
         Path | None, typer.Option(help="Also write a report, one self-contained page.")
     ] = None,
-    store: Store = None,
-    store_dtype: StoreDtype = "float32",
+    cache: Cache = None,
+    cache_dtype: CacheDtype = "float32",
+    store: FormerCache = None,
+    store_dtype: FormerCacheDtype = None,
     device: Device = None,
     dtype: Dtype = "float32",
     dry_run: Annotated[
@@ -79,14 +88,13 @@ def evaluate(
     """
     from unimodal.eval.analysis.analyse import analyse
     from unimodal.eval.analysis.contamination import contamination
-    from unimodal.eval.cache import EmbeddingStore
-    from unimodal.eval.data.asked import asked_of
+    from unimodal.eval.cache import EmbeddingCache
     from unimodal.eval.evaluate import evaluate as score
-    from unimodal.eval.plan import missing_table, plan, plan_table, said_of
+    from unimodal.eval.plan import make_plan, missing_table, plan_table, summarize
     from unimodal.eval.report.layout import halves_of
     from unimodal.eval.report.page import write_report
     from unimodal.eval.report.terminal import results_table, write_json
-    from unimodal.eval.scoring.statistics import compare
+    from unimodal.eval.results import compare
     from unimodal.eval.suites import commands_for, load_tasks, missing_of, read_suite
     from unimodal.progress import open_console
 
@@ -126,18 +134,23 @@ def evaluate(
     for name, source in zip(_short_names(names), names, strict=True):
         encoder = _load(source, device, dtype)
         _check_dims(asked_dims, encoder, name)
-        vectors = EmbeddingStore(encoder, store, dtype=store_dtype, show_progress=None)
+        embeddings = EmbeddingCache(
+            encoder,
+            cache or _former_cache(store),
+            dtype=store_dtype or cache_dtype,
+            show_progress=None,
+        )
         loaded = load_tasks(
             tasks, data, split, with_images="image" in encoder.modalities
         )
-        work = plan(vectors, loaded)
+        work = make_plan(embeddings, loaded)
         if dry_run:
             open_console().print(plan_table(work, name))
             continue
         left_out = [
             task
             for task, data_of_it in loaded.items()
-            if not asked_of(data_of_it, vectors.modalities)
+            if not data_of_it.inputs_for(embeddings.modalities)
         ]
         if left_out:
             lacks = " or ".join({"text", "image"} - encoder.modalities)
@@ -145,14 +158,14 @@ def evaluate(
                 f"{name} embeds no {lacks}, so {len(left_out)} tasks have no score: "
                 f"{', '.join(left_out)}"
             )
-        say(f"{name}: {said_of(work)}")
+        say(f"{name}: {summarize(work)}")
         results = score(
             encoder,
             tasks,
             data,
             split=split,
             tasks=loaded,
-            store=vectors,
+            cache=embeddings,
             show_progress=None,
         )
         if tasks.analysis.contamination and not overlaps:
@@ -160,7 +173,7 @@ def evaluate(
         reports[name] = analyse(
             results,
             tasks,
-            vectors,
+            embeddings,
             facts=_facts(encoder, results),
             calibration=_calibration(source, encoder),
             overlaps=overlaps,
@@ -243,7 +256,8 @@ def mteb(
     dims: Annotated[
         str, typer.Option(help="Also score the first so many dimensions: 64,256.")
     ] = "",
-    store: Store = None,
+    cache: Cache = None,
+    store: FormerCache = None,
     device: Device = None,
     dtype: Dtype = "float32",
 ) -> None:
@@ -251,14 +265,16 @@ def mteb(
     model's fingerprint.
     """
     from unimodal.embedder import load
-    from unimodal.eval.cache import EmbeddingStore
+    from unimodal.eval.cache import EmbeddingCache
     from unimodal.eval.report.terminal import results_table
     from unimodal.eval.with_mteb.run import mteb_name, run_mteb
     from unimodal.progress import open_console
 
     cut = _parse_dims(dims)
     embedder = load(model, device=device, dtype=dtype)
-    vectors = EmbeddingStore(embedder, store, show_progress=None)
+    embeddings = EmbeddingCache(
+        embedder, cache or _former_cache(store), show_progress=None
+    )
     rows = run_mteb(
         embedder,
         tasks,
@@ -266,10 +282,17 @@ def mteb(
         name=mteb_name(model),
         dims=cut,
         data=data,
-        store=vectors,
+        cache=embeddings,
         show_progress=None,
     )
     open_console().print(results_table(rows, "mteb"))
+
+
+def _former_cache(folder: Path | None) -> Path | None:
+    """The folder that was given as --store, with a word on the new name."""
+    if folder is not None:
+        say(f"--store {folder} is now --cache {folder}")
+    return folder
 
 
 def _parse_dims(text: str) -> list[int]:

@@ -13,7 +13,7 @@ from .console import Overrides, say
 
 if TYPE_CHECKING:
     from unimodal.encoder import Encoder
-    from unimodal.eval.data.datasets import TaskData
+    from unimodal.eval.data.task_data import TaskData
     from unimodal.eval.suites import Suite
     from unimodal.training.config import EvalConfig, Stage, TrainConfig
     from unimodal.training.data.check import Found
@@ -89,7 +89,8 @@ def _evaluator(
         return None, None
     from unimodal.config import nearest
     from unimodal.eval.evaluate import evaluate as score
-    from unimodal.eval.evaluate import rows_of, score_names
+    from unimodal.eval.evaluate import score_names
+    from unimodal.eval.results import rows_of
     from unimodal.eval.suites import load_tasks
 
     settings = config.eval

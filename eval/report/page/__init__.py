@@ -16,8 +16,9 @@ from pathlib import Path
 from ...analysis.contamination import TaskOverlap
 from ...analysis.neighbours import Clusters, Duplicates
 from ...analysis.space_map import SpaceMap
-from ...scoring.results import Row, TaskResult
-from ...scoring.summary import BALANCE
+from ...results import TaskResult
+from ...scoring.score_row import ScoreRow
+from ...summary import BALANCE
 from ..layout import (
     Comparisons,
     changes_of,
@@ -104,7 +105,7 @@ class ModelReport:
     """All that is known of one model."""
 
     results: Sequence[TaskResult]
-    rows: Sequence[Row] = ()  # of the analyses, beside those of the results
+    rows: Sequence[ScoreRow] = ()  # of the analyses, beside those of the results
     # {"parameters": "22.7 M", ...}
     facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     maps: Sequence[SpaceMap] = ()
@@ -112,7 +113,7 @@ class ModelReport:
     duplicates: Sequence[Duplicates] = ()
 
     @property
-    def all_rows(self) -> list[Row]:
+    def all_rows(self) -> list[ScoreRow]:
         """The rows of the results, then those of the analyses."""
         rows = [row for result in self.results for row in result.rows]
         return [*rows, *self.rows]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from ...scoring.results import Row
+from ...scoring.score_row import ScoreRow
 from ..layout import UNDEFINED, format_number
 from .charts import NUM_COLOURS, ScorePlot
 
@@ -160,7 +160,7 @@ def count_cell(count: int | None) -> NumberCell:
     return NumberCell(count, text, "quiet")
 
 
-def empty_cell(row: Row | None) -> NumberCell:
+def empty_cell(row: ScoreRow | None) -> NumberCell:
     """A value that was not measured, or that is undefined, with the reason."""
     if row is None or not row.is_undefined:
         return number_cell(None)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...scoring.results import Row
+from ...scoring.score_row import ScoreRow
 from ..layout import format_number
 
 NUM_COLOURS = 6  # classes m0 ... m5 of the style sheet; more models start again
@@ -96,7 +96,7 @@ class DimsChart:
     curves: Sequence[Curve]
 
 
-def score_plot(cells: Mapping[str, Row], models: Sequence[str]) -> ScorePlot:
+def score_plot(cells: Mapping[str, ScoreRow], models: Sequence[str]) -> ScorePlot:
     """Place the scores of one task and metric. cells: model -> row."""
     lowest = 0.0
     for known in cells.values():
@@ -140,7 +140,9 @@ def score_plot(cells: Mapping[str, Row], models: Sequence[str]) -> ScorePlot:
     )
 
 
-def _plot_label(cells: Mapping[str, Row], models: Sequence[str], first: Row) -> str:
+def _plot_label(
+    cells: Mapping[str, ScoreRow], models: Sequence[str], first: ScoreRow
+) -> str:
     """What the plot shows, for a reader who does not see it."""
     parts = [
         f"{name or 'model'} {format_number(cells[name].value)}"

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...analysis.failures import (
-    Found,
+    RankedDocument,
     WorstPair,
     WorstQuery,
     worst_pairs,
     worst_queries,
 )
-from ...scoring.results import TaskResult
+from ...results import TaskResult
 from ..layout import format_number
 from .cells import (
     Cell,
@@ -106,7 +106,7 @@ def _failures_of(
 def _show_query(worst: WorstQuery, thumbnails: Thumbnails) -> FailedQuery:
     # in this order: documents get their thumbnails before the query does
     relevant = [_show_document(document, thumbnails) for document in worst.relevant]
-    found = [_show_document(document, thumbnails) for document in worst.found]
+    found = [_show_document(document, thumbnails) for document in worst.top]
     query = show_input(worst.query, thumbnails)
     value = ""
     if worst.value is not None:
@@ -114,9 +114,9 @@ def _show_query(worst: WorstQuery, thumbnails: Thumbnails) -> FailedQuery:
     return FailedQuery(query, worst.rank, value, relevant, found)
 
 
-def _show_document(found: Found, thumbnails: Thumbnails) -> ShownDocument:
-    shown = show_input(found.input, thumbnails)
-    return ShownDocument(shown, found.rank, found.score, found.is_relevant)
+def _show_document(document: RankedDocument, thumbnails: Thumbnails) -> ShownDocument:
+    shown = show_input(document.input, thumbnails)
+    return ShownDocument(shown, document.rank, document.score, document.is_relevant)
 
 
 def _pairs_table(pairs: Sequence[WorstPair]) -> Table:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from unimodal.preprocess.images import decode_image
 
-from ...data.datasets import Deferred, Fused, ImageSource, Input
+from ...data.inputs import Deferred, Fused, ImageSource, Input
 
 SIZE = 112  # pixels of the longer side; shown at 96 or less
 QUALITY = 72

@@ -12,8 +12,8 @@ from typing import TypeVar
 from ...analysis.neighbours import Cluster, Clusters, Duplicates
 from ...analysis.space import matches_of
 from ...analysis.space_map import SpaceMap
-from ...data.datasets import Fused, Input, RetrievalData
-from ...scoring.results import TaskResult
+from ...data.inputs import Fused, Input
+from ...results import TaskResult
 from .cells import TaskName, task_name
 from .inputs import ShownInput, Thumbnails, shorten, show_input
 
@@ -150,13 +150,14 @@ def _map_points(
 
 def _mates(space_map: SpaceMap, result: TaskResult) -> list[list[int]]:
     """For each point, the numbers of the points that belong to it."""
-    assert isinstance(result.data, RetrievalData)
+    corpus = result.data.as_corpus()
+    assert corpus is not None
     images = {
         point.index: number
         for number, point in enumerate(space_map.points)
         if point.modality == "image"
     }
-    matches = matches_of(result.data)
+    matches = matches_of(corpus.judgements)
     mates: list[list[int]] = [[] for _ in space_map.points]
     for number, point in enumerate(space_map.points):
         if point.modality != "text":
@@ -249,8 +250,9 @@ def _set_of(task: str) -> str:
 
 
 def _documents(result: TaskResult) -> Sequence[Input]:
-    assert isinstance(result.data, RetrievalData)
-    return result.data.documents
+    corpus = result.data.as_corpus()
+    assert corpus is not None
+    return corpus.documents
 
 
 def _show_inputs(

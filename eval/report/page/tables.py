@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...scoring.results import Row
+from ...scoring.score_row import ScoreRow
 from ...scoring.statistics import Comparison
 from ..layout import (
     SECTIONS,
@@ -138,7 +138,7 @@ def _score_table(
 
 def _score_cells(
     line: Line,
-    cells: Mapping[str, Row],
+    cells: Mapping[str, ScoreRow],
     models: Sequence[str],
     significant: Mapping[str, set[Line]],
 ) -> list[Cell]:
@@ -153,7 +153,7 @@ def _score_cells(
 
 
 def _score_cell(
-    row: Row | None, best: float | None, is_significant: bool
+    row: ScoreRow | None, best: float | None, is_significant: bool
 ) -> NumberCell:
     if row is None or row.value is None:
         return empty_cell(row)
@@ -314,7 +314,7 @@ def _language_table(
     return Table(heads, rows, caption=f"{name} · {len(languages)} languages")
 
 
-def _shaded_cell(row: Row | None) -> NumberCell:
+def _shaded_cell(row: ScoreRow | None) -> NumberCell:
     """A score on one of nine shades of the style sheet: the higher, the deeper."""
     if row is None or row.value is None:
         return empty_cell(row)
@@ -411,7 +411,7 @@ def _variant_table(
     return Table(heads, rows)
 
 
-def _changed_cell(row: Row | None, change: float | None) -> NumberCell:
+def _changed_cell(row: ScoreRow | None, change: float | None) -> NumberCell:
     if row is None or row.value is None:
         return empty_cell(row)
     plain = number_cell(row.value)
@@ -424,7 +424,7 @@ def _changed_cell(row: Row | None, change: float | None) -> NumberCell:
     return NumberCell(row.value, plain.text, change=text, change_direction=direction)
 
 
-def notes(models: Mapping[str, Iterable[Row]]) -> list[Note]:
+def notes(models: Mapping[str, Iterable[ScoreRow]]) -> list[Note]:
     """Why scores are undefined, and what of a task's data they leave out."""
     found: dict[Note, None] = {}
     for name, rows in models.items():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eval.analysis.analyse import analyse
-from eval.cache import EmbeddingStore
+from eval.cache import EmbeddingCache
 from eval.evaluate import evaluate
 from eval.report.page import ModelReport
 from eval.suites import Suite
@@ -29,8 +29,8 @@ def _report(folder: Path, analysis: dict[str, Any]) -> ModelReport:
     suite = parse_config(
         Suite, {"tasks": {"pictures": task}, "analysis": analysis}, source="test"
     )
-    store = EmbeddingStore(Words())
-    return analyse(evaluate(store.encoder, suite, folder, store=store), suite, store)
+    store = EmbeddingCache(Words())
+    return analyse(evaluate(store.encoder, suite, folder, cache=store), suite, store)
 
 
 def test_a_suite_that_asks_for_nothing_gets_no_more_than_its_scores(

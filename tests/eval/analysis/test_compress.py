@@ -18,9 +18,12 @@ from eval.analysis.compress import (
     hamming_distances,
     reranked,
 )
-from eval.data.datasets import Input, PairData, RetrievalData
+from eval.data.inputs import Input
+from eval.data.pairs import PairData
+from eval.data.retrieval import RetrievalData
+from eval.results import TaskResult
 from eval.scoring.metrics import spearman
-from eval.scoring.results import Row, TaskResult
+from eval.scoring.score_row import ScoreRow
 from unimodal.vectors import Vectors, int8_ranges, pack_signs, quantize_int8_in_ranges
 
 DIM = 20
@@ -57,8 +60,8 @@ def retrieval(documents: Vectors) -> TaskResult:
         asked, searched, relevant, gains=[[2.0, 1.0]] * 30, excluded=excluded
     )
     rows = [
-        Row("sections", "ndcg_at_10", 0.5, 0.1, 0.3),
-        Row("sections", "hit_rate_at_1", 0.5, 0.1, 0.3),
+        ScoreRow("sections", "ndcg_at_10", 0.5, 0.1, 0.3),
+        ScoreRow("sections", "hit_rate_at_1", 0.5, 0.1, 0.3),
     ]
     return TaskResult(
         "sections", "text", data, rows, queries=queries, documents=documents
@@ -79,13 +82,13 @@ def pairs(documents: Vectors) -> TaskResult:
         "cxc",
         "text",
         data,
-        [Row("cxc", "spearman", 0.5, 0.0, 0.3)],
+        [ScoreRow("cxc", "spearman", 0.5, 0.0, 0.3)],
         queries=left,
         documents=documents,
     )
 
 
-def by_variant(rows: list[Row], task: str) -> dict[str, Any]:
+def by_variant(rows: list[ScoreRow], task: str) -> dict[str, Any]:
     return {row.variant: row.value for row in rows if row.task == task}
 
 
@@ -239,7 +242,7 @@ def test_equal_documents_tie_compressed_too() -> None:
         data = RetrievalData(
             ["query"] * 500, ["document"] * 1000, [[one[twin]] for one in twins]
         )
-        rows = [Row("sections", "hit_rate_at_1", hits, None, None)]
+        rows = [ScoreRow("sections", "hit_rate_at_1", hits, None, None)]
         task = TaskResult(
             "sections", "text", data, rows, queries=queries, documents=documents
         )
@@ -280,7 +283,7 @@ def test_pairs_are_scored_by_the_metric_that_they_print_first(
     data = pairs.data
     assert left is not None
     assert isinstance(data, PairData)
-    rows = [Row("cxc", "pearson", 0.5, 0.0, 0.3), *pairs.rows]
+    rows = [ScoreRow("cxc", "pearson", 0.5, 0.0, 0.3), *pairs.rows]
     row = compression_rows([dataclasses.replace(pairs, rows=rows)])[0]
     assert (row.metric, row.variant) == ("pearson", "int8")
     assert row.value == pytest.approx(

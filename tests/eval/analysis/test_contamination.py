@@ -19,16 +19,13 @@ import pytest
 from PIL import Image
 
 from eval.analysis.contamination import contamination, overlap_rows
-from eval.data.datasets import (
-    Deferred,
-    Fused,
-    Input,
-    PairData,
-    RetrievalData,
-    ZeroShotData,
-)
+from eval.data.inputs import Deferred, Fused, Input
+from eval.data.pairs import PairData
+from eval.data.retrieval import RetrievalData
+from eval.data.zero_shot import ZeroShotData
+from eval.results import TaskResult
 from eval.scoring.metrics import spearman
-from eval.scoring.results import Row, TaskResult
+from eval.scoring.score_row import ScoreRow
 from unimodal.config import parse_config
 from unimodal.shards.config import PackConfig, StorageConfig
 from unimodal.shards.write import pack
@@ -118,7 +115,7 @@ def scored(
     )
     wrong = (np.array(relevant) + 1) % len(documents)
     queries = documents[np.where(np.array(found) == 1, relevant, wrong)]
-    rows = [Row(name, metric, float(np.mean(found)), None, None)]
+    rows = [ScoreRow(name, metric, float(np.mean(found)), None, None)]
     return TaskResult(
         name, "text", data, rows, {metric: np.array(found)}, queries, documents
     )
@@ -348,7 +345,7 @@ def test_the_correlation_without_overlap_is_that_of_the_other_pairs(
         [f"right {n}" for n in range(6)],
         [3.0, 1.0, 4.0, 1.5, 5.0, 2.0],
     )
-    row = Row("sts", "spearman", 0.0, 0.0, None)
+    row = ScoreRow("sts", "spearman", 0.0, 0.0, None)
     task = TaskResult("sts", "text", pairs, [row], queries=left, documents=right)
     (overlap,) = contamination(
         [task], shards(["left 2", "RIGHT 5!"], []), show_progress=False
@@ -375,7 +372,7 @@ def test_no_score_is_left_where_all_was_seen(shards: Shards) -> None:
 def test_a_model_that_cannot_do_the_task_has_the_shares_alone(shards: Shards) -> None:
     data = RetrievalData(["one", "two"], ["x", "y"], [[0], [1]])
     task = TaskResult(
-        "texts", "text", data, [Row("texts", "ndcg_at_10", None, None, None)]
+        "texts", "text", data, [ScoreRow("texts", "ndcg_at_10", None, None, None)]
     )
     (overlap,) = contamination([task], shards(["One"], []), show_progress=False)
     assert [row.value for row in overlap_rows(task, overlap)] == [0.5, 0.0]

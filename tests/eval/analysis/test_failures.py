@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 from eval.analysis.failures import worst_pairs, worst_queries
-from eval.data.datasets import PairData, RetrievalData, ZeroShotData
+from eval.data.pairs import PairData
+from eval.data.retrieval import RetrievalData
+from eval.data.zero_shot import ZeroShotData
+from eval.results import TaskResult
 from eval.scoring.metrics import metric_values
-from eval.scoring.results import Row, TaskResult
 from eval.scoring.retrieval import vector_ranks
+from eval.scoring.score_row import ScoreRow
 from unimodal.vectors import Vectors
 
 
@@ -33,7 +36,7 @@ def result_of(
     hits = np.array(
         [float(one in wanted) for one, wanted in zip(best, relevant, strict=True)]
     )
-    rows = [Row("task", "hit_rate_at_1", float(hits.mean()), 0.1, None)]
+    rows = [ScoreRow("task", "hit_rate_at_1", float(hits.mean()), 0.1, None)]
     return TaskResult(
         "task", "text", data, rows, {"hit_rate_at_1": hits}, queries, documents
     )
@@ -69,13 +72,13 @@ def test_a_worst_query_shows_what_it_found_and_what_it_should_have_found() -> No
     result = random_result()
     assert result.queries is not None
     assert result.documents is not None
-    one = worst_queries(result, 1, num_found=3)[0]
+    one = worst_queries(result, 1, num_top=3)[0]
     scores = result.documents @ result.queries[int(str(one.query).split()[1])]
     order = np.argsort(-scores)
-    assert [found.input for found in one.found] == [f"document {n}" for n in order[:3]]
-    assert [found.score for found in one.found] == pytest.approx(scores[order[:3]])
-    assert [found.rank for found in one.found] == [1, 2, 3]
-    assert not any(found.is_relevant for found in one.found)
+    assert [found.input for found in one.top] == [f"document {n}" for n in order[:3]]
+    assert [found.score for found in one.top] == pytest.approx(scores[order[:3]])
+    assert [found.rank for found in one.top] == [1, 2, 3]
+    assert not any(found.is_relevant for found in one.top)
     assert len(one.relevant) == 2
     assert all(found.is_relevant for found in one.relevant)
     assert one.relevant[0].rank == one.rank < one.relevant[1].rank
@@ -86,10 +89,10 @@ def test_what_a_query_does_not_search_is_not_found() -> None:
     data = RetrievalData(
         ["a", "b", "c"], ["a", "b", "c"], [[1], [2], [0]], excluded=[[0], [1], [2]]
     )
-    found = worst_queries(result_of(data, vectors, vectors), 3, num_found=3)
+    found = worst_queries(result_of(data, vectors, vectors), 3, num_top=3)
     assert found
     for one in found:
-        assert one.query not in [document.input for document in one.found]
+        assert one.query not in [document.input for document in one.top]
         assert one.rank <= 2
 
 
@@ -98,7 +101,7 @@ def test_a_grade_of_zero_is_not_relevant() -> None:
     data = RetrievalData(["q"], ["x", "y", "z"], [[0, 2]], gains=[[0.0, 2.0]])
     one = worst_queries(result_of(data, documents[:1], documents), 1)[0]
     assert [found.input for found in one.relevant] == ["z"]
-    assert not one.found[0].is_relevant
+    assert not one.top[0].is_relevant
 
 
 def test_ties_are_ranked_as_they_are_scored() -> None:
@@ -110,24 +113,24 @@ def test_ties_are_ranked_as_they_are_scored() -> None:
     )  # the model sees no difference at all: the last id comes first
     values = {
         "hit_rate_at_1": metric_values(
-            "hit_rate_at_1", vector_ranks(data, same[:3], same[3:])
+            "hit_rate_at_1", vector_ranks(data.judgements, same[:3], same[3:])
         )
     }
-    rows = [Row("task", "hit_rate_at_1", 1 / 3, 0.25, None)]
+    rows = [ScoreRow("task", "hit_rate_at_1", 1 / 3, 0.25, None)]
     found = worst_queries(
-        TaskResult("task", "text", data, rows, values, same[:3], same[3:]), num_found=3
+        TaskResult("task", "text", data, rows, values, same[:3], same[3:]), num_top=3
     )
     assert [(one.rank, one.value, one.relevant[0].rank) for one in found] == [
         (4, 0.0, 4),
         (3, 0.0, 3),
     ]
     for one in found:
-        assert [(document.input, document.rank) for document in one.found] == [
+        assert [(document.input, document.rank) for document in one.top] == [
             ("a", 1),
             ("c", 2),
             ("b", 3),
         ]
-    assert [document.is_relevant for document in found[1].found] == [False, False, True]
+    assert [document.is_relevant for document in found[1].top] == [False, False, True]
 
 
 def test_a_document_that_its_query_does_not_search_is_not_what_it_should_have_found() -> (
@@ -136,7 +139,7 @@ def test_a_document_that_its_query_does_not_search_is_not_what_it_should_have_fo
     vectors = np.eye(3, dtype=np.float32)
     data = RetrievalData(["q", "r"], list("abc"), [[0, 1], [0]], excluded=[[0], [0]])
     values = {"hit_rate_at_1": np.zeros(2)}
-    rows = [Row("task", "hit_rate_at_1", 0.0, 0.25, None)]
+    rows = [ScoreRow("task", "hit_rate_at_1", 0.0, 0.25, None)]
     (one,) = worst_queries(
         TaskResult("task", "text", data, rows, values, vectors[[2, 2]], vectors)
     )
@@ -152,7 +155,7 @@ def test_a_hit_rate_of_graded_documents_asks_for_those_that_are_hits() -> None:
     data = RetrievalData(["q"], list("xyz"), [[0, 2]], gains=[[0.5, 1.0]], hit_gain=1.0)
     for metric, should in (("hit_rate_at_1", ["z"]), ("ndcg_at_10", ["x", "z"])):
         values = {metric: np.zeros(1)}
-        rows = [Row("task", metric, 0.0, 0.1, None)]
+        rows = [ScoreRow("task", metric, 0.0, 0.1, None)]
         (one,) = worst_queries(
             TaskResult("task", "text", data, rows, values, documents[:1], documents)
         )
@@ -175,9 +178,9 @@ def test_an_image_of_the_wrong_class_shows_the_classes() -> None:
     )
     vectors = np.eye(2, dtype=np.float32)
     found = worst_queries(result_of(data, vectors[[1, 1]], vectors))
-    assert [
-        (one.query, one.found[0].input, one.relevant[0].input) for one in found
-    ] == [(Path("cat.jpg"), "dog", "cat")]
+    assert [(one.query, one.top[0].input, one.relevant[0].input) for one in found] == [
+        (Path("cat.jpg"), "dog", "cat")
+    ]
 
 
 def test_the_worst_pairs_are_those_that_people_place_elsewhere() -> None:

@@ -17,8 +17,9 @@ from eval.analysis.neighbours import (
     k_means,
     typical_words,
 )
-from eval.data.datasets import Fused, Input, RetrievalData
-from eval.scoring.results import TaskResult
+from eval.data.inputs import Fused, Input
+from eval.data.retrieval import RetrievalData
+from eval.results import TaskResult
 from unimodal.vectors import Vectors
 
 

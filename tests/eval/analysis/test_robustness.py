@@ -22,18 +22,15 @@ from eval.analysis.robustness import (
     robustness,
     typos,
 )
-from eval.cache import EmbeddingStore
-from eval.data.datasets import (
-    Deferred,
-    Fused,
-    Input,
-    PairData,
-    RetrievalData,
-    ZeroShotData,
-)
+from eval.cache import EmbeddingCache
+from eval.data.inputs import Deferred, Fused, Input
+from eval.data.pairs import PairData
+from eval.data.retrieval import RetrievalData
+from eval.data.zero_shot import ZeroShotData
 from eval.evaluate import evaluate
+from eval.results import TaskResult
 from eval.scoring.metrics import spearman
-from eval.scoring.results import Row, TaskResult
+from eval.scoring.score_row import ScoreRow
 from eval.scoring.sts import cosines
 from eval.suites import read_suite
 from unimodal.preprocess.images import decode_image
@@ -234,7 +231,7 @@ def test_of_a_text_with_an_image_one_is_changed() -> None:
 
 
 def scored(
-    tmp_path: Path, store: EmbeddingStore, texts: list[tuple[str, str]]
+    tmp_path: Path, store: EmbeddingCache, texts: list[tuple[str, str]]
 ) -> TaskResult:
     """A task of text retrieval, scored as every task is."""
     rows = [{"query": query, "document": document} for query, document in texts]
@@ -245,7 +242,7 @@ def scored(
         "tasks: {texts: {kind: text-retrieval, rows: {input: rows.jsonl}}}"
     )
     (result,) = evaluate(
-        store.encoder, read_suite(tmp_path / "suite.yaml"), tmp_path, store=store
+        store.encoder, read_suite(tmp_path / "suite.yaml"), tmp_path, cache=store
     )
     return result
 
@@ -262,7 +259,7 @@ def test_scores_are_those_of_the_changed_queries_against_the_same_documents(
     tmp_path: Path,
 ) -> None:
     words = Words()
-    store = EmbeddingStore(words)
+    store = EmbeddingCache(words)
     result = scored(tmp_path, store, TEXTS)
     words.seen.clear()
     rows = robustness(result, store, ["paraphrase"])
@@ -291,7 +288,7 @@ def test_scores_are_those_of_the_changed_queries_against_the_same_documents(
 
 
 def test_queries_that_nothing_changes_have_no_rows(tmp_path: Path) -> None:
-    store = EmbeddingStore(Words())
+    store = EmbeddingCache(Words())
     result = scored(tmp_path, store, TEXTS)
     assert robustness(result, store, ["lower case", "blur"]) == []
 
@@ -301,7 +298,7 @@ def test_a_change_that_a_model_does_not_see_makes_no_difference(tmp_path: Path) 
         def _vector(self, one: object) -> Vectors:
             return super()._vector(one.lower() if isinstance(one, str) else one)
 
-    store = EmbeddingStore(Deaf())
+    store = EmbeddingCache(Deaf())
     result = scored(tmp_path, store, TEXTS)
     rows = robustness(result, store, ["upper case"])
     assert [row.value for row in rows if row.variant.endswith("difference")] == [
@@ -327,7 +324,7 @@ def test_changed_queries_without_a_vector_are_refused_and_not_scored_as_perfect(
         ) -> Vectors:
             return self.encode(inputs)
 
-    store = EmbeddingStore(Overflows())
+    store = EmbeddingCache(Overflows())
     result = scored(tmp_path, store, TEXTS)
     with pytest.raises(
         ValueError, match="queries of texts after upper case: 4 of 4 vectors hold NaN"
@@ -336,7 +333,7 @@ def test_changed_queries_without_a_vector_are_refused_and_not_scored_as_perfect(
 
 
 def test_gains_and_documents_that_are_not_searched_stay_with_their_query() -> None:
-    store = EmbeddingStore(Words())
+    store = EmbeddingCache(Words())
     data = RetrievalData(
         ["zebra", "red couch", "big lamp"],
         ["red lamp", "zebra", "large lamp", "red sofa"],
@@ -358,13 +355,13 @@ def test_gains_and_documents_that_are_not_searched_stay_with_their_query() -> No
 
 
 def test_pairs_are_correlated_again(tmp_path: Path) -> None:
-    store = EmbeddingStore(Words())
+    store = EmbeddingCache(Words())
     left = ["a red couch", "a zebra runs", "a large lamp", "the green couch"]
     pairs = PairData(
         left, ["a red sofa", "a zebra", "a big lamp", "blue bird"], [5.0, 3.0, 4.0, 0.0]
     )
     vectors = store.encode(left), store.encode(pairs.right)
-    rows = [Row("sts", "spearman", 0.0, 0.0, None)]
+    rows = [ScoreRow("sts", "spearman", 0.0, 0.0, None)]
     result = TaskResult("sts", "text", pairs, rows, {"cosine": np.zeros(4)}, *vectors)
     score, difference = robustness(result, store, ["first half"])
     after = cosines(
@@ -380,7 +377,7 @@ def test_pairs_are_correlated_again(tmp_path: Path) -> None:
 
 
 def test_images_are_classified_again() -> None:
-    store = EmbeddingStore(Words())
+    store = EmbeddingCache(Words())
     images: list[Input] = [make_image(seed) for seed in range(4)]
     data = ZeroShotData(images, [0, 1, 0, 1], ["hat", "shoe"], ["a {c}"])
     vectors = store.encode(images), store.encode(["a hat", "a shoe"])
@@ -396,7 +393,7 @@ def test_images_are_classified_again() -> None:
 
 def test_a_task_that_was_not_scored_has_no_rows() -> None:
     result = TaskResult("texts", "text", RetrievalData(["red couch"], ["x"], [[0]]), [])
-    assert robustness(result, EmbeddingStore(Words())) == []
+    assert robustness(result, EmbeddingCache(Words())) == []
 
 
 def test_an_unknown_kind_is_refused_with_the_nearest() -> None:
@@ -404,4 +401,4 @@ def test_an_unknown_kind_is_refused_with_the_nearest() -> None:
     with pytest.raises(
         ValueError, match="'typo' is no way to change a query; did you mean 'typos'"
     ):
-        robustness(result, EmbeddingStore(Words()), ["typo"])
+        robustness(result, EmbeddingCache(Words()), ["typo"])

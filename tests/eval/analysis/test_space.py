@@ -12,8 +12,10 @@ import pytest
 
 from eval.analysis import space
 from eval.analysis.space import mixed_index, mixed_rows, space_rows
-from eval.data.datasets import Deferred, Fused, Input, RetrievalData, swap_sides
-from eval.scoring.results import Row, TaskResult
+from eval.data.inputs import Deferred, Fused, Input
+from eval.data.retrieval import RetrievalData
+from eval.results import TaskResult
+from eval.scoring.score_row import ScoreRow
 from unimodal.calibration import fit_calibration
 from unimodal.vectors import Vectors
 
@@ -56,7 +58,7 @@ def space_with_gap(
         TaskResult(
             "figures/image->text",
             "cross-modal",
-            swap_sides(data),
+            data.swap_sides(),
             [],
             queries=image_vectors,
             documents=text_vectors,
@@ -73,7 +75,7 @@ def results() -> list[TaskResult]:
     return space_with_gap(MATCHES, 12)
 
 
-def numbers(rows: list[Row], variant: str = "") -> dict[str, float]:
+def numbers(rows: list[ScoreRow], variant: str = "") -> dict[str, float]:
     return {
         f"{row.task} {row.metric}": row.value
         for row in rows

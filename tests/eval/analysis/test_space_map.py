@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from eval.analysis.space_map import pca, space_maps
-from eval.data.datasets import Deferred, Input, RetrievalData, swap_sides
-from eval.scoring.results import TaskResult
+from eval.data.inputs import Deferred, Input
+from eval.data.retrieval import RetrievalData
+from eval.results import TaskResult
 
 
 def figures(count: int = 60) -> list[TaskResult]:
@@ -36,7 +37,7 @@ def figures(count: int = 60) -> list[TaskResult]:
         TaskResult(
             "figures/image->text",
             "cross-modal",
-            swap_sides(data),
+            data.swap_sides(),
             [],
             queries=near,
             documents=vectors,

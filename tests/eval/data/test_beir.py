@@ -14,7 +14,8 @@ import pytest
 import pytrec_eval
 
 from eval.data.beir import read_beir
-from eval.data.datasets import Deferred, Fused, RetrievalData
+from eval.data.inputs import Deferred, Fused
+from eval.data.retrieval import RetrievalData
 from eval.scoring.retrieval import chances, vector_values
 from tests.eval.layouts import CORPUS, QRELS, QUERIES, lines, write_beir, write_tables
 
@@ -253,7 +254,7 @@ def test_a_set_with_lost_documents_scores_as_trec_eval_does(tmp_path: Path) -> N
     queries = vectors[[0, 1, 2]]
     documents = vectors[[0, 1, 2]]  # each query's best is the document of its number
     metrics = ["ndcg_at_2", "recall_at_2", "map_at_2", "hit_rate_at_2"]
-    values = vector_values(data, metrics, queries, documents)
+    values = vector_values(data.judgements, metrics, queries, documents)
     run = {
         query: {
             document: float(score)
@@ -275,7 +276,9 @@ def test_a_set_with_lost_documents_scores_as_trec_eval_does(tmp_path: Path) -> N
         expected = [theirs[query][name] for query in ("q1", "q2", "q3")]
         np.testing.assert_allclose(values[metric], expected, atol=1e-6)
     by_chance = 2 / 3 * np.mean([2 / 3, 1, 0])  # two of three documents are drawn
-    assert chances(data, ["recall_at_2"]) == {"recall_at_2": pytest.approx(by_chance)}
+    assert chances(data.judgements, ["recall_at_2"]) == {
+        "recall_at_2": pytest.approx(by_chance)
+    }
 
 
 @pytest.mark.parametrize(

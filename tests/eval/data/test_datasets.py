@@ -5,20 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from eval.data.datasets import (
-    Fused,
-    PairData,
-    RetrievalData,
-    TaskData,
-    ZeroShotData,
-    checked,
+from eval.data.from_rows import (
     image_text_data,
     images_of,
     pair_data,
-    swap_sides,
     text_retrieval_data,
     texts_of,
 )
+from eval.data.inputs import Fused
+from eval.data.pairs import PairData
+from eval.data.retrieval import RetrievalData
+from eval.data.task_data import TaskData
+from eval.data.zero_shot import ZeroShotData
 from unimodal.tables.fields import Row
 
 SECTIONS = [
@@ -172,10 +170,10 @@ def test_swapped_sides_search_in_the_other_direction() -> None:
     data = RetrievalData(
         queries=["one", "two"], documents=["a", "b"], relevant=[[0], [0, 1]]
     )
-    assert swap_sides(data) == RetrievalData(
+    assert data.swap_sides() == RetrievalData(
         queries=["a", "b"], documents=["one", "two"], relevant=[[0, 1], [1]]
     )
-    assert swap_sides(swap_sides(data)) == data
+    assert data.swap_sides().swap_sides() == data
 
 
 def test_swapped_sides_keep_ids_and_gains_and_ask_for_no_document_that_nobody_asked_for() -> (
@@ -189,7 +187,7 @@ def test_swapped_sides_keep_ids_and_gains_and_ask_for_no_document_that_nobody_as
         query_ids=["q1", "q2"],
         document_ids=["da", "db", "dc"],
     )
-    assert swap_sides(data) == RetrievalData(
+    assert data.swap_sides() == RetrievalData(
         queries=["a", "c"],
         documents=["one", "two"],
         relevant=[[1], [0, 1]],
@@ -248,13 +246,13 @@ GOOD = RetrievalData(["one", "two"], ["a", "b"], [[0], [1]])
 )
 def test_what_cannot_be_scored_is_named(data: TaskData, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        checked("task", data)
+        data.check("task")
 
 
 def test_a_query_that_cannot_find_what_is_relevant_stays_and_is_counted() -> None:
     lost = replace(GOOD, relevant=[[0], []], lost=[[], [1.0]])
-    assert checked("task", lost) == lost
-    itself = checked("task", replace(GOOD, excluded=[[], [1]]))
+    assert lost.check("task") == lost
+    itself = replace(GOOD, excluded=[[], [1]]).check("task")
     assert isinstance(itself, RetrievalData)
     assert itself.notes == (
         "1 of 2 queries search none of their relevant documents and score 0",
@@ -262,7 +260,7 @@ def test_a_query_that_cannot_find_what_is_relevant_stays_and_is_counted() -> Non
 
 
 def test_what_can_be_scored_is_handed_on() -> None:
-    assert checked("task", GOOD) is GOOD
+    assert GOOD.check("task") is GOOD
 
 
 def test_a_text_is_a_field_a_nested_field_or_a_template() -> None:
@@ -368,4 +366,4 @@ def test_classes_of_one_name_are_told() -> None:
         UserWarning,
         match="'crane' is the name of several classes .*, which no model can tell apart",
     ):
-        checked("task", data)
+        data.check("task")

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from eval.data.beir import read_beir
-from eval.data.datasets import PairData, RetrievalData
 from eval.data.formats import read_hub_pairs
-from eval.evaluate import evaluate, rows_of
-from eval.scoring.results import Row
+from eval.data.pairs import PairData
+from eval.data.retrieval import RetrievalData
+from eval.evaluate import evaluate
+from eval.results import rows_of
+from eval.scoring.score_row import ScoreRow
 from eval.suites import Suite, load_tasks
 from eval.with_mteb.tasks import load_mteb_task
 from tests.eval.layouts import (
@@ -218,7 +220,7 @@ def test_tasks_of_mteb_are_scored_by_their_name(
             "path": "mteb/stsbenchmark-sts",
         },
     }
-    rows: list[Row] = rows_of(evaluate(tiny_embedder(0), suite_of(tasks), hub))
+    rows: list[ScoreRow] = rows_of(evaluate(tiny_embedder(0), suite_of(tasks), hub))
     assert {row.task for row in rows} == {"pictures", "classes", "sts"}
     assert all(row.value is not None for row in rows)
 

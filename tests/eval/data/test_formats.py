@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from eval.data.datasets import Deferred, PairData, RetrievalData, ZeroShotData, checked
 from eval.data.folder_tasks import ShardsTask
 from eval.data.formats import (
     read_crossmodal3600,
@@ -20,6 +19,10 @@ from eval.data.formats import (
     read_webdataset,
     read_xtd10,
 )
+from eval.data.inputs import Deferred
+from eval.data.pairs import PairData
+from eval.data.retrieval import RetrievalData
+from eval.data.zero_shot import ZeroShotData
 from tests.eval.layouts import (
     make_image,
     write_captioned,
@@ -49,7 +52,7 @@ def test_captions_of_a_webdataset_ask_for_their_images(
         make_image(n, kind) for n in range(3)
     ]
     assert data.document_ids == ["0/s0000000", "0/s0000001", "1/s0000002"]
-    assert checked("task", data) is data
+    assert data.check("task") is data
 
 
 def test_tars_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eval.data.datasets import Deferred
 from eval.data.hub import table_files, table_rows
+from eval.data.inputs import Deferred
 from tests.eval.layouts import make_image
 
 

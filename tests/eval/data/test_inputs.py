@@ -2,8 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from eval.data.datasets import Deferred, Fused
-from eval.data.inputs import bytes_of, name_of, parts_of
+from eval.data.inputs import Deferred, Fused, bytes_of, name_of, split_input
 
 
 def test_the_three_kinds_of_image_give_their_bytes_and_a_name(tmp_path: Path) -> None:
@@ -19,5 +18,5 @@ def test_the_three_kinds_of_image_give_their_bytes_and_a_name(tmp_path: Path) ->
 
 
 def test_a_text_with_an_image_has_two_parts_and_all_else_is_its_own() -> None:
-    assert parts_of(Fused("red", b"abc")) == ("red", b"abc")
-    assert parts_of("red") == ("red",)
+    assert split_input(Fused("red", b"abc")) == ("red", b"abc")
+    assert split_input("red") == ("red",)

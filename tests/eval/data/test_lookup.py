@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from eval.data.datasets import Fused, RetrievalData
-from eval.evaluate import evaluate, rows_of
+from eval.data.inputs import Fused
+from eval.data.retrieval import RetrievalData
+from eval.evaluate import evaluate
+from eval.results import rows_of
 from eval.suites import Suite, load_tasks
 from tests.eval.layouts import make_image
 from unimodal.config import parse_config

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from eval.data.datasets import RetrievalData
+from eval.data.retrieval import RetrievalData
 from eval.prepare.prepare import RECORD, _adopt_earlier_version, prepare
 from eval.prepare.table import DataSet, data_sets, names_of
 from eval.suites import load_tasks, read_suite

@@ -6,26 +6,27 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from eval.analysis.contamination import VARIANT
-from eval.data.datasets import PairData
+from eval.data.pairs import PairData
 from eval.report.layout import WITHOUT_OVERLAP, halves_of, variant_groups
 from eval.report.terminal import Results, results_table, write_json
-from eval.scoring.results import Row, TaskResult
+from eval.results import TaskResult
+from eval.scoring.score_row import ScoreRow
 from eval.scoring.statistics import Comparison
 
 ROWS = [
-    Row("sections", "ndcg_at_10", 0.71, 0.003, 0.633, low=0.7, high=0.715),
-    Row("figures/text->image", "hit_rate_at_1", None, 0.001, None),
-    Row("figures/text->image", "hit_rate_at_5", None, 0.005, None),
+    ScoreRow("sections", "ndcg_at_10", 0.71, 0.003, 0.633, low=0.7, high=0.715),
+    ScoreRow("figures/text->image", "hit_rate_at_1", None, 0.001, None),
+    ScoreRow("figures/text->image", "hit_rate_at_5", None, 0.005, None),
 ]
 BETTER = [
-    Row("sections", "ndcg_at_10", 0.8, 0.003, 0.633, low=0.78, high=0.82),
-    Row("figures/text->image", "hit_rate_at_1", 0.25, 0.001, None),
+    ScoreRow("sections", "ndcg_at_10", 0.8, 0.003, 0.633, low=0.78, high=0.82),
+    ScoreRow("figures/text->image", "hit_rate_at_1", 0.25, 0.001, None),
 ]
 VARIED = [
     *BETTER,
-    Row("sections", "ndcg_at_10", 0.7, 0.003, None, variant="64 dims"),
-    Row("sections", "ndcg_at_10", 0.6, 0.003, None, variant="8 dims"),
-    Row("sections", "ndcg_at_10", 0.79, 0.003, None, variant="int8"),
+    ScoreRow("sections", "ndcg_at_10", 0.7, 0.003, None, variant="64 dims"),
+    ScoreRow("sections", "ndcg_at_10", 0.6, 0.003, None, variant="8 dims"),
+    ScoreRow("sections", "ndcg_at_10", 0.79, 0.003, None, variant="int8"),
 ]
 
 
@@ -66,8 +67,8 @@ def test_each_half_has_a_section_with_chance_bm25_and_the_interval_beside_the_mo
 
 
 def test_a_task_stands_in_the_section_of_its_result() -> None:
-    row = Row("lookup", "ndcg_at_10", 0.5, 0.1, None)
-    about_both = Row("balance", "minimum", 0.4, None, None)
+    row = ScoreRow("lookup", "ndcg_at_10", 0.5, 0.1, None)
+    about_both = ScoreRow("balance", "minimum", 0.4, None, None)
     halves = halves_of(
         [TaskResult("lookup", "cross-modal", PairData([], [], []), [row])]
     )
@@ -148,8 +149,8 @@ def test_a_difference_is_marked_and_how_sure_that_is_is_explained() -> None:
 
 def test_the_best_of_a_score_is_bold_and_a_distance_has_no_best() -> None:
     gap = (
-        [Row("figures", "modality_gap", 0.5, None, None)],
-        [Row("figures", "modality_gap", 0.7, None, None)],
+        [ScoreRow("figures", "modality_gap", 0.5, None, None)],
+        [ScoreRow("figures", "modality_gap", 0.7, None, None)],
     )
     console = Console(width=100, force_terminal=True, color_system="standard")
     with console.capture() as captured:
@@ -199,7 +200,7 @@ def test_the_score_without_overlap_is_known_by_its_variant() -> None:
 def test_what_a_variant_costs_the_same_queries_stands_beside_it() -> None:
     changed = [("typos", 0.5), ("typos, difference", -0.2), ("without overlap", 0.7)]
     rows = [
-        Row("sections", "ndcg_at_10", value, None, None, variant=variant)
+        ScoreRow("sections", "ndcg_at_10", value, None, None, variant=variant)
         for variant, value in changed
     ]
     lines = rendered([*VARIED, *rows])
@@ -226,7 +227,7 @@ def test_what_a_variant_costs_the_same_queries_stands_beside_it() -> None:
 
 def test_variants_that_do_not_fit_stand_in_a_second_table() -> None:
     many = [
-        Row("sections", "ndcg_at_10", 0.1 * n, None, None, variant=f"{2**n} dims")
+        ScoreRow("sections", "ndcg_at_10", 0.1 * n, None, None, variant=f"{2**n} dims")
         for n in range(1, 9)
     ]
     for width, tables in ((100, 1), (50, 4)):
@@ -243,7 +244,7 @@ def test_what_has_no_plain_score_has_no_column_for_it() -> None:
     lines = rendered(
         [
             *BETTER,
-            Row(
+            ScoreRow(
                 "sections",
                 "near_duplicate_share",
                 0.25,
@@ -259,7 +260,7 @@ def test_what_has_no_plain_score_has_no_column_for_it() -> None:
 
 def test_json_holds_exactly_what_is_set(tmp_path: Path) -> None:
     write_json(
-        [*ROWS, VARIED[-1], Row("sections", "map", 0.5, 0.1, None, num=12)],
+        [*ROWS, VARIED[-1], ScoreRow("sections", "map", 0.5, 0.1, None, num=12)],
         tmp_path / "new" / "scores.json",
     )
     written = json.loads((tmp_path / "new" / "scores.json").read_text())
@@ -290,11 +291,13 @@ def test_json_of_several_models_says_in_each_row_whose_it_is(tmp_path: Path) -> 
 
 def test_tasks_in_three_languages_are_a_sheet_of_their_own() -> None:
     languages = [
-        Row(f"xtd10/{language}/text->image", metric, 0.5, 0.01, None)
+        ScoreRow(f"xtd10/{language}/text->image", metric, 0.5, 0.01, None)
         for language in ("de", "en", "zh-tw")
         for metric in ("hit_rate_at_5", "hit_rate_at_10")
     ]
-    lines = rendered([*ROWS, Row("beir/nq", "ndcg_at_10", 0.4, 0.0, None), *languages])
+    lines = rendered(
+        [*ROWS, ScoreRow("beir/nq", "ndcg_at_10", 0.4, 0.0, None), *languages]
+    )
     sheet = lines.index("xtd10")
     assert "xtd10/de" not in "".join(lines)
     assert any(line.split()[:1] == ["beir/nq"] for line in lines[:sheet])
@@ -319,9 +322,13 @@ def test_variants_of_nearly_the_same_lines_share_a_table() -> None:
 
 
 UNDEFINED = [
-    Row("pairs", "spearman", None, 0.0, None, note="the scores of all 3 pairs are 3"),
-    Row("pairs", "pearson", None, 0.0, None, note="the scores of all 3 pairs are 3"),
-    Row(
+    ScoreRow(
+        "pairs", "spearman", None, 0.0, None, note="the scores of all 3 pairs are 3"
+    ),
+    ScoreRow(
+        "pairs", "pearson", None, 0.0, None, note="the scores of all 3 pairs are 3"
+    ),
+    ScoreRow(
         "set",
         "ndcg_at_10",
         0.5,
@@ -329,7 +336,7 @@ UNDEFINED = [
         None,
         note="2 relevant documents are not in the corpus",
     ),
-    Row(
+    ScoreRow(
         "set",
         "hit_rate_at_1",
         0.4,
@@ -353,7 +360,7 @@ def test_an_undefined_score_says_so_and_why_below_the_table() -> None:
 
 def test_what_is_to_be_known_of_one_model_names_it() -> None:
     lines = rendered(
-        {"one": UNDEFINED[:1], "two": [Row("pairs", "spearman", 0.5, 0.0, None)]}
+        {"one": UNDEFINED[:1], "two": [ScoreRow("pairs", "spearman", 0.5, 0.0, None)]}
     )
     assert lines[-1] == "pairs spearman (one): the scores of all 3 pairs are 3"
 

@@ -9,12 +9,13 @@ import numpy.typing as npt
 import pytest
 import scipy.stats
 
-from eval.data.datasets import PairData, RetrievalData
+from eval.data.pairs import PairData
+from eval.data.retrieval import RetrievalData
+from eval.results import TaskResult, compare
 from eval.scoring import statistics
-from eval.scoring.results import Row, TaskResult
+from eval.scoring.score_row import ScoreRow
 from eval.scoring.statistics import (
     CORRELATIONS,
-    compare,
     correlation_intervals,
     mean_intervals,
     score_intervals,
@@ -43,7 +44,7 @@ def scored(*values: Values, name: str = "task") -> TaskResult:
 def paired(cosines: Values, human: Sequence[float]) -> TaskResult:
     names = [str(number) for number in range(len(human))]
     data = PairData(names, names, list(human), {"half": list(range(0, len(human), 2))})
-    rows = [Row("pairs", metric, 0.0, 0.0, None) for metric in CORRELATIONS]
+    rows = [ScoreRow("pairs", metric, 0.0, 0.0, None) for metric in CORRELATIONS]
     return TaskResult(
         "pairs", "text", data, rows, {"cosine": cosines}, VECTORS[: len(human)]
     )

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from eval.data.datasets import PairData
-from eval.scoring.sts import bm25_similarities, cosines, sts_rows
+from eval.data.pairs import PairData
+from eval.scoring.sts import bm25_similarities, cosines
 from unimodal.bm25 import bm25_scores
 from unimodal.vectors import Vectors
 
@@ -27,7 +27,7 @@ def test_bm25_similarity_equals_its_formula() -> None:
         (scores[a, b] + scores[b, a]) / (2 * np.sqrt(scores[a, a] * scores[b, b]))
         for a, b in [(0, 0), (0, 1), (2, 0), (3, 1)]
     ]
-    np.testing.assert_allclose(bm25_similarities(PAIRS), expected)
+    np.testing.assert_allclose(bm25_similarities(PAIRS.left, PAIRS.right), expected)
     assert expected[0] == pytest.approx(1.0)
     assert expected[2] == 0.0
 
@@ -43,7 +43,7 @@ def test_the_similarity_of_a_pair_is_its_cosine() -> None:
 
 
 def test_groups_are_scored_apart_and_metrics_beside_each_other() -> None:
-    rows, values = sts_rows("pairs", PAIRS, ["spearman", "pearson"], LEFT, RIGHT)
+    rows, values = PAIRS.score("pairs", ["spearman", "pearson"], LEFT, RIGHT)
     assert [(row.task, row.metric) for row in rows] == [
         ("pairs", "spearman"),
         ("pairs", "pearson"),
@@ -66,17 +66,17 @@ def test_groups_are_scored_apart_and_metrics_beside_each_other() -> None:
 
 def test_an_interval_comes_with_each_row_unless_it_is_not_wanted() -> None:
     worse = RIGHT[[1, 0, 3, 2]]
-    rows, _ = sts_rows("pairs", PAIRS, ["spearman"], LEFT, worse)
+    rows, _ = PAIRS.score("pairs", ["spearman"], LEFT, worse)
     assert rows[0].low is not None
     assert rows[0].high is not None
     assert rows[0].value is not None
     assert rows[0].low <= rows[0].value <= rows[0].high
-    plain, _ = sts_rows("pairs", PAIRS, ["spearman"], LEFT, worse, with_intervals=False)
+    plain, _ = PAIRS.score("pairs", ["spearman"], LEFT, worse, with_intervals=False)
     assert (plain[0].value, plain[0].low) == (rows[0].value, None)
 
 
 def test_without_vectors_rows_have_the_words_alone() -> None:
-    rows, values = sts_rows("pairs", PAIRS, ["spearman"], None, None)
+    rows, values = PAIRS.score("pairs", ["spearman"], None, None)
     assert values == {}
     assert [row.value for row in rows] == [None, None]
     assert rows[0].baseline is not None
@@ -100,7 +100,7 @@ def test_an_undefined_correlation_has_no_value_and_says_why(
     with pytest.warns(
         UserWarning, match=f"pairs: spearman and pearson undefined: {note}"
     ):
-        rows, _ = sts_rows("pairs", pairs, ["spearman", "pearson"], LEFT, right)
+        rows, _ = pairs.score("pairs", ["spearman", "pearson"], LEFT, right)
     assert [(row.value, row.low, row.note) for row in rows[:2]] == [
         (None, None, note)
     ] * 2
@@ -115,6 +115,6 @@ def test_a_baseline_that_is_undefined_is_none() -> None:
     pairs = PairData(
         ["one", "two", "three"], ["four", "five", "six"], [1, 2, 3]
     )  # no two share a word
-    (row,), _ = sts_rows("pairs", pairs, ["spearman"], LEFT[:3], RIGHT[:3])
+    (row,), _ = pairs.score("pairs", ["spearman"], LEFT[:3], RIGHT[:3])
     assert row.value is not None
     assert row.baseline is None

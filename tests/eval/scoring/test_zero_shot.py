@@ -3,11 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from eval.data.datasets import ZeroShotData
+from eval.data.zero_shot import ZeroShotData
 from eval.scoring.zero_shot import (
     ZERO_SHOT_METRICS,
-    class_vectors,
-    zero_shot_rows,
     zero_shot_values,
 )
 
@@ -33,7 +31,7 @@ def test_metrics_equal_their_formulas_from_all_scores() -> None:
     labels = np.array(data.labels)
     guessed = scores.argmax(axis=1)
     first_five = np.argsort(-scores, axis=1)[:, :5]
-    values = zero_shot_values(data, ZERO_SHOT_METRICS, images, classes)
+    values = zero_shot_values(data.labels, ZERO_SHOT_METRICS, images, classes)
     assert 0.2 < values["accuracy"].mean() < 0.8
     assert (
         5
@@ -49,7 +47,7 @@ def test_metrics_equal_their_formulas_from_all_scores() -> None:
 
 def test_rows_have_chance_and_an_interval() -> None:
     data, images, classes = random_task()
-    rows, values = zero_shot_rows("shapes", data, ZERO_SHOT_METRICS, images, classes)
+    rows, values = data.score("shapes", ZERO_SHOT_METRICS, images, classes)
     assert [row.metric for row in rows] == list(ZERO_SHOT_METRICS)
     assert [row.chance for row in rows] == [1 / 8, 5 / 8, 1 / 8]
     for row in rows:
@@ -59,14 +57,5 @@ def test_rows_have_chance_and_an_interval() -> None:
         assert row.value == values[row.metric].mean()
         assert row.num == 60
         assert row.low <= row.value <= row.high
-    unscored, _ = zero_shot_rows("shapes", data, ["accuracy"], None, None)
+    unscored, _ = data.score("shapes", ["accuracy"], None, None)
     assert [(row.value, row.chance) for row in unscored] == [(None, 1 / 8)]
-
-
-def test_a_class_is_the_normalised_mean_of_its_templates() -> None:
-    texts = np.array(
-        [[1, 0], [0, 1], [0.6, 0.8], [0.6, 0.8]], dtype=np.float32
-    )  # two classes in two templates
-    np.testing.assert_allclose(
-        class_vectors(texts, 2), [[0.5**0.5, 0.5**0.5], [0.6, 0.8]], atol=1e-6
-    )

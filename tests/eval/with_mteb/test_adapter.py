@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from eval.cache import EmbeddingStore
-from eval.data.datasets import PairData, RetrievalData, ZeroShotData
+from eval.cache import EmbeddingCache
+from eval.data.pairs import PairData
+from eval.data.retrieval import RetrievalData
+from eval.data.zero_shot import ZeroShotData
 from eval.scoring.metrics import METRICS, spearman
 from eval.scoring.ranks import Ranks, ranks
 from eval.scoring.retrieval import vector_values
@@ -55,7 +57,7 @@ def ranks_in(
     task: str, embedder: Embedder, hub: Path, ids: list[str] | None = None
 ) -> Ranks:
     data = load_mteb_task(task, folder=hub)
-    store = EmbeddingStore(embedder)
+    store = EmbeddingCache(embedder)
     assert isinstance(data, RetrievalData)
     queries = store.encode(data.queries, "query")
     documents = store.encode(data.documents, "document")
@@ -100,7 +102,7 @@ def test_our_sts_correlation_is_mtebs(
     embedder: Embedder, results: Path, hub: Path
 ) -> None:
     data = load_mteb_task("STSBenchmark", folder=hub)
-    store = EmbeddingStore(embedder)
+    store = EmbeddingCache(embedder)
     assert isinstance(data, PairData)
     cosines = np.einsum(
         "pd,pd->p", store.encode(data.left), store.encode(data.right), dtype=np.float64
@@ -114,7 +116,7 @@ def test_our_zero_shot_accuracy_is_mtebs(
     embedder: Embedder, results: Path, hub: Path
 ) -> None:
     data = load_mteb_task("CIFAR10ZeroShot", folder=hub)
-    store = EmbeddingStore(embedder)
+    store = EmbeddingCache(embedder)
     assert isinstance(data, ZeroShotData)
     classes = store.encode(
         [data.templates[0].replace("{c}", name) for name in data.class_names]
@@ -220,7 +222,7 @@ def test_a_loader_that_must_be_asked_gives_the_same_inputs(
     straight = DataLoader(table, 2, collate_fn=collate)
     sampled = DataLoader(table, 2, sampler=range(5), collate_fn=collate)
     found = [
-        EmbeddingStore(embedder).encode(loader_inputs(one, "x", ["text", "image"]))
+        EmbeddingCache(embedder).encode(loader_inputs(one, "x", ["text", "image"]))
         for one in (straight, sampled)
     ]
     assert found[0] == pytest.approx(found[1], abs=1e-6)
@@ -426,14 +428,14 @@ def test_lost_documents_score_as_in_mteb(
         tmp_path / "out/results/unimodal__tiny" / embedder.fingerprint(), "SciFact"
     )
     data = load_mteb_task("SciFact", folder=tmp_path)
-    store = EmbeddingStore(embedder)
+    store = EmbeddingCache(embedder)
     assert isinstance(data, RetrievalData)
     metrics = [f"{family}_at_{k}" for family in METRICS for k in (1, 3, 10)]
     vectors = (
         store.encode(data.queries, "query"),
         store.encode(data.documents, "document"),
     )
-    for metric, values in vector_values(data, metrics, *vectors).items():
+    for metric, values in vector_values(data.judgements, metrics, *vectors).items():
         assert values.mean() == pytest.approx(theirs[metric], abs=5.1e-6), metric
 
 

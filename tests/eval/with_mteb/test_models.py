@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from eval.cache import EmbeddingStore
-from eval.data.datasets import RetrievalData
+from eval.cache import EmbeddingCache
+from eval.data.retrieval import RetrievalData
 from eval.scoring.metrics import ndcg_at_k
 from eval.scoring.ranks import ranks
 from eval.with_mteb.models import MtebEncoder, load_mteb_model
@@ -127,7 +127,7 @@ def test_texts_and_images_come_out_in_the_order_of_the_inputs(
 def test_our_scores_of_a_model_of_mtebs_are_mtebs(
     mteb: Any, clip: MtebEncoder, hub: Path
 ) -> None:
-    store = EmbeddingStore(clip)
+    store = EmbeddingCache(clip)
     for name in ("Flickr30kT2IRetrieval", "Flickr30kI2TRetrieval"):
         data = load_mteb_task(name, folder=hub)
         assert isinstance(data, RetrievalData)
@@ -185,7 +185,7 @@ def test_the_same_text_as_query_and_as_document_is_told_apart(
             str(minilm_folder), model_prompts=prompts, device="cpu"
         )
     )
-    store = EmbeddingStore(model)
+    store = EmbeddingCache(model)
     assert (store.encode(TEXTS, "query") != store.encode(TEXTS, "document")).any()
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.cache import EmbeddingStore
-from eval.data.datasets import PairData
+from eval.cache import EmbeddingCache
+from eval.data.pairs import PairData
 from eval.scoring.metrics import spearman
 from eval.with_mteb.run import mteb_name, run_mteb
 from eval.with_mteb.tasks import find_mteb_task, load_mteb_task, parts_of
@@ -92,7 +92,7 @@ def test_missing_data_of_all_tasks_is_named_before_anything_is_encoded(
 def test_images_that_two_directions_share_are_encoded_once(
     embedder: Embedder, hub: Path, tmp_path: Path
 ) -> None:
-    store = EmbeddingStore(embedder)
+    store = EmbeddingCache(embedder)
     encoded = []
     plain = store._encode_plain
     store._encode_plain = lambda block: encoded.extend(block) or plain(block)  # type: ignore[method-assign,func-returns-value]
@@ -102,7 +102,7 @@ def test_images_that_two_directions_share_are_encoded_once(
         tmp_path,
         name="unimodal/tiny",
         data=hub,
-        store=store,
+        cache=store,
         dims=[8],
     )
     assert sum(one.kind == "image" for one in encoded) == 24
@@ -131,7 +131,7 @@ def test_a_text_model_leaves_tasks_with_images_unscored(
 def test_a_stop_ends_between_tasks(
     embedder: Embedder, hub: Path, tmp_path: Path
 ) -> None:
-    store = EmbeddingStore(embedder)
+    store = EmbeddingCache(embedder)
     asked = iter([False, True])
     rows = run_mteb(
         embedder,
@@ -139,7 +139,7 @@ def test_a_stop_ends_between_tasks(
         tmp_path,
         name="a/b",
         data=hub,
-        store=store,
+        cache=store,
         should_stop=lambda: next(asked),
     )
     assert [row.task for row in rows] == ["SciFact"]

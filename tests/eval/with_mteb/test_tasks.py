@@ -7,15 +7,10 @@ from typing import Any
 
 import pytest
 
-from eval.data.datasets import (
-    NO_TEXT,
-    Deferred,
-    Fused,
-    PairData,
-    RetrievalData,
-    ZeroShotData,
-    checked,
-)
+from eval.data.inputs import NO_TEXT, Deferred, Fused
+from eval.data.pairs import PairData
+from eval.data.retrieval import RetrievalData
+from eval.data.zero_shot import ZeroShotData
 from eval.with_mteb.tables import table_images, table_inputs
 from eval.with_mteb.tasks import (
     find_mteb_task,
@@ -48,7 +43,7 @@ def test_a_text_task_keeps_ids_grades_and_titles_and_leaves_out_what_is_not_judg
     }
     assert (data.query_ids[1], first) == ("q1", {"d3": 2.0, "d2": 1.0})
     assert str(data.documents[3]).startswith("title 3 ")
-    checked("SciFact", data)
+    data.check("SciFact")
 
 
 def test_an_empty_document_stands_as_a_dot_and_is_told(hub: Path) -> None:

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from eval.analysis.space_map import space_maps
-from eval.data.datasets import RetrievalData
+from eval.data.retrieval import RetrievalData
 from eval.report.page import ModelReport, write_report
-from eval.scoring.results import Row, TaskResult
+from eval.results import TaskResult
+from eval.scoring.score_row import ScoreRow
 
 
 @pytest.fixture
@@ -29,9 +30,9 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Any]:
         [f"text {n}" for n in range(6)], list(images), [[n] for n in range(6)]
     )
     rows = [
-        Row("red/text->image", "hit_rate_at_1", 0.2, 0.1, None),
-        Row("red/text->image", "hit_rate_at_5", None, 0.1, None),
-        Row("red/text->image", "hit_rate_at_10", 0.9, 0.1, None),
+        ScoreRow("red/text->image", "hit_rate_at_1", 0.2, 0.1, None),
+        ScoreRow("red/text->image", "hit_rate_at_5", None, 0.1, None),
+        ScoreRow("red/text->image", "hit_rate_at_10", 0.9, 0.1, None),
     ]
     result = TaskResult(
         "red/text->image", "cross-modal", data, rows, {}, vectors[:6], vectors[6:]

@@ -16,12 +16,15 @@ from PIL import Image
 from eval.analysis.contamination import Match, TaskOverlap
 from eval.analysis.neighbours import Cluster, Clusters, Duplicates
 from eval.analysis.space_map import Point, SpaceMap, space_maps
-from eval.data.datasets import Deferred, Fused, PairData, RetrievalData
+from eval.data.inputs import Deferred, Fused
+from eval.data.pairs import PairData
+from eval.data.retrieval import RetrievalData
 from eval.report.page import ModelReport, write_report
 from eval.report.page.inputs import Thumbnails, shorten, show_input
 from eval.report.page.space import duplicate_sections, map_figures
 from eval.report.page.templates import make_environment
-from eval.scoring.results import Row, TaskResult
+from eval.results import TaskResult
+from eval.scoring.score_row import ScoreRow
 from eval.scoring.statistics import Comparison
 from unimodal.vectors import Vectors
 
@@ -88,11 +91,15 @@ def results(folder: Path, seed: int = 0) -> list[TaskResult]:
     )
     hits = np.array([0.0, 1, 0, 1, 0, 1])
     rows = [
-        Row(
+        ScoreRow(
             "flickr30k/text->image", "hit_rate_at_1", 0.5, 0.1, None, low=0.4, high=0.6
         ),
-        Row("flickr30k/text->image", "hit_rate_at_1", 0.3, 0.1, None, variant="4 dims"),
-        Row("flickr30k/text->image", "hit_rate_at_1", 0.2, 0.1, None, variant=EVIL),
+        ScoreRow(
+            "flickr30k/text->image", "hit_rate_at_1", 0.3, 0.1, None, variant="4 dims"
+        ),
+        ScoreRow(
+            "flickr30k/text->image", "hit_rate_at_1", 0.2, 0.1, None, variant=EVIL
+        ),
     ]
     asked = RetrievalData(
         [Fused(EVIL, images[0])],
@@ -114,7 +121,7 @@ def results(folder: Path, seed: int = 0) -> list[TaskResult]:
             EVIL,
             "cross-modal",
             asked,
-            [Row(EVIL, EVIL, 0.1, 0.1, None)],
+            [ScoreRow(EVIL, EVIL, 0.1, 0.1, None)],
             {EVIL: np.zeros(1)},
             unit(1, 2),
             unit(2, 3),
@@ -123,7 +130,7 @@ def results(folder: Path, seed: int = 0) -> list[TaskResult]:
             "cxc",
             "text",
             pairs,
-            [Row("cxc", "spearman", -0.2, 0.0, 0.4)],
+            [ScoreRow("cxc", "spearman", -0.2, 0.0, 0.4)],
             {},
             unit(3, 4),
             unit(3, 5),
@@ -133,18 +140,18 @@ def results(folder: Path, seed: int = 0) -> list[TaskResult]:
 
 def report(folder: Path, seed: int = 0) -> ModelReport:
     languages = [
-        Row(f"xm3600/{one}/text->image", "hit_rate_at_1", 0.4, 0.1, None)
+        ScoreRow(f"xm3600/{one}/text->image", "hit_rate_at_1", 0.4, 0.1, None)
         for one in ("de", "en", "fr")
     ]
     balance = [
-        Row("balance", "harmonic_mean", 0.456, None, None),
-        Row("figures", "modality_gap", 1.2, None, None),
+        ScoreRow("balance", "harmonic_mean", 0.456, None, None),
+        ScoreRow("figures", "modality_gap", 1.2, None, None),
     ]
     scored = results(folder, seed)
     clusters = Clusters("flickr30k/text->image", [Cluster([EVIL, "bags"], 0.5, [0, 1])])
     return ModelReport(
         scored,
-        [*languages, *balance, Row(f"{EVIL} all", EVIL, 0.5, None, None)],
+        [*languages, *balance, ScoreRow(f"{EVIL} all", EVIL, 0.5, None, None)],
         {"parameters": "3 M", EVIL: EVIL},
         maps=space_maps(scored),
         clusters=[clusters, Clusters(EVIL, [Cluster([], 1.0, [0, 1])])],
@@ -272,7 +279,7 @@ def test_how_many_queries_a_score_is_of_stands_beside_it_where_it_is_known(
     tmp_path: Path,
 ) -> None:
     for num, heads in ((1234, ["BM25", "n"]), (None, ["chance", "BM25"])):
-        row = Row("sections", "ndcg_at_10", 0.8, 0.1, None, num=num)
+        row = ScoreRow("sections", "ndcg_at_10", 0.8, 0.1, None, num=num)
         result = TaskResult("sections", "text", RetrievalData([], [], []), [row])
         write_report(tmp_path / "page.html", {"": ModelReport([result])}, title="t")
         html = (tmp_path / "page.html").read_text(encoding="utf-8")
@@ -281,7 +288,7 @@ def test_how_many_queries_a_score_is_of_stands_beside_it_where_it_is_known(
 
 
 def test_what_a_change_costs_is_against_the_same_queries(tmp_path: Path) -> None:
-    plain = Row("sections", "ndcg_at_10", 0.8, 0.1, None)
+    plain = ScoreRow("sections", "ndcg_at_10", 0.8, 0.1, None)
     changed = [
         ("typos", 0.5),
         ("typos, difference", -0.2),
@@ -340,7 +347,7 @@ def test_a_report_of_scores_alone_has_no_empty_section(tmp_path: Path) -> None:
         "sections",
         "text",
         RetrievalData([], [], []),
-        [Row("sections", "ndcg_at_10", None, 0.1, None)],
+        [ScoreRow("sections", "ndcg_at_10", None, 0.1, None)],
     )
     write_report(tmp_path / "page.html", {"": ModelReport([alone])}, title="t")
     assert [

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from eval.data.datasets import RetrievalData
-from eval.scoring.results import Half, Row, TaskResult
-from eval.scoring.summary import balance_rows, summary_rows
+from eval.data.retrieval import RetrievalData
+from eval.results import TaskResult
+from eval.scoring.score_row import Half, ScoreRow
 from eval.suites import Suite
+from eval.summary import balance_rows, summary_rows
 from unimodal.config import parse_config
 
 DATA = RetrievalData(["q"], ["d"], [[0]])
@@ -19,7 +20,7 @@ def scored(name: str, half: Half, *rows: tuple[str, float | None, str]) -> TaskR
         half,
         DATA,
         [
-            Row(name, metric, value, 0.1, 0.2, variant=variant)
+            ScoreRow(name, metric, value, 0.1, 0.2, variant=variant)
             for metric, value, variant in rows
         ],
     )
@@ -98,7 +99,10 @@ def test_a_mean_of_which_a_task_is_not_there_is_left_out() -> None:
 
 def undefined(name: str, half: Half, metric: str) -> TaskResult:
     return TaskResult(
-        name, half, DATA, [Row(name, metric, None, 0.0, None, note="all scores are 3")]
+        name,
+        half,
+        DATA,
+        [ScoreRow(name, metric, None, 0.0, None, note="all scores are 3")],
     )
 
 

@@ -8,14 +8,15 @@ import statistics
 import warnings
 from collections.abc import Iterable, Sequence
 
+from ..results import TaskResult
 from ..suites import Suite
-from .results import Half, Row, TaskResult
+from .score_row import Half, ScoreRow
 
 BALANCE = "balance"  # the name under which its rows stand
 HALVES: tuple[Half, ...] = ("text", "cross-modal")
 
 
-def summary_rows(results: Sequence[TaskResult], suite: Suite) -> list[Row]:
+def summary_rows(results: Sequence[TaskResult], suite: Suite) -> list[ScoreRow]:
     """Means over languages and subsets, the suite's own averages, and the balance; each variant
     apart.
 
@@ -25,7 +26,7 @@ def summary_rows(results: Sequence[TaskResult], suite: Suite) -> list[Row]:
     rows = [row for result in results for row in result.rows]
     known = {(row.task, row.metric, row.variant): row for row in rows}
     variants = list(dict.fromkeys(row.variant for row in rows))
-    found: list[Row | None] = []
+    found: list[ScoreRow | None] = []
     for name, tasks in suite.averages_of(row.task for row in rows).items():
         for metric in dict.fromkeys(row.metric for row in rows if row.task in tasks):
             found += [
@@ -51,7 +52,7 @@ def summary_rows(results: Sequence[TaskResult], suite: Suite) -> list[Row]:
     return means + balance_rows(results)
 
 
-def balance_rows(results: Iterable[TaskResult]) -> list[Row]:
+def balance_rows(results: Iterable[TaskResult]) -> list[ScoreRow]:
     """How good a model is in both halves at once: their mean scores, the lower of both, and the
     harmonic mean.
 
@@ -91,7 +92,7 @@ def balance_rows(results: Iterable[TaskResult]) -> list[Row]:
             "the mean of a half is below 0, where a harmonic mean is not defined"
         )
     return [
-        Row(BALANCE, metric, value, None, None, note=notes[metric])
+        ScoreRow(BALANCE, metric, value, None, None, note=notes[metric])
         for metric, value in values.items()
     ]
 
@@ -101,8 +102,8 @@ def _mean(
     metric: str,
     variant: str,
     tasks: Sequence[str],
-    known: dict[tuple[str, str, str], Row],
-) -> Row | None:
+    known: dict[tuple[str, str, str], ScoreRow],
+) -> ScoreRow | None:
     rows = [
         row for task in tasks if (row := known.get((task, metric, variant))) is not None
     ]
@@ -116,7 +117,7 @@ def _mean(
         _mean_of([getattr(row, part) for row in there])
         for part in ("value", "chance", "baseline")
     )
-    return Row(name, metric, value, chance, baseline, variant=variant, note=note)
+    return ScoreRow(name, metric, value, chance, baseline, variant=variant, note=note)
 
 
 def _mean_of(parts: Sequence[float | None]) -> float | None:

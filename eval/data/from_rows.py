@@ -1,9 +1,8 @@
-"""What a task is made of: queries, documents and which belong together; or pairs with a similarity
-score.
+"""Task data made of rows of a table.
 
-Built from rows of a table. Rows that repeat a query or a document are merged: one query then has
-several relevant documents, as nothing else would be fair to a model that finds the other one. Rows
-that repeat a query together with its document count once, and a warning says how many they are.
+Rows that repeat a query or a document are merged: one query then has several relevant documents, as
+nothing else would be fair to a model that finds the other one. Rows that repeat a query together
+with its document count once, and a warning says how many they are.
 """
 
 from __future__ import annotations
@@ -11,13 +10,10 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-from unimodal.inputs import Plain
 from unimodal.tables import fields
 from unimodal.tables.fields import (
     Row,
@@ -29,88 +25,9 @@ from unimodal.tables.fields import (
     value_of,
 )
 
-
-@dataclass(frozen=True)
-class Deferred:
-    """An image that is read when it is needed: a part of a tar, a cell of a table. Its name says
-    which it is.
-    """
-
-    name: str
-    read: Callable[[], bytes] = field(compare=False, repr=False)
-
-
-ImageSource: TypeAlias = Path | bytes | Deferred
-
-
-@dataclass(frozen=True)
-class Fused:
-    """A text and an image that are asked, or found, together: their vector is the normalised sum
-    of both.
-    """
-
-    text: str
-    image: ImageSource
-
-
-NO_TEXT = "."  # stands for an empty text, which no model of ours embeds and which some corpora hold
-Input: TypeAlias = Plain | Deferred | Fused
-
-
-@dataclass(frozen=True)
-class RetrievalData:
-    """Queries, the documents they search, and for each query the positions of its relevant
-    documents.
-    """
-
-    queries: list[Input]
-    documents: list[Input]
-    relevant: list[list[int]]
-    gains: list[list[float]] | None = (
-        None  # how relevant each of them is; None: all alike, 1
-    )
-    query_ids: list[str] | None = None
-    document_ids: list[str] | None = (
-        None  # what ties are ordered by; None: the positions
-    )
-    excluded: list[list[int]] | None = (
-        None  # documents that a query does not search, though others do: itself
-    )
-    # hit rates count documents of at least this gain: the product itself, not one like it
-    hit_gain: float = 0.0
-    both_ways: bool = False  # captions and images: score `swap_sides` of it too
-    lost: list[list[float]] | None = (
-        None  # gains of relevant documents that are not there: missed, whatever is found
-    )
-    notes: tuple[
-        str, ...
-    ] = ()  # what was left out or does not fit, for whoever reads the scores
-
-
-@dataclass(frozen=True)
-class PairData:
-    """Pairs and how similar people find them; groups are named subsets, as positions of pairs."""
-
-    left: list[str]
-    right: list[str]
-    scores: list[float]
-    groups: dict[str, list[int]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ZeroShotData:
-    """Images, the class of each, and how a class is put into words.
-
-    The vector of a class is the mean of its templates' vectors, as CLIP's prompt ensembles make it.
-    """
-
-    images: list[Input]
-    labels: list[int]  # of each image: a position in class_names
-    class_names: list[str]
-    templates: list[str]  # "{c}" stands for the name of the class: "a photo of a {c}."
-
-
-TaskData: TypeAlias = RetrievalData | PairData | ZeroShotData
+from .inputs import Input
+from .pairs import PairData
+from .retrieval import RetrievalData
 
 
 def image_text_data(
@@ -289,136 +206,6 @@ def pair_data(
         pairs.left.append(lefts[0])
         pairs.right.append(rights[0])
     return pairs
-
-
-def swap_sides(data: RetrievalData) -> RetrievalData:
-    """The same pairs searched in the other direction; a document that nobody asked for asks
-    nothing.
-    """
-    gains = data.gains or [[1.0] * len(documents) for documents in data.relevant]
-    found: dict[int, list[tuple[int, float]]] = {}
-    for query, documents in enumerate(data.relevant):
-        for document, gain in zip(documents, gains[query], strict=True):
-            found.setdefault(document, []).append((query, gain))
-    asked = sorted(found)
-    return RetrievalData(
-        queries=[data.documents[document] for document in asked],
-        documents=data.queries,
-        relevant=[[query for query, _ in found[document]] for document in asked],
-        gains=None
-        if data.gains is None
-        else [[gain for _, gain in found[document]] for document in asked],
-        query_ids=None
-        if data.document_ids is None
-        else [data.document_ids[document] for document in asked],
-        document_ids=data.query_ids,
-    )
-
-
-def checked(name: str, data: TaskData) -> TaskData:
-    """The data as it is, once it is seen that it can be scored.
-
-    Raises ValueError, naming the task, for no queries or documents, ids that are not distinct, a
-    query without a relevant document, empty texts, a label without a class. A query whose relevant
-    documents are lost, or not among those it searches, scores 0; a note counts the latter.
-    """
-    if isinstance(data, RetrievalData):
-        _check_retrieval(name, data)
-        return _with_note_of_hopeless(data)
-    if isinstance(data, PairData):
-        _refuse_empty(name, "texts", [*data.left, *data.right])
-        unknown = next(
-            (
-                number
-                for number, score in enumerate(data.scores)
-                if not math.isfinite(score)
-            ),
-            None,
-        )
-        if unknown is not None:
-            raise ValueError(
-                f"{name}: the score of pair {unknown} is {data.scores[unknown]}; remove "
-                "or repair the pair."
-            )
-    else:
-        _refuse_empty(name, "pictures", data.images)
-        _refuse_empty(name, "class names", data.class_names)
-        outside = sorted(
-            {label for label in data.labels if not 0 <= label < len(data.class_names)}
-        )
-        if outside:
-            raise ValueError(
-                f"{name}: label {outside[0]} is of none of its {len(data.class_names)} "
-                "classes; add it."
-            )
-        same = [one for one, count in Counter(data.class_names).items() if count > 1]
-        if same:
-            warnings.warn(
-                f"{name}: {same[0]!r} is the name of several classes ({len(same)} such names), "
-                "which no model can tell apart: all images but those of one of them count as "
-                "wrong; write other words into classnames.txt.",
-                stacklevel=2,
-            )
-        if (
-            not all("{c}" in template for template in data.templates)
-            or not data.templates
-        ):
-            raise ValueError(
-                f"{name}: templates {data.templates[:2]} must say where the class goes; "
-                f'write "{{c}}".'
-            )
-    return data
-
-
-def _check_retrieval(name: str, data: RetrievalData) -> None:
-    for what, inputs, ids in (
-        ("queries", data.queries, data.query_ids),
-        ("documents", data.documents, data.document_ids),
-    ):
-        _refuse_empty(name, what, inputs)
-        twice = next(
-            (one for one, count in Counter(ids or ()).items() if count > 1), None
-        )
-        if twice is not None:
-            raise ValueError(
-                f"{name}: id {twice!r} is that of several {what}; ids must be distinct."
-            )
-    for query, documents in enumerate(data.relevant):
-        if not documents and not (data.lost and data.lost[query]):
-            named = data.query_ids[query] if data.query_ids else str(query)
-            raise ValueError(
-                f"{name}: query {named!r} has no relevant document; leave it out."
-            )
-
-
-def _with_note_of_hopeless(data: RetrievalData) -> RetrievalData:
-    """The data, with a note of how many queries search none of their relevant documents."""
-    if not data.excluded:
-        return data
-    count = sum(
-        bool(documents) and set(documents) <= set(excluded)
-        for documents, excluded in zip(data.relevant, data.excluded, strict=True)
-    )
-    if not count:
-        return data
-    note = (
-        f"{count} of {len(data.queries)} queries search none of their relevant documents and "
-        "score 0"
-    )
-    return dataclasses.replace(data, notes=(*data.notes, note))
-
-
-def _refuse_empty(name: str, what: str, inputs: Sequence[Input]) -> None:
-    if not inputs:
-        raise ValueError(
-            f"{name} has no {what}; check where its data lies and its split."
-        )
-    for number, one in enumerate(inputs):
-        text = one.text if isinstance(one, Fused) else one
-        if isinstance(text, str) and not text.strip():
-            raise ValueError(
-                f"{name}: number {number} of its {what} is an empty text; remove or repair it."
-            )
 
 
 class RetrievalMaker:
