@@ -8,9 +8,9 @@ import statistics
 import warnings
 from collections.abc import Iterable, Sequence
 
-from ..results import TaskResult
-from ..suites import Suite
-from .score_row import Half, ScoreRow
+from .results import TaskResult
+from .scoring.score_row import Half, ScoreRow
+from .suites import Suite
 
 BALANCE = "balance"  # the name under which its rows stand
 HALVES: tuple[Half, ...] = ("text", "cross-modal")

@@ -208,7 +208,7 @@ class RetrievalData(TaskData):
         documents: Vectors,
     ) -> SubsetScores:
         """Score some of the queries, perhaps with other vectors."""
-        judgements = self.judgements.select(numbers)
+        judgements = self.judgements.select(numbers.tolist())
         values = vector_values(judgements, metrics, queries, documents)
         return SubsetScores(values, mean_scores(values))
 

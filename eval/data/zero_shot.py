@@ -106,7 +106,7 @@ class ZeroShotData(TaskData):
         documents: Vectors,
     ) -> SubsetScores:
         """Score some of the images, perhaps with other vectors."""
-        labels = select(self.labels, numbers)
+        labels = select(self.labels, numbers.tolist())
         values = zero_shot_values(labels, metrics, queries, documents)
         return SubsetScores(values, mean_scores(values))
 

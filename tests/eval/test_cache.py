@@ -22,7 +22,7 @@ from PIL import Image
 import eval.cache
 from eval.cache import EmbeddingCache, Stopped
 from eval.cache_file import Memory, VectorFile
-from eval.data.inputs import Deferred, Fused, Input
+from eval.data.inputs import Deferred, Fused, Input, Side
 from unimodal.embedder import Embedder
 from unimodal.inputs import Plain
 from unimodal.preprocess.images import decode_image
@@ -160,18 +160,9 @@ def test_roles_share_a_text_where_their_prompts_are_the_same_and_only_there() ->
 
 
 def test_a_prompt_is_not_mistaken_for_the_beginning_of_a_text() -> None:
-    store = EmbeddingCache(HashEncoder(prompts={"query": "a"}))
-    assert (
-        len(
-            {
-                one.key
-                for one in store.missing(
-                    [(["b"], "query"), (["ab"], ""), (["ab"], "query")]
-                )
-            }
-        )
-        == 3
-    )
+    cache = EmbeddingCache(HashEncoder(prompts={"query": "a"}))
+    sides = [Side(["b"], "query"), Side(["ab"]), Side(["ab"], "query")]
+    assert len({item.key for item in cache.missing(sides)}) == 3
 
 
 def test_an_image_has_one_vector_whatever_the_role() -> None:
@@ -218,7 +209,7 @@ def test_another_model_finds_nothing_and_a_model_without_a_name_keeps_nothing(
     EmbeddingCache(other, tmp_path).encode(TEXTS[:10])
     assert len(other.asked) == 10
     before = sorted(tmp_path.rglob("*"))
-    with pytest.warns(UserWarning, match="does not say which one it is"):
+    with pytest.warns(UserWarning, match="fingerprint"):
         EmbeddingCache(HashEncoder(""), tmp_path).encode(TEXTS[:10])
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -531,7 +522,7 @@ def test_kill_9_at_random_moments_loses_a_block_at_most_and_pairs_nothing_wrongl
         process.join()
         reader = VectorFile(tmp_path / "store/one-float32", "float32")
         store = EmbeddingCache(HashEncoder(), tmp_path / "store")
-        known = {one.key for one in store.missing([(TEXTS, "")])}
+        known = {item.key for item in store.missing([Side(TEXTS)])}
         keys = {text: store._key(text, "") for text in TEXTS}
         kept = [text for text in TEXTS if keys[text] not in known]
         if kept:

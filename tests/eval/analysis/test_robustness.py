@@ -345,7 +345,13 @@ def test_gains_and_documents_that_are_not_searched_stay_with_their_query() -> No
     queries = store.encode(data.queries, "query")
     documents = store.encode(data.documents, "document")
     result = TaskResult(
-        "graded", "text", data, [], {"ndcg_at_10": np.ones(3)}, queries, documents
+        "graded",
+        "text",
+        data,
+        [ScoreRow("graded", "ndcg_at_10", 1.0, None, None)],
+        {"ndcg_at_10": np.ones(3)},
+        queries,
+        documents,
     )
     score, _ = robustness(result, store, ["paraphrase"])
     # "red sofa" finds the one of gain 1 before that of gain 3; "large lamp" does not search the one
@@ -382,7 +388,12 @@ def test_images_are_classified_again() -> None:
     data = ZeroShotData(images, [0, 1, 0, 1], ["hat", "shoe"], ["a {c}"])
     vectors = store.encode(images), store.encode(["a hat", "a shoe"])
     result = TaskResult(
-        "classes", "cross-modal", data, [], {"accuracy": np.zeros(4)}, *vectors
+        "classes",
+        "cross-modal",
+        data,
+        [ScoreRow("classes", "accuracy", 0.0, None, None)],
+        {"accuracy": np.zeros(4)},
+        *vectors,
     )
     rows = robustness(result, store, ["poor jpeg", "typos"])
     assert [(row.metric, row.variant) for row in rows] == [

@@ -22,6 +22,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from eval.data.retrieval import RetrievalData
 from eval.evaluate import evaluate
 from eval.suites import read_suite
 from tests.conftest import COLOURS, THINGS, Recipe
@@ -411,14 +412,15 @@ def test_the_store_finds_what_the_evaluation_of_the_shop_says(shop: Path) -> Non
     assert len(results) == 9  # three kinds of questions to three forms of the catalogue
     for result in results:
         data = result.data
+        assert isinstance(data, RetrievalData)
         form = result.name.rpartition("->")[2]
         queries = [
             Query(**_parts(question), vectors=(form,), k=len(skus))
-            for question in data.queries  # type: ignore[union-attr]
+            for question in data.queries
         ]
         values: dict[str, list[float]] = {row.metric: [] for row in result.rows}
         for number, found in enumerate(search_many(store, embedder, queries)):
-            gains = dict(zip(data.relevant[number], data.gains[number], strict=True))  # type: ignore[union-attr,index]
+            gains = dict(zip(data.relevant[number], data.gains[number], strict=True))  # type: ignore[index]  # it has gains
             best = [gains.get(skus.index(hit.id), 0.0) for hit in found]
             ideal = sorted(gains.values(), reverse=True)
             values["ndcg_at_10"].append(_dcg(best[:10]) / _dcg(ideal[:10]))
