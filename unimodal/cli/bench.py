@@ -1,66 +1,70 @@
-"""The benchmarks."""
+"""The command that runs benchmarks."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .outputs import check_outputs
 
-BENCHES = ["loss", "step", "data", "eval", "search", "serve"]
+if TYPE_CHECKING:
+    from unimodal.compare import Row
+
+_BENCHES = {
+    "loss": ("unimodal.training.speed.loss", "bench_loss"),
+    "step": ("unimodal.training.speed.step", "bench_step"),
+    "data": ("unimodal.training.speed.data", "bench_data"),
+    "eval": ("unimodal.eval.speed", "bench_eval"),
+    "search": ("unimodal.eval.speed.search", "bench_search"),
+    "serve": ("unimodal.eval.speed.serving", "bench_serve"),
+}
 
 
 def bench(
     name: Annotated[
-        str, typer.Argument(help="loss, step, data, eval, search or serve.")
+        str, typer.Argument(help="Run loss, step, data, eval, search or serve.")
     ],
     rounds: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Of which the median is taken. Default: loss 5, others 3."
+            min=1,
+            help="Take the median of this many rounds; default: loss 5, others 3.",
         ),
     ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Of torch; 1 counts CPU seconds, more wall time. Default: step and data 1, "
-            "others torch's own.",
+            help="Use this many torch threads; default: step and data 1, others torch's.",
         ),
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write the rows there.")
+        Path | None, typer.Option("--json", help="Also write the rows to this file.")
     ] = None,
 ) -> None:
-    """Time what training, evaluation, search and the server do beside what others use, on this
-    machine and now.
-    """
+    """Benchmark training, evaluation, search or the server against peer libraries."""
     from unimodal.compare import rows_table, write_json
-    from unimodal.config import nearest
     from unimodal.progress import open_console
 
-    if name == "loss":
-        from unimodal.training.speed.loss import bench_loss as run_bench
-    elif name == "step":
-        from unimodal.training.speed.step import bench_step as run_bench
-    elif name == "data":
-        from unimodal.training.speed.data import bench_data as run_bench
-    elif name == "eval":
-        from unimodal.eval.speed import bench_eval as run_bench
-    elif name == "search":
-        from unimodal.eval.speed.search import bench_search as run_bench
-    elif name == "serve":
-        from unimodal.eval.speed.serving import bench_serve as run_bench
-    else:
-        raise ValueError(f"there is no bench {name!r}; {nearest(name, BENCHES)}")
-    if json_file is not None:
-        check_outputs({"--json": json_file})  # it would be written after minutes
-    chosen = {"rounds": rounds, "threads": threads}
-    rows = run_bench(
-        **{key: value for key, value in chosen.items() if value is not None}
-    )
+    run = _find_bench(name)
+    check_outputs({"--json": json_file})  # it would be written after minutes
+    options = {"rounds": rounds, "threads": threads}
+    given = {key: value for key, value in options.items() if value is not None}
+    rows = run(**given)
     open_console().print(rows_table(rows, f"bench {name}"))
     if json_file is not None:
         write_json(rows, json_file)
+
+
+def _find_bench(name: str) -> Callable[..., list[Row]]:
+    from unimodal.config import nearest
+
+    if name not in _BENCHES:
+        raise ValueError(f"there is no bench {name!r}; {nearest(name, _BENCHES)}")
+    module, function = _BENCHES[name]
+    run: Callable[..., list[Row]] = getattr(importlib.import_module(module), function)
+    return run

@@ -1,4 +1,4 @@
-"""The demo."""
+"""The command that runs the demo."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ from .train import run_training_by
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Where everything goes.")] = Path(
-        "runs/demo"
-    ),
+    folder: Annotated[
+        Path, typer.Argument(help="Put everything into this folder.")
+    ] = Path("runs/demo"),
 ) -> None:
-    """Draw a catalogue, train on it, score it on products never seen, write a page of what is
-    found, and index it.
-    """
+    """Draw a catalogue, train on it, score on unseen products, write a page, and index it."""
     from unimodal.config import read_config
     from unimodal.demo.catalogue import build_catalogue, read_products, training_texts
     from unimodal.demo.page import write_page
@@ -108,8 +106,9 @@ def demo(
 
 
 def index_catalogue(model: Path, data: Path, store: Path) -> None:
-    """The test products in a store: title, description and image; what was embedded before is not
-    embedded again.
+    """Put the test products into a store: title, description and image.
+
+    What was embedded before is not embedded again.
     """
     from unimodal.search.index.items import IndexConfig
     from unimodal.search.index.run import index
@@ -131,13 +130,12 @@ def index_catalogue(model: Path, data: Path, store: Path) -> None:
             ],
         }
     )
-    index(
-        str(model), config, str(store), overwrite=True
-    )  # anew: the model may have been trained again
+    # overwrite: the model may have been trained again.
+    index(str(model), config, str(store), overwrite=True)
 
 
 def offer_search(model: Path, store: Path) -> None:
-    """Say how the store is searched; to somebody at a terminal, offer to serve it at once."""
+    """Print how to search the store; at a terminal, offer to serve it at once."""
     say(
         f'search it: unimodal search {store} "a navy mug with stripes" --where "price < '
         '50" --fields title,price'
@@ -153,7 +151,6 @@ def offer_search(model: Path, store: Path) -> None:
         from unimodal.serve.config import ServeConfig
         from unimodal.serve.server import serve
 
-        # Port 0: any that is free; the address is in what it says. Ctrl-C ends it.
-        raise typer.Exit(
-            serve(ServeConfig(model=str(model), store=str(store), port=0, log="text"))
-        )
+        # Port 0: any free one, which the server prints. Ctrl-C ends it.
+        config = ServeConfig(model=str(model), store=str(store), port=0, log="text")
+        raise typer.Exit(serve(config))

@@ -2,52 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from .console import say
+from .console import Device, say
 from .outputs import check_outputs
 
 if TYPE_CHECKING:
     from unimodal.calibration import Calibration
     from unimodal.encoder import Encoder
     from unimodal.eval.analysis.contamination import TaskOverlap
+    from unimodal.eval.cache_file import Precision
+    from unimodal.eval.data.datasets import TaskData
     from unimodal.eval.report.page import ModelReport
     from unimodal.eval.results import TaskResult
+    from unimodal.eval.suites import Suite
 
 Models = Annotated[
     list[str],
     typer.Argument(
         metavar="MODEL... [KEY=VALUE]...",
-        help="Model directories, hub ids, open_clip:NAME/TAG, hf:NAME or mteb:NAME; then "
-        "values laid over the suite (tasks.NAME=null leaves one out).",
+        help="Score model directories, hub ids, open_clip:NAME/TAG, hf:NAME or mteb:NAME; "
+        "then change values of the suite (tasks.NAME=null leaves one out).",
     ),
 ]
 Data = Annotated[
-    Path, typer.Option(help="The folder that the suite's files are relative to.")
+    Path, typer.Option(help="Look for the suite's files below this folder.")
 ]
-Device = Annotated[str | None, typer.Option(help="Default: a GPU where there is one.")]
-Dtype = Annotated[str, typer.Option(help="Of the towers: float32, bfloat16, float16.")]
+Dtype = Annotated[str, typer.Option(help="Compute in float32, bfloat16 or float16.")]
+Dims = Annotated[
+    str,
+    typer.Option(
+        help="Also score vectors truncated to these lengths (Matryoshka): 64,256."
+    ),
+]
+Json = Annotated[
+    Path | None, typer.Option("--json", help="Also write the rows to this file.")
+]
 Cache = Annotated[
     Path | None,
-    typer.Option(help="Keep vectors in this folder, so that nothing is encoded again."),
+    typer.Option(
+        help="Keep vectors in this folder and reuse them in later runs, also after a kill.",
+    ),
 ]
 CacheDtype = Annotated[
-    str, typer.Option(help="Keep vectors as float32, or as float16 in half the space.")
+    str,
+    typer.Option(
+        help="Keep vectors as float32, or as float16 in half the space.",
+    ),
 ]
+
 FormerCache = Annotated[
     Path | None,
-    typer.Option("--store", hidden=True, help="The former name of --cache."),
+    typer.Option("--store", hidden=True, help="Use --cache, its name now."),
 ]
 FormerCacheDtype = Annotated[
     str | None,
-    typer.Option(
-        "--store-dtype", hidden=True, help="The former name of --cache-dtype."
-    ),
+    typer.Option("--store-dtype", hidden=True, help="Use --cache-dtype, its name now."),
 ]
 
 
@@ -56,19 +71,18 @@ def evaluate(
     suite: Annotated[
         str,
         typer.Option(
-            help="A shipped suite (mini, demo, quick, jina, full, shop) or a YAML file."
+            help="Score on a shipped suite (mini, demo, quick, jina, full, shop) or a YAML file."
         ),
     ] = "mini",
     data: Data = Path("."),
-    split: Annotated[str, typer.Option(help="val to choose, test to report.")] = "test",
-    dims: Annotated[
-        str, typer.Option(help="Also score the first so many dimensions: 64,256.")
-    ] = "",
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write the rows there.")
-    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Score this split: val to choose, test to report.")
+    ] = "test",
+    dims: Dims = "",
+    json_file: Json = None,
     html: Annotated[
-        Path | None, typer.Option(help="Also write a report, one self-contained page.")
+        Path | None,
+        typer.Option(help="Also write a report to this file, one self-contained page."),
     ] = None,
     cache: Cache = None,
     cache_dtype: CacheDtype = "float32",
@@ -79,85 +93,49 @@ def evaluate(
     dry_run: Annotated[
         bool,
         typer.Option(
-            help="Say what would be encoded, what is missing and how it is got."
+            help="Print what would be encoded, what is missing and how to get it."
         ),
     ] = False,
 ) -> None:
-    """Score models on a suite: one table, chance and BM25 beside every number, intervals, a test
-    between models.
-    """
+    """Score models on a suite, beside chance and BM25, with confidence intervals and tests."""
     from unimodal.eval.analysis.analyse import analyse
     from unimodal.eval.analysis.contamination import contamination
     from unimodal.eval.cache import EmbeddingCache
     from unimodal.eval.evaluate import evaluate as score
-    from unimodal.eval.plan import make_plan, missing_table, plan_table, summarize
-    from unimodal.eval.report.layout import halves_of
-    from unimodal.eval.report.page import write_report
-    from unimodal.eval.report.terminal import results_table, write_json
-    from unimodal.eval.results import compare
-    from unimodal.eval.suites import commands_for, load_tasks, missing_of, read_suite
+    from unimodal.eval.plan import make_plan, plan_table, summarize
+    from unimodal.eval.suites import load_tasks, read_suite
     from unimodal.progress import open_console
 
     overrides = [word for word in models if "=" in word]
     names = [word for word in models if "=" not in word]
-    same = [name.rstrip("/") for name in names]
-    if len(set(same)) < len(same):
-        raise ValueError(
-            f"{next(one for one in same if same.count(one) > 1)} is given twice; name "
-            "each model once."
-        )
-    if not names:
-        raise ValueError(
-            "no model to score; give a model directory, a hub id, open_clip:NAME/TAG or hf:NAME."
-        )
-    outputs = {"--json": json_file, "--html": html}
-    check_outputs(
-        {option: file for option, file in outputs.items() if file is not None}
-    )
-    asked_dims = _parse_dims(dims)
-    tasks = read_suite(
-        suite, [*overrides, *([f"analysis.dims={asked_dims}"] if asked_dims else [])]
-    )
-    if missing := missing_of(tasks, data, split):
-        open_console().print(missing_table(missing, data))
-        if commands := commands_for(missing, data):
-            print(
-                "\n".join(["get it with:", *commands])
-            )  # not in the table, which would wrap them
-        raise ValueError(
-            f"{len(missing)} tasks of suite {suite} lack data in {data}; get it, or set "
-            "tasks.NAME=null."
-        )
+    _check_names(names)
+    check_outputs({"--json": json_file, "--html": html})
+    lengths = _parse_dims(dims)
+    if lengths:
+        overrides.append(f"analysis.dims={lengths}")
+    tasks = read_suite(suite, overrides)
+    _check_data(tasks, suite, data, split)
     _find_models(names)
+
     reports: dict[str, ModelReport] = {}
     overlaps: Sequence[TaskOverlap] = ()
     for name, source in zip(_short_names(names), names, strict=True):
         encoder = _load(source, device, dtype)
-        _check_dims(asked_dims, encoder, name)
+        _check_dims(lengths, encoder, name)
         embeddings = EmbeddingCache(
             encoder,
             cache or _former_cache(store),
-            dtype=store_dtype or cache_dtype,
+            dtype=cast("Precision", store_dtype or cache_dtype),
             show_progress=None,
         )
-        loaded = load_tasks(
-            tasks, data, split, with_images="image" in encoder.modalities
-        )
+        has_images = "image" in encoder.modalities
+        loaded = load_tasks(tasks, data, split, with_images=has_images)
         work = make_plan(embeddings, loaded)
         if dry_run:
             open_console().print(plan_table(work, name))
             continue
-        left_out = [
-            task
-            for task, data_of_it in loaded.items()
-            if not data_of_it.inputs_for(embeddings.modalities)
-        ]
-        if left_out:
-            lacks = " or ".join({"text", "image"} - encoder.modalities)
-            say(
-                f"{name} embeds no {lacks}, so {len(left_out)} tasks have no score: "
-                f"{', '.join(left_out)}"
-            )
+
+        _report_tasks_without_score(name, encoder, loaded)
         say(f"{name}: {summarize(work)}")
         results = score(
             encoder,
@@ -179,57 +157,121 @@ def evaluate(
             overlaps=overlaps,
             show_progress=None,
         )
-    if dry_run:
+    if not dry_run:
+        _write_reports(reports, suite, split, json_file, html, overlaps)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    """Raise ValueError where no model is given, or one is given twice."""
+    if not names:
+        raise ValueError(
+            "no model to score; give a model directory, a hub id, open_clip:NAME/TAG or hf:NAME."
+        )
+    known: set[str] = set()
+    for name in names:
+        plain = name.rstrip("/")
+        if plain in known:
+            raise ValueError(f"{plain} is given twice; name each model once.")
+        known.add(plain)
+
+
+def _check_data(tasks: Suite, suite: str, data: Path, split: str) -> None:
+    """Raise ValueError where data is missing, once the commands that get it are printed."""
+    from unimodal.eval.plan import missing_table
+    from unimodal.eval.suites import commands_for, missing_of
+    from unimodal.progress import open_console
+
+    missing = missing_of(tasks, data, split)
+    if not missing:
         return
+    open_console().print(missing_table(missing, data))
+    commands = commands_for(missing, data)
+    if commands:  # not in the table, which would wrap them
+        print("\n".join(["get it with:", *commands]))
+    raise ValueError(
+        f"{len(missing)} tasks of suite {suite} lack data in {data}; get it, or set "
+        "tasks.NAME=null."
+    )
+
+
+def _report_tasks_without_score(
+    name: str, encoder: Encoder, loaded: Mapping[str, TaskData]
+) -> None:
+    """Name the tasks that need a half of the model which it does not have."""
+    left_out = [
+        task for task, data in loaded.items() if not data.inputs_for(encoder.modalities)
+    ]
+    if left_out:
+        lacks = " or ".join({"text", "image"} - encoder.modalities)
+        say(
+            f"{name} does not embed {lacks}, so {len(left_out)} tasks have no score: "
+            f"{', '.join(left_out)}"
+        )
+
+
+def _write_reports(
+    reports: Mapping[str, ModelReport],
+    suite: str,
+    split: str,
+    json_file: Path | None,
+    html: Path | None,
+    overlaps: Sequence[TaskOverlap],
+) -> None:
+    """Print the table of scores, and write the files that are asked for."""
+    from unimodal.eval.report.layout import halves_of
+    from unimodal.eval.report.page import write_report
+    from unimodal.eval.report.terminal import results_table, write_json
+    from unimodal.eval.results import compare
+    from unimodal.progress import open_console
+
     first, *others = reports
     comparisons = {
         name: compare(reports[first].results, reports[name].results) for name in others
     }
     rows = {name: report.all_rows for name, report in reports.items()}
-    halves = {
-        task: half
-        for report in reports.values()
-        for task, half in halves_of(report.results).items()
-    }
-    shown = rows if others else rows[first]
-    open_console().print(
-        results_table(
-            shown, f"{suite}, {split}", halves=halves, comparisons=comparisons
-        )
+    halves: dict[str, str] = {}
+    for report in reports.values():
+        halves |= halves_of(report.results)
+    table = results_table(
+        rows if others else rows[first],
+        f"{suite}, {split}",
+        halves=halves,
+        comparisons=comparisons,
     )
-    facts = {
-        name: {**report.facts, "suite": suite, "split": split}
-        for name, report in reports.items()
-    }
+    open_console().print(table)
     if json_file is not None:
+        facts = {
+            name: {**report.facts, "suite": suite, "split": split}
+            for name, report in reports.items()
+        }
         write_json(rows, json_file, facts)
     if html is not None:
-        title = f"{', '.join(reports)} on {suite}"
-        said = f"Suite {suite}, split {split}, {date.today().isoformat()}."
         write_report(
             html,
             reports,
-            title=title,
-            introduction=said,
+            title=f"{', '.join(reports)} on {suite}",
+            introduction=f"Suite {suite}, split {split}, {date.today().isoformat()}.",
             overlaps=overlaps,
             comparisons=comparisons,
         )
-        say(f"the report is {html}")
+        say(f"the report is in {html}")
 
 
 def prepare(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="NAME...", help="A data set, or a group such as beir."),
+        typer.Argument(
+            metavar="NAME...", help="Fetch data sets, or groups such as beir."
+        ),
     ],
     data: Annotated[
-        Path, typer.Option(help="The folder that they are laid out in, NAME/ each.")
+        Path, typer.Option(help="Put each into NAME/ of this folder.")
     ] = Path("data"),
     overwrite: Annotated[
         bool, typer.Option(help="Replace what another version has prepared.")
     ] = False,
 ) -> None:
-    """Fetch data sets from their public origins and lay them out where the suites look for them."""
+    """Fetch data sets from their public origins, into the layout that the suites read."""
     from unimodal.eval.prepare.prepare import prepare as fetch
 
     for name in names:
@@ -241,36 +283,36 @@ def mteb(
     model: Annotated[
         str,
         typer.Argument(
-            help="A model directory, hub id, open_clip:NAME/TAG or hf:NAME."
+            help="Score a model directory, hub id, open_clip:NAME/TAG or hf:NAME."
         ),
     ],
     tasks: Annotated[
         list[str],
-        typer.Argument(metavar="TASK...", help="mteb's tasks, or benchmark:NAME."),
+        typer.Argument(
+            metavar="TASK...", help="Score on mteb's tasks, or benchmark:NAME."
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="mteb's results go there.")],
+    out: Annotated[Path, typer.Option(help="Write mteb's results to this folder.")],
     data: Annotated[
         Path | None,
-        typer.Option(help="Data sets laid out as on the hub; default: mteb's cache."),
+        typer.Option(
+            help="Read data sets, laid out as on the hub, from this folder; default: mteb's cache."
+        ),
     ] = None,
-    dims: Annotated[
-        str, typer.Option(help="Also score the first so many dimensions: 64,256.")
-    ] = "",
+    dims: Dims = "",
     cache: Cache = None,
     store: FormerCache = None,
     device: Device = None,
     dtype: Dtype = "float32",
 ) -> None:
-    """Let mteb score a model of ours: its official result files, under a revision that is the
-    model's fingerprint.
-    """
+    """Score a model with mteb, which writes its official result files."""
     from unimodal.embedder import load
     from unimodal.eval.cache import EmbeddingCache
     from unimodal.eval.report.terminal import results_table
     from unimodal.eval.with_mteb.run import mteb_name, run_mteb
     from unimodal.progress import open_console
 
-    cut = _parse_dims(dims)
+    lengths = _parse_dims(dims)
     embedder = load(model, device=device, dtype=dtype)
     embeddings = EmbeddingCache(
         embedder, cache or _former_cache(store), show_progress=None
@@ -280,7 +322,7 @@ def mteb(
         tasks,
         out,
         name=mteb_name(model),
-        dims=cut,
+        dims=lengths,
         data=data,
         cache=embeddings,
         show_progress=None,
@@ -289,14 +331,14 @@ def mteb(
 
 
 def _former_cache(folder: Path | None) -> Path | None:
-    """The folder that was given as --store, with a word on the new name."""
+    """Return the folder that was given as --store, and name the new option."""
     if folder is not None:
         say(f"--store {folder} is now --cache {folder}")
     return folder
 
 
 def _parse_dims(text: str) -> list[int]:
-    """[64, 256] of "64,256"."""
+    """Parse "64,256" as [64, 256]."""
     words = [word.strip() for word in text.split(",")] if text.strip() else []
     for word in words:
         if not word.isdecimal() or int(word) == 0:
@@ -312,20 +354,18 @@ def _parse_dims(text: str) -> list[int]:
 
 
 def _find_models(names: Sequence[str]) -> None:
-    """Refuse a model that is not there before another one is scored for hours; one of the hub is
-    fetched.
-    """
+    """Refuse a missing model before another is scored for hours; one of the hub is fetched."""
     from unimodal.hub import local_folder
 
-    for name in names if len(names) > 1 else ():
+    if len(names) < 2:
+        return
+    for name in names:
         if ":" not in name:
             local_folder(name, name)
 
 
 def _check_dims(dims: Sequence[int], encoder: Encoder, name: str) -> None:
-    """Refuse more dimensions than the model has, where that is known before it has encoded
-    anything.
-    """
+    """Refuse more dimensions than the model has, where that is known before it encodes."""
     from unimodal.embedder import Embedder
 
     if not isinstance(encoder, Embedder):
@@ -339,8 +379,9 @@ def _check_dims(dims: Sequence[int], encoder: Encoder, name: str) -> None:
 
 
 def _load(source: str, device: str | None, dtype: str) -> Encoder:
-    """A model of ours, or by mteb:NAME one of mteb's, whose implementation may run code of the
-    model's repository.
+    """Load a model of ours, or by mteb:NAME one of mteb's.
+
+    Implementations of mteb may run code of the model's repository.
     """
     from importlib.util import find_spec
 
@@ -366,11 +407,10 @@ def _load(source: str, device: str | None, dtype: str) -> Encoder:
 
         if not is_mteb_model(source):
             raise
-        asked = (
-            f"mteb:{source} is mteb's, whose implementation may run code of the model's "
-            "repository"
-        )
-        raise ValueError(f"{str(error).rstrip('.')}; {asked}.") from None
+        raise ValueError(
+            f"{str(error).rstrip('.')}; mteb:{source} is mteb's, whose implementation may run "
+            "code of the model's repository."
+        ) from None
 
 
 def _calibration(source: str, encoder: Encoder) -> Calibration | None:
@@ -403,9 +443,7 @@ def _facts(encoder: Encoder, results: Sequence[TaskResult]) -> dict[str, str]:
 
 
 def _short_names(models: list[str]) -> list[str]:
-    """The last parts of the paths, as many as it takes to tell them apart; RUN/model is named by
-    its run.
-    """
+    """The last parts of the paths, as many as make them differ; RUN/model is named by its run."""
     parts = [model.rstrip("/").removesuffix("/model").split("/") for model in models]
     for count in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-count:]) for part in parts]

@@ -1,4 +1,4 @@
-"""Commands of the library: embed, and shards."""
+"""Commands of the library: embed, calibrate and shards."""
 
 from __future__ import annotations
 
@@ -8,46 +8,48 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import Overrides, say, set_text
+from .console import Device, Overrides, say, set_text
 
 if TYPE_CHECKING:
     from unimodal.shards.write import PackSummary
 
 
 def embed(
-    model: Annotated[str, typer.Argument(help="As for eval.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Embed with a model directory, hub id, open_clip:NAME or hf:NAME."
+        ),
+    ],
     source: Annotated[
         str,
         typer.Argument(
             metavar="INPUT",
-            help="A folder of images, a .txt of lines, a table, hf:NAME or shards.",
+            help="Embed a folder of images, a .txt of lines, a table, hf:NAME or shards.",
         ),
     ],
-    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    out: Annotated[Path, typer.Argument(help="Write to this folder.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]...",
-            help="text=\\[title,description] image=photo id=sku",
+            help="Set the keys listed below: text=\\[title,description] image=photo id=sku.",
         ),
     ] = None,
     text: Annotated[
         str,
         typer.Option(
-            help="Of a table: the field or template of the text; or \\[title,description]."
+            help="Take the text of a table from this field or template; or \\[title,description]."
         ),
     ] = "",
     image: Annotated[
-        str, typer.Option(help="Of a table: the field that holds an image or its path.")
+        str,
+        typer.Option(help="Take the image of a table, or its path, from this field."),
     ] = "",
-    device: Annotated[
-        str | None, typer.Option(help="Default: a GPU where there is one.")
-    ] = None,
+    device: Device = None,
     overwrite: Annotated[bool, typer.Option(help="Replace OUT if it exists.")] = False,
 ) -> None:
-    """Embed a folder, a list or a table into OUT/vectors.npy, with what each row is in
-    OUT/items.jsonl.
-    """
+    """Embed a folder, a list or a table into OUT/vectors.npy and OUT/items.jsonl."""
     from unimodal.embed import embed_source
 
     texts: str | list[str] = text
@@ -74,24 +76,23 @@ def embed(
 
 
 def calibrate(
-    model: Annotated[Path, typer.Argument(help="A model directory with both towers.")],
+    model: Annotated[
+        Path, typer.Argument(help="Calibrate a model directory with both towers.")
+    ],
     source: Annotated[
         str,
         typer.Argument(
-            metavar="INPUT", help="Shards of the training side, or a table of it."
+            metavar="INPUT",
+            help="Measure on shards of the training data, or on a table of it.",
         ),
     ],
     overrides: Overrides = None,
     limit: Annotated[
-        int, typer.Option(min=2, help="Take at most so many images.")
+        int, typer.Option(min=2, metavar="N", help="Use at most N images.")
     ] = 2000,
-    device: Annotated[
-        str | None, typer.Option(help="Default: a GPU where there is one.")
-    ] = None,
+    device: Device = None,
 ) -> None:
-    """Write the means of texts and images into a model: `load(MODEL, calibrated=True)` then
-    closes the gap.
-    """
+    """Measure the modality gap of a model, which `load(MODEL, calibrated=True)` then removes."""
     from unimodal.calibrate import calibrate_model
 
     texts, images = calibrate_model(
@@ -104,18 +105,18 @@ def pack(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="INPUT", help="A table, hf:NAME, or a YAML recipe of several sets."
+            metavar="INPUT", help="Pack a table, hf:NAME, or the sets of a YAML recipe."
         ),
     ],
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option(help="The folder to write; a recipe names its own.")
+        Path | None, typer.Option(help="Write to this folder; a recipe names its own.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace what is there.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace what is in the folder.")
+    ] = False,
 ) -> None:
-    """Pack a table into WebDataset shards: `pack products.csv image=photo captions=\\[title] --out
-    shards`.
-    """
+    """Pack a table into shards: `pack products.csv image=photo captions=\\[title] --out DIR`."""
     from unimodal.config import apply_overrides, parse_config, read_config, recipe_names
     from unimodal.shards.config import PackConfig, PackRecipe
     from unimodal.shards.write import pack as pack_rows
@@ -128,9 +129,7 @@ def pack(
             _say_packed(summary, Path(recipe.out) / name)
         return
     if out is None:
-        raise ValueError(
-            f"where the shards of {source} go is not said; add --out FOLDER."
-        )
+        raise ValueError(f"{source} has no folder for its shards; add --out FOLDER.")
     config = parse_config(
         PackConfig,
         apply_overrides({"input": source}, overrides or []),
@@ -143,18 +142,20 @@ def check(
     shards: Annotated[
         str,
         typer.Argument(
-            help="A tar, a folder of tars, a glob, a brace pattern or a URL."
+            help="Check a tar, a folder of tars, a glob, a brace pattern or a URL."
         ),
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="storage.cache_gib=0, ..."),
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Set keys such as storage.cache_gib=0."
+        ),
     ] = None,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Also write the report there.")
+        Path | None, typer.Option("--json", help="Also write the report to this file.")
     ] = None,
 ) -> None:
-    """Read every sample and report counts, sizes, text lengths and what is broken."""
+    """Check shards: read every sample, report counts, sizes, text lengths and faults."""
     from unimodal.config import apply_overrides, parse_config
     from unimodal.progress import open_console
     from unimodal.shards.check import check as check_shards
@@ -178,13 +179,11 @@ def index(
     shards: Annotated[
         str,
         typer.Argument(
-            help="A tar, a folder of tars, a glob or a brace pattern, on this machine."
+            help="Index a local tar, folder of tars, glob or brace pattern."
         ),
     ],
 ) -> None:
-    """Write an index with checksums beside each shard: for tars that others packed, and before they
-    are uploaded.
-    """
+    """Write an index with checksums beside each shard, before it is uploaded."""
     from unimodal.progress import progress_bar
     from unimodal.shards.find import find_shards
     from unimodal.shards.index import load_index

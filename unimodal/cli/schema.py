@@ -33,7 +33,7 @@ def schema(
         Kind, typer.Argument(help="Describe the files or keys of this command.")
     ],
 ) -> None:
-    """Print a JSON schema, with which editors check and complete a recipe: `schema train > recipe.json`."""
+    """Print a JSON schema, by which editors complete recipes: `schema train > recipe.json`."""
     from unimodal.config_keys import recipe_schema
 
     module, name = _CONFIGS[kind.value]

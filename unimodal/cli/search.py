@@ -1,4 +1,4 @@
-"""Put items into a store, and find them again."""
+"""Commands that put items into a store, and find them again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .console import say
+from .console import Device, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,57 +28,58 @@ LONGEST = 100  # letters that a hit shows of one field
 
 
 def index(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="As for eval.")] = "",
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Embed with this model, as for eval.")
+    ] = "",
     source: Annotated[
         str,
         typer.Argument(
-            metavar="INPUT", help="A folder of images, a table, hf:NAME or shards."
+            metavar="INPUT",
+            help="Index a folder of images, a table, hf:NAME or shards.",
         ),
     ] = "",
     store: Annotated[
         str,
         typer.Argument(
-            metavar="STORE", help="A folder (lance:///dir), or milvus://host:port."
+            metavar="STORE", help="Fill a folder (lance:///dir), or milvus://host:port."
         ),
     ] = "",
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]...",
-            help="text=\\[title,description] image=photo fields=\\[price:float]",
+            help="Set the keys listed below: text=\\[title] image=photo fields=\\[price:float].",
         ),
     ] = None,
     engine: Annotated[
         Literal["process", "ray"],
         typer.Option(
-            help="This process (or all that torchrun started), or a Ray cluster."
+            help="Embed in this process (or all that torchrun started), or on a Ray cluster."
         ),
     ] = "process",
     embeddings: Annotated[
         Path | None,
         typer.Option(
-            help="The folder of this store's Parquet files; default: beside it."
+            help="Keep the store's Parquet files in this folder; default: beside it."
         ),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Default: a GPU where there is one.")
-    ] = None,
+    device: Device = None,
     dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16 or float16.")
+        str, typer.Option(help="Compute in float32, bfloat16 or float16.")
     ] = "float32",
     overwrite: Annotated[
         bool,
         typer.Option(
             "--overwrite",
-            help="Make the store again; embeddings that still hold are kept.",
+            help="Make the store again; unchanged embeddings are kept.",
         ),
     ] = False,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Forget the store's other inputs.")
+        bool, typer.Option("--replace", help="Remove the store's other inputs.")
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Print what would change, and change nothing."),
+        typer.Option("--dry-run", help="Print what would change, without changing it."),
     ] = False,
     list_: Annotated[
         bool,
@@ -90,14 +91,13 @@ def index(
         str | None,
         typer.Option(
             metavar="INPUT",
-            help="Take an input out of a store: `index --forget INPUT STORE`.",
+            help="Remove an input from a store: `index --forget INPUT STORE`.",
         ),
     ] = None,
 ) -> None:
-    """Embed the items of INPUT and put them into STORE; what is there and has not changed is not
-    done again.
+    """Embed the items of INPUT into STORE; unchanged items are skipped.
 
-    Of items with one id in several inputs, the store has that of the input that was indexed last.
+    If several inputs have an item with the same id, the input that was indexed last wins.
     """
     places = [place for place in (model, source, store, *(overrides or [])) if place]
     if list_ or forget is not None:
@@ -199,7 +199,7 @@ def _print_preview(found: Preview, source: str, store: str) -> None:
 
 
 def _list(store: str, embeddings: Path | None) -> None:
-    """A line per input, the oldest indexing first."""
+    """Print a line per input, the oldest indexing first."""
     from unimodal.search.index.inputs import list_inputs
     from unimodal.tables.files import written_name
 
@@ -232,19 +232,22 @@ def _forget(store: str, name: str, embeddings: Path | None) -> None:
 
 def why(
     store: Annotated[
-        str, typer.Argument(help="A folder (lance:///dir), or milvus://host:port.")
+        str,
+        typer.Argument(
+            help="Look into a folder (lance:///dir), or milvus://host:port."
+        ),
     ],
-    item: Annotated[str, typer.Argument(metavar="ID", help="Of the item.")],
+    item: Annotated[
+        str, typer.Argument(metavar="ID", help="Explain the item with this id.")
+    ],
     embeddings: Annotated[
         Path | None,
         typer.Option(
-            help="The folder of this store's Parquet files; default: beside it."
+            help="Keep the store's Parquet files in this folder; default: beside it."
         ),
     ] = None,
 ) -> None:
-    """Say what became of an item: in STORE from which input, skipped and why, or taken out and
-    when.
-    """
+    """Explain why an item is in STORE, was skipped, or was removed."""
     from unimodal.search.index.inputs import check_listed, default_folder
     from unimodal.search.index.why import explain
 
@@ -260,77 +263,76 @@ def _counted(number: int, thing: str) -> str:
 
 def search(
     store: Annotated[
-        str, typer.Argument(help="A folder (lance:///dir), or milvus://host:port.")
+        str,
+        typer.Argument(help="Search a folder (lance:///dir), or milvus://host:port."),
     ],
     words: Annotated[
-        str, typer.Argument(metavar="[WORDS]", help="What to look for.")
+        str,
+        typer.Argument(metavar="[WORDS]", help="Find items that match these words."),
     ] = "",
     image: Annotated[
         Path | None,
-        typer.Option(help="An image to look for; with WORDS, both together."),
+        typer.Option(help="Find items similar to this image; WORDS refine the query."),
     ] = None,
     like: Annotated[
         str,
         typer.Option(
-            metavar="ID", help="More like this item; with WORDS, but as they say."
+            metavar="ID", help="Find items similar to ID; WORDS refine the query."
         ),
     ] = "",
     weight: Annotated[
         float,
-        typer.Option(help="The image's share (0 to 1), or the item's, beside WORDS."),
+        typer.Option(help="Weigh the image or item against WORDS, from 0 to 1."),
     ] = 0.5,
     without: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="WORDS", help="What is not wanted; may be given several times."
-        ),
+        typer.Option(metavar="WORDS", help="Steer away from these words (repeatable)."),
     ] = None,
     where: Annotated[
         str | None,
-        typer.Option(help="A filter: price < 50 and category = 'Gear/Bags'."),
+        typer.Option(help="Filter by fields: price < 50 and category = 'Gear/Bags'."),
     ] = None,
-    k: Annotated[int, typer.Option("--k", "-k", help="How many.")] = 10,
-    min_score: Annotated[float | None, typer.Option(help="The least cosine.")] = None,
+    k: Annotated[int, typer.Option("--k", "-k", help="Return this many items.")] = 10,
+    min_score: Annotated[
+        float | None, typer.Option(help="Require at least this cosine similarity.")
+    ] = None,
     group_by: Annotated[
-        str, typer.Option(metavar="FIELD", help="The best item of each of its values.")
+        str,
+        typer.Option(
+            metavar="FIELD", help="Return only the best item per value of this field."
+        ),
     ] = "",
     hybrid: Annotated[
-        bool, typer.Option(help="Look for WORDS in the full text too.")
+        bool, typer.Option(help="Search the full text for WORDS too.")
     ] = False,
     vectors: Annotated[
         str,
         typer.Option(
             metavar="text,image",
-            help="Which vectors of the items; default: fused, or all there are.",
+            help="Search these vectors; default: fused, or all there are.",
         ),
     ] = "",
     coarse: Annotated[
         str,
         typer.Option(
             metavar="prefix:DIMS|binary",
-            help="A first pass by shorter copies of the vectors.",
+            help="Search shorter copies of the vectors first.",
         ),
     ] = "",
     fields: Annotated[
         str,
-        typer.Option(
-            metavar="title,price", help="What to show of an item; default: all."
-        ),
+        typer.Option(metavar="title,price", help="Show these fields; default: all."),
     ] = "",
     model: Annotated[
         str,
-        typer.Option(help="Where the store's model lies, if no longer where it was."),
+        typer.Option(help="Load the store's model from here, if it was moved."),
     ] = "",
-    device: Annotated[
-        str | None, typer.Option(help="Default: a GPU where there is one.")
-    ] = None,
+    device: Device = None,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print JSON instead of a table.")
     ] = False,
 ) -> None:
-    """Find by words, an image, both, or an item: `search STORE "in red" --image bag.jpg --where
-    "price < 50"`.
-    """
+    """Find items by words, an image, both, or an item: `search STORE "red" --image bag.jpg`."""
     from unimodal.progress import open_console
     from unimodal.search.filters.parser import parse_where
     from unimodal.search.query.query import Query, check_query, inputs_of
@@ -382,11 +384,11 @@ def search(
         _print_json(found, took)
     elif found:
         _print(found, open_console())
-    said = (
+    message = (
         f"{len(found)} of {opened.count():,} items; {took['embed']:.0f} ms to embed, "
         f"{took['search']:.0f} ms to search"
     )
-    say(said if found else said + _advice(opened, query))
+    say(message if found else message + _advice(opened, query))
     opened.close()
 
 
@@ -397,9 +399,7 @@ def _model_of(schema: Schema, given: str, device: str | None) -> Embedder:
 
     name = given or schema.about.get("model", "")
     if not name:
-        raise ValueError(
-            "the store does not say which model it was made with; give it with --model."
-        )
+        raise ValueError("the store does not record its model; give it with --model.")
     try:
         with progress_bar(f"loading {name}", None):
             return load(
@@ -412,12 +412,12 @@ def _model_of(schema: Schema, given: str, device: str | None) -> Embedder:
         if given:
             raise
         raise ValueError(
-            f"the store's model cannot be loaded: {error} Say where it lies now with --model."
+            f"the store's model cannot be loaded: {error} Give its new place with --model."
         ) from None
 
 
 def _advice(store: VectorStore, query: Query) -> str:
-    """What kept everything out."""
+    """The options that may have excluded everything."""
     if query.where is not None and not store.count(query.where):
         return "; nothing matches --where"
     bounds = [("--where", query.where), ("--min-score", query.min_score)]
@@ -448,7 +448,7 @@ def _print_json(found: Sequence[RankedHit], took: dict[str, float]) -> None:
 
 
 def _print(found: Sequence[RankedHit], console: Console) -> None:
-    """A line a hit, or, if one would not fit, the fields on lines of their own below the title."""
+    """Print one line per hit; if one would not fit, the fields go below the title."""
     table = _table(found, "  ", 0)
     widest = console.measure(
         table, options=console.options.update(max_width=10_000)
@@ -471,9 +471,8 @@ def _table(found: Sequence[RankedHit], between: str, half: int) -> Table:
     if by_several:
         table.add_column("by", no_wrap=True)
     longest = max(len(_one_line(hit.id)) for hit in found)
-    table.add_column(
-        "id", overflow="fold", no_wrap=longest <= half
-    )  # in one piece, to be copied, if it can be
+    # In one piece, to be copied, where it fits.
+    table.add_column("id", overflow="fold", no_wrap=longest <= half)
     table.add_column("", overflow="fold")
     for rank, hit in enumerate(found, start=1):
         score = f"{hit.score:.4f}" if ranked_otherwise else f"{hit.score:.3f}"
@@ -495,8 +494,9 @@ def _table(found: Sequence[RankedHit], between: str, half: int) -> Table:
 
 
 def _described(hit: RankedHit, between: str) -> Text:
-    """An item's first text, then its other fields, dim; numbers with their names, since texts
-    explain themselves.
+    """An item's first text, then its other fields, dim.
+
+    Numbers carry the names of their fields; texts explain themselves.
     """
     from rich.text import Text
 
@@ -510,7 +510,7 @@ def _described(hit: RankedHit, between: str) -> Text:
         if name != title
     ]
     others += [f"+{hit.more} more"] if hit.more else []
-    # As Text: a catalogue's own square brackets are no markup.
+    # As Text: a catalogue's own square brackets are not markup.
     parts = [Text(_shown(there.get(title, ""))), Text(" · ".join(others), style="dim")]
     return Text(between).join(part for part in parts if part)
 
@@ -525,7 +525,7 @@ def _shown(value: Any) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Without line breaks, and what would steer a terminal."""
+    """The text without line breaks and control characters."""
     return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
 
 

@@ -10,21 +10,22 @@ import typer
 def serve(
     model: Annotated[
         str,
-        typer.Argument(help="A model directory, a hub id, open_clip:NAME or hf:NAME."),
+        typer.Argument(
+            help="Serve a model directory, a hub id, open_clip:NAME or hf:NAME."
+        ),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="As below.")
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Set the keys listed below."),
     ] = None,
     store: Annotated[
         str,
         typer.Option(
-            help="An index made with this model: search and its page are served too."
+            help="Search this store, which was indexed with the model, with a page."
         ),
     ] = "",
 ) -> None:
-    """Serve a model over HTTP: `serve runs/demo/model --store runs/demo/store port=8080
-    host=0.0.0.0`.
-    """
+    """Serve a model over HTTP: `serve MODEL --store STORE port=8080 host=0.0.0.0`."""
     from unimodal.config import apply_overrides, parse_config
 
     try:

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="A YAML file, or the name of a shipped recipe.")
+        str,
+        typer.Argument(help="Train by a YAML file, or a shipped recipe by its name."),
     ],
     overrides: Overrides = None,
     resume: Annotated[
         bool,
         typer.Option(
-            help="Go on from the newest checkpoint of the run, if there is one."
+            help="Resume from the newest checkpoint of the run, if there is one."
         ),
     ] = False,
     overwrite: Annotated[
@@ -38,9 +39,7 @@ def train(
         bool, typer.Option(help="Check the recipe and print what would happen.")
     ] = False,
 ) -> None:
-    """Train a model by a recipe; `torchrun --nproc-per-node N -m unimodal train ...` uses N
-    processes.
-    """
+    """Train a model by a recipe; on N GPUs: `torchrun --nproc-per-node N -m unimodal train`."""
     from unimodal.config import read_config
     from unimodal.training.config import TrainConfig
 
@@ -51,8 +50,10 @@ def train(
     say(f"model in {run_training_by(config, resume=resume, overwrite=overwrite)}")
 
 
-def plot(run: Annotated[Path, typer.Argument(help="The folder of a run.")]) -> None:
-    """Draw the curves of a run into RUN/plots.png."""
+def plot(
+    run: Annotated[Path, typer.Argument(help="Read the log of this run's folder.")],
+) -> None:
+    """Plot the curves of a run to RUN/plots.png."""
     from unimodal.training.run.plot import plot_run
 
     say(f"curves in {plot_run(run)}")
@@ -71,9 +72,8 @@ def run_training_by(
         )
     except Stopped as stopped:
         say(str(stopped))
-        raise typer.Exit(
-            128 + stopped.signal
-        ) from None  # as a shell says that a signal ended a process
+        # As a shell reports that a signal ended a process.
+        raise typer.Exit(128 + stopped.signal) from None
     except KeyboardInterrupt:  # before training looks after signals
         raise typer.Exit(130) from None
     return model
@@ -82,8 +82,9 @@ def run_training_by(
 def _evaluator(
     config: TrainConfig,
 ) -> tuple[Evaluate, Callable[[], None]] | tuple[None, None]:
-    """Validation during training: scores by "task metric" of the suite that the recipe names, and
-    what loads it.
+    """Return the validation of a run, and what loads its data.
+
+    The scores are called "task metric", of the suite that the recipe names.
     """
     if config.eval is None:
         return None, None
@@ -98,9 +99,8 @@ def _evaluator(
     root = Path(settings.data_root or config.data_root)
     loaded: dict[str, TaskData] = {}
 
-    def load() -> (
-        None
-    ):  # what is missing is said before the first step, not at the first validation
+    def load() -> None:
+        # What is missing is reported before the first step, not at the first validation.
         loaded.update(load_tasks(suite, root, settings.split))
         names = score_names(suite, loaded)
         if settings.best and settings.best not in names:
@@ -112,16 +112,18 @@ def _evaluator(
     def validate(
         encoder: Encoder, should_stop: Callable[[], bool]
     ) -> Mapping[str, float | None]:
-        options = {
-            "split": settings.split,
-            "tasks": loaded,
-            "validation": True,
-            "should_stop": should_stop,
-        }
-        rows = rows_of(score(encoder, suite, root, **options))
+        results = score(
+            encoder,
+            suite,
+            root,
+            split=settings.split,
+            tasks=loaded,
+            validation=True,
+            should_stop=should_stop,
+        )
         return {
             f"{row.task} {row.metric}": row.value
-            for row in rows
+            for row in rows_of(results)
             if row.value is not None or row.is_undefined
         }
 
@@ -129,7 +131,7 @@ def _evaluator(
 
 
 def _read_suite(settings: EvalConfig) -> Suite:
-    """The suite of the validation with the tasks that the recipe wants.
+    """Read the suite of the validation, with the tasks that the recipe names.
 
     Raises ValueError for a suite, a task or a best score that is not there.
     """
@@ -161,10 +163,9 @@ def _read_suite(settings: EvalConfig) -> Suite:
 
 
 def _print_plan(config: TrainConfig) -> None:
-    """What a run would do, from the recipe and the sidecars of shards alone: no data, no model and
-    no torch is needed.
+    """Print what a run would do, from the recipe and the sidecars of shards alone.
 
-    Raises ValueError for what a run would be refused for.
+    No data, no model and no torch is needed. Raises ValueError for what a run would be refused for.
     """
     from rich.table import Table
 
@@ -181,6 +182,13 @@ def _print_plan(config: TrainConfig) -> None:
         for number, stage in enumerate(config.plan)
         for name, task in stage.tasks.items()
     ]
+    sources = []
+    for number, name, task in tasks:
+        lines = [
+            f"{source}, weight {at.weight:g}{_describe_found(found[number, name, source])}"
+            for source, at in task.sources.items()
+        ]
+        sources.append("\n".join(lines))
     table = Table("task", *(name for _, name, _ in tasks), show_lines=False)
     rows: dict[str, list[str]] = {
         "stage": [_describe_stage(config.plan[number]) for number, _, _ in tasks],
@@ -196,13 +204,7 @@ def _print_plan(config: TrainConfig) -> None:
             ("from " if task.learns_temperature else "") + f"{task.start_temperature:g}"
             for _, _, task in tasks
         ],
-        "sources": [
-            "\n".join(
-                f"{source}, weight {at.weight:g}{_describe_found(found[number, name, source])}"
-                for source, at in task.sources.items()
-            )
-            for number, name, task in tasks
-        ],
+        "sources": sources,
     }
     for key, values in rows.items():
         table.add_row(key, *values)
@@ -218,7 +220,7 @@ def _describe_stage(stage: Stage) -> str:
 
 
 def _divisors(number: int) -> str:
-    """The numbers of processes that may share so many streams."""
+    """The numbers of processes that can share this number of streams."""
     return ", ".join(
         str(count) for count in range(1, number + 1) if number % count == 0
     )
