@@ -104,7 +104,7 @@ def _relax(part: dict[str, Any]) -> None:
 
 
 def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
-    kept = {
+    kept: dict[str, Any] = {
         key: schema.pop(key)
         for key in ("title", "description", "default")
         if key in schema

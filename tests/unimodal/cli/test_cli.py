@@ -128,7 +128,7 @@ def test_train_resume_plot_eval_and_embed_follow_each_other(
         "tasks:\n  squares:\n    kind: image-text\n    rows: {input: "
         "pictures.jsonl}\n    text: captions\n"
     )
-    on_suite = ["--suite", suite, "--data", world, "--store", tmp_path / "store"]
+    on_suite = ["--suite", suite, "--data", world, "--cache", tmp_path / "cache"]
     scored = _unimodal(
         "eval",
         run / "model",
