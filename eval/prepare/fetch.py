@@ -1,4 +1,4 @@
-"""Files from the hub, from GitHub and from a URL: tried persistently, taken up where they were
+"""Files from the hub, from GitHub and from a URL: retried, taken up where they were
 left, and whole.
 """
 
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from unimodal.files import part_of, sync
 from unimodal.progress import Advance
-from unimodal.shards.storage import Patience, persistently
+from unimodal.shards.storage import Patience, retry
 
 GITHUB = "https://codeload.github.com"
 _NOT_THERE = (401, 403, 404, 410)
@@ -219,7 +219,7 @@ def _fetch(
     patience: Patience,
     reached: set[str],
 ) -> _T:
-    """persistently(bring), but an origin that no way leads to is given up soon, unless it has
+    """retry(bring), but an origin that no way leads to is given up soon, unless it has
     answered before.
     """
     started = time.monotonic()
@@ -242,7 +242,7 @@ def _fetch(
             ) from error
 
     try:
-        return persistently(first_contact, what, patience.deadline)
+        return retry(first_contact, what, patience.deadline)
     except _UnreachableError as error:
         raise OSError(str(error)) from error.__cause__
 

@@ -27,7 +27,7 @@ from tests.torture.runs import (
 from tests.torture.servers import Faults, Server
 from training.config import TrainConfig
 from unimodal.shards.read import open_shards
-from unimodal.shards.storage import Clock, persistently
+from unimodal.shards.storage import Clock, retry
 
 STEPS = 12
 PATTERN = f"{{000000..{len(SIZES) - 1:06}}}.tar"
@@ -321,7 +321,7 @@ def test_a_day_of_faults_has_no_hang_and_no_error_but_for_what_is_gone_longer_th
     while day.time < 24 * 3600:
         began = day.time
         try:
-            reads += persistently(day.read, "s3://bucket/000000.tar", 300.0, clock)
+            reads += retry(day.read, "s3://bucket/000000.tar", 300.0, clock)
         except OSError:
             errors += 1
             assert any(
@@ -348,7 +348,7 @@ def test_a_storage_that_stays_away_is_a_named_error_at_the_deadline(
         pytest.warns(UserWarning, match="000000"),
         pytest.raises(OSError, match=r"s3://bucket/000000.tar could not"),
     ):
-        persistently(day.read, "s3://bucket/000000.tar", 300.0, clock)
+        retry(day.read, "s3://bucket/000000.tar", 300.0, clock)
     figure(
         "a storage that stays away is an error after (deadline 300 s)", day.time, "s"
     )

@@ -18,7 +18,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from unimodal.files import part_of, replace_folder
-from unimodal.shards.storage import Clock, ask, filesystem, persistently
+from unimodal.shards.storage import Clock, call_method, filesystem, retry
 
 from ..config import TrainConfig
 from .checksums import MANIFEST, parse_checksums, problem_of
@@ -73,7 +73,7 @@ def upload(
                 failure = error
                 raise
 
-        persistently(attempt, what, *patience)
+        retry(attempt, what, *patience)
 
     def put(file: Path, name: str) -> None:
         try_on(lambda: _put(fs, file, f"{root}/{name}"), f"{mirror}/{name}")
@@ -109,7 +109,7 @@ def fetch(mirror: str, run: Path, config: TrainConfig, after: int = -1) -> Path 
     """
     fs, root = filesystem(mirror)
     problem = ""
-    for name in reversed(persistently(lambda: _complete(fs, root), mirror, _DEADLINE)):
+    for name in reversed(retry(lambda: _complete(fs, root), mirror, _DEADLINE)):
         folder = checkpoint_folder(run, step_of(Path(name)))
         if step_of(folder) <= after:
             break
@@ -138,7 +138,7 @@ def has_checkpoints(mirror: str) -> bool:
     cannot be reached.
     """
     fs, root = filesystem(mirror)
-    return bool(persistently(lambda: _complete(fs, root), mirror, _DEADLINE))
+    return bool(retry(lambda: _complete(fs, root), mirror, _DEADLINE))
 
 
 def clear(mirror: str) -> None:
@@ -149,7 +149,7 @@ def clear(mirror: str) -> None:
         for name in [*_checkpoints(fs, root), *LISTS]:
             _remove(fs, f"{root}/{name}")
 
-    persistently(remove, mirror, _DEADLINE)
+    retry(remove, mirror, _DEADLINE)
 
 
 def _fetch_checkpoint(fs: AbstractFileSystem, remote: str, part: Path, url: str) -> str:
@@ -177,7 +177,7 @@ def _fetch_lists(
     """
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    there = persistently(lambda: _names(fs, root), mirror, _DEADLINE)
+    there = retry(lambda: _names(fs, root), mirror, _DEADLINE)
     found = [name for name in LISTS if name in there]
     for name in found:
         _get(fs, f"{root}/{name}", part / name, f"{mirror}/{name}")
@@ -189,20 +189,22 @@ def _fetch_lists(
 
 def _get(fs: AbstractFileSystem, remote: str, file: Path, url: str) -> None:
     def get() -> None:
-        size = ask(fs, "info", remote, timeout=_TIMEOUT)["size"]
-        ask(fs, "get_file", remote, str(file), timeout=seconds_for(size))
+        size = call_method(fs, "info", remote, timeout=_TIMEOUT)["size"]
+        call_method(fs, "get_file", remote, str(file), timeout=seconds_for(size))
 
-    persistently(get, url, _DEADLINE)
+    retry(get, url, _DEADLINE)
 
 
 def _put(fs: AbstractFileSystem, file: Path, remote: str) -> None:
     if isinstance(fs, LocalFileSystem):  # the others have no folders, or make them
         fs.makedirs(remote.rpartition("/")[0], exist_ok=True)
-    ask(fs, "put_file", str(file), remote, timeout=seconds_for(file.stat().st_size))
+    call_method(
+        fs, "put_file", str(file), remote, timeout=seconds_for(file.stat().st_size)
+    )
     fs.invalidate_cache()
     if file.name in LISTS:  # it may have grown meanwhile
         return
-    size = ask(fs, "info", remote, timeout=_TIMEOUT)["size"]
+    size = call_method(fs, "info", remote, timeout=_TIMEOUT)["size"]
     if size != file.stat().st_size:
         raise OSError(f"{size:,} of {file.stat().st_size:,} bytes arrived")
 
@@ -213,7 +215,7 @@ def _names(fs: AbstractFileSystem, remote: str) -> list[str]:
     """
     fs.invalidate_cache()
     try:
-        found = ask(fs, "ls", remote, detail=False, timeout=_TIMEOUT)
+        found = call_method(fs, "ls", remote, detail=False, timeout=_TIMEOUT)
         return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
     except FileNotFoundError:
         return []
@@ -239,5 +241,5 @@ def _remove(fs: AbstractFileSystem, remote: str) -> None:
     """
     for path in (f"{remote}/{MANIFEST}", remote):
         with suppress(FileNotFoundError):
-            ask(fs, "rm", path, recursive=path == remote, timeout=_TIMEOUT)
+            call_method(fs, "rm", path, recursive=path == remote, timeout=_TIMEOUT)
     fs.invalidate_cache()

@@ -1,9 +1,8 @@
-"""Whole shards on this machine's disk, shared by all its processes, the least recently used ones
-leaving first.
+"""A cache of whole shards on disk, shared by all processes; the least recently used leave first.
 
-A shard comes under a temporary name, is looked at for its size and is renamed; a lock on a file
-keeps two processes from fetching it twice. A process that is killed leaves a temporary file, which
-the next to need room removes.
+A shard is written under a temporary name, its size is checked, and it is renamed; a file lock keeps
+two processes from fetching it twice. A process that is killed leaves a temporary file, which is
+removed when room is needed.
 """
 
 from __future__ import annotations
@@ -20,8 +19,9 @@ from ..files import PART, locked, replacing_file
 
 
 class ShardCache:
-    """A folder of shards of at most `limit` bytes. It holds no state: processes and threads may
-    each have their own.
+    """A folder of shards of at most `limit` bytes.
+
+    It has no state in memory: processes and threads may each have their own.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
@@ -29,7 +29,7 @@ class ShardCache:
         self.limit = limit
 
     def path_of(self, name: str, version: str) -> Path:
-        """Where a version of a shard lies once it is here."""
+        """Where a version of a shard lies once it is fetched."""
         key = hashlib.blake2b(f"{name}\n{version}".encode(), digest_size=16).hexdigest()
         return self.folder / key[:2] / f"{key}.tar"
 
@@ -41,17 +41,19 @@ class ShardCache:
         wait: bool = True,
         look: Callable[[BinaryIO], None] | None = None,
     ) -> bool:
-        """Have a shard at `path`, by write(file) -> bytes written, if it is not there.
+        """Write a shard to `path` unless it is there -> whether it is there now.
 
-        size: bytes that it must have; None where that is not known. wait: for another process that
-        fetches it now; if not, returns False. look: called with the whole file if it was written
-        now, before others can remove it to make room. Raises ValueError if it is larger than the
-        cache, OSError if it comes in another size.
+        size: bytes that it must have; None where that is not known.
+        write: gets the file, and returns the number of bytes that it wrote.
+        wait: for another process that is fetching it; otherwise return False.
+        look: called with the whole file if it was written now, before others can remove it.
+
+        Raises ValueError if it is larger than the cache, OSError if it has another size.
         """
         if size is not None and size > self.limit:
             raise ValueError(
                 f"a shard of {size:,} bytes does not fit the cache {self.folder} of "
-                f"{self.limit:,}; raise storage.cache_gib, or set it to 0 to do without a disk."
+                f"{self.limit:,}; raise storage.cache_gib, or set it to 0 to use no disk."
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(_lock_of(path), None if wait else 0) as held:
@@ -83,7 +85,7 @@ class ShardCache:
 
     def touch(self, path: Path) -> None:
         """Note that a shard was used now."""
-        with suppress(OSError):  # it has just left
+        with suppress(OSError):  # it was removed just now
             os.utime(path)
 
     def _make_room(self, size: int) -> None:
@@ -101,8 +103,8 @@ class ShardCache:
                     break
                 if path.suffix == PART and not _is_orphan(path):
                     continue
-                # A reader that has it open goes on reading; the index stays, it is small and saves
-                # a whole fetch.
+                # A reader that has it open can still read it. The index stays: it is small, and
+                # saves a whole fetch.
                 path.unlink(missing_ok=True)
                 with locked(_lock_of(path), 0) as is_free:
                     if is_free:
@@ -117,6 +119,6 @@ def _lock_of(path: Path) -> Path:
 
 
 def _is_orphan(part: Path) -> bool:
-    """Whether whoever was writing a temporary file is gone."""
+    """Whether the process that wrote a temporary file is gone."""
     with locked(_lock_of(part), 0) as held:
         return held

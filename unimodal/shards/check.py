@@ -1,4 +1,4 @@
-"""Read every sample of a set of shards: what is in them, and everything that is broken."""
+"""Read every sample of a set of shards: what they hold, and all that is broken."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ class Broken(NamedTuple):
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a set of shards holds; `measures` are "width", "height", and characters and words of
-    each kind of text.
+    """What a set of shards holds.
+
+    `measures` are "width", "height", and characters and words of each kind of text.
     """
 
     shards: int
@@ -72,8 +73,9 @@ def check(
     show_progress: bool | None = None,
     storage: StorageConfig | None = None,
 ) -> CheckReport:
-    """Read all samples, decode every image whole and parse every text; raises ValueError if there
-    is no shard.
+    """Read all samples, decode every image whole and parse every text.
+
+    Raises ValueError if there is no shard.
     """
     storage = storage or StorageConfig()
     paths = find_shards(pattern, storage.patience)
@@ -91,9 +93,8 @@ def check(
         ThreadPoolExecutor() as pool,
     ):
         for shard, path in enumerate(shards.paths):
-            for finding in pool.map(
-                partial(_inspect, shards, shard), range(shards.num_samples[shard])
-            ):
+            numbers = range(shards.num_samples[shard])
+            for finding in pool.map(partial(_inspect, shards, shard), numbers):
                 kinds[finding.kind] += 1
                 keys[finding.key] += 1
                 num_bytes += finding.num_bytes
@@ -147,9 +148,7 @@ def _listing(
     rest = f", the first {max_listed} of them" if len(rows) > max_listed else ""
     table = Table(title=f"{len(rows):,} {title}{rest}")
     for name in header:
-        table.add_column(
-            name, overflow="fold"
-        )  # the end of a path is what tells shards apart
+        table.add_column(name, overflow="fold")  # the ends of paths tell shards apart
     for row in rows[:max_listed]:
         table.add_row(*map(str, row))
     return table
@@ -205,11 +204,10 @@ def _inspect_image(sample: Sample) -> list[tuple[str, int]]:
 
 
 def _inspect_captions(sample: Sample) -> list[tuple[str, int]]:
-    return [
-        measure
-        for caption in captions_of(sample)
-        for measure in _lengths("caption", caption)
-    ]
+    measures: list[tuple[str, int]] = []
+    for caption in captions_of(sample):
+        measures += _lengths("caption", caption)
+    return measures
 
 
 def _inspect_pair(sample: Sample) -> list[tuple[str, int]]:
@@ -219,7 +217,10 @@ def _inspect_pair(sample: Sample) -> list[tuple[str, int]]:
         ("document", pair.document),
         *(("negative", text) for text in pair.negatives),
     ]
-    return [measure for name, text in texts for measure in _lengths(name, text)]
+    measures: list[tuple[str, int]] = []
+    for name, text in texts:
+        measures += _lengths(name, text)
+    return measures
 
 
 def _lengths(name: str, text: str) -> list[tuple[str, int]]:

@@ -1,7 +1,6 @@
-"""The sidecar beside each tar: where every sample's bytes lie, so that any sample is one `pread`
-away.
+"""The index beside each tar: where each sample lies, so that any sample is one `pread`.
 
-webdataset's rules say what a sample is: a member's name is cut at the first dot of its base name
+Samples follow webdataset's rules: the name of a member is cut at the first dot of its base name
 into key and extension (lower-cased), and consecutive members with one key are one sample.
 """
 
@@ -41,8 +40,8 @@ class ShardIndex:
 
     tar_size: int
     truncated: str  # why the tar is not whole, or ""; only whole samples are listed
-    digest: str  # of size, a few headers and contents: a tar that was written again has another
-    headers: str  # the same of size and headers alone
+    digest: str  # of size, a few headers and contents: it changes when the tar is written again
+    headers: str  # of size and headers alone
     extensions: tuple[str, ...]
     keys: NDArray[np.uint8]  # all keys, UTF-8, end to end
     key_starts: NDArray[np.uint32]  # (N + 1,)
@@ -50,9 +49,8 @@ class ShardIndex:
     part_extensions: NDArray[np.uint16]  # (parts,) position in `extensions`
     part_offsets: NDArray[np.int64]  # (parts,)
     part_sizes: NDArray[np.int64]  # (parts,)
-    checksums: NDArray[
-        np.uint64
-    ]  # (N,) of each sample's bytes, or (0,) where nobody has read them all
+    # (N,) of each sample's bytes, or (0,) where nobody has read them all
+    checksums: NDArray[np.uint64]
 
     def __len__(self) -> int:
         return len(self.part_starts) - 1
@@ -60,20 +58,19 @@ class ShardIndex:
     @property
     def contents(self) -> str:
         """A hash of all bytes of all samples, or "" where nobody has read them all."""
-        return (
-            hashlib.blake2b(self.checksums.tobytes(), digest_size=16).hexdigest()
-            if len(self.checksums)
-            else ""
-        )
+        if not len(self.checksums):
+            return ""
+        content = self.checksums.tobytes()
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
 
     def key(self, sample: int) -> str:
         """The sample's key, unique within a well-made shard."""
         return self.locate(sample)[0]
 
     def locate(self, sample: int) -> tuple[str, int, int, list[tuple[str, int, int]]]:
-        """Key, first byte and the one behind the last, and extension, offset and size of each part.
+        """Key, first byte and end of a sample, and (extension, offset, size) of each part.
 
-        In one go, for every microsecond counts here.
+        All at once, because every microsecond counts here.
         """
         keys, key_starts, part_starts, extensions, offsets, sizes, _ = self._views
         names = self.extensions
@@ -93,7 +90,7 @@ class ShardIndex:
         return {name: (offset, size) for name, offset, size in self.locate(sample)[3]}
 
     def checksum(self, sample: int) -> int | None:
-        """Of the sample's bytes, if somebody has read them."""
+        """The checksum of the sample's bytes, if somebody has read them."""
         return self._views.checksums[sample] if self._views.checksums else None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -115,9 +112,7 @@ class ShardIndex:
 
 
 class _Views(NamedTuple):
-    """The arrays of an index as memory whose elements are plain numbers: three times as fast as an
-    array's.
-    """
+    """The arrays of an index as memoryviews, whose elements are read three times as fast."""
 
     keys: memoryview[int]
     key_starts: memoryview[int]
@@ -129,10 +124,9 @@ class _Views(NamedTuple):
 
 
 def load_index(shard: Path, *, checksums: bool = False) -> ShardIndex:
-    """The index of a shard: its sidecar where that fits the tar, else built, and written beside it
-    where possible.
+    """The index of a shard: its sidecar where that fits the tar, else built and written beside it.
 
-    checksums: have those of the samples in it, for which all of the tar is read once.
+    checksums: with those of the samples, for which all of the tar is read once.
     """
     if not shard.is_file():
         raise ValueError(f"shard {str(shard)!r} does not exist; check the path.")
@@ -153,7 +147,7 @@ def load_index(shard: Path, *, checksums: bool = False) -> ShardIndex:
 def fits(index: ShardIndex, size: int, read: Read) -> bool:
     """Whether an index is that of a tar of `size` bytes.
 
-    With checksums, contents that differ are a fault of their sample and not another tar.
+    If the index has checksums, contents that differ are a fault of their sample, not another tar.
     """
     if index.tar_size != size:
         return False
@@ -164,38 +158,29 @@ def fits(index: ShardIndex, size: int, read: Read) -> bool:
 def build_index(file: BinaryIO, shard: str, checksums: bool = False) -> ShardIndex:
     """Read a tar's headers once, and its contents too if checksums are wanted.
 
-    file: the tar, open. shard: its name, for errors. Raises ValueError if it is no uncompressed
-    tar, or holds one name twice in a sample. A tar that was cut short gives its whole samples and
-    says so in `truncated`.
+    A tar that was cut short gives its whole samples and the reason in `truncated`.
+
+    file: the tar, open.
+    shard: its name, for errors.
+
+    Raises ValueError if it is not an uncompressed tar, or holds a name twice in a sample.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     members, truncated = _read_members(file, shard, size)
     samples = list(_samples(members, shard))
     if truncated:
-        samples = samples[
-            :-1
-        ]  # the one with the cut in it; at a cut between files it may lack those to come
-    extensions = {
-        name: number
-        for number, name in enumerate(
-            sorted({part.extension for _, p in samples for part in p})
-        )
-    }
+        # The last sample has the cut in it, or may lack files after it.
+        samples = samples[:-1]
     keys = [key.encode(errors="surrogateescape") for key, _ in samples]
-    parts = [part for _, sample_parts in samples for part in sample_parts]
-    sums = []
-    for _, sample_parts in samples if checksums else ():
-        file.seek(sample_parts[0].offset)
-        sums.append(
-            checksum_of(
-                file.read(
-                    sample_parts[-1].offset
-                    + sample_parts[-1].size
-                    - sample_parts[0].offset
-                )
-            )
-        )
+    parts: list[_Part] = []
+    sums: list[int] = []
+    for _, sample_parts in samples:
+        parts += sample_parts
+        if checksums:
+            sums.append(_read_checksum(file, sample_parts))
+    names = sorted({part.extension for part in parts})
+    extensions = {name: number for number, name in enumerate(names)}
     offsets = np.array([part.offset for part in parts], dtype=np.int64)
     digest, headers = _digests(reads_of(file), size, offsets)
     return ShardIndex(
@@ -218,9 +203,17 @@ def build_index(file: BinaryIO, shard: str, checksums: bool = False) -> ShardInd
     )
 
 
+def _read_checksum(file: BinaryIO, parts: list[_Part]) -> int:
+    start = parts[0].offset
+    stop = parts[-1].offset + parts[-1].size
+    file.seek(start)
+    return checksum_of(file.read(stop - start))
+
+
 def checksum_of(content: bytes) -> int:
-    """Of a sample's bytes from its first part to its last: XXH3, 64 bits, against accidents. Half a
-    microsecond.
+    """The checksum of a sample's bytes from its first part to its last.
+
+    XXH3 with 64 bits, against accidents: half a microsecond.
     """
     return xxhash.xxh3_64_intdigest(content)
 
@@ -238,8 +231,9 @@ class _Part(NamedTuple):
 
 
 def _read_members(file: BinaryIO, shard: str, size: int) -> tuple[list[_Member], str]:
-    """The regular files of a tar, and why it is cut short, or ""; of a cut one the last file may
-    not be whole.
+    """The regular files of a tar, and why it is cut short, or "".
+
+    The last file of a tar that is cut short may not be whole.
     """
     members: list[_Member] = []
     try:
@@ -256,15 +250,13 @@ def _read_members(file: BinaryIO, shard: str, size: int) -> tuple[list[_Member],
         if members:
             return members, f"cut after {members[-1].name} ({error})"
         raise ValueError(
-            f"shard {shard} is no tar file ({error}); write it again."
+            f"shard {shard} is not a tar file ({error}); write it again."
         ) from None
     file.seek(end)
-    # tarfile stops without a word at a cut between two members and at a damaged header.
+    # tarfile stops silently at a cut between two members and at a damaged header.
     if file.read(_BLOCK) != bytes(_BLOCK):
-        return (
-            members,
-            f"no end mark after {members[-1].name if members else 'the start'}, {end:,} bytes in",
-        )
+        last = members[-1].name if members else "the start"
+        return members, f"no end mark after {last}, {end:,} bytes in"
     return members, ""
 
 
@@ -292,16 +284,16 @@ def _samples(
         yield key, parts
 
 
-Read: TypeAlias = Callable[
-    [list[tuple[int, int]]], list[bytes]
-]  # (start, stop) of each -> its bytes
+# (start, stop) of some ranges -> the bytes of each
+Read: TypeAlias = Callable[[list[tuple[int, int]]], list[bytes]]
 
 
 def _digests(
     read: Read, tar_size: int, part_offsets: NDArray[np.int64]
 ) -> tuple[str, str]:
-    """Of the size and of up to 16 parts, first and last among them: of header and first bytes, of
-    the header alone.
+    """Digests of a tar: of size, headers and first bytes of parts, and of size and headers alone.
+
+    Up to 16 parts count, with the first and the last.
     """
     chosen = part_offsets
     if len(chosen) > 16:
@@ -330,9 +322,7 @@ def reads_of(file: BinaryIO) -> Read:
 
 
 def read_sidecar(source: Path | BinaryIO) -> ShardIndex | None:
-    """An index as it was written, or None where there is none, or a damaged one, or one of another
-    version.
-    """
+    """An index as it was written; None where it is missing, damaged or of another version."""
     try:
         with np.load(source, allow_pickle=False) as stored:
             if int(stored["format_version"]) != FORMAT_VERSION:

@@ -35,7 +35,7 @@ from .remote import (
     remote_index,
 )
 from .sample import Sample
-from .storage import ShardChangedError, persistently, read_ranges
+from .storage import ShardChangedError, read_ranges, retry
 
 _MAX_KNOWN = 4_000_000  # samples whose indexes are kept, some 250 MB at most
 
@@ -45,8 +45,9 @@ def open_shards(
     show_progress: bool | None = False,
     storage: StorageConfig | None = None,
 ) -> ShardSet:
-    """The shards of a file, folder, glob, brace pattern, URL or list, indexed (sidecars are written
-    where missing).
+    """The shards of a file, folder, glob, brace pattern, URL or list, indexed.
+
+    Sidecars are written where they are missing.
     """
     storage = storage or StorageConfig()
     return ShardSet(find_shards(pattern, storage.patience), show_progress, storage)
@@ -65,7 +66,7 @@ class ShardSet:
         show_progress: bool | None = False,
         storage: StorageConfig | None = None,
     ) -> None:
-        """Raises ValueError or OSError, naming the shard, if one is not there or no tar."""
+        """Raises ValueError or OSError, naming the shard, if one is missing or is not a tar."""
         self.paths = tuple(
             path.absolute() if isinstance(path, Path) else path for path in paths
         )
@@ -74,9 +75,8 @@ class ShardSet:
         self._threads = storage.prefetch
         self._cache = ShardCache(storage.folder, int(storage.cache_gib * 2**30))
         self._remote: dict[int, RemoteShard] = {}
-        self._unsaved: dict[
-            int, ShardIndex
-        ] = {}  # without a sidecar to be read from again: they travel with the set
+        # Indexes without a sidecar to read them from again: they are pickled with the set.
+        self._unsaved: dict[int, ShardIndex] = {}
         sizes = []
         digests = []
         contents = []
@@ -97,7 +97,7 @@ class ShardSet:
         self._start()
 
     def _start(self) -> None:
-        """What belongs to one process."""
+        """Set up what belongs to one process."""
         self._lock = threading.Lock()
         self._open: OrderedDict[int, _OpenShard] = OrderedDict()
         self._num_opened = 0
@@ -107,9 +107,8 @@ class ShardSet:
 
     def _indexes(self) -> Iterator[ShardIndex]:
         if any(is_elsewhere(path) for path in self.paths):
-            return in_threads(
-                self._index, len(self.paths)
-            )  # a storage far away answers late, and many at once
+            # A remote storage answers late, and many requests at once.
+            return in_threads(self._index, len(self.paths))
         return map(self._index, range(len(self.paths)))
 
     def _index(self, shard: int) -> ShardIndex:
@@ -132,14 +131,13 @@ class ShardSet:
 
     @property
     def is_remote(self) -> bool:
-        """Whether some of the shards have to be brought here."""
+        """Whether some of the shards have to be fetched."""
         return bool(self._remote)
 
     def fingerprint(self) -> str:
-        """Of names, counts and contents of the shards: a run that resumes on other data would
-        repeat another order.
+        """A hash of the shards' names, counts and contents.
 
-        The folder or storage that they lie in does not count.
+        A resumed run compares it: other data has another order. Where the shards lie does not count.
         """
         names = [str(path).rpartition("/")[2] for path in self.paths]
         return hashlib.blake2b(
@@ -157,26 +155,26 @@ class ShardSet:
     def read(self, shard: int, sample: int) -> Sample:
         """One sample, by one read of the bytes from its first part to its last.
 
-        Raises OSError naming the shard when the bytes are not there: that is the storage's fault,
-            not the sample's.
+        Raises OSError naming the shard when the bytes are not there: the storage failed, not the
+        sample.
         """
         return self.read_many([(shard, sample)])[0]
 
     def read_many(self, places: Sequence[tuple[int, int]]) -> list[Sample]:
-        """The samples at (shard, sample), in as few requests as neighbours allow where there is no
-        disk between.
+        """The samples at (shard, sample).
+
+        Without a disk cache, neighbouring samples share a request.
         """
         samples: list[Sample | None] = []
-        asked: list[
-            tuple[int, ShardIndex, int, int]
-        ] = []  # number, index, sample and where it starts
+        # number, index, sample and start of each requested sample
+        requested: list[tuple[int, ShardIndex, int, int]] = []
         requests: list[tuple[str, int, int]] = []
         for shard, sample in places:
             opened = self._opened(shard)
             index = opened.index
             key, start, stop, parts = index.locate(sample)
             if opened.descriptor is None:
-                asked.append((len(samples), index, sample, start))
+                requested.append((len(samples), index, sample, start))
                 requests.append((str(self.paths[shard]), start, stop))
                 samples.append(None)
             else:
@@ -184,15 +182,16 @@ class ShardSet:
                 samples.append(_cut(content, start, key, parts, index.checksum(sample)))
         contents = read_ranges(requests, self._patience) if requests else []
         for (number, index, sample, start), content in zip(
-            asked, contents, strict=True
+            requested, contents, strict=True
         ):
             key, _, _, parts = index.locate(sample)
             samples[number] = _cut(content, start, key, parts, index.checksum(sample))
         return [sample for sample in samples if sample is not None]
 
     def prefetch(self, shards: Sequence[int]) -> None:
-        """Begin to fetch, in the background, shards that will be read next; those on this disk are
-        passed over.
+        """Begin to fetch, in the background, shards that will be read next.
+
+        Shards on this disk are skipped.
         """
         wanted = [self._remote[shard] for shard in shards if shard in self._remote]
         if not wanted or not self._cache.limit or not self._threads:
@@ -207,7 +206,7 @@ class ShardSet:
             if opened is not None:
                 self._open.move_to_end(shard)
                 return opened
-        opened = persistently(
+        opened = retry(
             lambda: self._open_shard(shard),
             str(self.paths[shard]),
             self._patience.deadline,
@@ -216,14 +215,12 @@ class ShardSet:
             self._open[shard] = opened
             self._num_opened += 1
             if self._remote and self._num_opened % 32 == 0:
-                # What the cache has removed takes room on the disk for as long as it is open.
-                for number in [
-                    number for number, one in self._open.items() if one.is_removed()
-                ]:
-                    del self._open[number]
-            while (
-                len(self._open) > _max_open()
-            ):  # dropped, not closed: another thread may be reading one
+                # A shard that the cache has removed takes room on the disk while it is open.
+                for number, known in list(self._open.items()):
+                    if known.is_removed():
+                        del self._open[number]
+            # Dropped, not closed: another thread may be reading one.
+            while len(self._open) > _max_open():
                 self._open.popitem(last=False)
         return opened
 
@@ -247,12 +244,15 @@ class ShardSet:
         while True:
             fetch(remote, self._cache, self._patience)
             self._cache.touch(remote.path)
-            with suppress(FileNotFoundError):  # others needed the room just now
+            with suppress(
+                FileNotFoundError
+            ):  # another process needed the room just now
                 return os.open(remote.path, os.O_RDONLY)
 
     def _checked_index(self, shard: int, descriptor: int | None) -> ShardIndex:
-        """The index of a shard, once it was seen to be that of the open file; as long as the file
-        is the same, once.
+        """The index of a shard, checked against the open file once for as long as it is the same.
+
+        Raises ShardChangedError if the file is not the one that was indexed.
         """
         identity = _identity_of(descriptor)
         known = self._known.get(shard)
@@ -270,15 +270,15 @@ class ShardSet:
         ):
             raise ShardChangedError(
                 f"shard {self.paths[shard]} is not the one that was indexed, it was written "
-                f"again; start anew (and remove a stale {sidecar(Path('NAME.tar')).name} beside "
+                f"again; start again (and remove a stale {sidecar(Path('NAME.tar')).name} beside "
                 "it)."
             )
         with self._lock:
             before = self._known.pop(shard, None)
             self._known[shard] = identity, index
-            self._num_known += len(index) - (
-                len(before[1]) if before is not None else 0
-            )
+            self._num_known += len(index)
+            if before is not None:
+                self._num_known -= len(before[1])
             while len(self._known) > 1 and self._num_known > _MAX_KNOWN:
                 self._num_known -= len(self._known.popitem(last=False)[1][1])
         return index
@@ -294,20 +294,18 @@ class ShardSet:
         assert opened.descriptor is not None
         try:
             content = os.pread(opened.descriptor, size, offset)
-        except OSError:  # a network disk that hiccups
+        except OSError:  # a network disk may fail for a moment
             self._open.pop(shard, None)
-            return persistently(
+            return retry(
                 lambda: _read_exactly(
                     self._opened(shard), offset, size, self.paths[shard]
                 ),
                 str(self.paths[shard]),
                 self._patience.deadline,
             )
-        return (
-            content
-            if len(content) == size
-            else _read_exactly(opened, offset, size, self.paths[shard])
-        )
+        if len(content) == size:
+            return content
+        return _read_exactly(opened, offset, size, self.paths[shard])
 
     def __getstate__(self) -> dict[str, Any]:
         of_process = (
@@ -330,15 +328,14 @@ class ShardSet:
 
 
 def _max_open() -> int:
-    """Descriptors that one set keeps, for there are several; what was closed is opened again in
-    microseconds.
-    """
+    """How many descriptors a set keeps: there are several sets, and opening takes microseconds."""
     return max(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 8)
 
 
 class _OpenShard:
-    """A descriptor (None: the bytes are asked for at a URL) and the index, closed when the last
-    reader lets go.
+    """A descriptor and the index of a shard, closed when the last reader drops it.
+
+    The descriptor is None where bytes are requested from a URL.
     """
 
     def __init__(self, index: ShardIndex, descriptor: int | None) -> None:
@@ -349,16 +346,14 @@ class _OpenShard:
         """Whether the file has no name any more."""
         return self.descriptor is not None and not os.fstat(self.descriptor).st_nlink
 
-    def __del__(
-        self, close: Callable[[int], None] = os.close
-    ) -> None:  # at the interpreter's end there is no os
+    # `close` is a default because `os` may be gone when the interpreter ends.
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if self.descriptor is not None:
             close(self.descriptor)
 
 
-FileIdentity: TypeAlias = tuple[
-    int, int, int, int
-]  # device, inode, size, time of the last change
+# device, inode, size, time of the last change
+FileIdentity: TypeAlias = tuple[int, int, int, int]
 
 
 def _identity_of(descriptor: int | None) -> FileIdentity:
@@ -374,7 +369,7 @@ def _fits(index: ShardIndex, descriptor: int) -> bool:
 
 
 def _read_exactly(opened: _OpenShard, offset: int, size: int, path: Location) -> bytes:
-    """A read may stop at a signal or at 2 GiB."""
+    """Read on until all bytes are there: a read may stop at a signal or at 2 GiB."""
     assert opened.descriptor is not None
     content = b""
     while len(content) < size:
@@ -395,14 +390,11 @@ def _cut(
     parts: list[tuple[str, int, int]],
     checksum: int | None,
 ) -> Sample:
-    found = {
-        name: content[offset - start : offset - start + size]
-        for name, offset, size in parts
-    }
+    contents = {}
+    for name, offset, size in parts:
+        begin = offset - start
+        contents[name] = content[begin : begin + size]
+    fault = ""
     if checksum is not None and checksum_of(content) != checksum:
-        return Sample(
-            key,
-            found,
-            f"sample {key!r} is not what was indexed (its checksum differs); pack it again.",
-        )
-    return Sample(key, found)
+        fault = f"sample {key!r} is not what was indexed (its checksum differs); pack it again."
+    return Sample(key, contents, fault)

@@ -1,8 +1,7 @@
-"""Shards that are no plain tars on this machine's disk: at a URL, compressed, or what a command
-prints.
+"""Shards that are not plain tars on this machine: at a URL, compressed, or a command's output.
 
-They are made plain tars in the cache, whole, and then read like all others; with no disk, the bytes
-of a URL are asked for as they are needed.
+They become whole, plain tars in the cache, and are then read like all others. Without a disk cache,
+the bytes of a URL are requested as they are needed.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ from .storage import (
     Patience,
     download,
     filesystem,
-    persistently,
     read_file,
     read_ranges,
+    retry,
     state_of,
 )
 
@@ -54,7 +53,7 @@ _OPENERS: dict[str, Callable[[Any], Any]] = {
 
 
 class RemoteShard(NamedTuple):
-    """One such shard as it is now, and the place in the cache that it takes."""
+    """A remote shard as it is now, and its path in the cache."""
 
     location: Location
     state: FileState  # of the file as it is stored
@@ -63,9 +62,8 @@ class RemoteShard(NamedTuple):
     @property
     def is_plain(self) -> bool:
         """Whether its bytes are those of the tar."""
-        return not is_compressed(self.location) and not str(self.location).startswith(
-            "pipe:"
-        )
+        is_pipe = str(self.location).startswith("pipe:")
+        return not is_compressed(self.location) and not is_pipe
 
 
 def is_elsewhere(location: Location) -> bool:
@@ -74,12 +72,15 @@ def is_elsewhere(location: Location) -> bool:
 
 
 def look_up(location: Location, cache: ShardCache, patience: Patience) -> RemoteShard:
-    """Raises ValueError, FileNotFoundError or OSError, naming the shard, if it is not there."""
+    """The state of a shard.
+
+    Raises ValueError, FileNotFoundError or OSError, naming the shard, if it is missing.
+    """
     if isinstance(location, Path):
         status = location.stat()
         state = FileState(status.st_size, str(status.st_mtime_ns))
     elif location.startswith("pipe:"):
-        state = FileState(None, "")  # nobody knows before it has run
+        state = FileState(None, "")  # not known before the command has run
     else:
         state = state_of(location, patience)
     shard = RemoteShard(location, state, cache.path_of(str(location), repr(state)))
@@ -97,10 +98,10 @@ def fetch(
     wait: bool = True,
     look: Callable[[BinaryIO], None] | None = None,
 ) -> None:
-    """Have the shard as a plain tar in the cache; with wait=False not if another process is
-    fetching it.
+    """Fetch a shard into the cache as a plain tar, unless it is there.
 
-    look: called with the tar if it was not there, before the cache can let it go.
+    wait: for another process that fetches it; otherwise return at once.
+    look: called with the tar if it was fetched now, before the cache can remove it.
     """
 
     def write(file: BinaryIO) -> int:
@@ -116,9 +117,7 @@ def fetch(
 def remote_index(
     shard: RemoteShard, cache: ShardCache, patience: Patience
 ) -> ShardIndex:
-    """The index of a shard: kept here from an earlier time, or lying beside it, or made by reading
-    it once.
-    """
+    """The index of a shard: from the cache, from beside the shard, or made by reading it once."""
     kept = sidecar(shard.path)
     index = read_sidecar(kept)
     if index is None and shard.is_plain:
@@ -143,22 +142,23 @@ def _index_beside(
     index = read_sidecar(io.BytesIO(content))
     if index is None or index.tar_size != shard.state.size:
         return None
-    # A whole shard is compared with its index when it comes; bytes that are asked for one by one
-    # never are.
-    return (
-        index
-        if cache.limit or fits(index, index.tar_size, range_reader(shard, patience))
-        else None
-    )
+    # With a cache, the whole shard is compared with its index when it is fetched.
+    if cache.limit or fits(index, index.tar_size, range_reader(shard, patience)):
+        return index
+    return None
 
 
 def range_reader(
     shard: RemoteShard, patience: Patience
 ) -> Callable[[list[tuple[int, int]]], list[bytes]]:
-    """Reads (start, stop) of each from the storage."""
-    return lambda ranges: read_ranges(
-        [(str(shard.location), start, stop) for start, stop in ranges], patience
-    )
+    """A function that reads ranges, (start, stop), of a shard from its storage."""
+    url = str(shard.location)
+
+    def read(ranges: list[tuple[int, int]]) -> list[bytes]:
+        requests = [(url, start, stop) for start, stop in ranges]
+        return read_ranges(requests, patience)
+
+    return read
 
 
 def _index_by_reading(
@@ -173,10 +173,8 @@ def _index_by_reading(
         while not made:
             fetch(shard, cache, patience, look=look)
             if not made:
-                with (
-                    suppress(FileNotFoundError),
-                    shard.path.open("rb") as file,
-                ):  # it was there, and may have left now
+                # It was there before, and the cache may have removed it since.
+                with suppress(FileNotFoundError), shard.path.open("rb") as file:
                     look(file)
         return made[0]
 
@@ -185,7 +183,7 @@ def _index_by_reading(
         with fs.open(path, "rb", block_size=8 << 20, cache_type="readahead") as file:
             return build_index(cast("BinaryIO", file), str(shard.location))
 
-    return persistently(read, str(shard.location), patience.deadline)
+    return retry(read, str(shard.location), patience.deadline)
 
 
 def _unpack(
@@ -223,14 +221,15 @@ def _run(location: str, cache: ShardCache, file: BinaryIO) -> int:
         with gopen(location) as stream:
             written = _copy(stream, file, cache, location)
     except OSError as error:
-        if error.errno is not None:  # of this side's disk
+        if error.errno is not None:  # of the disk of this machine
             raise
         raise OSError(
-            f"shard {location}: the command failed ({str(error).split(')')[-1].strip()}); run it."
+            f"shard {location}: the command failed ({str(error).split(')')[-1].strip()}); run it "
+            "by hand."
         ) from None
     if not written:
         raise ValueError(
-            f"shard {location}: the command printed nothing; run it and see."
+            f"shard {location}: the command printed nothing; run it by hand."
         )
     return written
 
@@ -249,9 +248,9 @@ def _copy(source: Any, file: BinaryIO, cache: ShardCache, location: Location) ->
 def in_threads(
     work: Callable[[int], _T], count: int, threads: int = 16
 ) -> Iterator[_T]:
-    """work(0), work(1), ..., many at once, in order.
+    """work(0), work(1), ... in order, several at once.
 
-    The threads are daemons: whoever is interrupted does not wait for a storage that answers nobody.
+    The threads are daemons: an interrupted process does not wait for a storage that does not answer.
     """
     results: list[Future[_T]] = [Future() for _ in range(count)]
     numbers = iter(range(count))
@@ -265,7 +264,7 @@ def in_threads(
                 return
             try:
                 results[number].set_result(work(number))
-            except BaseException as error:  # raised where the result is asked for
+            except BaseException as error:  # raised by `result()`
                 results[number].set_exception(error)
 
     for _ in range(min(threads, count)):
@@ -275,42 +274,42 @@ def in_threads(
             yield result.result()
     finally:
         with lock:
-            numbers = iter(())  # nobody asks for the rest
+            numbers = iter(())  # nobody needs the rest
 
 
 class Prefetcher:
-    """Threads that fetch the shards that will be asked for next, in the order of being told."""
+    """Threads that fetch the shards that will be read next, in the order in which they were queued."""
 
     def __init__(self, cache: ShardCache, patience: Patience, threads: int) -> None:
         self._cache = cache
         self._patience = patience
         self._threads = threads
         self._wanted: queue.SimpleQueue[RemoteShard] = queue.SimpleQueue()
-        self._told: set[Path] = set()
+        self._queued: set[Path] = set()
 
     def want(self, shards: list[RemoteShard]) -> None:
-        """Fetch these, as far as half of the cache holds them; what is there or was told before is
-        passed over.
+        """Queue shards to fetch, as far as half of the cache holds them.
+
+        Shards that are in the cache or in the queue are skipped.
         """
         room = self._cache.limit / 2
         for shard in shards:
             room -= shard.state.size or 0
             if room < 0:
                 break
-            if shard.path not in self._told and not shard.path.exists():
-                self._told.add(shard.path)
+            if shard.path not in self._queued and not shard.path.exists():
+                self._queued.add(shard.path)
                 self._wanted.put(shard)
                 if self._threads:
                     self._threads -= 1
-                    # Daemons: a process that ends does not wait for what nobody will read.
+                    # Daemons: a process that ends does not wait for shards that it will not read.
                     threading.Thread(target=self._fetch_all, daemon=True).start()
 
     def _fetch_all(self) -> None:
         while True:
             shard = self._wanted.get()
-            # Whoever reads the shard meets the same failure, and says it.
+            # Reading the shard meets the same failure, and reports it.
             with suppress(OSError, ValueError):
                 fetch(shard, self._cache, self._patience, wait=False)
-            self._told.discard(
-                shard.path
-            )  # it may leave the cache, and be wanted again
+            # It may leave the cache, and be wanted again.
+            self._queued.discard(shard.path)

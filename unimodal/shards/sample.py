@@ -1,5 +1,6 @@
-"""What a sample's parts mean: an image with captions, or a pair of texts. A ValueError says why
-one cannot be used.
+"""What a sample's parts mean: an image with captions, or a pair of texts.
+
+A ValueError says why a sample cannot be used.
 """
 
 from __future__ import annotations
@@ -23,23 +24,22 @@ class Sample(NamedTuple):
 
 
 class TextPair(NamedTuple):
-    """Two texts that belong together, or, with a score, as closely as it says."""
+    """Two texts that belong together; a score says how closely."""
 
     query: str
     document: str
     negatives: tuple[str, ...] = ()
     score: float | None = None
-    teacher: tuple[
-        float, ...
-    ] = ()  # another model's similarities of the query with the document and each negative
-    label: str = ""  # the class that the query is of
+    # another model's similarities of the query with the document and each negative
+    teacher: tuple[float, ...] = ()
+    label: str = ""  # the class of the query
 
 
 def captions_of(sample: Sample) -> list[str]:
-    """The captions: the list `captions` of its .json, else its .txt, else `caption` of its .json
-    (img2dataset).
+    """The captions: `captions` of the .json, else the .txt, else `caption` of the .json.
 
-    Raises ValueError, as do the functions below, naming the key and its parts.
+    The last one is img2dataset's. Raises ValueError, as do the functions below, naming the key and
+    its parts.
     """
     record = record_of(sample) if "json" in sample.parts else {}
     captions = record.get("captions")
@@ -48,10 +48,10 @@ def captions_of(sample: Sample) -> list[str]:
             _decode(sample, "txt") if "txt" in sample.parts else record.get("caption")
         ]
     if not isinstance(captions, list) or not all(
-        one is None or isinstance(one, str) for one in captions
+        caption is None or isinstance(caption, str) for caption in captions
     ):
-        raise _unusable(sample, "has captions that are no list of texts")
-    captions = [one.strip() for one in captions if one and one.strip()]
+        raise _unusable(sample, "has captions that are not a list of texts")
+    captions = [caption.strip() for caption in captions if caption and caption.strip()]
     if not captions:
         raise _unusable(
             sample,
@@ -70,8 +70,9 @@ def image_bytes_of(sample: Sample) -> bytes:
 
 
 def text_pair_of(sample: Sample) -> TextPair:
-    """The pair in its .json: `query`, `document`, and perhaps `negatives`, `score`, `teacher` and
-    `label`.
+    """The pair in the .json: `query` and `document`.
+
+    `negatives`, `score`, `teacher` and `label` are optional.
     """
     if "json" not in sample.parts:
         raise _unusable(sample, "has no text pair", _layout_of(sample))
@@ -83,17 +84,17 @@ def text_pair_of(sample: Sample) -> TextPair:
     score = record.get("score")
     teacher = record.get("teacher") or []
     if not isinstance(negatives, list) or not all(
-        isinstance(one, str) and one.strip() for one in negatives
+        isinstance(negative, str) and negative.strip() for negative in negatives
     ):
-        raise _unusable(sample, "has negatives that are no list of texts")
+        raise _unusable(sample, "has negatives that are not a list of texts")
     if score is not None and not _is_number(score):
-        raise _unusable(sample, f"has a score that is no finite number ({score!r})")
+        raise _unusable(sample, f"has a score that is not a finite number ({score!r})")
     if not isinstance(teacher, list) or not all(map(_is_number, teacher)):
-        raise _unusable(sample, "has a teacher that is no list of finite numbers")
+        raise _unusable(sample, "has a teacher that is not a list of finite numbers")
     if teacher and len(teacher) != 1 + len(negatives):
         raise _unusable(
             sample,
-            f"has {len(teacher)} teacher's numbers for a document and {len(negatives)} negatives",
+            f"has {len(teacher)} numbers of a teacher for a document and {len(negatives)} negatives",
         )
     return TextPair(
         record["query"],
@@ -106,7 +107,7 @@ def text_pair_of(sample: Sample) -> TextPair:
 
 
 def label_of(sample: Sample) -> str:
-    """The class that an image's .json says it is of; empty where it says nothing."""
+    """The class of an image, from its .json; empty where it has none."""
     return _label(record_of(sample)) if "json" in sample.parts else ""
 
 
@@ -130,14 +131,14 @@ def record_of(sample: Sample) -> dict[str, Any]:
     except ValueError as error:
         raise _unusable(sample, f"has a .json that is not JSON ({error})") from None
     if not isinstance(record, dict):
-        raise _unusable(sample, "has a .json that is no object")
+        raise _unusable(sample, "has a .json that is not an object")
     if b"\\u" in sample.parts["json"]:
         _check_escapes(sample, record)
     return record
 
 
 def _check_escapes(sample: Sample, record: dict[str, Any]) -> None:
-    """Refuse half a surrogate pair, which only an escape of JSON can say and no tokenizer reads."""
+    """Refuse half a surrogate pair: only an escape of JSON can hold it, and no tokenizer reads it."""
     try:
         json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -157,8 +158,9 @@ def _decode(sample: Sample, extension: str) -> str:
 
 
 def layout_rule(extensions: Iterable[str]) -> str:
-    """The rule of webdataset that a sample without one of its parts may have broken; extensions:
-    those that it has.
+    """The rule of webdataset that a sample without one of its parts may have broken.
+
+    extensions: those that it has.
     """
     dotted = next((extension for extension in extensions if "." in extension), "")
     if dotted:

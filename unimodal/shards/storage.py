@@ -1,5 +1,4 @@
-"""Files that lie elsewhere (http, s3, gs, ... through fsspec): asked for persistently, and never
-for ever.
+"""Remote files (http, s3, gs, ... through fsspec), read with retries up to a deadline.
 
 A file system is opened where it is used: none of fsspec's survives a fork.
 """
@@ -19,13 +18,13 @@ from fsspec import AbstractFileSystem
 from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.core import url_to_fs
 
-BLOCK = 16 << 20  # bytes asked for at once
+BLOCK = 16 << 20  # bytes per request
 _SMALLEST = (
     1 << 18
-)  # bytes: on a line that carries fewer in `timeout` seconds nothing can be trained
+)  # bytes per request of a line that carries few of them in `timeout` seconds
 _GAP = (
     256 << 10
-)  # bytes between two ranges that are cheaper to read over than to ask for apart
+)  # bytes between two ranges that are cheaper to read than a request of their own
 _TRIES_IN_SILENCE = 6  # some three seconds
 _LONGEST_PAUSE = 30.0  # seconds between two tries
 
@@ -33,11 +32,11 @@ _T = TypeVar("_T")
 
 
 class ShardChangedError(OSError):
-    """A shard is not what its index says. Trying again would not help."""
+    """A shard is not what its index says; a retry would not help."""
 
 
 class FileState(NamedTuple):
-    """What a storage says of a file: two states that are equal hold the same bytes."""
+    """What a storage reports of a file: equal states hold the same bytes."""
 
     size: int | None  # bytes; None where the server does not say
     version: str  # an etag, or the time of the last change, or ""
@@ -45,7 +44,7 @@ class FileState(NamedTuple):
 
 @dataclass(frozen=True)
 class Clock:
-    """Time as `persistently` sees it; a simulation brings its own."""
+    """Time as `retry` sees it; a simulation brings its own."""
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
@@ -53,16 +52,14 @@ class Clock:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a storage is waited for, in seconds."""
+    """How long to wait for a storage, in seconds."""
 
-    deadline: float = (
-        300.0  # for one file, or one block of a large one, retries included
-    )
+    deadline: float = 300.0  # for one file, or one block of a large one, with retries
     timeout: float = 30.0  # for the answer to one request
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location is a URL (or `pipe:COMMAND`) and not a path."""
+    """Whether a location is a URL or `pipe:COMMAND`, not a path."""
     return "://" in location or location.startswith("pipe:")
 
 
@@ -70,8 +67,9 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
     """The file system of a URL, and the URL's path in it.
 
     Its options come from fsspec's own configuration: a file, or the environment
-    (`FSSPEC_S3_ENDPOINT_URL=...`). Raises ValueError for an unknown protocol, ImportError for one
-    whose package is missing.
+    (`FSSPEC_S3_ENDPOINT_URL=...`).
+
+    Raises ValueError for an unknown protocol, ImportError for one whose package is missing.
     """
     try:
         found: tuple[AbstractFileSystem, str] = url_to_fs(url)
@@ -82,21 +80,24 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
         raise ImportError(f"reading {url} needs a package: {way_out}.") from None
     except ValueError as error:
         raise ValueError(
-            f"{url} is no URL that can be read ({error}); use http(s)://, s3:// or gs://."
+            f"{url} is not a URL that can be read ({error}); use http(s)://, s3:// or gs://."
         ) from None
     return found
 
 
-def persistently(
+def retry(
     action: Callable[[], _T], what: str, deadline: float, clock: Clock | None = None
 ) -> _T:
-    """action(), tried again while it fails for a reason that may pass (a 503, a reset, a stall, a
-    short read).
+    """action(), with retries after a failure that may pass: a 503, a reset, a stall, a short read.
 
     Pauses double from a tenth of a second to half a minute, with jitter, so that a thousand ranks
-    do not come back at one moment. what: the file, for the error. deadline: seconds, of all tries
-    together. Raises OSError that names `what`: at once if waiting will not help (a missing file, no
-    permission), else at the deadline. Errors that are no storage's go through.
+    do not come back at one moment.
+
+    what: the file, for the error.
+    deadline: seconds, of all tries together.
+
+    Raises OSError that names `what`: at once if waiting will not help (a missing file, no
+    permission), else at the deadline. Errors that do not come from a storage go through.
     """
     clock = clock or Clock()
     started = clock.now()
@@ -110,40 +111,35 @@ def persistently(
         except Exception as failure:  # the storages' libraries raise many kinds
             error = _cause(failure)
             if _is_hopeless(error):
-                kind = (
-                    FileNotFoundError
-                    if isinstance(failure, FileNotFoundError)
-                    else OSError
-                )
-                why = (
-                    "it is not there" if kind is FileNotFoundError else _describe(error)
-                )
-                raise kind(
-                    f"{what} cannot be read: {why}; check the address and the rights."
-                ) from error
+                raise _final_error(failure, error, what) from error
             if not _may_pass(error):
                 raise
-            pause = min(_LONGEST_PAUSE, 0.1 * 2 ** min(tries - 1, 16)) * random.uniform(
-                0.5, 1
-            )
+            longest = min(_LONGEST_PAUSE, 0.1 * 2 ** min(tries - 1, 16))
+            pause = longest * random.uniform(0.5, 1)
             if clock.now() - started + pause > deadline:
                 raise OSError(
                     f"{what} could not be read in {tries} tries over {clock.now() - started:.0f} "
-                    f"s, the last because: {_describe(error)}; check the storage, or give it "
-                    f"longer (deadline {deadline:g} s)."
+                    f"s, the last because: {_describe(error)}; check the storage, or raise "
+                    f"the deadline ({deadline:g} s)."
                 ) from error
             if tries == _TRIES_IN_SILENCE:
                 warnings.warn(
-                    f"{what}: {_describe(error)}; trying on for up to {deadline:g} s.",
+                    f"{what}: {_describe(error)}; retrying for up to {deadline:g} s.",
                     stacklevel=2,
                 )
             clock.sleep(pause)
 
 
+def _final_error(failure: Exception, cause: Exception, what: str) -> OSError:
+    """The error of a file that no retry can read."""
+    way_out = "check the URL and your permissions."
+    if isinstance(failure, FileNotFoundError):
+        return FileNotFoundError(f"{what} cannot be read: it does not exist; {way_out}")
+    return OSError(f"{what} cannot be read: {_describe(cause)}; {way_out}")
+
+
 def _cause(error: Exception) -> Exception:
-    """fsspec's http calls whatever keeps it from a file's size a missing file: what it was stands
-    behind.
-    """
+    """What is behind a FileNotFoundError: fsspec's http raises it when anything hides the size."""
     while isinstance(error, FileNotFoundError) and isinstance(
         error.__cause__, Exception
     ):
@@ -152,7 +148,7 @@ def _cause(error: Exception) -> Exception:
 
 
 def _is_hopeless(error: Exception) -> bool:
-    """Whether the same request will get the same answer tomorrow."""
+    """Whether the same request will fail again."""
     if isinstance(
         error,
         (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError),
@@ -164,7 +160,7 @@ def _is_hopeless(error: Exception) -> bool:
         errno.EROFS,
         errno.EFBIG,
     ):
-        return True  # this side's disk
+        return True  # the disk of this machine
     if "Credentials" in type(error).__name__:
         return True
     status = (
@@ -190,16 +186,15 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _describe(error: Exception) -> str:
-    said = " ".join(str(error).split())[:200]
-    return f"{type(error).__name__}{': ' + said if said else ''}"
+    name = type(error).__name__
+    message = " ".join(str(error).split())[:200]
+    return f"{name}: {message}" if message else name
 
 
-def ask(
+def call_method(
     fs: AbstractFileSystem, method: str, *args: Any, timeout: float, **options: Any
 ) -> Any:
-    """fs.METHOD(*args), given up after `timeout` seconds; a synchronous file system has limits of
-    its own.
-    """
+    """fs.METHOD(*args), with a timeout in seconds; a synchronous file system has its own limits."""
     if isinstance(fs, AsyncFileSystem) and hasattr(fs, f"_{method}"):
         return sync(
             fs.loop, getattr(fs, f"_{method}"), *args, timeout=timeout, **options
@@ -213,7 +208,7 @@ def state_of(url: str, patience: Patience) -> FileState:
     def look() -> FileState:
         fs, path = filesystem(url)
         fs.invalidate_cache()
-        info = ask(fs, "info", path, timeout=patience.timeout)
+        info = call_method(fs, "info", path, timeout=patience.timeout)
         versions = (
             "ETag",
             "etag",
@@ -229,7 +224,7 @@ def state_of(url: str, patience: Patience) -> FileState:
             str(next((info[key] for key in versions if info.get(key)), "")),
         )
 
-    return persistently(look, url, patience.deadline)
+    return retry(look, url, patience.deadline)
 
 
 def read_file(url: str, patience: Patience) -> bytes:
@@ -237,19 +232,20 @@ def read_file(url: str, patience: Patience) -> bytes:
 
     def read() -> bytes:
         fs, path = filesystem(url)
-        content: bytes = ask(fs, "cat_file", path, timeout=patience.timeout)
+        content: bytes = call_method(fs, "cat_file", path, timeout=patience.timeout)
         return content
 
-    return persistently(read, url, patience.deadline)
+    return retry(read, url, patience.deadline)
 
 
 def read_ranges(
     requests: Sequence[tuple[str, int, int]], patience: Patience
 ) -> list[bytes]:
-    """The bytes of each (url, start, stop), in as few requests as neighbours allow; all urls of one
-    file system.
+    """The bytes of each (url, start, stop), where neighbours share a request.
 
-    Requests that failed are sent again, the others not. Raises OSError naming a file.
+    All URLs are of one file system. Only requests that failed are sent again.
+
+    Raises OSError naming a file.
     """
     order = sorted(range(len(requests)), key=lambda number: requests[number])
     runs: list[tuple[str, int, int, list[int]]] = []
@@ -268,7 +264,7 @@ def read_ranges(
         paths = [filesystem(runs[run][0])[1] for run in missing]
         starts = [runs[run][1] for run in missing]
         stops = [runs[run][2] for run in missing]
-        found = ask(
+        found = call_method(
             fs,
             "cat_ranges",
             paths,
@@ -296,7 +292,7 @@ def read_ranges(
         if failure is not None:
             raise failure
 
-    persistently(
+    retry(
         read,
         runs[0][0]
         if len({run[0] for run in runs}) == 1
@@ -312,12 +308,13 @@ def read_ranges(
 
 
 def download(url: str, file: BinaryIO, state: FileState, patience: Patience) -> int:
-    """Copy a whole file, block by block: a fault costs one block. Returns the bytes written.
+    """Copy a whole file, block by block: a failure costs one block. Returns the bytes written.
 
-    A block that fails is asked for in halves, so that a slow line is not one that stalls. A server
-    that ignores ranges sends everything for the first block, and is taken at its word; one that
-    names no size is asked once for all. Raises OSError naming the file: also when it is not as long
-    as its state said.
+    A block that fails is requested again in halves, so that a slow line does not time out. A server
+    that ignores ranges sends the whole file for the first block, which is used; a server that does
+    not report a size gets one request for all.
+
+    Raises OSError naming the file, also when its size is not that of its state.
     """
     if state.size is None:
         content = read_file(url, patience)
@@ -332,12 +329,12 @@ def download(url: str, file: BinaryIO, state: FileState, patience: Patience) -> 
         fs, path = filesystem(url)
         stop = min(done + block, size)
         try:
-            content: bytes = ask(
+            content: bytes = call_method(
                 fs, "cat_file", path, start=done, end=stop, timeout=patience.timeout
             )
             if len(content) not in (stop - done, size):
                 raise EOFError(
-                    f"{len(content):,} bytes came where {stop - done:,} were asked for"
+                    f"{len(content):,} bytes came where {stop - done:,} were requested"
                 )
         except Exception:
             block = max(_SMALLEST, block // 2)
@@ -346,10 +343,8 @@ def download(url: str, file: BinaryIO, state: FileState, patience: Patience) -> 
         return content
 
     while done < size:
-        content = persistently(read, url, patience.deadline)
-        if (
-            len(content) == size and done
-        ):  # the server has changed its mind about ranges
+        content = retry(read, url, patience.deadline)
+        if len(content) == size and done:  # the server has begun to ignore ranges
             file.seek(0)
             done = 0
         file.write(content)

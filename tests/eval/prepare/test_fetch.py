@@ -95,7 +95,7 @@ def test_parts_that_are_more_than_the_file_are_thrown_away(
 
 def test_a_missing_file_is_named_at_once(origins: Origins, tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match="nothing cannot be read: it is not there"
+        FileNotFoundError, match="nothing cannot be read: it does not exist"
     ):
         fetch_file(f"{origins.url}/nothing", tmp_path / "a", Patience(deadline=60), 100)
     assert len(origins.asked) == 1
@@ -215,7 +215,7 @@ def test_a_hub_that_must_not_be_asked_is_said_at_once(
     assert time.monotonic() - started < 15
 
 
-@pytest.mark.filterwarnings("ignore:.*trying on")
+@pytest.mark.filterwarnings("ignore:.*retrying for")
 def test_an_origin_that_was_reached_before_is_waited_for(
     origins: Origins, tmp_path: Path
 ) -> None:

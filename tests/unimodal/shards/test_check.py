@@ -110,9 +110,9 @@ def test_broken_shards_are_reported_beside_the_good_ones(tmp_path: Path) -> None
     console.print(render(report))
     text = console.export_text()
     assert "2 broken" in text
-    assert "is no tar file" in text
+    assert "is not a tar file" in text
 
 
 def test_no_shard_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="name no"):
+    with pytest.raises(ValueError, match="match no"):
         check(tmp_path)

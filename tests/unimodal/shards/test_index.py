@@ -126,8 +126,8 @@ def test_a_damaged_header_is_flagged(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("s.tar", b"<html>" * 200, "is no tar file"),
-        ("s.tar", b"", "is no tar file"),
+        ("s.tar", b"<html>" * 200, "is not a tar file"),
+        ("s.tar", b"", "is not a tar file"),
     ],
 )
 def test_what_is_no_plain_tar_is_refused(
@@ -158,9 +158,9 @@ def test_shards_are_found_by_file_folder_glob_and_braces(tmp_path: Path) -> None
     [
         ("{folder}/nowhere.tar", "nowhere.tar' does not exist"),
         ("{folder}/{{000..002}}.tar", "001.tar' does not exist"),
-        ("{folder}/empty", "name no .tar file"),
-        ("{folder}/x*.tar", "name no .tar file"),
-        ("foo://bucket/*.tar", "no URL that can be read"),
+        ("{folder}/empty", "match no .tar file"),
+        ("{folder}/x*.tar", "match no .tar file"),
+        ("foo://bucket/*.tar", "not a URL that can be read"),
     ],
 )
 def test_missing_shards_are_named(tmp_path: Path, pattern: str, message: str) -> None:

@@ -221,12 +221,12 @@ def test_captions_come_from_the_list_then_the_text_then_the_metadata() -> None:
         ({"txt": b" \n"}, "has no caption"),
         ({"json": {"caption": None}}, "has no caption"),
         ({"json": {"captions": []}}, "has no caption"),
-        ({"json": {"captions": "a"}}, "no list of texts"),
-        ({"json": {"captions": [1]}}, "no list of texts"),
+        ({"json": {"captions": "a"}}, "not a list of texts"),
+        ({"json": {"captions": [1]}}, "not a list of texts"),
         ({"txt": b"\xff"}, "not UTF-8"),
         ({"json": b"\xff"}, "not UTF-8"),
         ({"json": b"{"}, "not JSON"),
-        ({"json": b"[]"}, "no object"),
+        ({"json": b"[]"}, "not an object"),
     ],
 )
 def test_a_sample_without_captions_says_what_it_has(
@@ -273,11 +273,11 @@ def test_a_text_pair_may_have_negatives_and_a_score() -> None:
         ({"json": {"query": " ", "document": "d"}}, "no query"),
         (
             {"json": {"query": "q", "document": "d", "negatives": "n"}},
-            "negatives that are no list",
+            "negatives that are not a list",
         ),
         (
             {"json": {"query": "q", "document": "d", "score": "3"}},
-            "a score that is no finite number \\('3'\\)",
+            "a score that is not a finite number \\('3'\\)",
         ),
     ],
 )

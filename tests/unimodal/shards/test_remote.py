@@ -148,7 +148,7 @@ def test_a_page_that_is_no_tar_is_named(
     folder: Path, server: Server, storage: StorageConfig
 ) -> None:
     (folder / "00009.tar").write_text("<html>sign in</html>" * 100)
-    with pytest.raises(ValueError, match=r"/00009\.tar is no tar file"):
+    with pytest.raises(ValueError, match=r"/00009\.tar is not a tar file"):
         open_shards(f"{server.url}/00009.tar", storage=storage)
 
 

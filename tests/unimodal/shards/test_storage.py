@@ -1,4 +1,4 @@
-"""A storage is asked persistently, never for ever, and what comes is what lies there."""
+"""A storage is asked retry, never for ever, and what comes is what lies there."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from unimodal.shards.storage import (
     Patience,
     ShardChangedError,
     download,
-    persistently,
     read_file,
     read_ranges,
+    retry,
     state_of,
 )
 
@@ -54,14 +54,14 @@ def test_pauses_double_with_jitter_and_end_at_the_deadline() -> None:
     with (
         pytest.warns(
             UserWarning,
-            match=r"shard x: ConnectionResetError: reset by peer; trying on for up to 300 s",
+            match=r"shard x: ConnectionResetError: reset by peer; retrying for up to 300 s",
         ),
         pytest.raises(
             OSError,
-            match=r"shard x could not be read in \d+ tries .* reset by peer; .* \(deadline 300 s\)",
+            match=r"shard x could not be read in \d+ tries .* reset by peer; .*deadline \(300 s\)",
         ),
     ):
-        persistently(fail, "shard x", 300, time_.clock)
+        retry(fail, "shard x", 300, time_.clock)
     assert time_.seconds < 300
     for number, pause in enumerate(time_.pauses):
         assert min(30, 0.1 * 2**number) / 2 <= pause <= min(30, 0.1 * 2**number)
@@ -76,7 +76,7 @@ def test_what_fails_and_then_succeeds_is_a_success() -> None:
             raise error
         return "here"
 
-    assert persistently(answer, "x", 300, VirtualTime().clock) == "here"
+    assert retry(answer, "x", 300, VirtualTime().clock) == "here"
 
 
 @pytest.mark.parametrize(
@@ -90,15 +90,15 @@ def test_what_waiting_cannot_mend_is_an_error_at_once(error: OSError) -> None:
         raise error
 
     with pytest.raises(
-        OSError, match=r"^x cannot be read: .*check the address and the rights"
+        OSError, match=r"^x cannot be read: .*check the URL and your permissions"
     ):
-        persistently(fail, "x", 300, time_.clock)
+        retry(fail, "x", 300, time_.clock)
     assert not time_.pauses
 
 
 def test_a_fault_of_the_code_is_not_taken_for_one_of_the_storage() -> None:
     with pytest.raises(KeyError):
-        persistently(lambda: {}["x"], "x", 300, VirtualTime().clock)  # type: ignore[index]
+        retry(lambda: {}["x"], "x", 300, VirtualTime().clock)  # type: ignore[index]
 
 
 def test_a_missing_file_is_named_at_once_and_a_503_is_not_taken_for_one(
@@ -142,16 +142,16 @@ def test_a_block_that_fails_is_asked_for_in_halves_and_grows_again(
     file = io.BytesIO()
     state = state_of(url, QUICK)
     asked: list[int] = []
-    ask = storage.ask
+    call_method = storage.call_method
     failures = iter([True, True, True])
 
     def slow_line(*args: object, timeout: float, **options: int) -> object:
         asked.append(options["end"] - options["start"])
         if next(failures, False):
             raise TimeoutError
-        return ask(*args, timeout=timeout, **options)  # type: ignore[arg-type]
+        return call_method(*args, timeout=timeout, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(storage, "ask", slow_line)
+    monkeypatch.setattr(storage, "call_method", slow_line)
     assert download(url, file, state, QUICK) == 1 << 20
     assert asked[:8] == [
         1 << 18,
@@ -234,7 +234,7 @@ def test_neighbouring_ranges_are_one_request_and_only_failed_ones_are_asked_for_
 def test_an_unknown_protocol_and_a_missing_package_say_the_way_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(ValueError, match="foo://x is no URL that can be read"):
+    with pytest.raises(ValueError, match="foo://x is not a URL that can be read"):
         storage.filesystem("foo://x")
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)

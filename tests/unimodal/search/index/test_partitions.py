@@ -324,7 +324,7 @@ def test_a_sample_that_is_broken_says_so(tmp_path: Path) -> None:
     rows = list(read_partition(find_partitions(str(tmp_path / "0.tar"), "train", 1)[0]))
     assert [
         "is not JSON" in rows[0].fault,
-        "no list of texts" in rows[1].fault,
+        "not a list of texts" in rows[1].fault,
         rows[2].fault,
     ] == [True, True, ""]
 
@@ -347,7 +347,7 @@ def test_a_data_set_is_cut_into_ranges(tmp_path: Path) -> None:
         ),
         ("notes.doc", "has the ending '.doc'; rows are read from .jsonl"),
         ("broken.parquet", "broken.parquet is not a readable Parquet file"),
-        ("broken.tar", "broken.tar is no tar file"),
+        ("broken.tar", "broken.tar is not a tar file"),
         ("broken.json", "broken.json is not JSON"),
     ],
 )
