@@ -1,11 +1,12 @@
-"""BM25, the lexical baseline: how well the words alone find a document (Robertson and Zaragoza,
-2009).
+"""BM25, the lexical baseline of evaluation (Robertson and Zaragoza, 2009).
 
-Figures to print beside a learned model's, so the choices are the plainest ones: lower case, every
-run of letters and digits is a word, no stop words, no stemming, k1 = 1.2 and b = 0.75 as Lucene has
-them. A word that a query repeats counts once: long queries such as captions otherwise reward
-documents full of "the" (OpenStax caption -> alt text, hit rate at 1: .530 counted once, .509
-counted as often as it stands).
+Its scores stand beside those of a learned model, so its settings are the plainest: lower case, every
+run of letters and digits is a word, no stop words, no stemming, and Lucene's k1 = 1.2 and b = 0.75.
+A word that a query repeats counts once: long queries such as captions otherwise reward documents
+full of "the" (OpenStax caption -> alt text, hit rate at 1: .530 counted once, .509 counted each
+time).
+
+Q queries, N documents.
 """
 
 from __future__ import annotations
@@ -17,34 +18,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# Q queries, N documents
 Scores = npt.NDArray[np.float32]
 
 
 class Bm25Index:
-    """The word statistics of a collection, ready to score queries against all of its documents."""
+    """The word statistics of some documents, to score queries against all of them."""
 
     def __init__(
         self, documents: Sequence[str], *, k1: float = 1.2, b: float = 0.75
     ) -> None:
         tokens = [words(document) for document in documents]
         self.num_documents = len(tokens)
-        self._index: Any = (
-            None  # stays None where no document has a word: all scores are then 0
-        )
+        # None where no document has a word: all scores are then 0.
+        self._index: Any = None
         if any(tokens):
             self._index = _bm25s().BM25(k1=k1, b=b, method="lucene")
             self._index.index(tokens, show_progress=False)
 
     def scores(self, queries: Sequence[str]) -> Scores:
-        """(Q, N) scores, higher is better, exactly 0 for a document that shares no word with the
-        query.
-        """
+        """(Q, N) scores; higher is better, and exactly 0 without a word in common."""
         scores = np.zeros((len(queries), self.num_documents), dtype=np.float32)
         if self._index is not None:
             for row, query in enumerate(queries):
-                # Sorted, because the order of a set changes from one process to the next and float
-                # sums with it.
+                # Sorted: the order of a set differs between processes, and float sums with it.
                 known = self._index.get_tokens_ids(sorted(set(words(query))))
                 if known:
                     scores[row] = self._index.get_scores_from_ids(known)
@@ -53,9 +49,7 @@ class Bm25Index:
     def score_blocks(
         self, queries: Sequence[str], block_size: int = 256
     ) -> Iterator[Scores]:
-        """As `scores`, a few queries at a time, for collections whose (Q, N) would not fit into
-        memory.
-        """
+        """Yield `scores` of a few queries at a time, where (Q, N) would not fit into memory."""
         for start in range(0, len(queries), block_size):
             yield self.scores(queries[start : start + block_size])
 
@@ -72,9 +66,7 @@ def bm25_scores(
 
 
 def words(text: str) -> list[str]:
-    """The words of a text as BM25 sees them: lower case, split at everything that is no letter,
-    digit or underscore.
-    """
+    """Split a text into BM25's words: lower case, runs of letters, digits and underscores."""
     return re.findall(r"\w+", text.lower())
 
 

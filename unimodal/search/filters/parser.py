@@ -55,47 +55,47 @@ _TOKEN = re.compile(
 
 
 def parse_where(text: str) -> Predicate:
-    """The tree of a filter; raises ValueError with the place where the text could not be read.
+    """Parse the text form of a filter; raises ValueError with the position of a syntax error.
 
-    A field that is called like a word of the language stands in double quotes. Whether the fields
-    exist is for `checked` to say, which knows the schema.
+    A field named like a keyword is written in double quotes. Whether the fields exist is checked by
+    `check_filter`, which knows the store's fields.
     """
     parser = _Parser(text)
-    predicate = parser.either()
+    predicate = parser.disjunction()
     parser.expect("end", "and, or or the end")
     return predicate
 
 
 class _Parser:
-    """Reads tokens from the left, one method a rule of the grammar."""
+    """A recursive-descent parser: one method per rule of the grammar."""
 
     def __init__(self, text: str) -> None:
         self.tokens = iter(_tokens(text))
         self.next = next(self.tokens)
         self.depth = 0
 
-    def either(self) -> Predicate:
+    def disjunction(self) -> Predicate:
         self.depth += 1
         if self.depth > MAX_DEPTH:
             _fail(f"no more than {MAX_DEPTH} levels of parentheses", self.next)
-        parts = [self.both()]
+        parts = [self.conjunction()]
         while self.take("or"):
-            parts.append(self.both())
+            parts.append(self.conjunction())
         self.depth -= 1
         return Or(tuple(parts)) if len(parts) > 1 else parts[0]
 
-    def both(self) -> Predicate:
-        parts = [self.negated()]
+    def conjunction(self) -> Predicate:
+        parts = [self.negation()]
         while self.take("and"):
-            parts.append(self.negated())
+            parts.append(self.negation())
         return And(tuple(parts)) if len(parts) > 1 else parts[0]
 
-    def negated(self) -> Predicate:
+    def negation(self) -> Predicate:
         num_nots = 0
         while self.take("not"):
             num_nots += 1
         if self.take("("):
-            part = self.either()
+            part = self.disjunction()
             self.expect(")", "and, or or )")
         else:
             part = self.comparison()
@@ -141,12 +141,13 @@ class _Parser:
         return tuple(values)
 
     def value(self) -> Value:
-        kind, text, position = token = self.next
+        token = self.next
+        kind, text, position = token
         if kind in ("name", "quoted"):
             _fail(
                 "a value",
                 token,
-                f"texts stand in single quotes: '{text.strip(chr(34))}'.",
+                f"write a text in single quotes: '{text.strip(chr(34))}'.",
             )
         if kind not in ("text", "number", "true", "false"):
             _fail("a value", token)
@@ -154,17 +155,20 @@ class _Parser:
         if kind == "text":
             return text[1:-1].replace("''", "'")
         if kind == "number":
-            if len(text) > 40:  # no field holds such a one, and to read it takes time
+            if (
+                len(text) > 40
+            ):  # no field holds such a number, and int() would take long
                 _fail(
                     "a value",
                     ("long", f"a number of {len(text)} digits", position),
                     "shorten it.",
                 )
-            return int(text) if text.lstrip("+-").isdecimal() else float(text)
+            is_whole = text.lstrip("+-").isdecimal()
+            return int(text) if is_whole else float(text)
         return kind == "true"
 
     def take(self, kind: str) -> bool:
-        """Whether the next token is this one; if so, it is read."""
+        """Read the next token if it is of this kind, and say whether it was."""
         if self.next[0] != kind:
             return False
         self.read()
@@ -176,14 +180,14 @@ class _Parser:
         return self.read()
 
     def read(self) -> Token:
-        """The next token; after the last one that one stays."""
+        """Read the next token; the last one can be read again."""
         token = self.next
         self.next = next(self.tokens, token)
         return token
 
 
 def _tokens(text: str) -> list[Token]:
-    """All tokens, the last one `end`; keywords and marks are kinds of their own."""
+    """Split into tokens; the last is `end`, and keywords and marks are kinds of their own."""
     tokens: list[Token] = []
     position = 0
     while not tokens or tokens[-1][0] != "end":
@@ -192,7 +196,7 @@ def _tokens(text: str) -> list[Token]:
             position += len(text[position:]) - len(text[position:].lstrip())
             if text[position] in "'\"":
                 raise ValueError(
-                    f"where: the quote at character {position + 1} is never closed; close it."
+                    f"where: the quote at character {position + 1} is not closed; close it."
                 )
             _fail(
                 "a field, a comparison or a value", ("other", text[position], position)
@@ -208,7 +212,7 @@ def _tokens(text: str) -> list[Token]:
 
 
 def _prefix(token: Token) -> str:
-    """The prefix of a pattern: all before the % at its end."""
+    """The prefix of a pattern: the text before the % at its end."""
     pattern = token[1][1:-1].replace("''", "'")
     match = re.fullmatch(r"((?:[^%\\]|\\[%\\])*)%", pattern, re.DOTALL)
     if match is None:

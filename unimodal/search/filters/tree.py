@@ -1,9 +1,9 @@
 """The tree of a filter: comparisons of fields with values, joined by and, or and not.
 
-An item that has no value for a field satisfies none of its comparisons, and none of their negations
-(SQL's rule); `IsNull` alone finds it. Of a field that holds a list of strings, `=`, `in` and `like`
-mean that the list has such an element, and `!=` that it has not. `in` of no values keeps nothing,
-and `not in` of none what has a value.
+An item without a value for a field matches none of its comparisons, and none of their negations
+(SQL's rule); `IsNull` alone finds it. For a field that holds a list of strings, `=`, `in` and `like`
+mean that the list has such an element, and `!=` that it has not. An empty `in` matches nothing, and
+an empty `not in` every item with a value.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-# A tree beyond these is an attack or a mistake; engines parse deep nesting by recursion, on a stack
-# of their own.
+# A larger tree is an attack or a mistake; engines parse deep nesting by recursion, on a stack of
+# their own.
 MAX_DEPTH = 20
 MAX_LEAVES = 1000
 

@@ -1,3 +1,1 @@
-"""Queries: by words, by an image, by an item, with filters; fusing ranked lists;
-near-duplicates.
-"""
+"""Queries by words, image or item; merged ranked lists; groups; near-duplicates."""

@@ -1,1 +1,1 @@
-"""Vector stores: what each offers, whichever engine is behind it."""
+"""Vector stores: the abstract store, its engines, and copies from one to another."""

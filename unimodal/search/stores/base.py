@@ -139,7 +139,7 @@ class VectorStore(ABC):
         check_model(self.schema, fingerprint, "these queries")
         queries = self._checked_queries(queries, k)
         check_vector(self.schema, vector)
-        where = self._checked_filter(where)
+        where = self._optional_filter(where)
         columns = fields_to_show(self.schema, fields)
         whole = vector_column(vector)
         if not coarse:
@@ -173,7 +173,7 @@ class VectorStore(ABC):
         self._require("full_text")
         check_full_text(self.schema)
         _check_k(k)
-        where = self._checked_filter(where)
+        where = self._optional_filter(where)
         columns = fields_to_show(self.schema, fields)
         # Punctuation is syntax to some engines, and a word to none.
         words = " ".join(re.findall(r"\w+", query))
@@ -198,7 +198,7 @@ class VectorStore(ABC):
                 raise ValueError(
                     f"the store has no column {column!r}; {nearest(column, known)}"
                 )
-        where = self._checked_filter(where)
+        where = self._optional_filter(where)
         return self._scan(where, list(known if columns is None else columns), batch)
 
     def build(self, spec: IndexSpec = IndexSpec()) -> None:
@@ -207,7 +207,7 @@ class VectorStore(ABC):
 
     def count(self, where: Predicate | None = None) -> int:
         """Count the items, or those that match the filter."""
-        return self._count(self._checked_filter(where))
+        return self._count(self._optional_filter(where))
 
     def refresh(self) -> Schema:
         """Read the schema again, for another process may have created the store again."""
@@ -279,10 +279,11 @@ class VectorStore(ABC):
     def _require(self, capability: str) -> None:
         check_capabilities(self.name, self.capabilities, [capability])
 
-    def _checked_filter(self, where: Predicate | None) -> Predicate | None:
+    def _optional_filter(self, where: Predicate | None) -> Predicate | None:
+        return None if where is None else self._checked_filter(where)
+
+    def _checked_filter(self, where: Predicate) -> Predicate:
         """The filter as engines get it."""
-        if where is None:
-            return None
         self._require("filter")
         typed = check_filter(where, self.schema.fields)
         return push_not_down(self._expand_list_prefixes(typed))

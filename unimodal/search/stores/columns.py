@@ -1,5 +1,4 @@
-"""Rows on their way into a store: checked once for every engine, in the types of the schema, with
-the shorter copies.
+"""The rows of a store as pyarrow tables: their types, their check, and the shorter copies.
 
 n rows, D dimensions.
 """
@@ -12,59 +11,56 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unimodal.config import nearest
+from unimodal.tables.types import FieldType
 from unimodal.vectors import pack_signs, truncate
 
 from .schema import Schema, binary_column, prefix_column, vector_column
 
-LENGTH_TOLERANCE = (
-    1e-3  # of a unit vector: float16 vectors are accepted, unnormalised ones are not
-)
+# Of the length of a unit vector: float16 vectors are accepted, others than unit vectors are not.
+LENGTH_TOLERANCE = 1e-3
 
 
 def arrow_schema(schema: Schema, *, copies: bool) -> Any:
-    """The pyarrow schema of the rows; copies: with the prefix and binary columns that `with_copies`
-    makes.
-    """
+    """The pyarrow schema of the rows; copies: with the prefix and binary columns of `with_copies`."""
     import pyarrow as pa
 
-    optional = [("words", pa.string())] if schema.words else []
-    optional += [("thumbnail", pa.binary())] if schema.thumbnails else []
-    derived = []
+    columns = [pa.field("id", pa.string(), nullable=False)]
+    for name in schema.vectors:
+        columns.append(
+            pa.field(vector_column(name), pa.list_(pa.float32(), schema.dim))
+        )
+    if schema.words:
+        columns.append(pa.field("words", pa.string()))
+    if schema.thumbnails:
+        columns.append(pa.field("thumbnail", pa.binary()))
+    for name, kind in schema.fields.items():
+        columns.append(pa.field(name, _arrow_type(kind)))
     if copies:
         for name in schema.vectors:
-            derived += [
-                (prefix_column(name, dims), pa.list_(pa.float32(), dims))
-                for dims in schema.prefix_dims
-            ]
-            derived += (
-                [(binary_column(name), pa.list_(pa.uint8(), -(-schema.dim // 8)))]
-                if schema.binary
-                else []
-            )
-    return pa.schema(
-        [
-            pa.field("id", pa.string(), nullable=False),
-            *(
-                pa.field(vector_column(name), pa.list_(pa.float32(), schema.dim))
-                for name in schema.vectors
-            ),
-            *(pa.field(name, kind) for name, kind in optional),
-            *(
-                pa.field(name, _field_type(kind))
-                for name, kind in schema.fields.items()
-            ),
-            *(pa.field(name, kind) for name, kind in derived),
-        ]
-    )
+            columns += _copy_columns(schema, name)
+    return pa.schema(columns)
+
+
+def _copy_columns(schema: Schema, vector: str) -> list[Any]:
+    import pyarrow as pa
+
+    columns = [
+        pa.field(prefix_column(vector, dims), pa.list_(pa.float32(), dims))
+        for dims in schema.prefix_dims
+    ]
+    if schema.binary:
+        num_bytes = -(-schema.dim // 8)
+        columns.append(pa.field(binary_column(vector), pa.list_(pa.uint8(), num_bytes)))
+    return columns
 
 
 def checked_rows(rows: Any, schema: Schema) -> Any:
-    """A pyarrow Table (or RecordBatch) -> Table in exactly the columns and types of
-    `arrow_schema(schema)`.
+    """Check a pyarrow Table or RecordBatch -> Table with the columns and types of `arrow_schema`.
 
-    A column that is left out is null, and so is a NaN of a float field. Raises ValueError for a
-    column that the schema has not, an id that is empty or twice there, a value that does not fit
-    its field, and vectors that are not finite unit vectors of (n, D).
+    A column that is left out is null, and so is a NaN of a float field.
+
+    Raises ValueError for a column that the schema does not have, an id that is empty or repeated, a
+    value that does not fit its field, and vectors that are not finite unit vectors of (n, D).
     """
     import pyarrow as pa
 
@@ -89,30 +85,25 @@ def checked_rows(rows: Any, schema: Schema) -> Any:
 
 
 def with_copies(table: Any, schema: Schema) -> Any:
-    """Rows as `checked_rows` gives them, and the prefix and binary columns beside ->
-    `arrow_schema(copies=True)`.
-    """
+    """Add the prefix and binary columns to checked rows -> `arrow_schema(copies=True)`."""
     for name in schema.vectors:
-        if schema.prefix_dims or schema.binary:
-            vectors, valid = vectors_of(table[vector_column(name)], schema.dim)
+        if not schema.coarse_copies:
+            break
+        vectors, valid = vectors_of(table[vector_column(name)], schema.dim)
         for dims in schema.prefix_dims:
             prefix = truncate(vectors, dims)
-            # A prefix of zeros has no direction, and is no candidate.
-            there = valid & (np.linalg.norm(prefix, axis=1) > 0.5)
-            table = table.append_column(
-                prefix_column(name, dims), fixed_size_list(prefix, there)
-            )
+            # A prefix of zeros has no direction, and is never a candidate.
+            has_direction = valid & (np.linalg.norm(prefix, axis=1) > 0.5)
+            lists = fixed_size_list(prefix, has_direction)
+            table = table.append_column(prefix_column(name, dims), lists)
         if schema.binary:
-            table = table.append_column(
-                binary_column(name), fixed_size_list(pack_signs(vectors), valid)
-            )
+            lists = fixed_size_list(pack_signs(vectors), valid)
+            table = table.append_column(binary_column(name), lists)
     return table.cast(arrow_schema(schema, copies=True))
 
 
 def vectors_of(column: Any, dim: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """A column of lists of D -> (n, D) float32, zeros where there is none, and (n,) which are
-    there.
-    """
+    """A column of lists of D -> (n, D) float32, zeros where null, and (n,) which are not null."""
     array = column.combine_chunks() if hasattr(column, "combine_chunks") else column
     valid = np.asarray(array.is_valid())
     flat = array.flatten().to_numpy(zero_copy_only=False)  # without those of the nulls
@@ -135,11 +126,13 @@ def fixed_size_list(values: NDArray[Any], valid: NDArray[np.bool_]) -> Any:
 def check_unit(
     vectors: NDArray[np.float32], valid: NDArray[np.bool_] | Literal[True], what: str
 ) -> None:
-    """Raises ValueError unless all of (n, D) that are valid, (n,), are finite and of length 1."""
+    """Raise ValueError unless all valid vectors are finite and of length 1.
+
+    vectors: (n, D). valid: (n,). what: names a vector in the message.
+    """
     norms = np.linalg.norm(vectors, axis=1)
-    bad = np.flatnonzero(
-        ~(np.abs(norms - 1) <= LENGTH_TOLERANCE) & valid
-    )  # NaN and infinity are bad too
+    is_unit = np.abs(norms - 1) <= LENGTH_TOLERANCE  # false for NaN and infinity
+    bad = np.flatnonzero(~is_unit & valid)
     if bad.size:
         raise ValueError(
             f"{what} {bad[0]} has length {norms[bad[0]]:.4g}, not 1; give what Embedder.encode "
@@ -162,12 +155,12 @@ def _vectors(column: Any, field: Any, dim: int) -> Any:
         raise ValueError(
             f"column {field.name!r} is of type {kind}; give a list of {dim} numbers for each row."
         )
-    lengths = pc.unique(pc.list_value_length(column).drop_null()).to_pylist()
-    if any(length != dim for length in lengths):
-        wrong = next(length for length in lengths if length != dim)
-        raise ValueError(
-            f"column {field.name!r} has a vector of {wrong} dimensions; the store's have {dim}."
-        )
+    for length in pc.unique(pc.list_value_length(column).drop_null()).to_pylist():
+        if length != dim:
+            raise ValueError(
+                f"column {field.name!r} has a vector of {length} dimensions; the store's have "
+                f"{dim}."
+            )
     vectors, valid = vectors_of(column, dim)
     check_unit(vectors, valid, f"the vector of {field.name!r} in row")
     return fixed_size_list(vectors, valid)
@@ -186,12 +179,11 @@ def _cast(column: Any, field: Any) -> Any:
             f"({reason}); give {field.type}."
         ) from None
     if pa.types.is_floating(field.type):
-        cast = pc.if_else(
-            pc.is_nan(cast), pa.scalar(None, field.type), cast
-        )  # pandas' sign of a missing value
+        # NaN is pandas' missing value.
+        cast = pc.if_else(pc.is_nan(cast), pa.scalar(None, field.type), cast)
     if pa.types.is_list(field.type) and pc.list_flatten(cast).null_count:
         raise ValueError(
-            f"column {field.name!r} has a list with a null in it; leave the element out."
+            f"column {field.name!r} has a list with a null in it; leave that element out."
         )
     return cast
 
@@ -200,24 +192,25 @@ def _check_ids(ids: Any) -> None:
     import pyarrow.compute as pc
 
     if ids.null_count or pc.any(pc.equal(ids, "")).as_py():
-        raise ValueError("an id is empty; every row needs one of its own.")
+        raise ValueError("an id is empty; give every row an id of its own.")
     counts = pc.value_counts(ids)
-    if len(counts) < len(ids):
-        twice = next(
-            pair["values"] for pair in counts.to_pylist() if pair["counts"] > 1
-        )
-        raise ValueError(
-            f"id {twice!r} is there twice; give every row an id of its own."
-        )
+    if len(counts) == len(ids):
+        return
+    for pair in counts.to_pylist():
+        if pair["counts"] > 1:
+            raise ValueError(
+                f"id {pair['values']!r} is in the table twice; give every row an id of its own."
+            )
 
 
-def _field_type(kind: str) -> Any:
+def _arrow_type(kind: FieldType) -> Any:
     import pyarrow as pa
 
-    return {
+    types = {
         "string": pa.string(),
         "int": pa.int64(),
         "float": pa.float64(),
         "bool": pa.bool_(),
         "strings": pa.list_(pa.string()),
-    }[kind]
+    }
+    return types[kind]

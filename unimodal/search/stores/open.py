@@ -1,4 +1,4 @@
-"""Which engine a store's URL names, and opening or creating a store there."""
+"""Open or create the store at a URL; the one module that knows the engines, imported when used."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .schema import Schema
 
 
 def create_store(url: str, schema: Schema, *, overwrite: bool = False) -> VectorStore:
-    """A new, empty store. Raises ValueError where one is already, unless it may be overwritten.
+    """Create an empty store. Raises ValueError where a store is, unless it may be overwritten.
 
     url: `lance:///abs/dir`, `lance://rel/dir` or a bare path: LanceDB in a folder.
-    `milvus:///path/to/file.db`: Milvus Lite. `milvus://host:port[/db][?collection=NAME]`: a Milvus
-    cluster, with the token of $MILVUS_TOKEN.
+        `milvus:///path/to/file.db`: Milvus Lite. `milvus://host:port[/db][?collection=NAME]`: a
+        Milvus cluster, with the token of $MILVUS_TOKEN.
     """
     engine, location = _engine(url)
     store: VectorStore = engine.create(location, schema, overwrite=overwrite)
@@ -22,8 +22,9 @@ def create_store(url: str, schema: Schema, *, overwrite: bool = False) -> Vector
 
 
 def open_store(url: str) -> VectorStore:
-    """The store that `create_store` made there. Raises ValueError for what is none, or is of a
-    newer format.
+    """Open a store that `create_store` made.
+
+    Raises ValueError where there is none, and for the format of a newer version.
     """
     engine, location = _engine(url)
     store: VectorStore = engine.open(location)
@@ -37,40 +38,37 @@ def store_exists(url: str) -> bool:
 
 
 def check_store(url: str, schema: Schema) -> None:
-    """Raises ValueError where no store for such items could be made: the place or an ability does
-    not fit.
-    """
+    """Raise ValueError where the place or the engine does not fit a store of this schema."""
     engine, location = _engine(url)
     engine.check(location, schema)
 
 
 def store_type(url: str) -> type[VectorStore]:
-    """Of the stores at such a URL, whether there is one or not."""
+    """The class of the stores at such a URL, whether there is one or not."""
     engine, _ = _engine(url)
     store: type[VectorStore] = engine.STORE
     return store
 
 
 def _engine(url: str) -> tuple[Any, str]:
-    """The module of the engine, which is imported only now, and what it calls the place: a folder,
-    or a whole URL.
-    """
+    """The engine's module, and the location in its terms: a folder, or the whole URL."""
     scheme, separator, rest = url.partition("://")
-    if not separator or scheme == "lance":
-        location = rest if separator else url
-        if not location:
-            raise ValueError(
-                f"store {url!r} names no folder; write lance:///abs/dir, or a path."
-            )
-        if "://" in location:
-            raise ValueError(
-                f"store {url!r} names a bucket, and LanceDB is used on disks; write "
-                "lance:///abs/dir."
-            )
-        return import_module(".lance", __package__), location
-    if scheme.partition("+")[0] == "milvus":
+    if scheme.partition("+")[0] == "milvus" and separator:
         return import_module(".milvus.store", __package__), url
-    raise ValueError(
-        f"store {url!r} has a scheme that is not known; write lance:///dir, "
-        "milvus://host:port or a path."
-    )
+    if separator and scheme != "lance":
+        raise ValueError(
+            f"store {url!r} has an unknown scheme; write lance:///dir, milvus://host:port or a "
+            "path."
+        )
+
+    location = rest if separator else url
+    if not location:
+        raise ValueError(
+            f"store {url!r} names no folder; write lance:///abs/dir, or a path."
+        )
+    if "://" in location:
+        raise ValueError(
+            f"store {url!r} names a bucket, and LanceDB works on local disks; write "
+            "lance:///abs/dir."
+        )
+    return import_module(".lance", __package__), location

@@ -164,10 +164,10 @@ def test_the_same_is_said_in_several_ways(text: str, same: str) -> None:
         ("price < and", "expected a value at character 9, found 'and'"),
         (
             "category = Bags",
-            "expected a value at character 12, found 'Bags'; texts stand in single quotes: 'Bags'",
+            "expected a value at character 12, found 'Bags'; a text in single quotes: 'Bags'",
         ),
-        ('category = "Bags"', "texts stand in single quotes: 'Bags'"),
-        ("a = 'x", "the quote at character 5 is never closed"),
+        ('category = "Bags"', "a text in single quotes: 'Bags'"),
+        ("a = 'x", "the quote at character 5 is not closed"),
         ("a = 1 b = 2", "expected and, or or the end at character 7, found 'b'"),
         ("5 < a", "expected a field's name at character 1, found '5'"),
         ("a ~ 1", "at character 3, found '~'"),

@@ -68,7 +68,7 @@ def rows(**columns: Any) -> pa.Table:
         ({"words": ["a", "b"]}, "column 'words' is not in the store's schema"),
         ({"id": ["a", ""]}, "an id is empty"),
         ({"id": ["a", None]}, "an id is empty"),
-        ({"id": ["a", "a"]}, "id 'a' is there twice"),
+        ({"id": ["a", "a"]}, "id 'a' .* twice"),
         ({"vector_text": column(AXES[:2] * 2)}, "row 0 has length 2, not 1"),
         (
             {
@@ -339,7 +339,7 @@ def test_a_place_that_holds_no_store_is_an_error(tmp_path: Path) -> None:
         open_store("lance://")
     with pytest.raises(ValueError, match="names a bucket"):
         create_store("lance://s3://bucket/store", SCHEMA)
-    with pytest.raises(ValueError, match="scheme that is not known"):
+    with pytest.raises(ValueError, match="unknown scheme"):
         open_store("redis://host")
     lancedb.connect(tmp_path).create_table("items", pa.table({"a": [1]}))
     with pytest.raises(ValueError, match="not a unimodal store"):
