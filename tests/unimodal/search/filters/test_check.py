@@ -164,7 +164,7 @@ def test_the_same_is_said_in_several_ways(text: str, same: str) -> None:
         ("price < and", "expected a value at character 9, found 'and'"),
         (
             "category = Bags",
-            "expected a value at character 12, found 'Bags'; a text in single quotes: 'Bags'",
+            "expected a value at character 12, found 'Bags'; write a text in single quotes: 'Bags'",
         ),
         ('category = "Bags"', "a text in single quotes: 'Bags'"),
         ("a = 'x", "the quote at character 5 is not closed"),

@@ -560,7 +560,7 @@ class Conformance:
         rows = everything(store)
         store.close()
         assert store_exists(url)
-        with pytest.raises(ValueError, match="holds a store already"):
+        with pytest.raises(ValueError, match="already holds a store"):
             create_store(url, schema)
         store = open_store(url)
         assert store.schema == schema

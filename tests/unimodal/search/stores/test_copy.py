@@ -89,7 +89,7 @@ def test_what_is_at_the_target_is_replaced_only_on_request(
 ) -> None:
     url = str(tmp_path / "copy")
     create_store(url, SCHEMA).close()
-    with pytest.raises(ValueError, match="holds a store already"):
+    with pytest.raises(ValueError, match="already holds a store"):
         copy_store(source, url)
     assert copy_store(source, url, overwrite=True) == NUM_ROWS
 
@@ -109,9 +109,7 @@ def test_a_source_that_is_emptied_meanwhile_is_reported(tmp_path: Path) -> None:
         {"id": ["a", "b", "c"], "vector_text": column(unit_vectors(3, seed=6))}
     )
     store.upsert(rows, fingerprint=MODEL)
-    with pytest.raises(
-        ValueError, match="has 0 items, where the source had 3 and now has 0"
-    ):
+    with pytest.raises(ValueError, match=r"has 0 items, .*had 3 and now has 0"):
         copy_store(Emptied(store.table, SCHEMA), str(tmp_path / "copy"))
 
 
@@ -132,7 +130,5 @@ def test_a_source_that_is_written_to_meanwhile_is_reported(tmp_path: Path) -> No
         {"id": ["a", "b", "c"], "vector_text": column(unit_vectors(3, seed=6))}
     )
     store.upsert(rows, fingerprint=MODEL)
-    with pytest.raises(
-        ValueError, match="has 3 items, where the source had 3 and now has 4"
-    ):
+    with pytest.raises(ValueError, match=r"has 3 items, .*had 3 and now has 4"):
         copy_store(Busy(store.table, SCHEMA), str(tmp_path / "copy"))

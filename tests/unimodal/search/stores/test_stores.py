@@ -344,7 +344,7 @@ def test_a_place_that_holds_no_store_is_an_error(tmp_path: Path) -> None:
     lancedb.connect(tmp_path).create_table("items", pa.table({"a": [1]}))
     with pytest.raises(ValueError, match="not a unimodal store"):
         open_store(str(tmp_path))
-    with pytest.raises(ValueError, match="holds a store already"):
+    with pytest.raises(ValueError, match="already holds a store"):
         create_store(str(tmp_path), SCHEMA)
     with pytest.raises(ValueError, match="not a unimodal store"):
         create_store(str(tmp_path), SCHEMA, overwrite=True)

@@ -1,8 +1,8 @@
-"""A filter's tree in the language of Milvus's boolean expressions
-(https://milvus.io/docs/boolean.md).
+"""Filters as Milvus's boolean expressions (https://milvus.io/docs/boolean.md).
 
-Milvus Lite and the server need not agree about null (`not in` of Lite keeps it); what is written
-here asks for it, so that it means the same in both, and what `predicate.matches` says.
+Milvus Lite and the server need not agree about null (`not in` of Lite matches it). The expressions
+here test for null, so that they mean the same in both: what `unimodal.search.filters.check.matches`
+says.
 """
 
 from __future__ import annotations
@@ -23,31 +23,29 @@ from ...filters.tree import (
     Value,
 )
 
-NOTHING = 'id == ""'  # no item has an empty id
+NOTHING = 'id == ""'  # matches nothing: no item has an empty id
+EVERYTHING = 'id != ""'
 
 
 def field_column(name: str) -> str:
-    """The column of a field; with a prefix, because its own name may be a word of the language,
-    such as `like`.
-    """
+    """The column of a field; prefixed, because its name may be a keyword such as `like`."""
     return "id" if name == "id" else f"field_{name}"
 
 
 def expression(predicate: Predicate, fields: Mapping[str, FieldType]) -> str:
-    """A filter that `checked` and `push_not_down` have seen, as Milvus writes it."""
+    """Render a filter that `check_filter` and `push_not_down` have prepared."""
     if isinstance(predicate, (And, Or)):
-        joint = " and " if isinstance(predicate, And) else " or "
-        return joint.join(f"({expression(part, fields)})" for part in predicate.parts)
+        word = " and " if isinstance(predicate, And) else " or "
+        return word.join(f"({expression(part, fields)})" for part in predicate.parts)
     if isinstance(predicate, Not):
-        assert not isinstance(predicate.part, (And, Or, Not)), (
-            "push_not_down was forgotten"
-        )
+        # push_not_down leaves `Not` only directly above a leaf.
+        assert not isinstance(predicate.part, (And, Or, Not))
         return _leaf(predicate.part, True, fields)
     return _leaf(predicate, False, fields)
 
 
 def literal(value: Value) -> str:
-    """A value as Milvus writes it; of a string's escapes Lite and the server share only these."""
+    """Render a value; Lite and the server share only these escapes of a string."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -71,61 +69,62 @@ _OPPOSITE: dict[Operator, Operator] = {
 
 def _leaf(leaf: Leaf, negated: bool, fields: Mapping[str, FieldType]) -> str:
     column = field_column(leaf.field)
-    there = (
-        NOTHING.replace("==", "!=") if leaf.field == "id" else f"{column} is not null"
-    )
+    is_id = leaf.field == "id"
+    has_value = EVERYTHING if is_id else f"{column} is not null"
     if isinstance(leaf, IsNull):
-        if leaf.field == "id":  # never null, and Milvus refuses the question
-            return there if negated else NOTHING
-        return there if negated else f"{column} is null"
+        if negated:
+            return has_value
+        # An id is never null, and Milvus refuses the test.
+        return NOTHING if is_id else f"{column} is null"
     if isinstance(leaf, StartsWith):
-        return _begins(column, leaf.prefix, negated, there)
+        return _begins(column, leaf.prefix, negated, has_value)
+
+    is_list = fields.get(leaf.field) == "strings"
     if isinstance(leaf, In):
-        return _among(
-            column, leaf.values, negated, there, fields.get(leaf.field) == "strings"
-        )
+        return _among(column, leaf.values, negated, has_value, is_list)
     operator = _OPPOSITE[leaf.operator] if negated else leaf.operator
-    if fields.get(leaf.field) == "strings":
-        return _among(column, (leaf.value,), operator == "!=", there, True)
-    comparison = (
-        f"{column} {'==' if operator == '=' else operator} {literal(leaf.value)}"
-    )
-    return f"({there}) and ({comparison})" if operator == "!=" else comparison
+    if is_list:
+        return _among(column, (leaf.value,), operator == "!=", has_value, True)
+    value = literal(leaf.value)
+    if operator == "=":
+        return f"{column} == {value}"
+    if operator == "!=":
+        return f"({has_value}) and ({column} != {value})"
+    return f"{column} {operator} {value}"
 
 
 def _among(
-    column: str, values: tuple[Value, ...], negated: bool, there: str, is_list: bool
+    column: str, values: tuple[Value, ...], negated: bool, has_value: str, is_list: bool
 ) -> str:
     if not values:
-        return there if negated else NOTHING
+        return has_value if negated else NOTHING
     listed = "[" + ", ".join(map(literal, values)) + "]"
     if is_list:
         contains = f"array_contains_any({column}, {listed})"
-        return f"({there}) and (not ({contains}))" if negated else contains
-    return (
-        f"({there}) and ({column} not in {listed})"
-        if negated
-        else f"{column} in {listed}"
-    )
+        return f"({has_value}) and (not ({contains}))" if negated else contains
+    if negated:
+        return f"({has_value}) and ({column} not in {listed})"
+    return f"{column} in {listed}"
 
 
-def _begins(column: str, prefix: str, negated: bool, there: str) -> str:
-    """As a range of strings: what begins so lies from the prefix up to the next one of its length.
+def _begins(column: str, prefix: str, negated: bool, has_value: str) -> str:
+    """Render "begins with" as a range: from the prefix up to the next string of its length.
 
-    `like` would need its own signs escaped, which Lite and the server do differently.
+    `like` would need its wildcards escaped, which Lite and the server do differently.
     """
-    stem = prefix.rstrip(chr(0x10FFFF))  # that has no next
     if not prefix:
-        return NOTHING if negated else there
+        return NOTHING if negated else has_value
     low = literal(prefix)
+    stem = prefix.rstrip(chr(0x10FFFF))  # the last character, which has no next one
     if not stem:
         return f"{column} < {low}" if negated else f"{column} >= {low}"
-    code = ord(stem[-1]) + 1
-    high = literal(
-        stem[:-1] + chr(0xE000 if 0xD800 <= code < 0xE000 else code)
-    )  # surrogates are no characters
-    return (
-        f"({column} < {low}) or ({column} >= {high})"
-        if negated
-        else f"({column} >= {low}) and ({column} < {high})"
-    )
+    high = literal(stem[:-1] + _next_character(stem[-1]))
+    if negated:
+        return f"({column} < {low}) or ({column} >= {high})"
+    return f"({column} >= {low}) and ({column} < {high})"
+
+
+def _next_character(character: str) -> str:
+    """The next code point that is a character; surrogates are not."""
+    code = ord(character) + 1
+    return chr(0xE000 if 0xD800 <= code < 0xE000 else code)

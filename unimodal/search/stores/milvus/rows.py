@@ -1,9 +1,8 @@
-"""A collection of Milvus for our rows: its columns, its indexes, what it remembers, and each row on
-its way in and out.
+"""How a Milvus collection holds our rows: its fields, indexes and properties, and the conversions.
 
-`vector_NAME` and its copies are zeros where an item has no such vector, and `has_NAME` is false,
-which every search asks for (null vectors are new in Milvus 3.0); a field F is the column `field_F`;
-a thumbnail is base64; words that are missing are empty.
+Where an item has no vector NAME, `vector_NAME` and its copies are zeros and `has_NAME` is false;
+every search filters by it (null vectors are new in Milvus 3.0). The field F of an item is the
+column `field_F`, a thumbnail is base64, and missing words are an empty text.
 
 n rows, D dimensions.
 """
@@ -25,93 +24,87 @@ from ..schema import (
     schema_to_json,
     vector_column,
 )
-from .connection import Place
+from .connection import Address
 from .filter import field_column
 
-PROPERTY = "unimodal.schema"  # of the collection: our schema as JSON
-SPARSE_COLUMN = "words_bm25"  # what Milvus makes of `words`
+PROPERTY = (
+    "unimodal.schema"  # the property of the collection that holds our schema as JSON
+)
+SPARSE_COLUMN = "words_bm25"  # the sparse vector that Milvus computes of `words`
 
 # Milvus's own limits (https://milvus.io/docs/limitations.md).
 MAX_STRING_BYTES = 65_535
 MAX_LIST = 4_096
 CALL_SECONDS = (
-    60.0  # without a limit the client asks an unreachable server again for minutes
+    60.0  # without a timeout the client retries an unreachable server for minutes
 )
 
 
 def has_column(vector: str) -> str:
-    """Whether an item has the vector."""
+    """The column that says whether an item has the vector."""
     return f"has_{vector}"
 
 
 def float_columns(schema: Schema) -> dict[str, int]:
-    """The columns of whole and shortened vectors, and how many dimensions each has."""
+    """The columns of whole and truncated vectors -> their dimensions."""
     columns = {vector_column(name): schema.dim for name in schema.vectors}
-    return columns | {
-        prefix_column(name, dims): dims
-        for name in schema.vectors
-        for dims in schema.prefix_dims
-    }
+    for name in schema.vectors:
+        for dims in schema.prefix_dims:
+            columns[prefix_column(name, dims)] = dims
+    return columns
 
 
 def index_types(schema: Schema, *, is_lite: bool) -> dict[str, str]:
-    """The index of each column of a new collection: every vector compared, and fields that filters
-    need not read.
-    """
+    """The index type of each column of a new collection; FLAT compares every vector."""
     types = dict.fromkeys(float_columns(schema), "FLAT")
     if schema.binary:
         types |= {binary_column(name): "BIN_FLAT" for name in schema.vectors}
     if schema.words:
         types[SPARSE_COLUMN] = "SPARSE_INVERTED_INDEX"
-    # Lite indexes no lists.
-    indexed = [
-        name
-        for name, kind in schema.fields.items()
-        if not (is_lite and kind == "strings")
-    ]
-    return types | {field_column(name): "INVERTED" for name in indexed}
+    for name, kind in schema.fields.items():
+        if not (is_lite and kind == "strings"):  # Lite cannot index lists
+            types[field_column(name)] = "INVERTED"
+    return types
 
 
 def index_name(column: str) -> str:
-    """The name of a column's index; Lite drops the indexes of all columns unless
-    one is named so.
-    """
+    """The name of a column's index; Lite would drop all indexes if they had no names of their own."""
     return f"{column}_idx"
 
 
+# Index type -> its metric and its parameters.
+_METRICS = {"BIN_FLAT": "HAMMING", "SPARSE_INVERTED_INDEX": "BM25", "INVERTED": ""}
+_INDEX_OPTIONS: dict[str, dict[str, Any]] = {
+    "HNSW": {"M": 16, "efConstruction": 100},
+    # It keeps whole vectors beside the 8-bit ones, for re-ranking.
+    "HNSW_SQ": {
+        "M": 16,
+        "efConstruction": 200,
+        "sq_type": "SQ8",
+        "refine": True,
+        "refine_type": "FP32",
+    },
+}
+
+
 def index_params(client: Any, types: Mapping[str, str]) -> Any:
-    """The indexes of some columns, as the client takes them."""
+    """The client's IndexParams for some columns; types: column -> index type."""
     params = client.prepare_index_params()
     for column, kind in types.items():
-        metric = {
-            "BIN_FLAT": "HAMMING",
-            "SPARSE_INVERTED_INDEX": "BM25",
-            "INVERTED": None,
-        }.get(kind, "IP")
-        options: dict[str, Any] = (
-            {"M": 16, "efConstruction": 100} if kind == "HNSW" else {}
-        )
-        if kind == "HNSW_SQ":  # whole vectors beside the 8-bit ones, for re-ranking
-            options = {
-                "M": 16,
-                "efConstruction": 200,
-                "sq_type": "SQ8",
-                "refine": True,
-                "refine_type": "FP32",
-            }
-        named = {"metric_type": metric} if metric else {}
+        metric = _METRICS.get(kind, "IP")
+        options = {"metric_type": metric} if metric else {}
         params.add_index(
             column,
             index_type=kind,
             index_name=index_name(column),
-            params=options,
-            **named,
+            params=dict(_INDEX_OPTIONS.get(kind, {})),
+            **options,
         )
     return params
 
 
 def collection_schema(client: Any, schema: Schema) -> Any:
-    """The columns of the collection, as the client takes them."""
+    """The client's CollectionSchema for items of this schema."""
     from pymilvus import DataType, Function, FunctionType
 
     string = {"datatype": DataType.VARCHAR, "max_length": MAX_STRING_BYTES}
@@ -131,18 +124,16 @@ def collection_schema(client: Any, schema: Schema) -> Any:
     columns.add_field("id", is_primary=True, **string)
     for column, dims in float_columns(schema).items():
         columns.add_field(column, DataType.FLOAT_VECTOR, dim=dims)
+    num_bits = -(-schema.dim // 8) * 8
     for name in schema.vectors:
         columns.add_field(has_column(name), DataType.BOOL)
         if schema.binary:
-            columns.add_field(
-                binary_column(name), DataType.BINARY_VECTOR, dim=-(-schema.dim // 8) * 8
-            )
+            columns.add_field(binary_column(name), DataType.BINARY_VECTOR, dim=num_bits)
     if schema.words:
         columns.add_field("words", enable_analyzer=True, **string)
         columns.add_field(SPARSE_COLUMN, DataType.SPARSE_FLOAT_VECTOR)
-        columns.add_function(
-            Function("bm25", FunctionType.BM25, ["words"], [SPARSE_COLUMN])
-        )
+        bm25 = Function("bm25", FunctionType.BM25, ["words"], [SPARSE_COLUMN])
+        columns.add_function(bm25)
     if schema.thumbnails:
         columns.add_field("thumbnail", nullable=True, **string)
     for name, kind in schema.fields.items():
@@ -150,15 +141,13 @@ def collection_schema(client: Any, schema: Schema) -> Any:
     return columns
 
 
-def create_collection(client: Any, place: Place, schema: Schema) -> None:
-    """An empty collection, without indexes; raises ValueError with the server's reason for what it
-    refuses.
-    """
+def create_collection(client: Any, address: Address, schema: Schema) -> None:
+    """Create an empty collection without indexes; raises ValueError with the server's reason."""
     from pymilvus import MilvusException
 
     try:
         client.create_collection(
-            place.collection,
+            address.collection,
             schema=collection_schema(client, schema),
             properties={PROPERTY: schema_to_json(schema)},
             consistency_level="Strong",
@@ -166,96 +155,91 @@ def create_collection(client: Any, place: Place, schema: Schema) -> None:
         )
     except MilvusException as error:
         raise ValueError(
-            f"{place.engine} refuses a collection {place.collection!r} for these items "
-            f"({error.message}); with more than four vectors an item, copies and words counted, "
-            "it wants proxy.maxVectorFieldNum (deploy/milvus)."
+            f"{address.engine} refuses a collection {address.collection!r} for these items "
+            f"({error.message}); for more than four vectors per item, with copies and words, raise "
+            "proxy.maxVectorFieldNum (deploy/milvus)."
         ) from None
 
 
-def read_schema(client: Any, place: Place, location: str) -> Schema:
-    """What the collection was told to remember; raises ValueError if we did not make it."""
-    described = client.describe_collection(place.collection, timeout=CALL_SECONDS)
+def read_schema(client: Any, address: Address, location: str) -> Schema:
+    """Read the Schema of a collection; raises ValueError for one that unimodal did not make."""
+    described = client.describe_collection(address.collection, timeout=CALL_SECONDS)
     return schema_from_json(described["properties"].get(PROPERTY, ""), location)
 
 
 def stored_names(schema: Schema, columns: Sequence[str]) -> list[str]:
-    """The collection's columns that hold these of a row."""
-    has = [
-        has_column(name) for name in schema.vectors if vector_column(name) in columns
-    ]
-    return list(
-        dict.fromkeys(
-            [
-                "id",
-                *has,
-                *(field_column(c) if c in schema.fields else c for c in columns),
-            ]
-        )
-    )
+    """The collection's columns that hold these columns of a row."""
+    names = ["id"]
+    for name in schema.vectors:
+        if vector_column(name) in columns:
+            names.append(has_column(name))
+    for column in columns:
+        names.append(field_column(column) if column in schema.fields else column)
+    return list(dict.fromkeys(names))
 
 
-def bytes_of(schema: Schema, columns: Sequence[str]) -> int:
-    """Of these columns of one row on the wire, roughly."""
-    sizes = {name: 4 * dims for name, dims in float_columns(schema).items()} | {
-        "thumbnail": 20_000,
-        "words": 4_000,
-    }
+def estimate_bytes(schema: Schema, columns: Sequence[str]) -> int:
+    """Roughly the bytes of these columns of one row on the wire."""
+    sizes = {name: 4 * dims for name, dims in float_columns(schema).items()}
+    sizes |= {"thumbnail": 20_000, "words": 4_000}
     return 500 + sum(sizes.get(column, 100) for column in columns)
 
 
 def check_sizes(table: Any) -> None:
-    """Raises ValueError for a string or a list of the rows that is longer than Milvus keeps."""
+    """Raise ValueError for a string or a list that is longer than Milvus keeps."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     for name in table.column_names:
         column = table[name]
         kind = table.schema.field(name).type
-        limit = MAX_STRING_BYTES
-        what = "bytes"
         if pa.types.is_string(kind):
             sizes = pc.binary_length(column)
+            _check_longest(table, name, sizes, MAX_STRING_BYTES, "bytes")
         elif pa.types.is_binary(kind):
+            as_base64 = MAX_STRING_BYTES // 4 * 3
             sizes = pc.binary_length(column)
-            limit = MAX_STRING_BYTES // 4 * 3  # as base64
+            _check_longest(table, name, sizes, as_base64, "bytes")
         elif pa.types.is_list(kind):
-            strings = pc.max(pc.binary_length(pc.list_flatten(column))).as_py() or 0
-            if strings > MAX_STRING_BYTES:
+            longest = pc.max(pc.binary_length(pc.list_flatten(column))).as_py() or 0
+            if longest > MAX_STRING_BYTES:
                 raise ValueError(
-                    f"a string of {name!r} has {strings} bytes; Milvus keeps {MAX_STRING_BYTES}."
+                    f"a string of {name!r} has {longest} bytes; Milvus keeps {MAX_STRING_BYTES}."
                 )
             sizes = pc.list_value_length(column)
-            limit = MAX_LIST
-            what = "strings"
-        else:
-            continue
-        longest = pc.max(sizes).as_py() or 0
-        if longest > limit:
-            item = table["id"][pc.index(sizes, longest).as_py()].as_py()
-            raise ValueError(
-                f"{name} of item {item[:100]!r} has {longest} {what}, and Milvus keeps {limit}; "
-                "shorten it, or take a store in a folder (lance://)."
-            )
+            _check_longest(table, name, sizes, MAX_LIST, "strings")
+
+
+def _check_longest(table: Any, name: str, sizes: Any, limit: int, unit: str) -> None:
+    import pyarrow.compute as pc
+
+    longest = pc.max(sizes).as_py() or 0
+    if longest > limit:
+        item = table["id"][pc.index(sizes, longest).as_py()].as_py()
+        raise ValueError(
+            f"{name} of item {item[:100]!r} has {longest} {unit}, and Milvus keeps {limit}; shorten "
+            "it, or use a store in a folder (lance://)."
+        )
 
 
 def to_stored(table: Any, schema: Schema) -> Iterator[dict[str, Any]]:
-    """Rows of `arrow_schema(copies=True)` as the collection holds them."""
+    """Yield rows of `arrow_schema(copies=True)` as the collection holds them."""
     columns: dict[str, Sequence[Any]] = {"id": table["id"].to_pylist()}
     for column, dims in float_columns(schema).items():
         vectors, valid = vectors_of(table[column], dims)
         columns[column] = list(vectors)
         if column.startswith("vector_"):
             columns[has_column(column.removeprefix("vector_"))] = valid.tolist()
-    for column in (binary_column(name) for name in schema.vectors if schema.binary):
-        packed, _ = vectors_of(table[column], -(-schema.dim // 8))
-        columns[column] = [row.tobytes() for row in packed.astype(np.uint8)]
+    if schema.binary:
+        for name in schema.vectors:
+            column = binary_column(name)
+            packed, _ = vectors_of(table[column], -(-schema.dim // 8))
+            columns[column] = [row.tobytes() for row in packed.astype(np.uint8)]
     if schema.words:
         columns["words"] = [words or "" for words in table["words"].to_pylist()]
     if schema.thumbnails:
-        images = table["thumbnail"].to_pylist()
-        columns["thumbnail"] = [
-            None if one is None else base64.b64encode(one).decode() for one in images
-        ]
+        thumbnails = table["thumbnail"].to_pylist()
+        columns["thumbnail"] = [_to_base64(content) for content in thumbnails]
     for name in schema.fields:
         columns[field_column(name)] = table[name].to_pylist()
     for values in zip(*columns.values(), strict=True):
@@ -263,12 +247,12 @@ def to_stored(table: Any, schema: Schema) -> Iterator[dict[str, Any]]:
 
 
 def num_bytes(stored: Mapping[str, Any]) -> int:
-    """Of one row on its way in."""
+    """The bytes of one stored row on the wire."""
     return sum(_size(value) for value in stored.values())
 
 
 def value_of(stored: Mapping[str, Any], column: str, schema: Schema) -> Any:
-    """A row's value out of what the collection holds: (D,) float32 for a vector."""
+    """The value of a row's column from a stored row: (D,) float32 for a vector."""
     if column in schema.fields:
         return stored[field_column(column)]
     value = stored[column]
@@ -276,28 +260,33 @@ def value_of(stored: Mapping[str, Any], column: str, schema: Schema) -> Any:
         return np.asarray(value, dtype=np.float32)
     if column == "thumbnail":
         return None if value is None else base64.b64decode(value)
-    return value or None if column == "words" else value
+    if column == "words":
+        return value or None
+    return value
 
 
 def record_batch(
     stored: Sequence[Mapping[str, Any]], columns: Sequence[str], schema: Schema
 ) -> Any:
-    """Some columns of rows that the collection holds, as a pyarrow RecordBatch."""
+    """Some columns of stored rows, as a pyarrow RecordBatch."""
     import pyarrow as pa
 
-    kinds = [arrow_schema(schema, copies=False).field(column) for column in columns]
+    row_schema = arrow_schema(schema, copies=False)
+    kinds = [row_schema.field(column) for column in columns]
     arrays = []
     for kind in kinds:
         values = [value_of(row, kind.name, schema) for row in stored]
         if kind.name.startswith("vector_"):
-            valid = np.array(
-                [row[has_column(kind.name.removeprefix("vector_"))] for row in stored],
-                dtype=bool,
-            )
+            has = has_column(kind.name.removeprefix("vector_"))
+            valid = np.array([row[has] for row in stored], dtype=bool)
             arrays.append(fixed_size_list(np.stack(values), valid))
         else:
             arrays.append(pa.array(values, kind.type))
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(kinds))
+
+
+def _to_base64(content: bytes | None) -> str | None:
+    return None if content is None else base64.b64encode(content).decode()
 
 
 def _size(value: Any) -> int:
@@ -307,4 +296,6 @@ def _size(value: Any) -> int:
         return 4 * len(value) + 8
     if isinstance(value, bytes):
         return len(value)
-    return sum(map(_size, value)) if isinstance(value, list) else 8
+    if isinstance(value, list):
+        return sum(map(_size, value))
+    return 8

@@ -11,54 +11,54 @@ import pytest
 
 from unimodal.search.stores.milvus import connection as milvus_connection
 from unimodal.search.stores.milvus import store as milvus
-from unimodal.search.stores.milvus.connection import Place, parse_place
+from unimodal.search.stores.milvus.connection import Address, parse_address
 
 pytest.importorskip("pymilvus")
 
 
 @pytest.mark.parametrize(
-    ("url", "place"),
+    ("url", "address"),
     [
-        ("milvus://host", Place("http://host:19530", "", "unimodal", False)),
+        ("milvus://host", Address("http://host:19530", "", "unimodal", False)),
         (
             "milvus://host:1/shop?collection=c",
-            Place("http://host:1", "shop", "c", False),
+            Address("http://host:1", "shop", "c", False),
         ),
         (
             "milvus+tls://h.example:443/",
-            Place("https://h.example:443", "", "unimodal", False),
+            Address("https://h.example:443", "", "unimodal", False),
         ),
-        ("milvus://[::1]:19530", Place("http://[::1]:19530", "", "unimodal", False)),
-        ("milvus:///data/a%20b.db", Place("/data/a b.db", "", "unimodal", True)),
-        ("milvus:///data/x.db?collection=c", Place("/data/x.db", "", "c", True)),
+        ("milvus://[::1]:19530", Address("http://[::1]:19530", "", "unimodal", False)),
+        ("milvus:///data/a%20b.db", Address("/data/a b.db", "", "unimodal", True)),
+        ("milvus:///data/x.db?collection=c", Address("/data/x.db", "", "c", True)),
     ],
 )
-def test_a_url_says_where_a_collection_is(url: str, place: Place) -> None:
-    assert parse_place(url) == place
+def test_a_url_says_where_a_collection_is(url: str, address: Address) -> None:
+    assert parse_address(url) == address
 
 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
         ("milvus:///data/folder", "names no host and no file that ends with .db"),
-        ("milvus://relative/x.db", "a file of Milvus Lite has three slashes"),
-        ("milvus://host/a/b", "has 'a/b' for a database"),
-        ("milvus://host?colection=c", "is no address of Milvus"),
-        ("milvus://host?collection=a-b", "collection 'a-b' is no name"),
-        ("milvus://host:port", "is no address of Milvus"),
-        ("milvus+http://host", "is no address of Milvus"),
+        ("milvus://relative/x.db", "three slashes, for a file of Milvus Lite"),
+        ("milvus://host/a/b", "the database 'a/b'"),
+        ("milvus://host?colection=c", "is not a Milvus URL"),
+        ("milvus://host?collection=a-b", "collection 'a-b' is not a name"),
+        ("milvus://host:port", "is not a Milvus URL"),
+        ("milvus+http://host", "is not a Milvus URL"),
     ],
 )
 def test_a_url_that_says_no_place_is_refused(url: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        parse_place(url)
+        parse_address(url)
 
 
 def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
     with pytest.raises(
         ValueError, match=r"put the token, or user:password, in \$MILVUS_TOKEN"
     ) as refusal:
-        parse_place("milvus://root:secret@host")
+        parse_address("milvus://root:secret@host")
     assert "secret" not in str(refusal.value)
 
 
@@ -68,7 +68,7 @@ def test_a_server_that_is_not_there_is_said_within_seconds() -> None:
         port = free.getsockname()[1]
     start = time.monotonic()
     with pytest.raises(
-        ValueError, match=f"Milvus at http://127.0.0.1:{port} does not let us in"
+        ValueError, match=f"Milvus at http://127.0.0.1:{port} rejected the connection"
     ):
         milvus.open(f"milvus://127.0.0.1:{port}")
     assert time.monotonic() - start < 5 * milvus_connection.CONNECT_SECONDS
@@ -82,6 +82,6 @@ def test_a_server_that_accepts_and_is_silent_is_given_up(
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         start = time.monotonic()
-        with pytest.raises(ValueError, match="does not let us in"):
+        with pytest.raises(ValueError, match="rejected the connection"):
             milvus.exists(f"milvus://127.0.0.1:{silent.getsockname()[1]}")
         assert time.monotonic() - start < 10

@@ -41,7 +41,7 @@ from unimodal.search.query.search import search
 from unimodal.search.stores.base import IndexSpec, VectorStore
 from unimodal.search.stores.copy import copy_store
 from unimodal.search.stores.milvus import store as milvus
-from unimodal.search.stores.milvus.connection import connect, disconnect, parse_place
+from unimodal.search.stores.milvus.connection import connect, disconnect, parse_address
 from unimodal.search.stores.milvus.rows import create_collection
 from unimodal.search.stores.open import open_store
 from unimodal.search.stores.schema import Schema
@@ -349,7 +349,7 @@ def test_more_hits_than_milvus_gives_are_found_here_and_by_words_refused(
     assert len(store.search_full_text("shoe", 7)) == 7
     with pytest.raises(
         ValueError,
-        match="gives at most 7 hits by words or signs, and 30 were asked for",
+        match="k 30 is more than 7",
     ):
         store.search_full_text("shoe", 30)
 
@@ -424,7 +424,7 @@ def test_a_store_whose_maker_died_before_its_indexes_were_made_opens(
     tmp_path: Path,
 ) -> None:
     url = f"milvus://{tmp_path}/new.db"
-    place = parse_place(url)
+    place = parse_address(url)
     client, _ = connect(place)
     create_collection(client, place, SCHEMA)
     disconnect(client, place)
@@ -438,7 +438,7 @@ def test_a_collection_that_is_not_ours_is_neither_opened_nor_overwritten(
     tmp_path: Path,
 ) -> None:
     url = f"milvus://{tmp_path}/new.db?collection=theirs"
-    place = parse_place(url)
+    place = parse_address(url)
     client, is_there = connect(place)
     client.create_collection("theirs", dimension=4)
     assert not is_there
