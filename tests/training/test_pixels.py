@@ -315,7 +315,7 @@ def test_a_header_that_claims_too_much_is_refused_before_anything_is_decoded(
     monkeypatch.setattr(pixels, "_torchvision", lambda: decoded)
     content = bomb(format)
     with pytest.raises(
-        ValueError, match="8000 x 8000 pixels, over the cap of 40000000"
+        ValueError, match="8000 x 8000 pixels, over the limit of 40000000"
     ):
         train_pixels(content, PreprocessConfig(image_size=32), WHOLE, generator(0))
 

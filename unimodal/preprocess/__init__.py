@@ -1,3 +1,1 @@
-"""What happens to an image and a text before a tower sees them: one spec for training, evaluation
-and serving.
-"""
+"""What happens to an image and a text before a tower sees them, in every program."""

@@ -1,18 +1,16 @@
-"""What happens to an image and a text before a tower sees them: one spec for training, evaluation
-and serving.
+"""Images: decoding, transparency, and the resize to a tower's pixels.
 
-Pixels travel as uint8 and are normalised on the device (model.py), which moves a quarter of the
-bytes.
+Training, evaluation, indexing and serving use the same functions. Pixels travel as uint8 and
+are normalised on the device (model.py), which moves a quarter of the bytes.
 """
 
 from __future__ import annotations
 
 import io
 import struct
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -22,13 +20,8 @@ from torch import Tensor
 from ..model_config import PreprocessConfig
 from .image_formats import FORMATS
 
-MAX_PIXELS = (
-    40_000_000  # a header that claims more is refused before a byte of it is decoded
-)
-
-# Pillow warns above a cap of its own, which is higher: load_image refuses these. For the process: a
-# filter of its own is not for a thread to set.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# A header that claims more is refused before any pixel is decoded.
+MAX_PIXELS = 40_000_000
 
 _INTERPOLATION = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -41,11 +34,11 @@ _NAMES = " or ".join(
 
 
 class UnusableImageError(ValueError):
-    """An image that can be read and not be used."""
+    """An image that can be read but not used."""
 
 
 class TooManyPixelsError(UnusableImageError):
-    """An image over the cap."""
+    """An image with more pixels than the limit."""
 
 
 def decode_image(
@@ -53,10 +46,9 @@ def decode_image(
     max_pixels: int = MAX_PIXELS,
     transparency: str = "white",
 ) -> Image.Image:
-    """An image as RGB: first frame, turned as its EXIF says, decoded whole, laid over white where
-    it is transparent.
+    """Decode an image as RGB, laid over white where it is transparent.
 
-    max_pixels, transparency, raises: as `load_image` and `to_rgb`.
+    max_pixels, transparency, raises: see `load_image` and `to_rgb`.
     """
     return to_rgb(load_image(source, max_pixels), transparency)
 
@@ -66,13 +58,12 @@ def load_image(
     max_pixels: int = MAX_PIXELS,
     formats: Sequence[str] = FORMATS,
 ) -> Image.Image:
-    """An image in the mode it is stored in: first frame, turned as its EXIF says, decoded whole.
+    """Decode an image completely, in its stored mode: its first frame, turned as its EXIF says.
 
-    The one judge of what is an image: training, evaluation, indexing, packing and serving all ask
-        here.
+    This alone decides what is an image, for training, evaluation, indexing, packing and serving.
 
-    max_pixels: the cap on width x height.
-    formats: what a file may be, by Pillow's names.
+    max_pixels: the limit of width x height.
+    formats: the formats that a file may have, by Pillow's names.
 
     Raises ValueError for what is not an image, cannot be decoded to its end, has no pixels, has
     pixels without a known range (32-bit integers, floating point), or whose header claims more than
@@ -85,26 +76,50 @@ def load_image(
     try:
         if isinstance(source, Image.Image):
             return _checked(source, name, max_pixels)
-        file = source if isinstance(source, Path) else io.BytesIO(source)
-        with Image.open(file, formats=tuple(formats)) as image:
+        with _open_file(source) as file, _identify(file, formats) as image:
             return _checked(image, name, max_pixels)
     except (UnusableImageError, MemoryError):
         raise
-    except (
-        Image.DecompressionBombError
-    ):  # Pillow does not say the size of what is over twice its own cap
-        message = f"{name} is over the cap of {max_pixels} pixels; scale it down first."
-        raise TooManyPixelsError(message) from None
-    except Exception as error:  # decoders raise whatever a broken file leads them into
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = (
-            "unknown format"
-            if unknown
-            else " ".join(str(error).split()) or type(error).__name__
-        )
-        raise ValueError(
-            f"{name} is not a readable image ({reason}); give {_NAMES}."
+    except Image.DecompressionBombError:  # WebP's decoder, which does not say the size
+        raise TooManyPixelsError(
+            f"{name} is over the limit of {max_pixels} pixels; scale it down first."
         ) from None
+    except Exception as error:  # decoders raise anything for a broken file
+        raise ValueError(
+            f"{name} is not a readable image ({_reason(error)}); give {_NAMES}."
+        ) from None
+
+
+def _open_file(source: bytes | Path) -> IO[bytes]:
+    return source.open("rb") if isinstance(source, Path) else io.BytesIO(source)
+
+
+def _identify(file: IO[bytes], formats: Sequence[str]) -> Image.Image:
+    """Read the header of an image, as `Image.open` does.
+
+    `Image.open` also warns of sizes above a limit of its own, which is higher than ours; that
+    warning can only be silenced for the whole process.
+    """
+    start = file.read(16)
+    for name in formats:
+        if name not in Image.OPEN:
+            Image.init()
+        build, accepts = Image.OPEN[name]
+        is_accepted = True if accepts is None else accepts(start)
+        if not is_accepted or isinstance(is_accepted, str):  # a str: no decoder for it
+            continue
+        file.seek(0)
+        try:
+            return build(file, getattr(file, "name", ""))
+        except (SyntaxError, IndexError, TypeError, struct.error):
+            continue  # another format
+    raise UnidentifiedImageError
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "unknown format"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _name_of(source: bytes | Path | Image.Image) -> str:
@@ -116,11 +131,10 @@ def _name_of(source: bytes | Path | Image.Image) -> str:
 def _checked(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     width, height = image.size
     if width * height > max_pixels:
-        message = (
-            f"{name} is {width} x {height} pixels, over the cap of {max_pixels} pixels; "
+        raise TooManyPixelsError(
+            f"{name} is {width} x {height} pixels, over the limit of {max_pixels} pixels; "
             "scale it down first."
         )
-        raise TooManyPixelsError(message)
 
     if not width * height:
         message = (
@@ -137,7 +151,7 @@ def _checked(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
         raise UnusableImageError(message)
 
     key = _colour_key(image)
-    image.load()  # which turns a TIFF by itself
+    image.load()  # which turns a TIFF automatically
 
     turn = _TURNS.get(orientation_of(image))
     if turn is not None:
@@ -150,13 +164,12 @@ def _checked(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
         image = image.copy()
         image.info["transparency"] = key
 
-    return (
-        image.convert("LA") if image.mode == "La" else image
-    )  # from La Pillow knows no way to RGB
+    # Pillow cannot convert La to RGB.
+    return image.convert("LA") if image.mode == "La" else image
 
 
-# EXIF orientation -> how to undo it. Not ImageOps.exif_transpose: it writes the EXIF anew and fails
-# on broken ones.
+# EXIF orientation -> what undoes it. ImageOps.exif_transpose rewrites the EXIF and fails where it
+# is broken.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -166,42 +179,37 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_ORIENTED = (
-    "exif",
-    "xmp",
-    "XML:com.adobe.xmp",
-    "Raw profile type exif",
-)  # what may say that it is still to be turned
+# Entries of `image.info` that may hold an orientation.
+_ORIENTED = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+_BROKEN_EXIF = (
+    SyntaxError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    struct.error,
+)
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The EXIF (or XMP) orientation of an opened image, 1 to 8; 1 where there is none, or a broken
-    one.
-    """
+    """The EXIF (or XMP) orientation of an opened image, 1 to 8; 1 where it is missing or broken."""
     try:
-        found = image.getexif().get(ExifTags.Base.Orientation)
-    except (
-        SyntaxError,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        struct.error,
-    ):  # of broken EXIF
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except _BROKEN_EXIF:
         return 1
-    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+    if isinstance(orientation, int) and 1 <= orientation <= 8:
+        return orientation
+    return 1
 
 
-# What Pillow multiplies the samples of a PNG by, or shifts them by, and forgets to do to the
-# transparent colour.
+# Pillow multiplies the samples of a PNG by this, but not its transparent colour.
 _KEY_SCALES = {"1": 255, "L;2": 85, "L;4": 17}
 
 
 def _colour_key(image: Image.Image) -> Any:
-    """The colour (or palette entry) that is transparent, in the values of the decoded pixels; None
-    without one.
+    """The transparent colour (or palette entry) in values of the decoded pixels, or None.
 
-    Of 16 bits a channel Pillow keeps the high byte, and so does the key.
+    Pillow keeps the high byte of 16-bit channels, and so does the key.
     """
     key = image.info.get("transparency")
     tile = getattr(image, "tile", None)
@@ -215,9 +223,9 @@ def _colour_key(image: Image.Image) -> Any:
 
 
 def to_rgb(image: Image.Image, transparency: str = "white") -> Image.Image:
-    """A loaded image as RGB: the image itself where it is RGB already.
+    """Convert a loaded image to RGB; an RGB image is returned as it is.
 
-    transparency: as in PreprocessConfig.
+    transparency: see PreprocessConfig.
     """
     if transparency == "open_clip":
         return image.convert("RGB")
@@ -235,19 +243,18 @@ def _with_alpha(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         grey = _high_bytes(image)
         alpha = np.where(np.asarray(image) == image.info["transparency"], 0, 255)
-        return Image.merge(
-            "LA", (grey, Image.fromarray(alpha.astype(np.uint8)))
-        ).convert("RGBA")
+        mask = Image.fromarray(alpha.astype(np.uint8))
+        return Image.merge("LA", (grey, mask)).convert("RGBA")
     return image.convert("RGBA")
 
 
 def _high_bytes(image: Image.Image) -> Image.Image:
-    # convert() clips: all but the darkest 1/256 of the range would be white
+    # convert() clips: all but the darkest 1/256 of the range would become white.
     return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
 
 
 def to_png(image: Image.Image, compress_level: int = 6) -> bytes:
-    """A loaded image as a PNG that decodes to the same pixels and keeps what is transparent."""
+    """Encode a loaded image as a PNG that decodes to the same pixels and transparency."""
     if image.has_transparency_data and image.mode != "P":
         image = _with_alpha(image)
     elif image.mode not in ("1", "L", "P", "RGB", "I;16"):
@@ -258,9 +265,9 @@ def to_png(image: Image.Image, compress_level: int = 6) -> bytes:
 
 
 def image_to_pixels(image: Image.Image, config: PreprocessConfig) -> Tensor:
-    """Make a loaded image RGB, resize and crop it as the spec says -> (3, S, S) uint8.
+    """Convert a loaded image to RGB, resize and crop it -> (3, S, S) uint8.
 
-    Raises ValueError for an image so narrow that what is to be cropped would not fit in memory.
+    Raises ValueError for an image so narrow that its scaled form would not fit in memory.
     """
     if config.transparency == "open_clip":
         return pixels_of(to_rgb(_resized(image, config), "open_clip"))
@@ -271,41 +278,48 @@ def _resized(image: Image.Image, config: PreprocessConfig) -> Image.Image:
     """S x S pixels, in the mode of the image."""
     size = config.image_size
     method = _INTERPOLATION[config.interpolation]
-    width, height = image.size
     if config.resize == "squash":
         return image.resize((size, size), method)
-
     if config.resize == "crop":
-        # The long edge is cut to an integer as torchvision's Resize does, so that pixels equal
-        # open_clip's.
-        scaled = (
-            (size, int(size * height / width))
-            if width <= height
-            else (int(size * width / height), size)
-        )
-        if scaled[0] * scaled[1] > MAX_PIXELS:
-            raise ValueError(
-                f"an image of {width} x {height} pixels is too narrow to crop; crop it first, or "
-                "use a model whose preprocess.resize is 'pad'."
-            )
-        image = image if scaled == image.size else image.resize(scaled, method)
-        left = round((scaled[0] - size) / 2)
-        top = round((scaled[1] - size) / 2)
-        return image.crop((left, top, left + size, top + size))
+        return _cropped(image, size, method)
+    return _padded(image, size, method)
 
+
+def _cropped(image: Image.Image, size: int, method: Image.Resampling) -> Image.Image:
+    """Scale the shorter edge to `size` and crop the centre."""
+    width, height = image.size
+    # The long edge is rounded down as in torchvision's Resize, so that pixels equal open_clip's.
+    scaled = (
+        (size, int(size * height / width))
+        if width <= height
+        else (int(size * width / height), size)
+    )
+    if scaled[0] * scaled[1] > MAX_PIXELS:
+        raise ValueError(
+            f"an image of {width} x {height} pixels is too narrow to crop; crop it first, or "
+            "use a model whose preprocess.resize is 'pad'."
+        )
+    if scaled != image.size:
+        image = image.resize(scaled, method)
+    left = round((scaled[0] - size) / 2)
+    top = round((scaled[1] - size) / 2)
+    return image.crop((left, top, left + size, top + size))
+
+
+def _padded(image: Image.Image, size: int, method: Image.Resampling) -> Image.Image:
+    """Scale the longer edge to `size` and centre the image on black."""
+    width, height = image.size
     scale = size / max(width, height)
     scaled = (max(1, round(width * scale)), max(1, round(height * scale)))
     canvas = Image.new(image.mode, (size, size))
     if image.mode == "P":
         canvas.putpalette(image.getpalette() or [])
-    canvas.paste(
-        image.resize(scaled, method), ((size - scaled[0]) // 2, (size - scaled[1]) // 2)
-    )
+    corner = ((size - scaled[0]) // 2, (size - scaled[1]) // 2)
+    canvas.paste(image.resize(scaled, method), corner)
     return canvas
 
 
 def pixels_of(image: Image.Image) -> Tensor:
     """(3, H, W) uint8 of an RGB image as it is."""
-    return (
-        torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
-    )
+    pixels = torch.from_numpy(np.array(image, dtype=np.uint8))  # (H, W, 3)
+    return pixels.permute(2, 0, 1).contiguous()

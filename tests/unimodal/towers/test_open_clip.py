@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from unimodal.preprocess.tokenizers import Tokenizer, load_tokenizer, pad_ids
 from unimodal.towers.open_clip import (
     OpenClipImageTower,
     OpenClipTextTower,
+    _without_warnings,
     build_image_tower,
     build_text_tower,
 )
@@ -219,3 +222,17 @@ def test_a_tower_that_cannot_be_built_is_refused(
         image_tower(library="open_clip", **config)
     with pytest.raises(ValueError, match=message):
         text_tower(library="open_clip", **config)
+
+
+def test_warnings_of_open_clip_are_dropped_in_the_thread_that_builds_only(
+    open_clip_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    filters = list(logging.getLogger().filters)
+    with _without_warnings():
+        logging.warning("dropped")  # where open_clip logs
+        thread = threading.Thread(target=logging.warning, args=("kept",))
+        thread.start()
+        thread.join()
+    text_tower(library="open_clip", name=open_clip_name)
+    assert [record.message for record in caplog.records] == ["kept"]
+    assert logging.getLogger().filters == filters

@@ -9,14 +9,19 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import T5Config, T5EncoderModel
+from transformers import BertConfig, T5Config, T5EncoderModel
+from transformers.utils import logging
 
 from unimodal.config import parse_config
 from unimodal.model_config import (
     TextTowerConfig,
 )
 from unimodal.preprocess.tokenizers import pad_ids
-from unimodal.towers.transformers import TransformersTower, build_text_tower
+from unimodal.towers.transformers import (
+    TransformersTower,
+    build_text_tower,
+    read_settings,
+)
 
 BERT = {
     "vocab_size": 99,
@@ -163,3 +168,18 @@ def test_the_longest_text_that_is_allowed_can_be_encoded(name: str) -> None:
     longest = 20 if name == "bert" else 20 - 2
     tower = text_tower(name=name, kwargs=kwargs, max_length=longest)
     assert tower(*ids_and_mask(longest)).isfinite().all()
+
+
+@pytest.mark.parametrize("has_bars", [True, False])
+def test_reading_a_model_leaves_the_switches_of_transformers_as_they_were(
+    tmp_path: Path, has_bars: bool
+) -> None:
+    BertConfig(**BERT).save_pretrained(tmp_path)
+    (logging.enable_progress_bar if has_bars else logging.disable_progress_bar)()
+    verbosity = logging.get_verbosity()
+    try:
+        read_settings(str(tmp_path), {})
+        assert logging.is_progress_bar_enabled() is has_bars
+        assert logging.get_verbosity() == verbosity
+    finally:
+        logging.enable_progress_bar()

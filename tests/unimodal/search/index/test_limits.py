@@ -89,8 +89,7 @@ def test_a_bomb_is_a_bad_item(saved: str, catalogue: Catalogue, tmp_path: Path) 
     Image.new("1", (8000, 6000)).save(tmp_path / "0.png")
     run(saved, catalogue(), tmp_path / "store")
     assert [
-        "over the cap of 40000000" in one["reason"]
-        for one in skipped(tmp_path / "store")
+        "limit of 40000000" in one["reason"] for one in skipped(tmp_path / "store")
     ] == [True]
 
 
