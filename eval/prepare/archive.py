@@ -1,6 +1,4 @@
-"""Files out of archives that strangers made: only regular ones, only where they belong, and not too
-much.
-"""
+"""Unpack archives that strangers made: only regular files, only into the target, within a limit."""
 
 from __future__ import annotations
 
@@ -11,9 +9,18 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, NamedTuple
 
 MAX_FILES = 1_000_000
+_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError)
+
+
+class _Member(NamedTuple):
+    """A file in an archive."""
+
+    name: str
+    is_regular: bool
+    open: Callable[[], IO[bytes]]
 
 
 def unpack(
@@ -25,114 +32,117 @@ def unpack(
     strip: int = 0,
     flat: bool = False,
 ) -> int:
-    """Write the wanted files of an archive below `target`; returns how many.
+    """Write the matching files of an archive below `target`; returns their number.
 
-    archive: .zip, .tar, or a compressed .tar. files: patterns of names (* crosses folders). strip:
-    leading folders of every name that are left out, such as the one that a commit's archive has
-    around all of it. flat: leave out all.
+    archive: .zip, .tar, or a compressed .tar.
+    files: patterns of names (* also matches folders).
     max_bytes: of all files together.
+    strip: number of leading folders to leave out of every name, such as the one of a commit.
+    flat: leave out all folders.
 
-    Raises ValueError, naming archive and member, for what is no archive or cut short, for a wanted
-    member that is a link or would land outside of `target`, for two that `flat` would make one, for
-    a pattern that no file fits, and when there is too much.
+    Raises ValueError, naming archive and member, for a broken archive, for a matching member that
+    is a link or would land outside `target`, for two names that `flat` makes equal, for a pattern
+    without a match, and for too many bytes or files.
     """
-    written = 0
-    total = 0
-    unused = set(files)
-    flattened: dict[
-        Path, str
-    ] = {}  # of this call: an earlier try may have written its own
+    num_written = 0
+    unmatched = set(files)
+    places: dict[Path, str] = {}  # place -> name in the archive, of this call
+    size = 0
     target = target.resolve()
     try:
-        for name, is_regular, open_member in _members(archive):
-            path = PurePosixPath(*PurePosixPath(name).parts[strip:])
-            fitting = {
-                pattern for pattern in files if fnmatch.fnmatchcase(str(path), pattern)
-            }
-            if not fitting:
+        for member in _members(archive):
+            path = PurePosixPath(*PurePosixPath(member.name).parts[strip:])
+            matching = _matching(path, files)
+            if not matching:
                 continue
-            unused -= fitting
-            if not is_regular:
-                raise ValueError(
-                    f"{archive.name} holds {name!r}, a link or device; it is not "
-                    "unpacked, tell its owner."
-                )
+            unmatched -= matching
+            _check_member(archive, member)
             place = (target / (path.name if flat else path)).resolve()
-            if not place.is_relative_to(target) or "\\" in name:
+            _check_place(archive, member, place, target)
+            if flat and place in places:
                 raise ValueError(
-                    f"{archive.name} holds {name!r}, which would land elsewhere; tell its owner."
+                    f"{archive.name} holds {places[place]!r} and {member.name!r}, which would be "
+                    "one file without their folders; its layout has changed."
                 )
-            if flat and place in flattened:
-                raise ValueError(
-                    f"{archive.name} holds {flattened[place]!r} and {name!r}, which would be one "
-                    "file without their folders; its layout has changed."
-                )
-            if flat:
-                flattened[place] = name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with open_member() as source, place.open("wb") as file:
-                while block := source.read(1 << 20):
-                    total += len(block)
-                    if total > max_bytes:
-                        raise ValueError(
-                            f"{archive.name} unpacked is over {max_bytes:,} bytes; is it "
-                            "the right file?"
-                        )
-                    file.write(block)
-            written += 1
-            if written > MAX_FILES:
+            places[place] = member.name
+            size += _write(archive, member, place, max_bytes - size, max_bytes)
+            num_written += 1
+            if num_written > MAX_FILES:
                 raise ValueError(
                     f"{archive.name} holds over {MAX_FILES:,} files; is it the right one?"
                 )
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        OSError,
-    ) as error:
-        if (
-            isinstance(error, OSError) and error.errno is not None
-        ):  # of this side's disk
+    except _BROKEN as error:
+        # an error number is of this machine's disk
+        if isinstance(error, OSError) and error.errno is not None:
             raise
         raise ValueError(
             f"{archive.name} cannot be unpacked ({error}); fetch it again."
         ) from None
-    if unused:
+    if unmatched:
         raise ValueError(
-            f"{archive.name} has no file like {sorted(unused)[0]!r}; its layout has changed."
+            f"{archive.name} has no file that matches {sorted(unmatched)[0]!r}; its layout has "
+            "changed."
         )
-    return written
+    return num_written
 
 
-def _members(archive: Path) -> Iterator[tuple[str, bool, Callable[[], IO[bytes]]]]:
-    """Name, whether it is a regular file, and how it is opened, of all but the folders."""
+def _matching(path: PurePosixPath, patterns: Sequence[str]) -> set[str]:
+    return {pattern for pattern in patterns if fnmatch.fnmatchcase(str(path), pattern)}
+
+
+def _check_member(archive: Path, member: _Member) -> None:
+    if not member.is_regular:
+        raise ValueError(
+            f"{archive.name} holds {member.name!r}, a link or device, which is not unpacked; "
+            "report it to the archive's owner."
+        )
+
+
+def _check_place(archive: Path, member: _Member, place: Path, target: Path) -> None:
+    if not place.is_relative_to(target) or "\\" in member.name:
+        raise ValueError(
+            f"{archive.name} holds {member.name!r}, which would land elsewhere; report it to the "
+            "archive's owner."
+        )
+
+
+def _write(
+    archive: Path, member: _Member, place: Path, room: int, max_bytes: int
+) -> int:
+    """Write a member of at most `room` bytes; returns its size."""
+    size = 0
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with member.open() as source, place.open("wb") as file:
+        while block := source.read(1 << 20):
+            size += len(block)
+            if size > room:
+                raise ValueError(
+                    f"{archive.name} unpacked is over {max_bytes:,} bytes; is it the right file?"
+                )
+            file.write(block)
+    return size
+
+
+def _members(archive: Path) -> Iterator[_Member]:
+    """All members but the folders."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
             for info in packed.infolist():
-                kind = (
-                    info.external_attr >> 28
-                )  # of the Unix mode; 0 where another system made it
+                # the kind of the Unix mode: 8 for a regular file, 0 from another system
+                kind = info.external_attr >> 28
                 if not info.is_dir():
-                    yield (
-                        info.filename,
-                        kind in (0, 8),
-                        functools.partial(packed.open, info),
-                    )
+                    opener = functools.partial(packed.open, info)
+                    yield _Member(info.filename, kind in (0, 8), opener)
         return
-    with tarfile.open(
-        archive, "r|*"
-    ) as tar:  # as a stream: what is too much is seen before it is read
+    # as a stream, so that a file that is too large is noticed before it is read
+    with tarfile.open(archive, "r|*") as tar:
         for member in tar:
             if not member.isdir():
-                yield (
-                    member.name,
-                    member.isreg(),
-                    functools.partial(_opened, tar, member),
-                )
+                opener = functools.partial(_open_member, tar, member)
+                yield _Member(member.name, member.isreg(), opener)
 
 
-def _opened(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+def _open_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     file = tar.extractfile(member)
     assert file is not None
     return file

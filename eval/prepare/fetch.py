@@ -1,6 +1,4 @@
-"""Files from the hub, from GitHub and from a URL: retried, taken up where they were
-left, and whole.
-"""
+"""Files from the hub, from GitHub and from a URL: retried, resumed, and complete or missing."""
 
 from __future__ import annotations
 
@@ -22,8 +20,10 @@ from unimodal.shards.storage import Patience, retry
 
 GITHUB = "https://codeload.github.com"
 _NOT_THERE = (401, 403, 404, 410)
+# An origin that has never answered is given up after these, whichever comes first.
 _FIRST_TRIES = 5
-_FIRST_SECONDS = 8.0  # of an origin that was never reached, whichever comes first
+_FIRST_SECONDS = 8.0
+_HTTP_CLIENTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3")
 
 _T = TypeVar("_T")
 
@@ -36,16 +36,14 @@ def fetch_from_hub(
     patience: Patience,
     reached: set[str] | None = None,
 ) -> str:
-    """Bring the wanted files of a data set repository into a folder; returns the commit that they
-    are of.
+    """Download the matching files of a data set repository into a folder; returns their commit.
 
-    The hub is that of HF_ENDPOINT, the token that of HF_TOKEN or `hf auth login`. Files that are
-    there already are not asked for again, and half of a file is taken up. reached: the origins that
-    have answered, this one added; one that is not among them and cannot be reached is given up
-    within seconds.
+    HF_ENDPOINT names the hub, and the token comes from HF_TOKEN or `hf auth login`. Complete files
+    are kept, partial ones are resumed. reached: the origins that have answered, to which this one
+    is added; any other that cannot be reached is given up within seconds.
 
-    Raises ValueError if the hub has no such repository, revision or files, or does not let us have
-    them; OSError when it cannot be reached.
+    Raises ValueError if the hub does not have the repository, the revision or the files, or denies
+    them; OSError if it cannot be reached.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import (
@@ -56,8 +54,7 @@ def fetch_from_hub(
         RevisionNotFoundError,
     )
 
-    # Not what the library read when it was imported: that may have been before the variable was
-    # set.
+    # not the library's constant alone: the variable may have been set after its import
     endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
     reached = set() if reached is None else reached
 
@@ -79,12 +76,12 @@ def fetch_from_hub(
             )
         except GatedRepoError:
             raise _RefusedError(
-                f"{repository} asks for its terms to be accepted on its page; do so, and "
-                "set HF_TOKEN."
+                f"{repository} is gated; accept its terms on its page and set HF_TOKEN."
             ) from None
         except (RepositoryNotFoundError, RevisionNotFoundError):
             raise _RefusedError(
-                f"the hub has no data set {repository!r} at {revision!r}; is it private (HF_TOKEN)?"
+                f"the hub has no data set {repository!r} at {revision!r}; if it is private, set "
+                "HF_TOKEN."
             ) from None
         except HfHubHTTPError as error:
             status = error.response.status_code if error.response is not None else 500
@@ -96,21 +93,14 @@ def fetch_from_hub(
             raise
         except OfflineModeIsEnabled:
             raise _UnreachableError(
-                f"{repository} could not be fetched: {endpoint} must not be asked "
-                "(HF_HUB_OFFLINE is set); unset it."
+                f"{repository} could not be fetched: HF_HUB_OFFLINE is set, which forbids "
+                f"{endpoint}; unset it."
             ) from None
         except OSError:
             raise
-        except (
-            Exception
-        ) as error:  # of its HTTP client, of which there were three by now
-            if type(error).__module__.partition(".")[0] in (
-                "httpx",
-                "httpx2",
-                "httpcore",
-                "requests",
-                "urllib3",
-            ):
+        except Exception as error:  # the library has changed its HTTP client before
+            package = type(error).__module__.partition(".")[0]
+            if package in _HTTP_CLIENTS:
                 raise ConnectionError(str(error)) from error
             raise
         return str(commit)
@@ -125,11 +115,11 @@ def fetch_from_hub(
 
 
 class _RefusedError(Exception):
-    """The hub's last word. No OSError, which would be tried again."""
+    """The hub refuses for good. Not an OSError, which would be retried."""
 
 
 class _UnreachableError(Exception):
-    """There is no way to an origin. No OSError, which would be tried again."""
+    """An origin cannot be reached. Not an OSError, which would be retried."""
 
 
 def fetch_file(
@@ -140,10 +130,10 @@ def fetch_file(
     advance: Advance | Callable[[int], Any] = lambda done: None,
     reached: set[str] | None = None,
 ) -> None:
-    """Download a file; what an earlier try left of it is taken up where the server can do that.
+    """Download a file; resumes an earlier try if the server supports that.
 
-    path: where it goes once it is whole; until then it is PATH.part. max_bytes: more is refused.
-    advance: told the bytes that are there. reached: as for `fetch_from_hub`.
+    path: of the complete file; until then it is PATH.part. max_bytes: the largest size allowed.
+    advance: called with the bytes so far. reached: see `fetch_from_hub`.
 
     Raises FileNotFoundError or OSError naming the URL, ValueError if it is too large.
     """
@@ -169,9 +159,11 @@ def fetch_file(
                 reached.add(origin)
                 _receive(answer, have)
         except urllib.error.HTTPError as error:
-            if error.code == 416:  # all of it is here, or it has become shorter
+            if (
+                error.code == 416
+            ):  # the part is complete, or the file has become shorter
                 tag.unlink(missing_ok=True)
-                raise EOFError("its parts do not fit together") from None
+                raise EOFError("the parts do not match") from None
             if error.code in _NOT_THERE:
                 raise FileNotFoundError(url) from error
             raise
@@ -184,11 +176,11 @@ def fetch_file(
         expected = int(total) + (have if continues else 0) if total else None
         if expected is not None and expected > max_bytes:
             raise ValueError(
-                f"{url} has {expected:,} bytes, more than the {max_bytes:,} that it "
-                "should; is it the right file?"
+                f"{url} has {expected:,} bytes, more than the {max_bytes:,} expected; is it the "
+                "right file?"
             )
         etag = answer.headers.get("ETag") or ""
-        if etag and not etag.startswith("W/"):  # a weak one says nothing of the bytes
+        if etag and not etag.startswith("W/"):  # a weak tag does not identify bytes
             tag.write_text(etag, encoding="utf-8")
         elif not continues:
             tag.unlink(missing_ok=True)
@@ -203,7 +195,7 @@ def fetch_file(
                 file.write(block)
                 advance(done)
         if expected is not None and done != expected:
-            raise EOFError(f"{done:,} of {expected:,} bytes came")
+            raise EOFError(f"{done:,} of {expected:,} bytes arrived")
 
     _fetch(bring, url, url, origin, patience, reached)
     sync(part)
@@ -219,8 +211,8 @@ def _fetch(
     patience: Patience,
     reached: set[str],
 ) -> _T:
-    """retry(bring), but an origin that no way leads to is given up soon, unless it has
-    answered before.
+    """retry(bring), but gives up soon on an origin that cannot be reached and has never
+    answered.
     """
     started = time.monotonic()
     tries = 0
@@ -231,13 +223,13 @@ def _fetch(
         try:
             return bring()
         except Exception as error:
-            no_way = _no_way(error)
-            if no_way is None or origin in reached:
+            cause = _unreachable_cause(error)
+            if cause is None or origin in reached:
                 raise
             if tries < _FIRST_TRIES and time.monotonic() - started < _FIRST_SECONDS:
                 raise
             raise _UnreachableError(
-                f"{name} could not be fetched: {origin} cannot be reached ({no_way}); is "
+                f"{name} could not be fetched: {origin} cannot be reached ({cause}); is "
                 "there a network?"
             ) from error
 
@@ -247,8 +239,8 @@ def _fetch(
         raise OSError(str(error)) from error.__cause__
 
 
-def _no_way(error: BaseException | None) -> OSError | None:
-    """What stands behind an error if it is an unknown name, a closed port or a missing route."""
+def _unreachable_cause(error: BaseException | None) -> OSError | None:
+    """The unknown name, closed port or missing route that caused an error; None for others."""
     while error is not None:
         if isinstance(error, (socket.gaierror, ConnectionRefusedError)):
             return error
@@ -257,10 +249,8 @@ def _no_way(error: BaseException | None) -> OSError | None:
             errno.EHOSTUNREACH,
         ):
             return error
-        reason = getattr(error, "reason", None)  # urllib's
-        error = (
-            reason
-            if isinstance(reason, BaseException)
-            else error.__cause__ or error.__context__
-        )
+        reason = getattr(error, "reason", None)  # of urllib's errors
+        if not isinstance(reason, BaseException):
+            reason = error.__cause__ or error.__context__
+        error = reason
     return None

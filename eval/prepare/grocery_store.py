@@ -14,11 +14,8 @@ from typing import Any
 
 from .images import shrink, write_rows
 
-_PHOTOS = {
-    "train": 20,
-    "val": 1_000_000,
-    "test": 15,
-}  # at most so many of a product; the larger classes have 60 and more
+# The maximum per product; the larger classes have 60 and more.
+_PHOTOS = {"train": 20, "val": 1_000_000, "test": 15}
 
 
 def convert_grocery_store(source: Path, target: Path) -> None:
@@ -28,37 +25,36 @@ def convert_grocery_store(source: Path, target: Path) -> None:
     dataset = source / "dataset"
     with (dataset / "classes.csv").open(encoding="utf-8", newline="") as file:
         classes = list(csv.DictReader(file))
-    write_rows(
-        target / "products.jsonl", [_product(one, dataset, target) for one in classes]
-    )
-    write_rows(
-        target / "photos.jsonl",
-        [photo for split in _PHOTOS for photo in _photos(split, dataset, target)],
-    )
+    products = [_product(row, dataset, target) for row in classes]
+    photos: list[dict[str, Any]] = []
+    for split in _PHOTOS:
+        photos += _photos(split, dataset, target)
+    write_rows(target / "products.jsonl", products)
+    write_rows(target / "photos.jsonl", photos)
     shutil.copy(source / "LICENSE", target / "LICENSE.MIT.txt")
 
 
 def _product(row: dict[str, str], dataset: Path, target: Path) -> dict[str, Any]:
     number = int(row["Class ID (int)"])
     description = dataset / row["Product Description Path (str)"].lstrip("/")
-    information = description.with_name(
-        description.name.replace("_Description", "_Information")
-    )
-    title = (
-        re.search(r"Title:\s*(.*)", information.read_text(encoding="utf-8"))
-        if information.is_file()
-        else None
-    )
+    name = description.name.replace("_Description", "_Information")
     iconic = f"images/iconic_{number:02d}.jpg"
     shrink(dataset / row["Iconic Image Path (str)"].lstrip("/"), target / iconic, 224)
     return {
         "id": number,
         "name": row["Class Name (str)"].replace("-", " "),
         "coarse": row["Coarse Class Name (str)"].replace("-", " "),
-        "title": title[1].strip() if title else "",
+        "title": _title(description.with_name(name)),
         "description": " ".join(description.read_text(encoding="utf-8").split()),
         "iconic": iconic,
     }
+
+
+def _title(file: Path) -> str:
+    if not file.is_file():
+        return ""
+    match = re.search(r"Title:\s*(.*)", file.read_text(encoding="utf-8"))
+    return match[1].strip() if match else ""
 
 
 def _photos(split: str, dataset: Path, target: Path) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Images of a repository, made small enough to be looked at by a tower."""
+"""Write the images and tables of a converted repository."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from unimodal.preprocess.images import decode_image
 
 
 def shrink(source: Path, target: Path, size: int, quality: int = 82) -> None:
-    """Write an image as JPEG of at most `size` pixels along its longer edge. ValueError if it
-    cannot be decoded.
+    """Write an image as a JPEG whose longer edge has at most `size` pixels.
+
+    Raises ValueError if it cannot be decoded.
     """
     image = decode_image(source)
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
@@ -23,8 +24,6 @@ def shrink(source: Path, target: Path, size: int, quality: int = 82) -> None:
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write a table, an object a line."""
-    path.write_text(
-        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
-        encoding="utf-8",
-    )
+    """Write a table as JSON lines."""
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    path.write_text("".join(lines), encoding="utf-8")

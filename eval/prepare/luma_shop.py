@@ -35,16 +35,16 @@ _ATTRIBUTES = (
 
 
 def convert_luma_shop(source: Path, target: Path) -> None:
-    """-> products.jsonl and images/ (224 pixels). A product's sizes are one row, its colours are
-    several.
+    """-> products.jsonl and images/ (224 pixels).
+
+    The sizes of a product are one row, its colours are several.
     """
     rows = [*_clothes(source), *_gear(source)]
     for path in dict.fromkeys(path for row in rows for path in row["images"]):
         shrink(source / _IMAGES / path.lstrip("/"), target / _image(path), 224)
-    write_rows(
-        target / "products.jsonl",
-        ({**row, "images": list(map(_image, row["images"]))} for row in rows),
-    )
+    for row in rows:
+        row["images"] = list(map(_image, row["images"]))
+    write_rows(target / "products.jsonl", rows)
     shutil.copy(source / "LICENSE.txt", target / "LICENSE.OSL-3.0.txt")
     shutil.copy(source / "LICENSE_AFL.txt", target / "LICENSE.AFL-3.0.txt")
 
@@ -52,50 +52,45 @@ def convert_luma_shop(source: Path, target: Path) -> None:
 def _clothes(source: Path) -> Iterator[dict[str, Any]]:
     rows = _read(source / _CLOTHES)
     parents = {row["sku"]: row for row in rows if row["product_type"] == "configurable"}
-    parent_of = {
-        dict(part.split("=", 1) for part in variation.split(","))["sku"]: parent
-        for parent, row in parents.items()
-        for variation in row["configurable_variations"].split("|")
-    }
-    pictures: dict[
-        tuple[str, str], dict[str, None]
-    ] = {}  # of (parent, colour), in the order of the sizes
+    parent_of: dict[str, str] = {}
+    for parent, row in parents.items():
+        for variation in row["configurable_variations"].split("|"):
+            parent_of[_pairs(variation.split(","))["sku"]] = parent
+
+    # (parent, colour) -> images, in the order of the sizes
+    images: dict[tuple[str, str], dict[str, None]] = {}
     for row in rows:
-        if row["product_type"] == "simple":
-            of_colour = pictures.setdefault(
-                (parent_of[row["sku"]], _attributes(row)["color"]), {}
-            )
-            of_colour.update(
-                dict.fromkeys(
-                    filter(
-                        None, [row["base_image"], *row["additional_images"].split(",")]
-                    )
-                )
-            )
-    for (sku, colour), images in pictures.items():
-        parent = parents[sku]
-        attributes = _attributes(parent)
-        categories = [
-            one.removeprefix("Default Category/")
-            for one in parent["categories"].split(",")
-        ]
+        if row["product_type"] != "simple":
+            continue
+        key = (parent_of[row["sku"]], _attributes(row)["color"])
+        paths = [row["base_image"], *row["additional_images"].split(",")]
+        images.setdefault(key, {}).update(dict.fromkeys(filter(None, paths)))
+
+    for (sku, colour), paths_of_colour in images.items():
+        product = parents[sku]
+        attributes = _attributes(product)
         yield {
             "sku": f"{sku}-{colour}",
             "parent": sku,
-            "title": html.unescape(parent["name"]),
+            "title": html.unescape(product["name"]),
             "color": colour,
-            "category": [
-                one
-                for one in categories
-                if one != "Default Category" and not one.startswith("Collections/")
-            ],
-            "description": _plain(parent["description"]),
+            "category": _categories(product),
+            "description": _plain(product["description"]),
             "attributes": {
                 name: attributes[name] for name in _ATTRIBUTES if name in attributes
             },
-            "price": parent["price"],
-            "images": list(images),
+            "price": product["price"],
+            "images": list(paths_of_colour),
         }
+
+
+def _categories(row: dict[str, str]) -> list[str]:
+    categories = []
+    for category in row["categories"].split(","):
+        name = category.removeprefix("Default Category/")
+        if name != "Default Category" and not name.startswith("Collections/"):
+            categories.append(name)
+    return categories
 
 
 def _gear(source: Path) -> Iterator[dict[str, Any]]:
@@ -113,9 +108,9 @@ def _gear(source: Path) -> Iterator[dict[str, Any]]:
                 "category": ["/".join(row["category"].split("\n")[:2])],
                 "description": _plain(row["description"]),
                 "attributes": {
-                    one: row[one].replace("\n", ", ")
-                    for one in _ATTRIBUTES
-                    if row.get(one)
+                    attribute: row[attribute].replace("\n", ", ")
+                    for attribute in _ATTRIBUTES
+                    if row.get(attribute)
                 },
                 "price": row["price"],
                 "images": images[row["sku"]],
@@ -129,12 +124,16 @@ def _read(path: Path) -> list[dict[str, str]]:
 
 def _attributes(row: dict[str, str]) -> dict[str, str]:
     """name=value,name=value: a value may have commas in it."""
-    parts = re.split(r",(?=\w+=)", row["additional_attributes"])
+    return _pairs(re.split(r",(?=\w+=)", row["additional_attributes"]))
+
+
+def _pairs(parts: list[str]) -> dict[str, str]:
     return dict(part.split("=", 1) for part in parts)
 
 
 def _plain(text: str) -> str:
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
+    without_tags = re.sub(r"<[^>]+>", " ", text)
+    return " ".join(html.unescape(without_tags).split())
 
 
 def _image(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Fetch a data set and lay it out below the data root: whole or not at all, and only once."""
+"""Fetch a data set into the data root: as a whole or not at all, and only once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,13 @@ from .luma_shop import convert_luma_shop
 from .retail_demo_text import convert_retail_demo_text
 from .table import Converter, DataSet, Each, Source, data_sets, names_of
 
-RECORD = "prepared.json"  # where it came from; where it is, the folder is complete
-_NOTE = "origin.json"  # in the folder of an unfinished try: what it is a try of
-_LOCK = "lock"  # there too
-_LOCK_TIMEOUT = (
-    0.2  # seconds: long enough to see that a process has just removed the folder
-)
-_MARGIN = 3.0  # an archive may have grown to so many times what sets.yaml says, and no further
+RECORD = "prepared.json"  # the origin of a data set; a folder with it is complete
+_NOTE = "origin.json"  # the same in the folder of an unfinished try
+_LOCK = "lock"  # in the folder of an unfinished try
+_LOCK_TIMEOUT = 0.2  # seconds: enough to see that a process has just removed the folder
+_MARGIN = 3.0  # an archive may be this many times as large as sets.yaml says
 
-
-# Each takes the folder that the sources lie in and the data set's folder, which it fills.
+# Each takes the folder of the sources and the folder to fill.
 CONVERTERS: dict[Converter, Callable[[Path, Path], None]] = {
     "coco_captions_text": convert_coco_captions_text,
     "emoji_noto": convert_emoji_noto,
@@ -51,6 +49,16 @@ CONVERTERS: dict[Converter, Callable[[Path, Path], None]] = {
     "luma_shop": convert_luma_shop,
     "retail_demo_text": convert_retail_demo_text,
 }
+
+
+@dataclass(frozen=True)
+class Access:
+    """How origins are reached, and the origins that have answered so far."""
+
+    github: str
+    patience: Patience
+    show_progress: bool | None
+    reached: set[str] = field(default_factory=set)
 
 
 def prepare(
@@ -65,38 +73,28 @@ def prepare(
 ) -> list[Path]:
     """Fetch a data set, or all of a group, to data_root/NAME; returns the folders.
 
-    What is there already, from the same origin, is left as it is. A try that failed or was killed
-    is taken up where it was: until all is well it lies in the hidden folder data_root/.NAME.part.
+    A folder of the same origin is left as it is. A try that failed or was killed is resumed: until
+    it is complete, it is in the hidden folder data_root/.NAME.part.
 
-    overwrite: also replace what another origin, or another version of sets.yaml, has prepared.
-    github: where archives of commits come from. table: other data sets than those of sets.yaml.
+    overwrite: also replace a folder of another origin or of another version of sets.yaml.
+    github: URL of the archives of commits. table: data sets to use instead of sets.yaml.
 
-    Raises ValueError for an unknown name, a folder with something else in it, a full disk, and
-    files that are not what they should be; OSError for an origin that cannot be reached.
+    Raises ValueError for an unknown name, a folder with other files, a full disk and unexpected
+    files; OSError for an origin that cannot be reached.
     """
     table = data_sets() if table is None else table
-    names = [
+    names = names_of(wanted, table)
+    missing = [
         name
-        for name in names_of(wanted, table)
+        for name in names
         if not _is_prepared(data_root / name, table[name], overwrite)
     ]
-    _check_room(
-        data_root,
-        sum(table[name].megabytes for name in names),
-        [table[name] for name in names],
-    )
-    reached: set[str] = set()  # a line that breaks between two sets is waited for, too
-    for name in names:
-        _prepare(
-            name,
-            table[name],
-            data_root,
-            github,
-            patience or Patience(),
-            show_progress,
-            reached,
-        )
-    return [data_root / name for name in names_of(wanted, table)]
+    _check_room(data_root, [table[name] for name in missing])
+    # shared: a connection that breaks between two sets is waited for, too
+    access = Access(github, patience or Patience(), show_progress)
+    for name in missing:
+        _prepare(name, table[name], data_root, access)
+    return [data_root / name for name in names]
 
 
 def _is_prepared(folder: Path, data_set: DataSet, overwrite: bool) -> bool:
@@ -105,17 +103,24 @@ def _is_prepared(folder: Path, data_set: DataSet, overwrite: bool) -> bool:
     record = folder / RECORD
     if not record.is_file():
         raise ValueError(
-            f"{folder} holds something that was not prepared here (no {RECORD}); move it away."
+            f"{folder} has files that this command did not prepare (no {RECORD}); move them away."
         )
-    origin = json.loads(record.read_text(encoding="utf-8"))["origin"]
-    if origin == _origin(data_set):
+    if _recorded_origin(folder) == _origin(data_set):
         return True
     if not overwrite:
         raise ValueError(
-            f"{folder} was prepared from another origin or in another way; pass "
+            f"{folder} was prepared from another origin or by another version; pass "
             "--overwrite to replace it."
         )
     return False
+
+
+def _recorded_origin(folder: Path) -> object:
+    """The origin of a complete folder; None for any other."""
+    record = folder / RECORD
+    if not record.is_file():
+        return None
+    return json.loads(record.read_text(encoding="utf-8"))["origin"]
 
 
 def _origin(data_set: DataSet) -> dict[str, Any]:
@@ -126,49 +131,36 @@ def _origin(data_set: DataSet) -> dict[str, Any]:
     )
 
 
-def _check_room(data_root: Path, megabytes: float, missing: list[DataSet]) -> None:
+def _check_room(data_root: Path, missing: list[DataSet]) -> None:
+    """Refuse to begin if the disk cannot hold the data sets and the largest try among them."""
     if not missing:
         return
-    on_the_way = max(
+    downloads = sum(data_set.megabytes for data_set in missing)
+    largest_try = max(
         data_set.disk_megabytes - data_set.megabytes for data_set in missing
     )
-    there = next(
-        folder
-        for folder in [data_root.absolute(), *data_root.absolute().parents]
-        if folder.exists()
-    )
-    free = shutil.disk_usage(there).free / 1e6
-    if megabytes + on_the_way > free:
+    needed = downloads + largest_try
+    root = data_root.absolute()
+    existing = next(folder for folder in [root, *root.parents] if folder.exists())
+    free = shutil.disk_usage(existing).free / 1e6
+    if needed > free:
         raise ValueError(
-            f"{data_root} has {free:,.0f} MB free and {megabytes + on_the_way:,.0f} are "
-            "needed; give another --data."
+            f"{data_root} needs {needed:,.0f} MB and {free:,.0f} MB are free; give another --data."
         )
 
 
-def _prepare(
-    name: str,
-    data_set: DataSet,
-    data_root: Path,
-    github: str,
-    patience: Patience,
-    show_progress: bool | None,
-    reached: set[str],
-) -> None:
+def _prepare(name: str, data_set: DataSet, data_root: Path, access: Access) -> None:
     folder = data_root / name
+    show_progress = access.show_progress
     with _working_folder(folder, _origin(data_set)) as work:
-        if (folder / RECORD).is_file() and json.loads((folder / RECORD).read_text())[
-            "origin"
-        ] == _origin(data_set):
-            return  # another process was faster
+        if _recorded_origin(folder) == _origin(data_set):
+            return  # another process has just prepared it
         sources = work / "sources"
         commits = [
-            _fetch(
-                name, source, work, data_set, github, patience, show_progress, reached
-            )
-            for source in data_set.sources
+            _fetch(name, source, work, data_set, access) for source in data_set.sources
         ]
         for each in data_set.each:
-            _fetch_each(each, sources, patience, show_progress, reached)
+            _fetch_each(each, sources, access)
         made = sources
         if data_set.convert:
             made = work / "made"
@@ -196,93 +188,100 @@ def _prepare(
 
 
 def _fetch(
-    name: str,
-    source: Source,
-    work: Path,
-    data_set: DataSet,
-    github: str,
-    patience: Patience,
-    show_progress: bool | None,
-    reached: set[str],
+    name: str, source: Source, work: Path, data_set: DataSet, access: Access
 ) -> str:
-    """Have the wanted files of a source in work/sources; returns the commit."""
-    number = hashlib.blake2b(
-        source.model_dump_json().encode(), digest_size=6
-    ).hexdigest()
-    done = work / f"{number}.done"
-    target = work / "sources" / source.into
+    """Bring the files of a source to work/sources; returns the commit."""
+    key = hashlib.blake2b(source.model_dump_json().encode(), digest_size=6).hexdigest()
+    done = work / f"{key}.done"
     if done.is_file():
         return done.read_text(encoding="utf-8")
+    target = work / "sources" / source.into
     target.mkdir(parents=True, exist_ok=True)
     if source.hub:
-        commit = fetch_from_hub(
-            source.hub, source.revision, source.files, target, patience, reached
-        )
-        shutil.rmtree(
-            target / ".cache", ignore_errors=True
-        )  # the hub's notes of what was fetched
-        there = [
-            path.relative_to(target).as_posix()
-            for path in target.rglob("*")
-            if path.is_file()
-        ]
-        for pattern in source.files:
-            if not fnmatch.filter(there, pattern):
-                raise ValueError(
-                    f"{source.hub} ({commit[:7]}) has no file like {pattern!r}; its "
-                    "layout has changed."
-                )
+        commit = _fetch_repository(source, target, access)
     else:
         commit = source.revision
-        limit = int(_MARGIN * data_set.disk_megabytes * 1e6)
-        url = source.url or f"{github}/{source.github}/tar.gz/{source.revision}"
-        archive = work / f"{number}.archive"
-        if not archive.is_file():
-            with progress_bar(
-                f"fetching {name}", int(data_set.megabytes * 1e6), show_progress
-            ) as advance:
-                fetch_file(url, archive, patience, limit, advance, reached)
-        try:
-            unpack(
-                archive,
-                target,
-                source.files,
-                limit,
-                strip=1 if source.github else 0,
-                flat=source.flat,
-            )
-        except ValueError as error:
-            raise ValueError(f"{source.name}: {error}") from None
-        finally:
-            archive.unlink()  # a broken one is asked for again next time
+        archive = work / f"{key}.archive"
+        _fetch_archive(name, source, archive, target, data_set, access)
     sync_tree(target)
     replace_text(done, commit)
     return commit
 
 
-def _fetch_each(
-    each: Each,
-    sources: Path,
-    patience: Patience,
-    show_progress: bool | None,
-    reached: set[str],
-) -> None:
-    """Download single files, eight at once; those that are there are not asked for again."""
-    names = fnmatch.filter(
-        (sources / each.names).read_text(encoding="utf-8").split(), each.like
+def _fetch_repository(source: Source, target: Path, access: Access) -> str:
+    """The files of a repository of the hub; returns the commit."""
+    commit = fetch_from_hub(
+        source.hub,
+        source.revision,
+        source.files,
+        target,
+        access.patience,
+        access.reached,
     )
-    for (
-        name
-    ) in names:  # of a list that strangers made, and a * of the pattern crosses folders
+    # the hub's own notes of the download
+    shutil.rmtree(target / ".cache", ignore_errors=True)
+    files = [
+        path.relative_to(target).as_posix()
+        for path in target.rglob("*")
+        if path.is_file()
+    ]
+    for pattern in source.files:
+        if not fnmatch.filter(files, pattern):
+            raise ValueError(
+                f"{source.hub} ({commit[:7]}) has no file that matches {pattern!r}; its layout "
+                "has changed."
+            )
+    return commit
+
+
+def _fetch_archive(
+    name: str,
+    source: Source,
+    archive: Path,
+    target: Path,
+    data_set: DataSet,
+    access: Access,
+) -> None:
+    """The files of an archive at a URL or of a commit on GitHub."""
+    max_bytes = int(_MARGIN * data_set.disk_megabytes * 1e6)
+    url = source.url or f"{access.github}/{source.github}/tar.gz/{source.revision}"
+    if not archive.is_file():
+        expected = int(data_set.megabytes * 1e6)
+        with progress_bar(
+            f"fetching {name}", expected, access.show_progress
+        ) as advance:
+            fetch_file(
+                url, archive, access.patience, max_bytes, advance, access.reached
+            )
+    try:
+        unpack(
+            archive,
+            target,
+            source.files,
+            max_bytes,
+            strip=1 if source.github else 0,
+            flat=source.flat,
+        )
+    except ValueError as error:
+        raise ValueError(f"{source.name}: {error}") from None
+    finally:
+        archive.unlink()  # so that a broken archive is fetched again next time
+
+
+def _fetch_each(each: Each, sources: Path, access: Access) -> None:
+    """Download single files, eight at once, except those that are there already."""
+    listed = (sources / each.names).read_text(encoding="utf-8").split()
+    names = fnmatch.filter(listed, each.like)
+    for name in names:  # strangers made the list, and a * also matches folders
         if "/" in name or "\\" in name or name in (".", ".."):
             raise ValueError(
-                f"{each.names} lists {name!r}, which is not the name of a file; tell the "
-                "list's owner."
+                f"{each.names} lists {name!r}, which is not a file name; report it to the owner "
+                "of the list."
             )
     missing = [name for name in names if not (sources / each.into / name).is_file()]
     limit = int(each.max_megabytes * 1e6)
     with (
-        progress_bar("fetching files", len(missing), show_progress) as advance,
+        progress_bar("fetching files", len(missing), access.show_progress) as advance,
         ThreadPoolExecutor(8) as pool,
     ):
         tasks = [
@@ -290,9 +289,9 @@ def _fetch_each(
                 fetch_file,
                 each.url.format(name=name),
                 sources / each.into / name,
-                patience,
+                access.patience,
                 limit,
-                reached=reached,
+                reached=access.reached,
             )
             for name in missing
         ]
@@ -306,32 +305,29 @@ def _fetch_each(
 
 @contextmanager
 def _working_folder(folder: Path, origin: dict[str, Any]) -> Iterator[Path]:
-    """The hidden folder beside the data set's, with what an earlier try from the same origin left
-    in it.
+    """The hidden folder beside the data set's, with the files of an earlier try of the same origin.
 
-    One process at a time has it, by a lock in the folder. When all is well it is removed. After an
-    error it stays for the next try if anything was fetched; else it goes, with the folders above it
-    that were made for it.
+    A lock in the folder admits one process at a time. The folder is removed at the end. After an
+    error it stays for the next try if it has fetched files; otherwise it is removed, with the
+    folders above it that were made for it.
     """
     work = part_of(folder, hidden=True)
     new = [parent for parent in work.parents if not parent.exists()]
     _adopt_earlier_version(folder, work)
     with ExitStack() as stack:
         if not _lock(work, stack):
-            raise ValueError(
-                f"{folder} is being prepared by another process; wait for it."
-            )
-        _forget_another_origin(work, origin)
+            raise ValueError(f"another process is preparing {folder}; wait for it.")
+        _clear_other_origin(work, origin)
         try:
             yield work
         except BaseException:
-            _leave_nothing_empty(work, new)
+            _remove_if_empty(work, new)
             raise
         shutil.rmtree(work, ignore_errors=True)
 
 
 def _adopt_earlier_version(folder: Path, work: Path) -> None:
-    """Take over an unfinished try of an earlier version, which called it .NAME.partial."""
+    """Rename the unfinished try of an earlier version, .NAME.partial."""
     before = folder.with_name(f".{folder.name}.partial")
     if not before.is_dir():
         return
@@ -344,7 +340,7 @@ def _adopt_earlier_version(folder: Path, work: Path) -> None:
 
 
 def _lock(work: Path, stack: ExitStack) -> bool:
-    """Lock the folder, made where it is missing, until the stack closes; returns whether it is."""
+    """Lock the folder, made if it is missing, until the stack closes; returns the success."""
     while True:
         work.mkdir(parents=True, exist_ok=True)
         # Not found: another process has just finished and removed the folder.
@@ -352,10 +348,10 @@ def _lock(work: Path, stack: ExitStack) -> bool:
             return stack.enter_context(locked(work / _LOCK, timeout=_LOCK_TIMEOUT))
 
 
-def _leave_nothing_empty(work: Path, new: list[Path]) -> None:
-    if any(
-        path.is_file() and path.name not in (_NOTE, _LOCK) for path in work.rglob("*")
-    ):
+def _remove_if_empty(work: Path, new: list[Path]) -> None:
+    """Remove a folder without fetched files, and those of the new folders that are then empty."""
+    files = {path.name for path in work.rglob("*") if path.is_file()}
+    if files - {_NOTE, _LOCK}:
         return
     shutil.rmtree(work)
     for parent in new:
@@ -363,13 +359,15 @@ def _leave_nothing_empty(work: Path, new: list[Path]) -> None:
             parent.rmdir()
 
 
-def _forget_another_origin(work: Path, origin: dict[str, Any]) -> None:
+def _clear_other_origin(work: Path, origin: dict[str, Any]) -> None:
+    """Empty the folder unless its files are of this origin."""
     note = work / _NOTE
     text = json.dumps(origin, sort_keys=True)
-    if not note.is_file() or note.read_text(encoding="utf-8") != text:
-        for path in work.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.name != _LOCK:
-                path.unlink()
-        write_text(note, text)
+    if note.is_file() and note.read_text(encoding="utf-8") == text:
+        return
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != _LOCK:
+            path.unlink()
+    write_text(note, text)

@@ -13,11 +13,11 @@ _FIELDS = ("id", "name", "category", "style", "description", "gender_affinity", 
 
 
 def convert_retail_demo_text(source: Path, target: Path) -> None:
-    """src/products/data/products.yaml -> products.jsonl; what a product lacks is an empty text."""
+    """src/products/data/products.yaml -> products.jsonl; a missing field is an empty text."""
     text = (source / "src/products/data/products.yaml").read_text(encoding="utf-8")
     products = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    write_rows(
-        target / "products.jsonl",
-        ({name: str(one.get(name, "")) for name in _FIELDS} for one in products),
-    )
+    rows = []
+    for product in products:
+        rows.append({name: str(product.get(name, "")) for name in _FIELDS})
+    write_rows(target / "products.jsonl", rows)
     shutil.copy(source / "LICENSE", target / "LICENSE.MIT-0.txt")

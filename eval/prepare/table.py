@@ -1,4 +1,4 @@
-"""Where each data set comes from: sets.yaml, read and checked."""
+"""The origins of the data sets: reads and checks sets.yaml."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ class Source(Config):
     @model_validator(mode="after")
     def _is_one(self) -> Source:
         if sum(map(bool, (self.hub, self.github, self.url))) != 1:
-            raise ValueError("a source is one of hub, github and url; set just one.")
+            raise ValueError("a source is one of hub, github and url; set exactly one.")
         if bool(self.revision) is bool(self.url):
             raise ValueError(
-                f"{self.name}: a repository has a revision and a url has none."
+                f"{self.name}: a repository needs a revision, a url does not have one."
             )
         if self.url and not self.url.startswith("https://"):
             raise ValueError(
-                f"url {self.url!r} is not safe on the way; give one with https://."
+                f"url {self.url!r} is not encrypted; give one with https://."
             )
         return self
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """The name in messages."""
         return self.hub or self.github or self.url
 
 
@@ -77,10 +77,10 @@ class Each(Config):
     """Largest size of one file."""
 
     @model_validator(mode="after")
-    def _has_a_name_in_it(self) -> Each:
+    def _contains_name(self) -> Each:
         if "{name}" not in self.url or not self.url.startswith("https://"):
             raise ValueError(
-                f"url {self.url!r} must begin with https:// and have {{name}} in it."
+                f"url {self.url!r} has to begin with https:// and contain {{name}}."
             )
         return self
 
@@ -107,26 +107,20 @@ class DataSet(Config):
 
     @property
     def disk_megabytes(self) -> float:
-        """What it needs on the disk on the way."""
+        """Megabytes needed on the disk while preparing."""
         return self.disk or 2 * self.megabytes
 
 
 @functools.cache
 def data_sets() -> dict[str, DataSet]:
-    """All that can be prepared, by name; a name with a slash is one of a group
-    ("nanobeir/scifact").
-    """
-    text = (
-        resources.files(__package__).joinpath("sets.yaml").read_text(encoding="utf-8")
-    )
-    values: dict[str, Any] = parse_yaml(text, "sets.yaml")
-    values = {
-        name: value for name, value in values.items() if not name.startswith(".")
-    }  # .name: for YAML's anchors
-    return {
-        name: parse_config(DataSet, value, source=f"sets.yaml: {name}")
-        for name, value in values.items()
-    }
+    """All data sets by name; "nanobeir/scifact" is one of the group nanobeir."""
+    file = resources.files(__package__).joinpath("sets.yaml")
+    values: dict[str, Any] = parse_yaml(file.read_text(encoding="utf-8"), "sets.yaml")
+    table = {}
+    for name, value in values.items():
+        if not name.startswith("."):  # .name holds an anchor of YAML
+            table[name] = parse_config(DataSet, value, source=f"sets.yaml: {name}")
+    return table
 
 
 def names_of(wanted: str, table: dict[str, DataSet]) -> list[str]:

@@ -1,9 +1,9 @@
-"""A model of ours as one of mteb's.
+"""A model of ours as a model of mteb.
 
-mteb asks an Encoder for vectors and then searches by itself, with a heap for each query. The object
-made here is its Encoder and its Search at once (mteb.models.models_protocols), so that mteb hands
-over whole tables: images are not decoded on the way, each distinct input is encoded once across
-tasks, and the search is one product and one top-k.
+mteb gets vectors from an Encoder and then searches on its own, with a heap for each query. Our
+object is both Encoder and Search (mteb.models.models_protocols), so that mteb passes whole tables:
+images are not decoded on the way, each distinct input is encoded once for all tasks, and the search
+is one product and one top-k.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from .tasks import import_mteb
 if TYPE_CHECKING:
     from torch import Tensor
 
-MTEB_BATCH_SIZE = 32  # what mteb passes where nobody says another
+MTEB_BATCH_SIZE = 32  # mteb's default
+# These are used; any other key would have no effect.
+ENCODE_KWARGS = ("batch_size", "precision", "show_progress_bar")
 Found = dict[str, dict[str, float]]  # query id -> document id -> score
 
 
 class MtebModel:
-    """What mteb.evaluate takes for a model; made by `mteb_model`."""
+    """A model for mteb.evaluate; `mteb_model` makes it."""
 
     def __init__(
         self, cache: EmbeddingCache, meta: Any, dims: int | None = None
     ) -> None:
-        """cache: encodes. meta: mteb's ModelMeta. dims: keep the first dimensions only, normalised
-        again.
-        """
+        """cache: encodes. meta: mteb's ModelMeta. dims: keep only the first, normalised again."""
         self.cache = cache
         self.mteb_model_meta = meta
         self.dims = dims
@@ -54,22 +54,20 @@ class MtebModel:
         prompt_type: Any = None,
         **encode_kwargs: Any,
     ) -> Vectors:
-        """(n, D) float32 unit vectors of what a DataLoader of mteb's gives, in its order.
+        """(n, D) float32 unit vectors of the rows of a DataLoader, in its order.
 
-        A row with a text and an image becomes the normalised sum of both. The model's query and
-        document prompts stand before texts of that prompt_type, and none where mteb names none
-        (STS, zero-shot).
+        A row with a text and an image becomes the normalised sum of both. The model's prompt for
+        the prompt_type stands before texts; without a prompt_type (STS, zero-shot) there is none.
 
         Raises ValueError for encode_kwargs that would have no effect (`check_encode_kwargs`), and
         for rows without a modality of the model.
         """
-        self._obey(encode_kwargs)
+        self._apply(encode_kwargs)
         where = "/".join((task_metadata.name, hf_split, hf_subset))
         prompt: Prompt = "" if prompt_type is None else prompt_type.value
         where = f"{where} {prompt}".strip()
-        return self._vectors(
-            loader_inputs(inputs, where, self.cache.modalities), prompt, where
-        )
+        rows = loader_inputs(inputs, where, self.cache.modalities)
+        return self._vectors(rows, prompt, where)
 
     def index(
         self,
@@ -82,18 +80,18 @@ class MtebModel:
         num_proc: int | None = None,
         **options: Any,
     ) -> None:
-        """Encode the documents that the next `search` looks through.
+        """Encode the documents for the next `search`.
 
-        num_proc: not needed, as images are not decoded on the way.
+        num_proc: not used, since images are not decoded on the way.
 
         Raises ValueError as `encode` does.
         """
-        self._obey(encode_kwargs or {})
-        self._documents = None  # those of the task before make room first
-        self._documents = self._encoded(
+        self._apply(encode_kwargs or {})
+        self._documents = None  # frees those of the previous task first
+        self._documents = self._encode_table(
             corpus, "document", task_metadata, hf_split, hf_subset
         )
-        self._ids = [str(one) for one in corpus["id"]]
+        self._ids = list(map(str, corpus["id"]))
 
     def search(
         self,
@@ -108,30 +106,28 @@ class MtebModel:
         num_proc: int | None = None,
         **options: Any,
     ) -> Found:
-        """The top_k documents of each query, or of the candidates that top_ranked gives it, with
-        their cosines.
+        """The top_k documents of each query with their cosines.
+
+        top_ranked: query id -> the only documents to rank.
 
         Raises ValueError as `encode` does.
         """
-        self._obey(encode_kwargs or {})
+        self._apply(encode_kwargs or {})
         assert self._documents is not None, "mteb indexes before it searches"
-        asked = self._encoded(queries, "query", task_metadata, hf_split, hf_subset)
-        ids = [str(one) for one in queries["id"]]
-        if top_ranked:
-            return dict(
-                zip(ids, self._ranked_again(ids, asked, top_ranked, top_k), strict=True)
-            )
-        return dict(
-            zip(
-                ids,
-                top_documents(asked, self._documents, self._ids, top_k),
-                strict=True,
-            )
+        vectors = self._encode_table(
+            queries, "query", task_metadata, hf_split, hf_subset
         )
+        ids = list(map(str, queries["id"]))
+        if top_ranked:
+            best = self._rerank(ids, vectors, top_ranked, top_k)
+        else:
+            best = top_documents(vectors, self._documents, self._ids, top_k)
+        return dict(zip(ids, best, strict=True))
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
-        """Cosines, (n, D) and (m, D) -> (n, m), of vectors of any length and type: mteb may
-        compress ours.
+        """Cosines, (n, D) and (m, D) -> (n, m), of vectors of any length and type.
+
+        mteb may compress our vectors.
         """
         from mteb.similarity_functions import cos_sim
 
@@ -143,77 +139,73 @@ class MtebModel:
 
         return cast("Tensor", pairwise_cos_sim(*_in_float32(embeddings1, embeddings2)))
 
-    def _obey(self, encode_kwargs: Mapping[str, Any]) -> None:
+    def _apply(self, encode_kwargs: Mapping[str, Any]) -> None:
         check_encode_kwargs(encode_kwargs)
         if "show_progress_bar" in encode_kwargs:
             self.cache.show_progress = bool(encode_kwargs["show_progress_bar"])
 
-    def _encoded(
+    def _encode_table(
         self, rows: Table, prompt: Prompt, metadata: Any, split: str, subset: str
     ) -> Vectors:
         from mteb.types import PromptType
 
         where = f"{'/'.join((metadata.name, split, subset))} {prompt}"
-        wanted = [
-            one
-            for one in metadata.get_modalities(PromptType(prompt))
-            if one in self.cache.modalities
+        modalities = [
+            modality
+            for modality in metadata.get_modalities(PromptType(prompt))
+            if modality in self.cache.modalities
         ]
-        return self._vectors(table_inputs(rows, where, wanted, prompt), prompt, where)
+        inputs = table_inputs(rows, where, modalities, prompt)
+        return self._vectors(inputs, prompt, where)
 
     def _vectors(self, inputs: list[Any], prompt: Prompt, where: str) -> Vectors:
         vectors = self.cache.encode(inputs, prompt)
         check_vectors(vectors, where)
         return vectors if self.dims is None else truncate(vectors, self.dims)
 
-    def _ranked_again(
+    def _rerank(
         self,
         ids: Sequence[str],
-        asked: Vectors,
+        queries: Vectors,
         top_ranked: Mapping[str, Sequence[str]],
         top_k: int,
     ) -> Iterator[dict[str, float]]:
+        """The best of each query's own candidates."""
         assert self._documents is not None
         position = {name: number for number, name in enumerate(self._ids)}
-        for name, vector in zip(ids, asked, strict=True):
-            candidates = list(dict.fromkeys(top_ranked.get(name, ())))
-            rows = self._documents[[position[one] for one in candidates]]
-            yield from (
-                top_documents(vector[None], rows, candidates, top_k)
-                if candidates
-                else iter([{}])
-            )
+        for query, vector in zip(ids, queries, strict=True):
+            candidates = list(dict.fromkeys(top_ranked.get(query, ())))
+            if not candidates:
+                yield {}
+                continue
+            rows = self._documents[[position[name] for name in candidates]]
+            yield from top_documents(vector[None], rows, candidates, top_k)
 
 
 def check_encode_kwargs(encode_kwargs: Mapping[str, Any]) -> None:
-    """Refuse what mteb hands to every encoder and this one does not do, so that no result is filed
-    as if it had.
+    """Refuse options that have no effect here, so that no result is recorded under a wrong option.
 
-    `show_progress_bar` is obeyed. `batch_size` changes no vector, as an embedder packs its batches
-    by tokens; another one than mteb's own 32 gets a warning.
+    `show_progress_bar` is used. `batch_size` changes no vector, since an embedder packs its
+    batches by tokens; a value other than mteb's default of 32 gets a warning.
 
     Raises ValueError for a `precision` other than float32, and for any other name.
     """
     precision = encode_kwargs.get("precision")
     if precision not in (None, "float32"):
         raise ValueError(
-            f"encode_kwargs: precision {precision!r} is not made here, where vectors are "
-            "float32; let mteb compress them: mteb.models.CompressionWrapper(model, "
-            "mteb.types.OutputDType.UINT8)."
+            f"encode_kwargs: precision is {precision!r}, but our vectors are float32; let mteb "
+            "compress them: mteb.models.CompressionWrapper(model, mteb.types.OutputDType.UINT8)."
         )
-    unknown = sorted(
-        set(encode_kwargs) - {"precision", "batch_size", "show_progress_bar"}
-    )
+    unknown = sorted(set(encode_kwargs) - set(ENCODE_KWARGS))
     if unknown:
         raise ValueError(
-            f"encode_kwargs: {', '.join(map(repr, unknown))} would have no effect; leave it out "
-            "(known are batch_size, precision and show_progress_bar)."
+            f"encode_kwargs: {', '.join(map(repr, unknown))} would have no effect; remove it "
+            f"(known: {', '.join(ENCODE_KWARGS)})."
         )
     if encode_kwargs.get("batch_size", MTEB_BATCH_SIZE) != MTEB_BATCH_SIZE:
         warnings.warn(
             f"encode_kwargs: batch_size {encode_kwargs['batch_size']} is not used; the embedder "
-            "packs batches by tokens_per_batch and images_per_batch, and no vector depends on "
-            "them.",
+            "packs batches by tokens_per_batch and images_per_batch, and no vector changes.",
             stacklevel=4,
         )
 
@@ -231,16 +223,15 @@ def mteb_model(
     dims: int | None = None,
     cache: EmbeddingCache | None = None,
 ) -> MtebModel:
-    """A model of ours as one of mteb's.
+    """A model of ours as a model of mteb.
 
     name: of the model in the results, "owner/name"; see `run.mteb_name`.
-    dims: keep the first dimensions only (matryoshka); results lie apart, as an experiment of the
-        same model.
-    cache: an embedding cache of this embedder, shared by several dims; a new one if left out.
+    dims: keep only the first dimensions (matryoshka); mteb files the results apart, as an
+        experiment of the same model.
+    cache: an embedding cache of this embedder, shared by several dims; by default a new one.
 
-    The revision is the fingerprint of weights, preprocessing and prompts: mteb returns old scores
-    for a model whose name and revision it has seen before. Raises ValueError for dims that the
-    model has not.
+    The revision is the fingerprint of weights, preprocessing and prompts, since mteb returns old
+    scores for a known name and revision. Raises ValueError for dims that the model does not have.
     """
     import_mteb()
     from mteb.models.model_meta import ModelMeta, ScoringFunction
@@ -253,6 +244,7 @@ def mteb_model(
         raise ValueError(f"dims {dims} is not between 1 and the model's {width}.")
     kept = dims or width
     parameters = list(model.parameters())
+    num_bytes = sum(weight.numel() * weight.element_size() for weight in parameters)
     tables = {
         id(module.weight): module.weight
         for module in model.modules()
@@ -264,11 +256,9 @@ def mteb_model(
         revision=embedder.fingerprint(),
         release_date=None,
         languages=None,
-        n_parameters=sum(one.numel() for one in parameters),
-        n_embedding_parameters=sum(one.numel() for one in tables.values()),
-        memory_usage_mb=round(
-            sum(one.numel() * one.element_size() for one in parameters) / 2**20, 1
-        ),
+        n_parameters=sum(weight.numel() for weight in parameters),
+        n_embedding_parameters=sum(table.numel() for table in tables.values()),
+        memory_usage_mb=round(num_bytes / 2**20, 1),
         max_tokens=None if config.text is None else config.text.max_length,
         embed_dim=kept,
         license=None,
@@ -278,7 +268,7 @@ def mteb_model(
         framework=["PyTorch"],
         similarity_fn_name=ScoringFunction.COSINE,
         use_instructions=any(config.prompts.values()),
-        training_datasets=None,  # unknown; an empty set would say: none of mteb's
+        training_datasets=None,  # unknown; an empty set would mean none of mteb's
         modalities=sorted(embedder.modalities, reverse=True),
         experiment_kwargs=None if kept == config.embed_dim else {"dims": kept},
     )

@@ -1,8 +1,7 @@
-"""The best documents of each query as mteb wants them: a dictionary of scores a query, ties in
-trec_eval's order.
+"""The best documents of each query for mteb: one dictionary of scores per query, ties in the order
+of trec_eval.
 
-Our own metrics need none of this (see `metrics.ranks`); official results do, as mteb scores the
-dictionaries.
+mteb scores these dictionaries for official results; our own metrics work on ranks.
 """
 
 from __future__ import annotations
@@ -24,11 +23,10 @@ BLOCK_SCORES = 1 << 24  # scores held at a time: 64 MB in float32
 def top_documents(
     queries: Vectors, documents: Vectors, document_ids: Sequence[str], top_k: int
 ) -> Iterator[dict[str, float]]:
-    """For each query its top_k documents and their scores, best first; of equal scores the higher
+    """The top_k documents of each query and their scores, best first; of equal scores the higher
     id is better.
 
-    mteb sorts each of them several times, and what is in order already is sorted in a third of the
-    time.
+    mteb sorts each dictionary several times, which takes a third of the time if it is in order.
 
     queries: (Q, D), documents: (N, D), float32 unit vectors.
     """
@@ -37,23 +35,24 @@ def top_documents(
     order = sorted(range(len(document_ids)), key=document_ids.__getitem__, reverse=True)
     names = [document_ids[number] for number in order]
     distinct, column = _distinct(documents[order])  # rows in the order of ties
-    turned = np.ascontiguousarray(distinct.T)  # (D, U)
+    columns = np.ascontiguousarray(distinct.T)  # (D, U)
     block = max(1, BLOCK_SCORES // max(1, len(order)))
     for start in range(0, len(queries), block):
-        scores = torch.from_numpy(queries[start : start + block] @ turned)
+        scores = torch.from_numpy(queries[start : start + block] @ columns)
         if len(distinct) < len(order):
             scores = scores[:, column]  # (block, N)
-        found = _best(scores, top_k)
-        values = scores.gather(1, found)
-        for columns, row in zip(found.tolist(), values.tolist(), strict=True):
-            yield dict(zip(map(names.__getitem__, columns), row, strict=True))
+        best = _best(scores, top_k)
+        values = scores.gather(1, best)
+        for positions, row in zip(best.tolist(), values.tolist(), strict=True):
+            ids = [names[position] for position in positions]
+            yield dict(zip(ids, row, strict=True))
 
 
 def _distinct(vectors: Vectors) -> tuple[Vectors, Tensor]:
     """The distinct rows (U, D), and which of them each row is, (N,).
 
-    A product rounds a column by where it stands, so equal vectors would get scores that differ in
-    the last bit, and a tie would be none.
+    A product rounds a column by its position, so the scores of equal vectors would differ in the
+    last bit and would not tie.
     """
     import torch
 
@@ -64,7 +63,8 @@ def _distinct(vectors: Vectors) -> tuple[Vectors, Tensor]:
     ]
     if len(numbers) == len(vectors):
         return vectors, torch.tensor(column)
-    return vectors[np.unique(column, return_index=True)[1]], torch.tensor(column)
+    _, first = np.unique(column, return_index=True)
+    return vectors[first], torch.tensor(column)
 
 
 def _best(scores: Tensor, top_k: int) -> Tensor:
@@ -74,19 +74,18 @@ def _best(scores: Tensor, top_k: int) -> Tensor:
     import torch
 
     if top_k >= scores.shape[1]:
-        return torch.sort(scores, dim=1, descending=True, stable=True).indices
-    values, found = torch.topk(
-        scores, top_k, dim=1
-    )  # any of several equal ones, in any order
-    crowded = (scores >= values[:, -1:]).sum(dim=1) > top_k
-    for row in crowded.nonzero().flatten().tolist():
-        found[row] = torch.sort(scores[row], descending=True, stable=True).indices[
-            :top_k
-        ]
-    found = found.sort(dim=1).values
-    return found.gather(
-        1,
-        torch.sort(
-            scores.gather(1, found), dim=1, descending=True, stable=True
-        ).indices,
-    )
+        return _descending(scores)
+    # any of several equal scores, in any order
+    values, best = torch.topk(scores, top_k, dim=1)
+    has_ties = (scores >= values[:, -1:]).sum(dim=1) > top_k
+    for row in has_ties.nonzero().flatten().tolist():
+        best[row] = _descending(scores[row])[:top_k]
+    best = best.sort(dim=1).values
+    return best.gather(1, _descending(scores.gather(1, best)))
+
+
+def _descending(scores: Tensor) -> Tensor:
+    """The positions of the last dimension, highest score first, ties in order."""
+    import torch
+
+    return torch.sort(scores, dim=-1, descending=True, stable=True).indices

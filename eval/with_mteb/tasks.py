@@ -1,9 +1,8 @@
-"""Tasks of mteb (https://github.com/embeddings-benchmark/mteb) as data of ours: retrieval, STS,
+"""Tasks of mteb (https://github.com/embeddings-benchmark/mteb) as our data: retrieval, STS,
 zero-shot.
 
-The rows come from the hub's cache or from a local folder laid out as the hub's. Images stay in
-the table they lie in until they are encoded, and are not decoded here. Ids are kept, as mteb orders
-equal scores by them.
+The rows come from the hub's cache or from a local folder with the hub's layout. Images stay in
+their table until they are encoded. Ids are kept, since mteb orders equal scores by them.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,18 @@ from ..data.zero_shot import ZeroShotData
 from .tables import Table, given_image, table_images, table_inputs, texts_or_dots
 
 LOCAL = "local-"  # begins the revision of data in a local folder
-MtebTask = Any  # mteb.abstasks.AbsTask: mteb is imported where it is used, as that takes seconds
+MtebTask = (
+    Any  # mteb.abstasks.AbsTask; the import of mteb takes seconds, so functions do it
+)
+BLOCK_BYTES = 1 << 24  # per read of a file
 
 
 def import_mteb() -> Any:
-    """The package mteb, whose cache is ~/.cache/unimodal/mteb unless MTEB_CACHE says where.
+    """The package mteb, with its cache in $MTEB_CACHE or ~/.cache/unimodal/mteb.
 
-    Raises ImportError where it is not installed.
+    Raises ImportError if it is not installed.
     """
-    # beside the shards, as a name in the temporary folder may be somebody else's already
+    # not in the temporary folder, where another user may own the name
     os.environ.setdefault(
         "MTEB_CACHE", str(Path("~/.cache/unimodal/mteb").expanduser())
     )
@@ -47,8 +50,7 @@ def import_mteb() -> Any:
 
 
 def list_mteb_tasks(benchmark: str) -> list[str]:
-    """Names of the tasks of one of mteb's benchmarks ("NanoBEIR", "MIEB(lite)"); an aggregate gives
-    its parts.
+    """Names of the tasks of a benchmark of mteb, such as "NanoBEIR"; an aggregate gives its parts.
 
     Raises ValueError for a benchmark that mteb does not know.
     """
@@ -59,20 +61,15 @@ def list_mteb_tasks(benchmark: str) -> list[str]:
         raise ValueError(
             f"mteb has no benchmark {benchmark!r}; {_reason(error)}"
         ) from None
-    return list(
-        dict.fromkeys(part.metadata.name for task in tasks for part in parts_of(task))
-    )
+    names = [part.metadata.name for task in tasks for part in parts_of(task)]
+    return list(dict.fromkeys(names))
 
 
 def parts_of(task: MtebTask) -> list[MtebTask]:
-    """The tasks that an aggregate averages (VisualSTS-b-Eng, CQADupstackRetrieval), or the task
-    itself.
-    """
-    return (
-        [part for one in task.metadata.tasks for part in parts_of(one)]
-        if task.is_aggregate
-        else [task]
-    )
+    """The tasks that an aggregate averages (such as CQADupstackRetrieval), or the task itself."""
+    if not task.is_aggregate:
+        return [task]
+    return [part for inner in task.metadata.tasks for part in parts_of(inner)]
 
 
 def find_mteb_task(
@@ -84,12 +81,12 @@ def find_mteb_task(
 ) -> MtebTask:
     """A task of mteb by its name, not loaded yet.
 
-    folder: where data sets lie as on the hub, each below its id (FOLDER/mteb/scifact) or below the
-        last part of it; None: the hub, or its cache.
-    split, subset: only these.
+    folder: of data sets laid out as on the hub, each below its id (FOLDER/mteb/scifact) or below
+        the last part of its id; None: the hub, or its cache.
+    split, subset: read only these.
 
-    Raises ValueError for a name, a split or a subset that is not mteb's, and for data that is not
-    in `folder`.
+    Raises ValueError for a name, a split or a subset that mteb does not have, and for data that is
+    not in `folder`.
     """
     mteb = import_mteb()
     try:
@@ -103,11 +100,11 @@ def find_mteb_task(
     except ValueError:
         known = ", ".join(mteb.get_task(name).hf_subsets)
         raise ValueError(
-            f"mteb task {name!r} has no subset {subset!r}; choose of {known}."
+            f"mteb task {name!r} has no subset {subset!r}; choose one of {known}."
         ) from None
     if split is not None and split not in task.metadata.eval_splits:
         raise ValueError(
-            f"mteb task {name!r} has no split {split!r}; choose of "
+            f"mteb task {name!r} has no split {split!r}; choose one of "
             f"{', '.join(task.metadata.eval_splits)}."
         )
     if folder is not None:
@@ -117,26 +114,24 @@ def find_mteb_task(
 
 
 def repoint(task: MtebTask, folder: Path) -> None:
-    """Let a task read a local folder that is laid out as its data set on the hub.
+    """Let a task read a local folder with the layout of its data set on the hub.
 
-    The recorded revision becomes "local-" and a hash of the files, so that results say what they
-    are results of.
+    The recorded revision becomes "local-" and a hash of the files, so that results identify their
+    data.
     """
     digest = xxhash.xxh3_128()
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(
-            f"{file.relative_to(folder).as_posix()} {file.stat().st_size}".encode()
-        )
+        name = file.relative_to(folder).as_posix()
+        digest.update(f"{name} {file.stat().st_size}".encode())
         with open(file, "rb") as opened:
-            while block := opened.read(1 << 24):
+            while block := opened.read(BLOCK_BYTES):
                 digest.update(block)
     settings = {
         **task.metadata.dataset,
         "path": str(folder.resolve()),
         "revision": LOCAL + digest.hexdigest(),
     }
-    # The metadata belongs to the class of the task: a copy, or every other task of the class moves
-    # too.
+    # A copy, since all tasks of the class share the metadata.
     task.metadata = task.metadata.model_copy(update={"dataset": settings})
 
 
@@ -150,19 +145,16 @@ def load_mteb_task(
     """Read a task of mteb: retrieval of texts and images, STS, or zero-shot classification of
     images.
 
-    folder: as for `find_mteb_task`.
-    split: the one that mteb scores; needed where it scores several.
-    subset: of a task in several languages, the one to read.
+    folder: see `find_mteb_task`.
+    split, subset: the ones to read; needed if mteb scores several.
 
-    Raises ValueError for a kind of task that is not read, for missing data (with how to get it) and
+    Raises ValueError for other kinds of tasks, for missing data (with the command to fetch it) and
     for ids that are not unique.
     """
     task = find_mteb_task(name, folder=folder, split=split, subset=subset)
     if task.is_aggregate:
-        raise ValueError(
-            f"mteb task {name!r} is an average; read "
-            f"{', '.join(t.metadata.name for t in parts_of(task))}."
-        )
+        parts = ", ".join(part.metadata.name for part in parts_of(task))
+        raise ValueError(f"mteb task {name!r} is an average; read {parts}.")
     split = _only(task.eval_splits, name, "split")
     subset = _only(task.hf_subsets, name, "subset")
     load_data(task)
@@ -170,22 +162,19 @@ def load_mteb_task(
 
 
 def load_data(task: MtebTask) -> None:
-    """Load the rows of a task; ValueError that says how to get them where they are missing."""
+    """Load the rows of a task; ValueError with the command to fetch them if they are missing."""
     try:
         with _own_cache(str(task.metadata.dataset["revision"])):
             task.load_data()
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        yaml.YAMLError,
-    ) as error:  # what `datasets` raises, offline and online, for one fact
+    # `datasets` raises any of these for missing data, offline and online
+    except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
         name = task.metadata.name
         path = task.metadata.dataset["path"]
+        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"the data of mteb task {name!r} cannot be read from {path!r} "
-            f"({' '.join(str(error).split())[:200]}); with the hub in reach, fetch it below a "
-            f"folder DATA with: {_fetch_command(task, Path('DATA'))}"
+            f"the data of mteb task {name!r} cannot be read from {path!r} ({reason}); where the "
+            f"hub can be reached, fetch it into a folder DATA with: "
+            f"{_fetch_command(task, Path('DATA'))}"
         ) from None
     if hasattr(task, "convert_v1_dataset_format_to_v2"):
         task.convert_v1_dataset_format_to_v2(num_proc=None)
@@ -193,9 +182,7 @@ def load_data(task: MtebTask) -> None:
 
 @contextlib.contextmanager
 def _own_cache(revision: str) -> Iterator[None]:
-    """A cache for each state of a local folder: `datasets` would return what it read there before
-    its files changed.
-    """
+    """A cache for each state of a local folder: `datasets` does not notice that files changed."""
     import datasets
 
     usual = datasets.config.HF_DATASETS_CACHE
@@ -210,16 +197,16 @@ def _own_cache(revision: str) -> Iterator[None]:
 def read_mteb_task(
     task: MtebTask, split: str, subset: str
 ) -> RetrievalData | PairData | ZeroShotData:
-    """One split and subset of a loaded task; raises as `load_mteb_task`."""
+    """One split and subset of a loaded task; raises as `load_mteb_task` does."""
     from mteb.abstasks import (
         AbsTaskRetrieval,
         AbsTaskSTS,
         AbsTaskZeroShotClassification,
     )
 
-    where = "/".join(
-        [task.metadata.name, split, *([] if subset == "default" else [subset])]
-    )
+    where = f"{task.metadata.name}/{split}"
+    if subset != "default":
+        where = f"{where}/{subset}"
     if isinstance(task, AbsTaskRetrieval):
         return _retrieval(task, task.dataset[subset][split], where)
     rows = (
@@ -238,70 +225,54 @@ def read_mteb_task(
         return _zero_shot(task, rows, where)
     raise ValueError(
         f"mteb task {task.metadata.name!r} is of the type {task.metadata.type}; retrieval, STS "
-        "of texts and zero-shot classification are read as data, and mteb itself scores the "
-        "others."
+        "of texts and zero-shot classification can be read; score the others with mteb itself."
     )
 
 
 def _retrieval(task: MtebTask, part: Any, where: str) -> RetrievalData:
     if part["top_ranked"]:
         raise ValueError(
-            f"mteb task {where!r} ranks given candidates again and not a whole corpus; "
-            "mteb scores it."
+            f"mteb task {where!r} ranks given candidates, not a whole corpus; score it with "
+            "mteb itself."
         )
-    judged = part["relevant_docs"]
-    metadata = task.metadata
+    qrels = part["relevant_docs"]
     document_ids = _unique_ids(part["corpus"], f"documents of {where}")
     position = {name: number for number, name in enumerate(document_ids)}
     all_ids = _unique_ids(part["queries"], f"queries of {where}")
-    found = [
-        {name: float(gain) for name, gain in judged.get(query, {}).items() if gain > 0}
-        for query in all_ids
-    ]
-    asked = [number for number, relevant in enumerate(found) if relevant]
-    if not any(name in position for relevant in found for name in relevant):
+    all_gains = [_positive_gains(qrels.get(query, {})) for query in all_ids]
+    if not any(gains.keys() & position.keys() for gains in all_gains):
         raise ValueError(
             f"no query of mteb task {where!r} has a relevant document; the qrels do not "
             "fit the corpus."
         )
-    notes = _notes_of_lost(judged, found, position, set(all_ids))
+    notes = _notes_of_lost(qrels, all_gains, position, set(all_ids))
     for note in notes:
         warnings.warn(f"{where}: {note}", stacklevel=2)
-    relevant = [
-        [name for name in found[number] if name in position] for number in asked
-    ]
-    gains = [
-        [found[number][name] for name in some]
-        for number, some in zip(asked, relevant, strict=True)
-    ]
-    lost = [
-        [gain for name, gain in found[number].items() if name not in position]
-        for number in asked
-    ]
-    from mteb.types import PromptType
 
-    query_modalities = metadata.get_modalities(PromptType.query)
-    document_modalities = metadata.get_modalities(PromptType.document)
-    asked_rows = (
-        part["queries"] if len(asked) == len(all_ids) else part["queries"].select(asked)
-    )
-    queries = table_inputs(asked_rows, f"{where} query", query_modalities, "query")
-    documents = table_inputs(
-        part["corpus"], f"{where} document", document_modalities, "document"
-    )
-    query_ids = [all_ids[number] for number in asked]
+    kept = [number for number, gains in enumerate(all_gains) if gains]
+    query_ids = [all_ids[number] for number in kept]
+    relevant: list[list[int]] = []
+    gains: list[list[float]] = []
+    lost: list[list[float]] = []
+    for number in kept:
+        present = {k: v for k, v in all_gains[number].items() if k in position}
+        absent = {k: v for k, v in all_gains[number].items() if k not in position}
+        relevant.append([position[name] for name in present])
+        gains.append(list(present.values()))
+        lost.append(list(absent.values()))
+    is_binary = all(gain == 1 for row in [*gains, *lost] for gain in row)
+
+    queries, documents = _inputs_of(task, part, kept, where)
     excluded: list[list[int]] | None = None
     if task.ignore_identical_ids:
         excluded = [[position[name]] if name in position else [] for name in query_ids]
     elif task.skip_first_result:
-        excluded = _themselves(queries, documents, document_ids, where)
+        excluded = _find_themselves(queries, documents, document_ids, where)
     return RetrievalData(
         queries=queries,
         documents=documents,
-        relevant=[[position[name] for name in some] for some in relevant],
-        gains=None
-        if all(gain == 1 for row in [*gains, *lost] for gain in row)
-        else gains,
+        relevant=relevant,
+        gains=None if is_binary else gains,
         query_ids=query_ids,
         document_ids=document_ids,
         excluded=excluded,
@@ -310,67 +281,89 @@ def _retrieval(task: MtebTask, part: Any, where: str) -> RetrievalData:
     )
 
 
-def _themselves(
+def _positive_gains(grades: Mapping[str, int]) -> dict[str, float]:
+    return {name: float(gain) for name, gain in grades.items() if gain > 0}
+
+
+def _inputs_of(
+    task: MtebTask, part: Any, kept: Sequence[int], where: str
+) -> tuple[list[Input], list[Input]]:
+    """The kept queries and all documents."""
+    from mteb.types import PromptType
+
+    query_modalities = task.metadata.get_modalities(PromptType.query)
+    document_modalities = task.metadata.get_modalities(PromptType.document)
+    rows = part["queries"]
+    if len(kept) < len(rows):
+        rows = rows.select(kept)
+    queries = table_inputs(rows, f"{where} query", query_modalities, "query")
+    documents = table_inputs(
+        part["corpus"], f"{where} document", document_modalities, "document"
+    )
+    return queries, documents
+
+
+def _find_themselves(
     queries: Sequence[Input],
     documents: Sequence[Input],
     document_ids: Sequence[str],
     where: str,
 ) -> list[list[int]]:
-    """For each query the document that is the query itself, where mteb leaves out the best result
-    for being it.
+    """For each query the document that is the query itself, which mteb takes for its best result
+    and leaves out.
     """
-    same: dict[object, int] = {}
-    for number in sorted(
-        range(len(documents)), key=document_ids.__getitem__
-    ):  # of equal ones, the first to be found
-        same[_content(documents[number])] = number
-    found = [same.get(_content(query)) for query in queries]
-    strange = sum(1 for one in found if one is None)
-    if strange:
+    by_content: dict[object, int] = {}
+    # of equal documents, the one that a ranking finds first: the highest id
+    for number in sorted(range(len(documents)), key=document_ids.__getitem__):
+        by_content[_content(documents[number])] = number
+    same = [by_content.get(_content(query)) for query in queries]
+    num_unknown = same.count(None)
+    if num_unknown:
         warnings.warn(
-            f"{where}: {strange} of {len(queries)} queries are not among the documents; mteb "
-            "leaves out their best result all the same, and here they search all documents.",
+            f"{where}: {num_unknown} of {len(queries)} queries are not among the documents; mteb "
+            "leaves out their best result all the same, but here they search all documents.",
             stacklevel=2,
         )
-    return [[] if one is None else [one] for one in found]
+    return [[] if number is None else [number] for number in same]
 
 
-def _content(one: Input) -> object:
-    if isinstance(one, Fused):
-        return one.text, _content(one.image)
-    return xxhash.xxh3_128_digest(one.read()) if isinstance(one, Deferred) else one
+def _content(item: Input) -> object:
+    if isinstance(item, Fused):
+        return item.text, _content(item.image)
+    return xxhash.xxh3_128_digest(item.read()) if isinstance(item, Deferred) else item
 
 
 def _notes_of_lost(
-    judged: Mapping[str, Mapping[str, int]],
-    found: Sequence[Mapping[str, float]],
+    qrels: Mapping[str, Mapping[str, int]],
+    all_gains: Sequence[Mapping[str, float]],
     position: Mapping[str, int],
     query_ids: set[str],
 ) -> list[str]:
-    """What is judged and not there; scored as mteb and trec_eval do, but for queries without
-    relevant documents.
+    """What the qrels name and the data lacks.
+
+    Lost documents are scored as in mteb and trec_eval; queries without relevant documents are not.
     """
-    lost = list(
-        dict.fromkeys(
-            name for relevant in found for name in relevant if name not in position
-        )
-    )
-    num_hit = sum(any(name not in position for name in relevant) for relevant in found)
-    silent = [
+    lost: dict[str, None] = {}
+    num_queries = 0
+    for gains in all_gains:
+        missing = [name for name in gains if name not in position]
+        lost.update(dict.fromkeys(missing))
+        num_queries += bool(missing)
+    without_gain = [
         query
-        for query, grades in judged.items()
-        if query in query_ids and not any(g > 0 for g in grades.values())
+        for query, grades in qrels.items()
+        if query in query_ids and not _positive_gains(grades)
     ]
     notes = []
-    if silent:
+    if without_gain:
         notes.append(
-            f"{len(silent)} queries have no relevant document and are left out, where mteb "
-            f"counts them as 0 (first {silent[0]!r})"
+            f"{len(without_gain)} queries have no relevant document and are left out, where mteb "
+            f"counts them as 0 (first {without_gain[0]!r})"
         )
     if lost:
         notes.append(
-            f"{len(lost)} relevant documents (of {num_hit} queries) are not in the corpus and "
-            f"count as not found (first {lost[0]!r})"
+            f"{len(lost)} relevant documents (of {num_queries} queries) are not in the corpus and "
+            f"count as not found (first {next(iter(lost))!r})"
         )
     return notes
 
@@ -383,23 +376,21 @@ def _zero_shot(task: MtebTask, rows: Table, where: str) -> ZeroShotData:
         unknown = sorted(set(labels) - position.keys())
         if unknown:
             raise ValueError(
-                f"label {unknown[0]!r} of {where} is none of its classes, {', '.join(names[:8])}."
+                f"label {unknown[0]!r} of {where} is not one of its classes, "
+                f"{', '.join(names[:8])}."
             )
         labels = [position[label] for label in labels]
-    images = [
-        given_image(one, where)
-        for one in table_images(rows, task.input_column_name, where)
-    ]
+    column = table_images(rows, task.input_column_name, where)
+    images = [given_image(image, where) for image in column]
     return ZeroShotData(images, [int(label) for label in labels], names, ["{c}"])
 
 
 def _unique_ids(rows: Table, where: str) -> list[str]:
-    ids = [str(one) for one in rows["id"]]
-    if len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        twice = next(one for one in ids if one in seen or seen.add(one))  # type: ignore[func-returns-value]
+    ids = list(map(str, rows["id"]))
+    repeated = [name for name, count in Counter(ids).items() if count > 1]
+    if repeated:
         raise ValueError(
-            f"{where}: the id {twice!r} is there twice; ids have to be unique."
+            f"{where}: the id {repeated[0]!r} occurs twice; ids have to be unique."
         )
     return ids
 
@@ -418,13 +409,15 @@ def _local_folder(task: MtebTask, root: Path) -> Path:
         if candidate.is_dir():
             return candidate
     raise ValueError(
-        f"the data of mteb task {task.metadata.name!r} is not at {str(root / hub)!r}; "
+        f"the data of mteb task {task.metadata.name!r} is missing at {str(root / hub)!r}; "
         f"fetch it with: {_fetch_command(task, root)}"
     )
 
 
 def _fetch_command(task: MtebTask, root: Path) -> str:
-    settings = type(task).metadata.dataset  # those of the hub, wherever this one reads
+    settings = type(
+        task
+    ).metadata.dataset  # those of the hub, even if the task reads elsewhere
     return (
         f"hf download --repo-type dataset {settings['path']} --revision {settings['revision']} "
         f"--local-dir {root / str(settings['path'])}"

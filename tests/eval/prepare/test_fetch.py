@@ -208,7 +208,7 @@ def test_a_hub_that_must_not_be_asked_is_said_at_once(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     started = time.monotonic()
-    with pytest.raises(OSError, match=r"must not be asked \(HF_HUB_OFFLINE is set\)"):
+    with pytest.raises(OSError, match="HF_HUB_OFFLINE is set"):
         fetch_from_hub(
             "someone/set", "main", ["*"], tmp_path / "set", Patience(deadline=60)
         )

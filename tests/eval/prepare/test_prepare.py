@@ -200,7 +200,7 @@ def test_what_somebody_put_there_is_not_touched(
 ) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds something that was not prepared here"):
+    with pytest.raises(ValueError, match=r"shop has files .*prepared\.json"):
         prepare("shop", tmp_path, overwrite=True, table=shop)
     assert everything(tmp_path) == {"shop/mine.txt": b"mine"}
 
@@ -309,8 +309,7 @@ def test_single_files_are_fetched_by_their_listed_names(
         {"names.txt": b"train_1.jpg\nval_2.jpg\ntrain_3.jpg\n"}
     )
     origins.files |= {
-        f"/pictures/{name}.jpg": name.encode()
-        for name in ("train_1", "train_3", "val_2")
+        f"/images/{name}.jpg": name.encode() for name in ("train_1", "train_3", "val_2")
     }
     source = {"github": "someone/list", "revision": "abc"}
     each = {
@@ -325,12 +324,12 @@ def test_single_files_are_fetched_by_their_listed_names(
         update={
             "each": [
                 made.each[0].model_copy(
-                    update={"url": f"{origins.url}/pictures/{{name}}"}
+                    update={"url": f"{origins.url}/images/{{name}}"}
                 )
             ]
         }
     )
-    del origins.files["/pictures/train_3.jpg"]
+    del origins.files["/images/train_3.jpg"]
     with pytest.raises(FileNotFoundError, match=r"train_3\.jpg"):
         prepare(
             "list",
@@ -340,7 +339,7 @@ def test_single_files_are_fetched_by_their_listed_names(
             show_progress=False,
             table={"list": made},
         )
-    origins.files["/pictures/train_3.jpg"] = b"train_3"
+    origins.files["/images/train_3.jpg"] = b"train_3"
     origins.asked = []
     prepare(
         "list",
@@ -355,7 +354,7 @@ def test_single_files_are_fetched_by_their_listed_names(
         for path in (tmp_path / "list" / "images").iterdir()
     }
     assert found == {"train_1.jpg": b"train_1", "train_3.jpg": b"train_3"}
-    assert origins.paths() == ["/pictures/train_3.jpg"]
+    assert origins.paths() == ["/images/train_3.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -379,7 +378,7 @@ def test_listed_names_that_lead_to_another_folder_are_refused(
         "list": data_set([{"github": "someone/list", "revision": "abc"}], each=[each])
     }
     with pytest.raises(
-        ValueError, match=r"names\.txt lists .*, which is not the name of a file"
+        ValueError, match=r"names\.txt lists .*, which is not a file name"
     ):
         prepare(
             "list",
@@ -402,7 +401,7 @@ def test_a_full_disk_is_said_before_anything_is_fetched(
     monkeypatch.setattr(
         "shutil.disk_usage", lambda _: usage(10**9, 10**9 - 10**6, 1_900_000)
     )
-    with pytest.raises(ValueError, match="has 2 MB free and 2 are needed"):
+    with pytest.raises(ValueError, match=r"needs 2 MB and 2 MB are free"):
         prepare("shop", tmp_path / "new", github=origins.url, table=shop)
     assert not origins.asked
 
@@ -414,7 +413,7 @@ def test_two_processes_do_not_prepare_one_set_at_once(
     work.mkdir()
     with (
         locked(work / "lock"),
-        pytest.raises(ValueError, match="is being prepared by another process"),
+        pytest.raises(ValueError, match="another process is preparing"),
     ):
         prepare("shop", tmp_path, table=shop)
 
@@ -487,7 +486,7 @@ def test_files_that_the_hub_no_longer_has_are_named(
     }
     with pytest.raises(
         ValueError,
-        match=r"someone/set \(0123456\) has no file like 'test/\*'; its layout has changed",
+        match=r"someone/set \(0123456\) has no file .* 'test/\*'; its layout has changed",
     ):
         prepare("set", tmp_path, patience=patience, show_progress=False, table=table)
     assert not (tmp_path / "set").exists()
@@ -524,8 +523,8 @@ def test_commits_are_named_where_they_can_be() -> None:
             {"hub": "a/b", "github": "a/b", "revision": "main"},
             "is one of hub, github and url",
         ),
-        ({"hub": "a/b"}, "a repository has a revision"),
-        ({"url": "http://example.org/a.zip"}, "is not safe on the way"),
+        ({"hub": "a/b"}, "a repository needs a revision"),
+        ({"url": "http://example.org/a.zip"}, "https://"),
     ],
 )
 def test_a_source_that_cannot_be_is_refused(

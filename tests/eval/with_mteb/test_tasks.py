@@ -49,7 +49,7 @@ def test_a_text_task_keeps_ids_grades_and_titles_and_leaves_out_what_is_not_judg
 def test_an_empty_document_stands_as_a_dot_and_is_told(hub: Path) -> None:
     with pytest.warns(
         UserWarning,
-        match=r"SciFact/test document: 1 of 60 texts are empty and stand as '\.'",
+        match=r"SciFact/test document: 1 of 60 texts are empty .*'\.'",
     ):
         assert retrieval("SciFact", hub).documents[7] == NO_TEXT
 
@@ -140,7 +140,7 @@ def test_ids_that_are_there_twice_are_refused(mteb: Any, tmp_path: Path) -> None
     queries = datasets.Dataset.from_dict({"_id": ["x"], "text": ["three"]})
     write_retrieval(tmp_path / "scifact", corpus, queries, {"x": {"a": 1}})
     with pytest.raises(
-        ValueError, match="documents of SciFact/test: the id 'a' is there twice"
+        ValueError, match="documents of SciFact/test: the id 'a' occurs twice"
     ):
         retrieval("SciFact", tmp_path)
 
@@ -192,7 +192,7 @@ def test_a_row_may_have_a_text_an_image_or_both(mteb: Any) -> None:
 
 
 def test_a_table_without_what_the_task_asks_for_is_refused(mteb: Any) -> None:
-    with pytest.raises(ValueError, match="and none for image"):
+    with pytest.raises(ValueError, match="none of them for image"):
         table_inputs(
             image_rows([jpeg(0, "red")]).rename_column("image", "img"),
             "x",
@@ -248,12 +248,12 @@ def test_benchmarks_are_lists_of_tasks_and_aggregates_are_their_parts(
             {},
             "mteb has no task 'Scifact'; 'Scifact' not found. Did you mean: 'SciFact'",
         ),
-        ("SciFact", {"split": "dev"}, "has no split 'dev'; choose of test"),
-        ("STS17", {"subset": "en-xx"}, "has no subset 'en-xx'; choose of .*en-en"),
+        ("SciFact", {"split": "dev"}, "has no split 'dev'; .*test"),
+        ("STS17", {"subset": "en-xx"}, "has no subset 'en-xx'; .*en-en"),
         (
             "NFCorpus",
             {},
-            "is not at .*; fetch it with: hf download --repo-type dataset mteb/nfcorpus --revision",
+            "'NFCorpus' is missing at .*: hf download --repo-type dataset mteb/nfcorpus --revision",
         ),
         (
             "VisualSTS-b-Eng",
