@@ -1,9 +1,8 @@
-"""Vectors by key, kept in memory, or in a folder that survives whatever ends the process.
+"""Vectors by key, in memory, or in a folder that survives a kill of the process.
 
 A folder holds `vectors`, rows of D numbers one after another, and `index`, a record for each block
-of rows that was
-added: how many, their keys, and checksums of keys and rows. Rows are forced to the disk before
-their record is written, so that an end in between leaves rows without a key, which the next writer
+of rows: how many, their keys, and checksums of keys and rows. Rows are synced to the disk before
+their record is written, so that a kill in between leaves rows without a key, which the next writer
 cuts off, and never a key without its row. One process writes at a time; any number reads.
 
 n keys, D embedding dimension.
@@ -31,26 +30,23 @@ Precision = Literal["float32", "float16"]
 Key = bytes  # 16
 
 KEY_BYTES = 16
-_HEAD = struct.Struct(
-    "<4sIIQQ"
-)  # magic, keys, D, checksum of the record, checksum of the rows
+# magic, keys, D, checksum of the record, checksum of the rows
+_HEAD = struct.Struct("<4sIIQQ")
 _MAGIC = b"UMV1"
-_STOP_INTERVAL = (
-    0.2  # seconds between two checks for a stop while another process writes
-)
+_STOP_INTERVAL = 0.2  # seconds between checks for a stop while another process writes
 
 
-class Stopped(Exception):  # noqa: N818  # not an error: it was asked for
-    """It was asked to stop, and did; what was encoded until then is kept."""
+class Stopped(Exception):  # noqa: N818  # not an error: somebody wanted it
+    """Encoding was stopped on demand; what was encoded until then is kept."""
 
 
 class Storage(Protocol):
-    """What keeps vectors: `Memory` or `VectorFile`."""
+    """A place for vectors: `Memory` or `VectorFile`."""
 
     def __contains__(self, key: Key) -> bool: ...
 
     def rows(self, keys: Sequence[Key]) -> Vectors:
-        """(n, D) float32 of keys that are there."""
+        """(n, D) float32 of known keys."""
         ...
 
     def append(self, keys: Sequence[Key], vectors: Vectors) -> None:
@@ -58,18 +54,16 @@ class Storage(Protocol):
         ...
 
     def writing(self, should_stop: Callable[[], bool]) -> Any:
-        """A context in which this process alone writes; what others have added is known within."""
+        """A context in which only this process writes, and knows what others have added."""
         ...
 
     def trim(self) -> None:
-        """Forget what there is no room for."""
+        """Forget vectors beyond the size limit."""
         ...
 
 
 class Memory:
-    """Vectors in memory, those that were used last: what is forgotten is encoded again when it is
-    asked for.
-    """
+    """Vectors in memory, the most recently used ones; others are encoded again when needed."""
 
     def __init__(self, dtype: Precision, max_bytes: int) -> None:
         self._dtype = dtype
@@ -80,27 +74,25 @@ class Memory:
         return key in self._rows
 
     def rows(self, keys: Sequence[Key]) -> Vectors:
-        """(n, D) float32 of keys that are there."""
+        """(n, D) float32 of known keys."""
         for key in dict.fromkeys(keys):
             self._rows[key] = self._rows.pop(key)
-        return np.stack([self._rows[key] for key in keys]).astype(
-            np.float32, copy=False
-        )
+        rows = np.stack([self._rows[key] for key in keys])
+        return rows.astype(np.float32, copy=False)
 
     def append(self, keys: Sequence[Key], vectors: Vectors) -> None:
         """Keep (n, D) vectors."""
         for key, vector in zip(keys, vectors, strict=True):
-            self._rows[key] = vector.astype(
-                self._dtype
-            )  # a copy: a view would keep its whole block
+            # a copy: a view would keep its whole block
+            self._rows[key] = vector.astype(self._dtype)
 
     @contextmanager
     def writing(self, should_stop: Callable[[], bool]) -> Iterator[None]:
-        """Nobody else is there."""
+        """Nothing to lock: no other process sees it."""
         yield
 
     def trim(self) -> None:
-        """Forget those that were used longest ago, until the rest fits."""
+        """Forget the least recently used ones until the rest fits."""
         size = sum(vector.nbytes for vector in self._rows.values())
         for key in list(self._rows):
             if size <= self._max_bytes:
@@ -109,8 +101,9 @@ class Memory:
 
 
 class VectorFile:
-    """Vectors in a folder. Raises ValueError if its files are broken, or if vectors of another
-    length are added.
+    """Vectors in a folder.
+
+    Raises ValueError if its files are broken, or if vectors of another length are added.
     """
 
     def __init__(self, folder: Path, dtype: Precision) -> None:
@@ -121,10 +114,10 @@ class VectorFile:
         self._rows: dict[Key, int] = {}
         self._starts: list[int] = []  # first row of each block
         self._sums: list[int] = []  # checksum of each block's rows
-        self._sound: set[int] = set()  # blocks whose rows were compared with it
-        self._dim = self._num_rows = self._end = (
-            0  # _end: of what was read of the index
-        )
+        self._sound: set[int] = set()  # blocks whose rows fit their checksum
+        self._dim = 0
+        self._num_rows = 0
+        self._end = 0  # bytes of the index that were read
         self._map: npt.NDArray[Any] | None = None
         self._refresh()
 
@@ -132,28 +125,29 @@ class VectorFile:
         return key in self._rows
 
     def rows(self, keys: Sequence[Key]) -> Vectors:
-        """(n, D) float32 of keys that are there."""
+        """(n, D) float32 of known keys."""
         if self._map is None or len(self._map) < self._num_rows:
             self._map = np.memmap(
                 self._vectors, self._dtype, "r", shape=(self._num_rows, self._dim)
             )
         numbers = np.array([self._rows[key] for key in keys])
-        for block in {
+        blocks = {
             bisect_right(self._starts, number) - 1
             for number in np.unique(numbers).tolist()
-        } - self._sound:
+        }
+        for block in blocks - self._sound:
             self._check(block)
         return np.asarray(self._map[numbers], dtype=np.float32)
 
     def append(self, keys: Sequence[Key], vectors: Vectors) -> None:
-        """Keep (n, D) vectors: on the disk when this returns. Raises OSError, keeping none of them,
-        if it is full.
+        """Keep (n, D) vectors; they are on the disk when this returns.
+
+        Raises OSError, and keeps none of them, if the disk is full.
         """
         if self._dim and vectors.shape[1] != self._dim:
             raise ValueError(
                 f"{self.folder} keeps vectors of {self._dim} dimensions and these have "
-                f"{vectors.shape[1]}; the model says that it is the same one: name another "
-                "folder."
+                f"{vectors.shape[1]}, under the same fingerprint; name another folder."
             )
         rows = np.ascontiguousarray(vectors, dtype=self._dtype)
         record = _record(keys, rows)
@@ -164,16 +158,16 @@ class VectorFile:
             with suppress(OSError):
                 self._cut_tails()
             raise OSError(
-                f"{len(keys):,} vectors could not be written to {self.folder} ({error}); make "
-                "room and start again: what is there already stays."
+                f"{len(keys):,} vectors could not be written to {self.folder} ({error}); free "
+                "some space and start again: what is there already stays."
             ) from error
         self._refresh()
 
     @contextmanager
     def writing(self, should_stop: Callable[[], bool]) -> Iterator[None]:
-        """Hold the lock of the folder, once other writers are done; what they added is known then.
+        """Hold the lock of the folder, and know what earlier writers have added.
 
-        Raises Stopped if asked to stop while waiting.
+        Raises Stopped if `should_stop` is true while waiting.
         """
         with ExitStack() as stack:
             try:
@@ -191,7 +185,7 @@ class VectorFile:
             yield
 
     def trim(self) -> None:
-        """Nothing: there is room."""
+        """Do nothing: a folder has no size limit."""
 
     def _wait_for_lock(self, stack: ExitStack, should_stop: Callable[[], bool]) -> None:
         warnings.warn(
@@ -208,7 +202,7 @@ class VectorFile:
             is_held = stack.enter_context(lock)
 
     def _refresh(self) -> None:
-        """Take note of the blocks that were added since, here or by another process."""
+        """Read the records of blocks that were added since, here or by another process."""
         try:
             with self._index.open("rb") as file:
                 file.seek(self._end)
@@ -233,9 +227,8 @@ class VectorFile:
             if (self._num_rows + count) * dim * self._dtype.itemsize > num_bytes:
                 return
             for number in range(count):
-                self._rows[keys[KEY_BYTES * number : KEY_BYTES * (number + 1)]] = (
-                    self._num_rows + number
-                )
+                key = keys[KEY_BYTES * number : KEY_BYTES * (number + 1)]
+                self._rows[key] = self._num_rows + number
             self._starts.append(self._num_rows)
             self._sums.append(rows_sum)
             self._dim = dim
@@ -245,22 +238,17 @@ class VectorFile:
 
     def _cut_tails(self) -> None:
         """Cut off what was being written when its process ended."""
-        for file, size in (
-            (self._vectors, self._num_rows * self._dim * self._dtype.itemsize),
-            (self._index, self._end),
-        ):
+        num_bytes = self._num_rows * self._dim * self._dtype.itemsize
+        for file, size in ((self._vectors, num_bytes), (self._index, self._end)):
             if file.exists() and file.stat().st_size > size:
                 os.truncate(file, size)
 
     def _check(self, block: int) -> None:
         assert self._map is not None
-        rows = self._map[
-            self._starts[block] : [*self._starts, self._num_rows][block + 1]
-        ]
-        if (
-            xxhash.xxh3_64_intdigest(rows.reshape(-1).view(np.uint8).data)
-            != self._sums[block]
-        ):
+        ends = [*self._starts[1:], self._num_rows]
+        rows = self._map[self._starts[block] : ends[block]]
+        checksum = xxhash.xxh3_64_intdigest(rows.reshape(-1).view(np.uint8).data)
+        if checksum != self._sums[block]:
             raise ValueError(
                 f"{self._vectors} is not what was written; remove {self.folder} and encode again."
             )
@@ -271,12 +259,8 @@ def _record(keys: Sequence[Key], rows: npt.NDArray[Any]) -> bytes:
     joined = b"".join(keys)
     rows_sum = xxhash.xxh3_64_intdigest(rows.reshape(-1).view(np.uint8).data)
     count, dim = rows.shape
-    return (
-        _HEAD.pack(
-            _MAGIC, count, dim, _sum(_MAGIC, count, dim, rows_sum, joined), rows_sum
-        )
-        + joined
-    )
+    record_sum = _sum(_MAGIC, count, dim, rows_sum, joined)
+    return _HEAD.pack(_MAGIC, count, dim, record_sum, rows_sum) + joined
 
 
 def _sum(magic: bytes, count: int, dim: int, rows_sum: int, keys: bytes) -> int:

@@ -1,8 +1,7 @@
-"""A suite is a list of tasks, written in YAML: where the data is, which of it is held out, and
-which field is what.
+"""A suite: a list of tasks in YAML, with their data, their splits and their fields.
 
-A task's `rows` are narrowed by one entry of its `splits`: `val` for choosing between models, `test`
-for reporting.
+One entry of a task's `splits` narrows its `rows`: `val` for choosing between models, `test` for
+reporting.
 
     tasks:
       figures:
@@ -113,7 +112,7 @@ class Analysis(Config):
         for kind in kinds:
             if kind not in robustness.KINDS:
                 raise ValueError(
-                    f"{kind!r} is no way to change a query; {nearest(kind, robustness.KINDS)}"
+                    f"{kind!r} is not a change of queries; {nearest(kind, robustness.KINDS)}"
                 )
         return kinds
 
@@ -146,46 +145,41 @@ class Suite(Config):
         }
 
     def task_of(self, name: str) -> TaskConfig:
-        """The task that data or a row is of: "beir/cqadupstack" of "beir/cqadupstack/android"."""
+        """The task of data or of a row: "beir/cqadupstack" for "beir/cqadupstack/android"."""
         owner = self._owner(name)
         if not owner:
             raise ValueError(
-                f"{name!r} is of no task of the suite; {nearest(name, self.tasks)}"
+                f"{name!r} does not belong to a task of the suite; {nearest(name, self.tasks)}"
             )
         return self.tasks[owner]
 
     def averages_of(self, names: Iterable[str]) -> dict[str, list[str]]:
-        """Averages over languages and subsets: "xtd10/text->image" -> "xtd10/de/text->image",
-        "xtd10/en/text->image"...
+        """Averages over languages and subsets.
 
-        names: of rows; those of no task of the suite are passed over.
+        "xtd10/text->image" -> ["xtd10/de/text->image", "xtd10/en/text->image", ...]
+
+        names: of rows; names that belong to no task of the suite are skipped.
         """
         groups: dict[str, list[str]] = {}
         for name in dict.fromkeys(names):
             task = self._owner(name)
+            if not task or len(self.tasks[task].parts) < 2:
+                continue
             part, _, direction = name[len(task) + 1 :].partition("/")
-            if (
-                task
-                and part in self.tasks[task].parts
-                and len(self.tasks[task].parts) > 1
-            ):
-                groups.setdefault("/".join(filter(None, (task, direction))), []).append(
-                    name
-                )
+            if part in self.tasks[task].parts:
+                average = f"{task}/{direction}" if direction else task
+                groups.setdefault(average, []).append(name)
         return groups
 
     def _owner(self, name: str) -> str:
         """The longest name of a task that a name begins with, or ""."""
-        return max(
-            (task for task in self.tasks if f"{name}/".startswith(f"{task}/")),
-            key=len,
-            default="",
-        )
+        owners = [task for task in self.tasks if f"{name}/".startswith(f"{task}/")]
+        return max(owners, key=len, default="")
 
 
 @dataclasses.dataclass(frozen=True)
 class Missing:
-    """What a task lacks, and how it is got."""
+    """What a task lacks, and how to get it."""
 
     task: str
     paths: list[Path]
@@ -194,12 +188,10 @@ class Missing:
 
 
 def _with_path(name: str, task: Any) -> Any:
-    """A task of a folder that says none lies in the folder of its name."""
-    return (
-        {"path": name, **task}
-        if isinstance(task, Mapping) and task.get("kind") in FOLDER_KINDS
-        else task
-    )
+    """The task, in the folder of its name if it names none."""
+    if isinstance(task, Mapping) and task.get("kind") in FOLDER_KINDS:
+        return {"path": name, **task}
+    return task
 
 
 def read_suite(name: str | Path, overrides: Sequence[str] = ()) -> Suite:
@@ -212,7 +204,7 @@ def read_suite(name: str | Path, overrides: Sequence[str] = ()) -> Suite:
 
 
 def missing_of(suite: Suite, data_root: Path, split: str) -> list[Missing]:
-    """What is not there, task by task; at a glance, without reading any data."""
+    """The files and folders that do not exist, task by task; no data is read."""
     missing = []
     for name, task in suite.tasks.items():
         paths = [path for path in task.needs(data_root, split) if not path.exists()]
@@ -222,41 +214,39 @@ def missing_of(suite: Suite, data_root: Path, split: str) -> list[Missing]:
 
 
 def commands_for(missing: Iterable[Missing], data_root: Path) -> list[str]:
-    """The commands that get what is missing, for a shell; what neither `get` nor the hub has is in
-    none.
-    """
+    """The shell commands that get what is missing, if `get` or the hub has it."""
     missing = list(missing)
-    sets = " ".join(dict.fromkeys(one.get for one in missing if one.get))
-    hub = " ".join(dict.fromkeys(one.hub for one in missing if one.hub))
+    sets = " ".join(dict.fromkeys(lack.get for lack in missing if lack.get))
+    hub = " ".join(dict.fromkeys(lack.hub for lack in missing if lack.hub))
     folder = shlex.quote(str(data_root))
     loop = (
         f"for set in {hub}; do hf download --repo-type dataset $set --local-dir "
         f"{folder}/$set; done"
     )
-    return [f"unimodal prepare {sets} --data {folder}"] * bool(sets) + [loop] * bool(
-        hub
-    )
+    commands = [f"unimodal prepare {sets} --data {folder}"] if sets else []
+    return [*commands, loop] if hub else commands
 
 
 def megabytes_of(missing: Iterable[Missing]) -> float:
-    """How much `unimodal prepare` downloads for what is missing; of the hub's own repositories it
-    is not known.
+    """How much `unimodal prepare` downloads for what is missing.
+
+    The sizes of the hub's own repositories are unknown and not counted.
     """
     table = data_sets()
+    groups = {lack.get for lack in missing if lack.get}
     return sum(
-        table[one].megabytes
-        for get in {one.get for one in missing if one.get}
-        for one in names_of(get, table)
+        table[name].megabytes for group in groups for name in names_of(group, table)
     )
 
 
 def load_tasks(
     suite: Suite, data_root: Path, split: str, *, with_images: bool = True
 ) -> dict[str, TaskData]:
-    """Read the data of every task; of one with languages, subsets or several questions by each:
-    "xtd10/de".
+    """Read the data of every task.
 
-    with_images: also see to it that every image is there.
+    A task with languages, subsets or several kinds of queries has data for each: "xtd10/de".
+
+    with_images: also check that the file of every image exists.
 
     Raises one ValueError that names everything missing, so that it can be fetched in one go, and
     ValueError for data that cannot be scored.
@@ -283,18 +273,17 @@ def _missing_images(data: TaskData) -> list[Path]:
 
 
 def _refuse_missing(missing: Sequence[Missing], root: Path) -> None:
-    paths = sorted({str(path) for one in missing for path in one.paths})
+    paths = sorted({str(path) for lack in missing for path in lack.paths})
     if not paths:
         return
-    named = ", ".join(paths[:8]) + (
-        f" and {len(paths) - 8} more" if len(paths) > 8 else ""
-    )
+    more = f" and {len(paths) - 8} more" if len(paths) > 8 else ""
+    named = ", ".join(paths[:8]) + more
     commands = commands_for(missing, root)
     megabytes = megabytes_of(missing)
     size = f" (at least {megabytes:,.0f} MB)" if megabytes else ""
     fetch = f"get them with `{' && '.join(commands)}`{size}, " if commands else ""
     raise ValueError(
-        f"files of the suite that are missing ({len(paths)}): {named}; {fetch}put them below "
+        f"the suite lacks files ({len(paths)}): {named}; {fetch}put them below "
         f"data_root {str(root)!r}, set another data_root, or leave a task out with "
         "tasks.NAME=null."
     )

@@ -1,6 +1,4 @@
-"""Means over tasks: of languages and subsets, of what a suite averages, and the balance of both
-halves of the space.
-"""
+"""Means over tasks: of languages and subsets, of a suite's averages, and of both halves."""
 
 from __future__ import annotations
 
@@ -17,22 +15,21 @@ HALVES: tuple[Half, ...] = ("text", "cross-modal")
 
 
 def summary_rows(results: Sequence[TaskResult], suite: Suite) -> list[ScoreRow]:
-    """Means over languages and subsets, the suite's own averages, and the balance; each variant
-    apart.
+    """Means over languages and subsets, the suite's own averages, and the balance.
 
-    A mean is left out where one of its tasks is not there, or the model cannot do it. Undefined
-    scores are left out of a mean, whose note names them.
+    Each variant has its own mean. A mean is left out if one of its tasks is missing, or if the
+    model cannot do it. Undefined scores are left out of a mean, and its note names them.
     """
     rows = [row for result in results for row in result.rows]
     known = {(row.task, row.metric, row.variant): row for row in rows}
     variants = list(dict.fromkeys(row.variant for row in rows))
-    found: list[ScoreRow | None] = []
+    averaged: list[ScoreRow | None] = []
     for name, tasks in suite.averages_of(row.task for row in rows).items():
         for metric in dict.fromkeys(row.metric for row in rows if row.task in tasks):
-            found += [
+            averaged += [
                 _mean(name, metric, variant, tasks, known) for variant in variants
             ]
-    means = [row for row in found if row is not None]
+    means = [row for row in averaged if row is not None]
     known.update({(row.task, row.metric, row.variant): row for row in means})
     for name, average in suite.averages.items():
         absent = [
@@ -53,30 +50,28 @@ def summary_rows(results: Sequence[TaskResult], suite: Suite) -> list[ScoreRow]:
 
 
 def balance_rows(results: Iterable[TaskResult]) -> list[ScoreRow]:
-    """How good a model is in both halves at once: their mean scores, the lower of both, and the
-    harmonic mean.
+    """How good a model is in both halves: each mean score, the lower one, and the harmonic mean.
 
-    The score of a half is the mean over its tasks of each one's main metric (the first that it
-    prints); directions, languages and subsets of a task are averaged first, so that a task of 36
-    languages counts as one. Undefined scores are left out, and named in the note. No rows without
-    both halves.
+    The score of a half is the mean of its tasks' main metrics (the first one of each). Directions,
+    languages and subsets of a task are averaged first, so that a task of 36 languages counts as
+    one. Undefined scores are left out, and the note names them. There are no rows without both
+    halves.
     """
-    found: dict[Half, dict[str, list[float]]] = {half: {} for half in HALVES}
+    by_half: dict[Half, dict[str, list[float]]] = {half: {} for half in HALVES}
     main = [
         (result, result.rows[0])
         for result in results
-        if result.half in found and result.rows
+        if result.half in by_half and result.rows
     ]
     for result, row in main:
         if row.value is not None:
-            found[result.half].setdefault(result.name.partition("/")[0], []).append(
-                row.value
-            )
-    if not all(found.values()):
+            task = result.name.partition("/")[0]
+            by_half[result.half].setdefault(task, []).append(row.value)
+    if not all(by_half.values()):
         return []
     scores = {
         half: statistics.fmean(map(statistics.fmean, tasks.values()))
-        for half, tasks in found.items()
+        for half, tasks in by_half.items()
     }
     both = list(scores.values())
     harmonic = statistics.harmonic_mean(both) if min(both) >= 0 else None
@@ -104,30 +99,29 @@ def _mean(
     tasks: Sequence[str],
     known: dict[tuple[str, str, str], ScoreRow],
 ) -> ScoreRow | None:
-    rows = [
-        row for task in tasks if (row := known.get((task, metric, variant))) is not None
-    ]
-    there = [row for row in rows if row.value is not None]
+    keys = [(task, metric, variant) for task in tasks]
+    rows = [known[key] for key in keys if key in known]
+    defined = [row for row in rows if row.value is not None]
     undefined = [row for row in rows if row.is_undefined]
-    if len(there) + len(undefined) < len(tasks):
+    if len(defined) + len(undefined) < len(tasks):
         return None
 
     note = _left_out([row.task for row in undefined], len(tasks))
     value, chance, baseline = (
-        _mean_of([getattr(row, part) for row in there])
-        for part in ("value", "chance", "baseline")
+        _mean_of([getattr(row, column) for row in defined])
+        for column in ("value", "chance", "baseline")
     )
     return ScoreRow(name, metric, value, chance, baseline, variant=variant, note=note)
 
 
-def _mean_of(parts: Sequence[float | None]) -> float | None:
-    """The mean; None where a part is missing, or all are."""
-    known = [part for part in parts if part is not None]
-    return statistics.fmean(known) if known and len(known) == len(parts) else None
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    """The mean; None if there is no value, or one of them is None."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known and len(known) == len(values) else None
 
 
 def _left_out(undefined: Sequence[str], count: int) -> str:
-    """What is said of a mean that lacks undefined scores."""
+    """The note of a mean that lacks undefined scores."""
     if not undefined:
         return ""
     named = ", ".join(undefined[:3]) + (" and others" if len(undefined) > 3 else "")

@@ -1,4 +1,4 @@
-"""Other words for the same: a small table of English phrases, and nothing where it knows none."""
+"""Paraphrases of queries, by a small table of English phrases."""
 
 from __future__ import annotations
 
@@ -7,33 +7,38 @@ import re
 
 # a = b: either may stand for the other; a > b: only b for a, as b has other meanings too.
 _PAIRS = """
-next to = beside; in front of > before; on top of = atop; close to = near; a lot of = lots of; a group of > several
-a number of > several; a couple of > two; a pair of > two; a bunch of > several; an image of > a photo of
-a photograph of > a photo of; an image of > an image of; made of > made from; made out of > made from
-with no = without; in the middle of = amid; because of = due to; as well as > and also; talking on > speaking on
-looking at > gazing at; gazing at > looking at; filled with = full of; getting ready to > preparing to
-about to > ready to; sitting on = seated on; lying on > resting on; laying on > resting on; sitting at = seated at
-sitting in = seated in; standing in > stood in; standing on > stood on; holding up > raising
-covered in = covered with; dressed in > wearing; in order to > to; is able to > can; has to > must; needs to > must
-have to > must; what is = what's; do not = don't; does not = doesn't; is not = isn't; are not = aren't
-cannot = can't; it is = it's; there is = there's; that is > that's; how do you > how does one
-why is > for what reason is; difference between > distinction between; at least > no less than
-for example = for instance; consists of > is made up of; large = big; big > large; huge = enormous
-tiny > very small; rapidly = quickly; beautiful > lovely; kids = children; kid = child; man = guy; men = guys
-woman = lady; women = ladies; person > individual; baby = infant; puppy > young dog; kitten > young cat
-bike = bicycle; bikes = bicycles; motorcycle = motorbike; motorcycles = motorbikes; cars > automobiles
-car > automobile; plane > airplane; airplane > aeroplane; planes > airplanes; tv = television; couch = sofa
-rug = carpet; street > road; forest > woods; store > shop; meadow > field; ocean > sea; garbage = trash
-telephone > phone; cellphone = mobile phone; cell phone = mobile phone; sweater = jumper; sneakers > running shoes
-image > image; photo > photograph; images > images; photos > photographs; sandwich > filled roll
-veggies = vegetables; assorted > various; various > different; several > a few; many > numerous; nearly = almost
-underneath > below; beneath > under; inside > within; begins > starts; begin > start; purchase > buy; obtain > get
-requires > needs; assists > helps; jumping > leaping; jumps > leaps; walking > strolling; strolling > walking
-throwing > tossing; tossing > throwing; smiling > grinning; contains > holds; happens > occurs; occurs > happens
-occur > happen; important > essential; difficult > hard; simple > easy; entire > whole; vacant > empty
-colorful = colourful; color = colour; gray = grey; comfortable > comfy; durable > hard-wearing
-lightweight > light to carry; stylish = fashionable; elegant > graceful; rainy > wet; snowy > snow-covered
-cloudy = overcast; wooden > timber
+next to = beside; in front of > before; on top of = atop; close to = near; a lot of = lots of
+a group of > several; a number of > several; a couple of > two; a pair of > two
+a bunch of > several; a picture of > a photo of; a photograph of > a photo of
+an image of > a picture of; made of > made from; made out of > made from; with no = without
+in the middle of = amid; because of = due to; as well as > and also; talking on > speaking on
+looking at > gazing at; gazing at > looking at; filled with = full of
+getting ready to > preparing to; about to > ready to; sitting on = seated on
+lying on > resting on; laying on > resting on; sitting at = seated at; sitting in = seated in
+standing in > stood in; standing on > stood on; holding up > raising; covered in = covered with
+dressed in > wearing; in order to > to; is able to > can; has to > must; needs to > must
+have to > must; what is = what's; do not = don't; does not = doesn't; is not = isn't
+are not = aren't; cannot = can't; it is = it's; there is = there's; that is > that's
+how do you > how does one; why is > for what reason is; difference between > distinction between
+at least > no less than; for example = for instance; consists of > is made up of; large = big
+big > large; huge = enormous; tiny > very small; rapidly = quickly; beautiful > lovely
+kids = children; kid = child; man = guy; men = guys; woman = lady; women = ladies
+person > individual; baby = infant; puppy > young dog; kitten > young cat; bike = bicycle
+bikes = bicycles; motorcycle = motorbike; motorcycles = motorbikes; cars > automobiles
+car > automobile; plane > airplane; airplane > aeroplane; planes > airplanes; tv = television
+couch = sofa; rug = carpet; street > road; forest > woods; store > shop; meadow > field
+ocean > sea; garbage = trash; telephone > phone; cellphone = mobile phone
+cell phone = mobile phone; sweater = jumper; sneakers > running shoes; picture > image
+photo > photograph; pictures > images; photos > photographs; sandwich > filled roll
+veggies = vegetables; assorted > various; various > different; several > a few; many > numerous
+nearly = almost; underneath > below; beneath > under; inside > within; begins > starts
+begin > start; purchase > buy; obtain > get; requires > needs; assists > helps
+jumping > leaping; jumps > leaps; walking > strolling; strolling > walking; throwing > tossing
+tossing > throwing; smiling > grinning; contains > holds; happens > occurs; occurs > happens
+occur > happen; important > essential; difficult > hard; simple > easy; entire > whole
+vacant > empty; colorful = colourful; color = colour; gray = grey; comfortable > comfy
+durable > hard-wearing; lightweight > light to carry; stylish = fashionable; elegant > graceful
+rainy > wet; snowy > snow-covered; cloudy = overcast; wooden > timber
 """
 
 
@@ -56,16 +61,14 @@ _KNOWN = re.compile(
 
 
 def paraphrase(text: str) -> str:
-    """The text with two in three of the phrases that the table knows in other words; at least one,
-    where there is one.
+    """Put two in three of the phrases that the table knows into other words, but at least one.
 
-    The same text always becomes the same. A text without such a phrase comes back as it is.
+    The same text always becomes the same. A text without such a phrase is returned unchanged.
     """
-    found = list(_KNOWN.finditer(text))
+    matches = list(_KNOWN.finditer(text))
     draw = random.Random(text)
-    for match in reversed(
-        [match for match in found if draw.random() < 2 / 3] or found[:1]
-    ):
+    drawn = [match for match in matches if draw.random() < 2 / 3]
+    for match in reversed(drawn or matches[:1]):
         article = match[1] or ""
         space = match[2] or ""
         phrase = match[3]

@@ -176,7 +176,7 @@ def robustness(
     for kind in kinds:
         if kind not in KINDS:
             raise ValueError(
-                f"robustness {kind!r} is no way to change a query; {nearest(kind, KINDS)}"
+                f"{kind!r} is not a change of queries; {nearest(kind, KINDS)}"
             )
     if result.queries is None or result.documents is None:
         return []

@@ -1,13 +1,13 @@
-"""Retrieval sets in BEIR's form: a corpus, queries, and qrels that say which document is how
-relevant to which query.
+"""Retrieval sets in BEIR's form: a corpus, queries, and qrels (graded relevance judgements).
 
-Either BEIR's own folders (corpus.jsonl, queries.jsonl, qrels/test.tsv; Thakur et al., 2021) or a
-repository of the
-hub: mteb/scifact, zeta-alpha-ai/NanoSciFact, and with images vidore/docvqa_test_subsampled_beir.
+They are BEIR's own folders (corpus.jsonl, queries.jsonl, qrels/test.tsv; Thakur et al., 2021) or
+repositories of the hub: mteb/scifact, zeta-alpha-ai/NanoSciFact, and with images
+vidore/docvqa_test_subsampled_beir.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import unicodedata
 import warnings
@@ -58,44 +58,41 @@ def read_beir(
         table_files(folder, names, split), "query-id", f"query of {folder}"
     )
     judged, num_repeated = _judgements(_qrels_rows(qrels), folder)
-    found = {
-        query: {one: grade for one, grade in grades.items() if grade > 0}
-        for query, grades in judged.items()
-    }
+    grades = {query: _positive(of_query) for query, of_query in judged.items()}
 
-    asked_for = [query for query in queries if found.get(query)]
-    lost_queries = [query for query in found if query not in queries and found[query]]
+    query_ids = [query for query in queries if grades.get(query)]
+    lost_queries = [query for query in grades if query not in queries and grades[query]]
     lost = {
-        query: [one for one in found[query] if one not in documents]
-        for query in asked_for
+        query: [document for document in grades[query] if document not in documents]
+        for query in query_ids
     }
     lost_documents = list(
-        dict.fromkeys(one for absent in lost.values() for one in absent)
+        dict.fromkeys(document for absent in lost.values() for document in absent)
     )
     _refuse_other_spelling(
         lost_documents, documents, f"qrels of {folder} name the document"
     )
     _refuse_other_spelling(lost_queries, queries, f"qrels of {folder} name the query")
-    if all(len(lost[query]) == len(found[query]) for query in asked_for):
-        _refuse_foreign_qrels(found, documents, queries, folder)
+    if all(len(lost[query]) == len(grades[query]) for query in query_ids):
+        _refuse_foreign_qrels(grades, documents, queries, folder)
 
     empty_documents = [name for name, document in documents.items() if not document]
-    empty_queries = [name for name in asked_for if not queries[name]]
+    empty_queries = [name for name in query_ids if not queries[name]]
     documents.update(dict.fromkeys(empty_documents, NO_TEXT))
     queries.update(dict.fromkeys(empty_queries, NO_TEXT))
-    num_silent = sum(not grades for query, grades in found.items() if query in queries)
+    num_without = sum(not grades[query] for query in grades if query in queries)
     num_hit = sum(map(bool, lost.values()))
     notes = [
-        *_counted(len(empty_documents), "documents are empty and stand as '.'"),
-        *_counted(len(empty_queries), "queries are empty and stand as '.'"),
-        *_counted(num_repeated, "judgements are there twice and count once"),
-        *_counted(num_silent, "queries have no relevant document and are left out"),
-        *_counted(
+        *_count_note(len(empty_documents), "documents are empty and stand as '.'"),
+        *_count_note(len(empty_queries), "queries are empty and stand as '.'"),
+        *_count_note(num_repeated, "judgements are there twice and count once"),
+        *_count_note(num_without, "queries have no relevant document and are left out"),
+        *_count_note(
             len(lost_queries),
             "judged queries are not among the queries and are left out",
             lost_queries,
         ),
-        *_counted(
+        *_count_note(
             len(lost_documents),
             f"relevant documents (of {num_hit} queries) are not in the corpus and count "
             "as not found",
@@ -104,52 +101,68 @@ def read_beir(
     ]
     for note in notes:
         warnings.warn(f"{folder}: {note}", stacklevel=2)
-
-    positions = {name: number for number, name in enumerate(documents)}
-    relevant = [
-        [one for one in found[query] if one in positions] for query in asked_for
-    ]
-    gains = [
-        [found[query][one] for one in some]
-        for query, some in zip(asked_for, relevant, strict=True)
-    ]
-    lost_gains = [[found[query][one] for one in lost[query]] for query in asked_for]
-    return RetrievalData(
-        queries=[queries[query] for query in asked_for],
-        documents=list(documents.values()),
-        relevant=[[positions[one] for one in some] for some in relevant],
-        gains=None
-        if all(gain == 1 for some in [*gains, *lost_gains] for gain in some)
-        else gains,
-        query_ids=asked_for,
-        document_ids=list(documents),
-        excluded=[
-            [positions[query]] if query in positions else [] for query in asked_for
+    data = _build(
+        {query: queries[query] for query in query_ids}, documents, grades, lost
+    )
+    excluded = None
+    if without_itself:
+        positions = {name: number for number, name in enumerate(documents)}
+        excluded = [
+            [positions[query]] if query in positions else [] for query in query_ids
         ]
-        if without_itself
-        else None,
+    return dataclasses.replace(data, excluded=excluded, notes=tuple(notes))
+
+
+def _build(
+    queries: Mapping[str, Input],
+    documents: Mapping[str, Input],
+    grades: Mapping[str, Mapping[str, float]],
+    lost: Mapping[str, Sequence[str]],
+) -> RetrievalData:
+    """The data of queries and documents by id, with the grades of relevant documents."""
+    positions = {name: number for number, name in enumerate(documents)}
+    relevant: list[list[int]] = []
+    gains: list[list[float]] = []
+    lost_gains: list[list[float]] = []
+    for query in queries:
+        known = [document for document in grades[query] if document in positions]
+        relevant.append([positions[document] for document in known])
+        gains.append([grades[query][document] for document in known])
+        lost_gains.append([grades[query][document] for document in lost[query]])
+    all_gains = [gain for some in [*gains, *lost_gains] for gain in some]
+    return RetrievalData(
+        queries=list(queries.values()),
+        documents=list(documents.values()),
+        relevant=relevant,
+        gains=None if all(gain == 1 for gain in all_gains) else gains,
+        query_ids=list(queries),
+        document_ids=list(documents),
         lost=lost_gains if any(lost_gains) else None,
-        notes=tuple(notes),
     )
 
 
+def _positive(grades: Mapping[str, float]) -> dict[str, float]:
+    return {document: grade for document, grade in grades.items() if grade > 0}
+
+
 def id_of(value: object) -> str:
-    """An id as it is compared: as that of any row, without blanks around it. Raises ValueError for
-    a missing one.
+    """An id as it is compared: a text without blanks around it.
+
+    Raises ValueError for a missing id.
     """
     return fields.id_of(value, "the id").strip()
 
 
-def _counted(count: int, said: str, names: Sequence[str] = ()) -> list[str]:
-    """A note, unless there is nothing to note."""
+def _count_note(count: int, what: str, names: Sequence[str] = ()) -> list[str]:
+    """A note of a count, unless it is 0."""
     first = f" (first {names[0]!r})" if names else ""
-    return [f"{count} {said}{first}"] if count else []
+    return [f"{count} {what}{first}"] if count else []
 
 
 def _refuse_other_spelling(
     lost: Iterable[str], known: Iterable[str], what: str
 ) -> None:
-    """An id that is there in other letters is not lost: the files do not fit together."""
+    """Raise ValueError for ids that differ in spelling: the files do not fit together."""
     lost = list(lost)
     spellings = {_folded(name): name for name in known} if lost else {}
     for name in lost:
@@ -165,29 +178,27 @@ def _folded(name: str) -> str:
 
 
 def _refuse_foreign_qrels(
-    found: Mapping[str, Mapping[str, float]],
+    grades: Mapping[str, Mapping[str, float]],
     documents: Iterable[str],
     queries: Iterable[str],
     folder: Path,
 ) -> None:
-    """Qrels that find nothing at all are those of another set, unless they hold
-    nothing relevant.
-    """
-    query = next((query for query, grades in found.items() if grades), None)
+    """Raise ValueError for qrels without any document of the set."""
+    query = next((query for query, some in grades.items() if some), None)
     if query is None:
         raise ValueError(
             f"qrels of {folder} hold no grade above 0; check the split and the column of the grade."
         )
     raise ValueError(
         f"qrels of {folder} fit none of its queries and documents: they name query {query!r} and "
-        f"document {next(iter(found[query]))!r}, and the set has query "
+        f"document {next(iter(grades[query]))!r}, and the set has query "
         f"{next(iter(queries), '')!r} and document {next(iter(documents), '')!r}; fetch all "
         "files of one set."
     )
 
 
 def _inputs(files: list[Path], id_column: str, what: str) -> dict[str, Input]:
-    """Id -> text, image or both; of those that are neither an empty text."""
+    """Id -> text, image or both; an empty text for a row that has neither."""
     inputs: dict[str, Input] = {}
     for number, row in enumerate(table_rows(files)):
         column = next((name for name in ("_id", "id", id_column) if name in row), None)
@@ -222,9 +233,7 @@ def _input(row: Row) -> Input:
 def _judgements(
     rows: Iterable[Row], folder: Path
 ) -> tuple[dict[str, dict[str, float]], int]:
-    """Query -> the documents judged and how relevant each is (0 or less: not), and how many rows
-    say it again.
-    """
+    """Query -> document -> grade (0 or less: not relevant), and how many rows are repeated."""
     judged: dict[str, dict[str, float]] = {}
     num_repeated = 0
     for row in rows:
@@ -259,10 +268,10 @@ def _qrels_rows(files: Iterable[Path]) -> Iterator[Row]:
 
 
 def _qrels_lines(path: Path) -> Iterator[Row]:
-    """Judgements as text: query, document and grade, or trec_eval's four columns, with or without a
-    header.
+    """Judgements as text: query, document and grade, or trec_eval's four columns.
 
-    Columns are separated by tabs, or without any by blanks; nothing is quoted.
+    There may be a header. Tabs separate the columns, or blanks in a line without tabs; nothing is
+    quoted.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
@@ -272,10 +281,8 @@ def _qrels_lines(path: Path) -> Iterator[Row]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        cells = [
-            cell.strip()
-            for cell in (line.split("\t") if "\t" in line else line.split())
-        ]
+        parts = line.split("\t") if "\t" in line else line.split()
+        cells = [part.strip() for part in parts]
         is_first = not columns
         columns = columns or _columns_of(cells)
         if len(cells) <= max(columns.values()):
@@ -283,27 +290,20 @@ def _qrels_lines(path: Path) -> Iterator[Row]:
                 f"{path}, line {number}: {line!r} is not query-id, corpus-id and score; "
                 "repair the row."
             )
-        row = {name: cells[place] for name, place in columns.items()}
+        row = {name: cells[column] for name, column in columns.items()}
         if is_first and (row["query-id"] == "query-id" or not _is_number(row["score"])):
             continue  # a header
         yield row
 
 
 def _columns_of(cells: Sequence[str]) -> dict[str, int]:
-    """Where the ids and the grade stand: as a header names them, or in the order of BEIR's or
-    trec_eval's columns.
-    """
+    """The columns of the ids and the grade: by the header, or in BEIR's or trec_eval's order."""
     if "query-id" in cells and "corpus-id" in cells:
-        return {
-            name: cells.index(name)
-            for name in ("query-id", "corpus-id", "score")
-            if name in cells
-        }
-    return (
-        {"query-id": 0, "corpus-id": 2, "score": 3}
-        if len(cells) == 4
-        else {"query-id": 0, "corpus-id": 1, "score": 2}
-    )
+        names = ("query-id", "corpus-id", "score")
+        return {name: cells.index(name) for name in names if name in cells}
+    if len(cells) == 4:
+        return {"query-id": 0, "corpus-id": 2, "score": 3}
+    return {"query-id": 0, "corpus-id": 1, "score": 2}
 
 
 def _is_number(text: str) -> bool:

@@ -46,8 +46,7 @@ def image_text_data(
         {color}".
     first_caption: take only the first of several texts, so that no image counts more than
         another.
-    source: what the rows are of, for the warning that counts those left out for want of a text or a
-        image.
+    source: what the rows are of, for the warning that counts rows without a text or an image.
 
     Raises ValueError if that leaves no row.
     """
@@ -58,9 +57,9 @@ def image_text_data(
     check_fields(rows, (image, text), source)
     for row in rows:
         texts = texts_of(row, text)[: 1 if first_caption else None]
-        pictures = images_of(row, image, folder)
-        empty.append(_empty_of({text: texts, image: pictures}))
-        news = [data.add(one, pictures) for one in texts]
+        images = images_of(row, image, folder)
+        empty.append(_empty_of({text: texts, image: images}))
+        news = [data.add(caption, images) for caption in texts]
         repeated.append(not empty[-1] and not any(news))
     _tell_left_out(empty, source)
     _tell_repeated(repeated, source)
@@ -77,17 +76,17 @@ def text_retrieval_data(
     every: int = 1,
     source: str = "",
 ) -> RetrievalData:
-    """Texts that search a pool of texts; relevant are the documents of all rows of the pool with
-    the query's text.
+    """Texts that search a pool of texts.
 
-    rows: those whose queries are asked. pool: those whose documents are searched.
+    A query's relevant documents are those of all rows of the pool with its text.
+
+    rows: those whose queries are used. pool: those whose documents are searched.
     first_of: fields; of the rows of the pool that share their values only the first gives a
         document. A row without one of these values stands alone.
-    every: ask only every n-th of the distinct queries.
-    source: what the rows are of, for the warning that counts those left out for want of a query or
-        a document.
+    every: use only every n-th of the distinct queries.
+    source: what the rows are of, for the warning that counts rows without a query or a document.
 
-    Raises ValueError if that leaves no row to ask, or none to search.
+    Raises ValueError if that leaves no query or no document.
     """
     pool = list(pool)
     check_fields(rows, (query, document), source)
@@ -104,16 +103,11 @@ def text_retrieval_data(
     data = RetrievalMaker()
     seen: set[tuple[Any, ...]] = set()
     for row in pool:
-        group = tuple(
-            str(value_of(row, name))
-            for name in first_of
-            if value_of(row, name) is not None
-        )
+        values = [value_of(row, name) for name in first_of]
+        group = tuple(str(value) for value in values if value is not None)
         if first_of and group in seen:
             continue
-        if len(group) == len(
-            first_of
-        ):  # a row whose values are missing shares none with another
+        if len(group) == len(first_of):  # a row with a missing value shares none
             seen.add(group)
         queries = texts_of(row, query)
         documents = texts_of(row, document)
@@ -122,12 +116,14 @@ def text_retrieval_data(
         repeated.append(not empty[-1] and not any(news))
     _tell_left_out(empty, source)
     _tell_repeated(repeated, source)
-    asked = dict.fromkeys(text for row in rows for text in texts_of(row, query))
-    return data.build(list(asked)[::every])
+    queries_of_rows = dict.fromkeys(
+        text for row in rows for text in texts_of(row, query)
+    )
+    return data.build(list(queries_of_rows)[::every])
 
 
 def _empty_of(fields: Mapping[str, Sequence[object]]) -> list[str]:
-    return [name for name, found in fields.items() if not found]
+    return [name for name, values in fields.items() if not values]
 
 
 def _tell_left_out(empty: Sequence[Sequence[str]], source: str) -> None:
@@ -142,7 +138,7 @@ def _tell_left_out(empty: Sequence[Sequence[str]], source: str) -> None:
 
 
 def _tell_repeated(repeated: Sequence[bool], source: str) -> None:
-    """Warn of rows that say nothing that no row before them says."""
+    """Warn of rows that repeat what earlier rows say."""
     if any(repeated):
         rows = f"{sum(repeated)} of {len(repeated)} rows"
         warnings.warn(
@@ -176,8 +172,9 @@ def pair_data(
     score: str,
     groups: Mapping[str, set[int]] | None = None,
 ) -> PairData:
-    """Pairs of texts with their score, from numbered rows; groups: name -> the
-    numbers of its rows.
+    """Pairs of texts with their score, from numbered rows.
+
+    groups: name -> the numbers of its rows.
     """
     pairs = PairData([], [], [], {name: [] for name in groups or {}})
     numbered = list(rows)
@@ -209,16 +206,14 @@ def pair_data(
 
 
 class RetrievalMaker:
-    """Collects (query, its documents) and numbers each distinct query and document once."""
+    """Collects queries with their documents, and numbers each distinct one once."""
 
     def __init__(self) -> None:
         self._documents: dict[Input, int] = {}
         self._relevant: dict[Input, dict[int, None]] = {}
 
     def add(self, query: Input, documents: Iterable[Input]) -> bool:
-        """Say that these documents are relevant for this query, known ones are merged; whether that
-        was news.
-        """
+        """Add documents that are relevant for a query; return whether one of them is new."""
         is_news = False
         for document in documents:
             position = self._documents.setdefault(document, len(self._documents))
@@ -228,24 +223,20 @@ class RetrievalMaker:
         return is_news
 
     def build(self, queries: Sequence[Input] | None = None) -> RetrievalData:
-        """All documents, with these queries (those without a document are left out) or with all
-        there are.
-        """
-        asked = [
-            query
-            for query in (self._relevant if queries is None else queries)
-            if query in self._relevant
-        ]
+        """All documents, with these queries, or all; queries without a document are left out."""
+        candidates = self._relevant if queries is None else queries
+        chosen = [query for query in candidates if query in self._relevant]
         return RetrievalData(
-            asked,
+            chosen,
             list(self._documents),
-            [list(self._relevant[query]) for query in asked],
+            [list(self._relevant[query]) for query in chosen],
         )
 
 
 def images_of(row: Row, name: str, folder: Path) -> list[Path | bytes]:
-    """The images of a field: paths below `folder`, bytes, or the {"bytes", "path"} of a Hugging
-    Face data set.
+    """The images of a field: paths below `folder`, or bytes.
+
+    The field may hold the {"bytes", "path"} of a Hugging Face data set.
     """
     images: list[Path | bytes] = []
     for one in images_in(value_of(row, name)):
@@ -258,16 +249,12 @@ def images_of(row: Row, name: str, folder: Path) -> list[Path | bytes]:
 
 
 def texts_of(row: Row, name: str) -> list[str]:
-    """The texts of a field or template, with their blanks: a model gets a benchmark's texts as they
-    are.
-    """
+    """The texts of a field or template, with their blanks: a benchmark's texts are not changed."""
     return fields.texts_of(row, name, verbatim=True)
 
 
 def check_fields(rows: Sequence[Row], specs: Iterable[str], source: str) -> None:
-    """Raises ValueError for a field that is in no row, naming the nearest; of some rows it may be
-    missing.
-    """
+    """Raise ValueError for a field that no row has, naming the nearest one."""
     for name in [name for spec in specs for name in names_in(spec)]:
         if rows and not any(has_field(row, name) for row in rows):
             raise missing_field(

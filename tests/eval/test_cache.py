@@ -344,7 +344,7 @@ def test_vectors_of_another_length_are_refused_with_the_way_out(tmp_path: Path) 
     store.append([b"k" * 16], np.ones((1, 8), dtype=np.float32))
     with pytest.raises(
         ValueError,
-        match=r"keeps vectors of 8 dimensions and these have 4; .* name another folder",
+        match=r"keeps vectors of 8 dimensions and these have 4.* name another folder",
     ):
         store.append([b"l" * 16], np.ones((1, 4), dtype=np.float32))
 
@@ -425,9 +425,7 @@ def test_a_full_disk_is_named_and_leaves_the_store_as_it_was(tmp_path: Path) -> 
         )
         with (
             store.writing(lambda: False),
-            pytest.raises(
-                OSError, match=r"1 vectors could not be written to .*make room"
-            ),
+            pytest.raises(OSError, match=r"1 vectors could not be written to .*space"),
         ):
             store.append([b"x" * 16], vector_of(b"x")[None])
     finally:

@@ -119,7 +119,7 @@ def test_everything_missing_is_named_in_one_error(tmp_path: Path) -> None:
     other = {**PAIRS, "rows": {"input": "more/pairs.tsv"}}
     with pytest.raises(
         ValueError,
-        match=r"missing \(2\): .*more/pairs.tsv, .*pairs.jsonl; .*data_root.*tasks.NAME=null",
+        match=r"\(2\): .*more/pairs.tsv, .*pairs.jsonl; .*data_root.*tasks.NAME=null",
     ):
         load_tasks(suite_of(one=PAIRS, two=other), tmp_path, "test")
 
@@ -132,7 +132,7 @@ def test_missing_images_are_named_unless_they_are_not_wanted(tmp_path: Path) -> 
     )
     (tmp_path / "a.jpg").touch()
     suite = suite_of(images={"kind": "image-text", "rows": {"input": "rows.jsonl"}})
-    with pytest.raises(ValueError, match=r"missing \(1\): .*b\.jpg; "):
+    with pytest.raises(ValueError, match=r"\(1\): .*b\.jpg; "):
         load_tasks(suite, tmp_path, "test")
     assert list(load_tasks(suite, tmp_path, "test", with_images=False)) == ["images"]
 
@@ -169,9 +169,7 @@ def test_a_name_belongs_to_the_longest_task_that_it_begins_with() -> None:
     )
     assert suite.task_of("beir/nq/text->image") is suite.tasks["beir/nq"]
     assert suite.task_of("beir/nqs") is suite.tasks["beir"]
-    with pytest.raises(
-        ValueError, match=r"'bear' is of no task of the suite; did you mean 'beir'\?"
-    ):
+    with pytest.raises(ValueError, match=r"'bear' .*did you mean 'beir'\?"):
         suite.task_of("bear")
 
 
@@ -210,10 +208,10 @@ def test_one_command_gets_all_that_is_missing() -> None:
         d={"kind": "mteb", "task": "Food101ZeroShot", "path": "mteb/food101"},
         e={"kind": "beir"},
     )
-    with pytest.raises(ValueError, match="are missing") as told:
+    with pytest.raises(ValueError, match="lacks files") as told:
         load_tasks(suite, Path("my data"), "test")
     assert str(told.value) == (
-        "files of the suite that are missing (5): my data/a, my data/c, my data/e, my "
+        "the suite lacks files (5): my data/a, my data/c, my data/e, my "
         "data/flickr30k, my data/mteb/food101; get them with `unimodal prepare flickr30k "
         "beir/nq --data 'my data' && for set in mteb/food101; do hf download --repo-type "
         "dataset $set --local-dir 'my data'/$set; done` (at least 646 MB), put them below "
@@ -267,7 +265,7 @@ def test_rows_with_an_empty_query_are_counted_and_those_of_another_split_are_not
 def test_an_unknown_way_to_change_queries_is_told_when_the_suite_is_read() -> None:
     with pytest.raises(
         ValueError,
-        match=r"analysis.robustness: 'typo' is no way .*; did you mean 'typos'\?",
+        match=r"analysis.robustness: 'typo' .* did you mean 'typos'\?",
     ):
         parse_config(
             Suite, {"tasks": {"pairs": PAIRS}, "analysis": {"robustness": ["typo"]}}

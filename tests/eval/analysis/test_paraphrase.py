@@ -14,7 +14,7 @@ from eval.analysis.paraphrase import paraphrase
         ("A man", "A guy"),
         ("Kids at play", "Children at play"),
         ("a person", "an individual"),  # with the article that belongs to it
-        ("an image of a zebra", "an image of a zebra"),
+        ("an image of a zebra", "a picture of a zebra"),
         ("next to it", "beside it"),
         ("nextdoor motorcar", "nextdoor motorcar"),  # no part of a word
         ("zebras graze", "zebras graze"),

@@ -409,7 +409,5 @@ def test_a_task_that_was_not_scored_has_no_rows() -> None:
 
 def test_an_unknown_kind_is_refused_with_the_nearest() -> None:
     result = TaskResult("texts", "text", RetrievalData(["red couch"], ["x"], [[0]]), [])
-    with pytest.raises(
-        ValueError, match="'typo' is no way to change a query; did you mean 'typos'"
-    ):
+    with pytest.raises(ValueError, match=r"'typo'.*did you mean 'typos'"):
         robustness(result, EmbeddingCache(Words()), ["typo"])

@@ -171,6 +171,10 @@ def test_train_resume_plot_eval_and_embed_follow_each_other(
     assert "<svg" in (tmp_path / "report.html").read_text()
     again = _unimodal("eval", run / "model", *on_suite, "--dry-run")
     assert "0 texts and 0 images to encode" in again.stdout, again.stderr
+    former = [*on_suite[:-2], "--store", tmp_path / "cache"]
+    again = _unimodal("eval", run / "model", *former, "--dry-run")
+    assert "0 texts and 0 images to encode" in again.stdout, again.stderr
+    assert "--cache" in again.stderr
     longer = _unimodal("eval", run / "model", *on_suite, "--dims", "4096")
     assert "error: --dims 4096 is more than the " in longer.stderr
     second = _unimodal("eval", run / "model", tmp_path / "not" / "there", *on_suite)

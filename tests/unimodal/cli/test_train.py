@@ -67,7 +67,7 @@ def test_a_dry_run_says_what_is_not_there(recipe: Recipe, tmp_path: Path) -> Non
         ),
         (
             ["eval={suite: mini, every: 2, best: figres ndcg_at_10}"],
-            "'figres' is of no task of the suite",
+            "'figres' does not belong to a task of the suite",
         ),
         (
             ["model=null", "init=/no/model"],

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from eval.data.retrieval import RetrievalData
 from eval.data.tasks import ImageTextTask
 from unimodal.embed import embed_source
 from unimodal.formats import native
@@ -108,5 +109,6 @@ def _evaluated(table: str, image_root: str) -> list[Path]:
         kind="image-text", rows={"input": table}, image_root=image_root
     )
     (data,) = task.load(Path(), "").values()
+    assert isinstance(data, RetrievalData)
     paths = [query for query in data.documents if isinstance(query, Path)]
     return paths or [query for query in data.queries if isinstance(query, Path)]
