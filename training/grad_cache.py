@@ -1,13 +1,12 @@
-"""Encoding a batch in chunks: any batch fits, since only those chunks keep their graphs that memory
-is there for.
+"""Encoding a batch in chunks, of which as many keep their graphs as memory allows: any batch fits.
 
 Cached gradients (GradCache; Gao et al., 2021): encode every chunk, compute the loss of the whole
 batch and its gradient by the vectors, then let each chunk pass its rows' gradient on to the
 weights. A chunk whose graph was not kept is encoded a second time for that; GradCache encodes every
 chunk twice. With all graphs kept it is a plain step.
 
-Which chunks keep their graphs changes no bit of the result: gradients are added in the order of the
-    chunks.
+Which chunks keep their graphs does not change a bit of the result: gradients are added in the order
+of the chunks.
 
 B local batch, D embedding dimension.
 """
@@ -29,140 +28,127 @@ from unimodal.preprocess.tokenizers import pad_ids
 
 from .config import StepConfig
 from .data.collate import Batch
-from .sharding import local_part
+from .sharding import allow_views, local_part
 
 
 class Chunk(NamedTuple):
     """Rows of one tower's inputs that are encoded together."""
 
     rows: list[int]
-    cost: int  # what its activations grow with: images or padded tokens
+    cost: int  # its activations grow with it: images or padded tokens
     encode: Callable[[], Tensor]  # -> (rows, D) unit vectors
 
 
 class Encoded(NamedTuple):
-    """A tower's vectors, cut off from their graphs, and what it takes to go back."""
+    """A tower's vectors, detached from their graphs, and what the backward pass needs."""
 
     vectors: Tensor  # (B, D), a leaf: the loss leaves its gradient there
     chunks: list[Chunk]
-    graphs: list[Tensor]  # of the first chunks, which kept them
-    held: float  # bytes of activations in them, where a limit made it worth measuring
+    graphs: list[Tensor]  # vectors of the first chunks, which kept their graphs
+    held: float  # bytes of activations in the graphs; 0 if there is no limit
     seed: int
 
 
 def cut(
     model: DualEncoder, batch: Batch, config: StepConfig, precision: str
 ) -> dict[str, list[Chunk]]:
-    """The chunks of each tower: images as they come, texts by length, longest first.
+    """Cut a batch into the chunks of each tower: images in order, texts by length, longest first.
 
     Their number is the same on every rank: sharded weights are gathered in each forward pass, and
-    unequal numbers of those would never meet.
+    ranks with unequal numbers of these would wait for each other.
     """
-    chunks: dict[str, list[Chunk]] = {}
+    assert model.config.text is not None
+    text = model.config.text
+    token_ids = batch.texts.lists()
+    lengths = [len(ids) for ids in token_ids]
+    if text.pad_to_max_length:
+        lengths = [text.max_length] * len(token_ids)
+
     rows: dict[str, list[list[int]]] = {}
     if batch.pixels is not None:
-        size = config.micro_batch or len(batch.pixels)
+        num_images = len(batch.pixels)
+        size = config.micro_batch or num_images
         rows["image"] = [
-            list(range(len(batch.pixels)))[start : start + size]
-            for start in range(0, len(batch.pixels), size)
+            list(range(start, min(start + size, num_images)))
+            for start in range(0, num_images, size)
         ]
-    assert model.config.text is not None
-    token_ids = batch.texts.lists()
-    text = model.config.text
-    lengths = [
-        text.max_length if text.pad_to_max_length else len(ids) for ids in token_ids
-    ]
     rows["text"] = length_sorted_chunks(lengths, config.token_budget)
-    counts = distributed.all_reduce_max([len(found) for found in rows.values()])
-    for (tower, found), count in zip(rows.items(), counts, strict=True):
+
+    # The most that any rank has.
+    counts = distributed.all_reduce_max([len(parts) for parts in rows.values()])
+    chunks: dict[str, list[Chunk]] = {}
+    for (tower, parts), count in zip(rows.items(), counts, strict=True):
         chunks[tower] = []
-        for part in _split_until(found, int(count)):
+        for part in _split_until(parts, int(count)):
             if tower == "image":
-                chunks[tower].append(
-                    Chunk(
-                        part,
-                        len(part),
-                        partial(_encode_images, model, batch, part, precision),
-                    )
-                )
+                encode_part = partial(_encode_images, model, batch, part, precision)
+                chunk = Chunk(part, len(part), encode_part)
             else:
                 length = max(lengths[row] for row in part)
                 texts = [token_ids[row] for row in part]
-                chunks[tower].append(
-                    Chunk(
-                        part,
-                        len(part) * length,
-                        partial(_encode_texts, model, texts, length, precision),
-                    )
-                )
+                encode_part = partial(_encode_texts, model, texts, length, precision)
+                chunk = Chunk(part, len(part) * length, encode_part)
+            chunks[tower].append(chunk)
     return chunks
 
 
 def encode(chunks: list[Chunk], limit: float, seed: int, model: nn.Module) -> Encoded:
-    """Encode all chunks of a tower; as many as fit into the limit, from the first on, keep their
-    graphs.
+    """Encode all chunks of a tower; as many as fit into the limit, from the first on, keep graphs.
 
     limit: bytes of activations. The first chunk tells what the others need; it keeps its graph
-    wherever the limit is above 0, since going back through any chunk needs that much anyway. The
-    number kept is agreed by all ranks.
-    seed: of the dropout and patch dropout masks of chunk 0; those of chunk n are drawn from seed +
-        n.
+        whenever the limit is above 0, since going back through any chunk needs that much anyway.
+        All ranks agree on the number that is kept.
+    seed: of the dropout and patch dropout masks of chunk 0; chunk n draws its masks from seed + n.
     """
     parts: list[Tensor] = []
     graphs: list[Tensor] = []
-    num_kept, held = (len(chunks), 0.0) if limit == torch.inf else (int(limit > 0), 0.0)
+    num_kept = len(chunks) if limit == torch.inf else int(limit > 0)
+    held = 0.0
     for number, chunk in enumerate(chunks):
         is_measured = number == 0 and 0 < limit < torch.inf
-        with measure_graph(model) if is_measured else nullcontext() as measured:
+        with measure_graph(model) if is_measured else nullcontext() as meter:
             vectors = _encode(chunk, seed + number, keep_graph=number < num_kept)
-        if measured is not None:
-            costs = [
-                measured.num_bytes * chunk.cost / chunks[0].cost for chunk in chunks
-            ]
+        if meter is not None:
+            costs = [meter.num_bytes * each.cost / chunk.cost for each in chunks]
             num_kept = _how_many_fit(costs, limit)
             held = sum(costs[:num_kept])
         if number < num_kept:
             graphs.append(vectors)
         parts.append(vectors.detach())
-    order = torch.tensor([row for chunk in chunks for row in chunk.rows])
-    vectors = torch.cat(parts)[torch.argsort(order).to(parts[0].device)]
+    rows = torch.tensor([row for chunk in chunks for row in chunk.rows])
+    order = torch.argsort(rows).to(parts[0].device)
+    vectors = torch.cat(parts)[order]
     return Encoded(vectors.requires_grad_(), chunks, graphs, held, seed)
 
 
 def backward(encoded: Encoded) -> None:
-    """Pass the gradient of the vectors on to the weights, chunk by chunk; graphs are let go as they
-    are used.
-    """
+    """Pass the gradient of the vectors on to the weights, chunk by chunk; frees used graphs."""
     gradient = encoded.vectors.grad
     assert gradient is not None
     kept = encoded.graphs[::-1]
     encoded.graphs.clear()
     for number, chunk in enumerate(encoded.chunks):
-        vectors = (
-            kept.pop()
-            if kept
-            else _encode(chunk, encoded.seed + number, keep_graph=True)
-        )
-        if vectors.requires_grad:  # not where a whole tower is frozen
-            torch.autograd.backward(
-                vectors, gradient[torch.tensor(chunk.rows, device=gradient.device)]
-            )
+        seed = encoded.seed + number
+        vectors = kept.pop() if kept else _encode(chunk, seed, keep_graph=True)
+        if vectors.requires_grad:  # not if a whole tower is frozen
+            rows = torch.tensor(chunk.rows, device=gradient.device)
+            torch.autograd.backward(vectors, gradient[rows])
         del vectors
 
 
 def graph_limit(config: StepConfig, model: nn.Module, device: torch.device) -> float:
-    """Bytes that kept graphs may take: what the recipe says, else most of what is free beside the
-    gradients to come.
+    """Bytes that kept graphs may take: `graph_memory`, or most of what is free.
+
+    Room for the gradients is left.
     """
     if config.graph_memory is not None:
         return config.graph_memory * 2**30
-    weights = [
-        local_part(parameter)
-        for parameter in model.parameters()
-        if parameter.requires_grad
-    ]
-    gradients = sum(weight.numel() * weight.element_size() for weight in weights)
-    return max(1.0, 0.8 * _free_memory(device) - 2 * gradients)
+    num_bytes = 0
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            weight = local_part(parameter)
+            num_bytes += weight.numel() * weight.element_size()
+    return max(1.0, 0.8 * _free_memory(device) - 2 * num_bytes)
 
 
 class _Meter:
@@ -171,10 +157,9 @@ class _Meter:
 
 @contextmanager
 def measure_graph(model: nn.Module) -> Iterator[_Meter]:
-    """Count the bytes that autograd saves for the backward pass, each storage once and weights not
-    at all.
+    """Count the bytes that autograd saves for the backward pass: each storage once, no weights.
 
-    Weights that FSDP gathers for a forward pass do count: an upper bound there.
+    Weights that FSDP gathers for a forward pass do count: with it the number is an upper bound.
     """
     meter = _Meter()
     seen = {parameter.data_ptr() for parameter in model.parameters()}
@@ -191,13 +176,13 @@ def measure_graph(model: nn.Module) -> Iterator[_Meter]:
 
 
 def _encode(chunk: Chunk, seed: int, *, keep_graph: bool) -> Tensor:
-    torch.manual_seed(seed)  # of every device; the same masks when it is encoded again
+    torch.manual_seed(seed)  # of every device; a second encoding gets the same masks
     with torch.set_grad_enabled(keep_graph):
         return chunk.encode()
 
 
 def _how_many_fit(costs: Sequence[float], limit: float) -> int:
-    """How many chunks from the first on, which is kept in any case."""
+    """Count the chunks that fit, from the first on, which is kept in any case."""
     count = 1
     room = limit - costs[0]
     while count < len(costs) and costs[count] <= room:
@@ -207,17 +192,13 @@ def _how_many_fit(costs: Sequence[float], limit: float) -> int:
 
 
 def _split_until(chunks: list[list[int]], count: int) -> list[list[int]]:
-    """Halve the largest chunk until there are `count`: a rank with fewer than another has chunks to
-    spare.
-    """
+    """Halve the largest chunk until there are `count` chunks."""
     chunks = list(chunks)
     while len(chunks) < count:
         largest = max(range(len(chunks)), key=lambda number: len(chunks[number]))
         middle = len(chunks[largest]) // 2
-        chunks[largest : largest + 1] = [
-            chunks[largest][:middle],
-            chunks[largest][middle:],
-        ]
+        halves = [chunks[largest][:middle], chunks[largest][middle:]]
+        chunks[largest : largest + 1] = halves
     return chunks
 
 
@@ -226,7 +207,7 @@ def _encode_images(
 ) -> Tensor:
     assert batch.pixels is not None
     pixels = batch.pixels[rows[0] : rows[-1] + 1].to(model.device, non_blocking=True)
-    with autocast(model.device, precision):
+    with autocast(model.device, precision), allow_views(model):
         return model.encode_image(pixels)
 
 
@@ -235,33 +216,30 @@ def _encode_texts(
 ) -> Tensor:
     assert model.config.text is not None
     ids, mask = pad_ids(token_ids, model.config.text.pad_id, length)
-    with autocast(model.device, precision):
+    with autocast(model.device, precision), allow_views(model):
         return model.encode_text(ids.to(model.device), mask.to(model.device))
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """bfloat16 towers with float32 weights, or nothing; anew for each chunk, since it remembers
-    weights it has cast.
+    """A context for bfloat16 towers with float32 weights, or one that does nothing.
+
+    Every chunk has its own, because autocast remembers the weights that it has cast.
     """
-    return (
-        torch.autocast(device.type, torch.bfloat16)
-        if precision == "bfloat16"
-        else nullcontext()
-    )
+    if precision == "bfloat16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()
 
 
 def _free_memory(device: torch.device) -> float:
-    """Bytes that this process could still take; without bound where that cannot be told."""
+    """Bytes that this process could still take; infinite if unknown."""
     if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
-            device
-        )
-        return float(torch.cuda.mem_get_info(device)[0] + cached)
+        reserved = torch.cuda.memory_reserved(device)
+        cached = reserved - torch.cuda.memory_allocated(device)
+        free, _ = torch.cuda.mem_get_info(device)
+        return float(free + cached)
     if not os.path.exists("/proc/meminfo"):
         return torch.inf
     with open("/proc/meminfo", encoding="ascii") as file:
-        kib = next(
-            (int(line.split()[1]) for line in file if line.startswith("MemAvailable")),
-            0,
-        )
+        available = [line for line in file if line.startswith("MemAvailable")]
+    kib = int(available[0].split()[1]) if available else 0
     return 1024 * kib / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -1,4 +1,4 @@
-"""Long work on rank 0, while the other ranks wait however long it takes, and may be called to help."""
+"""Long work on rank 0, while the other ranks wait and may be called to help."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ _CALL = 1.0
 _LEAVE = 2.0
 
 _stop_requested = threading.Event()
-_turn = (
-    threading.Lock()
-)  # collectives must come in one order: no heartbeat while ranks help
+# Collectives must come in one order: no heartbeat while ranks help.
+_turn = threading.Lock()
 
 
 def on_main(

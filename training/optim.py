@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from unimodal import distributed
 from unimodal.model import DualEncoder
 
 from .config import OptimConfig, TowersConfig
-from .sharding import local_part
+from .sharding import is_sharded, local_part
 
 
 def average_gradients(module: nn.Module) -> None:
@@ -39,7 +40,7 @@ def average_gradients(module: nn.Module) -> None:
 
 
 def gradient_norm(model: nn.Module) -> float:
-    """The length of the whole gradient, over the shards of all ranks where weights are sharded."""
+    """The length of the whole gradient, over the shards of all ranks if weights are sharded."""
     whole = []
     shards = []
     for parameter in model.parameters():
@@ -48,11 +49,10 @@ def gradient_norm(model: nn.Module) -> float:
         elif parameter.grad is not None:
             whole.append(parameter.grad)
     norm = float(nn.utils.get_total_norm(whole))
-    if any(isinstance(parameter, DTensor) for parameter in model.parameters()):
-        (squares,) = distributed.all_reduce_sum(
-            [float(nn.utils.get_total_norm(shards)) ** 2]
-        )
-        norm = math.sqrt(norm**2 + squares)
+    if is_sharded(model):
+        local_square = float(nn.utils.get_total_norm(shards)) ** 2
+        (square,) = distributed.all_reduce_sum([local_square])
+        norm = math.sqrt(norm**2 + square)
     return norm
 
 
@@ -63,59 +63,59 @@ def update(
     learning_rate: float,
     grad_norm: float,
 ) -> None:
-    shrink = min(
-        1.0, optim.clip_norm / (grad_norm + 1e-6)
-    )  # as torch's clip_grad_norm_
-    if shrink < 1:
+    """Clip the gradient and make one optimizer step with the settings of the stage."""
+    # As torch's clip_grad_norm_.
+    factor = min(1.0, optim.clip_norm / (grad_norm + 1e-6))
+    if factor < 1:
         for parameter in model.parameters():
             if parameter.grad is not None:
-                local_part(parameter.grad).mul_(shrink)
+                local_part(parameter.grad).mul_(factor)
     for group in optimizer.param_groups:
-        decay = optim.weight_decay if group["decays"] else 0.0
         group.update(
             lr=learning_rate * group["lr_scale"],
-            weight_decay=decay,
+            weight_decay=optim.weight_decay if group["decays"] else 0.0,
             betas=optim.betas,
             eps=optim.eps,
         )
     optimizer.step()
 
 
+class _GroupKey(NamedTuple):
+    """What the parameters of one group of the optimizer have in common."""
+
+    lr_scale: float
+    decays: bool
+    is_sharded: bool  # sharded and whole parameters cannot be updated together
+
+
 def make_optimizer(
     model: DualEncoder, optim: OptimConfig, towers: TowersConfig
 ) -> AdamW:
-    """AdamW with a group for each tower with and without weight decay; frozen backbones are left
-    out.
+    """Make AdamW, with a group for each tower with and without weight decay.
 
-    Vectors and scalars (biases, norms, logit scales) are not decayed.
+    Frozen parameters are left out. Vectors and scalars (biases, norms, logit scales) do not decay.
     """
-    groups: dict[
-        tuple[float, bool, bool], list[nn.Parameter]
-    ] = {}  # sharded ones are not updated beside whole ones
+    lr_scales = {"image": towers.image.lr_scale, "text": towers.text.lr_scale}
+    groups: dict[_GroupKey, list[nn.Parameter]] = {}
     for name, parameter in trained_parameters(model):
         tower = name.split(".")[0].removesuffix("_projection")
-        lr_scale = (
-            getattr(towers, tower).lr_scale if tower in ("image", "text") else 1.0
+        key = _GroupKey(
+            lr_scale=lr_scales.get(tower, 1.0),
+            decays=parameter.ndim > 1,
+            is_sharded=isinstance(parameter, DTensor),
         )
-        groups.setdefault(
-            (lr_scale, parameter.ndim > 1, isinstance(parameter, DTensor)), []
-        ).append(parameter)
+        groups.setdefault(key, []).append(parameter)
+    param_groups = [
+        {"params": parameters, "lr_scale": key.lr_scale, "decays": key.decays}
+        for key, parameters in groups.items()
+    ]
     return AdamW(
-        [
-            {"params": params, "lr_scale": scale, "decays": decays}
-            for (scale, decays, _), params in groups.items()
-        ],
-        lr=optim.lr,
-        betas=optim.betas,
-        eps=optim.eps,
-        fused=True,
+        param_groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True
     )
 
 
 def trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Name and parameter of all that learns, in a fixed order."""
-    return (
-        (name, parameter)
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
-    )
+    """Yield name and parameter of all that learns, in a fixed order."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            yield name, parameter

@@ -1,13 +1,9 @@
-"""All that happens before the first step: what a run goes on from, its data, model and optimiser,
-its folder.
-"""
+"""All that happens before the first step: checkpoint, data, model, optimizer and folder."""
 
 from __future__ import annotations
 
 import os
-import secrets
 import sys
-import time
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,38 +13,30 @@ import torch
 from torch.optim import Optimizer
 
 from unimodal import distributed
-from unimodal.files import PART
+from unimodal.formats.native import load_tensors
 from unimodal.model import DualEncoder
 from unimodal.preprocess.tokenizers import Tokenizer
 from unimodal.shards.find import below, find_shards
-from unimodal.weights import load_tensors
 
 from .config import Stage, TrainConfig
-from .data.loader import StepDataset
-from .main_rank import on_main
+from .data.dataset import StepDataset
+from .model import make_model, prepare_model
 from .optim import make_optimizer
-from .prepare import make_model, prepare_model
+from .run.choice import choose_checkpoint
 from .run.ledger import check_shards, cut_shards, write_shards
-from .run.log import Lines, MetricsLog, read_rows
-from .run.mirror import clear, fetch, has_checkpoints
+from .run.log import JsonlWriter, MetricsLog, NoLog, RunLog, read_rows
+from .run.mirror import clear
 from .run.moments import load_moments
 from .run.resume import (
-    SHARDS,
     RunState,
-    check_resumable,
-    checkpoint_folder,
-    checkpoints,
-    newest_good,
     read_state,
     remove_run,
-    step_of,
     write_config,
 )
 from .run.saving import Saver
 from .sharding import shard, whole_copy
 
-_LOOKS = 25  # in five seconds, for a file that another machine writes
-# A rank may have its own.
+# Keys that may differ between ranks.
 _OWN_KEYS = (
     "device",
     "workers",
@@ -67,12 +55,12 @@ class Seen:
 
     num_batches: int = 0
     num_idle: int = 0  # those with nothing to learn from
-    first: str = ""  # what was said of the first of those
+    first: str = ""  # describes the first of those
 
 
 @dataclass
 class Run:
-    """What a run has in hand while it goes."""
+    """A run while it trains."""
 
     config: TrainConfig
     folder: Path
@@ -80,21 +68,25 @@ class Run:
     device: torch.device
     dataset: StepDataset
     model: DualEncoder  # what trains; in shards with FSDP2
-    # what is validated and saved at the end: the model, or a copy that gather_weights fills
+    # What is validated and saved at the end: the model, or a copy that gather_weights fills.
     whole: DualEncoder
     tokenizer: Tokenizer
     optimizer: Optimizer
     saver: Saver
-    log: MetricsLog | None  # on rank 0
-    skipped: Lines
-    nonfinite: Lines
-    step: int  # how many are done
+    log: RunLog
+    skipped: JsonlWriter
+    nonfinite: JsonlWriter
+    step: int  # steps that are done
     num_skipped: int  # corrupt samples in them
     num_samples: int  # samples in them
     changes: list[str]  # of weights, at a resume: a sentence each
-    sources: dict[tuple[str, str], Seen] = field(
-        default_factory=dict
-    )  # by task and source
+    # By task and source.
+    sources: dict[tuple[str, str], Seen] = field(default_factory=dict)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0."""
+        return distributed.rank() == 0
 
 
 def join_ranks(
@@ -120,25 +112,14 @@ def join_ranks(
 def begin(
     config: TrainConfig, device: torch.device, resume: bool, overwrite: bool
 ) -> Run:
-    """Make or load everything; the same on every rank. Nothing is written before all of it is known
-    to fit.
+    """Make or load everything; the same on every rank. Nothing is written before all of it fits.
 
-    Raises ValueError for what the recipe gets wrong, and OSError for a storage that cannot be
-    reached.
+    Raises ValueError for a mistake in the recipe, and OSError for a storage that cannot be reached.
     """
     folder = Path(config.run)
     stages = config.plan
-    newest = _choose_checkpoint(folder, config, resume, overwrite)
-    for path in {
-        path
-        for stage in stages
-        for task in stage.tasks.values()
-        for source in task.sources.values()
-        for path in source.paths
-    }:
-        find_shards(
-            below(config.data_root, path), config.storage.patience
-        )  # said before a model is fetched
+    newest = choose_checkpoint(folder, config, resume, overwrite)
+    _find_all_shards(config, stages)  # an error here comes before a model is fetched
     model, tokenizer = make_model(config, newest)
     model = prepare_model(model, config, device)
     dataset = StepDataset(
@@ -151,10 +132,11 @@ def begin(
         distributed.world_size(),
         config.storage,
     )
-    state, changes = _state_of(newest, folder, dataset)
+    state, changes = _resume_state(newest, folder, dataset)
     if newest is not None:
         load_tensors(model, newest / "model.safetensors")
     distributed.check_same(_what_ranks_share(config, dataset, state.step))
+
     whole = model
     if config.parallel == "fsdp":
         whole = whole_copy(model)
@@ -162,212 +144,61 @@ def begin(
     optimizer = make_optimizer(model, stages[0].optim, config.towers)
     if newest is not None:
         load_moments(newest, model, optimizer)
-    if distributed.rank() == 0:
+
+    is_main = distributed.rank() == 0
+    if is_main:
         if newest is None:
-            _make_folder(folder, config, overwrite or not resume)
-        write_config(
-            folder, config
-        )  # as it is now: what may change at a resume may have
+            _make_folder(folder, config, is_new=overwrite or not resume)
+        write_config(folder, config)  # some keys may change at a resume
         write_shards(folder, dataset)
         for change in changes:
             print(change, file=sys.stderr)
     distributed.barrier()
+
+    is_sharded = whole is not model
     saver = Saver(
-        folder,
-        tokenizer,
-        config.keep,
-        config.mirror,
-        newest,
-        sharded=whole is not model,
+        folder, tokenizer, config.keep, config.mirror, newest, sharded=is_sharded
     )
-    log = (
-        MetricsLog(folder, config, state.step, state.log)
-        if distributed.rank() == 0
-        else None
-    )
-    skipped = Lines(folder / "skipped.jsonl")
-    if log is not None:
+    log: RunLog = NoLog()
+    skipped = JsonlWriter(folder / "skipped.jsonl")
+    if is_main:
+        log = MetricsLog(folder, config, state.step, state.log)
         _list_cut_shards(folder, dataset, skipped)
     return Run(
-        config,
-        folder,
-        stages,
-        device,
-        dataset,
-        model,
-        whole,
-        tokenizer,
-        optimizer,
-        saver,
-        log,
-        skipped,
-        Lines(folder / "nonfinite.jsonl"),
-        state.step,
-        state.num_skipped,
-        state.num_samples,
-        [*state.changes, *changes],
+        config=config,
+        folder=folder,
+        stages=stages,
+        device=device,
+        dataset=dataset,
+        model=model,
+        whole=whole,
+        tokenizer=tokenizer,
+        optimizer=optimizer,
+        saver=saver,
+        log=log,
+        skipped=skipped,
+        nonfinite=JsonlWriter(folder / "nonfinite.jsonl"),
+        step=state.step,
+        num_skipped=state.num_skipped,
+        num_samples=state.num_samples,
+        changes=[*state.changes, *changes],
     )
 
 
-def check_shared(folder: Path) -> None:
-    """Raise ValueError, on every rank, unless RUN is one folder for all; it is made, and else left
-    as it is.
-
-    Raises OSError if rank 0 cannot write into it.
-    """
-    ranks = distributed.world_size()
-    if ranks == 1:
-        return
-    is_main = distributed.rank() == 0
-    failure = None
-    number = secrets.randbelow(1 << 50) if is_main else 0
-    mark = (
-        folder / f"rank-0-{int(distributed.all_reduce_sum([number])[0])}{PART}"
-    )  # a name that no file system has looked up
-    try:
-        if is_main:
-            folder.mkdir(parents=True, exist_ok=True)
-            mark.touch()
-    except OSError as error:
-        failure = error
-    if distributed.all_reduce_sum([failure is not None])[0]:
-        raise failure or ValueError(
-            f"rank 0 cannot write into run {folder}; set run= to a folder where it can."
-        )
-    for _ in range(
-        _LOOKS
-    ):  # a network's file system may believe for a while that it is not there
-        is_missing = not mark.exists()
-        missing = distributed.all_reduce_sum(
-            [is_missing and rank == distributed.rank() for rank in range(ranks)]
-        )
-        if not any(missing):
-            break
-        time.sleep(0.2)
-    if is_main:
-        mark.unlink(missing_ok=True)
-    if any(missing):
-        raise ValueError(
-            f"run {folder} is not the same folder on rank 0 and rank {missing.index(1)}; set "
-            "run= to a folder that all machines share."
-        )
+def _find_all_shards(config: TrainConfig, stages: list[Stage]) -> None:
+    """Raise an error for a path without shards."""
+    tasks = [task for stage in stages for task in stage.tasks.values()]
+    sources = [source for task in tasks for source in task.sources.values()]
+    for path in {path for source in sources for path in source.paths}:
+        find_shards(below(config.data_root, path), config.storage.patience)
 
 
-def _holds_anything(folder: Path) -> bool:
-    """Whether a folder holds more than what a run leaves that failed before its first step."""
-    if not folder.is_dir():
-        return folder.exists()
-    for path in folder.iterdir():
-        is_leftover = (
-            path.name in ("config.yaml", SHARDS, "tensorboard") or path.suffix == PART
-        )
-        is_empty = (
-            path.stat().st_size == 0
-            if path.is_file()
-            else path.name == "checkpoints" and not checkpoints(folder)
-        )
-        if not is_leftover and not is_empty:
-            return True
-    return False
-
-
-def _choose_checkpoint(
-    folder: Path, config: TrainConfig, resume: bool, overwrite: bool
-) -> Path | None:
-    """The checkpoint to go on from, the same on every rank, of a run that may be gone on with; None
-    to start anew.
-
-    Rank 0 reads checkpoints through, and fetches one from the mirror that is later than those that
-    are whole.
-    """
-    check_shared(folder)
-    if not resume and not overwrite and _holds_anything(folder):
-        raise ValueError(
-            f"{folder} exists already; go on with --resume, start anew with --overwrite, "
-            "or set run=."
-        )
-    newest = _agree_on_newest(folder, config, resume, overwrite)
-    if resume and (newest is not None or (folder / "config.yaml").is_file()):
-        check_resumable(folder, config)
-    if resume and newest is None and distributed.rank() == 0:
-        print(
-            f"{folder} has no checkpoint to go on from: starting with the first step",
-            file=sys.stderr,
-        )
-    return newest
-
-
-def _agree_on_newest(
-    folder: Path, config: TrainConfig, resume: bool, overwrite: bool
-) -> Path | None:
-    chosen: list[Path] = []
-    failures: list[Exception] = []
-
-    def choose() -> None:
-        try:
-            found = _newest(folder, config) if resume else None
-            chosen.extend([found] if found is not None else [])
-            if not resume and config.mirror:
-                _check_mirror(config.mirror, overwrite)
-        except (ValueError, OSError) as error:
-            failures.append(error)
-
-    on_main(choose, config.timeout)
-    (number,) = distributed.all_reduce_sum(
-        [-1 if failures else step_of(chosen[0]) + 1 if chosen else 0]
-    )
-    if failures:
-        raise failures[0]
-    if number < 0:
-        raise ValueError(
-            "rank 0 found no checkpoint that the run can go on from; see what it says."
-        )
-    return checkpoint_folder(folder, int(number) - 1) if number else None
-
-
-def _newest(folder: Path, config: TrainConfig) -> Path | None:
-    """The newest good checkpoint, be it in the folder or in the mirror; None where there is none at
-    all.
-    """
-    found = None
-    broken = None
-    try:
-        found = newest_good(folder)
-    except ValueError as error:
-        broken = error
-    later = None
-    if config.mirror:
-        try:
-            later = fetch(
-                config.mirror,
-                folder,
-                config,
-                after=step_of(found) if found is not None else -1,
-            )
-        except OSError as error:
-            if found is None:
-                raise
-            warnings.warn(
-                f"mirror {config.mirror} cannot be reached ({error}); going on from {found.name} "
-                f"of {folder}, whatever is there.",
-                stacklevel=2,
-            )
-    if later is not None and found is not None:
-        said = (
-            f"{config.mirror} has {later.name}: going on from it, not from {found.name} of "
-            f"{folder}"
-        )
-        print(said, file=sys.stderr)
-    if later is None and broken is not None:
-        raise broken
-    return later or found
-
-
-def _state_of(
+def _resume_state(
     newest: Path | None, folder: Path, dataset: StepDataset
 ) -> tuple[RunState, list[str]]:
-    """What a checkpoint says of the run, once the data is known to fit it; and what changes of it,
-    a sentence each.
+    """Read the state of a checkpoint, once its data is known to fit.
+
+    Returns the state, and a sentence for each change of it.
     """
     if newest is None:
         return RunState(), []
@@ -376,29 +207,18 @@ def _state_of(
     return state, dataset.plan.resume(state.mixtures, state.step)
 
 
-def _list_cut_shards(folder: Path, dataset: StepDataset, skipped: Lines) -> None:
+def _list_cut_shards(folder: Path, dataset: StepDataset, skipped: JsonlWriter) -> None:
     """Write rows of step 0 into skipped.jsonl, unless an earlier start of the run has."""
     cut = cut_shards(dataset)
-    if cut and not any(row["step"] == 0 for row in read_rows(folder / "skipped.jsonl")):
+    if not cut:
+        return
+    if not any(row["step"] == 0 for row in read_rows(folder / "skipped.jsonl")):
         skipped.append(cut)
 
 
-def _check_mirror(mirror: str, overwrite: bool) -> None:
-    try:
-        if has_checkpoints(mirror) and not overwrite:
-            raise ValueError(
-                f"{mirror} holds a run; go on with --resume, start anew with "
-                "--overwrite, or set mirror=."
-            )
-    except OSError as error:
-        warnings.warn(
-            f"mirror {mirror} cannot be reached ({error}); training starts without it.",
-            stacklevel=2,
-        )
-
-
-def _make_folder(folder: Path, config: TrainConfig, anew: bool) -> None:
-    if anew:  # what is there was asked to be lost, or is nothing
+def _make_folder(folder: Path, config: TrainConfig, is_new: bool) -> None:
+    """Make RUN; for a new run, remove what an earlier one wrote into it and into the mirror."""
+    if is_new:
         remove_run(folder)
         if config.mirror:
             try:
@@ -414,28 +234,23 @@ def _make_folder(folder: Path, config: TrainConfig, anew: bool) -> None:
 def _what_ranks_share(
     config: TrainConfig, dataset: StepDataset, step: int
 ) -> dict[str, Any]:
-    """By name, all that must be the same on every rank: wrong negatives are silent otherwise."""
+    """By name, all that must be the same on every rank: wrong negatives would be silent."""
+    shared = {
+        key: value for key, value in config.model_dump().items() if key not in _OWN_KEYS
+    }
     values: dict[str, Any] = {}
-
-    def flatten(value: Any, name: str) -> None:
-        if isinstance(value, dict) and value:
-            for key, inner in value.items():
-                flatten(inner, f"{name}.{key}" if name else str(key))
-        else:
-            values[name] = value
-
-    flatten(
-        {
-            key: value
-            for key, value in config.model_dump().items()
-            if key not in _OWN_KEYS
-        },
-        "",
-    )
+    _flatten(shared, "", values)
     for path, fingerprint in dataset.fingerprints().items():
         values[f"the shards of {path!r}"] = fingerprint
-    return {
-        **values,
-        "the first step": step,
-        "the order of batches": dataset.digest(config.total_steps),
-    }
+    values["the first step"] = step
+    values["the order of batches"] = dataset.digest(config.total_steps)
+    return values
+
+
+def _flatten(value: Any, name: str, values: dict[str, Any]) -> None:
+    """Add the leaves of nested dicts to `values`, by their dotted names."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            _flatten(inner, f"{name}.{key}" if name else str(key), values)
+    else:
+        values[name] = value

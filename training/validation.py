@@ -1,7 +1,7 @@
-"""Validation on all ranks: rank 0 scores, and every rank encodes a share of what it asks for.
+"""Validation on all ranks: rank 0 scores, and every rank encodes a share of the inputs.
 
-Rank 0 alone needs the data, files of images included, and asks in whatever order and in whatever
-portions it likes.
+Rank 0 alone needs the data, files of images included. It may encode in any order and in portions of
+any size.
 
 n inputs, D embedding dimension.
 """
@@ -23,21 +23,20 @@ from unimodal.vectors import Vectors
 
 from .main_rank import called, on_main, stop_requested
 
-# What the ranks encode between two signs of life: at two inputs a second, the pace of a large tower
-# on a CPU, in a quarter of the usual timeout.
+# What a rank encodes between two heartbeats: at two inputs per second, the speed of a large tower
+# on a CPU, this takes a quarter of the usual timeout.
 INPUTS_PER_RANK = 256
-BYTES_PER_CALL = (
-    64 << 20
-)  # of images and texts that rank 0 holds to hand them out; one input may be more
+# Of images and texts that rank 0 sends at once; a single input may be more.
+BYTES_PER_CALL = 64 << 20
 
 
 def load_on_main(load: Callable[[], object], timeout: float) -> None:
-    """Rank 0 loads what validation needs, and what it raises every rank raises; every rank calls
-    it.
+    """Load on rank 0 what validation needs; every rank calls it, and raises what rank 0 raises.
 
-    timeout: seconds that a rank waits for a sign of life of rank 0. Raises, on the others,
-    ValueError, OSError or ImportError where `load` did, and else RuntimeError with its words;
-    ConnectionError if a rank dies or hangs.
+    timeout: seconds that a rank waits for a heartbeat of rank 0.
+
+    The other ranks raise ValueError, OSError or ImportError if `load` did, and RuntimeError with
+    its message for any other exception; ConnectionError if a rank dies or hangs.
     """
     if distributed.world_size() == 1:
         load()
@@ -47,18 +46,16 @@ def load_on_main(load: Callable[[], object], timeout: float) -> None:
     def attempt() -> None:
         try:
             load()
-        except Exception as error:  # raised below, once the others know
+        except Exception as error:  # raised below, once the other ranks know
             raised.append(error)
 
     on_main(attempt, timeout)
-    failure = _failure_of(raised[0]) if raised else None
-    said = distributed.scatter_objects(
-        [failure] * distributed.world_size() if distributed.rank() == 0 else None
-    )
+    failure: _Failure | None = _failure_of(raised[0]) if raised else None
+    failure = distributed.broadcast_object(failure)
     if raised:
         raise raised[0]
-    if said is not None:
-        raise said.kind(said.words)
+    if failure is not None:
+        raise failure.kind(failure.message)
 
 
 def validate(
@@ -67,10 +64,10 @@ def validate(
     timeout: float,
     is_asked: Callable[[], bool],
 ) -> None:
-    """Rank 0 runs `work` with an embedder that all ranks share; every rank calls it, with its own
-    copy of the model.
+    """Run `work` on rank 0 with an encoder that all ranks share.
 
-    timeout: seconds that a rank waits for a sign of life of rank 0.
+    Every rank calls it, with its own copy of the model.
+    timeout: seconds that a rank waits for a heartbeat of rank 0.
     is_asked: whether this rank was asked to stop: `stop_requested` says so to the
         work, which is left where it asks for more than is encoded at once.
     Raises ConnectionError if a rank dies or hangs.
@@ -91,14 +88,10 @@ class _StoppedError(Exception):
 
 
 class _Failure(NamedTuple):
-    """An exception in words: not every one can be pickled, and a rank that cannot send it would
-    leave.
-    """
+    """The message of an exception: not every exception can be pickled and sent."""
 
-    kind: type[
-        Exception
-    ]  # one of those that a user's mistake or data may be, or RuntimeError
-    words: str
+    kind: type[Exception]  # ValueError, OSError, ImportError or RuntimeError
+    message: str
 
 
 class SharedEncoder:
@@ -153,54 +146,60 @@ class SharedEncoder:
         for portion in _portions(inputs, ranks * INPUTS_PER_RANK):
             if vectors is not None and self._should_stop():
                 raise _StoppedError
-            shares = [
-                portion[rank::ranks] for rank in range(ranks)
-            ]  # each has short and long ones
+            # Each share has short and long inputs.
+            shares = [portion[rank::ranks] for rank in range(ranks)]
+            jobs = [_Job([item for _, item in share], prompt) for share in shares]
             with called():
-                found = _take_share(
-                    self._own,
-                    [([item for _, item in share], prompt) for share in shares],
-                )
-            for rank, (share, some) in enumerate(zip(shares, found, strict=True)):
+                results = _take_share(self._own, jobs)
+            for rank, (share, result) in enumerate(zip(shares, results, strict=True)):
                 rows = [row for row, _ in share]
-                if isinstance(some, _Failure):
-                    raise _with_place(some, rank, rows, inputs)
+                if isinstance(result, _Failure):
+                    raise _with_place(result, rank, rows, inputs)
                 if vectors is None:
-                    vectors = np.empty((len(inputs), some.shape[1]), dtype=np.float32)
-                vectors[rows] = some
+                    dim = result.shape[1]
+                    vectors = np.empty((len(inputs), dim), dtype=np.float32)
+                vectors[rows] = result
         assert vectors is not None
         return vectors
 
 
 def _portions(inputs: Sequence[Item], count: int) -> Iterator[list[tuple[int, Item]]]:
-    """(row, item) of images, then of texts by length, so many at once; files are read when their
-    portion is due.
+    """Yield portions of at most `count` (row, item): images, then texts by length.
+
+    An image's file is read when its portion is due.
     """
     portion: list[tuple[int, Item]] = []
-    size = 0
+    num_bytes = 0
     for row in sorted(range(len(inputs)), key=lambda row: _length(inputs[row])):
         item = _read(inputs[row])
         portion.append((row, item))
-        size += _size(item)
-        if len(portion) == count or size >= BYTES_PER_CALL:
+        num_bytes += _num_bytes(item)
+        if len(portion) == count or num_bytes >= BYTES_PER_CALL:
             yield portion
             portion = []
-            size = 0
+            num_bytes = 0
     if portion:
         yield portion
 
 
-def _take_share(embedder: Embedder, jobs: Sequence[Any] | None = None) -> list[Any]:
-    """Encode this rank's share; on rank 0, which gives the jobs, what each rank found: vectors or a
-    failure.
-    """
-    inputs, prompt = distributed.scatter_objects(jobs)
-    found: Vectors | _Failure
+class _Job(NamedTuple):
+    """A share of the inputs that one rank encodes."""
+
+    inputs: list[Item]
+    prompt: str | None
+
+
+def _take_share(
+    embedder: Embedder, jobs: Sequence[_Job] | None = None
+) -> list[Vectors | _Failure]:
+    """Encode this rank's share; on rank 0, which gives the jobs, returns the results of all."""
+    job: _Job = distributed.scatter_objects(jobs)
+    result: Vectors | _Failure
     try:
-        found = embedder.encode(inputs, prompt=prompt, show_progress=False)
-    except Exception as error:  # raised by rank 0; this rank goes on helping
-        found = _failure_of(error)
-    return distributed.gather_objects(found)
+        result = embedder.encode(job.inputs, prompt=job.prompt, show_progress=False)
+    except Exception as error:  # raised by rank 0; this rank continues to help
+        result = _failure_of(error)
+    return distributed.gather_objects(result)
 
 
 def _failure_of(error: Exception) -> _Failure:
@@ -213,51 +212,47 @@ def _failure_of(error: Exception) -> _Failure:
 def _with_place(
     failure: _Failure, rank: int, rows: list[int], inputs: Sequence[Item]
 ) -> Exception:
-    """The exception of a share, with the place among all inputs and the file that the share had no
-    name of.
-    """
+    """The exception of a share, with the row among all inputs and the file that it is about."""
     if failure.kind is RuntimeError:
-        return RuntimeError(f"rank {rank}: {failure.words}")
-    found = re.match(r"input (\d+)", failure.words)
-    if found is None:
-        return failure.kind(failure.words)
-    row = rows[int(found[1])]
+        return RuntimeError(f"rank {rank}: {failure.message}")
+    match = re.match(r"input (\d+)", failure.message)
+    if match is None:
+        return failure.kind(failure.message)
+    row = rows[int(match[1])]
     path = _image(inputs[row])
-    name = (
-        f" ({path})"
-        if isinstance(path, Path) and str(path) not in failure.words
-        else ""
-    )
-    return failure.kind(f"input {row}{name}{failure.words[found.end() :]}")
+    is_unnamed = isinstance(path, Path) and str(path) not in failure.message
+    name = f" ({path})" if is_unnamed else ""
+    return failure.kind(f"input {row}{name}{failure.message[match.end() :]}")
 
 
-def _image(one: Item) -> Any:
-    return one.get("image") if isinstance(one, Mapping) else one
+def _image(item: Item) -> Any:
+    return item.get("image") if isinstance(item, Mapping) else item
 
 
-def _read(one: Item) -> Item:
-    """With the bytes of an image's file in the place of its path."""
-    path = _image(one)
+def _read(item: Item) -> Item:
+    """Replace the path of an image by the bytes of its file."""
+    path = _image(item)
     if not isinstance(path, Path):
-        return one
+        return item
     try:
         content = path.read_bytes()
     except OSError:
-        return one  # whose turn it is says so, with the path
-    return {**one, "image": content} if isinstance(one, Mapping) else content
+        return item  # the rank that encodes it raises an error with the path
+    return {**item, "image": content} if isinstance(item, Mapping) else content
 
 
-def _size(one: Item) -> int:
-    if isinstance(one, Image.Image):
-        return 4 * one.width * one.height
-    if isinstance(one, Mapping):
-        return sum(
-            _size(part)
-            for part in one.values()
-            if isinstance(part, (str, bytes, Image.Image))
-        )
-    return len(one) if isinstance(one, (str, bytes)) else 0
+def _num_bytes(item: Item) -> int:
+    if isinstance(item, Image.Image):
+        return 4 * item.width * item.height
+    if isinstance(item, (str, bytes)):
+        return len(item)
+    if not isinstance(item, Mapping):
+        return 0
+    parts = item.values()
+    known = (str, bytes, Image.Image)
+    return sum(_num_bytes(part) for part in parts if isinstance(part, known))
 
 
-def _length(one: Item) -> tuple[bool, int]:
-    return (True, len(one)) if isinstance(one, str) else (False, 0)
+def _length(item: Item) -> tuple[bool, int]:
+    """Sort images first, then texts by length."""
+    return (True, len(item)) if isinstance(item, str) else (False, 0)

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from training.config import TrainConfig
 from training.data.collate import Batch
-from training.data.loader import StepDataset, steps_from
+from training.data.dataset import StepDataset
+from training.data.loader import steps_from
 from unimodal.preprocess.tokenizers import load_tokenizer
 
 TIMED = (

@@ -15,10 +15,11 @@ from tests.conftest import Recipe
 from training import grad_cache
 from training.config import StepConfig, TrainConfig
 from training.data.collate import Batch, TokenLists
-from training.data.loader import StepDataset, steps_from
+from training.data.dataset import StepDataset
+from training.data.loader import steps_from
 from training.grad_cache import measure_graph
+from training.model import make_model, prepare_model
 from training.optim import make_optimizer
-from training.prepare import make_model, prepare_model
 from training.step import encode_batch, train_step
 from unimodal import distributed
 from unimodal.model import DualEncoder

@@ -8,8 +8,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,32 +19,15 @@ from safetensors.torch import load_file
 
 import training.loop
 from tests.conftest import Recipe
+from tests.training.runs import assert_same_weights, rows_of, torchrun
 from training.config import TrainConfig
 from training.loop import Stopped, train
 from training.run.moments import read_moments
-from training.run.resume import checkpoints, write_config
+from training.run.resume import checkpoints
 from training.step import train_step
 from unimodal.config import apply_overrides, parse_config
 from unimodal.embedder import load
 from unimodal.encoder import Encoder
-
-
-def _rows(run: str | Path) -> list[dict[str, Any]]:
-    timed = (
-        "seconds",
-        "data_wait",
-        "samples_per_s",
-        "chunks",
-        "recomputed",
-    )  # or of one rank
-    lines = [
-        json.loads(line)
-        for line in (Path(run) / "metrics.jsonl").read_text().splitlines()
-    ]
-    return [
-        {name: value for name, value in row.items() if not name.endswith(timed)}
-        for row in lines
-    ]
 
 
 def test_a_run_leaves_a_model_that_has_learned_and_embeds(
@@ -54,7 +35,7 @@ def test_a_run_leaves_a_model_that_has_learned_and_embeds(
 ) -> None:
     config = recipe({"steps": 60, "optim": {"lr": 3e-3}, "tasks": {"pairs": None}})
     model = train(config)
-    rows = _rows(config.run)
+    rows = rows_of(config.run)
     assert rows[-1]["pictures/loss"] < 0.75 * rows[0]["pictures/loss"]
     assert rows[-1]["pictures/scale"] != pytest.approx(1 / 0.07)
     embedder = load(model)
@@ -86,10 +67,10 @@ def test_stopped_and_resumed_equals_never_stopped_to_the_bit(
             stopped.model_copy(update={"eval": _every(stopped_at)}), evaluate=_stop_here
         )
     train(stopped, resume=True)
-    assert [row for row in _rows(stopped.run) if "val/some score" not in row] == _rows(
-        whole.run
-    )
-    _assert_same_weights(Path(stopped.run), Path(whole.run), exact=True)
+    assert [
+        row for row in rows_of(stopped.run) if "val/some score" not in row
+    ] == rows_of(whole.run)
+    assert_same_weights(Path(stopped.run), Path(whole.run), exact=True)
 
 
 def _every(steps: int) -> Any:
@@ -114,11 +95,11 @@ def test_a_validation_that_was_cut_short_is_done_by_the_run_that_goes_on(
     )
     with pytest.raises(Stopped, match="stopped at step 2 of 4"):
         train(config, evaluate=_stop_here)
-    assert not any("val/some score" in row for row in _rows(config.run))
+    assert not any("val/some score" in row for row in rows_of(config.run))
     train(
         config, evaluate=lambda embedder, should_stop: {"some score": 0.5}, resume=True
     )
-    assert [row["step"] for row in _rows(config.run) if "val/some score" in row] == [
+    assert [row["step"] for row in rows_of(config.run) if "val/some score" in row] == [
         2,
         4,
     ]
@@ -140,7 +121,7 @@ def test_overwriting_removes_the_run_and_nothing_else_in_its_folder(
     kept.write_text("mine")
     train(config, overwrite=True)
     assert kept.read_text() == "mine"
-    assert len(_rows(config.run)) == 1
+    assert len(rows_of(config.run)) == 1
 
 
 def test_a_metrics_line_that_a_crash_cut_short_does_not_stop_the_run_from_going_on(
@@ -151,7 +132,7 @@ def test_a_metrics_line_that_a_crash_cut_short_does_not_stop_the_run_from_going_
     with (Path(config.run) / "metrics.jsonl").open("a") as file:
         file.write('{"step": 3, "los')
     train(config, resume=True)
-    assert len(_rows(config.run)) == 2
+    assert len(rows_of(config.run)) == 2
 
 
 def test_a_run_that_is_finished_and_resumed_stays_as_it_is(recipe: Recipe) -> None:
@@ -159,7 +140,7 @@ def test_a_run_that_is_finished_and_resumed_stays_as_it_is(recipe: Recipe) -> No
     model = train(config)
     before = (model / "model.safetensors").read_bytes()
     assert (train(config, resume=True) / "model.safetensors").read_bytes() == before
-    assert len(_rows(config.run)) == 2
+    assert len(rows_of(config.run)) == 2
 
 
 def test_joint_adds_the_losses_and_both_towers_learn_in_every_step(
@@ -168,7 +149,7 @@ def test_joint_adds_the_losses_and_both_towers_learn_in_every_step(
     config = recipe({"schedule": "joint", "steps": 2})
     train(config)
     assert all(
-        {"pictures/loss", "pairs/loss"} <= row.keys() for row in _rows(config.run)
+        {"pictures/loss", "pairs/loss"} <= row.keys() for row in rows_of(config.run)
     )
 
 
@@ -219,7 +200,7 @@ def test_stages_change_tasks_lengths_and_rates_and_start_their_own_warm_up(
     ]
     config = recipe({"stages": stages})
     train(config)
-    rows = _rows(config.run)
+    rows = rows_of(config.run)
     assert [row["stage"] for row in rows] == [
         "short",
         "short",
@@ -254,7 +235,7 @@ def test_every_loss_and_option_trains_in_stages_and_is_saved_with_the_model(
     assert model.config.matryoshka_dims == (4, 8)
     assert model.config.logit_biases == ("pairs",)
     assert float(model.logit_biases["pairs"].detach()) != -10
-    assert all(np.isfinite(row["pairs/loss"]) for row in _rows(config.run))
+    assert all(np.isfinite(row["pairs/loss"]) for row in rows_of(config.run))
 
 
 def test_init_starts_from_a_model_directory_with_its_learned_scale(
@@ -279,8 +260,8 @@ def test_init_starts_from_a_model_directory_with_its_learned_scale(
         }
     )
     train(second)
-    assert _rows(second.run)[0]["pictures/scale"] == pytest.approx(
-        _rows(first.run)[-1]["pictures/scale"], rel=1e-4
+    assert rows_of(second.run)[0]["pictures/scale"] == pytest.approx(
+        rows_of(first.run)[-1]["pictures/scale"], rel=1e-4
     )
     before, after = (
         load_file(path / "model.safetensors")
@@ -345,7 +326,7 @@ def test_a_step_whose_score_is_undefined_is_not_the_best_and_ends_nothing(
     best = load_file(Path(config.run) / "best/model.safetensors")
     second = load_file(checkpoints(Path(config.run))[1] / "model.safetensors")
     assert all(torch.equal(best[name], second[name]) for name in best)
-    validated = [row for row in _rows(config.run) if "val/other score" in row]
+    validated = [row for row in rows_of(config.run) if "val/other score" in row]
     assert [row.get("val/pairs spearman") for row in validated] == [None, 0.2, None]
 
 
@@ -360,7 +341,7 @@ def test_a_fixed_temperature_stays_and_a_learned_scale_is_clamped(
         }
     )
     train(config)
-    rows = _rows(config.run)
+    rows = rows_of(config.run)
     assert [
         row["pairs/scale"] for row in rows if "pairs/scale" in row
     ] == pytest.approx([20.0] * 15)
@@ -383,7 +364,7 @@ def test_bf16_and_gradient_checkpointing_run_and_stay_near_float32(
         train(config)
         losses[name] = [
             next(value for key, value in row.items() if key.endswith("/loss"))
-            for row in _rows(config.run)
+            for row in rows_of(config.run)
         ]
     np.testing.assert_allclose(losses["checkpointed"], losses["plain"], rtol=1e-5)
     np.testing.assert_allclose(losses["bf16"], losses["plain"], rtol=0.05)
@@ -415,7 +396,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted_and_leaves_everything_
 ) -> None:
     config = _poisoned(recipe, monkeypatch, range(2, 4))
     train(config)
-    rows = _rows(config.run)
+    rows = rows_of(config.run)
     assert [row["nonfinite"] for row in rows] == [0, 0, 1, 1, *[0] * 12]
     assert not any(name.endswith("/loss") for row in rows[2:4] for name in row)
     second, fourth = (
@@ -617,14 +598,14 @@ def test_two_and_three_ranks_give_the_losses_and_weights_of_one_process_in_float
     train(one)
     for ranks in (2, 3):
         several = recipe({"run": str(tmp_path / f"ranks{ranks}"), **changes})
-        _torchrun(several, ranks)
-        for ours, theirs in zip(_rows(several.run), _rows(one.run), strict=True):
+        torchrun(several, ranks)
+        for ours, theirs in zip(rows_of(several.run), rows_of(one.run), strict=True):
             assert ours.keys() == theirs.keys()
             for name, value in ours.items():
                 assert value == theirs[name] or abs(
                     value - theirs[name]
                 ) <= 1e-12 * max(1, abs(theirs[name])), name
-        _assert_same_weights(Path(several.run), Path(one.run), exact=False)
+        assert_same_weights(Path(several.run), Path(one.run), exact=False)
 
 
 def test_weights_in_shards_give_the_run_of_one_process_which_goes_on_from_their_checkpoint(
@@ -637,18 +618,18 @@ def test_weights_in_shards_give_the_run_of_one_process_which_goes_on_from_their_
     one = recipe({"run": str(tmp_path / "one"), **changes})
     train(one)
     sharded = recipe({"run": str(tmp_path / "sharded"), "parallel": "fsdp", **changes})
-    _torchrun(sharded, 2)
-    _assert_same_weights(Path(sharded.run), Path(one.run), exact=False)
+    torchrun(sharded, 2)
+    assert_same_weights(Path(sharded.run), Path(one.run), exact=False)
     for folder in checkpoints(Path(sharded.run))[
         2:
     ]:  # as if it had been stopped at step 4
         shutil.rmtree(folder)
     shutil.copytree(sharded.run, tmp_path / "again")
     train(sharded.model_copy(update={"parallel": "ddp"}), resume=True)
-    _assert_same_weights(Path(sharded.run), Path(one.run), exact=False)
+    assert_same_weights(Path(sharded.run), Path(one.run), exact=False)
     again = sharded.model_copy(update={"run": str(tmp_path / "again")})
-    _torchrun(again, 2, "--resume")
-    _assert_same_weights(Path(again.run), Path(one.run), exact=False)
+    torchrun(again, 2, "--resume")
+    assert_same_weights(Path(again.run), Path(one.run), exact=False)
     with pytest.raises(
         ValueError,
         match="parallel=fsdp shards weights over processes; start with torchrun",
@@ -657,56 +638,9 @@ def test_weights_in_shards_give_the_run_of_one_process_which_goes_on_from_their_
 
 
 def test_a_world_size_that_does_not_fit_is_an_error_of_one_line(recipe: Recipe) -> None:
-    result = _torchrun(recipe({"tasks": {"pictures": {"streams": 3}}}), 2, check=False)
+    result = torchrun(recipe({"tasks": {"pictures": {"streams": 3}}}), 2, check=False)
     assert result.returncode
     assert (
         "world size 2 does not divide the 3 streams of a global batch of 24"
         in result.stderr
     )
-
-
-def _torchrun(
-    config: TrainConfig, ranks: int, *options: str, check: bool = True
-) -> subprocess.CompletedProcess[str]:
-    folder = Path(config.run).parent / f"recipe{ranks}"
-    folder.mkdir(exist_ok=True)
-    write_config(folder, config)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        str(ranks),
-        "--master-port",
-        "0",
-        "--rdzv-backend",
-        "c10d",
-        "--rdzv-endpoint",
-        "localhost:0",
-        "-m",
-        "unimodal",
-        "train",
-        str(folder / "config.yaml"),
-        *options,
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command,
-        check=check,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=environment,
-    )
-
-
-def _assert_same_weights(ours: Path, theirs: Path, exact: bool) -> None:
-    first, second = (
-        load_file(run / "model/model.safetensors") for run in (ours, theirs)
-    )
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        if exact:
-            assert torch.equal(tensor, second[name]), name
-        else:
-            torch.testing.assert_close(tensor, second[name], rtol=1e-9, atol=1e-12)

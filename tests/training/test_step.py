@@ -7,9 +7,10 @@ import torch
 
 from tests.conftest import Recipe
 from training.config import OptimConfig, TowersConfig
-from training.data.loader import StepDataset, steps_from
+from training.data.dataset import StepDataset
+from training.data.loader import steps_from
+from training.model import make_model, prepare_model
 from training.optim import make_optimizer
-from training.prepare import make_model, prepare_model
 from training.step import train_step
 
 

@@ -21,14 +21,14 @@ import pytest
 import torch
 
 from tests.conftest import Recipe
-from tests.training.test_loop import _rows
-from tests.unimodal.test_distributed import TIMEOUT, _two
+from tests.ranks import TIMEOUT, on_two_ranks
+from tests.training.runs import rows_of
 from training import validation
 from training.config import TrainConfig
 from training.loop import train
 from training.main_rank import stop_requested
 from training.run.resume import write_config
-from training.stopping import StopSignals
+from training.run.stopping import StopSignals
 from training.validation import SharedEncoder, load_on_main, validate
 from unimodal import distributed
 from unimodal.embedder import Embedder, Item
@@ -89,7 +89,9 @@ def test_two_ranks_give_the_vectors_of_one_and_each_encodes_half(
         *TEXTS,
         *(world / f"images/{number}.png" for number in range(8)),
     ]
-    found = _two(tmp_path, functools.partial(_encode, config=config, items=items))
+    found = on_two_ranks(
+        tmp_path, functools.partial(_encode, config=config, items=items)
+    )
     (vectors, asked), count = found[0][0][0], found[0][1]
     one = embedder_of(config)
     np.testing.assert_allclose(vectors, one.encode(items), atol=1e-6)
@@ -122,7 +124,9 @@ def test_a_signal_to_one_rank_in_the_middle_of_a_validation_ends_it_on_all(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     number = int(signal.SIGTERM)
-    found = _two(tmp_path, functools.partial(_stop_while_encoding, config=recipe()))
+    found = on_two_ranks(
+        tmp_path, functools.partial(_stop_while_encoding, config=recipe())
+    )
     assert found == {0: (number, [True]), 1: (number, [])}
 
 
@@ -152,7 +156,7 @@ def test_the_first_rank_alone_needs_the_files_of_images(
         items=items,
         largest=largest,
     )
-    (vectors,) = _two(tmp_path, job)[0]
+    (vectors,) = on_two_ranks(tmp_path, job)[0]
     with contextlib.chdir(world):
         np.testing.assert_allclose(
             vectors, embedder_of(config).encode(items), atol=1e-6
@@ -185,7 +189,7 @@ def test_much_that_is_asked_for_at_once_is_encoded_in_several_calls(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     config = recipe()
-    found = _two(
+    found = on_two_ranks(
         tmp_path, functools.partial(_encode_in_calls, config=config, is_asked=False)
     )
     ((vectors,), sizes), theirs = found[0], found[1][1]
@@ -196,7 +200,7 @@ def test_much_that_is_asked_for_at_once_is_encoded_in_several_calls(
 def test_a_rank_that_is_to_stop_is_heard_between_two_calls(
     recipe: Recipe, tmp_path: Path
 ) -> None:
-    found = _two(
+    found = on_two_ranks(
         tmp_path, functools.partial(_encode_in_calls, config=recipe(), is_asked=True)
     )
     assert found[0][0] == []
@@ -232,7 +236,7 @@ def _fail_with_what_cannot_be_sent(rank: int, config: TrainConfig, fails: int) -
 def test_an_error_that_cannot_be_sent_is_raised_by_the_first_rank_in_words(
     recipe: Recipe, tmp_path: Path, fails: int
 ) -> None:
-    found = _two(
+    found = on_two_ranks(
         tmp_path,
         functools.partial(_fail_with_what_cannot_be_sent, config=recipe(), fails=fails),
     )
@@ -259,7 +263,7 @@ def test_what_one_rank_cannot_encode_is_raised_by_the_first_and_all_go_on(
     recipe: Recipe, tmp_path: Path, place: int
 ) -> None:
     items: list[Item] = [*TEXTS[:place], b"no image", *TEXTS[place:]]
-    found = _two(
+    found = on_two_ranks(
         tmp_path,
         functools.partial(_encode_something_broken, config=recipe(), items=items),
     )
@@ -280,7 +284,7 @@ def _die_while_encoding(rank: int, config: TrainConfig, dies: int) -> Any:
 def test_a_rank_that_dies_in_its_share_is_an_error_on_the_other(
     recipe: Recipe, tmp_path: Path, dies: int
 ) -> None:
-    found = _two(
+    found = on_two_ranks(
         tmp_path,
         functools.partial(_die_while_encoding, config=recipe(), dies=dies),
         wanted=1,
@@ -395,7 +399,7 @@ def test_a_run_of_two_ranks_has_the_validation_scores_of_one_process(
     two = recipe({"run": str(tmp_path / "two"), "parallel": parallel, **changes})
     _run_two(two, tmp_path, world)
     validations = [
-        [row for row in _rows(config.run) if "val/squares own" in row]
+        [row for row in rows_of(config.run) if "val/squares own" in row]
         for config in (one, two)
     ]
     assert [row["step"] for row in validations[1]] == [2, 4]
@@ -412,10 +416,10 @@ def test_a_stop_in_the_middle_of_a_validation_ends_both_ranks_and_it_is_done_aga
         assert (
             f"rank {rank}: stopped at step 2 of 4; go on with --resume. [15]" in printed
         )
-    assert not [row for row in _rows(config.run) if "val/squares own" in row]
+    assert not [row for row in rows_of(config.run) if "val/squares own" in row]
     monkeypatch.setenv("WORLD", str(world))
     train(config, evaluate=scores, resume=True)
-    assert [row["step"] for row in _rows(config.run) if "val/squares own" in row] == [
+    assert [row["step"] for row in rows_of(config.run) if "val/squares own" in row] == [
         2,
         4,
     ]
@@ -458,7 +462,7 @@ def _load(rank: int, error: Exception | None) -> list[str]:
 def test_the_first_rank_alone_loads_and_what_it_raises_is_raised_by_all(
     tmp_path: Path, error: Exception | None, here: list[str], there: list[str]
 ) -> None:
-    found = _two(tmp_path, functools.partial(_load, error=error))
+    found = on_two_ranks(tmp_path, functools.partial(_load, error=error))
     assert found == {0: ["by 0", *here], 1: there}
 
 
@@ -482,7 +486,7 @@ def test_a_run_of_two_ranks_needs_the_data_of_validation_on_the_first_alone(
     assert _run_two(config, tmp_path, world, COMMAND).count("rank") == 0
     assert [
         row["step"]
-        for row in _rows(config.run)
+        for row in rows_of(config.run)
         if "val/squares/text->image hit_rate_at_1" in row
     ] == [2]
 

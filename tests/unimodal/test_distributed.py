@@ -10,7 +10,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -18,57 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 
+from tests.ranks import START, TIMEOUT, on_two_ranks
 from training.main_rank import on_main
 from unimodal import distributed
-
-TIMEOUT = 4.0  # seconds; the tests' own deadline has five times that and the start of the processes
-START = 240.0  # seconds in which a busy machine starts two processes that import torch
-
-
-def _work(
-    rank: int, folder: str, job: Callable[[int], object], answers: Any, both: Any
-) -> None:
-    torch.set_num_threads(1)
-    both.wait()  # on a busy machine one may start later than the other by more than TIMEOUT
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="localhost"
-    )
-    dist.init_process_group(
-        "cpu:gloo",
-        init_method=f"file://{folder}/store",
-        rank=rank,
-        world_size=2,
-        timeout=timedelta(seconds=TIMEOUT),
-    )
-    try:
-        found = job(rank)
-    except Exception as error:
-        found = f"{type(error).__name__}: {error}"
-    answers.put((rank, found))
-    answers.close()
-    answers.join_thread()
-    os._exit(0)  # without the farewell to a peer that is gone
-
-
-def _two(folder: Path, job: Callable[[int], object], wanted: int = 2) -> dict[int, Any]:
-    """What the job returns, or its error, on each rank that answers."""
-    context = get_context("spawn")
-    answers = context.Queue()
-    both = context.Barrier(2, timeout=START)
-    ranks = [
-        context.Process(target=_work, args=(rank, str(folder), job, answers, both))
-        for rank in range(2)
-    ]
-    for one in ranks:
-        one.start()
-    try:
-        return dict(answers.get(timeout=START + 5 * TIMEOUT) for _ in range(wanted))
-    finally:
-        for one in ranks:
-            one.kill()
-            one.join()
 
 
 def _start(rank: int, port: int, seconds: float, together: Any, answers: Any) -> None:
@@ -142,7 +94,7 @@ def test_log_sum_exp_over_ranks_neither_overflows_nor_minds_minus_infinity(
     tmp_path: Path,
 ) -> None:
     expected = [1000 + np.log(1 + np.e), -500.0, 3.0]
-    for found in _two(tmp_path, _log_sum_exp).values():
+    for found in on_two_ranks(tmp_path, _log_sum_exp).values():
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -157,7 +109,7 @@ def _gather_with_gradient(rank: int) -> tuple[list[float], list[float]]:
 def test_gather_keeps_the_order_of_ranks_and_gives_each_its_slice_of_the_gradient(
     tmp_path: Path,
 ) -> None:
-    found = _two(tmp_path, _gather_with_gradient)
+    found = on_two_ranks(tmp_path, _gather_with_gradient)
     assert found[0] == (
         [1.0, 5.0, 2.0, 6.0],
         [2.0, 4.0],
@@ -170,7 +122,7 @@ def _disagree(rank: int) -> None:
 
 
 def test_ranks_that_disagree_name_the_key_and_both_values(tmp_path: Path) -> None:
-    for found in _two(tmp_path, _disagree).values():
+    for found in on_two_ranks(tmp_path, _disagree).values():
         assert (
             "ValueError: ranks disagree on tasks.pairs.max_length: it is 24 on rank 0 "
             "and 32 on rank 1" in found
@@ -193,7 +145,7 @@ def _hang(rank: int) -> list[float]:
 def test_a_dead_or_stopped_rank_is_an_error_within_the_timeout(
     tmp_path: Path, job: Callable[[int], object]
 ) -> None:
-    found = _two(tmp_path, job, wanted=1)
+    found = on_two_ranks(tmp_path, job, wanted=1)
     assert "ConnectionError: rank 0 of 2 waited in vain for another rank" in found[0]
 
 
@@ -207,7 +159,8 @@ def test_ranks_wait_for_the_first_one_longer_than_the_timeout_while_it_is_alive(
     tmp_path: Path,
 ) -> None:
     assert all(
-        seconds > 1.5 * TIMEOUT for seconds in _two(tmp_path, _long_work).values()
+        seconds > 1.5 * TIMEOUT
+        for seconds in on_two_ranks(tmp_path, _long_work).values()
     )  # one may start later
 
 
@@ -218,5 +171,5 @@ def _die_at_work(rank: int) -> None:
 def test_a_first_rank_that_dies_at_work_is_an_error_on_those_that_wait(
     tmp_path: Path,
 ) -> None:
-    found = _two(tmp_path, _die_at_work, wanted=1)
+    found = on_two_ranks(tmp_path, _die_at_work, wanted=1)
     assert "ConnectionError: rank 1 of 2 waited in vain" in found[1]

@@ -1,4 +1,4 @@
-"""Batches that a thread fetches, so that a signal is heard while a storage stalls."""
+"""Batches that a thread fetches, so that a run answers a signal while a storage stalls."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from unimodal import distributed
 
-from ..stopping import StopSignals, signal_of
+from ..run.stopping import StopSignals, signal_of
 from .collate import Batch
 
-# seconds that a rank waits for its batch before all ask each other whether to go on waiting
+# Seconds that a rank waits for its batch before all ranks agree whether to wait longer.
 _PATIENCE = 0.2
 
 
@@ -25,11 +25,11 @@ class Fed(NamedTuple):
 
     batches: list[Batch]  # this rank's
     num_skipped: int  # corrupt samples in the batches of all ranks
-    signal: int  # not 0: no step is to be made
+    signal: int  # not 0: the run stops without another step
 
 
 class Feed:
-    """The batches of a run, a step's at a time, fetched by a thread."""
+    """The batches of a run, one step at a time, fetched by a thread."""
 
     def __init__(
         self,
@@ -37,8 +37,7 @@ class Feed:
         ahead: bool = True,
         workers: Sequence[BaseProcess] = (),
     ) -> None:
-        """ahead: put the next step's together while one is computed; it takes the memory of one
-        more.
+        """ahead: fetch the next step's batches during a step; that takes the memory of one more.
 
         workers: the processes of the loader, which may grow while it starts them; `close` kills
             them and no others.
@@ -54,11 +53,11 @@ class Feed:
         self._thread.start()
 
     def next(self, signals: StopSignals) -> Fed:
-        """The batches of the next step, once every rank has its own or any was asked to stop; every
-        rank calls it.
+        """The batches of the next step, or the signal that any rank received; every rank calls it.
 
-        One small reduction a step. Ranks that have theirs meet those that wait every fifth of a
-        second, so that none is held in a reduction that a stalled storage keeps the others from.
+        This takes one small reduction per step. While any rank waits for its batches, all ranks
+        meet every fifth of a second, so that none hangs in a reduction that a stalled storage keeps
+        the others from.
         """
         batches: list[Batch] | None = None
         if not self._ahead:
@@ -76,18 +75,16 @@ class Feed:
                 return Fed(batches or [], int(skipped), 0)
 
     def close(self) -> None:
-        """Let the thread end, and the loader's processes: they ignore signals and may wait for a
-        storage.
-        """
+        """End the thread and the loader's processes, which ignore signals."""
         self._is_closed.set()
         self._kill_workers()
         self._thread.join(timeout=0.1)
-        self._kill_workers()  # it may just have been starting them
+        self._kill_workers()  # again: the thread may just have started some
 
     def _kill_workers(self) -> None:
         for worker in list(self._workers):
-            # 255: how it ended is not known, for a signal to the whole group has killed the server
-            # that started it.
+            # 255: its end is unknown, because a signal to the whole group has killed the fork
+            # server.
             if worker.pid is not None and worker.exitcode in (None, 255):
                 with suppress(ProcessLookupError):
                     os.kill(worker.pid, signal.SIGKILL)
@@ -105,10 +102,13 @@ class Feed:
 
     def _fetch(self, batches: Iterator[list[Batch]]) -> None:
         try:
-            while self._is_wanted() and (one := next(batches, None)) is not None:
-                self._put(one)
-                del one
-        except BaseException as error:  # raised where the batch is asked for
+            while self._is_wanted():
+                step = next(batches, None)
+                if step is None:
+                    return
+                self._put(step)
+                del step
+        except BaseException as error:  # raised by `next`
             self._put(error)
 
     def _is_wanted(self) -> bool:

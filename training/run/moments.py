@@ -1,9 +1,8 @@
-"""The optimiser's moments in a checkpoint: optimizer/, one safetensors file a rank that has a part
-of them.
+"""The optimizer's moments in a checkpoint: optimizer/, with one safetensors file per rank.
 
 With weights in shards each rank writes its own part, in the layout of
-torch.distributed.checkpoint's safetensors storage, which reads them again for any number of ranks.
-Its writer is not used: it serialises in memory and holds the interpreter while it does (1.8 s for
+torch.distributed.checkpoint's safetensors storage, which reads them for any number of ranks. We do
+not use its writer: it serializes in memory and holds the interpreter for that time (1.8 s for
 0.8 GB, in which no step can run), and its ranks have to meet.
 """
 
@@ -30,21 +29,21 @@ FOLDER = "optimizer"
 
 
 class Moments(NamedTuple):
-    """This rank's part of the optimiser's state, on the host, by "parameter/key"."""
+    """This rank's part of the optimizer's state, on the host, by "parameter/key"."""
 
     tensors: dict[str, Tensor]
-    offsets: dict[str, list[int]]  # where each begins in the whole tensor
+    offsets: dict[str, list[int]]  # where each part begins in the whole tensor
 
 
 def moments_of(
     model: DualEncoder, optimizer: Optimizer, spare: Mapping[str, Tensor]
 ) -> Moments:
-    """A copy of this rank's part; what is whole on every rank is rank 0's.
+    """Copy this rank's part; rank 0 has what is whole on every rank.
 
     spare: the tensors of an earlier copy that is no longer needed, or nothing.
     """
     names = _in_optimizer_order(model, optimizer)
-    found = Moments({}, {})
+    moments = Moments({}, {})
     for number, entry in optimizer.state_dict()["state"].items():
         for key, tensor in entry.items():
             offsets = offsets_of(tensor)
@@ -52,10 +51,10 @@ def moments_of(
                 continue
             name = f"{names[number][0]}/{key}"
             local = local_part(tensor).detach()
-            if local.numel():  # a tensor of fewer rows than there are ranks
-                found.tensors[name] = copy_to_host(local, spare.get(name))
-                found.offsets[name] = offsets or [0] * local.ndim
-    return found
+            if local.numel():  # empty if a tensor has fewer rows than there are ranks
+                moments.tensors[name] = copy_to_host(local, spare.get(name))
+                moments.offsets[name] = offsets or [0] * local.ndim
+    return moments
 
 
 def write_moments(folder: Path, moments: Moments) -> None:
@@ -71,10 +70,11 @@ def write_moments(folder: Path, moments: Moments) -> None:
 
 
 def read_moments(folder: Path) -> dict[str, Tensor]:
-    """The whole moments of a checkpoint by "parameter/key", on the host, whatever
-    ranks wrote them.
+    """Read the whole moments of a checkpoint, by "parameter/key", on the host.
+
+    Any number of ranks may have written them.
     """
-    # Here, for importing it takes a second.
+    # Imported here, because it takes a second.
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
     from torch.distributed.checkpoint.state_dict_loader import load
@@ -86,36 +86,36 @@ def read_moments(folder: Path) -> dict[str, Tensor]:
         if isinstance(entry, TensorStorageMetadata)
     }
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="torch.distributed is disabled"
-        )  # each rank reads by itself
+        # Each rank reads alone.
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         load(whole, storage_reader=reader, no_dist=True)
     return whole
 
 
 def load_moments(folder: Path, model: DualEncoder, optimizer: Optimizer) -> None:
-    """Put the optimiser's state back; raises ValueError if it has some for what this run does not
-    train.
+    """Restore the optimizer's state.
+
+    Raises ValueError for the state of a parameter that this run does not train.
     """
     entries: dict[str, dict[str, Tensor]] = {}
     for name, tensor in read_moments(folder).items():
-        parameter, _, key = name.rpartition("/")
-        entries.setdefault(parameter, {})[key] = tensor
+        owner, _, key = name.rpartition("/")
+        entries.setdefault(owner, {})[key] = tensor
     trained = _in_optimizer_order(model, optimizer)
     unknown = entries.keys() - {name for name, _ in trained}
     if unknown:
         raise ValueError(
-            f"{folder} has optimiser state for {sorted(unknown)[0]!r}, which this recipe "
-            "does not train."
+            f"{folder} has optimizer state for {sorted(unknown)[0]!r}, which this recipe does not "
+            "train; resume with the recipe of the run."
         )
     current = optimizer.state_dict()
-    current["state"] = {
-        number: {
-            key: shard_like(parameter, tensor) for key, tensor in entries[name].items()
-        }
-        for number, (name, parameter) in enumerate(trained)
-        if name in entries
-    }
+    current["state"] = {}
+    for number, (name, parameter) in enumerate(trained):
+        if name in entries:
+            current["state"][number] = {
+                key: shard_like(parameter, tensor)
+                for key, tensor in entries[name].items()
+            }
     optimizer.load_state_dict(current)
 
 

@@ -1,6 +1,4 @@
-"""The curves of a run: loss and logit scale of each task, learning rate, gradient norm, speed,
-validation.
-"""
+"""The curves of a run: losses, logit scales, learning rate, gradient norm, speed, validation."""
 
 from __future__ import annotations
 
@@ -9,13 +7,13 @@ from typing import Any
 
 from .log import read_rows
 
-PANELS = (  # title, what its rows end in
+PANELS = (  # title, ending of its metrics
     ("loss", "/loss"),
     ("logit scale (1 / temperature)", "/scale"),
-    ("samples a second", "/samples_per_s"),
+    ("samples per second", "/samples_per_s"),
     ("learning rate", "lr"),
     ("gradient norm before clipping", "grad_norm"),
-    ("seconds a step spent waiting for data", "data_wait"),
+    ("seconds per step spent waiting for data", "data_wait"),
 )
 
 
@@ -73,13 +71,13 @@ def _draw(rows: list[dict[str, Any]], title: str, out: Path) -> Path:
 def _series(
     rows: list[dict[str, Any]], start: str, ending: str = ""
 ) -> dict[str, list[tuple[int, float]]]:
-    found: dict[str, list[tuple[int, float]]] = {}
+    """The (step, value) points of each metric whose name starts and ends like that."""
+    series: dict[str, list[tuple[int, float]]] = {}
     for row in rows:
         for name, value in row.items():
-            if (
-                name.startswith(start)
-                and name.endswith(ending)
-                and (start or not name.startswith("val/"))
-            ):
-                found.setdefault(name, []).append((row["step"], value))
-    return found
+            is_validation = name.startswith("val/")
+            if is_validation and not start:
+                continue
+            if name.startswith(start) and name.endswith(ending):
+                series.setdefault(name, []).append((row["step"], value))
+    return series

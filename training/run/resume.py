@@ -1,6 +1,4 @@
-"""The checkpoints of a run: the newest that is still what was written, and whether a recipe may go
-on from it.
-"""
+"""The checkpoints of a run: the newest that is whole, and whether a recipe may resume from it."""
 
 from __future__ import annotations
 
@@ -20,8 +18,8 @@ from unimodal.yaml_text import dump_yaml, read_yaml
 from ..config import TrainConfig
 from .checksums import problem_of
 
-# What a run writes into its folder beside checkpoints/: files that tell of it, which its mirror
-# gets too, and models.
+# What a run writes into its folder beside checkpoints/: lists, which its mirror gets too, and
+# models.
 LEDGER = "ledger.json"
 SHARDS = "shards.jsonl"
 LISTS = (
@@ -34,8 +32,8 @@ LISTS = (
 )
 MODELS = ("model", "best")
 
-# What may differ between a run and its resumption: nothing here changes a weight beyond rounding
-# (and dropout's masks).
+# Keys that may change at a resume: none of them changes a weight beyond rounding (and dropout's
+# masks).
 FREE_KEYS = (
     "run",
     "data_root",
@@ -55,7 +53,7 @@ FREE_KEYS = (
     "eval",
     "max_skipped",
 )
-# A source may get another part of the batches to come: checkpoints keep what came before
+# A source may get another share of the batches to come: checkpoints keep the earlier ones
 # (data/mixture.py).
 _FREE_IN_SOURCES = re.compile(
     r"(stages\.\d+\.)?tasks\.[^.]+\.sources\..+\.(weight|epochs)"
@@ -63,12 +61,9 @@ _FREE_IN_SOURCES = re.compile(
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The finished checkpoints of a run, oldest first; whether one is still what was written,
-    `problem_of` says.
-    """
-    return sorted(
-        path for path in (run / "checkpoints").glob("step-*") if path.suffix == ""
-    )
+    """The finished checkpoints of a run, oldest first; `problem_of` tells whether one is whole."""
+    folders = (run / "checkpoints").glob("step-*")
+    return sorted(folder for folder in folders if folder.suffix == "")
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -82,34 +77,33 @@ def step_of(folder: Path) -> int:
 
 
 def newest_good(run: Path) -> Path | None:
-    """The newest checkpoint whose checksums pass; None where there is none at all.
+    """The newest checkpoint whose checksums pass; None if there is no checkpoint.
 
-    One that is passed over gives a warning; raises ValueError if all are.
+    Warns of each broken one that is newer; raises ValueError if all are broken.
     """
-    passed_over: list[tuple[str, str]] = []
+    broken: list[tuple[str, str]] = []
     for folder in reversed(checkpoints(run)):
         problem = problem_of(folder)
         if not problem:
-            for name, what in passed_over:
+            for name, broken_problem in broken:
                 warnings.warn(
-                    f"checkpoint {name} is passed over: {what}; {folder.name} is used instead.",
+                    f"checkpoint {name} is skipped: {broken_problem}; {folder.name} is used "
+                    "instead.",
                     stacklevel=2,
                 )
             return folder
-        passed_over.append((folder.name, problem))
-    if passed_over:
-        name, what = passed_over[0]
+        broken.append((folder.name, problem))
+    if broken:
+        name, problem = broken[0]
         raise ValueError(
-            f"none of the {len(passed_over)} checkpoint(s) in {run} is whole (of {name}: "
-            f"{what}); copy a good one there, or start anew with --overwrite."
+            f"none of the {len(broken)} checkpoint(s) in {run} is whole ({name}: {problem}); copy "
+            "a good one there, or start again with --overwrite."
         )
     return None
 
 
 def remove_leftovers(run: Path) -> None:
-    """Remove what a run that was killed left half written; a model that it had moved aside, it gets
-    back.
-    """
+    """Remove what a killed run left half written, and put back a model that it had moved aside."""
     for name in MODELS:
         old = run / f"{name}{OLD}"
         if (
@@ -127,9 +121,7 @@ def remove_leftovers(run: Path) -> None:
 
 
 def remove_run(run: Path) -> None:
-    """Remove what a run writes and nothing else: the shards of the demo, say, lie in the folder of
-    its run.
-    """
+    """Remove what a run writes, and nothing else: the demo has its shards in the same folder."""
     for name in (
         "checkpoints",
         "tensorboard",
@@ -150,20 +142,16 @@ def _remove(path: Path) -> None:
 
 @dataclass(frozen=True)
 class RunState:
-    """What a checkpoint says of the run beside weights and moments: its state.json, and what a run
-    begins with.
-    """
+    """The state.json of a checkpoint: what a run begins with beside weights and moments."""
 
-    step: int = 0  # how many are done
+    step: int = 0  # steps that are done
     num_skipped: int = 0  # corrupt samples in them
     num_samples: int = 0  # samples in them
     shards: dict[str, str] = field(default_factory=dict)  # the fingerprint of each path
-    mixtures: dict[str, Any] = field(
-        default_factory=dict
-    )  # how far each source is, by stage and task
-    changes: list[str] = field(
-        default_factory=list
-    )  # of weights, at a resume: a sentence each
+    # How far each source is, by stage and task.
+    mixtures: dict[str, Any] = field(default_factory=dict)
+    # Of weights, at a resume: a sentence each.
+    changes: list[str] = field(default_factory=list)
     log: dict[str, Any] | None = None  # sums since the last line of metrics.jsonl
 
 
@@ -178,21 +166,20 @@ def write_state(folder: Path, state: RunState) -> None:
 
 
 def write_config(run: Path, config: TrainConfig) -> None:
-    """Write RUN/config.yaml: the run can be repeated from it alone."""
+    """Write RUN/config.yaml, which is enough to repeat the run."""
     replace_text(run / "config.yaml", dump_yaml(_values(config)))
 
 
 def check_resumable(run: Path, config: TrainConfig, name: str = "") -> None:
-    """Raise ValueError naming the first value in which the recipe differs from the run that it
-    resumes.
+    """Raise ValueError, naming the first key, unless a recipe fits the run that it resumes.
 
-    name: of the run, for the message; its folder, if not given.
+    name: of the run, for the message; by default its folder.
     """
     file = run / "config.yaml"
     if not file.is_file():
         raise ValueError(
-            f"{name or run} holds no config.yaml to resume from; start without --resume, "
-            "or check the path."
+            f"{name or run} has no config.yaml to resume from; start without --resume, or check "
+            "the path."
         )
     before = read_yaml(file)
     now = _values(config)
@@ -200,38 +187,33 @@ def check_resumable(run: Path, config: TrainConfig, name: str = "") -> None:
         before["model"] = with_transparency(before["model"])
     for key, was, is_now in _differences(before, now, ""):
         if key.split(".")[0] not in FREE_KEYS and not _FREE_IN_SOURCES.fullmatch(key):
-            why = (
-                " (the learning rate's curve hangs on it)"
-                if {"steps", "optim"} & set(key.split("."))
-                else ""
-            )
+            why = ""
+            if {"steps", "optim"} & set(key.split(".")):
+                why = " (the learning-rate schedule depends on it)"
             overrides = "" if name else start_from(run, config)
+            origin = f" from its weights ({overrides})" if overrides else ""
             raise ValueError(
                 f"{name or run} was started with {key}={show(was)} and the recipe says "
-                f"{show(is_now)}{why}; resume with the former, or start another "
-                f"run{f' from its weights ({overrides})' if overrides else ''}."
+                f"{show(is_now)}{why}; resume with the former, or start another run{origin}."
             )
 
 
 def start_from(run: Path, config: TrainConfig, last: int | None = None) -> str:
-    """The overrides with which another run starts from the weights of this one's newest checkpoint;
-    "" without one.
+    """The overrides that start another run from this one's newest checkpoint; "" without one.
 
-    last: the newest step that will do.
+    last: the newest step that is good enough.
     """
-    found = [
-        folder for folder in checkpoints(run) if last is None or step_of(folder) <= last
-    ]
-    if not found:
+    folders = checkpoints(run)
+    if last is not None:
+        folders = [folder for folder in folders if step_of(folder) <= last]
+    if not folders:
         return ""
     no_model = "model=null " if config.model is not None else ""
-    return f"run=ANOTHER {no_model}init={found[-1]}"
+    return f"run=ANOTHER {no_model}init={folders[-1]}"
 
 
 def _values(config: TrainConfig) -> dict[str, Any]:
-    """All values; preprocessing that was not given is left out, for then pretrained towers bring
-    their own.
-    """
+    """All values of a recipe, without preprocessing if pretrained towers bring their own."""
     values = config.model_dump(mode="json")
     if config.model is not None and "preprocess" not in config.model.model_fields_set:
         del values["model"]["preprocess"]

@@ -170,7 +170,7 @@ class Saver:
                 allowed = min(allowed, uploads.time_left(is_stopping=True))
         if uploads is not None:
             uploads.give_up(f"not within {allowed:g} s of the end")
-            uploads.tell_unfinished()
+            uploads.report_unfinished()
             newest = (
                 f"the newest is {self.newest.name}"
                 if self.newest is not None

@@ -1,6 +1,4 @@
-"""Copying checkpoints to the mirror in a thread: no step waits for it, and the end of a run not for
-ever.
-"""
+"""Copying checkpoints to the mirror in a thread: no step waits for it, and the end only so long."""
 
 from __future__ import annotations
 
@@ -13,32 +11,30 @@ from unimodal.shards.storage import Clock
 
 from .mirror import MirrorPatience, seconds_for, upload
 
-# seconds that a file is sent again and again, and that the end of a run waits beside the bytes
+# Seconds for the retries of one file, and for which the end of a run waits beside sending the bytes.
 MIRROR_DEADLINE = 120.0
-LAST_MIRROR_DEADLINE = 5.0  # seconds in all, once a signal asked to stop
+LAST_MIRROR_DEADLINE = 5.0  # seconds in all, after a signal
 
 
-class Abandoned(Exception):  # noqa: N818  # not an error: it is not wanted any more
-    """What was being written or copied was given up."""
+class Abandoned(Exception):  # noqa: N818  # not an error: nobody needs it any more
+    """A checkpoint was given up while it was written or copied."""
 
 
 @dataclass
 class _Copy:
     folder: Path
-    is_late: threading.Event = field(
-        default_factory=threading.Event
-    )  # a newer one waits, or it is given up
+    # Set if a newer one waits, or if this one is given up.
+    is_late: threading.Event = field(default_factory=threading.Event)
     given_up: str = ""  # why
     failure: Exception | None = None  # of the last try
-    is_told: bool = False
+    is_reported: bool = False
 
 
 class Uploads:
-    """Copies whole checkpoints one at a time. While one is on its way, of those that come the
-    newest alone waits.
+    """Copy whole checkpoints one at a time; meanwhile only the newest one waits.
 
-    One that fails is given up when a newer one waits; one that does not fail is finished, so that
-    with a slow mirror not every one is begun and none finished.
+    A copy that fails is given up once a newer one waits. A copy that does not fail is finished, for
+    otherwise a slow mirror would begin every copy and finish none.
     """
 
     def __init__(self, run: Path, mirror: str, keep: int) -> None:
@@ -66,12 +62,12 @@ class Uploads:
                 threading.Thread(target=self._work, daemon=True, name="uploads").start()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until all is copied or given up, for so many seconds; returns whether that is so."""
+        """Wait, for at most that long, until all is copied or given up; returns whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: self._current is None, seconds)
 
     def time_left(self, is_stopping: bool) -> float:
-        """Seconds that the end of a run may wait for what is on its way and what waits."""
+        """Seconds that the end of a run may wait for the current copy and the next one."""
         if is_stopping:
             return LAST_MIRROR_DEADLINE
         folders = [
@@ -83,22 +79,20 @@ class Uploads:
         return MIRROR_DEADLINE + seconds_for(num_bytes)
 
     def give_up(self, why: str, but: Path | None = None) -> None:
-        """Give up all but one: what is on its way after its current file, whose time out is not
-        waited for.
-        """
+        """Give up all copies but one; the current one ends after its current file."""
         with self._changed:
             if self._waiting is not None and self._waiting.folder != but:
-                self._tell(self._waiting, why)
+                self._report(self._waiting, why)
                 self._waiting = None
             if self._current is not None and self._current.folder != but:
                 self._current.given_up = why
                 self._current.is_late.set()
 
-    def tell_unfinished(self) -> None:
-        """Count what is still on its way, given up or not, as not copied."""
+    def report_unfinished(self) -> None:
+        """Report the current copy, given up or not, as not done."""
         with self._changed:
             if self._current is not None:
-                self._tell(self._current, self._current.given_up or "it is not done")
+                self._report(self._current, self._current.given_up or "it is not done")
 
     def _take(self) -> _Copy | None:
         self._current = self._waiting
@@ -110,9 +104,9 @@ class Uploads:
         while (copy := self._current) is not None:
             try:
                 self._copy(copy)
-            except Exception as error:  # storages' libraries raise many kinds
+            except Exception as error:  # the libraries of storages raise many kinds
                 with self._changed:
-                    self._tell(copy, str(error))
+                    self._report(copy, str(error))
             with self._changed:
                 self._take()
 
@@ -135,10 +129,10 @@ class Uploads:
             MirrorPatience(MIRROR_DEADLINE, clock),
         )
 
-    def _tell(self, copy: _Copy, why: str) -> None:
-        if copy.is_told:
+    def _report(self, copy: _Copy, why: str) -> None:
+        if copy.is_reported:
             return
-        copy.is_told = True
+        copy.is_reported = True
         last = (
             f"; the last try: {copy.failure}"
             if copy.failure is not None and str(copy.failure) not in why
@@ -146,5 +140,5 @@ class Uploads:
         )
         self.failures.append(
             f"checkpoint {copy.folder.name} could not be copied to {self._mirror} ({why}{last}); "
-            "it is in RUN, and training goes on."
+            "it is in RUN, and training continues."
         )

@@ -36,7 +36,8 @@ from unimodal.preprocess.tokenizers import load_tokenizer, pad_ids
 
 from ..config import OptimConfig, SourceConfig, Stage, TaskConfig
 from ..data.collate import Piece
-from ..data.loader import PiecePlace, StepDataset, steps_from
+from ..data.dataset import PiecePlace, StepDataset
+from ..data.loader import steps_from
 from ..data.transport import Shared
 
 _NAME = "pictures"

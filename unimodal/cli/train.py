@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from unimodal.eval.data.task_data import TaskData
     from unimodal.eval.suites import Suite
     from unimodal.training.config import EvalConfig, Stage, TrainConfig
-    from unimodal.training.data.check import Found
+    from unimodal.training.data.check import FoundSource
     from unimodal.training.loop import Evaluate
 
 
@@ -171,7 +171,7 @@ def _print_plan(config: TrainConfig) -> None:
 
     from unimodal.progress import open_console
     from unimodal.training.data.check import check_data
-    from unimodal.training.start import check_start
+    from unimodal.training.model_check import check_start
     from unimodal.yaml_text import dump_yaml
 
     check_start(config)
@@ -226,7 +226,7 @@ def _divisors(number: int) -> str:
     )
 
 
-def _describe_found(found: Found) -> str:
+def _describe_found(found: FoundSource) -> str:
     if found.missing:
         return f" ({found.missing} is not there)"
     return "" if found.num_samples is None else f", {found.num_samples:,} samples"

@@ -22,7 +22,7 @@ from fsspec.exceptions import FSTimeoutError
 import training.run.mirror
 import training.run.uploads
 from tests.conftest import Recipe
-from tests.training.test_loop import _assert_same_weights, _rows
+from tests.training.runs import assert_same_weights, rows_of
 from training.config import EvalConfig, TrainConfig
 from training.loop import Stopped, train
 from training.run.checksums import MANIFEST
@@ -132,8 +132,8 @@ def test_another_machine_goes_on_from_the_newest_whole_checkpoint_there_to_the_s
         match=r"step-00000006 is passed over: model.safetensors is not what was written",
     ):
         train(second, resume=True)
-    assert _rows(second.run) == _rows(whole.run)
-    _assert_same_weights(Path(second.run), Path(whole.run), exact=True)
+    assert rows_of(second.run) == rows_of(whole.run)
+    assert_same_weights(Path(second.run), Path(whole.run), exact=True)
     assert [folder.name for folder in checkpoints(Path(second.run))] == [
         "step-00000004",
         "step-00000006",
@@ -230,7 +230,7 @@ def test_a_mirror_that_cannot_be_reached_is_a_warning_and_a_count_and_training_g
     )
     lost = [one for one in said if f"could not be copied to {mirror}" in one]
     assert len(lost) == 3
-    assert sum(row["failed_saves"] for row in _rows(config.run)) == 3
+    assert sum(row["failed_saves"] for row in rows_of(config.run)) == 3
     assert [folder.name for folder in checkpoints(Path(config.run))] == [
         "step-00000002",
         "step-00000003",
@@ -369,7 +369,7 @@ def test_a_machine_that_comes_back_goes_on_from_where_another_one_has_come_to_an
     assert _steps(mirror) == [6, 7]
     whole = first.model_copy(update={"run": str(tmp_path / "whole"), "mirror": ""})
     _train_until(whole, 7)
-    assert _rows(first.run) == _rows(whole.run)
+    assert rows_of(first.run) == rows_of(whole.run)
 
 
 @pytest.mark.usefixtures("paced")
@@ -405,7 +405,7 @@ def test_with_a_checkpoint_of_its_own_a_run_goes_on_without_a_mirror_that_cannot
         match=r"file/run cannot be reached .*; going on from step-00000002 of ",
     ):
         train(lost, resume=True)
-    assert [row["step"] for row in _rows(config.run)][:3] == [1, 2, 3]
+    assert [row["step"] for row in rows_of(config.run)][:3] == [1, 2, 3]
 
 
 def test_a_mirror_of_another_run_is_refused_before_it_overwrites_anything(

@@ -20,11 +20,12 @@ import yaml
 from safetensors.torch import load_file
 
 from tests.conftest import Recipe
-from tests.training.test_loop import _assert_same_weights, _rows, _torchrun
-from tests.unimodal.test_distributed import _two
+from tests.ranks import on_two_ranks
+from tests.training.runs import assert_same_weights, rows_of, torchrun
 from training.config import TrainConfig
 from training.loop import Stopped, train
 from training.run.checksums import MANIFEST
+from training.run.choice import check_shared
 from training.run.moments import read_moments
 from training.run.resume import (
     check_resumable,
@@ -33,7 +34,6 @@ from training.run.resume import (
     remove_leftovers,
     write_config,
 )
-from training.setup import check_shared
 from unimodal.encoder import Encoder
 
 
@@ -98,8 +98,8 @@ def test_the_newest_whole_checkpoint_is_used_and_each_one_passed_over_is_a_warni
         match=f"step-00000006 is passed over: .*{message}.*; step-00000004 is used instead",
     ):
         train(config, resume=True)
-    assert _rows(config.run) == _rows(finished["folder"] / "run")
-    _assert_same_weights(Path(config.run), finished["folder"] / "run", exact=True)
+    assert rows_of(config.run) == rows_of(finished["folder"] / "run")
+    assert_same_weights(Path(config.run), finished["folder"] / "run", exact=True)
     assert [newest_good(Path(config.run)), len(checkpoints(Path(config.run)))] == [
         Path(config.run) / "checkpoints/step-00000006",
         3,
@@ -200,8 +200,8 @@ def test_every_line_of_metrics_is_equal_with_and_without_a_stop_between_two_line
     ):
         train(validating, evaluate=_stop)
     train(stopped, resume=True)
-    assert _rows(stopped.run) == _rows(whole.run)
-    assert [row["step"] for row in _rows(whole.run)] == [3, 6, 9]
+    assert rows_of(stopped.run) == rows_of(whole.run)
+    assert [row["step"] for row in rows_of(whole.run)] == [3, 6, 9]
 
 
 def test_lines_after_the_checkpoint_that_is_gone_on_from_are_written_anew(
@@ -213,7 +213,7 @@ def test_lines_after_the_checkpoint_that_is_gone_on_from_are_written_anew(
     )  # as if killed while step 6 was being written
     (Path(config.run) / "skipped.jsonl").write_text('{"step": 3}\n{"step": 5}\n{"st')
     train(config, resume=True)
-    assert _rows(config.run) == _rows(finished["folder"] / "run")
+    assert rows_of(config.run) == rows_of(finished["folder"] / "run")
     assert (Path(config.run) / "skipped.jsonl").read_text() == '{"step": 3}\n'
 
 
@@ -251,7 +251,9 @@ def test_a_run_that_is_not_one_folder_for_all_ranks_is_refused_on_all_of_them(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     config = recipe({"run": str(tmp_path / "disk")})
-    for rank, said in _two(tmp_path, partial(_start_on_its_own_disk, config)).items():
+    for rank, said in on_two_ranks(
+        tmp_path, partial(_start_on_its_own_disk, config)
+    ).items():
         assert said == (
             f"ValueError: run {config.run}/{rank} is not the same folder on rank 0 and rank 1; "
             "set run= to a folder that all machines share."
@@ -267,7 +269,7 @@ def _check(run: Path, rank: int) -> Any:
 def test_of_a_folder_that_all_ranks_share_nothing_is_said_and_nothing_is_left_in_it(
     tmp_path: Path,
 ) -> None:
-    assert _two(tmp_path, partial(_check, tmp_path / "run")) == {
+    assert on_two_ranks(tmp_path, partial(_check, tmp_path / "run")) == {
         0: "shared",
         1: "shared",
     }
@@ -278,7 +280,7 @@ def test_a_folder_that_cannot_be_written_into_is_an_error_on_all_ranks(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "file").touch()
-    found = _two(tmp_path, partial(_check, tmp_path / "file" / "run"))
+    found = on_two_ranks(tmp_path, partial(_check, tmp_path / "file" / "run"))
     assert "NotADirectoryError" in found[0]
     assert "rank 0 cannot write into" in found[1]
 
@@ -305,7 +307,7 @@ def test_a_run_in_shards_is_gone_on_with_by_fewer_ranks_by_more_and_with_whole_w
         if ranks == 1 and parallel == "ddp":
             train(leg, resume=True)
         else:
-            _torchrun(leg, ranks, "--resume")
+            torchrun(leg, ranks, "--resume")
         folders = checkpoints(Path(several.run))
         parts = sorted(
             path.name for path in (folders[step - 1] / "optimizer").iterdir()
@@ -329,7 +331,7 @@ def test_a_run_in_shards_is_gone_on_with_by_fewer_ranks_by_more_and_with_whole_w
             load_file(ours / "model.safetensors").keys()
             == load_file(theirs / "model.safetensors").keys()
         )
-    _assert_same_weights(Path(several.run), Path(one.run), exact=False)
+    assert_same_weights(Path(several.run), Path(one.run), exact=False)
 
 
 KILLED = """
@@ -370,8 +372,8 @@ def test_a_process_killed_while_it_saves_leaves_a_part_and_goes_on_to_the_same_e
     ) == ["step-00000002", "step-00000004.part"]
     train(config, resume=True)
     assert not list((Path(config.run) / "checkpoints").glob("*.part"))
-    assert _rows(config.run) == _rows(finished["folder"] / "run")
-    _assert_same_weights(Path(config.run), finished["folder"] / "run", exact=True)
+    assert rows_of(config.run) == rows_of(finished["folder"] / "run")
+    assert_same_weights(Path(config.run), finished["folder"] / "run", exact=True)
 
 
 def test_a_folder_that_was_moved_aside_is_put_back_unless_its_successor_is_there(

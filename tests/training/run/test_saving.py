@@ -20,12 +20,12 @@ from safetensors.torch import load_file
 
 import training.run.saving
 from tests.conftest import Recipe
-from tests.training.test_loop import _assert_same_weights, _rows
-from tests.unimodal.test_distributed import _two
+from tests.ranks import on_two_ranks
+from tests.training.runs import assert_same_weights, rows_of
 from training.loop import Stopped, train
-from training.prepare import make_model
+from training.model import make_model
 from training.run.checksums import problem_of
-from training.run.log import Lines, MetricsLog, read_rows
+from training.run.log import JsonlWriter, MetricsLog, read_rows
 from training.run.moments import Moments, read_moments, write_moments
 from training.run.resume import RunState, checkpoints
 from training.run.saving import Saver, Snapshot
@@ -220,7 +220,7 @@ def test_what_is_no_fault_of_a_disk_is_raised_and_not_taken_for_one(
 def test_a_line_that_a_full_disk_cuts_short_is_taken_back_and_written_with_the_next(
     tmp_path: Path,
 ) -> None:
-    lines = Lines(tmp_path / "metrics.jsonl")
+    lines = JsonlWriter(tmp_path / "metrics.jsonl")
     file = tmp_path / "metrics.jsonl"
     assert not lines.append([{"step": 1}])
     with _no_file_over(file.stat().st_size + 5):
@@ -303,11 +303,11 @@ def test_a_disk_that_is_full_for_a_while_costs_checkpoints_and_a_warning_each_an
             }
             for row in rows
         ]
-        for rows in (_rows(config.run), _rows(whole.run))
+        for rows in (rows_of(config.run), rows_of(whole.run))
     )
     assert ours == theirs
-    assert sum(row.get("failed_saves", 0) for row in _rows(config.run)) == len(said)
-    _assert_same_weights(Path(config.run), Path(whole.run), exact=True)
+    assert sum(row.get("failed_saves", 0) for row in rows_of(config.run)) == len(said)
+    assert_same_weights(Path(config.run), Path(whole.run), exact=True)
 
 
 def test_a_finished_model_that_cannot_be_written_is_an_error_that_says_where_the_newest_checkpoint_is(
@@ -332,7 +332,7 @@ def test_a_finished_model_that_cannot_be_written_is_an_error_that_says_where_the
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not (Path(config.run) / "model.part").exists()
-    assert _rows(config.run)[-1] == {"step": 4, "failed_saves": 1}
+    assert rows_of(config.run)[-1] == {"step": 4, "failed_saves": 1}
     load(train(config, evaluate=lambda embedder, should_stop: {}, resume=True))
 
 
@@ -345,7 +345,7 @@ def test_a_stop_on_a_full_disk_says_which_step_is_lost(recipe: Recipe) -> None:
         import os
         import signal
 
-        if len(_rows(config.run)) == 5:  # steps 1 to 3, and two validations
+        if len(rows_of(config.run)) == 5:  # steps 1 to 3, and two validations
             _wait_for_the_saver()
             resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
             os.kill(os.getpid(), signal.SIGTERM)
@@ -404,7 +404,7 @@ def _one_rank_is_full(folder: str, rank: int) -> Any:
 def test_a_disk_that_is_full_on_one_rank_costs_a_checkpoint_and_no_rank_waits(
     tmp_path: Path,
 ) -> None:
-    answers = _two(tmp_path, partial(_one_rank_is_full, str(tmp_path)))
+    answers = on_two_ranks(tmp_path, partial(_one_rank_is_full, str(tmp_path)))
     assert answers[1] == [[], [], [], []]
     assert [len(said) for said in answers[0]] == [0, 1, 0, 0]
     assert "checkpoint step-00000002 could not be written" in answers[0][1][0]

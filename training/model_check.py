@@ -1,7 +1,6 @@
-"""What a run's model is made of: whether it is there, and whether it has the towers that the tasks
-need.
+"""Whether the files of a run's model exist, and whether it has the towers that the tasks need.
 
-A dry run asks this before torch is imported and before any weights are fetched.
+A dry run checks this without importing torch and without fetching weights.
 """
 
 from __future__ import annotations
@@ -29,11 +28,15 @@ _TOKENIZERS = (
 )
 
 
+# The towers that each kind of task needs.
+TOWERS_OF_KIND = {"image-text": ("image", "text"), "text-text": ("text",)}
+
+
 def check_start(config: TrainConfig) -> None:
     """Refuse a recipe whose model a run could not make.
 
-    Raises ValueError for an `init`, a tokenizer or pretrained weights that are not there, and for a
-    model to start from that lacks a tower.
+    Raises ValueError for an `init`, a tokenizer or pretrained weights that do not exist, and for a
+    model that lacks a tower.
     """
     if config.init is not None:
         check_towers(config, _towers_of(config.init))
@@ -48,26 +51,27 @@ def check_towers(config: TrainConfig, towers: Collection[str]) -> None:
     """
     for stage in config.plan:
         for name, task in stage.tasks.items():
-            needed = ("image", "text") if task.kind == "image-text" else ("text",)
-            missing = next((kind for kind in needed if kind not in towers), None)
-            if missing is None:
+            missing = [
+                tower for tower in TOWERS_OF_KIND[task.kind] if tower not in towers
+            ]
+            if not missing:
                 continue
 
             way_out = "start from another model"
             kind, colon, source = str(config.init).partition(":")
-            if colon and kind == "hf" and missing == "image":
+            if colon and kind == "hf" and missing[0] == "image":
                 way_out = (
                     f"leave init out and give the towers by name: model.text.name={source} "
                     "model.text.pretrained=true model.image.name=... model.embed_dim=..."
                 )
             raise ValueError(
-                f"init {str(config.init)!r} has no {missing} tower, which task {name!r} "
+                f"init {str(config.init)!r} has no {missing[0]} tower, which task {name!r} "
                 f"needs; {way_out}."
             )
 
 
 def _towers_of(init: str) -> tuple[str, ...]:
-    """The towers of a model to start from, by its files."""
+    """The towers of a model, by its files."""
     kind, colon, name = init.partition(":")
 
     if colon and kind == "hf":
@@ -75,9 +79,8 @@ def _towers_of(init: str) -> tuple[str, ...]:
         return ("text",)
 
     if colon and kind == "open_clip":
-        from unimodal.formats.open_clip import (
-            check_source,
-        )  # open_clip itself knows its names, and imports torch
+        # Only open_clip knows its names, and it imports torch.
+        from unimodal.formats.open_clip import check_source
 
         check_source(name)
         return ("image", "text")
@@ -85,7 +88,7 @@ def _towers_of(init: str) -> tuple[str, ...]:
     check_files(init, f"init {init!r}", _WEIGHTS)
     file = Path(init) / "config.json"
     if not Path(init).is_dir():
-        return ("image", "text")  # at the hub: its config.json is not fetched for this
+        return ("image", "text")  # a hub id: its config.json is not fetched for this
     if not file.is_file():
         raise ValueError(
             f"init {init!r} has no config.json; give a model directory, or hf:FOLDER for "
@@ -110,28 +113,20 @@ def _check_names(model: ModelConfig) -> None:
     image = model.image
 
     if text is not None and text.library == "transformers":
-        _check_tokenizer(
-            text.tokenizer or text.name,
-            "model.text.tokenizer"
-            if text.tokenizer
-            else "the tokenizer of model.text.name",
-        )
-        is_named = (
-            "/" in text.name or Path(text.name).is_dir()
-        )  # else it is a model type
-        if is_named:
-            check_files(
-                text.name,
-                f"model.text.name {text.name!r}",
-                _WEIGHTS if text.pretrained else _SETTINGS,
-            )
+        if text.tokenizer:
+            _check_tokenizer(text.tokenizer, "model.text.tokenizer")
+        else:
+            _check_tokenizer(text.name, "the tokenizer of model.text.name")
+        is_model_type = "/" not in text.name and not Path(text.name).is_dir()
+        if not is_model_type:
+            patterns = _WEIGHTS if text.pretrained else _SETTINGS
+            check_files(text.name, f"model.text.name {text.name!r}", patterns)
     elif text is not None and text.tokenizer:
         _check_tokenizer(text.tokenizer, "model.text.tokenizer")
 
     if image is not None and image.pretrained and image.library == "timm":
-        from unimodal.towers.timm import (
-            check_timm_weights,
-        )  # timm itself knows its names, and imports torch
+        # Only timm knows its names, and it imports torch.
+        from unimodal.towers.timm import check_timm_weights
 
         check_timm_weights(image)
 
@@ -139,11 +134,10 @@ def _check_names(model: ModelConfig) -> None:
         if tower is not None and tower.library == "open_clip":
             from unimodal.formats.open_clip import check_source
 
-            check_source(
-                f"{tower.name}/{tower.pretrained}"
-                if isinstance(tower.pretrained, str)
-                else tower.name
-            )
+            source = tower.name
+            if isinstance(tower.pretrained, str):
+                source = f"{tower.name}/{tower.pretrained}"
+            check_source(source)
 
 
 def _check_tokenizer(name: str, key: str) -> None:
@@ -151,6 +145,6 @@ def _check_tokenizer(name: str, key: str) -> None:
         return
     if name.endswith(".json"):
         raise ValueError(
-            f"{key} {name!r} is not there; check the path, or give a folder or a hub id."
+            f"{key} {name!r} does not exist; check the path, or give a folder or a hub id."
         )
     check_files(name, f"{key} {name!r}", _TOKENIZERS)

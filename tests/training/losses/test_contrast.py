@@ -17,10 +17,10 @@ import torch
 
 from tests.conftest import Recipe
 from training.config import TaskConfig, TrainConfig
-from training.contrast import Contrast, contrast_of, count_members, count_sharing
 from training.data.collate import NUM_IDS, Batch, TokenLists
 from training.data.mixture import BatchPlace
 from training.loop import train
+from training.losses.contrast import Contrast, contrast_of, count_members, count_sharing
 from training.run.resume import checkpoints, step_of
 from unimodal.config import merge, parse_config
 
@@ -199,7 +199,7 @@ def test_a_run_whose_every_step_teaches_nothing_ends_with_an_error(
         ),
         pytest.raises(
             ValueError,
-            match=r"the run has learned nothing: .* have the same document\); shuffle or mend",
+            match=r"the run has learned nothing: .* have the same document\); shuffle or repair",
         ),
     ):
         train(config)

@@ -20,17 +20,18 @@ import pytest
 import training.loop
 import training.setup
 from tests.conftest import Recipe
-from tests.training.test_loop import _assert_same_weights, _rows
-from tests.unimodal.test_distributed import _two
+from tests.ranks import on_two_ranks
+from tests.training.runs import assert_same_weights, rows_of
+from training.data.dataset import StepDataset
 from training.data.feed import Feed
-from training.data.loader import LoaderContext, StepDataset, steps_from
+from training.data.loader import LoaderContext, steps_from
 from training.loop import Stopped, train
 from training.main_rank import on_main, stop_requested
-from training.prepare import make_model
+from training.model import make_model
 from training.run.checksums import problem_of
 from training.run.resume import checkpoints, write_config
+from training.run.stopping import StopSignals, stop_signals
 from training.step import train_step
-from training.stopping import StopSignals, stop_signals
 from unimodal import distributed
 
 BOTH = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -69,7 +70,7 @@ def test_a_signal_is_heard_while_the_data_stalls_and_the_step_before_is_saved(
     ]
     monkeypatch.undo()
     train(config, resume=True)
-    assert [row["step"] for row in _rows(config.run)] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows_of(config.run)] == [1, 2, 3, 4, 5, 6]
 
 
 @BOTH
@@ -200,7 +201,7 @@ def _stalls_on_rank_1(rank: int) -> Any:
 def test_ranks_stop_together_though_one_of_them_waits_for_its_data_and_another_was_asked(
     tmp_path: Path,
 ) -> None:
-    assert _two(tmp_path, _stalls_on_rank_1) == dict.fromkeys(
+    assert on_two_ranks(tmp_path, _stalls_on_rank_1) == dict.fromkeys(
         (0, 1), (0, int(signal.SIGTERM), True, 2.0)
     )
 
@@ -226,7 +227,7 @@ def test_a_signal_that_another_rank_was_sent_cuts_the_validation_of_rank_0_short
     tmp_path: Path,
 ) -> None:
     number = int(signal.SIGTERM)
-    assert _two(tmp_path, _asked_on_rank_1_while_rank_0_validates) == {
+    assert on_two_ranks(tmp_path, _asked_on_rank_1_while_rank_0_validates) == {
         0: (number, [True]),
         1: (number, []),
     }
@@ -245,7 +246,7 @@ def _slow_on_rank_1(rank: int) -> Any:
 def test_a_storage_that_stalls_on_one_rank_is_not_taken_for_a_rank_that_is_gone(
     tmp_path: Path,
 ) -> None:
-    assert _two(tmp_path, _slow_on_rank_1) == {0: 0, 1: 0}
+    assert on_two_ranks(tmp_path, _slow_on_rank_1) == {0: 0, 1: 0}
 
 
 def test_closing_a_feed_ends_its_own_workers_and_no_other_process(
@@ -272,7 +273,7 @@ def test_closing_a_feed_ends_its_own_workers_and_no_other_process(
 
 STALLS = """
 import sys, time
-from training.data.loader import StepDataset
+from training.data.dataset import StepDataset
 
 read = StepDataset.__getitem__
 def stall(self, place):
@@ -306,7 +307,7 @@ def test_with_workers_that_wait_for_a_storage_the_command_ends_in_time_with_128_
         str(tmp_path / "stalls.py"),
         str(tmp_path / "config.yaml"),
     ]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     process = subprocess.Popen(
         command,
         env=environment,
@@ -317,7 +318,7 @@ def test_with_workers_that_wait_for_a_storage_the_command_ends_in_time_with_128_
     )
     _wait_for(
         lambda: (
-            len(_rows(config.run)) >= 4
+            len(rows_of(config.run)) >= 4
             if (Path(config.run) / "metrics.jsonl").is_file()
             else False
         ),
@@ -396,7 +397,7 @@ def test_two_ranks_with_shards_stop_after_the_step_in_which_one_of_them_was_aske
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
     }
     ended = subprocess.run(
         command,
@@ -415,4 +416,4 @@ def test_two_ranks_with_shards_stop_after_the_step_in_which_one_of_them_was_aske
     assert newest.name == "step-00000003"
     assert not problem_of(newest)
     train(config.model_copy(update={"parallel": "ddp"}), resume=True)
-    _assert_same_weights(Path(config.run), Path(one.run), exact=False)
+    assert_same_weights(Path(config.run), Path(one.run), exact=False)

@@ -1,4 +1,4 @@
-"""The model that a run starts from: made or loaded, on its device, with what is frozen frozen."""
+"""The model of a run: made or loaded, on its device, with its frozen parts frozen."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from unimodal.model import DualEncoder, build_model
 from unimodal.model_config import ModelConfig
 from unimodal.preprocess.tokenizers import Tokenizer, load_tokenizer
 
-from .config import TrainConfig, check_prefixes
-from .start import check_towers
+from .config import TaskConfig, TrainConfig, check_prefixes
+from .model_check import TOWERS_OF_KIND, check_towers
 
 
 def make_model(
     config: TrainConfig, checkpoint: Path | None
 ) -> tuple[DualEncoder, Tokenizer]:
-    """From a checkpoint, from `init`, or from names; the same weights on every rank."""
+    """Make the model from a checkpoint, `init` or names; every rank gets the same weights."""
     source = checkpoint or config.init
     tasks = dict.fromkeys(name for stage in config.plan for name in stage.tasks)
     torch.manual_seed(config.seed)
@@ -38,8 +38,8 @@ def make_model(
             )
         if checkpoint is None:
             check_towers(config, embedder.modalities)
-        wanted = tuple({**dict.fromkeys(model.config.logit_scales), **tasks})
-        return _with_logit_scales(model, wanted, config), tokenizer
+        names = tuple({**dict.fromkeys(model.config.logit_scales), **tasks})
+        return _with_logit_scales(model, names, config), tokenizer
     assert config.model is not None
     settings = config.model.model_dump(exclude_unset=True)
     if config.model.text is None:
@@ -56,27 +56,26 @@ def make_model(
 def _with_logit_scales(
     model: DualEncoder, names: tuple[str, ...], config: TrainConfig
 ) -> DualEncoder:
-    """Give every task its logit scale; a saved one stays unless the recipe names a temperature."""
-    tasks = {
-        name: task
-        for stage in reversed(config.plan)
-        for name, task in stage.tasks.items()
-    }
+    """Give every task its logit scale and bias.
+
+    A saved scale stays unless the recipe gives a temperature.
+    """
+    # A stage may change a task: its scale starts as in the first stage.
+    tasks = _tasks_of(config)
+    first_tasks = dict(reversed(tasks))
     for name in names:
-        if name not in model.logit_scales or (
-            name in tasks and tasks[name].temperature is not None
-        ):
-            start = torch.tensor(-math.log(tasks[name].start_temperature))
+        task = first_tasks.get(name)
+        is_given = task is not None and task.temperature is not None
+        if is_given or name not in model.logit_scales:
+            start = torch.tensor(-math.log(first_tasks[name].start_temperature))
             model.logit_scales[name] = nn.Parameter(start)
-    every = [
-        (name, task) for stage in config.plan for name, task in stage.tasks.items()
-    ]  # a stage may change a loss
-    for name, task in every:
+    for name, task in tasks:
         if task.loss == "sigmoid" and name not in model.logit_biases:
             model.logit_biases[name] = nn.Parameter(torch.tensor(task.bias))
-    dims = {dim for _, task in every for dim in task.matryoshka_dims} or set(
-        model.config.matryoshka_dims
-    )
+
+    dims = {dim for _, task in tasks for dim in task.matryoshka_dims}
+    if not dims:
+        dims = set(model.config.matryoshka_dims)
     check_prefixes(sorted(dims), model.config.embed_dim)
     update = {
         "logit_scales": names,
@@ -87,45 +86,34 @@ def _with_logit_scales(
     return model
 
 
+def _tasks_of(config: TrainConfig) -> list[tuple[str, TaskConfig]]:
+    """The tasks of all stages, with their names."""
+    return [item for stage in config.plan for item in stage.tasks.items()]
+
+
 def prepare_model(
     model: DualEncoder, config: TrainConfig, device: torch.device
 ) -> DualEncoder:
-    """Put the model on its device in its precision and freeze what is to be frozen.
+    """Put the model on its device in its precision, and freeze what the recipe freezes.
 
-    Raises ValueError if nothing would learn, or for live batch normalisation in a batch that is cut
-    or spread.
+    Raises ValueError if nothing would learn, or for live batch normalization in a batch that is
+    split.
     """
-    model = model.to(
-        device, torch.float64 if config.precision == "float64" else torch.float32
-    ).train()
-    learned = {
-        name
-        for stage in config.plan
-        for name, task in stage.tasks.items()
-        if task.learns_temperature
-    }
+    dtype = torch.float64 if config.precision == "float64" else torch.float32
+    model = model.to(device, dtype).train()
+    learned = {name for name, task in _tasks_of(config) if task.learns_temperature}
     for name, scale in model.logit_scales.items():
         scale.requires_grad_(name in learned)
-    for kind, settings in (
-        ("image", config.towers.image),
-        ("text", config.towers.text),
-    ):
+    towers = (("image", config.towers.image), ("text", config.towers.text))
+    for kind, settings in towers:
         tower = getattr(model, kind)
         if tower is not None and settings.freeze:
             tower.backbone.requires_grad_(False).eval()
         elif tower is not None and settings.frozen_layers:
             _freeze_first_layers(tower.backbone, settings.frozen_layers, kind)
-    for stage in config.plan:
-        for name, task in stage.tasks.items():
-            _check_task_learns(
-                model,
-                name,
-                ("image", "text") if task.kind == "image-text" else ("text",),
-            )
-    for kind, settings in (
-        ("image", config.towers.image),
-        ("text", config.towers.text),
-    ):
+    for name, task in _tasks_of(config):
+        _check_task_learns(model, name, TOWERS_OF_KIND[task.kind])
+    for kind, settings in towers:
         if settings.patch_dropout:
             _drop_patches(getattr(model, kind), kind, settings.patch_dropout)
     _refuse_live_batch_norm(model, config)
@@ -139,59 +127,54 @@ def prepare_model(
 
 
 def _drop_patches(tower: nn.Module | None, kind: str, share: float) -> None:
-    """Leave out a share of the patches while training (FLIP; Li et al., 2023), by the backbone's
-    own module for it.
-    """
+    """Drop a share of the patches while training (FLIP; Li et al., 2023)."""
     backbone: Any = getattr(tower, "backbone", None)
     if kind == "image" and hasattr(backbone, "patch_drop"):
         from timm.layers import PatchDropout, PatchDropoutWithIndices
 
-        # Those without an identity there (EVA, NaFlex) turn their rotary positions by the indices
-        # that are kept.
-        turns = isinstance(backbone.patch_drop, (type(None), PatchDropoutWithIndices))
-        kind_of_drop = PatchDropoutWithIndices if turns else PatchDropout
-        backbone.patch_drop = kind_of_drop(
-            share, num_prefix_tokens=getattr(backbone, "num_prefix_tokens", 0)
-        )
+        # Backbones without an identity there (EVA, NaFlex) need the indices that are kept, for
+        # their rotary positions.
+        indexed_kinds = (type(None), PatchDropoutWithIndices)
+        is_indexed = isinstance(backbone.patch_drop, indexed_kinds)
+        drop = PatchDropoutWithIndices if is_indexed else PatchDropout
+        num_prefix_tokens = getattr(backbone, "num_prefix_tokens", 0)
+        backbone.patch_drop = drop(share, num_prefix_tokens=num_prefix_tokens)
     elif kind == "image" and hasattr(backbone, "patch_dropout"):
         from open_clip.transformer import PatchDropout as OpenClipPatchDropout
 
         backbone.patch_dropout = OpenClipPatchDropout(share)
     else:
         raise ValueError(
-            f"towers.{kind}.patch_dropout {share} needs a vision transformer, and that "
-            "tower is none; set it to 0."
+            f"towers.{kind}.patch_dropout {share} needs a vision transformer, but that tower "
+            "is not one; set it to 0."
         )
 
 
 def _refuse_live_batch_norm(model: DualEncoder, config: TrainConfig) -> None:
-    """Batch normalisation sees what is encoded together: its gradients would hang on how a batch is
-    cut or spread.
+    """Raise ValueError for live batch normalization whose gradients depend on how a batch is split.
+
+    It sees only what is encoded together.
     """
     ranks = distributed.world_size()
-    images = [
-        task.global_batch // ranks
-        for stage in config.plan
-        for task in stage.tasks.values()
-        if task.kind == "image-text"
-    ]
+    num_images = 0  # the most of one rank
+    for _, task in _tasks_of(config):
+        if task.kind == "image-text":
+            num_images = max(num_images, task.global_batch // ranks)
+    micro_batch = config.step.micro_batch
     is_cut = {
-        "image": config.step.micro_batch is not None
-        and config.step.micro_batch < max(images, default=0),
+        "image": micro_batch is not None and micro_batch < num_images,
         "text": True,  # into chunks of a token budget
     }
     for name, module in model.named_modules():
-        is_live = (
-            isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
-        )
-        if is_live and (
-            ranks > 1 or is_cut[name.partition(".")[0].removesuffix("_projection")]
-        ):
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+            continue
+        tower = name.partition(".")[0].removesuffix("_projection")
+        if module.training and (ranks > 1 or is_cut[tower]):
             how = f"spread over {ranks} ranks" if ranks > 1 else "cut into chunks"
             raise ValueError(
-                f"{name} normalises over the batch, which is {how} here, so that its gradients "
-                "would depend on that; use a tower with LayerNorm or GroupNorm, freeze it, or "
-                "train in one process without micro_batch."
+                f"{name} normalizes over the batch, which is {how} here, so its gradients would "
+                "depend on that; use a tower with LayerNorm or GroupNorm, freeze it, or train in "
+                "one process without micro_batch."
             )
 
 
@@ -202,28 +185,26 @@ def _check_task_learns(model: DualEncoder, task: str, kinds: tuple[str, ...]) ->
                 f"task {task!r} needs {kind} and the model has no {kind} tower; start "
                 "from another model."
             )
-    parts = [
-        part
-        for kind in kinds
-        for part in (getattr(model, kind), getattr(model, f"{kind}_projection"))
-    ]
-    if not any(
-        parameter.requires_grad for part in parts for parameter in part.parameters()
-    ):
+    parameters: list[nn.Parameter] = []
+    for kind in kinds:
+        parameters += getattr(model, kind).parameters()
+        parameters += getattr(model, f"{kind}_projection").parameters()
+    if not any(parameter.requires_grad for parameter in parameters):
         raise ValueError(
-            f"task {task!r} would train nothing: its towers are frozen and have no "
-            "projection; unfreeze one."
+            f"task {task!r} would train nothing: its towers are frozen and have no projection; "
+            "unfreeze one."
         )
 
 
 def _freeze_first_layers(backbone: nn.Module, count: int, kind: str) -> None:
-    """Freeze what comes before the blocks (embeddings, stem) and the first `count` of them: no
-    backward pass there.
+    """Freeze the first `count` blocks and what comes before them (embeddings, stem).
+
+    They need no backward pass.
     """
     blocks = blocks_of(backbone)
     if not blocks:
         raise ValueError(
-            f"towers.{kind}.frozen_layers needs a tower that is one row of blocks; use "
+            f"towers.{kind}.frozen_layers needs a tower that is a single row of blocks; use "
             "freeze, or set it to 0."
         )
     if count > len(blocks):
@@ -241,17 +222,17 @@ def _freeze_first_layers(backbone: nn.Module, count: int, kind: str) -> None:
 
 
 def blocks_of(backbone: nn.Module) -> list[nn.Module]:
-    """The blocks of a backbone that is one row of them; none of another."""
-    lists: list[list[nn.Module]] = [
-        [
-            child
-            for child in parent.children()
-            if isinstance(child, (nn.ModuleList, nn.Sequential))
-            and count_parameters(child)
-        ]
-        for parent in backbone.modules()
-    ]
-    largest = max(
-        lists, key=lambda found: sum(map(count_parameters, found)), default=[]
-    )
+    """The blocks of a backbone that is a single row of blocks; none of another backbone."""
+    largest: list[nn.Module] = []
+    most_parameters = -1
+    for parent in backbone.modules():
+        rows = []
+        for child in parent.children():
+            is_row = isinstance(child, (nn.ModuleList, nn.Sequential))
+            if is_row and count_parameters(child):
+                rows.append(child)
+        num_parameters = sum(count_parameters(row) for row in rows)
+        if num_parameters > most_parameters:
+            largest = rows
+            most_parameters = num_parameters
     return list(largest[0].children()) if len(largest) == 1 else []

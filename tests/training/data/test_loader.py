@@ -16,9 +16,14 @@ from numpy.typing import NDArray
 
 from tests.conftest import Recipe
 from tests.torture.servers import Server
-from tests.training.test_order import _assert_same, _dataset, _rows, _stream
+from tests.training.runs import (
+    assert_same_batches,
+    dataset_of,
+    global_batches,
+    samples_of,
+)
 from training.config import TrainConfig
-from training.data import loader as loader_module
+from training.data import dataset as dataset_module
 from training.data.loader import steps_from
 from training.data.transport import Shared
 from unimodal.config import parse_config
@@ -77,7 +82,7 @@ def test_each_rank_fetches_the_shards_of_its_own_streams(
             recipe, server.url + "/{000000..000023}.tar", tmp_path / f"cache {rank}"
         )
         server.requests.clear()
-        for _ in steps_from(_dataset(config, rank, 4), 0, 10, 0):  # an epoch
+        for _ in steps_from(dataset_of(config, rank, 4), 0, 10, 0):  # an epoch
             pass
         fetched = _fetched(server)
         assert 6 <= len(fetched) <= 8  # a quarter of 24, and what lies across a cut
@@ -89,9 +94,9 @@ def test_each_rank_fetches_the_shards_of_its_own_streams(
 def test_batches_from_elsewhere_are_those_of_the_disk_also_when_mixed(
     recipe: Recipe, folder: Path, server: Server, tmp_path: Path
 ) -> None:
-    here = _stream(_config(recipe, str(folder), tmp_path / "a"), 1)
+    here = global_batches(_config(recipe, str(folder), tmp_path / "a"), 1)
     away = _config(recipe, server.url + "/{000000..000023}.tar", tmp_path / "b")
-    _assert_same(_stream(away, 2, workers=2), here)
+    assert_same_batches(global_batches(away, 2, workers=2), here)
     assert _fetched(server) == {f"/{n:06d}.tar" for n in range(24)}
 
 
@@ -119,7 +124,7 @@ def test_what_a_small_source_begins_anew_fetches_nothing_of_a_large_one_in_mixed
         {"steps": 100, "tasks": {"pictures": None, "pairs": task}, "storage": storage}
     )
     for _ in steps_from(
-        _dataset(config, 0, 1), 0, 100, 0
+        dataset_of(config, 0, 1), 0, 100, 0
     ):  # 400 samples: 36 of the large source, 18 epochs of the small
         pass
     # Two windows of five samples ahead of 36 samples: three shards at most, and the ring may begin
@@ -131,14 +136,14 @@ def test_pieces_make_the_batch_that_they_were_cut_from(
     recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = recipe()
-    whole = _stream(config, 1, steps=2)
+    whole = global_batches(config, 1, steps=2)
     for size in (1, 5, 24):
-        monkeypatch.setattr(loader_module, "PIECE", size)
-        _assert_same(_stream(config, 1, workers=0, steps=2), whole)
-    batch = next(steps_from(_dataset(config, 0, 1), 1, 2, 0))[0]
+        monkeypatch.setattr(dataset_module, "PIECE", size)
+        assert_same_batches(global_batches(config, 1, workers=0, steps=2), whole)
+    batch = next(steps_from(dataset_of(config, 0, 1), 1, 2, 0))[0]
     assert batch.hard_negative_ids.shape == (12, 1)
     assert len(batch.texts.lengths) == 12 * 3
-    assert len(_rows(batch)) == 12
+    assert len(samples_of(batch)) == 12
 
 
 @pytest.mark.parametrize("is_killed", [False, True])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Recipe
-from tests.training.test_order import _dataset, _stream
+from tests.training.runs import dataset_of, global_batches
 from training.config import OptimConfig, SourceConfig, Stage, TaskConfig
 from training.data.loader import steps_from
 from training.data.mixture import Plan, lay_out, make_order
@@ -335,14 +335,14 @@ def test_mixed_batches_are_the_same_for_any_ranks_and_workers_and_train(
     config = recipe(
         {"tasks": {"pictures": {"mixed": True, "sources": sources}, "pairs": None}}
     )
-    reference = _stream(config, world_size=1)
+    reference = global_batches(config, world_size=1)
     for world_size, workers, start in ((2, 0, 0), (3, 2, 3), (4, 0, 5)):
-        ours = _stream(config, world_size, workers, start)
+        ours = global_batches(config, world_size, workers, start)
         assert [step.keys() for step in ours] == [
             step.keys() for step in reference[start:]
         ]
-    batch = next(steps_from(_dataset(config, 0, 1), 0, 1, 0))[0]
+    batch = next(steps_from(dataset_of(config, 0, 1), 0, 1, 0))[0]
     assert len(batch.keys) == 24
-    seen = _dataset(config, 0, 1).seen(3)
+    seen = dataset_of(config, 0, 1).seen(3)
     assert {row["path"] for row in seen} == {"pictures"}
     assert batch.place.source == "squares + again"

@@ -5,19 +5,15 @@ same batches.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from tests.conftest import Recipe
-from training.config import TrainConfig
+from tests.training.runs import assert_same_batches, dataset_of, global_batches
 from training.data import order as order_module
-from training.data.collate import Batch
-from training.data.loader import StepDataset, steps_from
+from training.data.loader import steps_from
 from training.data.order import WINDOW, Order, slots_of_rank
-from unimodal.preprocess.tokenizers import load_tokenizer
 
 SIZES = [100, 3, 57, 41, 99]
 
@@ -121,21 +117,21 @@ def test_world_sizes_one_to_four_and_no_or_two_workers_give_the_same_batches(
     recipe: Recipe, world: Path
 ) -> None:
     config = recipe()
-    reference = _stream(config, world_size=1)
+    reference = global_batches(config, world_size=1)
     for world_size, workers in ((2, 0), (3, 0), (4, 0), (1, 2), (3, 2)):
-        _assert_same(_stream(config, world_size, workers), reference)
+        assert_same_batches(global_batches(config, world_size, workers), reference)
 
 
 def test_resumed_in_mid_epoch_with_another_world_size_and_workers_equals_never_stopped(
     recipe: Recipe,
 ) -> None:
     config = recipe()
-    reference = _stream(config, world_size=1)
+    reference = global_batches(config, world_size=1)
     for stopped_at in (1, 3, 5):
-        rest = _stream(
+        rest = global_batches(
             config, world_size=2, workers=2 if stopped_at == 3 else 0, start=stopped_at
         )
-        _assert_same(rest, reference[stopped_at:])
+        assert_same_batches(rest, reference[stopped_at:])
 
 
 def test_a_corrupt_sample_is_replaced_and_named_and_the_batch_stays_full(
@@ -167,7 +163,7 @@ def test_a_corrupt_sample_is_replaced_and_named_and_the_batch_stays_full(
             }
         }
     )
-    batch = next(steps_from(_dataset(config, 0, 1), 0, 1, 0))[0]
+    batch = next(steps_from(dataset_of(config, 0, 1), 0, 1, 0))[0]
     assert len(batch.keys) == 30
     assert "007" not in batch.keys
     assert [skipped.key for skipped in batch.skipped] == ["007"]
@@ -182,64 +178,3 @@ def _png() -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (16, 16), (9, 9, 9)).save(file, "PNG")
     return file.getvalue()
-
-
-def _dataset(config: TrainConfig, rank: int, world_size: int) -> StepDataset:
-    assert config.model is not None
-    assert config.model.text is not None
-    tokenizer, text = load_tokenizer(config.model.text)
-    model = config.model.model_copy(update={"text": text})
-    return StepDataset(
-        config.plan,
-        config.data_root,
-        model,
-        tokenizer,
-        config.seed,
-        rank,
-        world_size,
-        config.storage,
-    )
-
-
-Rows = dict[str, tuple[NDArray[Any] | None, list[list[int]]]]
-
-
-def _stream(
-    config: TrainConfig,
-    world_size: int,
-    workers: int = 0,
-    start: int = 0,
-    steps: int = 7,
-) -> list[Rows]:
-    """Each step's global batch as key -> (pixels with their augmentation, token
-    ids of every side).
-    """
-    ranks = [
-        list(steps_from(_dataset(config, rank, world_size), start, steps, workers))
-        for rank in range(world_size)
-    ]
-    return [
-        {key: row for rank in step for key, row in _rows(rank[0]).items()}
-        for step in zip(*ranks, strict=True)
-    ]
-
-
-def _rows(batch: Batch) -> Rows:
-    texts = batch.texts.lists()
-    size = len(batch.keys)
-    return {
-        key: (
-            None if batch.pixels is None else batch.pixels[row].numpy(),
-            texts[row::size],
-        )
-        for row, key in enumerate(batch.keys)
-    }
-
-
-def _assert_same(ours: list[Rows], reference: list[Rows]) -> None:
-    assert len(ours) == len(reference)
-    for step, expected in zip(ours, reference, strict=True):
-        assert step.keys() == expected.keys()
-        for key, (pixels, texts) in step.items():
-            assert texts == expected[key][1]
-            np.testing.assert_array_equal(pixels, expected[key][0])

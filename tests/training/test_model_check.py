@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import Recipe
 from training.config import TrainConfig
 from training.loop import train
-from training.start import check_start
+from training.model_check import check_start
 from unimodal.config import merge, parse_config
 from unimodal.formats import native
 from unimodal.model import build_model
