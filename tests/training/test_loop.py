@@ -107,7 +107,7 @@ def test_a_validation_that_was_cut_short_is_done_by_the_run_that_goes_on(
 
 
 def test_a_recipe_that_validates_needs_something_that_scores(recipe: Recipe) -> None:
-    with pytest.raises(ValueError, match="handed no evaluate"):
+    with pytest.raises(ValueError, match="eval"):
         train(recipe({"eval": {"suite": "none", "every": 2}}))
 
 
@@ -459,7 +459,7 @@ def test_an_existing_run_is_refused_unless_resumed_or_asked(recipe: Recipe) -> N
     train(config)
     with pytest.raises(
         ValueError,
-        match="exists already; go on with --resume, start anew with --overwrite",
+        match="exists already.*--resume.*--overwrite",
     ):
         train(config)
     train(config, overwrite=True)
@@ -565,11 +565,11 @@ def test_resuming_on_other_shards_is_refused(
         ),
         (
             {"tasks": {"pairs": {"loss": "cosent", "num_negatives": 0}}},
-            "has no score and the loss is cosent",
+            "has no score.*cosent",
         ),
         (
             {"tasks": {"pairs": {"loss": "distillation"}}},
-            "has no teacher and the loss is distillation",
+            "has no teacher.*distillation",
         ),
         (
             {"model": {"image": None}},

@@ -129,7 +129,7 @@ def test_another_machine_goes_on_from_the_newest_whole_checkpoint_there_to_the_s
     second = first.model_copy(update={"run": str(tmp_path / "second")})
     with pytest.warns(
         UserWarning,
-        match=r"step-00000006 is passed over: model.safetensors is not what was written",
+        match=r"step-00000006 .*model.safetensors",
     ):
         train(second, resume=True)
     assert rows_of(second.run) == rows_of(whole.run)
@@ -160,7 +160,7 @@ def test_one_without_its_manifest_is_not_complete_and_where_all_are_broken_nothi
     _spoil(mirror, "step-00000001/config.json")
     elsewhere = config.model_copy(update={"run": str(tmp_path / "third")})
     with (
-        pytest.warns(UserWarning, match="step-00000001 is passed over: config.json"),
+        pytest.warns(UserWarning, match="step-00000001 .*config.json"),
         pytest.raises(
             ValueError, match=r"none of the checkpoints in memory://.* is whole"
         ),
@@ -190,7 +190,7 @@ def test_a_mirror_that_holds_a_run_is_refused_unless_that_is_to_be_lost(
     other = recipe({"run": str(tmp_path / "two"), "steps": 2, "mirror": mirror})
     with pytest.raises(
         ValueError,
-        match=r"memory://.* holds a run; go on with --resume, start anew with --overwrite",
+        match=r"memory://.* holds a run.*--resume.*--overwrite",
     ):
         train(other)
     train(other, overwrite=True)
@@ -298,7 +298,7 @@ def test_a_stop_waits_no_longer_for_a_mirror_that_does_not_answer(
             UserWarning, match=f"step-0000000{stopped_at} could not be copied to memory"
         ),
         pytest.raises(
-            Stopped, match=f"stopped at step {stopped_at} of 8; go on with --resume"
+            Stopped, match=f"stopped at step {stopped_at} of 8;.*--resume"
         ),
     ):
         train(config, evaluate=score)

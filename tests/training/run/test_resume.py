@@ -95,7 +95,7 @@ def test_the_newest_whole_checkpoint_is_used_and_each_one_passed_over_is_a_warni
     work(checkpoints(Path(config.run))[-1])
     with pytest.warns(
         UserWarning,
-        match=f"step-00000006 is passed over: .*{message}.*; step-00000004 is used instead",
+        match=f"step-00000006 .*{message}.*step-00000004",
     ):
         train(config, resume=True)
     assert rows_of(config.run) == rows_of(finished["folder"] / "run")
@@ -196,7 +196,7 @@ def test_every_line_of_metrics_is_equal_with_and_without_a_stop_between_two_line
         update={"eval": recipe({"eval": {"suite": "none", "every": stopped_at}}).eval}
     )
     with pytest.raises(
-        Stopped, match=f"stopped at step {stopped_at} of 9; go on with --resume"
+        Stopped, match=f"stopped at step {stopped_at} of 9;.*--resume"
     ):
         train(validating, evaluate=_stop)
     train(stopped, resume=True)
@@ -436,6 +436,6 @@ def test_other_steps_at_a_resume_are_refused_with_the_reason(
     longer = config.model_copy(update={"steps": 9})
     with pytest.raises(
         ValueError,
-        match=r"steps=6 and the recipe says 9 \(the learning rate's curve hangs on it\)",
+        match=r"steps=6 and the recipe says 9 \(.*learning.rate\)",
     ):
         train(longer, resume=True)
