@@ -145,6 +145,6 @@ def _check_tokenizer(name: str, key: str) -> None:
         return
     if name.endswith(".json"):
         raise ValueError(
-            f"{key} {name!r} does not exist; check the path, or give a folder or a hub id."
+            f"{key} {name!r} is not there; check the path, or give a folder or a hub id."
         )
     check_files(name, f"{key} {name!r}", _TOKENIZERS)

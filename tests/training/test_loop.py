@@ -459,7 +459,7 @@ def test_an_existing_run_is_refused_unless_resumed_or_asked(recipe: Recipe) -> N
     train(config)
     with pytest.raises(
         ValueError,
-        match="exists already.*--resume.*--overwrite",
+        match=r"exists already.*--resume.*--overwrite",
     ):
         train(config)
     train(config, overwrite=True)
@@ -503,7 +503,7 @@ def test_resuming_on_other_shards_is_refused(
         file.unlink()
     with pytest.raises(
         ValueError,
-        match=r"000002.tar of 'pairs' is gone; bring those back, or start a new run",
+        match=r"000002.tar of 'pairs' is gone",
     ):
         train(config, resume=True)
 
@@ -521,7 +521,7 @@ def test_resuming_on_other_shards_is_refused(
         ),
         (
             {"tasks": {"pairs": {"num_negatives": 3}}},
-            "has 2 negatives and num_negatives is 3",
+            "2 negatives.*num_negatives is 3",
         ),
         (
             {"model": {"text": {"tokenizer": "no/such/tokenizer"}}},
@@ -640,7 +640,4 @@ def test_weights_in_shards_give_the_run_of_one_process_which_goes_on_from_their_
 def test_a_world_size_that_does_not_fit_is_an_error_of_one_line(recipe: Recipe) -> None:
     result = torchrun(recipe({"tasks": {"pictures": {"streams": 3}}}), 2, check=False)
     assert result.returncode
-    assert (
-        "world size 2 does not divide the 3 streams of a global batch of 24"
-        in result.stderr
-    )
+    assert "world size 2 does not divide the 3 streams" in result.stderr

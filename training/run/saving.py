@@ -60,7 +60,7 @@ class Saver:
     anything to write.
 
     save, wait, abandon and close are called at the same steps on every rank. A disk that is full,
-    or a mirror that cannot be reached, is a sentence in `failures`, and training goes on.
+    or a mirror that cannot be reached, is a sentence in `failures`, and training continues.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Saver:
         newest: Path | None,
         sharded: bool,
     ) -> None:
-        """newest: the checkpoint that the run goes on from, which has been checked. sharded: every
+        """newest: the checkpoint that the run resumes from, which has been checked. sharded: every
         rank writes.
         """
         self._run = run
@@ -222,7 +222,9 @@ class Saver:
         except Abandoned:
             raise
         except OSError as error:
-            self._failures.append(f"{failed} ({error}); {state}, and training goes on.")
+            self._failures.append(
+                f"{failed} ({error}); {state}, and training continues."
+            )
 
     def _write(self, folder: Path, snapshot: Snapshot) -> None:
         """Write step-N.part on all ranks that have a part of it; rank 0 makes it step-N once it has

@@ -108,7 +108,7 @@ def test_a_substitute_is_another_sample_of_the_same_source() -> None:
 def test_a_world_size_that_does_not_divide_the_streams_is_refused() -> None:
     with pytest.raises(
         ValueError,
-        match="world size 5 does not divide the 12 streams of a global batch of 24",
+        match=r"world size 5 does not divide the 12 streams .* 24",
     ):
         slots_of_rank(24, 12, 0, 5)
 

@@ -208,10 +208,7 @@ def test_a_few_corrupt_samples_are_counted_and_too_many_end_the_run(
     config = _images(recipe, tmp_path / "few/0.tar", steps=10)
     train(config)
     assert _ledger(config)["skipped"] == 3
-    assert (
-        "3 of 240 samples could not be used and were replaced; they are in"
-        in capsys.readouterr().err
-    )
+    assert "3 of 240 samples" in capsys.readouterr().err
     assert len(_lines(Path(config.run) / "skipped.jsonl")) == 3
     assert (
         sum(row["skipped"] for row in _lines(Path(config.run) / "metrics.jsonl")) == 3
@@ -227,9 +224,7 @@ def test_a_few_corrupt_samples_are_counted_and_too_many_end_the_run(
         train(many)
     assert len(_lines(Path(many.run) / "skipped.jsonl")) > 100
     train(many.model_copy(update={"max_skipped": 0.6}), overwrite=True)
-    with pytest.raises(
-        ValueError, match=r"1 of \d+ samples .* max_skipped 0:"
-    ):
+    with pytest.raises(ValueError, match=r"1 of \d+ samples .* max_skipped 0:"):
         train(config.model_copy(update={"max_skipped": 0.0}), overwrite=True)
 
 

@@ -161,11 +161,9 @@ def test_the_last_good_checkpoint_stays_until_the_new_one_has_been_read_back(
         saver.save(_snapshot(made[0], 2))
         saver.wait()
     (said,) = saver.failures()
-    assert (
-        "checkpoint step-00000002 could not be written (what was read back is not what was written"
-        in said
-    )
-    assert "the newest is step-00000001, and training goes on" in said
+    assert "checkpoint step-00000002 could not be written" in said
+    assert "read back" in said
+    assert "the newest is step-00000001" in said
     assert _names(tmp_path) == ["step-00000001"]
     saver.save(_snapshot(made[0], 3))
     saver.wait()

@@ -57,9 +57,7 @@ def test_a_signal_is_heard_while_the_data_stalls_and_the_step_before_is_saved(
 
     monkeypatch.setattr(training.loop, "steps_from", stalls)
     config = recipe({"steps": 6})
-    with pytest.raises(
-        Stopped, match="stopped at step 2 of 6;.*--resume"
-    ) as caught:
+    with pytest.raises(Stopped, match=r"stopped at step 2 of 6;.*--resume") as caught:
         train(config)
     assert (
         time.perf_counter() - sent[0] < 3.5
