@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from unimodal import distributed
+from unimodal.formats import native
 from unimodal.formats.card import count_parameters, model_card
-from unimodal.formats.native import save_model
 from unimodal.model import DualEncoder
 
 from .data.collate import Batch
@@ -100,7 +100,7 @@ def _write_model(run: Run) -> None:
     card = describe_model(run.whole, trained_on, run.log.last_validation())
     folder = run.folder / "model"
     try:
-        save_model(folder, run.whole, run.tokenizer, card, overwrite=True)
+        native.save(folder, run.whole, run.tokenizer, card, overwrite=True)
     except OSError as error:
         newest = run.saver.newest
         state = (

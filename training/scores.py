@@ -8,7 +8,7 @@ from typing import Protocol
 
 from unimodal.embedder import Embedder
 from unimodal.encoder import Encoder
-from unimodal.formats.native import save_model
+from unimodal.formats import native
 
 from .ending import describe_model, gather_whole
 from .main_rank import stop_requested
@@ -102,7 +102,7 @@ def _keep_best(
     )
     card = describe_model(run.whole, trained_on, known)
     try:
-        save_model(run.folder / "best", run.whole, run.tokenizer, card, overwrite=True)
+        native.save(run.folder / "best", run.whole, run.tokenizer, card, overwrite=True)
     except OSError as error:
         run.log.note_failure(
             f"the best model, of step {run.step}, could not be written ({error}); training "

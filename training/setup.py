@@ -13,10 +13,10 @@ import torch
 from torch.optim import Optimizer
 
 from unimodal import distributed
-from unimodal.formats.native import load_tensors
 from unimodal.model import DualEncoder
 from unimodal.preprocess.tokenizers import Tokenizer
 from unimodal.shards.find import below, find_shards
+from unimodal.weights import load_tensors
 
 from .config import Stage, TrainConfig
 from .data.dataset import StepDataset

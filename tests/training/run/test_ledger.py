@@ -162,7 +162,7 @@ def test_a_shard_written_again_is_refused_at_resume_by_its_name(
     load_index(shard, checksums=has_checksums)
     with pytest.raises(
         ValueError,
-        match=rf"trained on: {shard.name} of 'pairs' was written again; bring those back",
+        match=rf"trained on: {shard.name} of 'pairs' was written again",
     ):
         train(config, resume=True)
 
@@ -247,9 +247,7 @@ def test_a_cut_tar_is_reported_and_its_whole_samples_are_used(
     file = tmp_path / "cut/0.tar"
     os.truncate(file, file.stat().st_size // 2 + 700)
     config = _images(recipe, file, steps=2)
-    with pytest.warns(
-        UserWarning, match=r"0\.tar is cut short \(.*\): its whole samples are used"
-    ):
+    with pytest.warns(UserWarning, match=r"0\.tar is cut short \(.*\)"):
         train(config)
     (row,) = _lines(Path(config.run) / "skipped.jsonl")
     assert (row["shard"], row["key"], row["step"]) == (str(file), "", 0)

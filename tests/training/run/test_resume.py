@@ -146,7 +146,7 @@ def test_where_all_checkpoints_are_broken_nothing_is_started_anew(
         _flip(folder)
     with pytest.raises(
         ValueError,
-        match=r"none of the 3 checkpoint\(s\) .* is whole \(of step-00000006: model",
+        match=r"none of the 3 checkpoint\(s\) .* is whole \(.*step-00000006: model",
     ):
         train(config, resume=True)
 
@@ -431,6 +431,6 @@ def test_other_steps_at_a_resume_are_refused_with_the_reason(
     longer = config.model_copy(update={"steps": 9})
     with pytest.raises(
         ValueError,
-        match=r"steps=6 and the recipe says 9 \(.*learning.rate\)",
+        match=r"steps=6 and the recipe says 9 \(.*learning.rate.*\)",
     ):
         train(longer, resume=True)
