@@ -228,6 +228,31 @@ def test_the_wheel_takes_one_name_and_holds_everything(wheel: Path) -> None:
     assert {name for name in names if name.endswith(".py")} == modules
 
 
+def test_the_types_of_the_installed_package_fit_together(
+    installed: Path, tmp_path: Path
+) -> None:
+    """In the checkout the command line's imports of the programs have no types."""
+    pytest.importorskip("mypy", reason="pip install mypy")
+    config = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    _, _, rest = config.partition("[tool.mypy]\n")
+    parts = ("[tool.mypy]\n" + rest).split("[[tool.mypy.overrides]]\n")
+    kept = [part for part in parts if '"unimodal.training.*"' not in part]
+    assert len(kept) == len(parts) - 1
+    text = "[[tool.mypy.overrides]]\n".join(kept).replace(
+        'files = ["unimodal", "training", "eval", "tests"]\n', ""
+    )
+    (tmp_path / "pyproject.toml").write_text(text, encoding="utf-8")
+    finished = subprocess.run(
+        [sys.executable, "-m", "mypy", "-p", "unimodal", "--no-color-output"],
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
 def files_beside_code() -> Iterator[Path]:
     for folder in FOLDERS:
         yield from (

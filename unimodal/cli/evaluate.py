@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from unimodal.encoder import Encoder
     from unimodal.eval.analysis.contamination import TaskOverlap
     from unimodal.eval.cache_file import Precision
-    from unimodal.eval.data.datasets import TaskData
+    from unimodal.eval.data.task_data import TaskData
     from unimodal.eval.report.page import ModelReport
     from unimodal.eval.results import TaskResult
     from unimodal.eval.suites import Suite
