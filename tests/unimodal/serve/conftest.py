@@ -1,4 +1,4 @@
-"""A served tiny model, asked in this process."""
+"""A tiny model, served in this process."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""A shop of 30 products to search in, small and real: drawn images, a tiny model's vectors, a
-store in a folder.
+"""A shop of 30 products to search: drawn images, a tiny model's vectors, a store in a folder.
 
 The texts are embedded as queries are, so that a product's own title finds it with a cosine of 1.
 """

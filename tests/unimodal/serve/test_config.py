@@ -1,6 +1,4 @@
-"""A server's configuration: bounds that fit together, hosts and origins that mean something, keys
-kept secret.
-"""
+"""The configuration of a server: limits that fit together, hosts, and API keys."""
 
 from __future__ import annotations
 
@@ -32,8 +30,8 @@ def test_keys_are_overridden_one_by_one() -> None:
         {"model": "m"},
         ["port=9000", "urls.allow=[img.shop.com, '*.cdn.com']", "device=[cpu, cpu]"],
     )
-    found = parse_config(ServeConfig, values)
-    assert (found.port, found.urls.allow, found.device) == (
+    config = parse_config(ServeConfig, values)
+    assert (config.port, config.urls.allow, config.device) == (
         9000,
         ("img.shop.com", "*.cdn.com"),
         ("cpu", "cpu"),

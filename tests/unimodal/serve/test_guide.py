@@ -22,22 +22,22 @@ GUIDE = (Path(__file__).parents[3] / "docs" / "guides" / "serve.md").read_text(
 
 def requests() -> list[tuple[str, Any]]:
     """(path, body) of each curl command."""
-    found = []
+    pairs = []
     for block in re.findall(r"^```bash[^\n]*\n(.*?)^```", GUIDE, re.M | re.S):
         for command in re.split(r"^(?=curl )", block, flags=re.M):
             words = shlex.split(command)
             if words[:1] == ["curl"]:
-                found.append(
+                pairs.append(
                     (urlsplit(words[1]).path, json.loads(words[words.index("-d") + 1]))
                 )
-    return found
+    return pairs
 
 
 def with_images(value: Any, uri: str) -> Any:
     if isinstance(value, dict):
-        return {key: with_images(one, uri) for key, one in value.items()}
+        return {key: with_images(item, uri) for key, item in value.items()}
     if isinstance(value, list):
-        return [with_images(one, uri) for one in value]
+        return [with_images(item, uri) for item in value]
     return uri if isinstance(value, str) and value.startswith("data:") else value
 
 

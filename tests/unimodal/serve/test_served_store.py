@@ -78,15 +78,15 @@ class Shop:
 
     def statuses(self) -> set[int]:
         """What searches are answered; none of it may hold a path."""
-        found = set()
+        statuses = set()
         for method, path, body in SEARCHES:
             answer = self.client.request(method, path, json=body)
-            found.add(answer.status_code)
+            statuses.add(answer.status_code)
             if answer.status_code >= 400:
                 self.keeps_secrets(answer.text)
                 assert answer.json()["error"]["code"] == "unavailable"
                 assert answer.headers["Retry-After"] == "2"
-        return found
+        return statuses
 
     def keeps_secrets(self, text: str) -> None:
         assert not [secret for secret in self.secrets if secret in text], text
@@ -220,10 +220,10 @@ def test_the_stores_model_is_loaded_again_where_that_is_allowed(
         ).json()["hits"]
         assert hits[0]["id"] == "p/4"
         assert hits[0]["cosine"] == pytest.approx(1, abs=1e-5)
-        found = shop.client.post("/v1/embeddings", json={"input": "a hat"}).json()[
+        vector = shop.client.post("/v1/embeddings", json={"input": "a hat"}).json()[
             "data"
         ][0]["embedding"]
-        assert found == pytest.approx(other.encode("a hat")[0].tolist(), abs=1e-5)
+        assert vector == pytest.approx(other.encode("a hat")[0].tolist(), abs=1e-5)
     shop.store.close()
 
 

@@ -213,7 +213,7 @@ def test_what_is_not_done_when_the_drain_ends_is_answered_503_and_told_by_the_ex
 ) -> None:
     async def ask_and_stop() -> int:
         async with aiohttp.ClientSession() as session:
-            asked = asyncio.ensure_future(
+            answer = asyncio.ensure_future(
                 session.post(
                     f"{slow.url}/v1/embeddings", json={"input": ["a hat"] * 40}
                 )
@@ -221,7 +221,7 @@ def test_what_is_not_done_when_the_drain_ends_is_answered_503_and_told_by_the_ex
             await queued(session, slow.url, 40)
             assert slow.process.pid is not None
             os.kill(slow.process.pid, signal.SIGTERM)
-            return (await asked).status
+            return (await answer).status
 
     assert asyncio.run(ask_and_stop()) == 503
     slow.process.join(20)

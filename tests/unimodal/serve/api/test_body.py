@@ -1,4 +1,4 @@
-"""null is absent, unknown keys are ignored or refused, and what would change a vector is obeyed or refused."""
+"""Keys that are null, unknown, or would change a vector."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from tests.unimodal.serve.api.asking import (
-    refused,
+    refusal,
 )
 from tests.unimodal.serve.conftest import Serve
 from unimodal.serve.api.body import Body
@@ -75,7 +75,7 @@ EXTRAS: Sequence[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "fragment"),
     [
         ({"input": []}, "empty list"),
         ({}, "input or messages"),
@@ -118,9 +118,9 @@ EXTRAS: Sequence[dict[str, Any]] = [
     ],
 )
 def test_what_cannot_be_done_is_told_in_one_sentence(
-    client: TestClient, body: Any, said: str
+    client: TestClient, body: Any, fragment: str
 ) -> None:
-    assert said in refused(client, body)
+    assert fragment in refusal(client, body)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_of_a_huge_value_a_little_is_told(client: TestClient) -> None:
         {"input": "a", "dimensions": huge},
         {"input": "a", "task": huge},
     ):
-        assert len(refused(client, body)) < 400
+        assert len(refusal(client, body)) < 400
 
 
 @pytest.mark.parametrize("path", NULL)
@@ -159,12 +159,12 @@ def test_a_key_that_is_null_is_absent(client: TestClient, path: str) -> None:
     nulls = {name: None for name in kind.model_fields if name not in (key, *body)}
     response = client.post(path, json={**nulls, **body, key: value})
     assert response.status_code == 200, response.text
-    found = response.json()
+    answered = response.json()
     expected = plain.json()
-    for answer in (found, expected):
+    for answer in (answered, expected):
         if isinstance(answer, dict):
             answer.pop("id", None)  # Cohere's, of the request
-    assert found == expected
+    assert answered == expected
     assert "X-Unimodal-Ignored" not in response.headers
 
 
@@ -180,11 +180,13 @@ def test_extra_keys_of_other_services_are_taken(
     assert response.status_code == 200, response.text
     assert "X-Unimodal-Ignored" not in response.headers
     length = extra.get("output_dimension") or 24
-    assert [len(one["embedding"]) for one in response.json()["data"]] == [length] * 2
+    assert [len(entry["embedding"]) for entry in response.json()["data"]] == [
+        length
+    ] * 2
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "fragment"),
     [
         (
             {"input": "a", "late_chunking": True},
@@ -247,9 +249,9 @@ def test_extra_keys_of_other_services_are_taken(
     ],
 )
 def test_what_would_change_a_vector_is_not_ignored(
-    client: TestClient, body: Any, said: str
+    client: TestClient, body: Any, fragment: str
 ) -> None:
-    assert said in refused(client, body)
+    assert fragment in refusal(client, body)
 
 
 def test_unknown_keys_are_ignored_and_named_unless_the_server_is_strict(
@@ -277,7 +279,7 @@ def test_unknown_keys_are_ignored_and_named_unless_the_server_is_strict(
 
 
 def test_a_body_of_unknown_keys_is_refused(client: TestClient) -> None:
-    assert "25 unknown keys" in refused(
+    assert "25 unknown keys" in refusal(
         client, {"input": "a", **{f"key{number}": 0 for number in range(25)}}
     )
 

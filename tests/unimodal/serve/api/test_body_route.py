@@ -16,7 +16,7 @@ from tests.unimodal.serve.conftest import Serve
 PATHS = ["/v1/embeddings", "/v1/embed", "/v2/embed", "/embed", "/vectorize"]
 
 
-def _told(
+def refusal(
     client: TestClient, path: str, sent: bytes, kind: str | None = "application/json"
 ) -> str:
     response = client.post(
@@ -35,7 +35,7 @@ def _message(body: dict[str, Any]) -> str:
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("sent", [b"{", b"[" * 100_000, b'{"input": "a"} b'])
 def test_what_is_no_json_is_told_so(client: TestClient, path: str, sent: bytes) -> None:
-    assert "the body is not JSON" in _told(client, path, sent)
+    assert "the body is not JSON" in refusal(client, path, sent)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -45,7 +45,7 @@ def test_what_is_no_json_is_told_so(client: TestClient, path: str, sent: bytes) 
 def test_json_that_is_not_said_to_be_json_is_refused(
     client: TestClient, path: str, kind: str | None
 ) -> None:
-    assert "send one, with Content-Type: application/json" in _told(
+    assert "send one, with Content-Type: application/json" in refusal(
         client, path, b'{"input": "a"}', kind
     )
 
@@ -74,7 +74,7 @@ def test_a_body_in_parts_is_one(client: TestClient) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
-    ("sent", "kind", "said"),
+    ("sent", "kind", "fragment"),
     [
         (
             '{"input": "é"}'.encode("latin-1"),
@@ -109,9 +109,9 @@ def test_a_body_in_parts_is_one(client: TestClient) -> None:
     ],
 )
 def test_what_is_wrong_with_a_body_is_named(
-    client: TestClient, path: str, sent: bytes, kind: str, said: str
+    client: TestClient, path: str, sent: bytes, kind: str, fragment: str
 ) -> None:
-    assert said in _told(client, path, sent, kind)
+    assert fragment in refusal(client, path, sent, kind)
 
 
 def test_a_byte_order_mark_is_left_out(client: TestClient) -> None:
@@ -126,9 +126,11 @@ JSON = {"Content-Type": "application/json"}
 def test_a_body_in_gzip_is_read(client: TestClient, coding: str) -> None:
     plain = json.dumps({"input": ["red hat", "blue hat"]}).encode()
     headers = {**JSON, "Content-Encoding": coding}
-    found = client.post("/v1/embeddings", content=gzip.compress(plain), headers=headers)
+    response = client.post(
+        "/v1/embeddings", content=gzip.compress(plain), headers=headers
+    )
     assert (
-        found.json()["data"]
+        response.json()["data"]
         == client.post("/v1/embeddings", content=plain, headers=JSON).json()["data"]
     )
 
@@ -179,16 +181,16 @@ def test_a_small_body_that_grows_over_the_cap_is_413(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "said"),
+    ("sent", "fragment"),
     [
         (b'{"input": "a"}', "the body is not gzip, as its Content-Encoding says"),
         (gzip.compress(b'{"input": "a"}')[:-9], "is not one whole gzip stream"),
         (gzip.compress(b'{"input": "a"}') * 2, "is not one whole gzip stream"),
     ],
 )
-def test_broken_gzip_is_named(client: TestClient, sent: bytes, said: str) -> None:
+def test_broken_gzip_is_named(client: TestClient, sent: bytes, fragment: str) -> None:
     response = client.post(
         "/v1/embeddings", content=sent, headers={**JSON, "Content-Encoding": "gzip"}
     )
     assert response.status_code == 400
-    assert said in response.json()["error"]["message"]
+    assert fragment in response.json()["error"]["message"]

@@ -14,7 +14,7 @@ from tests.unimodal.serve.api.asking import (
     DataUri,
     Png,
     content_of,
-    refused,
+    refusal,
     with_images,
 )
 from tests.unimodal.serve.conftest import Serve
@@ -85,13 +85,13 @@ def test_coheres_types_are_the_same_vector_and_have_its_prompt(
         "input_type": "search_query",
         "embedding_types": kinds,
     }
-    found = client.post("/v2/embed", json=body).json()["embeddings"]
+    vectors = client.post("/v2/embed", json=body).json()["embeddings"]
     exact = served.encode_query(["red hat"])
-    np.testing.assert_allclose(found["float"], exact, atol=1e-5)
-    floats = np.array(found["float"], np.float32)
-    assert base64.b64decode(found["base64"][0]) == floats.tobytes()
+    np.testing.assert_allclose(vectors["float"], exact, atol=1e-5)
+    floats = np.array(vectors["float"], np.float32)
+    assert base64.b64decode(vectors["base64"][0]) == floats.tobytes()
     for kind in kinds[2:]:
-        assert np.array_equal(found[kind], quantize(floats, kind)), kind  # type: ignore[arg-type]  # one of them
+        assert np.array_equal(vectors[kind], quantize(floats, kind)), kind  # type: ignore[arg-type]  # one of them
 
 
 def test_coheres_fused_input_is_the_sum_of_text_and_image(
@@ -102,14 +102,14 @@ def test_coheres_fused_input_is_the_sum_of_text_and_image(
         {"type": "image_url", "image_url": {"url": data_uri(3)}},
     ]
     body = {"inputs": [{"content": content}], "input_type": "clustering"}
-    found = client.post("/v2/embed", json=body).json()["embeddings"]["float"]
+    vectors = client.post("/v2/embed", json=body).json()["embeddings"]["float"]
     np.testing.assert_allclose(
-        found, normalize(served.encode("red hat") + served.encode(png(3))), atol=1e-5
+        vectors, normalize(served.encode("red hat") + served.encode(png(3))), atol=1e-5
     )
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "fragment"),
     [
         ({"texts": ["a"]}, "input_type"),
         ({"input_type": "search_query"}, "one of texts, images and inputs"),
@@ -154,6 +154,6 @@ def test_coheres_fused_input_is_the_sum_of_text_and_image(
     ],
 )
 def test_what_cohere_cannot_have_is_told_in_coheres_shape(
-    client: TestClient, body: Any, said: str
+    client: TestClient, body: Any, fragment: str
 ) -> None:
-    assert said in refused(client, body, "/v2/embed")
+    assert fragment in refusal(client, body, "/v2/embed")

@@ -120,27 +120,29 @@ def test_a_store_without_fields_has_no_facets(tmp_path: Path) -> None:
     store.close()
 
 
-async def until(kept: Facets, number: int) -> None:
-    """The scan that is under way is awaited by whoever asks again."""
+async def until(cached: Facets, number: int) -> None:
+    """Wait until a scan counts this many items."""
     async with asyncio.timeout(20):
-        while (await kept.now())[0] != number:
+        while (await cached.now())[0] != number:
             await asyncio.sleep(0.01)
 
 
 def test_they_follow_the_store(store: VectorStore) -> None:
     async def ask() -> None:
-        kept = Facets(lambda: store)
-        assert (await kept.now())[0] == NUMBER
+        cached = Facets(lambda: store)
+        assert (await cached.now())[0] == NUMBER
         store.upsert(rows(range(NUMBER, NUMBER + 4)), fingerprint="f")
-        await until(kept, NUMBER + 4)
+        await until(cached, NUMBER + 4)
         store.delete(ids=["0", "1"])
-        await until(kept, NUMBER + 2)
+        await until(cached, NUMBER + 2)
         store.upsert(
             rows(range(2, 3)).set_column(5, "price", pa.array([500.0])), fingerprint="f"
         )
         async with asyncio.timeout(20):  # the count is the same
             while (
-                next(one for one in (await kept.now())[1] if one.name == "price").high
+                next(
+                    facet for facet in (await cached.now())[1] if facet.name == "price"
+                ).high
                 != 500
             ):
                 await asyncio.sleep(0.01)
@@ -156,9 +158,9 @@ def test_a_store_that_does_not_change_is_not_scanned_again(
     monkeypatch.setattr(facets, "REST", 0.0)
 
     async def ask() -> None:
-        kept = Facets(lambda: store)
+        cached = Facets(lambda: store)
         for _ in range(5):
-            assert (await kept.now())[0] == NUMBER
+            assert (await cached.now())[0] == NUMBER
         assert held.calls == 1
 
     asyncio.run(ask())
@@ -171,12 +173,12 @@ def test_of_a_store_without_versions_they_are_kept_for_moments(
     monkeypatch.setattr(facets, "REST", 0.0)
 
     async def ask() -> None:
-        kept = Facets(lambda: store)
-        assert (await kept.now())[0] == NUMBER
+        cached = Facets(lambda: store)
+        assert (await cached.now())[0] == NUMBER
         store.upsert(rows(range(NUMBER, NUMBER + 4)), fingerprint="f")
-        assert (await kept.now())[0] == NUMBER
+        assert (await cached.now())[0] == NUMBER
         monkeypatch.setattr(facets, "FRESH_SECONDS", 0.0)
-        await until(kept, NUMBER + 4)
+        await until(cached, NUMBER + 4)
 
     asyncio.run(ask())
 
@@ -214,14 +216,14 @@ def test_old_ones_are_given_to_who_has_waited(
     monkeypatch.setattr(facets, "PATIENCE_SECONDS", 0.05)
 
     async def ask() -> None:
-        kept = Facets(lambda: store)
-        assert (await kept.now())[0] == NUMBER
+        cached = Facets(lambda: store)
+        assert (await cached.now())[0] == NUMBER
         held = Held(monkeypatch)
         store.upsert(rows(range(NUMBER, NUMBER + 4)), fingerprint="f")
-        assert (await kept.now())[0] == NUMBER
-        assert (await kept.now())[0] == NUMBER
+        assert (await cached.now())[0] == NUMBER
+        assert (await cached.now())[0] == NUMBER
         held.go.set()
-        await until(kept, NUMBER + 4)
+        await until(cached, NUMBER + 4)
         assert held.calls == 1
 
     asyncio.run(ask())
@@ -233,11 +235,11 @@ def test_who_stops_waiting_stops_no_scan(
     held = Held(monkeypatch)
 
     async def ask() -> None:
-        kept = Facets(lambda: store)
+        cached = Facets(lambda: store)
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(kept.now(), 0.01)
+            await asyncio.wait_for(cached.now(), 0.01)
         held.go.set()
-        assert (await kept.now())[0] == NUMBER
+        assert (await cached.now())[0] == NUMBER
         assert held.calls == 1
 
     asyncio.run(ask())
@@ -247,12 +249,12 @@ def test_a_scan_that_fails_is_an_error_and_tried_again(
     store: VectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def ask() -> None:
-        kept = Facets(lambda: store)
+        cached = Facets(lambda: store)
         with monkeypatch.context() as broken:
             broken.setattr(facets, "find_facets", lambda store: 1 / 0)
             with pytest.raises(ZeroDivisionError):
-                await kept.now()
-        await until(kept, NUMBER)
+                await cached.now()
+        await until(cached, NUMBER)
 
     asyncio.run(ask())
 

@@ -31,13 +31,13 @@ def test_a_filter_of_a_form_takes_whole_numbers_for_a_whole_field_and_truth_for_
 
 
 @pytest.mark.parametrize(
-    "asked", [{"filters": {"colour": []}}, {"where": "colour in ()"}]
+    "body", [{"filters": {"colour": []}}, {"where": "colour in ()"}]
 )
 @pytest.mark.parametrize("text", ["", "mug"])
 def test_an_empty_list_of_wanted_values_matches_nothing(
-    shop: TestClient, asked: Any, text: str
+    shop: TestClient, body: Any, text: str
 ) -> None:
-    assert search(shop, text=text, **asked) == []
+    assert search(shop, text=text, **body) == []
     assert search(shop, text=text, filters={"colour": ["Red"], "category": []}) == []
     assert len(search(shop, text=text, where="colour not in ()", k=50)) == 30
 
@@ -58,7 +58,7 @@ def test_a_list_of_strings_begins_as_one_of_its_elements_does(
 
 
 @pytest.mark.parametrize(
-    ("filters", "said"),
+    ("filters", "fragment"),
     [
         (
             [],
@@ -89,9 +89,9 @@ def test_a_list_of_strings_begins_as_one_of_its_elements_does(
     ],
 )
 def test_filters_that_cannot_be_read_are_refused_in_jsons_words(
-    shop: TestClient, filters: Any, said: str
+    shop: TestClient, filters: Any, fragment: str
 ) -> None:
-    assert said in refusal(shop, filters=filters)
+    assert fragment in refusal(shop, filters=filters)
 
 
 @pytest.mark.parametrize("key", list(SearchBody.model_fields))

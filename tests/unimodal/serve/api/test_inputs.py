@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,24 +13,44 @@ from starlette.testclient import TestClient
 from tests.unimodal.serve.api.asking import (
     DataUri,
     Png,
-    refused,
+    refusal,
     vectors_of,
 )
 from tests.unimodal.serve.conftest import Serve
 from unimodal.embedder import Embedder
 
-DATA_URI_BODIES: Sequence[tuple[str, Callable[[str], Any], Callable[[Any], Any]]] = [
-    ("/v1/embeddings", lambda uri: {"input": uri}, lambda said: said["data"][0]["embedding"]),
-    ("/v1/embeddings", lambda uri: {"input": ["a hat", uri]}, lambda said: said["data"][1]["embedding"]),
-    ("/v1/embeddings", lambda uri: {"input": uri, "modality": "image"}, lambda said: said["data"][0]["embedding"]),
-    ("/v1/embeddings", lambda uri: {"messages": [{"role": "user", "content": [
-        {"type": "image_url", "image_url": {"url": uri}}]}]}, lambda said: said["data"][0]["embedding"]),
-    ("/embeddings", lambda uri: {"input": uri}, lambda said: said["data"][0]["embedding"]),
-    ("/v1/embed", lambda uri: {"images": [uri]}, lambda said: said["embeddings"][0]),
-    ("/v2/embed", lambda uri: {"images": [uri], "input_type": "image"}, lambda said: said["embeddings"]["float"][0]),
-    ("/embed", lambda uri: {"inputs": uri}, lambda said: said[0]),
-    ("/vectorize", lambda uri: {"images": [uri]}, lambda said: said["imageVectors"][0]),
-]  # fmt: skip
+URI = "the data URI"
+CONTENT = [{"type": "image_url", "image_url": {"url": URI}}]
+OPENAI_VECTOR = ("data", 0, "embedding")
+# path, body, and where the image's vector is in the answer
+DATA_URI_BODIES: Sequence[tuple[str, Any, Sequence[str | int]]] = [
+    ("/v1/embeddings", {"input": URI}, OPENAI_VECTOR),
+    ("/v1/embeddings", {"input": ["a hat", URI]}, ("data", 1, "embedding")),
+    ("/v1/embeddings", {"input": URI, "modality": "image"}, OPENAI_VECTOR),
+    (
+        "/v1/embeddings",
+        {"messages": [{"role": "user", "content": CONTENT}]},
+        OPENAI_VECTOR,
+    ),
+    ("/embeddings", {"input": URI}, OPENAI_VECTOR),
+    ("/v1/embed", {"images": [URI]}, ("embeddings", 0)),
+    (
+        "/v2/embed",
+        {"images": [URI], "input_type": "image"},
+        ("embeddings", "float", 0),
+    ),
+    ("/embed", {"inputs": URI}, (0,)),
+    ("/vectorize", {"images": [URI]}, ("imageVectors", 0)),
+]
+
+
+def replace_uri(body: Any, uri: str) -> Any:
+    """The body with a data URI in the place of URI."""
+    if isinstance(body, dict):
+        return {key: replace_uri(value, uri) for key, value in body.items()}
+    if isinstance(body, list):
+        return [replace_uri(value, uri) for value in body]
+    return uri if body == URI else body
 
 
 def test_one_bad_image_among_64_never_fails_its_neighbours(
@@ -40,13 +60,13 @@ def test_one_bad_image_among_64_never_fails_its_neighbours(
     inputs[17] = {"image": base64.b64encode(b"this is no image").decode()}
     response = client.post("/v1/embeddings", json={"input": inputs, "on_error": "item"})
     data = response.json()["data"]
-    assert [one["index"] for one in data] == list(range(64))
-    assert [one["index"] for one in data if one["object"] == "error"] == [17]
+    assert [entry["index"] for entry in data] == list(range(64))
+    assert [entry["index"] for entry in data if entry["object"] == "error"] == [17]
     assert data[17]["error"]["message"]
     rest = [number for number in range(64) if number != 17]
-    found = np.array([data[number]["embedding"] for number in rest], np.float32)
+    vectors = np.array([data[number]["embedding"] for number in rest], np.float32)
     np.testing.assert_allclose(
-        found, served.encode([png(number) for number in rest]), atol=1e-5
+        vectors, served.encode([png(number) for number in rest]), atol=1e-5
     )
 
 
@@ -72,27 +92,28 @@ def test_half_a_surrogate_pair_is_refused(client: TestClient) -> None:
 
 
 def test_more_inputs_than_the_server_takes_are_refused(serve: Serve) -> None:
-    assert "3 inputs, and this server accepts 2" in refused(
+    assert "3 inputs, and this server accepts 2" in refusal(
         serve(max_items=2), {"input": ["a", "b", "c"]}
     )
 
 
-@pytest.mark.parametrize(("path", "body", "vector"), DATA_URI_BODIES)
+@pytest.mark.parametrize(("path", "body", "place"), DATA_URI_BODIES)
 def test_an_image_as_a_data_uri_is_an_image_in_every_body(
     client: TestClient,
     served: Embedder,
     png: Png,
     path: str,
-    body: Callable[[str], Any],
-    vector: Callable[[Any], Any],
+    body: Any,
+    place: Sequence[str | int],
 ) -> None:
     plain = base64.encodebytes(png(3)).decode()  # in lines
     uri = f"data:image/png;charset=utf-8;base64,{plain}"
-    response = client.post(path, json=body(uri))
+    response = client.post(path, json=replace_uri(body, uri))
     assert response.status_code == 200, response.text
-    np.testing.assert_allclose(
-        [vector(response.json())], served.encode(png(3)), atol=1e-5
-    )
+    vector = response.json()
+    for key in place:
+        vector = vector[key]
+    np.testing.assert_allclose([vector], served.encode(png(3)), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +132,7 @@ def test_an_image_as_a_data_uri_is_an_image_in_every_body(
 def test_a_data_uri_where_a_text_is_asked_for_is_refused(
     client: TestClient, path: str, body: Any
 ) -> None:
-    assert "the text is an image as a data URI; send it as an image." in refused(
+    assert "the text is an image as a data URI; send it as an image." in refusal(
         client, body, path
     )
 
@@ -127,15 +148,15 @@ def test_a_string_that_is_an_image_in_base64_is_an_image(
         ("/v1/embed", {"texts": [plain]}),
         ("/v1/embeddings", {"input": [{"text": plain}]}),
     ):
-        assert "the text is an image in base64; send it as an image." in refused(
+        assert "the text is an image in base64; send it as an image." in refusal(
             client, body, path
         )
 
 
 def test_a_broken_image_as_a_data_uri_is_not_a_text(client: TestClient) -> None:
-    said = refused(client, {"input": ["a", "data:image/jpeg;base64,AAAA"]})
-    assert said.startswith("input 1: ")
-    assert "readable" in said
+    answer = refusal(client, {"input": ["a", "data:image/jpeg;base64,AAAA"]})
+    assert answer.startswith("input 1: ")
+    assert "readable" in answer
 
 
 def test_a_text_that_begins_like_a_data_uri_is_a_text(
@@ -151,4 +172,4 @@ def test_blanks_alone_do_not_fail_their_neighbours(
     vectors = vectors_of(client, ["red hat", "  \n"])
     np.testing.assert_allclose(vectors[:1], served.encode("red hat"), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(vectors[1]), 1, atol=1e-5)
-    assert "input 1" in refused(client, {"input": ["a", ""]})
+    assert "input 1" in refusal(client, {"input": ["a", ""]})

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from tests.unimodal.serve.api.asking import (
     DataUri,
     Png,
-    refused,
+    refusal,
     vectors_of,
 )
 from tests.unimodal.serve.conftest import Serve
@@ -26,7 +26,7 @@ def test_texts_and_images_in_one_list_get_the_embedders_vectors(
     client: TestClient, served: Embedder, texts: list[str], png: Png, data_uri: DataUri
 ) -> None:
     plain = base64.b64encode(png(2)).decode()
-    asked = [
+    inputs = [
         texts[0],
         {"text": texts[1]},
         {"image": data_uri(1)},
@@ -46,7 +46,7 @@ def test_texts_and_images_in_one_list_get_the_embedders_vectors(
             {"text": texts[4], "image": png(5), "weight": 0.8},
         ]
     )
-    np.testing.assert_allclose(vectors_of(client, asked), expected, atol=1e-5)
+    np.testing.assert_allclose(vectors_of(client, inputs), expected, atol=1e-5)
 
 
 def test_a_single_text_and_a_single_object_need_no_list(
@@ -65,13 +65,13 @@ def test_base64_holds_the_bytes_of_the_floats(
 ) -> None:
     body = {"input": texts, "encoding_format": "base64"}
     coded = [
-        one["embedding"]
-        for one in client.post("/v1/embeddings", json=body).json()["data"]
+        entry["embedding"]
+        for entry in client.post("/v1/embeddings", json=body).json()["data"]
     ]
     decoded = np.stack([np.frombuffer(base64.b64decode(text), "<f4") for text in coded])
     floats = client.post("/v1/embeddings", json={"input": texts}).json()["data"]
     assert np.array_equal(
-        decoded, np.array([one["embedding"] for one in floats], np.float32)
+        decoded, np.array([entry["embedding"] for entry in floats], np.float32)
     )
 
 
@@ -91,14 +91,14 @@ def test_a_type_of_jinas_may_be_asked_for_as_numbers_or_as_bytes(
     expected = quantize(vectors_of(client, texts), kind)
     body = {"input": texts, "embedding_type": kind}
     numbers = [
-        one["embedding"]
-        for one in client.post("/v1/embeddings", json=body).json()["data"]
+        entry["embedding"]
+        for entry in client.post("/v1/embeddings", json=body).json()["data"]
     ]
     assert np.array_equal(np.array(numbers), expected)
     body["encoding_format"] = "base64"
     coded = [
-        one["embedding"]
-        for one in client.post("/v1/embeddings", json=body).json()["data"]
+        entry["embedding"]
+        for entry in client.post("/v1/embeddings", json=body).json()["data"]
     ]
     assert [base64.b64decode(text) for text in coded] == [
         row.tobytes() for row in expected
@@ -110,11 +110,11 @@ def test_usage_counts_tokens_and_an_images_patches_and_one(
 ) -> None:
     assert served.tokenizer is not None
     words = len(served.tokenizer(["a red ball"])[0])
-    one = client.post("/v1/embeddings", json={"input": "a red ball"}).json()["usage"]
+    entry = client.post("/v1/embeddings", json={"input": "a red ball"}).json()["usage"]
     both = client.post(
         "/v1/embeddings", json={"input": ["a red ball", {"image": data_uri(0)}]}
     ).json()["usage"]
-    assert one == {"prompt_tokens": words, "total_tokens": words}
+    assert entry == {"prompt_tokens": words, "total_tokens": words}
     assert both["total_tokens"] > words + 1
 
 
@@ -134,10 +134,10 @@ def test_a_text_that_may_not_be_cut_is_refused_where_it_would_be(
     assert served.config.text is not None
     long = "red hat " * served.config.text.max_length
     assert client.post(path, json={**body, key: ["red hat"]}).status_code == 200
-    said = refused(client, {**body, key: ["red hat", long]}, path)
+    message = refusal(client, {**body, key: ["red hat", long]}, path)
     assert (
         f"{key} 1: the text is longer than the {served.config.text.max_length} tokens "
-        "that the model reads" in said
+        "that the model reads" in message
     )
 
 
@@ -150,18 +150,18 @@ def test_dimensions_of_a_model_that_was_not_trained_to_be_cut_are_refused(
         device="cpu",
     )
     client = serve(plain)
-    said = refused(client, {"input": "a", "dimensions": 8})
-    assert "dimensions 8:" in said
-    assert "matryoshka_dims" in said
+    message = refusal(client, {"input": "a", "dimensions": 8})
+    assert "dimensions 8:" in message
+    assert "matryoshka_dims" in message
     assert (
         client.post("/v1/embeddings", json={"input": "a", "dimensions": 24}).status_code
         == 200
     )
     body = {"texts": ["a"], "input_type": "classification", "output_dimension": 8}
-    assert "output_dimension 8: this model was not trained" in refused(
+    assert "output_dimension 8: this model was not trained" in refusal(
         client, body, "/v2/embed"
     )
-    assert "dimensions 8: this model was not trained" in refused(
+    assert "dimensions 8: this model was not trained" in refusal(
         client, {"inputs": "a", "dimensions": 8}, "/embed"
     )
 
@@ -175,12 +175,14 @@ def test_vllms_messages_are_one_input(
     ]
     data = client.post("/v1/embeddings", json={"messages": messages}).json()["data"]
     expected = normalize(served.encode("red hat") + served.encode(png(3)))
-    np.testing.assert_allclose([one["embedding"] for one in data], expected, atol=1e-5)
+    np.testing.assert_allclose(
+        [entry["embedding"] for entry in data], expected, atol=1e-5
+    )
     data = client.post(
         "/v1/embeddings", json={"messages": [{"role": "user", "content": "red hat"}]}
     ).json()["data"]
     np.testing.assert_allclose(
-        [one["embedding"] for one in data], served.encode("red hat"), atol=1e-5
+        [entry["embedding"] for entry in data], served.encode("red hat"), atol=1e-5
     )
 
 
@@ -203,10 +205,10 @@ def test_jinas_bodies_get_jinas_answers(
     serve: Serve, data_uri: DataUri, body: dict[str, Any]
 ) -> None:
     inputs = [
-        {"image": data_uri(one["image"])}
-        if isinstance(one, dict) and "image" in one
-        else one
-        for one in body["input"]
+        {"image": data_uri(entry["image"])}
+        if isinstance(entry, dict) and "image" in entry
+        else entry
+        for entry in body["input"]
     ]
     answer = (
         serve(names=["*"]).post("/v1/embeddings", json={**body, "input": inputs}).json()
@@ -214,9 +216,10 @@ def test_jinas_bodies_get_jinas_answers(
     assert answer.keys() == {"model", "object", "usage", "data"}
     assert answer["model"] == body["model"]
     assert answer["usage"].keys() == {"total_tokens", "prompt_tokens"}
-    assert [(one["object"], one["index"]) for one in answer["data"]] == [
+    assert [(entry["object"], entry["index"]) for entry in answer["data"]] == [
         ("embedding", n) for n in range(len(inputs))
     ]
     assert all(
-        len(one["embedding"]) == body.get("dimensions", 24) for one in answer["data"]
+        len(entry["embedding"]) == body.get("dimensions", 24)
+        for entry in answer["data"]
     )

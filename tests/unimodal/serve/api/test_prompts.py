@@ -8,7 +8,7 @@ import torch
 from starlette.testclient import TestClient
 
 from tests.unimodal.serve.api.asking import (
-    refused,
+    refusal,
     vectors_of,
 )
 from tests.unimodal.serve.conftest import Serve
@@ -19,7 +19,7 @@ from unimodal.serve.api.prompts import TASKS
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "keys",
     [
         {"task": "retrieval.query"},
         {"input_type": "query"},
@@ -29,10 +29,10 @@ from unimodal.serve.api.prompts import TASKS
     ],
 )
 def test_a_task_puts_the_models_prompt_before_each_text(
-    client: TestClient, served: Embedder, texts: list[str], asked: dict[str, str]
+    client: TestClient, served: Embedder, texts: list[str], keys: dict[str, str]
 ) -> None:
     np.testing.assert_allclose(
-        vectors_of(client, texts, **asked), served.encode_query(texts), atol=1e-5
+        vectors_of(client, texts, **keys), served.encode_query(texts), atol=1e-5
     )
 
 
@@ -48,7 +48,7 @@ def test_documents_and_pairs_have_their_own_prompts(
 
 def test_two_ways_to_say_the_prompt_are_refused(client: TestClient) -> None:
     body = {"input": "a", "task": "retrieval.query", "prompt": "x"}
-    assert "task and prompt" in refused(client, body)
+    assert "task and prompt" in refusal(client, body)
 
 
 def test_a_model_with_a_default_prompt_puts_it_before_texts_of_no_task(
@@ -86,7 +86,7 @@ def test_an_input_type_that_is_the_name_of_a_prompt_is_this_prompt(
         client.post("/v1/embed", json=body).json()["embeddings"], expected, atol=1e-5
     )
     assert client.post("/v2/embed", json=body).status_code == 200
-    assert "query, document, clustering" in refused(
+    assert "query, document, clustering" in refusal(
         client, {**body, "input_type": "poem"}, "/v2/embed"
     )
 

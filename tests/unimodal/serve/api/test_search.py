@@ -62,9 +62,9 @@ def test_more_like_an_item_leaves_the_item_out(shop: TestClient) -> None:
 
 
 def test_words_that_are_not_wanted_push_an_item_down(shop: TestClient) -> None:
-    asked = {"text": title(4), "vectors": ["text"], "k": 30}
-    second = ids(search(shop, **asked))[1]
-    without = search(shop, **asked, negatives=[title(int(second.removeprefix("p/")))])
+    body = {"text": title(4), "vectors": ["text"], "k": 30}
+    second = ids(search(shop, **body))[1]
+    without = search(shop, **body, negatives=[title(int(second.removeprefix("p/")))])
     assert ids(without).index(second) > 1
 
 
@@ -112,8 +112,8 @@ def test_a_least_score_cuts_the_list(shop: TestClient) -> None:
 def test_a_link_with_a_key_that_is_none_is_refused(shop: TestClient) -> None:
     answer = shop.get("/v1/search", params={"text": "mug"})
     assert answer.status_code == 400
-    said = "unknown key 'text'; there is: group_by, hybrid, k, like, q, where."
-    assert answer.json()["error"]["message"] == said
+    fragment = "unknown key 'text'; there is: group_by, hybrid, k, like, q, where."
+    assert answer.json()["error"]["message"] == fragment
 
 
 def test_a_link_searches_as_a_body_does(shop: TestClient) -> None:
@@ -124,7 +124,7 @@ def test_a_link_searches_as_a_body_does(shop: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "fragment"),
     [
         ({"text": "x", "where": "prize < 20"}, "did you mean 'price'?"),
         ({"text": "x", "where": "price <"}, "expected a value"),
@@ -163,10 +163,10 @@ def test_a_link_searches_as_a_body_does(shop: TestClient) -> None:
     ],
 )
 def test_what_cannot_be_searched_for_is_refused_in_a_sentence(
-    shop: TestClient, body: Any, said: str
+    shop: TestClient, body: Any, fragment: str
 ) -> None:
     message = refusal(shop, **body)
-    assert said in message
+    assert fragment in message
     assert "\n" not in message
 
 

@@ -17,9 +17,9 @@ from unimodal.serve.engine.engine import Engine
 
 
 def test_the_store_says_what_a_page_needs(shop: TestClient) -> None:
-    said = shop.get("/v1/store").json()
+    answer = shop.get("/v1/store").json()
     assert {
-        key: said[key]
+        key: answer[key]
         for key in (
             "model",
             "count",
@@ -38,7 +38,7 @@ def test_the_store_says_what_a_page_needs(shop: TestClient) -> None:
         "parent": "parent",
         "max_k": 50,
     }
-    assert [field["name"] for field in said["fields"]] == [
+    assert [field["name"] for field in answer["fields"]] == [
         "title",
         "price",
         "stock",

@@ -29,5 +29,5 @@ def test_tei_gets_a_list_of_vectors_and_its_own_errors(
     )
     error = client.post("/embed", json={"inputs": []})
     assert error.status_code == 400
-    said = "inputs is an empty list; send a text, an image, or a list of them."
-    assert error.json() == {"error": said, "error_type": "Validation"}
+    message = "inputs is an empty list; send a text, an image, or a list of them."
+    assert error.json() == {"error": message, "error_type": "Validation"}

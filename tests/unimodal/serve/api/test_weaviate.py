@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from tests.unimodal.serve.api.asking import (
     Png,
-    refused,
+    refusal,
 )
 from unimodal.embedder import Embedder
 
@@ -35,4 +35,4 @@ def test_weaviates_vectorizer_gets_its_two_lists(
         == []
     )
     assert client.get("/meta").json()["dimensions"] == 24
-    assert "texts" in refused(client, {"texts": 5}, "/vectorize")
+    assert "texts" in refusal(client, {"texts": 5}, "/vectorize")

@@ -1,6 +1,4 @@
-"""Jobs stand in line by request, batches take one from each in turn, and images are decoded just
-ahead.
-"""
+"""Jobs wait in one line per request, batches take one from each, and images are decoded ahead."""
 
 from __future__ import annotations
 
@@ -133,26 +131,29 @@ def test_whoever_waits_gets_what_comes_at_once(
     waiting = [pool.submit(batcher.next_batch, BUDGETS, 20) for _ in range(2)]
     time.sleep(0.2)  # both wait now, or find the jobs at once
     batcher.add(jobs_of(loop, "abcd", cost=5))  # two batches, one notice
-    assert sorted(contents(one.result(10)) for one in waiting) == ["ab", "cd"]
+    assert sorted(contents(future.result(10)) for future in waiting) == ["ab", "cd"]
 
 
 def test_an_image_that_cannot_be_decoded_is_told_of_whatever_the_decoder_raised(
     loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor
 ) -> None:
-    told: dict[str, Failed] = {}
+    failures: dict[str, Failed] = {}
     batcher = Batcher(
-        decode, lambda job, failed: told.update({job.content: failed}), pool, ahead=1
+        decode,
+        lambda job, failed: failures.update({job.content: failed}),
+        pool,
+        ahead=1,
     )
     batcher.add(jobs_of(loop, ["broken", "odd", "large", 7], kind="image"))
     assert [job.index for job in batcher.next_batch(BUDGETS, 20) or ()] == [3]
     pool.shutdown()
-    assert {name: failed.status for name, failed in told.items()} == {
+    assert {name: failed.status for name, failed in failures.items()} == {
         "broken": 400,
         "odd": 500,
         "large": 413,
     }
     assert (
-        told["odd"].reason
+        failures["odd"].reason
         == "the image could not be decoded; save it again, or in another format."
     )
 

@@ -1,6 +1,4 @@
-"""Requests go in together or not at all, each item has its own fate, and the model is fed as soon
-as it is free.
-"""
+"""The engine gives the vectors of `encode`, and feeds the model whenever it is free."""
 
 from __future__ import annotations
 
@@ -54,8 +52,8 @@ def test_an_engine_gives_the_vectors_of_encode(
         np.testing.assert_allclose(
             vectors_of(run(engine.embed(items))), expected, atol=1e-6
         )
-        found = vectors_of(run(engine.embed(items, prompt="search query: ")))
-        np.testing.assert_allclose(found, prompted, atol=1e-6)
+        vectors = vectors_of(run(engine.embed(items, prompt="search query: ")))
+        np.testing.assert_allclose(vectors, prompted, atol=1e-6)
         assert run(engine.embed([])) == []
         assert engine.queue.num_items == engine.queue.num_bytes == 0
 
@@ -128,10 +126,10 @@ def test_a_query_passes_two_thousand_items_of_another_request(
         watched.opened.clear()
         crowd = asyncio.create_task(engine.embed(["a cup"] * 2000))
         await soon(lambda: watched.batches)
-        one = asyncio.create_task(engine.embed(["a hat"]))
+        query = asyncio.create_task(engine.embed(["a hat"]))
         await soon(lambda: engine.stats.requests == 2)
         watched.opened.set()
-        await one
+        await query
         so_far = sum(watched.batches)
         await crowd
         return so_far

@@ -1,6 +1,4 @@
-"""Images from strangers are judged before they are decoded, and URLs lead nowhere but to allowed
-public hosts.
-"""
+"""Images from clients are recognized, and judged before they are decoded."""
 
 from __future__ import annotations
 
@@ -103,12 +101,12 @@ def test_a_broken_image_is_refused_in_one_sentence_whatever_is_broken(
         for place in draw.integers(0, len(content), 5):
             spoilt[place] = draw.integers(256)
         broken.append(bytes(spoilt))
-    said = [
+    refusals = [
         refusal for refusal in map(refusal_of, broken) if refusal
     ]  # what is still an image may pass
-    assert len(said) >= 40
+    assert len(refusals) >= 40
     assert {"it is not a readable image; send a whole JPEG, PNG, WebP or GIF."} >= {
-        refusal for refusal in said if "pixels" not in refusal
+        refusal for refusal in refusals if "pixels" not in refusal
     }
 
 
@@ -122,18 +120,17 @@ def refusal_of(content: bytes) -> str:
 
 def test_an_image_over_the_cap_of_pixels_is_refused(image: Image.Image) -> None:
     config = ServeConfig(model="m", max_pixels=31 * 20 - 1)
-    for one in (
+    large = (
         image,
         saved(image, "PNG"),
         saved(image, "WEBP"),
         png_header(65_000, 65_000),
-    ):
-        with pytest.raises(TooLargeError, match="more than 619 pixels"):
-            open_checked(one, config)
-    assert open_checked(image, ServeConfig(model="m", max_pixels=31 * 20)).size == (
-        31,
-        20,
     )
+    for content in large:
+        with pytest.raises(TooLargeError, match="more than 619 pixels"):
+            open_checked(content, config)
+    config = ServeConfig(model="m", max_pixels=31 * 20)
+    assert open_checked(image, config).size == (31, 20)
 
 
 BOMBS = """
@@ -207,15 +204,18 @@ def test_bombs_are_refused_from_their_headers_with_no_memory_spent(
     for name, bomb in bombs().items():
         (tmp_path / name).write_bytes(bomb)
     command = [sys.executable, "-W", "ignore", "-c", BOMBS, str(tmp_path)]
-    found = json.loads(
+    results = json.loads(
         subprocess.run(command, capture_output=True, text=True, check=True).stdout
     )
-    assert {found[kind][0] for kind in ("png", "jpeg", "webp", "gif")} == {
+    assert {results[kind][0] for kind in ("png", "jpeg", "webp", "gif")} == {
         "TooLargeError"
     }
-    assert {found[kind][0] for kind in ("text", "profile")} <= {"ValueError", "decoded"}
-    assert max(memory for _, memory, _ in found.values()) <= 20, found  # MB
-    assert max(seconds for _, _, seconds in found.values()) < 5 * 0.3, found
+    assert {results[kind][0] for kind in ("text", "profile")} <= {
+        "ValueError",
+        "decoded",
+    }
+    assert max(memory for _, memory, _ in results.values()) <= 20, results  # MB
+    assert max(seconds for _, _, seconds in results.values()) < 5 * 0.3, results
 
 
 def test_bytes_come_from_a_data_uri_or_base64(image: Image.Image) -> None:

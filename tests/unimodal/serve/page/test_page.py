@@ -1,6 +1,4 @@
-"""The search page in a real browser, before the real server: what a customer does, and what must
-never happen.
-"""
+"""The search page in a real browser, before the real server: what a visitor does."""
 
 from __future__ import annotations
 

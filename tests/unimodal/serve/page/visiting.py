@@ -17,8 +17,8 @@ def settled(page: Any) -> None:
 
 
 def titles(page: Any) -> list[str]:
-    shown: list[str] = page.locator(".hit .title").all_inner_texts()
-    return shown
+    texts: list[str] = page.locator(".hit .title").all_inner_texts()
+    return texts
 
 
 def box(page: Any, value: str) -> Any:
