@@ -1,5 +1,5 @@
-"""What the torture suite shares: its figures, the nursery that runs are born in, and a source of
-several epochs.
+"""Fixtures of the torture suite: its figures, the process that starts runs, a source of several
+epochs.
 """
 
 from __future__ import annotations
@@ -26,23 +26,13 @@ Figure = Callable[[str, float, str], None]
 Start = Callable[..., Life]
 
 _FIGURES: list[dict[str, Any]] = []
-SIZES = (
-    260,
-    7,
-    181,
-    260,
-    93,
-    212,
-    1,
-    190,
-)  # samples of the shards of `many`: uneven, 1,204 in all
+# Samples of the shards of `many`: uneven, 1,204 in all.
+SIZES = (260, 7, 181, 260, 93, 212, 1, 190)
 
 
 @pytest.fixture
 def figure() -> Figure:
-    """Note a figure: name, value, unit. All are printed at the end and, if $TORTURE_JSON is set,
-    written to it.
-    """
+    """Record a figure (name, value, unit), printed at the end and written to $TORTURE_JSON."""
 
     def note(name: str, value: float, unit: str) -> None:
         _FIGURES.append({"name": name, "value": value, "unit": unit})
@@ -66,7 +56,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Tensors this small lose more to threads that wait for each other than they win."""
+    """One thread: tensors this small are faster without threads that wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -75,22 +65,21 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    """Where runs are born without their imports."""
+    """Starts runs without the time of their imports."""
     with Nursery(tmp_path_factory.mktemp("nursery")) as nursery:
         yield nursery
 
 
 @pytest.fixture
 def start(nursery: Nursery) -> Iterator[Start]:
-    """A function from a recipe to a running `unimodal train` of it; further words and options as
+    """A function that starts `unimodal train` of a recipe; words and options as for
     `Nursery.start`.
     """
     lives: list[Life] = []
 
     def begin(config: TrainConfig, *words: str, **options: Any) -> Life:
         file = Path(config.run).with_suffix(".yaml")
-        # Ranks of one run are started one after the other: the first may be reading this file
-        # already.
+        # ranks of one run start one after the other, and the first may already read this file
         unfinished = file.with_suffix(".unfinished")
         unfinished.write_text(
             yaml.safe_dump(config.model_dump(mode="json")), encoding="utf-8"
@@ -121,14 +110,12 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def stretched(seconds: float) -> float:
-    """A limit of wall time for a machine that has nothing else to do, on one that is as busy as
-    this one is now.
-    """
+    """A limit of wall time on an idle machine, adapted to the load of this one."""
     return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def make_image(number: int, draw: np.random.Generator, format: str = "PNG") -> bytes:
-    """A noisy square of 20 x 20 in the colour that its caption says."""
+    """A noisy square of 20 x 20 in the colour that its caption names."""
     colour = list(COLOURS.values())[number % len(COLOURS)]
     pixels = np.clip(np.array(colour) + draw.normal(0, 20, (20, 20, 3)), 0, 255).astype(
         np.uint8

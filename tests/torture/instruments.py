@@ -1,8 +1,8 @@
-"""What a child of the nursery changes in itself before it runs: it writes down what it trains on,
-or goes slower.
+"""Changes that a child of the nursery makes to itself before it runs: it records what it trains on,
+or slows down.
 
-The command line imports `unimodal.training`, which is what is changed here; each function is for
-one process and undoes nothing.
+They change `unimodal.training`, which the command line imports. Each function is for one process
+and undoes nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 
 def record(file: str) -> None:
-    """Append a line `STEP DIGEST` for each step that was computed: of keys, pixels and token ids of
-    its batches.
+    """Append a line `STEP DIGEST` for each computed step: keys, pixels and token ids of its
+    batches.
     """
     loop = _module("training.loop")
     steps_from = loop.steps_from
@@ -40,7 +40,7 @@ def record(file: str) -> None:
 
 
 def digest(batches: Any) -> str:
-    """Of all that a step sees: where it is in the schedule, keys, augmented pixels, token ids."""
+    """A digest of what a step sees: its place in the schedule, keys, pixels, token ids."""
     found = hashlib.blake2b(digest_size=8)
     for batch in batches:
         found.update(
@@ -53,38 +53,38 @@ def digest(batches: Any) -> str:
 
 
 def read_environment() -> None:
-    """What a process of its own does when it imports fsspec: the nursery had other variables."""
+    """Read fsspec's variables again: the nursery imported it with other variables."""
     config = importlib.import_module("fsspec.config")
     config.set_conf_env(config.conf)
 
 
 def slow_steps(seconds: float) -> None:
-    """Every step takes so much longer."""
+    """Delay every step."""
     loop = _module("training.loop")
     loop.train_step = _slower(loop.train_step, seconds)
 
 
 def slow_validation(seconds: float) -> None:
-    """Every task of a validation takes so much longer, a little at a time."""
+    """Delay every task of a validation."""
     evaluate = _module("eval.evaluate")
     evaluate.score_task = _slower(evaluate.score_task, seconds)
 
 
 def slow_start(seconds: float) -> None:
-    """Making the model takes so much longer."""
+    """Delay the making of the model."""
     begin = _module("training.setup")
     begin.make_model = _slower(begin.make_model, seconds)
 
 
 def limit_file_size(size: int) -> None:
-    """No file may grow over so many bytes."""
+    """Limit the size of every file to a number of bytes."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def small_shared_memory(size: int) -> None:
-    """A /dev/shm of its own, of so many bytes."""
+    """Mount an own /dev/shm with a number of bytes."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -99,17 +99,15 @@ def small_shared_memory(size: int) -> None:
 
 
 def own_tracker() -> None:
-    """What removes a killed process's semaphores is a process of its own, as that of a run without
-    a nursery.
-    """
+    """Start an own process that removes semaphores after a kill, as a run without a nursery has."""
     from multiprocessing import resource_tracker
 
     resource_tracker._resource_tracker = resource_tracker.ResourceTracker()
 
 
 def repeat_batches(every: int) -> None:
-    """Break the run on purpose: one batch in so many is that of the step before. What is proved
-    must then fail.
+    """Break the run on purpose: every N-th batch repeats the one before. The proof then has to
+    fail.
     """
     loop = _module("training.loop")
     steps_from = loop.steps_from
@@ -117,7 +115,8 @@ def repeat_batches(every: int) -> None:
     def batches(dataset: Any, start: int, *rest: Any, **options: Any) -> Any:
         before = None
         for number, batch in enumerate(steps_from(dataset, start, *rest, **options)):
-            yield before if number % every == every - 1 else batch
+            is_repeated = number % every == every - 1
+            yield before if is_repeated else batch
             before = batch
 
     loop.steps_from = batches

@@ -1,9 +1,8 @@
-"""A process that has imported everything and forks runs of the command line, so that a start costs
-no imports.
+"""A process that has imported everything and forks runs of the command line, so that runs start
+without imports.
 
-Each child is a session of its own, so it can be killed alone or with all its loader workers. A
-child runs `unimodal.cli.main` on its words, after the named functions of
-`tests/torture/instruments.py` (what it trains on is written down, steps take longer, ...).
+Each child has its own session, so it can be killed alone or with all its loader workers. A child
+runs `unimodal.cli.main` on its words, after the named functions of `tests/torture/instruments.py`.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ IMPORTED = (
 
 
 class Life:
-    """One run of the command line: its process and what became of it."""
+    """One run of the command line: its process, its status and its output."""
 
     def __init__(self, nursery: Nursery, pid: int, stderr: Path) -> None:
         self.pid = pid
@@ -43,28 +42,27 @@ class Life:
         self._status: int | None = None
 
     def status(self) -> int | None:
-        """As subprocess has it: None while it lives, -9 for SIGKILL."""
+        """As in subprocess: None while it runs, -9 for SIGKILL."""
         if self._status is None:
             self._status = self._nursery.ask({"poll": self.pid})
         return self._status
 
     def wait(self, seconds: float) -> int:
-        """Its status, within so many seconds; raises TimeoutError after them."""
+        """Its status; raises TimeoutError after a number of seconds."""
         self.until(lambda: self.status() is not None, seconds)
         assert self._status is not None
         return self._status
 
     def until(self, holds: Callable[[], bool], seconds: float) -> bool:
-        """Whether something came true before the life ended; raises TimeoutError when neither
-        happened in time.
-        """
+        """Whether a condition held before the run ended; TimeoutError if neither happened."""
         deadline = time.monotonic() + seconds
         while not holds():
             if self.status() is not None:
                 return holds()
             if time.monotonic() > deadline:
                 raise TimeoutError(
-                    f"process {self.pid} is still at it after {seconds:g} s; it said: {self.said()}"
+                    f"process {self.pid} still runs after {seconds:g} s; it printed: "
+                    f"{self.output()}"
                 )
             time.sleep(0.0005)
         return True
@@ -74,31 +72,27 @@ class Life:
         os.kill(self.pid, number)
 
     def signal_all(self, number: int) -> None:
-        """Send a signal to the process and to all of its session, as a terminal or
-        a cluster does.
-        """
+        """Send a signal to the whole session, as a terminal or a cluster does."""
         for pid in session(self.pid):
             with suppress(ProcessLookupError):  # it has just ended
                 os.kill(pid, number)
 
-    def said(self) -> str:
-        """What it has written to stderr and stdout."""
+    def output(self) -> str:
+        """Its stderr and stdout."""
         return self._stderr.read_text(errors="replace") if self._stderr.exists() else ""
 
     def descendants(self) -> list[int]:
-        """The living processes of its session except itself: loader workers and
-        what started them.
-        """
+        """The other running processes of its session: loader workers and their fork server."""
         return [pid for pid in session(self.pid) if pid != self.pid]
 
     def bury(self) -> None:
-        """End whatever is left of its session."""
+        """Kill what is left of its session."""
         self.signal_all(signal.SIGKILL)
         self.wait(30)
 
 
 class Nursery:
-    """The parent of the lives; a context manager that ends them all."""
+    """The parent of the runs; a context manager that ends them all."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -119,9 +113,7 @@ class Nursery:
         before: Mapping[str, Mapping[str, Any]] | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Life:
-        """Run `unimodal WORDS`; before: functions of instruments.py with their arguments, called
-        first.
-        """
+        """Run `unimodal WORDS`. before: functions of instruments.py to call first."""
         self._lives += 1
         stderr = self._folder / f"life-{self._lives:04d}.txt"
         request = {
@@ -150,13 +142,13 @@ class Nursery:
 
 
 def parent_of(pid: int) -> int:
-    """Of a process; 0 if it has ended."""
+    """The parent of a process; 0 if it has ended."""
     fields = _stat(pid)
     return int(fields[1]) if fields else 0
 
 
 def session(leader: int) -> list[int]:
-    """The living processes whose session a process leads or led."""
+    """The running processes whose session a process leads or led."""
     pids = [
         int(folder.name) for folder in Path("/proc").iterdir() if folder.name.isdigit()
     ]
@@ -205,7 +197,7 @@ def _serve() -> None:
 
 
 def _live(request: dict[str, Any]) -> None:
-    """The child: its own session, streams and words; it ends as a process of its own would."""
+    """Run the child with its own session, streams and words."""
     os.setsid()
     file = os.open(request["stderr"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -1,6 +1,4 @@
-"""What a run was, from what it left: its steps, its rows, its weights; and the batches of a recipe
-without a run.
-"""
+"""The steps, rows and weights that a run left; and the batches of a recipe without a run."""
 
 from __future__ import annotations
 
@@ -18,30 +16,22 @@ from training.data.dataset import StepDataset
 from training.data.loader import steps_from
 from unimodal.preprocess.tokenizers import load_tokenizer
 
-TIMED = (
-    "seconds",
-    "data_wait",
-    "samples_per_s",
-    "chunks",
-    "recomputed",
-)  # ends of names of what differs anyway
+# Ends of the names of what differs between any two runs.
+TIMED = ("seconds", "data_wait", "samples_per_s", "chunks", "recomputed")
 
 
 class History(NamedTuple):
-    """What `instruments.record` wrote of a run and of those that went on with it."""
+    """What `instruments.record` wrote of a run and of those that resumed it."""
 
-    steps: dict[
-        int, str
-    ]  # step -> what it trained on, and at which rate, in the life whose weights went on
+    # step -> what it trained on and at which rate, in the life whose weights were kept
+    steps: dict[int, str]
     taken: int  # steps computed by all lives together
-    gaps: int  # steps that no life computed, or that a life passed over
-    differing: int = 0  # steps that in any life saw something else than the reference
+    gaps: int  # steps that no life computed, or that a life skipped
+    differing: int = 0  # steps that saw other data than the reference, in any life
 
 
 def read_history(file: Path) -> History:
-    """The lives of a run, laid over one another: each goes on at the step of the checkpoint that it
-    found.
-    """
+    """The lives of a run, one over the other: each resumes at the step of its checkpoint."""
     steps: dict[int, str] = {}
     taken = gaps = expected = 0
     for first, rest in _lines(file):
@@ -63,9 +53,7 @@ def _lines(file: Path) -> list[tuple[str, str]]:
 
 
 def assert_same_run(run: Path, reference: Path) -> History:
-    """Weights, rows and all that was trained on, in any of its lives, are those of the reference;
-    the history.
-    """
+    """Check that weights, rows and training data of all lives are those of the reference."""
     ours = read_history(steps_file(run))
     theirs = read_history(steps_file(reference))
     lives = [
@@ -81,7 +69,7 @@ def assert_same_run(run: Path, reference: Path) -> History:
 
 
 def assert_same_weights(run: Path, reference: Path) -> None:
-    """The saved models are equal to the bit."""
+    """Check that the saved models are equal to the bit."""
     first, second = (
         load_file(folder / "model/model.safetensors") for folder in (run, reference)
     )
@@ -92,7 +80,7 @@ def assert_same_weights(run: Path, reference: Path) -> None:
 
 
 def steps_file(run: Path | str) -> Path:
-    """Where the tests have a run's steps recorded: beside it."""
+    """The file beside a run in which the tests record its steps."""
     return Path(f"{run}.steps")
 
 
@@ -104,22 +92,20 @@ def named(config: TrainConfig, name: str, **changes: Any) -> TrainConfig:
 
 
 def recording(config: TrainConfig, **more: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The instruments of a life whose steps are recorded."""
+    """The instruments that record the steps of a life."""
     return {"record": {"file": str(steps_file(config.run))}, **more}
 
 
 def taken(run: Path) -> int:
     """Steps computed so far."""
     file = steps_file(run)
-    return (
-        sum(line[:4] != "from" for line in file.read_text().splitlines())
-        if file.exists()
-        else 0
-    )
+    if not file.exists():
+        return 0
+    return sum(first != "from" for first, _ in _lines(file))
 
 
 def rows_of(run: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without what is timed and without counts of failed saves."""
+    """metrics.jsonl without times and counts of failed saves."""
     lines = [
         json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()
     ]
@@ -130,7 +116,7 @@ def rows_of(run: Path) -> list[dict[str, Any]]:
 
 
 def dataset_of(config: TrainConfig, rank: int = 0, world_size: int = 1) -> StepDataset:
-    """What one rank reads."""
+    """The data set of one rank."""
     assert config.model is not None
     assert config.model.text is not None
     tokenizer, text = load_tokenizer(config.model.text)
@@ -150,9 +136,7 @@ def dataset_of(config: TrainConfig, rank: int = 0, world_size: int = 1) -> StepD
 def global_batches(
     config: TrainConfig, start: int, stop: int, world_size: int = 1, workers: int = 0
 ) -> list[list[bytes]]:
-    """For each step a digest of every sample of the global batch, sorted: key, augmented pixels,
-    token ids.
-    """
+    """For each step the sorted digests of the samples: key, augmented pixels, token ids."""
     ranks = [
         steps_from(dataset_of(config, rank, world_size), start, stop, workers)
         for rank in range(world_size)

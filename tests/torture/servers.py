@@ -1,6 +1,4 @@
-"""A real HTTP server on loopback that serves a folder and can be as bad as storage is: slow,
-failing, cut short.
-"""
+"""A real HTTP server on loopback with the faults of storage: slow, failing, cut short."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ from typing import Any, NamedTuple
 
 
 class Faults(NamedTuple):
-    """How often what goes wrong: each a probability per request."""
+    """The probability of each fault per request."""
 
     unavailable: float = 0.0  # 503
     short: float = 0.0  # half of the body, then the connection is closed
@@ -48,7 +46,7 @@ class Server:
         ranges: bool = True,
         seed: int = 0,
     ) -> None:
-        """ranges: whether it understands Range; without, it answers with the whole file."""
+        """ranges: whether it answers Range; otherwise it sends the whole file."""
         self.folder = folder
         self.faults = faults
         self.ranges = ranges
@@ -80,13 +78,11 @@ class Server:
         self._server.server_close()
 
     def count(self, what: str) -> int:
-        """Requests that were answered in that way."""
+        """The number of requests with an answer of this kind."""
         return sum(request.what == what for request in list(self.requests))
 
     def draw_fault(self) -> str:
-        """What happens to the next request; the same seed and order of requests give the same
-        faults.
-        """
+        """The fault of the next request: a function of the seed and the order of requests."""
         with self._lock:
             chance = self._draw.random()
         for name in ("unavailable", "short", "fewer", "reset", "stall"):
@@ -96,7 +92,7 @@ class Server:
         return "ok"
 
     def pause(self, seconds: float) -> None:
-        """Wait, but not beyond the server's end."""
+        """Wait, but not after the server has ended."""
         if seconds:
             self._over.wait(seconds)
 
@@ -160,7 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self.wfile.write(content)
             self.wfile.flush()
-        except OSError:  # the client has had enough
+        except OSError:  # the client has closed the connection
             self.close_connection = True
         if fault == "reset":  # closing without lingering sends RST
             self.connection.setsockopt(

@@ -1,4 +1,4 @@
-"""The same batches for any number of ranks and workers and for any moment of going on; the order at
+"""The same batches for any number of ranks and workers and for any moment of resuming; the order at
 full size.
 """
 
@@ -57,7 +57,7 @@ def test_batches_and_augmentation_are_the_same_for_1_to_12_ranks(
 
 
 @pytest.mark.torture
-def test_going_on_at_any_step_with_other_ranks_and_workers_gives_the_same_remainder(
+def test_resuming_at_any_step_with_other_ranks_and_workers_gives_the_same_remainder(
     config: TrainConfig, figure: Figure
 ) -> None:
     reference = global_batches(config, 0, STEPS)
@@ -81,7 +81,7 @@ def test_another_seed_gives_other_batches(config: TrainConfig) -> None:
     )
 
 
-def test_a_seek_reads_no_sample_that_it_passes_over(
+def test_a_seek_reads_no_sample_that_it_skips(
     config: TrainConfig, figure: Figure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read_many = ShardSet.read_many

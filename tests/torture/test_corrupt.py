@@ -1,6 +1,4 @@
-"""Whatever is broken inside a shard: each broken sample is reported once read, none is missed,
-every batch is full.
-"""
+"""Broken samples in shards: each is reported once it is read, and every batch is full."""
 
 from __future__ import annotations
 
@@ -38,7 +36,7 @@ def jpeg(number: int) -> bytes:
 
 
 def flipped(content: bytes, at: int, mask: int = 0xFF) -> bytes:
-    """With some bits of one byte turned over."""
+    """The content with some bits of one byte flipped."""
     return content[:at] + bytes([content[at] ^ mask]) + content[at + 1 :]
 
 
@@ -85,8 +83,9 @@ def broken(number: int) -> tuple[bytes, bytes, str]:
 
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """A folder of four tars with 768 samples, and the kinds of the broken ones by key: one in 15,
-    at random places.
+    """A folder of four tars with 768 samples, and the kinds of the broken ones by key.
+
+    One in 15 is broken, at random places.
     """
     folder = tmp_path_factory.mktemp("planted")
     draw = np.random.default_rng(2)
@@ -156,7 +155,7 @@ def test_a_run_goes_through_all_of_them_and_lists_them_with_their_reasons(
     config: TrainConfig, planted: tuple[Path, dict[str, str]], start: Start
 ) -> None:
     life = start(config)
-    assert life.wait(60) == 0, life.said()
+    assert life.wait(60) == 0, life.output()
     lines = [
         json.loads(line)
         for line in (Path(config.run) / "skipped.jsonl").read_text().splitlines()

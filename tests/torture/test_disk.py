@@ -57,7 +57,7 @@ def reference(config: TrainConfig, start: Start) -> Path:
     """The run on a disk with room."""
     own = named(config, "reference")
     life = start(own, before=recording(own))
-    assert life.wait(60) == 0, life.said()
+    assert life.wait(60) == 0, life.output()
     return Path(own.run)
 
 
@@ -75,7 +75,7 @@ def fill(disk: Path) -> Path:
 
 
 def failed_saves(run: Path) -> int:
-    """How many the rows count, each those since the one before."""
+    """The sum of the failed saves of the rows."""
     rows = [
         json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()
     ]
@@ -98,9 +98,9 @@ def test_a_disk_that_is_full_for_a_while_costs_saves_and_nothing_else(
     life.until(
         lambda: steps.stat().st_size > size + 6 * 30, 30
     )  # six steps and three saves without room
-    assert life.status() is None, life.said()
+    assert life.status() is None, life.output()
     ballast.unlink()
-    assert life.wait(60) == 0, life.said()
+    assert life.wait(60) == 0, life.output()
     failures = failed_saves(run)
     assert failures >= 2
     assert_same_weights(run, reference)
@@ -112,7 +112,7 @@ def test_a_disk_that_is_full_for_a_while_costs_saves_and_nothing_else(
 
 
 @pytest.mark.torture
-def test_a_run_killed_on_a_full_disk_goes_on_from_its_last_good_checkpoint(
+def test_a_run_killed_on_a_full_disk_resumes_from_its_last_good_checkpoint(
     config: TrainConfig, small_disk: Path, reference: Path, start: Start
 ) -> None:
     config = config.model_copy(update={"run": str(small_disk / "run")})
@@ -129,7 +129,7 @@ def test_a_run_killed_on_a_full_disk_goes_on_from_its_last_good_checkpoint(
     assert life.wait(10) == -9
     ballast.unlink()
     life = start(config, "--resume", before=recording(config))
-    assert life.wait(60) == 0, life.said()
+    assert life.wait(60) == 0, life.output()
     assert_same_run(run, reference)
 
 
@@ -144,7 +144,7 @@ def test_files_that_may_not_grow_cost_every_save_and_the_end_says_so(
     assert failures == config.steps // config.save_every
     assert not any((run / "checkpoints").glob("*"))
     assert not (run / "model").exists()
-    assert life.said().splitlines()[-1].startswith("error: "), life.said()
+    assert life.output().splitlines()[-1].startswith("error: "), life.output()
     figure("saves that RLIMIT_FSIZE refused, all of them counted", failures, "saves")
 
 
@@ -169,8 +169,8 @@ def test_a_flipped_byte_in_any_file_of_a_checkpoint_costs_that_checkpoint(
         shutil.copy(steps_file(stopped.run), steps_file(broken.run))
         flip(Path(broken.run) / "checkpoints" / newest.name / name, draw)
         life = start(broken, "--resume", before=recording(broken))
-        assert life.wait(60) == 0, (name, life.said())
-        assert newest.name in life.said(), (name, life.said())
+        assert life.wait(60) == 0, (name, life.output())
+        assert newest.name in life.output(), (name, life.output())
         assert_same_run(Path(broken.run), reference)
     figure(
         "files of a checkpoint with a flipped byte, each noticed and passed over",
@@ -189,12 +189,12 @@ def test_checkpoints_that_are_all_broken_are_an_error_and_no_new_start(
         flip(weights, np.random.default_rng(0))
     life = start(config, "--resume")
     assert life.wait(60) == 1
-    assert "error: " in life.said()
-    assert "step-" in life.said()
+    assert "error: " in life.output()
+    assert "step-" in life.output()
 
 
 def flip(file: Path, draw: np.random.Generator) -> None:
-    """Turn one bit of a file over."""
+    """Flip one bit of a file."""
     content = bytearray(file.read_bytes())
     content[int(draw.integers(len(content)))] ^= 1 << int(draw.integers(8))
     file.write_bytes(content)
@@ -208,9 +208,9 @@ def test_a_shared_memory_of_64_mb_is_enough(
     started = time.perf_counter()
     life = start(config, before={"small_shared_memory": {"size": 64 << 20}})
     status = life.wait(120)
-    if "no /dev/shm of its own" in life.said():
+    if "no /dev/shm of its own" in life.output():
         pytest.skip("mounting is not permitted")
-    assert status == 0, life.said()
+    assert status == 0, life.output()
     figure(
         "run of 12 steps of 256 images of 160 px with 64 MB of /dev/shm",
         time.perf_counter() - started,

@@ -1,6 +1,4 @@
-"""kill -9 at any moment, a flipped bit, a dead worker: the run that goes on ends as one that was
-never disturbed.
-"""
+"""kill -9 at any moment, a flipped bit, a dead worker: a resumed run ends as one without faults."""
 
 from __future__ import annotations
 
@@ -35,9 +33,9 @@ def config(recipe: Recipe, many: Path) -> TrainConfig:
 
 
 def finish(start: Start, config: TrainConfig, *words: str, **options: Any) -> Path:
-    """A life that nobody disturbs, and its run."""
+    """Run to the end without a fault; returns the folder."""
     life = start(config, *words, before=recording(config, **options))
-    assert life.wait(120) == 0, life.said()
+    assert life.wait(120) == 0, life.output()
     return Path(config.run)
 
 
@@ -66,15 +64,14 @@ def test_a_hundred_kills_lose_no_sample_and_change_no_bit(
             else:
                 killed = kill_at_a_moment(kind, life, run, draw)
                 count["torn"] += killed and any((run / "checkpoints").glob("*.part"))
-            kinds = kinds[
-                killed:
-            ]  # a life that had ended by then leaves its kill to the next
+            # a life that ended first leaves its kill to the next one
+            kinds = kinds[killed:]
             ended = life.wait(120) == 0
             assert (
                 ended
                 or life.status() == -9
-                or (kind == "worker" and "worker" in life.said())
-            ), life.said()
+                or (kind == "worker" and "worker" in life.output())
+            ), life.output()
         history = assert_same_run(run, reference)
         count.update(runs=1, taken=history.taken, differing=history.differing)
     steps = count["runs"] * config.steps
@@ -98,14 +95,14 @@ def test_a_hundred_kills_lose_no_sample_and_change_no_bit(
 
 
 def kill_at_a_moment(kind: str, life: Life, run: Path, draw: random.Random) -> bool:
-    """Kill the life, as soon as `kind` says; whether it had not ended by then."""
+    """Kill the life at a moment of this kind; returns False if it ended first."""
     if kind == "none":
         return False
     if kind == "save":
         life.until(lambda: any((run / "checkpoints").glob("*.part")), 60)
         time.sleep(draw.uniform(0, 0.01))
     else:
-        if draw.random() < 0.7:  # else in its beginnings
+        if draw.random() < 0.7:  # else during its start
             size = steps_file(run).stat().st_size if steps_file(run).exists() else 0
             life.until(
                 lambda: (
@@ -121,9 +118,7 @@ def kill_at_a_moment(kind: str, life: Life, run: Path, draw: random.Random) -> b
 
 
 def kill_a_worker(life: Life, steps: Path, draw: random.Random) -> float:
-    """Kill a loader worker once steps are taken; how long it took the run to say so, 0 where it had
-    ended before.
-    """
+    """Kill a loader worker after some steps; the seconds until the run ends, or 0."""
     size = steps.stat().st_size if steps.exists() else 0
     life.until(lambda: steps.exists() and steps.stat().st_size > size + 60, 60)
     workers = workers_of(life)
@@ -136,7 +131,7 @@ def kill_a_worker(life: Life, steps: Path, draw: random.Random) -> float:
 
 
 def workers_of(life: Life) -> list[int]:
-    """Its loader processes: what the fork server of the life has forked."""
+    """Its loader processes: the children of its fork server."""
     descendants = life.descendants()
     return [pid for pid in descendants if parent_of(pid) in descendants]
 
@@ -150,7 +145,7 @@ def test_a_killed_worker_ends_the_run_with_an_error_that_names_it_within_ten_sec
     seconds = kill_a_worker(life, steps_file(config.run), random.Random(0))
     assert 0 < seconds < stretched(10)
     assert life.status() == 1
-    assert "worker" in life.said().splitlines()[-1], life.said()
+    assert "worker" in life.output().splitlines()[-1], life.output()
     figure("error after the death of a worker", seconds, "s")
 
 

@@ -54,7 +54,7 @@ def command_line(config: TrainConfig) -> Iterator[int]:
 
 
 def proportional(pids: list[int]) -> int:
-    """Bytes that some processes have made, what they share divided among them (PSS).
+    """The memory of some processes in bytes, with shared memory divided among them (PSS).
 
     Pages of files are left out: they are shared with whatever else runs on the machine.
     """
@@ -179,7 +179,7 @@ def test_kill_9_leaves_no_process_and_no_shared_memory(
         ),
     )
     if not life.until(lambda: taken(Path(config.run)) >= 20, 60):
-        assert "no /dev/shm of its own" in life.said(), life.said()
+        assert "no /dev/shm of its own" in life.output(), life.output()
         pytest.skip("mounting is not permitted")
     # Its own, which outlives the process with this.
     shared = os.open(Path("/proc", str(life.pid), "root", "dev", "shm"), os.O_RDONLY)

@@ -47,7 +47,7 @@ def start_ranks(start: Start, config: TrainConfig, world_size: int) -> list[Life
 
 @pytest.mark.torture
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_a_killed_rank_is_an_error_on_the_others_and_other_numbers_of_ranks_go_on(
+def test_a_killed_rank_is_an_error_on_the_others_and_other_numbers_of_ranks_resume(
     recipe: Recipe, many: Path, start: Start, figure: Figure, parallel: str
 ) -> None:
     task = {"sources": {"squares": {"path": str(many)}}}
@@ -76,13 +76,13 @@ def test_a_killed_rank_is_an_error_on_the_others_and_other_numbers_of_ranks_go_o
             world_size,
         )
         if kills == len(WORLDS) - 1:
-            assert all(rank.wait(START) == 0 for rank in ranks), ranks[0].said()
+            assert all(rank.wait(START) == 0 for rank in ranks), ranks[0].output()
             break
         before = num_rows(run)
         assert ranks[0].until(
             lambda before=before: num_rows(run) > before + 5,  # type: ignore[misc]
             START,
-        ), ranks[0].said()
+        ), ranks[0].output()
         time.sleep(draw.uniform(0, 0.1))
         killed = draw.choice(ranks)
         killed.signal()
@@ -91,8 +91,8 @@ def test_a_killed_rank_is_an_error_on_the_others_and_other_numbers_of_ranks_go_o
         assert killed.wait(10) == -9
         for rank in ranks:
             if rank is not killed:
-                assert rank.wait(60) == 1, rank.said()
-                assert "another rank" in rank.said(), rank.said()
+                assert rank.wait(60) == 1, rank.output()
+                assert "another rank" in rank.output(), rank.output()
         slowest = max(slowest, time.perf_counter() - began)
     assert slowest < stretched(10)
     ours = rows_of(run)
@@ -104,7 +104,7 @@ def test_a_killed_rank_is_an_error_on_the_others_and_other_numbers_of_ranks_go_o
         if k.endswith("/loss")
     )
     figure(f"ranks killed of 1 to 6 ({parallel})", kills, "kills")
-    figure("longest time until all others said so", slowest, "s")
+    figure("longest time until all others ended", slowest, "s")
     figure("largest difference of a loss from the run of one process", gap, "")
     assert gap < 1e-12
     first, second = (

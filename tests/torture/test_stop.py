@@ -49,7 +49,7 @@ def reference(config: TrainConfig, start: Start) -> Path:
     """The run that nobody stops."""
     own = named(config, "reference")
     life = start(own, before=recording(own))
-    assert life.wait(60) == 0, life.said()
+    assert life.wait(60) == 0, life.output()
     return Path(own.run)
 
 
@@ -60,12 +60,12 @@ def stop_when(
     send: Callable[[int], None] | None = None,
 ) -> float:
     """Send a signal as soon as the moment has come; the seconds until the process is gone."""
-    assert life.until(moment, 60), life.said()
+    assert life.until(moment, 60), life.output()
     (send or life.signal)(number)
     started = time.perf_counter()
     status = life.wait(60)
     seconds = time.perf_counter() - started
-    assert status == 128 + number, (status, life.said())
+    assert status == 128 + number, (status, life.output())
     return seconds
 
 
@@ -124,7 +124,7 @@ def test_a_group_that_is_told_with_its_workers(
     config = named(config, "run", workers=2)
     run = Path(config.run)
     life = start(config, before=recording(config, slow_steps={"seconds": 0.2}))
-    assert life.until(lambda: taken(run) >= 3, 60), life.said()
+    assert life.until(lambda: taken(run) >= 3, 60), life.output()
     seconds = stop_when(life, lambda: True, send=life.signal_all)
     figure("SIGTERM to a run and all its processes until the exit", seconds, "s")
     assert seconds < stretched(0.2 + SAVE + SLACK)
@@ -138,5 +138,5 @@ def assert_goes_on(
     way.
     """
     life = start(config, "--resume", before=recording(config), **options)
-    assert life.wait(60) == 0, life.said()
+    assert life.wait(60) == 0, life.output()
     assert_same_run(Path(config.run), reference)

@@ -35,10 +35,10 @@ PATTERN = f"{{000000..{len(SIZES) - 1:06}}}.tar"
 
 @pytest.fixture(scope="module")
 def served(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the shards of `many` in `images`, each with its index beside it."""
+    """A folder with the shards of `many` in `images`, each with its index."""
     folder = tmp_path_factory.mktemp("served")
-    shutil.copytree(many, folder / "pictures")
-    open_shards(folder / "pictures")
+    shutil.copytree(many, folder / "images")
+    open_shards(folder / "images")
     return folder
 
 
@@ -91,7 +91,7 @@ def test_faults_change_no_batch(
     figure: Figure,
 ) -> None:
     reference = global_batches(
-        from_url(recipe, str(served / "pictures"), tmp_path), 0, STEPS
+        from_url(recipe, str(served / "images"), tmp_path), 0, STEPS
     )
     what = f"{name}, {'cache' if cache_gib else 'no disk'}"
     asked = 0
@@ -103,7 +103,7 @@ def test_faults_change_no_batch(
         with Server(served, faults, seed=seed) as server:
             config = from_url(
                 recipe,
-                f"{server.url}/pictures/{PATTERN}",
+                f"{server.url}/images/{PATTERN}",
                 tmp_path / f"cache{seed}",
                 storage={"cache_gib": cache_gib, "timeout": 2},
             )
@@ -126,15 +126,13 @@ def test_a_server_without_indexes_or_ranges_gives_the_same_batches(
     recipe: Recipe, many: Path, tmp_path: Path, ranges: bool
 ) -> None:
     shutil.copytree(
-        many, tmp_path / "bare/pictures", ignore=shutil.ignore_patterns("*.npz")
+        many, tmp_path / "bare/images", ignore=shutil.ignore_patterns("*.npz")
     )
     reference = global_batches(from_url(recipe, str(many), tmp_path), 0, STEPS)
     with Server(
         tmp_path / "bare", Faults(short=0.1, latency=0.005), ranges=ranges
     ) as server:
-        config = from_url(
-            recipe, f"{server.url}/pictures/{PATTERN}", tmp_path / "cache"
-        )
+        config = from_url(recipe, f"{server.url}/images/{PATTERN}", tmp_path / "cache")
         assert global_batches(config, 0, STEPS) == reference
         fetched = sum(
             request.sent for request in server.requests if request.method == "GET"
@@ -150,7 +148,7 @@ def test_a_server_without_indexes_or_ranges_gives_the_same_batches(
 def test_a_run_over_bad_storage_ends_as_one_on_the_disk(
     recipe: Recipe, served: Path, tmp_path: Path, start: Start
 ) -> None:
-    local = named(from_url(recipe, str(served / "pictures"), tmp_path), "local")
+    local = named(from_url(recipe, str(served / "images"), tmp_path), "local")
     assert start(local, before=recording(local)).wait(60) == 0
     with Server(
         served, Faults(unavailable=0.1, short=0.05, reset=0.05, latency=0.02)
@@ -158,14 +156,14 @@ def test_a_run_over_bad_storage_ends_as_one_on_the_disk(
         far = named(
             from_url(
                 recipe,
-                f"{server.url}/pictures/{PATTERN}",
+                f"{server.url}/images/{PATTERN}",
                 tmp_path / "cache",
                 workers=2,
             ),
             "far",
         )
         life = start(far, before=recording(far))
-        assert life.wait(120) == 0, life.said()
+        assert life.wait(120) == 0, life.output()
         assert_same_run(Path(far.run), Path(local.run))
 
 
@@ -185,15 +183,15 @@ def test_a_missing_shard_is_an_error_that_names_it_within_five_seconds(
     with Server(folder, Faults(latency=0.02)) as server:
         config = from_url(
             recipe,
-            f"{server.url}/pictures/{PATTERN}",
+            f"{server.url}/images/{PATTERN}",
             tmp_path / "cache",
             steps=400,
             storage={"cache_gib": cache_gib, "prefetch": 0},
         )
         run = Path(config.run)
         life = start(config, before=recording(config, slow_steps={"seconds": 0.05}))
-        assert life.until(lambda: taken(run) >= 1, 30), life.said()
-        for shard in (folder / "pictures").glob("*.tar"):
+        assert life.until(lambda: taken(run) >= 1, 30), life.output()
+        for shard in (folder / "images").glob("*.tar"):
             shard.unlink()
         shutil.rmtree(tmp_path / "cache", ignore_errors=True)
         if (
@@ -220,10 +218,10 @@ def named_error_after(life: Life) -> float:
     1.
     """
     started = time.perf_counter()
-    life.until(lambda: "error: " in life.said(), 60)
+    life.until(lambda: "error: " in life.output(), 60)
     seconds = time.perf_counter() - started
     assert life.wait(60) == 1
-    assert "/pictures/00000" in life.said().splitlines()[-1], life.said()
+    assert "/images/00000" in life.output().splitlines()[-1], life.output()
     return seconds
 
 
@@ -231,10 +229,10 @@ def named_error_after(life: Life) -> float:
 def test_a_stop_while_the_storage_stalls(
     recipe: Recipe, served: Path, tmp_path: Path, start: Start, figure: Figure
 ) -> None:
-    local = named(from_url(recipe, str(served / "pictures"), tmp_path), "local")
+    local = named(from_url(recipe, str(served / "images"), tmp_path), "local")
     assert start(local, before=recording(local)).wait(60) == 0
     with Server(served, Faults(latency=0.02)) as server:
-        url = f"{server.url}/pictures/{PATTERN}"
+        url = f"{server.url}/images/{PATTERN}"
         far = named(
             from_url(
                 recipe, url, tmp_path / "cache", workers=1, storage={"cache_gib": 0}
@@ -243,9 +241,9 @@ def test_a_stop_while_the_storage_stalls(
         )
         run = Path(far.run)
         life = start(far, before=recording(far))
-        assert life.until(lambda: taken(run) >= 1, 30), life.said()
+        assert life.until(lambda: taken(run) >= 1, 30), life.output()
         server.faults = Faults(stall=1.0, stall_seconds=600)
-        assert life.until(server.stalled.is_set, 30), life.said()
+        assert life.until(server.stalled.is_set, 30), life.output()
         before = -1
         while taken(run) != before:  # what was fetched ahead is used up
             before = taken(run)
@@ -255,14 +253,14 @@ def test_a_stop_while_the_storage_stalls(
         life.signal(15)
         status = life.wait(60)
         seconds = time.perf_counter() - started
-        assert status == 143, life.said()
+        assert status == 143, life.output()
         figure("SIGTERM while the storage stalls until the exit", seconds, "s")
         assert seconds < stretched(
             2.6
         )  # a step of a tenth, a save of half a second, and two seconds
         server.faults = Faults()
         life = start(far, "--resume", before=recording(far))
-        assert life.wait(60) == 0, life.said()
+        assert life.wait(60) == 0, life.output()
         assert_same_run(run, Path(local.run))
         assert steps_file(run).read_text().count("from") == 2
 
@@ -357,7 +355,7 @@ def test_a_storage_that_stays_away_is_a_named_error_at_the_deadline(
 
 @pytest.fixture
 def bucket(served: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
-    """An S3 server with the shards in s3://torture/pictures; the environment that leads to it."""
+    """An S3 server with the shards in s3://torture/images; the environment that leads to it."""
     pytest.importorskip("s3fs", reason='pip install "unimodal[s3]"')
     boto3 = pytest.importorskip("boto3")
     server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0)
@@ -376,8 +374,8 @@ def bucket(served: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, 
         aws_secret_access_key="secret",
     )
     client.create_bucket(Bucket="torture")
-    for file in (served / "pictures").iterdir():
-        client.upload_file(str(file), "torture", f"pictures/{file.name}")
+    for file in (served / "images").iterdir():
+        client.upload_file(str(file), "torture", f"images/{file.name}")
     yield environment
     server.stop()
 
@@ -393,12 +391,12 @@ def test_a_run_from_s3_ends_as_one_on_the_disk(
     cache_gib: int,
     figure: Figure,
 ) -> None:
-    local = named(from_url(recipe, str(served / "pictures"), tmp_path), "local")
+    local = named(from_url(recipe, str(served / "images"), tmp_path), "local")
     assert start(local, before=recording(local)).wait(60) == 0
     far = named(
         from_url(
             recipe,
-            "s3://torture/pictures/*.tar",
+            "s3://torture/images/*.tar",
             tmp_path / "cache",
             workers=2,
             storage={"cache_gib": cache_gib},
@@ -407,7 +405,7 @@ def test_a_run_from_s3_ends_as_one_on_the_disk(
     )
     started = time.perf_counter()
     life = start(far, before={"read_environment": {}, **recording(far)}, env=bucket)
-    assert life.wait(120) == 0, life.said()
+    assert life.wait(120) == 0, life.output()
     figure(
         f"run of {STEPS} steps from S3 ({'cache' if cache_gib else 'no disk'})",
         time.perf_counter() - started,
@@ -417,7 +415,7 @@ def test_a_run_from_s3_ends_as_one_on_the_disk(
 
 
 @pytest.mark.torture
-def test_a_machine_that_is_lost_is_replaced_by_one_that_goes_on_from_the_mirror(
+def test_a_machine_that_is_lost_is_replaced_by_one_that_resumes_from_the_mirror(
     recipe: Recipe,
     served: Path,
     tmp_path: Path,
@@ -425,7 +423,7 @@ def test_a_machine_that_is_lost_is_replaced_by_one_that_goes_on_from_the_mirror(
     bucket: dict[str, str],
     figure: Figure,
 ) -> None:
-    local = named(from_url(recipe, str(served / "pictures"), tmp_path), "local")
+    local = named(from_url(recipe, str(served / "images"), tmp_path), "local")
     assert start(local, before=recording(local)).wait(60) == 0
     mirrored = {"steps": STEPS, "save_every": 2, "mirror": "s3://torture/run"}
     lost = named(local, "lost", **mirrored)
@@ -434,7 +432,7 @@ def test_a_machine_that_is_lost_is_replaced_by_one_that_goes_on_from_the_mirror(
         before={"read_environment": {}, **recording(lost, slow_steps={"seconds": 0.3})},
         env=bucket,
     )
-    assert life.until(lambda: taken(Path(lost.run)) >= 8, 60), life.said()
+    assert life.until(lambda: taken(Path(lost.run)) >= 8, 60), life.output()
     life.signal()
     life.wait(10)
     shutil.rmtree(lost.run)
@@ -446,7 +444,7 @@ def test_a_machine_that_is_lost_is_replaced_by_one_that_goes_on_from_the_mirror(
         before={"read_environment": {}, **recording(other)},
         env=bucket,
     )
-    assert life.wait(60) == 0, life.said()
+    assert life.wait(60) == 0, life.output()
     first = int(steps_file(other.run).read_text().rpartition("from ")[2].split()[0])
     figure(
         "a machine lost after step 8 went on elsewhere, from the mirror, at step",
