@@ -1,7 +1,6 @@
-"""Many inputs -> a folder of vectors: vectors.npy (n, D) float32, and items.jsonl with what each
-row is.
+"""Many inputs -> a folder of vectors: vectors.npy (n, D) float32, and items.jsonl, which names them.
 
-An input is read as `unimodal index` reads it. What cannot be embedded is listed in skipped.jsonl.
+An input is read as `unimodal index` reads it. skipped.jsonl lists what cannot be embedded.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from .search.index.items import (
     items,
 )
 from .search.index.reading import Partition, RawRow
-from .search.index.skipped import Skipped
+from .search.index.skipped import Skipped, skip_row
 from .tables.files import written_name
 from .tables.skipped import describe_limit, is_over_limit, json_lines
 from .tables.types import unstorable
@@ -40,14 +39,12 @@ SKIPPED = "skipped.jsonl"
 
 
 class Embedded(NamedTuple):
-    """What came of embedding; rows that were skipped or have no image are listed in skipped.jsonl
-    with the reasons.
-    """
+    """What a run did; skipped.jsonl lists the rows that were skipped or have no image, and why."""
 
     rows: int
     dim: int
     skipped: int
-    without_image: int  # embedded by their text alone, for their image cannot be read
+    without_image: int  # embedded by their text alone, because the image cannot be read
 
 
 def embed_source(
@@ -72,59 +69,58 @@ def embed_source(
     holds anything else.
     """
     _refuse_to_destroy(out, overwrite)
-    given = {
-        "input": str(source),
-        **({"text": text} if text else {}),
-        **({"image": image} if image else {}),
-    }
-    config = parse_config(
-        ItemsConfig, apply_overrides(given, overrides), source="options"
-    )
-    whole = IndexConfig(**config.model_dump(), words=())
-    cut = cut_input(whole)
-    whole, _ = infer_types(whole, cut, {})
+    config, partitions = _read_options(str(source), overrides, text, image)
     embedder = load(model, device=device)
-    _check_kinds(whole, embedder, model)
+    _check_modalities(config, embedder, model)
     vectors: list[Vectors] = []
     records: list[dict[str, str]] = []
     skipped: list[dict[str, Any]] = []
-    with progress_bar(
-        "embedding", num_rows := sum(partition.rows for partition in cut)
-    ) as advance:
-        for partition, block in _blocks(cut, whole):
-            embedded = _embed_block(block, embedder, whole)
-            vectors.append(embedded.vectors)
-            records += embedded.records
-            skipped += [
-                {"file": partition.label, **one._asdict()} for one in embedded.skipped
-            ]
-            _check_skipped(skipped, num_rows, whole, out)
-            advance(len(records) + sum(not one["kept"] for one in skipped))
+    num_rows = sum(partition.rows for partition in partitions)
+    with progress_bar("embedding", num_rows) as advance:
+        for partition, rows in _batches(partitions, config):
+            block = _embed_rows(rows, embedder, config)
+            vectors.append(block.vectors)
+            records += block.records
+            for fault in block.skipped:
+                skipped.append({"file": partition.label, **fault._asdict()})
+            _check_skipped(skipped, num_rows, config, out)
+            advance(len(records) + sum(not fault["kept"] for fault in skipped))
     if not records:
         first = f"; the first: {skipped[0]['reason'].rstrip('.')}" if skipped else ""
         raise ValueError(
             f"{source}: all {len(skipped):,} rows had to be skipped{first}."
         )
     _write(out, np.concatenate(vectors), records, skipped)
-    without_image = sum(one["kept"] for one in skipped)
-    return Embedded(
-        len(records), vectors[0].shape[1], len(skipped) - without_image, without_image
-    )
+    without_image = sum(fault["kept"] for fault in skipped)
+    dim = vectors[0].shape[1]
+    return Embedded(len(records), dim, len(skipped) - without_image, without_image)
+
+
+def _read_options(
+    source: str, overrides: Sequence[str], text: str | Sequence[str], image: str
+) -> tuple[IndexConfig, list[Partition]]:
+    """What of the input is embedded, and its partitions."""
+    values: dict[str, Any] = {"input": source}
+    if text:
+        values["text"] = text
+    if image:
+        values["image"] = image
+    options = apply_overrides(values, overrides)
+    items_config = parse_config(ItemsConfig, options, source="options")
+    config = IndexConfig(**items_config.model_dump(), words=())
+    partitions = cut_input(config)
+    config, _ = infer_types(config, partitions, {})
+    return config, partitions
 
 
 def _refuse_to_destroy(out: Path, overwrite: bool) -> None:
-    """Raises ValueError where something is that is not to be replaced, or that was not written
-    here.
-    """
+    """Raises ValueError where `out` exists and may not be replaced, or holds other files."""
     if not out.exists():
         return
     others = [out.name]
     if out.is_dir():
-        others = sorted(
-            path.name
-            for path in out.iterdir()
-            if path.name not in (VECTORS, ITEMS, SKIPPED)
-        )
+        ours = (VECTORS, ITEMS, SKIPPED)
+        others = sorted(path.name for path in out.iterdir() if path.name not in ours)
     if others:
         raise ValueError(
             f"{out} holds {others[0]!r}, which was not written by embed; choose another folder."
@@ -136,96 +132,89 @@ def _refuse_to_destroy(out: Path, overwrite: bool) -> None:
 
 
 class _Block(NamedTuple):
-    """Vectors of some rows, what each is, and the rows that are not among them, or there without
-    their image.
-    """
+    """Some rows, embedded."""
 
     vectors: Vectors
-    records: list[dict[str, str]]
-    skipped: list[Skipped]
+    records: list[dict[str, str]]  # what each vector is of
+    skipped: list[Skipped]  # rows without a vector, or without their image
 
 
-def _check_kinds(config: IndexConfig, embedder: Embedder, model: str) -> None:
+def _check_modalities(config: IndexConfig, embedder: Embedder, model: str) -> None:
     for kind in ("text", "image"):
         if getattr(config, kind) and kind not in embedder.modalities:
             raise ValueError(
                 f"{config.input} has {kind}s to embed, and {model} embeds "
-                f"{min(embedder.modalities)} alone."
+                f"{min(embedder.modalities)} alone; choose another model."
             )
 
 
-def _blocks(
-    cut: Sequence[Partition], config: IndexConfig
+def _batches(
+    partitions: Sequence[Partition], config: IndexConfig
 ) -> Iterator[tuple[Partition, list[Item | RawRow]]]:
-    """The rows of all partitions, `batch` at a time; a row whose id was there before is one that cannot
-    be embedded.
-    """
-    seen: dict[str, str] = {}
-    for partition in cut:
-        found = items(partition, config, {})
-        while block := list(itertools.islice(found, config.batch)):
-            yield partition, [_once(item, partition, seen) for item in block]
+    """The rows of all partitions, `batch` at a time; a row with the id of an earlier one is bad."""
+    first_places: dict[str, str] = {}
+    for partition in partitions:
+        rows = items(partition, config, {})
+        while batch := list(itertools.islice(rows, config.batch)):
+            yield (
+                partition,
+                [_refuse_repeated(row, partition, first_places) for row in batch],
+            )
 
 
-def _once(
-    item: Item | RawRow, partition: Partition, seen: dict[str, str]
+def _refuse_repeated(
+    item: Item | RawRow, partition: Partition, first_places: dict[str, str]
 ) -> Item | RawRow:
+    """The item, or a bad row if an earlier one has its id.
+
+    first_places: id -> the row that has it; this item is added.
+    """
     if isinstance(item, RawRow):
         return item
     place = f"row {item.number} of {partition.label}"
-    first = seen.setdefault(item.id, place)
+    first = first_places.setdefault(item.id, place)
     if first == place:
         return item
-    return RawRow(
-        item.number, {}, f"its id {item.id!r} is that of {first} too", item.id
-    )
+    fault = f"its id {item.id!r} is that of {first} too"
+    return RawRow(item.number, {}, fault, item.id)
 
 
-def _embed_block(
-    block: Sequence[Item | RawRow], embedder: Embedder, config: IndexConfig
+def _embed_rows(
+    rows: Sequence[Item | RawRow], embedder: Embedder, config: IndexConfig
 ) -> _Block:
-    """The usable items of a block embedded at once; where that fails, those with a bad image are
-    found one by one.
-    """
+    """Embed the usable rows at once; where that fails, find the bad images one by one."""
     usable: list[Item] = []
     skipped: list[Skipped] = []
-    for item in block:
-        fault = (
-            item.fault
-            if isinstance(item, RawRow)
-            else unstorable({"text": item.text}, None, None)
-        )
-        if isinstance(item, RawRow) or fault:
-            skipped.append(
-                Skipped(item.number, item.id.encode(errors="replace").decode(), fault)
-            )
+    for row in rows:
+        if isinstance(row, RawRow):
+            skipped.append(skip_row(row, row.fault))
             continue
-        usable.append(item)
-        if item.fault:
-            skipped.append(Skipped(item.number, item.id, item.fault, kept=True))
+        fault = unstorable({"text": row.text}, None, None)
+        if fault:
+            skipped.append(skip_row(row, fault))
+            continue
+        usable.append(row)
+        if row.fault:
+            skipped.append(skip_row(row, row.fault, kept=True))
     try:
-        return _Block(
-            _encode(usable, embedder), [_record(item) for item in usable], skipped
-        )
+        records = [_record(item) for item in usable]
+        return _Block(_encode(usable, embedder), records, skipped)
     except Exception:
-        faults = {
-            number: fault
-            for number, item in enumerate(usable)
-            if (fault := _fault_of(item, embedder))
-        }
-        if not faults:
+        faults = [_fault_of(item, embedder) for item in usable]
+        if not any(faults):
             raise
     kept: list[Item] = []
-    for number, item in enumerate(usable):
-        is_kept = number not in faults or (
-            bool(item.text) and config.missing_image == "keep"
-        )
-        if number in faults:
-            skipped.append(Skipped(item.number, item.id, faults[number], kept=is_kept))
-        if is_kept:
-            kept.append(replace(item, image=None) if number in faults else item)
+    for item, fault in zip(usable, faults, strict=True):
+        if not fault:
+            kept.append(item)
+            continue
+        has_text = bool(item.text) and config.missing_image == "keep"
+        skipped.append(skip_row(item, fault, kept=has_text))
+        if has_text:
+            kept.append(replace(item, image=None))
     skipped.sort()
-    return _Block(_encode(kept, embedder), [_record(item) for item in kept], skipped)
+    records = [_record(item) for item in kept]
+    return _Block(_encode(kept, embedder), records, skipped)
 
 
 def _fault_of(item: Item, embedder: Embedder) -> str:
@@ -234,9 +223,8 @@ def _fault_of(item: Item, embedder: Embedder) -> str:
         return ""
     try:
         embedder.prepare(item.image)
-    except (
-        Exception
-    ) as error:  # Pillow's readers raise whatever a broken file leads them into
+    # Pillow's readers raise whatever a broken file leads them into.
+    except Exception as error:
         return " ".join(str(error).split()) or type(error).__name__
     return ""
 
@@ -244,16 +232,20 @@ def _fault_of(item: Item, embedder: Embedder) -> str:
 def _encode(usable: Sequence[Item], embedder: Embedder) -> Vectors:
     inputs: list[Input] = []
     for item in usable:
-        parts = {**({"text": item.text} if item.text else {})}
-        inputs.append(
-            {**parts, **({"image": item.image} if item.image is not None else {})}
-        )
+        parts: dict[str, Any] = {}
+        if item.text:
+            parts["text"] = item.text
+        if item.image is not None:
+            parts["image"] = item.image
+        inputs.append(parts)
     return embedder.encode_document(inputs, show_progress=False)
 
 
 def _record(item: Item) -> dict[str, str]:
-    """The line of an item; an image that is inside the table or shard has no path."""
-    record = {"id": item.id, **({"text": item.text} if item.text else {})}
+    """The line of an item; an image inside the table or shard has no path."""
+    record = {"id": item.id}
+    if item.text:
+        record["text"] = item.text
     if isinstance(item.image, Path):
         record["image"] = written_name(str(item.image))
     return record
@@ -270,7 +262,8 @@ def _check_skipped(
     first = f"the first, row {skipped[0]['row']}: {skipped[0]['reason'].rstrip('.')}"
     raise ValueError(
         f"{len(skipped):,} of {num_rows:,} rows of {config.input} cannot be embedded ({first}), "
-        f"{describe_limit(config.max_skipped)}; repair what is listed in {file}, or raise max_skipped."
+        f"{describe_limit(config.max_skipped)}; repair the rows that {file} lists, or raise "
+        "max_skipped."
     )
 
 

@@ -143,8 +143,8 @@ def _encode(
     """Name -> (n, D) unit vectors, zeros where an item has no such part."""
     size = plan.preprocess.image_size
     images = [
-        one and Image.frombuffer("RGB", (size, size), one, "raw", "RGB", 0, 1)
-        for one in pixels
+        content and Image.frombuffer("RGB", (size, size), content, "raw", "RGB", 0, 1)
+        for content in pixels
     ]
     vectors = {
         kind: np.zeros((len(texts), plan.schema.dim), dtype=np.float32)

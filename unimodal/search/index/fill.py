@@ -1,15 +1,14 @@
 """A folder of embeddings -> a store of the same items, without any model.
 
-A folder fills one store, and a store is filled from one folder: both carry the id of the store's
-making, and the folder keeps the record of which of its files are in. Of items with one id in
-several inputs, that of the input that was indexed last is taken; of those with one id in one input,
-the first.
+A folder fills one store, and a store is filled from one folder: both carry the same id, and the
+folder has a record of which of its files are in the store. Of items with one id in several inputs,
+the store has that of the input that was indexed last; of items with one id in one input, the first.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,18 +47,17 @@ Hashes = NDArray[np.uint64]  # of a file's ids
 class Filled(NamedTuple):
     """What filling did to a store."""
 
-    stored: int  # items that it had not, or had otherwise
-    kept: int  # items that it had as they are
+    stored: int  # items that are new or changed
+    kept: int  # items that are as they were
     removed: int
-    left_out: dict[
-        Path, frozenset[str]
-    ]  # the ids of each file that another file's items stand for
+    # The ids of each file that the store has from another file.
+    left_out: dict[Path, frozenset[str]]
 
 
 def make_store(
     store_url: str, folder: Path, schema: Schema, *, overwrite: bool = False
 ) -> None:
-    """An empty store, which is the one that the folder fills from now on."""
+    """Make an empty store, which the folder fills from now on."""
     schema = replace(schema, about={**schema.about, MADE: uuid4().hex})
     create_store(store_url, schema, overwrite=overwrite).close()
     (folder / RECORD).unlink(missing_ok=True)
@@ -68,9 +66,7 @@ def make_store(
 
 
 def check_folder(store_url: str, schema: Schema, folder: Path) -> None:
-    """Raises ValueError where a folder does not fill the store of this schema, but
-    another or none.
-    """
+    """Raises ValueError where a folder does not fill the store of this schema."""
     there = _schema_of(folder)
     if there is None or there.about.get(MADE) != schema.about.get(MADE):
         raise ValueError(
@@ -83,9 +79,9 @@ def check_folder(store_url: str, schema: Schema, folder: Path) -> None:
 def fill(store_url: str, folder: Path, *, show_progress: bool | None = None) -> Filled:
     """Bring a store to the state of a folder of embeddings.
 
-    Files that are in already are skipped, so that a kill costs the file in flight, and so are items
-    of others that the store has as they are. What was in a file that is not listed any more, and is
-    in no other, is taken out. A store that is not there is made.
+    Files that are in the store are skipped, so that a kill costs one file; so are unchanged items
+    of other files. Items of files that are not listed any more, and of no other file, are taken
+    out. A store that does not exist is made.
     """
     if not store_exists(store_url):
         schema_there = _schema_of(folder)
@@ -96,76 +92,91 @@ def fill(store_url: str, folder: Path, *, show_progress: bool | None = None) -> 
         make_store(store_url, folder, schema_there)
     store = open_store(store_url)
     try:
-        schema = store.schema
-        check_folder(store_url, schema, folder)
-        inputs = read_inputs(folder)
-        publish(folder, inputs)
-        files = files_by_rank(folder, inputs)
-        hashes = [hash_ids(file) for file in files]
-        left_out = find_repeated(files, hashes)
-        states = {
-            file.name: _state(file, left_out.get(file, frozenset())) for file in files
-        }
-        sizes = {
-            file.name: len(one) - len(left_out.get(file, ()))
-            for file, one in zip(files, hashes, strict=True)
-        }
-        there = _filled(folder / RECORD)
-        gone = [folder / name for name in there if name not in states]
-        gone += [
-            file for file in sorted(folder.glob("*.old")) if file not in gone
-        ]  # an earlier version's
-        missing = [file for file in files if there.get(file.name) != states[file.name]]
-        # Before anything is put in or taken out: these may be in the store in part.
-        there |= {file.name: "" for file in (*gone, *missing)}
-        replace_text(folder / RECORD, json.dumps(there))
-        is_new = store.count() == 0
-        stored = 0
-        done = 0
-        with progress_bar(
-            "filling the store",
-            sum(sizes[file.name] for file in missing),
-            show_progress,
-        ) as advance:
-            for file in missing:
-                for rows in _rows(
-                    file, schema.item_columns, left_out.get(file, frozenset())
-                ):
-                    done += rows.num_rows
-                    rows = rows if is_new else _changed(store, rows)
-                    stored += store.upsert(rows, fingerprint=schema.fingerprint)
-                    advance(done)
-                there[file.name] = states[file.name]
-                replace_text(folder / RECORD, json.dumps(there))
-        removed = _take_out(store, folder, gone, hashes, {one.input for one in inputs})
-        for file in gone:
-            del there[file.name]
-        replace_text(folder / RECORD, json.dumps(there))
-        for file in gone:
-            file.unlink(missing_ok=True)
-        if removed or missing:
-            store.build()
+        check_folder(store_url, store.schema, folder)
+        return _fill(store, folder, show_progress)
     finally:
         store.close()
-    return Filled(stored, sum(sizes.values()) - stored, removed, left_out)
+
+
+def _fill(store: VectorStore, folder: Path, show_progress: bool | None) -> Filled:
+    inputs = read_inputs(folder)
+    publish(folder, inputs)
+    files = files_by_rank(folder, inputs)
+    hashes = [hash_ids(file) for file in files]
+    left_out = find_repeated(files, hashes)
+    states: dict[str, str] = {}
+    num_items = 0
+    for file, of_file in zip(files, hashes, strict=True):
+        repeated = left_out.get(file, frozenset())
+        states[file.name] = _state(file, repeated)
+        num_items += len(of_file) - len(repeated)
+
+    record = _read_record(folder)
+    gone = [folder / name for name in record if name not in states]
+    for file in sorted(folder.glob("*.old")):  # an earlier version's
+        if file not in gone:
+            gone.append(file)
+    missing = [file for file in files if record.get(file.name) != states[file.name]]
+    # Before anything is put in or taken out: these may be in the store in part.
+    record |= {file.name: "" for file in (*gone, *missing)}
+    _write_record(folder, record)
+
+    stored = 0
+    for file, num_stored in _store_files(store, missing, left_out, show_progress):
+        stored += num_stored
+        record[file.name] = states[file.name]
+        _write_record(folder, record)
+    removed = _take_out(store, folder, gone, hashes, {entry.input for entry in inputs})
+    for file in gone:
+        del record[file.name]
+    _write_record(folder, record)
+    for file in gone:
+        file.unlink(missing_ok=True)
+    if removed or missing:
+        store.build()
+    return Filled(stored, num_items - stored, removed, left_out)
+
+
+def _store_files(
+    store: VectorStore,
+    files: Sequence[Path],
+    left_out: Mapping[Path, frozenset[str]],
+    show_progress: bool | None,
+) -> Iterator[tuple[Path, int]]:
+    """Put files into a store -> each file, once it is in, and how many items were new or changed."""
+    schema = store.schema
+    is_new = store.count() == 0
+    total = 0
+    for file in files:
+        total += len(read_ids(file)) - len(left_out.get(file, ()))
+    num_rows = 0
+    with progress_bar("filling the store", total, show_progress) as advance:
+        for file in files:
+            stored = 0
+            repeated = left_out.get(file, frozenset())
+            for rows in _read_rows(file, schema.item_columns, repeated):
+                num_rows += rows.num_rows
+                wanted = rows if is_new else _changed(store, rows)
+                stored += store.upsert(wanted, fingerprint=schema.fingerprint)
+                advance(num_rows)
+            yield file, stored
 
 
 def files_by_rank(folder: Path, inputs: Sequence[IndexedInput]) -> list[Path]:
-    """The files of a folder, those of the newest indexing first: of items with one id the first
-    counts.
-    """
-    return [find_file(folder, name) for one in reversed(inputs) for name in one.files]
+    """The files of a folder, newest indexing first: of items with one id the first counts."""
+    return [
+        find_file(folder, name) for entry in reversed(inputs) for name in entry.files
+    ]
 
 
 def hash_ids(file: Path) -> Hashes:
-    """8 bytes an id, for all ids are held at once."""
+    """8 bytes per id of a file, because all ids of a folder are held at once."""
     return _hashed(read_ids(file))
 
 
 def _hashed(ids: Sequence[str]) -> Hashes:
-    return np.array(
-        [xxhash.xxh3_64_intdigest(one.encode()) for one in ids], dtype=np.uint64
-    )
+    hashes = [xxhash.xxh3_64_intdigest(id_.encode()) for id_ in ids]
+    return np.array(hashes, dtype=np.uint64)
 
 
 def read_ids(file: Path) -> list[str]:
@@ -179,7 +190,7 @@ def read_ids(file: Path) -> list[str]:
 def find_repeated(
     files: Sequence[Path], hashes: Sequence[Hashes]
 ) -> dict[Path, frozenset[str]]:
-    """The ids of each file that a file before it has too."""
+    """The ids of each file that an earlier file has too."""
     found, counts = np.unique(
         np.concatenate([*hashes, np.zeros(0, np.uint64)]), return_counts=True
     )
@@ -188,18 +199,15 @@ def find_repeated(
     repeated = dict[Path, frozenset[str]]()
     for file, of_file in zip(files, hashes, strict=True):
         if several.size and (suspects := np.isin(of_file, several)).any():
-            ids = [
-                one
-                for one, suspect in zip(read_ids(file), suspects, strict=True)
-                if suspect
-            ]
+            pairs = zip(read_ids(file), suspects, strict=True)
+            ids = [id_ for id_, is_suspect in pairs if is_suspect]
             repeated[file] = frozenset(seen.intersection(ids))
             seen.update(ids)
     return {file: ids for file, ids in repeated.items() if ids}
 
 
 def _schema_of(folder: Path) -> Schema | None:
-    """The schema of the store that a folder fills; None where it has not filled any."""
+    """The schema of the store that a folder fills; None where it fills none."""
     for file in (folder / SCHEMA, folder / _SCHEMA_BEFORE):
         if file.is_file():
             return schema_from_json(file.read_text(encoding="utf-8"), str(file))
@@ -207,20 +215,28 @@ def _schema_of(folder: Path) -> Schema | None:
 
 
 def _state(file: Path, left_out: frozenset[str]) -> str:
-    """What of a file goes into a store, as a name."""
+    """A checksum of what goes from a file into a store."""
     return (
         f"{read_head(file)['digest']} "
         f"{xxhash.xxh3_64_hexdigest(repr(sorted(left_out)).encode())}"
     )
 
 
-def _filled(record: Path) -> dict[str, str]:
-    return (
-        dict(json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else {}
-    )
+def _read_record(folder: Path) -> dict[str, str]:
+    """The files that are in the store -> their states then."""
+    record = folder / RECORD
+    if not record.is_file():
+        return {}
+    return dict(json.loads(record.read_text(encoding="utf-8")))
 
 
-def _rows(file: Path, columns: list[str], left_out: frozenset[str]) -> Iterator[Any]:
+def _write_record(folder: Path, record: Mapping[str, str]) -> None:
+    replace_text(folder / RECORD, json.dumps(record))
+
+
+def _read_rows(
+    file: Path, columns: list[str], left_out: frozenset[str]
+) -> Iterator[Any]:
     """Tables of at most AT_A_TIME rows."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -238,7 +254,7 @@ def _rows(file: Path, columns: list[str], left_out: frozenset[str]) -> Iterator[
 
 
 def _changed(store: VectorStore, rows: Any) -> Any:
-    """Those of some rows that the store has not, or has otherwise."""
+    """The rows that are new to the store or changed."""
     import pyarrow as pa
 
     ids = rows["id"].to_pylist()
@@ -250,12 +266,12 @@ def _changed(store: VectorStore, rows: Any) -> Any:
             )
     digests = zip(ids, _digests(rows, store.schema), strict=True)
     return rows.filter(
-        pa.array([there.get(one) != digest for one, digest in digests], pa.bool_())
+        pa.array([there.get(id_) != digest for id_, digest in digests], pa.bool_())
     )
 
 
 def _digests(rows: Any, schema: Schema) -> list[bytes]:
-    """Of each row of a table or batch, whole."""
+    """A checksum of each row of a table or batch, with its vectors."""
     columns = [vector_column(name) for name in schema.vectors]
     vectors = [vectors_of(rows[column], schema.dim)[0] for column in columns]
     others = rows.select(
@@ -278,7 +294,7 @@ def _take_out(
     hashes: Sequence[Hashes],
     inputs: set[str],
 ) -> int:
-    """Delete what only these files hold, and note it -> how many items that were.
+    """Delete the items that only these files hold, and note them -> their number.
 
     inputs: those that the folder still has.
     """
@@ -301,9 +317,9 @@ def _take_out(
         )
         removed += _delete(store, folder, _not_in(kept, ids), source, reason)
     if is_any_unreadable:  # the store alone knows what was in it
-        stored = [
-            one for rows in store.scan(columns=["id"]) for one in rows["id"].to_pylist()
-        ]
+        stored: list[str] = []
+        for rows in store.scan(columns=["id"]):
+            stored += rows["id"].to_pylist()
         reason = "its file of embeddings was missing or broken, and no input has it now"
         removed += _delete(store, folder, _not_in(kept, stored), "", reason)
     return removed
@@ -311,18 +327,19 @@ def _take_out(
 
 def _not_in(kept: Hashes, ids: Sequence[str]) -> list[str]:
     is_kept = np.isin(_hashed(ids), kept)
-    return [one for one, is_one in zip(ids, is_kept, strict=True) if not is_one]
+    return [id_ for id_, stays in zip(ids, is_kept, strict=True) if not stays]
 
 
 def _delete(
     store: VectorStore, folder: Path, ids: Sequence[str], source: str, reason: str
 ) -> int:
-    """Delete items and note them -> how many were there; source: the input that
-    had them, if known.
+    """Delete items and note them -> how many were there.
+
+    source: the input that had them, if known.
     """
     removed = 0
     for start in range(0, len(ids), AT_A_TIME):
         some = ids[start : start + AT_A_TIME]
         removed += store.delete(ids=some)
-        note_removed(folder, [RemovedItem(one, source, reason) for one in some])
+        note_removed(folder, [RemovedItem(id_, source, reason) for id_ in some])
     return removed

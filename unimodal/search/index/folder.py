@@ -1,8 +1,8 @@
 """The folder of embeddings that fills a store: its inputs, from the oldest indexing to the newest.
 
-    NAME.parquet      the vectors and fields of one partition of an input that is in the list
-    _NAME.parquet     the same of a run that has not finished, or was refused: not in the list
-    _inputs.json      the list: each input with its files, in the order in which the inputs were indexed
+    NAME.parquet      the vectors and fields of one partition of an input in the list
+    _NAME.parquet     the same of a run that did not finish or was refused: not in the list
+    _inputs.json      the list: each input with its files, in the order of indexing
     _index.json       the schema of the store
     _skipped.jsonl    what is not in the store, and why
     _removed.jsonl    what was taken out of the store, when and why
@@ -34,13 +34,13 @@ _STAGED = "_"  # begins the name of a file that is not in the list
 
 @dataclass(frozen=True)
 class IndexedInput:
-    """An input as it was indexed last."""
+    """An input of a store, as of its last indexing."""
 
     input: str
     files: tuple[str, ...]  # names in the folder, in the order of the input
-    items: int  # without those whose id came before in the same input
+    items: int  # without those whose id is that of an earlier item of the input
     skipped: int  # rows
-    repeated: int  # of these, rows whose id came before in another file of the input
+    repeated: int  # of these, rows whose id is that of an item in an earlier file of the input
     indexed: str = ""  # when: UTC, ISO 8601; empty in a folder of an earlier version
 
 
@@ -50,11 +50,11 @@ def now() -> str:
 
 
 def read_inputs(folder: Path) -> list[IndexedInput]:
-    """The inputs of a folder, from the oldest indexing to the newest; none where there is no
-    folder.
+    """The inputs of a folder, oldest indexing first; none where the folder does not exist.
 
-    A folder of an earlier version has no list: there the first file of an id won, by name.
-    Raises ValueError for a list that is not one, or of a newer version.
+    A folder of an earlier version has no list: there the first file with an id won, by name.
+
+    Raises ValueError for a list that cannot be read, or that a newer version wrote.
     """
     file = folder / INPUTS
     if not file.is_file():
@@ -72,18 +72,18 @@ def read_inputs(folder: Path) -> list[IndexedInput]:
         )
     try:
         return [
-            IndexedInput(**{**one, "files": tuple(one["files"])})
-            for one in values["inputs"]
+            IndexedInput(**{**entry, "files": tuple(entry["files"])})
+            for entry in values["inputs"]
         ]
     except (TypeError, KeyError):
         raise ValueError(broken) from None
 
 
 def write_inputs(folder: Path, inputs: Sequence[IndexedInput]) -> None:
-    """Replace the list, from the oldest indexing to the newest."""
+    """Replace the list; inputs: oldest indexing first."""
     values = {
         "format_version": FORMAT_VERSION,
-        "inputs": [asdict(one) for one in inputs],
+        "inputs": [asdict(entry) for entry in inputs],
     }
     replace_text(folder / INPUTS, json.dumps(values, indent=1))
 
@@ -101,29 +101,31 @@ def find_file(folder: Path, name: str) -> Path:
 
 def publish(folder: Path, inputs: Sequence[IndexedInput]) -> None:
     """Give the files of the list the names under which the folder is read as one table."""
-    for one in inputs:
-        for name in one.files:
+    for entry in inputs:
+        for name in entry.files:
             if not (folder / name).is_file() and staged(folder, name).is_file():
                 os.replace(staged(folder, name), folder / name)
 
 
 def unlisted(folder: Path, inputs: Sequence[IndexedInput]) -> dict[str, list[Path]]:
     """The files that are not in the list, by their input; "" for those that cannot be read."""
-    listed = {find_file(folder, name) for one in inputs for name in one.files}
-    found: dict[str, list[Path]] = {}
+    listed = set()
+    for entry in inputs:
+        listed.update(find_file(folder, name) for name in entry.files)
+    files: dict[str, list[Path]] = {}
     for file in sorted([*folder.glob("*.parquet"), *folder.glob("*.old")]):
         if file not in listed:
-            found.setdefault(read_head(file).get("input", ""), []).append(file)
-    return found
+            files.setdefault(read_head(file).get("input", ""), []).append(file)
+    return files
 
 
 def remove_unlisted(
     folder: Path, inputs: Sequence[IndexedInput], names: Sequence[str]
 ) -> None:
-    """Remove the files of these inputs that are not in the list, and what was left half written."""
-    found = unlisted(folder, inputs)
+    """Remove the files of these inputs that are not in the list, and half-written files."""
+    files = unlisted(folder, inputs)
     for name in {*names, ""}:
-        for file in found.get(name, []):
+        for file in files.get(name, []):
             file.unlink()
     for part in folder.glob(f"*{PART}"):
         part.unlink()
@@ -139,15 +141,17 @@ def read_head(file: Path) -> dict[str, Any]:
     return dict(head) if head.get("format_version") == FORMAT_VERSION else {}
 
 
-def read_heads(folder: Path, one: IndexedInput) -> list[dict[str, Any]]:
-    """What each file of an input was made of; raises ValueError for a file that is missing or
-    broken.
+def read_heads(folder: Path, entry: IndexedInput) -> list[dict[str, Any]]:
+    """What each file of an input was made of.
+
+    Raises ValueError for a file that is missing or broken.
     """
-    heads = [read_head(find_file(folder, name)) for name in one.files]
+    heads = [read_head(find_file(folder, name)) for name in entry.files]
     if not all(heads):
+        broken = entry.files[heads.index({})]
         raise ValueError(
-            f"{folder} has no readable {one.files[heads.index({})]} of {one.input} any more; "
-            "index that input again, or take it out with --forget."
+            f"{folder} has no readable {broken} of {entry.input} any more; index that input again, "
+            "or take it out with --forget."
         )
     return heads
 
@@ -156,9 +160,8 @@ def _inputs_without_a_list(folder: Path) -> list[IndexedInput]:
     heads: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for file in sorted(folder.glob("*.parquet")):
         head = read_head(file)
-        if (
-            head and head["digest"] not in file.name
-        ):  # else it is of a first run, which did not finish
+        # A file with the digest in its name is of a first run that did not finish.
+        if head and head["digest"] not in file.name:
             heads.setdefault(head["input"], []).append((file.name, head))
     return [
         IndexedInput(
@@ -166,7 +169,7 @@ def _inputs_without_a_list(folder: Path) -> list[IndexedInput]:
             files=tuple(file for file, _ in of_input),
             items=sum(head["items"] for _, head in of_input),
             skipped=sum(len(head["skipped"]) for _, head in of_input),
-            repeated=1,  # not known: 1 has them looked for
+            repeated=1,  # not known: with 1, they are looked for
         )
         for name, of_input in reversed(heads.items())
     ]

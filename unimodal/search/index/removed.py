@@ -1,4 +1,4 @@
-"""The list of what was taken out of a store, for who asks what became of an item."""
+"""The list of items that were taken out of a store: `unimodal why` reads it."""
 
 from __future__ import annotations
 
@@ -12,29 +12,26 @@ from unimodal.files import replace_text
 from .folder import now
 
 REMOVED = "_removed.jsonl"  # in the folder of the embeddings
-MOST_LISTED = (
-    100_000  # of the latest; when there are twice as many, the older half is dropped
-)
+MOST_LISTED = 100_000  # latest items; with twice as many, the older half is dropped
 
 
 class RemovedItem(NamedTuple):
     """An item that was taken out of a store."""
 
     id: str
-    input: str  # that had it last; empty where that is not known
+    input: str  # the last that had it; empty where that is not known
     reason: str
     at: str = ""  # UTC, ISO 8601
 
 
 def note_removed(folder: Path, removed: Sequence[RemovedItem]) -> None:
-    """Add items to the list, with the time as it is now."""
+    """Add items to the list, with the present time."""
     file = folder / REMOVED
     time = now()
     with file.open("a", encoding="utf-8") as out:
-        for one in (
-            removed
-        ):  # the line break comes first: what a kill cuts is a line of its own
-            out.write("\n" + json.dumps(one._replace(at=time)._asdict()))
+        for item in removed:
+            # The line break comes first: what a kill cuts is a line of its own.
+            out.write("\n" + json.dumps(item._replace(at=time)._asdict()))
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     if len(lines) > 2 * MOST_LISTED:
         replace_text(file, "".join(lines[-MOST_LISTED:]))

@@ -1,5 +1,4 @@
-"""Items whose text and image are what they were: a new price costs no forward pass, nor does a
-row that moved.
+"""The vectors of items whose text and image did not change: a new price costs no forward pass.
 
 n items, D dimensions.
 """
@@ -22,9 +21,8 @@ from unimodal.vectors import Vectors
 from ..stores.columns import vectors_of
 from ..stores.schema import Schema, vector_column
 
-CONTENT = "_content"  # the column of a partition's file; no field of a store begins with an underscore
-# that are read for some items, and held: what else they have in common with the past is embedded
-# again
+CONTENT = "_content"  # a column of a partition's file; fields of a store do not begin with "_"
+# Files that are read for some items, and held; items of further files are embedded again.
 MOST_FILES = 4
 
 # The (D,) vectors of one item by name, zeros for a part that it does not have.
@@ -32,19 +30,17 @@ ItemVectors = Mapping[str, Vectors]
 
 
 def content_of(text: str | None, pixels: bytes | None) -> bytes:
-    """16 bytes for what the model sees of an item."""
+    """A checksum, 16 bytes, of what the model sees of an item."""
     digest = xxhash.xxh3_128((text or "").encode(errors="surrogatepass"))
     digest.update(b"\0" if pixels is None else b"\1" + pixels)
     return digest.digest()
 
 
 class KnownVectors:
-    """The vectors that some files have by now, by what the model saw; 12 bytes an item are held."""
+    """The vectors of some files, by what the model saw; 12 bytes per item are held."""
 
     def __init__(self, files: Sequence[Path], schema: Schema) -> None:
-        """files: the first that has an item is read; those without all vectors of the schema are
-        not used.
-        """
+        """files: the first that has an item is read; files without all vectors are not used."""
         self._schema = schema
         self._vector_columns = {name: vector_column(name) for name in schema.vectors}
         self._files = [
@@ -56,22 +52,24 @@ class KnownVectors:
         every = np.concatenate([*keys, np.zeros(0, np.uint64)])
         order = np.argsort(every, kind="stable")
         self._keys = every[order]
-        self._owners = np.repeat(
-            np.arange(len(keys), dtype=np.uint32), [len(one) for one in keys]
-        )[order]
+        numbers = np.arange(len(keys), dtype=np.uint32)
+        sizes = [len(of_file) for of_file in keys]
+        self._owners = np.repeat(numbers, sizes)[order]
         self._vectors = lru_cache(maxsize=MOST_FILES)(self._read)
 
     def vectors(self, contents: Sequence[bytes]) -> list[ItemVectors | None]:
-        """Of each item, or None where no file has it."""
-        asked = _keys(contents)
-        found = np.searchsorted(self._keys, asked)
-        found = found[np.isin(asked, self._keys)]
+        """The vectors of each item; None where no file has it."""
+        wanted = _keys(contents)
+        positions = np.searchsorted(self._keys, wanted)
+        positions = positions[np.isin(wanted, self._keys)]
         known: dict[bytes, ItemVectors] = {}
-        for number, _ in Counter(self._owners[found].tolist()).most_common(MOST_FILES):
-            there = self._vectors(number)
-            known |= {
-                content: there[content] for content in contents if content in there
-            }
+        for number, _ in Counter(self._owners[positions].tolist()).most_common(
+            MOST_FILES
+        ):
+            of_file = self._vectors(number)
+            for content in contents:
+                if content in of_file:
+                    known[content] = of_file[content]
         return [known.get(content) for content in contents]
 
     def _read(self, number: int) -> Mapping[bytes, ItemVectors]:
@@ -83,10 +81,10 @@ class KnownVectors:
             name: vectors_of(table[column], self._schema.dim)[0]
             for name, column in columns.items()
         }
-        return {
-            content: {name: array[row] for name, array in arrays.items()}
-            for row, content in enumerate(table[CONTENT].to_pylist())
-        }
+        vectors: dict[bytes, ItemVectors] = {}
+        for row, content in enumerate(table[CONTENT].to_pylist()):
+            vectors[content] = {name: array[row] for name, array in arrays.items()}
+        return vectors
 
 
 def read_columns(file: Path) -> dict[str, Any]:
@@ -109,7 +107,7 @@ def _contents(file: Path) -> list[bytes]:
 
 
 def _columns(file: Path, names: list[str]) -> Any:
-    """A table of these columns; None where a file is broken, or has not all of them."""
+    """A table of these columns; None where a file is broken or lacks one of them."""
     try:
         table = pyarrow_parquet().read_table(file, columns=names)
     except (OSError, ValueError):  # pyarrow's ArrowInvalid is a ValueError
@@ -118,5 +116,5 @@ def _columns(file: Path, names: list[str]) -> Any:
 
 
 def _keys(contents: Sequence[bytes]) -> NDArray[np.uint64]:
-    """Half of each is enough to tell the file: in the file the whole is looked up."""
+    """The first half of each: enough to find the file, in which the whole is looked up."""
     return np.frombuffer(b"".join(contents), dtype=np.uint64)[::2]
