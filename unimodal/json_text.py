@@ -1,8 +1,6 @@
-"""JSON as we read it: an object that has one key twice is refused, where Python would keep the last
-one in silence.
+"""JSON, read strictly: an object that has a key twice is refused, as is deep nesting.
 
-What is nested deeper than anybody means is refused too: what reads it level by level would end in a
-    RecursionError.
+Python keeps the last value of a key silently, and ends in a RecursionError on deep nesting.
 """
 
 from __future__ import annotations
@@ -11,10 +9,9 @@ import json
 from collections import Counter
 from typing import Any
 
-MOST_LEVELS = 100  # of lists and objects in one another
+MOST_LEVELS = 100  # of nested lists and objects
 
-# What a value is called in a message: in JSON's words, for a table's values come from JSON more
-# often than not.
+# What a message calls a value: by JSON's names, because most values of tables come from JSON.
 JSON_NAMES = {
     int: "number",
     float: "number",
@@ -32,27 +29,22 @@ def name_kind(value: Any) -> str:
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
-def shown(value: Any, length: int = 60) -> str:
-    """A value as a message shows it: as JSON writes it, but texts in single quotes; cut to a
-    length.
-    """
+def show_value(value: Any, length: int = 60) -> str:
+    """A value for a message: as JSON writes it, but texts in single quotes; cut to a length."""
     if isinstance(value, bytes):
         return f"{len(value):,} bytes"
     is_json = isinstance(value, (list, dict, bool, int, float, type(None)))
-    text = (
-        json.dumps(value, ensure_ascii=False, default=str, skipkeys=True)
-        if is_json
-        else repr(value)
-    )
+    text = repr(value)
+    if is_json:
+        text = json.dumps(value, ensure_ascii=False, default=str, skipkeys=True)
     return text if len(text) <= length else f"{text[:length]}…"
 
 
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text.
 
-    Raises ValueError for what is not JSON, for an object that has a key twice, and for lists and
-    objects that are nested too deeply; UnicodeDecodeError for bytes that are not UTF-8, UTF-16 or
-    UTF-32.
+    Raises ValueError for other text, for an object that has a key twice, and for lists and objects
+    that are nested too deeply; UnicodeDecodeError for bytes that are not UTF-8, UTF-16 or UTF-32.
     """
     too_deep = f"it is nested more than {MOST_LEVELS} levels deep"
     try:
@@ -68,23 +60,29 @@ def parse_json(text: str | bytes) -> Any:
 def _is_too_deep(value: Any) -> bool:
     level = [value]
     for _ in range(MOST_LEVELS):
-        level = [
-            child
-            for one in level
-            if isinstance(one, (dict, list))
-            for child in (one.values() if isinstance(one, dict) else one)
-            if isinstance(child, (dict, list))
-        ]
+        level = _nested_in(level)
         if not level:
             return False
     return True
+
+
+def _nested_in(level: list[Any]) -> list[Any]:
+    """The lists and objects in the values of one level."""
+    nested: list[Any] = []
+    for value in level:
+        if isinstance(value, dict):
+            nested += [
+                child for child in value.values() if isinstance(child, (dict, list))
+            ]
+        elif isinstance(value, list):
+            nested += [child for child in value if isinstance(child, (dict, list))]
+    return nested
 
 
 def _as_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         counts = Counter(key for key, _ in pairs)
-        raise ValueError(
-            f"the key {counts.most_common(1)[0][0]!r} is written twice in one object"
-        )
+        twice = counts.most_common(1)[0][0]
+        raise ValueError(f"the key {twice!r} is written twice in one object")
     return values

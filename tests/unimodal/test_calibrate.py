@@ -124,7 +124,7 @@ def test_a_line_that_is_not_a_row_and_a_shard_that_was_cut_short_are_in_the_warn
         file.write("[1]\n")
 
     with pytest.warns(
-        UserWarning, match="1 samples .* the first: row .* is a list and not an object"
+        UserWarning, match="1 samples .* the first: row .* is a list, not an object"
     ):
         calibrate_model(model, str(table), OPTIONS)
 

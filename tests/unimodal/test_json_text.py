@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from unimodal.formats import native
-from unimodal.json_text import name_kind, parse_json, shown
+from unimodal.json_text import name_kind, parse_json, show_value
 from unimodal.search.index.items import IndexConfig, Item, cut_input, items
 from unimodal.search.index.reading import RawRow
 from unimodal.shards.sample import Sample, record_of
@@ -39,7 +39,7 @@ def test_what_is_written_once_is_what_json_says(text: str | bytes) -> None:
 def test_a_value_is_shown_in_jsons_words(
     value: object, written: str, kind: str
 ) -> None:
-    assert shown(value) == written
+    assert show_value(value) == written
     assert name_kind(value) == kind
 
 

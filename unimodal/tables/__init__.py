@@ -1,3 +1,1 @@
-"""What a table's rows hold: the texts, the image and the id that every command reads in the same
-way.
-"""
+"""Tables as inputs: rows, and their texts, images and ids, by one rule for all commands."""

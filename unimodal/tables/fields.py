@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 from PIL import Image
 
 from ..config import nearest
-from ..json_text import shown
+from ..json_text import show_value
 from ..preprocess.image_formats import is_image_base64, is_image_uri
 from .files import CONTROL_CATEGORIES, read_name
 
@@ -184,7 +184,7 @@ def images_in(value: Any) -> list[str | bytes | Image.Image]:
             continue
         if not isinstance(image, (str, bytes, Image.Image)):
             raise UnreadableImageError(
-                f"the image is {shown(image)}; an image is a path or bytes"
+                f"the image is {show_value(image)}; an image is a path or bytes"
             )
         images.append(image)
     return images
@@ -284,7 +284,7 @@ def id_of(value: Any, field: str) -> str:
         raise ValueError(f"{field} is empty, and an id is a text or a whole number")
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise ValueError(
-            f"{field} is {shown(value)}, and an id is a text or a whole number"
+            f"{field} is {show_value(value)}, and an id is a text or a whole number"
         )
     text = str(value)
     if any(unicodedata.category(letter) in CONTROL_CATEGORIES for letter in text):

@@ -1,4 +1,4 @@
-"""Rows of a table from any common file, filtered: what shards, benchmarks and indexes are made of.
+"""Rows of a table from any common file, joined and filtered.
 
 A field may reach into a nested value with dots: `names.de` is row["names"]["de"].
 """
@@ -28,9 +28,8 @@ from unimodal.tables.fields import (
 )
 from unimodal.tables.files import is_hidden, is_image_name
 
-_LONGEST_CELL = (
-    2**31 - 1
-)  # characters; the csv module would end at 131,072, and a page of HTML or base64 has more
+# Characters; the csv module stops at 131,072, and a page of HTML or base64 has more.
+_LONGEST_CELL = 2**31 - 1
 
 
 class RowsConfig(Config):
@@ -54,7 +53,7 @@ class RowsConfig(Config):
     @field_validator("input")
     @classmethod
     def _input_has_a_name(cls, name: str) -> str:
-        # as of a variable of the shell that is not set; it would be the current folder
+        # A variable of the shell that is not set gives it; it would be the current folder.
         if not name.strip():
             raise ValueError(
                 "it is empty; name a table, a folder or shards (. is the current folder)."
@@ -66,7 +65,7 @@ class RowsConfig(Config):
         low, high = self.hash_range
         if not 0 <= low < high <= 100:
             raise ValueError(
-                f"hash_range ({low}, {high}) is no range of percent; write for example (0, 90)."
+                f"hash_range ({low}, {high}) is not a range of percent; write for example (0, 90)."
             )
         if self.hash_range != (0, 100) and not self.hash_field:
             raise ValueError(
@@ -79,7 +78,7 @@ class BadRow(NamedTuple):
     """A line of JSON or CSV that is not a row; the lines after it can be read."""
 
     place: str
-    reason: str  # as it continues the place: "is not JSON (...)"
+    reason: str  # continues the place: "is not JSON (...)"
 
 
 def read_rows(
@@ -92,8 +91,7 @@ def read_rows(
     skip: called with the number of a line that cannot be read and the reason; without it, such a
         line is an error.
 
-    Raises ValueError for a missing file or field, a line that cannot be read, and when no row is
-    left.
+    Raises ValueError for a missing file or field, a line that cannot be read, and if no row is left.
     """
     return (row for _, row in read_numbered_rows(config, root, skip))
 
@@ -103,10 +101,8 @@ def read_numbered_rows(
     root: Path = Path(),
     skip: Callable[[int, str], None] | None = None,
 ) -> Iterator[tuple[int, Row]]:
-    """As read_rows, each with its number in the unfiltered input: a name for the row that no filter
-    changes.
-    """
-    wanted = RowFilter(config, root)
+    """As read_rows, each row with its number in the unfiltered input."""
+    row_filter = RowFilter(config, root)
     first: Row = {}
     num_rows = num_kept = num_bad = 0
     for number, row in enumerate(_records(config.input, config.split, root)):
@@ -118,12 +114,12 @@ def read_numbered_rows(
             num_bad += 1
             continue
         first = first or row
-        kept = wanted(row, f"row {number} of {config.input}")
+        kept = row_filter(row, f"row {number} of {config.input}")
         if kept is not None:
             num_kept += 1
             yield number, kept
     for field in config.where:
-        if num_rows > num_bad and field not in wanted.seen:
+        if num_rows > num_bad and field not in row_filter.seen:
             raise missing_field(first, field, f"any row of {config.input}")
     if not num_rows:
         raise ValueError(f"{config.input} has no rows; check that the file is whole.")
@@ -134,53 +130,46 @@ def read_numbered_rows(
 
 
 class RowFilter:
-    """Joins and filters of a table, whose own tables are read once."""
+    """Joins and filters of a table; the tables that they need are read once."""
 
     def __init__(self, config: RowsConfig, root: Path = Path()) -> None:
         self.config = config
         self.seen: set[str] = set()  # fields of `where` that some row had
-        self._where_joined = {
-            name: one
-            for name, one in config.where.items()
-            if name.partition(".")[0] in config.join
-        }
-        self._where_own = {
-            name: one
-            for name, one in config.where.items()
-            if name not in self._where_joined
-        }
+        self._where_own: dict[str, Any] = {}
+        self._where_joined: dict[str, Any] = {}
+        for name, wanted in config.where.items():
+            is_joined = name.partition(".")[0] in config.join
+            where = self._where_joined if is_joined else self._where_own
+            where[name] = wanted
         self._joins = {
             field: _lookup(field, place, root) for field, place in config.join.items()
         }
         self._excluded = {
-            field: _listed(place, root) for field, place in config.exclude.items()
+            field: _read_column(place, root) for field, place in config.exclude.items()
         }
 
     def __call__(self, row: Row, place: str) -> Row | None:
-        """The row with what is joined to it, or None if it is not wanted; place: what errors call
-        it.
+        """The row with its joined rows, or None if it is not wanted.
+
+        place: what errors call the row.
         """
         config = self.config
-        if not _matches(
-            row, self._where_own, self.seen
-        ):  # first, for a row may be dropped for want of what is joined
+        # First, because a row that lacks its joined row may be filtered out.
+        if not _matches(row, self._where_own, self.seen):
             return None
         for field, lookup in self._joins.items():
             row = {**row, field: lookup(_strict(row, field, place), place)}
         if not _matches(row, self._where_joined, self.seen):
             return None
-        if config.hash_field and not _in_range(
-            _strict(row, config.hash_field, place), config, place
-        ):
-            return None
+        if config.hash_field:
+            value = _strict(row, config.hash_field, place)
+            if not _is_in_range(value, config, place):
+                return None
         for field, values in self._excluded.items():
             value = _strict(row, field, place)
-            if isinstance(
-                value, Mapping
-            ):  # as a joined row is, of which no text is in a list
+            if isinstance(value, Mapping):  # as a joined row is
                 raise ValueError(
-                    f"exclude: {field!r} is an object in {place}; name what of it is "
-                    f"meant, {field}.NAME."
+                    f"exclude: {field!r} is an object in {place}; name a field of it, {field}.NAME."
                 )
             if _texts(value) & values:
                 return None
@@ -188,9 +177,7 @@ class RowFilter:
 
 
 def num_rows(config: RowsConfig, root: Path = Path()) -> int | None:
-    """How many rows the input has before any filter, if that can be told at a glance; for progress
-    bars.
-    """
+    """The number of rows before any filter, for progress bars; None where that takes long."""
     if config.input.startswith("hf:"):
         return None
     total = 0
@@ -209,13 +196,9 @@ def num_rows(config: RowsConfig, root: Path = Path()) -> int | None:
 
 
 def hash_percent(value: str) -> int:
-    """0..99 from the value alone: the same on every machine and for ever, so that held out stays
-    held out.
-    """
-    return (
-        int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "big")
-        % 100
-    )
+    """0..99 from the value alone: the same on every machine, so that held-out rows stay held out."""
+    digest = hashlib.blake2b(value.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % 100
 
 
 def _strict(row: Row, field: str, place: str) -> Any:
@@ -228,35 +211,28 @@ def _strict(row: Row, field: str, place: str) -> Any:
 def _matches(row: Row, where: Mapping[str, Any], seen: set[str]) -> bool:
     matches = True
     for field, wanted in where.items():
-        if has_field(
-            row, field
-        ):  # rows of JSON lines may leave a field out; that it is in no row at all is the error
+        # Rows of JSON lines may leave a field out; only a field of no row at all is an error.
+        if has_field(row, field):
             seen.add(field)
         value = value_of(row, field)
-        matches = matches and any(
-            _equal(value, one)
-            for one in (wanted if isinstance(wanted, list) else [wanted])
-        )
+        options = wanted if isinstance(wanted, list) else [wanted]
+        matches = matches and any(_is_equal(value, option) for option in options)
     return matches
 
 
-def _equal(value: Any, wanted: Any) -> bool:
+def _is_equal(value: Any, wanted: Any) -> bool:
     if is_missing(value) or is_missing(wanted):
         return is_missing(value) and is_missing(wanted)
-    if isinstance(value, str) and not isinstance(
-        wanted, str
-    ):  # a CSV knows strings only
-        return (
-            value.lower() == str(wanted).lower()
-            if isinstance(wanted, bool)
-            else value == str(wanted)
-        )
-    return isinstance(value, bool) is isinstance(wanted, bool) and bool(
-        value == wanted
-    )  # True == 1 in Python
+    if isinstance(value, str) and not isinstance(wanted, str):  # as in a CSV
+        if isinstance(wanted, bool):
+            return value.lower() == str(wanted).lower()
+        return value == str(wanted)
+    if isinstance(value, bool) is not isinstance(wanted, bool):
+        return False  # True == 1 in Python
+    return bool(value == wanted)
 
 
-def _in_range(value: Any, config: RowsConfig, place: str) -> bool:
+def _is_in_range(value: Any, config: RowsConfig, place: str) -> bool:
     if is_missing(value):
         raise ValueError(
             f"{config.hash_field!r} is empty in {place}; hold out by a field that every row has."
@@ -297,34 +273,31 @@ def _lookup(field: str, place: str, root: Path) -> Callable[[Any, str], Row]:
     return find
 
 
-def _listed(place: str, root: Path) -> set[str]:
+def _read_column(place: str, root: Path) -> set[str]:
     name, columns = _columns(place, "exclude")
-    return {
-        text
-        for number, row in enumerate(_whole(name, root))
-        for column in columns
-        for text in _texts(_strict(row, column, f"row {number} of {name}"))
-    }
+    texts: set[str] = set()
+    for number, row in enumerate(_whole(name, root)):
+        for column in columns:
+            texts |= _texts(_strict(row, column, f"row {number} of {name}"))
+    return texts
 
 
 def _columns(place: str, option: str) -> tuple[str, list[str]]:
     name, _, columns = place.rpartition(":")
     if not name or not columns:
         raise ValueError(
-            f"{option} {place!r} names no column; write FILE:COLUMN, for example held_out.csv:id."
+            f"{option} {place!r} has no column; write FILE:COLUMN, for example held_out.csv:id."
         )
     return name, columns.split(",")
 
 
 def _texts(value: Any) -> set[str]:
     values = value if isinstance(value, list) else [value]
-    return {str(without_point(one)) for one in values if not is_missing(one)}
+    return {str(without_point(part)) for part in values if not is_missing(part)}
 
 
 def _whole(name: str, root: Path) -> Iterator[Row]:
-    """Every row of a table that others are joined with or excluded by: one that cannot be read is
-    an error.
-    """
+    """Every row of a table for joins and exclusions; a row that cannot be read is an error."""
     for row in _records(name, "train", root):
         if isinstance(row, BadRow):
             raise _bad_row(row)
@@ -346,20 +319,20 @@ def _records(name: str, split: str, root: Path) -> Iterator[Row | BadRow]:
 
 
 def table_paths(name: str, root: Path) -> list[Path]:
-    """The files of a table by its name or glob; raises ValueError where there is none, or one that
-    is no table.
+    """The files of a table by its name or glob.
+
+    Raises ValueError where there is none, and for a file that is not a table.
     """
     path = root / name
+    paths: list[Path] = []
     if path.exists():
         paths = [path]
     elif any(mark in name for mark in "*?["):
         anchor = Path(path.anchor)
-        found = sorted(anchor.glob(str(path.relative_to(anchor))))
-        paths = [
-            one for one in found if path.name.startswith(".") or not is_hidden(one.name)
-        ]
-    else:
-        paths = []
+        takes_hidden = path.name.startswith(".")
+        for file in sorted(anchor.glob(str(path.relative_to(anchor)))):
+            if takes_hidden or not is_hidden(file.name):
+                paths.append(file)
     if not paths:
         raise ValueError(
             f"input {str(path)!r} does not exist; give a file, a glob of files or a "
@@ -368,11 +341,11 @@ def table_paths(name: str, root: Path) -> list[Path]:
     for path in paths:
         if path.is_file() and is_image_name(path):
             raise ValueError(
-                f"{path} is an image and not a table; give a table that names it."
+                f"{path} is an image, not a table; give a table that names it."
             )
         if path.is_file() and path.suffix not in READERS:
             raise ValueError(
-                f"{path} has the ending {path.suffix!r}; rows are read from {', '.join(READERS)}."
+                f"{path} ends with {path.suffix!r}; rows are read from {', '.join(READERS)}."
             )
     return paths
 
@@ -414,8 +387,9 @@ def read_json(content: bytes, path: Path) -> list[Row]:
 
 
 def parse_line(line: bytes) -> Row:
-    """A line of JSON as a row. Raises ValueError with what the line is instead: "not JSON (...)",
-    "not UTF-8 (...)".
+    """A line of JSON as a row.
+
+    Raises ValueError with what the line is instead: "not JSON (...)", "not UTF-8 (...)".
     """
     try:
         row = parse_json(line)
@@ -424,12 +398,12 @@ def parse_line(line: bytes) -> Row:
     except ValueError as error:
         raise ValueError(f"not JSON ({error})") from None
     if not isinstance(row, dict):
-        raise ValueError(f"{name_kind(row)} and not an object of fields and values")
+        raise ValueError(f"{name_kind(row)}, not an object of fields and values")
     return row
 
 
 def as_row(row: Any, place: str) -> Row:
-    """What was read at a place, if it is an object of fields; raises ValueError if it is not."""
+    """A value as a row; raises ValueError if it is not an object of fields. place: for the error."""
     if not isinstance(row, dict):
         raise ValueError(
             f"{place} holds {name_kind(row)}; a row is an object of fields and values."
@@ -451,8 +425,9 @@ def row_of_text(line: str) -> Row | None:
 
 
 def read_lines(path: Path) -> Iterator[tuple[bytes, str]]:
-    """The lines of a file, as bytes and as text; raises ValueError, naming the line, for one that
-    is not UTF-8.
+    """The lines of a file, as bytes and as text.
+
+    Raises ValueError, naming the line, for one that is not UTF-8.
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -464,9 +439,7 @@ def read_lines(path: Path) -> Iterator[tuple[bytes, str]]:
 
 
 def decode_line(line: bytes, *, is_first: bool) -> str:
-    """A line of a file as a text; an editor's byte-order mark would become part of
-    the first one.
-    """
+    """A line of a file as a text, without the byte-order mark of an editor in the first one."""
     return line.decode("utf-8-sig" if is_first else "utf-8")
 
 
@@ -505,7 +478,10 @@ def row_of_cells(cells: Sequence[str], header: Sequence[str]) -> Row:
 def cells_of(
     file: BinaryIO, path: Path, taken: list[bytes], at_start: bool = True
 ) -> Iterator[list[str]]:
-    """Rows of cells from where the file stands; `taken` gets the lines that each is made of.
+    """Rows of cells from the position of the file.
+
+    taken: gets the lines that each row is made of.
+    at_start: the position is the start, where a header comes first.
 
     Raises ValueError for a header that cannot be used, a quote that is not closed, and bytes that
     are not UTF-8.
@@ -537,7 +513,7 @@ def cells_of(
         way_out = "repair or remove it."
         if "new-line" in reason:
             reason = "lines end with a carriage return alone"
-            way_out = "save the file with the line ends of Unix."
+            way_out = "save the file with Unix line endings."
         if reason == "unexpected end of data":
             place = f"{path}, the row that begins in line {num_read + 1},"
             reason = "a quote is opened and never closed"
@@ -556,21 +532,20 @@ def _check_header(header: Sequence[str], path: Path) -> None:
 
 
 def check_columns(names: Sequence[str], path: Path) -> None:
-    """Raises ValueError where two columns have one name, of which a row would keep the last alone.
+    """Raises ValueError where two columns have one name: a row would keep only the last.
 
-    Columns without a name, as spreadsheets append them, may be several.
+    Several columns may have no name, as spreadsheets append them.
     """
-    twice = next(
-        (name for name, count in Counter(names).items() if name and count > 1), ""
-    )
-    if twice:
-        raise ValueError(f"{path} has the column {twice!r} twice; rename one of them.")
+    for name, count in Counter(names).items():
+        if name and count > 1:
+            raise ValueError(
+                f"{path} has the column {name!r} twice; rename one of them."
+            )
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
-    for batch in open_parquet(path).iter_batches(
-        batch_size=256
-    ):  # small: a row may hold a whole image
+    # Small batches: a row may hold a whole image.
+    for batch in open_parquet(path).iter_batches(batch_size=256):
         yield from batch.to_pylist()
 
 
@@ -586,7 +561,7 @@ READERS: dict[str, Callable[[Path], Iterator[Row | BadRow]]] = {
 
 
 def open_parquet(path: Path) -> Any:
-    """A Parquet file; raises ValueError for what is not one, and for two columns of one name."""
+    """A Parquet file, open; raises ValueError for other files, and for two columns of one name."""
     try:
         file = pyarrow_parquet().ParquetFile(path)
     except (OSError, ValueError) as error:  # pyarrow's ArrowInvalid is a ValueError
@@ -619,7 +594,7 @@ def _datasets() -> Any:
 
 
 def saved_data_set(path: Path, split: str) -> Any:
-    """A folder of save_to_disk; images are the bytes that were put in."""
+    """A folder of save_to_disk; images are their original bytes."""
     try:
         loaded = _datasets().load_from_disk(str(path))
     except FileNotFoundError:
@@ -636,7 +611,7 @@ def saved_data_set(path: Path, split: str) -> Any:
 
 
 def hub_data_set(name: str, split: str) -> Any:
-    """hf:NAME[:CONFIG]; images are the bytes that were put in."""
+    """hf:NAME[:CONFIG]; images are their original bytes."""
     path, _, config = name.removeprefix("hf:").partition(":")
     try:
         return _keep_bytes(_datasets().load_dataset(path, config or None, split=split))
@@ -648,7 +623,7 @@ def hub_data_set(name: str, split: str) -> Any:
 
 
 def _keep_bytes(dataset: Any) -> Any:
-    """Hand out images as their original bytes instead of decoding them."""
+    """Return images as their original bytes instead of decoding them."""
     image = _datasets().Image
     for column, feature in dataset.features.items():
         if isinstance(feature, image):

@@ -1,4 +1,4 @@
-"""Fields of an index: where each comes from, which type it has, and a row's value in that type."""
+"""Fields of an index: their source, their type, and a row's value in that type."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from typing import Any, Literal, get_args
 from pydantic import model_validator
 
 from unimodal.config import Config, nearest
-from unimodal.json_text import shown
+from unimodal.json_text import show_value
 from unimodal.tables.fields import is_missing, plain
 
 FieldType = Literal["string", "int", "float", "bool", "strings"]
-
-
 FieldValue = str | int | float | bool | list[str] | None
 _NAMES: dict[FieldType, str] = {
     "string": "a string",
@@ -27,7 +25,7 @@ _NAMES: dict[FieldType, str] = {
 }
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 _INT64 = 2**63
-# 007 is a name, as is 12e5.
+# 007 and 12e5 are names.
 _INT = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(r"-?(0|[1-9][0-9]*)?\.[0-9]+([eE][-+]?[0-9]+)?")
 
@@ -59,8 +57,9 @@ class FieldSource(Config):
 
 
 def named_fields(fields: Any) -> Any:
-    """A list of fields as a mapping from the names that filters use: the last part of
-    `attributes.material`.
+    """A list of fields as a mapping from the names that filters use.
+
+    The name of `attributes.material` is its last part.
     """
     if isinstance(fields, str):
         fields = [fields]
@@ -69,11 +68,11 @@ def named_fields(fields: Any) -> Any:
     named: dict[str, Any] = {}
     for field in fields:
         if not isinstance(field, str):
-            hint = (
-                " (YAML reads on, off, yes and no as truth values: quote the name)"
-                if isinstance(field, bool)
-                else ""
-            )
+            hint = ""
+            if isinstance(field, bool):
+                hint = (
+                    " (YAML reads on, off, yes and no as truth values: quote the name)"
+                )
             raise ValueError(
                 f"field {field!r} is not a name{hint}; write fields=[price:float], or a "
                 "mapping of names to those."
@@ -89,20 +88,21 @@ def named_fields(fields: Any) -> Any:
 
 
 def infer_type(values: Iterable[Any], *, from_text: bool = False) -> FieldType:
-    """The type that all values fit; a value of None counts for none, and lists where they are fewer
-    than what is none.
+    """The type that all values fit; missing values do not count.
 
-    from_text: they are a CSV's, which says no types: what reads as a number everywhere is one.
+    Lists count where they are at least as many as other values.
+
+    from_text: the values are a CSV's, which has no types: a column of numbers alone is numbers.
     """
     seen = Counter[FieldType]()
     for value in values:
         value = _present(value)
-        if value is not None and not isinstance(value, Mapping):  # which fits no type
-            seen[
-                _type_of_text(value)
-                if from_text and isinstance(value, str)
-                else _type_of(value)
-            ] += 1
+        if value is None or isinstance(value, Mapping):  # a mapping fits no type
+            continue
+        if from_text and isinstance(value, str):
+            seen[_type_of_text(value)] += 1
+        else:
+            seen[_type_of(value)] += 1
     lists = seen.pop("strings", 0)
     if lists and lists >= seen.total():
         return "strings"
@@ -112,8 +112,9 @@ def infer_type(values: Iterable[Any], *, from_text: bool = False) -> FieldType:
 
 
 def cast(value: Any, kind: FieldType) -> FieldValue:
-    """A value in the type of its field; None where it is missing. Raises ValueError for one that
-    does not fit.
+    """A value in the type of its field; None where it is missing.
+
+    Raises ValueError for a value that does not fit.
     """
     value = _present(value)
     if value is None:
@@ -122,30 +123,30 @@ def cast(value: Any, kind: FieldType) -> FieldValue:
         return _CASTS[kind](value)
     except (ValueError, TypeError, OverflowError):
         raise ValueError(
-            f"{shown(value, 80)} is not {_NAMES[kind]}, {_why_not(value, kind)}"
+            f"{show_value(value, 80)} is not {_NAMES[kind]}, {_why_not(value, kind)}"
         ) from None
 
 
 def unstorable(
     values: Mapping[str, Any], max_bytes: int | None, max_strings: int | None
 ) -> str:
-    """Why a store cannot keep these values, empty if it can. max_bytes: of a text. max_strings: of
-    a list.
+    """Why a store cannot keep these values; empty if it can.
+
+    max_bytes: of a text.
+    max_strings: of a list.
     """
     for name, value in values.items():
-        texts = (
-            value
-            if isinstance(value, list)
-            else [value]
-            if isinstance(value, str)
-            else []
-        )
+        texts: list[str] = []
+        if isinstance(value, list):
+            texts = value
+        elif isinstance(value, str):
+            texts = [value]
         if max_strings is not None and len(texts) > max_strings:
             return f"{name} has {len(texts):,} strings, and the store keeps {max_strings:,}"
         try:
             size = max((len(text.encode()) for text in texts), default=0)
-        except UnicodeEncodeError as error:  # JSON can say one half of a surrogate pair
-            return f"{name} is no Unicode text ({error.reason})"
+        except UnicodeEncodeError as error:  # JSON can hold half of a surrogate pair
+            return f"{name} is not Unicode text ({error.reason})"
         if max_bytes is not None and size > max_bytes:
             return (
                 f"{name} has {size:,} bytes, and the store keeps {max_bytes:,}; shorten it, "
@@ -156,7 +157,7 @@ def unstorable(
 
 def _why_not(value: Any, kind: FieldType) -> str:
     if isinstance(value, Mapping):
-        return "it is an object; name what of it is wanted, as FIELD.NAME"
+        return "it is an object; name a field of it, as FIELD.NAME"
     if isinstance(value, bytes):
         return "it is bytes"
     better = infer_type([value])
@@ -194,26 +195,17 @@ def _string(value: Any) -> str:
         raise ValueError
     if isinstance(value, bool):
         return str(value).lower()
-    return (
-        value
-        if isinstance(value, str)
-        else str(value.isoformat() if hasattr(value, "isoformat") else value)
-    )
+    if isinstance(value, str):
+        return value
+    if hasattr(value, "isoformat"):
+        return str(value.isoformat())
+    return str(value)
 
 
 def _int(value: Any) -> int:
-    number = (
-        value
-        if isinstance(value, int)
-        else int(value)
-        if isinstance(value, str)
-        else float(value)
-    )
-    if (
-        isinstance(value, bool)
-        or number != int(number)
-        or not -_INT64 <= number < _INT64
-    ):
+    number = int(value) if isinstance(value, (int, str)) else float(value)
+    is_whole = number == int(number)
+    if isinstance(value, bool) or not is_whole or not -_INT64 <= number < _INT64:
         raise ValueError
     return int(number)
 
@@ -235,7 +227,7 @@ def _strings(value: Any) -> list[str]:
     if isinstance(value, Mapping):
         raise ValueError
     values = value if isinstance(value, (list, tuple, set)) else [value]
-    return [_string(one) for one in values if not is_missing(one)]
+    return [_string(part) for part in values if not is_missing(part)]
 
 
 _CASTS: Mapping[FieldType, Callable[[Any], FieldValue]] = {

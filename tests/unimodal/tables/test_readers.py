@@ -175,7 +175,7 @@ def test_join_puts_the_other_row_in_place_of_its_key(tmp_path: Path) -> None:
     [
         ({"input": "nowhere.jsonl"}, "does not exist"),
         ({"input": " "}, "it is empty; name a table, a folder or shards"),
-        ({"input": "a.xlsx"}, "has the ending '.xlsx'"),
+        ({"input": "a.xlsx"}, "ends with '.xlsx'"),
         (
             {"where": {"colour": "red"}},
             "field 'colour' is not in any row of a.jsonl; did you mean 'color'",
@@ -186,7 +186,7 @@ def test_join_puts_the_other_row_in_place_of_its_key(tmp_path: Path) -> None:
             {"hash_field": "idd", "hash_range": (0, 50)},
             "field 'idd' is not in row 0 of a.jsonl; did you mean 'id'",
         ),
-        ({"exclude": {"id": "held_out.csv"}}, "names no column"),
+        ({"exclude": {"id": "held_out.csv"}}, "has no column"),
         ({"exclude": {"id": "held_out.csv:lft"}}, "did you mean 'left'"),
         ({"exclude": {"ids": "held_out.csv:left"}}, "did you mean 'id'"),
     ],
@@ -209,7 +209,7 @@ def test_errors_name_the_thing_and_the_way_out(
         (
             "a.jsonl",
             b'{"id": 1}\n\n[1]\n',
-            "a.jsonl, line 3 is a list and not an object",
+            "a.jsonl, line 3 is a list, not an object",
         ),
         ("a.jsonl", b'{"id": "\xff"}\n', "a.jsonl, line 1 is not UTF-8"),
         (
@@ -279,7 +279,7 @@ def test_a_cell_may_be_long(tmp_path: Path) -> None:
 def test_a_hash_range_needs_a_field_and_an_order() -> None:
     with pytest.raises(ValueError, match="set hash_field"):
         RowsConfig(input="a.jsonl", hash_range=(0, 50))
-    with pytest.raises(ValueError, match="no range of percent"):
+    with pytest.raises(ValueError, match="not a range of percent"):
         RowsConfig(input="a.jsonl", hash_field="id", hash_range=(50, 50))
 
 
@@ -401,6 +401,6 @@ def test_a_glob_takes_no_hidden_files_and_an_image_is_not_a_table(
     (tmp_path / "a.jpg").touch()
     with pytest.raises(
         ValueError,
-        match=r"a.jpg is an image and not a table; give a table that names it",
+        match=r"a.jpg is an image, not a table; give a table that names it",
     ):
         ids(tmp_path, input="a.jpg")

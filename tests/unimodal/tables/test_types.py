@@ -124,7 +124,7 @@ def test_a_value_that_does_not_fit_is_refused(value: Any, kind: Any) -> None:
         (
             {"a": 1},
             "strings",
-            '{"a": 1} is not a list of strings, it is an object; name what of it is wanted',
+            '{"a": 1} is not a list of strings, it is an object; name a field of it',
         ),
         ({"a": 1}, "string", '{"a": 1} is not a string, it is an object'),
         (b"a", "string", "1 bytes is not a string, it is bytes"),
@@ -188,8 +188,8 @@ def test_a_source_with_a_colon_is_written_as_a_mapping() -> None:
         ("é" * 5 + "a", "name has 11 bytes, and the store keeps 10"),
         (["a", "b" * 11], "name has 11 bytes, and the store keeps 10"),
         (["a"] * 4, "name has 4 strings, and the store keeps 3"),
-        ("half a \ud83d", "name is no Unicode text"),
-        (["half a \ud83d"], "name is no Unicode text"),
+        ("half a \ud83d", "name is not Unicode text"),
+        (["half a \ud83d"], "name is not Unicode text"),
     ],
 )
 def test_what_a_store_cannot_keep_says_why(value: FieldValue, reason: str) -> None:

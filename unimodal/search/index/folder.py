@@ -109,7 +109,7 @@ def publish(folder: Path, inputs: Sequence[IndexedInput]) -> None:
 
 def unlisted(folder: Path, inputs: Sequence[IndexedInput]) -> dict[str, list[Path]]:
     """The files that are not in the list, by their input; "" for those that cannot be read."""
-    listed = set()
+    listed: set[Path] = set()
     for entry in inputs:
         listed.update(find_file(folder, name) for name in entry.files)
     files: dict[str, list[Path]] = {}

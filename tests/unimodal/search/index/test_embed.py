@@ -56,7 +56,7 @@ def skipped(plan: Plan) -> list[Skipped]:
         ({"tags": ["a" * 21]}, "tags has 21 bytes, and the store keeps 20"),
         ({"tags": ["a"] * 3}, "tags has 3 strings, and the store keeps 2"),
         ({"id": "a" * 21}, "id has 21 bytes, and the store keeps 20"),
-        ({"title": "half a \ud83d"}, "words is no Unicode text"),
+        ({"title": "half a \ud83d"}, "words is not Unicode text"),
         (
             {"id": "half a \ud83d"},
             "id is 'half a \\ud83d', and an id is one line of Unicode text",

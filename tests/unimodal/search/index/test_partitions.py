@@ -186,7 +186,7 @@ def test_a_line_that_is_no_object_says_so(tmp_path: Path) -> None:
     faults = [row.fault for row in rows[1:4]]
     expected = [
         "the line is not JSON (",
-        "the line is a list and not an object",
+        "the line is a list, not an object",
         "the line is not UTF-8 (",
     ]
     assert [
@@ -345,7 +345,7 @@ def test_a_data_set_is_cut_into_ranges(tmp_path: Path) -> None:
             "tables",
             r"tables holds .csv, but no image and no .tar; give its tables as '.*tables/\*.csv'",
         ),
-        ("notes.doc", "has the ending '.doc'; rows are read from .jsonl"),
+        ("notes.doc", "ends with '.doc'; rows are read from .jsonl"),
         ("broken.parquet", "broken.parquet is not a readable Parquet file"),
         ("broken.tar", "broken.tar is not a tar file"),
         ("broken.json", "broken.json is not JSON"),

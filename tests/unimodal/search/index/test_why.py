@@ -49,7 +49,9 @@ def test_what_became_of_an_item(saved: str, tmp_path: Path) -> None:
     assert explain(store, folder, "b")[-1].endswith(
         f": the input was forgotten ({day1})."
     )
-    with pytest.raises(ValueError, match=r"'nothing' is not an item of any input of .*shop"):
+    with pytest.raises(
+        ValueError, match=r"'nothing' is not an item of any input of .*shop"
+    ):
         explain(store, folder, "nothing")
 
 
