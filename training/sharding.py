@@ -153,7 +153,7 @@ def offsets_of(tensor: Tensor) -> list[int] | None:
     """Where this rank's shard begins in the whole tensor, by dimension; None if not sharded."""
     if not isinstance(tensor, DTensor):
         return None
-    (chunk,) = tensor.__create_chunk_list__()  # type: ignore[no-untyped-call]  # as torch's own checkpoints do
+    (chunk,) = tensor.__create_chunk_list__()  # type: ignore[no-untyped-call]  # as torch does
     return list(chunk.offsets)
 
 

@@ -179,7 +179,7 @@ def test_ranks_with_fewer_chunks_cut_theirs_further(
     )
 
 
-def test_live_batch_normalisation_is_refused_in_a_batch_that_is_cut_and_allowed_in_a_whole_or_frozen_one(
+def test_live_batch_normalization_is_refused_in_a_cut_batch_and_allowed_whole_or_frozen(
     recipe: Recipe,
 ) -> None:
     base = recipe()

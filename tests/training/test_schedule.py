@@ -15,7 +15,7 @@ from training.schedule import interleave, learning_rate, place_of, tasks_at
     "weights",
     [[1], [1, 1], [3, 1], [1, 2, 4], [0.1, 0.2, 0.7], [5, 0.001], [1, 1, 1, 1, 1]],
 )
-def test_every_share_holds_to_within_one_at_every_position_for_two_and_to_within_the_number_for_more(
+def test_every_share_holds_to_within_one_for_two_and_to_within_the_number_for_more(
     weights: list[float],
 ) -> None:
     seen: Counter[int] = Counter()

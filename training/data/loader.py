@@ -36,7 +36,9 @@ class LoaderContext(ForkServerContext):
     def __init__(self) -> None:
         self.processes: list[BaseProcess] = []
 
-    def Process(self, *arguments: Any, **options: Any) -> BaseProcess:  # type: ignore[override]  # noqa: N802
+    def Process(  # type: ignore[override]  # noqa: N802
+        self, *arguments: Any, **options: Any
+    ) -> BaseProcess:
         """Make a process of the loader, not started yet."""
         process = super().Process(*arguments, **options)
         self.processes.append(process)

@@ -35,7 +35,7 @@ class Shared:
             written = 0
             while written < len(content):
                 written += os.write(descriptor, content[written:])
-            duplicate = reduction.DupFd(descriptor)  # type: ignore[attr-defined]  # of typeshed's Unix half
+            duplicate = reduction.DupFd(descriptor)  # type: ignore[attr-defined]  # Unix only
         finally:
             os.close(descriptor)
         return _receive, (duplicate, self.array.shape, self.array.dtype.str)

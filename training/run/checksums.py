@@ -1,4 +1,4 @@
-"""checksums.json makes a checkpoint whole: written last, with size and SHA-256 of the other files."""
+"""checksums.json makes a checkpoint whole: it is written last and has a hash of every file."""
 
 from __future__ import annotations
 

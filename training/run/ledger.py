@@ -1,4 +1,4 @@
-"""What a model has seen: RUN/ledger.json, its sources by epoch, and RUN/shards.jsonl, its shards."""
+"""What a model has seen: RUN/ledger.json (sources by epoch) and RUN/shards.jsonl (shards)."""
 
 from __future__ import annotations
 
@@ -107,8 +107,8 @@ def cut_shards(dataset: StepDataset) -> list[dict[str, Any]]:
     if cut:
         more = f" and {len(cut) - 1} more" if len(cut) > 1 else ""
         warnings.warn(
-            f"{cut[0][0]}{more} is cut short ({cut[0][1]}): its complete samples are used, the rest "
-            "is lost; fetch or pack it again.",
+            f"{cut[0][0]}{more} is cut short ({cut[0][1]}): its complete samples are used, the "
+            "rest is lost; fetch or pack it again.",
             stacklevel=2,
         )
     return [

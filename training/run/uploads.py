@@ -11,7 +11,7 @@ from unimodal.shards.storage import Clock
 
 from .mirror import MirrorPatience, seconds_for, upload
 
-# Seconds for the retries of one file, and for which the end of a run waits beside sending the bytes.
+# Seconds for the retries of one file, and that the end of a run waits beside sending the bytes.
 MIRROR_DEADLINE = 120.0
 LAST_MIRROR_DEADLINE = 5.0  # seconds in all, after a signal
 

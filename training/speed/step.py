@@ -1,5 +1,4 @@
-"""`unimodal bench step`: a training step beside GradCache, padded texts and sentence-transformers'
-cached loss.
+"""`unimodal bench step`: a training step, compared with GradCache and sentence-transformers.
 
 A step here is what `train_step` does up to the gradients of the weights: chunks, loss of the batch,
 back through the chunks. B pairs, D embedding dimension.
@@ -9,7 +8,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -222,25 +222,17 @@ class SentenceTransformersStep:
             ) from None
         from tokenizers import Tokenizer, models, pre_tokenizers
         from transformers import PreTrainedTokenizerFast
-        from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()
         assert model.text is not None
         backbone: Any = model.text.backbone
-        words = Tokenizer(
-            models.WordLevel(
-                {
-                    "[PAD]": 0,
-                    **{f"w{number}": number for number in range(1, VOCABULARY)},
-                }
-            )
-        )
+        vocabulary = {"[PAD]": 0}
+        vocabulary.update({f"w{number}": number for number in range(1, VOCABULARY)})
+        words = Tokenizer(models.WordLevel(vocabulary))
         words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        with tempfile.TemporaryDirectory() as folder:
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]")
+        with tempfile.TemporaryDirectory() as folder, _no_progress_bars():
             backbone.save_pretrained(folder)
-            PreTrainedTokenizerFast(
-                tokenizer_object=words, pad_token="[PAD]"
-            ).save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
             transformer = Transformer(
                 folder,
                 max_seq_length=MAX_TOKENS,
@@ -283,6 +275,20 @@ class SentenceTransformersStep:
             [[vectors for vectors, _ in side] for side in sides]
         ).backward()
         return _gradients(self.model)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Run the block without the progress bars of transformers."""
+    from transformers.utils import logging
+
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()
 
 
 def random_model(

@@ -207,7 +207,7 @@ def test_every_option_of_info_nce_changes_the_loss() -> None:
     assert len({round(value, 6) for value in found.values()}) == len(found), found
 
 
-def test_a_margin_leaves_out_too_similar_documents_and_hard_negatives_of_others_but_none_of_its_own() -> (
+def test_a_margin_hides_too_similar_documents_and_hard_negatives_of_others_but_not_its_own() -> (
     None
 ):
     query = torch.tensor([[1.0, 0.0], [0.0, 1.0]])

@@ -340,7 +340,7 @@ def _steps(mirror: str) -> list[int]:
 
 
 @pytest.mark.usefixtures("paced")
-def test_a_machine_that_comes_back_goes_on_from_where_another_one_has_come_to_and_removes_nothing_of_it(
+def test_a_machine_that_comes_back_resumes_from_another_one_and_removes_nothing_of_it(
     recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     mirror = f"memory://{tmp_path.name}"

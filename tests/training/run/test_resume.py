@@ -341,7 +341,11 @@ def die(*arguments):
 
 count = iter(range(9))
 write = training.run.saving.write_checksums
-training.run.saving.write_checksums = lambda *arguments: die() if next(count) == 1 else write(*arguments)
+def write_or_die(*arguments):
+    if next(count) == 1:
+        die()
+    write(*arguments)
+training.run.saving.write_checksums = write_or_die
 train(read_config(TrainConfig, sys.argv[1], []))
 """
 

@@ -308,7 +308,7 @@ def test_a_disk_that_is_full_for_a_while_costs_checkpoints_and_a_warning_each_an
     assert_same_weights(Path(config.run), Path(whole.run), exact=True)
 
 
-def test_a_finished_model_that_cannot_be_written_is_an_error_that_says_where_the_newest_checkpoint_is(
+def test_a_model_that_cannot_be_written_is_an_error_that_names_the_newest_checkpoint(
     recipe: Recipe,
 ) -> None:
     config = recipe(

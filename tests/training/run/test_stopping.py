@@ -132,7 +132,7 @@ def test_the_second_signal_does_what_it_always_did() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_second_sigterm_right_behind_the_first_is_the_same_stop_and_a_later_one_ends_the_process() -> (
+def test_a_second_sigterm_at_once_is_the_same_stop_and_a_later_one_ends_the_process() -> (
     None
 ):
     """A launcher passes on what the scheduler has sent to every process itself."""
@@ -368,7 +368,7 @@ except Stopped as stopped:
 """
 
 
-def test_two_ranks_with_shards_stop_after_the_step_in_which_one_of_them_was_asked_and_one_process_goes_on(
+def test_two_ranks_with_shards_stop_after_the_step_of_a_signal_and_one_process_resumes(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     changes = {"precision": "float64", "steps": 5, "save_every": 2, "keep": 9}
