@@ -42,7 +42,7 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def imported_at_run_time(path: Path) -> Iterator[str]:
-    """Dotted names in the tree of all that a file imports, wherever it does, but for types alone."""
+    """Absolute dotted names of all that a file imports, wherever it does, but for types."""
     package = path.relative_to(ROOT).parent.parts
     ignored: set[ast.AST] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

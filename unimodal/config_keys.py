@@ -1,4 +1,4 @@
-"""The reference of a configuration, from its fields: keys for --help, and a JSON schema for editors."""
+"""The reference of a configuration from its fields: keys for --help, a schema for editors."""
 
 from __future__ import annotations
 

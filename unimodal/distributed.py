@@ -18,7 +18,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]  # public, yet not exported by name
+
+# Public, yet not exported by name.
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 _POLL = 0.1  # seconds between two looks at who has joined
@@ -259,7 +261,7 @@ def broadcast_object(value: Any) -> Any:
 
 
 def check_same(values: Mapping[str, Any]) -> None:
-    """Raise ValueError, naming the first key that differs, unless all ranks have the same values."""
+    """Raise ValueError, naming the first key that differs, unless all ranks agree on the values."""
     shown = {key: repr(value) for key, value in values.items()}
     of_ranks = all_gather_objects(shown, "comparing recipes")
     keys = dict.fromkeys(key for of_rank in of_ranks for key in of_rank)

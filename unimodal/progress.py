@@ -1,4 +1,4 @@
-"""What a command shows: how far it is while it works, and its tables at their whole width.
+"""What a command shows: its progress while it works, and its tables at full width.
 
 On a terminal that is a live bar. Elsewhere (a log, CI, `nohup`) it is a plain line at least every
 30 seconds.
@@ -28,9 +28,8 @@ from rich.progress import (
 from rich.text import Text
 
 EVERY = 30.0  # seconds between two lines where standard error is not a terminal
-_ANY_WIDTH = (
-    100_000  # columns of a console that is not a terminal: no table is cut or wrapped
-)
+# Columns of a console that is not a terminal: no table is cut or wrapped.
+_ANY_WIDTH = 100_000
 _SHOWN: list[Progress] = []  # bars that are open, the innermost last
 _LOCK = threading.Lock()
 
@@ -45,8 +44,9 @@ class Advance(Protocol):
 def progress_bar(
     what: str, total: int | None, show: bool | None = None, *, start: int = 0
 ) -> Iterator[Advance]:
-    """Show progress on standard error while the block runs: a bar on a terminal, a line every 30 s
-    elsewhere.
+    """Show progress on standard error while the block runs.
+
+    That is a bar on a terminal, and a line every 30 s elsewhere.
 
     The lines come from a thread, so that one long item does not hold them up; a block that is done
     before the first is due writes nothing. The bar goes away at the end.
@@ -66,9 +66,7 @@ def progress_bar(
 
 
 def open_console(stderr: bool = False) -> Console:
-    """A console for tables: as wide as the terminal or $COLUMNS, and without a limit where there is
-    neither.
-    """
+    """Open a console for tables: as wide as the terminal or $COLUMNS, else without a limit."""
     console = Console(stderr=stderr)
     if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         console.width = _ANY_WIDTH
@@ -76,7 +74,7 @@ def open_console(stderr: bool = False) -> Console:
 
 
 class PlainProgress:
-    """How far something is, as a line of text."""
+    """The progress of some work, as a line of text."""
 
     def __init__(
         self,
@@ -96,21 +94,22 @@ class PlainProgress:
         self._marks = deque([self._newest], maxlen=4)
 
     def advance(self, done: int, what: str | None = None) -> None:
-        """Take down how much is done by now."""
+        """Note how much is done by now."""
         self._newest = (self._clock(), done)
         if what is not None:
             self._detail = what
 
     def line(self) -> str:
         """`embedding 600/1,200, 12.5/s, 0:48 left`, of now."""
-        (newest, done), (before, done_before) = self._newest, self._marks[0]
+        newest, done = self._newest
+        before, done_before = self._marks[0]
         now = self._clock()
-        rate = (done - done_before) / (newest - before) if newest > before else 0.0
-        left = (
-            newest + (self._total - done) / rate - now
-            if rate > 0 and self._total is not None
-            else 0.0
-        )
+        rate = 0.0
+        left = 0.0
+        if newest > before:
+            rate = (done - done_before) / (newest - before)
+        if rate > 0 and self._total is not None:
+            left = newest + (self._total - done) / rate - now
         last = self._marks[-1]
         self._marks.append(self._newest)
         parts = [self._head(done)]
@@ -138,15 +137,13 @@ class PlainProgress:
         return f"{name} {done:,}" if done else name
 
     def _described(self) -> str:
-        return (
-            f" ({self._detail})"
-            if self._detail and not self._detail.startswith(self._what)
-            else ""
-        )
+        if not self._detail or self._detail.startswith(self._what):
+            return ""
+        return f" ({self._detail})"
 
 
 def describe_rate(rate: float) -> str:
-    """What is done in a second; where that is less than one, how long each takes."""
+    """`12.5/s`; below one per second the time that each takes: `2.0 s each`."""
     if rate < 1:
         return f"{1 / rate:,.1f} s each"
     return f"{rate:,.1f}/s" if rate < 100 else f"{rate:,.0f}/s"
@@ -202,8 +199,9 @@ def _live_bar(what: str, total: int | None, start: int) -> Iterator[Advance]:
 
 @contextmanager
 def _innermost(progress: Progress) -> Iterator[None]:
-    """Show a bar in place of the one around it, which comes back afterwards: two would overwrite
-    each other.
+    """Show a bar in place of the one around it, which comes back afterwards.
+
+    Two bars would overwrite each other.
     """
     with _LOCK:
         if _SHOWN:

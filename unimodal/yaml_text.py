@@ -1,4 +1,4 @@
-"""YAML as we read and write it: the core schema of YAML 1.2, and nothing wrong without a word.
+"""YAML as we read and write it: the core schema of YAML 1.2, and no silent misreading.
 
 Only `true` and `false` are booleans: `on`, `yes` and `n` are texts, as are `12:30`, `1_000` and
 `2026-11-30`, and `010` is ten. A key that is written twice is an error, and so is `{a:b}`, which
@@ -45,7 +45,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """The value of a YAML text; None where it is empty.
+    """Parse a YAML text; None where it is empty.
 
     source: the file, for messages. Raises ValueError, naming the line, for what is not YAML.
     """
@@ -54,7 +54,7 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def parse_value(text: str) -> Any:
-    """The value of a YAML text of one line, such as stands behind the = of an override.
+    """Parse a YAML text of one line, such as follows the = of an override.
 
     Raises ValueError, without a place, for what is not YAML, and where `#` begins a comment: it
     would be lost.
@@ -68,14 +68,12 @@ def parse_value(text: str) -> Any:
 
 
 def dump_yaml(values: Any) -> str:
-    """A YAML text that `parse_yaml` and readers of YAML 1.1 take for the same; keys stay in their
-    order.
-    """
+    """Write a YAML text that `parse_yaml` and readers of YAML 1.1 read alike; keys keep their order."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def _parse(text: str, line: str, column: str) -> tuple[Any, str]:
-    """The value, and what lies behind it."""
+    """Parse a text into its value and what follows it."""
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -93,16 +91,13 @@ def _describe(error: yaml.YAMLError, line: str, column: str) -> str:
     if isinstance(error, _Refused) and mark is not None:
         return f"{line}{mark.line + 1}: {problem}" if line else str(problem)
     if mark is None or problem is None:
-        said = " ".join(str(error).split())
-        return (
-            f"{line.partition(',')[0]} is not YAML: {said}"
-            if line
-            else f"the value is not YAML: {said}"
-        )
-    said = f"{problem}, {context}" if context else problem
+        reason = " ".join(str(error).split())
+        source = line.partition(",")[0] if line else "the value"
+        return f"{source} is not YAML: {reason}"
+    reason = f"{problem}, {context}" if context else problem
     if line:
-        return f"{line}{mark.line + 1} is not YAML: {said}"
-    return f"{column}{mark.column + 1} is not YAML: {said}; put a text in quotes"
+        return f"{line}{mark.line + 1} is not YAML: {reason}"
+    return f"{column}{mark.column + 1} is not YAML: {reason}; put a text in quotes"
 
 
 def _decode(content: bytes, source: str) -> str:
@@ -125,7 +120,8 @@ class _Refused(yaml.MarkedYAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  # as in the parent
+    # As in the parent, a class attribute.
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)

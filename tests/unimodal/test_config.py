@@ -231,7 +231,7 @@ def test_an_override_without_a_value_is_refused_and_its_advice_works(
         ),
         (
             "extra.a={b:3}",
-            r"'extra.a={b:3}': {b:3} has the one key 'b:3' .* write a blank after the colon, {b: 3}, or",
+            r"'extra.a={b:3}': {b:3} has the one key 'b:3' .* after the colon, {b: 3}, or",
         ),
         (
             "extra.a={title}",

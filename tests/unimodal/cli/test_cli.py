@@ -100,10 +100,10 @@ def test_help_lists_every_key_with_its_default_and_comment(
         "serve": [
             "queue_items=4096",
             "urls.redirects=3",
-            "more get 429",
-            "as the model sees them",
+            "429",
+            "Pixels per forward pass",
         ],
-        "index": ["hash_range=[0,100]", "binary=", "to filter by and to show"],
+        "index": ["hash_range=[0,100]", "binary=", "Fields to filter by"],
     }
     assert all(one in output for one in said[command])
 
@@ -331,7 +331,8 @@ def test_a_name_of_mtebs_is_no_model_of_ours_and_how_to_ask_mteb_for_it_is_said(
 ) -> None:
     from unimodal.cli.evaluate import _load
 
-    way_out = r"'jinaai/jina-clip-v1' is not a folder here .*; mteb:jinaai/jina-clip-v1 is .* may run code"
+    name = "jinaai/jina-clip-v1"
+    way_out = rf"'{name}' is not a folder here .*; mteb:{name} is .* may run code"
     with pytest.raises(ValueError, match=way_out):
         _load("jinaai/jina-clip-v1", "cpu", "float32")
     with pytest.raises(

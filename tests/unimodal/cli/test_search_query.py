@@ -49,7 +49,8 @@ tasks:
     questions:
       text: {rows: {input: products.jsonl}, text: [title]}
       photo: {rows: {input: products.jsonl}, image: images, skip: 1}
-      photo+text: {rows: {input: products.jsonl}, image: images, skip: 1, sibling: parent, text: [colour]}
+      photo+text:
+        {rows: {input: products.jsonl}, image: images, skip: 1, sibling: parent, text: [colour]}
     grades: {sku: 3, parent: 2, category: 1}
 """
 
@@ -420,7 +421,8 @@ def test_the_store_finds_what_the_evaluation_of_the_shop_says(shop: Path) -> Non
         ]
         values: dict[str, list[float]] = {row.metric: [] for row in result.rows}
         for number, found in enumerate(search_many(store, embedder, queries)):
-            gains = dict(zip(data.relevant[number], data.gains[number], strict=True))  # type: ignore[index]  # it has gains
+            assert data.gains is not None
+            gains = dict(zip(data.relevant[number], data.gains[number], strict=True))
             best = [gains.get(skus.index(hit.id), 0.0) for hit in found]
             ideal = sorted(gains.values(), reverse=True)
             values["ndcg_at_10"].append(_dcg(best[:10]) / _dcg(ideal[:10]))
