@@ -10,13 +10,14 @@ FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "README.md")
 
 
 def local_folder(name: str, source: str) -> Path:
-    """The folder itself, or the snapshot of a hub repository (weights as safetensors,
-    configuration, tokenizer).
+    """Return a model's folder; a hub repository is downloaded first.
+
+    Weights are downloaded as safetensors, with the configuration and the tokenizer.
 
     name: a folder or a hub id.
-    source: the name as it was given, for what goes wrong.
+    source: the name as the user gave it, for messages.
 
-    Raises ValueError if there is no such folder and the hub gives none.
+    Raises ValueError if there is no such folder and the hub does not have it.
     """
     if Path(name).is_dir():
         return Path(name)
@@ -43,14 +44,14 @@ def local_folder(name: str, source: str) -> Path:
 
 
 def check_files(name: str, source: str, patterns: Sequence[str]) -> None:
-    """Ask whether files are there, without fetching one.
+    """Check that files are available, without downloading them.
 
-    name: a folder or a hub id, with an owner or without.
-    source: what names it, for what goes wrong: "init 'owner/name'".
-    patterns: of the files, one of which must be there.
+    name: a folder or a hub id, with or without an owner.
+    source: the subject of messages: "init 'owner/name'".
+    patterns: at least one file must match one of them.
 
-    Raises ValueError unless the folder has one, or the hub has the repository, or a copy of it on
-    this machine has one.
+    Raises ValueError unless the folder or this machine's copy of the repository has such a file,
+    or the hub has the repository.
     """
     if Path(name).is_dir():
         if not _has_any(Path(name), patterns):
@@ -61,7 +62,7 @@ def check_files(name: str, source: str, patterns: Sequence[str]) -> None:
 
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ValueError(
-            f"{source} is not there; check the path, or give a hub id such as owner/name."
+            f"{source} does not exist; check the path, or give a hub id such as owner/name."
         )
 
     from huggingface_hub import model_info, snapshot_download
@@ -87,6 +88,6 @@ def _has_any(folder: Path, patterns: Sequence[str]) -> bool:
 def _not_there(source: str, error: Exception) -> ValueError:
     why = shorten(str(error), 160, placeholder=" …")
     return ValueError(
-        f"{source} is not a folder here and the hub gave none ({why}); check the name "
+        f"{source} is not a folder here and the hub did not give it ({why}); check the name "
         "and the connection."
     )

@@ -126,7 +126,7 @@ def test_a_file_that_is_no_safetensors_is_refused(folder: Path) -> None:
 def test_vectors_without_a_mean_to_speak_of_are_refused() -> None:
     texts = cone(0, 0)
     alike = np.repeat(cone(0, 0)[:1], 9, axis=0)
-    with pytest.raises(ValueError, match="all 9 image vectors are alike"):
+    with pytest.raises(ValueError, match="all 9 image vectors are equal"):
         fit_calibration(texts, alike)
     with pytest.raises(ValueError, match="encode both with one model"):
         fit_calibration(texts, texts[:, :8])

@@ -190,7 +190,7 @@ def test_models_load_by_their_hub_ids(
     )
     assert len(errors) == 1
     assert errors[0].startswith(
-        "model 'someone/nothing' is not a folder here and the hub gave none"
+        "model 'someone/nothing' is not a folder here and the hub did not give it"
     )
     assert errors[0].endswith("; check the name and the connection.")
     # The hub is gone: what was fetched once is used, and what was not is one sentence.
@@ -203,7 +203,7 @@ def test_models_load_by_their_hub_ids(
     )
     assert len(errors) == 1
     assert errors[0].startswith(
-        "model 'someone/nothing' is not a folder here and the hub gave none"
+        "model 'someone/nothing' is not a folder here and the hub did not give it"
     )
     assert errors[0].endswith(
         " appropriate snapshot …); check the name and the connection."

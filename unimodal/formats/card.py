@@ -21,16 +21,14 @@ def model_card(
     scores: Sequence[Mapping[str, Any]] = (),
     trained_on: str = "",
 ) -> str:
-    """The README.md of a model directory: what it is, how to use it, what it scored.
+    """Write the README.md of a model directory: what it is, how to use it, what it scored.
 
     scores: rows {task, metric, value, chance, baseline}.
     """
-    named = (("image", config.image), ("text", config.text))
-    towers = ", ".join(
-        f"{kind} tower `{tower.name}` ({tower.library})"
-        for kind, tower in named
-        if tower is not None
-    )
+    towers = []
+    for kind, tower in (("image", config.image), ("text", config.text)):
+        if tower is not None:
+            towers.append(f"{kind} tower `{tower.name}` ({tower.library})")
     lines = [
         "---",
         "library_name: unimodal",
@@ -39,7 +37,8 @@ def model_card(
         "",
         "# An embedding space for text and images",
         "",
-        f"{config.embed_dim} dimensions, {num_parameters / 1e6:.1f} M parameters: {towers}.",
+        f"{config.embed_dim} dimensions, {num_parameters / 1e6:.1f} M parameters: "
+        f"{', '.join(towers)}.",
         trained_on,
         "",
         "```python",
@@ -52,21 +51,25 @@ def model_card(
     ]
     if scores:
         lines += ["| task | metric | value | chance | BM25 |", "|---|---|---|---|---|"]
-        for row in scores:
-            numbers = [
-                f"{row[key]:.3f}" if row.get(key) is not None else "-"
-                for key in ("value", "chance", "baseline")
-            ]
-            if row.get("value") is None and row.get("note"):
-                numbers[0] = "undefined"
-            lines.append(f"| {row['task']} | {row['metric']} | {' | '.join(numbers)} |")
+        lines += [_table_row(row) for row in scores]
     return "\n".join(lines) + "\n"
+
+
+def _table_row(row: Mapping[str, Any]) -> str:
+    numbers = [_number(row.get(key)) for key in ("value", "chance", "baseline")]
+    if row.get("value") is None and row.get("note"):
+        numbers[0] = "undefined"
+    return f"| {row['task']} | {row['metric']} | {' | '.join(numbers)} |"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def write_card(
     folder: Path, scores: Sequence[Mapping[str, Any]], trained_on: str
 ) -> None:
-    """Write a model directory's card anew, with its scores."""
+    """Write the card of a model directory again, with scores."""
     config = read_config(folder / "config.json")
     with safe_open(folder / "model.safetensors", "pt") as tensors:
         num_parameters = sum(
@@ -79,11 +82,12 @@ def write_card(
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of parameters."""
+    """Count the parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def read_config(file: Path) -> ModelConfig:
+    """Read the config.json of a model directory; raises ValueError if it is not valid."""
     try:
         values = parse_json(file.read_text(encoding="utf-8"))
     except ValueError as error:

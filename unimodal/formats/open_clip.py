@@ -28,7 +28,7 @@ def detect(source: str) -> bool:
 
 
 def load(source: str) -> tuple[DualEncoder, Tokenizer]:
-    """Load both towers of an open_clip model with its own pooling, projection, tokenizer and pixels.
+    """Load both towers of an open_clip model, with its own pooling, tokenizer and preprocessing.
 
     source: "open_clip:NAME", such as "open_clip:ViT-B-32/openai".
 

@@ -18,12 +18,13 @@ from torch import Tensor
 from ..inputs import check_unicode
 from ..model_config import TextTowerConfig
 
-_FEWEST_WORDS = 10  # of a vocabulary, beside its special tokens
+_FEWEST_WORDS = 10  # of a vocabulary, without its special tokens
 
 
 class Tokenizer:
-    """Text -> token ids, cut to `max_length`; the `tokenizers` backend of every tower (half the
-    cost of a wrapper).
+    """Text -> token ids, cut to `max_length`.
+
+    It calls the `tokenizers` backend directly, at half the cost of the transformers wrapper.
     """
 
     def __init__(self, backend: TokenizerBackend, config: TextTowerConfig) -> None:
@@ -38,25 +39,23 @@ class Tokenizer:
 
         Raises ValueError for a text that is not valid Unicode, with its place in `texts`.
         """
-        cleaned = (
-            texts if self._clean is None else [self._clean(text) for text in texts]
-        )
+        if self._clean is not None:
+            texts = [self._clean(text) for text in texts]
         try:
-            encodings = self.backend.encode_batch_fast(list(cleaned))
-        except TypeError:  # the library does not say which text it cannot read
+            encodings = self.backend.encode_batch_fast(list(texts))
+        except TypeError:  # the library does not name the text that it cannot read
             for row, text in enumerate(texts):
                 check_unicode(text, f"text {row}:")
             raise
         return [encoding.ids for encoding in encodings]
 
     def fit_to(self, num_tokens: int) -> None:
-        """See to it that all ids are below `num_tokens`, the rows of a text tower's table of
-        embeddings.
+        """Make all ids smaller than `num_tokens`, the number of a text tower's embeddings.
 
-        Special tokens beyond them that no text has of its own (`<image_soft_token>` of Gemma 3)
+        Special tokens with larger ids that no plain text contains (`<image_soft_token>` of Gemma 3)
         become plain text.
 
-        Raises ValueError if other tokens are beyond them: the tokenizer is that of another tower.
+        Raises ValueError if other tokens have larger ids: the tokenizer belongs to another tower.
         """
         added = self.backend.get_added_tokens_decoder()
         num_words = self.backend.get_vocab_size(with_added_tokens=False)
@@ -81,7 +80,7 @@ class Tokenizer:
             self.backend = TokenizerBackend.from_str(json.dumps(settings))
 
     def is_cut(self, text: str) -> bool:
-        """Whether the text is longer than `max_length`, so that its end is left out."""
+        """Whether the text is longer than `max_length`, so that its end is cut off."""
         cleaned = text if self._clean is None else self._clean(text)
         return bool(self.backend.encode(cleaned).overflowing)
 
@@ -98,11 +97,14 @@ class Tokenizer:
 def load_tokenizer(
     config: TextTowerConfig, folder: Path | None = None
 ) -> tuple[Tokenizer, TextTowerConfig]:
-    """The tokenizer of a text tower, and its config with `pad_id`, `max_length` and `clean` made
-    definite.
+    """Load the tokenizer of a text tower.
 
-    folder: a model directory, whose tokenizer.json is read. Without it, `config.tokenizer` or
-    `config.name` says which. Raises ValueError if there is none.
+    folder: a model directory, whose tokenizer.json is read; None: `config.tokenizer` or
+        `config.name` names the tokenizer.
+
+    Returns the tokenizer, and the config with its `pad_id`, `max_length` and `clean`.
+
+    Raises ValueError if there is no tokenizer.
     """
     if folder is not None:
         file = folder / "tokenizer.json"
@@ -114,34 +116,40 @@ def load_tokenizer(
         return Tokenizer(_read_tokenizer(file), config), config
     if config.library == "open_clip" and not config.tokenizer:
         return _open_clip_tokenizer(config)
+    return _named_tokenizer(config)
+
+
+def _named_tokenizer(config: TextTowerConfig) -> tuple[Tokenizer, TextTowerConfig]:
+    """The tokenizer of a tokenizer.json, a folder or a hub id."""
     name = config.tokenizer or config.name
     file = Path(name) if Path(name).is_file() else Path(name) / "tokenizer.json"
     settings = tokenizer_settings(name)
     if file.is_file() and not settings:
         backend = _read_tokenizer(file)
-        known = (
-            backend.token_to_id(token)
-            for token in ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>")
-        )
-        pad_id = next(
-            (token_id for token_id in known if token_id is not None), config.pad_id
-        )
+        pad_id = _find_pad_id(backend)
         special: list[str] = []
     else:
         wrapper = _read_transformers_tokenizer(name, settings)
         backend = wrapper.backend_tokenizer
-        pad_id = (
-            wrapper.pad_token_id if wrapper.pad_token_id is not None else config.pad_id
-        )
+        pad_id = wrapper.pad_token_id
         special = wrapper.all_special_tokens
     _check_words(name, backend, special)
     _check_unknown_words(name, backend)
-    config = config.model_copy(update={"pad_id": pad_id})
+    if pad_id is not None:
+        config = config.model_copy(update={"pad_id": pad_id})
     return Tokenizer(backend, config), config
 
 
+def _find_pad_id(backend: TokenizerBackend) -> int | None:
+    for token in ("[PAD]", "<pad>", "<|pad|>", "<|endoftext|>"):
+        token_id = backend.token_to_id(token)
+        if token_id is not None:
+            return token_id
+    return None
+
+
 def tokenizer_settings(name: str) -> dict[str, Any]:
-    """The tokenizer_config.json of a folder or a hub id; empty where there is none.
+    """Read the tokenizer_config.json of a folder or a hub id; a missing one is empty.
 
     Raises ValueError if it is not JSON.
     """
@@ -163,21 +171,18 @@ def tokenizer_settings(name: str) -> dict[str, Any]:
 
 
 def _read_transformers_tokenizer(name: str, settings: Mapping[str, Any]) -> Any:
-    """The tokenizer as transformers makes it: tokenizer_config.json may change what tokenizer.json
-    says.
-    """
+    """Load a tokenizer by transformers: tokenizer_config.json may override tokenizer.json."""
     from transformers import AutoTokenizer
 
     if "AutoTokenizer" in (settings.get("auto_map") or {}):
         raise ValueError(
-            f"{name} has a tokenizer of its own code (tokenizer_config.json's auto_map), which "
-            "is not run here, and another one would give other tokens; set text.tokenizer to "
-            "one that transformers itself has."
+            f"{name} has a tokenizer with its own code (tokenizer_config.json's auto_map), which "
+            "is not run here; set text.tokenizer to one that is part of transformers."
         )
     try:
         wrapper = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         wrapper.backend_tokenizer  # noqa: B018  # a slow tokenizer has none
-    # the library raises many kinds for one fact: there is no tokenizer under that name
+    # The library raises many types where there is no tokenizer under that name.
     except Exception as error:
         raise _no_tokenizer(name, error) from None
     _check_side(name, wrapper.truncation_side)
@@ -192,7 +197,7 @@ def _no_tokenizer(name: str, error: Exception) -> ValueError:
 
 
 def _check_side(name: str | Path, side: str) -> None:
-    """Refuse a tokenizer that keeps the end of a long text: ours keep its beginning."""
+    """Refuse a tokenizer that keeps the end of a long text; ours keep its beginning."""
     if side.lower() != "right":
         raise ValueError(
             f"{name} cuts long texts at the {side.lower()} (truncation_side in "
@@ -202,8 +207,9 @@ def _check_side(name: str | Path, side: str) -> None:
 
 
 def _check_words(name: str, backend: TokenizerBackend, special: Sequence[str]) -> None:
-    """Refuse a tokenizer without words: transformers makes one, quietly, of a folder without a
-    tokenizer's files.
+    """Refuse a tokenizer without words.
+
+    transformers silently makes one from a folder that has no files of a tokenizer.
     """
     added = {str(token) for token in backend.get_added_tokens_decoder().values()}
     words = backend.get_vocab(with_added_tokens=False).keys() - added - set(special)
@@ -216,15 +222,13 @@ def _check_words(name: str, backend: TokenizerBackend, special: Sequence[str]) -
 
 
 def _check_unknown_words(name: str, backend: TokenizerBackend) -> None:
-    """Refuse a vocabulary that was cut short: without its token for unknown words a text with one
-    would fail.
-    """
+    """Refuse an incomplete vocabulary: without its token for unknown words some texts fail."""
     try:
         backend.encode("\N{SNOWMAN} snowman's")
     except Exception as error:  # the library raises nothing more precise
         raise ValueError(
             f"the tokenizer of {name!r} cannot read every text ({error}); its files are "
-            "not whole, so copy them again."
+            "incomplete, so copy them again."
         ) from None
 
 
@@ -233,7 +237,7 @@ def _read_tokenizer(file: Path) -> TokenizerBackend:
         backend = TokenizerBackend.from_file(str(file))
     except Exception as error:  # the library raises nothing more precise
         raise ValueError(
-            f"{file} is not a tokenizer.json that can be read ({error}); copy it again."
+            f"{file} is not a readable tokenizer.json ({error}); copy it again."
         ) from None
     _check_side(file, (backend.truncation or {}).get("direction", "right"))
     return backend
@@ -246,45 +250,48 @@ def _open_clip_tokenizer(config: TextTowerConfig) -> tuple[Tokenizer, TextTowerC
         tokenizer = open_clip.get_tokenizer(config.name)
     except Exception as error:  # as of transformers' own tokenizers
         raise _no_tokenizer(config.name, error) from None
-    length = tokenizer.context_length
-    if isinstance(tokenizer, open_clip.tokenizer.HFTokenizer):
-        if tokenizer.strip_sep_token or tokenizer.tokenizer_mode:
-            raise ValueError(
-                f"the tokenizer of {config.name} changes ids in a way that is not "
-                "supported; use another model."
-            )
-        cleaners = {
-            open_clip.tokenizer.get_clean_fn(kind): kind
-            for kind in ("whitespace", "canonicalize")
-        }
-        clean = cleaners.get(tokenizer.clean_fn, "clip")
-        pad_id = tokenizer.tokenizer.pad_token_id or 0
-        config = config.model_copy(
-            update={"clean": clean, "pad_id": pad_id, "max_length": length}
+    config = config.model_copy(update={"max_length": tokenizer.context_length})
+    if not isinstance(tokenizer, open_clip.tokenizer.HFTokenizer):
+        config = config.model_copy(update={"clean": "clip", "pad_id": 0})
+        return Tokenizer(clip_tokenizer(), config), config
+
+    if tokenizer.strip_sep_token or tokenizer.tokenizer_mode:
+        raise ValueError(
+            f"the tokenizer of {config.name} changes ids in a way that is not "
+            "supported; use another model."
         )
-        backend = tokenizer.tokenizer.backend_tokenizer
-        _check_words(config.name, backend, tokenizer.tokenizer.all_special_tokens)
-        return Tokenizer(backend, config), config
+    wrapper = tokenizer.tokenizer
+    _check_words(config.name, wrapper.backend_tokenizer, wrapper.all_special_tokens)
     config = config.model_copy(
-        update={"clean": "clip", "pad_id": 0, "max_length": length}
+        update={
+            "clean": _clean_of(tokenizer.clean_fn),
+            "pad_id": wrapper.pad_token_id or 0,
+        }
     )
-    return Tokenizer(clip_tokenizer(), config), config
+    return Tokenizer(wrapper.backend_tokenizer, config), config
+
+
+def _clean_of(function: Callable[[str], str]) -> str:
+    """Our name of open_clip's function that cleans texts."""
+    from open_clip.tokenizer import get_clean_fn
+
+    for kind in ("whitespace", "canonicalize"):
+        if function is get_clean_fn(kind):
+            return kind
+    return "clip"
 
 
 def clip_tokenizer() -> TokenizerBackend:
-    """CLIP's byte-pair encoding (Radford et al., 2021) from the merges that open_clip ships,
-    without downloading.
+    """CLIP's byte-pair encoding (Radford et al., 2021) from the merges that open_clip ships.
 
-    The ids are those of open_clip's SimpleTokenizer, two to three times faster; a test compares
-    them.
+    The ids are those of open_clip's SimpleTokenizer, two to three times faster.
     """
     from open_clip.tokenizer import bytes_to_unicode, default_bpe
 
     with gzip.open(default_bpe(), "rt", encoding="utf-8") as file:
-        merges = [
-            (line.split()[0], line.split()[1])
-            for line in file.read().split("\n")[1 : 49152 - 256 - 2 + 1]
-        ]
+        lines = file.read().split("\n")[1 : 49152 - 256 - 2 + 1]
+    pairs = (line.split() for line in lines)
+    merges = [(first, second) for first, second in pairs]
     letters = list(bytes_to_unicode().values())
     special = ["<start_of_text>", "<end_of_text>"]
     words = (
@@ -299,8 +306,8 @@ def clip_tokenizer() -> TokenizerBackend:
     )
     backend.add_special_tokens(special)
     backend.normalizer = normalizers.Lowercase()
-    # Its expression ignores case: a long s is an s there, and U+0345, whose capital is a letter,
-    # matches nothing.
+    # CLIP's expression ignores case: it reads a long s as an s, and U+0345, whose capital is a
+    # letter, matches nothing.
     pattern = (
         r"'[s\x{17F}]|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}\x{345}]+"
     )
@@ -318,8 +325,7 @@ def clip_tokenizer() -> TokenizerBackend:
 
 
 def train_tokenizer(texts: Iterable[str], file: Path, vocab_size: int) -> None:
-    """Learn a lower-casing WordPiece vocabulary (BERT's) from texts and write it as a
-    tokenizer.json.
+    """Train a lower-case WordPiece tokenizer (BERT's) and write it as a tokenizer.json.
 
     The same texts give the same file.
     """
@@ -327,14 +333,13 @@ def train_tokenizer(texts: Iterable[str], file: Path, vocab_size: int) -> None:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     learner = _word_pieces(models.WordPiece(unk_token="[UNK]"))
     # The trainer numbers the letters inside words in the order of a hash table, and breaks ties by
-    # number. Numbered here, in order, they make the result depend on the texts alone.
-    normal = map(learner.normalizer.normalize_str, texts)
-    words = {
-        word
-        for text in normal
-        for word, _ in learner.pre_tokenizer.pre_tokenize_str(text)
-    }
-    inside = sorted({f"##{letter}" for word in words for letter in word[1:]})
+    # number. Numbered here, in order, they make the result depend on the texts only.
+    letters: set[str] = set()
+    for text in texts:
+        normal = learner.normalizer.normalize_str(text)
+        for word, _ in learner.pre_tokenizer.pre_tokenize_str(normal):
+            letters.update(word[1:])
+    inside = sorted(f"##{letter}" for letter in letters)
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size, special_tokens=special + inside, show_progress=False
     )
@@ -360,13 +365,10 @@ def _word_pieces(model: models.WordPiece) -> TokenizerBackend:
 
 
 def _clean_as_open_clip(text: str, kind: str) -> str:
-    if (
-        kind != "canonicalize"
-        and text.isascii()
-        and text.isprintable()
-        and "&" not in text
-    ):
-        text = " ".join(text.split())  # nothing to repair, a tenth of the time
+    is_plain = text.isascii() and text.isprintable() and "&" not in text
+    if kind != "canonicalize" and is_plain:
+        # Nothing to repair; this takes a tenth of the time.
+        text = " ".join(text.split())
         return text.lower() if kind == "lower" else text
     from open_clip.tokenizer import get_clean_fn
 
@@ -385,8 +387,9 @@ _CLEAN: dict[str, Callable[[str], str] | None] = {
 def pad_ids(
     token_ids: Sequence[Sequence[int]], pad_id: int, length: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Pad to the longest (or to `length`) -> ids (B, L) int64 and mask (B, L) bool, true at real
-    tokens.
+    """Pad token ids to the longest, or to `length`.
+
+    Returns ids (B, L) int64 and mask (B, L) bool, true at real tokens.
     """
     longest = length or max(len(ids) for ids in token_ids)
     padded = np.full((len(token_ids), longest), pad_id, dtype=np.int64)

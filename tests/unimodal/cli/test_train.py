@@ -71,7 +71,7 @@ def test_a_dry_run_says_what_is_not_there(recipe: Recipe, tmp_path: Path) -> Non
         ),
         (
             ["model=null", "init=/no/model"],
-            "init '/no/model' is not there; check the path, or give a hub id",
+            "init '/no/model' does not exist; check the path, or give a hub id",
         ),
         (["model=null", "init=hf:./model"], "init 'hf:./model' is not there"),
         (

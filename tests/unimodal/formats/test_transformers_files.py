@@ -102,7 +102,7 @@ def test_a_head_beside_a_whole_backbone_and_a_missing_pooler_are_no_matter(
         (
             "tokenizer_config.json",
             {"auto_map": {"AutoTokenizer": ["a", "b"]}},
-            "a tokenizer of its own code",
+            "a tokenizer with its own code",
         ),
         (
             "config.json",
