@@ -1,5 +1,4 @@
-"""Captions of COCO's 2017 validation images, and people's judgement of how similar two of them
-are.
+"""Captions of COCO's 2017 validation images, and people's ratings of their similarity.
 
 Parekh et al. (2021), "Crisscrossed Captions": graded similarity of captions, of one image and of
 several.
@@ -30,15 +29,15 @@ _COLUMNS = ("sentence1", "sentence2", "score", "split", "sampling", "image1", "i
 def convert_coco_captions_text(source: Path, target: Path) -> None:
     """annotations/captions_val2017.json and data/sts_*.csv -> captions.jsonl and cxc_sts.tsv.
 
-    Of the pairs those are kept whose captions are both of these images.
+    Keeps the pairs whose captions are both of these images.
     """
     content = json.loads(
         (source / "annotations/captions_val2017.json").read_text(encoding="utf-8")
     )
-    captions = {
-        one["id"]: (one["image_id"], " ".join(one["caption"].split()))
-        for one in content["annotations"]
-    }
+    captions: dict[int, tuple[int, str]] = {}
+    for annotation in content["annotations"]:
+        text = " ".join(annotation["caption"].split())
+        captions[annotation["id"]] = (annotation["image_id"], text)
     of_image: dict[int, list[str]] = {}
     for image, text in captions.values():
         of_image.setdefault(image, []).append(text)

@@ -1,4 +1,4 @@
-"""Noto's emoji with the names and keywords that Unicode's CLDR has for them in many languages."""
+"""Noto's emoji with their names and keywords in many languages, from Unicode's CLDR."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ Annotations = dict[str, dict[str, list[str]]]
 
 
 def convert_emoji_noto(source: Path, target: Path) -> None:
-    """noto/png/72 and cldr/cldr-json -> emoji.jsonl and images/; without skin tones and what CLDR
-    has no name for.
+    """noto/png/72 and cldr/cldr-json -> emoji.jsonl and images/.
+
+    Leaves out skin tones and emoji without a name in CLDR.
     """
     annotations = {
         language: _annotations(source / "cldr" / "cldr-json", language)
@@ -61,22 +62,22 @@ def convert_emoji_noto(source: Path, target: Path) -> None:
             for language in LANGUAGES
             if "tts" in known[language]
         }
-        rows.append(
-            {
-                "id": number,
-                "char": character,
-                "image": f"images/{number}.png",
-                "name": names["en"],
-                "keywords": known["en"].get("default", []),
-                "names": names,
-                "keywords_i18n": {
-                    one: known[one]["default"]
-                    for one in KEYWORD_LANGUAGES
-                    if known[one].get("default")
-                },
-                "skin_tone": False,
-            }
-        )
+        keywords = {
+            language: known[language]["default"]
+            for language in KEYWORD_LANGUAGES
+            if known[language].get("default")
+        }
+        row = {
+            "id": number,
+            "char": character,
+            "image": f"images/{number}.png",
+            "name": names["en"],
+            "keywords": known["en"].get("default", []),
+            "names": names,
+            "keywords_i18n": keywords,
+            "skin_tone": False,
+        }
+        rows.append(row)
         shutil.copy(image, target / f"images/{number}.png")
     write_rows(target / "emoji.jsonl", rows)
     shutil.copy(

@@ -10,7 +10,8 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,25 +47,17 @@ def fetch_from_hub(
     them; OSError if it cannot be reached.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
 
     # not the library's constant alone: the variable may have been set after its import
     endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
     reached = set() if reached is None else reached
 
     def bring() -> str:
-        try:
-            commit = (
-                HfApi(endpoint=endpoint)
-                .dataset_info(repository, revision=revision, timeout=patience.timeout)
-                .sha
-            )
+        hub = HfApi(endpoint=endpoint)
+        with _translate_errors(repository, revision, endpoint):
+            commit = hub.dataset_info(
+                repository, revision=revision, timeout=patience.timeout
+            ).sha
             reached.add(endpoint)
             snapshot_download(
                 repository,
@@ -74,35 +67,6 @@ def fetch_from_hub(
                 allow_patterns=files,
                 endpoint=endpoint,
             )
-        except GatedRepoError:
-            raise _RefusedError(
-                f"{repository} is gated; accept its terms on its page and set HF_TOKEN."
-            ) from None
-        except (RepositoryNotFoundError, RevisionNotFoundError):
-            raise _RefusedError(
-                f"the hub has no data set {repository!r} at {revision!r}; if it is private, set "
-                "HF_TOKEN."
-            ) from None
-        except HfHubHTTPError as error:
-            status = error.response.status_code if error.response is not None else 500
-            if 400 <= status < 500 and status not in (408, 425, 429):
-                raise _RefusedError(
-                    f"the hub refuses data set {repository!r} ({status}); check the name "
-                    "and HF_TOKEN."
-                ) from None
-            raise
-        except OfflineModeIsEnabled:
-            raise _UnreachableError(
-                f"{repository} could not be fetched: HF_HUB_OFFLINE is set, which forbids "
-                f"{endpoint}; unset it."
-            ) from None
-        except OSError:
-            raise
-        except Exception as error:  # the library has changed its HTTP client before
-            package = type(error).__module__.partition(".")[0]
-            if package in _HTTP_CLIENTS:
-                raise ConnectionError(str(error)) from error
-            raise
         return str(commit)
 
     try:
@@ -112,6 +76,49 @@ def fetch_from_hub(
     except _RefusedError as refused:
         raise ValueError(str(refused)) from None
     return commit
+
+
+@contextmanager
+def _translate_errors(repository: str, revision: str, endpoint: str) -> Iterator[None]:
+    """Tell refusals from errors of the network, which are OSError and are retried."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except GatedRepoError:
+        raise _RefusedError(
+            f"{repository} is gated; accept its terms on its page and set HF_TOKEN."
+        ) from None
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        raise _RefusedError(
+            f"the hub has no data set {repository!r} at {revision!r}; if it is private, set "
+            "HF_TOKEN."
+        ) from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else 500
+        if 400 <= status < 500 and status not in (408, 425, 429):
+            raise _RefusedError(
+                f"the hub refuses data set {repository!r} ({status}); check the name and HF_TOKEN."
+            ) from None
+        raise
+    except OfflineModeIsEnabled:
+        raise _UnreachableError(
+            f"{repository} could not be fetched: HF_HUB_OFFLINE is set, which forbids "
+            f"{endpoint}; unset it."
+        ) from None
+    except OSError:
+        raise
+    except Exception as error:  # the library has changed its HTTP client before
+        package = type(error).__module__.partition(".")[0]
+        if package in _HTTP_CLIENTS:
+            raise ConnectionError(str(error)) from error
+        raise
 
 
 class _RefusedError(Exception):

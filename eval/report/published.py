@@ -1,6 +1,4 @@
-"""Scores of published models, to print beside ours: a table of facts in published.yaml, each with
-its source.
-"""
+"""Scores of published models, to print beside ours: published.yaml, each with its source."""
 
 from __future__ import annotations
 
@@ -21,27 +19,25 @@ class PublishedScore:
     task: str  # as in our suites
     metric: str
     value: float
-    # how far apart sound tools came on one model: a smaller difference says nothing
+    # a smaller difference may come from the tools alone: they differ as much on one model
     tolerance: float
-    source: str  # where it stands
+    source: str
     url: str
 
 
 def published_scores(task: str, metric: str) -> list[PublishedScore]:
-    """The published scores of exactly this task in exactly this metric, best first; empty where
-    there are none.
-    """
-    found = [
+    """The published scores of exactly this task in exactly this metric, best first."""
+    scores = [
         score
         for score in read_published()
         if (score.task, score.metric) == (task, metric)
     ]
-    return sorted(found, key=lambda score: -score.value)
+    return sorted(scores, key=lambda score: -score.value)
 
 
 @functools.cache
 def read_published() -> tuple[PublishedScore, ...]:
-    """All there are."""
+    """All published scores."""
     table = read_yaml(FILE)
     return tuple(
         PublishedScore(

