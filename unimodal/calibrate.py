@@ -1,6 +1,4 @@
-"""`unimodal calibrate`: fit a model's mean-centring on the images and captions of a table or of
-shards.
-"""
+"""`unimodal calibrate`: fit a model's mean-centring on the images and captions of a data set."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ from .shards.storage import is_remote
 from .tables.fields import image_folder
 from .tables.readers import read_numbered_rows
 
-SAMPLES_AT_A_TIME = 512  # whose images are held
+SAMPLES_AT_A_TIME = 512  # their images are in memory
 
 
 def calibrate_model(
@@ -38,15 +36,16 @@ def calibrate_model(
     seed: int = 0,
     device: str | None = None,
 ) -> tuple[int, int]:
-    """Fit on texts and images of the training side, write the means into the model directory,
-    return both counts.
+    """Fit on texts and images of the training data, and write the means into the model directory.
+
+    Returns the numbers of texts and of images.
 
     folder: a model directory with both towers.
     source: shards of images with captions (a tar, a folder of tars, a glob, a brace pattern or a
-        URL); or a table, of which `options` say the fields and rows as in `unimodal shards pack`:
+        URL); or a table, whose fields and rows `options` name as in `unimodal shards pack`:
         "image=photo", "captions=[title]", "where.split=train".
-    limit: take at most so many images, drawn by the seed; a mean's error falls with the root of
-        their number.
+    limit: use at most N images, drawn by the seed; a mean's error falls with the root of their
+        number.
 
     Warns of samples that cannot be used. Raises ValueError for a model or source that cannot be
     read, a model that lacks a tower, and fewer than two usable samples.
@@ -54,8 +53,8 @@ def calibrate_model(
     embedder = load(folder, device=device)
     if embedder.modalities != {"text", "image"}:
         raise ValueError(
-            f"{folder} embeds {min(embedder.modalities)} alone; there is no gap between "
-            "modalities to close."
+            f"{folder} embeds {min(embedder.modalities)} alone, so there is no gap between "
+            "modalities to close; give a model of text and image."
         )
     rng = np.random.default_rng(seed)
     samples = (
@@ -69,41 +68,43 @@ def calibrate_model(
     num_read = 0
     with progress_bar("calibrating", None) as advance:
         while block := list(itertools.islice(samples, SAMPLES_AT_A_TIME)):
-            usable = list(_pairs(block, faults))
-            if usable:
-                captions = [caption for captions, _ in usable for caption in captions]
-                text_vectors.append(embedder.encode(captions, show_progress=False))
-                image_vectors.append(
-                    embedder.encode([image for _, image in usable], show_progress=False)
-                )
+            texts, images = _usable_parts(block, faults)
+            if images:
+                text_vectors.append(embedder.encode(texts, show_progress=False))
+                image_vectors.append(embedder.encode(images, show_progress=False))
             num_read += len(block)
             advance(num_read)
     if not image_vectors:
-        raise ValueError(
-            f"{source} gives no image with a caption: {faults[0] if faults else 'it is empty'}"
-        )
+        reason = faults[0] if faults else "it is empty"
+        raise ValueError(f"{source} gives no image with a caption: {reason}")
     if faults:
         warnings.warn(
             f"{len(faults):,} samples of {source} cannot be used; the first: {faults[0]}",
             stacklevel=2,
         )
-    texts = np.concatenate(text_vectors)
-    images = np.concatenate(image_vectors)
-    save_calibration(folder, fit_calibration(texts, images))
-    return len(texts), len(images)
+    all_texts = np.concatenate(text_vectors)
+    all_images = np.concatenate(image_vectors)
+    save_calibration(folder, fit_calibration(all_texts, all_images))
+    return len(all_texts), len(all_images)
 
 
-def _pairs(
+def _usable_parts(
     samples: Sequence[Sample], faults: list[str]
-) -> Iterator[tuple[list[str], bytes]]:
-    """Captions and image of each; why one cannot be used goes to `faults`."""
+) -> tuple[list[str], list[bytes]]:
+    """The captions and images of samples; `faults` gets the reasons of those that have none."""
+    texts: list[str] = []
+    images: list[bytes] = []
     for sample in samples:
         try:
             if sample.fault:
                 raise ValueError(sample.fault)
-            yield captions_of(sample), image_bytes_of(sample)
+            captions = captions_of(sample)
+            images.append(image_bytes_of(sample))
         except ValueError as error:
             faults.append(str(error))
+            continue
+        texts += captions
+    return texts, images
 
 
 def _are_shards(source: str) -> bool:
@@ -134,7 +135,7 @@ def _of_table(
     values = apply_overrides({"input": source}, options)
     if not values.get("image") or not values.get("captions"):
         raise ValueError(
-            f"which fields of {source} are meant is not said; add image=FIELD and captions=[FIELD]."
+            f"the fields of {source} are not set; add image=FIELD and captions=[FIELD]."
         )
     config = parse_config(PackConfig, values, source="options")
     folder = image_folder(source, config.image_root)
@@ -157,8 +158,9 @@ def _of_table(
 def _drawn(
     rows: Iterator[tuple[int, Row]], limit: int, rng: np.random.Generator
 ) -> list[tuple[int, Row]]:
-    """A uniform sample of a stream whose length is not known (reservoir sampling; Vitter, 1985,
-    algorithm R).
+    """A uniform sample of a stream of unknown length (reservoir sampling).
+
+    Vitter, 1985, "Random sampling with a reservoir", algorithm R.
     """
     kept: list[tuple[int, Row]] = []
     for seen, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Many inputs -> a folder of vectors: vectors.npy (n, D) float32, and items.jsonl, which names them.
+"""Many inputs -> a folder of vectors: vectors.npy, (n, D) float32, and items.jsonl, their names.
 
 An input is read as `unimodal index` reads it. skipped.jsonl lists what cannot be embedded.
 """

@@ -1,11 +1,10 @@
-"""Images that draw themselves and cost what photographs cost, and shards of them, for comparisons
-of speed.
+"""Generated images that cost as much as photographs, and shards of them, for benchmarks of speed.
 
 Leaves whose sizes follow a power law lie over each other (Lee, Mumford and Huang, 2001, "Occlusion
-models for natural images"), with noise at all scales: there are edges and texture however far a
-image is scaled down. JPEGs of quality 90 have 23.6 KB in the mean at 341 x 256 pixels and 69 KB
-at 682 x 512, 2.2 and 1.6 bits a pixel; three photographs that come with scikit-learn and matplotlib
-have 2.3 and 2.0, and take 5 % longer to decode, by the pixel.
+models for natural images"), with noise at all scales: an image has edges and texture however far it
+is scaled down. JPEGs of quality 90 have 23.6 KB on average at 341 x 256 pixels and 69 KB at
+682 x 512: 2.2 and 1.6 bits per pixel. Three photographs that come with scikit-learn and matplotlib
+have 2.3 and 2.0, and take 5 % longer to decode per pixel.
 """
 
 from __future__ import annotations
@@ -29,9 +28,7 @@ _SHARDS = 2
 
 
 def draw_photograph(seed: int, short: int = 512) -> Image.Image:
-    """An image of short x 4/3 short pixels, upright or lying. The same seed gives the same
-    image.
-    """
+    """An image of short x 4/3 short pixels, portrait or landscape; the seed decides all."""
     random = np.random.default_rng(seed)
     size = (short, short * 4 // 3) if seed % 2 else (short * 4 // 3, short)
     width = 2 * size[0]
@@ -40,9 +37,8 @@ def draw_photograph(seed: int, short: int = 512) -> Image.Image:
     canvas = Image.new("RGB", (width, height), tuple(base.astype(int).tolist()))
     pen = ImageDraw.Draw(canvas)
     low = _SMALLEST**-2
-    for radius in (
-        short * (low + random.uniform(size=_LEAVES) * (1 - low)) ** -0.5
-    ):  # r^-3
+    radii = short * (low + random.uniform(size=_LEAVES) * (1 - low)) ** -0.5  # r^-3
+    for radius in radii:
         x = random.uniform(0, width)
         y = random.uniform(0, height)
         colour = np.clip(
@@ -65,7 +61,7 @@ def draw_photograph(seed: int, short: int = 512) -> Image.Image:
 
 
 def encode(image: Image.Image, short: int) -> bytes:
-    """The image as a JPEG whose shorter side has so many pixels."""
+    """The image as a JPEG; short: pixels of its shorter side."""
     scale = short / min(image.size)
     size = round(image.width * scale), round(image.height * scale)
     file = io.BytesIO()
@@ -74,8 +70,9 @@ def encode(image: Image.Image, short: int) -> bytes:
 
 
 def draw_captions(count: int) -> list[str]:
-    """Sentences of a shop, of 13 tokens in the mean; one in ten has letters beyond ASCII, an entity
-    or a line break.
+    """Sentences of a shop, of 13 tokens on average.
+
+    One in ten has letters beyond ASCII, an entity or a line break.
     """
     products = plan_products(seed=0, num_train=count, num_val=0, num_test=0)["train"]
     captions = [product.captions[0] for product in products]
@@ -85,9 +82,7 @@ def draw_captions(count: int) -> list[str]:
 
 
 def pack(images: Sequence[bytes], count: int, folder: Path) -> list[Path]:
-    """Shards as img2dataset writes them (.jpg, .txt, .json) of `count` samples; images are taken
-    in turn.
-    """
+    """Shards of `count` samples as img2dataset writes them (.jpg, .txt, .json), images in turn."""
     folder.mkdir()
     shards = [folder / f"{number:05d}.tar" for number in range(_SHARDS)]
     captions = draw_captions(count)

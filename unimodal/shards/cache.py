@@ -113,7 +113,7 @@ class ShardCache:
 
 
 def _lock_of(path: Path) -> Path:
-    """The lock of a shard, or of its temporary file: KEY.tar.part, or KEY.part of earlier versions."""
+    """The lock of a shard or of its temporary file (KEY.tar.part, earlier KEY.part)."""
     key = path.name.partition(".")[0]
     return path.with_name(f"{key}.lock")
 

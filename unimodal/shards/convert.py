@@ -1,5 +1,6 @@
-"""From one row of a table to the parts of its samples. A ValueError here says why a row cannot be
-packed.
+"""From a row of a table to the parts of its samples.
+
+A ValueError says why a row cannot be packed.
 """
 
 from __future__ import annotations
@@ -32,63 +33,52 @@ from .config import PackConfig
 
 Parts = dict[str, bytes]  # extension -> content
 
-_MAX_KEY_BYTES = (
-    80  # with its extension a name must fit the 100 bytes of a plain tar header
-)
+# With its extension a name must fit the 100 bytes of a plain tar header.
+_MAX_KEY_BYTES = 80
 
 
 class Siblings:
-    """The (query, document) pairs of each group of rows; what a row's neighbours say that it does
-    not.
-    """
+    """The (query, document) pairs of each group of rows, for hard negatives."""
 
     def __init__(self, config: PackConfig, root: Path) -> None:
         self._groups: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
         if config.negatives_from:
-            for row in read_rows(
-                config, root, skip=lambda number, reason: None
-            ):  # pack lists those
-                texts = [
-                    texts_of(row, field)[:1]
-                    for field in (config.negatives_from, config.query, config.document)
-                ]
-                if all(texts):
-                    self._groups[texts[0][0]].append((texts[1][0], texts[2][0]))
+            # `pack` lists the rows that are skipped here.
+            for row in read_rows(config, root, skip=lambda number, reason: None):
+                groups = texts_of(row, config.negatives_from)
+                queries = texts_of(row, config.query)
+                documents = texts_of(row, config.document)
+                if groups and queries and documents:
+                    self._groups[groups[0]].append((queries[0], documents[0]))
 
     def negatives(
         self, row: Row, config: PackConfig, query: str, document: str, key: str
     ) -> list[str]:
-        """Up to `num_negatives` documents that siblings hold to other queries, chosen by seed and
-        key alone.
-        """
-        pairs = [
-            pair
-            for group in texts_of(row, config.negatives_from)[:1]
-            for pair in self._groups[group]
-        ]
-        answers = {document, *(other for asked, other in pairs if asked == query)}
-        candidates = list(
-            dict.fromkeys(other for _, other in pairs if other not in answers)
-        )
+        """Up to `num_negatives` documents of siblings' other queries, chosen by seed and key."""
+        groups = texts_of(row, config.negatives_from)
+        pairs = self._groups[groups[0]] if groups else []
+        answers = {document}
+        for other_query, other_document in pairs:
+            if other_query == query:
+                answers.add(other_document)
+        others = [other for _, other in pairs if other not in answers]
+        candidates = list(dict.fromkeys(others))
         if len(candidates) <= config.num_negatives:
             return candidates
-        digest = hashlib.blake2b(
-            f"{config.seed} {key}".encode(), digest_size=16
-        ).digest()
-        generator = np.random.Generator(
-            np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64))
-        )
+        seed = f"{config.seed} {key}".encode()
+        digest = hashlib.blake2b(seed, digest_size=16).digest()
+        philox = np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64))
+        generator = np.random.Generator(philox)
         chosen = generator.choice(len(candidates), config.num_negatives, replace=False)
         return [candidates[number] for number in chosen]
 
 
 def image_sample(row: Row, config: PackConfig, image_root: Path) -> Parts:
     """An image with its captions."""
-    captions = list(
-        dict.fromkeys(
-            text for field in config.captions for text in texts_of(row, field)
-        )
-    )
+    texts: list[str] = []
+    for field in config.captions:
+        texts += texts_of(row, field)
+    captions = list(dict.fromkeys(texts))
     if not captions:
         raise ValueError(f"no text in {', '.join(config.captions)}")
     extension, content = _image(row, config.image, image_root)
@@ -103,11 +93,10 @@ def pair_sample(row: Row, config: PackConfig, siblings: Siblings, key: str) -> P
     query = _text(row, config.query)
     document = _text(row, config.document)
     record: dict[str, Any] = {"query": query, "document": document}
-    negatives = (
-        [text for text in texts_of(row, config.negatives) if text != document]
-        if config.negatives
-        else []
-    )
+    negatives: list[str] = []
+    if config.negatives:
+        texts = texts_of(row, config.negatives)
+        negatives = [text for text in texts if text != document]
     if config.negatives_from:
         negatives += siblings.negatives(row, config, query, document, key)
     if negatives:
@@ -123,8 +112,9 @@ def pair_sample(row: Row, config: PackConfig, siblings: Siblings, key: str) -> P
 
 
 def _teacher(row: Row, config: PackConfig, count: int) -> list[float]:
-    """As many numbers as the sample has candidates: a negative that was left out would shift those
-    behind it.
+    """One number per candidate of the sample.
+
+    Raises ValueError for another count: a negative that was left out would shift those after it.
     """
     values = value_of(row, config.teacher)
     try:
@@ -134,7 +124,7 @@ def _teacher(row: Row, config: PackConfig, count: int) -> list[float]:
     if len(numbers) != count:
         raise ValueError(
             f"{config.teacher} has {len(numbers)} numbers for the document and "
-            f"{count - 1} other negatives"
+            f"{count - 1} other negatives; give one for each"
         )
     return numbers
 
@@ -151,9 +141,7 @@ def _label(row: Row, config: PackConfig) -> dict[str, str]:
 
 
 def paraphrase_samples(row: Row, config: PackConfig) -> list[Parts]:
-    """Texts 0 and 1 as a pair, 2 and 3, and so on: disjoint, so that no text is seen twice an
-    epoch.
-    """
+    """Texts 0 and 1 as a pair, 2 and 3, and so on: each text is seen once per epoch."""
     texts = list(dict.fromkeys(texts_of(row, config.pairs_of)))
     if len(texts) < 2:
         raise ValueError(
@@ -167,35 +155,33 @@ def paraphrase_samples(row: Row, config: PackConfig) -> list[Parts]:
 
 
 def key_of(row: Row, field: str) -> str:
-    """The row's key as webdataset can keep it: a dot would end it, a slash would make a folder."""
+    """The row's key for webdataset: a dot would end it, a slash would make a folder."""
     key = re.sub(r"[^\w-]+", "_", _text(row, field))
-    return (
-        key
-        if len(key.encode()) <= _MAX_KEY_BYTES
-        else hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
-    )
+    if len(key.encode()) <= _MAX_KEY_BYTES:
+        return key
+    return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
 
 
 def fields_of(config: PackConfig) -> list[str]:
-    """The names of all fields that a configuration reads from a row, templates taken apart."""
+    """The names of all fields that a configuration reads from a row, also within templates."""
     specs = (
-        *(
-            config.image,
-            *config.captions,
-            config.query,
-            config.document,
-            config.negatives,
-            config.score,
-        ),
-        *(
-            config.teacher,
-            config.label,
-            config.negatives_from,
-            config.pairs_of,
-            config.key,
-        ),
+        config.image,
+        *config.captions,
+        config.query,
+        config.document,
+        config.negatives,
+        config.score,
+        config.teacher,
+        config.label,
+        config.negatives_from,
+        config.pairs_of,
+        config.key,
     )
-    return [name for spec in specs if spec for name in names_in(spec)]
+    names: list[str] = []
+    for spec in specs:
+        if spec:
+            names += names_in(spec)
+    return names
 
 
 def _text(row: Row, field: str) -> str:
@@ -206,10 +192,10 @@ def _text(row: Row, field: str) -> str:
 
 
 def _image(row: Row, field: str, image_root: Path) -> tuple[str, bytes]:
-    """(extension, bytes) of an image that has been decoded whole and whose size is under the cap.
+    """(extension, bytes) of an image that was decoded whole and whose size is under the cap.
 
-    What is packed anew becomes a PNG that keeps its transparency: shards are made before a model is
-        known.
+    An image of a format that shards do not hold becomes a PNG with its transparency: the model that
+    decides about it is not known yet.
     """
     source = image_of(row, field, image_root)
     if source is None:

@@ -137,7 +137,7 @@ class ShardSet:
     def fingerprint(self) -> str:
         """A hash of the shards' names, counts and contents.
 
-        A resumed run compares it: other data has another order. Where the shards lie does not count.
+        A resumed run compares it: other data has another order. Their folder does not count.
         """
         names = [str(path).rpartition("/")[2] for path in self.paths]
         return hashlib.blake2b(

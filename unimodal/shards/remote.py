@@ -250,7 +250,7 @@ def in_threads(
 ) -> Iterator[_T]:
     """work(0), work(1), ... in order, several at once.
 
-    The threads are daemons: an interrupted process does not wait for a storage that does not answer.
+    The threads are daemons: an interrupted process does not wait for a silent storage.
     """
     results: list[Future[_T]] = [Future() for _ in range(count)]
     numbers = iter(range(count))
@@ -278,7 +278,7 @@ def in_threads(
 
 
 class Prefetcher:
-    """Threads that fetch the shards that will be read next, in the order in which they were queued."""
+    """Threads that fetch the shards that will be read next, in the order of the queue."""
 
     def __init__(self, cache: ShardCache, patience: Patience, threads: int) -> None:
         self._cache = cache

@@ -94,7 +94,7 @@ def text_pair_of(sample: Sample) -> TextPair:
     if teacher and len(teacher) != 1 + len(negatives):
         raise _unusable(
             sample,
-            f"has {len(teacher)} numbers of a teacher for a document and {len(negatives)} negatives",
+            f"has {len(teacher)} teacher numbers for a document and {len(negatives)} negatives",
         )
     return TextPair(
         record["query"],
@@ -138,7 +138,7 @@ def record_of(sample: Sample) -> dict[str, Any]:
 
 
 def _check_escapes(sample: Sample, record: dict[str, Any]) -> None:
-    """Refuse half a surrogate pair: only an escape of JSON can hold it, and no tokenizer reads it."""
+    """Refuse half a surrogate pair: a JSON escape can hold it, and no tokenizer reads it."""
     try:
         json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError:

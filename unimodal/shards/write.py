@@ -48,9 +48,7 @@ SKIPPED = "skipped.jsonl"
 
 @dataclass(frozen=True)
 class PackSummary:
-    """What came of packing one set; the skipped rows are listed in skipped.jsonl
-    with the reasons.
-    """
+    """What packing one set did; skipped.jsonl lists the rows that were skipped, and why."""
 
     samples: int
     shards: int
@@ -61,9 +59,7 @@ class PackSummary:
 def pack_all(
     recipe: PackRecipe, overwrite: bool = False, show_progress: bool | None = None
 ) -> dict[str, PackSummary]:
-    """Pack every set of a recipe; a set that is there, complete and of the same configuration, is
-    left as it is.
-    """
+    """Pack every set of a recipe; a complete set of the same configuration is left as it is."""
     summaries: dict[str, PackSummary] = {}
     for name, config in recipe.sets.items():
         out = Path(recipe.out) / name
@@ -85,9 +81,12 @@ def pack(
 
     Rows without text, with an unreadable image, or of a line that is not a row are skipped, counted
     and listed in OUT/skipped.jsonl. All is written into a hidden folder beside OUT, which takes its
-    place at the end: OUT is whole or not there. Raises ValueError if OUT holds something
-    (`overwrite` replaces what was packed before, and nothing else), if a field is in no row, if two
-    rows share a key, or if nothing is left.
+    place at the end: OUT is whole or missing.
+
+    overwrite: replace what was packed before, and nothing else.
+
+    Raises ValueError if OUT holds something, if a field is in no row, if two rows share a key, or
+    if nothing is left.
     """
     _refuse_to_destroy(out, overwrite)
     skipped: list[dict[str, Any]] = []
@@ -165,16 +164,13 @@ def _samples(
                 samples = _samples_of_row(row, config, key, siblings, image_root)
             except ValueError as reason:
                 skipped.append({"row": number, "key": key, "reason": str(reason)})
-                unreadable += (
-                    [f"row {number}: {reason}"]
-                    if isinstance(reason, UnreadableImageError)
-                    else []
-                )
+                if isinstance(reason, UnreadableImageError):
+                    unreadable.append(f"row {number}: {reason}")
                 continue
             if config.key and row_of_key.setdefault(key, number) != number:
                 raise ValueError(
-                    f"rows {row_of_key[key]} and {number} of {config.input} have one key, {key!r};"
-                    " choose a key that tells rows apart, or none."
+                    f"rows {row_of_key[key]} and {number} of {config.input} have the same key, "
+                    f"{key!r}; choose a key that tells rows apart, or none."
                 )
             yield from samples
     for field in sorted(unseen) if num_read else ():
@@ -183,8 +179,8 @@ def _samples(
     if is_over_limit(len(unreadable), num_read, config.max_skipped):
         raise ValueError(
             f"{len(unreadable):,} of {num_read:,} rows of {config.input} cannot be read, or "
-            f"their image cannot (the first, {unreadable[0]}), {describe_limit(config.max_skipped)}; "
-            "repair them, or raise max_skipped."
+            f"their image cannot (the first, {unreadable[0]}), "
+            f"{describe_limit(config.max_skipped)}; repair them, or raise max_skipped."
         )
 
 
@@ -204,9 +200,9 @@ def _samples_of_row(
 def _shuffled(
     samples: Iterable[Sample], folder: Path, seed: int, show_progress: bool | None
 ) -> Iterator[Sample]:
-    """The samples in an order that depends on their number and the seed alone.
+    """The samples in an order that depends only on their number and the seed.
 
-    They go through a tar on the disk: a table with its images inside need not fit into memory.
+    They go through a tar on disk: a table with its images inside need not fit into memory.
     """
     folder.mkdir()
     _write_tars(samples, folder, 1 << 62)

@@ -91,7 +91,7 @@ def read_rows(
     skip: called with the number of a line that cannot be read and the reason; without it, such a
         line is an error.
 
-    Raises ValueError for a missing file or field, a line that cannot be read, and if no row is left.
+    Raises ValueError for a missing file or field, for a bad line, and if no row is left.
     """
     return (row for _, row in read_numbered_rows(config, root, skip))
 
@@ -196,7 +196,7 @@ def num_rows(config: RowsConfig, root: Path = Path()) -> int | None:
 
 
 def hash_percent(value: str) -> int:
-    """0..99 from the value alone: the same on every machine, so that held-out rows stay held out."""
+    """0..99 from the value alone, on every machine: rows that are held out stay held out."""
     digest = hashlib.blake2b(value.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % 100
 
@@ -403,7 +403,7 @@ def parse_line(line: bytes) -> Row:
 
 
 def as_row(row: Any, place: str) -> Row:
-    """A value as a row; raises ValueError if it is not an object of fields. place: for the error."""
+    """A value as a row; raises ValueError, naming the place, if it is not an object."""
     if not isinstance(row, dict):
         raise ValueError(
             f"{place} holds {name_kind(row)}; a row is an object of fields and values."

@@ -359,7 +359,7 @@ def test_too_many_unreadable_images_end_a_pack(tmp_path: Path) -> None:
         {"i": "a.jpg", "t": None}
     ]
     name = jsonl(tmp_path / "t.jsonl", rows)
-    message = r"1 of 3 rows of t.jsonl cannot be read, .* \(the first, row 1: .* and max_skipped is 0"
+    message = r"1 of 3 rows of t.jsonl .*\(the first, row 1: .*max_skipped is 0"
     with pytest.raises(ValueError, match=message):
         run(tmp_path, input=name, image="i", captions="t", max_skipped=0)
     assert not (tmp_path / "out").exists()
@@ -506,7 +506,7 @@ def test_a_full_folder_is_refused_and_only_packed_shards_are_overwritten(
         ({"query": "{q} {x}", "document": "d"}, "field 'x' is not in any row"),
         (
             {"query": "q", "document": "d", "key": "d"},
-            "rows 0 and 1 of t.jsonl have one key, 'd'",
+            "rows 0 and 1 of t.jsonl have .*'d'",
         ),
         ({"query": "q"}, "belong together"),
         ({"image": "q"}, "belong together"),
