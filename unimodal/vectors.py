@@ -53,7 +53,7 @@ def weighted_sum(texts: Vectors, images: Vectors, weight: Weight) -> Vectors:
 def pack_signs(vectors: Vectors) -> NDArray[np.uint8]:
     """(n, D) -> (n, ceil(D / 8)): one bit per dimension, 1 where the value is positive.
 
-    The first dimension is the highest bit of the first byte, as in sentence-transformers' "ubinary".
+    The first dimension is the highest bit of the first byte (sentence-transformers' "ubinary").
     """
     return np.packbits(vectors > 0, axis=1)
 

@@ -8,7 +8,10 @@ from unimodal.formats import native
 from unimodal.model import DualEncoder
 from unimodal.preprocess.tokenizers import Tokenizer
 
-pytest.register_assert_rewrite("tests.unimodal.search.stores.conformance")
+pytest.register_assert_rewrite(
+    "tests.unimodal.search.stores.conformance",
+    "tests.unimodal.search.stores.conformance_processes",
+)
 
 
 @pytest.fixture

@@ -167,8 +167,8 @@ def _typed_leaf(leaf: Leaf, kind: FieldType) -> Predicate:
     if isinstance(leaf, StartsWith):
         if kind not in ("string", "strings"):
             raise ValueError(
-                f"the filter compares the beginning of {leaf.field!r}, but it holds {kind}; compare "
-                "it with =."
+                f"the filter compares the beginning of {leaf.field!r}, but it holds {kind}; "
+                "compare it with =."
             )
         return StartsWith(leaf.field, str(_typed_value(leaf.prefix, leaf.field, kind)))
     if isinstance(leaf, In):

@@ -1,8 +1,10 @@
 """The text form of a filter: `price < 50 and category in ('Bags', 'Shoes') and not colour = 'Red'`.
 
-comparison   FIELD = VALUE   (!= <> < <= > >=)     FIELD in (VALUE, ...)     FIELD between LOW and HIGH
-             FIELD in ()   (nothing is in it)
-             FIELD like 'Gear/%'   (begins with; % at the end only, \\% is a percent sign)     FIELD is null
+comparison   FIELD = VALUE   (!= <> < <= > >=)
+             FIELD in (VALUE, ...)   (FIELD in () matches nothing)
+             FIELD between LOW and HIGH
+             FIELD like 'Gear/%'   (begins with; % at the end only, \\% is a percent sign)
+             FIELD is null
 with         not in, not between, not like, is not null, `and`, `or`, `not`, parentheses
 value        50   -1.5e3   'text, it''s quoted by two'   true   false
 """

@@ -1,9 +1,9 @@
 """The tree of a filter: comparisons of fields with values, joined by and, or and not.
 
 An item without a value for a field matches none of its comparisons, and none of their negations
-(SQL's rule); `IsNull` alone finds it. For a field that holds a list of strings, `=`, `in` and `like`
-mean that the list has such an element, and `!=` that it has not. An empty `in` matches nothing, and
-an empty `not in` every item with a value.
+(SQL's rule); `IsNull` alone finds it. For a field that holds a list of strings, `=`, `in` and
+`like` mean that the list has such an element, and `!=` that it has not. An empty `in` matches
+nothing, and an empty `not in` every item with a value.
 """
 
 from __future__ import annotations

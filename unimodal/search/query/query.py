@@ -21,7 +21,7 @@ from ..stores.schema import (
 
 @dataclass(frozen=True)
 class Query:
-    """What to look for. Raises ValueError for an empty query, and for one that contradicts itself."""
+    """What to look for. Raises ValueError for one that is empty or contradicts itself."""
 
     text: str = ""
     image: ImageInput | None = None

@@ -12,10 +12,11 @@
 
 Which of an item's vectors are compared, where the query does not name them:
 
-    the store has      words, an image, both of them          like=ID
-    fused              fused                                   the item's own fused vector with fused
-    text and image     both, merged into one list              its text vector with text, its image's with image
-    one of them        that one                                the same kind
+    the store has      words, an image or both       like=ID
+    fused              fused                         the item's own fused vector with fused
+    text and image     both, merged into one list    the item's text vector with text, its image
+                                                     vector with image
+    one of them        that one                      the same kind
 
 An item that lacks a kind queries it with another vector that it has: an image without words finds
 texts, too.

@@ -3,7 +3,8 @@
 A row of a table that goes into a store, or comes out of it:
 
     id            string, the key: an upsert replaces the row that has this id
-    vector_NAME   list of D float32, a unit vector, one column for each of `Schema.vectors`; null where an item has none
+    vector_NAME   list of D float32, a unit vector, one column for each of `Schema.vectors`; null
+                  where an item has none
     words         string, the text of full-text search (if `Schema.words`); may be null
     thumbnail     binary, a small JPEG to show (if `Schema.thumbnails`); may be null
     FIELD         one column for each of `Schema.fields`; may be null

@@ -21,7 +21,7 @@ LENGTH_TOLERANCE = 1e-3
 
 
 def arrow_schema(schema: Schema, *, copies: bool) -> Any:
-    """The pyarrow schema of the rows; copies: with the prefix and binary columns of `with_copies`."""
+    """The pyarrow schema of the rows; copies: with the columns that `with_copies` adds."""
     import pyarrow as pa
 
     columns = [pa.field("id", pa.string(), nullable=False)]

@@ -69,7 +69,7 @@ class Schema:
 
     @property
     def item_columns(self) -> list[str]:
-        """The columns of a row in order, without the copies that a store derives from the vectors."""
+        """The columns of a row in order, without the copies that a store derives from vectors."""
         columns = ["id"]
         columns += [vector_column(name) for name in self.vectors]
         if self.words:

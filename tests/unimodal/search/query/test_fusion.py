@@ -66,9 +66,7 @@ def test_standardised_scores_order_the_list_and_the_cosine_stays_to_be_seen() ->
     assert [hit.score for hit in found] == pytest.approx([4.0, 2.0])
 
 
-def test_a_standard_is_mean_and_deviation_of_a_querys_cosines_with_all_vectors_of_a_small_store() -> (
-    None
-):
+def test_a_small_stores_standard_is_mean_and_deviation_of_all_cosines() -> None:
     texts, images, (query,) = drawn(150, 0), drawn(130, 1), drawn(1, 2)
     standards = estimate_standards(
         store_of(texts, images), {"text": query, "image": query}

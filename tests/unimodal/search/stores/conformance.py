@@ -1,148 +1,36 @@
-"""What every store has to hold, whichever engine is behind it; test_lance.py and test_milvus.py run
-it.
-"""
+"""What every store must do, whichever engine is behind it; the tests of each engine run it."""
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import subprocess
-import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from numpy.typing import NDArray
 
-from tests.unimodal.search.filters.test_check import FIELDS, random_row, random_tree
+from tests.unimodal.search.filters.random_filters import FIELDS, random_row, random_tree
+from tests.unimodal.search.stores.store_case import (
+    DIM,
+    MODEL,
+    NUM_KINDS,
+    NUM_ROWS,
+    StoreCase,
+    best,
+    column,
+    everything,
+    recall,
+    unit_vectors,
+)
 from unimodal.search.filters.check import check_filter, matches
 from unimodal.search.filters.parser import parse_where
 from unimodal.search.stores.base import IndexSpec, VectorStore
 from unimodal.search.stores.capabilities import CAPABILITIES, UnsupportedError
-from unimodal.search.stores.columns import fixed_size_list
-from unimodal.search.stores.copy import copy_store
-from unimodal.search.stores.open import create_store, open_store, store_exists
-from unimodal.search.stores.schema import Schema
-from unimodal.vectors import Vectors
-
-# N rows, D dimensions, Q queries
-
-DIM = 32
-NUM_ROWS = 5000
-NUM_KINDS = 50  # a filter by kind keeps 2 %
-MODEL = "fingerprint-of-the-model"
-
-WRITER = """
-import sys
-import numpy as np, pyarrow as pa
-from unimodal.search.stores.open import open_store
-store = open_store(sys.argv[1])
-vector = np.eye(1, store.schema.dim, dtype=np.float32)[0]
-for batch in range(int(sys.argv[2])):
-    ids = [f"{batch}-{n}" for n in range(20)]
-    store.upsert(pa.table({"id": ids, "vector_text": [vector] * 20}), fingerprint=store.schema.fingerprint)
-    print(batch, flush=True)
-"""
+from unimodal.search.stores.open import create_store
 
 
-def unit_vectors(num: int, seed: int, dim: int = DIM) -> Vectors:
-    """(num, dim) around a hundred centres, as embeddings are."""
-    rng = np.random.default_rng(seed)
-    centres = np.random.default_rng(99).normal(size=(100, dim))
-    vectors = centres[rng.integers(0, 100, num)] + 0.7 * rng.normal(size=(num, dim))
-    return np.asarray(
-        vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32
-    )
-
-
-def column(vectors: Vectors, valid: NDArray[np.bool_] | None = None) -> Any:
-    """A column of vectors, null where not valid."""
-    return fixed_size_list(
-        vectors, np.ones(len(vectors), dtype=bool) if valid is None else valid
-    )
-
-
-def best(scores: NDArray[np.float32], k: int) -> set[int]:
-    """The k highest of (N,)."""
-    return set(np.argsort(-scores, kind="stable")[:k].tolist())
-
-
-class Conformance:
-    """Subclassed for each engine, which says what it is called and can."""
-
-    capabilities: ClassVar[frozenset[str]]
-
-    vectors = unit_vectors(NUM_ROWS, seed=0)  # (N, D)
-    queries = unit_vectors(20, seed=1)  # (Q, D)
-    has_image = np.arange(NUM_ROWS) % 5 == 1
-
-    @staticmethod
-    def url(folder: Path) -> str:
-        """A place for a store in the folder."""
-        raise NotImplementedError
-
-    @classmethod
-    def schema(cls, **options: Any) -> Schema:
-        options = {
-            "vectors": ("text", "image"),
-            "words": "full_text" in cls.capabilities,
-            **options,
-        }
-        return Schema(DIM, MODEL, **options)
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def store(cls, tmp_path_factory: pytest.TempPathFactory) -> Any:
-        """5,000 rows with all that the engine can do, in an HNSW index."""
-        can = cls.capabilities
-        schema = cls.schema(
-            fields={"kind": "string", "number": "int"},
-            prefix_dims=(16,) if "prefix" in can else (),
-            binary="binary" in can,
-        )
-        store = create_store(cls.url(tmp_path_factory.mktemp("store")), schema)
-        for start in range(0, NUM_ROWS, 2500):
-            part = slice(start, start + 2500)
-            numbers = range(NUM_ROWS)[part]
-            rows = {
-                "id": [f"item-{n:05d}" for n in numbers],
-                "vector_text": column(cls.vectors[part]),
-                "vector_image": column(-cls.vectors[part], cls.has_image[part]),
-                "kind": [f"kind-{n % NUM_KINDS}" for n in numbers],
-                "number": list(numbers),
-            }
-            assert store.upsert(pa.table(rows), fingerprint=MODEL) == 2500
-        store.build(IndexSpec(kind="hnsw"))
-        yield store
-        store.close()
-
-    @pytest.fixture
-    def small(self, tmp_path: Path) -> Any:
-        """Ten rows, not built: `a0` to `a9`, the n-th axis each."""
-        fields = {"price": "float", "tags": "strings"}
-        store = create_store(
-            self.url(tmp_path), self.schema(fields=fields, thumbnails=True)
-        )
-        store.upsert(self.ten_rows(), fingerprint=MODEL)
-        yield store
-        store.close()
-
-    def ten_rows(self) -> pa.Table:
-        rows: dict[str, Any] = {
-            "id": [f"a{n}" for n in range(10)],
-            "vector_text": column(np.eye(10, DIM, dtype=np.float32)),
-            "price": [None if n == 3 else float(n) for n in range(10)],
-            "tags": [["even"] if n % 2 == 0 else [] for n in range(10)],
-            "thumbnail": [b"\xff\xd8" + bytes([n]) for n in range(10)],
-        }
-        if "full_text" in self.capabilities:
-            numbers = ["one", "two", "three", "four", "five", "six"]
-            rows["words"] = [f"a red shoe, number {numbers[n % 6]}" for n in range(10)]
-        return pa.table(rows)
+class Conformance(StoreCase):
+    """Searches, filters, full text and writes."""
 
     def test_it_can_do_what_it_says(self, store: VectorStore) -> None:
         assert store.capabilities == self.capabilities
@@ -492,149 +380,3 @@ class Conformance:
             small.upsert(self.ten_rows(), fingerprint="other")
         with pytest.raises(ValueError, match="of these queries is another"):
             small.search(self.queries, 1, fingerprint="other", vector="text")
-
-    def test_a_store_that_another_made_anew_is_known_by_its_new_model(
-        self, tmp_path: Path
-    ) -> None:
-        url = self.url(tmp_path)
-        store = create_store(url, self.schema())
-        store.upsert(
-            pa.table({"id": ["a"], "vector_text": column(self.queries[:1])}),
-            fingerprint=MODEL,
-        )
-        anew = create_store(
-            url, replace(self.schema(), fingerprint="other"), overwrite=True
-        )
-        anew.upsert(
-            pa.table({"id": ["b"], "vector_text": column(self.queries[:1])}),
-            fingerprint="other",
-        )
-        with pytest.raises(ValueError, match="the store holds vectors of"):
-            store.search(self.queries, 1, fingerprint=MODEL, vector="text")
-        with pytest.raises(ValueError, match="the store holds vectors of"):
-            store.upsert(
-                pa.table({"id": ["c"], "vector_text": column(self.queries[:1])}),
-                fingerprint=MODEL,
-            )
-        assert (
-            store.search(self.queries[:1], 2, fingerprint="other", vector="text")[0][
-                0
-            ].id
-            == "b"
-        )
-        assert store.count() == 1
-        store.close()
-        anew.close()
-
-    def test_a_store_is_not_copied_over_itself(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        url = self.url(tmp_path)
-        store = create_store(url, self.schema())
-        store.upsert(
-            pa.table({"id": ["a"], "vector_text": column(self.queries[:1])}),
-            fingerprint=MODEL,
-        )
-        monkeypatch.chdir(tmp_path)
-        for spelled in (
-            url,
-            f"{url.partition('://')[0]}://{tmp_path}/../{tmp_path.name}/{Path(url).name}",
-        ):
-            with pytest.raises(
-                ValueError, match="is the store that is copied; choose another place"
-            ):
-                copy_store(store, spelled, overwrite=True)
-        assert store.count() == 1
-        store.close()
-
-    def test_a_store_opened_again_is_the_same(self, tmp_path: Path) -> None:
-        url = self.url(tmp_path)
-        assert not store_exists(url)
-        schema = self.schema(
-            fields={"price": "float", "tags": "strings"},
-            thumbnails=True,
-            about={"model": "größer"},
-        )
-        store = create_store(url, schema)
-        store.upsert(self.ten_rows(), fingerprint=MODEL)
-        rows = everything(store)
-        store.close()
-        assert store_exists(url)
-        with pytest.raises(ValueError, match="already holds a store"):
-            create_store(url, schema)
-        store = open_store(url)
-        assert store.schema == schema
-        assert everything(store) == rows
-        store.close()
-        store = create_store(url, self.schema(), overwrite=True)
-        assert store.count() == 0
-        assert store.schema == self.schema()
-        store.close()
-
-    def test_kill_9_loses_nothing_that_an_upsert_returned_for(
-        self, tmp_path: Path
-    ) -> None:
-        url = self.url(tmp_path)
-        create_store(url, self.schema()).close()
-        with subprocess.Popen(
-            [sys.executable, "-c", WRITER, url, "100000"],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=quiet(),
-        ) as writer:
-            assert writer.stdout is not None
-            acknowledged = [next(writer.stdout) for _ in range(6)]
-            writer.send_signal(signal.SIGKILL)
-            acknowledged += writer.stdout.readlines()
-        store = open_store(url)
-        ids = {row["id"] for row in everything(store, columns=["id"])}
-        assert ids >= {f"{int(batch)}-{n}" for batch in acknowledged for n in range(20)}
-        assert (
-            store.count() == len(ids) == 20 * len({id.partition("-")[0] for id in ids})
-        )  # a batch is in or not
-        store.build()
-        assert store.count() == len(ids)
-        store.close()
-
-    def test_a_second_process_writes_beside_this_one_or_is_refused_in_words(
-        self, tmp_path: Path
-    ) -> None:
-        url = self.url(tmp_path)
-        store = create_store(url, self.schema())
-        second = subprocess.run(
-            [sys.executable, "-c", WRITER, url, "3"],
-            capture_output=True,
-            text=True,
-            env=quiet(),
-            check=False,
-        )
-        if "multiwriter" in self.capabilities:
-            assert second.returncode == 0, second.stderr
-            assert store.count() == 60
-        else:
-            assert "another process" in second.stderr.splitlines()[-1]
-            assert second.returncode == 1
-            assert store.count() == 0
-        store.close()
-
-
-def recall(found: list[list[Any]], wanted: list[set[int]]) -> float:
-    """The share of the wanted numbers that were found."""
-    shares = [
-        len({hit.fields["number"] for hit in hits} & numbers) / len(numbers)
-        for hits, numbers in zip(found, wanted, strict=True)
-    ]
-    return float(np.mean(shares))
-
-
-def everything(store: VectorStore, **options: Any) -> list[dict[str, Any]]:
-    """The rows of a scan, by id."""
-    rows: list[dict[str, Any]] = [
-        row for batch in store.scan(**options) for row in batch.to_pylist()
-    ]
-    return sorted(rows, key=lambda row: str(row["id"]))
-
-
-def quiet() -> dict[str, str]:
-    """The environment of a process that shares two cores with others."""
-    return {**os.environ, "OMP_NUM_THREADS": "1"}

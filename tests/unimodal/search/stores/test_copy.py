@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.unimodal.search.stores.conformance import (
+from tests.unimodal.search.stores.store_case import (
     DIM,
     MODEL,
     column,

@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.unimodal.search.stores.conformance import (
+from tests.unimodal.search.stores.conformance import Conformance
+from tests.unimodal.search.stores.conformance_processes import ProcessConformance
+from tests.unimodal.search.stores.store_case import (
     DIM,
     MODEL,
-    Conformance,
     column,
     everything,
     quiet,
@@ -52,7 +53,7 @@ for batch in range(8):
 """
 
 
-class TestLance(Conformance):
+class TestLance(Conformance, ProcessConformance):
     capabilities = lance.CAPABILITIES
 
     @staticmethod

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.unimodal.search.stores.conformance import DIM, MODEL, column, everything
+from tests.unimodal.search.stores.store_case import DIM, MODEL, column, everything
 from unimodal.search.filters.parser import parse_where
 from unimodal.search.stores.base import VectorStore
 from unimodal.search.stores.capabilities import UnsupportedError

@@ -117,8 +117,8 @@ def connect(address: Address) -> tuple[Any, bool]:
             if address.is_lite and not _users[address.uri]:
                 _lite_servers().release_server(address.uri)
             raise ValueError(
-                f"{address.engine} at {address.uri} rejected the connection ({error.message}); check "
-                "that it runs, the URL, the database, and the token in $MILVUS_TOKEN."
+                f"{address.engine} at {address.uri} rejected the connection ({error.message}); "
+                "check that it runs, the URL, the database, and the token in $MILVUS_TOKEN."
             ) from None
         if address.is_lite:
             _users[address.uri] += 1

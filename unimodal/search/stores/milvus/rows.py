@@ -68,7 +68,7 @@ def index_types(schema: Schema, *, is_lite: bool) -> dict[str, str]:
 
 
 def index_name(column: str) -> str:
-    """The name of a column's index; Lite would drop all indexes if they had no names of their own."""
+    """The name of a column's index; Lite drops the indexes of all columns if they have no names."""
     return f"{column}_idx"
 
 
@@ -217,8 +217,8 @@ def _check_longest(table: Any, name: str, sizes: Any, limit: int, unit: str) -> 
     if longest > limit:
         item = table["id"][pc.index(sizes, longest).as_py()].as_py()
         raise ValueError(
-            f"{name} of item {item[:100]!r} has {longest} {unit}, and Milvus keeps {limit}; shorten "
-            "it, or use a store in a folder (lance://)."
+            f"{name} of item {item[:100]!r} has {longest} {unit}, and Milvus keeps {limit}; "
+            "shorten it, or use a store in a folder (lance://)."
         )
 
 

@@ -97,7 +97,8 @@ def create(location: str, schema: Schema, *, overwrite: bool = False) -> MilvusS
         if exists_already:
             if not overwrite:
                 raise ValueError(
-                    f"{location} already holds a store; open it, or overwrite it and lose its items."
+                    f"{location} already holds a store; open it, or overwrite it and lose its "
+                    "items."
                 )
             read_schema(client, address, location)  # do not drop what is not a store
             client.drop_collection(address.collection, timeout=CALL_SECONDS)
@@ -323,8 +324,8 @@ class MilvusStore(VectorStore):
     ) -> Any:
         if k > MAX_HITS:
             raise ValueError(
-                f"k {k} is more than {MAX_HITS}, the most hits that {self.name} returns by words or "
-                "signs; lower it."
+                f"k {k} is more than {MAX_HITS}, the most hits that {self.name} returns by words "
+                "or signs; lower it."
             )
         return self._client.search(
             self._collection,
@@ -380,7 +381,7 @@ class MilvusStore(VectorStore):
     def _make_indexes(self, types: dict[str, str]) -> None:
         if types:
             params = index_params(self._client, types)
-            # sync=False: the client would wait half a second for each; callers wait where they must.
+            # sync=False: the client would wait half a second for each; callers wait where needed.
             self._client.create_index(
                 self._collection, params, timeout=BUILD_SECONDS, sync=False
             )
@@ -396,8 +397,8 @@ class MilvusStore(VectorStore):
                 return
             if state == "Failed" or time.monotonic() > deadline:
                 raise ValueError(
-                    f"{self.name} has not indexed {num_pending} rows of {column} ({state}); see its "
-                    "logs, and build again (searches still find these rows)."
+                    f"{self.name} has not indexed {num_pending} rows of {column} ({state}); see "
+                    "its logs, and build again (searches still find these rows)."
                 )
             time.sleep(1.0)
 

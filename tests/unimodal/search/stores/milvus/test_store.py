@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.unimodal.search.filters.test_check import FIELDS, random_row, random_tree
-from tests.unimodal.search.stores.conformance import (
+from tests.unimodal.search.filters.random_filters import FIELDS, random_row, random_tree
+from tests.unimodal.search.stores.conformance import Conformance
+from tests.unimodal.search.stores.conformance_processes import ProcessConformance
+from tests.unimodal.search.stores.store_case import (
     MODEL,
-    Conformance,
     column,
     everything,
     quiet,
@@ -59,7 +60,7 @@ SCHEMA = Schema(
 )
 
 
-class TestMilvusLite(Conformance):
+class TestMilvusLite(Conformance, ProcessConformance):
     capabilities = milvus.LITE_CAPABILITIES
 
     @staticmethod
