@@ -51,7 +51,7 @@ class Running:
 
 @contextmanager
 def running(model: ModelConfig, seconds: float, **keys: Any) -> Iterator[Running]:
-    """A server whose model takes so many seconds for each forward pass."""
+    """A server whose model takes `seconds` for each forward pass."""
     config = ServeConfig.model_validate(
         {"model": "slow", "port": 0, "names": ["*"], "log": "json", **keys}
     )

@@ -32,9 +32,7 @@ async def answer_ok(scope: Any, receive: Any, send: Any) -> None:
 
 
 def spoken(talk: Talk, seconds: float = 0.1) -> bytes:
-    """What a client gets that talks so to a server in which a request has to be whole in so many
-    seconds.
-    """
+    """The answer of a server in which a request has to arrive within these seconds."""
 
     async def main() -> bytes:
         config = uvicorn.Config(
@@ -78,9 +76,7 @@ async def rest_of(reader: asyncio.StreamReader) -> bytes:
 
 
 def sent(data: bytes, times: int) -> Talk:
-    """A chunked request whose body is followed so many times by these bytes, until the connection
-    ends.
-    """
+    """A chunked request, and these bytes N times after its body, until the server hangs up."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
         writer.write(CHUNKED + ENDING)

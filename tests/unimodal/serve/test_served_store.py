@@ -271,9 +271,20 @@ def test_no_answer_holds_the_place_of_the_store_or_the_model(shop: Shop) -> None
 
 
 BODIES: list[dict[str, Any]] = [
-    {"text": "mug", "where": "prize < 3"}, {"text": "mug", "k": 10**9}, {"like": "none"}, {"image": "/etc/passwd"},
-    {"image": "file:///etc/passwd"}, {"text": "mug", "vectors": ["none"]}, {"text": "mug", "coarse": "binary"},
-    {"where": "price < 3"}, {"text": "mug", "hybrid": True}, {"text": "mug", "group_by": "parent"},
-    {"input": {"image": "/etc/passwd"}}, {"input": "a", "dimensions": 3}, {"input": "a", "model": "none"},
-    {"inputs": "a"}, {"texts": ["a"], "input_type": "query"}, {"images": ["AAAA"], "input_type": "image"},
-]  # fmt: skip
+    {"text": "mug", "where": "prize < 3"},
+    {"text": "mug", "k": 10**9},
+    {"like": "none"},
+    {"image": "/etc/passwd"},
+    {"image": "file:///etc/passwd"},
+    {"text": "mug", "vectors": ["none"]},
+    {"text": "mug", "coarse": "binary"},
+    {"where": "price < 3"},
+    {"text": "mug", "hybrid": True},
+    {"text": "mug", "group_by": "parent"},
+    {"input": {"image": "/etc/passwd"}},
+    {"input": "a", "dimensions": 3},
+    {"input": "a", "model": "none"},
+    {"inputs": "a"},
+    {"texts": ["a"], "input_type": "query"},
+    {"images": ["AAAA"], "input_type": "image"},
+]

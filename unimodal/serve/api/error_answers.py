@@ -101,7 +101,7 @@ def error_object(error: ApiError) -> dict[str, Any]:
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """What the client is told; of the server's own faults only that there is one."""
+    """The answer to an error; of the server's own faults it says only that there is one."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, OverloadedError):

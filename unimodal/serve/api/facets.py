@@ -59,7 +59,7 @@ Counts: TypeAlias = Counter[str | bool]
 class Facets:
     """A store's facets, scanned in a thread at the start and whenever the store has changed.
 
-    Used by one event loop. Whoever has waited for new facets for a while gets the old ones.
+    Used by one event loop. A request that has waited for new facets for a while gets the old ones.
     """
 
     def __init__(self, current_store: Callable[[], VectorStore]) -> None:

@@ -1,4 +1,4 @@
-"""A body is what it is said to be, and whatever it is, the answer is one sentence."""
+"""A body is of the type that its headers name; whatever it is, a refusal is one sentence."""
 
 from __future__ import annotations
 

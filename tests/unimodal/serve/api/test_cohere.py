@@ -23,23 +23,76 @@ from unimodal.serve.api.encodings import quantize
 from unimodal.vectors import normalize
 
 COHERE: Sequence[dict[str, Any]] = [
-    {"model": "embed-v4.0", "texts": ["hello", "bye"], "input_type": "classification", "embedding_types": ["float"]},
-    {"model": "embed-v4.0", "input_type": "image", "embedding_types": ["float"], "images": [0]},
-    {"model": "embed-v4.0", "input_type": "search_document", "output_dimension": 16, "truncate": "END",
-     "embedding_types": ["float", "int8", "uint8", "binary", "ubinary", "base64"], "texts": ["hello"]},
-    {"model": "embed-v4.0", "input_type": "search_document", "embedding_types": ["float"],
-     "inputs": [{"content": [{"type": "text", "text": "hello"}, {"type": "image_url", "image_url": {"url": 1}}]},
-                {"content": [{"type": "text", "text": "hello"}]}]},
-]  # fmt: skip
+    {
+        "model": "embed-v4.0",
+        "texts": ["hello", "bye"],
+        "input_type": "classification",
+        "embedding_types": ["float"],
+    },
+    {
+        "model": "embed-v4.0",
+        "input_type": "image",
+        "embedding_types": ["float"],
+        "images": [0],
+    },
+    {
+        "model": "embed-v4.0",
+        "input_type": "search_document",
+        "output_dimension": 16,
+        "truncate": "END",
+        "embedding_types": ["float", "int8", "uint8", "binary", "ubinary", "base64"],
+        "texts": ["hello"],
+    },
+    {
+        "model": "embed-v4.0",
+        "input_type": "search_document",
+        "embedding_types": ["float"],
+        "inputs": [
+            {
+                "content": [
+                    {"type": "text", "text": "hello"},
+                    {"type": "image_url", "image_url": {"url": 1}},
+                ]
+            },
+            {"content": [{"type": "text", "text": "hello"}]},
+        ],
+    },
+]
 COHERE_V1: Sequence[tuple[dict[str, Any], str]] = [
-    ({"model": "embed-english-v3.0", "texts": ["hello", "bye"], "input_type": "search_document"}, "embeddings_floats"),
-    ({"model": "embed-english-light-v2.0", "texts": ["hello"], "truncate": "END"}, "embeddings_floats"),
+    (
+        {
+            "model": "embed-english-v3.0",
+            "texts": ["hello", "bye"],
+            "input_type": "search_document",
+        },
+        "embeddings_floats",
+    ),
+    (
+        {"model": "embed-english-light-v2.0", "texts": ["hello"], "truncate": "END"},
+        "embeddings_floats",
+    ),
     # LangChain's: embedding_types is always there, truncate is null unless it was set.
-    ({"model": "embed-english-v3.0", "texts": ["hello"], "input_type": "search_query", "embedding_types": ["float"],
-      "truncate": None}, "embeddings_by_type"),
-    ({"model": "embed-english-v3.0", "texts": ["hello"], "input_type": "clustering", "truncate": "NONE",
-      "embedding_types": ["int8", "ubinary"]}, "embeddings_by_type"),
-]  # fmt: skip
+    (
+        {
+            "model": "embed-english-v3.0",
+            "texts": ["hello"],
+            "input_type": "search_query",
+            "embedding_types": ["float"],
+            "truncate": None,
+        },
+        "embeddings_by_type",
+    ),
+    (
+        {
+            "model": "embed-english-v3.0",
+            "texts": ["hello"],
+            "input_type": "clustering",
+            "truncate": "NONE",
+            "embedding_types": ["int8", "ubinary"],
+        },
+        "embeddings_by_type",
+    ),
+]
 
 
 @pytest.mark.parametrize("body", COHERE)
@@ -91,7 +144,8 @@ def test_coheres_types_are_the_same_vector_and_have_its_prompt(
     floats = np.array(vectors["float"], np.float32)
     assert base64.b64decode(vectors["base64"][0]) == floats.tobytes()
     for kind in kinds[2:]:
-        assert np.array_equal(vectors[kind], quantize(floats, kind)), kind  # type: ignore[arg-type]  # one of them
+        expected = quantize(floats, kind)  # type: ignore[arg-type]  # one of Number's
+        assert np.array_equal(vectors[kind], expected), kind
 
 
 def test_coheres_fused_input_is_the_sum_of_text_and_image(

@@ -74,7 +74,7 @@ def store(tmp_path: Path) -> Iterator[VectorStore]:
     store.close()
 
 
-def found(store: VectorStore) -> dict[str, Facet]:
+def facets_by_name(store: VectorStore) -> dict[str, Facet]:
     return {facet.name: facet for facet in find_facets(store)}
 
 
@@ -83,24 +83,24 @@ def choices(facet: Facet) -> list[tuple[object, int]]:
 
 
 def test_every_field_is_there_in_its_order(store: VectorStore) -> None:
-    assert {name: facet.type for name, facet in found(store).items()} == FIELDS
-    assert list(found(store)) == list(FIELDS)
+    assert {name: facet.type for name, facet in facets_by_name(store).items()} == FIELDS
+    assert list(facets_by_name(store)) == list(FIELDS)
 
 
 def test_values_that_come_again_are_choices_the_commonest_first(
     store: VectorStore,
 ) -> None:
-    assert choices(found(store)["colour"]) == [("Red", 120), ("Blue", 60)]
-    assert choices(found(store)["new"]) == [(False, 120), (True, 60)]
+    assert choices(facets_by_name(store)["colour"]) == [("Red", 120), ("Blue", 60)]
+    assert choices(facets_by_name(store)["new"]) == [(False, 120), (True, 60)]
 
 
 def test_of_a_list_each_value_is_counted(store: VectorStore) -> None:
-    assert choices(found(store)["tags"]) == [("sale", 120), ("new", 60)]
+    assert choices(facets_by_name(store)["tags"]) == [("sale", 120), ("new", 60)]
 
 
 def test_numbers_have_their_ends(store: VectorStore) -> None:
     price, stock, nothing = (
-        found(store)[name] for name in ("price", "stock", "nothing")
+        facets_by_name(store)[name] for name in ("price", "stock", "nothing")
     )
     assert (price.low, price.high, price.choices) == (1.5, 99.25, None)
     assert (stock.low, stock.high) == (-7, NUMBER - 8)
@@ -111,7 +111,7 @@ def test_numbers_have_their_ends(store: VectorStore) -> None:
 def test_names_long_texts_and_what_groups_items_are_no_choices(
     store: VectorStore, name: str
 ) -> None:
-    assert found(store)[name].choices is None
+    assert facets_by_name(store)[name].choices is None
 
 
 def test_a_store_without_fields_has_no_facets(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_store_that_was_made_again_has_another_version(tmp_path: Path) -> None
 
 
 class Held:
-    """`find_facets`, which goes on when it is let go; counts how often it was called."""
+    """`find_facets`, which waits until the test releases it; counts its calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.go = threading.Event()

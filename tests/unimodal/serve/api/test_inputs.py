@@ -57,7 +57,7 @@ def test_one_bad_image_among_64_never_fails_its_neighbours(
     client: TestClient, served: Embedder, png: Png, data_uri: DataUri
 ) -> None:
     inputs = [{"image": data_uri(number)} for number in range(64)]
-    inputs[17] = {"image": base64.b64encode(b"this is no image").decode()}
+    inputs[17] = {"image": base64.b64encode(b"this is not an image").decode()}
     response = client.post("/v1/embeddings", json={"input": inputs, "on_error": "item"})
     data = response.json()["data"]
     assert [entry["index"] for entry in data] == list(range(64))

@@ -189,15 +189,43 @@ def test_vllms_messages_are_one_input(
 # Requests as the providers' own documentation and clients write them, but for images, which are
 # small ones of ours.
 JINA: Sequence[dict[str, Any]] = [
-    {"model": "jina-embeddings-v3", "task": "text-matching", "late_chunking": False, "dimensions": 16,
-     "embedding_type": "float", "input": ["Organic skincare for sensitive skin with aloe vera and chamomile",
-                                          "Bio-Hautpflege für empfindliche Haut", "针对敏感肌专门设计"]},
-    {"model": "jina-clip-v2", "normalized": True, "embedding_type": ["float"],
-     "input": [{"text": "A beautiful sunset over the beach"}, {"text": "浜辺に沈む夕日"}, {"image": 0}, {"image": 1}]},
+    {
+        "model": "jina-embeddings-v3",
+        "task": "text-matching",
+        "late_chunking": False,
+        "dimensions": 16,
+        "embedding_type": "float",
+        "input": [
+            "Organic skincare for sensitive skin with aloe vera and chamomile",
+            "Bio-Hautpflege für empfindliche Haut",
+            "针对敏感肌专门设计",
+        ],
+    },
+    {
+        "model": "jina-clip-v2",
+        "normalized": True,
+        "embedding_type": ["float"],
+        "input": [
+            {"text": "A beautiful sunset over the beach"},
+            {"text": "浜辺に沈む夕日"},
+            {"image": 0},
+            {"image": 1},
+        ],
+    },
     {"model": "jina-embeddings-v3", "input": ["Hello, world!"]},
-    {"model": "jina-clip-v2", "dimensions": 16, "task": "retrieval.query", "input": [{"text": "A ball"}, {"image": 2}]},
-    {"model": "jina-embeddings-v4", "task": "retrieval.passage", "truncate": True, "input": [{"text": "A ball"}]},
-]  # fmt: skip
+    {
+        "model": "jina-clip-v2",
+        "dimensions": 16,
+        "task": "retrieval.query",
+        "input": [{"text": "A ball"}, {"image": 2}],
+    },
+    {
+        "model": "jina-embeddings-v4",
+        "task": "retrieval.passage",
+        "truncate": True,
+        "input": [{"text": "A ball"}],
+    },
+]
 
 
 @pytest.mark.parametrize("body", JINA)

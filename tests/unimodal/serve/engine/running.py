@@ -23,9 +23,7 @@ PATIENCE = 20.0  # seconds until something that should happen at once counts as 
 
 
 class Watched:
-    """Stands before an embedder's forward pass: notes what the model is given, holds it up, or
-    makes it fail.
-    """
+    """Replaces an embedder's forward pass: notes its batches, holds it up, or makes it fail."""
 
     def __init__(self, embedder: Embedder) -> None:
         self.batches: list[int] = []
@@ -70,7 +68,7 @@ def until(happened: Callable[[], Any]) -> None:
 
 
 async def soon(happened: Callable[[], Any]) -> None:
-    """As `until`, while the event loop goes on."""
+    """As `until`, while the event loop runs."""
     deadline = time.monotonic() + PATIENCE
     while not happened():
         assert time.monotonic() < deadline, "it did not happen"

@@ -87,9 +87,10 @@ def test_a_vector_does_not_depend_on_its_company(
     requests = [draw.integers(0, len(pool), size) for size in draw.integers(1, 12, 60)]
 
     async def ask(engine: Engine) -> list[Any]:
-        return await asyncio.gather(
-            *(engine.embed([pool[index] for index in wanted]) for wanted in requests)
-        )
+        calls = []
+        for wanted in requests:
+            calls.append(engine.embed([pool[index] for index in wanted]))
+        return await asyncio.gather(*calls)
 
     with started(embedder, batch_tokens=256, batch_pixels=3 * 32 * 32) as engine:
         for wanted, outcomes in zip(requests, run(ask(engine)), strict=True):

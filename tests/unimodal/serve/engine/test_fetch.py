@@ -115,9 +115,7 @@ class Names(AbstractResolver):
 
 
 class Canary:
-    """A web server with TLS on this machine's loopback (IPv4, and IPv6 on the same port), that
-    counts who connects.
-    """
+    """A web server with TLS on the loopback, IPv4 and IPv6, that counts its connections."""
 
     def __init__(self, folder: Path, image: bytes) -> None:
         self.connections = 0
@@ -251,9 +249,7 @@ def allowing(*hosts: str, **values: Any) -> ServeConfig:
 
 
 def fetched(url: str, config: ServeConfig, canary: Canary, **options: Any) -> bytes:
-    """As a server does, but that the canary's port and certificate are as good as 443 and the
-    system's.
-    """
+    """Fetch as a server does, with the canary's port and certificate instead of the system's."""
     return asyncio.run(
         fetch_image(
             url, config, resolver=Names(), tls=canary.trust, port=canary.port, **options
@@ -262,8 +258,9 @@ def fetched(url: str, config: ServeConfig, canary: Canary, **options: Any) -> by
 
 
 def anywhere(address: Any) -> socket.socket:
-    """A guard that lets everything pass: without it the canary must be reached, or the tests below
-    prove nothing.
+    """A guard that accepts every address.
+
+    With it the canary must be reached, or the tests below prove nothing.
     """
     return socket.socket(*address[:3])
 

@@ -140,7 +140,8 @@ from unimodal.serve.config import ServeConfig
 from unimodal.serve.engine.images import open_checked
 
 def memory(line):
-    return next(int(row.split()[1]) for row in open("/proc/self/status") if row.startswith(line)) / 1024
+    rows = open("/proc/self/status")
+    return next(int(row.split()[1]) for row in rows if row.startswith(line)) / 1024
 
 config = ServeConfig(model="m")
 for form in ("PNG", "JPEG", "WEBP", "GIF"):  # decoders are loaded when they are first used

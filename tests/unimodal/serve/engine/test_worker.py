@@ -98,7 +98,8 @@ def test_after_an_out_of_memory_batches_are_smaller_and_grow_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("unimodal.serve.engine.worker.GROW_AFTER", 4)
-    costs = [embedder.padded_length(embedder.prepare(text)) for text in texts]  # type: ignore[arg-type]  # of texts
+    prepared = [embedder.prepare(text) for text in texts]
+    costs = [embedder.padded_length(ids) for ids in prepared]  # type: ignore[arg-type]  # of texts
     with started(embedder, batch_tokens=400) as engine:
         (worker,) = engine.model.workers
         watched.fault = lambda batch: (

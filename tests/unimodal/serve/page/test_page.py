@@ -75,9 +75,12 @@ def test_an_image_can_be_pasted_and_dropped(opened: Any, way: str) -> None:
     opened.evaluate(
         """([way, bytes]) => {
             const transfer = new DataTransfer();
-            transfer.items.add(new File([new Uint8Array(bytes)], "mine.png", { type: "image/png" }));
-            window.dispatchEvent(way === "paste" ? new ClipboardEvent("paste", { clipboardData: transfer })
-                                                 : new DragEvent("drop", { dataTransfer: transfer, cancelable: true }));
+            const content = [new Uint8Array(bytes)];
+            transfer.items.add(new File(content, "mine.png", { type: "image/png" }));
+            const event = way === "paste"
+              ? new ClipboardEvent("paste", { clipboardData: transfer })
+              : new DragEvent("drop", { dataTransfer: transfer, cancelable: true });
+            window.dispatchEvent(event);
         }""",
         [way, list(png(11))],
     )
@@ -257,8 +260,10 @@ def test_everything_is_done_by_keyboard(opened: Any) -> None:
 def test_everything_has_a_name_for_who_cannot_see(opened: Any) -> None:
     ask(opened, "bag")
     nameless = opened.evaluate(
-        """[...document.querySelectorAll("button, input, select")].filter((control) => control.offsetParent &&
-            !(control.getAttribute("aria-label") || control.labels?.length || control.textContent.trim())).length"""
+        """[...document.querySelectorAll("button, input, select")].filter((control) => {
+            const name = control.getAttribute("aria-label") || control.labels?.length;
+            return control.offsetParent && !(name || control.textContent.trim());
+        }).length"""
     )
     assert nameless == 0
     assert opened.locator("#status").get_attribute("aria-live") == "polite"

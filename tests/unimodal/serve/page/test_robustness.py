@@ -46,9 +46,7 @@ def test_what_the_catalogue_holds_is_shown_as_text_and_never_run(opened: Any) ->
 def test_a_server_that_is_gone_is_said_and_the_search_is_kept(
     browser: Any, shop: tuple[Embedder, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And one that wants a key asks for it, shows images by it, and is asked again when it is
-    back.
-    """
+    """The page asks for a key if the server needs one, and uses it for images too."""
     monkeypatch.setenv(API_KEYS, KEY)
     running = Running(*shop)
     page = Watched(browser, running.address).page
