@@ -1,6 +1,4 @@
-"""What the comparisons share: both sides timed in turns in one process, and no speed without the
-same results.
-"""
+"""Comparisons of speed: both sides run in turns in one process and must give the same results."""
 
 from __future__ import annotations
 
@@ -23,16 +21,16 @@ from torch import Tensor
 
 from .progress import progress_bar
 
-Run: TypeAlias = Callable[
-    [], list[Tensor]
-]  # does the work once -> what came of it: gradients, vectors, scores
-Tick: TypeAlias = Callable[[str], None]  # says what runs next
+# Does the work once and returns its results: gradients, vectors or scores.
+Run: TypeAlias = Callable[[], list[Tensor]]
+# Called with the name of what runs next.
+Tick: TypeAlias = Callable[[str], None]
 
 _T = TypeVar("_T")
 
 
 class Clock(NamedTuple):
-    """How time is taken, and what it is called."""
+    """A clock and the name of its unit."""
 
     now: Callable[[], float]
     unit: str
@@ -40,8 +38,9 @@ class Clock(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One comparison. The ratio is theirs / ours where the target is to be so many times faster,
-    else ours / theirs.
+    """One comparison.
+
+    The ratio is theirs / ours where the target is a speed-up (">= 3"), else ours / theirs.
     """
 
     name: str
@@ -56,17 +55,13 @@ class Row:
 def make_row(
     name: str, peer: str, target: str, ours: float, theirs: float, unit: str
 ) -> Row:
-    """A row with its ratio, which is read as the target is: ">= 3" is a speed-up,
-    "<= 0.6" a share.
-    """
+    """Make a row with its ratio: a target of ">= 3" is a speed-up, "<= 0.6" a share."""
     ratio = theirs / ours if target.startswith(">=") else ours / theirs
     return Row(name, peer, ratio, target, ours, theirs, unit)
 
 
 def cpu_clock() -> Clock:
-    """CPU seconds where torch has one thread, which a busy machine does not stretch; else wall
-    time.
-    """
+    """CPU seconds where torch has one thread, whatever else runs; otherwise wall time."""
     count = torch.get_num_threads()
     if count == 1:
         return Clock(time.process_time, "CPU s, 1 thread")
@@ -74,7 +69,7 @@ def cpu_clock() -> Clock:
 
 
 def gpu_clock() -> Clock:
-    """Wall time, waiting for what the GPU still has to do."""
+    """Wall time, including the work that is still queued on the GPU."""
 
     def now() -> float:
         torch.cuda.synchronize()
@@ -92,21 +87,23 @@ def timed(
     tolerance: float = 1e-4,
     part: Callable[[list[Tensor]], list[Tensor]] = lambda results: results,
 ) -> dict[str, float]:
-    """Median seconds of each run; each round has all of them, so that a busy machine is busy for
-    all.
+    """Median seconds of each run.
 
-    A round before the first warms up, and its results must agree with those of the first run.
-    part: of the results, what is compared.
+    Each round has all runs, so that a busy machine slows down all of them. A warm-up round comes
+    first; its results must equal those of the first run.
+
+    part: selects the results that are compared.
     """
     first: list[Tensor] = []
     for name, run in runs.items():
         tick(name)
         results = part(run())
         first = first or results
-        if (difference := relative_difference(results, first)) > tolerance:
+        difference = relative_difference(results, first)
+        if difference > tolerance:
             raise FloatingPointError(
-                f"the results of {name!r} and {next(iter(runs))!r} differ by {difference:.1e}; "
-                "no time is given for different results: look at the versions of the libraries."
+                f"the results of {name!r} and {next(iter(runs))!r} differ by {difference:.1e}, so "
+                "their times cannot be compared; check the versions of the libraries."
             )
     del first, results
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -116,23 +113,22 @@ def timed(
             started = clock.now()
             run()
             seconds[name].append(clock.now() - started)
-    return {name: statistics.median(found) for name, found in seconds.items()}
+    return {name: statistics.median(times) for name, times in seconds.items()}
 
 
 def relative_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
-    """Distance of two lists of tensors over the length of the second."""
-    assert [one.shape for one in ours] == [one.shape for one in theirs]
-    distance = sum(
-        float((a.double() - b.double()).square().sum())
-        for a, b in zip(ours, theirs, strict=True)
-    )
-    return float(
-        (distance / sum(float(b.double().square().sum()) for b in theirs)) ** 0.5
-    )
+    """Distance of two lists of tensors, divided by the length of the second."""
+    distance = 0.0
+    length = 0.0
+    for left, right in zip(ours, theirs, strict=True):
+        assert left.shape == right.shape
+        distance += float((left.double() - right.double()).square().sum())
+        length += float(right.double().square().sum())
+    return float((distance / length) ** 0.5)
 
 
 def in_fresh_process(function: Callable[..., _T], *arguments: object) -> _T:
-    """function(*arguments) in a process that has done nothing before."""
+    """Call a function in a new process."""
     with ProcessPoolExecutor(
         1, mp_context=multiprocessing.get_context("spawn")
     ) as pool:
@@ -140,11 +136,10 @@ def in_fresh_process(function: Callable[..., _T], *arguments: object) -> _T:
 
 
 def peak_memory(run: Run) -> float:
-    """MB that this process holds at most while it runs, over what it held before (Linux)."""
+    """Peak memory of this process during a run, in MB above its memory before (Linux)."""
     held = _memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text(
-        "5", encoding="ascii"
-    )  # VmHWM starts anew at what is held
+    # VmHWM starts again at the current memory.
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     run()
     return _memory("VmHWM") - held
 
@@ -160,8 +155,9 @@ def _memory(key: str) -> float:
 
 @contextmanager
 def measuring(what: str, total: int, threads: int | None) -> Iterator[Tick]:
-    """A progress bar that goes one further with each tick; so many torch threads meanwhile (None:
-    its own number).
+    """Show a progress bar that advances with each tick.
+
+    threads: of torch, meanwhile; None: its own number.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
@@ -174,7 +170,7 @@ def measuring(what: str, total: int, threads: int | None) -> Iterator[Tick]:
 
 
 def rows_table(rows: Sequence[Row], title: str) -> Table:
-    """The rows for a terminal."""
+    """Make a table of the rows for a terminal."""
     table = Table(
         title=title, box=box.SIMPLE_HEAD, header_style="bold", title_justify="left"
     )
@@ -195,7 +191,7 @@ def rows_table(rows: Sequence[Row], title: str) -> Table:
 
 
 def write_json(rows: Sequence[Row], file: Path) -> None:
-    """Write the rows as a JSON list; the folder is made if need be."""
+    """Write the rows as a JSON list; a missing folder is created."""
     file.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(
         [dataclasses.asdict(row) for row in rows], indent=1, allow_nan=False

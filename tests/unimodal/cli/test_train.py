@@ -73,12 +73,12 @@ def test_a_dry_run_says_what_is_not_there(recipe: Recipe, tmp_path: Path) -> Non
             ["model=null", "init=/no/model"],
             "init '/no/model' does not exist; check the path, or give a hub id",
         ),
-        (["model=null", "init=hf:./model"], "init 'hf:./model' is not there"),
+        (["model=null", "init=hf:./model"], "init 'hf:./model' does not exist"),
         (
             ["model.text.tokenizer=no/such/tokenizer"],
-            "model.text.tokenizer 'no/such/tokenizer' is not there",
+            "model.text.tokenizer 'no/such/tokenizer' does not exist",
         ),
-        (["model.text.name=/no/model"], "model.text.name '/no/model' is not there"),
+        (["model.text.name=/no/model"], "model.text.name '/no/model' does not exist"),
         (
             ["init=/no/model"],
             "model and init are both given; take one of them out, with model=null or init=null",
