@@ -103,13 +103,14 @@ def _int8_steps(ranges: Vectors) -> Vectors:
     return np.where(steps == 0, np.float32(1), steps)
 
 
-def cosines(left: Any, right: Any) -> NDArray[np.float32]:
-    """Cosines of all pairs: (n, D) and (m, D) vectors of any length and type of number -> (n, m).
+def cosines(left: Any, right: Any) -> Vectors:
+    """Cosines of all pairs: (n, D) and (m, D) vectors -> (n, m).
 
-    A single vector, (D,), is taken too, and leaves its axis out.
+    The vectors may have any length and type of number. For a single vector, (D,), the result has no
+    axis.
 
-    Raises ValueError for what is not such vectors, for two numbers of dimensions, and for a vector
-    without a direction.
+    Raises ValueError for other values, for two numbers of dimensions, and for a vector without a
+    direction.
     """
     left = _directions(left, "left")
     right = _directions(right, "right")
@@ -121,35 +122,41 @@ def cosines(left: Any, right: Any) -> NDArray[np.float32]:
     return np.asarray(left @ right.T, dtype=np.float32)
 
 
-def _directions(vectors: Any, side: str) -> NDArray[np.float32]:
-    """The vectors at length 1. A sum of squares in float64 does not overflow, and whole numbers do
-    not wrap around.
-    """
-    try:
-        given = np.asarray(vectors)
-    except (
-        TypeError,
-        ValueError,
-    ):  # lists of several lengths, tensors of a type that numpy does not have
-        given = np.asarray(None)
+def _directions(vectors: Any, side: str) -> Vectors:
+    """The vectors, (n, D) or (D,), at length 1."""
+    numbers = _numbers(vectors, side)
+    rows = np.atleast_2d(numbers)
+    # In float64 a sum of squares does not overflow, and whole numbers do not wrap around.
+    squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64, casting="unsafe")
+    lengths = np.sqrt(squares)
+    _check_lengths(lengths, side)
+    directions = np.empty(rows.shape, dtype=np.float32)
+    np.divide(rows, lengths[:, None], out=directions, casting="same_kind")
+    return directions.reshape(numbers.shape)
 
-    if given.dtype.kind not in "biuf" or given.ndim not in (1, 2):
+
+def _numbers(vectors: Any, side: str) -> NDArray[Any]:
+    """An array of numbers, (n, D) or (D,)."""
+    try:
+        numbers = np.asarray(vectors)
+    # Lists of several lengths; tensors of a type that numpy does not have.
+    except (TypeError, ValueError):
+        numbers = np.asarray(None)
+    if numbers.dtype.kind not in "biuf" or numbers.ndim not in (1, 2):
         raise ValueError(
             f"the {side} vectors are {vectors!r:.60}; give an array of numbers, (n, D), "
             "as encode returns it."
         )
+    return numbers
 
-    rows = np.atleast_2d(given)
-    lengths = np.sqrt(
-        np.einsum("nd,nd->n", rows, rows, dtype=np.float64, casting="unsafe")
+
+def _check_lengths(lengths: NDArray[np.float64], side: str) -> None:
+    has_direction = np.isfinite(lengths) & (lengths > 0)
+    bad = np.flatnonzero(~has_direction)
+    if not bad.size:
+        return
+    reason = "is not finite" if lengths[bad[0]] else "is zero"
+    raise ValueError(
+        f"{side} vector {bad[0]} {reason} and so has no cosine with others ({bad.size:,} of "
+        f"{len(lengths):,} are like it); leave it out, or encode its input again."
     )
-    bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
-    if bad.size:
-        raise ValueError(
-            f"{side} vector {bad[0]} {'is not finite' if lengths[bad[0]] else 'is zero'} and so "
-            f"has no cosine with others ({bad.size:,} of {len(rows):,} are like it); leave it "
-            "out, or encode its input again."
-        )
-    found = np.empty(rows.shape, dtype=np.float32)
-    np.divide(rows, lengths[:, None], out=found, casting="same_kind")
-    return found.reshape(given.shape)
