@@ -73,7 +73,7 @@ def test_folders_are_left_out_where_wanted(tmp_path: Path) -> None:
     ]
 
 
-def test_two_files_that_would_become_one_without_their_folders_are_said(
+def test_two_files_that_would_become_one_without_their_folders_are_an_error(
     tmp_path: Path,
 ) -> None:
     one = tar(tmp_path / "a", {"a/x.jpg": b"one", "b/y.jpg": b"two"})
@@ -145,7 +145,7 @@ def test_a_bomb_ends_at_the_limit(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "zeros.jpg").stat().st_size <= 3_000_000
 
 
-def test_a_layout_that_has_changed_is_said(tmp_path: Path) -> None:
+def test_a_changed_layout_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"has no file .* 'data/\*\.png'; its layout has changed"
     ):
@@ -163,9 +163,7 @@ def test_a_layout_that_has_changed_is_said(tmp_path: Path) -> None:
     [b"", b"<html>sorry</html>" * 100, None],
     ids=["empty", "a page", "cut short"],
 )
-def test_what_is_no_whole_archive_is_said(
-    content: bytes | None, tmp_path: Path
-) -> None:
+def test_a_broken_archive_is_an_error(content: bytes | None, tmp_path: Path) -> None:
     path = tar(tmp_path / "a.tar.gz", {"a": os.urandom(5000), "b": os.urandom(5000)})
     path.write_bytes(path.read_bytes()[:6000] if content is None else content)
     with pytest.raises(

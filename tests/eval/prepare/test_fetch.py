@@ -61,7 +61,7 @@ def test_a_later_try_takes_up_what_an_earlier_one_left(
     assert origins.asked == [("/a", "bytes=500000-")]
 
 
-def test_half_of_a_file_that_has_changed_since_is_not_gone_on_with(
+def test_half_of_a_file_that_has_changed_since_is_not_resumed(
     origins: Origins, tmp_path: Path
 ) -> None:
     origins.files["/a"] = CONTENT
@@ -144,7 +144,7 @@ def test_the_wanted_files_of_a_repository_come(
     assert not origins.paths("train/0.tar")
 
 
-def test_a_hub_that_is_busy_is_asked_again_and_only_for_what_is_missing(
+def test_a_busy_hub_is_queried_again_for_missing_files_only(
     origins: Origins, tmp_path: Path
 ) -> None:
     origins.repositories["someone/set"] = {"a.txt": b"one", "b.txt": b"two"}
@@ -157,9 +157,7 @@ def test_a_hub_that_is_busy_is_asked_again_and_only_for_what_is_missing(
     assert not origins.paths("a.txt")
 
 
-def test_a_repository_that_is_not_there_is_named(
-    origins: Origins, tmp_path: Path
-) -> None:
+def test_a_missing_repository_is_named(origins: Origins, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="the hub has no data set 'someone/nothing' at 'main'"
     ):
@@ -175,7 +173,7 @@ NOWHERE = {
 
 
 @pytest.mark.parametrize("endpoint", NOWHERE.values(), ids=NOWHERE)
-def test_a_hub_that_is_not_there_is_said_soon(
+def test_an_unreachable_hub_is_an_error_within_seconds(
     monkeypatch: pytest.MonkeyPatch, origins: Origins, tmp_path: Path, endpoint: str
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
@@ -191,7 +189,7 @@ def test_a_hub_that_is_not_there_is_said_soon(
 
 
 @pytest.mark.parametrize("origin", NOWHERE.values(), ids=NOWHERE)
-def test_a_server_that_is_not_there_is_said_soon(
+def test_an_unreachable_server_is_an_error_within_seconds(
     origins: Origins, tmp_path: Path, origin: str
 ) -> None:
     started = time.monotonic()
@@ -203,7 +201,7 @@ def test_a_server_that_is_not_there_is_said_soon(
     assert time.monotonic() - started < 15
 
 
-def test_a_hub_that_must_not_be_asked_is_said_at_once(
+def test_a_forbidden_hub_is_an_error_at_once(
     monkeypatch: pytest.MonkeyPatch, origins: Origins, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

@@ -148,7 +148,7 @@ def test_a_repository_becomes_tables_and_shards(
     assert list(tmp_path.glob(".*")) == []
 
 
-def test_what_is_there_is_not_fetched_again(
+def test_existing_files_are_not_fetched_again(
     origins: Origins, shop: dict[str, DataSet], tmp_path: Path, patience: Patience
 ) -> None:
     origins.files["/someone/shop/tar.gz/abc"] = archive(SHOP)
@@ -164,7 +164,7 @@ def test_what_is_there_is_not_fetched_again(
     assert len(origins.asked) == 1
 
 
-def test_another_commit_replaces_what_is_there_only_if_asked_to(
+def test_another_commit_replaces_a_folder_only_with_overwrite(
     origins: Origins, shop: dict[str, DataSet], tmp_path: Path, patience: Patience
 ) -> None:
     origins.files["/someone/shop/tar.gz/abc"] = archive(SHOP)
@@ -195,9 +195,7 @@ def test_another_commit_replaces_what_is_there_only_if_asked_to(
     assert (tmp_path / "shop" / "LICENSE.MIT-0.txt").read_bytes() == b"CC0"
 
 
-def test_what_somebody_put_there_is_not_touched(
-    shop: dict[str, DataSet], tmp_path: Path
-) -> None:
+def test_other_files_are_not_touched(shop: dict[str, DataSet], tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"shop has files .*prepared\.json"):
@@ -240,7 +238,7 @@ def test_a_failed_conversion_leaves_no_set_and_costs_no_second_download(
     assert len(origins.asked) == 1
 
 
-def test_a_broken_archive_is_asked_for_again(
+def test_a_broken_archive_is_fetched_again(
     origins: Origins, shop: dict[str, DataSet], tmp_path: Path, patience: Patience
 ) -> None:
     origins.files["/someone/shop/tar.gz/abc"] = archive(SHOP)[:200]
@@ -391,7 +389,7 @@ def test_listed_names_that_lead_to_another_folder_are_refused(
     assert not list(tmp_path.rglob("*.jpg*"))
 
 
-def test_a_full_disk_is_said_before_anything_is_fetched(
+def test_a_full_disk_is_an_error_before_anything_is_fetched(
     origins: Origins,
     shop: dict[str, DataSet],
     tmp_path: Path,
@@ -449,7 +447,7 @@ def test_a_group_is_all_of_its_sets(
     assert folders == [tmp_path / "nano" / "one", tmp_path / "nano" / "two"]
 
 
-def test_an_origin_that_is_not_there_ends_the_group_and_leaves_no_folder(
+def test_an_unreachable_origin_ends_the_group_and_leaves_no_folder(
     monkeypatch: pytest.MonkeyPatch, origins: Origins, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")

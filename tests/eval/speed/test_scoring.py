@@ -41,7 +41,7 @@ def test_queries_lie_near_their_document() -> None:
     assert cosines.mean() > (queries @ documents.T).mean() + 0.05
 
 
-def test_bench_has_a_row_for_time_and_one_for_memory_where_that_is_asked_for(
+def test_bench_has_a_row_for_time_and_one_for_memory_with_a_target(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     peaks = {"ours": 1.0, "mteb": 8.0}

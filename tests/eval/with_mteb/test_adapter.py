@@ -208,7 +208,7 @@ def test_a_text_and_its_image_are_fused(mteb: Any, embedder: Embedder) -> None:
     assert vectors == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_loader_that_must_be_asked_gives_the_same_inputs(
+def test_a_loader_in_another_order_gives_the_same_inputs(
     mteb: Any, embedder: Embedder
 ) -> None:
     from torch.utils.data import DataLoader
@@ -332,7 +332,7 @@ def test_a_model_that_gives_nan_is_refused(
         ),
     ],
 )
-def test_what_is_asked_of_the_encoder_is_done_or_refused_on_every_kind_of_task(
+def test_options_without_effect_are_refused_on_every_kind_of_task(
     mteb: Any,
     embedder: Embedder,
     hub: Path,

@@ -29,7 +29,7 @@ def retrieval(name: str, hub: Path) -> RetrievalData:
 
 
 @pytest.mark.filterwarnings("ignore:.*stand as")
-def test_a_text_task_keeps_ids_grades_and_titles_and_leaves_out_what_is_not_judged(
+def test_a_text_task_keeps_ids_grades_and_titles_and_leaves_out_unjudged_queries(
     hub: Path,
 ) -> None:
     data = retrieval("SciFact", hub)
@@ -46,7 +46,7 @@ def test_a_text_task_keeps_ids_grades_and_titles_and_leaves_out_what_is_not_judg
     data.check("SciFact")
 
 
-def test_an_empty_document_stands_as_a_dot_and_is_told(hub: Path) -> None:
+def test_an_empty_document_becomes_a_dot_with_a_warning(hub: Path) -> None:
     with pytest.warns(
         UserWarning,
         match=r"SciFact/test document: 1 of 60 texts are empty .*'\.'",
@@ -107,9 +107,7 @@ def test_an_image_does_not_search_itself_where_mteb_skips_the_first_result(
         assert retrieval("CUB200I2IRetrieval", tmp_path).excluded == [[2], []]
 
 
-def test_judgements_of_documents_that_are_not_there_are_told(
-    mteb: Any, tmp_path: Path
-) -> None:
+def test_qrels_of_missing_documents_give_a_warning(mteb: Any, tmp_path: Path) -> None:
     import datasets
 
     corpus = datasets.Dataset.from_dict({"_id": ["a", "b"], "text": ["one", "two"]})
@@ -262,7 +260,7 @@ def test_benchmarks_are_lists_of_tasks_and_aggregates_are_their_parts(
         ),
     ],
 )
-def test_what_cannot_be_read_is_said_with_the_way_out(
+def test_what_cannot_be_read_is_an_error_with_the_way_out(
     name: str, options: dict[str, str], message: str, hub: Path
 ) -> None:
     folder = None if name == "VisualSTS-b-Eng" else hub
@@ -270,7 +268,7 @@ def test_what_cannot_be_read_is_said_with_the_way_out(
         load_mteb_task(name, folder=folder, **options)
 
 
-def test_data_that_is_in_no_cache_is_told_with_the_command_that_gets_it(
+def test_missing_data_is_an_error_with_the_command_to_fetch_it(
     mteb: Any,
 ) -> None:
     with pytest.raises(
@@ -280,7 +278,7 @@ def test_data_that_is_in_no_cache_is_told_with_the_command_that_gets_it(
         load_mteb_task("NFCorpus")
 
 
-def test_a_folder_of_another_layout_is_told_with_the_command_that_gets_the_right_one(
+def test_a_folder_of_another_layout_is_an_error_with_the_command_to_fetch_the_right_one(
     mteb: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "nfcorpus").mkdir()
@@ -316,7 +314,7 @@ def test_mtebs_cache_is_the_users_own(
     assert Path(os.environ["MTEB_CACHE"]) == tmp_path / ".cache/unimodal/mteb"
 
 
-def test_without_mteb_the_way_to_install_it_is_said(
+def test_without_mteb_the_error_has_the_command_to_install_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "mteb", None)
