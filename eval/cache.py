@@ -109,7 +109,7 @@ class EmbeddingCache:
         return self.encoder.modalities
 
     def encode(self, inputs: Sequence[Input], prompt: Prompt = "") -> Vectors:
-        """(n, D) float32 unit vectors of the inputs, in their order; `fill` encodes unknown ones."""
+        """(n, D) float32 unit vectors of the inputs, in their order; unknown ones are encoded."""
         if not len(inputs):
             return np.zeros((0, 0), dtype=np.float32)
         self.fill([Side(inputs, prompt)])

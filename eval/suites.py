@@ -195,7 +195,7 @@ def _with_path(name: str, task: Any) -> Any:
 
 
 def read_suite(name: str | Path, overrides: Sequence[str] = ()) -> Suite:
-    """Read a suite from a YAML file, or a shipped one by name: `mini` is suite-mini of configs/suites.
+    """Read a suite from a YAML file, or a shipped one by its name, such as `mini`.
 
     overrides: `key=value`; `tasks.NAME=null` leaves a task out.
     """

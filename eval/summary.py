@@ -107,10 +107,9 @@ def _mean(
         return None
 
     note = _left_out([row.task for row in undefined], len(tasks))
-    value, chance, baseline = (
-        _mean_of([getattr(row, column) for row in defined])
-        for column in ("value", "chance", "baseline")
-    )
+    value = _mean_of([row.value for row in defined])
+    chance = _mean_of([row.chance for row in defined])
+    baseline = _mean_of([row.baseline for row in defined])
     return ScoreRow(name, metric, value, chance, baseline, variant=variant, note=note)
 
 

@@ -1,1 +1,1 @@
-"""What is looked at beside the plain scores."""
+"""Analyses beside the plain scores."""

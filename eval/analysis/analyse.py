@@ -1,4 +1,4 @@
-"""What a suite asks to be looked at beside the plain scores, of one model."""
+"""The analyses of one model that a suite requests."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ def analyse(
     overlaps: Sequence[TaskOverlap] = (),
     show_progress: bool | None = False,
 ) -> ModelReport:
-    """Means over tasks, and all that `suite.analysis` asks for: rows, and what the report's page
-    draws.
+    """Compute means over tasks and all analyses of the suite: rows, and drawings for the page.
 
     results: of `evaluate`. cache: of the model; changed queries are encoded with it.
     facts: for the page. calibration: of the model directory, if it has one. overlaps: of
@@ -41,14 +40,14 @@ def analyse(
     analysis = suite.analysis
     rows = summary_rows(results, suite)
     with progress_bar(
-        "looking closer", 2 + len(results) * bool(analysis.robustness), show_progress
+        "analysing", 2 + len(results) * bool(analysis.robustness), show_progress
     ) as advance:
         for done, some in enumerate(
             _rows(results, analysis, cache, calibration, overlaps), 1
         ):
             rows += some
             advance(done)
-    with progress_bar("looking for neighbours", None, show_progress):
+    with progress_bar("finding neighbours", None, show_progress):
         near = duplicates_of(results) if analysis.neighbours else []
         clusters = clusters_of(results) if analysis.neighbours else []
         maps = [] if analysis.map == "none" else space_maps(results, analysis.map)

@@ -1,5 +1,4 @@
-"""What smaller vectors cost: fewer dimensions, a byte or a bit a dimension, with and without
-re-ranking.
+"""What smaller vectors cost: a byte or a bit per dimension, with and without re-ranking.
 
 Q queries, N documents, D embedding dimension. Documents are compressed, as they are what fills an
 index. Scores are those of the metric that a task prints first, beside its plain score.
@@ -8,9 +7,9 @@ index. Scores are those of the metric that a task prints first, beside its plain
     documents; queries stay as they are, and scores are their products with what the steps stand
     for.
 `binary`: the signs of queries and documents; the score is the number of dimensions in which they
-agree. `... + re-ranked`: the 4 x 10 best of these, and what ties with the last of them, ordered by
-the full vectors; all
-    others behind them as they were.
+    agree.
+`... + re-ranked`: the 4 x 10 best of these, and ties with the last of them, ordered by the full
+    vectors; all others follow in their old order.
 
 Codes are those of sentence_transformers.util.quantization.quantize_embeddings ("int8" and
 "ubinary").
@@ -40,17 +39,15 @@ from ..scoring.score_row import ScoreRow
 from ..scoring.statistics import CORRELATIONS
 from ..scoring.sts import cosines
 
-RERANKED = (
-    4 * 10
-)  # documents that are scored again with the full vectors: four times the ten that are shown
+# documents that are scored again with the full vectors: four times the ten that are displayed
+RERANKED = 4 * 10
 FULL_BYTES = 4  # of a float32
 
 
 def compression_rows(results: Iterable[TaskResult]) -> list[ScoreRow]:
-    """Each task's score with documents of a byte or a bit a dimension, and how many bytes each
-    vector then has.
+    """Each task's score with documents of a byte or a bit per dimension, and bytes per vector.
 
-    With re-ranking these are the bytes of what is searched; the full vectors lie beside them.
+    With re-ranking these are the bytes of what is searched; the full vectors are kept beside them.
     """
     rows: list[ScoreRow] = []
     lengths: set[int] = set()
@@ -95,8 +92,7 @@ def reranked(
     documents: Vectors,
     excluded: Sequence[Sequence[int]] | None = None,
 ) -> Vectors:
-    """(Q, N) scores in which the RERANKED best are those of the full vectors, and the others stand
-    below them.
+    """(Q, N) scores: those of the full vectors for the RERANKED best, lower ones for the others.
 
     scores: (Q, N) of compressed vectors, queries: (Q, D), documents: (N, D) unit vectors.
     excluded: for each query the documents that it does not search.
@@ -109,9 +105,8 @@ def reranked(
     best = np.maximum(
         scores.max(axis=1, keepdims=True), np.finfo(np.float32).min
     )  # finite where nothing is searched
-    ordered = (
-        scores - best - 2
-    )  # at most -2: behind every cosine, in their old order; -inf stays what it is
+    # at most -2: behind every cosine, in their old order; -inf stays as it is
+    ordered = scores - best - 2
     ordered[rows, columns] = np.einsum("pd,pd->p", queries[rows], documents[columns])
     return np.asarray(ordered, dtype=np.float32)
 
@@ -135,9 +130,8 @@ def _retrieval_rows(
             some = slice(start, start + step)
             if variant == "int8":
                 scores = queries[some] @ restored.T
-                scores[:, copies] = scores[
-                    :, firsts
-                ]  # a product rounds a column by where it stands: ties would be none
+                # a product rounds a column by its position, so that ties would be lost
+                scores[:, copies] = scores[:, firsts]
             else:
                 scores = -hamming_distances(query_bits[some], document_bits).astype(
                     np.float32

@@ -1,12 +1,12 @@
-"""What of a suite stands in the training shards, and what a model scores on the rest.
+"""What of a suite is in the training shards, and what a model scores on the rest.
 
-The suite is kept in memory, as hashes of its texts and images; the shards, however many, stream
-past it once. A text counts as seen if a training text has the same words, or shares a run of 13
-words with it (likeness.py); an image if a training image has the same bytes, or is the same
-after another encoding or size.
+The suite is kept in memory, as hashes of its texts and images; the shards are read once. A text
+counts as seen if a training text has the same words, or shares a run of 13 words with it
+(likeness.py); an image if a training image has the same bytes, or is the same after another
+encoding or size.
 
-Looked for are the queries and the documents that are relevant for one: what is never an answer
-    gives nothing away.
+Only queries and documents that are relevant for a query are looked for: what is never an answer
+gives nothing away.
 """
 
 from __future__ import annotations
@@ -30,7 +30,14 @@ from unimodal.shards.config import StorageConfig
 from unimodal.shards.read import ShardSet, open_shards
 from unimodal.shards.sample import Sample
 
-from ..data.inputs import Deferred, Input, SingleInput, bytes_of, name_of, split_input
+from ..data.inputs import (
+    ImageSource,
+    Input,
+    SingleInput,
+    bytes_of,
+    name_of,
+    split_input,
+)
 from ..data.task_data import TaskData
 from ..results import TaskResult
 from ..scoring.score_row import ScoreRow
@@ -61,7 +68,7 @@ _TEXT_FIELDS = ("captions", "caption", "query", "document", "negatives")
 
 @dataclass(frozen=True)
 class Match:
-    """One text or image of the suite, and where in the training data it was met first."""
+    """One text or image of the suite, and where in the training data it was first seen."""
 
     kind: Kind
     item: str  # the text, or the image's name
@@ -76,33 +83,26 @@ class TaskOverlap:
     task: str
     num_queries: int
     num_documents: int  # those that are relevant for a query
-    queries: dict[int, Match] = field(
-        default_factory=dict
-    )  # position -> where it was seen
+    # position -> where it was seen
+    queries: dict[int, Match] = field(default_factory=dict)
     documents: dict[int, Match] = field(default_factory=dict)
-    tainted: list[int] = field(
-        default_factory=list
-    )  # queries that were seen, or have a relevant document that was
+    # queries that were seen, or have a relevant document that was
+    tainted: list[int] = field(default_factory=list)
 
     def examples(self, count: int = 10) -> list[Match]:
         """Some of what was seen, queries first."""
-        return list(
-            {
-                match.item: match
-                for match in [*self.queries.values(), *self.documents.values()]
-            }.values()
-        )[:count]
+        matches = [*self.queries.values(), *self.documents.values()]
+        distinct = {match.item: match for match in matches}
+        return list(distinct.values())[:count]
 
     @property
     def query_share(self) -> float | None:
-        """Of the queries, how many were seen; None without any."""
+        """The share of the queries that was seen; None without queries."""
         return len(self.queries) / self.num_queries if self.num_queries else None
 
     @property
     def document_share(self) -> float | None:
-        """Of the relevant documents, how many were seen; None without any, as in a
-        zero-shot task.
-        """
+        """The share of the relevant documents that was seen; None without any (zero-shot)."""
         return len(self.documents) / self.num_documents if self.num_documents else None
 
 
@@ -116,9 +116,10 @@ def contamination(
     """Look for every task's queries and relevant documents in training shards.
 
     shards: a file, folder, glob, brace pattern, URL or a list of those, as recipes name them.
+
     Zero-shot tasks have their images as queries, and no documents: the name of a class gives
-    nothing away. An image of the suite that is not there is not looked for, with a warning. Raises
-    ValueError or OSError, naming it, for a shard that is not there or no tar.
+    nothing away. Images of the suite that do not exist are skipped with a warning. Raises
+    ValueError or OSError, naming it, for a shard that does not exist or is not a tar.
     """
     tasks = list(results)
     inputs: list[Input] = []
@@ -129,8 +130,8 @@ def contamination(
     stream = _stream(
         open_shards(shards, show_progress, storage), seen.has_images, show_progress
     )
-    for location, key, texts, pictures in stream:
-        seen.look(location, key, texts, pictures)
+    for location, key, texts, images in stream:
+        seen.look(location, key, texts, images)
     seen.finish()
     return [_overlap(result.name, result.data, seen.matches) for result in tasks]
 
@@ -138,7 +139,7 @@ def contamination(
 def overlap_rows(result: TaskResult, overlap: TaskOverlap) -> list[ScoreRow]:
     """The shares of what was seen, and each score over the queries that are not tainted.
 
-    The value is None where fewer than two are left. A result without vectors has the shares alone.
+    The value is None if fewer than two are left. A result without vectors has only the shares.
     """
     shares = {"queries": overlap.query_share, "documents": overlap.document_share}
     rows = [
@@ -162,12 +163,11 @@ def overlap_rows(result: TaskResult, overlap: TaskOverlap) -> list[ScoreRow]:
 
 def _rows_of_rest(result: TaskResult, rest: npt.NDArray[np.int64]) -> list[ScoreRow]:
     if len(rest) < 2:
-        metrics = dict.fromkeys(row.metric for row in result.rows)
         left = "none of the queries is" if len(rest) == 0 else "1 of the queries is"
         note = f"{left} left without those seen in training"
         return [
             ScoreRow(result.name, metric, None, None, None, variant=VARIANT, note=note)
-            for metric in metrics
+            for metric in result.metrics
         ]
     assert result.queries is not None
     assert result.documents is not None
@@ -222,14 +222,12 @@ def _matches_of(
 
 
 class _Seen:
-    """Texts and images of the suite by their hashes, and where each was met first in what streams
-    past.
-    """
+    """Texts and images of the suite by their hashes, and where each was first seen."""
 
     def __init__(self, inputs: Iterable[SingleInput]) -> None:
         self.matches: dict[SingleInput, Match] = {}
         distinct = dict.fromkeys(inputs)
-        self._texts = [part for part in distinct if isinstance(part, str)]
+        self._texts = [value for value in distinct if isinstance(value, str)]
         self._words = [words_of(text) for text in self._texts]
         self._whole: dict[str, list[int]] = defaultdict(list)
         for number, words in enumerate(self._words):
@@ -239,23 +237,20 @@ class _Seen:
         order = np.argsort(hashes, kind="stable")
         self._runs = hashes[order]
         self._texts_of_runs = numbers[order]
-        self._images = _those_there(
-            [part for part in distinct if not isinstance(part, str)]
-        )
+        images = [value for value in distinct if not isinstance(value, str)]
+        self._images = _existing(images)
         self._bytes: dict[int, list[int]] = defaultdict(list)
         self._bands: dict[tuple[int, int], list[int]] = defaultdict(list)
         self._likeness: list[Likeness | None] = []
         with ThreadPoolExecutor() as pool:
-            for number, (digest, like) in enumerate(
-                pool.map(lambda one: _look_at(bytes_of(one)), self._images)
-            ):
+            looks = pool.map(lambda image: _look_at(bytes_of(image)), self._images)
+            for number, (digest, like) in enumerate(looks):
                 self._bytes[digest].append(number)
                 self._likeness.append(like)
                 for band in bands(like.dhash, MAX_DISTANCE) if like else ():
                     self._bands[band].append(number)
-        self._waiting: list[
-            tuple[str, str, list[str]]
-        ] = []  # shard, key, words of a training text
+        # shard, key, words of a training text
+        self._waiting: list[tuple[str, str, list[str]]] = []
         self._num_waiting = 0
 
     @property
@@ -268,21 +263,21 @@ class _Seen:
         shard: str,
         key: str,
         texts: Iterable[str],
-        pictures: Iterable[tuple[int, Likeness | None]],
+        images: Iterable[tuple[int, Likeness | None]],
     ) -> None:
         """Compare one training sample. images: as `_look_at` gives them."""
         for text in texts:
             words = words_of(text)
             for number in self._whole.get(" ".join(words), ()):
-                self._found(self._texts[number], "same text", shard, key)
+                self._record(self._texts[number], "same text", shard, key)
             if len(words) >= NUM_WORDS and len(self._runs):
                 self._waiting.append((shard, key, words))
                 self._num_waiting += len(words)
         if self._num_waiting > 1 << 18:
             self.finish()
-        for digest, like in pictures:
+        for digest, like in images:
             for number in self._bytes.get(digest, ()):
-                self._found(self._images[number], "same bytes", shard, key)
+                self._record(self._images[number], "same bytes", shard, key)
             if like is not None:
                 near = {
                     number
@@ -294,56 +289,49 @@ class _Seen:
                     if known is not None and are_alike(
                         known, like, MAX_DISTANCE, MAX_DIFFERENCE
                     ):
-                        self._found(self._images[number], "same image", shard, key)
+                        self._record(self._images[number], "same image", shard, key)
 
     def finish(self) -> None:
-        """Compare the runs of the texts that have gathered: a thousand texts at once cost little
-        more than one.
-        """
+        """Compare the runs of the waiting texts: a thousand at once cost little more than one."""
         hashes, numbers, starts = run_hashes([words for _, _, words in self._waiting])
         first = np.searchsorted(self._runs, hashes, side="left")
         last = np.searchsorted(self._runs, hashes, side="right")
-        for place in np.flatnonzero(last > first):
-            shard, key, words = self._waiting[numbers[place]]
-            run = f" {' '.join(words[starts[place] : starts[place] + NUM_WORDS])} "
-            for number in self._texts_of_runs[first[place] : last[place]]:
-                if (
-                    self._texts[number] not in self.matches
-                    and run in f" {' '.join(self._words[number])} "
-                ):
-                    self._found(self._texts[number], "13 words", shard, key)
+        for at in np.flatnonzero(last > first):
+            shard, key, words = self._waiting[numbers[at]]
+            run = f" {' '.join(words[starts[at] : starts[at] + NUM_WORDS])} "
+            for number in self._texts_of_runs[first[at] : last[at]]:
+                if self._texts[number] in self.matches:
+                    continue
+                if run in f" {' '.join(self._words[number])} ":
+                    self._record(self._texts[number], "13 words", shard, key)
         self._waiting = []
         self._num_waiting = 0
 
-    def _found(self, part: SingleInput, kind: Kind, shard: str, key: str) -> None:
-        known = self.matches.get(part)
+    def _record(self, value: SingleInput, kind: Kind, shard: str, key: str) -> None:
+        known = self.matches.get(value)
         if known is None or _STRENGTH[kind] > _STRENGTH[known.kind]:
-            self.matches[part] = Match(
-                kind, part if isinstance(part, str) else name_of(part), shard, key
-            )
+            item = value if isinstance(value, str) else name_of(value)
+            self.matches[value] = Match(kind, item, shard, key)
 
 
-def _those_there(
-    pictures: list[Path | bytes | Deferred],
-) -> list[Path | bytes | Deferred]:
-    """The images whose file is there: a model that sees no images is scored without them."""
-    missing = dict.fromkeys(
-        one for one in pictures if isinstance(one, Path) and not one.is_file()
-    )
+def _existing(images: list[ImageSource]) -> list[ImageSource]:
+    """The images whose file exists: a model that sees no images is scored without them."""
+    paths = [image for image in images if isinstance(image, Path)]
+    missing = dict.fromkeys(path for path in paths if not path.is_file())
     if missing:
         warnings.warn(
-            f"{len(missing)} of {len(pictures)} images are not there and not looked for "
+            f"{len(missing)} of {len(images)} images do not exist and are not looked for "
             f"({next(iter(missing))} first), so the share of those seen is a lower bound; fetch "
             "their data set.",
             stacklevel=2,
         )
-    return [one for one in pictures if one not in missing]
+    return [image for image in images if image not in missing]
 
 
 def _stream(
     shards: ShardSet, with_images: bool, show_progress: bool | None
 ) -> Iterator[tuple[str, str, list[str], list[tuple[int, Likeness | None]]]]:
-    """Shard, key, texts and images of every sample; the next ones are decoded meanwhile."""
+    """Shard, key, texts and images of every sample; the next ones are decoded in the background."""
     with (
         progress_bar(
             "comparing with training data", len(shards), show_progress
@@ -365,8 +353,8 @@ def _stream(
                     if with_images
                     else [[] for _ in samples]
                 )
-                for sample, pictures in zip(samples, looks, strict=True):
-                    yield str(location), sample.key, _texts_of(sample), pictures
+                for sample, images in zip(samples, looks, strict=True):
+                    yield str(location), sample.key, _texts_of(sample), images
                 done += len(samples)
                 advance(done)
 

@@ -221,7 +221,7 @@ def _meet(
 def _first(
     scores: Scores, searched: Positions, count: int, ids: Sequence[str] | None
 ) -> list[int]:
-    """The positions that may be among the first: the best scores, and ties with the last of them."""
+    """Positions that may be among the first: the best scores, and ties with the last of them."""
     known = scores[searched]
     last = np.partition(known, -min(count, len(known)))[-min(count, len(known))]
     ahead = searched[known > last + CLOSE].tolist()

@@ -1,5 +1,4 @@
-"""When two texts, or two images, count as the same: normalised words, runs of 13 of them, and a
-image's dHash.
+"""When two texts or two images count as the same: by normalized words, runs of 13, and dHash.
 
 13-grams: Brown et al. (2020), "Language Models are Few-Shot Learners", appendix C. dHash: Krawetz
 (2013), "Kind of like that": does an image, shrunk to nine columns and eight rows, grow brighter
@@ -26,24 +25,20 @@ Thumbnail = npt.NDArray[np.uint8]  # (16, 16, 3)
 
 # Scripts that are written without spaces: each character counts as a word.
 _UNSPACED = re.compile(
-    r"([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])"
+    r"([\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff"
+    r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])"
 )
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in Unicode's NFKC form and without case, punctuation, symbols and spaces
-    between them.
-    """
-    return _UNSPACED.sub(
-        r" \1 ", unicodedata.normalize("NFKC", text).casefold().translate(_SPACES)
-    ).split()
+    """The words of a text, in Unicode's NFKC form, without case, punctuation and symbols."""
+    normalized = unicodedata.normalize("NFKC", text).casefold().translate(_SPACES)
+    return _UNSPACED.sub(r" \1 ", normalized).split()
 
 
 class _Spaces(dict[int, int]):
-    """A table for str.translate that grows with the characters met: what is no part of a word
-    becomes a space.
-    """
+    """A table for str.translate that makes spaces of all characters outside words."""
 
     def __missing__(self, code: int) -> int:
         self[code] = ord(" ") if unicodedata.category(chr(code))[0] in "PSZC" else code
@@ -56,8 +51,7 @@ _SPACES = _Spaces()
 def run_hashes(
     texts: Sequence[Sequence[str]],
 ) -> tuple[Hashes, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """A hash of every run of 13 words of each text, with the text's number and the place of its
-    first word.
+    """A hash of every run of 13 words of each text, its text's number and its first word's place.
 
     texts: each as its words. The hashes hold within one process.
     """

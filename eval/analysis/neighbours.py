@@ -1,5 +1,4 @@
-"""What lies together: near-duplicates among the documents of a task, and clusters of them named by
-their words.
+"""Near-duplicates among the documents of a task, and clusters of them, named by their words.
 
 N documents, D embedding dimension, K clusters.
 """
@@ -39,9 +38,7 @@ class Duplicates:
     task: str
     threshold: float
     share: float  # of documents that have one
-    groups: list[
-        list[int]
-    ]  # positions of documents that hang together, the largest group first
+    groups: list[list[int]]  # positions of documents, the largest group first
 
 
 @dataclass(frozen=True)
@@ -64,30 +61,23 @@ class Clusters:
 def duplicates_of(
     results: Iterable[TaskResult], threshold: float = DUPLICATE
 ) -> list[Duplicates]:
-    """Near-duplicates of each retrieval task's documents; of more than MAX_DOCUMENTS only a sample
-    is compared.
+    """Near-duplicates of each retrieval task's documents.
 
-    A sample holds fewer of them, so its share is a lower bound.
+    Of more than MAX_DOCUMENTS a sample is compared; it holds fewer of them, so its share is a lower
+    bound.
     """
-    found = []
+    duplicates = []
     for result, _, documents in _corpora(results):
         sample = sampled(np.arange(len(documents)), MAX_DOCUMENTS)
-        groups = [
-            [int(sample[one]) for one in group]
-            for group in groups_of_near(documents[sample], threshold)
-        ]
-        found.append(
-            Duplicates(
-                result.name, threshold, sum(map(len, groups)) / len(sample), groups
-            )
-        )
-    return found
+        near = groups_of_near(documents[sample], threshold)
+        groups = [sample[group].tolist() for group in near]
+        share = sum(map(len, groups)) / len(sample)
+        duplicates.append(Duplicates(result.name, threshold, share, groups))
+    return duplicates
 
 
 def duplicate_rows(duplicates: Iterable[Duplicates]) -> list[ScoreRow]:
-    """The share of documents that have a near-duplicate: a ranking can tell those apart by luck
-    alone.
-    """
+    """The share of documents with a near-duplicate, which a ranking orders only by luck."""
     return [
         ScoreRow(
             one.task,
@@ -106,9 +96,10 @@ def clusters_of(
 ) -> list[Clusters]:
     """The documents of each retrieval task in clusters.
 
-    An image is named by the texts that should find it. num_clusters: None: the root of half the
-    documents, at most 20. Empty clusters are left out. Of more than MAX_DOCUMENTS a sample is
-    clustered.
+    num_clusters: None: the root of half the documents, at most 20.
+
+    The words of an image are those of the texts that should find it. Empty clusters are left out.
+    Of more than MAX_DOCUMENTS a sample is clustered.
     """
     found = []
     for result, corpus, documents in _corpora(results):
@@ -119,7 +110,9 @@ def clusters_of(
         )
         labels, centres = k_means(vectors, min(wanted, len(sample)), seed)
         texts = _texts_of_documents(corpus)
-        names = typical_words([texts[one] for one in sample], labels, len(centres))
+        names = typical_words(
+            [texts[number] for number in sample], labels, len(centres)
+        )
         clusters = []
         for number, centre in enumerate(centres):
             members = np.flatnonzero(labels == number)
@@ -131,7 +124,7 @@ def clusters_of(
                     Cluster(
                         names[number],
                         len(members) / len(sample),
-                        [int(sample[one]) for one in nearest],
+                        sample[nearest].tolist(),
                     )
                 )
         found.append(
@@ -162,9 +155,7 @@ def k_means(
 
 
 def _seeds(vectors: Vectors, count: int, rng: np.random.Generator) -> list[int]:
-    """Positions by greedy k-means++ (Arthur and Vassilvitskii, 2007): of a few drawn the best is
-    kept.
-    """
+    """Positions by greedy k-means++ (Arthur and Vassilvitskii, 2007): the best of a few draws."""
     seeds = [int(rng.integers(len(vectors)))]
     far = _distances(vectors, seeds)[:, 0]  # of each vector to the nearest seed
     while len(seeds) < count:

@@ -1,8 +1,7 @@
-"""How much a score falls when queries are not as clean as a benchmark's: typos, other words, poor
-images.
+"""How much a score falls when queries are less clean than a benchmark's: typos, poor images, ...
 
-The queries alone are changed and encoded again; the documents stay as they are. What is changed,
-and how, hangs on the query alone, so that every model and every run is asked the same.
+Only the queries are changed and encoded again; the documents stay as they are. A change depends
+only on the query, so that every model and every run gets the same queries.
 """
 
 from __future__ import annotations
@@ -72,9 +71,7 @@ def typos(text: str) -> str:
 
 
 def _slip(word: str, draw: random.Random) -> str:
-    """A neighbouring key, two letters swapped, one left out or struck twice; never in the first
-    letter.
-    """
+    """A neighbouring key, two letters swapped, one left out or doubled; never the first letter."""
     places = [place for place, letter in enumerate(word) if letter.isalpha()][1:]
     place = draw.choice(places)
     letter = word[place]
@@ -144,11 +141,10 @@ KINDS = (*TEXT_CHANGES, *IMAGE_CHANGES)
 
 
 def changed(query: Input, kind: str) -> Input | None:
-    """The query after one of `KINDS`; None where it has nothing to change: an image no letters, a
-    text no known word.
+    """The query after one of `KINDS`; None if it has nothing to change.
 
-    Of a text with an image the one that the kind is about is changed. An image is changed when it
-    is read.
+    An image has no letters, and a text may have no known word. Of a text with an image the one that
+    the kind is about is changed. An image is changed when it is read.
     """
     if kind in TEXT_CHANGES:
         text = query.text if isinstance(query, Fused) else query

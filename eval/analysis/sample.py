@@ -1,4 +1,4 @@
-"""Some of many, where all would take too long: the same ones at every look."""
+"""Samples of what would take too long as a whole; always the same ones."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ Positions = npt.NDArray[np.int64]
 
 
 def sampled(numbers: Positions, limit: int) -> Positions:
-    """(n,) numbers in their order, if there are more than `limit` only so many of them, drawn with
-    seed 0.
-    """
+    """(n,) numbers in their order; of more than `limit` a sample of that size, by seed 0."""
     if len(numbers) <= limit:
         return numbers
     return np.sort(np.random.default_rng(0).choice(numbers, limit, replace=False))

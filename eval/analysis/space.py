@@ -1,5 +1,4 @@
-"""How texts and images lie in one space: the gap between them, alignment and uniformity, and one
-index of both.
+"""Texts and images in one space: the gap between them, alignment, uniformity, a mixed index.
 
 T texts, P images, N of both, D embedding dimension; x a text's vector, y an image's.
 
@@ -215,9 +214,9 @@ def alignment(
 def uniformity(
     left: Vectors, right: Vectors, ignored: Sequence[Sequence[int]]
 ) -> float | None:
-    """log of the mean of exp(-2 ||a - b||^2) over pairs; beyond MAX_ROWS rows of `left`, over a
-    sample of those.
+    """log of the mean of exp(-2 ||a - b||^2) over pairs.
 
+    Of more than MAX_ROWS rows of `left` a sample is used.
     left: (n, D), right: (m, D), unit vectors. ignored: for each row of `left` the rows of `right`
     that do not count. None where no pair is left.
     """
@@ -270,9 +269,7 @@ def mixed_index(
 
 
 def _relevant_in_mixture(sides: CrossModal) -> tuple[list[list[int]], list[list[int]]]:
-    """For each text and for each image what it should find in the pool of texts,
-    then images.
-    """
+    """What each text and each image should find in the pool of texts, then images."""
     num_texts = len(sides.texts)
     texts_of: list[list[int]] = [[] for _ in sides.images]
     for text, images in enumerate(sides.matches):

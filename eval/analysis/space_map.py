@@ -1,4 +1,4 @@
-"""Texts and images of a task in two dimensions, to be looked at.
+"""Maps: texts and images of a task in two dimensions.
 
 n points, D embedding dimension.
 """
@@ -112,7 +112,8 @@ def pca(vectors: Vectors) -> tuple[Vectors, tuple[float, float]]:
 
 def _umap(vectors: Vectors, seed: int) -> Vectors:
     try:
-        from umap import UMAP  # type: ignore[import-not-found, import-untyped]  # optional, and without types
+        # optional, and without types
+        from umap import UMAP  # type: ignore[import-not-found, import-untyped]
     except ImportError:
         raise ImportError(
             "a map by UMAP needs umap-learn: pip install umap-learn; or set map: pca"
@@ -129,9 +130,7 @@ def _umap(vectors: Vectors, seed: int) -> Vectors:
 def _drawn(
     corpus: Ranking, count: int, rng: np.random.Generator
 ) -> tuple[Positions, Positions]:
-    """Positions of texts, and of images: first those of the texts, then others until there are
-    `count`.
-    """
+    """Positions of texts, and of images: those of the texts, then others, up to `count`."""
     asked = rng.permutation(len(corpus.queries))[:count]
     matches = matches_of(corpus.judgements)
     matching = [document for text in asked for document in matches[text]]

@@ -8,6 +8,7 @@ vidore/docvqa_test_subsampled_beir.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import unicodedata
 import warnings
@@ -62,13 +63,10 @@ def read_beir(
 
     query_ids = [query for query in queries if grades.get(query)]
     lost_queries = [query for query in grades if query not in queries and grades[query]]
-    lost = {
-        query: [document for document in grades[query] if document not in documents]
-        for query in query_ids
-    }
-    lost_documents = list(
-        dict.fromkeys(document for absent in lost.values() for document in absent)
-    )
+    lost: dict[str, list[str]] = {}
+    for query in query_ids:
+        lost[query] = [name for name in grades[query] if name not in documents]
+    lost_documents = list(dict.fromkeys(itertools.chain(*lost.values())))
     _refuse_other_spelling(
         lost_documents, documents, f"qrels of {folder} name the document"
     )
@@ -76,15 +74,11 @@ def read_beir(
     if all(len(lost[query]) == len(grades[query]) for query in query_ids):
         _refuse_foreign_qrels(grades, documents, queries, folder)
 
-    empty_documents = [name for name, document in documents.items() if not document]
-    empty_queries = [name for name in query_ids if not queries[name]]
-    documents.update(dict.fromkeys(empty_documents, NO_TEXT))
-    queries.update(dict.fromkeys(empty_queries, NO_TEXT))
     num_without = sum(not grades[query] for query in grades if query in queries)
     num_hit = sum(map(bool, lost.values()))
     notes = [
-        *_count_note(len(empty_documents), "documents are empty and stand as '.'"),
-        *_count_note(len(empty_queries), "queries are empty and stand as '.'"),
+        *_fill_empty(documents, documents, "documents"),
+        *_fill_empty(queries, query_ids, "queries"),
         *_count_note(num_repeated, "judgements are there twice and count once"),
         *_count_note(num_without, "queries have no relevant document and are left out"),
         *_count_note(
@@ -101,16 +95,25 @@ def read_beir(
     ]
     for note in notes:
         warnings.warn(f"{folder}: {note}", stacklevel=2)
-    data = _build(
-        {query: queries[query] for query in query_ids}, documents, grades, lost
-    )
-    excluded = None
-    if without_itself:
-        positions = {name: number for number, name in enumerate(documents)}
-        excluded = [
-            [positions[query]] if query in positions else [] for query in query_ids
-        ]
+    judged_queries = {query: queries[query] for query in query_ids}
+    data = _build(judged_queries, documents, grades, lost)
+    excluded = _own_documents(query_ids, documents) if without_itself else None
     return dataclasses.replace(data, excluded=excluded, notes=tuple(notes))
+
+
+def _fill_empty(inputs: dict[str, Input], names: Iterable[str], what: str) -> list[str]:
+    """Put "." in the place of empty texts; a note of how many there are."""
+    empty = [name for name in names if not inputs[name]]
+    inputs.update(dict.fromkeys(empty, NO_TEXT))
+    return _count_note(len(empty), f"{what} are empty and stand as '.'")
+
+
+def _own_documents(
+    query_ids: Sequence[str], documents: Iterable[str]
+) -> list[list[int]]:
+    """Of each query the position of the document with its id, if there is one."""
+    positions = {name: number for number, name in enumerate(documents)}
+    return [[positions[query]] if query in positions else [] for query in query_ids]
 
 
 def _build(

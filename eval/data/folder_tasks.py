@@ -21,7 +21,7 @@ from .formats import (
     read_xtd10,
 )
 from .task_data import TaskData
-from .tasks import Task, patch_of_split
+from .tasks import Task, is_glob, patch_of_split
 
 FolderTaskT = TypeVar("FolderTaskT", bound="FolderTask")
 
@@ -59,16 +59,11 @@ class FolderTask(Task):
 
 
 class WebdatasetTask(FolderTask):
-    """A data set of CLIP_benchmark: images and captions, or zero-shot classification, as its
-    files say.
-    """
+    """A data set of CLIP_benchmark: images with captions, or zero-shot classification."""
 
     kind: Literal["webdataset"]
     """Images with captions or classes in the layout of CLIP_benchmark."""
-    images: tuple[int, int | None] = (
-        0,
-        None,
-    )
+    images: tuple[int, int | None] = (0, None)
     """First image, and the one after the last; null: to the end."""
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
@@ -78,9 +73,7 @@ class WebdatasetTask(FolderTask):
 
 
 class ShardsTask(Task):
-    """Shards of ours: images with captions, pairs of texts, or pairs with a score, as their
-    samples say.
-    """
+    """Our shards: images with captions, pairs of texts, or pairs with a score."""
 
     kind: Literal["shards"]
     """Pairs in shards such as training reads."""
@@ -88,29 +81,23 @@ class ShardsTask(Task):
     """Path of the shards of each split: a folder, glob, brace pattern or URL."""
 
     def needs(self, root: Path, split: str) -> list[Path]:
-        """The files that must be there; what is asked of a URL shows when it is read."""
-        names = [
-            one
-            for place in self._places(root, split)
-            if not is_remote(place)
-            for one in expand_braces(place)
-        ]
-        return [Path(name) for name in names if not any(mark in name for mark in "*?[")]
+        """The local files that must exist; URLs are checked when they are read."""
+        local = [path for path in self._paths(root, split) if not is_remote(path)]
+        names = [name for path in local for name in expand_braces(path)]
+        return [Path(name) for name in names if not is_glob(name)]
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
         """What the shards hold."""
-        return {"": read_shards(self._places(root, split))}
+        return {"": read_shards(self._paths(root, split))}
 
-    def _places(self, root: Path, split: str) -> list[str]:
+    def _paths(self, root: Path, split: str) -> list[str]:
         if split not in self.splits:
             raise ValueError(
                 f"split {split!r} is not in this task; {nearest(split, self.splits)}"
             )
-        places = self.splits[split]
-        return [
-            below(root, place)
-            for place in ([places] if isinstance(places, str) else places)
-        ]
+        value = self.splits[split]
+        paths = [value] if isinstance(value, str) else value
+        return [below(root, path) for path in paths]
 
 
 class BeirTask(FolderTask):
@@ -229,7 +216,10 @@ class Xtd10Task(Task):
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
         """The same images, with the caption of each language."""
-        return {one: read_xtd10(root / self.path, one) for one in self.languages}
+        return {
+            language: read_xtd10(root / self.path, language)
+            for language in self.languages
+        }
 
 
 class MtebTask(FolderTask):

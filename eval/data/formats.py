@@ -1,4 +1,4 @@
-"""Data sets of images and of pairs as others lay them out: readers into what a task is made of.
+"""Readers of published data sets of images and of pairs, in their own layouts.
 
 Images stay where they lie, in a tar or a folder, until they are encoded.
 """
@@ -33,14 +33,15 @@ from .pairs import PairData
 from .retrieval import RetrievalData
 from .zero_shot import ZeroShotData
 
-Part: TypeAlias = tuple[Path, int, int]  # of a tar: its file, offset and size
+TarMember: TypeAlias = tuple[Path, int, int]  # the file of the tar, offset and size
 
 
 def read_webdataset(
-    folder: Path, split: str = "test", pictures: tuple[int, int | None] = (0, None)
+    folder: Path, split: str = "test", images: tuple[int, int | None] = (0, None)
 ) -> RetrievalData | ZeroShotData:
-    """A data set of CLIP_benchmark (https://github.com/LAION-AI/CLIP_benchmark), as in
-    clip-benchmark/wds_* of the hub.
+    """A data set of CLIP_benchmark, as in clip-benchmark/wds_* of the hub.
+
+    The layout is described at https://github.com/LAION-AI/CLIP_benchmark.
 
     folder: holds SPLIT/nshards.txt, SPLIT/0.tar, ... and dataset_type.txt with the word retrieval
         (images with a .txt of one caption a line), or classnames.txt and
@@ -48,27 +49,27 @@ def read_webdataset(
         retrieval if every image has a .txt and none a .cls.
     images: the first one and the one behind the last, by position.
 
-    Every caption asks, as in CLIP_benchmark, even if two images share it: each finds its own.
+    Every caption is a query, as in CLIP_benchmark, even if two images share it.
     Raises ValueError, naming file and sample, for what is missing or cannot be read.
     """
     samples = list(
-        itertools.islice(_tar_samples(_tars(folder, split)), pictures[0], pictures[1])
+        itertools.islice(_tar_samples(_tars(folder, split)), images[0], images[1])
     )
-    images: list[Input] = [_image(key, parts) for key, parts in samples]
+    inputs: list[Input] = [_image(key, parts) for key, parts in samples]
     if _is_retrieval(folder / "dataset_type.txt", samples):
         captions = [_lines(_text(key, parts, "txt")) for key, parts in samples]
-        return _captioned(images, captions, [key for key, _ in samples])
+        return _captioned(inputs, captions, [key for key, _ in samples])
     labels = [_label(key, parts) for key, parts in samples]
     words = [
         _lines(_read_text(folder / name))
         for name in ("classnames.txt", "zeroshot_classification_templates.txt")
     ]
-    return ZeroShotData(images, labels, words[0], words[1])
+    class_names, templates = words
+    return ZeroShotData(inputs, labels, class_names, templates)
 
 
 def read_shards(shards: str | Sequence[str]) -> RetrievalData | PairData:
-    """Shards of ours, here or elsewhere: images with captions, pairs of texts, or pairs with a
-    score.
+    """Our shards, local or remote: images with captions, pairs of texts, or pairs with a score.
 
     shards: a file, folder, glob, brace pattern, URL or a list of those.
 
@@ -106,8 +107,9 @@ def read_shards(shards: str | Sequence[str]) -> RetrievalData | PairData:
 def read_crossmodal3600(
     folder: Path, languages: Sequence[str], *, first_caption: bool = False
 ) -> dict[str, RetrievalData]:
-    """Crossmodal-3600 (Thapliyal et al., 2022): captions.jsonl and images/KEY.jpg, in some of its
-    36 languages.
+    """Crossmodal-3600 (Thapliyal et al., 2022) in some of its 36 languages.
+
+    folder: holds captions.jsonl and images/KEY.jpg.
 
     first_caption: of the two or three of an image only the first, as CLIP_benchmark takes it; mteb
         takes all.
@@ -140,8 +142,7 @@ def read_crossmodal3600(
 
 
 def read_xtd10(folder: Path, language: str) -> RetrievalData:
-    """XTD10 (Aggarwal & Kale, 2020): 1,000 images of COCO, each with one caption in each of 11
-    languages.
+    """XTD10 (Aggarwal & Kale, 2020): 1,000 images of COCO with a caption in one of 11 languages.
 
     folder: the repository adobe-research/Cross-lingual-Test-Dataset-XTD10 (XTD10/, MIC/ for German
         and French, STAIR/ for Japanese) with the images in images/.
@@ -189,9 +190,7 @@ def read_hub_pairs(
 def _captioned(
     images: list[Input], captions: list[list[str]], keys: list[str]
 ) -> RetrievalData:
-    """Each caption asks for its image; ids are the key of the image and the
-    caption's number.
-    """
+    """Each caption is a query for its image; its id is the key of the image and a number."""
     without = next(
         (key for key, texts in zip(keys, captions, strict=True) if not texts), None
     )
@@ -212,7 +211,9 @@ def _captioned(
     )
 
 
-def _is_retrieval(kind: Path, samples: Sequence[tuple[str, dict[str, Part]]]) -> bool:
+def _is_retrieval(
+    kind: Path, samples: Sequence[tuple[str, dict[str, TarMember]]]
+) -> bool:
     if kind.is_file():
         return kind.read_text(encoding="utf-8").strip() == "retrieval"
     return bool(samples) and all(
@@ -251,7 +252,7 @@ def _number_in(file: Path) -> int:
     return int(text)
 
 
-def _tar_samples(tars: Sequence[Path]) -> Iterator[tuple[str, dict[str, Part]]]:
+def _tar_samples(tars: Sequence[Path]) -> Iterator[tuple[str, dict[str, TarMember]]]:
     """Key of each sample, unique in the set, and where its parts lie."""
     for tar in tars:
         index = load_index(tar)
@@ -267,7 +268,7 @@ def _tar_samples(tars: Sequence[Path]) -> Iterator[tuple[str, dict[str, Part]]]:
             yield f"{tar.stem}/{index.key(sample)}", parts
 
 
-def _image(key: str, parts: dict[str, Part]) -> Deferred:
+def _image(key: str, parts: dict[str, TarMember]) -> Deferred:
     extension = next((one for one in IMAGE_EXTENSIONS if one in parts), None)
     if extension is None:
         raise ValueError(
@@ -281,8 +282,8 @@ def _image(key: str, parts: dict[str, Part]) -> Deferred:
     )
 
 
-def _read_part(part: Part) -> bytes:
-    path, offset, size = part
+def _read_part(member: TarMember) -> bytes:
+    path, offset, size = member
     with path.open("rb") as file:
         file.seek(offset)
         content = file.read(size)
@@ -293,7 +294,7 @@ def _read_part(part: Part) -> bytes:
     return content
 
 
-def _text(key: str, parts: dict[str, Part], extension: str) -> str:
+def _text(key: str, parts: dict[str, TarMember], extension: str) -> str:
     if extension not in parts:
         raise ValueError(
             f"sample {key!r} of {_path_of(parts)} has no .{extension}; its parts are "
@@ -307,7 +308,7 @@ def _text(key: str, parts: dict[str, Part], extension: str) -> str:
         ) from None
 
 
-def _label(key: str, parts: dict[str, Part]) -> int:
+def _label(key: str, parts: dict[str, TarMember]) -> int:
     text = _text(key, parts, "cls")
     try:
         return int(text)
@@ -317,7 +318,7 @@ def _label(key: str, parts: dict[str, Part]) -> int:
         ) from None
 
 
-def _path_of(parts: dict[str, Part]) -> Path:
+def _path_of(parts: dict[str, TarMember]) -> Path:
     return next(iter(parts.values()))[0]
 
 
@@ -328,9 +329,8 @@ def _read_text(path: Path) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    return [
-        line.strip() for line in text.split("\n") if line.strip()
-    ]  # not at U+2028, as splitlines does
+    # not splitlines, which splits at U+2028 too
+    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def _is_image(extensions: Sequence[str]) -> bool:

@@ -91,13 +91,11 @@ def text_retrieval_data(
     pool = list(pool)
     check_fields(rows, (query, document), source)
     check_fields(pool, (query, document, *first_of), source)
-    _refuse_all_empty(
-        [
-            _empty_of({name: texts_of(row, name) for name in (query, document)})
-            for row in rows
-        ],
-        source,
-    )
+    empty_fields = [
+        _empty_of({query: texts_of(row, query), document: texts_of(row, document)})
+        for row in rows
+    ]
+    _refuse_all_empty(empty_fields, source)
     empty: list[list[str]] = []
     repeated: list[bool] = []
     data = RetrievalMaker()
@@ -239,12 +237,12 @@ def images_of(row: Row, name: str, folder: Path) -> list[Path | bytes]:
     The field may hold the {"bytes", "path"} of a Hugging Face data set.
     """
     images: list[Path | bytes] = []
-    for one in images_in(value_of(row, name)):
-        if not isinstance(one, (str, bytes)):
+    for image in images_in(value_of(row, name)):
+        if not isinstance(image, (str, bytes)):
             raise ValueError(
                 f"{name!r} holds a decoded image; give its path or its bytes."
             )
-        images.append(image_path(one, folder) if isinstance(one, str) else one)
+        images.append(image_path(image, folder) if isinstance(image, str) else image)
     return images
 
 

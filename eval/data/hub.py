@@ -1,10 +1,8 @@
-"""Tables as repositories of the Hugging Face hub hold them: which files a configuration's split is,
-and their rows.
+"""Tables of repositories of the Hugging Face hub: the files of a split, and their rows.
 
-A repository's README.md says in its front matter which files belong to which configuration and
-split (https://huggingface.co/docs/hub/datasets-manual-configuration); without it the usual places
-are looked at. Images are not read with their row: a parquet file's cell is fetched when it is
-needed.
+The front matter of a repository's README.md names the files of each configuration and split
+(https://huggingface.co/docs/hub/datasets-manual-configuration); without it the usual places are
+searched. Images are not read with their row: a cell of a Parquet file is read when it is needed.
 """
 
 from __future__ import annotations
@@ -79,9 +77,7 @@ def table_files(folder: Path, configs: list[str], split: str) -> list[Path]:
 
 
 def table_rows(files: list[Path], image: str = "image") -> Iterator[Row]:
-    """The rows of the files; a cell of the column `image` is a Deferred, or None where there is
-    no image.
-    """
+    """The rows of the files; a cell of the column `image` is a Deferred, or None."""
     return itertools.chain.from_iterable(_rows_of(path, image) for path in files)
 
 
@@ -124,9 +120,8 @@ def _files_of_config(
         )
     patterns = by_split.get(split, next(iter(by_split.values())))
     patterns = [patterns] if isinstance(patterns, str) else patterns
-    for pattern in (
-        patterns
-    ):  # a stranger's; links are not looked at: a cache of the hub's is made of them
+    # a stranger's patterns; links are not checked, as the hub's cache is made of them
+    for pattern in patterns:
         if PurePosixPath(pattern).is_absolute() or ".." in PurePosixPath(pattern).parts:
             raise ValueError(
                 f"{folder}/README.md names {pattern!r}, which is not within its folder; "
@@ -176,7 +171,7 @@ def _lines_of_json(path: Path) -> Iterator[Row]:
         OSError,
         EOFError,
         ValueError,
-    ) as error:  # a ValueError covers bad JSON and bad UTF-8
+    ) as error:  # bad JSON and UTF-8 are ValueErrors
         raise ValueError(f"{path} cannot be read ({error}); fetch it again.") from None
 
 
@@ -199,9 +194,7 @@ def _parquet_rows(path: Path, image: str) -> Iterator[Row]:
 
 
 def _images_there(file: Any, group: int, image: str, num_rows: int) -> list[bool]:
-    """Which rows of a group have an image, a few at a time: a group of images
-    may be gigabytes.
-    """
+    """Which rows of a group have an image, read in batches: a group may be gigabytes."""
     there: list[bool] = []
     for batch in file.iter_batches(batch_size=64, row_groups=[group], columns=[image]):
         column = batch.column(0)
@@ -219,9 +212,7 @@ def _read_cell(path: Path, group: int, number: int, image: str) -> bytes:
     return content
 
 
-@functools.lru_cache(
-    maxsize=2
-)  # images are asked for in their order: a group is read once
+@functools.lru_cache(maxsize=2)  # images are read in their order, each group once
 def _cells(path: Path, group: int, image: str) -> Any:
     return _parquet_file(path).read_row_group(group, columns=[image]).column(0)
 

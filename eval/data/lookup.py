@@ -1,6 +1,4 @@
-"""Product lookup: a text, a photo or both find a product among texts, images or both, with graded
-relevance.
-"""
+"""Product lookup: a text, a photo or both find a product, with graded relevance."""
 
 from __future__ import annotations
 
@@ -49,7 +47,7 @@ class Catalogue(Described):
 
 
 class Questions(Described):
-    """What is asked: texts, photos, or with both fields set each photo together with its text."""
+    """What is rows: texts, photos, or with both fields set each photo together with its text."""
 
     rows: RowsConfig
     """Rows that are turned into queries."""
@@ -64,7 +62,7 @@ class Questions(Described):
 
 
 def lookup_data(
-    asked: Sequence[Row],
+    rows: Sequence[Row],
     catalogue: Sequence[Row],
     questions: Questions,
     described: Catalogue,
@@ -74,43 +72,43 @@ def lookup_data(
 ) -> RetrievalData:
     """Questions to a catalogue in one of its forms.
 
-    asked: rows that are asked about. catalogue: rows that are found.
+    rows: rows of the questions. catalogue: rows of the products.
     grades: a field -> how relevant a product is that agrees with the question in it; the highest
         counts.
     form: "text", "image" or "fused": what of a product is searched.
     root: what the inputs of both are relative to.
 
-    A photo that is in the catalogue is not asked with: it would find itself. A hit is a product of
+    A photo that is in the catalogue is not a query: it would find itself. A hit is a product of
     the highest grade. A question without one, though with products like it, stays: its hit rate is
     0 whatever is found, which a warning says once. One without any relevant product is left out.
     Raises ValueError, naming the row, for a product without its text or image.
     """
     check_fields(catalogue, _fields_of(described, grades), described.rows.input)
-    asked_fields = [questions.fields.get(name, name) for name in grades]
+    graded_fields = [questions.fields.get(name, name) for name in grades]
     check_fields(
-        asked,
-        _fields_of(questions, [*asked_fields, questions.sibling]),
+        rows,
+        _fields_of(questions, [*graded_fields, questions.sibling]),
         questions.rows.input,
     )
     folder = image_folder(described.rows.input, described.image_root, root)
-    shown = [
-        _first(images_of(row, described.image, folder)) if described.image else None
+    images = [
+        _first_image(row, described.image, folder) if described.image else None
         for row in catalogue
     ]
     documents = [
-        _product(row, picture, described.text, form)
-        for row, picture in zip(catalogue, shown, strict=True)
+        _product(row, image, described.text, form)
+        for row, image in zip(catalogue, images, strict=True)
     ]
-    places = {name: _places(catalogue, name) for name in grades}
+    owners = {name: _owners(catalogue, name) for name in grades}
     questions_folder = image_folder(questions.rows.input, questions.image_root, root)
-    found: dict[Input, dict[int, float]] = {}
-    for question, row in _questions(asked, questions, questions_folder, set(shown)):
-        relevant = found.setdefault(question, {})
+    judged: dict[Input, dict[int, float]] = {}
+    for question, row in _questions(rows, questions, questions_folder, set(images)):
+        relevant = judged.setdefault(question, {})
         for name, grade in grades.items():
             for value in _values(row, questions.fields.get(name, name)):
-                for product in places[name].get(value, ()):
+                for product in owners[name].get(value, ()):
                     relevant[product] = max(grade, relevant.get(product, 0.0))
-    kept = {question: relevant for question, relevant in found.items() if relevant}
+    kept = {question: relevant for question, relevant in judged.items() if relevant}
     _warn_of_no_hits(kept, max(grades.values()))
     return RetrievalData(
         queries=list(kept),
@@ -143,17 +141,17 @@ def _warn_of_no_hits(
 
 
 def forms_of(described: Catalogue) -> list[str]:
-    """In which forms a catalogue can be searched."""
-    has = {
+    """The forms of a catalogue that can be searched."""
+    fields = {
         "text": described.text,
         "image": described.image,
         "fused": described.text and described.image,
     }
-    return [form for form, there in has.items() if there]
+    return [form for form, needed in fields.items() if needed]
 
 
 def rows_of_catalogue(described: Catalogue, root: Path) -> list[Row]:
-    """Its rows."""
+    """The rows of a catalogue."""
     return list(read_rows(described.rows, root))
 
 
@@ -161,9 +159,12 @@ def _questions(
     rows: Sequence[Row],
     questions: Questions,
     folder: Path,
-    shown: set[ImageSource | None],
+    known: set[ImageSource | None],
 ) -> Iterator[tuple[Input, Row]]:
-    """Each question and the row that it is about."""
+    """Each question and the row that it is about.
+
+    known: images of the catalogue, which are not used as photos.
+    """
     siblings: dict[str, list[Row]] = {}
     for row in rows if questions.sibling else ():
         for value in _values(row, questions.sibling):
@@ -175,15 +176,12 @@ def _questions(
         if not questions.image:
             yield text, row
             continue
-        others = [row]
+        owners = [row]
         if questions.sibling:
-            others = [
-                other
-                for value in _values(row, questions.sibling)
-                for other in siblings[value]
-            ]
-            others = [other for other in others if other is not row]
-        for photo in _photos(others, questions, folder, shown):
+            values = _values(row, questions.sibling)
+            same = [other for value in values for other in siblings[value]]
+            owners = [other for other in same if other is not row]
+        for photo in _photos(owners, questions, folder, known):
             yield (Fused(text, photo) if questions.text else photo), row
 
 
@@ -191,44 +189,45 @@ def _photos(
     rows: Iterable[Row],
     questions: Questions,
     folder: Path,
-    shown: set[ImageSource | None],
+    known: set[ImageSource | None],
 ) -> Iterator[ImageSource]:
     for row in rows:
         for photo in images_of(row, questions.image, folder)[questions.skip :]:
-            if photo not in shown:
+            if photo not in known:
                 yield photo
 
 
 def _product(
-    row: Row, picture: ImageSource | None, fields: Sequence[str], form: str
+    row: Row, image: ImageSource | None, fields: Sequence[str], form: str
 ) -> Input:
     text = _text(row, fields)
-    if (form != "image" and not text) or (form != "text" and picture is None):
-        missing = "an image" if picture is None and form != "text" else "a text"
+    if (form != "image" and not text) or (form != "text" and image is None):
+        missing = "an image" if image is None and form != "text" else "a text"
         raise ValueError(
             f"a product without {missing}: {str(row)[:120]}; leave its row out with `where`."
         )
     if form == "text":
         return text
-    assert picture is not None
-    return Fused(text, picture) if form == "fused" else picture
+    assert image is not None
+    return Fused(text, image) if form == "fused" else image
 
 
 def _text(row: Row, fields: Sequence[str]) -> str:
     return ", ".join(text for name in fields for text in texts_of(row, name))
 
 
-def _first(images: Sequence[Path | bytes]) -> Path | bytes | None:
+def _first_image(row: Row, name: str, folder: Path) -> Path | bytes | None:
+    images = images_of(row, name, folder)
     return images[0] if images else None
 
 
-def _places(catalogue: Sequence[Row], name: str) -> dict[str, list[int]]:
+def _owners(catalogue: Sequence[Row], name: str) -> dict[str, list[int]]:
     """Value of a field -> the products that have it; a list has several."""
-    places: dict[str, list[int]] = {}
+    owners: dict[str, list[int]] = {}
     for number, row in enumerate(catalogue):
         for value in _values(row, name):
-            places.setdefault(value, []).append(number)
-    return places
+            owners.setdefault(value, []).append(number)
+    return owners
 
 
 def _values(row: Row, name: str) -> list[str]:

@@ -182,19 +182,20 @@ class RetrievalData(TaskData):
         A document that is relevant for no query does not become a query.
         """
         gains = self.gains or [[1.0] * len(documents) for documents in self.relevant]
-        queries_of: dict[int, list[tuple[int, float]]] = {}
+        queries_of: dict[int, list[int]] = {}
+        gains_of: dict[int, list[float]] = {}
         for query, documents in enumerate(self.relevant):
             for document, gain in zip(documents, gains[query], strict=True):
-                queries_of.setdefault(document, []).append((query, gain))
+                queries_of.setdefault(document, []).append(query)
+                gains_of.setdefault(document, []).append(gain)
 
         positions = sorted(queries_of)
-        matches = [queries_of[document] for document in positions]
-        swapped_gains = [[gain for _, gain in some] for some in matches]
+        swapped_gains = [gains_of[document] for document in positions]
         ids = self.document_ids
         return RetrievalData(
             queries=select(self.documents, positions),
             documents=self.queries,
-            relevant=[[query for query, _ in some] for some in matches],
+            relevant=[queries_of[document] for document in positions],
             gains=None if self.gains is None else swapped_gains,
             query_ids=None if ids is None else select(ids, positions),
             document_ids=self.query_ids,

@@ -1,5 +1,4 @@
-"""Kinds of task that are made of rows of a table: the keys of each, what it needs, and how its data
-is read.
+"""Kinds of task that are made of rows of a table: their keys, their files and their data.
 
 A kind of task, here and in folder_tasks.py, has two methods: `needs` names the files and folders
 that must be there, `load` reads the data. Most tasks give one; those with languages, subsets or
@@ -152,12 +151,10 @@ class StsTask(TaskRows):
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
         """Pairs of the rows."""
         rows = self.rows_of(split)
-        groups = {
-            name: {
-                number for number, _ in read_numbered_rows(_narrowed(rows, where), root)
-            }
-            for name, where in self.groups.items()
-        }
+        groups: dict[str, set[int]] = {}
+        for name, where in self.groups.items():
+            members = read_numbered_rows(_narrowed(rows, where), root)
+            groups[name] = {number for number, _ in members}
         return {
             "": pair_data(
                 read_numbered_rows(rows, root),
@@ -224,9 +221,7 @@ class LookupTask(Task):
 
 
 def distinct(values: list[T]) -> list[T]:
-    """The values; ValueError for one that is there twice, which would be scored, and counted in a
-    mean, twice.
-    """
+    """The values; ValueError for a repeated one, which would count twice in a mean."""
     for value in values:
         if values.count(value) > 1:
             raise ValueError(f"{value!r} is there twice; name each once.")
@@ -247,25 +242,22 @@ def rows_of_split(
 
 
 def inputs_of(rows: RowsConfig, root: Path) -> list[Path]:
-    """The files that rows are read from; of a glob or a name on the hub none is known."""
-    names = [
-        rows.input,
-        *(
-            place.rpartition(":")[0]
-            for place in [*rows.join.values(), *rows.exclude.values()]
-        ),
-    ]
-    return [
-        root / name
-        for name in names
-        if not name.startswith("hf:") and not any(mark in name for mark in "*?[")
-    ]
+    """The files that rows are read from; those of a glob or of the hub are unknown."""
+    others = [*rows.join.values(), *rows.exclude.values()]
+    names = [rows.input, *(other.rpartition(":")[0] for other in others)]
+    local = [name for name in names if not name.startswith("hf:")]
+    return [root / name for name in local if not is_glob(name)]
+
+
+def is_glob(name: str) -> bool:
+    """Whether a name is a pattern for several files."""
+    return any(mark in name for mark in "*?[")
 
 
 def patch_of_split(
     splits: Mapping[str, Mapping[str, Any]], split: str
 ) -> Mapping[str, Any]:
-    """What a split lays over; ValueError with the nearest name if there is no such split."""
+    """The keys of a split; ValueError with the nearest name if there is no such split."""
     if split not in splits:
         raise ValueError(
             f"split {split!r} is not in this task; {nearest(split, splits)}"

@@ -1,5 +1,4 @@
-"""What a random order of the documents would score: the expected value of each metric, to print
-beside a model's.
+"""The expected score of a random order of the documents, to print beside a model's.
 
 N documents, R relevant ones of a query, all orders alike.
 """
@@ -46,9 +45,9 @@ def chance(metric: str, num_documents: int, ranks: Ranks) -> float:
 
 
 def chance_hit_rate(num_documents: int, num_relevant: npt.ArrayLike, k: int) -> Values:
-    """Expected hit rate at k of a random order: 1 - C(N - R, k) / C(N, k), the hypergeometric
-    chance of no hit in k.
+    """Expected hit rate at k of a random order: 1 - C(N - R, k) / C(N, k).
 
+    The quotient is the hypergeometric chance of no hit in k.
     num_relevant: R, a number or one for each query.
     """
     return np.asarray(1.0 - _misses(num_documents, num_relevant, k)[-1])
@@ -57,7 +56,7 @@ def chance_hit_rate(num_documents: int, num_relevant: npt.ArrayLike, k: int) -> 
 def chance_ndcg(num_documents: int, ranks: Ranks, k: int) -> Values:
     """(Q,) expected nDCG at k of a random order.
 
-    Each rank holds, in the mean, the Nth part of what all relevant documents are worth together, so
+    On average each rank holds the Nth part of what all relevant documents are worth together, so
     E[DCG] = sum of gains / N * sum over r = 1..min(k, N) of 1 / log2(1 + r).
     """
     gains = np.where(ranks.flat < NEVER, ranks.gains, 0.0)
@@ -92,9 +91,7 @@ def chance_map(num_documents: int, num_relevant: npt.ArrayLike, k: int) -> Value
 
 
 def chance_mrr(num_documents: int, num_relevant: npt.ArrayLike, k: int) -> Values:
-    """Expected 1 / rank of the first relevant document: the chance of a first hit at r, summed over
-    r = 1..k.
-    """
+    """Expected 1 / rank of the first relevant document: by the chance of a first hit at r <= k."""
     misses = _misses(num_documents, num_relevant, k)
     place = np.arange(1, len(misses)).reshape(-1, *[1] * (misses.ndim - 1))
     return np.asarray(((misses[:-1] - misses[1:]) / place).sum(axis=0))

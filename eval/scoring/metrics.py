@@ -1,5 +1,4 @@
-"""What a ranking or a similarity is worth: hit rate, recall, precision, nDCG, MAP, MRR, Spearman,
-Pearson.
+"""Metrics: hit rate, recall, precision, nDCG, MAP and MRR of rankings, Spearman and Pearson.
 
 Every retrieval metric here depends only on the ranks of the relevant documents. A rank is one plus
 the number of documents with a better score, so no sorting, no top-k and no dictionaries are needed:
@@ -46,23 +45,19 @@ def hit_rate_at_k(ranks: Ranks, k: int) -> Values:
 
 
 def recall_at_k(ranks: Ranks, k: int) -> Values:
-    """(Q,) the share of a query's relevant documents that is in the top k: at most k / R of R
-    relevant ones.
-    """
+    """(Q,) the share of a query's R relevant documents that is in the top k: at most k / R."""
     return _sums(ranks, ranks.flat <= k) / ranks.counts
 
 
 def precision_at_k(ranks: Ranks, k: int) -> Values:
-    """(Q,) the share of the top k that is relevant; k counts in full where there are fewer
-    documents.
-    """
+    """(Q,) the share of the top k that is relevant; k counts in full with fewer documents."""
     return _sums(ranks, ranks.flat <= k) / k
 
 
 def ndcg_at_k(ranks: Ranks, k: int) -> Values:
-    """(Q,) normalised discounted cumulative gain (Järvelin and Kekäläinen, 2002) as trec_eval's
-    ndcg_cut_k.
+    """(Q,) normalized discounted cumulative gain, as trec_eval's ndcg_cut_k.
 
+    (Järvelin and Kekäläinen, 2002.)
     DCG = sum of gain / log2(1 + rank) over the relevant documents with rank <= k, divided by the
     best DCG there can be.
     """
@@ -80,8 +75,9 @@ def best_dcg(ranks: Ranks, k: int) -> Values:
 
 
 def map_at_k(ranks: Ranks, k: int) -> Values:
-    """(Q,) mean over all relevant documents of the precision at their rank, 0 for those below the
-    top k (map_cut_k).
+    """(Q,) average precision (map_cut_k).
+
+    It is the mean over all relevant documents of the precision at their rank, 0 below the top k.
     """
     ascending = ranks.flat[np.lexsort((ranks.flat, ranks.queries))]  # within each query
     return (
@@ -113,8 +109,9 @@ def metric_values(metric: str, ranks: Ranks) -> Values:
 
 
 def parse_metric(metric: str) -> tuple[str, int]:
-    """("ndcg", 10) of "ndcg_at_10"; ValueError, with the nearest name, for what is no metric of a
-    ranking.
+    """("ndcg", 10) of "ndcg_at_10".
+
+    Raises ValueError, with the nearest name, for what is not a metric of a ranking.
     """
     family, _, k = metric.rpartition("_at_")
     if family not in METRICS or not k.isdecimal() or int(k) == 0:
@@ -149,9 +146,7 @@ def pearson(left: npt.ArrayLike, right: npt.ArrayLike) -> float:
 
 
 def _is_constant(values: Values) -> bool:
-    """Whether all are equal, to the bit: a mean of equal numbers may differ from them, and its
-    deviations from 0.
-    """
+    """Whether all are equal to the bit: the mean of equal numbers may differ from them."""
     return bool((values == values[0]).all())
 
 
@@ -187,8 +182,7 @@ def average_ranks(values: npt.ArrayLike) -> Values:
 def check_vectors(
     vectors: Vectors, name: str, *, refuse_collapsed: bool = True
 ) -> None:
-    """Refuse vectors that cannot be scored: not finite, not of length 1, or (nearly) the same for
-    all inputs.
+    """Refuse vectors that are not finite, not of length 1, or (nearly) the same for all inputs.
 
     Comparisons with NaN are false, so a broken model would rank its relevant documents first and
     look perfect; equal vectors are ranked by the ids of the documents and score anything but what

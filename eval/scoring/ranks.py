@@ -1,5 +1,4 @@
-"""At which rank does each relevant document of a query stand? Counted in blocks, without sorting
-and without a top k.
+"""The ranks of the relevant documents, counted in blocks, without sorting and without a top k.
 
 Q queries, N documents, D embedding dimension, P pairs of a query and one of its relevant documents.
 """
@@ -20,30 +19,26 @@ from .score_row import Values
 
 Integers = npt.NDArray[np.int64]
 
-BLOCK_SCORES = (
-    1 << 22
-)  # scores held at a time, 16 MB: they are counted while they are in the cache
+# scores held at a time, 16 MB: they are counted while they are in the processor's cache
+BLOCK_SCORES = 1 << 22
 # queries of a block at least, or the product is as slow as reading all documents for each
 BLOCK_ROWS = 64
-WIDE = (
-    1 << 18
-)  # with more documents than that (64 MB of scores) these come in blocks too
+# with more documents than that (64 MB of scores) these come in blocks too
+WIDE = 1 << 18
 WIDE_ROWS = 2048
 WIDE_COLUMNS = 8192  # of those blocks
 # relevant documents of one query from which on sorting its scores beats counting for each
 MANY = 48
-NEVER = int(
-    np.iinfo(np.int64).max // 2
-)  # the rank of a document that its query does not search, or that is lost
-LOST = -1  # the position of a document that is judged and not there
+# the rank of a document that its query does not search, or that is lost
+NEVER = int(np.iinfo(np.int64).max // 2)
+LOST = -1  # the position of a document that is judged and missing
 
 
 @dataclasses.dataclass(frozen=True)
 class Ranks:
-    """Ranks (1 is best) of the relevant documents of each query, end to end; `ranks[q]` are those
-    of query q.
+    """Ranks (1 is best) of the relevant documents; `ranks[q]` are those of query q.
 
-    They stand in the order in which the relevant documents were given, without those of a gain of 0
+    They are in the order in which the relevant documents were given, without those of a gain of 0
     or less.
     """
 
@@ -183,9 +178,7 @@ def ranks_of_lists(
 
 
 def equals_of(documents: Vectors) -> dict[int, Integers]:
-    """Of each document (N, D) that is not the only one with its vector: all that have it, in their
-    order.
-    """
+    """Of each document (N, D) whose vector others have too: all that have it, in their order."""
     groups: dict[bytes, list[int]] = {}
     for number, row in enumerate(np.ascontiguousarray(documents)):
         groups.setdefault(xxhash.xxh3_128_digest(row), []).append(number)
@@ -268,21 +261,15 @@ class _Counter:
                 scores[row, inside] = -np.inf
 
     def _own(self, scores: Vectors, first: int, own: Vectors) -> Vectors:
-        """The scores of the relevant documents themselves, as far as they are in this block; of
-        equals the first's.
-        """
+        """Add the scores of the relevant documents in this block; of equals, the first one's."""
         pairs = self._pairs(len(scores))
-        columns = self.columns[pairs] - first
+        columns = self.columns[pairs]
         if self.equals:
-            columns = (
-                np.array(
-                    [
-                        self.equals.get(column, [column])[0]
-                        for column in self.columns[pairs].tolist()
-                    ]
-                )
-                - first
-            )
+            firsts = [
+                self.equals.get(column, [column])[0] for column in columns.tolist()
+            ]
+            columns = np.array(firsts)
+        columns = columns - first
         rows = np.repeat(
             np.arange(len(scores)),
             np.diff(self.offsets[self.done : self.done + len(scores) + 1]),
@@ -320,9 +307,7 @@ class _Counter:
                 self.flat[pair] += better
 
     def _let_equals_tie(self, scores: Vectors, first: int, own: Vectors) -> None:
-        """Give equal documents one score: a product rounds a column by where it stands, and ties
-        would be none.
-        """
+        """Give equal documents one score: a product rounds a column by its position."""
         if self.equals:
             counts = np.diff(self.offsets[self.done : self.done + len(scores) + 1])
             columns = self.columns[self._pairs(len(scores))].tolist()

@@ -122,7 +122,7 @@ def correlation_scores(
     *,
     with_intervals: bool = True,
 ) -> list[Score]:
-    """Each metric's correlation of the two sides (P,); undefined scores have a note that says why."""
+    """Each metric's correlation of the two sides (P,); a note says why one is undefined."""
     if reason := unordered(similarities, human):
         return [Score(None, note=reason) for _ in metrics]
     intervals: list[Bounds] = [(None, None)] * len(metrics)
@@ -333,12 +333,10 @@ def _resampled_correlations(
     left: Values, right: Values, metrics: Sequence[str], resamples: int, seed: int
 ) -> Values:
     """(R, M) correlations over the resamples."""
-    blocks = [
-        np.stack(
-            [_correlations(left, right, counts, metric) for metric in metrics], axis=1
-        )
-        for counts in _resampled(len(left), resamples, seed)
-    ]
+    blocks = []
+    for counts in _resampled(len(left), resamples, seed):
+        columns = [_correlations(left, right, counts, metric) for metric in metrics]
+        blocks.append(np.stack(columns, axis=1))
     return np.concatenate(blocks)
 
 

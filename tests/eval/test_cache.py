@@ -155,7 +155,8 @@ def test_roles_share_a_text_where_their_prompts_are_the_same_and_only_there() ->
         store = EmbeddingCache(encoder)
         for role in ("", "query", "document"):
             expected = vector_of((prompts.get(role, "") + "a").encode())
-            np.testing.assert_array_equal(store.encode(["a"], role)[0], expected)  # type: ignore[arg-type]  # a role
+            vectors = store.encode(["a"], role)  # type: ignore[arg-type]  # a role
+            np.testing.assert_array_equal(vectors[0], expected)
         assert len(encoder.asked) == times
 
 
@@ -548,4 +549,4 @@ def test_an_embedder_is_an_encoder_whose_vectors_are_those_of_one_call(
 
 def test_another_precision_than_two_is_refused() -> None:
     with pytest.raises(ValueError, match="kept in float32 or float16, not in 'float8'"):
-        EmbeddingCache(HashEncoder(), dtype="float8")  # type: ignore[arg-type]  # what a user may write
+        EmbeddingCache(HashEncoder(), dtype="float8")  # type: ignore[arg-type]  # a user's

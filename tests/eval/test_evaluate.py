@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pytest
 
 from eval.cache import EmbeddingCache
-from eval.data.inputs import Fused, Input
+from eval.data.inputs import Fused, Input, Side
 from eval.data.retrieval import RetrievalData
 from eval.data.zero_shot import ZeroShotData
-from eval.evaluate import evaluate, score_task
+from eval.evaluate import encode_side, evaluate, score_task
 from eval.results import rows_of
 from eval.scoring.retrieval import vector_values
 from eval.scoring.score_row import ScoreRow
@@ -403,3 +403,27 @@ def test_missing_data_is_told_before_anything_is_encoded(catalogue: Path) -> Non
     with pytest.raises(ValueError, match=r"red-ball\.jpg"):
         evaluate(encoder, read_suite("demo"), catalogue)
     assert encoder.encoded == []
+
+
+class Given:
+    """Texts that spell their vectors."""
+
+    modalities = frozenset({"text"})
+    prompts: Mapping[str, str] = {}
+
+    def fingerprint(self) -> str:
+        return ""
+
+    def encode(
+        self, inputs: Sequence[Input], *, show_progress: bool | None = None
+    ) -> npt.NDArray[np.float32]:
+        return np.array([str(text).split() for text in inputs], dtype=np.float32)
+
+    encode_query = encode
+    encode_document = encode
+
+
+def test_inputs_of_a_group_share_their_normalized_mean() -> None:
+    side = Side(["1 0", "0 1", "0.6 0.8", "0.60 0.80"], group_size=2)
+    vectors = encode_side(EmbeddingCache(Given()), side)
+    np.testing.assert_allclose(vectors, [[0.5**0.5, 0.5**0.5], [0.6, 0.8]], atol=1e-6)

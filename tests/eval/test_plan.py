@@ -24,7 +24,11 @@ TASKS: dict[str, TaskData] = {
     "pictures": RetrievalData(
         CAPTIONS, IMAGES, [[number] for number in range(30)], both_ways=True
     ),
-    "shop": RetrievalData(["a", Fused("b", IMAGES[0])], [*IMAGES[:5], "a"], [[0], [5]]),  # type: ignore[arg-type]  # bytes
+    "shop": RetrievalData(
+        ["a", Fused("b", IMAGES[0])],  # type: ignore[arg-type]  # bytes
+        [*IMAGES[:5], "a"],
+        [[0], [5]],
+    ),
     "pairs": PairData(["caption 0", "x"], ["y", "x"], [0.0, 1.0]),
     "classes": ZeroShotData(
         IMAGES[:4], [0, 1, 0, 1], ["cat", "dog"], ["a {c}", "the {c}"]

@@ -42,7 +42,10 @@ TASKS: dict[str, dict[str, Any]] = {
     "classes": {"kind": "webdataset"},
     "texts": {"kind": "beir"},
     "forums": {"kind": "beir", "path": "forums/{subset}", "subsets": ["tex", "unix"]},
-    "sts": {"kind": "hub-sts", "splits": {"val": {"split": "validation"}, "test": {"split": "test"}}},
+    "sts": {
+        "kind": "hub-sts",
+        "splits": {"val": {"split": "validation"}, "test": {"split": "test"}},
+    },
     "xm3600": {"kind": "crossmodal3600", "languages": ["de", "en"], "captions": "all"},
     "xtd10": {"kind": "xtd10", "languages": ["en", "jp"]},
     "pictures": {"kind": "shards", "splits": {"test": "shards/pictures"}},

@@ -64,7 +64,7 @@ def test_tars_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 
 
 def test_some_images_of_a_webdataset_by_position(tmp_path: Path) -> None:
-    data = read_webdataset(write_captioned(tmp_path, CAPTIONS), pictures=(1, 2))
+    data = read_webdataset(write_captioned(tmp_path, CAPTIONS), images=(1, 2))
     assert isinstance(data, RetrievalData)
     assert (data.queries, data.relevant, len(data.documents)) == (["two"], [[0]], 1)
 

@@ -146,9 +146,11 @@ def test_questions_may_come_from_another_table_with_fields_of_another_name(
     )
     (shop / "p.jpg").touch()
     photos = {
-        "rows": {"input": "photos.jsonl", "join": {"of": "shop/products.jsonl:sku"}}, "image": "file",
-        "splits": {"test": {"where": {"split": "test"}}}, "fields": {"sku": "of.sku", "category": "of.category"},
-    }  # fmt: skip
+        "rows": {"input": "photos.jsonl", "join": {"of": "shop/products.jsonl:sku"}},
+        "image": "file",
+        "splits": {"test": {"where": {"split": "test"}}},
+        "fields": {"sku": "of.sku", "category": "of.category"},
+    }
     loaded = load(
         shop,
         {**TASK, "questions": {"photo": photos}, "grades": {"sku": 3, "category": 1}},

@@ -85,7 +85,7 @@ def test_an_interval_of_a_hit_rate_is_wilsons(hits: int, count: int) -> None:
     assert low < high
 
 
-def test_what_is_the_same_for_every_query_has_no_interval_and_the_others_beside_it_have_theirs() -> (
+def test_a_metric_that_is_equal_for_all_queries_has_no_interval_and_others_have() -> (
     None
 ):
     spread = np.random.default_rng(11).random(20)

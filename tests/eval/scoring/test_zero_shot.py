@@ -8,11 +8,12 @@ from eval.scoring.zero_shot import (
     ZERO_SHOT_METRICS,
     zero_shot_values,
 )
+from unimodal.vectors import Vectors
 
 NAMES = [f"class {number}" for number in range(8)]
 
 
-def random_task(seed: int = 0) -> tuple[ZeroShotData, np.ndarray, np.ndarray]:  # type: ignore[type-arg]  # of any type
+def random_task(seed: int = 0) -> tuple[ZeroShotData, Vectors, Vectors]:
     """Sixty images of six of eight classes, some of which look like theirs."""
     random = np.random.default_rng(seed)
     labels = random.integers(0, 6, 60)
