@@ -18,7 +18,7 @@ from .storage import Patience
 class PackConfig(RowsConfig):
     """One table and the samples made of its rows: images with captions, or pairs of texts.
 
-    Wherever a field is asked for, a template of fields will do: `{title} in {color}`.
+    Wherever it takes a field, it takes a template of fields: `{title} in {color}`.
     """
 
     image: str = ""
@@ -120,9 +120,7 @@ class PackRecipe(Config):
 
 
 class StorageConfig(Config):
-    """How shards that lie elsewhere (a URL, `pipe:COMMAND`, a compressed tar) come
-    to this machine.
-    """
+    """How remote or compressed shards (a URL, `pipe:COMMAND`) are fetched."""
 
     cache: str = ""
     """Folder of cached shards; default: $UNIMODAL_CACHE, else ~/.cache/unimodal/shards."""

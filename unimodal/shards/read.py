@@ -244,9 +244,7 @@ class ShardSet:
         while True:
             fetch(remote, self._cache, self._patience)
             self._cache.touch(remote.path)
-            with suppress(
-                FileNotFoundError
-            ):  # another process needed the room just now
+            with suppress(FileNotFoundError):  # another process needed the room
                 return os.open(remote.path, os.O_RDONLY)
 
     def _checked_index(self, shard: int, descriptor: int | None) -> ShardIndex:

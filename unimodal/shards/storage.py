@@ -19,12 +19,10 @@ from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.core import url_to_fs
 
 BLOCK = 16 << 20  # bytes per request
-_SMALLEST = (
-    1 << 18
-)  # bytes per request of a line that carries few of them in `timeout` seconds
-_GAP = (
-    256 << 10
-)  # bytes between two ranges that are cheaper to read than a request of their own
+# Bytes per request on a line that carries few of them in `timeout` seconds.
+_SMALLEST = 1 << 18
+# Bytes between two ranges that are cheaper to read than another request.
+_GAP = 256 << 10
 _TRIES_IN_SILENCE = 6  # some three seconds
 _LONGEST_PAUSE = 30.0  # seconds between two tries
 
@@ -163,9 +161,7 @@ def _is_hopeless(error: Exception) -> bool:
         return True  # the disk of this machine
     if "Credentials" in type(error).__name__:
         return True
-    status = (
-        error.status if hasattr(error, "status") else getattr(error, "code", None)
-    )  # aiohttp's, gcsfs's
+    status = getattr(error, "status", getattr(error, "code", None))  # aiohttp, gcsfs
     return (
         isinstance(status, int)
         and 400 <= status < 500

@@ -245,9 +245,8 @@ def _write_records(
     if skipped:
         (folder / SKIPPED).write_text(json_lines(skipped), encoding="utf-8")
     record = {"config": config.model_dump(mode="json"), "summary": asdict(summary)}
-    is_unicode = not any(
-        "\ud800" <= letter <= "\udfff" for letter in config.input
-    )  # a file's name is bytes
+    # A file's name is bytes, which may not be Unicode.
+    is_unicode = not any("\ud800" <= letter <= "\udfff" for letter in config.input)
     (folder / RECORD).write_text(
         json.dumps(record, ensure_ascii=not is_unicode, indent=2) + "\n",
         encoding="utf-8",

@@ -31,8 +31,9 @@ _FLOAT = re.compile(r"-?(0|[1-9][0-9]*)?\.[0-9]+([eE][-+]?[0-9]+)?")
 
 
 class FieldSource(Config):
-    """A field of the input, dots reaching into nested values, and its type; empty: it is seen from
-    the values.
+    """A field of the input, with dots for nested values, and its type.
+
+    Without a type, it is inferred from the values.
     """
 
     source: str

@@ -48,9 +48,7 @@ NUM_INFERRED = 1000
 
 
 class ItemsConfig(RowsConfig):
-    """An input and what of its rows is embedded; wherever a text is asked for, a template of fields
-    will do.
-    """
+    """An input, and what of its rows is embedded; a text is a field or a template of fields."""
 
     id: str = ""
     """Field that identifies an item; default: `id` where rows have it, else file and row number."""
@@ -76,9 +74,7 @@ class ItemsConfig(RowsConfig):
 
 
 class IndexConfig(ItemsConfig):
-    """An input and what of it is indexed; wherever a text is asked for, a template of fields will
-    do.
-    """
+    """An input, and what of it is indexed; a text is a field or a template of fields."""
 
     fields: dict[str, FieldSource] = Field({})
     """Fields to filter by and to show: [price:float], or {material: a.material}."""

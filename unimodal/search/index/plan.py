@@ -136,9 +136,8 @@ def make_plan(
     from unimodal.embedder import load
 
     ranks = ranks or Ranks()
-    bound = ranks.from_first(
-        lambda: bound_schema(store_url)
-    )  # raises for foreign stores
+    # Raises for a store that unimodal did not make.
+    bound = ranks.from_first(lambda: bound_schema(store_url))
     if overwrite:
         bound = None
 

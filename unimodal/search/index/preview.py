@@ -39,13 +39,11 @@ class Preview:
     skipped: int  # of them
     without_image: int  # items whose image cannot be read
     embedded: int  # items that would go through the model
-    first_reason: (
-        str  # of the first row that is skipped or has no image; empty if there is none
-    )
+    # of the first row that is skipped or has no image; empty if there is none
+    first_reason: str
     hashes: Hashes = field(repr=False)  # of the ids of the input
-    refused: str = (
-        ""  # why `index` would leave the store as it is; empty where it would not
-    )
+    # why `index` would leave the store as it is; empty where it would not
+    refused: str = ""
 
 
 class _Items(NamedTuple):
