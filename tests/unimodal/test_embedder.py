@@ -80,7 +80,7 @@ def test_the_order_of_a_mixture_is_kept_however_it_is_batched(
 def test_one_item_alone_is_a_row(embedder: Embedder, images: list[Image.Image]) -> None:
     for item in ("a hat", images[0], png(images[0]), {"text": "a hat"}):
         assert embedder.encode(item).shape == (1, 24)
-    assert embedder.encode(iter(["a hat", "a cup"])).shape == (2, 24)  # type: ignore[arg-type]  # any iterable will do
+    assert embedder.encode(iter(["a hat", "a cup"])).shape == (2, 24)  # type: ignore[arg-type]
 
 
 def test_an_empty_list_gives_no_rows(embedder: Embedder) -> None:
@@ -206,7 +206,7 @@ def test_prompts_are_put_before_texts_alone(
         (" \n", "input 2: text is"),
         (
             3,
-            r"input 2: it is of type int; give a PIL image, a Path or bytes .image. or a str .text.",
+            r"input 2: it is of type int; give a PIL image, .* or a str .text.",
         ),
         (None, "input 2: it is of type NoneType; give"),
         (["a"], "input 2: it is of type list; give"),

@@ -136,7 +136,8 @@ import numpy
 import unimodal
 for number, source in enumerate(sys.argv[2:]):
     try:
-        numpy.save(f"{sys.argv[1]}/{number}.npy", unimodal.load(source, device="cpu").encode(["a red hat", "a cup"]))
+        vectors = unimodal.load(source, device="cpu").encode(["a red hat", "a cup"])
+        numpy.save(f"{sys.argv[1]}/{number}.npy", vectors)
     except ValueError as error:
         print(error)
 """

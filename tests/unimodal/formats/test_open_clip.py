@@ -37,12 +37,26 @@ SMALL = {
 BACKBONES: dict[str, dict[str, Any]] = {
     "roberta": {**SMALL, "max_position_embeddings": 66, "pad_token_id": 0},
     "xlm-roberta": {**SMALL, "max_position_embeddings": 66, "pad_token_id": 0},
-    "mt5": {"vocab_size": 120, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2},
-    "m2m_100": {
-        "vocab_size": 120, "d_model": 32, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2,
-        "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "pad_token_id": 0,
+    "mt5": {
+        "vocab_size": 120,
+        "d_model": 32,
+        "d_kv": 16,
+        "d_ff": 64,
+        "num_layers": 2,
+        "num_heads": 2,
     },
-}  # fmt: skip
+    "m2m_100": {
+        "vocab_size": 120,
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+        "pad_token_id": 0,
+    },
+}
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "clip": {

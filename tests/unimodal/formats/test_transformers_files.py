@@ -34,7 +34,7 @@ def folder(tmp_path: Path, tokenizer_file: Path, bert_kwargs: dict[str, Any]) ->
     [
         (
             {"encoder.": None},
-            r"sentences lacks 32 tensors, first 'encoder.layer.0.attention.output.LayerNorm.bias', ",
+            r"sentences lacks 32 tensors, first 'encoder.layer.0.attention.output.",
         ),
         (
             {"encoder.layer.0.mlp.gated_layers.weight": torch.ones(2)},

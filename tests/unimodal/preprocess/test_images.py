@@ -337,7 +337,7 @@ def test_broken_bytes_decode_or_are_refused_and_nothing_else(name: str) -> None:
                     )
                 )
             except ValueError as error:
-                assert str(error)  # noqa: PT017  # both ways are right; another exception fails the test
+                assert str(error)  # noqa: PT017  # other exceptions fail the test
 
 
 def test_broken_exif_turns_nothing_and_breaks_nothing() -> None:

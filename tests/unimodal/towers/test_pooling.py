@@ -97,7 +97,7 @@ def naive_attention(pool: AttentionPool, tokens: Tensor) -> Tensor:
                 w / sum(weights) * v[part] for w, v in zip(weights, values, strict=True)
             )
         )
-    return pool.attention.out_proj(torch.cat(parts))  # type: ignore[no-any-return, arg-type]  # sum() may be int
+    return pool.attention.out_proj(torch.cat(parts))  # type: ignore[no-any-return, arg-type]
 
 
 def attention_pool() -> AttentionPool:

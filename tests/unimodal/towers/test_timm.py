@@ -66,7 +66,7 @@ def test_native_pooling_is_what_timm_itself_gives_without_a_head() -> None:
 @torch.no_grad()
 def test_the_mean_of_a_vit_leaves_class_and_register_tokens_out() -> None:
     tower = image_tower(name="test_vit", kwargs={"reg_tokens": 3}, pooling="mean")
-    states = tower.backbone.forward_features(noise())  # type: ignore[operator]  # a method of timm's
+    states = tower.backbone.forward_features(noise())  # type: ignore[operator]
     assert states.shape[1] == 4 + 4  # a class token, 3 registers, 2 x 2 patches
     torch.testing.assert_close(tower(noise()), states[:, 4:].mean(dim=1))
     tower.pooling = "cls"
@@ -76,7 +76,7 @@ def test_the_mean_of_a_vit_leaves_class_and_register_tokens_out() -> None:
 @torch.no_grad()
 def test_the_mean_of_a_convnet_is_over_all_places_of_its_map() -> None:
     tower = image_tower(name="resnet18", kwargs=CONVNET, pooling="mean")
-    states = tower.backbone.forward_features(noise())  # type: ignore[operator]  # a method of timm's
+    states = tower.backbone.forward_features(noise())  # type: ignore[operator]
     torch.testing.assert_close(tower(noise()), states.mean(dim=(2, 3)))
 
 
