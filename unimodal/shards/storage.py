@@ -161,7 +161,9 @@ def _is_hopeless(error: Exception) -> bool:
         return True  # the disk of this machine
     if "Credentials" in type(error).__name__:
         return True
-    status = getattr(error, "status", getattr(error, "code", None))  # aiohttp, gcsfs
+    # aiohttp has `status`, and warns of its `code`; gcsfs has `code`.
+    name = "status" if hasattr(error, "status") else "code"
+    status = getattr(error, name, None)
     return (
         isinstance(status, int)
         and 400 <= status < 500

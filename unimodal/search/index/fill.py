@@ -143,7 +143,7 @@ def _store_files(
     left_out: Mapping[Path, frozenset[str]],
     show_progress: bool | None,
 ) -> Iterator[tuple[Path, int]]:
-    """Put files into a store -> each file, once it is in, and its number of new or changed items."""
+    """Put files into a store -> each file once it is in, and how many items were stored."""
     schema = store.schema
     is_new = store.count() == 0
     total = 0

@@ -45,8 +45,8 @@ def explain(store_url: str, folder: Path, item: str) -> list[str]:
     if not lines:
         raise ValueError(
             f"{item!r} is not an item of any input of {store_url}, was not skipped, and is not "
-            f"among the last {MOST_LISTED:,} items that were taken out; list the inputs with `unimodal "
-            "index --list`."
+            f"among the last {MOST_LISTED:,} items that were taken out; list the inputs with "
+            "`unimodal index --list`."
         )
     return lines
 
