@@ -148,7 +148,9 @@ class SharedEncoder:
                 raise _StoppedError
             # Each share has short and long inputs.
             shares = [portion[rank::ranks] for rank in range(ranks)]
-            jobs = [_Job([item for _, item in share], prompt) for share in shares]
+            jobs = []
+            for share in shares:
+                jobs.append(_Job([item for _, item in share], prompt))
             with called():
                 results = _take_share(self._own, jobs)
             for rank, (share, result) in enumerate(zip(shares, results, strict=True)):

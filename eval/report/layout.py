@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TypeAlias
 
 from ..results import TaskResult
@@ -136,7 +137,8 @@ def variant_keys(
     scored = [variants[name] for name in names]
     lines = dict.fromkeys(key[:2] for cells in scored for key in cells)
     keys = [(task, metric, model) for task, metric in lines for model in models]
-    return [key for key in keys if any(key in cells for cells in scored)]
+    known = set(chain.from_iterable(scored))
+    return [key for key in keys if key in known]
 
 
 def languages_of(lines: Iterable[Line]) -> dict[str, dict[str, dict[str, Line]]]:
@@ -170,10 +172,11 @@ def language_lines(lines: Iterable[Line]) -> set[Line]:
 
 def significant_lines(comparisons: Comparisons) -> dict[str, set[Line]]:
     """model -> the lines on which one test tells it from the first model."""
-    return {
-        name: {(one.task, one.metric) for one in compared if one.p_value < SIGNIFICANT}
-        for name, compared in comparisons.items()
-    }
+    lines: dict[str, set[Line]] = {}
+    for name, compared in comparisons.items():
+        differing = [one for one in compared if one.p_value < SIGNIFICANT]
+        lines[name] = {(one.task, one.metric) for one in differing}
+    return lines
 
 
 def explain_mark(first: str) -> str:

@@ -260,4 +260,8 @@ def _decode(cell: dict[str, Any]) -> Image.Image:
 
 
 def _as_lists(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    return {key: [row[key] for row in rows] for key in rows[0]}
+    columns: dict[str, list[Any]] = {key: [] for key in rows[0]}
+    for row in rows:
+        for key, column in columns.items():
+            column.append(row[key])
+    return columns

@@ -121,18 +121,13 @@ class Mixture:
     def counts_at(self, position: int) -> tuple[tuple[int, ...], ...]:
         """How often each source was there before a position, by stream."""
         stretch = self.stretches[max(0, bisect_right(self._starts, position - 1) - 1)]
-        return tuple(
-            tuple(
-                before + later - sooner
-                for before, later, sooner in zip(
-                    counts,
-                    counts_before(position - stretch.start + stream, stretch.weights),
-                    counts_before(stream, stretch.weights),
-                    strict=True,
-                )
-            )
-            for stream, counts in enumerate(stretch.counts)
-        )
+        found = []
+        for stream, counts in enumerate(stretch.counts):
+            later = counts_before(position - stretch.start + stream, stretch.weights)
+            sooner = counts_before(stream, stretch.weights)
+            columns = zip(counts, later, sooner, strict=True)
+            found.append(tuple(count + end - start for count, end, start in columns))
+        return tuple(found)
 
 
 def lay_out(
@@ -315,13 +310,13 @@ class Plan:
 
     def state(self) -> dict[str, Any]:
         """The mixtures for a checkpoint."""
-        return {
-            f"{stage}/{name}": {
+        state = {}
+        for (stage, name), mixture in self.mixtures.items():
+            state[f"{stage}/{name}"] = {
                 "sources": _settings(self.stages[stage].tasks[name]),
                 "stretches": [stretch._asdict() for stretch in mixture.stretches],
             }
-            for (stage, name), mixture in self.mixtures.items()
-        }
+        return state
 
     def seen(self, step: int) -> list[dict[str, Any]]:
         """What a model has seen before a step: samples of each source in each of its epochs.

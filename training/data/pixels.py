@@ -125,7 +125,8 @@ def draw_box(
     Where ten draws do not fit into the image (it is too long for the share asked), the largest
     centred crop of the nearest allowed ratio is taken.
     """
-    (least, most), (low, high) = config.crop_scale, config.crop_ratio
+    least, most = config.crop_scale
+    low, high = config.crop_ratio
     log_low = math.log(low)
     log_high = math.log(high)
     for _ in range(10):

@@ -101,9 +101,9 @@ class Tiles:
             None if ids is None else [distributed.all_gather(side) for side in ids]
         )
         self.ends = (*sorted(dims), local[QUERY].shape[1])
-        self.norms = [
-            [inverse_norms(side, end) for end in self.ends[:-1]] for side in self.sides
-        ]
+        self.norms = []
+        for side in self.sides:
+            self.norms.append([inverse_norms(side, end) for end in self.ends[:-1]])
         self.blocks = [Block(QUERY, DOCUMENT, negatives.hardness)]
         if len(local) > HARD_NEGATIVE:
             self.blocks.append(

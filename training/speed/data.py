@@ -86,10 +86,8 @@ def bench_data(
                     images, short, target, Path(name), sizes, rounds, tick
                 )
             )
-        smallest = [
-            encode(picture, min(short for short, _ in sizes.short_sides))
-            for picture in drawn
-        ]
+        shortest = min(short for short, _ in sizes.short_sides)
+        smallest = [encode(picture, shortest) for picture in drawn]
         rows.append(_without_decoding(smallest, Path(name), sizes, rounds, tick))
         rows += _from_worker_to_main(Path(name), sizes, rounds, tick)
         return [*rows, _tokenising(sizes, rounds, tick)]
@@ -198,11 +196,9 @@ def _without_decoding(
 ) -> Row:
     shards = pack(images, sizes.samples, root / "samples")
     dataset = open_dataset(shards[0].parent, sizes)
-    (order,), (shard_set,), wds = (
-        dataset.plan.orders.values(),
-        dataset.shards.values(),
-        _import_webdataset(),
-    )
+    (order,) = dataset.plan.orders.values()
+    (shard_set,) = dataset.shards.values()
+    wds = _import_webdataset()
 
     def ours_run() -> list[Tensor]:
         count = 0
@@ -270,10 +266,7 @@ def _from_worker_to_main(
         found["float32"].append(
             _cpu_and_bytes((seconds, tensors) for seconds, *tensors in loader)
         )
-    (seconds, size), (their_seconds, their_size) = (
-        [statistics.median(column) for column in zip(*values, strict=True)]
-        for values in found.values()
-    )
+    (seconds, size), (their_seconds, their_size) = map(_medians, found.values())
     name = (
         f"a batch of {sizes.batch} decoded images of {sizes.image_size} px from one worker "
         "to the main process"
@@ -354,10 +347,16 @@ class ReadyBatches(IterableDataset[tuple[float, Tensor, Tensor]]):
             )
 
 
+def _medians(rows: Sequence[Sequence[float]]) -> list[float]:
+    """The median of each column."""
+    return [statistics.median(column) for column in zip(*rows, strict=True)]
+
+
 def _tokenising(sizes: DataSizes, rounds: int, tick: Tick) -> Row:
     import open_clip
 
-    captions, (tokenizer, config) = draw_captions(sizes.captions), load_tokenizer(CLIP)
+    captions = draw_captions(sizes.captions)
+    tokenizer, config = load_tokenizer(CLIP)
     their_tokenizer = open_clip.get_tokenizer(CLIP.name)
 
     def ours_run() -> list[Tensor]:

@@ -242,9 +242,9 @@ class SentenceTransformersStep:
             modules=[transformer, Pooling(model.config.embed_dim)], device="cpu"
         )
         self.model.train()
-        texts = [
-            " ".join(f"w{number}" for number in ids) for ids in batch.texts.lists()
-        ]
+        texts = []
+        for ids in batch.texts.lists():
+            texts.append(" ".join(f"w{number}" for number in ids))
         size = len(batch.keys)
         self.features = [
             self.model.preprocess(side) for side in (texts[:size], texts[size:])
@@ -271,9 +271,10 @@ class SentenceTransformersStep:
             )
             for side in self.features
         ]
-        self.loss.calculate_loss(
-            [[vectors for vectors, _ in side] for side in sides]
-        ).backward()
+        vectors_of_sides = []
+        for side in sides:
+            vectors_of_sides.append([vectors for vectors, _ in side])
+        self.loss.calculate_loss(vectors_of_sides).backward()
         return _gradients(self.model)
 
 

@@ -134,10 +134,11 @@ def _placed(parts: list[Part], rng: random.Random) -> list[Part]:
         y = point[1] - 50
         return 50 + right + cos * x - sin * y, 50 + down + sin * x + cos * y
 
-    return [
-        Part(part.paint, [place(point) for point in part.points], part.width * scale)
-        for part in parts
-    ]
+    placed = []
+    for part in parts:
+        points = [place(point) for point in part.points]
+        placed.append(Part(part.paint, points, part.width * scale))
+    return placed
 
 
 def _paints(paint: Rgb) -> dict[str, Rgb]:

@@ -211,13 +211,10 @@ def guitar() -> list[Part]:
         Part("dark", rounded([(43, -8), (57, -8), (54, 8), (46, 8)], 2)),
         *(Part("cream", [(x, -4), (x, 82)], 0.7) for x in (48, 50, 52)),
     ]
-    return turned(
-        [
-            part._replace(points=[(x, y * 0.9 + 4) for x, y in part.points])
-            for part in parts
-        ],
-        32,
-    )
+    lower = []
+    for part in parts:
+        lower.append(part._replace(points=[(x, y * 0.9 + 4) for x, y in part.points]))
+    return turned(lower, 32)
 
 
 def kite() -> list[Part]:

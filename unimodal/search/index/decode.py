@@ -122,8 +122,8 @@ def _as_table(rows: Sequence[dict[str, Any]], plan: Plan) -> Any:
     for column in arrow_schema(plan.schema, copies=False):
         if column.name not in vectors:
             columns.append(column)
-    arrays = [
-        pa.array([row.get(column.name) for row in rows], column.type)
-        for column in columns
-    ]
+    arrays = []
+    for column in columns:
+        values = [row.get(column.name) for row in rows]
+        arrays.append(pa.array(values, column.type))
     return pa.table(arrays, pa.schema(columns))

@@ -274,17 +274,13 @@ def _digests(rows: Any, schema: Schema) -> list[bytes]:
     """A checksum of each row of a table or batch, with its vectors."""
     columns = [vector_column(name) for name in schema.vectors]
     vectors = [vectors_of(rows[column], schema.dim)[0] for column in columns]
-    others = rows.select(
-        [name for name in schema.item_columns if name not in columns]
-    ).to_pylist()
-    return [
-        xxhash.xxh3_128_digest(
-            b"".join(
-                [repr(other).encode(), *(array[row].tobytes() for array in vectors)]
-            )
-        )
-        for row, other in enumerate(others)
-    ]
+    names = [name for name in schema.item_columns if name not in columns]
+    checksums = []
+    for row, other in enumerate(rows.select(names).to_pylist()):
+        parts = [array[row].tobytes() for array in vectors]
+        content = b"".join([repr(other).encode(), *parts])
+        checksums.append(xxhash.xxh3_128_digest(content))
+    return checksums
 
 
 def _take_out(

@@ -163,13 +163,14 @@ def _inputs_without_a_list(folder: Path) -> list[IndexedInput]:
         # A file with the digest in its name is of a first run that did not finish.
         if head and head["digest"] not in file.name:
             heads.setdefault(head["input"], []).append((file.name, head))
-    return [
-        IndexedInput(
+    inputs = []
+    for name, of_input in reversed(heads.items()):
+        entry = IndexedInput(
             input=name,
             files=tuple(file for file, _ in of_input),
             items=sum(head["items"] for _, head in of_input),
             skipped=sum(len(head["skipped"]) for _, head in of_input),
             repeated=1,  # not known: with 1, they are looked for
         )
-        for name, of_input in reversed(heads.items())
-    ]
+        inputs.append(entry)
+    return inputs

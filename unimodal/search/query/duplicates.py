@@ -55,7 +55,10 @@ def near_duplicates(
     order = sorted(range(len(ids)), key=ids.__getitem__)
     sorted_vectors = np.concatenate(blocks)[order]
     groups = groups_of_near(sorted_vectors, threshold, show_progress=show_progress)
-    return [[ids[order[row]] for row in group] for group in groups]
+    named = []
+    for group in groups:
+        named.append([ids[order[row]] for row in group])
+    return named
 
 
 def groups_of_near(

@@ -109,6 +109,7 @@ def find(
         return rank_hits(store, rest, prepared, depth, fields=carried, rounds=rounds)
 
     hits = add_group_sizes(store, query, best_groups(query, look))
-    return [
-        replace(hit, fields={name: hit.fields[name] for name in shown}) for hit in hits
-    ]
+    for row, hit in enumerate(hits):
+        kept = {name: hit.fields[name] for name in shown}
+        hits[row] = replace(hit, fields=kept)
+    return hits
