@@ -68,7 +68,7 @@ def parse_value(text: str) -> Any:
 
 
 def dump_yaml(values: Any) -> str:
-    """Write a YAML text that `parse_yaml` and readers of YAML 1.1 read alike; keys keep their order."""
+    """Write YAML that `parse_yaml` and readers of YAML 1.1 read alike; keys keep their order."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
