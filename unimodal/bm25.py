@@ -1,10 +1,10 @@
 """BM25, the lexical baseline of evaluation (Robertson and Zaragoza, 2009).
 
 Its scores stand beside those of a learned model, so its settings are the plainest: lower case,
-every run of letters and digits is a word, no stop words, no stemming, and Lucene's k1 = 1.2 and b =
-0.75. A word that a query repeats counts once: long queries such as captions otherwise reward documents
-full of "the" (OpenStax caption -> alt text, hit rate at 1: .530 counted once, .509 counted each
-time).
+every run of letters and digits is a word, no stop words, no stemming, and Lucene's k1 = 1.2 and
+b = 0.75. A word that a query repeats counts once: long queries such as captions otherwise reward
+documents full of "the" (OpenStax caption -> alt text, hit rate at 1: .530 counted once, .509
+counted each time).
 
 Q queries, N documents.
 """

@@ -126,8 +126,10 @@ def _model() -> DualEncoder:
             "name": "bert",
             "max_length": 12,
             "kwargs": {
-                "vocab_size": 60, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
-                "intermediate_size": 32, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
+                "vocab_size": 60, "hidden_size": 24, "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "intermediate_size": 32, "hidden_dropout_prob": 0.0,
+                "attention_probs_dropout_prob": 0.0,
                 "max_position_embeddings": 16,
             },
         },

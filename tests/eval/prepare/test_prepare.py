@@ -28,7 +28,8 @@ from unimodal.shards.storage import Patience
 
 PRODUCTS = b"""
 - {id: a1, name: Red hat, category: hats, style: hat, description: A hat that is red., price: 12.5}
-- {id: b2, name: Blue cup, category: cups, style: cup, description: A cup that is blue., gender_affinity: F, price: 3}
+- {id: b2, name: Blue cup, category: cups, style: cup, description: A cup that is blue.,
+   gender_affinity: F, price: 3}
 """
 SHOP = {
     "LICENSE": b"MIT-0",

@@ -77,7 +77,8 @@ def clip(mteb: Any, tmp_path_factory: pytest.TempPathFactory) -> MtebEncoder:
     CLIPModel(config).save_pretrained(folder)
     sizes = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
     CLIPProcessor(CLIPImageProcessor(**sizes), tokenizer).save_pretrained(folder)
-    model: Any = Wrapper(str(folder), None, device="cpu")  # type: ignore[arg-type]  # a folder has no revision
+    # A folder has no revision.
+    model: Any = Wrapper(str(folder), None, device="cpu")  # type: ignore[arg-type]
     meta = mteb.get_model_meta("openai/clip-vit-base-patch32")
     model.mteb_model_meta = meta.model_copy(update={"name": "unimodal/tiny-clip"})
     return MtebEncoder(model, batch_size=4)

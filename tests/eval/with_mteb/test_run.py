@@ -95,7 +95,12 @@ def test_images_that_two_directions_share_are_encoded_once(
     store = EmbeddingCache(embedder)
     encoded = []
     plain = store._encode_plain
-    store._encode_plain = lambda block: encoded.extend(block) or plain(block)  # type: ignore[method-assign,func-returns-value]
+
+    def encode_and_note(block: Any) -> Any:
+        encoded.extend(block)
+        return plain(block)
+
+    store._encode_plain = encode_and_note  # type: ignore[method-assign]
     run_mteb(
         embedder,
         TASKS[1:3],

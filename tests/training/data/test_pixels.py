@@ -24,8 +24,10 @@ from unimodal.serve.engine.images import open_checked
 
 WHOLE = AugmentConfig(crop_scale=(1.0, 1.0), crop_ratio=(0.01, 100.0))
 XMP = (
-    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="%d"/></rdf:RDF></x:xmpmeta>'
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="%d"/>'
+    b"</rdf:RDF></x:xmpmeta>"
 )
 
 
@@ -373,7 +375,8 @@ def test_a_damaged_jpeg_is_refused_where_pillow_refuses_it_and_else_decoded_alik
     kind: str,
 ) -> None:
     options: dict[str, dict[str, object]] = {
-        "baseline": {}, "progressive": {"progressive": True}, "turned": {"exif": turned(8), "xmp": XMP % 3},
+        "baseline": {}, "progressive": {"progressive": True},
+        "turned": {"exif": turned(8), "xmp": XMP % 3},
         "restart markers": {"restart_marker_rows": 1},
     }  # fmt: skip
     whole = jpeg(photo(48, 32), **options[kind])

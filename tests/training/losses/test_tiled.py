@@ -335,7 +335,8 @@ def test_it_makes_no_tensor_larger_than_a_tile_or_the_vectors() -> None:
 def test_several_ranks_give_the_loss_and_gradients_of_one_process(
     world_size: int, tmp_path: Path
 ) -> None:
-    spawn(_check_rank, (world_size, tmp_path / "store"), world_size)  # type: ignore[no-untyped-call]  # nor does torch
+    arguments = (world_size, tmp_path / "store")
+    spawn(_check_rank, arguments, world_size)  # type: ignore[no-untyped-call]
 
 
 def _check_rank(rank: int, world_size: int, store: Path) -> None:
