@@ -15,7 +15,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import (
+    AbstractContextManager,
+    contextmanager,
+    nullcontext,
+)
 from functools import partial
 from typing import NamedTuple
 
@@ -212,7 +216,10 @@ def _encode_images(
 
 
 def _encode_texts(
-    model: DualEncoder, token_ids: list[list[int]], length: int, precision: str
+    model: DualEncoder,
+    token_ids: list[list[int]],
+    length: int,
+    precision: str,
 ) -> Tensor:
     assert model.config.text is not None
     ids, mask = pad_ids(token_ids, model.config.text.pad_id, length)

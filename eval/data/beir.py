@@ -25,7 +25,11 @@ from .retrieval import RetrievalData
 
 
 def read_beir(
-    folder: Path, split: str = "test", subset: str = "", *, without_itself: bool = False
+    folder: Path,
+    split: str = "test",
+    subset: str = "",
+    *,
+    without_itself: bool = False,
 ) -> RetrievalData:
     """Queries and documents, texts or images, with graded relevance and the ids of the set.
 
@@ -47,7 +51,9 @@ def read_beir(
     """
     prefix = f"{subset}-" if subset else ""
     qrels = table_files(
-        folder, [f"{prefix}qrels"] if subset else ["default", "qrels"], split
+        folder,
+        [f"{prefix}qrels"] if subset else ["default", "qrels"],
+        split,
     )
     documents = _inputs(
         table_files(folder, [f"{prefix}corpus"], split),
@@ -56,7 +62,9 @@ def read_beir(
     )
     names = [f"{prefix}queries", *([] if subset else ["query"])]
     queries = _inputs(
-        table_files(folder, names, split), "query-id", f"query of {folder}"
+        table_files(folder, names, split),
+        "query-id",
+        f"query of {folder}",
     )
     judged, num_repeated = _judgements(_qrels_rows(qrels), folder)
     grades = {query: _positive(of_query) for query, of_query in judged.items()}
@@ -68,7 +76,9 @@ def read_beir(
         lost[query] = [name for name in grades[query] if name not in documents]
     lost_documents = list(dict.fromkeys(itertools.chain(*lost.values())))
     _refuse_other_spelling(
-        lost_documents, documents, f"qrels of {folder} name the document"
+        lost_documents,
+        documents,
+        f"qrels of {folder} name the document",
     )
     _refuse_other_spelling(lost_queries, queries, f"qrels of {folder} name the query")
     if all(len(lost[query]) == len(grades[query]) for query in query_ids):
@@ -80,7 +90,10 @@ def read_beir(
         *_fill_empty(documents, documents, "documents"),
         *_fill_empty(queries, query_ids, "queries"),
         *_count_note(num_repeated, "judgements are there twice and count once"),
-        *_count_note(num_without, "queries have no relevant document and are left out"),
+        *_count_note(
+            num_without,
+            "queries have no relevant document and are left out",
+        ),
         *_count_note(
             len(lost_queries),
             "judged queries are not among the queries and are left out",
@@ -204,7 +217,10 @@ def _inputs(files: list[Path], id_column: str, what: str) -> dict[str, Input]:
     """Id -> text, image or both; an empty text for a row that has neither."""
     inputs: dict[str, Input] = {}
     for number, row in enumerate(table_rows(files)):
-        column = next((name for name in ("_id", "id", id_column) if name in row), None)
+        column = next(
+            (name for name in ("_id", "id", id_column) if name in row),
+            None,
+        )
         if column is None:
             raise ValueError(
                 f"{what}: row {number} of {files[0].name} has no _id, id or {id_column}; "
@@ -267,7 +283,7 @@ def _judgements(
 
 def _qrels_rows(files: Iterable[Path]) -> Iterator[Row]:
     for path in files:
-        yield from _qrels_lines(path) if path.suffix == ".tsv" else table_rows([path])
+        yield from (_qrels_lines(path) if path.suffix == ".tsv" else table_rows([path]))
 
 
 def _qrels_lines(path: Path) -> Iterator[Row]:

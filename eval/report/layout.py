@@ -91,7 +91,9 @@ def _dims_first(variant: str) -> tuple[bool, int]:
     return dims is None, dims or 0
 
 
-def changes_of(models: Mapping[str, Iterable[ScoreRow]]) -> dict[str, dict[Key, float]]:
+def changes_of(
+    models: Mapping[str, Iterable[ScoreRow]],
+) -> dict[str, dict[Key, float]]:
     """variant -> (task, metric, model) -> difference to the plain score of the same queries.
 
     A variant that changes only some queries brings rows of the difference; most others are
@@ -113,7 +115,9 @@ def changes_of(models: Mapping[str, Iterable[ScoreRow]]) -> dict[str, dict[Key, 
     return changes
 
 
-def variant_groups(variants: Mapping[str, Collection[Key]]) -> list[list[str]]:
+def variant_groups(
+    variants: Mapping[str, Collection[Key]],
+) -> list[list[str]]:
     """The variants of each table: those that share most of their lines. Leaves dimensions out."""
     groups: list[tuple[set[Key], list[str]]] = []
     for name, cells in variants.items():
@@ -141,7 +145,9 @@ def variant_keys(
     return [key for key in keys if key in known]
 
 
-def languages_of(lines: Iterable[Line]) -> dict[str, dict[str, dict[str, Line]]]:
+def languages_of(
+    lines: Iterable[Line],
+) -> dict[str, dict[str, dict[str, Line]]]:
     """set -> language -> "direction metric" -> line, for sets of tasks in three languages or
     more.
     """
@@ -153,7 +159,10 @@ def languages_of(lines: Iterable[Line]) -> dict[str, dict[str, dict[str, Line]]]
         direction = (match["direction"] or "").strip("/")
         column = f"{direction} {metric}".strip()
         languages = sets.setdefault(match["set"], {})
-        languages.setdefault(match["language"], {})[column] = (task, metric)
+        languages.setdefault(match["language"], {})[column] = (
+            task,
+            metric,
+        )
     return {
         name: languages
         for name, languages in sets.items()

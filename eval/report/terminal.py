@@ -47,11 +47,20 @@ from .layout import (
 # Of one model, or by the name of each model.
 Results: TypeAlias = Sequence[ScoreRow] | Mapping[str, Sequence[ScoreRow]]
 
-TITLES = ("dimensions", "changed vectors and inputs")  # of the tables of variants
+TITLES = (
+    "dimensions",
+    "changed vectors and inputs",
+)  # of the tables of variants
 MIN_COLUMN = 5  # "0.123"
 MAX_MODEL_NAME = 12  # a longer name folds when columns are fitted
 # Of a row of JSON: these keys are left out if they have these values.
-EMPTY_FIELDS = {"low": None, "high": None, "variant": "", "num": None, "note": ""}
+EMPTY_FIELDS = {
+    "low": None,
+    "high": None,
+    "variant": "",
+    "num": None,
+    "note": "",
+}
 
 
 def results_table(
@@ -89,7 +98,8 @@ def results_table(
 
 
 def results_json(
-    results: Results, facts: Mapping[str, Mapping[str, Any]] | None = None
+    results: Results,
+    facts: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of {task, metric, value, chance, baseline}, and low, high, variant, num and note where
     they are set.
@@ -110,7 +120,9 @@ def results_json(
 
 
 def write_json(
-    results: Results, file: Path, facts: Mapping[str, Mapping[str, Any]] | None = None
+    results: Results,
+    file: Path,
+    facts: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write the rows as a JSON list, and make the folder if need be. facts: see `results_json`."""
     rows = results_json(results, facts)
@@ -178,7 +190,10 @@ def _score_table(
     for column, name in enumerate(models, start=2):
         widest = max((len(row[column]) for row in cells.values()), default=0)
         table.add_column(
-            name or "model", justify="right", overflow="fold", min_width=widest
+            name or "model",
+            justify="right",
+            overflow="fold",
+            min_width=widest,
         )
 
     sections = {line: section_of(line, halves) for line in lines}
@@ -217,7 +232,10 @@ def _score_cells(
     """Chance, BM25 and the score of each model. rows: model -> row."""
     first = next(iter(rows.values()))
     best = best_of(line[1], (row.value for row in rows.values()))
-    texts = [Text(format_number(first.chance)), Text(format_number(first.baseline))]
+    texts = [
+        Text(format_number(first.chance)),
+        Text(format_number(first.baseline)),
+    ]
     has_marks = any(significant.values())
     for name in models:
         row = rows.get(name)
@@ -233,7 +251,9 @@ def _score_cells(
     return texts
 
 
-def _language_tables(models: Mapping[str, Sequence[ScoreRow]]) -> list[Table]:
+def _language_tables(
+    models: Mapping[str, Sequence[ScoreRow]],
+) -> list[Table]:
     """A line for each language, with the first metric of each direction by each model."""
     lines = lines_of(models)
     return [
@@ -372,7 +392,9 @@ def _variant_table(
 
 
 def _split_columns(
-    columns: Mapping[str, Mapping[Key, Text]], keys: Sequence[Key], width: int
+    columns: Mapping[str, Mapping[Key, Text]],
+    keys: Sequence[Key],
+    width: int,
 ) -> list[list[str]]:
     """The names of columns in parts that each fit beside task, metric, model and plain score."""
     if not columns:

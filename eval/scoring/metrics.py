@@ -70,7 +70,8 @@ def best_dcg(ranks: Ranks, k: int) -> Values:
     order = np.lexsort((-ranks.gains, ranks.queries))  # descending within each query
     place = ranks.places
     return _sums(
-        ranks, np.where(place <= k, ranks.gains[order] / np.log2(1.0 + place), 0.0)
+        ranks,
+        np.where(place <= k, ranks.gains[order] / np.log2(1.0 + place), 0.0),
     )
 
 
@@ -81,7 +82,10 @@ def map_at_k(ranks: Ranks, k: int) -> Values:
     """
     ascending = ranks.flat[np.lexsort((ranks.flat, ranks.queries))]  # within each query
     return (
-        _sums(ranks, np.where(ascending <= k, ranks.places / ascending, 0.0))
+        _sums(
+            ranks,
+            np.where(ascending <= k, ranks.places / ascending, 0.0),
+        )
         / ranks.counts
     )
 

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +73,8 @@ class Ranks:
     def hit_counts(self) -> Integers:
         """(Q,) documents of each query that hit rates count."""
         return np.bincount(
-            self.queries[self.gains >= self.hit_gain], minlength=len(self)
+            self.queries[self.gains >= self.hit_gain],
+            minlength=len(self),
         )
 
     @functools.cached_property
@@ -228,7 +235,9 @@ class _Counter:
         for first, scores in blocks():
             num_queries = len(scores)
             own = self._own(
-                scores, first, own if first else self._no_scores(num_queries)
+                scores,
+                first,
+                own if first else self._no_scores(num_queries),
             )
         for first, scores in blocks():
             self._count(scores, first, own)
@@ -240,12 +249,15 @@ class _Counter:
 
     def _pairs(self, num_queries: int) -> slice:
         return slice(
-            int(self.offsets[self.done]), int(self.offsets[self.done + num_queries])
+            int(self.offsets[self.done]),
+            int(self.offsets[self.done + num_queries]),
         )
 
     def _no_scores(self, num_queries: int) -> Vectors:
         return np.full(
-            len(self.columns[self._pairs(num_queries)]), np.nan, dtype=np.float32
+            len(self.columns[self._pairs(num_queries)]),
+            np.nan,
+            dtype=np.float32,
         )
 
     def _leave_out(self, scores: Vectors, first: int) -> None:
@@ -312,7 +324,10 @@ class _Counter:
             counts = np.diff(self.offsets[self.done : self.done + len(scores) + 1])
             columns = self.columns[self._pairs(len(scores))].tolist()
             for row, column, score in zip(
-                np.repeat(np.arange(len(scores)), counts), columns, own, strict=True
+                np.repeat(np.arange(len(scores)), counts),
+                columns,
+                own,
+                strict=True,
             ):
                 if (equals := self.equals.get(column)) is not None:
                     scores[
@@ -326,7 +341,10 @@ class _Counter:
         self.flat[pairs][self.columns[pairs] == LOST] = NEVER
         if self.excluded is not None:
             for query in range(self.done, self.done + num_queries):
-                pairs = slice(int(self.offsets[query]), int(self.offsets[query + 1]))
+                pairs = slice(
+                    int(self.offsets[query]),
+                    int(self.offsets[query + 1]),
+                )
                 self.flat[pairs][np.isin(self.columns[pairs], self.excluded[query])] = (
                     NEVER
                 )
@@ -349,7 +367,8 @@ class _Counter:
 def _products(queries: Vectors, documents: Vectors) -> Iterator[Vectors]:
     """(some queries, N) scores at a time, all in one place of memory."""
     rows = min(
-        max(BLOCK_ROWS, BLOCK_SCORES // max(1, len(documents))), max(1, len(queries))
+        max(BLOCK_ROWS, BLOCK_SCORES // max(1, len(documents))),
+        max(1, len(queries)),
     )
     scores = np.empty((rows, len(documents)), dtype=np.float32)
     for start in range(0, len(queries), rows):
@@ -384,21 +403,27 @@ def _with_lost(
 
 
 def _ragged(
-    lists: Sequence[Sequence[int]], gains: Sequence[Sequence[float]] | None
+    lists: Sequence[Sequence[int]],
+    gains: Sequence[Sequence[float]] | None,
 ) -> tuple[Integers, Integers, Values]:
     """Lists end to end, where each begins, and the gains; without the entries that have no gain."""
     counts = np.fromiter(map(len, lists), np.int64, len(lists))
     flat = np.fromiter(
-        (one for some in lists for one in some), np.int64, int(counts.sum())
+        (one for some in lists for one in some),
+        np.int64,
+        int(counts.sum()),
     )
     known = np.ones(len(flat))
     if gains is not None:
         known = np.fromiter(
-            (one for some in gains for one in some), np.float64, len(flat)
+            (one for some in gains for one in some),
+            np.float64,
+            len(flat),
         )
         kept = known > 0
         counts = np.bincount(
-            np.repeat(np.arange(len(lists)), counts)[kept], minlength=len(lists)
+            np.repeat(np.arange(len(lists)), counts)[kept],
+            minlength=len(lists),
         )
         flat = flat[kept]
         known = known[kept]
@@ -406,4 +431,8 @@ def _ragged(
         raise ValueError(
             f"query {int(np.argmin(counts))} has no relevant document; leave it out."
         )
-    return flat, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), known
+    return (
+        flat,
+        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        known,
+    )

@@ -107,7 +107,11 @@ class Tiles:
         self.blocks = [Block(QUERY, DOCUMENT, negatives.hardness)]
         if len(local) > HARD_NEGATIVE:
             self.blocks.append(
-                Block(QUERY, HARD_NEGATIVE, negatives.hard_negative_hardness)
+                Block(
+                    QUERY,
+                    HARD_NEGATIVE,
+                    negatives.hard_negative_hardness,
+                )
             )
         if negatives.query_query:
             self.blocks.append(Block(QUERY, QUERY, negatives.hardness))
@@ -197,7 +201,11 @@ class Tiles:
         )
 
     def _slopes(
-        self, block: Block, tile: Tile, softmax: _Softmax, inner: list[Tensor]
+        self,
+        block: Block,
+        tile: Tile,
+        softmax: _Softmax,
+        inner: list[Tensor],
     ) -> list[Tensor]:
         """The derivatives of the loss by a tile's products, one (rows, columns) matrix per prefix.
 
@@ -226,7 +234,11 @@ class Tiles:
         return slice(start, self.ends[prefix])
 
     def _finish(
-        self, kind: int, of_rows: Tensor, of_columns: Tensor, inner: Tensor
+        self,
+        kind: int,
+        of_rows: Tensor,
+        of_columns: Tensor,
+        inner: Tensor,
     ) -> Tensor:
         """The gradient of a side, as rows and as columns.
 
@@ -286,7 +298,11 @@ class Tiles:
                 by_row = self.norms[block.anchors][prefix][tile.anchors, None]
                 by_column = self.norms[block.candidates][prefix][tile.columns]
                 logits = torch.mul(products, by_row, out=out).mul_(by_column)
-                torch.mul(logits, 1 / (self.scale + block.hardness), out=cosines)
+                torch.mul(
+                    logits,
+                    1 / (self.scale + block.hardness),
+                    out=cosines,
+                )
             if hidden is not None:
                 logits.masked_fill_(hidden, -torch.inf)
             if diagonal is not None and block.is_cross:
@@ -297,7 +313,12 @@ class Tiles:
             yield prefix, logits, None if is_whole else cosines
 
     def _slope(
-        self, block: Block, tile: Tile, prefix: int, logits: Tensor, softmax: _Softmax
+        self,
+        block: Block,
+        tile: Tile,
+        prefix: int,
+        logits: Tensor,
+        softmax: _Softmax,
     ) -> Tensor:
         """The derivative of the loss (x 2 G) by each cosine (/ scale).
 
@@ -320,7 +341,12 @@ class Tiles:
         return slope
 
     def _exact_slope(
-        self, block: Block, tile: Tile, prefix: int, logits: Tensor, softmax: _Softmax
+        self,
+        block: Block,
+        tile: Tile,
+        prefix: int,
+        logits: Tensor,
+        softmax: _Softmax,
     ) -> Tensor:
         rows = (prefix, block.anchors, tile.anchors, None)
         seen = self._masked(block, tile, prefix, logits, by_columns=False)
@@ -388,7 +414,10 @@ class Tiles:
         if len(self.ids) > HARD_NEGATIVE:
             is_in_a_pair = torch.isin(self.ids[HARD_NEGATIVE], pairs)
             hard_negatives_collide = bool(is_in_a_pair.any())
-        return pairs.unique().numel() < num_different, hard_negatives_collide
+        return (
+            pairs.unique().numel() < num_different,
+            hard_negatives_collide,
+        )
 
     def _positive_cosines(self) -> Tensor:
         """-> (M, G)."""
@@ -434,7 +463,11 @@ class Tiles:
         """A (rows, columns) part of memory that stays: fresh memory would cost page faults."""
         while len(self._buffers) <= number:
             self._buffers.append(
-                torch.empty(0, dtype=self.positive.dtype, device=self.positive.device)
+                torch.empty(
+                    0,
+                    dtype=self.positive.dtype,
+                    device=self.positive.device,
+                )
             )
         if self._buffers[number].numel() < rows * columns:
             self._buffers[number] = self._buffers[number].new_empty(rows * columns)

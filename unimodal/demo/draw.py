@@ -132,7 +132,10 @@ def _placed(parts: list[Part], rng: random.Random) -> list[Part]:
     def place(point: Point) -> Point:
         x = (point[0] - 50) * flip
         y = point[1] - 50
-        return 50 + right + cos * x - sin * y, 50 + down + sin * x + cos * y
+        return (
+            50 + right + cos * x - sin * y,
+            50 + down + sin * x + cos * y,
+        )
 
     placed = []
     for part in parts:
@@ -147,7 +150,12 @@ def _paints(paint: Rgb) -> dict[str, Rgb]:
     trim = mix(paint, WHITE, 0.14) if is_dark else mix(paint, (20, 16, 24), 0.2)
     seam = mix(paint, WHITE, 0.3) if is_dark else mix(paint, (10, 8, 14), 0.5)
     inside = mix(paint, (24, 18, 22), 0.55)
-    return {**FIXED_PAINTS, "trim": trim, "seam": seam, "inside": inside}
+    return {
+        **FIXED_PAINTS,
+        "trim": trim,
+        "seam": seam,
+        "inside": inside,
+    }
 
 
 def _painted(
@@ -178,7 +186,10 @@ def _painted(
 
 
 def _stroke(
-    draw: ImageDraw.ImageDraw, points: list[Point], ink: Rgb | int, width: int
+    draw: ImageDraw.ImageDraw,
+    points: list[Point],
+    ink: Rgb | int,
+    width: int,
 ) -> None:
     """A line with round ends."""
     draw.line(points, ink, width, joint="curve")
@@ -190,7 +201,10 @@ def _stroke(
 
 
 def _lit(
-    product: Image.Image, mask: Image.Image, surface: Surface, rng: random.Random
+    product: Image.Image,
+    mask: Image.Image,
+    surface: Surface,
+    rng: random.Random,
 ) -> Image.Image:
     """Light from the upper left: round edges, the material's texture, and its highlights."""
     size = product.width
@@ -239,7 +253,12 @@ def _bands(size: int, rng: random.Random) -> Floats:
 
 def _streak(mask: Image.Image, size: int, rng: random.Random) -> Floats:
     """The long reflection of a window, a quarter of the way in from the left."""
-    left, top, right, bottom = mask.getbbox() or (0, 0, mask.width, mask.height)
+    left, top, right, bottom = mask.getbbox() or (
+        0,
+        0,
+        mask.width,
+        mask.height,
+    )
     scale = size / mask.width
     width = (right - left) * scale
     tall = (bottom - top) * scale

@@ -18,7 +18,17 @@ def teapot() -> list[Part]:
     return [
         Part("trim", ellipse(74, 54, 15, 17, -100, 100), 6),
         Part(
-            "trim", smooth([(30, 70), (18, 54), (6, 38), (15, 35), (26, 46), (34, 52)])
+            "trim",
+            smooth(
+                [
+                    (30, 70),
+                    (18, 54),
+                    (6, 38),
+                    (15, 35),
+                    (26, 46),
+                    (34, 52),
+                ]
+            ),
         ),
         Part(
             "body",
@@ -86,12 +96,31 @@ def bottle() -> list[Part]:
 
 def vase() -> list[Part]:
     return [
-        Part("wood", smooth([(50, 30), (46, 16), (36, 4)], closed=False), 1.8),
-        Part("wood", smooth([(51, 30), (56, 18), (66, 6)], closed=False), 1.8),
-        Part("wood", smooth([(50, 30), (51, 14), (49, 2)], closed=False), 1.8),
+        Part(
+            "wood",
+            smooth([(50, 30), (46, 16), (36, 4)], closed=False),
+            1.8,
+        ),
+        Part(
+            "wood",
+            smooth([(51, 30), (56, 18), (66, 6)], closed=False),
+            1.8,
+        ),
+        Part(
+            "wood",
+            smooth([(50, 30), (51, 14), (49, 2)], closed=False),
+            1.8,
+        ),
         *(
             Part("cream", ellipse(x, y, 2.6, 2.6))
-            for x, y in ((36, 5), (41, 11), (49, 3), (51, 12), (66, 7), (60, 12))
+            for x, y in (
+                (36, 5),
+                (41, 11),
+                (49, 3),
+                (51, 12),
+                (66, 7),
+                (60, 12),
+            )
         ),
         Part(
             "body",
@@ -150,10 +179,26 @@ def cushion() -> list[Part]:
                 ]
             ),
         ),
-        Part("seam", smooth([(12, 18), (24, 32), (30, 40)], closed=False), 0.8),
-        Part("seam", smooth([(88, 18), (76, 32), (70, 40)], closed=False), 0.8),
-        Part("seam", smooth([(12, 86), (24, 72), (30, 66)], closed=False), 0.8),
-        Part("seam", smooth([(88, 86), (76, 72), (70, 66)], closed=False), 0.8),
+        Part(
+            "seam",
+            smooth([(12, 18), (24, 32), (30, 40)], closed=False),
+            0.8,
+        ),
+        Part(
+            "seam",
+            smooth([(88, 18), (76, 32), (70, 40)], closed=False),
+            0.8,
+        ),
+        Part(
+            "seam",
+            smooth([(12, 86), (24, 72), (30, 66)], closed=False),
+            0.8,
+        ),
+        Part(
+            "seam",
+            smooth([(88, 86), (76, 72), (70, 66)], closed=False),
+            0.8,
+        ),
     ]
 
 
@@ -220,14 +265,25 @@ def guitar() -> list[Part]:
 def kite() -> list[Part]:
     tail = smooth([(50, 74), (56, 80), (46, 86), (54, 92), (50, 98)], closed=False)
     bows = [
-        Part("trim", [(x - 6, y - 3), (x + 6, y + 3), (x + 6, y - 3), (x - 6, y + 3)])
+        Part(
+            "trim",
+            [
+                (x - 6, y - 3),
+                (x + 6, y + 3),
+                (x + 6, y - 3),
+                (x - 6, y + 3),
+            ],
+        )
         for x, y in ((55, 80), (48, 87), (53, 94))
     ]
     return turned(
         [
             Part("dark", tail, 1.2),
             *bows,
-            Part("body", rounded([(50, 2), (82, 32), (50, 76), (18, 32)], 2)),
+            Part(
+                "body",
+                rounded([(50, 2), (82, 32), (50, 76), (18, 32)], 2),
+            ),
             Part("seam", [(50, 3), (50, 75)], 1.6),
             Part("seam", [(19, 32), (81, 32)], 1.6),
         ],

@@ -41,7 +41,12 @@ def stripes(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> 
     for row in range(-2, 8):
         left = start + 16.5 * row
         right = left + 100 * lean
-        bar = [(0, left), (100, right), (100, right + 7.2), (0, left + 7.2)]
+        bar = [
+            (0, left),
+            (100, right),
+            (100, right + 7.2),
+            (0, left + 7.2),
+        ]
         pen.polygon(bar, COLOURS[colour].ink)
 
 
@@ -119,7 +124,12 @@ def stars(sheet: Image.Image, colour: str, paint: Rgb, rng: random.Random) -> No
         for step in range(10):
             angle = math.radians(turn + 36 * step)
             reach = 7.6 if step % 2 == 0 else 3.3
-            tips.append((x + reach * math.cos(angle), y + reach * math.sin(angle)))
+            tips.append(
+                (
+                    x + reach * math.cos(angle),
+                    y + reach * math.sin(angle),
+                )
+            )
         pen.polygon(tips, inks.get(colour, GOLD))
 
 
@@ -145,7 +155,10 @@ def _staggered(pitch: float, rng: random.Random) -> Iterator[Point]:
     for row in range(rows):
         for column in range(columns):
             shift = 0.5 * (row % 2)
-            yield left + pitch * (column - shift), top + pitch * 0.82 * row
+            yield (
+                left + pitch * (column - shift),
+                top + pitch * 0.82 * row,
+            )
 
 
 PRINTERS: dict[str, Callable[[Image.Image, str, Rgb, random.Random], None]] = {

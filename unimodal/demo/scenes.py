@@ -140,7 +140,12 @@ def window(size: int, rng: random.Random) -> Image.Image:
         for column in range(2):
             x = left + column * 27 + row * 7
             y = 4 + row * 34
-            pane = [(x, y), (x + 24, y), (x + 30, y + 31), (x + 6, y + 31)]
+            pane = [
+                (x, y),
+                (x + 24, y),
+                (x + 30, y + 31),
+                (x + 6, y + 31),
+            ]
             pen.polygon(pane, (244, 237, 214))
     pen.rectangle(0, 77, EDGE, EDGE, (224, 219, 210))
     pen.rectangle(0, 77, EDGE, 79, (238, 234, 226))

@@ -101,10 +101,17 @@ def _spline(values: list[float], t: float) -> float:
 
 
 def box(
-    left: float, top: float, right: float, bottom: float, radius: float = 2.0
+    left: float,
+    top: float,
+    right: float,
+    bottom: float,
+    radius: float = 2.0,
 ) -> list[Point]:
     """A rectangle with rounded corners."""
-    return rounded([(left, top), (right, top), (right, bottom), (left, bottom)], radius)
+    return rounded(
+        [(left, top), (right, top), (right, bottom), (left, bottom)],
+        radius,
+    )
 
 
 def turned(parts: list[Part], degrees: float) -> list[Part]:
