@@ -25,7 +25,7 @@ CAPTIONS = Wordings(
     train=(
         "a(n) {colour} {pattern} {kind}",
         "a photo of a(n) {pattern} {kind} in {colour}",
-        "an image of a(n) {colour} {kind} with {motif}",
+        "a picture of a(n) {colour} {kind} with {motif}",
         "this {kind} is {colour} and has {motif}",
         "{pattern} {colour} {kind} made of {material}",
         "a(n) {material} {kind}, {pattern}, in {colour}, {scene}",
@@ -44,7 +44,7 @@ CAPTIONS = Wordings(
         "photo of our new {kind}: {material}, {colour}, {pattern}",
         "close-up {scene}: a(n) {kind} with {motif} in {colour}",
         "this is a(n) {pattern} {colour} {material} {kind}",
-        "a product image, one {colour} {kind} made of {material} with {motif}",
+        "a product picture, one {colour} {kind} made of {material} with {motif}",
     ),
 )
 
