@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from unimodal.config import parse_config
+from unimodal.model_config import PreprocessConfig
 from unimodal.search.index.inputs import default_folder
 from unimodal.search.index.items import IndexConfig
+from unimodal.search.index.plan import Plan
 from unimodal.search.index.run import Summary, index
 from unimodal.search.index.skipped import SKIPPED
 from unimodal.search.stores.open import open_store
+from unimodal.search.stores.schema import Schema
 
 Catalogue = Callable[..., str]
 NUM = 10
@@ -58,3 +61,27 @@ def one_more_input(tmp_path: Path, **changes: Any) -> str:
     row = {"id": "q", "title": "a hat", "photo": None, "price": 3, **changes}
     (tmp_path / "other.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     return str(tmp_path / "other.jsonl")
+
+
+def plan_of(folder: Path, rows: list[dict[str, Any]], **limits: int) -> Plan:
+    """The plan to index rows of {id, title, tags}, which are written to `folder`."""
+    (folder / "rows.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+    )
+    values = {
+        "input": str(folder / "rows.jsonl"),
+        "id": "id",
+        "text": "title",
+        "fields": ["tags"],
+    }
+    config = parse_config(IndexConfig, values)
+    schema = Schema(
+        dim=4,
+        fingerprint="m",
+        vectors=("text",),
+        fields={"tags": "strings"},
+        words=True,
+    )
+    return Plan(
+        config, schema, folder, PreprocessConfig(), frozenset({"text"}), **limits
+    )

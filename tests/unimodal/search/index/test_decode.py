@@ -8,40 +8,15 @@ from typing import Any
 
 import pytest
 
-from unimodal.config import parse_config
+from tests.unimodal.search.index.products import plan_of
 from unimodal.formats import native
 from unimodal.model import DualEncoder
-from unimodal.model_config import PreprocessConfig
 from unimodal.preprocess.tokenizers import Tokenizer
 from unimodal.search.index.decode import decode_partition
-from unimodal.search.index.items import IndexConfig, cut_input
+from unimodal.search.index.items import cut_input
 from unimodal.search.index.plan import Plan
 from unimodal.search.index.run import index
 from unimodal.search.index.skipped import Skipped
-from unimodal.search.stores.schema import Schema
-
-
-def plan_of(folder: Path, rows: list[dict[str, Any]], **limits: int) -> Plan:
-    (folder / "rows.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
-    )
-    values = {
-        "input": str(folder / "rows.jsonl"),
-        "id": "id",
-        "text": "title",
-        "fields": ["tags"],
-    }
-    config = parse_config(IndexConfig, values)
-    schema = Schema(
-        dim=4,
-        fingerprint="m",
-        vectors=("text",),
-        fields={"tags": "strings"},
-        words=True,
-    )
-    return Plan(
-        config, schema, folder, PreprocessConfig(), frozenset({"text"}), **limits
-    )
 
 
 def skipped(plan: Plan) -> list[Skipped]:

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from tests.unimodal.search.index.products import plan_of
 from tests.unimodal.search.index.runs import Run, wait_until
-from tests.unimodal.search.index.test_embed import plan_of
 from unimodal.config import parse_config
 from unimodal.embedder import load
 from unimodal.formats import native
