@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from pyarrow import parquet
-from tests.unimodal.search.index.test_embed import plan_of
 
 from tests.unimodal.search.index.products import plan_of
 from tests.unimodal.search.index.runs import Run, wait_until
