@@ -111,8 +111,8 @@ def test_each_chunk_has_masks_of_its_own(recipe: Recipe) -> None:
         "text"
     ].vectors
     assert all(
-        not torch.allclose(one, other)
-        for one, other in itertools.combinations(found, 2)
+        not torch.allclose(vector, other)
+        for vector, other in itertools.combinations(found, 2)
     )
 
 

@@ -142,8 +142,11 @@ def test_shards_of_photographs_are_read_alike_by_both(tmp_path: Path) -> None:
     )
     places = [(shard, sample) for shard in range(2) for sample in range(3)]
     assert [(sample.key, sample.parts) for sample in ours.read_many(places)] == [
-        (one["__key__"], {name: one[name] for name in ("jpg", "txt", "json")})
-        for one in found
+        (
+            sample["__key__"],
+            {name: sample[name] for name in ("jpg", "txt", "json")},
+        )
+        for sample in found
     ]
 
 
@@ -153,9 +156,9 @@ def test_photographs_are_the_same_each_time_and_as_large_as_they_are_said_to_be(
     assert photographs.draw_photograph(3, 64) == photographs.draw_photograph(3, 64)
     assert photographs.draw_photograph(3, 64) != photographs.draw_photograph(5, 64)
     drawn = [photographs.draw_photograph(seed) for seed in range(6)]
-    assert {picture.size for picture in drawn} == {(682, 512), (512, 682)}
+    assert {image.size for image in drawn} == {(682, 512), (512, 682)}
     for short, kilobytes in ((256, 23.6), (512, 69)):
-        found = [len(photographs.encode(picture, short)) / 1000 for picture in drawn]
+        found = [len(photographs.encode(image, short)) / 1000 for image in drawn]
         assert np.mean(found) == pytest.approx(kilobytes, rel=0.1)
 
 

@@ -1,8 +1,8 @@
-"""Which source when: a pure function of the position, in stretches of unchanging weights.
+"""Which source comes when: a pure function of the position, in stretches of constant weights.
 
-A stretch ends where a source has been seen often enough (`epochs`), or where a run went on with
-other weights. It is kept with the counts at its beginning, so that the past is never worked out
-from weights that it did not have.
+A stretch ends where a source has had its `epochs`, or where a run was resumed with other weights.
+It is stored with the counts at its start, so that the past is never computed from weights that it
+did not have.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from .order import Order
 
 
 class BatchPlace(NamedTuple):
-    """One global batch: whose, and where in its source (of a mixed one: all its sources, and its
-    number).
+    """One global batch: its task and source, and where in the source it lies.
+
+    A mixed batch names all its sources, and `step` is its number.
     """
 
     stage: int
@@ -43,19 +44,15 @@ def make_order(
     """
     num_samples = sum(sizes)
     num_streams = task.num_streams
-    # Of mixed batches a source gives each stream a sample at a time.
+    # In mixed batches a source gives each stream one sample at a time.
     batch = num_streams if task.mixed else task.global_batch
     if num_samples // num_streams < batch // num_streams:
-        way_out = (
-            _way_out_mixed(task, num_samples)
-            if task.mixed
-            else _way_out(task, num_samples)
-        )
-        wanted = (
-            f"streams {num_streams}"
-            if task.mixed
-            else f"global_batch {task.global_batch}"
-        )
+        if task.mixed:
+            wanted = f"streams {num_streams}"
+            way_out = _way_out_mixed(task, num_samples)
+        else:
+            wanted = f"global_batch {task.global_batch}"
+            way_out = _way_out(task, num_samples)
         raise ValueError(
             f"{wanted} of task {name!r} is larger than the source {source!r} of "
             f"{num_samples:,} samples; {way_out}"
@@ -65,7 +62,7 @@ def make_order(
 
 def _way_out(task: TaskConfig, num_samples: int) -> str:
     if num_samples < 2:
-        return "pack more of them: a batch needs 2 at least."
+        return "pack more of them: a batch needs at least 2."
     fitting = num_samples // task.num_streams * task.num_streams
     if fitting:
         return f"set global_batch to {fitting}."
@@ -78,32 +75,30 @@ def _way_out_mixed(task: TaskConfig, num_samples: int) -> str:
     fitting = [
         count for count in range(1, num_samples + 1) if task.global_batch % count == 0
     ]
-    return (
-        f"set streams to {fitting[-1]}."
-        if fitting
-        else "pack some, or take the source out."
-    )
+    if not fitting:
+        return "pack some, or remove the source."
+    return f"set streams to {fitting[-1]}."
 
 
 Orders = Mapping[tuple[int, str, str], Order]  # by stage, task and source
 
 
 class Stretch(NamedTuple):
-    """Positions from `start` on, whose sources have these weights."""
+    """Positions from `start` onwards, where the sources have these weights."""
 
     start: int
     weights: tuple[float, ...]
-    counts: tuple[
-        tuple[int, ...], ...
-    ]  # by stream: how often each source was there before
+    # By stream: how often each source was drawn before `start`.
+    counts: tuple[tuple[int, ...], ...]
 
 
 class Mixture:
-    """The sources of one task. Positions are its steps; where batches are mixed, the rows of each
-    canonical stream.
+    """The sources of one task by position.
 
-    The streams of mixed batches go through the same sequence, each one further than the one before:
-    so every batch has nearly the shares of the weights, and every stream in the long run exactly.
+    Positions are the task's steps; where batches are mixed, the rows of each canonical stream.
+    The streams of mixed batches follow the same sequence, each one position ahead of the previous
+    stream: so every batch nearly has the shares of the weights, and every stream has them exactly
+    in the long run.
     """
 
     def __init__(self, stretches: Sequence[Stretch]) -> None:
@@ -111,7 +106,7 @@ class Mixture:
         self._starts = [stretch.start for stretch in stretches]
 
     def source_at(self, position: int, stream: int = 0) -> tuple[int, int]:
-        """The source at a position, and how often it was there before."""
+        """The index of the source at a position, and how often it was drawn before."""
         stretch = self.stretches[bisect_right(self._starts, position) - 1]
         index, count = interleave(position - stretch.start + stream, stretch.weights)
         if stream:
@@ -119,15 +114,15 @@ class Mixture:
         return index, count + stretch.counts[stream][index]
 
     def counts_at(self, position: int) -> tuple[tuple[int, ...], ...]:
-        """How often each source was there before a position, by stream."""
+        """How often each source was drawn before a position, by stream."""
         stretch = self.stretches[max(0, bisect_right(self._starts, position - 1) - 1)]
-        found = []
+        totals = []
         for stream, counts in enumerate(stretch.counts):
             later = counts_before(position - stretch.start + stream, stretch.weights)
             sooner = counts_before(stream, stretch.weights)
             columns = zip(counts, later, sooner, strict=True)
-            found.append(tuple(count + end - start for count, end, start in columns))
-        return tuple(found)
+            totals.append(tuple(count + end - start for count, end, start in columns))
+        return tuple(totals)
 
 
 def lay_out(
@@ -137,18 +132,16 @@ def lay_out(
     past: Sequence[Stretch] = (),
     start: int = 0,
 ) -> Mixture:
-    """The mixture of a task from a position on, after its past.
+    """The mixture of a task from the position `start` onwards, after its past.
 
-    limits: steps that each source is good for; None: any number. steps: that the task has in all.
-    Raises ValueError if the sources are good for fewer.
+    limits: steps that each source can provide; None: any number. steps: all steps of the task.
+    Raises ValueError if the sources provide fewer.
     """
     stretches = list(past)
     num_streams = task.num_streams if task.mixed else 1
-    counts = (
-        Mixture(past).counts_at(start)
-        if past
-        else ((0,) * len(task.sources),) * num_streams
-    )
+    counts = ((0,) * len(task.sources),) * num_streams
+    if past:
+        counts = Mixture(past).counts_at(start)
     weights = [source.weight for source in task.sources.values()]
     while True:
         for index, limit in enumerate(limits):
@@ -161,8 +154,8 @@ def lay_out(
                 else "raise epochs or lower accumulate"
             )
             raise ValueError(
-                f"the sources {', '.join(task.sources)} are good for {start} steps of their task "
-                f"within their epochs, and it has {steps}; {way_out}."
+                f"the sources {', '.join(task.sources)} provide only {start} of the {steps} steps "
+                f"of their task within their epochs; {way_out}."
             )
         stretch = Stretch(start, tuple(weights), counts)
         stretches.append(stretch)
@@ -178,7 +171,7 @@ def lay_out(
 
 
 def _first_with(stretch: Stretch, index: int, limit: int) -> int:
-    """The first position before which a source was there `limit` times."""
+    """The first position before which a source was drawn `limit` times."""
     mixture = Mixture([stretch])
     low = stretch.start
     high = stretch.start + 1
@@ -186,11 +179,10 @@ def _first_with(stretch: Stretch, index: int, limit: int) -> int:
         high += high - stretch.start
     while low + 1 < high:
         middle = (low + high) // 2
-        low, high = (
-            (low, middle)
-            if mixture.counts_at(middle)[0][index] >= limit
-            else (middle, high)
-        )
+        if mixture.counts_at(middle)[0][index] >= limit:
+            high = middle
+        else:
+            low = middle
     return high
 
 
@@ -210,20 +202,22 @@ class Plan:
         return task_steps_before(self.stages, sum(stage.steps for stage in self.stages))
 
     def _limits(self, stage: int, name: str) -> list[int | None]:
+        """Steps that each source can provide; None: any number."""
         task = self.stages[stage].tasks[name]
-        return [
-            settings.epochs
-            and settings.epochs
-            * self.orders[stage, name, source].steps_per_epoch
-            // task.accumulate
-            for source, settings in task.sources.items()
-        ]
+        limits: list[int | None] = []
+        for source, settings in task.sources.items():
+            if settings.epochs is None:
+                limits.append(None)
+                continue
+            order = self.orders[stage, name, source]
+            limits.append(settings.epochs * order.steps_per_epoch // task.accumulate)
+        return limits
 
     def batches_at(self, step: int) -> list[BatchPlace]:
-        """The global batches of a step: `accumulate` of one task with `schedule: alternate`, of
-        each with `joint`.
+        """The global batches of a step.
 
-        Those of one task are of one source, unless it mixes them.
+        `schedule: alternate` has `accumulate` batches of one task, `joint` of each task. All
+        batches of a task come from one source, unless the task mixes its sources.
         """
         number, stage_step = place_of(self.stages, step)
         stage = self.stages[number]
@@ -251,8 +245,9 @@ class Plan:
         return places
 
     def slot_at(self, place: BatchPlace, slot: int) -> tuple[BatchPlace, int]:
-        """Where in its own source a slot of a batch lies: there `sample_at(epoch, step, slot)` is
-        its sample.
+        """Where a slot of a batch lies in its own source.
+
+        `sample_at(epoch, step, slot)` of the result is its sample.
         """
         task = self.stages[place.stage].tasks[place.task]
         if not task.mixed:
@@ -270,8 +265,9 @@ class Plan:
         return BatchPlace(place.stage, place.task, source, epoch, row), stream
 
     def resume(self, saved: Mapping[str, Any], step: int) -> list[str]:
-        """Take up the mixtures of a checkpoint at a step; returns a sentence for each weight that
-        changed there.
+        """Resume the mixtures of a checkpoint at a step.
+
+        Returns one sentence for each source whose settings changed there.
         """
         changes = []
         done = task_steps_before(self.stages, step)
@@ -280,20 +276,19 @@ class Plan:
             task = self.stages[stage].tasks[name]
             past = [
                 Stretch(
-                    one["start"],
-                    tuple(one["weights"]),
-                    tuple(map(tuple, one["counts"])),
+                    stretch["start"],
+                    tuple(stretch["weights"]),
+                    tuple(map(tuple, stretch["counts"])),
                 )
-                for one in before["stretches"]
+                for stretch in before["stretches"]
             ]
-            changed = {
-                source: (old, new)
-                for source, new in _settings(task).items()
-                if new != (old := before["sources"][source])
-            }
-            if (
-                not changed or done[stage, name] == steps
-            ):  # what is over stays as it was
+            changed = {}
+            for source, new in _settings(task).items():
+                old = before["sources"][source]
+                if new != old:
+                    changed[source] = (old, new)
+            # A task that has finished keeps its mixture.
+            if not changed or done[stage, name] == steps:
                 self.mixtures[stage, name] = Mixture(past)
                 continue
             position = self._position(task, done[stage, name])
@@ -321,8 +316,8 @@ class Plan:
     def seen(self, step: int) -> list[dict[str, Any]]:
         """What a model has seen before a step: samples of each source in each of its epochs.
 
-        Neighbouring epochs that gave as many are one row: those from `epoch` to `last_epoch` had
-            `samples` each.
+        Neighbouring epochs with equal counts are one row: each epoch from `epoch` to `last_epoch`
+        had `samples`.
         """
         rows = []
         for (number, name), done in task_steps_before(self.stages, step).items():
@@ -335,7 +330,7 @@ class Plan:
                     for stream in counts
                 ]
                 size = 1 if task.mixed else task.global_batch
-                for first, last, found in _epochs(
+                for first, last, num_steps in _epochs(
                     [divmod(count, order.steps_per_epoch) for count in batches],
                     order.steps_per_epoch,
                 ):
@@ -347,7 +342,7 @@ class Plan:
                             "source": source,
                             "epoch": first,
                             "last_epoch": last,
-                            "samples": found * size,
+                            "samples": num_steps * size,
                             "of": order.num_samples,
                         }
                     )
@@ -355,31 +350,32 @@ class Plan:
 
     @staticmethod
     def _position(task: TaskConfig, task_step: int) -> int:
-        return (
-            task_step * task.accumulate * task.global_batch // task.num_streams
-            if task.mixed
-            else task_step
-        )
+        if not task.mixed:
+            return task_step
+        return task_step * task.accumulate * task.global_batch // task.num_streams
 
 
 def _epochs(
     done: Sequence[tuple[int, int]], steps_per_epoch: int
 ) -> list[tuple[int, int, int]]:
-    """(first epoch, last epoch, steps in each); done: whole epochs of each stream, and its steps in
-    the next.
+    """(first epoch, last epoch, steps in each epoch) of each run of equal epochs.
+
+    done: by stream, its complete epochs and its steps in the next one.
     """
     changes = sorted(
         {0, *(whole for whole, _ in done), *(whole + 1 for whole, _ in done)}
     )
-    found = []
+    epochs = []
     for first, end in pairwise(changes):
-        steps = sum(
-            steps_per_epoch if first < whole else rest if first == whole else 0
-            for whole, rest in done
-        )
+        steps = 0
+        for whole, rest in done:
+            if first < whole:
+                steps += steps_per_epoch
+            elif first == whole:
+                steps += rest
         if steps:
-            found.append((first, end - 1, steps))
-    return found
+            epochs.append((first, end - 1, steps))
+    return epochs
 
 
 def _settings(task: TaskConfig) -> dict[str, dict[str, Any]]:

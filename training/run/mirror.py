@@ -1,7 +1,7 @@
-"""A copy of a run elsewhere (`mirror: s3://bucket/run`): MIRROR/step-N, complete once its
-checksums.json is there.
+"""A copy of a run in remote storage (`mirror: s3://bucket/run`).
 
-The run's config.yaml and its lists lie beside, as in RUN, so that another machine can go on.
+A checkpoint MIRROR/step-N is complete once its checksums.json is there. The run's config.yaml and
+its lists lie next to the checkpoints, as in RUN, so that another machine can resume the run.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from ..config import TrainConfig
 from .checksums import MANIFEST, parse_checksums, problem_of
 from .resume import LISTS, check_resumable, checkpoint_folder, step_of
 
-_DEADLINE = (
-    60.0  # seconds that one file, or a list of files, is asked for when a run starts
-)
+# Seconds to retry one file, or one listing, when a run starts.
+_DEADLINE = 60.0
+# Seconds that a response may take, plus those of its bytes at the slowest rate (bytes per second).
 _TIMEOUT = 60.0
-_SLOWEST = 1e6  # seconds that an answer may take, and bytes a second beside it
+_SLOWEST = 1e6
 
 
 class MirrorPatience(NamedTuple):
-    """How long a file may be tried again and again."""
+    """How long to retry a file."""
 
     deadline: float  # seconds
     clock: Clock
 
 
 def seconds_for(num_bytes: int) -> float:
-    """How long sending so many bytes may take."""
+    """Seconds that sending `num_bytes` may take."""
     return _TIMEOUT + num_bytes / _SLOWEST
 
 
@@ -51,17 +51,19 @@ def upload(
     check: Callable[[Exception | None], None],
     patience: MirrorPatience,
 ) -> None:
-    """Copy a whole checkpoint and what lies beside; then remove all but the newest `keep` up to it,
-    and none later.
+    """Copy a checkpoint and the run's lists, then remove older checkpoints.
 
-    check: called before each try of each file, with what the last try of it failed of; what it
-        raises goes through, unless it is an OSError.
+    Of the checkpoints up to this one the newest `keep` stay; later ones are never removed.
+
+    check: called before each attempt to copy a file, with the error of the previous attempt; what
+        it raises ends the upload, unless it is an OSError.
+
     Raises OSError if a file cannot be copied.
     """
     fs, root = filesystem(mirror)
     names = list(parse_checksums((folder / MANIFEST).read_bytes()))
 
-    def try_on(action: Callable[[], None], what: str) -> None:
+    def keep_trying(action: Callable[[], None], what: str) -> None:
         failure: Exception | None = None
 
         def attempt() -> None:
@@ -76,36 +78,35 @@ def upload(
         retry(attempt, what, *patience)
 
     def put(file: Path, name: str) -> None:
-        try_on(lambda: _put(fs, file, f"{root}/{name}"), f"{mirror}/{name}")
+        keep_trying(lambda: _put(fs, file, f"{root}/{name}"), f"{mirror}/{name}")
 
-    def make_room() -> None:
+    def remove_older() -> None:
         found = _checkpoints(fs, root)
         complete = [name for name in found if _is_complete(fs, f"{root}/{name}")]
-        later = [
-            name for name in complete if name > folder.name
-        ]  # another machine may have gone on to them
+        # Another machine may have resumed the run and written later ones.
+        later = [name for name in complete if name > folder.name]
         kept = [name for name in complete if name not in later][-keep:]
         for name in found:
             if name not in (*kept, *later):
                 _remove(fs, f"{root}/{name}")
 
-    try_on(lambda: _remove(fs, f"{root}/{folder.name}"), f"{mirror}/{folder.name}")
+    keep_trying(lambda: _remove(fs, f"{root}/{folder.name}"), f"{mirror}/{folder.name}")
     for name in names:
         put(folder / name, f"{folder.name}/{name}")
     for name in LISTS:
         if (run / name).is_file():
             put(run / name, name)
     put(folder / MANIFEST, f"{folder.name}/{MANIFEST}")
-    try_on(make_room, mirror)
+    keep_trying(remove_older, mirror)
 
 
 def fetch(mirror: str, run: Path, config: TrainConfig, after: int = -1) -> Path | None:
-    """Copy the newest complete checkpoint whose checksums pass into RUN, with what lies beside;
-    None if there is none.
+    """Copy the newest complete checkpoint whose checksums pass into RUN, with the run's lists.
 
-    after: only later steps are looked at, and a broken one of them is passed over. Raises OSError
-    if the mirror cannot be reached; ValueError if its run is of another recipe, or if it has
-    complete checkpoints and all are broken.
+    after: only checkpoints of later steps count; a broken one is skipped.
+
+    Returns None if there is no such checkpoint. Raises OSError if the mirror cannot be reached;
+    ValueError if its run has another recipe, or if all its complete checkpoints are broken.
     """
     fs, root = filesystem(mirror)
     problem = ""
@@ -124,25 +125,23 @@ def fetch(mirror: str, run: Path, config: TrainConfig, after: int = -1) -> Path 
             replace_folder(part, folder)
             return folder
         shutil.rmtree(part)
-        warnings.warn(f"{mirror}/{name} is passed over: {problem}.", stacklevel=2)
+        warnings.warn(f"{mirror}/{name} is skipped: {problem}.", stacklevel=2)
     if problem and after < 0:
         raise ValueError(
-            f"none of the checkpoints in {mirror} is whole; start anew with --overwrite, "
+            f"all checkpoints in {mirror} are broken; start again with --overwrite, "
             "or set mirror=."
         )
     return None
 
 
 def has_checkpoints(mirror: str) -> bool:
-    """Whether a run has left complete ones there; raises OSError if the mirror
-    cannot be reached.
-    """
+    """Whether the mirror has complete checkpoints; raises OSError if it cannot be reached."""
     fs, root = filesystem(mirror)
     return bool(retry(lambda: _complete(fs, root), mirror, _DEADLINE))
 
 
 def clear(mirror: str) -> None:
-    """Remove the checkpoints there and what lies beside them."""
+    """Remove the checkpoints and the lists of a mirror."""
     fs, root = filesystem(mirror)
 
     def remove() -> None:
@@ -153,7 +152,7 @@ def clear(mirror: str) -> None:
 
 
 def _fetch_checkpoint(fs: AbstractFileSystem, remote: str, part: Path, url: str) -> str:
-    """Copy one here; returns what is wrong with it, "" if nothing."""
+    """Copy a checkpoint into `part`; returns what is wrong with it, or ""."""
     try:
         _get(fs, f"{remote}/{MANIFEST}", part / MANIFEST, url)
         for name in parse_checksums((part / MANIFEST).read_bytes()):
@@ -172,17 +171,15 @@ def _fetch_lists(
     mirror: str,
     config: TrainConfig,
 ) -> None:
-    """Put the lists there in the place of those in RUN, once it is known that they are of the same
-    run.
-    """
+    """Replace the lists in RUN by those of the mirror, if both are of the same run."""
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    there = retry(lambda: _names(fs, root), mirror, _DEADLINE)
-    found = [name for name in LISTS if name in there]
-    for name in found:
+    remote_names = retry(lambda: _names(fs, root), mirror, _DEADLINE)
+    lists = [name for name in LISTS if name in remote_names]
+    for name in lists:
         _get(fs, f"{root}/{name}", part / name, f"{mirror}/{name}")
     check_resumable(part, config, mirror)
-    for name in found:
+    for name in lists:
         (part / name).replace(run / name)
     part.rmdir()
 
@@ -196,13 +193,13 @@ def _get(fs: AbstractFileSystem, remote: str, file: Path, url: str) -> None:
 
 
 def _put(fs: AbstractFileSystem, file: Path, remote: str) -> None:
-    if isinstance(fs, LocalFileSystem):  # the others have no folders, or make them
+    if isinstance(fs, LocalFileSystem):  # other storage creates folders, or has none
         fs.makedirs(remote.rpartition("/")[0], exist_ok=True)
     call_method(
         fs, "put_file", str(file), remote, timeout=seconds_for(file.stat().st_size)
     )
     fs.invalidate_cache()
-    if file.name in LISTS:  # it may have grown meanwhile
+    if file.name in LISTS:  # the run may have appended to it during the copy
         return
     size = call_method(fs, "info", remote, timeout=_TIMEOUT)["size"]
     if size != file.stat().st_size:
@@ -210,13 +207,14 @@ def _put(fs: AbstractFileSystem, file: Path, remote: str) -> None:
 
 
 def _names(fs: AbstractFileSystem, remote: str) -> list[str]:
-    """What lies in a remote folder; nothing if there is none. (fs.exists takes a storage that is
-    down for empty.)
+    """Names in a remote folder; none if it does not exist.
+
+    (`fs.exists` would report storage that is down as empty.)
     """
     fs.invalidate_cache()
     try:
-        found = call_method(fs, "ls", remote, detail=False, timeout=_TIMEOUT)
-        return sorted(path.rstrip("/").rpartition("/")[2] for path in found)
+        paths = call_method(fs, "ls", remote, detail=False, timeout=_TIMEOUT)
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
     except FileNotFoundError:
         return []
 
@@ -236,8 +234,9 @@ def _is_complete(fs: AbstractFileSystem, remote: str) -> bool:
 
 
 def _remove(fs: AbstractFileSystem, remote: str) -> None:
-    """Remove a file, or a checkpoint: its manifest first, so that what is left half-way is not
-    taken for one.
+    """Remove a file, or a checkpoint.
+
+    The manifest goes first, so that a half-removed checkpoint does not count as complete.
     """
     for path in (f"{remote}/{MANIFEST}", remote):
         with suppress(FileNotFoundError):

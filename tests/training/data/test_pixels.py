@@ -362,8 +362,8 @@ def test_bytes_after_the_end_of_a_whole_jpeg_do_no_harm() -> None:
     content = jpeg(photo(40, 24))
     for tail in (b"\0", b"\0" * 600, b"\r\n", b"\xff\xd9"):
         expected, found = (
-            train_pixels(one, PreprocessConfig(image_size=8), WHOLE, generator(0))
-            for one in (content, content + tail)
+            train_pixels(file, PreprocessConfig(image_size=8), WHOLE, generator(0))
+            for file in (content, content + tail)
         )
         assert torch.equal(found, expected)
 

@@ -252,11 +252,12 @@ def test_a_batch_that_teaches_nothing_among_others_is_one_warning(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert train(config).is_dir()
-    said = [str(one.message) for one in caught if "teaches nothing" in str(one.message)]
-    assert len(said) == 1
+    messages = [str(warning.message) for warning in caught]
+    messages = [message for message in messages if "teaches nothing" in message]
+    assert len(messages) == 1
     assert (
         "all its samples have the score 0.5, and cosent learns from pairs of different scores"
-        in said[0]
+        in messages[0]
     )
 
 

@@ -105,7 +105,10 @@ def test_weights_may_change_at_resume_and_that_is_said_and_kept(
     stretches = read_state(checkpoints(Path(second.run))[-1]).mixtures["0/pairs"][
         "stretches"
     ]
-    assert [(one["start"], one["weights"], one["counts"]) for one in stretches] == [
+    assert [
+        (stretch["start"], stretch["weights"], stretch["counts"])
+        for stretch in stretches
+    ] == [
         (0, [3.0, 1.0], [[0, 0]]),
         (4, [0.0, 1.0], [[3, 1]]),
     ]

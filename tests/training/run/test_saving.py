@@ -276,16 +276,16 @@ def test_a_disk_that_is_full_for_a_while_costs_checkpoints_and_a_warning_each_an
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         train(config, evaluate=_full_between(3, 5, 0))
-    said = [str(one.message) for one in caught]
-    assert (
-        sum("checkpoint step-00000004 could not be written" in one for one in said) == 1
-    )
+    messages = [str(warning.message) for warning in caught]
+    lost = "checkpoint step-00000004 could not be written"
+    assert sum(lost in message for message in messages) == 1
     assert any(
         "metrics.jsonl could not be written ([Errno 27] File too large); its rows are kept"
-        in one
-        for one in said
+        in message
+        for message in messages
     )
-    assert any("the best model, of step 4, could not be written" in one for one in said)
+    best = "the best model, of step 4, could not be written"
+    assert any(best in message for message in messages)
     assert _names(Path(config.run)) == [
         "step-00000002",
         "step-00000006",
@@ -304,7 +304,9 @@ def test_a_disk_that_is_full_for_a_while_costs_checkpoints_and_a_warning_each_an
         for rows in (rows_of(config.run), rows_of(whole.run))
     )
     assert ours == theirs
-    assert sum(row.get("failed_saves", 0) for row in rows_of(config.run)) == len(said)
+    assert sum(row.get("failed_saves", 0) for row in rows_of(config.run)) == len(
+        messages
+    )
     assert_same_weights(Path(config.run), Path(whole.run), exact=True)
 
 
