@@ -1,6 +1,4 @@
-"""A recipe: everything that decides what weights come out, typed and checked before anything is
-loaded.
-"""
+"""A recipe: everything that determines the weights, typed and checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -52,15 +50,14 @@ class AugmentConfig(Config):
         ):
             if not 0 < low <= high or (name == "crop_scale" and high > 1):
                 raise ValueError(
-                    f"{name} ({low}, {high}) is no range of positive numbers; write for "
+                    f"{name} ({low}, {high}) is not a range of positive numbers; write for "
                     "example (0.9, 1.0)."
                 )
         return self
 
 
 class NegativesConfig(Config):
-    """What InfoNCE takes as negative beside the documents of the other queries, and how much it
-    counts.
+    """Which negatives InfoNCE uses beside the documents of the other queries, and their weights.
 
     The sources of each are in `training.losses.contrastive.Negatives`, which this fills.
     """
@@ -78,8 +75,7 @@ class NegativesConfig(Config):
 
 
 class TaskConfig(Config):
-    """One contrastive task: what its batches hold, its batch size, text length, loss and
-    temperature.
+    """One contrastive task: its data, batch size, text length, loss and temperature.
 
     A global batch comes from one source (unless `mixed`), and its negatives never leave it.
     """
@@ -163,13 +159,13 @@ class TaskConfig(Config):
             )
         if not any(source.weight for source in self.sources.values()):
             raise ValueError(
-                f"the sources {', '.join(self.sources)} all have weight 0; give one a "
-                "weight above it."
+                f"the sources {', '.join(self.sources)} all have weight 0; set one weight "
+                "above 0."
             )
         if self.mixed and any(source.epochs for source in self.sources.values()):
             raise ValueError(
-                "epochs of a source bound its batches and mixed=true has none of one "
-                "source; drop one."
+                "epochs of a source limit its batches, but with mixed=true no batch has one "
+                "source only; remove one of the two."
             )
         if self.num_negatives and self.kind == "image-text":
             raise ValueError(
@@ -194,8 +190,8 @@ class TaskConfig(Config):
             )
         if self.loss != "info_nce" and self.negatives != NegativesConfig():
             raise ValueError(
-                f"negatives.* belong to the loss 'info_nce' and loss is {self.loss!r}; "
-                "take them out."
+                f"negatives.* belong to the loss 'info_nce', but loss is {self.loss!r}; "
+                "remove them."
             )
         for name, loss in (
             ("bias", "sigmoid"),
@@ -206,12 +202,12 @@ class TaskConfig(Config):
                 and getattr(self, name) != type(self).model_fields[name].default
             ):
                 raise ValueError(
-                    f"{name} belongs to the loss {loss!r} and loss is {self.loss!r}; take it out."
+                    f"{name} belongs to the loss {loss!r}, but loss is {self.loss!r}; remove it."
                 )
         if self.negatives.hard_negative_hardness and not self.num_negatives:
             raise ValueError(
                 "negatives.hard_negative_hardness needs hard negatives; set "
-                "num_negatives, or take it out."
+                "num_negatives, or remove it."
             )
         if (
             self.learns_temperature
@@ -240,7 +236,7 @@ class TaskConfig(Config):
     def _different_lengths(cls, dims: tuple[int, ...]) -> tuple[int, ...]:
         if any(dim < 1 for dim in dims) or len(set(dims)) < len(dims):
             raise ValueError(
-                f"matryoshka_dims {list(dims)} are no different lengths from 1 on; write "
+                f"matryoshka_dims {list(dims)} must be different lengths of at least 1; write "
                 "for example [64, 256]."
             )
         return tuple(sorted(dims))
@@ -284,7 +280,7 @@ class TowerOptimConfig(Config):
     def _drops_what_it_trains(self) -> TowerOptimConfig:
         if self.freeze and self.patch_dropout:
             raise ValueError(
-                f"patch_dropout {self.patch_dropout} has no use in a frozen tower; set it to 0."
+                f"patch_dropout {self.patch_dropout} has no effect in a frozen tower; set it to 0."
             )
         return self
 
@@ -358,9 +354,7 @@ class Stage(Config):
 
 
 class TrainConfig(Config):
-    """A run. Without `stages` it is one stage; each entry of `stages` is laid over the values given
-    here.
-    """
+    """A run. Without `stages` it has one stage; each entry of `stages` overrides values."""
 
     run: str
     """Folder that the run writes."""
@@ -419,7 +413,7 @@ class TrainConfig(Config):
 
     @property
     def plan(self) -> list[Stage]:
-        """The stages, each with everything spelt out."""
+        """The stages, each with all its values."""
         below = {
             "steps": self.steps,
             "schedule": self.schedule,
@@ -448,12 +442,12 @@ class TrainConfig(Config):
         for name in ("logit_scales", "logit_biases", "matryoshka_dims"):
             if self.model is not None and getattr(self.model, name):
                 raise ValueError(
-                    f"model.{name} is what training finds out; take it out and set "
+                    f"model.{name} is a result of training; remove it and set "
                     "tasks.NAME.* instead."
                 )
         if self.model is not None and self.init is not None:
             raise ValueError(
-                "model and init are both given; take one of them out, with model=null or init=null."
+                "model and init are both given; remove one of them with model=null or init=null."
             )
         if self.model is None and self.init is None:
             raise ValueError(
@@ -468,7 +462,7 @@ class TrainConfig(Config):
         names = [stage.name for stage in self.plan]
         if len(set(names)) < len(names):
             raise ValueError(
-                f"the stages {', '.join(names)} have one name twice; name them apart."
+                f"the stages {', '.join(names)} have a duplicate name; give each its own."
             )
         for stage in self.plan:
             for name, task in stage.tasks.items():
@@ -489,8 +483,9 @@ class TrainConfig(Config):
 
 
 def _check_fits(name: str, task: TaskConfig, model: ModelConfig) -> None:
-    """Raise ValueError for lengths that the model cannot have. What open_clip's texts can be long,
-    only it knows.
+    """Raise ValueError for lengths that the model cannot have.
+
+    The text length of open_clip's models is known only to open_clip and not checked here.
     """
     text = model.text
     if (
@@ -512,5 +507,5 @@ def check_prefixes(dims: Sequence[int], embed_dim: int) -> None:
     if too_long:
         raise ValueError(
             f"matryoshka_dims has {too_long[0]}, which is not a prefix of the {embed_dim} "
-            "dimensions of the space (those are always trained); lower it or take it out."
+            "dimensions of the space (those are always trained); lower it or remove it."
         )

@@ -557,7 +557,7 @@ def test_resuming_on_other_shards_is_refused(
         ),
         (
             {"tasks": {"pictures": {"bias": 3.0}}},
-            "bias belongs to the loss 'sigmoid' and loss is 'info_nce'",
+            "bias .*'sigmoid'.*'info_nce'",
         ),
         (
             {"tasks": {"pairs": {"loss": "cosent"}}},
@@ -575,7 +575,7 @@ def test_resuming_on_other_shards_is_refused(
             {"model": {"image": None}},
             "task 'pictures' is image-text and the model has no image tower",
         ),
-        ({"init": "somewhere"}, "model and init are both given; take one of them out"),
+        ({"init": "somewhere"}, "model and init .*model=null"),
     ],
 )
 def test_what_a_recipe_gets_wrong_is_one_sentence_and_leaves_nothing_behind(

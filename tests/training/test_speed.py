@@ -167,9 +167,7 @@ def test_other_token_ids_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         data, "load_tokenizer", lambda _: (tokenizer.with_max_length(config, 8), config)
     )
-    with pytest.raises(
-        FloatingPointError, match="our token ids are not those of open_clip"
-    ):
+    with pytest.raises(FloatingPointError, match=r"token ids.*open_clip_torch"):
         data._tokenising(SMALL_DATA, 1, silent)
 
 
@@ -238,7 +236,7 @@ def test_the_lengths_are_those_of_documents() -> None:
         assert np.mean(lengths) == pytest.approx(131, rel=0.03)
         assert np.quantile(lengths, 0.95) == pytest.approx(366, rel=0.03)
         assert max(lengths) == 512
-    with pytest.raises(ValueError, match=r"4 lengths have a .* draw more of them"):
+    with pytest.raises(ValueError, match=r"4 lengths .*131; draw more"):
         step.long_tailed_lengths(4)
 
 

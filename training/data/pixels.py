@@ -1,11 +1,10 @@
-"""An image as training sees it: decoded, cropped at random and resized, in less than half of
-Pillow's time.
+"""Images for training: decoded, cropped at random and resized, in less than half of Pillow's time.
 
-JPEGs are decoded by torchvision, to the very pixels of Pillow, and every crop is resized by torch,
+JPEGs are decoded by torchvision, to exactly Pillow's pixels, and every crop is resized by torch,
 in uint8 with antialiasing. Where Pillow's resize of the same crop takes the horizontal pass first,
 as torch does, the two differ by one or two levels in few places (mostly over 70 dB, at least 62).
 Where that is less work Pillow takes the vertical pass first, and the rounding between the passes
-then differs: 54 dB, a fifth of a level in the mean. Both are as far from the resize in floating
+then differs: 54 dB, a fifth of a level on average. Both are as far from the resize in floating
 point. Evaluation and serving keep Pillow's pixels: `unimodal.preprocess.images`.
 
 S image size.
@@ -52,16 +51,15 @@ def train_pixels(
     augment: AugmentConfig,
     draw: np.random.Generator,
 ) -> Tensor:
-    """Decode an image, take a random crop of it, resize that and perhaps mirror it -> (3, S, S)
-    uint8.
+    """Decode an image, crop it at random, resize the crop and perhaps mirror it -> (3, S, S) uint8.
 
     content: a file in any format of `load_image`. draw: decides crop and mirroring, by the turned
         image's size.
 
     Raises ValueError as `load_image` does: for what is not an image, is cut short, or claims too
     many pixels, which its header shows before anything is decoded. Damage inside the compressed
-    pixels of a JPEG that leaves its end in place is seen by neither decoder: both paint on, in grey
-    or in colours that drift.
+    pixels of a JPEG that leaves its end in place is detected by neither decoder: both continue, in
+    grey or in colours that drift.
     """
     pixels = _decode_jpeg(content)
     image = load_image(content) if pixels is None else None
@@ -109,9 +107,7 @@ def _crop(pixels: Tensor, preprocess: PreprocessConfig, box: Box) -> NDArray[np.
 def _crop_as_stored(
     image: Image.Image, preprocess: PreprocessConfig, box: Box
 ) -> NDArray[np.uint8]:
-    """A box of an image that is made RGB after the resize, as evaluation does for such a model ->
-    (S, S, 3).
-    """
+    """A box of an image that becomes RGB after the resize, as in evaluation -> (S, S, 3)."""
     squash = preprocess.model_copy(update={"resize": "squash"})
     return image_to_pixels(image.crop(box), squash).permute(1, 2, 0).numpy()
 
@@ -122,15 +118,15 @@ def draw_box(
     """A random crop (Szegedy et al., 2015, as torchvision's RandomResizedCrop) of an image of
     width x height.
 
-    Where ten draws do not fit into the image (it is too long for the share asked), the largest
-    centred crop of the nearest allowed ratio is taken.
+    Where ten draws do not fit into the image (it is too long for the configured share), the result
+    is the largest centred crop of the nearest allowed ratio.
     """
     least, most = config.crop_scale
     low, high = config.crop_ratio
     log_low = math.log(low)
     log_high = math.log(high)
     for _ in range(10):
-        # As draw.uniform, in half the time: of an image of 4:3 six draws in the mean do not fit.
+        # As draw.uniform, in half the time: of an image of 4:3 six draws on average do not fit.
         area = width * height * (least + (most - least) * draw.random())
         ratio = math.exp(log_low + (log_high - log_low) * draw.random())
         crop_width = round(math.sqrt(area * ratio))
@@ -148,8 +144,9 @@ def draw_box(
 
 
 def _decode_jpeg(content: bytes) -> Tensor | None:
-    """(3, H, W) uint8 of a plain JPEG; None for what Pillow shall judge: other formats, CMYK, odd
-    and damaged ones.
+    """(3, H, W) uint8 of a plain JPEG; None for files that Pillow decodes.
+
+    Those are other formats, CMYK, and unusual or damaged JPEGs.
     """
     header = _jpeg_header(content)
     if header is None:
@@ -178,10 +175,11 @@ def _decode_jpeg(content: bytes) -> Tensor | None:
 
 @functools.cache
 def _torchvision() -> Callable[[Tensor], Tensor] | None:
-    """Its decoder to RGB, imported late: that takes a second, which workers without images spare.
+    """Torchvision's JPEG decoder to RGB; None where it does not exist.
 
-    The operator, not `decode_jpeg` around it, which takes 17 us to say that it will move to
-    torchcodec (torchvision 0.29). None where it is gone: Pillow's pixels are the same.
+    The import takes a second, which workers without images save. This is the operator, not its
+    wrapper `decode_jpeg`, which spends 17 us on a warning that it will move to torchcodec
+    (torchvision 0.29). Without the operator Pillow decodes, to the same pixels.
     """
     try:
         from torchvision.io import ImageReadMode
@@ -194,8 +192,7 @@ def _torchvision() -> Callable[[Tensor], Tensor] | None:
 
 
 def _jpeg_header(content: bytes) -> tuple[int, int, int, bool] | None:
-    """Width, height, channels and whether there is EXIF or XMP; None unless the header is plainly a
-    JPEG's.
+    """Width, height, channels and whether there is EXIF or XMP; None if it is not a plain JPEG.
 
     A marker is 0xFF, its code and, but for a few that no header has, the length of what follows
     with its own two bytes (ITU-T T.81, annex B). Thirty times faster than opening the file with
@@ -218,10 +215,8 @@ def _jpeg_header(content: bytes) -> tuple[int, int, int, bool] | None:
                 height,
                 content[place + 9],
             )
-        elif not (
-            0xE0 <= code <= 0xEF or code in (0xC4, 0xDB, 0xDD, 0xFE)
-        ):  # APPn, tables, restarts, comment
-            return None
+        elif not (0xE0 <= code <= 0xEF or code in (0xC4, 0xDB, 0xDD, 0xFE)):
+            return None  # neither APPn, nor tables, restarts or a comment
         has_exif = has_exif or code == 0xE1
         place += 2 + length
     return None

@@ -3,7 +3,7 @@
 G global batch, K hard negatives per query, C candidates, D embedding dimension, A ids per pair.
 
 Every loss takes `dims`, the prefix lengths of a matryoshka space (Kusupati et al., 2022, eq. 1):
-the loss of the vectors cut to each length and normalised anew is added to that of the whole
+the loss of the vectors cut to each length and normalised again is added to that of the whole
 vectors. The products of a prefix are those of the shorter one plus a slice more, so all of them
 together cost the multiplications of the whole vectors once.
 """
@@ -23,9 +23,7 @@ _ROW_ELEMENTS = 2**22  # similarities held at once where a loss is a sum over ro
 
 
 class Negatives(NamedTuple):
-    """What InfoNCE takes as negative beside the documents of the other queries, and how much it
-    counts.
-    """
+    """Which negatives InfoNCE uses beside the documents of the other queries, and their weights."""
 
     # In-batch candidates more similar to the anchor than its positive by more than this are left
     # out (Qwen3-Embedding, Zhang et al., 2025, eq. 2: 0.1). A query's own hard negatives are
@@ -36,10 +34,10 @@ class Negatives(NamedTuple):
     # EmbeddingGemma, Vera et al., 2025, eq. 1).
     hardness: float = 0.0
     hard_negative_hardness: float = 0.0
-    query_query: bool = (
-        False  # a query also sees the other queries (GTE, Li et al., 2023, eq. 2) ...
-    )
-    document_document: bool = False  # ... and a document the other documents
+    # A query also sees the other queries (GTE, Li et al., 2023, eq. 2) ...
+    query_query: bool = False
+    # ... and a document the other documents.
+    document_document: bool = False
 
 
 PLAIN = Negatives()
@@ -56,8 +54,9 @@ def info_nce(
     negatives: Negatives = PLAIN,
     dims: Sequence[int] = (),
 ) -> Tensor:
-    """Symmetric InfoNCE (Radford et al., 2021, figure 3), with hard negatives Jina CLIP's InfoNCE+
-    (2024, eq. 2).
+    """Symmetric InfoNCE (Radford et al., 2021, figure 3).
+
+    With hard negatives it is the InfoNCE+ of Jina CLIP (2024, eq. 2).
 
     query, document: (G, D) unit vectors, row i of one matches row i of the other.
     scale: () multiplier of the cosine similarities, already exponentiated.
@@ -65,7 +64,7 @@ def info_nce(
         the batch; a document sees every query.
     ids: (G, A) int64, what pair i consists of (hashes of its two contents, and of a label if it has
         one). Pairs that share one are not each other's negatives.
-    hard_negative_ids: (G, K) int64. A hard negative that is in a pair's ids is none for that pair.
+    hard_negative_ids: (G, K) int64. One that is in a pair's ids is not a negative of that pair.
 
     Returns () the mean of both directions. It holds all (G, G) similarities; `tiled_info_nce` does
     not.
@@ -95,9 +94,7 @@ def info_nce(
             curated: Tensor | None = None,
             positive: Tensor = positive,
         ) -> Tensor:
-            """(G, C) similarities of the anchors with candidates -> their logits, -inf where they
-            are no negatives.
-            """
+            """(G, C) similarities of anchors and candidates -> logits, -inf if not a negative."""
             if negatives.margin is not None:
                 similar = seen.detach() > positive.detach()[:, None] + negatives.margin
                 similar = similar if curated is None else similar & ~curated
@@ -140,8 +137,7 @@ def own_negatives_loss(
     *,
     dims: Sequence[int] = (),
 ) -> Tensor:
-    """Cross-entropy of each query's document among its own hard negatives alone; nothing of other
-    queries is seen.
+    """Cross-entropy of each query's document among its own hard negatives; no in-batch negatives.
 
     For classification as retrieval, where the batch is full of texts of the right label
     (Qwen3-Embedding, Zhang et al., 2025, section 3.1: negatives are the query's own wrong labels).
@@ -166,11 +162,11 @@ def sigmoid_loss(
     ids: Tensor | None = None,
     dims: Sequence[int] = (),
 ) -> Tensor:
-    """Every pair of the batch is a yes-or-no question (SigLIP, Zhai et al., 2023, algorithm 1).
+    """Binary classification of every pair of the batch (SigLIP, Zhai et al., 2023, algorithm 1).
 
     left, right: (G, D) unit vectors. scale, bias: (). ids: as for `info_nce`; pairs that share one
-    ask no question. Returns () the sum over all (G, G) questions / G; a few rows of them are held
-    at a time.
+    do not count. Returns () the sum over all (G, G) pairs / G; a few rows of them are held at a
+    time.
     """
     size = len(left)
     rows = max(1, _ROW_ELEMENTS // size)
@@ -208,13 +204,13 @@ def cosent_loss(
     *,
     dims: Sequence[int] = (),
 ) -> Tensor:
-    """CoSENT for graded pairs: log(1 + sum of exp(scale (cos_j - cos_i)) over pairs i scored above
-    j).
+    """CoSENT for graded pairs: log(1 + sum over i scored above j of exp(scale (cos_j - cos_i))).
 
     Su Jianlin, 2022 (kexue.fm/archives/8847), as in sentence-transformers' CoSENTLoss.
 
-    left, right: (G, D) unit vectors. scores: (G,) any scale, higher is closer. scale: (). Returns
-        ().
+    left, right: (G, D) unit vectors. scores: (G,) any scale, higher is closer. scale: ().
+
+    Returns ().
     """
     ordered = scores[:, None] > scores[None, :]  # (G, G)
 
@@ -238,8 +234,9 @@ def distillation_loss(
     *,
     dims: Sequence[int] = (),
 ) -> Tensor:
-    """KL divergence from a teacher's softmax over the candidates to ours (Hinton et al., 2015;
-    MobileCLIP, 2024).
+    """KL divergence from a teacher's softmax over the candidates to ours.
+
+    Hinton et al., 2015; MobileCLIP, 2024.
 
     query: (G, D) unit vectors. candidates: (G, C, D), each query's own, or (C, D), the same for
         all.
@@ -266,8 +263,9 @@ def distillation_loss(
 def similarities(
     left: Tensor, right: Tensor, dims: Sequence[int] = ()
 ) -> Iterator[Tensor]:
-    """(B, D), (C, D) unit vectors -> (B, C) cosines of each prefix, shortest first, and of the
-    whole vectors.
+    """(B, D), (C, D) unit vectors -> (B, C) cosines, one for each length.
+
+    The prefixes come first, the shortest one before the others, then the whole vectors.
     """
     return _prefix_cosines(
         left,
@@ -279,9 +277,7 @@ def similarities(
 
 
 def share_an_id(ids: Tensor, other: Tensor) -> Tensor:
-    """ids: (B, A), other: (C, A') int64 -> (B, C) bool, whether the two rows have
-    an id in common.
-    """
+    """(B, A), (C, A') int64 -> (B, C) bool, whether the two rows have an id in common."""
     shared = ids[:, :1] == other[:, 0]
     for ours in ids.unbind(1):
         for theirs in other.unbind(1):
@@ -298,9 +294,7 @@ def inverse_norms(vectors: Tensor, dim: int) -> Tensor:
 def _own_similarities(
     query: Tensor, candidates: Tensor, dims: Sequence[int]
 ) -> Iterator[Tensor]:
-    """(B, D), (B, C, D) -> (B, C) cosines of each query with its own candidates,
-    prefix by prefix.
-    """
+    """(B, D), (B, C, D) -> (B, C) cosines of each query and its own candidates, for each length."""
     return _prefix_cosines(
         query,
         candidates,
@@ -335,9 +329,7 @@ def _prefix_cosines(
 def _hard_negative_masks(
     hard_negatives: Tensor | None, ids: Tensor | None, hard_negative_ids: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None]:
-    """(G, G * K) whether a hard negative is the query's own, and whether it is in
-    the query's ids.
-    """
+    """(G, G * K) whether a hard negative is the query's own, and whether the query has its id."""
     if hard_negatives is None:
         return None, None
     size, count = hard_negatives.shape[:2]

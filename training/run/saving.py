@@ -1,8 +1,7 @@
-"""Writing checkpoints beside the training: a copy is taken at the step, and a thread writes, checks
-and mirrors it.
+"""Write checkpoints in the background: copied at the step, then written and checked by a thread.
 
 RUN/checkpoints/step-N is a model directory with optimizer/ (the moments), state.json and
-checksums.json. It is written as step-N.part, forced to the disk and renamed, so that a process
+checksums.json. It is written as step-N.part, flushed to disk (fsync) and renamed, so that a process
 killed at any point leaves whole checkpoints and a .part. An older one is removed only once the new
 one has been read back.
 """
@@ -41,7 +40,7 @@ from .uploads import Abandoned, Uploads
 
 
 class Snapshot(NamedTuple):
-    """What a checkpoint will hold, on the host; nothing in it changes with the next step."""
+    """The contents of a checkpoint in host memory, which later steps do not change."""
 
     config: ModelConfig
     weights: dict[str, Tensor]  # whole; on rank 0
@@ -51,16 +50,16 @@ class Snapshot(NamedTuple):
 
     @property
     def step(self) -> int:
-        """How many steps are done."""
+        """Number of finished steps."""
         return self.state.step
 
 
 class Saver:
-    """One rank's thread that writes checkpoints, one at a time; with whole weights rank 0 alone has
-    anything to write.
+    """One rank's thread that writes checkpoints, one at a time.
 
-    save, wait, abandon and close are called at the same steps on every rank. A disk that is full,
-    or a mirror that cannot be reached, is a sentence in `failures`, and training continues.
+    Unless the weights are sharded, only rank 0 writes. Every rank calls save, wait, abandon and
+    close at the same steps. A full disk, or a mirror that cannot be reached, is a message in
+    `failures`, and training continues.
     """
 
     def __init__(
@@ -72,9 +71,7 @@ class Saver:
         newest: Path | None,
         sharded: bool,
     ) -> None:
-        """newest: the checkpoint that the run resumes from, which has been checked. sharded: every
-        rank writes.
-        """
+        """newest: the checked checkpoint that the run resumes from. sharded: every rank writes."""
         self._run = run
         self._tokenizer = tokenizer
         self._keep = keep
@@ -83,9 +80,7 @@ class Saver:
         )
         self.newest = newest  # on rank 0: the newest that is whole
         self._good = {newest.name} if newest is not None else set()
-        self._last: Snapshot | None = (
-            None  # the last that was to be saved, finished or not
-        )
+        self._last: Snapshot | None = None  # passed to `save` last, finished or not
         self._thread: threading.Thread | None = None
         self._abandon = threading.Event()
         self._hurries = False
@@ -93,11 +88,10 @@ class Saver:
         self._errors: list[BaseException] = []
         self._writes = sharded or distributed.rank() == 0
         if distributed.rank() == 0:
-            remove_leftovers(
-                run
-            )  # before any other rank can write: it has to wait for this one in the next lines
-        # The thread meets those of other ranks in a group of its own; that a rank is gone its main
-        # thread finds out.
+            # No other rank can write yet: it waits for this one in the next lines.
+            remove_leftovers(run)
+        # The threads of all ranks have a process group of their own. A dead peer is detected by
+        # the main threads.
         self._group: Any = None
         if sharded and distributed.world_size() > 1:
             self._group = dist.new_group(backend="gloo", timeout=timedelta(days=7))
@@ -108,7 +102,7 @@ class Saver:
         return step_of(self.newest) if self.newest is not None else 0
 
     def save(self, snapshot: Snapshot) -> None:
-        """Start to write, once the last one is done (`wait`)."""
+        """Start to write a snapshot; call `wait` first."""
         self._abandon.clear()
         self._last = snapshot
         if self._writes:
@@ -119,13 +113,11 @@ class Saver:
 
     @property
     def spare(self) -> Snapshot | None:
-        """The last snapshot, whose memory the next one may take once nothing is being written
-        (`wait`).
-        """
+        """The last snapshot; the next one may reuse its memory after `wait`."""
         return self._last
 
     def wait(self) -> None:
-        """Wait until every rank has written what it was to write; for no mirror."""
+        """Wait until every rank has finished writing; does not wait for the mirror."""
         while True:
             if self._thread is not None:
                 self._thread.join(timeout=5.0)
@@ -134,11 +126,9 @@ class Saver:
                 return
 
     def abandon(self, step: int) -> None:
-        """Give up what is being written, unless it is of this step: it will be written anew, of a
-        later step.
+        """Cancel the write in progress, unless it is of this step: a later step will be written.
 
-        From now on there is little time for the mirror either, and what is there of other steps is
-        enough.
+        From now on uploads have little time, and those of other steps are cancelled.
         """
         self._hurries = True
         if self._last is not None and self._last.step != step:
@@ -149,10 +139,9 @@ class Saver:
             )
 
     def close(self, is_asked: Callable[[], bool] = lambda: False) -> None:
-        """Wait until all is written, and the last checkpoint copied to the mirror; that one not for
-        ever.
+        """Wait until all is written and, for a limited time, until the mirror has its copy.
 
-        is_asked: whether this rank was asked to stop, which is to hurry.
+        is_asked: whether this rank was asked to stop, which shortens the wait.
         """
         self.wait()
         started = time.monotonic()
@@ -176,19 +165,23 @@ class Saver:
                 if self.newest is not None
                 else "there is none"
             )
-            with self._going_on("older checkpoints could not be removed", newest):
+            with self._noting_failure("older checkpoints could not be removed", newest):
                 self._prune()  # the one that was being copied may be one too many
 
     def failures(self) -> list[str]:
-        """What could not be written since this was last asked, a sentence each; raises what is no
-        storage's fault.
+        """One message for each failed write since the last call.
+
+        Raises an error of the thread that is not the fault of the storage.
         """
         if self._errors:
             raise self._errors.pop()
-        said = self._uploads.failures if self._uploads is not None else []
-        return [
-            each.pop(0) for each in (self._failures, said) for _ in range(len(each))
-        ]
+        uploads = self._uploads.failures if self._uploads is not None else []
+        messages = []
+        for failures in (self._failures, uploads):
+            # The threads append meanwhile: take only what is there now.
+            for _ in range(len(failures)):
+                messages.append(failures.pop(0))
+        return messages
 
     def _work(self, snapshot: Snapshot) -> None:
         try:
@@ -198,7 +191,7 @@ class Saver:
                 if self.newest is not None
                 else "there is none yet"
             )
-            with self._going_on(
+            with self._noting_failure(
                 f"checkpoint {folder.name} could not be written", newest
             ):
                 self._write(folder, snapshot)
@@ -206,7 +199,7 @@ class Saver:
                 return
             if self._uploads is not None:
                 self._uploads.add(folder)
-            with self._going_on(
+            with self._noting_failure(
                 "older checkpoints could not be removed", f"the newest is {folder.name}"
             ):
                 self._prune()
@@ -216,7 +209,7 @@ class Saver:
             self._errors.append(error)
 
     @contextmanager
-    def _going_on(self, failed: str, state: str) -> Iterator[None]:
+    def _noting_failure(self, failed: str, state: str) -> Iterator[None]:
         try:
             yield
         except Abandoned:
@@ -227,9 +220,7 @@ class Saver:
             )
 
     def _write(self, folder: Path, snapshot: Snapshot) -> None:
-        """Write step-N.part on all ranks that have a part of it; rank 0 makes it step-N once it has
-        all of them.
-        """
+        """Write this rank's files of step-N.part; rank 0 renames it once all ranks have written."""
         part = part_of(folder)
         checksums: dict[str, Checksum] = {}
         failure: Exception | None = None
@@ -242,11 +233,11 @@ class Saver:
                 checksums[file.relative_to(part).as_posix()] = checksum_of(file)
         except (OSError, Abandoned) as error:
             failure = error
-        found = self._of_every_rank((failure, checksums))
+        results = self._gather((failure, checksums))
         if distributed.rank():
             return
         try:
-            for other, of_rank in found:
+            for other, of_rank in results:
                 if other is not None:
                     raise other
                 checksums.update(of_rank)
@@ -258,7 +249,7 @@ class Saver:
         self.newest = folder
 
     def _writers(self, part: Path, snapshot: Snapshot) -> list[Callable[[], None]]:
-        """What writes this rank's files, a call a file."""
+        """The calls that write this rank's files, one per file."""
         writers: list[Callable[[], None]] = [
             lambda: (part / FOLDER).mkdir(parents=True, exist_ok=True),
             lambda: write_moments(part, snapshot.moments),
@@ -288,16 +279,16 @@ class Saver:
         problem = problem_of(folder)  # read back before anything older is removed
         if problem:
             remove_folder(folder)
-            raise OSError(f"what was read back is not what was written: {problem}")
+            raise OSError(
+                f"the checkpoint read back differs from what was written: {problem}"
+            )
 
-    def _of_every_rank(self, found: Any) -> list[Any]:
-        """Each rank's, where every rank writes: as none can finish before all have, this is where
-        they meet.
-        """
+    def _gather(self, value: Any) -> list[Any]:
+        """The values of all ranks that write; also a barrier, since all must have written."""
         if self._group is None:
-            return [found]
+            return [value]
         return distributed.all_gather_objects(
-            found, "writing a checkpoint", self._group
+            value, "writing a checkpoint", self._group
         )
 
     def _check_abandoned(self) -> None:
@@ -305,8 +296,9 @@ class Saver:
             raise Abandoned
 
     def _prune(self) -> None:
-        """Remove all but the newest `keep` good ones, and the one that is being copied; one that is
-        not known to be good is read through first.
+        """Keep the newest `keep` good checkpoints and the one being uploaded; remove the others.
+
+        A checkpoint that is not known to be good is verified first.
         """
         num_good = 0
         for folder in reversed(checkpoints(self._run)):

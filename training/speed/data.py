@@ -1,5 +1,6 @@
-"""`unimodal bench data`: from shards to batches beside what open_clip trains with: webdataset,
-Pillow, float32 tensors.
+"""`unimodal bench data`: from shards to batches, compared with the pipeline of open_clip.
+
+That is webdataset, Pillow and float32 tensors.
 
 open_clip_torch 3.3 with webdataset 1.0.2 fails on training shards (KeyError 'fname'), so the peer
 is the stages that `open_clip_train.data` puts together, with webdataset's own reader of tars.
@@ -41,19 +42,19 @@ from ..data.loader import steps_from
 from ..data.transport import Shared
 
 _NAME = "pictures"
-CLIP = TextTowerConfig(
-    library="open_clip", name="ViT-B-32"
-)  # whose tokenizer both sides use
+# Both sides use its tokenizer.
+CLIP = TextTowerConfig(library="open_clip", name="ViT-B-32")
 
 
 class DataSizes(NamedTuple):
-    """How much is read; less in the tests."""
+    """Amounts of data to read; smaller in the tests."""
 
     image_size: int = 224
+    # Short sides of the JPEGs, and the targets.
     short_sides: tuple[tuple[int, str], ...] = (
         (256, ">= 3.3"),
         (512, ">= 2.8"),
-    )  # of the JPEGs, and the targets
+    )
     drawn: int = 32  # different images
     images: int = 256
     batch: int = 128
@@ -68,8 +69,9 @@ FULL = DataSizes()
 def bench_data(
     sizes: DataSizes = FULL, rounds: int = 3, threads: int | None = 1
 ) -> list[Row]:
-    """Time from shards to batches, and of its parts; CPU seconds, so that a busy machine does not
-    stretch them.
+    """Time from shards to batches, and of the parts, in CPU seconds.
+
+    Other load on the machine hardly changes CPU seconds.
     """
     ticks = 2 * (rounds + 1) * (len(sizes.short_sides) + 2) + 2 * rounds
     with (
@@ -80,14 +82,14 @@ def bench_data(
         drawn = [draw_photograph(seed, largest) for seed in range(sizes.drawn)]
         rows = []
         for short, target in sizes.short_sides:
-            images = [encode(picture, short) for picture in drawn]
+            images = [encode(image, short) for image in drawn]
             rows.append(
                 _from_shards_to_batches(
                     images, short, target, Path(name), sizes, rounds, tick
                 )
             )
         shortest = min(short for short, _ in sizes.short_sides)
-        smallest = [encode(picture, shortest) for picture in drawn]
+        smallest = [encode(image, shortest) for image in drawn]
         rows.append(_without_decoding(smallest, Path(name), sizes, rounds, tick))
         rows += _from_worker_to_main(Path(name), sizes, rounds, tick)
         return [*rows, _tokenising(sizes, rounds, tick)]
@@ -109,7 +111,7 @@ def _from_shards_to_batches(
     def ours_run() -> list[Tensor]:
         steps = steps_from(dataset, 0, sizes.images // sizes.batch, workers=0)
         return [
-            _shape(
+            _count_values(
                 batch.pixels
                 for batches in steps
                 for batch in batches
@@ -119,7 +121,9 @@ def _from_shards_to_batches(
 
     runs: dict[str, Run] = {
         f"{short} px, ours": ours_run,
-        f"{short} px, open_clip": lambda: [_shape(pixels for pixels, _ in theirs())],
+        f"{short} px, open_clip": lambda: [
+            _count_values(pixels for pixels, _ in theirs())
+        ],
     }
     ours, peer = timed(runs, rounds, tick, clock := cpu_clock()).values()
     size = sum(map(len, images)) / len(images) / 1000
@@ -132,8 +136,8 @@ def _from_shards_to_batches(
     )
 
 
-def _shape(batches: Iterator[Tensor]) -> Tensor:
-    """() how many numbers all the images have."""
+def _count_values(batches: Iterator[Tensor]) -> Tensor:
+    """() the number of values in all batches."""
     return torch.tensor(sum(pixels.numel() for pixels in batches))
 
 
@@ -164,8 +168,9 @@ def open_dataset(
 def open_clip_batches(
     shards: Sequence[Path], sizes: DataSizes
 ) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
-    """The stages of open_clip_train's `get_wds_dataset` for training -> (B, 3, S, S) float32 and
-    (B, L) int64.
+    """The stages of open_clip_train's `get_wds_dataset` for training.
+
+    Its batches are (B, 3, S, S) float32 and (B, L) int64.
     """
     import open_clip
     from open_clip.transform import AugmentationCfg, image_transform
@@ -291,11 +296,12 @@ def _from_worker_to_main(
 def _cpu_and_bytes(
     items: Iterator[tuple[Any, Sequence[Tensor | None]]],
 ) -> tuple[float, float]:
-    """CPU seconds of both processes and bytes a batch, from the first batch, which has the start-up
-    in it, to the last.
+    """CPU seconds of both processes and bytes, both per batch.
 
-    items: the CPU seconds of the worker when it made the batch, and the batch's tensors, of which a
-    byte of each page is read: memory that was not touched has not arrived.
+    The time starts with the first batch, so that it does not include the start-up.
+
+    items: the CPU seconds of the worker when it made the batch, and the batch's tensors. One value
+        of each page is read: memory that was never touched has not arrived.
     """
     times = []
     sizes = []
@@ -309,7 +315,7 @@ def _cpu_and_bytes(
 
 
 class ReadyPieces(StepDataset):
-    """Our batches where images are decoded already: what is left is to stack and to send them.
+    """Our batches of images that are already decoded: they are only stacked and sent.
 
     The first key is the CPU time of the worker.
     """
@@ -329,7 +335,7 @@ class ReadyPieces(StepDataset):
 
 
 class ReadyBatches(IterableDataset[tuple[float, Tensor, Tensor]]):
-    """The peer's batches where images are decoded already, with the CPU time of the worker."""
+    """The peer's batches of decoded images, with the CPU time of the worker."""
 
     def __init__(self, sizes: DataSizes) -> None:
         self._sizes = sizes
@@ -337,12 +343,12 @@ class ReadyBatches(IterableDataset[tuple[float, Tensor, Tensor]]):
     def __iter__(self) -> Iterator[tuple[float, Tensor, Tensor]]:
         size = self._sizes.image_size
         count = self._sizes.batch
-        picture = torch.zeros(3, size, size)
+        image = torch.zeros(3, size, size)
         tokens = torch.zeros(CLIP.max_length, dtype=torch.int64)
         for _ in range(self._sizes.sent):
             yield (
                 time.process_time(),
-                torch.stack([picture] * count),
+                torch.stack([image] * count),
                 torch.stack([tokens] * count),
             )
 
@@ -378,8 +384,8 @@ def _tokenising(sizes: DataSizes, rounds: int, tick: Tick) -> Row:
 
     if not torch.equal(ours_run()[0], peer_run()[0]):
         raise FloatingPointError(
-            "our token ids are not those of open_clip; no time is given for different results: "
-            "look at the versions of open_clip_torch and tokenizers."
+            "our token ids differ from those of open_clip, so their times cannot be compared; "
+            "check the versions of open_clip_torch and tokenizers."
         )
     ours, peer = timed(
         {"captions, ours": ours_run, "captions, open_clip": peer_run},

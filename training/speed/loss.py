@@ -1,5 +1,6 @@
-"""`unimodal bench loss`: InfoNCE tile by tile beside open_clip's ClipLoss and
-sentence-transformers' cached loss.
+"""`unimodal bench loss`: tiled InfoNCE, compared with open_clip and sentence-transformers.
+
+The peers are open_clip's ClipLoss and sentence-transformers' cached loss.
 
 B batch, D embedding dimension.
 """
@@ -53,9 +54,7 @@ FULL = LossSizes()
 def bench_loss(
     sizes: LossSizes = FULL, rounds: int = 5, threads: int | None = None
 ) -> list[Row]:
-    """Time and memory of the loss's forward and backward pass; where there is a
-    GPU, on it as well.
-    """
+    """Time and memory of the loss's forward and backward pass, on the CPU and on a GPU if any."""
     has_gpu = torch.cuda.is_available()
     with measuring(
         "bench loss", (4 + 2 * has_gpu) * (rounds + 1) + 2 + 2 * has_gpu, threads
@@ -93,7 +92,7 @@ def _memory_beside_clip(batch: int, dim: int, tick: Tick) -> Row:
 def _memory_of(
     run: Callable[[Tensor, Tensor], list[Tensor]], batch: int, dim: int
 ) -> float:
-    run(*draw_vectors(256, dim))  # what the libraries take once and for all
+    run(*draw_vectors(256, dim))  # what the libraries allocate once
     return peak_memory(partial(run, *draw_vectors(batch, dim)))
 
 
@@ -170,7 +169,7 @@ def _on_gpu(sizes: LossSizes, rounds: int, tick: Tick) -> list[Row]:
 
 
 def ours(left: Tensor, right: Tensor, tile: int = 1024) -> list[Tensor]:
-    """left, right: (B, D) unit vectors -> the gradient of each, as all of the following."""
+    """left, right: (B, D) unit vectors -> the gradient of each, as in the functions below."""
     left = _leaf(left)
     right = _leaf(right)
     tiled_info_nce(left, right, _learned_scale(left), tile=tile).backward()
@@ -188,9 +187,7 @@ def clip(left: Tensor, right: Tensor) -> list[Tensor]:
 
 
 def cached(left: Tensor, right: Tensor) -> Run:
-    """The loss stage of sentence-transformers' cached loss, which takes the vectors in
-    mini-batches.
-    """
+    """The loss stage of sentence-transformers' cached loss, on mini-batches of the vectors."""
     try:
         from sentence_transformers.sentence_transformer.losses import (
             CachedMultipleNegativesRankingLoss,
@@ -218,8 +215,9 @@ def cached(left: Tensor, right: Tensor) -> Run:
 
 
 def draw_vectors(batch: int, dim: int) -> tuple[Tensor, Tensor]:
-    """Two times (B, D) random unit vectors, row i of one a little closer to row i of the other than
-    to the rest.
+    """Two (B, D) of random unit vectors.
+
+    Row i of one is a little closer to row i of the other than to the rest.
     """
     generator = torch.Generator().manual_seed(0)
     left, noise = (

@@ -41,12 +41,13 @@ MEDIAN_TOKENS = 95.0
 SPREAD = 0.83
 MEAN_TOKENS = 131
 P95_TOKENS = 366
-EVERYTHING = 1e6  # GiB of graphs: more than there is
+EVERYTHING = 1e6  # GiB of graphs: more than any machine has
 
 
 class Cached(NamedTuple):
-    """A step on images and captions in small chunks: ViT-Ti and a BERT of six layers. Smaller in
-    the tests.
+    """A step on images and captions in small chunks, with ViT-Ti and a BERT of six layers.
+
+    Smaller in the tests.
     """
 
     batch: int = 32
@@ -79,8 +80,9 @@ def bench_step(
     rounds: int = 3,
     threads: int | None = 1,
 ) -> list[Row]:
-    """Time of a step up to its gradients; CPU seconds of one thread vary so little that three
-    rounds are enough.
+    """Time of a step up to its gradients.
+
+    CPU seconds of one thread vary so little that three rounds are enough.
     """
     with measuring("bench step", 6 * (rounds + 1), threads) as tick:
         return [
@@ -161,7 +163,7 @@ def _beside_padding(sizes: Texts, rounds: int, tick: Tick) -> list[Row]:
 def our_step(
     model: DualEncoder, batch: Batch, task: TaskConfig, config: StepConfig
 ) -> list[Tensor]:
-    """-> the gradients of the weights, as all of the following."""
+    """Compute the gradients of the weights, as do the functions below."""
     model.zero_grad()
     encoded = encode_batch(model, batch, config, "float32", seed=0)
     vectors = {tower: found.vectors for tower, found in encoded.items()}
@@ -174,10 +176,9 @@ def our_step(
 def grad_cache_step(
     model: DualEncoder, batch: Batch, task: TaskConfig, config: StepConfig
 ) -> list[Tensor]:
-    """GradCache (Gao et al., 2021, section 3.2), which PyPI has not: no chunk keeps its graph.
+    """GradCache (Gao et al., 2021, section 3.2), which is not on PyPI: no chunk keeps its graph.
 
-    The state of the random generator is kept with each chunk, and the second time it is encoded in
-    a fork of it.
+    The state of the random generator is stored with each chunk and restored for its second pass.
     """
     model.zero_grad()
     cut = grad_cache.cut(model, batch, config, "float32")
@@ -257,13 +258,13 @@ class SentenceTransformersStep:
         )
 
     def cached(self) -> list[Tensor]:
-        """Its cached loss as it comes."""
+        """Run its cached loss without changes."""
         self.model.zero_grad()
         self.loss(self.features, None).backward()
         return _gradients(self.model)
 
     def uncached(self) -> list[Tensor]:
-        """The same mini-batches and loss, with the graphs of the first time kept."""
+        """Run the same mini-batches and loss, but keep the graphs of the first pass."""
         self.model.zero_grad()
         sides = [
             self.loss.embed_minibatch_iter(
@@ -298,9 +299,7 @@ def random_model(
     image: ImageTowerConfig | None = None,
     image_size: int = 224,
 ) -> DualEncoder:
-    """A BERT, and a vision transformer where one is named, with random weights and
-    without dropout.
-    """
+    """A BERT, and the image tower if given, with random weights and without dropout."""
     torch.manual_seed(0)
     backbone = {
         "vocab_size": VOCABULARY,
@@ -325,8 +324,9 @@ def random_model(
 
 
 def make_batch(lengths: list[int], pixels: Tensor | None = None) -> Batch:
-    """Random texts of these lengths: the captions of pixels (B, 3, S, S), or B queries and then B
-    documents.
+    """Random texts of these lengths.
+
+    They are the captions of pixels (B, 3, S, S), or B queries and then B documents.
     """
     size = len(lengths) if pixels is not None else len(lengths) // 2
     flat = torch.randint(
@@ -349,8 +349,9 @@ def make_batch(lengths: list[int], pixels: Tensor | None = None) -> Batch:
 
 
 def long_tailed_lengths(count: int) -> list[int]:
-    """As many tokens as documents have, in random order: the quantiles of a log-normal, so that few
-    are like many.
+    """Lengths of documents in random order.
+
+    They are quantiles of a log-normal, so that a small sample has the distribution of a large one.
     """
     normal = NormalDist(math.log(MEDIAN_TOKENS), SPREAD)
     found = [
@@ -363,8 +364,7 @@ def long_tailed_lengths(count: int) -> list[int]:
     ):
         if abs(value / wanted - 1) > 0.03:
             raise ValueError(
-                f"{count} lengths have a {measure} of {value:.0f} and not {wanted}; draw "
-                "more of them."
+                f"{count} lengths have a {measure} of {value:.0f}, not of {wanted}; draw more."
             )
     return [
         found[place]
@@ -375,7 +375,7 @@ def long_tailed_lengths(count: int) -> list[int]:
 
 
 def graph_bytes(model: DualEncoder, batch: Batch, config: StepConfig) -> float:
-    """What the graphs of all chunks of a batch take, by the first one of each tower."""
+    """Bytes of the graphs of all chunks, estimated from the first chunk of each tower."""
     total = 0.0
     for found in grad_cache.cut(model, batch, config, "float32").values():
         with grad_cache.measure_graph(model) as measured:

@@ -497,6 +497,6 @@ def test_the_same_key_gives_the_same_crop_and_flips_come_half_the_time() -> None
 @pytest.mark.parametrize("ratio", [(0.0, 1.0), (2.0, 1.0), (-1.0, 1.0)])
 def test_a_range_that_is_none_is_refused(ratio: tuple[float, float]) -> None:
     with pytest.raises(
-        ValueError, match=r"crop_ratio .* is no range of positive numbers"
+        ValueError, match=r"crop_ratio .* is not a range of positive numbers"
     ):
         AugmentConfig(crop_ratio=ratio)
