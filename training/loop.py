@@ -137,9 +137,8 @@ def _train(
         raise stop(run, signal, signals)
     if not is_resumed:  # what a resumed run learned before is not known
         _refuse_idle_run(run)
-    if (
-        num_nonfinite
-    ):  # those steps changed nothing: the model is that of the steps before
+    # Those steps changed nothing: the model is that of the steps before.
+    if num_nonfinite:
         run.log.warn(describe_nonfinite(run, num_nonfinite, batches))
     return finish(run, signals)
 

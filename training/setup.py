@@ -79,7 +79,7 @@ class Run:
     step: int  # steps that are done
     num_skipped: int  # corrupt samples in them
     num_samples: int  # samples in them
-    changes: list[str]  # of weights, at a resume: a sentence each
+    changes: list[str]  # of weights at a resume, one sentence per change
     # By task and source.
     sources: dict[tuple[str, str], Seen] = field(default_factory=dict)
 

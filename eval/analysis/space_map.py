@@ -60,8 +60,8 @@ def space_maps(
 
     method: "pca" keeps distances as well as two axes can; "umap" (McInnes et al., 2018) keeps
         neighbourhoods.
-    max_points: draw so many texts and images at most: half are texts, by the seed, with images
-        that they belong to.
+    max_points: the largest number of texts and images to draw: half are texts, by the seed, with
+        images that they belong to.
 
     Raises ImportError for "umap" where umap-learn is not installed.
     """

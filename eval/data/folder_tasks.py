@@ -66,6 +66,21 @@ class WebdatasetTask(FolderTask):
     images: tuple[int, int | None] = (0, None)
     """First image, and the one after the last; null: to the end."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_key(cls, values: Any) -> Any:
+        """`images` was called `pictures`, and suites of then are read."""
+        if not isinstance(values, dict) or "pictures" not in values:
+            return values
+        if "images" in values:
+            raise ValueError(
+                "pictures is the former name of images; keep images alone."
+            )
+        return {
+            "images" if key == "pictures" else key: value
+            for key, value in values.items()
+        }
+
     def load(self, root: Path, split: str) -> dict[str, TaskData]:
         """Its images, with captions or labels."""
         task = self.of_split(split)

@@ -166,9 +166,8 @@ def fetch_file(
                 reached.add(origin)
                 _receive(answer, have)
         except urllib.error.HTTPError as error:
-            if (
-                error.code == 416
-            ):  # the part is complete, or the file has become shorter
+            # The part is complete, or the file has become shorter.
+            if error.code == 416:
                 tag.unlink(missing_ok=True)
                 raise EOFError("the parts do not match") from None
             if error.code in _NOT_THERE:

@@ -219,8 +219,8 @@ def check_vectors(
         )
     if abs(worst - 1.0) > NORM_TOLERANCE:
         raise ValueError(
-            f"{name}: a vector has the length {worst:.4g}, not 1; normalise vectors before they "
-            "are scored, for their product is no cosine otherwise."
+            f"{name}: a vector has the length {worst:.4g}, not 1; normalize vectors before they "
+            "are scored, because their product is not a cosine otherwise."
         )
     mean = total / max(1, len(vectors))
     spread = float(

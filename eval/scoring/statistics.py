@@ -26,7 +26,7 @@ from .score_row import ScoreRow, Values
 
 RESAMPLES = 1000
 FLIPS = 10_000
-# up to so many sums of flipped differences all are computed, so that the p value is exact
+# Up to this number of sums of flipped differences all are computed: the p value is then exact.
 MAX_STATES = 1 << 16
 MAX_SWAPS = 2000  # of pairs, each of which has to be ranked again
 BLOCK = 1 << 22  # drawn numbers held at a time, 32 MB

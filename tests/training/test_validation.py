@@ -418,7 +418,8 @@ def test_a_stop_in_the_middle_of_a_validation_ends_both_ranks_and_it_is_done_aga
     printed = _run_two(config, tmp_path, world, STOPS="1")
     for rank in range(2):
         assert (
-            f"rank {rank}: stopped at step 2 of 4; go on with --resume. [15]" in printed
+            f"rank {rank}: stopped at step 2 of 4; continue with --resume. [15]"
+            in printed
         )
     assert not [row for row in rows_of(config.run) if "val/squares own" in row]
     monkeypatch.setenv("WORLD", str(world))

@@ -25,7 +25,8 @@ def write_ledger(
 ) -> None:
     """Write RUN/ledger.json: the samples of each source by epoch in the first `step` steps.
 
-    skipped: corrupt samples that were replaced. changes: of the weights, a sentence each.
+    skipped: corrupt samples that were replaced.
+    changes: of the weights at a resume, one sentence per change.
     """
     ledger = {
         "step": step,

@@ -106,9 +106,8 @@ def remove_leftovers(run: Path) -> None:
     """Remove what a killed run left half written, and put back a model that it had moved aside."""
     for name in MODELS:
         old = run / f"{name}{OLD}"
-        if (
-            old.is_dir() and not (run / name).exists()
-        ):  # killed between the two renames of `replace_folder`
+        # The process was killed between the two renames of `replace_folder`.
+        if old.is_dir() and not (run / name).exists():
             old.rename(run / name)
         _remove(old)
     parts = (part_of(run / name) for name in (*MODELS, *LISTS))
@@ -150,7 +149,7 @@ class RunState:
     shards: dict[str, str] = field(default_factory=dict)  # the fingerprint of each path
     # How far each source is, by stage and task.
     mixtures: dict[str, Any] = field(default_factory=dict)
-    # Of weights, at a resume: a sentence each.
+    # Changes of weights at a resume, one sentence per change.
     changes: list[str] = field(default_factory=list)
     log: dict[str, Any] | None = None  # sums since the last line of metrics.jsonl
 

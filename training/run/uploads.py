@@ -1,4 +1,7 @@
-"""Copying checkpoints to the mirror in a thread: no step waits for it, and the end only so long."""
+"""Copying checkpoints to the mirror in a thread.
+
+No step waits for it, and the end of a run waits for a limited time.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,13 @@ from unimodal.shards.storage import Clock
 
 from .mirror import MirrorPatience, seconds_for, upload
 
-# Seconds for the retries of one file, and that the end of a run waits beside sending the bytes.
+# Seconds for the retries of one file; at the end of a run also for all that is left, without the
+# time for its bytes.
 MIRROR_DEADLINE = 120.0
 LAST_MIRROR_DEADLINE = 5.0  # seconds in all, after a signal
 
 
-class Abandoned(Exception):  # noqa: N818  # not an error: nobody needs it any more
+class Abandoned(Exception):  # noqa: N818  # not an error: the checkpoint is not needed any more
     """A checkpoint was given up while it was written or copied."""
 
 
@@ -33,7 +37,7 @@ class _Copy:
 class Uploads:
     """Copy whole checkpoints one at a time; meanwhile only the newest one waits.
 
-    A copy that fails is given up once a newer one waits. A copy that does not fail is finished, for
+    A copy that fails is given up once a newer one waits. A copy that does not fail is finished:
     otherwise a slow mirror would begin every copy and finish none.
     """
 
@@ -44,7 +48,9 @@ class Uploads:
         self._changed = threading.Condition()
         self._current: _Copy | None = None
         self._waiting: _Copy | None = None
-        self.failures: list[str] = []  # what could not be copied, a sentence each
+        self.failures: list[
+            str
+        ] = []  # one sentence for each checkpoint that could not be copied
 
     @property
     def current(self) -> Path | None:
@@ -133,11 +139,9 @@ class Uploads:
         if copy.is_reported:
             return
         copy.is_reported = True
-        last = (
-            f"; the last try: {copy.failure}"
-            if copy.failure is not None and str(copy.failure) not in why
-            else ""
-        )
+        last = ""
+        if copy.failure is not None and str(copy.failure) not in why:
+            last = f"; the last try: {copy.failure}"
         self.failures.append(
             f"checkpoint {copy.folder.name} could not be copied to {self._mirror} ({why}{last}); "
             "it is in RUN, and training continues."

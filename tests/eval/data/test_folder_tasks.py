@@ -255,3 +255,12 @@ def _grades(data: RetrievalData) -> dict[str, dict[int, float]]:
 def test_pairs_of_the_hub_read_as_mteb_reads_them(hub: Path) -> None:
     theirs = load_mteb_task("STSBenchmark", folder=hub, split="test")
     assert read_hub_pairs(hub / "mteb" / "stsbenchmark-sts", "test") == theirs
+
+
+def test_the_former_key_of_a_range_of_images_is_read(root: Path) -> None:
+    former = {"kind": "webdataset", "path": "flickr", "pictures": [1, 2]}
+    data = load_tasks(suite_of({"flickr": former}), root, "test")["flickr"]
+    assert isinstance(data, RetrievalData)
+    assert data.queries == ["blue shoe"]
+    with pytest.raises(ValueError, match=r"pictures.*images"):
+        suite_of({"flickr": {**former, "images": [1, 2]}})

@@ -330,7 +330,7 @@ def test_with_workers_that_wait_for_a_storage_the_command_ends_in_time_with_128_
     _, said = process.communicate(timeout=60)
     assert time.perf_counter() - started < 15, said
     assert process.returncode == 128 + number
-    assert "stopped at step 4 of 20; go on with --resume" in said
+    assert "stopped at step 4 of 20; continue with --resume" in said
     assert [folder.name for folder in checkpoints(Path(config.run))] == [
         "step-00000004"
     ]
@@ -407,7 +407,7 @@ def test_two_ranks_with_shards_stop_after_the_step_of_a_signal_and_one_process_r
     )
     for rank in range(2):
         assert (
-            f"rank {rank}: stopped at step 3 of 5; go on with --resume. [15]"
+            f"rank {rank}: stopped at step 3 of 5; continue with --resume. [15]"
             in ended.stdout
         )
     newest = checkpoints(Path(config.run))[-1]

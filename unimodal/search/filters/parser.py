@@ -157,9 +157,8 @@ class _Parser:
         if kind == "text":
             return text[1:-1].replace("''", "'")
         if kind == "number":
-            if (
-                len(text) > 40
-            ):  # no field holds such a number, and int() would take long
+            # No field holds such a number, and int() would take long.
+            if len(text) > 40:
                 _fail(
                     "a value",
                     ("long", f"a number of {len(text)} digits", position),
