@@ -62,29 +62,31 @@ def validate(
     embedder: Embedder,
     work: Callable[[Embedder | SharedEncoder], object],
     timeout: float,
-    is_asked: Callable[[], bool],
+    should_stop: Callable[[], bool],
 ) -> None:
     """Run `work` on rank 0 with an encoder that all ranks share.
 
     Every rank calls it, with its own copy of the model.
+
     timeout: seconds that a rank waits for a heartbeat of rank 0.
-    is_asked: whether this rank was asked to stop: `stop_requested` says so to the
-        work, which is left where it asks for more than is encoded at once.
+    should_stop: whether this rank got a signal to stop; the work then ends before its next portion
+        of inputs.
+
     Raises ConnectionError if a rank dies or hangs.
     """
 
     def score() -> None:
         with contextlib.suppress(_StoppedError):
-            work(SharedEncoder(embedder, lambda: is_asked() or stop_requested()))
+            work(SharedEncoder(embedder, lambda: should_stop() or stop_requested()))
 
     if distributed.world_size() == 1:
         work(embedder)
     else:
-        on_main(score, timeout, is_asked, lambda: _take_share(embedder))
+        on_main(score, timeout, should_stop, lambda: _take_share(embedder))
 
 
 class _StoppedError(Exception):
-    """Asked to stop between two calls of the ranks."""
+    """A signal to stop came between two calls of the ranks."""
 
 
 class _Failure(NamedTuple):

@@ -37,7 +37,7 @@ class Clock(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class BenchRow:
     """One comparison.
 
     The ratio is theirs / ours where the target is a speed-up (">= 3"), else ours / theirs.
@@ -54,10 +54,10 @@ class Row:
 
 def make_row(
     name: str, peer: str, target: str, ours: float, theirs: float, unit: str
-) -> Row:
+) -> BenchRow:
     """Make a row with its ratio: a target of ">= 3" is a speed-up, "<= 0.6" a share."""
     ratio = theirs / ours if target.startswith(">=") else ours / theirs
-    return Row(name, peer, ratio, target, ours, theirs, unit)
+    return BenchRow(name, peer, ratio, target, ours, theirs, unit)
 
 
 def cpu_clock() -> Clock:
@@ -169,7 +169,7 @@ def measuring(what: str, total: int, threads: int | None) -> Iterator[Tick]:
         torch.set_num_threads(before)
 
 
-def rows_table(rows: Sequence[Row], title: str) -> Table:
+def rows_table(rows: Sequence[BenchRow], title: str) -> Table:
     """Make a table of the rows for a terminal."""
     table = Table(
         title=title, box=box.SIMPLE_HEAD, header_style="bold", title_justify="left"
@@ -190,7 +190,7 @@ def rows_table(rows: Sequence[Row], title: str) -> Table:
     return table
 
 
-def write_json(rows: Sequence[Row], file: Path) -> None:
+def write_json(rows: Sequence[BenchRow], file: Path) -> None:
     """Write the rows as a JSON list; a missing folder is created."""
     file.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(

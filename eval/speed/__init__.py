@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     # Modules of this folder are started as servers and clients, which do not need torch.
-    from unimodal.compare import Row
+    from unimodal.compare import BenchRow
 
 
-def bench_eval(*, rounds: int = 3, threads: int | None = None) -> list[Row]:
+def bench_eval(*, rounds: int = 3, threads: int | None = None) -> list[BenchRow]:
     """Time scoring beside mteb, and encoding beside sentence-transformers and open_clip."""
     from .encode import bench_eval_encode
     from .scoring import bench_eval_scoring

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unimodal.compare import Row, Run, Tick, cpu_clock, make_row, measuring, timed
+from unimodal.compare import BenchRow, Run, Tick, cpu_clock, make_row, measuring, timed
 from unimodal.embedder import Embedder, Item, load
 from unimodal.photographs import draw_captions, draw_photograph, encode
 
@@ -43,7 +43,7 @@ class EncodeSizes(NamedTuple):
 
 def bench_eval_encode(
     sizes: EncodeSizes | None = None, *, rounds: int = 3, threads: int | None = None
-) -> list[Row]:
+) -> list[BenchRow]:
     """Time ours in both precisions and the peers in float32, in turns, and take the medians.
 
     All on the CPU. rounds: after one that warms up and compares the vectors. threads: of torch;
@@ -83,7 +83,7 @@ def minilm_folder() -> Path:
     return Path(package.origin).parent / "model"
 
 
-def _texts(sizes: EncodeSizes, rounds: int, tick: Tick) -> list[Row]:
+def _texts(sizes: EncodeSizes, rounds: int, tick: Tick) -> list[BenchRow]:
     folder = str(minilm_folder())
     try:
         from sentence_transformers import SentenceTransformer
@@ -120,7 +120,7 @@ def _texts(sizes: EncodeSizes, rounds: int, tick: Tick) -> list[Row]:
     )
 
 
-def _images(sizes: EncodeSizes, rounds: int, tick: Tick) -> list[Row]:
+def _images(sizes: EncodeSizes, rounds: int, tick: Tick) -> list[BenchRow]:
     import open_clip
 
     peer, _, transform = open_clip.create_model_and_transforms(sizes.clip)
@@ -171,7 +171,7 @@ def _rows(
     theirs: Callable[[], Any],
     rounds: int,
     tick: Tick,
-) -> list[Row]:
+) -> list[BenchRow]:
     """Time the peer and each embedder, and compare their vectors."""
     first: list[Tensor] = []
 

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from unimodal.compare import (
+    BenchRow,
     Clock,
-    Row,
     Run,
     Tick,
     cpu_clock,
@@ -69,7 +69,7 @@ SHAPES = (
 
 def bench_eval_scoring(
     shapes: Sequence[Shape] = SHAPES, *, rounds: int = 3, threads: int | None = None
-) -> list[Row]:
+) -> list[BenchRow]:
     """Time both in turns and take the medians; measure peak memory in a fresh process for each.
 
     rounds: after one that warms up and compares the scores. threads: of torch; None: torch's own
@@ -95,7 +95,7 @@ def _num_rounds(shape: Shape, rounds: int) -> int:
     return min(rounds, shape.rounds or rounds)
 
 
-def _memory(shape: Shape, tick: Tick) -> Row:
+def _memory(shape: Shape, tick: Tick) -> BenchRow:
     peaks = {}
     for name in SIDES:
         tick(f"{name}, memory")
@@ -197,7 +197,7 @@ def draw_vectors(shape: Shape) -> tuple[Vectors, Vectors, list[int]]:
     return queries, documents, relevant.tolist()
 
 
-def _time(shape: Shape, rounds: int, tick: Tick, clock: Clock) -> Row:
+def _time(shape: Shape, rounds: int, tick: Tick, clock: Clock) -> BenchRow:
     runs = {"ours": our_run(shape), "mteb": mteb_run(shape)}
     seconds = timed(runs, _num_rounds(shape, rounds), tick, clock, tolerance=TOLERANCE)
     return make_row(

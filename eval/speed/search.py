@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from unimodal.compare import Clock, Row, Tick, cpu_clock, make_row, measuring
+from unimodal.compare import BenchRow, Clock, Tick, cpu_clock, make_row, measuring
 from unimodal.search.filters.tree import Compare
 from unimodal.search.stores.base import VectorStore
 from unimodal.search.stores.open import create_store
@@ -47,7 +47,7 @@ class SearchSizes(NamedTuple):
 
 def bench_search(
     sizes: SearchSizes | None = None, *, rounds: int = 3, threads: int | None = None
-) -> list[Row]:
+) -> list[BenchRow]:
     """Build a store in a temporary folder, then time all queries once per round.
 
     rounds: after one that warms up and measures the recall. threads: of torch; 1: CPU time, of
@@ -178,7 +178,7 @@ def _all_rows(
     rounds: int,
     tick: Tick,
     clock: Clock,
-) -> list[Row]:
+) -> list[BenchRow]:
     """Two rows for each kind of search: its time and its recall."""
     kept = np.arange(_SHELF.value, sizes.rows, SHELVES)
     peer = f"exact, numpy {version('numpy')}"
@@ -200,7 +200,7 @@ def _all_rows(
         )
         rows.append(make_row(f"{title}: p50", peer, target, our_p50, their_p50, unit))
         rows.append(
-            Row(f"{title}: recall@{K}", peer, recall, ">= 0.95", recall, 1.0, "")
+            BenchRow(f"{title}: recall@{K}", peer, recall, ">= 0.95", recall, 1.0, "")
         )
     return rows
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unimodal.compare import Row, Tick, make_row, measuring
+from unimodal.compare import BenchRow, Tick, make_row, measuring
 from unimodal.photographs import draw_captions, draw_photograph, encode
 
 from .encode import MIN_COSINE, minilm_folder
@@ -66,7 +66,7 @@ class Bench(NamedTuple):
 
 def bench_serve(
     sizes: ServeSizes | None = None, *, rounds: int = 3, threads: int | None = None
-) -> list[Row]:
+) -> list[BenchRow]:
     """Overhead, micro-batching, requests per second beside installed peers, and a crowd of clients.
 
     rounds: the median of them is taken. threads: of each server's torch; None: torch's own number.
@@ -98,7 +98,7 @@ def short_texts(count: int = 200) -> list[str]:
     return list(dict.fromkeys(draw_captions(4 * count)))[:count]
 
 
-def _overhead(bench: Bench) -> list[Row]:
+def _overhead(bench: Bench) -> list[BenchRow]:
     """CPU time of the process per request, with a model that takes no time."""
     floats = _bodies(short_texts())
     as_base64 = _bodies(short_texts(), encoding_format="base64")
@@ -136,7 +136,7 @@ def _overhead(bench: Bench) -> list[Row]:
     ]
 
 
-def _batching(bench: Bench) -> list[Row]:
+def _batching(bench: Bench) -> list[BenchRow]:
     """Requests per second of 32 clients, with batches and without, of a model with a known time of
     a forward pass.
     """
@@ -150,7 +150,7 @@ def _batching(bench: Bench) -> list[Row]:
     return [_rate_row(name, "one by one", ">= 4", speeds["ours"], speeds["theirs"], 32)]
 
 
-def _texts(bench: Bench) -> list[Row]:
+def _texts(bench: Bench) -> list[BenchRow]:
     folder = str(minilm_folder())
     plain = server_of(
         "peers", "sentence-transformers in FastAPI", "sentences", folder, "{port}"
@@ -166,7 +166,7 @@ def _texts(bench: Bench) -> list[Row]:
     )
 
 
-def _images(bench: Bench) -> list[Row]:
+def _images(bench: Bench) -> list[BenchRow]:
     model, weights = _same_weights(bench.sizes.clip, bench.folder)
     short = bench.sizes.short
     items = []
@@ -198,7 +198,7 @@ def _beside(
     peers: Sequence[Server],
     bodies: Sequence[bytes],
     clients: int,
-) -> list[Row]:
+) -> list[BenchRow]:
     """Ours in both precisions beside peers in float32."""
     ours = {
         "fp32": our_server(model, "dtype=float32"),
@@ -239,7 +239,7 @@ def _same_weights(clip: str, folder: Path) -> tuple[Path, Path]:
     return folder / "model", folder / "open_clip.safetensors"
 
 
-def _crowd(bench: Bench) -> list[Row]:
+def _crowd(bench: Bench) -> list[BenchRow]:
     """More clients than the queue of a server holds: their statuses, the p99, and its memory."""
     clients = bench.sizes.crowd
     bodies = _bodies(short_texts())
@@ -272,7 +272,7 @@ def _crowd(bench: Bench) -> list[Row]:
     ]
 
 
-def _status_rows(name: str, answers: Answers) -> list[Row]:
+def _status_rows(name: str, answers: Answers) -> list[BenchRow]:
     """The share of other statuses, which has to be 0, and of refusals."""
     total = answers.statuses.total()
     refused = answers.statuses[429]
@@ -283,7 +283,7 @@ def _status_rows(name: str, answers: Answers) -> list[Row]:
     )
     rows = []
     for status, count, target in shares:
-        row = Row(
+        row = BenchRow(
             name=f"{name}: {status}",
             peer="all answers",
             ratio=count / total,
@@ -371,9 +371,9 @@ def _vector(port: int, path: str, body: bytes) -> Any:
 
 def _rate_row(
     name: str, peer: str, target: str, ours: Speed, theirs: Speed, clients: int
-) -> Row:
+) -> BenchRow:
     ratio = ours.per_second / theirs.per_second
-    return Row(
+    return BenchRow(
         name,
         peer,
         ratio,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MTEB_BATCH_SIZE = 32  # mteb's default
 # These are used; any other key would have no effect.
 ENCODE_KWARGS = ("batch_size", "precision", "show_progress_bar")
-Found = dict[str, dict[str, float]]  # query id -> document id -> score
+DocumentScores = dict[str, dict[str, float]]  # query id -> document id -> score
 
 
 class MtebModel:
@@ -105,7 +105,7 @@ class MtebModel:
         top_ranked: Mapping[str, Sequence[str]] | None = None,
         num_proc: int | None = None,
         **options: Any,
-    ) -> Found:
+    ) -> DocumentScores:
         """The top_k documents of each query with their cosines.
 
         top_ranked: query id -> the only documents to rank.

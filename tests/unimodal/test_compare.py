@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from unimodal.compare import (
+    BenchRow,
     Clock,
-    Row,
     Tick,
     in_fresh_process,
     make_row,
@@ -70,5 +70,6 @@ def test_the_rows_are_written_with_their_ratio(tmp_path: Path) -> None:
     assert [row.ratio for row in rows] == [4.0, 0.25]
     write_json(rows, tmp_path / "deep" / "rows.json")
     assert [
-        Row(**row) for row in json.loads((tmp_path / "deep" / "rows.json").read_text())
+        BenchRow(**row)
+        for row in json.loads((tmp_path / "deep" / "rows.json").read_text())
     ] == rows

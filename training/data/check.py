@@ -12,7 +12,7 @@ from unimodal.shards.index import read_sidecar, sidecar
 from unimodal.shards.storage import is_remote
 
 from ..config import SourceConfig, TrainConfig
-from .mixture import Plan, make_order
+from .mixture import StepPlan, make_order
 from .order import Order, slots_of_rank
 
 
@@ -49,7 +49,7 @@ def check_data(
                     key = (config.seed, *place)
                     orders[place] = make_order(name, task, source, sizes, key)
     if len(orders) == len(found):
-        Plan(config.plan, orders)  # raises an error for sources that are too small
+        StepPlan(config.plan, orders)  # raises an error for sources that are too small
     return found
 
 

@@ -18,7 +18,7 @@ from unimodal.shards.sample import Sample
 
 from ..config import SourceConfig, Stage
 from .collate import Example, Piece, Skipped, collate, make_example
-from .mixture import BatchPlace, Plan, make_order
+from .mixture import BatchPlace, StepPlan, make_order
 from .order import Order, generator, slots_of_rank
 from .substitute import make_or_substitute
 
@@ -86,7 +86,7 @@ class StepDataset(Dataset[Piece]):
                     orders[number, name, source] = make_order(
                         name, task, source, shards.num_samples, key
                     )
-        self.plan = Plan(stages, orders)
+        self.plan = StepPlan(stages, orders)
         self._fingerprints = {
             path: shards.fingerprint() for path, shards in self.shards.items()
         }

@@ -186,7 +186,7 @@ def _first_with(stretch: Stretch, index: int, limit: int) -> int:
     return high
 
 
-class Plan:
+class StepPlan:
     """The batches of every step of a run."""
 
     def __init__(self, stages: Sequence[Stage], orders: Orders) -> None:

@@ -12,7 +12,7 @@ import typer
 from .outputs import check_outputs
 
 if TYPE_CHECKING:
-    from unimodal.compare import Row
+    from unimodal.compare import BenchRow
 
 _BENCHES = {
     "loss": ("unimodal.training.speed.loss", "bench_loss"),
@@ -60,11 +60,13 @@ def bench(
         write_json(rows, json_file)
 
 
-def _find_bench(name: str) -> Callable[..., list[Row]]:
+def _find_bench(name: str) -> Callable[..., list[BenchRow]]:
     from unimodal.config import nearest
 
     if name not in _BENCHES:
         raise ValueError(f"there is no bench {name!r}; {nearest(name, _BENCHES)}")
     module, function = _BENCHES[name]
-    run: Callable[..., list[Row]] = getattr(importlib.import_module(module), function)
+    run: Callable[..., list[BenchRow]] = getattr(
+        importlib.import_module(module), function
+    )
     return run

@@ -18,7 +18,7 @@ from .household import HOUSEHOLD
 from .patterns import mix, print_pattern
 from .pen import Point
 from .scenes import draw_scene
-from .shapes import Part
+from .shapes import Patch
 from .wardrobe import WARDROBE
 from .words import COLOURS, Rgb
 
@@ -119,7 +119,7 @@ def _varied(paint: Rgb, rng: random.Random) -> Rgb:
     return red, green, blue
 
 
-def _placed(parts: list[Part], rng: random.Random) -> list[Part]:
+def _placed(parts: list[Patch], rng: random.Random) -> list[Patch]:
     """Turned by a few degrees, scaled, moved, and mirrored half of the time."""
     angle = math.radians(rng.uniform(-5, 5))
     scale = rng.uniform(0.88, 0.98)
@@ -140,7 +140,7 @@ def _placed(parts: list[Part], rng: random.Random) -> list[Part]:
     placed = []
     for part in parts:
         points = [place(point) for point in part.points]
-        placed.append(Part(part.paint, points, part.width * scale))
+        placed.append(Patch(part.paint, points, part.width * scale))
     return placed
 
 
@@ -159,7 +159,7 @@ def _paints(paint: Rgb) -> dict[str, Rgb]:
 
 
 def _painted(
-    parts: list[Part], sheet: Image.Image, paint: Rgb, canvas: int
+    parts: list[Patch], sheet: Image.Image, paint: Rgb, canvas: int
 ) -> tuple[Image.Image, Image.Image]:
     """The flat product and its mask."""
     unit = canvas / 100

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from .pen import Point
 
 
-class Part(NamedTuple):
+class Patch(NamedTuple):
     """One outline (width 0) or one stroke (width > 0)."""
 
     paint: str
@@ -114,7 +114,7 @@ def box(
     )
 
 
-def turned(parts: list[Part], degrees: float) -> list[Part]:
+def turned(parts: list[Patch], degrees: float) -> list[Patch]:
     """The same parts, turned clockwise about the middle of the canvas."""
     cos = math.cos(math.radians(degrees))
     sin = math.sin(math.radians(degrees))

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 
-from .shapes import Part, box, ellipse, rounded, smooth, turned
+from .shapes import Patch, box, ellipse, rounded, smooth, turned
 
 
-def t_shirt() -> list[Part]:
+def t_shirt() -> list[Patch]:
     neck = ellipse(50, 15, 11, 10, 180, 0)
     return [
-        Part(
+        Patch(
             "body",
             [
                 *neck,
@@ -31,15 +31,15 @@ def t_shirt() -> list[Part]:
                 ),
             ],
         ),
-        Part("trim", ellipse(50, 15, 11, 10, 0, 180), 3.2),
-        Part("seam", [(28, 44), (30, 28)], 1),
-        Part("seam", [(72, 44), (70, 28)], 1),
+        Patch("trim", ellipse(50, 15, 11, 10, 0, 180), 3.2),
+        Patch("seam", [(28, 44), (30, 28)], 1),
+        Patch("seam", [(72, 44), (70, 28)], 1),
     ]
 
 
-def sweater() -> list[Part]:
+def sweater() -> list[Patch]:
     return [
-        Part(
+        Patch(
             "body",
             rounded(
                 [
@@ -59,24 +59,24 @@ def sweater() -> list[Part]:
                 4,
             ),
         ),
-        Part("seam", [(29, 50), (31, 30)], 1.2),
-        Part("seam", [(71, 50), (69, 30)], 1.2),
-        Part(
+        Patch("seam", [(29, 50), (31, 30)], 1.2),
+        Patch("seam", [(71, 50), (69, 30)], 1.2),
+        Patch(
             "trim",
             rounded([(10, 76), (24, 79), (22.5, 88), (8, 85)], 2),
         ),
-        Part(
+        Patch(
             "trim",
             rounded([(90, 76), (76, 79), (77.5, 88), (92, 85)], 2),
         ),
-        Part("trim", box(28, 81, 72, 90, 2)),
-        Part("trim", box(37, 10, 63, 20, 4)),
+        Patch("trim", box(28, 81, 72, 90, 2)),
+        Patch("trim", box(37, 10, 63, 20, 4)),
     ]
 
 
-def dress() -> list[Part]:
+def dress() -> list[Patch]:
     return [
-        Part(
+        Patch(
             "body",
             rounded(
                 [
@@ -96,16 +96,16 @@ def dress() -> list[Part]:
                 3,
             ),
         ),
-        Part("seam", [(44, 50), (32, 86)], 1),
-        Part("seam", [(56, 50), (68, 86)], 1),
-        Part("trim", box(38, 42, 62, 48, 2)),
-        Part("trim", [(15, 87), (85, 87)], 2.6),
+        Patch("seam", [(44, 50), (32, 86)], 1),
+        Patch("seam", [(56, 50), (68, 86)], 1),
+        Patch("trim", box(38, 42, 62, 48, 2)),
+        Patch("trim", [(15, 87), (85, 87)], 2.6),
     ]
 
 
-def sock() -> list[Part]:
+def sock() -> list[Patch]:
     return [
-        Part(
+        Patch(
             "body",
             rounded(
                 [
@@ -122,11 +122,11 @@ def sock() -> list[Part]:
                 9,
             ),
         ),
-        Part(
+        Patch(
             "trim",
             rounded([(70, 59), (82, 66), (89, 76), (84, 88), (68, 88)], 8),
         ),
-        Part(
+        Patch(
             "trim",
             smooth(
                 [
@@ -139,13 +139,13 @@ def sock() -> list[Part]:
                 ]
             ),
         ),
-        Part("trim", box(32, 9, 62, 21, 3)),
+        Patch("trim", box(32, 9, 62, 21, 3)),
     ]
 
 
-def mitten() -> list[Part]:
+def mitten() -> list[Patch]:
     return [
-        Part(
+        Patch(
             "body",
             smooth(
                 [
@@ -164,20 +164,20 @@ def mitten() -> list[Part]:
                 ]
             ),
         ),
-        Part(
+        Patch(
             "seam",
             smooth([(68, 36), (66, 46), (68, 52)], closed=False),
             1.2,
         ),
-        Part("trim", box(30, 66, 71, 88, 5)),
-        *(Part("seam", [(x, 69), (x, 86)], 0.9) for x in (37, 44, 51, 58, 65)),
+        Patch("trim", box(30, 66, 71, 88, 5)),
+        *(Patch("seam", [(x, 69), (x, 86)], 0.9) for x in (37, 44, 51, 58, 65)),
     ]
 
 
-def beanie() -> list[Part]:
+def beanie() -> list[Patch]:
     return [
-        Part("cream", ellipse(50, 17, 10, 10)),
-        Part(
+        Patch("cream", ellipse(50, 17, 10, 10)),
+        Patch(
             "body",
             smooth(
                 [
@@ -192,14 +192,14 @@ def beanie() -> list[Part]:
                 ]
             ),
         ),
-        Part("trim", box(12, 62, 88, 84, 7)),
-        *(Part("seam", [(x, 65), (x, 82)], 0.9) for x in range(20, 84, 8)),
+        Patch("trim", box(12, 62, 88, 84, 7)),
+        *(Patch("seam", [(x, 65), (x, 82)], 0.9) for x in range(20, 84, 8)),
     ]
 
 
-def cap() -> list[Part]:
+def cap() -> list[Patch]:
     return [
-        Part(
+        Patch(
             "trim",
             smooth(
                 [
@@ -212,7 +212,7 @@ def cap() -> list[Part]:
                 ]
             ),
         ),
-        Part(
+        Patch(
             "body",
             [
                 *ellipse(44, 64, 34, 38, 180, 360),
@@ -222,37 +222,37 @@ def cap() -> list[Part]:
                 ),
             ],
         ),
-        Part(
+        Patch(
             "seam",
             smooth([(44, 26), (36, 44), (34, 72)], closed=False),
             1,
         ),
-        Part(
+        Patch(
             "seam",
             smooth([(44, 26), (58, 42), (64, 70)], closed=False),
             1,
         ),
-        Part("trim", ellipse(44, 26, 4, 2.6)),
+        Patch("trim", ellipse(44, 26, 4, 2.6)),
     ]
 
 
-def umbrella() -> list[Part]:
+def umbrella() -> list[Patch]:
     hem = [
         point
         for left in (90, 70, 50, 30)
         for point in ellipse(left - 10, 52, 10, 6, 0, -180)
     ]
     return [
-        Part("metal", [(50, 6), (50, 80)], 2.6),
-        Part("wood", ellipse(57, 80, 7, 9, 180, 0), 4),
-        Part("body", [*ellipse(50, 52, 40, 40, 180, 360), *hem]),
-        Part(
+        Patch("metal", [(50, 6), (50, 80)], 2.6),
+        Patch("wood", ellipse(57, 80, 7, 9, 180, 0), 4),
+        Patch("body", [*ellipse(50, 52, 40, 40, 180, 360), *hem]),
+        Patch(
             "seam",
             smooth([(50, 12), (36, 28), (30, 52)], closed=False),
             1.1,
         ),
-        Part("seam", [(50, 12), (50, 52)], 1.1),
-        Part(
+        Patch("seam", [(50, 12), (50, 52)], 1.1),
+        Patch(
             "seam",
             smooth([(50, 12), (64, 28), (70, 52)], closed=False),
             1.1,
@@ -260,18 +260,18 @@ def umbrella() -> list[Part]:
     ]
 
 
-def tie() -> list[Part]:
+def tie() -> list[Patch]:
     return turned(
         [
-            Part(
+            Patch(
                 "body",
                 rounded(
                     [(43, 22), (57, 22), (68, 76), (50, 96), (32, 76)],
                     1.5,
                 ),
             ),
-            Part("seam", [(43.5, 23), (56.5, 23)], 1.6),
-            Part(
+            Patch("seam", [(43.5, 23), (56.5, 23)], 1.6),
+            Patch(
                 "trim",
                 rounded([(37, 5), (63, 5), (58, 23), (42, 23)], 3),
             ),
@@ -280,9 +280,9 @@ def tie() -> list[Part]:
     )
 
 
-def sneaker() -> list[Part]:
+def sneaker() -> list[Patch]:
     return [
-        Part(
+        Patch(
             "body",
             smooth(
                 [
@@ -300,26 +300,26 @@ def sneaker() -> list[Part]:
                 ]
             ),
         ),
-        Part(
+        Patch(
             "cream",
             smooth([(78, 62), (90, 69), (95, 79), (82, 80), (74, 76)]),
         ),
-        Part(
+        Patch(
             "trim",
             smooth([(8, 44), (18, 40), (20, 56), (18, 78), (8, 80)]),
         ),
-        Part("cream", box(7, 76, 96, 88, 5)),
-        Part("seam", [(9, 82), (94, 82)], 1),
+        Patch("cream", box(7, 76, 96, 88, 5)),
+        Patch("seam", [(9, 82), (94, 82)], 1),
         *(
-            Part("cream", [(x, y), (x + 6, y - 8)], 2.4)
+            Patch("cream", [(x, y), (x + 6, y - 8)], 2.4)
             for x, y in ((40, 58), (48, 62), (56, 66))
         ),
     ]
 
 
-def boot() -> list[Part]:
+def boot() -> list[Patch]:
     return [
-        Part(
+        Patch(
             "body",
             rounded(
                 [
@@ -334,7 +334,7 @@ def boot() -> list[Part]:
                 8,
             ),
         ),
-        Part(
+        Patch(
             "dark",
             rounded(
                 [
@@ -349,9 +349,9 @@ def boot() -> list[Part]:
                 2,
             ),
         ),
-        Part("trim", box(28, 10, 62, 22, 4)),
-        *(Part("cream", [(50, y), (60, y - 3)], 2.2) for y in (32, 39, 46)),
-        Part(
+        Patch("trim", box(28, 10, 62, 22, 4)),
+        *(Patch("cream", [(50, y), (60, y - 3)], 2.2) for y in (32, 39, 46)),
+        Patch(
             "seam",
             smooth([(59, 50), (50, 56), (48, 80)], closed=False),
             1.2,
@@ -359,12 +359,12 @@ def boot() -> list[Part]:
     ]
 
 
-def backpack() -> list[Part]:
+def backpack() -> list[Patch]:
     return [
-        Part("trim", ellipse(50, 15, 11, 9, 170, 370), 4.5),
-        Part("trim", box(14, 50, 30, 82, 6)),
-        Part("trim", box(70, 50, 86, 82, 6)),
-        Part(
+        Patch("trim", ellipse(50, 15, 11, 9, 170, 370), 4.5),
+        Patch("trim", box(14, 50, 30, 82, 6)),
+        Patch("trim", box(70, 50, 86, 82, 6)),
+        Patch(
             "body",
             rounded(
                 [
@@ -378,7 +378,7 @@ def backpack() -> list[Part]:
                 10,
             ),
         ),
-        Part(
+        Patch(
             "seam",
             smooth(
                 [
@@ -393,40 +393,40 @@ def backpack() -> list[Part]:
             ),
             1.4,
         ),
-        Part("trim", box(31, 57, 69, 83, 5)),
-        Part("metal", [(34, 62), (66, 62)], 1.8),
-        Part("metal", [(62, 62), (62, 67)], 2.2),
+        Patch("trim", box(31, 57, 69, 83, 5)),
+        Patch("metal", [(34, 62), (66, 62)], 1.8),
+        Patch("metal", [(62, 62), (62, 67)], 2.2),
     ]
 
 
-def handbag() -> list[Part]:
+def handbag() -> list[Patch]:
     return [
-        Part("wood", ellipse(50, 40, 19, 28, 180, 360), 4),
-        Part("body", rounded([(24, 38), (76, 38), (88, 87), (12, 87)], 8)),
-        Part(
+        Patch("wood", ellipse(50, 40, 19, 28, 180, 360), 4),
+        Patch("body", rounded([(24, 38), (76, 38), (88, 87), (12, 87)], 8)),
+        Patch(
             "trim",
             rounded([(24, 38), (76, 38), (78.5, 48), (21.5, 48)], 3),
         ),
-        Part("metal", box(45, 43, 55, 54, 2)),
+        Patch("metal", box(45, 43, 55, 54, 2)),
     ]
 
 
-def suitcase() -> list[Part]:
+def suitcase() -> list[Patch]:
     return [
-        Part("metal", [(39, 30), (39, 7), (61, 7), (61, 30)], 3),
-        Part("dark", ellipse(31, 89, 4, 4)),
-        Part("dark", ellipse(69, 89, 4, 4)),
-        Part("body", box(21, 25, 79, 88, 8)),
-        *(Part("seam", [(x, 28), (x, 85)], 1.1) for x in (35, 65)),
+        Patch("metal", [(39, 30), (39, 7), (61, 7), (61, 30)], 3),
+        Patch("dark", ellipse(31, 89, 4, 4)),
+        Patch("dark", ellipse(69, 89, 4, 4)),
+        Patch("body", box(21, 25, 79, 88, 8)),
+        *(Patch("seam", [(x, 28), (x, 85)], 1.1) for x in (35, 65)),
         *(
-            Part("trim", ellipse(x, y, 6.5, 6.5))
+            Patch("trim", ellipse(x, y, 6.5, 6.5))
             for x, y in ((27, 31), (73, 31), (27, 82), (73, 82))
         ),
-        Part("dark", box(42, 21, 58, 27, 2)),
+        Patch("dark", box(42, 21, 58, 27, 2)),
     ]
 
 
-WARDROBE: dict[str, Callable[[], list[Part]]] = {
+WARDROBE: dict[str, Callable[[], list[Patch]]] = {
     "t-shirt": t_shirt,
     "sweater": sweater,
     "dress": dress,

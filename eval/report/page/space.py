@@ -17,7 +17,7 @@ from ...results import TaskResult
 from .cells import TaskName, task_name
 from .inputs import ShownInput, Thumbnails, shorten, show_input
 
-Found = TypeVar("Found", Clusters, Duplicates)
+Shared = TypeVar("Shared", Clusters, Duplicates)
 
 WIDTH = 960
 HEIGHT = 600
@@ -227,13 +227,13 @@ def duplicate_sections(
 
 
 def _merge_tasks(
-    found: Sequence[Found], content: Callable[[Found], object]
-) -> list[tuple[list[TaskName], Found]]:
+    found: Sequence[Shared], content: Callable[[Shared], object]
+) -> list[tuple[list[TaskName], Shared]]:
     """What was found, once for all tasks of a set that search the same documents.
 
     content: what is equal for tasks that search the same documents.
     """
-    merged: list[tuple[list[str], Found]] = []
+    merged: list[tuple[list[str], Shared]] = []
     for one in found:
         for tasks, other in merged:
             is_same_set = _set_of(tasks[0]) == _set_of(one.task)

@@ -16,7 +16,7 @@ from tests.conftest import Recipe
 from tests.training.runs import dataset_of, global_batches
 from training.config import OptimConfig, SourceConfig, Stage, TaskConfig
 from training.data.loader import steps_from
-from training.data.mixture import Plan, lay_out, make_order
+from training.data.mixture import StepPlan, lay_out, make_order
 from training.data.order import Order
 from unimodal.config import parse_config
 
@@ -25,7 +25,7 @@ STREAMS = 4
 BATCH = 16
 
 
-def _plan(steps: int = 800, sizes: int = 320, **changes: Any) -> Plan:
+def _plan(steps: int = 800, sizes: int = 320, **changes: Any) -> StepPlan:
     """One task with sources a, b, c; changes: of the task, or {source}_weight and
     {source}_epochs.
     """
@@ -56,14 +56,14 @@ def _plan(steps: int = 800, sizes: int = 320, **changes: Any) -> Plan:
         (0, "texts", name): Order([sizes // 2, sizes // 2], batch, STREAMS, (0, name))
         for name in sources
     }
-    return Plan([stage], orders)
+    return StepPlan([stage], orders)
 
 
-def _sources(plan: Plan, start: int = 0, stop: int = 800) -> list[str]:
+def _sources(plan: StepPlan, start: int = 0, stop: int = 800) -> list[str]:
     return [plan.batches_at(step)[0].source for step in range(start, stop)]
 
 
-def _slots(plan: Plan, step: int) -> list[tuple[str, int, int, int]]:
+def _slots(plan: StepPlan, step: int) -> list[tuple[str, int, int, int]]:
     place = plan.batches_at(step)[0]
     found = [plan.slot_at(place, slot) for slot in range(BATCH)]
     return [(at.source, at.epoch, at.step, slot) for at, slot in found]
@@ -277,7 +277,7 @@ def test_what_was_seen_adds_up_to_the_samples_of_the_batches() -> None:
 
 
 def test_a_stage_that_is_over_stays_as_it_was_at_a_resume_with_other_weights() -> None:
-    def plan(weight: float) -> Plan:
+    def plan(weight: float) -> StepPlan:
         task = TaskConfig(
             kind="text-text",
             global_batch=BATCH,
@@ -304,7 +304,7 @@ def test_a_stage_that_is_over_stays_as_it_was_at_a_resume_with_other_weights() -
             for number in range(2)
             for source in "ab"
         }
-        return Plan(stages, orders)
+        return StepPlan(stages, orders)
 
     first = plan(1)
     second = plan(0.5)
