@@ -1,5 +1,6 @@
-"""Typed, frozen configuration: YAML files, `key=value` overrides, and errors that name the nearest
-valid key.
+"""Typed, frozen configuration: YAML files and `key=value` overrides.
+
+Errors name the nearest valid key.
 """
 
 from __future__ import annotations
@@ -86,8 +87,9 @@ def nearest(word: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
 def read_config(
     cls: type[ConfigT], name: str | Path, overrides: Sequence[str] = ()
 ) -> ConfigT:
-    """Read a YAML file (a path, or the name of a recipe that ships with the package), apply
-    `key=value`, check it.
+    """Read a YAML file, apply `key=value` overrides and check the result.
+
+    name: a path, or the name of a recipe that ships with the package.
 
     A file may say `base: OTHER`: it is then laid over that recipe (found beside it, or by name),
     mapping by mapping; a value of null takes an entry of the base away.
@@ -102,8 +104,9 @@ def read_config(
 def parse_config(
     cls: type[ConfigT], values: Mapping[str, Any], source: str = "config"
 ) -> ConfigT:
-    """Check a mapping against a Config class; raises ValueError with the first fault as one
-    sentence.
+    """Check a mapping against a Config class.
+
+    Raises ValueError with the first fault as one sentence.
     """
     try:
         return cls.model_validate(dict(values))
@@ -121,9 +124,8 @@ def _describe(errors: Sequence[ErrorDetails], values: Mapping[str, Any]) -> str:
     """The first fault; where a place takes values of several types, what each of them wants."""
     places = [_place(error, values) for error in errors]
     # Of a union the branch that got furthest; `max` takes the first of several.
-    place = max(
-        (each for each in places if f"{each}.".startswith(f"{places[0]}.")), key=len
-    )
+    below_first = [each for each in places if f"{each}.".startswith(f"{places[0]}.")]
+    place = max(below_first, key=len)
     same = [
         error for error, other in zip(errors, places, strict=True) if other == place
     ]
@@ -131,22 +133,18 @@ def _describe(errors: Sequence[ErrorDetails], values: Mapping[str, Any]) -> str:
     messages = [error["msg"] for error in same]
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] != "value_error":
-        wanted = [
-            said.removeprefix("Input should be ") for said in dict.fromkeys(messages)
-        ]
-        message = (
-            f"Input should be {' or '.join(wanted)}"
-            if wanted[0] != first["msg"]
-            else first["msg"]
-        )
+        unique = dict.fromkeys(messages)
+        wanted = [text.removeprefix("Input should be ") for text in unique]
+        message = first["msg"]
+        if wanted[0] != message:
+            message = f"Input should be {' or '.join(wanted)}"
         for word, ours in _WORDS.items():
             message = message.replace(word, ours)
-    value = (
-        ""
-        if first["type"] in ("value_error", "missing")
-        else f" (got {show(first['input'])})"
-    )
-    return f"{place + ': ' if place else ''}{message}{value}{_advice(first)}"
+    value = ""
+    if first["type"] not in ("value_error", "missing"):
+        value = f" (got {show(first['input'])})"
+    prefix = f"{place}: " if place else ""
+    return f"{prefix}{message}{value}{_advice(first)}"
 
 
 def _place(error: ErrorDetails, values: Any) -> str:
@@ -167,9 +165,7 @@ def _place(error: ErrorDetails, values: Any) -> str:
 
 
 def _advice(error: ErrorDetails) -> str:
-    """The way out of a text that YAML reads as something else, and of something else that it reads
-    as a text.
-    """
+    """The way out where YAML reads a text as something else, or something else as a text."""
     if error["type"] == "string_type" and error["input"] is not None:
         return "; put a text in quotes."
     if (
@@ -182,10 +178,11 @@ def _advice(error: ErrorDetails) -> str:
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Lay `a.b.c=value` over a nested mapping. Values are YAML; null takes away, an integer indexes
-    a list.
+    """Lay `a.b.c=value` over a nested mapping.
 
-    Raises ValueError for one that is not YAML, has no value, or sets what another one sets.
+    Values are YAML: null takes an entry away, and an integer in the path indexes a list.
+
+    Raises ValueError for an override that is not YAML, has no value, or sets what another one sets.
     """
     patches = [_patch_of(override) for override in overrides]
     for (first, earlier), (second, later) in combinations(
@@ -226,8 +223,9 @@ def _patch_of(override: str) -> dict[str, Any]:
 def _refuse_twice(
     first: str, earlier: Mapping[str, Any], second: str, later: Mapping[str, Any]
 ) -> None:
-    """Raise ValueError where the later of two overrides undoes the earlier; what was taken away may
-    be given again.
+    """Raise ValueError where the later of two overrides undoes the earlier.
+
+    What was taken away may be given again.
     """
     for path, value in _leaves(earlier):
         for other, _ in _leaves(later):
@@ -305,16 +303,17 @@ def _read_yaml(
         raise ValueError(
             f"{path}: base is {show(base)}; give the name of one recipe, or take it out."
         )
-    return (
-        merge(_read_yaml(base, path.parent, (*above, path.resolve())), values)
-        if base
-        else values
-    )
+    if not base:
+        return values
+    below = _read_yaml(base, path.parent, (*above, path.resolve()))
+    merged: dict[str, Any] = merge(below, values)
+    return merged
 
 
 def merge(below: Any, above: Any) -> Any:
-    """Lay one nested mapping over another; null takes an entry away. An integer
-    key indexes a list.
+    """Lay one nested mapping over another.
+
+    null takes an entry away, and an integer key indexes a list.
     """
     if (
         isinstance(below, list)
