@@ -69,7 +69,8 @@ def stop(run: Run, number: int, signals: StopSignals) -> Stopped:
     if not _is_saved(run):
         newest = run.saver.newest_step
         where = f", which could not be saved (the newest checkpoint is of {newest})"
-    message = f"stopped at step {run.step} of {run.config.total_steps}{where}; continue with --resume."
+    steps = f"step {run.step} of {run.config.total_steps}"
+    message = f"stopped at {steps}{where}; continue with --resume."
     return Stopped(message, number)
 
 

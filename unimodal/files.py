@@ -84,7 +84,8 @@ def replace_text(file: Path, text: str) -> None:
 def replace_folder(part: Path, folder: Path) -> None:
     """Put a finished folder in its place, on the disk with everything in it.
 
-    The folder that it replaces is removed last. Until then its name is that of `part`, with .old for .part.
+    The folder that it replaces is removed last. Until then it has the name of `part`, with .old for
+    .part.
     """
     sync_tree(part)
     old = part.with_name(part.name.removesuffix(PART) + OLD)
