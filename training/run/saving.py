@@ -138,10 +138,10 @@ class Saver:
                 "the run stops", but=checkpoint_folder(self._run, step)
             )
 
-    def close(self, is_asked: Callable[[], bool] = lambda: False) -> None:
+    def close(self, should_stop: Callable[[], bool] = lambda: False) -> None:
         """Wait until all is written and, for a limited time, until the mirror has its copy.
 
-        is_asked: whether this rank was asked to stop, which shortens the wait.
+        should_stop: whether this rank was asked to stop, which shortens the wait.
         """
         self.wait()
         started = time.monotonic()
@@ -151,7 +151,7 @@ class Saver:
             left = started + allowed - time.monotonic()
             is_busy = uploads is not None and not uploads.wait(min(1.0, max(0.0, left)))
             num_busy, num_asked = distributed.all_reduce_sum(
-                [is_busy and left > 0, is_asked()]
+                [is_busy and left > 0, should_stop()]
             )
             if not num_busy:
                 break

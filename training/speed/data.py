@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from unimodal.compare import Row, Run, Tick, cpu_clock, make_row, measuring, timed
+from unimodal.compare import BenchRow, Run, Tick, cpu_clock, make_row, measuring, timed
 from unimodal.model_config import (
     ImageTowerConfig,
     ModelConfig,
@@ -68,7 +68,7 @@ FULL = DataSizes()
 
 def bench_data(
     sizes: DataSizes = FULL, rounds: int = 3, threads: int | None = 1
-) -> list[Row]:
+) -> list[BenchRow]:
     """Time from shards to batches, and of the parts, in CPU seconds.
 
     Other load on the machine hardly changes CPU seconds.
@@ -103,7 +103,7 @@ def _from_shards_to_batches(
     sizes: DataSizes,
     rounds: int,
     tick: Tick,
-) -> Row:
+) -> BenchRow:
     shards = pack(images, sizes.images, root / f"{short} px")
     dataset = open_dataset(shards[0].parent, sizes)
     theirs = open_clip_batches(shards, sizes)
@@ -198,7 +198,7 @@ def open_clip_batches(
 
 def _without_decoding(
     images: Sequence[bytes], root: Path, sizes: DataSizes, rounds: int, tick: Tick
-) -> Row:
+) -> BenchRow:
     shards = pack(images, sizes.samples, root / "samples")
     dataset = open_dataset(shards[0].parent, sizes)
     (order,) = dataset.plan.orders.values()
@@ -248,7 +248,7 @@ def _without_decoding(
 
 def _from_worker_to_main(
     root: Path, sizes: DataSizes, rounds: int, tick: Tick
-) -> list[Row]:
+) -> list[BenchRow]:
     pack([b"never decoded"], sizes.batch, root / "sent")
     dataset = open_dataset(root / "sent", sizes, ReadyPieces)
     found: dict[str, list[tuple[float, float]]] = {"ours": [], "float32": []}
@@ -358,7 +358,7 @@ def _medians(rows: Sequence[Sequence[float]]) -> list[float]:
     return [statistics.median(column) for column in zip(*rows, strict=True)]
 
 
-def _tokenising(sizes: DataSizes, rounds: int, tick: Tick) -> Row:
+def _tokenising(sizes: DataSizes, rounds: int, tick: Tick) -> BenchRow:
     import open_clip
 
     captions = draw_captions(sizes.captions)

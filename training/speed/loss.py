@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unimodal.compare import (
-    Row,
+    BenchRow,
     Run,
     Tick,
     cpu_clock,
@@ -53,7 +53,7 @@ FULL = LossSizes()
 
 def bench_loss(
     sizes: LossSizes = FULL, rounds: int = 5, threads: int | None = None
-) -> list[Row]:
+) -> list[BenchRow]:
     """Time and memory of the loss's forward and backward pass, on the CPU and on a GPU if any."""
     has_gpu = torch.cuda.is_available()
     with measuring(
@@ -67,7 +67,7 @@ def bench_loss(
         return rows + _on_gpu(sizes, rounds, tick) if has_gpu else rows
 
 
-def _time_beside_clip(batch: int, dim: int, rounds: int, tick: Tick) -> Row:
+def _time_beside_clip(batch: int, dim: int, rounds: int, tick: Tick) -> BenchRow:
     vectors = draw_vectors(batch, dim)
     runs: dict[str, Run] = {
         "ours": partial(ours, *vectors),
@@ -80,7 +80,7 @@ def _time_beside_clip(batch: int, dim: int, rounds: int, tick: Tick) -> Row:
     )
 
 
-def _memory_beside_clip(batch: int, dim: int, tick: Tick) -> Row:
+def _memory_beside_clip(batch: int, dim: int, tick: Tick) -> BenchRow:
     peaks = []
     for run in (ours, clip):
         tick(f"memory of {run.__name__}")
@@ -96,7 +96,7 @@ def _memory_of(
     return peak_memory(partial(run, *draw_vectors(batch, dim)))
 
 
-def _time_beside_cached(batch: int, dim: int, rounds: int, tick: Tick) -> Row:
+def _time_beside_cached(batch: int, dim: int, rounds: int, tick: Tick) -> BenchRow:
     left, right = draw_vectors(batch, dim)
 
     def along_the_sphere(gradients: list[Tensor]) -> list[Tensor]:
@@ -124,7 +124,7 @@ def _time_beside_cached(batch: int, dim: int, rounds: int, tick: Tick) -> Row:
     )
 
 
-def _on_gpu(sizes: LossSizes, rounds: int, tick: Tick) -> list[Row]:
+def _on_gpu(sizes: LossSizes, rounds: int, tick: Tick) -> list[BenchRow]:
     left, right = (
         side.to("cuda").bfloat16().float()
         for side in draw_vectors(sizes.gpu_batch, sizes.gpu_dim)
@@ -217,7 +217,7 @@ def cached(left: Tensor, right: Tensor) -> Run:
 def draw_vectors(batch: int, dim: int) -> tuple[Tensor, Tensor]:
     """Two (B, D) of random unit vectors.
 
-    Row i of one is a little closer to row i of the other than to the rest.
+    BenchRow i of one is a little closer to row i of the other than to the rest.
     """
     generator = torch.Generator().manual_seed(0)
     left, noise = (

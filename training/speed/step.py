@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unimodal.compare import Row, Run, Tick, cpu_clock, make_row, measuring, timed
+from unimodal.compare import BenchRow, Run, Tick, cpu_clock, make_row, measuring, timed
 from unimodal.model import DualEncoder, build_model
 from unimodal.model_config import (
     ImageTowerConfig,
@@ -79,7 +79,7 @@ def bench_step(
     texts: Texts = FULL_TEXTS,
     rounds: int = 3,
     threads: int | None = 1,
-) -> list[Row]:
+) -> list[BenchRow]:
     """Time of a step up to its gradients.
 
     CPU seconds of one thread vary so little that three rounds are enough.
@@ -91,7 +91,7 @@ def bench_step(
         ]
 
 
-def _beside_grad_cache(sizes: Cached, rounds: int, tick: Tick) -> Row:
+def _beside_grad_cache(sizes: Cached, rounds: int, tick: Tick) -> BenchRow:
     image = ImageTowerConfig(name="vit_tiny_patch16_224", kwargs=dict(sizes.image))
     model = random_model(sizes.layers, sizes.width, image, sizes.image_size)
     task = TaskConfig(kind="image-text", sources=_NOWHERE, global_batch=sizes.batch)
@@ -121,7 +121,7 @@ def _beside_grad_cache(sizes: Cached, rounds: int, tick: Tick) -> Row:
     )
 
 
-def _beside_padding(sizes: Texts, rounds: int, tick: Tick) -> list[Row]:
+def _beside_padding(sizes: Texts, rounds: int, tick: Tick) -> list[BenchRow]:
     model = random_model(sizes.layers, sizes.width)
     task = TaskConfig(kind="text-text", sources=_NOWHERE, global_batch=sizes.pairs)
     batch = make_batch(long_tailed_lengths(2 * sizes.pairs))
