@@ -260,7 +260,7 @@ def load_tasks(
     loaded = {name: data.check(name) for name, data in loaded.items()}
     if with_images:
         absent = [Missing(name, _missing_images(data)) for name, data in loaded.items()]
-        _refuse_missing([one for one in absent if one.paths], data_root)
+        _refuse_missing([missing for missing in absent if missing.paths], data_root)
     return loaded
 
 

@@ -80,14 +80,14 @@ def duplicate_rows(duplicates: Iterable[Duplicates]) -> list[ScoreRow]:
     """The share of documents with a near-duplicate, which a ranking orders only by luck."""
     return [
         ScoreRow(
-            one.task,
+            of_task.task,
             "near_duplicate_share",
-            one.share,
+            of_task.share,
             None,
             None,
-            variant=f"cosine {one.threshold:g}",
+            variant=f"cosine {of_task.threshold:g}",
         )
-        for one in duplicates
+        for of_task in duplicates
     ]
 
 
@@ -136,8 +136,9 @@ def clusters_of(
 def k_means(
     vectors: Vectors, num_clusters: int, seed: int = 0
 ) -> tuple[Positions, Vectors]:
-    """Spherical k-means (Dhillon and Modha, 2001) from k-means++: (N,) cluster of each vector, (K,
-    D) centres.
+    """Spherical k-means from k-means++ -> (N,) the cluster of each vector, (K, D) centres.
+
+    (Dhillon and Modha, 2001.)
 
     vectors: (N, D) unit vectors. It ends when no vector changes its cluster, or after ROUNDS.
     """
@@ -148,7 +149,7 @@ def k_means(
         labels = np.argmax(vectors @ centres.T, axis=1)
         if np.array_equal(before, labels):
             break
-        for number in np.unique(labels):  # one that is empty stays where it is
+        for number in np.unique(labels):  # an empty cluster stays where it is
             total = vectors[labels == number].sum(axis=0, dtype=np.float64)
             centres[number] = total / max(float(np.linalg.norm(total)), 1e-12)
     return labels, centres
@@ -159,13 +160,10 @@ def _seeds(vectors: Vectors, count: int, rng: np.random.Generator) -> list[int]:
     seeds = [int(rng.integers(len(vectors)))]
     far = _distances(vectors, seeds)[:, 0]  # of each vector to the nearest seed
     while len(seeds) < count:
-        weights = (
-            far / far.sum() if far.sum() > 0 else None
-        )  # None: each vector equals a seed already
-        drawn = [
-            int(one)
-            for one in rng.choice(len(vectors), 2 + int(np.log(count)), p=weights)
-        ]
+        # None: each vector equals a seed already.
+        weights = far / far.sum() if far.sum() > 0 else None
+        num_draws = 2 + int(np.log(count))
+        drawn = rng.choice(len(vectors), num_draws, p=weights).tolist()
         nearer = np.minimum(far[:, None], _distances(vectors, drawn))  # (N, drawn)
         best = int(np.argmin(nearer.sum(axis=0)))
         seeds.append(drawn[best])
@@ -181,11 +179,12 @@ def _distances(vectors: Vectors, seeds: list[int]) -> npt.NDArray[np.float64]:
 def typical_words(
     texts: Sequence[str], labels: Positions, num_clusters: int
 ) -> list[list[str]]:
-    """The words of each cluster with the highest tf-idf: texts of it that hold a word x log(N / all
-    texts that do).
+    """The words of each cluster with the highest tf-idf.
 
-    texts: N. labels: (N,) the cluster of each. Words of all texts alike say nothing and are left
-        out.
+    That is the number of its texts with the word x log(N / the number of all texts with it). Words
+    of all texts are left out.
+
+    texts: N. labels: (N,) the cluster of each.
     """
     in_all: Counter[str] = Counter()
     in_cluster: list[Counter[str]] = [Counter() for _ in range(num_clusters)]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -121,7 +122,7 @@ def mixed_rows(
                 ("image", to_image, num_texts),
             ):
                 asked = sampled(
-                    np.flatnonzero([bool(one) for one in relevant]), MAX_QUERIES
+                    np.flatnonzero([bool(answers) for answers in relevant]), MAX_QUERIES
                 )
                 if not len(asked):
                     continue
@@ -306,7 +307,5 @@ def _variants(
 
 def _flat(lists: Sequence[Sequence[int]]) -> tuple[Positions, Positions]:
     """(row, value) of all values of all lists."""
-    rows = np.repeat(np.arange(len(lists)), [len(one) for one in lists])
-    return rows, np.fromiter(
-        (value for one in lists for value in one), np.int64, len(rows)
-    )
+    rows = np.repeat(np.arange(len(lists)), list(map(len, lists)))
+    return rows, np.fromiter(chain.from_iterable(lists), np.int64, len(rows))

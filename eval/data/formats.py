@@ -269,7 +269,7 @@ def _tar_samples(tars: Sequence[Path]) -> Iterator[tuple[str, dict[str, TarMembe
 
 
 def _image(key: str, parts: dict[str, TarMember]) -> Deferred:
-    extension = next((one for one in IMAGE_EXTENSIONS if one in parts), None)
+    extension = next((name for name in IMAGE_EXTENSIONS if name in parts), None)
     if extension is None:
         raise ValueError(
             f"sample {key!r} has no image; its parts are {', '.join(parts)}; "

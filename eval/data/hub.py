@@ -96,9 +96,9 @@ def _declared(folder: Path) -> dict[str, Any]:
         ) from None
     configs = facts.get("configs", []) if isinstance(facts, Mapping) else []
     return {
-        str(one["config_name"]): one["data_files"]
-        for one in configs
-        if "data_files" in one
+        str(config["config_name"]): config["data_files"]
+        for config in configs
+        if "data_files" in config
     }
 
 
@@ -110,10 +110,10 @@ def _files_of_config(
             {"split": name, "path": path} for name, path in data_files.items()
         ]
     if isinstance(data_files, str) or not all(
-        isinstance(one, Mapping) for one in data_files
+        isinstance(entry, Mapping) for entry in data_files
     ):
         data_files = [{"split": split, "path": data_files}]
-    by_split = {str(one["split"]): one["path"] for one in data_files}
+    by_split = {str(entry["split"]): entry["path"] for entry in data_files}
     if split not in by_split and len(by_split) > 1:
         raise ValueError(
             f"{config or 'the data'} of {folder} has no split {split!r}; {nearest(split, by_split)}"

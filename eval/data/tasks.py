@@ -195,13 +195,13 @@ class LookupTask(Task):
     def needs(self, root: Path, split: str) -> list[Path]:
         """The files that must be there."""
         rows = [
-            rows_of_split(one.rows, one.splits, split)
-            for one in self.questions.values()
+            rows_of_split(questions.rows, questions.splits, split)
+            for questions in self.questions.values()
         ]
         return [
             path
-            for one in (self.catalogue.rows, *rows)
-            for path in inputs_of(one, root)
+            for table in (self.catalogue.rows, *rows)
+            for path in inputs_of(table, root)
         ]
 
     def load(self, root: Path, split: str) -> dict[str, TaskData]:

@@ -183,8 +183,11 @@ def significant_lines(comparisons: Comparisons) -> dict[str, set[Line]]:
     """model -> the lines on which one test tells it from the first model."""
     lines: dict[str, set[Line]] = {}
     for name, compared in comparisons.items():
-        differing = [one for one in compared if one.p_value < SIGNIFICANT]
-        lines[name] = {(one.task, one.metric) for one in differing}
+        lines[name] = {
+            (comparison.task, comparison.metric)
+            for comparison in compared
+            if comparison.p_value < SIGNIFICANT
+        }
     return lines
 
 

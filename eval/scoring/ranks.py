@@ -14,6 +14,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -409,14 +410,14 @@ def _ragged(
     """Lists end to end, where each begins, and the gains; without the entries that have no gain."""
     counts = np.fromiter(map(len, lists), np.int64, len(lists))
     flat = np.fromiter(
-        (one for some in lists for one in some),
+        chain.from_iterable(lists),
         np.int64,
         int(counts.sum()),
     )
     known = np.ones(len(flat))
     if gains is not None:
         known = np.fromiter(
-            (one for some in gains for one in some),
+            chain.from_iterable(gains),
             np.float64,
             len(flat),
         )

@@ -151,8 +151,7 @@ def score_intervals(values: Sequence[Values]) -> list[Bounds]:
 def mean_intervals(
     values: Sequence[Values], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> list[Bounds]:
-    """95 % intervals of the means of several differences (Q,) each, over the same resamples of the
-    queries.
+    """95 % intervals of the means of several (Q,) differences, over the same resamples.
 
     (None, None) where all are the same, or there is one: nothing says how far another query would
     lie.
@@ -175,8 +174,9 @@ def correlation_intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[Bounds]:
-    """95 % intervals of correlations ("spearman", "pearson") of two sides (P,), over resamples of
-    the pairs.
+    """95 % intervals of correlations of two sides (P,), over resamples of the pairs.
+
+    metrics: "spearman", "pearson".
 
     (None, None) where all resamples have the same: a perfect order stays perfect, however few pairs
     it is of. Resamples in which the correlation is undefined are left out.
@@ -185,21 +185,21 @@ def correlation_intervals(
 
 
 def sign_flip_test(differences: Values, *, flips: int = FLIPS, seed: int = 0) -> float:
-    """The two-sided p value of a mean difference: in how many of all flips of signs is it at least
-    as far from 0?
+    """The two-sided p value of a mean difference, by flips of signs.
 
-    differences: (Q,) of two models on the same queries. Equal sizes are flipped together (how many
-    of n stay positive is binomial), so that for hit rates, and wherever there are up to 65,536
-    different sums, all are gone through and p is exact; else it is estimated from `flips` draws,
-    the observed one counted in.
+    It is the share of all flips in which the mean is at least as far from 0. Equal sizes are
+    flipped together (the number of n that stay positive is binomial). So p is exact for hit rates,
+    and wherever there are up to 65,536 different sums; else it is estimated from `flips` draws, and
+    the observed one counts as a draw.
+
+    differences: (Q,) of two models on the same queries.
     """
     sizes, counts = np.unique(np.abs(differences[differences != 0]), return_counts=True)
     if not len(sizes):
         return 1.0
     observed = abs(float(differences.sum()))
-    least = observed - 1e-9 * float(
-        sizes @ counts
-    )  # sums that are equal on paper differ in their last bits
+    # Sums that are equal on paper differ in their last bits.
+    least = observed - 1e-9 * float(sizes @ counts)
     if float(np.log2(counts + 1.0).sum()) <= np.log2(MAX_STATES):
         sums = np.zeros(1)
         chances = np.ones(1)
@@ -234,8 +234,8 @@ def swap_test(
     """
     correlation = CORRELATIONS[metric]
     sides = [
-        average_ranks(one) if metric == "spearman" else _standardised(one)
-        for one in (first, second)
+        average_ranks(side) if metric == "spearman" else _standardised(side)
+        for side in (first, second)
     ]
     observed = abs(correlation(sides[1], human) - correlation(sides[0], human))
     random = np.random.default_rng(seed)
@@ -341,9 +341,7 @@ def _resampled_correlations(
 
 
 def _correlations(left: Values, right: Values, counts: Values, metric: str) -> Values:
-    """(R,) correlations of two sides (P,) whose pairs count (R, P) times; NaN where one side is
-    constant.
-    """
+    """(R,) correlations of two sides (P,) with pair counts (R, P); NaN where one is constant."""
     x, y = (
         _weighted_ranks(side, counts)
         if metric == "spearman"
@@ -367,9 +365,7 @@ def _correlations(left: Values, right: Values, counts: Values, metric: str) -> V
 
 
 def _weighted_ranks(values: Values, counts: Values) -> Values:
-    """(R, P) average ranks of values (P,) that occur (R, P) times: sorted once for
-    all resamples.
-    """
+    """(R, P) average ranks of values (P,) that occur (R, P) times; sorted once for all."""
     _, first, positions = np.unique(
         np.sort(values), return_index=True, return_inverse=True
     )
@@ -382,9 +378,7 @@ def _weighted_ranks(values: Values, counts: Values) -> Values:
 
 
 def _percentiles(drawn: Values) -> list[Bounds]:
-    """(R, M) -> the middle 95 % of each metric, of the resamples in which it is defined; None
-    without any.
-    """
+    """(R, M) -> the middle 95 % of each metric over the resamples that define it, or None."""
     bounds: list[Bounds] = []
     for values in drawn.T:
         defined = values[~np.isnan(values)]

@@ -1,5 +1,6 @@
-"""The best documents of each query for mteb: one dictionary of scores per query, ties in the order
-of trec_eval.
+"""The best documents of each query for mteb: one dictionary of scores per query.
+
+Ties are in the order of trec_eval.
 
 mteb scores these dictionaries for official results; our own metrics work on ranks.
 """
@@ -23,8 +24,9 @@ BLOCK_SCORES = 1 << 24  # scores held at a time: 64 MB in float32
 def top_documents(
     queries: Vectors, documents: Vectors, document_ids: Sequence[str], top_k: int
 ) -> Iterator[dict[str, float]]:
-    """The top_k documents of each query and their scores, best first; of equal scores the higher
-    id is better.
+    """The top_k documents of each query and their scores, best first.
+
+    Of equal scores the higher id is better.
 
     mteb sorts each dictionary several times, which takes a third of the time if it is in order.
 
@@ -68,9 +70,7 @@ def _distinct(vectors: Vectors) -> tuple[Vectors, Tensor]:
 
 
 def _best(scores: Tensor, top_k: int) -> Tensor:
-    """(B, min(top_k, N)) columns of the highest scores of (B, N), highest first; of equal scores
-    the first columns.
-    """
+    """(B, min(top_k, N)) columns of the highest scores of (B, N), ties in the order of columns."""
     import torch
 
     if top_k >= scores.shape[1]:

@@ -142,8 +142,7 @@ def load_mteb_task(
     split: str | None = None,
     subset: str | None = None,
 ) -> RetrievalData | PairData | ZeroShotData:
-    """Read a task of mteb: retrieval of texts and images, STS, or zero-shot classification of
-    images.
+    """Read a task of mteb: retrieval of texts and images, STS, or zero-shot classification.
 
     folder: see `find_mteb_task`.
     split, subset: the ones to read; needed if mteb scores several.
@@ -309,8 +308,9 @@ def _find_themselves(
     document_ids: Sequence[str],
     where: str,
 ) -> list[list[int]]:
-    """For each query the document that is the query itself, which mteb takes for its best result
-    and leaves out.
+    """For each query the document that is the query itself.
+
+    mteb would take it for the best result, and leaves it out.
     """
     by_content: dict[object, int] = {}
     # of equal documents, the one that a ranking finds first: the highest id

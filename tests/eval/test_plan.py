@@ -1,4 +1,4 @@
-"""What is to be encoded is told before it is."""
+"""The plan counts what will be encoded, before it is."""
 
 from __future__ import annotations
 

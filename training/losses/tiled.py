@@ -38,9 +38,9 @@ def tiled_info_nce(
         (B, K) int64.
     scale: () already exponentiated. tile: rows and columns of logits held at a time.
 
-    Returns () the loss of the global batch, the same on every rank. As with `gather`, gradients of
-    the vectors are those of one process times the number of ranks, for `average_gradients` to
-    divide. It has no second derivative.
+    Returns () the loss of the global batch, the same on every rank. As with
+    `all_gather_with_grad`, gradients of the vectors are those of one process times the number of
+    ranks, for `average_gradients` to divide. It has no second derivative.
     """
     loss: Tensor = _TiledInfoNCE.apply(  # type: ignore[no-untyped-call]
         query,

@@ -426,9 +426,9 @@ def _facts(encoder: Encoder, results: Sequence[TaskResult]) -> dict[str, str]:
     from unimodal.embedder import Embedder
     from unimodal.formats.card import count_parameters
 
-    dims = next(
-        (str(one.queries.shape[1]) for one in results if one.queries is not None), ""
-    )
+    with_vectors = (result.queries for result in results if result.queries is not None)
+    first = next(with_vectors, None)
+    dims = "" if first is None else str(first.shape[1])
     size = (
         f"{count_parameters(encoder.models[0]) / 1e6:.1f} M"
         if isinstance(encoder, Embedder)

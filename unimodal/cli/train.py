@@ -240,7 +240,7 @@ def _describe_validation(config: TrainConfig) -> str:
 
     suite = _read_suite(config.eval)
     root = Path(config.eval.data_root or config.data_root)
-    missing = {one.task for one in missing_of(suite, root, config.eval.split)}
+    missing = {lack.task for lack in missing_of(suite, root, config.eval.split)}
     names = (
         f"{name} (not below {root})" if name in missing else name
         for name in suite.tasks

@@ -83,7 +83,8 @@ def task_failures(
     for task in tasks:
         models = []
         for place, (model, by_task) in enumerate(results.items()):
-            result = next((one for one in by_task if one.name == task), None)
+            found = (result for result in by_task if result.name == task)
+            result = next(found, None)
             if result is None:
                 continue
             named = model_name(model, place) if len(results) > 1 else None
@@ -98,7 +99,8 @@ def task_failures(
 def _failures_of(
     result: TaskResult, model: ModelName | None, count: int, thumbnails: Thumbnails
 ) -> ModelFailures:
-    queries = [_show_query(one, thumbnails) for one in worst_queries(result, count)]
+    worst = worst_queries(result, count)
+    queries = [_show_query(query, thumbnails) for query in worst]
     pairs = worst_pairs(result, count)
     return ModelFailures(model, queries, _pairs_table(pairs) if pairs else None)
 

@@ -234,15 +234,15 @@ def _merge_tasks(
     content: what is equal for tasks that search the same documents.
     """
     merged: list[tuple[list[str], Shared]] = []
-    for one in found:
+    for of_task in found:
         for tasks, other in merged:
-            is_same_set = _set_of(tasks[0]) == _set_of(one.task)
-            if is_same_set and content(other) == content(one):
-                tasks.append(one.task)
+            is_same_set = _set_of(tasks[0]) == _set_of(of_task.task)
+            if is_same_set and content(other) == content(of_task):
+                tasks.append(of_task.task)
                 break
         else:
-            merged.append(([one.task], one))
-    return [(list(map(task_name, tasks)), one) for tasks, one in merged]
+            merged.append(([of_task.task], of_task))
+    return [(list(map(task_name, tasks)), first) for tasks, first in merged]
 
 
 def _set_of(task: str) -> str:

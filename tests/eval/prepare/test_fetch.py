@@ -1,4 +1,4 @@
-"""Files come whole, whatever the line does, and what cannot come is said in a sentence."""
+"""Files arrive whole, whatever the line does, and a failure is one sentence."""
 
 from __future__ import annotations
 

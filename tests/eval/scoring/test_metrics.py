@@ -227,7 +227,7 @@ def test_a_vector_whose_length_is_not_one_is_refused() -> None:
     check_vectors(vectors * np.float32(1.0009), "queries")
     vectors[3] *= 0.99
     with pytest.raises(
-        ValueError, match=r"queries: a vector has the length 0\.99, not 1; normalise"
+        ValueError, match=r"queries: a vector has the length 0\.99, not 1"
     ):
         check_vectors(vectors, "queries")
 

@@ -1,4 +1,4 @@
-"""A storage is asked retry, never for ever, and what comes is what lies there."""
+"""Reads of a storage are retried, not for ever, and return the bytes that lie there."""
 
 from __future__ import annotations
 
