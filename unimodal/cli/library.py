@@ -86,7 +86,13 @@ def calibrate(
             help="Measure on shards of the training data, or on a table of it.",
         ),
     ],
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Set the fields of a table: image=photo captions=\\[title].",
+        ),
+    ] = None,
     limit: Annotated[
         int, typer.Option(min=2, metavar="N", help="Use at most N images.")
     ] = 2000,
