@@ -119,7 +119,7 @@ class NoLog:
         """Do nothing: rank 0 warns."""
 
     def note_failure(self, message: str) -> None:
-        """Warn of something that this rank could not write; "" is no failure."""
+        """Warn of something that this rank could not write; "" is not a failure."""
         if message:
             warnings.warn(message, stacklevel=2)
 
@@ -191,7 +191,7 @@ class MetricsLog:
         warnings.warn(message, stacklevel=2)
 
     def note_failure(self, message: str) -> None:
-        """Warn of something that could not be written, and count it; "" is no failure."""
+        """Warn of something that could not be written, and count it; "" is not a failure."""
         if message:
             self._sums["failed_saves"] += 1
             warnings.warn(message, stacklevel=2)
