@@ -154,7 +154,7 @@ def test_at_a_terminal_yes_serves_the_page(
     with TestClient(
         create_app(Engine(load(config.model), config), config, store)
     ) as client:
-        assert "Find it by words" in client.get("/").text
+        assert "Search by words" in client.get("/").text
         assert (
             client.get(
                 "/v1/search", params={"q": "a navy mug", "where": "price > 0"}
