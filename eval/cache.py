@@ -113,8 +113,10 @@ class EmbeddingCache:
         if not len(inputs):
             return np.zeros((0, 0), dtype=np.float32)
         self.fill([Side(inputs, prompt)])
-        vectors = self._rows([self._key(split_input(one)[0], prompt) for one in inputs])
-        fused = [row for row, one in enumerate(inputs) if isinstance(one, Fused)]
+        vectors = self._rows(
+            [self._key(split_input(item)[0], prompt) for item in inputs]
+        )
+        fused = [row for row, item in enumerate(inputs) if isinstance(item, Fused)]
         if fused:
             images = [split_input(inputs[row])[1] for row in fused]
             image_vectors = self._rows([self._key(image, prompt) for image in images])
