@@ -15,7 +15,7 @@ FOLDERS = ("unimodal", "training", "eval")
 
 # Phrase -> what to write. "There is no such file" and "no longer" are fine.
 PHRASES = {
-    r"(?<!there )(?<!There )\b(?:is|are) no (?!longer\b|more\b|less\b|further\b|\w+er than\b)": "not",
+    r"(?<!there )(?<!There )\b(?:is|are) no (?!longer\b|more\b|\w+er than\b)": "not",
     r"\bpictures?\b": "image",
     r"\bhangs? on\b": "depends on",
     r"\bso many\b": "N, that many",
