@@ -124,7 +124,7 @@ def _describe(errors: Sequence[ErrorDetails], values: Mapping[str, Any]) -> str:
     """The first fault; where a place takes values of several types, what each of them wants."""
     places = [_place(error, values) for error in errors]
     # Of a union the branch that got furthest; `max` takes the first of several.
-    below_first = [each for each in places if f"{each}.".startswith(f"{places[0]}.")]
+    below_first = [path for path in places if f"{path}.".startswith(f"{places[0]}.")]
     place = max(below_first, key=len)
     same = [
         error for error, other in zip(errors, places, strict=True) if other == place
