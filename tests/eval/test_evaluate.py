@@ -177,8 +177,8 @@ def test_each_input_is_encoded_once_for_both_directions(catalogue: Path) -> None
 
 
 def test_a_text_model_skips_images_and_needs_none(catalogue: Path) -> None:
-    for picture in (catalogue / "images").iterdir():
-        picture.unlink()
+    for image in (catalogue / "images").iterdir():
+        image.unlink()
     rows = rows_of(evaluate(WordEncoder("text"), read_suite("demo"), catalogue))
     assert [row.value is None for row in rows] == [True] * 6 + [False] * 2
     assert rows[0].chance == pytest.approx(1 / 15)

@@ -173,7 +173,7 @@ def test_a_flipped_byte_in_any_file_of_a_checkpoint_costs_that_checkpoint(
         assert newest.name in life.output(), (name, life.output())
         assert_same_run(Path(broken.run), reference)
     figure(
-        "files of a checkpoint with a flipped byte, each noticed and passed over",
+        "files of a checkpoint with a flipped byte, each noticed and skipped",
         len(files),
         "files",
     )

@@ -31,8 +31,8 @@ def saved(tmp_path: Path, model: DualEncoder, tokenizer: Tokenizer) -> str:
 def gallery(tmp_path: Path, images: list[Image.Image]) -> Path:
     folder = tmp_path / "gallery"
     (folder / "deep").mkdir(parents=True)
-    for name, picture in zip(NAMES, images, strict=True):
-        picture.save(folder / name, "JPEG" if name.endswith("JPG") else None)
+    for name, image in zip(NAMES, images, strict=True):
+        image.save(folder / name, "JPEG" if name.endswith("JPG") else None)
     (folder / "notes.md").write_text("no image", encoding="utf-8")
     return folder
 

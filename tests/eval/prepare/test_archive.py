@@ -77,7 +77,7 @@ def test_two_files_that_would_become_one_without_their_folders_are_an_error(
     tmp_path: Path,
 ) -> None:
     one = tar(tmp_path / "a", {"a/x.jpg": b"one", "b/y.jpg": b"two"})
-    for _ in range(2):  # what an earlier try wrote is no second file
+    for _ in range(2):  # what an earlier try wrote does not count as a second file
         assert unpack(one, tmp_path / "out", ["*.jpg"], 1000, flat=True) == 2
     both = tar(tmp_path / "b", {"a/x.jpg": b"one", "b/x.jpg": b"two"})
     with pytest.raises(

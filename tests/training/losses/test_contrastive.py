@@ -55,7 +55,7 @@ def _number(value: float) -> Tensor:
 
 
 def _prefixes(vectors: Tensor, dims: Sequence[int]) -> Iterator[Tensor]:
-    """(..., D) -> each prefix normalised anew, then the whole as it is."""
+    """(..., D) -> each prefix normalised again, then the whole as it is."""
     for dim in dims:
         yield vectors[..., :dim] / vectors[..., :dim].norm(dim=-1, keepdim=True)
     yield vectors

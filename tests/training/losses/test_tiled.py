@@ -79,7 +79,7 @@ def _assert_equal(
 ) -> None:
     assert all(error <= rel for error in _errors(found, truth)), _errors(
         found, truth
-    )  # a nan is no error to `max`
+    )  # `max` accepts a nan without an error
 
 
 def _assert_as_exact_as_plain(

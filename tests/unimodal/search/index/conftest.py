@@ -24,8 +24,8 @@ def catalogue(tmp_path: Path, texts: list[str], images: list[Image.Image]) -> Ca
     """A function that writes ten products, with some of their fields replaced (None: without the
     row).
     """
-    for number, picture in enumerate(images):
-        picture.save(tmp_path / f"{number}.png")
+    for number, image in enumerate(images):
+        image.save(tmp_path / f"{number}.png")
 
     def write(**changes: dict[str, Any] | None) -> str:
         rows = []

@@ -47,10 +47,10 @@ class ProcessConformance(StoreCase):
             pa.table({"id": ["a"], "vector_text": column(self.queries[:1])}),
             fingerprint=MODEL,
         )
-        anew = create_store(
+        replacement = create_store(
             url, replace(self.schema(), fingerprint="other"), overwrite=True
         )
-        anew.upsert(
+        replacement.upsert(
             pa.table({"id": ["b"], "vector_text": column(self.queries[:1])}),
             fingerprint="other",
         )
@@ -69,7 +69,7 @@ class ProcessConformance(StoreCase):
         )
         assert store.count() == 1
         store.close()
-        anew.close()
+        replacement.close()
 
     def test_a_store_is_not_copied_over_itself(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
