@@ -62,7 +62,7 @@ def _faults(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_no_phrase_has_to_be_decoded(folder: str) -> None:
-    faults = []
+    faults: list[str] = []
     for path in sorted((ROOT / folder).rglob("*.py")):
         faults += _faults(path)
     assert not faults, "\n".join(faults)
