@@ -123,13 +123,14 @@ export function showPlaceholders(grid, count) {
   grid.replaceChildren(...placeholders);
 }
 
-// Arrow keys move over the grid; its columns are counted from the positions of the cards.
+// Arrow keys move over the grid. Its columns are counted by `offsetTop`, which is the position in the
+// layout: a focused card is lifted by a transform, and getBoundingClientRect would include that.
 export function moveByArrows(grid) {
   grid.addEventListener("keydown", (event) => {
     const cards = [...grid.querySelectorAll(".hit")];
     const current = cards.indexOf(document.activeElement);
     if (current < 0 || event.altKey || event.ctrlKey || event.metaKey) return;
-    const top = (card) => Math.round(card.getBoundingClientRect().top);
+    const top = (card) => card.closest("li").offsetTop;
     const columns = cards.filter((card) => top(card) === top(cards[0])).length;
     const steps = {
       ArrowRight: 1,
